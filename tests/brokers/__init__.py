@@ -1,0 +1,1 @@
+"""Brokers for tests and benchmarks: the embedded one and a real Apache Kafka node."""

@@ -1,0 +1,53 @@
+"""Which broker the end-to-end tests run on, and a topic prefix of each test's own."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from detector.runtime.broker import EmbeddedBroker
+from tests.brokers.node import KafkaNode
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A running broker: ``bootstrap`` is its address, ``embedded`` what the worker's setting of that name must be."""
+
+    bootstrap: str
+    embedded: bool
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--broker", choices=["embedded", "apache"], default="embedded", help="broker of tests/e2e")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """kafka-python reads its own files in a way that Python 3.11 deprecates, and 3.13 takes back."""
+    config.addinivalue_line("filterwarnings", "ignore:(read_text|open_text|contents) is deprecated:DeprecationWarning")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """tests/apache_kafka belongs to a run with ``--broker apache`` alone: a machine without Java has nothing to skip."""
+    wanted = config.getoption("--broker") == "apache" or collection_path.name != "apache_kafka"
+    return None if wanted else True
+
+
+@pytest.fixture(scope="session")
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The broker of this run, shared by its tests; keep to topics under ``prefix``."""
+    if request.config.getoption("--broker") == "apache":
+        with KafkaNode(tmp_path_factory.mktemp("kafka")) as node:
+            yield Broker(node.bootstrap, embedded=False)
+    else:
+        with EmbeddedBroker() as embedded:
+            yield Broker(embedded.bootstrap, embedded=True)
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A topic prefix, and so an application, that no other test uses."""
+    return f"test-{secrets.token_hex(4)}"

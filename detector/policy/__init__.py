@@ -1,0 +1,1 @@
+"""Policy: verdicts and commands become alerts and decisions. Pure: no clock, no files, no Kafka."""

@@ -1,0 +1,92 @@
+"""What goes into the ledger and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.findings import Alert, Audit, Decision, Finding
+from detector.contracts.queries import Count
+
+Key = tuple[str, str]
+"""(model, principal): whose ledger entry."""
+
+Section = tuple[int, bytes]
+"""(format version, bytes): the ledger's part of a state record."""
+
+
+class Identity(Protocol):
+    """Whose row it is, as the engine says it."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def model_version(self) -> str: ...
+    @property
+    def principal(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A count and its place: before row ``at_row`` (0..n) of the micro-batch, at policy time ``time``."""
+
+    count: Count
+    time: float
+    at_row: int
+    learning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What ``n`` rows of a micro-batch mean to policy, in log order.
+
+    ``time`` float64 (n,): policy time in seconds, never falling, within the batch or between batches. ``keys``
+    and ``key_index`` int32 (n,): whose row. ``flagged`` bool (n,): the engine's verdict as of the row.
+    ``findings``: the rows that made suspects. ``learning`` bool (n,), or None for nowhere: rows of the backlog,
+    on which nothing is enforced. ``counts``: queries without features, in order of ``at_row``.
+    """
+
+    time: NDArray[np.float64]
+    keys: Sequence[Identity]
+    key_index: NDArray[np.int32]
+    flagged: NDArray[np.bool_]
+    findings: Sequence[Finding] = ()
+    learning: NDArray[np.bool_] | None = None
+    counts: Sequence[Counted] = ()
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @property
+    def ends_at(self) -> float:
+        """The policy time of the last row or count; minus infinity for nothing at all."""
+        last_row = float(self.time[-1]) if len(self.time) else -np.inf
+        return max([last_row, *(counted.time for counted in self.counts[-1:])])
+
+
+@dataclass(slots=True)
+class Effects:
+    """What must be published, in stream order, and recorded.
+
+    Decisions carry the epoch (0, 0): whoever writes the state record stamps it. ``section``: the ledger's delta,
+    None where nothing changed. ``clear``: whose engine state is to be forgotten, in all model versions.
+    """
+
+    alerts: list[Alert] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    audits: list[Audit] = field(default_factory=list)
+    section: Section | None = None
+    clear: list[Key] = field(default_factory=list)
+
+    def emit(self, record: Alert | Decision | Audit) -> None:
+        """Files ``record`` under its kind."""
+        if isinstance(record, Alert):
+            self.alerts.append(record)
+        elif isinstance(record, Decision):
+            self.decisions.append(record)
+        else:
+            self.audits.append(record)

@@ -1,0 +1,103 @@
+"""Who may not be decided against by a detector: his alerts stay, the decisions are withheld."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+from detector.contracts.errors import ConfigurationError
+
+_FIELDS = {"principal", "model", "owner", "reason", "expires"}
+_REQUIRED = _FIELDS - {"model"}
+
+
+@dataclass(frozen=True, slots=True)
+class Exemption:
+    """One principal, of one model or (``model`` None) of all, until ``expires_at`` (seconds UTC)."""
+
+    principal: str
+    owner: str
+    reason: str
+    expires_at: float
+    model: str | None = None
+
+    def __str__(self) -> str:
+        return f"allowlist: {self.reason} ({self.owner})"
+
+
+@dataclass(frozen=True)
+class Allowlist:
+    """Exemptions by principal. A detector never overrides them; an operator's own command does."""
+
+    exemptions: tuple[Exemption, ...] = ()
+    _by_principal: dict[str, list[Exemption]] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for exemption in self.exemptions:
+            self._by_principal.setdefault(exemption.principal, []).append(exemption)
+
+    def covering(self, model: str, principal: str, now: float) -> Exemption | None:
+        """The exemption of ``principal`` for ``model`` that lasts longest after ``now``, or None."""
+        standing = [
+            exemption
+            for exemption in self._by_principal.get(principal, ())
+            if exemption.model in (None, model) and exemption.expires_at > now
+        ]
+        return max(standing, key=lambda exemption: exemption.expires_at, default=None)
+
+
+def parse_allowlist(text: str) -> Allowlist:
+    """The allowlist in ``text``, TOML of this form, ``model`` being optional::
+
+        [[allow]]
+        principal = "account-7"
+        model = "digits"
+        owner = "partner team"
+        reason = "load test agreed in ticket 812"
+        expires = 2027-01-31
+
+    ``expires`` is a day (until its first moment, UTC) or a time with an offset. Raises ConfigurationError: a list
+    that cannot be read must stop the start, never pass for an empty one.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"the allowlist is not valid TOML: {error}; correct the file") from error
+    unknown = sorted(set(document) - {"allow"})
+    if unknown:
+        raise ConfigurationError(f"the allowlist has unknown keys {unknown}; it holds [[allow]] tables alone")
+    tables = document.get("allow", [])
+    if not isinstance(tables, list):
+        raise ConfigurationError("the allowlist has one [allow] table; write [[allow]] for each entry")
+    return Allowlist(tuple(_exemption(number, table) for number, table in enumerate(tables, start=1)))
+
+
+def _exemption(number: int, table: Any) -> Exemption:
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"allowlist entry {number} is not a table; write [[allow]] for each entry")
+    missing, unknown = sorted(_REQUIRED - set(table)), sorted(set(table) - _FIELDS)
+    if missing or unknown:
+        raise ConfigurationError(
+            f"allowlist entry {number}: missing {missing}, unknown {unknown}; it needs {sorted(_REQUIRED)} and may "
+            "name a model"
+        )
+    words = {name: _word(number, name, value) for name, value in table.items() if name != "expires"}
+    return Exemption(**words, expires_at=_moment(number, table["expires"]))
+
+
+def _word(number: int, name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(f"allowlist entry {number}: {name} is {value!r}; write a string that is not empty")
+    return value
+
+
+def _moment(number: int, value: Any) -> float:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ConfigurationError(f"allowlist entry {number}: expires has no offset; write it like {value}Z")
+        return value.timestamp()
+    if isinstance(value, date):
+        return datetime.combine(value, time.min, UTC).timestamp()
+    raise ConfigurationError(f"allowlist entry {number}: expires is {value!r}; write a date like 2027-01-31")

@@ -1,0 +1,320 @@
+"""One principal of one model before the law: the rule for one event, and when the next can matter.
+
+The rule is level-triggered: each event of a suspect compares what should stand with what was published, and
+publishes the difference. So a lost entry, a changed setting or an expired decision mend themselves with his next
+query.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from detector.contracts.findings import Action, Alert, Audit, Cause, Decision, Finding, Mode
+from detector.policy.activity import Key
+from detector.policy.allowlist import Exemption
+from detector.policy.config import LATCHED, Policy, strength
+from detector.policy.entry import DAY, IDLE_SECONDS, Entry, Latch, Standing
+from detector.policy.identity import content_id
+
+_SIGNAL = "signal:"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row, or (``model_version`` None) a count of ``queries`` that carried no features."""
+
+    time: float
+    model_version: str | None
+    flagged: bool = False
+    learning: bool = False
+    queries: int = 1
+    findings: Sequence[Finding] = ()
+
+
+class Case:
+    """Works on a copy of ``entry``; ``emitted`` collects what must be published, in order."""
+
+    def __init__(self, key: Key, entry: Entry | None, policy: Policy, configuration: str) -> None:
+        self.key = key
+        self.before = entry
+        self.entry = Entry() if entry is None else copy.copy(entry)
+        self.emitted: list[Alert | Decision | Audit] = []
+        self._policy = policy
+        self._configuration = configuration
+
+    # -- what happens
+
+    def observe(self, event: Event) -> None:
+        """Takes one event of the principal."""
+        self.expire(event.time)
+        suspect_before = bool(self.entry.latches)
+        self._latch(event)
+        if self.entry.latches:
+            if suspect_before:
+                self.count(event.queries)
+            if event.time >= self.entry.seen + DAY:
+                self.entry.seen = event.time
+            self._judge(event)
+        self.publish(event.time)
+
+    def count(self, queries: int) -> None:
+        """Counts further queries of a suspect, as far as the ladder cares."""
+        self.entry.queries = min(self.entry.queries + queries, self._policy.ladder[-1].after_queries)
+
+    def expire(self, now: float) -> None:
+        """Drops whatever has run out at ``now``."""
+        entry = self.entry
+        entry.standings = tuple(standing for standing in entry.standings if standing.cause.expires_at > now)
+        if entry.decision is not None and entry.decision.expires_at <= now:
+            entry.decision = None
+        if entry.latches and now >= entry.seen + IDLE_SECONDS:
+            self._unlatch(())
+
+    def impose(self, standing: Standing, now: float) -> None:
+        """Lets a command's cause stand, in the place of an earlier one of the same origin."""
+        self.expire(now)
+        self._replace({standing.cause.origin: standing})
+        self.publish(now)
+
+    def lift(self, cause_id: str | None, now: float) -> tuple[Cause, ...]:
+        """Removes the cause ``cause_id``, or all; its signal's latches give no new one. Says which went."""
+        self.expire(now)
+        gone = tuple(s.cause for s in self.entry.standings if cause_id in (None, s.cause.id))
+        origins = {cause.origin for cause in gone}
+        self.entry.standings = tuple(s for s in self.entry.standings if s.cause not in gone)
+        self.entry.latches = tuple(
+            Latch(latch.model_version, latch.signal, latch.episode, lifted=True)
+            if cause_id is None or _SIGNAL + latch.signal in origins
+            else latch
+            for latch in self.entry.latches
+        )
+        self.publish(now)
+        return gone
+
+    def clear(self, now: float) -> None:
+        """Removes all causes and latches."""
+        self.expire(now)
+        self.entry.standings = ()
+        self._unlatch(())
+        self.publish(now)
+
+    # -- when the next event can matter
+
+    def latched_versions(self) -> set[str]:
+        """The model versions on which a verdict stands."""
+        return {latch.model_version for latch in self.entry.latches}
+
+    def deadline(self, now: float) -> float:
+        """The policy time from which an event that changes no verdict may still change something."""
+        entry = self.entry
+        times = [standing.cause.expires_at for standing in entry.standings]
+        if entry.decision is not None:
+            times.append(entry.decision.expires_at)
+        if entry.latches:
+            times.append(entry.seen + DAY)
+            exemption = self._exemption(now)
+            if exemption is not None:
+                times.append(exemption.expires_at)
+            times.extend(self._renew_at(s) for s in self._mine().values())
+        return min(times, default=math.inf)
+
+    def queries_to_next_step(self) -> float:
+        """Further queries until the ladder goes on; infinity at its end or for no suspect."""
+        step = self._policy.next_step(self.entry.queries) if self.entry.latches else None
+        return math.inf if step is None else step - self.entry.queries
+
+    def awaits_enforcement(self) -> bool:
+        """Whether a cause stands in ``observe`` only because it was given while learning."""
+        return any(
+            standing.mode == "observe" and self._policy.mode_of(self.key[0], signal) == "enforce"
+            for signal, standing in self._mine().items()
+        )
+
+    # -- verdicts
+
+    def _latch(self, event: Event) -> None:
+        version = event.model_version
+        if version is None:
+            return
+        if not (event.flagged or event.findings):
+            if version in self.latched_versions():
+                self._unlatch(tuple(latch for latch in self.entry.latches if latch.model_version != version))
+            return
+        for finding in event.findings:
+            if not any(x.model_version == version and x.signal == finding.signal for x in self.entry.latches):
+                self._alert(finding, self._new_latch(version, finding.signal, event.time), event.time)
+        if version not in self.latched_versions():
+            self._new_latch(version, LATCHED, event.time)
+            self._say_if_withheld(LATCHED, event.time)
+
+    def _unlatch(self, remaining: tuple[Latch, ...]) -> None:
+        self.entry.latches = remaining
+        if not remaining:
+            self.entry.seen = -math.inf
+
+    def _new_latch(self, version: str, signal: str, now: float) -> Latch:
+        """Episodes are numbered by whole seconds of policy time, so that a dropped entry never repeats one."""
+        entry = self.entry
+        if not entry.latches:
+            entry.seen = now
+            if not any(standing.cause.origin.startswith(_SIGNAL) for standing in entry.standings):
+                entry.queries = 0
+        entry.episode = max(entry.episode + 1, math.floor(now))
+        latch = Latch(version, signal, entry.episode)
+        entry.latches = (*entry.latches, latch)
+        return latch
+
+    def _alert(self, finding: Finding, latch: Latch, now: float) -> None:
+        model, principal = self.key
+        exemption = self._exemption(now)
+        alert = Alert(
+            id=content_id("alert", model, principal, finding.signal, latch.episode),
+            occurred_at=now,
+            model=model,
+            model_version=finding.model_version,
+            principal=principal,
+            signal=finding.signal,
+            episode=latch.episode,
+            severity=finding.severity,
+            score=finding.score,
+            threshold=finding.threshold,
+            query_index=finding.query_index,
+            evidence=finding.evidence,
+            configuration=self._configuration,
+            suppressed_by=None if exemption is None else str(exemption),
+        )
+        self.emitted.append(alert)
+        self._say_if_withheld(finding.signal, now)
+
+    # -- what should stand because of them
+
+    def _judge(self, event: Event) -> None:
+        """Gives, renews or takes back the causes of the signals that hold him a suspect."""
+        if self._exemption(event.time) is not None:
+            self.entry.standings = tuple(s for s in self.entry.standings if not s.cause.origin.startswith(_SIGNAL))
+            return
+        mine = self._mine()
+        wanted = {latch.signal: latch for latch in reversed(self.entry.latches) if not latch.lifted}
+        action = self._policy.action_after(self.entry.queries)
+        modes = {signal: self._mode(signal, mine.get(signal), event.learning) for signal in wanted}
+        if any(self._due(mine.get(signal), action, modes[signal], event.time) for signal in wanted):
+            expires_at = event.time + self._policy.decision_seconds
+            causes = {
+                signal: Cause(self._cause_id(mine.get(signal), latch), _SIGNAL + signal, expires_at)
+                for signal, latch in sorted(wanted.items())
+            }
+            self._replace({c.origin: Standing(c, action, modes[signal]) for signal, c in causes.items()})
+
+    def _mine(self) -> dict[str, Standing]:
+        """The standing cause of each signal that holds him a suspect and was not lifted."""
+        by_origin = {standing.cause.origin: standing for standing in self.entry.standings}
+        signals = {latch.signal for latch in self.entry.latches if not latch.lifted}
+        return {signal: by_origin[_SIGNAL + signal] for signal in signals if _SIGNAL + signal in by_origin}
+
+    def _mode(self, signal: str, standing: Standing | None, learning: bool) -> Mode:
+        mode = self._policy.mode_of(self.key[0], signal)
+        if learning and not (standing is not None and standing.mode == "enforce"):
+            return "observe"
+        return mode
+
+    def _due(self, standing: Standing | None, action: Action, mode: Mode, now: float) -> bool:
+        if standing is None or standing.action != action or standing.mode != mode:
+            return True
+        return now >= self._renew_at(standing)
+
+    def _renew_at(self, standing: Standing) -> float:
+        return standing.cause.expires_at - self._policy.decision_seconds / 2
+
+    def _cause_id(self, standing: Standing | None, latch: Latch) -> str:
+        if standing is not None:
+            return standing.cause.id
+        return content_id("cause", *self.key, latch.signal, latch.episode, size=8)
+
+    def _replace(self, standings: dict[str, Standing]) -> None:
+        others = (standing for standing in self.entry.standings if standing.cause.origin not in standings)
+        self.entry.standings = (*others, *standings.values())
+
+    # -- what is published of it
+
+    def publish(self, now: float) -> None:
+        """Publishes what stands, if it is not what was published last."""
+        entry, current = self.entry, self.entry.decision
+        if not entry.standings:
+            if current is not None and current.action.name != "none":
+                self._issue(Action("none"), current.mode, (), now, current.expires_at)
+            return
+        strongest = max(strength(standing.mode, standing.action) for standing in entry.standings)
+        effective = [s for s in entry.standings if strength(s.mode, s.action) == strongest]
+        expires_at = max(standing.cause.expires_at for standing in effective)
+        causes = tuple(standing.cause for standing in entry.standings)
+        action, mode = effective[0].action, effective[0].mode
+        if current is None or (action, mode, expires_at, causes) != (
+            current.action,
+            current.mode,
+            current.expires_at,
+            tuple(cause for cause in current.causes if cause.expires_at > now),
+        ):
+            self._issue(action, mode, causes, now, expires_at)
+
+    def _issue(self, action: Action, mode: Mode, causes: tuple[Cause, ...], now: float, expires_at: float) -> None:
+        told = [[cause.id, cause.origin, cause.expires_at] for cause in causes]
+        words = [action.name, action.queries_per_second, mode, now, expires_at]
+        decision = Decision(
+            id=content_id("decision", *self.key, words, told),
+            model=self.key[0],
+            principal=self.key[1],
+            action=action,
+            mode=mode,
+            epoch=(0, 0),
+            issued_at=now,
+            expires_at=expires_at,
+            causes=causes,
+            policy_version=self._policy.version,
+        )
+        self.entry.decision = decision
+        self.emitted += [decision, self._decision_audit(decision)]
+
+    def _decision_audit(self, decision: Decision) -> Audit:
+        release = decision.action.name == "none"
+        origins = ", ".join(cause.origin for cause in decision.causes)
+        detail: dict[str, str | float] = {
+            "decision": decision.id,
+            "action": decision.action.name,
+            "mode": decision.mode,
+            "expires_at": decision.expires_at,
+            "policy_version": decision.policy_version,
+        }
+        if decision.action.queries_per_second is not None:
+            detail["queries_per_second"] = decision.action.queries_per_second
+        return Audit(
+            id=content_id("audit", decision.id),
+            occurred_at=decision.issued_at,
+            kind="release" if release else "decision",
+            model=decision.model,
+            principal=decision.principal,
+            actor="policy",
+            summary="released" if release else f"{decision.action.name} ({decision.mode}) because of {origins}",
+            detail=detail,
+        )
+
+    def _say_if_withheld(self, signal: str, now: float) -> None:
+        exemption = self._exemption(now)
+        if exemption is None:
+            return
+        audit = Audit(
+            id=content_id("withheld", *self.key, signal, self.entry.episode),
+            occurred_at=now,
+            kind="decision_withheld",
+            model=self.key[0],
+            principal=self.key[1],
+            actor="policy",
+            summary=f"no decision because of {signal}: {exemption}",
+            detail={"signal": signal, "owner": exemption.owner, "until": exemption.expires_at},
+        )
+        self.emitted.append(audit)
+
+    def _exemption(self, now: float) -> Exemption | None:
+        return self._policy.allowlist.covering(*self.key, now)

@@ -1,0 +1,105 @@
+"""What is to be done about a suspect: modes, ladder, durations, allowlist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import get_args
+
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import Action, Mode
+from detector.policy.allowlist import Allowlist
+from detector.policy.identity import content_id
+
+LATCHED = "latched"
+"""Stands for the signal of a suspect whom the engine still holds and the ledger knows nothing of."""
+
+_STRENGTH = {"none": 0, "slow": 1, "refuse": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A rung of the ladder: ``action`` from ``after_queries`` further queries of a suspect on."""
+
+    after_queries: int
+    action: Action
+
+
+def strength(mode: Mode, action: Action) -> tuple[bool, int, float]:
+    """Orders what may be done: what is enforced before what is observed, then the harsher action."""
+    rate = action.queries_per_second
+    return mode == "enforce", _STRENGTH[action.name], 0.0 if rate is None else -rate
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The policy of a deployment. Of the modes that apply, ``observe`` wins.
+
+    ``decision_seconds`` is how long a decision outlives the suspect's last query; it is renewed at half of that.
+    Raises ConfigurationError for a ladder or a mode that makes no sense.
+    """
+
+    mode: Mode = "observe"
+    model_modes: Mapping[str, Mode] = field(default_factory=dict)
+    signal_modes: Mapping[str, Mode] = field(default_factory=dict)
+    ladder: tuple[Step, ...] = (Step(0, Action("slow", 1.0)), Step(50, Action("refuse")))
+    decision_seconds: float = 3600.0
+    allowlist: Allowlist = field(default_factory=Allowlist)
+
+    def __post_init__(self) -> None:
+        for mode in (self.mode, *self.model_modes.values(), *self.signal_modes.values()):
+            if mode not in get_args(Mode):
+                raise ConfigurationError(f"policy: the mode {mode!r} is unknown; use observe or enforce")
+        if not 0 < self.decision_seconds < float("inf"):
+            raise ConfigurationError(f"policy: decision_seconds is {self.decision_seconds}; use a number above 0")
+        _check_ladder(self.ladder)
+
+    @cached_property
+    def version(self) -> str:
+        """Twelve hexadecimal digits that change with any part of the policy."""
+        ladder = [[step.after_queries, step.action.name, step.action.queries_per_second] for step in self.ladder]
+        exemptions = [asdict(exemption) for exemption in self.allowlist.exemptions]
+        modes = [self.mode, sorted(self.model_modes.items()), sorted(self.signal_modes.items())]
+        return content_id("policy", modes, ladder, self.decision_seconds, exemptions, size=6)
+
+    def mode_of(self, model: str, signal: str | None = None) -> Mode:
+        """The most cautious mode of the deployment, ``model`` and ``signal``."""
+        modes = {self.mode, self.model_modes.get(model, self.mode)}
+        if signal == LATCHED:
+            modes.update(self.signal_modes.values())
+        elif signal is not None and signal in self.signal_modes:
+            modes.add(self.signal_modes[signal])
+        return "observe" if "observe" in modes else "enforce"
+
+    def action_after(self, queries: int) -> Action:
+        """What the ladder says once a suspect has made ``queries`` further queries."""
+        return [step.action for step in self.ladder if step.after_queries <= queries][-1]
+
+    def next_step(self, queries: int) -> int | None:
+        """The number of further queries at which the ladder goes on from ``queries``, None at its end."""
+        return next((step.after_queries for step in self.ladder if step.after_queries > queries), None)
+
+
+def _check_ladder(ladder: tuple[Step, ...]) -> None:
+    if not ladder or ladder[0].after_queries != 0:
+        raise ConfigurationError("policy: the ladder must begin with a step after 0 queries")
+    for step in ladder:
+        check_action(step.action, "policy")
+    for lower, upper in pairwise(ladder):
+        if lower.after_queries >= upper.after_queries:
+            raise ConfigurationError("policy: each step of the ladder must come after more queries than the one before")
+        if strength("enforce", lower.action) >= strength("enforce", upper.action):
+            raise ConfigurationError("policy: each step of the ladder must be harsher than the one before")
+
+
+def check_action(action: Action, where: str) -> None:
+    """Raises ConfigurationError unless ``action`` is a refusal or a slowing with a rate above 0."""
+    if action.name not in ("slow", "refuse"):
+        raise ConfigurationError(f"{where}: the action {action.name!r} cannot be imposed; use slow or refuse")
+    rate = action.queries_per_second
+    if action.name == "slow" and not (rate is not None and 0 < rate < float("inf")):
+        raise ConfigurationError(f"{where}: slow needs queries_per_second above 0, not {rate}")
+    if action.name == "refuse" and rate is not None:
+        raise ConfigurationError(f"{where}: refuse takes no queries_per_second")

@@ -1,0 +1,225 @@
+"""The ledger of one partition: who is a suspect, what stands against him and what was published of it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import Alert, Audit, Cause, Command, Decision
+from detector.policy.activity import Activity, Counted, Effects, Key, Section
+from detector.policy.case import Case
+from detector.policy.config import Policy, check_action
+from detector.policy.entry import Changes, Entry, Standing, decode_changes, encode_changes
+from detector.policy.identity import content_id
+from detector.policy.timeline import Place, Timeline, timelines
+
+Record = Alert | Decision | Audit
+
+
+class Ledger:
+    """Turns activity and commands into alerts, decisions and audit records.
+
+    What it publishes depends on the stream alone: not on how it is cut into micro-batches, nor on what other
+    principals do in between. It holds entries of suspects and of principals under a command only, and drops each
+    when it means nothing more. ``configuration``: hash of the detection settings, for the alerts (by default the
+    policy's version).
+    """
+
+    def __init__(self, policy: Policy, configuration: str | None = None) -> None:
+        self._policy = policy
+        self._configuration = policy.version if configuration is None else configuration
+        self._entries: dict[Key, Entry] = {}
+        self._nbytes = 0
+        self._drops: list[tuple[float, Key]] = []
+        self._drop_at: dict[Key, float] = {}
+
+    # -- live
+
+    def observe(self, activity: Activity) -> Effects:
+        """Takes a micro-batch; changes the ledger by the delta in the effects."""
+        emitted = _missing(activity.counts)
+        changes: Changes = {}
+        for timeline in timelines(activity, self._entries.keys()):
+            case = self._case(timeline.key)
+            emitted += _walk(case, timeline)
+            if case.entry != case.before:
+                changes[timeline.key] = case.entry
+        emitted.sort(key=lambda placed: placed[0])
+        return self._conclude((record for _, record in emitted), changes, activity.ends_at)
+
+    def command(self, command: Command, now: float) -> Effects:
+        """Takes a command at policy time ``now``, seconds. One that cannot be carried out is audited, with why."""
+        key = command.model, command.principal
+        dropped = self._dropped(now)
+        self._apply(dropped)
+        case = self._case(key)
+        summary, refused = self._carry_out(case, command, now)
+        audit = _command_audit(command, now, summary, refused)
+        changes: Changes = dropped
+        if case.entry != (case.before or Entry()):
+            changes[key] = case.entry
+        effects = self._conclude([audit, *case.emitted], changes, now)
+        if command.kind == "clear":
+            effects.clear.append(key)
+        return effects
+
+    def active(self, now: float) -> list[Decision]:
+        """What was published and has not expired at ``now``, exactly as published; releases too.
+
+        To be published again at takeover, because a stale record of a former owner may stand in its place.
+        """
+        decisions = (entry.decision for entry in self._entries.values())
+        return [decision for decision in decisions if decision is not None and decision.expires_at > now]
+
+    # -- state
+
+    def absorb(self, section: Section) -> None:
+        """Applies a delta; once or again is the same. Raises NewerStateLog, StateLogError."""
+        self._apply(decode_changes(section))
+
+    def keys(self) -> list[Key]:
+        """(model, principal) of every entry, in the order in which they came."""
+        return list(self._entries)
+
+    def dump(self, keys: Iterable[Key]) -> Section:
+        """The entries of ``keys``, whole; a key without one says so."""
+        return encode_changes({key: self._entries.get(key) for key in keys})
+
+    def load(self, section: Section) -> None:
+        """Replaces the entries that a dump names by what it holds. Raises NewerStateLog, StateLogError."""
+        self._apply(decode_changes(section))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the entries in bytes, to within a third."""
+        return self._nbytes
+
+    # -- inside
+
+    def _case(self, key: Key) -> Case:
+        return Case(key, self._entries.get(key), self._policy, self._configuration)
+
+    def _conclude(self, records: Iterable[Record], changes: Changes, now: float) -> Effects:
+        self._apply(changes)
+        dropped = self._dropped(now)
+        self._apply(dropped)
+        changes |= dropped
+        effects = Effects(section=encode_changes(changes) if changes else None)
+        for record in records:
+            effects.emit(record)
+        return effects
+
+    def _dropped(self, now: float) -> Changes:
+        """The entries that mean nothing more at ``now``."""
+        gone: Changes = {}
+        while self._drops and self._drops[0][0] <= now:
+            at, key = heapq.heappop(self._drops)
+            if self._drop_at.get(key) == at:
+                gone[key] = None
+        return gone
+
+    def _apply(self, changes: Changes) -> None:
+        for key, entry in changes.items():
+            before = self._entries.pop(key, None) if entry is None else self._entries.get(key)
+            self._nbytes -= before.nbytes if before is not None else 0
+            if entry is None:
+                self._drop_at.pop(key, None)
+                continue
+            self._entries[key] = entry
+            self._nbytes += entry.nbytes
+            if self._drop_at.get(key) != entry.droppable_at:
+                self._drop_at[key] = entry.droppable_at
+                heapq.heappush(self._drops, (entry.droppable_at, key))
+
+    def _carry_out(self, case: Case, command: Command, now: float) -> tuple[str, bool]:
+        """What came of it, in words, and whether it was refused."""
+        if command.kind == "add":
+            return self._add(case, command, now)
+        if command.kind == "clear":
+            case.clear(now)
+            return "cleared: causes, latches and detection state", False
+        gone = case.lift(command.cause_id, now)
+        if not gone:
+            wanted = "nothing stands" if command.cause_id is None else f"no cause {command.cause_id} stands"
+            return f"nothing deleted: {wanted} against him", True
+        return "deleted: " + ", ".join(f"{cause.origin} ({cause.id})" for cause in gone), False
+
+    def _add(self, case: Case, command: Command, now: float) -> tuple[str, bool]:
+        action, duration = command.action, command.duration_seconds
+        if action is None or duration is None or not 0 < duration < float("inf"):
+            return f"not added: it needs an action and a duration above 0, not {action} for {duration}", True
+        try:
+            check_action(action, "not added")
+        except ConfigurationError as error:
+            return str(error), True
+        cause = Cause(command.id, f"operator:{command.issuer}", now + duration, command.reason)
+        mode = command.mode or self._policy.mode_of(command.model)
+        case.impose(Standing(cause, action, mode), now)
+        return f"added: {action.name} ({mode}) for {duration:g} seconds", False
+
+
+def _walk(case: Case, timeline: Timeline) -> list[tuple[Place, Record]]:
+    """Lets ``case`` see the events that can matter to it and count the others."""
+    emitted: list[tuple[Place, Record]] = []
+    at, end = 0 if case.before is not None else _next(case, timeline, 0), len(timeline)
+    while at < end:
+        told = len(case.emitted)
+        case.observe(timeline.event(at))
+        emitted += [(timeline.place_of(at), record) for record in case.emitted[told:]]
+        following = _next(case, timeline, at + 1)
+        if case.entry.latches:
+            case.count(int(timeline.queries[at + 1 : following].sum()))
+        at = following
+    return emitted
+
+
+def _next(case: Case, timeline: Timeline, start: int) -> int:
+    """The first event from ``start`` on that can do more than be counted; the end if there is none."""
+    if start >= len(timeline):
+        return start
+    rest = slice(start, None)
+    latched = case.latched_versions()
+    stands = np.array([version in latched for version in timeline.versions] + [False])[timeline.version[rest]]
+    is_row = timeline.version[rest] >= 0
+    matters: NDArray[np.bool_] = timeline.has_finding[rest] | (is_row & (timeline.flagged[rest] != stands))
+    matters |= timeline.time[rest] >= case.deadline(float(timeline.time[start - 1]) if start else -np.inf)
+    matters |= np.cumsum(timeline.queries[rest]) >= case.queries_to_next_step()
+    if case.awaits_enforcement():
+        matters |= ~timeline.learning[rest]
+    return start + int(matters.argmax()) if matters.any() else len(timeline)
+
+
+def _missing(counts: Iterable[Counted]) -> list[tuple[Place, Record]]:
+    """What the logger had to drop, for the record: nothing was concluded from those queries."""
+    return [((2 * one.at_row, at), _missing_audit(one)) for at, one in enumerate(counts) if one.count.kind == "dropped"]
+
+
+def _missing_audit(counted: Counted) -> Audit:
+    count = counted.count
+    return Audit(
+        id=content_id("missing", count.model, count.principal, count.queries, count.occurred_at, counted.time),
+        occurred_at=counted.time,
+        kind="queries_missing",
+        model=count.model,
+        principal=count.principal,
+        actor="logger",
+        summary=f"{count.queries} queries were dropped before they were logged; nobody judged them",
+        detail={"queries": count.queries, "counted_at": count.occurred_at},
+    )
+
+
+def _command_audit(command: Command, now: float, summary: str, refused: bool) -> Audit:
+    return Audit(
+        id=content_id("command", command.model, command.principal, command.id),
+        occurred_at=now,
+        kind="command_refused" if refused else "command",
+        model=command.model,
+        principal=command.principal,
+        actor=command.issuer,
+        summary=summary,
+        detail={"command": command.id, "kind": command.kind, "reason": command.reason},
+    )

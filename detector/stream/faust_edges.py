@@ -1,0 +1,110 @@
+"""All that reaches into private parts of Faust 0.15.3 and aiokafka 0.14; nothing else in the project does.
+
+Each piece says what happens without it. ``tests/stream/test_faust_edges.py`` fails when a piece is no longer needed
+or no longer fits; the versions are pinned in ``pyproject.toml``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import aiokafka
+import faust
+from faust.transport.consumer import ThreadDelegateConsumer
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+FETCH_WAIT_SECONDS = 0.1
+FLOW_POLL_SECONDS = 0.25
+
+_original_getmany = ThreadDelegateConsumer._getmany
+_original_consumer = driver.AIOKafkaConsumerThread._create_worker_consumer
+_original_highwaters = driver.AIOKafkaConsumerThread._highwaters
+
+
+async def _getmany(self: Any, active_partitions: set[TP] | None, timeout: float) -> Any:
+    """Makes ``wait_for_stopped_flow`` wait.
+
+    Faust sets the event behind it and never clears it, so a fetch in flight survives a rebalance: recovery stalls, or
+    records are handed over out of order. Clearing it around each fetch, and keeping fetches short, cures both.
+    """
+    self.not_waiting_next_records.clear()
+    try:
+        return await _original_getmany(self, active_partitions, min(timeout, FLOW_POLL_SECONDS))
+    finally:
+        self.not_waiting_next_records.set()
+
+
+def _create_worker_consumer(self: Any, transport: Any) -> aiokafka.AIOKafkaConsumer:
+    """Fetches wait 100 ms at the broker, not the 1.5 s that Faust hard-codes: rebalances wait behind a fetch."""
+    consumer = _original_consumer(self, transport)
+    consumer._fetch_max_wait_ms = int(FETCH_WAIT_SECONDS * 1000)
+    return consumer
+
+
+async def _embedded_highwaters(self: Any, partitions: Iterable[TP]) -> Mapping[TP, int]:
+    """The embedded broker answers ListOffsets(latest) with the first offset of its last batch plus one.
+
+    Recovery would stop there and lose the rest of the state. Its Fetch answers tell the true end.
+    """
+    wanted = list(partitions)
+    if not wanted:
+        return {}
+    bootstrap = driver.server_list(self.transport.url, self.transport.default_port)
+    return await true_ends(bootstrap, wanted)
+
+
+async def true_ends(bootstrap: Any, partitions: Iterable[TP]) -> dict[TP, int]:
+    """End offsets by Fetch, which the embedded broker answers rightly."""
+    probe = aiokafka.AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, enable_auto_commit=False, fetch_max_wait_ms=100, max_partition_fetch_bytes=1
+    )
+    await probe.start()
+    try:
+        claimed = dict(await probe.end_offsets([aiokafka.TopicPartition(*tp) for tp in partitions]))
+        behind = [tp for tp, end in claimed.items() if end]
+        if behind:
+            probe.assign(behind)
+            for tp in behind:
+                probe.seek(tp, claimed[tp] - 1)
+            await asyncio.wait_for(_until_known(probe, behind), 30)
+        return {TP(*tp): max(end, probe.highwater(tp) or 0) if tp in behind else end for tp, end in claimed.items()}
+    finally:
+        await probe.stop()
+
+
+async def _until_known(probe: aiokafka.AIOKafkaConsumer, partitions: list[Any]) -> None:
+    while any(probe.highwater(tp) is None for tp in partitions):
+        await probe.getmany(timeout_ms=100)
+
+
+def install(embedded: bool) -> None:
+    """Put the pieces in place, once per process; ``embedded`` adds the embedded broker's own."""
+    ThreadDelegateConsumer._getmany = _getmany
+    driver.AIOKafkaConsumerThread._create_worker_consumer = _create_worker_consumer
+    driver.AIOKafkaConsumerThread._highwaters = _embedded_highwaters if embedded else _original_highwaters
+
+
+async def stopped_flow(app: faust.App) -> None:
+    """Return once no fetch is in flight; call after Faust, or ``app.consumer.stop_flow``, has stopped the flow."""
+    await app.consumer.wait_for_stopped_flow()
+
+
+def committed_offsets(app: faust.App) -> dict[TP, int]:
+    """What this worker has committed, by partition; Faust has no public reader for it."""
+    if app._consumer is None:
+        return {}
+    return {tp: offset for tp, offset in dict(app.consumer._committed_offset).items() if offset is not None}
+
+
+def is_recovered(app: faust.App) -> bool:
+    """Whether the assigned tables are restored; ``recovery.completed`` alone is never cleared again."""
+    return app.tables.recovery.completed.is_set() and not app.rebalancing
+
+
+async def commit_exactly(app: faust.App, offsets: Mapping[TP, int]) -> None:
+    """Commit ``offsets`` before Faust seeks to what is committed: the state log is the truth, offsets follow it."""
+    if offsets:
+        await app.consumer._thread.commit(offsets)

@@ -1,0 +1,247 @@
+"""All partitions of this worker: joins the pure ``Partition`` to Faust's consumer, producer and recovery.
+
+What may go wrong ends the process (``exits``): Faust would acknowledge, log and go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any
+
+import faust
+import structlog
+from faust.types import TP
+
+from detector.contracts.errors import BrokerError, NewerStateLog, OwnershipLost, SourceGap, StateLogError
+from detector.contracts.topics import Topics
+from detector.stream import faust_edges
+from detector.stream.exits import Exit, stop_now
+from detector.stream.intake import SourceRecord
+from detector.stream.partition import Partition, Step
+from detector.stream.record import Message, StateRecord
+from detector.stream.record import encode as encode_record
+from detector.stream.reporter import Reporter
+
+SOURCES = ("commands", "queries", "rekeyed")
+
+_log = structlog.get_logger("weirguard.stream")
+
+GapReader = Callable[[str, int, int], int | None]
+"""(topic, partition, offset) to the offset of the first record there or after, None where there is none yet."""
+
+EndReader = Callable[[str, Iterable[int]], dict[int, int]]
+"""(topic, partitions) to end offsets."""
+
+
+class Owner:
+    """Owns partitions from fence to revocation."""
+
+    def __init__(
+        self,
+        app: faust.App,
+        topics: Topics,
+        new_partition: Callable[[int], Partition],
+        first_at_or_after: GapReader,
+        ends: EndReader,
+        reporter: Reporter,
+        microbatch_bytes: int,
+        cut_log: Callable[[int, int], None],
+    ) -> None:
+        self.partitions: dict[int, Partition] = {}
+        self._app = app
+        self._topics = topics
+        self._new_partition = new_partition
+        self._first_at_or_after = first_at_or_after
+        self._ends = ends
+        self._reporter = reporter
+        self._microbatch_bytes = microbatch_bytes
+        self._cut_log = cut_log
+        self._fences: dict[int, int] = {}
+        self._logic = ThreadPoolExecutor(1, "weirguard-logic")
+        self._brokering = ThreadPoolExecutor(1, "weirguard-broker")
+        self._source_of = {getattr(topics, source): source for source in SOURCES}
+        self._busy: dict[int, asyncio.Lock] = {}
+
+    # -- taking and losing partitions ----------------------------------------------------------------------------------
+
+    async def reassigned(self, lost: Iterable[int], taken: Iterable[int]) -> None:
+        """Forget what is lost, and put our fence into the log of what is taken, before recovery reads its end."""
+        await faust_edges.stopped_flow(self._app)
+        for number in {*lost, *taken}:
+            self.partitions.pop(number, None)
+            self._fences.pop(number, None)
+        wanted = sorted(taken)
+        offsets = await asyncio.gather(*(self._fence(number) for number in wanted))
+        for number, offset in zip(wanted, offsets, strict=True):
+            self._fences[number] = offset
+            self.partitions[number] = self._new_partition(number)
+        self._reporter.assigned(len(self.partitions))
+
+    async def _fence(self, number: int) -> int:
+        fence = encode_record(StateRecord("fence", -1, 0))
+        return await self._send(Message(self._topics.state_log, number, b"fence", fence))
+
+    def absorb(self, number: int, offset: int, value: bytes) -> None:
+        """One record of the state log, from recovery or read again after a rebalance."""
+        partition = self.partitions.get(number)
+        if partition is None:
+            return
+        try:
+            partition.absorb(offset, value)
+        except NewerStateLog as error:
+            stop_now(Exit.NEWER_STATE_LOG, str(error))
+        except OwnershipLost as error:
+            stop_now(Exit.OWNERSHIP_LOST, str(error))
+        except StateLogError as error:
+            stop_now(Exit.STATE_LOG, str(error))
+        self._reporter.absorbed()
+
+    async def recovered(self, numbers: Iterable[int]) -> None:
+        """Recovery has read to the end: publish what may be missing, agree on offsets, and be the live owner."""
+        fresh = [number for number in numbers if number in self.partitions and not self.partitions[number].ready]
+        try:
+            ends = await self._in_broker_thread(self._ends, self._topics.queries, fresh)
+            await asyncio.gather(*(self._take_over(number, ends[number]) for number in fresh))
+        except OwnershipLost as error:
+            stop_now(Exit.OWNERSHIP_LOST, str(error))
+        except Exception as error:
+            stop_now(Exit.STATE_NOT_WRITTEN, "the takeover could not be completed", error)
+        self._reporter.recovered(len(self.partitions))
+
+    async def _take_over(self, number: int, end_of_queries: int) -> None:
+        partition = self.partitions[number]
+        messages = partition.takeover(self._fences[number], end_of_queries)
+        await self._publish(messages)
+        partition.taken_over()
+        applied = {TP(getattr(self._topics, source), number): at + 1 for source, at in partition.applied.items()}
+        await faust_edges.commit_exactly(self._app, applied)
+        _log.info("partition taken", partition=number, fence=partition.fence, repeated=len(messages), **partition.applied)
+
+    async def assert_decisions(self) -> None:
+        """Publish all standing decisions again, so that a frozen owner's late write does not stand for long."""
+        for partition in list(self.partitions.values()):
+            if partition.ready:
+                await self._publish(partition.assertions())
+
+    # -- the flow ------------------------------------------------------------------------------------------------------
+
+    async def process(self, events: Sequence[Any]) -> None:
+        """Apply a run of events of all sources and partitions; returns when all that follows is on the broker."""
+        runs: dict[tuple[int, str], list[SourceRecord]] = {}
+        for event in events:
+            record = self._source_record(event.message)
+            runs.setdefault((event.message.partition, record.source), []).append(record)
+        numbers = sorted({number for number, _ in runs})
+        await asyncio.gather(
+            *(self._process_partition(number, [runs.get((number, source), []) for source in SOURCES]) for number in numbers)
+        )
+
+    def _source_record(self, message: Any) -> SourceRecord:
+        headers = message.headers or {}
+        pairs = headers.items() if hasattr(headers, "items") else headers
+        return SourceRecord(
+            source=self._source_of[message.topic],
+            offset=message.offset,
+            timestamp=message.timestamp,
+            key=message.key,
+            value=message.value,
+            headers={name: data for name, data in pairs if data is not None},
+        )
+
+    async def _process_partition(self, number: int, runs: Sequence[Sequence[SourceRecord]]) -> None:
+        partition = self.partitions.get(number)
+        if partition is None:
+            return
+        if not partition.ready:
+            raise SourceGap(f"partition {number}: queries were delivered before its state was restored")
+        for run in runs:
+            if run:
+                await self._process_run(partition, list(run))
+
+    async def _process_run(self, partition: Partition, run: list[SourceRecord]) -> None:
+        while run:
+            fresh, gap = partition.contiguous(run)
+            for records in self._micro_batches(fresh):
+                await self._perform(partition, records)
+            if gap is None:
+                return
+            await self._pass_gap(partition, run[0].source, *gap)
+            run = [record for record in run if record.offset >= gap[1]]
+
+    def _micro_batches(self, records: Sequence[SourceRecord]) -> Iterable[list[SourceRecord]]:
+        batch: list[SourceRecord] = []
+        room = self._microbatch_bytes
+        for record in records:
+            if batch and (record.nbytes > room or record.source == "commands"):
+                yield batch
+                batch, room = [], self._microbatch_bytes
+            batch.append(record)
+            room -= record.nbytes
+        if batch:
+            yield batch
+
+    async def _pass_gap(self, partition: Partition, source: str, expected: int, found: int) -> None:
+        """Tell a real gap (nothing there) from a false one (delivered out of order); Kafka knows."""
+        topic = getattr(self._topics, source)
+        first = await self._in_broker_thread(self._first_at_or_after, topic, partition.number, expected)
+        if first is None or first < found:
+            raise SourceGap(
+                f"{topic}[{partition.number}]: {found} was delivered where {expected} is due, and the broker holds {first}"
+            )
+        _log.warning("a gap in the source", topic=topic, partition=partition.number, expected=expected, found=found)
+        partition.pass_gap(source, found)
+
+    async def _perform(self, partition: Partition, records: list[SourceRecord]) -> None:
+        is_command = records[0].source == "commands"
+        work: Callable[[], Step] = (
+            (lambda: partition.command(records[0])) if is_command else (lambda: partition.step(records))
+        )
+        started = perf_counter()
+        step = await asyncio.get_running_loop().run_in_executor(self._logic, work)
+        self._reporter.took("detect", perf_counter() - started)
+        await self._finish(partition, step)
+        self._reporter.applied_record(partition, records[-1], step)
+        while (chunk := partition.checkpoint()) is not None:
+            await self._finish(partition, chunk)
+
+    async def _finish(self, partition: Partition, step: Step) -> None:
+        started = perf_counter()
+        await self._publish(step.before)
+        state = Message(self._topics.state_log, partition.number, b"%d|%d" % step.position, step.record)
+        offset = await self._send(state)
+        await self._publish(step.after)
+        partition.confirm(step, offset)
+        self._reporter.took("publish", perf_counter() - started)
+        self._reporter.logged(step)
+        if step.kind == "round" and step.first_chunk is not None:
+            await self._in_broker_thread(self._cut_log, partition.number, step.first_chunk)
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    async def _send(self, message: Message) -> int:
+        sent = await self._queue(message)
+        metadata = await sent
+        return int(metadata.offset)
+
+    async def _publish(self, messages: Sequence[Message]) -> None:
+        sent = [await self._queue(message) for message in messages]
+        await asyncio.gather(*sent)
+
+    async def _queue(self, message: Message) -> Awaitable[Any]:
+        return await self._app.producer.send(
+            message.topic,
+            message.key,
+            message.value,
+            message.partition,
+            message.timestamp,
+            list(message.headers) or None,
+        )
+
+    async def _in_broker_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._brokering, work, *arguments)
+        except OSError as error:
+            raise BrokerError(f"the broker did not answer: {error}") from error

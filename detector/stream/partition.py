@@ -1,0 +1,340 @@
+"""Everything about one partition's principals, and the only writer of their state. Pure: no Kafka, no clock.
+
+The order of things for each step: ``before`` goes out and is acknowledged; then ``record``, the step's state record;
+then its outbox and the scores; then ``confirm``. Only after that may the source records be acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.codecs.records import decision_key, encode
+from detector.contracts.codecs.records import decode as decode_record
+from detector.contracts.errors import InvalidRecord, OwnershipLost, StateLogHole
+from detector.contracts.findings import Alert, Command, Decision
+from detector.contracts.queries import BadRow
+from detector.contracts.topics import Topics
+from detector.core.batch import Observation
+from detector.policy.activity import Counted, Effects
+from detector.stream.checkpoint import Checkpointer
+from detector.stream.intake import Intake, Receiver, SourceRecord, origin_of
+from detector.stream.judge import POLICY_SECTION, Judge
+from detector.stream.record import Kind, Message, Position, StateRecord, decode
+from detector.stream.record import encode as encode_record
+from detector.stream.scores import ScoreBoard
+
+
+@dataclass(slots=True)
+class Step:
+    """One state record with all that must precede and follow it, and figures for the metrics."""
+
+    position: Position
+    kind: Kind
+    record: bytes
+    before: list[Message] = field(default_factory=list)
+    after: list[Message] = field(default_factory=list)
+    queries: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    missing: Counter[str] = field(default_factory=Counter)
+    scores: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict)
+    alerts: list[Alert] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    rekeyed: int = 0
+    evicted: int = 0
+    first_chunk: int | None = None
+
+
+class Partition:
+    """The owner's view of one partition: detection state, ledger, offsets and the place in the state log."""
+
+    def __init__(
+        self, receiver: Receiver, judge: Judge, checkpointer: Checkpointer, topics: Topics, number: int, owner: str, configuration: str
+    ) -> None:
+        self.number = number
+        self.judge = judge
+        self.checkpointer = checkpointer
+        self.ready = False
+        self.fence = -1
+        self.sequence = 0
+        self.applied: dict[str, int] = {}
+        self.policy_time = 0.0
+        self.learn_until: int | None = None
+        self.published: Position = (-1, 0)
+        self.stale_records = 0
+        self._origins: dict[int, int] = {}
+        self._outboxes: deque[tuple[Position, tuple[Message, ...]]] = deque()
+        self._receiver = receiver
+        self._topics = topics
+        self._owner = owner
+        self._configuration = configuration
+        self._scores = ScoreBoard(topics, number)
+
+    # -- recovery ----------------------------------------------------------------------------------------------------
+
+    def absorb(self, offset: int, value: bytes) -> None:
+        """Take one record of the state log, in order of ``offset``.
+
+        Older fences are ignored whole, as are records already applied. Raises StateLogHole where a record is missing,
+        OwnershipLost where a live owner reads a newer fence than his own, NewerStateLog, StateLogError.
+        """
+        record = decode(value)
+        if record.kind == "fence":
+            self._absorb_fence(offset)
+        elif self.fence < 0:
+            self._start_at_cut(record)
+            self._apply(record)
+        elif record.fence < self.fence:
+            self.stale_records += 1
+        elif self._is_next(record):
+            self._apply(record)
+
+    def _absorb_fence(self, offset: int) -> None:
+        if offset <= self.fence:
+            return
+        if self.ready:
+            raise OwnershipLost(f"partition {self.number}: another worker's fence stands at {offset}, ours at {self.fence}")
+        self.fence, self.sequence = offset, 0
+
+    def _start_at_cut(self, record: StateRecord) -> None:
+        if record.kind != "chunk":
+            raise StateLogHole(
+                f"partition {self.number}: the state log begins with a {record.kind} record; it was cut elsewhere than "
+                "at a checkpoint (is retention unlimited on it?)"
+            )
+        self.fence = record.fence
+
+    def _is_next(self, record: StateRecord) -> bool:
+        missing = record.fence > self.fence or record.sequence > self.sequence + 1
+        if missing:
+            raise StateLogHole(
+                f"partition {self.number}: read {record.position} of the state log after {(self.fence, self.sequence)}"
+            )
+        return record.sequence == self.sequence + 1
+
+    def _apply(self, record: StateRecord) -> None:
+        self.sequence = record.sequence
+        self.applied.update(record.applied)
+        self._origins.update(record.origins)
+        self.policy_time, self.learn_until = record.policy_time, record.learn_until
+        self._apply_sections(record)
+        self._outboxes.append((record.position, record.outbox))
+        self._drop_published(record.published)
+
+    def _apply_sections(self, record: StateRecord) -> None:
+        sections = dict(record.sections)
+        policy = sections.pop(POLICY_SECTION, None)
+        whole = record.kind == "chunk"
+        if sections:
+            (self.judge.engine.load if whole else self.judge.engine.absorb)(sections)
+        if policy is not None:
+            (self.judge.ledger.load if whole else self.judge.ledger.absorb)(policy)
+
+    def _drop_published(self, watermark: Position) -> None:
+        self.published = max(self.published, watermark)
+        while self._outboxes and self._outboxes[0][0] <= self.published:
+            self._outboxes.popleft()
+
+    def takeover(self, fence: int, end_of_queries: int) -> list[Message]:
+        """Become the live owner; ``fence`` is the offset of our own fence record, which recovery must have read.
+
+        Returns what previous owners may have left unpublished and the standing decisions under the new epoch.
+        ``end_of_queries``: where a first start ends its learning.
+        """
+        if fence != self.fence:
+            raise OwnershipLost(f"partition {self.number}: recovered through fence {self.fence}, our own is {fence}")
+        if self.learn_until is None:
+            self.learn_until = end_of_queries
+        self.ready = True
+        return [message for _, outbox in self._outboxes for message in outbox] + self.assertions()
+
+    def taken_over(self) -> None:
+        """What ``takeover`` returned is on the broker."""
+        if self._outboxes:
+            self._drop_published(self._outboxes[-1][0])
+
+    def assertions(self) -> list[Message]:
+        """Every standing decision as published, with the current epoch."""
+        standing = self.judge.ledger.active(self.policy_time)
+        return [self._decision(decision, (self.fence, self.sequence)) for decision in standing]
+
+    # -- live --------------------------------------------------------------------------------------------------------
+
+    def contiguous(self, records: Sequence[SourceRecord]) -> tuple[list[SourceRecord], tuple[int, int] | None]:
+        """Of ``records`` of one source in order of delivery: those to apply now, and a gap (expected, found) or None.
+
+        What is applied already is left out. What follows a gap is left out too: either the broker says that nothing
+        lies in it (``pass_gap``), or records were delivered out of order and the worker must stop.
+        """
+        fresh: list[SourceRecord] = []
+        for record in records:
+            expected = fresh[-1].offset + 1 if fresh else self.applied.get(record.source, -1) + 1
+            if record.offset > expected:
+                return fresh, (expected, record.offset)
+            if record.offset == expected:
+                fresh.append(record)
+        return fresh, None
+
+    def pass_gap(self, source: str, found: int) -> None:
+        """The broker holds nothing of ``source`` between the applied offset and ``found``."""
+        self.applied[source] = found - 1
+
+    def step(self, records: Sequence[SourceRecord]) -> Step:
+        """Apply fresh ``records`` of queries or re-keyed queries, in order, as one state record."""
+        unseen, refused = self._unseen(records)
+        intake = self._receiver.receive(unseen)
+        clocks, backlog = self._advance(unseen), self._backlog(unseen)
+        times = clocks[intake.record_of]
+        learning = backlog[intake.record_of] if backlog.any() else None
+        judgement = self.judge.judge(intake.pieces, times, _counted(intake, clocks, backlog), learning)
+        self._refuse_rows(intake, judgement.observation)
+        source = records[0].source
+        self.applied[source] = records[-1].offset
+        covers = (records[0].offset, records[-1].offset) if source == "queries" else None
+        step = self._write("delta", judgement.effects, judgement.sections, covers, intake.rows)
+        letters = self._receiver.dead_letters(unseen, intake.refused) + self._receiver.dead_letters(records, refused)
+        step.before = letters + intake.strays
+        step.after.extend(self._scores.due(judgement.observation, times))
+        _count(step, intake, judgement.observation, refused)
+        return step
+
+    def command(self, record: SourceRecord) -> Step:
+        """Apply one operator's, or group agent's, command as one state record."""
+        self.applied["commands"] = record.offset
+        try:
+            command = decode_record(Command, record.value)
+        except InvalidRecord as error:
+            step = self._write("delta", None, {}, None, 0)
+            refused = {0: [BadRow(-1, error.reason, error.detail)]}
+            step.before = self._receiver.dead_letters([record], refused)
+            step.refused[error.reason] += 1
+            return step
+        self._advance([record])
+        effects = self.judge.ledger.command(command, self.policy_time)
+        sections = {} if effects.section is None else {POLICY_SECTION: effects.section}
+        for model, principal in effects.clear:
+            sections |= self.judge.engine.clear(model, principal)
+        return self._write("delta", effects, sections, None, 0)
+
+    def checkpoint(self) -> Step | None:
+        """The next chunk of a rolling checkpoint, or the end of its round, when it is due."""
+        if not self.checkpointer.due():
+            return None
+        sections = self.checkpointer.next_chunk()
+        if sections is not None:
+            return self._write("chunk", None, sections, None, 0)
+        return self._write("round", None, {}, None, 0, first_chunk=self.checkpointer.first_chunk)
+
+    def confirm(self, step: Step, offset: int) -> None:
+        """``step`` and all that follows from it are on the broker; its record stands at ``offset``."""
+        self._drop_published(step.position)
+        if step.kind == "delta":
+            self.checkpointer.logged(len(step.record))
+        elif step.kind == "chunk":
+            self.checkpointer.chunk_written(offset, len(step.record))
+        else:
+            self.checkpointer.ended()
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _unseen(self, records: Sequence[SourceRecord]) -> tuple[list[SourceRecord], dict[int, list[BadRow]]]:
+        """Leaves out re-keyed records that a previous owner's outbox repeated."""
+        unseen, refused = [], {}
+        for at, record in enumerate(records):
+            if record.source == "rekeyed":
+                try:
+                    partition, offset = origin_of(record)
+                except InvalidRecord as error:
+                    refused[at] = [BadRow(-1, error.reason, error.detail)]
+                    continue
+                if offset <= self._origins.get(partition, -1):
+                    continue
+                self._origins[partition] = offset
+            unseen.append(record)
+        return unseen, refused
+
+    def _advance(self, records: Sequence[SourceRecord]) -> NDArray[np.float64]:
+        """Policy time as of each record, float64 (records,)."""
+        clocks = np.maximum.accumulate([self.policy_time, *(record.timestamp for record in records)])
+        self.policy_time = float(clocks[-1])
+        return clocks[1:]
+
+    def _backlog(self, records: Sequence[SourceRecord]) -> NDArray[np.bool_]:
+        """Which records were waiting when this partition was first taken, bool (records,)."""
+        until = self.learn_until or 0
+        return np.asarray([self._in_backlog(record, until) for record in records], bool)
+
+    def _in_backlog(self, record: SourceRecord, until: int) -> bool:
+        place = record.offset if record.source == "queries" else self.applied.get("queries", -1) + 1
+        return place < until
+
+    def _refuse_rows(self, intake: Intake, observation: Observation) -> None:
+        for bad in observation.refused:
+            row = BadRow(int(intake.row_of[bad.row]), bad.reason, bad.detail)
+            intake.refused.setdefault(int(intake.record_of[bad.row]), []).append(row)
+
+    def _write(
+        self,
+        kind: Kind,
+        effects: Effects | None,
+        sections: Mapping[str, tuple[int, bytes]],
+        covers: tuple[int, int] | None,
+        rows: int,
+        first_chunk: int | None = None,
+    ) -> Step:
+        self.sequence += 1
+        position = (self.fence, self.sequence)
+        outbox = tuple(self._outbox(effects, position)) if effects else ()
+        record = StateRecord(
+            kind=kind,
+            fence=self.fence,
+            sequence=self.sequence,
+            applied=dict(self.applied),
+            origins=dict(self._origins),
+            source=covers,
+            rows=rows,
+            policy_time=self.policy_time,
+            learn_until=self.learn_until or 0,
+            published=self.published,
+            outbox=outbox,
+            sections=dict(sections),
+            first_chunk=first_chunk,
+            owner=self._owner,
+            configuration=self._configuration,
+        )
+        self._outboxes.append((position, outbox))
+        step = Step(position, kind, encode_record(record), after=list(outbox), first_chunk=first_chunk)
+        if effects:
+            step.alerts, step.decisions = effects.alerts, effects.decisions
+        return step
+
+    def _outbox(self, effects: Effects, position: Position) -> Iterator[Message]:
+        for alert in effects.alerts:
+            yield Message(self._topics.alerts, None, decision_key(alert.model, alert.principal), encode(alert))
+        for decision in effects.decisions:
+            yield self._decision(decision, position)
+        for audit in effects.audits:
+            yield Message(self._topics.audit, None, decision_key(audit.model, audit.principal), encode(audit))
+
+    def _decision(self, decision: Decision, epoch: Position) -> Message:
+        value = encode(replace(decision, epoch=epoch))
+        return Message(self._topics.decisions, self.number, decision_key(decision.model, decision.principal), value)
+
+
+def _counted(intake: Intake, clocks: NDArray[np.float64], backlog: NDArray[np.bool_]) -> list[Counted]:
+    return [Counted(count, float(clocks[at]), row, bool(backlog[at])) for at, count, row in intake.counts]
+
+
+def _count(step: Step, intake: Intake, observation: Observation, refused: Mapping[int, Sequence[BadRow]]) -> None:
+    for piece in intake.pieces:
+        step.queries[piece.model] += len(piece)
+    for rows in (*intake.refused.values(), *refused.values()):
+        step.refused.update(row.reason for row in rows)
+    for _, count, _ in intake.counts:
+        step.missing[count.kind] += count.queries
+    step.rekeyed = len(intake.strays)
+    step.evicted = observation.evicted

@@ -1,0 +1,117 @@
+"""``weirguard run``: keeps one worker process running, and says why it stopped when it did.
+
+A worker stops on doubt; starting again from the state log is how it becomes certain. Standard library and structlog
+only, so that the supervisor itself has little to fail with.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+import structlog
+
+from detector.runtime.broker import dying_with_parent
+from detector.stream.exits import FINAL, Exit, meaning
+
+HEALTHY_SECONDS = 60.0
+"""A worker that ran this long has earned a short restart again."""
+
+_log = structlog.get_logger("weirguard.supervisor")
+
+
+class Backoff:
+    """Seconds to wait before the next start: doubled with each quick stop, ``first`` again after a healthy run."""
+
+    def __init__(self, first: float, most: float) -> None:
+        self._first = first
+        self._most = most
+        self._next = first
+
+    def after(self, ran_seconds: float) -> float:
+        """The wait after a run of ``ran_seconds``."""
+        if ran_seconds >= HEALTHY_SECONDS:
+            self._next = self._first
+        wait, self._next = self._next, min(self._next * 2, self._most)
+        return wait
+
+
+class Supervisor:
+    """Starts ``command`` again and again until it stops for good or a signal says so."""
+
+    def __init__(self, command: Sequence[str], servers: Sequence[str], backoff: Backoff) -> None:
+        self._command = dying_with_parent(list(command))
+        self._servers = servers
+        self._backoff = backoff
+        self._stopping = threading.Event()
+        self._worker: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> int:
+        """Supervise until the end; returns the exit status for this process."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        while not self._stopping.is_set():
+            self._wait_for_broker()
+            if self._stopping.is_set():
+                break
+            started = time.monotonic()
+            code = self._run_once()
+            if code in FINAL or self._stopping.is_set():
+                return self._last_word(code)
+            wait = self._backoff.after(time.monotonic() - started)
+            _log.error("worker stopped", why=meaning(code), exit=code, restart_in_seconds=round(wait, 1))
+            self._stopping.wait(wait)
+        return Exit.CLEAN
+
+    def _last_word(self, code: int) -> int:
+        _log.info("worker stopped for good", why=meaning(code), exit=code)
+        return Exit.CLEAN if self._stopping.is_set() else code
+
+    def _run_once(self) -> int:
+        self._worker = subprocess.Popen(self._command)
+        if self._stopping.is_set():
+            self._worker.terminate()
+        return self._worker.wait()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stopping.set()
+        if self._worker is not None:
+            self._worker.terminate()
+
+    def _wait_for_broker(self) -> None:
+        """A broker that is away is no reason to restart a worker over and over."""
+        if wait_until(lambda: any(_listens(server) for server in self._servers), self._stopping):
+            _log.info("broker answers", servers=list(self._servers))
+
+
+def wait_until(condition: Callable[[], bool], stopping: threading.Event) -> bool:
+    """Ask every second until ``condition`` holds or ``stopping`` is set; whether there was a wait and it ended well."""
+    waited = False
+    while not stopping.is_set():
+        if condition():
+            return waited
+        if not waited:
+            _log.warning("waiting for the broker")
+        waited = True
+        stopping.wait(1.0)
+    return False
+
+
+def _listens(server: str) -> bool:
+    host, _, port = server.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), 1.0):
+            return True
+    except OSError:
+        return False
+
+
+def worker_command() -> list[str]:
+    """How this very installation starts a worker; settings come by environment and WEIRGUARD_CONFIG."""
+    return [sys.executable, "-m", "detector.stream.worker"]

@@ -1,0 +1,130 @@
+"""The topics: created with the right shape, and checked at start. A wrong one is an error that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from detector.contracts.errors import BrokerError, ConfigurationError
+from detector.runtime.sections import KafkaSettings
+
+_DAY = 86_400_000
+_WITH_REASONS = 1_048_576
+
+
+@dataclass(frozen=True, slots=True)
+class TopicShape:
+    """What a topic must be: how many partitions, and settings; those in ``checked`` are refused when they differ."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str]
+    checked: tuple[str, ...] = field(default=("cleanup.policy",))
+
+
+def shapes(kafka: KafkaSettings) -> list[TopicShape]:
+    """Every topic of the service. Those of one principal's path all have the same number of partitions."""
+    topics, wide = kafka.topics, kafka.partitions
+    largest = str(kafka.query_record_bytes)
+    queries = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(7 * _DAY),
+        "max.message.bytes": largest,
+        "message.timestamp.type": "LogAppendTime",
+    }
+    state = {
+        "cleanup.policy": "delete",
+        "retention.ms": "-1",
+        "retention.bytes": "-1",
+        "max.message.bytes": str(kafka.state_record_bytes),
+    }
+    compacted = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1", "segment.ms": str(_DAY // 24)}
+    kept = {"cleanup.policy": "delete", "retention.ms": str(90 * _DAY)}
+    letters = kept | {"max.message.bytes": str(kafka.query_record_bytes + _WITH_REASONS)}
+    return [
+        TopicShape(topics.queries, wide, queries),
+        TopicShape(topics.rekeyed, wide, queries),
+        TopicShape(topics.commands, wide, kept | {"message.timestamp.type": "LogAppendTime"}),
+        TopicShape(
+            topics.state_log, wide, state, ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
+        ),
+        TopicShape(topics.decisions, wide, compacted),
+        TopicShape(topics.scores, wide, compacted),
+        TopicShape(topics.alerts, wide, kept),
+        TopicShape(topics.audit, wide, kept),
+        TopicShape(topics.dead_letters, wide, letters),
+    ]
+
+
+def ensure(kafka: KafkaSettings) -> None:
+    """Create the topics that are missing and check those that are there.
+
+    Raises ConfigurationError for a topic of the wrong shape, BrokerError when the cluster cannot be asked.
+    """
+    try:
+        admin = KafkaAdminClient(**kafka.client_arguments())
+    except KafkaError as error:
+        raise BrokerError(f"cannot reach Kafka at {kafka.bootstrap_servers} as configured: {error}") from error
+    try:
+        wanted = shapes(kafka)
+        _create(admin, kafka, wanted)
+        _check_partitions(admin, wanted)
+        if not kafka.embedded:
+            _check_configs(admin, wanted)
+    except KafkaError as error:
+        raise BrokerError(f"topics under {kafka.prefix!r} could not be created or described: {error}") from error
+    finally:
+        admin.close()
+
+
+def _create(admin: KafkaAdminClient, kafka: KafkaSettings, wanted: list[TopicShape]) -> None:
+    present = set(admin.list_topics())
+    for shape in wanted:
+        if shape.name not in present:
+            new = NewTopic(shape.name, shape.partitions, kafka.replication_factor, topic_configs=dict(shape.config))
+            try:
+                admin.create_topics([new])
+            except TopicAlreadyExistsError:
+                continue
+
+
+def _check_partitions(admin: KafkaAdminClient, wanted: list[TopicShape]) -> None:
+    found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics([shape.name for shape in wanted])}
+    for shape in wanted:
+        count = found.get(shape.name, 0)
+        if count != shape.partitions:
+            raise ConfigurationError(
+                f"topic {shape.name} has {count} partitions and kafka.partitions is {shape.partitions}; "
+                "set kafka.partitions to what the topics have, or use another kafka.prefix"
+            )
+
+
+def _check_configs(admin: KafkaAdminClient, wanted: list[TopicShape]) -> None:
+    from kafka.admin import ConfigResource, ConfigResourceType
+
+    resources = [ConfigResource(ConfigResourceType.TOPIC, shape.name) for shape in wanted]
+    described = _flatten(admin.describe_configs(resources))
+    for shape in wanted:
+        for name in shape.checked:
+            value = described.get(shape.name, {}).get(name)
+            if value is not None and not _as_good(name, value, shape.config[name]):
+                raise ConfigurationError(
+                    f"topic {shape.name} has {name}={value} and needs {shape.config[name]}; alter the topic's configuration"
+                )
+
+
+def _as_good(name: str, value: str, needed: str) -> bool:
+    return int(value) >= int(needed) if name.endswith("message.bytes") else value == needed
+
+
+def _flatten(described: Any) -> dict[str, dict[str, str]]:
+    """kafka-python's answer, resource type to topic to setting to details, as topic to setting to value."""
+    flat: dict[str, dict[str, str]] = {}
+    for by_name in described.values():
+        for topic, settings in by_name.items():
+            flat[topic] = {name: details["value"] if isinstance(details, dict) else details for name, details in settings.items()}
+    return flat

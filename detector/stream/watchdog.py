@@ -1,0 +1,69 @@
+"""Stops a worker that is stuck. A broker that is away is no reason: nothing would be better after a restart."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from detector.stream.exits import Exit
+from detector.stream.reporter import Reporter
+
+RECOVERY_SECONDS = 15.0
+"""Recovery that reads nothing for so long has stalled."""
+
+
+@dataclass(slots=True)
+class Watchdog:
+    """Pure rules over what the reporter gathered; ``verdict`` is asked every second or so.
+
+    ``committed``: this worker's committed offsets by (source, partition). ``broker_answers`` is asked last.
+    """
+
+    reporter: Reporter
+    committed: Callable[[], Mapping[tuple[str, int], int]]
+    broker_answers: Callable[[], bool]
+    stall_seconds: float
+    _behind_since: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
+
+    def verdict(self, now: float) -> tuple[Exit, str] | None:
+        """Why the worker must stop, or None."""
+        found = self._recovery(now) or self._commits(now)
+        return found if found and self.broker_answers() else None
+
+    def _recovery(self, now: float) -> tuple[Exit, str] | None:
+        report = self.reporter
+        waiting = report.partitions_recovered < report.partitions_assigned
+        if waiting and report.absorbed_at is not None and now - report.absorbed_at > RECOVERY_SECONDS:
+            return Exit.RECOVERY_STALLED, f"no state record was read for {RECOVERY_SECONDS:.0f} s during recovery"
+        return None
+
+    def _commits(self, now: float) -> tuple[Exit, str] | None:
+        committed = self.committed()
+        for place, applied in list(self.reporter.applied.items()):
+            offset = committed.get(place, 0)
+            known = self._behind_since.get(place)
+            if place not in committed or offset > applied:
+                self._behind_since.pop(place, None)
+            elif known is None or known[0] != offset:
+                self._behind_since[place] = (offset, now)
+            elif now - known[1] > self.stall_seconds:
+                why = f"{place[0]}[{place[1]}]: committed stands at {offset} for {self.stall_seconds:.0f} s, applied is {applied}"
+                return Exit.PROGRESS_STALLED, why
+        return None
+
+
+def watch(watchdog: Watchdog, stop: Callable[[Exit, str], None]) -> threading.Thread:
+    """Ask ``watchdog`` every second from a daemon thread: a stuck event loop is one of the things it is for."""
+
+    def loop() -> None:
+        while True:
+            time.sleep(1.0)
+            found = watchdog.verdict(time.monotonic())
+            if found:
+                stop(*found)
+
+    thread = threading.Thread(target=loop, name="weirguard-watchdog", daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,96 @@
+"""One worker process: settings in, a running Faust application out. Started by the supervisor."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+
+import faust
+import structlog
+
+from detector.contracts.errors import BrokerError, ConfigurationError
+from detector.core.engine import Engine
+from detector.policy.ledger import Ledger
+from detector.runtime.broker import answers_metadata
+from detector.runtime.logging import configure_logging
+from detector.runtime.settings import Settings, load_settings
+from detector.stream import faust_edges, topics
+from detector.stream.app import Application, create_app
+from detector.stream.broker_reads import BrokerReads
+from detector.stream.building import engine_config, policy_of
+from detector.stream.checkpoint import Checkpointer
+from detector.stream.exits import Exit, stop_now
+from detector.stream.intake import Receiver
+from detector.stream.judge import Judge
+from detector.stream.owner import Owner
+from detector.stream.partition import Partition
+from detector.stream.reporter import Reporter
+from detector.stream.watchdog import Watchdog, watch
+
+_CHUNK_BYTES = 1_000_000
+
+
+def main() -> None:
+    """Run until SIGTERM, or until something is in doubt; exit statuses are in ``exits``."""
+    try:
+        settings = load_settings()
+        configure_logging(settings.logging)
+        topics.ensure(settings.kafka)
+        app, reporter = build(settings)
+    except ConfigurationError as error:
+        stop_now(Exit.CONFIGURATION, str(error))
+    except BrokerError as error:
+        stop_now(Exit.BROKER, str(error))
+    watch(_watchdog(app, reporter, settings), stop_now)
+    faust.Worker(app, quiet=True, override_logging=False, redirect_stdouts=False).execute_from_commandline()
+
+
+def build(settings: Settings) -> tuple[Application, Reporter]:
+    """The application and what it reports to. Raises ConfigurationError."""
+    reporter = Reporter()
+    config, policy = engine_config(settings), policy_of(settings)
+    names = settings.kafka.topics
+    reads = BrokerReads(settings.kafka)
+    configuration = config.configuration_hash()
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+
+    def new_partition(number: int) -> Partition:
+        judge = Judge(Engine(config), Ledger(policy, configuration))
+        receiver = Receiver(number, settings.kafka.partitions, names)
+        checkpointer = Checkpointer(judge, settings.worker.checkpoint_bytes, _CHUNK_BYTES)
+        return Partition(receiver, judge, checkpointer, names, number, owner, configuration)
+
+    def new_owner(app: faust.App) -> Owner:
+        return Owner(
+            app,
+            names,
+            new_partition,
+            reads.first_at_or_after,
+            reads.ends,
+            reporter,
+            settings.worker.microbatch_bytes,
+            lambda number, before: reads.cut(names.state_log, number, before),
+        )
+
+    return create_app(settings, new_owner), reporter
+
+
+def _watchdog(app: Application, reporter: Reporter, settings: Settings) -> Watchdog:
+    names = settings.kafka.topics
+    sources = {names.queries: "queries", names.rekeyed: "rekeyed", names.commands: "commands"}
+
+    def committed() -> Mapping[tuple[str, int], int]:
+        offsets = faust_edges.committed_offsets(app)
+        return {(sources[tp.topic], tp.partition): offset for tp, offset in offsets.items() if tp.topic in sources}
+
+    def broker_answers() -> bool:
+        addresses = (server.rpartition(":") for server in settings.kafka.servers)
+        return any(answers_metadata(host.strip("[]"), int(port)) for host, _, port in addresses)
+
+    return Watchdog(reporter, committed, broker_answers, settings.worker.stall_seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

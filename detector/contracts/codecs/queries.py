@@ -1,0 +1,25 @@
+"""Reading a record of the queries topic, whichever of the two encodings it has."""
+
+from __future__ import annotations
+
+from detector.contracts.codecs.queries_json import JSON_CONTENT_TYPE, decode_json_query
+from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, decode_packed
+from detector.contracts.errors import InvalidRecord
+from detector.contracts.queries import DecodedQueries
+
+
+def decode_queries(value: bytes | None, content_type: str | None, *, timestamp: float) -> DecodedQueries:
+    """The queries in the ``value`` of a record.
+
+    ``content_type`` is the record's header, JSON without one. ``timestamp`` is the record's own, in
+    seconds UTC, and stands in for an ``occurred_at`` that a JSON query leaves out. Raises InvalidRecord,
+    and nothing else, when the record as a whole cannot be used; bad rows of a packed batch are listed.
+    """
+    import numpy as np
+
+    media_type = JSON_CONTENT_TYPE if content_type is None else content_type.partition(";")[0].strip().lower()
+    if media_type == PACKED_CONTENT_TYPE:
+        return decode_packed(value or b"")
+    if media_type != JSON_CONTENT_TYPE:
+        raise InvalidRecord("content-type", f"{media_type[:64]!r} is neither JSON nor {PACKED_CONTENT_TYPE}")
+    return DecodedQueries(decode_json_query(value or b"", timestamp=timestamp), np.zeros(1, dtype=np.int64))

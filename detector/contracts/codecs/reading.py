@@ -1,0 +1,62 @@
+"""What all decoders share: sizes, msgspec's errors in our words, the schema field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from detector.contracts.codecs.limits import RECORD_BYTES
+from detector.contracts.errors import InvalidRecord
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Envelope:
+    """The one field that is read before anything else is believed."""
+
+    schema: str | None = None
+
+
+def check_size(value: bytes | None) -> bytes:
+    """``value`` if it has between one and RECORD_BYTES bytes, else InvalidRecord."""
+    if not value:
+        raise InvalidRecord("empty", "the record has no value; send one query or one packed batch")
+    if len(value) > RECORD_BYTES:
+        raise InvalidRecord("too-large", f"the value has {len(value)} bytes; send at most {RECORD_BYTES}")
+    return value
+
+
+def read(value: bytes, decode: Callable[[bytes], T], envelope: Callable[[bytes], Envelope], schema: str) -> T:
+    """``decode(value)``, with InvalidRecord for everything that can go wrong in it.
+
+    ``envelope`` is asked only after a failure: a record of a later version is refused for its version and
+    not for the shape that came with it.
+    """
+    import msgspec
+
+    try:
+        return decode(value)
+    except msgspec.ValidationError as error:
+        found = _schema_of(value, envelope)
+        if found is not None:
+            check_schema(found, schema)
+        raise InvalidRecord("structure", str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRecord("syntax", str(error)) from None
+
+
+def _schema_of(value: bytes, envelope: Callable[[bytes], Envelope]) -> str | None:
+    import msgspec
+
+    try:
+        return envelope(value).schema
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def check_schema(found: str | None, schema: str) -> None:
+    """Raise InvalidRecord unless ``found`` is ``schema``."""
+    if found != schema:
+        raise InvalidRecord("schema", f"the schema field is {str(found)[:64]!r}; this version reads {schema!r}")

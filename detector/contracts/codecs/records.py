@@ -1,0 +1,206 @@
+"""Alerts, decisions, commands, audits, scores and dead letters as JSON.
+
+Each is written with ``"schema": "weirguard.NAME/1"`` and its fields by name; unknown fields are skipped, so
+that a later version may add some. The same rules hold in both directions: what ``encode`` lets out, every
+reader takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from math import isfinite
+from typing import Any, Final, TypeVar
+
+from detector.contracts.codecs.limits import NAME_CHARACTERS, TEXT_CHARACTERS, is_time, names_one, plain
+from detector.contracts.codecs.reading import Envelope, check_schema, check_size, read
+from detector.contracts.errors import InvalidRecord
+from detector.contracts.findings import Action, Alert, Audit, Cause, Command, DeadLetter, Decision, Evidence, Score
+from detector.contracts.principals import EVERYONE
+
+Record = Alert | Decision | Command | Audit | Score | DeadLetter
+R = TypeVar("R", Alert, Decision, Command, Audit, Score, DeadLetter)
+
+SCHEMAS: Final[dict[type[Record], str]] = {
+    Alert: "weirguard.alert/1",
+    Decision: "weirguard.decision/1",
+    Command: "weirguard.command/1",
+    Audit: "weirguard.audit/1",
+    Score: "weirguard.score/1",
+    DeadLetter: "weirguard.dead-letter/1",
+}
+
+KILL_SWITCH_KEY: Final = b'["*"]'
+"""Key of the one decision record (model and principal ``*``, action ``none``) that switches enforcement off."""
+
+
+def decision_key(model: str, principal: str) -> bytes:
+    """The key of decisions and scores: the JSON array of both names, UTF-8, without spaces."""
+    if (model, principal) == (EVERYONE, EVERYONE):
+        return KILL_SWITCH_KEY
+    return _encoder()([model, principal])
+
+
+def encode(record: Record) -> bytes:
+    """``record`` as a value. Raises InvalidRecord where no reader would take it."""
+    _CHECKS[type(record)](record)
+    return b'{"schema":"%b",%b' % (SCHEMAS[type(record)].encode(), _encoder()(record)[1:])
+
+
+def decode(kind: type[R], value: bytes | None) -> R:
+    """The record of class ``kind`` in ``value``. Raises InvalidRecord and nothing else."""
+    data = check_size(value)
+    record: R = read(data, _decoders()[kind], _envelope(), SCHEMAS[kind])
+    check_schema(_envelope()(data).schema, SCHEMAS[kind])
+    _CHECKS[kind](record)
+    return record
+
+
+@cache
+def _encoder() -> Callable[[Any], bytes]:
+    import msgspec
+
+    return msgspec.json.Encoder().encode
+
+
+@cache
+def _decoders() -> dict[type[Record], Callable[[bytes], Any]]:
+    import msgspec
+
+    return {kind: msgspec.json.Decoder(kind).decode for kind in SCHEMAS}
+
+
+@cache
+def _envelope() -> Callable[[bytes], Envelope]:
+    import msgspec
+
+    return msgspec.json.Decoder(Envelope).decode
+
+
+def _check_names(**names: str) -> None:
+    for what, name in names.items():
+        if not names_one(name):
+            raise InvalidRecord("identity", f"{what} must be 1 to {NAME_CHARACTERS} plain characters and not '*'")
+
+
+def _check_texts(**texts: str | None) -> None:
+    for what, text in texts.items():
+        if text is not None and len(text) > TEXT_CHARACTERS:
+            raise InvalidRecord("too-large", f"{what} has {len(text)} characters; write at most {TEXT_CHARACTERS}")
+
+
+def _check_labels(**labels: str | None) -> None:
+    for what, label in labels.items():
+        if label is not None and not plain(label, NAME_CHARACTERS):
+            raise InvalidRecord("attribute", f"{what} must be at most {NAME_CHARACTERS} plain characters")
+
+
+def _check_times(**times: float) -> None:
+    for what, seconds in times.items():
+        if not is_time(seconds):
+            raise InvalidRecord("time", f"{what} is {seconds}; write seconds (not milliseconds) since 1970")
+
+
+def _check_finite(numbers: Iterable[tuple[str, float | None]]) -> None:
+    for what, number in numbers:
+        if number is not None and not isfinite(number):
+            raise InvalidRecord("non-finite", f"{what} is {number}; leave out what is not known")
+
+
+def _check_least(least: int, **numbers: int | None) -> None:
+    for what, number in numbers.items():
+        if number is not None and number < least:
+            raise InvalidRecord("value", f"{what} is {number}; it must be at least {least}")
+
+
+def _check_alert(alert: Alert) -> None:
+    _check_names(id=alert.id, model=alert.model, model_version=alert.model_version, principal=alert.principal)
+    _check_names(signal=alert.signal, configuration=alert.configuration)
+    _check_labels(profile=alert.profile, technique=alert.technique, suppressed_by=alert.suppressed_by)
+    _check_times(occurred_at=alert.occurred_at)
+    _check_least(0, episode=alert.episode, query_index=alert.query_index)
+    _check_finite([("score", alert.score), ("threshold", alert.threshold)])
+    _check_evidence(alert.evidence)
+
+
+def _check_evidence(evidence: tuple[Evidence, ...]) -> None:
+    for item in evidence:
+        _check_names(evidence_name=item.name)
+        _check_labels(evidence_unit=item.unit)
+        _check_finite([("evidence value", item.value), ("evidence threshold", item.threshold)])
+
+
+def _check_decision(decision: Decision) -> None:
+    _check_names(id=decision.id, policy_version=decision.policy_version)
+    _check_subject(decision)
+    _check_action(decision.action)
+    _check_least(0, fence=decision.epoch[0], sequence=decision.epoch[1])
+    _check_times(issued_at=decision.issued_at, expires_at=decision.expires_at)
+    for cause in decision.causes:
+        _check_cause(cause)
+
+
+def _check_subject(decision: Decision) -> None:
+    if decision.model != EVERYONE or decision.principal != EVERYONE:
+        _check_names(model=decision.model, principal=decision.principal)
+    elif decision.action.name != "none":
+        raise InvalidRecord("action", "a decision about everyone can only be 'none', which switches enforcement off")
+
+
+def _check_action(action: Action) -> None:
+    rate = action.queries_per_second
+    if (action.name == "slow") != (rate is not None):
+        raise InvalidRecord("action", "queries_per_second belongs to the action 'slow' and to no other")
+    if rate is not None and not (rate > 0 and isfinite(rate)):
+        raise InvalidRecord("action", f"queries_per_second is {rate}; it must be above 0")
+
+
+def _check_cause(cause: Cause) -> None:
+    _check_names(cause_id=cause.id, cause_origin=cause.origin)
+    _check_times(cause_expires_at=cause.expires_at)
+    _check_texts(cause_reason=cause.reason)
+
+
+def _check_command(command: Command) -> None:
+    _check_names(id=command.id, issuer=command.issuer, model=command.model, principal=command.principal)
+    _check_labels(cause_id=command.cause_id)
+    _check_texts(reason=command.reason)
+    _check_times(issued_at=command.issued_at)
+    if command.action is not None:
+        _check_action(command.action)
+    if command.kind == "add" and (command.action is None or command.duration_seconds is None):
+        raise InvalidRecord("action", "a command to add needs action and duration_seconds")
+    seconds = command.duration_seconds
+    if seconds is not None and not (seconds > 0 and isfinite(seconds)):
+        raise InvalidRecord("action", f"duration_seconds is {seconds}; it must be above 0")
+
+
+def _check_audit(audit: Audit) -> None:
+    _check_names(id=audit.id, kind=audit.kind, model=audit.model, principal=audit.principal, actor=audit.actor)
+    _check_texts(summary=audit.summary)
+    _check_times(occurred_at=audit.occurred_at)
+    _check_texts(**{key: value for key, value in audit.detail.items() if isinstance(value, str)})
+    _check_finite((key, value) for key, value in audit.detail.items() if not isinstance(value, str))
+
+
+def _check_score(score: Score) -> None:
+    _check_names(model=score.model, model_version=score.model_version, principal=score.principal)
+    _check_times(occurred_at=score.occurred_at)
+    _check_least(0, queries=score.queries)
+    _check_finite([("score", score.score), *score.signals.items()])
+
+
+def _check_dead_letter(letter: DeadLetter) -> None:
+    _check_names(topic=letter.topic, reason=letter.reason)
+    _check_texts(message=letter.message)
+    _check_least(0, partition=letter.partition, offset=letter.offset, row=letter.row)
+
+
+_CHECKS: Final[dict[type[Record], Callable[[Any], None]]] = {
+    Alert: _check_alert,
+    Decision: _check_decision,
+    Command: _check_command,
+    Audit: _check_audit,
+    Score: _check_score,
+    DeadLetter: _check_dead_letter,
+}

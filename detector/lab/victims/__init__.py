@@ -1,0 +1,1 @@
+"""Models worth stealing, one file each."""

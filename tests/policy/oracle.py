@@ -1,0 +1,183 @@
+"""A slow ledger that looks at every event in turn and keeps everything for ever: the obvious reading of the rules."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from detector.contracts.findings import Action, Command
+from detector.policy.config import Policy
+
+Told = tuple[Any, ...]
+
+
+@dataclass
+class Row:
+    time: float
+    principal: str
+    version: str
+    flagged: bool
+    found: tuple[str, ...] = ()
+    learning: bool = False
+
+
+@dataclass
+class Uncharted:
+    """A count: queries without features."""
+
+    time: float
+    principal: str
+    kind: str
+    queries: int
+    learning: bool = False
+
+
+@dataclass
+class Order:
+    time: float
+    command: Command
+
+
+Item = Row | Uncharted | Order
+
+
+@dataclass
+class Wish:
+    action: Action
+    mode: str
+    until: float
+
+    def force(self) -> tuple[bool, bool, float]:
+        return self.mode == "enforce", self.action.name == "refuse", -(self.action.queries_per_second or 0)
+
+
+@dataclass
+class Person:
+    # (version, signal) -> [episode, lifted]
+    latches: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    wishes: dict[str, Wish] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    told: tuple[Any, ...] | None = None
+    queries: int = 0
+    episode: int = -1
+    seen: float = 0.0
+
+
+class OracleLedger:
+    def __init__(self, policy: Policy, model: str) -> None:
+        self.policy = policy
+        self.model = model
+        self.people: dict[str, Person] = {}
+
+    def feed(self, item: Item) -> list[Told]:
+        if isinstance(item, Order):
+            return self._order(item.time, item.command)
+        told: list[Told] = []
+        if isinstance(item, Uncharted) and item.kind == "dropped":
+            told.append(("missing", item.time, item.principal, item.queries))
+        person = self.people.setdefault(item.principal, Person())
+        self._forget(person, item.time)
+        before = bool(person.latches)
+        exempt = self.policy.allowlist.covering(self.model, item.principal, item.time) is not None
+        if isinstance(item, Row):
+            told += self._verdict(person, item, exempt)
+        if person.latches:
+            person.seen = item.time
+            person.queries += (item.queries if isinstance(item, Uncharted) else 1) if before else 0
+            self._wish(person, item, exempt)
+        return told + self._tell(person, item.principal, item.time)
+
+    def _forget(self, person: Person, now: float) -> None:
+        person.wishes = {origin: wish for origin, wish in person.wishes.items() if wish.until > now}
+        if person.told is not None and person.told[2] <= now:
+            person.told = None
+        if person.latches and now - person.seen >= 30 * 86_400:
+            person.latches = {}
+
+    def _verdict(self, person: Person, row: Row, exempt: bool) -> list[Told]:
+        told: list[Told] = []
+        if not row.flagged:
+            person.latches = {at: latch for at, latch in person.latches.items() if at[0] != row.version}
+            return told
+        found = list(row.found)
+        if not found and not any(version == row.version for version, _ in person.latches):
+            found = ["latched"]
+        for signal in found:
+            if (row.version, signal) in person.latches:
+                continue
+            if not person.latches and not any(origin.startswith("signal:") for origin in person.wishes):
+                person.queries = 0
+            person.episode = max(person.episode + 1, math.floor(row.time))
+            person.latches[row.version, signal] = [person.episode, False]
+            if signal != "latched":
+                told.append(("alert", row.time, row.principal, row.version, signal, person.episode, exempt))
+            if exempt:
+                told.append(("withheld", row.time, row.principal, signal))
+        return told
+
+    def _wish(self, person: Person, item: Row | Uncharted, exempt: bool) -> None:
+        if exempt:
+            person.wishes = {origin: wish for origin, wish in person.wishes.items() if origin[:7] != "signal:"}
+            return
+        signals = {signal for (_, signal), (_, lifted) in person.latches.items() if not lifted}
+        action = next(step.action for step in reversed(self.policy.ladder) if person.queries >= step.after_queries)
+        wishes, renew = {}, False
+        for signal in signals:
+            old = person.wishes.get("signal:" + signal)
+            mode = self.policy.mode_of(self.model, signal)
+            if item.learning and (old is None or old.mode == "observe"):
+                mode = "observe"
+            life = self.policy.decision_seconds
+            wishes["signal:" + signal] = Wish(action, mode, item.time + life)
+            renew |= old is None or (old.action, old.mode) != (action, mode) or old.until - item.time <= life / 2
+        if renew:
+            person.wishes |= wishes
+
+    def _tell(self, person: Person, principal: str, now: float) -> list[Told]:
+        if not person.wishes:
+            if person.told is None or person.told[0].name == "none":
+                return []
+            return self._say(person, principal, now, (Action("none"), person.told[1], person.told[2], ()))
+        best = max(person.wishes.values(), key=Wish.force)
+        until = max(wish.until for wish in person.wishes.values() if wish.force() == best.force())
+        causes = tuple(
+            sorted((origin, wish.until, person.names.get(origin, "")) for origin, wish in person.wishes.items())
+        )
+        told = (best.action, best.mode, until, causes)
+        if person.told is not None:
+            standing = tuple(cause for cause in person.told[3] if cause[1] > now)
+            if (*person.told[:3], standing) == told:
+                return []
+        return self._say(person, principal, now, told)
+
+    def _say(self, person: Person, principal: str, now: float, told: tuple[Any, ...]) -> list[Told]:
+        person.told = told
+        return [("decision", now, principal, *told)]
+
+    def _order(self, now: float, command: Command) -> list[Told]:
+        person = self.people.setdefault(command.principal, Person())
+        self._forget(person, now)
+        refused = False
+        if command.kind == "add":
+            assert command.action is not None
+            assert command.duration_seconds is not None
+            mode = command.mode or self.policy.mode_of(self.model)
+            origin = "operator:" + command.issuer
+            person.names[origin] = command.id
+            person.wishes[origin] = Wish(command.action, mode, now + command.duration_seconds)
+        elif command.kind == "clear":
+            person.latches, person.wishes = {}, {}
+        else:
+            gone = [
+                origin
+                for origin in person.wishes
+                if command.cause_id is None or person.names.get(origin) == command.cause_id
+            ]
+            for origin in gone:
+                del person.wishes[origin]
+            for (_, signal), latch in person.latches.items():
+                latch[1] |= command.cause_id is None or "signal:" + signal in gone
+            refused = not gone
+        told: list[Told] = [("command", now, command.principal, command.id, refused)]
+        return told + self._tell(person, command.principal, now)

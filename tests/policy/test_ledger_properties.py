@@ -1,0 +1,116 @@
+"""The ledger against a slow oracle, and its independence of cuts, interleaving and recovery."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.contracts.findings import Action, Command, Mode
+from detector.policy.activity import Effects
+from detector.policy.allowlist import Allowlist, Exemption
+from detector.policy.config import Policy, Step
+from detector.policy.entry import decode_changes
+from detector.policy.ledger import Ledger
+
+from .oracle import Item, OracleLedger, Order
+from .streams import MODEL, PRINCIPALS, by_kind, drive, streams, told
+
+OBSERVED_MARGIN: dict[str, Mode] = {"margin": "observe"}
+POLICIES = st.sampled_from(
+    [
+        Policy(mode="enforce", decision_seconds=100.0, ladder=ladder, allowlist=allowlist, signal_modes=modes)
+        for ladder in (
+            (Step(0, Action("slow", 1.0)), Step(3, Action("refuse"))),
+            (Step(0, Action("slow", 1.0)), Step(2, Action("slow", 0.25)), Step(6, Action("refuse"))),
+        )
+        for allowlist in (
+            Allowlist(),
+            Allowlist((Exemption("partner", "sales", "contract", 1150.0), Exemption("bob", "x", "y", 9e9, "other"))),
+        )
+        for modes in ({}, OBSERVED_MARGIN)
+    ]
+)
+CUTS = st.sets(st.integers(1, 60))
+
+
+@settings(max_examples=300, deadline=None)
+@given(POLICIES, streams, CUTS)
+def test_says_what_the_oracle_says_event_by_event(policy: Policy, items: list[Item], cuts: set[int]) -> None:
+    oracle = OracleLedger(policy, MODEL)
+    expected = [one for item in items for one in oracle.feed(item)]
+    assert by_kind(told(drive(Ledger(policy), items, cuts))) == by_kind(expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(POLICIES, streams, CUTS)
+def test_any_cut_gives_the_same_records_in_the_same_order_and_the_same_state(
+    policy: Policy, items: list[Item], cuts: set[int]
+) -> None:
+    whole, cut = Ledger(policy), Ledger(policy)
+    effects, again = list(drive(whole, items)), list(drive(cut, items, cuts))
+    for kind in ("alerts", "decisions", "audits"):
+        assert _all(effects, kind) == _all(again, kind)
+    assert _state(whole) == _state(cut)
+
+
+@settings(max_examples=200, deadline=None)
+@given(POLICIES, streams, CUTS)
+def test_a_principal_fares_as_if_he_were_alone(policy: Policy, items: list[Item], cuts: set[int]) -> None:
+    together = told(drive(Ledger(policy), items, cuts))
+    for principal in PRINCIPALS:
+        alone = told(drive(Ledger(policy), [item for item in items if _principal(item) == principal]))
+        assert by_kind(alone) == by_kind(one for one in together if one[2] == principal)
+
+
+@settings(max_examples=200, deadline=None)
+@given(POLICIES, streams, CUTS, st.integers(0, 60))
+def test_recovery_from_a_checkpoint_and_deltas_gives_the_same_state_and_future(
+    policy: Policy, items: list[Item], cuts: set[int], died_at: int
+) -> None:
+    live, heir = Ledger(policy), Ledger(policy)
+    deltas = [effects.section for effects in drive(live, items[:died_at], cuts) if effects.section is not None]
+    for section in deltas:
+        heir.absorb(section)
+        heir.absorb(section)
+    assert _state(heir) == _state(live)
+    stale = Ledger(policy)
+    for section in deltas[: len(deltas) // 2]:
+        stale.absorb(section)
+    stale.load(live.dump({*live.keys(), *stale.keys()}))
+    assert _state(stale) == _state(live)
+    assert (heir.nbytes, stale.nbytes) == (live.nbytes, live.nbytes)
+    for ledger in (heir, stale):
+        assert told(drive(ledger, items[died_at:])) == told(drive(_copy(live, policy), items[died_at:]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(POLICIES, streams, CUTS)
+def test_nothing_is_kept_once_all_has_run_out_and_the_delta_says_so(
+    policy: Policy, items: list[Item], cuts: set[int]
+) -> None:
+    ledger = Ledger(policy)
+    list(drive(ledger, items, cuts))
+    kept = set(ledger.keys())
+    end = items[-1].time if items else 0.0
+    tidy = Command("late", "delete", 0.0, "eve", MODEL, "nobody", "tidy")
+    effects = ledger.command(tidy, end + 41 * 86_400)
+    assert set(decode_changes(effects.section) if effects.section else ()) == kept
+    assert (ledger.keys(), ledger.nbytes, ledger.active(0.0)) == ([], 0, [])
+
+
+def _copy(ledger: Ledger, policy: Policy) -> Ledger:
+    copy = Ledger(policy)
+    copy.load(ledger.dump(ledger.keys()))
+    return copy
+
+
+def _all(effects: list[Effects], kind: str) -> list[object]:
+    return [record for one in effects for record in getattr(one, kind)]
+
+
+def _state(ledger: Ledger) -> object:
+    return decode_changes(ledger.dump(ledger.keys()))
+
+
+def _principal(item: Item) -> str:
+    return item.command.principal if isinstance(item, Order) else item.principal

@@ -1,0 +1,26 @@
+"""What the operator of a prediction service imports.
+
+``QueryLogger`` sends scored queries to the detector, ``Gate`` says what the detector decided, the ASGI
+middleware in :mod:`detector.serving.asgi` does both. Importing this package loads the standard library
+alone: Kafka's client, numpy and msgspec are imported when a logger or a gate starts.
+"""
+
+from __future__ import annotations
+
+from detector.serving.connection import Connection
+from detector.serving.gate import Gate, Verdict
+from detector.serving.identity import ApiKey, Bearer, Header, Identity
+from detector.serving.logger import QueryLogger
+from detector.serving.metrics import export_metrics
+
+__all__ = [
+    "ApiKey",
+    "Bearer",
+    "Connection",
+    "Gate",
+    "Header",
+    "Identity",
+    "QueryLogger",
+    "Verdict",
+    "export_metrics",
+]

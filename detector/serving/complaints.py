@@ -1,0 +1,30 @@
+"""Log lines that a broken broker or a broken extractor cannot turn into a flood."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+
+class Complaints:
+    """Warnings through ``logger``, each kind at most once in ``seconds``."""
+
+    def __init__(self, logger: logging.Logger, seconds: float = 60.0) -> None:
+        self._logger = logger
+        self._seconds = seconds
+        self._said: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def say(self, kind: str, message: str, *arguments: object, error: BaseException | None = None) -> None:
+        """Log ``message`` unless this ``kind`` (one of a fixed few words) was logged a moment ago."""
+        if self._due(kind):
+            self._logger.warning(message, *arguments, exc_info=error)
+
+    def _due(self, kind: str) -> bool:
+        now = time.monotonic()
+        with self._lock:
+            if now - self._said.get(kind, -self._seconds) < self._seconds:
+                return False
+            self._said[kind] = now
+            return True

@@ -1,0 +1,106 @@
+"""What the gate believes: the newest decision about each principal, until it expires."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from dataclasses import dataclass
+
+from detector.contracts.codecs.records import KILL_SWITCH_KEY, decode
+from detector.contracts.errors import InvalidRecord
+from detector.contracts.findings import Decision
+from detector.serving.bucket import TokenBucket
+
+Key = tuple[str, str]
+"""(model, principal)"""
+
+
+@dataclass(slots=True)
+class Standing:
+    """A decision in force; ``bucket`` for ``slow`` alone. A release stands too, against older decisions.
+
+    ``kept_until``: seconds UTC from which it is of no use.
+    """
+
+    decision: Decision
+    bucket: TokenBucket | None
+    kept_until: float
+
+
+class DecisionTable:
+    """Decisions by (model, principal), written by one thread and read by any.
+
+    Records are whole: each replaces what stood. One with an older epoch is ignored. Whatever has expired is
+    removed by :meth:`sweep`, so the table is as large as what is in force.
+    """
+
+    def __init__(self) -> None:
+        self._standing: dict[Key, Standing] = {}
+        self._expiries: list[tuple[float, Key]] = []
+        self._everyone: Decision | None = None
+        self.get = self._standing.get
+
+    def __len__(self) -> int:
+        return len(self._standing)
+
+    def switched_off(self, now: float) -> bool:
+        """Whether the kill switch is on at ``now``."""
+        return self._everyone is not None and now < self._everyone.expires_at
+
+    def set_kill_switch(self, value: bytes | None) -> None:
+        """Take the record under ``["*"]``: a decision ``none`` about everyone, or None to enforce again.
+
+        Raises InvalidRecord.
+        """
+        self._everyone = None if value is None else decode(Decision, value)
+
+    def apply(self, key: bytes | None, value: bytes | None) -> bool:
+        """Take one record of the decisions topic; False if it is older than what stands. Raises InvalidRecord."""
+        if key == KILL_SWITCH_KEY:
+            self.set_kill_switch(value)
+            return True
+        names = _read_key(key)
+        if value is None:
+            self._standing.pop(names, None)
+            return True
+        decision = decode(Decision, value)
+        if (decision.model, decision.principal) != names:
+            raise InvalidRecord("identity", "the key of a decision names another model or principal than its value")
+        return self._replace(names, decision)
+
+    def _replace(self, key: Key, decision: Decision) -> bool:
+        before = self._standing.get(key)
+        if before is not None and decision.epoch < before.decision.epoch:
+            return False
+        kept_until = max(decision.expires_at, before.kept_until if before else 0.0)
+        self._standing[key] = Standing(decision, _bucket(decision, before), kept_until)
+        heapq.heappush(self._expiries, (kept_until, key))
+        return True
+
+    def sweep(self, now: float) -> None:
+        """Forget what is of no use after ``now``."""
+        while self._expiries and self._expiries[0][0] <= now:
+            _, key = heapq.heappop(self._expiries)
+            standing = self._standing.get(key)
+            if standing is not None and standing.kept_until <= now:
+                del self._standing[key]
+
+
+def _bucket(decision: Decision, before: Standing | None) -> TokenBucket | None:
+    """The bucket for ``decision``: a renewal goes on with the old one, or it would hand out a fresh burst."""
+    rate = decision.action.queries_per_second
+    if rate is None:
+        return None
+    if before is not None and before.bucket is not None and before.bucket.rate == rate:
+        return before.bucket
+    return TokenBucket(rate)
+
+
+def _read_key(key: bytes | None) -> Key:
+    try:
+        names = json.loads(key or b"")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecord("syntax", f"the key of a decision is not JSON: {error}") from None
+    if not isinstance(names, list) or len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise InvalidRecord("structure", "the key of a decision must be the JSON array [model, principal]")
+    return names[0], names[1]

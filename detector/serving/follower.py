@@ -1,0 +1,147 @@
+"""The thread behind the gate: reads the decisions topic from its beginning and follows it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from detector.contracts.codecs.records import KILL_SWITCH_KEY
+from detector.contracts.errors import BrokerError, InvalidRecord
+from detector.serving.complaints import Complaints
+from detector.serving.connection import Connection
+from detector.serving.decisions import DecisionTable
+from detector.serving.metrics import Counters
+
+_POLL_MILLISECONDS = 200
+_REPLY_MILLISECONDS = 5_000
+_BACK_OFF_SECONDS = (0.1, 5.0)
+
+
+class Follower:
+    """Fills ``table`` and knows since when it may be out of date.
+
+    An idle poll looks the same whether the broker lives or not (kafka-python 3.0.12), so every
+    ``contact_seconds`` the ends of all partitions are asked for; when that fails, the topic is read anew.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        table: DecisionTable,
+        counters: Counters,
+        clock: Callable[[], float],
+        contact_seconds: float,
+    ) -> None:
+        self._connection = connection
+        self._table = table
+        self._counters = counters
+        self._clock = clock
+        self._contact_seconds = contact_seconds
+        self._complaints = Complaints(logging.getLogger(__name__))
+        self._thread = threading.Thread(target=self._run, name="weirguard-gate", daemon=True)
+        self._closing = threading.Event()
+        self._back_off = _BACK_OFF_SECONDS[0]
+        self.ready = threading.Event()
+        self.latest_contact = float("-inf")
+        """When the table was last known to hold all that the topic held, by ``clock``."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, timeout: float) -> None:
+        self._closing.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._session()
+            except Exception as error:  # noqa: BLE001  the thread must outlive any fault of a client
+                self._counters.add("failures")
+                self._complaints.say("session", "cannot follow decisions (will go on trying): %s", error)
+                self._closing.wait(self._back_off)
+                self._back_off = min(2 * self._back_off, _BACK_OFF_SECONDS[1])
+
+    def _session(self) -> None:
+        consumer = self._connection.consumer()
+        try:
+            topic = _Topic(consumer, self._connection.topics.decisions)
+            self._catch_up(topic)
+            self._follow(topic)
+        finally:
+            consumer.close(timeout_ms=1_000)
+
+    def _catch_up(self, topic: _Topic) -> None:
+        """Read to the ends seen at the start. The kill switch is set last, and not to what it was for a while."""
+        kill_switch = None
+        while not topic.caught_up():
+            for record in topic.poll():
+                if record.key == KILL_SWITCH_KEY:
+                    kill_switch = record
+                else:
+                    self._apply(record.key, record.value)
+            if self._closing.is_set():
+                return
+        self._apply(KILL_SWITCH_KEY, kill_switch.value if kill_switch else None)
+        self._in_contact()
+        self._back_off = _BACK_OFF_SECONDS[0]
+
+    def _follow(self, topic: _Topic) -> None:
+        while not self._closing.is_set():
+            for record in topic.poll():
+                self._apply(record.key, record.value)
+            self._table.sweep(self._clock())
+            if abs(self._clock() - self.latest_contact) >= self._contact_seconds:
+                topic.require_contact()
+                self._in_contact()
+
+    def _in_contact(self) -> None:
+        self.latest_contact = self._clock()
+        self.ready.set()
+
+    def _apply(self, key: bytes | None, value: bytes | None) -> None:
+        try:
+            self._counters.add("applied" if self._table.apply(key, value) else "outdated")
+        except InvalidRecord as error:
+            self._counters.add("unreadable")
+            self._complaints.say("unreadable", "a record of the decisions topic was skipped: %s", error)
+
+
+class _Topic:
+    """All partitions of a topic, assigned to ``consumer`` from the beginning."""
+
+    def __init__(self, consumer: Any, name: str) -> None:
+        from kafka import TopicPartition
+
+        self._consumer = consumer
+        self._name = name
+        numbers = consumer.partitions_for_topic(name)
+        if not numbers:
+            raise BrokerError(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
+        self._partitions = [TopicPartition(name, number) for number in sorted(numbers)]
+        consumer.assign(self._partitions)
+        self._ends = self._read_ends()
+
+    def poll(self) -> list[Any]:
+        """The records that came within a moment."""
+        batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
+        return [record for records in batches.values() for record in records]
+
+    def caught_up(self) -> bool:
+        """Whether the ends of the start are reached. The embedded broker's ends are too low, never too high."""
+        return all(self._position(partition) >= end for partition, end in self._ends.items() if end)
+
+    def require_contact(self) -> None:
+        """Raise KafkaError unless every partition answers, BrokerError when there are others than at the start."""
+        self._read_ends()
+        if self._consumer.partitions_for_topic(self._name) != {partition.partition for partition in self._partitions}:
+            raise BrokerError(f"the partitions of {self._name} have changed; reading it again")
+
+    def _position(self, partition: Any) -> int:
+        return self._consumer.position(partition, timeout_ms=_REPLY_MILLISECONDS) or 0
+
+    def _read_ends(self) -> dict[Any, int]:
+        ends: dict[Any, int] = self._consumer.end_offsets(self._partitions, timeout_ms=_REPLY_MILLISECONDS)
+        return ends

@@ -1,0 +1,197 @@
+"""The gate that a prediction service asks before it answers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
+
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import ActionName, Mode
+from detector.serving.complaints import Complaints
+from detector.serving.connection import Connection
+from detector.serving.decisions import DecisionTable, Standing
+from detector.serving.follower import Follower
+from detector.serving.metrics import Counters
+
+_CONTACT_SECONDS = 5.0
+_RETRY_WHEN_STALE_SECONDS = 5.0
+
+
+class Verdict(NamedTuple):
+    """What to do with one request.
+
+    ``action``: ``none`` answers it, ``slow`` and ``refuse`` do not, for ``retry_after`` seconds.
+    ``queries_per_second``: the limit that stands, also where it let this request through. ``decision_id`` and
+    ``mode``: of the decision that stands. ``would_have``: the action that a decision in mode ``observe`` did not take.
+    ``stale``: the gate does not know what was decided.
+    """
+
+    action: ActionName = "none"
+    queries_per_second: float | None = None
+    decision_id: str | None = None
+    retry_after: float = 0.0
+    mode: Mode | None = None
+    would_have: ActionName = "none"
+    stale: bool = False
+
+    @property
+    def allowed(self) -> bool:
+        return self.action == "none"
+
+
+_ALLOW = Verdict()
+_ALLOW_STALE = Verdict(stale=True)
+_REFUSE_STALE = Verdict("refuse", retry_after=_RETRY_WHEN_STALE_SECONDS, stale=True)
+
+
+class Gate:
+    """The detector's decisions in memory: a look-up costs microseconds and never waits for Kafka.
+
+    Until the decisions topic has been read once, and when Kafka was out of reach for longer than
+    ``max_staleness_seconds``, ``when_stale`` decides. Decisions expire here by ``clock`` (seconds UTC), so a dead
+    detector leaves no ban behind. The thread starts with the first call.
+
+    Counters: ``allowed``, ``slowed`` and ``refused`` requests; among the allowed ones ``would_have_slowed``,
+    ``would_have_refused`` by decisions that only observe, ``switched_off`` by the kill switch, ``stale_allowed``;
+    ``stale_refused`` among the refused ones. ``applied``, ``outdated`` and ``unreadable`` decision records;
+    ``failures`` of the connection and of the gate itself.
+    """
+
+    NAME = "gate"
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        max_staleness_seconds: float = 60.0,
+        when_stale: Literal["allow", "refuse"] = "allow",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if max_staleness_seconds <= 0 or when_stale not in ("allow", "refuse"):
+            raise ConfigurationError(
+                f"max_staleness_seconds is {max_staleness_seconds} and when_stale {when_stale!r}; "
+                "give more than 0 seconds and 'allow' or 'refuse'"
+            )
+        self.counters = Counters(*_COUNTERS)
+        self._max_staleness = max_staleness_seconds
+        self._stale = _REFUSE_STALE if when_stale == "refuse" else _ALLOW_STALE
+        self._clock = clock
+        self._table = DecisionTable()
+        contact_seconds = min(_CONTACT_SECONDS, max_staleness_seconds / 3)
+        self._follower = Follower(connection, self._table, self.counters, clock, contact_seconds)
+        self._complaints = Complaints(logging.getLogger(__name__))
+        self._lock = threading.Lock()
+        self._started = False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the decisions topic has been read to its end once."""
+        return self._follower.ready.is_set()
+
+    def start(self) -> None:
+        """Start the thread now instead of at the first call. Returns at once, with or without a broker."""
+        with self._lock:
+            if not self._started:
+                self._started = True
+                self._follower.start()
+
+    def wait_until_ready(self, timeout: float) -> bool:
+        """Whether the gate became ready within ``timeout`` seconds; starts it."""
+        self.start()
+        return self._follower.ready.wait(timeout)
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Stop following; waits at most ``timeout`` seconds. The gate goes stale and stays so."""
+        with self._lock:
+            running, self._started = self._started, True
+        if running:
+            self._follower.close(timeout)
+
+    def check(self, model: str, principal: str, queries: int = 1) -> Verdict:
+        """Whether ``principal`` may ask ``model`` for ``queries`` rows now. Never raises, never waits."""
+        try:
+            return self._check(model, principal, queries)
+        except Exception as error:  # noqa: BLE001  nothing of ours may break the caller
+            self.counters.add("failures")
+            self._complaints.say("check", "the gate failed and let a request pass", error=error)
+            return _ALLOW_STALE
+
+    def charge(self, model: str, principal: str, queries: int) -> None:
+        """Charge ``queries`` rows more for a request that :meth:`check` let through, once their number is known."""
+        standing = self._table.get((model, principal))
+        if standing is not None and standing.bucket is not None:
+            standing.bucket.charge(queries)
+
+    def gauges(self) -> Mapping[str, float]:
+        """``ready`` (0 or 1), ``decisions`` held, and ``age_seconds`` since Kafka last answered (-1: never)."""
+        age = self._clock() - self._follower.latest_contact if self.ready else -1.0
+        return {"ready": self.ready, "decisions": len(self._table), "age_seconds": age}
+
+    def snapshot(self) -> dict[str, float]:
+        """Counters and gauges by name."""
+        return {**self.counters.snapshot(), **self.gauges()}
+
+    def _check(self, model: str, principal: str, queries: int) -> Verdict:
+        if not self._started:
+            self.start()
+        now = self._clock()
+        if now - self._follower.latest_contact > self._max_staleness:
+            return self._check_stale()
+        standing = self._table.get((model, principal))
+        if standing is None or standing.decision.expires_at <= now or standing.decision.action.name == "none":
+            return self._count(_ALLOW)
+        if self._table.switched_off(now):
+            self.counters.add("switched_off")
+            return self._count(_ALLOW)
+        return self._count(_judge(standing, now, queries))
+
+    def _check_stale(self) -> Verdict:
+        self.counters.add("stale_refused" if self._stale.action == "refuse" else "stale_allowed")
+        return self._count(self._stale)
+
+    def _count(self, verdict: Verdict) -> Verdict:
+        self.counters.add(_OUTCOMES[verdict.action])
+        if verdict.would_have != "none":
+            self.counters.add(_OBSERVED[verdict.would_have])
+        return verdict
+
+
+_OUTCOMES: dict[ActionName, str] = {"none": "allowed", "slow": "slowed", "refuse": "refused"}
+_OBSERVED: dict[ActionName, str] = {"slow": "would_have_slowed", "refuse": "would_have_refused"}
+_COUNTERS = (
+    *_OUTCOMES.values(),
+    *_OBSERVED.values(),
+    "switched_off",
+    "stale_allowed",
+    "stale_refused",
+    "applied",
+    "outdated",
+    "unreadable",
+    "failures",
+)
+
+
+def _judge(standing: Standing, now: float, queries: int) -> Verdict:
+    """What the decision in force says to a request of ``queries`` rows at ``now``."""
+    decision = standing.decision
+    action, wait = decision.action.name, decision.expires_at - now
+    if standing.bucket is not None:
+        wait = min(wait, standing.bucket.take(now, queries))
+        action = "slow" if wait else "none"
+    rate = decision.action.queries_per_second
+    if decision.mode == "observe":
+        return Verdict("none", rate, decision.id, 0.0, decision.mode, would_have=action)
+    return Verdict(action, rate, decision.id, wait if action != "none" else 0.0, decision.mode)

@@ -1,0 +1,179 @@
+"""What one call of the logger leaves in the queue: a caller's values, checked, copied and made compact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
+
+from detector.contracts.codecs.limits import names_one
+from detector.contracts.errors import InvalidRecord
+from detector.contracts.queries import OutputKind
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+_ROWS = 128
+_BYTES = 400_000
+"""Longer matrices are cut into pieces of at most so many rows and, but for one row, bytes."""
+
+_ROW_OVERHEAD = 200
+"""Bytes charged for the Python objects around a row."""
+
+
+class Columns(TypedDict, total=False):
+    """Optional columns, one entry a row, as :class:`detector.contracts.queries.QueryBatch` describes them.
+
+    A single string stands for every row.
+    """
+
+    missing: ArrayLike
+    hardness: ArrayLike
+    leaf: ArrayLike
+    specification: ArrayLike
+    served_mode: str | Sequence[str]
+    network_prefix: str | Sequence[str]
+    organisation: str | Sequence[str]
+    user_agent_hash: str | Sequence[str]
+
+
+_NUMERIC = {"missing": "bool", "hardness": "float32", "leaf": "int64", "specification": "float32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whose rows of which model, and what their outputs are."""
+
+    principal: str
+    model: str
+    model_version: str
+    output_kind: OutputKind
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """``queries`` rows of one principal: ``features`` float32 (n, d), ``outputs`` float32 (n, k), ``columns`` of n."""
+
+    source: Source
+    event_ids: list[str]
+    occurred_at: NDArray[np.float64]
+    features: NDArray[np.float32]
+    outputs: NDArray[np.float32]
+    columns: dict[str, Any]
+    nbytes: int
+
+    @property
+    def principal(self) -> str:
+        return self.source.principal
+
+    @property
+    def queries(self) -> int:
+        return len(self.event_ids)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What rows must share to stand in one packed batch, but for the partition."""
+        source = self.source
+        widths = self.features.shape[1], self.outputs.shape[1]
+        return source.model, source.model_version, source.output_kind, *widths, *sorted(self.columns)
+
+
+def check_names(**names: str) -> None:
+    """Raise InvalidRecord unless each can name a principal, a model or a version."""
+    for what, name in names.items():
+        if not names_one(name):
+            raise InvalidRecord("identity", f"{what} is {name!r:.80}; it must be 1 to 256 plain characters and not '*'")
+
+
+def check_source(source: Source) -> None:
+    """Raise InvalidRecord where the detector would refuse every row of ``source``."""
+    check_names(principal=source.principal, model=source.model, model_version=source.model_version)
+    if source.output_kind not in get_args(OutputKind):
+        kinds = ", ".join(get_args(OutputKind))
+        raise InvalidRecord("structure", f"output_kind is {source.output_kind!r:.80}; use one of {kinds}")
+
+
+def as_matrix(values: ArrayLike, what: str) -> NDArray[np.float32]:
+    """A float32 copy of ``values`` with one row a query: (d,) counts as one row. Raises InvalidRecord."""
+    import numpy as np
+
+    matrix = np.array(values, dtype=np.float32, order="C")
+    if matrix.ndim == 1:
+        matrix = matrix.reshape(1, -1)
+    if matrix.ndim != 2 or not matrix.size:
+        raise InvalidRecord("dimension", f"{what} have shape {matrix.shape}; flatten each query to one row of numbers")
+    return matrix
+
+
+def as_outputs(values: ArrayLike, queries: int) -> NDArray[np.float32]:
+    """A float32 copy of ``values`` as (queries, k); one number a query may come as (queries,)."""
+    import numpy as np
+
+    outputs = np.array(values, dtype=np.float32, order="C")
+    if outputs.ndim < 2:
+        outputs = outputs.reshape(1, -1) if queries == 1 else outputs.reshape(-1, 1)
+    if outputs.ndim != 2 or len(outputs) != queries or not outputs.size:
+        raise InvalidRecord("length", f"outputs have shape {outputs.shape} for {queries} queries")
+    return outputs
+
+
+def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:
+    import numpy as np
+
+    return np.broadcast_to(np.asarray(seconds, dtype=np.float64), (queries,)).copy()
+
+
+def as_columns(columns: Columns, queries: int, dimension: int) -> dict[str, Any]:
+    """The optional columns as they stand in a batch. Raises InvalidRecord for an unknown or ill-shaped one."""
+    unknown = columns.keys() - Columns.__annotations__
+    if unknown:
+        known = ", ".join(Columns.__annotations__)
+        raise InvalidRecord("structure", f"no column is called {', '.join(sorted(unknown))}; there are {known}")
+    return {name: _column(name, values, queries, dimension) for name, values in columns.items()}
+
+
+def _column(name: str, values: Any, queries: int, dimension: int) -> Any:
+    import numpy as np
+
+    if name not in _NUMERIC:
+        texts = [values] * queries if isinstance(values, str) else list(values)
+        if len(texts) != queries:
+            raise InvalidRecord("length", f"{name} has {len(texts)} entries for {queries} queries")
+        return texts
+    width = {"missing": (dimension,), "specification": (2,)}.get(name, ())
+    return np.array(values, dtype=_NUMERIC[name]).reshape(queries, *width)
+
+
+def cut(rows: Rows) -> list[Rows]:
+    """``rows`` in pieces that the queue can drop one by one; each owns its memory."""
+    step = max(1, min(_ROWS, _BYTES // rows.features[0].nbytes))
+    if rows.queries <= step:
+        return [rows]
+    return [_slice(rows, start, start + step) for start in range(0, rows.queries, step)]
+
+
+def _slice(rows: Rows, start: int, stop: int) -> Rows:
+    columns = {name: column[start:stop].copy() for name, column in rows.columns.items()}
+    return build(
+        rows.source,
+        rows.event_ids[start:stop],
+        rows.occurred_at[start:stop].copy(),
+        rows.features[start:stop].copy(),
+        rows.outputs[start:stop].copy(),
+        columns,
+    )
+
+
+def build(
+    source: Source,
+    event_ids: list[str],
+    occurred_at: NDArray[np.float64],
+    features: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    columns: dict[str, Any],
+) -> Rows:
+    """Rows with their size estimated."""
+    nbytes = features.nbytes + outputs.nbytes + len(event_ids) * _ROW_OVERHEAD + sum(map(len, event_ids))
+    nbytes += sum(sum(map(len, column)) if isinstance(column, list) else column.nbytes for column in columns.values())
+    return Rows(source, event_ids, occurred_at, features, outputs, columns, nbytes)

@@ -1,0 +1,41 @@
+"""Whose queries are missing: counts of what was dropped or refused, kept until they can be sent."""
+
+from __future__ import annotations
+
+import threading
+
+from detector.contracts.queries import Count, CountKind
+
+
+class Tallies:
+    """Counts of queries by model, principal and kind, for at most ``max_entries`` of these.
+
+    What finds no place is counted in ``unattributed``.
+    """
+
+    def __init__(self, max_entries: int) -> None:
+        self._max_entries = max_entries
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, str, CountKind], tuple[int, float]] = {}
+        self.unattributed = 0
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def add(self, count: Count) -> None:
+        key = (count.model, count.principal, count.kind)
+        with self._lock:
+            queries, latest = self._counts.get(key, (0, count.occurred_at))
+            if queries or len(self._counts) < self._max_entries:
+                self._counts[key] = (queries + count.queries, max(latest, count.occurred_at))
+            else:
+                self.unattributed += count.queries
+
+    def take(self) -> list[Count]:
+        """All counts, each with the time of its latest query; none are left."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        return [
+            Count(model, principal, kind, queries, latest)
+            for (model, principal, kind), (queries, latest) in counts.items()
+        ]

@@ -11,6 +11,9 @@ from detector.contracts.errors import InvalidRecord
 
 T = TypeVar("T")
 
+_EXCERPT = 200
+"""Characters of msgspec's message that are passed on: it quotes what it refuses, however long."""
+
 
 @dataclass(slots=True)
 class Envelope:
@@ -42,9 +45,9 @@ def read(value: bytes, decode: Callable[[bytes], T], envelope: Callable[[bytes],
         found = _schema_of(value, envelope)
         if found is not None:
             check_schema(found, schema)
-        raise InvalidRecord("structure", str(error)) from None
+        raise InvalidRecord("structure", str(error)[:_EXCERPT]) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRecord("syntax", str(error)) from None
+        raise InvalidRecord("syntax", str(error)[:_EXCERPT]) from None
 
 
 def _schema_of(value: bytes, envelope: Callable[[bytes], Envelope]) -> str | None:

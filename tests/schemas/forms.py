@@ -1,0 +1,74 @@
+"""Each record name with its codec, seen through JSON: what the schema describes is what these functions take and give."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from detector.contracts.codecs import decode, decode_queries, encode, encode_json_query, encode_packed
+from detector.contracts.codecs.queries_json import SCHEMA as JSON_SCHEMA
+from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, PackedQueries
+from detector.contracts.codecs.queries_packed import SCHEMA as PACKED_SCHEMA
+from detector.contracts.codecs.records import SCHEMAS
+
+ROOT = Path(__file__).parents[2] / "schemas"
+BINARY = {field.name for field in fields(PackedQueries) if "bytes" in str(field.type)}
+
+
+@dataclass(frozen=True)
+class Form:
+    """``read`` bytes into whatever the codec makes of them, ``write`` that back; ``wire`` is bytes from JSON text."""
+
+    read: Callable[[bytes], Any]
+    write: Callable[[Any], bytes]
+    wire: Callable[[str], bytes]
+
+
+def name_of(schema: str) -> str:
+    """``alert`` of ``weirguard.alert/1``."""
+    return schema.removeprefix("weirguard.").partition("/")[0]
+
+
+def packed_to_json(value: bytes) -> Any:
+    """The decoded map of a packed record, its binary columns in base64."""
+    record = msgspec.msgpack.decode(value)
+    return {key: base64.b64encode(item).decode() if isinstance(item, bytes) else item for key, item in record.items()}
+
+
+def packed_from_json(text: str) -> bytes:
+    record = json.loads(text)
+    for name in BINARY & record.keys():
+        if isinstance(record[name], str):
+            record[name] = base64.b64decode(record[name])
+    return msgspec.msgpack.encode(record)
+
+
+def _read_json_query(value: bytes) -> Any:
+    return decode_queries(value, None, timestamp=1.0)
+
+
+def _read_packed(value: bytes) -> Any:
+    return decode_queries(value, PACKED_CONTENT_TYPE, timestamp=1.0)
+
+
+def _write_packed(decoded: Any) -> bytes:
+    from detector.contracts.batches import no_queries
+
+    return encode_packed(decoded.batch or no_queries("digits", "3"), decoded.counts)
+
+
+def _record_form(kind: Any) -> Form:
+    return Form(lambda value: decode(kind, value), encode, str.encode)
+
+
+FORMS: dict[str, Form] = {
+    name_of(JSON_SCHEMA): Form(_read_json_query, lambda decoded: encode_json_query(decoded.batch), str.encode),
+    name_of(PACKED_SCHEMA): Form(_read_packed, _write_packed, packed_from_json),
+    **{name_of(schema): _record_form(kind) for kind, schema in SCHEMAS.items()},
+}

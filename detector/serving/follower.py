@@ -75,23 +75,26 @@ class Follower:
 
     def _catch_up(self, topic: _Topic) -> None:
         """Read to the ends seen at the start. The kill switch is set last, and not to what it was for a while."""
-        kill_switch = None
+        switches = []
         while not topic.caught_up():
             for record in topic.poll():
                 if record.key == KILL_SWITCH_KEY:
-                    kill_switch = record
+                    switches.append(record)
                 else:
-                    self._apply(record.key, record.value)
+                    self._apply(record)
             if self._closing.is_set():
                 return
-        self._apply(KILL_SWITCH_KEY, kill_switch.value if kill_switch else None)
+        if switches:
+            self._apply(switches[-1])
+        else:
+            self._table.set_kill_switch(None)
         self._in_contact()
         self._back_off = _BACK_OFF_SECONDS[0]
 
     def _follow(self, topic: _Topic) -> None:
         while not self._closing.is_set():
             for record in topic.poll():
-                self._apply(record.key, record.value)
+                self._apply(record)
             self._table.sweep(self._clock())
             if abs(self._clock() - self.latest_contact) >= self._contact_seconds:
                 topic.require_contact()
@@ -101,9 +104,9 @@ class Follower:
         self.latest_contact = self._clock()
         self.ready.set()
 
-    def _apply(self, key: bytes | None, value: bytes | None) -> None:
+    def _apply(self, record: Any) -> None:
         try:
-            self._counters.add("applied" if self._table.apply(key, value) else "outdated")
+            self._counters.add("applied" if self._table.apply(record.key, record.value) else "outdated")
         except InvalidRecord as error:
             self._counters.add("unreadable")
             self._complaints.say("unreadable", "a record of the decisions topic was skipped: %s", error)
@@ -134,8 +137,10 @@ class _Topic:
         return all(self._position(partition) >= end for partition, end in self._ends.items() if end)
 
     def require_contact(self) -> None:
-        """Raise KafkaError unless every partition answers, BrokerError when there are others than at the start."""
-        self._read_ends()
+        """Raise KafkaError unless every partition answers, BrokerError when they are not those of the start."""
+        before, self._ends = self._ends, self._read_ends()
+        if any(self._ends[partition] < end for partition, end in before.items()):
+            raise BrokerError(f"records of {self._name} are gone, as after a loss of the broker; reading it again")
         if self._consumer.partitions_for_topic(self._name) != {partition.partition for partition in self._partitions}:
             raise BrokerError(f"the partitions of {self._name} have changed; reading it again")
 

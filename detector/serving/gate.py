@@ -17,7 +17,7 @@ from detector.serving.decisions import DecisionTable, Standing
 from detector.serving.follower import Follower
 from detector.serving.metrics import Counters
 
-_CONTACT_SECONDS = 5.0
+_CONTACT_SECONDS = 2.0
 _RETRY_WHEN_STALE_SECONDS = 5.0
 
 

@@ -28,8 +28,8 @@ from detector.serving.rows import (
     as_times,
     build,
     check_names,
-    check_source,
     cut,
+    source_of,
 )
 from detector.serving.tallies import Tallies
 
@@ -105,7 +105,7 @@ class QueryLogger:
         cannot be used is counted under ``invalid``.
         """
         try:
-            source = Source(principal, model, model_version, output_kind)
+            source = source_of(principal, model, model_version, output_kind)
             self._enqueue(self._rows(source, features, outputs, event_id, occurred_at, columns))
         except Exception as error:  # noqa: BLE001  nothing of ours may break the caller
             self.counters.add("invalid")
@@ -157,7 +157,6 @@ class QueryLogger:
         occurred_at: ArrayLike | None,
         columns: Columns,
     ) -> list[Rows]:
-        check_source(source)
         matrix = as_matrix(features, "features")
         queries, dimension = matrix.shape
         times = as_times(time.time() if occurred_at is None else occurred_at, queries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 from detector.contracts.codecs.limits import names_one
@@ -86,12 +87,13 @@ def check_names(**names: str) -> None:
             raise InvalidRecord("identity", f"{what} is {name!r:.80}; it must be 1 to 256 plain characters and not '*'")
 
 
-def check_source(source: Source) -> None:
-    """Raise InvalidRecord where the detector would refuse every row of ``source``."""
-    check_names(principal=source.principal, model=source.model, model_version=source.model_version)
-    if source.output_kind not in get_args(OutputKind):
-        kinds = ", ".join(get_args(OutputKind))
-        raise InvalidRecord("structure", f"output_kind is {source.output_kind!r:.80}; use one of {kinds}")
+@lru_cache(maxsize=8_192)
+def source_of(principal: str, model: str, model_version: str, output_kind: OutputKind) -> Source:
+    """The source, or InvalidRecord where the detector would refuse every row of it."""
+    check_names(principal=principal, model=model, model_version=model_version)
+    if output_kind not in get_args(OutputKind):
+        raise InvalidRecord("structure", f"output_kind is {output_kind!r:.80}; use one of {get_args(OutputKind)}")
+    return Source(principal, model, model_version, output_kind)
 
 
 def as_matrix(values: ArrayLike, what: str) -> NDArray[np.float32]:
@@ -119,9 +121,12 @@ def as_outputs(values: ArrayLike, queries: int) -> NDArray[np.float32]:
 
 
 def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:
+    """Float64 (queries,) of ``seconds``, one for all or one each."""
     import numpy as np
 
-    return np.broadcast_to(np.asarray(seconds, dtype=np.float64), (queries,)).copy()
+    times = np.empty(queries, dtype=np.float64)
+    times[:] = seconds
+    return times
 
 
 def as_columns(columns: Columns, queries: int, dimension: int) -> dict[str, Any]:
@@ -147,6 +152,8 @@ def _column(name: str, values: Any, queries: int, dimension: int) -> Any:
 
 def cut(rows: Rows) -> list[Rows]:
     """``rows`` in pieces that the queue can drop one by one; each owns its memory."""
+    if rows.queries == 1:
+        return [rows]
     step = max(1, min(_ROWS, _BYTES // rows.features[0].nbytes))
     if rows.queries <= step:
         return [rows]

@@ -151,14 +151,18 @@ class WorkerSettings(Section):
 
 
 class PradaSettings(Section):
-    """The distribution test of nearest-neighbour distances."""
+    """The distribution test of nearest-neighbour distances; all but delta is for the default mode alone."""
 
     delta: Fraction = 0.90
     """A Shapiro-Wilk W below this is suspicious."""
     window: Annotated[int, Field(ge=128, multiple_of=32)] = 512
-    """The most recent distances that the test looks at; a multiple of 32."""
+    """The most recent distances that the test looks at."""
+    check_every: Count = 10
+    """Distances between two tests."""
     consecutive_checks: Count = 2
-    """So many suspicious checks in a row make a suspect."""
+    """So many suspicious tests in a row make a suspect."""
+    repeat_memory: Annotated[int, Field(ge=128, multiple_of=32)] = 256
+    """So many of the last queries inside the growing set are remembered, to know exact repeats."""
 
 
 class LimitSettings(Section):
@@ -166,7 +170,7 @@ class LimitSettings(Section):
 
     principals: Count = 50_000
     """Principals per partition."""
-    history_queries: Annotated[int, Field(ge=2)] = 2_048
+    history_queries: Annotated[int, Field(ge=2)] = 2048
     """Own queries kept per principal."""
     history_bytes: Annotated[int, Field(ge=8)] = 2_097_152
     """Bytes of own queries kept per principal."""

@@ -40,12 +40,12 @@ def test_without_file_and_environment_the_defaults_hold() -> None:
 
 
 def test_the_environment_wins_over_the_file_key_by_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file.write_text("kafka: {prefix: shop, partitions: 24}\ndetection: {prada: {delta: 0.9}}\n")
+    file.write_text("kafka: {prefix: shop, partitions: 24}\ndetection: {prada: {delta: 0.8}}\n")
     monkeypatch.setenv("WEIRGUARD_KAFKA__PREFIX", "bank")
-    monkeypatch.setenv("WEIRGUARD_DETECTION__PRADA__WINDOW", "500")
+    monkeypatch.setenv("WEIRGUARD_DETECTION__PRADA__WINDOW", "1024")
     settings = load_settings(file)
     assert (settings.kafka.prefix, settings.kafka.partitions) == ("bank", 24)
-    assert (settings.detection.prada.delta, settings.detection.prada.window) == (0.9, 500)
+    assert (settings.detection.prada.delta, settings.detection.prada.window) == (0.8, 1024)
     where = sources(file)
     assert where["kafka.prefix"] == "WEIRGUARD_KAFKA__PREFIX"
     assert where["kafka.partitions"] == str(file)

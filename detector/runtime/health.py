@@ -1,0 +1,113 @@
+"""Whether a worker lives and is ready, from what the stream tells and the time alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The answer to a probe: ``ok``, or why not."""
+
+    ok: bool
+    why: str
+    facts: dict[str, float | int | str | None]
+
+
+@dataclass(slots=True)
+class Health:
+    """What is known of a worker. ``clock`` gives seconds and never goes back.
+
+    ``stall_seconds``: so long without progress, while there is work, and the worker does not live any more. That the
+    broker is silent is no reason: ``behind`` counts only while it is told anew.
+    """
+
+    clock: Callable[[], float]
+    stall_seconds: float = 60.0
+    partitions_assigned: int | None = None
+    partitions_recovered: int = 0
+    event_time: float | None = None
+    records_behind: int = 0
+    stop_reason: str | None = None
+    _moved_at: float = field(init=False)
+    _behind_since: float | None = field(init=False, default=None)
+    _told_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._moved_at = self._told_at = self.clock()
+
+    def assigned(self, partitions: int) -> None:
+        """The group gave this worker ``partitions``; their state is to be restored."""
+        self.partitions_assigned, self.partitions_recovered = partitions, 0
+        self._moved_at = self.clock()
+
+    def absorbed(self) -> None:
+        """A record of the state log was read back."""
+        self._moved_at = self.clock()
+
+    def recovered(self, partitions: int) -> None:
+        """The state of ``partitions`` is restored."""
+        self.partitions_recovered = partitions
+        self._moved_at = self.clock()
+
+    def applied(self, event_time: float) -> None:
+        """A micro-batch is done; ``event_time`` is its newest Kafka timestamp."""
+        self.event_time = max(event_time, self.event_time or event_time)
+        self._moved_at = self.clock()
+        self._behind_since = None
+
+    def behind(self, records: int) -> None:
+        """The broker says that ``records`` wait."""
+        self.records_behind = records
+        self._told_at = self.clock()
+        if records == 0:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = self._told_at
+
+    def stopped(self, why: str) -> None:
+        """The worker gave up."""
+        self.stop_reason = why
+
+    def live(self) -> Probe:
+        """Not live: stopped, or still for ``stall_seconds`` while restoring state or while records wait."""
+        if self.stop_reason is not None:
+            return self._probe(f"stopped: {self.stop_reason}")
+        still = self.clock() - self._moved_at
+        if still >= self.stall_seconds and self._recovering():
+            return self._probe(f"state is not restored and nothing was read for {still:.0f} s")
+        if still >= self.stall_seconds and self._starved():
+            return self._probe(f"{self.records_behind} records wait and none was applied for {still:.0f} s")
+        return self._probe(None)
+
+    def ready(self) -> Probe:
+        """Ready: assigned, and all state restored. A spare worker, assigned no partition, is ready."""
+        if self.stop_reason is not None:
+            return self._probe(f"stopped: {self.stop_reason}")
+        if self.partitions_assigned is None:
+            return self._probe("no assignment yet")
+        if self._recovering():
+            return self._probe(
+                f"state of {self.partitions_recovered} of {self.partitions_assigned} partitions restored"
+            )
+        return self._probe(None)
+
+    def _recovering(self) -> bool:
+        return self.partitions_recovered < (self.partitions_assigned or 0)
+
+    def _starved(self) -> bool:
+        """Whether records have waited for ``stall_seconds``, as the broker still says."""
+        now = self.clock()
+        long_enough = self._behind_since is not None and now - self._behind_since >= self.stall_seconds
+        return long_enough and now - self._told_at < self.stall_seconds
+
+    def _probe(self, trouble: str | None) -> Probe:
+        facts: dict[str, float | int | str | None] = {
+            "partitions_assigned": self.partitions_assigned,
+            "partitions_recovered": self.partitions_recovered,
+            "event_time": self.event_time,
+            "records_behind": self.records_behind,
+            "still_seconds": round(self.clock() - self._moved_at, 3),
+        }
+        return Probe(trouble is None, trouble or "ok", facts)

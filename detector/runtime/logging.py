@@ -1,0 +1,84 @@
+"""Structured logs on standard error. What is secret or a customer's data does not get into them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from detector.runtime.sections import LoggingSettings
+
+_WITHHELD = frozenset(
+    {
+        "features",
+        "outputs",
+        "vector",
+        "vectors",
+        "probabilities",
+        "api_key",
+        "key",
+        "password",
+        "secret",
+        "authorization",
+    }
+)
+_LONG = 64
+_LIBRARIES = ("aiokafka", "asyncio", "faust", "kafka", "mode", "urllib3")
+
+
+def configure_logging(settings: LoggingSettings) -> None:
+    """Send structlog's and the standard library's messages to standard error in the form that is set."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        withhold,
+    ]
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(settings)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.level.upper())
+    for name in _LIBRARIES:  # at a lower level they would log whole records
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+
+
+def withhold(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Replace secrets and customers' data by a note: named so, or an array, bytes or a long sequence."""
+    return {name: _shown(name, value) for name, value in event.items()}
+
+
+def _shown(name: str, value: Any) -> Any:
+    if name in _WITHHELD:
+        return "[withheld]"
+    if isinstance(value, dict):
+        return {inner: _shown(str(inner), item) for inner, item in value.items()}
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"[{len(value)} bytes]"
+    if getattr(value, "shape", ()):
+        return f"[array {value.dtype} {tuple(value.shape)}]"
+    if isinstance(value, list | tuple) and len(value) > _LONG:
+        return f"[{len(value)} values]"
+    return value
+
+
+def _renderer(settings: LoggingSettings) -> list[Processor]:
+    """Tracebacks are plain in both forms: structlog's richer ones print local variables, so features and keys."""
+    if settings.format == "console":
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]

@@ -1,0 +1,179 @@
+"""Every metric as data: dashboards, alert rules, documentation and tests are held against this list.
+
+No principal is ever a label. A label either has a closed set of values, and any other is refused, or holds so many
+distinct values at most, and those that come later are counted under ``other``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from detector.contracts.findings import ActionName, Mode, Severity
+from detector.contracts.queries import CountKind
+
+PREFIX = "weirguard_"
+OTHER = "other"
+
+MetricKind = Literal["counter", "gauge", "histogram"]
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_SUSPICION = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label: the only values it may have, or, without ``values``, how many it may have before ``other``.
+
+    ``most`` None leaves the number to the settings (``metrics.models``).
+    """
+
+    name: str
+    values: tuple[str, ...] = ()
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric family. ``name`` is without the prefix; ``unit`` is for people, the name carries it already."""
+
+    name: str
+    kind: MetricKind
+    unit: str
+    help: str
+    labels: tuple[Label, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        return PREFIX + self.name
+
+
+MODEL = Label("model")
+SIGNAL = Label("signal", most=50)
+REASON = Label("reason", most=50)
+VERSION = Label("version", most=1)
+PARTITION = Label("partition", most=1024)
+TOPIC = Label("topic", ("queries", "rekeyed", "commands"))
+SEVERITY = Label("severity", get_args(Severity))
+ACTION = Label("action", get_args(ActionName))
+MODE = Label("mode", get_args(Mode))
+ORIGIN = Label("origin", ("signal", "group", "operator"))
+STAGE = Label("stage", ("decode", "judge", "state_log", "publish"))
+RECORD_KIND = Label("kind", ("fence", "delta", "chunk", "round"))
+MISSING_KIND = Label("kind", get_args(CountKind))
+
+BUILD_INFO = Metric("build_info", "gauge", "1", "Always 1; the label says which version runs.", (VERSION,))
+QUERIES = Metric("queries_total", "counter", "queries", "Queries judged.", (MODEL,))
+RECORDS = Metric("records_total", "counter", "records", "Kafka records applied.", (TOPIC,))
+QUERIES_MISSING = Metric(
+    "queries_missing_total",
+    "counter",
+    "queries",
+    "Queries that carried no features: dropped by a logger, or refused by a gate.",
+    (MISSING_KIND,),
+)
+DEAD_LETTERS = Metric("dead_letters_total", "counter", "records", "Records and rows refused.", (REASON,))
+REKEYED = Metric(
+    "rekeyed_total", "counter", "queries", "Queries that came in another partition than their principal's."
+)
+ALERTS = Metric("alerts_total", "counter", "alerts", "Principals that became suspects.", (MODEL, SIGNAL, SEVERITY))
+DECISIONS = Metric(
+    "decisions_total", "counter", "decisions", "Decisions published, renewals and releases too.", (ACTION, MODE, ORIGIN)
+)
+DECISIONS_ACTIVE = Metric("decisions_active", "gauge", "decisions", "Decisions that stand.", (MODEL, ACTION, MODE))
+SCORE = Metric(
+    "score_ratio",
+    "histogram",
+    "1",
+    "Suspicion as a share of the threshold: from 1 on a principal is suspicious.",
+    (MODEL, SIGNAL),
+    _SUSPICION,
+)
+STAGE_DURATION = Metric(
+    "stage_duration_seconds", "histogram", "seconds", "Time that a micro-batch spent in a stage.", (STAGE,), _SECONDS
+)
+PRINCIPALS_TRACKED = Metric("principals_tracked", "gauge", "principals", "Principals whose state is held.")
+STATE_BYTES = Metric("state_bytes", "gauge", "bytes", "Detection state held in memory.")
+EVICTIONS = Metric("evictions_total", "counter", "principals", "Principals forgotten for want of space.")
+STATE_LOG_RECORDS = Metric(
+    "state_log_records_total", "counter", "records", "Records written to the state log.", (RECORD_KIND,)
+)
+STATE_LOG_BYTES = Metric("state_log_bytes_total", "counter", "bytes", "Bytes written to the state log.", (RECORD_KIND,))
+CHECKPOINT_ROUNDS = Metric("checkpoint_rounds_total", "counter", "rounds", "Rolling checkpoints completed.")
+PARTITIONS_ASSIGNED = Metric("partitions_assigned", "gauge", "partitions", "Partitions that this worker owns.")
+PARTITIONS_RECOVERED = Metric(
+    "partitions_recovered",
+    "gauge",
+    "partitions",
+    "Partitions whose state is restored; below assigned while recovering.",
+)
+EVENT_TIME_LAG = Metric(
+    "event_time_lag_seconds",
+    "gauge",
+    "seconds",
+    "How old the newest record was when it was applied, by its Kafka timestamp.",
+)
+LAST_RECORD = Metric(
+    "last_record_processed_timestamp_seconds", "gauge", "seconds", "When a Kafka record was last applied, Unix time."
+)
+RECORDS_BEHIND = Metric(
+    "records_behind", "gauge", "records", "Source records that are not applied yet, as last asked.", (TOPIC, PARTITION)
+)
+RECORDS_UNCOMMITTED = Metric(
+    "records_uncommitted", "gauge", "records", "Applied records that are not committed yet.", (TOPIC, PARTITION)
+)
+RESTARTS = Metric("restarts_total", "counter", "restarts", "Times the supervisor started a worker again.")
+
+METRICS: tuple[Metric, ...] = (
+    BUILD_INFO,
+    QUERIES,
+    RECORDS,
+    QUERIES_MISSING,
+    DEAD_LETTERS,
+    REKEYED,
+    ALERTS,
+    DECISIONS,
+    DECISIONS_ACTIVE,
+    SCORE,
+    STAGE_DURATION,
+    PRINCIPALS_TRACKED,
+    STATE_BYTES,
+    EVICTIONS,
+    STATE_LOG_RECORDS,
+    STATE_LOG_BYTES,
+    CHECKPOINT_ROUNDS,
+    PARTITIONS_ASSIGNED,
+    PARTITIONS_RECOVERED,
+    EVENT_TIME_LAG,
+    LAST_RECORD,
+    RECORDS_BEHIND,
+    RECORDS_UNCOMMITTED,
+    RESTARTS,
+)
+
+
+def document() -> str:
+    """The text of docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "Made from `detector/runtime/metric_defs.py` by `make generate`; do not edit.",
+        "",
+        "Served on `/metrics` of the metrics port. No principal is ever a label. A label without a list of values",
+        "takes a bounded number of them and counts the rest under `other`.",
+        "",
+        "| metric | type | unit | labels | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{metric.full_name}` | {metric.kind} | {metric.unit} | {_labels(metric)} | {metric.help} |"
+        for metric in METRICS
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _labels(metric: Metric) -> str:
+    return "; ".join(
+        f"`{label.name}`" + (f" ({', '.join(label.values)})" if label.values else "") for label in metric.labels
+    )

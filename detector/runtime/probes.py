@@ -1,0 +1,100 @@
+"""The HTTP port of /metrics, /livez and /readyz, in threads of its own: it answers while the stream is busy."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+from detector.contracts.errors import ConfigurationError
+from detector.runtime.health import Health, Probe
+from detector.runtime.metrics import CONTENT_TYPE, Metrics
+
+_Answer = tuple[HTTPStatus, str, bytes]
+
+
+class ProbeServer:
+    """Serves ``metrics`` and ``health`` on ``host`` and ``port``, 0 for any, until stopped.
+
+    Raises ConfigurationError when the port cannot be had.
+    """
+
+    def __init__(self, metrics: Metrics, health: Health, host: str, port: int) -> None:
+        pages = {
+            "/metrics": lambda: (HTTPStatus.OK, CONTENT_TYPE, metrics.render()),
+            "/livez": lambda: _answer(health.live()),
+            "/readyz": lambda: _answer(health.ready()),
+        }
+        try:
+            self._server = _Server((host, port), _handler(pages))
+        except (OSError, OverflowError) as error:
+            raise ConfigurationError(f"metrics.host, metrics.port: cannot listen on {host}:{port}: {error}") from error
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="probes", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it listens on."""
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
+
+def _answer(probe: Probe) -> _Answer:
+    status = HTTPStatus.OK if probe.ok else HTTPStatus.SERVICE_UNAVAILABLE
+    body = json.dumps({"ok": probe.ok, "why": probe.why, **probe.facts}).encode()
+    return status, "application/json", body + b"\n"
+
+
+def _handler(pages: dict[str, Callable[[], _Answer]]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 5.0
+        server_version = "weirguard"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            page = pages.get(self.path.partition("?")[0])
+            if page is None:
+                self.send_error(HTTPStatus.NOT_FOUND)
+                return
+            status, kind, body = page()
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            """A probe each second is no news."""
+
+    return Handler

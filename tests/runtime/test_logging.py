@@ -1,0 +1,74 @@
+"""Logs: one object a line, and never a customer's data or a key."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import pytest
+import structlog
+
+from detector.runtime.logging import configure_logging
+from detector.runtime.sections import LoggingSettings
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def _explode() -> None:
+    features = "7.25 8.5"
+    raise RuntimeError(str(len(features)))
+
+
+def test_json_has_one_object_a_line_with_level_time_and_name(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LoggingSettings())
+    structlog.get_logger("weirguard.test").info("started", partitions=12)
+    logging.getLogger("somewhere").warning("odd %s", "thing")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (first["event"], first["level"], first["partitions"]) == ("started", "info", 12)
+    assert first["timestamp"].endswith("Z")
+    assert (second["event"], second["logger"]) == ("odd thing", "somewhere")
+
+
+def test_the_level_is_obeyed_and_libraries_stay_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LoggingSettings(level="debug"))
+    structlog.get_logger().debug("ours")
+    logging.getLogger("aiokafka.client").debug("record b'features'")
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["ours"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_data_and_secrets_are_withheld(form: Literal["json", "console"], capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LoggingSettings(format=form))
+    vector = np.full((2, 3), 7.25, np.float32)
+    log = structlog.get_logger()
+    log.info(
+        "x", features=[7.25], api_key="hunter2", rows=vector, raw=b"7.25", many=[7.25] * 100, a={"secret": "hunter2"}
+    )
+    written = capsys.readouterr().err
+    assert "7.25" not in written
+    assert "hunter2" not in written
+    assert "[array float32 (2, 3)]" in written
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_shows_no_local_variables(
+    form: Literal["json", "console"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(LoggingSettings(format=form))
+    try:
+        _explode()
+    except RuntimeError:
+        structlog.get_logger().exception("failed")
+    written = capsys.readouterr().err
+    assert "RuntimeError" in written
+    assert "7.25" not in written

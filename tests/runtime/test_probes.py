@@ -1,0 +1,65 @@
+"""The metrics port over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from detector.contracts.errors import ConfigurationError
+from detector.runtime.health import Health
+from detector.runtime.metrics import CONTENT_TYPE, Metrics
+from detector.runtime.probes import ProbeServer
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health(time.monotonic)
+
+
+@pytest.fixture
+def server(health: Health) -> Iterator[ProbeServer]:
+    with ProbeServer(Metrics(CollectorRegistry()), health, "127.0.0.1", 0) as server:
+        yield server
+
+
+def _get(server: ProbeServer, path: str) -> tuple[int, str, bytes]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10) as reply:
+            return reply.status, reply.headers["Content-Type"], reply.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Content-Type"], error.read()
+
+
+def test_metrics_are_served_as_text(server: ProbeServer) -> None:
+    status, kind, body = _get(server, "/metrics")
+    assert (status, kind) == (200, CONTENT_TYPE)
+    assert b"weirguard_build_info{" in body
+
+
+def test_probes_answer_with_status_and_reason(server: ProbeServer, health: Health) -> None:
+    status, _, body = _get(server, "/readyz")
+    assert status == 503
+    assert json.loads(body)["why"] == "no assignment yet"
+    health.assigned(0)
+    assert _get(server, "/readyz?verbose")[0] == 200
+    assert _get(server, "/livez")[0] == 200
+    health.stopped("asked to")
+    status, kind, body = _get(server, "/livez")
+    assert (status, kind) == (503, "application/json")
+    assert json.loads(body)["ok"] is False
+
+
+def test_other_paths_are_not_found(server: ProbeServer) -> None:
+    assert _get(server, "/")[0] == 404
+
+
+def test_a_taken_port_is_a_configuration_error(server: ProbeServer, health: Health) -> None:
+    with pytest.raises(ConfigurationError, match=f"metrics.port: cannot listen on 127.0.0.1:{server.port}"):
+        ProbeServer(Metrics(CollectorRegistry()), health, "127.0.0.1", server.port)

@@ -1,4 +1,4 @@
-"""Each record name with its codec, seen through JSON: what the schema describes is what these functions take and give."""
+"""Each record name with its codec, seen through JSON as its schema sees it."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ def encode(record: Record) -> bytes:
 def decode(kind: type[R], value: bytes | None) -> R:
     """The record of class ``kind`` in ``value``. Raises InvalidRecord and nothing else."""
     data = check_size(value)
+    check_schema(read(data, _envelope(), _envelope(), SCHEMAS[kind]).schema, SCHEMAS[kind])
     record: R = read(data, _decoders()[kind], _envelope(), SCHEMAS[kind])
-    check_schema(_envelope()(data).schema, SCHEMAS[kind])
     _CHECKS[kind](record)
     return record
 

@@ -129,10 +129,12 @@ def _bad_outputs(batch: QueryBatch) -> list[int]:
 
 
 def _not_label(outputs: NDArray[np.float32]) -> list[int]:
+    import numpy as np
+
     if outputs.shape[1] != 1:
         return list(range(len(outputs)))
     labels = outputs[:, 0]
-    whole: NDArray[np.bool_] = (labels >= 0) & (labels % 1 == 0)
+    whole: NDArray[np.bool_] = (labels >= 0) & (np.floor(labels) == labels)
     return _where_not(whole)
 
 

@@ -22,7 +22,7 @@ _RECOVERY_BUFFER_RECORDS = 8
 _STREAM_BUFFER_RECORDS = 256
 
 
-class StateStore(Store):
+class StateStore(Store[bytes, bytes]):
     """Holds nothing: the partitions are the state. Passes the state log, and rebalances, to the owner."""
 
     def __post_init__(self) -> None:
@@ -30,7 +30,9 @@ class StateStore(Store):
 
     @property
     def owner(self) -> Owner:
-        return self.app.weirguard_owner
+        application: Any = self.app
+        owner: Owner = application.weirguard_owner
+        return owner
 
     def persisted_offset(self, tp: Any) -> int | None:
         return None
@@ -61,10 +63,12 @@ class StateStore(Store):
         await self.owner.recovered(self._mine(active_tps))
 
     def _mine(self, partitions: Iterable[Any]) -> list[int]:
-        return [tp.partition for tp in partitions if tp.topic == self.table.changelog_topic_name]
+        table: Any = self.table
+        log = table.changelog_topic_name
+        return [tp.partition for tp in partitions if tp.topic == log]
 
 
-class StateTable(Table):
+class StateTable(Table[bytes, bytes]):
     """A Faust table whose store is the engine's own state."""
 
     def _new_store_by_url(self, url: Any) -> StateStore:
@@ -99,7 +103,7 @@ def create_app(settings: Settings, new_owner: Callable[[faust.App], Owner]) -> A
 
 def _add_agent(app: Application, settings: Settings) -> None:
     topics = settings.kafka.topics
-    raw = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
+    raw: dict[str, Any] = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
     source = app.topic(topics.queries, topics.rekeyed, topics.commands, **raw)
 
     @app.agent(source, name="owner")
@@ -115,7 +119,7 @@ def _add_agent(app: Application, settings: Settings) -> None:
 
 
 def _add_timer(app: Application) -> None:
-    @app.timer(60.0)
+    @app.timer(60.0)  # type: ignore[untyped-decorator]
     async def assert_decisions() -> None:
         try:
             await app.weirguard_owner.assert_decisions()

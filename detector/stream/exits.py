@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from enum import IntEnum
+from typing import NoReturn
 
 import structlog
 
@@ -49,10 +51,14 @@ def meaning(code: int) -> str:
     return MEANING[Exit(code)] if code in set(Exit) else f"exit status {code}"
 
 
-def stop_now(code: Exit, why: str, error: BaseException | None = None) -> None:
+def stop_now(code: Exit, why: str, error: BaseException | None = None) -> NoReturn:
     """End this process at once, committing nothing more. Does not return.
 
     A clean shutdown would let Faust acknowledge what was not applied; ending the process cannot.
     """
-    structlog.get_logger("weirguard").critical("worker stops", exit=int(code), meaning=MEANING[code], why=why, exc_info=error)
+    structlog.get_logger("weirguard").critical(
+        "worker stops", exit=int(code), meaning=MEANING[code], why=why, exc_info=error
+    )
+    for output in (sys.stdout, sys.stderr):
+        output.flush()
     os._exit(code)

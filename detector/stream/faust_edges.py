@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import aiokafka
-import faust
 from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -21,10 +20,11 @@ FLOW_POLL_SECONDS = 0.25
 
 _original_getmany = ThreadDelegateConsumer._getmany
 _original_consumer = driver.AIOKafkaConsumerThread._create_worker_consumer
+_original_seek = driver.AIOKafkaConsumerThread.seek_to_committed
 _original_highwaters = driver.AIOKafkaConsumerThread._highwaters
 
 
-async def _getmany(self: Any, active_partitions: set[TP] | None, timeout: float) -> Any:
+async def _getmany(self: Any, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's own signature
     """Makes ``wait_for_stopped_flow`` wait.
 
     Faust sets the event behind it and never clears it, so a fetch in flight survives a rebalance: recovery stalls, or
@@ -80,31 +80,43 @@ async def _until_known(probe: aiokafka.AIOKafkaConsumer, partitions: list[Any]) 
         await probe.getmany(timeout_ms=100)
 
 
+async def _seek_to_state(self: Any) -> Mapping[TP, int]:
+    """Reading goes on where the state ends, whatever is committed.
+
+    aiokafka does not seek at all where nothing, or offset 0, is committed; records that were fetched and thrown away
+    during recovery are then lost. What is committed may also be ahead of, or behind, the state; the state is the truth.
+    """
+    committed = await _original_seek(self)
+    wanted: dict[TP, int] = self.app.weirguard_owner.next_offsets()
+    consumer = self._ensure_consumer()
+
+    async def seek() -> dict[TP, int]:
+        mine = {tp: offset for tp, offset in wanted.items() if tp in consumer.assignment()}
+        for tp, offset in mine.items():
+            consumer.seek(aiokafka.TopicPartition(*tp), offset)
+        return mine
+
+    return {**committed, **await self.call_thread(seek)}
+
+
 def install(embedded: bool) -> None:
     """Put the pieces in place, once per process; ``embedded`` adds the embedded broker's own."""
-    ThreadDelegateConsumer._getmany = _getmany
-    driver.AIOKafkaConsumerThread._create_worker_consumer = _create_worker_consumer
-    driver.AIOKafkaConsumerThread._highwaters = _embedded_highwaters if embedded else _original_highwaters
+    delegate: Any = ThreadDelegateConsumer
+    thread: Any = driver.AIOKafkaConsumerThread
+    delegate._getmany = _getmany
+    thread._create_worker_consumer = _create_worker_consumer
+    thread.seek_to_committed = _seek_to_state
+    thread._highwaters = _embedded_highwaters if embedded else _original_highwaters
 
 
-async def stopped_flow(app: faust.App) -> None:
+async def stopped_flow(app: Any) -> None:
     """Return once no fetch is in flight; call after Faust, or ``app.consumer.stop_flow``, has stopped the flow."""
     await app.consumer.wait_for_stopped_flow()
 
 
-def committed_offsets(app: faust.App) -> dict[TP, int]:
+def committed_offsets(app: Any) -> dict[TP, int]:
     """What this worker has committed, by partition; Faust has no public reader for it."""
     if app._consumer is None:
         return {}
     return {tp: offset for tp, offset in dict(app.consumer._committed_offset).items() if offset is not None}
 
-
-def is_recovered(app: faust.App) -> bool:
-    """Whether the assigned tables are restored; ``recovery.completed`` alone is never cleared again."""
-    return app.tables.recovery.completed.is_set() and not app.rebalancing
-
-
-async def commit_exactly(app: faust.App, offsets: Mapping[TP, int]) -> None:
-    """Commit ``offsets`` before Faust seeks to what is committed: the state log is the truth, offsets follow it."""
-    if offsets:
-        await app.consumer._thread.commit(offsets)

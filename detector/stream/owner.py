@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import faust
 import structlog
@@ -29,11 +29,13 @@ SOURCES = ("commands", "queries", "rekeyed")
 
 _log = structlog.get_logger("weirguard.stream")
 
-GapReader = Callable[[str, int, int], int | None]
-"""(topic, partition, offset) to the offset of the first record there or after, None where there is none yet."""
 
-EndReader = Callable[[str, Iterable[int]], dict[int, int]]
-"""(topic, partitions) to end offsets."""
+class Broker(Protocol):
+    """What the owner asks of the broker outside of Faust; all raise BrokerError."""
+
+    def first_at_or_after(self, topic: str, partition: int, offset: int) -> int | None: ...
+    def ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]: ...
+    def cut(self, topic: str, partition: int, before: int) -> None: ...
 
 
 class Owner:
@@ -44,26 +46,21 @@ class Owner:
         app: faust.App,
         topics: Topics,
         new_partition: Callable[[int], Partition],
-        first_at_or_after: GapReader,
-        ends: EndReader,
+        broker: Broker,
         reporter: Reporter,
         microbatch_bytes: int,
-        cut_log: Callable[[int, int], None],
     ) -> None:
         self.partitions: dict[int, Partition] = {}
         self._app = app
         self._topics = topics
         self._new_partition = new_partition
-        self._first_at_or_after = first_at_or_after
-        self._ends = ends
+        self._broker = broker
         self._reporter = reporter
         self._microbatch_bytes = microbatch_bytes
-        self._cut_log = cut_log
         self._fences: dict[int, int] = {}
         self._logic = ThreadPoolExecutor(1, "weirguard-logic")
         self._brokering = ThreadPoolExecutor(1, "weirguard-broker")
         self._source_of = {getattr(topics, source): source for source in SOURCES}
-        self._busy: dict[int, asyncio.Lock] = {}
 
     # -- taking and losing partitions ----------------------------------------------------------------------------------
 
@@ -103,7 +100,7 @@ class Owner:
         """Recovery has read to the end: publish what may be missing, agree on offsets, and be the live owner."""
         fresh = [number for number in numbers if number in self.partitions and not self.partitions[number].ready]
         try:
-            ends = await self._in_broker_thread(self._ends, self._topics.queries, fresh)
+            ends = await self._in_broker_thread(self._broker.ends, self._topics.queries, fresh)
             await asyncio.gather(*(self._take_over(number, ends[number]) for number in fresh))
         except OwnershipLost as error:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
@@ -116,9 +113,18 @@ class Owner:
         messages = partition.takeover(self._fences[number], end_of_queries)
         await self._publish(messages)
         partition.taken_over()
-        applied = {TP(getattr(self._topics, source), number): at + 1 for source, at in partition.applied.items()}
-        await faust_edges.commit_exactly(self._app, applied)
-        _log.info("partition taken", partition=number, fence=partition.fence, repeated=len(messages), **partition.applied)
+        _log.info(
+            "partition taken", partition=number, fence=partition.fence, repeated=len(messages), **partition.applied
+        )
+
+    def next_offsets(self) -> dict[TP, int]:
+        """Where reading of each source must go on, by what the state holds."""
+        return {
+            TP(getattr(self._topics, source), partition.number): partition.applied.get(source, -1) + 1
+            for partition in list(self.partitions.values())
+            if partition.ready
+            for source in SOURCES
+        }
 
     async def assert_decisions(self) -> None:
         """Publish all standing decisions again, so that a frozen owner's late write does not stand for long."""
@@ -136,7 +142,10 @@ class Owner:
             runs.setdefault((event.message.partition, record.source), []).append(record)
         numbers = sorted({number for number, _ in runs})
         await asyncio.gather(
-            *(self._process_partition(number, [runs.get((number, source), []) for source in SOURCES]) for number in numbers)
+            *(
+                self._process_partition(number, [runs.get((number, source), []) for source in SOURCES])
+                for number in numbers
+            )
         )
 
     def _source_record(self, message: Any) -> SourceRecord:
@@ -186,10 +195,10 @@ class Owner:
     async def _pass_gap(self, partition: Partition, source: str, expected: int, found: int) -> None:
         """Tell a real gap (nothing there) from a false one (delivered out of order); Kafka knows."""
         topic = getattr(self._topics, source)
-        first = await self._in_broker_thread(self._first_at_or_after, topic, partition.number, expected)
+        first = await self._in_broker_thread(self._broker.first_at_or_after, topic, partition.number, expected)
         if first is None or first < found:
             raise SourceGap(
-                f"{topic}[{partition.number}]: {found} was delivered where {expected} is due, and the broker holds {first}"
+                f"{topic}[{partition.number}]: {found} was delivered where {expected} is due; the broker holds {first}"
             )
         _log.warning("a gap in the source", topic=topic, partition=partition.number, expected=expected, found=found)
         partition.pass_gap(source, found)
@@ -217,7 +226,14 @@ class Owner:
         self._reporter.took("publish", perf_counter() - started)
         self._reporter.logged(step)
         if step.kind == "round" and step.first_chunk is not None:
-            await self._in_broker_thread(self._cut_log, partition.number, step.first_chunk)
+            await self._cut(partition, step.first_chunk)
+
+    async def _cut(self, partition: Partition, before: int) -> None:
+        """A log that cannot be cut is longer than it need be, and no danger."""
+        try:
+            await self._in_broker_thread(self._broker.cut, self._topics.state_log, partition.number, before)
+        except BrokerError as error:
+            _log.warning("the state log was not cut", partition=partition.number, before=before, why=str(error))
 
     # -- sending -------------------------------------------------------------------------------------------------------
 

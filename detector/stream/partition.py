@@ -49,11 +49,25 @@ class Step:
     first_chunk: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who writes, and with which detection settings: stands in every state record for people who audit."""
+
+    owner: str
+    configuration: str
+
+
 class Partition:
     """The owner's view of one partition: detection state, ledger, offsets and the place in the state log."""
 
     def __init__(
-        self, receiver: Receiver, judge: Judge, checkpointer: Checkpointer, topics: Topics, number: int, owner: str, configuration: str
+        self,
+        receiver: Receiver,
+        judge: Judge,
+        checkpointer: Checkpointer,
+        topics: Topics,
+        number: int,
+        writer: Writer,
     ) -> None:
         self.number = number
         self.judge = judge
@@ -70,8 +84,7 @@ class Partition:
         self._outboxes: deque[tuple[Position, tuple[Message, ...]]] = deque()
         self._receiver = receiver
         self._topics = topics
-        self._owner = owner
-        self._configuration = configuration
+        self._writer = writer
         self._scores = ScoreBoard(topics, number)
 
     # -- recovery ----------------------------------------------------------------------------------------------------
@@ -97,7 +110,9 @@ class Partition:
         if offset <= self.fence:
             return
         if self.ready:
-            raise OwnershipLost(f"partition {self.number}: another worker's fence stands at {offset}, ours at {self.fence}")
+            raise OwnershipLost(
+                f"partition {self.number}: another worker's fence stands at {offset}, ours at {self.fence}"
+            )
         self.fence, self.sequence = offset, 0
 
     def _start_at_cut(self, record: StateRecord) -> None:
@@ -208,7 +223,7 @@ class Partition:
         try:
             command = decode_record(Command, record.value)
         except InvalidRecord as error:
-            step = self._write("delta", None, {}, None, 0)
+            step = self._write("delta", None, {})
             refused = {0: [BadRow(-1, error.reason, error.detail)]}
             step.before = self._receiver.dead_letters([record], refused)
             step.refused[error.reason] += 1
@@ -218,7 +233,7 @@ class Partition:
         sections = {} if effects.section is None else {POLICY_SECTION: effects.section}
         for model, principal in effects.clear:
             sections |= self.judge.engine.clear(model, principal)
-        return self._write("delta", effects, sections, None, 0)
+        return self._write("delta", effects, sections)
 
     def checkpoint(self) -> Step | None:
         """The next chunk of a rolling checkpoint, or the end of its round, when it is due."""
@@ -226,8 +241,8 @@ class Partition:
             return None
         sections = self.checkpointer.next_chunk()
         if sections is not None:
-            return self._write("chunk", None, sections, None, 0)
-        return self._write("round", None, {}, None, 0, first_chunk=self.checkpointer.first_chunk)
+            return self._write("chunk", None, sections)
+        return self._write("round", None, {})
 
     def confirm(self, step: Step, offset: int) -> None:
         """``step`` and all that follows from it are on the broker; its record stands at ``offset``."""
@@ -282,13 +297,13 @@ class Partition:
         kind: Kind,
         effects: Effects | None,
         sections: Mapping[str, tuple[int, bytes]],
-        covers: tuple[int, int] | None,
-        rows: int,
-        first_chunk: int | None = None,
+        covers: tuple[int, int] | None = None,
+        rows: int = 0,
     ) -> Step:
         self.sequence += 1
         position = (self.fence, self.sequence)
         outbox = tuple(self._outbox(effects, position)) if effects else ()
+        first_chunk = self.checkpointer.first_chunk if kind == "round" else None
         record = StateRecord(
             kind=kind,
             fence=self.fence,
@@ -303,8 +318,8 @@ class Partition:
             outbox=outbox,
             sections=dict(sections),
             first_chunk=first_chunk,
-            owner=self._owner,
-            configuration=self._configuration,
+            owner=self._writer.owner,
+            configuration=self._writer.configuration,
         )
         self._outboxes.append((position, outbox))
         step = Step(position, kind, encode_record(record), after=list(outbox), first_chunk=first_chunk)

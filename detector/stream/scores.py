@@ -52,7 +52,9 @@ class ScoreBoard:
     def _message(self, observation: Observation, row: int, time: float) -> Message:
         key = observation.keys[observation.key_index[row]]
         score = float(observation.score[row])
-        signals = {name: float(values[row]) for name, values in observation.signals.items() if values[row] == values[row]}
+        signals = {
+            name: float(values[row]) for name, values in observation.signals.items() if values[row] == values[row]
+        }
         record = Score(
             model=key.model,
             model_version=key.model_version,

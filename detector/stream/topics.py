@@ -93,7 +93,9 @@ def _create(admin: KafkaAdminClient, kafka: KafkaSettings, wanted: list[TopicSha
 
 
 def _check_partitions(admin: KafkaAdminClient, wanted: list[TopicShape]) -> None:
-    found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics([shape.name for shape in wanted])}
+    found = {
+        topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics([shape.name for shape in wanted])
+    }
     for shape in wanted:
         count = found.get(shape.name, 0)
         if count != shape.partitions:
@@ -126,5 +128,9 @@ def _flatten(described: Any) -> dict[str, dict[str, str]]:
     flat: dict[str, dict[str, str]] = {}
     for by_name in described.values():
         for topic, settings in by_name.items():
-            flat[topic] = {name: details["value"] if isinstance(details, dict) else details for name, details in settings.items()}
+            flat[topic] = {name: _value(details) for name, details in settings.items()}
     return flat
+
+
+def _value(details: Any) -> str:
+    return str(details["value"] if isinstance(details, dict) else details)

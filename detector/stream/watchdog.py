@@ -49,8 +49,8 @@ class Watchdog:
             elif known is None or known[0] != offset:
                 self._behind_since[place] = (offset, now)
             elif now - known[1] > self.stall_seconds:
-                why = f"{place[0]}[{place[1]}]: committed stands at {offset} for {self.stall_seconds:.0f} s, applied is {applied}"
-                return Exit.PROGRESS_STALLED, why
+                where = f"{place[0]}[{place[1]}]"
+                return Exit.PROGRESS_STALLED, f"{where}: applied is {applied}, committed has not moved from {offset}"
         return None
 
 

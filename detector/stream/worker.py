@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Mapping
 
 import faust
-import structlog
 
 from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.core.engine import Engine
@@ -25,7 +23,7 @@ from detector.stream.exits import Exit, stop_now
 from detector.stream.intake import Receiver
 from detector.stream.judge import Judge
 from detector.stream.owner import Owner
-from detector.stream.partition import Partition
+from detector.stream.partition import Partition, Writer
 from detector.stream.reporter import Reporter
 from detector.stream.watchdog import Watchdog, watch
 
@@ -53,25 +51,22 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
     config, policy = engine_config(settings), policy_of(settings)
     names = settings.kafka.topics
     reads = BrokerReads(settings.kafka)
-    configuration = config.configuration_hash()
-    owner = f"{socket.gethostname()}:{os.getpid()}"
+    writer = Writer(f"{socket.gethostname()}:{os.getpid()}", config.configuration_hash())
 
     def new_partition(number: int) -> Partition:
-        judge = Judge(Engine(config), Ledger(policy, configuration))
+        judge = Judge(Engine(config), Ledger(policy, writer.configuration))
         receiver = Receiver(number, settings.kafka.partitions, names)
         checkpointer = Checkpointer(judge, settings.worker.checkpoint_bytes, _CHUNK_BYTES)
-        return Partition(receiver, judge, checkpointer, names, number, owner, configuration)
+        return Partition(receiver, judge, checkpointer, names, number, writer)
 
     def new_owner(app: faust.App) -> Owner:
         return Owner(
             app,
             names,
             new_partition,
-            reads.first_at_or_after,
-            reads.ends,
+            reads,
             reporter,
             settings.worker.microbatch_bytes,
-            lambda number, before: reads.cut(names.state_log, number, before),
         )
 
     return create_app(settings, new_owner), reporter
@@ -93,4 +88,4 @@ def _watchdog(app: Application, reporter: Reporter, settings: Settings) -> Watch
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from typing import Any
 
+from detector.contracts.codecs.limits import NAME_CHARACTERS, names_one, plain
 from detector.contracts.errors import ConfigurationError
 
 _FIELDS = {"principal", "model", "owner", "reason", "expires"}
@@ -22,6 +23,13 @@ class Exemption:
     reason: str
     expires_at: float
     model: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (names_one(self.principal) and plain(str(self), NAME_CHARACTERS)):
+            raise ConfigurationError(
+                f"allowlist entry of {self.principal!r}: principal, or owner and reason together, are empty, hold "
+                f"control characters or are longer than {NAME_CHARACTERS} characters"
+            )
 
     def __str__(self) -> str:
         return f"allowlist: {self.reason} ({self.owner})"

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from detector.contracts.codecs.limits import TEXT_CHARACTERS
 from detector.contracts.findings import Action, Alert, Audit, Cause, Decision, Finding, Mode
 from detector.policy.activity import Key
 from detector.policy.allowlist import Exemption
@@ -20,6 +21,11 @@ from detector.policy.entry import DAY, IDLE_SECONDS, Entry, Latch, Standing
 from detector.policy.identity import content_id
 
 _SIGNAL = "signal:"
+
+
+def shortened(text: str) -> str:
+    """``text``, cut to what a record may hold."""
+    return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 3] + "..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +164,9 @@ class Case:
     def _new_latch(self, version: str, signal: str, now: float) -> Latch:
         """Episodes are numbered by whole seconds of policy time, so that a dropped entry never repeats one."""
         entry = self.entry
-        if not entry.latches:
-            entry.seen = now
-            if not any(standing.cause.origin.startswith(_SIGNAL) for standing in entry.standings):
-                entry.queries = 0
+        held = any(not latch.lifted for latch in entry.latches)
+        if not held and not any(standing.cause.origin.startswith(_SIGNAL) for standing in entry.standings):
+            entry.queries = 0
         entry.episode = max(entry.episode + 1, math.floor(now))
         latch = Latch(version, signal, entry.episode)
         entry.latches = (*entry.latches, latch)
@@ -296,7 +301,7 @@ class Case:
             model=decision.model,
             principal=decision.principal,
             actor="policy",
-            summary="released" if release else f"{decision.action.name} ({decision.mode}) because of {origins}",
+            summary="released" if release else shortened(f"{decision.action.name} ({decision.mode}) for {origins}"),
             detail=detail,
         )
 
@@ -311,7 +316,7 @@ class Case:
             model=self.key[0],
             principal=self.key[1],
             actor="policy",
-            summary=f"no decision because of {signal}: {exemption}",
+            summary=f"no decision for {signal}: {exemption}",
             detail={"signal": signal, "owner": exemption.owner, "until": exemption.expires_at},
         )
         self.emitted.append(audit)

@@ -8,16 +8,22 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.codecs.limits import NAME_CHARACTERS, is_time
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Alert, Audit, Cause, Command, Decision
+from detector.contracts.findings import Action, Alert, Audit, Cause, Command, Decision
 from detector.policy.activity import Activity, Counted, Effects, Key, Section
-from detector.policy.case import Case
+from detector.policy.case import Case, shortened
 from detector.policy.config import Policy, check_action
 from detector.policy.entry import Changes, Entry, Standing, decode_changes, encode_changes
 from detector.policy.identity import content_id
 from detector.policy.timeline import Place, Timeline, timelines
 
 Record = Alert | Decision | Audit
+
+_OPERATOR = "operator:"
+
+MOST_CAUSES = 32
+"""So many may stand against one principal: a decision carries them all, and a record has a limit."""
 
 
 class Ledger:
@@ -54,14 +60,10 @@ class Ledger:
     def command(self, command: Command, now: float) -> Effects:
         """Takes a command at policy time ``now``, seconds. One that cannot be carried out is audited, with why."""
         key = command.model, command.principal
-        dropped = self._dropped(now)
-        self._apply(dropped)
         case = self._case(key)
         summary, refused = self._carry_out(case, command, now)
         audit = _command_audit(command, now, summary, refused)
-        changes: Changes = dropped
-        if case.entry != (case.before or Entry()):
-            changes[key] = case.entry
+        changes: Changes = {key: case.entry} if case.entry != (case.before or Entry()) else {}
         effects = self._conclude([audit, *case.emitted], changes, now)
         if command.kind == "clear":
             effects.clear.append(key)
@@ -146,20 +148,33 @@ class Ledger:
         if not gone:
             wanted = "nothing stands" if command.cause_id is None else f"no cause {command.cause_id} stands"
             return f"nothing deleted: {wanted} against him", True
-        return "deleted: " + ", ".join(f"{cause.origin} ({cause.id})" for cause in gone), False
+        return shortened("deleted: " + ", ".join(f"{cause.origin} ({cause.id})" for cause in gone)), False
 
     def _add(self, case: Case, command: Command, now: float) -> tuple[str, bool]:
         action, duration = command.action, command.duration_seconds
-        if action is None or duration is None or not 0 < duration < float("inf"):
+        case.expire(now)
+        if action is None or duration is None or not (duration > 0 and is_time(now + duration)):
             return f"not added: it needs an action and a duration above 0, not {action} for {duration}", True
-        try:
-            check_action(action, "not added")
-        except ConfigurationError as error:
-            return str(error), True
-        cause = Cause(command.id, f"operator:{command.issuer}", now + duration, command.reason)
+        obstacle = _obstacle(action, command.issuer, len(case.entry.standings))
+        if obstacle is not None:
+            return obstacle, True
+        cause = Cause(command.id, _OPERATOR + command.issuer, now + duration, command.reason)
         mode = command.mode or self._policy.mode_of(command.model)
         case.impose(Standing(cause, action, mode), now)
         return f"added: {action.name} ({mode}) for {duration:g} seconds", False
+
+
+def _obstacle(action: Action, issuer: str, causes: int) -> str | None:
+    """Why ``issuer`` may not impose ``action`` on one against whom ``causes`` stand, or None."""
+    if len(_OPERATOR + issuer) > NAME_CHARACTERS:
+        return f"not added: the issuer's name is longer than {NAME_CHARACTERS - len(_OPERATOR)} characters"
+    if causes >= MOST_CAUSES:
+        return f"not added: {MOST_CAUSES} causes stand already; delete some first"
+    try:
+        check_action(action, "not added")
+    except ConfigurationError as error:
+        return str(error)
+    return None
 
 
 def _walk(case: Case, timeline: Timeline) -> list[tuple[Place, Record]]:

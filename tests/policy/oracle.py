@@ -106,7 +106,8 @@ class OracleLedger:
         for signal in found:
             if (row.version, signal) in person.latches:
                 continue
-            if not person.latches and not any(origin.startswith("signal:") for origin in person.wishes):
+            held = any(not lifted for _, lifted in person.latches.values())
+            if not held and not any(origin.startswith("signal:") for origin in person.wishes):
                 person.queries = 0
             person.episode = max(person.episode + 1, math.floor(row.time))
             person.latches[row.version, signal] = [person.episode, False]

@@ -124,7 +124,7 @@ def by_kind(all_told: Iterable[Told]) -> dict[str, list[Told]]:
 
 
 PRINCIPALS = ("ada", "bob", "partner")
-_WAITS = (0, 0, 0, 0.25, 1, 10, 40, 50, 60, 110, 2 * 86_400, 31 * 86_400)
+_WAITS = (*6 * (0, 0.25, 1, 3, 10), *2 * (40, 50, 60), 110, 2 * 86_400, 31 * 86_400)
 
 
 def _stream(seed: int, length: int) -> list[Item]:
@@ -135,14 +135,14 @@ def _stream(seed: int, length: int) -> list[Item]:
     latched: dict[tuple[str, str], set[str]] = {}
     for number in range(length):
         time += dice.choice(_WAITS)
-        learning = learning and dice.random() < 0.8
+        learning = learning != (dice.random() < 0.15)
         principal = dice.choice(PRINCIPALS)
         what = dice.randrange(20)
-        if what == 0:
+        if what < 2:
             items.append(Order(time, command := _command(dice, str(number), principal, items)))
             if command.kind == "clear":
                 latched = {who: signals for who, signals in latched.items() if who[0] != principal}
-        elif what < 4:
+        elif what < 5:
             items.append(Uncharted(time, principal, dice.choice(["dropped", "refused"]), dice.randint(1, 4), learning))
         else:
             version = dice.choice("112")

@@ -1,0 +1,369 @@
+"""What the ledger does about suspects and commands, one behaviour at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from detector.contracts.codecs import encode
+from detector.contracts.errors import NewerStateLog, StateLogError
+from detector.contracts.findings import Action, Audit, Command, Decision
+from detector.policy.activity import Effects
+from detector.policy.allowlist import Allowlist, Exemption
+from detector.policy.config import Policy, Step
+from detector.policy.ledger import MOST_CAUSES, Ledger
+
+from .oracle import Row, Uncharted
+from .streams import MODEL, activity, drive
+
+SLOW, REFUSE = Action("slow", 1.0), Action("refuse")
+ENFORCE = Policy(mode="enforce")
+THIEF = (MODEL, "thief")
+
+
+def suspect(times: Sequence[float], learning: bool = False, version: str = "1") -> list[Row]:
+    """The thief's queries at ``times``, the first of which makes him a suspect."""
+    return [Row(t, "thief", version, True, ("prada",) if at == 0 else (), learning) for at, t in enumerate(times)]
+
+
+def later(times: Sequence[float], flagged: bool = True, learning: bool = False) -> list[Row]:
+    return [Row(time, "thief", "1", flagged, (), learning) for time in times]
+
+
+def run(ledger: Ledger, items: Sequence[Row | Uncharted]) -> Effects:
+    return ledger.observe(activity(items))
+
+
+def command(kind: Any, **fields: Any) -> Command:
+    whole = {"id": "c1", "issued_at": 0.0, "issuer": "eve", "model": MODEL, "principal": "thief", "reason": "why"}
+    return Command(**{**whole, "kind": kind, **fields})
+
+
+def add(action: Action = REFUSE, seconds: float = 600.0, **fields: Any) -> Command:
+    return command("add", action=action, duration_seconds=seconds, **fields)
+
+
+def said(effects: Effects) -> list[tuple[str, str]]:
+    return [(decision.action.name, decision.mode) for decision in effects.decisions]
+
+
+def only(decisions: Sequence[Decision]) -> Decision:
+    assert len(decisions) == 1
+    return decisions[0]
+
+
+def test_a_finding_gives_an_alert_with_its_evidence_and_slows_at_once() -> None:
+    effects = run(Ledger(ENFORCE, "settings-hash"), suspect([1000.5]))
+    alert, decision = effects.alerts[0], only(effects.decisions)
+    assert (alert.signal, alert.severity, alert.evidence[0].value) == ("prada", "high", 0.81)
+    assert (alert.configuration, alert.occurred_at, alert.query_index) == ("settings-hash", 1000.5, 10)
+    assert (decision.action, decision.mode, decision.epoch) == (SLOW, "enforce", (0, 0))
+    assert (decision.issued_at, decision.expires_at) == (1000.5, 4600.5)
+    assert [(cause.origin, cause.expires_at) for cause in decision.causes] == [("signal:prada", 4600.5)]
+    assert decision.policy_version == ENFORCE.version
+
+
+def test_unsuspicious_principals_leave_nothing_behind() -> None:
+    ledger = Ledger(ENFORCE)
+    effects = run(ledger, later([1.0, 2.0], flagged=False))
+    assert (effects, ledger.keys()) == (Effects(), [])
+
+
+def test_fifty_further_queries_are_allowed_before_refusal() -> None:
+    ledger = Ledger(ENFORCE)
+    assert said(run(ledger, suspect([1000.0] * 50))) == [("slow", "enforce")]
+    escalated = only(run(ledger, later([1001.0, 1002.0])).decisions)
+    assert (escalated.action, escalated.issued_at) == (REFUSE, 1001.0)
+
+
+def test_counted_queries_climb_the_ladder_too() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0]))
+    assert said(run(ledger, [Uncharted(1001.0, "thief", "refused", 49)])) == []
+    assert said(run(ledger, [Uncharted(1002.0, "thief", "dropped", 1)])) == [("refuse", "enforce")]
+
+
+def test_a_suspect_renews_his_decision_at_half_life_and_not_before() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0]))
+    assert said(run(ledger, later([2799.0]))) == []
+    assert only(run(ledger, later([2800.0, 2801.0])).decisions).expires_at == 6400.0
+
+
+def test_a_refused_suspect_who_keeps_trying_renews_his_decision() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0] * 60))
+    renewed = only(run(ledger, [Uncharted(2900.0, "thief", "refused", 7)]).decisions)
+    assert (renewed.action, renewed.expires_at) == (REFUSE, 6500.0)
+
+
+def test_a_suspect_back_after_expiry_goes_on_where_he_was() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0] * 60))
+    effects = run(ledger, later([90_000.0]))
+    assert (said(effects), effects.alerts) == ([("refuse", "enforce")], [])
+
+
+def test_one_who_is_no_suspect_any_more_is_not_renewed() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0]))
+    assert said(run(ledger, later([2900.0, 4700.0], flagged=False))) == []
+    assert ledger.keys() == []
+
+
+def test_a_new_latch_is_a_new_episode_and_a_new_alert() -> None:
+    ledger = Ledger(ENFORCE)
+    first = run(ledger, suspect([1000.0, 1000.0])).alerts
+    run(ledger, later([1000.1], flagged=False))
+    second = run(ledger, suspect([1000.2])).alerts
+    assert [len(first), len(second)] == [1, 1]
+    assert first[0].id != second[0].id
+    assert first[0].episode < second[0].episode
+
+
+def test_a_suspect_unknown_to_the_ledger_is_decided_against_without_an_alert() -> None:
+    effects = run(Ledger(ENFORCE), later([1000.0]))
+    assert effects.alerts == []
+    assert only(effects.decisions).causes[0].origin == "signal:latched"
+
+
+def test_a_query_to_another_model_version_does_not_clear_a_suspect() -> None:
+    ledger = Ledger(ENFORCE)
+    clean = Row(1001.0, "thief", "2", False)
+    assert len(run(ledger, [*suspect([1000.0]), clean, *later([1002.0])]).alerts) == 1
+    assert said(run(ledger, [Row(2900.0, "thief", "2", False)])) == [("slow", "enforce")]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(),
+        Policy(mode="enforce", model_modes={MODEL: "observe"}),
+        Policy(mode="enforce", signal_modes={"prada": "observe"}),
+        Policy(mode="observe", model_modes={MODEL: "enforce"}, signal_modes={"prada": "enforce"}),
+    ],
+)
+def test_the_most_cautious_mode_wins(policy: Policy) -> None:
+    assert said(run(Ledger(policy), suspect([1000.0]))) == [("slow", "observe")]
+
+
+def test_learning_is_observed_and_enforced_from_the_first_query_after() -> None:
+    ledger = Ledger(ENFORCE)
+    assert said(run(ledger, suspect([1000.0, 1001.0], learning=True))) == [("slow", "observe")]
+    assert said(run(ledger, later([1002.0, 1003.0]))) == [("slow", "enforce")]
+    assert said(run(ledger, later([1004.0], learning=True))) == []
+
+
+def test_a_signal_that_only_observes_does_not_soften_one_that_enforces() -> None:
+    policy = Policy(mode="enforce", signal_modes={"margin": "observe"})
+    both = [Row(1000.0, "thief", "1", True, ("margin",)), Row(1001.0, "thief", "1", True, ("prada",))]
+    assert said(run(Ledger(policy), both)) == [("slow", "observe"), ("slow", "enforce")]
+
+
+def test_a_changed_policy_takes_hold_with_the_next_query() -> None:
+    ledger, stricter = Ledger(Policy()), Ledger(Policy(mode="enforce", ladder=(Step(0, REFUSE),)))
+    run(ledger, suspect([1000.0]))
+    stricter.load(ledger.dump(ledger.keys()))
+    assert said(run(stricter, later([1001.0]))) == [("refuse", "enforce")]
+
+
+def test_an_exempt_principal_is_alerted_on_and_not_decided_against() -> None:
+    exemption = Exemption("thief", "sales", "load test", 1100.0)
+    ledger = Ledger(Policy(mode="enforce", allowlist=Allowlist((exemption,))))
+    effects = run(ledger, suspect([1000.0, 1001.0]))
+    assert [alert.suppressed_by for alert in effects.alerts] == ["allowlist: load test (sales)"]
+    assert effects.decisions == []
+    assert [audit.kind for audit in effects.audits] == ["decision_withheld"]
+    assert said(run(ledger, later([1099.0, 1100.0, 1101.0]))) == [("slow", "enforce")]
+
+
+def test_a_new_exemption_releases_with_the_next_query_but_an_operator_is_not_overridden() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0]))
+    heir = Ledger(Policy(mode="enforce", allowlist=Allowlist((Exemption("thief", "a", "b", 9e9),))))
+    heir.load(ledger.dump(ledger.keys()))
+    assert said(run(heir, later([1001.0]))) == [("none", "enforce")]
+    assert said(heir.command(add(), 1002.0)) == [("refuse", "enforce")]
+    assert said(run(heir, later([1003.0]))) == []
+
+
+def test_an_operators_decision_stands_beside_the_signals_and_the_strongest_acts() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0]))
+    decision = only(ledger.command(add(seconds=600.0), 1010.0).decisions)
+    assert (decision.action, decision.expires_at) == (REFUSE, 1610.0)
+    assert [cause.origin for cause in decision.causes] == ["signal:prada", "operator:eve"]
+    assert decision.causes[1].reason == "why"
+    weaker = only(run(ledger, later([1610.0])).decisions)
+    assert (weaker.action, weaker.expires_at) == (SLOW, 4600.0)
+
+
+def test_an_operators_second_word_replaces_his_first() -> None:
+    ledger = Ledger(ENFORCE)
+    ledger.command(add(), 1000.0)
+    decision = only(ledger.command(add(SLOW, id="c2"), 1001.0).decisions)
+    assert [(cause.id, decision.action) for cause in decision.causes] == [("c2", SLOW)]
+
+
+def test_an_operators_mode_is_the_policys_unless_he_says() -> None:
+    ledger = Ledger(Policy())
+    assert said(ledger.command(add(), 1000.0)) == [("refuse", "observe")]
+    assert said(ledger.command(add(mode="enforce"), 1000.0)) == [("refuse", "enforce")]
+
+
+def test_deleting_one_cause_leaves_the_others() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0]))
+    ledger.command(add(), 1001.0)
+    decision = only(ledger.command(command("delete", id="c2", cause_id="c1"), 1002.0).decisions)
+    assert (decision.action, [cause.origin for cause in decision.causes]) == (SLOW, ["signal:prada"])
+
+
+def test_a_deleted_verdict_does_not_come_back_with_the_next_query_but_a_new_one_does() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0] * 60))
+    release = only(ledger.command(command("delete"), 1001.0).decisions)
+    assert (release.action.name, release.causes, release.expires_at) == ("none", (), 4600.0)
+    assert said(run(ledger, later([1002.0, 5000.0]))) == []
+    margin = Row(5001.0, "thief", "1", True, ("margin",))
+    assert said(run(ledger, [margin])) == [("slow", "enforce")]
+
+
+def test_a_release_is_asserted_until_the_ban_it_ends_would_have_expired() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0]))
+    release = only(ledger.command(command("clear"), 1001.0).decisions)
+    assert ledger.active(4599.0) == [release]
+    assert ledger.active(4600.0) == []
+    ledger.command(command("delete", principal="nobody"), 4600.0)
+    assert ledger.keys() == []
+
+
+def test_what_is_asserted_is_what_was_published() -> None:
+    ledger = Ledger(ENFORCE)
+    published = run(ledger, suspect([1000.0] * 60)).decisions
+    assert ledger.active(1500.0) == published[-1:]
+
+
+def test_clear_forgets_all_and_asks_for_the_engine_to_be_cleared() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0] * 60))
+    ledger.command(add(), 1001.0)
+    effects = ledger.command(command("clear"), 1002.0)
+    assert (said(effects), effects.clear) == ([("none", "enforce")], [THIEF])
+    assert said(run(ledger, suspect([1003.0]))) == [("slow", "enforce")]
+
+
+def test_every_command_and_decision_is_audited_with_who_and_why() -> None:
+    ledger = Ledger(ENFORCE)
+    effects = ledger.command(add(), 1000.0)
+    ordered, decided = effects.audits
+    assert (ordered.kind, ordered.actor, ordered.detail["command"]) == ("command", "eve", "c1")
+    assert ordered.detail["reason"] == "why"
+    assert (decided.kind, decided.detail["decision"]) == ("decision", effects.decisions[0].id)
+    released = ledger.command(command("delete", id="c2"), 1001.0).audits
+    assert [audit.kind for audit in released] == ["command", "release"]
+    assert len({audit.id for audit in (*effects.audits, *released)}) == 4
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        add(seconds=-1.0),
+        add(seconds=1e300),
+        add(Action("none")),
+        add(Action("slow")),
+        add(Action("refuse", 1.0)),
+        add(issuer="e" * 250),
+        command("add"),
+        command("delete"),
+        command("delete", cause_id="unknown"),
+    ],
+)
+def test_a_command_that_cannot_be_carried_out_is_audited_and_changes_nothing(bad: Command) -> None:
+    ledger = Ledger(ENFORCE)
+    effects = ledger.command(bad, 1000.0)
+    assert [audit.kind for audit in effects.audits] == ["command_refused"]
+    assert (effects.decisions, effects.section, ledger.keys()) == ([], None, [])
+    assert encode(effects.audits[0])
+
+
+def test_the_causes_of_one_decision_are_bounded_and_fit_their_record() -> None:
+    ledger = Ledger(ENFORCE)
+    last: list[Audit] = []
+    for number in range(MOST_CAUSES + 1):
+        effects = ledger.command(add(id=f"{number:0250d}", issuer=f"{number:0240d}", reason="r" * 4096), 1000.0)
+        assert all(map(encode, effects.decisions))
+        assert all(map(encode, effects.audits))
+        last = effects.audits
+    assert [audit.kind for audit in last] == ["command_refused"]
+    gone = ledger.command(command("delete"), 1001.0)
+    assert all(encode(audit) for audit in gone.audits)
+
+
+def test_dropped_queries_of_anybody_are_put_on_record() -> None:
+    effects = run(Ledger(ENFORCE), [Uncharted(1000.0, "ada", "dropped", 12), Uncharted(1000.0, "ada", "refused", 3)])
+    assert [(audit.kind, audit.principal, audit.detail["queries"]) for audit in effects.audits] == [
+        ("queries_missing", "ada", 12)
+    ]
+
+
+def test_a_suspect_of_thirty_idle_days_is_forgotten() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0]))
+    ledger.command(command("delete", principal="nobody"), 1000.0 + 29 * 86_400)
+    assert ledger.keys() == [THIEF]
+    ledger.command(command("delete", principal="nobody"), 1000.0 + 30 * 86_400)
+    assert (ledger.keys(), ledger.nbytes) == ([], 0)
+
+
+def test_a_settled_suspect_changes_no_state_with_every_query() -> None:
+    ledger = Ledger(ENFORCE)
+    list(drive(ledger, suspect([1000.0] * 60)))
+    assert run(ledger, later([1001.0] * 100)).section is None
+
+
+def test_a_section_of_a_later_version_is_refused() -> None:
+    with pytest.raises(NewerStateLog, match="format 2"):
+        Ledger(ENFORCE).absorb((2, b""))
+
+
+def test_a_section_that_is_no_section_is_refused() -> None:
+    with pytest.raises(StateLogError, match="3 bytes"):
+        Ledger(ENFORCE).load((1, b"abc"))
+
+
+def test_a_section_of_this_version_can_be_read_for_ever() -> None:
+    """Golden bytes: if this fails, give the format a new number and keep reading the old one."""
+    golden = bytes.fromhex(GOLDEN)
+    ledger = Ledger(ENFORCE)
+    ledger.load((1, golden))
+    assert ledger.dump(ledger.keys()) == (1, golden)
+    assert [(decision.action, decision.expires_at) for decision in ledger.active(1000.0)] == [
+        (SLOW, 4600.5),
+        (SLOW, 1061.0),
+    ]
+    assert said(run(ledger, later([2900.0]))) == [("slow", "enforce")]
+
+
+GOLDEN = """
+9293a6646967697473a57468696566969194a131a57072616461cd03e8c2919384a26964b038333465356161633463373836
+396461a66f726967696eac7369676e616c3a7072616461aa657870697265735f6174cb40b1f88000000000a6726561736f6e
+a082a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff0000000000000a7656e666f7263658aa2
+6964d9206336663433633730623964376433326366386535663865356463313636663564a56d6f64656ca6646967697473a9
+7072696e636970616ca57468696566a6616374696f6e82a46e616d65a4736c6f77b2717565726965735f7065725f7365636f
+6e64cb3ff0000000000000a46d6f6465a7656e666f726365a565706f6368920000a96973737565645f6174cb408f44000000
+0000aa657870697265735f6174cb40b1f88000000000a66361757365739184a26964b0383334653561616334633738363964
+61a66f726967696eac7369676e616c3a7072616461aa657870697265735f6174cb40b1f88000000000a6726561736f6ea0ae
+706f6c6963795f76657273696f6eac64666363646537306132333100cd03e8cb408f44000000000093a6646967697473a361
+64619690919384a26964a26337a66f726967696eac6f70657261746f723a657665aa657870697265735f6174cb4090940000
+000000a6726561736f6ea377687982a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff0000000
+000000a7656e666f7263658aa26964d9206330343739646532363535616534666365313464616164326139656139323034a5
+6d6f64656ca6646967697473a97072696e636970616ca3616461a6616374696f6e82a46e616d65a4736c6f77b27175657269
+65735f7065725f7365636f6e64cb3ff0000000000000a46d6f6465a7656e666f726365a565706f6368920000a96973737565
+645f6174cb408f480000000000aa657870697265735f6174cb4090940000000000a66361757365739184a26964a26337a66f
+726967696eac6f70657261746f723a657665aa657870697265735f6174cb4090940000000000a6726561736f6ea3776879ae
+706f6c6963795f76657273696f6eac64666363646537306132333100ffcbfff0000000000000
+"""

@@ -25,11 +25,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--broker", choices=["embedded", "apache"], default="embedded", help="broker of tests/e2e")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """kafka-python reads its own files in a way that Python 3.11 deprecates, and 3.13 takes back."""
-    config.addinivalue_line("filterwarnings", "ignore:(read_text|open_text|contents) is deprecated:DeprecationWarning")
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """tests/apache_kafka belongs to a run with ``--broker apache`` alone: a machine without Java has nothing to skip."""
     wanted = config.getoption("--broker") == "apache" or collection_path.name != "apache_kafka"

@@ -46,6 +46,10 @@ class Names:
         return f"{self.prefix}.decisions"
 
     @property
+    def audit(self) -> str:
+        return f"{self.prefix}.audit"
+
+    @property
     def state(self) -> str:
         return f"{self.prefix}-state-changelog"
 
@@ -123,9 +127,11 @@ class _PartitionAudit:
 
     def counted(self) -> list[Counted]:
         entries = self._logs.entries[self._names.state, self._partition]
-        if entries and entries[0].offset > 0:
-            detail = f"the state log begins at offset {entries[0].offset}; the audit must see all of it"
-            self._found("cut-too-far", entries[0].offset, detail)
+        for expected, entry in enumerate(entries):
+            if entry.offset != expected:
+                detail = f"offset {entry.offset} of the state log was read where {expected} is due; read it as it grows"
+                self._found("cut-too-far", entry.offset, detail)
+                break
         fence, records, under_fence = -1, list[Counted](), dict[int, Entry]()
         for entry in entries:
             header = self._header(entry)

@@ -249,7 +249,7 @@ def test_each_planted_fault_is_found_and_named(plant: Callable[[History], None],
     assert set(kinds(history)) == expected
 
 
-def test_a_log_whose_beginning_was_cut_before_it_was_read_is_refused() -> None:
+def test_a_log_that_was_cut_before_it_was_read_is_refused() -> None:
     history = faultless()
     del history.logs.entries[STATE, 0][0]
     assert kinds(history)["cut-too-far"] == 1

@@ -1,0 +1,109 @@
+"""One series: a service under load, faults, then the audit and the comparison with the undisturbed run."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.faults import Fault, play
+from tests.chaos.population import Population
+from tests.chaos.report import Report
+from tests.chaos.stage import Broker, Stage
+from tests.chaos.undisturbed import actions, differences, expected, observed, plain
+
+DRAIN_SECONDS = 120.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one series. ``audit``: figures; ``problems`` and ``differences`` are empty when all is well."""
+
+    series: str
+    seed: int
+    faults: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    drain_seconds: float = 0.0
+    queries: int = 0
+    audit: dict[str, int] = field(default_factory=dict)
+    outcome: dict[str, int] = field(default_factory=dict)
+    exits: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems and not self.differences
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self) | {"passed": self.passed}
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large a series is."""
+
+    queries_per_second: float = 400.0
+    partitions: int = 6
+    queries_to_next_thief: int = 2_000
+
+
+def run_series(
+    name: str,
+    faults: list[Fault],
+    broker: Broker,
+    directory: Path,
+    *,
+    seed: int,
+    scale: Scale,
+    say: Say,
+    embedded: bool = False,
+) -> Result:
+    """Play ``faults`` on a fresh prefix of ``broker``; worker logs go to ``directory``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    result = Result(name, seed)
+    population = Population(seed, queries_to_next_thief=scale.queries_to_next_thief)
+    stage = Stage(
+        broker,
+        f"chaos-{secrets.token_hex(3)}",
+        directory,
+        population,
+        embedded=embedded,
+        queries_per_second=scale.queries_per_second,
+        partitions=scale.partitions,
+    )
+    say("topics, workers, first queries")
+    with stage:
+        started = time.monotonic()
+        for done in play(stage, faults, seed):
+            result.faults.append(done)
+            say(f"{len(result.faults)} of {len(faults)}: {done}")
+        time.sleep(3.0)
+        result.seconds = time.monotonic() - started
+        say("draining")
+        _conclude(stage, result)
+    return result
+
+
+def _conclude(stage: Stage, result: Result) -> None:
+    started = time.monotonic()
+    report = stage.drain(DRAIN_SECONDS)
+    result.drain_seconds = time.monotonic() - started
+    result.queries = stage.load.rows
+    result.audit = _figures(report)
+    result.problems = [str(problem) for problem in report.problems]
+    result.exits = dict(stage.exits())
+    logs, _ = stage.tail.snapshot()
+    further = stage.population.draw(3_000)
+    wanted, got = expected(logs, stage.settings, further), observed(logs, stage.settings, further)
+    result.differences = differences(wanted, got)
+    result.outcome = plain(wanted) | actions(wanted)
+
+
+def _figures(report: Report) -> dict[str, int]:
+    return {name: value for name, value in asdict(report).items() if isinstance(value, int)}

@@ -1,0 +1,200 @@
+"""A service on a broker, under load and watched: what a series of faults is played on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError
+
+from detector.runtime.sections import KafkaSettings, PolicySettings, WorkerSettings
+from detector.runtime.settings import Settings
+from detector.stream import topics
+from tests.chaos.audit import Names, audit, counted_records
+from tests.chaos.load import Load
+from tests.chaos.logs import CONSUMER_OFFSETS, Logs, commit_of
+from tests.chaos.population import Population
+from tests.chaos.report import Report
+from tests.chaos.tail import Tail
+from tests.chaos.workers import Worker
+
+SESSION_SECONDS = 6.0
+_WARM_UP_QUERIES = 600
+_READY_SECONDS = 90.0
+_POLL_SECONDS = 0.5
+
+
+class Broker(Protocol):
+    """What can be done to either broker."""
+
+    @property
+    def bootstrap(self) -> str: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Stage:
+    """Topics, workers, load and tail under one prefix. Entering it ends with everybody at work; leaving stops all.
+
+    ``population`` is queried at ``queries_per_second``; ``workers`` start, a ``guest`` may join them, and each has its
+    log in ``directory``.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        prefix: str,
+        directory: Path,
+        population: Population,
+        *,
+        embedded: bool = False,
+        queries_per_second: float = 400.0,
+        partitions: int = 6,
+        workers: int = 2,
+    ) -> None:
+        self.broker = broker
+        self.directory = directory
+        self.embedded = embedded
+        self.settings = _settings(broker.bootstrap, prefix, partitions, embedded)
+        self.population = population
+        self.workers = [self._new_worker(f"worker-{at + 1}") for at in range(workers)]
+        self.guest = self._new_worker("guest")
+        self.load = Load(broker.bootstrap, prefix, partitions, population, queries_per_second)
+        self.tail = Tail(broker.bootstrap, prefix, embedded=embedded)
+        self._names = Names(prefix)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        topics.ensure(self.settings.kafka)
+        if not self.embedded:
+            _stamp_by_broker(self.broker.bootstrap, self._names)
+            _offsets_topic(self.broker.bootstrap)
+        self._stack.enter_context(self.tail)
+        for worker in (*self.workers, self.guest):
+            self._stack.callback(worker.stop)
+        for worker in self.workers:
+            worker.start()
+        self.wait("workers ready", lambda: all(worker.ready() for worker in self.workers), _READY_SECONDS)
+        self.load.send(_WARM_UP_QUERIES)
+        self.wait("the first queries applied", self._warm, _READY_SECONDS)
+        self.load.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def wait(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
+        """Until ``condition`` holds. Raises TimeoutError after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what}: not within {seconds:g} s; logs in {self.directory}")
+            time.sleep(_POLL_SECONDS)
+
+    def drain(self, seconds: float) -> Report:
+        """Stop the load, wait until all of it is applied and committed, and audit; the audit as it is at the latest."""
+        self.load.stop()
+        deadline = time.monotonic() + seconds
+        while not self._settled() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return self.audit()
+
+    def audit(self) -> Report:
+        """What the audit says now."""
+        logs, commits = self.tail.snapshot()
+        return audit(logs, self._names.prefix, commits=commits, append_times=not self.embedded)
+
+    def exits(self) -> Counter[str]:
+        """Why workers stopped, from what the supervisors logged."""
+        found: Counter[str] = Counter()
+        for log in sorted(self.directory.glob("*.log")):
+            for line in log.read_text(errors="replace").splitlines():
+                if '"worker stopped"' in line:
+                    found[json.loads(line)["why"]] += 1
+        return found
+
+    def _new_worker(self, name: str) -> Worker:
+        return Worker(name, environment(self.settings), self.directory / f"{name}.log")
+
+    def _warm(self) -> bool:
+        return self._sent_and_applied() and len(self.load.last) == self.settings.kafka.partitions
+
+    def _sent_and_applied(self) -> bool:
+        logs, _ = self.tail.snapshot()
+        return all(applied_offset(logs, self._names, number) >= last for number, last in self.load.last.items())
+
+    def _settled(self) -> bool:
+        if not self._sent_and_applied():
+            return False
+        report = self.audit()
+        return not report.problems and self._committed()
+
+    def _committed(self) -> bool:
+        """Whether every partition's last record is acknowledged."""
+        logs, seen = self.tail.snapshot()
+        commits = (
+            [commit for entry in logs.of(CONSUMER_OFFSETS) if (commit := commit_of(entry, self._names.prefix))]
+            if seen is None
+            else seen
+        )
+        done = {(commit.partition, commit.offset) for commit in commits if commit.topic == self._names.queries}
+        return all((number, last + 1) in done for number, last in self.load.last.items())
+
+
+def applied_offset(logs: Logs, names: Names, partition: int) -> int:
+    """The last source offset that the state of ``partition`` holds."""
+    records = counted_records(logs, names.prefix, partition)
+    return max((record.applied("queries") for record in records), default=-1)
+
+
+def _settings(bootstrap: str, prefix: str, partitions: int, embedded: bool) -> Settings:
+    """Short sessions, enforcement, decisions that need renewal within a run, and several checkpoint rounds in it."""
+    return Settings(
+        kafka=KafkaSettings(bootstrap_servers=bootstrap, prefix=prefix, partitions=partitions, embedded=embedded),
+        worker=WorkerSettings(
+            session_timeout_seconds=SESSION_SECONDS, checkpoint_bytes=100_000, restart_most_seconds=2.0
+        ),
+        policy=PolicySettings(mode="enforce", decision_seconds=20.0),
+    )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """``settings`` as a worker's environment variables."""
+    found = {}
+    for section, values in settings.model_dump(mode="json", exclude_defaults=True).items():
+        for name, value in values.items():
+            found[f"WEIRGUARD_{section}__{name}".upper()] = value if isinstance(value, str) else json.dumps(value)
+    return found
+
+
+def _stamp_by_broker(bootstrap: str, names: Names) -> None:
+    """Append times on all that the audit orders by time."""
+    with KafkaAdminClient(bootstrap_servers=bootstrap) as admin:
+        stamp = {"message.timestamp.type": "LogAppendTime"}
+        topics_of_interest = [names.state, names.alerts, names.decisions, names.audit]
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, stamp) for name in topics_of_interest])
+
+
+def _offsets_topic(bootstrap: str) -> None:
+    """Have the broker make its offsets topic now, so that it can be read from its first record."""
+    deadline = time.monotonic() + 30
+    with KafkaAdminClient(bootstrap_servers=bootstrap) as admin:
+        while CONSUMER_OFFSETS not in admin.list_topics():
+            if time.monotonic() > deadline:
+                raise TimeoutError("the broker made no offsets topic within 30 s")
+            try:
+                admin.list_group_offsets("nobody")
+            except KafkaError:
+                time.sleep(0.2)
+        admin.wait_for_topics([CONSUMER_OFFSETS])

@@ -1,0 +1,187 @@
+"""Which queries join the growing set of their pool: sequential in a pool, so worked off in waves.
+
+Wave w holds the w-th query of every pool of the step, so that inside a wave all pools differ and everything is an
+array operation. Once few pools have queries left, each is finished by itself in plain floats, which round alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isinf, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.arrays import Array
+from detector.core.views import GrowingNeighbours, Grouping
+
+_NARROW = 6
+"""Waves with no more pools than this are not worth array operations."""
+
+Recompute = Callable[[int, list[float]], float]
+"""(position of the pool, distances admitted to it in this step) -> its threshold by the reference's formula."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Per pool: ``threshold`` T float64, ``count`` int64 of admitted distances with the leading 0 of the first
+    vector, and their Welford ``mean`` and ``squares`` float64. T = max(T, mean - population deviation)."""
+
+    threshold: Array
+    count: Array
+    mean: Array
+    squares: Array
+
+    def take(self, pools: Array) -> Thresholds:
+        return Thresholds(*(getattr(self, name)[pools] for name in self.__slots__))
+
+    def put(self, pools: Array, values: Thresholds) -> None:
+        for name in self.__slots__:
+            getattr(self, name)[pools] = getattr(values, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """In the order of ``Rows.by_pool``: ``distance`` float64 (n,) to the growing set as of the row, inf where it
+    was empty, and ``admitted`` bool (n,). ``after``: the thresholds of the step's pools."""
+
+    distance: NDArray[np.float64]
+    admitted: NDArray[np.bool_]
+    after: Thresholds
+
+
+def admit(
+    neighbours: GrowingNeighbours, pools: Grouping, before: Thresholds, recompute: Recompute | None = None
+) -> Admission:
+    """Run the admission rule over a step. ``before`` holds the thresholds of its pools, in its order.
+
+    With ``recompute``, a distance within 1e-9 of the threshold is judged by what that returns.
+    """
+    work = _Waves(neighbours, pools, before, recompute)
+    work.run()
+    return Admission(work.distance, work.admitted, work.state)
+
+
+class _Waves:
+    def __init__(
+        self, neighbours: GrowingNeighbours, pools: Grouping, before: Thresholds, recompute: Recompute | None
+    ) -> None:
+        self.distance = neighbours.stored.copy()
+        self.admitted = np.zeros(len(self.distance), dtype=bool)
+        self.state = before
+        self._recompute = recompute
+        self._starts, self._lengths = pools.starts, pools.lengths
+        self._pairs = neighbours
+        rank = np.arange(len(self.distance)) - np.repeat(pools.starts, pools.lengths)
+        self._by_wave = np.argsort(rank[neighbours.earlier], kind="stable") if len(neighbours.earlier) else None
+        self._pair_rank = rank[neighbours.earlier]
+
+    def run(self) -> None:
+        widest_first = np.argsort(-self._lengths, kind="stable")
+        lengths = self._lengths[widest_first]
+        wave, longest = 0, int(lengths[0]) if len(lengths) else 0
+        pair_ends = self._pair_ends(longest)
+        width = np.searchsorted(-lengths, -np.arange(longest), side="left")
+        while wave < longest and width[wave] > _NARROW:
+            self._wave(widest_first[: width[wave]], wave)
+            self._tell(pair_ends, wave)
+            wave += 1
+        if wave < longest:
+            self._finish(widest_first[: width[wave]].tolist(), wave)
+
+    def _pair_ends(self, longest: int) -> list[int]:
+        if self._by_wave is None:
+            return []
+        ends: list[int] = np.searchsorted(self._pair_rank[self._by_wave], np.arange(longest), side="right").tolist()
+        return ends
+
+    def _wave(self, pools: Array, wave: int) -> None:
+        at = self._starts[pools] + wave
+        distance, state = self.distance[at], self.state.take(pools)
+        empty = np.isinf(distance)
+        doubtful = self._doubtful(distance, state.threshold)
+        for place in doubtful:
+            pool = int(pools[place])
+            state.threshold[place] = self._exact_threshold(pool, int(at[place]))
+        admitted = empty | (distance > state.threshold)
+        self.admitted[at] = admitted
+        self.state.put(pools, _learn(state, np.where(empty, 0.0, distance), admitted & ~empty, empty))
+
+    def _doubtful(self, distance: Array, threshold: Array) -> list[int]:
+        if self._recompute is None:
+            return []
+        near = np.abs(distance - threshold) <= 1e-9 * (distance + threshold)
+        places: list[int] = np.flatnonzero(near & (distance > 0) & np.isfinite(distance)).tolist()
+        return places
+
+    def _exact_threshold(self, pool: int, at: int) -> float:
+        assert self._recompute is not None
+        own = slice(int(self._starts[pool]), at)
+        joined = self.distance[own][self.admitted[own]]
+        return self._recompute(pool, joined[np.isfinite(joined)].tolist())
+
+    def _tell(self, pair_ends: list[int], wave: int) -> None:
+        """Let later rows know of the neighbours that this wave admitted: at most one for each of them."""
+        if self._by_wave is None:
+            return
+        pairs = self._by_wave[pair_ends[wave - 1] if wave else 0 : pair_ends[wave]]
+        pairs = pairs[self.admitted[self._pairs.earlier[pairs]]]
+        later = self._pairs.later[pairs]
+        self.distance[later] = np.minimum(self.distance[later], self._pairs.distance[pairs])
+
+    def _finish(self, pools: list[int], wave: int) -> None:
+        neighbours = self._later_pairs(wave)
+        for pool in pools:
+            self._finish_pool(pool, wave, neighbours)
+
+    def _later_pairs(self, wave: int) -> dict[int, list[tuple[int, float]]]:
+        """For each row, its possible neighbours among the rows of this wave and later."""
+        neighbours: dict[int, list[tuple[int, float]]] = {}
+        use = np.flatnonzero(self._pair_rank >= wave)
+        columns = (self._pairs.later[use], self._pairs.earlier[use], self._pairs.distance[use])
+        for later, earlier, distance in zip(*(column.tolist() for column in columns), strict=True):
+            neighbours.setdefault(later, []).append((earlier, distance))
+        return neighbours
+
+    def _finish_pool(self, pool: int, wave: int, neighbours: dict[int, list[tuple[int, float]]]) -> None:
+        state = self.state
+        threshold, count = float(state.threshold[pool]), int(state.count[pool])
+        mean, squares = float(state.mean[pool]), float(state.squares[pool])
+        start = int(self._starts[pool])
+        for at in range(start + wave, start + int(self._lengths[pool])):
+            distance = float(self.distance[at])
+            for earlier, between in neighbours.get(at, ()):
+                if between < distance and self.admitted[earlier]:
+                    distance = between
+            self.distance[at] = distance
+            if isinf(distance):
+                self.admitted[at] = True
+                count = max(count, 1)
+                continue
+            if (
+                self._recompute is not None
+                and 0 < distance
+                and abs(distance - threshold) <= 1e-9 * (distance + threshold)
+            ):
+                threshold = self._exact_threshold(pool, at)
+            if distance > threshold:
+                self.admitted[at] = True
+                count += 1
+                step = distance - mean
+                mean += step / count
+                squares += step * (distance - mean)
+                threshold = max(threshold, mean - sqrt(squares / count))
+        state.threshold[pool], state.count[pool] = threshold, count
+        state.mean[pool], state.squares[pool] = mean, squares
+
+
+def _learn(state: Thresholds, distance: Array, admitted: Array, empty: Array) -> Thresholds:
+    """One Welford step for each pool whose query was admitted at a distance; a first vector counts as distance 0."""
+    count = np.where(empty, np.maximum(state.count, 1), state.count + admitted)
+    step = distance - state.mean
+    mean = np.where(admitted, state.mean + step / np.maximum(count, 1), state.mean)
+    squares = np.where(admitted, state.squares + step * (distance - mean), state.squares)
+    candidate = mean - np.sqrt(squares / np.maximum(count, 1))
+    threshold = np.where(admitted, np.maximum(state.threshold, candidate), state.threshold)
+    return Thresholds(threshold, count, mean, squares)

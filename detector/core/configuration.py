@@ -1,0 +1,94 @@
+"""What the engine may be told: frozen, validated, and hashed into every alert."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from detector.contracts.errors import ConfigurationError
+from detector.core.profile import Profile
+
+EngineMode = Literal["default", "compatible"]
+
+PAGE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PradaConfig:
+    """``delta``: W below it is suspicious. The rest is for the default mode alone.
+
+    ``window``: how many of the last distances are tested, a multiple of 32. ``check_every``: distances between
+    two tests. ``consecutive_checks``: how many tests in a row must fail to raise an alarm. ``repeat_memory``: how
+    many of the last queries that lay inside the growing set are remembered by hash, a multiple of 32.
+    """
+
+    delta: float = 0.90
+    window: int = 512
+    check_every: int = 10
+    consecutive_checks: int = 2
+    repeat_memory: int = 256
+
+    def __post_init__(self) -> None:
+        _require(0 < self.delta < 1, "prada.delta", self.delta, "between 0 and 1")
+        for name in ("window", "repeat_memory"):
+            value = getattr(self, name)
+            _require(value >= 128 and value % PAGE == 0, f"prada.{name}", value, "a multiple of 32, at least 128")
+        _require(self.check_every >= 1, "prada.check_every", self.check_every, "at least 1")
+        _require(self.consecutive_checks >= 1, "prada.consecutive_checks", self.consecutive_checks, "at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``principals`` held by one engine; ``history_queries`` and ``history_bytes`` of vectors held for each."""
+
+    principals: int = 50_000
+    history_queries: int = 2048
+    history_bytes: int = 2 << 20
+
+    def __post_init__(self) -> None:
+        _require(self.principals >= 1, "limits.principals", self.principals, "at least 1")
+        _require(self.history_queries >= 2, "limits.history_queries", self.history_queries, "at least 2")
+        _require(self.history_bytes >= 8, "limits.history_bytes", self.history_bytes, "at least 8")
+
+    def block_rows(self, dimension: int) -> int:
+        """Queries in a history block; the rows of the current and the previous block are kept."""
+        by_bytes = self.history_bytes // (4 * max(dimension, 1))
+        return max(min(self.history_queries, by_bytes) // 2, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """``dimensions`` fixes the feature count of a model; other models' is fixed per principal by the first query.
+
+    ``compatible`` mode follows the published PRADA agent query for query: unlatched and unbounded per principal.
+    """
+
+    mode: EngineMode = "default"
+    prada: PradaConfig = field(default_factory=PradaConfig)
+    limits: Limits = field(default_factory=Limits)
+    dimensions: Mapping[str, int] = field(default_factory=dict)
+    profiles: tuple[Profile, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.mode in ("default", "compatible"), "mode", self.mode, "default or compatible")
+        for model, dimension in self.dimensions.items():
+            _require(dimension >= 1, f"dimensions.{model}", dimension, "at least 1")
+
+    def configuration_hash(self) -> str:
+        """16 hexadecimal digits that change whenever anything that can change a verdict does."""
+        plain: dict[str, Any] = {
+            "mode": self.mode,
+            "prada": asdict(self.prada),
+            "limits": asdict(self.limits),
+            "dimensions": dict(self.dimensions),
+            "profiles": sorted(profile.hash for profile in self.profiles),
+        }
+        return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _require(good: bool, name: str, value: object, wanted: str) -> None:
+    if not good:
+        raise ConfigurationError(f"{name} is {value!r}; it must be {wanted}")

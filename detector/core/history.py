@@ -1,0 +1,162 @@
+"""What each principal asked lately: vectors of the previous and the current block of its own queries.
+
+A row belongs to a pool and is growing (in `prada`'s growing set) or not; it is held in one of the pool's four
+lists, by that flag and by the parity of its block. When a principal enters a block, the lists of that parity still
+hold the block before the previous one and are emptied: so what is kept depends on the principal's own query
+numbers alone. Rows are queued and reach FAISS before the next search, so that recovery only copies them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.arrays import Array
+from detector.core.columns import Columns
+from detector.core.pools import Pools
+from detector.core.vectors import VectorLists
+
+QUEUE_BYTES = 256 << 20
+"""A longer queue is worked off at once, even in recovery."""
+
+_KINDS = 4
+_GROWING, _OTHER = 0, 2
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRows:
+    """``pool`` int64 (n,), ``growing`` bool (n,), ``block`` int64 (n,), ``vectors`` float32 (n, d)."""
+
+    pool: Array
+    growing: Array
+    block: Array
+    vectors: NDArray[np.float32]
+
+    def select(self, keep: Array) -> HistoryRows:
+        return HistoryRows(self.pool[keep], self.growing[keep], self.block[keep], self.vectors[keep])
+
+
+class History:
+    """The own-history store of all principals of one engine."""
+
+    def __init__(self, slots: Columns, pools: Pools) -> None:
+        self._slots = slots
+        self._pools = pools
+        self._lists = Columns({"number": (np.int32, -1, _KINDS)})
+        self._stores: dict[int, VectorLists] = {}
+        self._queue: list[tuple[int, HistoryRows]] = []
+        self._queued_bytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self._lists.nbytes + self._queued_bytes + sum(store.nbytes for store in self._stores.values())
+
+    def store(self, dimension: int) -> VectorLists:
+        if dimension not in self._stores:
+            self._stores[dimension] = VectorLists(dimension)
+        return self._stores[dimension]
+
+    def turn(self, slots: Array, blocks: Array) -> None:
+        """Let ``slots`` enter ``blocks``, dropping what is older than the block before."""
+        current = self._slots["block"]
+        moved = blocks > current[slots]
+        if not moved.any():
+            return
+        for slot, block in zip(slots[moved].tolist(), blocks[moved].tolist(), strict=True):
+            stale = (0, 1) if block - current[slot] > 1 else (block % 2,)
+            self._drop(slot, stale)
+            current[slot] = block
+
+    def append(self, rows: HistoryRows) -> None:
+        """Queue rows of one dimension; the pools exist."""
+        if not len(rows.pool):
+            return
+        self._queue.append((self._pools.births, rows))
+        self._queued_bytes += rows.vectors.nbytes
+        if self._queued_bytes > QUEUE_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring queued rows that are still wanted into their lists."""
+        queue, self._queue, self._queued_bytes = self._queue, [], 0
+        by_dimension: dict[int, list[HistoryRows]] = {}
+        for births, rows in queue:
+            by_dimension.setdefault(rows.vectors.shape[1], []).append(rows.select(self._wanted(births, rows)))
+        for dimension, parts in by_dimension.items():
+            for rows in parts:
+                self.store(dimension).append(self._list_numbers(dimension, rows), rows.vectors)
+
+    def growing_lists(self, pools: Array) -> Array:
+        """int32 (n, 2): the lists of each pool's growing set, -1 for none."""
+        self._lists.reserve(self._pools.capacity)
+        numbers: Array = self._lists["number"][pools, _GROWING:_OTHER]
+        return numbers
+
+    def all_lists(self, slots: Array) -> Array:
+        """int32 (n, p): all lists of each slot, over all pools, -1 for none."""
+        self._lists.reserve(self._pools.capacity)
+        own = [self._lists["number"][self._pools.of_slots(slots[at : at + 1])].ravel() for at in range(len(slots))]
+        own = [numbers[numbers >= 0] for numbers in own]
+        lists = np.full((len(slots), max([len(numbers) for numbers in own] + [1])), -1, dtype=np.int32)
+        for at, numbers in enumerate(own):
+            lists[at, : len(numbers)] = numbers
+        return lists
+
+    def rows_of(self, dimension: int, pools: Array) -> HistoryRows:
+        """A copy of every row of ``pools``, which are all of this dimension. Call after ``flush``."""
+        self._lists.reserve(self._pools.capacity)
+        numbers = self._lists["number"][pools]
+        at, kind = np.nonzero(numbers >= 0)
+        store = self.store(dimension)
+        locations, owner = store.locations(numbers[at, kind])
+        pool, kind = pools[at[owner]], kind[owner]
+        current = self._slots["block"][self._pools.columns["slot"][pool]]
+        block = np.where(current % 2 == kind % 2, current, current - 1)
+        return HistoryRows(pool, kind < _OTHER, block, store.gather(locations))
+
+    def rows_held(self, dimension: int, pools: Array) -> int:
+        """How many rows of ``pools``, which are all of this dimension, are in lists."""
+        self._lists.reserve(self._pools.capacity)
+        numbers = self._lists["number"][pools].ravel()
+        return int(self.store(dimension).sizes[numbers[numbers >= 0]].sum())
+
+    def evict(self, pools: Array) -> None:
+        """Forget all rows of ``pools``."""
+        self._lists.reserve(self._pools.capacity)
+        numbers = self._lists["number"][pools]
+        owner = self._pools.columns["slot"][pools]
+        dimensions = self._slots["dimension"][owner]
+        for dimension in np.unique(dimensions).tolist():
+            lists = numbers[dimensions == dimension].ravel()
+            self.store(dimension).release(lists[lists >= 0])
+        self._lists["number"][pools] = -1
+
+    def _wanted(self, births: int, rows: HistoryRows) -> Array:
+        """Rows whose pool is the one they were queued for, and whose block is still kept."""
+        columns = self._pools.columns
+        born = columns["born"][rows.pool]
+        alive = (born >= 0) & (born < births)
+        current = self._slots["block"][columns["slot"][rows.pool]]
+        wanted: Array = alive & (rows.block >= current - 1)
+        return wanted
+
+    def _list_numbers(self, dimension: int, rows: HistoryRows) -> Array:
+        self._lists.reserve(self._pools.capacity)
+        kind = np.where(rows.growing, _GROWING, _OTHER) + rows.block % 2
+        table = self._lists["number"]
+        cell = rows.pool * _KINDS + kind
+        missing = np.unique(cell[table.reshape(-1)[cell] < 0])
+        table.reshape(-1)[missing] = self.store(dimension).allocate(len(missing))
+        numbers: Array = table.reshape(-1)[cell]
+        return numbers
+
+    def _drop(self, slot: int, parities: tuple[int, ...]) -> None:
+        self._lists.reserve(self._pools.capacity)
+        numbers = self._lists["number"][self._pools.of_slots(np.array([slot]))]
+        kinds = [kind + parity for kind in (_GROWING, _OTHER) for parity in parities]
+        lists = numbers[:, kinds].ravel()
+        lists = lists[lists >= 0]
+        if len(lists):
+            self.store(int(self._slots["dimension"][slot])).empty(lists)

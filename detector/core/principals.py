@@ -1,0 +1,114 @@
+"""Who is known: a dense slot for each (model, model version, principal), and whom to forget when space runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from detector.core.arrays import Array
+from detector.core.columns import Columns, Ids
+
+Key = tuple[str, str, str]
+"""(model, model version, principal)."""
+
+
+class Principals:
+    """Slots and their engine-wide counters, and accounts: what a principal's model versions have in common.
+
+    ``slots`` columns: ``queries`` seen, ``active`` (number in the engine's stream of the last one), ``score``
+    (last one, NaN before any), ``account``, ``dimension``, ``block`` of the history. ``accounts`` columns:
+    ``latch`` (bit set of the signals that made it a suspect) and ``versions`` (its slots).
+    """
+
+    def __init__(self) -> None:
+        self.slot_of: dict[Key, int] = {}
+        self.key_of: dict[int, Key] = {}
+        self.slots = Columns(
+            {
+                "queries": (np.int64, 0),
+                "active": (np.int64, -1),
+                "score": (np.float64, np.nan),
+                "account": (np.int32, -1),
+                "dimension": (np.int32, 0),
+                "block": (np.int64, 0),
+                "pool": (np.int32, -1),
+            }
+        )
+        self.accounts = Columns({"latch": (np.int64, 0), "versions": (np.int32, 0)})
+        self._slot_ids = Ids()
+        self._account_ids = Ids()
+        self._account_of: dict[tuple[str, str], int] = {}
+
+    def __len__(self) -> int:
+        return len(self.slot_of)
+
+    @property
+    def capacity(self) -> int:
+        """Every slot is below this."""
+        return self._slot_ids.size
+
+    def add(self, key: Key, dimension: int) -> int:
+        """A slot for ``key``, which has none yet."""
+        slot = self._slot_ids.take()
+        self.slots.reserve(slot + 1)
+        self.slot_of[key] = slot
+        self.key_of[slot] = key
+        account = self._account(key)
+        self.accounts["versions"][account] += 1
+        self.slots["account"][slot] = account
+        self.slots["dimension"][slot] = dimension
+        return slot
+
+    def remove(self, slots: Sequence[int]) -> None:
+        """Forget ``slots``; an account goes with the last of its versions, and its latch with it."""
+        for slot in slots:
+            key = self.key_of.pop(slot)
+            del self.slot_of[key]
+            self._leave_account(int(self.slots["account"][slot]), key)
+        self.slots.reset(np.asarray(slots, dtype=np.int64))
+        self._slot_ids.give_back(slots)
+
+    def versions_of(self, model: str, principal: str) -> list[int]:
+        """Slots of all model versions of one principal."""
+        if (model, principal) not in self._account_of:
+            return []
+        account = self._account_of[model, principal]
+        own = np.flatnonzero(self.slots["account"][: self.capacity] == account)
+        return [int(slot) for slot in own]
+
+    def to_forget(self, count: int) -> list[int]:
+        """The ``count`` slots that matter least: those without a score first, then those that are not suspects,
+        each by how long they have been silent."""
+        known = np.fromiter(self.key_of, dtype=np.int64, count=len(self.key_of))
+        suspect = self.accounts["latch"][self.slots["account"][known]] != 0
+        scored = ~np.isnan(self.slots["score"][known])
+        order = np.lexsort((self.slots["active"][known], np.where(suspect, 2, scored.astype(np.int64))))
+        return [int(slot) for slot in known[order[:count]]]
+
+    def latch_of(self, slots: Array) -> Array:
+        return self.accounts["latch"][self.slots["account"][slots]]
+
+    def keys_of(self, slots: Iterable[int]) -> list[Key]:
+        return [self.key_of[slot] for slot in slots]
+
+    @property
+    def nbytes(self) -> int:
+        text = sum(len(part) for key in self.slot_of for part in key[2:])
+        return self.slots.nbytes + self.accounts.nbytes + 400 * len(self.slot_of) + text
+
+    def _account(self, key: Key) -> int:
+        name = (key[0], key[2])
+        account = self._account_of.get(name)
+        if account is None:
+            account = self._account_of[name] = self._account_ids.take()
+            self.accounts.reserve(account + 1)
+        return account
+
+    def _leave_account(self, account: int, key: Key) -> None:
+        versions = self.accounts["versions"]
+        versions[account] -= 1
+        if versions[account] == 0:
+            del self._account_of[key[0], key[2]]
+            self.accounts["latch"][account] = 0
+            self._account_ids.give_back([account])

@@ -1,0 +1,249 @@
+"""The compatible mode's test: what the published PRADA agent answers, query for query, at a fraction of its work.
+
+It tests at every tenth query (0, 10, 20...) all distances of classes that have ten or more, drops what lies three
+deviations or more off, and judges if more than 100 are left; in between, the verdict stands. Wherever rounding
+could decide, the agent's own formula is evaluated on its own list: near the rejection limits, near delta, and on
+lists without spread.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import shapiro
+
+from detector.contracts.findings import Evidence
+from detector.core.admission import Recompute
+from detector.core.arrays import Array
+from detector.core.columns import Columns
+from detector.core.configuration import PradaConfig
+from detector.core.normality import CONSTANT, statistic
+from detector.core.signal import Delta
+from detector.core.tested import WARM_UP, Tested, carried, last_of
+from detector.core.views import Rows
+
+_EVERY = 10
+_CLASS_MINIMUM = 10
+_DOUBT = 1e-9
+_EDGE = 1e-12
+_LOG = (("distance", np.float64), ("label", np.int64), ("admitted", np.bool_))
+
+
+class _Log:
+    """One principal's distances in order of arrival, and the sorted pool of those that count so far."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._columns = {name: np.empty(8, dtype) for name, dtype in _LOG}
+        self._pool = np.empty(0)
+        self._pooled = 0
+        self._class_sizes: dict[int, int] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        return self._columns[name][: self.size]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(column.nbytes for column in self._columns.values()) + self._pool.nbytes
+
+    def append(self, rows: dict[str, Array]) -> None:
+        count = len(rows["distance"])
+        for name, column in self._columns.items():
+            if self.size + count > len(column):
+                grown = np.empty(max(self.size + count, len(column) * 3 // 2), column.dtype)
+                grown[: self.size] = column[: self.size]
+                self._columns[name] = column = grown
+            column[self.size : self.size + count] = rows[name]
+        self.size += count
+
+    def pool(self, distances: Array, labels: Array) -> NDArray[np.float64]:
+        """The sorted distances that count, given all so far: the log's and those about to join it."""
+        fresh: list[float] = []
+        new = slice(self._pooled, len(distances))
+        for label, distance in zip(labels[new].tolist(), distances[new].tolist(), strict=True):
+            self._pooled += 1
+            size = self._class_sizes[label] = self._class_sizes.get(label, 0) + 1
+            if size > _CLASS_MINIMUM:
+                fresh.append(distance)
+            elif size == _CLASS_MINIMUM:
+                fresh.extend(distances[: self._pooled][labels[: self._pooled] == label].tolist())
+        if fresh:
+            self._pool = np.concatenate((self._pool, fresh))
+            self._pool.sort(kind="stable")
+        return self._pool
+
+
+class ReferenceTest:
+    """State per slot: a log of all distances, W and the verdict."""
+
+    def __init__(self, config: PradaConfig) -> None:
+        self._delta = config.delta
+        self._slots = Columns({"w": (np.float64, np.nan), "verdict": (np.bool_, False)})
+        self._logs: dict[int, _Log] = {}
+
+    def judge(self, rows: Rows, distance: NDArray[np.float64], admitted: NDArray[np.bool_]) -> Tested:
+        self._reserve(rows.slots)
+        grouping = rows.by_slot
+        order = grouping.order
+        known = np.isfinite(distance[order])
+        new = {
+            "distance": distance[order[known]],
+            "label": rows.pool_label[rows.pool[order[known]]],
+            "admitted": admitted[order[known]],
+        }
+        at, w = self._checks(rows, known, new)
+        before = {name: self._slots[name][rows.slots] for name in ("w", "verdict")}
+        statistics = carried(grouping, at, w, before["w"])
+        verdicts = carried(grouping, at, w < self._delta, before["verdict"])
+        delta = {
+            "slot_w": last_of(grouping, statistics),
+            "slot_verdict": last_of(grouping, verdicts),
+            "row_slot": rows.slot[order[known]].astype(np.int32),
+            **{f"row_{name}": column for name, column in new.items()},
+        }
+        risen = verdicts & ~np.where(
+            _is_first(grouping.starts, len(order)), before["verdict"][rows.slot[order]], np.roll(verdicts, 1)
+        )
+        return self._in_stream_order(order, statistics, verdicts, risen, delta)
+
+    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        del pools
+        self._reserve(slots)
+        self._slots["w"][slots] = delta["slot_w"]
+        self._slots["verdict"][slots] = delta["slot_verdict"]
+        owners = delta["row_slot"]
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))
+        ends = np.append(starts[1:], len(owners))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            rows = {name: delta[f"row_{name}"][start:end] for name, _ in _LOG}
+            self._log(int(slots[owners[start]])).append(rows)
+
+    def dump(self, slots: Array) -> dict[str, Array]:
+        self._reserve(slots)
+        logs = [self._logs.get(slot, _Log()) for slot in slots.tolist()]
+        sizes = [log.size for log in logs]
+        return {
+            "slot_w": self._slots["w"][slots],
+            "slot_verdict": self._slots["verdict"][slots],
+            "row_slot": np.repeat(np.arange(len(slots), dtype=np.int32), sizes),
+            **{f"row_{name}": _joined([log[name] for log in logs], dtype) for name, dtype in _LOG},
+        }
+
+    def load(self, slots: Array, state: Delta) -> None:
+        self.apply(slots, slots, state)
+
+    def evict(self, slots: Array) -> None:
+        self._slots.reset(slots)
+        for slot in slots.tolist():
+            self._logs.pop(slot, None)
+
+    def nbytes(self, slots: Array | None) -> int:
+        if slots is None:
+            return self._slots.nbytes + sum(log.nbytes for log in self._logs.values())
+        return sum(9 + (self._logs[slot].nbytes if slot in self._logs else 0) for slot in slots.tolist())
+
+    def threshold_of(self, rows: Rows) -> Recompute:
+        """The threshold of a pool by the agent's formula, for when rounding could decide an admission."""
+
+        def recompute(pool: int, joined: list[float]) -> float:
+            log = self._logs.get(int(rows.slots[rows.pool_slot[pool]]), _Log())
+            own = log["distance"][log["admitted"] & (log["label"] == rows.pool_label[pool])]
+            distances = np.array([0.0, *own.tolist(), *joined])
+            prefixes = (distances[:count] for count in range(2, len(distances) + 1))
+            return max([0.0, *(float(np.mean(prefix) - np.std(prefix)) for prefix in prefixes)])
+
+        return recompute
+
+    def _checks(self, rows: Rows, known: Array, new: dict[str, Array]) -> tuple[Array, NDArray[np.float64]]:
+        """Rows (of the by-slot order) at which a test was made, and its W."""
+        order = rows.by_slot.order
+        due = np.flatnonzero(rows.index[order] % _EVERY == 0)
+        until = np.cumsum(known)
+        first = np.append(0, until)[rows.by_slot.starts]
+        at, found = [], []
+        for row in due.tolist():
+            slot = int(rows.slot[order[row]])
+            w = self._check(int(rows.slots[slot]), new, int(first[slot]), int(until[row]))
+            if w is not None:
+                at.append(row)
+                found.append(w)
+        return np.array(at, dtype=np.int64), np.array(found)
+
+    def _check(self, slot: int, new: dict[str, Array], start: int, end: int) -> float | None:
+        log = self._log(slot)
+        if log.size + end - start <= WARM_UP:
+            return None
+        distances = np.concatenate((log["distance"], new["distance"][start:end]))
+        labels = np.concatenate((log["label"], new["label"][start:end]))
+        pool = log.pool(distances, labels)
+        if len(pool) <= WARM_UP:
+            return None
+        kept = _kept(pool)
+        if kept is not None and len(kept) <= WARM_UP:
+            return None
+        w = None if kept is None or _constant(kept) else statistic(kept)
+        if w is None or abs(w - self._delta) < _DOUBT:
+            return _published(distances, labels)
+        return w
+
+    def _in_stream_order(
+        self, order: Array, statistics: Array, verdicts: Array, risen: Array, delta: dict[str, Array]
+    ) -> Tested:
+        statistic_of, verdict_of = np.empty(len(order)), np.empty(len(order), bool)
+        statistic_of[order], verdict_of[order] = statistics, verdicts
+        evidence = {
+            int(row): (Evidence("shapiro_w", float(statistic_of[row]), "", self._delta),) for row in order[risen]
+        }
+        return Tested(statistic_of, verdict_of, evidence, delta)
+
+    def _log(self, slot: int) -> _Log:
+        if slot not in self._logs:
+            self._logs[slot] = _Log()
+        return self._logs[slot]
+
+    def _reserve(self, slots: Array) -> None:
+        if len(slots):
+            self._slots.reserve(int(slots.max()) + 1)
+
+
+def _kept(pool: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """The sorted pool without outliers, or None where rounding could decide what is one."""
+    mean = pool.mean()
+    reach = 3.0 * np.sqrt(((pool - mean) ** 2).mean())
+    if reach <= 3.0 * CONSTANT * mean:
+        return None
+    low, high = np.searchsorted(pool, (mean - reach, mean + reach))
+    edges = pool[max(low - 1, 0) : low + 1], pool[max(high - 1, 0) : high + 1]
+    if any((np.abs(np.abs(edge - mean) - reach) <= _EDGE * (mean + reach)).any() for edge in edges):
+        return None
+    return pool[low:high]
+
+
+def _constant(kept: NDArray[np.float64]) -> bool:
+    return bool(kept[-1] - kept[0] <= CONSTANT * kept[-1])
+
+
+def _published(distances: Array, labels: Array) -> float | None:
+    """W as the agent computes it, on its own list: class by class, in the order of their first distances."""
+    classes, first, sizes = np.unique(labels, return_index=True, return_counts=True)
+    ordered = classes[np.argsort(first)][(sizes >= _CLASS_MINIMUM)[np.argsort(first)]]
+    pool = np.concatenate([distances[labels == label] for label in ordered])
+    pool = pool[np.abs(pool - np.mean(pool)) < 3 * np.std(pool)]
+    if len(pool) <= WARM_UP:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(shapiro(pool).statistic)
+
+
+def _is_first(starts: Array, count: int) -> Array:
+    first = np.zeros(count, bool)
+    first[starts] = True
+    return first
+
+
+def _joined(parts: list[Array], dtype: Any) -> Array:
+    return np.concatenate([*parts, np.empty(0, dtype)])

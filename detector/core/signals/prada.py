@@ -1,0 +1,111 @@
+"""PRADA (Juuti, Szyller, Marchal, Asokan, EuroS&P 2019): synthetic queries keep a controlled distance.
+
+Each query's distance to the nearest vector of its predicted class's growing set is recorded; it joins that set if
+it lies farther off than T = max(T, mean - deviation) of the distances that joined before. Distances of honest
+queries look normal, so a low Shapiro-Wilk W over them betrays a thief. How W is formed and judged differs by mode:
+``windowed_test`` (default) and ``reference_test`` (compatible: the published agent's verdict for every query).
+
+States cannot be merged: nearest neighbours change when two principals' sets are pooled.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NoReturn
+
+import numpy as np
+
+from detector.core.admission import Admission, Recompute, Thresholds, admit
+from detector.core.arrays import Array
+from detector.core.columns import Columns
+from detector.core.configuration import EngineConfig
+from detector.core.reference_test import ReferenceTest
+from detector.core.signal import Delta, Need, Proposal
+from detector.core.views import Rows, Views
+from detector.core.windowed_test import WindowedTest
+
+_THRESHOLDS = {name: f"pool_{name}" for name in ("threshold", "count", "mean", "squares")}
+
+
+class Prada:
+    """The ``prada`` signal: statistic W, score (1 - W) / (1 - delta)."""
+
+    name: ClassVar[str] = "prada"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Need]] = frozenset({"growing"})
+    mergeable: ClassVar[bool] = False
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._delta = config.prada.delta
+        self._pools = Columns(
+            {
+                "threshold": (np.float64, 0.0),
+                "count": (np.int64, 0),
+                "mean": (np.float64, 0.0),
+                "squares": (np.float64, 0.0),
+            }
+        )
+        compatible = config.mode == "compatible"
+        self._test: WindowedTest | ReferenceTest = (ReferenceTest if compatible else WindowedTest)(config.prada)
+
+    def propose(self, rows: Rows, views: Views) -> Proposal:
+        admission = self._admit(rows, views)
+        order = rows.by_pool.order
+        distance, admitted = np.empty(len(rows)), np.empty(len(rows), dtype=bool)
+        distance[order], admitted[order] = admission.distance, admission.admitted
+        tested = self._test.judge(rows, distance, admitted)
+        return Proposal(
+            statistic=tested.statistic,
+            score=(1.0 - tested.statistic) / (1.0 - self._delta),
+            alarm=tested.alarm,
+            threshold=self._delta,
+            evidence=tested.evidence,
+            delta={**_pool_columns(admission.after), **tested.delta},
+            growing=admitted,
+            figures=tested.figures,
+        )
+
+    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        self._reserve(pools)
+        for name, column in _THRESHOLDS.items():
+            self._pools[name][pools] = delta[column]
+        self._test.apply(slots, pools, delta)
+
+    def dump(self, slots: Array, pools: Array) -> Delta:
+        self._reserve(pools)
+        return {**_pool_columns(self._thresholds(pools)), **self._test.dump(slots)}
+
+    def load(self, slots: Array, pools: Array, state: Delta) -> None:
+        self._reserve(pools)
+        for name, column in _THRESHOLDS.items():
+            self._pools[name][pools] = state[column]
+        self._test.load(slots, state)
+
+    def evict(self, slots: Array, pools: Array) -> None:
+        self._pools.reset(pools)
+        self._test.evict(slots)
+
+    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
+        per_pool = 4 * 8
+        counted = self._pools.nbytes if pools is None else per_pool * len(pools)
+        return counted + self._test.nbytes(slots)
+
+    def merge(self, states: list[Delta]) -> NoReturn:
+        raise NotImplementedError("prada states cannot be merged; feed a shadow state with the merged stream")
+
+    def _admit(self, rows: Rows, views: Views) -> Admission:
+        self._reserve(rows.pools)
+        recompute: Recompute | None = None
+        if isinstance(self._test, ReferenceTest):
+            recompute = self._test.threshold_of(rows)
+        return admit(views.growing, rows.by_pool, self._thresholds(rows.pools), recompute)
+
+    def _thresholds(self, pools: Array) -> Thresholds:
+        return Thresholds(*(self._pools[name][pools] for name in _THRESHOLDS))
+
+    def _reserve(self, pools: Array) -> None:
+        if len(pools):
+            self._pools.reserve(int(pools.max()) + 1)
+
+
+def _pool_columns(thresholds: Thresholds) -> dict[str, Array]:
+    return {column: getattr(thresholds, name) for name, column in _THRESHOLDS.items()}

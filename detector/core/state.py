@@ -1,0 +1,184 @@
+"""All that an engine remembers, and the one way it changes: live and in recovery alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from detector.core.arrays import Array
+from detector.core.configuration import EngineConfig
+from detector.core.history import History, HistoryRows
+from detector.core.pools import Pools
+from detector.core.principals import Key, Principals
+from detector.core.signal import Delta, Signal
+from detector.core.views import PreviousQueries
+
+Registry = Mapping[str, Callable[[EngineConfig], Signal]]
+Record = dict[str, Any]
+"""A part of a state section before packing: numbers, strings, arrays, lists and dictionaries of them."""
+
+_UNKNOWN_SIGNAL = 1 << 62
+"""The latch bit of a signal that this version does not have."""
+
+
+class State:
+    """Principals, pools, the shared views' vectors and the signals' own state.
+
+    ``queries``: how many were taken from the start, which numbers the engine's stream.
+    """
+
+    def __init__(self, config: EngineConfig, registry: Registry) -> None:
+        self.signals: list[Signal] = [build(config) for build in registry.values()]
+        self.needs = frozenset[str]().union(*(signal.needs for signal in self.signals))
+        self.principals = Principals()
+        self.pools = Pools(self.principals.slots)
+        self.history = History(self.principals.slots, self.pools)
+        self.previous = PreviousQueries()
+        self.queries = 0
+
+    @property
+    def signal_names(self) -> list[str]:
+        return [signal.name for signal in self.signals]
+
+    def slots_for(self, keys: Sequence[Key], dimensions: Sequence[int]) -> Array:
+        """int64 (n,): the slots of ``keys``, made where missing."""
+        known = self.principals.slot_of
+        slots = [known.get(key, -1) for key in keys]
+        for at, slot in enumerate(slots):
+            if slot < 0:
+                slots[at] = self.principals.add(keys[at], dimensions[at])
+        return np.array(slots, dtype=np.int64)
+
+    def evict(self, slots: Sequence[int]) -> None:
+        """Forget ``slots`` altogether."""
+        own = np.array(slots, dtype=np.int64)
+        if not len(own):
+            return
+        pools = self.pools.of_slots(own)
+        for signal in self.signals:
+            signal.evict(own, pools)
+        self.history.evict(pools)
+        self.previous.evict(own)
+        self.pools.remove(pools)
+        self.principals.remove(slots)
+
+    def evict_keys(self, keys: Sequence[Sequence[str]]) -> None:
+        """Forget those of ``keys`` that are known."""
+        known = self.principals.slot_of
+        slots = [known.get((model, version, principal)) for model, version, principal in keys]
+        self.evict([slot for slot in slots if slot is not None])
+
+    def apply_step(self, slots: Array, pools: Array, step: Record, deltas: Mapping[str, Delta]) -> None:
+        """Take over what one step proposed: ``step`` for the shared views, ``deltas`` by signal name."""
+        self.history.turn(slots, step["block"])
+        block = step["block"][step["pool_slot"]]
+        pool = step["row_pool"]
+        self.history.append(HistoryRows(pools[pool], step["row_growing"], block[pool], step["row_vector"]))
+        if "previous" in step:
+            self.previous.put(slots, step["previous"])
+        for signal in self.signals:
+            if signal.name in deltas:
+                signal.apply(slots, pools, deltas[signal.name])
+
+    def set_counters(self, slots: Array, record: Record) -> None:
+        """Counters of ``slots`` after a segment."""
+        columns = self.principals.slots
+        for name in ("queries", "active", "score"):
+            columns[name][slots] = record[name]
+        latch = self._own_latch(record["latch"], record["signals"])
+        self.principals.accounts["latch"][columns["account"][slots]] = latch
+        self.queries = max(self.queries, int(record["total"]))
+
+    def counters(self, slots: Array) -> Record:
+        """What ``set_counters`` takes, with the keys and dimensions of ``slots``."""
+        columns = self.principals.slots
+        return {
+            "keys": [list(key) for key in self.principals.keys_of(slots.tolist())],
+            "dimension": columns["dimension"][slots],
+            "queries": columns["queries"][slots],
+            "active": columns["active"][slots],
+            "score": columns["score"][slots],
+            "latch": self.principals.latch_of(slots),
+            "signals": self.signal_names,
+            "total": self.queries,
+        }
+
+    def dump(self, slots: Array) -> tuple[Record, dict[str, Delta]]:
+        """All of ``slots``: the engine's record and each signal's."""
+        pools = self.pools.of_slots(slots)
+        position = np.full(self.principals.capacity, -1, np.int64)
+        position[slots] = np.arange(len(slots))
+        owner = position[self.pools.columns["slot"][pools]]
+        record = self.counters(slots)
+        record["block"] = self.principals.slots["block"][slots]
+        record["pool_slot"] = owner
+        record["pool_label"] = self.pools.columns["label"][pools]
+        record["history"] = self._dump_history(slots, pools, owner)
+        if "previous" in self.needs:
+            record["previous"] = self._dump_previous(slots)
+        return record, {signal.name: signal.dump(slots, pools) for signal in self.signals}
+
+    def load(self, record: Record, states: Mapping[str, Delta]) -> None:
+        """Replace the principals of a dump with it whole."""
+        keys = [(model, version, principal) for model, version, principal in record["keys"]]
+        self.evict_keys(keys)
+        slots = self.slots_for(keys, record["dimension"].tolist())
+        self.set_counters(slots, record)
+        self.principals.slots["block"][slots] = record["block"]
+        pools = self.pools.find_or_add(slots[record["pool_slot"]], record["pool_label"])
+        for part in record["history"]:
+            self.history.append(HistoryRows(pools[part["pool"]], part["growing"], part["block"], part["vectors"]))
+        for part in record.get("previous", ()):
+            self.previous.put(slots[part["slot"]], part["vectors"])
+        for signal in self.signals:
+            if signal.name in states:
+                signal.load(slots, pools, states[signal.name])
+
+    @property
+    def nbytes(self) -> int:
+        shared = self.principals.nbytes + self.pools.nbytes + self.history.nbytes + self.previous.nbytes
+        return shared + sum(signal.nbytes() for signal in self.signals)
+
+    def nbytes_of(self, slot: int) -> int:
+        slots = np.array([slot])
+        pools = self.pools.of_slots(slots)
+        dimension = int(self.principals.slots["dimension"][slot])
+        per_row = 4 * dimension + 8
+        rows = self.history.rows_held(dimension, pools)
+        own = sum(signal.nbytes(slots, pools) for signal in self.signals)
+        return 500 + 250 * len(pools) + rows * per_row + own + self.previous.nbytes_of(slot)
+
+    def _own_latch(self, latch: Array, names: list[str]) -> Array:
+        """``latch`` with the bits of the signals ``names`` moved to those of this engine's."""
+        if names == self.signal_names:
+            return latch
+        moved = latch & _UNKNOWN_SIGNAL
+        for bit, name in enumerate(names):
+            own = 1 << self.signal_names.index(name) if name in self.signal_names else _UNKNOWN_SIGNAL
+            moved = moved | np.where(latch & (1 << bit), own, 0)
+        return moved
+
+    def _dump_history(self, slots: Array, pools: Array, owner: Array) -> list[Record]:
+        self.history.flush()
+        dimensions = self.principals.slots["dimension"][slots][owner]
+        parts = []
+        for dimension in np.unique(dimensions).tolist():
+            own = np.flatnonzero(dimensions == dimension)
+            rows = self.history.rows_of(dimension, pools[own])
+            place = np.full(self.pools.capacity, -1, np.int64)
+            place[pools[own]] = own
+            parts.append(
+                {"pool": place[rows.pool], "growing": rows.growing, "block": rows.block, "vectors": rows.vectors}
+            )
+        return parts
+
+    def _dump_previous(self, slots: Array) -> list[Record]:
+        dimensions = self.principals.slots["dimension"][slots]
+        parts = []
+        for dimension in np.unique(dimensions).tolist():
+            own = np.flatnonzero(dimensions == dimension)
+            vectors, known = self.previous.of(slots[own], dimension)
+            parts.append({"slot": own[known], "vectors": vectors[known]})
+        return parts

@@ -1,0 +1,90 @@
+"""A micro-batch as flat columns over all its rows, whatever their model, version and dimension."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.queries import QueryBatch
+from detector.core.arrays import Array
+from detector.core.batch import MicroBatch
+from detector.core.pools import LABEL_LIMIT
+from detector.core.principals import Key
+
+
+class Stream:
+    """``keys`` that occur and, per row: ``key`` (position in them), ``piece`` and ``piece_row`` (where it came
+    from), ``dimension`` and ``space`` (position in ``spaces``, each a (model, version, dimension))."""
+
+    def __init__(self, batch: MicroBatch) -> None:
+        self.pieces = tuple(piece for piece in batch.pieces if len(piece))
+        self.keys: list[Key] = []
+        self.spaces: list[tuple[str, str, int]] = []
+        self._number: dict[Key, int] = {}
+        self._matrices: dict[int, tuple[NDArray[np.float32], Array]] = {}
+        lengths = [len(piece) for piece in self.pieces]
+        self.key = _joined([self._key_index(piece) for piece in self.pieces], np.int32)
+        self.piece = np.repeat(np.arange(len(self.pieces)), lengths)
+        self.piece_row = _joined([np.arange(length) for length in lengths], np.int64)
+        self._space_of_piece = np.array([self._space(piece) for piece in self.pieces], dtype=np.int64)
+        self.space = self._space_of_piece[self.piece]
+        self.dimension = np.array([piece.dimension for piece in self.pieces], dtype=np.int32)[self.piece]
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @cached_property
+    def label(self) -> Array:
+        """int64 (n,): the predicted class: argmax of probabilities, the label itself, 0 for a score."""
+        return _joined([_labels(piece) for piece in self.pieces], np.int64)
+
+    def features(self, space: int, rows: Array) -> NDArray[np.float32]:
+        """float32 (m, d): features of ``rows``, all of one space."""
+        pieces = np.flatnonzero(self._space_of_piece == space)
+        if len(pieces) == 1:
+            matrix = self.pieces[pieces[0]].features
+            whole = len(rows) == len(matrix)
+            return matrix if whole else matrix[self.piece_row[rows]]
+        matrix, start = self._matrix(space)
+        return matrix[start[self.piece[rows]] + self.piece_row[rows]]
+
+    def _matrix(self, space: int) -> tuple[NDArray[np.float32], Array]:
+        if space not in self._matrices:
+            pieces = np.flatnonzero(self._space_of_piece == space).tolist()
+            start = np.zeros(len(self.pieces), np.int64)
+            start[pieces] = np.cumsum([0] + [len(self.pieces[at]) for at in pieces[:-1]])
+            self._matrices[space] = np.concatenate([self.pieces[at].features for at in pieces]), start
+        return self._matrices[space]
+
+    def _key_index(self, piece: QueryBatch) -> Array:
+        used = np.flatnonzero(np.bincount(piece.principal_index, minlength=len(piece.principals)))
+        numbers = np.full(len(piece.principals), -1, np.int32)
+        numbers[used] = [self._key(piece, at) for at in used.tolist()]
+        return numbers[piece.principal_index]
+
+    def _key(self, piece: QueryBatch, at: int) -> int:
+        key = (piece.model, piece.model_version, piece.principals[at])
+        number = self._number.setdefault(key, len(self.keys))
+        if number == len(self.keys):
+            self.keys.append(key)
+        return number
+
+    def _space(self, piece: QueryBatch) -> int:
+        space = (piece.model, piece.model_version, piece.dimension)
+        if space not in self.spaces:
+            self.spaces.append(space)
+        return self.spaces.index(space)
+
+
+def _labels(piece: QueryBatch) -> Array:
+    if piece.output_kind == "probabilities":
+        return piece.outputs.argmax(1)
+    if piece.output_kind == "label":
+        return np.clip(piece.outputs[:, 0].astype(np.float64), -LABEL_LIMIT, LABEL_LIMIT).astype(np.int64)
+    return np.zeros(len(piece), np.int64)
+
+
+def _joined(parts: list[Array], dtype: type) -> Array:
+    return np.concatenate([*parts, np.empty(0, dtype)]) if len(parts) != 1 else parts[0]

@@ -1,0 +1,54 @@
+"""What a test of nearest-neighbour distances says of the rows of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.findings import Evidence
+from detector.core.arrays import Array
+from detector.core.views import Grouping
+
+WARM_UP = 100
+"""No test before more than this many distances are left after outlier rejection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """As of each row, in stream order: ``statistic`` W float64 (n,), NaN before the first test, and ``alarm``
+    bool (n,). ``evidence`` at rows where an alarm rises; ``delta`` to remember."""
+
+    statistic: NDArray[np.float64]
+    alarm: NDArray[np.bool_]
+    evidence: dict[int, tuple[Evidence, ...]]
+    delta: dict[str, Array]
+    figures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+def carried(grouping: Grouping, at: Array, values: Array, before: Array) -> Array:
+    """Per row of ``grouping``'s order: the latest of ``values`` (set at the rows ``at`` of that order) within the
+    group, or the group's value in ``before``."""
+    if not len(at):
+        unchanged: Array = np.repeat(before, grouping.lengths)
+        return unchanged
+    latest = np.full(len(grouping.order), -1)
+    latest[at] = np.arange(len(at))
+    latest = np.maximum.accumulate(latest)
+    set_at = np.where(latest >= 0, at[latest], -1)
+    own = set_at >= np.repeat(grouping.starts, grouping.lengths)
+    return np.where(own, values[latest], np.repeat(before, grouping.lengths))
+
+
+def ordinals(grouping: Grouping, chosen: Array) -> Array:
+    """For each chosen row of ``grouping``'s order (bool mask), how many chosen ones its group has before it."""
+    before = np.cumsum(chosen) - chosen
+    return (before - np.repeat(before[grouping.starts], grouping.lengths))[chosen]
+
+
+def last_of(grouping: Grouping, values: Array) -> Array:
+    """Per group, the value at its last row of ``grouping``'s order."""
+    last: Array = values[grouping.starts + grouping.lengths - 1]
+    return last

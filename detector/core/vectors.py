@@ -1,0 +1,145 @@
+"""Vectors in FAISS inverted lists that we choose ourselves: the quantizer is never asked.
+
+FAISS scans lists by direct differences. Its flat index would switch to |a|^2 + |b|^2 - 2ab for large batches,
+which turns near duplicates into duplicates and would let verdicts depend on the batch size; the threshold for
+that is pinned out of reach here for every flat index of this process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.arrays import Array
+from detector.core.columns import Ids
+
+faiss.cvar.distance_compute_blas_threshold = 1 << 30
+faiss.omp_set_num_threads(1)
+
+_EMPTY = 0
+"""A list that stays empty, so that it can stand in for any other."""
+_START = 64
+_OFFSET_BITS = 32
+NEAREST = 4
+"""How many candidates a search returns."""
+
+
+class VectorLists:
+    """float32 vectors of one dimension in numbered lists."""
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+        self.sizes: NDArray[np.int64] = np.zeros(_START, dtype=np.int64)
+        self._ids = Ids()
+        self._ids.take()  # the list that stays empty
+        self._quantizer = faiss.IndexFlatL2(dimension)
+        self._index = self._new_index(_START)
+        self._lists = faiss.downcast_InvertedLists(self._index.invlists)
+        self._reader = self._new_index(_START)
+        self._reader.replace_invlists(self._index.invlists, False)
+        self._reader.direct_map.type = faiss.DirectMap.Array
+
+    @property
+    def nbytes(self) -> int:
+        """Vectors with their FAISS ids, and about 100 bytes a list."""
+        return int(self.sizes.sum()) * (4 * self.dimension + 8) + 108 * len(self.sizes)
+
+    def allocate(self, count: int) -> Array:
+        """int32 (count,): numbers of empty lists."""
+        lists = self._ids.take_many(count)
+        self._reserve(self._ids.size)
+        return np.array(lists, dtype=np.int32)
+
+    def release(self, lists: Array) -> None:
+        """Give lists back and their memory with them."""
+        if not len(lists):
+            return
+        kept = np.arange(len(self.sizes), dtype=np.int64)
+        kept[lists] = _EMPTY
+        self._lists.permute_invlists(faiss.swig_ptr(kept))
+        self.sizes[lists] = 0
+        self._ids.give_back(lists.tolist())
+
+    def empty(self, lists: Array) -> None:
+        """Drop all vectors of ``lists``, which stay allocated."""
+        for number in lists[self.sizes[lists] > 0].tolist():
+            self._lists.resize(number, 0)
+        self.sizes[lists] = 0
+
+    def append(self, lists: Array, vectors: NDArray[np.float32]) -> None:
+        """Add ``vectors`` (n, d), the i-th to ``lists[i]``."""
+        lists = np.ascontiguousarray(lists, dtype=np.int64)
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        self._index.add_core(len(lists), faiss.swig_ptr(vectors), None, faiss.swig_ptr(lists))
+        self.sizes += np.bincount(lists, minlength=len(self.sizes))
+
+    def nearest(self, queries: NDArray[np.float32], lists: Array) -> tuple[Array, Array]:
+        """For each query, over the lists in its row of ``lists`` (n, p; -1 for none): float32 (n, 4) squared
+        distances as FAISS rounds them, ascending, and int64 (n, 4) locations, -1 where there are no more."""
+        count, probes = lists.shape
+        lists = np.ascontiguousarray(lists, dtype=np.int64)
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        squared = np.empty((count, NEAREST), np.float32)
+        locations = np.empty((count, NEAREST), np.int64)
+        unused = np.zeros((count, probes), np.float32)
+        self._index.nprobe = probes
+        pointer = faiss.swig_ptr
+        self._index.search_preassigned_c(
+            count,
+            pointer(queries),
+            NEAREST,
+            pointer(lists),
+            pointer(unused),
+            pointer(squared),
+            pointer(locations),
+            True,
+            None,
+        )
+        return squared, locations
+
+    def gather(self, locations: Array) -> NDArray[np.float32]:
+        """float32 (n, d): the vectors at ``locations``."""
+        count = len(locations)
+        faiss.copy_array_to_vector(np.ascontiguousarray(locations, dtype=np.int64), self._reader.direct_map.array)
+        vectors = np.empty((count, self.dimension), np.float32)
+        keys = np.arange(count, dtype=np.int64)
+        self._reader.ntotal = count
+        self._reader.reconstruct_batch_c(count, faiss.swig_ptr(keys), faiss.swig_ptr(vectors))
+        return vectors
+
+    def view(self, number: int) -> NDArray[np.float32]:
+        """float32 (m, d): one list without a copy, valid until the list next changes."""
+        count = int(self.sizes[number])
+        if count == 0:
+            return np.empty((0, self.dimension), np.float32)
+        codes = faiss.rev_swig_ptr(self._lists.get_codes(number), count * self.dimension * 4)
+        return codes.view(np.float32).reshape(count, self.dimension)
+
+    def locations(self, lists: Array) -> tuple[Array, Array]:
+        """Every vector of ``lists``: (location int64, position in ``lists`` int64)."""
+        sizes = self.sizes[lists]
+        owner = np.repeat(np.arange(len(lists)), sizes)
+        offset = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return (lists[owner].astype(np.int64) << _OFFSET_BITS) | offset, owner
+
+    def _new_index(self, lists: int) -> Any:
+        index = faiss.IndexIVFFlat(self._quantizer, self.dimension, lists, faiss.METRIC_L2)
+        index.is_trained = True
+        return index
+
+    def _reserve(self, lists: int) -> None:
+        """Make room for more lists. FAISS has no call for it, but it makes as many as ``nlist`` says when it
+        permutes them: old ones stay where they are, the empty one stands in for the new."""
+        old = len(self.sizes)
+        if lists <= old:
+            return
+        new = max(lists, 2 * old)
+        kept = np.full(new, _EMPTY, dtype=np.int64)
+        kept[:old] = np.arange(old)
+        self._lists.nlist = new
+        self._lists.permute_invlists(faiss.swig_ptr(kept))
+        self._index.nlist = self._reader.nlist = new
+        self.sizes = np.concatenate((self.sizes, np.zeros(new - old, np.int64)))

@@ -1,0 +1,205 @@
+"""The rows of a step, and what the engine can say of each from vectors that it holds once for all signals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.queries import QueryBatch
+from detector.core.arrays import Array
+from detector.core.distances import earlier_pairs, exact, nearest_stored
+from detector.core.history import History
+from detector.core.profile import Profile
+from detector.core.vectors import VectorLists
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Rows sorted by group, in stream order within each: ``order`` int64 (n,) of row numbers, then for each
+    group its ``starts`` and ``lengths`` in that order."""
+
+    order: Array
+    starts: Array
+    lengths: Array
+
+    @classmethod
+    def of(cls, group: Array, count: int) -> Grouping:
+        lengths = np.bincount(group, minlength=count)
+        return cls(np.argsort(group, kind="stable"), np.cumsum(lengths) - lengths, lengths)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Queries of one model version and dimension, in stream order, each principal within one history block.
+
+    ``slots`` and ``pools`` int64: those that occur; ``slot`` and ``pool`` int64 (n,) are positions in them.
+    ``pool_slot`` gives the position of each pool's slot, ``pool_label`` its class. ``index`` int64 (n,): the
+    query's number within its principal. ``features`` float32 (n, d). ``outputs`` float32 (n, k), what the model
+    said, NaN to the right where a record had fewer.
+    """
+
+    model: str
+    model_version: str
+    slots: Array
+    pools: Array
+    slot: Array
+    pool: Array
+    pool_slot: Array
+    pool_label: Array
+    index: Array
+    features: NDArray[np.float32]
+    batches: tuple[QueryBatch, ...]
+    batch: Array
+    batch_row: Array
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+    @cached_property
+    def by_slot(self) -> Grouping:
+        return Grouping.of(self.slot, len(self.slots))
+
+    @cached_property
+    def by_pool(self) -> Grouping:
+        return Grouping.of(self.pool, len(self.pools))
+
+    @cached_property
+    def outputs(self) -> NDArray[np.float32]:
+        widest = max(batch.outputs.shape[1] for batch in self.batches)
+        outputs = np.full((len(self), widest), np.nan, np.float32)
+        for at, rows in self._sources():
+            values = self.batches[at].outputs
+            outputs[rows, : values.shape[1]] = values[self.batch_row[rows]]
+        return outputs
+
+    def column(self, name: str, fill: Any) -> Array:
+        """An optional column of the queries (``hardness``, ``leaf``, ``missing``...), ``fill`` where it was not logged."""
+        like = [getattr(batch, name) for batch in self.batches if getattr(batch, name) is not None]
+        shape, dtype = (like[0].shape[1:], like[0].dtype) if like else ((), np.asarray(fill).dtype)
+        column = np.full((len(self), *shape), fill, dtype)
+        for at, rows in self._sources():
+            values = getattr(self.batches[at], name)
+            if values is not None:
+                column[rows] = values[self.batch_row[rows]]
+        return column
+
+    def _sources(self) -> list[tuple[int, Array]]:
+        return [(at, np.flatnonzero(self.batch == at)) for at in np.unique(self.batch).tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class GrowingNeighbours:
+    """In the order of ``Rows.by_pool``: ``stored`` float64 (n,), the distance to the nearest vector of the pool's
+    growing set before the step, inf if it is empty; and the pairs of rows of one pool in which the earlier, should
+    it join, is nearer to the later than that: ``later`` and ``earlier`` int64 (p,), ``distance`` float64 (p,)."""
+
+    stored: NDArray[np.float64]
+    later: Array
+    earlier: Array
+    distance: NDArray[np.float64]
+
+
+class Views:
+    """Computed when first asked for, once for all signals."""
+
+    def __init__(
+        self, rows: Rows, history: History, previous: PreviousQueries, reference: ReferenceRows | None
+    ) -> None:
+        self._rows = rows
+        self._history = history
+        self._previous = previous
+        self._reference = reference
+
+    @cached_property
+    def growing(self) -> GrowingNeighbours:
+        """Neighbours in the growing set of the row's own pool."""
+        rows, grouping = self._rows, self._rows.by_pool
+        lists = self._history.growing_lists(rows.pools)[rows.pool[grouping.order]]
+        queries = rows.features[grouping.order]
+        stored = nearest_stored(self._history.store(queries.shape[1]), queries, lists)
+        return GrowingNeighbours(stored, *earlier_pairs(queries, grouping.starts, grouping.lengths, stored))
+
+    @cached_property
+    def history(self) -> NDArray[np.float64]:
+        """float64 (n,): distance to the nearest earlier query of the same principal over all classes, inf if none."""
+        rows, grouping = self._rows, self._rows.by_slot
+        lists = self._history.all_lists(rows.slots)[rows.slot[grouping.order]]
+        queries = rows.features[grouping.order]
+        nearest = nearest_stored(self._history.store(queries.shape[1]), queries, lists)
+        later, _, distance = earlier_pairs(queries, grouping.starts, grouping.lengths, nearest)
+        np.minimum.at(nearest, later, distance)
+        return _scatter(grouping.order, nearest)
+
+    @cached_property
+    def previous(self) -> NDArray[np.float64]:
+        """float64 (n,): distance to the same principal's query just before, inf for its first."""
+        rows, grouping = self._rows, self._rows.by_slot
+        queries = rows.features[grouping.order]
+        before, known = np.roll(queries, 1, axis=0), np.ones(len(rows), bool)
+        before[grouping.starts], known[grouping.starts] = self._previous.of(rows.slots, queries.shape[1])
+        return _scatter(grouping.order, np.where(known, exact(queries, before), np.inf))
+
+    @cached_property
+    def reference(self) -> NDArray[np.float64]:
+        """float64 (n,): distance to the nearest of the profile's reference rows, NaN without a profile."""
+        if self._reference is None:
+            return np.full(len(self._rows), np.nan)
+        return self._reference.nearest(self._rows.features)
+
+
+class PreviousQueries:
+    """The last query of each slot, held only if a signal needs it."""
+
+    def __init__(self) -> None:
+        self._vector_of: dict[int, NDArray[np.float32]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(vector.nbytes + 150 for vector in self._vector_of.values())
+
+    def of(self, slots: Array, dimension: int) -> tuple[NDArray[np.float32], Array]:
+        """float32 (n, d), 0 where unknown, and bool (n,) where known."""
+        vectors = np.zeros((len(slots), dimension), np.float32)
+        known = np.zeros(len(slots), bool)
+        for at, slot in enumerate(slots.tolist()):
+            vector = self._vector_of.get(slot)
+            if vector is not None:
+                vectors[at], known[at] = vector, True
+        return vectors, known
+
+    def put(self, slots: Array, vectors: NDArray[np.float32]) -> None:
+        for slot, vector in zip(slots.tolist(), vectors, strict=True):
+            self._vector_of[slot] = vector.copy()
+
+    def nbytes_of(self, slot: int) -> int:
+        return self._vector_of[slot].nbytes + 150 if slot in self._vector_of else 0
+
+    def evict(self, slots: Array) -> None:
+        for slot in slots.tolist():
+            self._vector_of.pop(slot, None)
+
+
+class ReferenceRows:
+    """Nearest rows of a profile."""
+
+    def __init__(self, profile: Profile) -> None:
+        rows = np.ascontiguousarray(profile.reference)
+        self._store = VectorLists(rows.shape[1])
+        self._list = self._store.allocate(1)
+        self._store.append(np.repeat(self._list, len(rows)), rows)
+
+    def nearest(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
+        """float64 (n,): NaN if the profile holds rows of another dimension."""
+        if queries.shape[1] != self._store.dimension:
+            return np.full(len(queries), np.nan)
+        return nearest_stored(self._store, queries, np.broadcast_to(self._list, (len(queries), 1)))
+
+
+def _scatter(order: Array, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    scattered = np.empty_like(values)
+    scattered[order] = values
+    return scattered

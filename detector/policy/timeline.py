@@ -20,13 +20,15 @@ Place = tuple[int, int]
 class Timeline:
     """The ``m`` events of one principal of one model, in log order.
 
-    ``place`` int64 (m, 2). ``version`` int64 (m,) into ``versions``, -1 for a count. ``queries`` int64 (m,).
+    ``row`` int64 (m,): the row, or for a count the row before which it came; ``count`` int64 (m,): its index among
+    the counts, -1 for a row. ``version`` int64 (m,) into ``versions``, -1 for a count. ``queries`` int64 (m,).
     ``findings`` by event, ``has_finding`` bool (m,).
     """
 
     key: Key
     versions: list[str]
-    place: NDArray[np.int64]
+    row: NDArray[np.int64]
+    count: NDArray[np.int64]
     time: NDArray[np.float64]
     version: NDArray[np.int64]
     flagged: NDArray[np.bool_]
@@ -50,7 +52,8 @@ class Timeline:
         )
 
     def place_of(self, at: int) -> Place:
-        return int(self.place[at, 0]), int(self.place[at, 1])
+        row, count = int(self.row[at]), int(self.count[at])
+        return (2 * row + 1, 0) if count < 0 else (2 * row, count)
 
 
 def timelines(activity: Activity, known: Collection[Key]) -> Iterator[Timeline]:
@@ -69,18 +72,20 @@ def timelines(activity: Activity, known: Collection[Key]) -> Iterator[Timeline]:
     for key, members in groups.items():
         owned = [by_key[bounds[member] : bounds[member + 1]] for member in members]
         versions = [activity.keys[member].model_version for member in members]
-        yield _timeline(key, versions, owned, activity, counts.get(key, []), findings)
+        timeline = _of_rows(key, versions, owned, activity, findings)
+        yield _with_counts(timeline, activity, counts[key]) if key in counts else timeline
 
 
 def _groups(activity: Activity, known: Collection[Key], findings: dict[int, list[Finding]]) -> dict[Key, list[int]]:
     """The indices into ``activity.keys`` (one for each model version) of each principal to look at."""
     accused = activity.flagged.copy()
     accused[list(findings)] = True
-    suspects = {_key(activity, int(at)) for at in np.unique(activity.key_index[accused])}
+    accused_keys = [activity.keys[at] for at in np.unique(activity.key_index[accused]).tolist()]
+    suspects = {(identity.model, identity.principal) for identity in accused_keys}
     groups: dict[Key, list[int]] = {}
     if suspects or known:
-        for at in range(len(activity.keys)):
-            key = _key(activity, at)
+        for at, identity in enumerate(activity.keys):
+            key = identity.model, identity.principal
             if key in suspects or key in known:
                 groups.setdefault(key, []).append(at)
         for counted in activity.counts:
@@ -90,45 +95,54 @@ def _groups(activity: Activity, known: Collection[Key], findings: dict[int, list
     return groups
 
 
-def _key(activity: Activity, at: int) -> Key:
-    identity = activity.keys[at]
-    return identity.model, identity.principal
-
-
-def _timeline(
+def _of_rows(
     key: Key,
     versions: list[str],
     owned: list[NDArray[np.int64]],
     activity: Activity,
-    counts: list[int],
     findings: dict[int, list[Finding]],
 ) -> Timeline:
-    """``owned``: the rows of each of ``versions``; ``counts`` index ``activity.counts``."""
+    """``owned``: the rows of each of ``versions``."""
     rows = np.concatenate([np.empty(0, dtype=np.int64), *owned])
     version = np.repeat(np.arange(len(versions)), [len(of_version) for of_version in owned])
-    counted = [activity.counts[at] for at in counts]
-    none = np.full(len(counted), -1)
-    place = np.column_stack(
-        [
-            np.concatenate([2 * rows + 1, [2 * one.at_row for one in counted]]),
-            np.concatenate([np.zeros_like(rows), counts]),
-        ]
-    ).astype(np.int64)
-    order = np.lexsort((place[:, 1], place[:, 0]))
-    row_of = np.concatenate([rows, none])[order].astype(np.int64)
-    mine = {at: findings[row] for at, row in enumerate(row_of.tolist()) if row in findings} if findings else {}
-    has_finding = np.zeros(len(order), dtype=np.bool_)
+    if len(versions) > 1:
+        order = np.argsort(rows)
+        rows, version = rows[order], version[order]
+    mine = {at: findings[row] for at, row in enumerate(rows.tolist()) if row in findings} if findings else {}
+    has_finding = np.zeros(len(rows), dtype=np.bool_)
     has_finding[list(mine)] = True
-    learning = np.zeros(len(rows), dtype=np.bool_) if activity.learning is None else activity.learning[rows]
     return Timeline(
         key=key,
         versions=versions,
-        place=place[order],
-        time=np.concatenate([activity.time[rows], [one.time for one in counted]])[order],
-        version=np.concatenate([version, none])[order].astype(np.int64),
-        flagged=np.concatenate([activity.flagged[rows], none > 0])[order],
-        learning=np.concatenate([learning, np.array([one.learning for one in counted], dtype=np.bool_)])[order],
-        queries=np.concatenate([np.ones_like(rows), [one.count.queries for one in counted]])[order].astype(np.int64),
+        row=rows,
+        count=np.full(len(rows), -1),
+        time=activity.time[rows],
+        version=version,
+        flagged=activity.flagged[rows],
+        learning=np.zeros(len(rows), dtype=np.bool_) if activity.learning is None else activity.learning[rows],
+        queries=np.ones(len(rows), dtype=np.int64),
         has_finding=has_finding,
         findings=mine,
+    )
+
+
+def _with_counts(timeline: Timeline, activity: Activity, counts: list[int]) -> Timeline:
+    """``timeline`` with the counts of those indices where they belong; a count comes before its row."""
+    counted = [activity.counts[at] for at in counts]
+    places = np.searchsorted(timeline.row, [one.at_row for one in counted], side="left")
+    no = [False] * len(counted)
+    has_finding = np.insert(timeline.has_finding, places, no)
+    findings = dict(zip(np.flatnonzero(has_finding).tolist(), timeline.findings.values(), strict=True))
+    return Timeline(
+        key=timeline.key,
+        versions=timeline.versions,
+        row=np.insert(timeline.row, places, [one.at_row for one in counted]),
+        count=np.insert(timeline.count, places, counts),
+        time=np.insert(timeline.time, places, [one.time for one in counted]),
+        version=np.insert(timeline.version, places, [-1] * len(counted)),
+        flagged=np.insert(timeline.flagged, places, no),
+        learning=np.insert(timeline.learning, places, [one.learning for one in counted]),
+        queries=np.insert(timeline.queries, places, [one.count.queries for one in counted]),
+        has_finding=has_finding,
+        findings=findings,
     )

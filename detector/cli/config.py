@@ -1,0 +1,48 @@
+"""``weirguard config``: check the settings before a start, and show what holds and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from detector.runtime.settings import Settings, load_settings, sources
+
+app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
+
+File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
+Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="For people or for scripts.")]
+
+
+@app.command()
+def check(settings: File = None) -> None:
+    """Say whether the settings are right; exit status 2 and every error if not."""
+    load_settings(settings)
+    print("The settings are right.")
+
+
+@app.command()
+def show(settings: File = None, output: Output = "text") -> None:
+    """Print every setting with where it comes from. Secrets are asterisks."""
+    values, origins = load_settings(settings).redacted(), sources(settings)
+    if output == "json":
+        print(json.dumps({"settings": values, "sources": origins}, indent=2))
+        return
+    for key, origin in origins.items():
+        line = f"{key}: {json.dumps(_value(values, key))}"
+        print(line if origin == "default" else f"{line}  # {origin}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the settings file, for editors and for checks before a deployment."""
+    print(json.dumps(Settings.model_json_schema(), indent=2))
+
+
+def _value(values: dict[str, Any], key: str) -> Any:
+    found: Any = values
+    for part in key.split("."):
+        found = found[part]
+    return found

@@ -1,0 +1,59 @@
+"""``weirguard config``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from detector.cli.config import app
+from detector.contracts.errors import ConfigurationError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "weirguard.yaml"
+    path.write_text("kafka: {prefix: shop}\nprincipals: {hash_key: hunter2}\n")
+    return path
+
+
+def _config(*arguments: str) -> str:
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_right_settings_are_confirmed(file: Path) -> None:
+    assert "right" in _config("check", "--settings", str(file))
+
+
+def test_wrong_settings_are_an_error(file: Path) -> None:
+    file.write_text("kafka: {prefx: shop}")
+    with pytest.raises(ConfigurationError, match=r"kafka\.prefx"):
+        _config("check", "--settings", str(file))
+
+
+def test_show_says_where_a_value_comes_from_and_hides_secrets(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIRGUARD_METRICS__PORT", "9999")
+    lines = _config("show", "--settings", str(file)).splitlines()
+    assert f'kafka.prefix: "shop"  # {file}' in lines
+    assert "metrics.port: 9999  # WEIRGUARD_METRICS__PORT" in lines
+    assert 'policy.mode: "observe"' in lines
+    assert "hunter2" not in "".join(lines)
+
+
+def test_show_is_scriptable(file: Path) -> None:
+    shown = json.loads(_config("show", "--settings", str(file), "-o", "json"))
+    assert shown["settings"]["kafka"]["prefix"] == "shop"
+    assert shown["sources"]["kafka.prefix"] == str(file)
+
+
+def test_the_schema_takes_a_right_file_and_refuses_a_wrong_one(file: Path) -> None:
+    schema = json.loads(_config("schema"))
+    jsonschema.validate(yaml.safe_load(file.read_text()), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"kafka": {"prefx": "shop"}}, schema)

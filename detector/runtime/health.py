@@ -70,11 +70,15 @@ class Health:
         """The worker gave up."""
         self.stop_reason = why
 
+    def still_seconds(self) -> float:
+        """Seconds since anything moved."""
+        return self.clock() - self._moved_at
+
     def live(self) -> Probe:
         """Not live: stopped, or still for ``stall_seconds`` while restoring state or while records wait."""
         if self.stop_reason is not None:
             return self._probe(f"stopped: {self.stop_reason}")
-        still = self.clock() - self._moved_at
+        still = self.still_seconds()
         if still >= self.stall_seconds and self._recovering():
             return self._probe(f"state is not restored and nothing was read for {still:.0f} s")
         if still >= self.stall_seconds and self._starved():
@@ -108,6 +112,6 @@ class Health:
             "partitions_recovered": self.partitions_recovered,
             "event_time": self.event_time,
             "records_behind": self.records_behind,
-            "still_seconds": round(self.clock() - self._moved_at, 3),
+            "still_seconds": round(self.still_seconds(), 3),
         }
         return Probe(trouble is None, trouble or "ok", facts)

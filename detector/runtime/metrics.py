@@ -95,6 +95,11 @@ class Metrics:
         return value
 
 
+def new_metrics(models: int) -> Metrics:
+    """Metrics in a registry of their own."""
+    return Metrics(CollectorRegistry(), models)
+
+
 def _family(metric: Metric, registry: CollectorRegistry) -> MetricWrapperBase:
     family = _new(metric, registry)
     if metric.labels and metric.kind == "counter" and all(label.values for label in metric.labels):

@@ -54,7 +54,7 @@ class StateStore(Store[bytes, bytes]):
     async def on_rebalance(self, assigned: Any, revoked: Any, newly_assigned: Any, generation_id: int = 0) -> None:
         try:
             await self.owner.reassigned(self._mine(revoked), self._mine(newly_assigned))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process must end
             stop_now(Exit.STATE_NOT_WRITTEN, "the fence could not be written", error)
 
     async def on_recovery_completed(self, active_tps: Any, standby_tps: Any) -> None:
@@ -97,7 +97,7 @@ def create_app(settings: Settings, new_owner: Callable[[faust.App], Owner]) -> A
         recovery_buffer_size=_RECOVERY_BUFFER_RECORDS,
     )
     _add_agent(app, settings)
-    _add_timer(app)
+    _add_timers(app)
     return app
 
 
@@ -114,16 +114,20 @@ def _add_agent(app: Application, settings: Settings) -> None:
                 await app.weirguard_owner.process(events)
             except SourceGap as error:
                 stop_now(Exit.SOURCE_GAP, str(error))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - Faust would acknowledge and go on
                 stop_now(Exit.STATE_NOT_WRITTEN, "a micro-batch could not be finished", error)
 
 
-def _add_timer(app: Application) -> None:
+def _add_timers(app: Application) -> None:
+    @app.timer(5.0)  # type: ignore[untyped-decorator]
+    async def survey() -> None:
+        app.weirguard_owner.survey()
+
     @app.timer(60.0)  # type: ignore[untyped-decorator]
     async def assert_decisions() -> None:
         try:
             await app.weirguard_owner.assert_decisions()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process must end
             stop_now(Exit.STATE_NOT_WRITTEN, "standing decisions could not be published again", error)
 
 

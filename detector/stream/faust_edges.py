@@ -114,9 +114,16 @@ async def stopped_flow(app: Any) -> None:
     await app.consumer.wait_for_stopped_flow()
 
 
+def known_ends(app: Any, partitions: Iterable[TP]) -> dict[TP, int]:
+    """End offsets as the last fetches told them; a partition that was not fetched yet is left out."""
+    if app._consumer is None:
+        return {}
+    found = {tp: app.consumer.highwater(tp) for tp in partitions if tp in app.consumer.assignment()}
+    return {tp: end for tp, end in found.items() if end is not None}
+
+
 def committed_offsets(app: Any) -> dict[TP, int]:
     """What this worker has committed, by partition; Faust has no public reader for it."""
     if app._consumer is None:
         return {}
     return {tp: offset for tp, offset in dict(app.consumer._committed_offset).items() if offset is not None}
-

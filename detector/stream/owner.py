@@ -75,7 +75,7 @@ class Owner:
         for number, offset in zip(wanted, offsets, strict=True):
             self._fences[number] = offset
             self.partitions[number] = self._new_partition(number)
-        self._reporter.assigned(len(self.partitions))
+        self._reporter.assigned(self.partitions)
 
     async def _fence(self, number: int) -> int:
         fence = encode_record(StateRecord("fence", -1, 0))
@@ -104,7 +104,7 @@ class Owner:
             await asyncio.gather(*(self._take_over(number, ends[number]) for number in fresh))
         except OwnershipLost as error:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - Faust ignores errors of this callback
             stop_now(Exit.STATE_NOT_WRITTEN, "the takeover could not be completed", error)
         self._reporter.recovered(len(self.partitions))
 
@@ -125,6 +125,21 @@ class Owner:
             if partition.ready
             for source in SOURCES
         }
+
+    def survey(self) -> None:
+        """Tell the reporter what is held and how far it is."""
+        places = {
+            TP(getattr(self._topics, source), number): (source, number)
+            for source in SOURCES
+            for number in self.partitions
+        }
+        ends = faust_edges.known_ends(self._app, places)
+        committed = faust_edges.committed_offsets(self._app)
+        self._reporter.survey(
+            [partition for partition in self.partitions.values() if partition.ready],
+            {places[tp]: end for tp, end in ends.items()},
+            {places[tp]: offset for tp, offset in committed.items() if tp in places},
+        )
 
     async def assert_decisions(self) -> None:
         """Publish all standing decisions again, so that a frozen owner's late write does not stand for long."""
@@ -210,20 +225,22 @@ class Owner:
         )
         started = perf_counter()
         step = await asyncio.get_running_loop().run_in_executor(self._logic, work)
-        self._reporter.took("detect", perf_counter() - started)
+        self._reporter.took("judge", perf_counter() - started)
         await self._finish(partition, step)
-        self._reporter.applied_record(partition, records[-1], step)
+        self._reporter.performed(partition, records, step)
         while (chunk := partition.checkpoint()) is not None:
             await self._finish(partition, chunk)
 
     async def _finish(self, partition: Partition, step: Step) -> None:
-        started = perf_counter()
         await self._publish(step.before)
+        started = perf_counter()
         state = Message(self._topics.state_log, partition.number, b"%d|%d" % step.position, step.record)
         offset = await self._send(state)
+        written = perf_counter()
         await self._publish(step.after)
         partition.confirm(step, offset)
-        self._reporter.took("publish", perf_counter() - started)
+        self._reporter.took("state_log", written - started)
+        self._reporter.took("publish", perf_counter() - written)
         self._reporter.logged(step)
         if step.kind == "round" and step.first_chunk is not None:
             await self._cut(partition, step.first_chunk)

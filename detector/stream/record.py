@@ -90,7 +90,8 @@ def decode(value: bytes) -> StateRecord:
         fields = msgspec.msgpack.decode(value)
         version = fields.pop("format")
     except (msgspec.DecodeError, AttributeError, KeyError) as error:
-        raise StateLogError(f"a record of the state log is unreadable ({error}); was the topic written to by others?")
+        why = f"a record of the state log is unreadable ({error}); was the topic written to by others?"
+        raise StateLogError(why) from error
     if version > FORMAT:
         raise NewerStateLog(
             f"the state log was written in format {version} and this version reads up to {FORMAT}; "

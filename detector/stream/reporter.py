@@ -3,46 +3,103 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from detector.runtime import metric_defs as names
+from detector.runtime.health import Health
+from detector.runtime.metrics import Metrics
 from detector.stream.intake import SourceRecord
 
 if TYPE_CHECKING:
     from detector.stream.partition import Partition, Step
 
+Place = tuple[str, int]
+"""(source, partition)."""
 
-@dataclass(slots=True)
+
 class Reporter:
-    """Gathers facts from the owner; times are seconds of ``clock``, which never goes back."""
+    """Gathers facts from the owner. ``wall`` gives Unix time: how old a record is, is for people alone."""
 
-    clock: Callable[[], float] = time.monotonic
-    partitions_assigned: int = 0
-    partitions_recovered: int = 0
-    assigned_at: float | None = None
-    absorbed_at: float | None = None
-    applied_at: float | None = None
-    applied: dict[tuple[str, int], int] = field(default_factory=dict)
+    def __init__(self, health: Health, metrics: Metrics, wall: Callable[[], float] = time.time) -> None:
+        self.health = health
+        self.metrics = metrics
+        self.applied: dict[Place, int] = {}
+        self._wall = wall
 
-    def assigned(self, partitions: int) -> None:
-        self.partitions_assigned, self.partitions_recovered = partitions, 0
-        self.assigned_at = self.absorbed_at = self.clock()
+    def assigned(self, partitions: Collection[int]) -> None:
+        """These partitions are ours now, their state not yet restored."""
+        self.health.assigned(len(partitions))
+        self.applied = {place: offset for place, offset in self.applied.items() if place[1] in partitions}
+        self.metrics.set(names.PARTITIONS_ASSIGNED, len(partitions))
+        self.metrics.set(names.PARTITIONS_RECOVERED, 0)
 
     def absorbed(self) -> None:
-        self.absorbed_at = self.clock()
+        """A record of the state log was read."""
+        self.health.absorbed()
 
     def recovered(self, partitions: int) -> None:
-        self.partitions_recovered = partitions
-        self.applied_at = self.clock()
+        """The state of so many partitions is restored."""
+        self.health.recovered(partitions)
+        self.metrics.set(names.PARTITIONS_RECOVERED, partitions)
 
     def took(self, stage: str, seconds: float) -> None:
         """A stage of one micro-batch took ``seconds``."""
+        self.metrics.observe(names.STAGE_DURATION, [seconds], stage=stage)
 
-    def applied_record(self, partition: Partition, last: SourceRecord, step: Step) -> None:
+    def performed(self, partition: Partition, records: Sequence[SourceRecord], step: Step) -> None:
         """A micro-batch is applied and all that follows from it is published."""
-        self.applied_at = self.clock()
+        now, last = self._wall(), records[-1]
+        self.health.applied(last.timestamp)
         self.applied[last.source, partition.number] = last.offset
+        self.metrics.add(names.RECORDS, len(records), topic=last.source)
+        self.metrics.set(names.EVENT_TIME_LAG, max(now - last.timestamp, 0.0))
+        self.metrics.set(names.LAST_RECORD, now)
+        self._count(step)
 
     def logged(self, step: Step) -> None:
         """A state record is on the broker."""
+        self.metrics.add(names.STATE_LOG_RECORDS, kind=step.kind)
+        self.metrics.add(names.STATE_LOG_BYTES, len(step.record), kind=step.kind)
+        if step.kind == "round":
+            self.metrics.add(names.CHECKPOINT_ROUNDS)
+
+    def survey(
+        self, partitions: Collection[Partition], ends: Mapping[Place, int], committed: Mapping[Place, int]
+    ) -> None:
+        """A look at everything held, every few seconds; ``ends`` are the sources' end offsets as last heard of."""
+        behind = {place: max(end - self.applied.get(place, -1) - 1, 0) for place, end in ends.items()}
+        self.health.behind(sum(behind.values()))
+        self.metrics.replace(names.RECORDS_BEHIND, _labelled(behind))
+        waiting = {place: max(offset + 1 - committed.get(place, 0), 0) for place, offset in self.applied.items()}
+        self.metrics.replace(names.RECORDS_UNCOMMITTED, _labelled(waiting))
+        engines = [partition.judge.engine for partition in partitions]
+        self.metrics.set(names.PRINCIPALS_TRACKED, sum(len(engine) for engine in engines))
+        self.metrics.set(names.STATE_BYTES, sum(engine.nbytes() for engine in engines))
+        standing: Counter[tuple[str, ...]] = Counter()
+        for partition in partitions:
+            for decision in partition.judge.ledger.active(partition.policy_time):
+                standing[decision.model, decision.action.name, decision.mode] += 1
+        self.metrics.replace(names.DECISIONS_ACTIVE, dict(standing))
+
+    def _count(self, step: Step) -> None:
+        for model, queries in step.queries.items():
+            self.metrics.add(names.QUERIES, queries, model=model)
+        for reason, rows in step.refused.items():
+            self.metrics.add(names.DEAD_LETTERS, rows, reason=reason)
+        for kind, queries in step.missing.items():
+            self.metrics.add(names.QUERIES_MISSING, queries, kind=kind)
+        for (model, signal), values in step.scores.items():
+            self.metrics.observe(names.SCORE, values, model=model, signal=signal)
+        for alert in step.alerts:
+            self.metrics.add(names.ALERTS, model=alert.model, signal=alert.signal, severity=alert.severity)
+        for decision in step.decisions:
+            origin = decision.causes[0].origin.partition(":")[0] if decision.causes else "operator"
+            self.metrics.add(names.DECISIONS, action=decision.action.name, mode=decision.mode, origin=origin)
+        self.metrics.add(names.REKEYED, step.rekeyed)
+        self.metrics.add(names.EVICTIONS, step.evicted)
+
+
+def _labelled(by_place: Mapping[Place, int]) -> dict[tuple[str, ...], float]:
+    return {(source, str(partition)): value for (source, partition), value in by_place.items()}

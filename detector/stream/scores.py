@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,16 +53,14 @@ class ScoreBoard:
     def _message(self, observation: Observation, row: int, time: float) -> Message:
         key = observation.keys[observation.key_index[row]]
         score = float(observation.score[row])
-        signals = {
-            name: float(values[row]) for name, values in observation.signals.items() if values[row] == values[row]
-        }
+        signals = {name: float(values[row]) for name, values in observation.signals.items() if not isnan(values[row])}
         record = Score(
             model=key.model,
             model_version=key.model_version,
             principal=key.principal,
             occurred_at=time,
             queries=int(observation.index[row]) + 1,
-            score=None if score != score else score,
+            score=None if isnan(score) else score,
             flagged=bool(observation.flagged[row]),
             signals=signals,
         )

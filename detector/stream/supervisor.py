@@ -6,6 +6,7 @@ only, so that the supervisor itself has little to fail with.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -19,6 +20,9 @@ import structlog
 
 from detector.runtime.broker import dying_with_parent
 from detector.stream.exits import FINAL, Exit, meaning
+
+RESTARTS_VARIABLE = "WEIRGUARD_RESTARTS"
+"""Environment variable by which a worker learns how many came before it."""
 
 HEALTHY_SECONDS = 60.0
 """A worker that ran this long has earned a short restart again."""
@@ -50,6 +54,7 @@ class Supervisor:
         self._servers = servers
         self._backoff = backoff
         self._stopping = threading.Event()
+        self._starts = 0
         self._worker: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
@@ -74,7 +79,9 @@ class Supervisor:
         return Exit.CLEAN if self._stopping.is_set() else code
 
     def _run_once(self) -> int:
-        self._worker = subprocess.Popen(self._command)
+        environment = os.environ | {RESTARTS_VARIABLE: str(self._starts)}
+        self._starts += 1
+        self._worker = subprocess.Popen(self._command, env=environment)
         if self._stopping.is_set():
             self._worker.terminate()
         return self._worker.wait()

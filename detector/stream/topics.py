@@ -114,9 +114,8 @@ def _check_configs(admin: KafkaAdminClient, wanted: list[TopicShape]) -> None:
         for name in shape.checked:
             value = described.get(shape.name, {}).get(name)
             if value is not None and not _as_good(name, value, shape.config[name]):
-                raise ConfigurationError(
-                    f"topic {shape.name} has {name}={value} and needs {shape.config[name]}; alter the topic's configuration"
-                )
+                needed = shape.config[name]
+                raise ConfigurationError(f"topic {shape.name} has {name}={value} and needs {needed}; alter the topic")
 
 
 def _as_good(name: str, value: str, needed: str) -> bool:

@@ -29,15 +29,16 @@ class Watchdog:
 
     def verdict(self, now: float) -> tuple[Exit, str] | None:
         """Why the worker must stop, or None."""
-        found = self._recovery(now) or self._commits(now)
+        found = self._recovery() or self._commits(now)
         return found if found and self.broker_answers() else None
 
-    def _recovery(self, now: float) -> tuple[Exit, str] | None:
-        report = self.reporter
-        waiting = report.partitions_recovered < report.partitions_assigned
-        if waiting and report.absorbed_at is not None and now - report.absorbed_at > RECOVERY_SECONDS:
+    def _recovery(self) -> tuple[Exit, str] | None:
+        health = self.reporter.health
+        waiting = health.partitions_recovered < (health.partitions_assigned or 0)
+        if waiting and health.still_seconds() > RECOVERY_SECONDS:
             return Exit.RECOVERY_STALLED, f"no state record was read for {RECOVERY_SECONDS:.0f} s during recovery"
-        return None
+        probe = health.live()
+        return None if probe.ok else (Exit.PROGRESS_STALLED, probe.why)
 
     def _commits(self, now: float) -> tuple[Exit, str] | None:
         committed = self.committed()

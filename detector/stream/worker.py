@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 import faust
@@ -12,7 +13,11 @@ from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.core.engine import Engine
 from detector.policy.ledger import Ledger
 from detector.runtime.broker import answers_metadata
+from detector.runtime.health import Health
 from detector.runtime.logging import configure_logging
+from detector.runtime.metric_defs import RESTARTS
+from detector.runtime.metrics import new_metrics
+from detector.runtime.probes import ProbeServer
 from detector.runtime.settings import Settings, load_settings
 from detector.stream import faust_edges, topics
 from detector.stream.app import Application, create_app
@@ -25,6 +30,7 @@ from detector.stream.judge import Judge
 from detector.stream.owner import Owner
 from detector.stream.partition import Partition, Writer
 from detector.stream.reporter import Reporter
+from detector.stream.supervisor import RESTARTS_VARIABLE
 from detector.stream.watchdog import Watchdog, watch
 
 _CHUNK_BYTES = 1_000_000
@@ -37,17 +43,20 @@ def main() -> None:
         configure_logging(settings.logging)
         topics.ensure(settings.kafka)
         app, reporter = build(settings)
+        ProbeServer(reporter.metrics, reporter.health, settings.metrics.host, settings.metrics.port).start()
     except ConfigurationError as error:
         stop_now(Exit.CONFIGURATION, str(error))
     except BrokerError as error:
         stop_now(Exit.BROKER, str(error))
+    reporter.metrics.add(RESTARTS, _restarts())
     watch(_watchdog(app, reporter, settings), stop_now)
     faust.Worker(app, quiet=True, override_logging=False, redirect_stdouts=False).execute_from_commandline()
 
 
 def build(settings: Settings) -> tuple[Application, Reporter]:
     """The application and what it reports to. Raises ConfigurationError."""
-    reporter = Reporter()
+    health = Health(time.monotonic, settings.worker.stall_seconds)
+    reporter = Reporter(health, new_metrics(settings.metrics.models))
     config, policy = engine_config(settings), policy_of(settings)
     names = settings.kafka.topics
     reads = BrokerReads(settings.kafka)
@@ -85,6 +94,11 @@ def _watchdog(app: Application, reporter: Reporter, settings: Settings) -> Watch
         return any(answers_metadata(host.strip("[]"), int(port)) for host, _, port in addresses)
 
     return Watchdog(reporter, committed, broker_answers, settings.worker.stall_seconds)
+
+
+def _restarts() -> int:
+    """How often the supervisor has started a worker again, as it says."""
+    return int(os.environ.get(RESTARTS_VARIABLE, "0"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+# Everything needs Python 3.11 or later and nothing else; `make test-kafka` and `make chaos` need Java 17 and Maven too.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-kafka test-deploy lint bench chaos generate lock clean
+
+help:           ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: $(STAMP) ## install everything, pinned, into .venv
+
+demo: $(STAMP)  ## watch a model thief being found and stopped
+	$(BIN)/weirguard demo
+
+test: lint      ## check the code, then run the tests on the embedded broker
+	$(BIN)/pytest -q tests
+
+test-kafka: $(STAMP) ## run the end-to-end tests on a real Apache Kafka
+	$(BIN)/pytest -q --broker apache tests/e2e tests/apache_kafka
+
+test-deploy: $(STAMP) ## check deploy/ with promtool and docker compose
+	$(BIN)/python -m deploy.check
+
+lint: $(STAMP)  ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## run the benchmarks
+	$(BIN)/python -m benchmarks
+
+chaos: $(STAMP) ## kill, freeze and restart workers and Kafka under load, and compare with an undisturbed run
+	$(BIN)/python -m tests.chaos
+
+generate: $(STAMP) ## write what is made from the metric definitions: docs/metrics.md, the dashboard
+	$(BIN)/python -m deploy.generate
+
+lock:           ## pin all dependencies anew (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --quiet --upgrade --output-file requirements.lock
+
+clean:          ## remove the environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build out
+
+$(STAMP): requirements.lock pyproject.toml
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+		if $$python -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; python=; \
+	done; \
+	if [ -z "$$python" ]; then echo "weirguard needs Python 3.11 or later (set PYTHON=...)" >&2; exit 1; fi; \
+	$$python -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,87 @@
+"""The layers hold, and the rules that say so bite."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "detector"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = "Each layer imports only what stands below it"
+LONGEST_FILE = 350
+LONGEST_BODY = 40
+
+
+def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"]
+    wide = os.environ | {"COLUMNS": "200"}
+    return subprocess.run(command, cwd=folder, env=wide, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_import_contracts_hold() -> None:
+    done = _lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "planted", "broken"),
+    [
+        ("core/planted.py", "import faust", "Only stream imports Faust"),
+        ("core/planted.py", "import kafka", "Detection, policy and contracts know neither Kafka nor metrics"),
+        ("core/planted.py", "import detector.policy", LAYERS),
+        ("policy/planted.py", "import detector.stream", LAYERS),
+        ("contracts/planted.py", "import detector.core", LAYERS),
+        ("runtime/planted.py", "import prometheus_client", "prometheus_client is imported in one place"),
+        ("serving/planted.py", "import detector.core", LAYERS),
+        ("serving/planted.py", "def later():\n    import scipy", "What serving processes import stays light"),
+        ("stray/__init__.py", "", LAYERS),
+    ],
+)
+def test_an_import_that_breaks_a_contract_is_found(module: str, planted: str, broken: str, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "detector", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    target = tmp_path / "detector" / module
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(planted + "\n")
+    done = _lint_imports(tmp_path)
+    assert done.returncode == 1
+    report = [line for line in done.stdout.splitlines() if line.startswith(broken)]
+    assert "BROKEN" in report[0], done.stdout
+
+
+@pytest.mark.parametrize("package", ["contracts", "serving"])
+def test_contracts_and_serving_load_the_standard_library_alone(package: str) -> None:
+    names = [_dotted(path) for path in MODULES if path.is_relative_to(PACKAGE / package)]
+    source = f"import sys; before = set(sys.modules)\nimport {', '.join(names)}\nprint(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded - sys.stdlib_module_names == {"detector"}
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Name and body length, without its docstring, of every function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+            yield node.name, body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_dotted)
+def test_files_and_functions_keep_their_budgets(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= LONGEST_FILE
+    too_long = {name: lines for name, lines in _functions(ast.parse(text)) if lines > LONGEST_BODY}
+    assert too_long == {}

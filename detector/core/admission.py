@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isinf, sqrt
+from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.views import GrowingNeighbours, Grouping
+from detector.core.views import Grouping, GrowingNeighbours
 
 _NARROW = 6
 """Waves with no more pools than this are not worth array operations."""
+
+_DOUBT = 1e-9
 
 Recompute = Callable[[int, list[float]], float]
 """(position of the pool, distances admitted to it in this step) -> its threshold by the reference's formula."""
@@ -111,8 +113,9 @@ class _Waves:
     def _doubtful(self, distance: Array, threshold: Array) -> list[int]:
         if self._recompute is None:
             return []
-        near = np.abs(distance - threshold) <= 1e-9 * (distance + threshold)
-        places: list[int] = np.flatnonzero(near & (distance > 0) & np.isfinite(distance)).tolist()
+        finite = np.where(np.isfinite(distance), distance, 0.0)
+        near = np.abs(finite - threshold) <= _DOUBT * (finite + threshold)
+        places: list[int] = np.flatnonzero(near & (finite > 0)).tolist()
         return places
 
     def _exact_threshold(self, pool: int, at: int) -> float:
@@ -145,35 +148,49 @@ class _Waves:
         return neighbours
 
     def _finish_pool(self, pool: int, wave: int, neighbours: dict[int, list[tuple[int, float]]]) -> None:
-        state = self.state
-        threshold, count = float(state.threshold[pool]), int(state.count[pool])
-        mean, squares = float(state.mean[pool]), float(state.squares[pool])
         start = int(self._starts[pool])
+        learner = _Learner(self.state, pool)
         for at in range(start + wave, start + int(self._lengths[pool])):
             distance = float(self.distance[at])
             for earlier, between in neighbours.get(at, ()):
                 if between < distance and self.admitted[earlier]:
                     distance = between
             self.distance[at] = distance
-            if isinf(distance):
-                self.admitted[at] = True
-                count = max(count, 1)
-                continue
-            if (
-                self._recompute is not None
-                and 0 < distance
-                and abs(distance - threshold) <= 1e-9 * (distance + threshold)
-            ):
-                threshold = self._exact_threshold(pool, at)
-            if distance > threshold:
-                self.admitted[at] = True
-                count += 1
-                step = distance - mean
-                mean += step / count
-                squares += step * (distance - mean)
-                threshold = max(threshold, mean - sqrt(squares / count))
-        state.threshold[pool], state.count[pool] = threshold, count
-        state.mean[pool], state.squares[pool] = mean, squares
+            if self._recompute is not None and learner.doubtful(distance):
+                learner.threshold = self._exact_threshold(pool, at)
+            self.admitted[at] = learner.learn(distance)
+        learner.save()
+
+
+class _Learner:
+    """The thresholds of one pool as plain numbers."""
+
+    def __init__(self, state: Thresholds, pool: int) -> None:
+        self._state, self._pool = state, pool
+        self.threshold, self._count = float(state.threshold[pool]), int(state.count[pool])
+        self._mean, self._squares = float(state.mean[pool]), float(state.squares[pool])
+
+    def doubtful(self, distance: float) -> bool:
+        return distance > 0 and abs(distance - self.threshold) <= _DOUBT * (distance + self.threshold) < inf
+
+    def learn(self, distance: float) -> bool:
+        """Whether a query at ``distance`` is admitted; what ``_learn`` does, for one."""
+        if distance == inf:
+            self._count = max(self._count, 1)
+            return True
+        if distance <= self.threshold:
+            return False
+        self._count += 1
+        step = distance - self._mean
+        self._mean += step / self._count
+        self._squares += step * (distance - self._mean)
+        self.threshold = max(self.threshold, self._mean - sqrt(self._squares / self._count))
+        return True
+
+    def save(self) -> None:
+        values = (self.threshold, self._count, self._mean, self._squares)
+        for name, value in zip(Thresholds.__slots__, values, strict=True):
+            getattr(self._state, name)[self._pool] = value
 
 
 def _learn(state: Thresholds, distance: Array, admitted: Array, empty: Array) -> Thresholds:

@@ -66,6 +66,10 @@ class Engine:
         self._state.evict(slots)
         return {ENGINE: (VERSION, pack([{"evicted": keys}]))}
 
+    def __len__(self) -> int:
+        """How many principals are known."""
+        return len(self._state.principals)
+
     def keys(self) -> list[PrincipalKey]:
         """Everybody known, in the order of arrival here."""
         return [PrincipalKey(*key) for key in self._state.principals.slot_of]

@@ -55,8 +55,8 @@ class _Log:
             if self.size + count > len(column):
                 grown = np.empty(max(self.size + count, len(column) * 3 // 2), column.dtype)
                 grown[: self.size] = column[: self.size]
-                self._columns[name] = column = grown
-            column[self.size : self.size + count] = rows[name]
+                self._columns[name] = grown
+            self._columns[name][self.size : self.size + count] = rows[name]
         self.size += count
 
     def pool(self, distances: Array, labels: Array) -> NDArray[np.float64]:
@@ -104,9 +104,9 @@ class ReferenceTest:
             "row_slot": rows.slot[order[known]].astype(np.int32),
             **{f"row_{name}": column for name, column in new.items()},
         }
-        risen = verdicts & ~np.where(
-            _is_first(grouping.starts, len(order)), before["verdict"][rows.slot[order]], np.roll(verdicts, 1)
-        )
+        standing = np.roll(verdicts, 1)
+        standing[grouping.starts] = before["verdict"]
+        risen = verdicts & ~standing
         return self._in_stream_order(order, statistics, verdicts, risen, delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
@@ -116,7 +116,7 @@ class ReferenceTest:
         self._slots["verdict"][slots] = delta["slot_verdict"]
         owners = delta["row_slot"]
         starts = np.flatnonzero(np.diff(owners, prepend=-1))
-        ends = np.append(starts[1:], len(owners))
+        ends = np.append(starts, len(owners))[1:]
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             rows = {name: delta[f"row_{name}"][start:end] for name, _ in _LOG}
             self._log(int(slots[owners[start]])).append(rows)
@@ -194,7 +194,7 @@ class ReferenceTest:
     ) -> Tested:
         statistic_of, verdict_of = np.empty(len(order)), np.empty(len(order), bool)
         statistic_of[order], verdict_of[order] = statistics, verdicts
-        evidence = {
+        evidence: dict[int, tuple[Evidence, ...]] = {
             int(row): (Evidence("shapiro_w", float(statistic_of[row]), "", self._delta),) for row in order[risen]
         }
         return Tested(statistic_of, verdict_of, evidence, delta)
@@ -237,12 +237,6 @@ def _published(distances: Array, labels: Array) -> float | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(shapiro(pool).statistic)
-
-
-def _is_first(starts: Array, count: int) -> Array:
-    first = np.zeros(count, bool)
-    first[starts] = True
-    return first
 
 
 def _joined(parts: list[Array], dtype: Any) -> Array:

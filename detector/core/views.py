@@ -77,7 +77,7 @@ class Rows:
         return outputs
 
     def column(self, name: str, fill: Any) -> Array:
-        """An optional column of the queries (``hardness``, ``leaf``, ``missing``...), ``fill`` where it was not logged."""
+        """An optional column of the queries (``hardness``, ``leaf``...), ``fill`` where it was not logged."""
         like = [getattr(batch, name) for batch in self.batches if getattr(batch, name) is not None]
         shape, dtype = (like[0].shape[1:], like[0].dtype) if like else ((), np.asarray(fill).dtype)
         column = np.full((len(self), *shape), fill, dtype)

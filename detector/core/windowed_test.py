@@ -218,9 +218,9 @@ class WindowedTest:
 
 def _hashes(features: NDArray[np.float32]) -> NDArray[np.uint64]:
     """A cryptographic hash, so that nobody can make his queries pass for repeats of each other."""
-    raw = np.ascontiguousarray(features).view(np.uint8).data
-    digests = b"".join([blake2b(row, digest_size=8).digest() for row in raw]) if len(features) else b""
-    return np.frombuffer(digests, dtype="<u8")
+    raw, width = features.tobytes(), features.shape[1] * features.itemsize
+    digests = [blake2b(raw[at : at + width], digest_size=8).digest() for at in range(0, len(raw), width)]
+    return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
 def _repeated_within(slot: Array, hashes: Array, ordinal: Array, width: int) -> Array:

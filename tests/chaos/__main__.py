@@ -12,10 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tests.brokers.node import KafkaNode
@@ -40,37 +41,36 @@ _COLUMNS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    scale = Scale(options.rate, options.partitions)
     console = Console()
-    results = []
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with (
-        tempfile.TemporaryDirectory() as data,
-        KafkaNode(Path(data)) as node,
-        Progress(*columns, console=console) as bar,
-    ):
-        for number, name in enumerate(options.series or SERIES):
-            task = bar.add_task(name)
-            directory = options.out / f"{number + 1}-{name.replace(' ', '-')}"
-            results.append(
-                run_series(
-                    name,
-                    SERIES[name],
-                    node,
-                    directory,
-                    seed=options.seed + number,
-                    scale=scale,
-                    say=lambda text, task=task, name=name: bar.update(task, description=f"{name}: {text}"),
-                )
-            )
-            verdict = "all equal, no problem" if results[-1].passed else "FAILED"
-            bar.update(task, description=f"{name}: {verdict}", total=1, completed=1)
+    with tempfile.TemporaryDirectory() as data, KafkaNode(Path(data)) as node:
+        results = _play(node, options, console)
     _write(results, options.out)
     console.print(_table(results))
     for result in results:
         for line in [*result.problems[:20], *result.differences[:20]]:
-            console.print(f"[red]{result.series}[/red]: {line}", highlight=False, markup=True)
+            console.print(f"{result.series}: {line}", highlight=False, markup=False, soft_wrap=True)
     return 0 if all(result.passed for result in results) else 1
+
+
+def _play(node: KafkaNode, options: argparse.Namespace, console: Console) -> list[Result]:
+    """One series after the other, each with a line of its own that says what is going on."""
+    scale, results = Scale(options.rate, options.partitions), []
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        for number, name in enumerate(options.series or SERIES):
+            task = bar.add_task(name)
+            directory = options.out / f"{number + 1}-{name.replace(' ', '-')}"
+            say = partial(_say, bar, task, name)
+            results.append(
+                run_series(name, SERIES[name], node, directory, seed=options.seed + number, scale=scale, say=say)
+            )
+            say("all equal, no problem" if results[-1].passed else "FAILED")
+            bar.update(task, total=1, completed=1)
+    return results
+
+
+def _say(bar: Progress, task: TaskID, name: str, text: str) -> None:
+    bar.update(task, description=f"{name}: {text}")
 
 
 def _parser() -> argparse.ArgumentParser:

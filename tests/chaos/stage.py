@@ -15,6 +15,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
+from detector.contracts.errors import ConfigurationError
 from detector.runtime.sections import KafkaSettings, PolicySettings, WorkerSettings
 from detector.runtime.settings import Settings
 from detector.stream import topics
@@ -74,7 +75,7 @@ class Stage:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        topics.ensure(self.settings.kafka)
+        self.wait("the topics made", self._topics_are_there, 15.0)
         if not self.embedded:
             _stamp_by_broker(self.broker.bootstrap, self._names)
             _offsets_topic(self.broker.bootstrap)
@@ -126,6 +127,14 @@ class Stage:
 
     def _new_worker(self, name: str) -> Worker:
         return Worker(name, environment(self.settings), self.directory / f"{name}.log")
+
+    def _topics_are_there(self) -> bool:
+        """Kafka answers for a new topic a moment after it has made it."""
+        try:
+            topics.ensure(self.settings.kafka)
+        except ConfigurationError:
+            return False
+        return True
 
     def _warm(self) -> bool:
         return self._sent_and_applied() and len(self.load.last) == self.settings.kafka.partitions

@@ -86,6 +86,9 @@ def _join_principals(pieces: list[QueryBatch]) -> tuple[list[str], NDArray[np.in
     numbers: dict[str, int] = {}
     renumbered = []
     for piece in pieces:
-        places = [numbers.setdefault(principal, len(numbers)) for principal in piece.principals]
-        renumbered.append(np.array(places, dtype=np.int32)[piece.principal_index])
+        names, index = piece.principals, piece.principal_index
+        if len(index) < len(names):
+            names, index = [names[place] for place in index.tolist()], np.arange(len(index), dtype=np.int32)
+        places = [numbers.setdefault(name, len(numbers)) for name in names]
+        renumbered.append(np.array(places, dtype=np.int32)[index])
     return list(numbers), np.concatenate(renumbered)

@@ -1,0 +1,85 @@
+"""``weirguard replay``: judge recorded queries from files, without Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace as changed
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from detector.core.configuration import EngineConfig
+    from detector.policy.config import Policy
+
+
+class ModeName(StrEnum):
+    """What ``--mode`` takes."""
+
+    COMPATIBLE = "compatible"
+    DEFAULT = "default"
+
+
+def replay(
+    files: Annotated[list[Path], typer.Argument(help="Query logs: .jsonl, .ndjson or .parquet.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder for verdicts, alerts and the summary.")],
+    mode: Annotated[
+        ModeName | None,
+        typer.Option("--mode", help="compatible: the published PRADA agent, query for query. [default: the setting]"),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option("--delta", help="PRADA's threshold of W. [default: the setting]")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Merge the files by occurred_at; else one after another.")
+    ] = False,
+    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
+) -> None:
+    """Judge recorded queries from files as the service would, and write what comes of it."""
+    from rich.console import Console
+
+    from detector.cli.replaying import replay as replay_files
+
+    console = Console(stderr=True)
+    engine_config, policy = _configuration(settings, mode, delta)
+    with _bar(console, files) as progress:
+        summary = replay_files(files, out, engine_config=engine_config, policy=policy, merge=merge, progress=progress)
+    console.print(_sentence(summary, out), highlight=False, soft_wrap=True)
+
+
+def _configuration(settings: Path | None, mode: ModeName | None, delta: float | None) -> tuple[EngineConfig, Policy]:
+    from detector.runtime.settings import load_settings
+    from detector.stream.building import engine_config, policy_of
+
+    loaded = load_settings(settings)
+    config = engine_config(loaded)
+    if delta is not None:
+        config = changed(config, prada=changed(config.prada, delta=delta))
+    return (config if mode is None else changed(config, mode=mode.value)), policy_of(loaded)
+
+
+@contextmanager
+def _bar(console: Console, files: Sequence[Path]) -> Iterator[Callable[[int], None]]:
+    """A progress bar over all rows of ``files``; what it gives is told how many were done since."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+    from detector.sources import format_of
+
+    total = sum(format_of(path).rows(path) for path in files)
+    columns = (BarColumn(None), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("replay", total=total)
+        yield lambda rows: progress.advance(task, rows)
+
+
+def _sentence(summary: dict[str, Any], out: Path) -> str:
+    flagged = sum(entry["first_flagged"] is not None for entry in summary["principals"])
+    return (
+        f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, "
+        f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused. See {out}."
+    )

@@ -1,0 +1,131 @@
+"""What a replay keeps of each query and of each principal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.batch import Observation
+
+_ROWS_IN_A_GROUP = 65_536
+_NEVER = np.iinfo(np.int64).max
+
+
+class Accounts:
+    """Queries and first flagged query of each (model, principal), whatever the model version."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._queries = np.zeros(64, dtype=np.int64)
+        self._first_flagged = np.full(64, _NEVER)
+
+    def number(self, observation: Observation, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The index of each of ``rows`` within its principal, int64, counted from 0; they are counted in."""
+        accounts = self._accounts(observation)[observation.key_index[rows]]
+        index = self._queries[accounts] + _places(accounts)
+        np.add.at(self._queries, accounts, 1)
+        flagged = observation.flagged[rows]
+        np.minimum.at(self._first_flagged, accounts[flagged], index[flagged])
+        return index
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One entry for each principal with a query, in order of appearance."""
+        return [
+            {
+                "model": model,
+                "principal": principal,
+                "queries": int(self._queries[at]),
+                "first_flagged": int(self._first_flagged[at]) if self._first_flagged[at] < _NEVER else None,
+            }
+            for (model, principal), at in self._numbers.items()
+            if self._queries[at]
+        ]
+
+    def _accounts(self, observation: Observation) -> NDArray[np.int64]:
+        numbers = self._numbers
+        accounts = [numbers.setdefault((key.model, key.principal), len(numbers)) for key in observation.keys]
+        while len(numbers) > len(self._queries):
+            self._queries = np.concatenate([self._queries, np.zeros_like(self._queries)])
+            self._first_flagged = np.concatenate([self._first_flagged, np.full_like(self._first_flagged, _NEVER)])
+        return np.array(accounts, dtype=np.int64)
+
+
+def _places(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many equal entries stand before each entry of ``groups``."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    lengths = np.diff(starts, append=len(order))
+    places = np.empty_like(groups)
+    places[order] = np.arange(len(order)) - np.repeat(starts, lengths)
+    return places
+
+
+class VerdictFile:
+    """``verdicts.parquet``: model, principal, index, event_id, flagged, score, and one column a signal; null while a
+    score or a signal is silent."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: Any = None
+        self._tables: list[Any] = []
+        self._rows = 0
+
+    def write(
+        self, observation: Observation, rows: NDArray[np.int64], index: NDArray[np.int64], event_ids: list[str]
+    ) -> None:
+        """Add ``rows`` of what was observed, whose numbers are ``index``."""
+        import pyarrow as pa
+
+        key = pa.array(observation.key_index[rows])
+        names = {
+            name: pa.array([getattr(key, name) for key in observation.keys], pa.string()).take(key)
+            for name in ("model", "principal")
+        }
+        verdicts = {
+            "index": pa.array(index),
+            "event_id": pa.array(event_ids, pa.string()).take(pa.array(rows)),
+            "flagged": pa.array(observation.flagged[rows]),
+            "score": pa.array(observation.score[rows], from_pandas=True),
+        }
+        self._add(pa.table({**names, **verdicts, **_signals(observation, rows)}))
+
+    def close(self) -> None:
+        """Write what is left; a replay of nothing leaves a table without rows."""
+        import pyarrow as pa
+
+        if self._writer is None and not self._tables:
+            nothing = {"index": pa.int64(), "flagged": pa.bool_(), "score": pa.float64()}
+            columns = ("model", "principal", "index", "event_id", "flagged", "score")
+            self._tables.append(pa.table({name: pa.array([], nothing.get(name, pa.string())) for name in columns}))
+        self._flush()
+        self._writer.close()
+
+    def _add(self, table: Any) -> None:
+        self._tables.append(table)
+        self._rows += table.num_rows
+        if self._rows >= _ROWS_IN_A_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._tables:
+            table = pa.concat_tables(self._tables)
+            self._writer = self._writer or pq.ParquetWriter(self._path, table.schema)
+            self._writer.write_table(table)
+            self._tables, self._rows = [], 0
+
+
+def _signals(observation: Observation, rows: NDArray[np.int64]) -> dict[str, Any]:
+    """The statistic of each signal; further figures of a signal have a dot in their name and come and go."""
+    import pyarrow as pa
+
+    return {
+        name: pa.array(values[rows], from_pandas=True)
+        for name, values in observation.signals.items()
+        if "." not in name
+    }

@@ -1,0 +1,79 @@
+"""JSON lines: one query a line, as ``weirguard.query`` describes it, but ``occurred_at`` must be there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from detector.contracts.batches import concatenate
+from detector.contracts.codecs.limits import RECORD_BYTES
+from detector.contracts.codecs.queries_json import decode_json_query
+from detector.contracts.errors import ConfigurationError, InvalidRecord
+from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
+
+_LINES = 1024
+_BYTES = 16 << 20
+
+
+def read_jsonl(path: Path) -> Iterator[DecodedQueries]:
+    """The queries in the JSON lines file at ``path``; blank lines are skipped."""
+    try:
+        with path.open("rb") as file:
+            lines = enumerate(_lines(file))
+            while portion := _portion(lines):
+                yield from _decode(portion)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot read it: {error}") from error
+
+
+def count_lines(path: Path) -> int:
+    """How many lines the file at ``path`` has."""
+    try:
+        with path.open("rb") as file:
+            return sum(part.count(b"\n") for part in iter(partial(file.read, 1 << 20), b""))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot read it: {error}") from error
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Each line, but of one longer than a record may be only so much that it will be refused."""
+    while line := file.readline(RECORD_BYTES + 2):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(RECORD_BYTES)
+        yield line.rstrip(b"\r\n")
+
+
+def _portion(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    portion, nbytes = [], 0
+    for number, line in islice(lines, _LINES):
+        portion.append((number, line))
+        nbytes += len(line)
+        if nbytes > _BYTES:
+            break
+    return portion
+
+
+def _decode(lines: list[tuple[int, bytes]]) -> Iterator[DecodedQueries]:
+    good: list[QueryBatch] = []
+    rows: list[int] = []
+    bad: list[BadRow] = []
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            good.append(decode_json_query(line, timestamp=None))
+            rows.append(number)
+        except InvalidRecord as error:
+            bad.append(BadRow(number, error.reason, error.detail))
+    batches = list(concatenate(good))
+    ends = accumulate(len(batch) for batch in batches)
+    for batch, end in zip(batches, ends, strict=True):
+        yield DecodedQueries(batch, np.array(rows[end - len(batch) : end], dtype=np.int64))
+    if bad:
+        yield DecodedQueries(None, np.zeros(0, dtype=np.int64), bad_rows=bad)

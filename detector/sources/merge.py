@@ -1,0 +1,102 @@
+"""Several logs as one, by time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from detector.contracts.batches import cut
+from detector.contracts.queries import DecodedQueries
+
+Portion = tuple[int, DecodedQueries]
+"""The number of the log and what was read from it."""
+
+
+class _Head(NamedTuple):
+    """The next row of a log; ordered by time, then by the number of the log."""
+
+    time: float
+    log: int
+
+
+def one_after_another(logs: Sequence[Iterator[DecodedQueries]]) -> Iterator[Portion]:
+    """All of each log in turn."""
+    for number, log in enumerate(logs):
+        for portion in log:
+            yield number, portion
+
+
+def merge(logs: Sequence[Iterator[DecodedQueries]]) -> Iterator[Portion]:
+    """The rows of all logs in order of ``occurred_at``, equal times in the order of the logs.
+
+    Only one portion of each log is held. The rows of one log keep their order: one that is older than a row
+    before it counts as just as old as that row.
+    """
+    cursors = [_Cursor(log) for log in logs]
+    heads: list[_Head] = []
+    for number, cursor in enumerate(cursors):
+        yield from _advance(cursor, number, heads)
+    heapq.heapify(heads)
+    while heads:
+        number = heapq.heappop(heads).log
+        yield number, cursors[number].take(heads[0] if heads else None, number)
+        following: list[_Head] = []
+        yield from _advance(cursors[number], number, following)
+        for head in following:
+            heapq.heappush(heads, head)
+
+
+def _advance(cursor: _Cursor, number: int, heads: list[_Head]) -> Iterator[Portion]:
+    """Bring ``cursor`` to its next row and add it to ``heads``; pass on what has no good rows."""
+    for portion in cursor.load():
+        yield number, portion
+    if cursor.loaded:
+        heads.append(_Head(cursor.time, number))
+
+
+class _Cursor:
+    """A place in a log."""
+
+    def __init__(self, log: Iterator[DecodedQueries]) -> None:
+        self._log = log
+        self._portion: DecodedQueries | None = None
+        self._times = np.zeros(0)
+        self._at = 0
+        self._latest = -np.inf
+
+    @property
+    def loaded(self) -> bool:
+        return self._at < len(self._times)
+
+    @property
+    def time(self) -> float:
+        return float(self._times[self._at])
+
+    def load(self) -> Iterator[DecodedQueries]:
+        """Read until there is a row, and give what has no rows."""
+        while not self.loaded:
+            portion = next(self._log, None)
+            if portion is None:
+                return
+            if portion.batch is None:
+                yield portion
+                continue
+            self._portion, self._at = portion, 0
+            self._times = np.maximum(np.maximum.accumulate(portion.batch.occurred_at), self._latest)
+            self._latest = float(self._times[-1])
+
+    def take(self, until: _Head | None, number: int) -> DecodedQueries:
+        """The rows from here on that come before ``until``, at least one."""
+        portion = self._portion
+        assert portion is not None
+        assert portion.batch is not None
+        start, stop = self._at, len(self._times)
+        if until is not None:
+            side: Literal["left", "right"] = "right" if number < until.log else "left"
+            stop = max(int(np.searchsorted(self._times, until.time, side=side)), start + 1)
+        self._at = stop
+        bad = portion.bad_rows if start == 0 else []
+        return DecodedQueries(cut(portion.batch, start, stop), portion.rows[start:stop], bad_rows=bad)

@@ -1,0 +1,223 @@
+"""Parquet: one query a row, columns named as the fields of ``weirguard.query``; other columns are ignored.
+
+``features`` and ``outputs`` are lists of numbers, ``occurred_at`` a UTC timestamp or seconds, ``missing`` a list of
+booleans, ``specification`` a list of two numbers. Rows may differ in model, dimension and in which optional columns
+are null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.codecs.screening import TEXT_COLUMNS, screen
+from detector.contracts.errors import ConfigurationError, InvalidRecord
+from detector.contracts.queries import BadRow, DecodedQueries, OutputKind, QueryBatch
+
+_TEXTS = ("event_id", "principal", "model", "model_version")
+_REQUIRED = (*_TEXTS, "occurred_at", "features", "outputs")
+_LISTS = {"features": "float32", "outputs": "float32", "missing": "bool", "specification": "float32"}
+_NUMBERS = {"hardness": "float32", "leaf": "int64"}
+_OPTIONAL = ("missing", "specification", *_NUMBERS, *TEXT_COLUMNS)
+_ROWS = 4096
+_BYTES = 16 << 20
+_PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
+
+
+def read_parquet(path: Path) -> Iterator[DecodedQueries]:
+    """The queries in the Parquet file at ``path``. Raises ConfigurationError where it is not such a log."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = _columns(path, file.schema_arrow.names)
+            start = 0
+            for table in file.iter_batches(_rows_at_once(file.metadata), columns=names):
+                yield from _read(path, table, start)
+                start += table.num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigurationError(f"{path}: cannot read it as Parquet: {error}") from error
+
+
+def count_rows(path: Path) -> int:
+    """How many rows the file at ``path`` has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigurationError(f"{path}: cannot read it as Parquet: {error}") from error
+
+
+def _columns(path: Path, names: list[str]) -> list[str]:
+    if absent := [name for name in _REQUIRED if name not in names]:
+        raise ConfigurationError(f"{path}: has no column {', '.join(absent)}; a log needs {', '.join(_REQUIRED)}")
+    return [name for name in (*_REQUIRED, "output_kind", *_OPTIONAL) if name in names]
+
+
+def _rows_at_once(metadata: Any) -> int:
+    nbytes: int = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    rows: int = metadata.num_rows
+    return max(1, min(_ROWS, _BYTES * rows // max(nbytes, 1)))
+
+
+def _read(path: Path, table: Any, start: int) -> Iterator[DecodedQueries]:
+    present = np.logical_and.reduce([_is_set(table[name]) for name in _REQUIRED])
+    if not present.all():
+        yield _refused(np.flatnonzero(~present) + start, "structure", f"one of {', '.join(_REQUIRED)} is null")
+    rows = np.flatnonzero(present)
+    columns = _Columns.of(path, table.take(rows) if len(rows) < len(present) else table)
+    edges = [*np.flatnonzero(columns.breaks()).tolist(), len(rows)]
+    for first, stop in pairwise(edges):
+        yield _numbered(columns, first, stop, rows[first:stop] + start)
+
+
+def _is_set(column: Any) -> NDArray[np.bool_]:
+    return cast("NDArray[np.bool_]", column.is_valid().to_numpy(zero_copy_only=False))
+
+
+def _refused(rows: NDArray[np.int64], reason: str, detail: str) -> DecodedQueries:
+    bad = [BadRow(row, reason, detail) for row in rows.tolist()]
+    return DecodedQueries(None, np.zeros(0, dtype=np.int64), bad_rows=bad)
+
+
+def _numbered(columns: _Columns, first: int, stop: int, rows: NDArray[np.int64]) -> DecodedQueries:
+    """The run of like rows from ``first`` to ``stop``, screened; ``rows`` are their places in the file."""
+    try:
+        decoded = screen(columns.batch(first, stop))
+    except InvalidRecord as error:
+        return _refused(rows, error.reason, error.detail)
+    bad = [replace(fault, row=int(rows[fault.row])) for fault in decoded.bad_rows]
+    return DecodedQueries(decoded.batch, rows[decoded.rows], bad_rows=bad)
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """A column of lists, flat: list i holds ``values[offsets[i] : offsets[i + 1]]``; null is as empty."""
+
+    values: NDArray[Any]
+    offsets: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    def matrix(self, first: int, stop: int) -> NDArray[Any]:
+        """Lists ``first`` to ``stop``, all of one length, as rows."""
+        width = int(self.lengths[first])
+        return self.values[self.offsets[first] : self.offsets[stop]].reshape(stop - first, width)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """A part of the file, as numpy arrays and lists; ``set_`` says which rows of an optional column are not null."""
+
+    texts: dict[str, list[str]]
+    occurred_at: NDArray[np.float64]
+    kinds: list[str]
+    lists: dict[str, _Lists]
+    plain: dict[str, Any]
+    set_: dict[str, NDArray[np.bool_]]
+
+    @classmethod
+    def of(cls, path: Path, table: Any) -> _Columns:
+        names = set(table.schema.names)
+        kinds = _texts(table["output_kind"]) if "output_kind" in names else []
+        return cls(
+            texts={name: _texts(table[name]) for name in _TEXTS},
+            occurred_at=_seconds(path, table["occurred_at"]),
+            kinds=[kind or "probabilities" for kind in kinds] or ["probabilities"] * table.num_rows,
+            lists={name: _lists(path, name, table[name]) for name in _LISTS if name in names},
+            plain={name: _plain(name, table[name]) for name in (*_NUMBERS, *TEXT_COLUMNS) if name in names},
+            set_={name: _is_set(table[name]) for name in _OPTIONAL if name in names},
+        )
+
+    def breaks(self) -> NDArray[np.bool_]:
+        """Where a row cannot share a batch with the one before it; true for the first."""
+        text = (self.texts["model"], self.texts["model_version"], self.kinds)
+        lengths = [column.lengths for column in self.lists.values()]
+        breaks = np.zeros(len(self.occurred_at), dtype=np.bool_)
+        breaks[:1] = True
+        for column in (*(np.array(names, dtype=object) for names in text), *lengths, *self.set_.values()):
+            breaks[1:] |= column[1:] != column[:-1]
+        return breaks
+
+    def batch(self, first: int, stop: int) -> QueryBatch:
+        """Rows ``first`` to ``stop``, which share a shape. Raises InvalidRecord where it makes no sense."""
+        features = self.lists["features"].matrix(first, stop)
+        outputs = self.lists["outputs"].matrix(first, stop)
+        numbers: dict[str, int] = {}
+        index = [numbers.setdefault(name, len(numbers)) for name in self.texts["principal"][first:stop]]
+        return QueryBatch(
+            model=self.texts["model"][first],
+            model_version=self.texts["model_version"][first],
+            output_kind=_kind(self.kinds[first]),
+            event_ids=self.texts["event_id"][first:stop],
+            occurred_at=self.occurred_at[first:stop],
+            principals=list(numbers),
+            principal_index=np.array(index, dtype=np.int32),
+            features=features,
+            outputs=outputs,
+            **self._optional(first, stop, features.shape[1]),
+        )
+
+    def _optional(self, first: int, stop: int, dimension: int) -> dict[str, Any]:
+        present = {name for name, is_set in self.set_.items() if is_set[first]}
+        columns = {name: self.plain[name][first:stop] for name in present & self.plain.keys()}
+        for name, width in (("missing", dimension), ("specification", 2)):
+            if name in present:
+                columns[name] = self.lists[name].matrix(first, stop)
+                if columns[name].shape[1] != width:
+                    raise InvalidRecord("length", f"{name} has {columns[name].shape[1]} entries instead of {width}")
+        return columns
+
+
+def _kind(kind: str) -> OutputKind:
+    if kind not in get_args(OutputKind):
+        raise InvalidRecord("structure", f"output_kind is {kind[:64]!r}; use {', '.join(get_args(OutputKind))}")
+    return cast("OutputKind", kind)
+
+
+def _texts(column: Any) -> list[str]:
+    """A column of text, or of whole numbers that serve as names; null is an empty text."""
+    return cast("list[str]", column.cast("string").fill_null("").to_pylist())
+
+
+def _plain(name: str, column: Any) -> Any:
+    if name in TEXT_COLUMNS:
+        return _texts(column)
+    return column.cast(_NUMBERS[name]).fill_null(0).to_numpy(zero_copy_only=False)
+
+
+def _lists(path: Path, name: str, column: Any) -> _Lists:
+    """Values keep their nulls as NaN (numbers) or false (marks)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not any(test(column.type) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
+        raise ConfigurationError(f"{path}: the column {name} is {column.type}; it must be a list of {_LISTS[name]}")
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    values = column.flatten().cast(_LISTS[name], safe=False)
+    values = values.fill_null(False) if name == "missing" else values
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return _Lists(values.to_numpy(zero_copy_only=False), offsets)
+
+
+def _seconds(path: Path, column: Any) -> NDArray[np.float64]:
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        ticks = column.cast("int64").to_numpy(zero_copy_only=False)
+        return np.asarray(ticks / _PER_SECOND[kind.unit], dtype=np.float64)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        raise ConfigurationError(f"{path}: the column occurred_at is {kind}; it must be a UTC timestamp or seconds")
+    return np.asarray(column.cast("float64", safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)

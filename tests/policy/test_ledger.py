@@ -179,6 +179,14 @@ def test_an_exempt_principal_is_alerted_on_and_not_decided_against() -> None:
     assert said(run(ledger, later([1099.0, 1100.0, 1101.0]))) == [("slow", "enforce")]
 
 
+def test_one_who_flickers_within_a_second_and_has_no_causes_gets_no_alert_id_twice() -> None:
+    ledger = Ledger(Policy(allowlist=Allowlist((Exemption("thief", "sales", "load test", 9e9),))))
+    alerts = run(ledger, suspect([1000.1])).alerts
+    run(ledger, later([1000.2], flagged=False))
+    alerts += run(ledger, suspect([1000.3])).alerts
+    assert len({alert.id for alert in alerts}) == 2
+
+
 def test_a_new_exemption_releases_with_the_next_query_but_an_operator_is_not_overridden() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))

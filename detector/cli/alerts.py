@@ -1,0 +1,36 @@
+"""``weirguard alerts``: what the detector claims, as it claims it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from detector.cli.kafka import Topic
+from detector.cli.operator import File, Output, alert_line, plain
+from detector.cli.records import readable_alerts
+from detector.runtime.settings import load_settings
+
+app = typer.Typer(help="Follow the alerts.", no_args_is_help=True)
+
+
+@app.callback()
+def alerts() -> None:
+    """Follow the alerts."""
+
+
+@app.command()
+def tail(
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="All that are kept, then new ones.")] = False,
+    output: Output = "text",
+    settings: File = None,
+) -> None:
+    """Print alerts as they come, one a line, until interrupted."""
+    kafka = load_settings(settings).kafka
+    with suppress(KeyboardInterrupt), Topic(kafka, kafka.topics.alerts) as topic:
+        if not from_beginning:
+            topic.seek_to_end()
+        for alert in readable_alerts(topic.follow()):
+            print(json.dumps(plain(alert)) if output == "json" else alert_line(alert), flush=True)

@@ -1,0 +1,183 @@
+"""``weirguard decisions``: what stands against whom, and an operator's own word."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Literal
+
+import typer
+
+from detector.cli.kafka import write
+from detector.cli.operator import (
+    ApiKey,
+    File,
+    Issuer,
+    Output,
+    Reason,
+    Wait,
+    console,
+    moment,
+    new_id,
+    plain,
+    principal_of,
+    seconds,
+    send,
+    told,
+)
+from detector.cli.records import Decisions, read_decisions
+from detector.contracts.codecs import KILL_SWITCH_KEY, encode
+from detector.contracts.findings import Action, Cause, Decision, Mode
+from detector.contracts.principals import EVERYONE
+from detector.runtime.settings import load_settings
+
+app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
+
+_KILL_SWITCH_PARTITION = 0
+_FOR_EVER = 253_402_300_799.0
+"""The last second of the year 9999: a kill switch without a duration."""
+
+
+@app.command("list")
+def list_(
+    model: Annotated[str | None, typer.Option(help="Of this model alone.")] = None,
+    principal: Annotated[str | None, typer.Option(help="About this principal alone.")] = None,
+    origin: Annotated[
+        str | None, typer.Option(help="With a cause of this origin: signal, signal:prada, operator.")
+    ] = None,
+    output: Output = "text",
+    settings: File = None,
+) -> None:
+    """List the decisions that stand now."""
+    decisions = read_decisions(load_settings(settings).kafka, time.time())
+    chosen = [
+        decision
+        for _, decision in sorted(decisions.standing.items())
+        if model in (None, decision.model)
+        and principal in (None, decision.principal)
+        and (origin is None or _has_origin(decision, origin))
+    ]
+    if output == "json":
+        switch = decisions.kill_switch
+        listing = {"kill_switch": switch and plain(switch), "decisions": [plain(decision) for decision in chosen]}
+        print(json.dumps(listing, indent=2))
+    else:
+        _print_table(decisions, chosen)
+
+
+@app.command()
+def add(
+    model: str,
+    principal: str,
+    *,
+    action: Annotated[Literal["slow", "refuse"], typer.Option(help="What serving does.")],
+    reason: Reason,
+    issuer: Issuer,
+    duration: Annotated[str, typer.Option(help="How long: 90s, 15m, 1h30m, 2d.")] = "1h",
+    queries_per_second: Annotated[float | None, typer.Option(help="The rate that slow leaves; 1 if not set.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="The policy's for this model if not set.")] = None,
+    api_key: ApiKey = False,
+    wait: Wait = 30.0,
+    settings: File = None,
+) -> None:
+    """Decide against PRINCIPAL of MODEL, beside whatever else stands; a second time replaces the first."""
+    loaded = load_settings(settings)
+    rate = 1.0 if action == "slow" and queries_per_second is None else queries_per_second
+    send(
+        loaded,
+        "add",
+        model,
+        principal_of(loaded, principal, api_key),
+        issuer=issuer,
+        reason=reason,
+        wait=wait,
+        action=Action(action, rate),
+        mode=mode,
+        duration_seconds=seconds(duration),
+    )
+
+
+@app.command()
+def delete(
+    model: str,
+    principal: str,
+    *,
+    reason: Reason,
+    issuer: Issuer,
+    cause: Annotated[str | None, typer.Option(help="The id of one cause; all if not set.")] = None,
+    api_key: ApiKey = False,
+    wait: Wait = 30.0,
+    settings: File = None,
+) -> None:
+    """Delete one cause against PRINCIPAL of MODEL, or all; a signal's stays away until the signal speaks anew."""
+    loaded = load_settings(settings)
+    name = principal_of(loaded, principal, api_key)
+    send(loaded, "delete", model, name, issuer=issuer, reason=reason, wait=wait, cause_id=cause)
+
+
+@app.command("kill-switch")
+def kill_switch(
+    state: Annotated[Literal["on", "off"], typer.Argument(help="on: nothing is enforced any more, by any gate.")],
+    reason: Reason,
+    issuer: Issuer,
+    duration: Annotated[str | None, typer.Option(help="Then enforcement comes back: 90s, 15m, 1h30m, 2d.")] = None,
+    settings: File = None,
+) -> None:
+    """Stop all enforcement at once, or take it up again. Gates obey directly, with no detector between."""
+    kafka = load_settings(settings).kafka
+    write(
+        kafka,
+        kafka.topics.decisions,
+        key=KILL_SWITCH_KEY,
+        value=encode(_switched_off(issuer, reason, duration)) if state == "on" else None,
+        partition=_KILL_SWITCH_PARTITION,
+        headers=[("issuer", issuer.encode()), ("reason", reason.encode())],
+    )
+    print("Enforcement is OFF: every gate lets everybody pass." if state == "on" else "Enforcement is on again.")
+
+
+def _switched_off(issuer: str, reason: str, duration: str | None) -> Decision:
+    now = time.time()
+    expires_at = _FOR_EVER if duration is None else now + seconds(duration)
+    return Decision(
+        id=new_id(),
+        model=EVERYONE,
+        principal=EVERYONE,
+        action=Action("none"),
+        mode="enforce",
+        epoch=(0, 0),
+        issued_at=now,
+        expires_at=expires_at,
+        causes=(Cause(new_id(), f"operator:{issuer}", expires_at, reason),),
+        policy_version="operator",
+    )
+
+
+def _has_origin(decision: Decision, origin: str) -> bool:
+    return any(cause.origin == origin or cause.origin.startswith(f"{origin}:") for cause in decision.causes)
+
+
+def _print_table(decisions: Decisions, chosen: list[Decision]) -> None:
+    from rich.table import Table
+
+    screen = console()
+    switch = decisions.kill_switch
+    if switch is not None:
+        why = ", ".join(f"{cause.origin}: {cause.reason}" for cause in switch.causes)
+        screen.print(f"The kill switch is on: no gate enforces anything ({why}).", style="bold red", markup=False)
+    if not chosen:
+        screen.print("No decision stands.")
+        return
+    table = Table("model", "principal", "action", "mode", "until", "causes")
+    for one in chosen:
+        causes = "\n".join(f"{cause.origin} {cause.id} {cause.reason}".rstrip() for cause in one.causes)
+        table.add_row(
+            *map(_verbatim, (one.model, one.principal, told(one.action), one.mode, moment(one.expires_at), causes))
+        )
+    screen.print(table)
+
+
+def _verbatim(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,119 @@
+"""What the operator's commands share: options, durations, commands to the owner, and how things are told."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import secrets
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from detector.cli.kafka import carry_out
+from detector.contracts.findings import Action, Alert, Command, CommandKind, Mode
+from detector.runtime.settings import Settings
+
+File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
+Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="For people or for scripts.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is put on record.")]
+Issuer = Annotated[str, typer.Option("--issuer", help="Who; it is put on record.", default_factory=getpass.getuser)]
+Wait = Annotated[float, typer.Option("--wait", min=0.0, help="Seconds to wait for the detector's answer.")]
+ApiKey = Annotated[bool, typer.Option("--api-key", help="PRINCIPAL is an API key ('-' asks for it): hash it first.")]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def principal_of(settings: Settings, name: str, api_key: bool) -> str:
+    """The principal whom ``name`` means: itself, or the hash of the API key that it is."""
+    if not api_key:
+        return name
+    secret = typer.prompt("API key", hide_input=True, err=True) if name == "-" else name
+    return settings.principals.hasher().api_key(secret)
+
+
+def seconds(duration: str) -> float:
+    """The seconds in ``90s``, ``15m``, ``1h30m`` or ``2d``."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", duration)
+    if not parts or "".join(number + unit for number, unit in parts) != duration:
+        raise typer.BadParameter(f"{duration!r} is no duration; write it like 90s, 15m, 1h30m or 2d")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def new_id() -> str:
+    """An id that no other command has."""
+    return secrets.token_hex(8)
+
+
+def send(
+    settings: Settings,
+    kind: CommandKind,
+    model: str,
+    principal: str,
+    *,
+    issuer: str,
+    reason: str,
+    wait: float,
+    action: Action | None = None,
+    mode: Mode | None = None,
+    duration_seconds: float | None = None,
+    cause_id: str | None = None,
+) -> None:
+    """Send a command, say what came of it, and exit with 1 if the owner refused it."""
+    command = Command(
+        id=new_id(),
+        kind=kind,
+        issued_at=time.time(),
+        issuer=issuer,
+        model=model,
+        principal=principal,
+        reason=reason,
+        action=action,
+        mode=mode,
+        duration_seconds=duration_seconds,
+        cause_id=cause_id,
+    )
+    audit = carry_out(settings.kafka, command, wait)
+    print(f"{model} {principal}: {audit.summary}")
+    if audit.kind == "command_refused":
+        raise typer.Exit(1)
+
+
+def moment(at: float) -> str:
+    """``at``, seconds UTC, for people."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def told(action: Action) -> str:
+    """``action`` for people."""
+    rate = action.queries_per_second
+    return action.name if rate is None else f"{action.name} to {rate:g}/s"
+
+
+def alert_line(alert: Alert) -> str:
+    """``alert`` in one line for people."""
+    evidence = ", ".join(
+        f"{item.name}={item.value:g}" + ("" if item.threshold is None else f" (threshold {item.threshold:g})")
+        for item in alert.evidence
+    )
+    suppressed = "" if alert.suppressed_by is None else f" [{alert.suppressed_by}]"
+    return (
+        f"{moment(alert.occurred_at)} {alert.severity} {alert.model} {alert.principal} {alert.signal} "
+        f"score {alert.score:.3g} at query {alert.query_index}: {evidence}{suppressed}"
+    )
+
+
+def console() -> Console:
+    """Where tables go; nothing is folded where nobody looks at it, as in a pipe."""
+    return Console(width=None if sys.stdout.isatty() else 1_000)
+
+
+def plain(record: Any) -> Any:
+    """``record`` as data that JSON can hold, field by field."""
+    import msgspec
+
+    return msgspec.to_builtins(record)

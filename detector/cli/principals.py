@@ -1,0 +1,136 @@
+"""``weirguard principals``: who is suspicious, why, and the order to forget one."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated
+
+import typer
+
+from detector.cli.operator import (
+    ApiKey,
+    File,
+    Issuer,
+    Output,
+    Reason,
+    Wait,
+    alert_line,
+    console,
+    moment,
+    plain,
+    principal_of,
+    send,
+    told,
+)
+from detector.cli.records import Key, read_alerts, read_decisions, read_scores
+from detector.contracts.findings import Decision, Score
+from detector.runtime.settings import load_settings
+
+app = typer.Typer(help="Look at principals, and forget one.", no_args_is_help=True)
+
+
+@app.command()
+def top(
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    output: Output = "text",
+    settings: File = None,
+) -> None:
+    """List the most suspicious principals; a score of 1 is the threshold."""
+    kafka = load_settings(settings).kafka
+    standing = read_decisions(kafka, time.time()).standing
+    chosen = sorted(read_scores(kafka).items(), key=_least_suspicious, reverse=True)[:count]
+    if output == "json":
+        print(json.dumps([_joined(score, standing.get(key)) for key, score in chosen], indent=2))
+    else:
+        _print_table(chosen, standing)
+
+
+@app.command()
+def show(
+    model: str,
+    principal: str,
+    *,
+    api_key: ApiKey = False,
+    output: Output = "text",
+    settings: File = None,
+) -> None:
+    """Show all that is known about PRINCIPAL of MODEL: score, signals, decision and alerts."""
+    loaded = load_settings(settings)
+    key = model, principal_of(loaded, principal, api_key)
+    score = read_scores(loaded.kafka).get(key)
+    decision = read_decisions(loaded.kafka, time.time()).standing.get(key)
+    alerts = read_alerts(loaded.kafka, *key)
+    if output == "json":
+        print(json.dumps({**_joined(score, decision), "alerts": [plain(alert) for alert in alerts]}, indent=2))
+    else:
+        print("\n".join([f"{key[0]} {key[1]}", *_score_lines(score), _decision_line(decision)]))
+        print("\n".join(["alerts:" if alerts else "alerts: none", *(f"  {alert_line(alert)}" for alert in alerts)]))
+    if score is None and decision is None and not alerts:
+        raise typer.Exit(1)
+
+
+@app.command()
+def clear(
+    model: str,
+    principal: str,
+    *,
+    reason: Reason,
+    issuer: Issuer,
+    api_key: ApiKey = False,
+    wait: Wait = 30.0,
+    settings: File = None,
+) -> None:
+    """Forget PRINCIPAL of MODEL: his history, the verdicts on him and all decisions. He begins anew."""
+    loaded = load_settings(settings)
+    name = principal_of(loaded, principal, api_key)
+    send(loaded, "clear", model, name, issuer=issuer, reason=reason, wait=wait)
+
+
+def _least_suspicious(item: tuple[Key, Score]) -> tuple[bool, float, int]:
+    score = item[1]
+    return score.flagged, -1.0 if score.score is None else score.score, score.queries
+
+
+def _joined(score: Score | None, decision: Decision | None) -> dict[str, object]:
+    return {"score": score and plain(score), "decision": decision and plain(decision)}
+
+
+def _score_lines(score: Score | None) -> list[str]:
+    if score is None:
+        return ["score: none yet"]
+    value = "none yet" if score.score is None else f"{score.score:.3g} (1 is the threshold)"
+    verdict = "a suspect" if score.flagged else "not a suspect"
+    head = f"score: {value}, {verdict}, {score.queries} queries to version {score.model_version}"
+    signals = [f"  {name}: {statistic:g}" for name, statistic in sorted(score.signals.items())]
+    return [f"{head}, {moment(score.occurred_at)}", *signals]
+
+
+def _decision_line(decision: Decision | None) -> str:
+    if decision is None:
+        return "decision: none"
+    causes = ", ".join(f"{cause.origin} ({cause.id})" for cause in decision.causes)
+    return f"decision: {told(decision.action)} ({decision.mode}) until {moment(decision.expires_at)} for {causes}"
+
+
+def _print_table(chosen: list[tuple[Key, Score]], standing: dict[Key, Decision]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not chosen:
+        print("Nobody has a score yet.")
+        return
+    table = Table("model", "principal", "score", "queries", "signals", "verdict", "decision")
+    for key, score in chosen:
+        decision = standing.get(key)
+        signals = " ".join(f"{name}={value:.3g}" for name, value in sorted(score.signals.items()))
+        table.add_row(
+            escape(key[0]),
+            escape(key[1]),
+            "" if score.score is None else f"{score.score:.3f}",
+            str(score.queries),
+            signals,
+            "suspect" if score.flagged else "",
+            "" if decision is None else f"{told(decision.action)} ({decision.mode})",
+        )
+    console().print(table)

@@ -1,0 +1,93 @@
+"""What the topics say now: the latest decision and score of each principal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from detector.cli.kafka import Topic
+from detector.contracts.codecs import KILL_SWITCH_KEY, decode
+from detector.contracts.errors import InvalidRecord
+from detector.contracts.findings import Alert, Decision, Score
+from detector.runtime.sections import KafkaSettings
+
+Key = tuple[str, str]
+"""(model, principal)"""
+
+R = TypeVar("R", Alert, Decision, Score)
+
+
+@dataclass(slots=True)
+class Decisions:
+    """What stands: the newest decision of each principal that has not expired, and the kill switch."""
+
+    standing: dict[Key, Decision] = field(default_factory=dict)
+    kill_switch: Decision | None = None
+
+
+def read_decisions(settings: KafkaSettings, now: float) -> Decisions:
+    """What stands at ``now``, seconds UTC; of two records the one with the later epoch counts, as in a gate."""
+    decisions = Decisions()
+    newest: dict[Key, Decision] = {}
+    with Topic(settings, settings.topics.decisions) as topic:
+        for record in topic.to_end():
+            if record.key == KILL_SWITCH_KEY:
+                decisions.kill_switch = _readable(Decision, record) if record.value else None
+            elif record.value:
+                _take(newest, _readable(Decision, record))
+    decisions.standing = {
+        key: decision
+        for key, decision in newest.items()
+        if decision.action.name != "none" and decision.expires_at > now
+    }
+    if decisions.kill_switch is not None and decisions.kill_switch.expires_at <= now:
+        decisions.kill_switch = None
+    return decisions
+
+
+def read_scores(settings: KafkaSettings) -> dict[Key, Score]:
+    """The latest score of each principal."""
+    scores: dict[Key, Score] = {}
+    with Topic(settings, settings.topics.scores) as topic:
+        for record in topic.to_end():
+            score = _readable(Score, record) if record.value else None
+            if score is not None:
+                scores[score.model, score.principal] = score
+    return scores
+
+
+def read_alerts(settings: KafkaSettings, model: str, principal: str) -> list[Alert]:
+    """All alerts about one principal that are still kept, each once, in order of time."""
+    alerts: dict[str, Alert] = {}
+    with Topic(settings, settings.topics.alerts) as topic:
+        for alert in readable_alerts(topic.to_end()):
+            if (alert.model, alert.principal) == (model, principal):
+                alerts[alert.id] = alert
+    return sorted(alerts.values(), key=lambda alert: alert.occurred_at)
+
+
+def readable_alerts(records: Iterator[Any]) -> Iterator[Alert]:
+    """The alerts among ``records``; others are named on standard error."""
+    for record in records:
+        alert = _readable(Alert, record)
+        if alert is not None:
+            yield alert
+
+
+def _take(newest: dict[Key, Decision], decision: Decision | None) -> None:
+    if decision is None:
+        return
+    key = decision.model, decision.principal
+    if key not in newest or decision.epoch >= newest[key].epoch:
+        newest[key] = decision
+
+
+def _readable(kind: type[R], record: Any) -> R | None:
+    try:
+        return decode(kind, record.value)
+    except InvalidRecord as error:
+        where = f"{record.topic}, partition {record.partition}, offset {record.offset}"
+        print(f"weirguard: skipped a record that cannot be read ({where}): {error}", file=sys.stderr)
+        return None

@@ -1,0 +1,311 @@
+"""The operator's commands against a broker, with the real ledger as the owner of all partitions."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient, NewTopic
+from typer.testing import CliRunner, Result
+
+from detector.cli import alerts, decisions, principals
+from detector.cli.kafka import Topic
+from detector.cli.operator import seconds
+from detector.contracts.codecs import decision_key, decode, encode
+from detector.contracts.errors import BrokerError, ConfigurationError
+from detector.contracts.findings import Action, Alert, Audit, Cause, Command, Decision, Evidence, Score
+from detector.contracts.partitioning import partition_of
+from detector.contracts.principals import PrincipalHasher
+from detector.contracts.topics import Topics
+from detector.policy.config import Policy
+from detector.policy.ledger import Ledger
+from detector.runtime.sections import KafkaSettings
+from tests.conftest import Broker
+
+PARTITIONS = 3
+NOW = time.time()
+
+
+@pytest.fixture
+def topics(broker: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Topics:
+    """Topics of this test's own, and an environment that leads the commands to them."""
+    names = Topics(prefix)
+    wanted = [names.commands, names.decisions, names.audit, names.scores, names.alerts]
+    with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as admin:
+        admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in wanted])
+    for key, value in {"BOOTSTRAP_SERVERS": broker.bootstrap, "PREFIX": prefix, "PARTITIONS": str(PARTITIONS)}.items():
+        monkeypatch.setenv(f"WEIRGUARD_KAFKA__{key}", value)
+    return names
+
+
+@pytest.fixture
+def publish(broker: Broker) -> Iterator[Any]:
+    """Writes records of the contracts to where a detector would."""
+    with closing(KafkaProducer(bootstrap_servers=broker.bootstrap)) as producer:
+
+        def write(topic: str, *records: Alert | Audit | Decision | Score) -> None:
+            sent = [
+                producer.send(
+                    topic,
+                    key=decision_key(record.model, record.principal),
+                    value=encode(record),
+                    partition=partition_of(record.principal, PARTITIONS),
+                )
+                for record in records
+            ]
+            for one in sent:
+                one.get(timeout=20)
+
+        yield write
+
+
+@pytest.fixture
+def owner(broker: Broker, topics: Topics, publish: Any) -> Iterator[list[Command]]:
+    """An owner of all partitions; the list is of the commands that it was given."""
+    stop, obeyed = threading.Event(), list[Command]()
+    thread = threading.Thread(target=_own, args=(broker, topics, publish, stop, obeyed))
+    thread.start()
+    yield obeyed
+    stop.set()
+    thread.join(20)
+
+
+def _own(broker: Broker, topics: Topics, publish: Any, stop: threading.Event, obeyed: list[Command]) -> None:
+    ledger = Ledger(Policy(mode="enforce"))
+    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap, fetch_max_wait_ms=50, auto_offset_reset="earliest")
+    with closing(consumer):
+        consumer.assign([TopicPartition(topics.commands, number) for number in range(PARTITIONS)])
+        while not stop.is_set():
+            for record in (one for batch in consumer.poll(timeout_ms=50).values() for one in batch):
+                command = decode(Command, record.value)
+                assert record.partition == partition_of(command.principal, PARTITIONS)
+                assert record.key == command.principal.encode()
+                effects = ledger.command(command, record.timestamp / 1000)
+                obeyed.append(command)
+                publish(topics.decisions, *(replace(one, epoch=(1, len(obeyed))) for one in effects.decisions))
+                publish(topics.audit, *effects.audits)
+
+
+def run(app: Any, *arguments: str, **options: Any) -> Result:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False, **options)
+    assert result.exit_code in {0, 1}, result.output
+    return result
+
+
+def listing(*arguments: str) -> Any:
+    return json.loads(run(decisions.app, "list", "-o", "json", *arguments).stdout)
+
+
+def stands(*arguments: str) -> list[tuple[str, str]]:
+    return [(one["principal"], one["action"]["name"]) for one in listing(*arguments)["decisions"]]
+
+
+def decision(principal: str, action: str = "refuse", epoch: tuple[int, int] = (1, 1), **fields: Any) -> Decision:
+    causes = (Cause("c1", "signal:prada", NOW + 3600),)
+    whole: dict[str, Any] = {
+        "id": f"{principal}-{epoch}",
+        "model": "digits",
+        "principal": principal,
+        "action": Action("slow", 1.0) if action == "slow" else Action("none" if action == "none" else "refuse"),
+        "mode": "enforce",
+        "epoch": epoch,
+        "issued_at": NOW,
+        "expires_at": NOW + 3600,
+        "causes": causes,
+        "policy_version": "p1",
+    }
+    return Decision(**{**whole, **fields})
+
+
+def score(principal: str, value: float, *, flagged: bool = False) -> Score:
+    return Score("digits", "1", principal, NOW, 120, value, flagged, {"prada": 0.87})
+
+
+def alert(principal: str, number: int = 1) -> Alert:
+    evidence = (Evidence("w", 0.81, "1", 0.95),)
+    return Alert(
+        f"{principal}{number}", NOW, "digits", "1", principal, "prada", number, "high", 1.17, 0.95, 130, evidence, "c"
+    )
+
+
+def test_list_shows_the_newest_epoch_of_what_stands_and_can_be_filtered(topics: Topics, publish: Any) -> None:
+    publish(
+        topics.decisions,
+        decision("thief", "slow", (1, 5)),
+        decision("thief", "refuse", (2, 1)),
+        decision("thief", "slow", (1, 9)),
+        decision("gone", expires_at=NOW - 1),
+        decision("free", "slow"),
+        decision("free", "none", (1, 2)),
+        decision("ada", "slow", model="faces", causes=(Cause("c9", "operator:eve", NOW + 60, "abuse"),)),
+    )
+    assert stands() == [("thief", "refuse"), ("ada", "slow")]
+    assert stands("--model", "faces") == [("ada", "slow")]
+    assert stands("--principal", "thief") == [("thief", "refuse")]
+    assert stands("--origin", "operator") == stands("--origin", "operator:eve") == [("ada", "slow")]
+    assert stands("--origin", "oper") == []
+    text = run(decisions.app, "list").stdout
+    assert "thief" in text
+    assert "operator:eve c9 abuse" in text
+
+
+def test_add_and_delete_wait_for_the_owner_and_say_what_came_of_it(topics: Topics, owner: list[Command]) -> None:
+    words = ("digits", "thief", "--reason", "caught by hand", "--issuer", "eve")
+    added = run(decisions.app, "add", *words, "--action", "refuse", "--duration", "1h30m")
+    assert added.stdout == "digits thief: added: refuse (enforce) for 5400 seconds\n"
+    cause = listing()["decisions"][0]["causes"][0]
+    assert (cause["id"], cause["origin"], cause["reason"]) == (owner[0].id, "operator:eve", "caught by hand")
+    deleted = run(decisions.app, "delete", *words, "--cause", cause["id"])
+    assert f"deleted: operator:eve ({cause['id']})" in deleted.stdout
+    assert stands() == []
+    again = run(decisions.app, "delete", *words)
+    assert again.exit_code == 1
+    assert "nothing stands against him" in again.stdout
+
+
+def test_slow_takes_a_rate_and_a_mode(topics: Topics, owner: list[Command]) -> None:
+    words = ("digits", "thief", "--reason", "r", "--action", "slow", "--mode", "observe", "--queries-per-second", "0.5")
+    run(decisions.app, "add", *words)
+    assert (owner[0].action, owner[0].mode) == (Action("slow", 0.5), "observe")
+    assert owner[0].issuer
+
+
+def test_clear_is_a_command_to_the_owner(topics: Topics, owner: list[Command]) -> None:
+    cleared = run(principals.app, "clear", "digits", "thief", "--reason", "false alarm")
+    assert cleared.stdout == "digits thief: cleared: causes, latches and detection state\n"
+    assert [(command.kind, command.reason) for command in owner] == [("clear", "false alarm")]
+
+
+def test_an_api_key_is_hashed_as_serving_hashes_it(
+    topics: Topics, owner: list[Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIRGUARD_PRINCIPALS__HASH_KEY", "pepper")
+    words = ("digits", "-", "--api-key", "--reason", "r")
+    run(principals.app, "clear", *words, input="sk-1234\n")
+    assert owner[0].principal == PrincipalHasher(b"pepper").api_key("sk-1234")
+
+
+def test_without_an_owner_the_operator_is_told_that_nobody_answered(topics: Topics) -> None:
+    with pytest.raises(BrokerError, match=r"no detector has answered within 0\.5 seconds"):
+        run(principals.app, "clear", "digits", "thief", "--reason", "r", "--wait", "0.5")
+
+
+def test_commands_never_go_to_a_partition_of_another_count(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIRGUARD_KAFKA__PARTITIONS", "4")
+    with pytest.raises(ConfigurationError, match=r"kafka.partitions is 4 and .* has 3"):
+        run(principals.app, "clear", "digits", "thief", "--reason", "r")
+
+
+def test_the_kill_switch_goes_on_and_off_and_is_seen_in_the_list(topics: Topics) -> None:
+    assert "OFF" in run(decisions.app, "kill-switch", "on", "--reason", "outage", "--issuer", "eve").stdout
+    switch = listing()["kill_switch"]
+    assert (switch["principal"], switch["action"]["name"]) == ("*", "none")
+    assert (switch["causes"][0]["origin"], switch["causes"][0]["reason"]) == ("operator:eve", "outage")
+    assert "kill switch is on" in run(decisions.app, "list").stdout
+    assert "on again" in run(decisions.app, "kill-switch", "off", "--reason", "over").stdout
+    assert listing()["kill_switch"] is None
+
+
+def test_top_puts_suspects_and_high_scores_first(topics: Topics, publish: Any) -> None:
+    publish(topics.scores, score("ada", 0.4), score("thief", 0.2), score("bob", 0.9), score("thief", 0.7, flagged=True))
+    publish(topics.decisions, decision("thief", "slow"))
+    rows = json.loads(run(principals.app, "top", "--count", "2", "-o", "json").stdout)
+    assert [row["score"]["principal"] for row in rows] == ["thief", "bob"]
+    assert [row["decision"] and row["decision"]["action"]["name"] for row in rows] == ["slow", None]
+    assert "slow to 1/s (enforce)" in run(principals.app, "top").stdout
+
+
+def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> None:
+    publish(topics.scores, score("thief", 1.17, flagged=True))
+    publish(topics.decisions, decision("thief"))
+    publish(topics.alerts, alert("ada"), alert("thief"), alert("thief"), alert("thief", 2))
+    known = json.loads(run(principals.app, "show", "digits", "thief", "-o", "json").stdout)
+    assert known["score"]["signals"] == {"prada": 0.87}
+    assert [one["episode"] for one in known["alerts"]] == [1, 2]
+    text = run(principals.app, "show", "digits", "thief").stdout
+    assert "a suspect, 120 queries" in text
+    assert "decision: refuse (enforce)" in text
+    assert "w=0.81 (threshold 0.95)" in text
+
+
+def test_show_of_somebody_unknown_fails(topics: Topics) -> None:
+    shown = run(principals.app, "show", "digits", "nobody")
+    assert shown.exit_code == 1
+    assert "score: none yet" in shown.stdout
+
+
+def test_records_that_cannot_be_read_are_named_and_skipped(topics: Topics, broker: Broker, publish: Any) -> None:
+    publish(topics.scores, score("ada", 0.4))
+    with closing(KafkaProducer(bootstrap_servers=broker.bootstrap)) as producer:
+        producer.send(topics.scores, value=b"junk", partition=0).get(timeout=20)
+    result = run(principals.app, "top", "-o", "json")
+    assert [row["score"]["principal"] for row in json.loads(result.stdout)] == ["ada"]
+    assert f"skipped a record that cannot be read ({topics.scores}, partition 0, offset" in result.stderr
+
+
+def tail_of(topics: Topics, monkeypatch: pytest.MonkeyPatch, *arguments: str, during: Any = None) -> Sequence[str]:
+    """What ``alerts tail`` prints until an operator interrupts it after two seconds."""
+
+    def two_seconds(topic: Topic, seconds: float | None = None) -> Iterator[Any]:
+        assert seconds is None
+        if during is not None:
+            during()
+        yield from follow(topic, 2.0)
+        raise KeyboardInterrupt
+
+    follow = Topic.follow
+    monkeypatch.setattr(Topic, "follow", two_seconds)
+    result = run(alerts.app, "tail", *arguments)
+    assert result.exit_code == 0
+    return result.stdout.splitlines()
+
+
+def test_tail_prints_what_comes_while_it_runs(topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(topics.alerts, alert("early"))
+    lines = tail_of(topics, monkeypatch, during=lambda: publish(topics.alerts, alert("late")))
+    assert [line.split()[4] for line in lines] == ["late"]
+
+
+def test_tail_from_the_beginning_prints_all_as_json(
+    topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(topics.alerts, alert("thief", 1), alert("thief", 2))
+    lines = tail_of(topics, monkeypatch, "--from-beginning", "-o", "json")
+    assert [json.loads(line)["episode"] for line in lines] == [1, 2]
+
+
+def test_a_topic_is_read_to_its_real_end_though_the_embedded_broker_claims_an_earlier_one(
+    topics: Topics, publish: Any, broker: Broker, prefix: str
+) -> None:
+    publish(topics.scores, *(score("thief", float(number)) for number in range(500)))
+    with Topic(KafkaSettings(bootstrap_servers=broker.bootstrap, prefix=prefix), topics.scores) as topic:
+        assert len(list(topic.to_end())) == 500
+
+
+def test_a_topic_that_is_not_there_is_named(broker: Broker, prefix: str) -> None:
+    settings = KafkaSettings(bootstrap_servers=broker.bootstrap, prefix=prefix)
+    with pytest.raises(BrokerError, match=f"there is no topic {settings.topics.alerts}"):
+        Topic(settings, settings.topics.alerts)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("90s", 90), ("15m", 900), ("1h30m", 5400), ("2d", 172_800), ("0.5h", 1800)]
+)
+def test_durations(text: str, value: float) -> None:
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "90", "1h30", "h", "-5m", "1 h"])
+def test_a_duration_without_its_unit_is_refused(text: str) -> None:
+    result = CliRunner().invoke(
+        decisions.app, ["add", "m", "p", "--reason", "r", "--action", "refuse", f"--duration={text}"]
+    )
+    assert result.exit_code == 2
+    assert "no duration" in result.output

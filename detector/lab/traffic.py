@@ -16,9 +16,9 @@ from detector.lab.victims.digits import CLASSES, DigitsSplit, Images
 
 THIEF_SEEDS = 100
 THIEF_STEP = 0.1
-THIEF_BUDGET = 1_600
+THIEF_BUDGET = 6_400
 
-_THIEF_PAUSE = 0.11
+_THIEF_PAUSE = 0.1
 _THIEF_PATIENCE = 40
 """Refusals in a row after which the thief gives up. He does not heed Retry-After."""
 
@@ -26,7 +26,7 @@ _HONEST_PAUSE_AFTER_REFUSAL = 1.0
 
 
 def jacobian_thief(split: DigitsSplit, seed: int) -> JacobianAugmentation:
-    """The thief of the demo: 100 natural images of his own, step 0.1, budget 1,600."""
+    """The thief of the demo: 100 natural images of his own, step 0.1, six rounds."""
     order = np.random.default_rng([seed, 1]).permutation(len(split.thief))
     seeds = split.thief.pixels[order[:THIEF_SEEDS]]
     return JacobianAugmentation(seeds, CLASSES, budget=THIEF_BUDGET, step=THIEF_STEP, seed=seed)

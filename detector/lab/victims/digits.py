@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 MODEL = "digits"
 MODEL_VERSION = "1"
 SIDE = 8
+DIMENSION = SIDE * SIDE
 CLASSES = 10
 
 _SPLIT_SEED = 20_180_502
@@ -55,15 +56,17 @@ def load_split() -> DigitsSplit:
 class DigitsVictim:
     """A perceptron with one hidden layer of 64 units, trained on ``training``; about 97 percent right on unseen digits.
 
-    scikit-learn's training is deterministic here, so that two processes hold the same victim without
+    scikit-learn's training is deterministic on one thread, so that two processes hold the same victim without
     passing a file.
     """
 
     def __init__(self, training: Images) -> None:
         from sklearn.neural_network import MLPClassifier
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        self._network = MLPClassifier((64,), random_state=0, max_iter=150, tol=1e-3, n_iter_no_change=20)
-        self._network.fit(training.pixels, training.labels)
+        self._network = MLPClassifier((64,), random_state=0, max_iter=1_000, tol=2e-3)
+        with threadpool_limits(1):
+            self._network.fit(training.pixels, training.labels)
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class probabilities (n, 10) of ``features`` (n, 64)."""

@@ -1,0 +1,29 @@
+"""``weirguard demo``: a thief among honest users, found and stopped on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    observe: Annotated[bool, typer.Option("--observe", help="Find the thief and let him be.")] = False,
+    seconds: Annotated[float, typer.Option(min=30, max=100, help="How long the traffic takes.")] = 60.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same queries.")] = 0,
+) -> None:
+    """Watch a model thief being found and stopped: embedded broker, detector, model server, clients, all here.
+
+    Exit status 0 when the thief was refused before his 400th query and no honest client was (with --observe: flagged,
+    and nobody refused), 1 otherwise, 2 when it could not run.
+    """
+    from rich.console import Console
+
+    from detector.lab.demo.options import DemoOptions
+    from detector.lab.demo.report import render_report
+    from detector.lab.demo.run import run_demo
+
+    console = Console()
+    outcome = run_demo(DemoOptions(observe=observe, seconds=seconds, seed=seed), console)
+    console.print(render_report(outcome))
+    raise typer.Exit(1 if outcome.broken_promises() else 0)

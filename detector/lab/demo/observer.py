@@ -1,0 +1,77 @@
+"""Reads scores, alerts and decisions from Kafka in a thread, like any outsider."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from detector.contracts.codecs.records import KILL_SWITCH_KEY, decode
+from detector.contracts.findings import Alert, Decision, Score
+from detector.lab.demo.board import Seen
+from detector.serving import Connection
+
+_POLL_MILLISECONDS = 100
+
+
+class Observer:
+    """Everything written to the three topics from offset 0 on, in the order of arrival."""
+
+    def __init__(self, connection: Connection) -> None:
+        topics = connection.topics
+        self._decoders: dict[str, Callable[[bytes], Score | Alert | Decision]] = {
+            topics.scores: partial(decode, Score),
+            topics.alerts: partial(decode, Alert),
+            topics.decisions: partial(decode, Decision),
+        }
+        self._connection = connection
+        self._seen: queue.SimpleQueue[Seen] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="demo-observer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(5)
+
+    def drain(self) -> Iterator[Seen]:
+        """What was read since the last call."""
+        while not self._seen.empty():
+            yield self._seen.get()
+
+    def _follow(self) -> None:
+        from kafka.errors import KafkaError
+
+        consumer = self._connection.consumer()
+        try:
+            self._assign(consumer)
+            while not self._stop.is_set():
+                for records in consumer.poll(timeout_ms=_POLL_MILLISECONDS).values():
+                    self._take(records)
+        except KafkaError:
+            if not self._stop.is_set():
+                raise
+        finally:
+            consumer.close()
+
+    def _assign(self, consumer: Any) -> None:
+        from kafka import TopicPartition
+
+        partitions = [TopicPartition(t, n) for t in self._decoders for n in consumer.partitions_for_topic(t) or ()]
+        consumer.assign(partitions)
+        for partition in partitions:
+            consumer.seek(partition, 0)
+
+    def _take(self, records: list[Any]) -> None:
+        for record in records:
+            if record.value is not None and record.key != KILL_SWITCH_KEY:
+                self._seen.put(Seen(self._decoders[record.topic](record.value), time.time()))

@@ -1,0 +1,29 @@
+"""How a demo is to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from detector.contracts.findings import Mode
+
+NATURAL_SECONDS = 60.0
+"""How long the traffic takes at its natural pace; more or fewer seconds stretch or squeeze the same queries."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """``seconds`` of traffic. The same ``seed`` gives the same queries; how they interleave is up to the clock."""
+
+    observe: bool = False
+    seconds: float = NATURAL_SECONDS
+    seed: int = 0
+    accounts: int = 24
+
+    @property
+    def mode(self) -> Mode:
+        return "observe" if self.observe else "enforce"
+
+    @property
+    def tempo(self) -> float:
+        """By how much pauses are stretched."""
+        return self.seconds / NATURAL_SECONDS

@@ -1,0 +1,74 @@
+"""Everything the demo needs to stand: broker, worker, model server, and the eyes on them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from detector.contracts.errors import WeirguardError
+from detector.contracts.findings import Mode
+from detector.contracts.topics import Topics
+from detector.lab.demo.observer import Observer
+from detector.lab.demo.processes import Child
+from detector.lab.demo.watch import GateWatch
+from detector.lab.server import HEALTH, PREDICT
+from detector.runtime.broker import EmbeddedBroker, free_port
+from detector.serving import Connection, Gate
+
+_PREFIX = "weirguard-demo"
+_PARTITIONS = 4
+_READY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """``url``: where to POST queries. ``children`` must stay alive."""
+
+    url: str
+    children: Sequence[Child]
+    observer: Observer
+    watch: GateWatch
+
+    def check(self) -> None:
+        """Raises WeirguardError, with the end of its log, when a child process has ended."""
+        for child in self.children:
+            child.check()
+
+
+@contextmanager
+def set_stage(mode: Mode) -> Iterator[Stage]:
+    """A stage that is ready; nothing of it is left afterwards. Raises WeirguardError when a part does not start."""
+    with tempfile.TemporaryDirectory(prefix="weirguard-demo-") as name, ExitStack() as stack:
+        folder = Path(name)
+        broker = stack.enter_context(EmbeddedBroker(folder / "broker.log"))
+        metrics_port, server_port = free_port(), free_port()
+        settings = _settings(mode, broker.bootstrap, metrics_port)
+        worker = stack.enter_context(Child(["run"], settings, folder))
+        server = stack.enter_context(Child(["serve-demo", "--port", str(server_port)], settings, folder))
+        worker.wait_until(f"http://127.0.0.1:{metrics_port}/readyz", _READY_SECONDS)
+        server.wait_until(f"http://127.0.0.1:{server_port}{HEALTH}", _READY_SECONDS)
+        connection = Connection(broker.bootstrap, Topics(_PREFIX))
+        observer = stack.enter_context(Observer(connection))
+        watch = stack.enter_context(GateWatch(_ready_gate(stack, connection)))
+        yield Stage(f"http://127.0.0.1:{server_port}{PREDICT}", (worker, server), observer, watch)
+
+
+def _ready_gate(stack: ExitStack, connection: Connection) -> Gate:
+    gate = stack.enter_context(Gate(connection))
+    if not gate.wait_until_ready(_READY_SECONDS):
+        raise WeirguardError("the demo's own gate could not read the decisions topic; see whether the broker runs")
+    return gate
+
+
+def _settings(mode: Mode, bootstrap: str, metrics_port: int) -> dict[str, str]:
+    return {
+        "WEIRGUARD_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
+        "WEIRGUARD_KAFKA__EMBEDDED": "true",
+        "WEIRGUARD_KAFKA__PREFIX": _PREFIX,
+        "WEIRGUARD_KAFKA__PARTITIONS": str(_PARTITIONS),
+        "WEIRGUARD_POLICY__MODE": mode,
+        "WEIRGUARD_METRICS__PORT": str(metrics_port),
+    }

@@ -1,0 +1,126 @@
+"""The live terminal view: a pure function of what is known, so that it can be tested and drawn anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from detector.contracts.findings import Mode
+from detector.lab.client import Tally
+from detector.lab.demo.board import Board, Event
+from detector.lab.population import THIEF
+
+_EVENT_LINES = 6
+_CHROME_LINES = 8
+"""Lines that are neither account nor event: title, borders, table head."""
+
+_STATE_STYLES = {"refused": "bold red", "slowed": "red", "suspect": "yellow", "too few yet": "dim"}
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the view shows. ``started_at``: wall-clock second at which the traffic began."""
+
+    mode: Mode
+    started_at: float
+    now: float
+    seconds: float
+    tallies: Mapping[str, Tally]
+    board: Board
+    per_second: float
+
+
+def render(moment: Moment, lines: int) -> RenderableType:
+    """The whole view in about ``lines`` lines: the most suspicious accounts first, as many as there is room for."""
+    rows = max(5, lines - _EVENT_LINES - _CHROME_LINES)
+    return Group(_headline(moment), _accounts(moment, rows), _events(moment))
+
+
+def summary_line(moment: Moment) -> str:
+    """One plain line of the same, for where there is no terminal."""
+    suspects = [name for name in moment.tallies if name in moment.board.alerts]
+    named = f" ({', '.join(suspects)})" if suspects else ""
+    queries = sum(tally.sent for tally in moment.tallies.values())
+    return (
+        f"{moment.now - moment.started_at:4.0f} of {moment.seconds:.0f} s  {queries:6,} queries, "
+        f"{moment.per_second:4.0f} a second; "
+        f"{len(moment.tallies)} accounts, flagged: {len(suspects)}{named}"
+    )
+
+
+def event_line(event: Event, started_at: float) -> str:
+    """``event`` as a plain line."""
+    return f"{event.at - started_at:4.0f} s  {event.principal}: {event.text}"
+
+
+def _headline(moment: Moment) -> Text:
+    line = Text(" Weirguard ", style="bold reverse")
+    line.append(f"  {moment.mode}", style="bold")
+    line.append(f"   {summary_line(moment).strip()}")
+    line.no_wrap = True
+    return line
+
+
+def _accounts(moment: Moment, rows: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
+    table.add_column("account", no_wrap=True)
+    table.add_column("habit", no_wrap=True)
+    table.add_column("queries", justify="right")
+    table.add_column("turned away", justify="right")
+    table.add_column("W", justify="right")
+    table.add_column("suspicion", justify="right")
+    table.add_column("detector says", no_wrap=True)
+    ranked = _by_suspicion(moment)
+    for tally in ranked[:rows]:
+        _add_account(table, tally, moment.board)
+    if len(ranked) > rows:
+        table.caption = f"and {len(ranked) - rows} accounts that are less suspicious"
+    return table
+
+
+def _by_suspicion(moment: Moment) -> list[Tally]:
+    def key(tally: Tally) -> tuple[bool, float, int]:
+        return tally.account not in moment.board.alerts, -(_suspicion(moment.board, tally.account) or 0), -tally.sent
+
+    return sorted(moment.tallies.values(), key=key)
+
+
+def _suspicion(board: Board, account: str) -> float | None:
+    score = board.scores.get(account)
+    return None if score is None else score.score
+
+
+def _add_account(table: Table, tally: Tally, board: Board) -> None:
+    state = board.state(tally.account)
+    style = _STATE_STYLES.get(state.removeprefix("would be "), "")
+    table.add_row(
+        tally.account,
+        Text(tally.habit, style="bold" if tally.account == THIEF else "dim"),
+        f"{tally.sent:,}",
+        f"{tally.refused:,}" if tally.refused else "",
+        _figure(board.statistic(tally.account), ".3f"),
+        _figure(_suspicion(board, tally.account), ".2f"),
+        Text(state, style=style),
+        style="bold" if tally.account in board.alerts else "",
+    )
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _events(moment: Moment) -> Panel:
+    shown: Sequence[Event] = list(moment.board.events)[-_EVENT_LINES:]
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for event in shown:
+        text.append(event_line(event, moment.started_at) + "\n", style="bold red" if event.grave else "")
+    if not shown:
+        text.append("nothing yet", style="dim")
+    text.rstrip()
+    return Panel(text, title="alerts and decisions", title_align="left", height=_EVENT_LINES + 2)

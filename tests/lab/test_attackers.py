@@ -1,0 +1,91 @@
+"""Thieves learn from answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detector.lab.attackers.attacker import run_offline
+from detector.lab.attackers.jbda import JacobianAugmentation
+from detector.lab.attackers.network import CloneNetwork
+from detector.lab.fidelity import measure
+from detector.lab.victims.digits import DigitsSplit, DigitsVictim
+
+STEP = 0.1
+
+
+def thief(split: DigitsSplit, budget: int, seed: int = 0) -> JacobianAugmentation:
+    return JacobianAugmentation(split.thief.pixels[:100], 10, budget=budget, step=STEP, seed=seed)
+
+
+def test_more_queries_give_a_better_clone(split: DigitsSplit, victim: DigitsVictim) -> None:
+    fidelities = []
+    for budget in (20, 100, 3_200):
+        attacker = thief(split, budget)
+        assert run_offline(attacker, victim) == budget
+        fidelities.append(measure(victim, attacker.clone(), split.test.pixels, budget, seed=1))
+    few, seeds, many = fidelities
+    assert few.test < seeds.test < many.test
+    assert seeds.uniform < many.uniform
+    assert many.test > 0.9
+
+
+def test_a_round_moves_every_known_input_by_the_step_and_stays_in_the_input_space(
+    split: DigitsSplit, victim: DigitsVictim
+) -> None:
+    attacker = thief(split, budget=1_000)
+    seeds = attacker.next_batch()
+    attacker.observe(seeds, victim.probabilities(seeds))
+    moved = attacker.next_batch()
+    assert len(moved) == 100
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    steps = np.abs(moved - seeds)
+    inside = (moved > 0) & (moved < 1) & (steps > 0)
+    assert inside.any()
+    np.testing.assert_allclose(steps[inside], STEP, atol=1e-6)
+
+
+def test_a_thief_who_was_refused_half_way_makes_a_clone_of_what_he_has(
+    split: DigitsSplit, victim: DigitsVictim
+) -> None:
+    attacker = thief(split, budget=1_000)
+    seeds = attacker.next_batch()
+    attacker.observe(seeds[:40], victim.probabilities(seeds[:40]))
+    assert measure(victim, attacker.clone(), split.test.pixels, 40, seed=1).test > 0.5
+
+
+def test_the_same_seed_gives_the_same_queries_and_another_one_others(split: DigitsSplit, victim: DigitsVictim) -> None:
+    def second_round(seed: int) -> np.ndarray:
+        attacker = thief(split, 1_000, seed)
+        seeds = attacker.next_batch()
+        attacker.observe(seeds, victim.probabilities(seeds))
+        return attacker.next_batch()
+
+    np.testing.assert_array_equal(second_round(3), second_round(3))
+    assert not np.array_equal(second_round(3), second_round(4))
+
+
+def test_the_input_gradient_is_that_of_the_probability() -> None:
+    rng = np.random.default_rng(0)
+    network = CloneNetwork(5, 3, rng)
+    features = rng.random((4, 5))
+    classes = np.array([0, 2, 1, 0])
+    gradient = network.input_gradient(features, classes)
+    rows, small = np.arange(4), 1e-6
+    for pixel in range(5):
+        up, down = features.copy(), features.copy()
+        up[:, pixel] += small
+        down[:, pixel] -= small
+        difference = network._forward(up)[1][rows, classes] - network._forward(down)[1][rows, classes]
+        assert gradient[:, pixel] == pytest.approx(difference / (2 * small), abs=1e-5)
+
+
+def test_the_victim_reads_digits_it_never_saw(split: DigitsSplit, victim: DigitsVictim) -> None:
+    right = victim.probabilities(split.test.pixels).argmax(axis=1) == split.test.labels
+    assert right.mean() > 0.93
+
+
+def test_no_image_is_in_two_of_the_sets(split: DigitsSplit) -> None:
+    sets = [{row.tobytes() for row in part.pixels} for part in (split.training, split.honest, split.thief, split.test)]
+    assert sum(map(len, sets)) == len(set.union(*sets))

@@ -1,0 +1,70 @@
+"""The live view shows who matters, in the room there is."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from detector.contracts.findings import Action
+from detector.lab.client import Tally
+from detector.lab.demo.board import Board, Seen
+from detector.lab.demo.screen import PlainScreen, screen_for
+from detector.lab.demo.view import Moment, render, summary_line
+from detector.lab.population import THIEF, honest_accounts
+from tests.lab.drawing import drawn
+from tests.lab.records import alert, decision, score
+
+START = 1_000.0
+
+
+def moment(now: float = START + 31) -> Moment:
+    board = Board()
+    tallies = {a.name: Tally(a.name, a.habit.name, sent=150, answered=150) for a in honest_accounts(24)}
+    for number, name in enumerate(tallies):
+        board.absorb(Seen(score(name, statistic=0.95 + number / 1000, queries=150), START + 20))
+    tallies[THIEF] = Tally(THIEF, "thief", sent=230, answered=180, refused=50)
+    board.absorb(Seen(score(THIEF, statistic=0.8, flagged=True), START + 21))
+    board.absorb(Seen(alert(THIEF, query_index=169), START + 21))
+    board.absorb(Seen(decision(THIEF, Action("slow", 1.0), sequence=1), START + 21))
+    board.absorb(Seen(decision(THIEF, Action("refuse"), sequence=2), START + 28))
+    return Moment("enforce", START, now, 60.0, tallies, board, 118.0)
+
+
+@pytest.mark.parametrize("lines", [23, 40])
+def test_the_view_fits_the_terminal_and_puts_the_suspect_first(lines: int) -> None:
+    text = drawn(render(moment(), lines), width=100, height=lines + 1).rstrip("\n").split("\n")
+    assert len(text) <= lines
+    accounts = [line for line in text if " thief " in line or "steady" in line]
+    assert accounts[0].split()[0] == THIEF
+
+
+def test_the_view_shows_statistic_state_alert_and_decisions() -> None:
+    text = drawn(render(moment(), 40))
+    for shown in ("0.800", "refused", "alert: prada at query 170", "decision: slow to 1 a second", "decision: refuse"):
+        assert shown in text
+    assert "steady-1" in text
+
+
+def test_accounts_without_room_are_counted() -> None:
+    assert "and 16 accounts that are less suspicious" in drawn(render(moment(), 23))
+
+
+def test_without_a_terminal_events_come_at_once_and_a_summary_every_five_seconds() -> None:
+    console = Console(file=StringIO(), width=100)
+    screen = screen_for(console)
+    assert isinstance(screen, PlainScreen)
+    first = moment()
+    with screen:
+        screen.show(first, list(first.board.events))
+        screen.show(moment(first.now + 1), [])
+        screen.show(moment(first.now + 6), [])
+    assert isinstance(console.file, StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert [line for line in lines if "mallory: decision: refuse" in line]
+    assert len([line for line in lines if "a second; 25 accounts" in line]) == 2
+
+
+def test_the_summary_names_the_flagged() -> None:
+    assert "flagged: 1 (mallory)" in summary_line(moment())

@@ -91,3 +91,7 @@ def _execute(name: str, entry: CommandEntry, arguments: list[str]) -> None:
 def _fail(message: str) -> NoReturn:
     print(f"weirguard: {message}", file=sys.stderr)
     sys.exit(_FAILED)
+
+
+if __name__ == "__main__":
+    main()

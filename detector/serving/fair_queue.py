@@ -36,14 +36,15 @@ class _Lane(Generic[T]):
 class FairQueue(Generic[T]):
     """At most ``max_queries`` rows and ``max_bytes`` bytes; safe for any number of threads.
 
-    A row is charged its bytes, and at least ``max_bytes / max_queries``, so that one budget bounds both.
+    A row is charged its share of either bound, whichever is larger, so that one budget bounds both.
     When the budget is spent, the newest item of whoever holds most of it goes: shares become max-min fair,
     and what is left of each principal is the unbroken beginning of what he sent.
     """
 
     def __init__(self, max_queries: int, max_bytes: int) -> None:
-        self._budget = max_bytes
-        self._floor = -(-max_bytes // max_queries)
+        self._max_queries = max_queries
+        self._max_bytes = max_bytes
+        self._budget = max_queries * max_bytes
         self._lock = threading.Lock()
         self._empty()
 
@@ -70,9 +71,9 @@ class FairQueue(Generic[T]):
         """The oldest item of each principal in turn, until ``max_bytes`` are charged or nothing waits."""
         with self._lock:
             taken: list[T] = []
-            limit = self._charge - max_bytes
+            limit = self._charge - max_bytes * self._max_queries
             self._heaviest = None
-            while self._lanes and self._charge > max(limit, 0):
+            while self._lanes and self._charge > limit:
                 principal, lane = next(iter(self._lanes.items()))
                 taken.append(lane.items.popleft())
                 self._discharge(lane, taken[-1])
@@ -89,7 +90,7 @@ class FairQueue(Generic[T]):
             return left
 
     def _charge_of(self, item: T) -> int:
-        return max(item.nbytes, item.queries * self._floor)
+        return max(item.nbytes * self._max_queries, item.queries * self._max_bytes)
 
     def _append(self, item: T) -> None:
         lane = self._lanes.get(item.principal)

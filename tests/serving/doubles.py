@@ -1,0 +1,77 @@
+"""A logger that keeps what it is given and a gate that is fed by hand: both without Kafka, both the real classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from detector.contracts.codecs import decision_key, encode
+from detector.contracts.findings import Action, ActionName, Decision, Epoch, Mode
+from detector.serving import Connection, Gate, QueryLogger
+from detector.serving.rows import Rows
+
+NOWHERE = Connection("127.0.0.1:9")
+"""The discard port: nobody listens."""
+
+
+def decision(
+    action: ActionName,
+    *,
+    principal: str = "thief",
+    model: str = "digits",
+    epoch: Epoch = (1, 1),
+    mode: Mode = "enforce",
+    rate: float | None = None,
+    expires_at: float = 1_000.0,
+) -> Decision:
+    taken = Action(action, rate)
+    return Decision("d" * 32, model, principal, taken, mode, epoch, 0.0, expires_at, (), "policy")
+
+
+def record(standing: Decision) -> tuple[bytes, bytes]:
+    """Key and value as they stand in the decisions topic."""
+    return decision_key(standing.model, standing.principal), encode(standing)
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, now: float = 100.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FedGate(Gate):
+    """A gate whose decisions topic is a list, read when it is made."""
+
+    def __init__(self, decisions: Sequence[Decision] = (), clock: Callable[[], float] | None = None) -> None:
+        super().__init__(NOWHERE, clock=clock or Clock())
+        self._started = True
+        self.contact()
+        for one in decisions:
+            self.feed(one)
+
+    def contact(self) -> None:
+        self._follower.latest_contact = self._clock()
+        self._follower.ready.set()
+
+    def feed(self, one: Decision) -> None:
+        self._table.apply(*record(one))
+
+
+class KeepingLogger(QueryLogger):
+    """A logger without its thread."""
+
+    def __init__(self, max_queries: int = 1_000, max_bytes: int = 1 << 20) -> None:
+        super().__init__(NOWHERE, max_queries=max_queries, max_bytes=max_bytes)
+        self._started = True
+
+    def kept(self) -> list[Rows]:
+        return self._queue.take(1 << 40)
+
+    def refusals(self) -> dict[str, int]:
+        return {one.principal: one.queries for one in self._tallies.take() if one.kind == "refused"}
+
+    def losses(self) -> dict[str, int]:
+        return {one.principal: one.queries for one in self._tallies.take() if one.kind == "dropped"}

@@ -89,7 +89,7 @@ def decode(value: bytes) -> StateRecord:
     try:
         fields = msgspec.msgpack.decode(value)
         version = fields.pop("format")
-    except (msgspec.DecodeError, AttributeError, KeyError) as error:
+    except (msgspec.DecodeError, AttributeError, TypeError, KeyError) as error:
         why = f"a record of the state log is unreadable ({error}); was the topic written to by others?"
         raise StateLogError(why) from error
     if version > FORMAT:

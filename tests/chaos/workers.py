@@ -40,10 +40,15 @@ class Worker:
     def running(self) -> bool:
         return self._supervisor is not None and self._supervisor.poll() is None
 
+    @property
+    def url(self) -> str:
+        """Where it serves metrics and health."""
+        return f"http://127.0.0.1:{self._port}"
+
     def ready(self) -> bool:
         """What /readyz says."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=1.0) as answer:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=1.0) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False

@@ -1,0 +1,254 @@
+"""The partition owner: nothing lost, nothing applied twice, whoever dies when."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.contracts.codecs.queries_json import encode_json_query
+from detector.contracts.codecs.records import decode, encode
+from detector.contracts.errors import OwnershipLost, StateLogHole
+from detector.contracts.findings import Action, Audit, Command, DeadLetter
+from detector.contracts.partitioning import partition_of
+from detector.stream.intake import ORIGIN, SourceRecord
+from detector.stream.partition import Partition
+from detector.stream.record import StateRecord
+from detector.stream.record import decode as decode_record
+from detector.stream.record import encode as encode_record
+from tests.stream.world import PACKED, TOPICS, World, at, command, new_partition, queries, source, state_of
+
+BATCH = queries(1200, seed=1)
+RECORDS = source(BATCH, [20] * 60)
+
+
+def undisturbed() -> tuple[World, Partition]:
+    world = World(RECORDS)
+    owner = world.take_over()
+    world.run(owner, len(RECORDS), 1)
+    return world, owner
+
+
+CALM, CALM_OWNER = undisturbed()
+OUTCOME = CALM.outcome()
+STATE = state_of(CALM_OWNER)
+
+
+def test_the_walk_in_equal_steps_is_found_and_nobody_else() -> None:
+    alerts, decisions = OUTCOME
+    assert {msgspec.json.decode(alert)["principal"] for alert in alerts} == {"thief"}
+    assert {msgspec.json.decode(decision)["action"]["name"] for decision in decisions} == {"slow", "refuse"}
+
+
+@given(
+    deaths=st.lists(st.tuples(st.integers(1, 60), st.sampled_from(["", "step", "record"])), max_size=5),
+    batch=st.integers(1, 7),
+    round_bytes=st.sampled_from([1 << 30, 20_000]),
+)
+@settings(max_examples=20, deadline=None)
+def test_deaths_at_any_moment_change_nothing(deaths: list[tuple[int, str]], batch: int, round_bytes: int) -> None:
+    world = World(RECORDS, round_bytes)
+    for upto, dies_after in sorted(deaths):
+        world.run(world.take_over(), upto, batch, dies_after)
+    last = world.take_over()
+    world.run(last, len(RECORDS), batch)
+    assert world.outcome() == OUTCOME
+    assert state_of(last) == STATE
+
+
+@given(frozen_at=st.integers(1, 50), wakes_at=st.integers(0, 9), batch=st.integers(1, 5))
+@settings(max_examples=10, deadline=None)
+def test_what_a_frozen_owner_writes_late_is_ignored_whole(frozen_at: int, wakes_at: int, batch: int) -> None:
+    world = World(RECORDS)
+    frozen = world.take_over()
+    world.run(frozen, frozen_at, batch)
+    late = frozen.step(RECORDS[frozen_at : frozen_at + 1])
+    owner = world.take_over()
+    world.run(owner, min(frozen_at + wakes_at, 60), batch)
+    world.append(late.record)
+    world.run(owner, 60, batch)
+    heir = world.take_over()
+    assert heir.stale_records == 1
+    assert state_of(heir) == state_of(owner)
+    assert world.outcome() == OUTCOME
+
+
+def test_an_owner_that_reads_a_newer_fence_stops() -> None:
+    world = World(RECORDS)
+    owner = world.take_over()
+    world.run(owner, 3)
+    world.take_over()
+    with pytest.raises(OwnershipLost):
+        for offset, value in world.log:
+            owner.absorb(offset, value)
+
+
+def test_an_owner_whose_recovery_ended_before_its_own_fence_does_not_begin() -> None:
+    with pytest.raises(OwnershipLost):
+        new_partition().takeover(fence=4, end_of_queries=0)
+
+
+def test_reading_ones_own_records_again_changes_nothing() -> None:
+    world = World(RECORDS)
+    owner = world.take_over()
+    world.run(owner, 30)
+    before = state_of(owner)
+    for offset, value in world.log:
+        owner.absorb(offset, value)
+    assert state_of(owner) == before
+
+
+def test_a_missing_record_of_the_log_stops_recovery() -> None:
+    world = World(RECORDS)
+    world.run(world.take_over(), 10, 1)
+    del world.log[4]
+    with pytest.raises(StateLogHole):
+        world.take_over()
+
+
+def test_a_log_that_was_cut_elsewhere_than_at_a_checkpoint_stops_recovery() -> None:
+    world = World(RECORDS)
+    world.run(world.take_over(), 10, 1)
+    del world.log[:4]
+    with pytest.raises(StateLogHole, match="retention"):
+        world.take_over()
+
+
+def test_checkpoints_keep_the_log_bounded() -> None:
+    lengths = []
+    for rounds in (1, 3):
+        world = World(source(queries(1200 * rounds, seed=2), [20] * 60 * rounds), round_bytes=20_000)
+        world.run(world.take_over(), 60 * rounds)
+        lengths.append(sum(len(value) for _, value in world.log))
+    assert lengths[1] < 1.5 * lengths[0]
+
+
+def test_records_are_applied_once_and_gaps_are_told() -> None:
+    partition = World(RECORDS).take_over()
+    fresh, gap = partition.contiguous(RECORDS[:3])
+    partition.step(fresh)
+    again, gap = partition.contiguous(RECORDS[1:5])
+    assert ([record.offset for record in again], gap) == ([3, 4], None)
+    before_gap, gap = partition.contiguous([RECORDS[3], RECORDS[5], RECORDS[4]])
+    assert ([record.offset for record in before_gap], gap) == ([3], (4, 5))
+    partition.pass_gap("queries", 9)
+    assert partition.contiguous([RECORDS[9]])[0] == [RECORDS[9]]
+
+
+def test_policy_time_never_goes_back() -> None:
+    partition = World(RECORDS).take_over()
+    partition.step([RECORDS[0], at(RECORDS[1], timestamp=5.0)])
+    assert partition.policy_time == RECORDS[0].timestamp
+
+
+def test_a_first_start_learns_from_the_backlog_and_enforces_from_its_end() -> None:
+    world = World(RECORDS)
+    fence = world.append(encode_record(StateRecord("fence", -1, 0)))
+    partition = new_partition()
+    partition.absorb(fence, world.log[0][1])
+    partition.takeover(fence, end_of_queries=50)
+    world.run(partition, 50)
+    modes = [msgspec.json.decode(value)["mode"] for value in world.outcome()[1]]
+    assert set(modes) == {"observe"}
+    world.run(partition, 60)
+    assert "enforce" in {msgspec.json.decode(value)["mode"] for value in world.outcome()[1]}
+
+
+def test_what_a_dead_owner_left_unpublished_is_published_once_recovered() -> None:
+    world = World(RECORDS)
+    world.run(world.take_over(), 60, 60, dies_after="record")
+    assert world.outcome()[0] == set()
+    world.take_over()
+    assert world.outcome()[0] == OUTCOME[0]
+
+
+def test_standing_decisions_are_asserted_under_the_new_epoch() -> None:
+    world, _ = undisturbed()
+    newest = [msgspec.json.decode(m.value) for m in world.published if m.topic == TOPICS.decisions][-1]
+    assertion = msgspec.json.decode(world.take_over().assertions()[-1].value)
+    assert assertion["epoch"] > newest["epoch"]
+    assert assertion | {"epoch": None} == newest | {"epoch": None}
+
+
+def test_rows_that_live_elsewhere_are_sent_there_with_their_origin() -> None:
+    homes = [partition_of(name, 4) for name in BATCH.principals]
+    here = homes[0]
+    partition = new_partition(here, 4)
+    partition.ready = True
+    step = partition.step(RECORDS[:1])
+    elsewhere = {home for home in homes if home != here}
+    assert {message.partition for message in step.before} == elsewhere
+    assert {dict(message.headers)[ORIGIN] for message in step.before} == {f"{here}:0".encode()}
+    assert all(message.timestamp == RECORDS[0].timestamp for message in step.before)
+    assert {key.principal for key in partition.judge.engine.keys()} <= {
+        name for name, home in zip(BATCH.principals, homes, strict=True) if home == here
+    }
+
+
+def test_a_rekeyed_record_counts_once_however_often_it_comes() -> None:
+    partition = World(RECORDS).take_over()
+    first = at(RECORDS[0], source="rekeyed", headers=PACKED | {ORIGIN: b"3:12"})
+    partition.step([first, at(first, offset=1)])
+    partition.step([at(first, offset=2)])
+    assert sum(partition.step([at(first, offset=3, headers=PACKED | {ORIGIN: b"3:13"})]).queries.values()) == 20
+    record = decode_record(partition.step([at(first, offset=4)]).record)
+    assert (record.applied["rekeyed"], record.origins, record.rows) == (4, {3: 13}, 0)
+
+
+@pytest.mark.parametrize("origin", [None, b"", b"x:1", b"3"])
+def test_a_rekeyed_record_without_origin_is_a_dead_letter(origin: bytes | None) -> None:
+    headers = PACKED if origin is None else PACKED | {ORIGIN: origin}
+    partition = World(RECORDS).take_over()
+    step = partition.step([at(RECORDS[0], source="rekeyed", headers=headers)])
+    assert [message.topic for message in step.before] == [TOPICS.dead_letters]
+    assert dict(step.refused) == {"origin": 1}
+
+
+def test_bad_records_become_dead_letters_byte_for_byte_and_good_ones_count() -> None:
+    partition = World(RECORDS).take_over()
+    bad = SourceRecord("queries", 0, 1.0, b"key", b"{broken", {"trace": b"t"})
+    step = partition.step([bad, at(RECORDS[0], offset=1)])
+    letter = step.before[0]
+    assert (letter.topic, letter.key, letter.value) == (TOPICS.dead_letters, b"key", b"{broken")
+    described = decode(DeadLetter, dict(letter.headers)["weirguard.dead-letter"])
+    assert (described.topic, described.offset, described.row) == (TOPICS.queries, 0, None)
+    assert dict(letter.headers)["trace"] == b"t"
+    assert step.queries["m"] == 20
+
+
+def test_a_row_of_another_dimension_is_refused_with_its_record() -> None:
+    partition = World(RECORDS).take_over()
+    partition.step(RECORDS[:1])
+    wide = queries(20, seed=5, dimension=9)
+    step = partition.step([SourceRecord("queries", 1, 1.0, b"k", encode_json_query(wide, 0))])
+    assert dict(step.refused) == {"dimension": 1}
+    assert [message.topic for message in step.before] == [TOPICS.dead_letters]
+
+
+def test_a_command_is_applied_once_and_audited() -> None:
+    partition = World(RECORDS).take_over()
+    word = Command("c1", "add", 1999.0, "eve", "m", "ana", "test", Action("refuse"), None, 60.0)
+    step = partition.command(command(0, encode(word)))
+    assert [decision.action.name for decision in step.decisions] == ["refuse"]
+    audits = [decode(Audit, message.value) for message in step.after if message.topic == TOPICS.audit]
+    assert any(audit.actor == "eve" for audit in audits)
+    assert partition.contiguous([command(0, encode(word))]) == ([], None)
+
+
+def test_clear_forgets_the_latch_in_recovery_too() -> None:
+    world = World(RECORDS)
+    owner = world.take_over()
+    world.run(owner, 60)
+    word = Command("c1", "clear", 1999.0, "eve", "m", "thief", "an internal test account")
+    step = owner.command(command(0, encode(word)))
+    world.append(step.record)
+    assert step.decisions[-1].action.name == "none"
+    heir = world.take_over()
+    assert "thief" not in {key.principal for key in heir.judge.engine.keys()}
+    assert state_of(heir) == state_of(owner)
+
+
+def test_a_command_that_cannot_be_read_is_a_dead_letter() -> None:
+    step = World(RECORDS).take_over().command(command(0, b"{}"))
+    assert [message.topic for message in step.before] == [TOPICS.dead_letters]

@@ -1,0 +1,148 @@
+"""A partition, its state log and its source without a broker: owners come, die and come back late."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from detector.contracts.batches import take
+from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, encode_packed
+from detector.contracts.queries import QueryBatch
+from detector.contracts.topics import Topics
+from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig
+from detector.policy.config import Policy
+from detector.policy.ledger import Ledger
+from detector.stream.checkpoint import Checkpointer
+from detector.stream.intake import Receiver, SourceRecord
+from detector.stream.judge import Judge
+from detector.stream.partition import Partition, Step, Writer
+from detector.stream.record import Message, StateRecord
+from detector.stream.record import encode as encode_record
+
+TOPICS = Topics("test")
+PACKED = {"content-type": PACKED_CONTENT_TYPE.encode()}
+
+
+def new_partition(number: int = 0, partitions: int = 1, round_bytes: int = 1 << 30, name: str = "w") -> Partition:
+    """A partition with small limits, so that everything happens within a few hundred queries."""
+    config = EngineConfig(prada=PradaConfig(delta=0.85, window=128, consecutive_checks=1), limits=Limits(1000, 400))
+    judge = Judge(Engine(config), Ledger(Policy(mode="enforce", decision_seconds=40.0), "test"))
+    receiver = Receiver(number, partitions, TOPICS)
+    return Partition(receiver, judge, Checkpointer(judge, round_bytes, 3_000), TOPICS, number, Writer(name, "test"))
+
+
+def queries(rows: int, seed: int, dimension: int = 16) -> QueryBatch:
+    """Queries of four principals, one of whom walks in equal steps and is found."""
+    rng = np.random.default_rng(seed)
+    who = rng.integers(0, 4, rows).astype(np.int32)
+    features = rng.standard_normal((rows, dimension)).astype(np.float32)
+    steps = np.flatnonzero(who == 3)
+    for at_row, row in enumerate(steps[40:], start=40):
+        features[row] = features[steps[at_row % 40]] + 0.05 * np.sign(rng.standard_normal(dimension))
+    outputs = np.tile(np.float32([0.2, 0.8]), (rows, 1))
+    ids = [f"{seed}-{row}" for row in range(rows)]
+    names = ["ana", "bo", "chi", "thief"]
+    return QueryBatch("m", "1", "probabilities", ids, np.zeros(rows), names, who, features, outputs)
+
+
+def source(batch: QueryBatch, sizes: Sequence[int], seconds: float = 1.0) -> list[SourceRecord]:
+    """``batch`` as packed records of these sizes, one every ``seconds``."""
+    records, start = [], 0
+    for offset, size in enumerate(sizes):
+        piece = take(batch, np.arange(start, min(start + size, len(batch))))
+        start += size
+        records.append(
+            SourceRecord("queries", offset, 1000.0 + offset * seconds, None, encode_packed(piece, ()), PACKED)
+        )
+    return records
+
+
+@dataclass
+class World:
+    """The log and the topics; what the current owner, and those before him, wrote there."""
+
+    source: list[SourceRecord]
+    round_bytes: int = 1 << 30
+    log: list[tuple[int, bytes]] = field(default_factory=list)
+    published: list[Message] = field(default_factory=list)
+    owners: int = 0
+    _end: int = 0
+
+    def append(self, value: bytes) -> int:
+        self.log.append((self._end, value))
+        self._end += 1
+        return self._end - 1
+
+    def take_over(self) -> Partition:
+        """A new owner: fence, recovery, publication of what is missing."""
+        self.owners += 1
+        partition = new_partition(round_bytes=self.round_bytes, name=f"w{self.owners}")
+        fence = self.append(encode_record(StateRecord("fence", -1, 0)))
+        for offset, value in self.log:
+            partition.absorb(offset, value)
+        self.published += partition.takeover(fence, 0)
+        partition.taken_over()
+        return partition
+
+    def run(self, partition: Partition, upto: int, batch: int = 2, dies_after: str = "") -> Step | None:
+        """Let ``partition`` apply records up to offset ``upto``; in the last step it dies at a named point."""
+        step = None
+        while (start := partition.applied.get("queries", -1) + 1) < upto:
+            records = self.source[start : min(start + batch, upto)]
+            step = partition.step(records)
+            last = records[-1].offset + 1 >= upto
+            if last and dies_after == "step":
+                return step
+            offset = self.append(step.record)
+            if last and dies_after == "record":
+                return step
+            self.published += step.after
+            partition.confirm(step, offset)
+            self._checkpoint(partition)
+        return step
+
+    def _checkpoint(self, partition: Partition) -> None:
+        while (chunk := partition.checkpoint()) is not None:
+            offset = self.append(chunk.record)
+            partition.confirm(chunk, offset)
+            if chunk.kind == "round":
+                assert chunk.first_chunk is not None
+                self.log = [(at, value) for at, value in self.log if at >= chunk.first_chunk]
+
+    def outcome(self) -> tuple[set[bytes], set[bytes]]:
+        """Alerts, and decisions without their epochs."""
+        alerts = {message.value for message in self.published if message.topic == TOPICS.alerts}
+        decisions = [message.value for message in self.published if message.topic == TOPICS.decisions]
+        return alerts, {_without_epoch(value) for value in decisions}
+
+
+def _without_epoch(value: bytes) -> bytes:
+    fields: dict[str, Any] = msgspec.json.decode(value)
+    fields.pop("epoch")
+    return msgspec.json.encode(fields)
+
+
+def state_of(partition: Partition) -> tuple[Any, ...]:
+    """Everything that must be equal in two owners of the same state."""
+    engine, ledger = partition.judge.engine, partition.judge.ledger
+    keys = sorted(engine.keys(), key=lambda key: key.principal)
+    entries = sorted(ledger.keys())
+    return (
+        dict(partition.applied),
+        partition.policy_time,
+        [engine.dump([key]) for key in keys],
+        [(key.model, key.principal) for key in keys],
+        [ledger.dump([key]) for key in entries],
+    )
+
+
+def command(offset: int, value: bytes, timestamp: float = 1060.0) -> SourceRecord:
+    return SourceRecord("commands", offset, timestamp, None, value)
+
+
+def at(record: SourceRecord, **changes: Any) -> SourceRecord:
+    return replace(record, **changes)

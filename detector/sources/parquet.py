@@ -37,7 +37,7 @@ def read_parquet(path: Path) -> Iterator[DecodedQueries]:
 
     try:
         with pq.ParquetFile(path) as file:
-            names = _columns(path, file.schema_arrow.names)
+            names = _columns(path, file.schema_arrow)
             start = 0
             for table in file.iter_batches(_rows_at_once(file.metadata), columns=names):
                 yield from _read(path, table, start)
@@ -57,7 +57,9 @@ def count_rows(path: Path) -> int:
         raise ConfigurationError(f"{path}: cannot read it as Parquet: {error}") from error
 
 
-def _columns(path: Path, names: list[str]) -> list[str]:
+def _columns(path: Path, schema: Any) -> list[str]:
+    """The columns to read; one that is null throughout, and so has no type, is as good as absent."""
+    names = {field.name for field in schema if str(field.type) != "null"}
     if absent := [name for name in _REQUIRED if name not in names]:
         raise ConfigurationError(f"{path}: has no column {', '.join(absent)}; a log needs {', '.join(_REQUIRED)}")
     return [name for name in (*_REQUIRED, "output_kind", *_OPTIONAL) if name in names]

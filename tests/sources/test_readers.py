@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from detector.contracts.batches import concatenate, take
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.queries import BadRow, QueryBatch
+from detector.sources import format_of
+from tests.contracts.batches import assert_same_rows, make_batch, optional_columns
+from tests.sources.logs import rows_of, write_jsonl, write_parquet
+
+Read = tuple[list[QueryBatch], list[int], list[BadRow]]
+
+
+def _read(path: Path) -> Read:
+    portions = list(format_of(path).read(path))
+    batches = list(concatenate(portion.batch for portion in portions if portion.batch is not None))
+    rows = [row for portion in portions for row in portion.rows.tolist()]
+    return batches, rows, [bad for portion in portions for bad in portion.bad_rows]
+
+
+def _write(folder: Path, suffix: str, *batches: QueryBatch) -> Path:
+    if suffix == "jsonl":
+        return write_jsonl(folder / "log.jsonl", *batches)
+    return write_parquet(folder / "log.parquet", [row for batch in batches for row in rows_of(batch)])
+
+
+both = pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+
+
+@both
+def test_a_log_is_read_in_file_order(tmp_path: Path, suffix: str) -> None:
+    batch = make_batch(rows=2500)
+    batches, rows, bad = _read(_write(tmp_path, suffix, batch))
+    assert (rows, bad) == (list(range(2500)), [])
+    assert_same_rows(batches[0], batch)
+
+
+@both
+def test_optional_columns_are_read(tmp_path: Path, suffix: str) -> None:
+    batch = make_batch(rows=6, **optional_columns(6, 4))
+    batch.features[batch.missing] = 0
+    batches, _, bad = _read(_write(tmp_path, suffix, batch))
+    assert not bad
+    assert_same_rows(batches[0], batch)
+
+
+@both
+def test_rows_of_other_shapes_may_follow_one_another(tmp_path: Path, suffix: str) -> None:
+    written = [
+        make_batch(rows=3),
+        make_batch(rows=2, dimension=7),
+        make_batch(rows=1, model="faces"),
+        make_batch(rows=2, hardness=np.ones(2, dtype=np.float32)),
+        make_batch(rows=2, outputs=np.ones((2, 1), dtype=np.float32), output_kind="label"),
+        make_batch(rows=3),
+    ]
+    batches, rows, bad = _read(_write(tmp_path, suffix, *written))
+    assert (rows, bad) == (list(range(13)), [])
+    for found, expected in zip(batches, written, strict=True):
+        assert_same_rows(found, expected)
+
+
+@both
+def test_a_bad_row_is_reported_by_its_place_and_the_others_are_read(tmp_path: Path, suffix: str) -> None:
+    batch = make_batch(rows=7)
+    batch.features[2, 1] = np.nan
+    batch.outputs[4] = -1
+    batches, rows, bad = _read(_write(tmp_path, suffix, batch))
+    assert [(fault.row, fault.reason) for fault in bad] == [(2, "non-finite"), (4, "outputs")]
+    assert rows == [0, 1, 3, 5, 6]
+    assert_same_rows(batches[0], take(batch, np.array(rows)))
+
+
+@both
+def test_rows_are_counted_without_reading_them(tmp_path: Path, suffix: str) -> None:
+    path = _write(tmp_path, suffix, make_batch(rows=11))
+    assert format_of(path).rows(path) == 11
+
+
+def _parquet(folder: Path, rows: list[dict[str, Any]] | None = None, **columns: Any) -> Read:
+    return _read(write_parquet(folder / "log.parquet", rows or rows_of(make_batch(rows=3)), **columns))
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+def test_a_timestamp_column_is_seconds_utc_whatever_its_unit_and_zone(
+    tmp_path: Path, unit: str, zone: str | None
+) -> None:
+    moments = [datetime(2026, 1, 31, 12, 0, second, tzinfo=UTC) for second in range(3)]
+    column = pa.array([moment.replace(tzinfo=None) for moment in moments], pa.timestamp(unit))
+    batches, _, _ = _parquet(tmp_path, occurred_at=column.cast(pa.timestamp(unit, zone)))
+    assert batches[0].occurred_at.tolist() == [moment.timestamp() for moment in moments]
+
+
+def test_whole_seconds_are_a_time(tmp_path: Path) -> None:
+    batches, _, _ = _parquet(tmp_path, occurred_at=pa.array([5, 6, 7]))
+    assert batches[0].occurred_at.tolist() == [5.0, 6.0, 7.0]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 4)])
+def test_any_list_of_numbers_will_do(tmp_path: Path, kind: pa.DataType) -> None:
+    batch = make_batch(rows=3)
+    batches, _, bad = _parquet(tmp_path, features=pa.array(batch.features.tolist(), kind))
+    assert not bad
+    assert_same_rows(batches[0], batch)
+
+
+def test_numbers_serve_as_names_and_other_columns_are_ignored(tmp_path: Path) -> None:
+    ids = pa.array([17, 18, 17])
+    batches, _, _ = _parquet(tmp_path, principal=ids, event_id=ids, latency_ms=pa.array([1.5, None, 2.5]))
+    assert batches[0].principals == ["17", "18"]
+    assert batches[0].event_ids == ["17", "18", "17"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"features": None}, "structure"),
+        ({"principal": None}, "structure"),
+        ({"occurred_at": None}, "structure"),
+        ({"features": []}, "dimension"),
+        ({"features": [1.0, None]}, "non-finite"),
+        ({"model": ""}, "identity"),
+        ({"principal": "*"}, "identity"),
+        ({"output_kind": "logits"}, "structure"),
+        ({"missing": [True]}, "length"),
+        ({"specification": [1.0]}, "length"),
+        ({"occurred_at": 1.7e12}, "time"),
+    ],
+)
+def test_a_bad_row_of_a_table_has_a_reason(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    rows = rows_of(make_batch(rows=5))
+    rows[3] |= change
+    batches, good, bad = _parquet(tmp_path, rows)
+    assert [(fault.row, fault.reason) for fault in bad] == [(3, reason)]
+    assert good == [0, 1, 2, 4]
+    assert sum(map(len, batches)) == 4
+
+
+def test_a_missing_feature_of_a_table_may_be_null(tmp_path: Path) -> None:
+    rows = [row | {"features": [1.0, None], "missing": [False, True]} for row in rows_of(make_batch(rows=2))]
+    batches, _, bad = _parquet(tmp_path, rows)
+    assert not bad
+    assert batches[0].features.tolist() == [[1, 0], [1, 0]]
+
+
+def test_blank_lines_are_skipped_and_a_line_without_end_is_read(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "log.ndjson", make_batch(rows=2))
+    path.write_bytes(b"\n  \r\n" + path.read_bytes().strip())
+    assert _read(path)[1:] == ([2, 3], [])
+
+
+def test_a_huge_line_is_refused_and_the_next_one_read(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "log.jsonl", make_batch(rows=1))
+    path.write_bytes(b"x" * 5_000_000 + b"\n" + path.read_bytes())
+    _, rows, bad = _read(path)
+    assert (rows, [(fault.row, fault.reason) for fault in bad]) == ([1], [(0, "too-large")])
+
+
+def test_a_line_without_a_time_is_refused(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "log.jsonl", make_batch(rows=1))
+    path.write_bytes(path.read_bytes().replace(b'"occurred_at"', b'"at"'))
+    assert [fault.reason for fault in _read(path)[2]] == ["time"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.npz", b"PK", r"cannot read \.npz; write the log as one of \.jsonl.*\.parquet"),
+        ("log", b"", "without a suffix"),
+        ("log.parquet", b"PAR1 not really", "cannot read it as Parquet"),
+        ("absent.parquet", None, "no such file"),
+    ],
+)
+def test_what_cannot_be_a_log_is_named(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=message):
+        _read(path)
+
+
+def test_a_table_without_its_columns_names_them(tmp_path: Path) -> None:
+    rows = [{name: value for name, value in row.items() if name != "model"} for row in rows_of(make_batch())]
+    with pytest.raises(ConfigurationError, match="has no column model;"):
+        _parquet(tmp_path, rows)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"), [("outputs", [0.1, 0.2, 0.3]), ("occurred_at", ["yesterday", "today", "now"])]
+)
+def test_a_column_of_another_type_is_named(tmp_path: Path, column: str, values: list[Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"the column {column} is"):
+        _parquet(tmp_path, **{column: pa.array(values)})

@@ -50,7 +50,7 @@ class Scale:
 
     queries_per_second: float = 400.0
     partitions: int = 6
-    queries_to_next_thief: int = 2_000
+    queries_to_next_thief: int = 1_500
 
 
 def run_series(

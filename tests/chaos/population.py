@@ -21,7 +21,7 @@ class Population:
     """
 
     def __init__(
-        self, seed: int, honest: int = 48, thieves: int = 12, queries_to_next_thief: int = 2_000, dimension: int = 16
+        self, seed: int, honest: int = 48, thieves: int = 40, queries_to_next_thief: int = 1_500, dimension: int = 16
     ) -> None:
         self._random = np.random.default_rng(seed)
         self._centres = self._random.normal(0.0, 3.0, (_CLASSES, dimension))

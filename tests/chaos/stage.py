@@ -75,19 +75,11 @@ class Stage:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self.wait("the topics made", self._topics_are_there, 15.0)
-        if not self.embedded:
-            _stamp_by_broker(self.broker.bootstrap, self._names)
-            _offsets_topic(self.broker.bootstrap)
-        self._stack.enter_context(self.tail)
-        for worker in (*self.workers, self.guest):
-            self._stack.callback(worker.stop)
-        for worker in self.workers:
-            worker.start()
-        self.wait("workers ready", lambda: all(worker.ready() for worker in self.workers), _READY_SECONDS)
-        self.load.send(_WARM_UP_QUERIES)
-        self.wait("the first queries applied", self._warm, _READY_SECONDS)
-        self.load.__enter__()
+        try:
+            self._begin()
+        except BaseException:
+            self._stack.close()
+            raise
         return self
 
     def __exit__(
@@ -127,6 +119,27 @@ class Stage:
 
     def _new_worker(self, name: str) -> Worker:
         return Worker(name, environment(self.settings), self.directory / f"{name}.log")
+
+    def _begin(self) -> None:
+        self.wait("the topics made", self._topics_are_there, 15.0)
+        if not self.embedded:
+            _stamp_by_broker(self.broker.bootstrap, self._names)
+            _offsets_topic(self.broker.bootstrap)
+        self._stack.enter_context(self.tail)
+        for worker in (*self.workers, self.guest):
+            self._stack.callback(worker.stop)
+        for worker in self.workers:
+            worker.start()
+        self.wait("workers ready", self._all_ready, _READY_SECONDS)
+        self.load.send(_WARM_UP_QUERIES)
+        self.wait("the first queries applied", self._warm, _READY_SECONDS)
+        self.load.__enter__()
+
+    def _all_ready(self) -> bool:
+        gone = [worker.name for worker in self.workers if not worker.running]
+        if gone:
+            raise RuntimeError(f"{', '.join(gone)} ended before being ready; logs in {self.directory}")
+        return all(worker.ready() for worker in self.workers)
 
     def _topics_are_there(self) -> bool:
         """Kafka answers for a new topic a moment after it has made it."""

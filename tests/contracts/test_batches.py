@@ -59,3 +59,9 @@ def test_a_cut_keeps_rows_and_columns() -> None:
 def test_joining_keeps_every_row_in_order(shapes: list[tuple[int, int]]) -> None:
     pieces = [make_batch(rows=rows, dimension=size, seed=seed) for seed, (rows, size) in enumerate(shapes)]
     assert _rows(list(concatenate(pieces))) == _rows(pieces)
+
+
+def test_joined_cuts_name_only_the_principals_of_their_rows() -> None:
+    batch = make_batch(rows=3, principal_index=np.array([2, 0, 2], dtype=np.int32))
+    (joined,) = concatenate([cut(batch, 0, 1), cut(batch, 2, 3)])
+    assert joined.principals == ["çelik"]

@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-kafka test-deploy lint bench chaos generate lock clean
@@ -40,8 +42,9 @@ generate: $(STAMP) ## write what is made from the metric definitions: docs/metri
 	$(BIN)/python -m deploy.generate
 
 lock:           ## pin all dependencies anew (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-header --quiet --upgrade --output-file requirements.lock
+	$(COMPILE) --extra dev --upgrade --output-file requirements.lock
+	$(COMPILE) --extra service --constraints requirements.lock --output-file deploy/service.lock
+	$(COMPILE) --extra lab --constraints requirements.lock --output-file deploy/lab.lock
 
 clean:          ## remove the environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build out

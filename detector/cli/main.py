@@ -70,7 +70,7 @@ def _run(name: str, arguments: list[str]) -> None:
     except WeirguardError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("detector"):
+        if (error.name or "").startswith("detector.") and error.name != "detector.lab":  # the image has no lab
             raise
         _fail(f"{name} needs the module {error.name}, which is not installed: pip install 'weirguard[{entry.extra}]'")
 

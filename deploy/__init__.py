@@ -1,0 +1,1 @@
+"""What a deployment is made of, and the programs that make and check its files."""

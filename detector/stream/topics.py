@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from detector.runtime.sections import KafkaSettings
 
 _DAY = 86_400_000
 _WITH_REASONS = 1_048_576
+_SETTLE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,7 @@ def _create(admin: KafkaAdminClient, kafka: KafkaSettings, wanted: list[TopicSha
 
 
 def _check_partitions(admin: KafkaAdminClient, wanted: list[TopicShape]) -> None:
-    found = {
-        topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics([shape.name for shape in wanted])
-    }
+    found = _partition_counts(admin, [shape.name for shape in wanted])
     for shape in wanted:
         count = found.get(shape.name, 0)
         if count != shape.partitions:
@@ -103,6 +103,16 @@ def _check_partitions(admin: KafkaAdminClient, wanted: list[TopicShape]) -> None
                 f"topic {shape.name} has {count} partitions and kafka.partitions is {shape.partitions}; "
                 "set kafka.partitions to what the topics have, or use another kafka.prefix"
             )
+
+
+def _partition_counts(admin: KafkaAdminClient, names: list[str]) -> dict[str, int]:
+    """Partitions by topic; a topic that was just created takes a moment to be known everywhere."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(names)}
+        if all(found.get(name) for name in names) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def _check_configs(admin: KafkaAdminClient, wanted: list[TopicShape]) -> None:

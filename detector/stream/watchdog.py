@@ -34,6 +34,8 @@ class Watchdog:
 
     def _recovery(self) -> tuple[Exit, str] | None:
         health = self.reporter.health
+        if health.partitions_assigned is None and health.still_seconds() > self.stall_seconds:
+            return Exit.PROGRESS_STALLED, "the consumer group gave no assignment; is the session timeout one it allows?"
         waiting = health.partitions_recovered < (health.partitions_assigned or 0)
         if waiting and health.still_seconds() > RECOVERY_SECONDS:
             return Exit.RECOVERY_STALLED, f"no state record was read for {RECOVERY_SECONDS:.0f} s during recovery"

@@ -43,7 +43,7 @@ def queries(rows: int, seed: int, dimension: int = 16) -> QueryBatch:
     steps = np.flatnonzero(who == 3)
     for at_row, row in enumerate(steps[40:], start=40):
         features[row] = features[steps[at_row % 40]] + 0.05 * np.sign(rng.standard_normal(dimension))
-    outputs = np.tile(np.float32([0.2, 0.8]), (rows, 1))
+    outputs = np.tile(np.array([0.2, 0.8], np.float32), (rows, 1))
     ids = [f"{seed}-{row}" for row in range(rows)]
     names = ["ana", "bo", "chi", "thief"]
     return QueryBatch("m", "1", "probabilities", ids, np.zeros(rows), names, who, features, outputs)

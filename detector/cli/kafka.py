@@ -14,6 +14,7 @@ from detector.contracts.findings import Audit, Command
 from detector.contracts.partitioning import partition_of
 from detector.runtime.sections import KafkaSettings
 
+_BOOTSTRAP_MILLISECONDS = 5_000
 _REPLY_MILLISECONDS = 10_000
 _POLL_MILLISECONDS = 100
 _QUIET_SECONDS = 0.3
@@ -30,7 +31,7 @@ class Topic:
         with _named(settings):
             self._consumer = kafka.KafkaConsumer(
                 **settings.client_arguments(),
-                bootstrap_timeout_ms=_REPLY_MILLISECONDS,
+                bootstrap_timeout_ms=_BOOTSTRAP_MILLISECONDS,
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
@@ -109,7 +110,7 @@ def write(settings: KafkaSettings, topic: str, **record: Any) -> None:
     with _named(settings):
         producer = kafka.KafkaProducer(
             **settings.client_arguments(),
-            bootstrap_timeout_ms=_REPLY_MILLISECONDS,
+            bootstrap_timeout_ms=_BOOTSTRAP_MILLISECONDS,
             max_block_ms=_REPLY_MILLISECONDS,
             delivery_timeout_ms=3 * _REPLY_MILLISECONDS,
             request_timeout_ms=_REPLY_MILLISECONDS,

@@ -47,7 +47,8 @@ class Activity:
     ``time`` float64 (n,): policy time in seconds, never falling, within the batch or between batches. ``keys``
     and ``key_index`` int32 (n,): whose row. ``flagged`` bool (n,): the engine's verdict as of the row.
     ``findings``: the rows that made suspects. ``learning`` bool (n,), or None for nowhere: rows of the backlog,
-    on which nothing is enforced. ``counts``: queries without features, in order of ``at_row``.
+    on which nothing is enforced. ``counts``: queries without features, in order of ``at_row``. ``judged`` bool
+    (n,), or None for all: rows that the engine took; the others are activity and say nothing for or against anybody.
     """
 
     time: NDArray[np.float64]
@@ -57,6 +58,7 @@ class Activity:
     findings: Sequence[Finding] = ()
     learning: NDArray[np.bool_] | None = None
     counts: Sequence[Counted] = ()
+    judged: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.time)

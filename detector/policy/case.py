@@ -30,7 +30,7 @@ def shortened(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row, or (``model_version`` None) a count of ``queries`` that carried no features."""
+    """One row, or (``model_version`` None) ``queries`` on which there is no verdict."""
 
     time: float
     model_version: str | None

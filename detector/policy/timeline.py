@@ -21,7 +21,7 @@ class Timeline:
     """The ``m`` events of one principal of one model, in log order.
 
     ``row`` int64 (m,): the row, or for a count the row before which it came; ``count`` int64 (m,): its index among
-    the counts, -1 for a row. ``version`` int64 (m,) into ``versions``, -1 for a count. ``queries`` int64 (m,).
+    the counts, -1 for a row. ``version`` int64 (m,) into ``versions``, -1 without a verdict. ``queries`` int64 (m,).
     ``findings`` by event, ``has_finding`` bool (m,).
     """
 
@@ -108,6 +108,8 @@ def _of_rows(
     if len(versions) > 1:
         order = np.argsort(rows)
         rows, version = rows[order], version[order]
+    if activity.judged is not None:
+        version[~activity.judged[rows]] = -1
     mine = {at: findings[row] for at, row in enumerate(rows.tolist()) if row in findings} if findings else {}
     has_finding = np.zeros(len(rows), dtype=np.bool_)
     has_finding[list(mine)] = True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from detector.contracts.codecs import encode
@@ -83,6 +85,15 @@ def test_counted_queries_climb_the_ladder_too() -> None:
     run(ledger, suspect([1000.0]))
     assert said(run(ledger, [Uncharted(1001.0, "thief", "refused", 49)])) == []
     assert said(run(ledger, [Uncharted(1002.0, "thief", "dropped", 1)])) == [("refuse", "enforce")]
+
+
+def test_a_row_that_the_engine_refused_neither_clears_a_suspect_nor_hides_his_activity() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.0]))
+    refused = activity(later([2900.0] * 50, flagged=False))
+    effects = ledger.observe(replace(refused, judged=np.zeros(50, dtype=np.bool_)))
+    assert said(effects) == [("slow", "enforce"), ("refuse", "enforce")]
+    assert run(ledger, later([2901.0])) == Effects()
 
 
 def test_a_suspect_renews_his_decision_at_half_life_and_not_before() -> None:

@@ -114,7 +114,7 @@ class Stage:
         for log in sorted(self.directory.glob("*.log")):
             for line in log.read_text(errors="replace").splitlines():
                 if '"worker stopped"' in line:
-                    found[json.loads(line)["why"]] += 1
+                    found[json.loads(line[line.index("{") :])["why"]] += 1
         return found
 
     def _new_worker(self, name: str) -> Worker:

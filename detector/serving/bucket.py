@@ -12,22 +12,20 @@ class TokenBucket:
     thousand rows at once only makes the next wait longer. Safe for any number of threads.
     """
 
-    __slots__ = ("_at", "_lock", "_tokens", "rate")
+    __slots__ = ("_at", "_burst", "_lock", "_tokens", "rate")
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self._tokens = self._burst
-        self._at: float | None = None
+        self._burst = self._tokens = max(1.0, rate)
+        self._at = float("inf")
         self._lock = threading.Lock()
-
-    @property
-    def _burst(self) -> float:
-        return max(1.0, self.rate)
 
     def take(self, now: float, queries: int = 1) -> float:
         """Pay for ``queries`` at ``now`` (seconds); 0 if let through, else the seconds to wait."""
         with self._lock:
-            self._refill(now)
+            if now > self._at:
+                self._tokens = min(self._burst, self._tokens + (now - self._at) * self.rate)
+            self._at = now
             if self._tokens < 1.0:
                 return (1.0 - self._tokens) / self.rate
             self._tokens -= queries
@@ -37,8 +35,3 @@ class TokenBucket:
         """Pay for ``queries`` more that were let through already."""
         with self._lock:
             self._tokens -= queries
-
-    def _refill(self, now: float) -> None:
-        elapsed = 0.0 if self._at is None else max(0.0, now - self._at)
-        self._tokens = min(self._burst, self._tokens + elapsed * self.rate)
-        self._at = now

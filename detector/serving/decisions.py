@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from detector.contracts.codecs.records import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import Decision
+from detector.contracts.findings import ActionName, Decision, Epoch, Mode
 from detector.serving.bucket import TokenBucket
 
 Key = tuple[str, str]
@@ -17,14 +17,18 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class Standing:
-    """A decision in force; ``bucket`` for ``slow`` alone. A release stands too, against older decisions.
+    """What the gate needs of a decision, flat; ``bucket`` for ``slow`` alone.
 
-    ``kept_until``: seconds UTC from which it is of no use.
+    A release stands too, against older decisions. ``kept_until``: seconds UTC from which it is of no use.
     """
 
-    decision: Decision
-    bucket: TokenBucket | None
+    decision_id: str
+    action: ActionName
+    mode: Mode
+    epoch: Epoch
+    expires_at: float
     kept_until: float
+    bucket: TokenBucket | None
 
 
 class DecisionTable:
@@ -70,11 +74,10 @@ class DecisionTable:
 
     def _replace(self, key: Key, decision: Decision) -> bool:
         before = self._standing.get(key)
-        if before is not None and decision.epoch < before.decision.epoch:
+        if before is not None and decision.epoch < before.epoch:
             return False
-        kept_until = max(decision.expires_at, before.kept_until if before else 0.0)
-        self._standing[key] = Standing(decision, _bucket(decision, before), kept_until)
-        heapq.heappush(self._expiries, (kept_until, key))
+        standing = self._standing[key] = _stand(decision, before)
+        heapq.heappush(self._expiries, (standing.kept_until, key))
         return True
 
     def sweep(self, now: float) -> None:
@@ -84,6 +87,18 @@ class DecisionTable:
             standing = self._standing.get(key)
             if standing is not None and standing.kept_until <= now:
                 del self._standing[key]
+
+
+def _stand(decision: Decision, before: Standing | None) -> Standing:
+    return Standing(
+        decision.id,
+        decision.action.name,
+        decision.mode,
+        decision.epoch,
+        decision.expires_at,
+        max(decision.expires_at, before.kept_until if before else 0.0),
+        _bucket(decision, before),
+    )
 
 
 def _bucket(decision: Decision, before: Standing | None) -> TokenBucket | None:

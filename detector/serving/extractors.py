@@ -66,7 +66,7 @@ def _rows(tensor: Mapping[str, Any]) -> list[list[float]]:
     queries = tensor["shape"][0]
     width, rest = divmod(len(numbers), queries)
     if rest or not width:
-        raise ValueError(f"tensor {tensor['name']!r} has {len(numbers)} numbers for {queries} rows")
+        raise ValueError(f"tensor {tensor['name']!r} has {len(numbers)} numbers for {queries} rows of the same width")
     return [numbers[start : start + width] for start in range(0, len(numbers), width)]
 
 

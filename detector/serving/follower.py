@@ -23,7 +23,8 @@ class Follower:
     """Fills ``table`` and knows since when it may be out of date.
 
     An idle poll looks the same whether the broker lives or not (kafka-python 3.0.12), so every
-    ``contact_seconds`` the ends of all partitions are asked for; when that fails, the topic is read anew.
+    ``contact_seconds`` the ends of all partitions are asked for, and after records came; when that fails, or an end
+    went back because the broker lost its records, the topic is read anew.
     """
 
     def __init__(
@@ -93,10 +94,11 @@ class Follower:
 
     def _follow(self, topic: _Topic) -> None:
         while not self._closing.is_set():
-            for record in topic.poll():
+            records = topic.poll()
+            for record in records:
                 self._apply(record)
             self._table.sweep(self._clock())
-            if abs(self._clock() - self.latest_contact) >= self._contact_seconds:
+            if records or abs(self._clock() - self.latest_contact) >= self._contact_seconds:
                 topic.require_contact()
                 self._in_contact()
 

@@ -151,7 +151,7 @@ class Gate:
         if now - self._follower.latest_contact > self._max_staleness:
             return self._check_stale()
         standing = self._table.get((model, principal))
-        if standing is None or standing.decision.expires_at <= now or standing.decision.action.name == "none":
+        if standing is None or standing.expires_at <= now or standing.action == "none":
             return self._count(_ALLOW)
         if self._table.switched_off(now):
             self.counters.add("switched_off")
@@ -186,12 +186,11 @@ _COUNTERS = (
 
 def _judge(standing: Standing, now: float, queries: int) -> Verdict:
     """What the decision in force says to a request of ``queries`` rows at ``now``."""
-    decision = standing.decision
-    action, wait = decision.action.name, decision.expires_at - now
+    action, wait, rate = standing.action, standing.expires_at - now, None
     if standing.bucket is not None:
+        rate = standing.bucket.rate
         wait = min(wait, standing.bucket.take(now, queries))
         action = "slow" if wait else "none"
-    rate = decision.action.queries_per_second
-    if decision.mode == "observe":
-        return Verdict("none", rate, decision.id, 0.0, decision.mode, would_have=action)
-    return Verdict(action, rate, decision.id, wait if action != "none" else 0.0, decision.mode)
+    if standing.mode == "observe":
+        return Verdict("none", rate, standing.decision_id, 0.0, "observe", would_have=action)
+    return Verdict(action, rate, standing.decision_id, wait, "enforce")

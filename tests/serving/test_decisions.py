@@ -1,0 +1,129 @@
+"""What the gate keeps of the decisions topic."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.contracts.codecs import KILL_SWITCH_KEY, decision_key
+from detector.contracts.errors import InvalidRecord
+from detector.serving.decisions import DecisionTable
+from tests.serving.doubles import decision, record
+
+KEY = ("digits", "thief")
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, unique=True), st.integers())
+def test_in_whatever_order_they_come_the_latest_epoch_stands(epochs: list[tuple[int, int]], seed: int) -> None:
+    table = DecisionTable()
+    random.Random(seed).shuffle(epochs)
+    for epoch in epochs:
+        table.apply(*record(decision("refuse", epoch=epoch)))
+    standing = table.get(KEY)
+    assert standing is not None
+    assert standing.epoch == max(epochs)
+
+
+def test_a_record_of_the_same_epoch_that_comes_later_stands() -> None:
+    table = DecisionTable()
+    table.apply(*record(decision("slow", rate=1.0)))
+    assert table.apply(*record(decision("refuse")))
+    standing = table.get(KEY)
+    assert standing is not None
+    assert standing.action == "refuse"
+
+
+def test_a_stale_write_after_a_release_changes_nothing_while_it_could_still_matter() -> None:
+    table = DecisionTable()
+    table.apply(*record(decision("refuse", epoch=(1, 1), expires_at=500.0)))
+    table.apply(*record(decision("none", epoch=(2, 1), expires_at=100.0)))
+    table.sweep(499.0)
+    assert not table.apply(*record(decision("refuse", epoch=(1, 2), expires_at=500.0)))
+    table.sweep(500.0)
+    assert len(table) == 0
+
+
+def test_what_has_expired_is_forgotten_and_what_was_renewed_is_not() -> None:
+    table = DecisionTable()
+    for number in range(1_000):
+        table.apply(*record(decision("refuse", principal=f"p{number}", expires_at=200.0)))
+    table.apply(*record(decision("refuse", principal="p7", epoch=(1, 2), expires_at=300.0)))
+    table.sweep(250.0)
+    assert len(table) == 1
+    assert table.get(("digits", "p7")) is not None
+    table.sweep(300.0)
+    assert len(table) == 0
+
+
+def test_renewals_leave_nothing_behind() -> None:
+    table = DecisionTable()
+    for sequence in range(1_000):
+        table.apply(*record(decision("refuse", epoch=(1, sequence), expires_at=100.0 + sequence)))
+        table.sweep(99.0 + sequence)
+    assert len(table._expiries) <= 2
+
+
+def test_an_empty_record_clears_its_key_away() -> None:
+    table = DecisionTable()
+    table.apply(*record(decision("refuse")))
+    table.apply(decision_key(*KEY), None)
+    assert table.get(KEY) is None
+
+
+def test_a_renewal_of_slow_does_not_hand_out_a_fresh_burst_but_a_new_rate_counts_anew() -> None:
+    table = DecisionTable()
+    table.apply(*record(decision("slow", rate=1.0)))
+    first = table.get(KEY)
+    table.apply(*record(decision("slow", rate=1.0, epoch=(1, 2))))
+    renewed = table.get(KEY)
+    table.apply(*record(decision("slow", rate=2.0, epoch=(1, 3))))
+    changed = table.get(KEY)
+    assert first is not None and renewed is not None and changed is not None  # noqa: PT018  narrows all three
+    assert first.bucket is renewed.bucket
+    assert changed.bucket is not renewed.bucket
+
+
+def test_the_kill_switch_expires_and_is_lifted() -> None:
+    table = DecisionTable()
+    everyone = decision("none", model="*", principal="*", expires_at=200.0)
+    table.apply(*record(everyone))
+    assert table.switched_off(199.0)
+    assert not table.switched_off(200.0)
+    table.apply(KILL_SWITCH_KEY, None)
+    assert not table.switched_off(100.0)
+
+
+_VALUE = record(decision("refuse"))[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (None, _VALUE),
+        (b"", _VALUE),
+        (b"\xff", _VALUE),
+        (b'"digits"', _VALUE),
+        (b'["digits"]', _VALUE),
+        (b'["digits", 7]', _VALUE),
+        (b"[" * 100_000, _VALUE),
+        (decision_key("digits", "somebody else"), _VALUE),
+        (decision_key(*KEY), b""),
+        (decision_key(*KEY), b"{}"),
+        (decision_key(*KEY), b"not json"),
+        (decision_key(*KEY), _VALUE.replace(b"refuse", b"banish")),
+        (decision_key(*KEY), _VALUE.replace(b"decision/1", b"decision/9")),
+        (KILL_SWITCH_KEY, _VALUE[:-2]),
+    ],
+)
+def test_what_does_not_parse_is_refused_and_what_stands_stays(key: bytes | None, value: bytes) -> None:
+    table = DecisionTable()
+    table.apply(*record(decision("slow", rate=1.0)))
+    with pytest.raises(InvalidRecord):
+        table.apply(key, value)
+    standing = table.get(KEY)
+    assert standing is not None
+    assert standing.action == "slow"

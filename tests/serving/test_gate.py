@@ -1,0 +1,134 @@
+"""What the gate answers, fed by hand."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from detector.contracts.errors import ConfigurationError
+from detector.serving import Gate, Verdict
+from tests.serving.doubles import NOWHERE, Clock, FedGate, decision
+
+
+def _counted(gate: Gate) -> dict[str, int]:
+    return {name: total for name, total in gate.counters.snapshot().items() if total}
+
+
+def test_it_refuses_whom_the_detector_refuses_and_nobody_else() -> None:
+    gate = FedGate([decision("refuse", expires_at=160.0)])
+    assert gate.check("digits", "thief") == Verdict("refuse", None, "d" * 32, 60.0, "enforce")
+    assert gate.check("digits", "honest").allowed
+    assert gate.check("prices", "thief").allowed
+    assert _counted(gate) == {"refused": 1, "allowed": 2}
+
+
+def test_a_release_frees_at_once() -> None:
+    gate = FedGate([decision("refuse", epoch=(1, 1)), decision("none", epoch=(1, 2))])
+    assert gate.check("digits", "thief") == Verdict()
+
+
+def test_a_decision_ends_on_time_without_any_word_from_the_detector() -> None:
+    clock = Clock(100.0)
+    gate = FedGate([decision("refuse", expires_at=110.0)], clock)
+    clock.now = 109.9
+    assert not gate.check("digits", "thief").allowed
+    clock.now = 110.0
+    assert gate.check("digits", "thief").allowed
+
+
+def test_slow_lets_through_at_its_rate() -> None:
+    clock = Clock(100.0)
+    gate = FedGate([decision("slow", rate=0.5)], clock)
+    assert gate.check("digits", "thief") == Verdict("none", 0.5, "d" * 32, 0.0, "enforce")
+    assert gate.check("digits", "thief") == Verdict("slow", 0.5, "d" * 32, 2.0, "enforce")
+    clock.now = 102.0
+    assert gate.check("digits", "thief").allowed
+    assert _counted(gate) == {"allowed": 2, "slowed": 1}
+
+
+def test_slow_counts_rows_and_not_requests() -> None:
+    clock = Clock(100.0)
+    gate = FedGate([decision("slow", rate=1.0)], clock)
+    assert gate.check("digits", "thief", queries=5).allowed
+    gate.charge("digits", "thief", 4)
+    clock.now = 108.0
+    assert gate.check("digits", "thief").retry_after == pytest.approx(1.0)
+
+
+def test_waiting_for_slow_never_outlasts_the_decision() -> None:
+    gate = FedGate([decision("slow", rate=0.001, expires_at=130.0)])
+    gate.check("digits", "thief")
+    assert gate.check("digits", "thief").retry_after == 30.0
+
+
+@pytest.mark.parametrize(("action", "rate"), [("refuse", None), ("slow", 0.01)])
+def test_a_decision_that_observes_never_throttles_but_counts_what_it_would_have_done(action: Any, rate: Any) -> None:
+    gate = FedGate([decision(action, rate=rate, mode="observe")])
+    verdicts = [gate.check("digits", "thief") for _ in range(3)]
+    assert all(verdict.allowed and verdict.retry_after == 0 for verdict in verdicts)
+    assert verdicts[-1].would_have == action
+    would_have = {"refuse": {"would_have_refused": 3}, "slow": {"would_have_slowed": 2}}[action]
+    assert _counted(gate) == {"allowed": 3, **would_have}
+
+
+def test_the_kill_switch_frees_everyone_until_it_expires() -> None:
+    clock = Clock(100.0)
+    everyone = decision("none", model="*", principal="*", expires_at=120.0)
+    gate = FedGate([decision("refuse"), everyone], clock)
+    assert gate.check("digits", "thief").allowed
+    assert gate.counters.snapshot()["switched_off"] == 1
+    clock.now = 120.0
+    assert not gate.check("digits", "thief").allowed
+
+
+@pytest.mark.parametrize(
+    ("when_stale", "expected"),
+    [("allow", Verdict(stale=True)), ("refuse", Verdict("refuse", retry_after=5.0, stale=True))],
+)
+def test_a_gate_that_knows_nothing_yet_does_what_the_operator_chose(when_stale: Any, expected: Verdict) -> None:
+    with Gate(NOWHERE, when_stale=when_stale) as gate:
+        assert gate.check("digits", "anybody") == expected
+        assert not gate.ready
+        assert gate.counters.snapshot()[f"stale_{'allowed' if expected.allowed else 'refused'}"] == 1
+        gate.close(0.1)
+
+
+def test_decisions_bind_until_contact_is_lost_for_too_long_and_again_when_it_is_back() -> None:
+    clock = Clock(100.0)
+    gate = FedGate([decision("refuse")], clock)
+    clock.now = 160.0
+    assert not gate.check("digits", "thief").allowed
+    clock.now = 160.1
+    assert gate.check("digits", "thief") == Verdict(stale=True)
+    gate.contact()
+    assert not gate.check("digits", "thief").allowed
+
+
+def test_a_dead_broker_never_blocks() -> None:
+    """As many look-ups as anybody wants while the thread tries to connect: none waits for it."""
+    begun = time.monotonic()
+    gate = Gate(NOWHERE)
+    for number in range(20_000):
+        assert gate.check("digits", f"p{number}").allowed
+    gate.close(0.1)
+    assert gate.counters.snapshot()["stale_allowed"] == 20_000
+    assert gate.gauges()["age_seconds"] == -1.0
+    assert time.monotonic() - begun < 5.0
+
+
+def test_a_fault_of_the_gate_lets_the_request_pass_and_is_counted() -> None:
+    def broken() -> float:
+        raise RuntimeError("no time")
+
+    gate = FedGate([decision("refuse")])
+    gate._clock = broken
+    assert gate.check("digits", "thief") == Verdict(stale=True)
+    assert gate.counters.snapshot()["failures"] == 1
+
+
+@pytest.mark.parametrize("wrong", [{"max_staleness_seconds": 0}, {"when_stale": "deny"}])
+def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="max_staleness_seconds"):
+        Gate(NOWHERE, **wrong)

@@ -39,7 +39,8 @@ def _exact(left: Array, right: Array) -> NDArray[np.float64]:
     difference = left.astype(np.float64)
     difference -= right
     difference *= difference
-    return np.sqrt(difference.sum(1))
+    distances: NDArray[np.float64] = np.sqrt(difference.sum(1))
+    return distances
 
 
 def nearest_stored(store: VectorLists, queries: NDArray[np.float32], lists: Array) -> NDArray[np.float64]:
@@ -125,7 +126,8 @@ def _squared_bounds(left: Array, right: Array) -> tuple[Array, Array]:
 def _squares(rows: Array) -> NDArray[np.float64]:
     wide = rows.astype(np.float64)
     wide *= wide
-    return wide.sum(1)
+    squares: NDArray[np.float64] = wide.sum(1)
+    return squares
 
 
 def earlier_pairs(

@@ -179,7 +179,8 @@ class _Observing:
 
     def run(self) -> Observation:
         planner = Planner(self._stream, self._config, self._state.principals)
-        start, evicted = 0, []
+        start = 0
+        evicted: list[list[str]] = []
         while start < len(self._stream):
             segment = planner.next(start)
             if segment.end > start:

@@ -117,7 +117,8 @@ class History:
         return HistoryRows(pool, kind < _OTHER, block, store.gather(locations))
 
     def rows_held(self, dimension: int, pools: Array) -> int:
-        """How many rows of ``pools``, which are all of this dimension, are in lists."""
+        """How many rows of ``pools``, which are all of this dimension, are held."""
+        self.flush()
         self._lists.reserve(self._pools.capacity)
         numbers = self._lists["number"][pools].ravel()
         return int(self.store(dimension).sizes[numbers[numbers >= 0]].sum())

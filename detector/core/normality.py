@@ -6,13 +6,18 @@ W = (sum_i a_i y_(i))^2 / sum_i (y_i - mean)^2 with weights a that depend on the
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 _LARGEST = (0.0, 0.221157, -0.147981, -2.071190, 4.434685, -2.706056)
 _SECOND = (0.0, 0.042981, -0.293762, -1.752461, 5.682633, -3.582633)
+_CENTRE = (
+    (2.50662823884, -18.61500062529, 41.39119773534, -25.44106049637),
+    (1.0, -8.47351093090, 23.08336743743, -21.06224101826, 3.13082909833),
+)
+_TAIL = ((-2.78718931138, -2.29796479134, 4.85014127135, 2.32121276858), (1.0, 3.54388924762, 1.63706781897))
 CONSTANT = 1e-9
 """A sample whose deviation is below this share of its mean has no shape to test."""
 
@@ -21,11 +26,11 @@ CONSTANT = 1e-9
 def weights(count: int) -> NDArray[np.float64]:
     """float64 (count,): a_i for ascending values, of unit length; ``count`` is at least 12."""
     half = count // 2
-    medians = ndtri((np.arange(1, half + 1) - 0.375) / (count + 0.25))
+    medians = _lower_quantiles((np.arange(1, half + 1) - 0.375) / (count + 0.25))
     square = 2.0 * float((medians**2).sum())
     root = 1.0 / np.sqrt(count)
-    first = np.polyval(_LARGEST[::-1], root) - medians[0] / np.sqrt(square)
-    second = np.polyval(_SECOND[::-1], root) - medians[1] / np.sqrt(square)
+    first = _polynomial(_LARGEST, root) - medians[0] / np.sqrt(square)
+    second = _polynomial(_SECOND, root) - medians[1] / np.sqrt(square)
     scale = np.sqrt((square - 2.0 * medians[0] ** 2 - 2.0 * medians[1] ** 2) / (1.0 - 2.0 * first**2 - 2.0 * second**2))
     tail = -medians / scale
     tail[:2] = first, second
@@ -35,6 +40,25 @@ def weights(count: int) -> NDArray[np.float64]:
     a /= np.sqrt((a * a).sum())
     a.setflags(write=False)
     return a
+
+
+def _lower_quantiles(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Normal quantiles of ``p`` <= 0.5 by Beasley and Springer's AS 111, which AS R94 and so scipy's W rest on:
+    the exact ones move W by some 1e-9."""
+    q = p - 0.5
+    r = q * q
+    centre = q * _polynomial(_CENTRE[0], r) / _polynomial(_CENTRE[1], r)
+    r = np.sqrt(-np.log(p))
+    tail = -_polynomial(_TAIL[0], r) / _polynomial(_TAIL[1], r)
+    quantiles: NDArray[np.float64] = np.where(q >= -0.42, centre, tail)
+    return quantiles
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
+    value = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        value = value * x + coefficient
+    return value
 
 
 def statistic(ascending: NDArray[np.float64]) -> float:

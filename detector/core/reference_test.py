@@ -223,7 +223,8 @@ def _kept(pool: NDArray[np.float64]) -> NDArray[np.float64] | None:
 
 
 def _constant(kept: NDArray[np.float64]) -> bool:
-    return bool(kept[-1] - kept[0] <= CONSTANT * kept[-1])
+    """Whether all is nearly the same, or within the absolute range that scipy takes for the same (1e-19)."""
+    return bool(kept[-1] - kept[0] <= max(CONSTANT * kept[-1], 1e-18))
 
 
 def _published(distances: Array, labels: Array) -> float | None:

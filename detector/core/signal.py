@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +47,10 @@ class Signal(Protocol):
     ``mergeable``: whether the states of two principals can be added up without their queries (``merge``).
     """
 
-    name: str
-    version: int
-    needs: frozenset[Need]
-    mergeable: bool
+    name: ClassVar[str]
+    version: ClassVar[int]
+    needs: ClassVar[frozenset[Need]]
+    mergeable: ClassVar[bool]
 
     def propose(self, rows: Rows, views: Views) -> Proposal:
         """Judge ``rows``. Changes nothing."""

@@ -44,11 +44,12 @@ class Stream:
         """float32 (m, d): features of ``rows``, all of one space."""
         pieces = np.flatnonzero(self._space_of_piece == space)
         if len(pieces) == 1:
-            matrix = self.pieces[pieces[0]].features
-            whole = len(rows) == len(matrix)
-            return matrix if whole else matrix[self.piece_row[rows]]
-        matrix, start = self._matrix(space)
-        return matrix[start[self.piece[rows]] + self.piece_row[rows]]
+            matrix, at = self.pieces[int(pieces[0])].features, self.piece_row[rows]
+        else:
+            matrix, start = self._matrix(space)
+            at = start[self.piece[rows]] + self.piece_row[rows]
+        chosen: NDArray[np.float32] = matrix if len(at) == len(matrix) else matrix[at]
+        return chosen
 
     def _matrix(self, space: int) -> tuple[NDArray[np.float32], Array]:
         if space not in self._matrices:
@@ -79,11 +80,12 @@ class Stream:
 
 
 def _labels(piece: QueryBatch) -> Array:
+    labels: Array = np.zeros(len(piece), np.int64)
     if piece.output_kind == "probabilities":
-        return piece.outputs.argmax(1)
-    if piece.output_kind == "label":
-        return np.clip(piece.outputs[:, 0].astype(np.float64), -LABEL_LIMIT, LABEL_LIMIT).astype(np.int64)
-    return np.zeros(len(piece), np.int64)
+        labels = piece.outputs.argmax(1)
+    elif piece.output_kind == "label":
+        labels = np.clip(piece.outputs[:, 0].astype(np.float64), -LABEL_LIMIT, LABEL_LIMIT).astype(np.int64)
+    return labels
 
 
 def _joined(parts: list[Array], dtype: type) -> Array:

@@ -45,7 +45,8 @@ def carried(grouping: Grouping, at: Array, values: Array, before: Array) -> Arra
 def ordinals(grouping: Grouping, chosen: Array) -> Array:
     """For each chosen row of ``grouping``'s order (bool mask), how many chosen ones its group has before it."""
     before = np.cumsum(chosen) - chosen
-    return (before - np.repeat(before[grouping.starts], grouping.lengths))[chosen]
+    ordinal: Array = (before - np.repeat(before[grouping.starts], grouping.lengths))[chosen]
+    return ordinal
 
 
 def last_of(grouping: Grouping, values: Array) -> Array:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import faiss
+import faiss as typed_faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.columns import Ids
+
+faiss: Any = typed_faiss
+"""Its type stubs lack half of what is used here."""
 
 faiss.cvar.distance_compute_blas_threshold = 1 << 30
 faiss.omp_set_num_threads(1)
@@ -116,7 +119,8 @@ class VectorLists:
         if count == 0:
             return np.empty((0, self.dimension), np.float32)
         codes = faiss.rev_swig_ptr(self._lists.get_codes(number), count * self.dimension * 4)
-        return codes.view(np.float32).reshape(count, self.dimension)
+        vectors: NDArray[np.float32] = codes.view(np.float32).reshape(count, self.dimension)
+        return vectors
 
     def locations(self, lists: Array) -> tuple[Array, Array]:
         """Every vector of ``lists``: (location int64, position in ``lists`` int64)."""

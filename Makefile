@@ -2,7 +2,9 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+PINNED := $(VENV)/.pinned
 STAMP := $(VENV)/.installed
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --quiet
 
@@ -49,12 +51,15 @@ lock:           ## pin all dependencies anew (needs uv)
 clean:          ## remove the environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build out
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): $(PINNED) pyproject.toml
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(PINNED): requirements.lock
 	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 		if $$python -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; python=; \
 	done; \
 	if [ -z "$$python" ]; then echo "weirguard needs Python 3.11 or later (set PYTHON=...)" >&2; exit 1; fi; \
 	$$python -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) --require-hashes --requirement requirements.lock
 	@touch $@

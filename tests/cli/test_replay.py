@@ -14,7 +14,7 @@ import pytest
 
 from detector.cli import replaying
 from detector.cli.main import main
-from detector.contracts.batches import cut, take
+from detector.contracts.batches import take
 from detector.contracts.codecs import decode
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Decision
@@ -93,14 +93,12 @@ def test_the_thief_is_flagged_alone_and_the_summary_says_from_where(tmp_path: Pa
 def test_the_cut_into_micro_batches_changes_nothing(
     tmp_path: Path, traffic: QueryBatch, mode: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = [
-        write_jsonl(tmp_path / f"{part}.jsonl", cut(traffic, 50 * part, 50 * part + 50))
-        for part in range(QUERIES // 50)
-    ]
+    log = write_jsonl(tmp_path / "log.jsonl", traffic)
     config = EngineConfig(mode=mode, prada=PradaConfig(delta=0.9))
-    _replay(tmp_path / "large", *paths, config=config)
-    monkeypatch.setattr(replaying, "QUERIES_AT_ONCE", 50)
-    _replay(tmp_path / "small", *paths, config=config)
+    monkeypatch.setattr(replaying, "QUERIES_AT_ONCE", QUERIES)
+    _replay(tmp_path / "large", log, config=config)
+    monkeypatch.setattr(replaying, "QUERIES_AT_ONCE", 37)
+    _replay(tmp_path / "small", log, config=config)
     for name in ("alerts.jsonl", "decisions.jsonl", "summary.json"):
         assert (tmp_path / "large" / name).read_bytes() == (tmp_path / "small" / name).read_bytes()
     large, small = _verdicts(tmp_path / "large"), _verdicts(tmp_path / "small")

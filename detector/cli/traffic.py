@@ -23,11 +23,16 @@ def traffic(
 
     from detector.lab.population import honest_accounts
     from detector.lab.report import account_table
-    from detector.lab.traffic import Traffic, jacobian_thief
+    from detector.lab.traffic import Traffic, connections, jacobian_thief
     from detector.lab.victims.digits import load_split
 
     split = load_split()
     clients = Traffic(target, split, accounts=honest_accounts(accounts), seed=seed, tempo=1.0)
-    asyncio.run(clients.run(seconds, jacobian_thief(split, seed) if thief else None))
+
+    async def send() -> None:
+        async with connections() as http:
+            await clients.run(http, seconds, jacobian_thief(split, seed) if thief else None)
+
+    asyncio.run(send())
     Console().print(account_table(clients.tallies.values()))
     raise typer.Exit(1 if any(tally.failed for tally in clients.tallies.values()) else 0)

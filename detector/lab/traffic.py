@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.lab.attackers.attacker import Attacker
 from detector.lab.attackers.jbda import JacobianAugmentation
 from detector.lab.client import Client, Tally
 from detector.lab.population import THIEF, THIEF_HABIT, HonestAccount
-from detector.lab.victims.digits import CLASSES, DigitsSplit, Images
+from detector.lab.victims.digits import CLASSES, DigitsSplit
 
 THIEF_SEEDS = 100
 THIEF_STEP = 0.1
@@ -23,13 +24,19 @@ _THIEF_PATIENCE = 40
 """Refusals in a row after which the thief gives up. He does not heed Retry-After."""
 
 _HONEST_PAUSE_AFTER_REFUSAL = 1.0
+_EXTENSION = 0.5
 
 
-def jacobian_thief(split: DigitsSplit, seed: int) -> JacobianAugmentation:
-    """The thief of the demo: 100 natural images of his own, step 0.1, six rounds."""
+def jacobian_thief(split: DigitsSplit, seed: int, budget: int = THIEF_BUDGET) -> JacobianAugmentation:
+    """The thief of the demo: 100 natural images of his own, step 0.1, six rounds unless ``budget`` ends them."""
     order = np.random.default_rng([seed, 1]).permutation(len(split.thief))
     seeds = split.thief.pixels[order[:THIEF_SEEDS]]
-    return JacobianAugmentation(seeds, CLASSES, budget=THIEF_BUDGET, step=THIEF_STEP, seed=seed)
+    return JacobianAugmentation(seeds, CLASSES, budget=budget, step=THIEF_STEP, seed=seed)
+
+
+def connections() -> httpx.AsyncClient:
+    """Keep-alive connections enough for everybody."""
+    return httpx.AsyncClient(timeout=10.0, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None))
 
 
 class Traffic:
@@ -40,52 +47,74 @@ class Traffic:
 
     def __init__(self, url: str, split: DigitsSplit, *, accounts: Sequence[HonestAccount], seed: int, tempo: float):
         self._url = url
-        self._split = split
+        self._images = split.honest
         self._accounts = accounts
         self._seed = seed
         self._tempo = tempo
+        self._finished = asyncio.Event()
+        self._thief_done = asyncio.Event()
         self.tallies = {a.name: Tally(a.name, a.habit.name) for a in accounts}
 
-    async def run(self, seconds: float, thief: Attacker | None = None) -> None:
-        """Sends until ``seconds`` have passed, or for good reason less; then waits for the last answers."""
-        if thief is not None:
-            self.tallies[THIEF] = Tally(THIEF, THIEF_HABIT)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        async with httpx.AsyncClient(timeout=10.0, limits=limits) as http:
-            stop = asyncio.get_running_loop().time() + seconds
-            async with asyncio.TaskGroup() as group:
-                for account in self._accounts:
-                    group.create_task(self._honest(http, account, self._split.honest, stop))
-                if thief is not None:
-                    group.create_task(self._steal(http, thief, stop))
+    async def run(
+        self, http: httpx.AsyncClient, seconds: float, thief: Attacker | None = None, thief_queries: int = 0
+    ) -> None:
+        """Sends for ``seconds`` and waits for the last answers.
 
-    async def _honest(self, http: httpx.AsyncClient, account: HonestAccount, images: Images, stop: float) -> None:
-        client = Client(http, self._url, self.tallies[account.name])
+        On a slow machine, up to half as long again: until the thief has sent ``thief_queries`` or given up.
+        """
+        async with asyncio.TaskGroup() as group:
+            for account in self._accounts:
+                group.create_task(self._honest(Client(http, self._url, self.tallies[account.name]), account))
+            if thief is not None:
+                self.tallies[THIEF] = Tally(THIEF, THIEF_HABIT)
+                group.create_task(self._steal(Client(http, self._url, self.tallies[THIEF]), thief, thief_queries))
+            await asyncio.sleep(seconds)
+            if thief is not None:
+                await _happened(self._thief_done, _EXTENSION * seconds)
+            self._finished.set()
+
+    async def _honest(self, client: Client, account: HonestAccount) -> None:
         rng = np.random.default_rng([self._seed, 2, account.number])
-        for ask in account.habit.behaviour(images, rng):
-            if not await self._pause(ask.pause, stop):
+        for ask in account.habit.behaviour(self._images, rng):
+            if not await self._pause(ask.pause):
                 return
             if await client.ask(ask.rows) is None:
-                await self._pause(_HONEST_PAUSE_AFTER_REFUSAL, stop)
+                await self._pause(_HONEST_PAUSE_AFTER_REFUSAL)
 
-    async def _steal(self, http: httpx.AsyncClient, thief: Attacker, stop: float) -> None:
-        """Query after query at an even pace; a refused one is tried again until his patience is gone."""
-        client = Client(http, self._url, self.tallies[THIEF])
-        refusals = 0
-        while len(batch := await asyncio.to_thread(thief.next_batch)):
-            for row in range(len(batch)):
-                query = batch[row : row + 1]
-                while (answer := await client.ask(query)) is None:
-                    refusals += 1
-                    if refusals >= _THIEF_PATIENCE or not await self._pause(_THIEF_PAUSE, stop):
+    async def _steal(self, client: Client, thief: Attacker, enough: int) -> None:
+        """Round after round; done after ``enough`` queries, or when he gives up."""
+        try:
+            while len(batch := await asyncio.to_thread(thief.next_batch)):
+                for query in np.split(batch, len(batch)):
+                    answer = await self._insist(client, query)
+                    if answer is None:
                         return
-                refusals = 0
-                thief.observe(query, answer)
-                if not await self._pause(_THIEF_PAUSE, stop):
-                    return
+                    thief.observe(query, answer)
+                    if client.tally.sent >= enough:
+                        self._thief_done.set()
+        finally:
+            self._thief_done.set()
 
-    async def _pause(self, seconds: float, stop: float) -> bool:
+    async def _insist(self, client: Client, query: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """The answer to ``query``, tried until his patience is gone; None when it is, or time is up."""
+        for _ in range(_THIEF_PATIENCE):
+            if not await self._pause(_THIEF_PAUSE):
+                return None
+            answer = await client.ask(query)
+            if answer is not None:
+                return answer
+        return None
+
+    async def _pause(self, seconds: float) -> bool:
         """Waits, and says whether there is time for one more query."""
-        left = stop - asyncio.get_running_loop().time()
-        await asyncio.sleep(max(0.0, min(seconds * self._tempo, left)))
-        return asyncio.get_running_loop().time() < stop
+        return not await _happened(self._finished, seconds * self._tempo)
+
+
+async def _happened(event: asyncio.Event, seconds: float) -> bool:
+    """Waits for ``event``, at most ``seconds``; whether it has happened."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

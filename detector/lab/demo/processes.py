@@ -17,7 +17,6 @@ import httpx
 from detector.contracts.errors import WeirguardError
 from detector.runtime.broker import dying_with_parent
 
-_RUN = "from detector.cli.main import main; main()"
 _PREFIX = "WEIRGUARD_"
 _LOG_LINES = 30
 _STOP_SECONDS = 10.0
@@ -32,7 +31,7 @@ class Child:
 
     def __init__(self, command: Sequence[str], settings: Mapping[str, str], folder: Path) -> None:
         self.name = command[0]
-        self._command = [sys.executable, "-c", _RUN, *command]
+        self._command = [sys.executable, "-m", "detector.cli.main", *command]
         self._environment = _environment(settings)
         self._log = folder / f"{self.name}.log"
         self._process: subprocess.Popen[bytes] | None = None

@@ -14,14 +14,14 @@ from detector.lab.attackers.jbda import JacobianAugmentation
 from detector.lab.client import Tally
 from detector.lab.demo.board import Board
 from detector.lab.demo.options import DemoOptions
-from detector.lab.demo.outcome import HonestOutcome, Outcome, ThiefOutcome
+from detector.lab.demo.outcome import PROMISED_QUERY, HonestOutcome, Outcome, ThiefOutcome
 from detector.lab.demo.screen import Screen, screen_for
 from detector.lab.demo.stage import Stage, set_stage
 from detector.lab.demo.view import Moment
 from detector.lab.demo.watch import GateWatch
 from detector.lab.fidelity import Fidelity, measure
 from detector.lab.population import THIEF, honest_accounts
-from detector.lab.traffic import Traffic, jacobian_thief
+from detector.lab.traffic import Traffic, connections, jacobian_thief
 from detector.lab.victims.digits import DigitsSplit, DigitsVictim, load_split
 
 _FRAME_SECONDS = 0.5
@@ -66,13 +66,17 @@ class _Performance:
         self._started_at = time.time()
         with screen:
             async with asyncio.TaskGroup() as group:
-                traffic = group.create_task(self._traffic.run(self._options.seconds, self._thief))
+                traffic = group.create_task(self._send())
                 while not traffic.done():
                     await self._look(screen)
             seconds = time.time() - self._started_at
             for _ in range(int(_SETTLE_SECONDS / _FRAME_SECONDS)):
                 await self._look(screen)
         return seconds
+
+    async def _send(self) -> None:
+        async with connections() as http:
+            await self._traffic.run(http, self._options.seconds, self._thief, PROMISED_QUERY)
 
     async def _look(self, screen: Screen) -> None:
         await asyncio.sleep(_FRAME_SECONDS)

@@ -55,7 +55,6 @@ class Health:
         """A micro-batch is done; ``event_time`` is its newest Kafka timestamp."""
         self.event_time = max(event_time, self.event_time or event_time)
         self._moved_at = self.clock()
-        self._behind_since = None
 
     def behind(self, records: int) -> None:
         """The broker says that ``records`` wait."""

@@ -46,7 +46,7 @@ def test_a_spare_worker_without_partitions_is_ready(health: Health) -> None:
 
 def test_a_rebalance_makes_a_worker_unready_until_restored(health: Health) -> None:
     _running(health)
-    health.assigned(3)
+    health.assigned(2)
     assert not health.ready().ok
     assert health.live().ok
 

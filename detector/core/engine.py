@@ -172,7 +172,7 @@ class _Observing:
             np.full(count, -1, np.int64),
             np.zeros(count, bool),
             np.full(count, np.nan),
-            {name: np.full(count, np.nan) for name in names},
+            {column: np.full(count, np.nan) for column in state.columns},
         )
         self._segments: list[Record] = []
         self._deltas: dict[str, list[Any]] = {name: [] for name in names}
@@ -246,7 +246,9 @@ class _Observing:
                 _Rise(int(numbered.rows[at[row]]), number, proposal, row, int(rows.slots[rows.slot[row]]))
                 for row in proposal.evidence
             ]
-            growing = growing if proposal.growing is None else proposal.growing
+            if proposal.growing is not None:
+                growing = proposal.growing
+                views.settle(growing)
             deltas[signal.name] = proposal.delta
             self._deltas[signal.name][-1].append(proposal.delta)
         step = self._shared_delta(rows, place, block, growing)
@@ -275,8 +277,7 @@ class _Observing:
         out.signals[name][rows] = proposal.statistic
         out.score[rows] = np.fmax(out.score[rows], proposal.score)
         for figure, values in proposal.figures.items():
-            column = out.signals.setdefault(f"{name}.{figure}", np.full(len(out.index), np.nan))
-            column[rows] = values
+            out.signals[f"{name}.{figure}"][rows] = values
 
     def _latch(self, numbered: Numbered, alarms: dict[str, Array], rises: list[_Rise]) -> Array:
         """Write findings and verdicts; the latch of each slot after the segment."""

@@ -44,13 +44,14 @@ class Proposal:
 class Signal(Protocol):
     """State of one signal over all slots of an engine. Slots and pools are dense integers that are reused.
 
-    ``mergeable``: whether the states of two principals can be added up without their queries (``merge``).
+    ``figures``: names of the further columns it may show. ``mergeable``: whether the states of two principals can be added up without their queries (``merge``).
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     needs: ClassVar[frozenset[Need]]
     mergeable: ClassVar[bool]
+    figures: ClassVar[tuple[str, ...]]
 
     def propose(self, rows: Rows, views: Views) -> Proposal:
         """Judge ``rows``. Changes nothing."""

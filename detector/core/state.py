@@ -42,6 +42,12 @@ class State:
     def signal_names(self) -> list[str]:
         return [signal.name for signal in self.signals]
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of what is shown of each row: the signals and, as signal.figure, their figures."""
+        figures = [f"{signal.name}.{figure}" for signal in self.signals for figure in signal.figures]
+        return self.signal_names + figures
+
     def slots_for(self, keys: Sequence[Key], dimensions: Sequence[int]) -> Array:
         """int64 (n,): the slots of ``keys``, made where missing."""
         known = self.principals.slot_of

@@ -113,10 +113,26 @@ class Views:
         self._history = history
         self._previous = previous
         self._reference = reference
+        self._joined: NDArray[np.bool_] | None = None
+
+    def settle(self, growing: NDArray[np.bool_]) -> None:
+        """Say which rows join the growing set: from the signal that owns it to those after it in the registry."""
+        self._joined = growing
+
+    @cached_property
+    def grown(self) -> NDArray[np.float64]:
+        """float64 (n,): distance to the growing set of the row's own pool as of that row, inf where it was empty.
+        For signals after the one that owns the growing set."""
+        assert self._joined is not None, "the registry puts the owner of the growing set before those who ask for it"
+        order, neighbours = self._rows.by_pool.order, self.growing
+        joined = self._joined[order][neighbours.earlier]
+        nearest = neighbours.stored.copy()
+        np.minimum.at(nearest, neighbours.later[joined], neighbours.distance[joined])
+        return _scatter(order, nearest)
 
     @cached_property
     def growing(self) -> GrowingNeighbours:
-        """Neighbours in the growing set of the row's own pool."""
+        """Neighbours in the growing set of the row's own pool, for the signal that decides who joins it."""
         rows, grouping = self._rows, self._rows.by_pool
         lists = self._history.growing_lists(rows.pools)[rows.pool[grouping.order]]
         queries = rows.features[grouping.order]

@@ -13,12 +13,13 @@ from scipy.stats import shapiro
 
 @dataclass
 class OraclePrincipal:
-    """The published agent's verdict for one principal, and the last W it computed."""
+    """The published agent's verdict for one principal, the last W it computed, and the last query's distance."""
 
     delta: float
     queries: int = 0
     verdict: bool = False
     w: float = nan
+    last: float | None = None
     growing: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
     joined: dict[int, list[float]] = field(default_factory=dict)
     thresholds: dict[int, float] = field(default_factory=dict)
@@ -29,7 +30,7 @@ class OraclePrincipal:
         return sum(len(vectors) for vectors in self.growing.values())
 
     def query(self, features: NDArray[np.float32], label: int) -> bool:
-        vector = features.astype(np.float64)
+        vector, self.last = features.astype(np.float64), None
         if label in self.growing:
             self._measure(vector, label)
         else:
@@ -41,6 +42,7 @@ class OraclePrincipal:
 
     def _measure(self, vector: NDArray[np.float64], label: int) -> None:
         nearest = min(float(np.sqrt(np.sum((other - vector) ** 2))) for other in self.growing[label])
+        self.last = nearest
         self.distances.setdefault(label, []).append(nearest)
         if nearest > self.thresholds[label]:
             self.growing[label].append(vector)

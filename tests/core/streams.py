@@ -148,7 +148,7 @@ def observe(engine: Engine, pieces: Sequence[QueryBatch], cuts: Sequence[int] = 
     count = sum(len(piece) for piece in pieces)
     borders = [0, *cuts, count]
     seen = [
-        (start, engine.observe(_slice(pieces, start, end)))
+        (start, engine.observe(rows_between(pieces, start, end)))
         for start, end in zip(borders[:-1], borders[1:], strict=True)
         if end > start
     ]
@@ -176,7 +176,8 @@ def _plain(start: int, finding: Finding) -> tuple[Any, ...]:
     return (start + finding.row, *(getattr(finding, name) for name in finding.__slots__ if name != "row"))
 
 
-def _slice(pieces: Sequence[QueryBatch], start: int, end: int) -> MicroBatch:
+def rows_between(pieces: Sequence[QueryBatch], start: int, end: int) -> MicroBatch:
+    """Rows ``start`` to ``end`` of the concatenation of ``pieces``."""
     parts = []
     for piece in pieces:
         low, high = max(start, 0), min(end, len(piece))

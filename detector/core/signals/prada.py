@@ -33,6 +33,7 @@ class Prada:
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[Need]] = frozenset({"growing"})
     mergeable: ClassVar[bool] = False
+    figures: ClassVar[tuple[str, ...]] = ("constant_steps", "repeats")
 
     def __init__(self, config: EngineConfig) -> None:
         self._delta = config.prada.delta

@@ -1,0 +1,97 @@
+"""A signal made for the tests alone. It uses every view and keeps state per slot and per pool."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NoReturn
+
+import numpy as np
+
+from detector.contracts.findings import Evidence
+from detector.core.arrays import Array
+from detector.core.columns import Columns
+from detector.core.configuration import EngineConfig
+from detector.core.signal import Delta, Need, Proposal
+from detector.core.tested import carried, last_of
+from detector.core.views import Rows, Views
+
+FAR = 1e6
+ALARM_AT = 40.0
+
+
+class Toy:
+    """Adds up, per principal, how near its queries come to anything known; alarms at 40."""
+
+    name: ClassVar[str] = "toy"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Need]] = frozenset({"growing", "history", "previous", "reference"})
+    mergeable: ClassVar[bool] = False
+    figures: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.slots = Columns({"total": (np.float64, 0.0)})
+        self.pools = Columns({"queries": (np.int64, 0)})
+
+    def propose(self, rows: Rows, views: Views) -> Proposal:
+        self._reserve(rows.slots, rows.pools)
+        grouping = rows.by_slot
+        total = self._totals(rows, self._nearness(rows, views))
+        statistic = np.empty(len(rows))
+        statistic[grouping.order] = total
+        alarm = statistic >= ALARM_AT
+        standing = self.slots["total"][rows.slots] >= ALARM_AT
+        before = carried(grouping, np.arange(len(rows)), alarm[grouping.order], standing)
+        before = np.roll(before, 1)
+        before[grouping.starts] = standing
+        risen = grouping.order[alarm[grouping.order] & ~before]
+        return Proposal(
+            statistic=statistic,
+            score=statistic / ALARM_AT,
+            alarm=alarm,
+            threshold=ALARM_AT,
+            evidence={int(row): (Evidence("total", float(statistic[row]), "", ALARM_AT),) for row in risen},
+            delta={
+                "total": last_of(grouping, total),
+                "queries": self.pools["queries"][rows.pools] + rows.by_pool.lengths,
+            },
+        )
+
+    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        self._reserve(slots, pools)
+        self.slots["total"][slots] = delta["total"]
+        self.pools["queries"][pools] = delta["queries"]
+
+    def dump(self, slots: Array, pools: Array) -> Delta:
+        self._reserve(slots, pools)
+        return {"total": self.slots["total"][slots], "queries": self.pools["queries"][pools]}
+
+    def load(self, slots: Array, pools: Array, state: Delta) -> None:
+        self.apply(slots, pools, state)
+
+    def evict(self, slots: Array, pools: Array) -> None:
+        self.slots.reset(slots)
+        self.pools.reset(pools)
+
+    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
+        return self.slots.nbytes + self.pools.nbytes
+
+    def merge(self, states: list[Delta]) -> NoReturn:
+        raise NotImplementedError
+
+    def _nearness(self, rows: Rows, views: Views) -> Array:
+        hardness = rows.column("hardness", 0.5).astype(np.float64)
+        confidence = np.nan_to_num(rows.outputs[:, 0].astype(np.float64))
+        near = sum(1.0 / (1.0 + np.minimum(view, FAR)) for view in (views.history, views.previous, views.grown))
+        return np.asarray(near) + np.nan_to_num(1.0 / (1.0 + views.reference)) + 0.01 * hardness + 0.001 * confidence
+
+    def _totals(self, rows: Rows, nearness: Array) -> Array:
+        """One after the other, so that rounding does not depend on where a micro-batch begins."""
+        total = np.empty(len(rows))
+        grouping, before = rows.by_slot, self.slots["total"][rows.slots]
+        for group, (start, length) in enumerate(zip(grouping.starts.tolist(), grouping.lengths.tolist(), strict=True)):
+            own = nearness[grouping.order[start : start + length]]
+            total[start : start + length] = np.cumsum(np.concatenate((before[group : group + 1], own)))[1:]
+        return total
+
+    def _reserve(self, slots: Array, pools: Array) -> None:
+        self.slots.reserve(int(slots.max(initial=-1)) + 1)
+        self.pools.reserve(int(pools.max(initial=-1)) + 1)

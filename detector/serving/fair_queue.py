@@ -38,7 +38,7 @@ class FairQueue(Generic[T]):
 
     A row is charged its share of either bound, whichever is larger, so that one budget bounds both.
     When the budget is spent, the newest item of whoever holds most of it goes: shares become max-min fair,
-    and what is left of each principal is the unbroken beginning of what he sent.
+    and a flood keeps its beginning.
     """
 
     def __init__(self, max_queries: int, max_bytes: int) -> None:

@@ -82,7 +82,7 @@ def test_a_renewal_of_slow_does_not_hand_out_a_fresh_burst_but_a_new_rate_counts
     renewed = table.get(KEY)
     table.apply(*record(decision("slow", rate=2.0, epoch=(1, 3))))
     changed = table.get(KEY)
-    assert first is not None and renewed is not None and changed is not None  # noqa: PT018  narrows all three
+    assert first is not None and renewed is not None and changed is not None
     assert first.bucket is renewed.bucket
     assert changed.bucket is not renewed.bucket
 

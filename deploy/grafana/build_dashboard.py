@@ -102,7 +102,7 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 level(defs.DECISIONS_ACTIVE, "model, action, mode"),
                 rate(defs.DECISIONS, "action, mode, origin"),
                 distribution(defs.SCORE),
-                quantiles(defs.SCORE, "signal"),
+                quantiles(defs.SCORE, "model"),
             ),
         ),
         (

@@ -13,8 +13,8 @@ def run(
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Run the detector: one worker process under a supervisor that restarts it when it stops on doubt."""
-    from detector.runtime.settings import FILE_VARIABLE, load_settings
     from detector.runtime.logging import configure_logging
+    from detector.runtime.settings import FILE_VARIABLE, load_settings
     from detector.stream.supervisor import Backoff, Supervisor, worker_command
 
     loaded = load_settings(settings)

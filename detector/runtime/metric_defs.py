@@ -86,8 +86,8 @@ SCORE = Metric(
     "score_ratio",
     "histogram",
     "1",
-    "Suspicion as a share of the threshold: from 1 on a principal is suspicious.",
-    (MODEL, SIGNAL),
+    "Suspicion as a share of the threshold, of each principal in a micro-batch: from 1 on he is suspicious.",
+    (MODEL,),
     _SUSPICION,
 )
 STAGE_DURATION = Metric(

@@ -133,11 +133,9 @@ class Receiver:
             raise InvalidRecord("partition", "a re-keyed record arrived in a partition that is not its principal's")
         origin = f"{self._partition}:{record.offset}".encode()
         for partition in np.unique(home[home != self._partition]):
-            stray = take(batch, np.flatnonzero(home == partition))
             headers = ((CONTENT_TYPE, PACKED_CONTENT_TYPE.encode()), (ORIGIN, origin))
-            yield Message(
-                self._topics.rekeyed, int(partition), None, encode_packed(stray, ()), headers, record.timestamp
-            )
+            stray = take(batch, np.flatnonzero(home == partition))
+            yield Message(self._topics.rekeyed, int(partition), None, encode_packed(stray), headers, record.timestamp)
 
     def _dead_letter(self, record: SourceRecord, rows: Sequence[BadRow]) -> Message:
         topic = getattr(self._topics, record.source)

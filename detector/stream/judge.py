@@ -60,6 +60,7 @@ def _activity(
         findings=observation.findings,
         learning=learning,
         counts=counts,
+        judged=observation.index >= 0,
     )
 
 

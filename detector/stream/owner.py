@@ -20,10 +20,11 @@ from detector.contracts.topics import Topics
 from detector.stream import faust_edges
 from detector.stream.exits import Exit, stop_now
 from detector.stream.intake import SourceRecord
-from detector.stream.partition import Partition, Step
+from detector.stream.partition import Partition
 from detector.stream.record import Message, StateRecord
 from detector.stream.record import encode as encode_record
 from detector.stream.reporter import Reporter
+from detector.stream.step import Step
 
 SOURCES = ("commands", "queries", "rekeyed")
 

@@ -6,9 +6,9 @@ then its outbox and the scores; then ``confirm``. Only after that may the source
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from detector.contracts.codecs.records import decision_key, encode
 from detector.contracts.codecs.records import decode as decode_record
 from detector.contracts.errors import InvalidRecord, OwnershipLost, StateLogHole
-from detector.contracts.findings import Alert, Command, Decision
+from detector.contracts.findings import Command, Decision
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
 from detector.core.batch import Observation
@@ -27,26 +27,7 @@ from detector.stream.judge import POLICY_SECTION, Judge
 from detector.stream.record import Kind, Message, Position, StateRecord, decode
 from detector.stream.record import encode as encode_record
 from detector.stream.scores import ScoreBoard
-
-
-@dataclass(slots=True)
-class Step:
-    """One state record with all that must precede and follow it, and figures for the metrics."""
-
-    position: Position
-    kind: Kind
-    record: bytes
-    before: list[Message] = field(default_factory=list)
-    after: list[Message] = field(default_factory=list)
-    queries: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
-    missing: Counter[str] = field(default_factory=Counter)
-    scores: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict)
-    alerts: list[Alert] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)
-    rekeyed: int = 0
-    evicted: int = 0
-    first_chunk: int | None = None
+from detector.stream.step import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +195,7 @@ class Partition:
         letters = self._receiver.dead_letters(unseen, intake.refused) + self._receiver.dead_letters(records, refused)
         step.before = letters + intake.strays
         step.after.extend(self._scores.due(judgement.observation, times))
-        _count(step, intake, judgement.observation, refused)
+        step.count(intake, judgement.observation, refused)
         return step
 
     def command(self, record: SourceRecord) -> Step:
@@ -342,14 +323,3 @@ class Partition:
 
 def _counted(intake: Intake, clocks: NDArray[np.float64], backlog: NDArray[np.bool_]) -> list[Counted]:
     return [Counted(count, float(clocks[at]), row, bool(backlog[at])) for at, count, row in intake.counts]
-
-
-def _count(step: Step, intake: Intake, observation: Observation, refused: Mapping[int, Sequence[BadRow]]) -> None:
-    for piece in intake.pieces:
-        step.queries[piece.model] += len(piece)
-    for rows in (*intake.refused.values(), *refused.values()):
-        step.refused.update(row.reason for row in rows)
-    for _, count, _ in intake.counts:
-        step.missing[count.kind] += count.queries
-    step.rekeyed = len(intake.strays)
-    step.evicted = observation.evicted

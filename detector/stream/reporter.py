@@ -13,7 +13,8 @@ from detector.runtime.metrics import Metrics
 from detector.stream.intake import SourceRecord
 
 if TYPE_CHECKING:
-    from detector.stream.partition import Partition, Step
+    from detector.stream.partition import Partition
+    from detector.stream.step import Step
 
 Place = tuple[str, int]
 """(source, partition)."""
@@ -90,8 +91,8 @@ class Reporter:
             self.metrics.add(names.DEAD_LETTERS, rows, reason=reason)
         for kind, queries in step.missing.items():
             self.metrics.add(names.QUERIES_MISSING, queries, kind=kind)
-        for (model, signal), values in step.scores.items():
-            self.metrics.observe(names.SCORE, values, model=model, signal=signal)
+        for model, values in step.scores.items():
+            self.metrics.observe(names.SCORE, values, model=model)
         for alert in step.alerts:
             self.metrics.add(names.ALERTS, model=alert.model, signal=alert.signal, severity=alert.severity)
         for decision in step.decisions:

@@ -34,7 +34,7 @@ class ScoreBoard:
 
     def due(self, observation: Observation, times: NDArray[np.float64]) -> Iterator[Message]:
         """Score records for the last row of each principal in ``observation``, where one is due."""
-        for row in _last_rows(observation):
+        for row in last_rows(observation):
             if observation.index[row] + 1 >= LEAST_QUERIES and self._is_due(observation, row, float(times[row])):
                 yield self._message(observation, row, float(times[row]))
 
@@ -67,7 +67,8 @@ class ScoreBoard:
         return Message(self._topic, self._partition, decision_key(key.model, key.principal), encode(record))
 
 
-def _last_rows(observation: Observation) -> list[int]:
+def last_rows(observation: Observation) -> list[int]:
+    """The last row of each principal, in no order; refused rows do not count."""
     taken = np.flatnonzero(observation.index >= 0)
     _, last = np.unique(observation.key_index[taken][::-1], return_index=True)
     return [int(row) for row in taken[::-1][last]]

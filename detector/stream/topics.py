@@ -16,6 +16,8 @@ from detector.runtime.sections import KafkaSettings
 _DAY = 86_400_000
 _WITH_REASONS = 1_048_576
 _SETTLE_SECONDS = 10.0
+_BOOTSTRAP_MILLISECONDS = 5_000
+_BROKER_TIME = ("cleanup.policy", "message.timestamp.type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,10 @@ class TopicShape:
 
 
 def shapes(kafka: KafkaSettings) -> list[TopicShape]:
-    """Every topic of the service. Those of one principal's path all have the same number of partitions."""
+    """Every topic of the service, all with the same number of partitions.
+
+    Sources carry the broker's time: policy time follows them, and a producer's clock must not move it.
+    """
     topics, wide = kafka.topics, kafka.partitions
     largest = str(kafka.query_record_bytes)
     queries = {
@@ -48,9 +53,9 @@ def shapes(kafka: KafkaSettings) -> list[TopicShape]:
     kept = {"cleanup.policy": "delete", "retention.ms": str(90 * _DAY)}
     letters = kept | {"max.message.bytes": str(kafka.query_record_bytes + _WITH_REASONS)}
     return [
-        TopicShape(topics.queries, wide, queries),
-        TopicShape(topics.rekeyed, wide, queries),
-        TopicShape(topics.commands, wide, kept | {"message.timestamp.type": "LogAppendTime"}),
+        TopicShape(topics.queries, wide, queries, _BROKER_TIME),
+        TopicShape(topics.rekeyed, wide, queries, _BROKER_TIME),
+        TopicShape(topics.commands, wide, kept | {"message.timestamp.type": "LogAppendTime"}, _BROKER_TIME),
         TopicShape(
             topics.state_log, wide, state, ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
         ),
@@ -68,7 +73,7 @@ def ensure(kafka: KafkaSettings) -> None:
     Raises ConfigurationError for a topic of the wrong shape, BrokerError when the cluster cannot be asked.
     """
     try:
-        admin = KafkaAdminClient(**kafka.client_arguments())
+        admin = KafkaAdminClient(bootstrap_timeout_ms=_BOOTSTRAP_MILLISECONDS, **kafka.client_arguments())
     except KafkaError as error:
         raise BrokerError(f"cannot reach Kafka at {kafka.bootstrap_servers} as configured: {error}") from error
     try:

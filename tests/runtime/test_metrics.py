@@ -32,10 +32,10 @@ def test_exactly_what_is_defined_is_served(metrics: Metrics) -> None:
 def test_counters_gauges_and_histograms_take_values(metrics: Metrics, registry: CollectorRegistry) -> None:
     metrics.add(defs.QUERIES, 3, model="iris")
     metrics.set(defs.STATE_BYTES, 12)
-    metrics.observe(defs.SCORE, [0.3, 1.2], model="iris", signal="prada")
+    metrics.observe(defs.SCORE, [0.3, 1.2], model="iris")
     assert registry.get_sample_value("weirguard_queries_total", {"model": "iris"}) == 3
     assert registry.get_sample_value("weirguard_state_bytes") == 12
-    labels = {"model": "iris", "signal": "prada", "le": "1.0"}
+    labels = {"model": "iris", "le": "1.0"}
     assert registry.get_sample_value("weirguard_score_ratio_bucket", labels) == 1
 
 

@@ -30,6 +30,11 @@ def undisturbed() -> tuple[World, Partition]:
     return world, owner
 
 
+def absorb_all(world: World, partition: Partition) -> None:
+    for offset, value in world.log:
+        partition.absorb(offset, value)
+
+
 CALM, CALM_OWNER = undisturbed()
 OUTCOME = CALM.outcome()
 STATE = state_of(CALM_OWNER)
@@ -80,8 +85,7 @@ def test_an_owner_that_reads_a_newer_fence_stops() -> None:
     world.run(owner, 3)
     world.take_over()
     with pytest.raises(OwnershipLost):
-        for offset, value in world.log:
-            owner.absorb(offset, value)
+        absorb_all(world, owner)
 
 
 def test_an_owner_whose_recovery_ended_before_its_own_fence_does_not_begin() -> None:
@@ -94,8 +98,7 @@ def test_reading_ones_own_records_again_changes_nothing() -> None:
     owner = world.take_over()
     world.run(owner, 30)
     before = state_of(owner)
-    for offset, value in world.log:
-        owner.absorb(offset, value)
+    absorb_all(world, owner)
     assert state_of(owner) == before
 
 

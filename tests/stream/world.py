@@ -19,9 +19,10 @@ from detector.policy.ledger import Ledger
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.intake import Receiver, SourceRecord
 from detector.stream.judge import Judge
-from detector.stream.partition import Partition, Step, Writer
+from detector.stream.partition import Partition, Writer
 from detector.stream.record import Message, StateRecord
 from detector.stream.record import encode as encode_record
+from detector.stream.step import Step
 
 TOPICS = Topics("test")
 PACKED = {"content-type": PACKED_CONTENT_TYPE.encode()}

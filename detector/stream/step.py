@@ -1,0 +1,55 @@
+"""What one state record does to the outside, and its figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from detector.contracts.findings import Alert, Decision
+from detector.contracts.queries import BadRow
+from detector.core.batch import Observation
+from detector.stream.intake import Intake
+from detector.stream.record import Kind, Message, Position
+from detector.stream.scores import last_rows
+
+
+@dataclass(slots=True)
+class Step:
+    """One state record with all that must precede and follow it, and figures for the metrics."""
+
+    position: Position
+    kind: Kind
+    record: bytes
+    before: list[Message] = field(default_factory=list)
+    after: list[Message] = field(default_factory=list)
+    queries: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    missing: Counter[str] = field(default_factory=Counter)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    alerts: list[Alert] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    rekeyed: int = 0
+    evicted: int = 0
+    first_chunk: int | None = None
+
+    def count(self, intake: Intake, observation: Observation, refused: Mapping[int, Sequence[BadRow]]) -> None:
+        """Fill in the figures: what ``intake`` brought and the engine made of it; ``refused`` did not get that far."""
+        for piece in intake.pieces:
+            self.queries[piece.model] += len(piece)
+        for rows in (*intake.refused.values(), *refused.values()):
+            self.refused.update(row.reason for row in rows)
+        for _, count, _ in intake.counts:
+            self.missing[count.kind] += count.queries
+        self.rekeyed = len(intake.strays)
+        self.evicted = observation.evicted
+        self._count_scores(observation)
+
+    def _count_scores(self, observation: Observation) -> None:
+        """The score of each principal as of the end of the micro-batch, by model."""
+        rows = [row for row in last_rows(observation) if not np.isnan(observation.score[row])]
+        for row in rows:
+            model = observation.keys[observation.key_index[row]].model
+            self.scores.setdefault(model, []).append(float(observation.score[row]))

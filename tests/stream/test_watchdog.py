@@ -1,0 +1,82 @@
+"""The watchdog: stops what is stuck, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from detector.runtime.health import Health
+from detector.runtime.metrics import new_metrics
+from detector.stream.exits import Exit
+from detector.stream.reporter import Reporter
+from detector.stream.watchdog import RECOVERY_SECONDS, Watchdog
+
+
+class Rig:
+    """A watchdog whose clock, commits and broker the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.committed: dict[tuple[str, int], int] = {}
+        self.broker = True
+        self.reporter = Reporter(Health(lambda: self.now, 60.0), new_metrics(5))
+        self.watchdog = Watchdog(self.reporter, lambda: self.committed, lambda: self.broker, 60.0)
+
+    def verdict(self, after: float) -> Exit | None:
+        self.now += after
+        found = self.watchdog.verdict(self.now)
+        return found[0] if found else None
+
+
+@pytest.fixture
+def rig() -> Rig:
+    rig = Rig()
+    rig.reporter.assigned([0, 1])
+    return rig
+
+
+def test_recovery_that_reads_is_left_alone_and_one_that_stands_still_is_stopped(rig: Rig) -> None:
+    for _ in range(10):
+        assert rig.verdict(RECOVERY_SECONDS - 1) is None
+        rig.reporter.absorbed()
+    assert rig.verdict(RECOVERY_SECONDS + 1) is Exit.RECOVERY_STALLED
+
+
+def test_a_broker_that_is_away_is_no_reason(rig: Rig) -> None:
+    rig.broker = False
+    assert rig.verdict(1000) is None
+
+
+def test_a_quiet_worker_is_left_alone(rig: Rig) -> None:
+    rig.reporter.recovered(2)
+    assert rig.verdict(100_000) is None
+
+
+def test_records_that_wait_without_progress_stop_the_worker(rig: Rig) -> None:
+    rig.reporter.recovered(2)
+    verdict = None
+    for _ in range(8):
+        rig.reporter.health.behind(10)
+        verdict = rig.verdict(10) or verdict
+    assert verdict is Exit.PROGRESS_STALLED
+
+
+def test_a_commit_that_stands_still_behind_what_is_applied_stops_the_worker(rig: Rig) -> None:
+    rig.reporter.recovered(2)
+    rig.reporter.applied["queries", 0] = 9
+    rig.committed["queries", 0] = 5
+    assert rig.verdict(1) is None
+    rig.committed["queries", 0] = 7
+    assert [rig.verdict(40), rig.verdict(40), rig.verdict(40)] == [None, None, Exit.PROGRESS_STALLED]
+
+
+def test_a_commit_that_follows_is_left_alone(rig: Rig) -> None:
+    rig.reporter.recovered(2)
+    for offset in range(10):
+        rig.reporter.applied["queries", 0] = offset + 1
+        rig.committed["queries", 0] = offset
+        assert rig.verdict(50) is None
+
+
+def test_a_worker_that_the_group_never_assigns_stops() -> None:
+    rig = Rig()
+    assert [rig.verdict(50), rig.verdict(50)] == [None, Exit.PROGRESS_STALLED]

@@ -24,7 +24,7 @@ def kill_worker(stage: Stage, chance: random.Random) -> str:
         worker.kill_all()
         worker.start()
         return f"killed {worker.name} and its supervisor"
-    stage.wait(f"a {worker.name} to kill", worker.kill, 60.0)
+    stage.wait(f"a {worker.name} to kill", worker.kill)
     return f"killed {worker.name}"
 
 
@@ -32,8 +32,9 @@ def join_and_leave(stage: Stage, chance: random.Random) -> str:
     """A third worker joins, works for a while or just not yet, and leaves cleanly."""
     guest = stage.guest
     guest.start()
+    stage.wait("the guest's worker process", lambda: guest.working)
     if chance.random() < 0.7:
-        stage.wait("the guest ready", guest.ready, 60.0)
+        stage.wait("the guest ready", guest.ready)
     time.sleep(chance.uniform(1.0, 4.0))
     seconds = guest.leave()
     time.sleep(chance.uniform(0.0, 3.0))
@@ -44,7 +45,7 @@ def freeze_worker(stage: Stage, chance: random.Random) -> str:
     """SIGSTOP beyond the session, then SIGCONT."""
     time.sleep(chance.uniform(0.5, 3.0))
     worker = chance.choice(stage.workers)
-    stage.wait(f"a {worker.name} to freeze", worker.freeze, 60.0)
+    stage.wait(f"a {worker.name} to freeze", worker.freeze)
     time.sleep(_FROZEN_SECONDS)
     worker.thaw()
     time.sleep(chance.uniform(1.0, 5.0))

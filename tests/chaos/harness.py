@@ -15,8 +15,6 @@ from tests.chaos.report import Report
 from tests.chaos.stage import Broker, Stage
 from tests.chaos.undisturbed import actions, differences, expected, observed, plain
 
-DRAIN_SECONDS = 120.0
-
 Say = Callable[[str], None]
 
 
@@ -92,7 +90,7 @@ def run_series(
 
 def _conclude(stage: Stage, result: Result) -> None:
     started = time.monotonic()
-    report = stage.drain(DRAIN_SECONDS)
+    report = stage.drain()
     result.drain_seconds = time.monotonic() - started
     result.queries = stage.load.rows
     result.audit = _figures(report)
@@ -100,8 +98,8 @@ def _conclude(stage: Stage, result: Result) -> None:
     result.exits = dict(stage.exits())
     logs, _ = stage.tail.snapshot()
     further = stage.population.draw(3_000)
-    wanted, got = expected(logs, stage.settings, further), observed(logs, stage.settings, further)
-    result.differences = differences(wanted, got)
+    wanted = expected(logs, stage.settings, further, stage.directory / "undisturbed")
+    result.differences = differences(wanted, observed(logs, stage.settings, further))
     result.outcome = plain(wanted) | actions(wanted)
 
 

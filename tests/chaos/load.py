@@ -6,8 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from kafka import KafkaProducer
@@ -85,23 +84,21 @@ class Load:
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
         self._error: BaseException | None = None
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """Send no more and wait for the broker to take all. Raises what a send raised."""
         self._stopping.set()
         self._thread.join()
         self._producer.flush(timeout=120)
-        self._producer.close()
         if self._error is not None:
             raise self._error
+
+    def close(self) -> None:
+        """Let go of the broker, whatever is still to be sent."""
+        self._stopping.set()
+        self._producer.close(timeout=0)
 
     def send(self, rows: int) -> None:
         """One batch of ``rows`` queries, now."""

@@ -15,7 +15,6 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
-from detector.contracts.errors import ConfigurationError
 from detector.runtime.sections import KafkaSettings, PolicySettings, WorkerSettings
 from detector.runtime.settings import Settings
 from detector.stream import topics
@@ -29,7 +28,7 @@ from tests.chaos.workers import Worker
 
 SESSION_SECONDS = 6.0
 _WARM_UP_QUERIES = 600
-_READY_SECONDS = 90.0
+PATIENCE_SECONDS = 240.0
 _POLL_SECONDS = 0.5
 
 
@@ -87,18 +86,18 @@ class Stage:
     ) -> None:
         self._stack.close()
 
-    def wait(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
-        """Until ``condition`` holds. Raises TimeoutError after ``seconds``."""
-        deadline = time.monotonic() + seconds
+    def wait(self, what: str, condition: Callable[[], bool]) -> None:
+        """Until ``condition`` holds. Raises TimeoutError when that is hopeless, however slow the machine."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{what}: not within {seconds:g} s; logs in {self.directory}")
+                raise TimeoutError(f"{what}: not within {PATIENCE_SECONDS:g} s; logs in {self.directory}")
             time.sleep(_POLL_SECONDS)
 
-    def drain(self, seconds: float) -> Report:
+    def drain(self) -> Report:
         """Stop the load, wait until all of it is applied and committed, and audit; the audit as it is at the latest."""
         self.load.stop()
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._settled() and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         return self.audit()
@@ -121,33 +120,26 @@ class Stage:
         return Worker(name, environment(self.settings), self.directory / f"{name}.log")
 
     def _begin(self) -> None:
-        self.wait("the topics made", self._topics_are_there, 15.0)
+        topics.ensure(self.settings.kafka)
         if not self.embedded:
             _stamp_by_broker(self.broker.bootstrap, self._names)
             _offsets_topic(self.broker.bootstrap)
         self._stack.enter_context(self.tail)
+        self._stack.callback(self.load.close)
         for worker in (*self.workers, self.guest):
             self._stack.callback(worker.stop)
         for worker in self.workers:
             worker.start()
-        self.wait("workers ready", self._all_ready, _READY_SECONDS)
+        self.wait("workers ready", self._all_ready)
         self.load.send(_WARM_UP_QUERIES)
-        self.wait("the first queries applied", self._warm, _READY_SECONDS)
-        self.load.__enter__()
+        self.wait("the first queries applied", self._warm)
+        self.load.start()
 
     def _all_ready(self) -> bool:
         gone = [worker.name for worker in self.workers if not worker.running]
         if gone:
             raise RuntimeError(f"{', '.join(gone)} ended before being ready; logs in {self.directory}")
         return all(worker.ready() for worker in self.workers)
-
-    def _topics_are_there(self) -> bool:
-        """Kafka answers for a new topic a moment after it has made it."""
-        try:
-            topics.ensure(self.settings.kafka)
-        except ConfigurationError:
-            return False
-        return True
 
     def _warm(self) -> bool:
         return self._sent_and_applied() and len(self.load.last) == self.settings.kafka.partitions

@@ -1,33 +1,37 @@
-"""What should have come of the queries, had nothing happened: the same records through the same judge, in one go.
+"""What should have come of the queries, had nothing happened: ``weirguard replay`` of the same records.
 
-The disturbed run's alerts and decisions are those on the broker; its verdicts are what an engine says that is rebuilt
-from the state records that count. Both engines are then asked the same question: one further query by everybody.
+The records go into one Parquet file a partition, with their Kafka timestamps. The disturbed run's alerts and decisions
+are those on the broker; its verdicts are what an engine says that is rebuilt from the state records that count. Both
+are asked the same question: one further query by everybody.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from detector.cli.replaying import replay
+from detector.contracts.batches import take
 from detector.contracts.codecs.queries import decode_queries
-from detector.contracts.codecs.records import encode
 from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation
 from detector.core.engine import Engine
-from detector.policy.ledger import Ledger
 from detector.runtime.settings import Settings
 from detector.stream.building import engine_config, policy_of
-from detector.stream.judge import POLICY_SECTION, Judge
+from detector.stream.judge import POLICY_SECTION
 from tests.chaos.audit import Counted, Names, content, counted_records
 from tests.chaos.logs import Entry, Logs
 
-_BATCH_RECORDS = 200
 _SCORE_ROUNDING = 1e-9
 
 
@@ -52,25 +56,27 @@ class Outcome:
     decisions: set[str] = field(default_factory=set)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
-    def add(self, other: Outcome) -> None:
-        self.alerts |= other.alerts
-        self.decisions |= other.decisions
-        self.verdicts |= other.verdicts
 
-
-def expected(logs: Logs, settings: Settings, further: QueryBatch) -> Outcome:
-    """The outcome of an undisturbed run over the source topic as it lies on the broker."""
+def expected(logs: Logs, settings: Settings, further: QueryBatch, directory: Path) -> Outcome:
+    """The outcome of an undisturbed run over the source topic as it lies on the broker; files go to ``directory``."""
     outcome = Outcome()
     names = Names(settings.kafka.prefix)
     for partition in logs.partitions(names.queries):
-        outcome.add(_undisturbed(logs.entries[names.queries, partition], settings, _of(further, partition, settings)))
+        home = directory / f"partition-{partition}"
+        home.mkdir(parents=True)
+        queries = write_queries(logs.entries[names.queries, partition], home / "queries.parquet")
+        said = _replay([queries], home / "replayed", settings)
+        outcome.alerts |= _contents((said / "alerts.jsonl").read_bytes().splitlines())
+        outcome.decisions |= _contents((said / "decisions.jsonl").read_bytes().splitlines())
+        outcome.verdicts |= _undisturbed_verdicts(queries, home, settings, _of(further, partition, settings))
     return outcome
 
 
 def observed(logs: Logs, settings: Settings, further: QueryBatch) -> Outcome:
     """The outcome of the disturbed run."""
     names = Names(settings.kafka.prefix)
-    outcome = Outcome(_contents(logs.of(names.alerts)), _contents(logs.of(names.decisions)))
+    alerts, decisions = (_contents(one.value for one in logs.of(topic)) for topic in (names.alerts, names.decisions))
+    outcome = Outcome(alerts, decisions)
     for partition in logs.partitions(names.queries):
         records = counted_records(logs, settings.kafka.prefix, partition)
         for start in {0, _last_cut(records)}:
@@ -93,39 +99,61 @@ def differences(wanted: Outcome, got: Outcome) -> list[str]:
     return found
 
 
-def _contents(entries: Iterable[Entry]) -> set[str]:
-    return {content(entry.value) for entry in entries if entry.value is not None}
+def _contents(values: Iterable[bytes | None]) -> set[str]:
+    return {content(value) for value in values if value is not None}
 
 
 def _of(batch: QueryBatch, partition: int, settings: Settings) -> QueryBatch:
     """One row of ``batch`` for each principal of this partition."""
-    from detector.contracts.batches import take
-
     _, first = np.unique(batch.principal_index, return_index=True)
     homes = [partition_of(batch.principals[batch.principal_index[row]], settings.kafka.partitions) for row in first]
     return take(batch, np.asarray([row for row, home in zip(first, homes, strict=True) if home == partition], np.int64))
 
 
-def _judge(settings: Settings) -> Judge:
-    config = engine_config(settings)
-    return Judge(Engine(config), Ledger(policy_of(settings), config.configuration_hash()))
+def write_queries(entries: Iterable[Entry], path: Path) -> Path:
+    """All rows of these source records as a query log whose times are those of Kafka."""
+    table = pa.concat_tables(
+        _as_table(batch, entry.at / 1000) for entry in entries if (batch := _rows(entry)) is not None
+    )
+    pq.write_table(table, path)
+    return path
 
 
-def _undisturbed(entries: Sequence[Entry], settings: Settings, further: QueryBatch) -> Outcome:
-    judge, outcome, clock = _judge(settings), Outcome(), 0.0
-    for start in range(0, len(entries), _BATCH_RECORDS):
-        pieces, times = list[QueryBatch](), list[float]()
-        for entry in entries[start : start + _BATCH_RECORDS]:
-            clock = max(clock, entry.at / 1000)
-            batch = decode_queries(entry.value, _content_type(entry), timestamp=entry.at / 1000).batch
-            if batch is not None:
-                pieces.append(batch)
-                times += [clock] * len(batch)
-        effects = judge.judge(pieces, np.asarray(times)).effects
-        outcome.alerts |= {content(encode(alert)) for alert in effects.alerts}
-        outcome.decisions |= {content(encode(decision)) for decision in effects.decisions}
-    outcome.verdicts = _verdicts(judge.engine, further)
-    return outcome
+def _rows(entry: Entry) -> QueryBatch | None:
+    return decode_queries(entry.value, _content_type(entry), timestamp=entry.at / 1000).batch
+
+
+def _as_table(batch: QueryBatch, time: float) -> pa.Table:
+    rows = len(batch)
+    columns = {
+        "event_id": batch.event_ids,
+        "occurred_at": np.full(rows, time),
+        "principal": [batch.principals[at] for at in batch.principal_index],
+        "model": [batch.model] * rows,
+        "model_version": [batch.model_version] * rows,
+        "features": pa.array(list(batch.features), pa.list_(pa.float32())),
+        "outputs": pa.array(list(batch.outputs), pa.list_(pa.float32())),
+    }
+    return pa.table(columns)
+
+
+def _replay(files: Sequence[Path], out: Path, settings: Settings) -> Path:
+    replay(files, out, engine_config=engine_config(settings), policy=policy_of(settings))
+    return out
+
+
+def _undisturbed_verdicts(queries: Path, home: Path, settings: Settings, further: QueryBatch) -> dict[str, Verdict]:
+    if not len(further):
+        return {}
+    asked = home / "further.parquet"
+    pq.write_table(_as_table(further, time.time()), asked)
+    table = pq.read_table(_replay([queries, asked], home / "asked", settings) / "verdicts.parquet")
+    rows = table.slice(table.num_rows - len(further)).to_pylist()
+    return {row["principal"]: Verdict(row["index"], row["flagged"], _number(row["score"])) for row in rows}
+
+
+def _number(score: float | None) -> float:
+    return float("nan") if score is None else score
 
 
 def _content_type(entry: Entry) -> str | None:

@@ -45,6 +45,11 @@ class Worker:
         """Where it serves metrics and health."""
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def working(self) -> bool:
+        """Whether the supervisor has a worker process now."""
+        return bool(self._processes())
+
     def ready(self) -> bool:
         """What /readyz says."""
         try:
@@ -96,12 +101,13 @@ class Worker:
             self._supervisor = None
 
     def _signal(self, number: signal.Signals) -> bool:
-        if self._supervisor is None:
-            return False
+        found = self._processes()
+        for process in found:
+            process.send_signal(number)
+        return bool(found)
+
+    def _processes(self) -> list[psutil.Process]:
         try:
-            children = psutil.Process(self._supervisor.pid).children()
+            return [] if self._supervisor is None else psutil.Process(self._supervisor.pid).children()
         except psutil.NoSuchProcess:
-            return False
-        for child in children:
-            child.send_signal(number)
-        return bool(children)
+            return []

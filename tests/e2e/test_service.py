@@ -67,7 +67,7 @@ def test_foreign_partitioning_is_mended_and_every_query_counts_once(
         service.producer.flush()
         log = service.read(service.topics.state_log, lambda found: _rows(found) >= len(batch))
         owners = [recovered(log, number) for number in range(PARTITIONS)]
-        homes = {key.principal: owner.number for owner in owners for key in owner.judge.engine.keys()}  # noqa: SIM118
+        homes = {key.principal: owner.number for owner in owners for key in owner.judge.engine.keys()}
         assert homes == {name: partition_of(name, PARTITIONS) for name in batch.principals}
         assert _rows(log) == len(batch)
 

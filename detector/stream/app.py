@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -154,6 +156,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "stream_buffer_maxsize": _STREAM_BUFFER_RECORDS,
         "stream_recovery_delay": 0,
         "web_enabled": False,
+        "datadir": str(Path(tempfile.gettempdir()) / "weirguard-faust"),
         "worker_redirect_stdouts": False,
     }
 

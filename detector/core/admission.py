@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 from detector.core.views import Grouping, GrowingNeighbours
 
-_NARROW = 6
+_NARROW = 24
 """Waves with no more pools than this are not worth array operations."""
 
 _DOUBT = 1e-9

@@ -20,7 +20,6 @@ _FEW = 12
 _HEAVY_QUERIES = 8
 _HEAVY_ELEMENTS = 1 << 15
 _UNIT32 = 2.0**-24
-_UNIT64 = 2.0**-53
 _TINY32 = 2.0**-126
 _LARGE = 1e30
 """Products above this are formed in float64, lest they overflow."""
@@ -108,26 +107,24 @@ def _by_products(store: VectorLists, queries: Array, lists: Array) -> NDArray[np
 def _squared_bounds(left: Array, right: Array) -> tuple[Array, Array]:
     """Squared distances (n, m) as |a|^2 + |b|^2 - 2ab, and a bound on their error.
 
-    A float32 dot product of length d is off by at most about d units of |a| |b| (Higham 2002, 3.1), doubled here
-    for the factor two and again for safety; the norms are float64.
+    A float32 dot product of length d is off by at most about d units of |a| |b| (Higham 2002, 3.1), and so are the
+    squared norms; 2 |a| |b| is at most |a|^2 + |b|^2. Doubled for safety.
     """
-    left_square = _squares(left)[:, None]
-    right_square = _squares(right)[None, :]
-    middle = left_square + right_square
-    error = np.sqrt(left_square) * np.sqrt(right_square)
-    if error.max() > _LARGE:
+    if _largest_square(left) + _largest_square(right) > _LARGE:
         left, right = left.astype(np.float64), right.astype(np.float64)
-    error *= 4 * (left.shape[1] + 8) * _UNIT32
-    error += 8 * _UNIT64 * middle + 4 * left.shape[1] * _TINY32
-    middle -= 2.0 * (left @ right.T)
-    return middle, error
+    norms = np.einsum("ij,ij->i", left, left)[:, None] + np.einsum("ij,ij->i", right, right)[None, :]
+    error = norms * norms.dtype.type(4 * (left.shape[1] + 16) * _UNIT32)
+    error += norms.dtype.type(4 * left.shape[1] * _TINY32)
+    products = left @ right.T
+    products *= -2
+    products += norms
+    return products, error
 
 
-def _squares(rows: Array) -> NDArray[np.float64]:
-    wide = rows.astype(np.float64)
-    wide *= wide
-    squares: NDArray[np.float64] = wide.sum(1)
-    return squares
+def _largest_square(rows: Array) -> float:
+    """An upper bound on the squared norms of ``rows``."""
+    largest = max(float(rows.max()), -float(rows.min()))
+    return largest * largest * rows.shape[1]
 
 
 def earlier_pairs(
@@ -159,12 +156,9 @@ def _all_pairs(starts: Array, lengths: Array) -> tuple[Array, Array]:
 
 
 def _near_pairs(rows: Array, bound: Array) -> tuple[Array, Array]:
-    """Pairs (later, earlier) that float64 products cannot rule out."""
-    wide = rows.astype(np.float64)
-    square = (wide * wide).sum(1)
-    both = square[:, None] + square[None, :]
-    lower = both - 2.0 * (wide @ wide.T)
-    lower -= 8 * (rows.shape[1] + 8) * _UNIT64 * both
-    near = np.tril(~(lower > (bound * bound)[:, None]), -1)
+    """Pairs (later, earlier) that products cannot rule out."""
+    middle, error = _squared_bounds(rows, rows)
+    middle -= error
+    near = np.tril(~(middle > (bound * bound)[:, None]), -1)
     later, earlier = np.nonzero(near)
     return later, earlier

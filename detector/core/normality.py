@@ -63,8 +63,10 @@ def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
 
 def statistic(ascending: NDArray[np.float64]) -> float:
     """W of one sorted sample that is not constant."""
-    deviation = ascending - ascending.mean()
-    return float((weights(len(ascending)) * deviation).sum() ** 2 / (deviation * deviation).sum())
+    deviation = ascending - ascending.sum() / len(ascending)
+    numerator = (weights(len(ascending)) * deviation).sum()
+    deviation *= deviation
+    return float(numerator * numerator / deviation.sum())
 
 
 @lru_cache(maxsize=4)

@@ -9,6 +9,7 @@ lists without spread.
 from __future__ import annotations
 
 import warnings
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class _Log:
         self._pool = np.empty(0)
         self._pooled = 0
         self._class_sizes: dict[int, int] = {}
+        self._waiting: dict[int, list[float]] = {}
 
     def __getitem__(self, name: str) -> Array:
         return self._columns[name][: self.size]
@@ -60,16 +62,19 @@ class _Log:
         self.size += count
 
     def pool(self, distances: Array, labels: Array) -> NDArray[np.float64]:
-        """The sorted distances that count, given all so far: the log's and those about to join it."""
+        """The sorted distances that count, given the log's and these, which are about to join it."""
         fresh: list[float] = []
-        new = slice(self._pooled, len(distances))
-        for label, distance in zip(labels[new].tolist(), distances[new].tolist(), strict=True):
-            self._pooled += 1
+        done = self._pooled
+        new = np.concatenate((self["distance"][done:], distances[max(done - self.size, 0) :]))
+        new_labels = np.concatenate((self["label"][done:], labels[max(done - self.size, 0) :]))
+        for label, distance in zip(new_labels.tolist(), new.tolist(), strict=True):
             size = self._class_sizes[label] = self._class_sizes.get(label, 0) + 1
-            if size > _CLASS_MINIMUM:
-                fresh.append(distance)
-            elif size == _CLASS_MINIMUM:
-                fresh.extend(distances[: self._pooled][labels[: self._pooled] == label].tolist())
+            waiting = self._waiting.setdefault(label, [])
+            waiting.append(distance)
+            if size >= _CLASS_MINIMUM:
+                fresh += waiting
+                waiting.clear()
+        self._pooled += len(new)
         if fresh:
             self._pool = np.concatenate((self._pool, fresh))
             self._pool.sort(kind="stable")
@@ -176,8 +181,7 @@ class ReferenceTest:
         log = self._log(slot)
         if log.size + end - start <= WARM_UP:
             return None
-        distances = np.concatenate((log["distance"], new["distance"][start:end]))
-        labels = np.concatenate((log["label"], new["label"][start:end]))
+        distances, labels = new["distance"][start:end], new["label"][start:end]
         pool = log.pool(distances, labels)
         if len(pool) <= WARM_UP:
             return None
@@ -186,7 +190,8 @@ class ReferenceTest:
             return None
         w = None if kept is None or _constant(kept) else statistic(kept)
         if w is None or abs(w - self._delta) < _DOUBT:
-            return _published(distances, labels)
+            every = np.concatenate((log["distance"], distances)), np.concatenate((log["label"], labels))
+            return _published(*every)
         return w
 
     def _in_stream_order(
@@ -211,13 +216,15 @@ class ReferenceTest:
 
 def _kept(pool: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """The sorted pool without outliers, or None where rounding could decide what is one."""
-    mean = pool.mean()
-    reach = 3.0 * np.sqrt(((pool - mean) ** 2).mean())
+    mean = float(pool.sum()) / len(pool)
+    deviation = pool - mean
+    deviation *= deviation
+    reach = 3.0 * sqrt(float(deviation.sum()) / len(pool))
     if reach <= 3.0 * CONSTANT * mean:
         return None
-    low, high = np.searchsorted(pool, (mean - reach, mean + reach))
-    edges = pool[max(low - 1, 0) : low + 1], pool[max(high - 1, 0) : high + 1]
-    if any((np.abs(np.abs(edge - mean) - reach) <= _EDGE * (mean + reach)).any() for edge in edges):
+    low, high = pool.searchsorted((mean - reach, mean + reach)).tolist()
+    edges = (*pool[max(low - 1, 0) : low + 1].tolist(), *pool[max(high - 1, 0) : high + 1].tolist())
+    if any(abs(abs(edge - mean) - reach) <= _EDGE * (mean + reach) for edge in edges):
         return None
     return pool[low:high]
 

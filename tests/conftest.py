@@ -19,6 +19,7 @@ class Broker:
 
     bootstrap: str
     embedded: bool
+    process: KafkaNode | EmbeddedBroker
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """tests/apache_kafka belongs to a run with ``--broker apache`` alone: a machine without Java has nothing to skip."""
+    """tests/apache_kafka belongs to a run with ``--broker apache`` alone; without Java there is nothing to skip."""
     wanted = config.getoption("--broker") == "apache" or collection_path.name != "apache_kafka"
     return None if wanted else True
 
@@ -36,10 +37,10 @@ def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The broker of this run, shared by its tests; keep to topics under ``prefix``."""
     if request.config.getoption("--broker") == "apache":
         with KafkaNode(tmp_path_factory.mktemp("kafka")) as node:
-            yield Broker(node.bootstrap, embedded=False)
+            yield Broker(node.bootstrap, embedded=False, process=node)
     else:
         with EmbeddedBroker() as embedded:
-            yield Broker(embedded.bootstrap, embedded=True)
+            yield Broker(embedded.bootstrap, embedded=True, process=embedded)
 
 
 @pytest.fixture

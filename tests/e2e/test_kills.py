@@ -13,7 +13,7 @@ def test_killing_workers_changes_nothing(broker: Broker, tmp_path: Path) -> None
     said: list[str] = []
     scale = Scale(queries_per_second=200.0, partitions=4, queries_to_next_thief=300)
     result = run_series(
-        "kills", KILLS, broker, tmp_path, seed=5, scale=scale, say=said.append, embedded=broker.embedded
+        "kills", KILLS, broker.process, tmp_path, seed=5, scale=scale, say=said.append, embedded=broker.embedded
     )
     assert result.problems == []
     assert result.differences == []

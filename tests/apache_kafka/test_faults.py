@@ -1,0 +1,18 @@
+"""The short form of `make chaos`: whatever dies, leaves or freezes, the outcome is that of an undisturbed run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.chaos.faults import SHORT
+from tests.chaos.harness import Scale, run_series
+from tests.conftest import Broker
+
+
+def test_three_kills_two_leaves_and_a_freeze_change_nothing(broker: Broker, tmp_path: Path) -> None:
+    said: list[str] = []
+    scale = Scale(queries_per_second=200.0, partitions=4, queries_to_next_thief=600)
+    result = run_series("short", SHORT, broker.process, tmp_path, seed=7, scale=scale, say=said.append)
+    assert result.problems == []
+    assert result.differences == []
+    assert result.outcome["alerts"] > 0, "a run without a thief found shows little"

@@ -16,10 +16,12 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from benchmarks.core_streams import batches, uniform
+from detector.core.configuration import EngineMode
 from detector.core.engine import Engine, EngineConfig
 from tests.core.oracle import OraclePrincipal
 
@@ -29,7 +31,7 @@ SIZES = (500, 1000, 5000)
 ORACLE_QUERIES = 20
 
 
-def measure(mode: str, dimension: int, size: int) -> tuple[float, float]:
+def measure(mode: EngineMode, dimension: int, size: int) -> tuple[float, float]:
     """Median CPU microseconds a query: (oracle, engine), after ``size`` queries."""
     generator = np.random.default_rng(dimension)
     rows = uniform(generator, size + TURNS * BATCH, dimension)
@@ -44,8 +46,8 @@ def measure(mode: str, dimension: int, size: int) -> tuple[float, float]:
     slow, fast = [], []
     for turn, part in enumerate(timed):
         at = size + turn * BATCH
-        slow.append(_time(lambda at=at: _ask(oracle, rows, labels, at)) / ORACLE_QUERIES)
-        fast.append(_time(lambda part=part: engine.observe(part)) / BATCH)
+        slow.append(_time(partial(_ask, oracle, rows, labels, at)) / ORACLE_QUERIES)
+        fast.append(_time(partial(engine.observe, part)) / BATCH)
     return statistics.median(slow), statistics.median(fast)
 
 

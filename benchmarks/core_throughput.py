@@ -17,13 +17,14 @@ import time
 import numpy as np
 
 from benchmarks.core_streams import batches, uniform
+from detector.core.configuration import EngineMode
 from detector.core.engine import Engine, EngineConfig
 
 PRINCIPALS = 1000
 BATCH = 1024
 
 
-def throughput(mode: str, dimension: int, warm: int, timed: int) -> float:
+def throughput(mode: EngineMode, dimension: int, warm: int, timed: int) -> float:
     """Queries per CPU second: the median over ten parts of the timed queries."""
     generator = np.random.default_rng(0)
     share = 1.0 / np.arange(1, PRINCIPALS + 1) ** 0.8
@@ -41,7 +42,7 @@ def throughput(mode: str, dimension: int, warm: int, timed: int) -> float:
     return statistics.median(rates)
 
 
-def bytes_per_principal(mode: str, dimension: int, queries: int) -> int:
+def bytes_per_principal(mode: EngineMode, dimension: int, queries: int) -> int:
     generator = np.random.default_rng(1)
     engine = Engine(EngineConfig(mode=mode))
     for batch in batches(uniform(generator, queries, dimension), np.zeros(queries, int), BATCH):

@@ -124,7 +124,7 @@ def _squared_bounds(left: Array, right: Array) -> tuple[Array, Array]:
 def _largest_square(rows: Array) -> float:
     """An upper bound on the squared norms of ``rows``."""
     largest = max(float(rows.max()), -float(rows.min()))
-    return largest * largest * rows.shape[1]
+    return largest * largest * float(rows.shape[1])
 
 
 def earlier_pairs(

@@ -42,7 +42,7 @@ def weights(count: int) -> NDArray[np.float64]:
     return a
 
 
-def _lower_quantiles(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def _lower_quantiles(p: NDArray[Any]) -> NDArray[np.float64]:
     """Normal quantiles of ``p`` <= 0.5 by Beasley and Springer's AS 111, which AS R94 and so scipy's W rest on:
     the exact ones move W by some 1e-9."""
     q = p - 0.5

@@ -44,7 +44,8 @@ class Proposal:
 class Signal(Protocol):
     """State of one signal over all slots of an engine. Slots and pools are dense integers that are reused.
 
-    ``figures``: names of the further columns it may show. ``mergeable``: whether the states of two principals can be added up without their queries (``merge``).
+    ``figures``: names of the further columns it may show. ``mergeable``: whether the states of two principals can
+    be added up without their queries (``merge``).
     """
 
     name: ClassVar[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def clustered(generator: np.random.Generator, count: int, dimension: int) -> Fea
     centres = generator.random((8, dimension))
     rows = centres[generator.integers(0, 8, count)] + 0.05 * generator.standard_normal((count, dimension))
     features = rows.astype(np.float32)
-    for at in np.flatnonzero(generator.random(count) < 0.1):
+    for at in np.flatnonzero(generator.random(count) < 0.1).tolist():
         features[at] = features[max(at - 7, 0)] + np.float32(generator.choice([0.0, 1e-6, 1e-3]))
     return features
 
@@ -84,7 +85,7 @@ def unclipped(generator: np.random.Generator, count: int, dimension: int) -> Fea
 def duplicates(generator: np.random.Generator, count: int, dimension: int) -> Features:
     """Half of the queries repeat one of the last twenty."""
     features = generator.random((count, dimension), dtype=np.float32)
-    for at in np.flatnonzero(generator.random(count) < 0.5):
+    for at in np.flatnonzero(generator.random(count) < 0.5).tolist():
         features[at] = features[max(at - int(generator.integers(1, 20)), 0)]
     return features
 
@@ -114,7 +115,8 @@ def linear_outputs(features: Features, classes: int, seed: int = 0) -> NDArray[n
     """Probabilities of a fixed linear model."""
     weights = np.random.default_rng(seed).standard_normal((features.shape[1], classes))
     exponent = np.exp((features.astype(np.float64) - 0.5) @ weights)
-    return (exponent / exponent.sum(1, keepdims=True)).astype(np.float32)
+    probabilities: NDArray[np.float32] = (exponent / exponent.sum(1, keepdims=True)).astype(np.float32)
+    return probabilities
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,7 @@ def observe(engine: Engine, pieces: Sequence[QueryBatch], cuts: Sequence[int] = 
     count = sum(len(piece) for piece in pieces)
     borders = [0, *cuts, count]
     seen = [
-        (start, engine.observe(rows_between(pieces, start, end)))
-        for start, end in zip(borders[:-1], borders[1:], strict=True)
-        if end > start
+        (start, engine.observe(rows_between(pieces, start, end))) for start, end in pairwise(borders) if end > start
     ]
     return _joined(seen)
 

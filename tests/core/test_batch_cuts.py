@@ -1,4 +1,4 @@
-"""However a stream is cut into micro-batches: the same verdicts, scores, findings, evidence and evictions, to the bit."""
+"""However a stream is cut into micro-batches: the same verdicts, scores, findings and evictions, to the bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig
 from tests.core.streams import KINDS, batch, linear_outputs, observe
 
-ROWS = 480
+ROWS = 400
 CONFIGURATIONS = {
     "default": EngineConfig(),
     "short history": EngineConfig(limits=Limits(history_queries=40)),
@@ -73,7 +73,8 @@ def test_the_streams_reach_what_they_are_for() -> None:
     assert observe(Engine(CONFIGURATIONS["eviction"]), _mixed(1)).evicted > 20
     assert any(observe(Engine(EngineConfig()), _mixed(seed)).refused for seed in range(5))
     heavy = observe(Engine(EngineConfig()), _heavy(1))
-    assert heavy.findings and heavy.signals["prada.repeats"].max() > 30
+    assert heavy.findings
+    assert heavy.signals["prada.repeats"].max() > 20
 
 
 @settings(max_examples=5, deadline=None)

@@ -7,7 +7,7 @@ import pytest
 
 from detector.contracts.errors import NewerStateLog, StateLogError
 from detector.contracts.queries import QueryBatch
-from detector.core.arrays import pack, unpack
+from detector.core.arrays import Array, pack, unpack
 from detector.core.batch import PrincipalKey
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig
 from tests.core.streams import KINDS, batch, linear_outputs, observe, rows_between
@@ -122,7 +122,7 @@ def test_arrays_of_objects_are_neither_written_nor_read() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64, np.uint64, np.bool_])
 def test_arrays_come_back_as_they_were(dtype: type) -> None:
-    array = np.arange(12).reshape(3, 4).astype(dtype)
+    array: Array = np.arange(12).reshape(3, 4).astype(dtype)
     back = unpack(pack({"x": [array, {"y": array[:0]}], "z": [1.5, None, "text", ["a", "b"]]}))
     np.testing.assert_array_equal(back["x"][0], array)
     assert back["x"][0].dtype == dtype and back["x"][1]["y"].shape == (0, 4)

@@ -9,7 +9,7 @@ import typer
 
 def demo(
     observe: Annotated[bool, typer.Option("--observe", help="Find the thief and let him be.")] = False,
-    seconds: Annotated[float, typer.Option(min=30, max=100, help="How long the traffic takes.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=30, max=100, help="How long the traffic takes.")] = 50.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same queries.")] = 0,
 ) -> None:
     """Watch a model thief being found and stopped: embedded broker, detector, model server, clients, all here.
@@ -17,12 +17,15 @@ def demo(
     Exit status 0 when the thief was refused before his 400th query and no honest client was (with --observe: flagged,
     and nobody refused), 1 otherwise, 2 when it could not run.
     """
+    import signal
+
     from rich.console import Console
 
     from detector.lab.demo.options import DemoOptions
     from detector.lab.demo.report import render_report
     from detector.lab.demo.run import run_demo
 
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console()
     outcome = run_demo(DemoOptions(observe=observe, seconds=seconds, seed=seed), console)
     console.print(render_report(outcome))

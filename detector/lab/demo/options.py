@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from detector.contracts.findings import Mode
 
-NATURAL_SECONDS = 60.0
+NATURAL_SECONDS = 50.0
 """How long the traffic takes at its natural pace; more or fewer seconds stretch or squeeze the same queries."""
 
 

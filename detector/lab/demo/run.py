@@ -64,14 +64,17 @@ class _Performance:
     async def play(self, screen: Screen) -> float:
         """Lets the traffic run; the seconds it took."""
         self._started_at = time.time()
-        with screen:
-            async with asyncio.TaskGroup() as group:
-                traffic = group.create_task(self._send())
+        traffic = asyncio.create_task(self._send())
+        try:
+            with screen:
                 while not traffic.done():
                     await self._look(screen)
-            seconds = time.time() - self._started_at
-            for _ in range(int(_SETTLE_SECONDS / _FRAME_SECONDS)):
-                await self._look(screen)
+                seconds = time.time() - self._started_at
+                for _ in range(int(_SETTLE_SECONDS / _FRAME_SECONDS)):
+                    await self._look(screen)
+        finally:
+            traffic.cancel()
+        await traffic
         return seconds
 
     async def _send(self) -> None:

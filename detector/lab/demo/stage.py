@@ -15,25 +15,32 @@ from detector.lab.demo.observer import Observer
 from detector.lab.demo.processes import Child
 from detector.lab.demo.watch import GateWatch
 from detector.lab.server import HEALTH, PREDICT
-from detector.runtime.broker import EmbeddedBroker, free_port
+from detector.runtime.broker import EmbeddedBroker, answers_metadata, free_port
 from detector.serving import Connection, Gate
 
 _PREFIX = "weirguard-demo"
 _PARTITIONS = 4
 _READY_SECONDS = 60.0
+_BROKER_SECONDS = 5.0
+_HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """``url``: where to POST queries. ``children`` must stay alive."""
+    """``url``: where to POST queries. ``broker`` and ``children`` must stay alive."""
 
     url: str
+    broker: EmbeddedBroker
     children: Sequence[Child]
     observer: Observer
     watch: GateWatch
 
     def check(self) -> None:
-        """Raises WeirguardError, with the end of its log, when a child process has ended."""
+        """Raises WeirguardError when the broker no longer answers or, with the end of its log, a child has ended."""
+        if not answers_metadata(_HOST, self.broker.port, _BROKER_SECONDS):
+            raise WeirguardError(
+                f"the embedded broker on {self.broker.bootstrap} no longer answers; run the demo again"
+            )
         for child in self.children:
             child.check()
 
@@ -48,12 +55,12 @@ def set_stage(mode: Mode) -> Iterator[Stage]:
         settings = _settings(mode, broker.bootstrap, metrics_port)
         worker = stack.enter_context(Child(["run"], settings, folder))
         server = stack.enter_context(Child(["serve-demo", "--port", str(server_port)], settings, folder))
-        worker.wait_until(f"http://127.0.0.1:{metrics_port}/readyz", _READY_SECONDS)
-        server.wait_until(f"http://127.0.0.1:{server_port}{HEALTH}", _READY_SECONDS)
+        worker.wait_until(f"http://{_HOST}:{metrics_port}/readyz", _READY_SECONDS)
+        server.wait_until(f"http://{_HOST}:{server_port}{HEALTH}", _READY_SECONDS)
         connection = Connection(broker.bootstrap, Topics(_PREFIX))
         observer = stack.enter_context(Observer(connection))
         watch = stack.enter_context(GateWatch(_ready_gate(stack, connection)))
-        yield Stage(f"http://127.0.0.1:{server_port}{PREDICT}", (worker, server), observer, watch)
+        yield Stage(f"http://{_HOST}:{server_port}{PREDICT}", broker, (worker, server), observer, watch)
 
 
 def _ready_gate(stack: ExitStack, connection: Connection) -> Gate:

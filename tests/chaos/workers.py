@@ -48,7 +48,7 @@ class Worker:
     @property
     def working(self) -> bool:
         """Whether the supervisor has a worker process now."""
-        return bool(self._processes())
+        return bool(self.processes())
 
     def ready(self) -> bool:
         """What /readyz says."""
@@ -101,12 +101,13 @@ class Worker:
             self._supervisor = None
 
     def _signal(self, number: signal.Signals) -> bool:
-        found = self._processes()
+        found = self.processes()
         for process in found:
             process.send_signal(number)
         return bool(found)
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """The worker process under the supervisor; none between two lives."""
         try:
             return [] if self._supervisor is None else psutil.Process(self._supervisor.pid).children()
         except psutil.NoSuchProcess:

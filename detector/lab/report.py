@@ -16,8 +16,8 @@ def account_table(tallies: Iterable[Tally]) -> Table:
     table.add_column("account", no_wrap=True)
     table.add_column("habit", no_wrap=True)
     for name in ("sent", "answered", "turned away", "failed"):
-        table.add_column(name, justify="right")
-    table.add_column("last failure", overflow="ellipsis", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("last failure", overflow="fold")
     for tally in tallies:
         counts = (tally.sent, tally.answered, tally.refused, tally.failed)
         table.add_row(tally.account, tally.habit, *(f"{count:,}" for count in counts), tally.last_failure)

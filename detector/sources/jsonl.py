@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from detector.contracts.batches import concatenate
 from detector.contracts.codecs.limits import RECORD_BYTES
-from detector.contracts.codecs.queries_json import decode_json_query
-from detector.contracts.errors import ConfigurationError, InvalidRecord
-from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
+from detector.contracts.codecs.queries_json import decode_json_run
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.queries import BadRow, DecodedQueries
 
 _LINES = 1024
 _BYTES = 16 << 20
@@ -60,20 +59,11 @@ def _portion(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
 
 
 def _decode(lines: list[tuple[int, bytes]]) -> Iterator[DecodedQueries]:
-    good: list[QueryBatch] = []
-    rows: list[int] = []
-    bad: list[BadRow] = []
-    for number, line in lines:
-        if not line.strip():
-            continue
-        try:
-            good.append(decode_json_query(line, timestamp=None))
-            rows.append(number)
-        except InvalidRecord as error:
-            bad.append(BadRow(number, error.reason, error.detail))
-    batches = list(concatenate(good))
-    ends = accumulate(len(batch) for batch in batches)
-    for batch, end in zip(batches, ends, strict=True):
-        yield DecodedQueries(batch, np.array(rows[end - len(batch) : end], dtype=np.int64))
-    if bad:
+    written = [(number, line) for number, line in lines if line.strip()]
+    numbers = np.array([number for number, _ in written], dtype=np.int64)
+    run = decode_json_run([line for _, line in written], [None] * len(written))
+    for batch, places in run.batches:
+        yield DecodedQueries(batch, numbers[places])
+    if run.bad:
+        bad = [BadRow(int(numbers[fault.row]), fault.reason, fault.detail) for fault in run.bad]
         yield DecodedQueries(None, np.zeros(0, dtype=np.int64), bad_rows=bad)

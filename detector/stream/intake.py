@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.batches import concatenate, take
-from detector.contracts.codecs.queries import decode_queries
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, encode_packed
+from detector.contracts.codecs.queries_json import JSON_CONTENT_TYPE, decode_json_run
+from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, decode_packed, encode_packed
 from detector.contracts.codecs.records import encode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import DeadLetter
@@ -65,10 +66,10 @@ class Intake:
     def rows(self) -> int:
         return sum(len(piece) for piece in self.pieces)
 
-    def add(self, batch: QueryBatch, record: int, rows: NDArray[np.int64]) -> None:
-        """Append ``batch``, whose rows are ``rows`` of the record with index ``record``."""
+    def add(self, batch: QueryBatch, records: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        """Append ``batch``, whose rows are ``rows`` of the records with indices ``records``, both int64 (n,)."""
         self.pieces.append(batch)
-        self._records.append(np.full(len(batch), record, np.int64))
+        self._records.append(records)
         self._rows.append(rows)
 
     def close(self) -> None:
@@ -89,13 +90,54 @@ class Receiver:
     def receive(self, records: Sequence[SourceRecord]) -> Intake:
         """Decode ``records``; nothing is raised for bad ones, they are in ``refused``."""
         intake = Intake()
-        for at, record in enumerate(records):
-            try:
-                self._place(intake, at, record, _decoded(record))
-            except InvalidRecord as error:
-                intake.refused[at] = [BadRow(-1, error.reason, error.detail)]
+        for packed, run in groupby(enumerate(records), key=lambda numbered: _is_packed(numbered[1])):
+            if packed:
+                for at, record in run:
+                    self._receive_packed(intake, at, record)
+            else:
+                self._receive_single(intake, list(run))
         intake.close()
         return intake
+
+    def _receive_packed(self, intake: Intake, at: int, record: SourceRecord) -> None:
+        try:
+            self._place(intake, at, record, decode_packed(record.value or b""))
+        except InvalidRecord as error:
+            intake.refused[at] = [BadRow(-1, error.reason, error.detail)]
+
+    def _receive_single(self, intake: Intake, numbered: Sequence[tuple[int, SourceRecord]]) -> None:
+        """A run of single JSON queries, decoded together."""
+        wanted = [(at, record) for at, record in numbered if _is_json(record)]
+        for at, record in numbered:
+            if not _is_json(record):
+                detail = f"{record.headers[CONTENT_TYPE][:64]!r} is neither JSON nor {PACKED_CONTENT_TYPE}"
+                intake.refused[at] = [BadRow(-1, "content-type", detail)]
+        places = np.array([at for at, _ in wanted], np.int64)
+        run = decode_json_run([record.value for _, record in wanted], [record.timestamp for _, record in wanted])
+        for bad in run.bad:
+            intake.refused[int(places[bad.row])] = [BadRow(-1, bad.reason, bad.detail)]
+        for batch, rows in run.batches:
+            home = self._homes(batch)
+            for row in np.flatnonzero(home != self._partition).tolist():
+                at, record = wanted[rows[row]]
+                self._forward(intake, at, record, int(home[row]))
+            here = np.flatnonzero(home == self._partition)
+            if len(here):
+                mine = take(batch, here) if len(here) < len(batch) else batch
+                intake.add(mine, places[rows[here]], np.zeros(len(here), np.int64))
+
+    def _forward(self, intake: Intake, at: int, record: SourceRecord, partition: int) -> None:
+        """A single query that lives elsewhere goes there as it came."""
+        if record.source == "rekeyed":
+            detail = "a re-keyed record arrived in a partition that is not its principal's"
+            intake.refused[at] = [BadRow(-1, "partition", detail)]
+            return
+        headers = (*record.headers.items(), (ORIGIN, self._origin(record)))
+        stray = Message(self._topics.rekeyed, partition, record.key, record.value or b"", headers, record.timestamp)
+        intake.strays.append(stray)
+
+    def _origin(self, record: SourceRecord) -> bytes:
+        return f"{self._partition}:{record.offset}".encode()
 
     def dead_letters(self, records: Sequence[SourceRecord], refused: Mapping[int, Sequence[BadRow]]) -> list[Message]:
         """One message for each record with bad rows: its bytes as they came, and the reasons as headers."""
@@ -112,7 +154,7 @@ class Receiver:
                 here = np.flatnonzero(home == self._partition)
                 batch, rows = take(batch, here), rows[here]
             if len(batch):
-                intake.add(batch, at, rows)
+                intake.add(batch, np.full(len(batch), at, np.int64), rows)
         for count in decoded.counts:
             self._place_count(intake, at, count)
 
@@ -131,7 +173,7 @@ class Receiver:
         """The rows that live elsewhere, each group to its partition; a stray that was sent here twice is an error."""
         if record.source == "rekeyed":
             raise InvalidRecord("partition", "a re-keyed record arrived in a partition that is not its principal's")
-        origin = f"{self._partition}:{record.offset}".encode()
+        origin = self._origin(record)
         for partition in np.unique(home[home != self._partition]):
             headers = ((CONTENT_TYPE, PACKED_CONTENT_TYPE.encode()), (ORIGIN, origin))
             stray = take(batch, np.flatnonzero(home == partition))
@@ -157,15 +199,17 @@ class Receiver:
         return Message(self._topics.dead_letters, None, record.key, value, headers, record.timestamp)
 
 
-def _decoded(record: SourceRecord) -> DecodedQueries:
-    if record.value is None:
-        raise InvalidRecord("empty", "the record has no value")
+def _is_packed(record: SourceRecord) -> bool:
+    return _media_type(record) == PACKED_CONTENT_TYPE.encode()
+
+
+def _is_json(record: SourceRecord) -> bool:
+    return _media_type(record) in (None, JSON_CONTENT_TYPE.encode())
+
+
+def _media_type(record: SourceRecord) -> bytes | None:
     content_type = record.headers.get(CONTENT_TYPE)
-    try:
-        kind = content_type.decode() if content_type else None
-    except UnicodeDecodeError as error:
-        raise InvalidRecord("content-type", f"the content-type header is not UTF-8: {error}") from error
-    return decode_queries(record.value, kind, timestamp=record.timestamp)
+    return content_type.partition(b";")[0].strip().lower() if content_type else None
 
 
 def origin_of(record: SourceRecord) -> tuple[int, int]:

@@ -5,17 +5,18 @@ A vector is base64 of little-endian float32, or a plain list of numbers, which c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.codecs.reading import Envelope, check_schema, check_size, read
 from detector.contracts.codecs.screening import TEXT_COLUMNS, screen
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.queries import OutputKind, QueryBatch
+from detector.contracts.queries import BadRow, OutputKind, QueryBatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = "weirguard.query/1"
 JSON_CONTENT_TYPE: Final = "application/json"
+
+_OPTIONAL: Final[dict[str, str | None]] = {
+    "missing": "bool",
+    "hardness": "float32",
+    "leaf": "int64",
+    "specification": "float32",
+    **dict.fromkeys(TEXT_COLUMNS),
+}
+"""Optional fields and their dtypes; None for texts."""
 
 
 @dataclass(slots=True)
@@ -48,19 +58,39 @@ class JsonQuery:
     schema: str = SCHEMA
 
 
-def decode_json_query(value: bytes, *, timestamp: float | None) -> QueryBatch:
-    """The query in ``value`` as a batch of one row.
+@dataclass(frozen=True, slots=True)
+class DecodedRun:
+    """Single queries, decoded together: batches in order, each with the places (int64) of its rows among the values,
+    and the values that were refused, ``row`` being their place."""
 
-    ``timestamp`` (seconds) stands in for an absent ``occurred_at``; None makes that field mandatory.
-    Raises InvalidRecord, whose reason is one of ``limits.REASONS``.
+    batches: list[tuple[QueryBatch, NDArray[np.int64]]]
+    bad: list[BadRow]
+
+
+def decode_json_run(values: Sequence[bytes | None], timestamps: Sequence[float | None]) -> DecodedRun:
+    """The queries in ``values``, neighbours of one shape as one batch: a tenth of the cost of one by one.
+
+    ``timestamps`` (seconds) stand in for an absent ``occurred_at``; None makes that field mandatory. Nothing is raised
+    for a bad value; its reason is one of ``limits.REASONS``.
     """
-    query = read(check_size(value), _decoder(), _envelope(), SCHEMA)
-    check_schema(query.schema, SCHEMA)
-    decoded = screen(_batch(query, _seconds(query.occurred_at, timestamp)))
-    if decoded.batch is None:
-        fault = decoded.bad_rows[0]
+    run = DecodedRun([], [])
+    parsed: list[_Parsed] = []
+    for place, (value, timestamp) in enumerate(zip(values, timestamps, strict=True)):
+        try:
+            parsed.append(_parse(place, value, timestamp))
+        except InvalidRecord as error:
+            run.bad.append(BadRow(place, error.reason, error.detail))
+    for _, alike in groupby(parsed, key=_shape):
+        _screen(list(alike), run)
+    return run
+
+
+def decode_json_query(value: bytes, *, timestamp: float | None) -> QueryBatch:
+    """The query in ``value`` as a batch of one row. Raises InvalidRecord; otherwise as :func:`decode_json_run`."""
+    run = decode_json_run([value], [timestamp])
+    for fault in run.bad:
         raise InvalidRecord(fault.reason, fault.detail)
-    return decoded.batch
+    return run.batches[0][0]
 
 
 def encode_json_query(batch: QueryBatch, row: int = 0) -> bytes:
@@ -137,48 +167,99 @@ def _moment(text: str) -> float:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
 
 
-def _batch(query: JsonQuery, occurred_at: float) -> QueryBatch:
+@dataclass(slots=True)
+class _Parsed:
+    """One query, its vectors as bytes of little-endian float32."""
+
+    place: int
+    query: JsonQuery
+    occurred_at: float
+    features: bytes
+    outputs: bytes
+
+
+def _parse(place: int, value: bytes | None, timestamp: float | None) -> _Parsed:
+    query = read(check_size(value), _decoder(), _envelope(), SCHEMA)
+    check_schema(query.schema, SCHEMA)
+    features = _vector(query.features, "features")
+    if query.missing is not None and 4 * len(query.missing) != len(features):
+        marks = f"missing has {len(query.missing)} marks for {len(features) // 4} features"
+        raise InvalidRecord("length", marks)
+    if query.leaf is not None and not -(2**63) <= query.leaf < 2**63:
+        raise InvalidRecord("value", "leaf does not fit 64 bits with a sign")
+    return _Parsed(place, query, _seconds(query.occurred_at, timestamp), features, _vector(query.outputs, "outputs"))
+
+
+def _shape(parsed: _Parsed) -> tuple[object, ...]:
+    query = parsed.query
+    carried = tuple(getattr(query, name) is None for name in _OPTIONAL)
+    return query.model, query.model_version, query.output_kind, len(parsed.features), len(parsed.outputs), carried
+
+
+def _screen(alike: list[_Parsed], run: DecodedRun) -> None:
     import numpy as np
 
-    features = _vector(query.features, "features")
-    columns: dict[str, Any] = {name: _texts(getattr(query, name)) for name in TEXT_COLUMNS}
+    places = np.array([parsed.place for parsed in alike], dtype=np.int64)
+    try:
+        decoded = screen(_batch(alike))
+    except InvalidRecord as error:
+        run.bad.extend(BadRow(parsed.place, error.reason, error.detail) for parsed in alike)
+        return
+    run.bad.extend(BadRow(int(places[bad.row]), bad.reason, bad.detail) for bad in decoded.bad_rows)
+    if decoded.batch is not None:
+        run.batches.append((decoded.batch, places[decoded.rows]))
+
+
+def _batch(alike: list[_Parsed]) -> QueryBatch:
+    import numpy as np
+
+    queries, first = [parsed.query for parsed in alike], alike[0].query
+    numbers: dict[str, int] = {}
+    index = [numbers.setdefault(query.principal, len(numbers)) for query in queries]
+    columns: dict[str, Any] = {name: _column(queries, name) for name in _OPTIONAL}
     return QueryBatch(
-        model=query.model,
-        model_version=query.model_version,
-        output_kind=query.output_kind,
-        event_ids=[query.event_id],
-        occurred_at=np.array([occurred_at]),
-        principals=[query.principal],
-        principal_index=np.zeros(1, dtype=np.int32),
-        features=features,
-        outputs=_vector(query.outputs, "outputs"),
-        missing=_missing(query.missing, features.shape[1]),
-        hardness=None if query.hardness is None else np.array([query.hardness], dtype=np.float32),
-        leaf=None if query.leaf is None else np.array([_leaf(query.leaf)], dtype=np.int64),
-        specification=None if query.specification is None else _row(query.specification),
+        model=first.model,
+        model_version=first.model_version,
+        output_kind=first.output_kind,
+        event_ids=[query.event_id for query in queries],
+        occurred_at=np.array([parsed.occurred_at for parsed in alike]),
+        principals=list(numbers),
+        principal_index=np.array(index, dtype=np.int32),
+        features=_matrix([parsed.features for parsed in alike]),
+        outputs=_matrix([parsed.outputs for parsed in alike]),
         **columns,
     )
 
 
-def _texts(text: str | None) -> list[str] | None:
-    return None if text is None else [text]
-
-
-def _vector(source: str | list[float], field: str) -> NDArray[np.float32]:
+def _column(queries: list[JsonQuery], name: str) -> Any:
+    """An optional column, None where these queries do not carry it."""
     import numpy as np
 
-    if isinstance(source, list):
-        if len(source) > DIMENSIONS:
-            raise InvalidRecord("dimension", f"{field} have {len(source)} entries; send 1 to {DIMENSIONS}")
-        return _row(source)
-    return np.frombuffer(_from_base64(source, field), dtype="<f4").reshape(1, -1)
-
-
-def _row(numbers: list[float] | tuple[float, ...]) -> NDArray[np.float32]:
-    import numpy as np
-
+    if getattr(queries[0], name) is None:
+        return None
+    entries = [getattr(query, name) for query in queries]
+    kind = _OPTIONAL[name]
+    if kind is None:
+        return entries
     with np.errstate(over="ignore"):
-        return np.array([numbers], dtype=np.float64).astype(np.float32)
+        return np.array(entries, dtype=kind if kind != "float32" else np.float64).astype(kind)
+
+
+def _matrix(rows: list[bytes]) -> NDArray[np.float32]:
+    import numpy as np
+
+    return np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(rows), len(rows[0]) // 4)
+
+
+def _vector(source: str | list[float], field: str) -> bytes:
+    import numpy as np
+
+    if isinstance(source, str):
+        return _from_base64(source, field)
+    if len(source) > DIMENSIONS:
+        raise InvalidRecord("dimension", f"{field} have {len(source)} entries; send 1 to {DIMENSIONS}")
+    with np.errstate(over="ignore"):
+        return np.array(source, dtype=np.float64).astype("<f4").tobytes()
 
 
 def _from_base64(text: str, field: str) -> bytes:
@@ -191,19 +272,3 @@ def _from_base64(text: str, field: str) -> bytes:
     if len(data) % 4:
         raise InvalidRecord("encoding", f"{field} hold {len(data)} bytes, which is not a whole number of float32")
     return data
-
-
-def _missing(marks: list[bool] | None, dimension: int) -> NDArray[np.bool_] | None:
-    import numpy as np
-
-    if marks is None:
-        return None
-    if len(marks) != dimension:
-        raise InvalidRecord("length", f"missing has {len(marks)} marks for {dimension} features")
-    return np.array([marks], dtype=np.bool_)
-
-
-def _leaf(leaf: int) -> int:
-    if not -(2**63) <= leaf < 2**63:
-        raise InvalidRecord("value", "leaf does not fit 64 bits with a sign")
-    return leaf

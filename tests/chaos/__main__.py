@@ -71,6 +71,8 @@ def _play(node: KafkaNode, options: argparse.Namespace, console: Console) -> lis
 
 def _say(bar: Progress, task: TaskID, name: str, text: str) -> None:
     bar.update(task, description=f"{name}: {text}")
+    if not bar.console.is_terminal:
+        bar.console.print(f"{name}: {text}", highlight=False, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -44,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     with tempfile.TemporaryDirectory() as data, KafkaNode(Path(data)) as node:
         results = _play(node, options, console)
-    _write(results, options.out)
     console.print(_table(results))
     for result in results:
         for line in [*result.problems[:20], *result.differences[:20]]:
@@ -64,6 +63,7 @@ def _play(node: KafkaNode, options: argparse.Namespace, console: Console) -> lis
             results.append(
                 run_series(name, SERIES[name], node, directory, seed=options.seed + number, scale=scale, say=say)
             )
+            _write(results, options.out)
             say("all equal, no problem" if results[-1].passed else "FAILED")
             bar.update(task, total=1, completed=1)
     return results

@@ -1,6 +1,7 @@
 """How a micro-batch is taken: in segments between evictions, and in steps within them.
 
-A segment ends where a new principal needs a place that is not there. A step holds the rows of one model version
+A segment ends where a new principal needs a place that is not there, or after 1,024 rows: near duplicates cost the
+square of a segment. A step holds the rows of one model version
 and dimension in which no principal crosses a border of its history blocks. So neither bound depends on how the
 stream was cut into micro-batches.
 """
@@ -19,13 +20,14 @@ from detector.core.principals import Principals
 from detector.core.stream import Stream
 from detector.core.views import Grouping, Rows
 
+MOST_ROWS = 1_024
 _LABELS = 2 * (LABEL_LIMIT + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Rows ``start`` to ``end`` of a stream: those ``accepted`` and ``refused`` (row numbers), and the ``newcomers``
-    (positions of keys, and their dimensions) in order of appearance. An empty segment means there is no room."""
+    (positions of keys, and their dimensions) in order of appearance. ``full``: what follows needs an eviction."""
 
     start: int
     end: int
@@ -33,6 +35,7 @@ class Segment:
     refused: Array
     newcomers: Array
     dimensions: Array
+    full: bool
 
 
 class Planner:
@@ -52,15 +55,17 @@ class Planner:
 
     def next(self, start: int) -> Segment:
         """The longest segment from ``start`` that needs no eviction."""
-        key, slots = self._stream.key[start:], self.slots()
-        accepted = self._stream.dimension[start:] == self._expected(start, slots)[key]
+        window = slice(start, start + MOST_ROWS)
+        key, slots = self._stream.key[window], self.slots()
+        accepted = self._stream.dimension[window] == self._expected(start, slots)[key]
         fresh = np.flatnonzero(accepted & (slots[key] < 0))
         newcomers, first = np.unique(key[fresh], return_index=True)
         first = fresh[first]
         order = np.argsort(first)
         newcomers, first = newcomers[order], first[order]
         room = self._limit - len(self._principals)
-        length = len(key) if len(first) <= room else int(first[room])
+        full = len(first) > room
+        length = int(first[room]) if full else len(key)
         newcomers, first = newcomers[: max(room, 0)], first[: max(room, 0)]
         taken = accepted[:length]
         return Segment(
@@ -70,6 +75,7 @@ class Planner:
             start + np.flatnonzero(~taken),
             newcomers,
             self._stream.dimension[start + first],
+            full,
         )
 
     def _expected(self, start: int, slots: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -126,3 +128,14 @@ def test_compatible_mode_keeps_everything() -> None:
     rows = random(np.random.default_rng(5), 300, 4)
     observe(engine, of_one(rows).pieces)
     assert engine.nbytes_of(PrincipalKey("credit", "1", "ann")) > 200 * 16
+
+
+def test_a_large_batch_of_near_duplicates_takes_bounded_memory() -> None:
+    """Pairs within a batch are what grows with its square; one attacker chooses how near his queries lie."""
+    features = (1 + 1e-6 * np.random.default_rng(0).standard_normal((12_000, 16))).astype(np.float32)
+    engine = Engine(EngineConfig())
+    tracemalloc.start()
+    engine.observe(MicroBatch((batch(features, [f"eve-{row % 15}" for row in range(12_000)]),)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 150_000_000

@@ -1,4 +1,4 @@
-"""Writes the golden state log: ``python -m tests.stream.golden``, once for each new format, never again for an old one."""
+"""Writes the golden state log: ``python -m tests.stream.golden``, once for each new format and never for an old one."""
 
 from __future__ import annotations
 

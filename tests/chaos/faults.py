@@ -17,15 +17,18 @@ _KILLED_SECONDS = 10.0
 
 
 def kill_worker(stage: Stage, chance: random.Random) -> str:
-    """kill -9 of one worker process, now and then of its supervisor too, which is then started anew."""
-    time.sleep(chance.uniform(0.5, 9.0))
+    """kill -9 of one worker process, mostly at work, sometimes while it starts; now and then of its supervisor too."""
     worker = chance.choice(stage.workers)
+    if chance.random() < 0.75:
+        stage.wait(f"{worker.name} at work", worker.ready)
+    time.sleep(chance.uniform(0.5, 6.0))
+    state = "at work" if worker.ready() else "not yet at work"
     if chance.random() < 0.2:
         worker.kill_all()
         worker.start()
-        return f"killed {worker.name} and its supervisor"
+        return f"killed {worker.name} and its supervisor, {state}"
     stage.wait(f"a {worker.name} to kill", worker.kill)
-    return f"killed {worker.name}"
+    return f"killed {worker.name}, {state}"
 
 
 def join_and_leave(stage: Stage, chance: random.Random) -> str:

@@ -9,7 +9,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kafka test-deploy lint bench chaos generate lock clean
+.PHONY: help setup demo test test-kafka test-deploy lint bench chaos soak generate lock clean
 
 help:           ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -39,6 +39,9 @@ bench: $(STAMP) ## run the benchmarks
 
 chaos: $(STAMP) ## kill, freeze and restart workers and Kafka under load, and compare with an undisturbed run
 	$(BIN)/python -m tests.chaos
+
+soak: $(STAMP)  ## steady load for twenty minutes on Apache Kafka; memory and the state log must not grow
+	$(BIN)/python -m tests.chaos.soak
 
 generate: $(STAMP) ## write what is made from the metric definitions: docs/metrics.md, the dashboard
 	$(BIN)/python -m deploy.generate

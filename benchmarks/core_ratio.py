@@ -20,7 +20,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.core_streams import batches, uniform
+from benchmarks._core_streams import batches, uniform
 from detector.core.configuration import EngineMode
 from detector.core.engine import Engine, EngineConfig
 from tests.core.oracle import OraclePrincipal

@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from benchmarks.core_streams import batches, uniform
+from benchmarks._core_streams import batches, uniform
 from detector.core.configuration import EngineMode
 from detector.core.engine import Engine, EngineConfig
 

@@ -17,7 +17,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
 
 from detector.runtime.broker import EmbeddedBroker
-from detector.runtime.sections import KafkaSettings, PolicySettings, WorkerSettings
+from detector.runtime.sections import DetectionSettings, KafkaSettings, PolicySettings, WorkerSettings
 from detector.runtime.settings import Settings
 from detector.stream import topics
 from tests.brokers.node import KafkaNode
@@ -62,8 +62,10 @@ class Service:
 
 
 @contextmanager
-def service(broker: str, partitions: int, worker: WorkerSettings | None = None) -> Iterator[Service]:
-    """A service that enforces, with ``worker`` settings; everything is gone afterwards."""
+def service(
+    broker: str, partitions: int, worker: WorkerSettings | None = None, detection: DetectionSettings | None = None
+) -> Iterator[Service]:
+    """A service that enforces, with these settings; everything is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder, _running(broker, Path(folder) / "kafka") as bootstrap:
         settings = Settings(
             kafka=KafkaSettings(
@@ -73,6 +75,7 @@ def service(broker: str, partitions: int, worker: WorkerSettings | None = None) 
                 partitions=partitions,
             ),
             worker=worker or WorkerSettings(session_timeout_seconds=6.0),
+            detection=detection or DetectionSettings(),
             policy=PolicySettings(mode="enforce"),
         )
         topics.ensure(settings.kafka)

@@ -26,7 +26,7 @@ from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch
 from detector.core.engine import Engine
-from detector.runtime.sections import WorkerSettings
+from detector.runtime.sections import DetectionSettings, LimitSettings, WorkerSettings
 from detector.stream.building import engine_config
 from detector.stream.record import StateRecord, encode
 from tests.chaos.audit import Counted, Names, counted_records
@@ -150,10 +150,14 @@ def _scores(running: Service, wanted: int) -> dict[str, int]:
 
 
 def boundedness(rounds: int) -> None:
-    """The second half: bytes that the log keeps, at the end of each round of its one partition."""
+    """The second half: bytes that the log keeps, at the end of each round of its one partition.
+
+    55 principals of whom 200 queries are held: their state is complete within the first round.
+    """
     worker = WorkerSettings(session_timeout_seconds=6.0, checkpoint_bytes=2_000_000)
-    population = Population(12, honest=200, thieves=5, dimension=DIMENSION)
-    with service("apache", 1, worker) as running:
+    detection = DetectionSettings(limits=LimitSettings(history_queries=200))
+    population = Population(12, honest=50, thieves=5, dimension=DIMENSION)
+    with service("apache", 1, worker, detection) as running:
         kafka = running.settings.kafka
         running.worker.start()
         running.wait_ready()

@@ -30,7 +30,7 @@ class KafkaSettings(Section):
     bootstrap_servers: str = "127.0.0.1:9092"
     """Comma-separated host:port list of some brokers."""
     embedded: bool = False
-    """Start an in-memory broker of our own instead of using bootstrap_servers; never for production."""
+    """Whether bootstrap_servers is the embedded broker of the demo and the tests; never for production."""
     prefix: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9-]{0,99}$")] = "weirguard"
     """Start of every topic name, and the id of the consumer group."""
     partitions: Count = 12

@@ -16,6 +16,6 @@ def test_under_steady_load_checkpoints_cut_the_log_and_nothing_is_lost(broker: B
 
 def test_growth_is_seen() -> None:
     flat = [Sample(second, 100, 50, 3) for second in range(9)]
-    leaking = [Sample(second, 100 + 10 * second, 50 + 40 * second, 3) for second in range(9)]
+    leaking = [Sample(second, 100 + 10 * second, 40 * second, 3) for second in range(9)]
     assert Soak(flat, [], 1, 1).growth() == []
     assert len(Soak(leaking, [], 1, 1).growth()) == 2

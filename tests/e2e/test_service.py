@@ -50,6 +50,7 @@ def test_a_thief_is_found_and_the_gate_obeys_until_an_operator_clears_him(
         assert {decode(Alert, record.value).principal for record in alerts} == {"thief"}
         until(lambda: gate.check("m", "thief").action == "refuse")
         assert gate.check("m", "ana").action == "none"
+        service.read(service.topics.state_log, lambda found: _rows(found) >= 8 * 300)
         clear = Command("c1", "clear", time.time(), "eve", "m", "thief", "an agreed test")
         home = partition_of("thief", PARTITIONS)
         service.producer.send(service.topics.commands, encode(clear), b"thief", partition=home)

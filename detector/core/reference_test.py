@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import shapiro
 
 from detector.contracts.findings import Evidence
 from detector.core.admission import Recompute
@@ -236,6 +235,8 @@ def _constant(kept: NDArray[np.float64]) -> bool:
 
 def _published(distances: Array, labels: Array) -> float | None:
     """W as the agent computes it, on its own list: class by class, in the order of their first distances."""
+    from scipy.stats import shapiro  # seconds of imports, for the rarest of cases
+
     classes, first, sizes = np.unique(labels, return_index=True, return_counts=True)
     ordered = classes[np.argsort(first)][(sizes >= _CLASS_MINIMUM)[np.argsort(first)]]
     pool = np.concatenate([distances[labels == label] for label in ordered])

@@ -1,8 +1,9 @@
-"""The detection engine of one partition: a pure function of the queries so far. No clock, no Kafka, no files."""
+"""The detection engine of one stream: a pure function of the queries so far. No clock, no Kafka, no files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,15 @@ import numpy as np
 from detector.contracts.errors import NewerStateLog
 from detector.core.arrays import pack, unpack
 from detector.core.batch import MicroBatch, Observation, PrincipalKey, Sections
+from detector.core.changes import ENGINE, VERSION
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
-from detector.core.observing import ENGINE, VERSION, Observing
+from detector.core.observing import Observing
+from detector.core.principals import Shard
 from detector.core.signals import SIGNALS
 from detector.core.state import Record, Registry, State
-from detector.core.stream import Stream
 from detector.core.views import ReferenceRows
 
-__all__ = ["Engine", "EngineConfig", "Limits", "PradaConfig"]
+__all__ = ["Engine", "EngineConfig", "Limits", "PradaConfig", "observe_together"]
 
 
 class Engine:
@@ -27,74 +29,87 @@ class Engine:
     def __init__(self, config: EngineConfig, registry: Registry = SIGNALS) -> None:
         self.config = config
         self.skipped_sections = 0
-        self._registry = registry
         self._state = State(config, registry)
         self._references = {(p.model, p.model_version): ReferenceRows(p) for p in config.profiles}
+        self._shard = Shard()
+
+    def sibling(self) -> Engine:
+        """An empty engine for another stream, whose state lies in this one's arrays: ``observe_together`` takes the
+        micro-batches of both in one go. Siblings are used from one thread at a time."""
+        other = copy(self)
+        other.skipped_sections, other._shard = 0, Shard()
+        return other
 
     def configuration_hash(self) -> str:
         return self.config.configuration_hash()
 
     def observe(self, batch: MicroBatch) -> Observation:
         """Learn from ``batch`` and judge each of its rows as of that row."""
-        return Observing(self.config, self._state, self._references, Stream(batch)).run()
+        return observe_together([(self, batch)])[0]
 
     def absorb(self, sections: Sections) -> None:
         """Take over a change that ``observe`` or ``clear`` gave, on this engine or another. Sections of unknown
         signals are skipped and counted; a signal without one starts cold. Raises NewerStateLog, StateLogError."""
         bodies = self._bodies(sections)
         for number, segment in enumerate(bodies.pop(ENGINE, ())):
-            self._state.evict_keys(segment["evicted"])
+            self._state.evict_keys(self._shard, segment["evicted"])
             if "keys" in segment:
                 self._absorb_segment(segment, {name: body[number] for name, body in bodies.items()})
 
     def clear(self, model: str, principal: str) -> Sections:
         """Forget all of ``principal`` under every version of ``model``, its latch too; empty if it is unknown."""
-        slots = self._state.principals.versions_of(model, principal)
+        slots = self._state.principals.versions_of(self._shard, model, principal)
         if not slots:
             return {}
         keys = [list(key) for key in self._state.principals.keys_of(slots)]
-        self._state.evict(slots)
+        self._state.evict(self._shard, slots)
         return {ENGINE: (VERSION, pack([{"evicted": keys}]))}
+
+    def close(self) -> None:
+        """Forget everything and give its memory back to the siblings; the engine is empty afterwards."""
+        self._state.evict(self._shard, list(self._shard.slot_of.values()))
+        self._shard = Shard()
 
     def __len__(self) -> int:
         """How many principals are known."""
-        return len(self._state.principals)
+        return len(self._shard)
 
     def keys(self) -> list[PrincipalKey]:
         """Everybody known, in the order of arrival here."""
-        return [PrincipalKey(*key) for key in self._state.principals.slot_of]
+        return [PrincipalKey(*key) for key in self._shard.slot_of]
 
     def dump(self, keys: Sequence[PrincipalKey]) -> Sections:
         """All of ``keys`` that are known, for ``load``."""
-        known = self._state.principals.slot_of
-        slots = [known.get((key.model, key.model_version, key.principal)) for key in keys]
-        record, states = self._state.dump(np.array([slot for slot in slots if slot is not None], dtype=np.int64))
+        slots = self._shard.find((key.model, key.model_version, key.principal) for key in keys)
+        known = np.array([slot for slot in slots if slot >= 0], dtype=np.int64)
+        record, states = self._state.dump(self._shard, known)
         return self._packed(record, states)
 
     def load(self, sections: Sections) -> None:
         """Replace the principals of a ``dump`` whole by what it holds."""
         bodies = self._bodies(sections)
         if ENGINE in bodies:
-            self._state.load(bodies.pop(ENGINE), bodies)
+            self._state.load(self._shard, bodies.pop(ENGINE), bodies)
 
     def nbytes(self) -> int:
-        """Bytes of state, counted from its arrays."""
+        """Bytes of state, counted from its arrays; with that of all siblings."""
         return self._state.nbytes
 
     def nbytes_of(self, key: PrincipalKey) -> int:
         """Bytes of one principal's state; 0 if it is unknown."""
-        slot = self._state.principals.slot_of.get((key.model, key.model_version, key.principal))
+        slot = self._shard.slot_of.get((key.model, key.model_version, key.principal))
         return 0 if slot is None else self._state.nbytes_of(slot)
 
     def _absorb_segment(self, segment: Record, deltas: dict[str, Any]) -> None:
         state = self._state
         keys = [(model, version, principal) for model, version, principal in segment["keys"]]
-        slots = state.slots_for(keys, segment["dimension"].tolist())
+        slots = state.slots_for(self._shard, keys, segment["dimension"].tolist())
         for number, step in enumerate(segment["steps"]):
             own = slots[step["slots"]]
             pools = state.pools.find_or_add(own[step["pool_slot"]], step["pool_label"])
             state.apply_step(own, pools, step, {name: steps[number] for name, steps in deltas.items()})
         state.set_counters(slots, segment)
+        self._shard.queries = max(self._shard.queries, int(segment["total"]))
 
     def _packed(self, record: Any, states: dict[str, Any]) -> Sections:
         versions = {signal.name: signal.version for signal in self._state.signals}
@@ -116,3 +131,12 @@ class Engine:
                 )
             bodies[name] = unpack(data)
         return bodies
+
+
+def observe_together(work: Sequence[tuple[Engine, MicroBatch]]) -> list[Observation]:
+    """What ``observe`` of each engine would say, at little more than the cost of one call: they are siblings."""
+    if not work:
+        return []
+    first = work[0][0]
+    shards, batches = [engine._shard for engine, _ in work], [batch for _, batch in work]
+    return Observing(first.config, first._state, first._references, shards, batches).run()

@@ -1,26 +1,27 @@
-"""One call of ``Engine.observe``: segments and steps, proposals, the latch, and what is said of each row."""
+"""One call of ``observe_together``: segments and steps, proposals, the latch, and what is said of each row."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Finding
 from detector.contracts.queries import BadRow
-from detector.core.arrays import Array, pack
-from detector.core.batch import Observation, PrincipalKey
+from detector.core.arrays import Array
+from detector.core.batch import MicroBatch, Observation, PrincipalKey
+from detector.core.changes import Changes, shares
 from detector.core.configuration import EngineConfig
+from detector.core.principals import Shard
 from detector.core.segment import Numbered, Planner, Segment, rows_of_step
-from detector.core.signal import Proposal
+from detector.core.signal import Delta, Proposal
 from detector.core.state import Record, State
 from detector.core.stream import Stream
 from detector.core.views import ReferenceRows, Rows, Views
 
-ENGINE = "engine"
-VERSION = 1
 _EVICTED_SHARE = 16
 _HIGH_SCORE = 1.5
 
@@ -44,88 +45,90 @@ class _Columns:
     flagged: NDArray[np.bool_]
     score: NDArray[np.float64]
     signals: dict[str, NDArray[np.float64]]
+
+
+@dataclass(slots=True)
+class _Of:
+    """What is said of one shard besides; rows are counted within its own micro-batch."""
+
+    changes: Changes
     findings: list[Finding] = field(default_factory=list)
     refused: list[BadRow] = field(default_factory=list)
     evicted: int = 0
 
 
 class Observing:
-    """One call of ``observe``."""
+    """One call, for one micro-batch of each of ``shards``."""
 
     def __init__(
         self,
         config: EngineConfig,
         state: State,
         references: dict[tuple[str, str], ReferenceRows],
-        stream: Stream,
+        shards: Sequence[Shard],
+        batches: Sequence[MicroBatch],
     ) -> None:
         self._config = config
         self._state = state
         self._references = references
-        self._stream = stream
-        count = len(stream)
-        names = state.signal_names
+        self._shards = shards
+        self._stream = Stream(batches)
+        self._planner = Planner(self._stream, config, state.principals, shards)
+        count = len(self._stream)
         self._out = _Columns(
             np.full(count, -1, np.int64),
             np.zeros(count, bool),
             np.full(count, np.nan),
             {column: np.full(count, np.nan) for column in state.columns},
         )
-        self._segments: list[Record] = []
-        self._deltas: dict[str, list[Any]] = {name: [] for name in names}
+        self._of = [_Of(Changes(state.signals)) for _ in shards]
 
-    def run(self) -> Observation:
-        planner = Planner(self._stream, self._config, self._state.principals)
+    def run(self) -> list[Observation]:
         start = 0
-        evicted: list[list[str]] = []
         while start < len(self._stream):
-            segment = planner.next(start)
+            segment = self._planner.next(start)
             if segment.end > start:
-                self._take(segment, planner, evicted)
-                evicted = []
-            if segment.full:
-                evicted = self._make_room()
+                self._take(segment)
+            if segment.full is not None:
+                self._make_room(segment.full)
             start = segment.end
-        return self._observation()
+        return [self._observation(at) for at in range(len(self._shards))]
 
-    def _make_room(self) -> list[list[str]]:
-        principals = self._state.principals
-        slots = principals.to_forget(max(self._config.limits.principals // _EVICTED_SHARE, 1))
-        keys = [list(key) for key in principals.keys_of(slots)]
-        self._state.evict(slots)
-        self._out.evicted += len(slots)
-        return keys
+    def _make_room(self, at: int) -> None:
+        principals, shard, own = self._state.principals, self._shards[at], self._of[at]
+        slots = principals.to_forget(shard, max(self._config.limits.principals // _EVICTED_SHARE, 1))
+        own.changes.evicted += [list(key) for key in principals.keys_of(slots)]
+        self._state.evict(shard, slots)
+        own.evicted += len(slots)
+        self._planner.look_up()
 
-    def _take(self, segment: Segment, planner: Planner, evicted: list[list[str]]) -> None:
-        stream, state = self._stream, self._state
+    def _take(self, segment: Segment) -> None:
         self._refuse(segment.refused)
-        newcomers = [stream.keys[at] for at in segment.newcomers.tolist()]
-        state.slots_for(newcomers, segment.dimensions.tolist())
-        record: Record = {"evicted": evicted}
-        for steps in self._deltas.values():
-            steps.append([])
-        if len(segment.accepted):
-            slot_of_row = planner.slots()[stream.key[segment.accepted]]
-            numbered = Numbered.of(segment.accepted, slot_of_row, state.principals, self._config)
-            self._run_steps(numbered, record)
-        if len(segment.accepted) or evicted:
-            self._segments.append(record)
-        else:
-            for steps in self._deltas.values():
-                steps.pop()
+        self._planner.admit(segment)
+        rows = segment.accepted
+        if len(rows):
+            slot_of_row = self._planner.slots[self._stream.key[rows]]
+            self._run_steps(Numbered.of(self._stream, rows, slot_of_row, self._state.principals, self._config))
 
-    def _run_steps(self, numbered: Numbered, record: Record) -> None:
-        alarms: dict[str, Array] = {name: np.zeros(len(numbered.rows), bool) for name in self._deltas}
+    def _run_steps(self, numbered: Numbered) -> None:
+        alarms: dict[str, Array] = {name: np.zeros(len(numbered.rows), bool) for name in self._state.signal_names}
         rises: list[_Rise] = []
         self._out.index[numbered.rows] = numbered.index
-        record["steps"] = [
-            self._step(numbered, at, alarms, rises) for at in numbered.steps(self._stream.space[numbered.rows])
+        steps = [
+            shares(*self._step(numbered, at, alarms, rises), numbered.edges)
+            for at in numbered.steps(self._stream.space[numbered.rows])
         ]
         rises.sort(key=lambda rise: (rise.row, rise.signal))
         latch = self._latch(numbered, alarms, rises)
-        record.update(self._finish(numbered, latch))
+        self._finish(numbered, latch)
+        for at, own in enumerate(self._of):
+            if numbered.edges[at] < numbered.edges[at + 1]:
+                parts = [step[at] for step in steps if len(step[at][0]["slots"])]
+                own.changes.add(parts, self._counters(at, numbered))
 
-    def _step(self, numbered: Numbered, at: Array, alarms: dict[str, Array], rises: list[_Rise]) -> Record:
+    def _step(
+        self, numbered: Numbered, at: Array, alarms: dict[str, Array], rises: list[_Rise]
+    ) -> tuple[Record, dict[str, Delta]]:
         state = self._state
         rows, place = rows_of_step(self._stream, numbered, at, state.pools)
         block = np.empty(len(rows.slots), np.int64)
@@ -134,7 +137,8 @@ class Observing:
         state.history.flush()
         reference = self._references.get((rows.model, rows.model_version))
         views = Views(rows, state.history, state.previous, reference)
-        growing, deltas = np.zeros(len(rows), bool), {}
+        growing = np.zeros(len(rows), bool)
+        deltas: dict[str, Delta] = {}
         for number, signal in enumerate(state.signals):
             proposal = signal.propose(rows, views)
             self._note(numbered.rows[at], signal.name, proposal)
@@ -147,10 +151,9 @@ class Observing:
                 growing = proposal.growing
                 views.settle(growing)
             deltas[signal.name] = proposal.delta
-            self._deltas[signal.name][-1].append(proposal.delta)
         step = self._shared_delta(rows, place, block, growing)
         state.apply_step(rows.slots, rows.pools, step, deltas)
-        return step
+        return step, deltas
 
     def _shared_delta(self, rows: Rows, place: Array, block: Array, growing: Array) -> Record:
         kept = np.ones(len(rows), bool) if "history" in self._state.needs else growing
@@ -191,7 +194,7 @@ class Observing:
                 continue
             latch[own] |= bit
             flagged |= (account[numbered.slot] == own) & (numbered.rows >= rise.row)
-            self._out.findings.append(self._finding(rise))
+            self._find(rise)
         self._out.flagged[numbered.rows] = flagged
         after: Array = latch[account]
         return after
@@ -201,18 +204,23 @@ class Observing:
         for number, alarm in enumerate(alarms.values()):
             bits |= np.where(alarm, 1 << number, 0)
         self._out.flagged[numbered.rows] = bits != 0
-        self._out.findings += [self._finding(rise) for rise in rises]
+        for rise in rises:
+            self._find(rise)
         latch = np.empty(len(numbered.slots), np.int64)
         latch[numbered.slot] = bits
         return latch
 
-    def _finding(self, rise: _Rise) -> Finding:
+    def _find(self, rise: _Rise) -> None:
+        at = int(self._stream.shard[rise.row])
+        self._of[at].findings.append(self._finding(rise, rise.row - self._stream.edges[at]))
+
+    def _finding(self, rise: _Rise, row_of_shard: int) -> Finding:
         model, version, principal = self._state.principals.key_of[rise.slot]
         proposal, row = rise.proposal, rise.own_row
         score = float(proposal.score[row])
         severity: Literal["high", "medium"] = "high" if score >= _HIGH_SCORE else "medium"
         return Finding(
-            row=rise.row,
+            row=row_of_shard,
             model=model,
             model_version=version,
             principal=principal,
@@ -225,45 +233,50 @@ class Observing:
             evidence=proposal.evidence[row],
         )
 
-    def _finish(self, numbered: Numbered, latch: Array) -> Record:
-        """Bring the engine's own counters up to date, and say what they are."""
-        state = self._state
+    def _finish(self, numbered: Numbered, latch: Array) -> None:
+        """Bring the engine's own counters up to date."""
         last = np.empty(len(numbered.slots), np.int64)
         last[numbered.slot] = np.arange(len(numbered.rows))
+        rows = np.searchsorted(numbered.shard, np.arange(len(self._stream.edges)))
+        before = np.array([shard.queries for shard in self._shards]) - rows[:-1]
         counters = {
             "queries": numbered.index[last] + 1,
-            "active": state.queries + last,
+            "active": before[numbered.shard[last]] + last,
             "score": self._out.score[numbered.rows[last]],
             "latch": latch,
-            "signals": state.signal_names,
-            "total": state.queries + len(numbered.rows),
+            "signals": self._state.signal_names,
         }
-        state.set_counters(numbered.slots, counters)
-        return state.counters(numbered.slots)
+        self._state.set_counters(numbered.slots, counters)
+        for shard, count in zip(self._shards, np.diff(rows).tolist(), strict=True):
+            shard.queries += count
+
+    def _counters(self, at: int, numbered: Numbered) -> Record:
+        """What the counters of one shard's slots are now."""
+        return self._state.counters(self._shards[at], numbered.slots[numbered.edges[at] : numbered.edges[at + 1]])
 
     def _refuse(self, rows: Array) -> None:
+        stream = self._stream
         for row in rows.tolist():
-            key = self._stream.keys[self._stream.key[row]]
+            at, key = int(stream.shard[row]), stream.keys[stream.key[row]]
             detail = (
-                f"{key[2]!r} sent {self._stream.dimension[row]} features to {key[0]} {key[1]}, "
+                f"{key[2]!r} sent {stream.dimension[row]} features to {key[0]} {key[1]}, "
                 "which is not the configured dimension or that of its first query"
             )
-            self._out.refused.append(BadRow(row, "dimension", detail))
+            self._of[at].refused.append(BadRow(row - stream.edges[at], "dimension", detail))
 
-    def _observation(self) -> Observation:
-        out = self._out
-        packed = {ENGINE: (VERSION, pack(self._segments))}
-        for signal in self._state.signals:
-            packed[signal.name] = (signal.version, pack(self._deltas[signal.name]))
+    def _observation(self, at: int) -> Observation:
+        out, own, stream = self._out, self._of[at], self._stream
+        rows = slice(stream.edges[at], stream.edges[at + 1])
+        first_key, last_key = stream.key_edges[at : at + 2]
         return Observation(
-            keys=[PrincipalKey(*key) for key in self._stream.keys],
-            key_index=self._stream.key,
-            index=out.index,
-            flagged=out.flagged,
-            score=out.score,
-            signals=out.signals,
-            findings=out.findings,
-            sections=packed,
-            refused=out.refused,
-            evicted=out.evicted,
+            keys=[PrincipalKey(*key) for key in stream.keys[first_key:last_key]],
+            key_index=stream.key[rows] - first_key,
+            index=out.index[rows],
+            flagged=out.flagged[rows],
+            score=out.score[rows],
+            signals={name: column[rows] for name, column in out.signals.items()},
+            findings=own.findings,
+            sections=own.changes.sections(),
+            refused=own.refused,
+            evicted=own.evicted,
         )

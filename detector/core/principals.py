@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,8 +14,24 @@ Key = tuple[str, str, str]
 """(model, model version, principal)."""
 
 
+@dataclass(slots=True)
+class Shard:
+    """Whose slots and accounts are one engine's. ``queries``: how many it took, which numbers its stream."""
+
+    slot_of: dict[Key, int] = field(default_factory=dict)
+    account_of: dict[tuple[str, str], int] = field(default_factory=dict)
+    queries: int = 0
+
+    def __len__(self) -> int:
+        return len(self.slot_of)
+
+    def find(self, keys: Iterable[Key]) -> list[int]:
+        """The slot of each key, -1 where there is none."""
+        return [self.slot_of.get(key, -1) for key in keys]
+
+
 class Principals:
-    """Slots and their engine-wide counters, and accounts: what a principal's model versions have in common.
+    """Slots and their counters, and accounts: what a principal's model versions have in common. Of all shards alike.
 
     ``slots`` columns: ``queries`` seen, ``active`` (number in the engine's stream of the last one), ``score``
     (last one, NaN before any), ``account``, ``dimension``, ``block`` of the history. ``accounts`` columns:
@@ -22,7 +39,6 @@ class Principals:
     """
 
     def __init__(self) -> None:
-        self.slot_of: dict[Key, int] = {}
         self.key_of: dict[int, Key] = {}
         self.slots = Columns(
             {
@@ -35,52 +51,49 @@ class Principals:
                 "pool": (np.int32, -1),
             }
         )
+        self.slots.reserve(1)
         self.accounts = Columns({"latch": (np.int64, 0), "versions": (np.int32, 0)})
         self._slot_ids = Ids()
         self._account_ids = Ids()
-        self._account_of: dict[tuple[str, str], int] = {}
-
-    def __len__(self) -> int:
-        return len(self.slot_of)
 
     @property
     def capacity(self) -> int:
         """Every slot is below this."""
         return self._slot_ids.size
 
-    def add(self, key: Key, dimension: int) -> int:
+    def add(self, shard: Shard, key: Key, dimension: int) -> int:
         """A slot for ``key``, which has none yet."""
         slot = self._slot_ids.take()
         self.slots.reserve(slot + 1)
-        self.slot_of[key] = slot
+        shard.slot_of[key] = slot
         self.key_of[slot] = key
-        account = self._account(key)
+        account = self._account(shard, key)
         self.accounts["versions"][account] += 1
         self.slots["account"][slot] = account
         self.slots["dimension"][slot] = dimension
         return slot
 
-    def remove(self, slots: Sequence[int]) -> None:
+    def remove(self, shard: Shard, slots: Sequence[int]) -> None:
         """Forget ``slots``; an account goes with the last of its versions, and its latch with it."""
         for slot in slots:
             key = self.key_of.pop(slot)
-            del self.slot_of[key]
-            self._leave_account(int(self.slots["account"][slot]), key)
+            del shard.slot_of[key]
+            self._leave_account(shard, int(self.slots["account"][slot]), key)
         self.slots.reset(np.asarray(slots, dtype=np.int64))
         self._slot_ids.give_back(slots)
 
-    def versions_of(self, model: str, principal: str) -> list[int]:
+    def versions_of(self, shard: Shard, model: str, principal: str) -> list[int]:
         """Slots of all model versions of one principal."""
-        if (model, principal) not in self._account_of:
+        account = shard.account_of.get((model, principal))
+        if account is None:
             return []
-        account = self._account_of[model, principal]
         own = np.flatnonzero(self.slots["account"][: self.capacity] == account)
         return [int(slot) for slot in own]
 
-    def to_forget(self, count: int) -> list[int]:
-        """The ``count`` slots that matter least: those without a score first, then those that are not suspects,
-        each by how long they have been silent."""
-        known = np.fromiter(self.key_of, dtype=np.int64, count=len(self.key_of))
+    def to_forget(self, shard: Shard, count: int) -> list[int]:
+        """The ``count`` slots of ``shard`` that matter least: those without a score first, then those that are not
+        suspects, each by how long they have been silent."""
+        known = np.fromiter(shard.slot_of.values(), dtype=np.int64, count=len(shard))
         suspect = self.accounts["latch"][self.slots["account"][known]] != 0
         scored = ~np.isnan(self.slots["score"][known])
         order = np.lexsort((self.slots["active"][known], np.where(suspect, 2, scored.astype(np.int64))))
@@ -94,21 +107,21 @@ class Principals:
 
     @property
     def nbytes(self) -> int:
-        text = sum(len(part) for key in self.slot_of for part in key[2:])
-        return self.slots.nbytes + self.accounts.nbytes + 400 * len(self.slot_of) + text
+        text = sum(len(key[2]) for key in self.key_of.values())
+        return self.slots.nbytes + self.accounts.nbytes + 400 * len(self.key_of) + text
 
-    def _account(self, key: Key) -> int:
+    def _account(self, shard: Shard, key: Key) -> int:
         name = (key[0], key[2])
-        account = self._account_of.get(name)
+        account = shard.account_of.get(name)
         if account is None:
-            account = self._account_of[name] = self._account_ids.take()
+            account = shard.account_of[name] = self._account_ids.take()
             self.accounts.reserve(account + 1)
         return account
 
-    def _leave_account(self, account: int, key: Key) -> None:
+    def _leave_account(self, shard: Shard, account: int, key: Key) -> None:
         versions = self.accounts["versions"]
         versions[account] -= 1
         if versions[account] == 0:
-            del self._account_of[key[0], key[2]]
+            del shard.account_of[key[0], key[2]]
             self.accounts["latch"][account] = 0
             self._account_ids.give_back([account])

@@ -17,8 +17,10 @@ Need = Literal["growing", "history", "previous", "reference"]
 """A view a signal asks for: ``history`` makes the engine keep every row, ``growing`` those of the growing set."""
 
 Delta = Mapping[str, Array]
-"""Named numeric arrays: the values of touched counters after the rows, and rows to append. Positions in them
-refer to the ``slots`` and ``pools`` handed to ``apply`` along with it."""
+"""Named numeric arrays: the values of touched counters after the rows, and rows to append. A name says what it is by:
+``slot_...`` holds one value for each of the ``slots`` handed to ``apply`` along with it, ``pool_...`` one for each of
+the ``pools``, and ``EVENT_...``, with EVENT any other word, one for each of its events, whose slots ``EVENT_slot``
+gives as positions in ``slots``, ascending."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from detector.core.arrays import Array
 from detector.core.configuration import EngineConfig
 from detector.core.history import History, HistoryRows
 from detector.core.pools import Pools
-from detector.core.principals import Key, Principals
+from detector.core.principals import Key, Principals, Shard
 from detector.core.signal import Delta, Signal
 from detector.core.views import PreviousQueries
 
@@ -24,10 +24,7 @@ _UNKNOWN_SIGNAL = 1 << 62
 
 
 class State:
-    """Principals, pools, the shared views' vectors and the signals' own state.
-
-    ``queries``: how many were taken from the start, which numbers the engine's stream.
-    """
+    """Principals, pools, the shared views' vectors and the signals' own state, of all shards in common arrays."""
 
     def __init__(self, config: EngineConfig, registry: Registry) -> None:
         self.signals: list[Signal] = [build(config) for build in registry.values()]
@@ -36,7 +33,6 @@ class State:
         self.pools = Pools(self.principals.slots)
         self.history = History(self.principals.slots, self.pools)
         self.previous = PreviousQueries()
-        self.queries = 0
 
     @property
     def signal_names(self) -> list[str]:
@@ -48,16 +44,15 @@ class State:
         figures = [f"{signal.name}.{figure}" for signal in self.signals for figure in signal.figures]
         return self.signal_names + figures
 
-    def slots_for(self, keys: Sequence[Key], dimensions: Sequence[int]) -> Array:
+    def slots_for(self, shard: Shard, keys: Sequence[Key], dimensions: Sequence[int]) -> Array:
         """int64 (n,): the slots of ``keys``, made where missing."""
-        known = self.principals.slot_of
-        slots = [known.get(key, -1) for key in keys]
+        slots = shard.find(keys)
         for at, slot in enumerate(slots):
             if slot < 0:
-                slots[at] = self.principals.add(keys[at], dimensions[at])
+                slots[at] = self.principals.add(shard, keys[at], dimensions[at])
         return np.array(slots, dtype=np.int64)
 
-    def evict(self, slots: Sequence[int]) -> None:
+    def evict(self, shard: Shard, slots: Sequence[int]) -> None:
         """Forget ``slots`` altogether."""
         own = np.array(slots, dtype=np.int64)
         if not len(own):
@@ -68,13 +63,12 @@ class State:
         self.history.evict(pools)
         self.previous.evict(own)
         self.pools.remove(pools)
-        self.principals.remove(slots)
+        self.principals.remove(shard, slots)
 
-    def evict_keys(self, keys: Sequence[Sequence[str]]) -> None:
+    def evict_keys(self, shard: Shard, keys: Sequence[Sequence[str]]) -> None:
         """Forget those of ``keys`` that are known."""
-        known = self.principals.slot_of
-        slots = [known.get((model, version, principal)) for model, version, principal in keys]
-        self.evict([slot for slot in slots if slot is not None])
+        slots = shard.find((model, version, principal) for model, version, principal in keys)
+        self.evict(shard, [slot for slot in slots if slot >= 0])
 
     def apply_step(self, slots: Array, pools: Array, step: Record, deltas: Mapping[str, Delta]) -> None:
         """Take over what one step proposed: ``step`` for the shared views, ``deltas`` by signal name."""
@@ -95,9 +89,8 @@ class State:
             columns[name][slots] = record[name]
         latch = self._own_latch(record["latch"], record["signals"])
         self.principals.accounts["latch"][columns["account"][slots]] = latch
-        self.queries = max(self.queries, int(record["total"]))
 
-    def counters(self, slots: Array) -> Record:
+    def counters(self, shard: Shard, slots: Array) -> Record:
         """What ``set_counters`` takes, with the keys and dimensions of ``slots``."""
         columns = self.principals.slots
         return {
@@ -108,16 +101,16 @@ class State:
             "score": columns["score"][slots],
             "latch": self.principals.latch_of(slots),
             "signals": self.signal_names,
-            "total": self.queries,
+            "total": shard.queries,
         }
 
-    def dump(self, slots: Array) -> tuple[Record, dict[str, Delta]]:
+    def dump(self, shard: Shard, slots: Array) -> tuple[Record, dict[str, Delta]]:
         """All of ``slots``: the engine's record and each signal's."""
         pools = self.pools.of_slots(slots)
         position = np.full(self.principals.capacity, -1, np.int64)
         position[slots] = np.arange(len(slots))
         owner = position[self.pools.columns["slot"][pools]]
-        record = self.counters(slots)
+        record = self.counters(shard, slots)
         record["block"] = self.principals.slots["block"][slots]
         record["pool_slot"] = owner
         record["pool_label"] = self.pools.columns["label"][pools]
@@ -126,12 +119,13 @@ class State:
             record["previous"] = self._dump_previous(slots)
         return record, {signal.name: signal.dump(slots, pools) for signal in self.signals}
 
-    def load(self, record: Record, states: Mapping[str, Delta]) -> None:
+    def load(self, shard: Shard, record: Record, states: Mapping[str, Delta]) -> None:
         """Replace the principals of a dump with it whole."""
         keys = [(model, version, principal) for model, version, principal in record["keys"]]
-        self.evict_keys(keys)
-        slots = self.slots_for(keys, record["dimension"].tolist())
+        self.evict_keys(shard, keys)
+        slots = self.slots_for(shard, keys, record["dimension"].tolist())
         self.set_counters(slots, record)
+        shard.queries = max(shard.queries, int(record["total"]))
         self.principals.slots["block"][slots] = record["block"]
         pools = self.pools.find_or_add(slots[record["pool_slot"]], record["pool_label"])
         for part in record["history"]:

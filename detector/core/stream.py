@@ -1,7 +1,8 @@
-"""A micro-batch as flat columns over all its rows, whatever their model, version and dimension."""
+"""Micro-batches as flat columns over all their rows, whatever their shard, model, version and dimension."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -15,22 +16,32 @@ from detector.core.principals import Key
 
 
 class Stream:
-    """``keys`` that occur and, per row: ``key`` (position in them), ``piece`` and ``piece_row`` (where it came
-    from), ``dimension`` and ``space`` (position in ``spaces``, each a (model, version, dimension))."""
+    """One micro-batch of each shard, one shard after the other.
 
-    def __init__(self, batch: MicroBatch) -> None:
-        self.pieces = tuple(piece for piece in batch.pieces if len(piece))
+    ``keys`` that occur, those of shard i from ``key_edges[i]`` to ``key_edges[i + 1]``; its rows lie between
+    ``edges[i]`` and ``edges[i + 1]``. Per row: ``shard``, ``key`` (position in them), ``piece`` and ``piece_row``
+    (where it came from), ``dimension`` and ``space`` (position in ``spaces``, each a (model, version, dimension)).
+    """
+
+    def __init__(self, batches: Sequence[MicroBatch]) -> None:
+        owned = [(at, piece) for at, batch in enumerate(batches) for piece in batch.pieces if len(piece)]
+        self.pieces = tuple(piece for _, piece in owned)
         self.keys: list[Key] = []
         self.spaces: list[tuple[str, str, int]] = []
-        self._number: dict[Key, int] = {}
+        self._number: dict[tuple[int, Key], int] = {}
         self._matrices: dict[int, tuple[NDArray[np.float32], Array]] = {}
         lengths = [len(piece) for piece in self.pieces]
-        self.key = _joined([self._key_index(piece) for piece in self.pieces], np.int32)
+        self.key = _joined([self._key_index(at, piece) for at, piece in owned], np.int32)
         self.piece = np.repeat(np.arange(len(self.pieces)), lengths)
         self.piece_row = _joined([np.arange(length) for length in lengths], np.int64)
         self._space_of_piece = np.array([self._space(piece) for piece in self.pieces], dtype=np.int64)
         self.space = self._space_of_piece[self.piece]
         self.dimension = np.array([piece.dimension for piece in self.pieces], dtype=np.int32)[self.piece]
+        self.shard = np.array([at for at, _ in owned], dtype=np.int64)[self.piece]
+        self.shard_of_key = np.array([at for at, _ in self._number], dtype=np.int64)
+        bounds = np.arange(len(batches) + 1)
+        self.edges: list[int] = np.searchsorted(self.shard, bounds).tolist()
+        self.key_edges: list[int] = np.searchsorted(self.shard_of_key, bounds).tolist()
 
     def __len__(self) -> int:
         return len(self.key)
@@ -59,15 +70,15 @@ class Stream:
             self._matrices[space] = np.concatenate([self.pieces[at].features for at in pieces]), start
         return self._matrices[space]
 
-    def _key_index(self, piece: QueryBatch) -> Array:
+    def _key_index(self, shard: int, piece: QueryBatch) -> Array:
         used = np.flatnonzero(np.bincount(piece.principal_index, minlength=len(piece.principals)))
         numbers = np.full(len(piece.principals), -1, np.int32)
-        numbers[used] = [self._key(piece, at) for at in used.tolist()]
+        numbers[used] = [self._key(shard, piece, at) for at in used.tolist()]
         return numbers[piece.principal_index]
 
-    def _key(self, piece: QueryBatch, at: int) -> int:
+    def _key(self, shard: int, piece: QueryBatch, at: int) -> int:
         key = (piece.model, piece.model_version, piece.principals[at])
-        number = self._number.setdefault(key, len(self.keys))
+        number = self._number.setdefault((shard, key), len(self.keys))
         if number == len(self.keys):
             self.keys.append(key)
         return number

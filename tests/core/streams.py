@@ -152,10 +152,11 @@ def observe(engine: Engine, pieces: Sequence[QueryBatch], cuts: Sequence[int] = 
     seen = [
         (start, engine.observe(rows_between(pieces, start, end))) for start, end in pairwise(borders) if end > start
     ]
-    return _joined(seen)
+    return joined(seen)
 
 
-def _joined(seen: Sequence[tuple[int, Observation]]) -> Seen:
+def joined(seen: Sequence[tuple[int, Observation]]) -> Seen:
+    """Observations with the row at which each begins, as one."""
     observations = [observation for _, observation in seen]
     return Seen(
         np.concatenate([observation.flagged for observation in observations]),

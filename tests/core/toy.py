@@ -50,19 +50,19 @@ class Toy:
             threshold=ALARM_AT,
             evidence={int(row): (Evidence("total", float(statistic[row]), "", ALARM_AT),) for row in risen},
             delta={
-                "total": last_of(grouping, total),
-                "queries": self.pools["queries"][rows.pools] + rows.by_pool.lengths,
+                "slot_total": last_of(grouping, total),
+                "pool_queries": self.pools["queries"][rows.pools] + rows.by_pool.lengths,
             },
         )
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         self._reserve(slots, pools)
-        self.slots["total"][slots] = delta["total"]
-        self.pools["queries"][pools] = delta["queries"]
+        self.slots["total"][slots] = delta["slot_total"]
+        self.pools["queries"][pools] = delta["pool_queries"]
 
     def dump(self, slots: Array, pools: Array) -> Delta:
         self._reserve(slots, pools)
-        return {"total": self.slots["total"][slots], "queries": self.pools["queries"][pools]}
+        return {"slot_total": self.slots["total"][slots], "pool_queries": self.pools["queries"][pools]}
 
     def load(self, slots: Array, pools: Array, state: Delta) -> None:
         self.apply(slots, pools, state)

@@ -1,0 +1,110 @@
+"""The change that one call of ``observe`` made, sorted by whose it is: each shard has a log of its own.
+
+Slots stand by shard and rows come shard by shard, so that a shard's part of any array is one slice of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from detector.core.arrays import Array, pack
+from detector.core.batch import Sections
+from detector.core.signal import Delta, Signal
+from detector.core.state import Record
+
+ENGINE = "engine"
+VERSION = 1
+
+Steps = Sequence[tuple[Record, Mapping[str, Delta]]]
+"""Of each step, what the engine itself and what each signal changed."""
+
+
+class Changes:
+    """What one shard will log: segments and, alongside, the deltas of each signal."""
+
+    def __init__(self, signals: Sequence[Signal]) -> None:
+        self.evicted: list[list[str]] = []
+        self._signals = signals
+        self._segments: list[Record] = []
+        self._deltas: dict[str, list[list[Delta]]] = {signal.name: [] for signal in signals}
+
+    def add(self, steps: Steps, counters: Record) -> None:
+        """One more segment, after what was evicted before it."""
+        self._segments.append({"evicted": self.evicted, "steps": [step for step, _ in steps], **counters})
+        for name, own in self._deltas.items():
+            own.append([deltas[name] for _, deltas in steps])
+        self.evicted = []
+
+    def sections(self) -> Sections:
+        """All of it, packed."""
+        if self.evicted:
+            self.add([], {})
+        packed = {ENGINE: (VERSION, pack(self._segments))}
+        for signal in self._signals:
+            packed[signal.name] = (signal.version, pack(self._deltas[signal.name]))
+        return packed
+
+
+def shares(step: Record, deltas: Mapping[str, Delta], edges: Sequence[int]) -> list[tuple[Record, dict[str, Delta]]]:
+    """A step's change cut into that of each shard; ``edges`` are where its slots begin in the segment, and the end."""
+    if len(edges) == 2:
+        return [(step, dict(deltas))]
+    slots = np.searchsorted(step["slots"], edges)
+    pools = np.searchsorted(step["pool_slot"], slots)
+    shard_of_pool = np.repeat(np.arange(len(edges) - 1), np.diff(pools))
+    rows = np.searchsorted(shard_of_pool[step["row_pool"]], np.arange(len(edges)))
+    events = {name: _event_edges(delta, slots) for name, delta in deltas.items()}
+    cuts = zip(*(_pairs(bounds.tolist()) for bounds in (np.asarray(edges), slots, pools, rows)), strict=True)
+    return [
+        (
+            _share(step, segment[0], slot, pool, row),
+            {name: _delta_share(delta, slot, pool, events[name], at) for name, delta in deltas.items()},
+        )
+        for at, (segment, slot, pool, row) in enumerate(cuts)
+    ]
+
+
+_Pair = tuple[int, int]
+
+
+def _pairs(bounds: list[int]) -> list[_Pair]:
+    return list(pairwise(bounds))
+
+
+def _share(step: Record, first_slot: int, slot: _Pair, pool: _Pair, row: _Pair) -> Record:
+    part: Record = {
+        "slots": step["slots"][slice(*slot)] - first_slot,
+        "block": step["block"][slice(*slot)],
+        "pool_slot": step["pool_slot"][slice(*pool)] - slot[0],
+        "pool_label": step["pool_label"][slice(*pool)],
+        "row_pool": step["row_pool"][slice(*row)] - pool[0],
+        "row_growing": step["row_growing"][slice(*row)],
+        "row_vector": step["row_vector"][slice(*row)],
+    }
+    if "previous" in step:
+        part["previous"] = step["previous"][slice(*slot)]
+    return part
+
+
+def _event_edges(delta: Delta, slots: Array) -> dict[str, list[_Pair]]:
+    """By event name, where each shard's begin and end."""
+    names = [name.removesuffix("_slot") for name in delta if name.endswith("_slot")]
+    return {name: _pairs(np.searchsorted(delta[f"{name}_slot"], slots).tolist()) for name in names}
+
+
+def _delta_share(delta: Delta, slot: _Pair, pool: _Pair, events: Mapping[str, list[_Pair]], shard: int) -> Delta:
+    part: dict[str, Any] = {}
+    for name, values in delta.items():
+        kind = name.partition("_")[0]
+        if kind == "slot":
+            part[name] = values[slice(*slot)]
+        elif kind == "pool":
+            part[name] = values[slice(*pool)]
+        else:
+            own = values[slice(*events[kind][shard])]
+            part[name] = own - slot[0] if name == f"{kind}_slot" else own
+    return part

@@ -9,6 +9,9 @@ lists without spread.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from math import sqrt
 from typing import Any
 
@@ -20,13 +23,16 @@ from detector.core.admission import Recompute
 from detector.core.arrays import Array
 from detector.core.columns import Columns
 from detector.core.configuration import PradaConfig
-from detector.core.normality import CONSTANT, statistic
+from detector.core.normality import CONSTANT, statistics
 from detector.core.signal import Delta
 from detector.core.tested import WARM_UP, Tested, carried, last_of
 from detector.core.views import Rows
 
 _EVERY = 10
 _CLASS_MINIMUM = 10
+_AT_ONCE = 32
+"""Tests whose samples are held in memory together."""
+
 _DOUBT = 1e-9
 _EDGE = 1e-12
 _LOG = (("distance", np.float64), ("label", np.int64), ("admitted", np.bool_))
@@ -40,8 +46,8 @@ class _Log:
         self._columns = {name: np.empty(8, dtype) for name, dtype in _LOG}
         self._pool = np.empty(0)
         self._pooled = 0
-        self._class_sizes: dict[int, int] = {}
-        self._waiting: dict[int, list[float]] = {}
+        self._waiting: dict[int, list[float] | None] = {}
+        """By class the distances of those that have too few of them to count, None for the others."""
 
     def __getitem__(self, name: str) -> Array:
         return self._columns[name][: self.size]
@@ -62,22 +68,40 @@ class _Log:
 
     def pool(self, distances: Array, labels: Array) -> NDArray[np.float64]:
         """The sorted distances that count, given the log's and these, which are about to join it."""
-        fresh: list[float] = []
-        done = self._pooled
-        new = np.concatenate((self["distance"][done:], distances[max(done - self.size, 0) :]))
-        new_labels = np.concatenate((self["label"][done:], labels[max(done - self.size, 0) :]))
-        for label, distance in zip(new_labels.tolist(), new.tolist(), strict=True):
-            size = self._class_sizes[label] = self._class_sizes.get(label, 0) + 1
-            waiting = self._waiting.setdefault(label, [])
-            waiting.append(distance)
-            if size >= _CLASS_MINIMUM:
-                fresh += waiting
-                waiting.clear()
-        self._pooled += len(new)
+        fresh = self._fresh(self["distance"][self._pooled :], self["label"][self._pooled :])
+        started = self._pooled - self.size
+        fresh += self._fresh(distances[started:], labels[started:])
         if fresh:
             self._pool = np.concatenate((self._pool, fresh))
             self._pool.sort(kind="stable")
         return self._pool
+
+    def _fresh(self, distances: Array, labels: Array) -> list[float]:
+        """What counts from now on, as these distances follow those already pooled."""
+        fresh: list[float] = []
+        for label, distance in zip(labels.tolist(), distances.tolist(), strict=True):
+            waiting = self._waiting.setdefault(label, [])
+            if waiting is None:
+                fresh.append(distance)
+                continue
+            waiting.append(distance)
+            if len(waiting) == _CLASS_MINIMUM:
+                fresh += waiting
+                self._waiting[label] = None
+        self._pooled += len(distances)
+        return fresh
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """A test to be made at ``row`` (of the by-slot order) of all ``distances`` and ``labels`` so far: the log's, and
+    those from ``start`` to ``end`` of the step. ``kept``: the sorted sample, None if only the agent can tell."""
+
+    row: int
+    log: _Log
+    start: int
+    end: int
+    kept: NDArray[np.float64] | None
 
 
 class ReferenceTest:
@@ -166,32 +190,37 @@ class ReferenceTest:
         order = rows.by_slot.order
         due = np.flatnonzero(rows.index[order] % _EVERY == 0)
         until = np.cumsum(known)
-        first = np.append(0, until)[rows.by_slot.starts]
-        at, found = [], []
-        for row in due.tolist():
-            slot = int(rows.slot[order[row]])
-            w = self._check(int(rows.slots[slot]), new, int(first[slot]), int(until[row]))
-            if w is not None:
-                at.append(row)
-                found.append(w)
-        return np.array(at, dtype=np.int64), np.array(found)
+        slot = rows.slot[order[due]]
+        first = (until - known)[rows.by_slot.starts][slot]
+        places = zip(due.tolist(), rows.slots[slot].tolist(), first.tolist(), until[due].tolist(), strict=True)
+        tested: list[tuple[int, float]] = []
+        while some := list(islice(places, _AT_ONCE)):
+            checks = [check for place in some if (check := self._due(new, *place)) is not None]
+            tested += [(check.row, w) for check, w in self._judged(checks, new) if w is not None]
+        return np.array([row for row, _ in tested], dtype=np.int64), np.array([w for _, w in tested])
 
-    def _check(self, slot: int, new: dict[str, Array], start: int, end: int) -> float | None:
+    def _due(self, new: dict[str, Array], row: int, slot: int, start: int, end: int) -> _Check | None:
+        """The test due at ``row``, None if too few distances are left for one."""
         log = self._log(slot)
         if log.size + end - start <= WARM_UP:
             return None
-        distances, labels = new["distance"][start:end], new["label"][start:end]
-        pool = log.pool(distances, labels)
+        pool = log.pool(new["distance"][start:end], new["label"][start:end])
         if len(pool) <= WARM_UP:
             return None
         kept = _kept(pool)
         if kept is not None and len(kept) <= WARM_UP:
             return None
-        w = None if kept is None or _constant(kept) else statistic(kept)
-        if w is None or abs(w - self._delta) < _DOUBT:
-            every = np.concatenate((log["distance"], distances)), np.concatenate((log["label"], labels))
-            return _published(*every)
-        return w
+        return _Check(row, log, start, end, None if kept is None or _constant(kept) else kept)
+
+    def _judged(self, checks: list[_Check], new: dict[str, Array]) -> Iterator[tuple[_Check, float | None]]:
+        found = iter(statistics([check.kept for check in checks if check.kept is not None]))
+        for check in checks:
+            w = None if check.kept is None else next(found)
+            if w is None or abs(w - self._delta) < _DOUBT:
+                own = slice(check.start, check.end)
+                every = (np.concatenate((check.log[name], new[name][own])) for name in ("distance", "label"))
+                w = _published(*every)
+            yield check, w
 
     def _in_stream_order(
         self, order: Array, statistics: Array, verdicts: Array, risen: Array, delta: dict[str, Array]
@@ -215,15 +244,15 @@ class ReferenceTest:
 
 def _kept(pool: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """The sorted pool without outliers, or None where rounding could decide what is one."""
-    mean = float(pool.sum()) / len(pool)
+    mean = float(np.add.reduce(pool)) / len(pool)
     deviation = pool - mean
-    deviation *= deviation
-    reach = 3.0 * sqrt(float(deviation.sum()) / len(pool))
+    reach = 3.0 * sqrt(float(deviation @ deviation) / len(pool))
     if reach <= 3.0 * CONSTANT * mean:
         return None
     low, high = pool.searchsorted((mean - reach, mean + reach)).tolist()
-    edges = (*pool[max(low - 1, 0) : low + 1].tolist(), *pool[max(high - 1, 0) : high + 1].tolist())
-    if any(abs(abs(edge - mean) - reach) <= _EDGE * (mean + reach) for edge in edges):
+    edges = (*deviation[max(low - 1, 0) : low + 1].tolist(), *deviation[max(high - 1, 0) : high + 1].tolist())
+    slack = _EDGE * (mean + reach)
+    if any(abs(abs(edge) - reach) <= slack for edge in edges):
         return None
     return pool[low:high]
 

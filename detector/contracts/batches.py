@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from detector.contracts.queries import QueryBatch
+from detector.contracts.queries import Part, QueryBatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +45,24 @@ def cut(batch: QueryBatch, start: int, stop: int) -> QueryBatch:
     return replace(batch, **cuts)
 
 
+def in_log_order(parts: Sequence[Part]) -> Iterator[Part]:
+    """The rows of ``parts``, no record of which is in two of them, cut so that all stand in log order."""
+    import numpy as np
+
+    if len(parts) < 2:
+        yield from parts
+        return
+    sizes = [len(batch) for batch, _, _ in parts]
+    part = np.arange(len(parts)).repeat(sizes)
+    within = np.concatenate([np.arange(size) for size in sizes])
+    order = np.concatenate([records for _, records, _ in parts]).argsort(kind="stable")
+    edges = [0, *(np.flatnonzero(np.diff(part[order])) + 1).tolist(), len(order)]
+    for first, last in pairwise(edges):
+        batch, records, rows = parts[part[order[first]]]
+        start, stop = within[order[first]], within[order[last - 1]] + 1
+        yield cut(batch, start, stop), records[start:stop], rows[start:stop]
+
+
 def concatenate(pieces: Iterable[QueryBatch]) -> Iterator[QueryBatch]:
     """The same rows in the same order in as few batches as their shapes allow.
 
@@ -65,8 +83,9 @@ def _join(pieces: list[QueryBatch]) -> QueryBatch:
     first = pieces[0]
     if len(pieces) == 1:
         return first
-    principals, index = _join_principals(pieces)
     columns = {name: _join_column([getattr(piece, name) for piece in pieces]) for name in COLUMNS}
+    names, rows = [piece.principals for piece in pieces], [len(piece) for piece in pieces]
+    principals, index = join_principals(names, rows, columns["principal_index"])
     return replace(first, **{**columns, "principals": principals, "principal_index": index})
 
 
@@ -80,15 +99,24 @@ def _join_column(columns: list[Any]) -> Any:
     return np.concatenate(columns)
 
 
-def _join_principals(pieces: list[QueryBatch]) -> tuple[list[str], NDArray[np.int32]]:
+def join_principals(
+    names: Sequence[list[str]], rows: Sequence[int], index: NDArray[np.int32]
+) -> tuple[list[str], NDArray[np.int32]]:
+    """One list of principals, and the index (n,) into it, for pieces of ``rows`` rows with principals ``names``.
+
+    ``index`` (n,) holds each piece's index into its own. Nobody stands in the list twice, and where there are more
+    names than rows, nobody without a row.
+    """
     import numpy as np
 
+    listed: list[str] = []
+    before = []
+    for some in names:
+        before.append(len(listed))
+        listed += some
+    places = index + np.array(before).repeat(rows)
+    if len(places) < len(listed):
+        listed, places = [listed[place] for place in places.tolist()], np.arange(len(places))
     numbers: dict[str, int] = {}
-    renumbered = []
-    for piece in pieces:
-        names, index = piece.principals, piece.principal_index
-        if len(index) < len(names):
-            names, index = [names[place] for place in index.tolist()], np.arange(len(index), dtype=np.int32)
-        places = [numbers.setdefault(name, len(numbers)) for name in names]
-        renumbered.append(np.array(places, dtype=np.int32)[index])
-    return list(numbers), np.concatenate(renumbered)
+    numbered = [numbers.setdefault(name, len(numbers)) for name in listed]
+    return list(numbers), np.array(numbered, dtype=np.int32)[places]

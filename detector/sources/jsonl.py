@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from detector.contracts.batches import in_log_order
 from detector.contracts.codecs.limits import RECORD_BYTES
 from detector.contracts.codecs.queries_json import decode_json_run
 from detector.contracts.errors import ConfigurationError
@@ -62,8 +63,8 @@ def _decode(lines: list[tuple[int, bytes]]) -> Iterator[DecodedQueries]:
     written = [(number, line) for number, line in lines if line.strip()]
     numbers = np.array([number for number, _ in written], dtype=np.int64)
     run = decode_json_run([line for _, line in written], [None] * len(written))
-    for batch, places in run.batches:
+    for batch, places, _ in in_log_order(run.parts):
         yield DecodedQueries(batch, numbers[places])
     if run.bad:
-        bad = [BadRow(int(numbers[fault.row]), fault.reason, fault.detail) for fault in run.bad]
+        bad = [BadRow(int(numbers[place]), fault.reason, fault.detail) for place, fault in run.bad]
         yield DecodedQueries(None, np.zeros(0, dtype=np.int64), bad_rows=bad)

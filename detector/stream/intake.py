@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.batches import concatenate, take
+from detector.contracts.batches import concatenate, in_log_order, take
 from detector.contracts.codecs.queries_json import JSON_CONTENT_TYPE, decode_json_run
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, decode_packed, encode_packed
+from detector.contracts.codecs.queries_packed import (
+    PACKED_CONTENT_TYPE,
+    decode_packed,
+    decode_packed_run,
+    encode_packed,
+)
 from detector.contracts.codecs.records import encode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import DeadLetter
 from detector.contracts.partitioning import partition_of
-from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch
+from detector.contracts.queries import BadRow, Count, DecodedRun, Part, QueryBatch
 from detector.contracts.topics import Topics
 from detector.stream.record import Message
 
@@ -26,6 +31,8 @@ ORIGIN = "weirguard-origin"
 """Header of a re-keyed record: ``partition:offset`` of its first arrival."""
 
 _LISTED_ROWS = 100
+_PACKED = PACKED_CONTENT_TYPE.encode()
+_KNOWN = (_PACKED, JSON_CONTENT_TYPE.encode(), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +66,22 @@ class Intake:
     counts: list[tuple[int, Count, int]] = field(default_factory=list)
     strays: list[Message] = field(default_factory=list)
     refused: dict[int, list[BadRow]] = field(default_factory=dict)
-    _records: list[NDArray[np.int64]] = field(default_factory=list)
-    _rows: list[NDArray[np.int64]] = field(default_factory=list)
+    _parts: list[Part] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
         return sum(len(piece) for piece in self.pieces)
 
-    def add(self, batch: QueryBatch, records: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        """Append ``batch``, whose rows are ``rows`` of the records with indices ``records``, both int64 (n,)."""
-        self.pieces.append(batch)
-        self._records.append(records)
-        self._rows.append(rows)
+    def add(self, part: Part) -> None:
+        """Take in rows of records that no other part has rows of."""
+        self._parts.append(part)
 
     def close(self) -> None:
-        """All is in: join what can be joined, for the engine."""
-        self.pieces = list(concatenate(self.pieces))
-        if self._records:
-            self.record_of, self.row_of = np.concatenate(self._records), np.concatenate(self._rows)
+        """All is in: put it in log order and join what can be joined, for the engine."""
+        if self._parts:
+            pieces, records, rows = zip(*in_log_order(self._parts), strict=True)
+            self.pieces = list(concatenate(pieces))
+            self.record_of, self.row_of = np.concatenate(records), np.concatenate(rows)
 
 
 class Receiver:
@@ -90,51 +95,104 @@ class Receiver:
     def receive(self, records: Sequence[SourceRecord]) -> Intake:
         """Decode ``records``; nothing is raised for bad ones, they are in ``refused``."""
         intake = Intake()
-        for packed, run in groupby(enumerate(records), key=lambda numbered: _is_packed(numbered[1])):
-            if packed:
-                for at, record in run:
-                    self._receive_packed(intake, at, record)
-            else:
-                self._receive_single(intake, list(run))
+        counts: list[tuple[int, Count]] = []
+        media_types = [_media_type(record) for record in records]
+        for at in [at for at, media_type in enumerate(media_types) if media_type not in _KNOWN]:
+            detail = f"{records[at].headers[CONTENT_TYPE][:64]!r} is neither JSON nor {PACKED_CONTENT_TYPE}"
+            intake.refused[at] = [BadRow(-1, "content-type", detail)]
+        known = (at for at, media_type in enumerate(media_types) if media_type in _KNOWN)
+        for packed, run in groupby(known, key=lambda at: media_types[at] == _PACKED):
+            places = list(run)
+            counts += self._take_in(intake, places, [records[at] for at in places], packed)
         intake.close()
+        self._place_counts(intake, counts)
         return intake
 
-    def _receive_packed(self, intake: Intake, at: int, record: SourceRecord) -> None:
-        try:
-            self._place(intake, at, record, decode_packed(record.value or b""))
-        except InvalidRecord as error:
-            intake.refused[at] = [BadRow(-1, error.reason, error.detail)]
+    def _take_in(
+        self, intake: Intake, places: list[int], records: list[SourceRecord], packed: bool
+    ) -> list[tuple[int, Count]]:
+        """Neighbours of one encoding, decoded together; gives their counts."""
+        values = [record.value for record in records]
+        run = decode_packed_run(values) if packed else decode_json_run(values, [one.timestamp for one in records])
+        for place, bad in run.bad:
+            intake.refused.setdefault(places[place], []).append(bad)
+        away = self._away(run)
+        lost = self._forward(intake, places, records, away)
+        numbers = np.array(places, np.int64)
+        for batch, record, row in run.parts:
+            if away:
+                here = np.flatnonzero((self._homes(batch) == self._partition) & ~np.isin(record, lost))
+                batch, record, row = take(batch, here), record[here], row[here]  # noqa: PLW2901
+            if len(batch):
+                intake.add((batch, numbers[record], row))
+        return [(places[place], count) for place, count in run.counts if place not in lost]
 
-    def _receive_single(self, intake: Intake, numbered: Sequence[tuple[int, SourceRecord]]) -> None:
-        """A run of single JSON queries, decoded together."""
-        wanted = [(at, record) for at, record in numbered if _is_json(record)]
-        for at, record in numbered:
-            if not _is_json(record):
-                detail = f"{record.headers[CONTENT_TYPE][:64]!r} is neither JSON nor {PACKED_CONTENT_TYPE}"
-                intake.refused[at] = [BadRow(-1, "content-type", detail)]
-        places = np.array([at for at, _ in wanted], np.int64)
-        run = decode_json_run([record.value for _, record in wanted], [record.timestamp for _, record in wanted])
-        for bad in run.bad:
-            intake.refused[int(places[bad.row])] = [BadRow(-1, bad.reason, bad.detail)]
-        for batch, rows in run.batches:
+    def _homes(self, batch: QueryBatch) -> NDArray[np.int64]:
+        homes = [partition_of(principal, self._partitions) for principal in batch.principals]
+        return np.asarray(homes, np.int64)[batch.principal_index]
+
+    def _away(self, run: DecodedRun) -> dict[int, int]:
+        """The records of ``run``, in order, with rows that live elsewhere; and where the last of them does."""
+        away: dict[int, int] = {}
+        for batch, record, _ in run.parts:
             home = self._homes(batch)
-            for row in np.flatnonzero(home != self._partition).tolist():
-                at, record = wanted[rows[row]]
-                self._forward(intake, at, record, int(home[row]))
-            here = np.flatnonzero(home == self._partition)
-            if len(here):
-                mine = take(batch, here) if len(here) < len(batch) else batch
-                intake.add(mine, places[rows[here]], np.zeros(len(here), np.int64))
+            if np.count_nonzero(home != self._partition):
+                rows = np.flatnonzero(home != self._partition)
+                away.update(zip(record[rows].tolist(), home[rows].tolist(), strict=True))
+        return dict(sorted(away.items()))
 
-    def _forward(self, intake: Intake, at: int, record: SourceRecord, partition: int) -> None:
-        """A single query that lives elsewhere goes there as it came."""
+    def _forward(
+        self, intake: Intake, places: list[int], records: list[SourceRecord], away: Mapping[int, int]
+    ) -> list[int]:
+        """Send on what lives elsewhere; gives the records that are refused for it."""
+        lost = []
+        for place, home in away.items():
+            try:
+                intake.strays.extend(self._strays(records[place], home))
+            except InvalidRecord as error:
+                intake.refused[places[place]] = [BadRow(-1, error.reason, error.detail)]
+                lost.append(place)
+        return lost
+
+    def _strays(self, record: SourceRecord, home: int) -> list[Message]:
+        """A single query goes to ``home`` as it came, of a packed record each group of rows to its partition; a stray
+        that was sent here twice is an error."""
         if record.source == "rekeyed":
-            detail = "a re-keyed record arrived in a partition that is not its principal's"
-            intake.refused[at] = [BadRow(-1, "partition", detail)]
-            return
+            raise InvalidRecord("partition", "a re-keyed record arrived in a partition that is not its principal's")
+        if _media_type(record) == _PACKED:
+            return self._repacked(record)
         headers = (*record.headers.items(), (ORIGIN, self._origin(record)))
-        stray = Message(self._topics.rekeyed, partition, record.key, record.value or b"", headers, record.timestamp)
-        intake.strays.append(stray)
+        return [Message(self._topics.rekeyed, home, record.key, record.value or b"", headers, record.timestamp)]
+
+    def _repacked(self, record: SourceRecord) -> list[Message]:
+        """The rows of ``record`` that live elsewhere, decoded again without their neighbours."""
+        batch = decode_packed(record.value).batch
+        assert batch is not None
+        home = self._homes(batch)
+        headers = ((CONTENT_TYPE, PACKED_CONTENT_TYPE.encode()), (ORIGIN, self._origin(record)))
+        return [
+            Message(
+                self._topics.rekeyed,
+                partition,
+                None,
+                encode_packed(take(batch, np.flatnonzero(home == partition))),
+                headers,
+                record.timestamp,
+            )
+            for partition in np.unique(home[home != self._partition]).tolist()
+        ]
+
+    def _place_counts(self, intake: Intake, counts: list[tuple[int, Count]]) -> None:
+        """Each count after the rows of its record, or among the refused if it is of somebody who lives elsewhere."""
+        if not counts:
+            return
+        rows = np.searchsorted(intake.record_of, [at for at, _ in counts], side="right").tolist()
+        for (at, count), row in zip(counts, rows, strict=True):
+            if partition_of(count.principal, self._partitions) == self._partition:
+                intake.counts.append((at, count, row))
+            else:
+                detail = "a count of missing queries arrived in a partition that is not its principal's"
+                intake.refused.setdefault(at, []).append(BadRow(-1, "partition", detail))
 
     def _origin(self, record: SourceRecord) -> bytes:
         return f"{self._partition}:{record.offset}".encode()
@@ -142,42 +200,6 @@ class Receiver:
     def dead_letters(self, records: Sequence[SourceRecord], refused: Mapping[int, Sequence[BadRow]]) -> list[Message]:
         """One message for each record with bad rows: its bytes as they came, and the reasons as headers."""
         return [self._dead_letter(records[at], rows) for at, rows in sorted(refused.items())]
-
-    def _place(self, intake: Intake, at: int, record: SourceRecord, decoded: DecodedQueries) -> None:
-        if decoded.bad_rows:
-            intake.refused[at] = list(decoded.bad_rows)
-        batch, rows = decoded.batch, decoded.rows
-        if batch is not None:
-            home = self._homes(batch)
-            if (home != self._partition).any():
-                intake.strays.extend(self._strays(record, batch, home))
-                here = np.flatnonzero(home == self._partition)
-                batch, rows = take(batch, here), rows[here]
-            if len(batch):
-                intake.add(batch, np.full(len(batch), at, np.int64), rows)
-        for count in decoded.counts:
-            self._place_count(intake, at, count)
-
-    def _place_count(self, intake: Intake, at: int, count: Count) -> None:
-        if partition_of(count.principal, self._partitions) == self._partition:
-            intake.counts.append((at, count, intake.rows))
-        else:
-            detail = "a count of missing queries arrived in a partition that is not its principal's"
-            intake.refused.setdefault(at, []).append(BadRow(-1, "partition", detail))
-
-    def _homes(self, batch: QueryBatch) -> NDArray[np.int64]:
-        homes = [partition_of(principal, self._partitions) for principal in batch.principals]
-        return np.asarray(homes, np.int64)[batch.principal_index]
-
-    def _strays(self, record: SourceRecord, batch: QueryBatch, home: NDArray[np.int64]) -> Iterable[Message]:
-        """The rows that live elsewhere, each group to its partition; a stray that was sent here twice is an error."""
-        if record.source == "rekeyed":
-            raise InvalidRecord("partition", "a re-keyed record arrived in a partition that is not its principal's")
-        origin = self._origin(record)
-        for partition in np.unique(home[home != self._partition]):
-            headers = ((CONTENT_TYPE, PACKED_CONTENT_TYPE.encode()), (ORIGIN, origin))
-            stray = take(batch, np.flatnonzero(home == partition))
-            yield Message(self._topics.rekeyed, int(partition), None, encode_packed(stray), headers, record.timestamp)
 
     def _dead_letter(self, record: SourceRecord, rows: Sequence[BadRow]) -> Message:
         topic = getattr(self._topics, record.source)
@@ -197,14 +219,6 @@ class Receiver:
         )
         value = record.value if record.value is not None else b""
         return Message(self._topics.dead_letters, None, record.key, value, headers, record.timestamp)
-
-
-def _is_packed(record: SourceRecord) -> bool:
-    return _media_type(record) == PACKED_CONTENT_TYPE.encode()
-
-
-def _is_json(record: SourceRecord) -> bool:
-    return _media_type(record) in (None, JSON_CONTENT_TYPE.encode())
 
 
 def _media_type(record: SourceRecord) -> bytes | None:

@@ -19,7 +19,7 @@ def decode_queries(value: bytes | None, content_type: str | None, *, timestamp: 
 
     media_type = JSON_CONTENT_TYPE if content_type is None else content_type.partition(";")[0].strip().lower()
     if media_type == PACKED_CONTENT_TYPE:
-        return decode_packed(value or b"")
+        return decode_packed(value)
     if media_type != JSON_CONTENT_TYPE:
         raise InvalidRecord("content-type", f"{media_type[:64]!r} is neither JSON nor {PACKED_CONTENT_TYPE}")
     return DecodedQueries(decode_json_query(value or b"", timestamp=timestamp), np.zeros(1, dtype=np.int64))

@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from detector.contracts.codecs.limits import DIMENSIONS
-from detector.contracts.codecs.reading import Envelope, check_schema, check_size, read
+from detector.contracts.codecs.reading import Envelope, by_layout, check_schema, check_size, read
 from detector.contracts.codecs.screening import TEXT_COLUMNS, screen
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.queries import BadRow, OutputKind, QueryBatch
+from detector.contracts.queries import BadRow, DecodedRun, OutputKind, QueryBatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,39 +57,30 @@ class JsonQuery:
     schema: str = SCHEMA
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedRun:
-    """Single queries, decoded together: batches in order, each with the places (int64) of its rows among the values,
-    and the values that were refused, ``row`` being their place."""
-
-    batches: list[tuple[QueryBatch, NDArray[np.int64]]]
-    bad: list[BadRow]
-
-
 def decode_json_run(values: Sequence[bytes | None], timestamps: Sequence[float | None]) -> DecodedRun:
-    """The queries in ``values``, neighbours of one shape as one batch: a tenth of the cost of one by one.
+    """The queries in ``values``, one each, so that ``row`` is -1 in all ``bad``.
 
     ``timestamps`` (seconds) stand in for an absent ``occurred_at``; None makes that field mandatory. Nothing is raised
     for a bad value; its reason is one of ``limits.REASONS``.
     """
-    run = DecodedRun([], [])
+    run = DecodedRun()
     parsed: list[_Parsed] = []
     for place, (value, timestamp) in enumerate(zip(values, timestamps, strict=True)):
         try:
             parsed.append(_parse(place, value, timestamp))
         except InvalidRecord as error:
-            run.bad.append(BadRow(place, error.reason, error.detail))
-    for _, alike in groupby(parsed, key=_shape):
-        _screen(list(alike), run)
+            run.refuse(place, error)
+    for alike in by_layout(parsed, _layout):
+        _screen(alike, run)
     return run
 
 
 def decode_json_query(value: bytes, *, timestamp: float | None) -> QueryBatch:
     """The query in ``value`` as a batch of one row. Raises InvalidRecord; otherwise as :func:`decode_json_run`."""
     run = decode_json_run([value], [timestamp])
-    for fault in run.bad:
+    for _, fault in run.bad:
         raise InvalidRecord(fault.reason, fault.detail)
-    return run.batches[0][0]
+    return run.parts[0][0]
 
 
 def encode_json_query(batch: QueryBatch, row: int = 0) -> bytes:
@@ -190,7 +180,7 @@ def _parse(place: int, value: bytes | None, timestamp: float | None) -> _Parsed:
     return _Parsed(place, query, _seconds(query.occurred_at, timestamp), features, _vector(query.outputs, "outputs"))
 
 
-def _shape(parsed: _Parsed) -> tuple[object, ...]:
+def _layout(parsed: _Parsed) -> tuple[object, ...]:
     query = parsed.query
     carried = tuple(getattr(query, name) is None for name in _OPTIONAL)
     return query.model, query.model_version, query.output_kind, len(parsed.features), len(parsed.outputs), carried
@@ -203,11 +193,12 @@ def _screen(alike: list[_Parsed], run: DecodedRun) -> None:
     try:
         decoded = screen(_batch(alike))
     except InvalidRecord as error:
-        run.bad.extend(BadRow(parsed.place, error.reason, error.detail) for parsed in alike)
+        for parsed in alike:
+            run.refuse(parsed.place, error)
         return
-    run.bad.extend(BadRow(int(places[bad.row]), bad.reason, bad.detail) for bad in decoded.bad_rows)
+    run.bad.extend((alike[bad.row].place, BadRow(-1, bad.reason, bad.detail)) for bad in decoded.bad_rows)
     if decoded.batch is not None:
-        run.batches.append((decoded.batch, places[decoded.rows]))
+        run.parts.append((decoded.batch, places[decoded.rows], np.zeros(len(decoded.rows), dtype=np.int64)))
 
 
 def _batch(alike: list[_Parsed]) -> QueryBatch:

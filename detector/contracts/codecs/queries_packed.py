@@ -9,16 +9,19 @@ so nothing is ever allocated on a claim.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
+from detector.contracts.batches import join_principals
 from detector.contracts.codecs.limits import DIMENSIONS, OUTPUTS, PACKED_BYTES, is_time, names_one
-from detector.contracts.codecs.reading import Envelope, check_schema, check_size, read
-from detector.contracts.codecs.screening import TEXT_COLUMNS, screen
+from detector.contracts.codecs.reading import Envelope, by_layout, check_schema, check_size, read
+from detector.contracts.codecs.screening import TEXT_COLUMNS, check_model, screen
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.queries import Count, CountKind, DecodedQueries, OutputKind, QueryBatch
+from detector.contracts.queries import BadRow, Count, CountKind, DecodedQueries, DecodedRun, OutputKind, QueryBatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,16 +68,36 @@ class PackedQueries:
     counts: list[PackedCount] = field(default_factory=list)
 
 
-def decode_packed(value: bytes) -> DecodedQueries:
+def decode_packed(value: bytes | None) -> DecodedQueries:
     """The queries and counts in ``value``.
 
     Raises InvalidRecord for a structural error; a row that breaks a rule is among ``bad_rows`` and the
     others survive. A record without rows carries counts alone.
     """
-    packed = read(check_size(value), _decoder(), _envelope(), SCHEMA)
-    check_schema(packed.schema, SCHEMA)
-    counts = [_count(packed.model, count) for count in packed.counts]
-    return screen(_batch(packed), counts)
+    import numpy as np
+
+    run = decode_packed_run([value])
+    bad = [fault for _, fault in run.bad]
+    if bad and bad[0].row < 0:
+        raise InvalidRecord(bad[0].reason, bad[0].detail)
+    batch, _, rows = run.parts[0] if run.parts else (None, None, np.zeros(0, dtype=np.int64))
+    return DecodedQueries(batch, rows, [count for _, count in run.counts], bad)
+
+
+def decode_packed_run(values: Sequence[bytes | None]) -> DecodedRun:
+    """The queries and counts in the records ``values``. Nothing is raised for a bad one; its reason is one of
+    ``limits.REASONS``."""
+    run = DecodedRun()
+    parsed: list[_Parsed] = []
+    for place, value in enumerate(values):
+        try:
+            parsed.append(_parse(place, value))
+        except InvalidRecord as error:
+            run.refuse(place, error)
+    for alike in by_layout((one for one in parsed if one.rows), _layout):
+        _screen(alike, run)
+    run.counts.extend((one.place, count) for one in parsed for count in one.counts)
+    return run
 
 
 def encode_packed(batch: QueryBatch, counts: Sequence[Count] = ()) -> bytes:
@@ -119,78 +142,128 @@ def _count(model: str, count: PackedCount) -> Count:
     return Count(model, count.principal, count.kind, count.queries, count.occurred_at)
 
 
-def _batch(packed: PackedQueries) -> QueryBatch:
+@dataclass(slots=True)
+class _Parsed:
+    """One record whose columns have the lengths that its header calls for."""
+
+    place: int
+    packed: PackedQueries
+    rows: int
+    counts: list[Count]
+
+
+def _parse(place: int, value: bytes | None) -> _Parsed:
+    packed = read(check_size(value), _decoder(), _envelope(), SCHEMA)
+    check_schema(packed.schema, SCHEMA)
+    counts = [_count(packed.model, count) for count in packed.counts]
+    check_model(packed.model, packed.model_version)
     rows = len(packed.event_ids)
-    features, outputs = _widths(packed, rows)
-    return QueryBatch(
-        model=packed.model,
-        model_version=packed.model_version,
-        output_kind=packed.output_kind,
-        event_ids=packed.event_ids,
-        occurred_at=_column(packed.occurred_at, "<f8", "occurred_at", rows),
-        principals=packed.principals,
-        principal_index=_principal_index(packed, rows),
-        features=_column(packed.features, "<f4", "features", rows, features),
-        outputs=_column(packed.outputs, "<f4", "outputs", rows, outputs),
-        missing=_missing(packed.missing, rows, features),
-        hardness=_optional(packed.hardness, "<f4", "hardness", rows),
-        leaf=_optional(packed.leaf, "<i8", "leaf", rows),
-        specification=_optional(packed.specification, "<f4", "specification", rows, 2),
-        served_mode=_texts(packed.served_mode, "served_mode", rows),
-        network_prefix=_texts(packed.network_prefix, "network_prefix", rows),
-        organisation=_texts(packed.organisation, "organisation", rows),
-        user_agent_hash=_texts(packed.user_agent_hash, "user_agent_hash", rows),
-    )
+    _check_widths(packed, rows)
+    _check_lengths(packed, rows)
+    _check_index(packed, rows)
+    return _Parsed(place, packed, rows, counts)
 
 
-def _widths(packed: PackedQueries, rows: int) -> tuple[int, int]:
-    """Dimension and output width, small enough to multiply; a record of counts alone may say 0."""
+def _check_widths(packed: PackedQueries, rows: int) -> None:
+    """Dimension and output width must be small enough to multiply; a record of counts alone may say 0."""
     for what, width, limit in (
         ("dimension", packed.dimension, DIMENSIONS),
         ("output_width", packed.output_width, OUTPUTS),
     ):
         if not (1 if rows else 0) <= width <= limit:
             raise InvalidRecord("dimension", f"{what} is {width}; send 1 to {limit}")
-    return packed.dimension, packed.output_width
 
 
-def _column(data: bytes, dtype: str, name: str, rows: int, width: int | None = None) -> NDArray[Any]:
-    import numpy as np
+def _check_lengths(packed: PackedQueries, rows: int) -> None:
+    for name, nbytes in _ENTRY_BYTES.items():
+        data: bytes | None = getattr(packed, name)
+        if data is not None and len(data) != (expected := rows * nbytes * _width(packed, name)):
+            raise InvalidRecord("length", f"{name} has {len(data)} bytes; {rows} event ids call for {expected}")
+    bits = rows * packed.dimension
+    if packed.missing is not None and len(packed.missing) != (expected := (bits + 7) // 8):
+        detail = f"missing has {len(packed.missing)} bytes; {rows} rows of {packed.dimension} bits call for {expected}"
+        raise InvalidRecord("length", detail)
+    for name in TEXT_COLUMNS:
+        texts: list[str] | None = getattr(packed, name)
+        if texts is not None and len(texts) != rows:
+            raise InvalidRecord("length", f"{name} has {len(texts)} entries for {rows} event ids")
 
-    expected = rows * (1 if width is None else width) * int(dtype[2:])
-    if len(data) != expected:
-        raise InvalidRecord("length", f"{name} has {len(data)} bytes; {rows} event ids call for {expected}")
-    column = np.frombuffer(data, dtype=dtype)
-    return column if width is None else column.reshape(rows, width)
 
-
-def _optional(data: bytes | None, dtype: str, name: str, rows: int, width: int | None = None) -> NDArray[Any] | None:
-    return None if data is None else _column(data, dtype, name, rows, width)
-
-
-def _principal_index(packed: PackedQueries, rows: int) -> NDArray[np.int32]:
-    index = _column(packed.principal_index, "<i4", "principal_index", rows)
-    if rows and not (index.min() >= 0 and index.max() < len(packed.principals)):
+def _check_index(packed: PackedQueries, rows: int) -> None:
+    index = struct.unpack(f"<{rows}i", packed.principal_index)
+    if rows and not (min(index) >= 0 and max(index) < len(packed.principals)):
         raise InvalidRecord("length", f"principal_index points outside the {len(packed.principals)} principals")
-    return index
 
 
-def _missing(data: bytes | None, rows: int, width: int) -> NDArray[np.bool_] | None:
+def _width(packed: PackedQueries, name: str) -> int:
+    """Entries a row of a numeric column."""
+    if name == "features":
+        return packed.dimension
+    if name == "outputs":
+        return packed.output_width
+    return 2 if name == "specification" else 1
+
+
+def _layout(parsed: _Parsed) -> tuple[object, ...]:
+    """What records must agree in to be joined."""
+    packed = parsed.packed
+    absent = tuple(getattr(packed, name) is None for name in _OPTIONAL)
+    return packed.model, packed.model_version, packed.output_kind, packed.dimension, packed.output_width, absent
+
+
+def _screen(alike: list[_Parsed], run: DecodedRun) -> None:
+    """Screen the rows of ``alike``, records of one layout, as one batch, and say whose each of them is."""
     import numpy as np
 
-    if data is None:
-        return None
-    expected = (rows * width + 7) // 8
-    if len(data) != expected:
-        raise InvalidRecord("length", f"missing has {len(data)} bytes; {rows} rows of {width} bits call for {expected}")
-    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=rows * width, bitorder="little")
-    return bits.reshape(rows, width).astype(np.bool_)
+    rows = [parsed.rows for parsed in alike]
+    before = [0, *accumulate(rows[:-1])]
+    records = np.array([parsed.place for parsed in alike]).repeat(rows)
+    within = np.arange(len(records)) - np.array(before).repeat(rows)
+    decoded = screen(_batch([parsed.packed for parsed in alike], rows))
+    for bad in decoded.bad_rows:
+        run.bad.append((int(records[bad.row]), BadRow(int(within[bad.row]), bad.reason, bad.detail)))
+    if decoded.batch is not None:
+        run.parts.append((decoded.batch, records[decoded.rows], within[decoded.rows]))
 
 
-def _texts(texts: list[str] | None, name: str, rows: int) -> list[str] | None:
-    if texts is not None and len(texts) != rows:
-        raise InvalidRecord("length", f"{name} has {len(texts)} entries for {rows} event ids")
-    return texts
+def _batch(alike: list[PackedQueries], rows: list[int]) -> QueryBatch:
+    first = alike[0]
+    columns: dict[str, Any] = {name: _column(alike, name) for name in _DTYPES if getattr(first, name) is not None}
+    columns |= {name: _texts(alike, name) for name in TEXT_COLUMNS if getattr(first, name) is not None}
+    names = [packed.principals for packed in alike]
+    principals, columns["principal_index"] = join_principals(names, rows, columns["principal_index"])
+    return QueryBatch(
+        model=first.model,
+        model_version=first.model_version,
+        output_kind=first.output_kind,
+        event_ids=[event_id for packed in alike for event_id in packed.event_ids],
+        principals=principals,
+        missing=None if first.missing is None else _missing(alike, rows),
+        **columns,
+    )
+
+
+def _column(alike: list[PackedQueries], name: str) -> NDArray[Any]:
+    """A numeric column of all rows: a view of the bytes of a record that is alone."""
+    import numpy as np
+
+    column = np.frombuffer(b"".join([getattr(packed, name) for packed in alike]), dtype=_DTYPES[name])
+    return column.reshape(-1, _width(alike[0], name)) if name in _MATRICES else column
+
+
+def _missing(alike: list[PackedQueries], rows: list[int]) -> NDArray[np.bool_]:
+    import numpy as np
+
+    width = alike[0].dimension
+    bits = [
+        np.unpackbits(np.frombuffer(packed.missing or b"", dtype=np.uint8), count=count * width, bitorder="little")
+        for packed, count in zip(alike, rows, strict=True)
+    ]
+    return np.concatenate(bits).reshape(-1, width).view(np.bool_)
+
+
+def _texts(alike: list[PackedQueries], name: str) -> list[str]:
+    return [text for packed in alike for text in getattr(packed, name)]
 
 
 def _packed(batch: QueryBatch, counts: Sequence[Count]) -> dict[str, Any]:
@@ -223,6 +296,9 @@ _DTYPES = {
     "leaf": "<i8",
     "specification": "<f4",
 }
+_ENTRY_BYTES = {name: int(dtype[2:]) for name, dtype in _DTYPES.items()}
+_MATRICES = ("features", "outputs", "specification")
+_OPTIONAL = ("missing", "hardness", "leaf", "specification", *TEXT_COLUMNS)
 
 
 def _bits(missing: NDArray[np.bool_]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -48,6 +48,14 @@ def read(value: bytes, decode: Callable[[bytes], T], envelope: Callable[[bytes],
         raise InvalidRecord("structure", str(error)[:_EXCERPT]) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRecord("syntax", str(error)[:_EXCERPT]) from None
+
+
+def by_layout(parsed: Iterable[T], layout: Callable[[T], object]) -> Iterable[list[T]]:
+    """``parsed`` records that agree in ``layout``, and so can be joined, in their order."""
+    groups: dict[object, list[T]] = {}
+    for one in parsed:
+        groups.setdefault(layout(one), []).append(one)
+    return groups.values()
 
 
 def _schema_of(value: bytes, envelope: Callable[[bytes], Envelope]) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from detector.contracts.batches import take
@@ -21,7 +20,7 @@ from detector.contracts.codecs.limits import (
 )
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import EVERYONE
-from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch
+from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,10 +30,14 @@ TEXT_COLUMNS = ("served_mode", "network_prefix", "organisation", "user_agent_has
 _A_NAME = f"1 to {NAME_CHARACTERS} plain characters and not {EVERYONE!r}"
 
 
-def check_batch(batch: QueryBatch) -> None:
-    """Raise InvalidRecord for what is wrong with the batch as a whole: its model or its dimensions."""
-    if not (names_one(batch.model) and names_one(batch.model_version)):
+def check_model(model: str, model_version: str) -> None:
+    """Raise InvalidRecord unless both can be names."""
+    if not (names_one(model) and names_one(model_version)):
         raise InvalidRecord("identity", f"model and model_version must be {_A_NAME}")
+
+
+def _check_batch(batch: QueryBatch) -> None:
+    check_model(batch.model, batch.model_version)
     if not len(batch):
         return
     for what, width, limit in (
@@ -45,30 +48,30 @@ def check_batch(batch: QueryBatch) -> None:
             raise InvalidRecord("dimension", f"{what} have {width} entries; send 1 to {limit}")
 
 
-def screen(batch: QueryBatch, counts: list[Count] | None = None) -> DecodedQueries:
+def screen(batch: QueryBatch) -> DecodedQueries:
     """Split the rows of ``batch`` into good ones and bad ones; an entry marked missing becomes 0.
 
-    A row that breaks several rules is reported for the first of them. Raises InvalidRecord as
-    :func:`check_batch` does.
+    A row that breaks several rules is reported for the first of them, whatever stands in the other rows. Raises
+    InvalidRecord for what is wrong with the batch as a whole: its model or its dimensions.
     """
-    check_batch(batch)
+    _check_batch(batch)
     batch = _blank_missing(batch)
     bad: dict[int, BadRow] = {}
     for reason, detail, find in _RULES:
         for row in find(batch):
             bad.setdefault(row, BadRow(row, reason, detail))
-    return _split(batch, counts or [], bad)
+    return _split(batch, bad)
 
 
-def _split(batch: QueryBatch, counts: list[Count], bad: dict[int, BadRow]) -> DecodedQueries:
+def _split(batch: QueryBatch, bad: dict[int, BadRow]) -> DecodedQueries:
     import numpy as np
 
     rows = np.arange(len(batch), dtype=np.int64)
     if not bad:
-        return DecodedQueries(batch if len(batch) else None, rows, counts)
+        return DecodedQueries(batch if len(batch) else None, rows)
     rows = np.delete(rows, list(bad))
     good = take(batch, rows) if len(rows) else None
-    return DecodedQueries(good, rows, counts, [bad[row] for row in sorted(bad)])
+    return DecodedQueries(good, rows, bad_rows=[bad[row] for row in sorted(bad)])
 
 
 def _blank_missing(batch: QueryBatch) -> QueryBatch:
@@ -141,18 +144,12 @@ def _not_label(outputs: NDArray[np.float32]) -> list[int]:
 def _not_probabilities(outputs: NDArray[np.float32]) -> list[int]:
     import numpy as np
 
-    sums = np.dot(outputs, _ones(outputs.shape[1]))  # unlike a ufunc, says nothing of infinities
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = np.add.reduce(outputs, axis=1)  # a product with ones rounds a row by the number of its neighbours
     fine: NDArray[np.bool_] = np.abs(sums - 1) <= PROBABILITY_SUM_TOLERANCE
     if not _all(positive := outputs >= 0):
         fine &= positive.all(axis=1)
     return _where_not(fine)
-
-
-@lru_cache(maxsize=8)
-def _ones(count: int) -> NDArray[np.float32]:
-    import numpy as np
-
-    return np.ones(count, dtype=np.float32)
 
 
 def _bad_attribute(batch: QueryBatch) -> list[int]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+_LOCK = threading.Lock()
+"""One for all: it is held for a moment, and a lock for each of many buckets would have to be fetched from memory."""
+
 
 class TokenBucket:
     """``rate`` queries a second on average, and at most one second's worth, or one query, at once.
@@ -12,26 +15,31 @@ class TokenBucket:
     thousand rows at once only makes the next wait longer. Safe for any number of threads.
     """
 
-    __slots__ = ("_at", "_burst", "_lock", "_tokens", "rate")
+    __slots__ = ("_at", "_burst", "_tokens", "rate")
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
         self._burst = self._tokens = max(1.0, rate)
         self._at = float("inf")
-        self._lock = threading.Lock()
 
     def take(self, now: float, queries: int = 1) -> float:
         """Pay for ``queries`` at ``now`` (seconds); 0 if let through, else the seconds to wait."""
-        with self._lock:
+        _LOCK.acquire()  # `with` and `min` cost more than all the rest, and a request waits for this
+        try:
+            tokens = self._tokens
             if now > self._at:
-                self._tokens = min(self._burst, self._tokens + (now - self._at) * self.rate)
+                tokens += (now - self._at) * self.rate
+                tokens = self._burst if tokens > self._burst else tokens  # noqa: FURB136  as above
             self._at = now
-            if self._tokens < 1.0:
-                return (1.0 - self._tokens) / self.rate
-            self._tokens -= queries
+            if tokens < 1.0:
+                self._tokens = tokens
+                return (1.0 - tokens) / self.rate
+            self._tokens = tokens - queries
             return 0.0
+        finally:
+            _LOCK.release()
 
     def charge(self, queries: int) -> None:
         """Pay for ``queries`` more that were let through already."""
-        with self._lock:
+        with _LOCK:
             self._tokens -= queries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import sys
 from dataclasses import dataclass
 
 from detector.contracts.codecs.records import KILL_SWITCH_KEY, decode
@@ -118,4 +119,4 @@ def _read_key(key: bytes | None) -> Key:
         raise InvalidRecord("syntax", f"the key of a decision is not JSON: {error}") from None
     if not isinstance(names, list) or len(names) != 2 or not all(isinstance(name, str) for name in names):
         raise InvalidRecord("structure", "the key of a decision must be the JSON array [model, principal]")
-    return names[0], names[1]
+    return sys.intern(names[0]), names[1]

@@ -15,8 +15,11 @@ class Counters:
         self._totals = dict.fromkeys(names, 0)
 
     def add(self, name: str, amount: int = 1) -> None:
-        with self._lock:
+        self._lock.acquire()  # `with` costs more than all the rest, and a request waits for this
+        try:
             self._totals[name] += amount
+        finally:
+            self._lock.release()
 
     def snapshot(self) -> dict[str, int]:
         with self._lock:

@@ -23,7 +23,7 @@ from detector.policy.ledger import Ledger
 from detector.sources import format_of
 from detector.sources.merge import merge as by_time
 from detector.sources.merge import one_after_another
-from detector.stream.judge import Judge
+from detector.stream.judge import Hearing, Judge
 
 QUERIES_AT_ONCE = 512
 """Rows after which a micro-batch is closed; it has less than twice as many. Verdicts do not depend on it."""
@@ -57,7 +57,7 @@ def replay(
             if pieces:
                 times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))[1:]
                 latest = float(times[-1])
-                judgement = judge.judge(pieces, times)
+                judgement = judge.judge(Hearing(pieces, times))
                 report.judged(part, judgement.observation, judgement.effects.alerts, judgement.effects.decisions)
             for log, bad in part.bad_rows:
                 report.refused(log, bad)

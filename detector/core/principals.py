@@ -55,6 +55,7 @@ class Principals:
         self.accounts = Columns({"latch": (np.int64, 0), "versions": (np.int32, 0)})
         self._slot_ids = Ids()
         self._account_ids = Ids()
+        self._text_bytes = 0
 
     @property
     def capacity(self) -> int:
@@ -67,6 +68,7 @@ class Principals:
         self.slots.reserve(slot + 1)
         shard.slot_of[key] = slot
         self.key_of[slot] = key
+        self._text_bytes += len(key[2])
         account = self._account(shard, key)
         self.accounts["versions"][account] += 1
         self.slots["account"][slot] = account
@@ -78,6 +80,7 @@ class Principals:
         for slot in slots:
             key = self.key_of.pop(slot)
             del shard.slot_of[key]
+            self._text_bytes -= len(key[2])
             self._leave_account(shard, int(self.slots["account"][slot]), key)
         self.slots.reset(np.asarray(slots, dtype=np.int64))
         self._slot_ids.give_back(slots)
@@ -107,8 +110,7 @@ class Principals:
 
     @property
     def nbytes(self) -> int:
-        text = sum(len(key[2]) for key in self.key_of.values())
-        return self.slots.nbytes + self.accounts.nbytes + 400 * len(self.key_of) + text
+        return self.slots.nbytes + self.accounts.nbytes + 400 * len(self.key_of) + self._text_bytes
 
     def _account(self, shard: Shard, key: Key) -> int:
         name = (key[0], key[2])

@@ -123,7 +123,7 @@ def _add_agent(app: Application, settings: Settings) -> None:
 def _add_timers(app: Application) -> None:
     @app.timer(5.0)  # type: ignore[untyped-decorator]
     async def survey() -> None:
-        app.weirguard_owner.survey()
+        await app.weirguard_owner.survey()
 
     @app.timer(60.0)  # type: ignore[untyped-decorator]
     async def assert_decisions() -> None:
@@ -165,7 +165,7 @@ def credentials(kafka: KafkaSettings) -> faust.auth.Credentials | None:
     """Faust's form of the security settings."""
     if kafka.security_protocol == "PLAINTEXT":
         return None
-    context = _tls(kafka) if kafka.security_protocol.endswith("SSL") else None
+    context = tls_context(kafka)
     if not kafka.security_protocol.startswith("SASL"):
         return faust.SSLCredentials(context=context)
     return faust.SASLCredentials(
@@ -176,7 +176,10 @@ def credentials(kafka: KafkaSettings) -> faust.auth.Credentials | None:
     )
 
 
-def _tls(kafka: KafkaSettings) -> ssl.SSLContext:
+def tls_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
+    """How the security settings have TLS done; None where they do without."""
+    if not kafka.security_protocol.endswith("SSL"):
+        return None
     context = ssl.create_default_context(cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None)
     context.check_hostname = kafka.ssl_check_hostname
     if kafka.ssl_certfile:

@@ -10,11 +10,22 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation, Sections
-from detector.core.engine import Engine
+from detector.core.engine import Engine, observe_together
 from detector.policy.activity import Activity, Counted, Effects
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What is to be judged: ``pieces`` in log order; ``times`` float64 (n,) of policy, nondecreasing; ``counts`` of
+    queries without features; ``learning`` bool (n,), rows on which nothing is enforced, or None for nowhere."""
+
+    pieces: Sequence[QueryBatch]
+    times: NDArray[np.float64]
+    counts: Sequence[Counted] = ()
+    learning: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +44,31 @@ class Judge:
         self.engine = engine
         self.ledger = ledger
 
-    def judge(
-        self,
-        pieces: Sequence[QueryBatch],
-        times: NDArray[np.float64],
-        counts: Sequence[Counted] = (),
-        learning: NDArray[np.bool_] | None = None,
-    ) -> Judgement:
-        """Verdicts and decisions for ``pieces`` in log order; ``times`` float64 (n,) is policy time, nondecreasing."""
-        observation = self.engine.observe(MicroBatch(tuple(pieces)))
-        effects = self.ledger.observe(_activity(observation, times, counts, learning))
+    def judge(self, hearing: Hearing) -> Judgement:
+        """Verdicts and decisions for one hearing."""
+        return judge_together([(self, hearing)])[0]
+
+    def conclude(self, hearing: Hearing, observation: Observation) -> Judgement:
+        """What follows from what the engine saw."""
+        effects = self.ledger.observe(_activity(observation, hearing))
         return Judgement(observation, effects, _with_policy(observation.sections, effects))
 
 
-def _activity(
-    observation: Observation,
-    times: NDArray[np.float64],
-    counts: Sequence[Counted],
-    learning: NDArray[np.bool_] | None,
-) -> Activity:
+def judge_together(work: Sequence[tuple[Judge, Hearing]]) -> list[Judgement]:
+    """What each judge would say of its hearing, in one call of their engines, which are siblings."""
+    seen = observe_together([(judge.engine, MicroBatch(tuple(hearing.pieces))) for judge, hearing in work])
+    return [judge.conclude(hearing, observation) for (judge, hearing), observation in zip(work, seen, strict=True)]
+
+
+def _activity(observation: Observation, hearing: Hearing) -> Activity:
     return Activity(
-        time=times,
+        time=hearing.times,
         keys=observation.keys,
         key_index=observation.key_index,
         flagged=observation.flagged,
         findings=observation.findings,
-        learning=learning,
-        counts=counts,
+        learning=hearing.learning,
+        counts=hearing.counts,
         judged=observation.index >= 0,
     )
 

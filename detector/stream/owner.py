@@ -6,7 +6,7 @@ What may go wrong ends the process (``exits``): Faust would acknowledge, log and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, Protocol
@@ -20,13 +20,16 @@ from detector.contracts.topics import Topics
 from detector.stream import faust_edges
 from detector.stream.exits import Exit, stop_now
 from detector.stream.intake import SourceRecord
-from detector.stream.partition import Partition
+from detector.stream.partition import Partition, step_together
 from detector.stream.record import Message, StateRecord
 from detector.stream.record import encode as encode_record
 from detector.stream.reporter import Reporter
 from detector.stream.step import Step
 
 SOURCES = ("commands", "queries", "rekeyed")
+
+Work = tuple[Partition, list[SourceRecord]]
+"""A partition and its next micro-batch, or command."""
 
 _log = structlog.get_logger("weirguard.stream")
 
@@ -40,7 +43,7 @@ class Broker(Protocol):
 
 
 class Owner:
-    """Owns partitions from fence to revocation."""
+    """Owns partitions from fence to revocation. Their state lies in common arrays: one thread alone touches it."""
 
     def __init__(
         self,
@@ -68,9 +71,10 @@ class Owner:
     async def reassigned(self, lost: Iterable[int], taken: Iterable[int]) -> None:
         """Forget what is lost, and put our fence into the log of what is taken, before recovery reads its end."""
         await faust_edges.stopped_flow(self._app)
-        for number in {*lost, *taken}:
-            self.partitions.pop(number, None)
-            self._fences.pop(number, None)
+        gone = [self.partitions.pop(number) for number in {*lost, *taken} if number in self.partitions]
+        for partition in gone:
+            self._fences.pop(partition.number, None)
+            await self._in_logic_thread(partition.close)
         wanted = sorted(taken)
         offsets = await asyncio.gather(*(self._fence(number) for number in wanted))
         for number, offset in zip(wanted, offsets, strict=True):
@@ -88,7 +92,7 @@ class Owner:
         if partition is None:
             return
         try:
-            partition.absorb(offset, value)
+            self._logic.submit(partition.absorb, offset, value).result()
         except NewerStateLog as error:
             stop_now(Exit.NEWER_STATE_LOG, str(error))
         except OwnershipLost as error:
@@ -114,6 +118,9 @@ class Owner:
         messages = partition.takeover(self._fences[number], end_of_queries)
         await self._publish(messages)
         partition.taken_over()
+        opening = partition.opening()
+        if opening is not None:
+            await self._finish(partition, opening)
         _log.info(
             "partition taken", partition=number, fence=partition.fence, repeated=len(messages), **partition.applied
         )
@@ -127,7 +134,7 @@ class Owner:
             for source in SOURCES
         }
 
-    def survey(self) -> None:
+    async def survey(self) -> None:
         """Tell the reporter what is held and how far it is."""
         places = {
             TP(getattr(self._topics, source), number): (source, number)
@@ -136,7 +143,8 @@ class Owner:
         }
         ends = faust_edges.known_ends(self._app, places)
         committed = faust_edges.committed_offsets(self._app)
-        self._reporter.survey(
+        await self._in_logic_thread(
+            self._reporter.survey,
             [partition for partition in self.partitions.values() if partition.ready],
             {places[tp]: end for tp, end in ends.items()},
             {places[tp]: offset for tp, offset in committed.items() if tp in places},
@@ -146,7 +154,7 @@ class Owner:
         """Publish all standing decisions again, so that a frozen owner's late write does not stand for long."""
         for partition in list(self.partitions.values()):
             if partition.ready:
-                await self._publish(partition.assertions())
+                await self._publish(await self._in_logic_thread(partition.assertions))
 
     # -- the flow ------------------------------------------------------------------------------------------------------
 
@@ -156,13 +164,13 @@ class Owner:
         for event in events:
             record = self._source_record(event.message)
             runs.setdefault((event.message.partition, record.source), []).append(record)
-        numbers = sorted({number for number, _ in runs})
-        await asyncio.gather(
-            *(
-                self._process_partition(number, [runs.get((number, source), []) for source in SOURCES])
-                for number in numbers
-            )
-        )
+        flows = [
+            self._micro_batches(self.partitions[number], [runs.get((number, source), []) for source in SOURCES])
+            for number in sorted({number for number, _ in runs})
+            if number in self.partitions
+        ]
+        while work := [due for flow in flows if (due := await anext(flow, None)) is not None]:
+            await self._perform(work)
 
     def _source_record(self, message: Any) -> SourceRecord:
         headers = message.headers or {}
@@ -176,27 +184,22 @@ class Owner:
             headers={name: data for name, data in pairs if data is not None},
         )
 
-    async def _process_partition(self, number: int, runs: Sequence[Sequence[SourceRecord]]) -> None:
-        partition = self.partitions.get(number)
-        if partition is None:
-            return
+    async def _micro_batches(self, partition: Partition, runs: Sequence[Sequence[SourceRecord]]) -> AsyncIterator[Work]:
+        """The micro-batches of one partition; each must be applied before the next is asked for."""
         if not partition.ready:
-            raise SourceGap(f"partition {number}: queries were delivered before its state was restored")
+            raise SourceGap(f"partition {partition.number}: queries were delivered before its state was restored")
         for run in runs:
-            if run:
-                await self._process_run(partition, list(run))
+            waiting = list(run)
+            while waiting:
+                fresh, gap = partition.contiguous(waiting)
+                for records in self._sized(fresh):
+                    yield partition, records
+                if gap is None:
+                    break
+                await self._pass_gap(partition, waiting[0].source, *gap)
+                waiting = [record for record in waiting if record.offset >= gap[1]]
 
-    async def _process_run(self, partition: Partition, run: list[SourceRecord]) -> None:
-        while run:
-            fresh, gap = partition.contiguous(run)
-            for records in self._micro_batches(fresh):
-                await self._perform(partition, records)
-            if gap is None:
-                return
-            await self._pass_gap(partition, run[0].source, *gap)
-            run = [record for record in run if record.offset >= gap[1]]
-
-    def _micro_batches(self, records: Sequence[SourceRecord]) -> Iterable[list[SourceRecord]]:
+    def _sized(self, records: Sequence[SourceRecord]) -> Iterable[list[SourceRecord]]:
         batch: list[SourceRecord] = []
         room = self._microbatch_bytes
         for record in records:
@@ -219,17 +222,17 @@ class Owner:
         _log.warning("a gap in the source", topic=topic, partition=partition.number, expected=expected, found=found)
         partition.pass_gap(source, found)
 
-    async def _perform(self, partition: Partition, records: list[SourceRecord]) -> None:
-        is_command = records[0].source == "commands"
-        work: Callable[[], Step] = (
-            (lambda: partition.command(records[0])) if is_command else (lambda: partition.step(records))
-        )
+    async def _perform(self, work: Sequence[Work]) -> None:
         started = perf_counter()
-        step = await asyncio.get_running_loop().run_in_executor(self._logic, work)
+        done = await self._in_logic_thread(_steps, work)
         self._reporter.took("judge", perf_counter() - started)
+        await asyncio.gather(*(self._conclude(partition, records, step) for partition, records, step in done))
+
+    async def _conclude(self, partition: Partition, records: Sequence[SourceRecord], step: Step) -> None:
         await self._finish(partition, step)
         self._reporter.performed(partition, records, step)
-        while (chunk := partition.checkpoint()) is not None:
+        while partition.checkpointer.due():
+            chunk = await self._in_logic_thread(partition.checkpoint)
             await self._finish(partition, chunk)
 
     async def _finish(self, partition: Partition, step: Step) -> None:
@@ -274,8 +277,20 @@ class Owner:
             list(message.headers) or None,
         )
 
+    async def _in_logic_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._logic, work, *arguments)
+
     async def _in_broker_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._brokering, work, *arguments)
         except OSError as error:
             raise BrokerError(f"the broker did not answer: {error}") from error
+
+
+def _steps(work: Sequence[Work]) -> list[tuple[Partition, list[SourceRecord], Step]]:
+    """Apply what is due; what was lost in the meantime is left to its new owner."""
+    held = [(partition, records) for partition, records in work if partition.ready]
+    commands = [(partition, records) for partition, records in held if records[0].source == "commands"]
+    queries = [(partition, records) for partition, records in held if records[0].source != "commands"]
+    done = [(partition, records, partition.command(records[0])) for partition, records in commands]
+    return done + [(*one, step) for one, step in zip(queries, step_together(queries), strict=True)]

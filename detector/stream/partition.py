@@ -23,7 +23,7 @@ from detector.core.batch import Observation
 from detector.policy.activity import Counted, Effects
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.intake import Intake, Receiver, SourceRecord, origin_of
-from detector.stream.judge import POLICY_SECTION, Judge
+from detector.stream.judge import POLICY_SECTION, Hearing, Judge, Judgement, judge_together
 from detector.stream.record import Kind, Message, Position, StateRecord, decode
 from detector.stream.record import encode as encode_record
 from detector.stream.scores import ScoreBoard
@@ -36,6 +36,17 @@ class Writer:
 
     owner: str
     configuration: str
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Source records, decoded and not yet judged. ``unseen``: those that count; ``refused`` are no such records."""
+
+    records: Sequence[SourceRecord]
+    unseen: Sequence[SourceRecord]
+    refused: Mapping[int, Sequence[BadRow]]
+    intake: Intake
+    hearing: Hearing
 
 
 class Partition:
@@ -61,6 +72,7 @@ class Partition:
         self.learn_until: int | None = None
         self.published: Position = (-1, 0)
         self.stale_records = 0
+        self._first = False
         self._origins: dict[int, int] = {}
         self._outboxes: deque[tuple[Position, tuple[Message, ...]]] = deque()
         self._receiver = receiver
@@ -143,7 +155,8 @@ class Partition:
         """
         if fence != self.fence:
             raise OwnershipLost(f"partition {self.number}: recovered through fence {self.fence}, our own is {fence}")
-        if self.learn_until is None:
+        self._first = self.learn_until is None
+        if self._first:
             self.learn_until = end_of_queries
         self.ready = True
         return [message for _, outbox in self._outboxes for message in outbox] + self.assertions()
@@ -152,6 +165,15 @@ class Partition:
         """What ``takeover`` returned is on the broker."""
         if self._outboxes:
             self._drop_published(self._outboxes[-1][0])
+
+    def opening(self) -> Step | None:
+        """A first owner's first state record, which tells any heir where learning ends; None for later owners."""
+        return self._write("delta", None, {}) if self._first else None
+
+    def close(self) -> None:
+        """The partition is somebody else's now: give the memory of its state back."""
+        self.ready = False
+        self.judge.engine.close()
 
     def assertions(self) -> list[Message]:
         """Every standing decision as published, with the current epoch."""
@@ -181,20 +203,30 @@ class Partition:
 
     def step(self, records: Sequence[SourceRecord]) -> Step:
         """Apply fresh ``records`` of queries or re-keyed queries, in order, as one state record."""
+        return step_together([(self, records)])[0]
+
+    def receive(self, records: Sequence[SourceRecord]) -> Received:
+        """The first half of a step: decode ``records`` and let the clock run on."""
         unseen, refused = self._unseen(records)
         intake = self._receiver.receive(unseen)
         clocks, backlog = self._advance(unseen), self._backlog(unseen)
-        times = clocks[intake.record_of]
         learning = backlog[intake.record_of] if backlog.any() else None
-        judgement = self.judge.judge(intake.pieces, times, _counted(intake, clocks, backlog), learning)
+        counts = _counted(intake, clocks, backlog)
+        return Received(
+            records, unseen, refused, intake, Hearing(intake.pieces, clocks[intake.record_of], counts, learning)
+        )
+
+    def conclude(self, received: Received, judgement: Judgement) -> Step:
+        """The second half: the state record, and all that must precede and follow it."""
+        records, intake, refused = received.records, received.intake, received.refused
         self._refuse_rows(intake, judgement.observation)
         source = records[0].source
         self.applied[source] = records[-1].offset
         covers = (records[0].offset, records[-1].offset) if source == "queries" else None
         step = self._write("delta", judgement.effects, judgement.sections, covers, intake.rows)
-        letters = self._receiver.dead_letters(unseen, intake.refused) + self._receiver.dead_letters(records, refused)
-        step.before = letters + intake.strays
-        step.after.extend(self._scores.due(judgement.observation, times))
+        letters = self._receiver.dead_letters(received.unseen, intake.refused)
+        step.before = letters + self._receiver.dead_letters(records, refused) + intake.strays
+        step.after.extend(self._scores.due(judgement.observation, received.hearing.times))
         step.count(intake, judgement.observation, refused)
         return step
 
@@ -216,10 +248,8 @@ class Partition:
             sections |= self.judge.engine.clear(model, principal)
         return self._write("delta", effects, sections)
 
-    def checkpoint(self) -> Step | None:
-        """The next chunk of a rolling checkpoint, or the end of its round, when it is due."""
-        if not self.checkpointer.due():
-            return None
+    def checkpoint(self) -> Step:
+        """The next chunk of a rolling checkpoint, or the end of its round; ``checkpointer`` says when it is due."""
         sections = self.checkpointer.next_chunk()
         if sections is not None:
             return self._write("chunk", None, sections)
@@ -319,6 +349,13 @@ class Partition:
     def _decision(self, decision: Decision, epoch: Position) -> Message:
         value = encode(replace(decision, epoch=epoch))
         return Message(self._topics.decisions, self.number, decision_key(decision.model, decision.principal), value)
+
+
+def step_together(work: Sequence[tuple[Partition, Sequence[SourceRecord]]]) -> list[Step]:
+    """What ``step`` of each partition would do, in one call of their engines, which are siblings."""
+    received = [(partition, partition.receive(records)) for partition, records in work]
+    judged = judge_together([(partition.judge, own.hearing) for partition, own in received])
+    return [partition.conclude(own, judgement) for (partition, own), judgement in zip(received, judged, strict=True)]
 
 
 def _counted(intake: Intake, clocks: NDArray[np.float64], backlog: NDArray[np.bool_]) -> list[Counted]:

@@ -77,7 +77,7 @@ class Reporter:
         self.metrics.replace(names.RECORDS_UNCOMMITTED, _labelled(waiting))
         engines = [partition.judge.engine for partition in partitions]
         self.metrics.set(names.PRINCIPALS_TRACKED, sum(len(engine) for engine in engines))
-        self.metrics.set(names.STATE_BYTES, sum(engine.nbytes() for engine in engines))
+        self.metrics.set(names.STATE_BYTES, engines[0].nbytes() if engines else 0)
         standing: Counter[tuple[str, ...]] = Counter()
         for partition in partitions:
             for decision in partition.judge.ledger.active(partition.policy_time):

@@ -12,7 +12,7 @@ import faust
 from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.core.engine import Engine
 from detector.policy.ledger import Ledger
-from detector.runtime.broker import answers_metadata
+from detector.runtime.broker import answers_versions
 from detector.runtime.health import Health
 from detector.runtime.logging import configure_logging
 from detector.runtime.metric_defs import RESTARTS
@@ -20,7 +20,7 @@ from detector.runtime.metrics import new_metrics
 from detector.runtime.probes import ProbeServer
 from detector.runtime.settings import Settings, load_settings
 from detector.stream import faust_edges, topics
-from detector.stream.app import Application, create_app
+from detector.stream.app import Application, create_app, tls_context
 from detector.stream.broker_reads import BrokerReads
 from detector.stream.building import engine_config, policy_of
 from detector.stream.checkpoint import Checkpointer
@@ -50,7 +50,9 @@ def main() -> None:
         stop_now(Exit.BROKER, str(error))
     reporter.metrics.add(RESTARTS, _restarts())
     watch(_watchdog(app, reporter, settings), stop_now)
-    faust.Worker(app, quiet=True, override_logging=False, redirect_stdouts=False).execute_from_commandline()
+    worker = faust.Worker(app, quiet=True, override_logging=False, redirect_stdouts=False)
+    worker.spinner = None  # it writes terminal escapes, and no option of Faust's keeps it from that
+    worker.execute_from_commandline()
 
 
 def build(settings: Settings) -> tuple[Application, Reporter]:
@@ -60,10 +62,11 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
     config, policy = engine_config(settings), policy_of(settings)
     names = settings.kafka.topics
     reads = BrokerReads(settings.kafka)
+    engine = Engine(config)
     writer = Writer(f"{socket.gethostname()}:{os.getpid()}", config.configuration_hash())
 
     def new_partition(number: int) -> Partition:
-        judge = Judge(Engine(config), Ledger(policy, writer.configuration))
+        judge = Judge(engine.sibling(), Ledger(policy, writer.configuration))
         receiver = Receiver(number, settings.kafka.partitions, names)
         checkpointer = Checkpointer(judge, settings.worker.checkpoint_bytes, _CHUNK_BYTES)
         return Partition(receiver, judge, checkpointer, names, number, writer)
@@ -89,9 +92,11 @@ def _watchdog(app: Application, reporter: Reporter, settings: Settings) -> Watch
         offsets = faust_edges.committed_offsets(app)
         return {(sources[tp.topic], tp.partition): offset for tp, offset in offsets.items() if tp.topic in sources}
 
+    tls = tls_context(settings.kafka)
+
     def broker_answers() -> bool:
         addresses = (server.rpartition(":") for server in settings.kafka.servers)
-        return any(answers_metadata(host.strip("[]"), int(port)) for host, _, port in addresses)
+        return any(answers_versions(host.strip("[]"), int(port), tls) for host, _, port in addresses)
 
     return Watchdog(reporter, committed, broker_answers, settings.worker.stall_seconds)
 

@@ -87,6 +87,9 @@ class World:
             partition.absorb(offset, value)
         self.published += partition.takeover(fence, 0)
         partition.taken_over()
+        opening = partition.opening()
+        if opening is not None:
+            partition.confirm(opening, self.append(opening.record))
         return partition
 
     def run(self, partition: Partition, upto: int, batch: int = 2, dies_after: str = "") -> Step | None:
@@ -107,7 +110,8 @@ class World:
         return step
 
     def _checkpoint(self, partition: Partition) -> None:
-        while (chunk := partition.checkpoint()) is not None:
+        while partition.checkpointer.due():
+            chunk = partition.checkpoint()
             offset = self.append(chunk.record)
             partition.confirm(chunk, offset)
             if chunk.kind == "round":

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,6 +34,8 @@ _DIE_WITH_PARENT = (
 
 _METADATA_REQUEST = struct.pack(">hhih9si", 3, 1, 1, 9, b"weirguard", 0)
 """Metadata, version 1, correlation id 1, of no topics: answered once the broker serves clients."""
+_VERSIONS_REQUEST = struct.pack(">hhih9s", 18, 0, 1, 9, b"weirguard")
+"""ApiVersions, version 0, correlation id 1: answered before a client has authenticated."""
 
 
 def dying_with_parent(command: list[str]) -> list[str]:
@@ -67,11 +71,23 @@ def _require_free(port: int) -> None:
 
 
 def answers_metadata(host: str, port: int, timeout_seconds: float = 1.0) -> bool:
-    """Whether a broker at this address answers a Kafka Metadata request within ``timeout_seconds``."""
+    """Whether a broker answers a Kafka Metadata request in plain text at this address within ``timeout_seconds``."""
+    return _answers(_METADATA_REQUEST, host, port, None, timeout_seconds)
+
+
+def answers_versions(host: str, port: int, tls: ssl.SSLContext | None, timeout_seconds: float = 1.0) -> bool:
+    """Whether a broker answers a Kafka ApiVersions request, over TLS if given: any broker does, secured or not."""
+    return _answers(_VERSIONS_REQUEST, host, port, tls, timeout_seconds)
+
+
+def _answers(request: bytes, host: str, port: int, tls: ssl.SSLContext | None, timeout_seconds: float) -> bool:
     try:
-        with socket.create_connection((host, port), timeout_seconds) as connection:
-            connection.sendall(struct.pack(">i", len(_METADATA_REQUEST)) + _METADATA_REQUEST)
-            header = connection.recv(8, socket.MSG_WAITALL)
+        with ExitStack() as stack:
+            connection = stack.enter_context(socket.create_connection((host, port), timeout_seconds))
+            if tls is not None:
+                connection = stack.enter_context(tls.wrap_socket(connection, server_hostname=host))
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            header = stack.enter_context(connection.makefile("rb")).read(8)
     except OSError:
         return False
     return len(header) == 8 and struct.unpack(">ii", header)[1] == 1

@@ -220,10 +220,12 @@ def _screen(alike: list[_Parsed], run: DecodedRun) -> None:
     records = np.array([parsed.place for parsed in alike]).repeat(rows)
     within = np.arange(len(records)) - np.array(before).repeat(rows)
     decoded = screen(_batch([parsed.packed for parsed in alike], rows))
-    for bad in decoded.bad_rows:
-        run.bad.append((int(records[bad.row]), BadRow(int(within[bad.row]), bad.reason, bad.detail)))
+    if decoded.bad_rows:
+        for bad in decoded.bad_rows:
+            run.bad.append((int(records[bad.row]), BadRow(int(within[bad.row]), bad.reason, bad.detail)))
+        records, within = records[decoded.rows], within[decoded.rows]
     if decoded.batch is not None:
-        run.parts.append((decoded.batch, records[decoded.rows], within[decoded.rows]))
+        run.parts.append((decoded.batch, records, within))
 
 
 def _batch(alike: list[PackedQueries], rows: list[int]) -> QueryBatch:

@@ -144,11 +144,10 @@ def _not_label(outputs: NDArray[np.float32]) -> list[int]:
 def _not_probabilities(outputs: NDArray[np.float32]) -> list[int]:
     import numpy as np
 
-    with np.errstate(invalid="ignore", over="ignore"):
-        sums = np.add.reduce(outputs, axis=1)  # a product with ones rounds a row by the number of its neighbours
+    if not _all(possible := (outputs >= 0) & (outputs <= 1 + PROBABILITY_SUM_TOLERANCE)):
+        outputs = np.where(np.logical_and.reduce(possible, axis=1)[:, None], outputs, np.float32(0))
+    sums = np.add.reduce(outputs, axis=1)  # a product with ones rounds a row by the number of its neighbours
     fine: NDArray[np.bool_] = np.abs(sums - 1) <= PROBABILITY_SUM_TOLERANCE
-    if not _all(positive := outputs >= 0):
-        fine &= positive.all(axis=1)
     return _where_not(fine)
 
 

@@ -60,10 +60,16 @@ class Follower:
             try:
                 self._session()
             except Exception as error:  # noqa: BLE001  the thread must outlive any fault of a client
-                self._counters.add("failures")
-                self._complaints.say("session", "cannot follow decisions (will go on trying): %s", error)
+                self._note(error)
                 self._closing.wait(self._back_off)
                 self._back_off = min(2 * self._back_off, _BACK_OFF_SECONDS[1])
+
+    def _note(self, error: Exception) -> None:
+        """Count and log ``error``. A gate often starts before its topics: for some seconds that is no failure."""
+        if isinstance(error, _TopicMissing) and self._back_off < _BACK_OFF_SECONDS[1]:
+            return
+        self._counters.add("failures")
+        self._complaints.say("session", "cannot follow decisions (will go on trying): %s", error)
 
     def _session(self) -> None:
         consumer = self._connection.consumer()
@@ -114,6 +120,10 @@ class Follower:
             self._complaints.say("unreadable", "a record of the decisions topic was skipped: %s", error)
 
 
+class _TopicMissing(BrokerError):
+    """The decisions topic is not there, or not yet."""
+
+
 class _Topic:
     """All partitions of a topic, assigned to ``consumer`` from the beginning."""
 
@@ -124,7 +134,9 @@ class _Topic:
         self._name = name
         numbers = consumer.partitions_for_topic(name)
         if not numbers:
-            raise BrokerError(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
+            raise _TopicMissing(
+                f"there is no topic {name}; start the detector, which creates it, or correct the prefix"
+            )
         self._partitions = [TopicPartition(name, number) for number in sorted(numbers)]
         consumer.assign(self._partitions)
         self._ends = self._read_ends()

@@ -203,14 +203,25 @@ def _has(decoded: DecodedQueries, event_id: str) -> bool:
     return decoded.batch is not None and event_id in decoded.batch.event_ids
 
 
-def test_a_gate_and_a_logger_that_start_before_their_topics_find_them_later(broker: Broker, prefix: str) -> None:
+def test_a_gate_and_a_logger_that_start_before_their_topics_find_them_later(
+    broker: Broker, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
     connection = Connection(broker.bootstrap, Topics(prefix))
     with QueryLogger(connection) as logger, Gate(connection) as gate:
         assert gate.check("digits", "thief").stale
         logger.log("p", "digits", "1", [1.0], [1.0])
+        assert _until(lambda: gate._follower._back_off > 0.2), "it should have looked for its topic twice"
+        assert gate.snapshot()["failures"] == 0
         _create_topics(connection)
         assert gate.wait_until_ready(20)
         assert _until(lambda: logger.snapshot()["sent"] == 1)
+    assert [entry for entry in caplog.records if entry.name == "detector.serving.follower"] == []
+
+
+def test_a_gate_whose_topic_never_comes_says_so(broker: Broker, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    with Gate(Connection(broker.bootstrap, Topics(prefix))) as gate:
+        assert _until(lambda: gate.snapshot()["failures"] > 0)
+        assert f"there is no topic {prefix}.decisions" in caplog.text
 
 
 @pytest.fixture

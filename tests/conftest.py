@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,15 @@ from tests.brokers.node import KafkaNode
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A running broker: ``bootstrap`` is its address, ``embedded`` what the worker's setting of that name must be."""
+    """A running broker: ``bootstrap`` is its address, ``embedded`` what the worker's setting of that name must be.
+
+    ``security``: the settings that this address needs, named as in KafkaSettings.
+    """
 
     bootstrap: str
     embedded: bool
     process: KafkaNode | EmbeddedBroker
+    security: Mapping[str, str] = field(default_factory=dict)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

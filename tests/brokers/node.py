@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,9 +24,9 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
-advertised.listeners=PLAINTEXT://{host}:{port}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listeners={listeners},CONTROLLER://{host}:{controller}
+advertised.listeners={listeners}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
@@ -81,13 +82,16 @@ def _cluster_id() -> str:
 class KafkaNode:
     """Apache Kafka on a free loopback port; its data in ``directory`` outlive stop, kill and restart.
 
-    ``extra``: further lines of server.properties. The process dies with the thread that started it. Topics are
-    not created by themselves, the first rebalance of a group does not wait, and a killed broker may return after 3 s.
+    ``extra``: further lines of server.properties. ``secured``: security protocols that each get a listener of that
+    name, on the port in ``ports``; plain text is always there. The process dies with the thread that started it.
+    Topics are not created by themselves, the first rebalance of a group does not wait, and a killed broker may return
+    after 3 s.
     """
 
-    def __init__(self, directory: Path, port: int | None = None, extra: str = "") -> None:
+    def __init__(self, directory: Path, port: int | None = None, extra: str = "", secured: Sequence[str] = ()) -> None:
         self.directory = directory
         self.port = port or free_port()
+        self.ports = {"PLAINTEXT": self.port} | {protocol: free_port() for protocol in secured}
         self.controller = free_port()
         self._extra = extra
         self._process: subprocess.Popen[bytes] | None = None
@@ -151,8 +155,9 @@ class KafkaNode:
         data = self.directory / "data"
         self.directory.mkdir(parents=True, exist_ok=True)
         properties = self.directory / "server.properties"
-        values = {"host": HOST, "port": self.port, "controller": self.controller, "data": data, "extra": self._extra}
-        properties.write_text(_PROPERTIES.format(**values))
+        listeners = ",".join(f"{protocol}://{HOST}:{port}" for protocol, port in self.ports.items())
+        values = {"host": HOST, "listeners": listeners, "controller": self.controller, "data": data}
+        properties.write_text(_PROPERTIES.format(**values, extra=self._extra))
         if not (data / "meta.properties").exists():
             arguments = ["format", "-t", _cluster_id(), "-c", str(properties)]
             subprocess.run(self._java("kafka.tools.StorageTool", *arguments), check=True, capture_output=True)

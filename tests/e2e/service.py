@@ -36,7 +36,7 @@ class Service:
     def read(self, topic: str, enough: Callable[[list[Any]], bool], seconds: float = 60.0) -> list[Any]:
         """All records of ``topic`` from its beginning until ``enough`` of them; fails after ``seconds``."""
         with KafkaConsumer(
-            bootstrap_servers=self.kafka.servers, group_id=None, auto_offset_reset="earliest", enable_auto_commit=False
+            **self.kafka.client_arguments(), group_id=None, auto_offset_reset="earliest", enable_auto_commit=False
         ) as consumer:
             consumer.assign([TopicPartition(topic, number) for number in range(PARTITIONS)])
             consumer.seek_to_beginning()
@@ -63,9 +63,8 @@ class Service:
 @contextmanager
 def running_service(broker: Broker, prefix: str, directory: Path, **variables: str) -> Iterator[Service]:
     """A worker under its supervisor, ready, with ``variables`` added to its environment; stopped cleanly at the end."""
-    kafka = KafkaSettings(
-        bootstrap_servers=broker.bootstrap, embedded=broker.embedded, prefix=prefix, partitions=PARTITIONS
-    )
+    address = {"bootstrap_servers": broker.bootstrap, "embedded": broker.embedded, **broker.security}
+    kafka = KafkaSettings.model_validate({**address, "prefix": prefix, "partitions": PARTITIONS})
     topic_admin.ensure(kafka)
     environment = {
         "WEIRGUARD_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
@@ -75,9 +74,10 @@ def running_service(broker: Broker, prefix: str, directory: Path, **variables: s
         "WEIRGUARD_WORKER__SESSION_TIMEOUT_SECONDS": "3" if broker.embedded else "6",
         "WEIRGUARD_POLICY__MODE": "enforce",
     }
+    environment |= {f"WEIRGUARD_KAFKA__{name.upper()}": value for name, value in broker.security.items()}
     worker = Worker("worker", environment | variables, directory / "worker.log")
     worker.start()
-    producer = KafkaProducer(bootstrap_servers=kafka.servers)
+    producer = KafkaProducer(**kafka.client_arguments())
     service = Service(kafka, worker, producer)
     try:
         _wait_until_ready(service)

@@ -26,8 +26,12 @@ from tests.stream.world import new_partition, queries
 DELTA = {"WEIRGUARD_DETECTION__PRADA__DELTA": "0.85"}
 
 
+def connection_of(service: Service) -> Connection:
+    return Connection(service.kafka.bootstrap_servers, service.topics, service.kafka.client_arguments())
+
+
 def gate_of(service: Service) -> Gate:
-    return Gate(Connection(service.kafka.bootstrap_servers, service.topics))
+    return Gate(connection_of(service))
 
 
 def send(service: Service, rows: int, seed: int) -> None:
@@ -56,6 +60,7 @@ def test_a_thief_is_found_and_the_gate_obeys_until_an_operator_clears_him(
         service.producer.send(service.topics.commands, encode(clear), b"thief", partition=home)
         service.producer.flush()
         until(lambda: gate.check("m", "thief").action == "none")
+        assert "\x1b" not in service.worker.log.read_text()
 
 
 def test_foreign_partitioning_is_mended_and_every_query_counts_once(

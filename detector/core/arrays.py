@@ -34,8 +34,8 @@ def unpack(data: bytes) -> Any:
 def _encode_array(value: Any) -> Any:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in _KINDS:
         raise TypeError(f"state sections hold numbers, strings and numeric arrays, not {type(value).__name__}")
-    little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
-    return [_MARK, little.dtype.str, list(value.shape), little.reshape(-1).view(np.uint8).data]
+    little = value.astype(value.dtype.newbyteorder("<")) if value.dtype.str[0] == ">" else value
+    return [_MARK, little.dtype.str, little.shape, little.tobytes()]
 
 
 def _restore(value: Any) -> Any:

@@ -78,9 +78,11 @@ def timelines(activity: Activity, known: Collection[Key]) -> Iterator[Timeline]:
 
 def _groups(activity: Activity, known: Collection[Key], findings: dict[int, list[Finding]]) -> dict[Key, list[int]]:
     """The indices into ``activity.keys`` (one for each model version) of each principal to look at."""
-    accused = activity.flagged.copy()
-    accused[list(findings)] = True
-    accused_keys = [activity.keys[at] for at in np.unique(activity.key_index[accused]).tolist()]
+    accused = activity.flagged
+    if findings:
+        accused = accused.copy()
+        accused[list(findings)] = True
+    accused_keys = [activity.keys[at] for at in {*activity.key_index[accused].tolist()}]
     suspects = {(identity.model, identity.principal) for identity in accused_keys}
     groups: dict[Key, list[int]] = {}
     if suspects or known:

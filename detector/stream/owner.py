@@ -120,7 +120,7 @@ class Owner:
         partition.taken_over()
         opening = partition.opening()
         if opening is not None:
-            await self._finish(partition, opening)
+            await self._finish([(partition, opening)])
         _log.info(
             "partition taken", partition=number, fence=partition.fence, repeated=len(messages), **partition.applied
         )
@@ -225,17 +225,22 @@ class Owner:
     async def _perform(self, work: Sequence[Work]) -> None:
         started = perf_counter()
         done = await self._in_logic_thread(_steps, work)
-        self._reporter.took("judge", perf_counter() - started)
-        await asyncio.gather(*(self._conclude(partition, records, step) for partition, records, step in done))
+        self._reporter.took("judge", [perf_counter() - started])
+        await self._finish([(partition, step) for partition, _, step in done])
+        self._reporter.performed(done)
+        for partition, _, _ in done:
+            while partition.checkpointer.due():
+                await self._finish([(partition, await self._in_logic_thread(partition.checkpoint))])
 
-    async def _conclude(self, partition: Partition, records: Sequence[SourceRecord], step: Step) -> None:
-        await self._finish(partition, step)
-        self._reporter.performed(partition, records, step)
-        while partition.checkpointer.due():
-            chunk = await self._in_logic_thread(partition.checkpoint)
-            await self._finish(partition, chunk)
+    async def _finish(self, steps: Sequence[tuple[Partition, Step]]) -> None:
+        """Bring ``steps`` of different partitions to the broker."""
+        took = await asyncio.gather(*(self._write(partition, step) for partition, step in steps))
+        for stage, seconds in zip(("state_log", "publish"), zip(*took, strict=True), strict=False):
+            self._reporter.took(stage, seconds)
+        self._reporter.logged([step for _, step in steps])
 
-    async def _finish(self, partition: Partition, step: Step) -> None:
+    async def _write(self, partition: Partition, step: Step) -> tuple[float, float]:
+        """Also how long the state record took, and what follows it, in seconds."""
         await self._publish(step.before)
         started = perf_counter()
         state = Message(self._topics.state_log, partition.number, b"%d|%d" % step.position, step.record)
@@ -243,11 +248,9 @@ class Owner:
         written = perf_counter()
         await self._publish(step.after)
         partition.confirm(step, offset)
-        self._reporter.took("state_log", written - started)
-        self._reporter.took("publish", perf_counter() - written)
-        self._reporter.logged(step)
         if step.kind == "round" and step.first_chunk is not None:
             await self._cut(partition, step.first_chunk)
+        return written - started, perf_counter() - written
 
     async def _cut(self, partition: Partition, before: int) -> None:
         """A log that cannot be cut is longer than it need be, and no danger."""

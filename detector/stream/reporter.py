@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from detector.runtime import metric_defs as names
@@ -45,26 +45,36 @@ class Reporter:
         self.health.recovered(partitions)
         self.metrics.set(names.PARTITIONS_RECOVERED, partitions)
 
-    def took(self, stage: str, seconds: float) -> None:
-        """A stage of one micro-batch took ``seconds``."""
-        self.metrics.observe(names.STAGE_DURATION, [seconds], stage=stage)
+    def took(self, stage: str, seconds: Iterable[float]) -> None:
+        """How long ``stage`` took, each time."""
+        self.metrics.observe(names.STAGE_DURATION, seconds, stage=stage)
 
-    def performed(self, partition: Partition, records: Sequence[SourceRecord], step: Step) -> None:
-        """A micro-batch is applied and all that follows from it is published."""
-        now, last = self._wall(), records[-1]
-        self.health.applied(last.timestamp)
-        self.applied[last.source, partition.number] = last.offset
-        self.metrics.add(names.RECORDS, len(records), topic=last.source)
-        self.metrics.set(names.EVENT_TIME_LAG, max(now - last.timestamp, 0.0))
+    def performed(self, done: Sequence[tuple[Partition, Sequence[SourceRecord], Step]]) -> None:
+        """These micro-batches are applied, and all that follows from them is published."""
+        if not done:
+            return
+        now = self._wall()
+        counts: Counter[str] = Counter()
+        for partition, records, _ in done:
+            last = records[-1]
+            self.health.applied(last.timestamp)
+            self.applied[last.source, partition.number] = last.offset
+            counts[last.source] += len(records)
+        for source, count in counts.items():
+            self.metrics.add(names.RECORDS, count, topic=source)
+        oldest = min(records[-1].timestamp for _, records, _ in done)
+        self.metrics.set(names.EVENT_TIME_LAG, max(now - oldest, 0.0))
         self.metrics.set(names.LAST_RECORD, now)
-        self._count(step)
+        self._count([step for _, _, step in done])
 
-    def logged(self, step: Step) -> None:
-        """A state record is on the broker."""
-        self.metrics.add(names.STATE_LOG_RECORDS, kind=step.kind)
-        self.metrics.add(names.STATE_LOG_BYTES, len(step.record), kind=step.kind)
-        if step.kind == "round":
-            self.metrics.add(names.CHECKPOINT_ROUNDS)
+    def logged(self, steps: Sequence[Step]) -> None:
+        """The state records of ``steps`` are on the broker."""
+        for kind in {step.kind for step in steps}:
+            nbytes = [len(step.record) for step in steps if step.kind == kind]
+            self.metrics.add(names.STATE_LOG_RECORDS, len(nbytes), kind=kind)
+            self.metrics.add(names.STATE_LOG_BYTES, sum(nbytes), kind=kind)
+            if kind == "round":
+                self.metrics.add(names.CHECKPOINT_ROUNDS, len(nbytes))
 
     def survey(
         self, partitions: Collection[Partition], ends: Mapping[Place, int], committed: Mapping[Place, int]
@@ -84,22 +94,33 @@ class Reporter:
                 standing[decision.model, decision.action.name, decision.mode] += 1
         self.metrics.replace(names.DECISIONS_ACTIVE, dict(standing))
 
-    def _count(self, step: Step) -> None:
-        for model, queries in step.queries.items():
+    def _count(self, steps: Sequence[Step]) -> None:
+        for model, queries in _total(step.queries for step in steps).items():
             self.metrics.add(names.QUERIES, queries, model=model)
-        for reason, rows in step.refused.items():
+        for reason, rows in _total(step.refused for step in steps).items():
             self.metrics.add(names.DEAD_LETTERS, rows, reason=reason)
-        for kind, queries in step.missing.items():
+        for kind, queries in _total(step.missing for step in steps).items():
             self.metrics.add(names.QUERIES_MISSING, queries, kind=kind)
-        for model, values in step.scores.items():
-            self.metrics.observe(names.SCORE, values, model=model)
+        for model in {model for step in steps for model in step.scores}:
+            self.metrics.observe(names.SCORE, [v for step in steps for v in step.scores.get(model, ())], model=model)
+        for step in steps:
+            self._count_findings(step)
+        self.metrics.add(names.REKEYED, sum(step.rekeyed for step in steps))
+        self.metrics.add(names.EVICTIONS, sum(step.evicted for step in steps))
+
+    def _count_findings(self, step: Step) -> None:
         for alert in step.alerts:
             self.metrics.add(names.ALERTS, model=alert.model, signal=alert.signal, severity=alert.severity)
         for decision in step.decisions:
             origin = decision.causes[0].origin.partition(":")[0] if decision.causes else "operator"
             self.metrics.add(names.DECISIONS, action=decision.action.name, mode=decision.mode, origin=origin)
-        self.metrics.add(names.REKEYED, step.rekeyed)
-        self.metrics.add(names.EVICTIONS, step.evicted)
+
+
+def _total(counts: Iterable[Counter[str]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return total
 
 
 def _labelled(by_place: Mapping[Place, int]) -> dict[tuple[str, ...], float]:

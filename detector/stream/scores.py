@@ -70,5 +70,7 @@ class ScoreBoard:
 def last_rows(observation: Observation) -> list[int]:
     """The last row of each principal, in no order; refused rows do not count."""
     taken = np.flatnonzero(observation.index >= 0)
-    _, last = np.unique(observation.key_index[taken][::-1], return_index=True)
-    return [int(row) for row in taken[::-1][last]]
+    last = np.full(len(observation.keys), -1)
+    last[observation.key_index[taken]] = taken
+    rows: list[int] = last[last >= 0].tolist()
+    return rows

@@ -6,7 +6,7 @@ array operation. Once few pools have queries left, each is finished by itself in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf, sqrt
 
@@ -76,27 +76,24 @@ class _Waves:
         self._starts, self._lengths = pools.starts, pools.lengths
         self._pairs = neighbours
         rank = np.arange(len(self.distance)) - np.repeat(pools.starts, pools.lengths)
-        self._by_wave = np.argsort(rank[neighbours.earlier], kind="stable") if len(neighbours.earlier) else None
         self._pair_rank = rank[neighbours.earlier]
 
     def run(self) -> None:
+        if len(self._lengths) <= _NARROW:
+            self._finish(range(len(self._lengths)), 0)
+            return
         widest_first = np.argsort(-self._lengths, kind="stable")
         lengths = self._lengths[widest_first]
-        wave, longest = 0, int(lengths[0]) if len(lengths) else 0
-        pair_ends = self._pair_ends(longest)
+        wave, longest = 0, int(lengths[0])
+        by_wave = np.argsort(self._pair_rank, kind="stable")
+        pair_ends = np.searchsorted(self._pair_rank[by_wave], np.arange(longest), side="right").tolist()
         width = np.searchsorted(-lengths, -np.arange(longest), side="left")
         while wave < longest and width[wave] > _NARROW:
             self._wave(widest_first[: width[wave]], wave)
-            self._tell(pair_ends, wave)
+            self._tell(by_wave[pair_ends[wave - 1] if wave else 0 : pair_ends[wave]])
             wave += 1
         if wave < longest:
             self._finish(widest_first[: width[wave]].tolist(), wave)
-
-    def _pair_ends(self, longest: int) -> list[int]:
-        if self._by_wave is None:
-            return []
-        ends: list[int] = np.searchsorted(self._pair_rank[self._by_wave], np.arange(longest), side="right").tolist()
-        return ends
 
     def _wave(self, pools: Array, wave: int) -> None:
         at = self._starts[pools] + wave
@@ -124,16 +121,13 @@ class _Waves:
         joined = self.distance[own][self.admitted[own]]
         return self._recompute(pool, joined[np.isfinite(joined)].tolist())
 
-    def _tell(self, pair_ends: list[int], wave: int) -> None:
-        """Let later rows know of the neighbours that this wave admitted: at most one for each of them."""
-        if self._by_wave is None:
-            return
-        pairs = self._by_wave[pair_ends[wave - 1] if wave else 0 : pair_ends[wave]]
+    def _tell(self, pairs: Array) -> None:
+        """Let later rows know of the neighbours that a wave admitted: at most one for each of them."""
         pairs = pairs[self.admitted[self._pairs.earlier[pairs]]]
         later = self._pairs.later[pairs]
         self.distance[later] = np.minimum(self.distance[later], self._pairs.distance[pairs])
 
-    def _finish(self, pools: list[int], wave: int) -> None:
+    def _finish(self, pools: Iterable[int], wave: int) -> None:
         neighbours = self._later_pairs(wave)
         for pool in pools:
             self._finish_pool(pool, wave, neighbours)
@@ -148,17 +142,20 @@ class _Waves:
         return neighbours
 
     def _finish_pool(self, pool: int, wave: int, neighbours: dict[int, list[tuple[int, float]]]) -> None:
-        start = int(self._starts[pool])
+        start = int(self._starts[pool]) + wave
+        rows = slice(start, int(self._starts[pool] + self._lengths[pool]))
         learner = _Learner(self.state, pool)
-        for at in range(start + wave, start + int(self._lengths[pool])):
-            distance = float(self.distance[at])
-            for earlier, between in neighbours.get(at, ()):
-                if between < distance and self.admitted[earlier]:
-                    distance = between
-            self.distance[at] = distance
-            if self._recompute is not None and learner.doubtful(distance):
-                learner.threshold = self._exact_threshold(pool, at)
-            self.admitted[at] = learner.learn(distance)
+        admitted: list[bool] = []
+        distances: list[float] = self.distance[rows].tolist()
+        for at in range(len(distances)):
+            for earlier, between in neighbours.get(start + at, ()):
+                if between < distances[at] and admitted[earlier - start]:
+                    distances[at] = between
+            if self._recompute is not None and learner.doubtful(distances[at]):
+                self.distance[start : start + at], self.admitted[start : start + at] = distances[:at], admitted
+                learner.threshold = self._exact_threshold(pool, start + at)
+            admitted.append(learner.learn(distances[at]))
+        self.distance[rows], self.admitted[rows] = distances, admitted
         learner.save()
 
 

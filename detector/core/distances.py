@@ -6,7 +6,7 @@ row, which gives the same bits however many rows are computed at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 from detector.core.vectors import VectorLists
 
-_CHUNK_ELEMENTS = 1 << 18
-_FEW = 12
+_PORTION_ELEMENTS = 1 << 16
+"""Exact distances are computed for so many features at once, which stay in the cache of one core."""
+_FEW = 8
 """Groups up to this size have all their pairs computed directly."""
-_HEAVY_QUERIES = 8
-_HEAVY_ELEMENTS = 1 << 15
+_HEAVY_QUERIES = 4
+_HEAVY_ELEMENTS = 1 << 17
+"""Features that a scan would have to read, query by query, from which on a matrix product is quicker."""
+_MOST_NEAR = 8
+"""Queries for which a matrix product leaves more candidates than this, each, are left to a scan."""
+_TILE_ELEMENTS = 1 << 20
+"""Groups are multiplied together while the squares of their rows come to no more features than this."""
 _UNIT32 = 2.0**-24
 _TINY32 = 2.0**-126
 _LARGE = 1e30
@@ -27,11 +33,20 @@ _LARGE = 1e30
 
 def exact(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
     """float64 (n,): Euclidean distances between the rows of two (n, d) arrays."""
-    rows = max(_CHUNK_ELEMENTS // max(left.shape[1], 1), 1)
-    if len(left) <= rows:
-        return _exact(left, right)
-    parts = [_exact(left[at : at + rows], right[at : at + rows]) for at in range(0, len(left), rows)]
-    return np.concatenate(parts)
+    parts = [_exact(left[some], right[some]) for some in _portions(*left.shape)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _exact_within(rows: NDArray[np.float32], later: Array, earlier: Array) -> NDArray[np.float64]:
+    """float64 (n,): distances between the rows at ``later`` and at ``earlier``."""
+    parts = [_exact(rows[later[some]], rows[earlier[some]]) for some in _portions(len(later), rows.shape[1])]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _portions(count: int, dimension: int) -> list[slice]:
+    """At least one slice, which together cover ``count`` rows."""
+    rows = max(_PORTION_ELEMENTS // max(dimension, 1), 1)
+    return [slice(at, at + rows) for at in range(0, max(count, 1), rows)]
 
 
 def _exact(left: Array, right: Array) -> NDArray[np.float64]:
@@ -48,25 +63,27 @@ def nearest_stored(store: VectorLists, queries: NDArray[np.float32], lists: Arra
     found = np.full(len(queries), np.inf)
     sizes = np.where(lists >= 0, store.sizes[lists], 0).sum(1)
     pending = sizes > 0
-    for rows in _heavy_runs(lists, sizes, store.dimension):
-        found[rows] = _by_products(store, queries[rows], lists[rows.start])
-        pending[rows] = False
+    runs = _heavy_runs(lists, sizes, store.dimension)
+    if runs:
+        rows, vectors = _by_products(store, queries, lists, runs)
+        np.minimum.at(found, rows, exact(queries[rows], vectors))
+        pending &= np.isinf(found)
     at = np.flatnonzero(pending)
     if len(at):
         found[at] = _by_scan(store, queries[at], lists[at], sizes[at])
     return found
 
 
-def _heavy_runs(lists: Array, sizes: Array, dimension: int) -> Iterator[slice]:
+def _heavy_runs(lists: Array, sizes: Array, dimension: int) -> list[slice]:
     """Runs of rows that search the same lists, where a matrix product pays off."""
-    if len(lists) < _HEAVY_QUERIES:
-        return
+    if len(lists) < _HEAVY_QUERIES or len(lists) * int(sizes.max()) * dimension < _HEAVY_ELEMENTS:
+        return []
     change = np.flatnonzero((lists[1:] != lists[:-1]).any(1)) + 1
     starts = np.concatenate(([0], change))
     lengths = np.diff(np.concatenate((starts, [len(lists)])))
-    heavy = (lengths >= _HEAVY_QUERIES) & (sizes[starts] * dimension >= _HEAVY_ELEMENTS)
-    for start, length in zip(starts[heavy].tolist(), lengths[heavy].tolist(), strict=True):
-        yield slice(start, start + length)
+    heavy = (lengths >= _HEAVY_QUERIES) & (lengths * sizes[starts] * dimension >= _HEAVY_ELEMENTS)
+    found = zip(starts[heavy].tolist(), lengths[heavy].tolist(), strict=True)
+    return [slice(start, start + length) for start, length in found]
 
 
 def _by_scan(store: VectorLists, queries: Array, lists: Array, sizes: Array) -> NDArray[np.float64]:
@@ -91,40 +108,56 @@ def _whole(store: VectorLists, query: Array, lists: Array) -> float:
     return min(float(exact(np.broadcast_to(query, part.shape), part).min()) for part in parts if len(part))
 
 
-def _by_products(store: VectorLists, queries: Array, lists: Array) -> NDArray[np.float64]:
-    """All queries against the same lists by a matrix product in float32, whose error bound decides which
-    pairs are computed exactly."""
-    parts = [part for part in (store.view(number) for number in lists.tolist() if number >= 0) if len(part)]
-    bounds = [_squared_bounds(queries, part) for part in parts]
-    upper = np.minimum.reduce([(middle + error).min(1) for middle, error in bounds])[:, None]
-    found = np.full(len(queries), np.inf)
-    for part, (middle, error) in zip(parts, bounds, strict=True):
-        rows, columns = np.nonzero(~(middle - error > upper))
-        np.minimum.at(found, rows, exact(queries[rows], part[columns]))
-    return found
+def _by_products(store: VectorLists, queries: Array, lists: Array, runs: list[slice]) -> tuple[Array, Array]:
+    """Which vectors may be nearest to each query of these runs, each of which searches the same lists: (row of
+    ``queries``, vector). Runs for which rounding leaves too many candidates are left out."""
+    doubled, squares = queries * np.float32(-2), _squares(queries)
+    parts: list[tuple[Array, Array]] = [(np.empty(0, np.int64), queries[:0])]
+    for run in runs:
+        numbers = [number for number in lists[run.start].tolist() if number >= 0 and store.sizes[number]]
+        stored = [(vectors := store.view(number), store.squares(number, vectors)) for number in numbers]
+        near = _near(doubled[run], squares[run], stored)
+        if sum(len(rows) for rows, _ in near) <= _MOST_NEAR * (run.stop - run.start):
+            parts += [(rows + run.start, own[at]) for (rows, at), (own, _) in zip(near, stored, strict=True)]
+    return np.concatenate([rows for rows, _ in parts]), np.concatenate([vectors for _, vectors in parts])
 
 
-def _squared_bounds(left: Array, right: Array) -> tuple[Array, Array]:
-    """Squared distances (n, m) as |a|^2 + |b|^2 - 2ab, and a bound on their error.
+def _near(doubled: Array, squares: Array, stored: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+    """For each part of what is ``stored`` (vectors, their squared norms), the pairs (query, vector) that may be
+    nearest over all parts. Queries are given times -2, and by their squared norms."""
+    if max(float(own.max()) for _, own in stored) + float(squares.max()) > _LARGE:
+        doubled = doubled.astype(np.float64)
+        squares = _squares(doubled) / 4
+        stored = [(wide := vectors.astype(np.float64), _squares(wide)) for vectors, _ in stored]
+    relative, least = _relative_error(doubled.shape[1])
+    limits, lowers, row = [], [], np.arange(len(doubled))
+    for vectors, own in stored:
+        lower = doubled @ vectors.T
+        lower += own * (1 - relative)
+        best = lower.argmin(1)
+        limits.append(lower[row, best] + own[best] * (2 * relative))
+        lowers.append(lower)
+    limit = np.minimum.reduce(limits) + (squares * (2 * relative) + 2 * least)
+    return [_places(lower <= limit[:, None]) for lower in lowers]
+
+
+def _places(chosen: Array) -> tuple[Array, Array]:
+    """Row and column of each True of a matrix; quicker than ``nonzero`` where they are few."""
+    return np.divmod(np.flatnonzero(chosen), chosen.shape[1])
+
+
+def _relative_error(dimension: int) -> tuple[float, float]:
+    """How far off a squared distance |a|^2 - 2 ab + |b|^2 may be: the first times |a|^2 + |b|^2, plus the second.
 
     A float32 dot product of length d is off by at most about d units of |a| |b| (Higham 2002, 3.1), and so are the
     squared norms; 2 |a| |b| is at most |a|^2 + |b|^2. Doubled for safety.
     """
-    if _largest_square(left) + _largest_square(right) > _LARGE:
-        left, right = left.astype(np.float64), right.astype(np.float64)
-    norms = np.einsum("ij,ij->i", left, left)[:, None] + np.einsum("ij,ij->i", right, right)[None, :]
-    error = norms * norms.dtype.type(4 * (left.shape[1] + 16) * _UNIT32)
-    error += norms.dtype.type(4 * left.shape[1] * _TINY32)
-    products = left @ right.T
-    products *= -2
-    products += norms
-    return products, error
+    return 4 * (dimension + 16) * _UNIT32, 4 * dimension * _TINY32
 
 
-def _largest_square(rows: Array) -> float:
-    """An upper bound on the squared norms of ``rows``."""
-    largest = max(float(rows.max()), -float(rows.min()))
-    return largest * largest * float(rows.shape[1])
+def _squares(rows: Array) -> Array:
+    squares: Array = np.einsum("ij,ij->i", rows, rows)
+    return squares
 
 
 def earlier_pairs(
@@ -135,14 +168,15 @@ def earlier_pairs(
     Groups are runs of rows (``starts``, ``lengths``). Returns (later, earlier, exact distance), no pair within
     the bound left out.
     """
-    small = (lengths > 1) & (lengths <= _FEW)
-    parts = [_all_pairs(starts[small], lengths[small])]
-    large = lengths > _FEW
-    for start, length in zip(starts[large].tolist(), lengths[large].tolist(), strict=True):
-        near = _near_pairs(queries[start : start + length], bound[start : start + length])
-        parts.append((near[0] + start, near[1] + start))
+    several = lengths > 1
+    small = several & (lengths <= _FEW)
+    parts = [_all_pairs(starts[small], lengths[small])] if small.any() else []
+    parts += _near_pairs(queries, starts[several & ~small], lengths[several & ~small], bound)
+    if not parts:
+        none = np.empty(0, np.int64)
+        return none, none, np.empty(0)
     later, earlier = (np.concatenate(column) for column in zip(*parts, strict=True))
-    distances = exact(queries[later], queries[earlier])
+    distances = _exact_within(queries, later, earlier)
     use = distances < bound[later]
     return later[use], earlier[use], distances[use]
 
@@ -155,10 +189,33 @@ def _all_pairs(starts: Array, lengths: Array) -> tuple[Array, Array]:
     return later, np.repeat(first, rank) + step
 
 
-def _near_pairs(rows: Array, bound: Array) -> tuple[Array, Array]:
-    """Pairs (later, earlier) that products cannot rule out."""
-    middle, error = _squared_bounds(rows, rows)
-    middle -= error
-    near = np.tril(~(middle > (bound * bound)[:, None]), -1)
-    later, earlier = np.nonzero(near)
-    return later, earlier
+def _near_pairs(queries: Array, starts: Array, lengths: Array, bound: Array) -> list[tuple[Array, Array]]:
+    """Pairs (later, earlier) of each group that products cannot rule out."""
+    most = isqrt(_TILE_ELEMENTS // queries.shape[1])
+    pairs, first = [], 0
+    ends = np.cumsum(lengths)
+    while first < len(lengths):
+        behind = int(ends[first] - lengths[first])
+        last = max(int(ends.searchsorted(behind + most, side="right")), first + 1)
+        pairs.append(_near_in_tile(queries, starts[first:last], lengths[first:last], bound))
+        first = last
+    return pairs
+
+
+def _near_in_tile(queries: Array, starts: Array, lengths: Array, bound: Array) -> tuple[Array, Array]:
+    """The same for some groups at once; most of what is multiplied is of different groups, and dropped."""
+    before = np.cumsum(lengths) - lengths
+    at = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+    own, own_bound = queries[at], bound[at]
+    squares = _squares(own)
+    if 2 * float(squares.max()) > _LARGE:
+        own = own.astype(np.float64)
+        squares = _squares(own)
+    relative, least = _relative_error(own.shape[1])
+    limit = own_bound * own_bound - squares.astype(np.float64) * (1 - relative) + least
+    limit = np.minimum(limit, np.finfo(own.dtype).max).astype(own.dtype)
+    lower = (own * own.dtype.type(-2)) @ own.T
+    lower += squares * (1 - relative)
+    later, earlier = _places(lower <= limit[:, None])
+    use = (earlier < later) & (earlier >= np.repeat(before, lengths)[later])
+    return at[later[use]], at[earlier[use]]

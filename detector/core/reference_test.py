@@ -9,9 +9,6 @@ lists without spread.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
 from math import sqrt
 from typing import Any
 
@@ -23,16 +20,13 @@ from detector.core.admission import Recompute
 from detector.core.arrays import Array
 from detector.core.columns import Columns
 from detector.core.configuration import PradaConfig
-from detector.core.normality import CONSTANT, statistics
+from detector.core.normality import CONSTANT, statistic
 from detector.core.signal import Delta
 from detector.core.tested import WARM_UP, Tested, carried, last_of
 from detector.core.views import Rows
 
 _EVERY = 10
 _CLASS_MINIMUM = 10
-_AT_ONCE = 32
-"""Tests whose samples are held in memory together."""
-
 _DOUBT = 1e-9
 _EDGE = 1e-12
 _LOG = (("distance", np.float64), ("label", np.int64), ("admitted", np.bool_))
@@ -90,18 +84,6 @@ class _Log:
                 self._waiting[label] = None
         self._pooled += len(distances)
         return fresh
-
-
-@dataclass(frozen=True, slots=True)
-class _Check:
-    """A test to be made at ``row`` (of the by-slot order) of all ``distances`` and ``labels`` so far: the log's, and
-    those from ``start`` to ``end`` of the step. ``kept``: the sorted sample, None if only the agent can tell."""
-
-    row: int
-    log: _Log
-    start: int
-    end: int
-    kept: NDArray[np.float64] | None
 
 
 class ReferenceTest:
@@ -193,34 +175,25 @@ class ReferenceTest:
         slot = rows.slot[order[due]]
         first = (until - known)[rows.by_slot.starts][slot]
         places = zip(due.tolist(), rows.slots[slot].tolist(), first.tolist(), until[due].tolist(), strict=True)
-        tested: list[tuple[int, float]] = []
-        while some := list(islice(places, _AT_ONCE)):
-            checks = [check for place in some if (check := self._due(new, *place)) is not None]
-            tested += [(check.row, w) for check, w in self._judged(checks, new) if w is not None]
+        tested = [(row, w) for row, *place in places if (w := self._check(new, *place)) is not None]
         return np.array([row for row, _ in tested], dtype=np.int64), np.array([w for _, w in tested])
 
-    def _due(self, new: dict[str, Array], row: int, slot: int, start: int, end: int) -> _Check | None:
-        """The test due at ``row``, None if too few distances are left for one."""
+    def _check(self, new: dict[str, Array], slot: int, start: int, end: int) -> float | None:
+        """W of the log's distances and those from ``start`` to ``end`` of the step, None if they are too few."""
         log = self._log(slot)
         if log.size + end - start <= WARM_UP:
             return None
-        pool = log.pool(new["distance"][start:end], new["label"][start:end])
+        own = slice(start, end)
+        pool = log.pool(new["distance"][own], new["label"][own])
         if len(pool) <= WARM_UP:
             return None
         kept = _kept(pool)
         if kept is not None and len(kept) <= WARM_UP:
             return None
-        return _Check(row, log, start, end, None if kept is None or _constant(kept) else kept)
-
-    def _judged(self, checks: list[_Check], new: dict[str, Array]) -> Iterator[tuple[_Check, float | None]]:
-        found = iter(statistics([check.kept for check in checks if check.kept is not None]))
-        for check in checks:
-            w = None if check.kept is None else next(found)
-            if w is None or abs(w - self._delta) < _DOUBT:
-                own = slice(check.start, check.end)
-                every = (np.concatenate((check.log[name], new[name][own])) for name in ("distance", "label"))
-                w = _published(*every)
-            yield check, w
+        w = None if kept is None or _constant(kept) else statistic(kept)
+        if w is None or abs(w - self._delta) < _DOUBT:
+            return _published(*(np.concatenate((log[name], new[name][own])) for name in ("distance", "label")))
+        return w
 
     def _in_stream_order(
         self, order: Array, statistics: Array, verdicts: Array, risen: Array, delta: dict[str, Array]

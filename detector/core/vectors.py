@@ -26,6 +26,7 @@ _EMPTY = 0
 """A list that stays empty, so that it can stand in for any other."""
 _START = 64
 _OFFSET_BITS = 32
+_NO_SQUARES = np.empty(0, np.float32)
 NEAREST = 4
 """How many candidates a search returns."""
 
@@ -36,6 +37,7 @@ class VectorLists:
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
         self.sizes: NDArray[np.int64] = np.zeros(_START, dtype=np.int64)
+        self._squares: dict[int, NDArray[np.float32]] = {}
         self._ids = Ids()
         self._ids.take()  # the list that stays empty
         self._quantizer = faiss.IndexFlatL2(dimension)
@@ -47,8 +49,9 @@ class VectorLists:
 
     @property
     def nbytes(self) -> int:
-        """Vectors with their FAISS ids, and about 100 bytes a list."""
-        return int(self.sizes.sum()) * (4 * self.dimension + 8) + 108 * len(self.sizes)
+        """Vectors with their FAISS ids, about 100 bytes a list, and the norms kept for some."""
+        squares = sum(squares.nbytes + 200 for squares in self._squares.values())
+        return int(self.sizes.sum()) * (4 * self.dimension + 8) + 108 * len(self.sizes) + squares
 
     def allocate(self, count: int) -> Array:
         """int32 (count,): numbers of empty lists."""
@@ -63,14 +66,14 @@ class VectorLists:
         kept = np.arange(len(self.sizes), dtype=np.int64)
         kept[lists] = _EMPTY
         self._lists.permute_invlists(faiss.swig_ptr(kept))
-        self.sizes[lists] = 0
+        self._forget(lists)
         self._ids.give_back(lists.tolist())
 
     def empty(self, lists: Array) -> None:
         """Drop all vectors of ``lists``, which stay allocated."""
         for number in lists[self.sizes[lists] > 0].tolist():
             self._lists.resize(number, 0)
-        self.sizes[lists] = 0
+        self._forget(lists)
 
     def append(self, lists: Array, vectors: NDArray[np.float32]) -> None:
         """Add ``vectors`` (n, d), the i-th to ``lists[i]``."""
@@ -122,12 +125,27 @@ class VectorLists:
         vectors: NDArray[np.float32] = codes.view(np.float32).reshape(count, self.dimension)
         return vectors
 
+    def squares(self, number: int, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 (m,): the squared norms of ``vectors``, the view of list ``number``, inf where too large; kept
+        until the list is emptied."""
+        known = self._squares.get(number, _NO_SQUARES)
+        if len(known) < len(vectors):
+            fresh = vectors[len(known) :]
+            known = np.concatenate((known, np.einsum("ij,ij->i", fresh, fresh)))
+            self._squares[number] = known
+        return known
+
     def locations(self, lists: Array) -> tuple[Array, Array]:
         """Every vector of ``lists``: (location int64, position in ``lists`` int64)."""
         sizes = self.sizes[lists]
         owner = np.repeat(np.arange(len(lists)), sizes)
         offset = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         return (lists[owner].astype(np.int64) << _OFFSET_BITS) | offset, owner
+
+    def _forget(self, lists: Array) -> None:
+        self.sizes[lists] = 0
+        for number in lists.tolist():
+            self._squares.pop(number, None)
 
     def _new_index(self, lists: int) -> Any:
         index = faiss.IndexIVFFlat(self._quantizer, self.dimension, lists, faiss.METRIC_L2)

@@ -50,7 +50,8 @@ def _portions(count: int, dimension: int) -> list[slice]:
 
 
 def _exact(left: Array, right: Array) -> NDArray[np.float64]:
-    difference = left.astype(np.float64)
+    # A repeated row, read with stride 0, would otherwise stay transposed, and transposed sums round differently.
+    difference = left.astype(np.float64, order="C")
     difference -= right
     difference *= difference
     distances: NDArray[np.float64] = np.sqrt(difference.sum(1))

@@ -1,0 +1,70 @@
+"""Nearest neighbours are those of a plain search, to the bit, whichever way they are found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from detector.core.distances import earlier_pairs, nearest_stored
+from detector.core.vectors import VectorLists
+
+DIMENSION = 24
+
+
+def _store(parts: list[NDArray[np.float32]]) -> tuple[VectorLists, NDArray[np.int32]]:
+    store = VectorLists(DIMENSION)
+    lists = store.allocate(len(parts))
+    for number, part in zip(lists, parts, strict=True):
+        store.append(np.full(len(part), number), part)
+    return store, lists
+
+
+def _plain(query: NDArray[np.float32], stored: NDArray[np.float32]) -> float:
+    return min(float(np.sqrt(np.sum((query.astype(np.float64) - vector) ** 2))) for vector in stored)
+
+
+@pytest.mark.parametrize(("centre", "scale"), [(0.0, 1.0), (1000.0, 1e-3), (0.0, 1e25), (0.0, 1e-25)])
+def test_two_lists_searched_by_many_queries_at_once(centre: float, scale: float) -> None:
+    generator = np.random.default_rng(1)
+    stored = ((generator.random((1500, DIMENSION)) + centre) * scale).astype(np.float32)
+    queries = ((generator.random((40, DIMENSION)) + centre) * scale).astype(np.float32)
+    queries[7], queries[8] = stored[3], np.nextafter(stored[1499], np.float32(np.inf))
+    store, lists = _store([stored[:900], stored[900:]])
+    found = nearest_stored(store, queries, np.broadcast_to(lists, (40, 2)))
+    np.testing.assert_array_equal(found, [_plain(query, stored) for query in queries])
+
+
+def test_norms_follow_their_list() -> None:
+    """Appended to, and emptied and filled again."""
+    generator = np.random.default_rng(2)
+    first, more, other = (generator.random((1500, DIMENSION)).astype(np.float32) * size for size in (1, 2, 3))
+    queries = generator.random((20, DIMENSION)).astype(np.float32)
+    store, lists = _store([first])
+    wanted = np.broadcast_to(lists, (20, 1))
+    nearest_stored(store, queries, wanted)
+    store.append(np.repeat(lists, 1500), more)
+    found = nearest_stored(store, queries + 1, wanted)
+    np.testing.assert_array_equal(found, [_plain(query, np.concatenate((first, more))) for query in queries + 1])
+    store.empty(lists)
+    store.append(np.repeat(lists, 1500), other)
+    np.testing.assert_array_equal(nearest_stored(store, queries, wanted), [_plain(query, other) for query in queries])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e25])
+def test_pairs_within_groups_of_any_size(scale: float) -> None:
+    generator = np.random.default_rng(3)
+    lengths = np.array([1, 5, 30, 2, 400, 12, 90, 1])
+    starts = np.cumsum(lengths) - lengths
+    rows = (generator.random((int(lengths.sum()), DIMENSION)) * scale).astype(np.float32)
+    bound = generator.choice([1.2 * scale, 1.6 * scale, np.inf], len(rows))
+    later, earlier, distance = earlier_pairs(rows, starts, lengths, bound)
+    found = dict(zip(zip(later.tolist(), earlier.tolist(), strict=True), distance.tolist(), strict=True))
+    wanted = {
+        (row, other): between
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+        for row in range(start, start + length)
+        for other in range(start, row)
+        if (between := _plain(rows[row], rows[other : other + 1])) < bound[row]
+    }
+    assert found == wanted

@@ -185,9 +185,9 @@ class _Learner:
         return True
 
     def save(self) -> None:
-        values = (self.threshold, self._count, self._mean, self._squares)
-        for name, value in zip(Thresholds.__slots__, values, strict=True):
-            getattr(self._state, name)[self._pool] = value
+        state, pool = self._state, self._pool
+        state.threshold[pool], state.count[pool] = self.threshold, self._count
+        state.mean[pool], state.squares[pool] = self._mean, self._squares
 
 
 def _learn(state: Thresholds, distance: Array, admitted: Array, empty: Array) -> Thresholds:

@@ -94,9 +94,9 @@ def _by_scan(store: VectorLists, queries: Array, lists: Array, sizes: Array) -> 
     slack = 2 * (store.dimension + 8) * _UNIT32
     limit = squared[:, :1].astype(np.float64) * (1 + slack) + store.dimension * _TINY32
     candidate = (squared <= limit) & (locations >= 0)
-    rows, columns = np.nonzero(candidate)
     distances = np.full(squared.shape, np.inf)
-    distances[rows, columns] = exact(queries[rows], store.gather(locations[rows, columns]))
+    rows = np.flatnonzero(candidate) // squared.shape[1]
+    distances[candidate] = exact(queries[rows], store.gather(locations[candidate]))
     found: NDArray[np.float64] = distances.min(1)
     open_ended = (candidate.all(1) & (sizes > squared.shape[1])) | (locations[:, 0] < 0)
     for row in np.flatnonzero(open_ended).tolist():

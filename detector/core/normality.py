@@ -60,13 +60,13 @@ def _expanded(block: int) -> NDArray[np.float64]:
 
 def _scaled(medians: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     """Weights from the expected order statistics of a normal sample: all in proportion but the two outermost."""
-    square = 2.0 * float(medians @ medians)
+    square = 2.0 * float((medians * medians).sum())
     outer, inner = medians[:2].tolist()
     root = 1.0 / sqrt(count)
     first = _polynomial(_LARGEST, root) + outer / sqrt(square)
     second = _polynomial(_SECOND, root) + inner / sqrt(square)
     rest = square - 2.0 * outer * outer - 2.0 * inner * inner
-    medians *= sqrt((1.0 - 2.0 * first * first - 2.0 * second * second) / rest)
+    medians /= sqrt(rest / (1.0 - 2.0 * first * first - 2.0 * second * second))
     medians[:2] = first, second
     medians.setflags(write=False)
     return medians
@@ -114,8 +114,9 @@ def weight_table(largest: int) -> NDArray[np.float64]:
     table = np.zeros((largest + 1, largest))
     for count in range(12, largest + 1):
         half = _scaled(_medians(count, 0.08 * (count + 0.25)), count)
-        table[count, : len(half)] = -half
-        table[count, count - len(half) : count] = half[::-1]
+        row = table[count, :count]
+        row[: len(half)], row[count - len(half) :] = -half, half[::-1]
+        row /= sqrt(float((row * row).sum()))  # to the last bit: state logs hold statistics that rest on it
     table.setflags(write=False)
     return table
 

@@ -46,8 +46,13 @@ class Rings:
         self._reserve(slots)
         cell = positions % self.width
         page = cell // PAGE
-        self._allocate(slots, page)
-        self._pages["values"][self._table["pages"][slots, page], cell % PAGE] = values
+        table = self._table["pages"]
+        held = table[slots, page]
+        blank = held == _BLANK
+        if blank.any():
+            self._allocate(slots[blank], page[blank])
+            held = table[slots, page]
+        self._pages["values"][held, cell % PAGE] = values
 
     def evict(self, slots: Array) -> None:
         self._reserve(slots)
@@ -59,11 +64,7 @@ class Rings:
 
     def _allocate(self, slots: Array, page: Array) -> None:
         table = self._table["pages"]
-        blank = table[slots, page] == _BLANK
-        if not blank.any():
-            return
-        per_slot = table.shape[1]
-        cells = np.unique(slots[blank] * per_slot + page[blank])
+        cells = np.unique(slots * table.shape[1] + page)
         table.reshape(-1)[cells] = self._ids.take_many(len(cells))
         self._pages.reserve(self._ids.size)
 

@@ -42,10 +42,12 @@ def carried(grouping: Grouping, at: Array, values: Array, before: Array) -> Arra
     return np.where(own, values[latest], np.repeat(before, grouping.lengths))
 
 
-def ordinals(grouping: Grouping, chosen: Array) -> Array:
-    """For each chosen row of ``grouping``'s order (bool mask), how many chosen ones its group has before it."""
-    before = np.cumsum(chosen) - chosen
-    ordinal: Array = (before - np.repeat(before[grouping.starts], grouping.lengths))[chosen]
+def ordinals(grouping: Grouping, group: Array, at: Array) -> Array:
+    """For each of the rows ``at`` (of ``grouping``'s order, ascending) and of ``group``, how many of them its group
+    has before it."""
+    if len(at) <= 1:
+        return np.zeros(len(at), np.int64)
+    ordinal: Array = np.arange(len(at)) - np.searchsorted(at, grouping.starts)[group]
     return ordinal
 
 

@@ -25,7 +25,7 @@ from detector.core.configuration import PradaConfig
 from detector.core.normality import CONSTANT, rejected_statistics
 from detector.core.rings import Rings
 from detector.core.signal import Delta
-from detector.core.tested import WARM_UP, Tested, carried, last_of, ordinals
+from detector.core.tested import WARM_UP, Tested, carried, ordinals
 from detector.core.views import Grouping, Rows
 
 _COLUMNS = ("distances", "inside", "repeats", "w", "below", "constant")
@@ -41,6 +41,19 @@ class _Checks:
     below: Array
     tested: Array
     mean: NDArray[np.float64]
+
+
+_NO_CHECKS = _Checks(np.empty(0, np.int64), *(np.empty(0, dtype) for dtype in (float, float, int, int, float)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Chosen rows of a step: ``at`` in the by-slot order, their ``slot`` (position in ``Rows.slots``) and the
+    ``position`` of each among all that its slot ever had."""
+
+    at: Array
+    slot: Array
+    position: Array
 
 
 class WindowedTest:
@@ -64,29 +77,29 @@ class WindowedTest:
     def judge(self, rows: Rows, distance: NDArray[np.float64], admitted: NDArray[np.bool_]) -> Tested:
         self._reserve(rows.slots)
         grouping = rows.by_slot
-        order = grouping.order
+        order, slot = grouping.order, rows.slot[grouping.order]
         before = {name: self._slots[name][rows.slots] for name in _COLUMNS}
-        known = np.isfinite(distance[order])
-        inside = known & ~admitted[order] & (distance[order] > 0)
-        hashes = _hashes(rows.features[order[inside]])
-        repeat = known & (distance[order] == 0)
-        repeat[inside] = self._seen(rows, inside, hashes, before["inside"])
+        ordered = distance[order]
+        known = np.isfinite(ordered)
+        inside = known & ~admitted[order] & (ordered > 0)
+        repeat = known & (ordered == 0)
+        hashed = _places(grouping, slot, inside, before["inside"])
+        hashes = _hashes(rows.features[order[hashed.at]])
+        if len(hashes):
+            repeat[hashed.at] = self._seen(rows, hashed, hashes, before["inside"])
         counted = known & ~repeat
-        position = before["distances"][rows.slot[order[counted]]] + ordinals(grouping, counted)
-        values = distance[order[counted]]
-        checks = self._check(rows, np.flatnonzero(counted), position, values, before)
-        after = self._after(grouping, before, {"distances": counted, "inside": inside, "repeats": repeat}, checks)
+        measured = _places(grouping, slot, counted, before["distances"])
+        values = ordered[measured.at]
+        checks = self._check(rows, measured, values, before)
+        events = {"distances": counted, "inside": inside, "repeats": repeat}
+        after = self._after(grouping, slot, before, events, checks)
+        last = grouping.starts + grouping.lengths - 1
         delta = {
-            **{f"slot_{name}": last_of(grouping, column) for name, column in after.items()},
-            **_ring_rows("distance", rows.slot[order[counted]], position, values),
-            **_ring_rows(
-                "hash",
-                rows.slot[order[inside]],
-                before["inside"][rows.slot[order[inside]]] + ordinals(grouping, inside),
-                hashes,
-            ),
+            **{f"slot_{name}": column[last] for name, column in after.items()},
+            **_ring_rows("distance", measured.slot, measured.position, values),
+            **_ring_rows("hash", hashed.slot, hashed.position, hashes),
         }
-        return self._tested(rows, before, after, checks, delta)
+        return self._tested(rows, after, checks, delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         del pools
@@ -115,33 +128,31 @@ class WindowedTest:
             return self._slots.nbytes + self._window.nbytes + self._hashes.nbytes
         return 8 * len(_COLUMNS) * len(slots) + self._window.nbytes_of(slots) + self._hashes.nbytes_of(slots)
 
-    def _seen(self, rows: Rows, inside: Array, hashes: Array, before: Array) -> Array:
-        """bool: which of the rows ``inside`` the growing set repeat one of the last such rows of their slot."""
-        slot = rows.slot[rows.by_slot.order[inside]]
-        if not len(slot):
-            return np.empty(0, bool)
+    def _seen(self, rows: Rows, hashed: _Places, hashes: Array, before: Array) -> Array:
+        """bool: which of the rows that were ``hashed`` repeat one of the last such rows of their slot."""
         width = self._hashes.width
-        ordinal = before[slot] + ordinals(rows.by_slot, inside)
-        held = before[slot][:, None]
+        held = before[hashed.slot][:, None]
         position = held - 1 - (held - 1 - np.arange(width)) % width
-        usable = (position >= 0) & (position >= ordinal[:, None] - width)
-        seen: Array = ((self._hashes.read(rows.slots[slot]) == hashes[:, None]) & usable).any(1)
-        seen |= _repeated_within(slot, hashes, ordinal, width)
+        usable = (position >= 0) & (position >= hashed.position[:, None] - width)
+        seen: Array = ((self._hashes.read(rows.slots[hashed.slot]) == hashes[:, None]) & usable).any(1)
+        if len(hashes) > 1:
+            seen |= _repeated_within(hashed.slot, hashes, hashed.position, width)
         return seen
 
-    def _check(self, rows: Rows, at: Array, position: Array, values: Array, before: dict[str, Array]) -> _Checks:
-        """Run the tests due in this step; ``at`` are the rows (by slot) that brought ``values``."""
-        count = position + 1
+    def _check(self, rows: Rows, measured: _Places, values: Array, before: dict[str, Array]) -> _Checks:
+        """Run the tests due in this step, as the rows ``measured`` bring ``values``."""
+        count = measured.position + 1
         due = np.flatnonzero((count % self._config.check_every == 0) & (count > WARM_UP))
-        windows = self._windows(rows, rows.slot[rows.by_slot.order[at]], position, values, due)
+        if not len(due):
+            return _NO_CHECKS
+        windows = self._windows(rows, measured.slot, measured.position, values, due)
         windows.sort(axis=1)
         w, left = rejected_statistics(windows)
         valid = left > WARM_UP
         due, w, windows = due[valid], w[valid], windows[valid]
-        slot = rows.slot[rows.by_slot.order[at[due]]]
         constant, mean = _constant_share(windows)
-        below = self._consecutive(slot, w, before["below"])
-        return _Checks(at[due], w, constant, below, left[valid], mean)
+        below = self._consecutive(measured.slot[due], w, before["below"])
+        return _Checks(measured.at[due], w, constant, below, left[valid], mean)
 
     def _windows(self, rows: Rows, slot: Array, position: Array, values: Array, due: Array) -> NDArray[np.float64]:
         """float64 (checks, window): the distances each check sees, in any order, filled up with inf."""
@@ -166,14 +177,20 @@ class WindowedTest:
         return below
 
     def _after(
-        self, grouping: Grouping, before: dict[str, Array], events: dict[str, Array], checks: _Checks
+        self,
+        grouping: Grouping,
+        slot: Array,
+        before: dict[str, Array],
+        events: dict[str, Array],
+        checks: _Checks,
     ) -> dict[str, Array]:
         """Every counter as of every row, in the by-slot order."""
         after = {}
         for name, event in events.items():
-            total = np.cumsum(event)
-            base = before[name] - (total - event)[grouping.starts]
-            after[name] = total + np.repeat(base, grouping.lengths)
+            after[name] = before[name][slot]
+            if event.any():
+                total = np.cumsum(event)
+                after[name] += total - (total - event)[grouping.starts][slot]
         for name, values in (("w", checks.w), ("below", checks.below), ("constant", checks.constant)):
             after[name] = carried(grouping, checks.at, values, before[name])
         return after
@@ -181,17 +198,13 @@ class WindowedTest:
     def _tested(
         self,
         rows: Rows,
-        before: dict[str, Array],
         after: dict[str, Array],
         checks: _Checks,
         delta: dict[str, Array],
     ) -> Tested:
         order = rows.by_slot.order
-        rising = checks.below == self._config.consecutive_checks
-        evidence = {
-            int(order[checks.at[check]]): self._evidence(checks, check, after)
-            for check in np.flatnonzero(rising).tolist()
-        }
+        rising = np.flatnonzero(checks.below == self._config.consecutive_checks)
+        evidence = {int(order[checks.at[check]]): self._evidence(checks, check, after) for check in rising.tolist()}
         columns = {name: np.empty(len(order)) for name in ("w", "constant", "repeats")}
         for name, column in columns.items():
             column[order] = after[name]
@@ -214,6 +227,13 @@ class WindowedTest:
     def _reserve(self, slots: Array) -> None:
         if len(slots):
             self._slots.reserve(int(slots.max()) + 1)
+
+
+def _places(grouping: Grouping, slot: Array, chosen: Array, before: Array) -> _Places:
+    """The rows chosen (bool, by slot) when each slot had ``before`` of them."""
+    at = np.flatnonzero(chosen)
+    own = slot[at]
+    return _Places(at, own, before[own] + ordinals(grouping, own, at))
 
 
 def _hashes(features: NDArray[np.float32]) -> NDArray[np.uint64]:

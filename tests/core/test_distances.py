@@ -35,6 +35,18 @@ def test_two_lists_searched_by_many_queries_at_once(centre: float, scale: float)
     np.testing.assert_array_equal(found, [_plain(query, stored) for query in queries])
 
 
+def test_vectors_that_float32_cannot_rank_are_ranked() -> None:
+    """Each has a twin that differs by one rounding unit in each feature."""
+    generator = np.random.default_rng(4)
+    vectors = generator.random((600, DIMENSION)).astype(np.float32)
+    twins = np.nextafter(vectors, generator.choice([-9, 9], vectors.shape).astype(np.float32))
+    queries = generator.random((60, DIMENSION)).astype(np.float32)
+    stored = np.concatenate((vectors, twins))
+    store, lists = _store([stored])
+    found = nearest_stored(store, queries, np.broadcast_to(lists, (60, 1)))
+    np.testing.assert_array_equal(found, [_plain(query, stored) for query in queries])
+
+
 def test_norms_follow_their_list() -> None:
     """Appended to, and emptied and filled again."""
     generator = np.random.default_rng(2)

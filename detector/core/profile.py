@@ -57,5 +57,5 @@ class Profile:
             if body["profile"] != VERSION:
                 raise ConfigurationError(f"profile format {body['profile']} is not {VERSION}; calibrate again")
             return cls(body["model"], body["model_version"], body["reference"])
-        except (StateLogError, KeyError, TypeError) as error:
+        except (StateLogError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(f"not a profile ({error}); write one with `weirguard calibrate`") from error

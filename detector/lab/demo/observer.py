@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from detector.contracts.codecs.records import KILL_SWITCH_KEY, decode
 from detector.contracts.findings import Alert, Decision, Score
+from detector.lab.demo.background import Background
 from detector.lab.demo.board import Seen
 from detector.serving import Connection
 
 _POLL_MILLISECONDS = 100
 
 
-class Observer:
+class Observer(Background):
     """Everything written to the three topics from offset 0 on, in the order of arrival."""
 
     def __init__(self, connection: Connection) -> None:
+        super().__init__("demo-observer")
         topics = connection.topics
         self._decoders: dict[str, Callable[[bytes], Score | Alert | Decision]] = {
             topics.scores: partial(decode, Score),
@@ -30,35 +30,23 @@ class Observer:
         }
         self._connection = connection
         self._seen: queue.SimpleQueue[Seen] = queue.SimpleQueue()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="demo-observer", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join(5)
 
     def drain(self) -> Iterator[Seen]:
         """What was read since the last call."""
         while not self._seen.empty():
             yield self._seen.get()
 
-    def _follow(self) -> None:
+    def work(self) -> None:
         from kafka.errors import KafkaError
 
         consumer = self._connection.consumer()
         try:
             self._assign(consumer)
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 for records in consumer.poll(timeout_ms=_POLL_MILLISECONDS).values():
                     self._take(records)
         except KafkaError:
-            if not self._stop.is_set():
+            if not self.stop.is_set():
                 raise
         finally:
             consumer.close()

@@ -122,10 +122,6 @@ class KafkaSettings(Section):
 class WorkerSettings(Section):
     """How one worker process takes its share."""
 
-    take_records: Count = 200
-    """The most Kafka records in one micro-batch."""
-    take_seconds: Positive = 0.01
-    """How long to wait for a micro-batch to fill."""
     microbatch_bytes: Count = 1_048_576
     """The most bytes of query records in one micro-batch."""
     checkpoint_bytes: Count = 33_554_432

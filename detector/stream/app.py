@@ -16,12 +16,11 @@ from detector.contracts.errors import SourceGap
 from detector.contracts.topics import STATE_TABLE
 from detector.runtime.sections import KafkaSettings, secret
 from detector.runtime.settings import Settings
-from detector.stream import faust_edges
+from detector.stream import bulk_delivery, faust_edges
 from detector.stream.exits import Exit, stop_now
 from detector.stream.owner import Owner
 
 _RECOVERY_BUFFER_RECORDS = 8
-_STREAM_BUFFER_RECORDS = 256
 
 
 class StateStore(Store[bytes, bytes]):
@@ -81,6 +80,8 @@ class Application(faust.App):
     """A Faust app in which an agent's error ends the process: Faust would acknowledge the event and go on."""
 
     weirguard_owner: Owner
+    weirguard_sources: frozenset[str]
+    weirguard_deliveries: Any
 
     async def _on_agent_error(self, agent: Any, error: BaseException) -> None:
         stop_now(Exit.UNEXPECTED, f"agent {agent.name} failed", error)
@@ -105,19 +106,24 @@ def create_app(settings: Settings, new_owner: Callable[[faust.App], Owner]) -> A
 
 def _add_agent(app: Application, settings: Settings) -> None:
     topics = settings.kafka.topics
+    sources = [topics.queries, topics.rekeyed, topics.commands]
     raw: dict[str, Any] = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
-    source = app.topic(topics.queries, topics.rekeyed, topics.commands, **raw)
+    app.topics.add(app.topic(*sources, **raw))
+    app.weirguard_sources = frozenset(sources)
+    app.weirguard_deliveries = app.channel(maxsize=bulk_delivery.DELIVERIES_WAITING)
 
-    @app.agent(source, name="owner")
+    @app.agent(app.weirguard_deliveries, name="owner")
     async def own(stream: Any) -> None:
-        worker = settings.worker
-        async for events in stream.take_events(worker.take_records, within=worker.take_seconds):
+        async for delivery in stream:
+            messages = bulk_delivery.messages(stream, delivery)
             try:
-                await app.weirguard_owner.process(events)
+                await app.weirguard_owner.process(messages)
             except SourceGap as error:
                 stop_now(Exit.SOURCE_GAP, str(error))
             except Exception as error:  # noqa: BLE001 - Faust would acknowledge and go on
                 stop_now(Exit.STATE_NOT_WRITTEN, "a micro-batch could not be finished", error)
+            for message in messages:
+                message.ack(app.consumer)
 
 
 def _add_timers(app: Application) -> None:
@@ -152,8 +158,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "broker_session_timeout": worker.session_timeout_seconds,
         "broker_heartbeat_interval": worker.heartbeat_seconds,
         "broker_commit_interval": worker.commit_seconds,
-        "broker_max_poll_records": _STREAM_BUFFER_RECORDS,
-        "stream_buffer_maxsize": _STREAM_BUFFER_RECORDS,
+        "broker_max_poll_records": bulk_delivery.RECORDS_AT_ONCE,
         "stream_recovery_delay": 0,
         "web_enabled": False,
         "datadir": str(Path(tempfile.gettempdir()) / "weirguard-faust"),

@@ -15,6 +15,8 @@ from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from detector.stream import bulk_delivery
+
 FETCH_WAIT_SECONDS = 0.1
 FLOW_POLL_SECONDS = 0.25
 
@@ -104,6 +106,7 @@ def install(embedded: bool) -> None:
     delegate: Any = ThreadDelegateConsumer
     thread: Any = driver.AIOKafkaConsumerThread
     delegate._getmany = _getmany
+    delegate.getmany = bulk_delivery.getmany
     thread._create_worker_consumer = _create_worker_consumer
     thread.seek_to_committed = _seek_to_state
     thread._highwaters = _embedded_highwaters if embedded else _original_highwaters

@@ -158,12 +158,12 @@ class Owner:
 
     # -- the flow ------------------------------------------------------------------------------------------------------
 
-    async def process(self, events: Sequence[Any]) -> None:
-        """Apply a run of events of all sources and partitions; returns when all that follows is on the broker."""
+    async def process(self, messages: Sequence[Any]) -> None:
+        """Apply messages of all sources and partitions; returns when all that follows is on the broker."""
         runs: dict[tuple[int, str], list[SourceRecord]] = {}
-        for event in events:
-            record = self._source_record(event.message)
-            runs.setdefault((event.message.partition, record.source), []).append(record)
+        for message in messages:
+            record = self._source_record(message)
+            runs.setdefault((message.partition, record.source), []).append(record)
         flows = [
             self._micro_batches(self.partitions[number], [runs.get((number, source), []) for source in SOURCES])
             for number in sorted({number for number, _ in runs})

@@ -119,7 +119,7 @@ def test_all_wrong_values_are_told_at_once(file: Path) -> None:
         ("kafka: {bootstrap_servers: localhost}", "not host:port"),
         ("kafka: {state_record_bytes: 1000}", "four times"),
         ("worker: {heartbeat_seconds: 5}", "third"),
-        ("worker: {take_seconds: .inf}", "worker.take_seconds"),
+        ("worker: {commit_seconds: .inf}", "worker.commit_seconds"),
         ("detection: {prada: {delta: .nan}}", "detection.prada.delta"),
         ("kafka: {security_protocol: SASL_SSL, sasl_mechanism: PLAIN}", "needs sasl_mechanism"),
         ("kafka: {sasl_plain_username: me}", "no effect"),

@@ -154,7 +154,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "consumer_auto_offset_reset": "earliest",
         "consumer_max_fetch_size": largest,
         "producer_max_request_size": largest,
-        "producer_linger": 0.002,
+        "producer_linger": 0.0,
         "broker_session_timeout": worker.session_timeout_seconds,
         "broker_heartbeat_interval": worker.heartbeat_seconds,
         "broker_commit_interval": worker.commit_seconds,

@@ -122,7 +122,11 @@ class Owner:
         if opening is not None:
             await self._finish([(partition, opening)])
         _log.info(
-            "partition taken", partition=number, fence=partition.fence, repeated=len(messages), **partition.applied
+            "partition taken",
+            partition=number,
+            fence=partition.place.fence,
+            repeated=len(messages),
+            **partition.applied,
         )
 
     def next_offsets(self) -> dict[TP, int]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.codecs.records import decision_key, encode
 from detector.contracts.codecs.records import decode as decode_record
-from detector.contracts.errors import InvalidRecord, OwnershipLost, StateLogHole
+from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Command, Decision
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
@@ -24,9 +24,10 @@ from detector.policy.activity import Counted, Effects
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.intake import Intake, Receiver, SourceRecord, origin_of
 from detector.stream.judge import POLICY_SECTION, Hearing, Judge, Judgement, judge_together
+from detector.stream.place import Place
 from detector.stream.record import Kind, Message, Position, StateRecord, decode
 from detector.stream.record import encode as encode_record
-from detector.stream.scores import ScoreBoard
+from detector.stream.scores import ScoreBoard, last_rows
 from detector.stream.step import Step
 
 
@@ -64,14 +65,11 @@ class Partition:
         self.number = number
         self.judge = judge
         self.checkpointer = checkpointer
-        self.ready = False
-        self.fence = -1
-        self.sequence = 0
+        self.place = Place(number)
         self.applied: dict[str, int] = {}
         self.policy_time = 0.0
         self.learn_until: int | None = None
         self.published: Position = (-1, 0)
-        self.stale_records = 0
         self._first = False
         self._origins: dict[int, int] = {}
         self._outboxes: deque[tuple[Position, tuple[Message, ...]]] = deque()
@@ -89,43 +87,10 @@ class Partition:
         OwnershipLost where a live owner reads a newer fence than his own, NewerStateLog, StateLogError.
         """
         record = decode(value)
-        if record.kind == "fence":
-            self._absorb_fence(offset)
-        elif self.fence < 0:
-            self._start_at_cut(record)
+        if self.place.admits(offset, record):
             self._apply(record)
-        elif record.fence < self.fence:
-            self.stale_records += 1
-        elif self._is_next(record):
-            self._apply(record)
-
-    def _absorb_fence(self, offset: int) -> None:
-        if offset <= self.fence:
-            return
-        if self.ready:
-            raise OwnershipLost(
-                f"partition {self.number}: another worker's fence stands at {offset}, ours at {self.fence}"
-            )
-        self.fence, self.sequence = offset, 0
-
-    def _start_at_cut(self, record: StateRecord) -> None:
-        if record.kind != "chunk":
-            raise StateLogHole(
-                f"partition {self.number}: the state log begins with a {record.kind} record; it was cut elsewhere than "
-                "at a checkpoint (is retention unlimited on it?)"
-            )
-        self.fence = record.fence
-
-    def _is_next(self, record: StateRecord) -> bool:
-        missing = record.fence > self.fence or record.sequence > self.sequence + 1
-        if missing:
-            raise StateLogHole(
-                f"partition {self.number}: read {record.position} of the state log after {(self.fence, self.sequence)}"
-            )
-        return record.sequence == self.sequence + 1
 
     def _apply(self, record: StateRecord) -> None:
-        self.sequence = record.sequence
         self.applied.update(record.applied)
         self._origins.update(record.origins)
         self.policy_time, self.learn_until = record.policy_time, record.learn_until
@@ -153,12 +118,10 @@ class Partition:
         Returns what previous owners may have left unpublished and the standing decisions under the new epoch.
         ``end_of_queries``: where a first start ends its learning.
         """
-        if fence != self.fence:
-            raise OwnershipLost(f"partition {self.number}: recovered through fence {self.fence}, our own is {fence}")
+        self.place.take(fence)
         self._first = self.learn_until is None
         if self._first:
             self.learn_until = end_of_queries
-        self.ready = True
         return [message for _, outbox in self._outboxes for message in outbox] + self.assertions()
 
     def taken_over(self) -> None:
@@ -172,13 +135,18 @@ class Partition:
 
     def close(self) -> None:
         """The partition is somebody else's now: give the memory of its state back."""
-        self.ready = False
+        self.place.live = False
         self.judge.engine.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether this is the live owner."""
+        return self.place.live
 
     def assertions(self) -> list[Message]:
         """Every standing decision as published, with the current epoch."""
         standing = self.judge.ledger.active(self.policy_time)
-        return [self._decision(decision, (self.fence, self.sequence)) for decision in standing]
+        return [self._decision(decision, self.place.position) for decision in standing]
 
     # -- live --------------------------------------------------------------------------------------------------------
 
@@ -226,8 +194,9 @@ class Partition:
         step = self._write("delta", judgement.effects, judgement.sections, covers, intake.rows)
         letters = self._receiver.dead_letters(received.unseen, intake.refused)
         step.before = letters + self._receiver.dead_letters(records, refused) + intake.strays
-        step.after.extend(self._scores.due(judgement.observation, received.hearing.times))
-        step.count(intake, judgement.observation, refused)
+        last = last_rows(judgement.observation)
+        step.after.extend(self._scores.due(judgement.observation, last, received.hearing.times))
+        step.count(intake, judgement.observation, last, refused)
         return step
 
     def command(self, record: SourceRecord) -> Step:
@@ -311,14 +280,13 @@ class Partition:
         covers: tuple[int, int] | None = None,
         rows: int = 0,
     ) -> Step:
-        self.sequence += 1
-        position = (self.fence, self.sequence)
+        position = self.place.advance()
         outbox = tuple(self._outbox(effects, position)) if effects else ()
         first_chunk = self.checkpointer.first_chunk if kind == "round" else None
         record = StateRecord(
             kind=kind,
-            fence=self.fence,
-            sequence=self.sequence,
+            fence=position[0],
+            sequence=position[1],
             applied=dict(self.applied),
             origins=dict(self._origins),
             source=covers,

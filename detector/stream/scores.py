@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import isnan
 
 import numpy as np
@@ -32,9 +32,9 @@ class ScoreBoard:
         self._partition = partition
         self._spoken: OrderedDict[int, tuple[float, bool]] = OrderedDict()
 
-    def due(self, observation: Observation, times: NDArray[np.float64]) -> Iterator[Message]:
-        """Score records for the last row of each principal in ``observation``, where one is due."""
-        for row in last_rows(observation):
+    def due(self, observation: Observation, last: Sequence[int], times: NDArray[np.float64]) -> Iterator[Message]:
+        """Score records for ``last``, the last rows of the principals in ``observation``, where one is due."""
+        for row in last:
             if observation.index[row] + 1 >= LEAST_QUERIES and self._is_due(observation, row, float(times[row])):
                 yield self._message(observation, row, float(times[row]))
 

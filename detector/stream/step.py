@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
+from math import isnan
 
 from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
 from detector.core.batch import Observation
 from detector.stream.intake import Intake
 from detector.stream.record import Kind, Message, Position
-from detector.stream.scores import last_rows
 
 
 @dataclass(slots=True)
@@ -35,8 +33,11 @@ class Step:
     evicted: int = 0
     first_chunk: int | None = None
 
-    def count(self, intake: Intake, observation: Observation, refused: Mapping[int, Sequence[BadRow]]) -> None:
-        """Fill in the figures: what ``intake`` brought and the engine made of it; ``refused`` did not get that far."""
+    def count(
+        self, intake: Intake, observation: Observation, last: Sequence[int], refused: Mapping[int, Sequence[BadRow]]
+    ) -> None:
+        """Fill in the figures: what ``intake`` brought and the engine made of it, ``last`` being the last rows of its
+        principals; ``refused`` did not get that far."""
         for piece in intake.pieces:
             self.queries[piece.model] += len(piece)
         for rows in (*intake.refused.values(), *refused.values()):
@@ -45,11 +46,11 @@ class Step:
             self.missing[count.kind] += count.queries
         self.rekeyed = len(intake.strays)
         self.evicted = observation.evicted
-        self._count_scores(observation)
+        self._count_scores(observation, last)
 
-    def _count_scores(self, observation: Observation) -> None:
+    def _count_scores(self, observation: Observation, last: Sequence[int]) -> None:
         """The score of each principal as of the end of the micro-batch, by model."""
-        rows = [row for row in last_rows(observation) if not np.isnan(observation.score[row])]
-        for row in rows:
-            model = observation.keys[observation.key_index[row]].model
-            self.scores.setdefault(model, []).append(float(observation.score[row]))
+        for row, score in zip(last, observation.score[last].tolist(), strict=True):
+            if not isnan(score):
+                model = observation.keys[observation.key_index[row]].model
+                self.scores.setdefault(model, []).append(score)

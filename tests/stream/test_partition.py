@@ -74,7 +74,7 @@ def test_what_a_frozen_owner_writes_late_is_ignored_whole(frozen_at: int, wakes_
     world.append(late.record)
     world.run(owner, 60, batch)
     heir = world.take_over()
-    assert heir.stale_records == 1
+    assert heir.place.stale_records == 1
     assert state_of(heir) == state_of(owner)
     assert world.outcome() == OUTCOME
 
@@ -145,6 +145,20 @@ def test_policy_time_never_goes_back() -> None:
     assert partition.policy_time == RECORDS[0].timestamp
 
 
+def test_an_heir_learns_no_longer_than_a_first_owner_who_died_before_any_query() -> None:
+    world = World(RECORDS)
+    fence = world.append(encode_record(StateRecord("fence", -1, 0)))
+    first = new_partition()
+    first.absorb(*world.log[-1])
+    first.takeover(fence, end_of_queries=7)
+    opening = first.opening()
+    assert opening is not None
+    world.append(opening.record)
+    heir = world.take_over()
+    assert heir.learn_until == 7
+    assert heir.opening() is None
+
+
 def test_a_first_start_learns_from_the_backlog_and_enforces_from_its_end() -> None:
     world = World(RECORDS)
     fence = world.append(encode_record(StateRecord("fence", -1, 0)))
@@ -178,7 +192,7 @@ def test_rows_that_live_elsewhere_are_sent_there_with_their_origin() -> None:
     homes = [partition_of(name, 4) for name in BATCH.principals]
     here = homes[0]
     partition = new_partition(here, 4)
-    partition.ready = True
+    partition.place.live = True
     step = partition.step(RECORDS[:1])
     elsewhere = {home for home in homes if home != here}
     assert {message.partition for message in step.before} == elsewhere

@@ -7,7 +7,7 @@ import numpy as np
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Score
 from detector.core.batch import Observation, PrincipalKey
-from detector.stream.scores import LEAST_QUERIES, ScoreBoard
+from detector.stream.scores import LEAST_QUERIES, ScoreBoard, last_rows
 from tests.stream.world import TOPICS
 
 
@@ -26,7 +26,9 @@ def observation(indices: list[int], flagged: bool = False, score: float = float(
 
 
 def spoken(board: ScoreBoard, seen: Observation, time: float) -> list[Score]:
-    return [decode(Score, message.value) for message in board.due(seen, np.full(len(seen.index), time))]
+    return [
+        decode(Score, message.value) for message in board.due(seen, last_rows(seen), np.full(len(seen.index), time))
+    ]
 
 
 def test_the_last_row_speaks_for_all_of_a_principal() -> None:

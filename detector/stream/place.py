@@ -1,0 +1,79 @@
+"""Whose records of one partition's state log count, and in which order: the rules that an heir reads it by."""
+
+from __future__ import annotations
+
+from detector.contracts.errors import OwnershipLost, StateLogHole
+from detector.stream.record import Position, StateRecord
+
+
+class Place:
+    """The last position that counts: ``fence`` and ``sequence``. ``live``: we write there ourselves.
+
+    ``stale_records``: how many of former owners came late.
+    """
+
+    def __init__(self, partition: int) -> None:
+        self.fence = -1
+        self.sequence = 0
+        self.live = False
+        self.stale_records = 0
+        self._partition = partition
+
+    @property
+    def position(self) -> Position:
+        return self.fence, self.sequence
+
+    def admits(self, offset: int, record: StateRecord) -> bool:
+        """Whether ``record``, read at ``offset`` of the log, is the next to apply; if so, that is where we are.
+
+        Raises StateLogHole where one is missing before it, OwnershipLost for a newer fence than our own while live.
+        """
+        if record.kind == "fence":
+            self._pass_fence(offset)
+            return False
+        if self.fence < 0:
+            self._start_at_cut(record)
+        elif record.fence < self.fence:
+            self.stale_records += 1
+            return False
+        elif not self._is_next(record):
+            return False
+        self.sequence = record.sequence
+        return True
+
+    def take(self, fence: int) -> None:
+        """Go live behind our own ``fence``, which recovery must have read. Raises OwnershipLost."""
+        if fence != self.fence:
+            raise OwnershipLost(
+                f"partition {self._partition}: recovered through fence {self.fence}, our own is {fence}"
+            )
+        self.live = True
+
+    def advance(self) -> Position:
+        """The position of the record that we write next."""
+        self.sequence += 1
+        return self.position
+
+    def _pass_fence(self, offset: int) -> None:
+        if offset <= self.fence:
+            return
+        if self.live:
+            raise OwnershipLost(
+                f"partition {self._partition}: another worker's fence stands at {offset}, ours at {self.fence}"
+            )
+        self.fence, self.sequence = offset, 0
+
+    def _start_at_cut(self, record: StateRecord) -> None:
+        if record.kind != "chunk":
+            raise StateLogHole(
+                f"partition {self._partition}: the state log begins with a {record.kind} record; it was cut elsewhere "
+                "than at a checkpoint (is retention unlimited on it?)"
+            )
+        self.fence = record.fence
+
+    def _is_next(self, record: StateRecord) -> bool:
+        if record.fence > self.fence or record.sequence > self.sequence + 1:
+            raise StateLogHole(
+                f"partition {self._partition}: read {record.position} of the state log after {self.position}"
+            )
+        return record.sequence == self.sequence + 1

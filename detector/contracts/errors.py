@@ -67,3 +67,7 @@ class SourceGap(WeirguardError):
 class BrokerError(WeirguardError):
     reason = "broker"
     retriable = True
+
+
+class LabError(WeirguardError):
+    """The lab was asked for something that this victim, attack or log cannot do."""

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.lab.answers import Classifier
+
 UNIFORM_ROWS = 4_000
-
-
-class Classifier(Protocol):
-    """A victim or a clone: features float32 (n, d) in, class probabilities float64 (n, k) out."""
-
-    def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from detector.lab.answers import Classifier
 from detector.lab.client import ACCOUNT_HEADER
-from detector.lab.fidelity import Classifier
 from detector.lab.victims.digits import MODEL, MODEL_VERSION
 from detector.runtime.sections import KafkaSettings
 from detector.serving import Connection, Gate, Header, Identity, QueryLogger

@@ -9,14 +9,14 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.lab.attackers.attacker import Attacker
+from detector.lab.answers import Answers
+from detector.lab.attackers import jbda
+from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.attackers.jbda import JacobianAugmentation
 from detector.lab.client import Client, Tally
+from detector.lab.data import Dataset
 from detector.lab.population import THIEF, THIEF_HABIT, HonestAccount
-from detector.lab.victims.digits import CLASSES, DigitsSplit
 
-THIEF_SEEDS = 100
-THIEF_STEP = 0.1
 THIEF_BUDGET = 6_400
 
 _THIEF_PAUSE = 0.1
@@ -27,11 +27,9 @@ _HONEST_PAUSE_AFTER_REFUSAL = 1.0
 _EXTENSION = 0.5
 
 
-def jacobian_thief(split: DigitsSplit, seed: int, budget: int = THIEF_BUDGET) -> JacobianAugmentation:
+def jacobian_thief(split: Dataset, seed: int, budget: int = THIEF_BUDGET) -> JacobianAugmentation:
     """The thief of the demo: 100 natural images of his own, step 0.1, six rounds unless ``budget`` ends them."""
-    order = np.random.default_rng([seed, 1]).permutation(len(split.thief))
-    seeds = split.thief.pixels[order[:THIEF_SEEDS]]
-    return JacobianAugmentation(seeds, CLASSES, budget=budget, step=THIEF_STEP, seed=seed)
+    return jbda.new(Knowledge.of(split), budget, seed)
 
 
 def connections() -> httpx.AsyncClient:
@@ -45,7 +43,7 @@ class Traffic:
     ``tallies`` by account is always up to date; read it from the event loop that runs the traffic.
     """
 
-    def __init__(self, url: str, split: DigitsSplit, *, accounts: Sequence[HonestAccount], seed: int, tempo: float):
+    def __init__(self, url: str, split: Dataset, *, accounts: Sequence[HonestAccount], seed: int, tempo: float):
         self._url = url
         self._images = split.honest
         self._accounts = accounts
@@ -89,7 +87,7 @@ class Traffic:
                     answer = await self._insist(client, query)
                     if answer is None:
                         return
-                    thief.observe(query, answer)
+                    thief.observe(query, Answers(answer))
                     if client.tally.sent >= enough:
                         self._thief_done.set()
         finally:

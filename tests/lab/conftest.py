@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from detector.lab.victims.digits import DigitsSplit, DigitsVictim, load_split
+from detector.lab.data import Dataset
+from detector.lab.victims.digits import DigitsVictim, load_split
 
 
 @pytest.fixture(scope="session")
-def split() -> DigitsSplit:
+def split() -> Dataset:
     return load_split()
 
 
 @pytest.fixture(scope="session")
-def victim(split: DigitsSplit) -> DigitsVictim:
+def victim(split: Dataset) -> DigitsVictim:
     return DigitsVictim(split.training)

@@ -8,22 +8,23 @@ import pytest
 from detector.lab.attackers.attacker import run_offline
 from detector.lab.attackers.jbda import JacobianAugmentation
 from detector.lab.attackers.network import CloneNetwork
+from detector.lab.data import Dataset
 from detector.lab.fidelity import measure
-from detector.lab.victims.digits import DigitsSplit, DigitsVictim
+from detector.lab.victims.digits import DigitsVictim
 
 STEP = 0.1
 
 
-def thief(split: DigitsSplit, budget: int, seed: int = 0) -> JacobianAugmentation:
-    return JacobianAugmentation(split.thief.pixels[:100], 10, budget=budget, step=STEP, seed=seed)
+def thief(split: Dataset, budget: int, seed: int = 0) -> JacobianAugmentation:
+    return JacobianAugmentation(split.thief.features[:100], 10, budget=budget, step=STEP, seed=seed)
 
 
-def test_more_queries_give_a_better_clone(split: DigitsSplit, victim: DigitsVictim) -> None:
+def test_more_queries_give_a_better_clone(split: Dataset, victim: DigitsVictim) -> None:
     fidelities = []
     for budget in (20, 100, 3_200):
         attacker = thief(split, budget)
         assert run_offline(attacker, victim) == budget
-        fidelities.append(measure(victim, attacker.clone(), split.test.pixels, budget, seed=1))
+        fidelities.append(measure(victim, attacker.clone(), split.test.features, budget, seed=1))
     few, seeds, many = fidelities
     assert few.test < seeds.test < many.test
     assert seeds.uniform < many.uniform
@@ -31,11 +32,11 @@ def test_more_queries_give_a_better_clone(split: DigitsSplit, victim: DigitsVict
 
 
 def test_a_round_moves_every_known_input_by_the_step_and_stays_in_the_input_space(
-    split: DigitsSplit, victim: DigitsVictim
+    split: Dataset, victim: DigitsVictim
 ) -> None:
     attacker = thief(split, budget=1_000)
     seeds = attacker.next_batch()
-    attacker.observe(seeds, victim.probabilities(seeds))
+    attacker.observe(seeds, victim.answer(seeds))
     moved = attacker.next_batch()
     assert len(moved) == 100
     assert moved.min() >= 0
@@ -46,20 +47,18 @@ def test_a_round_moves_every_known_input_by_the_step_and_stays_in_the_input_spac
     np.testing.assert_allclose(steps[inside], STEP, atol=1e-6)
 
 
-def test_a_thief_who_was_refused_half_way_makes_a_clone_of_what_he_has(
-    split: DigitsSplit, victim: DigitsVictim
-) -> None:
+def test_a_thief_who_was_refused_half_way_makes_a_clone_of_what_he_has(split: Dataset, victim: DigitsVictim) -> None:
     attacker = thief(split, budget=1_000)
     seeds = attacker.next_batch()
-    attacker.observe(seeds[:40], victim.probabilities(seeds[:40]))
-    assert measure(victim, attacker.clone(), split.test.pixels, 40, seed=1).test > 0.5
+    attacker.observe(seeds[:40], victim.answer(seeds[:40]))
+    assert measure(victim, attacker.clone(), split.test.features, 40, seed=1).test > 0.5
 
 
-def test_the_same_seed_gives_the_same_queries_and_another_one_others(split: DigitsSplit, victim: DigitsVictim) -> None:
+def test_the_same_seed_gives_the_same_queries_and_another_one_others(split: Dataset, victim: DigitsVictim) -> None:
     def second_round(seed: int) -> np.ndarray:
         attacker = thief(split, 1_000, seed)
         seeds = attacker.next_batch()
-        attacker.observe(seeds, victim.probabilities(seeds))
+        attacker.observe(seeds, victim.answer(seeds))
         return attacker.next_batch()
 
     np.testing.assert_array_equal(second_round(3), second_round(3))
@@ -81,11 +80,12 @@ def test_the_input_gradient_is_that_of_the_probability() -> None:
         assert gradient[:, pixel] == pytest.approx(difference / (2 * small), abs=1e-5)
 
 
-def test_the_victim_reads_digits_it_never_saw(split: DigitsSplit, victim: DigitsVictim) -> None:
-    right = victim.probabilities(split.test.pixels).argmax(axis=1) == split.test.labels
+def test_the_victim_reads_digits_it_never_saw(split: Dataset, victim: DigitsVictim) -> None:
+    right = victim.probabilities(split.test.features).argmax(axis=1) == split.test.labels
     assert right.mean() > 0.93
 
 
-def test_no_image_is_in_two_of_the_sets(split: DigitsSplit) -> None:
-    sets = [{row.tobytes() for row in part.pixels} for part in (split.training, split.honest, split.thief, split.test)]
+def test_no_image_is_in_two_of_the_sets(split: Dataset) -> None:
+    parts = (split.training, split.honest, split.thief, split.test)
+    sets = [{row.tobytes() for row in part.features} for part in parts]
     assert sum(map(len, sets)) == len(set.union(*sets))

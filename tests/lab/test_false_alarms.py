@@ -11,10 +11,11 @@ from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation
 from detector.core.engine import Engine, EngineConfig
 from detector.lab.attackers.attacker import run_offline
+from detector.lab.data import Dataset
 from detector.lab.honest import HABITS
 from detector.lab.honest.habit import Habit, Rows
 from detector.lab.traffic import jacobian_thief
-from detector.lab.victims.digits import MODEL, MODEL_VERSION, DigitsSplit, DigitsVictim
+from detector.lab.victims.digits import MODEL, MODEL_VERSION, DigitsVictim
 
 SECONDS = {"camera": 300.0, "video": 120.0}
 """How long each habit is watched: one minute, unless it takes longer."""
@@ -22,7 +23,7 @@ SECONDS = {"camera": 300.0, "video": 120.0}
 ANSWER_SECONDS = 0.01
 
 
-def rows_of(habit: Habit, split: DigitsSplit) -> Iterator[Rows]:
+def rows_of(habit: Habit, split: Dataset) -> Iterator[Rows]:
     """What a user of that habit asks in that time."""
     now = 0.0
     for ask in habit.behaviour(split.honest, np.random.default_rng(0)):
@@ -50,12 +51,12 @@ def judged(features: Rows, victim: DigitsVictim) -> Observation:
 
 
 @pytest.mark.parametrize("habit", HABITS.values(), ids=lambda habit: habit.name)
-def test_prada_flags_exactly_the_habits_that_are_marked(habit: Habit, split: DigitsSplit, victim: DigitsVictim) -> None:
+def test_prada_flags_exactly_the_habits_that_are_marked(habit: Habit, split: Dataset, victim: DigitsVictim) -> None:
     observation = judged(np.concatenate(list(rows_of(habit, split))), victim)
     assert observation.flagged.any() == (habit.false_alarm is not None)
 
 
-def test_the_thief_is_flagged_in_his_first_round_of_augmentation(split: DigitsSplit, victim: DigitsVictim) -> None:
+def test_the_thief_is_flagged_in_his_first_round_of_augmentation(split: Dataset, victim: DigitsVictim) -> None:
     thief = jacobian_thief(split, seed=0, budget=400)
     run_offline(thief, victim)
     flagged = np.flatnonzero(judged(thief._features.astype(np.float32), victim).flagged)

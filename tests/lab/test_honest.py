@@ -7,24 +7,24 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from detector.lab.data import Dataset
 from detector.lab.honest import HABITS
 from detector.lab.honest.habit import Ask, Habit
 from detector.lab.population import honest_accounts, known_false_alarms
-from detector.lab.victims.digits import DigitsSplit
 
 ASKS = 60
 
 
-def asks(habit: Habit, split: DigitsSplit, seed: int, number: int = ASKS) -> list[Ask]:
+def asks(habit: Habit, split: Dataset, seed: int, number: int = ASKS) -> list[Ask]:
     return list(islice(habit.behaviour(split.honest, np.random.default_rng(seed)), number))
 
 
-def rows(habit: str, split: DigitsSplit, seed: int = 0, number: int = ASKS) -> np.ndarray:
+def rows(habit: str, split: Dataset, seed: int = 0, number: int = ASKS) -> np.ndarray:
     return np.concatenate([ask.rows for ask in asks(HABITS[habit], split, seed, number)])
 
 
 @pytest.mark.parametrize("habit", HABITS.values(), ids=lambda habit: habit.name)
-def test_the_same_seed_gives_the_same_asks_and_another_one_others(habit: Habit, split: DigitsSplit) -> None:
+def test_the_same_seed_gives_the_same_asks_and_another_one_others(habit: Habit, split: Dataset) -> None:
     first, again, other = asks(habit, split, 1), asks(habit, split, 1), asks(habit, split, 2)
     assert [ask.pause for ask in first] == [ask.pause for ask in again]
     for one, two in zip(first, again, strict=True):
@@ -33,7 +33,7 @@ def test_the_same_seed_gives_the_same_asks_and_another_one_others(habit: Habit, 
 
 
 @pytest.mark.parametrize("habit", HABITS.values(), ids=lambda habit: habit.name)
-def test_every_ask_is_of_images_and_comes_after_a_pause(habit: Habit, split: DigitsSplit) -> None:
+def test_every_ask_is_of_images_and_comes_after_a_pause(habit: Habit, split: Dataset) -> None:
     for ask in asks(habit, split, 0):
         assert ask.rows.dtype == np.float32
         assert ask.rows.shape[1:] == (64,)
@@ -42,19 +42,19 @@ def test_every_ask_is_of_images_and_comes_after_a_pause(habit: Habit, split: Dig
         assert ask.pause >= 0
 
 
-def test_retries_repeat_exactly_and_health_checks_never_change(split: DigitsSplit) -> None:
+def test_retries_repeat_exactly_and_health_checks_never_change(split: Dataset) -> None:
     retried = rows("retries", split)
     assert (retried[1:] == retried[:-1]).all(axis=1).any()
     assert len(np.unique(retried, axis=0)) > 20
     assert len(np.unique(rows("health check", split), axis=0)) == 1
 
 
-def test_a_what_if_user_changes_one_pixel_at_a_time(split: DigitsSplit) -> None:
+def test_a_what_if_user_changes_one_pixel_at_a_time(split: Dataset) -> None:
     changed = (np.diff(rows("what-if", split), axis=0) != 0).sum(axis=1)
     assert (changed <= 1).mean() > 0.8
 
 
-def test_a_drawing_only_ever_grows_until_the_next_one(split: DigitsSplit) -> None:
+def test_a_drawing_only_ever_grows_until_the_next_one(split: Dataset) -> None:
     drawn = rows("drawing", split, number=4)
     assert (np.diff(drawn, axis=0) >= 0).all()
 

@@ -11,10 +11,11 @@ import pytest
 from starlette.applications import Starlette
 
 from detector.lab.client import ACCOUNT_HEADER, Client, Tally
+from detector.lab.data import Dataset
 from detector.lab.population import THIEF, honest_accounts
 from detector.lab.server import PREDICT, create_app
 from detector.lab.traffic import Traffic, jacobian_thief
-from detector.lab.victims.digits import DIMENSION, DigitsSplit, DigitsVictim
+from detector.lab.victims.digits import DIMENSION, DigitsVictim
 
 URL = f"http://server{PREDICT}"
 ROW = np.zeros((1, DIMENSION), dtype=np.float32)
@@ -75,9 +76,9 @@ def test_a_broken_answer_and_a_broken_connection_are_failures_that_say_why() -> 
 
 
 def test_the_server_answers_with_the_victim_s_probabilities(
-    app: Starlette, victim: DigitsVictim, split: DigitsSplit
+    app: Starlette, victim: DigitsVictim, split: Dataset
 ) -> None:
-    rows = split.test.pixels[:3]
+    rows = split.test.features[:3]
     response = post(app, httpx.Request("POST", URL, json={"instances": rows.tolist()}).content)
     np.testing.assert_allclose(response.json()["predictions"], victim.probabilities(rows), atol=1e-6)
 
@@ -91,7 +92,7 @@ def test_the_server_says_what_it_wants_to_whoever_sends_something_else(app: Star
     assert "64 numbers" in response.json()["error"]
 
 
-def test_everybody_works_at_once_and_the_thief_learns(app: Starlette, victim: DigitsVictim, split: DigitsSplit) -> None:
+def test_everybody_works_at_once_and_the_thief_learns(app: Starlette, victim: DigitsVictim, split: Dataset) -> None:
     traffic = Traffic(URL, split, accounts=honest_accounts(12), seed=0, tempo=0.02)
     thief = jacobian_thief(split, seed=0, budget=400)
 
@@ -102,10 +103,10 @@ def test_everybody_works_at_once_and_the_thief_learns(app: Starlette, victim: Di
     asyncio.run(run())
     assert len(traffic.tallies) == 13
     assert all(tally.sent == tally.answered > 0 for tally in traffic.tallies.values())
-    assert len(thief.clone().probabilities(split.test.pixels)) == len(split.test)
+    assert len(thief.clone().probabilities(split.test.features)) == len(split.test)
 
 
-def test_a_refused_thief_gives_up_and_keeps_what_he_got(split: DigitsSplit, victim: DigitsVictim) -> None:
+def test_a_refused_thief_gives_up_and_keeps_what_he_got(split: Dataset, victim: DigitsVictim) -> None:
     answers_left = 12
 
     def answer(_: httpx.Request) -> httpx.Response:

@@ -1,28 +1,63 @@
-"""What every thief can do."""
+"""What every thief knows and can do."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.lab.fidelity import Classifier
+from detector.lab.answers import Answers, Classifier, Victim
+from detector.lab.data import Dataset
+
+_POOL_ROWS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What a thief starts from. ``low``, ``high`` float32 (d,) and ``categories`` int64 (d,): see ``Dataset``.
+
+    ``own`` float32 (n, d): natural inputs of the victim's kind that he holds, without labels. ``pool`` float32 (m, d):
+    public inputs of another kind, brought to the same ranges. ``side``: images are side x side, None for tables.
+    """
+
+    classes: int
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    categories: NDArray[np.int64]
+    own: NDArray[np.float32]
+    pool: NDArray[np.float32]
+    side: int | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset, pool: NDArray[np.float32] | None = None) -> Knowledge:
+        """What a thief knows of a victim trained on ``dataset``; ``pool`` (m, d), by default uniform over its range."""
+        if pool is None:
+            spread = np.random.default_rng(0).random((_POOL_ROWS, dataset.dimension), dtype=np.float32)
+            pool = dataset.low + spread * (dataset.high - dataset.low)
+        own = dataset.thief.features
+        return cls(dataset.classes, dataset.low, dataset.high, dataset.categories, own, pool, dataset.side)
+
+    @property
+    def dimension(self) -> int:
+        return len(self.low)
 
 
 class Attacker(Protocol):
     """Adaptive extraction in rounds: ``next_batch``, ``observe``, and again until ``next_batch`` is empty.
 
     A round may be answered only in part (the service refused the rest): ``observe`` is given what was
-    answered, and ``clone`` makes the best of everything observed so far.
+    answered, and ``clone`` makes the best of everything observed so far. The same seed gives the same queries for the
+    same answers.
     """
 
     def next_batch(self) -> NDArray[np.float32]:
-        """The inputs (n, d) to ask next, in order; no rows when the budget is spent."""
+        """The inputs (n, d) to ask next, in order; no rows when the budget is spent. NaN leaves a feature out."""
         ...
 
-    def observe(self, features: NDArray[np.float32], probabilities: NDArray[np.float64]) -> None:
-        """Learn that the victim answered ``features`` (m, d) with ``probabilities`` (m, k)."""
+    def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
+        """Learn that the victim answered ``features`` (m, d) with ``answers``."""
         ...
 
     def clone(self) -> Classifier:
@@ -30,10 +65,10 @@ class Attacker(Protocol):
         ...
 
 
-def run_offline(attacker: Attacker, victim: Classifier) -> int:
+def run_offline(attacker: Attacker, victim: Victim) -> int:
     """Lets ``attacker`` spend his whole budget on ``victim`` unhindered; the number of queries he made."""
     queries = 0
     while len(batch := attacker.next_batch()):
-        attacker.observe(batch, victim.probabilities(batch))
+        attacker.observe(batch, victim.answer(batch))
         queries += len(batch)
     return queries

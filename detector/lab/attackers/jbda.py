@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.lab.answers import Answers
+from detector.lab.attackers.attacker import Knowledge
 from detector.lab.attackers.network import CloneNetwork
 
+SEEDS = 100
+STEP = 0.1
 _UPDATES = 6_000
 """Rows shown to the clone in training are about this many batches of work whatever the data set's size."""
 
@@ -32,9 +36,9 @@ class JacobianAugmentation:
         batch = self._augmented() if known else self._seeds
         return batch[: self._budget - known]
 
-    def observe(self, features: NDArray[np.float32], probabilities: NDArray[np.float64]) -> None:
+    def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
         self._features = np.concatenate([self._features, features])
-        self._answers = np.concatenate([self._answers, probabilities])
+        self._answers = np.concatenate([self._answers, answers.probabilities])
 
     def clone(self) -> CloneNetwork:
         """A network trained afresh on everything observed, the same for the same answers."""
@@ -47,3 +51,10 @@ class JacobianAugmentation:
         gradient = self.clone().input_gradient(self._features, self._answers.argmax(axis=1))
         moved = np.clip(self._features + self._step * np.sign(gradient), 0, 1)
         return moved.astype(np.float32)
+
+
+def new(knowledge: Knowledge, budget: int, seed: int) -> JacobianAugmentation:
+    """With 100 natural inputs of his own and step 0.1 of the range, as in the attack's published code."""
+    order = np.random.default_rng([seed, 1]).permutation(len(knowledge.own))
+    seeds = knowledge.own[order[:SEEDS]]
+    return JacobianAugmentation(seeds, knowledge.classes, budget=budget, step=STEP, seed=seed)

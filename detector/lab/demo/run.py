@@ -9,9 +9,9 @@ from collections import deque
 from rich.console import Console
 
 from detector.contracts.errors import WeirguardError
-from detector.lab.attackers.attacker import run_offline
-from detector.lab.attackers.jbda import JacobianAugmentation
+from detector.lab.attackers.attacker import Attacker, run_offline
 from detector.lab.client import Tally
+from detector.lab.data import Dataset
 from detector.lab.demo.board import Board
 from detector.lab.demo.options import DemoOptions
 from detector.lab.demo.outcome import PROMISED_QUERY, HonestOutcome, Outcome, ThiefOutcome
@@ -22,7 +22,7 @@ from detector.lab.demo.watch import GateWatch
 from detector.lab.fidelity import Fidelity, measure
 from detector.lab.population import THIEF, honest_accounts
 from detector.lab.traffic import Traffic, connections, jacobian_thief
-from detector.lab.victims.digits import DigitsSplit, DigitsVictim, load_split
+from detector.lab.victims.digits import DigitsVictim, load_split
 
 _FRAME_SECONDS = 0.5
 _RATE_FRAMES = 10
@@ -49,7 +49,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> Outcome:
 class _Performance:
     """One run of the traffic, looked at while it lasts."""
 
-    def __init__(self, options: DemoOptions, split: DigitsSplit, stage: Stage) -> None:
+    def __init__(self, options: DemoOptions, split: Dataset, stage: Stage) -> None:
         self._options = options
         self._split = split
         self._stage = stage
@@ -130,8 +130,8 @@ class _Performance:
             unhindered=self._fidelity(victim, unhindered, budget),
         )
 
-    def _fidelity(self, victim: DigitsVictim, thief: JacobianAugmentation, queries: int) -> Fidelity:
-        return measure(victim, thief.clone(), self._split.test.pixels, queries, self._options.seed)
+    def _fidelity(self, victim: DigitsVictim, thief: Attacker, queries: int) -> Fidelity:
+        return measure(victim, thief.clone(), self._split.test.features, queries, self._options.seed)
 
     def _honest_outcome(self, tally: Tally) -> HonestOutcome:
         return HonestOutcome(

@@ -8,15 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from detector.lab.data import Examples
 from detector.lab.honest.habit import Ask, Behaviour, Rng, as_pixels, shuffled
-from detector.lab.victims.digits import SIDE, Images
+from detector.lab.victims.digits import SIDE
 
 Picture = NDArray[np.floating]
 """One image (8, 8)."""
 
 
 def _through(distortion: Callable[[Picture, Rng], Picture]) -> Behaviour:
-    def behaviour(images: Images, rng: Rng) -> Iterator[Ask]:
+    def behaviour(images: Examples, rng: Rng) -> Iterator[Ask]:
         for rows in shuffled(images, rng):
             picture = distortion(rows.reshape(SIDE, SIDE), rng)
             yield Ask(rng.exponential(0.24), as_pixels(picture.reshape(1, -1)))
@@ -30,14 +31,14 @@ blur = _through(lambda picture, rng: ndimage.gaussian_filter(picture, rng.unifor
 contrast = _through(lambda picture, rng: picture * rng.uniform(0.5, 1.0))
 
 
-def scanner(images: Images, rng: Rng) -> Iterator[Ask]:
+def scanner(images: Examples, rng: Rng) -> Iterator[Ask]:
     """Sheets that never lie quite straight, read with a little noise."""
     for rows in shuffled(images, rng):
         read = _turned_and_moved(rows.reshape(SIDE, SIDE), rng) + rng.normal(0, 0.05, (SIDE, SIDE))
         yield Ask(rng.exponential(0.24), as_pixels(read.reshape(1, -1)))
 
 
-def several_views(images: Images, rng: Rng) -> Iterator[Ask]:
+def several_views(images: Examples, rng: Rng) -> Iterator[Ask]:
     """Test-time augmentation: each image with three turned and moved copies, averaged by the caller."""
     for rows in shuffled(images, rng):
         picture = rows.reshape(SIDE, SIDE)
@@ -50,19 +51,19 @@ def _turned_and_moved(picture: Picture, rng: Rng) -> Picture:
     return np.asarray(ndimage.shift(turned, rng.uniform(-0.5, 0.5, 2), order=1))
 
 
-def one_class(images: Images, rng: Rng) -> Iterator[Ask]:
+def one_class(images: Examples, rng: Rng) -> Iterator[Ask]:
     """One digit only, never written twice in the same way: each turned and moved a little."""
     for rows in shuffled(_of_one_digit(images, rng), rng):
         picture = _turned_and_moved(rows.reshape(SIDE, SIDE), rng)
         yield Ask(rng.exponential(0.26), as_pixels(picture.reshape(1, -1)))
 
 
-def rescans(images: Images, rng: Rng) -> Iterator[Ask]:
+def rescans(images: Examples, rng: Rng) -> Iterator[Ask]:
     """The same sixty sheets through a scanner again and again, each time with a little noise."""
     for rows in shuffled(_of_one_digit(images, rng), rng):
         yield Ask(rng.exponential(0.26), as_pixels(rows + rng.normal(0, 0.03, rows.shape)))
 
 
-def _of_one_digit(images: Images, rng: Rng) -> Images:
+def _of_one_digit(images: Examples, rng: Rng) -> Examples:
     kept = images.labels == rng.integers(10)
-    return Images(images.pixels[kept], images.labels[kept])
+    return Examples(images.features[kept], images.labels[kept])

@@ -7,15 +7,16 @@ from itertools import islice
 
 import numpy as np
 
+from detector.lab.data import Examples
 from detector.lab.honest.habit import Ask, Rng, as_pixels, shuffled
-from detector.lab.victims.digits import SIDE, Images
+from detector.lab.victims.digits import SIDE
 
 _STROKE_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 _MELT_FRAMES = 20
 _WHAT_IF_VALUES = 7
 
 
-def drawing(images: Images, rng: Rng) -> Iterator[Ask]:
+def drawing(images: Examples, rng: Rng) -> Iterator[Ask]:
     """A drawing pad that asks after each quarter of the strokes."""
     for rows in shuffled(images, rng):
         order = np.argsort(np.repeat(np.arange(SIDE), SIDE) + rng.uniform(0, 0.5, SIDE * SIDE))
@@ -26,14 +27,14 @@ def drawing(images: Images, rng: Rng) -> Iterator[Ask]:
             yield Ask(rng.exponential(0.24), drawn)
 
 
-def camera(images: Images, rng: Rng) -> Iterator[Ask]:
+def camera(images: Examples, rng: Rng) -> Iterator[Ask]:
     """A fixed camera: one sheet lies before it for some forty frames, each frame with the sensor's own noise."""
     for rows in shuffled(images, rng):
         for _ in range(int(rng.integers(30, 50))):
             yield Ask(0.25, as_pixels(rows + rng.normal(0, 0.05, rows.shape)))
 
 
-def video(images: Images, rng: Rng) -> Iterator[Ask]:
+def video(images: Examples, rng: Rng) -> Iterator[Ask]:
     """Noise-free video in which one image melts into the next in twenty equal steps."""
     rows = shuffled(images, rng)
     before = next(rows)
@@ -43,7 +44,7 @@ def video(images: Images, rng: Rng) -> Iterator[Ask]:
         before = after
 
 
-def what_if(images: Images, rng: Rng) -> Iterator[Ask]:
+def what_if(images: Examples, rng: Rng) -> Iterator[Ask]:
     """An analyst all day long: each image, then one pixel of it at seven other values."""
     for rows in shuffled(images, rng):
         yield Ask(rng.exponential(0.3), rows)
@@ -54,6 +55,6 @@ def what_if(images: Images, rng: Rng) -> Iterator[Ask]:
             yield Ask(rng.exponential(0.3), changed)
 
 
-def short_what_if(images: Images, rng: Rng) -> Iterator[Ask]:
+def short_what_if(images: Examples, rng: Rng) -> Iterator[Ask]:
     """The same question about five images, then home."""
     return islice(what_if(images, rng), 5 * (1 + _WHAT_IF_VALUES))

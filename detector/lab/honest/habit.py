@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.lab.victims.digits import Images
+from detector.lab.data import Examples
 
 Rng = np.random.Generator
 Rows = NDArray[np.float32]
@@ -22,7 +22,7 @@ class Ask:
     rows: Rows
 
 
-Behaviour = Callable[[Images, Rng], Iterator[Ask]]
+Behaviour = Callable[[Examples, Rng], Iterator[Ask]]
 """Given the images a user holds and his own generator, what he asks: endless, or ending when he goes home."""
 
 
@@ -40,11 +40,11 @@ class Habit:
     false_alarm: str | None = None
 
 
-def shuffled(images: Images, rng: Rng) -> Iterator[Rows]:
+def shuffled(images: Examples, rng: Rng) -> Iterator[Rows]:
     """Rows (1, d) in random order without replacement, the whole set again and again."""
     while True:
         for row in rng.permutation(len(images)):
-            yield images.pixels[row : row + 1]
+            yield images.features[row : row + 1]
 
 
 def as_pixels(rows: NDArray[np.floating]) -> Rows:

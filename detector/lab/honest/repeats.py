@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import repeat
 
+from detector.lab.data import Examples
 from detector.lab.honest.habit import Ask, Rng, shuffled
-from detector.lab.victims.digits import Images
 
 
-def retries(images: Images, rng: Rng) -> Iterator[Ask]:
+def retries(images: Examples, rng: Rng) -> Iterator[Ask]:
     """A client behind a bad network: every third query is sent again, up to three times."""
     for rows in shuffled(images, rng):
         yield Ask(rng.exponential(0.28), rows)
@@ -17,6 +17,6 @@ def retries(images: Images, rng: Rng) -> Iterator[Ask]:
             yield from repeat(Ask(0.08, rows), int(rng.integers(1, 4)))
 
 
-def health_check(images: Images, rng: Rng) -> Iterator[Ask]:
+def health_check(images: Examples, rng: Rng) -> Iterator[Ask]:
     row = int(rng.integers(len(images)))
-    return repeat(Ask(0.4, images.pixels[row : row + 1]))
+    return repeat(Ask(0.4, images.features[row : row + 1]))

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from detector.lab.data import Examples
 from detector.lab.honest.habit import Ask, Rng, shuffled
-from detector.lab.victims.digits import Images
 
 _BULK_ROWS = 50
 
 
-def steady(images: Images, rng: Rng) -> Iterator[Ask]:
+def steady(images: Examples, rng: Rng) -> Iterator[Ask]:
     for rows in shuffled(images, rng):
         yield Ask(rng.exponential(0.22), rows)
 
 
-def bursts(images: Images, rng: Rng) -> Iterator[Ask]:
+def bursts(images: Examples, rng: Rng) -> Iterator[Ask]:
     rows = shuffled(images, rng)
     while True:
         yield Ask(rng.uniform(3, 7), next(rows))
@@ -25,13 +25,13 @@ def bursts(images: Images, rng: Rng) -> Iterator[Ask]:
             yield Ask(0.04, next(rows))
 
 
-def bulk(images: Images, rng: Rng) -> Iterator[Ask]:
+def bulk(images: Examples, rng: Rng) -> Iterator[Ask]:
     """A whole page of rows in one request, now and then."""
     rows = shuffled(images, rng)
     while True:
         yield Ask(rng.uniform(6, 9), np.concatenate([next(rows) for _ in range(_BULK_ROWS)]))
 
 
-def light(images: Images, rng: Rng) -> Iterator[Ask]:
+def light(images: Examples, rng: Rng) -> Iterator[Ask]:
     for rows in shuffled(images, rng):
         yield Ask(rng.exponential(2.0), rows)

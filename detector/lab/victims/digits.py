@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from detector.contracts.queries import OutputKind
+from detector.lab.answers import Answers
+from detector.lab.data import Dataset, Examples
 
 MODEL = "digits"
 MODEL_VERSION = "1"
@@ -18,39 +21,19 @@ _SPLIT_SEED = 20_180_502
 _TRAINING, _HONEST, _THIEF = 700, 600, 200
 
 
-@dataclass(frozen=True, slots=True)
-class Images:
-    """``pixels`` float32 (n, 64), each in 0..1; ``labels`` int64 (n,)."""
-
-    pixels: NDArray[np.float32]
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-
-@dataclass(frozen=True, slots=True)
-class DigitsSplit:
-    """Disjoint sets: what trained the victim, what honest users hold, what the thief holds, what judges clones."""
-
-    training: Images
-    honest: Images
-    thief: Images
-    test: Images
-
-
-def load_split() -> DigitsSplit:
+def load_split() -> Dataset:
     """The 1,797 digits in four disjoint sets (700, 600, 200, 297), always the same."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(pixels))
     cuts = np.cumsum([_TRAINING, _HONEST, _THIEF])
-    parts = [
-        Images((pixels[rows] / 16.0).astype(np.float32), labels[rows].astype(np.int64))
+    training, honest, thief, test = (
+        Examples((pixels[rows] / 16.0).astype(np.float32), labels[rows].astype(np.int64))
         for rows in np.split(order, cuts)
-    ]
-    return DigitsSplit(*parts)
+    )
+    low, high = np.zeros(DIMENSION, np.float32), np.ones(DIMENSION, np.float32)
+    return Dataset(MODEL, CLASSES, training, honest, thief, test, low, high, np.zeros(DIMENSION, np.int64), SIDE)
 
 
 class DigitsVictim:
@@ -60,13 +43,18 @@ class DigitsVictim:
     passing a file.
     """
 
-    def __init__(self, training: Images) -> None:
+    def __init__(self, training: Examples) -> None:
         from sklearn.neural_network import MLPClassifier
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         self._network = MLPClassifier((64,), random_state=0, max_iter=1_000, tol=2e-3)
         with threadpool_limits(1):
-            self._network.fit(training.pixels, training.labels)
+            self._network.fit(training.features, training.labels)
+
+    output_kind: OutputKind = "probabilities"
+
+    def answer(self, features: NDArray[np.float32]) -> Answers:
+        return Answers(self.probabilities(features))
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class probabilities (n, 10) of ``features`` (n, 64)."""

@@ -71,3 +71,7 @@ class BrokerError(WeirguardError):
 
 class LabError(WeirguardError):
     """The lab was asked for something that this victim, attack or log cannot do."""
+
+
+class NotMergeable(WeirguardError):
+    """The states of several principals of this signal cannot be added up without their queries."""

@@ -76,4 +76,4 @@ class Signal(Protocol):
         """Bytes of state: of all, or of these slots with these pools."""
 
     def merge(self, states: list[Delta]) -> Delta:
-        """The state of a group from its members' dumps. Raises NotImplementedError unless ``mergeable``."""
+        """The state of a group from its members' dumps. Raises NotMergeable unless ``mergeable``."""

@@ -6,6 +6,7 @@ from typing import ClassVar, NoReturn
 
 import numpy as np
 
+from detector.contracts.errors import NotMergeable
 from detector.contracts.findings import Evidence
 from detector.core.arrays import Array
 from detector.core.columns import Columns
@@ -75,7 +76,7 @@ class Toy:
         return self.slots.nbytes + self.pools.nbytes
 
     def merge(self, states: list[Delta]) -> NoReturn:
-        raise NotImplementedError
+        raise NotMergeable("a toy")
 
     def _nearness(self, rows: Rows, views: Views) -> Array:
         hardness = rows.column("hardness", 0.5).astype(np.float64)

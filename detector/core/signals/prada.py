@@ -14,6 +14,7 @@ from typing import ClassVar, NoReturn
 
 import numpy as np
 
+from detector.contracts.errors import NotMergeable
 from detector.core.admission import Admission, Recompute, Thresholds, admit
 from detector.core.arrays import Array
 from detector.core.columns import Columns
@@ -91,7 +92,7 @@ class Prada:
         return counted + self._test.nbytes(slots)
 
     def merge(self, states: list[Delta]) -> NoReturn:
-        raise NotImplementedError("prada states cannot be merged; feed a shadow state with the merged stream")
+        raise NotMergeable("prada states cannot be merged; feed a shadow state with the merged stream")
 
     def _admit(self, rows: Rows, views: Views) -> Admission:
         self._reserve(rows.pools)

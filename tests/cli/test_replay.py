@@ -21,6 +21,7 @@ from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import EngineConfig, PradaConfig
 from detector.policy.config import Policy
+from detector.stream import recorded
 from tests.contracts.batches import make_batch, principals_of
 from tests.sources.logs import rows_of, write_jsonl, write_parquet
 
@@ -95,9 +96,9 @@ def test_the_cut_into_micro_batches_changes_nothing(
 ) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", traffic)
     config = EngineConfig(mode=mode, prada=PradaConfig(delta=0.9))
-    monkeypatch.setattr(replaying, "QUERIES_AT_ONCE", QUERIES)
+    monkeypatch.setattr(recorded, "QUERIES_AT_ONCE", QUERIES)
     _replay(tmp_path / "large", log, config=config)
-    monkeypatch.setattr(replaying, "QUERIES_AT_ONCE", 37)
+    monkeypatch.setattr(recorded, "QUERIES_AT_ONCE", 37)
     _replay(tmp_path / "small", log, config=config)
     for name in ("alerts.jsonl", "decisions.jsonl", "summary.json"):
         assert (tmp_path / "large" / name).read_bytes() == (tmp_path / "small" / name).read_bytes()

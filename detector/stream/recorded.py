@@ -1,0 +1,104 @@
+"""Recorded queries through engine and policy, without Kafka: how ``replay`` and ``evaluate`` judge files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.batches import concatenate, cut
+from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
+from detector.core.engine import Engine, EngineConfig
+from detector.policy.config import Policy
+from detector.policy.ledger import Ledger
+from detector.sources import format_of
+from detector.sources.merge import Portion, one_after_another
+from detector.sources.merge import merge as by_time
+from detector.stream.judge import Hearing, Judge, Judgement
+
+QUERIES_AT_ONCE = 512
+"""Rows after which a micro-batch is closed; it has less than twice as many. Verdicts do not depend on it."""
+
+
+@dataclass(slots=True)
+class Part:
+    """Rows for one micro-batch; ``log`` and ``row`` int64 (n,) say where in the files each good row stood."""
+
+    pieces: list[QueryBatch] = field(default_factory=list)
+    bad_rows: list[tuple[int, BadRow]] = field(default_factory=list)
+    queries: int = 0
+    _logs: list[NDArray[np.int64]] = field(default_factory=list)
+    _rows: list[NDArray[np.int64]] = field(default_factory=list)
+
+    def add(self, log: int, portion: DecodedQueries) -> None:
+        self.bad_rows += [(log, bad) for bad in portion.bad_rows]
+        if portion.batch is not None:
+            self.pieces.append(portion.batch)
+            self.queries += len(portion.batch)
+            self._logs.append(np.full(len(portion.rows), log))
+            self._rows.append(portion.rows)
+
+    def __len__(self) -> int:
+        """All its rows, good and bad."""
+        return self.queries + len(self.bad_rows)
+
+    @property
+    def log(self) -> NDArray[np.int64]:
+        return np.concatenate(self._logs)
+
+    @property
+    def row(self) -> NDArray[np.int64]:
+        return np.concatenate(self._rows)
+
+    @property
+    def event_ids(self) -> list[str]:
+        return [event for piece in self.pieces for event in piece.event_ids]
+
+
+def judge_logs(
+    paths: Sequence[Path], *, engine_config: EngineConfig, policy: Policy, merge: bool = False
+) -> Iterator[tuple[Part, Judgement | None]]:
+    """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None where no row is good.
+
+    The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
+    of ``occurred_at``. Raises ConfigurationError, at once where a file is missing or of no known format.
+    """
+    logs = [format_of(path).read(path) for path in paths]
+    engine = Engine(engine_config)
+    judge = Judge(engine, Ledger(policy, engine.configuration_hash()))
+    return _judged(judge, _micro_batches(by_time(logs) if merge else one_after_another(logs)))
+
+
+def _judged(judge: Judge, parts: Iterable[Part]) -> Iterator[tuple[Part, Judgement | None]]:
+    latest = 0.0
+    for part in parts:
+        pieces = list(concatenate(part.pieces))
+        if not pieces:
+            yield part, None
+            continue
+        times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))[1:]
+        latest = float(times[-1])
+        yield part, judge.judge(Hearing(pieces, times))
+
+
+def _micro_batches(portions: Iterable[Portion]) -> Iterator[Part]:
+    part = Part()
+    for log, portion in portions:
+        for piece in _cut(portion):
+            part.add(log, piece)
+            if len(part) >= QUERIES_AT_ONCE:
+                yield part
+                part = Part()
+    yield part
+
+
+def _cut(portion: DecodedQueries) -> Iterator[DecodedQueries]:
+    """``portion`` in pieces of at most QUERIES_AT_ONCE rows; its bad rows go with the first."""
+    yield DecodedQueries(None, portion.rows[:0], bad_rows=portion.bad_rows)
+    for start in range(0, len(portion.rows), QUERIES_AT_ONCE):
+        stop = start + QUERIES_AT_ONCE
+        assert portion.batch is not None
+        yield DecodedQueries(cut(portion.batch, start, stop), portion.rows[start:stop])

@@ -5,18 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detector.lab.attackers.attacker import run_offline
-from detector.lab.attackers.jbda import JacobianAugmentation
+from detector.lab.attackers.attacker import Knowledge, run_offline
+from detector.lab.attackers.jbda import STEP, JacobianAugmentation
 from detector.lab.attackers.network import CloneNetwork
 from detector.lab.data import Dataset
 from detector.lab.fidelity import measure
 from detector.lab.victims.digits import DigitsVictim
 
-STEP = 0.1
-
 
 def thief(split: Dataset, budget: int, seed: int = 0) -> JacobianAugmentation:
-    return JacobianAugmentation(split.thief.features[:100], 10, budget=budget, step=STEP, seed=seed)
+    return JacobianAugmentation(Knowledge.of(split), split.thief.features[:100], budget=budget, seed=seed)
 
 
 def test_more_queries_give_a_better_clone(split: Dataset, victim: DigitsVictim) -> None:

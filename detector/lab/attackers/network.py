@@ -1,4 +1,4 @@
-"""A clone: one hidden layer, trained on the victim's probabilities, with the input gradient that JBDA needs.
+"""A clone: one hidden layer, trained on the victim's probabilities, with the gradients by its input that attacks need.
 
 Written out in numpy because scikit-learn's perceptron learns labels only and gives no gradient.
 """
@@ -8,16 +8,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from detector.lab.attackers.adam import Adam, Array
 
 _HIDDEN = 32
 _BATCH = 32
-_LEARNING_RATE = 3e-3
-_DECAY_MEAN, _DECAY_SQUARE = 0.9, 0.999
 
 
 class CloneNetwork:
-    """ReLU network d -> 32 -> k with a softmax, fitted by Adam (Kingma and Ba 2015) to soft labels."""
+    """ReLU network d -> 32 -> k with a softmax, fitted by Adam to soft labels. Best with features in 0 to 1.
+
+    A row's logits are what the softmax is taken of, (k,), and its latent features the hidden layer's output, (32,).
+    """
 
     def __init__(self, dimension: int, classes: int, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -27,19 +28,27 @@ class CloneNetwork:
             rng.normal(0, np.sqrt(1 / _HIDDEN), (_HIDDEN, classes)),
             np.zeros(classes),
         ]
-        self._means = [np.zeros_like(each) for each in self._parameters]
-        self._squares = [np.zeros_like(each) for each in self._parameters]
-        self._steps = 0
+        self._optimiser = Adam(self._parameters)
 
     def fit(self, features: Array, targets: Array, epochs: int) -> None:
         """Cross-entropy of ``targets`` (n, k) probabilities for ``features`` (n, d)."""
         for _ in range(epochs):
             order = self._rng.permutation(len(features))
             for rows in np.array_split(order, max(1, len(order) // _BATCH)):
-                self._step(self._gradients(features[rows], targets[rows]))
+                self._optimiser.step(self._gradients(features[rows], targets[rows]))
 
-    def probabilities(self, features: NDArray[np.float32]) -> Array:
+    def probabilities(self, features: NDArray[np.float32] | Array) -> Array:
         return self._forward(features.astype(np.float64))[1]
+
+    def logits(self, features: Array) -> Array:
+        """(n, k)."""
+        return self._logits_of(self.latent(features))
+
+    def latent(self, features: Array) -> Array:
+        """(n, 32)."""
+        in_weights, in_bias = self._parameters[:2]
+        latent: Array = np.maximum(features @ in_weights + in_bias, 0)
+        return latent
 
     def input_gradient(self, features: Array, classes: NDArray[np.int64]) -> Array:
         """Gradient (n, d) of each row's probability of its class in ``classes`` (n,) by its input."""
@@ -50,12 +59,26 @@ class CloneNetwork:
         by_logit[rows, classes] += chosen[:, 0]
         return self._back_to_hidden(hidden, by_logit) @ self._parameters[0].T
 
+    def loss_gradient(self, features: Array, targets: Array) -> Array:
+        """Gradient (n, d) of each row's cross-entropy of ``targets`` (n, k) by its input."""
+        return self.logit_gradient(features, self.probabilities(features) - targets)
+
+    def logit_gradient(self, features: Array, by_logit: Array) -> Array:
+        """Gradient (n, d) by the input of what changes by ``by_logit`` (n, k) with the logits."""
+        return self._back_to_hidden(self.latent(features), by_logit) @ self._parameters[0].T
+
+    def latent_gradient(self, features: Array, by_latent: Array) -> Array:
+        """Gradient (n, d) by the input of what changes by ``by_latent`` (n, 32) with the latent features."""
+        through: Array = by_latent * (self.latent(features) > 0)
+        return through @ self._parameters[0].T
+
     def _forward(self, features: Array) -> tuple[Array, Array]:
-        in_weights, in_bias, out_weights, out_bias = self._parameters
-        hidden = np.maximum(features @ in_weights + in_bias, 0)
-        logits = hidden @ out_weights + out_bias
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return hidden, powers / powers.sum(axis=1, keepdims=True)
+        hidden = self.latent(features)
+        return hidden, softmax(self._logits_of(hidden))
+
+    def _logits_of(self, hidden: Array) -> Array:
+        out_weights, out_bias = self._parameters[2:]
+        return hidden @ out_weights + out_bias
 
     def _back_to_hidden(self, hidden: Array, by_logit: Array) -> Array:
         through: Array = (by_logit @ self._parameters[2].T) * (hidden > 0)
@@ -67,11 +90,8 @@ class CloneNetwork:
         by_hidden = self._back_to_hidden(hidden, by_logit)
         return [features.T @ by_hidden, by_hidden.sum(axis=0), hidden.T @ by_logit, by_logit.sum(axis=0)]
 
-    def _step(self, gradients: list[Array]) -> None:
-        self._steps += 1
-        bias_mean = 1 - _DECAY_MEAN**self._steps
-        bias_square = 1 - _DECAY_SQUARE**self._steps
-        for value, mean, square, gradient in zip(self._parameters, self._means, self._squares, gradients, strict=True):
-            mean[:] += (1 - _DECAY_MEAN) * (gradient - mean)
-            square[:] += (1 - _DECAY_SQUARE) * (gradient**2 - square)
-            value[:] -= _LEARNING_RATE * (mean / bias_mean) / (np.sqrt(square / bias_square) + 1e-8)
+
+def softmax(logits: Array) -> Array:
+    """Probabilities (n, k) of ``logits`` (n, k)."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""How good a stolen clone is: agreement with the victim's label (1 - R_test and 1 - R_unif of Tramèr et al. 2016)."""
+"""How good a stolen clone is: 1 - R_test, 1 - R_unif, their total-variation forms (Tramèr et al. 2016)."""
 
 from __future__ import annotations
 
@@ -8,30 +8,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.lab.answers import Classifier
+from detector.lab.data import Dataset
 
 UNIFORM_ROWS = 4_000
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Share of inputs, 0 to 1, on which clone and victim name the same class, and what the clone cost.
+    """How near a clone is to its victim, each figure 0 to 1 and best at 1, and how many ``queries`` it cost.
 
-    ``test`` over held-out natural inputs, ``uniform`` over the whole input space [0, 1]^d.
+    ``test`` and ``uniform``: share of inputs on which both name the same class, over held-out natural inputs and over
+    the whole input space. ``tv_test`` and ``tv_uniform``: 1 less the mean of half the sum of the absolute differences
+    between the two probability vectors, over the same inputs. ``accuracy``: share of held-out inputs whose true label
+    the clone names; None where true labels are not known.
     """
 
     queries: int
     test: float
     uniform: float
+    tv_test: float
+    tv_uniform: float
+    accuracy: float | None = None
+
+
+class Yardstick:
+    """Measures clones of one victim, who is asked once: on ``test`` (n, d) and on ``uniform`` (m, d), both float32.
+
+    ``labels`` int64 (n,): the true ones of ``test``, or None.
+    """
+
+    def __init__(
+        self,
+        victim: Classifier,
+        test: NDArray[np.float32],
+        uniform: NDArray[np.float32],
+        labels: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._test, self._uniform, self._labels = test, uniform, labels
+        self._on_test = victim.probabilities(test)
+        self._on_uniform = victim.probabilities(uniform)
+
+    @classmethod
+    def of(cls, victim: Classifier, dataset: Dataset, seed: int, rows: int = UNIFORM_ROWS) -> Yardstick:
+        """On the test set, and on ``rows`` inputs uniform over the features' ranges; at most ``rows`` of each."""
+        spread = np.random.default_rng(seed).random((rows, dataset.dimension), dtype=np.float32)
+        uniform = dataset.low + spread * (dataset.high - dataset.low)
+        return cls(victim, dataset.test.features[:rows], uniform, dataset.test.labels[:rows])
+
+    def measure(self, clone: Classifier, queries: int) -> Fidelity:
+        """The fidelity of ``clone``, which cost ``queries``."""
+        on_test, on_uniform = clone.probabilities(self._test), clone.probabilities(self._uniform)
+        return Fidelity(
+            queries,
+            test=_agreement(self._on_test, on_test),
+            uniform=_agreement(self._on_uniform, on_uniform),
+            tv_test=_overlap(self._on_test, on_test),
+            tv_uniform=_overlap(self._on_uniform, on_uniform),
+            accuracy=None if self._labels is None else float((on_test.argmax(axis=1) == self._labels).mean()),
+        )
 
 
 def agreement(victim: Classifier, clone: Classifier, features: NDArray[np.float32]) -> float:
     """Share of the rows of ``features`` on which both name the same class."""
-    theirs = clone.probabilities(features).argmax(axis=1)
-    return float((victim.probabilities(features).argmax(axis=1) == theirs).mean())
+    return _agreement(victim.probabilities(features), clone.probabilities(features))
 
 
 def measure(victim: Classifier, clone: Classifier, test: NDArray[np.float32], queries: int, seed: int) -> Fidelity:
-    """Fidelity on ``test`` (n, d) and on 4,000 uniform inputs drawn by ``seed``."""
+    """Fidelity on ``test`` (n, d) and on 4,000 inputs uniform over [0, 1]^d, drawn by ``seed``."""
     rng = np.random.default_rng(seed)
     uniform = rng.random((UNIFORM_ROWS, test.shape[1]), dtype=np.float32)
-    return Fidelity(queries, agreement(victim, clone, test), agreement(victim, clone, uniform))
+    return Yardstick(victim, test, uniform).measure(clone, queries)
+
+
+def _agreement(victim: NDArray[np.float64], clone: NDArray[np.float64]) -> float:
+    return float((victim.argmax(axis=1) == clone.argmax(axis=1)).mean())
+
+
+def _overlap(victim: NDArray[np.float64], clone: NDArray[np.float64]) -> float:
+    return float(1 - 0.5 * np.abs(victim - clone).sum(axis=1).mean())

@@ -18,8 +18,8 @@ THIEF = ThiefOutcome(
     slowed_at=176,
     refused_at=221,
     latency_seconds=0.12,
-    hindered=Fidelity(190, 0.91, 0.2),
-    unhindered=Fidelity(1600, 0.94, 0.6),
+    hindered=Fidelity(190, 0.91, 0.2, 0.88, 0.3),
+    unhindered=Fidelity(1600, 0.94, 0.6, 0.92, 0.7),
 )
 ANN = HonestOutcome("ann", "steady", answered=300, refused=0, flagged=False, least_statistic=0.95)
 AS_PROMISED = Outcome("enforce", 60.0, 5_000, 0, THIEF, (ANN, replace(ANN, account="bob")))

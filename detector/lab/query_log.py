@@ -1,0 +1,149 @@
+"""The labelled query log: a Parquet file that says of each query who asked it, and of the run what it came to.
+
+It is a query log as ``detector.sources.parquet`` reads it, with two more columns, ``label`` and ``kind``, and the run
+as JSON in the file's metadata. The same log is the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import detector
+from detector.contracts.batches import concatenate
+from detector.contracts.errors import ConfigurationError, LabError
+from detector.contracts.queries import QueryBatch
+from detector.lab.fidelity import Fidelity
+from detector.sources.parquet import read_parquet
+
+Label = Literal["honest", "extraction", "evasion"]
+
+DUMMY = "dummy"
+"""The ``kind`` of a thief's cover query. It has his label."""
+
+_METADATA = b"weirguard.lab"
+_NUMBERS = ("occurred_at", "hardness", "leaf")
+_LISTS = ("features", "outputs", "missing", "specification")
+_NAMED = ("model", "model_version", "output_kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a query truly is. ``kind``: the attack's name, DUMMY, or the honest user's habit."""
+
+    label: Label
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was done, and what came of it. ``budget``: queries that the thief might make of his own.
+
+    ``sent``: his queries, dummies included; ``useful``: those of them that his clone is made of. ``curve``: what his
+    clone was worth, by queries sent; empty where there is no clone.
+    """
+
+    attack: str
+    victim: str
+    wrapper: str
+    seed: int
+    budget: int
+    sent: int
+    useful: int
+    curve: tuple[Fidelity, ...]
+    code_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLog:
+    """``queries``, n rows by time; ``marks``, n: what each of them is; and the ``run``."""
+
+    queries: QueryBatch
+    marks: list[Mark]
+    run: Run
+
+
+@cache
+def code_version() -> str:
+    """The package's version, and a digest of the lab's source: what a log depends on beside its options."""
+    digest = sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{detector.__version__}+{digest.hexdigest()[:12]}"
+
+
+def write_query_log(path: Path, log: QueryLog) -> None:
+    """Write ``log`` to ``path``, which is there in full or not at all."""
+    import pyarrow.parquet as pq
+
+    table = _table(log).replace_schema_metadata({_METADATA: json.dumps(asdict(log.run)).encode()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(table, partial, compression="zstd")
+    partial.replace(path)
+
+
+def read_query_log(path: Path) -> QueryLog:
+    """The log in ``path``. Raises LabError unless it is one that ``write_query_log`` wrote."""
+    import pyarrow.parquet as pq
+
+    run = read_run(path)
+    marks = pq.read_table(path, columns=["label", "kind"]).to_pylist()
+    parts = list(read_parquet(path))
+    if any(part.bad_rows for part in parts):
+        raise LabError(f"{path}: has rows that are no queries")
+    batches = list(concatenate(part.batch for part in parts if part.batch is not None))
+    if len(batches) != 1:
+        raise LabError(f"{path}: is not one table of queries to one model")
+    return QueryLog(batches[0], [Mark(**mark) for mark in marks], run)
+
+
+def read_run(path: Path) -> Run:
+    """The run that the log in ``path`` tells of. Raises LabError without one, ConfigurationError for no Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigurationError(f"{path}: cannot read it as Parquet: {error}") from error
+    if _METADATA not in metadata:
+        raise LabError(f"{path}: is no labelled query log; `weirguard redteam` writes them")
+    fields = json.loads(metadata[_METADATA])
+    return Run(**fields | {"curve": tuple(Fidelity(**point) for point in fields["curve"])})
+
+
+def _table(log: QueryLog) -> Any:
+    import pyarrow as pa
+
+    queries = log.queries
+    rows = len(queries)
+    columns = {
+        "event_id": pa.array(queries.event_ids, pa.string()),
+        "principal": pa.array(queries.principals, pa.string()).take(pa.array(queries.principal_index)),
+        **{name: pa.array([getattr(queries, name)] * rows, pa.string()) for name in _NAMED},
+        **{name: pa.array(values) for name in _NUMBERS if (values := getattr(queries, name)) is not None},
+        **{name: _lists(values) for name in _LISTS if (values := getattr(queries, name)) is not None},
+        **_marks(log.marks),
+    }
+    return pa.table(columns)
+
+
+def _lists(matrix: NDArray[Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).ravel()), matrix.shape[1])
+
+
+def _marks(marks: Sequence[Mark]) -> dict[str, Any]:
+    import pyarrow as pa
+
+    return {name: pa.array([getattr(mark, name) for mark in marks], pa.string()) for name in ("label", "kind")}

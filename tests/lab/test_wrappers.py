@@ -1,0 +1,98 @@
+"""Each disguise sends the thief's queries in his order, all of them, among or by whom it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detector.lab.data import Dataset
+from detector.lab.wrappers import WRAPPERS, Means
+from detector.lab.wrappers.cover import Dummies, Mixed
+from detector.lab.wrappers.disguise import Stream
+from detector.lab.wrappers.split import Blocks, Lineage, Shuffled, Split
+
+PAUSE = 0.1
+
+
+def rounds(split: Dataset, *sizes: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(5)
+    return [rng.random((size, split.dimension), dtype=np.float32) for size in sizes]
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_every_query_is_sent_once_in_order_and_time_goes_on(name: str, split: Dataset) -> None:
+    disguise = WRAPPERS[name](Means(split, PAUSE, seed=1))
+    before = -1.0
+    for batch in rounds(split, 7, 1, 40):
+        stream = disguise.wrap(batch)
+        np.testing.assert_array_equal(stream.source[~stream.cover], np.arange(len(batch)))
+        np.testing.assert_array_equal(stream.features[~stream.cover], batch)
+        assert (np.diff(stream.at, prepend=before) >= 0).all()
+        assert stream.at[0] > before
+        assert stream.account.min() >= 0
+        assert stream.account.max() < disguise.accounts
+        before = stream.at[-1]
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_the_same_seed_gives_the_same_stream(name: str, split: Dataset) -> None:
+    def streams() -> list[Stream]:
+        disguise = WRAPPERS[name](Means(split, PAUSE, seed=1))
+        return [disguise.wrap(batch) for batch in rounds(split, 20, 30)]
+
+    for one, two in zip(streams(), streams(), strict=True):
+        for field in ("features", "source", "account", "at"):
+            np.testing.assert_array_equal(getattr(one, field), getattr(two, field))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1, 3])
+def test_dummies_are_natural_inputs_at_their_ratio_whatever_the_rounds(split: Dataset, ratio: float) -> None:
+    disguise = Dummies(split.thief.features, ratio, PAUSE, seed=2)
+    streams = [disguise.wrap(batch) for batch in rounds(split, *[1] * 20, 30, 50)]
+    cover = np.concatenate([stream.features[stream.cover] for stream in streams])
+    assert len(cover) == 100 * ratio
+    natural = {row.tobytes() for row in split.thief.features}
+    drawn = [row.tobytes() for row in cover]
+    assert set(drawn) <= natural
+    assert len(set(drawn)) == min(len(drawn), len(natural))
+    longest = np.diff(np.flatnonzero(~np.concatenate([stream.cover for stream in streams]))).max()
+    assert longest == int(np.ceil(ratio)) + 1
+
+
+def test_the_honest_user_goes_on_at_his_own_pace_under_the_same_account(split: Dataset) -> None:
+    disguise = Mixed(split.honest, PAUSE, seed=3)
+    streams = [disguise.wrap(batch) for batch in rounds(split, 500, 500)]
+    cover = sum(int(stream.cover.sum()) for stream in streams)
+    assert cover == pytest.approx(1_000 * PAUSE / 0.22, rel=0.2)
+    assert disguise.cover.label == "honest"
+    assert {tuple(stream.account.tolist()) for stream in streams} == {(0,) * len(stream) for stream in streams}
+
+
+def test_accounts_take_turns_blocks_or_chances(split: Dataset) -> None:
+    (batch,) = rounds(split, 12)
+    assert Split(3, PAUSE).wrap(batch).account.tolist() == [0, 1, 2] * 4
+    assert Blocks(2, 3, PAUSE).wrap(batch).account.tolist() == [0, 0, 0, 1, 1, 1] * 2
+    (many,) = rounds(split, 3_000)
+    shares = np.bincount(Shuffled(3, PAUSE, seed=0).wrap(many).account) / 3_000
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.03)
+
+
+def test_children_are_asked_by_the_account_of_their_parent(split: Dataset) -> None:
+    disguise = Lineage(4, PAUSE)
+    (seeds,) = rounds(split, 10)
+    parents = disguise.wrap(seeds).account
+    assert parents.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    order = np.random.default_rng(0).permutation(10)
+    children = seeds[order] + np.float32(0.05)
+    np.testing.assert_array_equal(disguise.wrap(children).account, parents[order])
+    grandchildren = children + np.float32(0.05)
+    np.testing.assert_array_equal(disguise.wrap(grandchildren).account, parents[order])
+
+
+def test_a_feature_left_out_does_not_hide_the_parent(split: Dataset) -> None:
+    disguise = Lineage(2, PAUSE)
+    (seeds,) = rounds(split, 2)
+    disguise.wrap(seeds)
+    child = seeds[1:].copy()
+    child[0, 3] = np.nan
+    assert disguise.wrap(child).account.tolist() == [1]

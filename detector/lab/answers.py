@@ -34,6 +34,12 @@ class Answers:
         asked = None if self.asked is None else self.asked[:count]
         return Answers(self.probabilities[:count], leaf, asked)
 
+    def take(self, rows: NDArray[np.int64]) -> Answers:
+        """Those to the inputs ``rows``, int64 (m,)."""
+        leaf = None if self.leaf is None else self.leaf[rows]
+        asked = None if self.asked is None else self.asked[rows]
+        return Answers(self.probabilities[rows], leaf, asked)
+
 
 class Classifier(Protocol):
     """A victim or a clone: features float32 (n, d) in, class probabilities float64 (n, k) out."""

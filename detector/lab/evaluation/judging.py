@@ -1,0 +1,63 @@
+"""Labelled query logs through the engine and policy of the service, as ``weirguard replay`` does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.engine import EngineConfig
+from detector.lab.query_log import Run, read_run
+from detector.policy.config import Policy
+from detector.stream.recorded import judge_logs
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedLog:
+    """The ``n`` queries of one log that could be judged, in log order, and the ``run`` that it tells of.
+
+    ``account`` int64 (n,) numbers the principals of each model; ``honest`` bool (n,) and ``kind`` (n,), texts: what the
+    log says they are; ``flagged`` bool (n,): the verdict as of that query. ``refused``: rows without a verdict.
+    """
+
+    run: Run
+    account: NDArray[np.int64]
+    honest: NDArray[np.bool_]
+    kind: NDArray[np.object_]
+    flagged: NDArray[np.bool_]
+    refused: int
+
+
+def judge_labelled(
+    path: Path, *, engine_config: EngineConfig, policy: Policy, progress: Callable[[int], None] | None = None
+) -> JudgedLog:
+    """The log at ``path``, judged by an engine that has seen nothing else; ``progress`` is told rows done since.
+
+    Raises ConfigurationError or LabError where the file is no labelled log.
+    """
+    run, (honest, kind) = read_run(path), _marks(path)
+    account, flagged = np.full(len(honest), -1, dtype=np.int64), np.zeros(len(honest), dtype=np.bool_)
+    numbers: dict[tuple[str, str], int] = {}
+    for part, judgement in judge_logs([path], engine_config=engine_config, policy=policy):
+        if judgement is not None:
+            seen = judgement.observation
+            own = [numbers.setdefault((key.model, key.principal), len(numbers)) for key in seen.keys]
+            kept = np.flatnonzero(seen.index >= 0)
+            account[part.row[kept]] = np.array(own, dtype=np.int64)[seen.key_index[kept]]
+            flagged[part.row[kept]] = seen.flagged[kept]
+        if progress:
+            progress(len(part))
+    judged = account >= 0
+    return JudgedLog(run, account[judged], honest[judged], kind[judged], flagged[judged], int((~judged).sum()))
+
+
+def _marks(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.object_]]:
+    """Of each row in the file: whether it is honest, and its kind."""
+    import pyarrow.parquet as pq
+
+    marks = pq.read_table(path, columns=["label", "kind"])
+    label, kind = (np.array(marks[name].to_pylist(), dtype=np.object_) for name in ("label", "kind"))
+    return np.asarray(label == "honest", dtype=np.bool_), kind

@@ -1,0 +1,156 @@
+"""What judged logs come to: one line an attack, one line a kind of honest account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.lab.evaluation.judging import JudgedLog
+from detector.lab.fidelity import Fidelity
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """Agreement of the clone with the victim, 0 to 1: on natural inputs and on uniform ones."""
+
+    test: float
+    uniform: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttackResult:
+    """One attack on one victim. ``sent``: the thief's queries; ``useful``: those of them that his clone is made of.
+
+    ``accounts``: over how many he spread them. ``first_verdict``: how many he had sent when the first of his accounts
+    was a suspect, that query included; None if he was missed. ``curve``: what his clone was worth, by queries sent;
+    empty where there is no clone.
+    """
+
+    attack: str
+    victim: str
+    wrapper: str
+    accounts: int
+    sent: int
+    useful: int
+    first_verdict: int | None
+    curve: tuple[Fidelity, ...]
+
+    @property
+    def caught(self) -> bool:
+        return self.first_verdict is not None
+
+    @property
+    def got_at_verdict(self) -> Got | None:
+        """Linear between checkpoints; None if he was missed, or caught before the first checkpoint."""
+        return None if self.first_verdict is None else self._got(self.first_verdict)
+
+    @property
+    def got_at_end(self) -> Got | None:
+        return self._got(self.sent)
+
+    @property
+    def got_unseen(self) -> float:
+        """Agreement on natural inputs that he reached before any verdict; 0 where it was not measured."""
+        got = self.got_at_verdict if self.caught else self.got_at_end
+        return 0.0 if got is None else got.test
+
+    @property
+    def cost_multiplier(self) -> float:
+        """Queries sent for each that was of use."""
+        return self.sent / self.useful if self.useful else float("inf")
+
+    def _got(self, queries: int) -> Got | None:
+        if not self.curve or queries < self.curve[0].queries:
+            return None
+        at = [point.queries for point in self.curve]
+        test, uniform = ([getattr(point, name) for point in self.curve] for name in ("test", "uniform"))
+        return Got(float(np.interp(queries, at, test)), float(np.interp(queries, at, uniform)))
+
+
+@dataclass(frozen=True, slots=True)
+class HonestResult:
+    """Accounts of one kind, how many of them were ever flagged, and the Clopper-Pearson interval of that share."""
+
+    kind: str
+    accounts: int
+    flagged: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, kind: str, accounts: int, flagged: int) -> HonestResult:
+        """``low`` and ``high`` enclose the share of such accounts that is flagged, with 95 percent confidence."""
+        from scipy.stats import binomtest
+
+        interval = binomtest(flagged, accounts).proportion_ci(CONFIDENCE, method="exact")
+        return cls(kind, accounts, flagged, float(interval.low), float(interval.high))
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Everything a report tells. ``detector``: who judged, in words; ``signals``: their names. ``refused``: rows of
+    the logs that no verdict could be given on. ``attacks``: missed ones first, then by what he got unseen."""
+
+    detector: str
+    signals: tuple[str, ...]
+    attacks: tuple[AttackResult, ...]
+    honest: tuple[HonestResult, ...]
+    refused: int
+
+    @property
+    def all_honest(self) -> HonestResult | None:
+        """All kinds as one; None without an honest account."""
+        accounts, flagged = (sum(getattr(each, name) for each in self.honest) for name in ("accounts", "flagged"))
+        return HonestResult.of("all", accounts, flagged) if accounts else None
+
+
+def evaluation_of(logs: Iterable[JudgedLog], detector: str, signals: tuple[str, ...]) -> Evaluation:
+    """The results of ``logs``, each judged by itself."""
+    logs = list(logs)
+    attacks = sorted((_attack_result(log) for log in logs if not log.honest.all()), key=_missed_first)
+    return Evaluation(detector, signals, tuple(attacks), honest_results(logs), sum(log.refused for log in logs))
+
+
+def honest_results(logs: Iterable[JudgedLog]) -> tuple[HonestResult, ...]:
+    """By kind: accounts without a single query of an attack; the kind most often flagged comes first."""
+    flagged_by_kind: dict[str, list[bool]] = {}
+    for log in logs:
+        for account in _honest_accounts(log):
+            rows = log.account == account
+            flagged_by_kind.setdefault(log.kind[rows][0], []).append(bool(log.flagged[rows].any()))
+    results = [HonestResult.of(kind, len(flagged), sum(flagged)) for kind, flagged in flagged_by_kind.items()]
+    return tuple(sorted(results, key=lambda each: (-each.flagged / each.accounts, each.kind)))
+
+
+def _missed_first(result: AttackResult) -> tuple[bool, float, str, str, str]:
+    return result.caught, -result.got_unseen, result.attack, result.victim, result.wrapper
+
+
+def _attack_result(log: JudgedLog) -> AttackResult:
+    run, accounts = log.run, np.unique(log.account[~log.honest])
+    return AttackResult(
+        attack=run.attack,
+        victim=run.victim,
+        wrapper=run.wrapper,
+        accounts=len(accounts),
+        sent=run.sent,
+        useful=run.useful,
+        first_verdict=_first_verdict(log, np.isin(log.account, accounts)),
+        curve=run.curve,
+    )
+
+
+def _first_verdict(log: JudgedLog, on_him: NDArray[np.bool_]) -> int | None:
+    """How many of his queries stand up to the first flagged row ``on_him``; what came before them is no catch."""
+    sent = np.cumsum(~log.honest)
+    verdicts = np.flatnonzero(log.flagged & on_him & (sent > 0))
+    return int(sent[verdicts[0]]) if len(verdicts) else None
+
+
+def _honest_accounts(log: JudgedLog) -> NDArray[np.int64]:
+    return np.setdiff1d(log.account, log.account[~log.honest])

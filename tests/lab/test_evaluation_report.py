@@ -1,0 +1,158 @@
+"""The report answers in words and in one picture, missed attacks first."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from detector.lab.evaluation.picture import Axis, picture, worst_runs
+from detector.lab.evaluation.report import HTML, MARKDOWN, PICTURE, html, markdown, write_reports
+from detector.lab.evaluation.results import HonestResult
+from detector.lab.evaluation.words import answer, headline, percent
+from tests.lab.labelled import evaluation, fidelity, result
+
+SVG = "{http://www.w3.org/2000/svg}"
+HONEST = (HonestResult.of("what-if", 2, 2), HonestResult.of("steady", 10, 0))
+
+
+def words(*attacks: object, **changes: object) -> str:
+    return "\n".join(answer(evaluation(*attacks, **changes)))  # type: ignore[arg-type]
+
+
+def test_the_headline_counts_what_is_missed() -> None:
+    missed, caught = result(), result(first_verdict=5)
+    assert headline(evaluation(missed, missed, caught)) == "2 of 3 attack runs are missed"
+    assert headline(evaluation(caught)) == "Every one of 1 attack run is caught"
+    assert headline(evaluation()) == "No attack was in the logs"
+
+
+def test_the_words_say_which_are_caught_when_and_what_he_had_by_then() -> None:
+    said = words(result("knockoff"), result("jbda", first_verdict=200), honest=HONEST)
+    assert "knockoff (95%)" in said
+    assert "jbda is caught at query 200 of 400. By then the clone agreed with the model on 70% of natural" in said
+    assert "it would have reached 95%" in said
+    assert said.index("knockoff") < said.index("jbda")
+
+
+def test_of_several_runs_the_words_tell_the_worst() -> None:
+    runs = [result(wrapper="slow"), result(first_verdict=150), result(victim="large", first_verdict=200)]
+    said = words(*runs)
+    assert "steps (95% in 1 of 3 runs)" in said
+    assert "steps is caught in 2 of 3 runs, at the latest at query 200 of 400" in said
+
+
+def test_the_words_say_so_when_nothing_was_measured() -> None:
+    assert "walk (no clone)" in words(result("walk", curve=()))
+    assert "No clone was measured" in words(result(first_verdict=3, curve=()))
+    assert "He had no clone yet; let alone, it would have reached 95%" in words(result(first_verdict=3))
+    assert "nothing is said about false alarms" in words(result())
+    assert "3 rows could not be judged" in words(result(), refused=3)
+
+
+def test_honest_accounts_that_were_flagged_are_named_with_the_interval() -> None:
+    said = words(honest=HONEST)
+    assert "Of 12 honest accounts, 2 were flagged (95% interval 2.1% to 48.4%): what-if (2 of 2)." in said
+
+
+@pytest.mark.parametrize(("signals", "missed", "told"), [
+    (("prada",), True, True), (("prada",), False, False), (("prada", "hoda"), True, False),
+])  # fmt: skip
+def test_that_prada_alone_misses_attacks_is_said(signals: tuple[str, ...], missed: bool, told: bool) -> None:
+    said = words(result(first_verdict=None if missed else 9), signals=signals)
+    assert ("prada is the only signal" in said) == told
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(0, "0%"), (1, "100%"), (0.9999, "99.9%"), (0.0001, "0.1%"), (0.5, "50%"), (1 / 3, "33.3%")]
+)
+def test_percent_is_never_rounded_to_all_or_nothing(share: float, said: str) -> None:
+    assert percent(share) == said
+
+
+def test_the_picture_has_a_line_an_attack_in_its_worst_run() -> None:
+    runs = [result("b", first_verdict=150), result("b", first_verdict=300), result("a"), result("a", first_verdict=2)]
+    assert [(run.attack, run.first_verdict) for run in worst_runs(runs)] == [("a", None), ("b", 300)]
+
+
+def lines(*runs: object) -> list[ET.Element]:
+    return ET.fromstring(picture(runs)).findall(f"{SVG}g")  # type: ignore[arg-type]  # noqa: S314
+
+
+def circle(line: ET.Element) -> tuple[float, float]:
+    (mark,) = line.findall(f"{SVG}circle")
+    return float(mark.attrib["cx"]), float(mark.attrib["cy"])
+
+
+def steps(line: ET.Element, kind: str) -> list[tuple[float, float]]:
+    (path,) = (path for path in line.findall(f"{SVG}path") if path.attrib["class"] == kind)
+    pairs = path.attrib["d"].removeprefix("M").split("L")
+    return [(float(pair.split()[0]), float(pair.split()[1])) for pair in pairs]
+
+
+def test_the_mark_stands_at_the_first_verdict_on_the_curve() -> None:
+    missed, caught = lines(result("missed"), result("caught", first_verdict=200))
+    assert (missed.attrib["class"], caught.attrib["class"]) == ("missed", "caught")
+    axis = Axis(2, 3)
+    base = float(caught.find(f"{SVG}line").attrib["y1"])  # type: ignore[union-attr]
+    assert circle(caught) == pytest.approx((axis.x(200), base - 0.7 * 32), abs=0.1)
+    assert steps(caught, "sooner")[-1] == steps(caught, "later")[0] == circle(caught)
+    assert len(steps(caught, "sooner")) == 2
+    assert len(steps(caught, "later")) == 3
+    assert circle(missed) == steps(missed, "sooner")[-1]
+    assert circle(missed)[0] == pytest.approx(axis.x(400), abs=0.1)
+
+
+def test_a_thief_caught_before_he_had_a_clone_is_marked_at_the_bottom() -> None:
+    (line,) = lines(result(first_verdict=10))
+    assert circle(line)[1] == float(line.find(f"{SVG}line").attrib["y1"])  # type: ignore[union-attr]
+    assert len(steps(line, "later")) == 3
+
+
+def test_everything_in_the_picture_lies_in_it() -> None:
+    runs = [
+        result(f"a very long name of an attack, number {number}", sent=sent, curve=(fidelity(sent, 1.0),))
+        for number, sent in enumerate((1, 10, 12_345, 1_000_000))
+    ]
+    root = ET.fromstring(picture([*runs, result("nothing", curve=())]))  # noqa: S314
+    width, height = map(float, root.attrib["viewBox"].split()[2:])
+    places = [(float(mark.attrib["cx"]), float(mark.attrib["cy"])) for mark in root.iter(f"{SVG}circle")]
+    places += [(float(text.attrib["x"]), float(text.attrib["y"])) for text in root.iter(f"{SVG}text")]
+    assert len(places) > 20
+    assert all(0 <= x <= width and 0 <= y <= height for x, y in places)
+    tops = [float(line.attrib["y1"]) for line in root.iter(f"{SVG}line") if line.attrib["class"] == "base"]
+    assert len(tops) == 5
+    assert tops == sorted(set(tops))
+
+
+def test_the_page_stands_alone_and_names_from_a_log_are_no_markup() -> None:
+    page = html(evaluation(result("<script>x</script>")), picture([result("<script>x</script>")]))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "src=" not in page
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    text = markdown(evaluation(result("a|b_c <i>")), with_picture=False)
+    assert "| a\\|b\\_c &lt;i&gt; | small |" in text
+
+
+def test_missed_rows_stand_first_in_both_tables() -> None:
+    shown = evaluation(result("knockoff"), result("jbda", first_verdict=200), honest=HONEST)
+    text = markdown(shown, with_picture=True)
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows[2] == "| knockoff | small | plain | 1 | 400 | missed | - | 95% / 35% | 4 |"
+    assert rows[3] == "| jbda | small | plain | 1 | 400 | 200 | 70% / 20% | 95% / 35% | 4 |"
+    assert "| what-if | 2 | 2 | 100% | 15.8% to 100% |" in rows
+    assert "| all | 12 | 2 | 16.7% | 2.1% to 48.4% |" in rows
+    page = html(shown, picture(shown.attacks))
+    assert page.index('<tr class="missed"><td>knockoff') < page.index('<tr class="caught"><td>jbda')
+    assert page.index("<h1>") < page.index("<svg") < page.index("<table>")
+
+
+def test_both_reports_are_written_and_an_old_picture_does_not_stay(tmp_path: Path) -> None:
+    write_reports(evaluation(result()), tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {HTML, MARKDOWN, PICTURE}
+    assert f"]({PICTURE})" in (tmp_path / "out" / MARKDOWN).read_text()
+    assert (tmp_path / "out" / PICTURE).read_text().startswith("<svg")
+    write_reports(evaluation(), tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {HTML, MARKDOWN}

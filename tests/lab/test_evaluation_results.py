@@ -1,0 +1,153 @@
+"""What labelled logs come to when they are judged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.cli.replaying import replay
+from detector.contracts.errors import LabError
+from detector.lab.evaluation.judging import JudgedLog, judge_labelled
+from detector.lab.evaluation.results import Evaluation, Got, HonestResult, evaluation_of
+from detector.policy.config import Policy
+from tests.contracts.batches import make_batch
+from tests.lab.labelled import COMPATIBLE, fidelity, result, run_of, traffic, write_traffic
+from tests.sources.logs import rows_of, write_parquet
+
+
+def judged(*paths: Path) -> Evaluation:
+    logs = [judge_labelled(path, engine_config=COMPATIBLE, policy=Policy()) for path in paths]
+    return evaluation_of(logs, "prada", ("prada",))
+
+
+def test_the_verdicts_are_those_of_replay(tmp_path: Path) -> None:
+    log = write_traffic(tmp_path / "log.parquet", traffic())
+    summary = replay([log], tmp_path / "out", engine_config=COMPATIBLE, policy=Policy())
+    first = {entry["principal"]: entry["first_flagged"] for entry in summary["principals"]}
+    (attack,) = judged(log).attacks
+    assert first["thief"] > 60
+    assert attack.first_verdict == first["thief"] + 1
+    assert first["ana"] is first["bo"] is None
+    assert [(each.kind, each.accounts, each.flagged) for each in judged(log).honest] == [
+        ("light", 1, 0),
+        ("steady", 1, 0),
+    ]
+
+
+def test_logs_do_not_influence_one_another(tmp_path: Path) -> None:
+    log = write_traffic(tmp_path / "log.parquet", traffic())
+    (alone,), both = judged(log).attacks, judged(log, log).attacks
+    assert both == (alone, alone)
+
+
+def test_progress_counts_every_row_and_refused_ones_are_told(tmp_path: Path) -> None:
+    queries = traffic(300)
+    queries.outputs[7] = 7
+    log = write_traffic(tmp_path / "log.parquet", queries)
+    done: list[int] = []
+    judge_labelled(log, engine_config=COMPATIBLE, policy=Policy(), progress=done.append)
+    assert sum(done) == 300
+    assert judged(log).refused == 1
+
+
+def test_a_log_without_labels_is_refused(tmp_path: Path) -> None:
+    log = write_parquet(tmp_path / "log.parquet", rows_of(make_batch()))
+    with pytest.raises(LabError, match="no labelled query log"):
+        judged(log)
+
+
+def log_of(account: str, honest: str, flagged: str) -> JudgedLog:
+    """A log a letter a row: whose it is, h for honest, f for flagged."""
+    mark = np.array([letter == "h" for letter in honest])
+    kind = np.where(mark, "steady", "steps").astype(np.object_)
+    run = run_of(sent=int((~mark).sum()), useful=1)
+    return JudgedLog(run, np.array([ord(letter) for letter in account]), mark, kind,
+                     np.array([letter == "f" for letter in flagged]), 0)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("account", "honest", "flagged", "query"),
+    [
+        ("aaaa", "....", "..ff", 3),
+        ("abab", "....", "...f", 4),
+        ("abab", ".h.h", ".f.f", None),
+        ("aaaa", ".h.h", ".f..", 1),
+        ("aaaa", "hh..", "ff..", None),
+        ("aaaa", "hh..", "ffff", 1),
+    ],
+    ids=["his third", "his second account", "another's", "at his cover", "before he stole", "suspect before he stole"],
+)
+def test_the_first_verdict_counts_what_the_thief_had_sent(
+    account: str, honest: str, flagged: str, query: int | None
+) -> None:
+    (attack,) = evaluation_of([log_of(account, honest, flagged)], "prada", ("prada",)).attacks
+    assert attack.first_verdict == query
+    assert attack.accounts == len({who for who, mark in zip(account, honest, strict=True) if mark == "."})
+
+
+def test_an_account_that_steals_is_not_counted_among_the_honest() -> None:
+    logs = [log_of("abca", "hhh.", "f.f."), log_of("a", "h", "f")]
+    (kind,) = evaluation_of(logs, "prada", ("prada",)).honest
+    assert (kind.kind, kind.accounts, kind.flagged) == ("steady", 3, 2)
+
+
+def test_fidelity_is_read_off_the_curve_at_the_verdict_and_at_the_end() -> None:
+    caught = result(first_verdict=200)
+    then = caught.got_at_verdict
+    assert then is not None
+    assert (then.test, then.uniform) == pytest.approx((0.7, 0.2))
+    assert caught.got_at_end == Got(0.95, 0.35)
+    assert caught.got_unseen == pytest.approx(0.7)
+    early = result(first_verdict=99)
+    assert early.got_at_verdict is None
+    assert early.got_unseen == 0
+    missed = result()
+    assert missed.got_at_verdict is None
+    assert missed.got_unseen == 0.95
+    assert result(curve=()).got_at_end is None
+
+
+def test_the_cost_is_queries_sent_for_each_useful_one() -> None:
+    assert result().cost_multiplier == 4
+    assert result(useful=0).cost_multiplier == float("inf")
+
+
+def test_missed_attacks_stand_first_and_the_best_clone_first_among_them() -> None:
+    logs = [
+        replace(log_of("a" * 9, "." * 9, flagged), run=run_of(sent=9, attack=name, curve=(fidelity(1, reached),)))
+        for name, reached, flagged in [
+            ("caught late", 0.9, "........f"),
+            ("missed, poor", 0.3, "." * 9),
+            ("missed, good", 0.8, "." * 9),
+            ("caught, poor", 0.2, ".f......."),
+        ]
+    ]
+    names = [attack.attack for attack in evaluation_of(logs, "prada", ("prada",)).attacks]
+    assert names == ["missed, good", "missed, poor", "caught late", "caught, poor"]
+
+
+def test_the_interval_is_clopper_pearson_s() -> None:
+    ten = HonestResult.of("steady", 10, 1)
+    assert (ten.low, ten.high) == pytest.approx((0.00253, 0.44502), abs=1e-5)
+    none = HonestResult.of("steady", 20, 0)
+    assert (none.low, none.high) == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
+
+
+def test_the_kinds_most_often_flagged_stand_first_and_all_are_summed() -> None:
+    logs = [log_of("abc", "hhh", "f..")]
+    (kind,) = evaluation_of(logs, "prada", ("prada",)).honest
+    everybody = evaluation_of(logs, "prada", ("prada",)).all_honest
+    assert everybody is not None
+    assert (everybody.accounts, everybody.flagged, everybody.high) == (3, 1, kind.high)
+    assert evaluation_of([], "prada", ("prada",)).all_honest is None
+
+
+def test_the_run_survives_the_file(tmp_path: Path) -> None:
+    log = write_traffic(tmp_path / "log.parquet", traffic(90), attack="a|b", wrapper="dummies")
+    (attack,) = judged(log).attacks
+    assert (attack.attack, attack.wrapper, attack.curve) == ("a|b", "dummies", run_of().curve)
+    assert json.dumps(attack.cost_multiplier) == json.dumps(attack.sent / attack.useful)

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_LEARNING_RATE = 3e-3
 _DECAY_MEAN, _DECAY_SQUARE = 0.9, 0.999
 
 
 class Adam:
-    """Lowers a loss by changing ``parameters`` in place."""
+    """Lowers a loss by changing ``parameters`` in place, each by about ``rate`` a step."""
 
-    def __init__(self, parameters: Sequence[Array]) -> None:
+    def __init__(self, parameters: Sequence[Array], rate: float) -> None:
+        self._rate = rate
         self._parameters = parameters
         self._means = [np.zeros_like(each) for each in parameters]
         self._squares = [np.zeros_like(each) for each in parameters]
@@ -30,4 +30,4 @@ class Adam:
         for value, mean, square, gradient in zip(self._parameters, self._means, self._squares, gradients, strict=True):
             mean[:] += (1 - _DECAY_MEAN) * (gradient - mean)
             square[:] += (1 - _DECAY_SQUARE) * (gradient**2 - square)
-            value[:] -= _LEARNING_RATE * (mean / bias_mean) / (np.sqrt(square / bias_square) + 1e-8)
+            value[:] -= self._rate * (mean / bias_mean) / (np.sqrt(square / bias_square) + 1e-8)

@@ -5,6 +5,8 @@ Written out in numpy because scikit-learn's perceptron learns labels only and gi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,10 @@ from detector.lab.attackers.adam import Adam, Array
 
 _HIDDEN = 32
 _BATCH = 32
+_LEARNING_RATE = 3e-3
+
+LossByLogit = Callable[[Array, Array], Array]
+"""(logits (n, k), targets (n, k)) -> the gradient (n, k) of each row's loss by its logits."""
 
 
 class CloneNetwork:
@@ -28,14 +34,15 @@ class CloneNetwork:
             rng.normal(0, np.sqrt(1 / _HIDDEN), (_HIDDEN, classes)),
             np.zeros(classes),
         ]
-        self._optimiser = Adam(self._parameters)
+        self._optimiser = Adam(self._parameters, _LEARNING_RATE)
 
     def fit(self, features: Array, targets: Array, epochs: int) -> None:
         """Cross-entropy of ``targets`` (n, k) probabilities for ``features`` (n, d)."""
-        for _ in range(epochs):
-            order = self._rng.permutation(len(features))
-            for rows in np.array_split(order, max(1, len(order) // _BATCH)):
-                self._optimiser.step(self._gradients(features[rows], targets[rows]))
+        self._descend(features, targets, epochs, _cross_entropy_by_logit)
+
+    def fit_logits(self, features: Array, targets: Array, epochs: int) -> None:
+        """L1 distance of ``targets`` (n, k) and the logits for ``features`` (n, d), each less its row's mean."""
+        self._descend(features, centred(targets), epochs, _distance_by_logit)
 
     def probabilities(self, features: NDArray[np.float32] | Array) -> Array:
         return self._forward(features.astype(np.float64))[1]
@@ -84,9 +91,15 @@ class CloneNetwork:
         through: Array = (by_logit @ self._parameters[2].T) * (hidden > 0)
         return through
 
-    def _gradients(self, features: Array, targets: Array) -> list[Array]:
-        hidden, output = self._forward(features)
-        by_logit = (output - targets) / len(features)
+    def _descend(self, features: Array, targets: Array, epochs: int, loss_by_logit: LossByLogit) -> None:
+        for _ in range(epochs):
+            order = self._rng.permutation(len(features))
+            for rows in np.array_split(order, max(1, len(order) // _BATCH)):
+                self._optimiser.step(self._gradients(features[rows], targets[rows], loss_by_logit))
+
+    def _gradients(self, features: Array, targets: Array, loss_by_logit: LossByLogit) -> list[Array]:
+        hidden = self.latent(features)
+        by_logit = loss_by_logit(self._logits_of(hidden), targets) / len(features)
         by_hidden = self._back_to_hidden(hidden, by_logit)
         return [features.T @ by_hidden, by_hidden.sum(axis=0), hidden.T @ by_logit, by_logit.sum(axis=0)]
 
@@ -95,3 +108,16 @@ def softmax(logits: Array) -> Array:
     """Probabilities (n, k) of ``logits`` (n, k)."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def centred(logits: Array) -> Array:
+    """``logits`` (n, k) less each row's mean, which changes no probability."""
+    return np.asarray(logits - logits.mean(axis=1, keepdims=True))
+
+
+def _cross_entropy_by_logit(logits: Array, targets: Array) -> Array:
+    return softmax(logits) - targets
+
+
+def _distance_by_logit(logits: Array, targets: Array) -> Array:
+    return centred(np.sign(centred(logits) - targets))

@@ -1,0 +1,94 @@
+"""Adversarial steps do to the network what they are named for, and stay in their box."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detector.lab.attackers import perturbations
+from detector.lab.attackers.adam import Array
+from detector.lab.attackers.network import CloneNetwork
+from detector.lab.attackers.perturbations import ITERATIONS, STEP
+from detector.lab.attackers.substitute import one_hot
+from detector.lab.data import Dataset
+
+
+@pytest.fixture(scope="module")
+def network(split: Dataset) -> CloneNetwork:
+    network = CloneNetwork(64, 10, np.random.default_rng(0))
+    network.fit(split.thief.features.astype(np.float64), one_hot(split.thief.labels, 10), epochs=30)
+    return network
+
+
+@pytest.fixture(scope="module")
+def start(split: Dataset) -> Array:
+    return split.honest.features[:60].astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def guides(split: Dataset) -> Array:
+    return split.honest.features[100:160].astype(np.float64)
+
+
+def labels(network: CloneNetwork, features: Array) -> np.ndarray:
+    return network.probabilities(features).argmax(axis=1)
+
+
+def in_box(moved: Array, start: Array, reach: float) -> bool:
+    return bool(moved.min() >= 0 and moved.max() <= 1 and np.abs(moved - start).max() <= reach + 1e-9)
+
+
+@pytest.mark.parametrize("iterations", [1, ITERATIONS])
+def test_fgsm_leads_away_from_a_class_and_towards_one(network: CloneNetwork, start: Array, iterations: int) -> None:
+    own = labels(network, start)
+    away = perturbations.away(network, start, one_hot(own, 10), iterations)
+    towards = perturbations.towards(network, start, one_hot((own + 1) % 10, 10), iterations)
+    assert in_box(away, start, STEP)
+    assert in_box(towards, start, STEP)
+    assert (labels(network, away) != own).mean() > 0.9
+    gained = network.probabilities(towards) - network.probabilities(start)
+    assert gained[np.arange(len(start)), (own + 1) % 10].mean() > 0.3
+
+
+def test_pgd_changes_the_class_within_the_step(network: CloneNetwork, start: Array) -> None:
+    own = labels(network, start)
+    moved = perturbations.projected_gradient(network, start, one_hot(own, 10), np.random.default_rng(0))
+    assert in_box(moved, start, STEP)
+    assert (labels(network, moved) != own).mean() > 0.95
+
+
+def test_carlini_and_wagner_reach_the_boundary_with_far_less_change_than_fgsm(
+    network: CloneNetwork, start: Array
+) -> None:
+    own = labels(network, start)
+    moved = perturbations.carlini_wagner(network, start, own)
+    assert in_box(moved, start, 1)
+    ordered = np.sort(network.probabilities(moved), axis=1)
+    assert np.median(ordered[:, -1] - ordered[:, -2]) < 0.1
+    loud = perturbations.away(network, start, one_hot(own, 10), 1)
+    assert np.linalg.norm(moved - start, axis=1).mean() < 0.5 * np.linalg.norm(loud - start, axis=1).mean()
+
+
+def latent_distance(network: CloneNetwork, one: Array, other: Array) -> Array:
+    return np.linalg.norm(network.latent(one) - network.latent(other), axis=1)
+
+
+def test_a_feature_adversary_looks_like_its_guide_inside_the_network(
+    network: CloneNetwork, start: Array, guides: Array
+) -> None:
+    moved = perturbations.feature_adversary(network, start, guides)
+    assert in_box(moved, start, STEP)
+    assert latent_distance(network, moved, guides).mean() < 0.5 * latent_distance(network, start, guides).mean()
+
+
+def test_feature_fool_goes_the_further_to_its_guide_the_greater_m_is(
+    network: CloneNetwork, start: Array, guides: Array
+) -> None:
+    gaps = {}
+    for margin in (0.1, 0.5, 0.8):
+        moved = perturbations.feature_fool(network, start, guides, margin)
+        assert in_box(moved, start, 1)
+        gap = latent_distance(network, moved, start) - latent_distance(network, moved, guides)
+        gaps[margin] = np.median(gap / latent_distance(network, start, guides))
+    assert gaps[0.1] < gaps[0.5] < gaps[0.8]
+    assert list(gaps.values()) == pytest.approx(list(gaps), abs=0.15)

@@ -1,0 +1,47 @@
+"""What every thief is asked to show."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.lab.answers import Victim
+from detector.lab.attackers import ATTACKS
+from detector.lab.attackers.attacker import Attacker, Knowledge, run_offline
+from detector.lab.data import Dataset
+from detector.lab.fidelity import agreement
+
+
+def spent(name: str, knowledge: Knowledge, victim: Victim, budget: int, seed: int = 0) -> Attacker:
+    """The thief ``name`` after his whole budget, of which he must make use to the last query."""
+    thief = ATTACKS[name](knowledge, budget, seed)
+    assert run_offline(thief, victim) == budget
+    return thief
+
+
+def progress(name: str, knowledge: Knowledge, victim: Victim, split: Dataset, budget: int) -> tuple[float, float]:
+    """Agreement with the victim on unseen natural inputs after a quarter of ``budget``, and after all of it."""
+    early, late = (
+        agreement(victim, spent(name, knowledge, victim, queries).clone(), split.test.features)
+        for queries in (budget // 4, budget)
+    )
+    return early, late
+
+
+def asked(name: str, knowledge: Knowledge, victim: Victim, budget: int, seed: int = 0) -> NDArray[np.float32]:
+    """Every query (n, d), in order."""
+    thief = ATTACKS[name](knowledge, budget, seed)
+    batches = []
+    while len(batch := thief.next_batch()):
+        assert batch.dtype == np.float32
+        assert (batch >= knowledge.low).all()
+        assert (batch <= knowledge.high).all()
+        batches.append(batch)
+        thief.observe(batch, victim.answer(batch))
+    return np.concatenate(batches)
+
+
+def is_seeded(name: str, knowledge: Knowledge, victim: Victim, budget: int) -> bool:
+    """Whether the same seed gives the same queries byte for byte, and another one others."""
+    first, again, other = (asked(name, knowledge, victim, budget, seed).tobytes() for seed in (3, 3, 4))
+    return first == again != other

@@ -1,0 +1,178 @@
+"""A victim behind HTTP, asked within a budget and a rate, and only where its owner allows it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Self
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.codecs.limits import PROBABILITY_SUM_TOLERANCE
+from detector.contracts.errors import ConfigurationError, LabError
+from detector.contracts.queries import OutputKind
+from detector.lab.answers import Answers
+from detector.lab.client import TOO_MANY_REQUESTS
+from detector.lab.mappings import Mapping
+
+Rows = NDArray[np.float32]
+Array = NDArray[np.float64]
+
+MEASURER = "weirguard-measure"
+"""The account that asks what clones are compared with."""
+
+_RETRIES = 5
+_LONGEST_WAIT = 60.0
+_DEFAULT_WAIT = 1.0
+_TIMEOUT = 30.0
+
+
+def check_allowed(url: str, owned: str | None) -> None:
+    """Raise ConfigurationError unless ``url`` is on this machine, or its host is ``owned``: his own, the user said."""
+    try:
+        target = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise ConfigurationError(f"{url}: is no URL: {error}") from error
+    if target.scheme not in ("http", "https") or not target.host:
+        raise ConfigurationError(f"{url}: the target must be http://HOST... or https://HOST...")
+    if not _is_loopback(target.host) and target.host.lower() != (owned or "").lower():
+        raise ConfigurationError(
+            f"{url}: {target.host} is not this machine; attack only what is yours, and say so: "
+            f"--i-own-this-endpoint {target.host}"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+class Timing:
+    """Real time; tests pass their own."""
+
+    def now(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """At most ``budget`` rows in all, retries included, and ``rate`` rows a second."""
+
+    budget: int
+    rate: float
+
+
+class Endpoint:
+    """A victim at ``url``, which gets POST requests as ``mapping`` says; it tells ``classes`` apart.
+
+    Redirects are not followed and proxies not used, so that nothing goes where ``check_allowed`` has not looked. A
+    request that is turned away (429) is sent again up to five times, when Retry-After says, within a minute. ``sent``:
+    rows so far. To be used in a ``with`` block.
+    """
+
+    def __init__(self, url: str, mapping: Mapping, classes: int, limits: Limits, timing: Timing | None = None) -> None:
+        self._url = url
+        self._mapping = mapping
+        self.classes = classes
+        self._limits = limits
+        self._timing = timing or Timing()
+        self._started_at = self._free_at = self._timing.now()
+        self._http = httpx.Client(timeout=_TIMEOUT, follow_redirects=False, trust_env=False)
+        self._kind: OutputKind = "label"
+        self.sent = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """What its answers so far were: labels throughout, rows that add up to 1, or anything else."""
+        return self._kind
+
+    def answer(self, features: Rows) -> Answers:
+        return Answers(self.probabilities(features))
+
+    def probabilities(self, features: Rows) -> Array:
+        """Answers (n, k) to ``features`` (n, d), asked by an account of its own. LabError if it is turned away."""
+        step = self._mapping.rows_at_once
+        pieces = [self.ask(features[at : at + step], MEASURER) for at in range(0, len(features), step)]
+        answers = [piece for piece in pieces if piece is not None]
+        if len(answers) < len(pieces):
+            raise LabError(f"{self._url}: turned {MEASURER} away, so that no clone can be compared with it")
+        return np.concatenate(answers)
+
+    def ask(self, rows: Rows, account: str, at: float = 0.0) -> Array | None:
+        """Answers (n, k) to ``rows`` (n, d) in one request of ``account``; None when they were refused or are too many.
+
+        Sent no sooner than ``at`` seconds after the endpoint was made. Raises LabError when there is no proper answer.
+        """
+        pause = 0.0
+        for _ in range(1 + _RETRIES):
+            if self.sent + len(rows) > self._limits.budget:
+                return None
+            self._timing.sleep(pause)
+            self._wait(len(rows), at)
+            response = self._post(rows, account)
+            if response.status_code != TOO_MANY_REQUESTS:
+                return self._read(response, len(rows))
+            pause = _retry_after(response)
+        return None
+
+    def _wait(self, rows: int, at: float) -> None:
+        start = max(self._free_at, self._started_at + at)
+        now = self._timing.now()
+        self._timing.sleep(max(0.0, start - now))
+        self._free_at = max(start, now) + rows / self._limits.rate
+
+    def _post(self, rows: Rows, account: str) -> httpx.Response:
+        self.sent += len(rows)
+        mapping = self._mapping
+        try:
+            return self._http.post(self._url, json=mapping.request(rows, account), headers=mapping.headers(account))
+        except httpx.HTTPError as error:
+            raise LabError(f"{self._url}: {type(error).__name__}: {error}") from error
+
+    def _read(self, response: httpx.Response, rows: int) -> Array:
+        if response.status_code != httpx.codes.OK:
+            raise LabError(f"{self._url}: HTTP {response.status_code}: {response.text[:200]}")
+        try:
+            answers = self._mapping.answers(response.json(), rows)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise LabError(f"{self._url}: its answer is not built as the mapping says: {error!r}") from error
+        return self._by_class(answers) if answers.ndim == 1 else self._checked(answers)
+
+    def _by_class(self, numbers: Array) -> Array:
+        """One number a row: a class or, where there are two, the probability of the second."""
+        if self._kind == "label" and (np.isin(numbers, np.arange(self.classes))).all():
+            return np.eye(self.classes)[numbers.astype(np.int64)]
+        return self._checked(np.stack([1 - numbers, numbers], axis=1))
+
+    def _checked(self, answers: Array) -> Array:
+        if answers.shape[1] != self.classes:
+            raise LabError(f"{self._url}: answers with {answers.shape[1]} numbers a row, not {self.classes}")
+        if (answers < 0).any() or (np.abs(answers.sum(axis=1) - 1) > PROBABILITY_SUM_TOLERANCE).any():
+            self._kind = "score"
+        elif self._kind == "label":
+            self._kind = "probabilities"
+        return answers
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds to wait; a date in the header counts as none."""
+    try:
+        seconds = float(response.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return _DEFAULT_WAIT
+    return min(seconds, _LONGEST_WAIT) if seconds >= 0 else _DEFAULT_WAIT

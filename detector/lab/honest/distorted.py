@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from detector.lab.data import Examples
-from detector.lab.honest.habit import Ask, Behaviour, Rng, as_pixels, shuffled
-from detector.lab.victims.digits import SIDE
-
-Picture = NDArray[np.floating]
-"""One image (8, 8)."""
+from detector.lab.honest.habit import Ask, Behaviour, Picture, Rng, as_picture, as_pixels, shuffled
 
 
 def _through(distortion: Callable[[Picture, Rng], Picture]) -> Behaviour:
     def behaviour(images: Examples, rng: Rng) -> Iterator[Ask]:
         for rows in shuffled(images, rng):
-            picture = distortion(rows.reshape(SIDE, SIDE), rng)
+            picture = distortion(as_picture(rows), rng)
             yield Ask(rng.exponential(0.24), as_pixels(picture.reshape(1, -1)))
 
     return behaviour
@@ -34,14 +29,15 @@ contrast = _through(lambda picture, rng: picture * rng.uniform(0.5, 1.0))
 def scanner(images: Examples, rng: Rng) -> Iterator[Ask]:
     """Sheets that never lie quite straight, read with a little noise."""
     for rows in shuffled(images, rng):
-        read = _turned_and_moved(rows.reshape(SIDE, SIDE), rng) + rng.normal(0, 0.05, (SIDE, SIDE))
+        picture = _turned_and_moved(as_picture(rows), rng)
+        read = picture + rng.normal(0, 0.05, picture.shape)
         yield Ask(rng.exponential(0.24), as_pixels(read.reshape(1, -1)))
 
 
 def several_views(images: Examples, rng: Rng) -> Iterator[Ask]:
     """Test-time augmentation: each image with three turned and moved copies, averaged by the caller."""
     for rows in shuffled(images, rng):
-        picture = rows.reshape(SIDE, SIDE)
+        picture = as_picture(rows)
         views = [picture] + [_turned_and_moved(picture, rng) for _ in range(3)]
         yield Ask(rng.exponential(0.9), as_pixels(np.stack(views).reshape(4, -1)))
 
@@ -54,7 +50,7 @@ def _turned_and_moved(picture: Picture, rng: Rng) -> Picture:
 def one_class(images: Examples, rng: Rng) -> Iterator[Ask]:
     """One digit only, never written twice in the same way: each turned and moved a little."""
     for rows in shuffled(_of_one_digit(images, rng), rng):
-        picture = _turned_and_moved(rows.reshape(SIDE, SIDE), rng)
+        picture = _turned_and_moved(as_picture(rows), rng)
         yield Ask(rng.exponential(0.26), as_pixels(picture.reshape(1, -1)))
 
 

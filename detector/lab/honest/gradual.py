@@ -8,8 +8,7 @@ from itertools import islice
 import numpy as np
 
 from detector.lab.data import Examples
-from detector.lab.honest.habit import Ask, Rng, as_pixels, shuffled
-from detector.lab.victims.digits import SIDE
+from detector.lab.honest.habit import Ask, Rng, as_picture, as_pixels, shuffled
 
 _STROKE_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 _MELT_FRAMES = 20
@@ -19,7 +18,8 @@ _WHAT_IF_VALUES = 7
 def drawing(images: Examples, rng: Rng) -> Iterator[Ask]:
     """A drawing pad that asks after each quarter of the strokes."""
     for rows in shuffled(images, rng):
-        order = np.argsort(np.repeat(np.arange(SIDE), SIDE) + rng.uniform(0, 0.5, SIDE * SIDE))
+        side = len(as_picture(rows))
+        order = np.argsort(np.repeat(np.arange(side), side) + rng.uniform(0, 0.5, side * side))
         for fraction in _STROKE_FRACTIONS:
             drawn = np.zeros_like(rows)
             pixels = order[: int(fraction * len(order))]

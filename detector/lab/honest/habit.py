@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from detector.lab.data import Examples
 
 Rng = np.random.Generator
 Rows = NDArray[np.float32]
+Picture = NDArray[np.floating]
+"""One image (side, side)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +54,9 @@ def as_pixels(rows: NDArray[np.floating]) -> Rows:
     """``rows`` clipped to 0..1, as float32 (n, d)."""
     pixels: Rows = np.clip(rows, 0, 1).astype(np.float32)
     return pixels.reshape(-1, rows.shape[-1])
+
+
+def as_picture(rows: NDArray[np.floating]) -> Picture:
+    """The square image whose pixels are the one row of ``rows`` (1, side * side)."""
+    side = isqrt(rows.size)
+    return rows.reshape(side, side)

@@ -1,0 +1,47 @@
+"""Honest populations of any data set, for measuring false alarms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import cycle, islice
+from typing import NamedTuple
+
+import numpy as np
+
+from detector.lab.data import Dataset
+from detector.lab.honest import HABITS, tabular
+from detector.lab.honest.habit import Habit, Rng, Rows
+
+
+class HonestUser(NamedTuple):
+    """``rows``: his inputs, each float32 (d,), in order; endless, unless it is his ``habit`` to go home."""
+
+    account: str
+    habit: str
+    rows: Iterator[Rows]
+
+
+def habits_of(dataset: Dataset) -> dict[str, Habit]:
+    """Those for every data set; for images, ``HABITS`` too, which stand for those of the same name."""
+    images = {} if dataset.side is None else HABITS
+    return tabular.habits(dataset) | images
+
+
+def population(dataset: Dataset, accounts: int, seed: int) -> list[HonestUser]:
+    """``accounts`` honest users of the model of ``dataset``, the same for the same ``seed``.
+
+    Every habit comes round in turn, known false alarms included: who measures false alarms must not leave them out.
+    """
+    seen: Counter[str] = Counter()
+    users = []
+    for number, habit in enumerate(islice(cycle(habits_of(dataset).values()), accounts)):
+        seen[habit.name] += 1
+        name = f"{habit.name.replace(' ', '-')}-{seen[habit.name]}"
+        users.append(HonestUser(name, habit.name, _rows(habit, dataset, np.random.default_rng([seed, 3, number]))))
+    return users
+
+
+def _rows(habit: Habit, dataset: Dataset, rng: Rng) -> Iterator[Rows]:
+    for ask in habit.behaviour(dataset.honest, rng):
+        yield from ask.rows

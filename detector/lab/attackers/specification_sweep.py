@@ -1,0 +1,165 @@
+"""Fingerprinting a model zoo, then stealing one model out of it (PSML; Sanyal et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.errors import LabError
+from detector.lab.answers import Answers, Classifier
+from detector.lab.attackers import jbda
+from detector.lab.attackers.attacker import Attacker, Knowledge
+from detector.lab.attackers.substitute import natural_seeds
+
+if TYPE_CHECKING:
+    from detector.lab.victims.zoo import Zoo
+
+Array = NDArray[np.float64]
+Specifications = NDArray[np.float32]
+Result = TypeVar("Result")
+Search: TypeAlias = Generator[Specifications, Array, Result]
+"""Yields specifications (m, 2), is sent the answers to them (m, k), and returns what it found."""
+
+LATENCY = 1_000.0
+_HALVINGS = 14
+_PROBES = 4
+_SAME = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Specifications that all trigger the wanted model: from ``low`` to ``high``, each (accuracy, milliseconds)."""
+
+    low: tuple[float, float]
+    high: tuple[float, float]
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        return (self.low[0] + self.high[0]) / 2, (self.low[1] + self.high[1]) / 2
+
+
+class SpecificationSweep:
+    """Wants the most accurate model that answers within ``latency`` milliseconds; asks at most ``budget`` queries.
+
+    Three searches by halving find its cell: the highest accuracy that is not refused, the least latency at which
+    it is not, and the lowest accuracy at which four probes are answered as before. From then on ``thief`` steals,
+    always in the middle of the cell; by default with Jacobian augmentation. A row of zeros is a refusal. An API without
+    specifications is a zoo of one model.
+    """
+
+    def __init__(
+        self, knowledge: Knowledge, *, budget: int, seed: int, latency: float = LATENCY, thief: Attacker | None = None
+    ) -> None:
+        self._knowledge = knowledge
+        self._left = budget
+        self._seed = seed
+        self._latency = latency
+        self._thief: Attacker = self._jacobian() if thief is None else thief
+        self._probes = natural_seeds(knowledge, _PROBES, seed)
+        self._features = np.empty((0, knowledge.dimension), np.float32)
+        self._answers = np.empty((0, knowledge.classes))
+        self._stolen = 0
+        self._search = self._cell_search()
+        self._asked = next(self._search)
+        self._heard = self._batch_rows = 0
+        self.cell: Cell | None = None
+        """None until it is found."""
+
+    def next_batch(self) -> NDArray[np.float32]:
+        probes = self._probes[self._heard : len(self._asked)]
+        batch = probes if self.cell is None else self._thief.next_batch()
+        self._batch_rows = min(len(batch), self._left)
+        return batch[: self._batch_rows]
+
+    def next_specifications(self) -> Specifications:
+        """What to request with each row of the last ``next_batch``: (n, 2), accuracy 0 to 1 and milliseconds."""
+        if self.cell is None:
+            return self._asked[self._heard :][: self._batch_rows]
+        return _request(*self.cell.middle, times=self._batch_rows)
+
+    def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
+        """Raises LabError if no model answers within the latency."""
+        self._left -= len(features)
+        if self.cell is not None:
+            self._stolen += len(features)
+            self._thief.observe(features, answers)
+            return
+        self._heard += len(features)
+        self._features = np.concatenate([self._features, features])
+        self._answers = np.concatenate([self._answers, answers.probabilities])
+        if self._heard == len(self._asked):
+            self._go_on(self._answers[-self._heard :])
+
+    def clone(self) -> Classifier:
+        """Of what was stolen from the cell; before that, of whatever the zoo said. LabError if it said nothing."""
+        if self._stolen:
+            return self._thief.clone()
+        said = self._answers.any(axis=1)
+        if not said.any():
+            raise LabError("nothing has been answered yet, so there is nothing to make a clone of")
+        makeshift = self._jacobian()
+        makeshift.observe(self._features[said], Answers(self._answers[said]))
+        return makeshift.clone()
+
+    def _jacobian(self) -> Attacker:
+        return jbda.new(self._knowledge, self._left, self._seed)
+
+    def _go_on(self, heard: Array) -> None:
+        self._heard = 0
+        try:
+            self._asked = self._search.send(heard)
+        except StopIteration as found:
+            self.cell = found.value
+
+    def _cell_search(self) -> Search[Cell]:
+        """Asks of the first m probes at a time, with m specifications; returns the cell."""
+        if not (yield _request(0, self._latency)).any():
+            raise LabError(f"no model answers within {self._latency} ms: sweep up to a higher latency")
+        accuracy = yield from _edge(0, 1, lambda tried: _request(tried, self._latency), _served)
+        latency = yield from _edge(self._latency, 0, lambda tried: _request(accuracy, tried), _served)
+        fingerprint = yield _request(accuracy, latency, len(self._probes))
+
+        def same(answers: Array) -> bool:
+            return np.allclose(answers, fingerprint, rtol=0, atol=_SAME)
+
+        lowest = yield from _edge(accuracy, 0, lambda tried: _request(tried, latency, len(self._probes)), same)
+        return Cell((lowest, latency), (accuracy, self._latency))
+
+
+def _edge(
+    good: float, bad: float, request: Callable[[float], Specifications], accepted: Callable[[Array], bool]
+) -> Search[float]:
+    """The last value, going from ``good`` to ``bad``, whose ``request`` is answered so that it is ``accepted``."""
+    for _ in range(_HALVINGS):
+        tried = (good + bad) / 2
+        if accepted((yield request(tried))):
+            good = tried
+        else:
+            bad = tried
+    return good
+
+
+def _request(accuracy: float, latency: float, times: int = 1) -> Specifications:
+    return np.tile(np.array([accuracy, latency], np.float32), (times, 1))
+
+
+def _served(answers: Array) -> bool:
+    return bool(answers.any())
+
+
+def sweep_offline(attacker: SpecificationSweep, zoo: Zoo) -> int:
+    """Lets ``attacker`` spend his whole budget on ``zoo`` unhindered; the number of queries he made."""
+    queries = 0
+    while len(batch := attacker.next_batch()):
+        attacker.observe(batch, zoo.answer(batch, attacker.next_specifications()))
+        queries += len(batch)
+    return queries
+
+
+def new(knowledge: Knowledge, budget: int, seed: int) -> SpecificationSweep:
+    """Wants the best model within a second, and steals it with Jacobian augmentation."""
+    return SpecificationSweep(knowledge, budget=budget, seed=seed)

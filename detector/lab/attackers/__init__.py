@@ -13,6 +13,7 @@ from detector.lab.attackers import (
     jacobian_variants,
     jbda,
     knockoff,
+    specification_sweep,
 )
 from detector.lab.attackers.attacker import Attacker, Knowledge
 
@@ -35,6 +36,7 @@ ATTACKS: dict[str, NewAttacker] = {
     "knockoff random": knockoff.random,
     "n-fgsm": jacobian_variants.n_fgsm,
     "n-i-fgsm": jacobian_variants.n_i_fgsm,
+    "psml sweep": specification_sweep.new,
     "t-rnd-fgsm": jacobian_variants.t_rnd_fgsm,
     "t-rnd-i-fgsm": jacobian_variants.t_rnd_i_fgsm,
     "uncertainty": active_learning.uncertainty,

@@ -233,8 +233,8 @@ class Owner:
         await self._finish([(partition, step) for partition, _, step in done])
         self._reporter.performed(done)
         for partition, _, _ in done:
-            while partition.checkpointer.due():
-                await self._finish([(partition, await self._in_logic_thread(partition.checkpoint))])
+            while partition.checkpointer.due() and (chunk := await self._in_logic_thread(partition.checkpoint)):
+                await self._finish([(partition, chunk)])
 
     async def _finish(self, steps: Sequence[tuple[Partition, Step]]) -> None:
         """Bring ``steps`` of different partitions to the broker."""

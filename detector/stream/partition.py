@@ -217,8 +217,11 @@ class Partition:
             sections |= self.judge.engine.clear(model, principal)
         return self._write("delta", effects, sections)
 
-    def checkpoint(self) -> Step:
-        """The next chunk of a rolling checkpoint, or the end of its round; ``checkpointer`` says when it is due."""
+    def checkpoint(self) -> Step | None:
+        """The next chunk of a rolling checkpoint, or the end of its round, when it is due. Never once closed: a chunk
+        without the state would stand in the log before the next owner's fence, and count."""
+        if not (self.ready and self.checkpointer.due()):
+            return None
         sections = self.checkpointer.next_chunk()
         if sections is not None:
             return self._write("chunk", None, sections)

@@ -145,6 +145,19 @@ def test_policy_time_never_goes_back() -> None:
     assert partition.policy_time == RECORDS[0].timestamp
 
 
+def test_an_owner_who_lost_the_partition_in_a_round_of_checkpoints_writes_no_more_chunks() -> None:
+    """His state is gone, and his fence is the last until the next owner's stands."""
+    world = World(RECORDS, round_bytes=2_000)
+    owner = world.take_over()
+    while not owner.checkpointer.due():
+        step = owner.step(RECORDS[owner.applied.get("queries", -1) + 1 :][:1])
+        owner.confirm(step, world.append(step.record))
+    owner.close()
+    assert owner.checkpointer.due()
+    assert owner.checkpoint() is None
+    assert state_of(world.take_over()) != state_of(owner)
+
+
 def test_an_heir_learns_no_longer_than_a_first_owner_who_died_before_any_query() -> None:
     world = World(RECORDS)
     fence = world.append(encode_record(StateRecord("fence", -1, 0)))

@@ -110,8 +110,7 @@ class World:
         return step
 
     def _checkpoint(self, partition: Partition) -> None:
-        while partition.checkpointer.due():
-            chunk = partition.checkpoint()
+        while (chunk := partition.checkpoint()) is not None:
             offset = self.append(chunk.record)
             partition.confirm(chunk, offset)
             if chunk.kind == "round":

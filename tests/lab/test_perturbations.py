@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from detector.lab.attackers import perturbations
 from detector.lab.attackers.adam import Array
@@ -30,8 +31,8 @@ def guides(split: Dataset) -> Array:
     return split.honest.features[100:160].astype(np.float64)
 
 
-def labels(network: CloneNetwork, features: Array) -> np.ndarray:
-    return network.probabilities(features).argmax(axis=1)
+def labels(network: CloneNetwork, features: Array) -> NDArray[np.int64]:
+    return np.asarray(network.probabilities(features).argmax(axis=1))
 
 
 def in_box(moved: Array, start: Array, reach: float) -> bool:
@@ -70,7 +71,7 @@ def test_carlini_and_wagner_reach_the_boundary_with_far_less_change_than_fgsm(
 
 
 def latent_distance(network: CloneNetwork, one: Array, other: Array) -> Array:
-    return np.linalg.norm(network.latent(one) - network.latent(other), axis=1)
+    return np.asarray(np.linalg.norm(network.latent(one) - network.latent(other), axis=1))
 
 
 def test_a_feature_adversary_looks_like_its_guide_inside_the_network(

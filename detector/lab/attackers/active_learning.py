@@ -27,7 +27,7 @@ class ActiveLearning(PoolThief):
 
     @abstractmethod
     def _preferred(self, outputs: Array, known: Array, count: int) -> NDArray[np.int64]:
-        """Which ``count`` of the clone's ``outputs`` (m, k) to ask for; ``known`` (n, k) are those of what was asked."""
+        """Which ``count`` of the clone's ``outputs`` (m, k) to ask for; ``known`` (n, k) are of what was asked."""
 
 
 class Uncertainty(ActiveLearning):

@@ -25,7 +25,8 @@ class PoolThief(SubstituteTraining):
         self._left = np.ones(len(knowledge.pool), dtype=bool)
 
     def _round(self) -> NDArray[np.float32]:
-        rows = self._chosen(min(ROUND, self._budget - len(self._features), int(self._left.sum())))
+        count = min(ROUND, self._budget - len(self._features), int(self._left.sum()))
+        rows = self._chosen(count) if count else np.empty(0, dtype=np.int64)
         self._left[rows] = False
         return self._knowledge.pool[rows]
 

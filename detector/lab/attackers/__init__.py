@@ -6,13 +6,18 @@ from collections.abc import Callable
 
 from detector.lab.attackers import (
     active_learning,
+    boundary_walk,
     cloudleak,
     color,
     copycat,
     data_free,
+    finite_differences,
     jacobian_variants,
     jbda,
     knockoff,
+    model_inversion,
+    path_finding_bottom_up,
+    path_finding_top_down,
     specification_sweep,
 )
 from detector.lab.attackers.attacker import Attacker, Knowledge
@@ -21,6 +26,7 @@ NewAttacker = Callable[[Knowledge, int, int], Attacker]
 """(what he knows, how many queries he may make, seed) -> a thief, who sets his other parameters as published."""
 
 ATTACKS: dict[str, NewAttacker] = {
+    "boundary walk": boundary_walk.new,
     "cloudleak cw": cloudleak.carlini_wagner,
     "cloudleak feature adversary": cloudleak.feature_adversary,
     "cloudleak featurefool": cloudleak.feature_fool,
@@ -30,14 +36,21 @@ ATTACKS: dict[str, NewAttacker] = {
     "color": color.new,
     "copycat": copycat.new,
     "data-free": data_free.new,
+    "finite differences": finite_differences.new,
     "jbda": jbda.new,
     "k-center": active_learning.k_center,
     "knockoff adaptive": knockoff.adaptive,
     "knockoff random": knockoff.random,
+    "model inversion": model_inversion.new,
     "n-fgsm": jacobian_variants.n_fgsm,
     "n-i-fgsm": jacobian_variants.n_i_fgsm,
+    "path finding bottom-up": path_finding_bottom_up.new,
+    "path finding top-down": path_finding_top_down.new,
     "psml sweep": specification_sweep.new,
     "t-rnd-fgsm": jacobian_variants.t_rnd_fgsm,
     "t-rnd-i-fgsm": jacobian_variants.t_rnd_i_fgsm,
     "uncertainty": active_learning.uncertainty,
 }
+
+EVASIONS = frozenset({"boundary walk", "finite differences"})
+"""Those that want another label for an input, and steal nothing: their ``clone`` raises LabError."""

@@ -52,8 +52,9 @@ class RegionClone:
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class probabilities (n, k) of ``features`` (n, d)."""
-        nearest = np.stack([self._distance(features, region) for region in self._regions]).argmin(axis=0)
-        return np.stack([region.answer for region in self._regions])[nearest]
+        distances = np.stack([self._distance(features, region) for region in self._regions])
+        answers = np.stack([region.answer for region in self._regions])
+        return np.asarray(answers[distances.argmin(axis=0)], np.float64)
 
     def _distance(self, features: NDArray[np.float32], region: Region) -> NDArray[np.float64]:
         beyond = np.maximum(region.low - features, 0) + np.maximum(features - region.high, 0)

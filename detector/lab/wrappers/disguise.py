@@ -34,6 +34,10 @@ class Stream:
         """Which queries are cover, bool (m,)."""
         return self.source < 0
 
+    def first(self, count: int) -> Stream:
+        """The first ``count`` queries."""
+        return Stream(self.features[:count], self.source[:count], self.account[:count], self.at[:count])
+
 
 class Disguise:
     """No disguise: one account, one query every ``pause`` seconds, and the base of all others.

@@ -1,0 +1,100 @@
+"""The course of one attack: rounds through a disguise, and what the clone is worth at checkpoints on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.errors import LabError
+from detector.lab.answers import Answers
+from detector.lab.attackers.attacker import Attacker
+from detector.lab.fidelity import Fidelity, Yardstick
+from detector.lab.population import THIEF
+from detector.lab.query_log import Mark
+from detector.lab.services import Service
+from detector.lab.wrappers.disguise import Disguise, Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """The queries of ``stream`` and the answers to them, all of them."""
+
+    stream: Stream
+    answers: Answers
+
+
+class Course:
+    """``attacker`` against ``service`` in ``disguise``, measured by ``yardstick`` at each of ``checkpoints``.
+
+    A checkpoint is a number of answers that he was shown.
+
+    ``exchanges``: what was answered, round by round. ``sent``: his queries among that, dummies included; ``useful``:
+    those whose answers he was shown. ``curve``: what his clone was worth, by queries sent; without the checkpoints
+    at which he could make none.
+    """
+
+    def __init__(
+        self, attacker: Attacker, service: Service, disguise: Disguise, yardstick: Yardstick, checkpoints: Sequence[int]
+    ) -> None:
+        self._attacker = attacker
+        self._disguise = disguise
+        self.service = service
+        self._yardstick = yardstick
+        self._checkpoints = list(checkpoints)
+        self.exchanges: list[Exchange] = []
+        self.sent = self.useful = 0
+        self.curve: list[Fidelity] = []
+
+    @property
+    def cover(self) -> Mark:
+        """What his cover queries truly are."""
+        return self._disguise.cover
+
+    def run(self) -> None:
+        """Until his budget is spent, or a query of his is turned away."""
+        while len(batch := self._attacker.next_batch()):
+            stream = self._disguise.wrap(batch)
+            answers = self.service.ask(stream.features, self.accounts(stream), stream.at)
+            answered = stream.first(len(answers.probabilities))
+            if len(answered):
+                self.exchanges.append(Exchange(answered, answers))
+                self._learn(batch, answered, answers)
+            if len(answered) < len(stream):
+                break
+        if self.useful and (not self.curve or self.curve[-1].queries < self.sent):
+            self._measure(self.sent)
+
+    def accounts(self, stream: Stream) -> list[str]:
+        """The name of the account that asks each query of ``stream``."""
+        if self._disguise.accounts == 1:
+            return [THIEF] * len(stream)
+        return [f"{THIEF}-{number}" for number in (stream.account + 1).tolist()]
+
+    def _learn(self, batch: NDArray[np.float32], stream: Stream, answers: Answers) -> None:
+        """Shows him his answers up to each checkpoint in turn. Dummies count as sent, an honest user's work not."""
+        own = np.flatnonzero(~stream.cover)
+        honest = stream.cover & (self.cover.label == "honest")
+        sent = self.sent + np.cumsum(~honest)
+        reached = [at - self.useful for at in self._checkpoints if self.useful < at <= self.useful + len(own)]
+        for rows in np.split(own, reached):
+            if len(rows):
+                self._attacker.observe(batch[stream.source[rows]], answers.take(rows))
+            if reached:
+                self._measure(int(sent[own[reached.pop(0) - 1]]))
+        self.useful += len(own)
+        self.sent = int(sent[-1])
+
+    def _measure(self, queries: int) -> None:
+        try:
+            clone = self._attacker.clone()
+        except LabError:
+            return
+        self.curve.append(self._yardstick.measure(clone, queries))
+
+
+def checkpoints(budget: int) -> list[int]:
+    """``budget`` and its halves down to a hundred-and-twenty-eighth, but not below 10, ascending."""
+    return sorted({max(10, budget >> halvings) for halvings in range(8)})

@@ -28,12 +28,14 @@ COMMANDS = {
     "demo": CommandEntry("demo:demo", "lab", "Watch a model thief being found and stopped, here and now."),
     "run": CommandEntry("run:run", "service", "Run the detector."),
     "replay": CommandEntry("replay:replay", "service", "Judge recorded queries from files, without Kafka."),
+    "evaluate": CommandEntry("evaluate:evaluate", "lab", "Say which attacks are caught, when, and what the thief got."),
     "decisions": CommandEntry("decisions:app", "service", "List, add and delete decisions."),
     "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),
     "alerts": CommandEntry("alerts:app", "service", "Follow the alerts."),
     "config": CommandEntry("config:app", "service", "Check and show the settings."),
     "serve-demo": CommandEntry("serve_demo:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
     "traffic": CommandEntry("traffic:traffic", "lab", "Send honest and thieving queries to a model server."),
+    "redteam": CommandEntry("redteam:redteam", "lab", "Attack a model of yours, and keep the log of it."),
 }
 
 

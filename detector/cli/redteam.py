@@ -1,0 +1,97 @@
+"""``weirguard redteam``: steal a model of your own, and keep the log of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from detector.lab.experiment import Plan
+    from detector.lab.query_log import QueryLog
+
+
+def redteam(
+    *,
+    attack: Annotated[str, typer.Option(help="Name of the attack; a wrong one lists them all.", show_default=False)],
+    target: Annotated[str, typer.Option(help="URL that predicts, or a built-in victim's name.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Labelled query log to write, .parquet.", show_default=False)],
+    data: Annotated[
+        str, typer.Option(help="What the thief knows: a built-in data set, or .npz with features and labels.")
+    ] = "digits",
+    mapping: Annotated[
+        str, typer.Option(help="JSON of the URL: kserve-v1, kserve-v2, or a YAML file with request and answer.")
+    ] = "kserve-v1",
+    budget: Annotated[
+        int, typer.Option(min=1, help="Queries of the attack; to a URL, cover and retries included.")
+    ] = 1_000,
+    rate: Annotated[float, typer.Option(min=0.001, help="Queries a second; of a built-in victim, simulated.")] = 10.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same queries for the same answers.")] = 0,
+    wrapper: Annotated[str, typer.Option(help="How the thief hides; a wrong one lists them all.")] = "plain",
+    own: Annotated[
+        str | None,
+        typer.Option("--i-own-this-endpoint", help="Host of the URL, if not this machine, which you may attack."),
+    ] = None,
+) -> None:
+    """Run a model extraction attack on a model server of yours, or on a built-in victim among honest accounts.
+
+    Before the attack, a URL is asked for 600 answers that clones are judged by. The log says of each query what it
+    is, and in the file's metadata, what the clone was worth on the way.
+    """
+    from rich.console import Console
+
+    from detector.contracts.errors import ConfigurationError
+    from detector.lab.experiment import Plan
+    from detector.lab.query_log import write_query_log
+
+    if out.suffix != ".parquet":
+        raise ConfigurationError(f"{out}: the log is Parquet; name it FILE.parquet")
+    plan = Plan(attack, target, data, wrapper, budget, seed, pause=1 / rate)
+    console = Console(stderr=True)
+    with _bar(console, plan) as progress:
+        log = _over_http(plan, mapping, own, progress) if "://" in target else _in_process(plan, progress)
+    write_query_log(out, log)
+    console.print(_sentence(log, out), highlight=False, soft_wrap=True)
+
+
+def _over_http(plan: Plan, mapping: str, own: str | None, progress: Callable[[int], None]) -> QueryLog:
+    from detector.lab.endpoint import check_allowed
+    from detector.lab.mappings import mapping_of
+    from detector.lab.over_http import conduct_over_http
+
+    check_allowed(plan.victim, own)
+    return conduct_over_http(plan, mapping_of(mapping), progress)
+
+
+def _in_process(plan: Plan, progress: Callable[[int], None]) -> QueryLog:
+    from detector.lab.experiment import conduct
+
+    return conduct(plan, progress)
+
+
+@contextmanager
+def _bar(console: Console, plan: Plan) -> Iterator[Callable[[int], None]]:
+    """A progress bar over the attack's budget; what it gives is told how many queries were answered since."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.completed:,}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(plan.attack, total=plan.budget)
+        yield lambda queries: progress.advance(task, queries)
+
+
+def _sentence(log: QueryLog, out: Path) -> str:
+    run = log.run
+    clone = "no clone"
+    if run.curve:
+        last = run.curve[-1]
+        clone = f"a clone that agrees with it on {last.test:.1%} of natural and {last.uniform:.1%} of uniform inputs"
+    return (
+        f"{run.attack} on {run.victim}: {run.sent:,} queries, {run.useful:,} of them of use, and {clone}. "
+        f"{len(log.queries):,} queries in {out}."
+    )

@@ -1,0 +1,44 @@
+"""An attack on a model server, by its owner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+
+from detector.lab.endpoint import Endpoint, Limits
+from detector.lab.experiment import Plan, check_names, course_of, dataset_of, finished
+from detector.lab.fidelity import Yardstick
+from detector.lab.mappings import Mapping
+from detector.lab.query_log import QueryLog
+from detector.lab.services import OverHttp
+from detector.lab.traces import thief_trace
+
+MEASURING_ROWS = 300
+"""Natural inputs, and as many uniform ones, that clones are judged by: asked first, by an account of their own."""
+
+_MOST_MEASURING = 4 * MEASURING_ROWS
+
+
+def conduct_over_http(plan: Plan, mapping: Mapping, progress: Callable[[int], None] | None = None) -> QueryLog:
+    """The log of ``plan`` against the URL that is its ``victim``; see ``check_allowed``, which must come before.
+
+    Nothing beyond the budget is sent in the attack, cover and retries included, and nothing sooner than ``pause``
+    after the query before. There are no honest accounts, and measuring is not in the log. ``progress`` is told how
+    many queries of the attack were answered since. Raises LabError when the server gives no proper answer.
+    """
+    check_names(plan)
+    dataset = dataset_of(plan.dataset)
+    rate = 1 / plan.pause
+    with Endpoint(plan.victim, mapping, dataset.classes, Limits(_MOST_MEASURING, rate)) as measured:
+        yardstick = Yardstick.of(measured, dataset, plan.seed, MEASURING_ROWS)
+    with Endpoint(plan.victim, mapping, dataset.classes, Limits(plan.budget, rate)) as endpoint:
+        course = course_of(plan, dataset, OverHttp(endpoint, progress), yardstick)
+        course.run()
+        return finished(plan, _model(plan.victim), course, [thief_trace(plan.attack, course)])
+
+
+def _model(url: str) -> str:
+    """``url`` without what may be secret in it."""
+    target = httpx.URL(url)
+    return f"{target.netloc.decode()}{target.path}"

@@ -93,10 +93,10 @@ def stolen_blindly(models: Zoo, knowledge: Knowledge, latency: float, seed: int)
     return thief.clone()
 
 
-@pytest.mark.parametrize("latency", [4.0, 10.0])
 def test_the_sweep_steals_the_wanted_model_better_than_a_thief_who_knows_no_cell(
-    latency: float, models: Zoo, knowledge: Knowledge, split: Dataset
+    models: Zoo, knowledge: Knowledge, split: Dataset
 ) -> None:
+    latency = 10.0
     victim = models.models[wanted(models, latency)].victim
     informed, blind = [], []
     for seed in range(3):
@@ -105,7 +105,7 @@ def test_the_sweep_steals_the_wanted_model_better_than_a_thief_who_knows_no_cell
         informed.append(agreement(victim, attacker.clone(), split.test.features))
         blind.append(agreement(victim, stolen_blindly(models, knowledge, latency, seed), split.test.features))
     assert np.mean(informed) > 0.85
-    assert np.mean(informed) > np.mean(blind) + 0.03
+    assert np.mean(informed) > np.mean(blind) + 0.1
 
 
 def test_the_same_seed_asks_the_same_and_another_one_does_not(models: Zoo, knowledge: Knowledge) -> None:

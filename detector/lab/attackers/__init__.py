@@ -11,13 +11,17 @@ from detector.lab.attackers import (
     color,
     copycat,
     data_free,
+    equation_solving,
     finite_differences,
     jacobian_variants,
     jbda,
     knockoff,
+    line_search,
+    lowd_meek,
     model_inversion,
     path_finding_bottom_up,
     path_finding_top_down,
+    retraining,
     specification_sweep,
 )
 from detector.lab.attackers.attacker import Attacker, Knowledge
@@ -26,6 +30,7 @@ NewAttacker = Callable[[Knowledge, int, int], Attacker]
 """(what he knows, how many queries he may make, seed) -> a thief, who sets his other parameters as published."""
 
 ATTACKS: dict[str, NewAttacker] = {
+    "adaptive retraining": retraining.new_adaptive,
     "boundary walk": boundary_walk.new,
     "cloudleak cw": cloudleak.carlini_wagner,
     "cloudleak feature adversary": cloudleak.feature_adversary,
@@ -36,20 +41,26 @@ ATTACKS: dict[str, NewAttacker] = {
     "color": color.new,
     "copycat": copycat.new,
     "data-free": data_free.new,
+    "equation solving": equation_solving.new,
+    "equation solving mlp": equation_solving.new_mlp,
     "finite differences": finite_differences.new,
     "jbda": jbda.new,
     "k-center": active_learning.k_center,
     "knockoff adaptive": knockoff.adaptive,
     "knockoff random": knockoff.random,
+    "line-search retraining": line_search.new,
+    "lowd-meek": lowd_meek.new,
     "model inversion": model_inversion.new,
     "n-fgsm": jacobian_variants.n_fgsm,
     "n-i-fgsm": jacobian_variants.n_i_fgsm,
     "path finding bottom-up": path_finding_bottom_up.new,
     "path finding top-down": path_finding_top_down.new,
     "psml sweep": specification_sweep.new,
+    "rbf-svm retraining": retraining.new_rbf_svm,
     "t-rnd-fgsm": jacobian_variants.t_rnd_fgsm,
     "t-rnd-i-fgsm": jacobian_variants.t_rnd_i_fgsm,
     "uncertainty": active_learning.uncertainty,
+    "uniform retraining": retraining.new_uniform,
 }
 
 EVASIONS = frozenset({"boundary walk", "finite differences"})

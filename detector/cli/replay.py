@@ -47,34 +47,44 @@ def replay(
 
     console = Console(stderr=True)
     engine_config, policy = _configuration(settings, mode, delta)
-    with _bar(console, files) as progress:
+    with bar(console, "replay", rows_in(files)) as progress:
         summary = replay_files(files, out, engine_config=engine_config, policy=policy, merge=merge, progress=progress)
     console.print(_sentence(summary, out), highlight=False, soft_wrap=True)
 
 
-def _configuration(settings: Path | None, mode: ModeName | None, delta: float | None) -> tuple[EngineConfig, Policy]:
+def configuration(settings: Path | None) -> tuple[EngineConfig, Policy]:
+    """What the settings file and the environment say of engine and policy. Raises ConfigurationError."""
     from detector.runtime.settings import load_settings
     from detector.stream.building import engine_config, policy_of
 
     loaded = load_settings(settings)
-    config = engine_config(loaded)
-    if delta is not None:
-        config = changed(config, prada=changed(config.prada, delta=delta))
-    return (config if mode is None else changed(config, mode=mode.value)), policy_of(loaded)
+    return engine_config(loaded), policy_of(loaded)
+
+
+def rows_in(files: Sequence[Path]) -> int:
+    """How many rows, good and bad, ``files`` have together. Raises ConfigurationError."""
+    from detector.sources import format_of
+
+    return sum(format_of(path).rows(path) for path in files)
 
 
 @contextmanager
-def _bar(console: Console, files: Sequence[Path]) -> Iterator[Callable[[int], None]]:
-    """A progress bar over all rows of ``files``; what it gives is told how many were done since."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+def bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar; what it gives is told how many of ``total`` were done since."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
 
-    from detector.sources import format_of
+    columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), MofNCompleteColumn())
+    with Progress(*columns, Remaining(), console=console) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)
 
-    total = sum(format_of(path).rows(path) for path in files)
-    columns = (BarColumn(None), TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("replay", total=total)
-        yield lambda rows: progress.advance(task, rows)
+
+def _configuration(settings: Path | None, mode: ModeName | None, delta: float | None) -> tuple[EngineConfig, Policy]:
+    config, policy = configuration(settings)
+    if delta is not None:
+        config = changed(config, prada=changed(config.prada, delta=delta))
+    return (config if mode is None else changed(config, mode=mode.value)), policy
 
 
 def _sentence(summary: dict[str, Any], out: Path) -> str:

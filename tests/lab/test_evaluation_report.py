@@ -24,7 +24,9 @@ def words(*attacks: object, **changes: object) -> str:
 def test_the_headline_counts_what_is_missed() -> None:
     missed, caught = result(), result(first_verdict=5)
     assert headline(evaluation(missed, missed, caught)) == "2 of 3 attack runs are missed"
-    assert headline(evaluation(caught)) == "Every one of 1 attack run is caught"
+    assert headline(evaluation(missed)) == "1 of 1 attack run is missed"
+    assert headline(evaluation(caught)) == "The attack is caught"
+    assert headline(evaluation(caught, caught)) == "All 2 attack runs are caught"
     assert headline(evaluation()) == "No attack was in the logs"
 
 
@@ -102,6 +104,16 @@ def test_the_mark_stands_at_the_first_verdict_on_the_curve() -> None:
     assert len(steps(caught, "later")) == 3
     assert circle(missed) == steps(missed, "sooner")[-1]
     assert circle(missed)[0] == pytest.approx(axis.x(400), abs=0.1)
+
+
+def test_each_line_says_in_which_disguise_and_what_he_got() -> None:
+    runs = [result("a", wrapper="blocks"), result("b", first_verdict=200), result("c", first_verdict=9, curve=())]
+    said = [[text.text for text in line.findall(f"{SVG}text")] for line in lines(*runs)]
+    assert said == [
+        ["a, blocks", "small", "missed: 95%", "after all 400 queries"],
+        ["b", "small", "caught at query 200: 70%", "let alone: 95% after 400"],
+        ["c", "small", "caught at query 9", "no clone measured in 400 queries"],
+    ]
 
 
 def test_a_thief_caught_before_he_had_a_clone_is_marked_at_the_bottom() -> None:

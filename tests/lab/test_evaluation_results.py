@@ -60,13 +60,15 @@ def test_a_log_without_labels_is_refused(tmp_path: Path) -> None:
         judged(log)
 
 
-def log_of(account: str, honest: str, flagged: str) -> JudgedLog:
+def log_of(account: str, honest: str, flagged: str, seed: int = 0) -> JudgedLog:
     """A log a letter a row: whose it is, h for honest, f for flagged."""
+    names = sorted(set(account))
     mark = np.array([letter == "h" for letter in honest])
     kind = np.where(mark, "steady", "steps").astype(np.object_)
-    run = run_of(sent=int((~mark).sum()), useful=1)
-    return JudgedLog(run, np.array([ord(letter) for letter in account]), mark, kind,
-                     np.array([letter == "f" for letter in flagged]), 0)  # fmt: skip
+    run = run_of(sent=int((~mark).sum()), useful=1, seed=seed)
+    numbers = np.array([names.index(letter) for letter in account])
+    verdict = np.array([letter == "f" for letter in flagged])
+    return JudgedLog(run, [("m", name) for name in names], numbers, mark, kind, verdict, refused=0)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +92,16 @@ def test_the_first_verdict_counts_what_the_thief_had_sent(
 
 
 def test_an_account_that_steals_is_not_counted_among_the_honest() -> None:
-    logs = [log_of("abca", "hhh.", "f.f."), log_of("a", "h", "f")]
-    (kind,) = evaluation_of(logs, "prada", ("prada",)).honest
-    assert (kind.kind, kind.accounts, kind.flagged) == ("steady", 3, 2)
+    (kind,) = evaluation_of([log_of("abca", "hhh.", "f.f.")], "prada", ("prada",)).honest
+    assert (kind.kind, kind.accounts, kind.flagged) == ("steady", 2, 1)
+
+
+def test_the_same_honest_user_in_two_logs_of_a_seed_is_counted_once() -> None:
+    again = [log_of("ab", "hh", ".."), log_of("ab", "hh", "f."), log_of("ab", "hh", "..")]
+    (kind,) = evaluation_of(again, "prada", ("prada",)).honest
+    assert (kind.accounts, kind.flagged) == (2, 1)
+    (kind,) = evaluation_of([*again, log_of("ab", "hh", "..", seed=1)], "prada", ("prada",)).honest
+    assert (kind.accounts, kind.flagged) == (4, 1)
 
 
 def test_fidelity_is_read_off_the_curve_at_the_verdict_and_at_the_end() -> None:

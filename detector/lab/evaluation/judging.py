@@ -19,11 +19,12 @@ from detector.stream.recorded import judge_logs
 class JudgedLog:
     """The ``n`` queries of one log that could be judged, in log order, and the ``run`` that it tells of.
 
-    ``account`` int64 (n,) numbers the principals of each model; ``honest`` bool (n,) and ``kind`` (n,), texts: what the
-    log says they are; ``flagged`` bool (n,): the verdict as of that query. ``refused``: rows without a verdict.
+    ``account`` int64 (n,) into ``accounts``, each (model, principal); ``honest`` bool (n,) and ``kind`` (n,), texts:
+    what the log says they are; ``flagged`` bool (n,): the verdict as of that query. ``refused``: rows without one.
     """
 
     run: Run
+    accounts: list[tuple[str, str]]
     account: NDArray[np.int64]
     honest: NDArray[np.bool_]
     kind: NDArray[np.object_]
@@ -51,7 +52,9 @@ def judge_labelled(
         if progress:
             progress(len(part))
     judged = account >= 0
-    return JudgedLog(run, account[judged], honest[judged], kind[judged], flagged[judged], int((~judged).sum()))
+    return JudgedLog(
+        run, list(numbers), account[judged], honest[judged], kind[judged], flagged[judged], int((~judged).sum())
+    )
 
 
 def _marks(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.object_]]:

@@ -91,13 +91,13 @@ def _axes(axis: Axis, bottom: float) -> list[str]:
 def _line(run: AttackResult, axis: Axis, top: float) -> str:
     """Name, curve with its mark, and the outcome of one run."""
     base, kind, right = top + _PLOT, "caught" if run.caught else "missed", _WIDTH - _RIGHT
-    where = run.victim if run.wrapper == PLAIN else f"{run.victim}, {run.wrapper}"
+    name = run.attack if run.wrapper == PLAIN else f"{run.attack}, {run.wrapper}"
     outcome, detail = _outcome(run)
     return (
         f'<g class="{kind}"><line class="base" x1="{_LEFT}" y1="{base}" x2="{right}" y2="{base}"/>'
         + _curve(run, axis, base)
-        + _text(_short(run.attack), (0, base - 14), "name")
-        + _text(_short(where), (0, base + 1), "small")
+        + _text(_short(name), (0, base - 14), "name")
+        + _text(_short(run.victim), (0, base + 1), "small")
         + _text(outcome, (right + 16, base - 14), kind)
         + _text(detail, (right + 16, base + 1), "small")
         + "</g>"
@@ -120,11 +120,13 @@ def _curve(run: AttackResult, axis: Axis, base: float) -> str:
 
 def _outcome(run: AttackResult) -> tuple[str, str]:
     then, end = run.got_at_verdict, run.got_at_end
-    of_all = "no clone" if end is None else percent(end.test)
+    verdict = "missed" if run.first_verdict is None else f"caught at query {run.first_verdict:,}"
+    if end is None:
+        return verdict, f"no clone measured in {run.sent:,} queries"
     if run.first_verdict is None:
-        return f"missed: {of_all}", f"after all {run.sent:,} queries"
+        return f"{verdict}: {percent(end.test)}", f"after all {run.sent:,} queries"
     by_then = "no clone yet" if then is None else percent(then.test)
-    return f"caught at query {run.first_verdict:,}: {by_then}", f"let alone: {of_all} after {run.sent:,}"
+    return f"{verdict}: {by_then}", f"let alone: {percent(end.test)} after {run.sent:,}"
 
 
 def _short(words: str) -> str:

@@ -117,13 +117,17 @@ def evaluation_of(logs: Iterable[JudgedLog], detector: str, signals: tuple[str, 
 
 
 def honest_results(logs: Iterable[JudgedLog]) -> tuple[HonestResult, ...]:
-    """By kind: accounts without a single query of an attack; the kind most often flagged comes first."""
-    flagged_by_kind: dict[str, list[bool]] = {}
+    """By kind: accounts without a single query of an attack; the kind most often flagged comes first.
+
+    Logs of the same seed have the same honest users: an account of the same name on the same model is counted once.
+    """
+    flagged: dict[str, dict[tuple[int, str, str], bool]] = {}
     for log in logs:
         for account in _honest_accounts(log):
-            rows = log.account == account
-            flagged_by_kind.setdefault(log.kind[rows][0], []).append(bool(log.flagged[rows].any()))
-    results = [HonestResult.of(kind, len(flagged), sum(flagged)) for kind, flagged in flagged_by_kind.items()]
+            rows, whose = log.account == account, (log.run.seed, *log.accounts[account])
+            of_kind = flagged.setdefault(log.kind[rows][0], {})
+            of_kind[whose] = of_kind.get(whose, False) or bool(log.flagged[rows].any())
+    results = [HonestResult.of(kind, len(users), sum(users.values())) for kind, users in flagged.items()]
     return tuple(sorted(results, key=lambda each: (-each.flagged / each.accounts, each.kind)))
 
 

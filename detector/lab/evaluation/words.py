@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from detector.lab.evaluation.results import AttackResult, Evaluation, HonestResult
 
 _ONE_SIGNAL = {
-    "prada": "prada is the only signal at work. It sees a thief who walks in steps from his earlier queries, and no "
-    "other way of asking; more signals are what would catch the rest.",
+    "prada": "prada is the only signal at work. It looks for a thief who walks in steps from his earlier queries, and sees "
+    "no other way of asking; more signals are what would catch the rest.",
 }
 
 
@@ -19,7 +19,7 @@ def headline(evaluation: Evaluation) -> str:
     if not runs:
         return "No attack was in the logs"
     if not missed:
-        return f"Every one of {_count(runs, 'attack run')} is caught"
+        return f"All {runs:,} attack runs are caught" if runs > 1 else "The attack is caught"
     return f"{missed} of {_count(runs, 'attack run')} {'is' if missed == 1 else 'are'} missed"
 
 

@@ -1,0 +1,70 @@
+"""``weirguard evaluate``: logs or a suite in, a report out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detector.cli.main import main
+from detector.lab.evaluation import plans
+from detector.lab.experiment import Plan
+from tests.lab.labelled import traffic, write_traffic
+
+
+def _weirguard(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return int(stop.value.code or 0)
+
+
+def test_labelled_logs_become_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WEIRGUARD_DETECTION__MODE", "compatible")
+    seen = write_traffic(tmp_path / "a.parquet", traffic())
+    unseen = write_traffic(tmp_path / "b.parquet", traffic(90), attack="short")
+    assert _weirguard("evaluate", seen, unseen, "--out", tmp_path / "out") == 0
+    said = capsys.readouterr().err
+    assert "1 of 2 attack runs is missed" in said
+    assert "990/990" in said
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.index("| short |") < report.index("| steps |")
+    assert "prada in compatible mode" in report
+    assert "<svg" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_settings_decide_who_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write_traffic(tmp_path / "a.parquet", traffic())
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("detection: {mode: compatible, prada: {delta: 0.01}}")
+    assert _weirguard("evaluate", log, "--out", tmp_path / "out", "--settings", settings) == 0
+    assert "1 of 1 attack run is missed" in capsys.readouterr().err
+
+
+def test_a_suite_makes_its_logs_once_and_tells_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = Plan("jbda", "logistic regression", "iris", budget=20, accounts=3)
+    unfit = Plan("no such attack", "logistic regression", "iris")
+    monkeypatch.setitem(plans.SUITES, "quick", lambda: (small, unfit))
+    assert _weirguard("evaluate", "--suite", "quick", "--out", tmp_path) == 0
+    said = capsys.readouterr().err
+    assert "1 of 2 plans have an attack that cannot handle the victim" in said
+    assert "1 of 1 attack run is missed" in said
+    (log,) = (tmp_path / "logs").glob("*.parquet")
+    made = log.stat().st_mtime_ns
+    assert _weirguard("evaluate", "--suite", "quick", "--out", tmp_path) == 0
+    assert log.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("wrong", [(), ("a.parquet", "--suite", "quick"), ("--suite", "slow")])
+def test_neither_logs_nor_a_suite_or_both_is_refused(tmp_path: Path, wrong: tuple[str, ...]) -> None:
+    assert _weirguard("evaluate", *wrong, "--out", tmp_path / "out") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_labelled_log_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.parquet").write_text("no")
+    assert _weirguard("evaluate", tmp_path / "a.parquet", "--out", tmp_path / "out") == 2
+    assert "a.parquet" in capsys.readouterr().err

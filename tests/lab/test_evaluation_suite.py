@@ -1,0 +1,109 @@
+"""Suites make each log once, go on where they were stopped, and make the same logs for the same plans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from detector.contracts.errors import LabError
+from detector.lab.attackers import ATTACKS
+from detector.lab.datasets import DATASETS
+from detector.lab.evaluation import suite
+from detector.lab.evaluation.plans import SUITES
+from detector.lab.evaluation.suite import log_path, make_log, make_logs, plans_of
+from detector.lab.experiment import Plan
+from detector.lab.query_log import QueryLog, read_run
+from detector.lab.victims import VICTIMS
+from detector.lab.wrappers import WRAPPERS
+from tests.contracts.batches import make_batch
+from tests.lab.labelled import run_of
+
+PLAN = Plan("jbda", "logistic regression", "iris", budget=20, accounts=2)
+
+
+class Conduct:
+    """Stands in for the experiment: counts, and refuses one attack."""
+
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+
+    def __call__(self, plan: Plan) -> QueryLog:
+        self.plans.append(plan)
+        if plan.attack == "impossible":
+            raise LabError("the victim has no leaves")
+        return QueryLog(make_batch(rows=1), [], run_of(attack=plan.attack))
+
+
+@pytest.fixture
+def conducted(monkeypatch: pytest.MonkeyPatch) -> Conduct:
+    conduct = Conduct()
+    monkeypatch.setattr(suite, "conduct", conduct)
+    monkeypatch.setattr(suite, "write_query_log", lambda path, log: path.write_text(log.run.attack))
+    monkeypatch.setattr(suite, "_made", lambda missing: map(make_log, missing, missing.values()))
+    return conduct
+
+
+def test_a_suite_that_was_stopped_goes_on_where_it_was(tmp_path: Path, conducted: Conduct) -> None:
+    plans = [replace(PLAN, seed=seed) for seed in range(4)]
+    done: list[int] = []
+    make_logs(plans[:2], tmp_path, done.append)
+    logs = make_logs(plans, tmp_path, done.append)
+    assert conducted.plans == plans
+    assert logs == [log_path(tmp_path, plan) for plan in plans]
+    assert (sum(done[:3]), sum(done[3:])) == (2, 4)
+
+
+def test_a_plan_that_cannot_be_is_noted_and_not_tried_again(tmp_path: Path, conducted: Conduct) -> None:
+    plans = [replace(PLAN, attack="impossible"), PLAN]
+    assert make_logs(plans, tmp_path) == make_logs(plans, tmp_path) == [log_path(tmp_path, PLAN)]
+    assert conducted.plans == plans
+    (note,) = tmp_path.glob("*.txt")
+    assert "the victim has no leaves" in note.read_text()
+    assert "impossible" in note.read_text()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"attack": "x"}, {"victim": "x"}, {"dataset": "x"}, {"wrapper": "x"}, {"seed": 1}, {"budget": 1}]
+)
+def test_a_log_is_named_by_all_that_it_depends_on(tmp_path: Path, changes: dict[str, object]) -> None:
+    assert log_path(tmp_path, replace(PLAN, **changes)) != log_path(tmp_path, PLAN)  # type: ignore[arg-type]
+
+
+def test_another_version_of_the_lab_makes_other_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = log_path(tmp_path, PLAN)
+    monkeypatch.setattr(suite, "code_version", lambda: "another")
+    assert log_path(tmp_path, PLAN) != before
+
+
+def test_the_same_plans_make_the_same_bytes_in_processes_of_their_own(tmp_path: Path) -> None:
+    (first,), (second,) = (make_logs([PLAN], tmp_path / folder) for folder in ("a", "b"))
+    assert read_run(first).attack == "jbda"
+    assert first.name == second.name
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_name_in_a_suite_is_known(name: str) -> None:
+    for plan in plans_of(name):
+        assert plan.attack in ATTACKS, plan
+        assert plan.victim in VICTIMS, plan
+        assert plan.dataset in DATASETS, plan
+        assert plan.wrapper in WRAPPERS, plan
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_has_every_wrapper_and_counts_no_honest_user_twice(name: str) -> None:
+    plans = plans_of(name)
+    assert len(set(plans)) == len(plans)
+    assert {plan.wrapper for plan in plans} == set(WRAPPERS)
+    populated = [(plan.dataset, plan.seed) for plan in plans if plan.accounts]
+    assert populated
+    assert len(set(populated)) == len(populated)
+
+
+def test_the_full_suite_has_every_attack_and_every_victim() -> None:
+    plans = plans_of("full")
+    assert {plan.attack for plan in plans} == set(ATTACKS)
+    assert {plan.victim for plan in plans} == set(VICTIMS)

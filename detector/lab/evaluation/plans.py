@@ -87,7 +87,7 @@ _TARGETS = (
     ("convolutional network", "digits"),
 )
 _FULL_BUDGET = 2_000
-_FULL_ACCOUNTS = 280
+_FULL_ACCOUNTS = 112
 _CARRIER = "knockoff random"
 """In whose plain logs the honest users are: it handles every data set."""
 

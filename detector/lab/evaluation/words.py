@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from detector.lab.evaluation.results import AttackResult, Evaluation, HonestResult
 
 _ONE_SIGNAL = {
-    "prada": "prada is the only signal at work. It looks for a thief who walks in steps from his earlier queries, and sees "
-    "no other way of asking; more signals are what would catch the rest.",
+    "prada": "prada is the only signal at work. It looks for a thief who walks in steps from his earlier queries, and "
+    "sees no other way of asking; more signals are what would catch the rest.",
 }
 
 

@@ -33,7 +33,7 @@ def test_clones_improve_with_queries_and_more_than_by_random_ones(
 ) -> None:
     early, late = progress(name, knowledge, victim, split, BUDGET)
     assert early < late
-    assert late > 0.92
+    assert late > 0.9
     assert late > at_random + 0.03
 
 

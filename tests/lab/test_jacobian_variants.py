@@ -23,7 +23,7 @@ BUDGET = 1_600
 def test_clones_improve_with_queries(name: str, split: Dataset, victim: DigitsVictim) -> None:
     early, late = progress(name, Knowledge.of(split), victim, split, BUDGET)
     assert early < late
-    assert late > 0.97
+    assert late > 0.95
 
 
 @pytest.mark.parametrize("name", VARIANTS)

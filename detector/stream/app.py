@@ -110,7 +110,7 @@ def _add_agent(app: Application, settings: Settings) -> None:
     raw: dict[str, Any] = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
     app.topics.add(app.topic(*sources, **raw))
     app.weirguard_sources = frozenset(sources)
-    app.weirguard_deliveries = app.channel(maxsize=bulk_delivery.DELIVERIES_WAITING)
+    app.weirguard_deliveries = app.channel(maxsize=0)
 
     @app.agent(app.weirguard_deliveries, name="owner")
     async def own(stream: Any) -> None:

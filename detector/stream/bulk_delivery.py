@@ -14,8 +14,10 @@ from typing import Any
 from faust.types import TP
 
 RECORDS_AT_ONCE = 500
-DELIVERIES_WAITING = 4
+_DELIVERIES_WAITING = 4
 """More than this, and fetching waits for the agent."""
+
+_LOOK_SECONDS = 0.005
 
 
 def messages(stream: Any, first: list[Any]) -> list[Any]:
@@ -60,7 +62,9 @@ def _is_ours(consumer: Any, tp: TP, active: Collection[TP] | None) -> bool:
 
 
 async def _deliver(consumer: Any, records: dict[TP, list[Any]]) -> None:
-    """Put one list of messages into the agent's channel, unless the flow is stopped while that is full."""
+    """Put one list of messages into the agent's channel. What is not put is fetched again once the flow resumes."""
+    if not await _room(consumer):
+        return
     delivery = []
     for tp, batch in records.items():
         fresh = [record for record in batch if record.offset >= (consumer._read_offset[tp] or 0)]
@@ -69,10 +73,22 @@ async def _deliver(consumer: Any, records: dict[TP, list[Any]]) -> None:
         consumer.app.monitor.stream_inbound_time[tp] = monotonic()
     if not delivery:
         return
-    sent = consumer.app.weirguard_deliveries.send(value=delivery)
-    await consumer.wait_first(sent, consumer.suspend_flow.wait())
+    await consumer.app.weirguard_deliveries.send(value=delivery)
     for message in delivery:
         consumer._read_offset[message.tp] = message.offset
+
+
+async def _room(consumer: Any) -> bool:
+    """Wait until the agent has taken enough; False when the flow was stopped before that.
+
+    The queue itself has no limit: Faust cancels whoever waits to put into one that it clears, and that ends the worker.
+    """
+    generation = consumer.app.consumer_generation_id
+    while any(agent.queue.qsize() >= _DELIVERIES_WAITING for agent in consumer.app.weirguard_deliveries._subscribers):
+        await consumer.sleep(_LOOK_SECONDS)
+        if not consumer.flow_active or consumer.should_stop or consumer.app.consumer_generation_id != generation:
+            return False
+    return True
 
 
 async def _skip_holes(consumer: Any, tp: TP, batch: list[Any]) -> None:

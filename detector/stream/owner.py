@@ -107,6 +107,7 @@ class Owner:
         try:
             ends = await self._in_broker_thread(self._broker.ends, self._topics.queries, fresh)
             await asyncio.gather(*(self._take_over(number, ends[number]) for number in fresh))
+            await faust_edges.commit(self._app, self.next_offsets())
         except OwnershipLost as error:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
         except Exception as error:  # noqa: BLE001 - Faust ignores errors of this callback

@@ -80,7 +80,8 @@ class Reporter:
         self, partitions: Collection[Partition], ends: Mapping[Place, int], committed: Mapping[Place, int]
     ) -> None:
         """A look at everything held, every few seconds; ``ends`` are the sources' end offsets as last heard of."""
-        behind = {place: max(end - self.applied.get(place, -1) - 1, 0) for place, end in ends.items()}
+        held = {(source, one.number): offset for one in partitions for source, offset in one.applied.items()}
+        behind = {place: max(end - held.get(place, -1) - 1, 0) for place, end in ends.items()}
         self.health.behind(sum(behind.values()))
         self.metrics.replace(names.RECORDS_BEHIND, _labelled(behind))
         waiting = {place: max(offset + 1 - committed.get(place, 0), 0) for place, offset in self.applied.items()}

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from faust.channels import Channel
 from faust.transport.consumer import Consumer
 from faust.types import TP
 
@@ -36,21 +37,22 @@ class FaustConsumer:
 
     def __init__(self, fetched: dict[TP, list[Record]] | None, active: set[TP] | None) -> None:
         self.should_stop = False
+        self.queue: asyncio.Queue[object] = asyncio.Queue()
         self.flow_active = True
-        self.suspend_flow = asyncio.Event()
         self.scheduler = SimpleNamespace(
             iterate=lambda by_tp: chain(*([(tp, r) for r in b] for tp, b in by_tp.items()))
         )
         self.delivered: list[list[Message]] = []
         self.gaps: list[tuple[TP, int, int]] = []
         self.seeks = 0
+        self.looks = 0
         self._read_offset: dict[TP, int | None] = defaultdict(lambda: None)
         self._buffered_partitions: set[TP] = set()
         self._fetched = fetched, active
         self.app = SimpleNamespace(
             consumer_generation_id=1,
             weirguard_sources=frozenset({"queries"}),
-            weirguard_deliveries=SimpleNamespace(send=self._send),
+            weirguard_deliveries=SimpleNamespace(send=self._send, _subscribers=[SimpleNamespace(queue=self.queue)]),
             monitor=SimpleNamespace(stream_inbound_time={}, track_tp_end_offset=lambda *_: None),
         )
 
@@ -60,9 +62,10 @@ class FaustConsumer:
     async def _send(self, value: list[Message]) -> None:
         self.delivered.append(value)
 
-    async def wait_first(self, *waits: Any) -> None:
-        await waits[0]
-        waits[1].close()
+    async def sleep(self, seconds: float) -> None:
+        self.looks += 1
+        if self.looks == 3:
+            self.flow_active = False
 
     async def _add_gap(self, tp: TP, first: int, last: int) -> None:
         self.gaps.append((tp, first, last))
@@ -120,6 +123,16 @@ def test_nothing_is_delivered_while_the_flow_is_stopped(stop: str) -> None:
     assert consumer.seeks == (stop == "flow_active")
 
 
+def test_while_the_agent_is_behind_nothing_is_delivered_and_nothing_counts_as_read() -> None:
+    def fill(consumer: FaustConsumer) -> None:
+        for _ in range(4):
+            consumer.queue.put_nowait(None)
+
+    consumer, _ = taken({ZERO: [0]}, fill)
+    assert (consumer.delivered, consumer.looks) == ([], 3)
+    assert not any(consumer._read_offset.values())
+
+
 def test_a_new_generation_ends_the_fetch() -> None:
     async def run() -> list[Message]:
         consumer = FaustConsumer({LOG: [Record(0), Record(1)]}, None)
@@ -137,3 +150,4 @@ def test_faust_still_does_what_this_stands_in_for() -> None:
     for piece in ("_wait_next_records", "consumer_generation_id", "_buffered_partitions", "perform_seek"):
         assert piece in source
     assert "wait_first(" in inspect.getsource(Consumer._drain_messages)
+    assert "_subscribers" in inspect.getsource(Channel)

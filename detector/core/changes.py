@@ -58,7 +58,7 @@ def shares(step: Record, deltas: Mapping[str, Delta], edges: Sequence[int]) -> l
     shard_of_pool = np.repeat(np.arange(len(edges) - 1), np.diff(pools))
     rows = np.searchsorted(shard_of_pool[step["row_pool"]], np.arange(len(edges)))
     events = {name: _event_edges(delta, slots) for name, delta in deltas.items()}
-    cuts = zip(*(_pairs(bounds.tolist()) for bounds in (np.asarray(edges), slots, pools, rows)), strict=True)
+    cuts = zip(*(pairwise(bounds) for bounds in (edges, *(cut.tolist() for cut in (slots, pools, rows)))), strict=True)
     return [
         (
             _share(step, segment[0], slot, pool, row),
@@ -69,10 +69,6 @@ def shares(step: Record, deltas: Mapping[str, Delta], edges: Sequence[int]) -> l
 
 
 _Pair = tuple[int, int]
-
-
-def _pairs(bounds: list[int]) -> list[_Pair]:
-    return list(pairwise(bounds))
 
 
 def _share(step: Record, first_slot: int, slot: _Pair, pool: _Pair, row: _Pair) -> Record:
@@ -93,7 +89,7 @@ def _share(step: Record, first_slot: int, slot: _Pair, pool: _Pair, row: _Pair) 
 def _event_edges(delta: Delta, slots: Array) -> dict[str, list[_Pair]]:
     """By event name, where each shard's begin and end."""
     names = [name.removesuffix("_slot") for name in delta if name.endswith("_slot")]
-    return {name: _pairs(np.searchsorted(delta[f"{name}_slot"], slots).tolist()) for name in names}
+    return {name: [*pairwise(np.searchsorted(delta[f"{name}_slot"], slots).tolist())] for name in names}
 
 
 def _delta_share(delta: Delta, slot: _Pair, pool: _Pair, events: Mapping[str, list[_Pair]], shard: int) -> Delta:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +29,15 @@ class Answers:
         labels: NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return labels
 
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """All of ``parts`` in order; what one of them does not tell, the whole does not."""
+        return cls(
+            np.concatenate([part.probabilities for part in parts]),
+            _joined([part.leaf for part in parts]),
+            _joined([part.asked for part in parts]),
+        )
+
     def first(self, count: int) -> Answers:
         """Those to the first ``count`` inputs."""
         leaf = None if self.leaf is None else self.leaf[:count]
@@ -39,6 +49,11 @@ class Answers:
         leaf = None if self.leaf is None else self.leaf[rows]
         asked = None if self.asked is None else self.asked[rows]
         return Answers(self.probabilities[rows], leaf, asked)
+
+
+def _joined(columns: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
+    told = [column for column in columns if column is not None]
+    return np.concatenate(told) if len(told) == len(columns) else None
 
 
 class Classifier(Protocol):

@@ -52,7 +52,7 @@ def thief_trace(attack: str, course: Course) -> Trace:
     if not course.exchanges:
         raise LabError(f"{attack}: not one query was answered")
     streams = [exchange.stream for exchange in course.exchanges]
-    answers = _joined([exchange.answers for exchange in course.exchanges])
+    answers = Answers.joined([exchange.answers for exchange in course.exchanges])
     features = np.concatenate([stream.features for stream in streams])
     cover = np.concatenate([stream.cover for stream in streams])
     marks = (Mark(_label_of(attack), attack), course.cover)
@@ -144,9 +144,3 @@ def _logged(output_kind: OutputKind, outputs: NDArray[np.float64]) -> NDArray[np
 def _leaves(traces: Sequence[Trace], order: NDArray[np.int64]) -> NDArray[np.int64] | None:
     leaves = [trace.leaf for trace in traces if trace.leaf is not None]
     return np.concatenate(leaves)[order] if len(leaves) == len(traces) else None
-
-
-def _joined(parts: Sequence[Answers]) -> Answers:
-    leaves = [part.leaf for part in parts if part.leaf is not None]
-    leaf = np.concatenate(leaves) if len(leaves) == len(parts) else None
-    return Answers(np.concatenate([part.probabilities for part in parts]), leaf)

@@ -33,7 +33,7 @@ class Dialogue:
     def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
         for number, key in enumerate(_keys(features), self._spent):
             self._known[key] = number
-        self._answers = answers if self._answers is None else _joined(self._answers, answers)
+        self._answers = answers if self._answers is None else Answers.joined([self._answers, answers])
         while len(self._wanted) and not self._fresh():
             self._advance()
 
@@ -58,10 +58,3 @@ class Dialogue:
 
 def _keys(features: NDArray[np.float32]) -> list[bytes]:
     return [row.tobytes() for row in np.ascontiguousarray(features, dtype=np.float32)]
-
-
-def _joined(earlier: Answers, later: Answers) -> Answers:
-    probabilities = np.concatenate([earlier.probabilities, later.probabilities])
-    leaf = None if earlier.leaf is None or later.leaf is None else np.concatenate([earlier.leaf, later.leaf])
-    asked = None if earlier.asked is None or later.asked is None else np.concatenate([earlier.asked, later.asked])
-    return Answers(probabilities, leaf, asked)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.lab.attackers.network import softmax
+
 Array = NDArray[np.float64]
 
 _ITERATIONS = 500
@@ -43,12 +45,6 @@ def fit_softmax(features: Array, probabilities: Array) -> SoftmaxRegression:
     options = {"maxiter": _ITERATIONS, "gtol": 1e-9, "ftol": 1e-15}
     found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
     return SoftmaxRegression(found.x.reshape(start.shape))
-
-
-def softmax(logits: Array) -> Array:
-    """Row by row."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def summing_to_one(probabilities: Array) -> Array:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.lab.attackers.softmax import cross_entropy, softmax, summing_to_one
+from detector.lab.attackers.network import softmax
+from detector.lab.attackers.softmax import cross_entropy, summing_to_one
 
 Array = NDArray[np.float64]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from itertools import cycle, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +15,8 @@ from detector.lab.answers import Answers
 from detector.lab.attackers import EVASIONS
 from detector.lab.course import Course
 from detector.lab.data import Dataset
-from detector.lab.honest.habit import Habit
-from detector.lab.honest.populations import habits_of
+from detector.lab.honest.habit import Ask
+from detector.lab.honest.populations import population
 from detector.lab.query_log import Label, Mark, QueryLog, Run
 from detector.lab.services import Service
 
@@ -75,27 +73,22 @@ def honest_traces(dataset: Dataset, service: Service, accounts: int, seed: int, 
 
     The habits of the data set come round in turn, known false alarms included.
     """
-    seen: Counter[str] = Counter()
     traces = []
-    for number, habit in enumerate(islice(cycle(habits_of(dataset).values()), accounts)):
-        seen[habit.name] += 1
-        name = f"{habit.name.replace(' ', '-')}-{seen[habit.name]}"
-        at, features = _asked(habit, dataset, np.random.default_rng([seed, 2, number]), seconds)
+    for user in population(dataset, accounts, seed):
+        at, features = _asked(user.asks, dataset.dimension, seconds)
         if len(features):
-            answers = service.ask(features, [name] * len(at), at)
+            accounts_of_rows, marks = [user.account] * len(at), [Mark("honest", user.habit)] * len(at)
+            answers = service.ask(features, accounts_of_rows, at)
             outputs = service.said(features, answers)
-            marks = [Mark("honest", habit.name)] * len(at)
-            traces.append(Trace([name] * len(at), marks, at, features, outputs, answers.leaf))
+            traces.append(Trace(accounts_of_rows, marks, at, features, outputs, answers.leaf))
     return traces
 
 
-def _asked(
-    habit: Habit, dataset: Dataset, rng: np.random.Generator, seconds: float
-) -> tuple[NDArray[np.float64], Rows]:
-    """When a user of that habit asks what: float64 (n,) seconds and float32 (n, d)."""
+def _asked(asks: Iterator[Ask], dimension: int, seconds: float) -> tuple[NDArray[np.float64], Rows]:
+    """When a user with these ``asks`` asks what: float64 (n,) seconds and float32 (n, d)."""
     at: list[float] = []
-    rows, now = [np.empty((0, dataset.dimension), np.float32)], 0.0
-    for ask in habit.behaviour(dataset.honest, rng):
+    rows, now = [np.empty((0, dimension), np.float32)], 0.0
+    for ask in asks:
         now += ask.pause
         if now > seconds or len(at) == _MOST_HONEST_QUERIES:
             break

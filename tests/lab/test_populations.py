@@ -31,7 +31,7 @@ def table() -> Dataset:
 
 
 def rows(user: HonestUser, number: int = ROWS) -> np.ndarray:
-    return np.stack(list(islice(user.rows, number)))
+    return np.stack(list(islice((row for ask in user.asks for row in ask.rows), number)))
 
 
 def asked(habit: str, dataset: Dataset, number: int = ROWS) -> np.ndarray:

@@ -11,15 +11,15 @@ import numpy as np
 
 from detector.lab.data import Dataset
 from detector.lab.honest import HABITS, tabular
-from detector.lab.honest.habit import Habit, Rng, Rows
+from detector.lab.honest.habit import Ask, Habit
 
 
 class HonestUser(NamedTuple):
-    """``rows``: his inputs, each float32 (d,), in order; endless, unless it is his ``habit`` to go home."""
+    """``asks``: his requests in order; endless, unless it is his ``habit`` to go home."""
 
     account: str
     habit: str
-    rows: Iterator[Rows]
+    asks: Iterator[Ask]
 
 
 def habits_of(dataset: Dataset) -> dict[str, Habit]:
@@ -38,10 +38,6 @@ def population(dataset: Dataset, accounts: int, seed: int) -> list[HonestUser]:
     for number, habit in enumerate(islice(cycle(habits_of(dataset).values()), accounts)):
         seen[habit.name] += 1
         name = f"{habit.name.replace(' ', '-')}-{seen[habit.name]}"
-        users.append(HonestUser(name, habit.name, _rows(habit, dataset, np.random.default_rng([seed, 3, number]))))
+        asks = habit.behaviour(dataset.honest, np.random.default_rng([seed, 2, number]))
+        users.append(HonestUser(name, habit.name, asks))
     return users
-
-
-def _rows(habit: Habit, dataset: Dataset, rng: Rng) -> Iterator[Rows]:
-    for ask in habit.behaviour(dataset.honest, rng):
-        yield from ask.rows

@@ -6,44 +6,27 @@ from functools import cache
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
-from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Answers, Classifier, Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.attackers.tanh_network import HIDDEN, TanhNetwork
-from tests.lab.tabular_cases import Case, case
-from tests.lab.victims_for_tests import LabelOnly, Rounded
+from detector.lab.cases import Case, logistic, perceptron, softmax
+from detector.lab.victims.answers_given import LabelOnly, Rounded
+from tests.lab.thieves import robbed
 
 SOLVING = ATTACKS["equation solving"]
 SOLVING_MLP = ATTACKS["equation solving mlp"]
 
-LOADERS = {"wine": load_wine, "iris": load_iris, "digits": load_digits}
-
-
-@cache
-def tumours() -> Case:
-    return case(load_breast_cancer, LogisticRegression(max_iter=1_000))
-
-
-@cache
-def softmax_case(table: str) -> Case:
-    return case(LOADERS[table], LogisticRegression(max_iter=1_000))
-
-
-@cache
-def perceptron() -> Case:
-    return case(load_wine, MLPClassifier((HIDDEN,), activation="tanh", alpha=0.01, max_iter=3_000, random_state=0))
+TABLES = pytest.mark.parametrize("table", ["wine", "iris", "digits"])
 
 
 @cache
 def perceptron_clone(share: float, served: Victim | None = None) -> Classifier:
     """After ``share`` queries for each of the perceptron's parameters, d h + h + h c + c of them."""
     parameters = 13 * HIDDEN + HIDDEN + HIDDEN * 3 + 3
-    return perceptron().robbed(SOLVING_MLP, int(share * parameters), served=served)
+    return robbed(perceptron(), SOLVING_MLP, int(share * parameters), served=served)
 
 
 def unknowns(of: Case) -> int:
@@ -54,38 +37,38 @@ def unknowns(of: Case) -> int:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_logistic_model_is_recovered_exactly_with_d_plus_1_queries(seed: int) -> None:
-    clone = tumours().robbed(SOLVING, 31, seed=seed)
-    assert tumours().agreements(clone) == (1, 1)
-    assert max(tumours().variations(clone)) < 1e-9
+    clone = robbed(logistic(), SOLVING, 31, seed=seed)
+    assert logistic().agreements(clone) == (1, 1)
+    assert max(logistic().variations(clone)) < 1e-9
 
 
 def test_one_equation_less_does_not_do() -> None:
-    clone = tumours().robbed(SOLVING, 30)
-    assert min(tumours().agreements(clone)) < 1
-    assert min(tumours().variations(clone)) > 1e-3
+    clone = robbed(logistic(), SOLVING, 30)
+    assert min(logistic().agreements(clone)) < 1
+    assert min(logistic().variations(clone)) > 1e-3
 
 
-@pytest.mark.parametrize("table", LOADERS)
+@TABLES
 def test_a_softmax_is_recovered_with_as_many_queries_as_parameters(table: str) -> None:
-    of = softmax_case(table)
-    clone = of.robbed(SOLVING, unknowns(of))
+    of = softmax(table)
+    clone = robbed(of, SOLVING, unknowns(of))
     assert min(of.agreements(clone)) > 0.999
     assert max(of.variations(clone)) < 1e-7
 
 
 def test_behind_two_digits_it_takes_ten_times_the_queries() -> None:
-    of = tumours()
-    few, many = (of.robbed(SOLVING, budget, served=Rounded(of.victim, 2)) for budget in (31, 310))
+    of = logistic()
+    few, many = (robbed(of, SOLVING, budget, served=Rounded(of.victim, 2)) for budget in (31, 310))
     assert max(of.agreements(few)) < 0.97
     assert min(of.agreements(many)) > 0.98
     assert max(of.variations(many)) < min(of.variations(few))
 
 
-@pytest.mark.parametrize("table", LOADERS)
+@TABLES
 def test_the_coarser_the_answers_the_worse_the_clone(table: str) -> None:
-    of = softmax_case(table)
+    of = softmax(table)
     answering = (of.victim, Rounded(of.victim, 4), Rounded(of.victim, 2), LabelOnly(of.victim))
-    variations = [of.variations(of.robbed(SOLVING, unknowns(of), served=served))[1] for served in answering]
+    variations = [of.variations(robbed(of, SOLVING, unknowns(of), served=served))[1] for served in answering]
     assert variations == sorted(variations)
     assert variations[0] < 1e-9
     assert variations[1] > 1e-5
@@ -94,9 +77,9 @@ def test_the_coarser_the_answers_the_worse_the_clone(table: str) -> None:
 
 
 def test_labels_alone_give_no_equations() -> None:
-    of = tumours()
-    assert min(of.agreements(of.robbed(SOLVING, 31, served=LabelOnly(of.victim)))) < 0.8
-    assert min(of.agreements(of.robbed(SOLVING, 310, served=LabelOnly(of.victim)))) < 0.95
+    of = logistic()
+    assert min(of.agreements(robbed(of, SOLVING, 31, served=LabelOnly(of.victim)))) < 0.8
+    assert min(of.agreements(robbed(of, SOLVING, 310, served=LabelOnly(of.victim)))) < 0.95
 
 
 def test_a_perceptron_is_learned_the_better_the_more_queries_per_parameter() -> None:
@@ -143,13 +126,13 @@ def test_it_asks_the_whole_budget_at_once_and_uniformly_over_the_ranges() -> Non
 
 
 def test_the_same_seed_asks_the_same_and_another_one_other_things() -> None:
-    first, again, other = (SOLVING(tumours().knowledge, 31, seed).next_batch() for seed in (1, 1, 2))
+    first, again, other = (SOLVING(logistic().knowledge, 31, seed).next_batch() for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_what_was_refused_is_asked_anew_and_the_clone_is_made_of_the_rest() -> None:
-    of = tumours()
+    of = logistic()
     attacker = SOLVING(of.knowledge, 31, 0)
     first = attacker.next_batch()[:20]
     attacker.observe(first, of.victim.answer(first))
@@ -162,7 +145,7 @@ def test_what_was_refused_is_asked_anew_and_the_clone_is_made_of_the_rest() -> N
 
 
 def test_there_is_no_clone_before_the_first_answer() -> None:
-    attacker = SOLVING(tumours().knowledge, 31, 0)
+    attacker = SOLVING(logistic().knowledge, 31, 0)
     with pytest.raises(LabError, match="nothing has been answered"):
         attacker.clone()
     attacker.observe(np.zeros((1, 30), np.float32), Answers(np.array([[0.25, 0.75]])))

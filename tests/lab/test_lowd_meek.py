@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.datasets import load_breast_cancer
-from sklearn.linear_model import LogisticRegression
 
 from detector.contracts.errors import LabError
 from detector.contracts.queries import OutputKind
 from detector.lab.answers import Answers, Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Attacker, Knowledge, run_offline
-from tests.lab.tabular_cases import Case, case
-from tests.lab.victims_for_tests import LabelOnly, knowledge_of
+from detector.lab.cases import logistic, thief_of
+from detector.lab.victims.answers_given import LabelOnly
+from tests.lab.thieves import robbed
 
 LOWD_MEEK = ATTACKS["lowd-meek"]
 EQUATION_SOLVING = ATTACKS["equation solving"]
 MOST = 5_650  # what the dearest of Tramèr's models took
-
-
-@cache
-def tumours() -> Case:
-    return case(load_breast_cancer, LogisticRegression(max_iter=1_000))
 
 
 class Plane:
@@ -54,7 +46,7 @@ def questions(attacker: Attacker, victim: Victim) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_linear_model_is_copied_from_labels_alone(seed: int) -> None:
-    of = tumours()
+    of = logistic()
     attacker = LOWD_MEEK(of.knowledge, MOST, seed)
     queries = run_offline(attacker, LabelOnly(of.victim))
     assert min(of.agreements(attacker.clone())) > 0.98
@@ -62,16 +54,16 @@ def test_a_linear_model_is_copied_from_labels_alone(seed: int) -> None:
 
 
 def test_it_takes_over_ten_times_the_queries_of_equation_solving() -> None:
-    of = tumours()
-    solved = of.robbed(EQUATION_SOLVING, 31)
-    searched = of.robbed(LOWD_MEEK, 10 * 31, served=LabelOnly(of.victim))
+    of = logistic()
+    solved = robbed(of, EQUATION_SOLVING, 31)
+    searched = robbed(of, LOWD_MEEK, 10 * 31, served=LabelOnly(of.victim))
     assert of.agreements(solved) == (1, 1)
     assert min(of.agreements(searched)) < 0.98
 
 
 def test_a_weight_that_is_found_counts_from_then_on() -> None:
     victim = Plane([1.0, -0.5, 0.25, 2.0], 0.1)
-    knowledge = knowledge_of(np.zeros((0, 4), np.float32), 2)
+    knowledge = thief_of(np.zeros((0, 4), np.float32), 2)
     inputs = np.random.default_rng(5).uniform(-1, 1, (5_000, 4)).astype(np.float32)
     right = []
     for budget in (30, 60, 200):
@@ -98,7 +90,7 @@ def test_weights_of_very_different_size_and_of_none_are_told_apart_in_any_range(
 
 
 def test_it_mostly_changes_one_feature_between_one_question_and_the_next() -> None:
-    of = tumours()
+    of = logistic()
     asked = questions(LOWD_MEEK(of.knowledge, MOST, 0), LabelOnly(of.victim))
     changed = (np.diff(asked, axis=0) != 0).sum(axis=1)
     assert (changed <= 3).mean() > 0.95
@@ -106,7 +98,7 @@ def test_it_mostly_changes_one_feature_between_one_question_and_the_next() -> No
 
 
 def test_the_clone_of_one_label_names_it() -> None:
-    attacker = LOWD_MEEK(knowledge_of(np.zeros((0, 4), np.float32), 2), 5, 0)
+    attacker = LOWD_MEEK(thief_of(np.zeros((0, 4), np.float32), 2), 5, 0)
     with pytest.raises(LabError, match="nothing has been answered"):
         attacker.clone()
     assert len(questions(attacker, Plane([1.0, 0, 0, 0], -9))) == 5
@@ -114,8 +106,8 @@ def test_the_clone_of_one_label_names_it() -> None:
 
 
 def test_the_same_seed_asks_the_same_and_another_one_other_things() -> None:
-    victim = LabelOnly(tumours().victim)
-    first, again, other = (questions(LOWD_MEEK(tumours().knowledge, 90, seed), victim) for seed in (1, 1, 2))
+    victim = LabelOnly(logistic().victim)
+    first, again, other = (questions(LOWD_MEEK(logistic().knowledge, 90, seed), victim) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -123,7 +115,7 @@ def test_the_same_seed_asks_the_same_and_another_one_other_things() -> None:
 def test_more_than_two_classes_and_categories_are_refused() -> None:
     none = np.zeros((0, 2), np.float32)
     with pytest.raises(LabError, match="two classes, not of 3"):
-        LOWD_MEEK(knowledge_of(none, 3), 100, 0)
+        LOWD_MEEK(thief_of(none, 3), 100, 0)
     ends = np.ones(2, np.float32)
     with pytest.raises(LabError, match=r"features \[1\] are categorical"):
         LOWD_MEEK(Knowledge(2, -ends, ends, np.array([0, 4]), none, none), 100, 0)

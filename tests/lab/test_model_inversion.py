@@ -10,6 +10,7 @@ from detector.lab.attackers import model_inversion
 from detector.lab.attackers.attacker import Knowledge, run_offline
 from detector.lab.attackers.model_inversion import CONFIDENCE, STEP, ModelInversion
 from detector.lab.attackers.numerical import gradient, neighbours
+from detector.lab.cases import SklearnVictim
 from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
 from detector.lab.fidelity import agreement
@@ -69,8 +70,6 @@ def test_an_account_wants_one_class_in_rising_confidence_by_tiny_steps(split: Da
 
 def test_it_climbs_in_any_range_and_a_categorical_feature_is_refused() -> None:
     from sklearn.linear_model import LogisticRegression
-
-    from tests.lab.victims_for_tests import SklearnVictim
 
     wine = DATASETS["wine"]()
     victim = SklearnVictim(LogisticRegression(C=100).fit(wine.training.features, wine.training.labels))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.datasets import load_breast_cancer, load_wine, make_moons
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import SVC
 
 from detector.contracts.errors import LabError
 from detector.lab.attackers import ATTACKS, NewAttacker
 from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.attackers.lines import opposite_pairs
-from tests.lab.tabular_cases import Case, case
-from tests.lab.victims_for_tests import LabelOnly
+from detector.lab.cases import Case, logistic, moons, softmax
+from detector.lab.victims.answers_given import LabelOnly
+from tests.lab.thieves import robbed
 
 UNIFORM, LINES, ADAPTIVE, RBF_SVM = (
     ATTACKS[name]
@@ -26,29 +22,10 @@ EACH = pytest.mark.parametrize("new", [UNIFORM, LINES, ADAPTIVE, RBF_SVM], ids=[
 SEEDS = range(3)
 
 
-@cache
-def tumours() -> Case:
-    return case(load_breast_cancer, LogisticRegression(max_iter=1_000))
-
-
-@cache
-def wine() -> Case:
-    return case(load_wine, LogisticRegression(max_iter=1_000))
-
-
-@cache
-def moons() -> Case:
-    def load(return_X_y: bool) -> tuple[NDArray[np.float64], NDArray[np.int64]]:  # noqa: N803 - as scikit-learn's
-        features, labels = make_moons(600, noise=0.15, random_state=0)
-        return features, labels
-
-    return case(load, SVC(C=10, gamma=2.0))
-
-
 def mean_agreements(of: Case, new: NewAttacker, budget: int) -> NDArray[np.float64]:
     """1 - R_test and 1 - R_unif, the mean over three seeds."""
     served = LabelOnly(of.victim)
-    clones = [of.robbed(new, budget, served=served, seed=seed) for seed in SEEDS]
+    clones = [robbed(of, new, budget, served=served, seed=seed) for seed in SEEDS]
     return np.asarray(np.mean([of.agreements(clone) for clone in clones], axis=0))
 
 
@@ -66,31 +43,31 @@ def rounds(of: Case, attacker: Attacker) -> list[NDArray[np.float32]]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_adaptive_retraining_copies_a_linear_model(seed: int) -> None:
-    clone = tumours().robbed(ADAPTIVE, 60 * 31, served=LabelOnly(tumours().victim), seed=seed)
-    assert min(tumours().agreements(clone)) > 0.98
+    clone = robbed(logistic(), ADAPTIVE, 60 * 31, served=LabelOnly(logistic().victim), seed=seed)
+    assert min(logistic().agreements(clone)) > 0.98
 
 
 def test_on_a_linear_model_lines_beat_uniform_inputs_and_adaptive_ones_do_best() -> None:
-    uniform, lines, adaptive = (mean_agreements(tumours(), new, 30 * 31) for new in (UNIFORM, LINES, ADAPTIVE))
+    uniform, lines, adaptive = (mean_agreements(logistic(), new, 30 * 31) for new in (UNIFORM, LINES, ADAPTIVE))
     assert uniform[0] < lines[0] < adaptive[0]
     assert uniform[1] < lines[1] < adaptive[1]
 
 
 def test_on_a_softmax_lines_do_not_help_but_asking_near_the_boundary_does() -> None:
-    uniform, lines, adaptive = (mean_agreements(wine(), new, 30 * 14)[1] for new in (UNIFORM, LINES, ADAPTIVE))
+    uniform, lines, adaptive = (mean_agreements(softmax("wine"), new, 30 * 14)[1] for new in (UNIFORM, LINES, ADAPTIVE))
     assert lines < uniform < adaptive
     assert adaptive > 0.99
 
 
 @pytest.mark.parametrize("new", [UNIFORM, LINES, ADAPTIVE], ids=["uniform", "lines", "adaptive"])
 def test_more_queries_give_a_better_clone(new: NewAttacker) -> None:
-    few, many = (mean_agreements(wine(), new, share * 14) for share in (3, 30))
+    few, many = (mean_agreements(softmax("wine"), new, share * 14) for share in (3, 30))
     assert (many > few).all()
 
 
 def test_an_rbf_svm_is_copied_by_its_kind_the_better_with_more_queries_and_not_by_a_linear_model() -> None:
     few, many, linear = (
-        moons().agreements(moons().robbed(new, budget))
+        moons().agreements(robbed(moons(), new, budget))
         for new, budget in ((RBF_SVM, 20), (RBF_SVM, 200), (ADAPTIVE, 200))
     )
     assert min(many) > 0.98
@@ -99,27 +76,27 @@ def test_an_rbf_svm_is_copied_by_its_kind_the_better_with_more_queries_and_not_b
 
 
 def test_the_same_clone_costs_many_times_what_probabilities_cost() -> None:
-    solved = tumours().robbed(ATTACKS["equation solving"], 31)
-    assert min(tumours().agreements(solved)) == 1
-    assert mean_agreements(tumours(), ADAPTIVE, 10 * 31).min() < 0.98
+    solved = robbed(logistic(), ATTACKS["equation solving"], 31)
+    assert min(logistic().agreements(solved)) == 1
+    assert mean_agreements(logistic(), ADAPTIVE, 10 * 31).min() < 0.98
 
 
 def test_adaptive_rounds_come_ever_nearer_to_the_boundary_in_equal_shares_of_the_budget() -> None:
-    batches = rounds(tumours(), ADAPTIVE(tumours().knowledge, 1_000, 0))
+    batches = rounds(logistic(), ADAPTIVE(logistic().knowledge, 1_000, 0))
     assert [len(batch) for batch in batches] == [100] * 10
-    first, second, *_, last = (np.median(margins(tumours(), batch)) for batch in batches)
+    first, second, *_, last = (np.median(margins(logistic(), batch)) for batch in batches)
     assert last < second < first
     assert last < first / 5
 
 
 def test_a_line_is_halved_until_its_ends_are_near() -> None:
-    drawn, *halves = rounds(tumours(), LINES(tumours().knowledge, 130, 1))
+    drawn, *halves = rounds(logistic(), LINES(logistic().knowledge, 130, 1))
     assert len(drawn) == 20
     assert 1 <= len(halves[0]) == len(halves[9]) <= 10
-    labels = tumours().victim.answer(drawn).labels
+    labels = logistic().victim.answer(drawn).labels
     assert set(labels) == {0, 1}
     last = halves[9]
-    assert np.median(margins(tumours(), last)) < np.median(margins(tumours(), halves[0])) / 20
+    assert np.median(margins(logistic(), last)) < np.median(margins(logistic(), halves[0])) / 20
 
 
 def test_pairs_have_different_labels_and_there_are_none_of_one() -> None:

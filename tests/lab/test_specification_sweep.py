@@ -9,7 +9,7 @@ from detector.contracts.errors import LabError
 from detector.lab.answers import Classifier
 from detector.lab.attackers import ATTACKS, jbda
 from detector.lab.attackers.attacker import Knowledge, run_offline
-from detector.lab.attackers.specification_sweep import SpecificationSweep, new, sweep_offline
+from detector.lab.attackers.specification_sweep import SpecificationSweep, blind_offline, new, sweep_offline
 from detector.lab.data import Dataset
 from detector.lab.fidelity import agreement
 from detector.lab.victims import zoo
@@ -31,17 +31,12 @@ def knowledge(split: Dataset) -> Knowledge:
     return Knowledge.of(split)
 
 
-def wanted(models: Zoo, latency: float) -> int:
-    """The most accurate within ``latency``, and the fastest of those."""
-    feasible = [index for index, model in enumerate(models.models) if model.latency <= latency]
-    return max(feasible, key=lambda index: (models.models[index].accuracy, -index))
-
-
 def test_a_zoo_answers_with_the_fastest_model_that_meets_the_specification(victim: DigitsVictim) -> None:
     small = Zoo([ZooModel(victim, 0.9, 30.0), ZooModel(victim, 0.7, 10.0), ZooModel(victim, 0.8, 40.0)])
     asked = np.array([[0.5, 50], [0.75, 50], [0.75, 20], [0.9, 30], [0.95, 50], [0.5, 5]], np.float32)
     assert [model.latency for model in small.models] == [10, 30, 40]
     np.testing.assert_array_equal(small.chosen(asked), [0, 1, -1, 1, -1, -1])
+    assert [small.best_within(latency) for latency in (10, 29, 30, 50)] == [0, 0, 1, 1]
 
 
 def test_the_model_chosen_answers_and_a_refusal_is_a_row_of_zeros(models: Zoo, split: Dataset) -> None:
@@ -68,7 +63,7 @@ def test_every_specification_of_the_cell_triggers_the_wanted_model(
     inside = np.random.default_rng(1).uniform(attacker.cell.low, attacker.cell.high, (500, 2))
     corners = [attacker.cell.low, attacker.cell.high, attacker.cell.middle]
     asked = np.concatenate([inside, corners]).astype(np.float32)
-    assert set(models.chosen(asked)) == {wanted(models, latency)}
+    assert set(models.chosen(asked)) == {models.best_within(latency)}
 
 
 def test_the_cell_ends_where_another_model_or_a_refusal_begins(models: Zoo, knowledge: Knowledge) -> None:
@@ -78,18 +73,13 @@ def test_the_cell_ends_where_another_model_or_a_refusal_begins(models: Zoo, know
     (accuracy, latency), (highest, _) = attacker.cell.low, attacker.cell.high
     beyond = np.array([[accuracy - 2e-4, latency], [accuracy, latency - 2e-3], [highest + 2e-4, 10]], np.float32)
     outside = models.chosen(beyond)
-    assert wanted(models, 10.0) not in outside
+    assert models.best_within(10.0) not in outside
     np.testing.assert_array_equal(outside[1:], -1)
 
 
 def stolen_blindly(models: Zoo, knowledge: Knowledge, latency: float, seed: int) -> Classifier:
-    """The clone of a thief who asks for any accuracy, and any latency up to ``latency``; refusals cost him too."""
-    rng, thief, left = np.random.default_rng([2, seed]), jbda.new(knowledge, BUDGET, seed), BUDGET
-    while left and len(batch := thief.next_batch()[:left]):
-        asked = rng.uniform((0, 0), (1, latency), (len(batch), 2)).astype(np.float32)
-        served = models.chosen(asked) >= 0
-        thief.observe(batch[served], models.answer(batch[served], asked[served]))
-        left -= len(batch)
+    thief = jbda.new(knowledge, BUDGET, seed)
+    blind_offline(thief, models, latency=latency, budget=BUDGET, rng=np.random.default_rng([2, seed]))
     return thief.clone()
 
 
@@ -97,7 +87,7 @@ def test_the_sweep_steals_the_wanted_model_better_than_a_thief_who_knows_no_cell
     models: Zoo, knowledge: Knowledge, split: Dataset
 ) -> None:
     latency = 10.0
-    victim = models.models[wanted(models, latency)].victim
+    victim = models.models[models.best_within(latency)].victim
     informed, blind = [], []
     for seed in range(3):
         attacker = SpecificationSweep(knowledge, budget=BUDGET, seed=seed, latency=latency)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.lab.answers import Victim
-from detector.lab.attackers import ATTACKS
+from detector.lab.answers import Classifier, Victim
+from detector.lab.attackers import ATTACKS, NewAttacker
 from detector.lab.attackers.attacker import Attacker, Knowledge, run_offline
+from detector.lab.cases import Case
 from detector.lab.data import Dataset
 from detector.lab.fidelity import agreement
 
@@ -17,6 +18,13 @@ def spent(name: str, knowledge: Knowledge, victim: Victim, budget: int, seed: in
     thief = ATTACKS[name](knowledge, budget, seed)
     assert run_offline(thief, victim) == budget
     return thief
+
+
+def robbed(of: Case, new: NewAttacker, budget: int, *, served: Victim | None = None, seed: int = 0) -> Classifier:
+    """The clone after ``budget`` queries at most of ``served``, by default the victim of ``of`` as it is."""
+    attacker = new(of.knowledge, budget, seed)
+    assert run_offline(attacker, served or of.victim) <= budget
+    return attacker.clone()
 
 
 def progress(name: str, knowledge: Knowledge, victim: Victim, split: Dataset, budget: int) -> tuple[float, float]:

@@ -160,6 +160,18 @@ def sweep_offline(attacker: SpecificationSweep, zoo: Zoo) -> int:
     return queries
 
 
+def blind_offline(thief: Attacker, zoo: Zoo, *, latency: float, budget: int, rng: np.random.Generator) -> None:
+    """Lets ``thief`` ask ``zoo`` for any accuracy, and any latency up to ``latency`` milliseconds; refusals count too.
+
+    What the sweep is compared with: he steals a mixture of all models that meet one of those specifications.
+    """
+    while budget and len(batch := thief.next_batch()[:budget]):
+        asked = rng.uniform((0, 0), (1, latency), (len(batch), 2)).astype(np.float32)
+        served = zoo.chosen(asked) >= 0
+        thief.observe(batch[served], zoo.answer(batch[served], asked[served]))
+        budget -= len(batch)
+
+
 def new(knowledge: Knowledge, budget: int, seed: int) -> SpecificationSweep:
     """Wants the best model within a second, and steals it with Jacobian augmentation."""
     return SpecificationSweep(knowledge, budget=budget, seed=seed)

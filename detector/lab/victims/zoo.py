@@ -46,6 +46,11 @@ class Zoo:
         first: NDArray[np.int64] = np.where(feasible.any(axis=1), feasible.argmax(axis=1), -1)
         return first
 
+    def best_within(self, latency: float) -> int:
+        """Index into ``models`` of the most accurate within ``latency`` milliseconds, the fastest of several."""
+        feasible = [index for index, model in enumerate(self.models) if model.latency <= latency]
+        return max(feasible, key=lambda index: (self.models[index].accuracy, -index))
+
     def answer(self, features: NDArray[np.float32], specifications: NDArray[np.float32]) -> Answers:
         """To ``features`` (n, d), of the models chosen. A row of zeros: refused, no model meets its specification."""
         chosen = self.chosen(specifications)

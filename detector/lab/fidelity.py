@@ -73,13 +73,6 @@ def agreement(victim: Classifier, clone: Classifier, features: NDArray[np.float3
     return _agreement(victim.probabilities(features), clone.probabilities(features))
 
 
-def measure(victim: Classifier, clone: Classifier, test: NDArray[np.float32], queries: int, seed: int) -> Fidelity:
-    """Fidelity on ``test`` (n, d) and on 4,000 inputs uniform over [0, 1]^d, drawn by ``seed``."""
-    rng = np.random.default_rng(seed)
-    uniform = rng.random((UNIFORM_ROWS, test.shape[1]), dtype=np.float32)
-    return Yardstick(victim, test, uniform).measure(clone, queries)
-
-
 def _agreement(victim: NDArray[np.float64], clone: NDArray[np.float64]) -> float:
     return float((victim.argmax(axis=1) == clone.argmax(axis=1)).mean())
 

@@ -9,7 +9,7 @@ from detector.lab.attackers.attacker import Knowledge, run_offline
 from detector.lab.attackers.jbda import STEP, JacobianAugmentation
 from detector.lab.attackers.network import CloneNetwork
 from detector.lab.data import Dataset
-from detector.lab.fidelity import measure
+from detector.lab.fidelity import Yardstick
 from detector.lab.victims.digits import DigitsVictim
 
 
@@ -22,7 +22,7 @@ def test_more_queries_give_a_better_clone(split: Dataset, victim: DigitsVictim) 
     for budget in (20, 100, 3_200):
         attacker = thief(split, budget)
         assert run_offline(attacker, victim) == budget
-        fidelities.append(measure(victim, attacker.clone(), split.test.features, budget, seed=1))
+        fidelities.append(Yardstick.of(victim, split, seed=1).measure(attacker.clone(), budget))
     few, seeds, many = fidelities
     assert few.test < seeds.test < many.test
     assert seeds.uniform < many.uniform
@@ -49,7 +49,7 @@ def test_a_thief_who_was_refused_half_way_makes_a_clone_of_what_he_has(split: Da
     attacker = thief(split, budget=1_000)
     seeds = attacker.next_batch()
     attacker.observe(seeds[:40], victim.answer(seeds[:40]))
-    assert measure(victim, attacker.clone(), split.test.features, 40, seed=1).test > 0.5
+    assert Yardstick.of(victim, split, seed=1).measure(attacker.clone(), 40).test > 0.5
 
 
 def test_the_same_seed_gives_the_same_queries_and_another_one_others(split: Dataset, victim: DigitsVictim) -> None:

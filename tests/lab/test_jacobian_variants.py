@@ -11,7 +11,7 @@ from detector.lab.attackers.attacker import Knowledge
 from detector.lab.attackers.augmentation import SEEDS
 from detector.lab.attackers.perturbations import STEP
 from detector.lab.data import Dataset
-from detector.lab.fidelity import measure
+from detector.lab.fidelity import Yardstick
 from detector.lab.victims.digits import DigitsVictim
 from tests.lab.thieves import asked, is_seeded, progress, spent
 
@@ -54,7 +54,7 @@ def test_a_targeted_move_makes_the_victim_change_its_mind_less_often_than_a_step
 def test_every_variant_learns_more_of_the_input_space_than_jbda(split: Dataset, victim: DigitsVictim) -> None:
     def uniform(name: str) -> float:
         clone = spent(name, Knowledge.of(split), victim, BUDGET).clone()
-        return measure(victim, clone, split.test.features, BUDGET, seed=1).uniform
+        return Yardstick.of(victim, split, seed=1).measure(clone, BUDGET).uniform
 
     assert min(uniform(name) for name in VARIANTS) > uniform("jbda") + 0.1
 

@@ -19,7 +19,7 @@ from detector.lab.demo.screen import Screen, screen_for
 from detector.lab.demo.stage import Stage, set_stage
 from detector.lab.demo.view import Moment
 from detector.lab.demo.watch import GateWatch
-from detector.lab.fidelity import Fidelity, measure
+from detector.lab.fidelity import Fidelity, Yardstick
 from detector.lab.population import THIEF, honest_accounts
 from detector.lab.traffic import Traffic, connections, jacobian_thief
 from detector.lab.victims.digits import DigitsVictim, load_split
@@ -131,7 +131,7 @@ class _Performance:
         )
 
     def _fidelity(self, victim: DigitsVictim, thief: Attacker, queries: int) -> Fidelity:
-        return measure(victim, thief.clone(), self._split.test.features, queries, self._options.seed)
+        return Yardstick.of(victim, self._split, self._options.seed).measure(thief.clone(), queries)
 
     def _honest_outcome(self, tally: Tally) -> HonestOutcome:
         return HonestOutcome(

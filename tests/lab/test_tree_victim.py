@@ -7,6 +7,7 @@ import pytest
 from sklearn.tree import DecisionTreeClassifier
 
 from detector.lab.data import Dataset
+from detector.lab.datasets import DATASETS
 from detector.lab.victims.tree import TreeVictim
 
 
@@ -58,3 +59,10 @@ def test_a_class_that_training_lacked_has_probability_0(split: Dataset) -> None:
     ).probabilities(split.test.features)
     assert answers.shape[1] == 10
     np.testing.assert_array_equal(answers[:, 3], 0)
+
+
+def test_the_seed_decides_between_splits_that_are_equally_good() -> None:
+    tumours = DATASETS["breast cancer"]()
+    first, again, other = (TreeVictim(tumours, seed=seed).probabilities(tumours.test.features) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)

@@ -57,7 +57,10 @@ class Attacker(Protocol):
         ...
 
     def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
-        """Learn that the victim answered ``features`` (m, d) with ``answers``."""
+        """Learn that the victim answered ``features`` (m, d) with ``answers``.
+
+        May be called several times for one round, with the next rows of it each time.
+        """
         ...
 
     def clone(self) -> Classifier:

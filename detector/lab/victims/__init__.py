@@ -12,11 +12,10 @@ NewVictim = Callable[[Dataset, int], Victim]
 """(what its training set is part of, seed) -> a victim, the same for the same arguments."""
 
 
-def _tree(dataset: Dataset, _seed: int) -> Victim:
-    """Growing it draws no random numbers."""
+def _tree(dataset: Dataset, seed: int) -> Victim:
     from detector.lab.victims.tree import TreeVictim
 
-    return TreeVictim(dataset)
+    return TreeVictim(dataset, seed=seed)
 
 
 def _on_one_thread(new: NewVictim) -> NewVictim:

@@ -13,7 +13,9 @@ LEAVES = 30
 
 
 class TreeVictim:
-    """scikit-learn's tree of at most ``leaves`` leaves, trained on the dataset's training set; the same every time.
+    """scikit-learn's tree of at most ``leaves`` leaves, trained on the dataset's training set.
+
+    ``seed`` decides between splits that are equally good, on which all that stands below them may depend.
 
     An input goes down to its leaf, or to the first node that asks for a feature which is NaN. It is answered with that
     node's class shares, its number in ``Answers.leaf``, and the feature asked for, or -1, in ``Answers.asked``.
@@ -21,10 +23,10 @@ class TreeVictim:
 
     output_kind: OutputKind = "probabilities"
 
-    def __init__(self, dataset: Dataset, leaves: int = LEAVES) -> None:
+    def __init__(self, dataset: Dataset, leaves: int = LEAVES, seed: int = 0) -> None:
         from sklearn.tree import DecisionTreeClassifier
 
-        model = DecisionTreeClassifier(max_leaf_nodes=leaves, random_state=0)
+        model = DecisionTreeClassifier(max_leaf_nodes=leaves, random_state=seed)
         model.fit(dataset.training.features, dataset.training.labels)
         tree = model.tree_
         self.leaves = int(tree.n_leaves)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +15,31 @@ from detector.lab.attackers.attacker import Attacker
 from detector.lab.fidelity import Fidelity, Yardstick
 from detector.lab.population import THIEF
 from detector.lab.query_log import Mark
-from detector.lab.services import Service
+from detector.lab.services import Asked, Service
 from detector.lab.wrappers.disguise import Disguise, Stream
+
+Specifications = NDArray[np.float32]
+
+
+@runtime_checkable
+class Specifying(Protocol):
+    """An attacker who says what to request of a model zoo."""
+
+    def next_specifications(self) -> Specifications:
+        """What to request with each row of the last ``next_batch``: (n, 2), accuracy 0 to 1 and milliseconds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """The queries of ``stream`` and the answers to them, all of them."""
+    """The queries of ``stream`` and the answers to them, all of them.
+
+    ``specifications`` float32 (m, 2) or None: the accuracy, 0 to 1, and the milliseconds requested with each.
+    """
 
     stream: Stream
     answers: Answers
+    specifications: Specifications | None
 
 
 class Course:
@@ -57,10 +73,12 @@ class Course:
         """Until his budget is spent, or a query of his is turned away."""
         while len(batch := self._attacker.next_batch()):
             stream = self._disguise.wrap(batch)
-            answers = self.service.ask(stream.features, self.accounts(stream), stream.at)
+            wanted = self._specifications(stream)
+            answers = self.service.ask(Asked(stream.features, self.accounts(stream), stream.at, wanted))
             answered = stream.first(len(answers.probabilities))
             if len(answered):
-                self.exchanges.append(Exchange(answered, answers))
+                wanted = None if wanted is None else wanted[: len(answered)]
+                self.exchanges.append(Exchange(answered, answers, wanted))
                 self._learn(batch, answered, answers)
             if len(answered) < len(stream):
                 break
@@ -72,6 +90,13 @@ class Course:
         if self._disguise.accounts == 1:
             return [THIEF] * len(stream)
         return [f"{THIEF}-{number}" for number in (stream.account + 1).tolist()]
+
+    def _specifications(self, stream: Stream) -> Specifications | None:
+        """What is requested with each query of ``stream``; a cover query requests what the one before it did."""
+        if not isinstance(self._attacker, Specifying):
+            return None
+        source: NDArray[np.int64] = np.maximum.accumulate(stream.source).clip(0)
+        return self._attacker.next_specifications()[source]
 
     def _learn(self, batch: NDArray[np.float32], stream: Stream, answers: Answers) -> None:
         """Shows him his answers up to each checkpoint in turn. Dummies count as sent, an honest user's work not."""

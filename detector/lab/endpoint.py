@@ -16,7 +16,7 @@ from detector.contracts.errors import ConfigurationError, LabError
 from detector.contracts.queries import OutputKind
 from detector.lab.answers import Answers
 from detector.lab.client import TOO_MANY_REQUESTS
-from detector.lab.mappings import Mapping
+from detector.lab.mappings import Mapping, Request
 
 Rows = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 MEASURER = "weirguard-measure"
 """The account that asks what clones are compared with."""
 
+_LATER = (TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 _RETRIES = 5
 _LONGEST_WAIT = 60.0
 _DEFAULT_WAIT = 1.0
@@ -75,8 +76,8 @@ class Endpoint:
     """A victim at ``url``, which gets POST requests as ``mapping`` says; it tells ``classes`` apart.
 
     Redirects are not followed and proxies not used, so that nothing goes where ``check_allowed`` has not looked. A
-    request that is turned away (429) is sent again up to five times, when Retry-After says, within a minute. ``sent``:
-    rows so far. To be used in a ``with`` block.
+    request that is turned away (429) or comes at a bad time (503) is sent again up to five times, when Retry-After
+    says, within a minute, and no faster than the rate. ``sent``: rows so far. To be used in a ``with`` block.
     """
 
     def __init__(self, url: str, mapping: Mapping, classes: int, limits: Limits, timing: Timing | None = None) -> None:
@@ -107,28 +108,29 @@ class Endpoint:
     def probabilities(self, features: Rows) -> Array:
         """Answers (n, k) to ``features`` (n, d), asked by an account of its own. LabError if it is turned away."""
         step = self._mapping.rows_at_once
-        pieces = [self.ask(features[at : at + step], MEASURER) for at in range(0, len(features), step)]
-        answers = [piece for piece in pieces if piece is not None]
+        pieces = [self.ask(Request(features[at : at + step], MEASURER)) for at in range(0, len(features), step)]
+        answers = [piece.probabilities for piece in pieces if piece is not None]
         if len(answers) < len(pieces):
             raise LabError(f"{self._url}: turned {MEASURER} away, so that no clone can be compared with it")
         return np.concatenate(answers)
 
-    def ask(self, rows: Rows, account: str, at: float = 0.0) -> Array | None:
-        """Answers (n, k) to ``rows`` (n, d) in one request of ``account``; None when they were refused or are too many.
+    def ask(self, request: Request, at: float = 0.0) -> Answers | None:
+        """The answers to the rows of ``request``; None when they were turned away (429) or are too many.
 
         Sent no sooner than ``at`` seconds after the endpoint was made. Raises LabError when there is no proper answer.
+        A model zoo that has no model for the specification says so by a row of zeros or by 422, which becomes one.
         """
         pause = 0.0
         for _ in range(1 + _RETRIES):
-            if self.sent + len(rows) > self._limits.budget:
+            if self.sent + len(request.rows) > self._limits.budget:
                 return None
             self._timing.sleep(pause)
-            self._wait(len(rows), at)
-            response = self._post(rows, account)
-            if response.status_code != TOO_MANY_REQUESTS:
-                return self._read(response, len(rows))
+            self._wait(len(request.rows), at)
+            response = self._post(request)
+            if response.status_code not in _LATER:
+                break
             pause = _retry_after(response)
-        return None
+        return None if response.status_code == TOO_MANY_REQUESTS else self._read(response, request)
 
     def _wait(self, rows: int, at: float) -> None:
         start = max(self._free_at, self._started_at + at)
@@ -136,22 +138,25 @@ class Endpoint:
         self._timing.sleep(max(0.0, start - now))
         self._free_at = max(start, now) + rows / self._limits.rate
 
-    def _post(self, rows: Rows, account: str) -> httpx.Response:
-        self.sent += len(rows)
-        mapping = self._mapping
+    def _post(self, request: Request) -> httpx.Response:
+        self.sent += len(request.rows)
+        body, headers = self._mapping.body(request), self._mapping.headers(request.account)
         try:
-            return self._http.post(self._url, json=mapping.request(rows, account), headers=mapping.headers(account))
+            return self._http.post(self._url, json=body, headers=headers)
         except httpx.HTTPError as error:
             raise LabError(f"{self._url}: {type(error).__name__}: {error}") from error
 
-    def _read(self, response: httpx.Response, rows: int) -> Array:
+    def _read(self, response: httpx.Response, request: Request) -> Answers:
+        if request.specification and response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+            return Answers(self._checked(np.zeros((len(request.rows), self.classes))))
         if response.status_code != httpx.codes.OK:
             raise LabError(f"{self._url}: HTTP {response.status_code}: {response.text[:200]}")
         try:
-            answers = self._mapping.answers(response.json(), rows)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            reply = self._mapping.reply(response.json(), len(request.rows))
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise LabError(f"{self._url}: its answer is not built as the mapping says: {error!r}") from error
-        return self._by_class(answers) if answers.ndim == 1 else self._checked(answers)
+        values = self._by_class(reply.values) if reply.values.ndim == 1 else self._checked(reply.values)
+        return Answers(values, reply.leaf, reply.asked)
 
     def _by_class(self, numbers: Array) -> Array:
         """One number a row: a class or, where there are two, the probability of the second."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from detector.lab.data import Dataset
 from detector.lab.honest.habit import Ask
 from detector.lab.honest.populations import population
 from detector.lab.query_log import Label, Mark, QueryLog, Run
-from detector.lab.services import Service
+from detector.lab.services import Asked, Service
 
 START = 1_767_225_600.0
 """The simulated clock begins with the year 2026."""
@@ -28,13 +29,15 @@ MODEL_VERSION = "1"
 _MOST_HONEST_QUERIES = 500
 
 Rows = NDArray[np.float32]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """n answered queries. ``accounts`` and ``marks``, n each: who asked it and what it is; ``at`` float64 (n,): seconds
     since the experiment began; ``features`` float32 (n, d), NaN where one was left out; ``outputs`` float64 (n, k):
-    what the service logs; ``leaf`` int64 (n,) or None: the tree node, where the service tells.
+    what the service logs; ``leaf`` int64 (n,) or None: the tree node, where the service tells; ``specification``
+    float32 (n, 2) or None: the accuracy and the milliseconds requested, where an attacker sweeps them.
     """
 
     accounts: list[str]
@@ -43,6 +46,7 @@ class Trace:
     features: Rows
     outputs: NDArray[np.float64]
     leaf: NDArray[np.int64] | None
+    specification: NDArray[np.float32] | None = None
 
 
 def thief_trace(attack: str, course: Course) -> Trace:
@@ -61,6 +65,7 @@ def thief_trace(attack: str, course: Course) -> Trace:
         features=features,
         outputs=course.service.said(features, answers),
         leaf=answers.leaf,
+        specification=_joined([exchange.specifications for exchange in course.exchanges]),
     )
 
 
@@ -78,7 +83,7 @@ def honest_traces(dataset: Dataset, service: Service, accounts: int, seed: int, 
         at, features = _asked(user.asks, dataset.dimension, seconds)
         if len(features):
             accounts_of_rows, marks = [user.account] * len(at), [Mark("honest", user.habit)] * len(at)
-            answers = service.ask(features, accounts_of_rows, at)
+            answers = service.ask(Asked(features, accounts_of_rows, at))
             outputs = service.said(features, answers)
             traces.append(Trace(accounts_of_rows, marks, at, features, outputs, answers.leaf))
     return traces
@@ -117,7 +122,8 @@ def log_of(run: Run, output_kind: OutputKind, traces: Sequence[Trace]) -> QueryL
         features=np.where(absent, np.float32(0), features),
         outputs=_logged(output_kind, np.concatenate([trace.outputs for trace in traces])[order]),
         missing=absent if absent.any() else None,
-        leaf=_leaves(traces, order),
+        leaf=_column([trace.leaf for trace in traces], order),
+        specification=_column([trace.specification for trace in traces], order),
     )
     return QueryLog(queries, [marks[row] for row in order.tolist()], run)
 
@@ -134,6 +140,12 @@ def _logged(output_kind: OutputKind, outputs: NDArray[np.float64]) -> NDArray[np
     return np.asarray(outputs, np.float32)
 
 
-def _leaves(traces: Sequence[Trace], order: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    leaves = [trace.leaf for trace in traces if trace.leaf is not None]
-    return np.concatenate(leaves)[order] if len(leaves) == len(traces) else None
+def _column(parts: Sequence[NDArray[Number] | None], order: NDArray[np.int64]) -> NDArray[Number] | None:
+    column = _joined(parts)
+    return None if column is None else column[order]
+
+
+def _joined(parts: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
+    """All of ``parts``; None where one of them is: a log has a column for every query or for none."""
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there) if len(there) == len(parts) else None

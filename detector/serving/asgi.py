@@ -198,7 +198,7 @@ class WeirguardMiddleware:
         try:
             scored = extract(*capture.documents())
             if scored is not None:
-                exchange.log(scored.features, scored.outputs, scored.output_kind, {})
+                exchange.log(scored.features, scored.outputs, scored.output_kind, scored.columns)
         except Exception as error:  # noqa: BLE001  nothing of ours may break the application
             self._fail("extract_failures", error)
 

@@ -23,7 +23,7 @@ from detector.lab.experiment import Plan, conduct
 from detector.lab.fidelity import Yardstick
 from detector.lab.own_data import read_dataset
 from detector.lab.query_log import DUMMY, Mark, QueryLog, read_query_log, write_query_log
-from detector.lab.services import InProcess
+from detector.lab.services import Asked, InProcess
 from detector.lab.traces import START, honest_traces, thief_trace
 from detector.lab.wrappers import WRAPPERS, Means
 from detector.lab.wrappers.cover import Dummies, Mixed
@@ -78,8 +78,8 @@ class Stingy(InProcess):
 
     patience = 25
 
-    def ask(self, features: NDArray[np.float32], accounts: Sequence[str], at: NDArray[np.float64]) -> Answers:
-        answers = super().ask(features, accounts, at).first(self.patience)
+    def ask(self, asked: Asked) -> Answers:
+        answers = super().ask(asked).first(self.patience)
         self.patience -= len(answers.probabilities)
         return answers
 
@@ -134,6 +134,34 @@ def test_a_thief_who_is_turned_away_keeps_what_he_got(split: Dataset) -> None:
     trace = thief_trace("toy", played)
     assert len(trace.at) == 25
     assert trace.accounts[:3] == ["mallory-1", "mallory-2", "mallory-3"]
+
+
+class Sweeping(Tellable):
+    """Requests with each row of a batch its number, and a second."""
+
+    def next_specifications(self) -> NDArray[np.float32]:
+        rows = len(self.asked[-1])
+        return np.stack([np.arange(rows), np.full(rows, 1_000)], axis=1).astype(np.float32)
+
+
+def test_what_is_requested_of_a_zoo_goes_with_each_query_and_a_dummy_requests_what_the_one_before_did(
+    split: Dataset,
+) -> None:
+    disguise = Dummies(split.thief.features, 1, PAUSE, seed=0)
+    yardstick = Yardstick.of(Certain(1), split, seed=0, rows=50)
+    played = Course(Sweeping([4, 20], split.dimension), Stingy(Certain(1)), disguise, yardstick, checkpoints=[40])
+    played.run()
+    specification = thief_trace("toy", played).specification
+    assert specification is not None
+    expected = [0, 0, 0, 1, 1, 2, 2, 3, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]
+    np.testing.assert_array_equal(specification[:, 0], expected)
+
+
+def test_what_was_requested_is_in_the_log_of_a_sweep() -> None:
+    sweep = conduct(Plan("psml sweep", "logistic regression", "digits", budget=40, accounts=0)).queries
+    assert sweep.specification is not None
+    np.testing.assert_array_equal(sweep.specification[:2], [[0.0, 1_000.0], [0.5, 1_000.0]])
+    assert conduct(replace(PLAN, budget=10)).queries.specification is None
 
 
 def test_a_thief_without_an_answer_leaves_no_log(split: Dataset) -> None:

@@ -41,20 +41,26 @@ def redteam(
     """Run a model extraction attack on a model server of yours, or on a built-in victim among honest accounts.
 
     Before the attack, a URL is asked for 600 answers that clones are judged by. The log says of each query what it
-    is, and in the file's metadata, what the clone was worth on the way.
+    is, and in the file's metadata, what the clone was worth on the way. If the server fails, what it answered until
+    then is kept, and the exit status is 2.
     """
     from rich.console import Console
 
-    from detector.contracts.errors import ConfigurationError
+    from detector.contracts.errors import ConfigurationError, LabError
     from detector.lab.experiment import Plan
+    from detector.lab.over_http import CutShort
     from detector.lab.query_log import write_query_log
 
     if out.suffix != ".parquet":
         raise ConfigurationError(f"{out}: the log is Parquet; name it FILE.parquet")
     plan = Plan(attack, target, data, wrapper, budget, seed, pause=1 / rate)
     console = Console(stderr=True)
-    with _bar(console, plan) as progress:
-        log = _over_http(plan, mapping, own, progress) if "://" in target else _in_process(plan, progress)
+    try:
+        with _bar(console, plan) as progress:
+            log = _over_http(plan, mapping, own, progress) if "://" in target else _in_process(plan, progress)
+    except CutShort as cut:
+        write_query_log(out, cut.log)
+        raise LabError(f"{cut}. The attack ended there. {_sentence(cut.log, out)}") from cut
     write_query_log(out, log)
     console.print(_sentence(log, out), highlight=False, soft_wrap=True)
 

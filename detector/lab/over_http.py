@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import httpx
 
+from detector.contracts.errors import LabError
 from detector.lab.endpoint import Endpoint, Limits
 from detector.lab.experiment import Plan, check_names, course_of, dataset_of, finished
 from detector.lab.fidelity import Yardstick
@@ -20,12 +21,21 @@ MEASURING_ROWS = 300
 _MOST_MEASURING = 4 * MEASURING_ROWS
 
 
+class CutShort(LabError):
+    """The server gave no proper answer, which ended the attack. ``log``: what was answered until then."""
+
+    def __init__(self, why: LabError, log: QueryLog) -> None:
+        super().__init__(str(why))
+        self.log = log
+
+
 def conduct_over_http(plan: Plan, mapping: Mapping, progress: Callable[[int], None] | None = None) -> QueryLog:
     """The log of ``plan`` against the URL that is its ``victim``; see ``check_allowed``, which must come before.
 
     Nothing beyond the budget is sent in the attack, cover and retries included, and nothing sooner than ``pause``
     after the query before. There are no honest accounts, and measuring is not in the log. ``progress`` is told how
-    many queries of the attack were answered since. Raises LabError when the server gives no proper answer.
+    many queries of the attack were answered since. Raises CutShort when the server gives no proper answer, LabError if
+    it never gave one.
     """
     check_names(plan)
     dataset = dataset_of(plan.dataset)
@@ -33,9 +43,15 @@ def conduct_over_http(plan: Plan, mapping: Mapping, progress: Callable[[int], No
     with Endpoint(plan.victim, mapping, dataset.classes, Limits(_MOST_MEASURING, rate)) as measured:
         yardstick = Yardstick.of(measured, dataset, plan.seed, MEASURING_ROWS)
     with Endpoint(plan.victim, mapping, dataset.classes, Limits(plan.budget, rate)) as endpoint:
-        course = course_of(plan, dataset, OverHttp(endpoint, progress), yardstick)
+        service = OverHttp(endpoint, progress)
+        course = course_of(plan, dataset, service, yardstick)
         course.run()
-        return finished(plan, _model(plan.victim), course, [thief_trace(plan.attack, course)])
+    if service.failure and not course.exchanges:
+        raise service.failure
+    log = finished(plan, _model(plan.victim), course, [thief_trace(plan.attack, course)])
+    if service.failure:
+        raise CutShort(service.failure, log)
+    return log
 
 
 def _model(url: str) -> str:

@@ -25,21 +25,29 @@ from detector.lab.victims.digits import DIMENSION, DigitsVictim, load_split
 FAST = ("--rate", "1000000")
 
 
+CUT = 0
+
+
 class Counting:
-    """``app``, counting requests by account; answers 429 to an account after ``patience`` requests."""
+    """``app``, counting requests by account; answers ``then`` to an account after ``patience`` requests.
+
+    ``then`` is a status, or CUT for a connection that ends within the answer.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self.requests: Counter[str] = Counter()
         self.patience = 10**9
+        self.then = 429
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             account = dict(scope["headers"]).get(ACCOUNT_HEADER.lower().encode(), b"").decode()
             self.requests[account] += 1
             if self.requests[account] > self.patience:
-                await send({"type": "http.response.start", "status": 429, "headers": [(b"retry-after", b"0")]})
-                await send({"type": "http.response.body", "body": b""})
+                headers = [(b"retry-after", b"0"), (b"content-length", b"9")]
+                await send({"type": "http.response.start", "status": self.then or 200, "headers": headers})
+                await send({"type": "http.response.body", "body": b"{" if self.then == CUT else b"try again"})
                 return
         await self._app(scope, receive, send)
 
@@ -70,6 +78,7 @@ def server(app: Counting) -> Iterator[str]:
 def patient(app: Counting) -> None:
     app.requests.clear()
     app.patience = 10**9
+    app.then = 429
 
 
 def _exit_status(*arguments: str) -> Any:
@@ -118,6 +127,39 @@ def test_the_budget_holds_for_cover_too_and_a_refusal_ends_the_attack(
     assert _exit_status(*options, "--budget", "200") == 0
     assert app.requests["mallory"] == 46
     assert read_query_log(out).run.sent == 40
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [(500, 1, "HTTP 500: try again"), (503, 6, "HTTP 503: try again"), (CUT, 1, "RemoteProtocolError")],
+)
+def test_a_server_that_fails_ends_the_attack_and_what_it_answered_is_kept(
+    server: str, app: Counting, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: tuple[int, int, str]
+) -> None:
+    then, attempts, complaint = ending
+    out = tmp_path / "log.parquet"
+    app.patience, app.then = 130, then
+    options = ("--attack", "jbda", "--target", server, "--budget", "200", "--out", str(out), *FAST)
+    assert _exit_status(*options) == 2
+    assert app.requests["mallory"] == 130 + attempts
+    log = read_query_log(out)
+    assert (len(log.queries), log.run.sent, log.run.useful) == (130, 130, 130)
+    assert [point.queries for point in log.run.curve] == [10, 12, 25, 50, 100, 130]
+    assert {(mark.label, mark.kind) for mark in log.marks} == {("extraction", "jbda")}
+    said = " ".join(capsys.readouterr().err.split())
+    assert complaint in said
+    assert f"130 queries in {out}" in said
+
+
+def test_a_server_that_never_answers_the_thief_leaves_no_log(
+    server: str, app: Counting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app.patience, app.then = 2 * -(-MEASURING_ROWS // 100), 500
+    app.requests["mallory"] = app.patience
+    options = ("--attack", "jbda", "--target", server, "--out", str(tmp_path / "log.parquet"), *FAST)
+    assert _exit_status(*options) == 2
+    assert "HTTP 500" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_built_in_victim_is_attacked_among_honest_accounts(tmp_path: Path) -> None:

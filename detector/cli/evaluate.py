@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
     from detector.core.configuration import EngineConfig
     from detector.lab.evaluation.results import Evaluation
+    from detector.lab.evaluation.suite import SuiteProgress
     from detector.policy.config import Policy
 
-LOGS = "logs"
+LOGS, JUDGED = "logs", "judged"
 
 
 class SuiteName(StrEnum):
@@ -37,53 +39,62 @@ def evaluate(
     suite: Annotated[
         SuiteName | None, typer.Option("--suite", help="Make the logs: quick takes minutes, full takes hours.")
     ] = None,
+    so_far: Annotated[
+        bool, typer.Option("--so-far", help="Make no more logs of the suite; report on those made.")
+    ] = False,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Say which attacks the detector catches, when, and what the thief had got by then.
 
-    Each log is judged by itself, as the service would. A suite that was stopped goes on where it was.
+    Each log is judged by itself, as the service would. A suite that was stopped goes on where it was. The exit status
+    is 1 where plans of it failed.
     """
     from rich.console import Console
 
     from detector.lab.evaluation.report import write_reports
-    from detector.lab.evaluation.words import headline
+    from detector.lab.evaluation.words import gaps, headline
 
+    _check(files, suite, so_far)
     console = Console(stderr=True)
     engine_config, policy = configuration(settings)
-    logs = _logs(console, files or [], suite, out / LOGS)
-    evaluation = _judged(console, logs, engine_config, policy)
+    done = None if suite is None else _suite(console, suite, out / LOGS, so_far)
+    evaluation = _judged(console, done.logs if done else files or [], out / JUDGED, engine_config, policy)
+    evaluation = replace(evaluation, gaps=gaps(done) if done else ())
     write_reports(evaluation, out)
-    console.print(f"{headline(evaluation)}. See {out / 'report.html'}.", highlight=False, soft_wrap=True)
+    said = f"{headline(evaluation)}. See {out / 'report.html'}."
+    console.print(" ".join([said, *evaluation.gaps]), highlight=False, soft_wrap=True)
+    if done and done.failed:
+        raise typer.Exit(1)
 
 
-def _logs(console: Console, files: Sequence[Path], suite: SuiteName | None, folder: Path) -> Sequence[Path]:
-    if suite is None and files:
-        return files
-    if suite is None or files:
+def _check(files: Sequence[Path] | None, suite: SuiteName | None, so_far: bool) -> None:
+    if bool(files) == (suite is not None):
         raise typer.BadParameter("name log files, or a suite with --suite, and not both")
-    return _made(console, suite, folder)
+    if so_far and suite is None:
+        raise typer.BadParameter("--so-far is of a suite; name one with --suite")
 
 
-def _made(console: Console, suite: SuiteName, folder: Path) -> Sequence[Path]:
-    from detector.lab.evaluation.suite import make_logs, plans_of
+def _suite(console: Console, suite: SuiteName, folder: Path, so_far: bool) -> SuiteProgress:
+    from detector.lab.evaluation.suite import make_logs, plans_of, progress_of
 
     plans = plans_of(suite.value)
-    with bar(console, "logs", len(plans)) as progress:
-        logs = make_logs(plans, folder, progress)
-    if unfit := len(plans) - len(logs):
-        console.print(
-            f"{unfit} of {len(plans)} plans have an attack that cannot handle the victim; see {folder}/*.txt."
-        )
-    return logs
+    if not so_far:
+        with bar(console, "logs", len(plans)) as progress:
+            make_logs(plans, folder, progress)
+    return progress_of(plans, folder)
 
 
-def _judged(console: Console, logs: Sequence[Path], engine_config: EngineConfig, policy: Policy) -> Evaluation:
+def _judged(
+    console: Console, logs: Sequence[Path], folder: Path, engine_config: EngineConfig, policy: Policy
+) -> Evaluation:
     from detector.core.signals import SIGNALS
-    from detector.lab.evaluation.judging import judge_labelled
+    from detector.lab.evaluation.kept import judge_once
     from detector.lab.evaluation.results import evaluation_of
 
     with bar(console, "queries", rows_in(logs)) as progress:
-        judged = [judge_labelled(log, engine_config=engine_config, policy=policy, progress=progress) for log in logs]
+        judged = [
+            judge_once(log, folder, engine_config=engine_config, policy=policy, progress=progress) for log in logs
+        ]
     signals = tuple(SIGNALS)
     detector = f"{', '.join(signals)} in {engine_config.mode} mode, configuration {engine_config.configuration_hash()}"
     return evaluation_of(judged, detector, signals)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+import detector
 from detector.contracts.errors import LabError
 from detector.lab.answers import Victim
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.course import Course, checkpoints
 from detector.lab.data import Dataset
 from detector.lab.fidelity import Yardstick
-from detector.lab.query_log import QueryLog, Run, code_version
+from detector.lab.provenance import digest_of
+from detector.lab.query_log import QueryLog, Run
 from detector.lab.services import InProcess, Service
 from detector.lab.traces import Trace, honest_traces, log_of, thief_trace
 from detector.lab.wrappers import PLAIN, WRAPPERS, Means
@@ -92,9 +94,18 @@ def finished(plan: Plan, victim: str, course: Course, traces: list[Trace]) -> Qu
         sent=course.sent,
         useful=course.useful,
         curve=tuple(course.curve),
-        code_version=code_version(),
+        code_version=code_version(plan.attack),
     )
     return log_of(run, course.service.output_kind, traces)
+
+
+@cache
+def code_version(attack: str) -> str:
+    """The package's version, and a digest of the source that logs of ``attack`` are made by."""
+    from detector.lab.attackers import ATTACKS
+
+    module = [ATTACKS[attack].__module__] if attack in ATTACKS else []
+    return f"{detector.__version__}+{digest_of([__name__, *module])}"
 
 
 @lru_cache(maxsize=8)

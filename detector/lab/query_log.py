@@ -7,17 +7,15 @@ as JSON in the file's metadata. The same log is the same bytes.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-import detector
 from detector.contracts.batches import concatenate
 from detector.contracts.errors import ConfigurationError, LabError
 from detector.contracts.queries import QueryBatch
@@ -25,6 +23,9 @@ from detector.lab.fidelity import Fidelity
 from detector.sources.parquet import read_parquet
 
 Label = Literal["honest", "extraction", "evasion"]
+
+PARTIAL = ".partial"
+"""How the name of a log ends that is being written, or that nobody lived to finish."""
 
 DUMMY = "dummy"
 """The ``kind`` of a thief's cover query. It has his label."""
@@ -71,22 +72,13 @@ class QueryLog:
     run: Run
 
 
-@cache
-def code_version() -> str:
-    """The package's version, and a digest of the lab's source: what a log depends on beside its options."""
-    digest = sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return f"{detector.__version__}+{digest.hexdigest()[:12]}"
-
-
 def write_query_log(path: Path, log: QueryLog) -> None:
     """Write ``log`` to ``path``, which is there in full or not at all."""
     import pyarrow.parquet as pq
 
     table = _table(log).replace_schema_metadata({_METADATA: json.dumps(asdict(log.run)).encode()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     pq.write_table(table, partial, compression="zstd")
     partial.replace(path)
 

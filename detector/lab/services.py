@@ -1,19 +1,16 @@
-"""Who answers an experiment's queries: a victim in this process, or one behind HTTP."""
+"""Who answers an experiment's queries; here, a victim in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.errors import LabError
 from detector.contracts.queries import OutputKind
 from detector.lab.answers import Answers, Victim
-from detector.lab.endpoint import Endpoint
-from detector.lab.mappings import Request
 
 Rows = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -66,47 +63,3 @@ class InProcess:
 
     def said(self, features: Rows, answers: Answers) -> Array:
         return answers.probabilities if self.output_kind == "label" else self._victim.probabilities(features)
-
-
-class OverHttp:
-    """One query a request, each at its time; ``progress`` is told of each.
-
-    ``failure``: why it gave no proper answer to the query after the last one that it answered, if that was the reason.
-    """
-
-    def __init__(self, endpoint: Endpoint, progress: Callable[[int], None] | None = None) -> None:
-        self._endpoint = endpoint
-        self._progress = progress
-        self.failure: LabError | None = None
-
-    @property
-    def output_kind(self) -> OutputKind:
-        return self._endpoint.output_kind
-
-    def ask(self, asked: Asked) -> Answers:
-        answered: list[Answers] = []
-        try:
-            for request, second in zip(_requests(asked), asked.at.tolist(), strict=True):
-                answer = self._endpoint.ask(request, second)
-                if answer is None:
-                    break
-                answered.append(answer)
-                if self._progress:
-                    self._progress(1)
-        except LabError as error:
-            self.failure = error
-        return Answers.joined(answered) if answered else Answers(np.empty((0, self._endpoint.classes)))
-
-    def said(self, features: Rows, answers: Answers) -> Array:
-        return answers.probabilities
-
-
-def _requests(asked: Asked) -> Iterator[Request]:
-    rows = np.split(asked.features, len(asked.features))
-    wanted = [None] * len(rows) if asked.specifications is None else map(_specification, asked.specifications.tolist())
-    return map(Request, rows, asked.accounts, wanted)
-
-
-def _specification(numbers: list[float]) -> tuple[float, float]:
-    accuracy, latency = numbers
-    return accuracy, latency

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from detector.cli.main import main
-from detector.lab.evaluation import plans
+from detector.lab.evaluation import kept, plans, suite
 from detector.lab.experiment import Plan
 from tests.lab.labelled import traffic, write_traffic
 
@@ -58,7 +59,36 @@ def test_a_suite_makes_its_logs_once_and_tells_what_does_not_fit(
     assert log.stat().st_mtime_ns == made
 
 
-@pytest.mark.parametrize("wrong", [(), ("a.parquet", "--suite", "quick"), ("--suite", "slow")])
+def test_a_part_of_a_suite_is_reported_as_such_and_a_plan_that_fails_gives_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = Plan("jbda", "logistic regression", "iris", budget=20, accounts=3)
+    monkeypatch.setattr(suite, "_made", lambda missing: map(suite.make_log, missing, missing.values()))
+    monkeypatch.setitem(plans.SUITES, "quick", lambda: (small,))
+    assert _weirguard("evaluate", "--suite", "quick", "--out", tmp_path) == 0
+    faulty = replace(small, accounts=-1)
+    monkeypatch.setitem(plans.SUITES, "quick", lambda: (small, replace(small, seed=1), faulty))
+    assert _weirguard("evaluate", "--suite", "quick", "--so-far", "--out", tmp_path) == 0
+    assert len(list((tmp_path / "logs").glob("*.parquet"))) == 1
+    assert "2 of 3 plans are not carried out yet" in capsys.readouterr().err
+    assert "2 of 3 plans are not carried out yet" in (tmp_path / "report.md").read_text()
+    assert _weirguard("evaluate", "--suite", "quick", "--out", tmp_path) == 1
+    assert "1 of 3 plans failed" in capsys.readouterr().err
+    assert "1 of 3 plans failed" in (tmp_path / "report.html").read_text()
+
+
+def test_what_was_judged_is_not_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = write_traffic(tmp_path / "a.parquet", traffic(90))
+    assert _weirguard("evaluate", log, "--out", tmp_path) == 0
+    before = (tmp_path / "report.html").read_text()
+    monkeypatch.setattr(kept, "judge_labelled", None)
+    assert _weirguard("evaluate", log, "--out", tmp_path) == 0
+    assert (tmp_path / "report.html").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "wrong", [(), ("a.parquet", "--suite", "quick"), ("--suite", "slow"), ("a.parquet", "--so-far")]
+)
 def test_neither_logs_nor_a_suite_or_both_is_refused(tmp_path: Path, wrong: tuple[str, ...]) -> None:
     assert _weirguard("evaluate", *wrong, "--out", tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()

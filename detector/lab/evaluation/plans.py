@@ -93,12 +93,14 @@ _CARRIER = "knockoff random"
 
 
 def full() -> tuple[Plan, ...]:
-    """Every attack on every target in every disguise, and undisguised on victims with a defence in their training."""
+    """Every attack on every target in every disguise, and undisguised on victims with a defence in their training.
+
+    Undisguised ones stand first, so that a part of the suite says something of every attack.
+    """
     hardened = [(attack, victim, "digits", PLAIN) for attack, victim in product(sorted(ATTACKS), HARDENED)]
-    targets = product(sorted(ATTACKS), _TARGETS, WRAPPERS)
-    disguised = [(attack, *target, wrapper) for attack, target, wrapper in targets]
+    disguised = [(attack, *target, wrapper) for wrapper, target, attack in product(WRAPPERS, _TARGETS, sorted(ATTACKS))]
     populated = {(_CARRIER, victim, dataset, PLAIN) for dataset, victim in _first_victims().items()}
-    plans = (_alone(*names, budget=_FULL_BUDGET) for names in (*disguised, *hardened))
+    plans = (_alone(*names, budget=_FULL_BUDGET) for names in (*hardened, *disguised))
     return tuple(replace(plan, accounts=_FULL_ACCOUNTS if _names(plan) in populated else 0) for plan in plans)
 
 

@@ -94,13 +94,15 @@ class HonestResult:
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Everything a report tells. ``detector``: who judged, in words; ``signals``: their names. ``refused``: rows of
-    the logs that no verdict could be given on. ``attacks``: missed ones first, then by what he got unseen."""
+    the logs that no verdict could be given on. ``attacks``: missed ones first, then by what he got unseen. ``gaps``:
+    sentences on what is not in it."""
 
     detector: str
     signals: tuple[str, ...]
     attacks: tuple[AttackResult, ...]
     honest: tuple[HonestResult, ...]
     refused: int
+    gaps: tuple[str, ...] = ()
 
     @property
     def all_honest(self) -> HonestResult | None:

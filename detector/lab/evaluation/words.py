@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from detector.lab.evaluation.results import AttackResult, Evaluation, HonestResult
+
+if TYPE_CHECKING:
+    from detector.lab.evaluation.suite import SuiteProgress
 
 _ONE_SIGNAL = {
     "prada": "prada is the only signal at work. It looks for a thief who walks in steps from his earlier queries, and "
@@ -24,11 +28,22 @@ def headline(evaluation: Evaluation) -> str:
 
 
 def answer(evaluation: Evaluation) -> list[str]:
-    """Paragraphs of plain text: what is missed, what is caught, what it costs honest users, who judged."""
+    """Paragraphs of text: what is missed, what is caught, what it costs honest users, who judged, what is not in it."""
     by_attack = group_by_attack(evaluation.attacks)
     paragraphs = [_missed(by_attack), *(_caught(name, runs) for name, runs in by_attack.items()), _honest(evaluation)]
-    paragraphs.append(_judge(evaluation))
+    paragraphs += [_judge(evaluation), " ".join(evaluation.gaps)]
     return [paragraph for paragraph in paragraphs if paragraph]
+
+
+def gaps(suite: SuiteProgress) -> tuple[str, ...]:
+    """Sentences on the plans of ``suite`` of which there is no log."""
+    of = f"of {suite.plans:,} plans"
+    sentences = {
+        f"{suite.left:,} {of} are not carried out yet; without --so-far, the same command goes on.": suite.left,
+        f"{suite.failed:,} {of} failed and are tried again the next time; see logs/*.failed.txt.": suite.failed,
+        f"{suite.unfit:,} {of} have an attack that cannot handle the victim; see logs/*.unfit.txt.": suite.unfit,
+    }
+    return tuple(sentence for sentence, number in sentences.items() if number)
 
 
 def group_by_attack(results: Iterable[AttackResult]) -> dict[str, list[AttackResult]]:

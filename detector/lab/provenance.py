@@ -1,0 +1,67 @@
+"""Which source a result was made by: a digest of the text of the modules that its making imports."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import detector
+
+_PACKAGE = detector.__name__
+_REGISTRIES = frozenset({"detector.lab.attackers"})
+"""Whose text counts, but not what they import: of all the entries, a result is made by one."""
+
+
+def digest_of(roots: Iterable[str], source: Path | None = None) -> str:
+    """Twelve hexadecimal digits of the text of the modules ``roots`` and of all in this package that they import.
+
+    Imports inside functions count; what is imported by a computed name does not. ``source``: the package's folder.
+    """
+    folder = source or Path(detector.__file__).parent
+    digest = sha256()
+    for module in sorted(imported(roots, folder)):
+        digest.update(f"{module}\n".encode() + _path(module, folder).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def imported(roots: Iterable[str], folder: Path) -> set[str]:
+    """The modules ``roots`` and all that they import, directly or not, from the package in ``folder``."""
+    left, found = set(roots), set[str]()
+    first = frozenset(left)
+    while left:
+        module = left.pop()
+        found.add(module)
+        if module not in _REGISTRIES - first:
+            left |= _imports(_path(module, folder), folder) - found
+    return found
+
+
+@cache
+def _imports(path: Path, folder: Path) -> frozenset[str]:
+    """The modules of the package that the one at ``path`` imports by name."""
+    nodes = ast.walk(ast.parse(path.read_bytes()))
+    return frozenset(name for node in nodes for name in _named(node, folder))
+
+
+def _named(node: ast.AST, folder: Path) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names if _is_ours(alias.name))
+    elif isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module):
+        inner = [f"{node.module}.{alias.name}" for alias in node.names]
+        there = [_path(name, folder).exists() for name in inner]
+        yield from (name for name, is_module in zip(inner, there, strict=True) if is_module)
+        if not all(there):
+            yield node.module
+
+
+def _is_ours(module: str) -> bool:
+    return module == _PACKAGE or module.startswith(f"{_PACKAGE}.")
+
+
+def _path(module: str, folder: Path) -> Path:
+    """Where ``module`` is, or would be."""
+    place = folder.joinpath(*module.split(".")[1:])
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")

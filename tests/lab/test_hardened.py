@@ -9,16 +9,11 @@ from detector.lab.answers import Victim
 from detector.lab.attackers.network import CloneNetwork
 from detector.lab.data import Dataset
 from detector.lab.fidelity import agreement
-from detector.lab.victims import HARDENED, VICTIMS, diverse
+from detector.lab.victims import diverse
 from detector.lab.victims.answers_given import LabelOnly, Rounded
 
 REACH = 0.1
 PLAIN = "multilayer perceptron"
-
-
-@pytest.fixture(scope="module")
-def trained(split: Dataset) -> dict[str, Victim]:
-    return {name: VICTIMS[name](split, 0) for name in [PLAIN, *HARDENED]}
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +121,11 @@ def stolen(victim: Victim, split: Dataset) -> float:
 def test_unnatural_queries_steal_next_to_nothing_from_the_diverse_ensemble(
     trained: dict[str, Victim], split: Dataset
 ) -> None:
-    assert stolen(trained[PLAIN], split) > 0.5
     assert stolen(trained["diverse ensemble"], split) < 0.2
 
 
 def test_the_less_an_api_says_the_less_is_stolen(trained: dict[str, Victim], split: Dataset) -> None:
     plain = trained[PLAIN]
     everything, rounded, label = (stolen(victim, split) for victim in (plain, Rounded(plain, 1), LabelOnly(plain)))
+    assert everything > 0.5
     assert everything > max(rounded, label)

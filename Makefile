@@ -9,7 +9,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kafka test-deploy lint bench chaos soak generate lock clean
+.PHONY: help setup demo test test-kafka test-deploy lint bench lab-tables chaos soak generate lock clean
 
 help:           ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,6 +36,9 @@ lint: $(STAMP)  ## ruff, mypy, import contracts
 
 bench: $(STAMP) ## run the benchmarks
 	$(BIN)/python -m benchmarks
+
+lab-tables: $(STAMP) ## measure the attacks and defences of the lab anew: the tables of docs/lab.md
+	$(BIN)/python -m benchmarks.lab
 
 chaos: $(STAMP) ## kill, freeze and restart workers and Kafka under load, and compare with an undisturbed run
 	$(BIN)/python -m tests.chaos

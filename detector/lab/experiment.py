@@ -68,18 +68,20 @@ def conduct(plan: Plan, progress: Callable[[int], None] | None = None) -> QueryL
 
 def course_of(plan: Plan, dataset: Dataset, service: Service, yardstick: Yardstick) -> Course:
     """The attack of ``plan`` on ``service``, by a thief who knows what ``dataset`` tells him, not begun."""
-    from detector.lab.attackers import ATTACKS
+    from detector.lab.attackers import EVERY_ATTACK
 
-    attacker = named(ATTACKS, plan.attack, "attack")(Knowledge.of(dataset), plan.budget, plan.seed)
+    attacker = named(EVERY_ATTACK, plan.attack, "attack")(Knowledge.of(dataset), plan.budget, plan.seed)
     disguise = named(WRAPPERS, plan.wrapper, "wrapper")(Means(dataset, plan.pause, plan.seed))
     return Course(attacker, service, disguise, yardstick, checkpoints(plan.budget))
 
 
 def check_names(plan: Plan) -> None:
-    """Raise LabError for an attack or a wrapper that there is not."""
-    from detector.lab.attackers import ATTACKS
+    """Raise LabError for an attack or a wrapper that there is not, or is not installed."""
+    from detector.lab.attackers import EVERY_ATTACK
+    from detector.lab.independent import check_installed
 
-    named(ATTACKS, plan.attack, "attack")
+    named(EVERY_ATTACK, plan.attack, "attack")
+    check_installed(plan.attack)
     named(WRAPPERS, plan.wrapper, "wrapper")
 
 
@@ -102,9 +104,9 @@ def finished(plan: Plan, victim: str, course: Course, traces: list[Trace]) -> Qu
 @cache
 def code_version(attack: str) -> str:
     """The package's version, and a digest of the source that logs of ``attack`` are made by."""
-    from detector.lab.attackers import ATTACKS
+    from detector.lab.attackers import EVERY_ATTACK
 
-    module = [ATTACKS[attack].__module__] if attack in ATTACKS else []
+    module = [EVERY_ATTACK[attack].__module__] if attack in EVERY_ATTACK else []
     return f"{detector.__version__}+{digest_of([__name__, *module])}"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable
 
+from detector.lab import independent
 from detector.lab.attackers import (
     active_learning,
     boundary_walk,
@@ -63,5 +65,8 @@ ATTACKS: dict[str, NewAttacker] = {
     "uniform retraining": retraining.new_uniform,
 }
 
-EVASIONS = frozenset({"boundary walk", "finite differences"})
+EVERY_ATTACK = ChainMap(ATTACKS, independent.INDEPENDENT)
+"""Those of adversarial-robustness-toolbox too, which raise LabError where it is not installed; in no suite."""
+
+EVASIONS = frozenset({"boundary walk", "finite differences"}) | independent.EVASIONS
 """Those that want another label for an input, and steal nothing: their ``clone`` raises LabError."""

@@ -1,0 +1,122 @@
+"""The toolbox's evasions that need queries alone: boundary attack, HopSkipJump and ZOO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from art.attacks.evasion import BoundaryAttack, HopSkipJump, ZooAttack
+from art.estimators.classification import BlackBoxClassifier
+from numpy.typing import NDArray
+
+from detector.lab.attackers.adam import Array
+from detector.lab.attackers.attacker import Knowledge
+from detector.lab.attackers.dialogue import Questions
+from detector.lab.attackers.evasion import Evasion
+from detector.lab.attackers.ranges import Ranges
+from detector.lab.independent.calling import Ask, questions_of
+from detector.lab.independent.logits import logits
+
+_STARTS = 100
+
+Generate = Callable[[Any, NDArray[np.float32], np.random.Generator], None]
+"""(victim as the toolbox sees it, original (1, d) in shares of the ranges, draws): runs the toolbox's attack."""
+
+
+class ToolboxEvasion(Evasion):
+    """Has ``generate`` turn one of his inputs after another; each until the toolbox is content, or the budget spent."""
+
+    def __init__(self, knowledge: Knowledge, budget: int, seed: int, generate: Generate) -> None:
+        self._generate = generate
+        self._classes = knowledge.classes
+        self._seed = seed
+        super().__init__(knowledge, budget, seed)
+
+    def next_batch(self) -> NDArray[np.float32]:
+        batch = super().next_batch()
+        if not len(batch):
+            self._asking.close()  # else it would wait for answers as long as he is remembered
+        return batch
+
+    def _turn(self, row: int) -> Questions:
+        turn = _Turn(self._generate, self._ranges, self._classes, self.originals[row], row, self.found)
+        rng = np.random.default_rng([self._seed, 5, row])
+        self._asking = questions_of(partial(turn.run, rng), [self._seed, 4, row])
+        yield from self._asking
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Of the input ``original`` (d,), to be kept in ``found`` under ``row``."""
+
+    generate: Generate
+    ranges: Ranges
+    classes: int
+    original: Array
+    row: int
+    found: dict[int, Array]
+
+    def run(self, rng: np.random.Generator, ask: Ask) -> None:
+        label = int(ask(self.ranges.features(self.original[None])).labels[0])
+
+        def said(shares: NDArray[np.float32]) -> Array:
+            features = self.ranges.features(shares.astype(np.float64))
+            answers = ask(features)
+            self._keep_nearest(self.ranges.shares(features[answers.labels != label]))
+            return logits(answers)
+
+        victim = BlackBoxClassifier(said, self.original.shape, self.classes, clip_values=(0.0, 1.0))
+        self.generate(victim, self.original[None].astype(np.float32), rng)
+
+    def _keep_nearest(self, turned: Array) -> None:
+        """Of ``turned`` (m, d), all named otherwise, m may be 0, and what was found before."""
+        known = [self.found[self.row][None]] if self.row in self.found else []
+        candidates = np.concatenate([*known, turned])
+        if len(candidates):
+            distances = np.linalg.norm(candidates - self.original, axis=1)
+            self.found[self.row] = candidates[distances.argmin()]
+
+
+def _by_labels(
+    attack: Callable[[Any], Any], victim: Any, original: NDArray[np.float32], rng: np.random.Generator
+) -> None:
+    start = _start(victim, original, rng)
+    if start is not None:
+        attack(victim).generate(original, x_adv_init=start)
+
+
+def _by_logits(victim: Any, original: NDArray[np.float32], _: np.random.Generator) -> None:
+    """With one constant, as there are no queries to search for one, and all coordinates in each iteration.
+
+    Without bounds: the toolbox holds each step within them too, as if it were an input, so none could go down.
+    """
+    victim.set_params(clip_values=None)
+    attack = ZooAttack(victim, initial_const=10.0, max_iter=60, nb_parallel=original.shape[1], verbose=False)
+    attack.generate(original)
+
+
+def _start(victim: Any, original: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32] | None:
+    """A random input (1, d) of another label than ``original``; the toolbox draws its own by no seed."""
+    label = victim.predict(original).argmax()
+    for _ in range(_STARTS):
+        drawn = rng.random(original.shape, dtype=np.float32)
+        if victim.predict(drawn).argmax() != label:
+            return drawn
+    return None
+
+
+def boundary(knowledge: Knowledge, budget: int, seed: int) -> ToolboxEvasion:
+    attack = partial(BoundaryAttack, targeted=False, verbose=False)
+    return ToolboxEvasion(knowledge, budget, seed, partial(_by_labels, attack))
+
+
+def hop_skip_jump(knowledge: Knowledge, budget: int, seed: int) -> ToolboxEvasion:
+    attack = partial(HopSkipJump, verbose=False)
+    return ToolboxEvasion(knowledge, budget, seed, partial(_by_labels, attack))
+
+
+def zoo(knowledge: Knowledge, budget: int, seed: int) -> ToolboxEvasion:
+    return ToolboxEvasion(knowledge, budget, seed, _by_logits)

@@ -16,6 +16,9 @@ from detector.contracts.codecs.queries_json import SCHEMA as JSON_SCHEMA
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, PackedQueries
 from detector.contracts.codecs.queries_packed import SCHEMA as PACKED_SCHEMA
 from detector.contracts.codecs.records import SCHEMAS
+from detector.contracts.errors import ConfigurationError, InvalidRecord
+from detector.core.owner_model import from_json, to_json
+from detector.core.owner_model.json_form import SCHEMA as MODEL_SCHEMA
 
 ROOT = Path(__file__).parents[2] / "schemas"
 BINARY = {field.name for field in fields(PackedQueries) if "bytes" in str(field.type)}
@@ -63,6 +66,14 @@ def _write_packed(decoded: Any) -> bytes:
     return encode_packed(decoded.batch or no_queries("digits", "3"), decoded.counts)
 
 
+def _read_model(value: bytes) -> Any:
+    """The one form that is a file of the owner's: its reader complains of configuration."""
+    try:
+        return from_json(value)
+    except ConfigurationError as error:
+        raise InvalidRecord("schema", str(error)) from error
+
+
 def _record_form(kind: Any) -> Form:
     return Form(lambda value: decode(kind, value), encode, str.encode)
 
@@ -70,5 +81,6 @@ def _record_form(kind: Any) -> Form:
 FORMS: dict[str, Form] = {
     name_of(JSON_SCHEMA): Form(_read_json_query, lambda decoded: encode_json_query(decoded.batch), str.encode),
     name_of(PACKED_SCHEMA): Form(_read_packed, _write_packed, packed_from_json),
+    name_of(MODEL_SCHEMA): Form(_read_model, lambda model: to_json(model).encode(), str.encode),
     **{name_of(schema): _record_form(kind) for kind, schema in SCHEMAS.items()},
 }

@@ -1,0 +1,149 @@
+"""Which queries come close to where the owner's model changes its answer, for which a thief who maps it has to ask.
+
+For decision trees these are the safe intervals of Forgotten Siblings (Quiring, Arp and Rieck, EuroS&P 2018): within the
+region of a leaf, a margin along each bound that the training data leave nearly empty. For linear models it is
+the distance to the boundary, for any other classifier the lead of the most probable class, both against what few honest
+queries stay below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.errors import ConfigurationError
+from detector.core.arrays import Array
+from detector.core.owner_model.features import Floats
+from detector.core.owner_model.intervals import safe_intervals
+from detector.core.owner_model.json_form import OwnerModel
+from detector.core.owner_model.linear import Linear
+from detector.core.owner_model.tree import Tree
+
+LOW = 0.05
+"""The share of honest queries that lie in the margin of a linear model or of any classifier."""
+_LEAST_RATE, _HIGHEST_RATE = 0.005, 0.3
+
+Outputs = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Of each of n queries: ``leaf`` int64 (n,), 0 unless the model is a tree; ``inside`` bool (n,): whether it lies
+    in a margin; ``known`` bool (n,): whether that can be told at all."""
+
+    leaf: Array
+    inside: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Margins:
+    """Of a tree: the safe intervals of leaf l are entries ``starts[l]`` to ``starts[l + 1]`` of ``feature`` int64,
+    ``low`` and ``high`` float64. Of a linear model: ``distances`` float64 (classes,), the margin on the side of each
+    class. Of all else ``low_margin``, the least lead of the top class over the next. What does not apply is empty, or
+    NaN. ``rate``: the share of honest queries in a margin, as measured on rows that the margins were not made from,
+    held between 0.005 and 0.3."""
+
+    starts: Array
+    feature: Array
+    low: Floats
+    high: Floats
+    distances: Floats
+    low_margin: float
+    rate: float
+
+    @property
+    def leaves(self) -> int:
+        """0 unless the model is a tree."""
+        return max(len(self.starts) - 1, 0)
+
+    @classmethod
+    def of(
+        cls, model: OwnerModel | None, features: NDArray[np.float32], probabilities: Outputs | None = None
+    ) -> Margins | None:
+        """From rows like those that the model was trained on: ``features`` float32 (n, d), and, where there is no
+        model, the ``probabilities`` (n, k) it gave for them. None where there is neither. Raises ConfigurationError."""
+        if model is None and (probabilities is None or probabilities.shape[1] < 2):
+            return None
+        if len(features) < 2:
+            raise ConfigurationError(f"margins need rows like the training data, and there are {len(features)} of them")
+        _check_dimension(model, features)
+        inside = np.empty(len(features), bool)
+        for half in (slice(0, None, 2), slice(1, None, 2)):
+            other = slice(1 - half.start, None, 2)
+            fitted = _fitted(model, features[half], _rows_of(probabilities, half), np.nan)
+            inside[other] = fitted.close(model, features[other], _rows_of(probabilities, other)).inside
+        rate = np.clip((inside.sum() + 0.5) / (len(inside) + 1), _LEAST_RATE, _HIGHEST_RATE)
+        return _fitted(model, features, probabilities, float(rate))
+
+    def close(self, model: OwnerModel | None, features: NDArray[np.float32], probabilities: Outputs | None) -> Close:
+        """Judge queries by the ``model`` these margins were made for; ``probabilities`` (n, k) are asked for where
+        there is no model, and may be NaN where they are not known."""
+        count = len(features)
+        leaf, known = np.zeros(count, np.int64), np.ones(count, bool)
+        if model is not None and features.shape[1] != len(model.features):
+            return Close(leaf, np.zeros(count, bool), np.zeros(count, bool))
+        if isinstance(model, Tree):
+            leaf = model.leaf(features)
+            return Close(leaf, self._outside(leaf, features), known)
+        if isinstance(model, Linear):
+            side, distance = model.distances(features)
+            return Close(leaf, distance < self.distances[side], known)
+        lead = _lead(probabilities, count) if model is None else _lead(model.outputs(features), count)
+        return Close(leaf, lead < self.low_margin, ~np.isnan(lead))
+
+    def to_record(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Margins:
+        return cls(**record)
+
+    def _outside(self, leaf: Array, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """bool (n,): rows with some feature outside the safe interval of their leaf."""
+        lengths = np.diff(self.starts)[leaf]
+        row = np.repeat(np.arange(len(leaf)), lengths)
+        at = np.arange(len(row)) + np.repeat(self.starts[leaf] - np.cumsum(lengths) + lengths, lengths)
+        value = features[row, self.feature[at]]
+        outside = (value < self.low[at]) | (value > self.high[at])
+        return np.bincount(row[outside], minlength=len(leaf)) > 0
+
+
+def _fitted(
+    model: OwnerModel | None, features: NDArray[np.float32], probabilities: Outputs | None, rate: float
+) -> Margins:
+    none, empty = np.empty(0, np.int64), np.empty(0)
+    if isinstance(model, Tree):
+        low, high = safe_intervals(model, features)
+        return Margins(model.paths.starts, model.paths.feature, low, high, empty, np.nan, rate)
+    if isinstance(model, Linear):
+        side, distance = model.distances(features)
+        own = [distance[side == at] for at in range(model.sides)]
+        distances = np.array([np.quantile(each, LOW) if len(each) else 0.0 for each in own])
+        return Margins(none, none, empty, empty, distances, np.nan, rate)
+    lead = _lead(probabilities, len(features)) if model is None else _lead(model.outputs(features), len(features))
+    return Margins(none, none, empty, empty, empty, float(np.nanquantile(lead, LOW)), rate)
+
+
+def _lead(outputs: NDArray[Any] | None, count: int) -> Floats:
+    """float64 (n,): the highest of ``outputs`` (n, k) less the next, NaN where there are no two."""
+    if outputs is None or outputs.shape[1] < 2:
+        return np.full(count, np.nan)
+    top = np.sort(np.where(np.isnan(outputs), -np.inf, outputs).astype(np.float64), axis=1)[:, -2:]
+    known = np.isfinite(top).all(axis=1)
+    return np.asarray(np.subtract(top[:, 1], top[:, 0], out=np.full(count, np.nan), where=known))
+
+
+def _rows_of(probabilities: Outputs | None, rows: slice) -> Outputs | None:
+    return None if probabilities is None else probabilities[rows]
+
+
+def _check_dimension(model: OwnerModel | None, features: NDArray[np.float32]) -> None:
+    if model is not None and features.shape[1] != len(model.features):
+        raise ConfigurationError(
+            f"features: the model has {len(model.features)} of them and the rows {features.shape[1]}; "
+            "give rows in the form that the model is asked in"
+        )

@@ -29,6 +29,7 @@ COMMANDS = {
     "run": CommandEntry("run:run", "service", "Run the detector."),
     "replay": CommandEntry("replay:replay", "service", "Judge recorded queries from files, without Kafka."),
     "evaluate": CommandEntry("evaluate:evaluate", "lab", "Say which attacks are caught, when, and what the thief got."),
+    "model": CommandEntry("model:app", "service", "Bring your model into a form that the detector reads."),
     "decisions": CommandEntry("decisions:app", "service", "List, add and delete decisions."),
     "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),
     "alerts": CommandEntry("alerts:app", "service", "Follow the alerts."),

@@ -28,8 +28,8 @@ def digest_of(roots: Iterable[str], source: Path | None = None) -> str:
 
 
 def imported(roots: Iterable[str], folder: Path) -> set[str]:
-    """The modules ``roots`` and all that they import, directly or not, from the package in ``folder``."""
-    left, found = set(roots), set[str]()
+    """The modules ``roots`` and all that they import, directly or not, that are of the package in ``folder``."""
+    left, found = set(filter(_is_ours, roots)), set[str]()
     first = frozenset(left)
     while left:
         module = left.pop()

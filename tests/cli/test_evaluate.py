@@ -31,7 +31,8 @@ def test_labelled_logs_become_a_report(
     assert "990/990" in said
     report = (tmp_path / "out" / "report.md").read_text()
     assert report.index("| short |") < report.index("| steps |")
-    assert "prada in compatible mode" in report
+    assert "Judged by prada" in report
+    assert "in compatible mode" in report
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
 
 

@@ -52,6 +52,10 @@ def test_an_edit_of_what_only_uses_it_or_of_another_attack_does_not(source: Path
     assert digest_of(ROOTS, source) == before
 
 
+def test_a_module_from_elsewhere_is_left_out(source: Path) -> None:
+    assert digest_of([*ROOTS, "tests.lab.thieves"], source) == digest_of(ROOTS, source)
+
+
 def test_the_registry_of_attacks_counts_but_not_its_entries(source: Path) -> None:
     assert imported(ROOTS, source) >= {"detector.lab.attackers", "detector.lab.attackers.lines"}
     assert "detector.lab.attackers.wide" not in imported(ROOTS, source)

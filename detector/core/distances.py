@@ -6,6 +6,7 @@ row, which gives the same bits however many rows are computed at once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isqrt
 
 import numpy as np
@@ -61,18 +62,65 @@ def _exact(left: Array, right: Array) -> NDArray[np.float64]:
 def nearest_stored(store: VectorLists, queries: NDArray[np.float32], lists: Array) -> NDArray[np.float64]:
     """float64 (n,): distance from each query to the nearest vector of the lists in its row of ``lists``
     (n, p; -1 for none), inf where they are all empty. Rows that search the same lists should be neighbours."""
+    return nearest_vectors(store, queries, lists).distance
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """Of each of n queries: ``distance`` float64 (n,), inf where there is no vector; and the ``candidates`` for the
+    nearest one: ``row`` int64 (c,), of the query, ``vectors`` float32 (c, d) and their exact distances, ``gap``
+    float64 (c,)."""
+
+    distance: NDArray[np.float64]
+    row: Array
+    vectors: NDArray[np.float32]
+    gap: NDArray[np.float64]
+
+    def with_pairs(self, row: Array, vectors: NDArray[np.float32], gap: NDArray[np.float64]) -> Nearest:
+        """The same with more candidates."""
+        distance = self.distance.copy()
+        np.minimum.at(distance, row, gap)
+        joined = (np.concatenate(pair) for pair in ((self.row, row), (self.vectors, vectors), (self.gap, gap)))
+        return Nearest(distance, *joined)
+
+    def winners(self) -> NDArray[np.float32]:
+        """float32 (n, d): the nearest vector of each query, 0 where there is none. Of several at the same distance it
+        is always the same one, however they came in."""
+        best = np.flatnonzero(self.gap <= self.distance[self.row])
+        order = best[np.lexsort((_ranks(self.vectors[best]), self.row[best]))]
+        rows, first = np.unique(self.row[order], return_index=True)
+        winners = np.zeros((len(self.distance), self.vectors.shape[1]), np.float32)
+        winners[rows] = self.vectors[order[first]]
+        return winners
+
+
+def nearest_vectors(store: VectorLists, queries: NDArray[np.float32], lists: Array) -> Nearest:
+    """As ``nearest_stored``, with the vectors that may be nearest."""
     found = np.full(len(queries), np.inf)
     sizes = np.where(lists >= 0, store.sizes[lists], 0).sum(1)
     pending = sizes > 0
+    parts = [(np.empty(0, np.int64), queries[:0], np.empty(0))]
     runs = _heavy_runs(lists, sizes, store.dimension)
     if runs:
         rows, vectors = _by_products(store, queries, lists, runs)
-        np.minimum.at(found, rows, exact(queries[rows], vectors))
+        parts.append((rows, vectors, exact(queries[rows], vectors)))
+        np.minimum.at(found, rows, parts[-1][2])
         pending &= np.isinf(found)
     at = np.flatnonzero(pending)
     if len(at):
-        found[at] = _by_scan(store, queries[at], lists[at], sizes[at])
-    return found
+        rows, vectors, gap = _by_scan(store, queries[at], lists[at], sizes[at])
+        parts.append((at[rows], vectors, gap))
+        np.minimum.at(found, at[rows], gap)
+    if len(parts) == 2:
+        return Nearest(found, *parts[1])
+    row, vectors, gap = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Nearest(found, row, vectors, gap)
+
+
+def _ranks(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """float64 (n,): numbers that tell vectors apart by their content alone."""
+    weights = np.sin(np.arange(1, vectors.shape[1] + 1, dtype=np.float64))
+    return np.asarray((vectors * weights).sum(axis=1))
 
 
 def _heavy_runs(lists: Array, sizes: Array, dimension: int) -> list[slice]:
@@ -87,26 +135,32 @@ def _heavy_runs(lists: Array, sizes: Array, dimension: int) -> list[slice]:
     return [slice(start, start + length) for start, length in found]
 
 
-def _by_scan(store: VectorLists, queries: Array, lists: Array, sizes: Array) -> NDArray[np.float64]:
-    """FAISS names four candidates; all that its rounding cannot tell from the best are computed exactly."""
+def _by_scan(store: VectorLists, queries: Array, lists: Array, sizes: Array) -> tuple[Array, Array, Array]:
+    """FAISS names four candidates; all that its rounding cannot tell from the best are computed exactly: (row, vector,
+    distance)."""
     squared, locations = store.nearest(queries, lists)
     # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
     slack = 2 * (store.dimension + 8) * _UNIT32
     limit = squared[:, :1].astype(np.float64) * (1 + slack) + store.dimension * _TINY32
     candidate = (squared <= limit) & (locations >= 0)
-    distances = np.full(squared.shape, np.inf)
-    rows = np.flatnonzero(candidate) // squared.shape[1]
-    distances[candidate] = exact(queries[rows], store.gather(locations[candidate]))
-    found: NDArray[np.float64] = distances.min(1)
     open_ended = (candidate.all(1) & (sizes > squared.shape[1])) | (locations[:, 0] < 0)
-    for row in np.flatnonzero(open_ended).tolist():
-        found[row] = _whole(store, queries[row], lists[row])
-    return found
+    candidate[open_ended] = False
+    rows = np.flatnonzero(candidate) // squared.shape[1]
+    vectors = store.gather(locations[candidate])
+    parts = [(rows, vectors, exact(queries[rows], vectors))]
+    parts += [_whole(store, queries[row], lists[row], row) for row in np.flatnonzero(open_ended).tolist()]
+    if len(parts) == 1:
+        return parts[0]
+    rows, vectors, gap = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return rows, vectors, gap
 
 
-def _whole(store: VectorLists, query: Array, lists: Array) -> float:
-    parts = [store.view(number) for number in lists.tolist() if number >= 0]
-    return min(float(exact(np.broadcast_to(query, part.shape), part).min()) for part in parts if len(part))
+def _whole(store: VectorLists, query: Array, lists: Array, row: int) -> tuple[Array, Array, Array]:
+    """All vectors of ``lists`` that are nearest to ``query``, as ``_by_scan`` gives them."""
+    vectors = np.concatenate([store.view(number) for number in lists.tolist() if number >= 0])
+    gap = exact(np.broadcast_to(query, vectors.shape), vectors)
+    best = np.flatnonzero(gap == gap.min())
+    return np.full(len(best), row), vectors[best], gap[best]
 
 
 def _by_products(store: VectorLists, queries: Array, lists: Array, runs: list[slice]) -> tuple[Array, Array]:

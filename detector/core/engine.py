@@ -15,9 +15,9 @@ from detector.core.changes import ENGINE, VERSION
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
 from detector.core.observing import Observing
 from detector.core.principals import Shard
+from detector.core.reference import ReferenceIndex
 from detector.core.signals import SIGNALS
 from detector.core.state import Record, Registry, State
-from detector.core.views import ReferenceRows
 
 __all__ = ["Engine", "EngineConfig", "Limits", "PradaConfig", "observe_together"]
 
@@ -30,7 +30,7 @@ class Engine:
         self.config = config
         self.skipped_sections = 0
         self._state = State(config, registry)
-        self._references = {(p.model, p.model_version): ReferenceRows(p) for p in config.profiles}
+        self._references = {(p.model, p.model_version): ReferenceIndex(p.reference) for p in config.profiles}
         self._shard = Shard()
 
     def sibling(self) -> Engine:

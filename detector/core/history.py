@@ -96,13 +96,19 @@ class History:
 
     def all_lists(self, slots: Array) -> Array:
         """int32 (n, p): all lists of each slot, over all pools, -1 for none."""
+        return self._lists_of(slots, slice(0, _KINDS))
+
+    def all_growing_lists(self, slots: Array) -> Array:
+        """int32 (n, p): the lists of each slot's growing sets, over all pools, -1 for none."""
+        return self._lists_of(slots, slice(_GROWING, _OTHER))
+
+    def _lists_of(self, slots: Array, kinds: slice) -> Array:
+        """Lists that are empty or missing stand behind the others, and no column is empty but a lone first."""
         self._lists.reserve(self._pools.capacity)
-        own = [self._lists["number"][self._pools.of_slots(slots[at : at + 1])].ravel() for at in range(len(slots))]
-        own = [numbers[numbers >= 0] for numbers in own]
-        lists = np.full((len(slots), max([len(numbers) for numbers in own] + [1])), -1, dtype=np.int32)
-        for at, numbers in enumerate(own):
-            lists[at, : len(numbers)] = numbers
-        return lists
+        pools = self._pools.chains(slots)
+        numbers = np.where(pools[:, :, None] >= 0, self._lists["number"][pools, kinds], -1).reshape(len(slots), -1)
+        lists: Array = np.sort(numbers, axis=1)[:, ::-1]
+        return lists[:, : max(int((lists >= 0).sum(axis=1).max(initial=0)), 1)]
 
     def rows_of(self, dimension: int, pools: Array) -> HistoryRows:
         """A copy of every row of ``pools``, which are all of this dimension. Call after ``flush``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -16,14 +16,17 @@ from detector.core.batch import MicroBatch, Observation, PrincipalKey
 from detector.core.changes import Changes, shares
 from detector.core.configuration import EngineConfig
 from detector.core.principals import Shard
+from detector.core.reference import ReferenceIndex
 from detector.core.segment import Numbered, Planner, Segment, rows_of_step
 from detector.core.signal import Delta, Proposal
 from detector.core.state import Record, State
 from detector.core.stream import Stream
-from detector.core.views import ReferenceRows, Rows, Views
+from detector.core.views import Rows, Views
 
 _EVICTED_SHARE = 16
 _HIGH_SCORE = 1.5
+DECIDING = ("suspicion",)
+"""Where a profile says what is ordinary, only these signals accuse: the budget of false alarms is theirs alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Observing:
         self,
         config: EngineConfig,
         state: State,
-        references: dict[tuple[str, str], ReferenceRows],
+        references: dict[tuple[str, str], ReferenceIndex],
         shards: Sequence[Shard],
         batches: Sequence[MicroBatch],
     ) -> None:
@@ -136,20 +139,26 @@ class Observing:
         state.history.turn(rows.slots, block)
         state.history.flush()
         reference = self._references.get((rows.model, rows.model_version))
+        if reference is not None:
+            rows = replace(rows, features=reference.scaled(rows.features))
         views = Views(rows, state.history, state.previous, reference)
+        deciding = DECIDING if views.has_reference else state.signal_names
         growing = np.zeros(len(rows), bool)
         deltas: dict[str, Delta] = {}
         for number, signal in enumerate(state.signals):
             proposal = signal.propose(rows, views)
             self._note(numbered.rows[at], signal.name, proposal)
-            alarms[signal.name][at] = proposal.alarm
-            rises += [
-                _Rise(int(numbered.rows[at[row]]), number, proposal, row, int(rows.slots[rows.slot[row]]))
-                for row in proposal.evidence
-            ]
+            views.scores[signal.name] = proposal.score
+            if signal.name in deciding:
+                self._out.score[numbered.rows[at]] = np.fmax(self._out.score[numbered.rows[at]], proposal.score)
+                alarms[signal.name][at] = proposal.alarm
+                rises += [
+                    _Rise(int(numbered.rows[at[row]]), number, proposal, row, int(rows.slots[rows.slot[row]]))
+                    for row in proposal.evidence
+                ]
             if proposal.growing is not None:
                 growing = proposal.growing
-                views.settle(growing)
+                views.settle(growing, proposal.repeats)
             deltas[signal.name] = proposal.delta
         step = self._shared_delta(rows, place, block, growing)
         state.apply_step(rows.slots, rows.pools, step, deltas)
@@ -175,7 +184,6 @@ class Observing:
     def _note(self, rows: Array, name: str, proposal: Proposal) -> None:
         out = self._out
         out.signals[name][rows] = proposal.statistic
-        out.score[rows] = np.fmax(out.score[rows], proposal.score)
         for figure, values in proposal.figures.items():
             out.signals[f"{name}.{figure}"][rows] = values
 

@@ -67,6 +67,15 @@ class Pools:
             frontier = frontier[frontier >= 0]
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
+    def chains(self, slots: Array) -> Array:
+        """int64 (n, p): the pools of each slot, in no particular order, -1 where it has no more."""
+        columns, frontier = [], self._slots["pool"][slots].astype(np.int64)
+        following = self.columns["next"]
+        while (frontier >= 0).any():
+            columns.append(frontier)
+            frontier = np.where(frontier >= 0, following[frontier], -1)
+        return np.stack(columns, axis=1) if columns else np.full((len(slots), 1), -1, np.int64)
+
     def remove(self, pools: Array) -> None:
         """Forget ``pools``: all those of the slots they belong to."""
         slots = self.columns["slot"][pools].astype(np.int64)

@@ -1,39 +1,49 @@
-"""The calibration artefact of one model version, as far as the views need it: reference rows and their hash."""
+"""The calibration artefact of one model version: what its honest traffic is like, and what counts as theft there."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from detector.contracts.errors import ConfigurationError, StateLogError
+from detector.core import owner_model
 from detector.core.arrays import pack, unpack
+from detector.core.owner_model import OwnerModel
+from detector.core.owner_model.margins import Margins
+from detector.core.reference import Reference
+from detector.core.standards import Standards
+from detector.core.validation import Validation
 
-VERSION = 1
-REFERENCE_BYTES = 2_000_000
-"""Cap on the reference rows of a model version."""
+VERSION = 2
+
+_PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "reference": Reference.from_record,
+    "standards": Standards.from_record,
+    "owner_model": owner_model.from_record,
+    "margins": Margins.from_record,
+    "validation": Validation.from_record,
+}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Profile:
-    """``reference`` float32 (m, d): rows of the owner's validation set, at most about 2 MB of them."""
+    """``reference``: honest queries to compare with. ``standards``: how honest accounts vary, and the threshold. Where
+    the owner gave them: his ``owner_model`` with its ``margins``, and his ``validation`` set. ``made``: when and from
+    what it was made and how sure it is, numbers and texts that a person reads; they change no verdict."""
 
     model: str
     model_version: str
-    reference: NDArray[np.float32]
+    reference: Reference
+    standards: Standards
+    owner_model: OwnerModel | None = None
+    margins: Margins | None = None
+    validation: Validation | None = None
+    made: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        rows = self.reference
-        if rows.ndim != 2 or rows.dtype != np.float32 or rows.nbytes > REFERENCE_BYTES:
-            raise ConfigurationError(
-                f"the profile of {self.model} {self.model_version} has reference rows of shape {rows.shape}, dtype "
-                f"{rows.dtype}, {rows.nbytes} bytes; give float32 (rows, features) of at most {REFERENCE_BYTES} bytes"
-            )
-
-    @property
+    @cached_property
     def hash(self) -> str:
         """16 hexadecimal digits of all it holds."""
         return hashlib.blake2b(self.to_bytes(), digest_size=8).hexdigest()
@@ -45,7 +55,8 @@ class Profile:
                 "profile": VERSION,
                 "model": self.model,
                 "model_version": self.model_version,
-                "reference": self.reference,
+                "made": dict(self.made),
+                **{name: None if (part := getattr(self, name)) is None else part.to_record() for name in _PARTS},
             }
         )
 
@@ -56,6 +67,11 @@ class Profile:
             body: dict[str, Any] = unpack(data)
             if body["profile"] != VERSION:
                 raise ConfigurationError(f"profile format {body['profile']} is not {VERSION}; calibrate again")
-            return cls(body["model"], body["model_version"], body["reference"])
-        except (StateLogError, KeyError, TypeError, AttributeError) as error:
+            parts: dict[str, Any] = {
+                name: None if body[name] is None else read(body[name]) for name, read in _PARTS.items()
+            }
+            if parts["reference"] is None or parts["standards"] is None:
+                raise ValueError("it has no reference or no standards")
+            return cls(body["model"], body["model_version"], **parts, made=body["made"])
+        except (StateLogError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"not a profile ({error}); write one with `weirguard calibrate`") from error

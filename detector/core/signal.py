@@ -30,6 +30,7 @@ class Proposal:
     ``statistic`` float64 (n,) in the signal's own unit and ``score`` float64 (n,), 1 at the threshold; NaN while
     it is silent. ``alarm`` bool (n,). ``evidence`` for each row at which an alarm rises; ``threshold`` in the
     statistic's unit. ``growing`` bool (n,): rows that join the growing set, from the one signal that owns it.
+    ``repeats`` bool (n,), from the same signal: queries asked again word for word.
     ``figures``: further float64 (n,) columns worth showing, by name.
     """
 
@@ -40,6 +41,7 @@ class Proposal:
     evidence: Mapping[int, tuple[Evidence, ...]]
     delta: Delta
     growing: NDArray[np.bool_] | None = None
+    repeats: NDArray[np.bool_] | None = None
     figures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
@@ -54,7 +56,9 @@ class Signal(Protocol):
     version: ClassVar[int]
     needs: ClassVar[frozenset[Need]]
     mergeable: ClassVar[bool]
-    figures: ClassVar[tuple[str, ...]]
+
+    @property
+    def figures(self) -> tuple[str, ...]: ...
 
     def propose(self, rows: Rows, views: Views) -> Proposal:
         """Judge ``rows``. Changes nothing."""

@@ -19,13 +19,15 @@ WARM_UP = 100
 @dataclass(frozen=True, slots=True)
 class Tested:
     """As of each row, in stream order: ``statistic`` W float64 (n,), NaN before the first test, and ``alarm``
-    bool (n,). ``evidence`` at rows where an alarm rises; ``delta`` to remember."""
+    bool (n,). ``evidence`` at rows where an alarm rises; ``delta`` to remember. ``repeats`` bool (n,): rows that are
+    known to be asked again, where that is looked for."""
 
     statistic: NDArray[np.float64]
     alarm: NDArray[np.bool_]
     evidence: dict[int, tuple[Evidence, ...]]
     delta: dict[str, Array]
     figures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    repeats: NDArray[np.bool_] | None = None
 
 
 def carried(grouping: Grouping, at: Array, values: Array, before: Array) -> Array:

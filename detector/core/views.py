@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.arrays import Array
-from detector.core.distances import earlier_pairs, exact, nearest_stored
+from detector.core.distances import earlier_pairs, exact, nearest_stored, nearest_vectors
+from detector.core.embedding import Placed
 from detector.core.history import History
-from detector.core.profile import Profile
-from detector.core.vectors import VectorLists
+from detector.core.reference import Neighbours, Reference, ReferenceIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,29 +103,48 @@ class GrowingNeighbours:
     distance: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class OwnNeighbours:
+    """Of each of n queries, of the nearest of the principal's own earlier ones: ``distance`` float64 (n,), inf where
+    there is none; and the ``step`` from it, float32 (n, d)."""
+
+    distance: NDArray[np.float64]
+    step: NDArray[np.float32]
+
+
 class Views:
-    """Computed when first asked for, once for all signals."""
+    """Computed when first asked for, once for all signals. ``repeats`` bool (n,): queries asked again word for word.
+    ``scores``: what the signals before in the registry say of each row, float64 (n,)."""
 
     def __init__(
-        self, rows: Rows, history: History, previous: PreviousQueries, reference: ReferenceRows | None
+        self, rows: Rows, history: History, previous: PreviousQueries, reference: ReferenceIndex | None
     ) -> None:
         self._rows = rows
         self._history = history
         self._previous = previous
         self._reference = reference
         self._joined: NDArray[np.bool_] | None = None
+        self.repeats: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
+        self.scores: dict[str, NDArray[np.float64]] = {}
 
-    def settle(self, growing: NDArray[np.bool_]) -> None:
-        """Say which rows join the growing set: from the signal that owns it to those after it in the registry."""
+    def settle(self, growing: NDArray[np.bool_], repeats: NDArray[np.bool_] | None) -> None:
+        """Say which rows join the growing set and which are asked again word for word: from the signal that owns it to
+        those after it in the registry."""
         self._joined = growing
+        if repeats is not None:
+            self.repeats = repeats
+
+    @property
+    def _growing_rows(self) -> NDArray[np.bool_]:
+        assert self._joined is not None, "the registry puts the owner of the growing set before those who ask for it"
+        return self._joined
 
     @cached_property
     def grown(self) -> NDArray[np.float64]:
         """float64 (n,): distance to the growing set of the row's own pool as of that row, inf where it was empty.
         For signals after the one that owns the growing set."""
-        assert self._joined is not None, "the registry puts the owner of the growing set before those who ask for it"
         order, neighbours = self._rows.by_pool.order, self.growing
-        joined = self._joined[order][neighbours.earlier]
+        joined = self._growing_rows[order][neighbours.earlier]
         nearest = neighbours.stored.copy()
         np.minimum.at(nearest, neighbours.later[joined], neighbours.distance[joined])
         return _scatter(order, nearest)
@@ -151,6 +170,22 @@ class Views:
         return _scatter(grouping.order, nearest)
 
     @cached_property
+    def own(self) -> OwnNeighbours:
+        """The nearest of the principal's earlier queries that are in a growing set, of whatever class; for signals
+        after the one that owns the growing set."""
+        rows, grouping, joined = self._rows, self._rows.by_slot, self._growing_rows
+        order = grouping.order
+        queries = rows.features[order]
+        lists = self._history.all_growing_lists(rows.slots)[rows.slot[order]]
+        nearest = nearest_vectors(self._history.store(queries.shape[1]), queries, lists)
+        bound = np.nextafter(nearest.distance, np.inf)  # a query of this step may be just as near
+        later, earlier, gap = earlier_pairs(queries, grouping.starts, grouping.lengths, bound)
+        use = joined[order][earlier]
+        nearest = nearest.with_pairs(later[use], queries[earlier[use]], gap[use])
+        step = queries - nearest.winners()
+        return OwnNeighbours(_scatter(order, nearest.distance), _scatter(order, step))
+
+    @cached_property
     def previous(self) -> NDArray[np.float64]:
         """float64 (n,): distance to the same principal's query just before, inf for its first."""
         rows, grouping = self._rows, self._rows.by_slot
@@ -160,11 +195,25 @@ class Views:
         return _scatter(grouping.order, np.where(known, exact(queries, before), np.inf))
 
     @cached_property
-    def reference(self) -> NDArray[np.float64]:
-        """float64 (n,): distance to the nearest of the profile's reference rows, NaN without a profile."""
-        if self._reference is None:
-            return np.full(len(self._rows), np.nan)
-        return self._reference.nearest(self._rows.features)
+    def placed(self) -> Placed:
+        """The rows where the reference is; only for those that have one."""
+        return self.reference.embedding.place(self._rows.features)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The nearest reference rows; only for those that have a reference."""
+        assert self._reference is not None
+        return self._reference.nearest(self.placed)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is a profile for this model version whose features these are."""
+        return self._reference is not None and self._reference.reference.dimension == self._rows.features.shape[1]
+
+    @property
+    def reference(self) -> Reference:
+        assert self._reference is not None
+        return self._reference.reference
 
 
 class PreviousQueries:
@@ -199,23 +248,7 @@ class PreviousQueries:
             self._vector_of.pop(slot, None)
 
 
-class ReferenceRows:
-    """Nearest rows of a profile."""
-
-    def __init__(self, profile: Profile) -> None:
-        rows = np.ascontiguousarray(profile.reference)
-        self._store = VectorLists(rows.shape[1])
-        self._list = self._store.allocate(1)
-        self._store.append(np.repeat(self._list, len(rows)), rows)
-
-    def nearest(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
-        """float64 (n,): NaN if the profile holds rows of another dimension."""
-        if queries.shape[1] != self._store.dimension:
-            return np.full(len(queries), np.nan)
-        return nearest_stored(self._store, queries, np.broadcast_to(self._list, (len(queries), 1)))
-
-
-def _scatter(order: Array, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _scatter(order: Array, values: Array) -> Array:
     scattered = np.empty_like(values)
     scattered[order] = values
     return scattered

@@ -99,7 +99,7 @@ class WindowedTest:
             **_ring_rows("distance", measured.slot, measured.position, values),
             **_ring_rows("hash", hashed.slot, hashed.position, hashes),
         }
-        return self._tested(rows, after, checks, delta)
+        return self._tested(rows, after, checks, delta, repeat)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         del pools
@@ -201,6 +201,7 @@ class WindowedTest:
         after: dict[str, Array],
         checks: _Checks,
         delta: dict[str, Array],
+        repeat: Array,
     ) -> Tested:
         order = rows.by_slot.order
         rising = np.flatnonzero(checks.below == self._config.consecutive_checks)
@@ -211,7 +212,9 @@ class WindowedTest:
         alarm = np.empty(len(order), bool)
         alarm[order] = after["below"] >= self._config.consecutive_checks
         figures = {"constant_steps": columns["constant"], "repeats": columns["repeats"]}
-        return Tested(columns["w"], alarm, evidence, delta, figures)
+        repeats = np.empty(len(order), bool)
+        repeats[order] = repeat
+        return Tested(columns["w"], alarm, evidence, delta, figures, repeats)
 
     def _evidence(self, checks: _Checks, check: int, after: dict[str, Array]) -> tuple[Evidence, ...]:
         repeats = float(after["repeats"][checks.at[check]])

@@ -82,7 +82,10 @@ class Toy:
         hardness = rows.column("hardness", 0.5).astype(np.float64)
         confidence = np.nan_to_num(rows.outputs[:, 0].astype(np.float64))
         near = sum(1.0 / (1.0 + np.minimum(view, FAR)) for view in (views.history, views.previous, views.grown))
-        return np.asarray(near) + np.nan_to_num(1.0 / (1.0 + views.reference)) + 0.01 * hardness + 0.001 * confidence
+        return np.asarray(near) + self._familiarity(views) + 0.01 * hardness + 0.001 * confidence
+
+    def _familiarity(self, views: Views) -> Array:
+        return 1.0 / (1.0 + views.neighbours.distance) if views.has_reference else np.zeros(1)
 
     def _totals(self, rows: Rows, nearness: Array) -> Array:
         """One after the other, so that rounding does not depend on where a micro-batch begins."""

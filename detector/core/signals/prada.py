@@ -63,6 +63,7 @@ class Prada:
             evidence=tested.evidence,
             delta={**_pool_columns(admission.after), **tested.delta},
             growing=admitted,
+            repeats=tested.repeats,
             figures=tested.figures,
         )
 

@@ -1,0 +1,57 @@
+"""Sums of what queries score, that fade at several memories at once, on clocks that each query moves by its weight.
+
+With weight w, a sum S becomes S e^(-w/s) + w v at a query that scores v, where s is the memory. The same sum of v = 1
+is the weight so far, and the one over the other an exponentially weighted mean of the last s queries or so. Thirty
+frames of a video, each of little weight, count as a few queries. The sums of two principals add up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.arrays import Array
+from detector.core.views import Grouping
+
+MEMORIES = np.array((8.0, 32.0, 128.0, 512.0))
+"""In queries of weight 1."""
+
+_BLOCK = 32
+"""Rows of one principal that are summed at once: e^(32 / 8) is still small, so that no digits are lost."""
+
+Floats = NDArray[np.float64]
+
+
+def fading_sums(grouping: Grouping, increments: Floats, clock: Array, weights: Floats, before: Floats) -> Floats:
+    """float64 (n, j, memories): the sums as of each row, of ``increments`` (n, j), where column i fades by the column
+    ``clock[i]`` of ``weights`` (n, clocks), from 0 to 1. Rows are in the order of ``grouping``; ``before`` (groups, j,
+    memories)."""
+    sums = np.empty((*increments.shape, len(MEMORIES)))
+    start, done = before.copy(), 0
+    while done < int(grouping.lengths.max(initial=0)):
+        group = np.flatnonzero(grouping.lengths > done)
+        lengths = np.minimum(grouping.lengths[group] - done, _BLOCK)
+        rows = _ranges(grouping.starts[group] + done, lengths)
+        sums[rows] = _block(increments[rows], clock, weights[rows], lengths, start[group])
+        start[group] = sums[rows[np.cumsum(lengths) - 1]]
+        done += _BLOCK
+    return sums
+
+
+def _block(increments: Floats, clock: Array, weights: Floats, lengths: Array, start: Floats) -> Floats:
+    """The same for runs of at most 32 rows, ``start`` (runs, j, memories)."""
+    first = np.cumsum(lengths) - lengths
+    elapsed = np.cumsum(weights, axis=0)
+    elapsed -= np.repeat((elapsed - weights)[first], lengths, axis=0)
+    growth = np.exp(elapsed[:, :, None] / MEMORIES)[:, clock]
+    terms = increments[:, :, None] * growth
+    sums = np.cumsum(terms, axis=0)
+    sums -= np.repeat(sums[first] - terms[first] - start, lengths, axis=0)
+    return np.asarray(sums / growth)
+
+
+def _ranges(starts: Array, lengths: Array) -> Array:
+    """int64: each start and the integers after it, as many as its length says."""
+    ends = np.cumsum(lengths)
+    rows: Array = np.arange(ends[-1]) + np.repeat(starts - ends + lengths, lengths)
+    return rows

@@ -1,0 +1,83 @@
+"""What the engine's measures say of each query of honest accounts, before any standard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.batches import take
+from detector.contracts.queries import QueryBatch
+from detector.core.averages import MEMORIES, fading_sums
+from detector.core.batch import MicroBatch
+from detector.core.configuration import EngineConfig
+from detector.core.engine import Engine
+from detector.core.profile import Profile
+from detector.core.reference import Reference
+from detector.core.signals import MEASURES, SIGNALS, WEIGHED
+from detector.core.signals.suspicion import CLOCKS, Suspicion
+from detector.core.standards import Spread, Standards
+from detector.core.views import Grouping, Rows
+
+COLUMNS = (*MEASURES, *WEIGHED)
+"""The columns of standards, in order."""
+
+_ROWS = 256
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Of each of n queries of one account: ``values`` float64 (n, j) by measure, ``weights`` (n, 2) by clock,
+    ``others`` (n, f)."""
+
+    values: Floats
+    weights: Floats
+    others: Floats
+
+    def scores(self, spread: Spread) -> Floats:
+        """float64 (n, j + f): the standardised scores as of each query, as ``suspicion`` forms them."""
+        count = self.values.shape[1]
+        own = spread.first(count)
+        settled = own.clip(np.where(np.isnan(self.values), own.mean, self.values))
+        clock = np.array([*CLOCK, *range(len(CLOCKS))])
+        counted = np.concatenate((settled * self.weights[:, CLOCK], self.weights), axis=1)
+        alone = Grouping.of(np.zeros(len(counted), np.int64), 1)
+        blank = np.zeros((1, counted.shape[1], len(MEMORIES)))
+        sums = fading_sums(alone, counted, clock, self.weights, blank)
+        averages = own.standardised(sums[:, :count], sums[:, count:][:, CLOCK])
+        return np.concatenate((averages, spread.rest(count).of_states(self.others)), axis=1)
+
+
+CLOCK = np.array([CLOCKS.index(measure.clock) for measure in MEASURES.values()])
+
+
+def record(accounts: Sequence[QueryBatch], reference: Reference) -> list[Recording]:
+    """What the measures say of each of ``accounts``, queries of one principal each, beside ``reference``."""
+    model, version = accounts[0].model, accounts[0].model_version
+    config = EngineConfig(profiles=(Profile(model, version, reference, _blank()),))
+    return [_record(account, config) for account in accounts]
+
+
+def _record(account: QueryBatch, config: EngineConfig) -> Recording:
+    heard: list[tuple[Floats, Floats, Floats]] = []
+
+    def listen(_rows: Rows, values: Floats, weights: Floats, others: Floats) -> None:
+        heard.append((values, weights, others))
+
+    suspicion = partial(Suspicion, measures=MEASURES, others=WEIGHED, listener=listen)
+    engine = Engine(config, {**SIGNALS, "suspicion": suspicion})
+    for start in range(0, len(account), _ROWS):
+        engine.observe(MicroBatch((take(account, np.arange(start, min(start + _ROWS, len(account)))),)))
+    return Recording(*(np.concatenate(column) for column in zip(*heard, strict=True)))
+
+
+def _blank() -> Standards:
+    """Standards before there are any: nothing is a verdict."""
+    count = len(COLUMNS)
+    spread = Spread(np.zeros(count), np.ones(count), np.ones(count))
+    return Standards(COLUMNS, spread, np.zeros((1, count)), np.inf)

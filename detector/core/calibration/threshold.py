@@ -1,0 +1,64 @@
+"""How large D may become before it is a verdict, from the largest D of honest accounts that the standards do not
+know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, log
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOOR = 4.0
+"""No verdict below: so many standard deviations must be left unexplained, however alike honest accounts are."""
+
+_TAIL = 0.2
+_FEWEST = 4
+_SURE = 0.9
+_ODD = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The upper ``share`` of honest accounts exceed ``start`` by ``excess`` on average, at most, with 90 percent
+    confidence."""
+
+    start: float
+    share: float
+    excess: float
+
+    @classmethod
+    def of(cls, largest: NDArray[np.float64]) -> Tail:
+        """Of the largest D of each of n honest accounts, taken as exponential above the highest fifth (four accounts
+        at least).
+
+        The sum of k exponential excesses is gamma distributed (2 sum / mean ~ chi squared with 2k degrees), which
+        bounds their mean. Pickands (1975) for why tails above a high level are of this family.
+        """
+        from scipy.stats import chi2
+
+        ordered = np.sort(largest)[::-1]
+        count = min(max(ceil(_TAIL * len(ordered)), _FEWEST), len(ordered))
+        start = float(ordered[count]) if count < len(ordered) else 0.0
+        excess = float((ordered[:count] - start).mean())
+        return cls(start, count / len(ordered), excess * 2 * count / float(chi2.ppf(1 - _SURE, 2 * count)))
+
+    def threshold(self, budget: float) -> float:
+        """The D that a share ``budget`` of honest accounts exceeds at most, never below 4."""
+        return max(FLOOR, self.start + self.excess * max(log(self.share / budget), 0.0))
+
+    def rate(self, threshold: float) -> float:
+        """The share of honest accounts that exceeds ``threshold``, by the same tail."""
+        return self.share * float(np.exp(-max(threshold - self.start, 0.0) / max(self.excess, 1e-12)))
+
+
+def odd_ones(largest: NDArray[np.float64], budget: float) -> NDArray[np.bool_]:
+    """bool (n,): accounts whose D is twice what the others allow, one in ten at most. They are kinds of their own,
+    which excuse their like; the tail of the rest says nothing of them, nor they of it."""
+    odd = np.zeros(len(largest), np.bool_)
+    for at in np.argsort(-largest)[: max(len(largest) // 10, 1)].tolist():
+        rest = ~odd & (np.arange(len(largest)) != at)
+        if largest[at] <= _ODD * Tail.of(largest[rest]).threshold(budget):
+            break
+        odd[at] = True
+    return odd

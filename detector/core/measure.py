@@ -1,0 +1,98 @@
+"""What a measure is: it scores one query at a time. One file in ``signals/``, one line in ``MEASURES``, nothing else
+changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.arrays import Array
+from detector.core.reference import Reference, margins
+from detector.core.trail import Trail
+from detector.core.views import Rows, Views
+
+Family = Literal["content", "structure", "outputs", "protocol"]
+Clock = Literal["effective", "each"]
+Floats = NDArray[np.float64]
+
+_LEAST_WEIGHT = 0.05
+_LEAST_DISTANCE = 1e-9
+_CHANGE = 1e-4
+
+
+@dataclass(frozen=True)
+class Sight:
+    """All that a measure may look at, for the rows of one step whose model has a profile."""
+
+    rows: Rows
+    views: Views
+    trail: Trail
+
+    @property
+    def reference(self) -> Reference:
+        return self.views.reference
+
+    @cached_property
+    def outputs(self) -> NDArray[np.float32]:
+        """float32 (n, k): what the model said, NaN where that is not of the reference's kind and width."""
+        rows, reference = self.rows, self.reference
+        width = reference.outputs.shape[1]
+        outputs = np.full((len(rows), width), np.nan, np.float32)
+        fitting = [
+            batch.output_kind == reference.output_kind and batch.outputs.shape[1] == width for batch in rows.batches
+        ]
+        own = np.array(fitting)[rows.batch]
+        outputs[own] = rows.outputs[own][:, :width]
+        return outputs
+
+    @cached_property
+    def margins(self) -> Floats:
+        """float64 (n,): see ``reference.margins``."""
+        return margins(self.outputs, self.reference.output_kind)
+
+    @cached_property
+    def changed(self) -> NDArray[np.bool_]:
+        """bool (n, d): features that differ from the nearest own earlier query."""
+        return np.abs(self.views.own.step) > _CHANGE * self.reference.seen.spread
+
+    @cached_property
+    def nearness(self) -> Floats:
+        """float64 (n,): distance to the nearest own earlier query over that to the nearest reference row; inf for a
+        first."""
+        return np.asarray(self.views.own.distance / np.maximum(self.views.neighbours.distance, _LEAST_DISTANCE))
+
+    @cached_property
+    def weights(self) -> dict[Clock, Floats]:
+        """float64 (n,) by clock: 0 for exact repeats; on the effective clock a query counts by how new it is to its
+        principal."""
+        each = np.where(self.views.repeats | (self.views.own.distance == 0), 0.0, 1.0)
+        return {"each": each, "effective": each * np.clip(self.nearness, _LEAST_WEIGHT, 1.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """``score`` gives float64 (n,) from what is seen, higher for thieves, NaN where it cannot say. ``clock``: whether
+    a query counts by how new it is. ``between`` and ``within``: the least standard deviation of honest accounts'
+    averages, and of one account's queries, that calibration believes; ``about``: what it looks at, in words, and its
+    ``unit``."""
+
+    name: str
+    family: Family
+    about: str
+    unit: str
+    clock: Clock
+    between: float
+    within: float
+    score: Callable[[Sight], Floats]
+
+
+def rank(values: Floats, ascending: Array) -> Floats:
+    """float64 (n,): the share of ``ascending`` (q,) below each value, ties half, never 0 or 1."""
+    below = np.searchsorted(ascending, values, "left") + np.searchsorted(ascending, values, "right")
+    shares = (below / 2 + 0.5) / (len(ascending) + 1)
+    return np.where(np.isnan(values) | (len(ascending) == 0), np.nan, shares)

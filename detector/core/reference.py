@@ -1,0 +1,162 @@
+"""What the owner's honest traffic looks like: the rows that queries are compared with, and what the model said of
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.arrays import Array
+from detector.core.embedding import Embedding, Placed
+from detector.core.seen_values import SeenValues
+from detector.core.vectors import faiss
+
+ROWS = 1_000
+"""At most so many rows are compared with."""
+NEAREST = 3
+"""So many of them say what the model should say near a query."""
+
+_MARGINS = 1_000
+_EVEN = 10.0
+"""Features whose ranges differ by more than this, but for the outermost tenths, are brought to one range."""
+_SAME = 1e-3
+"""Of the usual distance between neighbours: rows nearer than this are one row."""
+_LEAST_PROBABILITY = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Honest:
+    """The queries of one honest account: ``features`` float32 (n, d) and ``outputs`` float32 (n, k), in order."""
+
+    features: NDArray[np.float32]
+    outputs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Of each of n queries: ``distance`` float64 (n,) to the nearest reference row other than itself, ``rows`` int64
+    (n, 3): the three nearest."""
+
+    distance: NDArray[np.float64]
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """``scale`` float32 (d,): features are divided by it before anything else. ``points`` and ``beside``: m rows as the
+    ``embedding`` places them, with their ``outputs`` float32 (m, k) of ``output_kind``. ``margins`` float64 (q,),
+    ascending: the margins of honest queries. ``usual``: the median distance from a row to the next."""
+
+    scale: NDArray[np.float32]
+    embedding: Embedding
+    seen: SeenValues
+    points: NDArray[np.float32]
+    beside: NDArray[np.float64]
+    outputs: NDArray[np.float32]
+    output_kind: str
+    margins: NDArray[np.float64]
+    usual: float
+
+    @classmethod
+    def of(cls, accounts: list[Honest], output_kind: str, rng: np.random.Generator) -> Reference:
+        """From the queries of honest ``accounts``: distinct rows of each in equal shares, 1,000 in all at most."""
+        chosen = list(_chosen(accounts, rng))
+        rows = np.concatenate([account.features[at] for account, at in chosen])
+        outputs = np.concatenate([account.outputs[at] for account, at in chosen])
+        once = np.sort(np.unique(rows, axis=0, return_index=True)[1])
+        rows, outputs = rows[once], outputs[once]
+        scale, spread = _scale_and_spread(rows)
+        rows = (rows / scale).astype(np.float32)
+        embedding = Embedding.fit(rows)
+        placed = embedding.place(rows)
+        margin = np.sort(margins(outputs, output_kind))
+        margin = margin[np.linspace(0, len(margin) - 1, min(_MARGINS, len(margin))).astype(np.int64)]
+        seen = SeenValues.of(rows, spread)
+        bare = cls(scale, embedding, seen, placed.points, placed.beside, outputs, output_kind, margin, 0.0)
+        usual = ReferenceIndex(bare).nearest(placed).distance
+        return replace(bare, usual=float(np.median(usual)))
+
+    @property
+    def dimension(self) -> int:
+        return len(self.scale)
+
+    def to_record(self) -> dict[str, Any]:
+        names = ("scale", "points", "beside", "outputs", "output_kind", "margins", "usual")
+        parts = {"embedding": self.embedding.to_record(), "seen": self.seen.to_record()}
+        return {name: getattr(self, name) for name in names} | parts
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Reference:
+        embedding, seen = Embedding.from_record(record["embedding"]), SeenValues.from_record(record["seen"])
+        return cls(**record | {"embedding": embedding, "seen": seen})
+
+
+class ReferenceIndex:
+    """Finds the nearest rows of a reference."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        self._plain = bool((reference.scale == 1).all())
+        rows = np.column_stack((reference.points, reference.beside)).astype(np.float32)
+        self._index = faiss.IndexFlatL2(rows.shape[1])
+        self._index.add(np.ascontiguousarray(rows))
+
+    def scaled(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``features`` (n, d) as they are compared; those of another dimension as they are."""
+        if self._plain or features.shape[1] != self.reference.dimension:
+            return features
+        return features / self.reference.scale
+
+    def nearest(self, placed: Placed) -> Neighbours:
+        """The neighbours of rows that the reference's embedding ``placed``; a row of the reference that is a query
+        itself is none of its own."""
+        reference = self.reference
+        queries = np.column_stack((placed.points, np.zeros(len(placed.points), np.float32)))
+        count = min(NEAREST + 1, len(reference.points))
+        squared, rows = self._index.search(np.ascontiguousarray(queries), count)
+        beside = reference.beside[rows]
+        along = np.maximum(squared - beside**2, 0.0)
+        gap = np.sqrt(along + (beside - placed.beside[:, None]) ** 2)
+        distance = np.sqrt(squared.astype(np.float64) + placed.beside[:, None] ** 2)
+        distance[gap <= _SAME * reference.usual] = np.inf
+        order = np.argsort(distance, axis=1, kind="stable")[:, :NEAREST]
+        nearest = np.take_along_axis(distance, order[:, :1], 1)[:, 0]
+        rows = np.take_along_axis(rows, order, 1)
+        return Neighbours(np.where(np.isfinite(nearest), nearest, 0.0), rows)
+
+
+def margins(outputs: NDArray[np.float32], output_kind: str) -> NDArray[np.float64]:
+    """float64 (n,): the logarithm of the largest probability over the second largest; NaN for other outputs."""
+    if output_kind != "probabilities" or outputs.shape[1] < 2:
+        return np.full(len(outputs), np.nan)
+    top = np.partition(outputs, -2, axis=1)[:, -2:].astype(np.float64)
+    top = np.log(np.maximum(top, _LEAST_PROBABILITY))
+    return np.asarray(top[:, 1] - top[:, 0])
+
+
+def _chosen(accounts: list[Honest], rng: np.random.Generator) -> Iterator[tuple[Honest, Array]]:
+    """Of each account the positions of rows that become reference: distinct ones, those who asked less first."""
+    distinct = [np.sort(np.unique(account.features, axis=0, return_index=True)[1]) for account in accounts]
+    room = ROWS
+    order = sorted(range(len(accounts)), key=lambda at: len(distinct[at]))
+    for left, at in zip(range(len(order), 0, -1), order, strict=True):
+        share = min(len(distinct[at]), room // left)
+        room -= share
+        if share:
+            yield accounts[at], np.sort(rng.choice(distinct[at], share, replace=False))
+
+
+def _scale_and_spread(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What to divide each feature by, float32 (d,), and over how much it ranges then. A feature that never changes in
+    ``rows`` is taken to range as the median one does."""
+    width = np.ptp(rows, axis=0).astype(np.float64)
+    moving = width[width > 0]
+    usual = float(np.median(moving)) if len(moving) else 1.0
+    width = np.where(width > 0, width, usual)
+    low, high = np.quantile(moving, (0.1, 0.9)) if len(moving) else (1.0, 1.0)
+    scale = width if high > _EVEN * low else np.ones_like(width)
+    return scale.astype(np.float32), (width / scale).astype(np.float32)

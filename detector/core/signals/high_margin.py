@@ -1,0 +1,24 @@
+"""``high_margin``: answers surer than honest queries get: inputs drawn far from the data, inversion of a class."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.core.measure import Floats, Measure, Sight, rank
+
+
+def _score(sight: Sight) -> Floats:
+    """-ln of the share of honest queries with a higher top-two log-margin."""
+    return np.asarray(-np.log(1.0 - rank(sight.margins, sight.reference.margins)))
+
+
+HIGH_MARGIN = Measure(
+    name="high_margin",
+    family="outputs",
+    about="answers that are all too sure",
+    unit="-ln share",
+    clock="effective",
+    between=0.15,
+    within=0.5,
+    score=_score,
+)

@@ -1,0 +1,25 @@
+"""``low_margin``: answers less sure than honest queries get: queries that hug the decision boundary, or lie off the
+data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.core.measure import Floats, Measure, Sight, rank
+
+
+def _score(sight: Sight) -> Floats:
+    """-ln of the share of honest queries with a lower top-two log-margin."""
+    return np.asarray(-np.log(rank(sight.margins, sight.reference.margins)))
+
+
+LOW_MARGIN = Measure(
+    name="low_margin",
+    family="outputs",
+    about="answers that are hardly sure",
+    unit="-ln share",
+    clock="effective",
+    between=0.15,
+    within=0.5,
+    score=_score,
+)

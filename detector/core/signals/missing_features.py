@@ -1,0 +1,26 @@
+"""``missing_features``: queries that leave features out: top-down path finding asks for the nodes above a leaf that
+way."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.core.measure import Floats, Measure, Sight
+
+
+def _score(sight: Sight) -> Floats:
+    """The share of features left out."""
+    missing = sight.rows.column("missing", False).reshape(len(sight.rows), -1)
+    return np.asarray(missing.mean(axis=1), np.float64)
+
+
+MISSING_FEATURES = Measure(
+    name="missing_features",
+    family="protocol",
+    about="features left out",
+    unit="share of features",
+    clock="each",
+    between=0.05,
+    within=0.1,
+    score=_score,
+)

@@ -1,0 +1,33 @@
+"""``parallel_steps``: two steps in a row along one line: line search, finite differences along one direction."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.core.measure import Floats, Measure, Sight
+
+_PARALLEL = 0.98
+_FEWEST = 3
+_LEAST = 1e-20
+
+
+def _score(sight: Sight) -> Floats:
+    """1 where the cosine of the last two steps is beyond 0.98 either way; steps in one or two features are
+    ``one_feature``'s."""
+    last, before = (step.astype(np.float64) for step in (sight.trail.step, sight.trail.step_before))
+    product = np.abs((last * before).sum(axis=1))
+    length = np.sqrt((last * last).sum(axis=1) * (before * before).sum(axis=1))
+    parallel = (product > _PARALLEL * length) & (length > _LEAST) & (sight.changed.sum(axis=1) >= _FEWEST)
+    return np.asarray(parallel, np.float64)
+
+
+PARALLEL_STEPS = Measure(
+    name="parallel_steps",
+    family="structure",
+    about="consecutive steps along one line",
+    unit="share of queries",
+    clock="each",
+    between=0.05,
+    within=0.15,
+    score=_score,
+)

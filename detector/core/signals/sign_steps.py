@@ -1,0 +1,37 @@
+"""``sign_steps``: steps from the nearest own earlier query whose entries share one magnitude, as those along the sign
+of a gradient do (FGSM, Jacobian augmentation)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.core.measure import Floats, Measure, Sight
+
+_FEATURES = 128
+_FEWEST = 5
+_EQUAL = 1e-3
+
+
+def _score(sight: Sight) -> Floats:
+    """1 where at least five features changed and over half of them by the median magnitude, to a thousandth. Of many
+    features, some 128 evenly spaced ones are looked at."""
+    some = slice(None, None, -(-sight.reference.dimension // _FEATURES))
+    changed = sight.changed[:, some]
+    count = changed.sum(axis=1)
+    size = np.where(changed, np.abs(sight.views.own.step[:, some]) * sight.reference.scale[some], np.inf)
+    middle = np.sort(size, axis=1)[np.arange(len(size)), np.maximum(count - 1, 0) // 2][:, None]
+    equal = (size >= middle * (1 - _EQUAL)) & (size <= middle * (1 + _EQUAL)) & changed
+    stepped = (count >= _FEWEST) & (2 * equal.sum(axis=1) > count) & np.isfinite(sight.views.own.distance)
+    return np.asarray(stepped, np.float64)
+
+
+SIGN_STEPS = Measure(
+    name="sign_steps",
+    family="structure",
+    about="steps of one magnitude from an own earlier query",
+    unit="share of queries",
+    clock="each",
+    between=0.05,
+    within=0.15,
+    score=_score,
+)

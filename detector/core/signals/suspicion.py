@@ -1,0 +1,211 @@
+"""``suspicion``: what all measures together say of a principal, against the honest accounts of the profile
+(``standards``).
+
+The one signal that raises alarms where there is a profile. Its statistic is D, what no honest account explains; its
+score D over the profile's threshold. It also weighs what the signals before it in the registry say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.findings import Evidence
+from detector.core.arrays import Array
+from detector.core.averages import MEMORIES, fading_sums
+from detector.core.columns import Columns
+from detector.core.configuration import EngineConfig
+from detector.core.measure import Clock, Measure, Sight
+from detector.core.profile import Profile
+from detector.core.signal import Delta, Need, Proposal
+from detector.core.tested import last_of
+from detector.core.trail import WIDTH, follow
+from detector.core.views import Rows, Views
+
+CLOCKS: tuple[Clock, ...] = ("effective", "each")
+_STATE = ("sums", "trail", "profile", "alarm")
+_SHOWN = 4
+"""So many measures are named as evidence."""
+
+Floats = NDArray[np.float64]
+Listener = Callable[[Rows, Floats, Floats, Floats], None]
+"""Is told of each step: its rows, the scores of each measure float64 (n, j), the weights of each clock (n, 2) and the
+scores of the other signals (n, f)."""
+
+
+class Suspicion:
+    """State per slot: the fading sums of all measures and of both clocks' weights, the trail, whose profile they
+    follow, and whether the alarm stands."""
+
+    name: ClassVar[str] = "suspicion"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Need]] = frozenset({"growing"})
+    mergeable: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        measures: Mapping[str, Measure],
+        others: Sequence[str],
+        listener: Listener | None = None,
+    ) -> None:
+        self._measures, self._others, self._listener = list(measures.values()), list(others), listener
+        self.figures = (*measures, *others)
+        profiles = config.profiles if config.mode == "default" else ()
+        self._judges = {
+            (own.model, own.model_version): _Judge(own, self.figures, len(self._measures)) for own in profiles
+        }
+        clock = [CLOCKS.index(measure.clock) for measure in self._measures]
+        self._clock = np.array([*clock, *range(len(CLOCKS))], np.int64)
+        self._slots = Columns(
+            {
+                "sums": (np.float64, 0.0, len(self._clock) * len(MEMORIES)),
+                "trail": (np.float32, np.nan, WIDTH),
+                "profile": (np.uint64, 0),
+                "alarm": (np.bool_, False),
+            }
+        )
+
+    def propose(self, rows: Rows, views: Views) -> Proposal:
+        judge = self._judges.get((rows.model, rows.model_version))
+        if judge is None or not views.has_reference:
+            return self._silent(len(rows))
+        before = self._before(rows.slots, judge.tag)
+        trail, trail_after = follow(rows.by_slot, views.placed.points, before["trail"])
+        sight = Sight(rows, views, trail)
+        values = np.stack([measure.score(sight) for measure in self._measures], axis=1)
+        weights = np.stack([sight.weights[clock] for clock in CLOCKS], axis=1)
+        others = np.stack([views.scores[name] for name in self._others] or [np.empty((0, len(rows)))], axis=-1)
+        if self._listener is not None:
+            self._listener(rows, values, weights, others)
+        sums = self._sums(rows, judge.settled(values), weights, before["sums"])
+        scores = judge.standardised(sums, self._clock[: len(self._measures)], others)
+        delta: dict[str, Array] = {"slot_sums": sums[1], "slot_trail": trail_after}
+        return self._judged(rows, judge, scores, before["alarm"], delta)
+
+    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        del pools
+        if not delta:
+            return
+        self._reserve(slots)
+        for name in _STATE:
+            self._slots[name][slots] = delta[f"slot_{name}"]
+
+    def dump(self, slots: Array, pools: Array) -> Delta:
+        del pools
+        if not self._judges:
+            return {}
+        self._reserve(slots)
+        return {f"slot_{name}": self._slots[name][slots] for name in _STATE}
+
+    def load(self, slots: Array, pools: Array, state: Delta) -> None:
+        self.apply(slots, pools, state)
+
+    def evict(self, slots: Array, pools: Array) -> None:
+        del pools
+        self._slots.reset(slots)
+
+    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
+        del pools
+        per_slot = sum(self._slots[name][:1].nbytes for name in _STATE)
+        return self._slots.nbytes if slots is None else per_slot * len(slots)
+
+    def merge(self, states: list[Delta]) -> Delta:
+        """Sums add up; a group has no trail, and its profile is that of its members."""
+        first = states[0]
+        summed = np.sum([state["slot_sums"] for state in states], axis=0)
+        trail = np.full_like(first["slot_trail"], np.nan)
+        return {
+            "slot_sums": summed,
+            "slot_trail": trail,
+            "slot_profile": first["slot_profile"],
+            "slot_alarm": first["slot_alarm"],
+        }
+
+    def _before(self, slots: Array, tag: np.uint64) -> dict[str, Array]:
+        """What is remembered of ``slots``, as of newcomers where it follows another profile."""
+        self._reserve(slots)
+        before = {name: self._slots[name][slots] for name in ("sums", "trail", "alarm")}
+        stale = self._slots["profile"][slots] != tag
+        for name, blank in (("sums", 0.0), ("trail", np.nan), ("alarm", False)):
+            before[name][stale] = blank
+        return before
+
+    def _sums(self, rows: Rows, values: Floats, weights: Floats, before: Floats) -> tuple[Floats, Floats]:
+        """The sums as of each row (n, j + clocks, memories), and those of each slot after its last, flat."""
+        grouping = rows.by_slot
+        counted = np.concatenate((values * weights[:, self._clock[: values.shape[1]]], weights), axis=1)
+        start = before.reshape(len(before), -1, len(MEMORIES))
+        ordered = fading_sums(grouping, counted[grouping.order], self._clock, weights[grouping.order], start)
+        sums = np.empty_like(ordered)
+        sums[grouping.order] = ordered
+        return sums, last_of(grouping, ordered).reshape(len(before), -1)
+
+    def _judged(self, rows: Rows, judge: _Judge, scores: Floats, standing: Array, delta: dict[str, Array]) -> Proposal:
+        left = judge.unexplained(scores)
+        alarm = left > judge.threshold
+        order, starts = rows.by_slot.order, rows.by_slot.starts
+        before = np.roll(alarm[order], 1)
+        before[starts] = standing
+        risen = order[alarm[order] & ~before]
+        delta |= {
+            "slot_profile": np.full(len(rows.slots), judge.tag),
+            "slot_alarm": last_of(rows.by_slot, alarm[order]),
+        }
+        return Proposal(
+            statistic=left,
+            score=left / judge.threshold,
+            alarm=alarm,
+            threshold=judge.threshold,
+            evidence={int(row): judge.evidence(scores[row], float(left[row])) for row in risen},
+            delta=delta,
+            figures=dict(zip(self.figures, scores.T, strict=True)),
+        )
+
+    def _silent(self, count: int) -> Proposal:
+        unknown = np.full(count, np.nan)
+        return Proposal(unknown, unknown, np.zeros(count, np.bool_), np.nan, {}, {})
+
+    def _reserve(self, slots: Array) -> None:
+        if len(slots):
+            self._slots.reserve(int(slots.max()) + 1)
+
+
+class _Judge:
+    """One profile's standards, in the order of this version's measures."""
+
+    def __init__(self, profile: Profile, names: Sequence[str], measures: int) -> None:
+        self.tag = np.uint64(int(profile.hash, 16))
+        self._names = names
+        self._measures = measures
+        self._standards = profile.standards.aligned(names)
+        self.threshold = self._standards.threshold
+
+    def settled(self, values: Floats) -> Floats:
+        """Scores of single queries (n, j) as they count: what cannot be said is ordinary, extremes are brought in."""
+        spread = self._standards.spread.first(self._measures)
+        return spread.clip(np.where(np.isnan(values), spread.mean, values))
+
+    def standardised(self, sums: tuple[Floats, Floats], clock: Array, others: Floats) -> Floats:
+        """float64 (n, measures + others): how far off each is, in standard deviations of honest accounts."""
+        total = sums[0][:, : self._measures]
+        weight = sums[0][:, self._measures :][:, clock]
+        own = self._standards.spread.first(self._measures).standardised(total, weight)
+        return np.concatenate((own, self._standards.spread.rest(self._measures).of_states(others)), axis=1)
+
+    def unexplained(self, scores: Floats) -> Floats:
+        return self._standards.unexplained(scores)
+
+    def evidence(self, scores: Floats, left: float) -> tuple[Evidence, ...]:
+        """D and the measures that add most to it, beside what the likest honest account reached."""
+        added, reached = self._standards.contributions(scores[None])
+        first = np.argsort(-added[0], kind="stable")[:_SHOWN]
+        most = [
+            Evidence(self._names[at], float(scores[at]), "standard deviations", float(reached[0, at]))
+            for at in first.tolist()
+            if added[0, at] > 0
+        ]
+        return (Evidence("unexplained", left, "standard deviations", self.threshold), *most)

@@ -1,0 +1,129 @@
+"""What honest accounts are like in every measure, and how far a principal is from all of them.
+
+Each honest account of the calibration is an *exemplar*: the largest score it ever reached in each measure. A principal
+is excused by the exemplar that explains most of him, and his suspicion is what even that one leaves unexplained:
+
+    D = min over exemplars e of  sum over measures m of  min(max(0, z_m - e_m), most).
+
+So an odd honest account excuses those who are odd in the same ways, and nobody else; many weak hints add up unless one
+honest account shows them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.arrays import Array
+
+MOST = 12.0
+"""What one measure can add to D."""
+
+_PRIOR = 3.0
+"""Everybody is taken to have asked so many ordinary queries before his first, so that one odd query is no verdict."""
+_MOST_STATE = 6.0
+_CLIP = 8.0
+"""A query's score counts up to so many standard deviations of a single query, about the mean."""
+_CHUNK = 1 << 20
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spread:
+    """Of one measure each, float64 (j,): ``mean`` over honest accounts, standard deviation ``between`` accounts'
+    averages, and ``within`` one account's queries."""
+
+    mean: Floats
+    between: Floats
+    within: Floats
+
+    def first(self, count: int) -> Spread:
+        """Of the first ``count`` measures."""
+        return Spread(self.mean[:count], self.between[:count], self.within[:count])
+
+    def rest(self, count: int) -> Spread:
+        """Of those after the first ``count``."""
+        return Spread(self.mean[count:], self.between[count:], self.within[count:])
+
+    def of_states(self, scores: Floats) -> Floats:
+        """float64 (n, j): ``scores`` (n, j) that are no averages, (score - mean) / between, 6 at most; 0 where there
+        is none."""
+        return np.minimum(np.nan_to_num((scores - self.mean) / self.between), _MOST_STATE)
+
+    def clip(self, values: Floats) -> Floats:
+        """``values`` (n, j) of single queries, the extremes brought in."""
+        reach = _CLIP * np.hypot(self.between, self.within)
+        return np.clip(values, self.mean - reach, self.mean + reach)
+
+    def standardised(self, total: Floats, weight: Floats) -> Floats:
+        """float64 (n, j): (average - mean) / sqrt(between² + within² / queries), the largest over the memories, of the
+        fading sums ``total`` and ``weight`` (n, j, memories)."""
+        weight = weight + _PRIOR
+        gap = (total - self.mean[:, None] * (weight - _PRIOR)) / weight
+        deviation = np.sqrt(self.between[:, None] ** 2 + self.within[:, None] ** 2 / weight)
+        return np.asarray((gap / deviation).max(axis=-1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Standards:
+    """``measures``: names of the j measures that ``spread`` and ``exemplars`` float64 (e, j), none negative, tell of.
+    ``threshold``: a larger D is a verdict."""
+
+    measures: tuple[str, ...]
+    spread: Spread
+    exemplars: Floats
+    threshold: float
+
+    def aligned(self, measures: Sequence[str]) -> Standards:
+        """The same for ``measures`` in that order; one that the calibration did not know never counts."""
+        own = [self.measures.index(name) if name in self.measures else -1 for name in measures]
+        known, at = np.array(own) >= 0, np.array(own)
+        columns = (
+            np.where(known, column[at], 1.0) for column in (self.spread.mean, self.spread.between, self.spread.within)
+        )
+        exemplars = np.where(known, self.exemplars[:, at], np.inf)
+        return Standards(tuple(measures), Spread(*columns), exemplars, self.threshold)
+
+    def unexplained(self, scores: Floats) -> Floats:
+        """float64 (n,): D of each row of standardised ``scores`` (n, j)."""
+        return unexplained(scores, self.exemplars)[0]
+
+    def contributions(self, scores: Floats) -> tuple[Floats, Floats]:
+        """float64 (n, j) both: what each measure adds to D of each row of ``scores`` (n, j), and what the exemplar
+        that explains most of it reached."""
+        nearest = self.exemplars[unexplained(scores, self.exemplars)[1]]
+        return np.clip(scores - nearest, 0.0, MOST), nearest
+
+    def to_record(self) -> dict[str, Any]:
+        return asdict(self) | {"measures": list(self.measures)}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Standards:
+        spread = Spread(**record["spread"])
+        return cls(tuple(record["measures"]), spread, record["exemplars"], float(record["threshold"]))
+
+
+def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
+    """D float64 (n,) of each row of ``scores`` (n, j), and which of the ``exemplars`` (e, j) explains it best, int64
+    (n,)."""
+    rows = max(_CHUNK // max(exemplars.size, 1), 1)
+    parts = [_unexplained(scores[at : at + rows], exemplars) for at in range(0, max(len(scores), 1), rows)]
+    return np.concatenate([left for left, _ in parts]), np.concatenate([best for _, best in parts])
+
+
+def _unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
+    left = np.clip(scores[:, None, :] - exemplars, 0.0, MOST).sum(axis=2)
+    best = left.argmin(axis=1)
+    return left[np.arange(len(left)), best], best
+
+
+def outermost(exemplars: Floats) -> Floats:
+    """The rows of ``exemplars`` (e, j), negative entries brought to 0, that no other row reaches in every measure."""
+    rows = np.unique(np.maximum(exemplars, 0.0), axis=0)
+    covered = (rows[:, None, :] <= rows[None]).all(axis=2) & ~np.eye(len(rows), dtype=bool)
+    return rows[~covered.any(axis=1)]

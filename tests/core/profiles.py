@@ -1,0 +1,30 @@
+"""Profiles for tests, made without a calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.core.profile import Profile
+from detector.core.reference import Honest, Reference
+from detector.core.signals import MEASURES, WEIGHED
+from detector.core.standards import Spread, Standards
+from tests.core.streams import Features, linear_outputs
+
+COLUMNS = (*MEASURES, *WEIGHED)
+
+
+def reference(rows: Features, classes: int = 3) -> Reference:
+    """Of ``rows``, whose outputs are those of ``linear_outputs``."""
+    outputs = linear_outputs(rows, classes)
+    return Reference.of([Honest(rows, outputs)], "probabilities", np.random.default_rng(0))
+
+
+def standards(threshold: float = np.inf) -> Standards:
+    """One ordinary account, of mean 0 and deviation 1 in everything."""
+    ones = np.ones(len(COLUMNS))
+    return Standards(COLUMNS, Spread(0 * ones, ones, ones), np.zeros((1, len(COLUMNS))), threshold)
+
+
+def profile(rows: Features, classes: int = 3, threshold: float = np.inf) -> Profile:
+    """For version 1 of the model ``credit``."""
+    return Profile("credit", "1", reference(rows, classes), standards(threshold))

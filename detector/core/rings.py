@@ -39,6 +39,13 @@ class Rings:
         self._reserve(slots)
         return self._pages["values"][self._table["pages"][slots]].reshape(len(slots), self.width)
 
+    def at(self, slots: Array, positions: Array) -> Array:
+        """(n,): the cell of position i of slot i."""
+        self._reserve(slots)
+        cell = positions % self.width
+        held: Array = self._pages["values"][self._table["pages"][slots, cell // PAGE], cell % PAGE]
+        return held
+
     def write(self, slots: Array, positions: Array, values: Array) -> None:
         """Write value i at position i of slot i; where two share a cell, the later one stays."""
         if not len(slots):

@@ -1,0 +1,83 @@
+"""A query as sixteen small numbers: where it stands among validation rows in the features that tell most of labels.
+
+Both meters work on these alone. A principal's tree can only show what it knows where validation rows differ, so
+thresholds between them are all it needs, and state, log and fits stay small however many features there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.arrays import Array
+
+FEATURES = 16
+"""Features looked at, at most."""
+THRESHOLDS = 31
+"""Thresholds in each, at most."""
+
+Sketches = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Levels:
+    """``columns`` int64 (m,): the features looked at, m at most 16. ``thresholds`` float32 (m, 31), ascending,
+    infinite where a feature has fewer."""
+
+    columns: Array
+    thresholds: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, features: NDArray[np.float32], labels: Array) -> Levels:
+        """From the validation ``features`` (v, d) and their ``labels`` int64 (v,)."""
+        columns = _telling(features, labels)
+        thresholds = np.full((len(columns), THRESHOLDS), np.inf, np.float32)
+        for own, column in zip(thresholds, columns.tolist(), strict=True):
+            between = _thresholds(features[:, column])
+            own[: len(between)] = between
+        return cls(columns, thresholds)
+
+    def sketch(self, values: NDArray[np.float32]) -> Sketches:
+        """uint8 (n, 16): the level of ``values`` (n, m), those of ``columns`` alone: how many thresholds lie below,
+        times what makes the highest of each feature about 31. 0 for NaN, and for features that there are not."""
+        levels = np.zeros((FEATURES, len(values)), np.uint8)
+        found, features = levels[: len(self.columns)], np.ascontiguousarray(values.T)
+        for threshold in self.thresholds.T:
+            found += features > threshold[:, None]
+        found *= (THRESHOLDS // np.isfinite(self.thresholds).sum(axis=1, keepdims=True)).astype(np.uint8)
+        return np.ascontiguousarray(levels.T)
+
+    def to_record(self) -> dict[str, Any]:
+        return {"columns": self.columns, "thresholds": self.thresholds}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Levels:
+        return cls(record["columns"], record["thresholds"])
+
+
+def _telling(features: NDArray[np.float32], labels: Array) -> Array:
+    """The features that matter most to an entropy tree of the labels, then those with most values; ascending."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    tree = DecisionTreeClassifier(criterion="entropy", random_state=0).fit(features, labels)
+    ordered = np.sort(features, axis=0)
+    changes = (ordered[1:] > ordered[:-1]).sum(axis=0)
+    best = np.lexsort((-changes, -tree.feature_importances_))
+    return np.sort(best[changes[best] > 0][:FEATURES]).astype(np.int64)
+
+
+def _thresholds(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Halfway between neighbouring values, at least the lower and below the higher: all, or those nearest to the 31
+    quantiles."""
+    distinct, counts = np.unique(values, return_counts=True)
+    low, high = distinct[:-1], distinct[1:]
+    between = low + (high - low) / np.float32(2)
+    between = np.where(between < high, between, low)
+    if len(between) <= THRESHOLDS:
+        return between
+    wanted = np.arange(1, THRESHOLDS + 1) * len(values) / (THRESHOLDS + 1)
+    nearest = np.searchsorted(np.cumsum(counts)[:-1], wanted)
+    return np.asarray(between[np.unique(np.minimum(nearest, len(between) - 1))])

@@ -1,0 +1,33 @@
+"""What both meters share as signals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.errors import NotMergeable
+from detector.core.arrays import Array
+from detector.core.signal import Delta, Proposal
+
+
+def metered(statistic: NDArray[np.float64], delta: Delta) -> Proposal:
+    """An exposure, ``statistic`` float64 (n,) in percent, that accuses nobody."""
+    count = len(statistic)
+    return Proposal(statistic, np.full(count, np.nan), np.zeros(count, np.bool_), np.nan, {}, delta)
+
+
+def silent(count: int) -> Proposal:
+    """Nothing to say of ``count`` rows."""
+    return metered(np.full(count, np.nan), {})
+
+
+def one_tag(states: Sequence[Delta]) -> Array:
+    """uint64 (slots,): the validation set that all members' ``slot_tag`` go by, 0 if they have none. Raises
+    NotMergeable where they go by several."""
+    tags = np.stack([state["slot_tag"] for state in states])
+    tag: Array = tags.max(axis=0)
+    if ((tags != tag) & (tags != 0)).any():
+        raise NotMergeable("these exposures were measured by different validation sets; clear these principals")
+    return tag

@@ -1,0 +1,174 @@
+"""``coverage``: how much of the owner's model the principal's queries have reached, in percent (Kesarwani et al.
+2018, strategy 2, with bitmaps of visited leaves; ``core.exposure.bitmaps`` has the formula).
+
+Cells are the leaves of the owner's tree, or for other models those of a coarse quantiser, and each counts by its
+share of the validation set. The cell is computed from the features: a log cannot forge it. It is a meter: its score
+is NaN, it never alarms. Without a validation set in the profile it is silent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import ClassVar
+
+import numpy as np
+
+from detector.contracts.errors import ConfigurationError
+from detector.core.arrays import Array, pack
+from detector.core.columns import Columns
+from detector.core.configuration import EngineConfig
+from detector.core.exposure.asked import missing, sent
+from detector.core.exposure.bitmaps import BYTES, CELLS, is_set, visit, visited
+from detector.core.exposure.meters import metered, one_tag, silent
+from detector.core.owner_model.tree import Tree
+from detector.core.profile import Profile
+from detector.core.signal import Delta, Need, Proposal
+from detector.core.tested import last_of
+from detector.core.validation import Validation
+from detector.core.views import Rows, Views
+
+NOWHERE = -1
+"""The cell of a query that reaches none that counts."""
+
+
+class Coverage:
+    """State per slot: the bitmap of visited cells, how many validation rows are in them, and by whose cells they
+    go."""
+
+    name: ClassVar[str] = "coverage"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    mergeable: ClassVar[bool] = True
+    figures: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: EngineConfig) -> None:
+        profiles = config.profiles if config.mode == "default" else ()
+        self._meters = {
+            (own.model, own.model_version): _meter(own, own.validation)
+            for own in profiles
+            if own.validation is not None
+        }
+        self._by_tag = {meter.tag: meter for meter in self._meters.values()}
+        self._slots = Columns({"bits": (np.uint8, 0, BYTES), "covered": (np.int64, 0), "tag": (np.uint64, 0)})
+
+    def propose(self, rows: Rows, views: Views) -> Proposal:
+        meter = self._meters.get((rows.model, rows.model_version))
+        if meter is None or meter.dimension != rows.features.shape[1]:
+            return silent(len(rows))
+        self._reserve(rows.slots)
+        known = self._slots["tag"][rows.slots] == meter.tag
+        cell = meter.cell(rows)
+        at, key = self._first_visits(rows, known, cell)
+        gain = np.zeros(len(rows), np.int64)
+        gain[at] = meter.rows[cell[at]]
+        grouping = rows.by_slot
+        total = np.cumsum(gain[grouping.order])
+        base = total[grouping.starts] - gain[grouping.order][grouping.starts]
+        before = np.where(known, self._slots["covered"][rows.slots], 0)
+        covered = total + np.repeat(before - base, grouping.lengths)
+        statistic = np.empty(len(rows))
+        statistic[grouping.order] = 100.0 * covered / meter.total
+        delta = {
+            "slot_covered": last_of(grouping, covered),
+            "slot_tag": np.full(len(rows.slots), meter.tag),
+            **_events(key // CELLS, key % CELLS),
+        }
+        return metered(statistic, delta)
+
+    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        if not delta:
+            return
+        self._reserve(slots)
+        self._slots["bits"][slots[self._slots["tag"][slots] != delta["slot_tag"]]] = 0
+        for name in ("covered", "tag"):
+            self._slots[name][slots] = delta[f"slot_{name}"]
+        visit(self._slots["bits"], slots[delta["visit_slot"]], delta["visit_cell"].astype(np.int64))
+
+    def dump(self, slots: Array, pools: Array) -> Delta:
+        self._reserve(slots)
+        columns = {f"slot_{name}": self._slots[name][slots] for name in ("covered", "tag")}
+        return columns | _events(*visited(self._slots["bits"][slots]))
+
+    def load(self, slots: Array, pools: Array, state: Delta) -> None:
+        self.apply(slots, pools, state)
+
+    def evict(self, slots: Array, pools: Array) -> None:
+        self._slots.reset(slots)
+
+    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
+        return self._slots.nbytes if slots is None else (BYTES + 16) * len(slots)
+
+    def merge(self, states: list[Delta]) -> Delta:
+        """The OR of the members' visits."""
+        tag = one_tag(states)
+        bits = np.zeros((len(tag), BYTES), np.uint8)
+        for state in states:
+            visit(bits, state["visit_slot"], state["visit_cell"].astype(np.int64))
+        slot, cell = visited(bits)
+        covered = np.zeros(len(tag), np.int64)
+        for at, meter in enumerate(map(self._by_tag.get, tag.tolist())):
+            if meter is not None:
+                covered[at] = meter.rows[cell[slot == at]].sum()
+        return {"slot_covered": covered, "slot_tag": tag, **_events(slot, cell)}
+
+    def _first_visits(self, rows: Rows, known: Array, cell: Array) -> tuple[Array, Array]:
+        """Rows that are the first of their principal in a cell; and slot * 2,048 + cell of each, ascending."""
+        within = np.flatnonzero(cell != NOWHERE)
+        bits = self._slots["bits"][rows.slots]
+        bits[~known] = 0
+        fresh = within[~is_set(bits[rows.slot[within]], cell[within])]
+        key, first = np.unique(rows.slot[fresh] * CELLS + cell[fresh], return_index=True)
+        return fresh[first], key
+
+    def _reserve(self, slots: Array) -> None:
+        if len(slots):
+            self._slots.reserve(int(slots.max()) + 1)
+
+
+class _Leaves:
+    """The leaves of the owner's tree that hold validation rows: ``rows`` int64 (c,) in each, ``total`` in all."""
+
+    def __init__(self, tree: Tree, validation: Validation) -> None:
+        self.dimension = validation.features.shape[1]
+        record = hashlib.blake2b(pack(tree.to_record()), digest_size=8).digest()
+        self.tag = np.uint64(int.from_bytes(record, "little")) ^ validation.tag
+        if len(tree.features) != self.dimension:
+            raise ConfigurationError(
+                f"the owner's tree has {len(tree.features)} features and the validation set {self.dimension}; "
+                "calibrate with those of one model version"
+            )
+        self._tree = tree
+        counts = np.bincount(tree.leaf(validation.features), minlength=tree.leaves)
+        self._cell = np.where(counts > 0, np.cumsum(counts > 0) - 1, NOWHERE)
+        self.rows: Array = counts[counts > 0]
+        self.total = len(validation.features)
+
+    def cell(self, rows: Rows) -> Array:
+        """int64 (n,). A query that leaves out a feature on its path reaches no leaf."""
+        features, absent = sent(rows), missing(rows)
+        if absent is None:
+            return np.asarray(self._cell[self._tree.leaf(features)])
+        ends = [self._tree.leaf(np.where(absent, np.float32(value), features)) for value in (-np.inf, np.inf)]
+        return np.where(ends[0] == ends[1], self._cell[ends[0]], NOWHERE)
+
+
+class _Quantised:
+    """The cells of a model without leaves; see ``_Leaves``."""
+
+    def __init__(self, validation: Validation) -> None:
+        self.dimension = validation.features.shape[1]
+        self.tag = validation.tag
+        self._levels, self._cells = validation.levels, validation.cells
+        self.rows, self.total = self._cells.rows, len(validation.features)
+
+    def cell(self, rows: Rows) -> Array:
+        return self._cells.cell(self._levels.sketch(sent(rows, self._levels.columns)))
+
+
+def _meter(profile: Profile, validation: Validation) -> _Leaves | _Quantised:
+    model = profile.owner_model
+    return _Leaves(model, validation) if isinstance(model, Tree) else _Quantised(validation)
+
+
+def _events(slot: Array, cell: Array) -> dict[str, Array]:
+    return {"visit_slot": slot.astype(np.int32), "visit_cell": cell.astype(np.int32)}

@@ -1,0 +1,173 @@
+"""``information_gain``: how much of the owner's model a tree learned from the principal's answers would know.
+
+In percent (Kesarwani et al. 2018, strategy 1; ``core.exposure.learning`` has the formula).
+
+At most 512 of a principal's queries are kept, as sixteen small numbers each, and the tree is learned from them at
+queries 20, 160, 1,280 and so on; in between the exposure is carried. It is a meter: its score is NaN, it never alarms.
+Without a validation set in the profile, or if the model says one thing of all its rows, it is silent.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.arrays import Array
+from detector.core.columns import Columns
+from detector.core.configuration import EngineConfig
+from detector.core.exposure.asked import sent
+from detector.core.exposure.learning import Examination, is_due
+from detector.core.exposure.levels import Sketches
+from detector.core.exposure.meters import metered, one_tag, silent
+from detector.core.exposure.sample import EMPTY, NOTHING, PAIR, PLACES, hashed, least, place
+from detector.core.rings import Rings
+from detector.core.signal import Delta, Need, Proposal
+from detector.core.tested import carried, last_of
+from detector.core.validation import Validation
+from detector.core.views import Rows, Views
+
+Pairs = NDArray[Any]
+"""Of dtype ``PAIR``."""
+
+
+class InformationGain:
+    """State per slot: the kept pairs, the last exposure, and whose validation set they go by."""
+
+    name: ClassVar[str] = "information_gain"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    mergeable: ClassVar[bool] = True
+    figures: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: EngineConfig) -> None:
+        profiles = config.profiles if config.mode == "default" else ()
+        own = {(profile.model, profile.model_version): profile.validation for profile in profiles}
+        meters = {key: _Meter(validation) for key, validation in own.items() if validation is not None}
+        self._meters = {key: meter for key, meter in meters.items() if meter.asks}
+        self._by_tag = {meter.tag: meter for meter in self._meters.values()}
+        self._slots = Columns({"exposure": (np.float64, np.nan), "tag": (np.uint64, 0)})
+        self._kept = Rings(PLACES, PAIR, NOTHING)
+
+    def propose(self, rows: Rows, views: Views) -> Proposal:
+        meter = self._meters.get((rows.model, rows.model_version))
+        if meter is None or meter.dimension != rows.features.shape[1]:
+            return silent(len(rows))
+        self._reserve(rows.slots)
+        known = self._slots["tag"][rows.slots] == meter.tag
+        pairs = meter.pairs(rows)
+        at = np.flatnonzero(pairs["hash"] < self._held(rows, known, pairs))
+        exposure = self._exposures(rows, meter, known, pairs, at)
+        chosen = at[least(pairs["hash"][at], rows.slot[at])]
+        delta = {
+            "slot_exposure": last_of(rows.by_slot, exposure),
+            "slot_tag": np.full(len(rows.slots), meter.tag),
+            **_events(rows.slot[chosen], pairs[chosen]),
+        }
+        statistic = np.empty(len(rows))
+        statistic[rows.by_slot.order] = exposure
+        return metered(statistic, delta)
+
+    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        if not delta:
+            return
+        self._reserve(slots)
+        self._kept.evict(slots[self._slots["tag"][slots] != delta["slot_tag"]])
+        for name in ("exposure", "tag"):
+            self._slots[name][slots] = delta[f"slot_{name}"]
+        pairs = _pairs(delta)
+        self._kept.write(slots[delta["pair_slot"]], place(pairs["hash"]), pairs)
+
+    def dump(self, slots: Array, pools: Array) -> Delta:
+        self._reserve(slots)
+        kept = self._kept.read(slots)
+        slot, held = np.nonzero(kept["hash"] != EMPTY)
+        columns = {f"slot_{name}": self._slots[name][slots] for name in ("exposure", "tag")}
+        return columns | _events(slot, kept[slot, held])
+
+    def load(self, slots: Array, pools: Array, state: Delta) -> None:
+        self.apply(slots, pools, state)
+
+    def evict(self, slots: Array, pools: Array) -> None:
+        self._slots.reset(slots)
+        self._kept.evict(slots)
+
+    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
+        if slots is None:
+            return self._slots.nbytes + self._kept.nbytes
+        return 16 * len(slots) + self._kept.nbytes_of(slots)
+
+    def merge(self, states: list[Delta]) -> Delta:
+        """The pairs that one principal would have kept who had sent the queries of all, and what he would know."""
+        tag = one_tag(states)
+        slot = np.concatenate([state["pair_slot"] for state in states]).astype(np.int64)
+        pairs = np.concatenate([_pairs(state) for state in states])
+        chosen = least(pairs["hash"], slot)
+        slot, pairs = slot[chosen], pairs[chosen]
+        exposure = np.full(len(tag), np.nan)
+        for at in np.unique(slot).tolist():
+            meter = self._by_tag.get(tag[at])
+            exposure[at] = np.nan if meter is None else meter.exposure(pairs[slot == at])
+        return {"slot_exposure": exposure, "slot_tag": tag, **_events(slot, pairs)}
+
+    def _held(self, rows: Rows, known: Array, pairs: Pairs) -> Array:
+        """uint64 (n,): the hash that each row's pair would have to be below to be kept."""
+        held = self._kept.at(rows.slots[rows.slot], place(pairs["hash"]))["hash"]
+        return np.where(known[rows.slot], held, EMPTY)
+
+    def _exposures(self, rows: Rows, meter: _Meter, known: Array, pairs: Pairs, at: Array) -> NDArray[np.float64]:
+        """float64 (n,), in the order of ``Rows.by_slot``: as of each row; rows ``at`` are those that may be kept."""
+        grouping = rows.by_slot
+        due = np.flatnonzero(is_due(rows.index[grouping.order] + 1))
+        fresh = np.empty(len(due))
+        for number, row in enumerate(grouping.order[due].tolist()):
+            slot = int(rows.slot[row])
+            held = self._kept.read(rows.slots[slot : slot + 1] if known[slot] else rows.slots[:0]).ravel()
+            seen = pairs[at[(rows.slot[at] == slot) & (at <= row)]]
+            joined = np.concatenate((held[held["hash"] != EMPTY], seen))
+            fresh[number] = meter.exposure(joined[least(joined["hash"], np.zeros(len(joined), np.int64))])
+        before = np.where(known, self._slots["exposure"][rows.slots], np.nan)
+        return carried(grouping, due, fresh, before)
+
+    def _reserve(self, slots: Array) -> None:
+        if len(slots):
+            self._slots.reserve(int(slots.max()) + 1)
+
+
+class _Meter:
+    """One model version's validation set."""
+
+    def __init__(self, validation: Validation) -> None:
+        self.tag = validation.tag
+        self.dimension = validation.features.shape[1]
+        self._levels = validation.levels
+        rows = validation.features[:, self._levels.columns]
+        self._examination = Examination(self._levels.sketch(rows), validation.labels)
+
+    @property
+    def asks(self) -> bool:
+        return self._examination.asks
+
+    def pairs(self, rows: Rows) -> Pairs:
+        """(n,): each query with the class that the model said."""
+        pairs = np.empty(len(rows), PAIR)
+        sketches: Sketches = self._levels.sketch(sent(rows, self._levels.columns))
+        pairs["sketch"], pairs["label"] = sketches, rows.pool_label[rows.pool]
+        pairs["hash"] = hashed(sketches, pairs["label"], self.tag)
+        return pairs
+
+    def exposure(self, pairs: Pairs) -> float:
+        return self._examination.exposure(pairs["sketch"], pairs["label"])
+
+
+def _events(slot: Array, pairs: Pairs) -> dict[str, Array]:
+    named = {f"pair_{name}": np.ascontiguousarray(pairs[name]) for name in ("hash", "label", "sketch")}
+    return {"pair_slot": slot.astype(np.int32), **named}
+
+
+def _pairs(delta: Delta) -> Pairs:
+    pairs = np.empty(len(delta["pair_slot"]), PAIR)
+    for name in ("hash", "label", "sketch"):
+        pairs[name] = delta[f"pair_{name}"]
+    return pairs

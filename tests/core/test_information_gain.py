@@ -1,0 +1,182 @@
+"""``information_gain`` follows lists of what each principal asked; cuts, restarts and merging change nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detector.contracts.errors import NotMergeable
+from detector.contracts.queries import QueryBatch
+from detector.core.arrays import unpack
+from detector.core.engine import EngineConfig, Limits
+from detector.core.exposure.learning import Examination
+from detector.core.exposure.sample import PLACES, hashed
+from detector.core.signal import Delta
+from detector.core.signals.information_gain import InformationGain
+from detector.core.validation import Validation
+from tests.core.exposures import DIMENSION, asked, engine, interleaved, profile, stream, validation
+from tests.core.streams import observe
+
+NAME = "information_gain"
+DUE = (20, 160)
+CUTS = [1, 19, 20, 21, 150, 151, 400, 640]
+
+
+def _obvious(piece: QueryBatch) -> list[float]:
+    """The exposure as of each row: refitted from a dictionary of all that the principal asked."""
+    own = validation()
+    known = own.levels.sketch(own.features[:, own.levels.columns])
+    examination = Examination(known, own.labels)
+    asked_by: dict[int, list[int]] = {}
+    standing: dict[int, float] = {}
+    out = []
+    for row, who in enumerate(piece.principal_index.tolist()):
+        rows = asked_by.setdefault(who, [])
+        rows.append(row)
+        if len(rows) in DUE:
+            sketches = own.levels.sketch(piece.features[rows][:, own.levels.columns])
+            labels = piece.outputs[rows, 0].astype(np.int64)
+            kept: dict[int, tuple[int, int]] = {}
+            for at, number in enumerate(hashed(sketches, labels, own.tag).tolist()):
+                cell = number % PLACES
+                kept[cell] = min(kept.get(cell, (1 << 64, 0)), (number, at))
+            chosen = [kept[cell][1] for cell in sorted(kept)]
+            standing[who] = examination.exposure(sketches[chosen], labels[chosen])
+        out.append(standing.get(who, np.nan))
+    return out
+
+
+def test_it_says_what_lists_say() -> None:
+    piece = interleaved(11, 900, 4)
+    expected = _obvious(piece)
+    seen = observe(engine(profile()), [piece], CUTS)
+    np.testing.assert_array_equal(seen.signals[NAME], expected)
+    assert len(set(expected)) > 8 and np.nanmax(expected) > 60
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(history_queries=20), Limits(principals=4)])
+def test_any_cut_gives_the_same(limits: Limits) -> None:
+    piece = interleaved(12, 700, 6)
+    whole = observe(engine(profile(), limits), [piece])
+    whole.assert_equals(observe(engine(profile(), limits), [piece], CUTS))
+
+
+def test_it_accuses_nobody() -> None:
+    piece = interleaved(13, 700, 2)
+    seen, plain = observe(engine(profile()), [piece]), observe(engine(), [piece])
+    assert np.nanmax(seen.signals[NAME]) > 60
+    assert not seen.flagged.any() and not any(finding[1] == NAME for finding in seen.findings)
+    assert np.isnan(plain.signals[NAME]).all()
+
+
+def test_the_log_alone_brings_it_back() -> None:
+    live, recovered = engine(profile()), engine(profile())
+    for sections in observe(live, [interleaved(14, 500, 5)], [7, 99, 250]).sections:
+        recovered.absorb(sections)
+    later = interleaved(15, 500, 5)
+    observe(live, [later], [100]).assert_equals(observe(recovered, [later]))
+
+
+def test_dump_and_load_bring_it_back() -> None:
+    live, recovered = engine(profile()), engine(profile())
+    observe(live, [interleaved(14, 500, 5)])
+    for key in live.keys():
+        recovered.load(live.dump([key]))
+    later = interleaved(15, 500, 5)
+    observe(live, [later], [100]).assert_equals(observe(recovered, [later]))
+
+
+def test_another_validation_set_begins_anew() -> None:
+    live, recovered = engine(profile()), engine(profile(validation(seed=77)))
+    before, later = asked(16, 90), asked(17, 300)
+    for sections in observe(live, [stream(before, ["ann"] * 90)]).sections:
+        recovered.absorb(sections)
+    values = observe(recovered, [stream(later, ["ann"] * 300)]).signals[NAME]
+    assert np.isnan(values[:69]).all() and np.isfinite(values[69:]).all()
+
+
+def test_without_anything_to_know_it_is_silent() -> None:
+    rows = asked(18, 100)
+    one = Validation.of(rows.features, np.ones(100, np.int64))
+    assert np.isnan(observe(engine(profile(one)), [stream(rows, ["ann"] * 100)]).signals[NAME]).all()
+
+
+def test_rows_of_another_dimension_are_none_of_its() -> None:
+    narrow = asked(18, 100)
+    own = Validation.of(narrow.features[:, :4], narrow.labels)
+    assert np.isnan(observe(engine(profile(own)), [stream(narrow, ["ann"] * 100)]).signals[NAME]).all()
+
+
+def test_repeats_change_nothing() -> None:
+    """The second half of the queries repeats the first: twice as many, but nothing new to learn from."""
+    rows = asked(19, 80)
+    features, labels = np.tile(rows.features, (2, 1)), np.tile(rows.labels, 2)
+    twice = stream(type(rows)(features, labels), ["ann"] * 160)
+    live = engine(profile())
+    observe(live, [stream(rows, ["ann"] * 80)])
+    once = _state(live.dump(live.keys()))
+    observe(live, [stream(rows, ["ann"] * 80)])
+    again = _state(live.dump(live.keys()))
+    np.testing.assert_array_equal(again["pair_hash"], once["pair_hash"])
+    assert observe(engine(profile()), [twice]).signals[NAME][-1] == again["slot_exposure"][0]
+
+
+def test_its_state_is_bounded() -> None:
+    live = engine(profile())
+    rows = asked(20, 6_000)
+    sizes = []
+    for at in range(0, 6_000, 1_000):
+        observe(
+            live, [stream(type(rows)(rows.features[at : at + 1_000], rows.labels[at : at + 1_000]), ["ann"] * 1_000)]
+        )
+        sizes.append(len(_state(live.dump(live.keys()))["pair_hash"]))
+    assert 400 < sizes[0] < sizes[-1] <= PLACES
+    signal = InformationGain(EngineConfig(profiles=(profile(),)))
+    signal.load(np.array([0]), np.array([0]), _state(live.dump(live.keys())))
+    assert signal.nbytes(np.array([0])) < 20_000
+
+
+def test_evicted_ones_are_forgotten() -> None:
+    live = engine(profile())
+    observe(live, [interleaved(21, 400, 3)])
+    live.clear("credit", "p1")
+    rows = asked(22, 25)
+    again = observe(live, [stream(rows, ["p1"] * 25)]).signals[NAME]
+    np.testing.assert_array_equal(again, observe(engine(profile()), [stream(rows, ["p1"] * 25)]).signals[NAME])
+
+
+def _state(sections: dict[str, tuple[int, bytes]]) -> Delta:
+    own: Delta = unpack(sections[NAME][1])
+    return own
+
+
+def _held(seed: int, count: int) -> tuple[QueryBatch, Delta]:
+    live = engine(profile())
+    piece = stream(asked(seed, count), ["ann"] * count)
+    observe(live, [piece])
+    return piece, _state(live.dump(live.keys()))
+
+
+def test_merged_members_are_one_who_asked_it_all() -> None:
+    signal = InformationGain(EngineConfig(profiles=(profile(),)))
+    members = [_held(seed, count) for seed, count in ((23, 700), (24, 40), (25, 300))]
+    merged = signal.merge([state for _, state in members])
+    live = engine(profile())
+    for piece, _ in members:
+        observe(live, [piece])
+    alone = _state(live.dump(live.keys()))
+    for name in ("pair_hash", "pair_sketch", "pair_label", "pair_slot"):
+        np.testing.assert_array_equal(merged[name], alone[name], err_msg=name)
+    backwards = signal.merge([signal.merge([members[2][1], members[1][1]]), members[0][1]])
+    for name in merged:
+        np.testing.assert_array_equal(merged[name], backwards[name], err_msg=name)
+    assert merged["slot_exposure"][0] > max(float(state["slot_exposure"][0]) for _, state in members)
+
+
+def test_members_of_different_validation_sets_are_not_merged() -> None:
+    signal = InformationGain(EngineConfig(profiles=(profile(),)))
+    first, second = _held(23, 30)[1], dict(_held(24, 30)[1])
+    second["slot_tag"] = second["slot_tag"] + np.uint64(1)
+    with pytest.raises(NotMergeable, match="validation sets"):
+        signal.merge([first, second])
+    assert validation().features.shape[1] == DIMENSION

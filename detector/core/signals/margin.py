@@ -1,0 +1,249 @@
+"""``margin``: queries that come close to where the owner's model changes its answer (Forgotten Siblings: Quiring, Arp
+and Rieck, EuroS&P 2018). A thief who maps the boundary has to ask there, honest queries seldom do;
+``core.owner_model.margins`` says what is close.
+
+Three figures, each 1 in the score where it would block: ``all_leaves``, the published mean over all leaves of a tree
+of the share of queries in the leaf's margin, leaves with five queries or fewer counting as 0; ``pooled``, the share
+over all queries, from the 30th on; and ``cusum``, Wald's sequential test of a share three times the honest one against
+the honest one, held at 0 from below (Page's test), so that a long honest past hides nothing. Queries that repeat an
+earlier one word for word do not count.
+
+Counts and sums are integers: shares of leaves in units of 2^-30, likelihoods in 2^-20, so that they are the same
+however the stream was cut. Without a profile that says what is close, the signal is silent, and it raises no alarm of
+its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import log
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.errors import NotMergeable
+from detector.core.arrays import Array
+from detector.core.columns import Columns
+from detector.core.configuration import PAGE, EngineConfig
+from detector.core.exposure.asked import missing, sent
+from detector.core.owner_model.margins import Close, Margins
+from detector.core.profile import Profile
+from detector.core.rings import Rings
+from detector.core.signal import Delta, Need, Proposal
+from detector.core.tested import last_of
+from detector.core.views import Grouping, Rows, Views
+
+BLOCKED_AT = 0.3
+LEAST_IN_LEAF = 5
+"""A leaf counts from one query more than this."""
+LEAST_POOLED = 30
+MOST_LEAVES = 4096
+"""Of larger trees only the pooled share and the sequential test are kept."""
+
+_FACTOR = 3.0
+_FALSE, _MISSED = 1e-4, 0.01
+_SHARE = 1 << 30
+_NAT = 1 << 20
+_BOUND = round(_NAT * log((1 - _MISSED) / _FALSE))
+
+_COUNTERS = ("queries", "inside", "shares", "cusum")
+
+
+class Margin:
+    """State per slot: whose profile it follows, queries counted and those in a margin, the sum of leaf shares, the
+    sequential test; and per leaf that was reached, queries counted and those in the margin."""
+
+    name: ClassVar[str] = "margin"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[Need]] = frozenset({"growing"})
+    mergeable: ClassVar[bool] = True
+    figures: ClassVar[tuple[str, ...]] = ("all_leaves", "pooled", "cusum")
+
+    def __init__(self, config: EngineConfig) -> None:
+        profiles = [own for own in config.profiles if own.margins is not None and config.mode == "default"]
+        self._judges = {(own.model, own.model_version): _Judge(own, own.margins) for own in profiles if own.margins}
+        widest = max([judge.leaves for judge in self._judges.values()] + [1])
+        width = -(-widest // PAGE) * PAGE
+        self._slots = Columns({"profile": (np.uint64, 0)} | dict.fromkeys(_COUNTERS, (np.int64, 0)))
+        self._leaves = {name: Rings(width, np.int32, 0) for name in ("queries", "inside")}
+
+    def propose(self, rows: Rows, views: Views) -> Proposal:
+        judge = self._judges.get((rows.model, rows.model_version))
+        if judge is None:
+            return _proposal({name: np.full(len(rows), np.nan) for name in ("score", *self.figures)}, {})
+        self._reserve(rows.slots)
+        order = rows.by_slot.order
+        close = judge.close(rows)
+        counted = (close.known & ~views.repeats)[order]
+        inside = close.inside[order] & counted
+        before = self._before(rows.slots, judge.tag)
+        leaves = self._in_leaves(rows, judge, close.leaf[order], counted, inside)
+        after = {
+            "queries": _added(rows.by_slot, counted, before["queries"]),
+            "inside": _added(rows.by_slot, inside, before["inside"]),
+            "shares": _added(rows.by_slot, leaves.gain, before["shares"]),
+            "cusum": _cusum(rows.by_slot, np.where(inside, judge.up, judge.down) * counted, before["cusum"]),
+        }
+        delta = {f"slot_{name}": last_of(rows.by_slot, column) for name, column in after.items()}
+        delta["slot_profile"] = np.full(len(rows.slots), judge.tag)
+        return _proposal(judge.figures(after, order), delta | leaves.delta)
+
+    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        del pools
+        if not delta:
+            return
+        self._reserve(slots)
+        stale = slots[self._slots["profile"][slots] != delta["slot_profile"]]
+        for name in ("profile", *_COUNTERS):
+            self._slots[name][slots] = delta[f"slot_{name}"]
+        for name, counts in self._leaves.items():
+            counts.evict(stale)
+            counts.write(slots[delta["leaf_slot"]], delta["leaf_number"], delta[f"leaf_{name}"])
+
+    def dump(self, slots: Array, pools: Array) -> Delta:
+        del pools
+        self._reserve(slots)
+        counts = {name: held.read(slots) for name, held in self._leaves.items()}
+        slot, leaf = np.nonzero(counts["queries"])
+        own = {f"slot_{name}": self._slots[name][slots] for name in ("profile", *_COUNTERS)}
+        return own | _leaf_rows(slot, leaf, {name: held[slot, leaf] for name, held in counts.items()})
+
+    def load(self, slots: Array, pools: Array, state: Delta) -> None:
+        self.apply(slots, pools, state)
+
+    def evict(self, slots: Array, pools: Array) -> None:
+        del pools
+        self._slots.reset(slots)
+        for counts in self._leaves.values():
+            counts.evict(slots)
+
+    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
+        del pools
+        if slots is None:
+            return self._slots.nbytes + sum(counts.nbytes for counts in self._leaves.values())
+        own = 8 * (1 + len(_COUNTERS)) * len(slots)
+        return own + sum(counts.nbytes_of(slots) for counts in self._leaves.values())
+
+    def merge(self, states: list[Delta]) -> Delta:
+        """Counts add up, and the shares with them. So does the sequential test, to at least what it would be over the
+        members' queries in whatever order they came."""
+        tags = {int(tag) for state in states for tag in state["slot_profile"]} - {0}
+        if len(tags) > 1:
+            raise NotMergeable("the members' queries were counted by different profiles; count them by one")
+        joined = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
+        number, member = np.unique(joined["leaf_number"], return_inverse=True)
+        leaf = {name: np.zeros(len(number), np.int64) for name in self._leaves}
+        for name, counts in leaf.items():
+            np.add.at(counts, member, joined[f"leaf_{name}"])
+        own = {f"slot_{name}": joined[f"slot_{name}"].sum(keepdims=True) for name in _COUNTERS}
+        own["slot_shares"] = _share(leaf["queries"], leaf["inside"]).sum(keepdims=True)
+        own["slot_profile"] = joined["slot_profile"].max(keepdims=True)
+        return own | _leaf_rows(np.zeros_like(number), number, leaf)
+
+    def _before(self, slots: Array, tag: np.uint64) -> dict[str, Array]:
+        """The counters of ``slots``, 0 where they followed another profile."""
+        own = self._slots["profile"][slots] == tag
+        return {name: np.where(own, self._slots[name][slots], 0) for name in _COUNTERS}
+
+    def _in_leaves(self, rows: Rows, judge: _Judge, leaf: Array, counted: Array, inside: Array) -> _InLeaves:
+        """What the rows, in the order of ``Rows.by_slot``, add to the leaves they reach."""
+        gain = np.zeros(len(rows), np.int64)
+        at = np.flatnonzero(counted) if judge.leaves else np.empty(0, np.int64)
+        width = self._leaves["queries"].width
+        cells, cell = np.unique(rows.slot[rows.by_slot.order[at]] * width + leaf[at], return_inverse=True)
+        reached = Grouping.of(cell, len(cells))
+        slot, number = cells // width, cells % width
+        own = self._slots["profile"][rows.slots[slot]] == judge.tag
+        held = {name: np.where(own, counts.at(rows.slots[slot], number), 0) for name, counts in self._leaves.items()}
+        at = at[reached.order]
+        queries = _added(reached, np.ones(len(at), np.int64), held["queries"])
+        within = _added(reached, inside[at], held["inside"])
+        gain[at] = _share(queries, within) - _share(queries - 1, within - inside[at])
+        after = {"queries": last_of(reached, queries), "inside": last_of(reached, within)}
+        return _InLeaves(gain, _leaf_rows(slot, number, after))
+
+    def _reserve(self, slots: Array) -> None:
+        if len(slots):
+            self._slots.reserve(int(slots.max()) + 1)
+
+
+class _Judge:
+    """One profile's margins. ``up`` and ``down``: what a query inside or outside them adds to the sequential test."""
+
+    def __init__(self, profile: Profile, margins: Margins) -> None:
+        self.tag = np.uint64(int(profile.hash, 16))
+        self.leaves = margins.leaves if margins.leaves <= MOST_LEAVES else 0
+        self.up = round(_NAT * log(_FACTOR))
+        self.down = round(_NAT * log((1 - _FACTOR * margins.rate) / (1 - margins.rate)))
+        self._model, self._margins = profile.owner_model, margins
+
+    def close(self, rows: Rows) -> Close:
+        """Which rows are in a margin; not known where a model would need features that were left out."""
+        if self._model is not None:
+            close, absent = self._margins.close(self._model, sent(rows), None), missing(rows)
+            return close if absent is None else replace(close, known=close.known & ~absent.any(axis=1))
+        told = np.array([batch.output_kind == "probabilities" for batch in rows.batches])[rows.batch]
+        return self._margins.close(None, rows.features, np.where(told[:, None], rows.outputs, np.nan))
+
+    def figures(self, after: dict[str, Array], order: Array) -> dict[str, NDArray[np.float64]]:
+        """By name, as of each row, from the counters in ``order``; NaN before any query counted."""
+        counts = {name: column.astype(np.float64) for name, column in after.items()}
+        queries = np.where(counts["queries"] > 0, counts["queries"], np.nan)
+        known = queries / queries
+        figures = {
+            "all_leaves": known * counts["shares"] / _SHARE / (self.leaves or np.nan),
+            "pooled": counts["inside"] / queries,
+            "cusum": known * counts["cusum"] / _NAT,
+        }
+        pooled = np.where(queries >= LEAST_POOLED, figures["pooled"], 0.0)
+        blocked = np.fmax(np.fmax(figures["all_leaves"], pooled) / BLOCKED_AT, figures["cusum"] * _NAT / _BOUND)
+        figures["score"] = known * blocked
+        return {name: _in_stream_order(column, order) for name, column in figures.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _InLeaves:
+    """``gain`` int64 (n,): what each row adds to the sum of shares; ``delta``: the counts of the leaves reached."""
+
+    gain: Array
+    delta: dict[str, Array]
+
+
+def _proposal(figures: dict[str, NDArray[np.float64]], delta: Delta) -> Proposal:
+    score = figures.pop("score")
+    return Proposal(score, score, np.zeros(len(score), np.bool_), 1.0, {}, delta, figures=figures)
+
+
+def _added(grouping: Grouping, values: Array, before: Array) -> Array:
+    """int64 (n,): running sums of ``values`` within each group, from ``before`` on, in the grouping's order."""
+    total: Array = np.cumsum(values, dtype=np.int64)
+    total -= np.repeat((total - values)[grouping.starts] - before, grouping.lengths)
+    return total
+
+
+def _cusum(grouping: Grouping, steps: Array, before: Array) -> Array:
+    """int64 (n,): running sums that never fall below 0: each less the lowest that its group has seen. Groups are set
+    apart by more than they range over, so that one pass finds the lowest of all."""
+    path = _added(grouping, steps, before)
+    low = np.minimum(path, 0)
+    apart = np.repeat(np.arange(len(grouping.lengths)) * (1 - low.min()), grouping.lengths)
+    path -= np.minimum.accumulate(low - apart) + apart
+    return path
+
+
+def _share(queries: Array, inside: Array) -> Array:
+    """int64: the share inside of a leaf's queries, 0 until enough of them came."""
+    share: Array = np.where(queries > LEAST_IN_LEAF, (inside.astype(np.int64) * _SHARE) // np.maximum(queries, 1), 0)
+    return share
+
+
+def _leaf_rows(slot: Array, number: Array, counts: dict[str, Array]) -> dict[str, Array]:
+    rows = {f"leaf_{name}": column.astype(np.int32) for name, column in counts.items()}
+    return {"leaf_slot": slot.astype(np.int32), "leaf_number": number.astype(np.int32), **rows}
+
+
+def _in_stream_order(column: NDArray[np.float64], order: Array) -> NDArray[np.float64]:
+    scattered = np.empty_like(column)
+    scattered[order] = column
+    return scattered

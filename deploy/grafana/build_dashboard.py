@@ -103,6 +103,7 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 rate(defs.DECISIONS, "action, mode, origin"),
                 distribution(defs.SCORE),
                 quantiles(defs.SCORE, "model"),
+                quantiles(defs.EXPOSURE, "model, signal"),
             ),
         ),
         (

@@ -25,6 +25,7 @@ from detector.cli.operator import (
 )
 from detector.cli.records import Key, read_alerts, read_decisions, read_scores
 from detector.contracts.findings import Decision, Score
+from detector.core.exposure import EXPOSURES
 from detector.runtime.settings import load_settings
 
 app = typer.Typer(help="Look at principals, and forget one.", no_args_is_help=True)
@@ -102,8 +103,13 @@ def _score_lines(score: Score | None) -> list[str]:
     value = "none yet" if score.score is None else f"{score.score:.3g} (1 is the threshold)"
     verdict = "a suspect" if score.flagged else "not a suspect"
     head = f"score: {value}, {verdict}, {score.queries} queries to version {score.model_version}"
-    signals = [f"  {name}: {statistic:g}" for name, statistic in sorted(score.signals.items())]
+    signals = [f"  {name}: {_told(name, statistic, 'g')}" for name, statistic in sorted(score.signals.items())]
     return [f"{head}, {moment(score.occurred_at)}", *signals]
+
+
+def _told(name: str, statistic: float, form: str) -> str:
+    """A signal's statistic; those that are exposures say so by their unit."""
+    return f"{statistic:.1f}% exposed" if name in EXPOSURES else format(statistic, form)
 
 
 def _decision_line(decision: Decision | None) -> str:
@@ -123,7 +129,7 @@ def _print_table(chosen: list[tuple[Key, Score]], standing: dict[Key, Decision])
     table = Table("model", "principal", "score", "queries", "signals", "verdict", "decision")
     for key, score in chosen:
         decision = standing.get(key)
-        signals = " ".join(f"{name}={value:.3g}" for name, value in sorted(score.signals.items()))
+        signals = " ".join(f"{name}={_told(name, value, '.3g')}" for name, value in sorted(score.signals.items()))
         table.add_row(
             escape(key[0]),
             escape(key[1]),

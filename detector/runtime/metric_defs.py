@@ -18,6 +18,7 @@ OTHER = "other"
 MetricKind = Literal["counter", "gauge", "histogram"]
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 _SUSPICION = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
 
 
@@ -90,6 +91,14 @@ SCORE = Metric(
     (MODEL,),
     _SUSPICION,
 )
+EXPOSURE = Metric(
+    "exposure_ratio",
+    "histogram",
+    "1",
+    "How much of the model each principal in a micro-batch may know by now, as the signal measures it: 1 is all of it.",
+    (MODEL, SIGNAL),
+    _SHARES,
+)
 STAGE_DURATION = Metric(
     "stage_duration_seconds", "histogram", "seconds", "Time that a micro-batch spent in a stage.", (STAGE,), _SECONDS
 )
@@ -136,6 +145,7 @@ METRICS: tuple[Metric, ...] = (
     DECISIONS,
     DECISIONS_ACTIVE,
     SCORE,
+    EXPOSURE,
     STAGE_DURATION,
     PRINCIPALS_TRACKED,
     STATE_BYTES,

@@ -104,6 +104,9 @@ class Reporter:
             self.metrics.add(names.QUERIES_MISSING, queries, kind=kind)
         for model in {model for step in steps for model in step.scores}:
             self.metrics.observe(names.SCORE, [v for step in steps for v in step.scores.get(model, ())], model=model)
+        for model, signal in {key for step in steps for key in step.exposures}:
+            shares = [share for step in steps for share in step.exposures.get((model, signal), ())]
+            self.metrics.observe(names.EXPOSURE, shares, model=model, signal=signal)
         for step in steps:
             self._count_findings(step)
         self.metrics.add(names.REKEYED, sum(step.rekeyed for step in steps))

@@ -10,6 +10,7 @@ from math import isnan
 from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
 from detector.core.batch import Observation
+from detector.core.exposure import EXPOSURES
 from detector.stream.intake import Intake
 from detector.stream.record import Kind, Message, Position
 
@@ -27,6 +28,7 @@ class Step:
     refused: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
     scores: dict[str, list[float]] = field(default_factory=dict)
+    exposures: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     rekeyed: int = 0
@@ -47,6 +49,7 @@ class Step:
         self.rekeyed = len(intake.strays)
         self.evicted = observation.evicted
         self._count_scores(observation, last)
+        self._count_exposures(observation, last)
 
     def _count_scores(self, observation: Observation, last: Sequence[int]) -> None:
         """The score of each principal as of the end of the micro-batch, by model."""
@@ -54,3 +57,11 @@ class Step:
             if not isnan(score):
                 model = observation.keys[observation.key_index[row]].model
                 self.scores.setdefault(model, []).append(score)
+
+    def _count_exposures(self, observation: Observation, last: Sequence[int]) -> None:
+        """The exposure to each principal as of the end of the micro-batch, as a share, by model and signal."""
+        for name in EXPOSURES:
+            for row, percent in zip(last, observation.signals[name][last].tolist(), strict=True):
+                if not isnan(percent):
+                    model = observation.keys[observation.key_index[row]].model
+                    self.exposures.setdefault((model, name), []).append(percent / 100)

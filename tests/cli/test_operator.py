@@ -125,7 +125,7 @@ def decision(principal: str, action: str = "refuse", epoch: tuple[int, int] = (1
 
 
 def score(principal: str, value: float, *, flagged: bool = False) -> Score:
-    return Score("digits", "1", principal, NOW, 120, value, flagged, {"prada": 0.87})
+    return Score("digits", "1", principal, NOW, 120, value, flagged, {"prada": 0.87, "coverage": 61.25})
 
 
 def alert(principal: str, number: int = 1) -> Alert:
@@ -227,10 +227,11 @@ def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> N
     publish(topics.decisions, decision("thief"))
     publish(topics.alerts, alert("ada"), alert("thief"), alert("thief"), alert("thief", 2))
     known = json.loads(run(principals.app, "show", "digits", "thief", "-o", "json").stdout)
-    assert known["score"]["signals"] == {"prada": 0.87}
+    assert known["score"]["signals"] == {"prada": 0.87, "coverage": 61.25}
     assert [one["episode"] for one in known["alerts"]] == [1, 2]
     text = run(principals.app, "show", "digits", "thief").stdout
     assert "a suspect, 120 queries" in text
+    assert "coverage: 61.2% exposed\n  prada: 0.87" in text
     assert "decision: refuse (enforce)" in text
     assert "w=0.81 (threshold 0.95)" in text
 

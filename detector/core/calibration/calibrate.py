@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.habits import WHAT_IFS, what_if
-from detector.core.calibration.recording import COLUMNS, Recording, record
+from detector.core.calibration.owned import Owned
+from detector.core.calibration.recording import COLUMNS, Recording, blank, record
 from detector.core.calibration.threshold import Tail, odd_ones
 from detector.core.profile import Profile
 from detector.core.reference import Honest, Reference
 from detector.core.signals import MEASURES
-from detector.core.standards import Spread, Standards, outermost, unexplained
+from detector.core.standards import MOST, Spread, Standards, outermost, unexplained
 
 FEWEST_ACCOUNTS = 3
 """Fewer say nothing about how accounts differ."""
+
+NOTHING = Owned()
 
 _FOLDS = 24
 _FEWEST_QUERIES = 10
@@ -30,12 +33,13 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """A ``profile``, and the accounts it rests on: their names, ``largest`` float64 (n,), the D that each reached
-    against all others, ``reached`` float64 (n, j), its largest scores, and ``odd`` bool (n,), those unlike all others;
-    and the ``tail`` of D."""
+    against all others, ``added`` float64 (n, j), what each of its measures adds to that, ``reached`` float64 (n, j),
+    its largest scores, and ``odd`` bool (n,), those unlike all others; and the ``tail`` of D."""
 
     profile: Profile
     accounts: list[str]
     largest: Floats
+    added: Floats
     reached: Floats
     odd: NDArray[np.bool_]
     tail: Tail
@@ -46,9 +50,11 @@ def calibrate(
     budget: float,
     rng: np.random.Generator,
     progress: Callable[[int], None] | None = None,
+    owned: Owned = NOTHING,
 ) -> Calibration:
     """A profile from honest ``accounts``, the queries of one principal to one model version each, such that a share
-    ``budget`` of accounts like them is flagged. ``progress`` is told how many accounts were replayed since.
+    ``budget`` of accounts like them is flagged. ``progress`` is told how many accounts were replayed since. What the
+    owner gives besides, if anything, is ``owned``.
 
     Every account is compared with the others alone: with their queries as reference and with their scores as exemplars.
     Raises ConfigurationError for fewer than three accounts.
@@ -58,23 +64,23 @@ def calibrate(
             f"{len(accounts)} honest accounts are too few to calibrate on; give the logs of {FEWEST_ACCOUNTS} or more, "
             "better of twenty with habits that differ"
         )
-    recordings, invented = _recordings(accounts, rng, progress or (lambda _: None))
+    recordings, invented = _recordings(accounts, rng, progress or (lambda _: None), owned)
     spread = _spread(recordings)
     scores = [recording.scores(spread) for recording in recordings]
     reached = np.array([own.max(axis=0) for own in scores])
     excuses = _excuses([own.scores(spread).max(axis=0) for own in invented], reached)
-    largest = np.array([_largest(own, np.delete(reached, at, 0), excuses) for at, own in enumerate(scores)])
+    farthest = [_farthest(own, np.delete(reached, at, 0), excuses) for at, own in enumerate(scores)]
+    largest, added = (np.array(column) for column in zip(*farthest, strict=True))
     odd = odd_ones(largest, budget)
     tail = Tail.of(largest[~odd])
     standards = Standards(COLUMNS, spread, outermost(np.concatenate((reached, excuses))), tail.threshold(budget))
-    reference = _reference(accounts, rng)
-    profile = Profile(accounts[0].model, accounts[0].model_version, reference, standards)
+    profile = owned.profile(accounts, _reference(accounts, rng), standards)
     names = [own.principals[own.principal_index[0]] for own in accounts]
-    return Calibration(profile, names, largest, reached, odd, tail)
+    return Calibration(profile, names, largest, added, reached, odd, tail)
 
 
 def _recordings(
-    accounts: Sequence[QueryBatch], rng: np.random.Generator, progress: Callable[[int], None]
+    accounts: Sequence[QueryBatch], rng: np.random.Generator, progress: Callable[[int], None], owned: Owned
 ) -> tuple[list[Recording], list[Recording]]:
     """Of each account, and of invented ones with habits that may be missing, beside the queries of other accounts."""
     folds = np.arange(len(accounts)) % min(len(accounts), _FOLDS)
@@ -83,10 +89,10 @@ def _recordings(
     for fold in range(int(folds.max()) + 1):
         inside, outside = np.flatnonzero(folds == fold).tolist(), np.flatnonzero(folds != fold).tolist()
         others = [accounts[at] for at in outside]
-        reference = _reference(others, rng)
-        recordings |= zip(inside, record([accounts[at] for at in inside], reference), strict=True)
+        profile = owned.profile(others, _reference(others, rng), blank())
+        recordings |= zip(inside, record([accounts[at] for at in inside], profile), strict=True)
         if fold < len(WHAT_IFS):
-            invented += record([what_if(accounts[inside[0]], others[0], *WHAT_IFS[fold], rng)], reference)
+            invented += record([what_if(accounts[inside[0]], others[0], *WHAT_IFS[fold], rng)], profile)
         progress(len(inside))
     return [recordings[at] for at in range(len(accounts))], invented
 
@@ -101,17 +107,14 @@ def _spread(recordings: Sequence[Recording]) -> Spread:
     count = len(MEASURES)
     long = [own for own in recordings if len(own.values) >= _FEWEST_QUERIES] or list(recordings)
     means, deviations = (np.array(column) for column in zip(*(_moments(own) for own in long), strict=True))
+    known = ~np.isnan(means).all(axis=0)
+    means, deviations = np.where(known, means, 0.0), np.where(known, deviations, 0.0)
     mean = np.nanmedian(means, axis=0)
     between = 1.4826 * np.nanmedian(np.abs(means - mean), axis=0)
     within = np.nanmedian(deviations, axis=0)
     least_between = np.array([*(own.between for own in MEASURES.values()), *[_LEAST_STATE] * (len(COLUMNS) - count)])
     least_within = np.array([*(own.within for own in MEASURES.values()), *[0.0] * (len(COLUMNS) - count)])
-    known = ~np.isnan(mean)
-    return Spread(
-        np.where(known, mean, 0.0),
-        np.fmax(between, least_between),
-        np.fmax(within, least_within),
-    )
+    return Spread(mean, np.fmax(between, least_between), np.fmax(within, least_within))
 
 
 _LEAST_STATE = 0.5
@@ -143,6 +146,10 @@ def _excuses(invented: list[Floats], reached: Floats) -> Floats:
     return np.array([np.zeros(len(COLUMNS)), *likely])
 
 
-def _largest(scores: Floats, others: Floats, excuses: Floats) -> float:
+def _farthest(scores: Floats, others: Floats, excuses: Floats) -> tuple[float, Floats]:
+    """The largest D of an account whose ``scores`` (n, j) ``others`` and ``excuses`` explain, and what each measure
+    adds to it."""
     exemplars = outermost(np.concatenate((others, excuses)))
-    return float(unexplained(scores, exemplars)[0].max())
+    left, best = unexplained(scores, exemplars)
+    at = int(left.argmax())
+    return float(left[at]), np.clip(scores[at] - exemplars[best[at]], 0.0, MOST)

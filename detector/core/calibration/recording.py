@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,6 @@ from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from detector.core.profile import Profile
-from detector.core.reference import Reference
 from detector.core.signals import MEASURES, SIGNALS, WEIGHED
 from detector.core.signals.suspicion import CLOCKS, Suspicion
 from detector.core.standards import Spread, Standards
@@ -56,10 +55,10 @@ class Recording:
 CLOCK = np.array([CLOCKS.index(measure.clock) for measure in MEASURES.values()])
 
 
-def record(accounts: Sequence[QueryBatch], reference: Reference) -> list[Recording]:
-    """What the measures say of each of ``accounts``, queries of one principal each, beside ``reference``."""
-    model, version = accounts[0].model, accounts[0].model_version
-    config = EngineConfig(profiles=(Profile(model, version, reference, _blank()),))
+def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[Recording]:
+    """What the measures say of each of ``accounts``, queries of one principal each, by what ``profile`` knows of
+    others."""
+    config = EngineConfig(profiles=(replace(profile, validation=None),))  # exposure is no part of suspicion
     return [_record(account, config) for account in accounts]
 
 
@@ -76,7 +75,7 @@ def _record(account: QueryBatch, config: EngineConfig) -> Recording:
     return Recording(*(np.concatenate(column) for column in zip(*heard, strict=True)))
 
 
-def _blank() -> Standards:
+def blank() -> Standards:
     """Standards before there are any: nothing is a verdict."""
     count = len(COLUMNS)
     spread = Spread(np.zeros(count), np.ones(count), np.ones(count))

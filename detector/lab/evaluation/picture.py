@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from detector.lab.evaluation.results import AttackResult
 from detector.lab.evaluation.words import group_by_attack, percent
+from detector.lab.svg import Point, circle, path, text
 from detector.lab.wrappers import PLAIN
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 960, 240, 250, 44, 52
@@ -23,8 +23,6 @@ _STYLE = (
     "path.later{stroke-dasharray:2 4;opacity:.7}.caught circle{fill:#1a6f52}.missed circle{fill:#fff;stroke-width:2}"
     "text.missed{fill:#b3261e}text.caught{fill:#1a6f52}"
 )
-
-Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +78,11 @@ def _axes(axis: Axis, bottom: float) -> list[str]:
     for power in range(axis.low, axis.high + 1):
         x = axis.x(10.0**power)
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{_TOP - 6}" x2="{x:.1f}" y2="{bottom:.1f}"/>')
-        parts.append(_text(f"{10**power:,}", (x, bottom + 18), "small", "middle"))
-    parts.append(_text("queries sent", ((left + right) / 2, bottom + 38), anchor="middle"))
-    parts.append(_text("attack, and where it was tried", (0, 16), "small"))
-    parts.append(_text("clone agrees with the model, 0 to 100% in each line", (left, 16), "small"))
-    parts.append(_text("what he got unseen", (right + 16, 16), "small"))
+        parts.append(text(f"{10**power:,}", (x, bottom + 18), "small", "middle"))
+    parts.append(text("queries sent", ((left + right) / 2, bottom + 38), anchor="middle"))
+    parts.append(text("attack, and where it was tried", (0, 16), "small"))
+    parts.append(text("clone agrees with the model, 0 to 100% in each line", (left, 16), "small"))
+    parts.append(text("what he got unseen", (right + 16, 16), "small"))
     return parts
 
 
@@ -96,10 +94,10 @@ def _line(run: AttackResult, axis: Axis, top: float) -> str:
     return (
         f'<g class="{kind}"><line class="base" x1="{_LEFT}" y1="{base}" x2="{right}" y2="{base}"/>'
         + _curve(run, axis, base)
-        + _text(_short(name), (0, base - 14), "name")
-        + _text(_short(run.victim), (0, base + 1), "small")
-        + _text(outcome, (right + 16, base - 14), kind)
-        + _text(detail, (right + 16, base + 1), "small")
+        + text(_short(name), (0, base - 14), "name")
+        + text(_short(run.victim), (0, base + 1), "small")
+        + text(outcome, (right + 16, base - 14), kind)
+        + text(detail, (right + 16, base + 1), "small")
         + "</g>"
     )
 
@@ -109,13 +107,13 @@ def _curve(run: AttackResult, axis: Axis, base: float) -> str:
     points = [(axis.x(point.queries), base - point.test * _PLOT) for point in run.curve]
     if run.first_verdict is None:
         end = points[-1] if points else (axis.x(run.sent), base)
-        return _area(points, base) + _path(points, "sooner") + _circle(end, 3.5)
+        return _area(points, base) + path(points, "sooner") + circle(end, 3.5)
     got = run.got_at_verdict
     mark = axis.x(run.first_verdict), base - (0 if got is None else got.test) * _PLOT
     before = [*(point for point in points if point[0] < mark[0]), mark]
     after = [point for point in points if point[0] > mark[0]]
     later = after if got is None else [mark, *after]
-    return _area(before, base) + _path(before, "sooner") + _path(later, "later") + _circle(mark, 5)
+    return _area(before, base) + path(before, "sooner") + path(later, "later") + circle(mark, 5)
 
 
 def _outcome(run: AttackResult) -> tuple[str, str]:
@@ -136,18 +134,4 @@ def _short(words: str) -> str:
 def _area(points: Sequence[Point], base: float) -> str:
     if len(points) < 2:
         return ""
-    return _path([(points[0][0], base), *points, (points[-1][0], base)], "area")
-
-
-def _path(points: Sequence[Point], kind: str) -> str:
-    steps = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return f'<path class="{kind}" d="M{steps}"/>' if len(points) > 1 else ""
-
-
-def _circle(centre: Point, radius: float) -> str:
-    return f'<circle cx="{centre[0]:.1f}" cy="{centre[1]:.1f}" r="{radius}"/>'
-
-
-def _text(words: str, place: Point, kind: str = "", anchor: str = "start") -> str:
-    named = f' class="{kind}"' if kind else ""
-    return f'<text{named} x="{place[0]:.1f}" y="{place[1]:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+    return path([(points[0][0], base), *points, (points[-1][0], base)], "area")

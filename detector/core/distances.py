@@ -24,6 +24,8 @@ _HEAVY_ELEMENTS = 1 << 17
 """Features that a scan would have to read, query by query, from which on a matrix product is quicker."""
 _MOST_NEAR = 8
 """Queries for which a matrix product leaves more candidates than this, each, are left to a scan."""
+_MOST_PRODUCTS = 2
+"""More lists than this are copied together before they are multiplied."""
 _TILE_ELEMENTS = 1 << 20
 """Groups are multiplied together while the squares of their rows come to no more features than this."""
 _UNIT32 = 2.0**-24
@@ -171,6 +173,8 @@ def _by_products(store: VectorLists, queries: Array, lists: Array, runs: list[sl
     for run in runs:
         numbers = [number for number in lists[run.start].tolist() if number >= 0 and store.sizes[number]]
         stored = [(vectors := store.view(number), store.squares(number, vectors)) for number in numbers]
+        if len(stored) > _MOST_PRODUCTS:
+            stored = [(np.concatenate([own for own, _ in stored]), np.concatenate([own for _, own in stored]))]
         near = _near(doubled[run], squares[run], stored)
         if sum(len(rows) for rows, _ in near) <= _MOST_NEAR * (run.stop - run.start):
             parts += [(rows + run.start, own[at]) for (rows, at), (own, _) in zip(near, stored, strict=True)]

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 from detector.core.embedding import Embedding, Placed
 from detector.core.seen_values import SeenValues
-from detector.core.vectors import faiss
 
 ROWS = 1_000
 """At most so many rows are compared with."""
@@ -101,9 +100,9 @@ class ReferenceIndex:
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         self._plain = bool((reference.scale == 1).all())
-        rows = np.column_stack((reference.points, reference.beside)).astype(np.float32)
-        self._index = faiss.IndexFlatL2(rows.shape[1])
-        self._index.add(np.ascontiguousarray(rows))
+        self._rows = reference.points.astype(np.float64)
+        squares = (self._rows**2).sum(axis=1) + reference.beside**2
+        self._products = np.concatenate((-2 * self._rows.T, squares[None]))
 
     def scaled(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """``features`` (n, d) as they are compared; those of another dimension as they are."""
@@ -113,20 +112,29 @@ class ReferenceIndex:
 
     def nearest(self, placed: Placed) -> Neighbours:
         """The neighbours of rows that the reference's embedding ``placed``; a row of the reference that is a query
-        itself is none of its own."""
-        reference = self.reference
-        queries = np.column_stack((placed.points, np.zeros(len(placed.points), np.float32)))
-        count = min(NEAREST + 1, len(reference.points))
-        squared, rows = self._index.search(np.ascontiguousarray(queries), count)
+        itself is none of its own. Exact but for rows as far away to six digits, of which the first is taken.
+        """
+        reference, points = self.reference, placed.points.astype(np.float64)
+        squared = np.column_stack((points, np.ones(len(points)))) @ self._products
+        rows = _smallest(squared, min(NEAREST + 1, len(self._rows)))
+        along = ((self._rows[rows] - points[:, None]) ** 2).sum(axis=2)
         beside = reference.beside[rows]
-        along = np.maximum(squared - beside**2, 0.0)
-        gap = np.sqrt(along + (beside - placed.beside[:, None]) ** 2)
-        distance = np.sqrt(squared.astype(np.float64) + placed.beside[:, None] ** 2)
-        distance[gap <= _SAME * reference.usual] = np.inf
+        distance = np.sqrt(along + beside**2 + placed.beside[:, None] ** 2)
+        distance[np.sqrt(along + (beside - placed.beside[:, None]) ** 2) <= _SAME * reference.usual] = np.inf
         order = np.argsort(distance, axis=1, kind="stable")[:, :NEAREST]
         nearest = np.take_along_axis(distance, order[:, :1], 1)[:, 0]
-        rows = np.take_along_axis(rows, order, 1)
-        return Neighbours(np.where(np.isfinite(nearest), nearest, 0.0), rows)
+        return Neighbours(np.where(np.isfinite(nearest), nearest, 0.0), np.take_along_axis(rows, order, 1))
+
+
+def _smallest(values: NDArray[np.float64], count: int) -> Array:
+    """int64 (n, count): where each row of ``values`` (n, m) is smallest. In single precision, so that rounding, which
+    differs with n, does not choose among equals."""
+    left = values.astype(np.float32)
+    chosen = np.empty((len(values), count), np.int64)
+    for rank in range(count):
+        chosen[:, rank] = left.argmin(axis=1)
+        left[np.arange(len(left)), chosen[:, rank]] = np.inf
+    return chosen
 
 
 def margins(outputs: NDArray[np.float32], output_kind: str) -> NDArray[np.float64]:

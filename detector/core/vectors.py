@@ -38,6 +38,7 @@ class VectorLists:
         self.dimension = dimension
         self.sizes: NDArray[np.int64] = np.zeros(_START, dtype=np.int64)
         self._squares: dict[int, NDArray[np.float32]] = {}
+        self._views: dict[int, NDArray[np.float32]] = {}
         self._ids = Ids()
         self._ids.take()  # the list that stays empty
         self._quantizer = faiss.IndexFlatL2(dimension)
@@ -49,8 +50,8 @@ class VectorLists:
 
     @property
     def nbytes(self) -> int:
-        """Vectors with their FAISS ids, about 100 bytes a list, and the norms kept for some."""
-        squares = sum(squares.nbytes + 200 for squares in self._squares.values())
+        """Vectors with their FAISS ids, about 100 bytes a list, and the norms and views kept for some."""
+        squares = sum(squares.nbytes + 200 for squares in self._squares.values()) + 200 * len(self._views)
         return int(self.sizes.sum()) * (4 * self.dimension + 8) + 108 * len(self.sizes) + squares
 
     def allocate(self, count: int) -> Array:
@@ -121,9 +122,11 @@ class VectorLists:
         count = int(self.sizes[number])
         if count == 0:
             return np.empty((0, self.dimension), np.float32)
-        codes = faiss.rev_swig_ptr(self._lists.get_codes(number), count * self.dimension * 4)
-        vectors: NDArray[np.float32] = codes.view(np.float32).reshape(count, self.dimension)
-        return vectors
+        known = self._views.get(number)
+        if known is None or len(known) != count:
+            codes = faiss.rev_swig_ptr(self._lists.get_codes(number), count * self.dimension * 4)
+            known = self._views[number] = codes.view(np.float32).reshape(count, self.dimension)
+        return known
 
     def squares(self, number: int, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (m,): the squared norms of ``vectors``, the view of list ``number``, inf where too large; kept
@@ -146,6 +149,7 @@ class VectorLists:
         self.sizes[lists] = 0
         for number in lists.tolist():
             self._squares.pop(number, None)
+            self._views.pop(number, None)
 
     def _new_index(self, lists: int) -> Any:
         index = faiss.IndexIVFFlat(self._quantizer, self.dimension, lists, faiss.METRIC_L2)

@@ -39,10 +39,23 @@ class SeenValues:
         """int64 (n,): how many features of each row have a value that was never seen."""
         place = (rows - self.low) / self.spread
         outside = (place < -_TOLERANCE) | (place > 1 + _TOLERANCE)
-        bins = (np.clip(place, 0, 1) * (_BINS - 1)).astype(np.int16)
-        only = np.take_along_axis(self.only.T, bins.astype(np.int64), axis=0)
+        bins = np.clip(place, 0, 1) * (_BINS - 1)
+        only = np.take_along_axis(self.only.T, bins.astype(np.int16).astype(np.int64), axis=0)
         known = np.isinf(only) | (np.abs(rows - only) <= _TOLERANCE * self.spread)
+        doubtful = np.flatnonzero(~(known | outside))
+        doubtful = doubtful[_at_border(bins.ravel()[doubtful])]
+        if len(doubtful):
+            row, feature = np.unravel_index(doubtful, bins.shape)
+            known[row, feature] = self._beside(rows[row, feature], bins[row, feature], feature)
         return np.asarray((outside | ~known).sum(axis=1), np.int64)
+
+    def _beside(self, values: NDArray[np.float32], bins: NDArray[np.float32], feature: Array) -> NDArray[np.bool_]:
+        """bool (n,): which ``values`` of ``feature`` were seen in the bin across the border they lie at: where values
+        are multiples of a bin, rounding may put the same one on either side."""
+        border = np.rint(bins)
+        only = self.only[feature, np.where(bins < border, border, np.maximum(border - 1, 0)).astype(np.int64)]
+        seen: NDArray[np.bool_] = np.isinf(only) | (np.abs(values - only) <= _TOLERANCE * self.spread[feature])
+        return seen
 
     def to_record(self) -> dict[str, Any]:
         continuous = np.isinf(self.only).all(axis=1)
@@ -53,6 +66,10 @@ class SeenValues:
         only = np.full((len(record["low"]), _BINS), np.inf, np.float32)
         only[~record["continuous"]] = record["only"]
         return cls(record["low"], record["spread"], only)
+
+
+def _at_border(bins: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(bins - np.rint(bins)) <= 2 * _TOLERANCE * _BINS)
 
 
 def _only(values: NDArray[np.float32], low: float, spread: float) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ class Topic:
         import kafka
 
         self.name = name
+        self._embedded = settings.embedded
         with _named(settings):
             self._consumer = kafka.KafkaConsumer(
                 **settings.client_arguments(),
@@ -75,6 +76,24 @@ class Topic:
             if now > deadline:
                 raise BrokerError(f"{self.name} could not be read to its end within {_READ_SECONDS:g} seconds")
 
+    def until_now(self, since: float) -> Iterator[Any]:
+        """Every record whose timestamp is ``since`` (seconds UTC) or later, to where the topic ends now.
+
+        The embedded broker finds no record by its time, and claims ends that are too low: see ``to_end``.
+        """
+        ends = self._ends()
+        self._seek(since, ends)
+        heard = time.monotonic()
+        while True:
+            records = self._poll()
+            now = time.monotonic()
+            heard = now if records else heard
+            yield from (record for record in records if record.timestamp >= 1000 * since)
+            if self._reached(ends) and (not self._embedded or now - heard >= _QUIET_SECONDS):
+                return
+            if now - heard > _READ_SECONDS:
+                raise BrokerError(f"{self.name} was silent for {_READ_SECONDS:g} seconds before its end")
+
     def seek_to_end(self) -> None:
         """Go on with what comes from now on (on the embedded broker, with some of its last batch)."""
         for partition, end in self._ends().items():
@@ -85,6 +104,14 @@ class Topic:
         deadline = None if seconds is None else time.monotonic() + seconds
         while deadline is None or time.monotonic() < deadline:
             yield from self._poll()
+
+    def _seek(self, since: float, ends: dict[Any, int]) -> None:
+        self._consumer.seek_to_beginning()
+        if self._embedded:
+            return
+        found = self._consumer.offsets_for_times(dict.fromkeys(self._partitions, int(1000 * since)))
+        for partition, first in found.items():
+            self._consumer.seek(partition, ends[partition] if first is None else first.offset)
 
     def _poll(self) -> list[Any]:
         batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)

@@ -28,6 +28,7 @@ COMMANDS = {
     "demo": CommandEntry("demo:demo", "lab", "Watch a model thief being found and stopped, here and now."),
     "run": CommandEntry("run:run", "service", "Run the detector."),
     "replay": CommandEntry("replay:replay", "service", "Judge recorded queries from files, without Kafka."),
+    "calibrate": CommandEntry("calibrate:calibrate", "service", "Learn from honest traffic what is ordinary."),
     "evaluate": CommandEntry("evaluate:evaluate", "lab", "Say which attacks are caught, when, and what the thief got."),
     "model": CommandEntry("model:app", "service", "Bring your model into a form that the detector reads."),
     "decisions": CommandEntry("decisions:app", "service", "List, add and delete decisions."),

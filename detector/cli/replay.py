@@ -69,8 +69,8 @@ def rows_in(files: Sequence[Path]) -> int:
 
 
 @contextmanager
-def bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar; what it gives is told how many of ``total`` were done since."""
+def bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar; what it gives is told how many of ``total`` were done since. None: nobody knows how many."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 

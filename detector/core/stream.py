@@ -48,8 +48,8 @@ class Stream:
 
     @cached_property
     def label(self) -> Array:
-        """int64 (n,): the predicted class: argmax of probabilities, the label itself, 0 for a score."""
-        return _joined([_labels(piece) for piece in self.pieces], np.int64)
+        """int64 (n,): see ``labels_of``."""
+        return _joined([labels_of(piece) for piece in self.pieces], np.int64)
 
     def features(self, space: int, rows: Array) -> NDArray[np.float32]:
         """float32 (m, d): features of ``rows``, all of one space."""
@@ -90,7 +90,8 @@ class Stream:
         return self.spaces.index(space)
 
 
-def _labels(piece: QueryBatch) -> Array:
+def labels_of(piece: QueryBatch) -> Array:
+    """int64 (n,): the predicted class: argmax of probabilities, the label itself, 0 for a score."""
     labels: Array = np.zeros(len(piece), np.int64)
     if piece.output_kind == "probabilities":
         labels = piece.outputs.argmax(1)

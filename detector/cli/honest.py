@@ -1,0 +1,102 @@
+"""Honest traffic for ``calibrate``: from log files, or from the queries topic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detector.contracts.batches import in_log_order, take
+from detector.contracts.codecs.queries_json import decode_json_run
+from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, decode_packed_run
+from detector.contracts.queries import DecodedQueries, DecodedRun, QueryBatch
+from detector.runtime.sections import KafkaSettings
+from detector.sources import format_of
+from detector.sources.labels import honest_rows
+
+_DIGEST_BYTES = 16
+_CHUNK = 1 << 20
+
+
+@dataclass(slots=True)
+class Traffic:
+    """``pieces`` of honest queries. ``refused``: rows and records that were no queries; ``dishonest``: rows that their
+    log says are a thief's; ``digests``: of each file or topic read, 32 hexadecimal digits."""
+
+    pieces: list[QueryBatch] = field(default_factory=list)
+    refused: int = 0
+    dishonest: int = 0
+    digests: list[str] = field(default_factory=list)
+
+
+def read_files(paths: Sequence[Path], progress: Callable[[int], None]) -> Traffic:
+    """The honest queries in ``paths``; ``progress`` is told how many rows were read since. Raises
+    ConfigurationError."""
+    traffic = Traffic()
+    for path in paths:
+        honest = honest_rows(path)
+        for portion in format_of(path).read(path):
+            traffic.refused += len(portion.bad_rows)
+            traffic.pieces += _honest(portion, honest, traffic)
+            progress(len(portion.rows) + len(portion.bad_rows))
+        traffic.digests.append(digest_of(path))
+    return traffic
+
+
+def digest_of(path: Path) -> str:
+    """32 hexadecimal digits of what is in the file at ``path``."""
+    digest = blake2b(digest_size=_DIGEST_BYTES)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_topic(settings: KafkaSettings, since: float) -> Traffic:
+    """All queries on the configured queries topic since the time ``since``, seconds UTC. Raises BrokerError."""
+    from detector.cli.kafka import Topic
+
+    with Topic(settings, settings.topics.queries) as topic:
+        records = sorted(topic.until_now(since), key=lambda record: (record.partition, record.offset))
+    digest = blake2b(digest_size=_DIGEST_BYTES)
+    for record in records:
+        digest.update(record.value or b"")
+    traffic = Traffic(digests=[digest.hexdigest()])
+    for run in _runs(records):
+        traffic.refused += len(run.bad)
+        traffic.pieces += [batch for batch, _, _ in in_log_order(run.parts)]
+    return traffic
+
+
+def _honest(portion: DecodedQueries, honest: Any, traffic: Traffic) -> Iterator[QueryBatch]:
+    batch = portion.batch
+    if batch is None:
+        return
+    if honest is not None:
+        kept = honest[portion.rows]
+        traffic.dishonest += int((~kept).sum())
+        batch = take(batch, np.flatnonzero(kept))
+    if len(batch):
+        yield batch
+
+
+def _runs(records: Iterable[Any]) -> Iterator[DecodedRun]:
+    """Neighbours of one encoding, decoded together."""
+    for packed, run in groupby(records, key=_packed):
+        own = list(run)
+        values = [record.value for record in own]
+        yield (
+            decode_packed_run(values)
+            if packed
+            else decode_json_run(values, [record.timestamp / 1000 for record in own])
+        )
+
+
+def _packed(record: Any) -> bool:
+    content_type = dict(record.headers or ()).get("content-type", b"")
+    return bool(content_type.partition(b";")[0].strip().lower() == PACKED_CONTENT_TYPE.encode())

@@ -1,0 +1,30 @@
+"""How often honest accounts were flagged, and how sure that figure is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Achieved:
+    """``flagged`` of ``accounts`` honest ones, each judged by all others."""
+
+    flagged: int
+    accounts: int
+
+    @property
+    def rate(self) -> float:
+        return self.flagged / self.accounts
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The rates that such a count leaves likely, with 95 percent confidence (Clopper and Pearson 1934)."""
+        from scipy.stats import beta
+
+        tail = (1 - CONFIDENCE) / 2
+        others = self.accounts - self.flagged
+        low = float(beta.ppf(tail, self.flagged, others + 1)) if self.flagged else 0.0
+        high = float(beta.ppf(1 - tail, self.flagged + 1, others)) if others else 1.0
+        return low, high

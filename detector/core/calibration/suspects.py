@@ -1,0 +1,71 @@
+"""Which accounts are unlike all others that are taken for honest, and which of them may be thieves among these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.calibration.calibrate import Calibration
+from detector.core.calibration.recording import COLUMNS
+from detector.core.calibration.threshold import Tail
+from detector.core.measure import Family
+from detector.core.signals import MEASURES
+
+NOTABLE = 2.0
+"""A family of measures counts from so many standard deviations on that it adds to an account's D."""
+
+FAMILIES: dict[str, Family] = {name: own.family for name, own in MEASURES.items()} | {
+    "prada": "structure",
+    "margin": "outputs",
+}
+"""What each column of standards looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlier:
+    """Account ``name``, number ``at`` of the calibration, whose D against all others is ``largest``, more than they
+    allow: ``allowed``. ``added``: the measures that add to it, what each adds, most first."""
+
+    at: int
+    name: str
+    largest: float
+    allowed: float
+    added: tuple[tuple[str, float], ...]
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families of measures that add notably."""
+        total: dict[Family, float] = {}
+        for name, value in self.added:
+            total[FAMILIES[name]] = total.get(FAMILIES[name], 0.0) + value
+        return tuple(family for family, value in total.items() if value >= NOTABLE)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it is extreme in two families, as thieves are and odd honest users seldom."""
+        return len(self.families) >= 2
+
+
+def outliers(calibration: Calibration, budget: float) -> list[Outlier]:
+    """Those that would be flagged if they were not among the accounts that say what is honest, farthest first."""
+    found = list(_outliers(calibration, allowed(calibration, budget)))
+    return sorted(found, key=lambda outlier: -outlier.largest)
+
+
+def allowed(calibration: Calibration, budget: float) -> NDArray[np.float64]:
+    """float64 (n,): for each account the threshold that all others give."""
+    largest, others = calibration.largest, ~calibration.odd
+    rest = [others & (np.arange(len(largest)) != at) for at in range(len(largest))]
+    return np.array([Tail.of(largest[own]).threshold(budget) for own in rest])
+
+
+def _outliers(calibration: Calibration, limits: NDArray[np.float64]) -> Iterator[Outlier]:
+    for at in np.flatnonzero(calibration.largest > limits).tolist():
+        added = calibration.added[at]
+        order = [column for column in np.argsort(-added, kind="stable").tolist() if added[column] > 0]
+        names = tuple((COLUMNS[column], cast("float", added[column].item())) for column in order)
+        yield Outlier(at, calibration.accounts[at], float(calibration.largest[at]), float(limits[at]), names)

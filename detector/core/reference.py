@@ -19,7 +19,7 @@ ROWS = 1_000
 NEAREST = 3
 """So many of them say what the model should say near a query."""
 
-_MARGINS = 1_000
+_RANKS = 1_000
 _EVEN = 10.0
 """Features whose ranges differ by more than this, but for the outermost tenths, are brought to one range."""
 _SAME = 1e-3
@@ -29,10 +29,12 @@ _LEAST_PROBABILITY = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Honest:
-    """The queries of one honest account: ``features`` float32 (n, d) and ``outputs`` float32 (n, k), in order."""
+    """The queries of one honest account: ``features`` float32 (n, d) and ``outputs`` float32 (n, k), in order;
+    ``hardness`` float32 (n,) where the log carries it."""
 
     features: NDArray[np.float32]
     outputs: NDArray[np.float32]
+    hardness: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Reference:
     outputs: NDArray[np.float32]
     output_kind: str
     margins: NDArray[np.float64]
+    hardness: NDArray[np.float64]
     usual: float
 
     @classmethod
@@ -72,10 +75,10 @@ class Reference:
         rows = (rows / scale).astype(np.float32)
         embedding = Embedding.fit(rows)
         placed = embedding.place(rows)
-        margin = np.sort(margins(outputs, output_kind))
-        margin = margin[np.linspace(0, len(margin) - 1, min(_MARGINS, len(margin))).astype(np.int64)]
+        margin = _spaced(margins(outputs, output_kind))
         seen = SeenValues.of(rows, spread)
-        bare = cls(scale, embedding, seen, placed.points, placed.beside, outputs, output_kind, margin, 0.0)
+        hard = _spaced(np.concatenate([np.empty(0), *(own.hardness for own in accounts if own.hardness is not None)]))
+        bare = cls(scale, embedding, seen, placed.points, placed.beside, outputs, output_kind, margin, hard, 0.0)
         usual = ReferenceIndex(bare).nearest(placed).distance
         return replace(bare, usual=float(np.median(usual)))
 
@@ -84,7 +87,7 @@ class Reference:
         return len(self.scale)
 
     def to_record(self) -> dict[str, Any]:
-        names = ("scale", "points", "beside", "outputs", "output_kind", "margins", "usual")
+        names = ("scale", "points", "beside", "outputs", "output_kind", "margins", "hardness", "usual")
         parts = {"embedding": self.embedding.to_record(), "seen": self.seen.to_record()}
         return {name: getattr(self, name) for name in names} | parts
 
@@ -144,6 +147,12 @@ def margins(outputs: NDArray[np.float32], output_kind: str) -> NDArray[np.float6
     top = np.partition(outputs, -2, axis=1)[:, -2:].astype(np.float64)
     top = np.log(np.maximum(top, _LEAST_PROBABILITY))
     return np.asarray(top[:, 1] - top[:, 0])
+
+
+def _spaced(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64 (q,), ascending: of ``values``, those at evenly spaced ranks, 1,000 at most; NaN are left out."""
+    known = np.sort(values[~np.isnan(values)]).astype(np.float64)
+    return known[np.linspace(0, len(known) - 1, min(_RANKS, len(known))).astype(np.int64)]
 
 
 def _chosen(accounts: list[Honest], rng: np.random.Generator) -> Iterator[tuple[Honest, Array]]:

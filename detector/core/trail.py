@@ -1,4 +1,4 @@
-"""The last two steps of each principal, on the first axes of the reference."""
+"""Where each principal was last: his last two steps on the first axes of the reference, and what he requested."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.tested import last_of
-from detector.core.views import Grouping
+from detector.core.views import Grouping, Rows
 
 _AXES = 16
-WIDTH = 2 * _AXES
-"""What is remembered: the last point, and the step that led to it."""
+_REQUESTED = 2
+WIDTH = 2 * _AXES + _REQUESTED
+"""What is remembered: the last point, the step that led to it, and the specification requested with it."""
 
 Points = NDArray[np.float32]
 
@@ -20,24 +21,36 @@ Points = NDArray[np.float32]
 @dataclass(frozen=True, slots=True)
 class Trail:
     """Of each of n queries: ``step`` float32 (n, 16), from its principal's query before, and ``step_before``, that
-    one's own; NaN where there are not as many."""
+    one's own; NaN where there are not as many. ``specification`` float32 (n, 2), the accuracy and latency requested,
+    and that of the query before; NaN where none was."""
 
     step: Points
     step_before: Points
+    specification: Points
+    specification_before: Points
 
 
-def follow(grouping: Grouping, points: Points, before: Points) -> tuple[Trail, Points]:
-    """The trail of rows at ``points`` (n, k), where each group's last was ``before`` (groups, 32); and what to
+def follow(rows: Rows, points: Points, before: Points) -> tuple[Trail, Points]:
+    """The trail of ``rows`` at ``points`` (n, k), where each slot's last was ``before`` (slots, 34); and what to
     remember next."""
-    order = grouping.order
-    here = np.zeros((len(points), _AXES), np.float32)
-    here[:, : points.shape[1]] = points[order, :_AXES]
+    grouping = rows.by_slot
+    here = np.zeros((len(rows), _AXES), np.float32)
+    here[:, : points.shape[1]] = points[grouping.order, :_AXES]
+    asked = _requested(rows)[grouping.order]
     step = here - _shifted(here, grouping, before[:, :_AXES])
-    step_before = _shifted(step, grouping, before[:, _AXES:])
-    after = np.concatenate((last_of(grouping, here), last_of(grouping, step)), axis=1)
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return Trail(step[back], step_before[back]), after
+    columns = (
+        step,
+        _shifted(step, grouping, before[:, _AXES : 2 * _AXES]),
+        asked,
+        _shifted(asked, grouping, before[:, 2 * _AXES :]),
+    )
+    after = np.concatenate([last_of(grouping, column) for column in (here, step, asked)], axis=1)
+    return Trail(*(_scattered(grouping, column) for column in columns)), after
+
+
+def _requested(rows: Rows) -> Points:
+    asked = rows.column("specification", np.nan)
+    return np.broadcast_to(asked.reshape(len(rows), -1), (len(rows), _REQUESTED)).astype(np.float32)
 
 
 def _shifted(rows: Points, grouping: Grouping, before: Points) -> Points:
@@ -45,3 +58,9 @@ def _shifted(rows: Points, grouping: Grouping, before: Points) -> Points:
     shifted = np.roll(rows, 1, axis=0)
     shifted[grouping.starts] = before
     return shifted
+
+
+def _scattered(grouping: Grouping, ordered: Points) -> Points:
+    scattered = np.empty_like(ordered)
+    scattered[grouping.order] = ordered
+    return scattered

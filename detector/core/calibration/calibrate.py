@@ -98,7 +98,7 @@ def _recordings(
 
 
 def _reference(accounts: Sequence[QueryBatch], rng: np.random.Generator) -> Reference:
-    honest = [Honest(account.features, account.outputs) for account in accounts]
+    honest = [Honest(account.features, account.outputs, account.hardness) for account in accounts]
     return Reference.of(honest, accounts[0].output_kind, rng)
 
 

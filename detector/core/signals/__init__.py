@@ -12,6 +12,7 @@ from detector.core.configuration import EngineConfig
 from detector.core.measure import Measure
 from detector.core.signal import Signal
 from detector.core.signals.coverage import Coverage
+from detector.core.signals.hardness import HARDNESS
 from detector.core.signals.high_margin import HIGH_MARGIN
 from detector.core.signals.information_gain import InformationGain
 from detector.core.signals.low_margin import LOW_MARGIN
@@ -24,6 +25,7 @@ from detector.core.signals.outlyingness import OUTLYINGNESS
 from detector.core.signals.parallel_steps import PARALLEL_STEPS
 from detector.core.signals.prada import Prada
 from detector.core.signals.sign_steps import SIGN_STEPS
+from detector.core.signals.specification_changes import SPECIFICATION_CHANGES
 from detector.core.signals.surprise import SURPRISE
 from detector.core.signals.suspicion import Suspicion
 from detector.core.signals.unseen_values import UNSEEN_VALUES
@@ -37,11 +39,13 @@ MEASURES: dict[str, Measure] = {
         SURPRISE,
         LOW_MARGIN,
         HIGH_MARGIN,
+        HARDNESS,
         NEAR_DUPLICATE,
         ONE_FEATURE,
         SIGN_STEPS,
         PARALLEL_STEPS,
         MISSING_FEATURES,
+        SPECIFICATION_CHANGES,
     )
 }
 

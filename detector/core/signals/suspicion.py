@@ -74,7 +74,7 @@ class Suspicion:
         if judge is None or not views.has_reference:
             return self._silent(len(rows))
         before = self._before(rows.slots, judge.tag)
-        trail, trail_after = follow(rows.by_slot, views.placed.points, before["trail"])
+        trail, trail_after = follow(rows, views.placed.points, before["trail"])
         sight = Sight(rows, views, trail)
         values = np.stack([measure.score(sight) for measure in self._measures], axis=1)
         weights = np.stack([sight.weights[clock] for clock in CLOCKS], axis=1)

@@ -1,0 +1,29 @@
+"""``hardness``: queries that the model learned late (HODA; Sadeghzadeh et al.), where the log carries it.
+
+``low_margin`` and ``high_margin`` are the stand-in for logs that do not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detector.core.measure import Floats, Measure, Sight, rank
+
+
+def _score(sight: Sight) -> Floats:
+    """-ln of the share of honest queries that are harder; NaN where hardness is not logged or was not for the
+    reference."""
+    hardness = sight.rows.column("hardness", np.nan).astype(np.float64)
+    return np.asarray(-np.log(1.0 - rank(hardness, sight.reference.hardness)))
+
+
+HARDNESS = Measure(
+    name="hardness",
+    family="outputs",
+    about="queries that the model learned late",
+    unit="-ln share",
+    clock="effective",
+    between=0.15,
+    within=0.5,
+    score=_score,
+)

@@ -42,6 +42,10 @@ class Spread:
     between: Floats
     within: Floats
 
+    def at(self, columns: Sequence[int]) -> Spread:
+        """Of the measures at ``columns``, in that order."""
+        return Spread(self.mean[columns], self.between[columns], self.within[columns])
+
     def first(self, count: int) -> Spread:
         """Of the first ``count`` measures."""
         return Spread(self.mean[:count], self.between[:count], self.within[:count])

@@ -51,10 +51,11 @@ def calibrate(
     rng: np.random.Generator,
     progress: Callable[[int], None] | None = None,
     owned: Owned = NOTHING,
+    measures: Sequence[str] = COLUMNS,
 ) -> Calibration:
     """A profile from honest ``accounts``, the queries of one principal to one model version each, such that a share
     ``budget`` of accounts like them is flagged. ``progress`` is told how many accounts were replayed since. What the
-    owner gives besides, if anything, is ``owned``.
+    owner gives besides, if anything, is ``owned``. ``measures``: those that count.
 
     Every account is compared with the others alone: with their queries as reference and with their scores as exemplars.
     Raises ConfigurationError for fewer than three accounts.
@@ -66,14 +67,16 @@ def calibrate(
         )
     recordings, invented = _recordings(accounts, rng, progress or (lambda _: None), owned)
     spread = _spread(recordings)
-    scores = [recording.scores(spread) for recording in recordings]
+    counting = [COLUMNS.index(name) for name in measures]
+    scores = [recording.scores(spread)[:, counting] for recording in recordings]
     reached = np.array([own.max(axis=0) for own in scores])
-    excuses = _excuses([own.scores(spread).max(axis=0) for own in invented], reached)
+    excuses = _excuses([own.scores(spread)[:, counting].max(axis=0) for own in invented], reached, measures)
     farthest = [_farthest(own, np.delete(reached, at, 0), excuses) for at, own in enumerate(scores)]
     largest, added = (np.array(column) for column in zip(*farthest, strict=True))
     odd = odd_ones(largest, budget)
     tail = Tail.of(largest[~odd])
-    standards = Standards(COLUMNS, spread, outermost(np.concatenate((reached, excuses))), tail.threshold(budget))
+    exemplars = outermost(np.concatenate((reached, excuses)))
+    standards = Standards(tuple(measures), spread.at(counting), exemplars, tail.threshold(budget))
     profile = owned.profile(accounts, _reference(accounts, rng), standards)
     names = [own.principals[own.principal_index[0]] for own in accounts]
     return Calibration(profile, names, largest, added, reached, odd, tail)
@@ -136,14 +139,12 @@ def _moments(own: Recording) -> tuple[Floats, Floats]:
     return mean, np.sqrt(variance)
 
 
-def _excuses(invented: list[Floats], reached: Floats) -> Floats:
+def _excuses(invented: list[Floats], reached: Floats, measures: Sequence[str]) -> Floats:
     """Exemplars that nobody is: the ordinary account, and those of invented users. What the model would have told
     these is not known, so they may be told whatever any honest account was."""
-    said = np.array(
-        [*(own.family == "outputs" for own in MEASURES.values()), *[False] * (len(COLUMNS) - len(MEASURES))]
-    )
+    said = np.array([name in MEASURES and MEASURES[name].family == "outputs" for name in measures])
     likely = [np.where(said, np.maximum(own, reached.max(axis=0)), own) for own in invented]
-    return np.array([np.zeros(len(COLUMNS)), *likely])
+    return np.array([np.zeros(len(measures)), *likely])
 
 
 def _farthest(scores: Floats, others: Floats, excuses: Floats) -> tuple[float, Floats]:

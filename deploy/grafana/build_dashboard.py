@@ -75,6 +75,11 @@ def _versions(metric: Metric) -> Panel:
     return Panel("Workers by version", (metric,), (query,), kind="stat", width=4)
 
 
+def _profiles(metric: Metric) -> Panel:
+    by = "model, model_version, profile"
+    return Panel("Workers by profile", (metric,), ((f"sum by ({by}) ({metric.full_name})", _legend(by)),), width=12)
+
+
 def _restored() -> Panel:
     metrics = (defs.PARTITIONS_ASSIGNED, defs.PARTITIONS_RECOVERED)
     queries = tuple((f"sum({metric.full_name})", metric.name.removeprefix("partitions_")) for metric in metrics)
@@ -104,6 +109,7 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 distribution(defs.SCORE),
                 quantiles(defs.SCORE, "model"),
                 quantiles(defs.EXPOSURE, "model, signal"),
+                _profiles(defs.PROFILE_INFO),
             ),
         ),
         (
@@ -116,6 +122,7 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 level(defs.RECORDS_UNCOMMITTED, "topic"),
                 _restored(),
                 rate(defs.DEAD_LETTERS, "reason"),
+                rate(defs.MISFITS, "model, reason"),
                 rate(defs.QUERIES_MISSING, "kind"),
                 rate(defs.REKEYED),
                 quantiles(defs.STAGE_DURATION, "stage"),

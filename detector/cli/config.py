@@ -19,7 +19,13 @@ Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help=
 @app.command()
 def check(settings: File = None) -> None:
     """Say whether the settings are right; exit status 2 and every error if not."""
-    load_settings(settings)
+    from detector.stream.building import engine_config, policy_of
+    from detector.stream.profiles import told
+
+    loaded = load_settings(settings)
+    policy_of(loaded)
+    for line in told(engine_config(loaded).profiles):
+        print(line)
     print("The settings are right.")
 
 

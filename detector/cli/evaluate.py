@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.replay import bar, configuration, rows_in
+from detector.cli.replay import bar, configuration, given_profiles, rows_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,10 @@ def evaluate(
     so_far: Annotated[
         bool, typer.Option("--so-far", help="Make no more logs of the suite; report on those made.")
     ] = False,
+    profile: Annotated[
+        list[Path] | None,
+        typer.Option("--profile", help="Of a log's model version, as weirguard calibrate writes it."),
+    ] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Say which attacks the detector catches, when, and what the thief had got by then.
@@ -56,9 +60,11 @@ def evaluate(
 
     _check(files, suite, so_far)
     console = Console(stderr=True)
-    engine_config, policy = configuration(settings)
+    given = given_profiles(profile)
+    config, policy = configuration(settings)
+    config = replace(config, profiles=given) if given else config
     done = None if suite is None else _suite(console, suite, out / LOGS, so_far)
-    evaluation = _judged(console, done.logs if done else files or [], out / JUDGED, engine_config, policy)
+    evaluation = _judged(console, done.logs if done else files or [], out / JUDGED, config, policy)
     evaluation = replace(evaluation, gaps=gaps(done) if done else ())
     write_reports(evaluation, out)
     said = f"{headline(evaluation)}. See {out / 'report.html'}."
@@ -84,17 +90,16 @@ def _suite(console: Console, suite: SuiteName, folder: Path, so_far: bool) -> Su
     return progress_of(plans, folder)
 
 
-def _judged(
-    console: Console, logs: Sequence[Path], folder: Path, engine_config: EngineConfig, policy: Policy
-) -> Evaluation:
+def _judged(console: Console, logs: Sequence[Path], folder: Path, config: EngineConfig, policy: Policy) -> Evaluation:
     from detector.core.signals import SIGNALS
     from detector.lab.evaluation.kept import judge_once
     from detector.lab.evaluation.results import evaluation_of
 
     with bar(console, "queries", rows_in(logs)) as progress:
         judged = [
-            judge_once(log, folder, engine_config=engine_config, policy=policy, progress=progress) for log in logs
+            judge_once(log, folder, engine_config=config, policy=policy, progress=progress, must_fit=config.profiles)
+            for log in logs
         ]
     signals = tuple(SIGNALS)
-    detector = f"{', '.join(signals)} in {engine_config.mode} mode, configuration {engine_config.configuration_hash()}"
+    detector = f"{', '.join(signals)} in {config.mode} mode, configuration {config.configuration_hash()}"
     return evaluation_of(judged, detector, signals)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from detector.core.configuration import EngineConfig
+    from detector.core.profile import Profile
     from detector.policy.config import Policy
 
 
@@ -26,6 +27,7 @@ class ModeName(StrEnum):
 
 
 def replay(
+    *,
     files: Annotated[list[Path], typer.Argument(help="Query logs: .jsonl, .ndjson or .parquet.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Folder for verdicts, alerts and the summary.")],
     mode: Annotated[
@@ -38,6 +40,10 @@ def replay(
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge the files by occurred_at; else one after another.")
     ] = False,
+    profile: Annotated[
+        list[Path] | None,
+        typer.Option("--profile", help="Of a model version, as weirguard calibrate writes it. [default: the setting]"),
+    ] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Judge recorded queries from files as the service would, and write what comes of it."""
@@ -46,9 +52,13 @@ def replay(
     from detector.cli.replaying import replay as replay_files
 
     console = Console(stderr=True)
-    engine_config, policy = _configuration(settings, mode, delta)
+    given = given_profiles(profile)
+    config, policy = _configuration(settings, mode, delta)
+    config = changed(config, profiles=given) if given else config
     with bar(console, "replay", rows_in(files)) as progress:
-        summary = replay_files(files, out, engine_config=engine_config, policy=policy, merge=merge, progress=progress)
+        summary = replay_files(
+            files, out, engine_config=config, policy=policy, merge=merge, progress=progress, must_fit=given
+        )
     console.print(_sentence(summary, out), highlight=False, soft_wrap=True)
 
 
@@ -59,6 +69,13 @@ def configuration(settings: Path | None) -> tuple[EngineConfig, Policy]:
 
     loaded = load_settings(settings)
     return engine_config(loaded), policy_of(loaded)
+
+
+def given_profiles(paths: Sequence[Path] | None) -> tuple[Profile, ...]:
+    """The profiles in files of the command line. Raises ConfigurationError."""
+    from detector.stream.profiles import read_profiles
+
+    return read_profiles(paths or ())
 
 
 def rows_in(files: Sequence[Path]) -> int:

@@ -15,6 +15,7 @@ from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
 from detector.core.batch import Observation
 from detector.core.engine import EngineConfig
+from detector.core.profile import Profile
 from detector.policy.config import Policy
 from detector.stream.recorded import Part, judge_logs
 
@@ -27,6 +28,7 @@ def replay(
     policy: Policy,
     merge: bool = False,
     progress: Callable[[int], None] | None = None,
+    must_fit: Sequence[Profile] = (),
 ) -> dict[str, Any]:
     """Judge the queries in ``paths`` and write what comes of it to the folder ``out``; returns the summary.
 
@@ -34,9 +36,10 @@ def replay(
     of ``occurred_at``. ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
     ``decisions.jsonl`` are records as they would be published, decisions with the epoch (0, 0); ``refused.jsonl`` says
     which rows were bad; ``summary.json`` has the queries of each principal and the index of the first one flagged, or
-    null. ``progress`` is told how many rows, good or bad, were dealt with since. Raises ConfigurationError.
+    null. ``progress`` is told how many rows, good or bad, were dealt with since. Raises ConfigurationError, also where
+    a query fits none of the profiles ``must_fit``, if there are any.
     """
-    parts = judge_logs(paths, engine_config=engine_config, policy=policy, merge=merge)
+    parts = judge_logs(paths, engine_config=engine_config, policy=policy, merge=merge, must_fit=must_fit)
     out.mkdir(parents=True, exist_ok=True)
     with Report(out, paths) as report:
         for part, judgement in parts:

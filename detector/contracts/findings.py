@@ -146,6 +146,7 @@ class Finding:
     """A signal's claim about one query: the row of the micro-batch at which a principal became a suspect.
 
     ``score`` is normalised (1 is the threshold); ``statistic`` and ``threshold`` are in the signal's own unit.
+    ``profile``: hash of the profile by which it was judged, None where there was none.
     """
 
     row: int
@@ -159,3 +160,4 @@ class Finding:
     threshold: float
     query_index: int
     evidence: tuple[Evidence, ...]
+    profile: str | None = None

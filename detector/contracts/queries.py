@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 OutputKind = Literal["probabilities", "label", "score"]
 CountKind = Literal["dropped", "refused"]
+MisfitReason = Literal["model", "model_version", "features", "outputs"]
+"""What of queries there is no profile for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from detector.contracts.queries import QueryBatch
+from detector.contracts.queries import MisfitReason, QueryBatch
 from detector.core.profile import Profile
 
-Reason = Literal["model", "model_version", "features", "outputs"]
 _ADVICE = "write one for it with `weirguard calibrate`"
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """``reason``: what there is no profile for. ``detail``: what differs and what to do, for people."""
+    """So many ``queries`` to ``model`` fit no profile. ``reason``: what there is none for; ``detail``: what differs and
+    what to do, for people."""
 
-    reason: Reason
+    model: str
+    queries: int
+
+    reason: MisfitReason
     detail: str
 
 
@@ -32,30 +34,38 @@ class Fitting:
         own = self._profiles.get((queries.model, queries.model_version))
         return self._unknown(queries) if own is None else _in_form(own, queries)
 
+    def misfits(self, pieces: Sequence[QueryBatch]) -> list[Misfit]:
+        """What no profile fits among ``pieces``; nothing where there are no profiles at all."""
+        found = [self.misfit(piece) for piece in pieces] if self._profiles else []
+        return [misfit for misfit in found if misfit is not None]
+
     def _unknown(self, queries: QueryBatch) -> Misfit:
-        who = f"{queries.model} {queries.model_version}"
         versions = [version for model, version in self._profiles if model == queries.model]
-        if versions:
-            detail = f"there is no profile for {who}, only for version {', '.join(versions)}; {_ADVICE}"
-            return Misfit("model_version", detail)
         models = sorted({model for model, _ in self._profiles})
-        return Misfit("model", f"there is no profile for {who}, only for {', '.join(models) or 'nothing'}; {_ADVICE}")
+        there = f"version {', '.join(versions)}" if versions else ", ".join(models) or "nothing"
+        detail = f"there is no profile for {_name(queries)}, only for {there}; {_ADVICE}"
+        return Misfit(queries.model, len(queries), "model_version" if versions else "model", detail)
 
 
 def _in_form(profile: Profile, queries: QueryBatch) -> Misfit | None:
-    who = f"{queries.model} {queries.model_version}"
-    if queries.dimension != profile.reference.dimension:
-        detail = f"{who}: queries have {queries.dimension} features and its profile {profile.reference.dimension}"
-        return Misfit("features", f"{detail}; log what was logged when it was calibrated, or {_ADVICE}")
-    logged, known = (queries.output_kind, queries.outputs.shape[1]), _outputs(profile)
+    reference = profile.reference
+    logged = queries.output_kind, queries.outputs.shape[1]
+    known = reference.output_kind, reference.outputs.shape[1]
+    if queries.dimension != reference.dimension:
+        detail = f"queries have {queries.dimension} features, and in its profile {reference.dimension}"
+        return _deformed(queries, "features", detail)
     if logged != known:
-        detail = f"{who}: outputs are {_told(*logged)}, and in its profile {_told(*known)}"
-        return Misfit("outputs", f"{detail}; log what was logged when it was calibrated, or {_ADVICE}")
+        return _deformed(queries, "outputs", f"outputs are {_told(*logged)}, and in its profile {_told(*known)}")
     return None
 
 
-def _outputs(profile: Profile) -> tuple[str, int]:
-    return profile.reference.output_kind, profile.reference.outputs.shape[1]
+def _deformed(queries: QueryBatch, reason: MisfitReason, detail: str) -> Misfit:
+    advice = f"log them as when it was calibrated, or {_ADVICE}"
+    return Misfit(queries.model, len(queries), reason, f"{_name(queries)}: {detail}; {advice}")
+
+
+def _name(queries: QueryBatch) -> str:
+    return f"{queries.model} {queries.model_version}"
 
 
 def _told(kind: str, count: int) -> str:

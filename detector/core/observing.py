@@ -74,6 +74,7 @@ class Observing:
         self._config = config
         self._state = state
         self._references = references
+        self._profiles = {(own.model, own.model_version): own.hash for own in config.profiles}
         self._shards = shards
         self._stream = Stream(batches)
         self._planner = Planner(self._stream, config, state.principals, shards)
@@ -224,7 +225,7 @@ class Observing:
 
     def _finding(self, rise: _Rise, row_of_shard: int) -> Finding:
         model, version, principal = self._state.principals.key_of[rise.slot]
-        proposal, row = rise.proposal, rise.own_row
+        proposal, row, signal = rise.proposal, rise.own_row, self._state.signals[rise.signal].name
         score = float(proposal.score[row])
         severity: Literal["high", "medium"] = "high" if score >= _HIGH_SCORE else "medium"
         return Finding(
@@ -232,13 +233,14 @@ class Observing:
             model=model,
             model_version=version,
             principal=principal,
-            signal=self._state.signals[rise.signal].name,
+            signal=signal,
             severity=severity,
             score=score,
             statistic=float(proposal.statistic[row]),
             threshold=proposal.threshold,
             query_index=int(self._out.index[rise.row]),
             evidence=proposal.evidence[row],
+            profile=self._profiles.get((model, version)) if signal in DECIDING else None,
         )
 
     def _finish(self, numbered: Numbered, latch: Array) -> None:

@@ -189,6 +189,7 @@ class Case:
             query_index=finding.query_index,
             evidence=finding.evidence,
             configuration=self._configuration,
+            profile=finding.profile,
             suppressed_by=None if exemption is None else str(exemption),
         )
         self.emitted.append(alert)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+Fact = float | int | str | dict[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +14,7 @@ class Probe:
 
     ok: bool
     why: str
-    facts: dict[str, float | int | str | None]
+    facts: dict[str, Fact]
 
 
 @dataclass(slots=True)
@@ -20,7 +22,8 @@ class Health:
     """What is known of a worker. ``clock`` gives seconds and never goes back.
 
     ``stall_seconds``: so long without progress, while there is work, and the worker does not live any more. That the
-    broker is silent is no reason: ``behind`` counts only while it is told anew.
+    broker is silent is no reason: ``behind`` counts only while it is told anew. ``profiles``: the hash of the one that
+    each model version is judged by.
     """
 
     clock: Callable[[], float]
@@ -29,6 +32,7 @@ class Health:
     partitions_recovered: int = 0
     event_time: float | None = None
     records_behind: int = 0
+    profiles: Mapping[str, str] = field(default_factory=dict)
     stop_reason: str | None = None
     _moved_at: float = field(init=False)
     _behind_since: float | None = field(init=False, default=None)
@@ -106,11 +110,12 @@ class Health:
         return long_enough and now - self._told_at < self.stall_seconds
 
     def _probe(self, trouble: str | None) -> Probe:
-        facts: dict[str, float | int | str | None] = {
+        facts: dict[str, Fact] = {
             "partitions_assigned": self.partitions_assigned,
             "partitions_recovered": self.partitions_recovered,
             "event_time": self.event_time,
             "records_behind": self.records_behind,
             "still_seconds": round(self.still_seconds(), 3),
+            "profiles": dict(self.profiles),
         }
         return Probe(trouble is None, trouble or "ok", facts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from detector.contracts.findings import ActionName, Mode, Severity
-from detector.contracts.queries import CountKind
+from detector.contracts.queries import CountKind, MisfitReason
 
 PREFIX = "weirguard_"
 OTHER = "other"
@@ -62,6 +62,9 @@ MODE = Label("mode", get_args(Mode))
 ORIGIN = Label("origin", ("signal", "group", "operator"))
 STAGE = Label("stage", ("decode", "judge", "state_log", "publish"))
 RECORD_KIND = Label("kind", ("fence", "delta", "chunk", "round"))
+MISFIT = Label("reason", get_args(MisfitReason))
+MODEL_VERSION = Label("model_version", most=200)
+PROFILE = Label("profile", most=200)
 MISSING_KIND = Label("kind", get_args(CountKind))
 
 BUILD_INFO = Metric("build_info", "gauge", "1", "Always 1; the label says which version runs.", (VERSION,))
@@ -75,6 +78,20 @@ QUERIES_MISSING = Metric(
     (MISSING_KIND,),
 )
 DEAD_LETTERS = Metric("dead_letters_total", "counter", "records", "Records and rows refused.", (REASON,))
+MISFITS = Metric(
+    "profile_misfits_total",
+    "counter",
+    "queries",
+    "Queries that no profile fits, while there are profiles: of an unknown model or version, or in another form.",
+    (MODEL, MISFIT),
+)
+PROFILE_INFO = Metric(
+    "profile_info",
+    "gauge",
+    "1",
+    "Always 1; the labels say which profile a model version is judged by.",
+    (MODEL, MODEL_VERSION, PROFILE),
+)
 REKEYED = Metric(
     "rekeyed_total", "counter", "queries", "Queries that came in another partition than their principal's."
 )
@@ -140,6 +157,8 @@ METRICS: tuple[Metric, ...] = (
     RECORDS,
     QUERIES_MISSING,
     DEAD_LETTERS,
+    MISFITS,
+    PROFILE_INFO,
     REKEYED,
     ALERTS,
     DECISIONS,

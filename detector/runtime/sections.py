@@ -183,6 +183,8 @@ class DetectionSettings(Section):
     """Bounds of state."""
     dimensions: dict[str, Count] = Field(default_factory=dict)
     """Number of features by model; a query with another is refused. Not set: fixed by each principal's first query."""
+    profiles: tuple[FilePath, ...] = ()
+    """Files that weirguard calibrate wrote, one for each model version that is judged by one."""
 
 
 class PolicySettings(Section):

@@ -8,6 +8,7 @@ from detector.core.configuration import EngineConfig, Limits, PradaConfig
 from detector.policy.allowlist import Allowlist, parse_allowlist
 from detector.policy.config import Policy, Step
 from detector.runtime.settings import Settings
+from detector.stream.profiles import read_profiles
 
 
 def engine_config(settings: Settings) -> EngineConfig:
@@ -17,7 +18,8 @@ def engine_config(settings: Settings) -> EngineConfig:
         delta=section.prada.delta, window=section.prada.window, consecutive_checks=section.prada.consecutive_checks
     )
     limits = Limits(section.limits.principals, section.limits.history_queries, section.limits.history_bytes)
-    return EngineConfig(section.mode, prada, limits, dict(section.dimensions))
+    profiles = read_profiles(section.profiles)
+    return EngineConfig(section.mode, prada, limits, dict(section.dimensions), profiles)
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -20,6 +20,7 @@ from detector.contracts.findings import Command, Decision
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
 from detector.core.batch import Observation
+from detector.core.fitting import Fitting
 from detector.policy.activity import Counted, Effects
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.intake import Intake, Receiver, SourceRecord, origin_of
@@ -77,6 +78,7 @@ class Partition:
         self._topics = topics
         self._writer = writer
         self._scores = ScoreBoard(topics, number)
+        self._fitting = Fitting(judge.engine.config.profiles)
 
     # -- recovery ----------------------------------------------------------------------------------------------------
 
@@ -197,6 +199,7 @@ class Partition:
         last = last_rows(judgement.observation)
         step.after.extend(self._scores.due(judgement.observation, last, received.hearing.times))
         step.count(intake, judgement.observation, last, refused)
+        step.misfits = self._fitting.misfits(intake.pieces)
         return step
 
     def command(self, record: SourceRecord) -> Step:

@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.batches import concatenate, cut
+from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
 from detector.core.engine import Engine, EngineConfig
+from detector.core.fitting import Fitting
+from detector.core.profile import Profile
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.sources import format_of
@@ -59,17 +62,33 @@ class Part:
 
 
 def judge_logs(
-    paths: Sequence[Path], *, engine_config: EngineConfig, policy: Policy, merge: bool = False
+    paths: Sequence[Path],
+    *,
+    engine_config: EngineConfig,
+    policy: Policy,
+    merge: bool = False,
+    must_fit: Sequence[Profile] = (),
 ) -> Iterator[tuple[Part, Judgement | None]]:
     """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None where no row is good.
 
     The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
-    of ``occurred_at``. Raises ConfigurationError, at once where a file is missing or of no known format.
+    of ``occurred_at``. Raises ConfigurationError, at once where a file is missing or of no known format, and later
+    where a query fits none of the profiles ``must_fit``, if there are any.
     """
     logs = [format_of(path).read(path) for path in paths]
     engine = Engine(engine_config)
     judge = Judge(engine, Ledger(policy, engine.configuration_hash()))
-    return _judged(judge, _micro_batches(by_time(logs) if merge else one_after_another(logs)))
+    parts = _micro_batches(by_time(logs) if merge else one_after_another(logs))
+    return _judged(judge, _fitting(parts, Fitting(must_fit)) if must_fit else parts)
+
+
+def _fitting(parts: Iterable[Part], fitting: Fitting) -> Iterator[Part]:
+    for part in parts:
+        for piece in part.pieces:
+            misfit = fitting.misfit(piece)
+            if misfit is not None:
+                raise ConfigurationError(misfit.detail)
+        yield part
 
 
 def _judged(judge: Judge, parts: Iterable[Part]) -> Iterator[tuple[Part, Judgement | None]]:

@@ -7,14 +7,22 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import structlog
+
+from detector.core.fitting import Misfit
+from detector.core.profile import Profile
 from detector.runtime import metric_defs as names
 from detector.runtime.health import Health
 from detector.runtime.metrics import Metrics
 from detector.stream.intake import SourceRecord
+from detector.stream.profiles import hashes, told
 
 if TYPE_CHECKING:
     from detector.stream.partition import Partition
     from detector.stream.step import Step
+
+_log = structlog.get_logger("weirguard.stream")
+_MOST_TOLD = 100
 
 Place = tuple[str, int]
 """(source, partition)."""
@@ -28,6 +36,15 @@ class Reporter:
         self.metrics = metrics
         self.applied: dict[Place, int] = {}
         self._wall = wall
+        self._told: set[str] = set()
+
+    def judged_by(self, profiles: Sequence[Profile]) -> None:
+        """These profiles say what is ordinary."""
+        self.health.profiles = hashes(profiles)
+        for own in profiles:
+            self.metrics.set(names.PROFILE_INFO, 1, model=own.model, model_version=own.model_version, profile=own.hash)
+        for line in told(profiles):
+            _log.info(line)
 
     def assigned(self, partitions: Collection[int]) -> None:
         """These partitions are ours now, their state not yet restored."""
@@ -109,8 +126,17 @@ class Reporter:
             self.metrics.observe(names.EXPOSURE, shares, model=model, signal=signal)
         for step in steps:
             self._count_findings(step)
+            self._count_misfits(step.misfits)
         self.metrics.add(names.REKEYED, sum(step.rekeyed for step in steps))
         self.metrics.add(names.EVICTIONS, sum(step.evicted for step in steps))
+
+    def _count_misfits(self, misfits: Iterable[Misfit]) -> None:
+        """Counts them, and says of each kind once that there is such a thing."""
+        for misfit in misfits:
+            self.metrics.add(names.MISFITS, misfit.queries, model=misfit.model, reason=misfit.reason)
+            if misfit.detail not in self._told and len(self._told) < _MOST_TOLD:
+                self._told.add(misfit.detail)
+                _log.warning(misfit.detail)
 
     def _count_findings(self, step: Step) -> None:
         for alert in step.alerts:

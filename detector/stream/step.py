@@ -11,6 +11,7 @@ from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
 from detector.core.batch import Observation
 from detector.core.exposure import EXPOSURES
+from detector.core.fitting import Misfit
 from detector.stream.intake import Intake
 from detector.stream.record import Kind, Message, Position
 
@@ -31,6 +32,7 @@ class Step:
     exposures: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
+    misfits: list[Misfit] = field(default_factory=list)
     rekeyed: int = 0
     evicted: int = 0
     first_chunk: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.engine import EngineConfig
+from detector.core.profile import Profile
 from detector.lab.query_log import Run, read_run
 from detector.policy.config import Policy
 from detector.stream.recorded import judge_logs
@@ -33,16 +34,22 @@ class JudgedLog:
 
 
 def judge_labelled(
-    path: Path, *, engine_config: EngineConfig, policy: Policy, progress: Callable[[int], None] | None = None
+    path: Path,
+    *,
+    engine_config: EngineConfig,
+    policy: Policy,
+    progress: Callable[[int], None] | None = None,
+    must_fit: Sequence[Profile] = (),
 ) -> JudgedLog:
     """The log at ``path``, judged by an engine that has seen nothing else; ``progress`` is told rows done since.
 
-    Raises ConfigurationError or LabError where the file is no labelled log.
+    Raises ConfigurationError or LabError where the file is no labelled log, or fits none of the profiles ``must_fit``,
+    if there are any.
     """
     run, (honest, kind) = read_run(path), _marks(path)
     account, flagged = np.full(len(honest), -1, dtype=np.int64), np.zeros(len(honest), dtype=np.bool_)
     numbers: dict[tuple[str, str], int] = {}
-    for part, judgement in judge_logs([path], engine_config=engine_config, policy=policy):
+    for part, judgement in judge_logs([path], engine_config=engine_config, policy=policy, must_fit=must_fit):
         if judgement is not None:
             seen = judgement.observation
             own = [numbers.setdefault((key.model, key.principal), len(numbers)) for key in seen.keys]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from detector.core.engine import EngineConfig
+from detector.core.profile import Profile
 from detector.lab.evaluation import judging
 from detector.lab.evaluation.judging import JudgedLog, judge_labelled
 from detector.lab.provenance import digest_of
@@ -26,12 +27,13 @@ def judge_once(
     engine_config: EngineConfig,
     policy: Policy,
     progress: Callable[[int], None] | None = None,
+    must_fit: Sequence[Profile] = (),
 ) -> JudgedLog:
     """As ``judge_labelled``, but what is kept in ``folder`` is not judged again; what is not, is kept there."""
     place = judged_path(folder, path, engine_config, policy)
     judged = _read(place, path)
     if judged is None:
-        judged = judge_labelled(path, engine_config=engine_config, policy=policy, progress=progress)
+        judged = judge_labelled(path, engine_config=engine_config, policy=policy, progress=progress, must_fit=must_fit)
         _write(place, judged)
     elif progress:
         progress(len(judged.account) + judged.refused)

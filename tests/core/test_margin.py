@@ -226,6 +226,11 @@ def test_what_was_evicted_is_forgotten() -> None:
     again = figures(observe(live, [later]))
     np.testing.assert_array_equal(again[own], figures(observe(engine(), [later]))[own])
     assert (again[~own] != figures(observe(engine(), [later]))[~own]).any()
+    signal, slot, pools = Margin(live.config), np.array([0]), np.empty(0, np.int64)
+    signal.load(slot, pools, _state(live, "p1"))
+    held = signal.nbytes(slot, pools)
+    signal.evict(slot, pools)
+    assert signal.nbytes(slot, pools) <= held - 2 * 4 * 32
 
 
 def test_counts_of_another_profile_are_not_taken_over() -> None:
@@ -236,9 +241,7 @@ def test_counts_of_another_profile_are_not_taken_over() -> None:
     log = old.dump(old.keys())
     for follower, fresh in ((new, engine("linear")), (other, Engine(EngineConfig(profiles=(tree,)), REGISTRY))):
         follower.load(log)
-        later = stream(6)
-        later_again = replace(later, features=later.features + np.float32(1e-4))
-        for piece in (later, later_again):
+        for piece in (stream(6, count=8), stream(7)):
             np.testing.assert_array_equal(figures(observe(follower, [piece])), figures(observe(fresh, [piece])))
 
 

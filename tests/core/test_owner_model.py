@@ -106,6 +106,32 @@ def test_paths_hold_exactly_the_rows_of_their_leaf() -> None:
         assert len(set(paths.feature[own].tolist())) == own.stop - own.start
 
 
+def _one_feature(*thresholds: float) -> Tree:
+    """Each threshold is asked of what went left before."""
+    nodes: list[dict[str, Any]] = []
+    for threshold in thresholds:
+        at = len(nodes)
+        nodes += [{"feature": 0, "threshold": threshold, "left": at + 2, "right": at + 1}, {"value": [at]}]
+    body = TREE | {"nodes": [*nodes, {"value": [-1]}]}
+    model = from_json(json.dumps(body))
+    assert isinstance(model, Tree)
+    return model
+
+
+def test_a_threshold_that_parts_nothing_widens_no_path() -> None:
+    paths = _one_feature(1.0, 5.0).paths
+    np.testing.assert_array_equal(paths.high, [np.inf, 1.0, 1.0])
+
+
+def test_a_leaf_beyond_all_rows_has_an_interval_that_is_none() -> None:
+    """Its open side would be closed on the far side of its bound."""
+    rows = np.linspace(2, 3, 50, dtype=np.float32)[:, None]
+    low, high = safe_intervals(_one_feature(1.0), rows)
+    np.testing.assert_allclose((low[1], high[1]), (1.0, 1.0))
+    assert low[0] == pytest.approx(1.15)
+    assert low[0] < high[0] <= 3
+
+
 @EVERY
 def test_it_comes_back_from_its_file_and_its_record(name: str) -> None:
     model = model_of(FITTED[name]())
@@ -322,6 +348,9 @@ def test_probability_margins_need_probabilities_or_an_ensemble() -> None:
     top = np.sort(told, axis=1)
     lead = top[:, -1] - top[:, -2]
     assert (lead < of_log.low_margin).mean() == pytest.approx(0.05, abs=0.01)
+    halves = lead[::2], lead[1::2]
+    crossed = sum((one < np.quantile(other, 0.05)).sum() for one, other in (halves, halves[::-1]))
+    assert of_log.rate == pytest.approx((crossed + 0.5) / 401)
     np.testing.assert_array_equal(of_log.close(None, rows, told).inside, lead < of_log.low_margin)
     assert Margins.of(None, rows) is None
     assert Margins.of(None, rows, told[:, :1]) is None

@@ -56,8 +56,8 @@ def _widths(values: Floats, low: float, high: float, spread: float) -> tuple[flo
     widest = WIDEST * (high - low)
     if not len(values):
         return widest, widest
-    values = np.sort(values) if len(values) <= FEW else values
-    first, last = (values[0], values[-1]) if len(values) <= FEW else _nearly_all(values, low, high, spread)
+    few = len(values) <= FEW
+    first, last = (values.min(), values.max()) if few else _nearly_all(values, low, high, spread)
     return min(abs(low - first), widest), min(abs(high - last), widest)
 
 

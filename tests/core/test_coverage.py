@@ -118,9 +118,11 @@ def test_another_tree_begins_anew() -> None:
     live, recovered = engine(profile(model=tree())), engine(profile(model=other))
     for sections in observe(live, [stream(asked(37, 90), ["ann"] * 90)]).sections:
         recovered.absorb(sections)
-    one = stream(asked(38, 1), ["ann"])
-    assert observe(live, [one]).signals[NAME][0] == 100.0
-    assert observe(recovered, [one]).signals[NAME][0] < 50
+    later = stream(asked(38, 30), ["ann"] * 30)
+    assert observe(live, [later]).signals[NAME][0] == 100.0
+    fresh = observe(engine(profile(model=other)), [later]).signals[NAME]
+    np.testing.assert_array_equal(observe(recovered, [later], [1, 2, 9]).signals[NAME], fresh)
+    assert fresh[0] < 50 and fresh[-1] > 90
 
 
 def test_a_tree_of_other_features_is_refused() -> None:

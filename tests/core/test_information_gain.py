@@ -10,16 +10,24 @@ from detector.contracts.queries import QueryBatch
 from detector.core.arrays import unpack
 from detector.core.engine import EngineConfig, Limits
 from detector.core.exposure.learning import Examination
-from detector.core.exposure.sample import PLACES, hashed
+from detector.core.exposure.sample import PLACES, hashed, least
 from detector.core.signal import Delta
 from detector.core.signals.information_gain import InformationGain
 from detector.core.validation import Validation
-from tests.core.exposures import DIMENSION, asked, engine, interleaved, profile, stream, validation
+from tests.core.exposures import DIMENSION, Queries, asked, engine, interleaved, profile, stream, validation
 from tests.core.streams import observe
 
 NAME = "information_gain"
 DUE = (20, 160)
 CUTS = [1, 19, 20, 21, 150, 151, 400, 640]
+
+
+def _exposure(own: Validation, queries: Queries, count: int) -> float:
+    """What a tree knows that learned from the first ``count`` of ``queries``."""
+    examination = Examination(own.levels.sketch(own.features[:, own.levels.columns]), own.labels)
+    sketches = own.levels.sketch(queries.features[:count, own.levels.columns])
+    kept = least(hashed(sketches, queries.labels[:count], own.tag), np.zeros(count, np.int64))
+    return examination.exposure(sketches[kept], queries.labels[kept])
 
 
 def _obvious(piece: QueryBatch) -> list[float]:
@@ -91,8 +99,14 @@ def test_another_validation_set_begins_anew() -> None:
     before, later = asked(16, 90), asked(17, 300)
     for sections in observe(live, [stream(before, ["ann"] * 90)]).sections:
         recovered.absorb(sections)
-    values = observe(recovered, [stream(later, ["ann"] * 300)]).signals[NAME]
+    values = observe(recovered, [stream(later, ["ann"] * 300)], [40, 100]).signals[NAME]
     assert np.isnan(values[:69]).all() and np.isfinite(values[69:]).all()
+    fresh = engine(profile(validation(seed=77)))
+    observe(fresh, [stream(later, ["ann"] * 300)])
+    expected, kept = _state(fresh.dump(fresh.keys())), _state(recovered.dump(recovered.keys()))
+    for name in ("pair_hash", "pair_sketch", "pair_label"):
+        np.testing.assert_array_equal(kept[name], expected[name], err_msg=name)
+    assert values[69] == _exposure(validation(seed=77), later, 70)
 
 
 def test_without_anything_to_know_it_is_silent() -> None:
@@ -134,6 +148,8 @@ def test_its_state_is_bounded() -> None:
     signal = InformationGain(EngineConfig(profiles=(profile(),)))
     signal.load(np.array([0]), np.array([0]), _state(live.dump(live.keys())))
     assert signal.nbytes(np.array([0])) < 20_000
+    signal.evict(np.array([0]), np.array([0]))
+    assert not len(signal.dump(np.array([0]), np.array([0]))["pair_hash"])
 
 
 def test_evicted_ones_are_forgotten() -> None:

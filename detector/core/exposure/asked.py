@@ -9,11 +9,15 @@ from detector.core.arrays import Array
 from detector.core.views import Rows
 
 
-def sent(rows: Rows, columns: Array | slice = slice(None)) -> NDArray[np.float32]:
-    """float32 (n, m): the chosen ``columns`` of all rows; features that were left out are 0."""
-    if len(rows.batches) == 1:
-        return rows.batches[0].features[rows.batch_row][:, columns]
-    return np.concatenate([_of_batch(rows, at, columns) for at in np.unique(rows.batch).tolist()])[_places(rows.batch)]
+def sent(rows: Rows, columns: Array | None = None) -> NDArray[np.float32]:
+    """float32 (n, m): the chosen ``columns`` int64 (m,) of all rows, or all; features that were left out are 0."""
+    width = rows.features.shape[1] if columns is None else len(columns)
+    features = np.empty((len(rows), width), np.float32)
+    for at in np.unique(rows.batch).tolist():
+        own = rows.batch == at
+        logged, asked = rows.batches[at].features, rows.batch_row[own]
+        features[own] = logged[asked] if columns is None else logged[asked[:, None], columns]
+    return features
 
 
 def missing(rows: Rows) -> NDArray[np.bool_] | None:
@@ -26,14 +30,3 @@ def missing(rows: Rows) -> NDArray[np.bool_] | None:
         if logged is not None:
             absent[own] = logged[rows.batch_row[own]]
     return absent if absent.any() else None
-
-
-def _of_batch(rows: Rows, at: int, columns: Array | slice) -> NDArray[np.float32]:
-    return np.asarray(rows.batches[at].features[rows.batch_row[rows.batch == at]][:, columns])
-
-
-def _places(batch: Array) -> Array:
-    """Where each row went when rows were put together batch by batch."""
-    places = np.empty(len(batch), np.int64)
-    places[np.argsort(batch, kind="stable")] = np.arange(len(batch))
-    return places

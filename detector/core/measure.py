@@ -47,7 +47,8 @@ class Sight:
             batch.output_kind == reference.output_kind and batch.outputs.shape[1] == width for batch in rows.batches
         ]
         own = np.array(fitting)[rows.batch]
-        outputs[own] = rows.outputs[own][:, :width]
+        if own.any():
+            outputs[own] = rows.outputs[own][:, :width]
         return outputs
 
     @cached_property

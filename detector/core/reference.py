@@ -25,6 +25,8 @@ _EVEN = 10.0
 _SAME = 1e-3
 """Of the usual distance between neighbours: rows nearer than this are one row."""
 _LEAST_PROBABILITY = 1e-6
+_FARTHEST = 1e15
+"""Features are brought in to this, lest squares overflow and what is infinitely far passes for no distance at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,13 @@ class ReferenceIndex:
 
     def scaled(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """``features`` (n, d) as they are compared; those of another dimension as they are."""
-        if self._plain or features.shape[1] != self.reference.dimension:
+        if features.shape[1] != self.reference.dimension:
             return features
-        return features / self.reference.scale
+        with np.errstate(over="ignore"):
+            scaled = features if self._plain else features / self.reference.scale
+        if scaled.min() >= -_FARTHEST and scaled.max() <= _FARTHEST:
+            return scaled
+        return np.clip(scaled, -_FARTHEST, _FARTHEST)
 
     def nearest(self, placed: Placed) -> Neighbours:
         """The neighbours of rows that the reference's embedding ``placed``; a row of the reference that is a query

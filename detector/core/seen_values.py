@@ -69,7 +69,7 @@ class SeenValues:
 
 
 def _at_border(bins: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return np.asarray(np.abs(bins - np.rint(bins)) <= 2 * _TOLERANCE * _BINS)
+    return np.asarray(np.abs(bins - np.rint(bins)) <= _TOLERANCE * (_BINS - 1))
 
 
 def _only(values: NDArray[np.float32], low: float, spread: float) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.batches import cut
 from detector.contracts.findings import Finding
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation, Sections
@@ -184,21 +185,6 @@ def rows_between(pieces: Sequence[QueryBatch], start: int, end: int) -> MicroBat
     for piece in pieces:
         low, high = max(start, 0), min(end, len(piece))
         if low < high:
-            parts.append(_rows(piece, low, high))
+            parts.append(cut(piece, low, high))
         start, end = start - len(piece), end - len(piece)
     return MicroBatch(tuple(parts))
-
-
-def _rows(piece: QueryBatch, low: int, high: int) -> QueryBatch:
-    return QueryBatch(
-        model=piece.model,
-        model_version=piece.model_version,
-        output_kind=piece.output_kind,
-        event_ids=piece.event_ids[low:high],
-        occurred_at=piece.occurred_at[low:high],
-        principals=piece.principals,
-        principal_index=piece.principal_index[low:high],
-        features=piece.features[low:high],
-        outputs=piece.outputs[low:high],
-        hardness=None if piece.hardness is None else piece.hardness[low:high],
-    )

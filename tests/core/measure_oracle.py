@@ -1,0 +1,274 @@
+"""Measures and suspicion as obvious as they get: one query at a time, lists and loops, float64. Slow on purpose.
+
+Written from what the docstrings say; what it takes from the detector are the numbers of a profile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import exp, inf, isfinite, isnan, log, log2, nan, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.measure import Measure
+from detector.core.reference import Reference
+from detector.core.standards import Standards
+from tests.core.oracle import OraclePrincipal
+
+MEMORIES = (8.0, 32.0, 128.0, 512.0)
+PRIOR = 3.0
+
+Vector = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query; ``output`` is None where it is not of the reference's kind and width."""
+
+    features: Vector
+    output: Vector | None
+    label: int
+    missing: Vector | None = None
+    hardness: float = nan
+    specification: tuple[float, float] | None = None
+
+
+@dataclass
+class Near:
+    """The three nearest reference rows; ``sure``: no fourth is as near as the third."""
+
+    distance: float
+    rows: list[int]
+    sure: bool
+
+
+@dataclass
+class Account:
+    """Everything one principal asked, and what each measure says of his next query. ``rows``: the raw ones that
+    ``reference`` was made of. ``doubtful``: measures that would say another thing of the last query, had another one
+    been chosen of several that are equally near."""
+
+    reference: Reference
+    rows: Vector
+    asked: set[bytes] = field(default_factory=set)
+    specification: tuple[float, float] | None = None
+    prada: OraclePrincipal = field(default_factory=lambda: OraclePrincipal(0.9))
+    places: list[Vector] = field(default_factory=list)
+    doubtful: set[str] = field(default_factory=set)
+
+    def query(self, query: Query) -> tuple[dict[str, float], dict[str, float]]:
+        """The value of each measure, NaN where it cannot say, and the weight on each clock."""
+        vector = (query.features / self.reference.scale).astype(np.float32)
+        point, beside = self._place(vector)
+        self.places.append(point)
+        near = self._near(point, beside)
+        own, steps = self._own(vector)
+        nearness = own / max(near.distance, 1e-9)
+        said = [self._of_step(own, step) for step in steps]
+        self.doubtful = {name for name in said[0] if any(one[name] != said[0][name] for one in said)}
+        self.doubtful |= set() if near.sure else {"surprise"}
+        values = {
+            "novelty": log(near.distance + 1e-6),
+            "unseen_values": log2(1 + self._unseen(vector)),
+            "outlyingness": self._outlyingness(point, beside),
+            "surprise": self._surprise(query.output, near),
+            **self._margins(query.output),
+            "hardness": self._hardness(query.hardness),
+            "near_duplicate": min(max(-log(nearness + 1e-9), 0.0), 5.0) if isfinite(nearness) else 0.0,
+            **said[0],
+            "specification_changes": self._changes(query.specification),
+            "missing_features": 0.0 if query.missing is None else float(sum(query.missing)) / len(vector),
+        }
+        new = 0.0 if vector.tobytes() in self.asked or own == 0 else 1.0
+        self.specification = query.specification
+        self.asked.add(vector.tobytes())
+        self.prada.query(vector, query.label)
+        return values, {"each": new, "effective": new * min(max(nearness, 0.05), 1.0)}
+
+    def _place(self, vector: Vector) -> tuple[Vector, float]:
+        embedding = self.reference.embedding
+        centred = vector.astype(np.float64) - embedding.centre
+        along = [float(centred @ axis) for axis in embedding.axes.T]
+        beside = sqrt(max(float(centred @ centred) - sum(value**2 for value in along), 0.0))
+        return np.array(along, np.float32).astype(np.float64), float(np.float32(beside))
+
+    def _near(self, point: Vector, beside: float) -> Near:
+        found = []
+        for at, (other, off) in enumerate(zip(self.reference.points, self.reference.beside, strict=True)):
+            along = float(((other.astype(np.float64) - point) ** 2).sum())
+            itself = sqrt(along + (off - beside) ** 2) <= 1e-3 * self.reference.usual
+            found.append((inf if itself else sqrt(along + off**2 + beside**2), at))
+        found.sort()
+        best = found[0][0]
+        sure = len(found) == 3 or found[3][0] > found[2][0] * (1 + 1e-5)
+        return Near(best if isfinite(best) else 0.0, [at for _, at in found[:3]], sure)
+
+    def _own(self, vector: Vector) -> tuple[float, list[list[float]]]:
+        """Distance to the nearest own earlier query that is in a growing set, and the step from it; from each of
+        them, if several are as near."""
+        best, steps = inf, [[nan] * len(vector)]
+        for other in (other for own in self.prada.growing.values() for other in own):
+            distance = float(np.sqrt(((vector.astype(np.float64) - other) ** 2).sum()))
+            step = (vector - other.astype(np.float32)).tolist()
+            if distance <= best:
+                steps = [*(steps if distance == best else []), step]
+                best = distance
+        return best, steps
+
+    def _of_step(self, own: float, step: list[float]) -> dict[str, float]:
+        """What is said of the ``step`` from an own query at distance ``own``."""
+        changed = [abs(change) > 1e-4 * width for change, width in zip(step, self._spread, strict=True)]
+        return {
+            "one_feature": float(isfinite(own) and sum(changed) <= 2),
+            "sign_steps": float(isfinite(own) and self._one_magnitude(step, changed)),
+            "parallel_steps": float(sum(changed) >= 3 and self._parallel()),
+        }
+
+    @cached_property
+    def _spread(self) -> list[float]:
+        """How widely each feature ranges once divided by its scale; those that never change as the median one."""
+        widths = np.ptp(self.rows, axis=0).astype(np.float64)
+        usual = float(np.median(widths[widths > 0]))
+        return [(width or usual) / scale for width, scale in zip(widths.tolist(), self.reference.scale, strict=True)]
+
+    @cached_property
+    def _known(self) -> list[dict[int, list[float]]]:
+        """The distinct values of each feature in the reference, by the bin of its range that they fall into."""
+        scaled = (self.rows / self.reference.scale).astype(np.float32)
+        return [
+            _by_bin(sorted(set(column.tolist())), width) for column, width in zip(scaled.T, self._spread, strict=True)
+        ]
+
+    def _unseen(self, vector: Vector) -> int:
+        columns = zip(vector.tolist(), self._known, self._spread, strict=True)
+        return sum(not _is_seen(value, known, width) for value, known, width in columns)
+
+    def _outlyingness(self, point: Vector, beside: float) -> float:
+        embedding = self.reference.embedding
+        squared = sum(value**2 / spread for value, spread in zip(point, embedding.variance, strict=True))
+        if len(embedding.centre) > len(embedding.variance):
+            squared += len(embedding.variance) / 2 * beside**2 / embedding.variance_beside
+        return log((squared + 1e-12) / len(embedding.centre))
+
+    def _surprise(self, output: Vector | None, near: Near) -> float:
+        if output is None:
+            return nan
+        told = [self.reference.outputs[at].astype(np.float64) for at in near.rows]
+        if self.reference.output_kind == "label":
+            return sum(float(other[0] != output[0]) for other in told) / len(told)
+        mean = sum(told) / len(told)
+        gap = [abs(float(value) - float(usual)) for value, usual in zip(output, mean, strict=True)]
+        if self.reference.output_kind == "probabilities":
+            return sum(gap) / 2
+        everything = self.reference.outputs.ravel().tolist()
+        return sum(gap) / len(gap) / max(max(everything) - min(everything), 1e-9)
+
+    def _margins(self, output: Vector | None) -> dict[str, float]:
+        if output is None or self.reference.output_kind != "probabilities":
+            return {"low_margin": nan, "high_margin": nan}
+        second, first = sorted(max(float(value), 1e-6) for value in output)[-2:]
+        share = _share_below(log(first) - log(second), self.reference.margins.tolist())
+        return {"low_margin": -log(share), "high_margin": -log(1 - share)}
+
+    def _hardness(self, hardness: float) -> float:
+        honest = self.reference.hardness.tolist()
+        return nan if isnan(hardness) or not honest else -log(1 - _share_below(hardness, honest))
+
+    def _changes(self, specification: tuple[float, float] | None) -> float:
+        if specification is None:
+            return nan
+        return float(self.specification is not None and specification != self.specification)
+
+    def _one_magnitude(self, step: list[float], changed: list[bool]) -> bool:
+        every = -(-len(step) // 128)
+        sizes = [
+            abs(change) * float(scale)
+            for change, scale, moved in list(zip(step, self.reference.scale, changed, strict=True))[::every]
+            if moved
+        ]
+        if len(sizes) < 5:
+            return False
+        middle = sorted(sizes)[(len(sizes) - 1) // 2]
+        return sum(abs(size - middle) <= 1e-3 * middle for size in sizes) > len(sizes) / 2
+
+    def _parallel(self) -> bool:
+        if len(self.places) < 3:
+            return False
+        first, second, third = (place[:16] for place in self.places[-3:])
+        last, before = third - second, second - first
+        length = sqrt(sum(last**2)) * sqrt(sum(before**2))
+        return length > 1e-20 and abs(sum(last * before)) > 0.98 * length
+
+
+def _share_below(value: float, honest: list[float]) -> float:
+    """Ties count half, and one more is taken to lie on either side."""
+    below = sum(other < value for other in honest) + sum(other == value for other in honest) / 2
+    return (below + 0.5) / (len(honest) + 1)
+
+
+def _by_bin(values: list[float], width: float) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for value in values:
+        found.setdefault(_bin(value, values[0], width), []).append(value)
+    return found
+
+
+def _is_seen(value: float, known: dict[int, list[float]], width: float) -> bool:
+    """Whether ``value`` is one of the ``known`` ones; of those that share a bin, whatever lies in that bin."""
+    low = known[0][0]
+    if not -1e-5 <= (value - low) / width <= 1 + 1e-5:
+        return False
+    if sum(len(own) for own in known.values()) > 200:
+        return True
+    near = [known.get(_bin(value + side * width, low, width), []) for side in (-1e-5, 0, 1e-5)]
+    return any(len(own) > 1 or abs(value - own[0]) <= 1e-5 * width for own in near if own)
+
+
+def _bin(value: float, low: float, width: float) -> int:
+    return int(min(max(float(np.float32(value - low) / np.float32(width)), 0.0), 1.0) * 255)
+
+
+@dataclass
+class Judge:
+    """The fading sums of one account, and what they say against ``standards``."""
+
+    measures: list[Measure]
+    standards: Standards
+    totals: dict[tuple[str, float], float] = field(default_factory=dict)
+    weights: dict[tuple[str, float], float] = field(default_factory=dict)
+
+    def query(
+        self, values: dict[str, float], weights: dict[str, float], others: dict[str, float]
+    ) -> tuple[dict[str, float], float, bool]:
+        """z of each measure and other signal, D, and the verdict."""
+        z = {measure.name: self._measure(measure, values[measure.name], weights) for measure in self.measures}
+        for name, score in others.items():
+            mean, between, _ = self._standard(name)
+            z[name] = 0.0 if isnan(score) else min((score - mean) / between, 6.0)
+        left = min(self._left(z, exemplar) for exemplar in self.standards.exemplars.tolist())
+        return z, left, left > self.standards.threshold
+
+    def _standard(self, name: str) -> tuple[float, float, float]:
+        at, spread = self.standards.measures.index(name), self.standards.spread
+        return float(spread.mean[at]), float(spread.between[at]), float(spread.within[at])
+
+    def _measure(self, measure: Measure, value: float, weights: dict[str, float]) -> float:
+        mean, between, within = self._standard(measure.name)
+        reach = 8 * sqrt(between**2 + within**2)
+        value = mean if isnan(value) else min(max(value, mean - reach), mean + reach)
+        weight, z = weights[measure.clock], []
+        for memory in MEMORIES:
+            at = (measure.name, memory)
+            self.totals[at] = self.totals.get(at, 0.0) * exp(-weight / memory) + weight * value
+            self.weights[at] = self.weights.get(at, 0.0) * exp(-weight / memory) + weight
+            queries = self.weights[at] + PRIOR
+            average = (self.totals[at] + PRIOR * mean) / queries
+            z.append((average - mean) / sqrt(between**2 + within**2 / queries))
+        return max(z)
+
+    def _left(self, z: dict[str, float], exemplar: list[float]) -> float:
+        reached = dict(zip(self.standards.measures, exemplar, strict=True))
+        return sum(min(max(0.0, value - reached[name]), 12.0) for name, value in z.items())

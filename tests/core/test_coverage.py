@@ -16,6 +16,8 @@ from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.features import Features
 from detector.core.signal import Delta
 from detector.core.signals.coverage import Coverage
+from detector.core.validation import Validation
+from tests.core import profiles
 from tests.core.exposures import asked, engine, interleaved, profile, stream, tree, validation
 from tests.core.streams import batch, observe
 
@@ -131,6 +133,19 @@ def test_a_tree_of_other_features_is_refused() -> None:
     )
     with pytest.raises(ConfigurationError, match="has 2 features and the validation set 6"):
         engine(profile(model=narrow))
+
+
+def test_only_features_that_vary_are_looked_at() -> None:
+    piece = interleaved(44, 60, 2)
+    own, rows = validation(), asked(2, 60).features
+    wide = replace(profiles.profile(_behind(rows)), validation=Validation.of(_behind(own.features), own.labels))
+    seen = engine(wide).observe(MicroBatch((replace(piece, features=_behind(piece.features)),))).signals[NAME]
+    np.testing.assert_array_equal(seen, observe(engine(profile()), [piece]).signals[NAME])
+
+
+def _behind(rows: np.ndarray) -> np.ndarray:
+    """``rows`` behind four features that never change."""
+    return np.concatenate((np.ones((len(rows), 4), np.float32), rows), axis=1)
 
 
 def test_evicted_ones_are_forgotten_and_state_stays_small() -> None:

@@ -99,7 +99,7 @@ def test_another_validation_set_begins_anew() -> None:
     before, later = asked(16, 90), asked(17, 300)
     for sections in observe(live, [stream(before, ["ann"] * 90)]).sections:
         recovered.absorb(sections)
-    values = observe(recovered, [stream(later, ["ann"] * 300)], [40, 100]).signals[NAME]
+    values = observe(recovered, [stream(later, ["ann"] * 300)], [100]).signals[NAME]
     assert np.isnan(values[:69]).all() and np.isfinite(values[69:]).all()
     fresh = engine(profile(validation(seed=77)))
     observe(fresh, [stream(later, ["ann"] * 300)])

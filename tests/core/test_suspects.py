@@ -1,0 +1,132 @@
+"""Thieves among the accounts that are taken for honest: named, told from odd honest users, left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from detector.core.calibration.achieved import Achieved
+from detector.core.calibration.calibrate import Calibration, calibrate
+from detector.core.calibration.owned import Owned
+from detector.core.calibration.recording import COLUMNS
+from detector.core.calibration.screening import Screened, calibrate_screened
+from detector.core.calibration.suspects import FAMILIES, Outlier, outliers
+from detector.core.calibration.threshold import Tail
+from detector.core.owner_model import Features, Linear
+from detector.core.validation import Validation
+from tests.core.honest import CLASSES, DIMENSION, crowd, honest, thief
+
+BUDGET = 0.01
+CROWD = crowd()
+ORDINARY = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+
+
+@pytest.fixture(scope="module")
+def clean() -> Calibration:
+    return calibrate(CROWD, BUDGET, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def screened() -> Screened:
+    return calibrate_screened([*CROWD, thief()], BUDGET, seed=0)
+
+
+def test_a_thief_is_named_with_what_betrays_him_and_left_out(screened: Screened, clean: Calibration) -> None:
+    [found] = screened.left_out
+    assert found.name == "mallory"
+    assert set(found.families) >= {"content", "structure"}
+    assert "sign_steps" in dict(found.added)
+    assert screened.calibration.profile.to_bytes() == clean.profile.to_bytes()
+
+
+def test_one_who_is_kept_stays_in_the_profile_and_excuses_his_like(clean: Calibration) -> None:
+    kept = calibrate_screened([*CROWD, thief()], BUDGET, seed=0, keep=["mallory"])
+    assert not kept.left_out
+    assert [found.name for found in kept.kept] == ["mallory"]
+    assert kept.achieved == Achieved(1, 13)
+    steps = COLUMNS.index("sign_steps")
+    assert kept.calibration.profile.standards.exemplars[:, steps].max() > 5
+    assert clean.profile.standards.exemplars[:, steps].max() < 5
+
+
+def test_nobody_is_left_out_where_too_few_would_remain() -> None:
+    screened = calibrate_screened([*CROWD[:2], thief()], BUDGET, seed=0)
+    assert not screened.left_out
+    assert len(screened.calibration.accounts) == 3
+
+
+def calibration_of(clean: Calibration, largest: list[float], **added: float) -> Calibration:
+    """One in which account i reached ``largest[i]``, the last of them by what was ``added``."""
+    columns = np.zeros((len(largest), len(COLUMNS)))
+    for name, value in added.items():
+        columns[-1, COLUMNS.index(name)] = value
+    names = [str(number) for number in range(len(largest))]
+    odd = np.zeros(len(largest), np.bool_)
+    return replace(clean, accounts=names, largest=np.array(largest), added=columns, odd=odd)
+
+
+def test_an_account_stands_out_above_what_the_others_allow(clean: Calibration) -> None:
+    limit = Tail.of(np.array(ORDINARY)).threshold(BUDGET)
+    [found] = outliers(calibration_of(clean, [*ORDINARY, limit + 0.01], novelty=limit), BUDGET)
+    assert (found.at, found.name, found.allowed) == (7, "7", limit)
+    assert not outliers(calibration_of(clean, [*ORDINARY, limit - 0.01], novelty=limit), BUDGET)
+
+
+def test_the_odd_say_nothing_of_what_others_may_do(clean: Calibration) -> None:
+    two = calibration_of(clean, [*ORDINARY, 30.0, 9.0], novelty=9.0)
+    assert [found.name for found in outliers(two, BUDGET)] == ["7"]
+    two = replace(two, odd=two.largest == 30.0)
+    assert [found.name for found in outliers(two, BUDGET)] == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("added", "families"),
+    [
+        ({"novelty": 12.0, "unseen_values": 12.0, "outlyingness": 9.0}, {"content"}),
+        ({"novelty": 12.0, "surprise": 1.9}, {"content"}),
+        ({"novelty": 12.0, "surprise": 2.1}, {"content", "outputs"}),
+        ({"novelty": 1.2, "unseen_values": 1.2, "sign_steps": 1.5, "prada": 1.5}, {"content", "structure"}),
+        ({"novelty": 1.0, "sign_steps": 1.0, "surprise": 1.0}, set()),
+    ],
+)
+def test_a_suspect_is_extreme_in_two_families(added: dict[str, float], families: set[str]) -> None:
+    found = Outlier(0, "eve", 20.0, 4.0, tuple(added.items()))
+    assert set(found.families) == families
+    assert found.suspect == (len(families) >= 2)
+
+
+def test_every_column_of_standards_has_a_family() -> None:
+    assert FAMILIES.keys() == set(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("flagged", "accounts", "low", "high"), [(2, 91, 0.0027, 0.0771), (0, 50, 0.0, 0.0711), (5, 5, 0.4782, 1.0)]
+)
+def test_the_interval_of_a_rate_is_that_of_the_tables(flagged: int, accounts: int, low: float, high: float) -> None:
+    assert Achieved(flagged, accounts).interval == pytest.approx((low, high), abs=1e-4)
+
+
+def test_what_the_owner_gives_is_in_the_profile_and_margins_are_made_from_his_rows() -> None:
+    rows = honest("rows", 3, rows=200)
+    weights = np.random.default_rng(0).standard_normal((CLASSES, DIMENSION))
+    model = Linear(Features.unnamed(DIMENSION), weights, -weights.sum(axis=1) / 2, "softmax")
+    validation = Validation.of(rows.features, rows.outputs.argmax(axis=1))
+    given = calibrate(CROWD[:4], BUDGET, np.random.default_rng(0), owned=Owned(model, validation)).profile
+    assert given.owner_model is model
+    assert given.validation is validation
+    assert given.margins is not None
+    np.testing.assert_array_equal(given.margins.distances, margins(model, rows.features))
+    without = calibrate(CROWD[:4], BUDGET, np.random.default_rng(0), owned=Owned(model)).profile
+    assert without.margins is not None
+    asked = np.concatenate([own.features for own in CROWD[:4]])
+    np.testing.assert_array_equal(without.margins.distances, margins(model, asked))
+
+
+def margins(model: Linear, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What a twentieth of the rows on the side of each class stay below."""
+    side, distance = model.distances(features)
+    own = [distance[side == at] for at in range(CLASSES)]
+    return np.array([np.quantile(each, 0.05) if len(each) else 0.0 for each in own])

@@ -71,7 +71,7 @@ def calibrate(
     scores = [recording.scores(spread)[:, counting] for recording in recordings]
     reached = np.array([own.max(axis=0) for own in scores])
     excuses = _excuses([own.scores(spread)[:, counting].max(axis=0) for own in invented], reached, measures)
-    farthest = [_farthest(own, np.delete(reached, at, 0), excuses) for at, own in enumerate(scores)]
+    farthest = [_farthest(own, *_of_others(at, reached, excuses)) for at, own in enumerate(scores)]
     largest, added = (np.array(column) for column in zip(*farthest, strict=True))
     odd = odd_ones(largest, budget)
     tail = Tail.of(largest[~odd])
@@ -85,7 +85,8 @@ def calibrate(
 def _recordings(
     accounts: Sequence[QueryBatch], rng: np.random.Generator, progress: Callable[[int], None], owned: Owned
 ) -> tuple[list[Recording], list[Recording]]:
-    """Of each account, and of invented ones with habits that may be missing, beside the queries of other accounts."""
+    """Of each account, and of invented ones with habits that may be missing, beside the queries of other accounts. The
+    first of these has the queries of the first account, and so on."""
     folds = np.arange(len(accounts)) % min(len(accounts), _FOLDS)
     recordings: dict[int, Recording] = {}
     invented: list[Recording] = []
@@ -140,11 +141,17 @@ def _moments(own: Recording) -> tuple[Floats, Floats]:
 
 
 def _excuses(invented: list[Floats], reached: Floats, measures: Sequence[str]) -> Floats:
-    """Exemplars that nobody is: the ordinary account, and those of invented users. What the model would have told
-    these is not known, so they may be told whatever any honest account was."""
+    """Exemplars that nobody is: the ordinary account, and those of invented users, in order. What the model would have
+    told these is not known, so they may be told whatever any honest account was."""
     said = np.array([name in MEASURES and MEASURES[name].family == "outputs" for name in measures])
     likely = [np.where(said, np.maximum(own, reached.max(axis=0)), own) for own in invented]
     return np.array([np.zeros(len(measures)), *likely])
+
+
+def _of_others(at: int, reached: Floats, excuses: Floats) -> tuple[Floats, Floats]:
+    """What may explain account ``at``: all but itself, and but the invented user who has its queries."""
+    own = [at + 1] if at + 1 < len(excuses) else []
+    return np.delete(reached, at, 0), np.delete(excuses, own, 0)
 
 
 def _farthest(scores: Floats, others: Floats, excuses: Floats) -> tuple[float, Floats]:

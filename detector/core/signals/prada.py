@@ -13,10 +13,12 @@ from __future__ import annotations
 from typing import ClassVar, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.contracts.errors import NotMergeable
 from detector.core.admission import Admission, Recompute, Thresholds, admit
-from detector.core.arrays import Array
+from detector.core.arrays import Array, unpack
+from detector.core.batch import Sections
 from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
 from detector.core.reference_test import ReferenceTest
@@ -108,6 +110,13 @@ class Prada:
     def _reserve(self, pools: Array) -> None:
         if len(pools):
             self._pools.reserve(int(pools.max()) + 1)
+
+
+def distances_in(sections: Sections) -> NDArray[np.float64]:
+    """float64 (m,): the distances that the next W of one principal rests on, in no order, from his ``Engine.dump``."""
+    state = unpack(sections[Prada.name][1])
+    distances: NDArray[np.float64] = state["distance_value" if "distance_value" in state else "row_distance"]
+    return distances
 
 
 def _pool_columns(thresholds: Thresholds) -> dict[str, Array]:

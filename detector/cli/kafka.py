@@ -22,9 +22,10 @@ _READ_SECONDS = 120.0
 
 
 class Topic:
-    """All partitions of the topic ``name``, for one reader. Use as a context. Raises BrokerError."""
+    """All partitions of the topic ``name``, or that of ``principal`` alone, for one reader. Use as a context. Raises
+    BrokerError."""
 
-    def __init__(self, settings: KafkaSettings, name: str) -> None:
+    def __init__(self, settings: KafkaSettings, name: str, principal: str | None = None) -> None:
         import kafka
 
         self.name = name
@@ -43,7 +44,9 @@ class Topic:
         if not numbers:
             self._consumer.close()
             raise BrokerError(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
-        self._partitions = [kafka.TopicPartition(name, number) for number in sorted(numbers)]
+        self._count = len(numbers)
+        wanted = numbers if principal is None else {partition_of(principal, self._count)}
+        self._partitions = [kafka.TopicPartition(name, number) for number in sorted(wanted)]
         self._consumer.assign(self._partitions)
 
     def __enter__(self) -> Topic:
@@ -53,7 +56,8 @@ class Topic:
         self._consumer.close()
 
     def __len__(self) -> int:
-        return len(self._partitions)
+        """How many partitions the topic has."""
+        return self._count
 
     def to_end(self) -> Iterator[Any]:
         """Every record from the beginning to the end.

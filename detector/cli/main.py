@@ -31,6 +31,7 @@ COMMANDS = {
     "calibrate": CommandEntry("calibrate:calibrate", "service", "Learn from honest traffic what is ordinary."),
     "evaluate": CommandEntry("evaluate:evaluate", "lab", "Say which attacks are caught, when, and what the thief got."),
     "model": CommandEntry("model:app", "service", "Bring your model into a form that the detector reads."),
+    "explain": CommandEntry("explain:explain", "service", "Say why a principal is a suspect, or is not, and draw it."),
     "decisions": CommandEntry("decisions:app", "service", "List, add and delete decisions."),
     "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),
     "alerts": CommandEntry("alerts:app", "service", "Follow the alerts."),

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 from detector.cli.kafka import Topic
 from detector.contracts.codecs import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import Alert, Decision, Score
+from detector.contracts.findings import Alert, Audit, Decision, Score
 from detector.runtime.sections import KafkaSettings
 
 Key = tuple[str, str]
 """(model, principal)"""
 
-R = TypeVar("R", Alert, Decision, Score)
+R = TypeVar("R", Alert, Audit, Decision, Score)
 
 
 @dataclass(slots=True)
@@ -66,6 +66,17 @@ def read_alerts(settings: KafkaSettings, model: str, principal: str) -> list[Ale
             if (alert.model, alert.principal) == (model, principal):
                 alerts[alert.id] = alert
     return sorted(alerts.values(), key=lambda alert: alert.occurred_at)
+
+
+def read_audits(settings: KafkaSettings, model: str, principal: str) -> list[Audit]:
+    """All that was decided and commanded about one principal and is still kept, each once, in order of time."""
+    audits: dict[str, Audit] = {}
+    with Topic(settings, settings.topics.audit) as topic:
+        for record in topic.to_end():
+            audit = _readable(Audit, record)
+            if audit is not None and (audit.model, audit.principal) == (model, principal):
+                audits[audit.id] = audit
+    return sorted(audits.values(), key=lambda audit: audit.occurred_at)
 
 
 def readable_alerts(records: Iterator[Any]) -> Iterator[Alert]:

@@ -1,0 +1,122 @@
+"""``weirguard explain``: why a principal is a suspect, or is not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detector.cli.operator import ApiKey, console, principal_of
+from detector.cli.replay import bar, given_profiles, rows_in
+
+if TYPE_CHECKING:
+    from detector.cli.explanation.account import Account
+    from detector.core.configuration import EngineConfig
+    from detector.policy.config import Policy
+    from detector.runtime.sections import KafkaSettings
+    from detector.stream.explaining import Course, Timed
+
+PAGE = "explanation.html"
+PAGES = (".html", ".htm")
+
+
+def explain(
+    principal: Annotated[str, typer.Argument(help="Whom.", show_default=False)],
+    files: Annotated[list[Path] | None, typer.Argument(help="Further logs.", show_default=False)] = None,
+    *,
+    log: Annotated[
+        list[Path] | None,
+        typer.Option("--log", help="Query log to replay; those named after it count too. [default: the service's]"),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="If he asked several.")] = None,
+    profile: Annotated[
+        list[Path] | None,
+        typer.Option("--profile", help="Of a model version, as weirguard calibrate writes it. [default: the setting]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Page with plots to write: FILE.html, or a folder.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Merge the files by occurred_at; else one after another.")
+    ] = False,
+    api_key: ApiKey = False,
+    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
+) -> None:
+    """Say why PRINCIPAL is a suspect, or is not, and draw it.
+
+    His queries are judged again: those in log files, or those that the service's topics still hold, with what the
+    service put on record of him.
+    """
+    from detector.cli.explanation.page import page
+    from detector.cli.explanation.terminal import show
+    from detector.runtime.settings import load_settings
+    from detector.stream.building import engine_config, policy_of
+
+    logs = [*(log or []), *(files or [])]
+    if logs and not log:
+        raise typer.BadParameter(f"name {logs[0]} with --log")
+    loaded = load_settings(settings)
+    given = given_profiles(profile)
+    config = engine_config(loaded)
+    judging = Judging(replace(config, profiles=given) if given else config, policy_of(loaded), bool(given))
+    name = principal_of(loaded, principal, api_key)
+    account = _of_logs(logs, merge, name, model, judging) if logs else _of_service(loaded.kafka, name, model, judging)
+    show(account, console())
+    if out is not None:
+        _write(page(account), out)
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """What queries are judged by; ``must_fit``: the profiles were asked for, so there must be one that fits."""
+
+    config: EngineConfig
+    policy: Policy
+    must_fit: bool
+
+    def follow(self, queries: Sequence[Timed]) -> Course:
+        """The course of ``queries``. Raises ConfigurationError where one fits no profile and must."""
+        from detector.contracts.errors import ConfigurationError
+        from detector.core.fitting import Fitting
+        from detector.stream.explaining import follow
+
+        misfits = Fitting(self.config.profiles).misfits([batch for batch, _ in queries])
+        if misfits and self.must_fit:
+            raise ConfigurationError(misfits[0].detail)
+        return follow(queries, self.config, self.policy)
+
+
+def _of_logs(logs: Sequence[Path], merge: bool, name: str, model: str | None, judging: Judging) -> Account:
+    from rich.console import Console
+
+    from detector.cli.explanation.account import account_of
+    from detector.stream.explaining import queries_of, recorded
+
+    with bar(Console(stderr=True), "read", rows_in(logs)) as progress:
+        own = queries_of(name, recorded(logs, merge=merge, progress=progress))
+    return account_of(judging.follow(own.of(model)), judging.config, ", ".join(path.name for path in logs))
+
+
+def _of_service(kafka: KafkaSettings, name: str, model: str | None, judging: Judging) -> Account:
+    from detector.cli.explanation.account import account_of
+    from detector.cli.explanation.service import notes, placed, read_queries, read_records, since_cleared
+
+    queries = read_queries(kafka, name).of(model)
+    known = read_records(kafka, queries[0][0].model, name)
+    course = judging.follow(since_cleared(queries, known))
+    return account_of(
+        course,
+        judging.config,
+        f"the topic {kafka.topics.queries}",
+        records=placed(known, course),
+        notes=notes(known, course, judging.config.configuration_hash()),
+    )
+
+
+def _write(html: str, out: Path) -> None:
+    path = out if out.suffix.lower() in PAGES else out / PAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, "utf-8")
+    print(f"See {path}.", file=sys.stderr)

@@ -1,0 +1,125 @@
+"""All that is told of a principal, brought together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from detector.cli.explanation.weighing import Weighing, telling, weigh
+from detector.contracts.findings import Alert, Audit
+from detector.core.configuration import EngineConfig
+from detector.core.profile import Profile
+from detector.stream.explaining import Course
+
+_DECIDED = ("decision", "release")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that was put on record at query ``row``, in one word and in a sentence; ``time`` seconds UTC.
+    ``accuses``: whether it speaks against the principal."""
+
+    row: int
+    time: float
+    word: str
+    sentence: str
+    accuses: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Account:
+    """``source``: where the queries are from, in words. ``then``: what counted at ``then_row``, the first verdict or,
+    where there is none, the query at which the score was largest; ``now``: at the last query; both None without a
+    profile. ``telling``: the measures worth a plot. ``notes``: sentences on what may not be as it seems."""
+
+    course: Course
+    config: EngineConfig
+    source: str
+    then_row: int
+    then: Weighing | None
+    now: Weighing | None
+    telling: tuple[str, ...]
+    moments: tuple[Moment, ...]
+    stands: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def has_profile(self) -> bool:
+        """Whether there was one for the model version of the query that is looked at."""
+        return self.then is not None
+
+    @property
+    def version(self) -> str:
+        """The model version of the query that is looked at."""
+        return self.course.versions[self.then_row]
+
+
+def account_of(
+    course: Course,
+    config: EngineConfig,
+    source: str,
+    *,
+    records: Sequence[tuple[int, Alert | Audit]] | None = None,
+    notes: Iterable[str] = (),
+) -> Account:
+    """``records``: what the service put on record of him, by row; by default, what the replay did."""
+    told = course.records if records is None else records
+    then_row = _then(course)
+    last = len(course) - 1
+    then, now = (weigh(course, row, _profile(config, course, row)) for row in (then_row, last))
+    profile = _profile(config, course, then_row)
+    decided = [record for _, record in told if isinstance(record, Audit) and record.kind in _DECIDED]
+    return Account(
+        course=course,
+        config=config,
+        source=source,
+        then_row=then_row,
+        then=then,
+        now=now,
+        telling=() if then is None or profile is None else tuple(telling(course, profile, then)),
+        moments=tuple(_moments(told)),
+        stands=decided[-1].summary if decided else None,
+        notes=tuple(notes),
+    )
+
+
+def _then(course: Course) -> int:
+    if course.verdict is not None:
+        return course.verdict
+    return len(course) - 1 if np.isnan(course.score).all() else int(np.nanargmax(course.score))
+
+
+def _profile(config: EngineConfig, course: Course, row: int) -> Profile | None:
+    """The profile that the query ``row`` is judged by."""
+    key = course.model, course.versions[row]
+    own = (profile for profile in config.profiles if (profile.model, profile.model_version) == key)
+    return next(own, None) if config.mode == "default" else None
+
+
+def _moments(records: Iterable[tuple[int, Alert | Audit]]) -> Iterator[Moment]:
+    """Of ``records``, all but decisions that say again what the one before said."""
+    said = ""
+    for row, record in records:
+        if isinstance(record, Alert):
+            yield Moment(row, record.occurred_at, "alert", _alert_sentence(record))
+            continue
+        if record.kind in _DECIDED:
+            if record.summary == said:
+                continue
+            said = record.summary
+        yield _audit_moment(row, record)
+
+
+def _alert_sentence(alert: Alert) -> str:
+    withheld = "" if alert.suppressed_by is None else f" (withheld: {alert.suppressed_by})"
+    return f"alert: {alert.signal}, severity {alert.severity}, {alert.score:.2f} times the threshold{withheld}"
+
+
+def _audit_moment(row: int, audit: Audit) -> Moment:
+    if audit.kind == "decision":
+        return Moment(row, audit.occurred_at, audit.summary.partition(" ")[0], f"decision: {audit.summary}")
+    word = {"release": "released", "queries_missing": "gap"}.get(audit.kind, audit.kind.replace("_", " "))
+    said = audit.summary if audit.actor == "policy" else f"{audit.summary} ({audit.actor})"
+    return Moment(row, audit.occurred_at, word, f"{word}: {said}", accuses=False)

@@ -1,0 +1,120 @@
+"""What a running service knows of one principal: his queries from the topics, and what was put on record of him."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from heapq import merge
+from typing import Any
+
+import numpy as np
+
+from detector.cli.explanation.tables import clock
+from detector.cli.kafka import Topic
+from detector.cli.records import read_alerts, read_audits, read_scores
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import Alert, Audit, Score
+from detector.contracts.partitioning import partition_of
+from detector.runtime.sections import KafkaSettings
+from detector.stream.explaining import Course, OwnQueries, Timed, later, queries_of, streamed
+from detector.stream.intake import SourceRecord
+
+_CLEARED = "clear"
+
+
+@dataclass(frozen=True, slots=True)
+class OnRecord:
+    """What the service put on record of one principal of one model; ``score``: its last word on him."""
+
+    alerts: Sequence[Alert]
+    audits: Sequence[Audit]
+    score: Score | None
+
+    @property
+    def cleared_at(self) -> float:
+        """When an operator last had him forgotten, seconds UTC; minus infinity for never."""
+        clears = [one.occurred_at for one in self.audits if one.kind == "command" and one.detail["kind"] == _CLEARED]
+        return max(clears, default=-np.inf)
+
+
+def read_queries(kafka: KafkaSettings, principal: str) -> OwnQueries:
+    """His queries that are still kept, from the partition that he lives in. Raises BrokerError."""
+    topics = kafka.topics
+    with Topic(kafka, topics.queries, principal) as queries, Topic(kafka, topics.rekeyed, principal) as rekeyed:
+        sources = _source("queries", queries), _source("rekeyed", rekeyed)
+        records = merge(*sources, key=lambda record: record.timestamp)
+        partition = partition_of(principal, len(queries))
+        own = queries_of(principal, streamed(records, partition, len(queries), topics))
+    if not own.by_model:
+        own.names.update(name for _, name in read_scores(kafka))
+    return own
+
+
+def read_records(kafka: KafkaSettings, model: str, principal: str) -> OnRecord:
+    """Raises BrokerError."""
+    alerts, audits = read_alerts(kafka, model, principal), read_audits(kafka, model, principal)
+    return OnRecord(alerts, audits, read_scores(kafka).get((model, principal)))
+
+
+def since_cleared(queries: list[Timed], known: OnRecord) -> list[Timed]:
+    """Of his ``queries`` those that the service remembers. Raises ConfigurationError if there is none."""
+    kept = later(queries, known.cleared_at)
+    if not kept:
+        raise ConfigurationError(f"he was cleared at {clock(known.cleared_at)} and has asked nothing since")
+    return kept
+
+
+def placed(known: OnRecord, course: Course) -> list[tuple[int, Alert | Audit]]:
+    """What is on record since the first query of ``course``, each with the query it came of; in order."""
+    everything: list[Alert | Audit] = [*known.alerts, *known.audits]
+    records = [one for one in everything if one.occurred_at >= course.time[0]]
+    alerts = {one.occurred_at: _row_of(one, course) for one in known.alerts}
+    rows = [alerts.get(one.occurred_at, _row_at(one.occurred_at, course)) for one in records]
+    return sorted(zip(rows, records, strict=True), key=lambda own: (own[0], own[1].occurred_at))
+
+
+def notes(known: OnRecord, course: Course, configuration: str) -> Iterator[str]:
+    """Sentences on how the service's view may differ from the one that its topics give now."""
+    if known.cleared_at > -np.inf:
+        yield f"He was cleared at {clock(known.cleared_at)}; what came before does not count."
+    lost = _lost(known, course)
+    if lost:
+        yield (
+            f"Of his queries, {lost:,} are no longer kept; what is said here is of the rest, counted from 1, and may "
+            "differ from what the service saw."
+        )
+    if known.score is not None and known.score.flagged != bool(course.flagged[-1]):
+        yield f"The service itself holds him for {'a' if known.score.flagged else 'no'} suspect."
+    others = {one.configuration for one in known.alerts} - {configuration}
+    if others:
+        yield f"His alerts were raised under another configuration than here: {', '.join(sorted(others))}."
+
+
+def _source(name: str, topic: Topic) -> Iterator[SourceRecord]:
+    for record in topic.until_now(0.0):
+        yield _source_record(name, record)
+
+
+def _source_record(name: str, record: Any) -> SourceRecord:
+    seconds, headers = record.timestamp / 1000, dict(record.headers or ())
+    return SourceRecord(name, record.offset, seconds, record.key, record.value, headers)
+
+
+def _lost(known: OnRecord, course: Course) -> int:
+    """How many queries the service counted and the topics no longer hold."""
+    if known.score is None:
+        return 0
+    return max(known.score.queries - course.versions.count(known.score.model_version), 0)
+
+
+def _row_of(alert: Alert, course: Course) -> int:
+    """By number where all queries are there, else by time."""
+    rows = [row for row, version in enumerate(course.versions) if version == alert.model_version]
+    exact = rows[alert.query_index] if alert.query_index < len(rows) else -1
+    if exact >= 0 and course.time[exact] == alert.occurred_at:
+        return exact
+    return _row_at(alert.occurred_at, course)
+
+
+def _row_at(time: float, course: Course) -> int:
+    return min(int(np.searchsorted(course.time, time)), len(course) - 1)

@@ -1,0 +1,59 @@
+"""The tables of an explanation, for the page and the terminal alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+
+from detector.cli.explanation.account import Account
+from detector.cli.explanation.words import count, number
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """``texts``: so many columns, the first ones, are words and not numbers."""
+
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    texts: int
+
+
+def weights(account: Account) -> Table:
+    """What each measure adds to D, when it mattered and now, beside the honest account most like the principal."""
+    then, now = account.then, account.now
+    assert then is not None
+    views = [then] if now is None or now.row == then.row else [then, now]
+    order = sorted(then.parts, key=lambda part: -max(view.part(part.name).added for view in views))
+    rows = []
+    for name, about in ((part.name, part.about) for part in order):
+        own = [view.part(name) for view in views]
+        rows.append((name, about, *(number(value) for part in own for value in (part.score, part.likest, part.added))))
+    total = ("D", "what no honest account explains")
+    head = [(f"query\xa0{view.row + 1:,}", "likest honest", "adds to D") for view in views]
+    sums = [("", "", number(view.unexplained)) for view in views]
+    return Table(("measure", "looks at", *chain(*head)), [*rows, (*total, *chain(*sums))], 2)
+
+
+def events(account: Account) -> Table:
+    """All that was put on record, in order."""
+    rows = [(f"{moment.row + 1:,}", clock(moment.time), moment.sentence) for moment in account.moments]
+    return Table(("query", "time", "what"), rows or [("-", "", "nothing")], 3)
+
+
+def facts(account: Account) -> str:
+    """Whose queries these are, from where and when, and how they were judged."""
+    course = account.course
+    versions = list(dict.fromkeys(course.versions))
+    which = f"version{'s' if len(versions) > 1 else ''} {', '.join(versions)}"
+    return (
+        f"{count(len(course))} to {course.model}, {which}, from {clock(course.time[0])} to {clock(course.time[-1])}, "
+        f"read from {account.source} and judged under configuration {account.config.configuration_hash()}. "
+        "Queries are counted from 1."
+    )
+
+
+def clock(at: float) -> str:
+    """``at``, seconds UTC, for people."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

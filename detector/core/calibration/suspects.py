@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.calibration.calibrate import Calibration
-from detector.core.calibration.recording import COLUMNS
 from detector.core.calibration.threshold import Tail
 from detector.core.measure import Family
 from detector.core.signals import MEASURES
@@ -64,8 +63,9 @@ def allowed(calibration: Calibration, budget: float) -> NDArray[np.float64]:
 
 
 def _outliers(calibration: Calibration, limits: NDArray[np.float64]) -> Iterator[Outlier]:
+    measures = calibration.profile.standards.measures
     for at in np.flatnonzero(calibration.largest > limits).tolist():
         added = calibration.added[at]
         order = [column for column in np.argsort(-added, kind="stable").tolist() if added[column] > 0]
-        names = tuple((COLUMNS[column], cast("float", added[column].item())) for column in order)
+        names = tuple((measures[column], cast("float", added[column].item())) for column in order)
         yield Outlier(at, calibration.accounts[at], float(calibration.largest[at]), float(limits[at]), names)

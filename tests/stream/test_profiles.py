@@ -1,0 +1,89 @@
+"""Profiles of a running service: which are in use, and queries that fit none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import Alert
+from detector.contracts.queries import QueryBatch
+from detector.core.engine import Engine, EngineConfig
+from detector.core.profile import Profile
+from detector.policy.config import Policy
+from detector.policy.ledger import Ledger
+from detector.runtime.health import Health
+from detector.runtime.metrics import new_metrics
+from detector.stream.checkpoint import Checkpointer
+from detector.stream.intake import Receiver
+from detector.stream.judge import Judge
+from detector.stream.partition import Partition, Writer
+from detector.stream.profiles import read_profiles
+from detector.stream.record import StateRecord, encode
+from detector.stream.reporter import Reporter
+from detector.stream.step import Step
+from tests.core.honest import crowd, honest, of_version, thief
+from tests.core.profiles import profile
+from tests.stream.world import TOPICS, source
+
+PROFILE = profile(crowd(1, rows=200)[0].features, threshold=3.0)
+
+
+def partition_with(*profiles: Profile) -> Partition:
+    judge = Judge(Engine(EngineConfig(profiles=profiles)), Ledger(Policy(), "test"))
+    checkpointer = Checkpointer(judge, 1 << 30, 3_000)
+    partition = Partition(Receiver(0, 1, TOPICS), judge, checkpointer, TOPICS, 0, Writer("w", "test"))
+    partition.absorb(0, encode(StateRecord("fence", -1, 0)))
+    partition.takeover(0, 0)
+    return partition
+
+
+def stepped(partition: Partition, queries: QueryBatch) -> Step:
+    return partition.step(source(queries, [len(queries)]))
+
+
+def test_an_alert_of_a_profile_names_it() -> None:
+    alerts: list[Alert] = stepped(partition_with(PROFILE), thief()).alerts
+    assert [(alert.signal, alert.profile) for alert in alerts] == [("suspicion", PROFILE.hash)]
+    assert stepped(partition_with(), honest("ana", 1)).alerts == []
+
+
+def test_queries_that_fit_no_profile_are_counted_by_reason_and_told_of_once() -> None:
+    reporter = Reporter(Health(lambda: 0.0, 60.0), new_metrics(5), lambda: 2.0)
+    partition = partition_with(PROFILE)
+    with capture_logs() as told:
+        for queries in (honest("ana", 1), of_version(honest("bo", 2), "2"), of_version(honest("bo", 3), "2")):
+            records = source(queries, [len(queries)])
+            reporter.performed([(partition, records, partition.step(records))])
+    served = [line for line in reporter.metrics.render().decode().splitlines() if "profile_misfits_total{" in line]
+    assert served == ['weirguard_profile_misfits_total{model="credit",reason="model_version"} 100.0']
+    assert [line["event"][:47] for line in told] == ["there is no profile for credit 2, only for vers"]
+
+
+def test_without_profiles_nothing_is_counted() -> None:
+    assert stepped(partition_with(), honest("ana", 1)).misfits == []
+
+
+def test_the_profiles_in_use_are_told_to_probes_metrics_and_log() -> None:
+    reporter = Reporter(Health(lambda: 0.0, 60.0), new_metrics(5), lambda: 2.0)
+    with capture_logs() as told:
+        reporter.judged_by([PROFILE])
+    assert reporter.health.ready().facts["profiles"] == {"credit 1": PROFILE.hash}
+    line = f'weirguard_profile_info{{model="credit",model_version="1",profile="{PROFILE.hash}"}} 1.0'
+    assert line in reporter.metrics.render().decode().splitlines()
+    assert [entry["event"] for entry in told] == [f"profile {PROFILE.hash} of credit 1"]
+
+
+def test_files_of_profiles_are_read_or_refused_with_their_name(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(PROFILE.to_bytes())
+    two.write_bytes(replace(PROFILE, model_version="2").to_bytes())
+    assert [own.model_version for own in read_profiles([one, two])] == ["1", "2"]
+    two.write_bytes(b"damaged")
+    with pytest.raises(ConfigurationError, match=f"profile {two}: not a profile"):
+        read_profiles([one, two])
+    with pytest.raises(ConfigurationError, match="absent: cannot read it: No such file"):
+        read_profiles([tmp_path / "absent"])

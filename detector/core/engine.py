@@ -30,7 +30,8 @@ class Engine:
         self.config = config
         self.skipped_sections = 0
         self._state = State(config, registry)
-        self._references = {(p.model, p.model_version): ReferenceIndex(p.reference) for p in config.profiles}
+        profiles = config.profiles if config.mode == "default" else ()
+        self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in profiles}
         self._shard = Shard()
 
     def sibling(self) -> Engine:

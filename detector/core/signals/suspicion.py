@@ -8,11 +8,13 @@ score D over the profile's threshold. It also weighs what the signals before it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.errors import NotMergeable
 from detector.contracts.findings import Evidence
 from detector.core.arrays import Array
 from detector.core.averages import MEMORIES, fading_sums
@@ -88,8 +90,8 @@ class Suspicion:
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         del pools
-        if not delta:
-            return
+        if not delta or delta["slot_sums"].shape[1:] != self._slots["sums"].shape[1:]:
+            return  # of nobody with a profile, or of a version with other measures: a cold start
         self._reserve(slots)
         for name in _STATE:
             self._slots[name][slots] = delta[f"slot_{name}"]
@@ -114,15 +116,16 @@ class Suspicion:
         return self._slots.nbytes if slots is None else per_slot * len(slots)
 
     def merge(self, states: list[Delta]) -> Delta:
-        """Sums add up; a group has no trail, and its profile is that of its members."""
-        first = states[0]
-        summed = np.sum([state["slot_sums"] for state in states], axis=0)
-        trail = np.full_like(first["slot_trail"], np.nan)
+        """Sums add up; a group has no trail, and whether it gives alarm is for its next query to say."""
+        tags = {int(tag) for state in states for tag in state["slot_profile"]} - {0}
+        if len(tags) > 1:
+            raise NotMergeable("the members' sums follow different profiles; count them by one")
+        joined = {name: np.concatenate([state[f"slot_{name}"] for state in states]) for name in _STATE}
         return {
-            "slot_sums": summed,
-            "slot_trail": trail,
-            "slot_profile": first["slot_profile"],
-            "slot_alarm": first["slot_alarm"],
+            "slot_sums": joined["sums"].sum(axis=0, keepdims=True),
+            "slot_trail": np.full_like(joined["trail"][:1], np.nan),
+            "slot_profile": joined["profile"].max(keepdims=True),
+            "slot_alarm": np.zeros(1, np.bool_),
         }
 
     def _before(self, slots: Array, tag: np.uint64) -> dict[str, Array]:
@@ -175,10 +178,11 @@ class Suspicion:
 
 
 class _Judge:
-    """One profile's standards, in the order of this version's measures."""
+    """One profile's standards, in the order of this version's measures. ``tag``: a number of both."""
 
     def __init__(self, profile: Profile, names: Sequence[str], measures: int) -> None:
-        self.tag = np.uint64(int(profile.hash, 16))
+        whose = " ".join((profile.hash, *names)).encode()
+        self.tag = np.uint64(int.from_bytes(blake2b(whose, digest_size=8).digest(), "big"))
         self._names = names
         self._measures = measures
         self._standards = profile.standards.aligned(names)

@@ -1,0 +1,409 @@
+"""``suspicion`` follows its oracle; cuts, restarts and company change nothing; it alone accuses where it can judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.contracts.errors import NotMergeable
+from detector.contracts.queries import QueryBatch
+from detector.core.arrays import Array, pack, unpack
+from detector.core.averages import MEMORIES, fading_sums
+from detector.core.batch import MicroBatch, Observation, PrincipalKey, Sections
+from detector.core.engine import Engine, EngineConfig, Limits, observe_together
+from detector.core.measure import Measure
+from detector.core.profile import Profile
+from detector.core.signal import Delta, Signal
+from detector.core.signals import MEASURES, SIGNALS, WEIGHED
+from detector.core.signals.suspicion import CLOCKS, Listener, Suspicion
+from detector.core.standards import Spread, Standards
+from detector.core.trail import WIDTH
+from detector.core.views import Grouping, Rows
+from tests.core.measure_oracle import Judge
+from tests.core.profiles import COLUMNS, reference, standards
+from tests.core.streams import KINDS, Features, Seen, batch, joined, linear_outputs, observe, random, rows_between
+
+ROWS = 180
+DIMENSION = 16
+THRESHOLD = 9.0
+REFERENCE = reference(random(np.random.default_rng(99), 60, DIMENSION))
+ANN = PrincipalKey("credit", "1", "ann")
+
+
+@cache
+def _ordinary() -> Array:
+    """What each measure says of ordinary queries on average; 0 where it never says."""
+    heard: list[Array] = []
+
+    def listen(_rows: Rows, values: Array, _weights: Array, _others: Array) -> None:
+        heard.append(values)
+
+    profile = Profile("credit", "1", REFERENCE, standards())
+    engine = Engine(EngineConfig(profiles=(profile,)), _with(MEASURES, listen))
+    observe(engine, [_of(random(np.random.default_rng(1), 100, DIMENSION), ["ann"] * 100)])
+    values = np.concatenate(heard)
+    return np.asarray(np.nan_to_num(values).sum(axis=0) / np.maximum((~np.isnan(values)).sum(axis=0), 1))
+
+
+def _standards(threshold: float = THRESHOLD) -> Standards:
+    """With an exemplar who is ordinary in everything, and two who are odd in every second measure."""
+    others = len(WEIGHED)
+    between = np.array([*(own.between for own in MEASURES.values()), *[1.0] * others])
+    within = np.array([*(own.within for own in MEASURES.values()), *[0.0] * others])
+    odd = np.where(np.arange(len(COLUMNS)) % 2 == 0, 2.0, 0.25)
+    exemplars = np.stack((0 * odd, odd, 2.25 - odd))
+    return Standards(COLUMNS, Spread(np.append(_ordinary(), [0.0] * others), between, within), exemplars, threshold)
+
+
+def _with(
+    measures: dict[str, Measure], listener: Listener | None = None
+) -> dict[str, Callable[[EngineConfig], Signal]]:
+    return {**SIGNALS, "suspicion": partial(Suspicion, measures=measures, others=WEIGHED, listener=listener)}
+
+
+def _of(features: Features, who: list[str], version: str = "1") -> QueryBatch:
+    return batch(features, who, outputs=linear_outputs(features, 3), kind="probabilities", version=version)
+
+
+PROFILE = Profile("credit", "1", REFERENCE, _standards())
+CONFIGURATIONS = {
+    "profile": EngineConfig(profiles=(PROFILE,)),
+    "short history": EngineConfig(limits=Limits(history_queries=40), profiles=(PROFILE,)),
+    "eviction": EngineConfig(limits=Limits(principals=3), profiles=(PROFILE,)),
+    "another profile too": EngineConfig(profiles=(PROFILE, replace(PROFILE, model_version="2"))),
+}
+
+
+def _engine(name: str = "profile") -> Engine:
+    return Engine(CONFIGURATIONS[name])
+
+
+def _stream(seed: int, rows: int = ROWS) -> list[QueryBatch]:
+    """Two model versions, one of which may have no profile, with principals in common."""
+    generator = np.random.default_rng(seed)
+    parts = []
+    for version in ("1", "2", "1"):
+        features = KINDS[str(generator.choice(list(KINDS)))](generator, rows // 3, DIMENSION)
+        who = [("ann", "bob", "eve", "zoe")[number] for number in generator.zipf(1.7, rows // 3) % 4]
+        parts.append(_of(features, who, version))
+    return parts
+
+
+def _thief(count: int = 120, version: str = "1") -> QueryBatch:
+    return _of(KINDS["unclipped"](np.random.default_rng(0), count, DIMENSION), ["ann"] * count, version)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_follows_the_oracle(kind: str) -> None:
+    heard: list[tuple[Array, Array, Array]] = []
+
+    def listen(_rows: Rows, *said: Array) -> None:
+        heard.append((said[0], said[1], said[2]))
+
+    engine = Engine(CONFIGURATIONS["profile"], _with(MEASURES, listen))
+    features = KINDS[kind](np.random.default_rng(2), 160, DIMENSION)
+    seen = observe(engine, [_of(features, ["ann"] * 160)], [1, 40, 41, 130])
+    judge, latched = Judge(list(MEASURES.values()), PROFILE.standards), False
+    values, weights, others = (np.concatenate(column).tolist() for column in zip(*heard, strict=True))
+    for row in range(160):
+        columns = ((MEASURES, values), (CLOCKS, weights), (WEIGHED, others))
+        z, left, alarm = judge.query(*(dict(zip(names, said[row], strict=True)) for names, said in columns))
+        for name, wanted in z.items():
+            assert seen.signals[f"suspicion.{name}"][row] == pytest.approx(wanted, rel=1e-9, abs=1e-9), name
+        assert seen.signals["suspicion"][row] == pytest.approx(left, rel=1e-9, abs=1e-9)
+        assert seen.score[row] == pytest.approx(left / THRESHOLD, rel=1e-9, abs=1e-9)
+        latched |= alarm
+        assert seen.flagged[row] == latched
+
+
+def test_the_streams_reach_what_they_are_for() -> None:
+    """Some are flagged, some are not."""
+    flagged = [observe(_engine(), _stream(seed)).flagged.any() for seed in range(6)]
+    assert any(flagged)
+    assert not all(flagged)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(1, ROWS - 1), max_size=12, unique=True).map(sorted))
+def test_any_cut_gives_the_same(name: str, seed: int, cuts: list[int]) -> None:
+    observe(_engine(name), _stream(seed)).assert_equals(observe(_engine(name), _stream(seed), cuts))
+
+
+@pytest.mark.parametrize("name", ["profile", "short history"])
+def test_one_row_at_a_time_gives_the_same(name: str) -> None:
+    observe(_engine(name), _stream(1)).assert_equals(observe(_engine(name), _stream(1), range(1, ROWS)))
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_log_alone_brings_the_state_back(name: str) -> None:
+    live, recovered = _engine(name), _engine(name)
+    for sections in observe(live, _stream(3), [7, 99, 150]).sections:
+        recovered.absorb(sections)
+    observe(live, _stream(4), [50]).assert_equals(observe(recovered, _stream(4)))
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_dump_and_load_bring_it_back(name: str) -> None:
+    live, recovered = _engine(name), _engine(name)
+    observe(live, _stream(3), [7, 99])
+    for key in live.keys():
+        recovered.load(live.dump([key]))
+    later = _stream(4)
+    if name != "eviction":  # who is forgotten first depends on the order of arrival
+        observe(live, later, [50]).assert_equals(observe(recovered, later))
+
+
+def test_a_verdict_survives_a_restart_and_is_not_given_twice() -> None:
+    live, recovered = _engine(), _engine()
+    seen = observe(live, [_thief()])
+    assert len(seen.findings) == 1
+    recovered.load(live.dump([ANN]))
+    assert not observe(recovered, [_thief(60)]).findings
+
+
+def test_clearing_forgets_it() -> None:
+    engine = _engine()
+    first = observe(engine, [_thief()])
+    engine.clear("credit", "ann")
+    observe(engine, [_thief()]).assert_equals(first)
+
+
+def test_whoever_was_evicted_starts_afresh() -> None:
+    engine = Engine(EngineConfig(limits=Limits(principals=3), profiles=(replace(PROFILE, standards=_standards(1e9)),)))
+    fresh = observe(engine, [_thief(40)]).signals["suspicion"]
+    crowd = random(np.random.default_rng(5), 30, DIMENSION)
+    assert observe(engine, [_of(crowd, [f"p{at % 10}" for at in range(30)])]).evicted > 0
+    np.testing.assert_allclose(observe(engine, [_thief(40)]).signals["suspicion"], fresh, 1e-9, 1e-9)
+
+
+def test_state_is_bounded_per_principal() -> None:
+    """It does not grow with what is asked, and is gone with whoever asked it."""
+    engine, bare = _engine("short history"), Engine(EngineConfig(limits=Limits(history_queries=40)))
+    own = (len(MEASURES) + len(CLOCKS)) * len(MEMORIES) * 8 + WIDTH * 4 + 8 + 1
+    for part in np.split(KINDS["clustered"](np.random.default_rng(6), 1000, DIMENSION), 10):
+        for one in (engine, bare):
+            observe(one, [_of(part, ["ann"] * 100)])
+        assert engine.nbytes_of(ANN) - bare.nbytes_of(ANN) <= own
+    signal = Suspicion(CONFIGURATIONS["profile"], MEASURES, WEIGHED)
+    signal.load(np.arange(500), np.empty(0, np.int64), _repeated(_dumped(engine, "ann"), 500))
+    assert 500 * own <= signal.nbytes() <= 800 * own and signal.nbytes(np.arange(3)) == 3 * own
+    signal.evict(np.arange(500), np.empty(0, np.int64))
+    assert not signal.dump(np.arange(500), np.empty(0, np.int64))["slot_sums"].any()
+
+
+def _repeated(state: dict[str, Array], count: int) -> dict[str, Array]:
+    return {name: np.repeat(values, count, axis=0) for name, values in state.items()}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_siblings_asked_together_say_what_each_says_alone(count: int) -> None:
+    first = _engine()
+    engines = [first, *(first.sibling() for _ in range(count - 1))]
+    streams = [_stream(20 + at) for at in range(count)]
+    seen: list[list[tuple[int, Observation]]] = [[] for _ in engines]
+    for low, high in pairwise([0, 30, 31, 140, ROWS]):
+        work = [(engine, rows_between(own, low, high)) for engine, own in zip(engines, streams, strict=True)]
+        for own, observation in zip(seen, observe_together(work), strict=True):
+            own.append((low, observation))
+    for own, stream in zip(seen, streams, strict=True):
+        observe(_engine(), stream).assert_equals(joined(own))
+
+
+def _dumped(engine: Engine, who: str) -> dict[str, Array]:
+    sections = engine.dump([PrincipalKey("credit", "1", who)])
+    state: dict[str, Array] = unpack(sections["suspicion"][1])
+    return state
+
+
+def _merged(states: list[dict[str, Array]]) -> dict[str, Array]:
+    merge = Suspicion(CONFIGURATIONS["profile"], MEASURES, WEIGHED).merge
+    return dict(merge(list[Delta](states)))
+
+
+def test_two_states_merge_to_the_sums_of_both() -> None:
+    """Of every measure the total of both over the weight of both."""
+    engine = _engine()
+    observe(engine, _stream(7))
+    one, two = _dumped(engine, "ann"), _dumped(engine, "bob")
+    merged = _merged([one, two])
+    np.testing.assert_array_equal(merged["slot_sums"], one["slot_sums"] + two["slot_sums"])
+    assert merged["slot_profile"] == one["slot_profile"] == two["slot_profile"]
+    assert np.isnan(merged["slot_trail"]).all() and not merged["slot_alarm"].any()
+    assert {name: array.shape for name, array in merged.items()} == {name: array.shape for name, array in one.items()}
+
+
+def test_of_two_who_weigh_alike_the_merged_state_is_one_who_scored_the_sum() -> None:
+    generator = np.random.default_rng(8)
+    weights, scores = generator.random((90, 1)), generator.normal(size=(2, 90, 1))
+    alone = Grouping.of(np.zeros(90, np.int64), 1)
+    blank = np.zeros((1, 1, len(MEMORIES)))
+    apart = [fading_sums(alone, own * weights, np.array([0]), weights, blank)[-1] for own in scores]
+    together = fading_sums(alone, scores.sum(axis=0) * weights, np.array([0]), weights, blank)[-1]
+    np.testing.assert_allclose(sum(apart), together, rtol=1e-10, atol=1e-10)
+
+
+def test_a_member_who_never_asked_adds_nothing() -> None:
+    engine = Engine(CONFIGURATIONS["another profile too"])
+    observe(engine, [_thief()])
+    observe(engine, [_of(random(np.random.default_rng(9), 3, 4), ["bob"] * 3)])  # of another dimension: never judged
+    ann, bob = _dumped(engine, "ann"), _dumped(engine, "bob")
+    assert bob["slot_profile"].tolist() == [0]
+    for states in ([ann, bob], [bob, ann]):
+        merged = _merged(states)
+        np.testing.assert_array_equal(merged["slot_sums"], ann["slot_sums"])
+        assert merged["slot_profile"] == ann["slot_profile"]
+
+
+def test_states_of_different_profiles_are_not_merged() -> None:
+    states = []
+    for profile in (PROFILE, replace(PROFILE, standards=_standards(5.0))):
+        engine = Engine(EngineConfig(profiles=(profile,)))
+        observe(engine, [_thief(20)])
+        states.append(_dumped(engine, "ann"))
+    with pytest.raises(NotMergeable, match="different profiles"):
+        _merged(states)
+
+
+def test_another_profile_starts_afresh() -> None:
+    other = EngineConfig(profiles=(replace(PROFILE, standards=_standards(50.0)),))
+    live, changed = _engine(), Engine(other)
+    for sections in observe(live, [_thief()], [60]).sections:
+        changed.absorb(sections)
+    later = _of(random(np.random.default_rng(10), 30, DIMENSION), ["ann"] * 30)
+    kept = observe(live, [later]).signals["suspicion"]
+    seen = observe(changed, [later]).signals
+    assert (kept[:10] > THRESHOLD).all()
+    assert (seen["suspicion"][:3] < THRESHOLD).all()
+    fresh = observe(Engine(other), [later]).signals
+    for name, measure in MEASURES.items():
+        if measure.family == "content":  # what looks at own earlier queries still knows them
+            column = f"suspicion.{name}"
+            np.testing.assert_allclose(np.sign(seen[column][:1]), np.sign(fresh[column][:1]), err_msg=name)
+
+
+def test_a_log_of_a_version_with_other_measures_is_a_cold_start() -> None:
+    fewer = {name: measure for name, measure in MEASURES.items() if name != "novelty"}
+    older = Engine(CONFIGURATIONS["profile"], _with(fewer))
+    log = observe(older, [_thief()]).sections
+    engine = _engine()
+    for sections in log:
+        engine.absorb(sections)
+    later = _of(random(np.random.default_rng(10), 30, DIMENSION), ["ann"] * 30)
+    assert observe(older, [later]).signals["suspicion"][0] > THRESHOLD
+    assert observe(engine, [later]).signals["suspicion"][0] < THRESHOLD
+
+
+def test_sums_of_other_measures_as_many_are_not_taken_for_ones_own() -> None:
+    renamed = {name: replace(MEASURES[name], name=name) for name in MEASURES}
+    renamed["nearness"] = replace(renamed.pop("novelty"), name="nearness")
+    older, engine = Engine(CONFIGURATIONS["profile"], _with(renamed)), _engine()
+    for sections in observe(older, [_thief()]).sections:
+        engine.absorb(sections)
+    later = _of(random(np.random.default_rng(10), 30, DIMENSION), ["ann"] * 30)
+    assert observe(engine, [later]).signals["suspicion"][0] < THRESHOLD
+
+
+def test_without_a_profile_it_is_silent_and_costs_no_state() -> None:
+    engine = Engine(EngineConfig())
+    seen = observe(engine, [_thief()])
+    assert all(np.isnan(values).all() for name, values in seen.signals.items() if name.startswith("suspicion"))
+    assert all(len(unpack(sections["suspicion"][1])[0][0]) == 0 for sections in seen.sections)
+    assert unpack(engine.dump([ANN])["suspicion"][1]) == {}
+    signal = Suspicion(EngineConfig(), MEASURES, WEIGHED)
+    assert signal.nbytes() == 0
+
+
+@pytest.mark.parametrize("other", [replace(PROFILE, model="fraud"), replace(PROFILE, model_version="3")])
+def test_a_profile_of_another_model_is_none(other: Profile) -> None:
+    engine = Engine(EngineConfig(profiles=(other,)))
+    alone = Engine(EngineConfig())
+    long = _of(KINDS["unclipped"](np.random.default_rng(0), 300, DIMENSION), ["ann"] * 300)
+    observe(engine, [long]).assert_equals(observe(alone, [long]))
+
+
+def test_queries_of_another_dimension_are_judged_without_it() -> None:
+    features = KINDS["unclipped"](np.random.default_rng(0), 300, DIMENSION + 3)
+    engine, alone = _engine(), Engine(EngineConfig())
+    pieces = [_of(features, ["ann"] * 300)]
+    seen = observe(engine, pieces, [100])
+    assert seen.findings and seen.findings[0] == observe(alone, pieces).findings[0]
+    assert np.isnan(seen.signals["suspicion"]).all()
+
+
+def test_where_there_is_a_profile_only_suspicion_accuses_and_where_there_is_none_prada_does() -> None:
+    """The same queries: prada's alarm rises in both cases."""
+    features = KINDS["unclipped"](np.random.default_rng(4), 400, DIMENSION)
+    lenient = replace(PROFILE, standards=_standards(1e9))
+    pieces = [_of(features, ["ann"] * 400, version) for version in ("1", "2")]
+    seen = observe(Engine(EngineConfig(profiles=(lenient,))), pieces)
+    assert (seen.signals["prada"][:400] < 0.9).any()
+    assert not seen.flagged[:400].any() and (seen.score[:400] < 1).all()
+    assert _signals(seen) == ["prada"] and seen.flagged[400:].any()
+    strict = observe(_engine(), [_thief()])
+    assert _signals(strict) == ["suspicion"]
+
+
+def test_in_compatible_mode_profiles_change_nothing() -> None:
+    features = KINDS["unclipped"](np.random.default_rng(4), 400, DIMENSION)
+    pieces = [_of(features, ["ann"] * 400)]
+    alone = observe(Engine(EngineConfig(mode="compatible")), pieces)
+    assert alone.flagged.any()
+    observe(Engine(EngineConfig(mode="compatible", profiles=(PROFILE,))), pieces).assert_equals(alone)
+
+
+def _signals(seen: Seen) -> list[str]:
+    return [finding[4] for finding in seen.findings]
+
+
+def test_the_finding_names_what_adds_most_and_its_threshold_is_that_of_d() -> None:
+    (finding,) = _engine().observe(MicroBatch((_thief(),))).findings
+    seen = observe(_engine(), [_thief()]).signals
+    scores = np.array([[seen[f"suspicion.{name}"][finding.row] for name in COLUMNS]])
+    added, reached = PROFILE.standards.contributions(scores)
+    assert finding.signal == "suspicion" and finding.threshold == THRESHOLD
+    assert finding.statistic == pytest.approx(seen["suspicion"][finding.row]) and finding.statistic > THRESHOLD
+    assert finding.score == pytest.approx(finding.statistic / THRESHOLD)
+    first, *others = finding.evidence
+    assert (first.name, first.value, first.threshold) == ("unexplained", finding.statistic, THRESHOLD)
+    order = [at for at in np.argsort(-added[0]).tolist()[:4] if added[0, at] > 0]
+    assert [own.name for own in others] == [COLUMNS[at] for at in order] and order
+    assert [own.value for own in others] == pytest.approx(scores[0, order].tolist())
+    assert [own.threshold for own in others] == reached[0, order].tolist()
+
+
+def test_the_finding_falls_on_the_first_query_beyond_the_threshold() -> None:
+    seen = observe(_engine(), [_thief()])
+    beyond = seen.signals["suspicion"] > THRESHOLD
+    assert seen.findings[0][0] == beyond.argmax() == seen.flagged.argmax()
+    np.testing.assert_array_equal(seen.flagged, np.maximum.accumulate(beyond))
+
+
+def test_others_in_the_same_batch_change_nothing() -> None:
+    """Nor does what they ask, however large: sums of all are formed together."""
+    thief = _thief()
+    alone = observe(_engine(), [thief]).signals["suspicion"]
+    wild = random(np.random.default_rng(11), 120, DIMENSION)
+    wild[::3] *= np.float32(1e37)
+    wild[1::3] *= np.float32(-3e38)
+    features = np.stack((wild, thief.features, wild), axis=1).reshape(360, DIMENSION)
+    said = np.stack((thief.outputs,) * 3, axis=1).reshape(360, -1)
+    mixed = batch(features, ["eve", "ann", "zoe"] * 120, outputs=said, kind="probabilities")
+    seen = observe(_engine(), [mixed], [100]).signals["suspicion"]
+    np.testing.assert_allclose(seen[1::3], alone, 1e-9, 1e-9)
+    assert np.isfinite(seen).all()
+
+
+def test_sections_hold_a_state_of_known_shape() -> None:
+    """One row of sums for each slot: a clock's weights, and each measure's, at each memory."""
+    sections: Sections = observe(_engine(), _stream(12)).sections[0]
+    for step in (step for segment in unpack(sections["suspicion"][1]) for step in segment if step):
+        assert step["slot_sums"].shape[1] == (len(MEASURES) + len(CLOCKS)) * len(MEMORIES)
+        assert pack(step)

@@ -41,14 +41,19 @@ class Embedding:
     @classmethod
     def fit(cls, rows: NDArray[np.float32]) -> Embedding:
         """The principal axes of ``rows`` (m, d), 32 at most."""
+        from scipy.linalg import eigh
+
+        count, dimension = rows.shape
         centre = rows.mean(axis=0, dtype=np.float64)
         centred = rows - centre
-        _, scales, axes = np.linalg.svd(centred, full_matrices=False)
-        total = max(float((centred * centred).sum()) / len(rows), _LEAST)
-        kept = axes[:AXES].T
-        ridge = _RIDGE * total / rows.shape[1]
-        beside = max(total - float((scales[:AXES] ** 2).sum()) / len(rows), ridge)
-        return cls(centre, np.ascontiguousarray(kept), scales[:AXES] ** 2 / len(rows) + ridge, beside)
+        covariance = centred.T @ centred / count
+        kept = min(AXES, count, dimension)
+        variance, axes = eigh(covariance, subset_by_index=(dimension - kept, dimension - 1))
+        total = max(float(np.trace(covariance)), _LEAST)
+        ridge = _RIDGE * total / dimension
+        variance = np.maximum(variance[::-1], 0.0)
+        beside = max(total - float(variance.sum()), ridge)
+        return cls(centre, np.ascontiguousarray(axes[:, ::-1]), variance + ridge, beside)
 
     @property
     def dimension(self) -> int:

@@ -12,6 +12,7 @@ from detector.core.configuration import EngineConfig
 from detector.core.measure import Measure
 from detector.core.signal import Signal
 from detector.core.signals.coverage import Coverage
+from detector.core.signals.crossings import CROSSINGS
 from detector.core.signals.hardness import HARDNESS
 from detector.core.signals.high_margin import HIGH_MARGIN
 from detector.core.signals.information_gain import InformationGain
@@ -46,6 +47,7 @@ MEASURES: dict[str, Measure] = {
         PARALLEL_STEPS,
         MISSING_FEATURES,
         SPECIFICATION_CHANGES,
+        CROSSINGS,
     )
 }
 

@@ -79,6 +79,7 @@ class Account:
             "hardness": self._hardness(query.hardness),
             "near_duplicate": min(max(-log(nearness + 1e-9), 0.0), 5.0) if isfinite(nearness) else 0.0,
             **said[0],
+            "crossings": self._crossing(vector, query.label, own),
             "specification_changes": self._changes(query.specification),
             "missing_features": 0.0 if query.missing is None else float(sum(query.missing)) / len(vector),
         }
@@ -176,6 +177,14 @@ class Account:
     def _hardness(self, hardness: float) -> float:
         honest = self.reference.hardness.tolist()
         return nan if isnan(hardness) or not honest else -log(1 - _share_below(hardness, honest))
+
+    def _crossing(self, vector: Vector, label: int, own: float) -> float:
+        """How much farther the nearest own query that was told this class is than the nearest of all."""
+        same = self.prada.growing.get(label)
+        if not same:
+            return nan
+        nearest = min(float(np.sqrt(((vector.astype(np.float64) - other) ** 2).sum())) for other in same)
+        return min(max(log(max(nearest / max(own, 1e-9), 1e-9)), 0.0), 3.0)
 
     def _changes(self, specification: tuple[float, float] | None) -> float:
         if specification is None:

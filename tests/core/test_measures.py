@@ -234,6 +234,9 @@ def _triggers() -> dict[str, tuple[Case, Case]]:
     left_out = np.arange(10) < np.full((40, 1), 6)
     made["hardness"] = Case(honest, replace(plain.asked, hardness=np.full(40, 0.9, "f4")), _easy(250))
     swept = np.stack((np.arange(40), np.arange(40) % 7), axis=1).astype(np.float32)
+    pairs, classes = np.repeat(rows[:20], 2, axis=0), np.eye(3, dtype=np.float32)[np.arange(40) % 2]
+    crossed = replace(_case(honest, pairs + np.float32(1e-3) * random(generator, 40, 10)).asked, outputs=classes)
+    made["crossings"] = Case(honest, crossed)
     made["specification_changes"] = Case(honest, replace(plain.asked, specification=swept))
     made["missing_features"] = Case(honest, replace(plain.asked, missing=left_out))
     same = np.ones((40, 2), np.float32)

@@ -1,0 +1,148 @@
+"""D, what adds to it, and how scores are brought to one scale, as loops would say."""
+
+from __future__ import annotations
+
+from math import hypot, inf, nan, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from detector.core.arrays import Array, pack, unpack
+from detector.core.standards import MOST, Spread, Standards, outermost, unexplained
+
+NAMES = ("a", "b", "c", "d")
+GENERATOR = np.random.default_rng(0)
+SPREAD = Spread(np.array([1.0, -2.0, 0.0, 5.0]), np.array([0.5, 1.0, 0.1, 2.0]), np.array([1.0, 0.3, 0.0, 2.0]))
+EXEMPLARS = np.concatenate((np.zeros((1, 4)), GENERATOR.exponential(2, (5, 4))))
+STANDARDS = Standards(NAMES, SPREAD, EXEMPLARS, 7.5)
+SCORES = GENERATOR.normal(1, 8, (60, 4))
+
+numbers = st.floats(-5, 20)
+
+
+def _loop(scores: list[float], exemplars: list[list[float]]) -> tuple[float, int]:
+    """D, and the first exemplar that leaves no more."""
+    left = [
+        sum(min(max(0.0, z - reached), MOST) for z, reached in zip(scores, exemplar, strict=True))
+        for exemplar in exemplars
+    ]
+    return min(left), left.index(min(left))
+
+
+def test_unexplained_is_what_the_likest_exemplar_leaves() -> None:
+    left, best = unexplained(SCORES, EXEMPLARS)
+    wanted = [_loop(row, EXEMPLARS.tolist()) for row in SCORES.tolist()]
+    np.testing.assert_allclose(left, [own for own, _ in wanted], rtol=1e-12)
+    assert best.tolist() == [at for _, at in wanted] and len(set(best.tolist())) > 1
+    np.testing.assert_array_equal(STANDARDS.unexplained(SCORES), left)
+
+
+def test_more_rows_than_are_worked_off_at_once_are_the_same() -> None:
+    exemplars = GENERATOR.exponential(2, (400, 50))
+    scores = GENERATOR.normal(1, 2, (130, 50))
+    left, best = unexplained(scores, exemplars)
+    apart = [unexplained(scores[at : at + 1], exemplars) for at in range(len(scores))]
+    np.testing.assert_array_equal(left, [own[0] for own, _ in apart])
+    np.testing.assert_array_equal(best, [own[0] for _, own in apart])
+    assert [array.shape for array in unexplained(scores[:0], exemplars)] == [(0,), (0,)]
+
+
+def test_one_measure_adds_so_much_at_most_and_an_odd_account_excuses_its_like_alone() -> None:
+    exemplars = np.array([[0.0, 0.0], [50.0, 0.0]])
+    for scores, left in (([100, 0], 12.0), ([30, 0], 0.0), ([30, 5], 5.0), ([0, 5], 5.0), ([3, 30], 12.0)):
+        assert unexplained(np.array([scores], np.float64), exemplars)[0] == left
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    exemplars=arrays(np.float64, st.tuples(st.integers(1, 12), st.just(3)), elements=numbers),
+    scores=arrays(np.float64, (6, 3), elements=st.floats(-50, 50)),
+)
+def test_outermost_exemplars_leave_as_much_as_all(exemplars: Array, scores: Array) -> None:
+    kept = outermost(exemplars)
+    reached = np.maximum(exemplars, 0.0)
+    np.testing.assert_array_equal(unexplained(scores, kept)[0], unexplained(scores, reached)[0])
+    assert all(any((row == own).all() for own in reached) for row in kept)
+    for at, row in enumerate(kept):
+        assert not any((row <= other).all() for other in np.delete(kept, at, 0))
+
+
+def test_contributions_add_up_to_d_and_name_what_the_likest_reached() -> None:
+    added, reached = STANDARDS.contributions(SCORES)
+    np.testing.assert_allclose(added.sum(axis=1), STANDARDS.unexplained(SCORES), rtol=1e-12)
+    best = [_loop(row, EXEMPLARS.tolist())[1] for row in SCORES.tolist()]
+    np.testing.assert_array_equal(reached, EXEMPLARS[best])
+    assert (added >= 0).all() and (added <= MOST).all() and (added == MOST).any()
+
+
+def test_aligned_takes_each_measure_from_its_own_column() -> None:
+    other = STANDARDS.aligned(("d", "b", "a", "c"))
+    order = [3, 1, 0, 2]
+    assert other.measures == ("d", "b", "a", "c") and other.threshold == 7.5
+    np.testing.assert_array_equal(other.unexplained(SCORES[:, order]), STANDARDS.unexplained(SCORES))
+    for name in ("mean", "between", "within"):
+        np.testing.assert_array_equal(getattr(other.spread, name), getattr(SPREAD, name)[order])
+
+
+def test_a_measure_that_the_calibration_did_not_know_never_counts() -> None:
+    other = STANDARDS.aligned(("a", "new", "b", "c", "d", "newer"))
+    scores = np.insert(SCORES, [1, 4], GENERATOR.choice([0.0, 99.0], (60, 2)), axis=1)
+    np.testing.assert_array_equal(other.unexplained(scores), STANDARDS.unexplained(SCORES))
+    assert not other.contributions(scores)[0][:, [1, 5]].any()
+    unknown = np.full((1, 6), nan)
+    assert np.isfinite(other.spread.clip(np.where(np.isnan(unknown), other.spread.mean, unknown))).all()
+
+
+def test_a_measure_that_is_no_more_is_left_out() -> None:
+    other = STANDARDS.aligned(("a", "c"))
+    np.testing.assert_array_equal(
+        other.unexplained(SCORES[:, [0, 2]]), unexplained(SCORES[:, [0, 2]], EXEMPLARS[:, [0, 2]])[0]
+    )
+
+
+def test_averages_are_standardised_by_how_sure_they_are() -> None:
+    """Three ordinary queries come before everybody's first."""
+    weight = GENERATOR.uniform(0, 100, (7, 4, 3))
+    total = weight * GENERATOR.normal(0, 3, (7, 4, 3))
+    said = SPREAD.standardised(total, weight)
+    for row in range(7):
+        for at in range(4):
+            mean, between, within = (float(column[at]) for column in (SPREAD.mean, SPREAD.between, SPREAD.within))
+            z = []
+            for memory in range(3):
+                queries = weight[row, at, memory] + 3
+                average = (total[row, at, memory] + 3 * mean) / queries
+                z.append((average - mean) / sqrt(between**2 + within**2 / queries))
+            assert said[row, at] == pytest.approx(max(z))
+    nobody = np.zeros((1, 4, 3))
+    assert not SPREAD.standardised(nobody, nobody).any()
+
+
+def test_scores_of_single_queries_are_brought_in_to_eight_deviations() -> None:
+    reach = [8 * hypot(between, within) for between, within in zip(SPREAD.between, SPREAD.within, strict=True)]
+    for side in (-1, 1):
+        said = SPREAD.clip(np.full((2, 4), side * 1e9))
+        np.testing.assert_allclose(said, np.tile(SPREAD.mean + side * np.array(reach), (2, 1)))
+    ordinary = SPREAD.mean + 0.9 * np.array(reach)
+    np.testing.assert_array_equal(SPREAD.clip(ordinary[None]), ordinary[None])
+
+
+def test_scores_that_are_no_averages_count_to_six_deviations_and_none_is_ordinary() -> None:
+    said = SPREAD.of_states(np.array([[1.5, -2.0, nan, 1e9], [nan, 4.5, 0.3, 4.0], [nan, inf, nan, nan]]))
+    np.testing.assert_allclose(said, [[1.0, 0.0, 0.0, 6.0], [0.0, 6.0, 3.0, -0.5], [0.0, 6.0, 0.0, 0.0]])
+
+
+def test_its_parts_are_those_of_its_columns() -> None:
+    whole = np.stack((SPREAD.mean, SPREAD.between, SPREAD.within))
+    for part, own in ((SPREAD.first(3), slice(3)), (SPREAD.rest(3), slice(3, None)), (SPREAD.at([3, 0]), [3, 0])):
+        np.testing.assert_array_equal(np.stack((part.mean, part.between, part.within)), whole[:, own])
+
+
+def test_its_record_brings_it_back() -> None:
+    back = Standards.from_record(unpack(pack(STANDARDS.to_record())))
+    assert (back.measures, back.threshold) == (NAMES, 7.5)
+    np.testing.assert_array_equal(back.unexplained(SCORES), STANDARDS.unexplained(SCORES))
+    np.testing.assert_array_equal(back.spread.within, SPREAD.within)

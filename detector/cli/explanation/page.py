@@ -10,7 +10,7 @@ from detector.cli.explanation.account import Account
 from detector.cli.explanation.plots import Plot
 from detector.cli.explanation.tables import Table, events, facts, weights
 from detector.cli.explanation.weighing import names_in
-from detector.cli.explanation.words import SECOND, basis, headline, verdict
+from detector.cli.explanation.words import UNIT, basis, headline, verdict
 from detector.core.standards import MOST
 
 _STYLE = (
@@ -42,7 +42,7 @@ _STYLE = (
 )
 
 _SCALE = (
-    f"All in {SECOND}: 0 is the ordinary account. Likest honest: the one account of the calibration that leaves least "
+    f"All in {UNIT}: 0 is the ordinary account. Likest honest: the one account of the calibration that leaves least "
     f"of D. A measure adds what it has beyond that one, {MOST:g} at most."
 )
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detector.cli.explanation.account import Account
 from detector.cli.explanation.chart import Frame, axes, bars, curve, keys, labels, level, mark, svg
 from detector.cli.explanation.weighing import about, scores_of
-from detector.cli.explanation.words import SECOND, number
+from detector.cli.explanation.words import UNIT, number
 from detector.core.normality import CONSTANT
 from detector.core.signals.margin import BLOCKED_AT
 
@@ -47,7 +47,7 @@ def suspicion(account: Account) -> Plot | None:
         keys(frame, [(f"threshold {then.threshold:.1f}", "limit")]),
     ]
     caption = (
-        f"D is what the honest account most like this one leaves unexplained, summed over all measures, in {SECOND}. "
+        f"D is what the honest account most like this one leaves unexplained, summed over all measures, in {UNIT}. "
         "Above the threshold it is a verdict, which stands until it is cleared."
     )
     return Plot("What no honest account explains", svg(frame, parts, "D over query number"), caption)

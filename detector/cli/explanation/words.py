@@ -9,11 +9,12 @@ import numpy as np
 from detector.cli.explanation.account import Account
 from detector.cli.explanation.weighing import Part, Weighing, about
 
-SECOND = "standard deviations of honest accounts"
+UNIT = "standard deviations of honest accounts"
 
 _FAR = 6.0
 _NAMED = 3
 _SHARE = 0.1
+_NOTHING = 0.005
 
 
 def headline(account: Account) -> str:
@@ -45,7 +46,8 @@ def count(queries: int, noun: str = "query", several: str = "queries") -> str:
 
 def reasons(then: Weighing) -> str:
     """The measures that add most to D, three at most, and how far each is beyond honest accounts."""
-    named = [part for part in then.parts[:_NAMED] if part.added >= _SHARE * max(then.unexplained, 1e-9)]
+    first, *others = then.parts[:_NAMED]
+    named = [first, *(part for part in others if part.added >= _SHARE * then.unexplained)]
     return "; ".join(f"{part.about}, {_how_far(part)}" for part in named)
 
 
@@ -83,7 +85,7 @@ def _unsuspected(account: Account) -> str:
         return f"{lead}: W was {w:.3f} at its lowest, at query {at + 1:,}, and below {delta:g} is suspicious."
     most, threshold = account.then.unexplained, account.then.threshold
     return (
-        f"{lead}: at most {most:.1f} {SECOND} were left unexplained, at query {at + 1:,}, "
+        f"{lead}: at most {most:.1f} {UNIT} were left unexplained, at query {at + 1:,}, "
         f"and more than {threshold:.1f} is a verdict."
     )
 
@@ -105,11 +107,10 @@ def _weighed(account: Account) -> str:
     then = account.then
     if then is None or account.course.verdict is None:
         return ""
-    likest = "ordinary account" if then.explained == 0 else "honest account most like this one"
-    return (
-        f"The {likest} explains {then.explained:.0%} of what is unusual and leaves D = {then.unexplained:.1f} "
-        f"{SECOND}; more than {then.threshold:.1f} is a verdict."
-    )
+    lead = f"The honest account most like this one explains {then.explained:.0%} of what is unusual and leaves"
+    if then.explained < _NOTHING:
+        lead = "No honest account explains any of what is unusual:"
+    return f"{lead} D = {then.unexplained:.1f} {UNIT}; more than {then.threshold:.1f} is a verdict."
 
 
 def _now(account: Account) -> str:

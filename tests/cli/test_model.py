@@ -191,6 +191,8 @@ def test_treelite_forests_are_means_and_boosted_classes_take_turns(tmp_path: Pat
     found = read_treelite(treelite(boosted, class_id=[0, 1, 2], postprocessor="softmax", **three), tmp_path)
     scores = np.exp([[1.0, 0.5, 0.25], [0.0, 0.5, 0.25]])
     np.testing.assert_allclose(found.outputs(rows), scores / scores.sum(axis=1, keepdims=True))
+    turns = treelite(boosted * 2, class_id=[0, 1, 2] * 2, **three | mean | {"leaf_vector_shape": [1, 1]})
+    np.testing.assert_allclose(read_treelite(turns, tmp_path).outputs(rows), [[1.0, 0.5, 0.25], [0.0, 0.5, 0.25]])
 
 
 def test_one_tree_without_a_link_is_a_tree_with_margins(tmp_path: Path) -> None:
@@ -210,6 +212,7 @@ def test_one_tree_without_a_link_is_a_tree_with_margins(tmp_path: Path) -> None:
         ("[]", "is not treelite's JSON"),
         ({}, "is not treelite's JSON .*postprocessor"),
         (treelite([[leaf(0, 1.0)]], postprocessor="exponential"), "postprocessor is 'exponential'"),
+        (treelite([[leaf(0, 1.0)]], sigmoid_alpha=2.0), "sigmoid_alpha is 2.0"),
         (treelite([[leaf(0, 1.0)]], num_target=2), "num_target is 2"),
         (treelite([[leaf(0, 1.0)]] * 2, task_type="kRegressor", postprocessor="identity"), "task_type is kRegressor"),
         (treelite([[split(0, "==", 0, 1.0), leaf(1, 1.0), leaf(2, 1.0)]]), "compares by =="),

@@ -45,8 +45,10 @@ def _read(text: str, path: Path) -> OwnerModel:
 
 def _model(body: dict[str, Any]) -> OwnerModel:
     link = _LINKS.get(body["postprocessor"])
-    if link is None or body["sigmoid_alpha"] != 1.0:
+    if link is None:
         raise ConfigurationError(f"postprocessor is {body['postprocessor']!r}; {', '.join(_LINKS)} can be read")
+    if body["sigmoid_alpha"] != 1.0:
+        raise ConfigurationError(f"sigmoid_alpha is {body['sigmoid_alpha']}; only models where it is 1 can be read")
     if body["num_target"] != 1:
         raise ConfigurationError(f"num_target is {body['num_target']}; models of one output can be read")
     if len(body["trees"]) > 1 and not body["task_type"].endswith("Clf"):

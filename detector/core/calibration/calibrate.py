@@ -96,7 +96,9 @@ def _recordings(
         profile = owned.profile(others, _reference(others, rng), blank())
         recordings |= zip(inside, record([accounts[at] for at in inside], profile), strict=True)
         if fold < len(WHAT_IFS):
-            invented += record([what_if(accounts[inside[0]], others[0], *WHAT_IFS[fold], rng)], profile)
+            invented += record(
+                [what_if(accounts[inside[0]], others[-1 - fold % len(others)], *WHAT_IFS[fold], rng)], profile
+            )
         progress(len(inside))
     return [recordings[at] for at in range(len(accounts))], invented
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
 
-WHAT_IFS = ((30, 7), (6, 40))
+WHAT_IFS = ((30, 7), (6, 40)) * 3
 """Invented users of what-if tools: rows, and how often each is asked again with one field changed."""
 
 Rows = NDArray[np.float32]

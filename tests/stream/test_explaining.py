@@ -29,29 +29,28 @@ QUERIES = 220
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A thief's queries, to two versions, between those of an honest account, whose clock is an hour ahead."""
-    stealing = thief(rows=QUERIES)
-    ahead = honest("ana", 1, rows=QUERIES)
+def logs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A thief's queries, to two versions: first between those of an honest account whose clock is an hour ahead, and
+    in a second file alone."""
+    folder, stealing = tmp_path_factory.mktemp("log"), thief(rows=QUERIES)
+    ahead = honest("ana", 1, rows=60)
     ahead = replace(ahead, occurred_at=ahead.occurred_at + 3600.0)
-    pieces: list[QueryBatch] = []
-    for start in range(0, QUERIES, 20):
-        pieces += [cut(stealing, start, start + 20), cut(ahead, start, start + 20)]
-    pieces[-2] = of_version(pieces[-2], "2")
-    return write_jsonl(tmp_path_factory.mktemp("log") / "log.jsonl", *pieces)
+    both = [cut(batch, start, start + 20) for start in (0, 20, 40) for batch in (stealing, ahead)]
+    alone = [cut(stealing, 60, 200), of_version(cut(stealing, 200, QUERIES), "2")]
+    return [write_jsonl(folder / "1.jsonl", *both), write_jsonl(folder / "2.jsonl", *alone)]
 
 
-def _followed(log: Path, config: EngineConfig, principal: str = "mallory") -> Course:
-    own = queries_of(principal, recorded([log], merge=False, progress=lambda _: None))
+def _followed(logs: list[Path], config: EngineConfig, principal: str = "mallory") -> Course:
+    own = queries_of(principal, recorded(logs, merge=False, progress=lambda _: None))
     return follow(own.of(None), config, Policy())
 
 
 @pytest.mark.parametrize("mode", ["default", "compatible"])
-def test_verdicts_figures_and_records_are_those_of_the_replay_of_everybody(log: Path, mode: Any) -> None:
+def test_verdicts_figures_and_records_are_those_of_the_replay_of_everybody(logs: list[Path], mode: Any) -> None:
     config = EngineConfig(mode=mode)
-    course = _followed(log, config)
+    course = _followed(logs, config)
     flagged, w, alerts = [], [], []
-    for _, judgement in judge_logs([log], engine_config=config, policy=Policy()):
+    for _, judgement in judge_logs(logs, engine_config=config, policy=Policy()):
         assert judgement is not None
         seen = judgement.observation
         his = np.array([key.principal == "mallory" for key in seen.keys])[seen.key_index]
@@ -67,10 +66,10 @@ def test_verdicts_figures_and_records_are_those_of_the_replay_of_everybody(log: 
 
 
 @pytest.mark.parametrize("mode", ["default", "compatible"])
-def test_the_distances_are_those_that_w_rests_on(log: Path, mode: Any) -> None:
+def test_the_distances_are_those_that_w_rests_on(logs: list[Path], mode: Any) -> None:
     from scipy.stats import shapiro
 
-    course = _followed(log, EngineConfig(mode=mode))
+    course = _followed(logs, EngineConfig(mode=mode))
     assert course.verdict is not None
     distances = course.distances[course.verdict]
     kept = distances[np.abs(distances - distances.mean()) < 3 * distances.std()]
@@ -78,10 +77,10 @@ def test_the_distances_are_those_that_w_rests_on(log: Path, mode: Any) -> None:
     assert set(course.distances) == {course.verdict, QUERIES - 1}
 
 
-def test_the_cut_into_micro_batches_changes_nothing(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = _followed(log, EngineConfig())
+def test_the_cut_into_micro_batches_changes_nothing(logs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _followed(logs, EngineConfig())
     monkeypatch.setattr(explaining, "_ROWS", 7)
-    small = _followed(log, EngineConfig())
+    small = _followed(logs, EngineConfig())
     assert small.records == whole.records
     assert small.flagged.tolist() == whole.flagged.tolist()
     np.testing.assert_allclose(small.signals["prada"], whole.signals["prada"], atol=1e-9)

@@ -25,11 +25,17 @@ class Owned:
     validation: Validation | None = None
 
     def profile(self, honest: Sequence[QueryBatch], reference: Reference, standards: Standards) -> Profile:
-        """For the model version of ``honest`` accounts. Where there is a model, margins are made from the validation
-        set or else from the honest rows."""
+        """For the model version of ``honest`` accounts. Margins are those of the model, made from the validation set or
+        else from the honest rows; without a model, those between the probabilities that honest rows were told."""
         first = honest[0]
-        margins = None if self.model is None else Margins.of(self.model, self._rows(honest))
+        margins = self._told(honest) if self.model is None else Margins.of(self.model, self._rows(honest))
         return Profile(first.model, first.model_version, reference, standards, self.model, margins, self.validation)
+
+    def _told(self, honest: Sequence[QueryBatch]) -> Margins | None:
+        if honest[0].output_kind != "probabilities":
+            return None
+        features, outputs = (np.concatenate([getattr(own, name) for own in honest]) for name in ("features", "outputs"))
+        return Margins.of(None, features, outputs)
 
     def _rows(self, honest: Sequence[QueryBatch]) -> NDArray[np.float32]:
         if self.validation is not None:

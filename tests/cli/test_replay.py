@@ -20,6 +20,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import EngineConfig, PradaConfig
+from detector.core.signals import SIGNALS
 from detector.policy.config import Policy
 from detector.stream import recorded
 from tests.contracts.batches import make_batch, principals_of
@@ -68,7 +69,7 @@ def _verdicts(out: Path) -> pa.Table:
 def test_each_query_has_a_verdict_in_input_order(tmp_path: Path, traffic: QueryBatch) -> None:
     _replay(tmp_path, write_parquet(tmp_path / "log.parquet", rows_of(traffic)))
     verdicts = _verdicts(tmp_path)
-    assert verdicts.column_names == ["model", "principal", "index", "event_id", "flagged", "score", "prada"]
+    assert verdicts.column_names == ["model", "principal", "index", "event_id", "flagged", "score", *SIGNALS]
     assert verdicts["event_id"].to_pylist() == traffic.event_ids
     assert verdicts["principal"].to_pylist() == principals_of(traffic)
     for principal in range(3):

@@ -98,7 +98,7 @@ def _crowded(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
 def test_winners_are_nearest_and_the_same_however_they_came_in(count: int, queries: int) -> None:
     """In one list or several, in any order, stored before or asked in the same step."""
     generator = np.random.default_rng(count + queries)
-    stored = np.concatenate((_crowded(generator, count - 1), generator.random((1, DIMENSION), dtype=np.float32)))
+    stored = np.concatenate((_crowded(generator, count - 1), 9 * generator.random((1, DIMENSION), dtype=np.float32)))
     asked = np.concatenate((np.full((1, DIMENSION), 0.5, np.float32), stored))[np.arange(queries) % (count + 1)]
     asked[1::3] = generator.random(asked[1::3].shape, dtype=np.float32)
     found = []
@@ -136,16 +136,19 @@ def test_nothing_is_nearest_where_there_is_nothing() -> None:
 def test_what_is_read_of_a_list_is_what_it_holds_now() -> None:
     """Emptied and filled to the same length, and given to another after it was released."""
     generator = np.random.default_rng(6)
-    old, new, other = (generator.random((50, DIMENSION), dtype=np.float32) for _ in range(3))
+    old, new, newer, other = (generator.random((50, DIMENSION), dtype=np.float32) for _ in range(4))
     store, lists = _store([old])
-    for change in (store.empty, store.release):
-        np.testing.assert_array_equal(store.view(int(lists[0])), old)
-        change(lists)
-        lists = lists if change == store.empty else store.allocate(1)
-        assert len(store.view(int(lists[0]))) == 0
-        store.append(np.repeat(lists, 50), new)
-        np.testing.assert_array_equal(store.view(int(lists[0])), new)
-        old, new = new, other
+    np.testing.assert_array_equal(store.view(int(lists[0])), old)
+    store.empty(lists)
+    assert len(store.view(int(lists[0]))) == 0
+    store.append(np.repeat(lists, 50), new)
+    np.testing.assert_array_equal(store.view(int(lists[0])), new)
+    store.release(lists)
+    again, beside = store.allocate(2)
+    assert again == lists[0] and len(store.view(int(again))) == 0
+    store.append(np.full(50, beside), other)  # where the released one lay, perhaps
+    store.append(np.full(50, again), newer)
+    np.testing.assert_array_equal(store.view(int(again)), newer)
     many = store.allocate(300)
     store.append(np.repeat(many, 2), np.repeat(other[:1], 600, axis=0))
-    np.testing.assert_array_equal(store.view(int(lists[0])), other)
+    np.testing.assert_array_equal(store.view(int(again)), newer)

@@ -63,9 +63,9 @@ def explain(
     judging = Judging(replace(config, profiles=given) if given else config, policy_of(loaded), bool(given))
     name = principal_of(loaded, principal, api_key)
     account = _of_logs(logs, merge, name, model, judging) if logs else _of_service(loaded.kafka, name, model, judging)
-    show(account, console())
     if out is not None:
         _write(page(account), out)
+    show(account, console())
 
 
 @dataclass(frozen=True, slots=True)

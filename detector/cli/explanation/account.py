@@ -78,7 +78,7 @@ def account_of(
         then_row=then_row,
         then=then,
         now=now,
-        telling=() if then is None or profile is None else tuple(telling(course, profile, then)),
+        telling=() if then is None or profile is None else tuple(telling(course, profile)),
         moments=tuple(_moments(told)),
         stands=decided[-1].summary if decided else None,
         notes=tuple(notes),

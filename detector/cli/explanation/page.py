@@ -8,7 +8,7 @@ from html import escape
 from detector.cli.explanation import plots
 from detector.cli.explanation.account import Account
 from detector.cli.explanation.plots import Plot
-from detector.cli.explanation.tables import Table, events, facts, weights
+from detector.cli.explanation.tables import Table, events, facts, silent, weights
 from detector.cli.explanation.weighing import names_in
 from detector.cli.explanation.words import UNIT, basis, headline, verdict
 from detector.core.standards import MOST
@@ -66,7 +66,9 @@ def _sections(account: Account) -> Iterator[str]:
     yield "".join(f"<p>{escape(sentence)}</p>" for sentence in basis(account))
     yield f'<p class="soft">{escape(facts(account))}</p>'
     if account.then is not None:
-        yield f'<h2>What counts, and how much</h2>{_table(weights(account))}<p class="soft">{escape(_SCALE)}</p>'
+        still = silent(account)
+        rest = f" Not above the ordinary: {', '.join(still)}." if still else ""
+        yield f'<h2>What counts, and how much</h2>{_table(weights(account))}<p class="soft">{escape(_SCALE + rest)}</p>'
     yield from _suspicion(account)
     yield from _others(account)
     yield "<h2>What was put on record</h2>" + _table(events(account))
@@ -82,7 +84,7 @@ def _suspicion(account: Account) -> Iterator[str]:
     rest = [name for name in names_in(account.course) if name not in account.telling]
     yield f'<h2>Measure by measure</h2><p class="soft">{reading}</p>{_pair(small)}'
     if rest:
-        yield f'<p class="soft">Not drawn, as they add next to nothing: {escape(", ".join(rest))}.</p>'
+        yield f'<p class="soft">Not drawn, as they never add much: {escape(", ".join(rest))}.</p>'
 
 
 def _others(account: Account) -> Iterator[str]:

@@ -8,7 +8,11 @@ from datetime import UTC, datetime
 from itertools import chain
 
 from detector.cli.explanation.account import Account
+from detector.cli.explanation.weighing import Weighing
 from detector.cli.explanation.words import count, number
+
+_LEAST = 0.05
+"""A score below it is shown as none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +25,31 @@ class Table:
 
 
 def weights(account: Account) -> Table:
-    """What each measure adds to D, when it mattered and now, beside the honest account most like the principal."""
-    then, now = account.then, account.now
-    assert then is not None
-    views = [then] if now is None or now.row == then.row else [then, now]
-    order = sorted(then.parts, key=lambda part: -max(view.part(part.name).added for view in views))
+    """What each measure that says anything adds to D, when it mattered and now, beside the honest account most like the
+    principal."""
+    views = _views(account)
+    still = set(silent(account))
+    order = sorted(views[0].parts, key=lambda part: -max(view.part(part.name).added for view in views))
     rows = []
-    for name, about in ((part.name, part.about) for part in order):
+    for name, about in ((part.name, part.about) for part in order if part.name not in still):
         own = [view.part(name) for view in views]
         rows.append((name, about, *(number(value) for part in own for value in (part.score, part.likest, part.added))))
     total = ("D", "what no honest account explains")
     head = [(f"query\xa0{view.row + 1:,}", "likest honest", "adds to D") for view in views]
     sums = [("", "", number(view.unexplained)) for view in views]
     return Table(("measure", "looks at", *chain(*head)), [*rows, (*total, *chain(*sums))], 2)
+
+
+def silent(account: Account) -> list[str]:
+    """The measures that found him ordinary, when it mattered and now."""
+    views = _views(account)
+    return [part.name for part in views[0].parts if all(view.part(part.name).score < _LEAST for view in views)]
+
+
+def _views(account: Account) -> list[Weighing]:
+    then, now = account.then, account.now
+    assert then is not None
+    return [then] if now is None or now.row == then.row else [then, now]
 
 
 def events(account: Account) -> Table:

@@ -88,17 +88,14 @@ def weigh(course: Course, row: int, profile: Profile | None) -> Weighing | None:
     return Weighing(row, left, standards.threshold, tuple(parts), _explained(scores, left))
 
 
-def telling(course: Course, profile: Profile, first: Weighing) -> list[str]:
-    """The measures that ever add much to D under ``profile``, three at least; those first that add most at
-    ``first``."""
+def telling(course: Course, profile: Profile) -> list[str]:
+    """The measures that ever add much to D under ``profile``, three at least; those first that add most."""
     names = names_in(course)
     rows = np.flatnonzero(~np.isnan(course.signals["suspicion"]) & _under(course, profile))
     scores = np.stack([scores_of(course, name)[rows] for name in names], axis=1)
     most = profile.standards.aligned(names).contributions(scores)[0].max(axis=0)
-    added = dict(zip(names, most.tolist(), strict=True))
-    order = [part.name for part in first.parts]
-    often = [name for name in order if added[name] >= _SEEN_AT]
-    return often if len(often) >= _FEWEST else order[:_FEWEST]
+    order = np.argsort(-most, kind="stable")
+    return [names[at] for at in order[: max(int((most >= _SEEN_AT).sum()), _FEWEST)]]
 
 
 def _under(course: Course, profile: Profile) -> NDArray[np.bool_]:

@@ -11,16 +11,15 @@ def serve_demo(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a container.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port.")] = 8000,
 ) -> None:
-    """Serve the digits classifier on POST /predict; queries are logged to Kafka and decisions obeyed.
+    """Serve digits on POST /predict and tumours on POST /tumours/predict; queries are logged and decisions obeyed.
 
     Kafka comes from the same WEIRGUARD_* settings as the detector's.
     """
     import uvicorn
 
-    from detector.lab.server import create_app, guard
-    from detector.lab.victims.digits import DIMENSION, DigitsVictim, load_split
+    from detector.lab.server import create_demo, guard
     from detector.runtime.settings import load_settings
 
     settings = load_settings()
-    app = guard(create_app(DigitsVictim(load_split().training), DIMENSION), settings.kafka)
+    app = guard(create_demo(), settings.kafka)
     uvicorn.run(app, host=host, port=port, log_level="warning")

@@ -1,4 +1,4 @@
-"""One account talking HTTP to a model server: POST {"instances": [[...]]} to /predict, the account in X-Account."""
+"""One account talking HTTP to a model server: POST {"instances": [[...]]}, the account in X-Account."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+
+from detector.lab.answers import Answers
 
 ACCOUNT_HEADER = "X-Account"
 TOO_MANY_REQUESTS = 429
@@ -41,8 +43,8 @@ class Client:
         self._url = url
         self.tally = tally
 
-    async def ask(self, rows: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """Probabilities (n, k) for ``rows`` (n, d), or None when they were refused or the request failed."""
+    async def ask(self, rows: NDArray[np.float32]) -> Answers | None:
+        """Answers to ``rows`` (n, d), or None when they were refused or the request failed."""
         tally = self.tally
         tally.sent += len(rows)
         try:
@@ -61,7 +63,9 @@ class Client:
             return None
         tally.answered += len(rows)
         tally.answered_at.extend([time.time()] * len(rows))
-        return np.array(response.json()["predictions"], dtype=np.float64)
+        said = response.json()
+        leaf = np.array(said["leaf"], np.int64) if "leaf" in said else None
+        return Answers(np.array(said["predictions"], np.float64), leaf)
 
     def _failed(self, rows: int, why: str) -> None:
         self.tally.failed += rows

@@ -1,6 +1,8 @@
 """The model server that gets stolen from: a Starlette application, guarded as any operator would guard his own.
 
-POST /predict takes {"instances": [[64 numbers], ...]} and gives {"predictions": [[10 probabilities], ...]}.
+POST /predict takes {"instances": [[64 numbers], ...]} and gives {"predictions": [[10 probabilities], ...]}: digits.
+POST /tumours/predict is the same for a decision tree of 30 numbers and 2 classes, and gives "leaf" besides: a number
+for each row, the leaf at which it ended.
 """
 
 from __future__ import annotations
@@ -12,23 +14,36 @@ import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
-from detector.lab.answers import Classifier
+from detector.lab.answers import Victim
 from detector.lab.client import ACCOUNT_HEADER
-from detector.lab.victims.digits import MODEL, MODEL_VERSION
+from detector.lab.victims import digits, tumours
 from detector.runtime.sections import KafkaSettings
 from detector.serving import Connection, Gate, Header, Identity, QueryLogger
-from detector.serving.asgi import WeirguardMiddleware, log, route
+from detector.serving.asgi import Target, WeirguardMiddleware, log
 
 PREDICT = "/predict"
+TUMOURS = "/tumours"
 HEALTH = "/health"
 
+_TARGETS = {
+    PREDICT: Target(digits.MODEL, digits.MODEL_VERSION),
+    TUMOURS + PREDICT: Target(tumours.MODEL, tumours.MODEL_VERSION),
+}
 _MOST_ROWS = 1_000
 
 
-def create_app(victim: Classifier, dimension: int) -> Starlette:
-    """The application; the one line of Weirguard in it is the call of ``log``."""
+def create_demo() -> Starlette:
+    """Both models of the demo in one application."""
+    table = tumours.load()
+    tree = create_app(tumours.victim(table), table.dimension)
+    network = create_app(digits.DigitsVictim(digits.load_split().training), digits.DIMENSION)
+    return Starlette(routes=[Mount(TUMOURS, tree), *network.routes])
+
+
+def create_app(victim: Victim, dimension: int) -> Starlette:
+    """The application of one model; the one line of Weirguard in it is the call of ``log``."""
 
     async def predict(request: Request) -> JSONResponse:
         try:
@@ -38,9 +53,10 @@ def create_app(victim: Classifier, dimension: int) -> Starlette:
         if rows.ndim != 2 or rows.shape[1] != dimension or len(rows) > _MOST_ROWS or not np.isfinite(rows).all():
             expected = f'expected {{"instances": [[{dimension} numbers], ...]}} of at most {_MOST_ROWS} rows'
             return JSONResponse({"error": expected}, HTTPStatus.BAD_REQUEST)
-        probabilities = victim.probabilities(rows)
-        log(request.scope, rows, probabilities)
-        return JSONResponse({"predictions": probabilities.tolist()})
+        answers = victim.answer(rows)
+        log(request.scope, rows, answers.probabilities)
+        told = {} if answers.leaf is None else {"leaf": answers.leaf.tolist()}
+        return JSONResponse({"predictions": answers.probabilities.tolist(), **told})
 
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -49,7 +65,8 @@ def create_app(victim: Classifier, dimension: int) -> Starlette:
 
 
 def guard(app: Starlette, kafka: KafkaSettings) -> WeirguardMiddleware:
-    """``app`` with its predictions logged to ``kafka`` and the detector's decisions obeyed.
+    """``app``, which has one model of the demo or both, with its predictions logged to ``kafka`` and the detector's
+    decisions obeyed.
 
     The account is taken from X-Account as it stands, which only a demo may do: nobody authenticates it.
     """
@@ -58,6 +75,6 @@ def guard(app: Starlette, kafka: KafkaSettings) -> WeirguardMiddleware:
         app,
         logger=QueryLogger(connection),
         gate=Gate(connection),
-        target=route(PREDICT, MODEL, MODEL_VERSION),
+        target=lambda scope: _TARGETS.get(scope["path"]),
         identity=Identity((Header(ACCOUNT_HEADER),)),
     )

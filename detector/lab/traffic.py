@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.lab.answers import Answers
-from detector.lab.attackers import jbda
+from detector.lab.attackers import jbda, path_finding_bottom_up
 from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.attackers.jbda import JacobianAugmentation
+from detector.lab.attackers.path_finding_bottom_up import BottomUp
 from detector.lab.client import Client, Tally
 from detector.lab.data import Dataset
 from detector.lab.population import THIEF, THIEF_HABIT, HonestAccount
@@ -32,6 +33,11 @@ def jacobian_thief(split: Dataset, seed: int, budget: int = THIEF_BUDGET) -> Jac
     return jbda.new(Knowledge.of(split), budget, seed)
 
 
+def path_finding_thief(dataset: Dataset, seed: int, budget: int = THIEF_BUDGET) -> BottomUp:
+    """The thief of the demo's tree, who goes from leaf to leaf until he knows them all."""
+    return path_finding_bottom_up.new(Knowledge.of(dataset), budget, seed)
+
+
 def connections() -> httpx.AsyncClient:
     """Keep-alive connections enough for everybody."""
     return httpx.AsyncClient(timeout=10.0, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None))
@@ -43,9 +49,9 @@ class Traffic:
     ``tallies`` by account is always up to date; read it from the event loop that runs the traffic.
     """
 
-    def __init__(self, url: str, split: Dataset, *, accounts: Sequence[HonestAccount], seed: int, tempo: float):
+    def __init__(self, url: str, dataset: Dataset, *, accounts: Sequence[HonestAccount], seed: int, tempo: float):
         self._url = url
-        self._images = split.honest
+        self._held = dataset.honest
         self._accounts = accounts
         self._seed = seed
         self._tempo = tempo
@@ -73,7 +79,7 @@ class Traffic:
 
     async def _honest(self, client: Client, account: HonestAccount) -> None:
         rng = np.random.default_rng([self._seed, 2, account.number])
-        for ask in account.habit.behaviour(self._images, rng):
+        for ask in account.habit.behaviour(self._held, rng):
             if not await self._pause(ask.pause):
                 return
             if await client.ask(ask.rows) is None:
@@ -87,13 +93,13 @@ class Traffic:
                     answer = await self._insist(client, query)
                     if answer is None:
                         return
-                    thief.observe(query, Answers(answer))
+                    thief.observe(query, answer)
                     if client.tally.sent >= enough:
                         self._thief_done.set()
         finally:
             self._thief_done.set()
 
-    async def _insist(self, client: Client, query: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    async def _insist(self, client: Client, query: NDArray[np.float32]) -> Answers | None:
         """The answer to ``query``, tried until his patience is gone; None when it is, or time is up."""
         for _ in range(_THIEF_PATIENCE):
             if not await self._pause(_THIEF_PAUSE):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from starlette.applications import Starlette
 
+from detector.lab.answers import Answers
 from detector.lab.client import ACCOUNT_HEADER, Client, Tally
 from detector.lab.data import Dataset
 from detector.lab.population import THIEF, honest_accounts
@@ -28,8 +29,8 @@ def app(victim: DigitsVictim) -> Starlette:
     return create_app(victim, DIMENSION)
 
 
-def ask(answer: Answer, rows: np.ndarray = ROW) -> tuple[np.ndarray | None, Tally]:
-    async def once() -> tuple[np.ndarray | None, Tally]:
+def ask(answer: Answer, rows: np.ndarray = ROW) -> tuple[Answers | None, Tally]:
+    async def once() -> tuple[Answers | None, Tally]:
         tally = Tally("ann", "steady")
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
             return await Client(http, URL, tally).ask(rows), tally
@@ -53,7 +54,9 @@ def test_an_answer_is_returned_and_tallied_by_rows_under_the_account_s_name() ->
         return httpx.Response(200, json={"predictions": [[0.25, 0.75], [1.0, 0.0]]})
 
     got, tally = ask(answer, np.repeat(ROW, 2, axis=0))
-    np.testing.assert_array_equal(got, [[0.25, 0.75], [1.0, 0.0]])
+    assert got is not None
+    assert got.leaf is None
+    np.testing.assert_array_equal(got.probabilities, [[0.25, 0.75], [1.0, 0.0]])
     assert (tally.sent, tally.answered, tally.refused, tally.failed) == (2, 2, 0, 0)
     assert accounts == ["ann"]
 

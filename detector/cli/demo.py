@@ -1,4 +1,4 @@
-"""``weirguard demo``: a thief among honest users, found and stopped on this machine."""
+"""``weirguard demo``: two thieves among honest users, found and stopped on this machine."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import typer
 
 
 def demo(
-    observe: Annotated[bool, typer.Option("--observe", help="Find the thief and let him be.")] = False,
+    observe: Annotated[bool, typer.Option("--observe", help="Find the thieves and let them be.")] = False,
     seconds: Annotated[float, typer.Option(min=30, max=100, help="How long the traffic takes.")] = 50.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same queries.")] = 0,
 ) -> None:
-    """Watch a model thief being found and stopped: embedded broker, detector, model server, clients, all here.
+    """Watch model thieves being found and stopped: embedded broker, detector, model server, clients, all here.
 
-    Exit status 0 when the thief was refused before his 400th query and no honest client was (with --observe: flagged,
-    and nobody refused), 1 otherwise, 2 when it could not run.
+    One steals a network that reads digits, the other a decision tree. Exit status 0 when the one was refused before his
+    400th query, the other before his 200th, and no honest client was even flagged (with --observe: both flagged, and
+    nobody refused), 1 otherwise, 2 when it could not run.
     """
     import signal
 
     from rich.console import Console
 
+    from detector.cli.foreign.scikit_learn import model_of
     from detector.lab.demo.options import DemoOptions
     from detector.lab.demo.report import render_report
     from detector.lab.demo.run import run_demo
 
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console()
-    outcome = run_demo(DemoOptions(observe=observe, seconds=seconds, seed=seed), console)
+    outcome = run_demo(DemoOptions(observe=observe, seconds=seconds, seed=seed), model_of, console)
     console.print(render_report(outcome))
     raise typer.Exit(1 if outcome.broken_promises() else 0)

@@ -21,7 +21,7 @@ from detector.lab.demo import run
 from detector.lab.demo.options import DemoOptions
 from detector.lab.demo.outcome import Outcome
 from detector.lab.population import THIEF
-from detector.lab.server import PREDICT
+from detector.lab.server import PREDICT, TUMOURS
 from detector.serving.asgi import WeirguardMiddleware
 from tests.lab.test_demo_outcome import AS_PROMISED
 
@@ -39,7 +39,7 @@ class Stand:
         self.options: list[DemoOptions] = []
         self.outcome = AS_PROMISED
 
-    def __call__(self, options: DemoOptions, _: object) -> Outcome:
+    def __call__(self, options: DemoOptions, *_: object) -> Outcome:
         self.options.append(options)
         return self.outcome
 
@@ -137,14 +137,17 @@ def test_serve_demo_serves_the_guarded_model_where_it_is_told(monkeypatch: pytes
     ((app, options),) = served
     assert (options["host"], options["port"]) == ("0.0.0.0", 8123)
     assert isinstance(app, WeirguardMiddleware)
-    assert len(_predictions(app)) == 10
+    assert len(_told(app, PREDICT, 64)["predictions"][0]) == 10
+    tree = _told(app, TUMOURS + PREDICT, 30)
+    assert len(tree["predictions"][0]) == 2
+    assert len(tree["leaf"]) == 1
 
 
-def _predictions(app: WeirguardMiddleware) -> list[float]:
-    async def ask() -> list[float]:
+def _told(app: WeirguardMiddleware, path: str, features: int) -> Any:
+    async def ask() -> Any:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as http:
-            answer = await http.post(PREDICT, json={"instances": [[0.0] * 64]})
-            return list(answer.json()["predictions"][0])
+            answer = await http.post(path, json={"instances": [[0.0] * features]})
+            return answer.json()
 
     return asyncio.run(ask())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from detector.contracts.findings import Action, Alert, Cause, Decision, Evidence, Mode, Score
 from detector.lab.victims.digits import MODEL, MODEL_VERSION
 
@@ -19,6 +21,16 @@ def score(principal: str, *, statistic: float | None, queries: int = 200, flagge
     )
 
 
+def suspected(principal: str, *, query_index: int) -> Alert:
+    """An alert of ``suspicion``, whose evidence names measures."""
+    evidence = (
+        Evidence("unexplained", 21.25, "standard deviations", 14.0),
+        Evidence("one_feature", 12.5, "standard deviations", 3.5),
+        Evidence("margin", 6.0, "standard deviations", 2.0),
+    )
+    return replace(alert(principal, query_index=query_index), signal="suspicion", model="tumours", evidence=evidence)
+
+
 def alert(principal: str, *, query_index: int) -> Alert:
     return Alert(
         id=f"alert-{principal}",
@@ -32,7 +44,7 @@ def alert(principal: str, *, query_index: int) -> Alert:
         score=1.5,
         threshold=1.0,
         query_index=query_index,
-        evidence=(Evidence("W", 0.85, "ratio", 0.9), Evidence("distances", 160, "queries")),
+        evidence=(Evidence("shapiro_w", 0.85, "ratio", 0.9), Evidence("distances_tested", 160, "queries")),
         configuration="abc",
     )
 

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import pytest
+
 from detector.contracts.findings import Action, Mode
 from detector.lab.demo.board import Board, Seen
-from tests.lab.records import alert, decision, score
+from tests.lab.records import alert, decision, score, suspected
 
 
-def test_the_latest_score_counts_and_the_lowest_statistic_is_kept() -> None:
-    board = Board()
+def test_the_latest_score_counts_and_the_largest_suspicion_is_kept() -> None:
+    board = Board("prada")
     for statistic in (0.97, 0.91, 0.95):
         assert board.absorb(Seen(score("ann", statistic=statistic), 10.0)) is None
     assert board.statistic("ann") == 0.95
-    assert board.least["ann"] == 0.91
+    assert board.most["ann"] == pytest.approx(0.9)
     assert board.state("ann") == "watched"
 
 
 def test_an_account_without_a_statistic_yet_is_not_called_watched() -> None:
-    board = Board()
+    board = Board("prada")
     board.absorb(Seen(score("ann", statistic=None), 10.0))
     assert board.state("ann") == "too few yet"
     assert board.state("nobody") == "too few yet"
 
 
 def test_an_alert_makes_a_suspect_and_an_event_with_its_evidence() -> None:
-    board = Board()
+    board = Board("prada")
     event = board.absorb(Seen(alert("mallory", query_index=169), 12.0))
     assert event is not None
-    assert "query 170" in event.text
-    assert "0.85" in event.text
+    assert event.text == "alert: prada at query 170 (0.85, threshold 0.9)"
     assert board.state("mallory") == "suspect"
 
 
+def test_an_alert_of_suspicion_names_what_adds_to_it() -> None:
+    event = Board("suspicion").absorb(Seen(suspected("mallory", query_index=22), 12.0))
+    assert event is not None
+    assert event.model == "tumours"
+    assert event.text == "alert: suspicion at query 23 (21.2, threshold 14): one_feature, margin"
+
+
 def test_a_renewed_decision_is_no_news_but_a_harsher_one_is() -> None:
-    board = Board()
+    board = Board("prada")
     slow, refuse = Action("slow", 1.0), Action("refuse")
     assert board.absorb(Seen(decision("mallory", slow, sequence=1), 1.0)) is not None
     assert board.absorb(Seen(decision("mallory", slow, sequence=2), 2.0)) is None
@@ -42,14 +50,14 @@ def test_a_renewed_decision_is_no_news_but_a_harsher_one_is() -> None:
 
 
 def test_a_decision_of_an_older_epoch_changes_nothing() -> None:
-    board = Board()
+    board = Board("prada")
     board.absorb(Seen(decision("mallory", Action("refuse"), sequence=5), 1.0))
     assert board.absorb(Seen(decision("mallory", Action("none"), sequence=4), 2.0)) is None
     assert board.state("mallory") == "refused"
 
 
 def test_what_is_only_observed_is_called_so() -> None:
-    board = Board()
+    board = Board("prada")
     mode: Mode = "observe"
     event = board.absorb(Seen(decision("mallory", Action("refuse"), sequence=1, mode=mode), 1.0))
     assert event is not None

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from detector.lab.demo.outcome import HonestOutcome, Outcome, ThiefOutcome
+from detector.lab.demo.outcome import HonestOutcome, Leaves, ModelOutcome, Outcome, Promise, ThiefOutcome
 from detector.lab.demo.report import render_report
 from detector.lab.fidelity import Fidelity
 from tests.lab.drawing import drawn
+from tests.lab.records import alert, suspected
 
 THIEF = ThiefOutcome(
     sent=260,
     answered=190,
-    flagged_at=170,
+    alert=alert("mallory", query_index=169),
     slowed_at=176,
     refused_at=221,
     latency_seconds=0.12,
     hindered=Fidelity(190, 0.91, 0.2, 0.88, 0.3),
     unhindered=Fidelity(1600, 0.94, 0.6, 0.92, 0.7),
 )
-ANN = HonestOutcome("ann", "steady", answered=300, refused=0, flagged=False, least_statistic=0.95)
-AS_PROMISED = Outcome("enforce", 60.0, 5_000, 0, THIEF, (ANN, replace(ANN, account="bob")))
-OBSERVED = replace(
-    AS_PROMISED, mode="observe", thief=replace(THIEF, sent=480, answered=480, slowed_at=None, refused_at=None)
+PATHS = replace(
+    THIEF, alert=suspected("mallory", query_index=22), slowed_at=26, refused_at=78, leaves=Leaves(3, 4, 12, 1_033)
 )
+ANN = HonestOutcome("ann", "steady", answered=300, refused=0, flagged=False, most=0.52)
+DIGITS = ModelOutcome(
+    "digits", "Jacobian augmentation", Promise("prada", 400), THIEF, (ANN, replace(ANN, account="bob"))
+)
+TUMOURS = ModelOutcome("tumours", "path finding", Promise("suspicion", 200), PATHS, (ANN,))
+AS_PROMISED = Outcome("enforce", 60.0, 5_000, 0, (DIGITS, TUMOURS))
+
+
+def observed(own: ModelOutcome) -> ModelOutcome:
+    return replace(own, thief=replace(own.thief, sent=480, answered=480, slowed_at=None, refused_at=None))
+
+
+OBSERVED = replace(AS_PROMISED, mode="observe", models=(observed(DIGITS), observed(TUMOURS)))
 
 
 @pytest.mark.parametrize("outcome", [AS_PROMISED, OBSERVED], ids=["enforce", "observe"])
@@ -34,34 +47,76 @@ def test_a_run_as_promised_has_no_broken_promise(outcome: Outcome) -> None:
     assert "As promised" in drawn(render_report(outcome))
 
 
+@pytest.mark.parametrize("model", [DIGITS, TUMOURS], ids=lambda own: own.model)
 @pytest.mark.parametrize(
-    ("outcome", "sentence"),
+    ("thief", "honest", "sentence"),
     [
-        (replace(AS_PROMISED, thief=replace(THIEF, refused_at=None)), "never refused"),
-        (replace(AS_PROMISED, thief=replace(THIEF, refused_at=400)), "at his query 400"),
-        (replace(AS_PROMISED, thief=replace(THIEF, flagged_at=None)), "never flagged"),
-        (replace(AS_PROMISED, honest=(replace(ANN, refused=1),)), "honest accounts were refused: ann"),
-        (replace(AS_PROMISED, honest=(replace(ANN, answered=0),)), "no answer at all: ann"),
-        (replace(AS_PROMISED, failed=51), "51 of 5,000 queries failed"),
-        (replace(OBSERVED, thief=replace(OBSERVED.thief, slowed_at=176)), "nothing was to be enforced"),
-        (replace(OBSERVED, thief=replace(OBSERVED.thief, flagged_at=None)), "never flagged"),
-        (replace(OBSERVED, honest=(replace(ANN, refused=1),)), "honest accounts were refused: ann"),
+        ({"refused_at": None}, {}, "never refused"),
+        ({"refused_at": 400}, {}, "at his query 400"),
+        ({"alert": None}, {}, "never flagged"),
+        ({"alert": replace(alert("mallory", query_index=3), signal="margin")}, {}, "flagged by margin, not by"),
+        ({}, {"flagged": True}, "honest accounts were flagged: ann"),
+        ({}, {"refused": 1}, "honest accounts were refused: ann"),
+        ({}, {"answered": 0}, "no answer at all: ann"),
     ],
 )
-def test_each_broken_promise_is_said(outcome: Outcome, sentence: str) -> None:
-    assert sentence in "; ".join(outcome.broken_promises())
+def test_each_broken_promise_of_either_model_is_said(
+    model: ModelOutcome, thief: dict[str, Any], honest: dict[str, Any], sentence: str
+) -> None:
+    changed = replace(model, thief=replace(model.thief, **thief), honest=(replace(ANN, **honest),))
+    check_it_is_said(replace(AS_PROMISED, models=(changed, TUMOURS)), f"{model.model}: ", sentence)
+
+
+@pytest.mark.parametrize(
+    ("thief", "honest", "sentence"),
+    [
+        ({"slowed_at": 176}, {}, "nothing was to be enforced"),
+        ({"alert": None}, {}, "never flagged"),
+        ({}, {"refused": 1}, "honest accounts were refused: ann"),
+    ],
+)
+def test_each_broken_promise_of_a_run_that_only_observes_is_said(
+    thief: dict[str, Any], honest: dict[str, Any], sentence: str
+) -> None:
+    model = observed(TUMOURS)
+    changed = replace(model, thief=replace(model.thief, **thief), honest=(replace(ANN, **honest),))
+    check_it_is_said(replace(OBSERVED, models=(observed(DIGITS), changed)), "tumours: ", sentence)
+
+
+def check_it_is_said(outcome: Outcome, model: str, sentence: str) -> None:
+    (broken,) = outcome.broken_promises()
+    assert broken.startswith(model)
+    assert sentence in broken
     assert "Not as promised" in drawn(render_report(outcome))
 
 
-def test_an_honest_account_that_was_flagged_is_told_though_nothing_promised_was_broken() -> None:
-    outcome = replace(AS_PROMISED, honest=(replace(ANN, flagged=True),))
-    assert outcome.broken_promises() == []
-    assert "1: ann" in drawn(render_report(outcome))
+def test_failed_queries_break_a_promise() -> None:
+    check_it_is_said(replace(AS_PROMISED, failed=51), "", "51 of 5,000 queries failed")
 
 
 def test_the_report_has_the_figures_and_names_the_habits_it_leaves_out() -> None:
-    text = drawn(render_report(AS_PROMISED))
-    for figure in ("his query 170", "his query 221", "91.0%", "94.0%", "20.0%", "60.0%", "120 ms", "5,000 in 60 s"):
+    text = drawn(render_report(AS_PROMISED), width=140)
+    for figure in (
+        "his query 170",
+        "his query 221",
+        "91.0%",
+        "94.0%",
+        "20.0%",
+        "60.0%",
+        "120 ms",
+        "5,000 queries in",
+    ):
         assert figure in text
     for habit in ("what-if", "video", "camera", "rescans"):
         assert habit in text
+
+
+def test_the_report_says_why_each_thief_was_flagged_and_how_much_of_the_tree_was_seen() -> None:
+    text = " ".join(drawn(render_report(AS_PROMISED), width=240).split())
+    for told in (
+        "W of the distances between queries: 0.85 (limit 0.9)",
+        "what no honest account explains: 21.2 (limit 14)",
+        "queries that change one or two features: 12.5 (likest honest account 3.5)",
+        "3 of 12 when flagged, 4 in the end; without Weirguard all after 1,033 queries",
+    ):
+        assert told in text

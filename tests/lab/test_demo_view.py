@@ -7,20 +7,20 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from detector.contracts.findings import Action
+from detector.contracts.findings import Action, Score
 from detector.lab.client import Tally
 from detector.lab.demo.board import Board, Seen
 from detector.lab.demo.screen import PlainScreen, screen_for
-from detector.lab.demo.view import Moment, render, summary_line
+from detector.lab.demo.view import Moment, Scene, render, summary_line
 from detector.lab.population import THIEF, honest_accounts
 from tests.lab.drawing import drawn
-from tests.lab.records import alert, decision, score
+from tests.lab.records import alert, decision, score, suspected
 
 START = 1_000.0
 
 
 def moment(now: float = START + 31) -> Moment:
-    board = Board()
+    board = Board("prada")
     tallies = {a.name: Tally(a.name, a.habit.name, sent=150, answered=150) for a in honest_accounts(24)}
     for number, name in enumerate(tallies):
         board.absorb(Seen(score(name, statistic=0.95 + number / 1000, queries=150), START + 20))
@@ -29,26 +29,44 @@ def moment(now: float = START + 31) -> Moment:
     board.absorb(Seen(alert(THIEF, query_index=169), START + 21))
     board.absorb(Seen(decision(THIEF, Action("slow", 1.0), sequence=1), START + 21))
     board.absorb(Seen(decision(THIEF, Action("refuse"), sequence=2), START + 28))
-    return Moment("enforce", START, now, 60.0, tallies, board, 118.0)
+    return Moment("enforce", START, now, 60.0, [Scene("digits", tallies, board), tree()], 118.0)
+
+
+def tree() -> Scene:
+    """A model with one account and a thief who was found already."""
+    board = Board("suspicion")
+    said = Score("tumours", "1", THIEF, 1.0, 40, 1.5, True, {"suspicion": 21.25})
+    board.absorb(Seen(said, START + 3))
+    board.absorb(Seen(suspected(THIEF, query_index=22), START + 3))
+    tallies = {"drifted-1": Tally("drifted-1", "drifted"), THIEF: Tally(THIEF, "thief", sent=40, answered=40)}
+    return Scene("tumours", tallies, board)
 
 
 @pytest.mark.parametrize("lines", [23, 40])
 def test_the_view_fits_the_terminal_and_puts_the_suspect_first(lines: int) -> None:
     text = drawn(render(moment(), lines), width=100, height=lines + 1).rstrip("\n").split("\n")
     assert len(text) <= lines
-    accounts = [line for line in text if " thief " in line or "steady" in line]
-    assert accounts[0].split()[0] == THIEF
+    accounts = [line.split()[:2] for line in text if line.split()[1:2] in (["digits"], ["tumours"])]
+    assert accounts[:2] == [[THIEF, "digits"], [THIEF, "tumours"]]
 
 
 def test_the_view_shows_statistic_state_alert_and_decisions() -> None:
     text = drawn(render(moment(), 40))
-    for shown in ("0.800", "refused", "alert: prada at query 170", "decision: slow to 1 a second", "decision: refuse"):
+    for shown in ("W 0.800", "refused", "alert: prada at query 170", "slow to 1 a second", "decision: refuse"):
         assert shown in text
-    assert "steady-1" in text
+    for shown in ("steady-1", "D 21.2", "mallory on tumours: alert: suspicion at query 23"):
+        assert shown in text
+
+
+def test_events_of_all_models_are_told_in_the_order_in_which_they_came() -> None:
+    text = drawn(render(moment(), 40))
+    told = ("3 s  mallory on tumours", "21 s  mallory on digits", "28 s  mallory on digits")
+    places = [text.index(event) for event in told]
+    assert places == sorted(places)
 
 
 def test_accounts_without_room_are_counted() -> None:
-    assert "and 16 accounts that are less suspicious" in drawn(render(moment(), 23))
+    assert "and 18 accounts that are less suspicious" in drawn(render(moment(), 23))
 
 
 def test_without_a_terminal_events_come_at_once_and_a_summary_every_five_seconds() -> None:
@@ -57,14 +75,14 @@ def test_without_a_terminal_events_come_at_once_and_a_summary_every_five_seconds
     assert isinstance(screen, PlainScreen)
     first = moment()
     with screen:
-        screen.show(first, list(first.board.events))
+        screen.show(first, list(first.scenes[0].board.events))
         screen.show(moment(first.now + 1), [])
         screen.show(moment(first.now + 6), [])
     assert isinstance(console.file, StringIO)
     lines = console.file.getvalue().splitlines()
-    assert [line for line in lines if "mallory: decision: refuse" in line]
-    assert len([line for line in lines if "a second; 25 accounts" in line]) == 2
+    assert [line for line in lines if "mallory on digits: decision: refuse" in line]
+    assert len([line for line in lines if "a second; 27 accounts" in line]) == 2
 
 
 def test_the_summary_names_the_flagged() -> None:
-    assert "flagged: 1 (mallory)" in summary_line(moment())
+    assert "flagged: 2 (mallory on digits, mallory on tumours)" in summary_line(moment())

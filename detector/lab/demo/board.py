@@ -1,4 +1,4 @@
-"""What the detector has said so far, as anybody can read it from its topics."""
+"""What the detector has said so far of one model, as anybody can read it from its topics."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from detector.contracts.findings import Alert, Decision, Score
-
-SIGNAL = "prada"
+from detector.core.signals import MEASURES, WEIGHED
 
 _EVENTS = 200
+_NAMED = 3
+"""Of what adds to a suspicion, so much is named in its event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +27,21 @@ class Event:
 
     at: float
     principal: str
+    model: str
     text: str
     grave: bool
 
 
 @dataclass(slots=True)
 class Board:
-    """The latest score and decision, the lowest W and the first alert of each principal; the last 200 events."""
+    """By principal the latest score and decision, the largest suspicion and the first alert; the last 200 events.
 
+    ``signal``: which one's statistic is looked at.
+    """
+
+    signal: str
     scores: dict[str, Score] = field(default_factory=dict)
-    least: dict[str, float] = field(default_factory=dict)
+    most: dict[str, float] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
     decisions: dict[str, Decision] = field(default_factory=dict)
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=_EVENTS))
@@ -48,9 +54,9 @@ class Board:
         return event
 
     def statistic(self, principal: str) -> float | None:
-        """The latest W of ``principal``, None while there are too few distances for one."""
+        """The signal's latest statistic of ``principal``, None while it can say nothing yet."""
         score = self.scores.get(principal)
-        return None if score is None else score.signals.get(SIGNAL)
+        return None if score is None else score.signals.get(self.signal)
 
     def state(self, principal: str) -> str:
         """One word or two: how the detector stands to ``principal``."""
@@ -70,28 +76,28 @@ class Board:
             return None
         if isinstance(record, Alert):
             self.alerts.setdefault(record.principal, record)
-            return Event(seen.at, record.principal, _alert_text(record), grave=True)
+            return Event(seen.at, record.principal, record.model, _alert_text(record), grave=True)
         before = self.decisions.get(record.principal)
         if before is not None and record.epoch < before.epoch:
             return None
         self.decisions[record.principal] = record
         if before is not None and (before.action, before.mode) == (record.action, record.mode):
             return None
-        return Event(seen.at, record.principal, _decision_text(record), grave=record.action.name == "refuse")
+        grave = record.action.name == "refuse"
+        return Event(seen.at, record.principal, record.model, _decision_text(record), grave)
 
     def _take_score(self, score: Score) -> None:
         self.scores[score.principal] = score
-        if SIGNAL in score.signals:
-            statistic = score.signals[SIGNAL]
-            self.least[score.principal] = min(statistic, self.least.get(score.principal, statistic))
+        if score.score is not None:
+            self.most[score.principal] = max(score.score, self.most.get(score.principal, score.score))
 
 
 def _alert_text(alert: Alert) -> str:
-    figures = ", ".join(
-        f"{item.name} {item.value:.4g}" + (f" (threshold {item.threshold:g})" if item.threshold is not None else "")
-        for item in alert.evidence[:2]
-    )
-    return f"alert: {alert.signal} at query {alert.query_index + 1:,}; {figures}"
+    first, *others = alert.evidence
+    threshold = "" if first.threshold is None else f", threshold {first.threshold:.3g}"
+    added = [item.name for item in others if item.name in MEASURES or item.name in WEIGHED]
+    named = f": {', '.join(added[:_NAMED])}" if added else ""
+    return f"alert: {alert.signal} at query {alert.query_index + 1:,} ({first.value:.3g}{threshold}){named}"
 
 
 def _decision_text(decision: Decision) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 from detector.contracts.errors import WeirguardError
 from detector.contracts.findings import Mode
 from detector.contracts.topics import Topics
+from detector.core.profile import Profile
 from detector.lab.demo.observer import Observer
 from detector.lab.demo.processes import Child
 from detector.lab.demo.watch import GateWatch
-from detector.lab.server import HEALTH, PREDICT
+from detector.lab.server import HEALTH
 from detector.runtime.broker import EmbeddedBroker, answers_metadata, free_port
 from detector.serving import Connection, Gate
 
@@ -27,13 +29,13 @@ _HOST = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """``url``: where to POST queries. ``broker`` and ``children`` must stay alive."""
+    """``url``: where the model server is. ``broker`` and ``children`` must stay alive. ``watches``: by model."""
 
     url: str
     broker: EmbeddedBroker
     children: Sequence[Child]
     observer: Observer
-    watch: GateWatch
+    watches: Mapping[str, GateWatch]
 
     def check(self) -> None:
         """Raises WeirguardError when the broker no longer answers or, with the end of its log, a child has ended."""
@@ -46,21 +48,25 @@ class Stage:
 
 
 @contextmanager
-def set_stage(mode: Mode) -> Iterator[Stage]:
-    """A stage that is ready; nothing of it is left afterwards. Raises WeirguardError when a part does not start."""
+def set_stage(mode: Mode, profile: Profile, models: Sequence[str]) -> Iterator[Stage]:
+    """A stage that is ready, its thieves watched on each of ``models``; nothing of it is left afterwards. Raises
+    WeirguardError when a part does not start."""
     with tempfile.TemporaryDirectory(prefix="weirguard-demo-") as name, ExitStack() as stack:
         folder = Path(name)
+        kept = folder / "profile"
+        kept.write_bytes(profile.to_bytes())
         broker = stack.enter_context(EmbeddedBroker(folder / "broker.log"))
         metrics_port, server_port = free_port(), free_port()
-        settings = _settings(mode, broker.bootstrap, metrics_port)
+        settings = _settings(mode, broker.bootstrap, metrics_port, kept)
         worker = stack.enter_context(Child(["run"], settings, folder))
         server = stack.enter_context(Child(["serve-demo", "--port", str(server_port)], settings, folder))
         worker.wait_until(f"http://{_HOST}:{metrics_port}/readyz", _READY_SECONDS)
         server.wait_until(f"http://{_HOST}:{server_port}{HEALTH}", _READY_SECONDS)
         connection = Connection(broker.bootstrap, Topics(_PREFIX))
         observer = stack.enter_context(Observer(connection))
-        watch = stack.enter_context(GateWatch(_ready_gate(stack, connection)))
-        yield Stage(f"http://{_HOST}:{server_port}{PREDICT}", broker, (worker, server), observer, watch)
+        gate = _ready_gate(stack, connection)
+        watches = {model: stack.enter_context(GateWatch(gate, model)) for model in models}
+        yield Stage(f"http://{_HOST}:{server_port}", broker, (worker, server), observer, watches)
 
 
 def _ready_gate(stack: ExitStack, connection: Connection) -> Gate:
@@ -70,12 +76,13 @@ def _ready_gate(stack: ExitStack, connection: Connection) -> Gate:
     return gate
 
 
-def _settings(mode: Mode, bootstrap: str, metrics_port: int) -> dict[str, str]:
+def _settings(mode: Mode, bootstrap: str, metrics_port: int, profile: Path) -> dict[str, str]:
     return {
         "WEIRGUARD_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
         "WEIRGUARD_KAFKA__EMBEDDED": "true",
         "WEIRGUARD_KAFKA__PREFIX": _PREFIX,
         "WEIRGUARD_KAFKA__PARTITIONS": str(_PARTITIONS),
+        "WEIRGUARD_DETECTION__PROFILES": json.dumps([str(profile)]),
         "WEIRGUARD_POLICY__MODE": mode,
         "WEIRGUARD_METRICS__PORT": str(metrics_port),
     }

@@ -14,13 +14,26 @@ from rich.text import Text
 from detector.contracts.findings import Mode
 from detector.lab.client import Tally
 from detector.lab.demo.board import Board, Event
-from detector.lab.population import THIEF
 
 _EVENT_LINES = 6
 _CHROME_LINES = 8
 """Lines that are neither account nor event: title, borders, table head."""
 
+_STATISTICS = {"prada": "W {:.3f}", "suspicion": "D {:.1f}"}
 _STATE_STYLES = {"refused": "bold red", "slowed": "red", "suspect": "yellow", "too few yet": "dim"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One ``model``: who asks it, and what was said of them."""
+
+    model: str
+    tallies: Mapping[str, Tally]
+    board: Board
+
+    @property
+    def suspects(self) -> list[str]:
+        return [name for name in self.tallies if name in self.board.alerts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +44,12 @@ class Moment:
     started_at: float
     now: float
     seconds: float
-    tallies: Mapping[str, Tally]
-    board: Board
+    scenes: Sequence[Scene]
     per_second: float
+
+    @property
+    def accounts(self) -> list[tuple[Scene, Tally]]:
+        return [(scene, tally) for scene in self.scenes for tally in scene.tallies.values()]
 
 
 def render(moment: Moment, lines: int) -> RenderableType:
@@ -44,19 +60,19 @@ def render(moment: Moment, lines: int) -> RenderableType:
 
 def summary_line(moment: Moment) -> str:
     """One plain line of the same, for where there is no terminal."""
-    suspects = [name for name in moment.tallies if name in moment.board.alerts]
+    suspects = [f"{name} on {scene.model}" for scene in moment.scenes for name in scene.suspects]
     named = f" ({', '.join(suspects)})" if suspects else ""
-    queries = sum(tally.sent for tally in moment.tallies.values())
+    queries = sum(tally.sent for _, tally in moment.accounts)
     return (
         f"{moment.now - moment.started_at:4.0f} of {moment.seconds:.0f} s  {queries:6,} queries, "
         f"{moment.per_second:4.0f} a second; "
-        f"{len(moment.tallies)} accounts, flagged: {len(suspects)}{named}"
+        f"{len(moment.accounts)} accounts, flagged: {len(suspects)}{named}"
     )
 
 
 def event_line(event: Event, started_at: float) -> str:
     """``event`` as a plain line."""
-    return f"{event.at - started_at:4.0f} s  {event.principal}: {event.text}"
+    return f"{event.at - started_at:4.0f} s  {event.principal} on {event.model}: {event.text}"
 
 
 def _headline(moment: Moment) -> Text:
@@ -69,26 +85,23 @@ def _headline(moment: Moment) -> Text:
 
 def _accounts(moment: Moment, rows: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
-    table.add_column("account", no_wrap=True)
-    table.add_column("habit", no_wrap=True)
-    table.add_column("queries", justify="right")
-    table.add_column("turned away", justify="right")
-    table.add_column("W", justify="right")
-    table.add_column("suspicion", justify="right")
-    table.add_column("detector says", no_wrap=True)
-    ranked = _by_suspicion(moment)
-    for tally in ranked[:rows]:
-        _add_account(table, tally, moment.board)
+    for name in ("account", "model"):
+        table.add_column(name, no_wrap=True)
+    for name in ("queries", "refused", "signal", "suspicion"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    ranked = sorted(moment.accounts, key=_rank)
+    for scene, tally in ranked[:rows]:
+        _add_account(table, scene, tally)
     if len(ranked) > rows:
         table.caption = f"and {len(ranked) - rows} accounts that are less suspicious"
     return table
 
 
-def _by_suspicion(moment: Moment) -> list[Tally]:
-    def key(tally: Tally) -> tuple[bool, float, int]:
-        return tally.account not in moment.board.alerts, -(_suspicion(moment.board, tally.account) or 0), -tally.sent
-
-    return sorted(moment.tallies.values(), key=key)
+def _rank(account: tuple[Scene, Tally]) -> tuple[bool, float, int]:
+    """Suspects first, then by suspicion."""
+    scene, tally = account
+    return tally.account not in scene.board.alerts, -(_suspicion(scene.board, tally.account) or 0), -tally.sent
 
 
 def _suspicion(board: Board, account: str) -> float | None:
@@ -96,27 +109,29 @@ def _suspicion(board: Board, account: str) -> float | None:
     return None if score is None else score.score
 
 
-def _add_account(table: Table, tally: Tally, board: Board) -> None:
+def _add_account(table: Table, scene: Scene, tally: Tally) -> None:
+    board = scene.board
     state = board.state(tally.account)
     style = _STATE_STYLES.get(state.removeprefix("would be "), "")
     table.add_row(
         tally.account,
-        Text(tally.habit, style="bold" if tally.account == THIEF else "dim"),
+        Text(scene.model, style="dim"),
         f"{tally.sent:,}",
         f"{tally.refused:,}" if tally.refused else "",
-        _figure(board.statistic(tally.account), ".3f"),
-        _figure(_suspicion(board, tally.account), ".2f"),
+        _figure(board.statistic(tally.account), _STATISTICS[board.signal]),
+        _figure(_suspicion(board, tally.account), "{:.2f}"),
         Text(state, style=style),
         style="bold" if tally.account in board.alerts else "",
     )
 
 
 def _figure(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+    return "" if value is None else form.format(value)
 
 
 def _events(moment: Moment) -> Panel:
-    shown: Sequence[Event] = list(moment.board.events)[-_EVENT_LINES:]
+    events = (event for scene in moment.scenes for event in scene.board.events)
+    shown: Sequence[Event] = sorted(events, key=lambda event: event.at)[-_EVENT_LINES:]
     text = Text(no_wrap=True, overflow="ellipsis")
     for event in shown:
         text.append(event_line(event, moment.started_at) + "\n", style="bold red" if event.grave else "")

@@ -1,4 +1,4 @@
-"""When a gate begins to obey: one more gate, as any serving process has it, asked about the thief all the time."""
+"""When a gate begins to obey: one more gate, as any serving process has it, asked about a thief all the time."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import time
 
 from detector.lab.demo.background import Background
 from detector.lab.population import THIEF
-from detector.lab.victims.digits import MODEL
 from detector.serving import Gate
 
 _LOOK_SECONDS = 0.005
 
 
 class GateWatch(Background):
-    """``obeyed_at``: wall-clock second at which ``gate`` first knew of a decision about the thief; ``refused_at``:
-    of one to refuse him. Whether observed or enforced does not matter. None until then.
+    """``obeyed_at``: wall-clock second at which ``gate`` first knew of a decision about the thief of ``model``;
+    ``refused_at``: of one to refuse him. Whether observed or enforced does not matter. None until then.
     """
 
-    def __init__(self, gate: Gate) -> None:
-        super().__init__("demo-gate-watch")
+    def __init__(self, gate: Gate, model: str) -> None:
+        super().__init__(f"demo-gate-watch-{model}")
         self.obeyed_at: float | None = None
         self.refused_at: float | None = None
         self._gate = gate
+        self._model = model
 
     def work(self) -> None:
         while self.refused_at is None and not self.stop.wait(_LOOK_SECONDS):
-            verdict = self._gate.check(MODEL, THIEF)
+            verdict = self._gate.check(self._model, THIEF)
             if verdict.decision_id is not None and self.obeyed_at is None:
                 self.obeyed_at = time.time()
             if "refuse" in (verdict.action, verdict.would_have):

@@ -1,0 +1,69 @@
+"""The profile of the demo's tree: made from honest users of its own before the show begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.queries import QueryBatch
+from detector.core.calibration.calibrate import calibrate
+from detector.core.calibration.owned import Owned
+from detector.core.owner_model import OwnerModel
+from detector.core.profile import Profile
+from detector.core.validation import Validation
+from detector.lab.answers import Victim
+from detector.lab.data import Dataset
+from detector.lab.demo.script import in_calibration
+from detector.lab.honest.habit import Ask
+from detector.lab.honest.populations import population
+from detector.lab.victims import tumours
+
+ACCOUNTS = 36
+BUDGET = 0.01
+
+_SECONDS = 50.0
+_OTHERS = 1_000
+"""Added to the seed: none of these users is one of the show's."""
+
+ReadModel = Callable[[object], OwnerModel]
+"""A fitted model of scikit-learn to the form that the detector reads."""
+
+
+def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], None] | None = None) -> Profile:
+    """From what 36 honest users ask in 50 seconds, the owner's tree and its training rows; a share of 0.01 of honest
+    accounts may be flagged. ``progress`` is told of accounts as they are replayed."""
+    dataset = tumours.load()
+    victim, model = tumours.victim(dataset), read(tumours.fitted(dataset))
+    rows = dataset.training.features
+    validation = Validation.of(rows, victim.answer(rows).labels)
+    accounts = list(_accounts(in_calibration(dataset), victim, seed + _OTHERS))
+    return calibrate(accounts, BUDGET, np.random.default_rng(seed), progress, Owned(model, validation)).profile
+
+
+def _accounts(dataset: Dataset, victim: Victim, seed: int) -> Iterator[QueryBatch]:
+    for user in population(dataset, ACCOUNTS, seed):
+        rows = _asked(user.asks)
+        yield QueryBatch(
+            model=tumours.MODEL,
+            model_version=tumours.MODEL_VERSION,
+            output_kind=victim.output_kind,
+            event_ids=[f"{user.account}-{number}" for number in range(len(rows))],
+            occurred_at=np.zeros(len(rows)),
+            principals=[user.account],
+            principal_index=np.zeros(len(rows), np.int32),
+            features=rows,
+            outputs=victim.answer(rows).probabilities.astype(np.float32),
+        )
+
+
+def _asked(asks: Iterator[Ask]) -> NDArray[np.float32]:
+    """At least one request, and all that follow it in time."""
+    rows, now = [next(asks).rows], 0.0
+    for ask in asks:
+        now += ask.pause
+        if now > _SECONDS:
+            break
+        rows.append(ask.rows)
+    return np.concatenate(rows)

@@ -1,0 +1,113 @@
+"""The demo's tree: who has a hand in its profile, and that it tells its thief from its users."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import numpy as np
+import pytest
+
+from detector.cli.foreign.scikit_learn import model_of
+from detector.contracts.queries import QueryBatch
+from detector.core.batch import MicroBatch
+from detector.core.engine import Engine, EngineConfig
+from detector.core.profile import Profile
+from detector.lab.client import Client, Tally
+from detector.lab.demo.calibrating import profile_of_tumours
+from detector.lab.demo.diary import Diary
+from detector.lab.demo.options import DemoOptions
+from detector.lab.demo.script import Script, in_calibration, in_the_show, scripts
+from detector.lab.server import create_app
+from detector.lab.traffic import path_finding_thief
+from detector.lab.victims import tumours
+
+SEED = 0
+ENOUGH = 120
+
+
+@pytest.fixture(scope="module")
+def script() -> Script:
+    return scripts(DemoOptions(seed=SEED))[1]
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return profile_of_tumours(SEED, model_of)
+
+
+def suspected(profile: Profile, script: Script, account: str, rows: np.ndarray) -> int | None:
+    """The query, counted from 1, at which ``account`` became a suspect."""
+    count = len(rows)
+    batch = QueryBatch(
+        model=script.model,
+        model_version=tumours.MODEL_VERSION,
+        output_kind="probabilities",
+        event_ids=[str(number) for number in range(count)],
+        occurred_at=np.zeros(count),
+        principals=[account],
+        principal_index=np.zeros(count, np.int32),
+        features=rows,
+        outputs=script.victim().answer(rows).probabilities.astype(np.float32),
+    )
+    findings = Engine(EngineConfig(profiles=(profile,))).observe(MicroBatch((batch,))).findings
+    assert all(finding.signal == "suspicion" for finding in findings)
+    return findings[0].row + 1 if findings else None
+
+
+def test_the_thief_is_suspected_long_before_he_knows_the_tree(profile: Profile, script: Script) -> None:
+    thief, rows = Diary(script.thief()), list[np.ndarray]()
+    while sum(map(len, rows)) < ENOUGH:
+        rows.append(thief.next_batch())
+        thief.observe(rows[-1], script.victim().answer(rows[-1]))
+    first = suspected(profile, script, "mallory", np.concatenate(rows))
+    assert first is not None
+    assert first < ENOUGH
+    assert script.leaves is not None
+    assert thief.leaves(1) == 1 < thief.leaves(ENOUGH)
+    assert thief.leaves(first) <= thief.leaves() < script.leaves / 2
+
+
+def test_no_honest_account_of_the_show_is_suspected(profile: Profile, script: Script) -> None:
+    for account in script.accounts:
+        rng, rows, now = np.random.default_rng([SEED, 2, account.number]), list[np.ndarray](), 0.0
+        for ask in account.habit.behaviour(script.dataset.honest, rng):
+            now += ask.pause
+            if now > DemoOptions().seconds:
+                break
+            rows.append(ask.rows)
+        assert not rows or suspected(profile, script, account.name, np.concatenate(rows)) is None
+
+
+def test_nobody_of_the_show_holds_a_row_of_the_calibration() -> None:
+    dataset = tumours.load()
+    shown, calibrated = in_the_show(dataset).honest.features, in_calibration(dataset).honest.features
+    assert len(shown) + len(calibrated) == len(dataset.honest)
+    assert not {row.tobytes() for row in shown} & {row.tobytes() for row in calibrated}
+
+
+def test_the_owner_s_tree_is_the_one_that_is_served(profile: Profile, script: Script) -> None:
+    rows = np.random.default_rng(1).uniform(-1, 1, (500, tumours.DIMENSION)).astype(np.float32)
+    assert profile.owner_model is not None
+    np.testing.assert_allclose(profile.owner_model.outputs(rows), script.victim().probabilities(rows))
+    assert profile.margins is not None
+    assert profile.validation is not None
+
+
+def test_over_http_the_thief_is_told_the_leaf_and_learns_as_he_would_here(script: Script) -> None:
+    victim = tumours.victim(script.dataset)
+    near, far = (path_finding_thief(script.dataset, SEED) for _ in range(2))
+
+    async def ask(rows: np.ndarray) -> None:
+        transport = httpx.ASGITransport(create_app(victim, tumours.DIMENSION))
+        async with httpx.AsyncClient(transport=transport) as http:
+            told = await Client(http, "http://server/predict", Tally("mallory", "thief")).ask(rows)
+            assert told is not None
+            far.observe(rows, told)
+
+    for _ in range(3):
+        rows = near.next_batch()
+        np.testing.assert_array_equal(rows, far.next_batch())
+        near.observe(rows, victim.answer(rows))
+        asyncio.run(ask(rows))
+    assert len(rows)

@@ -31,11 +31,11 @@ def _exponential(seed: int, count: int) -> Floats:
 
 
 @pytest.mark.parametrize("count", [8, 20, 60])
-def test_the_bound_of_an_exponential_tail_holds_nine_times_in_ten(count: int) -> None:
+def test_the_bound_of_an_exponential_tail_holds_three_times_in_four(count: int) -> None:
     """Of accounts whose D is exponential with mean 3, a share s exceeds 3 ln(1 / s)."""
     reached = [float(np.exp(-Tail.of(_exponential(seed, count)).threshold(0.001) / 3.0)) for seed in range(500)]
     held = np.mean(np.array(reached) <= 0.001)
-    assert 0.85 < held < 0.95
+    assert 0.68 < held < 0.82
     assert np.median(reached) > 1e-7  # sure, but not by giving up
 
 
@@ -72,11 +72,11 @@ def test_however_alike_honest_accounts_are_no_threshold_is_below_the_floor() -> 
     assert tail.threshold(0.01) == FLOOR and tail.rate(FLOOR) == 0.0
 
 
-def test_odd_ones_are_twice_what_the_others_allow_and_few() -> None:
+def test_odd_ones_are_half_above_what_the_others_allow_and_few() -> None:
     ordinary = _exponential(4, 40)
     limit = Tail.of(ordinary).threshold(BUDGET)
     assert not odd_ones(ordinary, BUDGET).any()
-    for reach, odd in ((1.9, False), (2.1, True)):
+    for reach, odd in ((1.4, False), (1.6, True)):
         assert odd_ones(np.append(ordinary, reach * limit), BUDGET).tolist() == [False] * 40 + [odd]
     strange = np.append(ordinary, [50 * limit] * 10)
     assert odd_ones(strange, BUDGET).sum() <= 5 and not odd_ones(strange, BUDGET)[:40].any()

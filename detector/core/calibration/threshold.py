@@ -14,13 +14,13 @@ FLOOR = 4.0
 
 _TAIL = 0.2
 _FEWEST = 4
-_SURE = 0.9
-_ODD = 2.0
+_SURE = 0.75
+_ODD = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The upper ``share`` of honest accounts exceed ``start`` by ``excess`` on average, at most, with 90 percent
+    """The upper ``share`` of honest accounts exceed ``start`` by ``excess`` on average, at most, with 75 percent
     confidence."""
 
     start: float
@@ -53,8 +53,8 @@ class Tail:
 
 
 def odd_ones(largest: NDArray[np.float64], budget: float) -> NDArray[np.bool_]:
-    """bool (n,): accounts whose D is twice what the others allow, one in ten at most. They are kinds of their own,
-    which excuse their like; the tail of the rest says nothing of them, nor they of it."""
+    """bool (n,): accounts whose D is half above what the others allow, one in ten at most. They are kinds of
+    their own, which excuse their like; the tail of the rest says nothing of them, nor they of it."""
     odd = np.zeros(len(largest), np.bool_)
     for at in np.argsort(-largest)[: max(len(largest) // 10, 1)].tolist():
         rest = ~odd & (np.arange(len(largest)) != at)

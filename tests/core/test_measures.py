@@ -64,6 +64,17 @@ def _unlike() -> Case:
     return _case(random(generator, 70, 18) * widths, KINDS["unclipped"](generator, COUNT, 18) * widths)
 
 
+def _some_of_many() -> Case:
+    """Steps of one magnitude in every third feature alone, and in all others but those."""
+    generator = np.random.default_rng(11)
+    honest, asked = random(generator, 45, 260), random(generator, COUNT, 260)
+    for row in range(COUNT // 2, COUNT):
+        third = (np.arange(260) % 3 == 0) == (row % 2 == 0)
+        step = np.where(third, np.float32(0.05), generator.uniform(0.01, 0.04, 260).astype(np.float32))
+        asked[row] = asked[row - COUNT // 2] + step
+    return _case(honest, asked)
+
+
 def _left_out() -> Case:
     case = _kind("clustered", 9, "probabilities")
     missing = np.random.default_rng(6).random((COUNT, 9)) < 0.2
@@ -106,6 +117,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "clustered-label": partial(_kind, "clustered", 6, "label"),
     "unclipped-score": partial(_kind, "unclipped", 6, "score"),
     "jacobian-260": partial(_kind, "jacobian", 260, "probabilities"),
+    "some of many": _some_of_many,
     "unlike ranges": _unlike,
     "missing features": _left_out,
     "one-hot": _one_hot,

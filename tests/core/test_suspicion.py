@@ -142,6 +142,16 @@ def test_one_row_at_a_time_gives_the_same(name: str) -> None:
     observe(_engine(name), _stream(1)).assert_equals(observe(_engine(name), _stream(1), range(1, ROWS)))
 
 
+def test_equally_near_queries_are_told_apart_alike_however_the_stream_is_cut() -> None:
+    """On a lattice: one feature by two or four by one are as far, but not the same step."""
+    lattice = np.zeros((150, DIMENSION), np.float32)
+    lattice[:, :6] = np.random.default_rng(13).integers(0, 3, (150, 6))
+    piece = _of(lattice, ["ann"] * 150)
+    whole = observe(_engine(), [piece])
+    for cuts in (range(1, 150), range(0, 150, 7)):
+        whole.assert_equals(observe(_engine(), [piece], cuts))
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_log_alone_brings_the_state_back(name: str) -> None:
     live, recovered = _engine(name), _engine(name)
@@ -255,11 +265,11 @@ def test_a_member_who_never_asked_adds_nothing() -> None:
     observe(engine, [_thief()])
     observe(engine, [_of(random(np.random.default_rng(9), 3, 4), ["bob"] * 3)])  # of another dimension: never judged
     ann, bob = _dumped(engine, "ann"), _dumped(engine, "bob")
-    assert bob["slot_profile"].tolist() == [0]
+    assert bob["slot_profile"].tolist() == [0] and ann["slot_alarm"].tolist() == [True]
     for states in ([ann, bob], [bob, ann]):
         merged = _merged(states)
         np.testing.assert_array_equal(merged["slot_sums"], ann["slot_sums"])
-        assert merged["slot_profile"] == ann["slot_profile"]
+        assert merged["slot_profile"] == ann["slot_profile"] and merged["slot_alarm"].tolist() == [False]
 
 
 def test_states_of_different_profiles_are_not_merged() -> None:
@@ -363,18 +373,21 @@ def _signals(seen: Seen) -> list[str]:
     return [finding[4] for finding in seen.findings]
 
 
-def test_the_finding_names_what_adds_most_and_its_threshold_is_that_of_d() -> None:
-    (finding,) = _engine().observe(MicroBatch((_thief(),))).findings
-    seen = observe(_engine(), [_thief()]).signals
+@pytest.mark.parametrize(("threshold", "named"), [(2.0, 1), (35.0, 4)])
+def test_the_finding_names_what_adds_most_and_its_threshold_is_that_of_d(threshold: float, named: int) -> None:
+    profile = replace(PROFILE, standards=_standards(threshold))
+    asked = _of(3 * KINDS["unclipped"](np.random.default_rng(0), 120, DIMENSION), ["ann"] * 120)
+    (finding,) = Engine(EngineConfig(profiles=(profile,))).observe(MicroBatch((asked,))).findings
+    seen = observe(Engine(EngineConfig(profiles=(profile,))), [asked]).signals
     scores = np.array([[seen[f"suspicion.{name}"][finding.row] for name in COLUMNS]])
-    added, reached = PROFILE.standards.contributions(scores)
-    assert finding.signal == "suspicion" and finding.threshold == THRESHOLD
-    assert finding.statistic == pytest.approx(seen["suspicion"][finding.row]) and finding.statistic > THRESHOLD
-    assert finding.score == pytest.approx(finding.statistic / THRESHOLD)
+    added, reached = profile.standards.contributions(scores)
+    assert finding.signal == "suspicion" and finding.threshold == threshold
+    assert finding.statistic == pytest.approx(seen["suspicion"][finding.row]) and finding.statistic > threshold
+    assert finding.score == pytest.approx(finding.statistic / threshold)
     first, *others = finding.evidence
-    assert (first.name, first.value, first.threshold) == ("unexplained", finding.statistic, THRESHOLD)
+    assert (first.name, first.value, first.threshold) == ("unexplained", finding.statistic, threshold)
     order = [at for at in np.argsort(-added[0]).tolist()[:4] if added[0, at] > 0]
-    assert [own.name for own in others] == [COLUMNS[at] for at in order] and order
+    assert len(order) >= named and [own.name for own in others] == [COLUMNS[at] for at in order]
     assert [own.value for own in others] == pytest.approx(scores[0, order].tolist())
     assert [own.threshold for own in others] == reached[0, order].tolist()
 

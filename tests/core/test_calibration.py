@@ -73,7 +73,7 @@ def test_however_alike_honest_accounts_are_no_threshold_is_below_the_floor() -> 
 
 
 def test_odd_ones_are_half_above_what_the_others_allow_and_few() -> None:
-    ordinary = _exponential(4, 40)
+    ordinary = _exponential(6, 40)
     limit = Tail.of(ordinary).threshold(BUDGET)
     assert not odd_ones(ordinary, BUDGET).any()
     for reach, odd in ((1.4, False), (1.6, True)):

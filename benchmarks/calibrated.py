@@ -152,9 +152,8 @@ def main() -> None:
     print("\n".join(row.line for row in table))
     low, high = interval(len(flagged), len(judged))
     kinds = ", ".join(f"{count} of {kind}" for kind, count in Counter(own.kind for own in flagged).items())
-    print(
-        f"\nhonest accounts flagged: {len(flagged)} of {len(judged)} (95 percent interval {low:.1%} to {high:.1%}) {kinds}"
-    )
+    print(f"\nhonest accounts flagged: {len(flagged)} of {len(judged)} (95 percent interval {low:.1%} to {high:.1%})")
+    print(kinds)
     print(f"{time.monotonic() - started:.0f} s")
 
 

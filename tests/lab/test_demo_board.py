@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from detector.contracts.findings import Action, Mode
@@ -38,6 +40,14 @@ def test_an_alert_of_suspicion_names_what_adds_to_it() -> None:
     assert event is not None
     assert event.model == "tumours"
     assert event.text == "alert: suspicion at query 23 (21.2, threshold 14): one_feature, margin"
+
+
+def test_the_exposure_meters_are_read_of_the_latest_score() -> None:
+    board = Board("suspicion")
+    assert board.exposure("ann") == {}
+    told = score("ann", statistic=0.97)
+    board.absorb(Seen(replace(told, signals={"suspicion": 1.0, "coverage": 40.0}), 10.0))
+    assert board.exposure("ann") == {"coverage": 40.0}
 
 
 def test_a_renewed_decision_is_no_news_but_a_harsher_one_is() -> None:

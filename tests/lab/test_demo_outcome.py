@@ -24,7 +24,12 @@ THIEF = ThiefOutcome(
     unhindered=Fidelity(1600, 0.94, 0.6, 0.92, 0.7),
 )
 PATHS = replace(
-    THIEF, alert=suspected("mallory", query_index=22), slowed_at=26, refused_at=78, leaves=Leaves(3, 4, 12, 1_033)
+    THIEF,
+    alert=suspected("mallory", query_index=22),
+    slowed_at=26,
+    refused_at=78,
+    leaves=Leaves(3, 4, 12, 1_033),
+    exposure={"coverage": 24.5, "information_gain": 3.25},
 )
 ANN = HonestOutcome("ann", "steady", answered=300, refused=0, flagged=False, most=0.52)
 DIGITS = ModelOutcome(
@@ -117,6 +122,7 @@ def test_the_report_says_why_each_thief_was_flagged_and_how_much_of_the_tree_was
         "W of the distances between queries: 0.85 (limit 0.9)",
         "what no honest account explains: 21.2 (limit 14)",
         "queries that change one or two features: 12.5 (likest honest account 3.5)",
+        "coverage 24%, information gain 3%",
         "3 of 12 when flagged, 4 in the end; without Weirguard all after 1,033 queries",
     ):
         assert told in text

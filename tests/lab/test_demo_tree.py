@@ -17,7 +17,7 @@ from detector.lab.client import Client, Tally
 from detector.lab.demo.calibrating import profile_of_tumours
 from detector.lab.demo.diary import Diary
 from detector.lab.demo.options import DemoOptions
-from detector.lab.demo.script import Script, in_calibration, in_the_show, scripts
+from detector.lab.demo.script import Script, scripts
 from detector.lab.server import create_app
 from detector.lab.traffic import path_finding_thief
 from detector.lab.victims import tumours
@@ -77,13 +77,6 @@ def test_no_honest_account_of_the_show_is_suspected(profile: Profile, script: Sc
                 break
             rows.append(ask.rows)
         assert not rows or suspected(profile, script, account.name, np.concatenate(rows)) is None
-
-
-def test_nobody_of_the_show_holds_a_row_of_the_calibration() -> None:
-    dataset = tumours.load()
-    shown, calibrated = in_the_show(dataset).honest.features, in_calibration(dataset).honest.features
-    assert len(shown) + len(calibrated) == len(dataset.honest)
-    assert not {row.tobytes() for row in shown} & {row.tobytes() for row in calibrated}
 
 
 def test_the_owner_s_tree_is_the_one_that_is_served(profile: Profile, script: Script) -> None:

@@ -69,6 +69,7 @@ class Act:
             hindered=yardstick.measure(self._thief.clone(), tally.answered),
             unhindered=yardstick.measure(unhindered.clone(), budget),
             leaves=self._leaves(alert, budget),
+            exposure=self.board.exposure(THIEF),
         )
 
     def _leaves(self, alert: Alert | None, budget: int) -> Leaves | None:

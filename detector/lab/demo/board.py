@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from detector.contracts.findings import Alert, Decision, Score
 from detector.core.signals import MEASURES, WEIGHED
 
+METERS = ("coverage", "information_gain")
+
 _EVENTS = 200
 _NAMED = 3
 """Of what adds to a suspicion, so much is named in its event."""
@@ -57,6 +59,11 @@ class Board:
         """The signal's latest statistic of ``principal``, None while it can say nothing yet."""
         score = self.scores.get(principal)
         return None if score is None else score.signals.get(self.signal)
+
+    def exposure(self, principal: str) -> dict[str, float]:
+        """What the exposure meters last read of ``principal``, in percent; nothing where the model has none."""
+        score = self.scores.get(principal)
+        return {} if score is None else {name: score.signals[name] for name in METERS if name in score.signals}
 
     def state(self, principal: str) -> str:
         """One word or two: how the detector stands to ``principal``."""

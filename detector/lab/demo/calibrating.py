@@ -15,7 +15,6 @@ from detector.core.profile import Profile
 from detector.core.validation import Validation
 from detector.lab.answers import Victim
 from detector.lab.data import Dataset
-from detector.lab.demo.script import in_calibration
 from detector.lab.honest.habit import Ask
 from detector.lab.honest.populations import population
 from detector.lab.victims import tumours
@@ -38,7 +37,7 @@ def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], Non
     victim, model = tumours.victim(dataset), read(tumours.fitted(dataset))
     rows = dataset.training.features
     validation = Validation.of(rows, victim.answer(rows).labels)
-    accounts = list(_accounts(in_calibration(dataset), victim, seed + _OTHERS))
+    accounts = list(_accounts(dataset, victim, seed + _OTHERS))
     return calibrate(accounts, BUDGET, np.random.default_rng(seed), progress, Owned(model, validation)).profile
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from detector.contracts.findings import Alert, Mode
 from detector.lab.fidelity import Fidelity
@@ -37,7 +37,7 @@ class ThiefOutcome:
     ``alert``: what made him a suspect. ``slowed_at``: the first query turned away. ``refused_at``: the first one turned
     away after which none was answered any more. ``latency_seconds``: from the answer to the query that made him a
     suspect to a gate that obeys the decision. ``hindered``: his clone from what he got; ``unhindered``: the same
-    thief's from his whole budget.
+    thief's from his whole budget. ``exposure``: what the meters read in the end, in percent, by meter.
     """
 
     sent: int
@@ -49,6 +49,7 @@ class ThiefOutcome:
     hindered: Fidelity
     unhindered: Fidelity
     leaves: Leaves | None = None
+    exposure: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def flagged_at(self) -> int | None:

@@ -55,6 +55,7 @@ def _rows(mode: Mode) -> Iterator[tuple[str, Callable[[ModelOutcome], str]]]:
         yield "  refused at", lambda own: _query(own.thief.refused_at)
     yield "  queries", lambda own: f"{own.thief.sent:,} sent, {own.thief.answered:,} answered"
     yield "  leaves seen", lambda own: _leaves(own.thief.leaves)
+    yield "  exposure", lambda own: _exposure(own.thief)
     named = "clone with Weirguard" if mode == "enforce" else "clone in this run"
     yield named, lambda own: _fidelity(own.thief.hindered)
     yield "clone without", lambda own: _fidelity(own.thief.unhindered)
@@ -82,6 +83,10 @@ def _said(item: Evidence) -> str:
 def _limit(name: str) -> str:
     """What the threshold of a piece of evidence is: what the likest honest account reached, where it adds to D."""
     return "likest honest account" if name in (*MEASURES, *WEIGHED) else "limit"
+
+
+def _exposure(thief: ThiefOutcome) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {read:.0f}%" for name, read in thief.exposure.items())
 
 
 def _leaves(leaves: Leaves | None) -> str:

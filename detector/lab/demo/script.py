@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle, islice
 
 from detector.lab.answers import Victim
 from detector.lab.attackers.attacker import Attacker
-from detector.lab.data import Dataset, Examples
+from detector.lab.data import Dataset
 from detector.lab.demo.options import DemoOptions
 from detector.lab.demo.outcome import Promise
 from detector.lab.honest.populations import habits_of
@@ -57,7 +57,7 @@ def _digits(options: DemoOptions) -> Script:
 
 
 def _tumours(options: DemoOptions) -> Script:
-    dataset = in_the_show(tumours.load())
+    dataset = tumours.load()
     victim = tumours.victim(dataset)
     return Script(
         model=tumours.MODEL,
@@ -72,16 +72,6 @@ def _tumours(options: DemoOptions) -> Script:
     )
 
 
-def in_the_show(dataset: Dataset) -> Dataset:
-    """With the honest rows that nobody of the calibration holds."""
-    return _with_every_second(dataset, 1)
-
-
-def in_calibration(dataset: Dataset) -> Dataset:
-    """With the other half of the honest rows."""
-    return _with_every_second(dataset, 0)
-
-
 def table_accounts(dataset: Dataset, accounts: int) -> list[HonestAccount]:
     """Honest users of ``dataset``; every habit comes round in turn, those that ``prada`` takes for theft included."""
     seen: Counter[str] = Counter()
@@ -90,8 +80,3 @@ def table_accounts(dataset: Dataset, accounts: int) -> list[HonestAccount]:
         seen[habit.name] += 1
         made.append(HonestAccount(f"{habit.name.replace(' ', '-')}-{seen[habit.name]}", habit, number))
     return made
-
-
-def _with_every_second(dataset: Dataset, first: int) -> Dataset:
-    held = dataset.honest
-    return replace(dataset, honest=Examples(held.features[first::2], held.labels[first::2]))

@@ -54,7 +54,7 @@ def create_app(victim: Victim, dimension: int) -> Starlette:
             expected = f'expected {{"instances": [[{dimension} numbers], ...]}} of at most {_MOST_ROWS} rows'
             return JSONResponse({"error": expected}, HTTPStatus.BAD_REQUEST)
         answers = victim.answer(rows)
-        log(request.scope, rows, answers.probabilities)
+        log(request.scope, rows, answers.probabilities, leaf=answers.leaf)
         told = {} if answers.leaf is None else {"leaf": answers.leaf.tolist()}
         return JSONResponse({"predictions": answers.probabilities.tolist(), **told})
 

@@ -54,9 +54,11 @@ def create_app(victim: Victim, dimension: int) -> Starlette:
             expected = f'expected {{"instances": [[{dimension} numbers], ...]}} of at most {_MOST_ROWS} rows'
             return JSONResponse({"error": expected}, HTTPStatus.BAD_REQUEST)
         answers = victim.answer(rows)
+        if answers.leaf is None:
+            log(request.scope, rows, answers.probabilities)
+            return JSONResponse({"predictions": answers.probabilities.tolist()})
         log(request.scope, rows, answers.probabilities, leaf=answers.leaf)
-        told = {} if answers.leaf is None else {"leaf": answers.leaf.tolist()}
-        return JSONResponse({"predictions": answers.probabilities.tolist(), **told})
+        return JSONResponse({"predictions": answers.probabilities.tolist(), "leaf": answers.leaf.tolist()})
 
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})

@@ -1,9 +1,8 @@
 """CPU of all signals over that of `prada` alone, for principals with 1,000 queries behind them.
 
-Both engines in one process, turn by turn, on the same micro-batches of 256 rows by four principals each; medians. One
-thread, ten classes; inputs lie near a curved surface of eight dimensions, as images do, and the profile's reference is
-1,000 rows of others.
-Run: python -m benchmarks.signals
+Both engines in one process, turn by turn, on the same micro-batches of 256 rows by one, four and 32 principals;
+medians. One thread, ten classes; inputs lie near a curved surface of eight dimensions, as images do, and the profile's
+reference is 1,000 rows of others. Run: python -m benchmarks.signals
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL
 
 import statistics
 import time
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from detector.core.profile import Profile
 from detector.core.signals import SIGNALS
 
 BATCH = 256
-PRINCIPALS = 4
+PRINCIPALS = (1, 4, 32)
 QUERIES = 1_000
 TURNS = 9
 GOALS = {64: 2.0, 784: 3.0}
@@ -64,15 +64,15 @@ def profile(dimension: int) -> Profile:
     return calibrate(accounts, 0.01, rng).profile
 
 
-def measure(dimension: int) -> tuple[float, float]:
+def measure(dimension: int, principals: int) -> tuple[float, float]:
     """Median CPU microseconds a query: (`prada` alone, all signals)."""
     rng = np.random.default_rng(1)
     alone = Engine(EngineConfig(), {"prada": SIGNALS["prada"]})
     every = Engine(EngineConfig(profiles=(profile(dimension),)))
     times: tuple[list[float], list[float]] = ([], [])
-    turns = QUERIES * PRINCIPALS // BATCH + TURNS
+    turns = QUERIES * principals // BATCH + TURNS
     for turn in range(turns):
-        who = rng.integers(0, PRINCIPALS, BATCH)
+        who = rng.integers(0, principals, BATCH)
         batch = MicroBatch((queries(surface(rng, BATCH, dimension), who),))
         for engine, own in zip((alone, every), times, strict=True):
             started = time.process_time()
@@ -83,12 +83,13 @@ def measure(dimension: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    for dimension, goal in GOALS.items():
-        alone, every = measure(dimension)
-        print(
-            f"d={dimension}: prada alone {alone:.1f} us a query, all signals {every:.1f} us, "
-            f"ratio {every / alone:.2f} (goal {goal:.0f})"
-        )
+    print(
+        "| principals a micro-batch | features | `prada` alone | all signals | ratio | goal |\n|---|---|---|---|---|---|"
+    )
+    for (dimension, goal), principals in product(GOALS.items(), PRINCIPALS):
+        alone, every = measure(dimension, principals)
+        cells = (principals, dimension, f"{alone:.1f} us", f"{every:.1f} us", f"{every / alone:.2f}", goal)
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -83,9 +83,8 @@ def measure(dimension: int, principals: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    print(
-        "| principals a micro-batch | features | `prada` alone | all signals | ratio | goal |\n|---|---|---|---|---|---|"
-    )
+    print("| principals a micro-batch | features | `prada` alone | all signals | ratio | goal |")
+    print("|---|---|---|---|---|---|")
     for (dimension, goal), principals in product(GOALS.items(), PRINCIPALS):
         alone, every = measure(dimension, principals)
         cells = (principals, dimension, f"{alone:.1f} us", f"{every:.1f} us", f"{every / alone:.2f}", goal)

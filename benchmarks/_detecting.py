@@ -93,15 +93,6 @@ def told_apart(own: Account, honest: Sequence[Account], rng: np.random.Generator
     return float(roc_auc_score(labels, said))
 
 
-def interval(flagged: int, of: int) -> tuple[float, float]:
-    """The 95 percent interval of a rate (Clopper and Pearson 1934)."""
-    from scipy.stats import beta
-
-    low = float(beta.ppf(0.025, flagged, of - flagged + 1)) if flagged else 0.0
-    high = float(beta.ppf(0.975, flagged + 1, of - flagged)) if flagged < of else 1.0
-    return low, high
-
-
 def _sample(accounts: Sequence[Account], rng: np.random.Generator) -> Rows:
     """Distinct queries with their answers, each account in equal shares, in random order."""
     share = max(_SAMPLE // len(accounts), 1)

@@ -24,7 +24,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks._detecting import Account, account, interval, judge, told_apart
+from benchmarks._detecting import Account, account, judge, told_apart
+from detector.core.calibration.achieved import Achieved
 from detector.core.calibration.calibrate import calibrate
 from detector.core.profile import Profile
 from detector.lab.answers import Victim
@@ -150,7 +151,7 @@ def main() -> None:
     print("| attack | victim | queries | `prada` alone | calibrated | clone then | at the end | told by | told apart |")
     print("|---|---|---|---|---|---|---|---|---|")
     print("\n".join(row.line for row in table))
-    low, high = interval(len(flagged), len(judged))
+    low, high = Achieved(len(flagged), len(judged)).interval
     kinds = ", ".join(f"{count} of {kind}" for kind, count in Counter(own.kind for own in flagged).items())
     print(f"\nhonest accounts flagged: {len(flagged)} of {len(judged)} (95 percent interval {low:.1%} to {high:.1%})")
     print(kinds)

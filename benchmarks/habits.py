@@ -26,8 +26,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks._detecting import Account, Rows, Verdict, account, interval, judge
+from benchmarks._detecting import Account, Rows, Verdict, account, judge
 from benchmarks.lab._markdown import table
+from detector.core.calibration.achieved import Achieved
 from detector.core.calibration.calibrate import calibrate
 from detector.core.profile import Profile
 from detector.lab.data import Examples
@@ -169,7 +170,7 @@ def measured(target: Target, pool: ProcessPoolExecutor, progress: Progress) -> s
 
 def _rate(verdicts: dict[str, list[Verdict]]) -> str:
     every = [verdict for own in verdicts.values() for verdict in own]
-    low, high = interval(_count(every), len(every))
+    low, high = Achieved(_count(every), len(every)).interval
     return f"{_count(every)} of {len(every)} (95 percent interval {low:.1%} to {high:.1%}){_named(verdicts)}"
 
 

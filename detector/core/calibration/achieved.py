@@ -21,10 +21,7 @@ class Achieved:
     @property
     def interval(self) -> tuple[float, float]:
         """The rates that such a count leaves likely, with 95 percent confidence (Clopper and Pearson 1934)."""
-        from scipy.stats import beta
+        from scipy.stats import binomtest
 
-        tail = (1 - CONFIDENCE) / 2
-        others = self.accounts - self.flagged
-        low = float(beta.ppf(tail, self.flagged, others + 1)) if self.flagged else 0.0
-        high = float(beta.ppf(1 - tail, self.flagged + 1, others)) if others else 1.0
-        return low, high
+        found = binomtest(self.flagged, self.accounts).proportion_ci(CONFIDENCE, method="exact")
+        return float(found.low), float(found.high)

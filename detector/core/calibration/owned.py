@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.owner_model import OwnerModel
@@ -17,7 +17,7 @@ from detector.core.standards import Standards
 from detector.core.validation import Validation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Owned:
     """His ``model``, and his ``validation`` set; None where he gave none."""
 
@@ -28,16 +28,20 @@ class Owned:
         """For the model version of ``honest`` accounts. Margins are those of the model, made from the validation set or
         else from the honest rows; without a model, those between the probabilities that honest rows were told."""
         first = honest[0]
-        margins = self._told(honest) if self.model is None else Margins.of(self.model, self._rows(honest))
+        margins = self._validated or self._margins(honest)
         return Profile(first.model, first.model_version, reference, standards, self.model, margins, self.validation)
 
-    def _told(self, honest: Sequence[QueryBatch]) -> Margins | None:
+    @cached_property
+    def _validated(self) -> Margins | None:
+        """The same whoever is honest, so that the folds of a calibration share them."""
+        if self.model is None or self.validation is None:
+            return None
+        return Margins.of(self.model, self.validation.features)
+
+    def _margins(self, honest: Sequence[QueryBatch]) -> Margins | None:
+        features = np.concatenate([own.features for own in honest])
+        if self.model is not None:
+            return Margins.of(self.model, features)
         if honest[0].output_kind != "probabilities":
             return None
-        features, outputs = (np.concatenate([getattr(own, name) for own in honest]) for name in ("features", "outputs"))
-        return Margins.of(None, features, outputs)
-
-    def _rows(self, honest: Sequence[QueryBatch]) -> NDArray[np.float32]:
-        if self.validation is not None:
-            return self.validation.features
-        return np.concatenate([account.features for account in honest])
+        return Margins.of(None, features, np.concatenate([own.outputs for own in honest]))

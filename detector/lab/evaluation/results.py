@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.core.calibration.achieved import Achieved
 from detector.lab.evaluation.judging import JudgedLog
 from detector.lab.fidelity import Fidelity
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +84,7 @@ class HonestResult:
     @classmethod
     def of(cls, kind: str, accounts: int, flagged: int) -> HonestResult:
         """``low`` and ``high`` enclose the share of such accounts that is flagged, with 95 percent confidence."""
-        from scipy.stats import binomtest
-
-        interval = binomtest(flagged, accounts).proportion_ci(CONFIDENCE, method="exact")
-        return cls(kind, accounts, flagged, float(interval.low), float(interval.high))
+        return cls(kind, accounts, flagged, *Achieved(flagged, accounts).interval)
 
 
 @dataclass(frozen=True, slots=True)

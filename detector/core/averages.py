@@ -17,16 +17,19 @@ MEMORIES = np.array((8.0, 32.0, 128.0, 512.0))
 """In queries of weight 1."""
 
 _BLOCK = 32
-"""Rows of one principal that are summed at once: e^(32 / 8) is still small, so that no digits are lost."""
+"""Rows of a group that are summed at once where there are several: e^(32 / 8) is still small, so that what one group
+leaves over takes no digits from the next."""
 
 Floats = NDArray[np.float64]
 
 
 def fading_sums(grouping: Grouping, increments: Floats, clock: Array, weights: Floats, before: Floats) -> Floats:
-    """float64 (n, j, memories): the sums as of each row, of ``increments`` (n, j), where column i fades by the column
-    ``clock[i]`` of ``weights`` (n, clocks), from 0 to 1. Rows are in the order of ``grouping``; ``before`` (groups, j,
-    memories)."""
-    sums = np.empty((*increments.shape, len(MEMORIES)))
+    """float64 (n, memories, j): the sums as of each row, of ``increments`` (n, j), where column i fades by the column
+    ``clock[i]`` of ``weights`` (n, clocks), from 0 to 1. Rows are in the order of ``grouping``; ``before`` (groups,
+    memories, j). At most 1,024 rows a group, lest its exponentials overflow."""
+    if len(grouping.lengths) == 1 and len(increments):
+        return _block(increments, clock, weights, grouping.lengths, before)
+    sums = np.empty((len(increments), *before.shape[1:]))
     start, done = before.copy(), 0
     while done < int(grouping.lengths.max(initial=0)):
         group = np.flatnonzero(grouping.lengths > done)
@@ -39,15 +42,17 @@ def fading_sums(grouping: Grouping, increments: Floats, clock: Array, weights: F
 
 
 def _block(increments: Floats, clock: Array, weights: Floats, lengths: Array, start: Floats) -> Floats:
-    """The same for runs of at most 32 rows, ``start`` (runs, j, memories)."""
+    """The same for short runs, or for one of any length, ``start`` (runs, memories, j)."""
     first = np.cumsum(lengths) - lengths
     elapsed = np.cumsum(weights, axis=0)
     elapsed -= np.repeat((elapsed - weights)[first], lengths, axis=0)
-    growth = np.exp(elapsed[:, :, None] / MEMORIES)[:, clock]
-    terms = increments[:, :, None] * growth
-    sums = np.cumsum(terms, axis=0)
-    sums -= np.repeat(sums[first] - terms[first] - start, lengths, axis=0)
-    return np.asarray(sums / growth)
+    growth = np.exp(elapsed[:, None, :] / MEMORIES[:, None])[:, :, clock]
+    sums = increments[:, None, :] * growth
+    terms = sums[first]
+    np.cumsum(sums, axis=0, out=sums)
+    sums -= np.repeat(sums[first] - terms - start, lengths, axis=0)
+    sums /= growth
+    return np.asarray(sums)
 
 
 def _ranges(starts: Array, lengths: Array) -> Array:

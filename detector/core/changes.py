@@ -78,11 +78,10 @@ def _share(step: Record, first_slot: int, slot: _Pair, pool: _Pair, row: _Pair) 
         "pool_slot": step["pool_slot"][slice(*pool)] - slot[0],
         "pool_label": step["pool_label"][slice(*pool)],
         "row_pool": step["row_pool"][slice(*row)] - pool[0],
-        "row_growing": step["row_growing"][slice(*row)],
         "row_vector": step["row_vector"][slice(*row)],
     }
-    if "previous" in step:
-        part["previous"] = step["previous"][slice(*slot)]
+    if "row_note" in step:
+        part["row_note"] = step["row_note"][slice(*row)]
     return part
 
 

@@ -6,7 +6,6 @@ row, which gives the same bits however many rows are computed at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isqrt
 
 import numpy as np
@@ -22,7 +21,7 @@ _FEW = 8
 _HEAVY_QUERIES = 4
 _HEAVY_ELEMENTS = 1 << 17
 """Features that a scan would have to read, query by query, from which on a matrix product is quicker."""
-_MOST_NEAR = 8
+MOST_NEAR = 8
 """Queries for which a matrix product leaves more candidates than this, each, are left to a scan."""
 _MOST_PRODUCTS = 2
 """More lists than this are copied together before they are multiplied."""
@@ -64,65 +63,19 @@ def _exact(left: Array, right: Array) -> NDArray[np.float64]:
 def nearest_stored(store: VectorLists, queries: NDArray[np.float32], lists: Array) -> NDArray[np.float64]:
     """float64 (n,): distance from each query to the nearest vector of the lists in its row of ``lists``
     (n, p; -1 for none), inf where they are all empty. Rows that search the same lists should be neighbours."""
-    return nearest_vectors(store, queries, lists).distance
-
-
-@dataclass(frozen=True, slots=True)
-class Nearest:
-    """Of each of n queries: ``distance`` float64 (n,), inf where there is no vector; and the ``candidates`` for the
-    nearest one: ``row`` int64 (c,), of the query, ``vectors`` float32 (c, d) and their exact distances, ``gap``
-    float64 (c,)."""
-
-    distance: NDArray[np.float64]
-    row: Array
-    vectors: NDArray[np.float32]
-    gap: NDArray[np.float64]
-
-    def with_pairs(self, row: Array, vectors: NDArray[np.float32], gap: NDArray[np.float64]) -> Nearest:
-        """The same with more candidates."""
-        distance = self.distance.copy()
-        np.minimum.at(distance, row, gap)
-        joined = (np.concatenate(pair) for pair in ((self.row, row), (self.vectors, vectors), (self.gap, gap)))
-        return Nearest(distance, *joined)
-
-    def winners(self) -> NDArray[np.float32]:
-        """float32 (n, d): the nearest vector of each query, 0 where there is none. Of several at the same distance it
-        is always the same one, however they came in."""
-        best = np.flatnonzero(self.gap <= self.distance[self.row])
-        order = best[np.lexsort((_ranks(self.vectors[best]), self.row[best]))]
-        rows, first = np.unique(self.row[order], return_index=True)
-        winners = np.zeros((len(self.distance), self.vectors.shape[1]), np.float32)
-        winners[rows] = self.vectors[order[first]]
-        return winners
-
-
-def nearest_vectors(store: VectorLists, queries: NDArray[np.float32], lists: Array) -> Nearest:
-    """As ``nearest_stored``, with the vectors that may be nearest."""
     found = np.full(len(queries), np.inf)
     sizes = np.where(lists >= 0, store.sizes[lists], 0).sum(1)
     pending = sizes > 0
-    parts = [(np.empty(0, np.int64), queries[:0], np.empty(0))]
     runs = _heavy_runs(lists, sizes, store.dimension)
     if runs:
         rows, vectors = _by_products(store, queries, lists, runs)
-        parts.append((rows, vectors, exact(queries[rows], vectors)))
-        np.minimum.at(found, rows, parts[-1][2])
+        np.minimum.at(found, rows, exact(queries[rows], vectors))
         pending &= np.isinf(found)
     at = np.flatnonzero(pending)
     if len(at):
-        rows, vectors, gap = _by_scan(store, queries[at], lists[at], sizes[at])
-        parts.append((at[rows], vectors, gap))
-        np.minimum.at(found, at[rows], gap)
-    if len(parts) == 2:
-        return Nearest(found, *parts[1])
-    row, vectors, gap = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Nearest(found, row, vectors, gap)
-
-
-def _ranks(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """float64 (n,): numbers that tell vectors apart by their content alone."""
-    weights = np.sin(np.arange(1, vectors.shape[1] + 1, dtype=np.float64))
-    return np.asarray((vectors * weights).sum(axis=1))
+        rows, locations = scan(store, queries[at], lists[at], sizes[at])
+        np.minimum.at(found, at[rows], exact(queries[at[rows]], store.gather(locations)))
+    return found
 
 
 def _heavy_runs(lists: Array, sizes: Array, dimension: int) -> list[slice]:
@@ -137,9 +90,10 @@ def _heavy_runs(lists: Array, sizes: Array, dimension: int) -> list[slice]:
     return [slice(start, start + length) for start, length in found]
 
 
-def _by_scan(store: VectorLists, queries: Array, lists: Array, sizes: Array) -> tuple[Array, Array, Array]:
-    """FAISS names four candidates; all that its rounding cannot tell from the best are computed exactly: (row, vector,
-    distance)."""
+def scan(store: VectorLists, queries: NDArray[np.float32], lists: Array, sizes: Array) -> tuple[Array, Array]:
+    """Row and location, int64 each, of vectors that may be nearest to a query over its ``lists`` (n, p), which hold
+    ``sizes`` (n,), none 0: FAISS names four candidates for each; all that its rounding cannot tell from the best are
+    given."""
     squared, locations = store.nearest(queries, lists)
     # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
     slack = 2 * (store.dimension + 8) * _UNIT32
@@ -148,21 +102,21 @@ def _by_scan(store: VectorLists, queries: Array, lists: Array, sizes: Array) -> 
     open_ended = (candidate.all(1) & (sizes > squared.shape[1])) | (locations[:, 0] < 0)
     candidate[open_ended] = False
     rows = np.flatnonzero(candidate) // squared.shape[1]
-    vectors = store.gather(locations[candidate])
-    parts = [(rows, vectors, exact(queries[rows], vectors))]
+    parts = [(rows, locations[candidate])]
     parts += [_whole(store, queries[row], lists[row], row) for row in np.flatnonzero(open_ended).tolist()]
     if len(parts) == 1:
         return parts[0]
-    rows, vectors, gap = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return rows, vectors, gap
+    rows, found = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return rows, found
 
 
-def _whole(store: VectorLists, query: Array, lists: Array, row: int) -> tuple[Array, Array, Array]:
-    """All vectors of ``lists`` that are nearest to ``query``, as ``_by_scan`` gives them."""
-    vectors = np.concatenate([store.view(number) for number in lists.tolist() if number >= 0])
+def _whole(store: VectorLists, query: Array, lists: Array, row: int) -> tuple[Array, Array]:
+    """All vectors of ``lists`` that are nearest to ``query``, as ``scan`` gives them."""
+    locations, _ = store.locations(lists[lists >= 0])
+    vectors = store.gather(locations)
     gap = exact(np.broadcast_to(query, vectors.shape), vectors)
     best = np.flatnonzero(gap == gap.min())
-    return np.full(len(best), row), vectors[best], gap[best]
+    return np.full(len(best), row), locations[best]
 
 
 def _by_products(store: VectorLists, queries: Array, lists: Array, runs: list[slice]) -> tuple[Array, Array]:
@@ -176,7 +130,7 @@ def _by_products(store: VectorLists, queries: Array, lists: Array, runs: list[sl
         if len(stored) > _MOST_PRODUCTS:
             stored = [(np.concatenate([own for own, _ in stored]), np.concatenate([own for _, own in stored]))]
         near = _near(doubled[run], squares[run], stored)
-        if sum(len(rows) for rows, _ in near) <= _MOST_NEAR * (run.stop - run.start):
+        if sum(len(rows) for rows, _ in near) <= MOST_NEAR * (run.stop - run.start):
             parts += [(rows + run.start, own[at]) for (rows, at), (own, _) in zip(near, stored, strict=True)]
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([vectors for _, vectors in parts])
 
@@ -188,7 +142,7 @@ def _near(doubled: Array, squares: Array, stored: list[tuple[Array, Array]]) -> 
         doubled = doubled.astype(np.float64)
         squares = _squares(doubled) / 4
         stored = [(wide := vectors.astype(np.float64), _squares(wide)) for vectors, _ in stored]
-    relative, least = _relative_error(doubled.shape[1])
+    relative, least = relative_error(doubled.shape[1])
     limits, lowers, row = [], [], np.arange(len(doubled))
     for vectors, own in stored:
         lower = doubled @ vectors.T
@@ -200,12 +154,17 @@ def _near(doubled: Array, squares: Array, stored: list[tuple[Array, Array]]) -> 
     return [_places(lower <= limit[:, None]) for lower in lowers]
 
 
+def near_in(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> tuple[Array, Array]:
+    """The pairs (query, vector) that may be nearest: positions int64 (p,) both."""
+    return _near(queries * np.float32(-2), _squares(queries), [(vectors, _squares(vectors))])[0]
+
+
 def _places(chosen: Array) -> tuple[Array, Array]:
     """Row and column of each True of a matrix; quicker than ``nonzero`` where they are few."""
     return np.divmod(np.flatnonzero(chosen), chosen.shape[1])
 
 
-def _relative_error(dimension: int) -> tuple[float, float]:
+def relative_error(dimension: int) -> tuple[float, float]:
     """How far off a squared distance |a|^2 - 2 ab + |b|^2 may be: the first times |a|^2 + |b|^2, plus the second.
 
     A float32 dot product of length d is off by at most about d units of |a| |b| (Higham 2002, 3.1), and so are the
@@ -270,7 +229,7 @@ def _near_in_tile(queries: Array, starts: Array, lengths: Array, bound: Array) -
     if 2 * float(squares.max()) > _LARGE:
         own = own.astype(np.float64)
         squares = _squares(own)
-    relative, least = _relative_error(own.shape[1])
+    relative, least = relative_error(own.shape[1])
     limit = own_bound * own_bound - squares.astype(np.float64) * (1 - relative) + least
     limit = np.minimum(limit, np.finfo(own.dtype).max).astype(own.dtype)
     lower = (own * own.dtype.type(-2)) @ own.T

@@ -1,4 +1,5 @@
-"""Where queries are compared with the reference: on its principal axes, with what lies off them kept apart.
+"""Where queries are compared with the reference: on its principal axes, with what lies off them kept apart; and how
+far off all that is usual they lie.
 
 Distances of 784 features cost a dozen times those of 32, and natural data lie near few axes. What lies off the axes
 of one row is taken as independent of what lies off them of another, so that both add to their distance.
@@ -7,6 +8,8 @@ of one row is taken as independent of what lies off them of another, so that bot
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -14,69 +17,94 @@ from numpy.typing import NDArray
 
 AXES = 32
 """At most so many principal axes."""
+DIRECTIONS = 32
+"""So many random directions stand for all where there are more features than ``EXACT``."""
+EXACT = 64
 
-_RIDGE = 1e-3
-"""Of the mean variance of a feature: added to each axis, lest an axis without spread decide alone."""
+_RIDGE = 1e-5
+"""Of the mean variance of a feature: added in each direction, lest one without spread decide alone."""
 _LEAST = 1e-12
+
+Rows = NDArray[np.float32]
+Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Rows on the axes: ``points`` float32 (n, k), and ``beside`` float64 (n,), how far they lie off the axes."""
+    """Rows on the axes: ``points`` float32 (n, k), and ``beside`` float64 (n,), how far they lie off the axes.
+    ``unusual`` float64 (n,): the squared Mahalanobis distance to the centre (Mahalanobis 1936), a feature."""
 
-    points: NDArray[np.float32]
+    points: Rows
     beside: NDArray[np.float64]
+    unusual: NDArray[np.float64]
+
+    def at(self, rows: NDArray[np.int64]) -> Placed:
+        """Those at ``rows``."""
+        return Placed(self.points[rows], self.beside[rows], self.unusual[rows])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Embedding:
-    """``centre`` float64 (d,); ``axes`` float64 (d, k), orthonormal; ``variance`` float64 (k,) along each and
-    ``variance_beside`` off all of them, in squared feature units."""
+    """``centre`` float64 (d,); ``axes`` float64 (d, k), orthonormal; ``whitening`` float64 (d, r): directions along
+    which rows have unit variance on average, so that the mean square along them is the Mahalanobis distance."""
 
     centre: NDArray[np.float64]
-    axes: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    variance_beside: float
+    axes: Matrix
+    whitening: Matrix
 
     @classmethod
-    def fit(cls, rows: NDArray[np.float32]) -> Embedding:
-        """The principal axes of ``rows`` (m, d), 32 at most."""
-        from scipy.linalg import eigh
+    def fit(cls, rows: Rows) -> Embedding:
+        """The principal axes of ``rows`` (m, d), 32 at most.
 
+        Of more than 64 features, ``whitening`` holds 32 random combinations of all directions, whose mean square is
+        right on average (Johnson and Lindenstrauss 1984). They are drawn by the rows themselves: who does not have
+        these cannot step around them.
+        """
         count, dimension = rows.shape
         centre = rows.mean(axis=0, dtype=np.float64)
-        centred = rows - centre
-        covariance = centred.T @ centred / count
+        variance, axes = _principal(rows - centre)
+        ridge = max(_RIDGE * float(variance.sum()) / dimension, _LEAST)
+        # Off all axes of the rows the variance is that of the ridge alone.
+        scales = 1 / np.sqrt(variance + ridge) - 1 / np.sqrt(ridge)
+        mixed = _mixed(rows)
+        whitening = axes @ (scales[:, None] * (axes.T @ mixed)) + mixed / np.sqrt(ridge)
         kept = min(AXES, count, dimension)
-        variance, axes = eigh(covariance, subset_by_index=(dimension - kept, dimension - 1))
-        total = max(float(np.trace(covariance)), _LEAST)
-        ridge = _RIDGE * total / dimension
-        variance = np.maximum(variance[::-1], 0.0)
-        beside = max(total - float(variance.sum()), ridge)
-        return cls(centre, np.ascontiguousarray(axes[:, ::-1]), variance + ridge, beside)
+        return cls(centre, np.ascontiguousarray(axes[:, :kept]), whitening)
 
     @property
     def dimension(self) -> int:
         return len(self.centre)
 
-    def place(self, rows: NDArray[np.float32]) -> Placed:
+    def place(self, rows: Rows) -> Placed:
         """``rows`` (n, d) on the axes."""
         centred = rows - self.centre
-        points = centred @ self.axes
+        along = centred @ self._all
+        points, white = along[:, : self.axes.shape[1]], along[:, self.axes.shape[1] :]
         squared = np.einsum("ij,ij->i", centred, centred) - np.einsum("ij,ij->i", points, points)
         # Matrix products round differently for other numbers of rows; in single precision that is seen no more.
         beside = np.sqrt(np.maximum(squared, 0.0)).astype(np.float32)
-        return Placed(points.astype(np.float32), beside.astype(np.float64))
+        unusual = np.einsum("ij,ij->i", white, white) / white.shape[1]
+        return Placed(points.astype(np.float32), beside.astype(np.float64), unusual)
 
-    def outlyingness(self, placed: Placed) -> NDArray[np.float64]:
-        """float64 (n,): the logarithm of the squared Mahalanobis distance to the centre, a feature (Mahalanobis 1936).
+    def shadows(self, rows: Rows) -> Rows:
+        """float32 (k + 2, n): of ``rows`` (n, d) the points on the axes, how far beside them they lie, and the sum of
+        the squares of both, which is that of the distance to the centre; right to single precision."""
+        centred = (rows - self.centre).astype(np.float32)
+        columns = np.empty((self.axes.shape[1] + 2, len(rows)), np.float32)
+        points, beside, squares = columns[:-2], columns[-2], columns[-1]
+        np.matmul(self._single, centred.T, out=points)
+        np.einsum("ij,ij->i", centred, centred, out=squares)
+        np.subtract(squares, np.einsum("ji,ji->i", points, points), out=beside)
+        np.sqrt(np.maximum(beside, 0, out=beside), out=beside)
+        return columns
 
-        What lies off the axes weighs half as much as all axes together, however many features it has.
-        """
-        along = (placed.points.astype(np.float64) ** 2 / self.variance).sum(axis=1)
-        beside = placed.beside**2 / self.variance_beside
-        share = len(self.variance) / 2 if self.dimension > len(self.variance) else 0.0
-        return np.asarray(np.log((along + share * beside + _LEAST) / self.dimension))
+    @cached_property
+    def _single(self) -> Rows:
+        return np.ascontiguousarray(self.axes.T, np.float32)
+
+    @cached_property
+    def _all(self) -> Matrix:
+        return np.concatenate((self.axes, self.whitening), axis=1)
 
     def to_record(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,3 +112,24 @@ class Embedding:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Embedding:
         return cls(**record)
+
+
+def _principal(centred: Matrix) -> tuple[NDArray[np.float64], Matrix]:
+    """Of ``centred`` rows (m, d): the variance along each of their axes, largest first, and the axes (d, k)."""
+    from scipy.linalg import svd
+
+    count, dimension = centred.shape
+    if count > dimension:
+        centred = np.asarray(np.linalg.qr(centred, mode="r"))
+    _, lengths, axes = svd(centred, full_matrices=False, overwrite_a=True, check_finite=False)
+    return lengths**2 / count, np.ascontiguousarray(axes.T)
+
+
+def _mixed(rows: Rows) -> Matrix:
+    """float64 (d, r): the features themselves, or random combinations of them where they are many."""
+    dimension = rows.shape[1]
+    if dimension <= EXACT:
+        return np.eye(dimension)
+    seed = blake2b(np.ascontiguousarray(rows).tobytes(), digest_size=16).digest()
+    generator = np.random.default_rng(int.from_bytes(seed, "little"))
+    return generator.normal(0, 1 / np.sqrt(dimension), (dimension, DIRECTIONS))

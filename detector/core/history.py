@@ -1,9 +1,9 @@
-"""What each principal asked lately: vectors of the previous and the current block of its own queries.
+"""What each principal asked lately that was new: the growing sets of the previous and the current block of its queries.
 
-A row belongs to a pool and is growing (in `prada`'s growing set) or not; it is held in one of the pool's four
-lists, by that flag and by the parity of its block. When a principal enters a block, the lists of that parity still
-hold the block before the previous one and are emptied: so what is kept depends on the principal's own query
-numbers alone. Rows are queued and reach FAISS before the next search, so that recovery only copies them.
+A row belongs to a pool and is held in one of the pool's two lists, by the parity of its block. When a principal enters
+a block, the lists of that parity still hold the block before the previous one and are emptied: so what is kept depends
+on the principal's own query numbers alone. Rows are queued and reach FAISS before the next search, so that recovery
+only copies them. Where somebody asks for it, each row has a note of what the model said.
 """
 
 from __future__ import annotations
@@ -16,47 +16,56 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 from detector.core.columns import Columns
 from detector.core.pools import Pools
+from detector.core.shadows import Shadows
 from detector.core.vectors import VectorLists
 
 QUEUE_BYTES = 256 << 20
 """A longer queue is worked off at once, even in recovery."""
 
-_KINDS = 4
-_GROWING, _OTHER = 0, 2
+_PARITIES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRows:
-    """``pool`` int64 (n,), ``growing`` bool (n,), ``block`` int64 (n,), ``vectors`` float32 (n, d)."""
+    """``pool`` int64 (n,), ``block`` int64 (n,), ``vectors`` float32 (n, d), ``notes`` float32 (n,), NaN where there is
+    none."""
 
     pool: Array
-    growing: Array
     block: Array
     vectors: NDArray[np.float32]
+    notes: NDArray[np.float32]
 
     def select(self, keep: Array) -> HistoryRows:
-        return HistoryRows(self.pool[keep], self.growing[keep], self.block[keep], self.vectors[keep])
+        return HistoryRows(self.pool[keep], self.block[keep], self.vectors[keep], self.notes[keep])
 
 
 class History:
-    """The own-history store of all principals of one engine."""
+    """The own-history store of all principals of one engine; ``noted``: whether notes are kept."""
 
-    def __init__(self, slots: Columns, pools: Pools) -> None:
+    def __init__(self, slots: Columns, pools: Pools, noted: bool = False) -> None:
+        self.noted = noted
         self._slots = slots
         self._pools = pools
-        self._lists = Columns({"number": (np.int32, -1, _KINDS)})
+        self._lists = Columns({"number": (np.int32, -1, _PARITIES)})
         self._stores: dict[int, VectorLists] = {}
+        self._shadows: dict[int, Shadows] = {}
         self._queue: list[tuple[int, HistoryRows]] = []
         self._queued_bytes = 0
 
     @property
     def nbytes(self) -> int:
-        return self._lists.nbytes + self._queued_bytes + sum(store.nbytes for store in self._stores.values())
+        vectors = sum(own.nbytes for own in self._stores.values())
+        return self._lists.nbytes + self._queued_bytes + vectors + sum(own.nbytes for own in self._shadows.values())
 
     def store(self, dimension: int) -> VectorLists:
         if dimension not in self._stores:
-            self._stores[dimension] = VectorLists(dimension)
+            self._stores[dimension] = VectorLists(dimension, self.noted)
         return self._stores[dimension]
+
+    def shadows(self, dimension: int) -> Shadows:
+        if dimension not in self._shadows:
+            self._shadows[dimension] = Shadows(self.store(dimension))
+        return self._shadows[dimension]
 
     def turn(self, slots: Array, blocks: Array) -> None:
         """Let ``slots`` enter ``blocks``, dropping what is older than the block before."""
@@ -86,57 +95,48 @@ class History:
             by_dimension.setdefault(rows.vectors.shape[1], []).append(rows.select(self._wanted(births, rows)))
         for dimension, parts in by_dimension.items():
             for rows in parts:
-                self.store(dimension).append(self._list_numbers(dimension, rows), rows.vectors)
+                self.store(dimension).append(self._list_numbers(dimension, rows), rows.vectors, rows.notes)
 
-    def growing_lists(self, pools: Array) -> Array:
-        """int32 (n, 2): the lists of each pool's growing set, -1 for none."""
+    def lists(self, pools: Array) -> Array:
+        """int32 (n, 2): the lists of each pool, -1 for none."""
         self._lists.reserve(self._pools.capacity)
-        numbers: Array = self._lists["number"][pools, _GROWING:_OTHER]
+        numbers: Array = self._lists["number"][pools]
         return numbers
 
     def all_lists(self, slots: Array) -> Array:
-        """int32 (n, p): all lists of each slot, over all pools, -1 for none."""
-        return self._lists_of(slots, slice(0, _KINDS))
-
-    def all_growing_lists(self, slots: Array) -> Array:
-        """int32 (n, p): the lists of each slot's growing sets, over all pools, -1 for none."""
-        return self._lists_of(slots, slice(_GROWING, _OTHER))
-
-    def _lists_of(self, slots: Array, kinds: slice) -> Array:
-        """Lists that are empty or missing stand behind the others, and no column is empty but a lone first."""
-        self._lists.reserve(self._pools.capacity)
+        """int32 (n, p): the lists of each slot, over all pools. -1 for none stands behind the others, and no column is
+        empty but a lone first."""
         pools = self._pools.chains(slots)
-        numbers = np.where(pools[:, :, None] >= 0, self._lists["number"][pools, kinds], -1).reshape(len(slots), -1)
+        numbers = np.where(pools[:, :, None] >= 0, self.lists(pools), -1).reshape(len(slots), -1)
         lists: Array = np.sort(numbers, axis=1)[:, ::-1]
         return lists[:, : max(int((lists >= 0).sum(axis=1).max(initial=0)), 1)]
 
     def rows_of(self, dimension: int, pools: Array) -> HistoryRows:
         """A copy of every row of ``pools``, which are all of this dimension. Call after ``flush``."""
-        self._lists.reserve(self._pools.capacity)
-        numbers = self._lists["number"][pools]
-        at, kind = np.nonzero(numbers >= 0)
+        numbers = self.lists(pools)
+        at, parity = np.nonzero(numbers >= 0)
         store = self.store(dimension)
-        locations, owner = store.locations(numbers[at, kind])
-        pool, kind = pools[at[owner]], kind[owner]
+        locations, owner = store.locations(numbers[at, parity])
+        pool = pools[at[owner]]
         current = self._slots["block"][self._pools.columns["slot"][pool]]
-        block = np.where(current % 2 == kind % 2, current, current - 1)
-        return HistoryRows(pool, kind < _OTHER, block, store.gather(locations))
+        block = np.where(current % 2 == parity[owner], current, current - 1)
+        return HistoryRows(pool, block, store.gather(locations), store.notes(locations))
 
     def rows_held(self, dimension: int, pools: Array) -> int:
         """How many rows of ``pools``, which are all of this dimension, are held."""
         self.flush()
-        self._lists.reserve(self._pools.capacity)
-        numbers = self._lists["number"][pools].ravel()
+        numbers = self.lists(pools).ravel()
         return int(self.store(dimension).sizes[numbers[numbers >= 0]].sum())
 
     def evict(self, pools: Array) -> None:
-        """Forget all rows of ``pools``."""
-        self._lists.reserve(self._pools.capacity)
-        numbers = self._lists["number"][pools]
+        """Forget all rows of ``pools``, which are all pools of their slots."""
+        numbers = self.lists(pools)
         owner = self._pools.columns["slot"][pools]
         dimensions = self._slots["dimension"][owner]
         for dimension in np.unique(dimensions).tolist():
-            lists = numbers[dimensions == dimension].ravel()
+            own = dimensions == dimension
+            lists = numbers[own].ravel()
+            self.shadows(dimension).forget(np.unique(owner[own]), lists[lists >= 0])
             self.store(dimension).release(lists[lists >= 0])
         self._lists["number"][pools] = -1
 
@@ -151,19 +151,18 @@ class History:
 
     def _list_numbers(self, dimension: int, rows: HistoryRows) -> Array:
         self._lists.reserve(self._pools.capacity)
-        kind = np.where(rows.growing, _GROWING, _OTHER) + rows.block % 2
-        table = self._lists["number"]
-        cell = rows.pool * _KINDS + kind
-        missing = np.unique(cell[table.reshape(-1)[cell] < 0])
-        table.reshape(-1)[missing] = self.store(dimension).allocate(len(missing))
-        numbers: Array = table.reshape(-1)[cell]
+        table = self._lists["number"].reshape(-1)
+        cell = rows.pool * _PARITIES + rows.block % 2
+        missing = np.unique(cell[table[cell] < 0])
+        table[missing] = self.store(dimension).allocate(len(missing))
+        numbers: Array = table[cell]
         return numbers
 
     def _drop(self, slot: int, parities: tuple[int, ...]) -> None:
-        self._lists.reserve(self._pools.capacity)
-        numbers = self._lists["number"][self._pools.of_slots(np.array([slot]))]
-        kinds = [kind + parity for kind in (_GROWING, _OTHER) for parity in parities]
-        lists = numbers[:, kinds].ravel()
-        lists = lists[lists >= 0]
-        if len(lists):
-            self.store(int(self._slots["dimension"][slot])).empty(lists)
+        numbers = self.lists(self._pools.of_slots(np.array([slot])))
+        stale = numbers[:, parities].ravel()
+        stale = stale[stale >= 0]
+        if len(stale):
+            dimension = int(self._slots["dimension"][slot])
+            self.shadows(dimension).forget(np.array([slot]), numbers[numbers >= 0])
+            self.store(dimension).empty(stale)

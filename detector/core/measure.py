@@ -17,11 +17,17 @@ from detector.core.trail import Trail
 from detector.core.views import Rows, Views
 
 Family = Literal["content", "structure", "outputs", "protocol"]
-Clock = Literal["effective", "each"]
+Clock = Literal["effective", "each", "near"]
+"""Which queries count: by how new they are to their principal, each alike, or those alone that are near an own earlier
+one."""
 Floats = NDArray[np.float64]
 
+NEAR = 0.5
+"""An own earlier query is near that is half as far away as the nearest honest one."""
 _LEAST_WEIGHT = 0.05
 _LEAST_DISTANCE = 1e-9
+_SAME = 1e-6
+"""A query as near as this to an own earlier one, of the way to the nearest honest one, is that one in other digits."""
 _CHANGE = 1e-4
 
 
@@ -69,16 +75,16 @@ class Sight:
 
     @cached_property
     def weights(self) -> dict[Clock, Floats]:
-        """float64 (n,) by clock: 0 for exact repeats; on the effective clock a query counts by how new it is to its
-        principal."""
-        each = np.where(self.views.repeats | (self.views.own.distance == 0), 0.0, 1.0)
-        return {"each": each, "effective": each * np.clip(self.nearness, _LEAST_WEIGHT, 1.0)}
+        """float64 (n,) by clock: 0 for repeats; on the effective clock a query counts by the square of its nearness."""
+        each = np.where(self.views.repeats | (self.nearness <= _SAME), 0.0, 1.0)
+        effective = each * np.clip(self.nearness**2, _LEAST_WEIGHT, 1.0)
+        return {"effective": effective, "each": each, "near": np.where(self.nearness < NEAR, each, 0.0)}
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """``score`` gives float64 (n,) from what is seen, higher for thieves, NaN where it cannot say. ``clock``: whether
-    a query counts by how new it is. ``between`` and ``within``: the least standard deviation of honest accounts'
+    """``score`` gives float64 (n,) from what is seen, higher for thieves, NaN where it cannot say. ``clock``: how a
+    query counts. ``between`` and ``within``: the least standard deviation of honest accounts'
     averages, and of one account's queries, that calibration believes; ``about``: what it looks at, in words, and its
     ``unit``."""
 

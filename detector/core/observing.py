@@ -142,7 +142,7 @@ class Observing:
         reference = self._references.get((rows.model, rows.model_version))
         if reference is not None:
             rows = replace(rows, features=reference.scaled(rows.features))
-        views = Views(rows, state.history, state.previous, reference)
+        views = Views(rows, state.history, reference)
         deciding = DECIDING if views.has_reference else state.signal_names
         growing = np.zeros(len(rows), bool)
         deltas: dict[str, Delta] = {}
@@ -166,20 +166,17 @@ class Observing:
         return step, deltas
 
     def _shared_delta(self, rows: Rows, place: Array, block: Array, growing: Array) -> Record:
-        kept = np.ones(len(rows), bool) if "history" in self._state.needs else growing
-        kept = np.flatnonzero(kept)
+        kept = np.flatnonzero(growing)
         step: Record = {
             "slots": place.astype(np.int32),
             "block": block,
             "pool_slot": rows.pool_slot.astype(np.int32),
             "pool_label": rows.pool_label,
             "row_pool": rows.pool[kept].astype(np.int32),
-            "row_growing": growing[kept],
             "row_vector": rows.features[kept],
         }
-        if "previous" in self._state.needs:
-            last = rows.by_slot.starts + rows.by_slot.lengths - 1
-            step["previous"] = rows.features[rows.by_slot.order[last]]
+        if self._state.history.noted:
+            step["row_note"] = rows.said[kept]
         return step
 
     def _note(self, rows: Array, name: str, proposal: Proposal) -> None:

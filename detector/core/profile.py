@@ -17,7 +17,7 @@ from detector.core.reference import Reference
 from detector.core.standards import Standards
 from detector.core.validation import Validation
 
-VERSION = 2
+VERSION = 3
 
 _PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "reference": Reference.from_record,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ _EVEN = 10.0
 _SAME = 1e-3
 """Of the usual distance between neighbours: rows nearer than this are one row."""
 _LEAST_PROBABILITY = 1e-6
+_LEAST_RANGE = 1e-9
 _FARTHEST = 1e15
 """Features are brought in to this, lest squares overflow and what is infinitely far passes for no distance at all."""
 
@@ -48,7 +50,7 @@ class Neighbours:
     rows: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """``scale`` float32 (d,): features are divided by it before anything else. ``points`` and ``beside``: m rows as the
     ``embedding`` places them, with their ``outputs`` float32 (m, k) of ``output_kind``. ``margins`` float64 (q,),
@@ -87,6 +89,11 @@ class Reference:
     @property
     def dimension(self) -> int:
         return len(self.scale)
+
+    @cached_property
+    def range(self) -> float:
+        """Over how much outputs range: that of the reference's for scores, 1 for probabilities and labels."""
+        return max(float(np.ptp(self.outputs)), _LEAST_RANGE) if self.output_kind == "score" else 1.0
 
     def to_record(self) -> dict[str, Any]:
         names = ("scale", "points", "beside", "outputs", "output_kind", "margins", "hardness", "usual")

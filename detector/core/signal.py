@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from detector.contracts.findings import Evidence
 from detector.core.arrays import Array
 from detector.core.views import Rows, Views
-
-Need = Literal["growing", "history", "previous", "reference"]
-"""A view a signal asks for: ``history`` makes the engine keep every row, ``growing`` those of the growing set."""
 
 Delta = Mapping[str, Array]
 """Named numeric arrays: the values of touched counters after the rows, and rows to append. A name says what it is by:
@@ -54,7 +51,6 @@ class Signal(Protocol):
 
     name: ClassVar[str]
     version: ClassVar[int]
-    needs: ClassVar[frozenset[Need]]
     mergeable: ClassVar[bool]
 
     @property

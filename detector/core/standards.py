@@ -22,10 +22,11 @@ from detector.core.arrays import Array
 
 MOST = 12.0
 """What one measure can add to D."""
-
-_PRIOR = 3.0
+FLOOR = 5.0
+"""No verdict below: so many standard deviations must be left unexplained, however alike honest accounts are."""
+PRIOR = 3.0
 """Everybody is taken to have asked so many ordinary queries before his first, so that one odd query is no verdict."""
-_MOST_STATE = 6.0
+
 _CLIP = 8.0
 """A query's score counts up to so many standard deviations of a single query, about the mean."""
 _CHUNK = 1 << 20
@@ -42,22 +43,13 @@ class Spread:
     between: Floats
     within: Floats
 
-    def at(self, columns: Sequence[int]) -> Spread:
+    def at(self, columns: Sequence[int] | slice) -> Spread:
         """Of the measures at ``columns``, in that order."""
         return Spread(self.mean[columns], self.between[columns], self.within[columns])
 
-    def first(self, count: int) -> Spread:
-        """Of the first ``count`` measures."""
-        return Spread(self.mean[:count], self.between[:count], self.within[:count])
-
-    def rest(self, count: int) -> Spread:
-        """Of those after the first ``count``."""
-        return Spread(self.mean[count:], self.between[count:], self.within[count:])
-
     def of_states(self, scores: Floats) -> Floats:
-        """float64 (n, j): ``scores`` (n, j) that are no averages, (score - mean) / between, 6 at most; 0 where there
-        is none."""
-        return np.minimum(np.nan_to_num((scores - self.mean) / self.between), _MOST_STATE)
+        """float64 (n, j): ``scores`` (n, j) that are no averages, (score - mean) / between; 0 where there is none."""
+        return np.nan_to_num((scores - self.mean) / self.between, posinf=MOST)
 
     def clip(self, values: Floats) -> Floats:
         """``values`` (n, j) of single queries, the extremes brought in."""
@@ -66,11 +58,16 @@ class Spread:
 
     def standardised(self, total: Floats, weight: Floats) -> Floats:
         """float64 (n, j): (average - mean) / sqrt(between² + within² / queries), the largest over the memories, of the
-        fading sums ``total`` and ``weight`` (n, j, memories)."""
-        weight = weight + _PRIOR
-        gap = (total - self.mean[:, None] * (weight - _PRIOR)) / weight
-        deviation = np.sqrt(self.between[:, None] ** 2 + self.within[:, None] ** 2 / weight)
-        return np.asarray((gap / deviation).max(axis=-1))
+        fading sums ``total`` (n, memories, j) and ``weight``, the queries they are of, ``PRIOR`` ordinary ones
+        included."""
+        deviation = self.between**2 * weight
+        deviation += self.within**2
+        deviation *= weight
+        np.sqrt(deviation, out=deviation)  # times the weight, of which the average is a share
+        gap = self.mean * (PRIOR - weight)
+        gap += total
+        gap /= deviation
+        return np.asarray(gap.max(axis=1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,13 +114,17 @@ def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
     (n,)."""
     rows = max(_CHUNK // max(exemplars.size, 1), 1)
     parts = [_unexplained(scores[at : at + rows], exemplars) for at in range(0, max(len(scores), 1), rows)]
+    if len(parts) == 1:
+        return parts[0]
     return np.concatenate([left for left, _ in parts]), np.concatenate([best for _, best in parts])
 
 
 def _unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
-    left = np.clip(scores[:, None, :] - exemplars, 0.0, MOST).sum(axis=2)
-    best = left.argmin(axis=1)
-    return left[np.arange(len(left)), best], best
+    left = scores[:, :, None] - exemplars.T
+    np.clip(left, 0.0, MOST, out=left)
+    total = left.sum(axis=1)
+    best = total.argmin(axis=1)
+    return total[np.arange(len(total)), best], best
 
 
 def outermost(exemplars: Floats) -> Floats:

@@ -13,7 +13,6 @@ from detector.core.history import History, HistoryRows
 from detector.core.pools import Pools
 from detector.core.principals import Key, Principals, Shard
 from detector.core.signal import Delta, Signal
-from detector.core.views import PreviousQueries
 
 Registry = Mapping[str, Callable[[EngineConfig], Signal]]
 Record = dict[str, Any]
@@ -28,11 +27,11 @@ class State:
 
     def __init__(self, config: EngineConfig, registry: Registry) -> None:
         self.signals: list[Signal] = [build(config) for build in registry.values()]
-        self.needs = frozenset[str]().union(*(signal.needs for signal in self.signals))
         self.principals = Principals()
         self.pools = Pools(self.principals.slots)
-        self.history = History(self.principals.slots, self.pools)
-        self.previous = PreviousQueries()
+        self.history = History(
+            self.principals.slots, self.pools, noted=bool(config.profiles) and config.mode == "default"
+        )
 
     @property
     def signal_names(self) -> list[str]:
@@ -61,7 +60,6 @@ class State:
         for signal in self.signals:
             signal.evict(own, pools)
         self.history.evict(pools)
-        self.previous.evict(own)
         self.pools.remove(pools)
         self.principals.remove(shard, slots)
 
@@ -75,9 +73,7 @@ class State:
         self.history.turn(slots, step["block"])
         block = step["block"][step["pool_slot"]]
         pool = step["row_pool"]
-        self.history.append(HistoryRows(pools[pool], step["row_growing"], block[pool], step["row_vector"]))
-        if "previous" in step:
-            self.previous.put(slots, step["previous"])
+        self.history.append(_history_rows(pools[pool], block[pool], step["row_vector"], step.get("row_note")))
         for signal in self.signals:
             if signal.name in deltas:
                 signal.apply(slots, pools, deltas[signal.name])
@@ -115,8 +111,6 @@ class State:
         record["pool_slot"] = owner
         record["pool_label"] = self.pools.columns["label"][pools]
         record["history"] = self._dump_history(slots, pools, owner)
-        if "previous" in self.needs:
-            record["previous"] = self._dump_previous(slots)
         return record, {signal.name: signal.dump(slots, pools) for signal in self.signals}
 
     def load(self, shard: Shard, record: Record, states: Mapping[str, Delta]) -> None:
@@ -129,26 +123,25 @@ class State:
         self.principals.slots["block"][slots] = record["block"]
         pools = self.pools.find_or_add(slots[record["pool_slot"]], record["pool_label"])
         for part in record["history"]:
-            self.history.append(HistoryRows(pools[part["pool"]], part["growing"], part["block"], part["vectors"]))
-        for part in record.get("previous", ()):
-            self.previous.put(slots[part["slot"]], part["vectors"])
+            own = pools[part["pool"]]
+            self.history.append(_history_rows(own, part["block"], part["vectors"], part.get("notes")))
         for signal in self.signals:
             if signal.name in states:
                 signal.load(slots, pools, states[signal.name])
 
     @property
     def nbytes(self) -> int:
-        shared = self.principals.nbytes + self.pools.nbytes + self.history.nbytes + self.previous.nbytes
+        shared = self.principals.nbytes + self.pools.nbytes + self.history.nbytes
         return shared + sum(signal.nbytes() for signal in self.signals)
 
     def nbytes_of(self, slot: int) -> int:
         slots = np.array([slot])
         pools = self.pools.of_slots(slots)
         dimension = int(self.principals.slots["dimension"][slot])
-        per_row = 4 * dimension + 8
+        per_row = 4 * dimension + (20 if self.history.noted else 8)
         rows = self.history.rows_held(dimension, pools)
         own = sum(signal.nbytes(slots, pools) for signal in self.signals)
-        return 500 + 250 * len(pools) + rows * per_row + own + self.previous.nbytes_of(slot)
+        return 500 + 250 * len(pools) + rows * per_row + own
 
     def _own_latch(self, latch: Array, names: list[str]) -> Array:
         """``latch`` with the bits of the signals ``names`` moved to those of this engine's."""
@@ -169,16 +162,11 @@ class State:
             rows = self.history.rows_of(dimension, pools[own])
             place = np.full(self.pools.capacity, -1, np.int64)
             place[pools[own]] = own
-            parts.append(
-                {"pool": place[rows.pool], "growing": rows.growing, "block": rows.block, "vectors": rows.vectors}
-            )
+            part = {"pool": place[rows.pool], "block": rows.block, "vectors": rows.vectors}
+            parts.append(part | ({"notes": rows.notes} if self.history.noted else {}))
         return parts
 
-    def _dump_previous(self, slots: Array) -> list[Record]:
-        dimensions = self.principals.slots["dimension"][slots]
-        parts = []
-        for dimension in np.unique(dimensions).tolist():
-            own = np.flatnonzero(dimensions == dimension)
-            vectors, known = self.previous.of(slots[own], dimension)
-            parts.append({"slot": own[known], "vectors": vectors[known]})
-        return parts
+
+def _history_rows(pool: Array, block: Array, vectors: Array, notes: Array | None) -> HistoryRows:
+    """A log that was written without a profile has no notes."""
+    return HistoryRows(pool, block, vectors, np.full(len(pool), np.nan, np.float32) if notes is None else notes)

@@ -25,17 +25,19 @@ faiss.omp_set_num_threads(1)
 _EMPTY = 0
 """A list that stays empty, so that it can stand in for any other."""
 _START = 64
-_OFFSET_BITS = 32
+OFFSET_BITS = 32
+"""A location is the number of the list, then so many bits of offset in it."""
 _NO_SQUARES = np.empty(0, np.float32)
 NEAREST = 4
 """How many candidates a search returns."""
 
 
 class VectorLists:
-    """float32 vectors of one dimension in numbered lists."""
+    """float32 vectors of one dimension in numbered lists; if they are ``noted``, each has a note, a float32 number."""
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, noted: bool = False) -> None:
         self.dimension = dimension
+        self._notes = VectorLists(1) if noted else None
         self.sizes: NDArray[np.int64] = np.zeros(_START, dtype=np.int64)
         self._squares: dict[int, NDArray[np.float32]] = {}
         self._views: dict[int, NDArray[np.float32]] = {}
@@ -52,12 +54,15 @@ class VectorLists:
     def nbytes(self) -> int:
         """Vectors with their FAISS ids, about 100 bytes a list, and the norms and views kept for some."""
         squares = sum(squares.nbytes + 200 for squares in self._squares.values()) + 200 * len(self._views)
-        return int(self.sizes.sum()) * (4 * self.dimension + 8) + 108 * len(self.sizes) + squares
+        notes = self._notes.nbytes if self._notes is not None else 0
+        return int(self.sizes.sum()) * (4 * self.dimension + 8) + 108 * len(self.sizes) + squares + notes
 
     def allocate(self, count: int) -> Array:
         """int32 (count,): numbers of empty lists."""
         lists = self._ids.take_many(count)
         self._reserve(self._ids.size)
+        if self._notes is not None:
+            self._notes.allocate(count)
         return np.array(lists, dtype=np.int32)
 
     def release(self, lists: Array) -> None:
@@ -69,19 +74,26 @@ class VectorLists:
         self._lists.permute_invlists(faiss.swig_ptr(kept))
         self._forget(lists)
         self._ids.give_back(lists.tolist())
+        if self._notes is not None:
+            self._notes.release(lists)
 
     def empty(self, lists: Array) -> None:
         """Drop all vectors of ``lists``, which stay allocated."""
         for number in lists[self.sizes[lists] > 0].tolist():
             self._lists.resize(number, 0)
         self._forget(lists)
+        if self._notes is not None:
+            self._notes.empty(lists)
 
-    def append(self, lists: Array, vectors: NDArray[np.float32]) -> None:
-        """Add ``vectors`` (n, d), the i-th to ``lists[i]``."""
+    def append(self, lists: Array, vectors: NDArray[np.float32], notes: NDArray[np.float32] | None = None) -> None:
+        """Add ``vectors`` (n, d), the i-th to ``lists[i]``; with ``notes`` (n,) if they are noted."""
         lists = np.ascontiguousarray(lists, dtype=np.int64)
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         self._index.add_core(len(lists), faiss.swig_ptr(vectors), None, faiss.swig_ptr(lists))
         self.sizes += np.bincount(lists, minlength=len(self.sizes))
+        if self._notes is not None:
+            assert notes is not None
+            self._notes.append(lists, notes[:, None])
 
     def nearest(self, queries: NDArray[np.float32], lists: Array) -> tuple[Array, Array]:
         """For each query, over the lists in its row of ``lists`` (n, p; -1 for none): float32 (n, 4) squared
@@ -117,6 +129,12 @@ class VectorLists:
         self._reader.reconstruct_batch_c(count, faiss.swig_ptr(keys), faiss.swig_ptr(vectors))
         return vectors
 
+    def notes(self, locations: Array) -> NDArray[np.float32]:
+        """float32 (n,): the notes of the vectors at ``locations``; NaN where there are none."""
+        if self._notes is None:
+            return np.full(len(locations), np.nan, np.float32)
+        return self._notes.gather(locations)[:, 0]
+
     def view(self, number: int) -> NDArray[np.float32]:
         """float32 (m, d): one list without a copy, valid until the list next changes."""
         count = int(self.sizes[number])
@@ -140,10 +158,15 @@ class VectorLists:
 
     def locations(self, lists: Array) -> tuple[Array, Array]:
         """Every vector of ``lists``: (location int64, position in ``lists`` int64)."""
-        sizes = self.sizes[lists]
-        owner = np.repeat(np.arange(len(lists)), sizes)
-        offset = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return (lists[owner].astype(np.int64) << _OFFSET_BITS) | offset, owner
+        owner = np.repeat(np.arange(len(lists)), self.sizes[lists])
+        return self.locations_from(lists, np.zeros(len(lists), np.int64)), owner
+
+    def locations_from(self, lists: Array, first: Array) -> Array:
+        """int64: the locations of the vectors of ``lists`` (n,), in order, each from its ``first`` on."""
+        count = self.sizes[lists] - first
+        offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
+        locations: Array = np.repeat(lists.astype(np.int64) << OFFSET_BITS, count) | offset
+        return locations
 
     def _forget(self, lists: Array) -> None:
         self.sizes[lists] = 0

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.arrays import Array
-from detector.core.distances import earlier_pairs, exact, nearest_stored, nearest_vectors
+from detector.core.distances import earlier_pairs, exact, nearest_stored
 from detector.core.embedding import Placed
 from detector.core.history import History
+from detector.core.own_search import Asked, Candidates, own_candidates
 from detector.core.reference import Neighbours, Reference, ReferenceIndex
 
 
@@ -76,6 +77,16 @@ class Rows:
             outputs[rows, : values.shape[1]] = values[self.batch_row[rows]]
         return outputs
 
+    @cached_property
+    def said(self) -> NDArray[np.float32]:
+        """float32 (n,): what the model said in one number: the largest probability, 1 for a label, or the score."""
+        said = np.ones(len(self), np.float32)
+        for at, rows in self._sources():
+            batch = self.batches[at]
+            if batch.output_kind != "label":
+                said[rows] = batch.outputs[self.batch_row[rows]].max(axis=1)
+        return said
+
     def column(self, name: str, fill: Any) -> Array:
         """An optional column of the queries (``hardness``, ``leaf``...), ``fill`` where it was not logged."""
         like = [getattr(batch, name) for batch in self.batches if getattr(batch, name) is not None]
@@ -106,22 +117,21 @@ class GrowingNeighbours:
 @dataclass(frozen=True, slots=True)
 class OwnNeighbours:
     """Of each of n queries, of the nearest of the principal's own earlier ones: ``distance`` float64 (n,), inf where
-    there is none; and the ``step`` from it, float32 (n, d)."""
+    there is none; the ``step`` from it, float32 (n, d); and what the model ``said`` of it (``Rows.said``), float32
+    (n,), NaN where that is not known."""
 
     distance: NDArray[np.float64]
     step: NDArray[np.float32]
+    said: NDArray[np.float32]
 
 
 class Views:
     """Computed when first asked for, once for all signals. ``repeats`` bool (n,): queries asked again word for word.
     ``scores``: what the signals before in the registry say of each row, float64 (n,)."""
 
-    def __init__(
-        self, rows: Rows, history: History, previous: PreviousQueries, reference: ReferenceIndex | None
-    ) -> None:
+    def __init__(self, rows: Rows, history: History, reference: ReferenceIndex | None) -> None:
         self._rows = rows
         self._history = history
-        self._previous = previous
         self._reference = reference
         self._joined: NDArray[np.bool_] | None = None
         self.repeats: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
@@ -153,46 +163,45 @@ class Views:
     def growing(self) -> GrowingNeighbours:
         """Neighbours in the growing set of the row's own pool, for the signal that decides who joins it."""
         rows, grouping = self._rows, self._rows.by_pool
-        lists = self._history.growing_lists(rows.pools)[rows.pool[grouping.order]]
+        lists = self._history.lists(rows.pools)[rows.pool[grouping.order]]
         queries = rows.features[grouping.order]
         stored = nearest_stored(self._history.store(queries.shape[1]), queries, lists)
         return GrowingNeighbours(stored, *earlier_pairs(queries, grouping.starts, grouping.lengths, stored))
 
     @cached_property
-    def history(self) -> NDArray[np.float64]:
-        """float64 (n,): distance to the nearest earlier query of the same principal over all classes, inf if none."""
-        rows, grouping = self._rows, self._rows.by_slot
-        lists = self._history.all_lists(rows.slots)[rows.slot[grouping.order]]
-        queries = rows.features[grouping.order]
-        nearest = nearest_stored(self._history.store(queries.shape[1]), queries, lists)
-        later, _, distance = earlier_pairs(queries, grouping.starts, grouping.lengths, nearest)
-        np.minimum.at(nearest, later, distance)
-        return _scatter(grouping.order, nearest)
-
-    @cached_property
     def own(self) -> OwnNeighbours:
         """The nearest of the principal's earlier queries that are in a growing set, of whatever class; for signals
-        after the one that owns the growing set."""
-        rows, grouping, joined = self._rows, self._rows.by_slot, self._growing_rows
-        order = grouping.order
-        queries = rows.features[order]
-        lists = self._history.all_growing_lists(rows.slots)[rows.slot[order]]
-        nearest = nearest_vectors(self._history.store(queries.shape[1]), queries, lists)
-        bound = np.nextafter(nearest.distance, np.inf)  # a query of this step may be just as near
-        later, earlier, gap = earlier_pairs(queries, grouping.starts, grouping.lengths, bound)
-        use = joined[order][earlier]
-        nearest = nearest.with_pairs(later[use], queries[earlier[use]], gap[use])
-        step = queries - nearest.winners()
-        return OwnNeighbours(_scatter(order, nearest.distance), _scatter(order, step))
-
-    @cached_property
-    def previous(self) -> NDArray[np.float64]:
-        """float64 (n,): distance to the same principal's query just before, inf for its first."""
+        after the one that owns the growing set, and only for rows that have a reference."""
         rows, grouping = self._rows, self._rows.by_slot
-        queries = rows.features[grouping.order]
-        before, known = np.roll(queries, 1, axis=0), np.ones(len(rows), bool)
-        before[grouping.starts], known[grouping.starts] = self._previous.of(rows.slots, queries.shape[1])
-        return _scatter(grouping.order, np.where(known, exact(queries, before), np.inf))
+        order = grouping.order
+        candidates = self._stored(order).joined(self._asked_before(order))
+        distance, nearest = candidates.nearest(len(rows))
+        row = order[candidates.row[nearest]]
+        step, said = rows.features.copy(), np.full(len(rows), np.nan, np.float32)
+        step[row] -= candidates.vectors[nearest]
+        said[row] = candidates.notes[nearest]
+        return OwnNeighbours(_scatter(order, distance), step, said)
+
+    def _stored(self, order: Array) -> Candidates:
+        """Vectors of earlier steps that may be nearest, to rows in ``order``."""
+        rows, grouping, dimension = self._rows, self._rows.by_slot, self._rows.features.shape[1]
+        store, lists = self._history.store(dimension), self._history.all_lists(rows.slots)
+        shadows = self._history.shadows(dimension).of(rows.slots, lists, self.reference.embedding)
+        vectors, placed = rows.features[order], self.placed.at(order)
+        asked = Asked(vectors, placed, grouping.starts, grouping.lengths, lists, self.grown[order])
+        row, locations = own_candidates(asked, store, shadows)
+        found = store.gather(locations)
+        return Candidates(row, found, exact(vectors[row], found), store.notes(locations))
+
+    def _asked_before(self, order: Array) -> Candidates:
+        """Rows of this step that may be nearest to later ones of it, in ``order``."""
+        rows, grouping = self._rows, self._rows.by_slot
+        vectors = rows.features[order]
+        bound = np.nextafter(self.grown[order], np.inf)  # another may be just as near
+        later, earlier, gap = earlier_pairs(vectors, grouping.starts, grouping.lengths, bound)
+        use = self._growing_rows[order][earlier]
+        earlier = earlier[use]
+        return Candidates(later[use], vectors[earlier], gap[use], rows.said[order][earlier])
 
     @cached_property
     def placed(self) -> Placed:
@@ -214,38 +223,6 @@ class Views:
     def reference(self) -> Reference:
         assert self._reference is not None
         return self._reference.reference
-
-
-class PreviousQueries:
-    """The last query of each slot, held only if a signal needs it."""
-
-    def __init__(self) -> None:
-        self._vector_of: dict[int, NDArray[np.float32]] = {}
-
-    @property
-    def nbytes(self) -> int:
-        return sum(vector.nbytes + 150 for vector in self._vector_of.values())
-
-    def of(self, slots: Array, dimension: int) -> tuple[NDArray[np.float32], Array]:
-        """float32 (n, d), 0 where unknown, and bool (n,) where known."""
-        vectors = np.zeros((len(slots), dimension), np.float32)
-        known = np.zeros(len(slots), bool)
-        for at, slot in enumerate(slots.tolist()):
-            vector = self._vector_of.get(slot)
-            if vector is not None:
-                vectors[at], known[at] = vector, True
-        return vectors, known
-
-    def put(self, slots: Array, vectors: NDArray[np.float32]) -> None:
-        for slot, vector in zip(slots.tolist(), vectors, strict=True):
-            self._vector_of[slot] = vector.copy()
-
-    def nbytes_of(self, slot: int) -> int:
-        return self._vector_of[slot].nbytes + 150 if slot in self._vector_of else 0
-
-    def evict(self, slots: Array) -> None:
-        for slot in slots.tolist():
-            self._vector_of.pop(slot, None)
 
 
 def _scatter(order: Array, values: Array) -> Array:

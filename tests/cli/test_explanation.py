@@ -147,7 +147,7 @@ def test_a_measure_that_the_calibration_did_not_know_counts_nothing_and_shows_a_
     (own,) = config.profiles
     names = COLUMNS[1:]
     known = standards()
-    fewer = Standards(names, replace(known.spread.rest(1)), np.zeros((1, len(names))), 5.0)
+    fewer = Standards(names, known.spread.at(slice(1, None)), np.zeros((1, len(names))), 5.0)
     account = account_of(
         course({"sign_steps": 10.0, COLUMNS[0]: 3.0}), EngineConfig(profiles=(replace(own, standards=fewer),)), "a log"
     )

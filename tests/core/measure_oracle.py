@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import exp, inf, isfinite, isnan, log, log2, nan, sqrt
+from math import exp, inf, isfinite, isinf, isnan, log, log2, nan, sqrt
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,14 @@ class Near:
 @dataclass
 class Account:
     """Everything one principal asked, and what each measure says of his next query. ``rows``: the raw ones that
-    ``reference`` was made of. ``doubtful``: measures that would say another thing of the last query, had another one
-    been chosen of several that are equally near."""
+    ``reference`` was made of. ``told``: the answers to what is in each growing set. ``doubtful``: measures that would
+    say another thing of the last query, had another one been chosen of several that are equally near."""
 
     reference: Reference
     rows: Vector
     asked: set[bytes] = field(default_factory=set)
     specification: tuple[float, float] | None = None
+    told: dict[int, list[float]] = field(default_factory=dict)
     prada: OraclePrincipal = field(default_factory=lambda: OraclePrincipal(0.9))
     places: list[Vector] = field(default_factory=list)
     doubtful: set[str] = field(default_factory=set)
@@ -65,29 +66,35 @@ class Account:
         point, beside = self._place(vector)
         self.places.append(point)
         near = self._near(point, beside)
-        own, steps = self._own(vector)
+        own, nearest = self._own(vector)
         nearness = own / max(near.distance, 1e-9)
-        said = [self._of_step(own, step) for step in steps]
+        same = self._nearest(vector, query.label)
+        said = [
+            self._of_step(own, step) | {"leaps": self._leap(query, before, own < same, nearness)}
+            for step, before in nearest
+        ]
         self.doubtful = {name for name in said[0] if any(one[name] != said[0][name] for one in said)}
         self.doubtful |= set() if near.sure else {"surprise"}
         values = {
             "novelty": log(near.distance + 1e-6),
             "unseen_values": log2(1 + self._unseen(vector)),
-            "outlyingness": self._outlyingness(point, beside),
+            "outlyingness": self._outlyingness(vector),
             "surprise": self._surprise(query.output, near),
             **self._margins(query.output),
             "hardness": self._hardness(query.hardness),
             "near_duplicate": min(max(-log(nearness + 1e-9), 0.0), 5.0) if isfinite(nearness) else 0.0,
+            "tiny_steps": float(nearness < 0.01),
             **said[0],
-            "crossings": self._crossing(vector, query.label, own),
+            "crossings": nan if isinf(same) else min(max(log(max(same / max(own, 1e-9), 1e-9)), 0.0), 3.0),
             "specification_changes": self._changes(query.specification),
             "missing_features": 0.0 if query.missing is None else float(sum(query.missing)) / len(vector),
         }
-        new = 0.0 if vector.tobytes() in self.asked or own == 0 else 1.0
+        new = 0.0 if vector.tobytes() in self.asked or nearness <= 1e-6 else 1.0
         self.specification = query.specification
         self.asked.add(vector.tobytes())
-        self.prada.query(vector, query.label)
-        return values, {"each": new, "effective": new * min(max(nearness, 0.05), 1.0)}
+        self._learn(vector, query)
+        weight = min(max(nearness**2, 0.05), 1.0) if isfinite(nearness) else 1.0
+        return values, {"each": new, "effective": new * weight, "near": new if nearness < 0.5 else 0.0}
 
     def _place(self, vector: Vector) -> tuple[Vector, float]:
         embedding = self.reference.embedding
@@ -107,17 +114,47 @@ class Account:
         sure = len(found) == 3 or found[3][0] > found[2][0] * (1 + 1e-5)
         return Near(best if isfinite(best) else 0.0, [at for _, at in found[:3]], sure)
 
-    def _own(self, vector: Vector) -> tuple[float, list[list[float]]]:
-        """Distance to the nearest own earlier query that is in a growing set, and the step from it; from each of
-        them, if several are as near."""
-        best, steps = inf, [[nan] * len(vector)]
-        for other in (other for own in self.prada.growing.values() for other in own):
-            distance = float(np.sqrt(((vector.astype(np.float64) - other) ** 2).sum()))
-            step = (vector - other.astype(np.float32)).tolist()
-            if distance <= best:
-                steps = [*(steps if distance == best else []), step]
-                best = distance
-        return best, steps
+    def _learn(self, vector: Vector, query: Query) -> None:
+        before = self.prada.growing_size
+        self.prada.query(vector, query.label)
+        if self.prada.growing_size > before:
+            self.told.setdefault(query.label, []).append(self._word(query.output))
+
+    def _word(self, output: Vector | None) -> float:
+        """An answer in one number."""
+        return nan if output is None else 1.0 if self.reference.output_kind == "label" else float(max(output))
+
+    def _own(self, vector: Vector) -> tuple[float, list[tuple[list[float], float]]]:
+        """Distance to the nearest own earlier query that is in a growing set, the step from it and what it was told;
+        of each of them, if several are as near."""
+        best, nearest = inf, [([nan] * len(vector), nan)]
+        for label, own in self.prada.growing.items():
+            for other, told in zip(own, self.told[label], strict=True):
+                distance = _distance(vector, other)
+                found = ((vector - other.astype(np.float32)).tolist(), told)
+                if distance <= best:
+                    nearest = [*(nearest if distance == best else []), found]
+                    best = distance
+        return best, nearest
+
+    def _nearest(self, vector: Vector, label: int) -> float:
+        """The same of those that were told ``label``; inf where there is none."""
+        return min((_distance(vector, other) for other in self.prada.growing.get(label, [])), default=inf)
+
+    def _leap(self, query: Query, before: float, other_class: bool, nearness: float) -> float:
+        if query.output is None or isnan(before):
+            return nan
+        now = self._word(query.output)
+        apart = abs(now - before)
+        if self.reference.output_kind == "score":
+            apart /= self._range()
+        elif other_class:
+            apart = max(apart, now + before - 1)
+        return min(apart / max(nearness, 0.05), 3.0)
+
+    def _range(self) -> float:
+        everything = self.reference.outputs.ravel().tolist()
+        return max(max(everything) - min(everything), 1e-9)
 
     def _of_step(self, own: float, step: list[float]) -> dict[str, float]:
         """What is said of the ``step`` from an own query at distance ``own``."""
@@ -147,12 +184,12 @@ class Account:
         columns = zip(vector.tolist(), self._known, self._spread, strict=True)
         return sum(not _is_seen(value, known, width) for value, known, width in columns)
 
-    def _outlyingness(self, point: Vector, beside: float) -> float:
+    def _outlyingness(self, vector: Vector) -> float:
+        """From how far it lies along each direction of the embedding."""
         embedding = self.reference.embedding
-        squared = sum(value**2 / spread for value, spread in zip(point, embedding.variance, strict=True))
-        if len(embedding.centre) > len(embedding.variance):
-            squared += len(embedding.variance) / 2 * beside**2 / embedding.variance_beside
-        return log((squared + 1e-12) / len(embedding.centre))
+        centred = vector.astype(np.float64) - embedding.centre
+        along = [float(centred @ direction) for direction in embedding.whitening.T]
+        return log(sum(value**2 for value in along) / len(along) + 1e-12)
 
     def _surprise(self, output: Vector | None, near: Near) -> float:
         if output is None:
@@ -164,8 +201,7 @@ class Account:
         gap = [abs(float(value) - float(usual)) for value, usual in zip(output, mean, strict=True)]
         if self.reference.output_kind == "probabilities":
             return sum(gap) / 2
-        everything = self.reference.outputs.ravel().tolist()
-        return sum(gap) / len(gap) / max(max(everything) - min(everything), 1e-9)
+        return sum(gap) / len(gap) / self._range()
 
     def _margins(self, output: Vector | None) -> dict[str, float]:
         if output is None or self.reference.output_kind != "probabilities":
@@ -177,14 +213,6 @@ class Account:
     def _hardness(self, hardness: float) -> float:
         honest = self.reference.hardness.tolist()
         return nan if isnan(hardness) or not honest else -log(1 - _share_below(hardness, honest))
-
-    def _crossing(self, vector: Vector, label: int, own: float) -> float:
-        """How much farther the nearest own query that was told this class is than the nearest of all."""
-        same = self.prada.growing.get(label)
-        if not same:
-            return nan
-        nearest = min(float(np.sqrt(((vector.astype(np.float64) - other) ** 2).sum())) for other in same)
-        return min(max(log(max(nearest / max(own, 1e-9), 1e-9)), 0.0), 3.0)
 
     def _changes(self, specification: tuple[float, float] | None) -> float:
         if specification is None:
@@ -210,6 +238,10 @@ class Account:
         last, before = third - second, second - first
         length = sqrt(sum(last**2)) * sqrt(sum(before**2))
         return length > 1e-20 and abs(sum(last * before)) > 0.98 * length
+
+
+def _distance(one: Vector, other: Vector) -> float:
+    return float(np.sqrt(((one.astype(np.float64) - other) ** 2).sum()))
 
 
 def _share_below(value: float, honest: list[float]) -> float:
@@ -252,11 +284,15 @@ class Judge:
     def query(
         self, values: dict[str, float], weights: dict[str, float], others: dict[str, float]
     ) -> tuple[dict[str, float], float, bool]:
-        """z of each measure and other signal, D, and the verdict."""
-        z = {measure.name: self._measure(measure, values[measure.name], weights) for measure in self.measures}
+        """z of each measure and other signal and of the change, D, and the verdict."""
+        for measure in self.measures:
+            self._add(measure, values[measure.name], weights[measure.clock])
+        z = {measure.name: self._measure(measure) for measure in self.measures}
         for name, score in others.items():
             mean, between, _ = self._standard(name)
-            z[name] = 0.0 if isnan(score) else min((score - mean) / between, 6.0)
+            z[name] = 0.0 if isnan(score) else min((score - mean) / between, 2.0)
+        content = [self._change(measure) for measure in self.measures if measure.family == "content"]
+        z["change"] = min(max(0.0, *content), 3.0)
         left = min(self._left(z, exemplar) for exemplar in self.standards.exemplars.tolist())
         return z, left, left > self.standards.threshold
 
@@ -264,19 +300,29 @@ class Judge:
         at, spread = self.standards.measures.index(name), self.standards.spread
         return float(spread.mean[at]), float(spread.between[at]), float(spread.within[at])
 
-    def _measure(self, measure: Measure, value: float, weights: dict[str, float]) -> float:
+    def _add(self, measure: Measure, value: float, weight: float) -> None:
         mean, between, within = self._standard(measure.name)
         reach = 8 * sqrt(between**2 + within**2)
         value = mean if isnan(value) else min(max(value, mean - reach), mean + reach)
-        weight, z = weights[measure.clock], []
         for memory in MEMORIES:
             at = (measure.name, memory)
             self.totals[at] = self.totals.get(at, 0.0) * exp(-weight / memory) + weight * value
             self.weights[at] = self.weights.get(at, 0.0) * exp(-weight / memory) + weight
-            queries = self.weights[at] + PRIOR
-            average = (self.totals[at] + PRIOR * mean) / queries
-            z.append((average - mean) / sqrt(between**2 + within**2 / queries))
-        return max(z)
+
+    def _average(self, measure: Measure, memory: float) -> tuple[float, float]:
+        """With the ordinary queries that come before everybody's first; and over how many."""
+        mean, queries = self._standard(measure.name)[0], self.weights[measure.name, memory] + PRIOR
+        return (self.totals[measure.name, memory] + PRIOR * mean) / queries, queries
+
+    def _measure(self, measure: Measure) -> float:
+        mean, between, within = self._standard(measure.name)
+        of_all = [self._average(measure, memory) for memory in MEMORIES]
+        return max((average - mean) / sqrt(between**2 + within**2 / queries) for average, queries in of_all)
+
+    def _change(self, measure: Measure) -> float:
+        """How far the last 32 queries lie above the last 512."""
+        lately, usually = (self._average(measure, memory)[0] for memory in (32.0, 512.0))
+        return (lately - usually) / sqrt(measure.between**2 + measure.within**2 / (32 + PRIOR))
 
     def _left(self, z: dict[str, float], exemplar: list[float]) -> float:
         reached = dict(zip(self.standards.measures, exemplar, strict=True))

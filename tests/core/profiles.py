@@ -6,11 +6,12 @@ import numpy as np
 
 from detector.core.profile import Profile
 from detector.core.reference import Honest, Reference
+from detector.core.scoring import CHANGE
 from detector.core.signals import MEASURES, WEIGHED
 from detector.core.standards import Spread, Standards
 from tests.core.streams import Features, linear_outputs
 
-COLUMNS = (*MEASURES, *WEIGHED)
+COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 
 
 def reference(rows: Features, classes: int = 3) -> Reference:

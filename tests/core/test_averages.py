@@ -21,15 +21,15 @@ lengths = st.lists(st.integers(0, 150), min_size=1, max_size=12)
 
 def _loop(lengths: list[int], increments: Array, clock: Array, weights: Array, before: Array) -> Array:
     """Group by group, row by row, column by column, memory by memory."""
-    out = np.empty((*increments.shape, len(MEMORIES)))
+    out = np.empty((len(increments), len(MEMORIES), increments.shape[1]))
     row = 0
     for group, length in enumerate(lengths):
         held = before[group].tolist()
         for _ in range(length):
             for column in range(increments.shape[1]):
                 for at, memory in enumerate(MEMORIES.tolist()):
-                    held[column][at] *= exp(-float(weights[row, clock[column]]) / memory)
-                    held[column][at] += float(increments[row, column])
+                    held[at][column] *= exp(-float(weights[row, clock[column]]) / memory)
+                    held[at][column] += float(increments[row, column])
             out[row] = held
             row += 1
     return out
@@ -43,7 +43,7 @@ def _made(lengths: list[int], seed: int) -> tuple[Grouping, Array, Array, Array,
     weights = np.where(generator.random((rows, CLOCKS)) < 0.5, generator.random((rows, CLOCKS)), weights)
     clock = generator.integers(0, CLOCKS, COLUMNS)
     increments = generator.normal(0, 3, (rows, COLUMNS)) * weights[:, clock]
-    before = generator.normal(0, 20, (len(lengths), COLUMNS, len(MEMORIES)))
+    before = generator.normal(0, 20, (len(lengths), len(MEMORIES), COLUMNS))
     group = np.repeat(np.arange(len(lengths)), lengths)
     return Grouping.of(group, len(lengths)), increments, clock, weights, before
 
@@ -82,15 +82,24 @@ def test_with_all_values_one_the_sum_is_the_weight_and_a_mean_stays_within_what_
     sums = fading_sums(grouping, values * weights[:, clock], clock, weights, 0 * before)
     mean = sums[350:400] / ones[350:400]
     assert ((mean >= 4) & (mean <= 5)).all()
-    assert (np.diff(ones[:400].max(axis=(0, 1))) > 0).all()  # the longer the memory, the more is remembered
+    assert (np.diff(ones[:400].max(axis=(0, 2))) > 0).all()  # the longer the memory, the more is remembered
 
 
 def test_a_query_of_weight_nought_changes_nothing() -> None:
     grouping = Grouping.of(np.zeros(40, np.int64), 1)
-    before = np.full((1, 1, len(MEMORIES)), 7.0)
+    before = np.full((1, len(MEMORIES), 1), 7.0)
     none = np.zeros((40, 1))
     sums = fading_sums(grouping, none, np.array([0]), none, before)
     np.testing.assert_allclose(sums, 7.0, rtol=1e-12)
+
+
+def test_a_whole_micro_batch_of_one_principal_loses_no_digits() -> None:
+    """1,024 rows at once, whose exponentials reach e^128, after large sums."""
+    grouping, increments, clock, weights, _ = _made([1024], 5)
+    weights = np.maximum(weights, 0.9)
+    before = np.full((1, len(MEMORIES), COLUMNS), 1e6)
+    sums = fading_sums(grouping, increments, clock, weights, before)
+    np.testing.assert_allclose(sums, _loop([1024], increments, clock, weights, before), rtol=1e-9, atol=1e-9)
 
 
 def test_sums_of_two_who_weigh_their_queries_alike_add_up() -> None:
@@ -105,5 +114,5 @@ def test_sums_of_two_who_weigh_their_queries_alike_add_up() -> None:
 @pytest.mark.parametrize("groups", [0, 3])
 def test_no_rows_are_no_sums(groups: int) -> None:
     grouping = Grouping.of(np.empty(0, np.int64), groups)
-    sums = fading_sums(grouping, np.empty((0, 2)), np.array([0, 1]), np.empty((0, 2)), np.empty((groups, 2, 4)))
-    assert sums.shape == (0, 2, 4)
+    sums = fading_sums(grouping, np.empty((0, 2)), np.array([0, 1]), np.empty((0, 2)), np.empty((groups, 4, 2)))
+    assert sums.shape == (0, 4, 2)

@@ -15,10 +15,10 @@ from detector.core.batch import MicroBatch
 from detector.core.calibration.calibrate import Calibration, calibrate
 from detector.core.calibration.habits import fields, what_if
 from detector.core.calibration.recording import COLUMNS, record
-from detector.core.calibration.threshold import FLOOR, Tail, odd_ones
+from detector.core.calibration.threshold import Tail, odd_ones
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
-from detector.core.standards import unexplained
+from detector.core.standards import FLOOR, unexplained
 from tests.core.honest import CLASSES, DIMENSION, account, crowd, honest, thief
 from tests.core.streams import observe, random
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.core.distances import earlier_pairs, exact, nearest_stored, nearest_vectors
+from detector.core.distances import earlier_pairs, nearest_stored
 from detector.core.vectors import VectorLists
 
 DIMENSION = 24
@@ -82,55 +82,13 @@ def test_pairs_within_groups_of_any_size(scale: float) -> None:
     assert found == wanted
 
 
-def _winner(query: NDArray[np.float32], stored: NDArray[np.float32]) -> set[bytes]:
-    """All vectors that are nearest, by plain search."""
-    distances = [_plain(query, stored[at : at + 1]) for at in range(len(stored))]
-    return {stored[at].tobytes() for at in range(len(stored)) if distances[at] == min(distances)}
-
-
-def _crowded(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
-    """Corners of a lattice, so that a query at its centre has many nearest ones, with duplicates."""
-    return generator.integers(0, 2, (count, DIMENSION)).astype(np.float32) * (np.arange(DIMENSION) < 5)
-
-
-@pytest.mark.parametrize("count", [3, 40, 400])
-@pytest.mark.parametrize("queries", [1, 3, 60])
-def test_winners_are_nearest_and_the_same_however_they_came_in(count: int, queries: int) -> None:
-    """In one list or several, in any order, stored before or asked in the same step."""
-    generator = np.random.default_rng(count + queries)
-    stored = np.concatenate((_crowded(generator, count - 1), 9 * generator.random((1, DIMENSION), dtype=np.float32)))
-    asked = np.concatenate((np.full((1, DIMENSION), 0.5, np.float32), stored))[np.arange(queries) % (count + 1)]
-    asked[1::3] = generator.random(asked[1::3].shape, dtype=np.float32)
-    found = []
-    for borders, fresh in (((), 0), ((1, count // 2), 0), ((count // 3,), count // 3), ((), count)):
-        mixed = stored[generator.permutation(count)]
-        parts = np.split(mixed[: count - fresh], borders)
-        store, lists = _store(parts)
-        nearest = nearest_vectors(store, asked, np.broadcast_to(lists, (queries, len(lists))))
-        row, at = (column.ravel() for column in np.indices((queries, fresh)))
-        late = mixed[count - fresh :][at]
-        nearest = nearest.with_pairs(row, late, exact(asked[row], late))
-        np.testing.assert_array_equal(nearest.distance, [_plain(query, stored) for query in asked])
-        found.append(nearest.winners())
-    assert all(winner.tobytes() in _winner(query, stored) for winner, query in zip(found[0], asked, strict=True))
-    for other in found[1:]:
-        np.testing.assert_array_equal(found[0], other)
-
-
-def test_a_centre_has_many_nearest_corners() -> None:
-    """What the test above is about does occur in it."""
-    stored = _crowded(np.random.default_rng(43), 39)
-    assert len(_winner(np.full(DIMENSION, 0.5, np.float32), stored)) > 10
-
-
 def test_nothing_is_nearest_where_there_is_nothing() -> None:
     generator = np.random.default_rng(5)
     stored = generator.random((30, DIMENSION), dtype=np.float32)
     store, lists = _store([stored, stored[:0]])
     wanted = np.array([[-1, -1], [lists[1], -1], [lists[1], lists[0]], [-1, -1]], np.int32)
-    nearest = nearest_vectors(store, stored[:4] + np.float32(0.01), wanted)
-    assert np.isinf(nearest.distance).tolist() == [True, True, False, True]
-    np.testing.assert_array_equal(nearest.winners(), np.where(np.arange(4)[:, None] == 2, stored[:4], 0))
+    found = nearest_stored(store, stored[:4] + np.float32(0.01), wanted)
+    assert np.isinf(found).tolist() == [True, True, False, True]
 
 
 def test_what_is_read_of_a_list_is_what_it_holds_now() -> None:

@@ -1,15 +1,13 @@
-"""The embedding keeps all of a distance, on its axes or beside them, and its outlyingness is the written formula."""
+"""The embedding keeps all of a distance, on its axes or beside them, and tells the Mahalanobis distance."""
 
 from __future__ import annotations
-
-from math import log
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from detector.core.arrays import pack, unpack
-from detector.core.embedding import AXES, Embedding
+from detector.core.embedding import AXES, DIRECTIONS, EXACT, Embedding
 
 Rows = NDArray[np.float32]
 
@@ -21,12 +19,15 @@ def _rows(count: int, dimension: int, seed: int = 0) -> Rows:
     return (strong + 0.3 * generator.standard_normal((count, dimension)) + 5).astype(np.float32)
 
 
-def _inverse_deviation(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Centre, and the inverse of the covariance with a thousandth of the mean variance added to each axis."""
+def _mahalanobis(rows: Rows, asked: Rows) -> NDArray[np.float64]:
+    """The squared distance a feature, by the inverse of the covariance with a hundred thousandth of the mean variance
+    added to each feature."""
     wide = rows.astype(np.float64)
-    covariance = np.cov(wide.T, bias=True)
-    ridge = 1e-3 * np.trace(covariance) / rows.shape[1]
-    return wide.mean(axis=0), np.linalg.inv(covariance + ridge * np.eye(rows.shape[1]))
+    covariance = np.atleast_2d(np.cov(wide.T, bias=True))
+    dimension = rows.shape[1]
+    inverse = np.linalg.inv(covariance + 1e-5 * np.trace(covariance) / dimension * np.eye(dimension))
+    gaps = asked - wide.mean(axis=0)
+    return np.array([gap @ inverse @ gap / dimension for gap in gaps])
 
 
 @pytest.mark.parametrize(("count", "dimension"), [(200, 6), (200, 32), (150, 90), (10, 90), (2, 3)])
@@ -37,11 +38,8 @@ def test_axes_are_the_principal_ones(count: int, dimension: int) -> None:
     assert embedding.axes.shape == (dimension, axes) and embedding.dimension == dimension
     np.testing.assert_allclose(embedding.axes.T @ embedding.axes, np.eye(axes), atol=1e-9)
     covariance = np.cov(rows.astype(np.float64).T, bias=True)
-    total = np.trace(covariance)
-    largest = np.linalg.eigvalsh(covariance)[::-1][:axes]
-    ridge = 1e-3 * total / dimension
-    np.testing.assert_allclose(embedding.variance, largest + ridge, rtol=1e-6, atol=1e-6 * total)
-    assert embedding.variance_beside == pytest.approx(max(total - largest.sum(), ridge), rel=1e-4, abs=1e-9)
+    along = np.diag(embedding.axes.T @ covariance @ embedding.axes)
+    np.testing.assert_allclose(along, np.linalg.eigvalsh(covariance)[::-1][:axes], atol=1e-9 * np.trace(covariance))
 
 
 @pytest.mark.parametrize("dimension", [6, 90])
@@ -66,40 +64,71 @@ def test_a_row_lies_where_it_would_alone() -> None:
         np.testing.assert_allclose(alone.beside[0], together.beside[at], rtol=1e-6, atol=1e-6)
 
 
-def test_outlyingness_is_the_mahalanobis_distance_a_feature() -> None:
-    rows = _rows(300, 12)
-    centre, inverse = _inverse_deviation(rows)
-    embedding, asked = Embedding.fit(rows), _rows(30, 12, seed=2)
-    wanted = [log((row - centre) @ inverse @ (row - centre) / 12) for row in asked.astype(np.float64)]
-    np.testing.assert_allclose(embedding.outlyingness(embedding.place(asked)), wanted, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize(("count", "dimension"), [(300, 12), (300, EXACT), (40, EXACT), (10, 1)])
+def test_of_few_features_what_is_unusual_is_the_mahalanobis_distance(count: int, dimension: int) -> None:
+    rows, asked = _rows(count, dimension), _rows(30, dimension, seed=2)
+    said = Embedding.fit(rows).place(asked).unusual
+    np.testing.assert_allclose(said, _mahalanobis(rows, asked), rtol=1e-5)
 
 
-def test_what_lies_off_the_axes_weighs_half_as_much_as_all_axes() -> None:
-    rows = _rows(300, 90)
-    embedding, asked = Embedding.fit(rows), _rows(30, 90, seed=3)
-    placed = embedding.place(asked)
-    wanted = []
-    for point, beside in zip(placed.points.astype(np.float64), placed.beside.tolist(), strict=True):
-        along = sum(point[axis] ** 2 / embedding.variance[axis] for axis in range(AXES))
-        wanted.append(log((along + AXES / 2 * beside**2 / embedding.variance_beside) / 90))
-    np.testing.assert_allclose(embedding.outlyingness(placed), wanted, rtol=1e-9)
+@pytest.mark.parametrize("count", [40, 400])
+def test_of_many_features_random_directions_stand_for_all(count: int) -> None:
+    """A share of a chi-squared of so many degrees: within 3.5 of its deviations, and right on average."""
+    rows, asked = _rows(count, 90), _rows(200, 90, seed=3)
+    asked[:100] += np.random.default_rng(4).normal(0, 9, (100, 90)).astype(np.float32)
+    embedding = Embedding.fit(rows)
+    assert embedding.whitening.shape == (90, DIRECTIONS)
+    share = embedding.place(asked).unusual / _mahalanobis(rows, asked)
+    deviation = np.sqrt(2 / DIRECTIONS)
+    assert (np.abs(share - 1) < 3.5 * deviation).all()
+    assert abs(share.mean() - 1) < deviation
 
 
-def test_the_farther_off_the_more_outlying_even_where_honest_rows_never_vary() -> None:
-    rows = _rows(100, 8)
+def test_the_directions_are_drawn_by_the_rows_alone() -> None:
+    rows = _rows(50, 90)
+    one, same = Embedding.fit(rows), Embedding.fit(rows.copy())
+    np.testing.assert_array_equal(one.whitening, same.whitening)
+    rows[0, 0] += 1e-3
+    gap = np.abs(Embedding.fit(rows).whitening - one.whitening)
+    assert np.median(gap) > 0.1 * np.abs(one.whitening).mean()
+
+
+@pytest.mark.parametrize("dimension", [8, 90])
+def test_the_farther_off_the_more_unusual_even_where_honest_rows_never_vary(dimension: int) -> None:
+    rows = _rows(100, dimension)
     rows[:, 3] = 2.0
     embedding = Embedding.fit(rows)
     steps = np.repeat(rows[:1], 5, axis=0)
     steps[:, 3] += np.arange(5, dtype=np.float32)
-    assert (np.diff(embedding.outlyingness(embedding.place(steps))) > 0.1).all()
+    assert (np.diff(np.log(embedding.place(steps).unusual)) > 0.1).all()
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_rows_all_alike_are_no_obstacle(count: int) -> None:
     rows = np.full((count, 7), 3.0, np.float32)
     embedding = Embedding.fit(rows)
-    said = embedding.outlyingness(embedding.place(np.concatenate((rows[:1], rows[:1] + 1))))
+    said = embedding.place(np.concatenate((rows[:1], rows[:1] + 1))).unusual
     assert np.isfinite(said).all() and said[1] > said[0]
+
+
+@pytest.mark.parametrize("dimension", [6, 90])
+def test_shadows_are_the_places_in_single_precision(dimension: int) -> None:
+    rows = _rows(200, dimension)
+    embedding, asked = Embedding.fit(rows), _rows(50, dimension, seed=5)
+    placed, columns = embedding.place(asked), embedding.shadows(asked)
+    far = float(np.linalg.norm(asked - embedding.centre, axis=1).max())
+    assert columns.dtype == np.float32 and columns.shape == (min(AXES, dimension) + 2, 50)
+    np.testing.assert_allclose(columns[:-2].T, placed.points, atol=1e-5 * far)
+    np.testing.assert_allclose(columns[-2], placed.beside, atol=1e-2 * far)
+    whole = ((asked - embedding.centre) ** 2).sum(axis=1)
+    np.testing.assert_allclose(columns[-1], whole, rtol=1e-5)
+
+
+def test_places_of_some_rows_are_theirs() -> None:
+    placed = Embedding.fit(_rows(60, 40)).place(_rows(9, 40, seed=4))
+    some = placed.at(np.array([4, 0]))
+    for name in ("points", "beside", "unusual"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(placed, name)[[4, 0]])
 
 
 def test_its_record_brings_it_back() -> None:
@@ -107,4 +136,4 @@ def test_its_record_brings_it_back() -> None:
     back = Embedding.from_record(unpack(pack(embedding.to_record())))
     asked = _rows(9, 40, seed=4)
     np.testing.assert_array_equal(back.place(asked).points, embedding.place(asked).points)
-    np.testing.assert_array_equal(back.outlyingness(back.place(asked)), embedding.outlyingness(embedding.place(asked)))
+    np.testing.assert_array_equal(back.place(asked).unusual, embedding.place(asked).unusual)

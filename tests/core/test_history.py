@@ -13,34 +13,36 @@ from detector.core.configuration import EngineConfig
 from detector.core.history import HistoryRows
 from detector.core.principals import Shard
 from detector.core.state import State
+from tests.core.profiles import profile
 
 DIMENSION = 3
 BLOCK = 7
+CONFIGURATION = EngineConfig(profiles=(profile(np.random.default_rng(1).random((9, DIMENSION), np.float32)),))
 
 
 class Plain:
     """A state's pools and history, beside obvious ones."""
 
     def __init__(self, principals: int) -> None:
-        self.state, self.shard = State(EngineConfig(), {}), Shard()
+        self.state, self.shard = State(CONFIGURATION, {}), Shard()
         self.slots = np.array([self._join(f"p{number}") for number in range(principals)])
         self.asked: dict[int, int] = defaultdict(int)
         self.pools: dict[int, dict[int, int]] = defaultdict(dict)
-        self.rows: dict[int, list[tuple[int, bool, bytes]]] = defaultdict(list)
+        self.rows: dict[int, list[tuple[int, float, bytes]]] = defaultdict(list)
 
     def _join(self, name: str) -> int:
         return self.state.principals.add(self.shard, ("credit", "1", name), DIMENSION)
 
-    def ask(self, slot: int, label: int, growing: bool, vector: Array) -> None:
+    def ask(self, slot: int, label: int, vector: Array, note: float = 0.5) -> None:
         block = self.asked[slot] // BLOCK
         self.asked[slot] += 1
         pool = self.state.pools.find_or_add(np.array([slot]), np.array([label]))
         self.pools[slot][label] = int(pool[0])
         self.state.history.turn(np.array([slot]), np.array([block]))
-        row = HistoryRows(pool, np.array([growing]), np.array([block]), vector[None])
+        row = HistoryRows(pool, np.array([block]), vector[None], np.array([note], np.float32))
         self.state.history.append(row)
         kept = [held for held in self.rows[slot] if held[0] >= block - 1]
-        self.rows[slot] = [*kept, (block, growing, vector.tobytes())]
+        self.rows[slot] = [*kept, (block, note, vector.tobytes())]
 
     def forget(self, slot: int) -> None:
         self.state.evict(self.shard, [slot])
@@ -48,22 +50,21 @@ class Plain:
             held.pop(slot, None)
         assert self._join(f"again-{slot}") == slot
 
-    def held(self, lists: Array) -> list[bytes]:
+    def held(self, lists: Array) -> list[tuple[bytes, float]]:
         store = self.state.history.store(DIMENSION)
-        return sorted(vector.tobytes() for number in lists[lists >= 0].tolist() for vector in store.view(number))
+        locations, _ = store.locations(lists[lists >= 0])
+        pairs = zip(store.gather(locations), store.notes(locations).tolist(), strict=True)
+        return sorted((vector.tobytes(), note) for vector, note in pairs)
 
     def check(self) -> None:
         self.state.history.flush()
         wanted = np.array([*self.slots, *self.slots[::-1]])
-        chains = self.state.pools.chains(wanted)
-        growing, every = (find(wanted) for find in (self.state.history.all_growing_lists, self.state.history.all_lists))
+        chains, lists = self.state.pools.chains(wanted), self.state.history.all_lists(wanted)
         for at, slot in enumerate(wanted.tolist()):
             assert sorted(chains[at][chains[at] >= 0].tolist()) == sorted(self.pools[slot].values())
-            assert self.held(every[at]) == sorted(vector for _, _, vector in self.rows[slot])
-            assert self.held(growing[at]) == sorted(vector for _, joined, vector in self.rows[slot] if joined)
-        for lists in (growing, every):
-            assert lists.shape[1] == 1 or (lists >= 0).any(axis=0).all()
-            assert (np.diff((lists >= 0).astype(int), axis=1) <= 0).all()
+            assert self.held(lists[at]) == sorted((vector, note) for _, note, vector in self.rows[slot])
+        assert lists.shape[1] == 1 or (lists >= 0).any(axis=0).all()
+        assert (np.diff((lists >= 0).astype(int), axis=1) <= 0).all()
 
 
 @settings(max_examples=12, deadline=None)
@@ -74,7 +75,7 @@ def test_lists_and_chains_are_those_of_dictionaries(seed: int, principals: int, 
     for number in range(120):
         slot = int(plain.slots[generator.integers(principals)])
         vector = generator.random(DIMENSION, dtype=np.float32)
-        plain.ask(slot, int(generator.integers(labels)), bool(generator.random() < 0.6), vector)
+        plain.ask(slot, int(generator.integers(labels)), vector, float(np.float32(generator.random())))
         if generator.random() < 0.02:
             plain.forget(slot)
         if number % 17 == 0:
@@ -84,7 +85,7 @@ def test_lists_and_chains_are_those_of_dictionaries(seed: int, principals: int, 
 
 def test_newcomers_have_no_lists() -> None:
     plain = Plain(3)
-    plain.ask(int(plain.slots[2]), 0, growing=True, vector=np.ones(DIMENSION, np.float32))
+    plain.ask(int(plain.slots[2]), 0, np.ones(DIMENSION, np.float32))
     plain.check()
     assert plain.state.pools.chains(plain.slots[:2]).tolist() == [[-1], [-1]]
-    assert plain.state.history.all_growing_lists(plain.slots[:2]).tolist() == [[-1], [-1]]
+    assert plain.state.history.all_lists(plain.slots[:2]).tolist() == [[-1], [-1]]

@@ -16,8 +16,9 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.measure import Clock, Family, rank
 from detector.core.profile import Profile
 from detector.core.reference import Honest, Reference
+from detector.core.scoring import CLOCKS
 from detector.core.signals import MEASURES, SIGNALS, WEIGHED
-from detector.core.signals.suspicion import CLOCKS, Suspicion
+from detector.core.signals.suspicion import Suspicion
 from detector.core.views import Rows
 from tests.core.measure_oracle import Account, Query
 from tests.core.profiles import standards
@@ -209,11 +210,14 @@ def test_it_says_what_it_looks_at(measure: str) -> None:
     assert own.between > 0 and own.within > 0
 
 
+OF_ANSWERS = {name for name, measure in MEASURES.items() if measure.family == "outputs" and name != "hardness"}
+
+
 @pytest.mark.parametrize("make", [_two_probabilities, _labels])
 def test_answers_of_another_kind_or_width_are_no_answers(make: Callable[[], Case]) -> None:
     heard = _listened(make(), _logged().reference())
     for name in MEASURES:
-        assert np.isnan(heard.values[name]).all() == (name in ("surprise", "low_margin", "high_margin")), name
+        assert np.isnan(heard.values[name]).all() == (name in OF_ANSWERS), name
         assert np.isfinite(heard.shown[f"suspicion.{name}"]).all(), name
 
 
@@ -236,6 +240,7 @@ def _triggers() -> dict[str, tuple[Case, Case]]:
         "unseen_values": 2 * rows + 1,
         "outlyingness": rows + 3,
         "near_duplicate": bases + np.float32(1e-3) * random(generator, 40, 10),
+        "tiny_steps": bases + np.float32(1e-4) * random(generator, 40, 10),
         "one_feature": one,
         "sign_steps": np.concatenate((rows[:20], _stepped(generator, rows[:20], 0.05))),
         "parallel_steps": line,
@@ -248,7 +253,7 @@ def _triggers() -> dict[str, tuple[Case, Case]]:
     swept = np.stack((np.arange(40), np.arange(40) % 7), axis=1).astype(np.float32)
     pairs, classes = np.repeat(rows[:20], 2, axis=0), np.eye(3, dtype=np.float32)[np.arange(40) % 2]
     crossed = replace(_case(honest, pairs + np.float32(1e-3) * random(generator, 40, 10)).asked, outputs=classes)
-    made["crossings"] = Case(honest, crossed)
+    made["crossings"] = made["leaps"] = Case(honest, crossed)
     made["specification_changes"] = Case(honest, replace(plain.asked, specification=swept))
     made["missing_features"] = Case(honest, replace(plain.asked, missing=left_out))
     same = np.ones((40, 2), np.float32)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import Sections
@@ -33,30 +36,26 @@ def _stream(seed: int, rows: int = ROWS) -> QueryBatch:
     return batch(features, who, outputs=outputs, kind="probabilities", hardness=hardness)
 
 
-def _distance(one: Features, others: Features) -> float:
+def _distance(one: Features, others: NDArray[Any]) -> float:
     return float(np.sqrt(((others.astype(np.float64) - one.astype(np.float64)) ** 2).sum(1)).min())
 
 
 def _obvious(piece: QueryBatch) -> list[float]:
     """What the toy adds up, from lists of everything each principal asked."""
-    asked: dict[str, list[Features]] = {}
     totals: dict[str, float] = {}
     agents: dict[str, OraclePrincipal] = {}
     out = []
     for row, who in enumerate(piece.principal_index.tolist()):
         name, vector = piece.principals[who], piece.features[row]
-        own = asked.setdefault(name, [])
-        history = _distance(vector, np.array(own)) if own else FAR
-        previous = _distance(vector, np.array(own[-1:])) if own else FAR
-        assert piece.hardness is not None
         agent = agents.setdefault(name, OraclePrincipal(0.9))
-        label = int(piece.outputs[row].argmax())
-        agent.query(vector, label)
+        asked = [vector for own in agent.growing.values() for vector in own]
+        own = _distance(vector, np.array(asked)) if asked else FAR
+        agent.query(vector, int(piece.outputs[row].argmax()))
         grown = agent.last if agent.last is not None else FAR
-        near = 1 / (1 + history) + 1 / (1 + previous) + 1 / (1 + grown) + 1 / (1 + _distance(vector, REFERENCE))
+        near = 1 / (1 + own) + 1 / (1 + grown) + 1 / (1 + _distance(vector, REFERENCE))
+        assert piece.hardness is not None
         near += 0.01 * float(piece.hardness[row]) + 0.001 * float(piece.outputs[row, 0])
         totals[name] = totals.get(name, 0.0) + near
-        own.append(vector)
         out.append(totals[name])
     return out
 
@@ -156,8 +155,10 @@ def test_the_history_forgets_all_but_two_blocks() -> None:
     features = random(np.random.default_rng(7), 40, 5)
     for age, known in ((5, True), (10, True), (25, False)):
         asked = features.copy()
+        asked[29 - age] *= 3  # far from all others, so that it joins a growing set
+        asked[29] = asked[29 - age] + np.float32(0.5)
+        plain = observe(_engine(limits), [batch(asked, ["ann"] * 40)], [13])
         asked[29] = asked[29 - age]
         seen = observe(_engine(limits), [batch(asked, ["ann"] * 40)], [13])
-        plain = observe(_engine(limits), [batch(features, ["ann"] * 40)], [13])
         gain = np.diff(seen.signals["toy"])[28] - np.diff(plain.signals["toy"])[28]
         assert (gain > 0.2) == known

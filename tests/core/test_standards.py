@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from detector.core.arrays import Array, pack, unpack
-from detector.core.standards import MOST, Spread, Standards, outermost, unexplained
+from detector.core.standards import MOST, PRIOR, Spread, Standards, outermost, unexplained
 
 NAMES = ("a", "b", "c", "d")
 GENERATOR = np.random.default_rng(0)
@@ -105,20 +105,20 @@ def test_a_measure_that_is_no_more_is_left_out() -> None:
 
 def test_averages_are_standardised_by_how_sure_they_are() -> None:
     """Three ordinary queries come before everybody's first."""
-    weight = GENERATOR.uniform(0, 100, (7, 4, 3))
-    total = weight * GENERATOR.normal(0, 3, (7, 4, 3))
-    said = SPREAD.standardised(total, weight)
+    weight = GENERATOR.uniform(0, 100, (7, 3, 4))
+    total = weight * GENERATOR.normal(0, 3, (7, 3, 4))
+    said = SPREAD.standardised(total, weight + PRIOR)
     for row in range(7):
         for at in range(4):
             mean, between, within = (float(column[at]) for column in (SPREAD.mean, SPREAD.between, SPREAD.within))
             z = []
             for memory in range(3):
-                queries = weight[row, at, memory] + 3
-                average = (total[row, at, memory] + 3 * mean) / queries
+                queries = weight[row, memory, at] + 3
+                average = (total[row, memory, at] + 3 * mean) / queries
                 z.append((average - mean) / sqrt(between**2 + within**2 / queries))
             assert said[row, at] == pytest.approx(max(z))
-    nobody = np.zeros((1, 4, 3))
-    assert not SPREAD.standardised(nobody, nobody).any()
+    nobody = np.zeros((1, 3, 4))
+    assert not SPREAD.standardised(nobody, nobody + PRIOR).any()
 
 
 def test_scores_of_single_queries_are_brought_in_to_eight_deviations() -> None:
@@ -130,15 +130,16 @@ def test_scores_of_single_queries_are_brought_in_to_eight_deviations() -> None:
     np.testing.assert_array_equal(SPREAD.clip(ordinary[None]), ordinary[None])
 
 
-def test_scores_that_are_no_averages_count_to_six_deviations_and_none_is_ordinary() -> None:
+def test_scores_that_are_no_averages_are_in_deviations_and_none_is_ordinary() -> None:
     said = SPREAD.of_states(np.array([[1.5, -2.0, nan, 1e9], [nan, 4.5, 0.3, 4.0], [nan, inf, nan, nan]]))
-    np.testing.assert_allclose(said, [[1.0, 0.0, 0.0, 6.0], [0.0, 6.0, 3.0, -0.5], [0.0, 6.0, 0.0, 0.0]])
+    np.testing.assert_allclose(said, [[1.0, 0.0, 0.0, (1e9 - 5) / 2], [0.0, 6.5, 3.0, -0.5], [0.0, MOST, 0.0, 0.0]])
 
 
 def test_its_parts_are_those_of_its_columns() -> None:
     whole = np.stack((SPREAD.mean, SPREAD.between, SPREAD.within))
-    for part, own in ((SPREAD.first(3), slice(3)), (SPREAD.rest(3), slice(3, None)), (SPREAD.at([3, 0]), [3, 0])):
-        np.testing.assert_array_equal(np.stack((part.mean, part.between, part.within)), whole[:, own])
+    for columns in (slice(3), slice(3, None), [3, 0]):
+        part = SPREAD.at(columns)
+        np.testing.assert_array_equal(np.stack((part.mean, part.between, part.within)), whole[:, columns])
 
 
 def test_its_record_brings_it_back() -> None:

@@ -20,9 +20,10 @@ from detector.core.batch import MicroBatch, Observation, PrincipalKey, Sections
 from detector.core.engine import Engine, EngineConfig, Limits, observe_together
 from detector.core.measure import Measure
 from detector.core.profile import Profile
+from detector.core.scoring import CLOCKS
 from detector.core.signal import Delta, Signal
 from detector.core.signals import MEASURES, SIGNALS, WEIGHED
-from detector.core.signals.suspicion import CLOCKS, Listener, Suspicion
+from detector.core.signals.suspicion import Listener, Suspicion
 from detector.core.standards import Spread, Standards
 from detector.core.trail import WIDTH
 from detector.core.views import Grouping, Rows
@@ -54,7 +55,7 @@ def _ordinary() -> Array:
 
 def _standards(threshold: float = THRESHOLD) -> Standards:
     """With an exemplar who is ordinary in everything, and two who are odd in every second measure."""
-    others = len(WEIGHED)
+    others = len(WEIGHED) + 1
     between = np.array([*(own.between for own in MEASURES.values()), *[1.0] * others])
     within = np.array([*(own.within for own in MEASURES.values()), *[0.0] * others])
     odd = np.where(np.arange(len(COLUMNS)) % 2 == 0, 2.0, 0.25)
@@ -198,10 +199,11 @@ def test_state_is_bounded_per_principal() -> None:
     """It does not grow with what is asked, and is gone with whoever asked it."""
     engine, bare = _engine("short history"), Engine(EngineConfig(limits=Limits(history_queries=40)))
     own = (len(MEASURES) + len(CLOCKS)) * len(MEMORIES) * 8 + WIDTH * 4 + 8 + 1
+    notes = 40 * (4 + 8)  # what was said of each query that is held
     for part in np.split(KINDS["clustered"](np.random.default_rng(6), 1000, DIMENSION), 10):
         for one in (engine, bare):
             observe(one, [_of(part, ["ann"] * 100)])
-        assert engine.nbytes_of(ANN) - bare.nbytes_of(ANN) <= own
+        assert engine.nbytes_of(ANN) - bare.nbytes_of(ANN) <= own + notes
     signal = Suspicion(CONFIGURATIONS["profile"], MEASURES, WEIGHED)
     signal.load(np.arange(500), np.empty(0, np.int64), _repeated(_dumped(engine, "ann"), 500))
     assert 500 * own <= signal.nbytes() <= 800 * own and signal.nbytes(np.arange(3)) == 3 * own
@@ -254,7 +256,7 @@ def test_of_two_who_weigh_alike_the_merged_state_is_one_who_scored_the_sum() -> 
     generator = np.random.default_rng(8)
     weights, scores = generator.random((90, 1)), generator.normal(size=(2, 90, 1))
     alone = Grouping.of(np.zeros(90, np.int64), 1)
-    blank = np.zeros((1, 1, len(MEMORIES)))
+    blank = np.zeros((1, len(MEMORIES), 1))
     apart = [fading_sums(alone, own * weights, np.array([0]), weights, blank)[-1] for own in scores]
     together = fading_sums(alone, scores.sum(axis=0) * weights, np.array([0]), weights, blank)[-1]
     np.testing.assert_allclose(sum(apart), together, rtol=1e-10, atol=1e-10)

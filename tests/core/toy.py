@@ -11,7 +11,7 @@ from detector.contracts.findings import Evidence
 from detector.core.arrays import Array
 from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
-from detector.core.signal import Delta, Need, Proposal
+from detector.core.signal import Delta, Proposal
 from detector.core.tested import carried, last_of
 from detector.core.views import Rows, Views
 
@@ -24,7 +24,6 @@ class Toy:
 
     name: ClassVar[str] = "toy"
     version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"growing", "history", "previous", "reference"})
     mergeable: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ()
 
@@ -81,11 +80,13 @@ class Toy:
     def _nearness(self, rows: Rows, views: Views) -> Array:
         hardness = rows.column("hardness", 0.5).astype(np.float64)
         confidence = np.nan_to_num(rows.outputs[:, 0].astype(np.float64))
-        near = sum(1.0 / (1.0 + np.minimum(view, FAR)) for view in (views.history, views.previous, views.grown))
-        return np.asarray(near) + self._familiarity(views) + 0.01 * hardness + 0.001 * confidence
+        return self._familiarity(views) + 0.01 * hardness + 0.001 * confidence
 
     def _familiarity(self, views: Views) -> Array:
-        return 1.0 / (1.0 + views.neighbours.distance) if views.has_reference else np.zeros(1)
+        of_all = [views.grown]
+        if views.has_reference:
+            of_all += [views.own.distance, views.neighbours.distance]
+        return np.asarray(sum(1.0 / (1.0 + np.minimum(distance, FAR)) for distance in of_all))
 
     def _totals(self, rows: Rows, nearness: Array) -> Array:
         """One after the other, so that rounding does not depend on where a micro-batch begins."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.profile import Profile
+from detector.core.scoring import CHANGE
 from detector.core.signals import MEASURES
 from detector.core.standards import unexplained
 from detector.stream.explaining import Course
@@ -22,6 +23,7 @@ _FEWEST = 3
 _ABOUT = {
     "prada": "distances between own queries that are not spread as honest ones are (PRADA)",
     "margin": "queries close to where the model changes its answer",
+    CHANGE: "queries of another kind than those before",
 }
 
 

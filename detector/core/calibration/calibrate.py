@@ -12,11 +12,11 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.habits import WHAT_IFS, what_if
 from detector.core.calibration.owned import Owned
-from detector.core.calibration.recording import COLUMNS, Recording, blank, record
+from detector.core.calibration.recording import CLOCK, COLUMNS, Recording, blank, record
 from detector.core.calibration.threshold import Tail, odd_ones
 from detector.core.profile import Profile
 from detector.core.reference import Honest, Reference
-from detector.core.signals import MEASURES
+from detector.core.signals import MEASURES, WEIGHED
 from detector.core.standards import MOST, Spread, Standards, outermost, unexplained
 
 FEWEST_ACCOUNTS = 3
@@ -110,7 +110,6 @@ def _reference(accounts: Sequence[QueryBatch], rng: np.random.Generator) -> Refe
 
 def _spread(recordings: Sequence[Recording]) -> Spread:
     """How honest accounts vary, robustly: medians and median deviations, never less than each measure's floor."""
-    count = len(MEASURES)
     long = [own for own in recordings if len(own.values) >= _FEWEST_QUERIES] or list(recordings)
     means, deviations = (np.array(column) for column in zip(*(_moments(own) for own in long), strict=True))
     known = ~np.isnan(means).all(axis=0)
@@ -118,20 +117,20 @@ def _spread(recordings: Sequence[Recording]) -> Spread:
     mean = np.nanmedian(means, axis=0)
     between = 1.4826 * np.nanmedian(np.abs(means - mean), axis=0)
     within = np.nanmedian(deviations, axis=0)
-    least_between = np.array([*(own.between for own in MEASURES.values()), *[_LEAST_STATE] * (len(COLUMNS) - count)])
-    least_within = np.array([*(own.within for own in MEASURES.values()), *[0.0] * (len(COLUMNS) - count)])
-    return Spread(mean, np.fmax(between, least_between), np.fmax(within, least_within))
+    floors = [(own.between, own.within) for own in MEASURES.values()] + [_LEAST_STATE] * len(WEIGHED)
+    least_between, least_within = np.array(floors).T
+    own = np.fmax(between, least_between), np.fmax(within, least_within)
+    # Change is in deviations of its own, about 0.
+    return Spread(*(np.append(column, last) for column, last in zip((mean, *own), (0.0, 1.0, 0.0), strict=True)))
 
 
-_LEAST_STATE = 0.5
-"""The floor of ``between`` for signals whose score is 1 at their own threshold."""
+_LEAST_STATE = (0.5, 0.0)
+"""The floors for signals whose score is 1 at their own threshold."""
 
 
 def _moments(own: Recording) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each column over the account's queries, by their weights; NaN where it never
     said."""
-    from detector.core.calibration.recording import CLOCK
-
     weights = np.concatenate((own.weights[:, CLOCK], np.ones_like(own.others)), axis=1)
     values = np.concatenate((own.values, own.others), axis=1)
     weights = np.where(np.isnan(values), 0.0, weights)

@@ -16,12 +16,13 @@ from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from detector.core.profile import Profile
+from detector.core.scoring import CHANGE, Scoring, clock_of
 from detector.core.signals import MEASURES, SIGNALS, WEIGHED
-from detector.core.signals.suspicion import CLOCKS, Suspicion
+from detector.core.signals.suspicion import Suspicion
 from detector.core.standards import Spread, Standards
 from detector.core.views import Grouping, Rows
 
-COLUMNS = (*MEASURES, *WEIGHED)
+COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 """The columns of standards, in order."""
 
 _ROWS = 256
@@ -39,20 +40,21 @@ class Recording:
     others: Floats
 
     def scores(self, spread: Spread) -> Floats:
-        """float64 (n, j + f): the standardised scores as of each query, as ``suspicion`` forms them."""
-        count = self.values.shape[1]
-        own = spread.first(count)
-        settled = own.clip(np.where(np.isnan(self.values), own.mean, self.values))
-        clock = np.array([*CLOCK, *range(len(CLOCKS))])
-        counted = np.concatenate((settled * self.weights[:, CLOCK], self.weights), axis=1)
-        alone = Grouping.of(np.zeros(len(counted), np.int64), 1)
-        blank = np.zeros((1, counted.shape[1], len(MEMORIES)))
-        sums = fading_sums(alone, counted, clock, self.weights, blank)
-        averages = own.standardised(sums[:, :count], sums[:, count:][:, CLOCK])
-        return np.concatenate((averages, spread.rest(count).of_states(self.others)), axis=1)
+        """float64 (n, columns): the standardised scores as of each query, as ``suspicion`` forms them."""
+        scoring = Scoring(list(MEASURES.values()), spread)
+        increments = scoring.increments(self.values, self.weights)
+        start = np.zeros((1, len(MEMORIES), increments.shape[1]))
+        parts = []
+        for at in range(0, len(increments), _ROWS):
+            some = slice(at, at + _ROWS)
+            alone = Grouping.of(np.zeros(len(increments[some]), np.int64), 1)
+            sums = fading_sums(alone, increments[some], scoring.clock, self.weights[some], start)
+            parts.append(scoring.scores(sums, self.others[some]))
+            start = sums[-1:]
+        return np.concatenate(parts)
 
 
-CLOCK = np.array([CLOCKS.index(measure.clock) for measure in MEASURES.values()])
+CLOCK = clock_of(list(MEASURES.values()))[: len(MEASURES)]
 
 
 def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[Recording]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from detector.core.calibration.calibrate import Calibration
 from detector.core.calibration.threshold import Tail
 from detector.core.measure import Family
+from detector.core.scoring import CHANGE
 from detector.core.signals import MEASURES
 
 NOTABLE = 2.0
@@ -20,6 +21,7 @@ NOTABLE = 2.0
 FAMILIES: dict[str, Family] = {name: own.family for name, own in MEASURES.items()} | {
     "prada": "structure",
     "margin": "outputs",
+    CHANGE: "content",
 }
 """What each column of standards looks at."""
 

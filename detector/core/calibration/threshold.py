@@ -9,8 +9,7 @@ from math import ceil, log
 import numpy as np
 from numpy.typing import NDArray
 
-FLOOR = 4.0
-"""No verdict below: so many standard deviations must be left unexplained, however alike honest accounts are."""
+from detector.core.standards import FLOOR
 
 _TAIL = 0.2
 _FEWEST = 4
@@ -44,7 +43,7 @@ class Tail:
         return cls(start, count / len(ordered), excess * 2 * count / float(chi2.ppf(1 - _SURE, 2 * count)))
 
     def threshold(self, budget: float) -> float:
-        """The D that a share ``budget`` of honest accounts exceeds at most, never below 4."""
+        """The D that a share ``budget`` of honest accounts exceeds at most, never below 5."""
         return max(FLOOR, self.start + self.excess * max(log(self.share / budget), 0.0))
 
     def rate(self, threshold: float) -> float:

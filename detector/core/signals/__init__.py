@@ -16,6 +16,7 @@ from detector.core.signals.crossings import CROSSINGS
 from detector.core.signals.hardness import HARDNESS
 from detector.core.signals.high_margin import HIGH_MARGIN
 from detector.core.signals.information_gain import InformationGain
+from detector.core.signals.leaps import LEAPS
 from detector.core.signals.low_margin import LOW_MARGIN
 from detector.core.signals.margin import Margin
 from detector.core.signals.missing_features import MISSING_FEATURES
@@ -29,6 +30,7 @@ from detector.core.signals.sign_steps import SIGN_STEPS
 from detector.core.signals.specification_changes import SPECIFICATION_CHANGES
 from detector.core.signals.surprise import SURPRISE
 from detector.core.signals.suspicion import Suspicion
+from detector.core.signals.tiny_steps import TINY_STEPS
 from detector.core.signals.unseen_values import UNSEEN_VALUES
 
 MEASURES: dict[str, Measure] = {
@@ -42,12 +44,14 @@ MEASURES: dict[str, Measure] = {
         HIGH_MARGIN,
         HARDNESS,
         NEAR_DUPLICATE,
+        TINY_STEPS,
         ONE_FEATURE,
         SIGN_STEPS,
         PARALLEL_STEPS,
         MISSING_FEATURES,
         SPECIFICATION_CHANGES,
         CROSSINGS,
+        LEAPS,
     )
 }
 

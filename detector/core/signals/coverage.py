@@ -22,7 +22,7 @@ from detector.core.exposure.bitmaps import BYTES, CELLS, is_set, visit, visited
 from detector.core.exposure.meters import metered, one_tag, silent
 from detector.core.owner_model.tree import Tree
 from detector.core.profile import Profile
-from detector.core.signal import Delta, Need, Proposal
+from detector.core.signal import Delta, Proposal
 from detector.core.tested import last_of
 from detector.core.validation import Validation
 from detector.core.views import Rows, Views
@@ -37,7 +37,6 @@ class Coverage:
 
     name: ClassVar[str] = "coverage"
     version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset()
     mergeable: ClassVar[bool] = True
     figures: ClassVar[tuple[str, ...]] = ()
 

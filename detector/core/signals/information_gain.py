@@ -23,7 +23,7 @@ from detector.core.exposure.levels import Sketches
 from detector.core.exposure.meters import metered, one_tag, silent
 from detector.core.exposure.sample import EMPTY, NOTHING, PAIR, PLACES, hashed, least, place
 from detector.core.rings import Rings
-from detector.core.signal import Delta, Need, Proposal
+from detector.core.signal import Delta, Proposal
 from detector.core.tested import carried, last_of
 from detector.core.validation import Validation
 from detector.core.views import Rows, Views
@@ -37,7 +37,6 @@ class InformationGain:
 
     name: ClassVar[str] = "information_gain"
     version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset()
     mergeable: ClassVar[bool] = True
     figures: ClassVar[tuple[str, ...]] = ()
 

@@ -30,7 +30,7 @@ from detector.core.exposure.asked import missing, sent
 from detector.core.owner_model.margins import Close, Margins
 from detector.core.profile import Profile
 from detector.core.rings import Rings
-from detector.core.signal import Delta, Need, Proposal
+from detector.core.signal import Delta, Proposal
 from detector.core.tested import last_of
 from detector.core.views import Grouping, Rows, Views
 
@@ -56,7 +56,6 @@ class Margin:
 
     name: ClassVar[str] = "margin"
     version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"growing"})
     mergeable: ClassVar[bool] = True
     figures: ClassVar[tuple[str, ...]] = ("all_leaves", "pooled", "cusum")
 

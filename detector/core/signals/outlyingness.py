@@ -1,13 +1,18 @@
-"""``outlyingness``: Mahalanobis distance of a query to the honest ones. Steps along no natural direction grow with
-it."""
+"""``outlyingness``: Mahalanobis distance of a query to the honest ones. What honest queries never vary weighs most in
+it: steps along no natural direction, of gradients above all, show however small they are."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from detector.core.measure import Floats, Measure, Sight
+
+_LEAST = 1e-12
 
 
 def _score(sight: Sight) -> Floats:
-    return sight.reference.embedding.outlyingness(sight.views.placed)
+    """The logarithm of its square, a feature."""
+    return np.asarray(np.log(sight.views.placed.unusual + _LEAST))
 
 
 OUTLYINGNESS = Measure(

@@ -22,7 +22,7 @@ from detector.core.batch import Sections
 from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
 from detector.core.reference_test import ReferenceTest
-from detector.core.signal import Delta, Need, Proposal
+from detector.core.signal import Delta, Proposal
 from detector.core.views import Rows, Views
 from detector.core.windowed_test import WindowedTest
 
@@ -34,7 +34,6 @@ class Prada:
 
     name: ClassVar[str] = "prada"
     version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"growing"})
     mergeable: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ("constant_steps", "repeats")
 

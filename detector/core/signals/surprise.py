@@ -18,11 +18,8 @@ def _score(sight: Sight) -> Floats:
     if reference.output_kind == "label":
         other = (near[:, :, 0] != said).mean(axis=1)
         return np.where(np.isnan(said[:, 0]), np.nan, other)
-    spread = max(float(np.ptp(reference.outputs)), _LEAST)
-    return np.asarray(np.abs(said - near.mean(axis=1)).mean(axis=1) / spread)
+    return np.asarray(np.abs(said - near.mean(axis=1)).mean(axis=1) / reference.range)
 
-
-_LEAST = 1e-9
 
 SURPRISE = Measure(
     name="surprise",

@@ -20,14 +20,14 @@ from detector.core.arrays import Array
 from detector.core.averages import MEMORIES, fading_sums
 from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
-from detector.core.measure import Clock, Measure, Sight
+from detector.core.measure import Measure, Sight
 from detector.core.profile import Profile
-from detector.core.signal import Delta, Need, Proposal
+from detector.core.scoring import CHANGE, CLOCKS, Scoring, clock_of
+from detector.core.signal import Delta, Proposal
 from detector.core.tested import last_of
 from detector.core.trail import WIDTH, follow
 from detector.core.views import Rows, Views
 
-CLOCKS: tuple[Clock, ...] = ("effective", "each")
 _STATE = ("sums", "trail", "profile", "alarm")
 _SHOWN = 4
 """So many measures are named as evidence."""
@@ -44,7 +44,6 @@ class Suspicion:
 
     name: ClassVar[str] = "suspicion"
     version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"growing"})
     mergeable: ClassVar[bool] = True
 
     def __init__(
@@ -55,16 +54,12 @@ class Suspicion:
         listener: Listener | None = None,
     ) -> None:
         self._measures, self._others, self._listener = list(measures.values()), list(others), listener
-        self.figures = (*measures, *others)
+        self.figures = (*measures, *others, CHANGE)
         profiles = config.profiles if config.mode == "default" else ()
-        self._judges = {
-            (own.model, own.model_version): _Judge(own, self.figures, len(self._measures)) for own in profiles
-        }
-        clock = [CLOCKS.index(measure.clock) for measure in self._measures]
-        self._clock = np.array([*clock, *range(len(CLOCKS))], np.int64)
+        self._judges = {(own.model, own.model_version): _Judge(own, self.figures, self._measures) for own in profiles}
         self._slots = Columns(
             {
-                "sums": (np.float64, 0.0, len(self._clock) * len(MEMORIES)),
+                "sums": (np.float64, 0.0, len(clock_of(self._measures)) * len(MEMORIES)),
                 "trail": (np.float32, np.nan, WIDTH),
                 "profile": (np.uint64, 0),
                 "alarm": (np.bool_, False),
@@ -83,10 +78,9 @@ class Suspicion:
         others = np.stack([views.scores[name] for name in self._others] or [np.empty((0, len(rows)))], axis=-1)
         if self._listener is not None:
             self._listener(rows, values, weights, others)
-        sums = self._sums(rows, judge.settled(values), weights, before["sums"])
-        scores = judge.standardised(sums, self._clock[: len(self._measures)], others)
-        delta: dict[str, Array] = {"slot_sums": sums[1], "slot_trail": trail_after}
-        return self._judged(rows, judge, scores, before["alarm"], delta)
+        sums, after = _sums(rows, judge.scoring, values, weights, before["sums"])
+        delta: dict[str, Array] = {"slot_sums": after, "slot_trail": trail_after}
+        return self._judged(rows, judge, judge.scoring.scores(sums, others), before["alarm"], delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         del pools
@@ -137,16 +131,6 @@ class Suspicion:
             before[name][stale] = blank
         return before
 
-    def _sums(self, rows: Rows, values: Floats, weights: Floats, before: Floats) -> tuple[Floats, Floats]:
-        """The sums as of each row (n, j + clocks, memories), and those of each slot after its last, flat."""
-        grouping = rows.by_slot
-        counted = np.concatenate((values * weights[:, self._clock[: values.shape[1]]], weights), axis=1)
-        start = before.reshape(len(before), -1, len(MEMORIES))
-        ordered = fading_sums(grouping, counted[grouping.order], self._clock, weights[grouping.order], start)
-        sums = np.empty_like(ordered)
-        sums[grouping.order] = ordered
-        return sums, last_of(grouping, ordered).reshape(len(before), -1)
-
     def _judged(self, rows: Rows, judge: _Judge, scores: Floats, standing: Array, delta: dict[str, Array]) -> Proposal:
         left = judge.unexplained(scores)
         alarm = left > judge.threshold
@@ -177,28 +161,27 @@ class Suspicion:
             self._slots.reserve(int(slots.max()) + 1)
 
 
+def _sums(rows: Rows, scoring: Scoring, values: Floats, weights: Floats, before: Floats) -> tuple[Floats, Floats]:
+    """The sums as of each row (n, memories, j + clocks), and those of each slot after its last, flat."""
+    grouping, order = rows.by_slot, rows.by_slot.order
+    increments = scoring.increments(values, weights)[order]
+    start = before.reshape(len(before), len(MEMORIES), -1)
+    ordered = fading_sums(grouping, increments, scoring.clock, weights[order], start)
+    sums = np.empty_like(ordered)
+    sums[order] = ordered
+    return sums, last_of(grouping, ordered).reshape(len(before), -1)
+
+
 class _Judge:
     """One profile's standards, in the order of this version's measures. ``tag``: a number of both."""
 
-    def __init__(self, profile: Profile, names: Sequence[str], measures: int) -> None:
+    def __init__(self, profile: Profile, names: Sequence[str], measures: Sequence[Measure]) -> None:
         whose = " ".join((profile.hash, *names)).encode()
         self.tag = np.uint64(int.from_bytes(blake2b(whose, digest_size=8).digest(), "big"))
         self._names = names
-        self._measures = measures
         self._standards = profile.standards.aligned(names)
+        self.scoring = Scoring(measures, self._standards.spread)
         self.threshold = self._standards.threshold
-
-    def settled(self, values: Floats) -> Floats:
-        """Scores of single queries (n, j) as they count: what cannot be said is ordinary, extremes are brought in."""
-        spread = self._standards.spread.first(self._measures)
-        return spread.clip(np.where(np.isnan(values), spread.mean, values))
-
-    def standardised(self, sums: tuple[Floats, Floats], clock: Array, others: Floats) -> Floats:
-        """float64 (n, measures + others): how far off each is, in standard deviations of honest accounts."""
-        total = sums[0][:, : self._measures]
-        weight = sums[0][:, self._measures :][:, clock]
-        own = self._standards.spread.first(self._measures).standardised(total, weight)
-        return np.concatenate((own, self._standards.spread.rest(self._measures).of_states(others)), axis=1)
 
     def unexplained(self, scores: Floats) -> Floats:
         return self._standards.unexplained(scores)

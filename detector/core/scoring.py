@@ -1,0 +1,77 @@
+"""From scores of single queries to scores of a principal, in standard deviations of honest accounts: for each measure
+its averages, then the states of other signals, then ``change``.
+
+``change`` is how far what a principal asks has moved from what he used to ask: the average of a content measure over
+the last 32 queries, less that over the last 512, in the least standard deviations of such averages; the largest of
+the content measures. Thieves often begin with natural inputs. But honest users change their tools too, so that it
+counts for less than any threshold and is no verdict alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.averages import MEMORIES
+from detector.core.measure import Clock, Measure
+from detector.core.standards import PRIOR, Spread
+
+CHANGE = "change"
+CLOCKS: tuple[Clock, ...] = ("effective", "each", "near")
+
+_FAST, _SLOW = 1, 3
+"""The memories that are compared."""
+_MOST_CHANGE = 3.0
+_MOST_STATE = 2.0
+"""What another signal counts at most, in deviations: honest habits bring those as far as thieves do."""
+
+Floats = NDArray[np.float64]
+
+
+class Scoring:
+    """Of ``measures``, in order, then of the states of other signals, as ``spread`` tells of them, which ends with
+    ``change``. ``clock`` int64 (j + clocks,): which clock each column of the sums goes by, measures first and then the
+    clocks' own weights."""
+
+    def __init__(self, measures: Sequence[Measure], spread: Spread) -> None:
+        self.clock = clock_of(measures)
+        self._count = len(measures)
+        self._own = spread.at(slice(self._count))
+        self._states = spread.at(slice(self._count, -1))
+        self._content = [at for at, own in enumerate(measures) if own.family == "content"]
+        least = [(measures[at].between, measures[at].within) for at in self._content]
+        between, within = np.array(least, np.float64).reshape(-1, 2).T
+        self._least = np.hypot(between, within / np.sqrt(MEMORIES[_FAST] + PRIOR))
+
+    def increments(self, values: Floats, weights: Floats) -> Floats:
+        """float64 (n, j + clocks): what queries that score ``values`` (n, j) add to the sums, at ``weights`` (n,
+        clocks). What cannot be said is ordinary, extremes are brought in."""
+        settled = self._own.clip(values)
+        np.copyto(settled, self._own.mean, where=np.isnan(settled))
+        settled *= weights[:, self.clock[: self._count]]
+        return np.concatenate((settled, weights), axis=1)
+
+    def scores(self, sums: Floats, states: Floats) -> Floats:
+        """float64 (n, j + f + 1) of fading ``sums`` (n, memories, j + clocks) and of the other signals' ``states`` (n,
+        f)."""
+        total, weight = sums[:, :, : self._count], sums[:, :, self._count :] + PRIOR
+        weight = weight[:, :, self.clock[: self._count]]
+        others = np.minimum(self._states.of_states(states), _MOST_STATE)
+        change = self._change(total, weight)[:, None]
+        return np.concatenate((self._own.standardised(total, weight), others, change), axis=1)
+
+    def _change(self, total: Floats, weight: Floats) -> Floats:
+        if not self._content:
+            return np.zeros(len(total))
+        own = (slice(None), slice(_FAST, _SLOW + 1, _SLOW - _FAST), self._content)
+        mean = self._own.mean[self._content]
+        averages = (total[own] - mean * (weight[own] - PRIOR)) / weight[own]
+        risen: Floats = ((averages[:, 0] - averages[:, 1]) / self._least).max(axis=1)
+        return np.clip(risen, 0.0, _MOST_CHANGE)
+
+
+def clock_of(measures: Sequence[Measure]) -> NDArray[np.int64]:
+    """int64 (j + clocks,): see ``Scoring``."""
+    return np.array([*(CLOCKS.index(own.clock) for own in measures), *range(len(CLOCKS))], np.int64)

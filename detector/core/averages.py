@@ -24,33 +24,34 @@ Floats = NDArray[np.float64]
 
 
 def fading_sums(grouping: Grouping, increments: Floats, clock: Array, weights: Floats, before: Floats) -> Floats:
-    """float64 (n, memories, j): the sums as of each row, of ``increments`` (n, j), where column i fades by the column
-    ``clock[i]`` of ``weights`` (n, clocks), from 0 to 1. Rows are in the order of ``grouping``; ``before`` (groups,
-    memories, j). At most 1,024 rows a group, lest its exponentials overflow."""
-    if len(grouping.lengths) == 1 and len(increments):
+    """float64 (j, memories, n): the sums as of each of n rows, of ``increments`` (j, n), of which the i-th fade by
+    the ``clock[i]``-th of ``weights`` (clocks, n), from 0 to 1. Rows are in the order of ``grouping``; ``before`` (j,
+    memories, groups). At most 1,024 rows a group, lest its exponentials overflow."""
+    if len(grouping.lengths) == 1 and increments.shape[1]:
         return _block(increments, clock, weights, grouping.lengths, before)
-    sums = np.empty((len(increments), *before.shape[1:]))
+    sums = np.empty((*before.shape[:2], increments.shape[1]))
     start, done = before.copy(), 0
     while done < int(grouping.lengths.max(initial=0)):
         group = np.flatnonzero(grouping.lengths > done)
         lengths = np.minimum(grouping.lengths[group] - done, _BLOCK)
         rows = _ranges(grouping.starts[group] + done, lengths)
-        sums[rows] = _block(increments[rows], clock, weights[rows], lengths, start[group])
-        start[group] = sums[rows[np.cumsum(lengths) - 1]]
+        part = _block(increments[:, rows], clock, weights[:, rows], lengths, start[:, :, group])
+        sums[:, :, rows] = part
+        start[:, :, group] = part[:, :, np.cumsum(lengths) - 1]
         done += _BLOCK
     return sums
 
 
 def _block(increments: Floats, clock: Array, weights: Floats, lengths: Array, start: Floats) -> Floats:
-    """The same for short runs, or for one of any length, ``start`` (runs, memories, j)."""
+    """The same for short runs, or for one of any length, ``start`` (j, memories, runs)."""
     first = np.cumsum(lengths) - lengths
-    elapsed = np.cumsum(weights, axis=0)
-    elapsed -= np.repeat((elapsed - weights)[first], lengths, axis=0)
-    growth = np.exp(elapsed[:, None, :] / MEMORIES[:, None])[:, :, clock]
-    sums = increments[:, None, :] * growth
-    terms = sums[first]
-    np.cumsum(sums, axis=0, out=sums)
-    sums -= np.repeat(sums[first] - terms - start, lengths, axis=0)
+    elapsed = np.cumsum(weights, axis=1)
+    elapsed -= np.repeat((elapsed - weights)[:, first], lengths, axis=1)
+    growth = np.exp(elapsed[:, None] / MEMORIES[:, None])[clock]
+    sums = increments[:, None] * growth
+    terms = sums[:, :, first]
+    np.cumsum(sums, axis=2, out=sums)
+    sums -= np.repeat(sums[:, :, first] - terms - start, lengths, axis=2)
     sums /= growth
     return np.asarray(sums)
 

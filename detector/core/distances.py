@@ -179,17 +179,24 @@ def _squares(rows: Array) -> Array:
 
 
 def earlier_pairs(
-    queries: NDArray[np.float32], starts: Array, lengths: Array, bound: NDArray[np.float64]
+    queries: NDArray[np.float32],
+    starts: Array,
+    lengths: Array,
+    bound: NDArray[np.float64],
+    shades: NDArray[np.float32] | None = None,
 ) -> tuple[Array, Array, NDArray[np.float64]]:
     """Pairs of rows of one group in which the earlier may be nearer to the later than ``bound`` of the later.
 
     Groups are runs of rows (``starts``, ``lengths``). Returns (later, earlier, exact distance), no pair within
-    the bound left out.
+    the bound left out. ``shades`` (n, k), of fewer columns, if there are any: no two rows are nearer to each other than
+    theirs.
     """
     several = lengths > 1
     small = several & (lengths <= _FEW)
     parts = [_all_pairs(starts[small], lengths[small])] if small.any() else []
-    parts += _near_pairs(queries, starts[several & ~small], lengths[several & ~small], bound)
+    large = several & ~small
+    error = relative_error(queries.shape[1])
+    parts += _near_pairs(queries if shades is None else shades, starts[large], lengths[large], bound, error)
     if not parts:
         none = np.empty(0, np.int64)
         return none, none, np.empty(0)
@@ -207,7 +214,9 @@ def _all_pairs(starts: Array, lengths: Array) -> tuple[Array, Array]:
     return later, np.repeat(first, rank) + step
 
 
-def _near_pairs(queries: Array, starts: Array, lengths: Array, bound: Array) -> list[tuple[Array, Array]]:
+def _near_pairs(
+    queries: Array, starts: Array, lengths: Array, bound: Array, error: tuple[float, float]
+) -> list[tuple[Array, Array]]:
     """Pairs (later, earlier) of each group that products cannot rule out."""
     most = isqrt(_TILE_ELEMENTS // queries.shape[1])
     pairs, first = [], 0
@@ -215,12 +224,14 @@ def _near_pairs(queries: Array, starts: Array, lengths: Array, bound: Array) -> 
     while first < len(lengths):
         behind = int(ends[first] - lengths[first])
         last = max(int(ends.searchsorted(behind + most, side="right")), first + 1)
-        pairs.append(_near_in_tile(queries, starts[first:last], lengths[first:last], bound))
+        pairs.append(_near_in_tile(queries, starts[first:last], lengths[first:last], bound, error))
         first = last
     return pairs
 
 
-def _near_in_tile(queries: Array, starts: Array, lengths: Array, bound: Array) -> tuple[Array, Array]:
+def _near_in_tile(
+    queries: Array, starts: Array, lengths: Array, bound: Array, error: tuple[float, float]
+) -> tuple[Array, Array]:
     """The same for some groups at once; most of what is multiplied is of different groups, and dropped."""
     before = np.cumsum(lengths) - lengths
     at = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
@@ -229,7 +240,7 @@ def _near_in_tile(queries: Array, starts: Array, lengths: Array, bound: Array) -
     if 2 * float(squares.max()) > _LARGE:
         own = own.astype(np.float64)
         squares = _squares(own)
-    relative, least = relative_error(own.shape[1])
+    relative, least = error
     limit = own_bound * own_bound - squares.astype(np.float64) * (1 - relative) + least
     limit = np.minimum(limit, np.finfo(own.dtype).max).astype(own.dtype)
     lower = (own * own.dtype.type(-2)) @ own.T

@@ -38,6 +38,12 @@ class Placed:
     beside: NDArray[np.float64]
     unusual: NDArray[np.float64]
 
+    @property
+    def shades(self) -> Rows:
+        """float32 (n, k + 1): the points and, as one more coordinate, how far beside. No two rows are nearer to each
+        other than these, but for rounding."""
+        return np.column_stack((self.points, self.beside.astype(np.float32)))
+
     def at(self, rows: NDArray[np.int64]) -> Placed:
         """Those at ``rows``."""
         return Placed(self.points[rows], self.beside[rows], self.unusual[rows])

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
+from detector.core.counts import row_counts
 from detector.core.reference import Reference, margins
 from detector.core.trail import Trail
 from detector.core.views import Rows, Views
@@ -58,14 +59,19 @@ class Sight:
         return outputs
 
     @cached_property
-    def margins(self) -> Floats:
-        """float64 (n,): see ``reference.margins``."""
-        return margins(self.outputs, self.reference.output_kind)
+    def margin_rank(self) -> Floats:
+        """float64 (n,): the share of honest queries with a lower top-two log-margin (``reference.margins``)."""
+        return rank(margins(self.outputs, self.reference.output_kind), self.reference.margins)
 
     @cached_property
     def changed(self) -> NDArray[np.bool_]:
         """bool (n, d): features that differ from the nearest own earlier query."""
         return np.abs(self.views.own.step) > _CHANGE * self.reference.seen.spread
+
+    @cached_property
+    def changes(self) -> NDArray[np.int64]:
+        """int64 (n,): how many those are."""
+        return row_counts(self.changed)
 
     @cached_property
     def nearness(self) -> Floats:

@@ -42,7 +42,8 @@ class Candidates:
         distance = np.full(count, np.inf)
         np.minimum.at(distance, self.row, self.gap)
         best = np.flatnonzero(self.gap <= distance[self.row])
-        order = best[np.lexsort((self.notes[best], _ranks(self.vectors[best]), self.row[best]))]
+        ranks = (self.notes[best], _ranks(self.vectors[best])) if len(best) > np.isfinite(distance).sum() else ()
+        order = best[np.lexsort((*ranks, self.row[best]))]
         rows = self.row[order]
         return distance, order[np.flatnonzero(np.diff(rows, prepend=-1))]
 
@@ -79,7 +80,8 @@ def own_candidates(asked: Asked, store: VectorLists, shadows: Sequence[Shadow | 
         if len(rows) > MOST_NEAR * length:
             rows, at = near_in(asked.vectors[run], store.gather(shadow.locations[: shadow.count]))
         parts.append((rows + start, shadow.locations[at]))
-    parts.append(_scanned(asked, store, np.flatnonzero(scanned)))
+    if scanned.any():
+        parts.append(_scanned(asked, store, np.flatnonzero(scanned)))
     rows, locations = (np.concatenate(column) for column in zip(*parts, strict=True))
     return rows, locations
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
+from detector.core.distances import relative_error
 from detector.core.embedding import Embedding, Placed
 from detector.core.seen_values import SeenValues
 
@@ -115,6 +116,8 @@ class ReferenceIndex:
         self._rows = reference.points.astype(np.float64)
         squares = (self._rows**2).sum(axis=1) + reference.beside**2
         self._products = np.concatenate((-2 * self._rows.T, squares[None]))
+        self._single = self._products.astype(np.float32)
+        self._farthest = float(squares.max(initial=0.0))
 
     def scaled(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """``features`` (n, d) as they are compared; those of another dimension as they are."""
@@ -131,8 +134,7 @@ class ReferenceIndex:
         itself is none of its own. Exact but for rows as far away to six digits, of which the first is taken.
         """
         reference, points = self.reference, placed.points.astype(np.float64)
-        squared = np.column_stack((points, np.ones(len(points)))) @ self._products
-        rows = _smallest(squared, min(NEAREST + 1, len(self._rows)))
+        rows = self._few(placed.points)
         along = ((self._rows[rows] - points[:, None]) ** 2).sum(axis=2)
         beside = reference.beside[rows]
         distance = np.sqrt(along + beside**2 + placed.beside[:, None] ** 2)
@@ -141,16 +143,40 @@ class ReferenceIndex:
         nearest = np.take_along_axis(distance, order[:, :1], 1)[:, 0]
         return Neighbours(np.where(np.isfinite(nearest), nearest, 0.0), np.take_along_axis(rows, order, 1))
 
+    def _few(self, points: NDArray[np.float32]) -> Array:
+        """int64 (n, 4), ascending: the rows nearest to ``points``, one more than are told of. Products in single
+        precision say which, but where the fifth may be as near as the fourth."""
+        count = NEAREST + 1
+        if len(self._rows) <= count:
+            return np.tile(np.arange(len(self._rows)), (len(points), 1))
+        rows, values = _smallest(_with_one(points) @ self._single, count + 1)
+        relative, least = relative_error(len(self._single))
+        error = relative * (np.einsum("ij,ij->i", points, points, dtype=np.float64) + self._farthest) + least
+        doubtful = np.flatnonzero(values[:, -1] - values[:, -2] <= 2 * error)
+        if len(doubtful):
+            products = _with_one(points[doubtful].astype(np.float64)) @ self._products
+            # Rounded to single precision, lest rounding, which differs with n, choose among equals.
+            rows[doubtful, :-1] = _smallest(products.astype(np.float32), count)[0]
+        return np.sort(rows[:, :-1], axis=1)
 
-def _smallest(values: NDArray[np.float64], count: int) -> Array:
-    """int64 (n, count): where each row of ``values`` (n, m) is smallest. In single precision, so that rounding, which
-    differs with n, does not choose among equals."""
-    left = values.astype(np.float32)
-    chosen = np.empty((len(values), count), np.int64)
+
+def _with_one(points: Array) -> Array:
+    """``points`` (n, k) with a column of ones, (n, k + 1)."""
+    wide = np.ones((len(points), points.shape[1] + 1), points.dtype)
+    wide[:, :-1] = points
+    return wide
+
+
+def _smallest(values: NDArray[np.float32], count: int) -> tuple[Array, NDArray[np.float64]]:
+    """Where each row of ``values`` (n, m) is smallest, int64 (n, count), the first of equals first; and what it is
+    there, float64 (n, count). ``values`` are overwritten."""
+    row = np.arange(len(values))
+    chosen, found = np.empty((len(values), count), np.int64), np.empty((len(values), count))
     for rank in range(count):
-        chosen[:, rank] = left.argmin(axis=1)
-        left[np.arange(len(left)), chosen[:, rank]] = np.inf
-    return chosen
+        at = chosen[:, rank] = values.argmin(axis=1)
+        found[:, rank] = values[row, at]
+        values[row, at] = np.inf
+    return chosen, found
 
 
 def margins(outputs: NDArray[np.float32], output_kind: str) -> NDArray[np.float64]:

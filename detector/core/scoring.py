@@ -32,8 +32,8 @@ Floats = NDArray[np.float64]
 
 class Scoring:
     """Of ``measures``, in order, then of the states of other signals, as ``spread`` tells of them, which ends with
-    ``change``. ``clock`` int64 (j + clocks,): which clock each column of the sums goes by, measures first and then the
-    clocks' own weights."""
+    ``change``. ``clock`` int64 (j + clocks,): which clock each of the sums goes by, measures first and then the clocks'
+    own weights. Arrays are columns first: what is done to a measure is done to all queries at once."""
 
     def __init__(self, measures: Sequence[Measure], spread: Spread) -> None:
         self.clock = clock_of(measures)
@@ -46,30 +46,29 @@ class Scoring:
         self._least = np.hypot(between, within / np.sqrt(MEMORIES[_FAST] + PRIOR))
 
     def increments(self, values: Floats, weights: Floats) -> Floats:
-        """float64 (n, j + clocks): what queries that score ``values`` (n, j) add to the sums, at ``weights`` (n,
-        clocks). What cannot be said is ordinary, extremes are brought in."""
+        """float64 (j + clocks, n): what n queries that score ``values`` (j, n) add to the sums, at ``weights`` (clocks,
+        n). What cannot be said is ordinary, extremes are brought in."""
         settled = self._own.clip(values)
-        np.copyto(settled, self._own.mean, where=np.isnan(settled))
-        settled *= weights[:, self.clock[: self._count]]
-        return np.concatenate((settled, weights), axis=1)
+        np.copyto(settled, self._own.mean[:, None], where=np.isnan(settled))
+        settled *= weights[self.clock[: self._count]]
+        return np.concatenate((settled, weights))
 
     def scores(self, sums: Floats, states: Floats) -> Floats:
-        """float64 (n, j + f + 1) of fading ``sums`` (n, memories, j + clocks) and of the other signals' ``states`` (n,
-        f)."""
-        total, weight = sums[:, :, : self._count], sums[:, :, self._count :] + PRIOR
-        weight = weight[:, :, self.clock[: self._count]]
+        """float64 (j + f + 1, n) of fading ``sums`` (j + clocks, memories, n) and of the other signals' ``states`` (f,
+        n)."""
+        total, weight = sums[: self._count], (sums[self._count :] + PRIOR)[self.clock[: self._count]]
         others = np.minimum(self._states.of_states(states), _MOST_STATE)
-        change = self._change(total, weight)[:, None]
-        return np.concatenate((self._own.standardised(total, weight), others, change), axis=1)
+        return np.concatenate((self._own.standardised(total, weight), others, self._change(total, weight)))
 
     def _change(self, total: Floats, weight: Floats) -> Floats:
+        """float64 (1, n)."""
         if not self._content:
-            return np.zeros(len(total))
-        own = (slice(None), slice(_FAST, _SLOW + 1, _SLOW - _FAST), self._content)
-        mean = self._own.mean[self._content]
+            return np.zeros((1, total.shape[2]))
+        own = (self._content, slice(_FAST, _SLOW + 1, _SLOW - _FAST))
+        mean = self._own.mean[self._content][:, None, None]
         averages = (total[own] - mean * (weight[own] - PRIOR)) / weight[own]
-        risen: Floats = ((averages[:, 0] - averages[:, 1]) / self._least).max(axis=1)
-        return np.clip(risen, 0.0, _MOST_CHANGE)
+        risen: Floats = ((averages[:, 0] - averages[:, 1]) / self._least[:, None]).max(axis=0)
+        return np.clip(risen, 0.0, _MOST_CHANGE)[None]
 
 
 def clock_of(measures: Sequence[Measure]) -> NDArray[np.int64]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
+from detector.core.counts import row_counts
 
 _BINS = 256
 _MOST_VALUES = 200
@@ -17,7 +19,7 @@ _TOLERANCE = 1e-5
 """Of a feature's range: values nearer than this are the same."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class SeenValues:
     """``low`` and ``spread`` float32 (d,): where each feature's range begins and how wide it is; ``only`` float32
     (d, 256): the one value seen in each bin of that range, NaN where none was seen, inf where any will do."""
@@ -37,25 +39,25 @@ class SeenValues:
 
     def unseen(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
         """int64 (n,): how many features of each row have a value that was never seen."""
-        place = (rows - self.low) / self.spread
-        outside = (place < -_TOLERANCE) | (place > 1 + _TOLERANCE)
-        bins = np.clip(place, 0, 1) * (_BINS - 1)
-        only = np.take_along_axis(self.only.T, bins.astype(np.int16).astype(np.int64), axis=0)
-        known = np.isinf(only) | (np.abs(rows - only) <= _TOLERANCE * self.spread)
-        doubtful = np.flatnonzero(~(known | outside))
-        doubtful = doubtful[_at_border(bins.ravel()[doubtful])]
-        if len(doubtful):
-            row, feature = np.unravel_index(doubtful, bins.shape)
-            known[row, feature] = self._beside(rows[row, feature], bins[row, feature], feature)
-        return np.asarray((outside | ~known).sum(axis=1), np.int64)
+        least, most = self._range
+        outside = (rows < least) | (rows > most)
+        unseen = row_counts(outside)
+        some = self._discrete
+        if len(some.feature):
+            unseen += row_counts(some.strange(rows[:, some.feature]) & ~outside[:, some.feature])
+        return unseen
 
-    def _beside(self, values: NDArray[np.float32], bins: NDArray[np.float32], feature: Array) -> NDArray[np.bool_]:
-        """bool (n,): which ``values`` of ``feature`` were seen in the bin across the border they lie at: where values
-        are multiples of a bin, rounding may put the same one on either side."""
-        border = np.rint(bins)
-        only = self.only[feature, np.where(bins < border, border, np.maximum(border - 1, 0)).astype(np.int64)]
-        seen: NDArray[np.bool_] = np.isinf(only) | (np.abs(values - only) <= _TOLERANCE * self.spread[feature])
-        return seen
+    @cached_property
+    def _range(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The least and the greatest value of each feature that is not outside."""
+        low, spread = self.low.astype(np.float64), self.spread.astype(np.float64)
+        bounds = low - _TOLERANCE * spread, low + (1 + _TOLERANCE) * spread
+        return bounds[0].astype(np.float32), bounds[1].astype(np.float32)
+
+    @cached_property
+    def _discrete(self) -> _Discrete:
+        feature = np.flatnonzero(~np.isinf(self.only).all(axis=1))
+        return _Discrete(feature, self.low[feature], self.spread[feature], self.only[feature])
 
     def to_record(self) -> dict[str, Any]:
         continuous = np.isinf(self.only).all(axis=1)
@@ -66,6 +68,43 @@ class SeenValues:
         only = np.full((len(record["low"]), _BINS), np.inf, np.float32)
         only[~record["continuous"]] = record["only"]
         return cls(record["low"], record["spread"], only)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Discrete:
+    """The features, int64 (k,), that have few values."""
+
+    feature: Array
+    low: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    only: NDArray[np.float32]
+
+    def strange(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """bool (n, k): values of ``rows`` (n, k), within the range of their features, that were never seen."""
+        bins = rows - self.low
+        bins /= self.spread
+        np.clip(bins, 0, 1, out=bins)
+        bins *= _BINS - 1
+        at = bins.astype(np.int64)
+        at += np.arange(len(self.feature)) * _BINS
+        only = self.only.ravel().take(at)
+        strange: NDArray[np.bool_] = np.abs(rows - only) > _TOLERANCE * self.spread
+        strange |= np.isnan(only)
+        strange &= ~np.isinf(only)
+        doubtful = np.flatnonzero(strange)
+        doubtful = doubtful[_at_border(bins.ravel()[doubtful])]
+        if len(doubtful):
+            row, column = np.unravel_index(doubtful, bins.shape)
+            strange[row, column] = ~self._beside(rows[row, column], bins[row, column], column)
+        return strange
+
+    def _beside(self, values: NDArray[np.float32], bins: NDArray[np.float32], column: Array) -> NDArray[np.bool_]:
+        """bool (n,): which ``values`` were seen in the bin across the border they lie at: where values are multiples of
+        a bin, rounding may put the same one on either side."""
+        border = np.rint(bins)
+        only = self.only[column, np.where(bins < border, border, np.maximum(border - 1, 0)).astype(np.int64)]
+        seen: NDArray[np.bool_] = np.isinf(only) | (np.abs(values - only) <= _TOLERANCE * self.spread[column])
+        return seen
 
 
 def _at_border(bins: NDArray[np.float32]) -> NDArray[np.bool_]:

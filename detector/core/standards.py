@@ -48,23 +48,24 @@ class Spread:
         return Spread(self.mean[columns], self.between[columns], self.within[columns])
 
     def of_states(self, scores: Floats) -> Floats:
-        """float64 (n, j): ``scores`` (n, j) that are no averages, (score - mean) / between; 0 where there is none."""
-        return np.nan_to_num((scores - self.mean) / self.between, posinf=MOST)
+        """float64 (j, n): ``scores`` (j, n) that are no averages, (score - mean) / between; 0 where there is none."""
+        return np.nan_to_num((scores - self.mean[:, None]) / self.between[:, None], posinf=MOST)
 
     def clip(self, values: Floats) -> Floats:
-        """``values`` (n, j) of single queries, the extremes brought in."""
+        """``values`` (j, n) of single queries, the extremes brought in."""
         reach = _CLIP * np.hypot(self.between, self.within)
-        return np.clip(values, self.mean - reach, self.mean + reach)
+        return np.clip(values, (self.mean - reach)[:, None], (self.mean + reach)[:, None])
 
     def standardised(self, total: Floats, weight: Floats) -> Floats:
-        """float64 (n, j): (average - mean) / sqrt(between² + within² / queries), the largest over the memories, of the
-        fading sums ``total`` (n, memories, j) and ``weight``, the queries they are of, ``PRIOR`` ordinary ones
+        """float64 (j, n): (average - mean) / sqrt(between² + within² / queries), the largest over the memories, of the
+        fading sums ``total`` (j, memories, n) and ``weight``, the queries they are of, ``PRIOR`` ordinary ones
         included."""
-        deviation = self.between**2 * weight
-        deviation += self.within**2
+        mean, between, within = (column[:, None, None] for column in (self.mean, self.between, self.within))
+        deviation = between**2 * weight
+        deviation += within**2
         deviation *= weight
         np.sqrt(deviation, out=deviation)  # times the weight, of which the average is a share
-        gap = self.mean * (PRIOR - weight)
+        gap = mean * (PRIOR - weight)
         gap += total
         gap /= deviation
         return np.asarray(gap.max(axis=1))
@@ -120,11 +121,12 @@ def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
 
 
 def _unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
-    left = scores[:, :, None] - exemplars.T
+    some = np.flatnonzero((scores > 0).any(axis=0))  # no exemplar is below 0
+    left = scores.T[some, None, :] - exemplars.T[some, :, None]
     np.clip(left, 0.0, MOST, out=left)
-    total = left.sum(axis=1)
-    best = total.argmin(axis=1)
-    return total[np.arange(len(total)), best], best
+    total = left.sum(axis=0)
+    best = total.argmin(axis=0)
+    return total[best, np.arange(len(scores))], best
 
 
 def outermost(exemplars: Floats) -> Floats:

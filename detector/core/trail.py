@@ -34,23 +34,19 @@ def follow(rows: Rows, points: Points, before: Points) -> tuple[Trail, Points]:
     """The trail of ``rows`` at ``points`` (n, k), where each slot's last was ``before`` (slots, 34); and what to
     remember next."""
     grouping = rows.by_slot
-    here = np.zeros((len(rows), _AXES), np.float32)
-    here[:, : points.shape[1]] = points[grouping.order, :_AXES]
-    asked = _requested(rows)[grouping.order]
-    step = here - _shifted(here, grouping, before[:, :_AXES])
-    columns = (
-        step,
-        _shifted(step, grouping, before[:, _AXES : 2 * _AXES]),
-        asked,
-        _shifted(asked, grouping, before[:, 2 * _AXES :]),
-    )
-    after = np.concatenate([last_of(grouping, column) for column in (here, step, asked)], axis=1)
-    return Trail(*(_scattered(grouping, column) for column in columns)), after
-
-
-def _requested(rows: Rows) -> Points:
-    asked = rows.column("specification", np.nan)
-    return np.broadcast_to(asked.reshape(len(rows), -1), (len(rows), _REQUESTED)).astype(np.float32)
+    now = np.zeros((len(rows), _AXES + _REQUESTED), np.float32)
+    now[:, : min(points.shape[1], _AXES)] = points[:, :_AXES]
+    now[:, _AXES:] = rows.column("specification", np.nan).reshape(len(rows), -1)
+    now = now[grouping.order]
+    remembered = np.concatenate((before[:, :_AXES], before[:, 2 * _AXES :]), axis=1)
+    last = _shifted(now, grouping, remembered)
+    step = now[:, :_AXES] - last[:, :_AXES]
+    step_before = _shifted(step, grouping, before[:, _AXES : 2 * _AXES])
+    columns = np.concatenate((step, step_before, now[:, _AXES:], last[:, _AXES:]), axis=1)
+    ended, stepped = last_of(grouping, now), last_of(grouping, step)
+    after = np.concatenate((ended[:, :_AXES], stepped, ended[:, _AXES:]), axis=1)
+    edges = (_AXES, 2 * _AXES, 2 * _AXES + _REQUESTED)
+    return Trail(*np.split(_scattered(grouping, columns), edges, axis=1)), after
 
 
 def _shifted(rows: Points, grouping: Grouping, before: Points) -> Points:

@@ -72,7 +72,7 @@ class Rows:
     def outputs(self) -> NDArray[np.float32]:
         widest = max(batch.outputs.shape[1] for batch in self.batches)
         outputs = np.full((len(self), widest), np.nan, np.float32)
-        for at, rows in self._sources():
+        for at, rows in self._sources:
             values = self.batches[at].outputs
             outputs[rows, : values.shape[1]] = values[self.batch_row[rows]]
         return outputs
@@ -81,7 +81,7 @@ class Rows:
     def said(self) -> NDArray[np.float32]:
         """float32 (n,): what the model said in one number: the largest probability, 1 for a label, or the score."""
         said = np.ones(len(self), np.float32)
-        for at, rows in self._sources():
+        for at, rows in self._sources:
             batch = self.batches[at]
             if batch.output_kind != "label":
                 said[rows] = batch.outputs[self.batch_row[rows]].max(axis=1)
@@ -92,12 +92,13 @@ class Rows:
         like = [getattr(batch, name) for batch in self.batches if getattr(batch, name) is not None]
         shape, dtype = (like[0].shape[1:], like[0].dtype) if like else ((), np.asarray(fill).dtype)
         column = np.full((len(self), *shape), fill, dtype)
-        for at, rows in self._sources():
+        for at, rows in self._sources:
             values = getattr(self.batches[at], name)
             if values is not None:
                 column[rows] = values[self.batch_row[rows]]
         return column
 
+    @cached_property
     def _sources(self) -> list[tuple[int, Array]]:
         return [(at, np.flatnonzero(self.batch == at)) for at in np.unique(self.batch).tolist()]
 
@@ -182,12 +183,16 @@ class Views:
         said[row] = candidates.notes[nearest]
         return OwnNeighbours(_scatter(order, distance), step, said)
 
+    @cached_property
+    def _by_slot(self) -> NDArray[np.float32]:
+        return self._rows.features[self._rows.by_slot.order]
+
     def _stored(self, order: Array) -> Candidates:
         """Vectors of earlier steps that may be nearest, to rows in ``order``."""
         rows, grouping, dimension = self._rows, self._rows.by_slot, self._rows.features.shape[1]
         store, lists = self._history.store(dimension), self._history.all_lists(rows.slots)
         shadows = self._history.shadows(dimension).of(rows.slots, lists, self.reference.embedding)
-        vectors, placed = rows.features[order], self.placed.at(order)
+        vectors, placed = self._by_slot, self.placed.at(order)
         asked = Asked(vectors, placed, grouping.starts, grouping.lengths, lists, self.grown[order])
         row, locations = own_candidates(asked, store, shadows)
         found = store.gather(locations)
@@ -196,9 +201,10 @@ class Views:
     def _asked_before(self, order: Array) -> Candidates:
         """Rows of this step that may be nearest to later ones of it, in ``order``."""
         rows, grouping = self._rows, self._rows.by_slot
-        vectors = rows.features[order]
+        vectors = self._by_slot
         bound = np.nextafter(self.grown[order], np.inf)  # another may be just as near
-        later, earlier, gap = earlier_pairs(vectors, grouping.starts, grouping.lengths, bound)
+        shades = self.placed.shades[order]
+        later, earlier, gap = earlier_pairs(vectors, grouping.starts, grouping.lengths, bound, shades)
         use = self._growing_rows[order][earlier]
         earlier = earlier[use]
         return Candidates(later[use], vectors[earlier], gap[use], rows.said[order][earlier])

@@ -24,13 +24,13 @@ def _loop(lengths: list[int], increments: Array, clock: Array, weights: Array, b
     out = np.empty((len(increments), len(MEMORIES), increments.shape[1]))
     row = 0
     for group, length in enumerate(lengths):
-        held = before[group].tolist()
+        held = before[:, :, group].tolist()
         for _ in range(length):
-            for column in range(increments.shape[1]):
+            for column in range(len(increments)):
                 for at, memory in enumerate(MEMORIES.tolist()):
-                    held[at][column] *= exp(-float(weights[row, clock[column]]) / memory)
-                    held[at][column] += float(increments[row, column])
-            out[row] = held
+                    held[column][at] *= exp(-float(weights[clock[column], row]) / memory)
+                    held[column][at] += float(increments[column, row])
+            out[:, :, row] = held
             row += 1
     return out
 
@@ -38,12 +38,12 @@ def _loop(lengths: list[int], increments: Array, clock: Array, weights: Array, b
 def _made(lengths: list[int], seed: int) -> tuple[Grouping, Array, Array, Array, Array]:
     """A grouping of ``lengths`` with increments, clocks, weights of which some are 0 or 1, and sums before."""
     generator = np.random.default_rng(seed)
-    rows = sum(lengths)
-    weights = np.where(generator.random((rows, CLOCKS)) < 0.3, generator.integers(0, 2, (rows, CLOCKS)), 0.0)
-    weights = np.where(generator.random((rows, CLOCKS)) < 0.5, generator.random((rows, CLOCKS)), weights)
+    shape = (CLOCKS, sum(lengths))
+    weights = np.where(generator.random(shape) < 0.3, generator.integers(0, 2, shape), 0.0)
+    weights = np.where(generator.random(shape) < 0.5, generator.random(shape), weights)
     clock = generator.integers(0, CLOCKS, COLUMNS)
-    increments = generator.normal(0, 3, (rows, COLUMNS)) * weights[:, clock]
-    before = generator.normal(0, 20, (len(lengths), len(MEMORIES), COLUMNS))
+    increments = generator.normal(0, 3, (COLUMNS, shape[1])) * weights[clock]
+    before = generator.normal(0, 20, (COLUMNS, len(MEMORIES), len(lengths)))
     group = np.repeat(np.arange(len(lengths)), lengths)
     return Grouping.of(group, len(lengths)), increments, clock, weights, before
 
@@ -70,25 +70,25 @@ def test_split_into_several_calls_they_are_the_same(lengths: list[int], seed: in
     for number in range(cuts):
         rows = np.flatnonzero(call == number)
         own = Grouping.of(group[rows], len(lengths))
-        parts[rows] = fading_sums(own, increments[rows], clock, weights[rows], held)
-        held[group[rows]] = parts[rows]
+        parts[:, :, rows] = fading_sums(own, increments[:, rows], clock, weights[:, rows], held)
+        held[:, :, group[rows]] = parts[:, :, rows]
     np.testing.assert_allclose(parts, whole, rtol=1e-10, atol=1e-10)
 
 
 def test_with_all_values_one_the_sum_is_the_weight_and_a_mean_stays_within_what_was_seen() -> None:
     grouping, _, clock, weights, before = _made([400, 3], 1)
-    ones = fading_sums(grouping, weights[:, clock], clock, weights, 0 * before)
-    values = np.random.default_rng(2).uniform(4, 5, (403, 1))
-    sums = fading_sums(grouping, values * weights[:, clock], clock, weights, 0 * before)
-    mean = sums[350:400] / ones[350:400]
+    ones = fading_sums(grouping, weights[clock], clock, weights, 0 * before)
+    values = np.random.default_rng(2).uniform(4, 5, 403)
+    sums = fading_sums(grouping, values * weights[clock], clock, weights, 0 * before)
+    mean = sums[:, :, 350:400] / ones[:, :, 350:400]
     assert ((mean >= 4) & (mean <= 5)).all()
-    assert (np.diff(ones[:400].max(axis=(0, 2))) > 0).all()  # the longer the memory, the more is remembered
+    assert (np.diff(ones[:, :, :400].max(axis=(0, 2))) > 0).all()  # the longer the memory, the more is remembered
 
 
 def test_a_query_of_weight_nought_changes_nothing() -> None:
     grouping = Grouping.of(np.zeros(40, np.int64), 1)
     before = np.full((1, len(MEMORIES), 1), 7.0)
-    none = np.zeros((40, 1))
+    none = np.zeros((1, 40))
     sums = fading_sums(grouping, none, np.array([0]), none, before)
     np.testing.assert_allclose(sums, 7.0, rtol=1e-12)
 
@@ -97,14 +97,14 @@ def test_a_whole_micro_batch_of_one_principal_loses_no_digits() -> None:
     """1,024 rows at once, whose exponentials reach e^128, after large sums."""
     grouping, increments, clock, weights, _ = _made([1024], 5)
     weights = np.maximum(weights, 0.9)
-    before = np.full((1, len(MEMORIES), COLUMNS), 1e6)
+    before = np.full((COLUMNS, len(MEMORIES), 1), 1e6)
     sums = fading_sums(grouping, increments, clock, weights, before)
     np.testing.assert_allclose(sums, _loop([1024], increments, clock, weights, before), rtol=1e-9, atol=1e-9)
 
 
 def test_sums_of_two_who_weigh_their_queries_alike_add_up() -> None:
     grouping, increments, clock, weights, before = _made([90], 3)
-    other = np.random.default_rng(4).normal(0, 2, increments.shape) * weights[:, clock]
+    other = np.random.default_rng(4).normal(0, 2, increments.shape) * weights[clock]
     apart = fading_sums(grouping, increments, clock, weights, before)
     apart += fading_sums(grouping, other, clock, weights, 2 * before)
     together = fading_sums(grouping, increments + other, clock, weights, 3 * before)
@@ -114,5 +114,5 @@ def test_sums_of_two_who_weigh_their_queries_alike_add_up() -> None:
 @pytest.mark.parametrize("groups", [0, 3])
 def test_no_rows_are_no_sums(groups: int) -> None:
     grouping = Grouping.of(np.empty(0, np.int64), groups)
-    sums = fading_sums(grouping, np.empty((0, 2)), np.array([0, 1]), np.empty((0, 2)), np.empty((groups, 4, 2)))
-    assert sums.shape == (0, 4, 2)
+    sums = fading_sums(grouping, np.empty((2, 0)), np.array([0, 1]), np.empty((2, 0)), np.empty((2, 4, groups)))
+    assert sums.shape == (2, 4, 0)

@@ -93,7 +93,7 @@ def test_a_measure_that_the_calibration_did_not_know_never_counts() -> None:
     np.testing.assert_array_equal(other.unexplained(scores), STANDARDS.unexplained(SCORES))
     assert not other.contributions(scores)[0][:, [1, 5]].any()
     unknown = np.full((1, 6), nan)
-    assert np.isfinite(other.spread.clip(np.where(np.isnan(unknown), other.spread.mean, unknown))).all()
+    assert np.isfinite(other.spread.clip(np.where(np.isnan(unknown), other.spread.mean, unknown).T)).all()
 
 
 def test_a_measure_that_is_no_more_is_left_out() -> None:
@@ -105,33 +105,33 @@ def test_a_measure_that_is_no_more_is_left_out() -> None:
 
 def test_averages_are_standardised_by_how_sure_they_are() -> None:
     """Three ordinary queries come before everybody's first."""
-    weight = GENERATOR.uniform(0, 100, (7, 3, 4))
-    total = weight * GENERATOR.normal(0, 3, (7, 3, 4))
+    weight = GENERATOR.uniform(0, 100, (4, 3, 7))
+    total = weight * GENERATOR.normal(0, 3, (4, 3, 7))
     said = SPREAD.standardised(total, weight + PRIOR)
     for row in range(7):
         for at in range(4):
             mean, between, within = (float(column[at]) for column in (SPREAD.mean, SPREAD.between, SPREAD.within))
             z = []
             for memory in range(3):
-                queries = weight[row, memory, at] + 3
-                average = (total[row, memory, at] + 3 * mean) / queries
+                queries = weight[at, memory, row] + 3
+                average = (total[at, memory, row] + 3 * mean) / queries
                 z.append((average - mean) / sqrt(between**2 + within**2 / queries))
-            assert said[row, at] == pytest.approx(max(z))
-    nobody = np.zeros((1, 3, 4))
+            assert said[at, row] == pytest.approx(max(z))
+    nobody = np.zeros((4, 3, 1))
     assert not SPREAD.standardised(nobody, nobody + PRIOR).any()
 
 
 def test_scores_of_single_queries_are_brought_in_to_eight_deviations() -> None:
     reach = [8 * hypot(between, within) for between, within in zip(SPREAD.between, SPREAD.within, strict=True)]
     for side in (-1, 1):
-        said = SPREAD.clip(np.full((2, 4), side * 1e9))
+        said = SPREAD.clip(np.full((4, 2), side * 1e9)).T
         np.testing.assert_allclose(said, np.tile(SPREAD.mean + side * np.array(reach), (2, 1)))
     ordinary = SPREAD.mean + 0.9 * np.array(reach)
-    np.testing.assert_array_equal(SPREAD.clip(ordinary[None]), ordinary[None])
+    np.testing.assert_array_equal(SPREAD.clip(ordinary[:, None])[:, 0], ordinary)
 
 
 def test_scores_that_are_no_averages_are_in_deviations_and_none_is_ordinary() -> None:
-    said = SPREAD.of_states(np.array([[1.5, -2.0, nan, 1e9], [nan, 4.5, 0.3, 4.0], [nan, inf, nan, nan]]))
+    said = SPREAD.of_states(np.array([[1.5, -2.0, nan, 1e9], [nan, 4.5, 0.3, 4.0], [nan, inf, nan, nan]]).T).T
     np.testing.assert_allclose(said, [[1.0, 0.0, 0.0, (1e9 - 5) / 2], [0.0, 6.5, 3.0, -0.5], [0.0, MOST, 0.0, 0.0]])
 
 

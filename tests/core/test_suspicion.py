@@ -254,11 +254,11 @@ def test_two_states_merge_to_the_sums_of_both() -> None:
 
 def test_of_two_who_weigh_alike_the_merged_state_is_one_who_scored_the_sum() -> None:
     generator = np.random.default_rng(8)
-    weights, scores = generator.random((90, 1)), generator.normal(size=(2, 90, 1))
+    weights, scores = generator.random((1, 90)), generator.normal(size=(2, 1, 90))
     alone = Grouping.of(np.zeros(90, np.int64), 1)
     blank = np.zeros((1, len(MEMORIES), 1))
-    apart = [fading_sums(alone, own * weights, np.array([0]), weights, blank)[-1] for own in scores]
-    together = fading_sums(alone, scores.sum(axis=0) * weights, np.array([0]), weights, blank)[-1]
+    apart = [fading_sums(alone, own * weights, np.array([0]), weights, blank)[:, :, -1] for own in scores]
+    together = fading_sums(alone, scores.sum(axis=0) * weights, np.array([0]), weights, blank)[:, :, -1]
     np.testing.assert_allclose(sum(apart), together, rtol=1e-10, atol=1e-10)
 
 

@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Of each of n queries of one account: ``values`` float64 (n, j) by measure, ``weights`` (n, 2) by clock,
+    """Of each of n queries of one account: ``values`` float64 (n, j) by measure, ``weights`` (n, 3) by clock,
     ``others`` (n, f)."""
 
     values: Floats
@@ -42,15 +42,16 @@ class Recording:
     def scores(self, spread: Spread) -> Floats:
         """float64 (n, columns): the standardised scores as of each query, as ``suspicion`` forms them."""
         scoring = Scoring(list(MEASURES.values()), spread)
-        increments = scoring.increments(self.values, self.weights)
-        start = np.zeros((1, len(MEMORIES), increments.shape[1]))
+        weights, others = self.weights.T, self.others.T
+        increments = scoring.increments(self.values.T, weights)
+        start = np.zeros((len(increments), len(MEMORIES), 1))
         parts = []
-        for at in range(0, len(increments), _ROWS):
+        for at in range(0, len(self.values), _ROWS):
             some = slice(at, at + _ROWS)
-            alone = Grouping.of(np.zeros(len(increments[some]), np.int64), 1)
-            sums = fading_sums(alone, increments[some], scoring.clock, self.weights[some], start)
-            parts.append(scoring.scores(sums, self.others[some]))
-            start = sums[-1:]
+            alone = Grouping.of(np.zeros(len(self.values[some]), np.int64), 1)
+            sums = fading_sums(alone, increments[:, some], scoring.clock, weights[:, some], start)
+            parts.append(scoring.scores(sums, others[:, some]).T)
+            start = sums[:, :, -1:]
         return np.concatenate(parts)
 
 

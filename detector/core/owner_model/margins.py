@@ -132,7 +132,7 @@ def _lead(outputs: NDArray[Any] | None, count: int) -> Floats:
     """float64 (n,): the highest of ``outputs`` (n, k) less the next, NaN where there are no two."""
     if outputs is None or outputs.shape[1] < 2:
         return np.full(count, np.nan)
-    top = np.sort(np.where(np.isnan(outputs), -np.inf, outputs).astype(np.float64), axis=1)[:, -2:]
+    top = np.partition(np.where(np.isnan(outputs), -np.inf, outputs), -2, axis=1)[:, -2:].astype(np.float64)
     known = np.isfinite(top).all(axis=1)
     return np.asarray(np.subtract(top[:, 1], top[:, 0], out=np.full(count, np.nan), where=known))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from detector.core.measure import Floats, Measure, Sight, rank
+from detector.core.measure import Floats, Measure, Sight
 
 
 def _score(sight: Sight) -> Floats:
     """-ln of the share of honest queries with a higher top-two log-margin."""
-    return np.asarray(-np.log(1.0 - rank(sight.margins, sight.reference.margins)))
+    return np.asarray(-np.log(1.0 - sight.margin_rank))
 
 
 HIGH_MARGIN = Measure(

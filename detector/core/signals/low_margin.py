@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from detector.core.measure import Floats, Measure, Sight, rank
+from detector.core.measure import Floats, Measure, Sight
 
 
 def _score(sight: Sight) -> Floats:
     """-ln of the share of honest queries with a lower top-two log-margin."""
-    return np.asarray(-np.log(rank(sight.margins, sight.reference.margins)))
+    return np.asarray(-np.log(sight.margin_rank))
 
 
 LOW_MARGIN = Measure(

@@ -148,7 +148,9 @@ class Margin:
     def _in_leaves(self, rows: Rows, judge: _Judge, leaf: Array, counted: Array, inside: Array) -> _InLeaves:
         """What the rows, in the order of ``Rows.by_slot``, add to the leaves they reach."""
         gain = np.zeros(len(rows), np.int64)
-        at = np.flatnonzero(counted) if judge.leaves else np.empty(0, np.int64)
+        if not judge.leaves:
+            return _InLeaves(gain, _leaf_rows(gain[:0], gain[:0], dict.fromkeys(self._leaves, gain[:0])))
+        at = np.flatnonzero(counted)
         width = self._leaves["queries"].width
         cells, cell = np.unique(rows.slot[rows.by_slot.order[at]] * width + leaf[at], return_inverse=True)
         reached = Grouping.of(cell, len(cells))

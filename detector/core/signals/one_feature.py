@@ -13,7 +13,7 @@ _MOST = 2
 def _score(sight: Sight) -> Floats:
     """1 where at most two features differ from the nearest own earlier query; two, since one-hot categories change in
     pairs."""
-    few = (sight.changed.sum(axis=1) <= _MOST) & np.isfinite(sight.views.own.distance)
+    few = (sight.changes <= _MOST) & np.isfinite(sight.views.own.distance)
     return np.asarray(few, np.float64)
 
 

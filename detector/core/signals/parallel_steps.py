@@ -17,7 +17,7 @@ def _score(sight: Sight) -> Floats:
     last, before = (step.astype(np.float64) for step in (sight.trail.step, sight.trail.step_before))
     product = np.abs((last * before).sum(axis=1))
     length = np.sqrt((last * last).sum(axis=1) * (before * before).sum(axis=1))
-    parallel = (product > _PARALLEL * length) & (length > _LEAST) & (sight.changed.sum(axis=1) >= _FEWEST)
+    parallel = (product > _PARALLEL * length) & (length > _LEAST) & (sight.changes >= _FEWEST)
     return np.asarray(parallel, np.float64)
 
 

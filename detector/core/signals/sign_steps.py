@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from detector.core.counts import row_counts
 from detector.core.measure import Floats, Measure, Sight
 
 _FEATURES = 128
@@ -17,11 +18,11 @@ def _score(sight: Sight) -> Floats:
     features, some 128 evenly spaced ones are looked at."""
     some = slice(None, None, -(-sight.reference.dimension // _FEATURES))
     changed = sight.changed[:, some]
-    count = changed.sum(axis=1)
+    count = row_counts(changed)
     size = np.where(changed, np.abs(sight.views.own.step[:, some]) * sight.reference.scale[some], np.inf)
     middle = np.sort(size, axis=1)[np.arange(len(size)), np.maximum(count - 1, 0) // 2][:, None]
     equal = (size >= middle * (1 - _EQUAL)) & (size <= middle * (1 + _EQUAL)) & changed
-    stepped = (count >= _FEWEST) & (2 * equal.sum(axis=1) > count) & np.isfinite(sight.views.own.distance)
+    stepped = (count >= _FEWEST) & (2 * row_counts(equal) > count) & np.isfinite(sight.views.own.distance)
     return np.asarray(stepped, np.float64)
 
 

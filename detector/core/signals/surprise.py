@@ -12,13 +12,14 @@ def _score(sight: Sight) -> Floats:
     """Total variation between the probabilities and the mean of those of the three nearest reference rows; for labels
     the share of the three with another label; for scores the difference to their mean over the range of all."""
     reference, rows = sight.reference, sight.views.neighbours.rows
-    near, said = reference.outputs[rows].astype(np.float64), sight.outputs.astype(np.float64)
-    if reference.output_kind == "probabilities" and said.shape[1] > 1:
-        return np.asarray(np.abs(said - near.mean(axis=1)).sum(axis=1) / 2)
     if reference.output_kind == "label":
-        other = (near[:, :, 0] != said).mean(axis=1)
-        return np.where(np.isnan(said[:, 0]), np.nan, other)
-    return np.asarray(np.abs(said - near.mean(axis=1)).mean(axis=1) / reference.range)
+        other = (reference.outputs[rows, 0] != sight.outputs).mean(axis=1)
+        return np.where(np.isnan(sight.outputs[:, 0]), np.nan, other)
+    near = np.sum([reference.outputs[column] for column in rows.T], axis=0, dtype=np.float64)
+    apart = np.abs(sight.outputs - near / rows.shape[1]).sum(axis=1)
+    if reference.output_kind == "probabilities" and near.shape[1] > 1:
+        return np.asarray(apart / 2)
+    return np.asarray(apart / near.shape[1] / reference.range)
 
 
 SURPRISE = Measure(

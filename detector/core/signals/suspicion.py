@@ -26,7 +26,7 @@ from detector.core.scoring import CHANGE, CLOCKS, Scoring, clock_of
 from detector.core.signal import Delta, Proposal
 from detector.core.tested import last_of
 from detector.core.trail import WIDTH, follow
-from detector.core.views import Rows, Views
+from detector.core.views import Grouping, Rows, Views
 
 _STATE = ("sums", "trail", "profile", "alarm")
 _SHOWN = 4
@@ -34,7 +34,7 @@ _SHOWN = 4
 
 Floats = NDArray[np.float64]
 Listener = Callable[[Rows, Floats, Floats, Floats], None]
-"""Is told of each step: its rows, the scores of each measure float64 (n, j), the weights of each clock (n, 2) and the
+"""Is told of each step: its rows, the scores of each measure float64 (n, j), the weights of each clock (n, 3) and the
 scores of the other signals (n, f)."""
 
 
@@ -73,14 +73,14 @@ class Suspicion:
         before = self._before(rows.slots, judge.tag)
         trail, trail_after = follow(rows, views.placed.points, before["trail"])
         sight = Sight(rows, views, trail)
-        values = np.stack([measure.score(sight) for measure in self._measures], axis=1)
-        weights = np.stack([sight.weights[clock] for clock in CLOCKS], axis=1)
-        others = np.stack([views.scores[name] for name in self._others] or [np.empty((0, len(rows)))], axis=-1)
+        values = np.stack([measure.score(sight) for measure in self._measures])
+        weights = np.stack([sight.weights[clock] for clock in CLOCKS])
+        others = np.array([views.scores[name] for name in self._others]).reshape(-1, len(rows))
         if self._listener is not None:
-            self._listener(rows, values, weights, others)
-        sums, after = _sums(rows, judge.scoring, values, weights, before["sums"])
-        delta: dict[str, Array] = {"slot_sums": after, "slot_trail": trail_after}
-        return self._judged(rows, judge, judge.scoring.scores(sums, others), before["alarm"], delta)
+            self._listener(rows, values.T, weights.T, others.T)
+        scores, sums = _scores(rows.by_slot, judge.scoring, (values, weights, others), before["sums"])
+        delta: dict[str, Array] = {"slot_sums": sums, "slot_trail": trail_after}
+        return self._judged(rows, judge, scores, before["alarm"], delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         del pools
@@ -161,15 +161,20 @@ class Suspicion:
             self._slots.reserve(int(slots.max()) + 1)
 
 
-def _sums(rows: Rows, scoring: Scoring, values: Floats, weights: Floats, before: Floats) -> tuple[Floats, Floats]:
-    """The sums as of each row (n, memories, j + clocks), and those of each slot after its last, flat."""
-    grouping, order = rows.by_slot, rows.by_slot.order
-    increments = scoring.increments(values, weights)[order]
-    start = before.reshape(len(before), len(MEMORIES), -1)
-    ordered = fading_sums(grouping, increments, scoring.clock, weights[order], start)
-    sums = np.empty_like(ordered)
-    sums[order] = ordered
-    return sums, last_of(grouping, ordered).reshape(len(before), -1)
+def _scores(
+    grouping: Grouping, scoring: Scoring, said: tuple[Floats, Floats, Floats], before: Floats
+) -> tuple[Floats, Floats]:
+    """The scores as of each row (n, j + f + 1), of the values, weights and states that are ``said``; and the sums of
+    each slot after its last row, flat."""
+    values, weights, states = (part[:, grouping.order] for part in said)
+    increments = scoring.increments(values, weights)
+    start = before.T.reshape(len(increments), len(MEMORIES), -1)
+    sums = fading_sums(grouping, increments, scoring.clock, weights, start)
+    ordered = scoring.scores(sums, states)
+    scores = np.empty_like(ordered)
+    scores[:, grouping.order] = ordered
+    last = sums[:, :, grouping.starts + grouping.lengths - 1]
+    return scores.T, last.reshape(-1, len(before)).T.copy()
 
 
 class _Judge:

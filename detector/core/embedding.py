@@ -32,21 +32,24 @@ Matrix = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Placed:
     """Rows on the axes: ``points`` float32 (n, k), and ``beside`` float64 (n,), how far they lie off the axes.
-    ``unusual`` float64 (n,): the squared Mahalanobis distance to the centre (Mahalanobis 1936), a feature."""
+    ``squares`` float64 (n,): those of the points, summed. ``unusual`` float64 (n,): the squared Mahalanobis distance to
+    the centre (Mahalanobis 1936), a feature."""
 
     points: Rows
     beside: NDArray[np.float64]
+    squares: NDArray[np.float64]
     unusual: NDArray[np.float64]
-
-    @property
-    def shades(self) -> Rows:
-        """float32 (n, k + 1): the points and, as one more coordinate, how far beside. No two rows are nearer to each
-        other than these, but for rounding."""
-        return np.column_stack((self.points, self.beside.astype(np.float32)))
 
     def at(self, rows: NDArray[np.int64]) -> Placed:
         """Those at ``rows``."""
-        return Placed(self.points[rows], self.beside[rows], self.unusual[rows])
+        return Placed(self.points[rows], self.beside[rows], self.squares[rows], self.unusual[rows])
+
+    def shades(self) -> Rows:
+        """float32 (n, k + 1): the points and, as one more coordinate, how far beside. No two rows are nearer to each
+        other than these, but for rounding."""
+        shades = np.empty((len(self.points), self.points.shape[1] + 1), np.float32)
+        shades[:, :-1], shades[:, -1] = self.points, self.beside
+        return shades
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +89,12 @@ class Embedding:
         centred = rows - self.centre
         along = centred @ self._all
         points, white = along[:, : self.axes.shape[1]], along[:, self.axes.shape[1] :]
-        squared = np.einsum("ij,ij->i", centred, centred) - np.einsum("ij,ij->i", points, points)
+        squares = np.einsum("ij,ij->i", points, points)
         # Matrix products round differently for other numbers of rows; in single precision that is seen no more.
+        squared = np.einsum("ij,ij->i", centred, centred) - squares
         beside = np.sqrt(np.maximum(squared, 0.0)).astype(np.float32)
         unusual = np.einsum("ij,ij->i", white, white) / white.shape[1]
-        return Placed(points.astype(np.float32), beside.astype(np.float64), unusual)
+        return Placed(points.astype(np.float32), beside.astype(np.float64), squares, unusual)
 
     def shadows(self, rows: Rows) -> Rows:
         """float32 (k + 2, n): of ``rows`` (n, d) the points on the axes, how far beside them they lie, and the sum of

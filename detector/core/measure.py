@@ -61,7 +61,8 @@ class Sight:
     @cached_property
     def margin_rank(self) -> Floats:
         """float64 (n,): the share of honest queries with a lower top-two log-margin (``reference.margins``)."""
-        return rank(margins(self.outputs, self.reference.output_kind), self.reference.margins)
+        top = np.where(np.isnan(self.outputs[:, :1]), np.float32(np.nan), self.rows.top)
+        return rank(margins(top, self.reference.output_kind), self.reference.margins)
 
     @cached_property
     def changed(self) -> NDArray[np.bool_]:
@@ -106,6 +107,8 @@ class Measure:
 
 def rank(values: Floats, ascending: Array) -> Floats:
     """float64 (n,): the share of ``ascending`` (q,) below each value, ties half, never 0 or 1."""
-    below = np.searchsorted(ascending, values, "left") + np.searchsorted(ascending, values, "right")
+    below = 2 * np.searchsorted(ascending, values, "left")
+    ties = np.flatnonzero(np.append(ascending, np.nan)[below // 2] == values)
+    below[ties] = below[ties] // 2 + np.searchsorted(ascending, values[ties], "right")
     shares = (below / 2 + 0.5) / (len(ascending) + 1)
     return np.where(np.isnan(values) | (len(ascending) == 0), np.nan, shares)

@@ -51,11 +51,12 @@ class Candidates:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """n queries, those of each principal together: from ``starts`` on, ``lengths`` of them. ``vectors`` float32 (n, d),
-    as they are ``placed``; ``lists`` int32 (groups, p): where what the principal asked before is stored. ``bound``
-    float64 (n,): what is farther off than this is not looked for."""
+    as they are ``placed``, with their ``shades``; ``lists`` int32 (groups, p): where what the principal asked before is
+    stored. ``bound`` float64 (n,): what is farther off than this is not looked for."""
 
     vectors: NDArray[np.float32]
     placed: Placed
+    shades: NDArray[np.float32]
     starts: Array
     lengths: Array
     lists: Array
@@ -65,52 +66,63 @@ class Asked:
 def own_candidates(asked: Asked, store: VectorLists, shadows: Sequence[Shadow | None]) -> tuple[Array, Array]:
     """Row and location, int64 (c,) each, of stored vectors that may be nearest to a query within its bound: none that
     is is left out. ``shadows`` are those of each principal."""
-    shades = _shades(asked.placed)
-    limit = _limits(asked)
-    scanned = np.isinf(asked.bound)
-    parts: list[tuple[Array, Array]] = []
-    runs = zip(asked.starts.tolist(), asked.lengths.tolist(), shadows, strict=True)
-    for start, length, shadow in runs:
-        if shadow is None:
-            scanned[start : start + length] = True
-            continue
-        run = slice(start, start + length)
-        near = (shades[run] @ shadow.columns[:, : shadow.count]) <= limit[run, None]
-        rows, at = np.divmod(np.flatnonzero(near), shadow.count)
-        if len(rows) > MOST_NEAR * length:
-            rows, at = near_in(asked.vectors[run], store.gather(shadow.locations[: shadow.count]))
-        parts.append((rows + start, shadow.locations[at]))
+    owner = np.repeat(np.arange(len(shadows)), asked.lengths)
+    rows, locations = _shadowed(asked, shadows)
+    crowded = np.bincount(owner[rows], minlength=len(shadows)) > MOST_NEAR * asked.lengths
+    keep = ~crowded[owner[rows]]
+    parts = [(rows[keep], locations[keep])]
+    parts += [_multiplied(asked, at, store, shadows[at]) for at in np.flatnonzero(crowded).tolist()]
+    scanned = np.array([own is None for own in shadows])[owner] | np.isinf(asked.bound)
     if scanned.any():
-        parts.append(_scanned(asked, store, np.flatnonzero(scanned)))
+        parts.append(_scanned(asked, store, np.flatnonzero(scanned), owner))
     rows, locations = (np.concatenate(column) for column in zip(*parts, strict=True))
     return rows, locations
 
 
-def _shades(placed: Placed) -> NDArray[np.float32]:
-    """float32 (n, k + 2): what the columns of shadows are multiplied by."""
-    shades = np.ones((len(placed.points), placed.points.shape[1] + 2), np.float32)
-    np.multiply(placed.points, -2, out=shades[:, :-2])
-    shades[:, -2] = -2 * placed.beside
-    return shades
+def _shadowed(asked: Asked, shadows: Sequence[Shadow | None]) -> tuple[Array, Array]:
+    """The same of those who have shadows. What may be near is what a product with its shadow leaves below 0."""
+    shades = _bounded(asked)
+    counts = np.array([0 if own is None else own.count for own in shadows])
+    edges = np.concatenate(([0], np.cumsum(asked.lengths * counts)))
+    product = np.empty(edges[-1], np.float32)
+    held = [(at, own) for at, own in enumerate(shadows) if own is not None]
+    for at, own in held:
+        run = slice(asked.starts[at], asked.starts[at] + asked.lengths[at])
+        into = product[edges[at] : edges[at + 1]].reshape(-1, own.count)
+        np.matmul(shades[run], own.columns[:, : own.count], out=into)
+    near = np.flatnonzero(product <= 0)
+    owner = np.searchsorted(edges, near, side="right") - 1
+    row, column = np.divmod(near - edges[owner], counts[owner])
+    locations = np.concatenate([own.locations[: own.count] for _, own in held] or [near])
+    return row + asked.starts[owner], locations[(np.cumsum(counts) - counts)[owner] + column]
 
 
-def _limits(asked: Asked) -> NDArray[np.float32]:
-    """float32 (n,): what the product of a query's shadow and a vector's is at most if the one may be as near to the
-    other as the query's bound; -inf where there is none."""
+def _bounded(asked: Asked) -> NDArray[np.float32]:
+    """float32 (n, k + 3): what shadows are multiplied by: shades, 1, and less what the product comes to at most without
+    it if a vector may be as near to the query as its bound. Where there is no bound nothing is."""
     relative, least = relative_error(asked.vectors.shape[1])
-    points = asked.placed.points.astype(np.float64)
-    squares = np.einsum("ij,ij->i", points, points) + asked.placed.beside**2
+    squares = asked.placed.squares + asked.placed.beside**2
     known = np.isfinite(asked.bound)
     bound = np.where(known, asked.bound, 0.0)
     # Rounding may bring the square of a distance off by a share of those of both vectors: |u|^2 stands in the product.
     limit = bound**2 - squares * (1 - 2 * relative) + least
-    return np.where(known, limit, -np.inf).astype(np.float32)
+    wide = np.ones((len(asked.shades), asked.shades.shape[1] + 2), np.float32)
+    wide[:, :-2], wide[:, -1] = asked.shades, np.where(known, -limit, np.finfo(np.float32).max)
+    return wide
 
 
-def _scanned(asked: Asked, store: VectorLists, at: Array) -> tuple[Array, Array]:
+def _multiplied(asked: Asked, at: int, store: VectorLists, shadow: Shadow | None) -> tuple[Array, Array]:
+    """The same of the ``at``-th principal, whose shadows rule out too few, by all features."""
+    assert shadow is not None
+    run = slice(asked.starts[at], asked.starts[at] + asked.lengths[at])
+    locations = shadow.locations[: shadow.count]
+    rows, column = near_in(asked.vectors[run], store.gather(locations))
+    return rows + asked.starts[at], locations[column]
+
+
+def _scanned(asked: Asked, store: VectorLists, at: Array, owner: Array) -> tuple[Array, Array]:
     """The same of the queries ``at``, vector by vector."""
-    owner = np.repeat(np.arange(len(asked.starts)), asked.lengths)[at]
-    lists = asked.lists[owner]
+    lists = asked.lists[owner[at]]
     sizes = np.where(lists >= 0, store.sizes[lists], 0).sum(axis=1)
     some = np.flatnonzero(sizes > 0)
     rows, locations = scan(store, asked.vectors[at[some]], lists[some], sizes[some])

@@ -134,24 +134,25 @@ class ReferenceIndex:
         itself is none of its own. Exact but for rows as far away to six digits, of which the first is taken.
         """
         reference, points = self.reference, placed.points.astype(np.float64)
-        rows = self._few(placed.points)
+        rows = self._few(placed)
         along = ((self._rows[rows] - points[:, None]) ** 2).sum(axis=2)
         beside = reference.beside[rows]
         distance = np.sqrt(along + beside**2 + placed.beside[:, None] ** 2)
         distance[np.sqrt(along + (beside - placed.beside[:, None]) ** 2) <= _SAME * reference.usual] = np.inf
         order = np.argsort(distance, axis=1, kind="stable")[:, :NEAREST]
-        nearest = np.take_along_axis(distance, order[:, :1], 1)[:, 0]
-        return Neighbours(np.where(np.isfinite(nearest), nearest, 0.0), np.take_along_axis(rows, order, 1))
+        order += np.arange(0, rows.size, rows.shape[1])[:, None]
+        nearest = distance.ravel()[order[:, 0]]
+        return Neighbours(np.where(np.isfinite(nearest), nearest, 0.0), rows.ravel()[order])
 
-    def _few(self, points: NDArray[np.float32]) -> Array:
-        """int64 (n, 4), ascending: the rows nearest to ``points``, one more than are told of. Products in single
+    def _few(self, placed: Placed) -> Array:
+        """int64 (n, 4), ascending: the rows nearest to those ``placed``, one more than are told of. Products in single
         precision say which, but where the fifth may be as near as the fourth."""
-        count = NEAREST + 1
+        count, points = NEAREST + 1, placed.points
         if len(self._rows) <= count:
             return np.tile(np.arange(len(self._rows)), (len(points), 1))
         rows, values = _smallest(_with_one(points) @ self._single, count + 1)
         relative, least = relative_error(len(self._single))
-        error = relative * (np.einsum("ij,ij->i", points, points, dtype=np.float64) + self._farthest) + least
+        error = relative * (placed.squares + self._farthest) + least
         doubtful = np.flatnonzero(values[:, -1] - values[:, -2] <= 2 * error)
         if len(doubtful):
             products = _with_one(points[doubtful].astype(np.float64)) @ self._products

@@ -25,11 +25,12 @@ _IDLE = 64
 
 
 class Shadow:
-    """Of ``count`` vectors: ``columns`` float32 (k + 2, capacity), points, how far beside, and the squares of all these
-    less what rounding may have added to a product with them; and the ``locations`` int64 (capacity,) of the vectors."""
+    """Of ``count`` vectors: ``columns`` float32 (k + 3, capacity), -2 times their points, -2 times how far beside, the
+    squares of all these less what rounding may have added to a product with them, and 1; and the ``locations`` int64
+    (capacity,) of the vectors."""
 
     def __init__(self, axes: int) -> None:
-        self.columns = np.empty((axes + 2, _START), np.float32)
+        self.columns = np.ones((axes + 3, _START), np.float32)
         self.locations = np.empty(_START, np.int64)
         self.count = 0
         self.used = 0
@@ -39,15 +40,15 @@ class Shadow:
         return self.columns.nbytes + self.locations.nbytes
 
     def append(self, columns: NDArray[np.float32], locations: Array) -> None:
-        """More vectors: ``columns`` (k + 2, n)."""
+        """More vectors: ``columns`` (k + 2, n), all but the last."""
         start, self.count = self.count, self.count + len(locations)
         if self.count > len(self.locations):
             grown = max(self.count, 2 * len(self.locations))
             columns_now, locations_now = self.columns[:, :start], self.locations[:start]
-            self.columns = np.empty((len(self.columns), grown), np.float32)
+            self.columns = np.ones((len(self.columns), grown), np.float32)
             self.locations = np.empty(grown, np.int64)
             self.columns[:, :start], self.locations[:start] = columns_now, locations_now
-        self.columns[:, start : self.count] = columns
+        self.columns[:-1, start : self.count] = columns
         self.locations[start : self.count] = locations
 
 
@@ -100,6 +101,7 @@ class Shadows:
         fresh = self._store.sizes[lists] - self._done[lists]
         locations = self._store.locations_from(lists, self._done[lists])
         columns = embedding.shadows(self._store.gather(locations))
+        columns[:-1] *= -2
         columns[-1] *= 1 - 2 * relative_error(self._store.dimension)[0]
         self._done[lists] = self._store.sizes[lists]
         owner = np.repeat(at, fresh)

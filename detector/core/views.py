@@ -78,13 +78,23 @@ class Rows:
         return outputs
 
     @cached_property
+    def top(self) -> NDArray[np.float32]:
+        """float32 (n, 2): the two largest outputs, ascending; NaN where there are no two."""
+        top = np.full((len(self), 2), np.nan, np.float32)
+        for at, rows in self._sources:
+            outputs = self.batches[at].outputs[self.batch_row[rows]]
+            if outputs.shape[1] > 2:
+                outputs = np.partition(outputs, -2, axis=1)[:, -2:]
+            top[rows, 2 - outputs.shape[1] :] = np.sort(outputs, axis=1)
+        return top
+
+    @cached_property
     def said(self) -> NDArray[np.float32]:
         """float32 (n,): what the model said in one number: the largest probability, 1 for a label, or the score."""
-        said = np.ones(len(self), np.float32)
+        said = self.top[:, 1].copy()
         for at, rows in self._sources:
-            batch = self.batches[at]
-            if batch.output_kind != "label":
-                said[rows] = batch.outputs[self.batch_row[rows]].max(axis=1)
+            if self.batches[at].output_kind == "label":
+                said[rows] = 1.0
         return said
 
     def column(self, name: str, fill: Any) -> Array:
@@ -187,13 +197,18 @@ class Views:
     def _by_slot(self) -> NDArray[np.float32]:
         return self._rows.features[self._rows.by_slot.order]
 
+    @cached_property
+    def _shades(self) -> NDArray[np.float32]:
+        return self.placed.shades()[self._rows.by_slot.order]
+
     def _stored(self, order: Array) -> Candidates:
         """Vectors of earlier steps that may be nearest, to rows in ``order``."""
         rows, grouping, dimension = self._rows, self._rows.by_slot, self._rows.features.shape[1]
         store, lists = self._history.store(dimension), self._history.all_lists(rows.slots)
         shadows = self._history.shadows(dimension).of(rows.slots, lists, self.reference.embedding)
         vectors, placed = self._by_slot, self.placed.at(order)
-        asked = Asked(vectors, placed, grouping.starts, grouping.lengths, lists, self.grown[order])
+        bound = self.grown[order]
+        asked = Asked(vectors, placed, self._shades, grouping.starts, grouping.lengths, lists, bound)
         row, locations = own_candidates(asked, store, shadows)
         found = store.gather(locations)
         return Candidates(row, found, exact(vectors[row], found), store.notes(locations))
@@ -203,8 +218,7 @@ class Views:
         rows, grouping = self._rows, self._rows.by_slot
         vectors = self._by_slot
         bound = np.nextafter(self.grown[order], np.inf)  # another may be just as near
-        shades = self.placed.shades[order]
-        later, earlier, gap = earlier_pairs(vectors, grouping.starts, grouping.lengths, bound, shades)
+        later, earlier, gap = earlier_pairs(vectors, grouping.starts, grouping.lengths, bound, self._shades)
         use = self._growing_rows[order][earlier]
         earlier = earlier[use]
         return Candidates(later[use], vectors[earlier], gap[use], rows.said[order][earlier])

@@ -50,7 +50,9 @@ def test_a_place_loses_nothing_of_the_distance_to_the_centre(dimension: int) -> 
     along = ((asked - embedding.centre) @ embedding.axes).astype(np.float32)
     np.testing.assert_allclose(placed.points, along, rtol=1e-5, atol=1e-5)
     whole = ((asked - embedding.centre) ** 2).sum(axis=1)
-    np.testing.assert_allclose((placed.points.astype(float) ** 2).sum(axis=1) + placed.beside**2, whole, rtol=1e-5)
+    np.testing.assert_allclose((placed.points.astype(float) ** 2).sum(axis=1), placed.squares, rtol=1e-5)
+    np.testing.assert_allclose(placed.squares + placed.beside**2, whole, rtol=1e-5)
+    np.testing.assert_array_equal(placed.shades(), np.column_stack((placed.points, placed.beside.astype(np.float32))))
     assert (placed.beside > 1.0).all() == (dimension > AXES)
 
 
@@ -127,7 +129,7 @@ def test_shadows_are_the_places_in_single_precision(dimension: int) -> None:
 def test_places_of_some_rows_are_theirs() -> None:
     placed = Embedding.fit(_rows(60, 40)).place(_rows(9, 40, seed=4))
     some = placed.at(np.array([4, 0]))
-    for name in ("points", "beside", "unusual"):
+    for name in ("points", "beside", "squares", "unusual"):
         np.testing.assert_array_equal(getattr(some, name), getattr(placed, name)[[4, 0]])
 
 

@@ -42,9 +42,10 @@ class Held:
         wanted, _ = self.store.locations(self.lists[who])
         np.testing.assert_array_equal(np.sort(locations), np.sort(wanted))
         fresh = EMBEDDING.shadows(self.store.gather(locations))
-        np.testing.assert_allclose(own.columns[:-1, : own.count], fresh[:-1], atol=1e-4)
-        np.testing.assert_allclose(own.columns[-1, : own.count], fresh[-1], rtol=1e-4)
-        assert (own.columns[-1, : own.count] < fresh[-1]).all()
+        columns = own.columns[:, : own.count]
+        np.testing.assert_allclose(columns[:-2], -2 * fresh[:-1], atol=1e-4)
+        np.testing.assert_allclose(columns[-2], fresh[-1], rtol=1e-4)
+        assert (columns[-2] < fresh[-1]).all() and (columns[-1] == 1).all()
 
 
 def test_they_follow_what_the_lists_hold() -> None:
@@ -85,9 +86,9 @@ def test_no_two_vectors_are_nearer_than_their_shadows() -> None:
     (own,) = held.of(0)
     assert own is not None
     placed = EMBEDDING.place(asked)
-    wide = own.columns[:-2, :500].T.astype(np.float64)
+    wide = own.columns[:-3, :500].T.astype(np.float64) / -2
     along = ((placed.points.astype(np.float64)[:, None] - wide) ** 2).sum(axis=2)
-    beside = (placed.beside[:, None] - own.columns[-2, :500]) ** 2
+    beside = (placed.beside[:, None] + own.columns[-3, :500] / 2) ** 2
     real = ((asked.astype(np.float64)[:, None] - vectors[own.locations[:500] & 0xFFFFFFFF]) ** 2).sum(axis=2)
     assert (along + beside <= real * (1 + 1e-4)).all()
     assert np.median((along + beside) / real) > 0.3  # they do tell

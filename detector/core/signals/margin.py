@@ -184,7 +184,7 @@ class _Judge:
         if self._model is not None:
             close, absent = self._margins.close(self._model, sent(rows), None), missing(rows)
             return close if absent is None else replace(close, known=close.known & ~absent.any(axis=1))
-        return self._margins.close(None, rows.features, rows.outputs)
+        return self._margins.close(None, rows.features, rows.top)
 
     def figures(self, after: dict[str, Array], order: Array) -> dict[str, NDArray[np.float64]]:
         """By name, as of each row, from the counters in ``order``; NaN before any query counted."""

@@ -155,9 +155,10 @@ class ReferenceIndex:
         error = relative * (placed.squares + self._farthest) + least
         doubtful = np.flatnonzero(values[:, -1] - values[:, -2] <= 2 * error)
         if len(doubtful):
-            products = _with_one(points[doubtful].astype(np.float64)) @ self._products
+            squared = _with_one(points[doubtful].astype(np.float64)) @ self._products
+            squared += placed.squares[doubtful, None]
             # Rounded to single precision, lest rounding, which differs with n, choose among equals.
-            rows[doubtful, :-1] = _smallest(products.astype(np.float32), count)[0]
+            rows[doubtful, :-1] = _smallest(squared.astype(np.float32), count)[0]
         return np.sort(rows[:, :-1], axis=1)
 
 

@@ -76,6 +76,14 @@ def _some_of_many() -> Case:
     return _case(honest, asked)
 
 
+def _rounded() -> Case:
+    """Every second query is the one before in other last digits."""
+    generator = np.random.default_rng(12)
+    asked = np.repeat(random(generator, COUNT // 2, 6), 2, axis=0)
+    asked[1::2] = np.nextafter(asked[1::2], np.float32(1))
+    return _case(random(generator, 45, 6), asked)
+
+
 def _left_out() -> Case:
     case = _kind("clustered", 9, "probabilities")
     missing = np.random.default_rng(6).random((COUNT, 9)) < 0.2
@@ -120,6 +128,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "jacobian-260": partial(_kind, "jacobian", 260, "probabilities"),
     "some of many": _some_of_many,
     "unlike ranges": _unlike,
+    "other digits": _rounded,
     "missing features": _left_out,
     "one-hot": _one_hot,
     "hardness and specifications": _logged,
@@ -200,6 +209,7 @@ def test_the_cases_reach_what_they_are_for() -> None:
         assert any(np.ptp(np.nan_to_num(_wanted(name)[0][measure])) > 0 for name in CASES), measure
     effective = np.array(_wanted("duplicates-6")[1]["effective"])
     assert (effective == 0).any() and ((effective > 0) & (effective < 1)).any() and (effective == 1).any()
+    assert sum(_wanted("other digits")[1]["each"]) < 0.8 * COUNT
 
 
 @pytest.mark.parametrize("measure", MEASURES)

@@ -54,6 +54,19 @@ def test_the_nearest_are_those_of_a_plain_search(dimension: int) -> None:
     assert rows.tolist() == [[at for _, at in own[:NEAREST]] for own in wanted]
 
 
+def test_the_nearest_are_told_apart_though_single_precision_cannot() -> None:
+    """Two clusters so far apart that the rounding of a product is as large as the distances within them."""
+    generator = np.random.default_rng(8)
+    far = np.float32(3000)
+    reference = _marked(random(generator, 90, 5) - far, random(generator, 90, 5) + far)
+    asked = np.concatenate((random(generator, 20, 5) - far, random(generator, 20, 5) + far))
+    assert (reference.scale == 1).all()
+    distance, rows = _ask(reference, asked)
+    wanted = _plain(reference, asked)
+    np.testing.assert_allclose(distance, [own[0][0] for own in wanted], rtol=1e-5)
+    assert rows.tolist() == [[at for _, at in own[:NEAREST]] for own in wanted]
+
+
 @pytest.mark.parametrize("dimension", [5, 33, 80])
 def test_a_row_of_the_reference_is_none_of_its_own_neighbours(dimension: int) -> None:
     rows = random(np.random.default_rng(1), 120, dimension)

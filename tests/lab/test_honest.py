@@ -54,6 +54,15 @@ def test_a_what_if_user_changes_one_pixel_at_a_time(split: Dataset) -> None:
     assert (changed <= 1).mean() > 0.8
 
 
+def test_a_new_device_is_worse_than_the_old_one_and_stays(split: Dataset) -> None:
+    asked = rows("new device", split, number=400)
+    brightest = asked.max(axis=1)
+    assert (brightest[:150] == 1).mean() > 0.9
+    assert (brightest[150:] < 0.95).all()
+    known = {row.tobytes() for row in split.honest.features}
+    assert all(row.tobytes() in known for row in asked[:150])
+
+
 def test_a_drawing_only_ever_grows_until_the_next_one(split: Dataset) -> None:
     drawn = rows("drawing", split, number=4)
     assert (np.diff(drawn, axis=0) >= 0).all()

@@ -19,6 +19,7 @@ HABITS: dict[str, Habit] = {
         Habit("rotation", distorted.rotation, "images turned"),
         Habit("blur", distorted.blur, "images out of focus"),
         Habit("contrast", distorted.contrast, "faded images"),
+        Habit("new device", distorted.new_device, "sharp images, then blurred and faded ones"),
         Habit("several views", distorted.several_views, "each image in four views"),
         Habit("one class", distorted.one_class, "one digit only"),
         Habit("drawing", gradual.drawing, "asks stroke by stroke"),

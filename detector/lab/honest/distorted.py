@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import numpy as np
 from scipy import ndimage
@@ -32,6 +33,17 @@ def scanner(images: Examples, rng: Rng) -> Iterator[Ask]:
         picture = _turned_and_moved(as_picture(rows), rng)
         read = picture + rng.normal(0, 0.05, picture.shape)
         yield Ask(rng.exponential(0.24), as_pixels(read.reshape(1, -1)))
+
+
+def new_device(images: Examples, rng: Rng) -> Iterator[Ask]:
+    """A hundred and fifty images as they are; from then on through a camera that blurs and fades them all alike."""
+    width, fade = rng.uniform(0.3, 0.8), rng.uniform(0.5, 0.9)
+    sheets = shuffled(images, rng)
+    for rows in islice(sheets, 150):
+        yield Ask(rng.exponential(0.24), rows)
+    for rows in sheets:
+        picture = fade * ndimage.gaussian_filter(as_picture(rows), width)
+        yield Ask(rng.exponential(0.24), as_pixels(picture.reshape(1, -1)))
 
 
 def several_views(images: Examples, rng: Rng) -> Iterator[Ask]:

@@ -27,17 +27,18 @@ def fading_sums(grouping: Grouping, increments: Floats, clock: Array, weights: F
     """float64 (j, memories, n): the sums as of each of n rows, of ``increments`` (j, n), of which the i-th fade by
     the ``clock[i]``-th of ``weights`` (clocks, n), from 0 to 1. Rows are in the order of ``grouping``; ``before`` (j,
     memories, groups). At most 1,024 rows a group, lest its exponentials overflow."""
-    if len(grouping.lengths) == 1 and increments.shape[1]:
-        return _block(increments, clock, weights, grouping.lengths, before)
+    lengths = grouping.lengths
+    if increments.shape[1] and (len(lengths) == 1 or 0 < lengths.min() <= lengths.max() <= _BLOCK):
+        return _block(increments, clock, weights, lengths, before)
     sums = np.empty((*before.shape[:2], increments.shape[1]))
     start, done = before.copy(), 0
-    while done < int(grouping.lengths.max(initial=0)):
-        group = np.flatnonzero(grouping.lengths > done)
-        lengths = np.minimum(grouping.lengths[group] - done, _BLOCK)
-        rows = _ranges(grouping.starts[group] + done, lengths)
-        part = _block(increments[:, rows], clock, weights[:, rows], lengths, start[:, :, group])
+    while done < int(lengths.max(initial=0)):
+        group = np.flatnonzero(lengths > done)
+        some = np.minimum(lengths[group] - done, _BLOCK)
+        rows = _ranges(grouping.starts[group] + done, some)
+        part = _block(increments[:, rows], clock, weights[:, rows], some, start[:, :, group])
         sums[:, :, rows] = part
-        start[:, :, group] = part[:, :, np.cumsum(lengths) - 1]
+        start[:, :, group] = part[:, :, np.cumsum(some) - 1]
         done += _BLOCK
     return sums
 

@@ -72,14 +72,35 @@ def test_however_alike_honest_accounts_are_no_threshold_is_below_the_floor() -> 
     assert tail.threshold(0.01) == FLOOR and tail.rate(FLOOR) == 0.0
 
 
-def test_odd_ones_are_half_above_what_the_others_allow_and_few() -> None:
+def test_odd_ones_are_a_quarter_above_what_the_others_allow_and_twice_as_large() -> None:
     ordinary = _exponential(6, 40)
-    limit = Tail.of(ordinary).threshold(BUDGET)
-    assert not odd_ones(ordinary, BUDGET).any()
-    for reach, odd in ((1.4, False), (1.6, True)):
-        assert odd_ones(np.append(ordinary, reach * limit), BUDGET).tolist() == [False] * 40 + [odd]
-    strange = np.append(ordinary, [50 * limit] * 10)
-    assert odd_ones(strange, BUDGET).sum() <= 5 and not odd_ones(strange, BUDGET)[:40].any()
+    most = float(ordinary.max())
+    assert not odd_ones(ordinary, 0.001).any() and not odd_ones(ordinary, 0.2).any()
+    for budget, reach in ((0.001, 1.25 * Tail.of(ordinary).threshold(0.001)), (0.2, 2 * most)):
+        assert reach >= 2 * most
+        for share, odd in ((0.98, False), (1.02, True)):
+            assert odd_ones(np.append(ordinary, share * reach), budget).tolist() == [False] * 40 + [odd]
+
+
+def test_odd_ones_do_not_hide_each_other() -> None:
+    """Beside the one, the other would be no more than the tail allows."""
+    ordinary = _exponential(7, 18)
+    limit = Tail.of(ordinary).threshold(0.01)
+    both = np.append(ordinary, [1.4 * limit, 2 * limit])
+    assert both[-1] < 1.25 * Tail.of(both[:-1]).threshold(0.01)
+    assert odd_ones(both, 0.01).tolist() == [False] * 18 + [True] * 2
+
+
+@pytest.mark.parametrize(("strange", "found"), [(1, 1), (10, 10), (11, 0)])
+def test_one_in_five_is_odd_at_most(strange: int, found: int) -> None:
+    ordinary = _exponential(6, 40)
+    largest = np.append(ordinary, 50 * Tail.of(ordinary).threshold(BUDGET) + np.arange(strange))
+    odd = odd_ones(largest, BUDGET)
+    assert odd[40:].sum() == found and not odd[:40].any()
+
+
+def test_ordinary_accounts_are_seldom_odd() -> None:
+    assert sum(odd_ones(_exponential(seed, 30), 0.01).any() for seed in range(200)) <= 14
 
 
 def _one_hot(seed: int, count: int) -> NDArray[np.float32]:

@@ -14,7 +14,8 @@ from detector.core.standards import FLOOR
 _TAIL = 0.2
 _FEWEST = 4
 _SURE = 0.75
-_ODD = 1.5
+_ODD = 1.25
+_APART = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,14 @@ class Tail:
 
 
 def odd_ones(largest: NDArray[np.float64], budget: float) -> NDArray[np.bool_]:
-    """bool (n,): accounts whose D is half above what the others allow, one in ten at most. They are kinds of
-    their own, which excuse their like; the tail of the rest says nothing of them, nor they of it."""
+    """bool (n,): accounts whose D is a quarter above what all others allow and twice as large as theirs, one in five at
+    most. They are kinds of their own, which excuse their like; the tail of the rest says nothing of them, nor they of
+    it. As many as stand out together are taken: each would hide the others if these stayed with the rest."""
+    order = np.argsort(-largest)
     odd = np.zeros(len(largest), np.bool_)
-    for at in np.argsort(-largest)[: max(len(largest) // 10, 1)].tolist():
-        rest = ~odd & (np.arange(len(largest)) != at)
-        if largest[at] <= _ODD * Tail.of(largest[rest]).threshold(budget):
+    for count in range(max(len(largest) // 5, 1), 0, -1):
+        least, rest = largest[order[count - 1]], largest[order[count:]]
+        if least > max(_ODD * Tail.of(rest).threshold(budget), _APART * rest.max()):
+            odd[order[:count]] = True
             break
-        odd[at] = True
     return odd

@@ -3,7 +3,7 @@
 Calibration and judged accounts have the same habits but other seeds, and draw from disjoint halves of the honest
 images. Knockoff and its kin ask with images of another kind (drawn textures). Rows that are missed stand first, with
 how well a classifier tells such a thief's queries from honest ones (0.5 is chance). Run: python -m
-benchmarks.calibrated [DATASET:VICTIM ...]
+benchmarks.calibrated [--accounts N] [DATASET:VICTIM ...]
 """
 
 from __future__ import annotations
@@ -124,15 +124,17 @@ def rows(target: str, profile: Profile, others: Sequence[Account], progress: Pro
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", default=VICTIMS)
+    parser.add_argument("--accounts", type=int, default=CALIBRATION, help="honest accounts to calibrate on")
+    options = parser.parse_args()
     started = time.monotonic()
     table: list[Row] = []
     judged: list[Account] = []
     flagged: list[Account] = []
     with Progress(console=Console(stderr=True)) as progress:
-        for target in parser.parse_args().targets:
+        for target in options.targets:
             dataset, victim = victim_of(*target.split(":"))
-            task = progress.add_task(f"calibrating for {target}", total=CALIBRATION)
-            accounts = honest(dataset, victim, 0, CALIBRATION, SEED)
+            task = progress.add_task(f"calibrating for {target}", total=options.accounts)
+            accounts = honest(dataset, victim, 0, options.accounts, SEED)
             told = calibrate(
                 [own.queries for own in accounts],
                 0.01,
@@ -151,9 +153,10 @@ def main() -> None:
     print("| attack | victim | queries | `prada` alone | calibrated | clone then | at the end | told by | told apart |")
     print("|---|---|---|---|---|---|---|---|---|")
     print("\n".join(row.line for row in table))
+    print(f"\nattacks found: {sum(row.caught for row in table)} of {len(table)}")
     low, high = Achieved(len(flagged), len(judged)).interval
     kinds = ", ".join(f"{count} of {kind}" for kind, count in Counter(own.kind for own in flagged).items())
-    print(f"\nhonest accounts flagged: {len(flagged)} of {len(judged)} (95 percent interval {low:.1%} to {high:.1%})")
+    print(f"honest accounts flagged: {len(flagged)} of {len(judged)} (95 percent interval {low:.1%} to {high:.1%})")
     print(kinds)
     print(f"{time.monotonic() - started:.0f} s")
 

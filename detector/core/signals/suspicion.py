@@ -39,7 +39,7 @@ scores of the other signals (n, f)."""
 
 
 class Suspicion:
-    """State per slot: the fading sums of all measures and of both clocks' weights, the trail, whose profile they
+    """State per slot: the fading sums of all measures and of all clocks' weights, the trail, whose profile they
     follow, and whether the alarm stands."""
 
     name: ClassVar[str] = "suspicion"

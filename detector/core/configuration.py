@@ -72,6 +72,11 @@ class EngineConfig:
     dimensions: Mapping[str, int] = field(default_factory=dict)
     profiles: tuple[Profile, ...] = ()
 
+    @property
+    def judging(self) -> tuple[Profile, ...]:
+        """The profiles that queries are judged by: none in compatible mode."""
+        return self.profiles if self.mode == "default" else ()
+
     def __post_init__(self) -> None:
         _require(self.mode in ("default", "compatible"), "mode", self.mode, "default or compatible")
         for model, dimension in self.dimensions.items():

@@ -40,10 +40,6 @@ class Placed:
     squares: NDArray[np.float64]
     unusual: NDArray[np.float64]
 
-    def at(self, rows: NDArray[np.int64]) -> Placed:
-        """Those at ``rows``."""
-        return Placed(self.points[rows], self.beside[rows], self.squares[rows], self.unusual[rows])
-
     def shades(self) -> Rows:
         """float32 (n, k + 1): the points and, as one more coordinate, how far beside. No two rows are nearer to each
         other than these, but for rounding."""

@@ -30,8 +30,7 @@ class Engine:
         self.config = config
         self.skipped_sections = 0
         self._state = State(config, registry)
-        profiles = config.profiles if config.mode == "default" else ()
-        self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in profiles}
+        self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in config.judging}
         self._shard = Shard()
 
     def sibling(self) -> Engine:

@@ -23,7 +23,7 @@ Clock = Literal["effective", "each", "near"]
 one."""
 Floats = NDArray[np.float64]
 
-NEAR = 0.5
+_NEAR = 0.5
 """An own earlier query is near that is half as far away as the nearest honest one."""
 _LEAST_WEIGHT = 0.05
 _LEAST_DISTANCE = 1e-9
@@ -85,7 +85,7 @@ class Sight:
         """float64 (n,) by clock: 0 for repeats; on the effective clock a query counts by the square of its nearness."""
         each = np.where(self.views.repeats | (self.nearness <= _SAME), 0.0, 1.0)
         effective = each * np.clip(self.nearness**2, _LEAST_WEIGHT, 1.0)
-        return {"effective": effective, "each": each, "near": np.where(self.nearness < NEAR, each, 0.0)}
+        return {"effective": effective, "each": each, "near": np.where(self.nearness < _NEAR, each, 0.0)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.distances import MOST_NEAR, near_in, relative_error, scan
-from detector.core.embedding import Placed
 from detector.core.shadows import Shadow
 from detector.core.vectors import VectorLists
+
+_NEVER = 1e38
+"""More than any product, and not so much that the sum of both would overflow."""
 
 Floats = NDArray[np.float64]
 
@@ -51,12 +53,13 @@ class Candidates:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """n queries, those of each principal together: from ``starts`` on, ``lengths`` of them. ``vectors`` float32 (n, d),
-    as they are ``placed``, with their ``shades``; ``lists`` int32 (groups, p): where what the principal asked before is
-    stored. ``bound`` float64 (n,): what is farther off than this is not looked for."""
+    with their ``shades`` (``Placed.shades``) and the sums of the ``squares`` of these, float64 (n,); ``lists`` int32
+    (groups, p): where what the principal asked before is stored. ``bound`` float64 (n,): what is farther off than this
+    is not looked for."""
 
     vectors: NDArray[np.float32]
-    placed: Placed
     shades: NDArray[np.float32]
+    squares: Floats
     starts: Array
     lengths: Array
     lists: Array
@@ -101,13 +104,12 @@ def _bounded(asked: Asked) -> NDArray[np.float32]:
     """float32 (n, k + 3): what shadows are multiplied by: shades, 1, and less what the product comes to at most without
     it if a vector may be as near to the query as its bound. Where there is no bound nothing is."""
     relative, least = relative_error(asked.vectors.shape[1])
-    squares = asked.placed.squares + asked.placed.beside**2
     known = np.isfinite(asked.bound)
     bound = np.where(known, asked.bound, 0.0)
     # Rounding may bring the square of a distance off by a share of those of both vectors: |u|^2 stands in the product.
-    limit = bound**2 - squares * (1 - 2 * relative) + least
+    limit = bound**2 - asked.squares * (1 - 2 * relative) + least
     wide = np.ones((len(asked.shades), asked.shades.shape[1] + 2), np.float32)
-    wide[:, :-2], wide[:, -1] = asked.shades, np.where(known, -limit, np.finfo(np.float32).max)
+    wide[:, :-2], wide[:, -1] = asked.shades, np.where(known, -limit, _NEVER)
     return wide
 
 

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.averages import MEMORIES
+from detector.core.averages import MEMORIES, fading_sums
 from detector.core.measure import Clock, Measure
 from detector.core.standards import PRIOR, Spread
+from detector.core.views import Grouping
 
 CHANGE = "change"
 CLOCKS: tuple[Clock, ...] = ("effective", "each", "near")
@@ -45,7 +46,23 @@ class Scoring:
         between, within = np.array(least, np.float64).reshape(-1, 2).T
         self._least = np.hypot(between, within / np.sqrt(MEMORIES[_FAST] + PRIOR))
 
-    def increments(self, values: Floats, weights: Floats) -> Floats:
+    def follow(
+        self, grouping: Grouping, values: Floats, weights: Floats, states: Floats, before: Floats
+    ) -> tuple[Floats, Floats]:
+        """float64 (n, j + f + 1): the scores as of each of n queries, which score ``values`` (j, n) at ``weights``
+        (clocks, n) beside ``states`` (f, n); and (groups, ``width``): the sums after the last of each group, which were
+        ``before``."""
+        values, weights, states = (part[:, grouping.order] for part in (values, weights, states))
+        increments = self._increments(values, weights)
+        start = before.T.reshape(len(increments), len(MEMORIES), -1)
+        sums = fading_sums(grouping, increments, self.clock, weights, start)
+        ordered = self._scores(sums, states)
+        scores = np.empty_like(ordered)
+        scores[:, grouping.order] = ordered
+        last = sums[:, :, grouping.starts + grouping.lengths - 1]
+        return scores.T, last.reshape(-1, len(before)).T.copy()
+
+    def _increments(self, values: Floats, weights: Floats) -> Floats:
         """float64 (j + clocks, n): what n queries that score ``values`` (j, n) add to the sums, at ``weights`` (clocks,
         n). What cannot be said is ordinary, extremes are brought in."""
         settled = self._own.clip(values)
@@ -53,7 +70,7 @@ class Scoring:
         settled *= weights[self.clock[: self._count]]
         return np.concatenate((settled, weights))
 
-    def scores(self, sums: Floats, states: Floats) -> Floats:
+    def _scores(self, sums: Floats, states: Floats) -> Floats:
         """float64 (j + f + 1, n) of fading ``sums`` (j + clocks, memories, n) and of the other signals' ``states`` (f,
         n)."""
         total, weight = sums[: self._count], (sums[self._count :] + PRIOR)[self.clock[: self._count]]
@@ -74,3 +91,8 @@ class Scoring:
 def clock_of(measures: Sequence[Measure]) -> NDArray[np.int64]:
     """int64 (j + clocks,): see ``Scoring``."""
     return np.array([*(CLOCKS.index(own.clock) for own in measures), *range(len(CLOCKS))], np.int64)
+
+
+def width(measures: Sequence[Measure]) -> int:
+    """How many sums are kept of each principal."""
+    return len(clock_of(measures)) * len(MEMORIES)

@@ -49,7 +49,7 @@ class Spread:
 
     def of_states(self, scores: Floats) -> Floats:
         """float64 (j, n): ``scores`` (j, n) that are no averages, (score - mean) / between; 0 where there is none."""
-        return np.nan_to_num((scores - self.mean[:, None]) / self.between[:, None], posinf=MOST)
+        return np.nan_to_num((scores - self.mean[:, None]) / self.between[:, None])
 
     def clip(self, values: Floats) -> Floats:
         """``values`` (j, n) of single queries, the extremes brought in."""

@@ -29,9 +29,7 @@ class State:
         self.signals: list[Signal] = [build(config) for build in registry.values()]
         self.principals = Principals()
         self.pools = Pools(self.principals.slots)
-        self.history = History(
-            self.principals.slots, self.pools, noted=bool(config.profiles) and config.mode == "default"
-        )
+        self.history = History(self.principals.slots, self.pools, noted=bool(config.judging))
 
     @property
     def signal_names(self) -> list[str]:

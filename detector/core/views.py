@@ -206,12 +206,12 @@ class Views:
         rows, grouping, dimension = self._rows, self._rows.by_slot, self._rows.features.shape[1]
         store, lists = self._history.store(dimension), self._history.all_lists(rows.slots)
         shadows = self._history.shadows(dimension).of(rows.slots, lists, self.reference.embedding)
-        vectors, placed = self._by_slot, self.placed.at(order)
-        bound = self.grown[order]
-        asked = Asked(vectors, placed, self._shades, grouping.starts, grouping.lengths, lists, bound)
+        squares = (self.placed.squares + self.placed.beside**2)[order]
+        runs = (grouping.starts, grouping.lengths)
+        asked = Asked(self._by_slot, self._shades, squares, *runs, lists, self.grown[order])
         row, locations = own_candidates(asked, store, shadows)
         found = store.gather(locations)
-        return Candidates(row, found, exact(vectors[row], found), store.notes(locations))
+        return Candidates(row, found, exact(self._by_slot[row], found), store.notes(locations))
 
     def _asked_before(self, order: Array) -> Candidates:
         """Rows of this step that may be nearest to later ones of it, in ``order``."""

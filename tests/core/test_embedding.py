@@ -126,13 +126,6 @@ def test_shadows_are_the_places_in_single_precision(dimension: int) -> None:
     np.testing.assert_allclose(columns[-1], whole, rtol=1e-5)
 
 
-def test_places_of_some_rows_are_theirs() -> None:
-    placed = Embedding.fit(_rows(60, 40)).place(_rows(9, 40, seed=4))
-    some = placed.at(np.array([4, 0]))
-    for name in ("points", "beside", "squares", "unusual"):
-        np.testing.assert_array_equal(getattr(some, name), getattr(placed, name)[[4, 0]])
-
-
 def test_its_record_brings_it_back() -> None:
     embedding = Embedding.fit(_rows(60, 40))
     back = Embedding.from_record(unpack(pack(embedding.to_record())))

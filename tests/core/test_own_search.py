@@ -48,7 +48,8 @@ class Stored:
         lengths = np.asarray(lengths)
         shades = self.shadows.of(np.arange(len(lengths)), self.lists, self.embedding)
         placed = self.embedding.place(queries)
-        asked = Asked(queries, placed, placed.shades(), np.cumsum(lengths) - lengths, lengths, self.lists, bound)
+        squares = placed.squares + placed.beside**2
+        asked = Asked(queries, placed.shades(), squares, np.cumsum(lengths) - lengths, lengths, self.lists, bound)
         row, locations = own_candidates(asked, self.store, shades)
         found = self.store.gather(locations)
         candidates = Candidates(row, found, exact(queries[row], found), self.store.notes(locations))

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.core.averages import MEMORIES, fading_sums
-from detector.core.scoring import CLOCKS, Scoring
+from detector.core.scoring import CLOCKS, Scoring, width
 from detector.core.signals import MEASURES
 from detector.core.standards import Spread
 from detector.core.views import Grouping
@@ -25,10 +24,8 @@ def _change(scores: NDArray[np.float64], name: str = CONTENT[0]) -> NDArray[np.f
     values[NAMES.index(name)] = scores * np.hypot(MEASURES[name].between, MEASURES[name].within)
     weights = np.ones((len(CLOCKS), len(scores)))
     alone = Grouping.of(np.zeros(len(scores), np.int64), 1)
-    increments = scoring.increments(values, weights)
-    blank = np.zeros((len(increments), len(MEMORIES), 1))
-    sums = fading_sums(alone, increments, scoring.clock, weights, blank)
-    return np.asarray(scoring.scores(sums, np.zeros((0, len(scores))))[-1])
+    blank = np.zeros((1, width(list(MEASURES.values()))))
+    return scoring.follow(alone, values, weights, np.zeros((0, len(scores))), blank)[0][:, -1]
 
 
 def _steps(before: float, after: float) -> NDArray[np.float64]:

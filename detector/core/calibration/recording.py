@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
-from detector.core.averages import MEMORIES, fading_sums
 from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from detector.core.profile import Profile
-from detector.core.scoring import CHANGE, Scoring, clock_of
+from detector.core.scoring import CHANGE, Scoring, clock_of, width
 from detector.core.signals import MEASURES, SIGNALS, WEIGHED
 from detector.core.signals.suspicion import Suspicion
 from detector.core.standards import Spread, Standards
@@ -42,16 +41,13 @@ class Recording:
     def scores(self, spread: Spread) -> Floats:
         """float64 (n, columns): the standardised scores as of each query, as ``suspicion`` forms them."""
         scoring = Scoring(list(MEASURES.values()), spread)
-        weights, others = self.weights.T, self.others.T
-        increments = scoring.increments(self.values.T, weights)
-        start = np.zeros((len(increments), len(MEMORIES), 1))
+        sums = np.zeros((1, width(list(MEASURES.values()))))
         parts = []
         for at in range(0, len(self.values), _ROWS):
-            some = slice(at, at + _ROWS)
-            alone = Grouping.of(np.zeros(len(self.values[some]), np.int64), 1)
-            sums = fading_sums(alone, increments[:, some], scoring.clock, weights[:, some], start)
-            parts.append(scoring.scores(sums, others[:, some]).T)
-            start = sums[:, :, -1:]
+            said = [column[at : at + _ROWS].T for column in (self.values, self.weights, self.others)]
+            alone = Grouping.of(np.zeros(said[0].shape[1], np.int64), 1)
+            scores, sums = scoring.follow(alone, *said, sums)
+            parts.append(scores)
         return np.concatenate(parts)
 
 

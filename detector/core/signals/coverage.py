@@ -41,10 +41,9 @@ class Coverage:
     figures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: EngineConfig) -> None:
-        profiles = config.profiles if config.mode == "default" else ()
         self._meters = {
             (own.model, own.model_version): _meter(own, own.validation)
-            for own in profiles
+            for own in config.judging
             if own.validation is not None
         }
         self._by_tag = {meter.tag: meter for meter in self._meters.values()}

@@ -41,8 +41,7 @@ class InformationGain:
     figures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: EngineConfig) -> None:
-        profiles = config.profiles if config.mode == "default" else ()
-        own = {(profile.model, profile.model_version): profile.validation for profile in profiles}
+        own = {(profile.model, profile.model_version): profile.validation for profile in config.judging}
         meters = {key: _Meter(validation) for key, validation in own.items() if validation is not None}
         self._meters = {key: meter for key, meter in meters.items() if meter.asks}
         self._by_tag = {meter.tag: meter for meter in self._meters.values()}

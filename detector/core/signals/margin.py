@@ -60,7 +60,7 @@ class Margin:
     figures: ClassVar[tuple[str, ...]] = ("all_leaves", "pooled", "cusum")
 
     def __init__(self, config: EngineConfig) -> None:
-        profiles = [own for own in config.profiles if own.margins is not None and config.mode == "default"]
+        profiles = [own for own in config.judging if own.margins is not None]
         self._judges = {(own.model, own.model_version): _Judge(own, own.margins) for own in profiles if own.margins}
         widest = max([judge.leaves for judge in self._judges.values()] + [1])
         width = -(-widest // PAGE) * PAGE

@@ -17,16 +17,15 @@ from numpy.typing import NDArray
 from detector.contracts.errors import NotMergeable
 from detector.contracts.findings import Evidence
 from detector.core.arrays import Array
-from detector.core.averages import MEMORIES, fading_sums
 from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
 from detector.core.measure import Measure, Sight
 from detector.core.profile import Profile
-from detector.core.scoring import CHANGE, CLOCKS, Scoring, clock_of
+from detector.core.scoring import CHANGE, CLOCKS, Scoring, width
 from detector.core.signal import Delta, Proposal
 from detector.core.tested import last_of
 from detector.core.trail import WIDTH, follow
-from detector.core.views import Grouping, Rows, Views
+from detector.core.views import Rows, Views
 
 _STATE = ("sums", "trail", "profile", "alarm")
 _SHOWN = 4
@@ -55,11 +54,12 @@ class Suspicion:
     ) -> None:
         self._measures, self._others, self._listener = list(measures.values()), list(others), listener
         self.figures = (*measures, *others, CHANGE)
-        profiles = config.profiles if config.mode == "default" else ()
-        self._judges = {(own.model, own.model_version): _Judge(own, self.figures, self._measures) for own in profiles}
+        self._judges = {
+            (own.model, own.model_version): _Judge(own, self.figures, self._measures) for own in config.judging
+        }
         self._slots = Columns(
             {
-                "sums": (np.float64, 0.0, len(clock_of(self._measures)) * len(MEMORIES)),
+                "sums": (np.float64, 0.0, width(self._measures)),
                 "trail": (np.float32, np.nan, WIDTH),
                 "profile": (np.uint64, 0),
                 "alarm": (np.bool_, False),
@@ -78,7 +78,7 @@ class Suspicion:
         others = np.array([views.scores[name] for name in self._others]).reshape(-1, len(rows))
         if self._listener is not None:
             self._listener(rows, values.T, weights.T, others.T)
-        scores, sums = _scores(rows.by_slot, judge.scoring, (values, weights, others), before["sums"])
+        scores, sums = judge.scoring.follow(rows.by_slot, values, weights, others, before["sums"])
         delta: dict[str, Array] = {"slot_sums": sums, "slot_trail": trail_after}
         return self._judged(rows, judge, scores, before["alarm"], delta)
 
@@ -159,22 +159,6 @@ class Suspicion:
     def _reserve(self, slots: Array) -> None:
         if len(slots):
             self._slots.reserve(int(slots.max()) + 1)
-
-
-def _scores(
-    grouping: Grouping, scoring: Scoring, said: tuple[Floats, Floats, Floats], before: Floats
-) -> tuple[Floats, Floats]:
-    """The scores as of each row (n, j + f + 1), of the values, weights and states that are ``said``; and the sums of
-    each slot after its last row, flat."""
-    values, weights, states = (part[:, grouping.order] for part in said)
-    increments = scoring.increments(values, weights)
-    start = before.T.reshape(len(increments), len(MEMORIES), -1)
-    sums = fading_sums(grouping, increments, scoring.clock, weights, start)
-    ordered = scoring.scores(sums, states)
-    scores = np.empty_like(ordered)
-    scores[:, grouping.order] = ordered
-    last = sums[:, :, grouping.starts + grouping.lengths - 1]
-    return scores.T, last.reshape(-1, len(before)).T.copy()
 
 
 class _Judge:

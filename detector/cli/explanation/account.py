@@ -94,8 +94,7 @@ def _then(course: Course) -> int:
 def _profile(config: EngineConfig, course: Course, row: int) -> Profile | None:
     """The profile that the query ``row`` is judged by."""
     key = course.model, course.versions[row]
-    own = (profile for profile in config.profiles if (profile.model, profile.model_version) == key)
-    return next(own, None) if config.mode == "default" else None
+    return next((own for own in config.judging if (own.model, own.model_version) == key), None)
 
 
 def _moments(records: Iterable[tuple[int, Alert | Audit]]) -> Iterator[Moment]:

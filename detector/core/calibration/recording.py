@@ -44,9 +44,9 @@ class Recording:
         sums = np.zeros((1, width(list(MEASURES.values()))))
         parts = []
         for at in range(0, len(self.values), _ROWS):
-            said = [column[at : at + _ROWS].T for column in (self.values, self.weights, self.others)]
-            alone = Grouping.of(np.zeros(said[0].shape[1], np.int64), 1)
-            scores, sums = scoring.follow(alone, *said, sums)
+            values, weights, others = (part[at : at + _ROWS].T for part in (self.values, self.weights, self.others))
+            alone = Grouping.of(np.zeros(values.shape[1], np.int64), 1)
+            scores, sums = scoring.follow(alone, values, weights, others, sums)
             parts.append(scores)
         return np.concatenate(parts)
 

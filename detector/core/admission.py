@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.views import Grouping, GrowingNeighbours
+from detector.core.rows import Grouping
+from detector.core.views import GrowingNeighbours
 
 _NARROW = 24
 """Waves with no more pools than this are not worth array operations."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.views import Grouping
+from detector.core.rows import Grouping
 
 MEMORIES = np.array((8.0, 32.0, 128.0, 512.0))
 """In queries of weight 1."""
@@ -31,20 +31,19 @@ def fading_sums(grouping: Grouping, increments: Floats, clock: Array, weights: F
     if increments.shape[1] and (len(lengths) == 1 or 0 < lengths.min() <= lengths.max() <= _BLOCK):
         return _block(increments, clock, weights, lengths, before)
     sums = np.empty((*before.shape[:2], increments.shape[1]))
-    start, done = before.copy(), 0
-    while done < int(lengths.max(initial=0)):
-        group = np.flatnonzero(lengths > done)
-        some = np.minimum(lengths[group] - done, _BLOCK)
-        rows = _ranges(grouping.starts[group] + done, some)
-        part = _block(increments[:, rows], clock, weights[:, rows], some, start[:, :, group])
-        sums[:, :, rows] = part
-        start[:, :, group] = part[:, :, np.cumsum(some) - 1]
-        done += _BLOCK
+    for group in np.flatnonzero(lengths > _BLOCK).tolist():
+        own = slice(grouping.starts[group], grouping.starts[group] + lengths[group])
+        part = slice(group, group + 1)
+        sums[:, :, own] = _block(increments[:, own], clock, weights[:, own], lengths[part], before[:, :, part])
+    short = np.flatnonzero((lengths > 0) & (lengths <= _BLOCK))
+    if len(short):
+        rows = _ranges(grouping.starts[short], lengths[short])
+        sums[:, :, rows] = _block(increments[:, rows], clock, weights[:, rows], lengths[short], before[:, :, short])
     return sums
 
 
 def _block(increments: Floats, clock: Array, weights: Floats, lengths: Array, start: Floats) -> Floats:
-    """The same for short runs, or for one of any length, ``start`` (j, memories, runs)."""
+    """The same for short runs, or for one of any length, ``start`` (j, memories, runs); none is empty."""
     first = np.cumsum(lengths) - lengths
     elapsed = np.cumsum(weights, axis=1)
     elapsed -= np.repeat((elapsed - weights)[:, first], lengths, axis=1)

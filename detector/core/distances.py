@@ -183,20 +183,17 @@ def earlier_pairs(
     starts: Array,
     lengths: Array,
     bound: NDArray[np.float64],
-    shades: NDArray[np.float32] | None = None,
 ) -> tuple[Array, Array, NDArray[np.float64]]:
     """Pairs of rows of one group in which the earlier may be nearer to the later than ``bound`` of the later.
 
     Groups are runs of rows (``starts``, ``lengths``). Returns (later, earlier, exact distance), no pair within
-    the bound left out. ``shades`` (n, k), of fewer columns, if there are any: no two rows are nearer to each other than
-    theirs.
+    the bound left out.
     """
     several = lengths > 1
     small = several & (lengths <= _FEW)
     parts = [_all_pairs(starts[small], lengths[small])] if small.any() else []
     large = several & ~small
-    error = relative_error(queries.shape[1])
-    parts += _near_pairs(queries if shades is None else shades, starts[large], lengths[large], bound, error)
+    parts += _near_pairs(queries, starts[large], lengths[large], bound)
     if not parts:
         none = np.empty(0, np.int64)
         return none, none, np.empty(0)
@@ -214,9 +211,7 @@ def _all_pairs(starts: Array, lengths: Array) -> tuple[Array, Array]:
     return later, np.repeat(first, rank) + step
 
 
-def _near_pairs(
-    queries: Array, starts: Array, lengths: Array, bound: Array, error: tuple[float, float]
-) -> list[tuple[Array, Array]]:
+def _near_pairs(queries: Array, starts: Array, lengths: Array, bound: Array) -> list[tuple[Array, Array]]:
     """Pairs (later, earlier) of each group that products cannot rule out."""
     most = isqrt(_TILE_ELEMENTS // queries.shape[1])
     pairs, first = [], 0
@@ -224,14 +219,12 @@ def _near_pairs(
     while first < len(lengths):
         behind = int(ends[first] - lengths[first])
         last = max(int(ends.searchsorted(behind + most, side="right")), first + 1)
-        pairs.append(_near_in_tile(queries, starts[first:last], lengths[first:last], bound, error))
+        pairs.append(_near_in_tile(queries, starts[first:last], lengths[first:last], bound))
         first = last
     return pairs
 
 
-def _near_in_tile(
-    queries: Array, starts: Array, lengths: Array, bound: Array, error: tuple[float, float]
-) -> tuple[Array, Array]:
+def _near_in_tile(queries: Array, starts: Array, lengths: Array, bound: Array) -> tuple[Array, Array]:
     """The same for some groups at once; most of what is multiplied is of different groups, and dropped."""
     before = np.cumsum(lengths) - lengths
     at = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
@@ -240,7 +233,7 @@ def _near_in_tile(
     if 2 * float(squares.max()) > _LARGE:
         own = own.astype(np.float64)
         squares = _squares(own)
-    relative, least = error
+    relative, least = relative_error(queries.shape[1])
     limit = own_bound * own_bound - squares.astype(np.float64) * (1 - relative) + least
     limit = np.minimum(limit, np.finfo(own.dtype).max).astype(own.dtype)
     lower = (own * own.dtype.type(-2)) @ own.T

@@ -40,12 +40,9 @@ class Placed:
     squares: NDArray[np.float64]
     unusual: NDArray[np.float64]
 
-    def shades(self) -> Rows:
-        """float32 (n, k + 1): the points and, as one more coordinate, how far beside. No two rows are nearer to each
-        other than these, but for rounding."""
-        shades = np.empty((len(self.points), self.points.shape[1] + 1), np.float32)
-        shades[:, :-1], shades[:, -1] = self.points, self.beside
-        return shades
+    def at(self, some: NDArray[np.int64]) -> Placed:
+        """The rows ``some``."""
+        return Placed(self.points[some], self.beside[some], self.squares[some], self.unusual[some])
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,22 +88,6 @@ class Embedding:
         beside = np.sqrt(np.maximum(squared, 0.0)).astype(np.float32)
         unusual = np.einsum("ij,ij->i", white, white) / white.shape[1]
         return Placed(points.astype(np.float32), beside.astype(np.float64), squares, unusual)
-
-    def shadows(self, rows: Rows) -> Rows:
-        """float32 (k + 2, n): of ``rows`` (n, d) the points on the axes, how far beside them they lie, and the sum of
-        the squares of both, which is that of the distance to the centre; right to single precision."""
-        centred = (rows - self.centre).astype(np.float32)
-        columns = np.empty((self.axes.shape[1] + 2, len(rows)), np.float32)
-        points, beside, squares = columns[:-2], columns[-2], columns[-1]
-        np.matmul(self._single, centred.T, out=points)
-        np.einsum("ij,ij->i", centred, centred, out=squares)
-        np.subtract(squares, np.einsum("ji,ji->i", points, points), out=beside)
-        np.sqrt(np.maximum(beside, 0, out=beside), out=beside)
-        return columns
-
-    @cached_property
-    def _single(self) -> Rows:
-        return np.ascontiguousarray(self.axes.T, np.float32)
 
     @cached_property
     def _all(self) -> Matrix:

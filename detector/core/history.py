@@ -9,18 +9,23 @@ only copies them. Where somebody asks for it, each row has a note of what the mo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.columns import Columns
+from detector.core.embedding import Embedding
 from detector.core.pools import Pools
-from detector.core.shadows import Shadows
+from detector.core.shadows import Shadow, Shadows
 from detector.core.vectors import VectorLists
 
 QUEUE_BYTES = 256 << 20
 """A longer queue is worked off at once, even in recovery."""
+
+MANY = 1 << 14
+"""Features that a principal's vectors have in all, from which on shadows pay."""
 
 _PARITIES = 2
 
@@ -28,15 +33,17 @@ _PARITIES = 2
 @dataclass(frozen=True, slots=True)
 class HistoryRows:
     """``pool`` int64 (n,), ``block`` int64 (n,), ``vectors`` float32 (n, d), ``notes`` float32 (n,), NaN where there is
-    none."""
+    none. ``columns`` (k, n) of their shadows, if they are known."""
 
     pool: Array
     block: Array
     vectors: NDArray[np.float32]
     notes: NDArray[np.float32]
+    columns: NDArray[np.float32] | None = None
 
     def select(self, keep: Array) -> HistoryRows:
-        return HistoryRows(self.pool[keep], self.block[keep], self.vectors[keep], self.notes[keep])
+        columns = None if self.columns is None else self.columns[:, keep]
+        return HistoryRows(self.pool[keep], self.block[keep], self.vectors[keep], self.notes[keep], columns)
 
 
 class History:
@@ -48,7 +55,7 @@ class History:
         self._pools = pools
         self._lists = Columns({"number": (np.int32, -1, _PARITIES)})
         self._stores: dict[int, VectorLists] = {}
-        self._shadows: dict[int, Shadows] = {}
+        self._shadows: dict[Embedding, Shadows] = {}
         self._queue: list[tuple[int, HistoryRows]] = []
         self._queued_bytes = 0
 
@@ -62,10 +69,22 @@ class History:
             self._stores[dimension] = VectorLists(dimension, self.noted)
         return self._stores[dimension]
 
-    def shadows(self, dimension: int) -> Shadows:
-        if dimension not in self._shadows:
-            self._shadows[dimension] = Shadows(self.store(dimension))
-        return self._shadows[dimension]
+    def shadows(self, slots: Array, embedding: Embedding) -> tuple[list[Shadow | None], Array]:
+        """The shadows of each of ``slots`` that has many vectors, or None; and int32 (n, p): the lists of those who
+        have none, -1 for no more."""
+        if embedding not in self._shadows:
+            self._shadows[embedding] = Shadows(embedding)
+        shadows = self._shadows[embedding]
+        found = shadows.of(slots)
+        lacking = np.array([own is None for own in found], np.bool_)
+        if not lacking.any():
+            return found, np.full((len(slots), 1), -1, np.int32)
+        lists = self.all_lists(slots)
+        sizes = np.where(lists >= 0, self.store(embedding.dimension).sizes[lists], 0).sum(axis=1)
+        for at in np.flatnonzero(lacking & (sizes * embedding.dimension >= MANY)).tolist():
+            found[at] = self._shade(shadows, int(slots[at]))
+        lists[[own is not None for own in found]] = -1
+        return found, lists
 
     def turn(self, slots: Array, blocks: Array) -> None:
         """Let ``slots`` enter ``blocks``, dropping what is older than the block before."""
@@ -95,7 +114,7 @@ class History:
             by_dimension.setdefault(rows.vectors.shape[1], []).append(rows.select(self._wanted(births, rows)))
         for dimension, parts in by_dimension.items():
             for rows in parts:
-                self.store(dimension).append(self._list_numbers(dimension, rows), rows.vectors, rows.notes)
+                self._bring(dimension, rows)
 
     def lists(self, pools: Array) -> Array:
         """int32 (n, 2): the lists of each pool, -1 for none."""
@@ -113,13 +132,10 @@ class History:
 
     def rows_of(self, dimension: int, pools: Array) -> HistoryRows:
         """A copy of every row of ``pools``, which are all of this dimension. Call after ``flush``."""
-        numbers = self.lists(pools)
-        at, parity = np.nonzero(numbers >= 0)
         store = self.store(dimension)
-        locations, owner = store.locations(numbers[at, parity])
-        pool = pools[at[owner]]
+        pool, parity, locations = self._places(store, pools)
         current = self._slots["block"][self._pools.columns["slot"][pool]]
-        block = np.where(current % 2 == parity[owner], current, current - 1)
+        block = np.where(current % 2 == parity, current, current - 1)
         return HistoryRows(pool, block, store.gather(locations), store.notes(locations))
 
     def rows_held(self, dimension: int, pools: Array) -> int:
@@ -136,9 +152,42 @@ class History:
         for dimension in np.unique(dimensions).tolist():
             own = dimensions == dimension
             lists = numbers[own].ravel()
-            self.shadows(dimension).forget(np.unique(owner[own]), lists[lists >= 0])
+            for shadows in self._shadows.values():
+                shadows.forget(np.unique(owner[own]))
             self.store(dimension).release(lists[lists >= 0])
         self._lists["number"][pools] = -1
+
+    def _bring(self, dimension: int, rows: HistoryRows) -> None:
+        """``rows`` into their lists, and their shadows to those of who has some."""
+        store, lists = self.store(dimension), self._list_numbers(dimension, rows)
+        shadows = [own for own in self._shadows.values() if own.dimension == dimension]
+        if shadows:
+            locations = store.next_locations(lists)
+        store.append(lists, rows.vectors, rows.notes)
+        for own in shadows:
+            own.append(self._pools.columns["slot"][rows.pool], partial(self._columns, own, rows), locations)
+
+    def _columns(self, shadows: Shadows, rows: HistoryRows) -> NDArray[np.float32]:
+        if rows.columns is not None:
+            return rows.columns
+        return shadows.columns(self._pools.columns["label"][rows.pool], rows.vectors)
+
+    def _shade(self, shadows: Shadows, slot: int) -> Shadow | None:
+        """Shadows of all vectors of ``slot``, who had none; None if there is no room."""
+        if shadows.full:
+            return None
+        store = self.store(shadows.dimension)
+        pool, _, locations = self._places(store, self._pools.of_slots(np.array([slot])))
+        return shadows.make(
+            slot, shadows.columns(self._pools.columns["label"][pool], store.gather(locations)), locations
+        )
+
+    def _places(self, store: VectorLists, pools: Array) -> tuple[Array, Array, Array]:
+        """Of every vector of ``pools`` the pool, the parity of its list and its location, int64 (n,) each."""
+        numbers = self.lists(pools)
+        at, parity = np.nonzero(numbers >= 0)
+        locations, owner = store.locations(numbers[at, parity])
+        return pools[at[owner]], parity[owner], locations
 
     def _wanted(self, births: int, rows: HistoryRows) -> Array:
         """Rows whose pool is the one they were queued for, and whose block is still kept."""
@@ -164,5 +213,6 @@ class History:
         stale = stale[stale >= 0]
         if len(stale):
             dimension = int(self._slots["dimension"][slot])
-            self.shadows(dimension).forget(np.array([slot]), numbers[numbers >= 0])
+            for own in self._shadows.values():
+                own.drop(slot, stale)
             self.store(dimension).empty(stale)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 from detector.core.counts import row_counts
 from detector.core.reference import Reference, margins
+from detector.core.rows import Rows
 from detector.core.trail import Trail
-from detector.core.views import Rows, Views
+from detector.core.views import Views
 
 Family = Literal["content", "structure", "outputs", "protocol"]
 Clock = Literal["effective", "each", "near"]
@@ -49,10 +50,12 @@ class Sight:
         """float32 (n, k): what the model said, NaN where that is not of the reference's kind and width."""
         rows, reference = self.rows, self.reference
         width = reference.outputs.shape[1]
-        outputs = np.full((len(rows), width), np.nan, np.float32)
         fitting = [
             batch.output_kind == reference.output_kind and batch.outputs.shape[1] == width for batch in rows.batches
         ]
+        if all(fitting):
+            return rows.outputs
+        outputs = np.full((len(rows), width), np.nan, np.float32)
         own = np.array(fitting)[rows.batch]
         if own.any():
             outputs[own] = rows.outputs[own][:, :width]
@@ -65,9 +68,14 @@ class Sight:
         return rank(margins(top, self.reference.output_kind), self.reference.margins)
 
     @cached_property
+    def sizes(self) -> NDArray[np.float32]:
+        """float32 (n, d): how far each feature is from that of the nearest own earlier query."""
+        return np.abs(self.views.own.step)
+
+    @cached_property
     def changed(self) -> NDArray[np.bool_]:
         """bool (n, d): features that differ from the nearest own earlier query."""
-        return np.abs(self.views.own.step) > _CHANGE * self.reference.seen.spread
+        return self.sizes > _CHANGE * self.reference.seen.spread
 
     @cached_property
     def changes(self) -> NDArray[np.int64]:
@@ -107,8 +115,10 @@ class Measure:
 
 def rank(values: Floats, ascending: Array) -> Floats:
     """float64 (n,): the share of ``ascending`` (q,) below each value, ties half, never 0 or 1."""
+    if not len(ascending):
+        return np.full(len(values), np.nan)
     below = 2 * np.searchsorted(ascending, values, "left")
     ties = np.flatnonzero(np.append(ascending, np.nan)[below // 2] == values)
     below[ties] = below[ties] // 2 + np.searchsorted(ascending, values[ties], "right")
     shares = (below / 2 + 0.5) / (len(ascending) + 1)
-    return np.where(np.isnan(values) | (len(ascending) == 0), np.nan, shares)
+    return np.where(np.isnan(values), np.nan, shares)

@@ -17,11 +17,12 @@ from detector.core.changes import Changes, shares
 from detector.core.configuration import EngineConfig
 from detector.core.principals import Shard
 from detector.core.reference import ReferenceIndex
+from detector.core.rows import Rows
 from detector.core.segment import Numbered, Planner, Segment, rows_of_step
 from detector.core.signal import Delta, Proposal
 from detector.core.state import Record, State
 from detector.core.stream import Stream
-from detector.core.views import Rows, Views
+from detector.core.views import Views
 
 _EVICTED_SHARE = 16
 _HIGH_SCORE = 1.5
@@ -161,12 +162,12 @@ class Observing:
                 growing = proposal.growing
                 views.settle(growing, proposal.repeats)
             deltas[signal.name] = proposal.delta
-        step = self._shared_delta(rows, place, block, growing)
-        state.apply_step(rows.slots, rows.pools, step, deltas)
+        kept = np.flatnonzero(growing)
+        step = self._shared_delta(rows, place, block, kept)
+        state.apply_step(rows.slots, rows.pools, step, deltas, views.shadows_of(kept))
         return step, deltas
 
-    def _shared_delta(self, rows: Rows, place: Array, block: Array, growing: Array) -> Record:
-        kept = np.flatnonzero(growing)
+    def _shared_delta(self, rows: Rows, place: Array, block: Array, kept: Array) -> Record:
         step: Record = {
             "slots": place.astype(np.int32),
             "block": block,

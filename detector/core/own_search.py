@@ -1,26 +1,33 @@
-"""The nearest of a principal's own earlier queries, of whatever class, exactly.
+"""The nearest of a principal's own earlier queries, of the same class and of whatever class, exactly.
 
-The distance to the nearest of the same class is known when this is asked: only what is nearer than that is looked for.
-Shadows rule out nearly all, and what they leave is computed.
+Shadows name one that is likely to be the nearest of the class; its distance is a bound within which they rule out
+nearly all others, and what they leave is computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.distances import MOST_NEAR, near_in, relative_error, scan
-from detector.core.shadows import Shadow
+from detector.core.distances import MOST_NEAR, exact, near_in, relative_error, scan
+from detector.core.embedding import Placed
+from detector.core.shadows import BITS, Shadow, columns_of, signs
 from detector.core.vectors import VectorLists
 
+_LIKELY = 16
+"""So many axes say which is likely to be near."""
+_FEW_OF = 4
+"""All that is stored is multiplied at once for about what one in so many are computed one by one."""
 _NEVER = 1e38
 """More than any product, and not so much that the sum of both would overflow."""
 
 Floats = NDArray[np.float64]
+_Near = tuple[Array, Array, NDArray[np.float32], Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,88 +54,173 @@ class Candidates:
         ranks = (self.notes[best], _ranks(self.vectors[best])) if len(best) > np.isfinite(distance).sum() else ()
         order = best[np.lexsort((*ranks, self.row[best]))]
         rows = self.row[order]
-        return distance, order[np.flatnonzero(np.diff(rows, prepend=-1))]
+        first = np.ones(len(rows), np.bool_)
+        np.not_equal(rows[1:], rows[:-1], out=first[1:])
+        return distance, order[first]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """n queries, those of each principal together: from ``starts`` on, ``lengths`` of them. ``vectors`` float32 (n, d),
+    ``placed`` where the reference is, and ``labels`` int64 (n,), what the model said."""
+
+    vectors: NDArray[np.float32]
+    placed: Placed
+    labels: Array
+    starts: Array
+    lengths: Array
+
+    def run(self, at: int) -> slice:
+        """The queries of the ``at``-th principal."""
+        start = int(self.starts[at])
+        return slice(start, start + int(self.lengths[at]))
+
+    @cached_property
+    def squares(self) -> Floats:
+        """float64 (n,): of the distance to the centre of the reference."""
+        return self.placed.squares + self.placed.beside**2
+
+    @cached_property
+    def columns(self) -> NDArray[np.float32]:
+        """What their shadows will be made of, if they are stored."""
+        return columns_of(self.placed, self.labels, self.vectors.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """n queries, those of each principal together: from ``starts`` on, ``lengths`` of them. ``vectors`` float32 (n, d),
-    with their ``shades`` (``Placed.shades``) and the sums of the ``squares`` of these, float64 (n,); ``lists`` int32
-    (groups, p): where what the principal asked before is stored. ``bound`` float64 (n,): what is farther off than this
-    is not looked for."""
+class Found:
+    """Stored vectors near to queries, int64 (c,): ``row`` of the query, and ``locations``, with the ``vectors`` float32
+    (c, d) and their distances ``gap`` float64 (c,). The nearest vector of whatever class is among them; if any of the
+    query's own class is, the nearest of that is too."""
 
+    row: Array
+    locations: Array
     vectors: NDArray[np.float32]
-    shades: NDArray[np.float32]
-    squares: Floats
-    starts: Array
-    lengths: Array
-    lists: Array
-    bound: Floats
+    gap: Floats
 
 
-def own_candidates(asked: Asked, store: VectorLists, shadows: Sequence[Shadow | None]) -> tuple[Array, Array]:
-    """Row and location, int64 (c,) each, of stored vectors that may be nearest to a query within its bound: none that
-    is is left out. ``shadows`` are those of each principal."""
+def search(asked: Asked, store: VectorLists, shadows: Sequence[Shadow | None]) -> Found:
+    """What the principals' ``shadows`` find among what is in ``store``; nothing for those who have none."""
+    held = {at: own for at, own in enumerate(shadows) if own is not None}
+    products = _Products(asked, {at: (own.columns[:, : own.count], own.locations) for at, own in held.items()})
+    reached = _reached(asked, store, held, products)
+    row, locations = products.within(reached)
     owner = np.repeat(np.arange(len(shadows)), asked.lengths)
-    rows, locations = _shadowed(asked, shadows)
-    crowded = np.bincount(owner[rows], minlength=len(shadows)) > MOST_NEAR * asked.lengths
-    keep = ~crowded[owner[rows]]
-    parts = [(rows[keep], locations[keep])]
-    parts += [_multiplied(asked, at, store, shadows[at]) for at in np.flatnonzero(crowded).tolist()]
-    scanned = np.array([own is None for own in shadows])[owner] | np.isinf(asked.bound)
-    if scanned.any():
-        parts.append(_scanned(asked, store, np.flatnonzero(scanned), owner))
-    rows, locations = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return rows, locations
+    stored = np.array([0 if own is None else own.count for own in shadows])
+    crowded = np.bincount(owner[row], minlength=len(shadows)) > MOST_NEAR * asked.lengths + stored // _FEW_OF
+    keep = ~crowded[owner[row]]
+    parts = [_computed(asked, store, row[keep], locations[keep], reached)]
+    parts += [_whole(asked, store, at, held[at]) for at in np.flatnonzero(crowded).tolist()]
+    return Found(*(np.concatenate(column) for column in zip(*parts, strict=True))) if parts[1:] else Found(*parts[0])
 
 
-def _shadowed(asked: Asked, shadows: Sequence[Shadow | None]) -> tuple[Array, Array]:
-    """The same of those who have shadows. What may be near is what a product with its shadow leaves below 0."""
-    shades = _bounded(asked)
-    counts = np.array([0 if own is None else own.count for own in shadows])
-    edges = np.concatenate(([0], np.cumsum(asked.lengths * counts)))
-    product = np.empty(edges[-1], np.float32)
-    held = [(at, own) for at, own in enumerate(shadows) if own is not None]
-    for at, own in held:
-        run = slice(asked.starts[at], asked.starts[at] + asked.lengths[at])
-        into = product[edges[at] : edges[at + 1]].reshape(-1, own.count)
-        np.matmul(shades[run], own.columns[:, : own.count], out=into)
-    near = np.flatnonzero(product <= 0)
-    owner = np.searchsorted(edges, near, side="right") - 1
-    row, column = np.divmod(near - edges[owner], counts[owner])
-    locations = np.concatenate([own.locations[: own.count] for _, own in held] or [near])
-    return row + asked.starts[owner], locations[(np.cumsum(counts) - counts)[owner] + column]
+def among(asked: Asked, bound: Floats) -> tuple[Array, Array, Floats]:
+    """Later and earlier query, int64 (p,) each, and distance, of those of one principal that are no farther apart than
+    ``bound`` float64 (n,) of the later; NaN for none."""
+    groups = np.logical_or.reduceat(~np.isnan(bound), asked.starts) & (asked.lengths > 1)
+    runs = {at: asked.run(at) for at in np.flatnonzero(groups).tolist()}
+    own = {at: (asked.columns[:, run], np.arange(run.start, run.stop)) for at, run in runs.items()}
+    later, earlier = _Products(asked, own).within(bound)
+    before = earlier < later
+    later, earlier = later[before], earlier[before]
+    gap = exact(asked.vectors[later], asked.vectors[earlier])
+    use = gap <= bound[later]
+    return later[use], earlier[use], gap[use]
 
 
-def _bounded(asked: Asked) -> NDArray[np.float32]:
-    """float32 (n, k + 3): what shadows are multiplied by: shades, 1, and less what the product comes to at most without
-    it if a vector may be as near to the query as its bound. Where there is no bound nothing is."""
-    relative, least = relative_error(asked.vectors.shape[1])
-    known = np.isfinite(asked.bound)
-    bound = np.where(known, asked.bound, 0.0)
-    # Rounding may bring the square of a distance off by a share of those of both vectors: |u|^2 stands in the product.
-    limit = bound**2 - asked.squares * (1 - 2 * relative) + least
-    wide = np.ones((len(asked.shades), asked.shades.shape[1] + 2), np.float32)
-    wide[:, :-2], wide[:, -1] = asked.shades, np.where(known, -limit, _NEVER)
-    return wide
-
-
-def _multiplied(asked: Asked, at: int, store: VectorLists, shadow: Shadow | None) -> tuple[Array, Array]:
-    """The same of the ``at``-th principal, whose shadows rule out too few, by all features."""
-    assert shadow is not None
-    run = slice(asked.starts[at], asked.starts[at] + asked.lengths[at])
-    locations = shadow.locations[: shadow.count]
-    rows, column = near_in(asked.vectors[run], store.gather(locations))
-    return rows + asked.starts[at], locations[column]
-
-
-def _scanned(asked: Asked, store: VectorLists, at: Array, owner: Array) -> tuple[Array, Array]:
-    """The same of the queries ``at``, vector by vector."""
-    lists = asked.lists[owner[at]]
+def scanned(asked: Asked, store: VectorLists, at: Array, lists: Array) -> tuple[Array, Array]:
+    """Row and location, int64 (c,) each, of stored vectors that may be nearest to the queries ``at``, vector by vector
+    of their ``lists`` (n, p)."""
     sizes = np.where(lists >= 0, store.sizes[lists], 0).sum(axis=1)
     some = np.flatnonzero(sizes > 0)
     rows, locations = scan(store, asked.vectors[at[some]], lists[some], sizes[some])
     return at[some[rows]], locations
+
+
+class _Products:
+    """Queries times columns of vectors of their own principal: ``own`` has, by principal, the columns (h, m) and where
+    the vectors are, int64 (m,) at least. One buffer for all."""
+
+    def __init__(self, asked: Asked, own: dict[int, tuple[NDArray[np.float32], Array]]) -> None:
+        self._asked, self._own = asked, own
+        self._counts = np.zeros(len(asked.lengths), np.int64)
+        self._counts[list(own)] = [columns.shape[1] for columns, _ in own.values()]
+        self._edges = np.concatenate(([0], np.cumsum(asked.lengths * self._counts)))
+        self._product = np.empty(self._edges[-1], np.float32)
+
+    def of(self, at: int, wide: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
+        """float32 (n, m): ``wide``, one row for each query of the ``at``-th, times those ``rows`` of his columns."""
+        columns, _ = self._own[at]
+        into = self._product[self._edges[at] : self._edges[at + 1]].reshape(-1, columns.shape[1])
+        return np.matmul(wide[self._asked.run(at)], columns[rows], out=into)
+
+    def within(self, bound: Floats) -> tuple[Array, Array]:
+        """Query and location of all vectors that may be as near as ``bound``, NaN for none: what a product leaves at 0
+        or below."""
+        wide = _bounded(self._asked, bound)
+        for at in self._own:
+            self.of(at, wide, slice(BITS, None))
+        near = np.flatnonzero(self._product <= 0)
+        owner = np.searchsorted(self._edges, near, side="right") - 1
+        row, column = np.divmod(near - self._edges[owner], self._counts[owner])
+        before = np.cumsum(self._counts) - self._counts
+        every = np.concatenate([where[: columns.shape[1]] for columns, where in self._own.values()] or [owner])
+        return row + self._asked.starts[owner], every[before[owner] + column]
+
+
+def _reached(asked: Asked, store: VectorLists, held: dict[int, Shadow], products: _Products) -> Floats:
+    """float64 (n,): the distance to one vector that is likely the nearest of those of the query's label; NaN for who
+    has no shadows."""
+    farthest, likely = np.zeros(len(asked.labels)), np.full(len(asked.labels), -1, np.int64)
+    for at, own in held.items():
+        farthest[asked.run(at)] = own.farthest
+    wide = _labelled(asked, farthest)
+    for at, own in held.items():
+        likely[asked.run(at)] = own.locations[products.of(at, wide, slice(wide.shape[1])).argmin(axis=1)]
+    known = np.flatnonzero(likely >= 0)
+    reached = np.full(len(likely), np.nan)
+    reached[known] = exact(asked.vectors[known], store.gather(likely[known]))
+    return reached
+
+
+def _labelled(asked: Asked, farthest: Floats) -> NDArray[np.float32]:
+    """float32 (n, bits + 1 + 16): what says who is likely near, by some axes. A bit of the label that differs adds more
+    than distances could make up for; no square is larger than ``farthest`` (n,)."""
+    points = asked.placed.points[:, :_LIKELY]
+    wide = np.ones((len(points), BITS + 1 + points.shape[1]), np.float32)
+    wide[:, :BITS] = signs(asked.labels) * -(asked.squares + farthest)[:, None]
+    wide[:, BITS + 1 :] = points
+    return wide
+
+
+def _bounded(asked: Asked, bound: Floats) -> NDArray[np.float32]:
+    """float32 (n, k + 3): what says who may be as near as ``bound`` (n,): 1, the points and how far beside, and minus
+    the least that the product comes to for a vector as near as that."""
+    points = asked.placed.points
+    relative, least = relative_error(asked.vectors.shape[1])
+    # Rounding may bring the square of a distance off by a share of those of both vectors: |u|^2 stands in the product.
+    limit = bound**2 - asked.squares * (1 - 2 * relative) + least
+    wide = np.ones((len(points), points.shape[1] + 3), np.float32)
+    wide[:, 1:-2], wide[:, -2] = points, asked.placed.beside
+    wide[:, -1] = np.where(np.isnan(bound), _NEVER, np.maximum(-limit, -_NEVER))
+    return wide
+
+
+def _computed(asked: Asked, store: VectorLists, row: Array, locations: Array, reached: Floats) -> _Near:
+    """Of what may be as near as ``reached`` what is."""
+    vectors = store.gather(locations)
+    gap = exact(asked.vectors[row], vectors)
+    use = np.flatnonzero(gap <= reached[row])
+    return row[use], locations[use], vectors[use], gap[use]
+
+
+def _whole(asked: Asked, store: VectorLists, at: int, own: Shadow) -> _Near:
+    """The nearest of whatever class of the ``at``-th principal, whose shadows rule out too few, by all features."""
+    run, locations = asked.run(at), own.locations[: own.count]
+    row, column = near_in(asked.vectors[run], store.gather(locations))
+    row += run.start
+    least = np.full(len(asked.labels), np.inf)
+    np.minimum.at(least, row, exact(asked.vectors[row], store.gather(locations[column])))
+    return _computed(asked, store, row, locations[column], least)
 
 
 def _ranks(vectors: NDArray[np.float32]) -> Floats:

@@ -135,7 +135,9 @@ class ReferenceIndex:
         """
         reference, points = self.reference, placed.points.astype(np.float64)
         rows = self._few(placed)
-        along = ((self._rows[rows] - points[:, None]) ** 2).sum(axis=2)
+        apart = self._rows[rows]
+        apart -= points[:, None]
+        along = np.einsum("ijk,ijk->ij", apart, apart)
         beside = reference.beside[rows]
         distance = np.sqrt(along + beside**2 + placed.beside[:, None] ** 2)
         distance[np.sqrt(along + (beside - placed.beside[:, None]) ** 2) <= _SAME * reference.usual] = np.inf

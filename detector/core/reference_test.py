@@ -21,9 +21,9 @@ from detector.core.arrays import Array
 from detector.core.columns import Columns
 from detector.core.configuration import PradaConfig
 from detector.core.normality import CONSTANT, statistic
+from detector.core.rows import Rows
 from detector.core.signal import Delta
 from detector.core.tested import WARM_UP, Tested, carried, last_of
-from detector.core.views import Rows
 
 _EVERY = 10
 _CLASS_MINIMUM = 10

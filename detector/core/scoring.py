@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from detector.core.averages import MEMORIES, fading_sums
 from detector.core.measure import Clock, Measure
+from detector.core.rows import Grouping
 from detector.core.standards import PRIOR, Spread
-from detector.core.views import Grouping
 
 CHANGE = "change"
 CLOCKS: tuple[Clock, ...] = ("effective", "each", "near")

@@ -17,8 +17,8 @@ from detector.core.arrays import Array
 from detector.core.configuration import EngineConfig
 from detector.core.pools import LABEL_LIMIT, Pools
 from detector.core.principals import Principals, Shard
+from detector.core.rows import Grouping, Rows
 from detector.core.stream import Stream
-from detector.core.views import Grouping, Rows
 
 MOST_ROWS = 1_024
 _LABELS = 2 * (LABEL_LIMIT + 1)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
 from detector.core.arrays import Array
-from detector.core.views import Rows, Views
+from detector.core.rows import Rows
+from detector.core.views import Views
 
 Delta = Mapping[str, Array]
 """Named numeric arrays: the values of touched counters after the rows, and rows to append. A name says what it is by:

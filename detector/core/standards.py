@@ -54,7 +54,7 @@ class Spread:
     def clip(self, values: Floats) -> Floats:
         """``values`` (j, n) of single queries, the extremes brought in."""
         reach = _CLIP * np.hypot(self.between, self.within)
-        return np.clip(values, (self.mean - reach)[:, None], (self.mean + reach)[:, None])
+        return np.minimum(np.maximum(values, (self.mean - reach)[:, None]), (self.mean + reach)[:, None])
 
     def standardised(self, total: Floats, weight: Floats) -> Floats:
         """float64 (j, n): (average - mean) / sqrt(between² + within² / queries), the largest over the memories, of the
@@ -121,9 +121,9 @@ def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
 
 
 def _unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
-    some = np.flatnonzero((scores > 0).any(axis=0))  # no exemplar is below 0
+    some = np.flatnonzero(scores.max(axis=0, initial=0.0) > exemplars.min(axis=0))
     left = scores.T[some, None, :] - exemplars.T[some, :, None]
-    np.clip(left, 0.0, MOST, out=left)
+    np.minimum(np.maximum(left, 0.0, out=left), MOST, out=left)
     total = left.sum(axis=0)
     best = total.argmin(axis=0)
     return total[best, np.arange(len(scores))], best

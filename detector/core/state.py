@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.configuration import EngineConfig
@@ -66,12 +68,21 @@ class State:
         slots = shard.find((model, version, principal) for model, version, principal in keys)
         self.evict(shard, [slot for slot in slots if slot >= 0])
 
-    def apply_step(self, slots: Array, pools: Array, step: Record, deltas: Mapping[str, Delta]) -> None:
-        """Take over what one step proposed: ``step`` for the shared views, ``deltas`` by signal name."""
+    def apply_step(
+        self,
+        slots: Array,
+        pools: Array,
+        step: Record,
+        deltas: Mapping[str, Delta],
+        shadows: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Take over what one step proposed: ``step`` for the shared views, with the columns of the ``shadows`` of its
+        vectors if they are known, and ``deltas`` by signal name."""
         self.history.turn(slots, step["block"])
         block = step["block"][step["pool_slot"]]
         pool = step["row_pool"]
-        self.history.append(_history_rows(pools[pool], block[pool], step["row_vector"], step.get("row_note")))
+        rows = _history_rows(pools[pool], block[pool], step["row_vector"], step.get("row_note"))
+        self.history.append(replace(rows, columns=shadows))
         for signal in self.signals:
             if signal.name in deltas:
                 signal.apply(slots, pools, deltas[signal.name])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
 from detector.core.arrays import Array
-from detector.core.views import Grouping
+from detector.core.rows import Grouping
 
 WARM_UP = 100
 """No test before more than this many distances are left after outlier rejection."""

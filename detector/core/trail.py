@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.core.rows import Grouping, Rows
 from detector.core.tested import last_of
-from detector.core.views import Grouping, Rows
 
 _AXES = 16
 _REQUESTED = 2
@@ -45,13 +46,15 @@ def follow(rows: Rows, points: Points, before: Points) -> tuple[Trail, Points]:
     columns = np.concatenate((step, step_before, now[:, _AXES:], last[:, _AXES:]), axis=1)
     ended, stepped = last_of(grouping, now), last_of(grouping, step)
     after = np.concatenate((ended[:, :_AXES], stepped, ended[:, _AXES:]), axis=1)
-    edges = (_AXES, 2 * _AXES, 2 * _AXES + _REQUESTED)
-    return Trail(*np.split(_scattered(grouping, columns), edges, axis=1)), after
+    columns = _scattered(grouping, columns)
+    edges = pairwise((0, _AXES, 2 * _AXES, 2 * _AXES + _REQUESTED, columns.shape[1]))
+    return Trail(*(columns[:, start:end] for start, end in edges)), after
 
 
 def _shifted(rows: Points, grouping: Grouping, before: Points) -> Points:
     """Each row's predecessor within its group."""
-    shifted = np.roll(rows, 1, axis=0)
+    shifted = np.empty_like(rows)
+    shifted[1:] = rows[:-1]
     shifted[grouping.starts] = before
     return shifted
 

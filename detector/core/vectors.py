@@ -95,6 +95,15 @@ class VectorLists:
             assert notes is not None
             self._notes.append(lists, notes[:, None])
 
+    def next_locations(self, lists: Array) -> Array:
+        """int64 (n,): where vectors will be that are appended to ``lists`` (n,)."""
+        order = np.argsort(lists, kind="stable")
+        ordered = lists[order]
+        offset = np.empty(len(lists), np.int64)
+        offset[order] = np.arange(len(lists)) - np.searchsorted(ordered, ordered)
+        locations: Array = (lists.astype(np.int64) << OFFSET_BITS) | (offset + self.sizes[lists])
+        return locations
+
     def nearest(self, queries: NDArray[np.float32], lists: Array) -> tuple[Array, Array]:
         """For each query, over the lists in its row of ``lists`` (n, p; -1 for none): float32 (n, 4) squared
         distances as FAISS rounds them, ascending, and int64 (n, 4) locations, -1 where there are no more."""
@@ -158,15 +167,10 @@ class VectorLists:
 
     def locations(self, lists: Array) -> tuple[Array, Array]:
         """Every vector of ``lists``: (location int64, position in ``lists`` int64)."""
-        owner = np.repeat(np.arange(len(lists)), self.sizes[lists])
-        return self.locations_from(lists, np.zeros(len(lists), np.int64)), owner
-
-    def locations_from(self, lists: Array, first: Array) -> Array:
-        """int64: the locations of the vectors of ``lists`` (n,), in order, each from its ``first`` on."""
-        count = self.sizes[lists] - first
-        offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
+        count = self.sizes[lists]
+        offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         locations: Array = np.repeat(lists.astype(np.int64) << OFFSET_BITS, count) | offset
-        return locations
+        return locations, np.repeat(np.arange(len(lists)), count)
 
     def _forget(self, lists: Array) -> None:
         self.sizes[lists] = 0

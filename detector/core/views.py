@@ -4,113 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.queries import QueryBatch
 from detector.core.arrays import Array
 from detector.core.distances import earlier_pairs, exact, nearest_stored
 from detector.core.embedding import Placed
 from detector.core.history import History
-from detector.core.own_search import Asked, Candidates, own_candidates
+from detector.core.own_search import Asked, Candidates, Found, among, scanned, search
 from detector.core.reference import Neighbours, Reference, ReferenceIndex
+from detector.core.rows import Rows
+from detector.core.shadows import Shadow
+from detector.core.vectors import OFFSET_BITS
 
-
-@dataclass(frozen=True, slots=True)
-class Grouping:
-    """Rows sorted by group, in stream order within each: ``order`` int64 (n,) of row numbers, then for each
-    group its ``starts`` and ``lengths`` in that order."""
-
-    order: Array
-    starts: Array
-    lengths: Array
-
-    @classmethod
-    def of(cls, group: Array, count: int) -> Grouping:
-        lengths = np.bincount(group, minlength=count)
-        return cls(np.argsort(group, kind="stable"), np.cumsum(lengths) - lengths, lengths)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Queries of one model version and dimension, in stream order, each principal within one history block.
-
-    ``slots`` and ``pools`` int64: those that occur; ``slot`` and ``pool`` int64 (n,) are positions in them.
-    ``pool_slot`` gives the position of each pool's slot, ``pool_label`` its class. ``index`` int64 (n,): the
-    query's number within its principal. ``features`` float32 (n, d). ``outputs`` float32 (n, k), what the model
-    said, NaN to the right where a record had fewer.
-    """
-
-    model: str
-    model_version: str
-    slots: Array
-    pools: Array
-    slot: Array
-    pool: Array
-    pool_slot: Array
-    pool_label: Array
-    index: Array
-    features: NDArray[np.float32]
-    batches: tuple[QueryBatch, ...]
-    batch: Array
-    batch_row: Array
-
-    def __len__(self) -> int:
-        return len(self.slot)
-
-    @cached_property
-    def by_slot(self) -> Grouping:
-        return Grouping.of(self.slot, len(self.slots))
-
-    @cached_property
-    def by_pool(self) -> Grouping:
-        return Grouping.of(self.pool, len(self.pools))
-
-    @cached_property
-    def outputs(self) -> NDArray[np.float32]:
-        widest = max(batch.outputs.shape[1] for batch in self.batches)
-        outputs = np.full((len(self), widest), np.nan, np.float32)
-        for at, rows in self._sources:
-            values = self.batches[at].outputs
-            outputs[rows, : values.shape[1]] = values[self.batch_row[rows]]
-        return outputs
-
-    @cached_property
-    def top(self) -> NDArray[np.float32]:
-        """float32 (n, 2): the two largest outputs, ascending; NaN where there are no two."""
-        top = np.full((len(self), 2), np.nan, np.float32)
-        for at, rows in self._sources:
-            outputs = self.batches[at].outputs[self.batch_row[rows]]
-            if outputs.shape[1] > 2:
-                outputs = np.partition(outputs, -2, axis=1)[:, -2:]
-            top[rows, 2 - outputs.shape[1] :] = np.sort(outputs, axis=1)
-        return top
-
-    @cached_property
-    def said(self) -> NDArray[np.float32]:
-        """float32 (n,): what the model said in one number: the largest probability, 1 for a label, or the score."""
-        said = self.top[:, 1].copy()
-        for at, rows in self._sources:
-            if self.batches[at].output_kind == "label":
-                said[rows] = 1.0
-        return said
-
-    def column(self, name: str, fill: Any) -> Array:
-        """An optional column of the queries (``hardness``, ``leaf``...), ``fill`` where it was not logged."""
-        like = [getattr(batch, name) for batch in self.batches if getattr(batch, name) is not None]
-        shape, dtype = (like[0].shape[1:], like[0].dtype) if like else ((), np.asarray(fill).dtype)
-        column = np.full((len(self), *shape), fill, dtype)
-        for at, rows in self._sources:
-            values = getattr(self.batches[at], name)
-            if values is not None:
-                column[rows] = values[self.batch_row[rows]]
-        return column
-
-    @cached_property
-    def _sources(self) -> list[tuple[int, Array]]:
-        return [(at, np.flatnonzero(self.batch == at)) for at in np.unique(self.batch).tolist()]
+Pairs = tuple[Array, Array, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +82,22 @@ class Views:
     def growing(self) -> GrowingNeighbours:
         """Neighbours in the growing set of the row's own pool, for the signal that decides who joins it."""
         rows, grouping = self._rows, self._rows.by_pool
-        lists = self._history.lists(rows.pools)[rows.pool[grouping.order]]
-        queries = rows.features[grouping.order]
-        stored = nearest_stored(self._history.store(queries.shape[1]), queries, lists)
-        return GrowingNeighbours(stored, *earlier_pairs(queries, grouping.starts, grouping.lengths, stored))
+        queries, stored = rows.features[grouping.order], self._alike[grouping.order]
+        if not self.has_reference:
+            return GrowingNeighbours(stored, *earlier_pairs(queries, grouping.starts, grouping.lengths, stored))
+        # Who has none of the class before is near to all of the step.
+        pairs, first = self._alike_pairs(), np.isinf(stored[grouping.starts])
+        if first.any():
+            fresh = earlier_pairs(queries, grouping.starts[first], grouping.lengths[first], stored)
+            pairs = _joined(pairs, fresh)
+        return GrowingNeighbours(stored, *pairs)
 
     @cached_property
     def own(self) -> OwnNeighbours:
         """The nearest of the principal's earlier queries that are in a growing set, of whatever class; for signals
         after the one that owns the growing set, and only for rows that have a reference."""
-        rows, grouping = self._rows, self._rows.by_slot
-        order = grouping.order
-        candidates = self._stored(order).joined(self._asked_before(order))
+        rows, order = self._rows, self._rows.by_slot.order
+        candidates = self._stored().joined(self._asked_before())
         distance, nearest = candidates.nearest(len(rows))
         row = order[candidates.row[nearest]]
         step, said = rows.features.copy(), np.full(len(rows), np.nan, np.float32)
@@ -194,34 +106,91 @@ class Views:
         return OwnNeighbours(_scatter(order, distance), step, said)
 
     @cached_property
-    def _by_slot(self) -> NDArray[np.float32]:
-        return self._rows.features[self._rows.by_slot.order]
+    def _alike(self) -> NDArray[np.float64]:
+        """float64 (n,): the distance of each row to the nearest vector of its pool from before the step, inf if there
+        is none."""
+        rows, order = self._rows, self._rows.by_pool.order
+        nearest = np.full(len(rows), np.inf)
+        lists = self._history.lists(rows.pools)[rows.pool]
+        if self.has_reference:
+            found, row = self._found, rows.by_slot.order[self._found.row]
+            alike = (lists[row] == (found.locations >> OFFSET_BITS)[:, None]).any(axis=1)
+            np.minimum.at(nearest, row[alike], found.gap[alike])
+        left = order[np.isinf(nearest[order])]
+        if len(left):
+            store = self._history.store(rows.features.shape[1])
+            nearest[left] = nearest_stored(store, rows.features[left], lists[left])
+        return nearest
 
     @cached_property
-    def _shades(self) -> NDArray[np.float32]:
-        return self.placed.shades()[self._rows.by_slot.order]
+    def _shadows(self) -> tuple[list[Shadow | None], Array]:
+        return self._history.shadows(self._rows.slots, self.reference.embedding)
 
-    def _stored(self, order: Array) -> Candidates:
-        """Vectors of earlier steps that may be nearest, to rows in ``order``."""
-        rows, grouping, dimension = self._rows, self._rows.by_slot, self._rows.features.shape[1]
-        store, lists = self._history.store(dimension), self._history.all_lists(rows.slots)
-        shadows = self._history.shadows(dimension).of(rows.slots, lists, self.reference.embedding)
-        squares = (self.placed.squares + self.placed.beside**2)[order]
-        runs = (grouping.starts, grouping.lengths)
-        asked = Asked(self._by_slot, self._shades, squares, *runs, lists, self.grown[order])
-        row, locations = own_candidates(asked, store, shadows)
-        found = store.gather(locations)
-        return Candidates(row, found, exact(self._by_slot[row], found), store.notes(locations))
-
-    def _asked_before(self, order: Array) -> Candidates:
-        """Rows of this step that may be nearest to later ones of it, in ``order``."""
+    @cached_property
+    def _asked(self) -> Asked:
         rows, grouping = self._rows, self._rows.by_slot
-        vectors = self._by_slot
-        bound = np.nextafter(self.grown[order], np.inf)  # another may be just as near
-        later, earlier, gap = earlier_pairs(vectors, grouping.starts, grouping.lengths, bound, self._shades)
+        order = grouping.order
+        labels = rows.pool_label[rows.pool[order]]
+        return Asked(rows.features[order], self.placed.at(order), labels, grouping.starts, grouping.lengths)
+
+    def shadows_of(self, kept: Array) -> NDArray[np.float32] | None:
+        """float32 (h, m): the columns of the shadows (``Shadow``) of the rows ``kept`` int64 (m,); None where there is
+        no reference."""
+        if not self.has_reference:
+            return None
+        return self._asked.columns[:, _scatter(self._rows.by_slot.order, np.arange(len(self._rows)))[kept]]
+
+    @cached_property
+    def _found(self) -> Found:
+        """Stored vectors near to rows, in the order of ``Rows.by_slot``."""
+        return search(self._asked, self._history.store(self._rows.features.shape[1]), self._shadows[0])
+
+    def _stored(self) -> Candidates:
+        """Vectors of earlier steps that may be nearest, in the order of ``Rows.by_slot``."""
+        found, asked, lists = self._found, self._asked, self._shadows[1]
+        store = self._history.store(asked.vectors.shape[1])
+        near = Candidates(found.row, found.vectors, found.gap, store.notes(found.locations))
+        without = (lists >= 0).any(axis=1)
+        if not without.any():
+            return near
+        few = np.flatnonzero(np.repeat(without, asked.lengths))
+        row, locations = scanned(asked, store, few, lists[self._rows.slot[self._rows.by_slot.order[few]]])
+        vectors = store.gather(locations)
+        return near.joined(Candidates(row, vectors, exact(asked.vectors[row], vectors), store.notes(locations)))
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        """Later and earlier row, in the order of ``Rows.by_slot``, and distance of those rows of one principal that are
+        no farther apart than the later is from its pool's vectors of before the step; of no row that has none."""
+        return self._near_pairs(np.where(self._first, np.nan, self._alike))
+
+    @property
+    def _first(self) -> NDArray[np.bool_]:
+        """bool (n,): rows in whose pool there was nothing before the step."""
+        return np.isinf(self._alike)
+
+    def _near_pairs(self, bound: NDArray[np.float64]) -> Pairs:
+        """The same of those that are no farther apart than ``bound`` (n,) of the later, NaN for none."""
+        return among(self._asked, bound[self._rows.by_slot.order])
+
+    def _alike_pairs(self) -> Pairs:
+        """Those of ``_pairs`` that are of one pool, in the order of ``Rows.by_pool``."""
+        rows, order = self._rows, self._rows.by_slot.order
+        later, earlier, gap = self._pairs
+        pool = rows.pool[order]
+        use = pool[later] == pool[earlier]
+        place = _scatter(rows.by_pool.order, np.arange(len(rows)))[order]
+        return place[later[use]], place[earlier[use]], gap[use]
+
+    def _asked_before(self) -> Candidates:
+        """Rows of this step that may be nearest to later ones of it, in the order of ``Rows.by_slot``."""
+        rows, order = self._rows, self._rows.by_slot.order
+        later, earlier, gap = self._pairs
+        if self._first.any():
+            later, earlier, gap = _joined(self._pairs, self._near_pairs(np.where(self._first, self.grown, np.nan)))
         use = self._growing_rows[order][earlier]
         earlier = earlier[use]
-        return Candidates(later[use], vectors[earlier], gap[use], rows.said[order][earlier])
+        return Candidates(later[use], self._asked.vectors[earlier], gap[use], rows.said[order][earlier])
 
     @cached_property
     def placed(self) -> Placed:
@@ -243,6 +212,11 @@ class Views:
     def reference(self) -> Reference:
         assert self._reference is not None
         return self._reference.reference
+
+
+def _joined(pairs: Pairs, more: Pairs) -> Pairs:
+    later, earlier, distance = (np.concatenate(column) for column in zip(pairs, more, strict=True))
+    return later, earlier, distance
 
 
 def _scatter(order: Array, values: Array) -> Array:

@@ -24,9 +24,9 @@ from detector.core.columns import Columns
 from detector.core.configuration import PradaConfig
 from detector.core.normality import CONSTANT, rejected_statistics
 from detector.core.rings import Rings
+from detector.core.rows import Grouping, Rows
 from detector.core.signal import Delta
 from detector.core.tested import WARM_UP, Tested, carried, ordinals
-from detector.core.views import Grouping, Rows
 
 _COLUMNS = ("distances", "inside", "repeats", "w", "below", "constant")
 

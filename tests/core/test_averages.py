@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from detector.core.arrays import Array
 from detector.core.averages import MEMORIES, fading_sums
-from detector.core.views import Grouping
+from detector.core.rows import Grouping
 
 COLUMNS = 5
 CLOCKS = 2

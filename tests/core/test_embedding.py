@@ -52,7 +52,6 @@ def test_a_place_loses_nothing_of_the_distance_to_the_centre(dimension: int) -> 
     whole = ((asked - embedding.centre) ** 2).sum(axis=1)
     np.testing.assert_allclose((placed.points.astype(float) ** 2).sum(axis=1), placed.squares, rtol=1e-5)
     np.testing.assert_allclose(placed.squares + placed.beside**2, whole, rtol=1e-5)
-    np.testing.assert_array_equal(placed.shades(), np.column_stack((placed.points, placed.beside.astype(np.float32))))
     assert (placed.beside > 1.0).all() == (dimension > AXES)
 
 
@@ -113,17 +112,12 @@ def test_rows_all_alike_are_no_obstacle(count: int) -> None:
     assert np.isfinite(said).all() and said[1] > said[0]
 
 
-@pytest.mark.parametrize("dimension", [6, 90])
-def test_shadows_are_the_places_in_single_precision(dimension: int) -> None:
-    rows = _rows(200, dimension)
-    embedding, asked = Embedding.fit(rows), _rows(50, dimension, seed=5)
-    placed, columns = embedding.place(asked), embedding.shadows(asked)
-    far = float(np.linalg.norm(asked - embedding.centre, axis=1).max())
-    assert columns.dtype == np.float32 and columns.shape == (min(AXES, dimension) + 2, 50)
-    np.testing.assert_allclose(columns[:-2].T, placed.points, atol=1e-5 * far)
-    np.testing.assert_allclose(columns[-2], placed.beside, atol=1e-2 * far)
-    whole = ((asked - embedding.centre) ** 2).sum(axis=1)
-    np.testing.assert_allclose(columns[-1], whole, rtol=1e-5)
+def test_chosen_rows_keep_their_places() -> None:
+    embedding, rows = Embedding.fit(_rows(60, 40)), _rows(9, 40, seed=4)
+    some = np.array([7, 0, 3])
+    placed, chosen = embedding.place(rows), embedding.place(rows).at(some)
+    for name in ("points", "beside", "squares", "unusual"):
+        np.testing.assert_array_equal(getattr(chosen, name), getattr(placed, name)[some])
 
 
 def test_its_record_brings_it_back() -> None:

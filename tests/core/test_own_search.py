@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detector.core import shadows
+from detector.core import own_search
 from detector.core.arrays import Array
 from detector.core.distances import exact
 from detector.core.embedding import Embedding
-from detector.core.own_search import Asked, Candidates, own_candidates
-from detector.core.shadows import Shadows
+from detector.core.own_search import Asked, Candidates, Found, among, scanned, search
+from detector.core.shadows import Shadow, Shadows
 from detector.core.vectors import VectorLists
 
 Vectors = NDArray[np.float32]
@@ -23,40 +24,75 @@ Vectors = NDArray[np.float32]
 
 @dataclass
 class Stored:
-    """What some principals asked before: ``vectors`` of each, in several lists, with notes."""
+    """What some principals asked before: ``vectors`` of each with ``labels``, in several lists, with notes; and the
+    shadows of those who have at least ``many``."""
 
     vectors: list[Vectors]
-    notes: list[Vectors]
+    labels: list[Array]
     store: VectorLists
     lists: NDArray[np.int32]
     embedding: Embedding
-    shadows: Shadows
+    shadows: list[Shadow | None]
+    label_at: dict[int, int]
 
     @classmethod
-    def of(cls, vectors: list[Vectors], generator: np.random.Generator) -> Stored:
+    def of(
+        cls,
+        vectors: list[Vectors],
+        generator: np.random.Generator,
+        many: int = 30,
+        classes: int = 4,
+        spread: float | NDArray[np.float64] = 1.0,
+        label_of: Callable[[Array], Array] = np.asarray,
+    ) -> Stored:
         dimension = vectors[0].shape[1]
         store = VectorLists(dimension, noted=True)
         lists = store.allocate(3 * len(vectors)).reshape(-1, 3)
-        notes = [generator.random(len(own), dtype=np.float32) for own in vectors]
-        for own, said, numbers in zip(vectors, notes, lists, strict=True):
-            store.append(generator.choice(numbers, len(own)), own, said)
-        reference = generator.standard_normal((60, dimension)).astype(np.float32)
-        return cls(vectors, notes, store, lists, Embedding.fit(reference), Shadows(store))
+        embedding = Embedding.fit((generator.standard_normal((60, dimension)) * spread).astype(np.float32))
+        labels = [label_of(generator.integers(0, classes, len(own))) for own in vectors]
+        label_at: dict[int, int] = {}
+        made = Shadows(embedding)
+        for at, (own, said) in enumerate(zip(vectors, labels, strict=True)):
+            chosen = generator.choice(lists[at], len(own))
+            locations = store.next_locations(chosen)
+            store.append(chosen, own, generator.random(len(own), dtype=np.float32))
+            label_at |= dict(zip(locations.tolist(), said.tolist(), strict=True))
+            if len(own) >= many:
+                made.make(at, made.columns(said, own), locations)
+        return cls(vectors, labels, store, lists, embedding, made.of(np.arange(len(vectors))), label_at)
 
-    def nearest(self, queries: Vectors, lengths: Array, bound: Array) -> tuple[Array, Vectors, Array]:
-        """Distance, vector and note of the nearest to each of ``queries``; inf where none is within ``bound``."""
-        lengths = np.asarray(lengths)
-        shades = self.shadows.of(np.arange(len(lengths)), self.lists, self.embedding)
-        placed = self.embedding.place(queries)
-        squares = placed.squares + placed.beside**2
-        asked = Asked(queries, placed.shades(), squares, np.cumsum(lengths) - lengths, lengths, self.lists, bound)
-        row, locations = own_candidates(asked, self.store, shades)
-        found = self.store.gather(locations)
-        candidates = Candidates(row, found, exact(queries[row], found), self.store.notes(locations))
-        distance, at = candidates.nearest(len(queries))
-        vectors, notes = np.zeros_like(queries), np.full(len(queries), np.nan)
-        vectors[candidates.row[at]], notes[candidates.row[at]] = candidates.vectors[at], candidates.notes[at]
-        return distance, vectors, notes
+    def asked(self, queries: Vectors, lengths: Array, labels: Array) -> Asked:
+        return Asked(queries, self.embedding.place(queries), labels, np.cumsum(lengths) - lengths, lengths)
+
+    def near(self, asked: Asked) -> tuple[Found, Candidates]:
+        """What shadows find; and that with what is found where there are none."""
+        found = search(asked, self.store, self.shadows)
+        owner = np.repeat(np.arange(len(asked.lengths)), asked.lengths)
+        few = np.flatnonzero(np.array([own is None for own in self.shadows])[owner])
+        row, locations = scanned(asked, self.store, few, self.lists[owner[few]])
+        vectors = self.store.gather(locations)
+        others = Candidates(row, vectors, exact(asked.vectors[row], vectors), self.store.notes(locations))
+        return found, Candidates(found.row, found.vectors, found.gap, self.store.notes(found.locations)).joined(others)
+
+    def check(self, asked: Asked) -> Found:
+        """All that is found is what a plain search finds."""
+        found, candidates = self.near(asked)
+        distance, at = candidates.nearest(len(asked.vectors))
+        notes = np.full(len(distance), np.nan)
+        notes[candidates.row[at]] = candidates.notes[at]
+        owner = np.repeat(np.arange(len(asked.lengths)), asked.lengths)
+        said = np.array([self.label_at[where] for where in found.locations.tolist()], np.int64)
+        alike = said == asked.labels[found.row]
+        for row, query in enumerate(asked.vectors):
+            own, labels = self.vectors[owner[row]], self.labels[owner[row]]
+            gaps = _plain(query, own)
+            assert distance[row] == gaps.min(initial=np.inf)
+            assert np.isnan(notes[row]) == np.isinf(distance[row])
+            mine = found.gap[alike & (found.row == row)]
+            assert not len(mine) or mine.min() == gaps[labels == asked.labels[row]].min()
+        np.testing.assert_array_equal(found.gap, exact(asked.vectors[found.row], found.vectors))
+        np.testing.assert_array_equal(found.vectors, self.store.gather(found.locations))
+        return found
 
 
 def _plain(query: Vectors, own: Vectors) -> NDArray[np.float64]:
@@ -80,51 +116,83 @@ def _asked(stored: list[Vectors], generator: np.random.Generator, scale: float) 
     counts=st.lists(st.sampled_from([0, 1, 40, 900]), min_size=1, max_size=3),
     dimension=st.sampled_from([3, 24, 70]),
     scale=st.sampled_from([1.0, 1e-12, 1e15]),
+    classes=st.sampled_from([1, 5, 700]),
 )
-def test_it_is_that_of_a_plain_search(seed: int, counts: list[int], dimension: int, scale: float) -> None:
+def test_it_is_that_of_a_plain_search(seed: int, counts: list[int], dimension: int, scale: float, classes: int) -> None:
     generator = np.random.default_rng(seed)
     stored = [(scale * generator.standard_normal((count, dimension))).astype(np.float32) for count in counts]
     queries, lengths = _asked(stored, generator, scale)
-    all_gaps = [
-        _plain(query, stored[at]) for query, at in zip(queries, np.repeat(range(len(lengths)), lengths), strict=True)
-    ]
-    least = np.array([gaps.min(initial=np.inf) for gaps in all_gaps])
-    bound = np.where(generator.random(len(least)) < 0.5, np.inf, least * generator.choice([1, 1.5], len(least)))
-    distance, vectors, notes = Stored.of(stored, generator).nearest(queries, lengths, bound)
-    np.testing.assert_array_equal(distance, least)
-    known = np.isfinite(least)
-    np.testing.assert_array_equal(exact(queries[known], vectors[known]), least[known])
-    np.testing.assert_array_equal(np.isnan(notes), ~known)
+    place = Stored.of(stored, generator, classes=classes)
+    place.check(place.asked(queries, lengths, generator.integers(0, classes + 1, len(queries))))
 
 
 @pytest.mark.parametrize("centre", [0.0, 1000.0])
-@pytest.mark.parametrize(("most", "least"), [(0, 1 << 14), (1 << 26, 0), (1 << 26, 1 << 14)])
-def test_shadows_or_none_it_is_the_same(most: int, least: int, centre: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does it matter that all lies far from the reference, where single precision tells little apart."""
-    monkeypatch.setattr(shadows, "MOST_BYTES", most)
-    monkeypatch.setattr(shadows, "_LEAST_ELEMENTS", least)
+@pytest.mark.parametrize("near", [0, 8])
+@pytest.mark.parametrize("many", [0, 100, 1000])
+def test_shadows_or_none_it_is_the_same(many: int, near: int, centre: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it matter that all lies far from the reference, where single precision tells little apart, or that what
+    is near is always looked for among all."""
+    monkeypatch.setattr(own_search, "MOST_NEAR", near)
+    monkeypatch.setattr(own_search, "_FEW_OF", 4 if near else 1 << 40)
     generator = np.random.default_rng(3)
     stored = [(centre + generator.standard_normal((count, 40))).astype(np.float32) for count in (700, 30)]
     queries, lengths = _asked(stored, generator, 1.0)
-    whose = np.repeat(range(2), lengths)
-    wanted = [_plain(query, stored[at]) for query, at in zip(queries, whose, strict=True)]
-    place = Stored.of(stored, generator)
-    bound = np.where(np.arange(len(queries)) % 3 == 0, np.inf, [gaps.min() for gaps in wanted])
-    for _ in range(2):
-        distance, vectors, _ = place.nearest(queries, lengths, bound)
-        np.testing.assert_array_equal(distance, [gaps.min() for gaps in wanted])
-        nearest = [stored[at][gaps.argmin()] for at, gaps in zip(whose, wanted, strict=True)]
-        np.testing.assert_array_equal(vectors, nearest)
+    place = Stored.of(stored, generator, many)
+    place.check(place.asked(queries, lengths, generator.integers(0, 4, len(queries))))
 
 
-def test_of_what_is_beyond_the_bound_nothing_is_said() -> None:
-    generator = np.random.default_rng(4)
-    stored = generator.standard_normal((600, 40)).astype(np.float32)
-    queries = generator.standard_normal((20, 40)).astype(np.float32)
-    least = np.array([_plain(query, stored).min() for query in queries])
-    distance, _, _ = Stored.of([stored], generator).nearest(queries, np.array([20]), 0.5 * least)
-    assert np.isinf(distance).sum() > 10
-    np.testing.assert_array_equal(distance[np.isfinite(distance)], least[np.isfinite(distance)])
+def test_shadows_mostly_find_the_own_class_too() -> None:
+    """Though the nearest of another class is nearer: that is what their bits are for."""
+    generator = np.random.default_rng(8)
+    spread = np.repeat((1.0, 0.01), (5, 35))
+    stored, queries = ((generator.standard_normal((n, 40)) * spread).astype(np.float32) for n in (900, 64))
+    place = Stored.of([stored], generator, classes=10, spread=spread)
+    asked = place.asked(queries, np.array([64]), generator.integers(0, 10, 64))
+    found = place.check(asked)
+    said = np.array([place.label_at[where] for where in found.locations.tolist()])
+    alike = np.bincount(found.row[said == asked.labels[found.row]], minlength=64)
+    assert (alike > 0).all()
+    assert len(found.row) < 64 * 40  # and few others
+
+
+def test_nothing_is_said_of_a_class_whose_nearest_may_be_farther() -> None:
+    """One of the query's class has the very shadow of the query and is far off, another is near, but beyond the one of
+    another class, whose label has the same bits."""
+    vectors = np.zeros((3, 70), np.float32)
+    query = np.zeros((1, 70), np.float32)
+    query[0, 40], vectors[0, 40], vectors[1, 41], vectors[2, (0, 40)] = 10, 9.5, 10, (1, 10)
+    spread = np.repeat((1.0, 0.001), (32, 38))
+    labels = iter([np.array([1, 257, 257])])
+    place = Stored.of([vectors], np.random.default_rng(2), 1, spread=spread, label_of=lambda _: next(labels))
+    found = place.check(place.asked(query, np.array([1]), np.array([257])))
+    np.testing.assert_allclose(found.gap, [0.5])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    dimension=st.sampled_from([3, 70]),
+    scale=st.sampled_from([1.0, 1e-12, 1e15]),
+)
+def test_pairs_within_a_step_are_those_of_a_loop(seed: int, lengths: list[int], dimension: int, scale: float) -> None:
+    generator = np.random.default_rng(seed)
+    count = sum(lengths)
+    rows = (scale * generator.standard_normal((count, dimension))).astype(np.float32)
+    rows[generator.random(count) < 0.3] = rows[0]
+    place = Stored.of([rows], generator)
+    asked = place.asked(rows, np.array(lengths), np.zeros(count, np.int64))
+    typical = scale * np.sqrt(2 * dimension)
+    bound = generator.choice([np.nan, np.inf, 0.0, 0.8 * typical, typical], count)
+    found = sorted(zip(*(column.tolist() for column in among(asked, bound)), strict=True))
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    wanted = [
+        (later, earlier, float(gap))
+        for later in range(count)
+        for earlier, gap in enumerate(_plain(rows[later], rows[:later]).tolist())
+        if owner[earlier] == owner[later] and gap <= bound[later]
+    ]
+    assert found == wanted
 
 
 def _crowded(generator: np.random.Generator, count: int) -> Vectors:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from detector.core.rows import Grouping
 from detector.core.scoring import CLOCKS, Scoring, width
 from detector.core.signals import MEASURES
 from detector.core.standards import Spread
-from detector.core.views import Grouping
 
 CONTENT = [name for name, own in MEASURES.items() if own.family == "content"]
 NAMES = list(MEASURES)

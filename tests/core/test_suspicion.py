@@ -20,13 +20,13 @@ from detector.core.batch import MicroBatch, Observation, PrincipalKey, Sections
 from detector.core.engine import Engine, EngineConfig, Limits, observe_together
 from detector.core.measure import Measure
 from detector.core.profile import Profile
+from detector.core.rows import Grouping, Rows
 from detector.core.scoring import CLOCKS
 from detector.core.signal import Delta, Signal
 from detector.core.signals import MEASURES, SIGNALS, WEIGHED
 from detector.core.signals.suspicion import Listener, Suspicion
 from detector.core.standards import Spread, Standards
 from detector.core.trail import WIDTH
-from detector.core.views import Grouping, Rows
 from tests.core.measure_oracle import Judge
 from tests.core.profiles import COLUMNS, reference, standards
 from tests.core.streams import KINDS, Features, Seen, batch, joined, linear_outputs, observe, random, rows_between

@@ -11,9 +11,10 @@ from detector.contracts.findings import Evidence
 from detector.core.arrays import Array
 from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
+from detector.core.rows import Rows
 from detector.core.signal import Delta, Proposal
 from detector.core.tested import carried, last_of
-from detector.core.views import Rows, Views
+from detector.core.views import Views
 
 FAR = 1e6
 ALARM_AT = 40.0

@@ -15,11 +15,11 @@ from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from detector.core.profile import Profile
+from detector.core.rows import Grouping, Rows
 from detector.core.scoring import CHANGE, Scoring, clock_of, width
 from detector.core.signals import MEASURES, SIGNALS, WEIGHED
 from detector.core.signals.suspicion import Suspicion
 from detector.core.standards import Spread, Standards
-from detector.core.views import Grouping, Rows
 
 COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 """The columns of standards, in order."""

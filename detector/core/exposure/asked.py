@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.views import Rows
+from detector.core.rows import Rows
 
 
 def sent(rows: Rows, columns: Array | None = None) -> NDArray[np.float32]:

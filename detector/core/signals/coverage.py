@@ -22,10 +22,11 @@ from detector.core.exposure.bitmaps import BYTES, CELLS, is_set, visit, visited
 from detector.core.exposure.meters import metered, one_tag, silent
 from detector.core.owner_model.tree import Tree
 from detector.core.profile import Profile
+from detector.core.rows import Rows
 from detector.core.signal import Delta, Proposal
 from detector.core.tested import last_of
 from detector.core.validation import Validation
-from detector.core.views import Rows, Views
+from detector.core.views import Views
 
 NOWHERE = -1
 """The cell of a query that reaches none that counts."""

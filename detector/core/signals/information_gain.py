@@ -23,10 +23,11 @@ from detector.core.exposure.levels import Sketches
 from detector.core.exposure.meters import metered, one_tag, silent
 from detector.core.exposure.sample import EMPTY, NOTHING, PAIR, PLACES, hashed, least, place
 from detector.core.rings import Rings
+from detector.core.rows import Rows
 from detector.core.signal import Delta, Proposal
 from detector.core.tested import carried, last_of
 from detector.core.validation import Validation
-from detector.core.views import Rows, Views
+from detector.core.views import Views
 
 Pairs = NDArray[Any]
 """Of dtype ``PAIR``."""

@@ -30,9 +30,10 @@ from detector.core.exposure.asked import missing, sent
 from detector.core.owner_model.margins import Close, Margins
 from detector.core.profile import Profile
 from detector.core.rings import Rings
+from detector.core.rows import Grouping, Rows
 from detector.core.signal import Delta, Proposal
 from detector.core.tested import last_of
-from detector.core.views import Grouping, Rows, Views
+from detector.core.views import Views
 
 BLOCKED_AT = 0.3
 LEAST_IN_LEAF = 5
@@ -48,6 +49,9 @@ _NAT = 1 << 20
 _BOUND = round(_NAT * log((1 - _MISSED) / _FALSE))
 
 _COUNTERS = ("queries", "inside", "shares", "cusum")
+_FIGURES = ("all_leaves", "pooled", "cusum", "score")
+
+Floats = NDArray[np.float64]
 
 
 class Margin:
@@ -57,7 +61,7 @@ class Margin:
     name: ClassVar[str] = "margin"
     version: ClassVar[int] = 1
     mergeable: ClassVar[bool] = True
-    figures: ClassVar[tuple[str, ...]] = ("all_leaves", "pooled", "cusum")
+    figures: ClassVar[tuple[str, ...]] = _FIGURES[:-1]
 
     def __init__(self, config: EngineConfig) -> None:
         profiles = [own for own in config.judging if own.margins is not None]
@@ -70,21 +74,19 @@ class Margin:
     def propose(self, rows: Rows, views: Views) -> Proposal:
         judge = self._judges.get((rows.model, rows.model_version))
         if judge is None:
-            return _proposal({name: np.full(len(rows), np.nan) for name in ("score", *self.figures)}, {})
+            return _proposal({name: np.full(len(rows), np.nan) for name in _FIGURES}, {})
         self._reserve(rows.slots)
         order = rows.by_slot.order
         close = judge.close(rows)
         counted = (close.known & ~views.repeats)[order]
         inside = close.inside[order] & counted
-        before = self._before(rows.slots, judge.tag)
         leaves = self._in_leaves(rows, judge, close.leaf[order], counted, inside)
-        after = {
-            "queries": _added(rows.by_slot, counted, before["queries"]),
-            "inside": _added(rows.by_slot, inside, before["inside"]),
-            "shares": _added(rows.by_slot, leaves.gain, before["shares"]),
-            "cusum": _cusum(rows.by_slot, np.where(inside, judge.up, judge.down) * counted, before["cusum"]),
-        }
-        delta = {f"slot_{name}": last_of(rows.by_slot, column) for name, column in after.items()}
+        steps = np.where(inside, judge.up, judge.down) * counted
+        added = np.stack((counted, inside, leaves.gain, steps), dtype=np.int64)
+        after = _added(rows.by_slot, added, self._before(rows.slots, judge.tag))
+        after[-1] = _lifted(rows.by_slot, after[-1])
+        last = last_of(rows.by_slot, after.T)
+        delta = {f"slot_{name}": column for name, column in zip(_COUNTERS, last.T.copy(), strict=True)}
         delta["slot_profile"] = np.full(len(rows.slots), judge.tag)
         return _proposal(judge.figures(after, order), delta | leaves.delta)
 
@@ -140,10 +142,11 @@ class Margin:
         own["slot_profile"] = joined["slot_profile"].max(keepdims=True)
         return own | _leaf_rows(np.zeros_like(number), number, leaf)
 
-    def _before(self, slots: Array, tag: np.uint64) -> dict[str, Array]:
-        """The counters of ``slots``, 0 where they followed another profile."""
-        own = self._slots["profile"][slots] == tag
-        return {name: np.where(own, self._slots[name][slots], 0) for name in _COUNTERS}
+    def _before(self, slots: Array, tag: np.uint64) -> Array:
+        """int64 (counters, n): those of ``slots``, 0 where they followed another profile."""
+        counters: Array = np.stack([self._slots[name][slots] for name in _COUNTERS])
+        counters *= self._slots["profile"][slots] == tag
+        return counters
 
     def _in_leaves(self, rows: Rows, judge: _Judge, leaf: Array, counted: Array, inside: Array) -> _InLeaves:
         """What the rows, in the order of ``Rows.by_slot``, add to the leaves they reach."""
@@ -186,20 +189,20 @@ class _Judge:
             return close if absent is None else replace(close, known=close.known & ~absent.any(axis=1))
         return self._margins.close(None, rows.features, rows.top)
 
-    def figures(self, after: dict[str, Array], order: Array) -> dict[str, NDArray[np.float64]]:
-        """By name, as of each row, from the counters in ``order``; NaN before any query counted."""
-        counts = {name: column.astype(np.float64) for name, column in after.items()}
-        queries = np.where(counts["queries"] > 0, counts["queries"], np.nan)
+    def figures(self, after: Array, order: Array) -> dict[str, NDArray[np.float64]]:
+        """By name, as of each row, from the counters int64 (counters, n) in ``order``; NaN before any query counted."""
+        figures = np.empty((len(_FIGURES), after.shape[1]))
+        figures[:, order] = self._figures(*after.astype(np.float64))
+        return dict(zip(_FIGURES, figures, strict=True))
+
+    def _figures(self, queries: Floats, inside: Floats, shares: Floats, cusum: Floats) -> tuple[Floats, ...]:
+        queries = np.where(queries > 0, queries, np.nan)
         known = queries / queries
-        figures = {
-            "all_leaves": known * counts["shares"] / _SHARE / (self.leaves or np.nan),
-            "pooled": counts["inside"] / queries,
-            "cusum": known * counts["cusum"] / _NAT,
-        }
-        pooled = np.where(queries >= LEAST_POOLED, figures["pooled"], 0.0)
-        blocked = np.fmax(np.fmax(figures["all_leaves"], pooled) / BLOCKED_AT, figures["cusum"] * _NAT / _BOUND)
-        figures["score"] = known * blocked
-        return {name: _in_stream_order(column, order) for name, column in figures.items()}
+        all_leaves = known * shares / _SHARE / (self.leaves or np.nan)
+        share = inside / queries
+        pooled = np.where(queries >= LEAST_POOLED, share, 0.0)
+        blocked = np.fmax(np.fmax(all_leaves, pooled) / BLOCKED_AT, cusum / _BOUND)
+        return all_leaves, share, known * cusum / _NAT, known * blocked
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,26 +213,26 @@ class _InLeaves:
     delta: dict[str, Array]
 
 
-def _proposal(figures: dict[str, NDArray[np.float64]], delta: Delta) -> Proposal:
+def _proposal(figures: dict[str, Floats], delta: Delta) -> Proposal:
     score = figures.pop("score")
     return Proposal(score, score, np.zeros(len(score), np.bool_), 1.0, {}, delta, figures=figures)
 
 
 def _added(grouping: Grouping, values: Array, before: Array) -> Array:
-    """int64 (n,): running sums of ``values`` within each group, from ``before`` on, in the grouping's order."""
-    total: Array = np.cumsum(values, dtype=np.int64)
-    total -= np.repeat((total - values)[grouping.starts] - before, grouping.lengths)
+    """int64 (..., n): running sums of ``values`` (..., n) within each group, from ``before`` (..., groups) on, in the
+    grouping's order."""
+    total: Array = np.cumsum(values, axis=-1, dtype=np.int64)
+    total -= np.repeat((total - values)[..., grouping.starts] - before, grouping.lengths, axis=-1)
     return total
 
 
-def _cusum(grouping: Grouping, steps: Array, before: Array) -> Array:
-    """int64 (n,): running sums that never fall below 0: each less the lowest that its group has seen. Groups are set
-    apart by more than they range over, so that one pass finds the lowest of all."""
-    path = _added(grouping, steps, before)
+def _lifted(grouping: Grouping, path: Array) -> Array:
+    """int64 (n,): the running sums ``path`` (n,) as if none had ever been let fall below 0: each less the lowest that
+    its group has seen. Groups are set apart by more than they range over, so that one pass finds the lowest of all."""
     low = np.minimum(path, 0)
     apart = np.repeat(np.arange(len(grouping.lengths)) * (1 - low.min()), grouping.lengths)
-    path -= np.minimum.accumulate(low - apart) + apart
-    return path
+    lifted: Array = path - np.minimum.accumulate(low - apart) - apart
+    return lifted
 
 
 def _share(queries: Array, inside: Array) -> Array:
@@ -241,9 +244,3 @@ def _share(queries: Array, inside: Array) -> Array:
 def _leaf_rows(slot: Array, number: Array, counts: dict[str, Array]) -> dict[str, Array]:
     rows = {f"leaf_{name}": column.astype(np.int32) for name, column in counts.items()}
     return {"leaf_slot": slot.astype(np.int32), "leaf_number": number.astype(np.int32), **rows}
-
-
-def _in_stream_order(column: NDArray[np.float64], order: Array) -> NDArray[np.float64]:
-    scattered = np.empty_like(column)
-    scattered[order] = column
-    return scattered

@@ -15,8 +15,8 @@ def _score(sight: Sight) -> Floats:
     """1 where the cosine of the last two steps is beyond 0.98 either way; steps in one or two features are
     ``one_feature``'s."""
     last, before = (step.astype(np.float64) for step in (sight.trail.step, sight.trail.step_before))
-    product = np.abs((last * before).sum(axis=1))
-    length = np.sqrt((last * last).sum(axis=1) * (before * before).sum(axis=1))
+    product = np.abs(np.einsum("ij,ij->i", last, before))
+    length = np.sqrt(np.einsum("ij,ij->i", last, last) * np.einsum("ij,ij->i", before, before))
     parallel = (product > _PARALLEL * length) & (length > _LEAST) & (sight.changes >= _FEWEST)
     return np.asarray(parallel, np.float64)
 

@@ -22,8 +22,9 @@ from detector.core.batch import Sections
 from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
 from detector.core.reference_test import ReferenceTest
+from detector.core.rows import Rows
 from detector.core.signal import Delta, Proposal
-from detector.core.views import Rows, Views
+from detector.core.views import Views
 from detector.core.windowed_test import WindowedTest
 
 _THRESHOLDS = {name: f"pool_{name}" for name in ("threshold", "count", "mean", "squares")}

@@ -19,9 +19,10 @@ def _score(sight: Sight) -> Floats:
     some = slice(None, None, -(-sight.reference.dimension // _FEATURES))
     changed = sight.changed[:, some]
     count = row_counts(changed)
-    size = np.where(changed, np.abs(sight.views.own.step[:, some]) * sight.reference.scale[some], np.inf)
-    middle = np.sort(size, axis=1)[np.arange(len(size)), np.maximum(count - 1, 0) // 2][:, None]
-    equal = (size >= middle * (1 - _EQUAL)) & (size <= middle * (1 + _EQUAL)) & changed
+    size = np.where(changed, sight.sizes[:, some] * sight.reference.scale[some], np.float32(np.inf))
+    size.sort(axis=1)
+    middle = size[np.arange(len(size)), np.maximum(count - 1, 0) // 2][:, None]
+    equal = (size >= middle * (1 - _EQUAL)) & (size <= middle * (1 + _EQUAL))
     stepped = (count >= _FEWEST) & (2 * row_counts(equal) > count) & np.isfinite(sight.views.own.distance)
     return np.asarray(stepped, np.float64)
 

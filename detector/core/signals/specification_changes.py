@@ -11,6 +11,8 @@ from detector.core.measure import Floats, Measure, Sight
 
 def _score(sight: Sight) -> Floats:
     """1 where the requested specification is another than in the principal's query before; NaN where none is logged."""
+    if np.isnan(sight.trail.specification).all():
+        return np.full(len(sight.rows), np.nan)
     changed = (sight.trail.specification != sight.trail.specification_before).any(axis=1)
     known = ~np.isnan(sight.trail.specification).any(axis=1)
     first = np.isnan(sight.trail.specification_before).any(axis=1)

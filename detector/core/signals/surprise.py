@@ -15,7 +15,9 @@ def _score(sight: Sight) -> Floats:
     if reference.output_kind == "label":
         other = (reference.outputs[rows, 0] != sight.outputs).mean(axis=1)
         return np.where(np.isnan(sight.outputs[:, 0]), np.nan, other)
-    near = np.sum([reference.outputs[column] for column in rows.T], axis=0, dtype=np.float64)
+    near: Floats = np.zeros_like(sight.outputs, np.float64)
+    for column in rows.T:
+        near += reference.outputs[column]
     apart = np.abs(sight.outputs - near / rows.shape[1]).sum(axis=1)
     if reference.output_kind == "probabilities" and near.shape[1] > 1:
         return np.asarray(apart / 2)

@@ -21,11 +21,12 @@ from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
 from detector.core.measure import Measure, Sight
 from detector.core.profile import Profile
+from detector.core.rows import Rows
 from detector.core.scoring import CHANGE, CLOCKS, Scoring, width
 from detector.core.signal import Delta, Proposal
 from detector.core.tested import last_of
 from detector.core.trail import WIDTH, follow
-from detector.core.views import Rows, Views
+from detector.core.views import Views
 
 _STATE = ("sums", "trail", "profile", "alarm")
 _SHOWN = 4
@@ -135,12 +136,14 @@ class Suspicion:
         left = judge.unexplained(scores)
         alarm = left > judge.threshold
         order, starts = rows.by_slot.order, rows.by_slot.starts
-        before = np.roll(alarm[order], 1)
+        ordered = alarm[order]
+        before = np.empty_like(ordered)
+        before[1:] = ordered[:-1]
         before[starts] = standing
-        risen = order[alarm[order] & ~before]
+        risen = order[ordered & ~before]
         delta |= {
             "slot_profile": np.full(len(rows.slots), judge.tag),
-            "slot_alarm": last_of(rows.by_slot, alarm[order]),
+            "slot_alarm": last_of(rows.by_slot, ordered),
         }
         return Proposal(
             statistic=left,

@@ -1,0 +1,58 @@
+"""With a profile the growing sets are searched through shadows: what `prada` says is the same to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detector.contracts.queries import QueryBatch
+from detector.core import history
+from detector.core.engine import Engine, EngineConfig, Limits
+from tests.core.profiles import profile
+from tests.core.streams import KINDS, Seen, batch, linear_outputs, observe
+
+DIMENSION, ROWS, CLASSES = 8, 600, 5
+REFERENCE = KINDS["clustered"](np.random.default_rng(4), 300, DIMENSION)
+LIMITS = {"long": Limits(), "short": Limits(history_queries=60), "few principals": Limits(principals=4)}
+
+
+def _pieces(seed: int) -> list[QueryBatch]:
+    """Some principals who ask much and some who ask little, of whatever kind, in several pieces."""
+    generator = np.random.default_rng(seed)
+    pieces = []
+    for kind in (*KINDS, "clustered"):
+        features = KINDS[kind](generator, ROWS // 4, DIMENSION)
+        who = [f"p{number}" for number in generator.zipf(1.7, len(features)) % 9]
+        outputs = linear_outputs(features, CLASSES)
+        pieces.append(batch(features, who, outputs=outputs, kind="probabilities"))
+    return pieces
+
+
+def _said(limits: Limits, pieces: list[QueryBatch], cuts: list[int], *, profiled: bool) -> Seen:
+    profiles = (profile(REFERENCE, CLASSES),) if profiled else ()
+    return observe(Engine(EngineConfig(limits=limits, profiles=profiles)), pieces, cuts)
+
+
+@pytest.mark.parametrize("many", [1, 300])
+@pytest.mark.parametrize("limits", LIMITS)
+def test_all_signals_are_the_same(many: int, limits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever shadows begin, however long they are kept, and in whatever batches queries come."""
+    for seed in range(3):
+        pieces = _pieces(seed)
+        monkeypatch.setattr(history, "MANY", 1 << 40)
+        without = _said(LIMITS[limits], pieces, [], profiled=True)
+        monkeypatch.setattr(history, "MANY", many)
+        cuts = np.random.default_rng(seed).choice(np.arange(1, len(without.index)), 12, replace=False)
+        without.assert_equals(_said(LIMITS[limits], pieces, sorted(cuts.tolist()), profiled=True))
+
+
+@pytest.mark.parametrize("limits", ["long", "short"])
+def test_prada_is_the_same_without_a_profile(limits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody is evicted: with a profile others stay."""
+    monkeypatch.setattr(history, "MANY", 1)
+    for seed in range(3):
+        pieces = _pieces(seed)
+        alone, shadowed = (_said(LIMITS[limits], pieces, [], profiled=profiled) for profiled in (False, True))
+        for name in ("prada", "prada.constant_steps", "prada.repeats"):
+            np.testing.assert_array_equal(shadowed.signals[name], alone.signals[name])
+        assert np.isfinite(alone.signals["prada"]).sum() > 100

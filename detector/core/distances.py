@@ -39,7 +39,7 @@ def exact(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.f
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _exact_within(rows: NDArray[np.float32], later: Array, earlier: Array) -> NDArray[np.float64]:
+def exact_within(rows: NDArray[np.float32], later: Array, earlier: Array) -> NDArray[np.float64]:
     """float64 (n,): distances between the rows at ``later`` and at ``earlier``."""
     parts = [_exact(rows[later[some]], rows[earlier[some]]) for some in _portions(len(later), rows.shape[1])]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -198,7 +198,7 @@ def earlier_pairs(
         none = np.empty(0, np.int64)
         return none, none, np.empty(0)
     later, earlier = (np.concatenate(column) for column in zip(*parts, strict=True))
-    distances = _exact_within(queries, later, earlier)
+    distances = exact_within(queries, later, earlier)
     use = distances < bound[later]
     return later[use], earlier[use], distances[use]
 

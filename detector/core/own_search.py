@@ -6,7 +6,7 @@ nearly all others, and what they leave is computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.distances import MOST_NEAR, exact, near_in, relative_error, scan
+from detector.core.distances import MOST_NEAR, earlier_pairs, exact, exact_within, near_in, relative_error, scan
 from detector.core.embedding import Placed
 from detector.core.shadows import BITS, Shadow, columns_of, signs
 from detector.core.vectors import VectorLists
@@ -27,31 +27,34 @@ _NEVER = 1e38
 """More than any product, and not so much that the sum of both would overflow."""
 
 Floats = NDArray[np.float64]
-_Near = tuple[Array, Array, NDArray[np.float32], Floats]
+_Near = tuple[Array, Array, Floats]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """c vectors of which some may be the nearest to one of the queries: ``row`` int64 (c,), of the query, ``vectors``
-    float32 (c, d), how far apart they are, ``gap`` float64 (c,), and the ``notes`` of the vectors float32 (c,)."""
+    """c vectors of which some may be the nearest to one of the queries: ``row`` int64 (c,), of the query; ``where``
+    they are, int64 (c,), the location in the store, or -1 less the row of an earlier query of the step; how far apart
+    they are, ``gap`` float64 (c,); and their ``notes`` float32 (c,)."""
 
     row: Array
-    vectors: NDArray[np.float32]
+    where: Array
     gap: Floats
     notes: NDArray[np.float32]
 
     def joined(self, other: Candidates) -> Candidates:
-        names = ("row", "vectors", "gap", "notes")
+        names = ("row", "where", "gap", "notes")
         return Candidates(*(np.concatenate((getattr(self, name), getattr(other, name))) for name in names))
 
-    def nearest(self, count: int) -> tuple[Floats, Array]:
+    def nearest(self, count: int, vectors: Callable[[Array], NDArray[np.float32]]) -> tuple[Floats, Array]:
         """Of each of ``count`` queries the distance to the nearest, float64 (count,), inf where there is none; and
         int64 (m,): the nearest candidates, one for each row that has any, rows ascending. Of several at the same
-        distance it is always the same one, however they came in."""
+        distance it is always the same one, by its content, however they came in. ``vectors`` gives those at some
+        ``where``."""
         distance = np.full(count, np.inf)
         np.minimum.at(distance, self.row, self.gap)
         best = np.flatnonzero(self.gap <= distance[self.row])
-        ranks = (self.notes[best], _ranks(self.vectors[best])) if len(best) > np.isfinite(distance).sum() else ()
+        several = len(best) > np.isfinite(distance).sum()
+        ranks = (self.notes[best], _ranks(vectors(self.where[best]))) if several else ()
         order = best[np.lexsort((*ranks, self.row[best]))]
         rows = self.row[order]
         first = np.ones(len(rows), np.bool_)
@@ -88,13 +91,12 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Stored vectors near to queries, int64 (c,): ``row`` of the query, and ``locations``, with the ``vectors`` float32
-    (c, d) and their distances ``gap`` float64 (c,). The nearest vector of whatever class is among them; if any of the
-    query's own class is, the nearest of that is too."""
+    """Stored vectors near to queries, int64 (c,): ``row`` of the query, and ``locations``, with the distances ``gap``
+    float64 (c,). The nearest vector of whatever class is among them; if any of the query's own class is, the nearest of
+    that is too."""
 
     row: Array
     locations: Array
-    vectors: NDArray[np.float32]
     gap: Floats
 
 
@@ -122,7 +124,10 @@ def among(asked: Asked, bound: Floats) -> tuple[Array, Array, Floats]:
     later, earlier = _Products(asked, own).within(bound)
     before = earlier < later
     later, earlier = later[before], earlier[before]
-    gap = exact(asked.vectors[later], asked.vectors[earlier])
+    if len(later) > MOST_NEAR * len(bound):
+        within = np.where(np.isnan(bound), 0.0, np.nextafter(bound, np.inf))
+        return earlier_pairs(asked.vectors, asked.starts[groups], asked.lengths[groups], within)
+    gap = exact_within(asked.vectors, later, earlier)
     use = gap <= bound[later]
     return later[use], earlier[use], gap[use]
 
@@ -207,10 +212,9 @@ def _bounded(asked: Asked, bound: Floats) -> NDArray[np.float32]:
 
 def _computed(asked: Asked, store: VectorLists, row: Array, locations: Array, reached: Floats) -> _Near:
     """Of what may be as near as ``reached`` what is."""
-    vectors = store.gather(locations)
-    gap = exact(asked.vectors[row], vectors)
+    gap = exact(asked.vectors[row], store.gather(locations))
     use = np.flatnonzero(gap <= reached[row])
-    return row[use], locations[use], vectors[use], gap[use]
+    return row[use], locations[use], gap[use]
 
 
 def _whole(asked: Asked, store: VectorLists, at: int, own: Shadow) -> _Near:

@@ -42,10 +42,34 @@ class SeenValues:
         least, most = self._range
         outside = (rows < least) | (rows > most)
         unseen = row_counts(outside)
-        some = self._discrete
-        if len(some.feature):
-            unseen += row_counts(some.strange(rows[:, some.feature]) & ~outside[:, some.feature])
+        if self._discrete.any():
+            # Most values of images are the least.
+            at = np.flatnonzero((rows != self.low) & self._discrete & ~outside)
+            row, feature = np.divmod(at, rows.shape[1])
+            unseen += np.bincount(row[self._strange(rows.ravel()[at], feature)], minlength=len(rows))
         return unseen
+
+    def _strange(self, values: NDArray[np.float32], feature: Array) -> NDArray[np.bool_]:
+        """bool (n,): which ``values``, within the range of their ``feature`` int64 (n,), were never seen."""
+        bins = (values - self.low[feature]) / self.spread[feature]
+        np.minimum(np.maximum(bins, 0, out=bins), 1, out=bins)
+        bins *= _BINS - 1
+        strange = ~self._seen(values, feature, bins.astype(np.int64))
+        doubtful = np.flatnonzero(strange)
+        border = np.rint(bins[doubtful])
+        near = np.abs(bins[doubtful] - border) <= _TOLERANCE * (_BINS - 1)
+        doubtful, border = doubtful[near], border[near]
+        # Where values are multiples of a bin, rounding may put the same one on either side.
+        beside = np.where(bins[doubtful] < border, border, np.maximum(border - 1, 0)).astype(np.int64)
+        strange[doubtful] = ~self._seen(values[doubtful], feature[doubtful], beside)
+        return strange
+
+    def _seen(self, values: NDArray[np.float32], feature: Array, bins: Array) -> NDArray[np.bool_]:
+        """bool (n,): which ``values`` were seen in those ``bins`` of their features."""
+        only = self.only.ravel().take(feature * _BINS + bins)
+        seen: NDArray[np.bool_] = np.abs(values - only) <= _TOLERANCE * self.spread[feature]
+        seen |= np.isinf(only)
+        return seen
 
     @cached_property
     def _range(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -55,9 +79,9 @@ class SeenValues:
         return bounds[0].astype(np.float32), bounds[1].astype(np.float32)
 
     @cached_property
-    def _discrete(self) -> _Discrete:
-        feature = np.flatnonzero(~np.isinf(self.only).all(axis=1))
-        return _Discrete(feature, self.low[feature], self.spread[feature], self.only[feature])
+    def _discrete(self) -> NDArray[np.bool_]:
+        """bool (d,): the features that have few values."""
+        return np.asarray(~np.isinf(self.only).all(axis=1))
 
     def to_record(self) -> dict[str, Any]:
         continuous = np.isinf(self.only).all(axis=1)
@@ -68,47 +92,6 @@ class SeenValues:
         only = np.full((len(record["low"]), _BINS), np.inf, np.float32)
         only[~record["continuous"]] = record["only"]
         return cls(record["low"], record["spread"], only)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Discrete:
-    """The features, int64 (k,), that have few values."""
-
-    feature: Array
-    low: NDArray[np.float32]
-    spread: NDArray[np.float32]
-    only: NDArray[np.float32]
-
-    def strange(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """bool (n, k): values of ``rows`` (n, k), within the range of their features, that were never seen."""
-        bins = rows - self.low
-        bins /= self.spread
-        np.clip(bins, 0, 1, out=bins)
-        bins *= _BINS - 1
-        at = bins.astype(np.int64)
-        at += np.arange(len(self.feature)) * _BINS
-        only = self.only.ravel().take(at)
-        strange: NDArray[np.bool_] = np.abs(rows - only) > _TOLERANCE * self.spread
-        strange |= np.isnan(only)
-        strange &= ~np.isinf(only)
-        doubtful = np.flatnonzero(strange)
-        doubtful = doubtful[_at_border(bins.ravel()[doubtful])]
-        if len(doubtful):
-            row, column = np.unravel_index(doubtful, bins.shape)
-            strange[row, column] = ~self._beside(rows[row, column], bins[row, column], column)
-        return strange
-
-    def _beside(self, values: NDArray[np.float32], bins: NDArray[np.float32], column: Array) -> NDArray[np.bool_]:
-        """bool (n,): which ``values`` were seen in the bin across the border they lie at: where values are multiples of
-        a bin, rounding may put the same one on either side."""
-        border = np.rint(bins)
-        only = self.only[column, np.where(bins < border, border, np.maximum(border - 1, 0)).astype(np.int64)]
-        seen: NDArray[np.bool_] = np.isinf(only) | (np.abs(values - only) <= _TOLERANCE * self.spread[column])
-        return seen
-
-
-def _at_border(bins: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return np.asarray(np.abs(bins - np.rint(bins)) <= _TOLERANCE * (_BINS - 1))
 
 
 def _only(values: NDArray[np.float32], low: float, spread: float) -> NDArray[np.float32]:

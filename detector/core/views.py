@@ -98,10 +98,10 @@ class Views:
         after the one that owns the growing set, and only for rows that have a reference."""
         rows, order = self._rows, self._rows.by_slot.order
         candidates = self._stored().joined(self._asked_before())
-        distance, nearest = candidates.nearest(len(rows))
+        distance, nearest = candidates.nearest(len(rows), self._vectors)
         row = order[candidates.row[nearest]]
         step, said = rows.features.copy(), np.full(len(rows), np.nan, np.float32)
-        step[row] -= candidates.vectors[nearest]
+        step[row] -= self._vectors(candidates.where[nearest])
         said[row] = candidates.notes[nearest]
         return OwnNeighbours(_scatter(order, distance), step, said)
 
@@ -149,14 +149,14 @@ class Views:
         """Vectors of earlier steps that may be nearest, in the order of ``Rows.by_slot``."""
         found, asked, lists = self._found, self._asked, self._shadows[1]
         store = self._history.store(asked.vectors.shape[1])
-        near = Candidates(found.row, found.vectors, found.gap, store.notes(found.locations))
+        near = Candidates(found.row, found.locations, found.gap, store.notes(found.locations))
         without = (lists >= 0).any(axis=1)
         if not without.any():
             return near
         few = np.flatnonzero(np.repeat(without, asked.lengths))
         row, locations = scanned(asked, store, few, lists[self._rows.slot[self._rows.by_slot.order[few]]])
-        vectors = store.gather(locations)
-        return near.joined(Candidates(row, vectors, exact(asked.vectors[row], vectors), store.notes(locations)))
+        gap = exact(asked.vectors[row], store.gather(locations))
+        return near.joined(Candidates(row, locations, gap, store.notes(locations)))
 
     @cached_property
     def _pairs(self) -> Pairs:
@@ -190,7 +190,15 @@ class Views:
             later, earlier, gap = _joined(self._pairs, self._near_pairs(np.where(self._first, self.grown, np.nan)))
         use = self._growing_rows[order][earlier]
         earlier = earlier[use]
-        return Candidates(later[use], self._asked.vectors[earlier], gap[use], rows.said[order][earlier])
+        return Candidates(later[use], -1 - earlier, gap[use], rows.said[order][earlier])
+
+    def _vectors(self, where: Array) -> NDArray[np.float32]:
+        """float32 (n, d): what candidates are (``Candidates.where``)."""
+        asked, inside = self._asked.vectors, where < 0
+        vectors = np.empty((len(where), asked.shape[1]), np.float32)
+        vectors[inside] = asked[-1 - where[inside]]
+        vectors[~inside] = self._history.store(asked.shape[1]).gather(where[~inside])
+        return vectors
 
     @cached_property
     def placed(self) -> Placed:

@@ -70,14 +70,16 @@ class Stored:
         owner = np.repeat(np.arange(len(asked.lengths)), asked.lengths)
         few = np.flatnonzero(np.array([own is None for own in self.shadows])[owner])
         row, locations = scanned(asked, self.store, few, self.lists[owner[few]])
-        vectors = self.store.gather(locations)
-        others = Candidates(row, vectors, exact(asked.vectors[row], vectors), self.store.notes(locations))
-        return found, Candidates(found.row, found.vectors, found.gap, self.store.notes(found.locations)).joined(others)
+        gap = exact(asked.vectors[row], self.store.gather(locations))
+        others = Candidates(row, locations, gap, self.store.notes(locations))
+        return found, Candidates(found.row, found.locations, found.gap, self.store.notes(found.locations)).joined(
+            others
+        )
 
     def check(self, asked: Asked) -> Found:
         """All that is found is what a plain search finds."""
         found, candidates = self.near(asked)
-        distance, at = candidates.nearest(len(asked.vectors))
+        distance, at = candidates.nearest(len(asked.vectors), self.store.gather)
         notes = np.full(len(distance), np.nan)
         notes[candidates.row[at]] = candidates.notes[at]
         owner = np.repeat(np.arange(len(asked.lengths)), asked.lengths)
@@ -90,8 +92,7 @@ class Stored:
             assert np.isnan(notes[row]) == np.isinf(distance[row])
             mine = found.gap[alike & (found.row == row)]
             assert not len(mine) or mine.min() == gaps[labels == asked.labels[row]].min()
-        np.testing.assert_array_equal(found.gap, exact(asked.vectors[found.row], found.vectors))
-        np.testing.assert_array_equal(found.vectors, self.store.gather(found.locations))
+        np.testing.assert_array_equal(found.gap, exact(asked.vectors[found.row], self.store.gather(found.locations)))
         return found
 
 
@@ -210,19 +211,19 @@ def test_of_several_as_near_it_is_always_the_same(count: int) -> None:
     found = []
     for border in (0, count // 3, count):
         order = generator.permutation(count)
-        parts = [_pairs(queries, vectors[some], notes[some]) for some in (order[:border], order[border:])]
+        parts = [_pairs(queries, vectors, notes, some) for some in (order[:border], order[border:])]
         candidates = parts[0].joined(parts[1])
-        distance, at = candidates.nearest(len(queries))
+        distance, at = candidates.nearest(len(queries), vectors.__getitem__)
         np.testing.assert_array_equal(candidates.row[at], range(len(queries)))
         np.testing.assert_array_equal(distance, [_plain(query, vectors).min() for query in queries])
         np.testing.assert_array_equal(candidates.gap[at], distance)
-        found.append((candidates.vectors[at].tobytes(), candidates.notes[at].tobytes()))
+        found.append((vectors[candidates.where[at]].tobytes(), candidates.notes[at].tobytes()))
     assert found[0] == found[1] == found[2]
 
 
-def _pairs(queries: Vectors, vectors: Vectors, notes: Vectors) -> Candidates:
-    row, at = (column.ravel() for column in np.indices((len(queries), len(vectors))))
-    return Candidates(row, vectors[at], exact(queries[row], vectors[at]), notes[at])
+def _pairs(queries: Vectors, vectors: Vectors, notes: Vectors, some: Array) -> Candidates:
+    row, at = (column.ravel() for column in np.indices((len(queries), len(some))))
+    return Candidates(row, some[at], exact(queries[row], vectors[some[at]]), notes[some[at]])
 
 
 def test_a_centre_has_many_nearest_corners() -> None:

@@ -39,9 +39,12 @@ def exact(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.f
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def exact_within(rows: NDArray[np.float32], later: Array, earlier: Array) -> NDArray[np.float64]:
-    """float64 (n,): distances between the rows at ``later`` and at ``earlier``."""
-    parts = [_exact(rows[later[some]], rows[earlier[some]]) for some in _portions(len(later), rows.shape[1])]
+def exact_between(
+    left: NDArray[np.float32], left_at: Array, right: NDArray[np.float32], right_at: Array
+) -> NDArray[np.float64]:
+    """float64 (n,): distances between the rows of ``left`` at ``left_at`` and those of ``right`` at ``right_at``."""
+    portions = _portions(len(left_at), left.shape[1])
+    parts = [_exact(left[left_at[some]], right[right_at[some]]) for some in portions]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -129,8 +132,11 @@ def _by_products(store: VectorLists, queries: Array, lists: Array, runs: list[sl
         stored = [(vectors := store.view(number), store.squares(number, vectors)) for number in numbers]
         if len(stored) > _MOST_PRODUCTS:
             stored = [(np.concatenate([own for own, _ in stored]), np.concatenate([own for _, own in stored]))]
-        near = _near(doubled[run], squares[run], stored)
-        if sum(len(rows) for rows, _ in near) <= MOST_NEAR * (run.stop - run.start):
+        near, most = _near(doubled[run], squares[run], stored), MOST_NEAR * (run.stop - run.start)
+        if sum(len(rows) for rows, _ in near) > most:
+            stored = [(vectors := np.concatenate([own for own, _ in stored]), vectors[:, 0])]
+            near = [near_in(queries[run], vectors)]
+        if sum(len(rows) for rows, _ in near) <= most:
             parts += [(rows + run.start, own[at]) for (rows, at), (own, _) in zip(near, stored, strict=True)]
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([vectors for _, vectors in parts])
 
@@ -155,8 +161,18 @@ def _near(doubled: Array, squares: Array, stored: list[tuple[Array, Array]]) -> 
 
 
 def near_in(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> tuple[Array, Array]:
-    """The pairs (query, vector) that may be nearest: positions int64 (p,) both."""
+    """The pairs (query, vector) that may be nearest: positions int64 (p,) both. Seen from one of the queries, so that
+    those of a crowd far from the origin are told apart."""
+    queries, vectors = _seen_from(queries[len(queries) // 2], queries), _seen_from(queries[len(queries) // 2], vectors)
     return _near(queries * np.float32(-2), _squares(queries), [(vectors, _squares(vectors))])[0]
+
+
+def _seen_from(centre: Array, rows: Array) -> Array:
+    """``rows`` less ``centre``, which single precision rounds by one unit of each difference; not if they are large."""
+    if max(float(np.abs(rows).max(initial=0)), float(np.abs(centre).max(initial=0))) ** 2 > _LARGE:
+        return rows
+    difference: Array = rows - centre
+    return difference
 
 
 def _places(chosen: Array) -> tuple[Array, Array]:
@@ -198,7 +214,7 @@ def earlier_pairs(
         none = np.empty(0, np.int64)
         return none, none, np.empty(0)
     later, earlier = (np.concatenate(column) for column in zip(*parts, strict=True))
-    distances = exact_within(queries, later, earlier)
+    distances = exact_between(queries, later, queries, earlier)
     use = distances < bound[later]
     return later[use], earlier[use], distances[use]
 
@@ -228,16 +244,26 @@ def _near_in_tile(queries: Array, starts: Array, lengths: Array, bound: Array) -
     """The same for some groups at once; most of what is multiplied is of different groups, and dropped."""
     before = np.cumsum(lengths) - lengths
     at = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
-    own, own_bound = queries[at], bound[at]
-    squares = _squares(own)
+    own, first = queries[at], np.repeat(before, lengths)
+    later, earlier = _near_among(own, first, bound[at])
+    if len(later) > MOST_NEAR * len(own):
+        later, earlier = _near_among(_seen_from(own[len(own) // 2], own), first, bound[at])
+    return at[later], at[earlier]
+
+
+def _near_among(rows: Array, first: Array, bound: Array) -> tuple[Array, Array]:
+    """Of ``rows``, pairs (later, earlier), the earlier from ``first`` int64 (n,) of the later on, that a product cannot
+    rule out to be nearer than ``bound`` of the later."""
+    squares = _squares(rows)
     if 2 * float(squares.max()) > _LARGE:
-        own = own.astype(np.float64)
-        squares = _squares(own)
-    relative, least = relative_error(queries.shape[1])
-    limit = own_bound * own_bound - squares.astype(np.float64) * (1 - relative) + least
-    limit = np.minimum(limit, np.finfo(own.dtype).max).astype(own.dtype)
-    lower = (own * own.dtype.type(-2)) @ own.T
+        rows = rows.astype(np.float64)
+        squares = _squares(rows)
+    relative, least = relative_error(rows.shape[1])
+    limit = bound * bound - squares.astype(np.float64) * (1 - relative) + least
+    greatest = np.finfo(rows.dtype).max
+    limit = np.where(bound > 0, np.minimum(limit, greatest), -greatest).astype(rows.dtype)
+    lower = (rows * rows.dtype.type(-2)) @ rows.T
     lower += squares * (1 - relative)
     later, earlier = _places(lower <= limit[:, None])
-    use = (earlier < later) & (earlier >= np.repeat(before, lengths)[later])
-    return at[later[use]], at[earlier[use]]
+    use = (earlier < later) & (earlier >= first[later])
+    return later[use], earlier[use]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.distances import MOST_NEAR, earlier_pairs, exact, exact_within, near_in, relative_error, scan
+from detector.core.distances import MOST_NEAR, earlier_pairs, exact, exact_between, near_in, relative_error, scan
 from detector.core.embedding import Placed
 from detector.core.shadows import BITS, Shadow, columns_of, signs
 from detector.core.vectors import VectorLists
@@ -115,19 +115,20 @@ def search(asked: Asked, store: VectorLists, shadows: Sequence[Shadow | None]) -
     return Found(*(np.concatenate(column) for column in zip(*parts, strict=True))) if parts[1:] else Found(*parts[0])
 
 
-def among(asked: Asked, bound: Floats) -> tuple[Array, Array, Floats]:
+def among(asked: Asked, bound: Floats, some: NDArray[np.bool_] | None = None) -> tuple[Array, Array, Floats]:
     """Later and earlier query, int64 (p,) each, and distance, of those of one principal that are no farther apart than
-    ``bound`` float64 (n,) of the later; NaN for none."""
+    ``bound`` float64 (n,) of the later; NaN for none. The earlier is one of ``some``, or any."""
     groups = np.logical_or.reduceat(~np.isnan(bound), asked.starts) & (asked.lengths > 1)
-    runs = {at: asked.run(at) for at in np.flatnonzero(groups).tolist()}
-    own = {at: (asked.columns[:, run], np.arange(run.start, run.stop)) for at, run in runs.items()}
-    later, earlier = _Products(asked, own).within(bound)
+    own = {at: np.arange(len(bound))[asked.run(at)] for at in np.flatnonzero(groups).tolist()}
+    if some is not None:
+        own = {at: where[some[where]] for at, where in own.items() if some[where].any()}
+    later, earlier = _Products(asked, {at: (asked.columns[:, where], where) for at, where in own.items()}).within(bound)
     before = earlier < later
     later, earlier = later[before], earlier[before]
     if len(later) > MOST_NEAR * len(bound):
         within = np.where(np.isnan(bound), 0.0, np.nextafter(bound, np.inf))
         return earlier_pairs(asked.vectors, asked.starts[groups], asked.lengths[groups], within)
-    gap = exact_within(asked.vectors, later, earlier)
+    gap = exact_between(asked.vectors, later, asked.vectors, earlier)
     use = gap <= bound[later]
     return later[use], earlier[use], gap[use]
 
@@ -220,11 +221,13 @@ def _computed(asked: Asked, store: VectorLists, row: Array, locations: Array, re
 def _whole(asked: Asked, store: VectorLists, at: int, own: Shadow) -> _Near:
     """The nearest of whatever class of the ``at``-th principal, whose shadows rule out too few, by all features."""
     run, locations = asked.run(at), own.locations[: own.count]
-    row, column = near_in(asked.vectors[run], store.gather(locations))
-    row += run.start
-    least = np.full(len(asked.labels), np.inf)
-    np.minimum.at(least, row, exact(asked.vectors[row], store.gather(locations[column])))
-    return _computed(asked, store, row, locations[column], least)
+    queries, vectors = asked.vectors[run], store.gather(locations)
+    row, column = near_in(queries, vectors)
+    gap = exact_between(queries, row, vectors, column)
+    least = np.full(len(queries), np.inf)
+    np.minimum.at(least, row, gap)
+    use = np.flatnonzero(gap <= least[row])
+    return row[use] + run.start, locations[column[use]], gap[use]
 
 
 def _ranks(vectors: NDArray[np.float32]) -> Floats:

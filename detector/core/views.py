@@ -162,16 +162,13 @@ class Views:
     def _pairs(self) -> Pairs:
         """Later and earlier row, in the order of ``Rows.by_slot``, and distance of those rows of one principal that are
         no farther apart than the later is from its pool's vectors of before the step; of no row that has none."""
-        return self._near_pairs(np.where(self._first, np.nan, self._alike))
+        return among(self._asked, np.where(self._open, np.nan, self._alike)[self._rows.by_slot.order])
 
-    @property
-    def _first(self) -> NDArray[np.bool_]:
-        """bool (n,): rows in whose pool there was nothing before the step."""
-        return np.isinf(self._alike)
-
-    def _near_pairs(self, bound: NDArray[np.float64]) -> Pairs:
-        """The same of those that are no farther apart than ``bound`` (n,) of the later, NaN for none."""
-        return among(self._asked, bound[self._rows.by_slot.order])
+    @cached_property
+    def _open(self) -> NDArray[np.bool_]:
+        """bool (n,): rows whose neighbours in the step are looked for once it is known who joins the growing set:
+        nothing of their pool was stored, or the very vector was."""
+        return np.asarray(np.isinf(self._alike) | (self._alike == 0))
 
     def _alike_pairs(self) -> Pairs:
         """Those of ``_pairs`` that are of one pool, in the order of ``Rows.by_pool``."""
@@ -186,9 +183,11 @@ class Views:
         """Rows of this step that may be nearest to later ones of it, in the order of ``Rows.by_slot``."""
         rows, order = self._rows, self._rows.by_slot.order
         later, earlier, gap = self._pairs
-        if self._first.any():
-            later, earlier, gap = _joined(self._pairs, self._near_pairs(np.where(self._first, self.grown, np.nan)))
-        use = self._growing_rows[order][earlier]
+        joined = self._growing_rows[order]
+        if self._open.any():
+            more = among(self._asked, np.where(self._open, self.grown, np.nan)[order], joined)
+            later, earlier, gap = _joined(self._pairs, more)
+        use = joined[earlier]
         earlier = earlier[use]
         return Candidates(later[use], -1 - earlier, gap[use], rows.said[order][earlier])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.core.distances import earlier_pairs, nearest_stored
+from detector.core.distances import earlier_pairs, near_in, nearest_stored
 from detector.core.vectors import VectorLists
 
 DIMENSION = 24
@@ -80,6 +80,52 @@ def test_pairs_within_groups_of_any_size(scale: float) -> None:
         if (between := _plain(rows[row], rows[other : other + 1])) < bound[row]
     }
     assert found == wanted
+
+
+def _crowd(generator: np.random.Generator, count: int, away: float = 50.0) -> NDArray[np.float32]:
+    """Vectors that differ by less than single precision shows from the origin."""
+    return (away + 1e-4 * generator.standard_normal((count, DIMENSION))).astype(np.float32)
+
+
+def test_a_crowd_far_from_the_origin_is_told_apart() -> None:
+    generator = np.random.default_rng(8)
+    queries, stored = _crowd(generator, 40), _crowd(generator, 500)
+    rows, at = near_in(queries, stored)
+    assert len(rows) < 4 * 40
+    best = {row: _plain(query, stored) for row, query in enumerate(queries)}
+    assert best == {
+        row: min(_plain(queries[row], stored[place : place + 1]) for place in at[rows == row].tolist())
+        for row in range(40)
+    }
+
+
+@pytest.mark.parametrize("others", [0, 300])
+def test_crowds_are_searched_exactly(others: int) -> None:
+    """Stored in one list or several, alone or beside what is elsewhere."""
+    generator = np.random.default_rng(9)
+    parts = [_crowd(generator, 700), _crowd(generator, 100), _crowd(generator, 400)]
+    parts[1] = np.concatenate((parts[1], _crowd(generator, others, -3.0)))
+    queries = np.concatenate((_crowd(generator, 40), _crowd(generator, 8, -3.0), _crowd(generator, 5, 1e20)))
+    for some in (parts[:1], parts):
+        store, lists = _store(some)
+        found = nearest_stored(store, queries, np.broadcast_to(lists, (len(queries), len(lists))))
+        np.testing.assert_array_equal(found, [_plain(query, np.concatenate(some)) for query in queries])
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_pairs_of_a_crowd_are_found(same: bool) -> None:
+    """Of rows that must not be farther apart than 0 there are none, however many are the same."""
+    generator = np.random.default_rng(10)
+    rows = np.repeat(_crowd(generator, 1), 90, axis=0) if same else _crowd(generator, 90)
+    bound = generator.choice([0.0, 4e-4, 7e-4], 90)
+    later, earlier, distance = earlier_pairs(rows, np.array([0, 50]), np.array([50, 40]), bound)
+    gaps = np.array([[_plain(row, other[None]) for other in rows] for row in rows])
+    owner = np.repeat((0, 1), (50, 40))
+    wanted = (gaps < bound[:, None]) & np.tri(90, k=-1, dtype=bool) & (owner[:, None] == owner)
+    found = np.zeros_like(wanted)
+    found[later, earlier] = True
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(distance, gaps[later, earlier])
 
 
 def test_nothing_is_nearest_where_there_is_nothing() -> None:

@@ -185,7 +185,9 @@ def test_pairs_within_a_step_are_those_of_a_loop(seed: int, lengths: list[int], 
     asked = place.asked(rows, np.array(lengths), np.zeros(count, np.int64))
     typical = scale * np.sqrt(2 * dimension)
     bound = generator.choice([np.nan, np.inf, 0.0, 0.8 * typical, typical], count)
+    some = generator.random(count) < generator.choice([0.0, 0.3, 1.0])
     found = sorted(zip(*(column.tolist() for column in among(asked, bound)), strict=True))
+    of_some = sorted(zip(*(column.tolist() for column in among(asked, bound, some)), strict=True))
     owner = np.repeat(np.arange(len(lengths)), lengths)
     wanted = [
         (later, earlier, float(gap))
@@ -194,6 +196,7 @@ def test_pairs_within_a_step_are_those_of_a_loop(seed: int, lengths: list[int], 
         if owner[earlier] == owner[later] and gap <= bound[later]
     ]
     assert found == wanted
+    assert [pair for pair in of_some if some[pair[1]]] == [pair for pair in wanted if some[pair[1]]]
 
 
 def _crowded(generator: np.random.Generator, count: int) -> Vectors:

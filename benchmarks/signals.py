@@ -28,7 +28,7 @@ from detector.core.signals import SIGNALS
 BATCH = 256
 PRINCIPALS = (1, 4, 32)
 QUERIES = 1_000
-TURNS = 9
+TURNS = 33
 GOALS = {64: 2.0, 784: 3.0}
 
 Rows = NDArray[np.float32]

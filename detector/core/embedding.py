@@ -79,7 +79,8 @@ class Embedding:
 
     def place(self, rows: Rows) -> Placed:
         """``rows`` (n, d) on the axes."""
-        centred = rows - self.centre
+        centred = rows.astype(np.float64)
+        centred -= self.centre
         along = centred @ self._all
         points, white = along[:, : self.axes.shape[1]], along[:, self.axes.shape[1] :]
         squares = np.einsum("ij,ij->i", points, points)

@@ -102,7 +102,7 @@ class History:
         if not len(rows.pool):
             return
         self._queue.append((self._pools.births, rows))
-        self._queued_bytes += rows.vectors.nbytes
+        self._queued_bytes += rows.vectors.nbytes + (0 if rows.columns is None else rows.columns.nbytes)
         if self._queued_bytes > QUEUE_BYTES:
             self.flush()
 
@@ -111,7 +111,9 @@ class History:
         queue, self._queue, self._queued_bytes = self._queue, [], 0
         by_dimension: dict[int, list[HistoryRows]] = {}
         for births, rows in queue:
-            by_dimension.setdefault(rows.vectors.shape[1], []).append(rows.select(self._wanted(births, rows)))
+            wanted = self._wanted(births, rows)
+            kept = rows if wanted.all() else rows.select(wanted)
+            by_dimension.setdefault(rows.vectors.shape[1], []).append(kept)
         for dimension, parts in by_dimension.items():
             for rows in parts:
                 self._bring(dimension, rows)

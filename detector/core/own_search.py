@@ -27,34 +27,34 @@ _NEVER = 1e38
 """More than any product, and not so much that the sum of both would overflow."""
 
 Floats = NDArray[np.float64]
+Content = Callable[[Array], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""The vectors (n, d) and the notes (n,) of what is at some ``where`` (n,)."""
 _Near = tuple[Array, Array, Floats]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """c vectors of which some may be the nearest to one of the queries: ``row`` int64 (c,), of the query; ``where``
-    they are, int64 (c,), the location in the store, or -1 less the row of an earlier query of the step; how far apart
-    they are, ``gap`` float64 (c,); and their ``notes`` float32 (c,)."""
+    they are, int64 (c,), the location in the store, or -1 less the row of an earlier query of the step; and how far
+    apart they are, ``gap`` float64 (c,)."""
 
     row: Array
     where: Array
     gap: Floats
-    notes: NDArray[np.float32]
 
     def joined(self, other: Candidates) -> Candidates:
-        names = ("row", "where", "gap", "notes")
+        names = ("row", "where", "gap")
         return Candidates(*(np.concatenate((getattr(self, name), getattr(other, name))) for name in names))
 
-    def nearest(self, count: int, vectors: Callable[[Array], NDArray[np.float32]]) -> tuple[Floats, Array]:
+    def nearest(self, count: int, content: Content) -> tuple[Floats, Array]:
         """Of each of ``count`` queries the distance to the nearest, float64 (count,), inf where there is none; and
         int64 (m,): the nearest candidates, one for each row that has any, rows ascending. Of several at the same
-        distance it is always the same one, by its content, however they came in. ``vectors`` gives those at some
-        ``where``."""
+        distance it is always the same one, by its ``content``, however they came in."""
         distance = np.full(count, np.inf)
         np.minimum.at(distance, self.row, self.gap)
         best = np.flatnonzero(self.gap <= distance[self.row])
         several = len(best) > np.isfinite(distance).sum()
-        ranks = (self.notes[best], _ranks(vectors(self.where[best]))) if several else ()
+        ranks = _ranks(*content(self.where[best])) if several else ()
         order = best[np.lexsort((*ranks, self.row[best]))]
         rows = self.row[order]
         first = np.ones(len(rows), np.bool_)
@@ -119,10 +119,12 @@ def among(asked: Asked, bound: Floats, some: NDArray[np.bool_] | None = None) ->
     """Later and earlier query, int64 (p,) each, and distance, of those of one principal that are no farther apart than
     ``bound`` float64 (n,) of the later; NaN for none. The earlier is one of ``some``, or any."""
     groups = np.logical_or.reduceat(~np.isnan(bound), asked.starts) & (asked.lengths > 1)
-    own = {at: np.arange(len(bound))[asked.run(at)] for at in np.flatnonzero(groups).tolist()}
+    runs = {at: asked.run(at) for at in np.flatnonzero(groups).tolist()}
+    own = {at: (asked.columns[:, run], np.arange(run.start, run.stop)) for at, run in runs.items()}
     if some is not None:
-        own = {at: where[some[where]] for at, where in own.items() if some[where].any()}
-    later, earlier = _Products(asked, {at: (asked.columns[:, where], where) for at, where in own.items()}).within(bound)
+        chosen = {at: some[run] for at, run in runs.items() if some[run].any()}
+        own = {at: (own[at][0][:, those], own[at][1][those]) for at, those in chosen.items()}
+    later, earlier = _Products(asked, own).within(bound)
     before = earlier < later
     later, earlier = later[before], earlier[before]
     if len(later) > MOST_NEAR * len(bound):
@@ -230,7 +232,7 @@ def _whole(asked: Asked, store: VectorLists, at: int, own: Shadow) -> _Near:
     return row[use] + run.start, locations[column[use]], gap[use]
 
 
-def _ranks(vectors: NDArray[np.float32]) -> Floats:
-    """float64 (n,): numbers that tell vectors apart by their content alone."""
+def _ranks(vectors: NDArray[np.float32], notes: NDArray[np.float32]) -> tuple[Array, Array]:
+    """Numbers (n,) that tell candidates apart by their content alone."""
     weights = np.sin(np.arange(1, vectors.shape[1] + 1, dtype=np.float64))
-    return np.asarray((vectors * weights).sum(axis=1))
+    return notes, (vectors * weights).sum(axis=1)

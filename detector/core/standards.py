@@ -122,7 +122,8 @@ def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
 
 def _unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
     some = np.flatnonzero(scores.max(axis=0, initial=0.0) > exemplars.min(axis=0))
-    left = scores.T[some, None, :] - exemplars.T[some, :, None]
+    left = np.repeat(scores.T[some, None, :], len(exemplars), axis=1)
+    left -= exemplars.T[some, :, None]
     np.minimum(np.maximum(left, 0.0, out=left), MOST, out=left)
     total = left.sum(axis=0)
     best = total.argmin(axis=0)

@@ -98,11 +98,11 @@ class Views:
         after the one that owns the growing set, and only for rows that have a reference."""
         rows, order = self._rows, self._rows.by_slot.order
         candidates = self._stored().joined(self._asked_before())
-        distance, nearest = candidates.nearest(len(rows), self._vectors)
+        distance, nearest = candidates.nearest(len(rows), self._content)
         row = order[candidates.row[nearest]]
         step, said = rows.features.copy(), np.full(len(rows), np.nan, np.float32)
-        step[row] -= self._vectors(candidates.where[nearest])
-        said[row] = candidates.notes[nearest]
+        vectors, said[row] = self._content(candidates.where[nearest])
+        step[row] -= vectors
         return OwnNeighbours(_scatter(order, distance), step, said)
 
     @cached_property
@@ -149,14 +149,14 @@ class Views:
         """Vectors of earlier steps that may be nearest, in the order of ``Rows.by_slot``."""
         found, asked, lists = self._found, self._asked, self._shadows[1]
         store = self._history.store(asked.vectors.shape[1])
-        near = Candidates(found.row, found.locations, found.gap, store.notes(found.locations))
+        near = Candidates(found.row, found.locations, found.gap)
         without = (lists >= 0).any(axis=1)
         if not without.any():
             return near
         few = np.flatnonzero(np.repeat(without, asked.lengths))
         row, locations = scanned(asked, store, few, lists[self._rows.slot[self._rows.by_slot.order[few]]])
         gap = exact(asked.vectors[row], store.gather(locations))
-        return near.joined(Candidates(row, locations, gap, store.notes(locations)))
+        return near.joined(Candidates(row, locations, gap))
 
     @cached_property
     def _pairs(self) -> Pairs:
@@ -181,23 +181,23 @@ class Views:
 
     def _asked_before(self) -> Candidates:
         """Rows of this step that may be nearest to later ones of it, in the order of ``Rows.by_slot``."""
-        rows, order = self._rows, self._rows.by_slot.order
+        order = self._rows.by_slot.order
         later, earlier, gap = self._pairs
         joined = self._growing_rows[order]
         if self._open.any():
             more = among(self._asked, np.where(self._open, self.grown, np.nan)[order], joined)
             later, earlier, gap = _joined(self._pairs, more)
         use = joined[earlier]
-        earlier = earlier[use]
-        return Candidates(later[use], -1 - earlier, gap[use], rows.said[order][earlier])
+        return Candidates(later[use], -1 - earlier[use], gap[use])
 
-    def _vectors(self, where: Array) -> NDArray[np.float32]:
-        """float32 (n, d): what candidates are (``Candidates.where``)."""
+    def _content(self, where: Array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The vectors float32 (n, d) and the notes float32 (n,) of candidates (``Candidates.where``)."""
         asked, inside = self._asked.vectors, where < 0
-        vectors = np.empty((len(where), asked.shape[1]), np.float32)
-        vectors[inside] = asked[-1 - where[inside]]
-        vectors[~inside] = self._history.store(asked.shape[1]).gather(where[~inside])
-        return vectors
+        store, row = self._history.store(asked.shape[1]), -1 - where[inside]
+        vectors, notes = np.empty((len(where), asked.shape[1]), np.float32), np.empty(len(where), np.float32)
+        vectors[inside], notes[inside] = asked[row], self._rows.said[self._rows.by_slot.order[row]]
+        vectors[~inside], notes[~inside] = store.gather(where[~inside]), store.notes(where[~inside])
+        return vectors, notes
 
     @cached_property
     def placed(self) -> Placed:

@@ -64,6 +64,9 @@ class Stored:
     def asked(self, queries: Vectors, lengths: Array, labels: Array) -> Asked:
         return Asked(queries, self.embedding.place(queries), labels, np.cumsum(lengths) - lengths, lengths)
 
+    def content(self, where: Array) -> tuple[Vectors, Vectors]:
+        return self.store.gather(where), self.store.notes(where)
+
     def near(self, asked: Asked) -> tuple[Found, Candidates]:
         """What shadows find; and that with what is found where there are none."""
         found = search(asked, self.store, self.shadows)
@@ -71,27 +74,24 @@ class Stored:
         few = np.flatnonzero(np.array([own is None for own in self.shadows])[owner])
         row, locations = scanned(asked, self.store, few, self.lists[owner[few]])
         gap = exact(asked.vectors[row], self.store.gather(locations))
-        others = Candidates(row, locations, gap, self.store.notes(locations))
-        return found, Candidates(found.row, found.locations, found.gap, self.store.notes(found.locations)).joined(
-            others
-        )
+        others = Candidates(row, locations, gap)
+        return found, Candidates(found.row, found.locations, found.gap).joined(others)
 
     def check(self, asked: Asked) -> Found:
         """All that is found is what a plain search finds."""
         found, candidates = self.near(asked)
-        distance, at = candidates.nearest(len(asked.vectors), self.store.gather)
-        notes = np.full(len(distance), np.nan)
-        notes[candidates.row[at]] = candidates.notes[at]
+        distance, at = candidates.nearest(len(asked.vectors), self.content)
+        row, vectors = candidates.row[at], self.store.gather(candidates.where[at])
+        np.testing.assert_array_equal(row, np.flatnonzero(np.isfinite(distance)))
+        np.testing.assert_array_equal(exact(asked.vectors[row], vectors), distance[row])
         owner = np.repeat(np.arange(len(asked.lengths)), asked.lengths)
         said = np.array([self.label_at[where] for where in found.locations.tolist()], np.int64)
         alike = said == asked.labels[found.row]
-        for row, query in enumerate(asked.vectors):
-            own, labels = self.vectors[owner[row]], self.labels[owner[row]]
-            gaps = _plain(query, own)
-            assert distance[row] == gaps.min(initial=np.inf)
-            assert np.isnan(notes[row]) == np.isinf(distance[row])
-            mine = found.gap[alike & (found.row == row)]
-            assert not len(mine) or mine.min() == gaps[labels == asked.labels[row]].min()
+        for number, query in enumerate(asked.vectors):
+            gaps, labels = _plain(query, self.vectors[owner[number]]), self.labels[owner[number]]
+            assert distance[number] == gaps.min(initial=np.inf)
+            mine = found.gap[alike & (found.row == number)]
+            assert not len(mine) or mine.min() == gaps[labels == asked.labels[number]].min()
         np.testing.assert_array_equal(found.gap, exact(asked.vectors[found.row], self.store.gather(found.locations)))
         return found
 
@@ -214,19 +214,19 @@ def test_of_several_as_near_it_is_always_the_same(count: int) -> None:
     found = []
     for border in (0, count // 3, count):
         order = generator.permutation(count)
-        parts = [_pairs(queries, vectors, notes, some) for some in (order[:border], order[border:])]
+        parts = [_pairs(queries, vectors, some) for some in (order[:border], order[border:])]
         candidates = parts[0].joined(parts[1])
-        distance, at = candidates.nearest(len(queries), vectors.__getitem__)
+        distance, at = candidates.nearest(len(queries), lambda where: (vectors[where], notes[where]))
         np.testing.assert_array_equal(candidates.row[at], range(len(queries)))
         np.testing.assert_array_equal(distance, [_plain(query, vectors).min() for query in queries])
         np.testing.assert_array_equal(candidates.gap[at], distance)
-        found.append((vectors[candidates.where[at]].tobytes(), candidates.notes[at].tobytes()))
+        found.append((vectors[candidates.where[at]].tobytes(), notes[candidates.where[at]].tobytes()))
     assert found[0] == found[1] == found[2]
 
 
-def _pairs(queries: Vectors, vectors: Vectors, notes: Vectors, some: Array) -> Candidates:
+def _pairs(queries: Vectors, vectors: Vectors, some: Array) -> Candidates:
     row, at = (column.ravel() for column in np.indices((len(queries), len(some))))
-    return Candidates(row, some[at], exact(queries[row], vectors[some[at]]), notes[some[at]])
+    return Candidates(row, some[at], exact(queries[row], vectors[some[at]]))
 
 
 def test_a_centre_has_many_nearest_corners() -> None:

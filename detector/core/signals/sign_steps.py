@@ -19,7 +19,9 @@ def _score(sight: Sight) -> Floats:
     some = slice(None, None, -(-sight.reference.dimension // _FEATURES))
     changed = sight.changed[:, some]
     count = row_counts(changed)
-    size = np.where(changed, sight.sizes[:, some] * sight.reference.scale[some], np.float32(np.inf))
+    size = sight.sizes[:, some] * sight.reference.scale[some]
+    if not changed.all():
+        size[~changed] = np.inf
     size.sort(axis=1)
     middle = size[np.arange(len(size)), np.maximum(count - 1, 0) // 2][:, None]
     equal = (size >= middle * (1 - _EQUAL)) & (size <= middle * (1 + _EQUAL))

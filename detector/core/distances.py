@@ -22,7 +22,7 @@ _HEAVY_QUERIES = 4
 _HEAVY_ELEMENTS = 1 << 17
 """Features that a scan would have to read, query by query, from which on a matrix product is quicker."""
 MOST_NEAR = 8
-"""Queries for which a matrix product leaves more candidates than this, each, are left to a scan."""
+"""Where a matrix product leaves more candidates than this for each query, another way is taken."""
 _MOST_PRODUCTS = 2
 """More lists than this are copied together before they are multiplied."""
 _TILE_ELEMENTS = 1 << 20
@@ -45,6 +45,13 @@ def exact_between(
     """float64 (n,): distances between the rows of ``left`` at ``left_at`` and those of ``right`` at ``right_at``."""
     portions = _portions(len(left_at), left.shape[1])
     parts = [_exact(left[left_at[some]], right[right_at[some]]) for some in portions]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def exact_stored(queries: NDArray[np.float32], row: Array, store: VectorLists, locations: Array) -> NDArray[np.float64]:
+    """float64 (n,): distances between the ``queries`` at ``row`` and the vectors stored at ``locations``."""
+    portions = _portions(len(row), queries.shape[1])
+    parts = [_exact(queries[row[some]], store.gather(locations[some])) for some in portions]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -125,15 +132,15 @@ def _whole(store: VectorLists, query: Array, lists: Array, row: int) -> tuple[Ar
 def _by_products(store: VectorLists, queries: Array, lists: Array, runs: list[slice]) -> tuple[Array, Array]:
     """Which vectors may be nearest to each query of these runs, each of which searches the same lists: (row of
     ``queries``, vector). Runs for which rounding leaves too many candidates are left out."""
-    doubled, squares = queries * np.float32(-2), _squares(queries)
+    squares = _squares(queries)
     parts: list[tuple[Array, Array]] = [(np.empty(0, np.int64), queries[:0])]
     for run in runs:
         numbers = [number for number in lists[run.start].tolist() if number >= 0 and store.sizes[number]]
         stored = [(vectors := store.view(number), store.squares(number, vectors)) for number in numbers]
         if len(stored) > _MOST_PRODUCTS:
             stored = [(np.concatenate([own for own, _ in stored]), np.concatenate([own for _, own in stored]))]
-        near, most = _near(doubled[run], squares[run], stored), MOST_NEAR * (run.stop - run.start)
-        if sum(len(rows) for rows, _ in near) > most:
+        near, most = _near(queries[run], squares[run], stored), MOST_NEAR * (run.stop - run.start)
+        if most < sum(len(rows) for rows, _ in near) and sum(own.size for own, _ in stored) <= _TILE_ELEMENTS:
             stored = [(vectors := np.concatenate([own for own, _ in stored]), vectors[:, 0])]
             near = [near_in(queries[run], vectors)]
         if sum(len(rows) for rows, _ in near) <= most:
@@ -141,15 +148,16 @@ def _by_products(store: VectorLists, queries: Array, lists: Array, runs: list[sl
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([vectors for _, vectors in parts])
 
 
-def _near(doubled: Array, squares: Array, stored: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+def _near(queries: Array, squares: Array, stored: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
     """For each part of what is ``stored`` (vectors, their squared norms), the pairs (query, vector) that may be
-    nearest over all parts. Queries are given times -2, and by their squared norms."""
+    nearest over all parts. ``squares`` (n,) are the squared norms of the queries."""
     if max(float(own.max()) for _, own in stored) + float(squares.max()) > _LARGE:
-        doubled = doubled.astype(np.float64)
-        squares = _squares(doubled) / 4
+        queries = queries.astype(np.float64)
+        squares = _squares(queries)
         stored = [(wide := vectors.astype(np.float64), _squares(wide)) for vectors, _ in stored]
-    relative, least = relative_error(doubled.shape[1])
-    limits, lowers, row = [], [], np.arange(len(doubled))
+    relative, least = relative_error(queries.shape[1])
+    doubled = queries * queries.dtype.type(-2)
+    limits, lowers, row = [], [], np.arange(len(queries))
     for vectors, own in stored:
         lower = doubled @ vectors.T
         lower += own * (1 - relative)
@@ -163,16 +171,16 @@ def _near(doubled: Array, squares: Array, stored: list[tuple[Array, Array]]) -> 
 def near_in(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> tuple[Array, Array]:
     """The pairs (query, vector) that may be nearest: positions int64 (p,) both. Seen from one of the queries, so that
     those of a crowd far from the origin are told apart."""
-    queries, vectors = _seen_from(queries[len(queries) // 2], queries), _seen_from(queries[len(queries) // 2], vectors)
-    return _near(queries * np.float32(-2), _squares(queries), [(vectors, _squares(vectors))])[0]
+    queries, vectors = _seen_from(queries[len(queries) // 2], queries, vectors)
+    return _near(queries, _squares(queries), [(vectors, _squares(vectors))])[0]
 
 
-def _seen_from(centre: Array, rows: Array) -> Array:
-    """``rows`` less ``centre``, which single precision rounds by one unit of each difference; not if they are large."""
-    if max(float(np.abs(rows).max(initial=0)), float(np.abs(centre).max(initial=0))) ** 2 > _LARGE:
-        return rows
-    difference: Array = rows - centre
-    return difference
+def _seen_from(centre: Array, *parts: Array) -> list[Array]:
+    """The rows of ``parts`` less ``centre``, which single precision rounds by one unit of each difference; in float64
+    if some are large."""
+    largest = max(max(float(rows.max(initial=0)), -float(rows.min(initial=0))) for rows in parts)
+    dtype = np.float64 if largest**2 > _LARGE else centre.dtype
+    return [rows.astype(dtype) - centre.astype(dtype) for rows in parts]
 
 
 def _places(chosen: Array) -> tuple[Array, Array]:
@@ -247,7 +255,8 @@ def _near_in_tile(queries: Array, starts: Array, lengths: Array, bound: Array) -
     own, first = queries[at], np.repeat(before, lengths)
     later, earlier = _near_among(own, first, bound[at])
     if len(later) > MOST_NEAR * len(own):
-        later, earlier = _near_among(_seen_from(own[len(own) // 2], own), first, bound[at])
+        [own] = _seen_from(own[len(own) // 2], own)
+        later, earlier = _near_among(own, first, bound[at])
     return at[later], at[earlier]
 
 

@@ -166,8 +166,11 @@ class History:
         if shadows:
             locations = store.next_locations(lists)
         store.append(lists, rows.vectors, rows.notes)
+        slots = self._pools.columns["slot"][rows.pool]
         for own in shadows:
-            own.append(self._pools.columns["slot"][rows.pool], partial(self._columns, own, rows), locations)
+            if rows.columns is None and not own.fits(rows.vectors):
+                own.forget(np.unique(slots))
+            own.append(slots, partial(self._columns, own, rows), locations)
 
     def _columns(self, shadows: Shadows, rows: HistoryRows) -> NDArray[np.float32]:
         if rows.columns is not None:
@@ -175,14 +178,16 @@ class History:
         return shadows.columns(self._pools.columns["label"][rows.pool], rows.vectors)
 
     def _shade(self, shadows: Shadows, slot: int) -> Shadow | None:
-        """Shadows of all vectors of ``slot``, who had none; None if there is no room."""
+        """Shadows of all vectors of ``slot``, who had none; None if there is no room, or some are too large: a log that
+        was written without a profile may hold such."""
         if shadows.full:
             return None
         store = self.store(shadows.dimension)
         pool, _, locations = self._places(store, self._pools.of_slots(np.array([slot])))
-        return shadows.make(
-            slot, shadows.columns(self._pools.columns["label"][pool], store.gather(locations)), locations
-        )
+        vectors = store.gather(locations)
+        if not shadows.fits(vectors):
+            return None
+        return shadows.make(slot, shadows.columns(self._pools.columns["label"][pool], vectors), locations)
 
     def _places(self, store: VectorLists, pools: Array) -> tuple[Array, Array, Array]:
         """Of every vector of ``pools`` the pool, the parity of its list and its location, int64 (n,) each."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.distances import MOST_NEAR, earlier_pairs, exact, exact_between, near_in, relative_error, scan
+from detector.core.distances import MOST_NEAR, earlier_pairs, exact_between, exact_stored, near_in, relative_error, scan
 from detector.core.embedding import Placed
 from detector.core.shadows import BITS, Shadow, columns_of, signs
 from detector.core.vectors import VectorLists
@@ -54,7 +54,7 @@ class Candidates:
         np.minimum.at(distance, self.row, self.gap)
         best = np.flatnonzero(self.gap <= distance[self.row])
         several = len(best) > np.isfinite(distance).sum()
-        ranks = _ranks(*content(self.where[best])) if several else ()
+        ranks = (_ranks(self.where[best], content),) if several else ()
         order = best[np.lexsort((*ranks, self.row[best]))]
         rows = self.row[order]
         first = np.ones(len(rows), np.bool_)
@@ -117,7 +117,8 @@ def search(asked: Asked, store: VectorLists, shadows: Sequence[Shadow | None]) -
 
 def among(asked: Asked, bound: Floats, some: NDArray[np.bool_] | None = None) -> tuple[Array, Array, Floats]:
     """Later and earlier query, int64 (p,) each, and distance, of those of one principal that are no farther apart than
-    ``bound`` float64 (n,) of the later; NaN for none. The earlier is one of ``some``, or any."""
+    ``bound`` float64 (n,) of the later; NaN for none. Where the earlier is not one of ``some``, bool (n,), they may be
+    left out."""
     groups = np.logical_or.reduceat(~np.isnan(bound), asked.starts) & (asked.lengths > 1)
     runs = {at: asked.run(at) for at in np.flatnonzero(groups).tolist()}
     own = {at: (asked.columns[:, run], np.arange(run.start, run.stop)) for at, run in runs.items()}
@@ -186,7 +187,7 @@ def _reached(asked: Asked, store: VectorLists, held: dict[int, Shadow], products
         likely[asked.run(at)] = own.locations[products.of(at, wide, slice(wide.shape[1])).argmin(axis=1)]
     known = np.flatnonzero(likely >= 0)
     reached = np.full(len(likely), np.nan)
-    reached[known] = exact(asked.vectors[known], store.gather(likely[known]))
+    reached[known] = exact_stored(asked.vectors, known, store, likely[known])
     return reached
 
 
@@ -215,7 +216,7 @@ def _bounded(asked: Asked, bound: Floats) -> NDArray[np.float32]:
 
 def _computed(asked: Asked, store: VectorLists, row: Array, locations: Array, reached: Floats) -> _Near:
     """Of what may be as near as ``reached`` what is."""
-    gap = exact(asked.vectors[row], store.gather(locations))
+    gap = exact_stored(asked.vectors, row, store, locations)
     use = np.flatnonzero(gap <= reached[row])
     return row[use], locations[use], gap[use]
 
@@ -232,7 +233,10 @@ def _whole(asked: Asked, store: VectorLists, at: int, own: Shadow) -> _Near:
     return row[use] + run.start, locations[column[use]], gap[use]
 
 
-def _ranks(vectors: NDArray[np.float32], notes: NDArray[np.float32]) -> tuple[Array, Array]:
-    """Numbers (n,) that tell candidates apart by their content alone."""
-    weights = np.sin(np.arange(1, vectors.shape[1] + 1, dtype=np.float64))
-    return notes, (vectors * weights).sum(axis=1)
+def _ranks(where: Array, content: Content) -> Array:
+    """int64 (n,): numbers that tell candidates apart by their content alone."""
+    once, place = np.unique(where, return_inverse=True)
+    vectors, notes = content(once)
+    rows = np.ascontiguousarray(np.column_stack((notes, vectors)))
+    ranks: Array = np.unique(rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))), return_inverse=True)[1]
+    return ranks.ravel()[place]

@@ -28,7 +28,7 @@ _SAME = 1e-3
 """Of the usual distance between neighbours: rows nearer than this are one row."""
 _LEAST_PROBABILITY = 1e-6
 _LEAST_RANGE = 1e-9
-_FARTHEST = 1e15
+FARTHEST = 1e15
 """Features are brought in to this, lest squares overflow and what is infinitely far passes for no distance at all."""
 
 
@@ -125,9 +125,9 @@ class ReferenceIndex:
             return features
         with np.errstate(over="ignore"):
             scaled = features if self._plain else features / self.reference.scale
-        if scaled.min() >= -_FARTHEST and scaled.max() <= _FARTHEST:
+        if scaled.min() >= -FARTHEST and scaled.max() <= FARTHEST:
             return scaled
-        return np.clip(scaled, -_FARTHEST, _FARTHEST)
+        return np.clip(scaled, -FARTHEST, FARTHEST)
 
     def nearest(self, placed: Placed) -> Neighbours:
         """The neighbours of rows that the reference's embedding ``placed``; a row of the reference that is a query

@@ -2,8 +2,8 @@
 them, and what the model said. No two vectors are nearer to each other than their shadows, so that these say quickly
 which cannot be near.
 
-They are made when somebody searches among many vectors, and kept up as more come in; up to 64 MiB in all: who is seldom
-asked for loses them. They change no result.
+They are made when somebody searches among many vectors, and kept up as more come in; up to 64 MiB for each reference:
+who was not asked for longest loses them. They change no result.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 from detector.core.distances import relative_error
 from detector.core.embedding import Embedding, Placed
+from detector.core.reference import FARTHEST
 from detector.core.vectors import OFFSET_BITS
 
 MOST_BYTES = 64 << 20
+_FREE = 0.25
+"""While less than this share of them is free, nobody gets shadows who has none: they would drive others' out, who make
+them again."""
 BITS = 8
 """Of the label; there may be more labels than these tell apart."""
 
@@ -84,7 +88,7 @@ class Shadows:
     @property
     def full(self) -> bool:
         """Whether there is no room for more who have none."""
-        return self.nbytes > MOST_BYTES
+        return self.nbytes > (1 - _FREE) * MOST_BYTES
 
     def make(self, slot: int, columns: NDArray[np.float32], locations: Array) -> Shadow:
         """Those of ``slot``, who has none, of all his vectors, by their ``columns``."""
@@ -109,6 +113,7 @@ class Shadows:
                 self.nbytes -= own.nbytes
                 own.append(ordered[:, start:end], locations[start:end])
                 self.nbytes += own.nbytes
+        self._keep_within()
 
     def drop(self, slot: int, lists: Array) -> None:
         """Drop those of the vectors of ``slot`` that are in ``lists``."""
@@ -125,9 +130,22 @@ class Shadows:
             own = self._of.pop(slot, None)
             self.nbytes -= own.nbytes if own is not None else 0
 
+    @staticmethod
+    def fits(vectors: NDArray[np.float32]) -> bool:
+        """Whether squares of ``vectors`` (n, d) are small enough to be told apart in single precision."""
+        return max(float(vectors.max(initial=0)), -float(vectors.min(initial=0))) <= FARTHEST
+
     def columns(self, labels: Array, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (bits + 1 + k + 2, n): those of ``vectors`` (n, d), of which the model said ``labels``."""
         return columns_of(self._embedding.place(vectors), labels, self.dimension)
+
+    def _keep_within(self) -> None:
+        if self.nbytes <= MOST_BYTES:
+            return
+        for slot in sorted(self._of, key=lambda slot: self._of[slot].used):
+            if self.nbytes <= MOST_BYTES:
+                break
+            self.forget(np.array([slot]))
 
     def _make_room(self) -> None:
         idle = [slot for slot, own in self._of.items() if own.used < self._searches - _IDLE]

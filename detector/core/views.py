@@ -1,4 +1,4 @@
-"""The rows of a step, and what the engine can say of each from vectors that it holds once for all signals."""
+"""What the engine can say of the rows of a step from vectors that it holds once for all signals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.distances import earlier_pairs, exact, nearest_stored
+from detector.core.distances import earlier_pairs, exact_stored, nearest_stored
 from detector.core.embedding import Placed
 from detector.core.history import History
 from detector.core.own_search import Asked, Candidates, Found, among, scanned, search
@@ -25,7 +25,8 @@ Pairs = tuple[Array, Array, NDArray[np.float64]]
 class GrowingNeighbours:
     """In the order of ``Rows.by_pool``: ``stored`` float64 (n,), the distance to the nearest vector of the pool's
     growing set before the step, inf if it is empty; and the pairs of rows of one pool in which the earlier, should
-    it join, is nearer to the later than that: ``later`` and ``earlier`` int64 (p,), ``distance`` float64 (p,)."""
+    it join, is nearer to the later than that, or as near: ``later`` and ``earlier`` int64 (p,), ``distance`` float64
+    (p,)."""
 
     stored: NDArray[np.float64]
     later: Array
@@ -155,7 +156,7 @@ class Views:
             return near
         few = np.flatnonzero(np.repeat(without, asked.lengths))
         row, locations = scanned(asked, store, few, lists[self._rows.slot[self._rows.by_slot.order[few]]])
-        gap = exact(asked.vectors[row], store.gather(locations))
+        gap = exact_stored(asked.vectors, row, store, locations)
         return near.joined(Candidates(row, locations, gap))
 
     @cached_property

@@ -99,13 +99,25 @@ def test_a_crowd_far_from_the_origin_is_told_apart() -> None:
     }
 
 
+def test_the_largest_of_either_sign_are_told_apart_too() -> None:
+    stored = np.array([[-3e38, 1.0], [3e38, 1.0], [3e38, -3e38]], np.float32)
+    rows, at = near_in(np.array([[3e38, 2.0]], np.float32), stored)
+    assert rows.tolist() == [0] and at.tolist() == [1]
+
+
 @pytest.mark.parametrize("others", [0, 300])
-def test_crowds_are_searched_exactly(others: int) -> None:
-    """Stored in one list or several, alone or beside what is elsewhere."""
+@pytest.mark.parametrize("large", ["asked", "stored", "both"])
+def test_crowds_are_searched_exactly(others: int, large: str) -> None:
+    """Stored in one list or several, alone or beside what is elsewhere, what is very large or nothing at all."""
     generator = np.random.default_rng(9)
     parts = [_crowd(generator, 700), _crowd(generator, 100), _crowd(generator, 400)]
     parts[1] = np.concatenate((parts[1], _crowd(generator, others, -3.0)))
-    queries = np.concatenate((_crowd(generator, 40), _crowd(generator, 8, -3.0), _crowd(generator, 5, 1e20)))
+    parts[0][17] = 0
+    queries = np.concatenate((_crowd(generator, 40), _crowd(generator, 8, -3.0)))
+    if large != "stored":
+        queries = np.concatenate((queries, _crowd(generator, 5, 1e20), np.full((1, DIMENSION), 3e38, np.float32)))
+    if large != "asked":
+        parts[0][18], parts[0][19] = 1e20, -3e38
     for some in (parts[:1], parts):
         store, lists = _store(some)
         found = nearest_stored(store, queries, np.broadcast_to(lists, (len(queries), len(lists))))

@@ -229,6 +229,19 @@ def _pairs(queries: Vectors, vectors: Vectors, some: Array) -> Candidates:
     return Candidates(row, some[at], exact(queries[row], vectors[some[at]]))
 
 
+@pytest.mark.parametrize("notes", [(0.5, 0.5), (0.2, 0.7), (np.nan, 0.7)])
+def test_what_is_as_near_is_told_apart_however_large_it_is_otherwise(notes: tuple[float, float]) -> None:
+    vectors = np.array([[1e15, 0.04, 0.0], [1e15, 0.0, 0.04]], np.float32)
+    said = np.array(notes, np.float32)
+    found = []
+    for order in ([0, 1], [1, 0], [0, 1, 0, 1, 0]):
+        where = np.array(order)
+        candidates = Candidates(np.zeros(len(where), np.int64), where, np.full(len(where), 1e15))
+        _, at = candidates.nearest(1, lambda some: (vectors[some], said[some]))
+        found.append(int(where[at[0]]))
+    assert len(set(found)) == 1
+
+
 def test_a_centre_has_many_nearest_corners() -> None:
     """What the test above is about does occur in it."""
     gaps = _plain(np.full(24, 0.5, np.float32), _crowded(np.random.default_rng(40), 40))

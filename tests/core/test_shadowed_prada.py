@@ -9,7 +9,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core import history
 from detector.core.engine import Engine, EngineConfig, Limits
 from tests.core.profiles import profile
-from tests.core.streams import KINDS, Seen, batch, linear_outputs, observe
+from tests.core.streams import KINDS, Seen, batch, linear_outputs, observe, rows_between
 
 DIMENSION, ROWS, CLASSES = 8, 600, 5
 REFERENCE = KINDS["clustered"](np.random.default_rng(4), 300, DIMENSION)
@@ -44,6 +44,27 @@ def test_all_signals_are_the_same(many: int, limits: str, monkeypatch: pytest.Mo
         monkeypatch.setattr(history, "MANY", many)
         cuts = np.random.default_rng(seed).choice(np.arange(1, len(without.index)), 12, replace=False)
         without.assert_equals(_said(LIMITS[limits], pieces, sorted(cuts.tolist()), profiled=True))
+
+
+@pytest.mark.parametrize("known", [0, 150])
+def test_a_log_of_no_profile_may_hold_what_shadows_cannot(known: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features that no profile brought in come before somebody asks here, or after."""
+    features = REFERENCE.copy()
+    features[known + 10] = 5e18
+    outputs = linear_outputs(REFERENCE, CLASSES)
+    pieces = [batch(features, ["ann"] * len(features), outputs=outputs, kind="probabilities")]
+    said = []
+    for many in (1, 1 << 40):
+        monkeypatch.setattr(history, "MANY", many)
+        logging, following = Engine(EngineConfig()), Engine(EngineConfig(profiles=(profile(REFERENCE, CLASSES),)))
+        if known:
+            following.absorb(logging.observe(rows_between(pieces, 0, known)).sections)
+            following.observe(rows_between(pieces, 200, 230))
+        following.absorb(logging.observe(rows_between(pieces, known, 200)).sections)
+        said.append(following.observe(rows_between(pieces, 230, 300)).signals)
+    for name, values in said[0].items():
+        np.testing.assert_array_equal(values, said[1][name], err_msg=name)
+    assert np.isfinite(said[0]["suspicion.near_duplicate"]).all()
 
 
 @pytest.mark.parametrize("limits", ["long", "short"])

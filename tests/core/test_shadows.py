@@ -153,6 +153,28 @@ def test_forgotten_they_take_no_room() -> None:
     assert held.of(0) is None
 
 
+def test_as_they_grow_who_was_not_asked_for_longest_loses_his(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadows, "MOST_BYTES", 800_000)
+    held = Held()
+    for who in range(4):
+        held.make(who, 600)
+        assert held.of(who) is not None
+    assert held.of(0) is not None
+    for _ in range(9):
+        held.put((3, 200), (2, 200), (0, 200))
+        assert held.shadows.nbytes <= 800_000
+    assert [held.of(who) is not None for who in range(4)] == [True, False, False, False]
+    held.check(0)
+
+
+def test_what_is_too_large_does_not_fit() -> None:
+    rows = _some(5)
+    assert Shadows.fits(rows) and Shadows.fits(rows[:0])
+    for large in (1e16, -1e16):
+        rows[2, 3] = large
+        assert not Shadows.fits(rows)
+
+
 def test_where_there_is_no_room_who_was_not_asked_for_makes_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadows, "MOST_BYTES", 50_000)
     held = Held()

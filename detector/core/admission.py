@@ -66,6 +66,16 @@ def admit(
     return Admission(work.distance, work.admitted, work.state)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """As plain numbers: the pairs of row r stand from ``first[r]`` to ``first[r + 1]``, each with the ``earlier`` row
+    and its ``distance``."""
+
+    first: list[int]
+    earlier: list[int]
+    distance: list[float]
+
+
 class _Waves:
     def __init__(
         self, neighbours: GrowingNeighbours, pools: Grouping, before: Thresholds, recompute: Recompute | None
@@ -129,29 +139,27 @@ class _Waves:
         self.distance[later] = np.minimum(self.distance[later], self._pairs.distance[pairs])
 
     def _finish(self, pools: Iterable[int], wave: int) -> None:
-        neighbours = self._later_pairs(wave)
+        pairs = self._later_pairs(wave)
         for pool in pools:
-            self._finish_pool(pool, wave, neighbours)
+            self._finish_pool(pool, wave, pairs)
 
-    def _later_pairs(self, wave: int) -> dict[int, list[tuple[int, float]]]:
-        """For each row, its possible neighbours among the rows of this wave and later."""
-        neighbours: dict[int, list[tuple[int, float]]] = {}
+    def _later_pairs(self, wave: int) -> _Pairs:
+        """Possible neighbours among the rows of this wave and later."""
         use = np.flatnonzero(self._pair_rank >= wave)
-        columns = (self._pairs.later[use], self._pairs.earlier[use], self._pairs.distance[use])
-        for later, earlier, distance in zip(*(column.tolist() for column in columns), strict=True):
-            neighbours.setdefault(later, []).append((earlier, distance))
-        return neighbours
+        use = use[np.argsort(self._pairs.later[use], kind="stable")]
+        first = np.searchsorted(self._pairs.later[use], np.arange(len(self.distance) + 1))
+        return _Pairs(first.tolist(), self._pairs.earlier[use].tolist(), self._pairs.distance[use].tolist())
 
-    def _finish_pool(self, pool: int, wave: int, neighbours: dict[int, list[tuple[int, float]]]) -> None:
+    def _finish_pool(self, pool: int, wave: int, pairs: _Pairs) -> None:
         start = int(self._starts[pool]) + wave
         rows = slice(start, int(self._starts[pool] + self._lengths[pool]))
         learner = _Learner(self.state, pool)
         admitted: list[bool] = []
         distances: list[float] = self.distance[rows].tolist()
         for at in range(len(distances)):
-            for earlier, between in neighbours.get(start + at, ()):
-                if between < distances[at] and admitted[earlier - start]:
-                    distances[at] = between
+            for pair in range(pairs.first[start + at], pairs.first[start + at + 1]):
+                if pairs.distance[pair] < distances[at] and admitted[pairs.earlier[pair] - start]:
+                    distances[at] = pairs.distance[pair]
             if self._recompute is not None and learner.doubtful(distances[at]):
                 self.distance[start : start + at], self.admitted[start : start + at] = distances[:at], admitted
                 learner.threshold = self._exact_threshold(pool, start + at)

@@ -11,9 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 
 import structlog
@@ -26,6 +25,8 @@ RESTARTS_VARIABLE = "WEIRGUARD_RESTARTS"
 
 HEALTHY_SECONDS = 60.0
 """A worker that ran this long has earned a short restart again."""
+_GLANCE_SECONDS = 0.25
+"""So long a signal to stop may go unnoticed: one that comes just before a call blocks does not end it."""
 
 _log = structlog.get_logger("weirguard.supervisor")
 
@@ -53,61 +54,63 @@ class Supervisor:
         self._command = dying_with_parent(list(command))
         self._servers = servers
         self._backoff = backoff
-        self._stopping = threading.Event()
+        self._stopping = False
         self._starts = 0
-        self._worker: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
         """Supervise until the end; returns the exit status for this process."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        while not self._stopping.is_set():
+        while not self._stopping:
             self._wait_for_broker()
-            if self._stopping.is_set():
+            if self._stopping:
                 break
             started = time.monotonic()
             code = self._run_once()
-            if code in FINAL or self._stopping.is_set():
+            if code in FINAL or self._stopping:
                 return self._last_word(code)
             wait = self._backoff.after(time.monotonic() - started)
             _log.error("worker stopped", why=meaning(code), exit=code, restart_in_seconds=round(wait, 1))
-            self._stopping.wait(wait)
+            self._pause(wait)
         return Exit.CLEAN
 
     def _last_word(self, code: int) -> int:
         _log.info("worker stopped for good", why=meaning(code), exit=code)
-        return Exit.CLEAN if self._stopping.is_set() else code
+        return Exit.CLEAN if self._stopping else code
 
     def _run_once(self) -> int:
         environment = os.environ | {RESTARTS_VARIABLE: str(self._starts)}
         self._starts += 1
-        self._worker = subprocess.Popen(self._command, env=environment)
-        if self._stopping.is_set():
-            self._worker.terminate()
-        return self._worker.wait()
+        worker = subprocess.Popen(self._command, env=environment)
+        while not self._stopping:
+            try:
+                return worker.wait(_GLANCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+        worker.terminate()
+        return worker.wait()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stopping.set()
-        if self._worker is not None:
-            self._worker.terminate()
+        self._stopping = True
 
     def _wait_for_broker(self) -> None:
-        """A broker that is away is no reason to restart a worker over and over."""
-        if wait_until(lambda: any(_listens(server) for server in self._servers), self._stopping):
-            _log.info("broker answers", servers=list(self._servers))
+        """A broker that is away is no reason to restart a worker over and over: it is asked for every second."""
+        waited = False
+        while not self._stopping:
+            if any(_listens(server) for server in self._servers):
+                if waited:
+                    _log.info("broker answers", servers=list(self._servers))
+                return
+            if not waited:
+                _log.warning("waiting for the broker")
+            waited = True
+            self._pause(1.0)
 
-
-def wait_until(condition: Callable[[], bool], stopping: threading.Event) -> bool:
-    """Ask every second until ``condition`` holds or ``stopping`` is set; whether there was a wait and it ended well."""
-    waited = False
-    while not stopping.is_set():
-        if condition():
-            return waited
-        if not waited:
-            _log.warning("waiting for the broker")
-        waited = True
-        stopping.wait(1.0)
-    return False
+    def _pause(self, seconds: float) -> None:
+        """Sleep for ``seconds``, or until there is a signal to stop."""
+        until = time.monotonic() + seconds
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _GLANCE_SECONDS))
 
 
 def _listens(server: str) -> bool:

@@ -162,7 +162,7 @@ class Views:
     @cached_property
     def _pairs(self) -> Pairs:
         """Later and earlier row, in the order of ``Rows.by_slot``, and distance of those rows of one principal that are
-        no farther apart than the later is from its pool's vectors of before the step; of no row that has none."""
+        no farther apart than the later is from its pool's vectors of before the step; the later is not ``_open``."""
         return among(self._asked, np.where(self._open, np.nan, self._alike)[self._rows.by_slot.order])
 
     @cached_property

@@ -81,17 +81,26 @@ def honest(dataset: Dataset, victim: Victim, half: int, count: int, seed: int) -
     return accounts
 
 
-def attack(target: str, name: str, profile: Profile, others: Sequence[Account]) -> Row:
-    """Carry out ``name`` on ``target`` and judge it."""
-    dataset, victim = victim_of(*target.split(":"))
-    side = dataset.side
-    pool = None if side is None else textures(POOL, side, SEED)
-    thief = ATTACKS[name](Knowledge.of(dataset, pool), BUDGETS[name], SEED)
-    disguise = WRAPPERS[PLAIN](Means(dataset, 0.1, SEED))
+def carried_out(dataset: Dataset, victim: Victim, name: str, seed: int) -> Course:
+    """The attack ``name`` on ``victim``, to the end of its budget."""
+    pool = None if dataset.side is None else textures(POOL, dataset.side, seed)
+    thief = ATTACKS[name](Knowledge.of(dataset, pool), BUDGETS[name], seed)
+    disguise = WRAPPERS[PLAIN](Means(dataset, 0.1, seed))
     course = Course(thief, InProcess(victim), disguise, Yardstick.of(victim, dataset, 0), checkpoints(BUDGETS[name]))
     course.run()
+    return course
+
+
+def stolen(name: str, course: Course) -> Account:
+    """What the thief of ``course`` asked and was told."""
     trace = thief_trace(name, course)
-    own = account("thief", name, trace.features, trace.outputs)
+    return account("thief", name, trace.features, trace.outputs)
+
+
+def attack(target: str, name: str, profile: Profile, others: Sequence[Account]) -> Row:
+    """Carry out ``name`` on ``target`` and judge it."""
+    course = carried_out(*victim_of(*target.split(":")), name, SEED)
+    own = stolen(name, course)
     alone, told = judge(own, None), judge(own, profile)
     curve = [(point.queries, point.test) for point in course.curve]
     then = max((share for queries, share in curve if told.first and queries <= told.first), default=None)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks._detecting import Account, account
-from benchmarks.calibrated import BUDGETS, honest
+from benchmarks.calibrated import carried_out, honest, stolen
 from detector.contracts.batches import cut
 from detector.core.batch import MicroBatch
 from detector.core.calibration.calibrate import calibrate
@@ -29,34 +29,14 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
 from detector.core.signals import SIGNALS
 from detector.lab.answers import Victim
-from detector.lab.attackers import ATTACKS
-from detector.lab.attackers.attacker import Knowledge
-from detector.lab.course import Course, checkpoints
 from detector.lab.data import Dataset
 from detector.lab.experiment import victim_of
-from detector.lab.fidelity import Yardstick
-from detector.lab.pools import textures
-from detector.lab.services import InProcess
-from detector.lab.traces import thief_trace
-from detector.lab.wrappers import PLAIN, WRAPPERS, Means
 
 VICTIMS = ("digits:multilayer perceptron", "mnist:convolutional network")
 THIEVES = ("jbda", "n-fgsm", "knockoff random", "copycat", "cloudleak pgd", "equation solving", "finite differences")
 CALIBRATION, HONEST = 12, 20
 BATCH, RUNS, SAME = 256, 3, 512
 SEED = 31
-
-
-def thief(dataset: Dataset, victim: Victim, name: str) -> Account:
-    """Of one attack, carried out on ``victim``."""
-    pool = None if dataset.side is None else textures(BUDGETS[name], dataset.side, SEED)
-    attacker = ATTACKS[name](Knowledge.of(dataset, pool), BUDGETS[name], SEED)
-    disguise = WRAPPERS[PLAIN](Means(dataset, 0.1, SEED))
-    yardstick = Yardstick.of(victim, dataset, 0)
-    course = Course(attacker, InProcess(victim), disguise, yardstick, checkpoints(BUDGETS[name]))
-    course.run()
-    trace = thief_trace(name, course)
-    return account("thief", name, trace.features, trace.outputs)
 
 
 def same(dataset: Dataset, victim: Victim, noise: float) -> Account:
@@ -69,7 +49,7 @@ def same(dataset: Dataset, victim: Victim, noise: float) -> Account:
 def kinds(dataset: Dataset, victim: Victim, progress: Progress) -> Iterator[tuple[str, list[Account]]]:
     yield "honest", honest(dataset, victim, 1, HONEST, SEED + 1)
     names = progress.track(THIEVES, description=f"attacks on {dataset.name}")
-    yield "thieves", [thief(dataset, victim, name) for name in names]
+    yield "thieves", [stolen(name, carried_out(dataset, victim, name, SEED)) for name in names]
     yield "one image for ever", [same(dataset, victim, 0.0)]
     yield "the same with noise", [same(dataset, victim, 1e-6)]
 

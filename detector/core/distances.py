@@ -6,6 +6,7 @@ row, which gives the same bits however many rows are computed at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isqrt
 
 import numpy as np
@@ -35,30 +36,28 @@ _LARGE = 1e30
 
 def exact(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
     """float64 (n,): Euclidean distances between the rows of two (n, d) arrays."""
-    parts = [_exact(left[some], right[some]) for some in _portions(*left.shape)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return _in_portions(left.shape, lambda some: (left[some], right[some]))
 
 
 def exact_between(
     left: NDArray[np.float32], left_at: Array, right: NDArray[np.float32], right_at: Array
 ) -> NDArray[np.float64]:
     """float64 (n,): distances between the rows of ``left`` at ``left_at`` and those of ``right`` at ``right_at``."""
-    portions = _portions(len(left_at), left.shape[1])
-    parts = [_exact(left[left_at[some]], right[right_at[some]]) for some in portions]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return _in_portions((len(left_at), left.shape[1]), lambda some: (left[left_at[some]], right[right_at[some]]))
 
 
 def exact_stored(queries: NDArray[np.float32], row: Array, store: VectorLists, locations: Array) -> NDArray[np.float64]:
     """float64 (n,): distances between the ``queries`` at ``row`` and the vectors stored at ``locations``."""
-    portions = _portions(len(row), queries.shape[1])
-    parts = [_exact(queries[row[some]], store.gather(locations[some])) for some in portions]
+    shape = len(row), queries.shape[1]
+    return _in_portions(shape, lambda some: (queries[row[some]], store.gather(locations[some])))
+
+
+def _in_portions(shape: tuple[int, ...], rows: Callable[[slice], tuple[Array, Array]]) -> NDArray[np.float64]:
+    """The distances of n pairs of d features, ``shape`` (n, d); ``rows`` gives the two sides of a slice of them."""
+    count, dimension = shape
+    step = max(_PORTION_ELEMENTS // max(dimension, 1), 1)
+    parts = [_exact(*rows(slice(at, at + step))) for at in range(0, max(count, 1), step)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _portions(count: int, dimension: int) -> list[slice]:
-    """At least one slice, which together cover ``count`` rows."""
-    rows = max(_PORTION_ELEMENTS // max(dimension, 1), 1)
-    return [slice(at, at + rows) for at in range(0, max(count, 1), rows)]
 
 
 def _exact(left: Array, right: Array) -> NDArray[np.float64]:
@@ -84,7 +83,7 @@ def nearest_stored(store: VectorLists, queries: NDArray[np.float32], lists: Arra
     at = np.flatnonzero(pending)
     if len(at):
         rows, locations = scan(store, queries[at], lists[at], sizes[at])
-        np.minimum.at(found, at[rows], exact(queries[at[rows]], store.gather(locations)))
+        np.minimum.at(found, at[rows], exact_stored(queries, at[rows], store, locations))
     return found
 
 
@@ -136,15 +135,16 @@ def _by_products(store: VectorLists, queries: Array, lists: Array, runs: list[sl
     parts: list[tuple[Array, Array]] = [(np.empty(0, np.int64), queries[:0])]
     for run in runs:
         numbers = [number for number in lists[run.start].tolist() if number >= 0 and store.sizes[number]]
-        stored = [(vectors := store.view(number), store.squares(number, vectors)) for number in numbers]
+        stored = [(own := store.view(number), store.squares(number, own)) for number in numbers]
         if len(stored) > _MOST_PRODUCTS:
             stored = [(np.concatenate([own for own, _ in stored]), np.concatenate([own for _, own in stored]))]
+        vectors = [own for own, _ in stored]
         near, most = _near(queries[run], squares[run], stored), MOST_NEAR * (run.stop - run.start)
-        if most < sum(len(rows) for rows, _ in near) and sum(own.size for own, _ in stored) <= _TILE_ELEMENTS:
-            stored = [(vectors := np.concatenate([own for own, _ in stored]), vectors[:, 0])]
-            near = [near_in(queries[run], vectors)]
+        if most < sum(len(rows) for rows, _ in near) and sum(own.size for own in vectors) <= _TILE_ELEMENTS:
+            vectors = [np.concatenate(vectors)]
+            near = [near_in(queries[run], vectors[0])]
         if sum(len(rows) for rows, _ in near) <= most:
-            parts += [(rows + run.start, own[at]) for (rows, at), (own, _) in zip(near, stored, strict=True)]
+            parts += [(rows + run.start, own[at]) for (rows, at), own in zip(near, vectors, strict=True)]
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([vectors for _, vectors in parts])
 
 

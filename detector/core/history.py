@@ -9,7 +9,6 @@ only copies them. Where somebody asks for it, each row has a note of what the mo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,22 +159,16 @@ class History:
         self._lists["number"][pools] = -1
 
     def _bring(self, dimension: int, rows: HistoryRows) -> None:
-        """``rows`` into their lists, and their shadows to those of who has some."""
+        """``rows`` into their lists, and their shadows to those of who has some; who has and these have none, as from a
+        log, loses his: they can be made again."""
         store, lists = self.store(dimension), self._list_numbers(dimension, rows)
-        shadows = [own for own in self._shadows.values() if own.dimension == dimension]
-        if shadows:
-            locations = store.next_locations(lists)
-        store.append(lists, rows.vectors, rows.notes)
         slots = self._pools.columns["slot"][rows.pool]
-        for own in shadows:
-            if rows.columns is None and not own.fits(rows.vectors):
+        for own in self._shadows.values():
+            if rows.columns is None:
                 own.forget(np.unique(slots))
-            own.append(slots, partial(self._columns, own, rows), locations)
-
-    def _columns(self, shadows: Shadows, rows: HistoryRows) -> NDArray[np.float32]:
-        if rows.columns is not None:
-            return rows.columns
-        return shadows.columns(self._pools.columns["label"][rows.pool], rows.vectors)
+            elif own.dimension == dimension:
+                own.append(slots, rows.columns, store.next_locations(lists))
+        store.append(lists, rows.vectors, rows.notes)
 
     def _shade(self, shadows: Shadows, slot: int) -> Shadow | None:
         """Shadows of all vectors of ``slot``, who had none; None if there is no room, or some are too large: a log that

@@ -29,7 +29,6 @@ _NEVER = 1e38
 Floats = NDArray[np.float64]
 Content = Callable[[Array], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """The vectors (n, d) and the notes (n,) of what is at some ``where`` (n,)."""
-_Near = tuple[Array, Array, Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +41,9 @@ class Candidates:
     where: Array
     gap: Floats
 
-    def joined(self, other: Candidates) -> Candidates:
-        names = ("row", "where", "gap")
-        return Candidates(*(np.concatenate((getattr(self, name), getattr(other, name))) for name in names))
+    def joined(self, *others: Candidates) -> Candidates:
+        every = (self, *others)
+        return Candidates(*(np.concatenate([getattr(own, name) for own in every]) for name in ("row", "where", "gap")))
 
     def nearest(self, count: int, content: Content) -> tuple[Floats, Array]:
         """Of each of ``count`` queries the distance to the nearest, float64 (count,), inf where there is none; and
@@ -89,19 +88,10 @@ class Asked:
         return columns_of(self.placed, self.labels, self.vectors.shape[1])
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Stored vectors near to queries, int64 (c,): ``row`` of the query, and ``locations``, with the distances ``gap``
-    float64 (c,). The nearest vector of whatever class is among them; if any of the query's own class is, the nearest of
-    that is too."""
-
-    row: Array
-    locations: Array
-    gap: Floats
-
-
-def search(asked: Asked, store: VectorLists, shadows: Sequence[Shadow | None]) -> Found:
-    """What the principals' ``shadows`` find among what is in ``store``; nothing for those who have none."""
+def search(asked: Asked, store: VectorLists, shadows: Sequence[Shadow | None]) -> Candidates:
+    """What the principals' ``shadows`` find near to the queries among what is in ``store``; nothing for those who have
+    none. The nearest vector of whatever class is among it; if any of the query's own class is, the nearest of that is
+    too."""
     held = {at: own for at, own in enumerate(shadows) if own is not None}
     products = _Products(asked, {at: (own.columns[:, : own.count], own.locations) for at, own in held.items()})
     reached = _reached(asked, store, held, products)
@@ -110,9 +100,8 @@ def search(asked: Asked, store: VectorLists, shadows: Sequence[Shadow | None]) -
     stored = np.array([0 if own is None else own.count for own in shadows])
     crowded = np.bincount(owner[row], minlength=len(shadows)) > MOST_NEAR * asked.lengths + stored // _FEW_OF
     keep = ~crowded[owner[row]]
-    parts = [_computed(asked, store, row[keep], locations[keep], reached)]
-    parts += [_whole(asked, store, at, held[at]) for at in np.flatnonzero(crowded).tolist()]
-    return Found(*(np.concatenate(column) for column in zip(*parts, strict=True))) if parts[1:] else Found(*parts[0])
+    near = _computed(asked, store, row[keep], locations[keep], reached)
+    return near.joined(*(_whole(asked, store, at, held[at]) for at in np.flatnonzero(crowded).tolist()))
 
 
 def among(asked: Asked, bound: Floats, some: NDArray[np.bool_] | None = None) -> tuple[Array, Array, Floats]:
@@ -214,14 +203,14 @@ def _bounded(asked: Asked, bound: Floats) -> NDArray[np.float32]:
     return wide
 
 
-def _computed(asked: Asked, store: VectorLists, row: Array, locations: Array, reached: Floats) -> _Near:
+def _computed(asked: Asked, store: VectorLists, row: Array, locations: Array, reached: Floats) -> Candidates:
     """Of what may be as near as ``reached`` what is."""
     gap = exact_stored(asked.vectors, row, store, locations)
     use = np.flatnonzero(gap <= reached[row])
-    return row[use], locations[use], gap[use]
+    return Candidates(row[use], locations[use], gap[use])
 
 
-def _whole(asked: Asked, store: VectorLists, at: int, own: Shadow) -> _Near:
+def _whole(asked: Asked, store: VectorLists, at: int, own: Shadow) -> Candidates:
     """The nearest of whatever class of the ``at``-th principal, whose shadows rule out too few, by all features."""
     run, locations = asked.run(at), own.locations[: own.count]
     queries, vectors = asked.vectors[run], store.gather(locations)
@@ -230,7 +219,7 @@ def _whole(asked: Asked, store: VectorLists, at: int, own: Shadow) -> _Near:
     least = np.full(len(queries), np.inf)
     np.minimum.at(least, row, gap)
     use = np.flatnonzero(gap <= least[row])
-    return row[use] + run.start, locations[column[use]], gap[use]
+    return Candidates(row[use] + run.start, locations[column[use]], gap[use])
 
 
 def _ranks(where: Array, content: Content) -> Array:

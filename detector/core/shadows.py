@@ -8,8 +8,6 @@ who was not asked for longest loses them. They change no result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -98,14 +96,11 @@ class Shadows:
         self.nbytes += own.nbytes
         return own
 
-    def append(self, slots: Array, columns: Callable[[], NDArray[np.float32]], locations: Array) -> None:
-        """Those of more vectors of ``slots`` (n,), by what ``columns`` gives, where the slot has shadows."""
-        owners = np.unique(slots)
-        held = np.array([slot in self._of for slot in owners.tolist()], np.bool_)
-        if not held.any():
-            return
-        order = np.argsort(slots, kind="stable")
-        ordered, locations = columns()[:, order], locations[order]
+    def append(self, slots: Array, columns: NDArray[np.float32], locations: Array) -> None:
+        """Those of more vectors of ``slots`` (n,), by their ``columns`` (bits + 1 + k + 2, n), where the slot has
+        shadows."""
+        owners, order = np.unique(slots), np.argsort(slots, kind="stable")
+        ordered, locations = columns[:, order], locations[order]
         edges = np.searchsorted(slots[order], owners).tolist()
         for slot, start, end in zip(owners.tolist(), edges, [*edges[1:], len(order)], strict=True):
             own = self._of.get(slot)

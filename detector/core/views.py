@@ -12,7 +12,7 @@ from detector.core.arrays import Array
 from detector.core.distances import earlier_pairs, exact_stored, nearest_stored
 from detector.core.embedding import Placed
 from detector.core.history import History
-from detector.core.own_search import Asked, Candidates, Found, among, scanned, search
+from detector.core.own_search import Asked, Candidates, among, scanned, search
 from detector.core.reference import Neighbours, Reference, ReferenceIndex
 from detector.core.rows import Rows
 from detector.core.shadows import Shadow
@@ -115,7 +115,7 @@ class Views:
         lists = self._history.lists(rows.pools)[rows.pool]
         if self.has_reference:
             found, row = self._found, rows.by_slot.order[self._found.row]
-            alike = (lists[row] == (found.locations >> OFFSET_BITS)[:, None]).any(axis=1)
+            alike = (lists[row] == (found.where >> OFFSET_BITS)[:, None]).any(axis=1)
             np.minimum.at(nearest, row[alike], found.gap[alike])
         left = order[np.isinf(nearest[order])]
         if len(left):
@@ -142,22 +142,21 @@ class Views:
         return self._asked.columns[:, _scatter(self._rows.by_slot.order, np.arange(len(self._rows)))[kept]]
 
     @cached_property
-    def _found(self) -> Found:
+    def _found(self) -> Candidates:
         """Stored vectors near to rows, in the order of ``Rows.by_slot``."""
         return search(self._asked, self._history.store(self._rows.features.shape[1]), self._shadows[0])
 
     def _stored(self) -> Candidates:
         """Vectors of earlier steps that may be nearest, in the order of ``Rows.by_slot``."""
-        found, asked, lists = self._found, self._asked, self._shadows[1]
+        asked, lists = self._asked, self._shadows[1]
         store = self._history.store(asked.vectors.shape[1])
-        near = Candidates(found.row, found.locations, found.gap)
         without = (lists >= 0).any(axis=1)
         if not without.any():
-            return near
+            return self._found
         few = np.flatnonzero(np.repeat(without, asked.lengths))
         row, locations = scanned(asked, store, few, lists[self._rows.slot[self._rows.by_slot.order[few]]])
         gap = exact_stored(asked.vectors, row, store, locations)
-        return near.joined(Candidates(row, locations, gap))
+        return self._found.joined(Candidates(row, locations, gap))
 
     @cached_property
     def _pairs(self) -> Pairs:

@@ -15,7 +15,7 @@ from detector.core import own_search
 from detector.core.arrays import Array
 from detector.core.distances import exact
 from detector.core.embedding import Embedding
-from detector.core.own_search import Asked, Candidates, Found, among, scanned, search
+from detector.core.own_search import Asked, Candidates, among, scanned, search
 from detector.core.shadows import Shadow, Shadows
 from detector.core.vectors import VectorLists
 
@@ -67,7 +67,7 @@ class Stored:
     def content(self, where: Array) -> tuple[Vectors, Vectors]:
         return self.store.gather(where), self.store.notes(where)
 
-    def near(self, asked: Asked) -> tuple[Found, Candidates]:
+    def near(self, asked: Asked) -> tuple[Candidates, Candidates]:
         """What shadows find; and that with what is found where there are none."""
         found = search(asked, self.store, self.shadows)
         owner = np.repeat(np.arange(len(asked.lengths)), asked.lengths)
@@ -75,9 +75,9 @@ class Stored:
         row, locations = scanned(asked, self.store, few, self.lists[owner[few]])
         gap = exact(asked.vectors[row], self.store.gather(locations))
         others = Candidates(row, locations, gap)
-        return found, Candidates(found.row, found.locations, found.gap).joined(others)
+        return found, found.joined(others)
 
-    def check(self, asked: Asked) -> Found:
+    def check(self, asked: Asked) -> Candidates:
         """All that is found is what a plain search finds."""
         found, candidates = self.near(asked)
         distance, at = candidates.nearest(len(asked.vectors), self.content)
@@ -85,14 +85,14 @@ class Stored:
         np.testing.assert_array_equal(row, np.flatnonzero(np.isfinite(distance)))
         np.testing.assert_array_equal(exact(asked.vectors[row], vectors), distance[row])
         owner = np.repeat(np.arange(len(asked.lengths)), asked.lengths)
-        said = np.array([self.label_at[where] for where in found.locations.tolist()], np.int64)
+        said = np.array([self.label_at[where] for where in found.where.tolist()], np.int64)
         alike = said == asked.labels[found.row]
         for number, query in enumerate(asked.vectors):
             gaps, labels = _plain(query, self.vectors[owner[number]]), self.labels[owner[number]]
             assert distance[number] == gaps.min(initial=np.inf)
             mine = found.gap[alike & (found.row == number)]
             assert not len(mine) or mine.min() == gaps[labels == asked.labels[number]].min()
-        np.testing.assert_array_equal(found.gap, exact(asked.vectors[found.row], self.store.gather(found.locations)))
+        np.testing.assert_array_equal(found.gap, exact(asked.vectors[found.row], self.store.gather(found.where)))
         return found
 
 
@@ -150,7 +150,7 @@ def test_shadows_mostly_find_the_own_class_too() -> None:
     place = Stored.of([stored], generator, classes=10, spread=spread)
     asked = place.asked(queries, np.array([64]), generator.integers(0, 10, 64))
     found = place.check(asked)
-    said = np.array([place.label_at[where] for where in found.locations.tolist()])
+    said = np.array([place.label_at[where] for where in found.where.tolist()])
     alike = np.bincount(found.row[said == asked.labels[found.row]], minlength=64)
     assert (alike > 0).all()
     assert len(found.row) < 64 * 40  # and few others

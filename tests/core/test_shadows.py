@@ -50,7 +50,7 @@ class Held:
         slots = np.repeat([who for who, _ in count_of], [count for _, count in count_of])
         order = GENERATOR.permutation(len(slots))
         columns = self.shadows.columns(labels[order], vectors[order])
-        self.shadows.append(slots[order], lambda: columns, locations[order])
+        self.shadows.append(slots[order], columns, locations[order])
 
     def of(self, who: int) -> Shadow | None:
         return self.shadows.of(np.array([who]))[0]
@@ -84,13 +84,6 @@ def test_who_has_none_gets_none_by_what_comes_in() -> None:
     held.put((1, 50), (0, 40), (2, 1))
     held.check(0)
     assert held.of(1) is None and held.of(2) is None
-
-
-def test_columns_are_not_asked_for_where_nobody_has_shadows() -> None:
-    def never() -> Array:
-        raise AssertionError
-
-    Held().shadows.append(np.array([3, 4]), never, np.array([0, 1]))
 
 
 @pytest.mark.parametrize("lists", [[0], [0, 2], [5]])

@@ -112,7 +112,8 @@ class History:
         for births, rows in queue:
             wanted = self._wanted(births, rows)
             kept = rows if wanted.all() else rows.select(wanted)
-            by_dimension.setdefault(rows.vectors.shape[1], []).append(kept)
+            if len(kept.pool):
+                by_dimension.setdefault(rows.vectors.shape[1], []).append(kept)
         for dimension, parts in by_dimension.items():
             for rows in parts:
                 self._bring(dimension, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -12,20 +13,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OutputKind = Literal["probabilities", "label", "score"]
-CountKind = Literal["dropped", "refused"]
+CountKind = Literal["dropped", "refused", "unjudged"]
+"""Lost before they were logged; refused by the gate, so never answered; answered, and not fit to be logged."""
+
 MisfitReason = Literal["model", "model_version", "features", "outputs"]
 """What of queries there is no profile for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Queries of one principal that carry no features: the logger dropped them or the gate refused them."""
+    """Queries of one principal that carry no features. ``reason``: a word for why they are missing, may be empty."""
 
     model: str
     principal: str
     kind: CountKind
     queries: int
     occurred_at: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +72,16 @@ class QueryBatch:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was refused: its index in the record, a reason word and a sentence."""
+    """A row that was refused: its index in the record (-1 for all of it), a reason word and a sentence.
+
+    ``model`` and ``principal`` say whose query is unjudged for it; they are empty where the record does not tell.
+    """
 
     row: int
     reason: str
     detail: str
+    model: str = ""
+    principal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +106,14 @@ class DecodedRun:
     """Kafka records of queries, decoded together: the same as one by one, at a fraction of the cost.
 
     ``parts``: one batch for each layout. ``counts`` and ``bad`` each with the place of their record among the records,
-    in its order; row -1 is the whole record, which then has nothing else here.
+    in its order; row -1 is the whole record, which then has nothing else here. ``repaired``: how often something odd
+    was replaced and its row kept, by a word for what it was.
     """
 
     parts: list[Part] = field(default_factory=list)
     counts: list[tuple[int, Count]] = field(default_factory=list)
     bad: list[tuple[int, BadRow]] = field(default_factory=list)
+    repaired: Counter[str] = field(default_factory=Counter)
 
     def refuse(self, place: int, error: InvalidRecord) -> None:
         """Record ``place`` cannot be used at all."""

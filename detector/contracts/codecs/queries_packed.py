@@ -39,6 +39,7 @@ class PackedCount:
     kind: CountKind
     queries: int
     occurred_at: float
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -139,7 +140,7 @@ def _count(model: str, count: PackedCount) -> Count:
         raise InvalidRecord("counts", f"a count says {count.queries} queries; send 1 or more, or no count")
     if not is_time(count.occurred_at):
         raise InvalidRecord("time", "occurred_at of a count must be seconds (not milliseconds) since 1970")
-    return Count(model, count.principal, count.kind, count.queries, count.occurred_at)
+    return Count(model, count.principal, count.kind, count.queries, count.occurred_at, count.reason)
 
 
 @dataclass(slots=True)
@@ -317,4 +318,5 @@ def _pack_count(model: str, count: Count) -> dict[str, Any]:
         "kind": count.kind,
         "queries": count.queries,
         "occurred_at": count.occurred_at,
+        "reason": count.reason,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from detector.contracts.codecs.limits import REPAIRS
 from detector.contracts.findings import ActionName, Mode, Severity
 from detector.contracts.queries import CountKind, MisfitReason
 
@@ -78,6 +79,13 @@ QUERIES_MISSING = Metric(
     (MISSING_KIND,),
 )
 DEAD_LETTERS = Metric("dead_letters_total", "counter", "records", "Records and rows refused.", (REASON,))
+REPAIRED = Metric(
+    "repaired_total",
+    "counter",
+    "1",
+    "Odd values of queries that were replaced, so that their rows could be judged.",
+    (Label("what", tuple(REPAIRS)),),
+)
 MISFITS = Metric(
     "profile_misfits_total",
     "counter",
@@ -157,6 +165,7 @@ METRICS: tuple[Metric, ...] = (
     RECORDS,
     QUERIES_MISSING,
     DEAD_LETTERS,
+    REPAIRED,
     MISFITS,
     PROFILE_INFO,
     REKEYED,

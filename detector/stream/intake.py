@@ -57,7 +57,7 @@ class Intake:
 
     ``record_of`` and ``row_of`` int64 (rows,) give the record index of each row of the pieces and its place in that
     record. ``counts`` stand before a row. ``strays`` are messages to the right partition, ``refused`` the bad rows by
-    record index.
+    record index, ``repaired`` as in ``DecodedRun``.
     """
 
     pieces: list[QueryBatch] = field(default_factory=list)
@@ -66,6 +66,7 @@ class Intake:
     counts: list[tuple[int, Count, int]] = field(default_factory=list)
     strays: list[Message] = field(default_factory=list)
     refused: dict[int, list[BadRow]] = field(default_factory=dict)
+    repaired: Counter[str] = field(default_factory=Counter)
     _parts: list[Part] = field(default_factory=list)
 
     @property
@@ -113,7 +114,8 @@ class Receiver:
     ) -> list[tuple[int, Count]]:
         """Neighbours of one encoding, decoded together; gives their counts."""
         values = [record.value for record in records]
-        run = decode_packed_run(values) if packed else decode_json_run(values, [one.timestamp for one in records])
+        run = (decode_packed_run if packed else decode_json_run)(values, [record.timestamp for record in records])
+        intake.repaired.update(run.repaired)
         for place, bad in run.bad:
             intake.refused.setdefault(places[place], []).append(bad)
         away = self._away(run)
@@ -166,7 +168,7 @@ class Receiver:
 
     def _repacked(self, record: SourceRecord) -> list[Message]:
         """The rows of ``record`` that live elsewhere, decoded again without their neighbours."""
-        batch = decode_packed(record.value).batch
+        batch = decode_packed(record.value, timestamp=record.timestamp).batch
         assert batch is not None
         home = self._homes(batch)
         headers = ((CONTENT_TYPE, PACKED_CONTENT_TYPE.encode()), (ORIGIN, self._origin(record)))

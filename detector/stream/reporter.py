@@ -119,6 +119,8 @@ class Reporter:
             self.metrics.add(names.DEAD_LETTERS, rows, reason=reason)
         for kind, queries in _total(step.missing for step in steps).items():
             self.metrics.add(names.QUERIES_MISSING, queries, kind=kind)
+        for what, times in _total(step.repaired for step in steps).items():
+            self.metrics.add(names.REPAIRED, times, what=what)
         for model in {model for step in steps for model in step.scores}:
             self.metrics.observe(names.SCORE, [v for step in steps for v in step.scores.get(model, ())], model=model)
         for model, signal in {key for step in steps for key in step.exposures}:

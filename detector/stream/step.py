@@ -28,6 +28,7 @@ class Step:
     queries: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
     scores: dict[str, list[float]] = field(default_factory=dict)
     exposures: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
@@ -48,6 +49,7 @@ class Step:
             self.refused.update(row.reason for row in rows)
         for _, count, _ in intake.counts:
             self.missing[count.kind] += count.queries
+        self.repaired = intake.repaired
         self.rekeyed = len(intake.strays)
         self.evicted = observation.evicted
         self._count_scores(observation, last)

@@ -29,7 +29,10 @@ _SAME = 1e-3
 _LEAST_PROBABILITY = 1e-6
 _LEAST_RANGE = 1e-9
 FARTHEST = 1e15
-"""Features are brought in to this, lest squares overflow and what is infinitely far passes for no distance at all."""
+"""Features are brought in to this, so that squares do not overflow."""
+_FAR = 1_000.0
+"""Features are brought in to so many of their ranges from what honest queries send. Beyond that all honest queries are
+equally far, and beside such a distance the steps between a thief's own queries would look like no steps at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,8 @@ class ReferenceIndex:
         self._products = np.concatenate((-2 * self._rows.T, squares[None]))
         self._single = self._products.astype(np.float32)
         self._farthest = float(squares.max(initial=0.0))
+        self._least, self._most = reference.seen.within(_FAR, FARTHEST)
+        self._near_all = float(self._least.max()), float(self._most.min())
 
     def scaled(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """``features`` (n, d) as they are compared; those of another dimension as they are."""
@@ -125,9 +130,9 @@ class ReferenceIndex:
             return features
         with np.errstate(over="ignore"):
             scaled = features if self._plain else features / self.reference.scale
-        if scaled.min() >= -FARTHEST and scaled.max() <= FARTHEST:
+        if scaled.min() >= self._near_all[0] and scaled.max() <= self._near_all[1]:
             return scaled
-        return np.clip(scaled, -FARTHEST, FARTHEST)
+        return np.clip(scaled, self._least, self._most)
 
     def nearest(self, placed: Placed) -> Neighbours:
         """The neighbours of rows that the reference's embedding ``placed``; a row of the reference that is a query

@@ -155,8 +155,9 @@ class _Columns:
 
     def leave_out(self, name: str, odd: NDArray[np.bool_], repaired: Counter[str]) -> None:
         """The lists of the optional column ``name`` that are ``odd`` bool (n,) are as good as null."""
-        repaired["column"] += int(np.count_nonzero(odd & self.set_[name]))
-        self.set_[name] &= ~odd
+        if left_out := int(np.count_nonzero(odd & self.set_[name])):
+            repaired["column"] += left_out
+            self.set_[name] = self.set_[name] & ~odd
 
     def breaks(self) -> NDArray[np.bool_]:
         """Where a row cannot share a batch with the one before it; true for the first."""

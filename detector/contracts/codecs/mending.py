@@ -61,17 +61,17 @@ def _names(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     if not all_plain(batch.event_ids, EVENT_ID_CHARACTERS):
         changed["event_ids"] = [usable_event_id(event_id) for event_id in batch.event_ids]
-        repaired["event_id"] += _differing(batch.event_ids, changed["event_ids"])
+        _note(repaired, "event_id", _differing(batch.event_ids, changed["event_ids"]))
     if EVERYONE in batch.principals or not all_plain(batch.principals, NAME_CHARACTERS):
         changed["principals"] = [usable_principal(principal) for principal in batch.principals]
-        repaired["principal"] += _rows_renamed(batch, changed["principals"])
+        _note(repaired, "principal", _rows_renamed(batch, changed["principals"]))
     for name in TEXT_COLUMNS:
         texts = getattr(batch, name)
         if texts is not None and not all_plain(texts, NAME_CHARACTERS):
             changed[name] = [
                 text if plain(text, NAME_CHARACTERS) else made_plain(text, NAME_CHARACTERS) for text in texts
             ]
-            repaired["attribute"] += _differing(texts, changed[name])
+            _note(repaired, "attribute", _differing(texts, changed[name]))
     return changed
 
 
@@ -93,7 +93,7 @@ def _times(batch: QueryBatch, repaired: Counter[str], moments: Moments | None) -
     if all_of(fine) or moments is None:
         return {}
     times = np.where(fine, batch.occurred_at, moments())
-    repaired["time"] += int(np.count_nonzero(are_times(times) & ~fine))
+    _note(repaired, "time", int(np.count_nonzero(are_times(times) & ~fine)))
     return {"occurred_at": times}
 
 
@@ -105,10 +105,9 @@ def _features(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
         return {} if given is None else {"features": np.where(given, np.float32(0), features)}
     absent = np.isnan(features)
     if given is not None:
-        repaired["missing"] += _rows_with(absent & ~given)
+        _note(repaired, "missing", _rows_with(absent & ~given))
         absent |= given
-    far = np.isinf(features) & ~absent
-    repaired["clipped"] += _rows_with(far)
+    _note(repaired, "clipped", _rows_with(np.isinf(features) & ~absent))
     largest = np.finfo(np.float32).max
     clipped = np.where(absent, np.float32(0), np.clip(features, -largest, largest))
     return {"features": clipped, "missing": absent if given is not None or absent.any() else None}
@@ -129,6 +128,11 @@ def _rows_with(cells: NDArray[np.bool_]) -> int:
     return int(cells.any(axis=1).sum())
 
 
+def _note(repaired: Counter[str], word: str, rows: int) -> None:
+    if rows:
+        repaired[word] += rows
+
+
 def _numbers(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
     """Infinite numbers of optional columns become NaN, which says that the row lacks them."""
     import numpy as np
@@ -138,5 +142,5 @@ def _numbers(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
         column = getattr(batch, name)
         if column is not None and np.isinf(column).any():
             changed[name] = np.where(np.isinf(column), np.float32(np.nan), column)
-            repaired["number"] += _rows_with(np.isinf(column).reshape(len(batch), -1))
+            _note(repaired, "number", _rows_with(np.isinf(column).reshape(len(batch), -1)))
     return changed

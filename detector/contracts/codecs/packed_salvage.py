@@ -123,7 +123,8 @@ def _attributes(fields: Fields, name: str, repaired: Counter[str]) -> list[str] 
         repaired["column"] += 1
         return None
     texts = [text_of(_decoded(item)) for item in items]
-    repaired["attribute"] += texts.count(None)
+    if None in texts:
+        repaired["attribute"] += texts.count(None)
     return [text or "" for text in texts]
 
 
@@ -153,10 +154,12 @@ def _whole(fields: Fields, name: str) -> int:
 def _counts(fields: Fields, repaired: Counter[str]) -> list[PackedCount]:
     items = _items(fields, "counts")
     if items is None:
-        repaired["count"] += _value(fields, "counts") is not None
+        if _value(fields, "counts") is not None:
+            repaired["count"] += 1
         return []
     counts = [_count(item) for item in items]
-    repaired["count"] += counts.count(None)
+    if None in counts:
+        repaired["count"] += counts.count(None)
     return [count for count in counts if count is not None]
 
 

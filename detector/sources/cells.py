@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from detector.contracts.codecs.mending import TEXT_COLUMNS
 from detector.contracts.codecs.salvage import marks_of, number_of, shown, text_of, whole_of
 from detector.contracts.errors import ConfigurationError
@@ -29,6 +32,11 @@ class Cells:
     texts: dict[str, list[str | None]] = field(default_factory=dict)
     faults: dict[int, str] = field(default_factory=dict)
     repaired: Counter[str] = field(default_factory=Counter)
+
+    def take(self, rows: NDArray[np.int64]) -> Cells:
+        """Those of some ``rows`` without a fault, int64 (n,); counted together with these."""
+        texts = {name: [column[row] for row in rows.tolist()] for name, column in self.texts.items()}
+        return Cells(self.table.take(rows), texts, repaired=self.repaired)
 
 
 def clean(path: Path, table: Any) -> Cells:

@@ -75,26 +75,21 @@ def _rows_at_once(metadata: Any) -> int:
 
 def _read(path: Path, table: Any, start: int) -> Iterator[DecodedQueries]:
     cells = clean(path, table)
-    if cells.faults or cells.repaired:
-        yield _set_aside(cells, start)
+    bad = [_faulty(cells, row, start) for row in sorted(cells.faults)]
     rows = np.array([row for row in range(table.num_rows) if row not in cells.faults], dtype=np.int64)
-    if cells.faults:
-        cells.texts = {name: [texts[row] for row in rows.tolist()] for name, texts in cells.texts.items()}
-        cells.table = cells.table.take(rows)
-    columns = _Columns.of(path, cells)
+    columns = _Columns.of(path, cells.take(rows) if bad else cells)
+    if bad or cells.repaired:
+        yield DecodedQueries(None, rows[:0], bad_rows=bad, repaired=cells.repaired)
     edges = [*np.flatnonzero(columns.breaks()).tolist(), len(rows)]
     for first, stop in pairwise(edges):
         yield _numbered(columns, first, stop, rows[first:stop] + start)
 
 
-def _set_aside(cells: Cells, start: int) -> DecodedQueries:
-    """The rows with a fault, by their places in the file."""
-    names, bad = cells.texts, []
-    for row, fault in sorted(cells.faults.items()):
-        model, principal = names["model"][row] or "", names["principal"][row]
-        who = "" if principal is None else usable_principal(principal)
-        bad.append(BadRow(row + start, "structure", fault, model if names_one(model) else "", who))
-    return DecodedQueries(None, np.zeros(0, dtype=np.int64), bad_rows=bad, repaired=cells.repaired)
+def _faulty(cells: Cells, row: int, start: int) -> BadRow:
+    """The ``row`` with a fault, by its place in the file."""
+    model, principal = cells.texts["model"][row] or "", cells.texts["principal"][row]
+    who = "" if principal is None else usable_principal(principal)
+    return BadRow(row + start, "structure", cells.faults[row], model if names_one(model) else "", who)
 
 
 def _is_set(column: Any) -> NDArray[np.bool_]:

@@ -147,7 +147,7 @@ def _moment(text: str) -> float:
 
     try:
         moment = msgspec.convert(text, datetime)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, ValueError):
         return nan
     return nan if moment.tzinfo is None else (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
 

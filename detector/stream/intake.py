@@ -115,7 +115,8 @@ class Receiver:
         """Neighbours of one encoding, decoded together; gives their counts."""
         values = [record.value for record in records]
         run = (decode_packed_run if packed else decode_json_run)(values, [record.timestamp for record in records])
-        intake.repaired.update(run.repaired)
+        if run.repaired:
+            intake.repaired.update(run.repaired)
         for place, bad in run.bad:
             intake.refused.setdefault(places[place], []).append(bad)
         away = self._away(run)

@@ -37,10 +37,13 @@ def mend(batch: QueryBatch, repaired: Counter[str], moments: Moments | None) -> 
     """``batch`` with what is odd replaced, by what of it each in ``repaired``, a word of ``limits.REPAIRS``.
 
     A feature that is NaN is missing, and 0 as every missing one; an infinite one is the largest float32. ``moments``
-    stand in for a time that is not a moment.
+    stand in for a time that is not a moment. A ``batch`` that is given back itself has good times.
     """
-    changed = _names(batch, repaired) | _times(batch, repaired, moments) | _features(batch, repaired)
-    changed |= _numbers(batch, repaired)
+    changed: dict[str, Any] = {}
+    _names(batch, changed, repaired)
+    _times(batch, changed, repaired, moments)
+    _features(batch, changed, repaired)
+    _numbers(batch, changed, repaired)
     return replace(batch, **changed) if changed else batch
 
 
@@ -57,8 +60,7 @@ def are_times(seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
     return fine
 
 
-def _names(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
-    changed: dict[str, Any] = {}
+def _names(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]) -> None:
     if not all_plain(batch.event_ids, EVENT_ID_CHARACTERS):
         changed["event_ids"] = [usable_event_id(event_id) for event_id in batch.event_ids]
         _note(repaired, "event_id", _differing(batch.event_ids, changed["event_ids"]))
@@ -72,7 +74,6 @@ def _names(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
                 text if plain(text, NAME_CHARACTERS) else made_plain(text, NAME_CHARACTERS) for text in texts
             ]
             _note(repaired, "attribute", _differing(texts, changed[name]))
-    return changed
 
 
 def _differing(before: list[str], after: list[str]) -> int:
@@ -86,31 +87,31 @@ def _rows_renamed(batch: QueryBatch, usable: list[str]) -> int:
     return int(np.count_nonzero(renamed[batch.principal_index]))
 
 
-def _times(batch: QueryBatch, repaired: Counter[str], moments: Moments | None) -> dict[str, Any]:
+def _times(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str], moments: Moments | None) -> None:
     import numpy as np
 
-    fine = are_times(batch.occurred_at)
-    if all_of(fine) or moments is None:
-        return {}
-    times = np.where(fine, batch.occurred_at, moments())
-    _note(repaired, "time", int(np.count_nonzero(are_times(times) & ~fine)))
-    return {"occurred_at": times}
+    times, fine = batch.occurred_at, are_times(batch.occurred_at)
+    if not all_of(fine):
+        changed["occurred_at"] = times if moments is None else np.where(fine, times, moments())
+        _note(repaired, "time", int(np.count_nonzero(are_times(changed["occurred_at"]) & ~fine)))
 
 
-def _features(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
+def _features(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]) -> None:
     import numpy as np
 
     features, given = batch.features, batch.missing
     if _finite(features):
-        return {} if given is None else {"features": np.where(given, np.float32(0), features)}
+        if given is not None:
+            changed["features"] = np.where(given, np.float32(0), features)
+        return
     absent = np.isnan(features)
     if given is not None:
         _note(repaired, "missing", _rows_with(absent & ~given))
         absent |= given
     _note(repaired, "clipped", _rows_with(np.isinf(features) & ~absent))
     largest = np.finfo(np.float32).max
-    clipped = np.where(absent, np.float32(0), np.clip(features, -largest, largest))
-    return {"features": clipped, "missing": absent if given is not None or absent.any() else None}
+    changed["features"] = np.where(absent, np.float32(0), np.clip(features, -largest, largest))
+    changed["missing"] = absent if given is not None or absent.any() else None
 
 
 def _finite(numbers: NDArray[np.float32]) -> bool:
@@ -133,14 +134,12 @@ def _note(repaired: Counter[str], word: str, rows: int) -> None:
         repaired[word] += rows
 
 
-def _numbers(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
+def _numbers(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]) -> None:
     """Infinite numbers of optional columns become NaN, which says that the row lacks them."""
     import numpy as np
 
-    changed: dict[str, Any] = {}
     for name in ("hardness", "specification"):
         column = getattr(batch, name)
         if column is not None and np.isinf(column).any():
             changed[name] = np.where(np.isinf(column), np.float32(np.nan), column)
             _note(repaired, "number", _rows_with(np.isinf(column).reshape(len(batch), -1)))
-    return changed

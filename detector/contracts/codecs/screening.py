@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from detector.contracts.batches import take
@@ -31,14 +31,16 @@ def screen(batch: QueryBatch, repaired: Counter[str], moments: Moments | None = 
     A row that breaks several rules is reported for the first of them, whatever stands in the other rows; each says
     whose it is. Where model, version or dimensions are wrong, all rows are bad.
     """
-    batch = mend(batch, repaired, moments)
-    fault = _fault_of_all(batch)
-    bad: dict[int, tuple[str, str]] = dict.fromkeys(range(len(batch)), fault) if fault else {}
-    if not fault:
-        for reason, detail, find in _RULES:
-            for row in find(batch):
-                bad.setdefault(row, (reason, detail))
-    return _split(batch, bad, repaired)
+    mended = mend(batch, repaired, moments)
+    fault = _fault_of_all(mended)
+    if fault:
+        return _split(mended, dict.fromkeys(range(len(mended)), fault), repaired)
+    bad: dict[int, tuple[str, str]] = {}
+    if mended is not batch:
+        bad = dict.fromkeys(_where_not(are_times(mended.occurred_at)), _NO_TIME)
+    for row in _bad_outputs(mended):
+        bad.setdefault(row, _NOT_FINITE if not isfinite(sum(mended.outputs[row].tolist())) else _NO_OUTPUTS)
+    return _split(mended, bad, repaired)
 
 
 def _fault_of_all(batch: QueryBatch) -> tuple[str, str] | None:
@@ -76,22 +78,16 @@ def _where_not(fine: NDArray[np.bool_]) -> list[int]:
     return [] if all_of(fine) else np.flatnonzero(~fine).tolist()
 
 
-def _bad_time(batch: QueryBatch) -> list[int]:
-    return _where_not(are_times(batch.occurred_at))
-
-
-def _not_finite(batch: QueryBatch) -> list[int]:
+def _bad_outputs(batch: QueryBatch) -> list[int]:
     import numpy as np
 
+    if batch.output_kind == "probabilities":
+        return _not_probabilities(batch.outputs) if len(batch) else []
+    if batch.output_kind == "label":
+        return _not_label(batch.outputs)
     if all_of(finite := np.isfinite(batch.outputs)):
         return []
     return _where_not(np.logical_and.reduce(finite, axis=1))
-
-
-def _bad_outputs(batch: QueryBatch) -> list[int]:
-    if batch.output_kind == "score" or not len(batch):
-        return []
-    return _not_label(batch.outputs) if batch.output_kind == "label" else _not_probabilities(batch.outputs)
 
 
 def _not_label(outputs: NDArray[np.float32]) -> list[int]:
@@ -100,8 +96,7 @@ def _not_label(outputs: NDArray[np.float32]) -> list[int]:
     if outputs.shape[1] != 1:
         return list(range(len(outputs)))
     labels = outputs[:, 0]
-    whole: NDArray[np.bool_] = np.floor(labels) == labels
-    return _where_not(whole)
+    return _where_not(np.isfinite(labels) & (np.floor(labels) == labels))
 
 
 def _not_probabilities(outputs: NDArray[np.float32]) -> list[int]:
@@ -114,8 +109,6 @@ def _not_probabilities(outputs: NDArray[np.float32]) -> list[int]:
     return _where_not(fine)
 
 
-_RULES: tuple[tuple[str, str, Callable[[QueryBatch], list[int]]], ...] = (
-    ("time", "occurred_at must be RFC 3339 with a zone, or seconds (not milliseconds) since 1970", _bad_time),
-    ("non-finite", "outputs must be finite numbers", _not_finite),
-    ("outputs", "outputs must be non-negative and add up to 1, or one whole class number for a label", _bad_outputs),
-)
+_NO_TIME = "time", "occurred_at must be RFC 3339 with a zone, or seconds (not milliseconds) since 1970"
+_NOT_FINITE = "non-finite", "outputs must be finite numbers"
+_NO_OUTPUTS = "outputs", "outputs must be non-negative and add up to 1, or one whole class number for a label"

@@ -122,6 +122,7 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 level(defs.RECORDS_UNCOMMITTED, "topic"),
                 _restored(),
                 rate(defs.DEAD_LETTERS, "reason"),
+                rate(defs.REPAIRED, "what"),
                 rate(defs.MISFITS, "model, reason"),
                 rate(defs.QUERIES_MISSING, "kind"),
                 rate(defs.REKEYED),

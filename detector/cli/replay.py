@@ -60,6 +60,8 @@ def replay(
             files, out, engine_config=config, policy=policy, merge=merge, progress=progress, must_fit=given
         )
     console.print(_sentence(summary, out), highlight=False, soft_wrap=True)
+    if summary["refused"] and not summary["queries"]:
+        raise typer.Exit(1)
 
 
 def configuration(settings: Path | None) -> tuple[EngineConfig, Policy]:
@@ -105,8 +107,11 @@ def _configuration(settings: Path | None, mode: ModeName | None, delta: float | 
 
 
 def _sentence(summary: dict[str, Any], out: Path) -> str:
+    reasons = summary["reasons"]
+    most = f" (most for the reason {next(iter(reasons))})" if reasons else ""
     flagged = sum(entry["first_flagged"] is not None for entry in summary["principals"])
     return (
         f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, "
-        f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused. See {out}."
+        f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused{most}. "
+        f"See {out}."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,10 @@ def replay(
     The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
     of ``occurred_at``. ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
     ``decisions.jsonl`` are records as they would be published, decisions with the epoch (0, 0); ``refused.jsonl`` says
-    which rows were bad; ``summary.json`` has the queries of each principal and the index of the first one flagged, or
-    null. ``progress`` is told how many rows, good or bad, were dealt with since. Raises ConfigurationError, also where
-    a query fits none of the profiles ``must_fit``, if there are any.
+    which rows were bad; ``summary.json`` has the reasons for it, what was odd and replaced (``limits.REPAIRS``), the
+    queries of each principal and the index of the first one flagged, or null. ``progress`` is told how many rows, good
+    or bad, were dealt with since. Raises ConfigurationError, also where a query fits none of the profiles
+    ``must_fit``, if there are any.
     """
     parts = judge_logs(paths, engine_config=engine_config, policy=policy, merge=merge, must_fit=must_fit)
     out.mkdir(parents=True, exist_ok=True)
@@ -47,6 +49,7 @@ def replay(
                 report.judged(part, judgement.observation, judgement.effects.alerts, judgement.effects.decisions)
             for log, bad in part.bad_rows:
                 report.refused(log, bad)
+            report.repaired += part.repaired
             if progress:
                 progress(len(part))
         return report.summary()
@@ -60,6 +63,8 @@ class Report:
         self._paths = paths
         self._accounts = Accounts()
         self._counts = dict.fromkeys(("queries", "refused", "alerts", "decisions", "evicted"), 0)
+        self._reasons: Counter[str] = Counter()
+        self.repaired: Counter[str] = Counter()
         self._verdicts = VerdictFile(out / "verdicts.parquet")
         self._alerts, self._decisions, self._refused = (
             (out / f"{name}.jsonl").open("wb") for name in ("alerts", "decisions", "refused")
@@ -92,12 +97,14 @@ class Report:
     def refused(self, log: int, bad: BadRow) -> None:
         """Write down one bad row of the file with the number ``log``."""
         self._count("refused")
+        self._reasons[bad.reason] += 1
         line = {"file": str(self._paths[log]), "row": bad.row, "reason": bad.reason, "detail": bad.detail}
         self._refused.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     def summary(self) -> dict[str, Any]:
         """Totals and each principal; also written to ``summary.json``."""
-        summary = {**self._counts, "principals": self._accounts.summary()}
+        counted = {"reasons": dict(self._reasons.most_common()), "repaired": dict(self.repaired)}
+        summary = {**self._counts, **counted, "principals": self._accounts.summary()}
         (self._out / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
         return summary
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,14 @@ class Part:
 
     pieces: list[QueryBatch] = field(default_factory=list)
     bad_rows: list[tuple[int, BadRow]] = field(default_factory=list)
+    repaired: Counter[str] = field(default_factory=Counter)
     queries: int = 0
     _logs: list[NDArray[np.int64]] = field(default_factory=list)
     _rows: list[NDArray[np.int64]] = field(default_factory=list)
 
     def add(self, log: int, portion: DecodedQueries) -> None:
         self.bad_rows += [(log, bad) for bad in portion.bad_rows]
+        self.repaired += portion.repaired
         if portion.batch is not None:
             self.pieces.append(portion.batch)
             self.queries += len(portion.batch)
@@ -115,8 +118,8 @@ def _micro_batches(portions: Iterable[Portion]) -> Iterator[Part]:
 
 
 def _cut(portion: DecodedQueries) -> Iterator[DecodedQueries]:
-    """``portion`` in pieces of at most QUERIES_AT_ONCE rows; its bad rows go with the first."""
-    yield DecodedQueries(None, portion.rows[:0], bad_rows=portion.bad_rows)
+    """``portion`` in pieces of at most QUERIES_AT_ONCE rows; what it has besides rows goes with the first."""
+    yield replace(portion, batch=None, rows=portion.rows[:0])
     for start in range(0, len(portion.rows), QUERIES_AT_ONCE):
         stop = start + QUERIES_AT_ONCE
         assert portion.batch is not None

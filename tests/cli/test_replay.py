@@ -198,6 +198,22 @@ def test_the_command_replays_in_the_mode_and_with_the_threshold_it_is_given(
     assert _verdicts(tmp_path / "usual") == _verdicts(tmp_path / "same")
 
 
+def test_the_command_says_what_was_refused_and_fails_where_all_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = make_batch(rows=4)
+    batch.outputs[0] = 3
+    batch.event_ids[1] = ""
+    some = write_jsonl(tmp_path / "some.jsonl", batch)
+    assert _weirguard("replay", some, "--out", tmp_path / "some") == 0
+    assert "1 rows refused (most for the reason outputs)" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "some" / "summary.json").read_text())
+    assert (summary["reasons"], summary["repaired"]) == ({"outputs": 1}, {"event_id": 1})
+    none = write_jsonl(tmp_path / "none.jsonl", replace(batch, outputs=batch.outputs * 9))
+    assert _weirguard("replay", none, "--out", tmp_path / "none", "--merge") == 1
+    assert "0 queries of 0 principals" in capsys.readouterr().err
+
+
 def test_the_command_refuses_an_npz_file_and_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

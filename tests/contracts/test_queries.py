@@ -22,6 +22,7 @@ from detector.contracts.codecs import (
     encode_json_query,
     encode_packed,
 )
+from detector.contracts.codecs.queries_packed import excerpt
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import usable_principal
 from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch
@@ -300,3 +301,15 @@ def test_a_damaged_record_is_refused_or_read_by_the_rules(
         stop = data.draw(st.integers(start, min(len(value), start + 8)))
         value[start:stop] = data.draw(st.binary(max_size=8))
     _holds(bytes(value), content_type)
+
+
+def test_an_excerpt_holds_some_rows_as_they_came_and_names_nobody_else() -> None:
+    batch = make_batch(rows=6, principals=["ana", "\x00", "bo"], principal_index=np.arange(6, dtype=np.int32) % 3)
+    batch.features[4, 0] = np.inf
+    value = excerpt(encode_packed(batch, [Count("digits", "bo", "dropped", 1, 1.0)]), [1, 4])
+    decoded = _unpack(value)
+    assert decoded.batch is not None and not decoded.counts
+    assert decoded.batch.principals == [usable_principal("\x00")] and decoded.batch.event_ids == ["e-0-1", "e-0-4"]
+    assert decoded.repaired == {"clipped": 1}
+    loose = encode_packed(make_batch(rows=2, event_ids=["@@", "fine"])).replace(b"\xa2@@", b"\xa2\xff\xfe")
+    assert len(_unpack(excerpt(loose, [0])).rows) == 1

@@ -47,6 +47,13 @@ def mend(batch: QueryBatch, repaired: Counter[str], moments: Moments | None) -> 
     return replace(batch, **changed) if changed else batch
 
 
+def with_names(batch: QueryBatch) -> QueryBatch:
+    """``batch`` with usable names and plain texts, and nothing else replaced."""
+    changed: dict[str, Any] = {}
+    _names(batch, changed, Counter())
+    return replace(batch, **changed)
+
+
 def all_of(fine: NDArray[np.bool_]) -> bool:
     """``fine.all()`` at a third of its cost on the few entries of a single query."""
     import numpy as np

@@ -10,9 +10,9 @@ from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from detector.contracts.batches import join_principals
+from detector.contracts.batches import join_principals, no_queries, select
 from detector.contracts.codecs.limits import DIMENSIONS, OUTPUTS, PACKED_BYTES, is_time, is_word, names_one
-from detector.contracts.codecs.mending import TEXT_COLUMNS
+from detector.contracts.codecs.mending import TEXT_COLUMNS, with_names
 from detector.contracts.codecs.packed_form import (
     DTYPES,
     ENTRY_BYTES,
@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["PACKED_CONTENT_TYPE", "SCHEMA", "PackedQueries", "decode_packed", "decode_packed_run", "encode_packed"]
+__all__ = [
+    "PACKED_CONTENT_TYPE",
+    "SCHEMA",
+    "PackedQueries",
+    "decode_packed",
+    "decode_packed_run",
+    "encode_packed",
+    "excerpt",
+]
 
 
 def decode_packed(value: bytes | None, *, timestamp: float | None = None) -> DecodedQueries:
@@ -68,15 +76,27 @@ def decode_packed_run(values: Sequence[bytes | None], timestamps: Sequence[float
     return run
 
 
-def encode_packed(batch: QueryBatch, counts: Sequence[Count] = ()) -> bytes:
+def encode_packed(batch: QueryBatch, counts: Sequence[Count] = (), most: int = PACKED_BYTES) -> bytes:
     """``batch`` and ``counts`` of the same model as one record value, for principals of one partition.
 
-    Raises InvalidRecord ``too-large`` over PACKED_BYTES: cut the batch.
+    Raises InvalidRecord ``too-large`` over ``most`` bytes: cut the batch.
     """
     value = _encoder()(_packed(batch, counts))
-    if len(value) > PACKED_BYTES:
-        raise InvalidRecord("too-large", f"{len(batch)} queries pack into {len(value)} bytes, over {PACKED_BYTES}")
+    if len(value) > most:
+        raise InvalidRecord("too-large", f"{len(batch)} queries pack into {len(value)} bytes, over {most}")
     return value
+
+
+def excerpt(value: bytes, rows: Sequence[int], counts: Sequence[Count] = ()) -> bytes:
+    """``rows`` (indices) of the packed record ``value``, as they came but for names that cannot be written, and
+    ``counts`` of its model, as a record of their own that names nobody else. Raises InvalidRecord where the structure
+    of ``value`` is wrong, or its model cannot be written."""
+    parsed = _parse(0, _read(value, Counter()), None, Counter())
+    packed = parsed.packed
+    _check_model(packed)
+    if not rows:
+        return _encoder()(_packed(no_queries(packed.model, packed.model_version), counts))
+    return _encoder()(_packed(with_names(select(_batch([packed], [parsed.rows]), rows)), counts))
 
 
 @cache
@@ -105,23 +125,26 @@ class _Parsed:
 
 def _take(place: int, value: bytes | None, timestamp: float | None, run: DecodedRun) -> _Parsed | None:
     """The record in ``value``; None where it is refused, which ``run`` then says."""
-    import msgspec
-
-    data = value or b""
     try:
-        check_size(value)
-        try:
-            packed = _decoder()(data)
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            packed = salvaged(packed_fields(data), run.repaired)
-        check_schema(packed.schema, SCHEMA)
-        return _parse(place, packed, timestamp, run.repaired)
+        return _parse(place, _read(value, run.repaired), timestamp, run.repaired)
     except InvalidRecord as error:
-        run.refuse(place, error, *_whose(data))
+        run.refuse(place, error, *_whose(value))
         return None
 
 
-def _whose(value: bytes) -> tuple[str, str, int]:
+def _read(value: bytes | None, repaired: Counter[str]) -> PackedQueries:
+    import msgspec
+
+    data = check_size(value)
+    try:
+        packed = _decoder()(data)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        packed = salvaged(packed_fields(data), repaired)
+    check_schema(packed.schema, SCHEMA)
+    return packed
+
+
+def _whose(value: bytes | None) -> tuple[str, str, int]:
     """As ``DecodedRun.refuse`` has it: the model, the principal where there is but one, and how many queries."""
     try:
         fields = packed_fields(check_size(value))
@@ -137,12 +160,17 @@ def _whose(value: bytes) -> tuple[str, str, int]:
 
 def _parse(place: int, packed: PackedQueries, timestamp: float | None, repaired: Counter[str]) -> _Parsed:
     rows = len(packed.event_ids)
-    if not rows and not (names_one(packed.model) and names_one(packed.model_version)):
-        raise InvalidRecord("identity", "model and model_version must be 1 to 256 plain characters and not '*'")
+    if not rows:
+        _check_model(packed)
     _check_widths(packed, rows)
     _check_lengths(packed, rows, repaired)
     _check_index(packed, rows)
     return _Parsed(place, packed, rows, _counts(packed, timestamp, repaired) if packed.counts else [])
+
+
+def _check_model(packed: PackedQueries) -> None:
+    if not (names_one(packed.model) and names_one(packed.model_version)):
+        raise InvalidRecord("identity", "model and model_version must be 1 to 256 plain characters and not '*'")
 
 
 def _check_widths(packed: PackedQueries, rows: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from detector.contracts.codecs import decision_key, encode
 from detector.contracts.findings import Action, ActionName, Decision, Epoch, Mode
+from detector.contracts.queries import Count
 from detector.serving import Connection, Gate, QueryLogger
 from detector.serving.rows import Rows
 
@@ -69,6 +70,12 @@ class KeepingLogger(QueryLogger):
 
     def kept(self) -> list[Rows]:
         return self._queue.take(1 << 40)
+
+    def counts(self) -> list[Count]:
+        return self._tallies.take()
+
+    def unjudged_of(self, principal: str) -> int:
+        return sum(one.queries for one in self.counts() if (one.principal, one.kind) == (principal, "unjudged"))
 
     def refusals(self) -> dict[str, int]:
         return {one.principal: one.queries for one in self._tallies.take() if one.kind == "refused"}

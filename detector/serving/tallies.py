@@ -16,14 +16,14 @@ class Tallies:
     def __init__(self, max_entries: int) -> None:
         self._max_entries = max_entries
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, str, CountKind], tuple[int, float]] = {}
+        self._counts: dict[tuple[str, str, CountKind, str], tuple[int, float]] = {}
         self.unattributed = 0
 
     def __len__(self) -> int:
         return len(self._counts)
 
     def add(self, count: Count) -> None:
-        key = (count.model, count.principal, count.kind)
+        key = (count.model, count.principal, count.kind, count.reason)
         with self._lock:
             queries, latest = self._counts.get(key, (0, count.occurred_at))
             if queries or len(self._counts) < self._max_entries:
@@ -36,6 +36,6 @@ class Tallies:
         with self._lock:
             counts, self._counts = self._counts, {}
         return [
-            Count(model, principal, kind, queries, latest)
-            for (model, principal, kind), (queries, latest) in counts.items()
+            Count(model, principal, kind, queries, latest, reason)
+            for (model, principal, kind, reason), (queries, latest) in counts.items()
         ]

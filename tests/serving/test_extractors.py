@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detector.contracts.errors import Unjudged
 from detector.serving.extractors import Scored, kserve_v1, kserve_v2
 
 
@@ -14,13 +15,13 @@ def parts(scored: Scored | None) -> tuple[Any, ...]:
     """What was read, as lists; -9 for a feature that is missing."""
     assert scored is not None
     features = np.nan_to_num(np.asarray(scored.features), nan=-9).tolist()
-    return features, scored.outputs, scored.output_kind, dict(scored.columns)
+    return features, np.asarray(scored.outputs).tolist(), scored.output_kind, dict(scored.columns)
 
 
 def test_kserve_v1_takes_instances_and_predictions_and_flattens_images() -> None:
     request = {"instances": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]}
     scored = kserve_v1("label")(request, {"predictions": [0, 1]})
-    assert parts(scored) == ([[1, 2, 3, 4], [5, 6, 7, 8]], [0, 1], "label", {})
+    assert parts(scored) == ([[1, 2, 3, 4], [5, 6, 7, 8]], [[0], [1]], "label", {})
 
 
 @pytest.mark.parametrize("data", [[1, 2, 3, 4, 5, 6], [[1, 2, 3], [4, 5, 6]]])
@@ -38,7 +39,7 @@ def test_kserve_v2_takes_tensors_flat_or_nested(data: list[object]) -> None:
 
 def test_kserve_v2_refuses_a_shape_that_lies() -> None:
     request = {"inputs": [{"name": "x", "shape": [4, 3], "data": [1, 2, 3, 4, 5, 6]}]}
-    with pytest.raises(ValueError, match="'x' has 6 numbers for 4 rows"):
+    with pytest.raises(Unjudged, match=r"'x' has 6 numbers for the shape \[4, 3\]"):
         kserve_v2()(request, {"outputs": [{"name": "p", "shape": [4], "data": [1, 1, 1, 1]}]})
 
 

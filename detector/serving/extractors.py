@@ -135,6 +135,8 @@ def _scored(asked: Table, answered: Table, output_kind: OutputKind, request: Map
         queries = max(asked.asked, answered.asked)
         raise Unjudged("rows", f"{asked.asked} rows were asked and {answered.asked} answered", queries)
     read = asked.only(answered.places)
+    if not len(read):
+        raise Unjudged("rows", "no row that can be read has an answer that can be", asked.asked)
     features = np.clip(read.rows, -_FARTHEST, _FARTHEST).astype(np.float32)
     columns = Columns()
     missing = np.isnan(features)

@@ -42,9 +42,10 @@ def document_with_tensors(head: str, data: bytes, encodings: str, limit: int) ->
 
 
 def _fill(found: Any, raw: bytes) -> None:
-    tensors = [*found.get("inputs", ()), *found.get("outputs", ())] if isinstance(found, dict) else []
-    for tensor in tensors:
-        size = (tensor.get("parameters") or {}).get("binary_data_size")
+    tensors = (found.get("inputs") or found.get("outputs")) if isinstance(found, dict) else None
+    for tensor in tensors if isinstance(tensors, list) else ():
+        parameters = tensor.get("parameters") if isinstance(tensor, dict) else None
+        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
         if size is None:
             continue
         if type(size) is not int or not 0 <= size <= len(raw) or "data" in tensor:

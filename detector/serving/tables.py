@@ -48,9 +48,10 @@ def of_rows(rows: Any, what: str) -> Table:
     if not isinstance(rows, list) or not rows:
         raise Unjudged(what, f"{what} are {type(rows).__name__}, or empty; a list of rows is expected")
     try:
-        return Table(np.array(rows, dtype=np.float64).reshape(len(rows), -1), len(rows))
+        matrix = np.array(rows, dtype=np.float64).reshape(len(rows), -1)
     except (TypeError, ValueError, OverflowError):
         return _most_frequent(rows, what)
+    return Table(matrix, len(rows)) if matrix.size else _most_frequent(rows, what)
 
 
 def _most_frequent(rows: list[Any], what: str) -> Table:
@@ -69,8 +70,8 @@ def of_columns(columns: Sequence[Table], what: str) -> Table:
     """The columns of all ``columns`` beside each other. Raises Unjudged where they have not the same rows."""
     import numpy as np
 
-    asked = max(column.asked for column in columns)
-    if any(len(column) != asked for column in columns):
+    asked = max((column.asked for column in columns), default=1)
+    if not columns or any(len(column) != asked for column in columns):
         raise Unjudged(what, f"{what} come as columns of different lengths, or not all are numbers", asked)
     return columns[0] if len(columns) == 1 else Table(np.hstack([column.rows for column in columns]), asked)
 
@@ -90,6 +91,8 @@ def of_tensor(tensor: Mapping[str, Any], what: str) -> Table:
         raise Unjudged(what, f"tensor {name!r:.80} has the shape {shape!r:.80}")
     try:
         rows = numbers.reshape(shape or [1])
+        if not rows.size:
+            raise ValueError("there is none")
         return Table(rows.reshape(len(rows), -1), len(rows))
     except ValueError as error:
         detail = f"tensor {name!r:.80} has {len(numbers)} numbers for the shape {shape!r:.80}"

@@ -56,7 +56,7 @@ def kserve_routes(model_version: str = "1") -> FindTarget:
 
     The other verbs that make a server answer with its model are matched too. ``model_version`` stands in where the path
     names none. Only for servers that refuse a name they do not know: where any name gets an answer, the caller would
-    choose which model the gate asks about; give such an application a :func:`route`.
+    choose which model the gate asks about; such an application has ``route("/v1/models/{name}:predict", ...)``.
     """
 
     def find(scope: Scope) -> Target | None:
@@ -81,12 +81,16 @@ def find_target(find: FindTarget, scope: Scope, app_root: str) -> Target | None:
 
 
 def _spellings(path: str, roots: tuple[str, str]) -> Iterator[str]:
-    path = tidy(path)
-    yield path
-    for root in roots:
-        prefix = tidy(root).rstrip("/")
-        if prefix and (path + "/").startswith(prefix + "/"):
-            yield path[len(prefix) :] or "/"
+    whole = tidy(path)
+    yield whole
+    for root in filter(None, roots):  # as it stands, as routers take it off, and tidied
+        yield from _without(path, root.rstrip("/"))
+        yield from _without(whole, tidy(root).rstrip("/"))
+
+
+def _without(path: str, prefix: str) -> Iterator[str]:
+    if prefix and (path + "/").startswith(prefix + "/"):
+        yield tidy(path[len(prefix) :])
 
 
 _UNTIDY = re.compile(r"//|/\.|.[/\s]$|[%;\n]|^[^/]|^$")

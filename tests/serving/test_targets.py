@@ -107,6 +107,14 @@ def test_mounted_below_other_mounts(make: Any, root_path: str) -> None:
     assert guarded.accounts == (2, {})
 
 
+@pytest.mark.parametrize("tenant", ["acme", "%20", "..", "a;b", "%2541", "%25", ".", "a%0Ab", "x%20", "%3B"])
+def test_below_a_mount_of_which_the_caller_chooses_the_name(tenant: str) -> None:
+    guarded = Guarded(starlette())
+    around = Starlette(routes=[Mount("/{tenant}", guarded.app)])
+    response = guarded.ask(f"/{tenant}/predict", around=around)
+    assert guarded.accounts == (2 if response.status_code == 200 else 0, {})
+
+
 def test_around_mounts_the_path_is_the_whole_one() -> None:
     for make in (fastapi_sub_application, lambda: Starlette(routes=[Mount("/api", starlette())])):
         guarded = Guarded(make(), target=route("/api/predict", "digits", "1"))

@@ -182,7 +182,7 @@ class WeirguardMiddleware:
         self._logger.refused(exchange.principal, exchange.target.model)
 
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        capture = Capture(self._max_body_bytes if self._extract else 0, scope["headers"])
+        capture = Capture(self._max_body_bytes if self._extract else 0, scope.get("headers") or ())
         passed = partial(self._read, exchange, capture)
         try:
             await self._app({**scope, _SCOPE_KEY: exchange}, capture.receiving(receive), capture.sending(send, passed))

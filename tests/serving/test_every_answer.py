@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -25,7 +26,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from detector.contracts.errors import Unjudged
 from detector.serving import asgi as weirguard
+from detector.serving.bodies import decode
 from detector.serving.extractors import kserve_v2
 from tests.serving.doubles import FedGate, decision
 from tests.serving.stage import ANSWER, BODY, Application, Guarded
@@ -146,6 +149,20 @@ def test_a_bomb_is_not_unpacked(encoding: str) -> None:
     rows, unjudged = guarded.accounts
     assert (rows, sum(unjudged.values())) == (0, 1)
     assert set(unjudged) <= {"too-large", "encoding"}
+
+
+@pytest.mark.parametrize("encoding", ENCODERS)
+def test_a_bomb_takes_no_memory(encoding: str) -> None:
+    bomb = ENCODERS[encoding][0](BOMB)
+    with pytest.raises(Unjudged):  # what is imported at the first call does not count
+        decode(bomb, encoding, 1_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unjudged):
+            decode(bomb, encoding, 1_000)
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
 
 
 def _twice(key: str) -> bytes:
@@ -398,6 +415,27 @@ def test_every_method_that_is_answered_is_in_the_log(method: str) -> None:
     guarded = Guarded(starlette(predict, [method]))
     assert guarded.ask(method=method).status_code == 200
     assert guarded.accounts == (2, {})
+
+
+def test_odd_rows_are_counted_and_the_others_logged() -> None:
+    async def endpoint(request: Request) -> Response:
+        await request.body()
+        return JSONResponse({"predictions": [[0.5, 0.5]] * 4})
+
+    guarded = Guarded(starlette(endpoint))
+    guarded.ask(json={"instances": [[1, 2], [3, 4, 5], [6, 7], "odd"]})
+    assert guarded.accounts == (2, {"features": 2})
+
+
+def test_an_empty_answer_to_options_is_no_answer() -> None:
+    async def endpoint(_request: Request) -> Response:
+        return Response(status_code=204, headers={"allow": "POST"})
+
+    guarded = Guarded(starlette(endpoint, ["OPTIONS", "POST"]))
+    guarded.ask(method="OPTIONS", content=b"")
+    assert guarded.accounts == (0, {})
+    guarded.ask()
+    assert guarded.accounts == (0, {"empty": 1})
 
 
 def test_what_an_answer_to_options_offers_is_no_answer() -> None:

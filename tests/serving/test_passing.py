@@ -114,10 +114,11 @@ def test_what_goes_in_comes_out(
 
 @given(st.lists(st.sampled_from([b"a", b"b"]), min_size=1, max_size=3))
 def test_headers_that_can_be_read_only_once_reach_the_server(values: list[bytes]) -> None:
-    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
         await send({"type": "http.response.start", "status": 200, "headers": ((b"x", value) for value in values)})
-        await send({"type": "http.response.body"})
+        await send({"type": "http.response.body", "body": b"{}"})
 
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
-    (start, _), _ = _run(Guarded(app).app, scope, [], 9)
+    (start, _), _ = _run(Guarded(app).app, scope, [{"type": "http.request", "body": b"{}"}], 9)
     assert list(start["headers"]) == [(b"x", value) for value in values]

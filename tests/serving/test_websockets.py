@@ -85,6 +85,33 @@ def test_a_decision_ends_a_conversation_that_runs() -> None:
     assert guarded.logger.refusals() == {"thief": 1}
 
 
+def test_an_answer_is_not_covered_by_the_log_of_the_one_before() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        weirguard.log(scope, BODY["instances"], ANSWER["predictions"])
+        for _ in range(3):
+            await send({"type": "websocket.send", "text": "{}"})
+
+    guarded = Guarded(app)
+    converse(guarded.app)
+    assert guarded.accounts == (2, {"websocket": 2})
+
+
+def test_nothing_is_sent_after_a_refusal_closed_it() -> None:
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        gate.feed(decision("refuse", expires_at=130.0))
+        assert (await receive())["type"] == "websocket.disconnect"
+        await send({"type": "websocket.send", "text": "{}"})
+        await send({"type": "websocket.close"})
+
+    gate = FedGate()
+    guarded = Guarded(app, gate=gate)
+    assert converse(guarded.app, ASKED) == ["accept", "close"]
+    assert guarded.accounts == (0, {})
+
+
 def test_a_websocket_elsewhere_passes() -> None:
     guarded = Guarded(application(False), target=weirguard.route("/other", "digits", "1"))
     assert converse(guarded.app, ASKED) == ["accept", "send"]

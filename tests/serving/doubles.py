@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from detector.contracts.codecs import decision_key, encode
@@ -67,6 +68,8 @@ class KeepingLogger(QueryLogger):
     def __init__(self, max_queries: int = 1_000, max_bytes: int = 1 << 20) -> None:
         super().__init__(NOWHERE, max_queries=max_queries, max_bytes=max_bytes)
         self._started = True
+        self.unread: Counter[tuple[str, str]] = Counter()
+        """Queries reported as unjudged, by principal and reason."""
 
     def kept(self) -> list[Rows]:
         return self._queue.take(1 << 40)
@@ -82,3 +85,7 @@ class KeepingLogger(QueryLogger):
 
     def losses(self) -> dict[str, int]:
         return {one.principal: one.queries for one in self._tallies.take() if one.kind == "dropped"}
+
+    def unjudged(self, principal: str, model: str, queries: int = 1, *, reason: str) -> None:
+        self.unread[principal, reason] += queries
+        super().unjudged(principal, model, queries, reason=reason)

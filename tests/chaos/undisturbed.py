@@ -27,8 +27,8 @@ from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation
 from detector.core.engine import Engine
 from detector.runtime.settings import Settings
-from detector.stream.building import engine_config, policy_of
 from detector.stream.agreement import SECTION
+from detector.stream.building import engine_config, policy_of
 from detector.stream.judge import POLICY_SECTION
 from tests.chaos.audit import Counted, Names, content, counted_records
 from tests.chaos.logs import Entry, Logs

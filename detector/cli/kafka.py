@@ -31,7 +31,7 @@ class Topic:
 
         self.name = name
         self._embedded = settings.embedded
-        count = _partitions(settings, name)
+        self._count = _partitions(settings, name)
         with _named(settings):
             self._consumer = kafka.KafkaConsumer(
                 **settings.client_arguments(),
@@ -42,7 +42,7 @@ class Topic:
                 fetch_max_wait_ms=_POLL_MILLISECONDS,
                 isolation_level="read_committed",
             )
-        wanted = range(count) if principal is None else [partition_of(principal, count)]
+        wanted = range(self._count) if principal is None else [partition_of(principal, self._count)]
         self._partitions = [kafka.TopicPartition(name, number) for number in wanted]
         self._consumer.assign(self._partitions)
 
@@ -51,6 +51,10 @@ class Topic:
 
     def __exit__(self, *_: object) -> None:
         self._consumer.close()
+
+    def __len__(self) -> int:
+        """How many partitions the topic has."""
+        return self._count
 
     def to_end(self) -> Iterator[Any]:
         """Every record from the beginning to the end.

@@ -33,6 +33,7 @@ from detector.stream.record import encode as encode_record
 from detector.stream.record_time import believed
 from detector.stream.reporter import Reporter
 from detector.stream.step import Step
+from detector.stream.survey import Survey
 
 SOURCES = ("commands", "queries", "rekeyed")
 
@@ -68,6 +69,7 @@ class Owner:
         self._broker = broker
         self._reporter = reporter
         self._microbatch_bytes = microbatch_bytes
+        self._survey = Survey(app, topics, SOURCES, reporter)
         self._fences: dict[int, int] = {}
         self._logic = ThreadPoolExecutor(1, "weirguard-logic")
         self._brokering = ThreadPoolExecutor(1, "weirguard-broker")
@@ -153,22 +155,7 @@ class Owner:
     async def survey(self) -> None:
         """Tell the reporter what is held and how far it is."""
         ready = [partition for partition in self.partitions.values() if partition.ready]
-        places = {
-            TP(getattr(self._topics, source), one.number): (source, one.number) for source in SOURCES for one in ready
-        }
-        readings = faust_edges.readings(self._app)
-        connected = faust_edges.any_connection(self._app)
-        self._reporter.heard(max((one.heard_at for one in readings.values()), default=None), connected)
-        committed = faust_edges.committed_offsets(self._app)
-        try:
-            await self._in_logic_thread(
-                self._reporter.survey,
-                ready,
-                {places[tp]: reading for tp, reading in readings.items() if tp in places},
-                {places[tp]: offset for tp, offset in committed.items() if tp in places},
-            )
-        except ConfigurationError as error:
-            stop_now(Exit.CONFIGURATION, str(error))
+        await self._survey.take(ready, self._in_logic_thread)
 
     async def look(self) -> None:
         """Look whether the topics are still those that the start has checked."""
@@ -176,7 +163,7 @@ class Owner:
             await self._in_broker_thread(self._broker.look)
         except ConfigurationError as error:
             stop_now(Exit.CONFIGURATION, str(error))
-        except BrokerError as error:
+        except Exception as error:  # noqa: BLE001 - looking must not end what goes well; the next look may succeed
             _log.warning("the topics could not be looked at", why=str(error))
 
     async def assert_decisions(self) -> None:

@@ -126,6 +126,9 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 rate(defs.MISFITS, "model, reason"),
                 rate(defs.QUERIES_MISSING, "kind"),
                 rate(defs.REKEYED),
+                rate(defs.GAPS, "topic"),
+                rate(defs.RECORDS_LOST, "topic"),
+                rate(defs.RECORD_TIMES_CLAMPED, "fault"),
                 quantiles(defs.STAGE_DURATION, "stage"),
             ),
         ),
@@ -138,6 +141,8 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 rate(defs.STATE_LOG_RECORDS, "kind"),
                 rate(defs.STATE_LOG_BYTES, "kind", "Bps"),
                 rate(defs.CHECKPOINT_ROUNDS),
+                rate(defs.STALE_RECORDS),
+                rate(defs.SKIPPED_SECTIONS),
             ),
         ),
     )

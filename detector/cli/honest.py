@@ -94,5 +94,5 @@ def _runs(records: Iterable[Any]) -> Iterator[DecodedRun]:
 
 
 def _packed(record: Any) -> bool:
-    content_type = dict(record.headers or ()).get("content-type", b"")
+    content_type = dict(record.headers or ()).get("content-type") or b""  # a header's value may be null
     return bool(content_type.partition(b";")[0].strip().lower() == PACKED_CONTENT_TYPE.encode())

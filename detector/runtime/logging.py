@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from detector.runtime.repeats import Repeats
 from detector.runtime.sections import LoggingSettings
 
 _WITHHELD = frozenset(
@@ -51,6 +52,7 @@ def configure_logging(settings: LoggingSettings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(settings)],
         )
     )
+    handler.addFilter(Repeats(_LIBRARIES))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())

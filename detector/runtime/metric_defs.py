@@ -62,6 +62,7 @@ ACTION = Label("action", get_args(ActionName))
 MODE = Label("mode", get_args(Mode))
 ORIGIN = Label("origin", ("signal", "group", "operator"))
 STAGE = Label("stage", ("decode", "judge", "state_log", "publish"))
+TIME_FAULT = Label("fault", ("absent", "past", "future"))
 RECORD_KIND = Label("kind", ("fence", "delta", "chunk", "round"))
 MISFIT = Label("reason", get_args(MisfitReason))
 MODEL_VERSION = Label("model_version", most=200)
@@ -130,6 +131,35 @@ STAGE_DURATION = Metric(
 PRINCIPALS_TRACKED = Metric("principals_tracked", "gauge", "principals", "Principals whose state is held.")
 STATE_BYTES = Metric("state_bytes", "gauge", "bytes", "Detection state held in memory.")
 EVICTIONS = Metric("evictions_total", "counter", "principals", "Principals forgotten for want of space.")
+GAPS = Metric(
+    "source_gaps_total", "counter", "gaps", "Holes in a source that were passed, transaction markers too.", (TOPIC,)
+)
+RECORDS_LOST = Metric(
+    "source_records_lost_total",
+    "counter",
+    "records",
+    "Offsets that were deleted from a source, by its retention or by hand, before they were judged.",
+    (TOPIC,),
+)
+RECORD_TIMES_CLAMPED = Metric(
+    "record_times_clamped_total",
+    "counter",
+    "records",
+    "Source records whose Kafka timestamp was not believed.",
+    (TIME_FAULT,),
+)
+STALE_RECORDS = Metric(
+    "state_log_stale_records_total",
+    "counter",
+    "records",
+    "Records of former owners that were read behind a newer owner's fence, and left out.",
+)
+SKIPPED_SECTIONS = Metric(
+    "state_log_skipped_sections_total",
+    "counter",
+    "sections",
+    "Sections of state records that this version does not know, and left out.",
+)
 STATE_LOG_RECORDS = Metric(
     "state_log_records_total", "counter", "records", "Records written to the state log.", (RECORD_KIND,)
 )
@@ -178,6 +208,11 @@ METRICS: tuple[Metric, ...] = (
     PRINCIPALS_TRACKED,
     STATE_BYTES,
     EVICTIONS,
+    GAPS,
+    RECORDS_LOST,
+    RECORD_TIMES_CLAMPED,
+    STALE_RECORDS,
+    SKIPPED_SECTIONS,
     STATE_LOG_RECORDS,
     STATE_LOG_BYTES,
     CHECKPOINT_ROUNDS,

@@ -82,6 +82,7 @@ class Application(faust.App):
     weirguard_owner: Owner
     weirguard_sources: frozenset[str]
     weirguard_deliveries: Any
+    weirguard_delivered: dict[Any, int]
 
     async def _on_agent_error(self, agent: Any, error: BaseException) -> None:
         stop_now(Exit.UNEXPECTED, f"agent {agent.name} failed", error)
@@ -111,6 +112,7 @@ def _add_agent(app: Application, settings: Settings) -> None:
     app.topics.add(app.topic(*sources, **raw))
     app.weirguard_sources = frozenset(sources)
     app.weirguard_deliveries = app.channel(maxsize=0)
+    app.weirguard_delivered = {}
 
     @app.agent(app.weirguard_deliveries, name="owner")
     async def own(stream: Any) -> None:
@@ -130,6 +132,10 @@ def _add_timers(app: Application) -> None:
     @app.timer(5.0)  # type: ignore[untyped-decorator]
     async def survey() -> None:
         await app.weirguard_owner.survey()
+
+    @app.timer(20.0)  # type: ignore[untyped-decorator]
+    async def look() -> None:
+        await app.weirguard_owner.look()
 
     @app.timer(60.0)  # type: ignore[untyped-decorator]
     async def assert_decisions() -> None:

@@ -15,16 +15,25 @@ import faust
 import structlog
 from faust.types import TP
 
-from detector.contracts.errors import BrokerError, NewerStateLog, OwnershipLost, SourceGap, StateLogError
+from detector.contracts.errors import (
+    BrokerError,
+    ConfigurationError,
+    NewerStateLog,
+    OwnershipLost,
+    SourceGap,
+    StateLogError,
+)
 from detector.contracts.topics import Topics
-from detector.stream import faust_edges
+from detector.stream import agreement, faust_edges
 from detector.stream.exits import Exit, stop_now
 from detector.stream.intake import SourceRecord
-from detector.stream.partition import Partition, step_together
+from detector.stream.partition import Partition, conclude_together
 from detector.stream.record import Message, StateRecord
 from detector.stream.record import encode as encode_record
+from detector.stream.record_time import believed
 from detector.stream.reporter import Reporter
 from detector.stream.step import Step
+from detector.stream.survey import Survey
 
 SOURCES = ("commands", "queries", "rekeyed")
 
@@ -34,11 +43,10 @@ Work = tuple[Partition, list[SourceRecord]]
 _log = structlog.get_logger("weirguard.stream")
 
 
-class Broker(Protocol):
-    """What the owner asks of the broker outside of Faust; all raise BrokerError."""
+class Broker(agreement.Broker, Protocol):
+    """What the owner asks of the broker outside of Faust; all raise BrokerError, and ``missing`` SourceGap."""
 
-    def first_at_or_after(self, topic: str, partition: int, offset: int) -> int | None: ...
-    def ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]: ...
+    def missing(self, topic: str, partition: int, expected: int, found: int) -> int: ...
     def cut(self, topic: str, partition: int, before: int) -> None: ...
 
 
@@ -61,6 +69,7 @@ class Owner:
         self._broker = broker
         self._reporter = reporter
         self._microbatch_bytes = microbatch_bytes
+        self._survey = Survey(app, topics, SOURCES, reporter)
         self._fences: dict[int, int] = {}
         self._logic = ThreadPoolExecutor(1, "weirguard-logic")
         self._brokering = ThreadPoolExecutor(1, "weirguard-broker")
@@ -105,11 +114,14 @@ class Owner:
         """Recovery has read to the end: publish what may be missing, agree on offsets, and be the live owner."""
         fresh = [number for number in numbers if number in self.partitions and not self.partitions[number].ready]
         try:
-            ends = await self._in_broker_thread(self._broker.ends, self._topics.queries, fresh)
+            restored = [self.partitions[number] for number in fresh]
+            ends = await self._in_broker_thread(agreement.agree, self._broker, self._topics, SOURCES, restored)
             await asyncio.gather(*(self._take_over(number, ends[number]) for number in fresh))
             await faust_edges.commit(self._app, self.next_offsets())
         except OwnershipLost as error:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
+        except ConfigurationError as error:
+            stop_now(Exit.CONFIGURATION, str(error))
         except Exception as error:  # noqa: BLE001 - Faust ignores errors of this callback
             stop_now(Exit.STATE_NOT_WRITTEN, "the takeover could not be completed", error)
         self._reporter.recovered(len(self.partitions))
@@ -117,6 +129,7 @@ class Owner:
     async def _take_over(self, number: int, end_of_queries: int) -> None:
         partition = self.partitions[number]
         messages = partition.takeover(self._fences[number], end_of_queries)
+        self._reporter.restored(partition)
         await self._publish(messages)
         partition.taken_over()
         opening = partition.opening()
@@ -141,19 +154,17 @@ class Owner:
 
     async def survey(self) -> None:
         """Tell the reporter what is held and how far it is."""
-        places = {
-            TP(getattr(self._topics, source), number): (source, number)
-            for source in SOURCES
-            for number in self.partitions
-        }
-        ends = faust_edges.known_ends(self._app, places)
-        committed = faust_edges.committed_offsets(self._app)
-        await self._in_logic_thread(
-            self._reporter.survey,
-            [partition for partition in self.partitions.values() if partition.ready],
-            {places[tp]: end for tp, end in ends.items()},
-            {places[tp]: offset for tp, offset in committed.items() if tp in places},
-        )
+        ready = [partition for partition in self.partitions.values() if partition.ready]
+        await self._survey.take(ready, self._in_logic_thread)
+
+    async def look(self) -> None:
+        """Look whether the topics are still those that the start has checked."""
+        try:
+            await self._in_broker_thread(self._broker.look)
+        except ConfigurationError as error:
+            stop_now(Exit.CONFIGURATION, str(error))
+        except Exception as error:  # noqa: BLE001 - looking must not end what goes well; the next look may succeed
+            _log.warning("the topics could not be looked at", why=str(error))
 
     async def assert_decisions(self) -> None:
         """Publish all standing decisions again, so that a frozen owner's late write does not stand for long."""
@@ -166,8 +177,9 @@ class Owner:
     async def process(self, messages: Sequence[Any]) -> None:
         """Apply messages of all sources and partitions; returns when all that follows is on the broker."""
         runs: dict[tuple[int, str], list[SourceRecord]] = {}
+        now = self._reporter.now()
         for message in messages:
-            record = self._source_record(message)
+            record = self._source_record(message, now)
             runs.setdefault((message.partition, record.source), []).append(record)
         flows = [
             self._micro_batches(self.partitions[number], [runs.get((number, source), []) for source in SOURCES])
@@ -177,13 +189,16 @@ class Owner:
         while work := [due for flow in flows if (due := await anext(flow, None)) is not None]:
             await self._perform(work)
 
-    def _source_record(self, message: Any) -> SourceRecord:
+    def _source_record(self, message: Any, now: float) -> SourceRecord:
+        timestamp, fault = believed(message.timestamp, now)
+        if fault:
+            self._reporter.disbelieved(fault, message.topic, message.timestamp)
         headers = message.headers or {}
         pairs = headers.items() if hasattr(headers, "items") else headers
         return SourceRecord(
             source=self._source_of[message.topic],
             offset=message.offset,
-            timestamp=message.timestamp,
+            timestamp=timestamp,
             key=message.key,
             value=message.value,
             headers={name: data for name, data in pairs if data is not None},
@@ -219,18 +234,18 @@ class Owner:
     async def _pass_gap(self, partition: Partition, source: str, expected: int, found: int) -> None:
         """Tell a real gap (nothing there) from a false one (delivered out of order); Kafka knows."""
         topic = getattr(self._topics, source)
-        first = await self._in_broker_thread(self._broker.first_at_or_after, topic, partition.number, expected)
-        if first is None or first < found:
-            raise SourceGap(
-                f"{topic}[{partition.number}]: {found} was delivered where {expected} is due; the broker holds {first}"
-            )
-        _log.warning("a gap in the source", topic=topic, partition=partition.number, expected=expected, found=found)
+        missing = await self._in_broker_thread(self._broker.missing, topic, partition.number, expected, found)
+        self._reporter.passed_gap(source, missing)
+        if missing:
+            where = {"topic": topic, "partition": partition.number, "expected": expected, "found": found}
+            _log.error("records were deleted before they were judged", missing=missing, **where)
         partition.pass_gap(source, found)
 
     async def _perform(self, work: Sequence[Work]) -> None:
         started = perf_counter()
-        done = await self._in_logic_thread(_steps, work)
-        self._reporter.took("judge", [perf_counter() - started])
+        done, decoding = await self._in_logic_thread(_steps, work)
+        self._reporter.took("decode", [decoding])
+        self._reporter.took("judge", [perf_counter() - started - decoding])
         await self._finish([(partition, step) for partition, _, step in done])
         self._reporter.performed(done)
         for partition, _, _ in done:
@@ -295,10 +310,14 @@ class Owner:
             raise BrokerError(f"the broker did not answer: {error}") from error
 
 
-def _steps(work: Sequence[Work]) -> list[tuple[Partition, list[SourceRecord], Step]]:
-    """Apply what is due; what was lost in the meantime is left to its new owner."""
+def _steps(work: Sequence[Work]) -> tuple[list[tuple[Partition, list[SourceRecord], Step]], float]:
+    """Apply what is due; what was lost in the meantime is left to its new owner. Also how long decoding took."""
     held = [(partition, records) for partition, records in work if partition.ready]
     commands = [(partition, records) for partition, records in held if records[0].source == "commands"]
     queries = [(partition, records) for partition, records in held if records[0].source != "commands"]
     done = [(partition, records, partition.command(records[0])) for partition, records in commands]
-    return done + [(*one, step) for one, step in zip(queries, step_together(queries), strict=True)]
+    started = perf_counter()
+    received = [(partition, partition.receive(records)) for partition, records in queries]
+    decoding = perf_counter() - started
+    done += [(*one, step) for one, step in zip(queries, conclude_together(received), strict=True)]
+    return done, decoding

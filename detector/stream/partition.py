@@ -22,6 +22,7 @@ from detector.contracts.topics import Topics
 from detector.core.batch import Observation
 from detector.core.fitting import Fitting
 from detector.policy.activity import Counted, Effects
+from detector.stream import agreement
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.intake import Intake, Receiver, SourceRecord, origin_of
 from detector.stream.judge import POLICY_SECTION, Hearing, Judge, Judgement, judge_together
@@ -68,6 +69,7 @@ class Partition:
         self.checkpointer = checkpointer
         self.place = Place(number)
         self.applied: dict[str, int] = {}
+        self.identities: dict[str, str] = {}
         self.policy_time = 0.0
         self.learn_until: int | None = None
         self.published: Position = (-1, 0)
@@ -102,10 +104,12 @@ class Partition:
 
     def _apply_sections(self, record: StateRecord) -> None:
         sections = dict(record.sections)
-        policy = sections.pop(POLICY_SECTION, None)
+        policy, sources = sections.pop(POLICY_SECTION, None), sections.pop(agreement.SECTION, None)
         whole = record.kind == "chunk"
         if sections:
             (self.judge.engine.load if whole else self.judge.engine.absorb)(sections)
+        if sources is not None:
+            self.identities = agreement.decode(sources)
         if policy is not None:
             (self.judge.ledger.load if whole else self.judge.ledger.absorb)(policy)
 
@@ -301,7 +305,7 @@ class Partition:
             learn_until=self.learn_until or 0,
             published=self.published,
             outbox=outbox,
-            sections=dict(sections),
+            sections={**sections, agreement.SECTION: agreement.encode(self.identities)},
             first_chunk=first_chunk,
             owner=self._writer.owner,
             configuration=self._writer.configuration,
@@ -327,7 +331,11 @@ class Partition:
 
 def step_together(work: Sequence[tuple[Partition, Sequence[SourceRecord]]]) -> list[Step]:
     """What ``step`` of each partition would do, in one call of their engines, which are siblings."""
-    received = [(partition, partition.receive(records)) for partition, records in work]
+    return conclude_together([(partition, partition.receive(records)) for partition, records in work])
+
+
+def conclude_together(received: Sequence[tuple[Partition, Received]]) -> list[Step]:
+    """The second half of ``step_together``."""
     judged = judge_together([(partition.judge, own.hearing) for partition, own in received])
     return [partition.conclude(own, judgement) for (partition, own), judgement in zip(received, judged, strict=True)]
 

@@ -16,6 +16,8 @@ from detector.runtime.health import Health
 from detector.runtime.metrics import Metrics
 from detector.stream.intake import SourceRecord
 from detector.stream.profiles import hashes, told
+from detector.stream.reading import Reading
+from detector.stream.record_time import TimeFault
 
 if TYPE_CHECKING:
     from detector.stream.partition import Partition
@@ -29,7 +31,7 @@ Place = tuple[str, int]
 
 
 class Reporter:
-    """Gathers facts from the owner. ``wall`` gives Unix time: how old a record is, is for people alone."""
+    """Gathers facts from the owner. ``wall`` gives Unix time: how old a record is, and whether that can be."""
 
     def __init__(self, health: Health, metrics: Metrics, wall: Callable[[], float] = time.time) -> None:
         self.health = health
@@ -37,6 +39,7 @@ class Reporter:
         self.applied: dict[Place, int] = {}
         self._wall = wall
         self._told: set[str] = set()
+        self._heard_at: float | None = None
 
     def judged_by(self, profiles: Sequence[Profile]) -> None:
         """These profiles say what is ordinary."""
@@ -61,6 +64,27 @@ class Reporter:
         """The state of so many partitions is restored."""
         self.health.recovered(partitions)
         self.metrics.set(names.PARTITIONS_RECOVERED, partitions)
+
+    def restored(self, partition: Partition) -> None:
+        """This partition's state log was read to its end: what of it was left out."""
+        self.metrics.add(names.STALE_RECORDS, partition.place.stale_records)
+        self.metrics.add(names.SKIPPED_SECTIONS, partition.judge.engine.skipped_sections)
+
+    def now(self) -> float:
+        """Unix time."""
+        return self._wall()
+
+    def disbelieved(self, fault: TimeFault, topic: str, timestamp: float | None) -> None:
+        """A record's Kafka timestamp is no time that it can have come at; said once of each topic and fault."""
+        self.metrics.add(names.RECORD_TIMES_CLAMPED, fault=fault)
+        if self._tell_once(f"{topic} {fault}"):
+            _log.warning("a record's timestamp is not believed", topic=topic, fault=fault, stamped=timestamp)
+
+    def _tell_once(self, what: str) -> bool:
+        fresh = what not in self._told and len(self._told) < _MOST_TOLD
+        if fresh:
+            self._told.add(what)
+        return fresh
 
     def took(self, stage: str, seconds: Iterable[float]) -> None:
         """How long ``stage`` took, each time."""
@@ -93,13 +117,26 @@ class Reporter:
             if kind == "round":
                 self.metrics.add(names.CHECKPOINT_ROUNDS, len(nbytes))
 
+    def heard(self, at: float | None, connected: bool) -> None:
+        """When a fetch was last answered, Unix time; where nothing is fetched a connection has to do."""
+        news = connected if at is None else at != self._heard_at
+        self._heard_at = at
+        if news:
+            self.health.heard()
+
+    def passed_gap(self, source: str, missing: int) -> None:
+        """A hole in ``source`` was passed: of ``missing`` offsets nobody knows what they held."""
+        self.metrics.add(names.GAPS, topic=source)
+        self.metrics.add(names.RECORDS_LOST, missing, topic=source)
+
     def survey(
-        self, partitions: Collection[Partition], ends: Mapping[Place, int], committed: Mapping[Place, int]
+        self, partitions: Collection[Partition], readings: Mapping[Place, Reading], committed: Mapping[Place, int]
     ) -> None:
-        """A look at everything held, every few seconds; ``ends`` are the sources' end offsets as last heard of."""
+        """A look at everything held, and at how far the ``readings`` of the sources are, every few seconds."""
         held = {(source, one.number): offset for one in partitions for source, offset in one.applied.items()}
-        behind = {place: max(end - held.get(place, -1) - 1, 0) for place, end in ends.items()}
-        self.health.behind(sum(behind.values()))
+        behind = {place: reading.waiting(held.get(place, -1)) for place, reading in readings.items()}
+        if self.health.hears():
+            self.health.behind(sum(behind.values()))
         self.metrics.replace(names.RECORDS_BEHIND, _labelled(behind))
         waiting = {place: max(offset + 1 - committed.get(place, 0), 0) for place, offset in self.applied.items()}
         self.metrics.replace(names.RECORDS_UNCOMMITTED, _labelled(waiting))
@@ -136,8 +173,7 @@ class Reporter:
         """Counts them, and says of each kind once that there is such a thing."""
         for misfit in misfits:
             self.metrics.add(names.MISFITS, misfit.queries, model=misfit.model, reason=misfit.reason)
-            if misfit.detail not in self._told and len(self._told) < _MOST_TOLD:
-                self._told.add(misfit.detail)
+            if self._tell_once(misfit.detail):
                 _log.warning(misfit.detail)
 
     def _count_findings(self, step: Step) -> None:

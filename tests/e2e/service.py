@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -56,6 +57,21 @@ class Service:
         line = next(line for line in page.splitlines() if line.startswith("process_resident_memory_bytes "))
         return int(float(line.split()[1]))
 
+    def metric(self, name: str) -> float:
+        """The sum of all series of ``name``; NaN where the worker does not answer."""
+        try:
+            with urllib.request.urlopen(f"{self.worker.url}/metrics", timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            return float("nan")
+        series = (line.rsplit(" ", 1) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
+        return sum(float(value) for _, value in series)
+
+    def last_words(self) -> str:
+        """Why the worker stopped, as it logged it."""
+        lines = [json.loads(line) for line in self.worker.log.read_text().splitlines() if line.startswith("{")]
+        return " ".join(line["why"] for line in lines if line["level"] == "critical")
+
     def log_tail(self) -> str:
         return "\n".join(self.worker.log.read_text().splitlines()[-20:])
 
@@ -82,7 +98,8 @@ def running_service(broker: Broker, prefix: str, directory: Path, **variables: s
     try:
         _wait_until_ready(service)
         yield service
-        worker.leave()
+        if worker.running:
+            worker.leave()
     finally:
         producer.close()
         worker.kill_all()

@@ -81,7 +81,9 @@ def test_reading_goes_on_where_the_state_ends(monkeypatch: pytest.MonkeyPatch) -
         )
         owner = SimpleNamespace(next_offsets=lambda: {mine: 0, other: 5})
         thread = SimpleNamespace(
-            app=SimpleNamespace(weirguard_owner=owner), call_thread=call, _ensure_consumer=lambda: consumer
+            app=SimpleNamespace(weirguard_owner=owner, weirguard_delivered={mine: 3}),
+            call_thread=call,
+            _ensure_consumer=lambda: consumer,
         )
         monkeypatch.setattr(faust_edges, "_original_seek", committed)
         return dict(await faust_edges._seek_to_state(thread))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from html import escape
 
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Controls, invisible format characters (the bidirectional ones too), lone surrogates, line and paragraph ends."""
@@ -20,6 +21,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """``text`` made printable line by line: its own line ends and tabs stay, as in a traceback."""
     return "\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n"))
+
+
+def html_text(text: str) -> str:
+    """``text`` printable, and such that HTML and XML read it as nothing but text."""
+    return escape(printable(text))
 
 
 def _escaped(character: str) -> str:

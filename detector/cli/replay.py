@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detector.cli.out import folder_for
+from detector.cli.screen import console, note
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -47,19 +50,17 @@ def replay(
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Judge recorded queries from files as the service would, and write what comes of it."""
-    from rich.console import Console
-
     from detector.cli.replaying import replay as replay_files
 
-    console = Console(stderr=True)
+    folder_for(out)
     given = given_profiles(profile)
     config, policy = _configuration(settings, mode, delta)
     config = changed(config, profiles=given) if given else config
-    with bar(console, "replay", rows_in(files)) as progress:
+    with bar(console(stderr=True), "replay", rows_in(files)) as progress:
         summary = replay_files(
             files, out, engine_config=config, policy=policy, merge=merge, progress=progress, must_fit=given
         )
-    console.print(_sentence(summary, out), highlight=False, soft_wrap=True)
+    note(_sentence(summary, out))
     if summary["refused"] and not summary["queries"]:
         raise typer.Exit(1)
 
@@ -88,13 +89,13 @@ def rows_in(files: Sequence[Path]) -> int:
 
 
 @contextmanager
-def bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def bar(screen: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A progress bar; what it gives is told how many of ``total`` were done since. None: nobody knows how many."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), MofNCompleteColumn())
-    with Progress(*columns, Remaining(), console=console) as progress:
+    with Progress(*columns, Remaining(), console=screen) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.advance(task, done)
 

@@ -99,13 +99,13 @@ class Report:
         self._count("refused")
         self._reasons[bad.reason] += 1
         line = {"file": str(self._paths[log]), "row": bad.row, "reason": bad.reason, "detail": bad.detail}
-        self._refused.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._refused.write(json.dumps(line).encode() + b"\n")
 
     def summary(self) -> dict[str, Any]:
         """Totals and each principal; also written to ``summary.json``."""
         counted = {"reasons": dict(self._reasons.most_common()), "repaired": dict(self.repaired)}
         summary = {**self._counts, **counted, "principals": self._accounts.summary()}
-        (self._out / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (self._out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         return summary
 
     def _count(self, what: str, number: int = 1) -> None:

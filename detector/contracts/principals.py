@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ANONYMOUS = "anonymous"
 """The principal of a request that carries no identity at all."""
@@ -20,7 +20,7 @@ EVERYONE = "*"
 class PrincipalHasher:
     """Keyed BLAKE2b of an API key; Logger, Gate and commands must share ``key``."""
 
-    key: bytes = b""
+    key: bytes = field(default=b"", repr=False)
 
     def api_key(self, secret: str) -> str:
         """``key:`` and 32 hexadecimal digits for ``secret``."""

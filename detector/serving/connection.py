@@ -25,7 +25,7 @@ class Connection:
 
     bootstrap_servers: str
     topics: Topics = field(default_factory=Topics)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def producer(self) -> Any:
         """A connected KafkaProducer. Raises KafkaError within five seconds when no broker answers.

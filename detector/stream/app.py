@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
-import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import faust
@@ -16,6 +13,7 @@ from detector.contracts.errors import SourceGap
 from detector.contracts.topics import STATE_TABLE
 from detector.runtime.sections import KafkaSettings, secret
 from detector.runtime.settings import Settings
+from detector.runtime.tls import tls_context
 from detector.stream import bulk_delivery, faust_edges
 from detector.stream.exits import Exit, stop_now
 from detector.stream.owner import Owner
@@ -77,12 +75,16 @@ class StateTable(Table[bytes, bytes]):
 
 
 class Application(faust.App):
-    """A Faust app in which an agent's error ends the process: Faust would acknowledge the event and go on."""
+    """A Faust app in which an agent's error ends the process, as Faust would acknowledge the event and go on, and which
+    writes nothing to any disk."""
 
     weirguard_owner: Owner
     weirguard_sources: frozenset[str]
     weirguard_deliveries: Any
     weirguard_delivered: dict[Any, int]
+
+    def _create_directories(self) -> None:
+        """None is needed: Faust would keep a file of each table there, and ours keeps everything in Kafka."""
 
     async def _on_agent_error(self, agent: Any, error: BaseException) -> None:
         stop_now(Exit.UNEXPECTED, f"agent {agent.name} failed", error)
@@ -167,7 +169,6 @@ def _options(settings: Settings) -> dict[str, Any]:
         "broker_max_poll_records": bulk_delivery.RECORDS_AT_ONCE,
         "stream_recovery_delay": 0,
         "web_enabled": False,
-        "datadir": str(Path(tempfile.gettempdir()) / "weirguard-faust"),
         "worker_redirect_stdouts": False,
     }
 
@@ -185,14 +186,3 @@ def credentials(kafka: KafkaSettings) -> faust.auth.Credentials | None:
         mechanism=kafka.sasl_mechanism,
         ssl_context=context,
     )
-
-
-def tls_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """How the security settings have TLS done; None where they do without."""
-    if not kafka.security_protocol.endswith("SSL"):
-        return None
-    context = ssl.create_default_context(cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None)
-    context.check_hostname = kafka.ssl_check_hostname
-    if kafka.ssl_certfile:
-        context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile, secret(kafka, "kafka", "ssl_password"))
-    return context

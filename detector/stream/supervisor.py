@@ -81,7 +81,8 @@ class Supervisor:
     def _run_once(self) -> int:
         environment = os.environ | {RESTARTS_VARIABLE: str(self._starts)}
         self._starts += 1
-        worker = subprocess.Popen(self._command, env=environment)
+        # In a group of its own: Ctrl-C at a terminal is for the supervisor, which lets the worker finish.
+        worker = subprocess.Popen(self._command, env=environment, process_group=0)
         while not self._stopping:
             try:
                 return worker.wait(_GLANCE_SECONDS)

@@ -18,9 +18,11 @@ from detector.runtime.logging import configure_logging
 from detector.runtime.metric_defs import RESTARTS
 from detector.runtime.metrics import new_metrics
 from detector.runtime.probes import ProbeServer
+from detector.runtime.sections import LoggingSettings
 from detector.runtime.settings import Settings, load_settings
+from detector.runtime.tls import tls_context
 from detector.stream import faust_edges, topics
-from detector.stream.app import Application, create_app, tls_context
+from detector.stream.app import Application, create_app
 from detector.stream.broker_reads import BrokerReads
 from detector.stream.building import engine_config, policy_of
 from detector.stream.checkpoint import Checkpointer
@@ -38,11 +40,12 @@ _CHUNK_BYTES = 1_000_000
 
 def main() -> None:
     """Run until SIGTERM, or until something is in doubt; exit statuses are in ``exits``."""
+    configure_logging(LoggingSettings())  # for what is wrong with the settings themselves
     try:
         settings = load_settings()
         configure_logging(settings.logging)
-        topics.ensure(settings.kafka)
         app, reporter = build(settings)
+        topics.ensure(settings.kafka)
         ProbeServer(reporter.metrics, reporter.health, settings.metrics.host, settings.metrics.port).start()
     except ConfigurationError as error:
         stop_now(Exit.CONFIGURATION, str(error))

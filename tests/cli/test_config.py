@@ -32,7 +32,7 @@ def test_right_settings_are_confirmed(file: Path) -> None:
 
 
 def test_wrong_settings_are_an_error(file: Path) -> None:
-    file.write_text("kafka: {prefx: shop}")
+    file.write_text("kafka: {prefx: shop}", encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"kafka\.prefx"):
         _config("check", "--settings", str(file))
 
@@ -54,6 +54,6 @@ def test_show_is_scriptable(file: Path) -> None:
 
 def test_the_schema_takes_a_right_file_and_refuses_a_wrong_one(file: Path) -> None:
     schema = json.loads(_config("schema"))
-    jsonschema.validate(yaml.safe_load(file.read_text()), schema)
+    jsonschema.validate(yaml.safe_load(file.read_text(encoding="utf-8")), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"kafka": {"prefx": "shop"}}, schema)

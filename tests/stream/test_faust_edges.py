@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiokafka
+import faust
 import pytest
 from faust.transport.consumer import Consumer, ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
@@ -17,6 +18,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from detector.runtime.broker import EmbeddedBroker
 from detector.stream import faust_edges
+from detector.stream.app import Application
 
 
 def test_the_versions_are_those_that_were_read() -> None:
@@ -31,6 +33,12 @@ def test_faust_still_never_clears_the_event_that_says_no_fetch_is_in_flight() ->
 def test_faust_still_fixes_the_fetch_wait() -> None:
     assert "fetch_max_wait_ms=1500" in inspect.getsource(faust_edges._original_consumer)
     assert "self._fetch_max_wait_ms" in inspect.getsource(aiokafka.AIOKafkaConsumer)
+
+
+def test_faust_would_still_make_folders_for_tables_that_need_none() -> None:
+    assert "datadir.mkdir" in inspect.getsource(faust.App._create_directories)
+    assert "self._create_directories()" in inspect.getsource(faust.App)
+    assert Application._create_directories is not faust.App._create_directories
 
 
 def test_aiokafka_still_does_not_seek_where_nothing_is_committed() -> None:

@@ -122,6 +122,7 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 level(defs.RECORDS_UNCOMMITTED, "topic"),
                 _restored(),
                 rate(defs.DEAD_LETTERS, "reason"),
+                rate(defs.DEAD_LETTERS_NOT_KEPT, "reason"),
                 rate(defs.MISFITS, "model, reason"),
                 rate(defs.QUERIES_MISSING, "kind"),
                 rate(defs.REKEYED),

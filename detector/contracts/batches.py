@@ -32,6 +32,16 @@ def take(batch: QueryBatch, rows: NDArray[np.int64]) -> QueryBatch:
     return replace(batch, **{name: _pick(getattr(batch, name), rows) for name in COLUMNS})
 
 
+def select(batch: QueryBatch, rows: Sequence[int] | NDArray[np.int64]) -> QueryBatch:
+    """As ``take``, with the principals of those rows alone."""
+    import numpy as np
+
+    taken = take(batch, np.array(rows, dtype=np.int64))
+    used, index = np.unique(taken.principal_index, return_inverse=True)
+    names = [batch.principals[number] for number in used.tolist()]
+    return replace(taken, principals=names, principal_index=index.astype(np.int32))
+
+
 def _pick(column: Any, rows: NDArray[np.int64]) -> Any:
     if isinstance(column, list):
         return [column[row] for row in rows.tolist()]

@@ -78,6 +78,13 @@ QUERIES_MISSING = Metric(
     (MISSING_KIND,),
 )
 DEAD_LETTERS = Metric("dead_letters_total", "counter", "records", "Records and rows refused.", (REASON,))
+DEAD_LETTERS_NOT_KEPT = Metric(
+    "dead_letters_not_kept_total",
+    "counter",
+    "records",
+    "Records and rows refused that are in no dead letter, as those of a reason are limited by the minute.",
+    (REASON,),
+)
 MISFITS = Metric(
     "profile_misfits_total",
     "counter",
@@ -157,6 +164,7 @@ METRICS: tuple[Metric, ...] = (
     RECORDS,
     QUERIES_MISSING,
     DEAD_LETTERS,
+    DEAD_LETTERS_NOT_KEPT,
     MISFITS,
     PROFILE_INFO,
     REKEYED,

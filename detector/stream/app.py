@@ -16,7 +16,7 @@ from detector.contracts.errors import SourceGap
 from detector.contracts.topics import STATE_TABLE
 from detector.runtime.sections import KafkaSettings, secret
 from detector.runtime.settings import Settings
-from detector.stream import bulk_delivery, faust_edges
+from detector.stream import bulk_delivery, faust_edges, topics
 from detector.stream.exits import Exit, stop_now
 from detector.stream.owner import Owner
 
@@ -141,7 +141,7 @@ def _add_timers(app: Application) -> None:
 
 def _options(settings: Settings) -> dict[str, Any]:
     kafka, worker = settings.kafka, settings.worker
-    largest = kafka.state_record_bytes
+    largest = topics.largest_bytes(kafka)
     return {
         "broker": ";".join(f"kafka://{server}" for server in kafka.servers),
         "broker_credentials": credentials(kafka),

@@ -28,6 +28,8 @@ from detector.stream.step import Step
 
 SOURCES = ("commands", "queries", "rekeyed")
 
+_LARGE_BYTES = 1_048_576
+
 Work = tuple[Partition, list[SourceRecord]]
 """A partition and its next micro-batch, or command."""
 
@@ -63,6 +65,7 @@ class Owner:
         self._microbatch_bytes = microbatch_bytes
         self._fences: dict[int, int] = {}
         self._logic = ThreadPoolExecutor(1, "weirguard-logic")
+        self._large = asyncio.Lock()
         self._brokering = ThreadPoolExecutor(1, "weirguard-broker")
         self._source_of = {getattr(topics, source): source for source in SOURCES}
 
@@ -248,14 +251,25 @@ class Owner:
         """Also how long the state record took, and what follows it, in seconds."""
         await self._publish(step.before)
         started = perf_counter()
-        state = Message(self._topics.state_log, partition.number, b"%d|%d" % step.position, step.record)
-        offset = await self._send(state)
+        offset = await self._log(partition.number, step)
         written = perf_counter()
         await self._publish(step.after)
         partition.confirm(step, offset)
         if step.kind == "round" and step.first_chunk is not None:
             await self._cut(partition, step.first_chunk)
         return written - started, perf_counter() - written
+
+    async def _log(self, number: int, step: Step) -> int:
+        """Write the state record of ``step``; gives its offset, or that of its first part.
+
+        One after another where they are large: a request holds what every partition has to send, and has a limit.
+        """
+        entries = [Message(self._topics.state_log, number, key, value) for key, value in step.log_entries]
+        if len(entries) == 1 and entries[0].nbytes <= _LARGE_BYTES:
+            return await self._send(entries[0])
+        async with self._large:
+            first, *_ = [await self._send(entry) for entry in entries]
+            return first
 
     async def _cut(self, partition: Partition, before: int) -> None:
         """A log that cannot be cut is longer than it need be, and no danger."""

@@ -87,7 +87,7 @@ class Reporter:
     def logged(self, steps: Sequence[Step]) -> None:
         """The state records of ``steps`` are on the broker."""
         for kind in {step.kind for step in steps}:
-            nbytes = [len(step.record) for step in steps if step.kind == kind]
+            nbytes = [step.nbytes for step in steps if step.kind == kind]
             self.metrics.add(names.STATE_LOG_RECORDS, len(nbytes), kind=kind)
             self.metrics.add(names.STATE_LOG_BYTES, sum(nbytes), kind=kind)
             if kind == "round":
@@ -117,6 +117,8 @@ class Reporter:
             self.metrics.add(names.QUERIES, queries, model=model)
         for reason, rows in _total(step.refused for step in steps).items():
             self.metrics.add(names.DEAD_LETTERS, rows, reason=reason)
+        for reason, rows in _total(step.not_kept for step in steps).items():
+            self.metrics.add(names.DEAD_LETTERS_NOT_KEPT, rows, reason=reason)
         for kind, queries in _total(step.missing for step in steps).items():
             self.metrics.add(names.QUERIES_MISSING, queries, kind=kind)
         for model in {model for step in steps for model in step.scores}:

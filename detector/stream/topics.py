@@ -10,13 +10,17 @@ from typing import Any
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from detector.contracts.codecs.limits import RECORD_BYTES
 from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.runtime.sections import KafkaSettings
 
 _DAY = 86_400_000
-_WITH_REASONS = 1_048_576
+_RECORD = 1_048_576
+_HEADERS = 65_536
 _SETTLE_SECONDS = 10.0
 _BOOTSTRAP_MILLISECONDS = 5_000
+_SIZE = "max.message.bytes"
+_OWN = ("cleanup.policy", _SIZE)
 _BROKER_TIME = ("cleanup.policy", "message.timestamp.type")
 
 
@@ -49,22 +53,34 @@ def shapes(kafka: KafkaSettings) -> list[TopicShape]:
         "retention.bytes": "-1",
         "max.message.bytes": str(kafka.state_record_bytes),
     }
-    compacted = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1", "segment.ms": str(_DAY // 24)}
-    kept = {"cleanup.policy": "delete", "retention.ms": str(90 * _DAY)}
-    letters = kept | {"max.message.bytes": str(kafka.query_record_bytes + _WITH_REASONS)}
+    rekeyed = queries | {"max.message.bytes": str(max(kafka.query_record_bytes, RECORD_BYTES) + _HEADERS)}
+    own = {"max.message.bytes": str(_RECORD)}
+    compacted = own | {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1", "segment.ms": str(_DAY // 24)}
+    kept = own | {"cleanup.policy": "delete", "retention.ms": str(90 * _DAY)}
+    letters = kept | {"max.message.bytes": str(letter_bytes(kafka))}
     return [
         TopicShape(topics.queries, wide, queries, _BROKER_TIME),
-        TopicShape(topics.rekeyed, wide, queries, _BROKER_TIME),
+        TopicShape(topics.rekeyed, wide, rekeyed, (*_BROKER_TIME, _SIZE)),
         TopicShape(topics.commands, wide, kept | {"message.timestamp.type": "LogAppendTime"}, _BROKER_TIME),
         TopicShape(
             topics.state_log, wide, state, ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
         ),
-        TopicShape(topics.decisions, wide, compacted),
-        TopicShape(topics.scores, wide, compacted),
-        TopicShape(topics.alerts, wide, kept),
-        TopicShape(topics.audit, wide, kept),
-        TopicShape(topics.dead_letters, wide, letters),
+        TopicShape(topics.decisions, wide, compacted, _OWN),
+        TopicShape(topics.scores, wide, compacted, _OWN),
+        TopicShape(topics.alerts, wide, kept, _OWN),
+        TopicShape(topics.audit, wide, kept, _OWN),
+        TopicShape(topics.dead_letters, wide, letters, _OWN),
     ]
+
+
+def letter_bytes(kafka: KafkaSettings) -> int:
+    """The most bytes of a message in the dead letters."""
+    return kafka.query_record_bytes + _RECORD
+
+
+def largest_bytes(kafka: KafkaSettings) -> int:
+    """The most bytes of any message that a worker writes."""
+    return max(int(shape.config["max.message.bytes"]) for shape in shapes(kafka) if _SIZE in shape.config)
 
 
 def ensure(kafka: KafkaSettings) -> None:

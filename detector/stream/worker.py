@@ -24,6 +24,7 @@ from detector.stream.app import Application, create_app, tls_context
 from detector.stream.broker_reads import BrokerReads
 from detector.stream.building import engine_config, policy_of
 from detector.stream.checkpoint import Checkpointer
+from detector.stream.dead_letters import LetterLimits
 from detector.stream.exits import Exit, stop_now
 from detector.stream.intake import Receiver
 from detector.stream.judge import Judge
@@ -64,7 +65,13 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
     names = settings.kafka.topics
     reads = BrokerReads(settings.kafka)
     engine = Engine(config)
-    writer = Writer(f"{socket.gethostname()}:{os.getpid()}", config.configuration_hash())
+    letters = LetterLimits(topics.letter_bytes(settings.kafka), settings.worker.dead_letters_per_minute)
+    writer = Writer(
+        f"{socket.gethostname()}:{os.getpid()}",
+        config.configuration_hash(),
+        settings.kafka.state_record_bytes,
+        letters,
+    )
 
     def new_partition(number: int) -> Partition:
         judge = Judge(engine.sibling(), Ledger(policy, writer.configuration))

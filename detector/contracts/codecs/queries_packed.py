@@ -16,7 +16,7 @@ from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
-from detector.contracts.batches import join_principals
+from detector.contracts.batches import join_principals, no_queries, select
 from detector.contracts.codecs.limits import DIMENSIONS, OUTPUTS, PACKED_BYTES, is_time, names_one
 from detector.contracts.codecs.reading import Envelope, by_layout, check_schema, check_size, read
 from detector.contracts.codecs.screening import TEXT_COLUMNS, check_model, screen
@@ -101,15 +101,25 @@ def decode_packed_run(values: Sequence[bytes | None]) -> DecodedRun:
     return run
 
 
-def encode_packed(batch: QueryBatch, counts: Sequence[Count] = ()) -> bytes:
+def encode_packed(batch: QueryBatch, counts: Sequence[Count] = (), most: int = PACKED_BYTES) -> bytes:
     """``batch`` and ``counts`` of the same model as one record value, for principals of one partition.
 
-    Raises InvalidRecord ``too-large`` over PACKED_BYTES: cut the batch.
+    Raises InvalidRecord ``too-large`` over ``most`` bytes: cut the batch.
     """
     value = _encoder()(_packed(batch, counts))
-    if len(value) > PACKED_BYTES:
-        raise InvalidRecord("too-large", f"{len(batch)} queries pack into {len(value)} bytes, over {PACKED_BYTES}")
+    if len(value) > most:
+        raise InvalidRecord("too-large", f"{len(batch)} queries pack into {len(value)} bytes, over {most}")
     return value
+
+
+def excerpt(value: bytes, rows: Sequence[int], counts: Sequence[Count] = ()) -> bytes:
+    """``rows`` (indices) of the packed record ``value``, as they came and unscreened, and ``counts`` of its model, as a
+    record of their own that names nobody else. Raises InvalidRecord where the structure of ``value`` is wrong."""
+    parsed = _parse(0, value)
+    packed = parsed.packed
+    if not rows:
+        return _encoder()(_packed(no_queries(packed.model, packed.model_version), counts))
+    return _encoder()(_packed(select(_batch([packed], [parsed.rows]), rows), counts))
 
 
 @cache

@@ -18,6 +18,7 @@ from faust.types import TP
 from detector.contracts.errors import BrokerError, NewerStateLog, OwnershipLost, SourceGap, StateLogError
 from detector.contracts.topics import Topics
 from detector.stream import faust_edges
+from detector.stream.care import Care, Work, flights
 from detector.stream.exits import Exit, stop_now
 from detector.stream.intake import SourceRecord
 from detector.stream.partition import Partition, step_together
@@ -28,10 +29,11 @@ from detector.stream.step import Step
 
 SOURCES = ("commands", "queries", "rekeyed")
 
-_LARGE_BYTES = 1_048_576
+Done = tuple[Partition, list[SourceRecord], Step]
+"""What was due, and what came of it."""
 
-Work = tuple[Partition, list[SourceRecord]]
-"""A partition and its next micro-batch, or command."""
+_LARGE_BYTES = 1_048_576
+_POISON = "it ended a worker that processed it alone, after it had ended others"
 
 _log = structlog.get_logger("weirguard.stream")
 
@@ -54,7 +56,7 @@ class Owner:
         new_partition: Callable[[int], Partition],
         broker: Broker,
         reporter: Reporter,
-        microbatch_bytes: int,
+        care: Care,
     ) -> None:
         self.partitions: dict[int, Partition] = {}
         self._app = app
@@ -62,7 +64,7 @@ class Owner:
         self._new_partition = new_partition
         self._broker = broker
         self._reporter = reporter
-        self._microbatch_bytes = microbatch_bytes
+        self._care = care
         self._fences: dict[int, int] = {}
         self._logic = ThreadPoolExecutor(1, "weirguard-logic")
         self._large = asyncio.Lock()
@@ -178,7 +180,8 @@ class Owner:
             if number in self.partitions
         ]
         while work := [due for flow in flows if (due := await anext(flow, None)) is not None]:
-            await self._perform(work)
+            for group in self._care.groups(work):
+                await self._perform(group)
 
     def _source_record(self, message: Any) -> SourceRecord:
         headers = message.headers or {}
@@ -200,24 +203,12 @@ class Owner:
             waiting = list(run)
             while waiting:
                 fresh, gap = partition.contiguous(waiting)
-                for records in self._sized(fresh):
+                for records in self._care.micro_batches(partition.number, fresh):
                     yield partition, records
                 if gap is None:
                     break
                 await self._pass_gap(partition, waiting[0].source, *gap)
                 waiting = [record for record in waiting if record.offset >= gap[1]]
-
-    def _sized(self, records: Sequence[SourceRecord]) -> Iterable[list[SourceRecord]]:
-        batch: list[SourceRecord] = []
-        room = self._microbatch_bytes
-        for record in records:
-            if batch and (record.nbytes > room or record.source == "commands"):
-                yield batch
-                batch, room = [], self._microbatch_bytes
-            batch.append(record)
-            room -= record.nbytes
-        if batch:
-            yield batch
 
     async def _pass_gap(self, partition: Partition, source: str, expected: int, found: int) -> None:
         """Tell a real gap (nothing there) from a false one (delivered out of order); Kafka knows."""
@@ -232,13 +223,24 @@ class Owner:
 
     async def _perform(self, work: Sequence[Work]) -> None:
         started = perf_counter()
-        done = await self._in_logic_thread(_steps, work)
+        done = await self._process(work)
         self._reporter.took("judge", [perf_counter() - started])
         await self._finish([(partition, step) for partition, _, step in done])
         self._reporter.performed(done)
         for partition, _, _ in done:
             while partition.checkpointer.due() and (chunk := await self._in_logic_thread(partition.checkpoint)):
                 await self._finish([(partition, chunk)])
+
+    async def _process(self, work: Sequence[Work]) -> list[Done]:
+        """Apply ``work``. What fails here fails because of its records: they are noted for the supervisor meanwhile."""
+        self._care.notes.enter(flights(work))
+        try:
+            done: list[Done] = await self._in_logic_thread(_steps, work, self._care)
+            return done
+        except Exception as error:  # noqa: BLE001 - the state may be half changed; it must not be acknowledged
+            stop_now(Exit.PROCESSING, "records could not be processed", error)
+        finally:
+            self._care.notes.leave()
 
     async def _finish(self, steps: Sequence[tuple[Partition, Step]]) -> None:
         """Bring ``steps`` of different partitions to the broker."""
@@ -309,9 +311,12 @@ class Owner:
             raise BrokerError(f"the broker did not answer: {error}") from error
 
 
-def _steps(work: Sequence[Work]) -> list[tuple[Partition, list[SourceRecord], Step]]:
+def _steps(work: Sequence[Work], care: Care) -> list[Done]:
     """Apply what is due; what was lost in the meantime is left to its new owner."""
     held = [(partition, records) for partition, records in work if partition.ready]
+    poison = [(partition, records) for partition, records in held if care.is_poison(partition.number, records[0])]
+    if poison:
+        return [(partition, records, partition.bury(records[0], _POISON)) for partition, records in poison]
     commands = [(partition, records) for partition, records in held if records[0].source == "commands"]
     queries = [(partition, records) for partition, records in held if records[0].source != "commands"]
     done = [(partition, records, partition.command(records[0])) for partition, records in commands]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 
 import faust
+import structlog
 
 from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.core.engine import Engine
@@ -21,8 +22,10 @@ from detector.runtime.probes import ProbeServer
 from detector.runtime.settings import Settings, load_settings
 from detector.stream import faust_edges, topics
 from detector.stream.app import Application, create_app, tls_context
+from detector.stream.black_box import Caution, Notes
 from detector.stream.broker_reads import BrokerReads
 from detector.stream.building import engine_config, policy_of
+from detector.stream.care import Care
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.dead_letters import LetterLimits
 from detector.stream.exits import Exit, stop_now
@@ -35,6 +38,8 @@ from detector.stream.supervisor import RESTARTS_VARIABLE
 from detector.stream.watchdog import Watchdog, watch
 
 _CHUNK_BYTES = 1_000_000
+
+_log = structlog.get_logger("weirguard.stream")
 
 
 def main() -> None:
@@ -73,6 +78,14 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
         letters,
     )
 
+    caution, notes = Caution.from_environment(os.environ), Notes.from_environment(os.environ)
+    if not notes.kept:
+        _log.info("no supervisor: a record that ends this worker will not be found")
+    if caution:
+        _log.warning(
+            "records have ended workers", suspects=list(caution.suspects.values()), poison=list(caution.poison)
+        )
+
     def new_partition(number: int) -> Partition:
         judge = Judge(engine.sibling(), Ledger(policy, writer.configuration))
         receiver = Receiver(number, settings.kafka.partitions, names)
@@ -86,7 +99,7 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
             new_partition,
             reads,
             reporter,
-            settings.worker.microbatch_bytes,
+            Care(settings.worker.microbatch_bytes, caution, notes),
         )
 
     return create_app(settings, new_owner), reporter

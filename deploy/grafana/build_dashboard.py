@@ -123,6 +123,8 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 _restored(),
                 rate(defs.DEAD_LETTERS, "reason"),
                 rate(defs.DEAD_LETTERS_NOT_KEPT, "reason"),
+                rate(defs.REFUSED, "topic"),
+                rate(defs.INTERNAL_ERRORS, "where"),
                 rate(defs.MISFITS, "model, reason"),
                 rate(defs.QUERIES_MISSING, "kind"),
                 rate(defs.REKEYED),

@@ -85,6 +85,20 @@ DEAD_LETTERS_NOT_KEPT = Metric(
     "Records and rows refused that are in no dead letter, as those of a reason are limited by the minute.",
     (REASON,),
 )
+REFUSED = Metric(
+    "refused_messages_total",
+    "counter",
+    "records",
+    "Records for people that Kafka refused for good, and that were left out.",
+    (Label("topic", ("alerts", "audit", "scores", "dead_letters")),),
+)
+INTERNAL_ERRORS = Metric(
+    "internal_errors_total",
+    "counter",
+    "errors",
+    "Errors in what watches and reports; the worker goes on.",
+    (Label("where", ("watchdog", "probes", "survey")),),
+)
 MISFITS = Metric(
     "profile_misfits_total",
     "counter",
@@ -165,6 +179,8 @@ METRICS: tuple[Metric, ...] = (
     QUERIES_MISSING,
     DEAD_LETTERS,
     DEAD_LETTERS_NOT_KEPT,
+    REFUSED,
+    INTERNAL_ERRORS,
     MISFITS,
     PROFILE_INFO,
     REKEYED,

@@ -83,6 +83,11 @@ class Application(faust.App):
     weirguard_sources: frozenset[str]
     weirguard_deliveries: Any
 
+    async def on_stop(self) -> None:
+        """Not ready from here on."""
+        self.weirguard_owner.stopping()
+        await super().on_stop()
+
     async def _on_agent_error(self, agent: Any, error: BaseException) -> None:
         stop_now(Exit.UNEXPECTED, f"agent {agent.name} failed", error)
 
@@ -129,7 +134,10 @@ def _add_agent(app: Application, settings: Settings) -> None:
 def _add_timers(app: Application) -> None:
     @app.timer(5.0)  # type: ignore[untyped-decorator]
     async def survey() -> None:
-        await app.weirguard_owner.survey()
+        try:
+            await app.weirguard_owner.survey()
+        except Exception as error:  # noqa: BLE001 - without figures the worker is still a worker
+            app.weirguard_owner.reporter.failed("survey", error)
 
     @app.timer(60.0)  # type: ignore[untyped-decorator]
     async def assert_decisions() -> None:

@@ -26,6 +26,7 @@ class Exit(IntEnum):
     PROCESSING = 76
     UNEXPECTED = 77
     NEWER_STATE_LOG = 78
+    REFUSED = 79
 
 
 MEANING = {
@@ -40,6 +41,7 @@ MEANING = {
     Exit.PROGRESS_STALLED: "records flowed but nothing was processed or committed",
     Exit.PROCESSING: "records could not be processed; if they end the next worker too, they are taken one by one",
     Exit.UNEXPECTED: "an error that should not happen; see the log line before",
+    Exit.REFUSED: "Kafka refuses for good what must be written or read: a right or a topic's setting is wrong",
     Exit.NEWER_STATE_LOG: "the state log was written by a later version; a restart would not help",
 }
 

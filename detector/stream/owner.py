@@ -6,7 +6,7 @@ What may go wrong ends the process (``exits``): Faust would acknowledge, log and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from detector.stream.partition import Partition, step_together
 from detector.stream.record import Message, StateRecord
 from detector.stream.record import encode as encode_record
 from detector.stream.reporter import Reporter
+from detector.stream.sending import Sender
 from detector.stream.step import Step
 
 SOURCES = ("commands", "queries", "rekeyed")
@@ -60,10 +61,11 @@ class Owner:
     ) -> None:
         self.partitions: dict[int, Partition] = {}
         self._app = app
+        self._sender = Sender(app, topics, reporter.left_out)
         self._topics = topics
         self._new_partition = new_partition
         self._broker = broker
-        self._reporter = reporter
+        self.reporter = reporter
         self._care = care
         self._fences: dict[int, int] = {}
         self._logic = ThreadPoolExecutor(1, "weirguard-logic")
@@ -85,11 +87,11 @@ class Owner:
         for number, offset in zip(wanted, offsets, strict=True):
             self._fences[number] = offset
             self.partitions[number] = self._new_partition(number)
-        self._reporter.assigned(self.partitions)
+        self.reporter.assigned(self.partitions)
 
     async def _fence(self, number: int) -> int:
         fence = encode_record(StateRecord("fence", -1, 0))
-        return await self._send(Message(self._topics.state_log, number, b"fence", fence))
+        return await self._sender.send(Message(self._topics.state_log, number, b"fence", fence))
 
     def absorb(self, number: int, offset: int, value: bytes) -> None:
         """One record of the state log, from recovery or read again after a rebalance."""
@@ -104,7 +106,7 @@ class Owner:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
         except StateLogError as error:
             stop_now(Exit.STATE_LOG, str(error))
-        self._reporter.absorbed()
+        self.reporter.absorbed()
 
     async def recovered(self, numbers: Iterable[int]) -> None:
         """Recovery has read to the end: publish what may be missing, agree on offsets, and be the live owner."""
@@ -117,12 +119,12 @@ class Owner:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
         except Exception as error:  # noqa: BLE001 - Faust ignores errors of this callback
             stop_now(Exit.STATE_NOT_WRITTEN, "the takeover could not be completed", error)
-        self._reporter.recovered(len(self.partitions))
+        self.reporter.recovered(len(self.partitions))
 
     async def _take_over(self, number: int, end_of_queries: int) -> None:
         partition = self.partitions[number]
         messages = partition.takeover(self._fences[number], end_of_queries)
-        await self._publish(messages)
+        await self._sender.publish(messages)
         partition.taken_over()
         opening = partition.opening()
         if opening is not None:
@@ -144,6 +146,10 @@ class Owner:
             for source in SOURCES
         }
 
+    def stopping(self) -> None:
+        """The worker was told to stop."""
+        self.reporter.health.stopped("it was told to")
+
     async def survey(self) -> None:
         """Tell the reporter what is held and how far it is."""
         places = {
@@ -154,7 +160,7 @@ class Owner:
         ends = faust_edges.known_ends(self._app, places)
         committed = faust_edges.committed_offsets(self._app)
         await self._in_logic_thread(
-            self._reporter.survey,
+            self.reporter.survey,
             [partition for partition in self.partitions.values() if partition.ready],
             {places[tp]: end for tp, end in ends.items()},
             {places[tp]: offset for tp, offset in committed.items() if tp in places},
@@ -164,7 +170,7 @@ class Owner:
         """Publish all standing decisions again, so that a frozen owner's late write does not stand for long."""
         for partition in list(self.partitions.values()):
             if partition.ready:
-                await self._publish(await self._in_logic_thread(partition.assertions))
+                await self._sender.publish(await self._in_logic_thread(partition.assertions))
 
     # -- the flow ------------------------------------------------------------------------------------------------------
 
@@ -224,9 +230,9 @@ class Owner:
     async def _perform(self, work: Sequence[Work]) -> None:
         started = perf_counter()
         done = await self._process(work)
-        self._reporter.took("judge", [perf_counter() - started])
+        self.reporter.took("judge", [perf_counter() - started])
         await self._finish([(partition, step) for partition, _, step in done])
-        self._reporter.performed(done)
+        self.reporter.performed(done)
         for partition, _, _ in done:
             while partition.checkpointer.due() and (chunk := await self._in_logic_thread(partition.checkpoint)):
                 await self._finish([(partition, chunk)])
@@ -246,16 +252,16 @@ class Owner:
         """Bring ``steps`` of different partitions to the broker."""
         took = await asyncio.gather(*(self._write(partition, step) for partition, step in steps))
         for stage, seconds in zip(("state_log", "publish"), zip(*took, strict=True), strict=False):
-            self._reporter.took(stage, seconds)
-        self._reporter.logged([step for _, step in steps])
+            self.reporter.took(stage, seconds)
+        self.reporter.logged([step for _, step in steps])
 
     async def _write(self, partition: Partition, step: Step) -> tuple[float, float]:
         """Also how long the state record took, and what follows it, in seconds."""
-        await self._publish(step.before)
+        await self._sender.publish(step.before)
         started = perf_counter()
         offset = await self._log(partition.number, step)
         written = perf_counter()
-        await self._publish(step.after)
+        await self._sender.publish(step.after)
         partition.confirm(step, offset)
         if step.kind == "round" and step.first_chunk is not None:
             await self._cut(partition, step.first_chunk)
@@ -268,9 +274,9 @@ class Owner:
         """
         entries = [Message(self._topics.state_log, number, key, value) for key, value in step.log_entries]
         if len(entries) == 1 and entries[0].nbytes <= _LARGE_BYTES:
-            return await self._send(entries[0])
+            return await self._sender.send(entries[0])
         async with self._large:
-            first, *_ = [await self._send(entry) for entry in entries]
+            first, *_ = [await self._sender.send(entry) for entry in entries]
             return first
 
     async def _cut(self, partition: Partition, before: int) -> None:
@@ -280,26 +286,7 @@ class Owner:
         except BrokerError as error:
             _log.warning("the state log was not cut", partition=partition.number, before=before, why=str(error))
 
-    # -- sending -------------------------------------------------------------------------------------------------------
-
-    async def _send(self, message: Message) -> int:
-        sent = await self._queue(message)
-        metadata = await sent
-        return int(metadata.offset)
-
-    async def _publish(self, messages: Sequence[Message]) -> None:
-        sent = [await self._queue(message) for message in messages]
-        await asyncio.gather(*sent)
-
-    async def _queue(self, message: Message) -> Awaitable[Any]:
-        return await self._app.producer.send(
-            message.topic,
-            message.key,
-            message.value,
-            message.partition,
-            message.timestamp,
-            list(message.headers) or None,
-        )
+    # -- threads ------------------------------------------------------------------------------------------------------
 
     async def _in_logic_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._logic, work, *arguments)

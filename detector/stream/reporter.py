@@ -38,6 +38,18 @@ class Reporter:
         self._wall = wall
         self._told: set[str] = set()
 
+    def failed(self, where: str, error: Exception) -> None:
+        """Something besides the stream failed and goes on: counted, and told once of each kind."""
+        self.metrics.add(names.INTERNAL_ERRORS, where=where)
+        kind = f"{where} {type(error).__name__}"
+        if kind not in self._told:
+            self._told.add(kind)
+            _log.error("an internal error; it goes on", where=where, exc_info=error)
+
+    def left_out(self, topic: str) -> None:
+        """A message to ``topic`` was refused for good."""
+        self.metrics.add(names.REFUSED, topic=topic)
+
     def judged_by(self, profiles: Sequence[Profile]) -> None:
         """These profiles say what is ordinary."""
         self.health.profiles = hashes(profiles)

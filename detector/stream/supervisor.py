@@ -40,8 +40,10 @@ class Backoff:
         self._most = most
         self._next = first
 
-    def after(self, ran_seconds: float) -> float:
-        """The wait after a run of ``ran_seconds``."""
+    def after(self, ran_seconds: float, code: int = Exit.UNEXPECTED) -> float:
+        """The wait after a run of ``ran_seconds`` that ended with ``code``."""
+        if code == Exit.REFUSED:
+            return self._most
         if ran_seconds >= HEALTHY_SECONDS:
             self._next = self._first
         wait, self._next = self._next, min(self._next * 2, self._most)
@@ -75,7 +77,7 @@ class Supervisor:
             if code in FINAL or self._stopping:
                 return self._last_word(code)
             self._look_for_poison(code)
-            wait = self._backoff.after(time.monotonic() - started)
+            wait = self._backoff.after(time.monotonic() - started, code)
             _log.error("worker stopped", why=meaning(code), exit=code, restart_in_seconds=round(wait, 1))
             self._pause(wait)
         return Exit.CLEAN

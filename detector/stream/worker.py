@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import faust
 import structlog
@@ -16,7 +17,7 @@ from detector.policy.ledger import Ledger
 from detector.runtime.broker import answers_versions
 from detector.runtime.health import Health
 from detector.runtime.logging import configure_logging
-from detector.runtime.metric_defs import RESTARTS
+from detector.runtime.metric_defs import DEAD_LETTERS, RESTARTS
 from detector.runtime.metrics import new_metrics
 from detector.runtime.probes import ProbeServer
 from detector.runtime.settings import Settings, load_settings
@@ -29,11 +30,12 @@ from detector.stream.care import Care
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.dead_letters import LetterLimits
 from detector.stream.exits import Exit, stop_now
-from detector.stream.intake import Receiver
+from detector.stream.intake import POISON, Receiver
 from detector.stream.judge import Judge
 from detector.stream.owner import Owner
 from detector.stream.partition import Partition, Writer
 from detector.stream.reporter import Reporter
+from detector.stream.sending import denied
 from detector.stream.supervisor import RESTARTS_VARIABLE
 from detector.stream.watchdog import Watchdog, watch
 
@@ -49,11 +51,13 @@ def main() -> None:
         configure_logging(settings.logging)
         topics.ensure(settings.kafka)
         app, reporter = build(settings)
-        ProbeServer(reporter.metrics, reporter.health, settings.metrics.host, settings.metrics.port).start()
+        failed = partial(reporter.failed, "probes")
+        ProbeServer(reporter.metrics, reporter.health, settings.metrics.host, settings.metrics.port, failed).start()
     except ConfigurationError as error:
         stop_now(Exit.CONFIGURATION, str(error))
     except BrokerError as error:
-        stop_now(Exit.BROKER, str(error))
+        stop_now(Exit.REFUSED if denied(error) else Exit.BROKER, str(error))
+    reporter.metrics.add(DEAD_LETTERS, 0, reason=POISON)
     reporter.metrics.add(RESTARTS, _restarts())
     watch(_watchdog(app, reporter, settings), stop_now)
     worker = faust.Worker(app, quiet=True, override_logging=False, redirect_stdouts=False)

@@ -114,3 +114,9 @@ def test_a_worker_that_ends_twice_at_the_same_offsets_is_followed_by_one_that_is
     )
     supervise(worker, server).communicate(timeout=60)
     assert mark.read_text() == ("0011" if told else "0000")
+
+
+def test_what_a_restart_cannot_help_is_tried_again_after_the_longest_wait() -> None:
+    backoff = Backoff(0.5, 30.0)
+    assert backoff.after(1.0, Exit.REFUSED) == 30.0
+    assert backoff.after(1.0, Exit.BROKER) == 0.5

@@ -1,7 +1,8 @@
 """A worker that marked records end, under the real supervisor: ``python -m tests.e2e.marked_worker``.
 
 The engine fails on a principal whose name begins with ``raise-`` and the process is killed by one that begins with
-``kill-``; the ledger fails on a command whose reason is ``raise``.
+``kill-``; the ledger fails on a command whose reason is ``raise``. The first two workers are killed once part N of a
+state record is on the broker, where KILL_AFTER_PART says N.
 """
 
 from __future__ import annotations
@@ -13,6 +14,25 @@ from collections.abc import Sequence
 from typing import Any
 
 SUPERVISE = (sys.executable, "-m", "tests.e2e.marked_worker", "supervise")
+
+
+KILL_AFTER_PART = "TEST_KILL_AFTER_PART"
+
+
+def _kill_between_parts(number: int) -> None:
+    from detector.stream.record import Message, Part, decode
+    from detector.stream.sending import Sender
+
+    send = Sender.send
+
+    async def sending(self: Sender, message: Message) -> int:
+        offset = await send(self, message)
+        part = decode(message.value)
+        if isinstance(part, Part) and part.number == number and int(os.environ["WEIRGUARD_RESTARTS"]) < 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return offset
+
+    Sender.send = sending  # type: ignore[method-assign]
 
 
 def _mark() -> None:
@@ -53,6 +73,8 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["supervise"]:
         sys.exit(_supervise())
     _mark()
+    if KILL_AFTER_PART in os.environ:
+        _kill_between_parts(int(os.environ[KILL_AFTER_PART]))
     from detector.stream.worker import main
 
     main()

@@ -131,7 +131,12 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A refused record or row: where it was, why, and (in the record value itself) its bytes."""
+    """A refused record or row: where it was, why, and (in the record value itself) what was refused of it.
+
+    ``row``: the only bad one. ``rows``: which rows of the record the value holds, in order; empty where it holds the
+    record as it came, cut where it was too large. ``size`` in bytes and ``digest`` (BLAKE2b, 16 bytes, hexadecimal) are
+    of the whole record's value.
+    """
 
     topic: str
     partition: int
@@ -139,6 +144,9 @@ class DeadLetter:
     row: int | None
     reason: str
     message: str
+    rows: tuple[int, ...] = ()
+    size: int = 0
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,27 @@ REPAIRED = Metric(
     "Odd values of queries that were replaced, so that their rows could be judged.",
     (Label("what", tuple(REPAIRS)),),
 )
+DEAD_LETTERS_NOT_KEPT = Metric(
+    "dead_letters_not_kept_total",
+    "counter",
+    "records",
+    "Records and rows refused that are in no dead letter, as those of a reason are limited by the minute.",
+    (REASON,),
+)
+REFUSED = Metric(
+    "refused_messages_total",
+    "counter",
+    "records",
+    "Records for people that Kafka refused for good, and that were left out.",
+    (Label("topic", ("alerts", "audit", "scores", "dead_letters")),),
+)
+INTERNAL_ERRORS = Metric(
+    "internal_errors_total",
+    "counter",
+    "errors",
+    "Errors in what watches and reports; the worker goes on.",
+    (Label("where", ("watchdog", "probes", "survey")),),
+)
 MISFITS = Metric(
     "profile_misfits_total",
     "counter",
@@ -196,6 +217,9 @@ METRICS: tuple[Metric, ...] = (
     QUERIES_MISSING,
     DEAD_LETTERS,
     REPAIRED,
+    DEAD_LETTERS_NOT_KEPT,
+    REFUSED,
+    INTERNAL_ERRORS,
     MISFITS,
     PROFILE_INFO,
     REKEYED,

@@ -56,10 +56,10 @@ class KafkaSettings(Section):
     """Partitions of queries, commands, decisions and the state log; the most workers that can share the work."""
     replication_factor: Annotated[int, Field(ge=1, le=2**15 - 1)] = 1
     """Replicas of each topic that is created; 3 in production."""
-    query_record_bytes: Bytes = 1_048_576
+    query_record_bytes: Annotated[int, Field(ge=16_384, le=16_777_216)] = 1_048_576
     """max.message.bytes of the queries topic."""
-    state_record_bytes: Bytes = 8_388_608
-    """max.message.bytes of the state log; at least four times query_record_bytes."""
+    state_record_bytes: Annotated[int, Field(ge=1, le=67_108_864)] = 8_388_608
+    """max.message.bytes of the state log; at least four times query_record_bytes. A larger record comes in parts."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """How to talk to the brokers."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
@@ -151,7 +151,9 @@ class WorkerSettings(Section):
     """How one worker process takes its share."""
 
     microbatch_bytes: Count = 1_048_576
-    """The most bytes of query records in one micro-batch."""
+    """The most bytes of query records in one micro-batch; at most kafka.state_record_bytes."""
+    dead_letters_per_minute: Count = 1000
+    """So many dead letters of one reason are kept in a minute, per partition; of more a sample, and all are counted."""
     checkpoint_bytes: Count = 33_554_432
     """So many bytes of state log, per partition, from one checkpoint round to the next."""
     session_timeout_seconds: Seconds = 10.0

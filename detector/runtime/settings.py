@@ -93,10 +93,21 @@ def load_settings(path: Path | None = None) -> Settings:
         raise ConfigurationError(refusals(error, Settings, path)) from None
     except SettingsError:
         raise ConfigurationError("an environment variable is not the JSON its key needs") from None
+    _check_together(settings)
     settings.kafka.client_arguments()
     tls_context(settings.kafka)
     settings.principals.hasher()
     return settings
+
+
+def _check_together(settings: Settings) -> None:
+    """Raises ConfigurationError for settings that contradict each other across sections."""
+    batch, record = settings.worker.microbatch_bytes, settings.kafka.state_record_bytes
+    if batch > record:
+        raise ConfigurationError(
+            f"worker.microbatch_bytes is {batch} and kafka.state_record_bytes is {record}: what a micro-batch changes "
+            "is logged as one state record; lower the first or raise the second"
+        )
 
 
 def sources(path: Path | None = None) -> dict[str, str]:

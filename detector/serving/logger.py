@@ -144,10 +144,6 @@ class QueryLogger:
         except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
             self._reject(principal, model, features, error)
 
-    def unjudged(self, principal: str, model: str, queries: int = 1, *, reason: str) -> None:
-        """Report that ``queries`` of ``principal`` were answered and cannot be logged, for ``reason``, a word."""
-        self._tallies.add(Count(model, principal, "unjudged", queries, time.time(), reason))
-
     def refused(self, principal: str, model: str, queries: int = 1) -> None:
         """Count ``queries`` that were refused unanswered; the counts are sent about once a second."""
         try:

@@ -14,7 +14,7 @@ from detector.contracts.topics import STATE_TABLE
 from detector.runtime.sections import KafkaSettings, secret
 from detector.runtime.settings import Settings
 from detector.runtime.tls import tls_context
-from detector.stream import bulk_delivery, faust_edges
+from detector.stream import bulk_delivery, faust_edges, topics
 from detector.stream.exits import Exit, stop_now
 from detector.stream.owner import Owner
 
@@ -86,6 +86,11 @@ class Application(faust.App):
     def _create_directories(self) -> None:
         """None is needed: Faust would keep a file of each table there, and ours keeps everything in Kafka."""
 
+    async def on_stop(self) -> None:
+        """Not ready from here on."""
+        self.weirguard_owner.stopping()
+        await super().on_stop()
+
     async def _on_agent_error(self, agent: Any, error: BaseException) -> None:
         stop_now(Exit.UNEXPECTED, f"agent {agent.name} failed", error)
 
@@ -133,7 +138,10 @@ def _add_agent(app: Application, settings: Settings) -> None:
 def _add_timers(app: Application) -> None:
     @app.timer(5.0)  # type: ignore[untyped-decorator]
     async def survey() -> None:
-        await app.weirguard_owner.survey()
+        try:
+            await app.weirguard_owner.survey()
+        except Exception as error:  # noqa: BLE001 - without figures the worker is still a worker
+            app.weirguard_owner.reporter.failed("survey", error)
 
     @app.timer(20.0)  # type: ignore[untyped-decorator]
     async def look() -> None:
@@ -149,7 +157,7 @@ def _add_timers(app: Application) -> None:
 
 def _options(settings: Settings) -> dict[str, Any]:
     kafka, worker = settings.kafka, settings.worker
-    largest = kafka.state_record_bytes
+    largest = topics.largest_bytes(kafka)
     return {
         "broker": ";".join(f"kafka://{server}" for server in kafka.servers),
         "broker_credentials": credentials(kafka),

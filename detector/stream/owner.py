@@ -6,7 +6,7 @@ What may go wrong ends the process (``exits``): Faust would acknowledge, log and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from detector.contracts.errors import (
 )
 from detector.contracts.topics import Topics
 from detector.stream import agreement, faust_edges
+from detector.stream.care import Care, Work, flights
 from detector.stream.exits import Exit, stop_now
 from detector.stream.intake import SourceRecord
 from detector.stream.partition import Partition, conclude_together
@@ -32,13 +33,17 @@ from detector.stream.record import Message, StateRecord
 from detector.stream.record import encode as encode_record
 from detector.stream.record_time import believed
 from detector.stream.reporter import Reporter
+from detector.stream.sending import Sender
 from detector.stream.step import Step
 from detector.stream.survey import Survey
 
 SOURCES = ("commands", "queries", "rekeyed")
 
-Work = tuple[Partition, list[SourceRecord]]
-"""A partition and its next micro-batch, or command."""
+Done = tuple[Partition, list[SourceRecord], Step]
+"""What was due, and what came of it."""
+
+_LARGE_BYTES = 1_048_576
+_POISON = "it ended a worker that processed it alone, after it had ended others"
 
 _log = structlog.get_logger("weirguard.stream")
 
@@ -60,18 +65,20 @@ class Owner:
         new_partition: Callable[[int], Partition],
         broker: Broker,
         reporter: Reporter,
-        microbatch_bytes: int,
+        care: Care,
     ) -> None:
         self.partitions: dict[int, Partition] = {}
         self._app = app
+        self._sender = Sender(app, topics, reporter.left_out)
         self._topics = topics
         self._new_partition = new_partition
         self._broker = broker
-        self._reporter = reporter
-        self._microbatch_bytes = microbatch_bytes
+        self.reporter = reporter
+        self._care = care
         self._survey = Survey(app, topics, SOURCES, reporter)
         self._fences: dict[int, int] = {}
         self._logic = ThreadPoolExecutor(1, "weirguard-logic")
+        self._large = asyncio.Lock()
         self._brokering = ThreadPoolExecutor(1, "weirguard-broker")
         self._source_of = {getattr(topics, source): source for source in SOURCES}
 
@@ -89,11 +96,11 @@ class Owner:
         for number, offset in zip(wanted, offsets, strict=True):
             self._fences[number] = offset
             self.partitions[number] = self._new_partition(number)
-        self._reporter.assigned(self.partitions)
+        self.reporter.assigned(self.partitions)
 
     async def _fence(self, number: int) -> int:
         fence = encode_record(StateRecord("fence", -1, 0))
-        return await self._send(Message(self._topics.state_log, number, b"fence", fence))
+        return await self._sender.send(Message(self._topics.state_log, number, b"fence", fence))
 
     def absorb(self, number: int, offset: int, value: bytes) -> None:
         """One record of the state log, from recovery or read again after a rebalance."""
@@ -108,7 +115,7 @@ class Owner:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
         except StateLogError as error:
             stop_now(Exit.STATE_LOG, str(error))
-        self._reporter.absorbed()
+        self.reporter.absorbed()
 
     async def recovered(self, numbers: Iterable[int]) -> None:
         """Recovery has read to the end: publish what may be missing, agree on offsets, and be the live owner."""
@@ -124,13 +131,13 @@ class Owner:
             stop_now(Exit.CONFIGURATION, str(error))
         except Exception as error:  # noqa: BLE001 - Faust ignores errors of this callback
             stop_now(Exit.STATE_NOT_WRITTEN, "the takeover could not be completed", error)
-        self._reporter.recovered(len(self.partitions))
+        self.reporter.recovered(len(self.partitions))
 
     async def _take_over(self, number: int, end_of_queries: int) -> None:
         partition = self.partitions[number]
         messages = partition.takeover(self._fences[number], end_of_queries)
-        self._reporter.restored(partition)
-        await self._publish(messages)
+        self.reporter.restored(partition)
+        await self._sender.publish(messages)
         partition.taken_over()
         opening = partition.opening()
         if opening is not None:
@@ -152,6 +159,10 @@ class Owner:
             for source in SOURCES
         }
 
+    def stopping(self) -> None:
+        """The worker was told to stop."""
+        self.reporter.health.stopped("it was told to")
+
     async def survey(self) -> None:
         """Tell the reporter what is held and how far it is."""
         ready = [partition for partition in self.partitions.values() if partition.ready]
@@ -170,14 +181,14 @@ class Owner:
         """Publish all standing decisions again, so that a frozen owner's late write does not stand for long."""
         for partition in list(self.partitions.values()):
             if partition.ready:
-                await self._publish(await self._in_logic_thread(partition.assertions))
+                await self._sender.publish(await self._in_logic_thread(partition.assertions))
 
     # -- the flow ------------------------------------------------------------------------------------------------------
 
     async def process(self, messages: Sequence[Any]) -> None:
         """Apply messages of all sources and partitions; returns when all that follows is on the broker."""
         runs: dict[tuple[int, str], list[SourceRecord]] = {}
-        now = self._reporter.now()
+        now = self.reporter.now()
         for message in messages:
             record = self._source_record(message, now)
             runs.setdefault((message.partition, record.source), []).append(record)
@@ -187,12 +198,13 @@ class Owner:
             if number in self.partitions
         ]
         while work := [due for flow in flows if (due := await anext(flow, None)) is not None]:
-            await self._perform(work)
+            for group in self._care.groups(work):
+                await self._perform(group)
 
     def _source_record(self, message: Any, now: float) -> SourceRecord:
         timestamp, fault = believed(message.timestamp, now)
         if fault:
-            self._reporter.disbelieved(fault, message.topic, message.timestamp)
+            self.reporter.disbelieved(fault, message.topic, message.timestamp)
         headers = message.headers or {}
         pairs = headers.items() if hasattr(headers, "items") else headers
         return SourceRecord(
@@ -212,30 +224,18 @@ class Owner:
             waiting = list(run)
             while waiting:
                 fresh, gap = partition.contiguous(waiting)
-                for records in self._sized(fresh):
+                for records in self._care.micro_batches(partition.number, fresh):
                     yield partition, records
                 if gap is None:
                     break
                 await self._pass_gap(partition, waiting[0].source, *gap)
                 waiting = [record for record in waiting if record.offset >= gap[1]]
 
-    def _sized(self, records: Sequence[SourceRecord]) -> Iterable[list[SourceRecord]]:
-        batch: list[SourceRecord] = []
-        room = self._microbatch_bytes
-        for record in records:
-            if batch and (record.nbytes > room or record.source == "commands"):
-                yield batch
-                batch, room = [], self._microbatch_bytes
-            batch.append(record)
-            room -= record.nbytes
-        if batch:
-            yield batch
-
     async def _pass_gap(self, partition: Partition, source: str, expected: int, found: int) -> None:
         """Tell a real gap (nothing there) from a false one (delivered out of order); Kafka knows."""
         topic = getattr(self._topics, source)
         missing = await self._in_broker_thread(self._broker.missing, topic, partition.number, expected, found)
-        self._reporter.passed_gap(source, missing)
+        self.reporter.passed_gap(source, missing)
         if missing:
             where = {"topic": topic, "partition": partition.number, "expected": expected, "found": found}
             _log.error("records were deleted before they were judged", missing=missing, **where)
@@ -243,34 +243,56 @@ class Owner:
 
     async def _perform(self, work: Sequence[Work]) -> None:
         started = perf_counter()
-        done, decoding = await self._in_logic_thread(_steps, work)
-        self._reporter.took("decode", [decoding])
-        self._reporter.took("judge", [perf_counter() - started - decoding])
+        done, decoding = await self._process(work)
+        self.reporter.took("decode", [decoding])
+        self.reporter.took("judge", [perf_counter() - started - decoding])
         await self._finish([(partition, step) for partition, _, step in done])
-        self._reporter.performed(done)
+        self.reporter.performed(done)
         for partition, _, _ in done:
             while partition.checkpointer.due() and (chunk := await self._in_logic_thread(partition.checkpoint)):
                 await self._finish([(partition, chunk)])
+
+    async def _process(self, work: Sequence[Work]) -> tuple[list[Done], float]:
+        """Apply ``work``. What fails here fails because of its records: they are noted for the supervisor meanwhile."""
+        self._care.notes.enter(flights(work))
+        try:
+            done: tuple[list[Done], float] = await self._in_logic_thread(_steps, work, self._care)
+            return done
+        except Exception as error:  # noqa: BLE001 - the state may be half changed; it must not be acknowledged
+            stop_now(Exit.PROCESSING, "records could not be processed", error)
+        finally:
+            self._care.notes.leave()
 
     async def _finish(self, steps: Sequence[tuple[Partition, Step]]) -> None:
         """Bring ``steps`` of different partitions to the broker."""
         took = await asyncio.gather(*(self._write(partition, step) for partition, step in steps))
         for stage, seconds in zip(("state_log", "publish"), zip(*took, strict=True), strict=False):
-            self._reporter.took(stage, seconds)
-        self._reporter.logged([step for _, step in steps])
+            self.reporter.took(stage, seconds)
+        self.reporter.logged([step for _, step in steps])
 
     async def _write(self, partition: Partition, step: Step) -> tuple[float, float]:
         """Also how long the state record took, and what follows it, in seconds."""
-        await self._publish(step.before)
+        await self._sender.publish(step.before)
         started = perf_counter()
-        state = Message(self._topics.state_log, partition.number, b"%d|%d" % step.position, step.record)
-        offset = await self._send(state)
+        offset = await self._log(partition.number, step)
         written = perf_counter()
-        await self._publish(step.after)
+        await self._sender.publish(step.after)
         partition.confirm(step, offset)
         if step.kind == "round" and step.first_chunk is not None:
             await self._cut(partition, step.first_chunk)
         return written - started, perf_counter() - written
+
+    async def _log(self, number: int, step: Step) -> int:
+        """Write the state record of ``step``; gives its offset, or that of its first part.
+
+        One after another where they are large: a request holds what every partition has to send, and has a limit.
+        """
+        entries = [Message(self._topics.state_log, number, key, value) for key, value in step.log_entries]
+        if len(entries) == 1 and entries[0].nbytes <= _LARGE_BYTES:
+            return await self._sender.send(entries[0])
+        async with self._large:
+            first, *_ = [await self._sender.send(entry) for entry in entries]
+            return first
 
     async def _cut(self, partition: Partition, before: int) -> None:
         """A log that cannot be cut is longer than it need be, and no danger."""
@@ -279,26 +301,7 @@ class Owner:
         except BrokerError as error:
             _log.warning("the state log was not cut", partition=partition.number, before=before, why=str(error))
 
-    # -- sending -------------------------------------------------------------------------------------------------------
-
-    async def _send(self, message: Message) -> int:
-        sent = await self._queue(message)
-        metadata = await sent
-        return int(metadata.offset)
-
-    async def _publish(self, messages: Sequence[Message]) -> None:
-        sent = [await self._queue(message) for message in messages]
-        await asyncio.gather(*sent)
-
-    async def _queue(self, message: Message) -> Awaitable[Any]:
-        return await self._app.producer.send(
-            message.topic,
-            message.key,
-            message.value,
-            message.partition,
-            message.timestamp,
-            list(message.headers) or None,
-        )
+    # -- threads ------------------------------------------------------------------------------------------------------
 
     async def _in_logic_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._logic, work, *arguments)
@@ -310,9 +313,12 @@ class Owner:
             raise BrokerError(f"the broker did not answer: {error}") from error
 
 
-def _steps(work: Sequence[Work]) -> tuple[list[tuple[Partition, list[SourceRecord], Step]], float]:
+def _steps(work: Sequence[Work], care: Care) -> tuple[list[Done], float]:
     """Apply what is due; what was lost in the meantime is left to its new owner. Also how long decoding took."""
     held = [(partition, records) for partition, records in work if partition.ready]
+    poison = [(partition, records) for partition, records in held if care.is_poison(partition.number, records[0])]
+    if poison:
+        return [(partition, records, partition.bury(records[0], _POISON)) for partition, records in poison], 0.0
     commands = [(partition, records) for partition, records in held if records[0].source == "commands"]
     queries = [(partition, records) for partition, records in held if records[0].source != "commands"]
     done = [(partition, records, partition.command(records[0])) for partition, records in commands]

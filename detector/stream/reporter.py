@@ -41,6 +41,18 @@ class Reporter:
         self._told: set[str] = set()
         self._heard_at: float | None = None
 
+    def failed(self, where: str, error: Exception) -> None:
+        """Something besides the stream failed and goes on: counted, and told once of each kind."""
+        self.metrics.add(names.INTERNAL_ERRORS, where=where)
+        kind = f"{where} {type(error).__name__}"
+        if kind not in self._told:
+            self._told.add(kind)
+            _log.error("an internal error; it goes on", where=where, exc_info=error)
+
+    def left_out(self, topic: str) -> None:
+        """A message to ``topic`` was refused for good."""
+        self.metrics.add(names.REFUSED, topic=topic)
+
     def judged_by(self, profiles: Sequence[Profile]) -> None:
         """These profiles say what is ordinary."""
         self.health.profiles = hashes(profiles)
@@ -111,7 +123,7 @@ class Reporter:
     def logged(self, steps: Sequence[Step]) -> None:
         """The state records of ``steps`` are on the broker."""
         for kind in {step.kind for step in steps}:
-            nbytes = [len(step.record) for step in steps if step.kind == kind]
+            nbytes = [step.nbytes for step in steps if step.kind == kind]
             self.metrics.add(names.STATE_LOG_RECORDS, len(nbytes), kind=kind)
             self.metrics.add(names.STATE_LOG_BYTES, sum(nbytes), kind=kind)
             if kind == "round":
@@ -150,14 +162,16 @@ class Reporter:
         self.metrics.replace(names.DECISIONS_ACTIVE, dict(standing))
 
     def _count(self, steps: Sequence[Step]) -> None:
-        for model, queries in _total(step.queries for step in steps).items():
-            self.metrics.add(names.QUERIES, queries, model=model)
-        for reason, rows in _total(step.refused for step in steps).items():
-            self.metrics.add(names.DEAD_LETTERS, rows, reason=reason)
-        for kind, queries in _total(step.missing for step in steps).items():
-            self.metrics.add(names.QUERIES_MISSING, queries, kind=kind)
-        for what, times in _total(step.repaired for step in steps).items():
-            self.metrics.add(names.REPAIRED, times, what=what)
+        counts = (
+            (names.QUERIES, "model", _total(step.queries for step in steps)),
+            (names.DEAD_LETTERS, "reason", _total(step.refused for step in steps)),
+            (names.DEAD_LETTERS_NOT_KEPT, "reason", _total(step.not_kept for step in steps)),
+            (names.QUERIES_MISSING, "kind", _total(step.missing for step in steps)),
+            (names.REPAIRED, "what", _total(step.repaired for step in steps)),
+        )
+        for metric, label, total in counts:
+            for value, count in total.items():
+                self.metrics.add(metric, count, **{label: value})
         for model in {model for step in steps for model in step.scores}:
             self.metrics.observe(names.SCORE, [v for step in steps for v in step.scores.get(model, ())], model=model)
         for model, signal in {key for step in steps for key in step.exposures}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 
@@ -12,17 +12,22 @@ from detector.contracts.queries import BadRow
 from detector.core.batch import Observation
 from detector.core.exposure import EXPOSURES
 from detector.core.fitting import Misfit
+from detector.stream.dead_letters import Letters
 from detector.stream.intake import Intake
 from detector.stream.record import Kind, Message, Position
 
 
 @dataclass(slots=True)
 class Step:
-    """One state record with all that must precede and follow it, and figures for the metrics."""
+    """One state record with all that must precede and follow it, and figures for the metrics.
+
+    ``more``: the further parts of a record that is too large for one; their sequences follow on from ``position``.
+    """
 
     position: Position
     kind: Kind
     record: bytes
+    more: Sequence[bytes] = ()
     before: list[Message] = field(default_factory=list)
     after: list[Message] = field(default_factory=list)
     queries: Counter[str] = field(default_factory=Counter)
@@ -37,6 +42,24 @@ class Step:
     rekeyed: int = 0
     evicted: int = 0
     first_chunk: int | None = None
+    not_kept: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the state log."""
+        return len(self.record) + sum(len(part) for part in self.more)
+
+    @property
+    def log_entries(self) -> Iterator[tuple[bytes, bytes]]:
+        """Key and value of all that goes into the state log, in order."""
+        fence, sequence = self.position
+        for at, value in enumerate((self.record, *self.more)):
+            yield b"%d|%d" % (fence, sequence + at), value
+
+    def write(self, letters: Letters) -> None:
+        """``letters`` go out before the state record."""
+        self.before += letters.kept
+        self.not_kept.update(letters.not_kept)
 
     def count(
         self, intake: Intake, observation: Observation, last: Sequence[int], refused: Mapping[int, Sequence[BadRow]]

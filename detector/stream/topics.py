@@ -17,7 +17,6 @@ from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.runtime.sections import KafkaSettings
 
 _DAY = 86_400_000
-_WITH_REASONS = 1_048_576
 _ORDINARY_BYTES = 1_048_576
 _ENVELOPE_BYTES = 65_536
 _SETTLE_SECONDS = 10.0
@@ -75,8 +74,18 @@ def shapes(kafka: KafkaSettings) -> list[TopicShape]:
         shape(topics.scores, compacted, _ORDINARY_BYTES, cleaned),
         shape(topics.alerts, {"cleanup.policy": "delete"}, _ORDINARY_BYTES, season),
         shape(topics.audit, {"cleanup.policy": "delete"}, _ORDINARY_BYTES, season),
-        shape(topics.dead_letters, broker_time, kafka.query_record_bytes + _WITH_REASONS, season),
+        shape(topics.dead_letters, broker_time, letter_bytes(kafka), season),
     ]
+
+
+def letter_bytes(kafka: KafkaSettings) -> int:
+    """The most bytes of a message in the dead letters."""
+    return kafka.query_record_bytes + _ORDINARY_BYTES
+
+
+def largest_bytes(kafka: KafkaSettings) -> int:
+    """The most bytes of any message that a worker writes."""
+    return max(int(shape.config["max.message.bytes"]) for shape in shapes(kafka))
 
 
 def ensure(kafka: KafkaSettings) -> None:

@@ -30,7 +30,9 @@ class Watchdog:
     _behind_since: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
 
     def verdict(self, now: float) -> tuple[Exit, str] | None:
-        """Why the worker must stop, or None."""
+        """Why the worker must stop, or None; one that was told to stop is left to it."""
+        if self.reporter.health.stop_reason is not None:
+            return None
         found = self._silence() or self._recovery() or self._commits(now)
         return found if found and self.broker_answers() else None
 
@@ -70,14 +72,20 @@ class Watchdog:
 
 
 def watch(watchdog: Watchdog, stop: Callable[[Exit, str], None]) -> threading.Thread:
-    """Ask ``watchdog`` every second from a daemon thread: a stuck event loop is one of the things it is for."""
+    """Ask ``watchdog`` every second from a daemon thread: a stuck event loop is one of the things it is for.
+
+    Whatever goes wrong in it is reported, and it goes on.
+    """
 
     def loop() -> None:
         while True:
             time.sleep(1.0)
-            found = watchdog.verdict(time.monotonic())
-            if found:
-                stop(*found)
+            try:
+                found = watchdog.verdict(time.monotonic())
+                if found:
+                    stop(*found)
+            except Exception as error:  # noqa: BLE001 - a watchdog that is gone is not missed until it is needed
+                watchdog.reporter.failed("watchdog", error)
 
     thread = threading.Thread(target=loop, name="weirguard-watchdog", daemon=True)
     thread.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from detector.contracts.topics import Topics
 from detector.runtime.sections import KafkaSettings
 from detector.stream import topics as topic_admin
-from tests.chaos.workers import Worker
+from tests.chaos.workers import WEIRGUARD_RUN, Worker
 from tests.conftest import Broker
 
 PARTITIONS = 4
@@ -77,7 +77,9 @@ class Service:
 
 
 @contextmanager
-def running_service(broker: Broker, prefix: str, directory: Path, **variables: str) -> Iterator[Service]:
+def running_service(
+    broker: Broker, prefix: str, directory: Path, command: Sequence[str] = WEIRGUARD_RUN, **variables: str
+) -> Iterator[Service]:
     """A worker under its supervisor, ready, with ``variables`` added to its environment; stopped cleanly at the end."""
     address = {"bootstrap_servers": broker.bootstrap, "embedded": broker.embedded, **broker.security}
     kafka = KafkaSettings.model_validate({**address, "prefix": prefix, "partitions": PARTITIONS})
@@ -91,7 +93,7 @@ def running_service(broker: Broker, prefix: str, directory: Path, **variables: s
         "WEIRGUARD_POLICY__MODE": "enforce",
     }
     environment |= {f"WEIRGUARD_KAFKA__{name.upper()}": value for name, value in broker.security.items()}
-    worker = Worker("worker", environment | variables, directory / "worker.log")
+    worker = Worker("worker", environment | variables, directory / "worker.log", command)
     worker.start()
     producer = KafkaProducer(**kafka.client_arguments())
     service = Service(kafka, worker, producer)

@@ -223,6 +223,7 @@ def test_a_rekeyed_record_counts_once_however_often_it_comes() -> None:
     partition.step([at(first, offset=2)])
     assert sum(partition.step([at(first, offset=3, headers=PACKED | {ORIGIN: b"3:13"})]).queries.values()) == 20
     record = decode_record(partition.step([at(first, offset=4)]).record)
+    assert isinstance(record, StateRecord)
     assert (record.applied["rekeyed"], record.origins, record.rows) == (4, {3: 13}, 0)
 
 

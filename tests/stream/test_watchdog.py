@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
+
 import pytest
 
 from detector.runtime.health import Health
 from detector.runtime.metrics import new_metrics
 from detector.stream.exits import Exit
 from detector.stream.reporter import Reporter
-from detector.stream.watchdog import RECOVERY_SECONDS, SILENCE_SECONDS, Watchdog
+from detector.stream.watchdog import RECOVERY_SECONDS, SILENCE_SECONDS, Watchdog, watch
 
 
 class Rig:
@@ -92,3 +95,28 @@ def test_a_commit_that_follows_is_left_alone(rig: Rig) -> None:
 def test_a_worker_that_the_group_never_assigns_stops() -> None:
     rig = Rig()
     assert [rig.verdict(50), rig.verdict(50)] == [None, Exit.PROGRESS_STALLED]
+
+
+def test_a_worker_that_was_told_to_stop_is_left_to_it(rig: Rig) -> None:
+    rig.reporter.health.stopped("it was told to")
+    assert rig.verdict(1000) is None
+
+
+def test_the_watchdog_survives_what_goes_wrong_in_it_and_says_so_once(rig: Rig) -> None:
+    rig.reporter.recovered(2)
+    rig.reporter.applied["queries", 0] = 9
+    asked: list[int] = []
+    done = threading.Event()
+    stops: list[Exit] = []
+
+    def committed() -> dict[tuple[str, int], int]:
+        asked.append(1)
+        if len(asked) < 3:
+            raise RuntimeError("the consumer is being rebuilt")
+        done.set()
+        return {}
+
+    watch(replace(rig.watchdog, committed=committed), lambda code, _: stops.append(code))
+    assert done.wait(30)
+    assert b'weirguard_internal_errors_total{where="watchdog"} 2.0' in rig.reporter.metrics.render()
+    assert stops == []

@@ -192,7 +192,9 @@ def _check_score(score: Score) -> None:
 
 def _check_dead_letter(letter: DeadLetter) -> None:
     _check_names(topic=letter.topic, reason=letter.reason)
-    _check_least(0, partition=letter.partition, offset=letter.offset, row=letter.row)
+    _check_least(0, partition=letter.partition, offset=letter.offset, row=letter.row, size=letter.size)
+    _check_least(0, **{f"rows[{at}]": row for at, row in enumerate(letter.rows)})
+    _check_labels(digest=letter.digest)
 
 
 _CHECKS: Final[dict[type[Record], Callable[[Any], None]]] = {

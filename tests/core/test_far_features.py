@@ -85,3 +85,23 @@ def test_honest_values_are_compared_as_they_are_and_others_from_a_thousand_range
     np.testing.assert_array_equal(index.scaled(near), near)
     far = np.array([[-1e5, 1e5]], np.float32)
     np.testing.assert_array_equal(index.scaled(far), index.scaled(far * np.float32(1e30)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["always", "either sign", "here and there"])
+def test_honest_logs_with_features_of_any_size_make_a_profile_that_judges(size: float, kind: str) -> None:
+    generator = np.random.default_rng(4)
+    accounts = []
+    for at in range(6):
+        rows = generator.normal(size=(80, 5)).astype(np.float32)
+        outputs = linear_outputs(rows, 3)
+        chosen = generator.random(80) < {"always": 1.0, "either sign": 1.0, "here and there": 0.1}[kind]
+        rows[chosen, 0] = size
+        if kind == "either sign":
+            rows[::2, 0] *= -1
+        accounts.append(batch(rows, [f"honest-{at}"] * 80, outputs=outputs, kind="probabilities"))
+    own = calibrate(accounts, 0.05, generator).profile
+    features = generator.uniform(-4, 4, (60, 5)).astype(np.float32)
+    for one in _observe((own,), features, linear_outputs(features, 3)):
+        assert (one.index >= 0).all()
+        assert not any(np.isinf(said).any() for said in one.signals.values())

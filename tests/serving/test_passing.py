@@ -49,7 +49,7 @@ _SENT = st.one_of(
 _RECEIVED: Any = st.one_of(
     st.fixed_dictionaries({"type": st.just("http.request")}, optional={"body": _BODIES, "more_body": st.booleans()}),
     st.just({"type": "http.disconnect"}),
-    st.just({"type": "http.request", "body": None}),
+    st.fixed_dictionaries({"type": st.just("http.request"), "body": st.sampled_from([None, "text", 7])}),
     st.just({}),
 )
 _STEPS = st.lists(st.one_of(st.just("receive"), _SENT, st.just("raise")), max_size=8)

@@ -123,8 +123,8 @@ class Capture:
     def _note(self, message: Message) -> None:
         try:
             self._take(message)
-        except Exception:  # noqa: BLE001, S110  what is no message of ASGI is for the server to refuse
-            pass
+        except Exception:  # noqa: BLE001  what is no message of ASGI is for the server to refuse
+            return
 
     def _take(self, message: Message) -> None:
         kind = message.get("type")

@@ -188,7 +188,7 @@ class WeirguardMiddleware:
             await self._app({**scope, _SCOPE_KEY: exchange}, capture.receiving(receive), capture.sending(send, passed))
         finally:
             if capture.succeeded and not (scope.get("method") == "OPTIONS" and capture.negotiation):
-                passed()
+                self._read(exchange, capture)
                 self._settle(exchange)
 
     def _read(self, exchange: Exchange, capture: Capture) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -100,8 +99,7 @@ class Capture:
 
         async def wrapped() -> Message:
             message = await receive()
-            if message.get("type") == "http.request":
-                self._request.add(message.get("body") or b"")
+            self._note(message)
             return message
 
         return wrapped
@@ -111,17 +109,28 @@ class Capture:
 
         async def wrapped(message: Message) -> None:
             over = self.over
-            with suppress(Exception):  # what is no message of ASGI is for the server to refuse
-                self._note(message)
+            self._note(message)
             await send(message)
             if self.over and not over:
                 passed()
 
-        return wrapped
+        async def noting(message: Message) -> None:
+            self._note(message)
+            await send(message)
+
+        return wrapped if self._limit else noting
 
     def _note(self, message: Message) -> None:
+        try:
+            self._take(message)
+        except Exception:  # noqa: BLE001  what is no message of ASGI is for the server to refuse
+            return
+
+    def _take(self, message: Message) -> None:
         kind = message.get("type")
-        if kind == "http.response.start":
+        if kind == "http.request":
+            self._request.add(message.get("body") or b"")
+        elif kind == "http.response.start":
             self._status = int(message["status"])
             headers = message.get("headers", ())
             if not isinstance(headers, list | tuple):  # may be readable only once

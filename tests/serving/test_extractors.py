@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.errors import Unjudged
@@ -228,6 +228,7 @@ _VALUES: Any = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(_VALUES, min_size=1, max_size=4), st.lists(_VALUES, min_size=1, max_size=4))
 def test_every_row_is_read_or_counted(instances: list[Any], predictions: list[Any]) -> None:
     scored, unjudged = None, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.serving.extractors import Scored, kserve_v1, kserve_v2
@@ -49,7 +49,7 @@ _SENT = st.one_of(
 _RECEIVED: Any = st.one_of(
     st.fixed_dictionaries({"type": st.just("http.request")}, optional={"body": _BODIES, "more_body": st.booleans()}),
     st.just({"type": "http.disconnect"}),
-    st.just({"type": "http.request", "body": None}),
+    st.fixed_dictionaries({"type": st.just("http.request"), "body": st.sampled_from([None, "text", 7])}),
     st.just({}),
 )
 _STEPS = st.lists(st.one_of(st.just("receive"), _SENT, st.just("raise")), max_size=8)
@@ -84,6 +84,7 @@ def _run(app: Any, scope: Any, received: list[Any], broken_at: int) -> tuple[lis
 _WAYS = st.fixed_dictionaries({"extract": _EXTRACTORS, "max_body_bytes": st.integers(0, 120)})
 
 
+@settings(deadline=None)
 @given(_STEPS, st.lists(_RECEIVED, max_size=4), _HEADERS, _PATHS, _WAYS, st.integers(0, 9))
 def test_what_goes_in_comes_out(
     steps: list[Any], received: list[Any], headers: Any, path: str, way: dict[str, Any], broken_at: int
@@ -112,6 +113,7 @@ def test_what_goes_in_comes_out(
     assert bool(counted["unlogged"]) == bool(guarded.logger.unread)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"a", b"b"]), min_size=1, max_size=3))
 def test_headers_that_can_be_read_only_once_reach_the_server(values: list[bytes]) -> None:
     async def app(_scope: Any, receive: Any, send: Any) -> None:

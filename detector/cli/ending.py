@@ -80,17 +80,25 @@ def _of_exit(error: SystemExit) -> int:
 
 
 def _of_error(error: Exception) -> int:
-    if isinstance(error, WeirguardError):
-        return _told(str(error), FAILED)
     if isinstance(error, BrokenPipeError):
         return 0
+    line = _line_of(error)
+    return _of_command_line(error) if line is None else _told(line, FAILED)
+
+
+def _line_of(error: Exception) -> str | None:
+    """What is wrong, where it is not ours and can be named; None for others."""
+    if isinstance(error, WeirguardError):
+        return str(error)
     if isinstance(error, OSError):
-        return _told(_of_system(error), FAILED)
+        return _of_system(error)
     if isinstance(error, UnicodeEncodeError):
-        return _told(f"{error.object[:_LONG]!r} is no UTF-8 text; write it as that", FAILED)
+        return f"{error.object[:_LONG]!r} is no UTF-8 text; write it as that"
+    if isinstance(error, RecursionError):
+        return "what was given nests too deeply to be read"
     if isinstance(error, MemoryError):
-        return _told("there is not enough memory; give less at once", FAILED)
-    return _of_command_line(error)
+        return "there is not enough memory; give less at once"
+    return None
 
 
 def _of_command_line(error: Any) -> int:

@@ -46,7 +46,8 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    around = (place for place in path.absolute().parents if place.exists() or place.is_symlink())
+    there = path if path.exists() else next(around)
     if there != path and not there.is_dir():
         raise ConfigurationError(f"--out: {there} is a file, and cannot hold {path}")
     if not os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from textwrap import indent
 from typing import Any
 
 import structlog
@@ -71,7 +72,8 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def visible(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Names and messages from outside cannot move the cursor or forge a line; a traceback keeps its lines."""
+    """Names and messages from outside cannot move the cursor or forge a line; a traceback keeps its lines, indented,
+    and none of a message in it begins where an entry of the log does."""
     return {name: _visible(name, value) for name, value in event.items()}
 
 
@@ -79,7 +81,7 @@ def _visible(name: str, value: Any) -> Any:
     if name.startswith("_") or name == "exc_info":
         return value
     text = value if isinstance(value, str) else repr(value)
-    return printable_lines(text) if name in ("exception", "stack") else printable(text)
+    return indent(printable_lines(text), "    ") if name in ("exception", "stack") else printable(text)
 
 
 def _renderer(settings: LoggingSettings) -> list[Processor]:

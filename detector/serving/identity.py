@@ -1,7 +1,7 @@
 """Who asks: the principal of a request, as it was authenticated, from an ordered list of places to look.
 
-No request may choose its principal. Only the application knows what it checked, so by default only what it says is
-believed; which of the credentials of a request counts is for the owner to name.
+No request may choose its principal. Only the application knows what it checked: by default what it says is believed,
+and else the bearer token, which HTTP has for this; any other credential is for the owner to name.
 """
 
 from __future__ import annotations
@@ -104,6 +104,10 @@ class Identity:
     different credentials that a request carries only the application knows which it takes, and a caller could add
     another one to each request: all such requests together are the principal ``ambiguous``.
 
+    By default :class:`Authenticated`, then :class:`Bearer`: an API key beside the token makes the request ambiguous,
+    and one that comes alone is not believed, as it may be anything. An application that checks something else must name
+    it.
+
     ``hasher`` must have the key that the detector's commands hash with. Counters: ``identified``, ``ambiguous``,
     ``anonymous``.
     """
@@ -112,12 +116,14 @@ class Identity:
 
     def __init__(
         self,
-        sources: Sequence[IdentitySource] = (Authenticated(),),
+        sources: Sequence[IdentitySource] | None = None,
         hasher: PrincipalHasher = PrincipalHasher(),  # noqa: B008  immutable
     ) -> None:
         self.counters = Counters("identified", "ambiguous", "anonymous")
-        self._credentials = tuple(source for source in sources if isinstance(source, ApiKey | Bearer))
-        self._trusted = tuple(source for source in sources if source not in self._credentials)
+        self._doubtful = (ApiKey(),) if sources is None else ()
+        named = _DEFAULT if sources is None else sources
+        self._credentials = tuple(source for source in named if isinstance(source, ApiKey | Bearer))
+        self._trusted = tuple(source for source in named if source not in self._credentials)
         self._hasher = hasher
         self._complaints = Complaints(logging.getLogger(__name__))
 
@@ -139,12 +145,15 @@ class Identity:
             principal = source.find(headers, scope, self._hasher)
             if principal is not None:
                 return principal
+        if self._doubtful and "user" in scope:
+            return ANONYMOUS  # what authenticates before this found nobody
         found = {source.find(headers, scope, self._hasher) or ANONYMOUS for source in self._credentials} - {ANONYMOUS}
-        if len(found) > 1:
+        if len(found) > 1 or (found and any(source.find(headers, scope, self._hasher) for source in self._doubtful)):
             return AMBIGUOUS
         return found.pop() if found else ANONYMOUS
 
 
+_DEFAULT: tuple[IdentitySource, ...] = (Authenticated(), Bearer())
 _SEVERAL = (
     "a request carries several credentials, or a header twice: it counts under the principal 'ambiguous'; "
     "give Identity only the one that authenticates a request"

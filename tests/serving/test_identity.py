@@ -61,16 +61,22 @@ def test_a_header_that_anybody_could_set_is_not_believed_unless_named() -> None:
     assert Identity().principal({"x-account": "rival", "x-account-id": "rival"}) == ANONYMOUS
 
 
-def test_nobody_is_believed_by_default_but_the_application() -> None:
-    """Not a key beside a real token, not a lone one that nobody checks, not one in a cookie or a forwarded address."""
+def test_by_default_no_key_beside_a_token_and_none_alone_names_a_principal() -> None:
     made_up = [
         {"x-api-key": "random"},
-        {"authorization": "Bearer random"},
         {"x-forwarded-for": "1.2.3.4"},
         {"cookie": "session=random"},
-        {"x-api-key": "random", "authorization": "Bearer real"},
+        {"authorization": "Basic random"},
     ]
     assert {Identity().principal(headers) for headers in made_up} == {ANONYMOUS}
+    beside = [{"x-api-key": f"random-{n}", "authorization": "Bearer real"} for n in range(5)]
+    assert {Identity().principal(headers) for headers in beside} == {AMBIGUOUS}
+
+
+def test_by_default_a_token_names_its_principal_unless_the_application_authenticates_before() -> None:
+    names = [Identity().principal({"authorization": f"Bearer {token}"}) for token in ("one", "two", "one")]
+    assert names[0] == names[2] != names[1]
+    assert Identity().principal({"authorization": "Bearer one"}, {"user": UnauthenticatedUser()}) == ANONYMOUS
 
 
 @pytest.mark.parametrize("sources", [(ApiKey(), Bearer()), (Bearer(), ApiKey())])

@@ -94,7 +94,8 @@ REACH: dict[str, Reach] = {
     "kafka.ssl_password": Reach("opens", _client, CERTIFICATE),
     "kafka.ssl_password_file": Reach("FILE:two", _client, CERTIFICATE),
     "kafka.ssl_check_hostname": Reach(False, _client, TLS),
-    "worker.microbatch_bytes": Reach(2_000, lambda built: built.owner._microbatch_bytes),
+    "worker.microbatch_bytes": Reach(2_000, lambda built: built.owner._care.microbatch_bytes),
+    "worker.dead_letters_per_minute": Reach(7, lambda built: built.partition._letters._limits.per_minute),
     "worker.checkpoint_bytes": Reach(2_000, lambda built: built.partition.checkpointer._round_bytes),
     "worker.session_timeout_seconds": Reach(20.0, _conf("broker_session_timeout")),
     "worker.heartbeat_seconds": Reach(2.0, _conf("broker_heartbeat_interval")),
@@ -220,7 +221,7 @@ def _run_worker(settings: Settings, seen: SimpleNamespace, monkeypatch: pytest.M
             seen.partition = seen.owner._new_partition(0)
 
     class Probes:
-        def __init__(self, metrics: Any, health: Any, host: str, port: int) -> None:
+        def __init__(self, metrics: Any, health: Any, host: str, port: int, failed: Any) -> None:
             seen.listening = host, port
             seen.reporter = SimpleNamespace(health=health)
             seen.model_labels = [metrics._value(worker_label, name) for name in ("a", "b")]

@@ -15,7 +15,7 @@ from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from detector.stream import bulk_delivery
+from detector.stream import bulk_delivery, header_names
 from detector.stream.reading import Reading
 
 FETCH_WAIT_SECONDS = 0.1
@@ -109,6 +109,7 @@ async def _seek_to_state(self: Any) -> Mapping[TP, int]:
 
 def install(embedded: bool) -> None:
     """Put the pieces in place, once per process; ``embedded`` adds the embedded broker's own."""
+    header_names.install()
     delegate: Any = ThreadDelegateConsumer
     thread: Any = driver.AIOKafkaConsumerThread
     delegate._getmany = _getmany

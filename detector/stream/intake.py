@@ -109,6 +109,8 @@ class Receiver:
         """
         try:
             return self._receive(records, {})
+        except MemoryError:
+            raise
         except Exception:
             poison = {at: bad for at, record in enumerate(records) if (bad := self._poison(record)) is not None}
             if not poison:
@@ -118,6 +120,8 @@ class Receiver:
     def _poison(self, record: SourceRecord) -> BadRow | None:
         try:
             self._receive([record], {})
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001 - as above
             return BadRow(-1, POISON, f"the decoder failed: {error!r}"[:_ERROR_CHARACTERS])
         return None

@@ -23,8 +23,9 @@ from detector.policy.activity import Counted, Effects
 from detector.stream import agreement
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.dead_letters import DeadLetters, LetterLimits, faults_of
-from detector.stream.intake import POISON, Intake, Receiver, SourceRecord, origin_of
+from detector.stream.intake import POISON, Intake, Receiver, SourceRecord
 from detector.stream.judge import POLICY_SECTION, Hearing, Judge, Judgement, judge_together
+from detector.stream.origins import Origins
 from detector.stream.outbox import Outbox
 from detector.stream.place import Place
 from detector.stream.record import RECORD_BYTES, Assembly, Kind, Message, StateRecord, decode, written
@@ -80,7 +81,7 @@ class Partition:
         self.policy_time = 0.0
         self.learn_until: int | None = None
         self._first = False
-        self._origins: dict[int, int] = {}
+        self._origins = Origins()
         self._outbox = Outbox(topics, number)
         self._receiver = receiver
         self._writer = writer
@@ -105,7 +106,7 @@ class Partition:
 
     def _apply(self, record: StateRecord) -> None:
         self.applied.update(record.applied)
-        self._origins.update(record.origins)
+        self._origins.absorb(record.origins)
         self.policy_time, self.learn_until = record.policy_time, record.learn_until
         self._apply_sections(record)
         self._outbox.add(record.position, record.outbox)
@@ -184,7 +185,7 @@ class Partition:
 
     def receive(self, records: Sequence[SourceRecord]) -> Received:
         """The first half of a step: decode ``records`` and let the clock run on."""
-        unseen, refused = self._unseen(records)
+        unseen, refused = self._origins.unseen(records)
         intake = self._receiver.receive(unseen)
         clocks, backlog = self._advance(unseen), self._backlog(unseen)
         learning = backlog[intake.record_of] if backlog.any() else None
@@ -230,7 +231,7 @@ class Partition:
 
     def bury(self, record: SourceRecord, why: str) -> Step:
         """Pass ``record`` by, unread: it ends whoever processes it."""
-        self._unseen([record])
+        self._origins.unseen([record])
         self._advance([record])
         return self._refuse(record, POISON, why)
 
@@ -265,22 +266,6 @@ class Partition:
             self.checkpointer.ended()
 
     # -- parts -------------------------------------------------------------------------------------------------------
-
-    def _unseen(self, records: Sequence[SourceRecord]) -> tuple[list[SourceRecord], dict[int, list[BadRow]]]:
-        """Leaves out re-keyed records that a previous owner's outbox repeated."""
-        unseen, refused = [], {}
-        for at, record in enumerate(records):
-            if record.source == "rekeyed":
-                try:
-                    partition, offset = origin_of(record)
-                except InvalidRecord as error:
-                    refused[at] = [BadRow(-1, error.reason, error.detail)]
-                    continue
-                if offset <= self._origins.get(partition, -1):
-                    continue
-                self._origins[partition] = offset
-            unseen.append(record)
-        return unseen, refused
 
     def _advance(self, records: Sequence[SourceRecord]) -> NDArray[np.float64]:
         """Policy time as of each record, float64 (records,)."""
@@ -318,7 +303,7 @@ class Partition:
             fence=position[0],
             sequence=position[1],
             applied=dict(self.applied),
-            origins=dict(self._origins),
+            origins=dict(self._origins.latest),
             source=covers,
             rows=rows,
             policy_time=self.policy_time,

@@ -121,6 +121,8 @@ def test_all_wrong_values_are_told_at_once(file: Path) -> None:
         ("kafka: [", "settings file"),
         ("kafka: {bootstrap_servers: localhost}", "not host:port"),
         ("kafka: {state_record_bytes: 1000}", "four times"),
+        ("kafka: {query_record_bytes: 1, state_record_bytes: 4}", "kafka.query_record_bytes"),
+        ("worker: {microbatch_bytes: 9000000}", "kafka.state_record_bytes"),
         ("worker: {heartbeat_seconds: 5}", "third"),
         ("worker: {commit_seconds: .inf}", "worker.commit_seconds"),
         ("detection: {prada: {delta: .nan}}", "detection.prada.delta"),

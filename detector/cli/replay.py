@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace as changed
@@ -50,6 +51,7 @@ def replay(
     from rich.console import Console
 
     from detector.cli.replaying import replay as replay_files
+    from detector.stream.record_time import AHEAD_SECONDS
 
     console = Console(stderr=True)
     given = given_profiles(profile)
@@ -57,7 +59,14 @@ def replay(
     config = changed(config, profiles=given) if given else config
     with bar(console, "replay", rows_in(files)) as progress:
         summary = replay_files(
-            files, out, engine_config=config, policy=policy, merge=merge, progress=progress, must_fit=given
+            files,
+            out,
+            engine_config=config,
+            policy=policy,
+            merge=merge,
+            progress=progress,
+            must_fit=given,
+            not_after=time.time() + AHEAD_SECONDS,
         )
     console.print(_sentence(summary, out), highlight=False, soft_wrap=True)
 
@@ -108,5 +117,7 @@ def _sentence(summary: dict[str, Any], out: Path) -> str:
     flagged = sum(entry["first_flagged"] is not None for entry in summary["principals"])
     return (
         f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, "
-        f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused. See {out}."
+        f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused. "
+        + (f"{summary['clamped']} rows from a future that is not believed. " if summary["clamped"] else "")
+        + f"See {out}."
     )

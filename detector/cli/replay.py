@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace as changed
@@ -51,6 +52,7 @@ def replay(
 ) -> None:
     """Judge recorded queries from files as the service would, and write what comes of it."""
     from detector.cli.replaying import replay as replay_files
+    from detector.stream.record_time import AHEAD_SECONDS
 
     folder_for(out)
     given = given_profiles(profile)
@@ -58,7 +60,14 @@ def replay(
     config = changed(config, profiles=given) if given else config
     with bar(console(stderr=True), "replay", rows_in(files)) as progress:
         summary = replay_files(
-            files, out, engine_config=config, policy=policy, merge=merge, progress=progress, must_fit=given
+            files,
+            out,
+            engine_config=config,
+            policy=policy,
+            merge=merge,
+            progress=progress,
+            must_fit=given,
+            not_after=time.time() + AHEAD_SECONDS,
         )
     note(_sentence(summary, out))
     if summary["refused"] and not summary["queries"]:
@@ -114,5 +123,6 @@ def _sentence(summary: dict[str, Any], out: Path) -> str:
     return (
         f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, "
         f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused{most}. "
-        f"See {out}."
+        + (f"{summary['clamped']} rows from a future that is not believed. " if summary["clamped"] else "")
+        + f"See {out}."
     )

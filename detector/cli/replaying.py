@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +31,26 @@ def replay(
     merge: bool = False,
     progress: Callable[[int], None] | None = None,
     must_fit: Sequence[Profile] = (),
+    not_after: float = inf,
 ) -> dict[str, Any]:
     """Judge the queries in ``paths`` and write what comes of it to the folder ``out``; returns the summary.
 
     The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
-    of ``occurred_at``. ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
+    of ``occurred_at``, none of which is taken to be later than ``not_after``, seconds UTC.
+
+    ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
     ``decisions.jsonl`` are records as they would be published, decisions with the epoch (0, 0); ``refused.jsonl`` says
     which rows were bad; ``summary.json`` has the reasons for it, what was odd and replaced (``limits.REPAIRS``), the
     queries of each principal and the index of the first one flagged, or null. ``progress`` is told how many rows, good
     or bad, were dealt with since. Raises ConfigurationError, also where a query fits none of the profiles
     ``must_fit``, if there are any.
     """
-    parts = judge_logs(paths, engine_config=engine_config, policy=policy, merge=merge, must_fit=must_fit)
+    options: dict[str, Any] = {"merge": merge, "must_fit": must_fit, "not_after": not_after}
+    parts = judge_logs(paths, engine_config=engine_config, policy=policy, **options)
     out.mkdir(parents=True, exist_ok=True)
     with Report(out, paths) as report:
         for part, judgement in parts:
+            report.clamped(sum(int((piece.occurred_at >= not_after).sum()) for piece in part.pieces))
             if judgement is not None:
                 report.judged(part, judgement.observation, judgement.effects.alerts, judgement.effects.decisions)
             for log, bad in part.bad_rows:
@@ -62,7 +68,7 @@ class Report:
         self._out = out
         self._paths = paths
         self._accounts = Accounts()
-        self._counts = dict.fromkeys(("queries", "refused", "alerts", "decisions", "evicted"), 0)
+        self._counts = dict.fromkeys(("queries", "refused", "alerts", "decisions", "evicted", "clamped"), 0)
         self._reasons: Counter[str] = Counter()
         self.repaired: Counter[str] = Counter()
         self._verdicts = VerdictFile(out / "verdicts.parquet")
@@ -93,6 +99,10 @@ class Report:
         for decision in decisions:
             self._count("decisions")
             self._decisions.write(encode(decision) + b"\n")
+
+    def clamped(self, rows: int) -> None:
+        """So many rows had a time too far ahead to be believed."""
+        self._count("clamped", rows)
 
     def refused(self, log: int, bad: BadRow) -> None:
         """Write down one bad row of the file with the number ``log``."""

@@ -42,6 +42,7 @@ class Health:
     _behind_since: float | None = field(init=False, default=None)
     _told_at: float = field(init=False)
     _heard_at: float = field(init=False)
+    _cut_off_since: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._moved_at = self._told_at = self._heard_at = self.clock()
@@ -55,9 +56,18 @@ class Health:
         """A record of the state log was read back."""
         self._moved_at = self._heard_at = self.clock()
 
-    def heard(self) -> None:
-        """A broker answered this worker."""
-        self._heard_at = self.clock()
+    def heard(self, answered: bool, connected: bool) -> None:
+        """Whether a broker has ``answered`` since it was last told, and whether there is a connection to any."""
+        if answered:
+            self._heard_at = self.clock()
+        if connected:
+            self._cut_off_since = None
+        elif self._cut_off_since is None:
+            self._cut_off_since = self.clock()
+
+    def cut_off_seconds(self) -> float:
+        """Seconds since there is no connection to any broker, as far as was told; 0 while there is one."""
+        return 0.0 if self._cut_off_since is None else self.clock() - self._cut_off_since
 
     def silent_seconds(self) -> float:
         """Seconds since a broker answered."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -71,18 +72,28 @@ def judge_logs(
     policy: Policy,
     merge: bool = False,
     must_fit: Sequence[Profile] = (),
+    not_after: float = inf,
 ) -> Iterator[tuple[Part, Judgement | None]]:
     """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None where no row is good.
 
     The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
-    of ``occurred_at``. Raises ConfigurationError, at once where a file is missing or of no known format, and later
-    where a query fits none of the profiles ``must_fit``, if there are any.
+    of ``occurred_at``, of which none is taken to be later than ``not_after``, seconds UTC. Raises
+    ConfigurationError, at once where a file is missing or of no known format, and later where a query fits none of the profiles ``must_fit``, if there are any.
     """
-    logs = [format_of(path).read(path) for path in paths]
+    logs = [_believed(format_of(path).read(path), not_after) for path in paths]
     engine = Engine(engine_config)
     judge = Judge(engine, Ledger(policy, engine.configuration_hash()))
     parts = _micro_batches(by_time(logs) if merge else one_after_another(logs))
     return _judged(judge, _fitting(parts, Fitting(must_fit)) if must_fit else parts)
+
+
+def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[DecodedQueries]:
+    """No time of a row is later than ``not_after``: policy time never goes back."""
+    for portion in portions:
+        batch = portion.batch
+        if batch is not None and len(batch) and batch.occurred_at.max() > not_after:
+            portion = replace(portion, batch=replace(batch, occurred_at=np.minimum(batch.occurred_at, not_after)))  # noqa: PLW2901
+        yield portion
 
 
 def _fitting(parts: Iterable[Part], fitting: Fitting) -> Iterator[Part]:

@@ -131,10 +131,9 @@ class Reporter:
 
     def heard(self, at: float | None, connected: bool) -> None:
         """When a fetch was last answered, Unix time; where nothing is fetched a connection has to do."""
-        news = connected if at is None else at != self._heard_at
+        answered = connected if at is None else at != self._heard_at
         self._heard_at = at
-        if news:
-            self.health.heard()
+        self.health.heard(answered, connected)
 
     def passed_gap(self, source: str, missing: int) -> None:
         """A hole in ``source`` was passed: of ``missing`` offsets nobody knows what they held."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from detector.stream.exits import Exit
 from detector.stream.reporter import Reporter
 
-SILENCE_SECONDS = 30.0
-"""A worker whose brokers are silent for so long begins with the bootstrap servers again, once those answer."""
+CUT_OFF_SECONDS = 30.0
+"""A worker without any broker for so long begins with the bootstrap servers again, once those answer."""
 RECOVERY_SECONDS = 15.0
 """Recovery that reads nothing for so long has stalled."""
 
@@ -33,18 +33,15 @@ class Watchdog:
         """Why the worker must stop, or None; one that was told to stop is left to it."""
         if self.reporter.health.stop_reason is not None:
             return None
-        found = self._silence() or self._recovery() or self._commits(now)
+        found = self._cut_off() or self._recovery() or self._commits(now)
         return found if found and self.broker_answers() else None
 
-    def _silence(self) -> tuple[Exit, str] | None:
+    def _cut_off(self) -> tuple[Exit, str] | None:
         """aiokafka asks only brokers that it knows, for ever; they may have moved. Bootstrapping anew finds them."""
-        silent = self.reporter.health.silent_seconds()
-        if silent <= SILENCE_SECONDS:
+        seconds = self.reporter.health.cut_off_seconds()
+        if seconds <= CUT_OFF_SECONDS:
             return None
-        return (
-            Exit.BROKER,
-            f"the brokers that this worker knows are silent for {silent:.0f} s; others may have their place",
-        )
+        return Exit.BROKER, f"no broker that this worker knows could be reached for {seconds:.0f} s, and others answer"
 
     def _recovery(self) -> tuple[Exit, str] | None:
         health = self.reporter.health

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,19 @@ def test_the_command_refuses_an_npz_file_and_says_what_to_do(
     (tmp_path / "trace.npz").touch()
     assert _weirguard("replay", tmp_path / "trace.npz", "--out", tmp_path / "out") == 2
     assert "write the log as one of .jsonl, .ndjson, .parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_one_row_from_a_far_future_does_not_carry_policy_time_there(
+    tmp_path: Path, traffic: QueryBatch, merge: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = traffic.occurred_at.copy()
+    times[0] = time.time() + 5 * 365 * 86_400
+    log = write_parquet(tmp_path / "log.parquet", rows_of(replace(traffic, occurred_at=times)))
+    command = ["replay", str(log), "--mode", "compatible", "--delta", "0.9", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="^0$"):
+        main([*command, "--merge"] if merge else command)
+    latest = max(decision.expires_at for decision in _decisions(tmp_path / "out"))
+    assert latest < time.time() + Policy().decision_seconds + 400
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["clamped"] == 1
+    assert "1 rows from a future that is not believed" in " ".join(capsys.readouterr().err.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,45 @@ def test_faust_would_still_make_folders_for_tables_that_need_none() -> None:
     assert "datadir.mkdir" in inspect.getsource(faust.App._create_directories)
     assert "self._create_directories()" in inspect.getsource(faust.App)
     assert Application._create_directories is not faust.App._create_directories
+
+
+def test_faust_still_reads_what_transactions_gave_up() -> None:
+    assert 'isolation_level: str = "read_uncommitted"' in inspect.getsource(faust_edges._original_consumer)
+    assert "isolation_level=self._isolation_level" in inspect.getsource(aiokafka.AIOKafkaConsumer.start)
+
+
+def test_the_consumer_is_made_with_our_fetch_wait_and_for_committed_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: Any = SimpleNamespace(_fetch_max_wait_ms=1500, _isolation_level="read_uncommitted")
+    monkeypatch.setattr(faust_edges, "_original_consumer", lambda *_: made)
+    consumer = faust_edges._create_worker_consumer(None, None)
+    assert (consumer._fetch_max_wait_ms, consumer._isolation_level) == (100, "read_committed")
+
+
+def test_how_far_reading_is_comes_from_aiokafka_itself() -> None:
+    async def run(bootstrap: str) -> tuple[list[Any], list[bool]]:
+        consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=bootstrap)
+        inner = SimpleNamespace(_thread=SimpleNamespace(_consumer=consumer))
+        app = SimpleNamespace(_consumer=inner, consumer=inner, weirguard_delivered={TP("topic", 0): 2})
+        none = [faust_edges.readings(SimpleNamespace(_consumer=None)), faust_edges.readings(app)]
+        connected = [faust_edges.any_connection(app)]
+        await consumer.start()
+        place = aiokafka.TopicPartition("topic", 0)
+        consumer.assign([place, aiokafka.TopicPartition("topic", 1)])
+        consumer.seek(place, 0)
+        while await consumer.position(place) < 3:
+            await consumer.getmany(timeout_ms=100)
+        found = faust_edges.readings(app)[TP("topic", 0)]
+        connected.append(faust_edges.any_connection(app))
+        await consumer.stop()
+        return [*none, (found.end, found.position, found.delivered, abs(found.heard_at - time.time()) < 60)], connected
+
+    with EmbeddedBroker() as broker:
+        with KafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
+            for _ in range(3):
+                producer.send("topic", b"x", partition=0).get(10)
+        found, connected = asyncio.run(run(broker.bootstrap))
+    assert found == [{}, {}, (3, 3, 2, True)]
+    assert connected == [False, True]
 
 
 def test_aiokafka_still_does_not_seek_where_nothing_is_committed() -> None:

@@ -11,7 +11,7 @@ from detector.runtime.health import Health
 from detector.runtime.metrics import new_metrics
 from detector.stream.exits import Exit
 from detector.stream.reporter import Reporter
-from detector.stream.watchdog import RECOVERY_SECONDS, SILENCE_SECONDS, Watchdog, watch
+from detector.stream.watchdog import CUT_OFF_SECONDS, RECOVERY_SECONDS, Watchdog, watch
 
 
 class Rig:
@@ -21,14 +21,14 @@ class Rig:
         self.now = 0.0
         self.committed: dict[tuple[str, int], int] = {}
         self.broker = True
-        self.hears = True
+        self.connected = True
+        self.fetched_at: float | None = None
         self.reporter = Reporter(Health(lambda: self.now, 60.0), new_metrics(5))
         self.watchdog = Watchdog(self.reporter, lambda: self.committed, lambda: self.broker, 60.0)
 
     def verdict(self, after: float) -> Exit | None:
         self.now += after
-        if self.hears:
-            self.reporter.health.heard()
+        self.reporter.heard(self.fetched_at, self.connected)
         found = self.watchdog.verdict(self.now)
         return found[0] if found else None
 
@@ -52,13 +52,20 @@ def test_a_broker_that_is_away_is_no_reason(rig: Rig) -> None:
     assert rig.verdict(1000) is None
 
 
-def test_brokers_that_fell_silent_are_looked_for_anew_once_the_bootstrap_servers_answer(rig: Rig) -> None:
+def test_brokers_that_are_gone_are_looked_for_anew_once_the_bootstrap_servers_answer(rig: Rig) -> None:
     rig.reporter.recovered(2)
-    rig.hears = rig.broker = False
-    assert rig.verdict(SILENCE_SECONDS - 1) is None
+    rig.connected = rig.broker = False
+    assert [rig.verdict(100), rig.verdict(CUT_OFF_SECONDS - 1)] == [None, None]
     assert [rig.verdict(2), rig.verdict(1000)] == [None, None], "nobody answers anywhere: a restart would not help"
     rig.broker = True
     assert rig.verdict(1) is Exit.BROKER
+
+
+def test_a_broker_that_is_there_and_has_nothing_to_read_is_no_reason(rig: Rig) -> None:
+    rig.reporter.recovered(2)
+    rig.fetched_at = 5.0  # and then no more: partitions without a leader
+    assert [rig.verdict(CUT_OFF_SECONDS) for _ in range(20)] == [None] * 20
+    assert not rig.reporter.health.ready().ok
 
 
 def test_a_quiet_worker_is_left_alone(rig: Rig) -> None:

@@ -10,6 +10,7 @@ import structlog
 
 from detector.runtime.health import QUIET_SECONDS, Health
 from detector.runtime.metrics import Metrics, new_metrics
+from detector.stream.care import Care
 from detector.stream.owner import _steps
 from detector.stream.reading import Reading
 from detector.stream.reporter import Reporter
@@ -76,7 +77,7 @@ def test_what_waits_is_told_only_while_brokers_are_heard(rig: Rig) -> None:
 def test_decoding_is_timed_apart_from_judging() -> None:
     partition = World(source(queries(40, 1), [40])).take_over()
     records = source(queries(40, 1), [40])
-    done, decoding = _steps([(partition, [command(0, b"{}")]), (partition, records)])
+    done, decoding = _steps([(partition, [command(0, b"{}")]), (partition, records)], Care(1 << 20))
     assert [step.kind for _, _, step in done] == ["delta", "delta"]
     assert decoding > 0
-    assert _steps([(new_partition(), records)])[0] == [], "what is not ours any more is left alone"
+    assert _steps([(new_partition(), records)], Care(1 << 20))[0] == [], "what is not ours any more is left alone"

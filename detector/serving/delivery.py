@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
 from detector.contracts.queries import Count
-from detector.serving.complaints import Complaints
+from detector.serving.complaints import Complaints, harmless
 from detector.serving.connection import Connection, TopicMissing, abandon, disown, go_back_to_bootstrap, partitions_of
 from detector.serving.fair_queue import FairQueue
 from detector.serving.forks import load
@@ -94,7 +93,7 @@ class Delivery:
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as error:  # noqa: BLE001  the thread must outlive any fault of a client
-                with contextlib.suppress(Exception):
+                with harmless():
                     self._note(error)
                 self._pause()
         self._give_up()

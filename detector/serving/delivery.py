@@ -27,6 +27,8 @@ _SILENCE_SECONDS = 10.0
 _TAKE_BYTES = 2 << 20
 _IN_FLIGHT_BYTES = 8 << 20
 _BACK_OFF_SECONDS = (0.1, 5.0)
+_PATIENCE_SECONDS = 0.3
+"""Back-off from which a missing topic is a failure: each look at it takes some seconds."""
 _HEADERS = [("content-type", PACKED_CONTENT_TYPE.encode())]
 
 
@@ -265,7 +267,7 @@ class Delivery:
         """Count and log ``error``. A logger often starts before its topic: for some seconds that is no failure."""
         if isinstance(error, TopicMissing):
             self._disconnect()
-            if self._back_off < _BACK_OFF_SECONDS[1]:
+            if self._back_off < _PATIENCE_SECONDS:
                 return
         self._complain("delivery", "cannot send query logs to Kafka (will go on trying): %s", error)
 

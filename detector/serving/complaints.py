@@ -6,8 +6,20 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 
 from detector.serving.forks import renew_in_children
+
+
+@contextlib.contextmanager
+def harmless() -> Iterator[None]:
+    """Whatever is raised in this block ends it and nothing else, but what is to end the process."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # noqa: BLE001  nothing of ours may break the caller or end a thread
+        return
 
 
 class Complaints:
@@ -27,7 +39,7 @@ class Complaints:
     def say(self, kind: str, message: str, *arguments: object, error: BaseException | None = None) -> None:
         """Log ``message`` unless this ``kind`` (one of a fixed few words) was logged a moment ago."""
         if self._due(kind):
-            with contextlib.suppress(Exception):
+            with harmless():
                 self._logger.warning(message, *arguments, exc_info=error)
 
     def _due(self, kind: str) -> bool:

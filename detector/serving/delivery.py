@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
 from detector.contracts.queries import Count
-from detector.serving.complaints import Complaints
+from detector.serving.complaints import Complaints, harmless
 from detector.serving.connection import Connection, TopicMissing, abandon, disown, go_back_to_bootstrap, partitions_of
 from detector.serving.fair_queue import FairQueue
 from detector.serving.forks import load
@@ -28,6 +27,8 @@ _SILENCE_SECONDS = 10.0
 _TAKE_BYTES = 2 << 20
 _IN_FLIGHT_BYTES = 8 << 20
 _BACK_OFF_SECONDS = (0.1, 5.0)
+_PATIENCE_SECONDS = 0.3
+"""Back-off from which a missing topic is a failure: each look at it takes some seconds."""
 _HEADERS = [("content-type", PACKED_CONTENT_TYPE.encode())]
 
 
@@ -94,7 +95,7 @@ class Delivery:
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as error:  # noqa: BLE001  the thread must outlive any fault of a client
-                with contextlib.suppress(Exception):
+                with harmless():
                     self._note(error)
                 self._pause()
         self._give_up()
@@ -266,7 +267,7 @@ class Delivery:
         """Count and log ``error``. A logger often starts before its topic: for some seconds that is no failure."""
         if isinstance(error, TopicMissing):
             self._disconnect()
-            if self._back_off < _BACK_OFF_SECONDS[1]:
+            if self._back_off < _PATIENCE_SECONDS:
                 return
         self._complain("delivery", "cannot send query logs to Kafka (will go on trying): %s", error)
 

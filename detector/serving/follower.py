@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 
 from detector.contracts.codecs.records import KILL_SWITCH_KEY
 from detector.contracts.errors import BrokerError, InvalidRecord
-from detector.serving.complaints import Complaints
+from detector.serving.complaints import Complaints, harmless
 from detector.serving.connection import Connection, TopicMissing, unreadable_codec
 from detector.serving.decisions import DecisionTable
 from detector.serving.forks import load
@@ -64,7 +63,7 @@ class Follower:
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as error:  # noqa: BLE001  the thread must outlive any fault of a client
-                with contextlib.suppress(Exception):
+                with harmless():
                     self._note(error)
                 self._closing.wait(self._back_off)
                 self._back_off = min(2 * self._back_off, _BACK_OFF_SECONDS[1])

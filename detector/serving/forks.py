@@ -38,8 +38,10 @@ def not_forking() -> Iterator[None]:
 
 
 def load() -> None:
-    """Import what the threads need, as they start. Takes about half a second the first time."""
+    """Import all that the threads need, as they start. Takes about half a second the first time."""
     with not_forking():
+        import encodings.idna  # noqa: F401  what looking up a host imports
+
         import kafka  # noqa: F401
         import msgspec  # noqa: F401
         import numpy as np  # noqa: F401

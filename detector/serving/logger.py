@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import principal_of
 from detector.contracts.queries import Count, CountKind, OutputKind
-from detector.serving.complaints import Complaints
+from detector.serving.complaints import Complaints, harmless
 from detector.serving.connection import Connection
 from detector.serving.delivery import Delivery
 from detector.serving.fair_queue import FairQueue
@@ -150,7 +150,9 @@ class QueryLogger:
             queries = _whole(queries)
             self.counters.add("refused", queries)
             self._tally(principal, model, "refused", queries, "")
-        except Exception as error:  # noqa: BLE001  nothing of ours may break the caller
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
             self.counters.add("invalid")
             self._complaints.say("invalid", "a refusal of model %r was not counted: %s", model, error)
 
@@ -163,7 +165,9 @@ class QueryLogger:
             queries = _whole(queries)
             self.counters.add("unjudged", queries)
             self._tally(principal, model, "unjudged", queries, _word(reason))
-        except Exception as error:  # noqa: BLE001  nothing of ours may break the caller
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
             self.counters.add("invalid")
             self._complaints.say("invalid", "unjudged queries of model %r were not counted: %s", model, error)
 
@@ -283,10 +287,9 @@ class QueryLogger:
     def _reject(self, principal: Any, model: Any, features: Any, error: BaseException) -> None:
         """Count the queries of a call of which no row can be made."""
         self.counters.add("invalid")
-        try:
+        queries = 1
+        with harmless():
             queries = count_rows(features)
-        except Exception:  # noqa: BLE001  an object of the caller may raise anything
-            queries = 1
         reason = error.reason if isinstance(error, InvalidRecord) else "structure"
         if queries:
             self.counters.add("unjudged", queries)
@@ -295,12 +298,14 @@ class QueryLogger:
 
     def _tally(self, principal: Any, model: Any, kind: CountKind, queries: int, reason: str) -> None:
         """Keep a count to be sent; without a name for whose it is, only that there was one."""
-        try:
+        named = False
+        with harmless():
             check_names(model=model)
             self._tallies.add(Count(model, principal_of(principal), kind, queries, time.time(), reason))
-        except Exception as error:  # noqa: BLE001  nothing of ours may break the caller
+            named = True
+        if not named:
             self._tallies.add_unattributed(queries)
-            self._complaints.say("invalid", "%d queries (%s) are counted for nobody: %s", queries, kind, error)
+            self._complaints.say("nameless", "%d queries (%s) of nobody that can be named were counted", queries, kind)
         self._wake()
 
     def _wake(self) -> None:

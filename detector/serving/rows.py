@@ -127,13 +127,11 @@ def as_outputs(values: ArrayLike, queries: int) -> NDArray[np.float32]:
 def _as_floats(values: Any) -> NDArray[np.float32]:
     import numpy as np
 
-    dtype = getattr(values, "dtype", None)
-    if dtype == np.float32 and not isinstance(values, np.ma.MaskedArray):
+    masked = hasattr(values, "filled")  # numpy.ma takes long to import
+    if not masked and getattr(values, "dtype", None) == np.float32:
         return np.array(values, dtype=np.float32, order="C")
     with np.errstate(all="ignore"):  # beyond float32 is infinite, and no warning to a caller
-        if isinstance(values, np.ma.MaskedArray):
-            values = np.ma.filled(values.astype(np.float64), np.nan)
-        return np.array(values, dtype=np.float32, order="C")
+        return np.array(values.astype(np.float64).filled(np.nan) if masked else values, dtype=np.float32, order="C")
 
 
 def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:

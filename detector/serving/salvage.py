@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.contracts.errors import InvalidRecord
+from detector.serving.complaints import harmless
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,10 +87,9 @@ def _row(values: Any) -> list[float] | None:
     """The numbers of one row; None if one of them is none."""
     if not _is_vector(values):
         return None
-    try:
+    with harmless():  # whatever a caller's object raises, it is no number
         return [_number(cell) for cell in values]
-    except Exception:  # noqa: BLE001  whatever a caller's object raises, it is no number
-        return None
+    return None
 
 
 def _number(cell: Any) -> float:

@@ -59,7 +59,7 @@ def _texts(column: Any) -> list[str | None]:
     """A column of text, or of numbers that serve as names."""
     import pyarrow as pa
 
-    if pa.types.is_integer(column.type) or pa.types.is_dictionary(column.type):
+    if any(test(column.type) for test in (pa.types.is_integer, pa.types.is_decimal, pa.types.is_dictionary)):
         column = column.cast("string")
     try:
         values = column.to_pylist()
@@ -138,7 +138,8 @@ def _replace(cells: Cells, name: str, kind: Any, of: Callable[[Any], Any]) -> No
                 continue
         except ValueError as error:
             if name in _VECTORS:
-                cells.faults.setdefault(row, f"{name}{error}")
+                detail = " hold text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+                cells.faults.setdefault(row, f"{name}{detail}")
                 continue
         cells.repaired["column"] += 1
     at = cells.table.schema.get_field_index(name)

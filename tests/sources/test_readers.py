@@ -189,6 +189,8 @@ def test_an_odd_cell_does_not_cost_its_row(
         ("features", [["1", "2"], ["1", "n/a"], ["3", None]], [1], r"features\[1\] is 'n/a', which is no number"),
         ("outputs", [["1"], ["x"], ["1"]], [1], r"outputs\[0\] is 'x'"),
         ("features", [["a"], ["b"], ["c"]], [0, 1, 2], r"features\[0\] is "),
+        ("features", [[b"1"], [b"\xff"], [b"2"]], [1], r"features\[0\] is b'.xff'"),
+        ("principal", [1.0, float("nan"), 2.5], [1], "principal is null or no text"),
     ],
 )
 def test_a_cell_that_is_no_number_costs_its_row_alone(
@@ -197,7 +199,7 @@ def test_a_cell_that_is_no_number_costs_its_row_alone(
     _, good, faults = _parquet(tmp_path, **{name: pa.array(column)})
     assert [(fault.row, fault.reason, fault.model) for fault in faults] == [(row, "structure", "digits") for row in bad]
     assert all(re.search(detail, fault.detail) for fault in faults)
-    assert all(fault.principal for fault in faults)
+    assert all(bool(fault.principal) == (name != "principal") for fault in faults)
     assert good == [row for row in range(3) if row not in bad]
 
 
@@ -295,6 +297,12 @@ def test_what_cannot_be_a_log_is_named(tmp_path: Path, name: str, content: bytes
         path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=message):
         _read(path)
+
+
+def test_a_folder_of_parts_is_told_to_be_named_by_its_parts(tmp_path: Path) -> None:
+    (tmp_path / "log.parquet").mkdir()
+    with pytest.raises(ConfigurationError, match=r"it is a folder; name the files in it"):
+        _read(tmp_path / "log.parquet")
 
 
 def test_a_table_without_its_columns_names_them(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def judge_logs(
 
     The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
     of ``occurred_at``, of which none is taken to be later than ``not_after``, seconds UTC. Raises
-    ConfigurationError, at once where a file is missing or of no known format, and later where a query fits none of the profiles ``must_fit``, if there are any.
+    ConfigurationError, at once where a file is missing or of no known format, and later where a query fits none of the
+    profiles ``must_fit``, if there are any.
     """
     logs = [_believed(format_of(path).read(path), not_after) for path in paths]
     engine = Engine(engine_config)

@@ -215,7 +215,7 @@ def test_one_row_from_a_far_future_does_not_carry_policy_time_there(
     times[0] = time.time() + 5 * 365 * 86_400
     log = write_parquet(tmp_path / "log.parquet", rows_of(replace(traffic, occurred_at=times)))
     command = ["replay", str(log), "--mode", "compatible", "--delta", "0.9", "--out", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main([*command, "--merge"] if merge else command)
     latest = max(decision.expires_at for decision in _decisions(tmp_path / "out"))
     assert latest < time.time() + Policy().decision_seconds + 400

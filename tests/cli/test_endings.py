@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from detector.cli import kafka
 from detector.cli.ending import FAILED, INTERRUPTED, TRACEBACK_VARIABLE, status_of
-from detector.cli.main import COMMANDS
+from detector.cli.main import COMMANDS, main
 from detector.contracts.errors import ConfigurationError
 from tests.core.honest import honest
 from tests.lab.labelled import traffic, write_traffic
@@ -111,28 +114,53 @@ def log(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "log.jsonl", honest("ana", 1))
 
 
-def weirguard(
-    *arguments: object, before: str = "", stdout: Any = subprocess.PIPE, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("WEIRGUARD_")}
-    address = {"WEIRGUARD_KAFKA__BOOTSTRAP_SERVERS": NOWHERE}
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def weirguard(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Runs a command here, and leaves signals, logging and environment as they were."""
+    root, old = logging.getLogger(), {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.setenv("WEIRGUARD_KAFKA__BOOTSTRAP_SERVERS", NOWHERE)
+    monkeypatch.setattr(kafka, "_BOOTSTRAP_MILLISECONDS", 100)
+
+    def run(*arguments: object, **environment: str) -> Ended:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Ended(int(stopped.value.code or 0), said.out, said.err)
+
+    yield run
+    root.handlers[:], root.level = handlers, level
+    for number, handler in old.items():
+        signal.signal(number, handler)
+    structlog.reset_defaults()
+
+
+def in_a_process(*arguments: object, before: str = "", stdout: Any = subprocess.PIPE) -> Ended:
+    """Runs a command in a process of its own, whose output goes to ``stdout``."""
     program = f"{before}\nfrom detector.cli.main import main; main()"
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(
-        command,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=120,
-        env=clean | address | environment,
-        check=False,
-    )
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    return Ended(done.returncode, done.stdout or "", done.stderr)
 
 
-def ends_in_one_line(done: subprocess.CompletedProcess[str], status: int = FAILED) -> str:
+def ends_in_one_line(done: Ended, status: int = FAILED) -> str:
     """The line, of a command that ended with ``status``."""
     lines = [line for line in done.stderr.splitlines() if line.partition(" ")[0] not in BARS]
-    assert "Traceback" not in done.stderr + (done.stdout or "")
+    assert "Traceback" not in done.stderr + done.stdout
     assert (done.returncode, len(lines)) == (status, 1), done.stderr
     assert lines[0].startswith("weirguard: ")
     assert "unexpected" not in lines[0]
@@ -175,7 +203,7 @@ def _loop(path: Path) -> Path:
 
 @pytest.mark.parametrize("wrong", WRONG_OUT)
 @pytest.mark.parametrize("name", WITH_OUT)
-def test_an_out_that_cannot_be_written(name: str, wrong: str, log: Path, tmp_path: Path) -> None:
+def test_an_out_that_cannot_be_written(name: str, wrong: str, log: Path, tmp_path: Path, weirguard: Run) -> None:
     case = CASES[name]
     out = WRONG_OUT[wrong](case, tmp_path / f"x{case.out_suffix}")
     line = ends_in_one_line(weirguard(*_arguments(name, log, out)))
@@ -206,7 +234,7 @@ def _link(path: Path, target: Path) -> Path:
 
 @pytest.mark.parametrize("wrong", WRONG_INPUT)
 @pytest.mark.parametrize("name", WITH_INPUT)
-def test_an_input_that_cannot_be_read(name: str, wrong: str, log: Path, tmp_path: Path) -> None:
+def test_an_input_that_cannot_be_read(name: str, wrong: str, log: Path, tmp_path: Path, weirguard: Run) -> None:
     case = CASES[name]
     given = WRONG_INPUT[wrong](tmp_path / f"given\x1b[2J{case.input}")
     done = weirguard(*_arguments(name, log, tmp_path / f"out{case.out_suffix}", given))
@@ -219,59 +247,44 @@ def test_an_input_that_cannot_be_read(name: str, wrong: str, log: Path, tmp_path
 
 @pytest.mark.parametrize("wrong", ["missing", "a folder", "unreadable", "other content", "bytes"])
 @pytest.mark.parametrize("name", WITH_SETTINGS)
-def test_settings_that_cannot_be_read(name: str, wrong: str, log: Path, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_read(name: str, wrong: str, log: Path, tmp_path: Path, weirguard: Run) -> None:
     settings = WRONG_INPUT[wrong](tmp_path / "settings.yaml")
     arguments = _arguments(name, log, tmp_path / f"out{CASES[name].out_suffix}")
     assert str(settings) in ends_in_one_line(weirguard(*arguments, **{SETTINGS: str(settings)}))
 
 
-IMPATIENT = "import detector.cli.kafka as k; k._BOOTSTRAP_MILLISECONDS = 100"
-
-
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.blocks == READS])
-def test_a_broker_that_is_away(name: str, log: Path) -> None:
+def test_a_broker_that_is_away(name: str, weirguard: Run) -> None:
     for arguments in (CASES[name].arguments, *CASES[name].more):
-        assert NOWHERE in ends_in_one_line(weirguard(name, *arguments, before=IMPATIENT))
+        assert NOWHERE in ends_in_one_line(weirguard(name, *arguments))
 
 
 @pytest.mark.parametrize(
     ("name", "wrong"), [*((name, ["--no\x1b[2J"]) for name in COMMANDS), ("alerts", ["\udcff", "--x"])]
 )
-def test_wrong_usage(name: str, wrong: list[str]) -> None:
+def test_wrong_usage(name: str, wrong: list[str], weirguard: Run) -> None:
     line = ends_in_one_line(weirguard(name, *wrong))
     assert line.isprintable()
     assert name in line
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_ctrl_c(name: str, log: Path, tmp_path: Path) -> None:
+def test_ctrl_c(name: str, log: Path, tmp_path: Path, weirguard: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes while the command is at what it is for."""
-    before = INTERRUPTING.format(place=CASES[name].blocks)
-    done = weirguard(*_arguments(name, log, tmp_path / f"out{CASES[name].out_suffix}"), before=before)
-    assert "was here" in done.stderr
-    rest = [line for line in done.stderr.splitlines() if "weirguard: " in line]
-    assert rest == (["weirguard: interrupted"] if CASES[name].interrupted else [])
+    came: list[str] = []
+
+    def interrupted(*_: object, **__: object) -> bool:
+        came.append(name)
+        signal.raise_signal(signal.SIGINT)
+        return False
+
+    monkeypatch.setattr(CASES[name].blocks, interrupted)
+    done = weirguard(*_arguments(name, log, tmp_path / f"out{CASES[name].out_suffix}"))
+    assert came == [name]
     assert "Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("weirguard: ")]
+    assert told == (["weirguard: interrupted"] if CASES[name].interrupted else [])
     assert done.returncode == CASES[name].interrupted
-
-
-INTERRUPTING = """
-import os, signal, sys
-from importlib import import_module
-
-module, _, name = {place!r}.rpartition(".")
-if module.endswith("Topic"):
-    holder = import_module(module.removesuffix(".Topic")).Topic
-else:
-    holder = import_module(module)
-
-def interrupted(*_, **__):
-    print("was here", file=sys.stderr)
-    os.kill(os.getpid(), signal.SIGINT)
-    return False
-
-setattr(holder, name, interrupted)
-"""
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "--help"])
@@ -279,7 +292,7 @@ def test_a_closed_pipe_is_quiet(name: str) -> None:
     read, write = os.pipe()
     os.close(read)
     try:
-        done = weirguard(name, *([] if name == "--help" else ["--help"]), stdout=write)
+        done = in_a_process(name, *([] if name == "--help" else ["--help"]), stdout=write)
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
@@ -292,7 +305,7 @@ def test_a_closed_pipe_is_quiet_for_what_a_command_prints(arguments: list[str]) 
     read, write = os.pipe()
     os.close(read)
     try:
-        done = weirguard(*arguments, stdout=write)
+        done = in_a_process(*arguments, stdout=write)
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
@@ -303,7 +316,7 @@ def test_a_closed_pipe_is_quiet_for_what_a_command_prints(arguments: list[str]) 
 )
 def test_a_full_disk_is_told(arguments: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
-        assert "No space left" in ends_in_one_line(weirguard(*arguments, stdout=full))
+        assert "No space left" in ends_in_one_line(in_a_process(*arguments, stdout=full))
 
 
 FULL = (
@@ -321,7 +334,7 @@ def test_a_disk_that_is_full_under_out_is_told_and_what_was_there_is_whole(
     out = tmp_path / f"out{CASES[name].out_suffix}"
     if CASES[name].out == "file":
         _file(out)
-    assert "File too large" in ends_in_one_line(weirguard(*arguments, "--out", out, before=FULL))
+    assert "File too large" in ends_in_one_line(in_a_process(*arguments, "--out", out, before=FULL))
     if CASES[name].out == "file":
         assert out.read_text(encoding="utf-8") == "kept"
         assert [one for one in tmp_path.iterdir() if "partial" in one.name] == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -310,3 +312,15 @@ def test_a_duration_without_its_unit_is_refused(text: str) -> None:
     )
     assert result.exit_code == 2
     assert "no duration" in result.output
+
+
+def test_tail_ends_with_its_reader_though_nothing_more_comes(topics: Topics, publish: Any) -> None:
+    publish(topics.alerts, alert("thief"))
+    command = [sys.executable, "-m", "detector.cli.main", "alerts", "tail", "--from-beginning"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "thief" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""

@@ -23,6 +23,7 @@ SEEN = Observation(
     index=np.array([0, 1, 0, 0], np.int64),
     flagged=np.zeros(4, bool),
     score=np.full(4, np.nan),
+    repeats=np.zeros(4, bool),
     signals={
         "information_gain": np.array([10.0, 62.0, 93.0, np.nan]),
         "coverage": np.array([10.0, 31.0, 100.0, 5.0]),

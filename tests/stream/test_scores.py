@@ -20,6 +20,7 @@ def observation(indices: list[int], flagged: bool = False, score: float = float(
         flagged=np.full(rows, flagged),
         score=np.full(rows, score),
         signals={"prada": np.full(rows, score)},
+        repeats=np.zeros(rows, bool),
         findings=[],
         sections={},
     )

@@ -75,6 +75,7 @@ class BadRow:
     """A row that was refused: its index in the record (-1 for all of it), a reason word and a sentence.
 
     ``model`` and ``principal`` say whose query is unjudged for it; they are empty where the record does not tell.
+    ``queries``: how many rows it stands for, as far as the record tells; 0 for one that holds counts alone.
     """
 
     row: int
@@ -82,6 +83,7 @@ class BadRow:
     detail: str
     model: str = ""
     principal: str = ""
+    queries: int = 1
 
 
 @dataclass(frozen=True, slots=True)

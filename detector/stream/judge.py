@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation, Sections
 from detector.core.engine import Engine, observe_together
-from detector.policy.activity import Activity, Counted, Effects
+from detector.policy.activity import Activity, Counted, Effects, Unjudged
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
+ACCOUNTING_SECTION = "accounting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,14 @@ class Hearing:
     times: NDArray[np.float64]
     counts: Sequence[Counted] = ()
     learning: NDArray[np.bool_] | None = None
+
+    def version(self, row: int) -> str:
+        """The model version that the query of ``row`` was for."""
+        for piece in self.pieces:
+            if row < len(piece):
+                return piece.model_version
+            row -= len(piece)
+        raise IndexError(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,7 @@ class Judge:
     def conclude(self, hearing: Hearing, observation: Observation) -> Judgement:
         """What follows from what the engine saw."""
         effects = self.ledger.observe(_activity(observation, hearing))
-        return Judgement(observation, effects, _with_policy(observation.sections, effects))
+        return Judgement(observation, effects, observation.sections | policy_sections(effects))
 
 
 def judge_together(work: Sequence[tuple[Judge, Hearing]]) -> list[Judgement]:
@@ -70,8 +79,11 @@ def _activity(observation: Observation, hearing: Hearing) -> Activity:
         learning=hearing.learning,
         counts=hearing.counts,
         judged=observation.index >= 0,
+        unjudged={bad.row: Unjudged(bad.reason, hearing.version(bad.row)) for bad in observation.refused},
     )
 
 
-def _with_policy(sections: Sections, effects: Effects) -> Sections:
-    return sections if effects.section is None else sections | {POLICY_SECTION: effects.section}
+def policy_sections(effects: Effects) -> Sections:
+    """What policy changed, for the log."""
+    parts = {POLICY_SECTION: effects.section, ACCOUNTING_SECTION: effects.accounting}
+    return {name: section for name, section in parts.items() if section is not None}

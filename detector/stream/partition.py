@@ -21,15 +21,24 @@ from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
 from detector.core.batch import Observation
 from detector.core.fitting import Fitting
-from detector.policy.activity import Counted, Effects
+from detector.policy.activity import Effects
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.intake import Intake, Receiver, SourceRecord, origin_of
-from detector.stream.judge import POLICY_SECTION, Hearing, Judge, Judgement, judge_together
+from detector.stream.judge import (
+    ACCOUNTING_SECTION,
+    POLICY_SECTION,
+    Hearing,
+    Judge,
+    Judgement,
+    judge_together,
+    policy_sections,
+)
 from detector.stream.place import Place
 from detector.stream.record import Kind, Message, Position, StateRecord, decode
 from detector.stream.record import encode as encode_record
 from detector.stream.scores import ScoreBoard, last_rows
 from detector.stream.step import Step
+from detector.stream.unread import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +111,14 @@ class Partition:
 
     def _apply_sections(self, record: StateRecord) -> None:
         sections = dict(record.sections)
-        policy = sections.pop(POLICY_SECTION, None)
+        policy, accounting = sections.pop(POLICY_SECTION, None), sections.pop(ACCOUNTING_SECTION, None)
         whole = record.kind == "chunk"
         if sections:
             (self.judge.engine.load if whole else self.judge.engine.absorb)(sections)
         if policy is not None:
             (self.judge.ledger.load if whole else self.judge.ledger.absorb)(policy)
+        if accounting is not None:
+            self.judge.ledger.accounting.absorb(accounting)
 
     def _drop_published(self, watermark: Position) -> None:
         self.published = max(self.published, watermark)
@@ -181,7 +192,7 @@ class Partition:
         intake = self._receiver.receive(unseen)
         clocks, backlog = self._advance(unseen), self._backlog(unseen)
         learning = backlog[intake.record_of] if backlog.any() else None
-        counts = _counted(intake, clocks, backlog)
+        counts = counted(intake, clocks, backlog)
         return Received(
             records, unseen, refused, intake, Hearing(intake.pieces, clocks[intake.record_of], counts, learning)
         )
@@ -215,7 +226,7 @@ class Partition:
             return step
         self._advance([record])
         effects = self.judge.ledger.command(command, self.policy_time)
-        sections = {} if effects.section is None else {POLICY_SECTION: effects.section}
+        sections = policy_sections(effects)
         for model, principal in effects.clear:
             sections |= self.judge.engine.clear(model, principal)
         return self._write("delta", effects, sections)
@@ -275,7 +286,7 @@ class Partition:
 
     def _refuse_rows(self, intake: Intake, observation: Observation) -> None:
         for bad in observation.refused:
-            row = BadRow(int(intake.row_of[bad.row]), bad.reason, bad.detail)
+            row = replace(bad, row=int(intake.row_of[bad.row]))
             intake.refused.setdefault(int(intake.record_of[bad.row]), []).append(row)
 
     def _write(
@@ -330,7 +341,3 @@ def step_together(work: Sequence[tuple[Partition, Sequence[SourceRecord]]]) -> l
     received = [(partition, partition.receive(records)) for partition, records in work]
     judged = judge_together([(partition.judge, own.hearing) for partition, own in received])
     return [partition.conclude(own, judgement) for (partition, own), judgement in zip(received, judged, strict=True)]
-
-
-def _counted(intake: Intake, clocks: NDArray[np.float64], backlog: NDArray[np.bool_]) -> list[Counted]:
-    return [Counted(count, float(clocks[at]), row, bool(backlog[at])) for at, count, row in intake.counts]

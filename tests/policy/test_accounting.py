@@ -223,11 +223,10 @@ def test_says_what_the_oracle_says_however_it_is_cut(policy: Policy, items: list
     oracle, ledger = OracleLedger(policy, MODEL), Ledger(policy)
     expected = [one for item in items for one in oracle.feed(item)]
     assert by_kind(told(drive(ledger, items, cuts))) == by_kind(expected)
-    assert {
-        name: (account.unjudged, account.dropped)
-        for (_, name) in ledger.accounting.keys()
-        if name and (account := held(ledger, name))
-    } == {name: (account.unjudged, account.dropped) for name, account in oracle.accounts.people.items()}
+    accounts = {name: held(ledger, name) for _, name in ledger.accounting.keys() if name}
+    assert {name: (account.unjudged, account.dropped) for name, account in accounts.items()} == {
+        name: (account.unjudged, account.dropped) for name, account in oracle.accounts.people.items()
+    }
 
 
 @settings(max_examples=60, deadline=None)

@@ -161,7 +161,7 @@ class Case:
             self._say_if_withheld(LATCHED, event.time)
 
     def _turn(self, turn: Turn, now: float) -> None:
-        """Take over what the accounting says, whatever the engine does; who is no longer accused is released at once."""
+        """Take over what the accounting says, whatever the engine does. It releases at once."""
         if turn.finding is None:
             self._keep(lambda latch: latch.signal != UNJUDGED)
             self.entry.standings = tuple(s for s in self.entry.standings if s.cause.origin != _SIGNAL + UNJUDGED)

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detector.contracts.codecs.limits import plain
+from detector.policy.account import OTHER
 from detector.policy.activity import Activity, Key, Place
 
 _UNKNOWN_VERSION = "unknown"
+_WORD_CHARACTERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,15 @@ def odd_events(activity: Activity) -> list[OddEvent]:
         count, place = counted.count, (2 * counted.at_row, at)
         if count.kind != "refused":
             key = count.model, count.principal
-            reason = count.reason or count.kind
+            reason = _word(count.reason) or count.kind
             events.append(OddEvent(place, counted.at_row, count.kind, key, _UNKNOWN_VERSION, count.queries, reason))
     events.sort(key=lambda event: event.place)
     return events
+
+
+def _word(reason: str) -> str:
+    """``reason``, which comes from outside, if a record can hold it."""
+    return reason if plain(reason, _WORD_CHARACTERS) else OTHER
 
 
 class JudgedRows:

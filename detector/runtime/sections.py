@@ -202,6 +202,8 @@ class PolicySettings(Section):
     """The rate that a slowed principal is left with, in each gate process."""
     refuse_after_queries: Count = 50
     """So many further queries of a slowed suspect turn slow into refuse."""
+    unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
+    """So many of a principal's last 150 to 300 answered queries that cannot be judged make a suspect."""
     allowlist: FilePath | None = None
     """File of principals against whom no decision is made; alerts stay."""
 

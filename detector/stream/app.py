@@ -130,6 +130,10 @@ def _add_timers(app: Application) -> None:
     @app.timer(5.0)  # type: ignore[untyped-decorator]
     async def survey() -> None:
         await app.weirguard_owner.survey()
+        try:
+            await app.weirguard_owner.publish_scores()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process must end
+            stop_now(Exit.STATE_NOT_WRITTEN, "scores could not be published", error)
 
     @app.timer(60.0)  # type: ignore[untyped-decorator]
     async def assert_decisions() -> None:

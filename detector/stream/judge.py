@@ -28,13 +28,10 @@ class Hearing:
     counts: Sequence[Counted] = ()
     learning: NDArray[np.bool_] | None = None
 
-    def version(self, row: int) -> str:
-        """The model version that the query of ``row`` was for."""
-        for piece in self.pieces:
-            if row < len(piece):
-                return piece.model_version
-            row -= len(piece)
-        raise IndexError(row)
+    def versions(self, rows: Sequence[int]) -> list[str]:
+        """The model versions that the queries of ``rows`` were for."""
+        ends = np.cumsum([len(piece) for piece in self.pieces])
+        return [self.pieces[at].model_version for at in np.searchsorted(ends, rows, side="right").tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +76,13 @@ def _activity(observation: Observation, hearing: Hearing) -> Activity:
         learning=hearing.learning,
         counts=hearing.counts,
         judged=observation.index >= 0,
-        unjudged={bad.row: Unjudged(bad.reason, hearing.version(bad.row)) for bad in observation.refused},
+        unjudged=_unjudged(observation, hearing) if observation.refused else {},
     )
+
+
+def _unjudged(observation: Observation, hearing: Hearing) -> dict[int, Unjudged]:
+    versions = hearing.versions([bad.row for bad in observation.refused])
+    return {bad.row: Unjudged(bad.reason, version) for bad, version in zip(observation.refused, versions, strict=True)}
 
 
 def policy_sections(effects: Effects) -> Sections:

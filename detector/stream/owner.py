@@ -155,6 +155,11 @@ class Owner:
             {places[tp]: offset for tp, offset in committed.items() if tp in places},
         )
 
+    async def publish_scores(self) -> None:
+        """Publish the scores that were held back, so that the last word on each principal is as of now."""
+        for partition in list(self.partitions.values()):
+            await self._publish(await self._in_logic_thread(partition.waiting_scores))
+
     async def assert_decisions(self) -> None:
         """Publish all standing decisions again, so that a frozen owner's late write does not stand for long."""
         for partition in list(self.partitions.values()):

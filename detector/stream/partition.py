@@ -86,7 +86,7 @@ class Partition:
         self._receiver = receiver
         self._topics = topics
         self._writer = writer
-        self._scores = ScoreBoard(topics, number)
+        self._scores = ScoreBoard(topics, number, judge)
         self._fitting = Fitting(judge.engine.config.profiles)
 
     # -- recovery ----------------------------------------------------------------------------------------------------
@@ -161,6 +161,10 @@ class Partition:
         standing = self.judge.ledger.active(self.policy_time)
         return [self._decision(decision, self.place.position) for decision in standing]
 
+    def waiting_scores(self) -> list[Message]:
+        """Scores that were held back for coming too often."""
+        return list(self._scores.waiting()) if self.ready else []
+
     # -- live --------------------------------------------------------------------------------------------------------
 
     def contiguous(self, records: Sequence[SourceRecord]) -> tuple[list[SourceRecord], tuple[int, int] | None]:
@@ -192,7 +196,7 @@ class Partition:
         intake = self._receiver.receive(unseen)
         clocks, backlog = self._advance(unseen), self._backlog(unseen)
         learning = backlog[intake.record_of] if backlog.any() else None
-        counts = counted(intake, clocks, backlog)
+        counts = counted(intake, self._receiver.lives_here, clocks, backlog)
         return Received(
             records, unseen, refused, intake, Hearing(intake.pieces, clocks[intake.record_of], counts, learning)
         )
@@ -208,8 +212,8 @@ class Partition:
         letters = self._receiver.dead_letters(received.unseen, intake.refused)
         step.before = letters + self._receiver.dead_letters(records, refused) + intake.strays
         last = last_rows(judgement.observation)
-        step.after.extend(self._scores.due(judgement.observation, last, received.hearing.times))
-        step.count(intake, judgement.observation, last, refused)
+        step.after.extend(self._scores.due(judgement.observation, last, received.hearing))
+        step.count(intake, judgement, last, refused)
         step.misfits = self._fitting.misfits(intake.pieces)
         return step
 

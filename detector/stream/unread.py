@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.codecs.limits import names_one
 from detector.contracts.queries import BadRow, Count
 from detector.policy.activity import Counted
 from detector.stream.intake import Intake
 
 
-def counted(intake: Intake, clocks: NDArray[np.float64], backlog: NDArray[np.bool_]) -> list[Counted]:
-    """The counts in ``intake``, and its refused rows whose they are is known, in log order. ``clocks`` float64 and
-    ``backlog`` bool (records,): policy time and learning as of each record."""
+def counted(
+    intake: Intake, lives_here: Callable[[str], bool], clocks: NDArray[np.float64], backlog: NDArray[np.bool_]
+) -> list[Counted]:
+    """The counts in ``intake``, and of its refused rows those of a known principal who ``lives_here``, in log order.
+    ``clocks`` float64 and ``backlog`` bool (records,): policy time and learning as of each record."""
     counts = intake.counts
     if intake.refused:
-        counts = sorted([*_unread(intake), *counts], key=lambda one: (one[0], one[2]))
+        more = [one for one in _unread(intake) if lives_here(one[1].principal)]
+        counts = sorted([*more, *counts], key=lambda one: (one[0], one[2]))
     return [Counted(count, float(clocks[at]), row, bool(backlog[at])) for at, count, row in counts]
 
 
 def unread(bad: BadRow, time: float) -> Count | None:
     """The count that stands for a row that could not be read; None where nobody knows whose it is."""
-    if not (bad.model and bad.principal and bad.queries):
+    if not (names_one(bad.model) and names_one(bad.principal) and bad.queries > 0):
         return None
     return Count(bad.model, bad.principal, "unjudged", bad.queries, time, bad.reason)
 

@@ -10,9 +10,11 @@ import numpy as np
 from detector.core.batch import Observation, PrincipalKey
 from detector.core.exposure import EXPOSURES
 from detector.core.signals import SIGNALS
+from detector.policy.activity import Effects
 from detector.runtime.health import Health
 from detector.runtime.metrics import new_metrics
 from detector.stream.intake import Intake
+from detector.stream.judge import Judgement
 from detector.stream.reporter import Reporter
 from detector.stream.scores import last_rows
 from detector.stream.step import Step
@@ -36,7 +38,7 @@ SEEN = Observation(
 
 def _counted() -> Step:
     step = Step((1, 1), "delta", b"")
-    step.count(Intake(), SEEN, last_rows(SEEN), {})
+    step.count(Intake(), Judgement(SEEN, Effects(), {}), last_rows(SEEN), {})
     return step
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ def replay(
     The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
     of ``occurred_at``. ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
     ``decisions.jsonl`` are records as they would be published, decisions with the epoch (0, 0); ``refused.jsonl`` says
-    which rows were bad; ``summary.json`` has the queries of each principal and the index of the first one flagged, or
-    null. ``progress`` is told how many rows, good or bad, were dealt with since. Raises ConfigurationError, also where
-    a query fits none of the profiles ``must_fit``, if there are any.
+    which rows were bad; ``summary.json`` has the queries of each principal, the index of the first one flagged, or
+    null, and how many of their rows could not be judged, by reason. ``progress`` is told how many rows, good or bad,
+    were dealt with since. Raises ConfigurationError, also where a query fits none of the profiles ``must_fit``, if
+    there are any.
     """
     parts = judge_logs(paths, engine_config=engine_config, policy=policy, merge=merge, must_fit=must_fit)
     out.mkdir(parents=True, exist_ok=True)
@@ -92,6 +94,7 @@ class Report:
     def refused(self, log: int, bad: BadRow) -> None:
         """Write down one bad row of the file with the number ``log``."""
         self._count("refused")
+        self._accounts.refuse(bad)
         line = {"file": str(self._paths[log]), "row": bad.row, "reason": bad.reason, "detail": bad.detail}
         self._refused.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
@@ -108,4 +111,4 @@ class Report:
         if observation.refused:
             log, row = part.log, part.row
             for bad in observation.refused:
-                self.refused(int(log[bad.row]), BadRow(int(row[bad.row]), bad.reason, bad.detail))
+                self.refused(int(log[bad.row]), replace(bad, row=int(row[bad.row])))

@@ -120,9 +120,9 @@ class Score:
     """The latest suspicion of one principal; 1 is the threshold. ``signals`` holds raw statistics. ``queries``: those
     that the state behind the score took.
 
-    ``answered``: queries to the model in all versions, as far as is remembered. They are those ``judged``, ``repeats`` of
-    earlier ones, and by reason those that were ``unjudged`` or ``dropped`` before they were logged. None in records of
-    earlier versions.
+    ``answered``: queries to the model in all versions, as far as is remembered. They are those ``judged``, ``repeats``
+    of earlier ones, and by reason those that were ``unjudged`` or ``dropped`` before they were logged. None in records
+    of earlier versions.
     """
 
     model: str

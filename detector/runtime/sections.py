@@ -182,7 +182,8 @@ class DetectionSettings(Section):
     limits: LimitSettings = LimitSettings()
     """Bounds of state."""
     dimensions: dict[str, Count] = Field(default_factory=dict)
-    """Number of features by model; a query with another is refused. Not set: fixed by each principal's first query."""
+    """Number of features by model; a query with another is unjudged. Not set: that of the profile, else of most of the
+    principal's own queries."""
     profiles: tuple[FilePath, ...] = ()
     """Files that weirguard calibrate wrote, one for each model version that is judged by one."""
 

@@ -108,6 +108,19 @@ def test_with_a_profile_its_dimension_is_expected_whatever_came_first() -> None:
     assert seen.findings
 
 
+def test_a_width_that_an_earlier_build_pinned_gives_way_to_the_profile() -> None:
+    before, engine = Engine(EngineConfig()), Engine(EngineConfig(profiles=(STRICT,)))
+    pinned = observe(before, [batch(unclipped(np.random.default_rng(6), 400, 16), ["eve"] * 400)])
+    assert pinned.flagged[-1]
+    for sections in pinned.sections:
+        engine.absorb(sections)
+    later = observe(engine, [asked(far(3, 5)), asked(far(40))], [2, 20])
+    assert later.refused == [(row, "dimension") for row in range(3)]
+    assert (later.index[3:] >= 0).all()
+    assert later.flagged[3:].all()
+    assert later.findings
+
+
 def test_one_query_of_another_width_does_not_hide_what_follows() -> None:
     seen = observe(Engine(EngineConfig()), [batch(np.ones((1, 999)), ["eve"]), batch(far(300), ["eve"] * 300)])
     assert seen.refused == [(1, "dimension")]

@@ -16,6 +16,7 @@ from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Score
 from detector.contracts.queries import BadRow, Count, QueryBatch
 from detector.contracts.topics import Topics
+from detector.policy.entry import decode_changes
 from detector.runtime.health import Health
 from detector.runtime.metrics import new_metrics
 from detector.stream.intake import Intake, Receiver, SourceRecord
@@ -23,7 +24,7 @@ from detector.stream.partition import Partition
 from detector.stream.reporter import Reporter
 from detector.stream.step import Step
 from detector.stream.unread import counted
-from tests.core.streams import batch, linear_outputs, random
+from tests.core.streams import batch, linear_outputs, random, unclipped
 from tests.stream.world import PACKED, TOPICS, World, state_of
 
 PEOPLE = ("ana", "bo", "eve")
@@ -166,6 +167,19 @@ def test_rows_that_could_not_be_read_stand_where_they_were_and_belong_to_their_p
 def test_who_lives_elsewhere_is_not_accounted_for_here() -> None:
     receivers = [Receiver(number, 4, Topics("x")) for number in range(4)]
     assert [sum(receiver.lives_here(name) for receiver in receivers) for name in PEOPLE] == [1, 1, 1]
+
+
+def test_a_suspect_who_rotates_versions_has_one_latch() -> None:
+    whole, rows = Sent(), unclipped(np.random.default_rng(6), 600, 16)
+    for at in range(0, 600, 4):
+        whole.send(batch(rows[at : at + 4], ["eve"] * 4, version=f"v{at}"), [])
+    partition = World(whole.records).take_over()
+    for record in whole.records:
+        partition.step([record])
+    section = partition.judge.ledger.dump([("credit", "eve")])
+    (entry,) = decode_changes(section).values()
+    assert entry is not None
+    assert len(entry.latches) == 1
 
 
 def test_a_flood_of_what_cannot_be_judged_is_an_alert_and_a_decision_of_the_partition() -> None:

@@ -96,15 +96,17 @@ class Engine:
 
     def standing(self, model: str, principal: str) -> Standing:
         """What is held of ``principal`` over all versions of ``model``; zeros if it is unknown."""
-        slots = np.array(self._state.principals.versions_of(self._shard, model, principal), dtype=np.int64)
-        columns = self._state.principals.slots
-        if not len(slots):
+        principals = self._state.principals
+        slots = principals.versions_of(self._shard, model, principal)
+        if not slots:
             return Standing(0, 0, nan, False)
+        columns = principals.slots
+        queries, repeats, active, score = (columns[name] for name in ("queries", "repeats", "active", "score"))
         return Standing(
-            int(columns["queries"][slots].sum()),
-            int(columns["repeats"][slots].sum()),
-            float(columns["score"][slots[columns["active"][slots].argmax()]]),
-            bool(self._state.principals.latch_of(slots).any()),
+            sum(int(queries[slot]) for slot in slots),
+            sum(int(repeats[slot]) for slot in slots),
+            float(score[max(slots, key=active.__getitem__)]),
+            bool(principals.accounts["latch"][columns["account"][slots[0]]]),
         )
 
     def nbytes(self) -> int:

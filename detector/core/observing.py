@@ -140,12 +140,13 @@ class Observing:
         return steps
 
     def _counted(self, segment: Segment) -> Array:
-        """Bring in the votes of ``segment``; int64: their slots."""
-        columns = self._state.principals.slots
-        slots = self._planner.slots[list(segment.votes)]
-        columns["votes"][slots] = [vote.votes for vote in segment.votes.values()]
-        columns["flips"][slots] = [vote.flips for vote in segment.votes.values()]
-        shard = self._stream.shard_of_key[list(segment.votes)]
+        """Bring in the votes of ``segment``; int64 (2, n): shard and slot of each."""
+        keys = np.array(list(segment.votes), np.int64)
+        shard, slots = self._stream.shard_of_key[keys], self._planner.slots[keys]
+        if len(keys):
+            columns = self._state.principals.slots
+            columns["votes"][slots] = [vote.votes for vote in segment.votes.values()]
+            columns["flips"][slots] = [vote.flips for vote in segment.votes.values()]
         return np.stack((shard, slots))
 
     def _log(
@@ -154,8 +155,9 @@ class Observing:
         """Each shard's change: what the steps did, and the counters of all slots with rows."""
         for at, own in enumerate(self._of):
             slots = numbered.slots[numbered.edges[at] : numbered.edges[at + 1]]
-            others = counted[1, counted[0] == at]
-            slots = np.concatenate((slots, others[~np.isin(others, slots)]))
+            if counted.size:
+                others = counted[1, counted[0] == at]
+                slots = np.concatenate((slots, others[~np.isin(others, slots)]))
             if len(slots):
                 parts = [step[at] for step in steps if len(step[at][0]["slots"])]
                 own.changes.add(parts, self._state.counters(self._shards[at], slots))

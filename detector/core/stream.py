@@ -85,17 +85,18 @@ class Stream:
         piece = self.pieces[number]
         used = np.flatnonzero(np.bincount(piece.principal_index, minlength=len(piece.principals)))
         numbers = np.full(len(piece.principals), -1, np.int32)
-        numbers[used] = [self._key(shard, number, piece.principals[at]) for at in used.tolist()]
+        model, version, _ = self._space_key(number)
+        numbers[used] = [
+            self._key(shard, (model, version, piece.principals[at]), piece.model_version) for at in used.tolist()
+        ]
         return numbers[piece.principal_index]
 
-    def _key(self, shard: int, number: int, principal: str) -> int:
-        model, version, _ = self._space_key(number)
-        place = (shard, (model, version, principal))
-        key = self._number.setdefault(place, len(self.keys))
-        if key == len(self.keys):
-            self.keys.append(place[1])
-            self.named.append(self.pieces[number].model_version)
-        return key
+    def _key(self, shard: int, key: Key, named: str) -> int:
+        number = self._number.setdefault((shard, key), len(self.keys))
+        if number == len(self.keys):
+            self.keys.append(key)
+            self.named.append(named)
+        return number
 
     def _space(self, number: int) -> int:
         return self._spaces.setdefault(self._space_key(number), len(self._spaces))

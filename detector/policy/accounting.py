@@ -8,7 +8,7 @@ What it says depends on the stream alone, not on how that is cut.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -83,6 +83,15 @@ class Accounting:
     def of(self, key: Key) -> Account | None:
         """What is held of a principal."""
         return self._accounts.get(key)
+
+    @property
+    def known(self) -> Container[Key]:
+        """Of whom something is held."""
+        return self._accounts
+
+    def accused(self) -> set[Key]:
+        """Who is a suspect for it now."""
+        return {key for key in self._followed if key[1] and self._accounts[key].accused}
 
     def forget(self, key: Key) -> Section | None:
         """Begin anew with a principal; the change, None where nothing is held."""

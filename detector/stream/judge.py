@@ -28,7 +28,7 @@ class Hearing:
     counts: Sequence[Counted] = ()
     learning: NDArray[np.bool_] | None = None
 
-    def versions(self, rows: Sequence[int]) -> list[str]:
+    def versions(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
         """The model versions that the queries of ``rows`` were for."""
         ends = np.cumsum([len(piece) for piece in self.pieces])
         return [self.pieces[at].model_version for at in np.searchsorted(ends, rows, side="right").tolist()]

@@ -30,15 +30,17 @@ _MOST_WAITING = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What there is to say of a principal as of the last query, at policy ``time``; ``values`` of ``names``."""
+    """What there is to say of n principals as of the last query of each, at policy ``time``: lists of n. ``values``
+    float64 (n, m): those of the signals ``names``."""
 
-    version: str
-    time: float
-    queries: int
-    score: float
-    flagged: bool
-    names: Sequence[str] = ()
-    values: NDArray[np.float64] | None = None
+    keys: list[Key]
+    versions: list[str]
+    time: list[float]
+    queries: list[int]
+    score: list[float]
+    flagged: list[bool]
+    names: list[str]
+    values: NDArray[np.float64]
 
 
 class ScoreBoard:
@@ -50,74 +52,91 @@ class ScoreBoard:
         self._engine = judge.engine
         self._accounting = judge.ledger.accounting
         self._published: OrderedDict[int, tuple[float, bool]] = OrderedDict()
-        self._waiting: OrderedDict[Key, _Seen] = OrderedDict()
+        self._waiting: dict[Key, tuple[_Seen, int]] = {}
 
     def due(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> Iterator[Message]:
         """Score records for ``last``, the last rows of the principals in ``observation``, and for those besides whose
         queries could not be judged, where one is due."""
-        for key, seen in self._seen(observation, last, hearing):
-            if self._is_due(key, seen):
-                self._waiting.pop(key, None)
-                yield self._message(key, seen)
-                continue
-            self._waiting[key] = seen
-            if len(self._waiting) > _MOST_WAITING:
-                yield self._message(*self._waiting.popitem(last=False))
+        for seen in (self._judged(observation, last, hearing), self._unjudged(observation, last, hearing)):
+            for at, key in enumerate(seen.keys):
+                if self._is_due(key, seen.time[at], seen.flagged[at]):
+                    self._waiting.pop(key, None)
+                    yield self._message(seen, at)
+                else:
+                    self._waiting[key] = seen, at
+        while len(self._waiting) > _MOST_WAITING:
+            yield self._message(*self._waiting.pop(next(iter(self._waiting))))
 
     def waiting(self) -> Iterator[Message]:
         """Those that were not due when they came, as of now."""
         while self._waiting:
-            yield self._message(*self._waiting.popitem(last=False))
+            yield self._message(*self._waiting.popitem()[1])
 
-    def _seen(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> Iterator[tuple[Key, _Seen]]:
-        rows = [row for row in last if self._worth_it(observation, row)]
-        names = list(observation.signals)
-        values = np.array([column[rows] for column in observation.signals.values()]).T.copy()
-        versions, listed = hearing.versions(rows), set()
-        for at, row in enumerate(rows):
-            key = _key(observation, row)
-            listed.add(key)
-            time, queries = float(hearing.times[row]), int(observation.index[row]) + 1
-            score, flagged = float(observation.score[row]), bool(observation.flagged[row]) or self._accused(key)
-            yield key, _Seen(versions[at], time, queries, score, flagged, names, values[at])
-        for key, (version, time) in _odd(observation, hearing).items():
-            if key not in listed:
-                standing = self._engine.standing(*key)
-                flagged = standing.flagged or self._accused(key)
-                yield key, _Seen(version, time, standing.queries, standing.score, flagged)
+    def _judged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
+        held, known, accused = observation.keys, self._accounting.known, self._accounting.accused()
+        rows = np.array(last, np.int64)
+        keys = [(held[at].model, held[at].principal) for at in observation.key_index[rows].tolist()]
+        worth = observation.index[rows] + 1 >= LEAST_QUERIES
+        for at in np.flatnonzero(~worth).tolist():
+            worth[at] = keys[at] in known
+        if not worth.all():
+            rows, keys = rows[worth], [key for key, own in zip(keys, worth.tolist(), strict=True) if own]
+        flagged = observation.flagged[rows].tolist()
+        if accused:
+            flagged = [one or key in accused for one, key in zip(flagged, keys, strict=True)]
+        return _Seen(
+            keys,
+            hearing.versions(rows),
+            hearing.times[rows].tolist(),
+            (observation.index[rows] + 1).tolist(),
+            observation.score[rows].tolist(),
+            flagged,
+            list(observation.signals),
+            np.stack([column[rows] for column in observation.signals.values()], axis=1),
+        )
 
-    def _worth_it(self, observation: Observation, row: int) -> bool:
-        enough = bool(observation.index[row] + 1 >= LEAST_QUERIES)
-        return enough or self._accounting.of(_key(observation, row)) is not None
+    def _unjudged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
+        """Those who have no row that was judged."""
+        judged = {_key(observation, row) for row in last} if observation.refused or hearing.counts else set()
+        odd = {key: said for key, said in _odd(observation, hearing).items() if key not in judged}
+        standing = [self._engine.standing(*key) for key in odd]
+        accused = self._accounting.accused()
+        return _Seen(
+            list(odd),
+            [version for version, _ in odd.values()],
+            [time for _, time in odd.values()],
+            [own.queries for own in standing],
+            [own.score for own in standing],
+            [own.flagged or key in accused for key, own in zip(odd, standing, strict=True)],
+            [],
+            np.empty((len(odd), 0)),
+        )
 
-    def _accused(self, key: Key) -> bool:
-        account = self._accounting.of(key)
-        return account is not None and account.accused
-
-    def _is_due(self, key: Key, seen: _Seen) -> bool:
+    def _is_due(self, key: Key, time: float, flagged: bool) -> bool:
         number = hash(key)
         last = self._published.get(number)
-        if last is not None and last[1] == seen.flagged and seen.time < last[0] + SECONDS_BETWEEN:
+        if last is not None and last[1] == flagged and time < last[0] + SECONDS_BETWEEN:
             return False
-        self._published[number] = (seen.time, seen.flagged)
+        self._published[number] = (time, flagged)
         self._published.move_to_end(number)
         if len(self._published) > _REMEMBERED:
             self._published.popitem(last=False)
         return True
 
-    def _message(self, key: Key, seen: _Seen) -> Message:
+    def _message(self, seen: _Seen, at: int) -> Message:
+        key, score = seen.keys[at], seen.score[at]
         standing, account = self._engine.standing(*key), self._accounting.of(key)
         unjudged, dropped = (dict(account.unjudged), dict(account.dropped)) if account is not None else ({}, {})
-        values = [] if seen.values is None else seen.values.tolist()
+        signals = zip(seen.names, seen.values[at].tolist(), strict=True)
         record = Score(
             model=key[0],
-            model_version=seen.version,
+            model_version=seen.versions[at],
             principal=key[1],
-            occurred_at=seen.time,
-            queries=seen.queries,
-            score=None if isnan(seen.score) else seen.score,
-            flagged=seen.flagged,
-            signals={name: value for name, value in zip(seen.names, values, strict=True) if not isnan(value)},
+            occurred_at=seen.time[at],
+            queries=seen.queries[at],
+            score=None if isnan(score) else score,
+            flagged=seen.flagged[at],
+            signals={name: value for name, value in signals if not isnan(value)},
             answered=standing.queries + sum(unjudged.values()) + sum(dropped.values()),
             judged=standing.queries - standing.repeats,
             repeats=standing.repeats,

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 ANONYMOUS = "anonymous"
 """The principal of a request that carries no identity at all."""
 
+DERIVED = "odd:"
+"""How a name begins that :func:`usable_principal` made."""
+
 EVERYONE = "*"
 """Not a principal: the key of the one decision record that switches all enforcement off."""
 
@@ -54,5 +57,5 @@ def _is_plain(text: str, characters: int) -> bool:
 
 
 def _derived(text: str) -> str:
-    """``odd:`` and 32 hexadecimal digits: the same for the same text, in every process."""
-    return f"odd:{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
+    """``DERIVED`` and 32 hexadecimal digits: the same for the same text, in every process."""
+    return f"{DERIVED}{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"

@@ -20,6 +20,7 @@ from detector.policy.accounting import MOST_WATCHES, Accounting
 from detector.policy.activity import Counted, Effects
 from detector.policy.allowlist import Allowlist, Exemption
 from detector.policy.config import Policy, Step
+from detector.policy.entry import decode_changes
 from detector.policy.ledger import Ledger
 
 from .oracle import Item, OracleLedger, Row, Uncharted
@@ -93,6 +94,16 @@ def test_judged_queries_do_not_excuse_and_many_of_them_release() -> None:
     assert ("eve", "none") in said(released)
     assert not run(ledger, odd("eve", 29)).alerts
     assert len(run(ledger, odd("eve", 1)).alerts) == 1
+
+
+def test_an_acquittal_by_the_engine_is_none_of_sending_what_cannot_be_judged() -> None:
+    ledger = Ledger(POLICY)
+    run(ledger, [Row(1000.0, "eve", "1", True, ("prada",)), *odd("eve", 30)])
+    assert not run(ledger, judged("eve", 1, 1001.0)).decisions
+    section = ledger.dump([(MODEL, "eve")])
+    (entry,) = decode_changes(section).values()
+    assert entry is not None
+    assert [latch.signal for latch in entry.latches] == ["unjudged"]
 
 
 def test_a_share_below_the_limit_never_accuses() -> None:

@@ -19,7 +19,7 @@ from detector.serving.complaints import Complaints, harmless
 from detector.serving.connection import Connection
 from detector.serving.delivery import Delivery
 from detector.serving.fair_queue import FairQueue
-from detector.serving.forks import renew_in_children
+from detector.serving.forks import not_forking, renew_in_children
 from detector.serving.metrics import Counters
 from detector.serving.rows import (
     Columns,
@@ -95,8 +95,6 @@ class QueryLogger:
 
         Returns at once, with or without a broker.
         """
-        import numpy as np  # noqa: F401  slow to import: not in the path of the first request
-
         with self._lock:
             if self._closed:
                 self._closed = self._started = False
@@ -132,6 +130,8 @@ class QueryLogger:
         counted against the principal under ``unjudged``.
         """
         try:
+            if not self._started:
+                self._ensure_started()
             if type(principal) is not str:
                 principal = principal_of(principal)
             source = source_of(principal, model, model_version, output_kind)
@@ -314,6 +314,8 @@ class QueryLogger:
         self._delivery.wake()
 
     def _ensure_started(self) -> None:
+        with not_forking():
+            import numpy as np  # noqa: F401  slow to import: by start, not in the path of the first request
         with self._lock:
             if not self._started and not self._closed:
                 self._started = True

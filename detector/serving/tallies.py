@@ -1,4 +1,4 @@
-"""Which queries of whom are missing: counts of what was dropped, refused or not judged, kept until they can be sent."""
+"""Which queries are missing, by principal: counts of what was dropped, refused or not judged, until they are sent."""
 
 from __future__ import annotations
 

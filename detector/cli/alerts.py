@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from typing import Annotated
 
 import typer
 
+from detector.cli.ending import end_with_reader
 from detector.cli.kafka import Topic
 from detector.cli.operator import File, Output, alert_line, plain
 from detector.cli.records import readable_alerts
+from detector.cli.screen import flush, say, say_json
 from detector.runtime.settings import load_settings
 
 app = typer.Typer(help="Follow the alerts.", no_args_is_help=True)
@@ -29,8 +30,13 @@ def tail(
 ) -> None:
     """Print alerts as they come, one a line, until interrupted."""
     kafka = load_settings(settings).kafka
+    end_with_reader()
     with suppress(KeyboardInterrupt), Topic(kafka, kafka.topics.alerts) as topic:
         if not from_beginning:
             topic.seek_to_end()
         for alert in readable_alerts(topic.follow()):
-            print(json.dumps(plain(alert)) if output == "json" else alert_line(alert), flush=True)
+            if output == "json":
+                say_json(plain(alert), indent=None)
+            else:
+                say(alert_line(alert))
+            flush()

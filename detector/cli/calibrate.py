@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.cli.out import file_for, write
 from detector.cli.replay import bar, rows_in
+from detector.cli.screen import console, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,23 +53,19 @@ def calibrate(
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Learn from honest traffic what is ordinary, so that no more than --budget of honest accounts are flagged."""
-    from rich.console import Console
-
     from detector.cli.calibrating import Request, make_profile
 
     logs = [*(honest or []), *(files or [])]
     if bool(logs) == (since is not None):
         raise typer.BadParameter("name honest logs with --honest, or a time with --since, and not both")
-    console = Console(stderr=True)
-    traffic = _read(console, logs) if since is None else _hear(since, settings)
+    file_for(out)
+    screen = console(stderr=True)
+    traffic = _read(screen, logs) if since is None else _hear(since, settings)
     request = Request(budget, model_name, model_version, validation, model, keep or ())
-    with bar(console, "accounts", None) as progress:
+    with bar(screen, "accounts", None) as progress:
         made = make_profile(traffic, request, progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(made.profile.to_bytes())
-    for line in told(made, traffic, budget):
-        print(line)
-    print(f"{'profile':<12}{out}, {made.profile.hash}")
+    write(out, made.profile.to_bytes())
+    say(*told(made, traffic, budget), f"{'profile':<12}{out}, {made.profile.hash}")
 
 
 def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
@@ -122,10 +120,10 @@ def _not_used(traffic: Traffic) -> str:
     return "; left out: " + ", ".join(dishonest + refused) if dishonest + refused else ""
 
 
-def _read(console: Console, logs: list[Path]) -> Traffic:
+def _read(screen: Console, logs: list[Path]) -> Traffic:
     from detector.cli.honest import read_files
 
-    with bar(console, "rows", rows_in(logs)) as progress:
+    with bar(screen, "rows", rows_in(logs)) as progress:
         return read_files(logs, progress)
 
 

@@ -20,6 +20,7 @@ from detector.core.owner_model import from_json
 from detector.core.profile import Profile
 from detector.core.stream import labels_of
 from detector.core.validation import ROWS, Validation
+from detector.runtime.texts import read_text
 from detector.sources import format_of
 
 SEED = 0
@@ -92,10 +93,9 @@ def _provenance(screened: Screened, budget: float, queries: int, digests: list[s
 def _owner_model(path: Path | None) -> Any:
     if path is None:
         return None
+    text = read_text(path, "--model")
     try:
-        return from_json(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--model: cannot read {path}: {error}") from error
+        return from_json(text)
     except ConfigurationError as error:
         raise ConfigurationError(f"--model: {path}: {error}") from error
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from detector.cli.screen import say, say_json
 from detector.runtime.settings import Settings, load_settings, sources
 
 app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
@@ -24,9 +25,7 @@ def check(settings: File = None) -> None:
 
     loaded = load_settings(settings)
     policy_of(loaded)
-    for line in told(engine_config(loaded).profiles):
-        print(line)
-    print("The settings are right.")
+    say(*told(engine_config(loaded).profiles), "The settings are right.")
 
 
 @app.command()
@@ -34,17 +33,17 @@ def show(settings: File = None, output: Output = "text") -> None:
     """Print every setting with where it comes from. Secrets are asterisks."""
     values, origins = load_settings(settings).redacted(), sources(settings)
     if output == "json":
-        print(json.dumps({"settings": values, "sources": origins}, indent=2))
+        say_json({"settings": values, "sources": origins})
         return
     for key, origin in origins.items():
         line = f"{key}: {json.dumps(_value(values, key))}"
-        print(line if origin == "default" else f"{line}  # {origin}")
+        say(line if origin == "default" else f"{line}  # {origin}")
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the settings file, for editors and for checks before a deployment."""
-    print(json.dumps(Settings.model_json_schema(), indent=2))
+    say_json(Settings.model_json_schema())
 
 
 def _value(values: dict[str, Any], key: str) -> Any:

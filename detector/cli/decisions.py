@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated, Literal
 
@@ -16,7 +15,6 @@ from detector.cli.operator import (
     Output,
     Reason,
     Wait,
-    console,
     moment,
     new_id,
     plain,
@@ -26,6 +24,7 @@ from detector.cli.operator import (
     told,
 )
 from detector.cli.records import Decisions, read_decisions
+from detector.cli.screen import console, say, say_json, table, tell
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.findings import Action, Cause, Decision, Mode
 from detector.contracts.principals import EVERYONE
@@ -60,7 +59,7 @@ def list_(
     if output == "json":
         switch = decisions.kill_switch
         listing = {"kill_switch": switch and plain(switch), "decisions": [plain(decision) for decision in chosen]}
-        print(json.dumps(listing, indent=2))
+        say_json(listing)
     else:
         _print_table(decisions, chosen)
 
@@ -133,7 +132,7 @@ def kill_switch(
         partition=_KILL_SWITCH_PARTITION,
         headers=[("issuer", issuer.encode()), ("reason", reason.encode())],
     )
-    print("Enforcement is OFF: every gate lets everybody pass." if state == "on" else "Enforcement is on again.")
+    say("Enforcement is OFF: every gate lets everybody pass." if state == "on" else "Enforcement is on again.")
 
 
 def _switched_off(issuer: str, reason: str, duration: str | None) -> Decision:
@@ -158,26 +157,19 @@ def _has_origin(decision: Decision, origin: str) -> bool:
 
 
 def _print_table(decisions: Decisions, chosen: list[Decision]) -> None:
-    from rich.table import Table
-
     screen = console()
     switch = decisions.kill_switch
     if switch is not None:
         why = ", ".join(f"{cause.origin}: {cause.reason}" for cause in switch.causes)
-        screen.print(f"The kill switch is on: no gate enforces anything ({why}).", style="bold red", markup=False)
+        tell(screen, f"The kill switch is on: no gate enforces anything ({why}).", style="bold red")
     if not chosen:
-        screen.print("No decision stands.")
+        say("No decision stands.")
         return
-    table = Table("model", "principal", "action", "mode", "until", "causes")
-    for one in chosen:
-        causes = "\n".join(f"{cause.origin} {cause.id} {cause.reason}".rstrip() for cause in one.causes)
-        table.add_row(
-            *map(_verbatim, (one.model, one.principal, told(one.action), one.mode, moment(one.expires_at), causes))
+    rows = [
+        (
+            *(one.model, one.principal, told(one.action), one.mode, moment(one.expires_at)),
+            [f"{cause.origin} {cause.id} {cause.reason}".rstrip() for cause in one.causes],
         )
-    screen.print(table)
-
-
-def _verbatim(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        for one in chosen
+    ]
+    screen.print(table(("model", "principal", "action", "mode", "until", "causes"), rows))

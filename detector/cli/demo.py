@@ -14,8 +14,8 @@ def demo(
 ) -> None:
     """Watch model thieves being found and stopped: embedded broker, detector, model server, clients, all here.
 
-    One steals a network that reads digits, the other a decision tree. Exit status 0 when the one was refused before his
-    400th query, the other before his 200th, and no honest client was even flagged (with --observe: both flagged, and
+    One steals a network that reads digits, the other a decision tree. Exit status 0 when the one was refused before the
+    400th query, the other before the 200th, and no honest client was even flagged (with --observe: both flagged, and
     nobody refused), 1 otherwise, 2 when it could not run.
     """
     import signal

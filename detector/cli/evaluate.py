@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.cli.out import folder_for
 from detector.cli.replay import bar, configuration, given_profiles, rows_in
+from detector.cli.screen import console, note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,22 +55,21 @@ def evaluate(
     Each log is judged by itself, as the service would. A suite that was stopped goes on where it was. The exit status
     is 1 where plans of it failed.
     """
-    from rich.console import Console
-
     from detector.lab.evaluation.report import write_reports
     from detector.lab.evaluation.words import gaps, headline
 
     _check(files, suite, so_far)
-    console = Console(stderr=True)
+    folder_for(out)
+    screen = console(stderr=True)
     given = given_profiles(profile)
     config, policy = configuration(settings)
     config = replace(config, profiles=given) if given else config
-    done = None if suite is None else _suite(console, suite, out / LOGS, so_far)
-    evaluation = _judged(console, done.logs if done else files or [], out / JUDGED, config, policy)
+    done = None if suite is None else _suite(screen, suite, out / LOGS, so_far)
+    evaluation = _judged(screen, done.logs if done else files or [], out / JUDGED, config, policy)
     evaluation = replace(evaluation, gaps=gaps(done) if done else ())
     write_reports(evaluation, out)
     said = f"{headline(evaluation)}. See {out / 'report.html'}."
-    console.print(" ".join([said, *evaluation.gaps]), highlight=False, soft_wrap=True)
+    note(" ".join([said, *evaluation.gaps]))
     if done and done.failed:
         raise typer.Exit(1)
 
@@ -80,22 +81,22 @@ def _check(files: Sequence[Path] | None, suite: SuiteName | None, so_far: bool) 
         raise typer.BadParameter("--so-far is of a suite; name one with --suite")
 
 
-def _suite(console: Console, suite: SuiteName, folder: Path, so_far: bool) -> SuiteProgress:
+def _suite(screen: Console, suite: SuiteName, folder: Path, so_far: bool) -> SuiteProgress:
     from detector.lab.evaluation.suite import make_logs, plans_of, progress_of
 
     plans = plans_of(suite.value)
     if not so_far:
-        with bar(console, "logs", len(plans)) as progress:
+        with bar(screen, "logs", len(plans)) as progress:
             make_logs(plans, folder, progress)
     return progress_of(plans, folder)
 
 
-def _judged(console: Console, logs: Sequence[Path], folder: Path, config: EngineConfig, policy: Policy) -> Evaluation:
+def _judged(screen: Console, logs: Sequence[Path], folder: Path, config: EngineConfig, policy: Policy) -> Evaluation:
     from detector.core.signals import SIGNALS
     from detector.lab.evaluation.kept import judge_once
     from detector.lab.evaluation.results import evaluation_of
 
-    with bar(console, "queries", rows_in(logs)) as progress:
+    with bar(screen, "queries", rows_in(logs)) as progress:
         judged = [
             judge_once(log, folder, engine_config=config, policy=policy, progress=progress, must_fit=config.profiles)
             for log in logs

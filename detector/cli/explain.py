@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.operator import ApiKey, console, principal_of
+from detector.cli.operator import ApiKey, principal_of
+from detector.cli.out import file_for, write
 from detector.cli.replay import bar, given_profiles, rows_in
+from detector.cli.screen import console, note
 
 if TYPE_CHECKING:
     from detector.cli.explanation.account import Account
@@ -57,14 +58,16 @@ def explain(
     logs = [*(log or []), *(files or [])]
     if logs and not log:
         raise typer.BadParameter(f"name {logs[0]} with --log")
+    path = None if out is None else file_for(out if out.suffix.lower() in PAGES else out / PAGE)
     loaded = load_settings(settings)
     given = given_profiles(profile)
     config = engine_config(loaded)
     judging = Judging(replace(config, profiles=given) if given else config, policy_of(loaded), bool(given))
     name = principal_of(loaded, principal, api_key)
     account = _of_logs(logs, merge, name, model, judging) if logs else _of_service(loaded.kafka, name, model, judging)
-    if out is not None:
-        _write(page(account), out)
+    if path is not None:
+        write(path, page(account).encode("utf-8", "backslashreplace"))
+        note(f"See {path}.")
     show(account, console())
 
 
@@ -89,12 +92,10 @@ class Judging:
 
 
 def _of_logs(logs: Sequence[Path], merge: bool, name: str, model: str | None, judging: Judging) -> Account:
-    from rich.console import Console
-
     from detector.cli.explanation.account import account_of
     from detector.stream.explaining import queries_of, recorded
 
-    with bar(Console(stderr=True), "read", rows_in(logs)) as progress:
+    with bar(console(stderr=True), "read", rows_in(logs)) as progress:
         own = queries_of(name, recorded(logs, merge=merge, progress=progress))
     return account_of(judging.follow(own.of(model)), judging.config, ", ".join(path.name for path in logs))
 
@@ -113,10 +114,3 @@ def _of_service(kafka: KafkaSettings, name: str, model: str | None, judging: Jud
         records=placed(known, course),
         notes=notes(known, course, judging.config.configuration_hash()),
     )
-
-
-def _write(html: str, out: Path) -> None:
-    path = out if out.suffix.lower() in PAGES else out / PAGE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, "utf-8")
-    print(f"See {path}.", file=sys.stderr)

@@ -90,13 +90,9 @@ def _runs(records: Iterable[Any]) -> Iterator[DecodedRun]:
     for packed, run in groupby(records, key=_packed):
         own = list(run)
         values = [record.value for record in own]
-        yield (
-            decode_packed_run(values)
-            if packed
-            else decode_json_run(values, [record.timestamp / 1000 for record in own])
-        )
+        yield (decode_packed_run if packed else decode_json_run)(values, [record.timestamp / 1000 for record in own])
 
 
 def _packed(record: Any) -> bool:
-    content_type = dict(record.headers or ()).get("content-type", b"")
+    content_type = dict(record.headers or ()).get("content-type") or b""  # a header's value may be null
     return bool(content_type.partition(b";")[0].strip().lower() == PACKED_CONTENT_TYPE.encode())

@@ -12,6 +12,7 @@ from detector.contracts.codecs.records import decode
 from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
 from detector.contracts.findings import Audit, Command
 from detector.contracts.partitioning import partition_of
+from detector.runtime.compression import readable
 from detector.runtime.sections import KafkaSettings
 
 _BOOTSTRAP_MILLISECONDS = 5_000
@@ -30,6 +31,7 @@ class Topic:
 
         self.name = name
         self._embedded = settings.embedded
+        self._count = _partitions(settings, name)
         with _named(settings):
             self._consumer = kafka.KafkaConsumer(
                 **settings.client_arguments(),
@@ -38,15 +40,10 @@ class Topic:
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 fetch_max_wait_ms=_POLL_MILLISECONDS,
-                allow_auto_create_topics=False,
+                isolation_level="read_committed",
             )
-            numbers = self._consumer.partitions_for_topic(name)
-        if not numbers:
-            self._consumer.close()
-            raise BrokerError(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
-        self._count = len(numbers)
-        wanted = numbers if principal is None else {partition_of(principal, self._count)}
-        self._partitions = [kafka.TopicPartition(name, number) for number in sorted(wanted)]
+        wanted = range(self._count) if principal is None else [partition_of(principal, self._count)]
+        self._partitions = [kafka.TopicPartition(name, number) for number in wanted]
         self._consumer.assign(self._partitions)
 
     def __enter__(self) -> Topic:
@@ -118,7 +115,13 @@ class Topic:
             self._consumer.seek(partition, ends[partition] if first is None else first.offset)
 
     def _poll(self) -> list[Any]:
-        batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
+        from kafka.errors import KafkaError
+
+        try:
+            with readable(f"cannot read {self.name}"):
+                batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
+        except KafkaError as error:
+            raise BrokerError(f"cannot read {self.name}: {error}") from error
         return [record for records in batches.values() for record in records]
 
     def _ends(self) -> dict[Any, int]:
@@ -138,6 +141,7 @@ def write(settings: KafkaSettings, topic: str, **record: Any) -> None:
     """Write one record (kafka-python's arguments of ``send``) and wait until it is acknowledged. Raises BrokerError."""
     import kafka
 
+    _partitions(settings, topic)
     with _named(settings):
         producer = kafka.KafkaProducer(
             **settings.client_arguments(),
@@ -145,7 +149,6 @@ def write(settings: KafkaSettings, topic: str, **record: Any) -> None:
             max_block_ms=_REPLY_MILLISECONDS,
             delivery_timeout_ms=3 * _REPLY_MILLISECONDS,
             request_timeout_ms=_REPLY_MILLISECONDS,
-            allow_auto_create_topics=False,
         )
         try:
             producer.send(topic, **record).get(timeout=4 * _REPLY_MILLISECONDS / 1000)
@@ -182,13 +185,28 @@ def _answer(value: bytes | None, command: Command) -> Audit | None:
 
 
 def _partition(settings: KafkaSettings, principal: str) -> int:
-    with Topic(settings, settings.topics.commands) as commands:
-        partitions = len(commands)
+    partitions = _partitions(settings, settings.topics.commands)
     if partitions != settings.partitions:
         raise ConfigurationError(
             f"kafka.partitions is {settings.partitions} and {settings.topics.commands} has {partitions}; set it to that"
         )
     return partition_of(principal, partitions)
+
+
+def _partitions(settings: KafkaSettings, name: str) -> int:
+    """How many partitions the topic ``name`` has. The admin client asks, since it alone never has a topic made; a
+    broker would make one with its own settings, which the detector then refuses. Raises BrokerError."""
+    from kafka.admin import KafkaAdminClient
+
+    with _named(settings):
+        admin = KafkaAdminClient(**settings.client_arguments(), bootstrap_timeout_ms=_BOOTSTRAP_MILLISECONDS)
+        try:
+            count = sum(len(topic["partitions"]) for topic in admin.describe_topics([name]))
+        finally:
+            admin.close()
+    if not count:
+        raise BrokerError(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
+    return count
 
 
 @contextmanager

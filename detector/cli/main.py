@@ -1,27 +1,31 @@
-"""``weirguard``: finds the command and runs it. A command's module is imported only when the command is asked for."""
+"""``weirguard``: finds the command and runs it. A command's module is imported only when the command is asked for.
+
+This module loads next to nothing, as what it does first cannot wait: see ``_stop_when_told``.
+"""
 
 from __future__ import annotations
 
-import difflib
+import os
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from typing import NoReturn
 
-import detector
-from detector.contracts.errors import WeirguardError
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself takes a while to load
+    from collections.abc import Sequence
+    from typing import NoReturn
 
-_FAILED = 2
+_SIGTERM_STATUS = 128 + signal.SIGTERM
 
 
-@dataclass(frozen=True, slots=True)
 class CommandEntry:
     """A command: where it is (``module:attribute``, a function or a typer app), what it needs, what it does."""
 
-    path: str
-    extra: str
-    summary: str
+    __slots__ = ("extra", "path", "summary")
+
+    def __init__(self, path: str, extra: str, summary: str) -> None:
+        self.path = path
+        self.extra = extra
+        self.summary = summary
 
 
 COMMANDS = {
@@ -43,20 +47,12 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0, what the command says, or 2 when something is wrong that we can name."""
+    """Run the command line and exit: 0, what the command says, 130 when interrupted, or 2 when something is wrong."""
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
-    if name in ("--help", "-h"):
-        print(usage())
-    elif name == "--version":
-        print(f"weirguard {detector.__version__}")
-    elif name in COMMANDS:
-        _run(name, rest)
-    else:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        _fail(
-            f"there is no command {name!r}" + (f"; did you mean {close[0]!r}?" if close else "; try weirguard --help")
-        )
-    sys.exit(0)
+    _stop_when_told(name)
+    from detector.cli.ending import status_of
+
+    sys.exit(status_of(lambda: _dispatch(name, rest)))
 
 
 def usage() -> str:
@@ -68,34 +64,72 @@ def usage() -> str:
     return "\n".join([*head, "Commands:", *lines, *tail])
 
 
+def _stop_when_told(name: str) -> None:
+    """End at SIGTERM from now on, until the command has a handler of its own.
+
+    For process 1, as in a container, the kernel ignores every signal that has no handler: one that came while a command
+    is still being loaded would be lost, and the container run on until it is killed.
+    """
+    if name == "run":
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # nothing has begun
+    elif os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(_SIGTERM_STATUS))
+
+
+def _dispatch(name: str, arguments: list[str]) -> None:
+    from detector.cli.screen import say
+
+    if name in ("--help", "-h"):
+        say(*usage().split("\n"))
+    elif name == "--version":
+        import detector
+
+        say(f"weirguard {detector.__version__}")
+    elif name in COMMANDS:
+        _run(name, arguments)
+    else:
+        _refuse(name)
+
+
+def _refuse(name: str) -> NoReturn:
+    import difflib
+
+    from detector.contracts.errors import ConfigurationError
+
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "; try weirguard --help"
+    raise ConfigurationError(f"there is no command {name!r}{hint}")
+
+
 def _run(name: str, arguments: list[str]) -> None:
     entry = COMMANDS[name]
     try:
         _execute(name, entry, arguments)
-    except WeirguardError as error:
-        _fail(str(error))
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("detector.") and error.name != "detector.lab":  # the image has no lab
             raise
-        _fail(f"{name} needs the module {error.name}, which is not installed: pip install 'weirguard[{entry.extra}]'")
+        from detector.contracts.errors import ConfigurationError
+
+        needs = f"{name} needs the module {error.name}, which is not installed: pip install 'weirguard[{entry.extra}]'"
+        raise ConfigurationError(needs) from None
 
 
 def _execute(name: str, entry: CommandEntry, arguments: list[str]) -> None:
+    """Without typer's own ending, which has other statuses and several lines; ``ending`` sees to it."""
+    from importlib import import_module
+
     import typer
     from typer.main import get_command, get_group
 
     module, _, attribute = entry.path.partition(":")
     target = getattr(import_module(f"detector.cli.{module}"), attribute)
-    if isinstance(target, typer.Typer):
-        get_group(target)(args=arguments, prog_name=f"weirguard {name}")  # raises SystemExit
-    app = typer.Typer(add_completion=False)
-    app.command(name)(target)
-    get_command(app)(args=arguments, prog_name=f"weirguard {name}")
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"weirguard: {message}", file=sys.stderr)
-    sys.exit(_FAILED)
+    group = isinstance(target, typer.Typer)
+    app = target if group else typer.Typer(add_completion=False)
+    if not group:
+        app.command(name)(target)
+    command = get_group(app) if group else get_command(app)
+    with command.make_context(f"weirguard {name}", arguments) as context:
+        command.invoke(context)
 
 
 if __name__ == "__main__":

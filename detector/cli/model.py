@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detector.cli.out import file_for, write
+from detector.cli.screen import say
 from detector.contracts.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,9 +41,10 @@ def export(
     """Write a decision tree, an ensemble of trees or a linear classifier as JSON. Pickles are never loaded."""
     from detector.core.owner_model import to_json
 
+    file_for(out)
     found = _from_file(Path(source)) if Path(source).exists() or ":" not in source else _imported(source)
-    out.write_text(to_json(found), "utf-8")
-    print(f"{out}: {_described(found)}")
+    write(out, to_json(found).encode())
+    say(f"{out}: {_described(found)}")
 
 
 def _imported(source: str) -> OwnerModel:

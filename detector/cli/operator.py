@@ -5,16 +5,15 @@ from __future__ import annotations
 import getpass
 import re
 import secrets
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from detector.cli.kafka import carry_out
+from detector.cli.screen import say
 from detector.contracts.findings import Action, Alert, Command, CommandKind, Mode
 from detector.runtime.settings import Settings
 
@@ -78,14 +77,17 @@ def send(
         cause_id=cause_id,
     )
     audit = carry_out(settings.kafka, command, wait)
-    print(f"{model} {principal}: {audit.summary}")
+    say(f"{model} {principal}: {audit.summary}")
     if audit.kind == "command_refused":
         raise typer.Exit(1)
 
 
 def moment(at: float) -> str:
-    """``at``, seconds UTC, for people."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    """``at``, seconds UTC, for people; others' records may be of no day that the calendar has."""
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):
+        return f"{at:g} s after 1970"
 
 
 def told(action: Action) -> str:
@@ -105,11 +107,6 @@ def alert_line(alert: Alert) -> str:
         f"{moment(alert.occurred_at)} {alert.severity} {alert.model} {alert.principal} {alert.signal} "
         f"score {alert.score:.3g} at query {alert.query_index}: {evidence}{suppressed}"
     )
-
-
-def console() -> Console:
-    """Where tables go; nothing is folded where nobody looks at it, as in a pipe."""
-    return Console(width=None if sys.stdout.isatty() else 1_000)
 
 
 def plain(record: Any) -> Any:

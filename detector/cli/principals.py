@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated
 
@@ -16,7 +15,6 @@ from detector.cli.operator import (
     Reason,
     Wait,
     alert_line,
-    console,
     moment,
     plain,
     principal_of,
@@ -24,6 +22,7 @@ from detector.cli.operator import (
     told,
 )
 from detector.cli.records import Key, read_alerts, read_decisions, read_scores
+from detector.cli.screen import console, say, say_json, table
 from detector.contracts.findings import Decision, Score
 from detector.core.exposure import EXPOSURES
 from detector.runtime.settings import load_settings
@@ -42,7 +41,7 @@ def top(
     standing = read_decisions(kafka, time.time()).standing
     chosen = sorted(read_scores(kafka).items(), key=_least_suspicious, reverse=True)[:count]
     if output == "json":
-        print(json.dumps([_joined(score, standing.get(key)) for key, score in chosen], indent=2))
+        say_json([_joined(score, standing.get(key)) for key, score in chosen])
     else:
         _print_table(chosen, standing)
 
@@ -63,10 +62,10 @@ def show(
     decision = read_decisions(loaded.kafka, time.time()).standing.get(key)
     alerts = read_alerts(loaded.kafka, *key)
     if output == "json":
-        print(json.dumps({**_joined(score, decision), "alerts": [plain(alert) for alert in alerts]}, indent=2))
+        say_json({**_joined(score, decision), "alerts": [plain(alert) for alert in alerts]})
     else:
-        print("\n".join([f"{key[0]} {key[1]}", *_score_lines(score), _decision_line(decision)]))
-        print("\n".join(["alerts:" if alerts else "alerts: none", *(f"  {alert_line(alert)}" for alert in alerts)]))
+        say(f"{key[0]} {key[1]}", *_score_lines(score), _decision_line(decision))
+        say("alerts:" if alerts else "alerts: none", *(f"  {alert_line(alert)}" for alert in alerts))
     if score is None and decision is None and not alerts:
         raise typer.Exit(1)
 
@@ -104,7 +103,18 @@ def _score_lines(score: Score | None) -> list[str]:
     verdict = "a suspect" if score.flagged else "not a suspect"
     head = f"score: {value}, {verdict}, {score.queries} queries to version {score.model_version}"
     signals = [f"  {name}: {_told(name, statistic, 'g')}" for name, statistic in sorted(score.signals.items())]
-    return [f"{head}, {moment(score.occurred_at)}", *signals]
+    return [f"{head}, {moment(score.occurred_at)}", *_answered_line(score), *signals]
+
+
+def _answered_line(score: Score) -> list[str]:
+    """What became of the answered queries; nothing where an earlier version wrote the score."""
+    if score.answered is None:
+        return []
+    parts = [f"{score.judged} judged", f"{score.repeats} repeated"]
+    for counts, what in ((score.unjudged, "unjudged"), (score.dropped, "dropped")):
+        reasons = ", ".join(f"{reason} {queries}" for reason, queries in sorted(counts.items()))
+        parts.append(f"{sum(counts.values())} {what}" + (f" ({reasons})" if reasons else ""))
+    return [f"answered: {score.answered} = {' + '.join(parts)}"]
 
 
 def _told(name: str, statistic: float, form: str) -> str:
@@ -120,23 +130,19 @@ def _decision_line(decision: Decision | None) -> str:
 
 
 def _print_table(chosen: list[tuple[Key, Score]], standing: dict[Key, Decision]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     if not chosen:
-        print("Nobody has a score yet.")
+        say("Nobody has a score yet.")
         return
-    table = Table("model", "principal", "score", "queries", "signals", "verdict", "decision")
-    for key, score in chosen:
-        decision = standing.get(key)
-        signals = " ".join(f"{name}={_told(name, value, '.3g')}" for name, value in sorted(score.signals.items()))
-        table.add_row(
-            escape(key[0]),
-            escape(key[1]),
-            "" if score.score is None else f"{score.score:.3f}",
-            str(score.queries),
-            signals,
-            "suspect" if score.flagged else "",
-            "" if decision is None else f"{told(decision.action)} ({decision.mode})",
-        )
-    console().print(table)
+    head = ("model", "principal", "score", "queries", "signals", "verdict", "decision")
+    console().print(table(head, (_row(key, score, standing.get(key)) for key, score in chosen)))
+
+
+def _row(key: Key, score: Score, decision: Decision | None) -> tuple[str, ...]:
+    return (
+        *key,
+        "" if score.score is None else f"{score.score:.3f}",
+        str(score.queries),
+        " ".join(f"{name}={_told(name, value, '.3g')}" for name, value in sorted(score.signals.items())),
+        "suspect" if score.flagged else "",
+        "" if decision is None else f"{told(decision.action)} ({decision.mode})",
+    )

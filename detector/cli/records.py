@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from detector.cli.kafka import Topic
+from detector.cli.screen import complain
 from detector.contracts.codecs import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Alert, Audit, Decision, Score
@@ -100,5 +100,5 @@ def _readable(kind: type[R], record: Any) -> R | None:
         return decode(kind, record.value)
     except InvalidRecord as error:
         where = f"{record.topic}, partition {record.partition}, offset {record.offset}"
-        print(f"weirguard: skipped a record that cannot be read ({where}): {error}", file=sys.stderr)
+        complain(f"skipped a record that cannot be read ({where}): {error}")
         return None

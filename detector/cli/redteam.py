@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.cli.out import file_for
+from detector.cli.screen import console, note, verbatim
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,8 +47,6 @@ def redteam(
     is, and in the file's metadata, what the clone was worth on the way. If the server fails, what it answered until
     then is kept, and the exit status is 2.
     """
-    from rich.console import Console
-
     from detector.contracts.errors import ConfigurationError, LabError
     from detector.lab.experiment import Plan
     from detector.lab.over_http import CutShort
@@ -53,16 +54,16 @@ def redteam(
 
     if out.suffix != ".parquet":
         raise ConfigurationError(f"{out}: the log is Parquet; name it FILE.parquet")
+    file_for(out)
     plan = Plan(attack, target, data, wrapper, budget, seed, pause=1 / rate)
-    console = Console(stderr=True)
     try:
-        with _bar(console, plan) as progress:
+        with _bar(console(stderr=True), plan) as progress:
             log = _over_http(plan, mapping, own, progress) if "://" in target else _in_process(plan, progress)
     except CutShort as cut:
         write_query_log(out, cut.log)
         raise LabError(f"{cut}. The attack ended there. {_sentence(cut.log, out)}") from cut
     write_query_log(out, log)
-    console.print(_sentence(log, out), highlight=False, soft_wrap=True)
+    note(_sentence(log, out))
 
 
 def _over_http(plan: Plan, mapping: str, own: str | None, progress: Callable[[int], None]) -> QueryLog:
@@ -81,13 +82,13 @@ def _in_process(plan: Plan, progress: Callable[[int], None]) -> QueryLog:
 
 
 @contextmanager
-def _bar(console: Console, plan: Plan) -> Iterator[Callable[[int], None]]:
+def _bar(screen: Console, plan: Plan) -> Iterator[Callable[[int], None]]:
     """A progress bar over the attack's budget; what it gives is told how many queries were answered since."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.completed:,}"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(plan.attack, total=plan.budget)
+    with Progress(*columns, console=screen) as progress:
+        task = progress.add_task(verbatim(plan.attack), total=plan.budget)
         yield lambda queries: progress.advance(task, queries)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace as changed
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from detector.cli.out import folder_for
+from detector.cli.screen import console, note
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,19 +51,27 @@ def replay(
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Judge recorded queries from files as the service would, and write what comes of it."""
-    from rich.console import Console
-
     from detector.cli.replaying import replay as replay_files
+    from detector.stream.record_time import AHEAD_SECONDS
 
-    console = Console(stderr=True)
+    folder_for(out)
     given = given_profiles(profile)
     config, policy = _configuration(settings, mode, delta)
     config = changed(config, profiles=given) if given else config
-    with bar(console, "replay", rows_in(files)) as progress:
+    with bar(console(stderr=True), "replay", rows_in(files)) as progress:
         summary = replay_files(
-            files, out, engine_config=config, policy=policy, merge=merge, progress=progress, must_fit=given
+            files,
+            out,
+            engine_config=config,
+            policy=policy,
+            merge=merge,
+            progress=progress,
+            must_fit=given,
+            not_after=time.time() + AHEAD_SECONDS,
         )
-    console.print(_sentence(summary, out), highlight=False, soft_wrap=True)
+    note(_sentence(summary, out))
+    if summary["refused"] and not summary["queries"]:
+        raise typer.Exit(1)
 
 
 def configuration(settings: Path | None) -> tuple[EngineConfig, Policy]:
@@ -86,13 +98,13 @@ def rows_in(files: Sequence[Path]) -> int:
 
 
 @contextmanager
-def bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def bar(screen: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A progress bar; what it gives is told how many of ``total`` were done since. None: nobody knows how many."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), MofNCompleteColumn())
-    with Progress(*columns, Remaining(), console=console) as progress:
+    with Progress(*columns, Remaining(), console=screen) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.advance(task, done)
 
@@ -105,8 +117,12 @@ def _configuration(settings: Path | None, mode: ModeName | None, delta: float | 
 
 
 def _sentence(summary: dict[str, Any], out: Path) -> str:
+    reasons = summary["reasons"]
+    most = f" (most for the reason {next(iter(reasons))})" if reasons else ""
     flagged = sum(entry["first_flagged"] is not None for entry in summary["principals"])
     return (
         f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, "
-        f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused. See {out}."
+        f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused{most}. "
+        + (f"{summary['clamped']} rows from a future that is not believed. " if summary["clamped"] else "")
+        + f"See {out}."
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +32,31 @@ def replay(
     merge: bool = False,
     progress: Callable[[int], None] | None = None,
     must_fit: Sequence[Profile] = (),
+    not_after: float = inf,
 ) -> dict[str, Any]:
     """Judge the queries in ``paths`` and write what comes of it to the folder ``out``; returns the summary.
 
     The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
-    of ``occurred_at``. ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
+    of ``occurred_at``, none of which is taken to be later than ``not_after``, seconds UTC.
+
+    ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
     ``decisions.jsonl`` are records as they would be published, decisions with the epoch (0, 0); ``refused.jsonl`` says
-    which rows were bad; ``summary.json`` has the queries of each principal and the index of the first one flagged, or
-    null. ``progress`` is told how many rows, good or bad, were dealt with since. Raises ConfigurationError, also where
-    a query fits none of the profiles ``must_fit``, if there are any.
+    which rows were bad; ``summary.json`` has the reasons for it, what was odd and replaced (``limits.REPAIRS``), the
+    queries of each principal, the index of the first one flagged, or null, and how many of their rows could not be
+    judged, by reason. ``progress`` is told how many rows, good or bad, were dealt with since. Raises
+    ConfigurationError, also where a query fits none of the profiles ``must_fit``, if there are any.
     """
-    parts = judge_logs(paths, engine_config=engine_config, policy=policy, merge=merge, must_fit=must_fit)
+    options: dict[str, Any] = {"merge": merge, "must_fit": must_fit, "not_after": not_after}
+    parts = judge_logs(paths, engine_config=engine_config, policy=policy, **options)
     out.mkdir(parents=True, exist_ok=True)
     with Report(out, paths) as report:
         for part, judgement in parts:
+            report.clamped(sum(int((piece.occurred_at >= not_after).sum()) for piece in part.pieces))
             if judgement is not None:
                 report.judged(part, judgement.observation, judgement.effects.alerts, judgement.effects.decisions)
             for log, bad in part.bad_rows:
                 report.refused(log, bad)
+            report.repaired += part.repaired
             if progress:
                 progress(len(part))
         return report.summary()
@@ -59,7 +69,9 @@ class Report:
         self._out = out
         self._paths = paths
         self._accounts = Accounts()
-        self._counts = dict.fromkeys(("queries", "refused", "alerts", "decisions", "evicted"), 0)
+        self._counts = dict.fromkeys(("queries", "refused", "alerts", "decisions", "evicted", "clamped"), 0)
+        self._reasons: Counter[str] = Counter()
+        self.repaired: Counter[str] = Counter()
         self._verdicts = VerdictFile(out / "verdicts.parquet")
         self._alerts, self._decisions, self._refused = (
             (out / f"{name}.jsonl").open("wb") for name in ("alerts", "decisions", "refused")
@@ -89,16 +101,23 @@ class Report:
             self._count("decisions")
             self._decisions.write(encode(decision) + b"\n")
 
+    def clamped(self, rows: int) -> None:
+        """So many rows had a time too far ahead to be believed."""
+        self._count("clamped", rows)
+
     def refused(self, log: int, bad: BadRow) -> None:
         """Write down one bad row of the file with the number ``log``."""
         self._count("refused")
+        self._reasons[bad.reason] += 1
+        self._accounts.refuse(bad)
         line = {"file": str(self._paths[log]), "row": bad.row, "reason": bad.reason, "detail": bad.detail}
-        self._refused.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._refused.write(json.dumps(line).encode() + b"\n")
 
     def summary(self) -> dict[str, Any]:
         """Totals and each principal; also written to ``summary.json``."""
-        summary = {**self._counts, "principals": self._accounts.summary()}
-        (self._out / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        counted = {"reasons": dict(self._reasons.most_common()), "repaired": dict(self.repaired)}
+        summary = {**self._counts, **counted, "principals": self._accounts.summary()}
+        (self._out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         return summary
 
     def _count(self, what: str, number: int = 1) -> None:
@@ -108,4 +127,4 @@ class Report:
         if observation.refused:
             log, row = part.log, part.row
             for bad in observation.refused:
-                self.refused(int(log[bad.row]), BadRow(int(row[bad.row]), bad.reason, bad.detail))
+                self.refused(int(log[bad.row]), replace(bad, row=int(row[bad.row])))

@@ -32,6 +32,16 @@ def take(batch: QueryBatch, rows: NDArray[np.int64]) -> QueryBatch:
     return replace(batch, **{name: _pick(getattr(batch, name), rows) for name in COLUMNS})
 
 
+def select(batch: QueryBatch, rows: Sequence[int] | NDArray[np.int64]) -> QueryBatch:
+    """As ``take``, with the principals of those rows alone."""
+    import numpy as np
+
+    taken = take(batch, np.array(rows, dtype=np.int64))
+    used, index = np.unique(taken.principal_index, return_inverse=True)
+    names = [batch.principals[number] for number in used.tolist()]
+    return replace(taken, principals=names, principal_index=index.astype(np.int32))
+
+
 def _pick(column: Any, rows: NDArray[np.int64]) -> Any:
     if isinstance(column, list):
         return [column[row] for row in rows.tolist()]
@@ -67,14 +77,14 @@ def concatenate(pieces: Iterable[QueryBatch]) -> Iterator[QueryBatch]:
     """The same rows in the same order in as few batches as their shapes allow.
 
     Neighbours are joined when they agree in model, version, output kind, dimension, output width and in
-    which optional columns they carry.
+    which optional columns they carry; where only some carry ``missing``, nothing is missing in the others.
     """
     for _, alike in groupby(pieces, key=_shape):
         yield _join(list(alike))
 
 
 def _shape(batch: QueryBatch) -> tuple[object, ...]:
-    absent = tuple(name for name in COLUMNS if getattr(batch, name) is None)
+    absent = tuple(name for name in COLUMNS if name != "missing" and getattr(batch, name) is None)
     widths = batch.features.shape[1], batch.outputs.shape[1]
     return batch.model, batch.model_version, batch.output_kind, widths, absent
 
@@ -83,7 +93,8 @@ def _join(pieces: list[QueryBatch]) -> QueryBatch:
     first = pieces[0]
     if len(pieces) == 1:
         return first
-    columns = {name: _join_column([getattr(piece, name) for piece in pieces]) for name in COLUMNS}
+    columns = {name: _join_column([getattr(piece, name) for piece in pieces]) for name in COLUMNS if name != "missing"}
+    columns["missing"] = _join_missing(pieces)
     names, rows = [piece.principals for piece in pieces], [len(piece) for piece in pieces]
     principals, index = join_principals(names, rows, columns["principal_index"])
     return replace(first, **{**columns, "principals": principals, "principal_index": index})
@@ -97,6 +108,15 @@ def _join_column(columns: list[Any]) -> Any:
     if isinstance(columns[0], list):
         return [entry for column in columns for entry in column]
     return np.concatenate(columns)
+
+
+def _join_missing(pieces: list[QueryBatch]) -> NDArray[np.bool_] | None:
+    import numpy as np
+
+    if all(piece.missing is None for piece in pieces):
+        return None
+    masks = [np.zeros(piece.features.shape, np.bool_) if piece.missing is None else piece.missing for piece in pieces]
+    return np.concatenate(masks)
 
 
 def join_principals(

@@ -5,6 +5,7 @@
     WeirguardError
     ├── ConfigurationError      a setting, profile or topic is wrong; the message names it and says what to do
     ├── InvalidRecord           bytes from outside that break their contract; dead-lettered, never retried
+    ├── Unjudged                an answered query that cannot be logged; counted against its principal
     ├── StateLogError           the state log cannot be trusted as read; the worker stops
     │   ├── StateLogHole        a record is missing between two that were read
     │   └── NewerStateLog       written by a later version than this one
@@ -40,6 +41,15 @@ class InvalidRecord(WeirguardError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class Unjudged(WeirguardError):
+    """``queries`` answered queries that cannot be logged. ``reason`` is a short word of [a-z-]."""
+
+    def __init__(self, reason: str, detail: str, queries: int = 1) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.queries = queries
 
 
 class StateLogError(WeirguardError):

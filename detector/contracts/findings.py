@@ -117,7 +117,13 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The latest suspicion of one principal; 1 is the threshold. ``signals`` holds raw statistics."""
+    """The latest suspicion of one principal; 1 is the threshold. ``signals`` holds raw statistics. ``queries``: those
+    that the state behind the score took.
+
+    ``answered``: queries to the model in all versions, as far as is remembered. They are those ``judged``, ``repeats``
+    of earlier ones, and by reason those that were ``unjudged`` or ``dropped`` before they were logged. None in records
+    of earlier versions.
+    """
 
     model: str
     model_version: str
@@ -127,11 +133,21 @@ class Score:
     score: float | None
     flagged: bool
     signals: dict[str, float]
+    answered: int | None = None
+    judged: int | None = None
+    repeats: int | None = None
+    unjudged: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A refused record or row: where it was, why, and (in the record value itself) its bytes."""
+    """A refused record or row: where it was, why, and (in the record value itself) what was refused of it.
+
+    ``row``: the only bad one. ``rows``: which rows of the record the value holds, in order; empty where it holds the
+    record as it came, cut where it was too large. ``size`` in bytes and ``digest`` (BLAKE2b, 16 bytes, hexadecimal) are
+    of the whole record's value.
+    """
 
     topic: str
     partition: int
@@ -139,6 +155,9 @@ class DeadLetter:
     row: int | None
     reason: str
     message: str
+    rows: tuple[int, ...] = ()
+    size: int = 0
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ class QueryBatch:
     ``principals``. Optional columns are None where the log does not carry them: ``missing`` bool (n, d) marks
     features that were absent (stored as 0), ``hardness`` float32 (n,), ``leaf`` int64 (n,),
     ``specification`` float32 (n, 2) of requested accuracy and latency, ``served_mode`` and the
-    infrastructure attributes are lists of n strings.
+    infrastructure attributes are lists of n strings. ``hardness`` and ``specification`` are NaN in a row that lacks
+    them.
     """
 
     model: str
@@ -75,6 +76,7 @@ class BadRow:
     """A row that was refused: its index in the record (-1 for all of it), a reason word and a sentence.
 
     ``model`` and ``principal`` say whose query is unjudged for it; they are empty where the record does not tell.
+    ``queries``: how many rows it stands for, as far as the record tells; 0 for one that holds counts alone.
     """
 
     row: int
@@ -82,19 +84,22 @@ class BadRow:
     detail: str
     model: str = ""
     principal: str = ""
+    queries: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedQueries:
     """One Kafka record of queries, decoded: the good rows, what was only counted, and what was refused.
 
-    ``rows`` int64 (n,) gives the index within the record of each good row of ``batch``.
+    ``rows`` int64 (n,) gives the index within the record of each good row of ``batch``. ``repaired``: as in
+    ``DecodedRun``.
     """
 
     batch: QueryBatch | None
     rows: NDArray[np.int64]
     counts: list[Count] = field(default_factory=list)
     bad_rows: list[BadRow] = field(default_factory=list)
+    repaired: Counter[str] = field(default_factory=Counter)
 
 
 Part = tuple[QueryBatch, "NDArray[np.int64]", "NDArray[np.int64]"]
@@ -107,7 +112,7 @@ class DecodedRun:
 
     ``parts``: one batch for each layout. ``counts`` and ``bad`` each with the place of their record among the records,
     in its order; row -1 is the whole record, which then has nothing else here. ``repaired``: how often something odd
-    was replaced and its row kept, by a word for what it was.
+    was replaced, by a word of ``limits.REPAIRS``.
     """
 
     parts: list[Part] = field(default_factory=list)
@@ -115,6 +120,6 @@ class DecodedRun:
     bad: list[tuple[int, BadRow]] = field(default_factory=list)
     repaired: Counter[str] = field(default_factory=Counter)
 
-    def refuse(self, place: int, error: InvalidRecord) -> None:
-        """Record ``place`` cannot be used at all."""
-        self.bad.append((place, BadRow(-1, error.reason, error.detail)))
+    def refuse(self, place: int, error: InvalidRecord, model: str = "", principal: str = "", queries: int = 1) -> None:
+        """Record ``place`` cannot be used at all; the rest as in ``BadRow``."""
+        self.bad.append((place, BadRow(-1, error.reason, error.detail, model, principal, queries)))

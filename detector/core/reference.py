@@ -29,7 +29,14 @@ _SAME = 1e-3
 _LEAST_PROBABILITY = 1e-6
 _LEAST_RANGE = 1e-9
 FARTHEST = 1e15
-"""Features are brought in to this, lest squares overflow and what is infinitely far passes for no distance at all."""
+"""Features are brought in to this when they are scaled, so that squares do not overflow."""
+_LARGEST = 1e30
+"""And to this before."""
+_DIGITS = 1e-6
+"""Of a number: what single precision can hardly tell from nothing."""
+_FAR = 1_000.0
+"""Features are brought in to so many of their ranges from what honest queries send. Beyond that all honest queries are
+equally far, and beside such a distance the steps between a thief's own queries would look like no steps at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ class Reference:
     def of(cls, accounts: list[Honest], output_kind: str, rng: np.random.Generator) -> Reference:
         """From the queries of honest ``accounts``: distinct rows of each in equal shares, 1,000 in all at most."""
         chosen = list(_chosen(accounts, rng))
-        rows = np.concatenate([account.features[at] for account, at in chosen])
+        rows = np.concatenate([account.features[at] for account, at in chosen]).clip(-_LARGEST, _LARGEST)
         outputs = np.concatenate([account.outputs[at] for account, at in chosen])
         once = np.sort(np.unique(rows, axis=0, return_index=True)[1])
         rows, outputs = rows[once], outputs[once]
@@ -118,6 +125,8 @@ class ReferenceIndex:
         self._products = np.concatenate((-2 * self._rows.T, squares[None]))
         self._single = self._products.astype(np.float32)
         self._farthest = float(squares.max(initial=0.0))
+        self._least, self._most = reference.seen.within(_FAR, FARTHEST)
+        self._near_all = float(self._least.max()), float(self._most.min())
 
     def scaled(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """``features`` (n, d) as they are compared; those of another dimension as they are."""
@@ -125,9 +134,10 @@ class ReferenceIndex:
             return features
         with np.errstate(over="ignore"):
             scaled = features if self._plain else features / self.reference.scale
-        if scaled.min() >= -FARTHEST and scaled.max() <= FARTHEST:
+        if scaled.min() >= self._near_all[0] and scaled.max() <= self._near_all[1]:
             return scaled
-        return np.clip(scaled, -FARTHEST, FARTHEST)
+        scaled = np.clip(features, -_LARGEST, _LARGEST) / self.reference.scale
+        return np.clip(scaled, self._least, self._most)
 
     def nearest(self, placed: Placed) -> Neighbours:
         """The neighbours of rows that the reference's embedding ``placed``; a row of the reference that is a query
@@ -212,11 +222,13 @@ def _chosen(accounts: list[Honest], rng: np.random.Generator) -> Iterator[tuple[
 
 def _scale_and_spread(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What to divide each feature by, float32 (d,), and over how much it ranges then. A feature that never changes in
-    ``rows`` is taken to range as the median one does."""
+    ``rows`` is taken to range as the median one does; one that is very large is brought to size in any case."""
     width = np.ptp(rows, axis=0).astype(np.float64)
     moving = width[width > 0]
     usual = float(np.median(moving)) if len(moving) else 1.0
     width = np.where(width > 0, width, usual)
     low, high = np.quantile(moving, (0.1, 0.9)) if len(moving) else (1.0, 1.0)
     scale = width if high > _EVEN * low else np.ones_like(width)
+    size = np.abs(rows).max(axis=0).astype(np.float64)
+    scale = np.where(size > FARTHEST, np.maximum(width, _DIGITS * size), scale)
     return scale.astype(np.float32), (width / scale).astype(np.float32)

@@ -74,9 +74,15 @@ class SeenValues:
     @cached_property
     def _range(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The least and the greatest value of each feature that is not outside."""
+        return self.within(_TOLERANCE, np.inf)
+
+    def within(self, ranges: float, most: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """float32 (d,) each: the values that lie so many ``ranges`` below and above the range of each feature, at most
+        ``most`` from 0."""
         low, spread = self.low.astype(np.float64), self.spread.astype(np.float64)
-        bounds = low - _TOLERANCE * spread, low + (1 + _TOLERANCE) * spread
-        return bounds[0].astype(np.float32), bounds[1].astype(np.float32)
+        bounds = low - ranges * spread, low + (1 + ranges) * spread
+        least, greatest = (np.clip(bound, -most, most).astype(np.float32) for bound in bounds)
+        return least, greatest
 
     @cached_property
     def _discrete(self) -> NDArray[np.bool_]:

@@ -79,8 +79,11 @@ def write_query_log(path: Path, log: QueryLog) -> None:
     table = _table(log).replace_schema_metadata({_METADATA: json.dumps(asdict(log.run)).encode()})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_query_log(path: Path) -> QueryLog:

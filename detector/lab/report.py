@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from detector.lab.client import Tally
+from detector.runtime.printable import printable
 
 
 def account_table(tallies: Iterable[Tally]) -> Table:
@@ -20,5 +22,7 @@ def account_table(tallies: Iterable[Tally]) -> Table:
     table.add_column("last failure", overflow="fold")
     for tally in tallies:
         counts = (tally.sent, tally.answered, tally.refused, tally.failed)
-        table.add_row(tally.account, tally.habit, *(f"{count:,}" for count in counts), tally.last_failure)
+        table.add_row(
+            tally.account, tally.habit, *(f"{count:,}" for count in counts), escape(printable(tally.last_failure))
+        )
     return table

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+
+from detector.runtime.printable import html_text
 
 Point = tuple[float, float]
 
@@ -20,4 +21,4 @@ def circle(centre: Point, radius: float) -> str:
 
 def text(words: str, place: Point, kind: str = "", anchor: str = "start") -> str:
     named = f' class="{kind}"' if kind else ""
-    return f'<text{named} x="{place[0]:.1f}" y="{place[1]:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+    return f'<text{named} x="{place[0]:.1f}" y="{place[1]:.1f}" text-anchor="{anchor}">{html_text(words)}</text>'

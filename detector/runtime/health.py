@@ -17,6 +17,10 @@ class Probe:
     facts: dict[str, Fact]
 
 
+QUIET_SECONDS = 15.0
+"""A worker that has heard nothing of its brokers for so long is not ready."""
+
+
 @dataclass(slots=True)
 class Health:
     """What is known of a worker. ``clock`` gives seconds and never goes back.
@@ -37,18 +41,41 @@ class Health:
     _moved_at: float = field(init=False)
     _behind_since: float | None = field(init=False, default=None)
     _told_at: float = field(init=False)
+    _heard_at: float = field(init=False)
+    _cut_off_since: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self._moved_at = self._told_at = self.clock()
+        self._moved_at = self._told_at = self._heard_at = self.clock()
 
     def assigned(self, partitions: int) -> None:
         """The group gave this worker ``partitions``; their state is to be restored."""
         self.partitions_assigned, self.partitions_recovered = partitions, 0
-        self._moved_at = self.clock()
+        self._moved_at = self._heard_at = self.clock()
 
     def absorbed(self) -> None:
         """A record of the state log was read back."""
-        self._moved_at = self.clock()
+        self._moved_at = self._heard_at = self.clock()
+
+    def heard(self, answered: bool, connected: bool) -> None:
+        """Whether a broker has ``answered`` since it was last told, and whether there is a connection to any."""
+        if answered:
+            self._heard_at = self.clock()
+        if connected:
+            self._cut_off_since = None
+        elif self._cut_off_since is None:
+            self._cut_off_since = self.clock()
+
+    def cut_off_seconds(self) -> float:
+        """Seconds since there is no connection to any broker, as far as was told; 0 while there is one."""
+        return 0.0 if self._cut_off_since is None else self.clock() - self._cut_off_since
+
+    def silent_seconds(self) -> float:
+        """Seconds since a broker answered."""
+        return self.clock() - self._heard_at
+
+    def hears(self) -> bool:
+        """Whether brokers answer, or did a moment ago."""
+        return self.silent_seconds() < QUIET_SECONDS
 
     def recovered(self, partitions: int) -> None:
         """The state of ``partitions`` is restored."""
@@ -89,7 +116,7 @@ class Health:
         return self._probe(None)
 
     def ready(self) -> Probe:
-        """Ready: assigned, and all state restored. A spare worker, assigned no partition, is ready."""
+        """Ready: assigned, all state restored, brokers answer. A spare worker, assigned no partition, is ready."""
         if self.stop_reason is not None:
             return self._probe(f"stopped: {self.stop_reason}")
         if self.partitions_assigned is None:
@@ -97,6 +124,10 @@ class Health:
         if self._recovering():
             return self._probe(
                 f"state of {self.partitions_recovered} of {self.partitions_assigned} partitions restored"
+            )
+        if not self.hears():
+            return self._probe(
+                f"the brokers that this worker knows have not answered for {self.silent_seconds():.0f} s"
             )
         return self._probe(None)
 
@@ -116,6 +147,7 @@ class Health:
             "event_time": self.event_time,
             "records_behind": self.records_behind,
             "still_seconds": round(self.still_seconds(), 3),
+            "silent_seconds": round(self.silent_seconds(), 3),
             "profiles": dict(self.profiles),
         }
         return Probe(trouble is None, trouble or "ok", facts)

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
+from textwrap import indent
 from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from detector.runtime.printable import printable, printable_lines
+from detector.runtime.repeats import Repeats
 from detector.runtime.sections import LoggingSettings
 
-_WITHHELD = frozenset(
-    {
-        "features",
-        "outputs",
-        "vector",
-        "vectors",
-        "probabilities",
-        "api_key",
-        "key",
-        "password",
-        "secret",
-        "authorization",
-    }
-)
+_DATA = frozenset({"features", "outputs", "vector", "vectors", "probabilities", "key"})
+_SECRET = ("password", "secret", "token", "authorization", "api_key", "hash_key", "credential")
+"""Parts of names."""
 _LONG = 64
 _LIBRARIES = ("aiokafka", "asyncio", "faust", "kafka", "mode", "urllib3")
 
@@ -51,6 +43,7 @@ def configure_logging(settings: LoggingSettings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(settings)],
         )
     )
+    handler.addFilter(Repeats(_LIBRARIES))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
@@ -64,7 +57,8 @@ def withhold(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _shown(name: str, value: Any) -> Any:
-    if name in _WITHHELD:
+    lowered = name.lower()
+    if lowered in _DATA or any(part in lowered for part in _SECRET):
         return "[withheld]"
     if isinstance(value, dict):
         return {inner: _shown(str(inner), item) for inner, item in value.items()}
@@ -72,13 +66,27 @@ def _shown(name: str, value: Any) -> Any:
         return f"[{len(value)} bytes]"
     if getattr(value, "shape", ()):
         return f"[array {value.dtype} {tuple(value.shape)}]"
-    if isinstance(value, list | tuple) and len(value) > _LONG:
-        return f"[{len(value)} values]"
+    if isinstance(value, list | tuple):
+        return f"[{len(value)} values]" if len(value) > _LONG else [_shown("", item) for item in value]
     return value
+
+
+def visible(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Names and messages from outside cannot move the cursor or forge a line; a traceback keeps its lines, indented,
+    and none of a message in it begins where an entry of the log does."""
+    return {name: _visible(name, value) for name, value in event.items()}
+
+
+def _visible(name: str, value: Any) -> Any:
+    if name.startswith("_") or name == "exc_info":
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    return indent(printable_lines(text), "    ") if name in ("exception", "stack") else printable(text)
 
 
 def _renderer(settings: LoggingSettings) -> list[Processor]:
     """Tracebacks are plain in both forms: structlog's richer ones print local variables, so features and keys."""
     if settings.format == "console":
-        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        return [structlog.processors.format_exc_info, visible, console]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from detector.contracts.codecs.limits import REPAIRS
 from detector.contracts.findings import ActionName, Mode, Severity
 from detector.contracts.queries import CountKind, MisfitReason
 
@@ -61,6 +62,7 @@ ACTION = Label("action", get_args(ActionName))
 MODE = Label("mode", get_args(Mode))
 ORIGIN = Label("origin", ("signal", "group", "operator"))
 STAGE = Label("stage", ("decode", "judge", "state_log", "publish"))
+TIME_FAULT = Label("fault", ("absent", "past", "future"))
 RECORD_KIND = Label("kind", ("fence", "delta", "chunk", "round"))
 MISFIT = Label("reason", get_args(MisfitReason))
 MODEL_VERSION = Label("model_version", most=200)
@@ -68,16 +70,71 @@ PROFILE = Label("profile", most=200)
 MISSING_KIND = Label("kind", get_args(CountKind))
 
 BUILD_INFO = Metric("build_info", "gauge", "1", "Always 1; the label says which version runs.", (VERSION,))
-QUERIES = Metric("queries_total", "counter", "queries", "Queries judged.", (MODEL,))
+QUERIES = Metric("queries_total", "counter", "queries", "Queries judged, without repeats.", (MODEL,))
+QUERIES_ANSWERED = Metric(
+    "queries_answered_total",
+    "counter",
+    "queries",
+    "Queries that the model answered: those judged, repeated, unjudged and dropped together.",
+    (MODEL,),
+)
+QUERIES_REPEATED = Metric(
+    "queries_repeated_total", "counter", "queries", "Queries that repeat an earlier one word for word.", (MODEL,)
+)
+QUERIES_UNJUDGED = Metric(
+    "queries_unjudged_total",
+    "counter",
+    "queries",
+    "Answered queries that could not be judged; of the model unknown where a record does not tell.",
+    (MODEL, REASON),
+)
+QUERIES_DROPPED = Metric(
+    "queries_dropped_total", "counter", "queries", "Answered queries that a logger lost.", (MODEL, REASON)
+)
+QUERIES_EXCUSED = Metric(
+    "queries_excused_total",
+    "counter",
+    "queries",
+    "Unjudged queries of which nobody is accused, as most active principals of the model send such.",
+    (MODEL,),
+)
 RECORDS = Metric("records_total", "counter", "records", "Kafka records applied.", (TOPIC,))
 QUERIES_MISSING = Metric(
     "queries_missing_total",
     "counter",
     "queries",
-    "Queries that carried no features: dropped by a logger, or refused by a gate.",
+    "Queries that carried no features: dropped by a logger, not fit to be logged, or refused by a gate.",
     (MISSING_KIND,),
 )
 DEAD_LETTERS = Metric("dead_letters_total", "counter", "records", "Records and rows refused.", (REASON,))
+REPAIRED = Metric(
+    "repaired_total",
+    "counter",
+    "1",
+    "Odd values of queries that were replaced, so that their rows could be judged.",
+    (Label("what", tuple(REPAIRS)),),
+)
+DEAD_LETTERS_NOT_KEPT = Metric(
+    "dead_letters_not_kept_total",
+    "counter",
+    "records",
+    "Records and rows refused that are in no dead letter, as those of a reason are limited by the minute.",
+    (REASON,),
+)
+REFUSED = Metric(
+    "refused_messages_total",
+    "counter",
+    "records",
+    "Records for people that Kafka refused for good, and that were left out.",
+    (Label("topic", ("alerts", "audit", "scores", "dead_letters")),),
+)
+INTERNAL_ERRORS = Metric(
+    "internal_errors_total",
+    "counter",
+    "errors",
+    "Errors in what watches and reports; the worker goes on.",
+    (Label("where", ("watchdog", "probes", "survey")),),
+)
 MISFITS = Metric(
     "profile_misfits_total",
     "counter",
@@ -122,6 +179,35 @@ STAGE_DURATION = Metric(
 PRINCIPALS_TRACKED = Metric("principals_tracked", "gauge", "principals", "Principals whose state is held.")
 STATE_BYTES = Metric("state_bytes", "gauge", "bytes", "Detection state held in memory.")
 EVICTIONS = Metric("evictions_total", "counter", "principals", "Principals forgotten for want of space.")
+GAPS = Metric(
+    "source_gaps_total", "counter", "gaps", "Holes in a source that were passed, transaction markers too.", (TOPIC,)
+)
+RECORDS_LOST = Metric(
+    "source_records_lost_total",
+    "counter",
+    "records",
+    "Offsets that were deleted from a source, by its retention or by hand, before they were judged.",
+    (TOPIC,),
+)
+RECORD_TIMES_CLAMPED = Metric(
+    "record_times_clamped_total",
+    "counter",
+    "records",
+    "Source records whose Kafka timestamp was not believed.",
+    (TIME_FAULT,),
+)
+STALE_RECORDS = Metric(
+    "state_log_stale_records_total",
+    "counter",
+    "records",
+    "Records of former owners that were read behind a newer owner's fence, and left out.",
+)
+SKIPPED_SECTIONS = Metric(
+    "state_log_skipped_sections_total",
+    "counter",
+    "sections",
+    "Sections of state records that this version does not know, and left out.",
+)
 STATE_LOG_RECORDS = Metric(
     "state_log_records_total", "counter", "records", "Records written to the state log.", (RECORD_KIND,)
 )
@@ -154,9 +240,18 @@ RESTARTS = Metric("restarts_total", "counter", "restarts", "Times the supervisor
 METRICS: tuple[Metric, ...] = (
     BUILD_INFO,
     QUERIES,
+    QUERIES_ANSWERED,
+    QUERIES_REPEATED,
+    QUERIES_UNJUDGED,
+    QUERIES_DROPPED,
+    QUERIES_EXCUSED,
     RECORDS,
     QUERIES_MISSING,
     DEAD_LETTERS,
+    REPAIRED,
+    DEAD_LETTERS_NOT_KEPT,
+    REFUSED,
+    INTERNAL_ERRORS,
     MISFITS,
     PROFILE_INFO,
     REKEYED,
@@ -169,6 +264,11 @@ METRICS: tuple[Metric, ...] = (
     PRINCIPALS_TRACKED,
     STATE_BYTES,
     EVICTIONS,
+    GAPS,
+    RECORDS_LOST,
+    RECORD_TIMES_CLAMPED,
+    STALE_RECORDS,
+    SKIPPED_SECTIONS,
     STATE_LOG_RECORDS,
     STATE_LOG_BYTES,
     CHECKPOINT_ROUNDS,

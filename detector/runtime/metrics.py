@@ -1,9 +1,17 @@
 """Metrics for Prometheus: the one place that knows prometheus_client."""
 
+# ruff: noqa: E402 - the environment is put right before prometheus_client looks at it
+
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from itertools import product
+
+# One process has one registry. In multiprocess mode, which a serving process nearby may need, values would go to files,
+# and without that folder there would be none at all. The library reads its mode as it is imported.
+for _name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+    os.environ.pop(_name, None)
 
 from prometheus_client import (
     CollectorRegistry,

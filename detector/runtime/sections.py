@@ -6,22 +6,41 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Mode
 from detector.contracts.principals import PrincipalHasher
 from detector.contracts.topics import Topics
+from detector.runtime.texts import read_text
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Bytes = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""Kafka's own numbers of bytes are 32 bits wide."""
+Seconds = Annotated[float, Field(ge=0.05, le=86_400)]
+"""Of a process: clients count milliseconds, and in 32 bits."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _named_host(host: str) -> str:
+    """``host`` if it can be looked up; Python's resolver raises something else for what cannot."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError("it is no host name: a part between its dots is empty or too long") from None
+    return host
+
+
+Host = Annotated[str, Field(pattern=r"^[^\s/@]+$"), AfterValidator(_named_host)]
 
 
 class Section(BaseModel):
     """A frozen part of the settings without room for unknown keys, infinities or NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class KafkaSettings(Section):
@@ -33,14 +52,14 @@ class KafkaSettings(Section):
     """Whether bootstrap_servers is the embedded broker of the demo and the tests; never for production."""
     prefix: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9-]{0,99}$")] = "weirguard"
     """Start of every topic name, and the id of the consumer group."""
-    partitions: Count = 12
+    partitions: Annotated[int, Field(ge=1, le=100_000)] = 12
     """Partitions of queries, commands, decisions and the state log; the most workers that can share the work."""
-    replication_factor: Count = 1
+    replication_factor: Annotated[int, Field(ge=1, le=2**15 - 1)] = 1
     """Replicas of each topic that is created; 3 in production."""
-    query_record_bytes: Count = 1_048_576
+    query_record_bytes: Annotated[int, Field(ge=16_384, le=16_777_216)] = 1_048_576
     """max.message.bytes of the queries topic."""
-    state_record_bytes: Count = 8_388_608
-    """max.message.bytes of the state log; at least four times query_record_bytes."""
+    state_record_bytes: Annotated[int, Field(ge=1, le=67_108_864)] = 8_388_608
+    """max.message.bytes of the state log; at least four times query_record_bytes. A larger record comes in parts."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """How to talk to the brokers."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
@@ -67,9 +86,12 @@ class KafkaSettings(Section):
     @field_validator("bootstrap_servers")
     @classmethod
     def _servers_have_ports(cls, value: str) -> str:
-        for server in value.split(","):
-            if not re.fullmatch(r"\s*(\[[0-9a-fA-F:]+\]|[^\s:\[\]]+):\d{1,5}\s*", server):
-                raise ValueError(f"{server.strip()!r} is not host:port")
+        """The message shows no server: with a user and a password before the host it would show those."""
+        for at, server in enumerate(value.split(","), start=1):
+            found = re.fullmatch(r"\s*(\[[0-9a-fA-F:]+\]|[^\s:\[\]@/]+):(\d{1,5})\s*", server)
+            if not found or not 0 < int(found[2]) < 65_536:
+                raise ValueError(f"server {at} of the list is not host:port with a port from 1 to 65535")
+            _named_host(found[1])
         return value
 
     @model_validator(mode="after")
@@ -86,8 +108,14 @@ class KafkaSettings(Section):
             raise ValueError(f"{self.security_protocol} needs sasl_mechanism, sasl_plain_username and a password")
         if not sasl and (self.sasl_mechanism or self.sasl_plain_username or password):
             raise ValueError(f"sasl settings have no effect with security_protocol {self.security_protocol}")
-        if not tls and (self.ssl_cafile or self.ssl_certfile or self.ssl_keyfile):
-            raise ValueError(f"ssl files have no effect with security_protocol {self.security_protocol}")
+        files = self.ssl_cafile or self.ssl_certfile or self.ssl_keyfile
+        passphrase = self.ssl_password or self.ssl_password_file
+        if not tls and (files or passphrase or not self.ssl_check_hostname):
+            raise ValueError(f"ssl settings have no effect with security_protocol {self.security_protocol}")
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise ValueError("ssl_keyfile has no effect without ssl_certfile")
+        if passphrase and not self.ssl_certfile:
+            raise ValueError("ssl_password has no effect without ssl_certfile")
         return self
 
     @property
@@ -123,26 +151,39 @@ class WorkerSettings(Section):
     """How one worker process takes its share."""
 
     microbatch_bytes: Count = 1_048_576
-    """The most bytes of query records in one micro-batch."""
+    """The most bytes of query records in one micro-batch; at most kafka.state_record_bytes."""
+    dead_letters_per_minute: Count = 1000
+    """So many dead letters of one reason are kept in a minute, per partition; of more a sample, and all are counted."""
     checkpoint_bytes: Count = 33_554_432
     """So many bytes of state log, per partition, from one checkpoint round to the next."""
-    session_timeout_seconds: Positive = 10.0
+    session_timeout_seconds: Seconds = 10.0
     """Without a heartbeat for so long, a worker's partitions go to the others."""
-    heartbeat_seconds: Positive = 1.0
+    heartbeat_seconds: Seconds = 1.0
     """Between two heartbeats; a third of session_timeout_seconds at most."""
-    commit_seconds: Positive = 1.0
+    commit_seconds: Seconds = 1.0
     """Between two commits of source offsets."""
-    stall_seconds: Positive = 60.0
+    stall_seconds: Seconds = 60.0
     """A worker that is behind and makes no progress for so long is not live, and is restarted."""
-    restart_first_seconds: Positive = 0.5
+    restart_first_seconds: Seconds = 0.5
     """Before a worker that stopped is started again; doubled with each stop that follows soon."""
-    restart_most_seconds: Positive = 30.0
+    restart_most_seconds: Seconds = 30.0
     """The longest that the supervisor waits before a restart."""
 
     @model_validator(mode="after")
     def _heartbeats_fit_the_session(self) -> Self:
         if 3 * self.heartbeat_seconds > self.session_timeout_seconds:
             raise ValueError("heartbeat_seconds must be at most a third of session_timeout_seconds")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_slow_is_not_stuck(self) -> Self:
+        """Or the watchdog would stop a worker that waits for its assignment, or for its next commit, for ever."""
+        if self.stall_seconds < self.session_timeout_seconds:
+            raise ValueError("stall_seconds must be at least session_timeout_seconds: an assignment may take that long")
+        if self.stall_seconds < 2 * self.commit_seconds:
+            raise ValueError("stall_seconds must be at least twice commit_seconds")
+        if self.restart_most_seconds < self.restart_first_seconds:
+            raise ValueError("restart_most_seconds must be at least restart_first_seconds")
         return self
 
 
@@ -159,6 +200,12 @@ class PradaSettings(Section):
     """So many suspicious tests in a row make a suspect."""
     repeat_memory: Annotated[int, Field(ge=128, multiple_of=32)] = 256
     """So many of the last queries inside the growing set are remembered, to know exact repeats."""
+
+    @model_validator(mode="after")
+    def _every_distance_is_tested(self) -> Self:
+        if self.check_every > self.window:
+            raise ValueError("check_every must be at most window, or distances between two tests are never looked at")
+        return self
 
 
 class LimitSettings(Section):
@@ -182,7 +229,8 @@ class DetectionSettings(Section):
     limits: LimitSettings = LimitSettings()
     """Bounds of state."""
     dimensions: dict[str, Count] = Field(default_factory=dict)
-    """Number of features by model; a query with another is refused. Not set: fixed by each principal's first query."""
+    """Number of features by model; a query with another is unjudged. Not set: that of the profile, else of most of the
+    principal's own queries."""
     profiles: tuple[FilePath, ...] = ()
     """Files that weirguard calibrate wrote, one for each model version that is judged by one."""
 
@@ -196,12 +244,14 @@ class PolicySettings(Section):
     """Mode by model."""
     signal_modes: dict[str, Mode] = Field(default_factory=dict)
     """Mode by signal."""
-    decision_seconds: Positive = 3600.0
+    decision_seconds: Annotated[float, Field(ge=1, le=10 * 365 * 86_400)] = 3600.0
     """How long a decision stands without renewal."""
     slow_queries_per_second: Positive = 1.0
     """The rate that a slowed principal is left with, in each gate process."""
     refuse_after_queries: Count = 50
     """So many further queries of a slowed suspect turn slow into refuse."""
+    unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
+    """So many of a principal's last 150 to 300 answered queries that cannot be judged make a suspect."""
     allowlist: FilePath | None = None
     """File of principals against whom no decision is made; alerts stay."""
 
@@ -225,7 +275,7 @@ class PrincipalSettings(Section):
 class MetricsSettings(Section):
     """The port of /metrics, /livez and /readyz."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on; 0.0.0.0 in a container."""
     port: Annotated[int, Field(ge=0, le=65535)] = 9108
     """TCP port; 0 takes a free one."""
@@ -254,10 +304,7 @@ def secret(section: Section, section_name: str, key: str) -> str | None:
         return value.get_secret_value() if value else None
     if value is not None:
         raise ConfigurationError(f"{name} and {name}_file are both set; keep one")
-    try:
-        text = path.read_text().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{name}_file: cannot read {path}: {error}") from error
+    text = read_text(path, f"{name}_file").rstrip("\r\n")
     if not text:
         raise ConfigurationError(f"{name}_file: {path} is empty")
     return text

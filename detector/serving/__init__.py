@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from detector.serving.connection import Connection
 from detector.serving.gate import Gate, Verdict
-from detector.serving.identity import ApiKey, Bearer, Header, Identity
+from detector.serving.identity import ApiKey, Authenticated, Bearer, Header, Identity
 from detector.serving.logger import QueryLogger
 from detector.serving.metrics import export_metrics
 
 __all__ = [
     "ApiKey",
+    "Authenticated",
     "Bearer",
     "Connection",
     "Gate",

@@ -10,83 +10,46 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Unpack
 
+from detector.contracts.errors import Unjudged
+from detector.contracts.principals import ANONYMOUS
 from detector.contracts.queries import OutputKind
-from detector.serving.capture import Capture
+from detector.serving.capture import Capture, Message, Receive, Send
 from detector.serving.complaints import Complaints
+from detector.serving.exchange import Exchange
 from detector.serving.extractors import Extractor
 from detector.serving.gate import Gate, Verdict
-from detector.serving.identity import Identity
+from detector.serving.identity import Identity, headers_of
 from detector.serving.logger import QueryLogger
 from detector.serving.metrics import Counters
 from detector.serving.rows import Columns
+from detector.serving.targets import FindTarget, Scope, Target, app_root_of, find_target, kserve_routes, route
+from detector.serving.websockets import Conversation, refuse
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+__all__ = ["FindTarget", "Target", "WeirguardMiddleware", "kserve_routes", "log", "route", "verdict"]
+
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_COUNTERS = ("throttled", "logged", "unlogged", "too_large", "extract_failures", "unmatched", "failures")
+_ENDS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
 _SCOPE_KEY = "weirguard"
+_UNMATCHED_SAID = 100
+_NOTHING_MATCHED = (
+    "none of the first %d requests was for the target of WeirguardMiddleware, so none was checked or logged; give the "
+    "path as the application's own routes have it"
+)
+_NOBODY = (
+    "the application has told nobody's identity, so all requests count as one account, 'anonymous'; let authentication "
+    "stand before WeirguardMiddleware, or give it the Identity of what authenticates a request"
+)
 _complaints = Complaints(logging.getLogger(__name__))
-
-
-class Target(NamedTuple):
-    """The model that a request is for."""
-
-    model: str
-    model_version: str
-
-
-FindTarget = Callable[[Scope], Target | None]
-
-
-def route(path: str, model: str, model_version: str) -> FindTarget:
-    """Requests to exactly ``path`` are for this model; others are none of our business."""
-    target = Target(model, model_version)
-    return lambda scope: target if scope["path"] == path else None
-
-
-def kserve_routes(model_version: str = "1") -> FindTarget:
-    """The model is named in the path: ``/v1/models/M:predict``, ``/v2/models/M[/versions/V]/infer``.
-
-    ``model_version`` stands in where the path names none.
-    """
-    pattern = re.compile(r"/v1/models/([^/:]+):predict|/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
-
-    def find(scope: Scope) -> Target | None:
-        match = pattern.fullmatch(scope["path"])
-        return Target(match[1] or match[2], match[3] or model_version) if match else None
-
-    return find
-
-
-@dataclass(slots=True)
-class Exchange:
-    """One request to a model: what the gate said of it, and whether it was logged."""
-
-    logger: QueryLogger
-    gate: Gate
-    target: Target
-    principal: str
-    verdict: Verdict
-    logged: bool = False
-
-    def log(self, features: ArrayLike, outputs: ArrayLike, output_kind: OutputKind, columns: Columns) -> None:
-        """Log the rows; those after the first are charged to a principal who is slowed."""
-        self.logged = True
-        model, model_version = self.target
-        self.logger.log(self.principal, model, model_version, features, outputs, output_kind=output_kind, **columns)
-        if self.verdict.queries_per_second is not None:
-            self.gate.charge(model, self.principal, _count(features) - 1)
 
 
 def log(
@@ -100,11 +63,14 @@ def log(
     """Log from within an endpoint what its model was asked and said, before any perturbation.
 
     Shapes and ``columns`` as :meth:`QueryLogger.log` takes them. The middleware knows the rest from ``scope``;
-    without it nothing happens but one warning. Never raises.
+    without it nothing happens but one warning. May be called several times for one request, and from a background task;
+    what an extractor has read already is not logged again. Never raises.
     """
     exchange = scope.get(_SCOPE_KEY)
     if not isinstance(exchange, Exchange):
         _complaints.say("scope", "a query was not logged: WeirguardMiddleware has not seen its request")
+        return
+    if exchange.extracted:
         return
     try:
         exchange.log(features, outputs, output_kind, columns)
@@ -124,11 +90,15 @@ class WeirguardMiddleware:
 
     A throttled request is answered with 429 (503 where the gate does not know and is set to refuse), Retry-After
     and an opaque decision id, never with a reason. With ``extract``, bodies of at most ``max_body_bytes`` are
-    copied while they pass and read after the answer has gone out. Nothing of ours breaks or delays the application:
+    copied while they pass and read when the answer has gone out. Nothing of ours breaks or delays the application:
     errors are counted and the request goes on. Lifespan events start and stop the threads.
 
-    Counters: ``throttled`` requests; ``logged`` by the endpoint or the extractor, ``unlogged`` answers of 2xx that
-    neither logged; among these ``too_large`` bodies and ``extract_failures``; ``failures`` of this middleware itself.
+    Each answer of 2xx is logged, by the endpoint or the extractor, or counted as unjudged against its principal. By
+    default a principal is only who the application authenticated before; see :class:`Identity`.
+
+    Counters: ``throttled`` requests; answers ``logged``, and ``unlogged`` ones that are unjudged; among these
+    ``too_large`` bodies and ``extract_failures``; ``unmatched`` requests, for no target; ``failures`` of this
+    middleware itself.
     """
 
     NAME = "middleware"
@@ -144,28 +114,34 @@ class WeirguardMiddleware:
         extract: Extractor | None = None,
         max_body_bytes: int = 1 << 20,
     ) -> None:
-        self.counters = Counters("throttled", "logged", "unlogged", "too_large", "extract_failures", "failures")
+        self.counters = Counters(*_COUNTERS)
         self._app = app
+        self._app_root = app_root_of(app)
         self._logger = logger
         self._gate = gate
         self._target = target
         self._identity = identity or Identity()
+        self._identity_is_default = identity is None
         self._extract = extract
         self._max_body_bytes = max_body_bytes
+        self._matched = False
+        self._unmatched = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, self._starting(receive), self._stopping(send))
             return
-        exchange = self._open(scope) if scope["type"] == "http" else None
+        exchange = self._open(scope) if scope["type"] in {"http", "websocket"} else None
         if exchange is None:
             await self._app(scope, receive, send)
-        elif exchange.verdict.allowed:
+        elif not exchange.verdict.allowed:
+            self._refused(exchange)
+            await (_throttle(exchange.verdict, send) if scope["type"] == "http" else refuse(receive, send))
+        elif scope["type"] == "http":
             await self._serve(exchange, scope, receive, send)
         else:
-            self.counters.add("throttled")
-            self._logger.refused(exchange.principal, exchange.target.model)
-            await _throttle(exchange.verdict, send)
+            talk = Conversation(exchange, self._refused)
+            await self._app({**scope, _SCOPE_KEY: exchange}, talk.receiving(receive, send), talk.sending(send))
 
     def gauges(self) -> Mapping[str, float]:
         return {}
@@ -173,65 +149,109 @@ class WeirguardMiddleware:
     def _open(self, scope: Scope) -> Exchange | None:
         """The exchange, if the request is for a model; None as well after a fault of ours."""
         try:
-            target = self._target(scope)
-            if target is None:
-                return None
-            principal = self._identity.principal(_headers(scope))
-            return Exchange(self._logger, self._gate, target, principal, self._gate.check(target.model, principal))
+            target = find_target(self._target, scope, self._app_root)
         except Exception as error:  # noqa: BLE001  nothing of ours may break the application
-            self._fail("failures", error)
+            self._fail("failures", "target failed, and a request passed unseen", error)
             return None
+        if target is None:
+            self._pass_by()
+            return None
+        self._matched = True
+        principal = self._principal(scope)
+        return Exchange(self._logger, self._gate, target, principal, self._gate.check(target.model, principal))
+
+    def _principal(self, scope: Scope) -> str:
+        try:
+            principal = self._identity.principal(headers_of(scope), scope)
+            if principal == ANONYMOUS and self._identity_is_default:
+                _complaints.say("identity", _NOBODY)
+            return principal
+        except Exception as error:  # noqa: BLE001  nothing of ours may break the application
+            self._fail("failures", "the identity failed, and a request counts as anonymous", error)
+            return ANONYMOUS
+
+    def _pass_by(self) -> None:
+        self.counters.add("unmatched")
+        if not self._matched:
+            self._unmatched += 1
+            if self._unmatched == _UNMATCHED_SAID:
+                _complaints.say("unmatched", _NOTHING_MATCHED, _UNMATCHED_SAID)
+
+    def _refused(self, exchange: Exchange) -> None:
+        self.counters.add("throttled")
+        self._logger.refused(exchange.principal, exchange.target.model)
 
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        capture = Capture(self._max_body_bytes if self._extract else 0)
-        await self._app({**scope, _SCOPE_KEY: exchange}, capture.receiving(receive), capture.sending(send))
-        if not exchange.logged and self._extract is not None:
-            self._extract_rows(self._extract, exchange, capture)
-        if capture.succeeded:
-            self.counters.add("logged" if exchange.logged else "unlogged")
+        capture = Capture(self._max_body_bytes if self._extract else 0, scope.get("headers") or ())
+        passed = partial(self._read, exchange, capture)
+        try:
+            await self._app({**scope, _SCOPE_KEY: exchange}, capture.receiving(receive), capture.sending(send, passed))
+        finally:
+            if capture.succeeded and not (scope.get("method") == "OPTIONS" and capture.negotiation):
+                self._read(exchange, capture)
+                self._settle(exchange)
 
-    def _extract_rows(self, extract: Extractor, exchange: Exchange, capture: Capture) -> None:
-        if capture.too_large:
-            self.counters.add("too_large")
-        if not capture.complete:
+    def _read(self, exchange: Exchange, capture: Capture) -> None:
+        """Log what the extractor finds, once, unless the endpoint has logged. What it does not find waits: an endpoint
+        may log in a background task."""
+        if self._extract is None or exchange.accounted or exchange.trouble or not capture.succeeded:
             return
         try:
-            scored = extract(*capture.documents())
-            if scored is not None:
-                exchange.log(scored.features, scored.outputs, scored.output_kind, scored.columns)
+            scored = self._extract(*capture.documents())
+            if scored is None:
+                raise Unjudged("no-rows", "the extractor found no rows")
+            exchange.extracted = True
+            exchange.log(scored.features, scored.outputs, scored.output_kind, scored.columns)
+            exchange.unjudged(scored.unjudged)
+        except Unjudged as trouble:
+            exchange.trouble = trouble
         except Exception as error:  # noqa: BLE001  nothing of ours may break the application
-            self._fail("extract_failures", error)
+            self._fail("extract_failures", "the extractor failed, and a query is unjudged", error)
+            exchange.trouble = Unjudged("extractor", "the extractor failed")
+        if capture.too_large and exchange.trouble:  # a stream may go on for ever
+            self._settle(exchange)
 
-    def _fail(self, counter: str, error: Exception) -> None:
+    def _settle(self, exchange: Exchange) -> None:
+        """Count the answer: once, however often this is called."""
+        if exchange.settled:
+            return
+        exchange.settled = True
+        self.counters.add("logged" if exchange.logged else "unlogged")
+        if exchange.accounted:
+            return
+        trouble = exchange.trouble or Unjudged("not-logged", "the endpoint did not log, and there is no extractor")
+        if trouble.reason == "too-large":
+            self.counters.add("too_large")
+        _complaints.say("unjudged", "an answer is unjudged: %s", trouble)
+        exchange.unjudged({trouble.reason: trouble.queries})
+
+    def _fail(self, counter: str, message: str, error: Exception) -> None:
         self.counters.add(counter)
-        _complaints.say(counter, "the middleware let a request pass unlogged", error=error)
+        _complaints.say(counter, message, error=error)
 
     def _starting(self, receive: Receive) -> Receive:
         async def wrapped() -> Message:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                self._logger.start()
-                self._gate.start()
+                self._guarded(self._logger.start, self._gate.start)
             return message
 
         return wrapped
 
     def _stopping(self, send: Send) -> Send:
         async def wrapped(message: Message) -> None:
-            if message["type"].startswith("lifespan.shutdown."):
-                self._logger.close()
-                self._gate.close()
+            if message["type"] in _ENDS:
+                self._guarded(self._logger.close, self._gate.close)
             await send(message)
 
         return wrapped
 
-
-def _headers(scope: Scope) -> dict[str, str]:
-    """Header values by lower-case name; the first one counts, so that a second cannot override a proxy's."""
-    headers: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-    return headers
+    def _guarded(self, *steps: Callable[[], None]) -> None:
+        for step in steps:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001  nothing of ours may break the application
+                self._fail("failures", "logger or gate did not start or stop", error)
 
 
 async def _throttle(verdict: Verdict, send: Send) -> None:
@@ -256,11 +276,3 @@ def _policy(rate: float) -> bytes:
     """A quota in whole queries over whole seconds, as the RateLimit-Policy field wants it."""
     window = max(1, math.ceil(1 / rate))
     return b'"queries";q=%d;w=%d' % (max(1, int(rate * window)), window)
-
-
-def _count(features: Any) -> int:
-    """Rows in ``features``: (n, d) has n, (d,) has one."""
-    shape = getattr(features, "shape", None)
-    if shape is not None:
-        return int(shape[0]) if len(shape) > 1 else 1
-    return len(features) if hasattr(features[0], "__len__") else 1

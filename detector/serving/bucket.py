@@ -8,6 +8,12 @@ _LOCK = threading.Lock()
 """One for all: it is held for a moment, and a lock for each of many buckets would have to be fetched from memory."""
 
 
+def renew_lock() -> None:
+    """Begin anew, in a forked process: a thread that is gone may have held the lock."""
+    global _LOCK  # noqa: PLW0603  the one lock of the process
+    _LOCK = threading.Lock()
+
+
 class TokenBucket:
     """``rate`` queries a second on average, and at most one second's worth, or one query, at once.
 

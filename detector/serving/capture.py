@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
 from typing import Any
+
+from detector.contracts.errors import Unjudged
+from detector.serving.bodies import document
+from detector.serving.raw_tensors import document_with_tensors
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -16,32 +20,46 @@ class _Body:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.data = bytearray()
-        self.ended = False
+        self._data = bytearray()
+        self.headers: Iterable[tuple[bytes, bytes]] = ()
         self.too_large = False
+        self.elsewhere = False
 
-    def add(self, message: Message) -> None:
-        self.ended = not message.get("more_body", False)
-        chunk = message.get("body", b"")
-        self.too_large = self.too_large or len(self.data) + len(chunk) > self._limit
-        if self.too_large:
-            self.data = bytearray()
+    def add(self, chunk: bytes) -> None:
+        if self.too_large or len(self._data) + len(chunk) > self._limit:
+            self.too_large = True
+            self._data = bytearray()
         else:
-            self.data += chunk
+            self._data += chunk
+
+    def document(self) -> Any:
+        """The JSON of it. Raises Unjudged."""
+        if self.too_large:
+            raise Unjudged("too-large", f"a body has over {self._limit} bytes")
+        if self.elsewhere:
+            raise Unjudged("unread", "an answer is sent from a file, past the middleware")
+        if not self._data:
+            raise Unjudged("empty", "a request or its answer has no body, or nobody read it")
+        encodings = ",".join(_values(self.headers, b"content-encoding"))
+        head = "".join(_values(self.headers, b"inference-header-content-length"))
+        read = document if not head else partial(document_with_tensors, head)
+        return read(bytes(self._data), encodings, self._limit)
 
 
 class Capture:
     """Listens to one exchange. With ``limit`` 0 only the status is noted.
 
-    Each message goes on at once, so a stream stays a stream.
+    Each message goes on at once and unchanged, so a stream stays a stream. ``headers``: of the request.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._limit = limit
         self._request = _Body(limit)
+        self._request.headers = headers
         self._response = _Body(limit)
         self._status = 0
-        self._readable = False
+        self._empty = True
+        self._ended = False
 
     @property
     def succeeded(self) -> bool:
@@ -49,18 +67,31 @@ class Capture:
         return 200 <= self._status < 300
 
     @property
-    def too_large(self) -> bool:
-        return self._readable and (self._request.too_large or self._response.too_large)
+    def negotiation(self) -> bool:
+        """Whether the answer to OPTIONS only says what may be asked: it is empty, or that of a CORS preflight."""
+        return self._empty or any(_values(self._response.headers, b"access-control-allow-methods"))
 
     @property
-    def complete(self) -> bool:
-        """Whether both bodies are here whole and the answer is JSON that says a model's output."""
-        whole = self._request.ended and self._response.ended and not self.too_large
-        return whole and self._readable and self.succeeded
+    def too_large(self) -> bool:
+        return self._request.too_large or self._response.too_large
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is to come that could still be read."""
+        return self._ended or self.too_large
 
     def documents(self) -> tuple[Any, Any]:
-        """Request and response. Raises ValueError where one is not JSON."""
-        return json.loads(self._request.data), json.loads(self._response.data)
+        """Request and response. Raises Unjudged where one cannot be read.
+
+        A stream that broke off is read all the same: its last piece may be one without a byte.
+        """
+        request = self._request.document()
+        try:
+            return request, self._response.document()
+        except Unjudged as error:
+            if self.over:
+                raise
+            raise Unjudged("interrupted", "an answer broke off") from error
 
     def receiving(self, receive: Receive) -> Receive:
         if not self._limit:
@@ -68,25 +99,56 @@ class Capture:
 
         async def wrapped() -> Message:
             message = await receive()
-            if message["type"] == "http.request":
-                self._request.add(message)
+            self._note(message)
             return message
 
         return wrapped
 
-    def sending(self, send: Send) -> Send:
+    def sending(self, send: Send, passed: Callable[[], None]) -> Send:
+        """``passed`` is called when the last piece of the answer has gone out, or the first that is too much."""
+
         async def wrapped(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._start(message)
-            elif self._readable and message["type"] == "http.response.body":
-                self._response.add(message)
+            over = self.over
+            self._note(message)
+            await send(message)
+            if self.over and not over:
+                passed()
+
+        async def noting(message: Message) -> None:
+            self._note(message)
             await send(message)
 
-        return wrapped
+        return wrapped if self._limit else noting
 
-    def _start(self, message: Message) -> None:
-        self._status = message["status"]
-        headers = {bytes(name).lower(): bytes(value).lower() for name, value in message.get("headers", ())}
-        is_json = b"json" in headers.get(b"content-type", b"").partition(b";")[0]
-        encoded = headers.get(b"content-encoding", b"identity") != b"identity"
-        self._readable = bool(self._limit) and self.succeeded and is_json and not encoded
+    def _note(self, message: Message) -> None:
+        try:
+            self._take(message)
+        except Exception:  # noqa: BLE001  what is no message of ASGI is for the server to refuse
+            return
+
+    def _take(self, message: Message) -> None:
+        kind = message.get("type")
+        if kind == "http.request":
+            self._request.add(message.get("body") or b"")
+        elif kind == "http.response.start":
+            self._status = int(message["status"])
+            headers = message.get("headers", ())
+            if not isinstance(headers, list | tuple):  # may be readable only once
+                message["headers"] = headers = list(headers)
+            self._response.headers = headers
+        elif kind == "http.response.body":
+            self._add(message.get("body") or b"")
+            self._ended = not message.get("more_body", False)
+        elif kind in {"http.response.pathsend", "http.response.zerocopysend"}:
+            self._empty, self._response.elsewhere = False, True
+            self._ended = not message.get("more_body", False)
+
+    def _add(self, chunk: bytes) -> None:
+        if chunk:
+            self._empty = False
+            if self._limit:
+                self._response.add(chunk)
+
+
+def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    return [bytes(value).decode("latin-1") for key, value in headers if bytes(key).lower() == name]

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
+
+from detector.serving.forks import renew_in_children
+
+
+@contextlib.contextmanager
+def harmless() -> Iterator[None]:
+    """Whatever is raised in this block ends it and nothing else, but what is to end the process."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # noqa: BLE001  nothing of ours may break the caller or end a thread
+        return
 
 
 class Complaints:
-    """Warnings through ``logger``, each kind at most once in ``seconds``."""
+    """Warnings through ``logger``, each kind at most once in ``seconds``; a log handler that raises disturbs nobody."""
 
     def __init__(self, logger: logging.Logger, seconds: float = 60.0) -> None:
         self._logger = logger
         self._seconds = seconds
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew, in a forked process."""
         self._said: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def say(self, kind: str, message: str, *arguments: object, error: BaseException | None = None) -> None:
         """Log ``message`` unless this ``kind`` (one of a fixed few words) was logged a moment ago."""
         if self._due(kind):
-            self._logger.warning(message, *arguments, exc_info=error)
+            with harmless():
+                self._logger.warning(message, *arguments, exc_info=error)
 
     def _due(self, kind: str) -> bool:
         now = time.monotonic()

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.contracts.topics import Topics
 
 _BOOTSTRAP_MILLISECONDS = 5_000
+_RECONNECT_MILLISECONDS = 5_000
 _FOREVER_MILLISECONDS = 2**31 - 1
 _FETCH_MILLISECONDS = 100
 
@@ -18,12 +20,12 @@ class Connection:
     """``bootstrap_servers`` as ``host:port``, several with commas; ``options`` are kafka-python's own names
 
     for TLS and SASL (``security_protocol``, ``sasl_mechanism``, ``ssl_cafile``, ...). ``topics`` must carry the
-    detector's prefix.
+    detector's prefix. No client asks a broker to create a topic: that is the detector's business.
     """
 
     bootstrap_servers: str
     topics: Topics = field(default_factory=Topics)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def producer(self) -> Any:
         """A connected KafkaProducer. Raises KafkaError within five seconds when no broker answers.
@@ -38,7 +40,6 @@ class Connection:
             enable_idempotence=True,
             delivery_timeout_ms=_FOREVER_MILLISECONDS,
             max_block_ms=_BOOTSTRAP_MILLISECONDS,
-            allow_auto_create_topics=False,
         )
 
     def consumer(self) -> Any:
@@ -51,7 +52,6 @@ class Connection:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=_FETCH_MILLISECONDS,
-            allow_auto_create_topics=False,
         )
 
     def _build(self, client: Any, **configuration: Any) -> Any:
@@ -62,12 +62,15 @@ class Connection:
         networks: list[Any] = []
 
         def network(**options: Any) -> Any:
-            networks.append(client.DEFAULT_CONFIG["kafka_client"](**options))
-            return networks[-1]
+            opened = client.DEFAULT_CONFIG["kafka_client"](**options)
+            opened.cluster.config["allow_auto_create_topics"] = False  # kafka-python 3.0.12 does not hand its option on
+            networks.append(opened)
+            return opened
 
         common: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap_servers.split(","),
             "bootstrap_timeout_ms": _BOOTSTRAP_MILLISECONDS,
+            "reconnect_backoff_max_ms": _RECONNECT_MILLISECONDS,
             "client_id": "weirguard-serving",
             "kafka_client": network,
         }
@@ -77,6 +80,50 @@ class Connection:
             for opened in networks:
                 opened.close()
             raise
+
+
+class TopicMissing(BrokerError):
+    """A topic is not there, or not yet."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
+
+
+_CODEC_PACKAGES = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
+"""What kafka-python 3.0.12 decompresses with; it uses no cramjam."""
+
+
+def unreadable_codec(topic: str, error: Exception) -> ConfigurationError:
+    """What to do about kafka-python's ``error`` that a codec is not there, said with the name of the package."""
+    named = [package for codec, package in _CODEC_PACKAGES.items() if codec in str(error)]
+    wanted = " ".join(named or _CODEC_PACKAGES.values())
+    return ConfigurationError(
+        f"{topic} is compressed and cannot be read ({error}); pip install {wanted}, or weirguard[serving]"
+    )
+
+
+def partitions_of(producer: Any, topic: str) -> int:
+    """How many partitions ``topic`` has. Raises TopicMissing, at the latest after five seconds."""
+    from kafka.errors import KafkaTimeoutError, UnknownTopicOrPartitionError
+
+    try:
+        return len(producer.partitions_for(topic))
+    except (KafkaTimeoutError, UnknownTopicOrPartitionError):
+        raise TopicMissing(topic) from None
+
+
+def go_back_to_bootstrap(producer: Any) -> None:
+    """Ask the bootstrap servers again where the brokers are, and go on with the same records. Returns at once.
+
+    kafka-python 3.0.12 knows only the brokers that it was told of last, and tries these for ever. The producer
+    stays the same, so that nothing is sent twice: what it holds has its numbers already.
+    """
+    producer._sender._client._manager.bootstrap_async(_BOOTSTRAP_MILLISECONDS)
+
+
+def disown(producer: Any) -> None:
+    """Let go of ``producer`` in a forked process, untouched: its thread is gone, and its sockets are the parent's."""
+    producer._closed = True
 
 
 def abandon(producer: Any) -> None:

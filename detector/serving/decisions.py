@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from detector.contracts.codecs.records import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import ActionName, Decision, Epoch, Mode
+from detector.contracts.principals import DERIVED
 from detector.serving.bucket import TokenBucket
 
 Key = tuple[str, str]
@@ -42,7 +43,10 @@ class DecisionTable:
     def __init__(self) -> None:
         self._standing: dict[Key, Standing] = {}
         self._expiries: list[tuple[float, Key]] = []
+        self._scheduled: set[Key] = set()
         self._everyone: Decision | None = None
+        self.derived_names = False
+        """Whether there ever was a decision about a name that :func:`usable_principal` derived."""
         self.get = self._standing.get
 
     def __len__(self) -> int:
@@ -78,16 +82,28 @@ class DecisionTable:
         if before is not None and decision.epoch < before.epoch:
             return False
         standing = self._standing[key] = _stand(decision, before)
-        heapq.heappush(self._expiries, (standing.kept_until, key))
+        if key not in self._scheduled:
+            self._schedule(standing, key)
+        self.derived_names = self.derived_names or decision.principal.startswith(DERIVED)
         return True
+
+    def _schedule(self, standing: Standing, key: Key) -> None:
+        """One entry a key, however often it is asserted again: a later end is looked up when the first is due."""
+        self._scheduled.add(key)
+        heapq.heappush(self._expiries, (standing.kept_until, key))
 
     def sweep(self, now: float) -> None:
         """Forget what is of no use after ``now``."""
         while self._expiries and self._expiries[0][0] <= now:
             _, key = heapq.heappop(self._expiries)
+            self._scheduled.discard(key)
             standing = self._standing.get(key)
-            if standing is not None and standing.kept_until <= now:
+            if standing is None:
+                continue
+            if standing.kept_until <= now:
                 del self._standing[key]
+            else:
+                self._schedule(standing, key)
 
 
 def _stand(decision: Decision, before: Standing | None) -> Standing:

@@ -5,35 +5,40 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
 from detector.contracts.queries import Count
-from detector.serving.complaints import Complaints
-from detector.serving.connection import Connection, abandon
+from detector.serving.complaints import Complaints, harmless
+from detector.serving.connection import Connection, TopicMissing, abandon, disown, go_back_to_bootstrap, partitions_of
 from detector.serving.fair_queue import FairQueue
+from detector.serving.forks import load
 from detector.serving.metrics import Counters
-from detector.serving.packing import Record, Unpackable, carried, pack, pack_counts
+from detector.serving.packing import Carried, Record, Unpackable, carried, pack, pack_counts
 from detector.serving.rows import Rows
 from detector.serving.tallies import Tallies
 
 _LINGER_SECONDS = 0.005
 _COUNTS_SECONDS = 1.0
+_SILENCE_SECONDS = 10.0
 _TAKE_BYTES = 2 << 20
 _IN_FLIGHT_BYTES = 8 << 20
 _BACK_OFF_SECONDS = (0.1, 5.0)
+_PATIENCE_SECONDS = 0.3
+"""Back-off from which a missing topic is a failure: each look at it takes some seconds."""
 _HEADERS = [("content-type", PACKED_CONTENT_TYPE.encode())]
 
 
 class Delivery:
     """Sends what waits in ``queue`` and ``tallies``; nothing that it is given is lost without a count.
 
-    While the broker is away kafka-python holds and repeats at most ``_IN_FLIGHT_BYTES`` bytes of records, and
-    the queue fills behind them. A record that Kafka refuses for good turns into counts of dropped queries, and
-    the next ones go through a new producer.
+    While the broker is away, at most ``_IN_FLIGHT_BYTES`` bytes of records are held and repeated, and the queue fills
+    behind them. When nothing was acknowledged for ``_SILENCE_SECONDS``, the bootstrap servers are asked where the
+    brokers are now. A record that Kafka refuses for good turns into counts of dropped queries, and the next ones
+    go through a new producer.
     """
 
     def __init__(self, connection: Connection, queue: FairQueue[Rows], tallies: Tallies, counters: Counters) -> None:
@@ -47,8 +52,10 @@ class Delivery:
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._lock = threading.Lock()
+        self._packed: deque[Record] = deque()
         self._in_flight_bytes = 0
         self._in_flight_queries = 0
+        self._heard = 0.0
         self._producer: Any = None
         self._broken = False
         self._counts_due = 0.0
@@ -56,7 +63,7 @@ class Delivery:
 
     @property
     def in_flight(self) -> int:
-        """Queries handed to Kafka's client and not yet acknowledged."""
+        """Queries packed into records and not yet acknowledged."""
         return self._in_flight_queries
 
     def start(self) -> None:
@@ -74,16 +81,24 @@ class Delivery:
         self._wake.set()
         self._thread.join(timeout)
 
+    def disown(self) -> None:
+        """Let go of the parent's connection, in a forked process."""
+        if self._producer is not None:
+            disown(self._producer)
+
     def _run(self) -> None:
         while not self._finished():
-            self._wait()
             try:
+                self._wait()
                 self._step()
                 self._back_off = _BACK_OFF_SECONDS[0]
-            except Exception as error:  # noqa: BLE001  the thread must outlive any fault of a client
-                self._complain("delivery", "cannot send query logs to Kafka (will go on trying): %s", error)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001  the thread must outlive any fault of a client
+                with harmless():
+                    self._note(error)
                 self._pause()
-        self._disconnect()
+        self._give_up()
 
     def _finished(self) -> bool:
         if not self._closing.is_set():
@@ -92,11 +107,11 @@ class Delivery:
         return idle or time.monotonic() >= self._deadline
 
     def _wait(self) -> None:
-        """Until there may be something to do. Counts that are not due yet wake by the clock, all else by ``wake``."""
+        """Until there may be something to do. What is due later wakes by the clock, all else by ``wake``."""
         if self._closing.is_set():
             self._wake.wait(_LINGER_SECONDS)
         else:
-            self._wake.wait(_COUNTS_SECONDS if len(self._tallies) else None)
+            self._wake.wait(_COUNTS_SECONDS if len(self._tallies) or self._in_flight_bytes else None)
         self._wake.clear()
         self._closing.wait(_LINGER_SECONDS)
 
@@ -104,65 +119,110 @@ class Delivery:
         if self._broken:
             self._disconnect()
             raise ConnectionError("Kafka refused a record; a new producer will go on")
-        if not (len(self._queue) or len(self._tallies)) or self._in_flight_bytes >= _IN_FLIGHT_BYTES:
+        self._listen()
+        if not (len(self._queue) or len(self._tallies) or self._packed):
             return
         partitions = self._partitions()
-        self._send_rows(partitions)
-        self._send_counts(partitions)
-        if len(self._queue):
+        self._flush()
+        if self._in_flight_bytes < _IN_FLIGHT_BYTES:
+            self._pack_rows(partitions)
+            self._pack_counts(partitions)
+        self._flush()
+        if len(self._queue) and self._in_flight_bytes < _IN_FLIGHT_BYTES:
             self._wake.set()
+
+    def _listen(self) -> None:
+        """Look for the brokers anew when they have acknowledged nothing for a while."""
+        now = time.monotonic()
+        if self._producer is None or not self._in_flight_bytes:
+            self._heard = now
+        elif now - self._heard > _SILENCE_SECONDS:
+            self._complain("silence", "no broker acknowledges query logs since %.0f s (will go on)", now - self._heard)
+            self._heard = now
+            go_back_to_bootstrap(self._producer)
 
     def _partitions(self) -> int:
         if self._producer is None:
+            load()
             self._producer = self._connection.producer()
-        return len(self._producer.partitions_for(self._connection.topics.queries))
+        return partitions_of(self._producer, self._connection.topics.queries)
 
-    def _send_rows(self, partitions: int) -> None:
+    def _pack_rows(self, partitions: int) -> None:
         rows = self._queue.take(_TAKE_BYTES)
-        unsent = carried(rows)
+        unpacked = carried(rows)
         try:
-            for record in pack(rows, partitions):
-                if isinstance(record, Unpackable):
-                    self._complain("packing", "a query does not fit a record: %s", record.error)
+            for piece in pack(rows, partitions):
+                if isinstance(piece, Unpackable):
+                    self._unjudged(piece)
                 else:
-                    self._send(record)
-                    unsent -= record.queries
+                    self._hold(piece)
+                unpacked -= piece.queries
         finally:
-            self._drop(unsent)
+            self._drop(unpacked, "fault")
 
-    def _send_counts(self, partitions: int) -> None:
+    def _pack_counts(self, partitions: int) -> None:
         now = time.monotonic()
         if not len(self._tallies) or (now < self._counts_due and not self._closing.is_set()):
             return
         self._counts_due = now + _COUNTS_SECONDS
-        unsent = dict.fromkeys(self._tallies.take())
+        unpacked = dict.fromkeys(self._tallies.take())
         try:
-            for record in pack_counts(list(unsent), partitions):
-                self._send(record)
+            for record in pack_counts(list(unpacked), partitions):
+                self._hold(record)
                 for count in record.counts:
-                    del unsent[count]
+                    del unpacked[count]
         finally:
-            self._give_back(unsent)
+            self._give_back(unpacked)
 
-    def _send(self, record: Record) -> None:
-        future = self._producer.send(
-            self._connection.topics.queries, record.value, headers=_HEADERS, partition=record.partition
-        )
+    def _hold(self, record: Record) -> None:
+        self._packed.append(record)
         self._fly(record, 1)
-        future.add_callback(partial(self._arrived, record))
-        future.add_errback(partial(self._refused, record))
+        for counter, queries in record.mends.items():
+            self._counters.add(counter, queries)
+        if record.mends["converted"]:
+            self._complaints.say(
+                "converted",
+                "outputs of model %r are declared as probabilities, are none, and were made such; correct output_kind",
+                next(iter(record.queries))[0],
+            )
+
+    def _flush(self) -> None:
+        """Hand over the packed records; one for which there is no room yet stays first in line."""
+        from kafka.errors import IllegalStateError, KafkaTimeoutError
+
+        while self._packed:
+            record = self._packed[0]
+            try:
+                future = self._producer.send(
+                    self._connection.topics.queries, record.value, headers=_HEADERS, partition=record.partition
+                )
+            except KafkaTimeoutError:
+                raise
+            except IllegalStateError:  # closed by somebody else, as at the exit of the interpreter
+                self._broken = True
+                raise
+            except Exception as error:  # noqa: BLE001  whatever is wrong with it, the others must not wait for it
+                self._refused(self._packed.popleft(), error)
+                return
+            self._packed.popleft()
+            future.add_callback(partial(self._arrived, record))
+            future.add_errback(partial(self._refused, record))
 
     def _arrived(self, record: Record, _metadata: object) -> None:
-        self._fly(record, -1)
+        self._heard = time.monotonic()
         self._counters.add("sent", record.queries.total())
         self._counters.add("records")
+        self._fly(record, -1)
 
     def _refused(self, record: Record, error: BaseException) -> None:
         self._broken = True
-        self._fly(record, -1)
         self._complain("refused", "Kafka refused a record of query logs: %s", error)
-        self._drop(record.queries)
+        self._lose(record, "kafka")
+
+    def _lose(self, record: Record, reason: str) -> None:
+        self._drop(record.queries, reason)
         self._give_back(record.counts)
+        self._fly(record, -1)
 
     def _fly(self, record: Record, direction: int) -> None:
         with self._lock:
@@ -171,14 +231,26 @@ class Delivery:
         if direction < 0:
             self._wake.set()
 
-    def _drop(self, queries: Counter[tuple[str, str]]) -> None:
+    def _unjudged(self, piece: Unpackable) -> None:
+        self._complaints.say("unjudged", "queries that cannot be judged: %s", piece.error)
+        for (model, principal), number in piece.queries.items():
+            self._counters.add("unjudged", number)
+            self._tallies.add(Count(model, principal, "unjudged", number, time.time(), piece.error.reason))
+
+    def _drop(self, queries: Carried, reason: str) -> None:
         for (model, principal), number in queries.items():
             self._counters.add("dropped", number)
-            self._tallies.add(Count(model, principal, "dropped", number, time.time()))
+            self._tallies.add(Count(model, principal, "dropped", number, time.time(), reason))
 
     def _give_back(self, counts: Iterable[Count]) -> None:
         for count in counts:
             self._tallies.add(count)
+
+    def _give_up(self) -> None:
+        """The end: what is packed and was not handed over is lost."""
+        while self._packed:
+            self._lose(self._packed.popleft(), "closed")
+        self._disconnect()
 
     def _disconnect(self) -> None:
         producer, self._producer = self._producer, None
@@ -191,6 +263,14 @@ class Delivery:
         self._back_off = min(2 * self._back_off, _BACK_OFF_SECONDS[1])
         self._wake.set()
 
-    def _complain(self, kind: str, message: str, error: BaseException) -> None:
+    def _note(self, error: BaseException) -> None:
+        """Count and log ``error``. A logger often starts before its topic: for some seconds that is no failure."""
+        if isinstance(error, TopicMissing):
+            self._disconnect()
+            if self._back_off < _PATIENCE_SECONDS:
+                return
+        self._complain("delivery", "cannot send query logs to Kafka (will go on trying): %s", error)
+
+    def _complain(self, kind: str, message: str, detail: object) -> None:
         self._counters.add("failures")
-        self._complaints.say(kind, message, error)
+        self._complaints.say(kind, message, detail)

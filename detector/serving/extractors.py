@@ -1,11 +1,12 @@
 """What was asked and answered, out of the JSON of a request and its response.
 
-An extractor takes both documents and returns the scored rows, or None where there are none. It may raise: the
-middleware counts that and goes on.
+An extractor takes both documents and returns the scored rows. What it cannot read it raises as Unjudged, or names in
+``Scored.unjudged``; any other error of it counts as one query unjudged, and so does None.
 
-Of what KServe leaves open, those here read: a feature that is null or NaN is missing; ``leaf`` in an answer is the tree
-node of each row; ``accuracy`` (0 to 1) and ``latency`` (milliseconds) among a request's ``parameters`` are what it asks
-a model zoo for. A caller cannot hide a query by filling these with something else: that is ignored.
+Of what KServe leaves open, those here read: a feature that is null or NaN is missing, one beyond float32 is the
+farthest that float32 holds; ``leaf`` in an answer is the tree node of each row; ``accuracy`` (0 to 1) and ``latency``
+(milliseconds) among a request's ``parameters`` are what it asks a model zoo for. A caller cannot hide a query by
+filling these with something else: that is ignored.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from detector.contracts.errors import Unjudged
 from detector.contracts.queries import OutputKind
 from detector.serving.rows import Columns
+from detector.serving.tables import Table, of_columns, of_rows, of_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -26,16 +29,16 @@ if TYPE_CHECKING:
 class Scored:
     """Rows of one request: ``features`` (n, d) and ``outputs`` (n, k) or (n,), as lists or arrays.
 
-    ``columns``: the optional ones, as :meth:`QueryLogger.log` takes them.
+    ``columns``: the optional ones, as :meth:`QueryLogger.log` takes them. ``unjudged``: how many rows more were
+    answered and cannot be logged, by a word that says why.
     """
 
     features: ArrayLike
     outputs: ArrayLike
     output_kind: OutputKind = "probabilities"
     columns: Columns = field(default_factory=Columns)
+    unjudged: Mapping[str, int] = field(default_factory=dict)
 
-
-_FLOAT32_LIMIT = 3.4e38
 
 Extractor = Callable[[Any, Any], Scored | None]
 
@@ -43,74 +46,124 @@ Extractor = Callable[[Any, Any], Scored | None]
 def kserve_v1(output_kind: OutputKind = "probabilities") -> Extractor:
     """For ``{"instances": [row, ...]}`` answered by ``{"predictions": [row, ...]}`` (KServe v1, TensorFlow Serving).
 
-    An instance of several dimensions, an image, is flattened.
+    An instance of several dimensions, an image, is flattened. Named features, as an object a row or as TensorFlow's
+    ``inputs`` of one list a feature, stand in the order of their names. Of rows that differ in width or names those of
+    the most frequent kind are logged.
     """
 
     def extract(request: Any, response: Any) -> Scored:
-        rows = [_flat(row) for row in request["instances"]]
-        return _scored(rows, response["predictions"], output_kind, request.get("parameters"), response.get("leaf"))
+        request, response = _object(request, "features"), _object(response, "outputs")
+        asked = _instances(request)
+        answered = _only(response.get("predictions", response.get("outputs")))
+        return _scored(asked, of_rows(answered, "outputs"), output_kind, request, response.get("leaf"))
 
     return extract
 
 
 def kserve_v2(
-    output_kind: OutputKind = "probabilities", *, inputs: str | None = None, outputs: str | None = None
+    output_kind: OutputKind = "probabilities",
+    *,
+    inputs: str | Sequence[str] | None = None,
+    outputs: str | None = None,
 ) -> Extractor:
-    """For the Open Inference Protocol (KServe v2): the tensors called ``inputs`` and ``outputs``, the first if None.
+    """For the Open Inference Protocol (KServe v2): the tensors called ``inputs`` and the one called ``outputs``.
 
-    The first dimension of a tensor counts the queries; the rest is flattened. Binary tensors are not read.
+    The first dimension of a tensor counts the queries; the rest is flattened. Several tensors are columns, or groups of
+    columns, of one table, in the order of ``inputs``, else in that of the request: name them where the model goes by
+    names, or a caller can change the order. Without ``outputs`` the first tensor of the answer counts.
     """
+    wanted = [inputs] if isinstance(inputs, str) else inputs
 
     def extract(request: Any, response: Any) -> Scored:
-        asked = _rows(_tensor(request["inputs"], inputs))
-        leaf = next((tensor["data"] for tensor in response["outputs"] if tensor["name"] == "leaf"), None)
-        answered = _rows(_tensor(response["outputs"], outputs))
-        return _scored(asked, answered, output_kind, request.get("parameters"), leaf)
+        request, response = _object(request, "features"), _object(response, "outputs")
+        tensors = _tensors(request.get("inputs"), "features")
+        columns = [of_tensor(_named(tensors, name, "features"), "features") for name in wanted or tensors]
+        found = _tensors(response.get("outputs"), "outputs")
+        leaf = found.pop("leaf", {}).get("data")
+        answered = of_tensor(_named(found, outputs or next(iter(found), ""), "outputs"), "outputs")
+        return _scored(of_columns(columns, "rows"), answered, output_kind, request, leaf)
 
     return extract
 
 
-def _scored(rows: list[list[float]], outputs: Any, output_kind: OutputKind, parameters: Any, leaf: Any) -> Scored:
+def _object(document: Any, reason: str) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise Unjudged(reason, f"a body is {type(document).__name__}, not an object")
+    return document
+
+
+def _instances(request: Mapping[str, Any]) -> Table:
+    """The rows of ``instances``, or of ``inputs``, which may be one list a feature."""
+    if "instances" in request and "inputs" in request:
+        raise Unjudged("ambiguous", "a request has both instances and inputs, and servers differ in which they take")
+    inputs = request.get("inputs")
+    if not isinstance(inputs, dict) or not inputs:
+        return of_rows(request.get("instances", inputs), "features")
+    return of_columns([of_rows(inputs[name], "features") for name in sorted(inputs)], "rows")
+
+
+def _only(outputs: Any) -> Any:
+    """``outputs``, or where they have one name the one that it names."""
+    return next(iter(outputs.values())) if isinstance(outputs, dict) and len(outputs) == 1 else outputs
+
+
+def _tensors(tensors: Any, reason: str) -> dict[str, Mapping[str, Any]]:
+    """By name, in order. Raises Unjudged, for ``ambiguous`` where two have one name."""
+    if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
+        raise Unjudged(reason, "a body has no list of tensors")
+    found = {str(tensor.get("name")): tensor for tensor in tensors}
+    if len(found) != len(tensors):
+        raise Unjudged("ambiguous", "two tensors of a body have the same name")
+    return found
+
+
+def _named(tensors: Mapping[str, Mapping[str, Any]], name: str, reason: str) -> Mapping[str, Any]:
+    if name not in tensors:
+        raise Unjudged(reason, f"a body has no tensor {name!r:.80}, only {list(tensors)!r:.200}")
+    return tensors[name]
+
+
+_FLOAT32_LIMIT = 3.4e38
+_FARTHEST = 3.4028234663852886e38
+"""The largest number of float32."""
+
+
+def _scored(asked: Table, answered: Table, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any) -> Scored:
     import numpy as np
 
-    features = np.array(rows, dtype=np.float32)
+    if answered.asked != asked.asked:
+        queries = max(asked.asked, answered.asked)
+        raise Unjudged("rows", f"{asked.asked} rows were asked and {answered.asked} answered", queries)
+    read = asked.only(answered.places)
+    if not len(read):
+        raise Unjudged("rows", "no row that can be read has an answer that can be", asked.asked)
+    features = np.clip(read.rows, -_FARTHEST, _FARTHEST).astype(np.float32)
     columns = Columns()
     missing = np.isnan(features)
     if missing.any():
         columns["missing"] = missing
-    if isinstance(leaf, list) and len(leaf) == len(rows) and all(type(node) is int for node in leaf):
-        columns["leaf"] = leaf
+    if isinstance(leaf, list) and len(leaf) == asked.asked and all(map(_is_node, leaf)):
+        columns["leaf"] = leaf if read.places is None else [leaf[place] for place in read.places]
+    specification = _specification(request.get("parameters"))
+    if specification:
+        columns["specification"] = [specification] * len(read)
+    unjudged = {"features": asked.asked - len(asked), "outputs": len(asked) - len(read)}
+    counts = {reason: queries for reason, queries in unjudged.items() if queries}
+    return Scored(features, answered.only(read.places).rows, output_kind, columns, counts)
+
+
+def _is_node(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _specification(parameters: Any) -> list[float]:
+    """Accuracy and latency, or nothing where they are no such numbers."""
+    asked: list[Any] = [None]
     if isinstance(parameters, dict):
-        specification: list[Any] = [parameters.get("accuracy"), parameters.get("latency")]
-        if all(map(_is_plain_number, specification)):
-            columns["specification"] = [specification] * len(rows)
-    return Scored(features, outputs, output_kind, columns)
+        asked = [parameters.get("accuracy"), parameters.get("latency")]
+    return asked if all(map(_is_plain_number, asked)) else []
 
 
 def _is_plain_number(value: Any) -> bool:
     """Whether it is a number that float32 can hold."""
     return type(value) in (int, float) and math.isfinite(value) and abs(value) < _FLOAT32_LIMIT
-
-
-def _tensor(tensors: Sequence[Mapping[str, Any]], name: str | None) -> Mapping[str, Any]:
-    if name is None:
-        return tensors[0]
-    return next(tensor for tensor in tensors if tensor["name"] == name)
-
-
-def _rows(tensor: Mapping[str, Any]) -> list[list[float]]:
-    numbers = _flat(tensor["data"])
-    queries = tensor["shape"][0]
-    width, rest = divmod(len(numbers), queries)
-    if rest or not width:
-        raise ValueError(f"tensor {tensor['name']!r} has {len(numbers)} numbers for {queries} rows of the same width")
-    return [numbers[start : start + width] for start in range(0, len(numbers), width)]
-
-
-def _flat(values: Any) -> list[float]:
-    """The numbers in nested lists, in order."""
-    if not isinstance(values, list):
-        return [values]
-    if values and isinstance(values[0], list):
-        return [number for row in values for number in _flat(row)]
-    return values

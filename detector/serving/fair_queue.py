@@ -1,4 +1,4 @@
-"""A bounded queue in which a flood by one principal costs nobody else his place."""
+"""A bounded queue in which a flood by one principal costs nobody else their place."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
+
+from detector.serving.forks import renew_in_children
 
 
 class Waiting(Protocol):
@@ -45,6 +47,11 @@ class FairQueue(Generic[T]):
         self._max_queries = max_queries
         self._max_bytes = max_bytes
         self._budget = max_queries * max_bytes
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew, in a forked process: what waits here is the parent's to send."""
         self._lock = threading.Lock()
         self._empty()
 

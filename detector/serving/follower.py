@@ -9,9 +9,10 @@ from typing import Any
 
 from detector.contracts.codecs.records import KILL_SWITCH_KEY
 from detector.contracts.errors import BrokerError, InvalidRecord
-from detector.serving.complaints import Complaints
-from detector.serving.connection import Connection
+from detector.serving.complaints import Complaints, harmless
+from detector.serving.connection import Connection, TopicMissing, unreadable_codec
 from detector.serving.decisions import DecisionTable
+from detector.serving.forks import load
 from detector.serving.metrics import Counters
 
 _POLL_MILLISECONDS = 200
@@ -59,19 +60,23 @@ class Follower:
         while not self._closing.is_set():
             try:
                 self._session()
-            except Exception as error:  # noqa: BLE001  the thread must outlive any fault of a client
-                self._note(error)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001  the thread must outlive any fault of a client
+                with harmless():
+                    self._note(error)
                 self._closing.wait(self._back_off)
                 self._back_off = min(2 * self._back_off, _BACK_OFF_SECONDS[1])
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, error: BaseException) -> None:
         """Count and log ``error``. A gate often starts before its topics: for some seconds that is no failure."""
-        if isinstance(error, _TopicMissing) and self._back_off < _BACK_OFF_SECONDS[1]:
+        if isinstance(error, TopicMissing) and self._back_off < _BACK_OFF_SECONDS[1]:
             return
         self._counters.add("failures")
         self._complaints.say("session", "cannot follow decisions (will go on trying): %s", error)
 
     def _session(self) -> None:
+        load()
         consumer = self._connection.consumer()
         try:
             topic = _Topic(consumer, self._connection.topics.decisions)
@@ -120,10 +125,6 @@ class Follower:
             self._complaints.say("unreadable", "a record of the decisions topic was skipped: %s", error)
 
 
-class _TopicMissing(BrokerError):
-    """The decisions topic is not there, or not yet."""
-
-
 class _Topic:
     """All partitions of a topic, assigned to ``consumer`` from the beginning."""
 
@@ -134,16 +135,19 @@ class _Topic:
         self._name = name
         numbers = consumer.partitions_for_topic(name)
         if not numbers:
-            raise _TopicMissing(
-                f"there is no topic {name}; start the detector, which creates it, or correct the prefix"
-            )
+            raise TopicMissing(name)
         self._partitions = [TopicPartition(name, number) for number in sorted(numbers)]
         consumer.assign(self._partitions)
         self._ends = self._read_ends()
 
     def poll(self) -> list[Any]:
-        """The records that came within a moment."""
-        batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
+        """The records that came within a moment. Raises ConfigurationError where a codec is missing."""
+        from kafka.errors import UnsupportedCodecError
+
+        try:
+            batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
+        except UnsupportedCodecError as error:
+            raise unreadable_codec(self._name, error) from None
         return [record for records in batches.values() for record in records]
 
     def caught_up(self) -> bool:

@@ -12,10 +12,13 @@ from typing import Literal, NamedTuple, Self
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import ActionName, Mode
+from detector.contracts.principals import principal_of, usable_principal
+from detector.serving.bucket import renew_lock
 from detector.serving.complaints import Complaints
 from detector.serving.connection import Connection
 from detector.serving.decisions import DecisionTable, Standing
 from detector.serving.follower import Follower
+from detector.serving.forks import renew_in_children
 from detector.serving.metrics import Counters
 
 _CONTACT_SECONDS = 2.0
@@ -56,7 +59,7 @@ class Gate:
 
     Until the decisions topic has been read once, and when Kafka was out of reach for longer than
     ``max_staleness_seconds``, ``when_stale`` decides. Decisions expire here by ``clock`` (seconds UTC), so a dead
-    detector leaves no ban behind. The thread starts with the first call.
+    detector leaves no ban behind. The thread starts with the first call of each process.
 
     Counters: ``allowed``, ``slowed`` and ``refused`` requests; among the allowed ones ``would_have_slowed``,
     ``would_have_refused`` by decisions that only observe, ``switched_off`` by the kill switch, ``stale_allowed``;
@@ -84,11 +87,13 @@ class Gate:
         self._stale = _REFUSE_STALE if when_stale == "refuse" else _ALLOW_STALE
         self._clock = clock
         self._table = DecisionTable()
-        contact_seconds = min(_CONTACT_SECONDS, max_staleness_seconds / 3)
-        self._follower = Follower(connection, self._table, self.counters, clock, contact_seconds)
+        self._connection = connection
+        self._follower = self._new_follower(float("-inf"))
         self._complaints = Complaints(logging.getLogger(__name__))
         self._lock = threading.Lock()
         self._started = False
+        self._closed = False
+        renew_in_children(self)
 
     def __enter__(self) -> Self:
         self.start()
@@ -105,11 +110,22 @@ class Gate:
         return self._follower.ready.is_set()
 
     def start(self) -> None:
-        """Start the thread now instead of at the first call. Returns at once, with or without a broker."""
+        """Start the thread now instead of at the first call, or again after :meth:`close`.
+
+        Returns at once, with or without a broker.
+        """
         with self._lock:
-            if not self._started:
-                self._started = True
-                self._follower.start()
+            if self._closed:
+                self._closed = self._started = False
+                self._follower = self._new_follower(self._follower.latest_contact)
+        self._ensure_started()
+
+    def renew(self) -> None:
+        """Begin anew, in a forked process: the thread is gone. What was decided so far still binds."""
+        renew_lock()
+        self._lock = threading.Lock()
+        self._follower = self._new_follower(self._follower.latest_contact)
+        self._started = False
 
     def wait_until_ready(self, timeout: float) -> bool:
         """Whether the gate became ready within ``timeout`` seconds; starts it."""
@@ -117,9 +133,10 @@ class Gate:
         return self._follower.ready.wait(timeout)
 
     def close(self, timeout: float = 2.0) -> None:
-        """Stop following; waits at most ``timeout`` seconds. The gate goes stale and stays so."""
+        """Stop following; waits at most ``timeout`` seconds. The gate goes stale and stays so until :meth:`start`."""
         with self._lock:
-            running, self._started = self._started, True
+            running = self._started and not self._closed
+            self._closed = True
         if running:
             self._follower.close(timeout)
 
@@ -127,14 +144,16 @@ class Gate:
         """Whether ``principal`` may ask ``model`` for ``queries`` rows now. Never raises, never waits."""
         try:
             return self._check(model, principal, queries)
-        except Exception as error:  # noqa: BLE001  nothing of ours may break the caller
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
             self.counters.add("failures")
             self._complaints.say("check", "the gate failed and let a request pass", error=error)
             return _ALLOW_STALE
 
     def charge(self, model: str, principal: str, queries: int) -> None:
         """Charge ``queries`` rows more for a request that :meth:`check` let through, once their number is known."""
-        standing = self._table.get((model, principal))
+        standing = self._find(model, principal)
         if standing is not None and standing.bucket is not None:
             standing.bucket.charge(queries)
 
@@ -147,19 +166,41 @@ class Gate:
         """Counters and gauges by name."""
         return {**self.counters.snapshot(), **self.gauges()}
 
+    def _new_follower(self, latest_contact: float) -> Follower:
+        contact_seconds = min(_CONTACT_SECONDS, self._max_staleness / 3)
+        follower = Follower(self._connection, self._table, self.counters, self._clock, contact_seconds)
+        follower.latest_contact = latest_contact
+        return follower
+
+    def _ensure_started(self) -> None:
+        with self._lock:
+            if not self._started and not self._closed:
+                self._started = True
+                self._follower.start()
+
     def _check(self, model: str, principal: str, queries: int) -> Verdict:
         if not self._started:
-            self.start()
+            self._ensure_started()
         now = self._clock()
         if now - self._follower.latest_contact > self._max_staleness:
             return self._check_stale()
-        standing = self._table.get((model, principal))
+        standing = self._find(model, principal)
         if standing is None or standing.expires_at <= now or standing.action == "none":
-            return self._count(_ALLOW)
+            self.counters.add("allowed")
+            return _ALLOW
         if self._table.switched_off(now):
             self.counters.add("switched_off")
             return self._count(_ALLOW)
         return self._count(_judge(standing, now, queries))
+
+    def _find(self, model: str, principal: str) -> Standing | None:
+        """What stands about ``principal``, under the name that the logger gives them."""
+        if type(principal) is not str:
+            principal = principal_of(principal)
+        standing = self._table.get((model, principal))
+        if standing is None and self._table.derived_names:
+            standing = self._table.get((model, usable_principal(principal)))
+        return standing
 
     def _check_stale(self) -> Verdict:
         self.counters.add("stale_refused" if self._stale.action == "refuse" else "stale_allowed")

@@ -1,23 +1,52 @@
-"""Who asks: the principal of a request, from an ordered list of places to look."""
+"""Who asks: the principal of a request, as it was authenticated, from an ordered list of places to look.
+
+No request may choose its principal. Only the application knows what it checked: by default what it says is believed,
+and else the bearer token, which HTTP has for this; any other credential is for the owner to name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from detector.contracts.codecs.limits import names_one
-from detector.contracts.principals import ANONYMOUS, PrincipalHasher
+from detector.contracts.principals import ANONYMOUS, PrincipalHasher, principal_of
+from detector.serving.complaints import Complaints
 from detector.serving.metrics import Counters
 
-Headers = Mapping[str, str]
-"""HTTP header values by lower-case name."""
+AMBIGUOUS = "ambiguous"
+"""The one principal of all requests with several credentials, of which only the application knows which counts."""
+
+Headers = Mapping[str, str | None]
+"""HTTP header values by lower-case name; None for one that came several times with different values."""
+Scope = Mapping[str, Any]
 
 
 class IdentitySource(Protocol):
-    """One place where a principal may be found."""
+    """One place where a principal may be found: in the headers, or in the ASGI scope of the request."""
 
-    def find(self, headers: Headers, hasher: PrincipalHasher) -> str | None: ...
+    def find(self, headers: Headers, scope: Scope, hasher: PrincipalHasher) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """The account that the application authenticated before: ``scope["user"]``, or ``principal`` in its ``state``.
+
+    Starlette's AuthenticationMiddleware and Django set the first, an own middleware sets ``request.state.principal``.
+    They must stand before this middleware, nearer to the server.
+    """
+
+    def find(self, headers: Headers, scope: Scope, hasher: PrincipalHasher) -> str | None:
+        state = scope.get("state")
+        account = state.get("principal") if isinstance(state, Mapping) else None
+        if account in (None, ""):
+            user = scope.get("user")
+            account = _account(user) if getattr(user, "is_authenticated", False) is True else None
+        return None if account in (None, "") else principal_of(account)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,61 +58,140 @@ class Header:
 
     name: str
 
-    def find(self, headers: Headers, hasher: PrincipalHasher) -> str | None:
-        account = headers.get(self.name.lower())
-        if not account:
-            return None
-        return account if names_one(account) else hasher.api_key(account)
+    def find(self, headers: Headers, scope: Scope, hasher: PrincipalHasher) -> str | None:
+        account = headers.get(self.name.lower(), "")
+        if account is None:
+            return AMBIGUOUS
+        return principal_of(account) if account else None
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """The API key in the header ``name``, hashed."""
+    """The API key in the header ``name``, hashed. Only where the application answers nobody without a valid one."""
 
     name: str = "x-api-key"
 
-    def find(self, headers: Headers, hasher: PrincipalHasher) -> str | None:
-        secret = headers.get(self.name.lower())
+    def find(self, headers: Headers, scope: Scope, hasher: PrincipalHasher) -> str | None:
+        secret = headers.get(self.name.lower(), "")
+        if secret is None:
+            return AMBIGUOUS
         return hasher.api_key(secret) if secret else None
 
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """The bearer token of the Authorization header, hashed. For keys, not for tokens that change by the hour."""
+    """The bearer token of the Authorization header, hashed. Only where the application answers nobody without one.
 
-    def find(self, headers: Headers, hasher: PrincipalHasher) -> str | None:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        secret = token.strip()
-        return hasher.api_key(secret) if scheme.lower() == "bearer" and secret else None
+    Of a JSON Web Token issuer and subject count: it changes by the hour, and one token can be written in many ways. The
+    application must have verified it, as it must any token.
+    """
+
+    def find(self, headers: Headers, scope: Scope, hasher: PrincipalHasher) -> str | None:
+        value = headers.get("authorization", "")
+        if value is None:
+            return AMBIGUOUS
+        scheme, token, *_ = [*_SEPARATORS.split(value), "", ""]
+        return hasher.api_key(_subject(token)) if scheme.lower() == "bearer" and token else None
+
+
+_SEPARATORS = re.compile(r"[\s,;]+")
 
 
 class Identity:
-    """The first of ``sources`` that finds somebody names the principal; else he is ``anonymous``.
+    """The first of ``sources`` that finds somebody names the principal; else it is ``anonymous``.
 
-    ``hasher`` must have the key that the detector's commands hash with. An account id that cannot be a principal
-    (too long, control characters, ``*``) is hashed as well. Counters: ``identified``, ``anonymous``.
+    What was authenticated before, by :class:`Authenticated` or :class:`Header`, goes before credentials. Of several
+    different credentials that a request carries only the application knows which it takes, and a caller could add
+    another one to each request: all such requests together are the principal ``ambiguous``.
+
+    By default :class:`Authenticated`, then :class:`Bearer`: an API key beside the token makes the request ambiguous,
+    and one that comes alone is not believed, as it may be anything. An application that checks something else must name
+    it.
+
+    ``hasher`` must have the key that the detector's commands hash with. Counters: ``identified``, ``ambiguous``,
+    ``anonymous``.
     """
 
     NAME = "identity"
 
     def __init__(
         self,
-        sources: Sequence[IdentitySource] = (ApiKey(), Bearer()),
+        sources: Sequence[IdentitySource] | None = None,
         hasher: PrincipalHasher = PrincipalHasher(),  # noqa: B008  immutable
     ) -> None:
-        self.counters = Counters("identified", "anonymous")
-        self._sources = tuple(sources)
+        self.counters = Counters("identified", "ambiguous", "anonymous")
+        self._doubtful = (ApiKey(),) if sources is None else ()
+        named = _DEFAULT if sources is None else sources
+        self._credentials = tuple(source for source in named if isinstance(source, ApiKey | Bearer))
+        self._trusted = tuple(source for source in named if source not in self._credentials)
         self._hasher = hasher
+        self._complaints = Complaints(logging.getLogger(__name__))
 
-    def principal(self, headers: Headers) -> str:
-        """The principal of a request with ``headers``."""
-        for source in self._sources:
-            principal = source.find(headers, self._hasher)
-            if principal is not None:
-                self.counters.add("identified")
-                return principal
-        self.counters.add("anonymous")
-        return ANONYMOUS
+    def principal(self, headers: Headers, scope: Scope | None = None) -> str:
+        """The principal of a request with ``headers`` and, under ASGI, ``scope``."""
+        principal = self._find(headers, scope or {})
+        if principal == AMBIGUOUS:
+            self.counters.add("ambiguous")
+            self._complaints.say("ambiguous", _SEVERAL)
+        else:
+            self.counters.add("anonymous" if principal == ANONYMOUS else "identified")
+        return principal
 
     def gauges(self) -> Mapping[str, float]:
         return {}
+
+    def _find(self, headers: Headers, scope: Scope) -> str:
+        for source in self._trusted:
+            principal = source.find(headers, scope, self._hasher)
+            if principal is not None:
+                return principal
+        if self._doubtful and "user" in scope:
+            return ANONYMOUS  # what authenticates before this found nobody
+        found = {source.find(headers, scope, self._hasher) or ANONYMOUS for source in self._credentials} - {ANONYMOUS}
+        if len(found) > 1 or (found and any(source.find(headers, scope, self._hasher) for source in self._doubtful)):
+            return AMBIGUOUS
+        return found.pop() if found else ANONYMOUS
+
+
+_DEFAULT: tuple[IdentitySource, ...] = (Authenticated(), Bearer())
+_SEVERAL = (
+    "a request carries several credentials, or a header twice: it counts under the principal 'ambiguous'; "
+    "give Identity only the one that authenticates a request"
+)
+
+
+def headers_of(scope: Scope) -> Headers:
+    """Of the request of ``scope``, with white space around them removed."""
+    pairs: Iterable[tuple[bytes, bytes]] = scope["headers"]
+    headers: dict[str, str | None] = {}
+    for name, data in pairs:
+        value = data.decode("latin-1").strip()
+        if headers.setdefault(name.decode("latin-1").lower(), value) != value:
+            headers[name.decode("latin-1").lower()] = None
+    return headers
+
+
+def _account(user: Any) -> object:
+    """What tells ``user`` from others. Not every class has all of it, and Starlette's raise where they have not."""
+    for name in ("identity", "username", "display_name"):
+        try:
+            account = getattr(user, name, None)
+        except NotImplementedError:
+            continue
+        if account not in (None, ""):
+            return account
+    return None
+
+
+def _subject(token: str) -> str:
+    """Issuer and subject of a JSON Web Token, else ``token`` as it stands."""
+    head, _, rest = token.partition(".")
+    payload, _, signature = rest.partition(".")
+    if not (head and payload and signature):
+        return token
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        subject = claims["sub"]
+    except (ValueError, KeyError, TypeError):
+        return token
+    return json.dumps([claims.get("iss"), subject]) if isinstance(subject, str) and subject else token

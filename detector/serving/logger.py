@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import operator
+import re
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.queries import Count, OutputKind
-from detector.serving.complaints import Complaints
+from detector.contracts.principals import principal_of
+from detector.contracts.queries import Count, CountKind, OutputKind
+from detector.serving.complaints import Complaints, harmless
 from detector.serving.connection import Connection
 from detector.serving.delivery import Delivery
 from detector.serving.fair_queue import FairQueue
+from detector.serving.forks import renew_in_children
 from detector.serving.metrics import Counters
 from detector.serving.rows import (
     Columns,
@@ -28,42 +32,52 @@ from detector.serving.rows import (
     as_times,
     build,
     check_names,
+    correct_times,
     cut,
     source_of,
 )
+from detector.serving.salvage import count_rows, pick, salvage
 from detector.serving.tallies import Tallies
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 _TALLY_ENTRIES = 10_000
+_MOST_QUERIES = 1 << 40
+_REASON = re.compile("[a-z-]{1,40}")
+
+Call = tuple[Any, Any, Any, Any, Columns]
+"""Features, outputs, event id, time and optional columns, as they were passed."""
 
 
 class QueryLogger:
     """Sends scored queries to the detector without ever delaying or breaking the caller.
 
     ``max_queries`` and ``max_bytes`` bound what waits while Kafka is slow or away; when they are reached, whoever
-    holds most of the queue loses his newest rows, and his losses are counted and sent. The thread starts with
-    the first call, so a logger made before a server forks works in each of its workers.
+    holds most of the queue loses their newest rows, and these losses are counted and sent. The thread starts with
+    the first call of each process, so a logger made or used before a server forks works in each of its workers.
 
-    Counters: ``logged`` queries were accepted, ``sent`` acknowledged by Kafka, ``dropped`` given up, ``refused``
-    reported by the gate, ``invalid`` calls could not be used; ``failures`` are errors of Kafka, ``records`` its
-    acknowledged records.
+    Every query given to ``log`` is in one of ``sent`` (acknowledged by Kafka), ``dropped`` (given up), ``unjudged``
+    (no row could be made of it, by principal and reason), or the gauges ``queued`` and ``in_flight``. Other
+    counters: ``logged`` queries were queued, ``refused`` ones reported by the gate; ``invalid`` calls could not be
+    used in whole; of the queries that are kept, ``clipped`` had a number beyond float32, ``converted`` outputs that
+    were no probabilities, ``repaired`` an odd name, id, time or column; ``failures`` are errors of Kafka, ``records``
+    its acknowledged records.
     """
 
     NAME = "logger"
 
     def __init__(self, connection: Connection, *, max_queries: int = 100_000, max_bytes: int = 64 << 20) -> None:
-        self.counters = Counters("logged", "sent", "records", "dropped", "refused", "invalid", "failures")
+        self.counters = Counters(*_COUNTERS)
+        self._connection = connection
         self._queue: FairQueue[Rows] = FairQueue(max_queries, max_bytes)
         self._tallies = Tallies(_TALLY_ENTRIES)
-        self._delivery = Delivery(connection, self._queue, self._tallies, self.counters)
         self._complaints = Complaints(logging.getLogger(__name__))
-        self._lock = threading.Lock()
-        self._started = False
+        self._delivery = self._new_delivery()
         self._closed = False
-        self._prefix = uuid.uuid4().hex[:16]
-        self._numbers = count()
+        self._begin()
+        renew_in_children(self)
 
     def __enter__(self) -> Self:
         self.start()
@@ -75,13 +89,25 @@ class QueryLogger:
         self.close()
 
     def start(self) -> None:
-        """Start the thread now instead of at the first call. Returns at once, with or without a broker."""
+        """Start the thread now instead of at the first call, or again after :meth:`close`.
+
+        Returns at once, with or without a broker.
+        """
         import numpy as np  # noqa: F401  slow to import: not in the path of the first request
 
         with self._lock:
-            if not self._started and not self._closed:
-                self._started = True
-                self._delivery.start()
+            if self._closed:
+                self._closed = self._started = False
+                self._delivery = self._new_delivery()
+        self._ensure_started()
+
+    def renew(self) -> None:
+        """Begin anew, in a forked process: the thread is gone, and the parent sends what it was given."""
+        self._queue.renew()
+        self._tallies.renew()
+        self._delivery.disown()
+        self._delivery = self._new_delivery()
+        self._begin()
 
     def log(  # noqa: PLR0913  one call with everything about a request
         self,
@@ -98,29 +124,52 @@ class QueryLogger:
     ) -> None:
         """Queue what the model was asked and what it said, before any perturbation.
 
-        ``features``: (d,) for one query or (n, d) for many; an image must be flattened. ``outputs``: (k,) or (n, k);
-        for the kinds ``label`` (a class number) and ``score`` also a number or (n,). ``event_id``: one string, or
-        n; with several rows one string is numbered. ``occurred_at``: seconds UTC, one or n, by default now.
-        ``columns``: see :class:`detector.serving.rows.Columns`. Never raises and never waits for Kafka; what
-        cannot be used is counted under ``invalid``.
+        ``features``: (d,) for one query or (n, d) for many; an image must be flattened. None or NaN is a missing
+        feature, a number beyond float32 is clipped. ``outputs``: (k,) or (n, k); for the kinds ``label`` (a class
+        number) and ``score`` also a number or (n,). ``event_id``: one string, or n; with several rows one string is
+        numbered. ``occurred_at``: seconds UTC, one or n, by default now. ``columns``: see
+        :class:`detector.serving.rows.Columns`. Never raises and never waits for Kafka; what cannot be used is
+        counted against the principal under ``unjudged``.
         """
         try:
+            if type(principal) is not str:
+                principal = principal_of(principal)
             source = source_of(principal, model, model_version, output_kind)
-            self._enqueue(self._rows(source, features, outputs, event_id, occurred_at, columns))
-        except Exception as error:  # noqa: BLE001  nothing of ours may break the caller
-            self.counters.add("invalid")
-            self._complaints.say("invalid", "a query of model %r was not logged: %s", model, error)
+            pieces = self._read(source, (features, outputs, event_id, occurred_at, columns))
+            if source.principal != principal:
+                self._repaired(sum(piece.queries for piece in pieces))
+            self._enqueue(pieces)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
+            self._reject(principal, model, features, error)
 
     def refused(self, principal: str, model: str, queries: int = 1) -> None:
         """Count ``queries`` that were refused unanswered; the counts are sent about once a second."""
         try:
-            check_names(principal=principal, model=model)
-            self._tallies.add(Count(model, principal, "refused", queries, time.time()))
+            queries = _whole(queries)
             self.counters.add("refused", queries)
-            self._wake()
-        except Exception as error:  # noqa: BLE001  nothing of ours may break the caller
+            self._tally(principal, model, "refused", queries, "")
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
             self.counters.add("invalid")
             self._complaints.say("invalid", "a refusal of model %r was not counted: %s", model, error)
+
+    def unjudged(self, principal: str, model: str, queries: int = 1, *, reason: str) -> None:
+        """Count ``queries`` that were answered and cannot be logged; ``reason`` is a short word of ``a-z`` and ``-``.
+
+        Never raises.
+        """
+        try:
+            queries = _whole(queries)
+            self.counters.add("unjudged", queries)
+            self._tally(principal, model, "unjudged", queries, _word(reason))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
+            self.counters.add("invalid")
+            self._complaints.say("invalid", "unjudged queries of model %r were not counted: %s", model, error)
 
     def gauges(self) -> Mapping[str, float]:
         """``queued`` and ``in_flight`` queries, and ``unattributed`` losses, whose principal was not kept."""
@@ -135,53 +184,164 @@ class QueryLogger:
         return {**self.counters.snapshot(), **self.gauges()}
 
     def close(self, timeout: float = 5.0) -> None:
-        """Send what waits, for at most ``timeout`` seconds; what is left then is counted as dropped."""
+        """Send what waits, for at most ``timeout`` seconds; what is left then is counted as dropped.
+
+        Later calls are counted as dropped too, until :meth:`start`.
+        """
         with self._lock:
-            started, closed = self._started, self._closed
+            running = self._started and not self._closed
             self._closed = True
-        if started and not closed:
+        if running:
             self._delivery.close(timeout)
-        left = sum(rows.queries for rows in self._queue.clear())
+        left = self._queue.clear()
+        for rows in left:
+            self._drop(rows, "closed")
         if left or self._delivery.in_flight:
-            self.counters.add("dropped", left)
-            self._complaints.say(
-                "close", "closed with %d queries unsent and %d unconfirmed", left, self._delivery.in_flight
-            )
+            unsent, unconfirmed = sum(rows.queries for rows in left), self._delivery.in_flight
+            self._complaints.say("close", "closed with %d queries unsent and %d unconfirmed", unsent, unconfirmed)
 
-    def _rows(
-        self,
-        source: Source,
-        features: ArrayLike,
-        outputs: ArrayLike,
-        event_id: str | Sequence[str] | None,
-        occurred_at: ArrayLike | None,
-        columns: Columns,
-    ) -> list[Rows]:
-        matrix = as_matrix(features, "features")
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._started = False
+        self._prefix = uuid.uuid4().hex[:16]
+        self._numbers = count()
+
+    def _new_delivery(self) -> Delivery:
+        return Delivery(self._connection, self._queue, self._tallies, self.counters)
+
+    def _read(self, source: Source, call: Call) -> list[Rows]:
+        features, outputs, event_id, occurred_at, columns = call
+        try:
+            matrix = as_matrix(features, "features")
+            answers = as_outputs(outputs, len(matrix))
+        except (TypeError, ValueError, OverflowError):
+            return self._salvage(source, call)
         queries, dimension = matrix.shape
-        times = as_times(time.time() if occurred_at is None else occurred_at, queries)
+        times = self._times(occurred_at, queries)
         ids = self._event_ids(event_id, queries)
-        optional = as_columns(columns, queries, dimension) if columns else {}
-        return cut(build(source, ids, times, matrix, as_outputs(outputs, queries), optional))
+        optional = self._columns(columns, queries, dimension) if columns else {}
+        return cut(build(source, ids, times, matrix, answers, optional))
 
-    def _event_ids(self, event_id: str | Sequence[str] | None, queries: int) -> list[str]:
+    def _salvage(self, source: Source, call: Call) -> list[Rows]:
+        """What can be used of a call that does not convert as a whole; the other queries are counted."""
+        features, outputs, event_id, occurred_at, columns = call
+        queries = count_rows(features)
+        times = self._times(occurred_at, queries)
+        ids = self._event_ids(event_id, queries)
+        rows = []
+        for places, matrix, answers in salvage(features, outputs):
+            chosen = Columns(**{name: pick(values, places, queries) for name, values in columns.items()})  # type: ignore[typeddict-item]
+            optional = self._columns(chosen, *matrix.shape)
+            rows += cut(build(source, [ids[place] for place in places], times[places], matrix, answers, optional))
+        left = queries - sum(piece.queries for piece in rows)
+        if left:
+            self.counters.add("invalid")
+            self.counters.add("unjudged", left)
+            self._tally(source.principal, source.model, "unjudged", left, "structure")
+            self._complaints.say("invalid", "of a call for model %r %d rows are not all numbers", source.model, left)
+        return rows
+
+    def _times(self, occurred_at: ArrayLike | None, queries: int) -> NDArray[np.float64]:
+        now = time.time()
+        if occurred_at is None:
+            return as_times(now, queries)
+        times = as_times(occurred_at, queries)
+        self._repaired(correct_times(times, now))
+        return times
+
+    def _columns(self, columns: Columns, queries: int, dimension: int) -> dict[str, Any]:
+        optional = as_columns(columns, queries, dimension)
+        if len(optional) < len(columns):
+            self._repaired(queries)
+        return optional
+
+    def _event_ids(self, event_id: Any, queries: int) -> list[str]:
         if event_id is None:
             return [f"{self._prefix}-{next(self._numbers):x}" for _ in range(queries)]
-        if isinstance(event_id, str):
+        if isinstance(event_id, str | bytes) or not hasattr(event_id, "__len__"):
+            event_id = event_id if type(event_id) is str else str(event_id)
             return [event_id] if queries == 1 else [f"{event_id}-{row}" for row in range(queries)]
         if len(event_id) != queries:
             raise InvalidRecord("length", f"{len(event_id)} event ids came with {queries} queries")
-        return list(event_id)
+        return [one if type(one) is str else str(one) for one in event_id]
+
+    def _repaired(self, queries: int) -> None:
+        if queries:
+            self.counters.add("repaired", queries)
 
     def _enqueue(self, pieces: Iterable[Rows]) -> None:
         for piece in pieces:
             self.counters.add("logged", piece.queries)
-            for lost in [piece] if self._closed else self._queue.put(piece):
-                self.counters.add("dropped", lost.queries)
-                self._tallies.add(Count(lost.source.model, lost.principal, "dropped", lost.queries, time.time()))
+            if self._closed:
+                self._drop(piece, "closed")
+                self._complaints.say("closed", "the logger is closed: queries are dropped until it is started again")
+                continue
+            for lost in self._queue.put(piece):
+                self._drop(lost, "queue-full")
+        self._wake()
+
+    def _drop(self, rows: Rows, reason: str) -> None:
+        self.counters.add("dropped", rows.queries)
+        self._tallies.add(Count(rows.source.model, rows.principal, "dropped", rows.queries, time.time(), reason))
+
+    def _reject(self, principal: Any, model: Any, features: Any, error: BaseException) -> None:
+        """Count the queries of a call of which no row can be made."""
+        self.counters.add("invalid")
+        queries = 1
+        with harmless():
+            queries = count_rows(features)
+        reason = error.reason if isinstance(error, InvalidRecord) else "structure"
+        if queries:
+            self.counters.add("unjudged", queries)
+            self._tally(principal, model, "unjudged", queries, reason)
+        self._complaints.say("invalid", "a query of model %.80r was not logged: %s", model, error)
+
+    def _tally(self, principal: Any, model: Any, kind: CountKind, queries: int, reason: str) -> None:
+        """Keep a count to be sent; without a name for whose it is, only that there was one."""
+        named = False
+        with harmless():
+            check_names(model=model)
+            self._tallies.add(Count(model, principal_of(principal), kind, queries, time.time(), reason))
+            named = True
+        if not named:
+            self._tallies.add_unattributed(queries)
+            self._complaints.say("nameless", "%d queries (%s) of nobody that can be named were counted", queries, kind)
         self._wake()
 
     def _wake(self) -> None:
         if not self._started:
-            self.start()
+            self._ensure_started()
         self._delivery.wake()
+
+    def _ensure_started(self) -> None:
+        with self._lock:
+            if not self._started and not self._closed:
+                self._started = True
+                self._delivery.start()
+
+
+_COUNTERS = (
+    "logged",
+    "sent",
+    "records",
+    "dropped",
+    "unjudged",
+    "refused",
+    "invalid",
+    "clipped",
+    "converted",
+    "repaired",
+    "failures",
+)
+
+
+def _word(reason: Any) -> str:
+    return reason if isinstance(reason, str) and _REASON.fullmatch(reason) else "unknown"
+
+
+def _whole(queries: int) -> int:
+    """``queries`` as an int of one or more, or InvalidRecord."""
+    number = operator.index(queries)
+    if not 0 < number < _MOST_QUERIES:
+        raise InvalidRecord("counts", f"{number} queries cannot be counted; say one or more")
+    return number

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from typing import Any, Protocol
+
+from detector.contracts.errors import ConfigurationError
+from detector.serving.forks import not_forking, renew_in_children
+
+_GAUGE_SECONDS = 1.0
+_GAUGE_MODES = {"ready": "livemin", "age_seconds": "livemax", "decisions": "livemax"}
+"""How the gauges of several processes are put together; where nothing stands here they are added up."""
 
 
 class Counters:
-    """Named totals since the start, safe to add to from any thread."""
+    """Named totals since the start of this process, safe to add to from any thread.
+
+    ``mirror``, if set, is called with every name and amount as well; it must not raise.
+    """
 
     def __init__(self, *names: str) -> None:
+        self._names = names
+        self.mirror: Callable[[str, int], None] | None = None
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew, in a forked process: what was counted so far is the parent's."""
         self._lock = threading.Lock()
-        self._totals = dict.fromkeys(names, 0)
+        self._totals = dict.fromkeys(self._names, 0)
 
     def add(self, name: str, amount: int = 1) -> None:
         self._lock.acquire()  # `with` costs more than all the rest, and a request waits for this
@@ -20,6 +39,8 @@ class Counters:
             self._totals[name] += amount
         finally:
             self._lock.release()
+        if self.mirror is not None:
+            self.mirror(name, amount)
 
     def snapshot(self) -> dict[str, int]:
         with self._lock:
@@ -41,11 +62,21 @@ def export_metrics(*measured: Measured, registry: Any = None) -> None:
     """Register ``measured`` with prometheus_client, read at each scrape.
 
     Metrics are ``weirguard_sdk_NAME_COUNTER_total`` and ``weirguard_sdk_NAME_GAUGE``. ``registry``: a
-    CollectorRegistry, the default one if None. Raises ImportError without prometheus_client.
+    CollectorRegistry, the default one if None. In prometheus_client's multiprocess mode its MultiProcessCollector
+    finds them, whatever ``registry`` is. Raises ImportError without prometheus_client, and ConfigurationError when
+    the folder of the multiprocess mode cannot be written.
     """
-    from prometheus_client import REGISTRY
+    from prometheus_client import REGISTRY, values
 
-    (registry or REGISTRY).register(_Collector(measured))
+    if values.ValueClass is values.MutexValue:
+        (registry or REGISTRY).register(_Collector(measured))
+    else:
+        _mirror(measured)
+
+
+def _described(one: Measured, name: str) -> tuple[str, str]:
+    """Name and help text of a metric."""
+    return f"weirguard_sdk_{one.NAME}_{name}", f"{name} of the {one.NAME}"
 
 
 class _Collector:
@@ -57,7 +88,77 @@ class _Collector:
 
         for one in self._measured:
             for name, total in one.counters.snapshot().items():
-                label = f"weirguard_sdk_{one.NAME}_{name}"
-                yield CounterMetricFamily(label, f"{name} of the {one.NAME}, since the start", value=total)
+                label, text = _described(one, name)
+                yield CounterMetricFamily(label, f"{text}, since the start", value=total)
             for name, level in one.gauges().items():
-                yield GaugeMetricFamily(f"weirguard_sdk_{one.NAME}_{name}", f"{name} of the {one.NAME}", value=level)
+                yield GaugeMetricFamily(*_described(one, name), value=level)
+
+
+def _mirror(measured: tuple[Measured, ...]) -> None:
+    """Keep the counters of ``measured`` as real ones from now on, and their gauges about once a second.
+
+    prometheus_client's multiprocess mode asks no collector: what is to be seen must be in its files.
+    """
+    try:
+        levels = _Levels(measured)
+        for one in measured:
+            count = partial(_count, levels, one)
+            for name, total in one.counters.snapshot().items():
+                _counter(*_described(one, name)).inc(total)
+            one.counters.mirror = count
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write prometheus_client's files, correct PROMETHEUS_MULTIPROC_DIR: {error}"
+        ) from None
+
+
+@cache
+def _counter(name: str, text: str) -> Any:
+    """The one counter of that name, in no registry: the files are what is read."""
+    from prometheus_client import Counter
+
+    return Counter(name, f"{text}, since the start", registry=None)
+
+
+@cache
+def _gauge(name: str, text: str, mode: Any) -> Any:
+    from prometheus_client import Gauge
+
+    return Gauge(name, text, registry=None, multiprocess_mode=mode)
+
+
+def _count(levels: _Levels, one: Measured, name: str, amount: int) -> None:
+    with contextlib.suppress(Exception), not_forking():  # prometheus_client's lock is one that a fork would break
+        _counter(*_described(one, name)).inc(amount)
+        levels.keep()
+
+
+class _Levels:
+    """The gauges of ``measured``, set by a thread that starts with the first count of each process."""
+
+    def __init__(self, measured: tuple[Measured, ...]) -> None:
+        self._measured = measured
+        self._kept = False
+        self._set()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        self._kept = False
+
+    def keep(self) -> None:
+        if not self._kept:
+            self._kept = True
+            threading.Thread(target=self._run, name="weirguard-metrics", daemon=True).start()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            with contextlib.suppress(Exception):
+                self._set()
+            pause.wait(_GAUGE_SECONDS)
+
+    def _set(self) -> None:
+        with not_forking():
+            for one in self._measured:
+                for name, level in one.gauges().items():
+                    _gauge(*_described(one, name), _GAUGE_MODES.get(name, "livesum")).set(level)

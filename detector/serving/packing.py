@@ -4,39 +4,44 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from detector.contracts.codecs.queries_packed import encode_packed
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import Count, QueryBatch
-from detector.serving.rows import Rows
+from detector.serving.mending import mend
+from detector.serving.rows import Rows, in_steps
 
 _PACK_BYTES = 800_000
 """Estimated bytes at which a record is closed, below what a record may have."""
 
+Carried = Counter[tuple[str, str]]
+"""Queries by model and principal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One packed record and what it carries: ``counts`` alone or, by model and principal, ``queries``."""
+    """One packed record and what it carries: ``counts`` alone or ``queries``; ``mends``: rows mended, by counter."""
 
     partition: int
     value: bytes
-    queries: Counter[tuple[str, str]]
+    queries: Carried
     counts: tuple[Count, ...] = ()
+    mends: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
 class Unpackable:
-    """Rows that no record can hold, and why."""
+    """Queries that no record can hold, and why."""
 
-    rows: Rows
+    queries: Carried
     error: InvalidRecord
 
 
 def pack(rows: Iterable[Rows], partitions: int) -> Iterator[Record | Unpackable]:
-    """Records for ``rows``, which stay in order within each principal and shape."""
+    """Records for ``rows``, which stay in order within each principal and shape. Raises nothing for a row's sake."""
     groups: dict[tuple[object, ...], list[Rows]] = {}
     for piece in rows:
         groups.setdefault((partition_of(piece.principal, partitions), piece.shape), []).append(piece)
@@ -59,23 +64,37 @@ def _portions(group: list[Rows]) -> Iterator[list[Rows]]:
 
 
 def _encode(portion: list[Rows], partition: int) -> Iterator[Record | Unpackable]:
-    """One record, or several where the estimate was too low."""
+    """One record, or several where the estimate was too low or a row spoils it."""
     try:
-        value = encode_packed(to_batch(portion), ())
-    except InvalidRecord as error:
-        if len(portion) == 1:
-            yield Unpackable(portion[0], error)
-            return
-        half = len(portion) // 2
-        yield from _encode(portion[:half], partition)
-        yield from _encode(portion[half:], partition)
+        mended = mend(to_batch(portion))
+        value = encode_packed(mended.batch) if len(mended.batch) else None
+    except Exception as error:  # noqa: BLE001  whatever a row holds, the others must not be lost with it
+        yield from _encode_apart(portion, partition, error)
+        return
+    queries = carried(portion)
+    if mended.fault is not None:
+        lost = Counter((mended.batch.model, principal) for principal in mended.lost)
+        queries -= lost
+        yield Unpackable(lost, mended.fault)
+    if value is not None:
+        yield Record(partition, value, queries, mends=mended.mends)
+
+
+def _encode_apart(portion: list[Rows], partition: int, error: Exception) -> Iterator[Record | Unpackable]:
+    """Both halves of ``portion``, down to the single row that is at fault."""
+    pieces = portion if len(portion) > 1 else in_steps(portion[0], max(1, (portion[0].queries + 1) // 2))
+    if len(pieces) > 1:
+        half = len(pieces) // 2
+        yield from _encode(pieces[:half], partition)
+        yield from _encode(pieces[half:], partition)
     else:
-        yield Record(partition, value, carried(portion))
+        fault = error if isinstance(error, InvalidRecord) else InvalidRecord("structure", str(error)[:200])
+        yield Unpackable(carried(portion), fault)
 
 
-def carried(rows: Iterable[Rows]) -> Counter[tuple[str, str]]:
+def carried(rows: Iterable[Rows]) -> Carried:
     """How many queries of each (model, principal) are in ``rows``."""
-    queries: Counter[tuple[str, str]] = Counter()
+    queries: Carried = Counter()
     for piece in rows:
         queries[piece.source.model, piece.principal] += piece.queries
     return queries
@@ -121,8 +140,8 @@ def pack_counts(counts: Iterable[Count], partitions: int) -> Iterator[Record]:
             yield Record(partition, encode_packed(_no_rows(model), part), Counter(), part)
 
 
-_COUNTS = 600
-"""Counts in one record: each has a name of up to 256 characters of up to four bytes."""
+_COUNTS = 500
+"""Counts in one record: each has a name of up to 256 characters of up to four bytes, and a reason."""
 
 
 def _no_rows(model: str) -> QueryBatch:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
-from detector.contracts.codecs.limits import names_one
+from detector.contracts.codecs.limits import LATEST_TIME
 from detector.contracts.errors import InvalidRecord
+from detector.contracts.principals import usable_principal
 from detector.contracts.queries import OutputKind
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Columns(TypedDict, total=False):
     user_agent_hash: str | Sequence[str]
 
 
-_NUMERIC = {"missing": "bool", "hardness": "float32", "leaf": "int64", "specification": "float32"}
+_NUMERIC = {"hardness": ("float32", ()), "leaf": ("int64", ()), "specification": ("float32", (2,))}
+"""Type and shape of an entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """``queries`` rows of one principal: ``features`` float32 (n, d), ``outputs`` float32 (n, k), ``columns`` of n."""
+    """``queries`` rows of one principal: ``features`` float32 (n, d), ``outputs`` float32 (n, k), ``columns`` of n.
+
+    Numbers are as they came: what is no finite number, or no probability, is mended when rows are packed, many at once.
+    """
 
     source: Source
     event_ids: list[str]
@@ -80,27 +85,28 @@ class Rows:
         return source.model, source.model_version, source.output_kind, *widths, *sorted(self.columns)
 
 
-def check_names(**names: str) -> None:
-    """Raise InvalidRecord unless each can name a principal, a model or a version."""
+def check_names(**names: object) -> None:
+    """Raise InvalidRecord unless each can name a model or a version."""
     for what, name in names.items():
-        if not names_one(name):
+        if not isinstance(name, str) or usable_principal(name) != name:
             raise InvalidRecord("identity", f"{what} is {name!r:.80}; it must be 1 to 256 plain characters and not '*'")
 
 
 @lru_cache(maxsize=8_192)
 def source_of(principal: str, model: str, model_version: str, output_kind: OutputKind) -> Source:
-    """The source, or InvalidRecord where the detector would refuse every row of it."""
-    check_names(principal=principal, model=model, model_version=model_version)
+    """The source, its principal made usable, or InvalidRecord where the detector would refuse every row of it."""
+    check_names(model=model, model_version=model_version)
     if output_kind not in get_args(OutputKind):
         raise InvalidRecord("structure", f"output_kind is {output_kind!r:.80}; use one of {get_args(OutputKind)}")
-    return Source(principal, model, model_version, output_kind)
+    return Source(usable_principal(principal), model, model_version, output_kind)
 
 
 def as_matrix(values: ArrayLike, what: str) -> NDArray[np.float32]:
-    """A float32 copy of ``values`` with one row a query: (d,) counts as one row. Raises InvalidRecord."""
-    import numpy as np
+    """A float32 copy of ``values`` with one row a query: (d,) counts as one row. Raises InvalidRecord.
 
-    matrix = np.array(values, dtype=np.float32, order="C")
+    None is NaN, and a number beyond float32 infinite.
+    """
+    matrix = _as_floats(values)
     if matrix.ndim == 1:
         matrix = matrix.reshape(1, -1)
     if matrix.ndim != 2 or not matrix.size:
@@ -110,14 +116,22 @@ def as_matrix(values: ArrayLike, what: str) -> NDArray[np.float32]:
 
 def as_outputs(values: ArrayLike, queries: int) -> NDArray[np.float32]:
     """A float32 copy of ``values`` as (queries, k); one number a query may come as (queries,)."""
-    import numpy as np
-
-    outputs = np.array(values, dtype=np.float32, order="C")
+    outputs = _as_floats(values)
     if outputs.ndim < 2:
         outputs = outputs.reshape(1, -1) if queries == 1 else outputs.reshape(-1, 1)
     if outputs.ndim != 2 or len(outputs) != queries or not outputs.size:
         raise InvalidRecord("length", f"outputs have shape {outputs.shape} for {queries} queries")
     return outputs
+
+
+def _as_floats(values: Any) -> NDArray[np.float32]:
+    import numpy as np
+
+    masked = hasattr(values, "filled")  # numpy.ma takes long to import
+    if not masked and getattr(values, "dtype", None) == np.float32:
+        return np.array(values, dtype=np.float32, order="C")
+    with np.errstate(all="ignore"):  # beyond float32 is infinite, and no warning to a caller
+        return np.array(values.astype(np.float64).filled(np.nan) if masked else values, dtype=np.float32, order="C")
 
 
 def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:
@@ -129,34 +143,73 @@ def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:
     return times
 
 
+def correct_times(times: NDArray[np.float64], now: float) -> int:
+    """Put ``now`` where no moment between 1970 and 9999 stands; says how often."""
+    import numpy as np
+
+    odd = ~((times >= 0) & (times < LATEST_TIME))
+    times[odd] = now
+    return int(np.count_nonzero(odd))
+
+
 def as_columns(columns: Columns, queries: int, dimension: int) -> dict[str, Any]:
-    """The optional columns as they stand in a batch. Raises InvalidRecord for an unknown or ill-shaped one."""
+    """The optional columns as they stand in a batch, without those whose entries are not the numbers they should be.
+
+    Raises InvalidRecord for an unknown column and for one of another length.
+    """
     unknown = columns.keys() - Columns.__annotations__
     if unknown:
         known = ", ".join(Columns.__annotations__)
         raise InvalidRecord("structure", f"no column is called {', '.join(sorted(unknown))}; there are {known}")
-    return {name: _column(name, values, queries, dimension) for name, values in columns.items()}
+    read = {name: _column(name, values, queries, dimension) for name, values in columns.items()}
+    return {name: column for name, column in read.items() if column is not None}
 
 
 def _column(name: str, values: Any, queries: int, dimension: int) -> Any:
+    if name in _NUMERIC:
+        return _numbers(name, values, queries)
+    if name == "missing":
+        return _mask(values, (queries, dimension))
+    texts = [values] * queries if isinstance(values, str) else list(values)
+    if len(texts) != queries:
+        raise InvalidRecord("length", f"{name} has {len(texts)} entries for {queries} queries")
+    return [text if type(text) is str else "" if text is None else str(text) for text in texts]
+
+
+def _mask(values: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
     import numpy as np
 
-    if name not in _NUMERIC:
-        texts = [values] * queries if isinstance(values, str) else list(values)
-        if len(texts) != queries:
-            raise InvalidRecord("length", f"{name} has {len(texts)} entries for {queries} queries")
-        return texts
-    width = {"missing": (dimension,), "specification": (2,)}.get(name, ())
-    return np.array(values, dtype=_NUMERIC[name]).reshape(queries, *width)
+    mask = np.array(values, dtype=np.bool_)
+    if mask.size != shape[0] * shape[1]:
+        raise InvalidRecord("length", f"missing has {mask.size} marks for {shape[0]} queries of {shape[1]} features")
+    return mask.reshape(shape)
+
+
+def _numbers(name: str, values: Any, queries: int) -> NDArray[Any] | None:
+    """The column, or None: a caller may choose what stands in it, and must not hide a query by that."""
+    import numpy as np
+
+    dtype, entry = _NUMERIC[name]
+    try:
+        with np.errstate(all="ignore"):
+            given = np.asarray(values)
+            column = given.astype(dtype).reshape(queries, *entry)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    exact = dtype != "int64" or given.dtype.kind == "i" or np.array_equal(column.reshape(-1), given.reshape(-1))
+    return column if exact else None
 
 
 def cut(rows: Rows) -> list[Rows]:
     """``rows`` in pieces that the queue can drop one by one; each owns its memory."""
     if rows.queries == 1:
         return [rows]
-    step = max(1, min(_ROWS, _BYTES // rows.features[0].nbytes))
-    if rows.queries <= step:
-        return [rows]
+    step = max(1, min(_ROWS, _BYTES // (rows.features[0].nbytes + rows.outputs[0].nbytes)))
+    return [rows] if rows.queries <= step else in_steps(rows, step)
+
+
+def in_steps(rows: Rows, step: int) -> list[Rows]:
+    """``rows`` in pieces of ``step`` queries."""
     return [_slice(rows, start, start + step) for start in range(0, rows.queries, step)]
 
 

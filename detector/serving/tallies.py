@@ -1,29 +1,35 @@
-"""Whose queries are missing: counts of what was dropped or refused, kept until they can be sent."""
+"""Which queries of whom are missing: counts of what was dropped, refused or not judged, kept until they can be sent."""
 
 from __future__ import annotations
 
 import threading
 
 from detector.contracts.queries import Count, CountKind
+from detector.serving.forks import renew_in_children
 
 
 class Tallies:
-    """Counts of queries by model, principal and kind, for at most ``max_entries`` of these.
+    """Counts of queries by model, principal, kind and reason, for at most ``max_entries`` of these.
 
     What finds no place is counted in ``unattributed``.
     """
 
     def __init__(self, max_entries: int) -> None:
         self._max_entries = max_entries
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin anew, in a forked process: what is here is the parent's to send."""
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, str, CountKind], tuple[int, float]] = {}
+        self._counts: dict[tuple[str, str, CountKind, str], tuple[int, float]] = {}
         self.unattributed = 0
 
     def __len__(self) -> int:
         return len(self._counts)
 
     def add(self, count: Count) -> None:
-        key = (count.model, count.principal, count.kind)
+        key = (count.model, count.principal, count.kind, count.reason)
         with self._lock:
             queries, latest = self._counts.get(key, (0, count.occurred_at))
             if queries or len(self._counts) < self._max_entries:
@@ -31,11 +37,16 @@ class Tallies:
             else:
                 self.unattributed += count.queries
 
+    def add_unattributed(self, queries: int) -> None:
+        """Count queries of nobody that can be named."""
+        with self._lock:
+            self.unattributed += queries
+
     def take(self) -> list[Count]:
         """All counts, each with the time of its latest query; none are left."""
         with self._lock:
             counts, self._counts = self._counts, {}
         return [
-            Count(model, principal, kind, queries, latest)
-            for (model, principal, kind), (queries, latest) in counts.items()
+            Count(model, principal, kind, queries, latest, reason)
+            for (model, principal, kind, reason), (queries, latest) in counts.items()
         ]

@@ -36,6 +36,8 @@ def format_of(path: Path) -> Format:
     known = FORMATS.get(path.suffix.lower())
     if known is None:
         raise ConfigurationError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}; {_ADVICE}")
+    if path.is_dir():
+        raise ConfigurationError(f"{path}: it is a folder; name the files in it, such as {path}/*{path.suffix}")
     if not path.is_file():
         raise ConfigurationError(f"{path}: there is no such file")
     return known

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,7 +16,7 @@ from detector.contracts.batches import in_log_order
 from detector.contracts.codecs.limits import RECORD_BYTES
 from detector.contracts.codecs.queries_json import decode_json_run
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.queries import BadRow, DecodedQueries
+from detector.contracts.queries import DecodedQueries
 
 _LINES = 1024
 _BYTES = 16 << 20
@@ -24,6 +26,8 @@ def read_jsonl(path: Path) -> Iterator[DecodedQueries]:
     """The queries in the JSON lines file at ``path``; blank lines are skipped."""
     try:
         with path.open("rb") as file:
+            if file.peek(2)[:2] in {BOM_UTF16_LE, BOM_UTF16_BE}:
+                raise ConfigurationError(f"{path}: the file is UTF-16; save it as UTF-8")
             lines = enumerate(_lines(file))
             while portion := _portion(lines):
                 yield from _decode(portion)
@@ -65,6 +69,6 @@ def _decode(lines: list[tuple[int, bytes]]) -> Iterator[DecodedQueries]:
     run = decode_json_run([line for _, line in written], [None] * len(written))
     for batch, places, _ in in_log_order(run.parts):
         yield DecodedQueries(batch, numbers[places])
-    if run.bad:
-        bad = [BadRow(int(numbers[place]), fault.reason, fault.detail) for place, fault in run.bad]
-        yield DecodedQueries(None, np.zeros(0, dtype=np.int64), bad_rows=bad)
+    if run.bad or run.repaired:
+        bad = [replace(fault, row=int(numbers[place])) for place, fault in run.bad]
+        yield DecodedQueries(None, np.zeros(0, dtype=np.int64), bad_rows=bad, repaired=run.repaired)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -98,5 +99,5 @@ class _Cursor:
             side: Literal["left", "right"] = "right" if number < until.log else "left"
             stop = max(int(np.searchsorted(self._times, until.time, side=side)), start + 1)
         self._at = stop
-        bad = portion.bad_rows if start == 0 else []
-        return DecodedQueries(cut(portion.batch, start, stop), portion.rows[start:stop], bad_rows=bad)
+        taken = DecodedQueries(cut(portion.batch, start, stop), portion.rows[start:stop])
+        return replace(taken, bad_rows=portion.bad_rows, repaired=portion.repaired) if start == 0 else taken

@@ -2,29 +2,31 @@
 
 ``features`` and ``outputs`` are lists of numbers, ``occurred_at`` a UTC timestamp or seconds, ``missing`` a list of
 booleans, ``specification`` a list of two numbers. Rows may differ in model, dimension and in which optional columns
-are null.
+are null. A cell that is no number costs its row where a query needs it, and is left out elsewhere.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.codecs.screening import TEXT_COLUMNS, screen
-from detector.contracts.errors import ConfigurationError, InvalidRecord
+from detector.contracts.codecs.limits import names_one
+from detector.contracts.codecs.mending import TEXT_COLUMNS
+from detector.contracts.codecs.screening import screen
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.principals import usable_principal
 from detector.contracts.queries import BadRow, DecodedQueries, OutputKind, QueryBatch
+from detector.sources.cells import LISTS, NUMBERS, TEXTS, Cells, clean
 
-_TEXTS = ("event_id", "principal", "model", "model_version")
-_REQUIRED = (*_TEXTS, "occurred_at", "features", "outputs")
-_LISTS = {"features": "float32", "outputs": "float32", "missing": "bool", "specification": "float32"}
-_NUMBERS = {"hardness": "float32", "leaf": "int64"}
-_OPTIONAL = ("missing", "specification", *_NUMBERS, *TEXT_COLUMNS)
+_REQUIRED = ("event_id", "principal", "model", "model_version", "occurred_at", "features", "outputs")
+_OPTIONAL = ("missing", "specification", *NUMBERS, *TEXT_COLUMNS)
 _ROWS = 4096
 _BYTES = 16 << 20
 _PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
@@ -72,33 +74,33 @@ def _rows_at_once(metadata: Any) -> int:
 
 
 def _read(path: Path, table: Any, start: int) -> Iterator[DecodedQueries]:
-    present = np.logical_and.reduce([_is_set(table[name]) for name in _REQUIRED])
-    if not present.all():
-        yield _refused(np.flatnonzero(~present) + start, "structure", f"one of {', '.join(_REQUIRED)} is null")
-    rows = np.flatnonzero(present)
-    columns = _Columns.of(path, table.take(rows) if len(rows) < len(present) else table)
+    cells = clean(path, table)
+    bad = [_faulty(cells, row, start) for row in sorted(cells.faults)]
+    rows = np.array([row for row in range(table.num_rows) if row not in cells.faults], dtype=np.int64)
+    columns = _Columns.of(path, cells.take(rows) if bad else cells)
+    if bad or cells.repaired:
+        yield DecodedQueries(None, rows[:0], bad_rows=bad, repaired=cells.repaired)
     edges = [*np.flatnonzero(columns.breaks()).tolist(), len(rows)]
     for first, stop in pairwise(edges):
         yield _numbered(columns, first, stop, rows[first:stop] + start)
+
+
+def _faulty(cells: Cells, row: int, start: int) -> BadRow:
+    """The ``row`` with a fault, by its place in the file."""
+    model, principal = cells.texts["model"][row] or "", cells.texts["principal"][row]
+    who = "" if principal is None else usable_principal(principal)
+    return BadRow(row + start, "structure", cells.faults[row], model if names_one(model) else "", who)
 
 
 def _is_set(column: Any) -> NDArray[np.bool_]:
     return cast("NDArray[np.bool_]", column.is_valid().to_numpy(zero_copy_only=False))
 
 
-def _refused(rows: NDArray[np.int64], reason: str, detail: str) -> DecodedQueries:
-    bad = [BadRow(row, reason, detail) for row in rows.tolist()]
-    return DecodedQueries(None, np.zeros(0, dtype=np.int64), bad_rows=bad)
-
-
 def _numbered(columns: _Columns, first: int, stop: int, rows: NDArray[np.int64]) -> DecodedQueries:
     """The run of like rows from ``first`` to ``stop``, screened; ``rows`` are their places in the file."""
-    try:
-        decoded = screen(columns.batch(first, stop))
-    except InvalidRecord as error:
-        return _refused(rows, error.reason, error.detail)
+    decoded = screen(columns.batch(first, stop), Counter())
     bad = [replace(fault, row=int(rows[fault.row])) for fault in decoded.bad_rows]
-    return DecodedQueries(decoded.batch, rows[decoded.rows], bad_rows=bad)
+    return DecodedQueries(decoded.batch, rows[decoded.rows], bad_rows=bad, repaired=decoded.repaired)
 
 
 @dataclass(frozen=True)
@@ -126,21 +128,31 @@ class _Columns:
     occurred_at: NDArray[np.float64]
     kinds: list[str]
     lists: dict[str, _Lists]
-    plain: dict[str, Any]
+    numbers: dict[str, NDArray[Any]]
     set_: dict[str, NDArray[np.bool_]]
 
     @classmethod
-    def of(cls, path: Path, table: Any) -> _Columns:
+    def of(cls, path: Path, cells: Cells) -> _Columns:
+        table, texts = cells.table, cells.texts
         names = set(table.schema.names)
-        kinds = _texts(table["output_kind"]) if "output_kind" in names else []
-        return cls(
-            texts={name: _texts(table[name]) for name in _TEXTS},
+        columns = cls(
+            texts={name: [text or "" for text in texts[name]] for name in TEXTS if name in texts},
             occurred_at=_seconds(path, table["occurred_at"]),
-            kinds=[kind or "probabilities" for kind in kinds] or ["probabilities"] * table.num_rows,
-            lists={name: _lists(path, name, table[name]) for name in _LISTS if name in names},
-            plain={name: _plain(name, table[name]) for name in (*_NUMBERS, *TEXT_COLUMNS) if name in names},
+            kinds=[kind or "probabilities" for kind in texts.get("output_kind", [None] * table.num_rows)],
+            lists={name: _lists(name, table[name]) for name in LISTS if name in names},
+            numbers={name: _number(name, table[name]) for name in NUMBERS if name in names},
             set_={name: _is_set(table[name]) for name in _OPTIONAL if name in names},
         )
+        for name, width in (("missing", columns.lists["features"].lengths), ("specification", 2)):
+            if name in names:
+                columns.leave_out(name, columns.lists[name].lengths != width, cells.repaired)
+        return columns
+
+    def leave_out(self, name: str, odd: NDArray[np.bool_], repaired: Counter[str]) -> None:
+        """The lists of the optional column ``name`` that are ``odd`` bool (n,) are as good as null."""
+        if left_out := int(np.count_nonzero(odd & self.set_[name])):
+            repaired["column"] += left_out
+            self.set_[name] = self.set_[name] & ~odd
 
     def breaks(self) -> NDArray[np.bool_]:
         """Where a row cannot share a batch with the one before it; true for the first."""
@@ -153,7 +165,7 @@ class _Columns:
         return breaks
 
     def batch(self, first: int, stop: int) -> QueryBatch:
-        """Rows ``first`` to ``stop``, which share a shape. Raises InvalidRecord where it makes no sense."""
+        """Rows ``first`` to ``stop``, which share a shape."""
         features = self.lists["features"].matrix(first, stop)
         outputs = self.lists["outputs"].matrix(first, stop)
         numbers: dict[str, int] = {}
@@ -161,53 +173,36 @@ class _Columns:
         return QueryBatch(
             model=self.texts["model"][first],
             model_version=self.texts["model_version"][first],
-            output_kind=_kind(self.kinds[first]),
+            output_kind=cast("OutputKind", self.kinds[first]),
             event_ids=self.texts["event_id"][first:stop],
             occurred_at=self.occurred_at[first:stop],
             principals=list(numbers),
             principal_index=np.array(index, dtype=np.int32),
             features=features,
             outputs=outputs,
-            **self._optional(first, stop, features.shape[1]),
+            **self._optional(first, stop),
         )
 
-    def _optional(self, first: int, stop: int, dimension: int) -> dict[str, Any]:
-        present = {name for name, is_set in self.set_.items() if is_set[first]}
-        columns = {name: self.plain[name][first:stop] for name in present & self.plain.keys()}
-        for name, width in (("missing", dimension), ("specification", 2)):
-            if name in present:
+    def _optional(self, first: int, stop: int) -> dict[str, Any]:
+        columns: dict[str, Any] = {}
+        for name in (name for name, is_set in self.set_.items() if is_set[first]):
+            if name in self.lists:
                 columns[name] = self.lists[name].matrix(first, stop)
-                if columns[name].shape[1] != width:
-                    raise InvalidRecord("length", f"{name} has {columns[name].shape[1]} entries instead of {width}")
+            else:
+                columns[name] = (self.numbers if name in self.numbers else self.texts)[name][first:stop]
         return columns
 
 
-def _kind(kind: str) -> OutputKind:
-    if kind not in get_args(OutputKind):
-        raise InvalidRecord("structure", f"output_kind is {kind[:64]!r}; use {', '.join(get_args(OutputKind))}")
-    return cast("OutputKind", kind)
+def _number(name: str, column: Any) -> NDArray[Any]:
+    return cast("NDArray[Any]", column.cast(NUMBERS[name]).fill_null(0).to_numpy(zero_copy_only=False))
 
 
-def _texts(column: Any) -> list[str]:
-    """A column of text, or of whole numbers that serve as names; null is an empty text."""
-    return cast("list[str]", column.cast("string").fill_null("").to_pylist())
-
-
-def _plain(name: str, column: Any) -> Any:
-    if name in TEXT_COLUMNS:
-        return _texts(column)
-    return column.cast(_NUMBERS[name]).fill_null(0).to_numpy(zero_copy_only=False)
-
-
-def _lists(path: Path, name: str, column: Any) -> _Lists:
+def _lists(name: str, column: Any) -> _Lists:
     """Values keep their nulls as NaN (numbers) or false (marks)."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not any(test(column.type) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
-        raise ConfigurationError(f"{path}: the column {name} is {column.type}; it must be a list of {_LISTS[name]}")
     lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-    values = column.flatten().cast(_LISTS[name], safe=False)
+    values = column.flatten().cast(LISTS[name], safe=False)
     values = values.fill_null(False) if name == "missing" else values
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return _Lists(values.to_numpy(zero_copy_only=False), offsets)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
-import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import faust
@@ -16,7 +13,8 @@ from detector.contracts.errors import SourceGap
 from detector.contracts.topics import STATE_TABLE
 from detector.runtime.sections import KafkaSettings, secret
 from detector.runtime.settings import Settings
-from detector.stream import bulk_delivery, faust_edges
+from detector.runtime.tls import tls_context
+from detector.stream import bulk_delivery, faust_edges, topics
 from detector.stream.exits import Exit, stop_now
 from detector.stream.owner import Owner
 
@@ -77,11 +75,21 @@ class StateTable(Table[bytes, bytes]):
 
 
 class Application(faust.App):
-    """A Faust app in which an agent's error ends the process: Faust would acknowledge the event and go on."""
+    """A Faust app in which an agent's error ends the process, as Faust would acknowledge the event and go on, and which
+    writes nothing to any disk."""
 
     weirguard_owner: Owner
     weirguard_sources: frozenset[str]
     weirguard_deliveries: Any
+    weirguard_delivered: dict[Any, int]
+
+    def _create_directories(self) -> None:
+        """None is needed: Faust would keep a file of each table there, and ours keeps everything in Kafka."""
+
+    async def on_stop(self) -> None:
+        """Not ready from here on."""
+        self.weirguard_owner.stopping()
+        await super().on_stop()
 
     async def _on_agent_error(self, agent: Any, error: BaseException) -> None:
         stop_now(Exit.UNEXPECTED, f"agent {agent.name} failed", error)
@@ -111,6 +119,7 @@ def _add_agent(app: Application, settings: Settings) -> None:
     app.topics.add(app.topic(*sources, **raw))
     app.weirguard_sources = frozenset(sources)
     app.weirguard_deliveries = app.channel(maxsize=0)
+    app.weirguard_delivered = {}
 
     @app.agent(app.weirguard_deliveries, name="owner")
     async def own(stream: Any) -> None:
@@ -129,7 +138,18 @@ def _add_agent(app: Application, settings: Settings) -> None:
 def _add_timers(app: Application) -> None:
     @app.timer(5.0)  # type: ignore[untyped-decorator]
     async def survey() -> None:
-        await app.weirguard_owner.survey()
+        try:
+            await app.weirguard_owner.survey()
+        except Exception as error:  # noqa: BLE001 - without figures the worker is still a worker
+            app.weirguard_owner.reporter.failed("survey", error)
+        try:
+            await app.weirguard_owner.publish_scores()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process must end
+            stop_now(Exit.STATE_NOT_WRITTEN, "scores could not be published", error)
+
+    @app.timer(20.0)  # type: ignore[untyped-decorator]
+    async def look() -> None:
+        await app.weirguard_owner.look()
 
     @app.timer(60.0)  # type: ignore[untyped-decorator]
     async def assert_decisions() -> None:
@@ -141,7 +161,7 @@ def _add_timers(app: Application) -> None:
 
 def _options(settings: Settings) -> dict[str, Any]:
     kafka, worker = settings.kafka, settings.worker
-    largest = kafka.state_record_bytes
+    largest = topics.largest_bytes(kafka)
     return {
         "broker": ";".join(f"kafka://{server}" for server in kafka.servers),
         "broker_credentials": credentials(kafka),
@@ -161,7 +181,6 @@ def _options(settings: Settings) -> dict[str, Any]:
         "broker_max_poll_records": bulk_delivery.RECORDS_AT_ONCE,
         "stream_recovery_delay": 0,
         "web_enabled": False,
-        "datadir": str(Path(tempfile.gettempdir()) / "weirguard-faust"),
         "worker_redirect_stdouts": False,
     }
 
@@ -179,14 +198,3 @@ def credentials(kafka: KafkaSettings) -> faust.auth.Credentials | None:
         mechanism=kafka.sasl_mechanism,
         ssl_context=context,
     )
-
-
-def tls_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """How the security settings have TLS done; None where they do without."""
-    if not kafka.security_protocol.endswith("SSL"):
-        return None
-    context = ssl.create_default_context(cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None)
-    context.check_hostname = kafka.ssl_check_hostname
-    if kafka.ssl_certfile:
-        context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile, secret(kafka, "kafka", "ssl_password"))
-    return context

@@ -5,26 +5,32 @@ from __future__ import annotations
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
+from detector.core.signals import SIGNALS
 from detector.policy.allowlist import Allowlist, parse_allowlist
 from detector.policy.config import Policy, Step
 from detector.runtime.settings import Settings
+from detector.runtime.shape import nearest
+from detector.runtime.texts import read_text
 from detector.stream.profiles import read_profiles
 
 
 def engine_config(settings: Settings) -> EngineConfig:
     """What the engine of every partition is configured with. Raises ConfigurationError."""
     section = settings.detection
-    prada = PradaConfig(
-        delta=section.prada.delta, window=section.prada.window, consecutive_checks=section.prada.consecutive_checks
+    return EngineConfig(
+        mode=section.mode,
+        prada=PradaConfig(**section.prada.model_dump()),
+        limits=Limits(**section.limits.model_dump()),
+        dimensions=dict(section.dimensions),
+        profiles=read_profiles(section.profiles),
     )
-    limits = Limits(section.limits.principals, section.limits.history_queries, section.limits.history_bytes)
-    profiles = read_profiles(section.profiles)
-    return EngineConfig(section.mode, prada, limits, dict(section.dimensions), profiles)
 
 
 def policy_of(settings: Settings) -> Policy:
-    """The policy that ``settings.policy`` describes. Raises ConfigurationError for a bad allowlist."""
+    """The policy that ``settings.policy`` describes. Raises ConfigurationError for a bad allowlist, and for the mode of
+    a signal that there is not."""
     section = settings.policy
+    _refuse_unknown_signals(settings)
     ladder = (
         Step(0, Action("slow", section.slow_queries_per_second)),
         Step(section.refuse_after_queries, Action("refuse")),
@@ -35,8 +41,17 @@ def policy_of(settings: Settings) -> Policy:
         signal_modes=dict(section.signal_modes),
         ladder=ladder,
         decision_seconds=section.decision_seconds,
+        unjudged_queries=section.unjudged_queries,
         allowlist=_allowlist(settings),
     )
+
+
+def _refuse_unknown_signals(settings: Settings) -> None:
+    for name in settings.policy.signal_modes:
+        if name not in SIGNALS:
+            close = nearest(name, SIGNALS)
+            meant = f"did you mean {close!r}?" if close else f"there are {', '.join(SIGNALS)}"
+            raise ConfigurationError(f"policy.signal_modes: there is no signal {name!r}; {meant}")
 
 
 def _allowlist(settings: Settings) -> Allowlist:
@@ -44,6 +59,8 @@ def _allowlist(settings: Settings) -> Allowlist:
     if path is None:
         return Allowlist()
     try:
-        return parse_allowlist(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"policy.allowlist: cannot read {path}: {error}") from error
+        return parse_allowlist(read_text(path, "policy.allowlist"))
+    except RecursionError:
+        raise ConfigurationError(
+            f"policy.allowlist: {path} nests too deeply; it holds [[allow]] tables alone"
+        ) from None

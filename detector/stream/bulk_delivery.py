@@ -76,6 +76,7 @@ async def _deliver(consumer: Any, records: dict[TP, list[Any]]) -> None:
     await consumer.app.weirguard_deliveries.send(value=delivery)
     for message in delivery:
         consumer._read_offset[message.tp] = message.offset
+        consumer.app.weirguard_delivered[message.tp] = message.offset
 
 
 async def _room(consumer: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from enum import IntEnum
 from typing import NoReturn
@@ -22,8 +23,10 @@ class Exit(IntEnum):
     OWNERSHIP_LOST = 73
     RECOVERY_STALLED = 74
     PROGRESS_STALLED = 75
+    PROCESSING = 76
     UNEXPECTED = 77
     NEWER_STATE_LOG = 78
+    REFUSED = 79
 
 
 MEANING = {
@@ -36,12 +39,22 @@ MEANING = {
     Exit.OWNERSHIP_LOST: "another worker has taken a partition of ours",
     Exit.RECOVERY_STALLED: "state recovery stood still",
     Exit.PROGRESS_STALLED: "records flowed but nothing was processed or committed",
+    Exit.PROCESSING: "records could not be processed; if they end the next worker too, they are taken one by one",
     Exit.UNEXPECTED: "an error that should not happen; see the log line before",
+    Exit.REFUSED: "Kafka refuses for good what must be written or read: a right or a topic's setting is wrong",
     Exit.NEWER_STATE_LOG: "the state log was written by a later version; a restart would not help",
 }
 
 FINAL = frozenset({Exit.CLEAN, Exit.CONFIGURATION, Exit.NEWER_STATE_LOG})
 """After these the supervisor does not restart the worker."""
+
+_FATAL = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGKILL)
+
+
+def blames_records(code: int) -> bool:
+    """Whether what was being processed may have ended the worker: an error, a crash, too much memory, or no end.
+    Trouble with the broker, or with who owns what, is none of these."""
+    return -code in _FATAL or code in {Exit.PROCESSING, Exit.PROGRESS_STALLED}
 
 
 def meaning(code: int) -> str:

@@ -15,7 +15,8 @@ from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from detector.stream import bulk_delivery
+from detector.stream import bulk_delivery, header_names
+from detector.stream.reading import Reading
 
 FETCH_WAIT_SECONDS = 0.1
 FLOW_POLL_SECONDS = 0.25
@@ -40,9 +41,13 @@ async def _getmany(self: Any, active_partitions: set[TP] | None, timeout: float)
 
 
 def _create_worker_consumer(self: Any, transport: Any) -> aiokafka.AIOKafkaConsumer:
-    """Fetches wait 100 ms at the broker, not the 1.5 s that Faust hard-codes: rebalances wait behind a fetch."""
+    """Fetches wait 100 ms at the broker, not the 1.5 s that Faust hard-codes: rebalances wait behind a fetch.
+
+    Records of transactions that were given up are left out: Faust reads them but for its own transactions.
+    """
     consumer = _original_consumer(self, transport)
     consumer._fetch_max_wait_ms = int(FETCH_WAIT_SECONDS * 1000)
+    consumer._isolation_level = "read_committed"
     return consumer
 
 
@@ -91,6 +96,7 @@ async def _seek_to_state(self: Any) -> Mapping[TP, int]:
     committed = await _original_seek(self)
     wanted: dict[TP, int] = self.app.weirguard_owner.next_offsets()
     consumer = self._ensure_consumer()
+    self.app.weirguard_delivered.clear()
 
     async def seek() -> dict[TP, int]:
         mine = {tp: offset for tp, offset in wanted.items() if tp in consumer.assignment()}
@@ -103,6 +109,7 @@ async def _seek_to_state(self: Any) -> Mapping[TP, int]:
 
 def install(embedded: bool) -> None:
     """Put the pieces in place, once per process; ``embedded`` adds the embedded broker's own."""
+    header_names.install()
     delegate: Any = ThreadDelegateConsumer
     thread: Any = driver.AIOKafkaConsumerThread
     delegate._getmany = _getmany
@@ -125,12 +132,31 @@ async def commit(app: Any, offsets: Mapping[TP, int]) -> None:
         await app.consumer._commit(mine)
 
 
-def known_ends(app: Any, partitions: Iterable[TP]) -> dict[TP, int]:
-    """End offsets as the last fetches told them; a partition that was not fetched yet is left out."""
-    if app._consumer is None:
+def readings(app: Any) -> dict[TP, Reading]:
+    """Of each assigned partition that was fetched; aiokafka's own figures, read from another thread."""
+    consumer = app._consumer and app.consumer._thread._consumer
+    subscription = consumer and consumer._subscription.subscription
+    assignment = subscription and subscription.assignment
+    if not assignment:
         return {}
-    found = {tp: app.consumer.highwater(tp) for tp in partitions if tp in app.consumer.assignment()}
-    return {tp: end for tp, end in found.items() if end is not None}
+    delivered = app.weirguard_delivered
+    states = {TP(*tp): assignment.state_value(tp) for tp in assignment.tps}
+    return {
+        tp: Reading(_stable_end(state), state._position, delivered.get(tp, -1), state.timestamp / 1000)
+        for tp, state in states.items()
+        if state and state.timestamp and state._position is not None
+    }
+
+
+def _stable_end(state: Any) -> int:
+    """The last stable offset; the embedded broker, and old ones, tell none."""
+    return int(state.highwater if state.lso is None or state.lso < 0 else state.lso)
+
+
+def any_connection(app: Any) -> bool:
+    """Whether the consumer has a connection to some broker."""
+    consumer = app._consumer and app.consumer._thread._consumer
+    return bool(consumer) and any(one.connected() for one in list(consumer._client._conns.values()))
 
 
 def committed_offsets(app: Any) -> dict[TP, int]:

@@ -10,7 +10,8 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.batches import concatenate, in_log_order, take
+from detector.contracts.batches import concatenate, in_log_order, select, take
+from detector.contracts.codecs.limits import RECORD_BYTES
 from detector.contracts.codecs.queries_json import JSON_CONTENT_TYPE, decode_json_run
 from detector.contracts.codecs.queries_packed import (
     PACKED_CONTENT_TYPE,
@@ -18,19 +19,21 @@ from detector.contracts.codecs.queries_packed import (
     decode_packed_run,
     encode_packed,
 )
-from detector.contracts.codecs.records import encode
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import DeadLetter
 from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import BadRow, Count, DecodedRun, Part, QueryBatch
 from detector.contracts.topics import Topics
-from detector.stream.record import Message
+from detector.stream.record import Message, within
 
 CONTENT_TYPE = "content-type"
 ORIGIN = "weirguard-origin"
 """Header of a re-keyed record: ``partition:offset`` of its first arrival."""
 
-_LISTED_ROWS = 100
+POISON = "poison"
+"""Reason of a record that ends, or would end, whoever processes it."""
+
+_HEADER_BYTES = 16_384
+_ERROR_CHARACTERS = 1_000
 _PACKED = PACKED_CONTENT_TYPE.encode()
 _KNOWN = (_PACKED, JSON_CONTENT_TYPE.encode(), None)
 
@@ -50,6 +53,11 @@ class SourceRecord:
     def nbytes(self) -> int:
         return len(self.value or b"") + 200
 
+    @property
+    def packed(self) -> bool:
+        """Whether it says that it is a packed record."""
+        return _media_type(self) == _PACKED
+
 
 @dataclass(slots=True)
 class Intake:
@@ -57,7 +65,7 @@ class Intake:
 
     ``record_of`` and ``row_of`` int64 (rows,) give the record index of each row of the pieces and its place in that
     record. ``counts`` stand before a row. ``strays`` are messages to the right partition, ``refused`` the bad rows by
-    record index.
+    record index, ``repaired`` as in ``DecodedRun``, and ``stray_counts`` the counts that rows -1 stand for there.
     """
 
     pieces: list[QueryBatch] = field(default_factory=list)
@@ -66,6 +74,8 @@ class Intake:
     counts: list[tuple[int, Count, int]] = field(default_factory=list)
     strays: list[Message] = field(default_factory=list)
     refused: dict[int, list[BadRow]] = field(default_factory=dict)
+    repaired: Counter[str] = field(default_factory=Counter)
+    stray_counts: dict[int, list[Count]] = field(default_factory=dict)
     _parts: list[Part] = field(default_factory=list)
 
     @property
@@ -93,14 +103,37 @@ class Receiver:
         self._topics = topics
 
     def receive(self, records: Sequence[SourceRecord]) -> Intake:
-        """Decode ``records``; nothing is raised for bad ones, they are in ``refused``."""
-        intake = Intake()
+        """Decode ``records``; nothing is raised for bad ones, they are in ``refused``.
+
+        A record that has the decoder fail in a way that nobody foresaw is refused as poison; its neighbours are kept.
+        """
+        try:
+            return self._receive(records, {})
+        except MemoryError:
+            raise
+        except Exception:
+            poison = {at: bad for at, record in enumerate(records) if (bad := self._poison(record)) is not None}
+            if not poison:
+                raise
+            return self._receive(records, poison)
+
+    def _poison(self, record: SourceRecord) -> BadRow | None:
+        try:
+            self._receive([record], {})
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            return BadRow(-1, POISON, f"the decoder failed: {error!r}"[:_ERROR_CHARACTERS])
+        return None
+
+    def _receive(self, records: Sequence[SourceRecord], poison: Mapping[int, BadRow]) -> Intake:
+        intake = Intake(refused={at: [bad] for at, bad in poison.items()})
         counts: list[tuple[int, Count]] = []
         media_types = [_media_type(record) for record in records]
-        for at in [at for at, media_type in enumerate(media_types) if media_type not in _KNOWN]:
+        for at in [at for at, media_type in enumerate(media_types) if media_type not in _KNOWN and at not in poison]:
             detail = f"{records[at].headers[CONTENT_TYPE][:64]!r} is neither JSON nor {PACKED_CONTENT_TYPE}"
             intake.refused[at] = [BadRow(-1, "content-type", detail)]
-        known = (at for at, media_type in enumerate(media_types) if media_type in _KNOWN)
+        known = (at for at, media_type in enumerate(media_types) if media_type in _KNOWN and at not in poison)
         for packed, run in groupby(known, key=lambda at: media_types[at] == _PACKED):
             places = list(run)
             counts += self._take_in(intake, places, [records[at] for at in places], packed)
@@ -113,7 +146,9 @@ class Receiver:
     ) -> list[tuple[int, Count]]:
         """Neighbours of one encoding, decoded together; gives their counts."""
         values = [record.value for record in records]
-        run = decode_packed_run(values) if packed else decode_json_run(values, [one.timestamp for one in records])
+        run = (decode_packed_run if packed else decode_json_run)(values, [record.timestamp for record in records])
+        if run.repaired:
+            intake.repaired.update(run.repaired)
         for place, bad in run.bad:
             intake.refused.setdefault(places[place], []).append(bad)
         away = self._away(run)
@@ -126,6 +161,10 @@ class Receiver:
             if len(batch):
                 intake.add((batch, numbers[record], row))
         return [(places[place], count) for place, count in run.counts if place not in lost]
+
+    def lives_here(self, principal: str) -> bool:
+        """Whether this partition is the principal's."""
+        return partition_of(principal, self._partitions) == self._partition
 
     def _homes(self, batch: QueryBatch) -> NDArray[np.int64]:
         homes = [partition_of(principal, self._partitions) for principal in batch.principals]
@@ -159,28 +198,30 @@ class Receiver:
         that was sent here twice is an error."""
         if record.source == "rekeyed":
             raise InvalidRecord("partition", "a re-keyed record arrived in a partition that is not its principal's")
-        if _media_type(record) == _PACKED:
+        if record.packed:
             return self._repacked(record)
-        headers = (*record.headers.items(), (ORIGIN, self._origin(record)))
-        return [Message(self._topics.rekeyed, home, record.key, record.value or b"", headers, record.timestamp)]
+        own = ((name, data) for name, data in record.headers.items() if name != ORIGIN)
+        headers = (*within(own, _HEADER_BYTES), (ORIGIN, self._origin(record)))
+        key = record.key if len(record.key or b"") <= _HEADER_BYTES else None
+        return [Message(self._topics.rekeyed, home, key, record.value or b"", headers, record.timestamp)]
 
     def _repacked(self, record: SourceRecord) -> list[Message]:
-        """The rows of ``record`` that live elsewhere, decoded again without their neighbours."""
-        batch = decode_packed(record.value).batch
+        """The rows of ``record`` that live elsewhere, decoded again without their neighbours.
+
+        A record that all goes to one place stays as it is: packed again it might be a little too large to be read.
+        """
+        decoded = decode_packed(record.value, timestamp=record.timestamp)
+        batch = decoded.batch
         assert batch is not None
         home = self._homes(batch)
-        headers = ((CONTENT_TYPE, PACKED_CONTENT_TYPE.encode()), (ORIGIN, self._origin(record)))
-        return [
-            Message(
-                self._topics.rekeyed,
-                partition,
-                None,
-                encode_packed(take(batch, np.flatnonzero(home == partition))),
-                headers,
-                record.timestamp,
-            )
-            for partition in np.unique(home[home != self._partition]).tolist()
-        ]
+        headers = ((CONTENT_TYPE, _PACKED), (ORIGIN, self._origin(record)))
+        messages = []
+        for partition in np.unique(home[home != self._partition]).tolist():
+            rows = np.flatnonzero(home == partition)
+            as_it_came = len(rows) == len(batch) and not (decoded.counts or decoded.bad_rows)
+            value = (record.value or b"") if as_it_came else encode_packed(select(batch, rows), (), RECORD_BYTES)
+            messages.append(Message(self._topics.rekeyed, partition, None, value, headers, record.timestamp))
+        return messages
 
     def _place_counts(self, intake: Intake, counts: list[tuple[int, Count]]) -> None:
         """Each count after the rows of its record, or among the refused if it is of somebody who lives elsewhere."""
@@ -193,32 +234,10 @@ class Receiver:
             else:
                 detail = "a count of missing queries arrived in a partition that is not its principal's"
                 intake.refused.setdefault(at, []).append(BadRow(-1, "partition", detail))
+                intake.stray_counts.setdefault(at, []).append(count)
 
     def _origin(self, record: SourceRecord) -> bytes:
         return f"{self._partition}:{record.offset}".encode()
-
-    def dead_letters(self, records: Sequence[SourceRecord], refused: Mapping[int, Sequence[BadRow]]) -> list[Message]:
-        """One message for each record with bad rows: its bytes as they came, and the reasons as headers."""
-        return [self._dead_letter(records[at], rows) for at, rows in sorted(refused.items())]
-
-    def _dead_letter(self, record: SourceRecord, rows: Sequence[BadRow]) -> Message:
-        topic = getattr(self._topics, record.source)
-        first = rows[0]
-        reason = Counter(row.reason for row in rows).most_common(1)[0][0]
-        message = "; ".join(f"row {row.row}: {row.reason}: {row.detail}" for row in rows[:_LISTED_ROWS])
-        row = first.row if len(rows) == 1 and first.row >= 0 else None
-        letter = DeadLetter(topic, self._partition, record.offset, row, reason, message)
-        headers = (
-            *record.headers.items(),
-            ("weirguard.dead-letter", encode(letter)),
-            ("__connect.errors.topic", topic.encode()),
-            ("__connect.errors.partition", str(self._partition).encode()),
-            ("__connect.errors.offset", str(record.offset).encode()),
-            ("__connect.errors.exception.class.name", b"detector.contracts.errors.InvalidRecord"),
-            ("__connect.errors.exception.message", message.encode()[:4000]),
-        )
-        value = record.value if record.value is not None else b""
-        return Message(self._topics.dead_letters, None, record.key, value, headers, record.timestamp)
 
 
 def _media_type(record: SourceRecord) -> bytes | None:

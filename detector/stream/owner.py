@@ -6,7 +6,7 @@ What may go wrong ends the process (``exits``): Faust would acknowledge, log and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, Protocol
@@ -15,30 +15,43 @@ import faust
 import structlog
 from faust.types import TP
 
-from detector.contracts.errors import BrokerError, NewerStateLog, OwnershipLost, SourceGap, StateLogError
+from detector.contracts.errors import (
+    BrokerError,
+    ConfigurationError,
+    NewerStateLog,
+    OwnershipLost,
+    SourceGap,
+    StateLogError,
+)
 from detector.contracts.topics import Topics
-from detector.stream import faust_edges
+from detector.stream import agreement, faust_edges
+from detector.stream.care import Care, Work, flights
 from detector.stream.exits import Exit, stop_now
 from detector.stream.intake import SourceRecord
-from detector.stream.partition import Partition, step_together
+from detector.stream.partition import Partition, conclude_together
 from detector.stream.record import Message, StateRecord
 from detector.stream.record import encode as encode_record
+from detector.stream.record_time import believed
 from detector.stream.reporter import Reporter
+from detector.stream.sending import Sender
 from detector.stream.step import Step
+from detector.stream.survey import Survey
 
 SOURCES = ("commands", "queries", "rekeyed")
 
-Work = tuple[Partition, list[SourceRecord]]
-"""A partition and its next micro-batch, or command."""
+Done = tuple[Partition, list[SourceRecord], Step]
+"""What was due, and what came of it."""
+
+_LARGE_BYTES = 1_048_576
+_POISON = "it ended a worker that processed it alone, after it had ended others"
 
 _log = structlog.get_logger("weirguard.stream")
 
 
-class Broker(Protocol):
-    """What the owner asks of the broker outside of Faust; all raise BrokerError."""
+class Broker(agreement.Broker, Protocol):
+    """What the owner asks of the broker outside of Faust; all raise BrokerError, and ``missing`` SourceGap."""
 
-    def first_at_or_after(self, topic: str, partition: int, offset: int) -> int | None: ...
-    def ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]: ...
+    def missing(self, topic: str, partition: int, expected: int, found: int) -> int: ...
     def cut(self, topic: str, partition: int, before: int) -> None: ...
 
 
@@ -52,17 +65,20 @@ class Owner:
         new_partition: Callable[[int], Partition],
         broker: Broker,
         reporter: Reporter,
-        microbatch_bytes: int,
+        care: Care,
     ) -> None:
         self.partitions: dict[int, Partition] = {}
         self._app = app
+        self._sender = Sender(app, topics, reporter.left_out)
         self._topics = topics
         self._new_partition = new_partition
         self._broker = broker
-        self._reporter = reporter
-        self._microbatch_bytes = microbatch_bytes
+        self.reporter = reporter
+        self._care = care
+        self._survey = Survey(app, topics, SOURCES, reporter)
         self._fences: dict[int, int] = {}
         self._logic = ThreadPoolExecutor(1, "weirguard-logic")
+        self._large = asyncio.Lock()
         self._brokering = ThreadPoolExecutor(1, "weirguard-broker")
         self._source_of = {getattr(topics, source): source for source in SOURCES}
 
@@ -80,11 +96,11 @@ class Owner:
         for number, offset in zip(wanted, offsets, strict=True):
             self._fences[number] = offset
             self.partitions[number] = self._new_partition(number)
-        self._reporter.assigned(self.partitions)
+        self.reporter.assigned(self.partitions)
 
     async def _fence(self, number: int) -> int:
         fence = encode_record(StateRecord("fence", -1, 0))
-        return await self._send(Message(self._topics.state_log, number, b"fence", fence))
+        return await self._sender.send(Message(self._topics.state_log, number, b"fence", fence))
 
     def absorb(self, number: int, offset: int, value: bytes) -> None:
         """One record of the state log, from recovery or read again after a rebalance."""
@@ -99,25 +115,29 @@ class Owner:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
         except StateLogError as error:
             stop_now(Exit.STATE_LOG, str(error))
-        self._reporter.absorbed()
+        self.reporter.absorbed()
 
     async def recovered(self, numbers: Iterable[int]) -> None:
         """Recovery has read to the end: publish what may be missing, agree on offsets, and be the live owner."""
         fresh = [number for number in numbers if number in self.partitions and not self.partitions[number].ready]
         try:
-            ends = await self._in_broker_thread(self._broker.ends, self._topics.queries, fresh)
+            restored = [self.partitions[number] for number in fresh]
+            ends = await self._in_broker_thread(agreement.agree, self._broker, self._topics, SOURCES, restored)
             await asyncio.gather(*(self._take_over(number, ends[number]) for number in fresh))
             await faust_edges.commit(self._app, self.next_offsets())
         except OwnershipLost as error:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
+        except ConfigurationError as error:
+            stop_now(Exit.CONFIGURATION, str(error))
         except Exception as error:  # noqa: BLE001 - Faust ignores errors of this callback
             stop_now(Exit.STATE_NOT_WRITTEN, "the takeover could not be completed", error)
-        self._reporter.recovered(len(self.partitions))
+        self.reporter.recovered(len(self.partitions))
 
     async def _take_over(self, number: int, end_of_queries: int) -> None:
         partition = self.partitions[number]
         messages = partition.takeover(self._fences[number], end_of_queries)
-        await self._publish(messages)
+        self.reporter.restored(partition)
+        await self._sender.publish(messages)
         partition.taken_over()
         opening = partition.opening()
         if opening is not None:
@@ -139,35 +159,43 @@ class Owner:
             for source in SOURCES
         }
 
+    def stopping(self) -> None:
+        """The worker was told to stop."""
+        self.reporter.health.stopped("it was told to")
+
     async def survey(self) -> None:
         """Tell the reporter what is held and how far it is."""
-        places = {
-            TP(getattr(self._topics, source), number): (source, number)
-            for source in SOURCES
-            for number in self.partitions
-        }
-        ends = faust_edges.known_ends(self._app, places)
-        committed = faust_edges.committed_offsets(self._app)
-        await self._in_logic_thread(
-            self._reporter.survey,
-            [partition for partition in self.partitions.values() if partition.ready],
-            {places[tp]: end for tp, end in ends.items()},
-            {places[tp]: offset for tp, offset in committed.items() if tp in places},
-        )
+        ready = [partition for partition in self.partitions.values() if partition.ready]
+        await self._survey.take(ready, self._in_logic_thread)
+
+    async def look(self) -> None:
+        """Look whether the topics are still those that the start has checked."""
+        try:
+            await self._in_broker_thread(self._broker.look)
+        except ConfigurationError as error:
+            stop_now(Exit.CONFIGURATION, str(error))
+        except Exception as error:  # noqa: BLE001 - looking must not end what goes well; the next look may succeed
+            _log.warning("the topics could not be looked at", why=str(error))
+
+    async def publish_scores(self) -> None:
+        """Publish the scores that were held back, so that the last word on each principal is as of now."""
+        for partition in list(self.partitions.values()):
+            await self._sender.publish(await self._in_logic_thread(partition.waiting_scores))
 
     async def assert_decisions(self) -> None:
         """Publish all standing decisions again, so that a frozen owner's late write does not stand for long."""
         for partition in list(self.partitions.values()):
             if partition.ready:
-                await self._publish(await self._in_logic_thread(partition.assertions))
+                await self._sender.publish(await self._in_logic_thread(partition.assertions))
 
     # -- the flow ------------------------------------------------------------------------------------------------------
 
     async def process(self, messages: Sequence[Any]) -> None:
         """Apply messages of all sources and partitions; returns when all that follows is on the broker."""
         runs: dict[tuple[int, str], list[SourceRecord]] = {}
+        now = self.reporter.now()
         for message in messages:
-            record = self._source_record(message)
+            record = self._source_record(message, now)
             runs.setdefault((message.partition, record.source), []).append(record)
         flows = [
             self._micro_batches(self.partitions[number], [runs.get((number, source), []) for source in SOURCES])
@@ -175,15 +203,19 @@ class Owner:
             if number in self.partitions
         ]
         while work := [due for flow in flows if (due := await anext(flow, None)) is not None]:
-            await self._perform(work)
+            for group in self._care.groups(work):
+                await self._perform(group)
 
-    def _source_record(self, message: Any) -> SourceRecord:
+    def _source_record(self, message: Any, now: float) -> SourceRecord:
+        timestamp, fault = believed(message.timestamp, now)
+        if fault:
+            self.reporter.disbelieved(fault, message.topic, message.timestamp)
         headers = message.headers or {}
         pairs = headers.items() if hasattr(headers, "items") else headers
         return SourceRecord(
             source=self._source_of[message.topic],
             offset=message.offset,
-            timestamp=message.timestamp,
+            timestamp=timestamp,
             key=message.key,
             value=message.value,
             headers={name: data for name, data in pairs if data is not None},
@@ -197,65 +229,75 @@ class Owner:
             waiting = list(run)
             while waiting:
                 fresh, gap = partition.contiguous(waiting)
-                for records in self._sized(fresh):
+                for records in self._care.micro_batches(partition.number, fresh):
                     yield partition, records
                 if gap is None:
                     break
                 await self._pass_gap(partition, waiting[0].source, *gap)
                 waiting = [record for record in waiting if record.offset >= gap[1]]
 
-    def _sized(self, records: Sequence[SourceRecord]) -> Iterable[list[SourceRecord]]:
-        batch: list[SourceRecord] = []
-        room = self._microbatch_bytes
-        for record in records:
-            if batch and (record.nbytes > room or record.source == "commands"):
-                yield batch
-                batch, room = [], self._microbatch_bytes
-            batch.append(record)
-            room -= record.nbytes
-        if batch:
-            yield batch
-
     async def _pass_gap(self, partition: Partition, source: str, expected: int, found: int) -> None:
         """Tell a real gap (nothing there) from a false one (delivered out of order); Kafka knows."""
         topic = getattr(self._topics, source)
-        first = await self._in_broker_thread(self._broker.first_at_or_after, topic, partition.number, expected)
-        if first is None or first < found:
-            raise SourceGap(
-                f"{topic}[{partition.number}]: {found} was delivered where {expected} is due; the broker holds {first}"
-            )
-        _log.warning("a gap in the source", topic=topic, partition=partition.number, expected=expected, found=found)
+        missing = await self._in_broker_thread(self._broker.missing, topic, partition.number, expected, found)
+        self.reporter.passed_gap(source, missing)
+        if missing:
+            where = {"topic": topic, "partition": partition.number, "expected": expected, "found": found}
+            _log.error("records were deleted before they were judged", missing=missing, **where)
         partition.pass_gap(source, found)
 
     async def _perform(self, work: Sequence[Work]) -> None:
         started = perf_counter()
-        done = await self._in_logic_thread(_steps, work)
-        self._reporter.took("judge", [perf_counter() - started])
+        done, decoding = await self._process(work)
+        self.reporter.took("decode", [decoding])
+        self.reporter.took("judge", [perf_counter() - started - decoding])
         await self._finish([(partition, step) for partition, _, step in done])
-        self._reporter.performed(done)
+        self.reporter.performed(done)
         for partition, _, _ in done:
             while partition.checkpointer.due() and (chunk := await self._in_logic_thread(partition.checkpoint)):
                 await self._finish([(partition, chunk)])
+
+    async def _process(self, work: Sequence[Work]) -> tuple[list[Done], float]:
+        """Apply ``work``. What fails here fails because of its records: they are noted for the supervisor meanwhile."""
+        self._care.notes.enter(flights(work))
+        try:
+            done: tuple[list[Done], float] = await self._in_logic_thread(_steps, work, self._care)
+            return done
+        except Exception as error:  # noqa: BLE001 - the state may be half changed; it must not be acknowledged
+            stop_now(Exit.PROCESSING, "records could not be processed", error)
+        finally:
+            self._care.notes.leave()
 
     async def _finish(self, steps: Sequence[tuple[Partition, Step]]) -> None:
         """Bring ``steps`` of different partitions to the broker."""
         took = await asyncio.gather(*(self._write(partition, step) for partition, step in steps))
         for stage, seconds in zip(("state_log", "publish"), zip(*took, strict=True), strict=False):
-            self._reporter.took(stage, seconds)
-        self._reporter.logged([step for _, step in steps])
+            self.reporter.took(stage, seconds)
+        self.reporter.logged([step for _, step in steps])
 
     async def _write(self, partition: Partition, step: Step) -> tuple[float, float]:
         """Also how long the state record took, and what follows it, in seconds."""
-        await self._publish(step.before)
+        await self._sender.publish(step.before)
         started = perf_counter()
-        state = Message(self._topics.state_log, partition.number, b"%d|%d" % step.position, step.record)
-        offset = await self._send(state)
+        offset = await self._log(partition.number, step)
         written = perf_counter()
-        await self._publish(step.after)
+        await self._sender.publish(step.after)
         partition.confirm(step, offset)
         if step.kind == "round" and step.first_chunk is not None:
             await self._cut(partition, step.first_chunk)
         return written - started, perf_counter() - written
+
+    async def _log(self, number: int, step: Step) -> int:
+        """Write the state record of ``step``; gives its offset, or that of its first part.
+
+        One after another where they are large: a request holds what every partition has to send, and has a limit.
+        """
+        entries = [Message(self._topics.state_log, number, key, value) for key, value in step.log_entries]
+        if len(entries) == 1 and entries[0].nbytes <= _LARGE_BYTES:
+            return await self._sender.send(entries[0])
+        async with self._large:
+            first, *_ = [await self._sender.send(entry) for entry in entries]
+            return first
 
     async def _cut(self, partition: Partition, before: int) -> None:
         """A log that cannot be cut is longer than it need be, and no danger."""
@@ -264,26 +306,7 @@ class Owner:
         except BrokerError as error:
             _log.warning("the state log was not cut", partition=partition.number, before=before, why=str(error))
 
-    # -- sending -------------------------------------------------------------------------------------------------------
-
-    async def _send(self, message: Message) -> int:
-        sent = await self._queue(message)
-        metadata = await sent
-        return int(metadata.offset)
-
-    async def _publish(self, messages: Sequence[Message]) -> None:
-        sent = [await self._queue(message) for message in messages]
-        await asyncio.gather(*sent)
-
-    async def _queue(self, message: Message) -> Awaitable[Any]:
-        return await self._app.producer.send(
-            message.topic,
-            message.key,
-            message.value,
-            message.partition,
-            message.timestamp,
-            list(message.headers) or None,
-        )
+    # -- threads ------------------------------------------------------------------------------------------------------
 
     async def _in_logic_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._logic, work, *arguments)
@@ -295,10 +318,17 @@ class Owner:
             raise BrokerError(f"the broker did not answer: {error}") from error
 
 
-def _steps(work: Sequence[Work]) -> list[tuple[Partition, list[SourceRecord], Step]]:
-    """Apply what is due; what was lost in the meantime is left to its new owner."""
+def _steps(work: Sequence[Work], care: Care) -> tuple[list[Done], float]:
+    """Apply what is due; what was lost in the meantime is left to its new owner. Also how long decoding took."""
     held = [(partition, records) for partition, records in work if partition.ready]
+    poison = [(partition, records) for partition, records in held if care.is_poison(partition.number, records[0])]
+    if poison:
+        return [(partition, records, partition.bury(records[0], _POISON)) for partition, records in poison], 0.0
     commands = [(partition, records) for partition, records in held if records[0].source == "commands"]
     queries = [(partition, records) for partition, records in held if records[0].source != "commands"]
     done = [(partition, records, partition.command(records[0])) for partition, records in commands]
-    return done + [(*one, step) for one, step in zip(queries, step_together(queries), strict=True)]
+    started = perf_counter()
+    received = [(partition, partition.receive(records)) for partition, records in queries]
+    decoding = perf_counter() - started
+    done += [(*one, step) for one, step in zip(queries, conclude_together(received), strict=True)]
+    return done, decoding

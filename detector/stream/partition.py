@@ -6,38 +6,56 @@ then its outbox and the scores; then ``confirm``. Only after that may the source
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.codecs.records import decision_key, encode
 from detector.contracts.codecs.records import decode as decode_record
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import Command, Decision
+from detector.contracts.findings import Command
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
 from detector.core.batch import Observation
 from detector.core.fitting import Fitting
-from detector.policy.activity import Counted, Effects
+from detector.policy.activity import Effects
+from detector.stream import agreement
 from detector.stream.checkpoint import Checkpointer
-from detector.stream.intake import Intake, Receiver, SourceRecord, origin_of
-from detector.stream.judge import POLICY_SECTION, Hearing, Judge, Judgement, judge_together
+from detector.stream.dead_letters import DeadLetters, LetterLimits, faults_of
+from detector.stream.intake import POISON, Intake, Receiver, SourceRecord
+from detector.stream.judge import (
+    ACCOUNTING_SECTION,
+    POLICY_SECTION,
+    Hearing,
+    Judge,
+    Judgement,
+    judge_together,
+    policy_sections,
+)
+from detector.stream.origins import Origins
+from detector.stream.outbox import Outbox
 from detector.stream.place import Place
-from detector.stream.record import Kind, Message, Position, StateRecord, decode
-from detector.stream.record import encode as encode_record
+from detector.stream.record import RECORD_BYTES, Assembly, Kind, Message, StateRecord, decode, written
 from detector.stream.scores import ScoreBoard, last_rows
-from detector.stream.step import Step
+from detector.stream.step import UNKNOWN, Step
+from detector.stream.unread import counted
+
+_ERROR_CHARACTERS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who writes, and with which detection settings: stands in every state record for people who audit."""
+    """Who writes, and with which detection settings: stands in every state record for people who audit.
+
+    ``record_bytes``: the most that one record of the state log may have, 64 kB or more. ``letters``: how much goes to
+    the dead letters.
+    """
 
     owner: str
     configuration: str
+    record_bytes: int = RECORD_BYTES
+    letters: LetterLimits = field(default_factory=LetterLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +86,17 @@ class Partition:
         self.checkpointer = checkpointer
         self.place = Place(number)
         self.applied: dict[str, int] = {}
+        self.identities: dict[str, str] = {}
         self.policy_time = 0.0
         self.learn_until: int | None = None
-        self.published: Position = (-1, 0)
         self._first = False
-        self._origins: dict[int, int] = {}
-        self._outboxes: deque[tuple[Position, tuple[Message, ...]]] = deque()
+        self._origins = Origins()
+        self._outbox = Outbox(topics, number)
         self._receiver = receiver
-        self._topics = topics
         self._writer = writer
-        self._scores = ScoreBoard(topics, number)
+        self._letters = DeadLetters(topics, number, writer.letters)
+        self._assembly = Assembly()
+        self._scores = ScoreBoard(topics, number, judge)
         self._fitting = Fitting(judge.engine.config.profiles)
 
     # -- recovery ----------------------------------------------------------------------------------------------------
@@ -89,30 +108,30 @@ class Partition:
         OwnershipLost where a live owner reads a newer fence than his own, NewerStateLog, StateLogError.
         """
         record = decode(value)
-        if self.place.admits(offset, record):
-            self._apply(record)
+        if self.place.admits(offset, record) and (whole := self._assembly.whole(record)) is not None:
+            self._apply(whole)
 
     def _apply(self, record: StateRecord) -> None:
         self.applied.update(record.applied)
-        self._origins.update(record.origins)
+        self._origins.absorb(record.origins)
         self.policy_time, self.learn_until = record.policy_time, record.learn_until
         self._apply_sections(record)
-        self._outboxes.append((record.position, record.outbox))
-        self._drop_published(record.published)
+        self._outbox.add(record.position, record.outbox)
+        self._outbox.drop(record.published)
 
     def _apply_sections(self, record: StateRecord) -> None:
         sections = dict(record.sections)
-        policy = sections.pop(POLICY_SECTION, None)
+        own = (POLICY_SECTION, ACCOUNTING_SECTION, agreement.SECTION)
+        policy, accounting, sources = (sections.pop(name, None) for name in own)
         whole = record.kind == "chunk"
         if sections:
             (self.judge.engine.load if whole else self.judge.engine.absorb)(sections)
+        if sources is not None:
+            self.identities = agreement.decode(sources)
         if policy is not None:
             (self.judge.ledger.load if whole else self.judge.ledger.absorb)(policy)
-
-    def _drop_published(self, watermark: Position) -> None:
-        self.published = max(self.published, watermark)
-        while self._outboxes and self._outboxes[0][0] <= self.published:
-            self._outboxes.popleft()
+        if accounting is not None:
+            self.judge.ledger.accounting.absorb(accounting)
 
     def takeover(self, fence: int, end_of_queries: int) -> list[Message]:
         """Become the live owner; ``fence`` is the offset of our own fence record, which recovery must have read.
@@ -124,12 +143,11 @@ class Partition:
         self._first = self.learn_until is None
         if self._first:
             self.learn_until = end_of_queries
-        return [message for _, outbox in self._outboxes for message in outbox] + self.assertions()
+        return self._outbox.waiting() + self.assertions()
 
     def taken_over(self) -> None:
         """What ``takeover`` returned is on the broker."""
-        if self._outboxes:
-            self._drop_published(self._outboxes[-1][0])
+        self._outbox.drop_all()
 
     def opening(self) -> Step | None:
         """A first owner's first state record, which tells any heir where learning ends; None for later owners."""
@@ -148,7 +166,11 @@ class Partition:
     def assertions(self) -> list[Message]:
         """Every standing decision as published, with the current epoch."""
         standing = self.judge.ledger.active(self.policy_time)
-        return [self._decision(decision, self.place.position) for decision in standing]
+        return [self._outbox.decision(decision, self.place.position) for decision in standing]
+
+    def waiting_scores(self) -> list[Message]:
+        """Scores that were held back for coming too often."""
+        return list(self._scores.waiting()) if self.ready else []
 
     # -- live --------------------------------------------------------------------------------------------------------
 
@@ -177,11 +199,11 @@ class Partition:
 
     def receive(self, records: Sequence[SourceRecord]) -> Received:
         """The first half of a step: decode ``records`` and let the clock run on."""
-        unseen, refused = self._unseen(records)
+        unseen, refused = self._origins.unseen(records)
         intake = self._receiver.receive(unseen)
         clocks, backlog = self._advance(unseen), self._backlog(unseen)
         learning = backlog[intake.record_of] if backlog.any() else None
-        counts = _counted(intake, clocks, backlog)
+        counts = counted(intake, self._receiver.lives_here, clocks, backlog)
         return Received(
             records, unseen, refused, intake, Hearing(intake.pieces, clocks[intake.record_of], counts, learning)
         )
@@ -194,11 +216,13 @@ class Partition:
         self.applied[source] = records[-1].offset
         covers = (records[0].offset, records[-1].offset) if source == "queries" else None
         step = self._write("delta", judgement.effects, judgement.sections, covers, intake.rows)
-        letters = self._receiver.dead_letters(received.unseen, intake.refused)
-        step.before = letters + self._receiver.dead_letters(records, refused) + intake.strays
+        faults = faults_of(intake.refused, intake.stray_counts)
+        step.write(self._letters.write(received.unseen, faults, self.policy_time))
+        step.write(self._letters.write(records, faults_of(refused), self.policy_time))
+        step.before += intake.strays
         last = last_rows(judgement.observation)
-        step.after.extend(self._scores.due(judgement.observation, last, received.hearing.times))
-        step.count(intake, judgement.observation, last, refused)
+        step.after.extend(self._scores.due(judgement.observation, last, received.hearing))
+        step.count(intake, judgement, last, refused)
         step.misfits = self._fitting.misfits(intake.pieces)
         return step
 
@@ -208,17 +232,32 @@ class Partition:
         try:
             command = decode_record(Command, record.value)
         except InvalidRecord as error:
-            step = self._write("delta", None, {})
-            refused = {0: [BadRow(-1, error.reason, error.detail)]}
-            step.before = self._receiver.dead_letters([record], refused)
-            step.refused[error.reason] += 1
-            return step
+            return self._refuse(record, error.reason, error.detail)
+        except Exception as error:  # noqa: BLE001 - decoding changes nothing, so that nothing is in doubt
+            return self._refuse(record, POISON, f"the decoder failed: {error!r}"[:_ERROR_CHARACTERS])
         self._advance([record])
         effects = self.judge.ledger.command(command, self.policy_time)
-        sections = {} if effects.section is None else {POLICY_SECTION: effects.section}
+        sections = policy_sections(effects)
         for model, principal in effects.clear:
             sections |= self.judge.engine.clear(model, principal)
         return self._write("delta", effects, sections)
+
+    def bury(self, record: SourceRecord, why: str) -> Step:
+        """Pass ``record`` by, unread: it ends whoever processes it."""
+        self._origins.unseen([record])
+        self._advance([record])
+        return self._refuse(record, POISON, why)
+
+    def _refuse(self, record: SourceRecord, reason: str, detail: str) -> Step:
+        """All of ``record`` is a dead letter."""
+        self.applied[record.source] = record.offset
+        step = self._write("delta", None, {}, (record.offset, record.offset) if record.source == "queries" else None)
+        faults = faults_of({0: [BadRow(-1, reason, detail)]})
+        step.write(self._letters.write([record], faults, self.policy_time))
+        step.refused[reason] += 1
+        if record.source != "commands":
+            step.unjudged[UNKNOWN, reason] += 1
+        return step
 
     def checkpoint(self) -> Step | None:
         """The next chunk of a rolling checkpoint, or the end of its round, when it is due. Never once closed: a chunk
@@ -231,32 +270,16 @@ class Partition:
         return self._write("round", None, {})
 
     def confirm(self, step: Step, offset: int) -> None:
-        """``step`` and all that follows from it are on the broker; its record stands at ``offset``."""
-        self._drop_published(step.position)
+        """``step`` and all that follows from it are on the broker; its record, or first part, stands at ``offset``."""
+        self._outbox.drop(step.position)
         if step.kind == "delta":
-            self.checkpointer.logged(len(step.record))
+            self.checkpointer.logged(step.nbytes)
         elif step.kind == "chunk":
-            self.checkpointer.chunk_written(offset, len(step.record))
+            self.checkpointer.chunk_written(offset, step.nbytes)
         else:
             self.checkpointer.ended()
 
     # -- parts -------------------------------------------------------------------------------------------------------
-
-    def _unseen(self, records: Sequence[SourceRecord]) -> tuple[list[SourceRecord], dict[int, list[BadRow]]]:
-        """Leaves out re-keyed records that a previous owner's outbox repeated."""
-        unseen, refused = [], {}
-        for at, record in enumerate(records):
-            if record.source == "rekeyed":
-                try:
-                    partition, offset = origin_of(record)
-                except InvalidRecord as error:
-                    refused[at] = [BadRow(-1, error.reason, error.detail)]
-                    continue
-                if offset <= self._origins.get(partition, -1):
-                    continue
-                self._origins[partition] = offset
-            unseen.append(record)
-        return unseen, refused
 
     def _advance(self, records: Sequence[SourceRecord]) -> NDArray[np.float64]:
         """Policy time as of each record, float64 (records,)."""
@@ -275,7 +298,7 @@ class Partition:
 
     def _refuse_rows(self, intake: Intake, observation: Observation) -> None:
         for bad in observation.refused:
-            row = BadRow(int(intake.row_of[bad.row]), bad.reason, bad.detail)
+            row = replace(bad, row=int(intake.row_of[bad.row]))
             intake.refused.setdefault(int(intake.record_of[bad.row]), []).append(row)
 
     def _write(
@@ -287,50 +310,40 @@ class Partition:
         rows: int = 0,
     ) -> Step:
         position = self.place.advance()
-        outbox = tuple(self._outbox(effects, position)) if effects else ()
+        outbox = tuple(self._outbox.messages(effects, position)) if effects else ()
         first_chunk = self.checkpointer.first_chunk if kind == "round" else None
         record = StateRecord(
             kind=kind,
             fence=position[0],
             sequence=position[1],
             applied=dict(self.applied),
-            origins=dict(self._origins),
+            origins=dict(self._origins.latest),
             source=covers,
             rows=rows,
             policy_time=self.policy_time,
             learn_until=self.learn_until or 0,
-            published=self.published,
+            published=self._outbox.published,
             outbox=outbox,
-            sections=dict(sections),
+            sections={**sections, agreement.SECTION: agreement.encode(self.identities)},
             first_chunk=first_chunk,
             owner=self._writer.owner,
             configuration=self._writer.configuration,
         )
-        self._outboxes.append((position, outbox))
-        step = Step(position, kind, encode_record(record), after=list(outbox), first_chunk=first_chunk)
+        self._outbox.add(position, outbox)
+        value, *more = written(record, self._writer.record_bytes)
+        self.place.extend(len(more))
+        step = Step(position, kind, value, more, after=list(outbox), first_chunk=first_chunk)
         if effects:
             step.alerts, step.decisions = effects.alerts, effects.decisions
         return step
 
-    def _outbox(self, effects: Effects, position: Position) -> Iterator[Message]:
-        for alert in effects.alerts:
-            yield Message(self._topics.alerts, None, decision_key(alert.model, alert.principal), encode(alert))
-        for decision in effects.decisions:
-            yield self._decision(decision, position)
-        for audit in effects.audits:
-            yield Message(self._topics.audit, None, decision_key(audit.model, audit.principal), encode(audit))
-
-    def _decision(self, decision: Decision, epoch: Position) -> Message:
-        value = encode(replace(decision, epoch=epoch))
-        return Message(self._topics.decisions, self.number, decision_key(decision.model, decision.principal), value)
-
 
 def step_together(work: Sequence[tuple[Partition, Sequence[SourceRecord]]]) -> list[Step]:
     """What ``step`` of each partition would do, in one call of their engines, which are siblings."""
-    received = [(partition, partition.receive(records)) for partition, records in work]
+    return conclude_together([(partition, partition.receive(records)) for partition, records in work])
+
+
+def conclude_together(received: Sequence[tuple[Partition, Received]]) -> list[Step]:
+    """The second half of ``step_together``."""
     judged = judge_together([(partition.judge, own.hearing) for partition, own in received])
     return [partition.conclude(own, judgement) for (partition, own), judgement in zip(received, judged, strict=True)]
-
-
-def _counted(intake: Intake, clocks: NDArray[np.float64], backlog: NDArray[np.bool_]) -> list[Counted]:
-    return [Counted(count, float(clocks[at]), row, bool(backlog[at])) for at, count, row in intake.counts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detector.contracts.errors import OwnershipLost, StateLogHole
-from detector.stream.record import Position, StateRecord
+from detector.stream.record import Part, Position, StateRecord
 
 
 class Place:
@@ -23,7 +23,7 @@ class Place:
     def position(self) -> Position:
         return self.fence, self.sequence
 
-    def admits(self, offset: int, record: StateRecord) -> bool:
+    def admits(self, offset: int, record: StateRecord | Part) -> bool:
         """Whether ``record``, read at ``offset`` of the log, is the next to apply; if so, that is where we are.
 
         Raises StateLogHole where one is missing before it, OwnershipLost for a newer fence than our own while live.
@@ -54,6 +54,10 @@ class Place:
         self.sequence += 1
         return self.position
 
+    def extend(self, parts: int) -> None:
+        """The record at our position has so many further parts."""
+        self.sequence += parts
+
     def _pass_fence(self, offset: int) -> None:
         if offset <= self.fence:
             return
@@ -63,15 +67,16 @@ class Place:
             )
         self.fence, self.sequence = offset, 0
 
-    def _start_at_cut(self, record: StateRecord) -> None:
-        if record.kind != "chunk":
+    def _start_at_cut(self, record: StateRecord | Part) -> None:
+        first_part = isinstance(record, Part) and record.of == "chunk" and record.number == 0
+        if record.kind != "chunk" and not first_part:
             raise StateLogHole(
                 f"partition {self._partition}: the state log begins with a {record.kind} record; it was cut elsewhere "
                 "than at a checkpoint (is retention unlimited on it?)"
             )
         self.fence = record.fence
 
-    def _is_next(self, record: StateRecord) -> bool:
+    def _is_next(self, record: StateRecord | Part) -> bool:
         if record.fence > self.fence or record.sequence > self.sequence + 1:
             raise StateLogHole(
                 f"partition {self._partition}: read {record.position} of the state log after {self.position}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +13,18 @@ from numpy.typing import NDArray
 
 from detector.contracts.batches import concatenate, cut
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
+from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.fitting import Fitting
 from detector.core.profile import Profile
+from detector.policy.activity import Counted
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.sources import format_of
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
 from detector.stream.judge import Hearing, Judge, Judgement
+from detector.stream.unread import unread
 
 QUERIES_AT_ONCE = 512
 """Rows after which a micro-batch is closed; it has less than twice as many. Verdicts do not depend on it."""
@@ -28,16 +32,22 @@ QUERIES_AT_ONCE = 512
 
 @dataclass(slots=True)
 class Part:
-    """Rows for one micro-batch; ``log`` and ``row`` int64 (n,) say where in the files each good row stood."""
+    """Rows for one micro-batch; ``log`` and ``row`` int64 (n,) say where in the files each good row stood. ``unread``:
+    bad rows of a known principal, each with how many good ones stand before."""
 
     pieces: list[QueryBatch] = field(default_factory=list)
     bad_rows: list[tuple[int, BadRow]] = field(default_factory=list)
+    repaired: Counter[str] = field(default_factory=Counter)
     queries: int = 0
+    unread: list[tuple[int, Count]] = field(default_factory=list)
     _logs: list[NDArray[np.int64]] = field(default_factory=list)
     _rows: list[NDArray[np.int64]] = field(default_factory=list)
 
     def add(self, log: int, portion: DecodedQueries) -> None:
         self.bad_rows += [(log, bad) for bad in portion.bad_rows]
+        self.repaired += portion.repaired
+        counts = (unread(bad, 0.0) for bad in portion.bad_rows)
+        self.unread += [(self.queries, count) for count in counts if count is not None]
         if portion.batch is not None:
             self.pieces.append(portion.batch)
             self.queries += len(portion.batch)
@@ -68,18 +78,29 @@ def judge_logs(
     policy: Policy,
     merge: bool = False,
     must_fit: Sequence[Profile] = (),
+    not_after: float = inf,
 ) -> Iterator[tuple[Part, Judgement | None]]:
-    """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None where no row is good.
+    """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None for nobody's rows.
 
     The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
-    of ``occurred_at``. Raises ConfigurationError, at once where a file is missing or of no known format, and later
-    where a query fits none of the profiles ``must_fit``, if there are any.
+    of ``occurred_at``, of which none is taken to be later than ``not_after``, seconds UTC. Raises ConfigurationError,
+    at once where a file is missing or of no known format, and later where a query fits none of the profiles
+    ``must_fit``, if there are any.
     """
-    logs = [format_of(path).read(path) for path in paths]
+    logs = [_believed(format_of(path).read(path), not_after) for path in paths]
     engine = Engine(engine_config)
     judge = Judge(engine, Ledger(policy, engine.configuration_hash()))
     parts = _micro_batches(by_time(logs) if merge else one_after_another(logs))
     return _judged(judge, _fitting(parts, Fitting(must_fit)) if must_fit else parts)
+
+
+def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[DecodedQueries]:
+    """No time of a row is later than ``not_after``: policy time never goes back."""
+    for portion in portions:
+        batch = portion.batch
+        if batch is not None and len(batch) and batch.occurred_at.max() > not_after:
+            portion = replace(portion, batch=replace(batch, occurred_at=np.minimum(batch.occurred_at, not_after)))  # noqa: PLW2901
+        yield portion
 
 
 def _fitting(parts: Iterable[Part], fitting: Fitting) -> Iterator[Part]:
@@ -95,12 +116,13 @@ def _judged(judge: Judge, parts: Iterable[Part]) -> Iterator[tuple[Part, Judgeme
     latest = 0.0
     for part in parts:
         pieces = list(concatenate(part.pieces))
-        if not pieces:
+        if not (pieces or part.unread):
             yield part, None
             continue
-        times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))[1:]
+        times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))
+        counts = [Counted(count, float(times[row]), row) for row, count in part.unread]
         latest = float(times[-1])
-        yield part, judge.judge(Hearing(pieces, times))
+        yield part, judge.judge(Hearing(pieces, times[1:], counts))
 
 
 def _micro_batches(portions: Iterable[Portion]) -> Iterator[Part]:
@@ -115,8 +137,8 @@ def _micro_batches(portions: Iterable[Portion]) -> Iterator[Part]:
 
 
 def _cut(portion: DecodedQueries) -> Iterator[DecodedQueries]:
-    """``portion`` in pieces of at most QUERIES_AT_ONCE rows; its bad rows go with the first."""
-    yield DecodedQueries(None, portion.rows[:0], bad_rows=portion.bad_rows)
+    """``portion`` in pieces of at most QUERIES_AT_ONCE rows; what it has besides rows goes with the first."""
+    yield replace(portion, batch=None, rows=portion.rows[:0])
     for start in range(0, len(portion.rows), QUERIES_AT_ONCE):
         stop = start + QUERIES_AT_ONCE
         assert portion.batch is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -16,6 +16,8 @@ from detector.runtime.health import Health
 from detector.runtime.metrics import Metrics
 from detector.stream.intake import SourceRecord
 from detector.stream.profiles import hashes, told
+from detector.stream.reading import Reading
+from detector.stream.record_time import TimeFault
 
 if TYPE_CHECKING:
     from detector.stream.partition import Partition
@@ -23,13 +25,18 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("weirguard.stream")
 _MOST_TOLD = 100
+_FAULT = (
+    "see weirguard_queries_unjudged_total for the reasons, and whether the deployment and its profile fit each other"
+)
+
+_Name = TypeVar("_Name")
 
 Place = tuple[str, int]
 """(source, partition)."""
 
 
 class Reporter:
-    """Gathers facts from the owner. ``wall`` gives Unix time: how old a record is, is for people alone."""
+    """Gathers facts from the owner. ``wall`` gives Unix time: how old a record is, and whether that can be."""
 
     def __init__(self, health: Health, metrics: Metrics, wall: Callable[[], float] = time.time) -> None:
         self.health = health
@@ -37,6 +44,19 @@ class Reporter:
         self.applied: dict[Place, int] = {}
         self._wall = wall
         self._told: set[str] = set()
+        self._heard_at: float | None = None
+
+    def failed(self, where: str, error: Exception) -> None:
+        """Something besides the stream failed and goes on: counted, and told once of each kind."""
+        self.metrics.add(names.INTERNAL_ERRORS, where=where)
+        kind = f"{where} {type(error).__name__}"
+        if kind not in self._told:
+            self._told.add(kind)
+            _log.error("an internal error; it goes on", where=where, exc_info=error)
+
+    def left_out(self, topic: str) -> None:
+        """A message to ``topic`` was refused for good."""
+        self.metrics.add(names.REFUSED, topic=topic)
 
     def judged_by(self, profiles: Sequence[Profile]) -> None:
         """These profiles say what is ordinary."""
@@ -61,6 +81,27 @@ class Reporter:
         """The state of so many partitions is restored."""
         self.health.recovered(partitions)
         self.metrics.set(names.PARTITIONS_RECOVERED, partitions)
+
+    def restored(self, partition: Partition) -> None:
+        """This partition's state log was read to its end: what of it was left out."""
+        self.metrics.add(names.STALE_RECORDS, partition.place.stale_records)
+        self.metrics.add(names.SKIPPED_SECTIONS, partition.judge.engine.skipped_sections)
+
+    def now(self) -> float:
+        """Unix time."""
+        return self._wall()
+
+    def disbelieved(self, fault: TimeFault, topic: str, timestamp: float | None) -> None:
+        """A record's Kafka timestamp is no time that it can have come at; said once of each topic and fault."""
+        self.metrics.add(names.RECORD_TIMES_CLAMPED, fault=fault)
+        if self._tell_once(f"{topic} {fault}"):
+            _log.warning("a record's timestamp is not believed", topic=topic, fault=fault, stamped=timestamp)
+
+    def _tell_once(self, what: str) -> bool:
+        fresh = what not in self._told and len(self._told) < _MOST_TOLD
+        if fresh:
+            self._told.add(what)
+        return fresh
 
     def took(self, stage: str, seconds: Iterable[float]) -> None:
         """How long ``stage`` took, each time."""
@@ -87,19 +128,31 @@ class Reporter:
     def logged(self, steps: Sequence[Step]) -> None:
         """The state records of ``steps`` are on the broker."""
         for kind in {step.kind for step in steps}:
-            nbytes = [len(step.record) for step in steps if step.kind == kind]
+            nbytes = [step.nbytes for step in steps if step.kind == kind]
             self.metrics.add(names.STATE_LOG_RECORDS, len(nbytes), kind=kind)
             self.metrics.add(names.STATE_LOG_BYTES, sum(nbytes), kind=kind)
             if kind == "round":
                 self.metrics.add(names.CHECKPOINT_ROUNDS, len(nbytes))
 
+    def heard(self, at: float | None, connected: bool) -> None:
+        """When a fetch was last answered, Unix time; where nothing is fetched a connection has to do."""
+        answered = connected if at is None else at != self._heard_at
+        self._heard_at = at
+        self.health.heard(answered, connected)
+
+    def passed_gap(self, source: str, missing: int) -> None:
+        """A hole in ``source`` was passed: of ``missing`` offsets nobody knows what they held."""
+        self.metrics.add(names.GAPS, topic=source)
+        self.metrics.add(names.RECORDS_LOST, missing, topic=source)
+
     def survey(
-        self, partitions: Collection[Partition], ends: Mapping[Place, int], committed: Mapping[Place, int]
+        self, partitions: Collection[Partition], readings: Mapping[Place, Reading], committed: Mapping[Place, int]
     ) -> None:
-        """A look at everything held, every few seconds; ``ends`` are the sources' end offsets as last heard of."""
+        """A look at everything held, and at how far the ``readings`` of the sources are, every few seconds."""
         held = {(source, one.number): offset for one in partitions for source, offset in one.applied.items()}
-        behind = {place: max(end - held.get(place, -1) - 1, 0) for place, end in ends.items()}
-        self.health.behind(sum(behind.values()))
+        behind = {place: reading.waiting(held.get(place, -1)) for place, reading in readings.items()}
+        if self.health.hears():
+            self.health.behind(sum(behind.values()))
         self.metrics.replace(names.RECORDS_BEHIND, _labelled(behind))
         waiting = {place: max(offset + 1 - committed.get(place, 0), 0) for place, offset in self.applied.items()}
         self.metrics.replace(names.RECORDS_UNCOMMITTED, _labelled(waiting))
@@ -113,12 +166,16 @@ class Reporter:
         self.metrics.replace(names.DECISIONS_ACTIVE, dict(standing))
 
     def _count(self, steps: Sequence[Step]) -> None:
-        for model, queries in _total(step.queries for step in steps).items():
-            self.metrics.add(names.QUERIES, queries, model=model)
-        for reason, rows in _total(step.refused for step in steps).items():
-            self.metrics.add(names.DEAD_LETTERS, rows, reason=reason)
-        for kind, queries in _total(step.missing for step in steps).items():
-            self.metrics.add(names.QUERIES_MISSING, queries, kind=kind)
+        self._count_answered(steps)
+        counts = (
+            (names.DEAD_LETTERS, "reason", _total(step.refused for step in steps)),
+            (names.DEAD_LETTERS_NOT_KEPT, "reason", _total(step.not_kept for step in steps)),
+            (names.QUERIES_MISSING, "kind", _total(step.missing for step in steps)),
+            (names.REPAIRED, "what", _total(step.repaired for step in steps)),
+        )
+        for metric, label, total in counts:
+            for value, count in total.items():
+                self.metrics.add(metric, count, **{label: value})
         for model in {model for step in steps for model in step.scores}:
             self.metrics.observe(names.SCORE, [v for step in steps for v in step.scores.get(model, ())], model=model)
         for model, signal in {key for step in steps for key in step.exposures}:
@@ -130,13 +187,35 @@ class Reporter:
         self.metrics.add(names.REKEYED, sum(step.rekeyed for step in steps))
         self.metrics.add(names.EVICTIONS, sum(step.evicted for step in steps))
 
+    def _count_answered(self, steps: Sequence[Step]) -> None:
+        """What became of answered queries: the first figure is the sum of the others."""
+        answered: Counter[str] = Counter()
+        for metric, plain in ((names.QUERIES, "judged"), (names.QUERIES_REPEATED, "repeated")):
+            for model, queries in _total(getattr(step, plain) for step in steps).items():
+                self.metrics.add(metric, queries, model=model)
+                answered[model] += queries
+        for metric, parts in ((names.QUERIES_UNJUDGED, "unjudged"), (names.QUERIES_DROPPED, "dropped")):
+            for (model, reason), queries in _total(getattr(step, parts) for step in steps).items():
+                self.metrics.add(metric, queries, model=model, reason=reason)
+                answered[model] += queries
+        for model, queries in answered.items():
+            self.metrics.add(names.QUERIES_ANSWERED, queries, model=model)
+        for model, queries in _total(step.excused for step in steps).items():
+            self.metrics.add(names.QUERIES_EXCUSED, queries, model=model)
+            self._tell(
+                f"most active principals of {model} send what cannot be judged, and none is accused of it; {_FAULT}"
+            )
+
+    def _tell(self, warning: str) -> None:
+        """Says it once."""
+        if self._tell_once(warning):
+            _log.warning(warning)
+
     def _count_misfits(self, misfits: Iterable[Misfit]) -> None:
         """Counts them, and says of each kind once that there is such a thing."""
         for misfit in misfits:
             self.metrics.add(names.MISFITS, misfit.queries, model=misfit.model, reason=misfit.reason)
-            if misfit.detail not in self._told and len(self._told) < _MOST_TOLD:
-                self._told.add(misfit.detail)
-                _log.warning(misfit.detail)
+            self._tell(misfit.detail)
 
     def _count_findings(self, step: Step) -> None:
         for alert in step.alerts:
@@ -146,8 +225,8 @@ class Reporter:
             self.metrics.add(names.DECISIONS, action=decision.action.name, mode=decision.mode, origin=origin)
 
 
-def _total(counts: Iterable[Counter[str]]) -> Counter[str]:
-    total: Counter[str] = Counter()
+def _total(counts: Iterable[Counter[_Name]]) -> Counter[_Name]:
+    total: Counter[_Name] = Counter()
     for one in counts:
         total.update(one)
     return total

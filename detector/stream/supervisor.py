@@ -18,7 +18,8 @@ from types import FrameType
 import structlog
 
 from detector.runtime.broker import dying_with_parent
-from detector.stream.exits import FINAL, Exit, meaning
+from detector.stream.black_box import BlackBox, PoisonFinder
+from detector.stream.exits import FINAL, Exit, blames_records, meaning
 
 RESTARTS_VARIABLE = "WEIRGUARD_RESTARTS"
 """Environment variable by which a worker learns how many came before it."""
@@ -39,8 +40,10 @@ class Backoff:
         self._most = most
         self._next = first
 
-    def after(self, ran_seconds: float) -> float:
-        """The wait after a run of ``ran_seconds``."""
+    def after(self, ran_seconds: float, code: int = Exit.UNEXPECTED) -> float:
+        """The wait after a run of ``ran_seconds`` that ended with ``code``."""
+        if code == Exit.REFUSED:
+            return self._most
         if ran_seconds >= HEALTHY_SECONDS:
             self._next = self._first
         wait, self._next = self._next, min(self._next * 2, self._most)
@@ -56,11 +59,15 @@ class Supervisor:
         self._backoff = backoff
         self._stopping = False
         self._starts = 0
+        self._box = BlackBox()
+        self._poison = PoisonFinder()
 
     def run(self) -> int:
         """Supervise until the end; returns the exit status for this process."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        if not self._box.usable:
+            _log.warning("no memory to share with the worker: a record that ends it will not be found")
         while not self._stopping:
             self._wait_for_broker()
             if self._stopping:
@@ -69,7 +76,8 @@ class Supervisor:
             code = self._run_once()
             if code in FINAL or self._stopping:
                 return self._last_word(code)
-            wait = self._backoff.after(time.monotonic() - started)
+            self._look_for_poison(code)
+            wait = self._backoff.after(time.monotonic() - started, code)
             _log.error("worker stopped", why=meaning(code), exit=code, restart_in_seconds=round(wait, 1))
             self._pause(wait)
         return Exit.CLEAN
@@ -78,10 +86,20 @@ class Supervisor:
         _log.info("worker stopped for good", why=meaning(code), exit=code)
         return Exit.CLEAN if self._stopping else code
 
+    def _look_for_poison(self, code: int) -> None:
+        flights = self._box.read() if blames_records(code) else []
+        for flight in flights:
+            _log.warning("the worker ended while it processed records", **flight._asdict())
+        for source, partition, offset in self._poison.ended(flights):
+            told = {"source": source, "partition": partition, "offset": offset}
+            _log.error("a record ends workers and goes to the dead letters", **told)
+
     def _run_once(self) -> int:
-        environment = os.environ | {RESTARTS_VARIABLE: str(self._starts)}
+        told = {RESTARTS_VARIABLE: str(self._starts)} | self._box.environment | self._poison.environment
         self._starts += 1
-        worker = subprocess.Popen(self._command, env=environment)
+        self._box.clear()
+        # In a group of its own: Ctrl-C at a terminal is for the supervisor, which lets the worker finish.
+        worker = subprocess.Popen(self._command, env=os.environ | told, pass_fds=self._box.descriptors, process_group=0)
         while not self._stopping:
             try:
                 return worker.wait(_GLANCE_SECONDS)

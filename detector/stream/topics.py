@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
-from kafka.admin import KafkaAdminClient, NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+import structlog
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
+from kafka.errors import InvalidPartitionsError, KafkaError, TopicAlreadyExistsError
 
+from detector.contracts.codecs.limits import RECORD_BYTES
 from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.runtime.sections import KafkaSettings
 
 _DAY = 86_400_000
-_WITH_REASONS = 1_048_576
+_ORDINARY_BYTES = 1_048_576
+_ENVELOPE_BYTES = 65_536
 _SETTLE_SECONDS = 10.0
+_DOUBT_SECONDS = 1.0
+"""What another worker, or an operator, has just made or altered is not yet known everywhere."""
 _BOOTSTRAP_MILLISECONDS = 5_000
-_BROKER_TIME = ("cleanup.policy", "message.timestamp.type")
+_ADVISED = (("unclean.leader.election.enable", "true", "false"), ("min.insync.replicas", "1", "2"))
+"""Setting, value that may lose records where there are replicas, and what is safer."""
+
+_log = structlog.get_logger("weirguard.stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,124 +36,207 @@ class TopicShape:
     name: str
     partitions: int
     config: Mapping[str, str]
-    checked: tuple[str, ...] = field(default=("cleanup.policy",))
+    checked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A topic as the cluster has it. ``identity``: Kafka's topic id, another one once it was deleted and made again;
+    empty where the broker has none."""
+
+    partitions: int
+    replicas: int
+    identity: str
 
 
 def shapes(kafka: KafkaSettings) -> list[TopicShape]:
     """Every topic of the service, all with the same number of partitions.
 
-    Sources carry the broker's time: policy time follows them, and a producer's clock must not move it.
+    Sources carry the broker's time: policy time follows them, and a producer's clock must not move it. So do dead
+    letters, which are kept by when they were refused, however old they are. A re-keyed record may be larger than it
+    was in queries: it is written without its producer's compression.
     """
     topics, wide = kafka.topics, kafka.partitions
-    largest = str(kafka.query_record_bytes)
-    queries = {
-        "cleanup.policy": "delete",
-        "retention.ms": str(7 * _DAY),
-        "max.message.bytes": largest,
-        "message.timestamp.type": "LogAppendTime",
-    }
-    state = {
-        "cleanup.policy": "delete",
-        "retention.ms": "-1",
-        "retention.bytes": "-1",
-        "max.message.bytes": str(kafka.state_record_bytes),
-    }
-    compacted = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1", "segment.ms": str(_DAY // 24)}
-    kept = {"cleanup.policy": "delete", "retention.ms": str(90 * _DAY)}
-    letters = kept | {"max.message.bytes": str(kafka.query_record_bytes + _WITH_REASONS)}
+    broker_time = {"cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime"}
+    week, season = {"retention.ms": str(7 * _DAY)}, {"retention.ms": str(90 * _DAY)}
+    state = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+    compacted = {"cleanup.policy": "compact"}
+    cleaned = {"min.cleanable.dirty.ratio": "0.1", "segment.ms": str(_DAY // 24)}
+
+    def shape(name: str, checked: Mapping[str, str], largest: int, others: Mapping[str, str]) -> TopicShape:
+        needed = {**checked, "max.message.bytes": str(largest)}
+        return TopicShape(name, wide, {**needed, **others}, tuple(needed))
+
     return [
-        TopicShape(topics.queries, wide, queries, _BROKER_TIME),
-        TopicShape(topics.rekeyed, wide, queries, _BROKER_TIME),
-        TopicShape(topics.commands, wide, kept | {"message.timestamp.type": "LogAppendTime"}, _BROKER_TIME),
-        TopicShape(
-            topics.state_log, wide, state, ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
-        ),
-        TopicShape(topics.decisions, wide, compacted),
-        TopicShape(topics.scores, wide, compacted),
-        TopicShape(topics.alerts, wide, kept),
-        TopicShape(topics.audit, wide, kept),
-        TopicShape(topics.dead_letters, wide, letters),
+        shape(topics.queries, broker_time, kafka.query_record_bytes, week),
+        shape(topics.rekeyed, broker_time, max(kafka.query_record_bytes, RECORD_BYTES) + _ENVELOPE_BYTES, week),
+        shape(topics.commands, broker_time, _ORDINARY_BYTES, season),
+        shape(topics.state_log, state, kafka.state_record_bytes, {}),
+        shape(topics.decisions, compacted, _ORDINARY_BYTES, cleaned),
+        shape(topics.scores, compacted, _ORDINARY_BYTES, cleaned),
+        shape(topics.alerts, {"cleanup.policy": "delete"}, _ORDINARY_BYTES, season),
+        shape(topics.audit, {"cleanup.policy": "delete"}, _ORDINARY_BYTES, season),
+        shape(topics.dead_letters, broker_time, letter_bytes(kafka), season),
     ]
+
+
+def letter_bytes(kafka: KafkaSettings) -> int:
+    """The most bytes of a message in the dead letters."""
+    return kafka.query_record_bytes + _ORDINARY_BYTES
+
+
+def largest_bytes(kafka: KafkaSettings) -> int:
+    """The most bytes of any message that a worker writes."""
+    return max(int(shape.config["max.message.bytes"]) for shape in shapes(kafka))
 
 
 def ensure(kafka: KafkaSettings) -> None:
     """Create the topics that are missing and check those that are there.
 
-    Raises ConfigurationError for a topic of the wrong shape, BrokerError when the cluster cannot be asked.
+    Where there is no state log yet, a topic that a producer or reader made by being first is made right; nothing else
+    is altered. Raises ConfigurationError for topics of the wrong shape, BrokerError when the cluster cannot be asked.
     """
+    wanted = shapes(kafka)
+    with _admin(kafka) as admin:
+        found = describe(admin, wanted)
+        touched = [shape for shape in wanted if shape.name not in found]
+        if kafka.topics.state_log not in found and not kafka.embedded:
+            touched += _adopt(admin, wanted, found)
+        _create(admin, kafka, [shape for shape in wanted if shape.name not in found])
+        deadline = time.monotonic() + (_SETTLE_SECONDS if touched else _DOUBT_SECONDS)
+        while wrong := _wrong(admin, kafka, wanted):
+            if time.monotonic() >= deadline:
+                raise ConfigurationError("; ".join(wrong))
+            time.sleep(0.05)
+        if not kafka.embedded:
+            _advise(wanted, describe(admin, wanted), _settings(admin, wanted))
+
+
+def look(kafka: KafkaSettings) -> dict[str, Found]:
+    """The topics that are there now, by name. Raises BrokerError."""
+    with _admin(kafka) as admin:
+        return describe(admin, shapes(kafka))
+
+
+def describe(admin: KafkaAdminClient, wanted: Sequence[TopicShape]) -> dict[str, Found]:
+    """Those of ``wanted`` that are there. Asking makes none, whatever the cluster does by itself."""
+    found = {}
+    for topic in admin.describe_topics([shape.name for shape in wanted]):
+        partitions = topic["partitions"]
+        if partitions:
+            replicas = min(len(one["replica_nodes"]) for one in partitions)
+            found[topic["name"]] = Found(len(partitions), replicas, str(topic.get("topic_id") or ""))
+    return found
+
+
+def misfit(shape: TopicShape, found: Found | None) -> str | None:
+    """What to say where the topic has another number of partitions than is set."""
+    count = found.partitions if found else 0
+    if count == shape.partitions:
+        return None
+    return (
+        f"topic {shape.name} has {count} partitions and kafka.partitions is {shape.partitions}; "
+        "set kafka.partitions to what the topics have, or use another kafka.prefix"
+    )
+
+
+@contextmanager
+def _admin(kafka: KafkaSettings) -> Iterator[KafkaAdminClient]:
     try:
         admin = KafkaAdminClient(bootstrap_timeout_ms=_BOOTSTRAP_MILLISECONDS, **kafka.client_arguments())
     except KafkaError as error:
         raise BrokerError(f"cannot reach Kafka at {kafka.bootstrap_servers} as configured: {error}") from error
     try:
-        wanted = shapes(kafka)
-        _create(admin, kafka, wanted)
-        _check_partitions(admin, wanted)
-        if not kafka.embedded:
-            _check_configs(admin, wanted)
+        yield admin
     except KafkaError as error:
         raise BrokerError(f"topics under {kafka.prefix!r} could not be created or described: {error}") from error
     finally:
         admin.close()
 
 
-def _create(admin: KafkaAdminClient, kafka: KafkaSettings, wanted: list[TopicShape]) -> None:
-    present = set(admin.list_topics())
+def _adopt(admin: KafkaAdminClient, wanted: Sequence[TopicShape], found: Mapping[str, Found]) -> list[TopicShape]:
+    """Make right what a broker made by itself, with its own defaults, for a client that came before the detector.
+
+    Nothing was judged yet, so no account's partition changes: a record in another than its principal's is re-keyed.
+    """
+    narrow = [shape for shape in wanted if shape.name in found and found[shape.name].partitions <= shape.partitions]
+    for shape in narrow:
+        _log.warning("topic was there before the first start; its partitions and settings are set", topic=shape.name)
+        if found[shape.name].partitions < shape.partitions:
+            with suppress(InvalidPartitionsError):  # another worker was faster
+                admin.create_partitions({shape.name: shape.partitions})
+        admin.alter_configs([_resource(shape.name, dict(shape.config))])
+    return narrow
+
+
+def _create(admin: KafkaAdminClient, kafka: KafkaSettings, missing: Sequence[TopicShape]) -> None:
+    for shape in missing:
+        new = NewTopic(shape.name, shape.partitions, kafka.replication_factor, topic_configs=dict(shape.config))
+        with suppress(TopicAlreadyExistsError):
+            admin.create_topics([new])
+
+
+def _wrong(admin: KafkaAdminClient, kafka: KafkaSettings, wanted: Sequence[TopicShape]) -> list[str]:
+    """A sentence for each topic that is not as it must be."""
+    found = describe(admin, wanted)
+    sentences = [sentence for shape in wanted if (sentence := misfit(shape, found.get(shape.name)))]
+    if sentences or kafka.embedded:
+        return sentences
+    settings = _settings(admin, wanted)
+    faults = (_fault(kafka, shape, settings[shape.name], found[shape.name].replicas) for shape in wanted)
+    return [sentence for sentence in faults if sentence]
+
+
+def _settings(admin: KafkaAdminClient, wanted: Sequence[TopicShape]) -> dict[str, dict[str, str]]:
+    """Every setting of each topic, by name; none where they may not be read."""
+    described = admin.describe_configs([_resource(shape.name) for shape in wanted], config_filter="all")
+    return {
+        topic: {name: str(details["value"]) for name, details in settings.items()}
+        for by_name in described.values()
+        for topic, settings in by_name.items()
+    }
+
+
+def _fault(kafka: KafkaSettings, shape: TopicShape, has: Mapping[str, str], replicas: int) -> str | None:
+    """What must be altered on this topic, and how; what cannot be read is not right."""
+    if not has:
+        return (
+            f"the settings of topic {shape.name} cannot be read; allow this user to describe configurations of topics"
+        )
+    needed = {name: shape.config[name] for name in shape.checked if not _as_good(name, has, shape.config[name])}
+    if int(has.get("min.insync.replicas", 1)) > replicas:
+        needed["min.insync.replicas"] = str(replicas)
+    if not needed:
+        return None
+    differences = ", ".join(f"{name}={has.get(name)} and needs {value}" for name, value in needed.items())
+    settings = ",".join(f"{name}={value}" for name, value in needed.items())
+    return (
+        f"topic {shape.name} has {differences}; alter it: kafka-configs.sh --bootstrap-server {kafka.servers[0]} "
+        f"--alter --entity-type topics --entity-name {shape.name} --add-config {settings}"
+    )
+
+
+def _advise(
+    wanted: Sequence[TopicShape], found: Mapping[str, Found], settings: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Say what is allowed and yet less than it could be: how long records are kept, and what a lost broker takes."""
     for shape in wanted:
-        if shape.name not in present:
-            new = NewTopic(shape.name, shape.partitions, kafka.replication_factor, topic_configs=dict(shape.config))
-            try:
-                admin.create_topics([new])
-            except TopicAlreadyExistsError:
-                continue
+        has, meant = settings[shape.name], shape.config.get("retention.ms", "-1")
+        if 0 <= int(kept := has.get("retention.ms", "-1")) < int(meant):
+            _log.warning("topic keeps records for less time than usual", topic=shape.name, ms=kept, usual=meant)
+        for name, value, safer in _ADVISED if found[shape.name].replicas > 1 else ():
+            if has.get(name) == value:
+                _log.warning(
+                    "losing a broker may lose records", topic=shape.name, setting=f"{name}={value}", safer=safer
+                )
 
 
-def _check_partitions(admin: KafkaAdminClient, wanted: list[TopicShape]) -> None:
-    found = _partition_counts(admin, [shape.name for shape in wanted])
-    for shape in wanted:
-        count = found.get(shape.name, 0)
-        if count != shape.partitions:
-            raise ConfigurationError(
-                f"topic {shape.name} has {count} partitions and kafka.partitions is {shape.partitions}; "
-                "set kafka.partitions to what the topics have, or use another kafka.prefix"
-            )
+def _as_good(name: str, has: Mapping[str, str], needed: str) -> bool:
+    value = has.get(name)
+    if value is None:
+        return False
+    return int(value) >= int(needed) if name == "max.message.bytes" else value == needed
 
 
-def _partition_counts(admin: KafkaAdminClient, names: list[str]) -> dict[str, int]:
-    """Partitions by topic; a topic that was just created takes a moment to be known everywhere."""
-    deadline = time.monotonic() + _SETTLE_SECONDS
-    while True:
-        found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(names)}
-        if all(found.get(name) for name in names) or time.monotonic() > deadline:
-            return found
-        time.sleep(0.05)
-
-
-def _check_configs(admin: KafkaAdminClient, wanted: list[TopicShape]) -> None:
-    from kafka.admin import ConfigResource, ConfigResourceType
-
-    resources = [ConfigResource(ConfigResourceType.TOPIC, shape.name) for shape in wanted]
-    described = _flatten(admin.describe_configs(resources))
-    for shape in wanted:
-        for name in shape.checked:
-            value = described.get(shape.name, {}).get(name)
-            if value is not None and not _as_good(name, value, shape.config[name]):
-                needed = shape.config[name]
-                raise ConfigurationError(f"topic {shape.name} has {name}={value} and needs {needed}; alter the topic")
-
-
-def _as_good(name: str, value: str, needed: str) -> bool:
-    return int(value) >= int(needed) if name.endswith("message.bytes") else value == needed
-
-
-def _flatten(described: Any) -> dict[str, dict[str, str]]:
-    """kafka-python's answer, resource type to topic to setting to details, as topic to setting to value."""
-    flat: dict[str, dict[str, str]] = {}
-    for by_name in described.values():
-        for topic, settings in by_name.items():
-            flat[topic] = {name: _value(details) for name, details in settings.items()}
-    return flat
-
-
-def _value(details: Any) -> str:
-    return str(details["value"] if isinstance(details, dict) else details)
+def _resource(topic: str, configs: dict[str, str] | None = None) -> Any:
+    return ConfigResource(ConfigResourceType.TOPIC, topic, configs=configs)

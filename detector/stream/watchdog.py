@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from detector.stream.exits import Exit
 from detector.stream.reporter import Reporter
 
+CUT_OFF_SECONDS = 30.0
+"""A worker without any broker for so long begins with the bootstrap servers again, once those answer."""
 RECOVERY_SECONDS = 15.0
 """Recovery that reads nothing for so long has stalled."""
 
@@ -28,9 +30,18 @@ class Watchdog:
     _behind_since: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
 
     def verdict(self, now: float) -> tuple[Exit, str] | None:
-        """Why the worker must stop, or None."""
-        found = self._recovery() or self._commits(now)
+        """Why the worker must stop, or None; one that was told to stop is left to it."""
+        if self.reporter.health.stop_reason is not None:
+            return None
+        found = self._cut_off() or self._recovery() or self._commits(now)
         return found if found and self.broker_answers() else None
+
+    def _cut_off(self) -> tuple[Exit, str] | None:
+        """aiokafka asks only brokers that it knows, for ever; they may have moved. Bootstrapping anew finds them."""
+        seconds = self.reporter.health.cut_off_seconds()
+        if seconds <= CUT_OFF_SECONDS:
+            return None
+        return Exit.BROKER, f"no broker that this worker knows could be reached for {seconds:.0f} s, and others answer"
 
     def _recovery(self) -> tuple[Exit, str] | None:
         health = self.reporter.health
@@ -58,14 +69,20 @@ class Watchdog:
 
 
 def watch(watchdog: Watchdog, stop: Callable[[Exit, str], None]) -> threading.Thread:
-    """Ask ``watchdog`` every second from a daemon thread: a stuck event loop is one of the things it is for."""
+    """Ask ``watchdog`` every second from a daemon thread: a stuck event loop is one of the things it is for.
+
+    Whatever goes wrong in it is reported, and it goes on.
+    """
 
     def loop() -> None:
         while True:
             time.sleep(1.0)
-            found = watchdog.verdict(time.monotonic())
-            if found:
-                stop(*found)
+            try:
+                found = watchdog.verdict(time.monotonic())
+                if found:
+                    stop(*found)
+            except Exception as error:  # noqa: BLE001 - a watchdog that is gone is not missed until it is needed
+                watchdog.reporter.failed("watchdog", error)
 
     thread = threading.Thread(target=loop, name="weirguard-watchdog", daemon=True)
     thread.start()

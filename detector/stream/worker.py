@@ -6,8 +6,10 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import faust
+import structlog
 
 from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.core.engine import Engine
@@ -15,39 +17,50 @@ from detector.policy.ledger import Ledger
 from detector.runtime.broker import answers_versions
 from detector.runtime.health import Health
 from detector.runtime.logging import configure_logging
-from detector.runtime.metric_defs import RESTARTS
+from detector.runtime.metric_defs import DEAD_LETTERS, RESTARTS
 from detector.runtime.metrics import new_metrics
 from detector.runtime.probes import ProbeServer
+from detector.runtime.sections import LoggingSettings
 from detector.runtime.settings import Settings, load_settings
+from detector.runtime.tls import tls_context
 from detector.stream import faust_edges, topics
-from detector.stream.app import Application, create_app, tls_context
+from detector.stream.app import Application, create_app
+from detector.stream.black_box import Caution, Notes
 from detector.stream.broker_reads import BrokerReads
 from detector.stream.building import engine_config, policy_of
+from detector.stream.care import Care
 from detector.stream.checkpoint import Checkpointer
+from detector.stream.dead_letters import LetterLimits
 from detector.stream.exits import Exit, stop_now
-from detector.stream.intake import Receiver
+from detector.stream.intake import POISON, Receiver
 from detector.stream.judge import Judge
 from detector.stream.owner import Owner
 from detector.stream.partition import Partition, Writer
 from detector.stream.reporter import Reporter
+from detector.stream.sending import denied
 from detector.stream.supervisor import RESTARTS_VARIABLE
 from detector.stream.watchdog import Watchdog, watch
 
 _CHUNK_BYTES = 1_000_000
 
+_log = structlog.get_logger("weirguard.stream")
+
 
 def main() -> None:
     """Run until SIGTERM, or until something is in doubt; exit statuses are in ``exits``."""
+    configure_logging(LoggingSettings())  # for what is wrong with the settings themselves
     try:
         settings = load_settings()
         configure_logging(settings.logging)
-        topics.ensure(settings.kafka)
         app, reporter = build(settings)
-        ProbeServer(reporter.metrics, reporter.health, settings.metrics.host, settings.metrics.port).start()
+        topics.ensure(settings.kafka)
+        failed = partial(reporter.failed, "probes")
+        ProbeServer(reporter.metrics, reporter.health, settings.metrics.host, settings.metrics.port, failed).start()
     except ConfigurationError as error:
         stop_now(Exit.CONFIGURATION, str(error))
     except BrokerError as error:
-        stop_now(Exit.BROKER, str(error))
+        stop_now(Exit.REFUSED if denied(error) else Exit.BROKER, str(error))
+    reporter.metrics.add(DEAD_LETTERS, 0, reason=POISON)
     reporter.metrics.add(RESTARTS, _restarts())
     watch(_watchdog(app, reporter, settings), stop_now)
     worker = faust.Worker(app, quiet=True, override_logging=False, redirect_stdouts=False)
@@ -64,7 +77,21 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
     names = settings.kafka.topics
     reads = BrokerReads(settings.kafka)
     engine = Engine(config)
-    writer = Writer(f"{socket.gethostname()}:{os.getpid()}", config.configuration_hash())
+    letters = LetterLimits(topics.letter_bytes(settings.kafka), settings.worker.dead_letters_per_minute)
+    writer = Writer(
+        f"{socket.gethostname()}:{os.getpid()}",
+        config.configuration_hash(),
+        settings.kafka.state_record_bytes,
+        letters,
+    )
+
+    caution, notes = Caution.from_environment(os.environ), Notes.from_environment(os.environ)
+    if not notes.kept:
+        _log.info("no supervisor: a record that ends this worker will not be found")
+    if caution:
+        _log.warning(
+            "records have ended workers", suspects=list(caution.suspects.values()), poison=list(caution.poison)
+        )
 
     def new_partition(number: int) -> Partition:
         judge = Judge(engine.sibling(), Ledger(policy, writer.configuration))
@@ -79,7 +106,7 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
             new_partition,
             reads,
             reporter,
-            settings.worker.microbatch_bytes,
+            Care(settings.worker.microbatch_bytes, caution, notes),
         )
 
     return create_app(settings, new_owner), reporter

@@ -27,6 +27,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation
 from detector.core.engine import Engine
 from detector.runtime.settings import Settings
+from detector.stream.agreement import SECTION
 from detector.stream.building import engine_config, policy_of
 from detector.stream.judge import POLICY_SECTION
 from tests.chaos.audit import Counted, Names, content, counted_records
@@ -179,7 +180,9 @@ def _rebuilt(records: Iterable[Counted], settings: Settings) -> Engine:
 def _sections(entry: Entry) -> dict[str, tuple[int, bytes]]:
     assert entry.value is not None
     sections: dict[str, Any] = msgspec.msgpack.decode(entry.value)["sections"]
-    return {name: (version, data) for name, (version, data) in sections.items() if name != POLICY_SECTION}
+    return {
+        name: (version, data) for name, (version, data) in sections.items() if name not in {POLICY_SECTION, SECTION}
+    }
 
 
 def _verdicts(engine: Engine, further: QueryBatch) -> dict[str, Verdict]:

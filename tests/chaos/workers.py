@@ -9,28 +9,33 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 from detector.runtime.broker import dying_with_parent, free_port
 
+WEIRGUARD_RUN = (sys.executable, "-m", "detector.cli.main", "run")
 _LEAVE_SECONDS = 30.0
 
 
 class Worker:
-    """``weirguard run``: a supervisor and the worker process under it. ``log`` receives what both write."""
+    """``weirguard run``: a supervisor and the worker process under it. ``log`` receives what both write;
+    ``command`` stands for it in tests of what ends workers."""
 
-    def __init__(self, name: str, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, environment: Mapping[str, str], log: Path, command: Sequence[str] = WEIRGUARD_RUN
+    ) -> None:
         self.name = name
+        self._command = list(command)
         self.log = log
         self._port = free_port()
         self._environment = dict(os.environ) | dict(environment) | {"WEIRGUARD_METRICS__PORT": str(self._port)}
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = dying_with_parent([sys.executable, "-m", "detector.cli.main", "run"])
+        command = dying_with_parent(self._command)
         with self.log.open("ab") as output:
             self._supervisor = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment

@@ -32,7 +32,7 @@ def test_right_settings_are_confirmed(file: Path) -> None:
 
 
 def test_wrong_settings_are_an_error(file: Path) -> None:
-    file.write_text("kafka: {prefx: shop}")
+    file.write_text("kafka: {prefx: shop}", encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"kafka\.prefx"):
         _config("check", "--settings", str(file))
 
@@ -54,6 +54,28 @@ def test_show_is_scriptable(file: Path) -> None:
 
 def test_the_schema_takes_a_right_file_and_refuses_a_wrong_one(file: Path) -> None:
     schema = json.loads(_config("schema"))
-    jsonschema.validate(yaml.safe_load(file.read_text()), schema)
+    jsonschema.validate(yaml.safe_load(file.read_text(encoding="utf-8")), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"kafka": {"prefx": "shop"}}, schema)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("policy: {allowlist: NAMED}", "allowlist"),
+        ("policy: {signal_modes: {prda: enforce}}", "'prada'"),
+        ("detection: {profiles: [NAMED]}", "profile"),
+        ("kafka: {security_protocol: SSL, ssl_cafile: NAMED}", "ssl_cafile"),
+        ("kafka: {security_protocol: SSL, ssl_certfile: NAMED}", "ssl_certfile"),
+        ("principals: {hash_key: a, hash_key_file: NAMED}", "both set"),
+        ("worker: {stall_seconds: 1}", "stall_seconds"),
+    ],
+)
+def test_check_finds_what_run_would_refuse_and_leaves_nothing_behind(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "named").write_text("no such thing", encoding="utf-8")
+    file = tmp_path / "weirguard.yaml"
+    file.write_text(text.replace("NAMED", str(tmp_path / "named")), encoding="utf-8")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigurationError, match=told):
+        _config("check", "--settings", str(file))
+    assert sorted(tmp_path.iterdir()) == before

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -236,6 +238,16 @@ def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> N
     assert "w=0.81 (threshold 0.95)" in text
 
 
+def test_show_gives_account_of_every_answered_query(topics: Topics, publish: Any) -> None:
+    counts: Any = {"answered": 137, "judged": 100, "repeats": 20, "unjudged": {"no-profile": 3, "dimension": 9}}
+    publish(topics.scores, replace(score("thief", 1.17), **counts, dropped={"queue": 5}))
+    known = json.loads(run(principals.app, "show", "digits", "thief", "-o", "json").stdout)
+    assert {name: known["score"][name] for name in counts} == counts
+    text = run(principals.app, "show", "digits", "thief").stdout
+    expected = "100 judged + 20 repeated + 12 unjudged (dimension 9, no-profile 3) + 5 dropped (queue 5)"
+    assert f"answered: 137 = {expected}\n" in text
+
+
 def test_show_of_somebody_unknown_fails(topics: Topics) -> None:
     shown = run(principals.app, "show", "digits", "nobody")
     assert shown.exit_code == 1
@@ -310,3 +322,15 @@ def test_a_duration_without_its_unit_is_refused(text: str) -> None:
     )
     assert result.exit_code == 2
     assert "no duration" in result.output
+
+
+def test_tail_ends_with_its_reader_though_nothing_more_comes(topics: Topics, publish: Any) -> None:
+    publish(topics.alerts, alert("thief"))
+    command = [sys.executable, "-m", "detector.cli.main", "alerts", "tail", "--from-beginning"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "thief" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,20 @@ import pytest
 
 from detector.cli import replaying
 from detector.cli.main import main
+from detector.cli.replaying import Report
 from detector.contracts.batches import take
 from detector.contracts.codecs import decode
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Decision
-from detector.contracts.queries import QueryBatch
-from detector.core.engine import EngineConfig, PradaConfig
+from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
+from detector.core.engine import Engine, EngineConfig, PradaConfig
 from detector.core.signals import SIGNALS
 from detector.policy.config import Policy
+from detector.policy.ledger import Ledger
 from detector.stream import recorded
+from detector.stream.judge import Judge
 from tests.contracts.batches import make_batch, principals_of
+from tests.core.streams import batch
 from tests.sources.logs import rows_of, write_jsonl, write_parquet
 
 COMPATIBLE = EngineConfig(mode="compatible", prada=PradaConfig(delta=0.9))
@@ -89,6 +94,27 @@ def test_the_thief_is_flagged_alone_and_the_summary_says_from_where(tmp_path: Pa
     alert = _alerts(tmp_path)[0]
     assert (alert.principal, alert.query_index) == ("thief", first["thief"])
     assert {decision.principal for decision in _decisions(tmp_path)} == {"thief"}
+
+
+def test_rows_that_cannot_be_judged_are_counted_against_their_principal_and_accuse(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pieces = [batch(rng.random((number, width)), ["eve"] * number) for number, width in ((40, 4), (35, 6), (30, 4))]
+    portions = [DecodedQueries(piece, np.arange(len(piece))) for piece in pieces]
+    portions[0].bad_rows.append(BadRow(0, "outputs", "none", "credit", "eve"))
+    portions[0].bad_rows.append(BadRow(1, "syntax", "unreadable"))
+    part = recorded.Part()
+    for portion in portions:
+        part.add(0, portion)
+    judge = Judge(Engine(EngineConfig()), Ledger(Policy()))
+    ((_, judgement),) = recorded._judged(judge, [part])
+    assert judgement is not None
+    assert [(alert.principal, alert.signal) for alert in judgement.effects.alerts] == [("eve", "unjudged")]
+    with Report(tmp_path, [tmp_path / "log"]) as report:
+        report.judged(part, judgement.observation, judgement.effects.alerts, judgement.effects.decisions)
+        for log, bad in part.bad_rows:
+            report.refused(log, bad)
+        (eve,) = report.summary()["principals"]
+    assert (eve["principal"], eve["queries"], eve["unjudged"]) == ("eve", 70, {"dimension": 35, "outputs": 1})
 
 
 @pytest.mark.parametrize("mode", ["default", "compatible"])
@@ -198,9 +224,41 @@ def test_the_command_replays_in_the_mode_and_with_the_threshold_it_is_given(
     assert _verdicts(tmp_path / "usual") == _verdicts(tmp_path / "same")
 
 
+def test_the_command_says_what_was_refused_and_fails_where_all_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = make_batch(rows=4)
+    batch.outputs[0] = 3
+    batch.event_ids[1] = ""
+    some = write_jsonl(tmp_path / "some.jsonl", batch)
+    assert _weirguard("replay", some, "--out", tmp_path / "some") == 0
+    assert "1 rows refused (most for the reason outputs)" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "some" / "summary.json").read_text())
+    assert (summary["reasons"], summary["repaired"]) == ({"outputs": 1}, {"event_id": 1})
+    none = write_jsonl(tmp_path / "none.jsonl", replace(batch, outputs=batch.outputs * 9))
+    assert _weirguard("replay", none, "--out", tmp_path / "none", "--merge") == 1
+    assert "0 queries of 0 principals" in capsys.readouterr().err
+
+
 def test_the_command_refuses_an_npz_file_and_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "trace.npz").touch()
     assert _weirguard("replay", tmp_path / "trace.npz", "--out", tmp_path / "out") == 2
     assert "write the log as one of .jsonl, .ndjson, .parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_one_row_from_a_far_future_does_not_carry_policy_time_there(
+    tmp_path: Path, traffic: QueryBatch, merge: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = traffic.occurred_at.copy()
+    times[0] = time.time() + 5 * 365 * 86_400
+    log = write_parquet(tmp_path / "log.parquet", rows_of(replace(traffic, occurred_at=times)))
+    command = ["replay", str(log), "--mode", "compatible", "--delta", "0.9", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([*command, "--merge"] if merge else command)
+    latest = max(decision.expires_at for decision in _decisions(tmp_path / "out"))
+    assert latest < time.time() + Policy().decision_seconds + 400
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["clamped"] == 1
+    assert "1 rows from a future that is not believed" in " ".join(capsys.readouterr().err.split())

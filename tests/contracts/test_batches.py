@@ -49,6 +49,13 @@ def test_pieces_of_different_shape_are_not_joined() -> None:
     assert list(concatenate(pieces)) == pieces
 
 
+def test_pieces_with_and_without_missing_features_are_joined() -> None:
+    masked = make_batch(seed=2, missing=np.eye(5, 4, dtype=np.bool_))
+    (joined,) = concatenate([make_batch(seed=1), masked, make_batch(seed=3)])
+    assert joined.missing is not None
+    assert np.flatnonzero(joined.missing.any(axis=1)).tolist() == [5, 6, 7, 8]
+
+
 def test_a_cut_keeps_rows_and_columns() -> None:
     batch = make_batch(rows=9, **optional_columns(9, 4))
     assert_same_rows(cut(batch, 2, 7), take(batch, np.arange(2, 7)))

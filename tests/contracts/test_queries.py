@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,9 +22,11 @@ from detector.contracts.codecs import (
     encode_json_query,
     encode_packed,
 )
+from detector.contracts.codecs.queries_packed import excerpt
 from detector.contracts.errors import InvalidRecord
+from detector.contracts.principals import usable_principal
 from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch
-from tests.contracts.batches import assert_same_rows, make_batch, optional_columns
+from tests.contracts.batches import assert_same_rows, make_batch, optional_columns, principals_of
 from tests.contracts.malformed import malformed
 
 
@@ -96,30 +99,123 @@ def test_a_time_is_rfc_3339_or_seconds_or_the_record_timestamp(occurred_at: obje
 
 def test_a_bad_row_is_named_and_the_good_rows_survive() -> None:
     batch = make_batch(rows=6)
-    batch.features[1, 2] = np.nan
+    batch.outputs[1, 2] = np.nan
     batch.outputs[3] = [0.9, 0.9, -0.8]
-    batch.event_ids[3] = ""
-    batch.occurred_at[4] = 1.7e12
+    batch.outputs[4] = 3
+    batch.event_ids[4] = ""
     decoded = _unpack(encode_packed(batch))
-    assert [(bad.row, bad.reason) for bad in decoded.bad_rows] == [(1, "non-finite"), (3, "identity"), (4, "time")]
+    assert [(bad.row, bad.reason) for bad in decoded.bad_rows] == [(1, "non-finite"), (3, "outputs"), (4, "outputs")]
+    assert [(bad.model, bad.principal) for bad in decoded.bad_rows] == [
+        ("digits", principals_of(batch)[row]) for row in (1, 3, 4)
+    ]
     assert decoded.rows.tolist() == [0, 2, 5]
     assert decoded.batch is not None
     assert_same_rows(decoded.batch, take(batch, np.array([0, 2, 5])))
 
 
-def test_only_the_rows_of_a_bad_principal_are_bad() -> None:
+def test_a_principal_that_is_no_name_is_derived_from_it_and_nobody_else_is_renamed() -> None:
     batch = make_batch(rows=9, principals=["ana", "*", "bo"], principal_index=np.arange(9, dtype=np.int32) % 3)
     decoded = _unpack(encode_packed(batch))
-    assert [bad.row for bad in decoded.bad_rows] == [1, 4, 7]
+    assert decoded.batch is not None and decoded.repaired == {"principal": 3}
+    assert principals_of(decoded.batch) == ["ana", usable_principal("*"), "bo"] * 3
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udcffb", "", "*", "p" * 300, "a\x00"])
+def test_json_and_packed_derive_the_same_name(text: str) -> None:
+    single = _json(principal=text, event_id=text).batch
+    loose = text.encode("utf-8", "surrogatepass")
+    value = encode_packed(
+        make_batch(rows=1, principals=["@@"], event_ids=["@@"], principal_index=np.zeros(1, np.int32))
+    )
+    packed = _unpack(value.replace(b"\xa2@@", _packed_text(loose))).batch
+    assert single is not None and packed is not None
+    assert single.principals == [usable_principal(text)]
+    if text.encode("utf-8", "replace") == loose:
+        assert packed.principals == single.principals and packed.event_ids == single.event_ids
+    assert re.fullmatch("odd:[0-9a-f]{32}", packed.principals[0])
+
+
+def _packed_text(text: bytes) -> bytes:
+    return b"\xda" + len(text).to_bytes(2, "big") + text
+
+
+def test_an_inferred_mask_marks_what_is_nan_and_a_given_one_wins() -> None:
+    batch = make_batch(rows=3)
+    batch.features[0, 1] = batch.features[2, 3] = np.nan
+    inferred = _unpacked(batch)
+    assert inferred.missing is not None
+    assert np.argwhere(inferred.missing).tolist() == [[0, 1], [2, 3]]
+    given = np.zeros((3, 4), np.bool_)
+    given[0, 1] = given[1, 0] = True
+    decoded = _unpack(encode_packed(replace(batch, missing=given)))
+    assert decoded.batch is not None and decoded.batch.missing is not None
+    assert np.argwhere(decoded.batch.missing).tolist() == [[0, 1], [1, 0], [2, 3]]
+    assert not decoded.batch.features[decoded.batch.missing].any()
+    assert decoded.repaired == {"missing": 1}
+
+
+def test_without_nan_there_is_no_mask() -> None:
+    assert _unpacked(make_batch()).missing is None
+
+
+def test_features_beyond_float32_are_the_largest_of_their_sign() -> None:
+    largest = float(np.finfo(np.float32).max)
+    for features in ([1e39, -1e300, 3e38], [10**400, -(10**309), 3e38], [float("inf"), float("-inf"), 3e38]):
+        decoded = _json(features=features)
+        assert decoded.batch is not None and decoded.repaired == {"clipped": 1}
+        np.testing.assert_allclose(decoded.batch.features, [[largest, -largest, 3e38]], rtol=1e-6)
+
+
+def test_very_large_features_are_kept_as_they_are() -> None:
+    batch = make_batch(rows=2, features=np.array([[3e38, -3e38], [1e30, 1e-40]], np.float32))
+    decoded = _unpack(encode_packed(batch))
+    assert decoded.batch is not None and not decoded.repaired
+    np.testing.assert_array_equal(decoded.batch.features, batch.features)
 
 
 def test_labels_and_scores_are_taken_for_what_they_are() -> None:
-    labels = np.array([[0], [9], [0.5], [-1], [np.inf]], dtype=np.float32)
-    decoded = _unpack(encode_packed(make_batch(rows=5, outputs=labels, output_kind="label")))
-    assert [bad.row for bad in decoded.bad_rows] == [2, 3, 4]
+    labels = np.array([[0], [9], [0.5], [-1], [np.inf], [np.nan]], dtype=np.float32)
+    decoded = _unpack(encode_packed(make_batch(rows=6, outputs=labels, output_kind="label")))
+    assert [bad.row for bad in decoded.bad_rows] == [2, 4, 5]
     scores = np.array([[1e6, -3.5]] * 5, dtype=np.float32)
     assert not _unpack(encode_packed(make_batch(rows=5, outputs=scores, output_kind="score"))).bad_rows
     assert len(_unpack(encode_packed(make_batch(rows=5, outputs=scores, output_kind="label"))).bad_rows) == 5
+
+
+def test_numbers_that_a_row_lacks_are_nan() -> None:
+    hardness = np.array([0.5, np.nan, np.inf], np.float32)
+    specification = np.array([[1, 2], [np.nan, 2], [1, -np.inf]], np.float32)
+    batch = make_batch(rows=3, hardness=hardness, specification=specification)
+    decoded = _unpack(encode_packed(batch))
+    assert decoded.batch is not None and decoded.repaired == {"number": 2}
+    np.testing.assert_array_equal(decoded.batch.hardness, [0.5, np.nan, np.nan])
+    np.testing.assert_array_equal(decoded.batch.specification, [[1, 2], [np.nan, 2], [1, np.nan]])
+    again = decode_queries(encode_json_query(decoded.batch, 1), None, timestamp=0.0).batch
+    assert again is not None and again.hardness is None
+    np.testing.assert_array_equal(again.specification, [[np.nan, 2]])
+
+
+def test_texts_are_cut_and_marked() -> None:
+    batch = make_batch(rows=3, organisation=["a\x1b[2Jb", "x" * 300, "çelik"], served_mode=["", "none", ""])
+    decoded = _unpack(encode_packed(batch))
+    assert decoded.batch is not None and decoded.repaired == {"attribute": 2}
+    assert decoded.batch.organisation == ["a\N{REPLACEMENT CHARACTER}[2Jb", "x" * 256, "çelik"]
+    assert decoded.batch.served_mode == ["", "none", ""]
+
+
+def test_a_model_that_is_no_name_costs_its_rows_and_says_whose() -> None:
+    decoded = _unpack(encode_packed(make_batch(rows=3, model="m\n"), [Count("m\n", "ana", "dropped", 3, 1.0)]))
+    assert decoded.batch is None and not decoded.counts
+    assert [(bad.row, bad.reason, bad.model) for bad in decoded.bad_rows] == [(row, "identity", "") for row in range(3)]
+    assert [bad.principal for bad in decoded.bad_rows] == principals_of(make_batch(rows=3))
+    assert decoded.repaired == {"count": 1}
+
+
+def test_counts_say_why_or_other() -> None:
+    counts = [Count("digits", "ana", "unjudged", 2, 3.5, reason) for reason in ("body-not-json", "It broke!", "")]
+    found = _unpack(encode_packed(make_batch(), counts))
+    assert [count.reason for count in found.counts] == ["body-not-json", "other", ""]
+    assert found.repaired == {"reason": 1}
 
 
 def test_probabilities_rounded_to_two_decimals_are_probabilities() -> None:
@@ -205,3 +301,15 @@ def test_a_damaged_record_is_refused_or_read_by_the_rules(
         stop = data.draw(st.integers(start, min(len(value), start + 8)))
         value[start:stop] = data.draw(st.binary(max_size=8))
     _holds(bytes(value), content_type)
+
+
+def test_an_excerpt_holds_some_rows_as_they_came_and_names_nobody_else() -> None:
+    batch = make_batch(rows=6, principals=["ana", "\x00", "bo"], principal_index=np.arange(6, dtype=np.int32) % 3)
+    batch.features[4, 0] = np.inf
+    value = excerpt(encode_packed(batch, [Count("digits", "bo", "dropped", 1, 1.0)]), [1, 4])
+    decoded = _unpack(value)
+    assert decoded.batch is not None and not decoded.counts
+    assert decoded.batch.principals == [usable_principal("\x00")] and decoded.batch.event_ids == ["e-0-1", "e-0-4"]
+    assert decoded.repaired == {"clipped": 1}
+    loose = encode_packed(make_batch(rows=2, event_ids=["@@", "fine"])).replace(b"\xa2@@", b"\xa2\xff\xfe")
+    assert len(_unpack(excerpt(loose, [0])).rows) == 1

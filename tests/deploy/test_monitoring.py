@@ -37,7 +37,7 @@ EXPRESSIONS = [*_drawn(), *(rule["expr"] for rule in _rules())]
 
 @pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
 def test_generated_files_are_up_to_date(path: Path) -> None:
-    assert path.read_text() == GENERATED[path](), "run `make generate`"
+    assert path.read_text(encoding="utf-8") == GENERATED[path](), "run `make generate`"
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)

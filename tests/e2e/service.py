@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from detector.contracts.topics import Topics
 from detector.runtime.sections import KafkaSettings
 from detector.stream import topics as topic_admin
-from tests.chaos.workers import Worker
+from tests.chaos.workers import WEIRGUARD_RUN, Worker
 from tests.conftest import Broker
 
 PARTITIONS = 4
@@ -56,12 +57,29 @@ class Service:
         line = next(line for line in page.splitlines() if line.startswith("process_resident_memory_bytes "))
         return int(float(line.split()[1]))
 
+    def metric(self, name: str) -> float:
+        """The sum of all series of ``name``; NaN where the worker does not answer."""
+        try:
+            with urllib.request.urlopen(f"{self.worker.url}/metrics", timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            return float("nan")
+        series = (line.rsplit(" ", 1) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
+        return sum(float(value) for _, value in series)
+
+    def last_words(self) -> str:
+        """Why the worker stopped, as it logged it."""
+        lines = [json.loads(line) for line in self.worker.log.read_text().splitlines() if line.startswith("{")]
+        return " ".join(line["why"] for line in lines if line["level"] == "critical")
+
     def log_tail(self) -> str:
         return "\n".join(self.worker.log.read_text().splitlines()[-20:])
 
 
 @contextmanager
-def running_service(broker: Broker, prefix: str, directory: Path, **variables: str) -> Iterator[Service]:
+def running_service(
+    broker: Broker, prefix: str, directory: Path, command: Sequence[str] = WEIRGUARD_RUN, **variables: str
+) -> Iterator[Service]:
     """A worker under its supervisor, ready, with ``variables`` added to its environment; stopped cleanly at the end."""
     address = {"bootstrap_servers": broker.bootstrap, "embedded": broker.embedded, **broker.security}
     kafka = KafkaSettings.model_validate({**address, "prefix": prefix, "partitions": PARTITIONS})
@@ -75,14 +93,15 @@ def running_service(broker: Broker, prefix: str, directory: Path, **variables: s
         "WEIRGUARD_POLICY__MODE": "enforce",
     }
     environment |= {f"WEIRGUARD_KAFKA__{name.upper()}": value for name, value in broker.security.items()}
-    worker = Worker("worker", environment | variables, directory / "worker.log")
+    worker = Worker("worker", environment | variables, directory / "worker.log", command)
     worker.start()
     producer = KafkaProducer(**kafka.client_arguments())
     service = Service(kafka, worker, producer)
     try:
         _wait_until_ready(service)
         yield service
-        worker.leave()
+        if worker.running:
+            worker.leave()
     finally:
         producer.close()
         worker.kill_all()

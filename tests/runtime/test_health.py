@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detector.runtime.health import Health
+from detector.runtime.health import QUIET_SECONDS, Health
 
 
 class Clock:
@@ -95,6 +95,22 @@ def test_a_silent_broker_is_no_reason_to_die(health: Health, clock: Clock) -> No
     health.behind(10)
     clock.now += 3600
     assert health.live().ok
+
+
+def test_a_worker_whose_brokers_do_not_answer_is_not_ready_and_lives(health: Health, clock: Clock) -> None:
+    _running(health)
+    health.behind(7)
+    clock.now += QUIET_SECONDS - 1
+    assert health.ready().ok
+    clock.now += 100
+    probe = health.ready()
+    assert not probe.ok
+    assert probe.why == "the brokers that this worker knows have not answered for 114 s"
+    assert health.live().ok, "it is not the worker's fault"
+    health.heard(answered=False, connected=True)
+    assert not health.ready().ok
+    health.heard(answered=True, connected=True)
+    assert health.ready().ok
 
 
 def test_a_recovery_that_stands_still_is_death_and_one_that_moves_is_not(health: Health, clock: Clock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -72,3 +73,25 @@ def test_a_traceback_shows_no_local_variables(
     written = capsys.readouterr().err
     assert "RuntimeError" in written
     assert "7.25" not in written
+
+
+HOSTILE = "\x1b[2J\x1b]0;x\x07\u202eana\u2066\nlevel=info all is well\r\x9b"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_text_from_outside_cannot_act_on_a_terminal_or_forge_a_line(
+    form: Literal["json", "console"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(LoggingSettings(format=form))
+    log = structlog.get_logger("weirguard.test")
+    try:
+        raise RuntimeError(HOSTILE)
+    except RuntimeError:
+        log.exception(HOSTILE, principal=HOSTILE, several=[HOSTILE], by={HOSTILE: HOSTILE}, error=ValueError(HOSTILE))
+    logging.getLogger("somewhere").warning("odd %s", HOSTILE)
+    written = capsys.readouterr().err
+    if form == "console":  # its own colours are no text of anybody
+        written = re.sub(r"\x1b\[\d*m", "", written)
+    assert not set(written) & {"\x1b", "\x07", "\u202e", "\u2066", "\r", "\x9b"}
+    assert not any(line.startswith("level=info") for line in written.splitlines())
+    assert "ana" in written

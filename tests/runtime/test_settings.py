@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from pydantic import BaseModel
 
 from detector.contracts.errors import ConfigurationError
 from detector.runtime.settings import Settings, load_settings, sources
+from detector.runtime.shape import leaves
+from detector.runtime.variables import name_of
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +43,7 @@ def test_without_file_and_environment_the_defaults_hold() -> None:
 
 
 def test_the_environment_wins_over_the_file_key_by_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file.write_text("kafka: {prefix: shop, partitions: 24}\ndetection: {prada: {delta: 0.8}}\n")
+    file.write_text("kafka: {prefix: shop, partitions: 24}\ndetection: {prada: {delta: 0.8}}\n", encoding="utf-8")
     monkeypatch.setenv("WEIRGUARD_KAFKA__PREFIX", "bank")
     monkeypatch.setenv("WEIRGUARD_DETECTION__PRADA__WINDOW", "1024")
     settings = load_settings(file)
@@ -54,13 +57,13 @@ def test_the_environment_wins_over_the_file_key_by_key(file: Path, monkeypatch: 
 
 
 def test_the_file_may_be_named_by_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file.write_text("policy: {mode: enforce}")
+    file.write_text("policy: {mode: enforce}", encoding="utf-8")
     monkeypatch.setenv("WEIRGUARD_CONFIG", str(file))
     assert load_settings().policy.mode == "enforce"
 
 
 def test_an_unknown_key_is_named_with_its_file_and_the_nearest_one(file: Path) -> None:
-    file.write_text("kafka: {bootstrap_server: 'a:1'}")
+    file.write_text("kafka: {bootstrap_server: 'a:1'}", encoding="utf-8")
     message = _refusal(file)
     assert "unknown key kafka.bootstrap_server" in message
     assert str(file) in message
@@ -68,7 +71,7 @@ def test_an_unknown_key_is_named_with_its_file_and_the_nearest_one(file: Path) -
 
 
 def test_an_unknown_section_is_named(file: Path) -> None:
-    file.write_text("kafkaa: {}")
+    file.write_text("kafkaa: {}", encoding="utf-8")
     assert "unknown key kafkaa" in _refusal(file)
 
 
@@ -92,7 +95,7 @@ def test_a_mapping_in_the_environment_is_json_since_variables_have_no_case(monke
 
 
 def test_a_wrong_value_is_shown_with_its_key_and_place(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file.write_text("policy: {mode: enfroce}")
+    file.write_text("policy: {mode: enfroce}", encoding="utf-8")
     message = _refusal(file)
     assert "policy.mode = 'enfroce'" in message
     assert str(file) in message
@@ -104,7 +107,7 @@ def test_a_wrong_value_is_shown_with_its_key_and_place(file: Path, monkeypatch: 
 
 
 def test_all_wrong_values_are_told_at_once(file: Path) -> None:
-    file.write_text("policy: {mode: x}\nmetrics: {port: -1}")
+    file.write_text("policy: {mode: x}\nmetrics: {port: -1}", encoding="utf-8")
     message = _refusal(file)
     assert "policy.mode" in message
     assert "metrics.port" in message
@@ -118,16 +121,48 @@ def test_all_wrong_values_are_told_at_once(file: Path) -> None:
         ("kafka: [", "settings file"),
         ("kafka: {bootstrap_servers: localhost}", "not host:port"),
         ("kafka: {state_record_bytes: 1000}", "four times"),
+        ("kafka: {query_record_bytes: 1, state_record_bytes: 4}", "kafka.query_record_bytes"),
+        ("worker: {microbatch_bytes: 9000000}", "kafka.state_record_bytes"),
         ("worker: {heartbeat_seconds: 5}", "third"),
         ("worker: {commit_seconds: .inf}", "worker.commit_seconds"),
         ("detection: {prada: {delta: .nan}}", "detection.prada.delta"),
         ("kafka: {security_protocol: SASL_SSL, sasl_mechanism: PLAIN}", "needs sasl_mechanism"),
         ("kafka: {sasl_plain_username: me}", "no effect"),
+        ("kafka: {ssl_check_hostname: false}", "no effect"),
+        ("kafka: {ssl_password: p}", "no effect"),
+        ("kafka: {security_protocol: SSL, ssl_password: p}", "without ssl_certfile"),
+        ("kafka: {security_protocol: SSL, ssl_keyfile: /proc/self/status}", "without ssl_certfile"),
+        ("kafka: {security_protocol: SSL, ssl_cafile: /proc/self/status}", "holds no certificates"),
+        ("kafka: {security_protocol: SSL, ssl_certfile: /proc/self/status}", "there is no certificate"),
+        ("kafka: {bootstrap_servers: 'a:0'}", "from 1 to 65535"),
+        ("kafka: {bootstrap_servers: 'a:99999'}", "from 1 to 65535"),
+        ("kafka: {bootstrap_servers: 'a:1,'}", "server 2"),
+        ("kafka: {bootstrap_servers: ''}", "server 1"),
+        (f"kafka: {{bootstrap_servers: '{'a' * 64}.b:1'}}", "no host name"),
+        ("metrics: {host: a..b}", "no host name"),
+        ("kafka: {prefix: ''}", "kafka.prefix"),
+        ("kafka: {prefix: a.b}", "kafka.prefix"),
+        ("kafka: {prefix: 'a b'}", "kafka.prefix"),
+        (f"kafka: {{prefix: {'a' * 101}}}", "kafka.prefix"),
+        ("kafka: {partitions: 0}", "kafka.partitions"),
+        ("kafka: {partitions: 2147483648}", "kafka.partitions"),
+        ("kafka: {replication_factor: 0}", "kafka.replication_factor"),
+        ("kafka: {replication_factor: 40000}", "kafka.replication_factor"),
+        ("kafka: {state_record_bytes: 4294967296}", "kafka.state_record_bytes"),
+        ("worker: {stall_seconds: 5}", "session_timeout_seconds"),
+        ("worker: {commit_seconds: 40}", "twice commit_seconds"),
+        ("worker: {restart_first_seconds: 60}", "restart_most_seconds"),
+        ("worker: {session_timeout_seconds: 1.0e+9}", "worker.session_timeout_seconds"),
+        ("worker: {heartbeat_seconds: 1.0e-9}", "worker.heartbeat_seconds"),
+        ("policy: {decision_seconds: 1.0e+300}", "policy.decision_seconds"),
+        ("metrics: {host: ''}", "metrics.host"),
+        ("metrics: {port: 65536}", "metrics.port"),
+        ("detection: {prada: {check_every: 600}}", "at most window"),
         ("kafka: {ssl_cafile: /dev/null/none}", "kafka.ssl_cafile"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(text: str, told: str, file: Path) -> None:
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     assert told in _refusal(file)
 
 
@@ -146,7 +181,10 @@ SASL = "kafka: {security_protocol: SASL_PLAINTEXT, sasl_mechanism: PLAIN, sasl_p
 
 def test_secrets_come_from_files_and_are_never_shown(file: Path, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("hunter2\n")
-    file.write_text(SASL + f"sasl_plain_password_file: {tmp_path / 'password'}}}\nprincipals: {{hash_key: topsecret}}")
+    file.write_text(
+        SASL + f"sasl_plain_password_file: {tmp_path / 'password'}}}\nprincipals: {{hash_key: topsecret}}",
+        encoding="utf-8",
+    )
     settings = load_settings(file)
     assert settings.kafka.client_arguments()["sasl_plain_password"] == "hunter2"
     shown = yaml.safe_dump(settings.redacted()) + repr(settings)
@@ -155,32 +193,37 @@ def test_secrets_come_from_files_and_are_never_shown(file: Path, tmp_path: Path)
 
 
 def test_a_secret_is_not_shown_in_an_error_either(file: Path) -> None:
-    file.write_text("kafka: {sasl_plain_password: [hunter2], state_record_bytes: 1}")
+    file.write_text("kafka: {sasl_plain_password: [hunter2], state_record_bytes: 1}", encoding="utf-8")
     assert "hunter2" not in _refusal(file)
-    file.write_text("kafka: {sasl_plain_password: hunter2}")
+    file.write_text("kafka: {sasl_plain_password: hunter2}", encoding="utf-8")
     assert "hunter2" not in _refusal(file)
 
 
 def test_two_places_for_one_secret_are_refused(file: Path, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("a")
-    file.write_text(f"principals: {{hash_key: b, hash_key_file: {tmp_path / 'key'}}}")
+    file.write_text(f"principals: {{hash_key: b, hash_key_file: {tmp_path / 'key'}}}", encoding="utf-8")
     assert "both set" in _refusal(file)
     (tmp_path / "key").write_text("")
-    file.write_text(f"principals: {{hash_key_file: {tmp_path / 'key'}}}")
+    file.write_text(f"principals: {{hash_key_file: {tmp_path / 'key'}}}", encoding="utf-8")
     assert "empty" in _refusal(file)
 
 
 def test_the_hash_key_reaches_the_hasher(file: Path) -> None:
-    file.write_text("principals: {hash_key: k1}")
+    file.write_text("principals: {hash_key: k1}", encoding="utf-8")
     assert load_settings(file).principals.hasher().key == b"k1"
-    file.write_text(f"principals: {{hash_key: {'k' * 65}}}")
+    file.write_text(f"principals: {{hash_key: {'k' * 65}}}", encoding="utf-8")
     assert "64 bytes" in _refusal(file)
 
 
+def _an_authority() -> bytes:
+    """One of those that this machine trusts."""
+    return ssl.create_default_context().get_ca_certs(binary_form=True)[0]
+
+
 def test_client_arguments_are_all_known_to_kafka_python(file: Path, tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("x")
+    (tmp_path / "ca.pem").write_text(ssl.DER_cert_to_PEM_cert(_an_authority()))
     text = f"sasl_plain_password: p, ssl_cafile: {tmp_path / 'ca.pem'}}}"
-    file.write_text(SASL.replace("SASL_PLAINTEXT", "SASL_SSL") + text)
+    file.write_text(SASL.replace("SASL_PLAINTEXT", "SASL_SSL") + text, encoding="utf-8")
     arguments = load_settings(file).kafka.client_arguments()
     assert arguments.keys() <= KafkaConsumer.DEFAULT_CONFIG.keys()
     assert arguments["ssl_cafile"] == str(tmp_path / "ca.pem")
@@ -197,3 +240,108 @@ def _silent(model: type[BaseModel]) -> list[str]:
 
 def test_every_setting_says_what_it_is() -> None:
     assert _silent(Settings) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("WEIRGUARD_KAFKA_PREFIX", "WEIRGUARD_KAFKA__PREFIX"),
+        ("WEIRGUARD_KAFAK_PREFIX", "WEIRGUARD_KAFKA__PREFIX"),
+        ("WEIRGUARD_DETECTION_PRADA_DELTA", "WEIRGUARD_DETECTION__PRADA__DELTA"),
+        ("WEIRGUARD_POLICY_ALLOWLST", "WEIRGUARD_POLICY__ALLOWLIST"),
+        ("WEIRGUARD_CONFG", "WEIRGUARD_CONFIG"),
+        ("weirguard_metrics_port", "WEIRGUARD_METRICS__PORT"),
+        ("WEIRGUARD_KAFKA__PREFX", "prefix"),
+        ("WEIRGUARD__KAFKA__PREFIX", "kafka"),
+        ("WEIRGUARD_DETECTION__PRADA__DETLA", "delta"),
+    ],
+)
+@pytest.mark.parametrize("value", ["1", ""])
+def test_a_variable_that_sets_nothing_is_named_with_the_nearest(
+    name: str, meant: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    message = _refusal()
+    assert name in message
+    assert meant in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WEIRGUARD_SERVICE_PORT_METRICS", "9108"),
+        ("WEIRGUARD_PORT_9108_TCP", "tcp://10.0.0.1:9108"),
+        ("WEIRGUARD_PORT_9108_TCP_ADDR", "10.0.0.1"),
+        ("WEIRGUARD_KAFKA_SERVICE_HOST", "10.0.0.1"),
+        ("WEIRGUARD_METRICS_PORT", "tcp://10.0.0.1:9108"),
+        ("WEIRGUARD_METRICS_PORT_9108_TCP_PROTO", "tcp"),
+        ("WEIRGUARD_IMAGE_TAG", "3"),
+    ],
+)
+def test_what_others_name_like_that_is_left_alone(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize("key", [*leaves(Settings)], ids=".".join)
+def test_an_empty_variable_counts_as_not_set(key: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name_of(key), "")
+    assert load_settings() == Settings()
+    assert sources()[".".join(key)] == "default"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("KAFKA__PARTITIONS", "1 000", "kafka.partitions = '1 000'"),
+        ("KAFKA__PARTITIONS", " ", "kafka.partitions = ' '"),
+        ("KAFKA__PARTITIONS", "12.5", "kafka.partitions = '12.5'"),
+        ("KAFKA__EMBEDDED", "maybe", "kafka.embedded = 'maybe'"),
+        ("POLICY__MODE", " observe", "policy.mode = ' observe'"),
+        ("DETECTION__PROFILES", "a.profile", "expected one JSON value"),
+        ("DETECTION__DIMENSIONS", "{iris: 4}", "expected one JSON value"),
+        ("DETECTION__DIMENSIONS", '{"iris": 0}', "detection.dimensions.iris = 0"),
+        ("DETECTION__DIMENSIONS__IRIS", "4", "set WEIRGUARD_DETECTION__DIMENSIONS instead, entries as one JSON value"),
+        ("KAFKA__PREFIX__X", "4", "set WEIRGUARD_KAFKA__PREFIX instead, which holds one value"),
+        ("POLICY", "observe", "expected one JSON value"),
+        ("DETECTION", "[" * 100_000, "expected one JSON value"),
+    ],
+)
+def test_a_wrong_value_in_a_variable_is_told(name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"WEIRGUARD_{name}", value)
+    message = _refusal()
+    assert told in message
+    assert f"WEIRGUARD_{name}" in message
+
+
+def test_spaces_around_a_number_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIRGUARD_KAFKA__PARTITIONS", " 24 ")
+    monkeypatch.setenv("WEIRGUARD_DETECTION__DIMENSIONS", ' {"Iris": 4} ')
+    settings = load_settings()
+    assert (settings.kafka.partitions, settings.detection.dimensions) == (24, {"Iris": 4})
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with byte order mark"])
+def test_files_are_utf8_with_or_without_a_byte_order_mark(mark: bytes, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(mark + "schlüssel\r\n".encode())
+    text = f"detection: {{dimensions: {{'müller': 4}}}}\nprincipals: {{hash_key_file: {tmp_path / 'key'}}}"
+    file.write_bytes(mark + text.encode())
+    settings = load_settings(file)
+    assert settings.detection.dimensions == {"müller": 4}
+    assert settings.principals.hasher().key == "schlüssel".encode()
+
+
+@pytest.mark.parametrize("content", ["kafka: {prefix: ü}".encode("latin-1"), "kafka: {}".encode("utf-16")])
+def test_a_file_in_another_encoding_is_an_error(content: bytes, file: Path) -> None:
+    file.write_bytes(content)
+    assert f"{file} is no UTF-8 text" in _refusal(file)
+
+
+def test_a_folder_for_a_file_is_an_error(tmp_path: Path) -> None:
+    assert str(tmp_path) in _refusal(tmp_path)
+
+
+def test_an_error_of_a_whole_section_names_it_and_where_it_was_set(file: Path) -> None:
+    file.write_text("kafka: 7", encoding="utf-8")
+    assert _refusal(file).startswith("kafka: Input should be")
+    assert str(file) in _refusal(file)

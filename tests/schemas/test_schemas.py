@@ -49,7 +49,7 @@ def test_the_readme_speaks_of_every_schema(name: str) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=_id)
 def test_an_example_passes_the_schema_and_the_codec_and_comes_back_the_same(path: Path) -> None:
-    name, text = path.parent.name, path.read_text()
+    name, text = path.parent.name, path.read_text(encoding="utf-8")
     _validator(name).validate(json.loads(text))
     form = FORMS[name]
     record = form.read(form.wire(text))
@@ -61,13 +61,13 @@ def test_an_example_passes_the_schema_and_the_codec_and_comes_back_the_same(path
 
 @pytest.mark.parametrize("path", [path for path in EXAMPLES if "quer" not in path.parent.name], ids=_id)
 def test_a_record_is_written_as_its_example_shows(path: Path) -> None:
-    form, text = FORMS[path.parent.name], path.read_text()
+    form, text = FORMS[path.parent.name], path.read_text(encoding="utf-8")
     assert json.loads(form.write(form.read(text.encode()))) == json.loads(text)
 
 
 @pytest.mark.parametrize("path", INVALID, ids=_id)
 def test_an_invalid_file_is_refused_by_the_schema_and_by_the_codec(path: Path) -> None:
-    name, text = path.parent.name, path.read_text()
+    name, text = path.parent.name, path.read_text(encoding="utf-8")
     assert not _validator(name).is_valid(json.loads(text))
     with pytest.raises(InvalidRecord):
         _refused(name, text)

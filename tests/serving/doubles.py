@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from detector.contracts.codecs import decision_key, encode
 from detector.contracts.findings import Action, ActionName, Decision, Epoch, Mode
+from detector.contracts.queries import Count
 from detector.serving import Connection, Gate, QueryLogger
 from detector.serving.rows import Rows
 
@@ -66,12 +68,24 @@ class KeepingLogger(QueryLogger):
     def __init__(self, max_queries: int = 1_000, max_bytes: int = 1 << 20) -> None:
         super().__init__(NOWHERE, max_queries=max_queries, max_bytes=max_bytes)
         self._started = True
+        self.unread: Counter[tuple[str, str]] = Counter()
+        """Queries reported as unjudged, by principal and reason."""
 
     def kept(self) -> list[Rows]:
         return self._queue.take(1 << 40)
+
+    def counts(self) -> list[Count]:
+        return self._tallies.take()
+
+    def unjudged_of(self, principal: str) -> int:
+        return sum(one.queries for one in self.counts() if (one.principal, one.kind) == (principal, "unjudged"))
 
     def refusals(self) -> dict[str, int]:
         return {one.principal: one.queries for one in self._tallies.take() if one.kind == "refused"}
 
     def losses(self) -> dict[str, int]:
         return {one.principal: one.queries for one in self._tallies.take() if one.kind == "dropped"}
+
+    def unjudged(self, principal: str, model: str, queries: int = 1, *, reason: str) -> None:
+        self.unread[principal, reason] += queries
+        super().unjudged(principal, model, queries, reason=reason)

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from detector.contracts.principals import PrincipalHasher
-from detector.serving import Gate, Header, Identity
+from detector.serving import ApiKey, Gate, Header, Identity
 from detector.serving import asgi as weirguard
 from detector.serving.asgi import WeirguardMiddleware, kserve_routes, route
 from detector.serving.extractors import Extractor, kserve_v1
@@ -143,7 +143,7 @@ def test_other_paths_are_none_of_its_business() -> None:
     stage = Stage(answer, FedGate([decision("refuse")]), kserve_v1())
     assert stage.post("/other", headers=THIEF).status_code == 200
     assert stage.logger.kept() == []
-    assert stage.counted == {}
+    assert stage.counted == {"unmatched": 1}
 
 
 def _raise(*_arguments: Any) -> Any:
@@ -156,12 +156,27 @@ def test_an_extractor_that_raises_breaks_nothing_and_is_counted() -> None:
     assert stage.counted == {"extract_failures": 2, "unlogged": 2}
 
 
-@pytest.mark.parametrize("part", ["_target", "_identity"])
-def test_faults_before_the_request_break_nothing_and_are_counted(part: str) -> None:
+def test_a_target_that_raises_breaks_nothing_and_is_counted() -> None:
     stage = Stage()
-    setattr(stage.app, part, _raise)
+    stage.app._target = _raise
     assert stage.post().json() == ANSWER
     assert stage.counted == {"failures": 1}
+
+
+class _Broken:
+    def find(self, *_arguments: Any) -> str | None:
+        raise RuntimeError("ours")
+
+
+def test_an_identity_that_raises_leaves_the_request_to_the_gate_and_in_the_log() -> None:
+    stage = Stage(log_and_answer, FedGate([decision("refuse", principal="anonymous", expires_at=130.5)]))
+    stage.app._identity = Identity([_Broken()])
+    assert stage.post().status_code == 429
+    stage = Stage(log_and_answer)
+    stage.app._identity = Identity([_Broken()])
+    assert stage.post().json() == ANSWER
+    assert [rows.principal for rows in stage.logger.kept()] == ["anonymous"]
+    assert stage.counted == {"failures": 1, "logged": 1}
 
 
 def test_an_endpoint_that_logs_nonsense_answers_all_the_same() -> None:
@@ -259,17 +274,19 @@ def test_a_request_in_pieces_is_put_together() -> None:
 
 def test_an_api_key_is_never_logged_in_clear() -> None:
     stage = Stage(log_and_answer)
-    stage.app._identity = Identity(hasher=PrincipalHasher(b"k"))
+    stage.app._identity = Identity([ApiKey()], PrincipalHasher(b"k"))
     stage.post(headers={"x-api-key": "sk-123"})
     (rows,) = stage.logger.kept()
     assert rows.principal == PrincipalHasher(b"k").api_key("sk-123")
 
 
-def test_the_first_of_two_account_headers_counts() -> None:
+@pytest.mark.parametrize("forged", ["rival", "fresh-1", "fresh-2"])
+def test_of_two_account_headers_neither_counts(forged: str) -> None:
+    """Some proxies put their header before the caller's, some behind it."""
     stage = Stage(log_and_answer)
-    stage.post(headers=[("x-account", "proxy"), ("x-account", "forged")])
-    (rows,) = stage.logger.kept()
-    assert rows.principal == "proxy"
+    stage.post(headers=[("x-account", "proxy"), ("x-account", forged)])
+    stage.post(headers=[("x-account", forged), ("x-account", "proxy")])
+    assert [rows.principal for rows in stage.logger.kept()] == ["ambiguous", "ambiguous"]
 
 
 @pytest.mark.parametrize(
@@ -278,6 +295,11 @@ def test_the_first_of_two_account_headers_counts() -> None:
         ("/v1/models/digits:predict", ("digits", "7")),
         ("/v2/models/digits/infer", ("digits", "7")),
         ("/v2/models/digits/versions/3/infer", ("digits", "3")),
+        ("/v1/models/digits/versions/3:predict", ("digits", "3")),
+        ("/v1/models/digits/labels/stable:predict", ("digits", "stable")),
+        ("/v1/models/digits:explain", ("digits", "7")),
+        ("/v1/models/digits:1:predict", ("digits:1", "7")),
+        ("/v2/models/digits/infer_stream", ("digits", "7")),
         ("/v2/models/digits/ready", None),
         ("/v1/models/digits", None),
     ],

@@ -59,12 +59,18 @@ def test_what_has_expired_is_forgotten_and_what_was_renewed_is_not() -> None:
     assert len(table) == 0
 
 
-def test_renewals_leave_nothing_behind() -> None:
+@pytest.mark.parametrize("expires_at", [100.0, 1e9])
+@pytest.mark.parametrize("cleared", [False, True])
+def test_a_decision_that_is_asserted_again_and_again_leaves_nothing_behind(expires_at: float, *, cleared: bool) -> None:
     table = DecisionTable()
     for sequence in range(1_000):
-        table.apply(*record(decision("refuse", epoch=(1, sequence), expires_at=100.0 + sequence)))
+        if cleared:
+            table.apply(decision_key(*KEY), None)
+        table.apply(*record(decision("refuse", epoch=(1, sequence), expires_at=expires_at + sequence)))
         table.sweep(99.0 + sequence)
-    assert len(table._expiries) <= 2
+    assert len(table._expiries) == len(table) == 1
+    table.sweep(expires_at + 1_000)
+    assert (len(table._expiries), len(table)) == (0, 0)
 
 
 def test_an_empty_record_clears_its_key_away() -> None:

@@ -6,21 +6,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from detector.contracts.errors import Unjudged
 from detector.serving.extractors import Scored, kserve_v1, kserve_v2
+
+FARTHEST = float(np.finfo(np.float32).max)
 
 
 def parts(scored: Scored | None) -> tuple[Any, ...]:
     """What was read, as lists; -9 for a feature that is missing."""
     assert scored is not None
     features = np.nan_to_num(np.asarray(scored.features), nan=-9).tolist()
-    return features, scored.outputs, scored.output_kind, dict(scored.columns)
+    return features, np.asarray(scored.outputs).tolist(), scored.output_kind, dict(scored.columns)
 
 
 def test_kserve_v1_takes_instances_and_predictions_and_flattens_images() -> None:
     request = {"instances": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]}
     scored = kserve_v1("label")(request, {"predictions": [0, 1]})
-    assert parts(scored) == ([[1, 2, 3, 4], [5, 6, 7, 8]], [0, 1], "label", {})
+    assert parts(scored) == ([[1, 2, 3, 4], [5, 6, 7, 8]], [[0], [1]], "label", {})
 
 
 @pytest.mark.parametrize("data", [[1, 2, 3, 4, 5, 6], [[1, 2, 3], [4, 5, 6]]])
@@ -38,7 +43,7 @@ def test_kserve_v2_takes_tensors_flat_or_nested(data: list[object]) -> None:
 
 def test_kserve_v2_refuses_a_shape_that_lies() -> None:
     request = {"inputs": [{"name": "x", "shape": [4, 3], "data": [1, 2, 3, 4, 5, 6]}]}
-    with pytest.raises(ValueError, match="'x' has 6 numbers for 4 rows"):
+    with pytest.raises(Unjudged, match=r"'x' has 6 numbers for the shape \[4, 3\]"):
         kserve_v2()(request, {"outputs": [{"name": "p", "shape": [4], "data": [1, 1, 1, 1]}]})
 
 
@@ -85,3 +90,156 @@ def test_what_is_no_specification_is_ignored_and_the_query_logged(parameters: ob
     answer = {"predictions": [[1.0], [1.0]], "leaf": ["a", "b"]}
     features, *_, columns = parts(kserve_v1()({"instances": ROWS, "parameters": parameters}, answer))
     assert (len(features), columns.keys()) == (2, {"missing"})
+
+
+def _v2(*tensors: dict[str, Any], rows: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"inputs": list(tensors)}, {"outputs": [{"name": "p", "shape": [rows, 1], "data": [0.5] * rows}]}
+
+
+def _column(name: str, *data: Any, shape: list[Any] | None = None) -> dict[str, Any]:
+    return {"name": name, "shape": [len(data)] if shape is None else shape, "datatype": "FP64", "data": list(data)}
+
+
+def test_one_tensor_a_column_is_one_table() -> None:
+    features, *_ = parts(
+        kserve_v2()(*_v2(_column("a", 1, 2), _column("b", 3, 4), _column("c", 5, 6, 7, 8, shape=[2, 2])))
+    )
+    assert features == [[1, 3, 5, 6], [2, 4, 7, 8]]
+
+
+def test_named_columns_stand_in_the_owners_order_whatever_the_callers() -> None:
+    extract = kserve_v2(inputs=("a", "b"))
+    one, two, rest = _column("a", 1, 2), _column("b", 3, 4), _column("noise", 9, 9, 9)
+    for tensors in ((one, two, rest), (rest, two, one)):
+        assert parts(extract(*_v2(*tensors)))[0] == [[1, 3], [2, 4]]
+
+
+@pytest.mark.parametrize(
+    ("exchange", "reason", "queries"),
+    [
+        (_v2(_column("a", 1, 2), _column("b", 3, 4, 5)), "rows", 3),
+        (_v2(_column("a", 1, 2), _column("b", "red", "blue")), "features", 2),
+        (_v2(_column("a", 1, 2), _column("a", 3, 4)), "ambiguous", 1),
+        (_v2(_column("a", 1, 2, 3)), "rows", 3),
+        (_v2(_column("a", 1, 2), rows=1), "rows", 2),
+        (_v2(_column("a", 1, 2, shape=[10**9, 7])), "features", 2),
+        (_v2(_column("a", 1, 2, shape=["2"])), "features", 1),
+        (_v2(_column("a", 1, 2, shape=[2, True])), "features", 1),
+        (_v2(_column("a", shape=[0, 4])), "features", 1),
+        (_v2({"name": "a", "shape": [2], "parameters": {"binary_data_size": 8}}), "binary", 1),
+        (_v2(), "rows", 1),
+        (({"inputs": 7}, {"outputs": []}), "features", 1),
+        (({"inputs": [_column("a", 1)]}, {"outputs": []}), "outputs", 1),
+        (({"inputs": [_column("a", 1)]}, {"model_name": "m"}), "outputs", 1),
+        (({"inputs": [_column("a", 1)]}, [1]), "outputs", 1),
+    ],
+)
+def test_kserve_v2_says_why_it_cannot_read(exchange: Any, reason: str, queries: int) -> None:
+    with pytest.raises(Unjudged) as raised:
+        kserve_v2()(*exchange)
+    assert (raised.value.reason, raised.value.queries) == (reason, queries)
+
+
+def test_a_named_tensor_that_is_absent_is_not_replaced_by_another() -> None:
+    for extract in (kserve_v2(inputs="x"), kserve_v2(outputs="y")):
+        with pytest.raises(Unjudged, match="no tensor"):
+            extract(*_v2(_column("a", 1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "features"),
+    [
+        ([2, 2, 2], [[1, 2, 3, 4], [5, 6, 7, 8]]),
+        ([-1, 4], [[1, 2, 3, 4], [5, 6, 7, 8]]),
+        ([2, -1], [[1, 2, 3, 4], [5, 6, 7, 8]]),
+        ([2, 1, 4, 1], [[1, 2, 3, 4], [5, 6, 7, 8]]),
+    ],
+)
+def test_shapes_of_any_number_of_axes(shape: list[int], features: Any) -> None:
+    assert parts(kserve_v2()(*_v2(_column("a", *range(1, 9), shape=shape))))[0] == features
+
+
+@pytest.mark.parametrize(
+    ("instances", "features"),
+    [
+        ([1, 2], [[1], [2]]),
+        ([{"b": 2, "a": 1}, {"a": 3, "b": 4}], [[1, 2], [3, 4]]),
+        ([{"image": [[1, 2], [3, 4]]}, {"image": [[5, 6], [7, 8]]}], [[1, 2, 3, 4], [5, 6, 7, 8]]),
+        ([["1.5", True], [2, False]], [[1.5, 1], [2, 0]]),
+        ([[[1, 2]], [3, 4]], [[1, 2], [3, 4]]),
+        ([[10**400, 1], [-(10**400), None]], [[FARTHEST, 1], [-FARTHEST, -9]]),
+        ([[float("inf"), 1e39], [-1e39, 0]], [[FARTHEST, FARTHEST], [-FARTHEST, 0]]),
+    ],
+)
+def test_kserve_v1_takes_rows_of_many_forms(instances: Any, features: Any) -> None:
+    assert parts(kserve_v1()({"instances": instances}, {"predictions": [[1.0], [1.0]]}))[0] == features
+
+
+def test_the_order_of_names_in_a_request_changes_nothing() -> None:
+    answer = {"outputs": [[1.0], [1.0]]}
+    columns = {"b": [[3, 4], [5, 6]], "a": [1, 2]}
+    for inputs in (columns, dict(reversed(columns.items()))):
+        assert parts(kserve_v1()({"inputs": inputs}, answer))[0] == [[1, 3, 4], [2, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    "odd", [[1.0], [1.0, 2.0, 3.0], ["red", 1.0], {"a": 1.0, "b": 2.0}, None, [], "x", [[], [1.0]]]
+)
+def test_good_rows_beside_an_odd_one_are_read_with_their_own_answers(odd: Any) -> None:
+    request = {"instances": [[1.0, 2.0], odd, [3.0, 4.0]]}
+    answer = {"predictions": [[0.1], [0.2], [0.3]], "leaf": [7, 8, 9]}
+    scored = kserve_v1()(request, answer)
+    features, outputs, _, columns = parts(scored)
+    assert (features, outputs, columns) == ([[1, 2], [3, 4]], [[0.1], [0.3]], {"leaf": [7, 9]})
+    assert scored is not None and scored.unjudged == {"features": 1}
+
+
+def test_good_answers_beside_an_odd_one_are_read_with_their_own_rows() -> None:
+    request = {"instances": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], "odd"]}
+    scored = kserve_v1()(request, {"predictions": [[0.1, 0.9], None, [0.2, 0.8], [0.3, 0.7]]})
+    assert parts(scored)[:2] == ([[1, 2], [5, 6]], [[0.1, 0.9], [0.2, 0.8]])
+    assert scored is not None and scored.unjudged == {"features": 1, "outputs": 1}
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "reason", "queries"),
+    [
+        ({"instances": [[1], [2]]}, {"predictions": [[1]]}, "rows", 2),
+        ({"instances": [[1]]}, {"predictions": [[1], [2], [3]]}, "rows", 3),
+        ({"instances": [[1]]}, {"error": "x"}, "outputs", 1),
+        ({"instances": ["a", {"b64": "aGk="}]}, {"predictions": [1, 2]}, "features", 2),
+        ({"instances": "12"}, {"predictions": [1, 2]}, "features", 1),
+        ({"instances": [[1]], "inputs": [[2]]}, {"predictions": [1]}, "ambiguous", 1),
+        ({"inputs": {"a": [1, 2], "b": [1]}}, {"outputs": [1, 2]}, "rows", 2),
+        ({"inputs": {"a": [1, 2], "b": ["x", 1]}}, {"outputs": [1, 2]}, "rows", 2),
+        ({"instances": [[1], [2]]}, {"predictions": {"a": [1, 2], "b": [1, 2]}}, "outputs", 1),
+    ],
+)
+def test_kserve_v1_says_why_it_cannot_read(request_: Any, answer: Any, reason: str, queries: int) -> None:
+    with pytest.raises(Unjudged) as raised:
+        kserve_v1()(request_, answer)
+    assert (raised.value.reason, raised.value.queries) == (reason, queries)
+
+
+_VALUES: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(_VALUES, min_size=1, max_size=4), st.lists(_VALUES, min_size=1, max_size=4))
+def test_every_row_is_read_or_counted(instances: list[Any], predictions: list[Any]) -> None:
+    scored, unjudged = None, 0
+    try:
+        scored = kserve_v1()({"instances": instances}, {"predictions": predictions})
+    except Unjudged as error:
+        unjudged = error.queries
+    if scored is None:
+        assert unjudged in {len(instances), len(predictions)}
+        return
+    features, outputs = np.asarray(scored.features), np.asarray(scored.outputs)
+    assert len(features) == len(outputs) and features.ndim == 2 and features.size
+    assert len(features) + sum(scored.unjudged.values()) == len(instances) == len(predictions)
+    assert not np.isinf(features).any()

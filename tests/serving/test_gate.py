@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from detector.contracts.errors import ConfigurationError
+from detector.contracts.principals import principal_of
 from detector.serving import Gate, Verdict
 from tests.serving.doubles import NOWHERE, Clock, FedGate, decision
 
@@ -22,6 +23,19 @@ def test_it_refuses_whom_the_detector_refuses_and_nobody_else() -> None:
     assert gate.check("digits", "honest").allowed
     assert gate.check("prices", "thief").allowed
     assert _counted(gate) == {"refused": 1, "allowed": 2}
+
+
+@pytest.mark.parametrize("principal", ["", "*", "x" * 1_000, "a\nb", "\ud800", None, 7])
+def test_it_knows_an_odd_principal_under_the_name_that_they_are_logged_with(principal: Any) -> None:
+    gate = FedGate([decision("refuse", principal=principal_of(principal)), decision("refuse", principal="odd:x")])
+    assert not gate.check("digits", principal).allowed
+    assert gate.check("digits", "honest").allowed
+
+
+def test_a_slow_limit_on_an_odd_principal_is_charged() -> None:
+    gate = FedGate([decision("slow", rate=1.0, principal=principal_of("a\nb"))])
+    gate.charge("digits", "a\nb", 5)
+    assert gate.check("digits", "a\nb").retry_after == pytest.approx(5.0)
 
 
 def test_a_release_frees_at_once() -> None:

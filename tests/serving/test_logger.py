@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from typing import Any
 
 import numpy as np
 import pytest
 
+from detector.contracts.principals import usable_principal
 from detector.serving import QueryLogger
 from tests.serving.doubles import NOWHERE, KeepingLogger
 
@@ -41,6 +43,20 @@ def test_the_caller_may_reuse_his_buffer() -> None:
     assert rows.features.tolist() == rows.outputs.tolist() == [[1.0, 1.0]]
 
 
+GOOD: dict[str, Any] = {
+    "principal": "p",
+    "model": "m",
+    "model_version": "1",
+    "features": [1.0, 2.0],
+    "outputs": [1.0],
+}
+
+
+class _Nameless:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
 class _Hostile:
     def __array__(self, *arguments: Any, **options: Any) -> Any:
         raise RuntimeError("no")
@@ -50,6 +66,7 @@ class _Hostile:
     "call",
     [
         {"features": "text"},
+        {"features": [1.0, "text"]},
         {"features": []},
         {"features": np.ones((2, 2, 2))},
         {"features": [[1, 2], [3]]},
@@ -57,13 +74,10 @@ class _Hostile:
         {"features": None},
         {"outputs": [[1.0], [1.0]]},
         {"outputs": []},
+        {"outputs": "text"},
         {"output_kind": "logits"},
-        {"principal": ""},
-        {"principal": "*"},
-        {"principal": None},
-        {"principal": "x" * 1_000},
-        {"model": "a\nb"},
         {"model_version": ""},
+        {"model_version": "\ud800"},
         {"event_id": ["a", "b"]},
         {"occurred_at": [1.0, 2.0]},
         {"occurred_at": "yesterday"},
@@ -72,12 +86,42 @@ class _Hostile:
         {"colour": "red"},
     ],
 )
-def test_what_cannot_be_used_is_counted_and_swallowed(call: dict[str, Any]) -> None:
+def test_what_cannot_be_used_is_swallowed_and_counted_against_its_principal(call: dict[str, Any]) -> None:
     logger = KeepingLogger()
-    good = {"principal": "p", "model": "m", "model_version": "1", "features": [1.0, 2.0], "outputs": [1.0]}
-    logger.log(**{**good, **call})
+    logger.log(**{**GOOD, **call})
     assert logger.kept() == []
-    assert (logger.snapshot()["invalid"], logger.snapshot()["logged"]) == (1, 0)
+    counted = logger.snapshot()
+    assert (counted["invalid"], counted["logged"], counted["unattributed"]) == (1, 0, 0)
+    assert logger.unjudged_of("p") == counted["unjudged"] > 0
+
+
+@pytest.mark.parametrize("call", [{"model": "a\nb"}, {"model": None}, {"principal": _Nameless()}])
+def test_what_can_be_counted_for_nobody_is_counted_all_the_same(call: dict[str, Any]) -> None:
+    logger = KeepingLogger()
+    logger.log(**{**GOOD, **call})
+    counted = logger.snapshot()
+    assert (counted["invalid"], counted["unjudged"], counted["unattributed"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("principal", ["", "*", "x" * 1_000, "a\nb", "\ud800", "odd\x9f"])
+def test_a_principal_of_any_name_is_logged_under_the_name_that_decisions_will_have(principal: str) -> None:
+    logger = KeepingLogger()
+    logger.log(**{**GOOD, "principal": principal})
+    logger.refused(principal, "m")
+    logger.unjudged(principal, "m", reason="too-large")
+    (rows,) = logger.kept()
+    assert rows.principal == usable_principal(principal) != principal
+    assert {count.principal for count in logger.counts()} == {rows.principal}
+    assert logger.snapshot()["repaired"] == 1
+
+
+@pytest.mark.parametrize(
+    ("principal", "name"), [(None, "anonymous"), (7, "7"), (uuid.UUID(int=5), f"{uuid.UUID(int=5)}")]
+)
+def test_a_principal_that_is_no_text_is_logged_too(principal: Any, name: str) -> None:
+    logger = KeepingLogger()
+    logger.log(**{**GOOD, "principal": principal})
+    assert [rows.principal for rows in logger.kept()] == [name]
 
 
 def test_event_ids_are_the_callers_or_unique() -> None:
@@ -117,9 +161,23 @@ def test_refusals_are_counted_by_principal() -> None:
     for _ in range(3):
         logger.refused("thief", "m")
     logger.refused("thief", "m", queries=5)
-    logger.refused("*", "m")
+    for wrong in (0, -1, 1 << 70, "3", None):
+        logger.refused("thief", "m", queries=wrong)  # type: ignore[arg-type]
     assert logger.refusals() == {"thief": 8}
-    assert logger.snapshot()["invalid"] == 1
+    assert (logger.snapshot()["refused"], logger.snapshot()["invalid"]) == (8, 5)
+
+
+def test_queries_that_never_reached_the_logger_are_counted_with_a_reason() -> None:
+    logger = KeepingLogger()
+    logger.unjudged("thief", "m", 3, reason="too-large")
+    logger.unjudged("thief", "m", reason="too-large")
+    logger.unjudged("thief", "m", reason="body-unreadable")
+    logger.unjudged("thief", "m", reason="No such\nword")
+    logger.unjudged("thief", "m", 0, reason="too-large")
+    logger.unjudged("thief", "m", reason=None)  # type: ignore[arg-type]
+    found = {(count.kind, count.reason): count.queries for count in logger.counts()}
+    assert found == {("unjudged", "too-large"): 4, ("unjudged", "body-unreadable"): 1, ("unjudged", "unknown"): 2}
+    assert (logger.snapshot()["unjudged"], logger.snapshot()["invalid"]) == (7, 1)
 
 
 def test_without_a_broker_everything_is_taken_or_counted_and_the_end_comes_in_time() -> None:

@@ -6,103 +6,27 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import kafka
 import pytest
 import uvicorn
-from kafka.admin import KafkaAdminClient, NewTopic
-from kafka.errors import TopicAlreadyExistsError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from detector.contracts.codecs import KILL_SWITCH_KEY, decision_key, decode_queries
-from detector.contracts.findings import Decision
-from detector.contracts.partitioning import partition_of
-from detector.contracts.queries import Count, DecodedQueries
+from detector.contracts.codecs import KILL_SWITCH_KEY, decision_key
+from detector.contracts.queries import DecodedQueries
 from detector.contracts.topics import Topics
 from detector.runtime.broker import EmbeddedBroker
 from detector.serving import Connection, Gate, Header, Identity, QueryLogger
 from detector.serving import asgi as weirguard
 from detector.serving.asgi import WeirguardMiddleware, route
 from tests.conftest import Broker
+from tests.serving.arrivals import LATER, counts_of, create_topics, publish, received, rows_of, tell, until
 from tests.serving.doubles import decision, record
-
-PARTITIONS = 4
-LATER = 4_000_000_000.0
-
-
-def _until(true: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def _create_topics(connection: Connection) -> None:
-    """Also over topics that a client's question created: the embedded broker does that, bidden or not."""
-    with KafkaAdminClient(bootstrap_servers=connection.bootstrap_servers) as admin:
-        for name in (connection.topics.queries, connection.topics.decisions):
-            try:
-                admin.create_topics([NewTopic(name=name, num_partitions=PARTITIONS, replication_factor=1)])
-            except TopicAlreadyExistsError:
-                continue
-
-
-@pytest.fixture
-def connection(broker: Broker, prefix: str) -> Connection:
-    made = Connection(broker.bootstrap, Topics(prefix))
-    _create_topics(made)
-    return made
-
-
-def _publish(connection: Connection, *records: tuple[bytes, bytes | None], partition: int | None = None) -> None:
-    producer = connection.producer()
-    for key, value in records:
-        place = partition_of("thief", PARTITIONS) if partition is None else partition
-        producer.send(connection.topics.decisions, value, key=key, partition=place).get(timeout=10)
-    producer.close()
-
-
-def _tell(connection: Connection, *decisions: Decision) -> None:
-    _publish(connection, *map(record, decisions))
-
-
-def _received(connection: Connection, enough: Callable[[list[DecodedQueries]], bool]) -> list[DecodedQueries]:
-    """What the queries topic holds, decoded, once it is enough; every row and count is checked for its partition."""
-    consumer = connection.consumer()
-    name = connection.topics.queries
-    consumer.assign([kafka.TopicPartition(name, number) for number in range(PARTITIONS)])
-    arrived: list[DecodedQueries] = []
-
-    def read() -> bool:
-        for records in consumer.poll(timeout_ms=200).values():
-            for one in records:
-                assert one.key is None
-                decoded = decode_queries(one.value, dict(one.headers)["content-type"].decode(), timestamp=0.0)
-                principals = decoded.batch.principals if decoded.batch else []
-                for principal in [*principals, *(count.principal for count in decoded.counts)]:
-                    assert partition_of(principal, PARTITIONS) == one.partition
-                arrived.append(decoded)
-        return enough(arrived)
-
-    assert _until(read)
-    consumer.close()
-    return arrived
-
-
-def _rows(arrived: list[DecodedQueries]) -> int:
-    return sum(len(decoded.rows) for decoded in arrived)
-
-
-def _counts(arrived: list[DecodedQueries]) -> list[Count]:
-    return [count for decoded in arrived for count in decoded.counts]
 
 
 def test_logged_rows_arrive_once_in_order_and_in_their_principals_partition(connection: Connection) -> None:
@@ -115,7 +39,7 @@ def test_logged_rows_arrive_once_in_order_and_in_their_principals_partition(conn
     assert logger.snapshot()["sent"] == 1_000
     assert logger.snapshot()["dropped"] == logger.snapshot()["in_flight"] == 0
     arrived: dict[str, list[str]] = defaultdict(list)
-    for decoded in _received(connection, lambda records: _rows(records) >= 1_000):
+    for decoded in received(connection, lambda records: rows_of(records) >= 1_000):
         assert decoded.batch is not None
         assert not decoded.bad_rows
         for row, event_id in enumerate(decoded.batch.event_ids):
@@ -131,20 +55,20 @@ def test_refusals_and_losses_arrive_as_counts(connection: Connection) -> None:
             logger.refused("thief", "digits")
         logger.log("flood", "digits", "1", [[1.0]] * 5_000, [[1.0]] * 5_000)
     lost = logger.snapshot()["dropped"]
-    arrived = _received(connection, lambda records: sum(count.queries for count in _counts(records)) >= 7 + lost)
+    arrived = received(connection, lambda records: sum(count.queries for count in counts_of(records)) >= 7 + lost)
     totals: dict[tuple[str, str], int] = defaultdict(int)
-    for count in _counts(arrived):
+    for count in counts_of(arrived):
         totals[count.principal, count.kind] += count.queries
     assert totals == {("thief", "refused"): 7, ("flood", "dropped"): lost}
-    assert _rows(arrived) == 5_000 - lost
+    assert rows_of(arrived) == 5_000 - lost
 
 
 def test_the_gate_knows_what_was_decided_before_it_started(connection: Connection) -> None:
     others = [decision("refuse", principal=f"p{number}", expires_at=LATER) for number in range(50)]
-    _tell(connection, *others, decision("refuse", expires_at=LATER))
+    tell(connection, *others, decision("refuse", expires_at=LATER))
     with Gate(connection) as gate:
         assert gate.wait_until_ready(20)
-        assert _until(lambda: not gate.check("digits", "thief").allowed)
+        assert until(lambda: not gate.check("digits", "thief").allowed)
         assert gate.check("digits", "honest").allowed
 
 
@@ -152,22 +76,22 @@ def test_the_gate_obeys_a_decision_its_release_and_the_kill_switch(connection: C
     with Gate(connection) as gate:
         assert gate.wait_until_ready(20)
         assert gate.check("digits", "thief").allowed
-        _tell(connection, decision("refuse", expires_at=LATER))
-        assert _until(lambda: not gate.check("digits", "thief").allowed)
+        tell(connection, decision("refuse", expires_at=LATER))
+        assert until(lambda: not gate.check("digits", "thief").allowed)
         everyone = decision("none", model="*", principal="*", expires_at=LATER)
-        _publish(connection, record(everyone), partition=0)
-        assert _until(lambda: gate.check("digits", "thief").allowed)
-        _publish(connection, (KILL_SWITCH_KEY, None), partition=0)
-        assert _until(lambda: not gate.check("digits", "thief").allowed)
-        _tell(connection, decision("none", epoch=(1, 2), expires_at=LATER))
-        assert _until(lambda: gate.check("digits", "thief").allowed)
+        publish(connection, record(everyone), partition=0)
+        assert until(lambda: gate.check("digits", "thief").allowed)
+        publish(connection, (KILL_SWITCH_KEY, None), partition=0)
+        assert until(lambda: not gate.check("digits", "thief").allowed)
+        tell(connection, decision("none", epoch=(1, 2), expires_at=LATER))
+        assert until(lambda: gate.check("digits", "thief").allowed)
 
 
 def test_records_that_do_not_parse_are_counted_and_passed_over(connection: Connection) -> None:
     key = decision_key("digits", "thief")
-    _publish(connection, (key, b"not a decision"), (b"nor a key", b"{}"), record(decision("refuse", expires_at=LATER)))
+    publish(connection, (key, b"not a decision"), (b"nor a key", b"{}"), record(decision("refuse", expires_at=LATER)))
     with Gate(connection) as gate:
-        assert _until(lambda: not gate.check("digits", "thief").allowed)
+        assert until(lambda: not gate.check("digits", "thief").allowed)
         assert gate.snapshot()["unreadable"] == 2
 
 
@@ -175,27 +99,27 @@ def test_a_broker_that_dies_and_comes_back_empty_leaves_both_at_work(prefix: str
     """What was decided stands meanwhile, what is logged waits, and afterwards both go on."""
     with EmbeddedBroker() as broker:
         connection = Connection(broker.bootstrap, Topics(prefix))
-        _create_topics(connection)
+        create_topics(connection)
         with QueryLogger(connection) as logger, Gate(connection) as gate:
-            _tell(connection, *[decision("refuse", epoch=(1, n), expires_at=LATER) for n in range(3)])
-            assert _until(lambda: gate.snapshot()["applied"] == 3)
+            tell(connection, *[decision("refuse", epoch=(1, n), expires_at=LATER) for n in range(3)])
+            assert until(lambda: gate.snapshot()["applied"] == 3)
             applied = time.time()
-            assert _until(lambda: gate.snapshot()["age_seconds"] < time.time() - applied)
+            assert until(lambda: gate.snapshot()["age_seconds"] < time.time() - applied)
             logger.log("p", "digits", "1", [1.0], [1.0])
-            assert _until(lambda: logger.snapshot()["sent"] == 1)
+            assert until(lambda: logger.snapshot()["sent"] == 1)
             broker.kill()
             for _ in range(100):
                 logger.log("p", "digits", "1", [1.0], [1.0])
             assert not gate.check("digits", "thief").allowed
             broker.start()
-            _create_topics(connection)
-            _tell(connection, decision("none", epoch=(1, 9), expires_at=LATER))
-            assert _until(lambda: gate.check("digits", "thief").allowed)
-            _until(lambda: logger.snapshot()["sent"] + logger.snapshot()["dropped"] == 101)
+            create_topics(connection)
+            tell(connection, decision("none", epoch=(1, 9), expires_at=LATER))
+            assert until(lambda: gate.check("digits", "thief").allowed)
+            until(lambda: logger.snapshot()["sent"] + logger.snapshot()["dropped"] == 101)
             logger.log("p", "digits", "1", [1.0], [1.0], event_id="after")
-            assert _until(lambda: logger.snapshot()["sent"] + logger.snapshot()["dropped"] == 102)
+            assert until(lambda: logger.snapshot()["sent"] + logger.snapshot()["dropped"] == 102)
         assert logger.snapshot()["logged"] == 102
-        events = _received(connection, lambda records: any(_has(decoded, "after") for decoded in records))
+        events = received(connection, lambda records: any(_has(decoded, "after") for decoded in records))
         assert events
 
 
@@ -210,17 +134,17 @@ def test_a_gate_and_a_logger_that_start_before_their_topics_find_them_later(
     with QueryLogger(connection) as logger, Gate(connection) as gate:
         assert gate.check("digits", "thief").stale
         logger.log("p", "digits", "1", [1.0], [1.0])
-        assert _until(lambda: gate._follower._back_off > 0.2), "it should have looked for its topic twice"
+        assert until(lambda: gate._follower._back_off > 0.2), "it should have looked for its topic twice"
         assert gate.snapshot()["failures"] == 0
-        _create_topics(connection)
+        create_topics(connection)
         assert gate.wait_until_ready(20)
-        assert _until(lambda: logger.snapshot()["sent"] == 1)
+        assert until(lambda: logger.snapshot()["sent"] == 1)
     assert [entry for entry in caplog.records if entry.name == "detector.serving.follower"] == []
 
 
 def test_a_gate_whose_topic_never_comes_says_so(broker: Broker, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     with Gate(Connection(broker.bootstrap, Topics(prefix))) as gate:
-        assert _until(lambda: gate.snapshot()["failures"] > 0)
+        assert until(lambda: gate.snapshot()["failures"] > 0)
         assert f"there is no topic {prefix}.decisions" in caplog.text
 
 
@@ -262,10 +186,10 @@ def test_over_http_queries_are_logged_and_a_thief_is_refused(
     with httpx.Client() as client:
         assert _ask(client, address, "thief", rows=3).status_code == 200
         assert gate.wait_until_ready(20)
-        _tell(connection, decision("refuse", expires_at=LATER))
-        assert _until(lambda: _ask(client, address, "thief").status_code == 429)
+        tell(connection, decision("refuse", expires_at=LATER))
+        assert until(lambda: _ask(client, address, "thief").status_code == 429)
         assert _ask(client, address, "honest").status_code == 200
-    arrived = _received(
-        connection, lambda records: bool(_counts(records)) and _rows(records) >= logger.snapshot()["logged"]
+    arrived = received(
+        connection, lambda records: bool(counts_of(records)) and rows_of(records) >= logger.snapshot()["logged"]
     )
-    assert {count.principal for count in _counts(arrived)} == {"thief"}
+    assert {count.principal for count in counts_of(arrived)} == {"thief"}

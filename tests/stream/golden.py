@@ -13,6 +13,7 @@ from tests.stream.world import World, command, queries, source
 
 GOLDEN = Path(__file__).parent.parent / "golden" / f"state-log-v{FORMAT}.msgpack"
 RECORDS = source(queries(1200, seed=1), [20] * 60)
+RECORD_BYTES = 6_000
 WRITTEN = 45
 """So many source records are behind the golden log; the others come after recovery."""
 
@@ -20,13 +21,14 @@ BAN = Command("ban", "add", 1045.0, "eve", "m", "bo", "golden", Action("refuse")
 
 
 def golden_world() -> World:
-    """Two owners, a checkpoint round, a command and a found thief."""
-    world = World(RECORDS, round_bytes=5_000)
+    """Two owners, a checkpoint round, a command and a found thief, and records in parts, some not whole."""
+    world = World(RECORDS, round_bytes=5_000, record_bytes=RECORD_BYTES)
+    world.run(world.take_over(), 30, 3, dies_after="part")
     world.run(world.take_over(), 40, 3, dies_after="record")
     owner = world.take_over()
     world.run(owner, WRITTEN, 3)
     step = owner.command(command(0, encode(BAN), 1045.0))
-    world.append(step.record)
+    world.append_step(step)
     return world
 
 

@@ -52,6 +52,7 @@ class FaustConsumer:
         self.app = SimpleNamespace(
             consumer_generation_id=1,
             weirguard_sources=frozenset({"queries"}),
+            weirguard_delivered={},
             weirguard_deliveries=SimpleNamespace(send=self._send, _subscribers=[SimpleNamespace(queue=self.queue)]),
             monitor=SimpleNamespace(stream_inbound_time={}, track_tp_end_offset=lambda *_: None),
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
 import aiokafka
+import faust
 import pytest
 from faust.transport.consumer import Consumer, ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
@@ -17,6 +19,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from detector.runtime.broker import EmbeddedBroker
 from detector.stream import faust_edges
+from detector.stream.app import Application
 
 
 def test_the_versions_are_those_that_were_read() -> None:
@@ -31,6 +34,51 @@ def test_faust_still_never_clears_the_event_that_says_no_fetch_is_in_flight() ->
 def test_faust_still_fixes_the_fetch_wait() -> None:
     assert "fetch_max_wait_ms=1500" in inspect.getsource(faust_edges._original_consumer)
     assert "self._fetch_max_wait_ms" in inspect.getsource(aiokafka.AIOKafkaConsumer)
+
+
+def test_faust_would_still_make_folders_for_tables_that_need_none() -> None:
+    assert "datadir.mkdir" in inspect.getsource(faust.App._create_directories)
+    assert "self._create_directories()" in inspect.getsource(faust.App)
+    assert Application._create_directories is not faust.App._create_directories
+
+
+def test_faust_still_reads_what_transactions_gave_up() -> None:
+    assert 'isolation_level: str = "read_uncommitted"' in inspect.getsource(faust_edges._original_consumer)
+    assert "isolation_level=self._isolation_level" in inspect.getsource(aiokafka.AIOKafkaConsumer.start)
+
+
+def test_the_consumer_is_made_with_our_fetch_wait_and_for_committed_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: Any = SimpleNamespace(_fetch_max_wait_ms=1500, _isolation_level="read_uncommitted")
+    monkeypatch.setattr(faust_edges, "_original_consumer", lambda *_: made)
+    consumer = faust_edges._create_worker_consumer(None, None)
+    assert (consumer._fetch_max_wait_ms, consumer._isolation_level) == (100, "read_committed")
+
+
+def test_how_far_reading_is_comes_from_aiokafka_itself() -> None:
+    async def run(bootstrap: str) -> tuple[list[Any], list[bool]]:
+        consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=bootstrap)
+        inner = SimpleNamespace(_thread=SimpleNamespace(_consumer=consumer))
+        app = SimpleNamespace(_consumer=inner, consumer=inner, weirguard_delivered={TP("topic", 0): 2})
+        none = [faust_edges.readings(SimpleNamespace(_consumer=None)), faust_edges.readings(app)]
+        connected = [faust_edges.any_connection(app)]
+        await consumer.start()
+        place = aiokafka.TopicPartition("topic", 0)
+        consumer.assign([place, aiokafka.TopicPartition("topic", 1)])
+        consumer.seek(place, 0)
+        while await consumer.position(place) < 3:
+            await consumer.getmany(timeout_ms=100)
+        found = faust_edges.readings(app)[TP("topic", 0)]
+        connected.append(faust_edges.any_connection(app))
+        await consumer.stop()
+        return [*none, (found.end, found.position, found.delivered, abs(found.heard_at - time.time()) < 60)], connected
+
+    with EmbeddedBroker() as broker:
+        with KafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
+            for _ in range(3):
+                producer.send("topic", b"x", partition=0).get(10)
+        found, connected = asyncio.run(run(broker.bootstrap))
+    assert found == [{}, {}, (3, 3, 2, True)]
+    assert connected == [False, True]
 
 
 def test_aiokafka_still_does_not_seek_where_nothing_is_committed() -> None:
@@ -81,7 +129,9 @@ def test_reading_goes_on_where_the_state_ends(monkeypatch: pytest.MonkeyPatch) -
         )
         owner = SimpleNamespace(next_offsets=lambda: {mine: 0, other: 5})
         thread = SimpleNamespace(
-            app=SimpleNamespace(weirguard_owner=owner), call_thread=call, _ensure_consumer=lambda: consumer
+            app=SimpleNamespace(weirguard_owner=owner, weirguard_delivered={mine: 3}),
+            call_thread=call,
+            _ensure_consumer=lambda: consumer,
         )
         monkeypatch.setattr(faust_edges, "_original_seek", committed)
         return dict(await faust_edges._seek_to_state(thread))

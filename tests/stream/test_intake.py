@@ -36,7 +36,9 @@ def _record(batch: QueryBatch, counts: Sequence[Count] = (), source: str = "quer
 
 
 def _rows(batch: QueryBatch) -> Iterator[Row]:
-    """Each row of ``batch`` as plain values, numbers as their bytes."""
+    """Each row of ``batch`` as plain values, numbers as their bytes; nothing is missing where there is no mask."""
+    if batch.missing is None:
+        batch = replace(batch, missing=np.zeros(batch.features.shape, np.bool_))
     whole = batch.model, batch.model_version, batch.output_kind, batch.dimension
     columns = [getattr(batch, name) for name in COLUMNS if name != "principal_index"]
     for row, principal in enumerate(batch.principal_index.tolist()):
@@ -168,12 +170,33 @@ def test_records_together_come_to_what_they_come_to_one_at_a_time(
     assert _together(records, *place) == _one_at_a_time(records, *place)
 
 
-@pytest.mark.parametrize("name", optional_columns(1, 4))
+@pytest.mark.parametrize("name", sorted(optional_columns(1, 4).keys() - {"missing"}))
 def test_records_with_and_without_an_optional_column_are_not_joined(name: str) -> None:
     column = {name: optional_columns(2, 4)[name]}
     records = [_record(make_batch(rows=2, seed=seed, **(column if seed % 2 else {}))) for seed in range(4)]
     assert _together(records, 0, 1) == _one_at_a_time(records, 0, 1)
     assert len(_receive(*records).pieces) == 4
+
+
+def test_missing_features_here_and_there_do_not_break_a_run_into_pieces() -> None:
+    batches = [make_batch(rows=2, seed=seed) for seed in range(6)]
+    for batch in batches[::2]:
+        batch.features[1, 0] = np.nan
+    given = make_batch(rows=2, seed=6, missing=np.eye(2, 4, dtype=np.bool_))
+    records = [_record(batch) for batch in [*batches, given]]
+    assert _together(records, 0, 1) == _one_at_a_time(records, 0, 1)
+    (piece,) = _receive(*records).pieces
+    assert piece.missing is not None
+    assert np.flatnonzero(piece.missing.any(axis=1)).tolist() == [1, 5, 9, 12, 13]
+
+
+def test_what_was_replaced_is_counted() -> None:
+    odd = make_batch(rows=3, event_ids=["\n", "", "fine"], occurred_at=np.array([np.nan, 1.0, 2.0]))
+    odd.features[2, 0] = np.inf
+    query = encode_json_query(make_batch(rows=1)).replace(b'"ana"', b'"*"').replace(b'"bo"', b'"*"')
+    intake = _receive(_record(odd), SourceRecord("queries", 1, 1000.0, None, query.replace("çelik".encode(), b"*"), {}))
+    assert intake.repaired == {"event_id": 2, "time": 1, "clipped": 1, "principal": 1}
+    assert intake.rows == 4 and not intake.refused
 
 
 def _receive(*records: SourceRecord) -> Intake:

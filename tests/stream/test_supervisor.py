@@ -89,3 +89,34 @@ def test_every_exit_has_a_meaning() -> None:
     assert set(MEANING) == set(Exit)
     assert meaning(-9) == "killed by signal 9"
     assert meaning(123) == "exit status 123"
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("sys.exit(76)", True),
+        ("os.kill(os.getpid(), 9)", True),
+        (f"sys.exit({int(Exit.BROKER)})", False),
+        (f"sys.exit({int(Exit.OWNERSHIP_LOST)})", False),
+        (f"sys.exit({int(Exit.STATE_NOT_WRITTEN)})", False),
+        (f"sys.exit({int(Exit.SOURCE_GAP)})", False),
+    ],
+)
+def test_a_worker_that_ends_twice_at_the_same_offsets_is_followed_by_one_that_is_told(
+    end: str, told: bool, server: str, tmp_path: Path
+) -> None:
+    mark = tmp_path / "caution"
+    worker = (
+        "import os, sys; from detector.stream.black_box import *; from detector.stream.exits import Exit;"
+        f"caution = Caution.from_environment(os.environ); open({str(mark)!r}, 'a').write(str(int(bool(caution))));"
+        "Notes.from_environment(os.environ).enter([Flight('queries', 0, 5, 9)]);"
+        f"sys.exit(0) if os.environ['WEIRGUARD_RESTARTS'] == '3' else {end}"
+    )
+    supervise(worker, server).communicate(timeout=60)
+    assert mark.read_text() == ("0011" if told else "0000")
+
+
+def test_what_a_restart_cannot_help_is_tried_again_after_the_longest_wait() -> None:
+    backoff = Backoff(0.5, 30.0)
+    assert backoff.after(1.0, Exit.REFUSED) == 30.0
+    assert backoff.after(1.0, Exit.BROKER) == 0.5

@@ -20,7 +20,7 @@ from detector.stream.checkpoint import Checkpointer
 from detector.stream.intake import Receiver, SourceRecord
 from detector.stream.judge import Judge
 from detector.stream.partition import Partition, Writer
-from detector.stream.record import Message, StateRecord
+from detector.stream.record import RECORD_BYTES, Message, StateRecord
 from detector.stream.record import encode as encode_record
 from detector.stream.step import Step
 
@@ -28,12 +28,19 @@ TOPICS = Topics("test")
 PACKED = {"content-type": PACKED_CONTENT_TYPE.encode()}
 
 
-def new_partition(number: int = 0, partitions: int = 1, round_bytes: int = 1 << 30, name: str = "w") -> Partition:
+def new_partition(
+    number: int = 0,
+    partitions: int = 1,
+    round_bytes: int = 1 << 30,
+    name: str = "w",
+    record_bytes: int = RECORD_BYTES,
+) -> Partition:
     """A partition with small limits, so that everything happens within a few hundred queries."""
     config = EngineConfig(prada=PradaConfig(delta=0.85, window=128, consecutive_checks=1), limits=Limits(1000, 400))
     judge = Judge(Engine(config), Ledger(Policy(mode="enforce", decision_seconds=40.0), "test"))
     receiver = Receiver(number, partitions, TOPICS)
-    return Partition(receiver, judge, Checkpointer(judge, round_bytes, 3_000), TOPICS, number, Writer(name, "test"))
+    writer = Writer(name, "test", record_bytes)
+    return Partition(receiver, judge, Checkpointer(judge, round_bytes, 3_000), TOPICS, number, writer)
 
 
 def queries(rows: int, seed: int, dimension: int = 16) -> QueryBatch:
@@ -71,6 +78,7 @@ class World:
     log: list[tuple[int, bytes]] = field(default_factory=list)
     published: list[Message] = field(default_factory=list)
     owners: int = 0
+    record_bytes: int = RECORD_BYTES
     _end: int = 0
 
     def append(self, value: bytes) -> int:
@@ -78,10 +86,15 @@ class World:
         self._end += 1
         return self._end - 1
 
+    def append_step(self, step: Step) -> int:
+        """Log the state record of ``step``; gives the offset of its first part."""
+        first, *_ = [self.append(value) for _, value in step.log_entries]
+        return first
+
     def take_over(self) -> Partition:
         """A new owner: fence, recovery, publication of what is missing."""
         self.owners += 1
-        partition = new_partition(round_bytes=self.round_bytes, name=f"w{self.owners}")
+        partition = new_partition(round_bytes=self.round_bytes, name=f"w{self.owners}", record_bytes=self.record_bytes)
         fence = self.append(encode_record(StateRecord("fence", -1, 0)))
         for offset, value in self.log:
             partition.absorb(offset, value)
@@ -89,7 +102,7 @@ class World:
         partition.taken_over()
         opening = partition.opening()
         if opening is not None:
-            partition.confirm(opening, self.append(opening.record))
+            partition.confirm(opening, self.append_step(opening))
         return partition
 
     def run(self, partition: Partition, upto: int, batch: int = 2, dies_after: str = "") -> Step | None:
@@ -101,7 +114,12 @@ class World:
             last = records[-1].offset + 1 >= upto
             if last and dies_after == "step":
                 return step
-            offset = self.append(step.record)
+            if last and dies_after == "part":
+                parts = [value for _, value in step.log_entries]
+                for value in parts[: len(parts) // 2]:
+                    self.append(value)
+                return step
+            offset = self.append_step(step)
             if last and dies_after == "record":
                 return step
             self.published += step.after
@@ -111,7 +129,7 @@ class World:
 
     def _checkpoint(self, partition: Partition) -> None:
         while (chunk := partition.checkpoint()) is not None:
-            offset = self.append(chunk.record)
+            offset = self.append_step(chunk)
             partition.confirm(chunk, offset)
             if chunk.kind == "round":
                 assert chunk.first_chunk is not None
@@ -141,6 +159,7 @@ def state_of(partition: Partition) -> tuple[Any, ...]:
         [engine.dump([key]) for key in keys],
         [(key.model, key.principal) for key in keys],
         [ledger.dump([key]) for key in entries],
+        [ledger.accounting.dump([key]) for key in sorted(ledger.accounting.keys())],
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
+
+from detector.runtime.printable import html_text
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +56,7 @@ def svg(frame: Frame, parts: Iterable[str], label: str) -> str:
     body = "\n".join(part for part in parts if part)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {frame.width} {frame.height}" role="img" '
-        f'aria-label="{escape(label)}">\n{body}\n</svg>'
+        f'aria-label="{html_text(label)}">\n{body}\n</svg>'
     )
 
 
@@ -158,7 +159,7 @@ def keys(frame: Frame, named: Sequence[tuple[str, str]]) -> str:
 def text(words: str, place: tuple[float, float], kind: str = "", anchor: str = "start") -> str:
     named = f' class="{kind}"' if kind else ""
     at = f'x="{place[0]:.1f}" y="{place[1]:.1f}"'
-    return f'<text{named} {at} text-anchor="{anchor}">{escape(words)}</text>'
+    return f'<text{named} {at} text-anchor="{anchor}">{html_text(words)}</text>'
 
 
 def _x_tick(frame: Frame, value: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 
 from detector.cli.explanation import plots
 from detector.cli.explanation.account import Account
@@ -12,6 +11,7 @@ from detector.cli.explanation.tables import Table, events, facts, silent, weight
 from detector.cli.explanation.weighing import names_in
 from detector.cli.explanation.words import UNIT, basis, headline, verdict
 from detector.core.standards import MOST
+from detector.runtime.printable import html_text
 
 _STYLE = (
     ":root{color-scheme:light dark;--page:#fff;--ink:#1f2328;--soft:#59636e;--line:#dfe4ea;--panel:#f6f8fa;"
@@ -49,7 +49,7 @@ _SCALE = (
 
 def page(account: Account) -> str:
     """The whole page, well-formed XML after its first line."""
-    title = escape(headline(account))
+    title = html_text(headline(account))
     return (
         '<!doctype html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml">\n<head>\n<meta charset="utf-8"/>\n'
         '<meta name="viewport" content="width=device-width"/>\n'
@@ -62,13 +62,14 @@ def page(account: Account) -> str:
 
 def _sections(account: Account) -> Iterator[str]:
     kind = "lead" if account.course.verdict is None else "lead suspect"
-    yield f'<p class="{kind}">{escape(verdict(account))}</p>'
-    yield "".join(f"<p>{escape(sentence)}</p>" for sentence in basis(account))
-    yield f'<p class="soft">{escape(facts(account))}</p>'
+    yield f'<p class="{kind}">{html_text(verdict(account))}</p>'
+    yield "".join(f"<p>{html_text(sentence)}</p>" for sentence in basis(account))
+    yield f'<p class="soft">{html_text(facts(account))}</p>'
     if account.then is not None:
         still = silent(account)
         rest = f" Not above the ordinary: {', '.join(still)}." if still else ""
-        yield f'<h2>What counts, and how much</h2>{_table(weights(account))}<p class="soft">{escape(_SCALE + rest)}</p>'
+        yield f"<h2>What counts, and how much</h2>{_table(weights(account))}"
+        yield f'<p class="soft">{html_text(_SCALE + rest)}</p>'
     yield from _suspicion(account)
     yield from _others(account)
     yield "<h2>What was put on record</h2>" + _table(events(account))
@@ -78,13 +79,13 @@ def _suspicion(account: Account) -> Iterator[str]:
     over = plots.suspicion(account)
     if over is None:
         return
-    yield f"<h2>{escape(over.title)}</h2>{_figure(over, titled=False)}"
+    yield f"<h2>{html_text(over.title)}</h2>{_figure(over, titled=False)}"
     reading = "The red line is the verdict. Dashes: the honest account most like this one; dots: the most of any."
     small = plots.measures(account)
     rest = [name for name in names_in(account.course) if name not in account.telling]
     yield f'<h2>Measure by measure</h2><p class="soft">{reading}</p>{_pair(small)}'
     if rest:
-        yield f'<p class="soft">Not drawn, as they never add much: {escape(", ".join(rest))}.</p>'
+        yield f'<p class="soft">Not drawn, as they never add much: {html_text(", ".join(rest))}.</p>'
 
 
 def _others(account: Account) -> Iterator[str]:
@@ -100,8 +101,8 @@ def _pair(shown: Iterable[Plot | None]) -> str:
 
 
 def _figure(plot: Plot, *, titled: bool = True) -> str:
-    title = f"<h3>{escape(plot.title)}</h3>" if titled else ""
-    return f"<figure>{title}{plot.svg}<figcaption>{escape(plot.caption)}</figcaption></figure>"
+    title = f"<h3>{html_text(plot.title)}</h3>" if titled else ""
+    return f"<figure>{title}{plot.svg}<figcaption>{html_text(plot.caption)}</figcaption></figure>"
 
 
 def _table(table: Table) -> str:
@@ -111,6 +112,5 @@ def _table(table: Table) -> str:
 
 def _row(tag: str, cells: Sequence[str], texts: int) -> str:
     kinds = [' class="text"' if at < texts else "" for at in range(len(cells))]
-    return (
-        f"<tr>{''.join(f'<{tag}{kind}>{escape(cell)}</{tag}>' for kind, cell in zip(kinds, cells, strict=True))}</tr>"
-    )
+    shown = (f"<{tag}{kind}>{html_text(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+    return f"<tr>{''.join(shown)}</tr>"

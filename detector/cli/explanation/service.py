@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from detector.cli.explanation.tables import clock
 from detector.cli.kafka import Topic
+from detector.cli.operator import moment
 from detector.cli.records import read_alerts, read_audits, read_scores
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Score
@@ -60,7 +60,7 @@ def since_cleared(queries: list[Timed], known: OnRecord) -> list[Timed]:
     """Of his ``queries`` those that the service remembers. Raises ConfigurationError if there is none."""
     kept = later(queries, known.cleared_at)
     if not kept:
-        raise ConfigurationError(f"he was cleared at {clock(known.cleared_at)} and has asked nothing since")
+        raise ConfigurationError(f"he was cleared at {moment(known.cleared_at)} and has asked nothing since")
     return kept
 
 
@@ -76,7 +76,7 @@ def placed(known: OnRecord, course: Course) -> list[tuple[int, Alert | Audit]]:
 def notes(known: OnRecord, course: Course, configuration: str) -> Iterator[str]:
     """Sentences on how the service's view may differ from the one that its topics give now."""
     if known.cleared_at > -np.inf:
-        yield f"He was cleared at {clock(known.cleared_at)}; what came before does not count."
+        yield f"He was cleared at {moment(known.cleared_at)}; what came before does not count."
     lost = _lost(known, course)
     if lost:
         yield (
@@ -102,17 +102,21 @@ def _source_record(name: str, record: Any) -> SourceRecord:
 
 def _lost(known: OnRecord, course: Course) -> int:
     """How many queries the service counted and the topics no longer hold."""
-    if known.score is None:
+    score = known.score
+    if score is None:
         return 0
-    return max(known.score.queries - course.versions.count(known.score.model_version), 0)
+    if score.judged is None or score.repeats is None:
+        return max(score.queries - course.versions.count(score.model_version), 0)
+    return max(score.judged + score.repeats - len(course), 0)
 
 
 def _row_of(alert: Alert, course: Course) -> int:
     """By number where all queries are there, else by time."""
-    rows = [row for row, version in enumerate(course.versions) if version == alert.model_version]
-    exact = rows[alert.query_index] if alert.query_index < len(rows) else -1
-    if exact >= 0 and course.time[exact] == alert.occurred_at:
-        return exact
+    for version in dict.fromkeys(course.versions):
+        rows = [row for row, own in enumerate(course.versions) if own == version]
+        exact = rows[alert.query_index] if alert.query_index < len(rows) else -1
+        if exact >= 0 and course.time[exact] == alert.occurred_at:
+            return exact
     return _row_at(alert.occurred_at, course)
 
 

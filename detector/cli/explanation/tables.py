@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import chain
 
 from detector.cli.explanation.account import Account
 from detector.cli.explanation.weighing import Weighing
 from detector.cli.explanation.words import count, number
+from detector.cli.operator import moment
 
 _LEAST = 0.05
 """A score below it is shown as none."""
@@ -54,7 +54,7 @@ def _views(account: Account) -> list[Weighing]:
 
 def events(account: Account) -> Table:
     """All that was put on record, in order."""
-    rows = [(f"{moment.row + 1:,}", clock(moment.time), moment.sentence) for moment in account.moments]
+    rows = [(f"{own.row + 1:,}", moment(own.time), own.sentence) for own in account.moments]
     return Table(("query", "time", "what"), rows or [("-", "", "nothing")], 3)
 
 
@@ -64,12 +64,7 @@ def facts(account: Account) -> str:
     versions = list(dict.fromkeys(course.versions))
     which = f"version{'s' if len(versions) > 1 else ''} {', '.join(versions)}"
     return (
-        f"{count(len(course))} to {course.model}, {which}, from {clock(course.time[0])} to {clock(course.time[-1])}, "
+        f"{count(len(course))} to {course.model}, {which}, from {moment(course.time[0])} to {moment(course.time[-1])}, "
         f"read from {account.source} and judged under configuration {account.config.configuration_hash()}. "
         "Queries are counted from 1."
     )
-
-
-def clock(at: float) -> str:
-    """``at``, seconds UTC, for people."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -11,6 +11,7 @@ from detector.cli.foreign.libraries import library
 from detector.contracts.errors import ConfigurationError
 from detector.core.owner_model import Features, OwnerModel, Tree
 from detector.core.owner_model.links import Link
+from detector.runtime.texts import read_text
 
 _LINKS: dict[str, Link] = {
     "identity": "identity",
@@ -33,7 +34,7 @@ def read_checkpoint(path: Path) -> OwnerModel:
 
 def read_json(path: Path) -> OwnerModel:
     """The model in a file that holds what ``dump_as_json`` gave. Raises ConfigurationError."""
-    return _read(path.read_text("utf-8"), path)
+    return _read(read_text(path, "treelite's JSON"), path)
 
 
 def _read(text: str, path: Path) -> OwnerModel:

@@ -29,31 +29,58 @@ PROBABILITY_SUM_TOLERANCE: Final = 0.05
 
 REASONS: Final[dict[str, str]] = {
     "empty": "the value has no bytes",
-    "too-large": "the value, or what it claims to hold, is over a limit",
+    "too-large": "the value is over a limit",
     "content-type": "the content-type header names a format that is not known here",
-    "syntax": "the bytes are not JSON or msgpack, not UTF-8, cut short or nested too deep",
+    "syntax": "the bytes are not JSON or msgpack, are cut short or nested too deep",
     "schema": "the schema field names another record or an unknown version",
-    "structure": "a field is absent or of the wrong type",
+    "structure": "a field that a query cannot do without is absent or of the wrong type",
     "length": "two fields that must have the same length do not",
     "dimension": "the vector has no entry, or too many",
     "encoding": "a vector in base64 is not base64, or not whole float32 numbers",
-    "identity": "an event id, a principal or a model is empty, reserved, too long or holds control characters",
-    "time": "a time is not a moment between 1970 and 9999, or lies on the wrong side of another",
-    "non-finite": "a number is NaN or infinite where no missing-feature mark allows it",
+    "identity": "a name is empty, reserved, too long or holds control characters; of a query: its model or version",
+    "time": "a time is not a moment between 1970 and 9999 and nothing can stand in for it, or it contradicts another",
+    "non-finite": "an output, or a number of another record, is NaN or infinite",
     "outputs": "the outputs are not what their kind says: probabilities, a class number or scores",
-    "counts": "a count of queries is below one",
-    "attribute": "an optional text is too long or holds control characters",
+    "counts": "a count of queries is below one, or of another model than its record",
+    "attribute": "an optional text of another record than a query is too long or holds control characters",
     "action": "an action, its parameter or its duration is absent, or present where it means nothing",
     "value": "a number is outside what it can mean",
 }
+"""Why a record, or a row of it, was refused."""
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+REPAIRS: Final[dict[str, str]] = {
+    "event_id": "an event id that is absent or no usable text: a name derived from it stands in",
+    "principal": "a principal that is no usable name: a name derived from it stands in",
+    "attribute": "an optional text that is too long, holds control characters or is no text: cut, marked or left out",
+    "missing": "a NaN that the given mask does not mark: marked as missing all the same",
+    "clipped": "an infinite feature, or one beyond float32: the largest float32 stands in",
+    "time": "a time that is not a moment: that of the record stands in",
+    "column": "an optional column of another type or length than the rows call for: left out",
+    "number": "an optional number that is infinite or no number: left out",
+    "count": "a count of queries that says nothing: left out",
+    "reason": "a word for why queries were not judged that is none: 'other' stands in",
+}
+"""What of a query was odd and replaced, so that its row could be kept."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and surrogates, which UTF-8 cannot carry."""
+_WORD = re.compile("[a-z-]{0,40}")
 _ASCII_CONTROLS = bytes([*range(32), 127])
 
 
 def plain(text: str, characters: int) -> bool:
     """Whether ``text`` is at most ``characters`` long and free of control characters; empty is plain."""
     return len(text) <= characters and (text.isprintable() or not _CONTROL.search(text))
+
+
+def made_plain(text: str, characters: int) -> str:
+    """``text`` cut to ``characters``, a mark in the place of each control character."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:characters])
+
+
+def is_word(text: str) -> bool:
+    """Whether ``text`` can be a word for a reason: up to 40 small letters and hyphens; empty is one."""
+    return _WORD.fullmatch(text) is not None
 
 
 def all_plain(texts: list[str], characters: int) -> bool:

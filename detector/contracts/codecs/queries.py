@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detector.contracts.codecs.queries_json import JSON_CONTENT_TYPE, decode_json_query
+from detector.contracts.codecs.queries_json import JSON_CONTENT_TYPE, decode_json_run
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, decode_packed
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.queries import DecodedQueries
@@ -12,14 +12,16 @@ def decode_queries(value: bytes | None, content_type: str | None, *, timestamp: 
     """The queries in the ``value`` of a record.
 
     ``content_type`` is the record's header, JSON without one. ``timestamp`` is the record's own, in
-    seconds UTC, and stands in for an ``occurred_at`` that a JSON query leaves out. Raises InvalidRecord,
+    seconds UTC, and stands in for an ``occurred_at`` that is absent or no moment. Raises InvalidRecord,
     and nothing else, when the record as a whole cannot be used; bad rows of a packed batch are listed.
     """
-    import numpy as np
-
     media_type = JSON_CONTENT_TYPE if content_type is None else content_type.partition(";")[0].strip().lower()
     if media_type == PACKED_CONTENT_TYPE:
-        return decode_packed(value)
+        return decode_packed(value, timestamp=timestamp)
     if media_type != JSON_CONTENT_TYPE:
         raise InvalidRecord("content-type", f"{media_type[:64]!r} is neither JSON nor {PACKED_CONTENT_TYPE}")
-    return DecodedQueries(decode_json_query(value or b"", timestamp=timestamp), np.zeros(1, dtype=np.int64))
+    run = decode_json_run([value], [timestamp])
+    for _, fault in run.bad:
+        raise InvalidRecord(fault.reason, fault.detail)
+    batch, _, rows = run.parts[0]
+    return DecodedQueries(batch, rows, repaired=run.repaired)

@@ -5,17 +5,31 @@ A vector is base64 of little-endian float32, or a plain list of numbers, which c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from math import nan
+from typing import TYPE_CHECKING, Any, Final, get_args
 
-from detector.contracts.codecs.limits import DIMENSIONS
-from detector.contracts.codecs.reading import Envelope, by_layout, check_schema, check_size, read
-from detector.contracts.codecs.screening import TEXT_COLUMNS, screen
+from detector.contracts.codecs.limits import DIMENSIONS, names_one
+from detector.contracts.codecs.mending import TEXT_COLUMNS
+from detector.contracts.codecs.reading import by_layout, check_schema, check_size
+from detector.contracts.codecs.salvage import (
+    json_fields,
+    marks_of,
+    named,
+    number_of,
+    shown,
+    text_of,
+    vector_of,
+    whole_of,
+)
+from detector.contracts.codecs.screening import screen
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.queries import BadRow, DecodedRun, OutputKind, QueryBatch
+from detector.contracts.principals import usable_principal
+from detector.contracts.queries import DecodedRun, OutputKind, QueryBatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,18 +52,18 @@ _OPTIONAL: Final[dict[str, str | None]] = {
 class JsonQuery:
     """The record as it is written."""
 
-    event_id: str
-    principal: str
-    model: str
-    model_version: str
-    features: str | list[float]
-    outputs: str | list[float]
+    event_id: str | int
+    principal: str | int
+    model: str | int
+    model_version: str | int
+    features: str | list[float | None]
+    outputs: str | list[float | None]
     output_kind: OutputKind = "probabilities"
     occurred_at: str | float | None = None
     missing: list[bool] | None = None
     hardness: float | None = None
     leaf: int | None = None
-    specification: tuple[float, float] | None = None
+    specification: tuple[float | None, float | None] | None = None
     served_mode: str | None = None
     network_prefix: str | None = None
     organisation: str | None = None
@@ -60,27 +74,18 @@ class JsonQuery:
 def decode_json_run(values: Sequence[bytes | None], timestamps: Sequence[float | None]) -> DecodedRun:
     """The queries in ``values``, one each, so that ``row`` is -1 in all ``bad``.
 
-    ``timestamps`` (seconds) stand in for an absent ``occurred_at``; None makes that field mandatory. Nothing is raised
-    for a bad value; its reason is one of ``limits.REASONS``.
+    ``timestamps`` (seconds) stand in for an ``occurred_at`` that is absent or no moment; with None that field is
+    mandatory. Nothing is raised for a bad value; its reason is one of ``limits.REASONS``.
     """
     run = DecodedRun()
     parsed: list[_Parsed] = []
     for place, (value, timestamp) in enumerate(zip(values, timestamps, strict=True)):
-        try:
-            parsed.append(_parse(place, value, timestamp))
-        except InvalidRecord as error:
-            run.refuse(place, error)
+        one = _take(place, value, timestamp, run)
+        if one is not None:
+            parsed.append(one)
     for alike in by_layout(parsed, _layout):
-        _screen(alike, run)
+        _screen(alike, timestamps, run)
     return run
-
-
-def decode_json_query(value: bytes, *, timestamp: float | None) -> QueryBatch:
-    """The query in ``value`` as a batch of one row. Raises InvalidRecord; otherwise as :func:`decode_json_run`."""
-    run = decode_json_run([value], [timestamp])
-    for _, fault in run.bad:
-        raise InvalidRecord(fault.reason, fault.detail)
-    return run.parts[0][0]
 
 
 def encode_json_query(batch: QueryBatch, row: int = 0) -> bytes:
@@ -123,13 +128,6 @@ def _decoder() -> Callable[[bytes], JsonQuery]:
 
 
 @cache
-def _envelope() -> Callable[[bytes], Envelope]:
-    import msgspec
-
-    return msgspec.json.Decoder(Envelope).decode
-
-
-@cache
 def _encoder() -> Callable[[JsonQuery], bytes]:
     import msgspec
 
@@ -137,66 +135,144 @@ def _encoder() -> Callable[[JsonQuery], bytes]:
 
 
 def _seconds(occurred_at: str | float | None, timestamp: float | None) -> float:
+    """NaN for what is no moment, until something stands in for it."""
     if occurred_at is None:
-        if timestamp is None:
-            raise InvalidRecord("time", "occurred_at is absent, and there is no record timestamp to stand in for it")
-        return timestamp
+        return nan if timestamp is None else timestamp
     return _moment(occurred_at) if isinstance(occurred_at, str) else occurred_at
 
 
 def _moment(text: str) -> float:
-    """Seconds of an RFC 3339 text, to the microsecond."""
+    """Seconds of an RFC 3339 text, to the microsecond; NaN where it is none, or has no zone."""
     import msgspec
 
     try:
         moment = msgspec.convert(text, datetime)
-    except msgspec.ValidationError:
-        raise InvalidRecord("time", "occurred_at is not RFC 3339, such as 2026-01-31T12:00:00.5Z") from None
-    if moment.tzinfo is None:
-        raise InvalidRecord("time", "occurred_at has no zone; end it with Z or an offset")
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+    except (msgspec.ValidationError, ValueError):
+        return nan
+    return nan if moment.tzinfo is None else (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
 
 
 @dataclass(slots=True)
 class _Parsed:
-    """One query, its vectors as bytes of little-endian float32."""
+    """One query with its names, its vectors as bytes of little-endian float32."""
 
     place: int
     query: JsonQuery
+    event_id: str
+    principal: str
+    model: str
+    model_version: str
     occurred_at: float
     features: bytes
     outputs: bytes
 
 
-def _parse(place: int, value: bytes | None, timestamp: float | None) -> _Parsed:
-    query = read(check_size(value), _decoder(), _envelope(), SCHEMA)
-    check_schema(query.schema, SCHEMA)
+def _take(place: int, value: bytes | None, timestamp: float | None, run: DecodedRun) -> _Parsed | None:
+    """The query in ``value``; None where it is refused, which ``run`` then says."""
+    import msgspec
+
+    model: object = None
+    principal: object = None
+    try:
+        data = check_size(value)
+        try:
+            query = _decoder()(data)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            fields = json_fields(data)
+            model, principal = fields.get("model"), fields.get("principal")
+            query = _salvaged(fields, run.repaired)
+        else:
+            model, principal = query.model, query.principal
+            check_schema(query.schema, SCHEMA)
+        return _parse(place, query, timestamp, run.repaired)
+    except InvalidRecord as error:
+        whose, who = text_of(model) or "", text_of(principal)
+        run.refuse(place, error, whose if names_one(whose) else "", "" if who is None else usable_principal(who))
+        return None
+
+
+def _parse(place: int, query: JsonQuery, timestamp: float | None, repaired: Counter[str]) -> _Parsed:
     features = _vector(query.features, "features")
     if query.missing is not None and 4 * len(query.missing) != len(features):
-        marks = f"missing has {len(query.missing)} marks for {len(features) // 4} features"
-        raise InvalidRecord("length", marks)
+        query.missing = None
+        repaired["column"] += 1
     if query.leaf is not None and not -(2**63) <= query.leaf < 2**63:
-        raise InvalidRecord("value", "leaf does not fit 64 bits with a sign")
-    return _Parsed(place, query, _seconds(query.occurred_at, timestamp), features, _vector(query.outputs, "outputs"))
+        query.leaf = None
+        repaired["column"] += 1
+    return _Parsed(
+        place,
+        query,
+        str(query.event_id),
+        str(query.principal),
+        str(query.model),
+        str(query.model_version),
+        _seconds(query.occurred_at, timestamp),
+        features,
+        _vector(query.outputs, "outputs"),
+    )
+
+
+def _salvaged(fields: dict[str, Any], repaired: Counter[str]) -> JsonQuery:
+    """The query in ``fields``, as far as they make one; optional ones that make no sense are left out."""
+    check_schema(fields.get("schema", SCHEMA), SCHEMA)
+    kind = fields.get("output_kind")
+    if kind is not None and kind not in get_args(OutputKind):
+        raise InvalidRecord("structure", f"output_kind is {shown(kind)}; use {', '.join(get_args(OutputKind))}")
+    optional = {name: _optional(name, fields[name], repaired) for name in _OPTIONAL if fields.get(name) is not None}
+    occurred_at = fields.get("occurred_at")
+    return JsonQuery(
+        event_id=text_of(fields.get("event_id")) or "",
+        principal=named(fields.get("principal"), "principal"),
+        model=named(fields.get("model"), "model"),
+        model_version=named(fields.get("model_version"), "model_version"),
+        features=vector_of(fields.get("features"), "features"),
+        outputs=vector_of(fields.get("outputs"), "outputs"),
+        output_kind=kind or "probabilities",
+        occurred_at=occurred_at if occurred_at is None or isinstance(occurred_at, str) else _or_nan(occurred_at),
+        **optional,
+    )
+
+
+def _optional(name: str, value: object, repaired: Counter[str]) -> Any:
+    """The optional field ``name``; None where ``value`` cannot be one."""
+    found: Any
+    if name in TEXT_COLUMNS:
+        found = text_of(value)
+    elif name == "missing":
+        found = marks_of(value)
+    elif name == "leaf":
+        found = whole_of(value)
+    elif name == "hardness":
+        found = number_of(value)
+    else:
+        pair = [number_of(entry) for entry in value] if isinstance(value, list) and len(value) == 2 else [None]
+        found = None if None in pair else tuple(pair)
+    if found is None:
+        repaired["attribute" if name in TEXT_COLUMNS else "column"] += 1
+    return found
+
+
+def _or_nan(value: object) -> float:
+    number = number_of(value)
+    return nan if number is None else number
 
 
 def _layout(parsed: _Parsed) -> tuple[object, ...]:
     query = parsed.query
     carried = tuple(getattr(query, name) is None for name in _OPTIONAL)
-    return query.model, query.model_version, query.output_kind, len(parsed.features), len(parsed.outputs), carried
+    widths = len(parsed.features), len(parsed.outputs)
+    return parsed.model, parsed.model_version, query.output_kind, widths, carried
 
 
-def _screen(alike: list[_Parsed], run: DecodedRun) -> None:
+def _screen(alike: list[_Parsed], timestamps: Sequence[float | None], run: DecodedRun) -> None:
     import numpy as np
 
+    def moments() -> NDArray[np.float64]:
+        return np.array([timestamps[parsed.place] for parsed in alike], dtype=np.float64)
+
     places = np.array([parsed.place for parsed in alike], dtype=np.int64)
-    try:
-        decoded = screen(_batch(alike))
-    except InvalidRecord as error:
-        for parsed in alike:
-            run.refuse(parsed.place, error)
-        return
-    run.bad.extend((alike[bad.row].place, BadRow(-1, bad.reason, bad.detail)) for bad in decoded.bad_rows)
+    decoded = screen(_batch(alike), run.repaired, moments)
+    run.bad.extend((alike[bad.row].place, replace(bad, row=-1)) for bad in decoded.bad_rows)
     if decoded.batch is not None:
         run.parts.append((decoded.batch, places[decoded.rows], np.zeros(len(decoded.rows), dtype=np.int64)))
 
@@ -204,15 +280,15 @@ def _screen(alike: list[_Parsed], run: DecodedRun) -> None:
 def _batch(alike: list[_Parsed]) -> QueryBatch:
     import numpy as np
 
-    queries, first = [parsed.query for parsed in alike], alike[0].query
+    queries, first = [parsed.query for parsed in alike], alike[0]
     numbers: dict[str, int] = {}
-    index = [numbers.setdefault(query.principal, len(numbers)) for query in queries]
+    index = [numbers.setdefault(parsed.principal, len(numbers)) for parsed in alike]
     columns: dict[str, Any] = {name: _column(queries, name) for name in _OPTIONAL}
     return QueryBatch(
         model=first.model,
         model_version=first.model_version,
-        output_kind=first.output_kind,
-        event_ids=[query.event_id for query in queries],
+        output_kind=first.query.output_kind,
+        event_ids=[parsed.event_id for parsed in alike],
         occurred_at=np.array([parsed.occurred_at for parsed in alike]),
         principals=list(numbers),
         principal_index=np.array(index, dtype=np.int32),
@@ -242,7 +318,7 @@ def _matrix(rows: list[bytes]) -> NDArray[np.float32]:
     return np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(rows), len(rows[0]) // 4)
 
 
-def _vector(source: str | list[float], field: str) -> bytes:
+def _vector(source: str | list[float | None], field: str) -> bytes:
     import numpy as np
 
     if isinstance(source, str):

@@ -186,13 +186,16 @@ def _check_audit(audit: Audit) -> None:
 def _check_score(score: Score) -> None:
     _check_names(model=score.model, model_version=score.model_version, principal=score.principal)
     _check_times(occurred_at=score.occurred_at)
-    _check_least(0, queries=score.queries)
+    _check_least(0, queries=score.queries, answered=score.answered, judged=score.judged, repeats=score.repeats)
+    _check_least(0, unjudged=min(score.unjudged.values(), default=0), dropped=min(score.dropped.values(), default=0))
     _check_finite([("score", score.score), *score.signals.items()])
 
 
 def _check_dead_letter(letter: DeadLetter) -> None:
     _check_names(topic=letter.topic, reason=letter.reason)
-    _check_least(0, partition=letter.partition, offset=letter.offset, row=letter.row)
+    _check_least(0, partition=letter.partition, offset=letter.offset, row=letter.row, size=letter.size)
+    _check_least(0, **{f"rows[{at}]": row for at, row in enumerate(letter.rows)})
+    _check_labels(digest=letter.digest)
 
 
 _CHECKS: Final[dict[type[Record], Callable[[Any], None]]] = {

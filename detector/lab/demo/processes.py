@@ -79,7 +79,7 @@ class Child:
 
     def last_words(self) -> str:
         """The last lines of its log, as the end of a sentence."""
-        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        lines = self._log.read_text("utf-8", "replace").splitlines()[-_LOG_LINES:]
         return "its last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else "it said nothing"
 
 

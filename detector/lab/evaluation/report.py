@@ -9,6 +9,7 @@ from pathlib import Path
 from detector.lab.evaluation.picture import picture
 from detector.lab.evaluation.results import AttackResult, Evaluation, Got, HonestResult
 from detector.lab.evaluation.words import answer, headline, percent
+from detector.runtime.printable import html_text, printable
 
 HTML, MARKDOWN, PICTURE = "report.html", "report.md", "picture.svg"
 
@@ -57,13 +58,13 @@ def write_reports(evaluation: Evaluation, out: Path) -> None:
 def html(evaluation: Evaluation, svg: str) -> str:
     """The whole page; ``svg`` is its picture, or empty."""
     figure = f"<figure>\n{svg}\n<figcaption>{_CAPTION}</figcaption>\n</figure>\n" if svg else ""
-    paragraphs = "\n".join(f"<p>{escape(paragraph)}</p>" for paragraph in answer(evaluation))
+    paragraphs = "\n".join(f"<p>{html_text(paragraph)}</p>" for paragraph in answer(evaluation))
     classes = ["caught" if result.caught else "missed" for result in evaluation.attacks]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
-        f"<title>Weirguard: {escape(headline(evaluation))}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(headline(evaluation))}</h1>\n{paragraphs}\n{figure}"
+        f"<title>Weirguard: {html_text(headline(evaluation))}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{html_text(headline(evaluation))}</h1>\n{paragraphs}\n{figure}"
         f"<h2>Attacks</h2>\n{_html_table(_ATTACK_HEAD, _attack_rows(evaluation.attacks), classes)}"
         f'<p class="note">{_NOTE}</p>\n'
         f"<h2>Honest accounts</h2>\n{_html_table(_HONEST_HEAD, _honest_rows(evaluation), None)}</body>\n</html>\n"
@@ -119,7 +120,7 @@ def _honest_row(each: HonestResult) -> Sequence[str]:
 
 def _html_table(head: Sequence[str], rows: Table, classes: Sequence[str] | None) -> str:
     marks = [""] * len(rows) if classes is None else [f' class="{name}"' for name in classes]
-    lines = [_cells("th", head, escape), *(_cells("td", row, escape) for row in rows)]
+    lines = [_cells("th", head, html_text), *(_cells("td", row, html_text) for row in rows)]
     body = "\n".join(f"<tr{mark}>{line}</tr>" for mark, line in zip(["", *marks], lines, strict=True))
     return f'<div class="wide"><table>\n{body}\n</table></div>\n'
 
@@ -135,7 +136,7 @@ def _markdown_table(head: Sequence[str], rows: Table) -> str:
 
 def _plain(text: str) -> str:
     """``text`` that names from a log cannot turn into markup."""
-    safe = escape(" ".join(text.split()), quote=False)
+    safe = escape(printable(" ".join(text.split())), quote=False)
     for mark in ("\\", "|", "[", "`", "*", "_"):
         safe = safe.replace(mark, f"\\{mark}")
     return safe

@@ -102,7 +102,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Nobody else makes logs in ``folder`` meanwhile; the lock ends with the process, even one that is killed."""
     from fcntl import LOCK_EX, LOCK_NB, flock
 
-    with (folder / _LOCK).open("w") as lock:
+    with (folder / _LOCK).open("wb") as lock:
         try:
             flock(lock, LOCK_EX | LOCK_NB)
         except BlockingIOError as error:

@@ -1,0 +1,32 @@
+"""Text from outside made safe to print: a name or a message cannot move the cursor, hide, or forge another line."""
+
+from __future__ import annotations
+
+import unicodedata
+from html import escape
+
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Controls, invisible format characters (the bidirectional ones too), lone surrogates, line and paragraph ends."""
+
+
+def printable(text: str) -> str:
+    """``text`` in one line: each character that a terminal would obey or not show is written as its escape."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        _escaped(character) if unicodedata.category(character) in _UNSAFE else character for character in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """``text`` made printable line by line: its own line ends and tabs stay, as in a traceback."""
+    return "\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n"))
+
+
+def html_text(text: str) -> str:
+    """``text`` printable, and such that HTML and XML read it as nothing but text."""
+    return escape(printable(text))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -1,0 +1,139 @@
+"""The JSON of a body, whatever it was encoded with, within a bound, or a word for why there is none."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from detector.contracts.errors import Unjudged
+
+_MOST_ENCODINGS = 3
+_PLAIN = {"", "identity"}
+
+
+def document(data: bytes, encodings: str, limit: int) -> Any:
+    """The JSON in ``data``, whose Content-Encoding is ``encodings`` (may be empty).
+
+    Not everybody minds that header, so ``data`` that is JSON as it stands counts as well. Raises Unjudged:
+    ``encoding``, ``too-large`` beyond ``limit`` bytes decoded, ``syntax``, or ``ambiguous`` where two readers could
+    read two things.
+    """
+    if not encodings:
+        return _parse(data)
+    try:
+        plain = _parse(data)
+    except Unjudged:
+        return _parse(decode(data, encodings, limit))
+    try:
+        decoded = decode(data, encodings, limit)
+    except Unjudged as error:
+        if error.reason == "encoding":
+            return plain
+        raise
+    if decoded is data:
+        return plain
+    raise Unjudged("ambiguous", "a body is JSON both as it stands and decoded")
+
+
+def _parse(data: bytes) -> Any:
+    """The JSON of ``data`` in any Unicode; bytes that are none are taken as Latin-1, numbers are ASCII in both."""
+    try:
+        try:
+            return _loads(data)
+        except UnicodeDecodeError:
+            return _loads(data.decode("latin-1"))
+    except Unjudged:
+        raise
+    except RecursionError as error:
+        raise Unjudged("syntax", "a body is nested too deep") from error
+    except ValueError as error:
+        raise Unjudged("syntax", f"a body is not JSON: {error}") from error
+
+
+def _loads(data: bytes | str) -> Any:
+    try:
+        return json.loads(data, object_pairs_hook=_object)
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise
+    except ValueError:  # an integer of over 4,300 digits, which other readers take for infinite
+        return json.loads(data, object_pairs_hook=_object, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < 1_000 else float(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of two values under one name some readers take the first, some the last."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Unjudged("ambiguous", "an object of a body has two values under one name")
+    return found
+
+
+def decode(data: bytes, encodings: str, limit: int) -> bytes:
+    """``data`` without its ``encodings``, undone from the last one on. Raises Unjudged."""
+    layers = [layer for layer in encodings.lower().replace(" ", "").split(",") if layer not in _PLAIN]
+    if len(layers) > _MOST_ENCODINGS:
+        raise Unjudged("encoding", f"a body has {len(layers)} encodings; at most {_MOST_ENCODINGS} are read")
+    for layer in reversed(layers):
+        decoder = _DECODERS.get(layer)
+        if decoder is None:
+            raise Unjudged("encoding", f"a body has the encoding {layer!r:.40}, which is not read here")
+        data = decoder(data, limit)
+        if len(data) > limit:
+            raise Unjudged("too-large", f"a body has over {limit} bytes when it is decoded")
+    return data
+
+
+def _gzip(data: bytes, limit: int) -> bytes:
+    return _inflate(data, limit, 31)
+
+
+def _deflate(data: bytes, limit: int) -> bytes:
+    """With or without the frame of zlib: both are in use under this name."""
+    try:
+        return _inflate(data, limit, zlib.MAX_WBITS)
+    except Unjudged:
+        return _inflate(data, limit, -zlib.MAX_WBITS)
+
+
+def _inflate(data: bytes, limit: int, window: int) -> bytes:
+    """At most ``limit`` + 1 bytes of all members in ``data``."""
+    found = b""
+    while data and len(found) <= limit:
+        inflater = zlib.decompressobj(window)
+        try:
+            found += inflater.decompress(data, limit + 1 - len(found))
+        except zlib.error as error:
+            raise Unjudged("encoding", f"a body does not decode: {error}") from error
+        if not inflater.eof and len(found) <= limit:
+            raise Unjudged("encoding", "a body ends before what it was encoded from")
+        data = inflater.unused_data.lstrip(b"\0")
+    return found
+
+
+def _with_cramjam(name: str) -> Callable[[bytes, int], bytes]:
+    def decode(data: bytes, limit: int) -> bytes:
+        try:
+            import cramjam
+        except ImportError as error:
+            raise Unjudged("encoding", f"bodies encoded with {name} are read where cramjam is installed") from error
+        room = bytearray(limit + 1)
+        try:
+            return bytes(room[: getattr(cramjam, name).decompress_into(data, room)])
+        except cramjam.DecompressionError as error:
+            raise Unjudged("encoding", f"a body does not decode within {limit} bytes: {error}") from error
+
+    return decode
+
+
+_DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
+    "gzip": _gzip,
+    "x-gzip": _gzip,
+    "deflate": _deflate,
+    "br": _with_cramjam("brotli"),
+    "zstd": _with_cramjam("zstd"),
+}

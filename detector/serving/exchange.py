@@ -1,0 +1,64 @@
+"""One request to a model: whose it is, what the gate said of it, and whether its answer is accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from detector.contracts.errors import Unjudged
+from detector.contracts.queries import OutputKind
+from detector.serving.gate import Gate, Verdict
+from detector.serving.logger import QueryLogger
+from detector.serving.rows import Columns
+from detector.serving.targets import Target
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+@dataclass(slots=True)
+class Exchange:
+    """``logged``: rows were, and by the extractor where ``extracted``. ``accounted``: they were, or count as unjudged.
+    ``trouble``: why they could not be read so far. ``settled``: the answer as a whole is counted."""
+
+    logger: QueryLogger
+    gate: Gate
+    target: Target
+    principal: str
+    verdict: Verdict
+    logged: bool = False
+    accounted: bool = False
+    trouble: Unjudged | None = None
+    extracted: bool = False
+    settled: bool = False
+
+    def log(self, features: ArrayLike, outputs: ArrayLike, output_kind: OutputKind, columns: Columns) -> None:
+        """Log the rows; those after the first are charged to a principal who is slowed."""
+        self.logged = self.accounted = True
+        model, model_version = self.target
+        self.logger.log(self.principal, model, model_version, features, outputs, output_kind=output_kind, **columns)
+        if self.verdict.queries_per_second is not None:
+            self._charge(_count(features) - 1)
+
+    def unjudged(self, counts: Mapping[str, int]) -> None:
+        """Count rows that were answered and cannot be logged, by reason."""
+        self.accounted = True
+        for reason, queries in counts.items():
+            self.logger.unjudged(self.principal, self.target.model, queries, reason=reason)
+        if self.verdict.queries_per_second is not None:
+            self._charge(sum(counts.values()) - (not self.logged))
+
+    def _charge(self, queries: int) -> None:
+        self.gate.charge(self.target.model, self.principal, queries)
+
+
+def _count(features: Any) -> int:
+    """Rows in ``features``: (n, d) has n, (d,) has one; one as well where that cannot be told."""
+    shape = getattr(features, "shape", None)
+    if shape is not None:
+        return int(shape[0]) if len(shape) > 1 else 1
+    try:
+        return len(features) if hasattr(features[0], "__len__") else 1
+    except (TypeError, LookupError):
+        return 1

@@ -1,0 +1,101 @@
+"""Calls that do not convert as a whole: one ragged row, or one cell that is no number, must not hide the other rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from detector.contracts.errors import InvalidRecord
+from detector.serving.complaints import harmless
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_NOTHING = {"NAType", "NaTType"}
+"""Types of pandas' marks for what is missing, which are no numbers."""
+
+
+class Alike(NamedTuple):
+    """Rows of the same widths: their places in the call, ``features`` float32 (n, d), ``outputs`` float32 (n, k)."""
+
+    places: list[int]
+    features: NDArray[np.float32]
+    outputs: NDArray[np.float32]
+
+
+def count_rows(features: Any) -> int:
+    """How many queries ``features`` hold as far as can be told, else one. May run code of the caller, so may raise."""
+    shape = getattr(features, "shape", None)
+    if shape is not None:
+        return int(shape[0]) if len(shape) > 1 else 1
+    return len(features) if _is_vector(features) and any(map(_is_vector, features)) else 1
+
+
+def salvage(features: Any, outputs: Any) -> list[Alike]:
+    """The rows that are numbers, by their widths; what stands in none of them cannot be used.
+
+    Raises InvalidRecord when outputs and features do not belong together row by row.
+    """
+    import numpy as np
+
+    queries = count_rows(features)
+    asked = list(features) if queries > 1 or _is_nested(features) else [features]
+    answered = [outputs] if len(asked) == 1 and not _is_nested(outputs) else _listed(outputs)
+    if len(answered) != len(asked):
+        raise InvalidRecord("length", f"outputs of {len(answered)} queries came with features of {len(asked)}")
+    groups: dict[tuple[int, int], list[tuple[int, list[float], list[float]]]] = {}
+    for place, (row, answer) in enumerate(zip(asked, answered, strict=True)):
+        numbers, results = _row(row), _row(answer if _is_vector(answer) else [answer])
+        if numbers and results:
+            groups.setdefault((len(numbers), len(results)), []).append((place, numbers, results))
+    alike = []
+    with np.errstate(over="ignore"):
+        for group in groups.values():
+            places, rows, answers = zip(*group, strict=True)
+            alike.append(Alike(list(places), _matrix(rows), _matrix(answers)))
+    return alike
+
+
+def pick(values: Any, places: Sequence[int], queries: int) -> Any:
+    """The entries of ``values`` at ``places``, if it has one for each of ``queries``; else all of it."""
+    if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != queries:
+        return values
+    return [values[place] for place in places]
+
+
+def _matrix(rows: Sequence[list[float]]) -> NDArray[np.float32]:
+    import numpy as np
+
+    return np.array(rows, dtype=np.float64).astype(np.float32)
+
+
+def _is_vector(values: Any) -> bool:
+    return hasattr(values, "__len__") and hasattr(values, "__getitem__") and not isinstance(values, str | bytes | dict)
+
+
+def _is_nested(values: Any) -> bool:
+    return _is_vector(values) and any(map(_is_vector, values))
+
+
+def _listed(values: Any) -> list[Any]:
+    return list(values) if _is_vector(values) else [values]
+
+
+def _row(values: Any) -> list[float] | None:
+    """The numbers of one row; None if one of them is none."""
+    if not _is_vector(values):
+        return None
+    with harmless():  # whatever a caller's object raises, it is no number
+        return [_number(cell) for cell in values]
+    return None
+
+
+def _number(cell: Any) -> float:
+    if cell is None or type(cell).__name__ in _NOTHING:
+        return math.nan
+    try:
+        return float(cell)
+    except OverflowError:  # an integer beyond any float
+        return math.inf if cell > 0 else -math.inf

@@ -1,0 +1,118 @@
+"""Which model a request is for, by its path, whichever of its spellings the caller chose.
+
+An application answers one route under several paths: below a prefix that it strips, with ``//`` or a slash at the end
+where something in front tidies up, with a newline at the end (the ``$`` of a route's pattern lets it pass). A path that
+the application knows and the middleware does not would pass the gate unseen. So a target is asked about each path that
+the application could take the request's path for. One match too many costs nothing: what is not answered is not logged.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+Scope = MutableMapping[str, Any]
+
+
+class Target(NamedTuple):
+    """The model that a request is for."""
+
+    model: str
+    model_version: str
+
+
+FindTarget = Callable[[Scope], Target | None]
+
+
+def route(path: str, model: str, model_version: str) -> FindTarget:
+    """Requests to ``path`` are for this model; others are none of our business.
+
+    ``path`` is what the application calls it, without a prefix that ``--root-path`` or a mount adds. A parameter,
+    ``{name}``, stands for one segment and ``{name:path}`` for the rest. Letters match in either case.
+    """
+    target = Target(model, model_version)
+    pieces = re.split(r"(\{\w+(?::\w+)?\})", tidy(path))
+    pattern = re.compile("".join(map(_piece, pieces)), re.IGNORECASE)
+    return lambda scope: target if scope["path"] == path or pattern.fullmatch(scope["path"]) else None
+
+
+def _piece(text: str) -> str:
+    if not text.startswith("{"):
+        return re.escape(text)
+    return ".+" if text.endswith(":path}") else "[^/]+"
+
+
+_KSERVE = re.compile(
+    r"/v1/models/([^/]+?)(?:/(?:versions|labels)/([^/]+?))?:(?:predict|classify|regress|explain)"
+    r"|/v2/models/([^/]+)(?:/versions/([^/]+))?/(?:infer|infer_stream|explain)"
+)
+
+
+def kserve_routes(model_version: str = "1") -> FindTarget:
+    """The model is named in the path: ``/v1/models/M[/versions/V]:predict``, ``/v2/models/M[/versions/V]/infer``.
+
+    The other verbs that make a server answer with its model are matched too. ``model_version`` stands in where the path
+    names none. Only for servers that refuse a name they do not know: where any name gets an answer, the caller would
+    choose which model the gate asks about; such an application has ``route("/v1/models/{name}:predict", ...)``.
+    """
+
+    def find(scope: Scope) -> Target | None:
+        match = _KSERVE.fullmatch(scope["path"])
+        return Target(match[1] or match[3], match[2] or match[4] or model_version) if match else None
+
+    return find
+
+
+def find_target(find: FindTarget, scope: Scope, app_root: str) -> Target | None:
+    """What ``find`` says of ``scope``, or of the first other spelling of its path that it knows.
+
+    ``app_root``: the prefix that the application itself strips, besides the server's in ``scope``.
+    """
+    target = find(scope)
+    if target is None:
+        path = scope["path"]
+        for other in _spellings(path, (scope.get("root_path") or "", app_root)):
+            if other != path:
+                target = target or find({**scope, "path": other, "root_path": ""})
+    return target
+
+
+def _spellings(path: str, roots: tuple[str, str]) -> Iterator[str]:
+    whole = tidy(path)
+    yield whole
+    for root in filter(None, roots):  # as it stands, as routers take it off, and tidied
+        yield from _without(path, root.rstrip("/"))
+        yield from _without(whole, tidy(root).rstrip("/"))
+
+
+def _without(path: str, prefix: str) -> Iterator[str]:
+    if prefix and (path + "/").startswith(prefix + "/"):
+        yield tidy(path[len(prefix) :])
+
+
+_UNTIDY = re.compile(r"//|/\.|.[/\s]$|[%;\n]|^[^/]|^$")
+
+
+def tidy(path: str) -> str:
+    """``path`` with one slash where there are several, no dot segments, parameters, escapes or end."""
+    if not _UNTIDY.search(path):
+        return path
+    path = re.sub(r";[^/]*", "", unquote(path)).strip()
+    return posixpath.normpath("/" + path.lstrip("/"))
+
+
+def app_root_of(app: Any) -> str:
+    """The prefix that ``app``, or what it wraps, strips by itself: ``FastAPI(root_path=...)``; else empty."""
+    for _ in range(_WRAPPERS):
+        root = getattr(app, "root_path", None)
+        if isinstance(root, str):
+            return root
+        app = getattr(app, "app", None)
+    return ""
+
+
+_WRAPPERS = 50
+"""Middlewares around an application that are looked into; each holds the next one as ``app``."""

@@ -1,0 +1,217 @@
+"""Which record ends its worker: what a worker is about to process stands where it survives the worker.
+
+The note lies in memory that the supervisor makes and the worker inherits: a killed process cannot take it along, and it
+needs no disk. When a worker ends twice at the same offsets, these are suspects: the next worker processes each of them
+alone. A suspect that ends a worker alone is poison: the next worker sends it to the dead letters, unread.
+
+Standard library only: the supervisor should have little to fail with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self, TypeVar
+
+BOX_VARIABLE = "WEIRGUARD_BLACK_BOX"
+"""Environment variable with the file descriptor of the note."""
+
+CAUTION_VARIABLE = "WEIRGUARD_CAUTION"
+"""Environment variable with the suspects and the poison, as JSON."""
+
+_BYTES = 65_536
+_LENGTH = struct.Struct("<I")
+_MOST = 1_000
+"""So many suspects and so much poison are remembered: an environment variable has a limit."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+Place = tuple[str, int]
+"""(source, partition)."""
+
+
+class Flight(NamedTuple):
+    """Records ``first`` to ``last`` of a partition of a source, being processed."""
+
+    source: str
+    partition: int
+    first: int
+    last: int
+
+    @property
+    def place(self) -> Place:
+        return self.source, self.partition
+
+    def common(self, other: Flight | None) -> Flight | None:
+        """The offsets that both have, of one partition."""
+        if other is None:
+            return None
+        first, last = max(self.first, other.first), min(self.last, other.last)
+        return Flight(*self.place, first, last) if first <= last else None
+
+
+class BlackBox:
+    """The supervisor's end. Without memory to share, which ``usable`` tells, nothing is ever noted."""
+
+    def __init__(self) -> None:
+        self._fd = _memory()
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is memory to share."""
+        return self._fd is not None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What the worker has to inherit."""
+        return () if self._fd is None else (self._fd,)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the worker has to be told."""
+        return {} if self._fd is None else {BOX_VARIABLE: str(self._fd)}
+
+    def clear(self) -> None:
+        """Nothing is noted."""
+        if self._fd is not None:
+            os.pwrite(self._fd, bytes(_LENGTH.size), 0)
+
+    def read(self) -> list[Flight]:
+        """What the worker was processing when it last said so; empty where it had done with it."""
+        if self._fd is None:
+            return []
+        (length,) = _LENGTH.unpack(os.pread(self._fd, _LENGTH.size, 0))
+        try:
+            return [Flight(*entry) for entry in json.loads(os.pread(self._fd, length, _LENGTH.size))] if length else []
+        except (ValueError, TypeError):
+            return []
+
+
+def _memory() -> int | None:
+    try:
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("weirguard-black-box")
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, _BYTES)
+    except OSError:
+        return None
+    return fd
+
+
+class Notes:
+    """The worker's end: a few microseconds a note. Without a supervisor, or its memory, ``kept`` is false and nothing
+    is noted."""
+
+    def __init__(self, memory: mmap.mmap | None = None) -> None:
+        self._memory = memory
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        with contextlib.suppress(KeyError, ValueError, OSError):
+            return cls(mmap.mmap(int(environment[BOX_VARIABLE]), _BYTES))
+        return cls()
+
+    @property
+    def kept(self) -> bool:
+        """Whether anything is noted."""
+        return self._memory is not None
+
+    def enter(self, flights: Iterable[Flight]) -> None:
+        """``flights`` begin. The length is written last, so that a note is never half a note."""
+        if self._memory is None:
+            return
+        note = _json(flights)
+        self._memory[_LENGTH.size : _LENGTH.size + len(note)] = note
+        self._memory[: _LENGTH.size] = _LENGTH.pack(len(note))
+
+    def leave(self) -> None:
+        """They have ended well."""
+        if self._memory is not None:
+            self._memory[: _LENGTH.size] = bytes(_LENGTH.size)
+
+
+def _json(flights: Iterable[Flight]) -> bytes:
+    return json.dumps(list(flights)[:_MOST], separators=(",", ":")).encode()[: _BYTES - _LENGTH.size]
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """What a worker must be careful with."""
+
+    suspects: Mapping[Place, Flight] = field(default_factory=dict)
+    poison: frozenset[tuple[str, int, int]] = frozenset()
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """What the supervisor says; no caution where it says nothing that can be read."""
+        try:
+            told = json.loads(environment.get(CAUTION_VARIABLE, "{}"))
+            suspects = [Flight(*entry) for entry in told.get("suspects", ())]
+            poison = frozenset((source, partition, offset) for source, partition, offset in told.get("poison", ()))
+        except (ValueError, TypeError, AttributeError):
+            return cls()
+        return cls({flight.place: flight for flight in suspects}, poison)
+
+    def __bool__(self) -> bool:
+        return bool(self.suspects or self.poison)
+
+    def suspects_one(self, source: str, partition: int, offset: int) -> bool:
+        """Whether this record must be processed alone."""
+        flight = self.suspects.get((source, partition))
+        return (flight is not None and flight.first <= offset <= flight.last) or self.is_poison(
+            source, partition, offset
+        )
+
+    def is_poison(self, source: str, partition: int, offset: int) -> bool:
+        """Whether this record must not be processed."""
+        return (source, partition, offset) in self.poison
+
+
+class PoisonFinder:
+    """Draws the conclusions, from one end of a worker to the next."""
+
+    def __init__(self) -> None:
+        self._last: dict[Place, Flight] = {}
+        self._suspects: dict[Place, Flight] = {}
+        self._poison: dict[tuple[str, int, int], None] = {}
+
+    def ended(self, flights: Sequence[Flight]) -> list[tuple[str, int, int]]:
+        """A worker has ended while ``flights`` were processed; gives what turned out to be poison."""
+        found = [flight for flight in flights if len(flights) == 1 and self._ended_alone(flight)]
+        for flight in flights:
+            again = flight.common(self._last.get(flight.place))
+            if again is not None and flight not in found:
+                self._suspects[flight.place] = again
+            self._last[flight.place] = flight
+        poison = [(*flight.place, flight.first) for flight in found]
+        self._poison |= dict.fromkeys(poison)
+        _forget(self._last)
+        _forget(self._suspects)
+        _forget(self._poison)
+        return poison
+
+    def _ended_alone(self, flight: Flight) -> bool:
+        suspect = flight.common(self._suspects.get(flight.place))
+        return suspect is not None and flight.first == flight.last
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the next worker has to be told."""
+        if not (self._suspects or self._poison):
+            return {}
+        told = {"suspects": list(self._suspects.values()), "poison": list(self._poison)}
+        return {CAUTION_VARIABLE: json.dumps(told, separators=(",", ":"))}
+
+
+def _forget(known: dict[K, V]) -> None:
+    for oldest in list(known)[: max(len(known) - _MOST, 0)]:
+        del known[oldest]

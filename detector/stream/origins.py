@@ -1,0 +1,36 @@
+"""Which re-keyed records came in already: a previous owner's outbox may repeat them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from detector.contracts.errors import InvalidRecord
+from detector.contracts.queries import BadRow
+from detector.stream.intake import SourceRecord, origin_of
+
+
+class Origins:
+    """``latest``: by partition of first arrival, the last offset of it that came in."""
+
+    def __init__(self) -> None:
+        self.latest: dict[int, int] = {}
+
+    def absorb(self, latest: Mapping[int, int]) -> None:
+        """What a state record says."""
+        self.latest.update(latest)
+
+    def unseen(self, records: Sequence[SourceRecord]) -> tuple[list[SourceRecord], dict[int, list[BadRow]]]:
+        """Those of ``records`` that count, and why some do not tell, by place; they are not asked about again."""
+        unseen, refused = [], {}
+        for at, record in enumerate(records):
+            if record.source == "rekeyed":
+                try:
+                    partition, offset = origin_of(record)
+                except InvalidRecord as error:
+                    refused[at] = [BadRow(-1, error.reason, error.detail)]
+                    continue
+                if offset <= self.latest.get(partition, -1):
+                    continue
+                self.latest[partition] = offset
+            unseen.append(record)
+        return unseen, refused

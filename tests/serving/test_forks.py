@@ -1,0 +1,109 @@
+"""Servers that fork, before or after the first call: each process sends its own queries, once, and has its own gate."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import httpx
+import pytest
+
+from detector.runtime.broker import free_port
+from detector.serving import Connection
+from tests.serving.arrivals import LATER, received, rows_of, tell, until
+from tests.serving.doubles import decision
+
+MODULE = "tests.serving.forked"
+ROWS = 20
+
+
+@pytest.fixture
+def environment(connection: Connection) -> dict[str, str]:
+    tell(connection, decision("refuse", expires_at=LATER))
+    return {**os.environ, "BOOTSTRAP": connection.bootstrap_servers, "PREFIX": connection.topics.prefix}
+
+
+def _arrived(connection: Connection, least: int) -> list[tuple[str, str]]:
+    """Principal and event id of every row."""
+    found = []
+    for decoded in received(connection, lambda records: rows_of(records) >= least):
+        assert decoded.batch is not None
+        index = decoded.batch.principal_index.tolist()
+        found += [(decoded.batch.principals[at], one) for at, one in zip(index, decoded.batch.event_ids, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("warm", [0, 1])
+@pytest.mark.parametrize("how", ["os.fork", "fork", "spawn"])
+def test_every_process_sends_what_it_was_given(
+    connection: Connection, environment: dict[str, str], how: str, warm: int
+) -> None:
+    command = [sys.executable, "-m", MODULE, how]
+    warming = {"WARM": "1"} if warm else {}
+    run = subprocess.run(command, env=environment | warming, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    said = {line.split()[0]: list(map(int, line.split()[1:])) for line in run.stdout.splitlines()}
+    parents, childs = ROWS + warm, ROWS + (warm if how == "spawn" else 0)  # spawned, it imports the module again
+    counted = {"child-0": childs, "child-1": childs, "parent": parents}
+    assert said == {process: [1, 1, rows, rows] for process, rows in counted.items()}
+    expected = Counter({"child-0": ROWS, "child-1": ROWS, "parent": ROWS, "warm": warm * (3 if how == "spawn" else 1)})
+    arrived = _arrived(connection, expected.total())
+    assert Counter(principal for principal, _ in arrived) == +expected
+    assert len({event_id for _, event_id in arrived}) == len(arrived)
+
+
+@contextmanager
+def _serving(command: list[str], environment: dict[str, str], address: str) -> Iterator[None]:
+    """The server with its workers, a process group of their own."""
+    server = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        assert until(lambda: server.poll() is not None or _answers(address), 60)
+        yield
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) in (0, -signal.SIGTERM)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(address).status_code > 0
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("warm", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("uvicorn", ["--workers", "2", "--log-level", "warning", "--port", "{port}", f"{MODULE}:app"]),
+        ("gunicorn", ["--preload", "--workers", "2", "--bind", "127.0.0.1:{port}", f"{MODULE}:wsgi"]),
+    ],
+)
+def test_all_that_the_workers_of_a_server_answered_is_sent(
+    connection: Connection, environment: dict[str, str], name: str, arguments: list[str], warm: int
+) -> None:
+    pytest.importorskip(name)
+    port = str(free_port())
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", name, *(argument.format(port=port) for argument in arguments)]
+    warming = {"WARM": "1"} if warm else {}
+    answered: Counter[str] = Counter()
+    with _serving(command, environment | warming, f"{address}/health"):
+
+        def ask() -> bool:
+            answered[httpx.post(f"{address}/predict").text] += 1
+            return len(answered) > 1 and answered.total() >= 40
+
+        assert until(ask, 60), "one worker answered everything"
+        processes = warm * (1 if name == "gunicorn" else 2)  # each worker of uvicorn imports the application
+        arrived = _arrived(connection, answered.total() + processes)
+    assert Counter(principal for principal, _ in arrived) == +Counter(anonymous=answered.total(), warm=processes)
+    assert len({event_id for _, event_id in arrived}) == len(arrived)

@@ -1,0 +1,285 @@
+"""Every setting reaches what it names: changed alone, it changes what a worker, or its supervisor, is built from.
+
+``REACH`` says of each leaf how; a new leaf without an entry fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import faust
+import pytest
+import structlog
+import typer
+from faust.transport.consumer import ThreadDelegateConsumer
+from faust.transport.drivers import aiokafka as driver
+
+from detector.cli import run
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import Action
+from detector.policy.allowlist import Allowlist
+from detector.runtime import settings as loading
+from detector.runtime.settings import Settings
+from detector.runtime.shape import leaves
+from detector.stream import supervisor, topics, worker
+from detector.stream.app import credentials
+from detector.stream.building import policy_of
+from tests.core.honest import crowd
+from tests.core.profiles import profile
+
+SASL = {
+    "kafka.security_protocol": "SASL_PLAINTEXT",
+    "kafka.sasl_mechanism": "PLAIN",
+    "kafka.sasl_plain_username": "me",
+}
+PASSWORD = {"kafka.sasl_plain_password": "one"}
+TLS = {"kafka.security_protocol": "SSL"}
+CERTIFICATE = {**TLS, "kafka.ssl_certfile": "FILE:one.pem"}
+
+
+@dataclass(frozen=True)
+class Reach:
+    """``value``: another than the default, or than that of ``base``; ``look``: at what is built from it."""
+
+    value: Any
+    look: Callable[[Any], Any]
+    base: dict[str, Any] = field(default_factory=dict)
+
+
+def _client(built: Any) -> Any:
+    """What kafka-python and Faust are given to be let in."""
+    kafka = built.settings.kafka
+    given = credentials(kafka)
+    tls = getattr(given, "ssl_context", None) or getattr(given, "context", None)
+    names = [getattr(given, name, None) for name in ("protocol", "mechanism", "username", "password")]
+    tls_facts = tls and (tls.check_hostname, len(tls.get_ca_certs()))
+    return kafka.client_arguments(), names, tls_facts
+
+
+def _exemptions(built: Any) -> Allowlist:
+    allowlist: Allowlist = built.policy.allowlist
+    return allowlist
+
+
+def _conf(name: str) -> Callable[[Any], Any]:
+    return lambda built: getattr(built.app.conf, name)
+
+
+REACH: dict[str, Reach] = {
+    "kafka.bootstrap_servers": Reach("b:1,c:2", lambda built: (_client(built), built.app.conf.broker, built.servers)),
+    "kafka.embedded": Reach(True, lambda built: built.highwaters),
+    "kafka.prefix": Reach("shop", lambda built: ([one.name for one in built.shapes], built.app.conf.id)),
+    "kafka.partitions": Reach(
+        3, lambda built: ([one.partitions for one in built.shapes], built.app.conf.topic_partitions)
+    ),
+    "kafka.replication_factor": Reach(3, lambda built: built.replicas),
+    "kafka.query_record_bytes": Reach(500_000, lambda built: [dict(one.config) for one in built.shapes]),
+    "kafka.state_record_bytes": Reach(
+        9_000_000, lambda built: ([dict(one.config) for one in built.shapes], built.app.conf.producer_max_request_size)
+    ),
+    "kafka.security_protocol": Reach("SSL", _client),
+    "kafka.sasl_mechanism": Reach("SCRAM-SHA-512", _client, SASL | PASSWORD),
+    "kafka.sasl_plain_username": Reach("you", _client, SASL | PASSWORD),
+    "kafka.sasl_plain_password": Reach("two", _client, SASL | PASSWORD),
+    "kafka.sasl_plain_password_file": Reach("FILE:two", _client, SASL | {"kafka.sasl_plain_password_file": "FILE:one"}),
+    "kafka.ssl_cafile": Reach("FILE:one.pem", _client, TLS),
+    "kafka.ssl_certfile": Reach("FILE:one.pem", _client, TLS),
+    "kafka.ssl_keyfile": Reach("FILE:one.key", _client, CERTIFICATE),
+    "kafka.ssl_password": Reach("opens", _client, CERTIFICATE),
+    "kafka.ssl_password_file": Reach("FILE:two", _client, CERTIFICATE),
+    "kafka.ssl_check_hostname": Reach(False, _client, TLS),
+    "worker.microbatch_bytes": Reach(2_000, lambda built: built.owner._care.microbatch_bytes),
+    "worker.dead_letters_per_minute": Reach(7, lambda built: built.partition._letters._limits.per_minute),
+    "worker.checkpoint_bytes": Reach(2_000, lambda built: built.partition.checkpointer._round_bytes),
+    "worker.session_timeout_seconds": Reach(20.0, _conf("broker_session_timeout")),
+    "worker.heartbeat_seconds": Reach(2.0, _conf("broker_heartbeat_interval")),
+    "worker.commit_seconds": Reach(2.0, _conf("broker_commit_interval")),
+    "worker.stall_seconds": Reach(
+        90.0, lambda built: (built.reporter.health.stall_seconds, built.watchdog.stall_seconds)
+    ),
+    "worker.restart_first_seconds": Reach(2.0, lambda built: built.backoff.after(0)),
+    "worker.restart_most_seconds": Reach(0.5, lambda built: (built.backoff.after(0), built.backoff.after(0))),
+    "detection.mode": Reach("compatible", lambda built: built.engine.mode),
+    "detection.prada.delta": Reach(0.8, lambda built: built.engine.prada.delta),
+    "detection.prada.window": Reach(256, lambda built: built.engine.prada.window),
+    "detection.prada.check_every": Reach(7, lambda built: built.engine.prada.check_every),
+    "detection.prada.consecutive_checks": Reach(3, lambda built: built.engine.prada.consecutive_checks),
+    "detection.prada.repeat_memory": Reach(512, lambda built: built.engine.prada.repeat_memory),
+    "detection.limits.principals": Reach(9, lambda built: built.engine.limits.principals),
+    "detection.limits.history_queries": Reach(9, lambda built: built.engine.limits.history_queries),
+    "detection.limits.history_bytes": Reach(999, lambda built: built.engine.limits.history_bytes),
+    "detection.dimensions": Reach({"iris": 4}, lambda built: built.engine.dimensions),
+    "detection.profiles": Reach(
+        ["FILE:one.profile"],
+        lambda built: ([own.hash for own in built.engine.profiles], built.reporter.health.profiles),
+    ),
+    "policy.mode": Reach("enforce", lambda built: built.policy.mode_of("iris")),
+    "policy.model_modes": Reach(
+        {"iris": "observe"}, lambda built: built.policy.mode_of("iris"), {"policy.mode": "enforce"}
+    ),
+    "policy.signal_modes": Reach(
+        {"prada": "observe"}, lambda built: built.policy.mode_of("iris", "prada"), {"policy.mode": "enforce"}
+    ),
+    "policy.decision_seconds": Reach(60.0, lambda built: built.policy.decision_seconds),
+    "policy.slow_queries_per_second": Reach(2.0, lambda built: built.policy.action_after(0)),
+    "policy.unjudged_queries": Reach(7, lambda built: built.policy.unjudged_queries),
+    "policy.refuse_after_queries": Reach(9, lambda built: built.policy.next_step(0)),
+    "policy.allowlist": Reach("FILE:allow.toml", _exemptions),
+    "principals.hash_key": Reach("k", lambda built: built.settings.principals.hasher().api_key("abc")),
+    "principals.hash_key_file": Reach("FILE:one", lambda built: built.settings.principals.hasher().api_key("abc")),
+    "metrics.host": Reach("127.0.0.2", lambda built: built.listening),
+    "metrics.port": Reach(1234, lambda built: built.listening),
+    "metrics.models": Reach(1, lambda built: built.model_labels),
+    "logging.level": Reach("error", lambda _: logging.getLogger().level),
+    "logging.format": Reach("console", lambda built: _logged(built.capsys)),
+}
+
+
+def _logged(capsys: pytest.CaptureFixture[str]) -> bool:
+    capsys.readouterr()
+    structlog.get_logger("x").error("something")
+    return capsys.readouterr().err.startswith("{")
+
+
+def test_every_leaf_has_an_entry() -> None:
+    assert REACH.keys() == {".".join(key) for key in leaves(Settings)}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What settings name: secrets, a certificate with its key, an allowlist, a profile."""
+    folder = tmp_path_factory.mktemp("named")
+    for name in ("one", "two"):
+        (folder / name).write_text(name, encoding="utf-8")
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=one", "-days", "1"]
+    made = [*request, "-keyout", str(folder / "one.key"), "-out", str(folder / "one.crt")]
+    subprocess.run(made, check=True, capture_output=True)
+    both = (folder / "one.crt").read_text(encoding="utf-8") + (folder / "one.key").read_text(encoding="utf-8")
+    (folder / "one.pem").write_text(both, encoding="utf-8")
+    entry = '[[allow]]\nprincipal = "p"\nowner = "o"\nreason = "r"\nexpires = 2030-01-01\n'
+    (folder / "allow.toml").write_text(entry, encoding="utf-8")
+    (folder / "one.profile").write_bytes(profile(crowd(1, rows=200)[0].features, threshold=3.0).to_bytes())
+    return folder
+
+
+def _settings(values: dict[str, Any], files: Path) -> Settings:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = _named(value, files)
+    return Settings(**nested)
+
+
+def _named(value: Any, files: Path) -> Any:
+    if isinstance(value, list):
+        return [_named(one, files) for one in value]
+    return str(files / value.removeprefix("FILE:")) if isinstance(value, str) and value.startswith("FILE:") else value
+
+
+@pytest.fixture
+def build(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[[Settings], SimpleNamespace]]:
+    """Runs worker and supervisor, but for what talks to a broker or listens, and says what they are made of."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    thread: Any = driver.AIOKafkaConsumerThread
+    delegate: Any = ThreadDelegateConsumer
+    for owner, names in (
+        (thread, ("_create_worker_consumer", "seek_to_committed", "_highwaters")),
+        (delegate, ("_getmany", "getmany")),
+    ):
+        for name in names:
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+
+    def built(settings: Settings) -> SimpleNamespace:
+        seen = SimpleNamespace(settings=settings, capsys=capsys)
+        _run_worker(settings, seen, monkeypatch)
+        _run_supervisor(settings, seen, monkeypatch)
+        seen.highwaters = thread._highwaters
+        return seen
+
+    yield built
+    structlog.reset_defaults()
+    root.handlers[:], root.level = handlers, level
+
+
+def _run_worker(settings: Settings, seen: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worker:
+        def __init__(self, app: Any, **_: Any) -> None:
+            seen.app, seen.owner = app, app.weirguard_owner
+
+        def execute_from_commandline(self) -> None:
+            seen.partition = seen.owner._new_partition(0)
+
+    class Probes:
+        def __init__(self, metrics: Any, health: Any, host: str, port: int, failed: Any) -> None:
+            seen.listening = host, port
+            seen.reporter = SimpleNamespace(health=health)
+            seen.model_labels = [metrics._value(worker_label, name) for name in ("a", "b")]
+
+        def start(self) -> None: ...
+
+    class Admin:
+        def list_topics(self) -> list[str]:
+            return []
+
+        def create_topics(self, new: list[Any]) -> None:
+            seen.replicas = [one.replication_factor for one in new]
+
+    def ensure(kafka: Any) -> None:
+        seen.shapes = topics.shapes(kafka)
+        topics._create(Admin(), kafka, seen.shapes)
+
+    worker_label = SimpleNamespace(name="model", values=(), most=None)
+    monkeypatch.setattr(worker, "load_settings", lambda: settings)
+    monkeypatch.setattr(topics, "ensure", ensure)
+    monkeypatch.setattr(worker, "ProbeServer", Probes)
+    monkeypatch.setattr(worker, "watch", lambda watchdog, _: setattr(seen, "watchdog", watchdog))
+    monkeypatch.setattr(faust, "Worker", Worker)
+    worker.main()
+    judge = seen.partition.judge
+    seen.engine, seen.policy = judge.engine.config, judge.ledger._policy
+
+
+def _run_supervisor(settings: Settings, seen: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Supervisor:
+        def __init__(self, command: Any, servers: list[str], backoff: Any) -> None:
+            seen.servers, seen.backoff = servers, backoff
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr(loading, "load_settings", lambda _: settings)
+    monkeypatch.setattr(supervisor, "Supervisor", Supervisor)
+    with pytest.raises(typer.Exit):
+        run.run(None)
+
+
+@pytest.mark.parametrize("leaf", REACH)
+def test_a_setting_reaches_what_it_names(leaf: str, files: Path, build: Callable[[Settings], Any]) -> None:
+    reach = REACH[leaf]
+    before = reach.look(build(_settings(reach.base, files)))
+    after = reach.look(build(_settings({**reach.base, leaf: reach.value}, files)))
+    assert before != after
+
+
+def test_the_steps_of_the_ladder_are_those_of_the_settings(files: Path, build: Callable[[Settings], Any]) -> None:
+    values = {"policy.slow_queries_per_second": 2.0, "policy.refuse_after_queries": 9}
+    policy = build(_settings(values, files)).policy
+    assert (policy.action_after(8), policy.action_after(9)) == (Action("slow", 2.0), Action("refuse"))
+
+
+@pytest.mark.parametrize(("name", "meant"), [("prda", "'prada'"), ("xyzzy", "suspicion")])
+def test_a_mode_of_a_signal_that_there_is_not_is_refused(name: str, meant: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}.*{meant}"):
+        policy_of(Settings(policy={"signal_modes": {name: "enforce"}}))

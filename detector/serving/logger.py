@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import operator
-import re
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -37,15 +36,13 @@ from detector.serving.rows import (
     source_of,
 )
 from detector.serving.salvage import count_rows, pick, salvage
-from detector.serving.tallies import Tallies
+from detector.serving.tallies import Tallies, whole, word
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
 _TALLY_ENTRIES = 10_000
-_MOST_QUERIES = 1 << 40
-_REASON = re.compile("[a-z-]{1,40}")
 
 Call = tuple[Any, Any, Any, Any, Columns]
 """Features, outputs, event id, time and optional columns, as they were passed."""
@@ -71,6 +68,7 @@ class QueryLogger:
     def __init__(self, connection: Connection, *, max_queries: int = 100_000, max_bytes: int = 64 << 20) -> None:
         self.counters = Counters(*_COUNTERS)
         self._connection = connection
+        self._bounds = {"max_queries": max_queries, "max_bytes": max_bytes}
         self._queue: FairQueue[Rows] = FairQueue(max_queries, max_bytes)
         self._tallies = Tallies(_TALLY_ENTRIES)
         self._complaints = Complaints(logging.getLogger(__name__))
@@ -87,6 +85,10 @@ class QueryLogger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        """What a spawned process is given: a logger of its own, without what waits here."""
+        return partial(type(self), self._connection, **self._bounds), ()
 
     def start(self) -> None:
         """Start the thread now instead of at the first call, or again after :meth:`close`.
@@ -147,7 +149,7 @@ class QueryLogger:
     def refused(self, principal: str, model: str, queries: int = 1) -> None:
         """Count ``queries`` that were refused unanswered; the counts are sent about once a second."""
         try:
-            queries = _whole(queries)
+            queries = whole(queries)
             self.counters.add("refused", queries)
             self._tally(principal, model, "refused", queries, "")
         except (SystemExit, KeyboardInterrupt):
@@ -162,9 +164,9 @@ class QueryLogger:
         Never raises.
         """
         try:
-            queries = _whole(queries)
+            queries = whole(queries)
             self.counters.add("unjudged", queries)
-            self._tally(principal, model, "unjudged", queries, _word(reason))
+            self._tally(principal, model, "unjudged", queries, word(reason))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
@@ -333,15 +335,3 @@ _COUNTERS = (
     "repaired",
     "failures",
 )
-
-
-def _word(reason: Any) -> str:
-    return reason if isinstance(reason, str) and _REASON.fullmatch(reason) else "unknown"
-
-
-def _whole(queries: int) -> int:
-    """``queries`` as an int of one or more, or InvalidRecord."""
-    number = operator.index(queries)
-    if not 0 < number < _MOST_QUERIES:
-        raise InvalidRecord("counts", f"{number} queries cannot be counted; say one or more")
-    return number

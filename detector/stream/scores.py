@@ -22,7 +22,8 @@ SECONDS_BETWEEN = 1.0
 """Least policy time between two scores of one principal, unless the verdict changes."""
 
 LEAST_QUERIES = 20
-"""A principal with fewer queries than this has no score worth a record, unless some of theirs were not judged."""
+"""A principal with fewer queries than this has no score worth a record, except a suspect and one with queries that were
+not judged."""
 
 _REMEMBERED = 100_000
 _MOST_WAITING = 10_000
@@ -76,7 +77,7 @@ class ScoreBoard:
         held, known, accused = observation.keys, self._accounting.known, self._accounting.accused()
         rows = np.array(last, np.int64)
         keys = [(held[at].model, held[at].principal) for at in observation.key_index[rows].tolist()]
-        worth = observation.index[rows] + 1 >= LEAST_QUERIES
+        worth = (observation.index[rows] + 1 >= LEAST_QUERIES) | observation.flagged[rows]
         for at in np.flatnonzero(~worth).tolist():
             worth[at] = keys[at] in known
         if not worth.all():

@@ -150,10 +150,13 @@ def weirguard(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 def in_a_process(*arguments: object, before: str = "", stdout: Any = subprocess.PIPE) -> Ended:
-    """Runs a command in a process of its own, whose output goes to ``stdout``."""
+    """Runs a command in a process of its own, whose output goes to ``stdout``, by the buffer that most have."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     program = f"{before}\nfrom detector.cli.main import main; main()"
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120, env=environment, check=False
+    )
     return Ended(done.returncode, done.stdout or "", done.stderr)
 
 

@@ -104,9 +104,7 @@ class QueryLogger:
         self._ensure_started()
 
     def renew(self) -> None:
-        """Begin anew, in a forked process: the thread is gone, and the parent sends what it was given."""
-        self._queue.renew()
-        self._tallies.renew()
+        """Begin anew, in a forked process, as the queue does: the thread is gone."""
         self._delivery.disown()
         self._delivery = self._new_delivery()
         self._begin()

@@ -251,7 +251,7 @@ _NUMBER = (
     | st.none()
     | st.sampled_from([1e39, -1e39, 10**400, math.nan, math.inf, 0.5, 1, -1, 2**63])
 )
-_CELL = _NUMBER | _TEXT | st.just(_Hostile()) | st.binary(max_size=3) | st.builds(object)
+_CELL = _NUMBER | _TEXT | st.builds(_Hostile) | st.binary(max_size=3) | st.builds(object)
 _VECTOR = st.lists(_NUMBER, max_size=4) | st.lists(_CELL, max_size=4)
 _VALUES = (
     _CELL

@@ -91,8 +91,11 @@ def test_what_was_told_in_the_meantime_does_not_wait() -> None:
     assert waiting(scores) == []
 
 
-def test_a_principal_with_few_queries_has_no_score() -> None:
-    assert spoken(board(), observation([LEAST_QUERIES - 2]), 10.0) == []
+def test_the_score_of_a_principal_with_few_queries_waits_for_the_timer() -> None:
+    scores = board()
+    assert spoken(scores, observation([LEAST_QUERIES - 2]), 10.0) == []
+    assert [score.answered for score in waiting(scores)] == [0], "nobody was judged by this engine"
+    assert waiting(scores) == []
 
 
 def test_a_refused_row_has_no_score() -> None:

@@ -24,7 +24,7 @@ from starlette.routing import Mount, Route
 from detector.runtime.broker import free_port
 from detector.runtime.sections import KafkaSettings
 from detector.serving import Connection, Gate, QueryLogger
-from detector.serving.asgi import FindTarget, Scope, Target, WeirguardMiddleware, kserve_routes, route
+from detector.serving.asgi import FindTarget, Target, WeirguardMiddleware, kserve_routes, route
 from detector.serving.extractors import kserve_v1
 from tests.core.honest import CLASSES, DIMENSION
 from tests.core.streams import linear_outputs
@@ -70,7 +70,7 @@ def _audit() -> None:
 def _targets() -> FindTarget:
     plain, named = route("/predict", MODEL, VERSION), kserve_routes(VERSION)
 
-    def find(scope: Scope) -> Target | None:
+    def find(scope: Any) -> Target | None:
         return plain(scope) or named(scope)
 
     return find
@@ -102,11 +102,12 @@ def serving(kafka: KafkaSettings) -> Iterator[Serving]:
             inner, logger=logger, gate=gate, target=_targets(), extract=kserve_v1(), max_body_bytes=MOST_BYTES
         )
         app = Starlette(routes=[Mount("/mounted", middleware), Mount("/", middleware)])
-        server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="critical", lifespan="off"))
+        config = uvicorn.Config(app, port=free_port(), log_level="critical", lifespan="off", timeout_keep_alive=300)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         try:
-            yield Serving(server.config.port, logger, gate, middleware)
+            yield Serving(config.port, logger, gate, middleware)
         finally:
             server.should_exit = True
             thread.join()

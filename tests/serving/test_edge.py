@@ -98,6 +98,7 @@ def test_rows_with_nothing_odd_are_not_touched_by_one_that_has() -> None:
         ("probabilities", [math.inf, 3.0], [1.0, 0.0]),
         ("probabilities", [-math.log(4), math.log(0.75)], [0.25, 0.75]),
         ("probabilities", 0.3, [1.0]),
+        ("label", -1, [-1.0]),
         ("label", 3, [3.0]),
         ("label", "3", [3.0]),
         ("label", True, [1.0]),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from detector.contracts.codecs.limits import (
     EVENT_ID_CHARACTERS,
+    LARGEST_FLOAT32,
     LATEST_TIME,
     NAME_CHARACTERS,
     all_plain,
@@ -116,8 +117,7 @@ def _features(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]
         _note(repaired, "missing", _rows_with(absent & ~given))
         absent |= given
     _note(repaired, "clipped", _rows_with(np.isinf(features) & ~absent))
-    largest = np.finfo(np.float32).max
-    changed["features"] = np.where(absent, np.float32(0), np.clip(features, -largest, largest))
+    changed["features"] = np.where(absent, np.float32(0), np.clip(features, -LARGEST_FLOAT32, LARGEST_FLOAT32))
     changed["missing"] = absent if given is not None or absent.any() else None
 
 

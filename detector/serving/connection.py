@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from detector.contracts.errors import BrokerError, ConfigurationError
+from detector.contracts.errors import BrokerError
 from detector.contracts.topics import Topics
 
 _BOOTSTRAP_MILLISECONDS = 5_000
@@ -87,19 +87,6 @@ class TopicMissing(BrokerError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
-
-
-_CODEC_PACKAGES = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
-"""What kafka-python 3.0.12 decompresses with; it uses no cramjam."""
-
-
-def unreadable_codec(topic: str, error: Exception) -> ConfigurationError:
-    """What to do about kafka-python's ``error`` that a codec is not there, said with the name of the package."""
-    named = [package for codec, package in _CODEC_PACKAGES.items() if codec in str(error)]
-    wanted = " ".join(named or _CODEC_PACKAGES.values())
-    return ConfigurationError(
-        f"{topic} is compressed and cannot be read ({error}); pip install {wanted}, or weirguard[serving]"
-    )
 
 
 def partitions_of(producer: Any, topic: str) -> int:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from detector.contracts.codecs.records import KILL_SWITCH_KEY
+from detector.contracts.compression import not_read
 from detector.contracts.errors import BrokerError, InvalidRecord
 from detector.serving.complaints import Complaints, harmless
-from detector.serving.connection import Connection, TopicMissing, unreadable_codec
+from detector.serving.connection import Connection, TopicMissing
 from detector.serving.decisions import DecisionTable
 from detector.serving.forks import load
 from detector.serving.metrics import Counters
@@ -141,13 +142,13 @@ class _Topic:
         self._ends = self._read_ends()
 
     def poll(self) -> list[Any]:
-        """The records that came within a moment. Raises ConfigurationError where a codec is missing."""
-        from kafka.errors import UnsupportedCodecError
+        """The records that came within a moment. Raises BrokerError where they cannot be read."""
+        from kafka.errors import KafkaError
 
         try:
             batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
-        except UnsupportedCodecError as error:
-            raise unreadable_codec(self._name, error) from None
+        except KafkaError as error:
+            raise not_read(f"cannot read {self._name}", error) from None
         return [record for records in batches.values() for record in records]
 
     def caught_up(self) -> bool:

@@ -21,6 +21,7 @@ from detector.serving.delivery import Delivery
 from detector.serving.fair_queue import FairQueue
 from detector.serving.forks import not_forking, renew_in_children
 from detector.serving.metrics import Counters
+from detector.serving.ragged_calls import count_rows, pick, salvage
 from detector.serving.rows import (
     Columns,
     Rows,
@@ -35,7 +36,6 @@ from detector.serving.rows import (
     cut,
     source_of,
 )
-from detector.serving.salvage import count_rows, pick, salvage
 from detector.serving.tallies import Tallies, whole, word
 
 if TYPE_CHECKING:

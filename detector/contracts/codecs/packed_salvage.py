@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, cast, get_args
 
+from detector.contracts.codecs.loose_values import named, number_of, shown, text_of, whole_of
 from detector.contracts.codecs.mending import TEXT_COLUMNS
 from detector.contracts.codecs.packed_form import BINARY_OPTIONAL, SCHEMA, PackedCount, PackedQueries
 from detector.contracts.codecs.reading import check_schema
-from detector.contracts.codecs.salvage import named, number_of, shown, text_of, whole_of
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.queries import CountKind, OutputKind
 

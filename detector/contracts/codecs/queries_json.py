@@ -14,9 +14,7 @@ from math import nan
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from detector.contracts.codecs.limits import DIMENSIONS, names_one
-from detector.contracts.codecs.mending import TEXT_COLUMNS
-from detector.contracts.codecs.reading import by_layout, check_schema, check_size
-from detector.contracts.codecs.salvage import (
+from detector.contracts.codecs.loose_values import (
     json_fields,
     marks_of,
     named,
@@ -26,6 +24,8 @@ from detector.contracts.codecs.salvage import (
     vector_of,
     whole_of,
 )
+from detector.contracts.codecs.mending import TEXT_COLUMNS
+from detector.contracts.codecs.reading import by_layout, check_schema, check_size
 from detector.contracts.codecs.screening import screen
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import usable_principal

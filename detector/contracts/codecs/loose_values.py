@@ -68,10 +68,18 @@ def named(value: object, field: str) -> str:
 
 def number_of(value: object) -> float | None:
     """``value`` as a float64, NaN for None and infinite where it is beyond one; None where it is no number."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        return None
+    return as_float(value)
+
+
+def as_float(value: Any) -> float:
+    """What ``float`` makes of ``value``, but NaN for None and infinite for a whole number beyond float64.
+
+    Raises what ``float`` raises for others.
+    """
     if value is None:
         return nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
     try:
         return float(value)
     except OverflowError:

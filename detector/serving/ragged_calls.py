@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from detector.contracts.codecs.loose_values import as_float
 from detector.contracts.errors import InvalidRecord
 from detector.serving.complaints import harmless
 
@@ -93,9 +93,4 @@ def _row(values: Any) -> list[float] | None:
 
 
 def _number(cell: Any) -> float:
-    if cell is None or type(cell).__name__ in _NOTHING:
-        return math.nan
-    try:
-        return float(cell)
-    except OverflowError:  # an integer beyond any float
-        return math.inf if cell > 0 else -math.inf
+    return as_float(None if type(cell).__name__ in _NOTHING else cell)

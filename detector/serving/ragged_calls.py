@@ -26,11 +26,13 @@ class Alike(NamedTuple):
 
 
 def count_rows(features: Any) -> int:
-    """How many queries ``features`` hold as far as can be told, else one. May run code of the caller, so may raise."""
-    shape = getattr(features, "shape", None)
-    if shape is not None:
-        return int(shape[0]) if len(shape) > 1 else 1
-    return len(features) if _is_vector(features) and any(map(_is_vector, features)) else 1
+    """How many queries ``features`` hold: (n, d) n, (d,) one; one as well where that cannot be known."""
+    with harmless():  # an object of the caller may raise whatever it is asked
+        shape = getattr(features, "shape", None)
+        if shape is not None:
+            return int(shape[0]) if len(shape) > 1 else 1
+        return len(features) if _is_nested(features) else 1
+    return 1
 
 
 def salvage(features: Any, outputs: Any) -> list[Alike]:

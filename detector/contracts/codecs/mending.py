@@ -12,16 +12,15 @@ from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from detector.contracts.codecs.limits import (
+from detector.contracts.codecs.limits import LARGEST_FLOAT32, LATEST_TIME, all_plain, made_plain
+from detector.contracts.principals import (
     EVENT_ID_CHARACTERS,
-    LARGEST_FLOAT32,
-    LATEST_TIME,
+    EVERYONE,
     NAME_CHARACTERS,
-    all_plain,
-    made_plain,
     plain,
+    usable_event_id,
+    usable_principal,
 )
-from detector.contracts.principals import EVERYONE, usable_event_id, usable_principal
 from detector.contracts.queries import QueryBatch
 
 if TYPE_CHECKING:

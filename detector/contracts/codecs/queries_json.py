@@ -13,7 +13,7 @@ from functools import cache
 from math import nan
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from detector.contracts.codecs.limits import DIMENSIONS, names_one
+from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.codecs.loose_values import (
     json_fields,
     marks_of,
@@ -28,7 +28,7 @@ from detector.contracts.codecs.mending import TEXT_COLUMNS
 from detector.contracts.codecs.reading import by_layout, check_schema, check_size
 from detector.contracts.codecs.screening import screen
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import usable_principal
+from detector.contracts.principals import names_one, usable_principal
 from detector.contracts.queries import DecodedRun, OutputKind, QueryBatch
 
 if TYPE_CHECKING:

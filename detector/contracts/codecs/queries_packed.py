@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from detector.contracts.batches import join_principals, no_queries, select
-from detector.contracts.codecs.limits import DIMENSIONS, OUTPUTS, PACKED_BYTES, is_time, is_word, names_one
+from detector.contracts.codecs.limits import DIMENSIONS, OUTPUTS, PACKED_BYTES, is_time, is_word
 from detector.contracts.codecs.mending import TEXT_COLUMNS, with_names
 from detector.contracts.codecs.packed_form import (
     DTYPES,
@@ -27,7 +27,7 @@ from detector.contracts.codecs.packed_salvage import model_in, packed_fields, pr
 from detector.contracts.codecs.reading import by_layout, check_schema, check_size
 from detector.contracts.codecs.screening import screen
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import usable_principal
+from detector.contracts.principals import names_one, usable_principal
 from detector.contracts.queries import Count, DecodedQueries, DecodedRun, QueryBatch
 
 if TYPE_CHECKING:

@@ -7,15 +7,9 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from detector.contracts.batches import take
-from detector.contracts.codecs.limits import (
-    DIMENSIONS,
-    NAME_CHARACTERS,
-    OUTPUTS,
-    PROBABILITY_SUM_TOLERANCE,
-    names_one,
-)
+from detector.contracts.codecs.limits import DIMENSIONS, OUTPUTS, PROBABILITY_SUM_TOLERANCE
 from detector.contracts.codecs.mending import TEXT_COLUMNS, Moments, all_of, are_times, mend
-from detector.contracts.principals import EVERYONE
+from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, names_one
 from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
 
 if TYPE_CHECKING:

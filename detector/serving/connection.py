@@ -102,7 +102,7 @@ def partitions_of(producer: Any, topic: str) -> int:
 def go_back_to_bootstrap(producer: Any) -> None:
     """Ask the bootstrap servers again where the brokers are, and go on with the same records. Returns at once.
 
-    kafka-python 3.0.12 knows only the brokers that it was told of last, and tries these for ever. The producer
+    kafka-python 3.0.12 knows only the brokers that it heard of last, and tries these for ever. The producer
     stays the same, so that nothing is sent twice: what it holds has its numbers already.
     """
     producer._sender._client._manager.bootstrap_async(_BOOTSTRAP_MILLISECONDS)

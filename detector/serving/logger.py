@@ -46,6 +46,8 @@ _TALLY_ENTRIES = 10_000
 Call = tuple[Any, Any, Any, Any, Columns]
 """Features, outputs, event id, time and optional columns, as they were passed."""
 
+_Kind = Literal["refused", "unjudged"]
+
 
 class QueryLogger(Threaded[Delivery]):
     """Sends scored queries to the detector without ever delaying or breaking the caller.
@@ -123,14 +125,14 @@ class QueryLogger(Threaded[Delivery]):
 
     def refused(self, principal: str, model: str, queries: int = 1) -> None:
         """Count ``queries`` that were refused unanswered; the counts are sent about once a second."""
-        self._count("refused", principal, model, queries, "")
+        self._count("refused", principal, model, queries, None)
 
     def unjudged(self, principal: str, model: str, queries: int = 1, *, reason: str) -> None:
         """Count ``queries`` that were answered and cannot be logged; ``reason`` is a short word of ``a-z`` and ``-``.
 
         Never raises.
         """
-        self._count("unjudged", principal, model, queries, word(reason))
+        self._count("unjudged", principal, model, queries, reason)
 
     def gauges(self) -> Mapping[str, float]:
         """``queued`` and ``in_flight`` queries, and ``unattributed`` losses, whose principal was not kept."""
@@ -244,9 +246,7 @@ class QueryLogger(Threaded[Delivery]):
             self._count("unjudged", principal, model, queries, reason)
         self._complaints.say("invalid", "a query of model %.80r was not logged: %s", model, error)
 
-    def _count(
-        self, kind: Literal["refused", "unjudged"], principal: Any, model: Any, queries: int, reason: str
-    ) -> None:
+    def _count(self, kind: _Kind, principal: Any, model: Any, queries: int, reason: Any) -> None:
         """Count, and keep a count to be sent; without a name for whose it is, only that there was one. Never raises."""
 
         def failed(error: BaseException) -> None:
@@ -258,11 +258,11 @@ class QueryLogger(Threaded[Delivery]):
             self._complaints.say("nameless", "%d queries (%s) of nobody that can be named were counted", queries, kind)
 
         with harmless(failed):
-            queries = whole(queries)
+            queries, why = whole(queries), "" if reason is None else word(reason)
             self.counters.add(kind, queries)
             with harmless(nameless):
                 check_names(model=model)
-                self._tallies.add(Count(model, principal_of(principal), kind, queries, time.time(), reason))
+                self._tallies.add(Count(model, principal_of(principal), kind, queries, time.time(), why))
             self._wake()
 
     def _wake(self) -> None:

@@ -13,7 +13,7 @@ _POLICY_VIOLATION = 1008
 class Conversation:
     """Over one websocket a caller may ask any number of times.
 
-    A message to the application that the gate refuses ends the conversation: both sides are told that it is closed.
+    A message to the application that the gate refuses ends the conversation: both sides see it closed.
     What the application sends is an answer; one before which the endpoint logged nothing counts as unjudged,
     ``websocket``.
     """

@@ -61,7 +61,7 @@ def principals_in(fields: Fields) -> list[str]:
 
 
 def rows_in(fields: Fields) -> int:
-    """How many event ids ``fields`` hold; 1 where that cannot be told."""
+    """How many event ids ``fields`` hold; 1 where they do not say."""
     try:
         return len(_texts(fields, "event_ids"))
     except InvalidRecord:
@@ -110,8 +110,7 @@ def _items(fields: Fields, name: str) -> list[Any] | None:
 def _texts(fields: Fields, name: str) -> list[str | None]:
     items = _items(fields, name)
     if items is None:
-        told = shown(_value(fields, name)) if name in fields else "absent"
-        raise InvalidRecord("structure", f"{name} is {told}; send a list of texts")
+        raise InvalidRecord("structure", f"{name} is {shown(_value(fields, name))}; send a list of texts")
     return [text_of(_decoded(item)) for item in items]
 
 
@@ -131,8 +130,7 @@ def _attributes(fields: Fields, name: str, repaired: Counter[str]) -> list[str] 
 def _bytes(fields: Fields, name: str) -> bytes:
     value = _value(fields, name)
     if not isinstance(value, bytes):
-        told = "absent" if value is None else shown(value)
-        raise InvalidRecord("structure", f"{name} is {told}; send the little-endian bytes of the column")
+        raise InvalidRecord("structure", f"{name} is {shown(value)}; send the little-endian bytes of the column")
     return value
 
 

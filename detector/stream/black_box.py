@@ -166,10 +166,9 @@ class Caution:
 
     def suspects_one(self, source: str, partition: int, offset: int) -> bool:
         """Whether this record must be processed alone."""
-        flight = self.suspects.get((source, partition))
-        return (flight is not None and flight.first <= offset <= flight.last) or self.is_poison(
-            source, partition, offset
-        )
+        flight = self.suspects.get((source, partition)) if self else None
+        suspected = flight is not None and flight.first <= offset <= flight.last
+        return suspected or self.is_poison(source, partition, offset)
 
     def is_poison(self, source: str, partition: int, offset: int) -> bool:
         """Whether this record must not be processed."""

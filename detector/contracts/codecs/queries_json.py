@@ -78,11 +78,8 @@ def decode_json_run(values: Sequence[bytes | None], timestamps: Sequence[float |
     mandatory. Nothing is raised for a bad value; its reason is one of ``limits.REASONS``.
     """
     run = DecodedRun()
-    parsed: list[_Parsed] = []
-    for place, (value, timestamp) in enumerate(zip(values, timestamps, strict=True)):
-        one = _take(place, value, timestamp, run)
-        if one is not None:
-            parsed.append(one)
+    given = enumerate(zip(values, timestamps, strict=True))
+    parsed = [one for place, (value, time) in given if (one := _take(place, value, time, run)) is not None]
     for alike in by_layout(parsed, _layout):
         _screen(alike, timestamps, run)
     return run

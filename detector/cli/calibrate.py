@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.out import file_for, write
+from detector.cli.output_files import file_for, write
 from detector.cli.replay import bar, rows_in
 from detector.cli.screen import console, say
 

@@ -20,7 +20,7 @@ from detector.core.owner_model import from_json
 from detector.core.profile import Profile
 from detector.core.stream import labels_of
 from detector.core.validation import ROWS, Validation
-from detector.runtime.texts import read_text
+from detector.runtime.text_files import read_text
 from detector.sources import format_of
 
 SEED = 0

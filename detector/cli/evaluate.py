@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.out import folder_for
+from detector.cli.output_files import folder_for
 from detector.cli.replay import bar, configuration, given_profiles, rows_in
 from detector.cli.screen import console, note
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector.cli.operator import ApiKey, principal_of
-from detector.cli.out import file_for, write
+from detector.cli.output_files import file_for, write
 from detector.cli.replay import bar, given_profiles, rows_in
 from detector.cli.screen import console, note
 

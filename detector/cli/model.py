@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.cli.out import file_for, write
+from detector.cli.output_files import file_for, write
 from detector.cli.screen import say
 from detector.contracts.errors import ConfigurationError
 

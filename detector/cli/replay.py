@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.cli.out import folder_for
+from detector.cli.output_files import folder_for
 from detector.cli.screen import console, note
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from detector.runtime.log_repeats import Repeats
 from detector.runtime.printable import printable, printable_lines
-from detector.runtime.repeats import Repeats
 from detector.runtime.sections import LoggingSettings
 
 _DATA = frozenset({"features", "outputs", "vector", "vectors", "probabilities", "key"})

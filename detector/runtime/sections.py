@@ -12,7 +12,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Mode
 from detector.contracts.principals import PrincipalHasher
 from detector.contracts.topics import Topics
-from detector.runtime.texts import read_text
+from detector.runtime.text_files import read_text
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]

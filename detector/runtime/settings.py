@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from detector.contracts.errors import ConfigurationError
-from detector.runtime.refusals import refusals
 from detector.runtime.sections import (
     DetectionSettings,
     KafkaSettings,
@@ -25,10 +24,11 @@ from detector.runtime.sections import (
     PrincipalSettings,
     WorkerSettings,
 )
+from detector.runtime.settings_errors import refusals
 from detector.runtime.settings_file import read_file
-from detector.runtime.shape import Key, leaves
+from detector.runtime.settings_keys import Key, leaves
+from detector.runtime.settings_variables import DELIMITER, FILE_VARIABLE, PREFIX, refuse_wrong_variables, variable_of
 from detector.runtime.tls import tls_context
-from detector.runtime.variables import DELIMITER, FILE_VARIABLE, PREFIX, refuse_wrong_variables, variable_of
 
 __all__ = ["FILE_VARIABLE", "Settings", "load_settings", "sources"]
 

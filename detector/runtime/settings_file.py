@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from detector.contracts.errors import ConfigurationError
-from detector.runtime.texts import read_text
+from detector.runtime.text_files import read_text
 
 _SYNTAX = "not valid YAML; look for quotes, brackets or indentation that do not match there or just before"
 

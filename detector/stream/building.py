@@ -9,8 +9,8 @@ from detector.core.signals import SIGNALS
 from detector.policy.allowlist import Allowlist, parse_allowlist
 from detector.policy.config import Policy, Step
 from detector.runtime.settings import Settings
-from detector.runtime.shape import nearest
-from detector.runtime.texts import read_text
+from detector.runtime.settings_keys import nearest
+from detector.runtime.text_files import read_text
 from detector.stream.profiles import read_profiles
 
 

@@ -22,8 +22,8 @@ from detector.contracts.principals import PrincipalHasher
 from detector.runtime.logging import configure_logging
 from detector.runtime.sections import KafkaSettings, LoggingSettings, secret
 from detector.runtime.settings import Settings, load_settings
-from detector.runtime.shape import Key, is_private, leaf_of, leaves
-from detector.runtime.variables import name_of
+from detector.runtime.settings_keys import Key, is_private, leaf_of, leaves
+from detector.runtime.settings_variables import name_of
 from detector.serving import Connection
 
 MARK = "hunter2-Tr0ub4dor"

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from detector.contracts.errors import ConfigurationError
 from detector.runtime.settings import Settings, load_settings, sources
-from detector.runtime.shape import leaves
-from detector.runtime.variables import name_of
+from detector.runtime.settings_keys import leaves
+from detector.runtime.settings_variables import name_of
 
 
 @pytest.fixture(autouse=True)

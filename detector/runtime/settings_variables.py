@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from detector.contracts.errors import ConfigurationError
 from detector.runtime.printable import printable
-from detector.runtime.shape import Key, hint, is_json, leaves, nearest, submodel
+from detector.runtime.settings_keys import Key, hint, is_json, leaves, nearest, submodel
 
 PREFIX = "WEIRGUARD_"
 DELIMITER = "__"

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from detector.runtime.printable import printable
-from detector.runtime.shape import Key, hint, is_private, leaf_of, submodel
-from detector.runtime.variables import variable_of
+from detector.runtime.settings_keys import Key, hint, is_private, leaf_of, submodel
+from detector.runtime.settings_variables import variable_of
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 _LONG = 100

@@ -35,7 +35,7 @@ def _unknown(key: Key, settings: type[BaseModel], where: str) -> str:
     model, name = _section(key[:-1], settings), key[-1]
     before = ".".join((*key[:-1], ""))
     if _NAME.fullmatch(name):
-        return f"unknown key {before}{name} ({where}){hint(name, model)}"
+        return f"unknown key {before}{name} ({where}){hint(name, model.model_fields)}"
     # What is no name may be a key and its value, a secret even, without the space between.
     start = re.match(r"\w*", name)
     known = start[0] if start and start[0] in model.model_fields else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, SecretStr
@@ -60,10 +60,10 @@ def nearest(name: str, names: Iterable[str], likeness: float = 0.6) -> str | Non
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=likeness)), None)
 
 
-def hint(name: str, model: type[BaseModel]) -> str:
-    """The end of an error about the unknown key ``name``."""
-    close = nearest(name, model.model_fields)
-    return f"; did you mean {close!r}?" if close else f"; there are {', '.join(model.model_fields)}"
+def hint(name: str, names: Collection[str]) -> str:
+    """The end of an error about ``name``, which is none of ``names``."""
+    close = nearest(name, names)
+    return f"; did you mean {close!r}?" if close else f"; there are {', '.join(names)}"
 
 
 def _mentions_secret(annotation: Any) -> bool:

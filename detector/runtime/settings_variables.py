@@ -69,7 +69,7 @@ def _check(variable: str, value: str, key: list[str], settings: type[BaseModel])
             what = "entries as one JSON value" if needs_json else "which holds one value"
             raise _refusal(variable, f"set {whole} instead, {what}")
         if part not in model.model_fields:
-            raise _refusal(variable, f"unknown key {printable(part)!r}{hint(part, model)}")
+            raise _refusal(variable, f"unknown key {printable(part)!r}{hint(part, model.model_fields)}")
         needs_json = is_json(model, part)
         model = submodel(model, part)
     if needs_json and value:

@@ -125,7 +125,7 @@ class QueryLogger(Threaded[Delivery]):
 
     def refused(self, principal: str, model: str, queries: int = 1) -> None:
         """Count ``queries`` that were refused unanswered; the counts are sent about once a second."""
-        self._count("refused", principal, model, queries, None)
+        self._count("refused", principal, model, queries, "")
 
     def unjudged(self, principal: str, model: str, queries: int = 1, *, reason: str) -> None:
         """Count ``queries`` that were answered and cannot be logged; ``reason`` is a short word of ``a-z`` and ``-``.
@@ -258,7 +258,7 @@ class QueryLogger(Threaded[Delivery]):
             self._complaints.say("nameless", "%d queries (%s) of nobody that can be named were counted", queries, kind)
 
         with harmless(failed):
-            queries, why = whole(queries), "" if reason is None else word(reason)
+            queries, why = whole(queries), "" if kind == "refused" else word(reason)
             self.counters.add(kind, queries)
             with harmless(nameless):
                 check_names(model=model)

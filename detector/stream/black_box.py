@@ -58,15 +58,10 @@ class Flight(NamedTuple):
 
 
 class BlackBox:
-    """The supervisor's end. Without memory to share, which ``usable`` tells, nothing is ever noted."""
+    """The supervisor's end. Without memory to share there are no ``descriptors``, and nothing is ever noted."""
 
     def __init__(self) -> None:
         self._fd = _memory()
-
-    @property
-    def usable(self) -> bool:
-        """Whether there is memory to share."""
-        return self._fd is not None
 
     @property
     def descriptors(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from detector.core.signals import SIGNALS
 from detector.policy.allowlist import Allowlist, parse_allowlist
 from detector.policy.config import Policy, Step
 from detector.runtime.settings import Settings
-from detector.runtime.settings_keys import nearest
+from detector.runtime.settings_keys import hint
 from detector.runtime.text_files import read_text
 from detector.stream.profiles import read_profiles
 
@@ -49,9 +49,7 @@ def policy_of(settings: Settings) -> Policy:
 def _refuse_unknown_signals(settings: Settings) -> None:
     for name in settings.policy.signal_modes:
         if name not in SIGNALS:
-            close = nearest(name, SIGNALS)
-            meant = f"did you mean {close!r}?" if close else f"there are {', '.join(SIGNALS)}"
-            raise ConfigurationError(f"policy.signal_modes: there is no signal {name!r}; {meant}")
+            raise ConfigurationError(f"policy.signal_modes: there is no signal {name!r}{hint(name, SIGNALS)}")
 
 
 def _allowlist(settings: Settings) -> Allowlist:

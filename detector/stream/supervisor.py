@@ -66,7 +66,7 @@ class Supervisor:
         """Supervise until the end; returns the exit status for this process."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        if not self._box.usable:
+        if not self._box.descriptors:
             _log.warning("no memory to share with the worker: a record that ends it will not be found")
         while not self._stopping:
             self._wait_for_broker()

@@ -237,7 +237,7 @@ def test_the_command_says_what_was_refused_and_fails_where_all_was(
     assert (summary["reasons"], summary["repaired"]) == ({"outputs": 1}, {"event_id": 1})
     none = write_jsonl(tmp_path / "none.jsonl", replace(batch, outputs=batch.outputs * 9))
     assert _weirguard("replay", none, "--out", tmp_path / "none", "--merge") == 1
-    assert "0 queries of 0 principals" in capsys.readouterr().err
+    assert "0 queries of 3 principals" in capsys.readouterr().err
 
 
 def test_the_command_refuses_an_npz_file_and_says_what_to_do(

@@ -30,7 +30,7 @@ def _records(offsets: Sequence[int], source: str = "queries", nbytes: int = 10) 
 def test_a_note_is_read_until_it_is_withdrawn() -> None:
     box = BlackBox()
     notes = Notes.from_environment(box.environment)
-    assert (box.usable, notes.kept, box.read()) == (True, True, [])
+    assert (notes.kept, box.read()) == (True, [])
     notes.enter(FLIGHTS)
     assert box.read() == FLIGHTS
     notes.leave()
@@ -77,7 +77,7 @@ def test_a_supervisor_without_memory_to_share_supervises_all_the_same(monkeypatc
     monkeypatch.setattr(os, "memfd_create", refuse)
     box = BlackBox()
     box.clear()
-    assert (box.usable, box.descriptors, box.environment, box.read()) == (False, (), {}, [])
+    assert (box.descriptors, box.environment, box.read()) == ((), {}, [])
 
 
 # -- the conclusions -----------------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def test_where_nothing_varies_nothing_is_changed() -> None:
 
 @cache
 def _calibrated() -> Calibration:
-    return calibrate(crowd(16), BUDGET, np.random.default_rng(0))
+    return calibrate(crowd(16), BUDGET)
 
 
 def _flagged(profile: Profile, accounts: list[QueryBatch]) -> list[bool]:
@@ -175,7 +175,7 @@ def _flagged(profile: Profile, accounts: list[QueryBatch]) -> list[bool]:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fewer_than_three_accounts_are_refused(count: int) -> None:
     with pytest.raises(ConfigurationError, match=f"{count} honest accounts are too few.*twenty"):
-        calibrate(crowd(count), BUDGET, np.random.default_rng(0))
+        calibrate(crowd(count), BUDGET)
 
 
 def test_others_like_them_are_not_flagged_and_a_thief_is_before_his_fiftieth_query() -> None:
@@ -218,8 +218,8 @@ def test_a_recording_says_what_the_engine_will_say() -> None:
 
 def test_the_same_seed_makes_the_same_bytes_and_progress_tells_of_every_account() -> None:
     told: list[int] = []
-    one = calibrate(crowd(5), BUDGET, np.random.default_rng(4), told.append)
-    two = calibrate(crowd(5), BUDGET, np.random.default_rng(4))
+    one = calibrate(crowd(5), BUDGET, told.append)
+    two = calibrate(crowd(5), BUDGET)
     assert sum(told) == 5
     assert one.profile.to_bytes() == two.profile.to_bytes()
     assert Profile.from_bytes(one.profile.to_bytes()).hash == one.profile.hash
@@ -229,7 +229,7 @@ def test_an_odd_account_raises_no_threshold_for_the_others_and_excuses_its_like_
     """One who asks far from all others, the same few things with every sign of a robot."""
     rng = np.random.default_rng(6)
     far = 4 + 0.01 * rng.standard_normal((60, DIMENSION))
-    odd = calibrate([*crowd(16), account("odd", far, 0)], BUDGET, np.random.default_rng(0))
+    odd = calibrate([*crowd(16), account("odd", far, 0)], BUDGET)
     assert odd.odd.tolist() == [False] * 16 + [True]
     assert odd.profile.standards.threshold < 1.3 * _calibrated().profile.standards.threshold
     like = account("like", 4 + 0.01 * rng.standard_normal((60, DIMENSION)), 1)
@@ -244,7 +244,7 @@ def _told(own: QueryBatch, kind: OutputKind) -> QueryBatch:
 
 @pytest.mark.parametrize("kind", ["label", "score"])
 def test_labels_and_scores_will_do(kind: OutputKind) -> None:
-    profile = calibrate([_told(own, kind) for own in crowd(8)], BUDGET, np.random.default_rng(0)).profile
+    profile = calibrate([_told(own, kind) for own in crowd(8)], BUDGET).profile
     others = [_told(honest(f"other-{number}", 900 + number), kind) for number in range(6)]
     assert sum(_flagged(profile, others)) <= 1
     assert _flagged(profile, [_told(thief(), kind)]) == [True]
@@ -253,7 +253,7 @@ def test_labels_and_scores_will_do(kind: OutputKind) -> None:
 def test_accounts_of_one_query_or_of_one_vector_are_no_obstacle() -> None:
     beat = account("health-check", np.repeat(crowd(1)[0].features[:1], 40, axis=0).astype(np.float64), 0)
     once = honest("once", 3, rows=1)
-    profile = calibrate([*crowd(6), beat, once], BUDGET, np.random.default_rng(0)).profile
+    profile = calibrate([*crowd(6), beat, once], BUDGET).profile
     assert np.isfinite(profile.standards.threshold) and np.isfinite(profile.standards.exemplars).all()
     assert (
         _flagged(profile, [replace(beat, principals=["another"]), replace(once, principals=["someone"])]) == [False] * 2
@@ -261,6 +261,6 @@ def test_accounts_of_one_query_or_of_one_vector_are_no_obstacle() -> None:
 
 
 def test_three_accounts_of_one_query_each_make_a_profile() -> None:
-    profile = calibrate([honest(f"once-{at}", at, rows=1) for at in range(3)], BUDGET, np.random.default_rng(0)).profile
+    profile = calibrate([honest(f"once-{at}", at, rows=1) for at in range(3)], BUDGET).profile
     assert len(profile.reference.points) == 3 and np.isfinite(profile.standards.threshold)
     assert profile.reference.outputs.shape == (3, CLASSES)

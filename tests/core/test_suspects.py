@@ -26,12 +26,12 @@ ORDINARY = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 
 @pytest.fixture(scope="module")
 def clean() -> Calibration:
-    return calibrate(CROWD, BUDGET, np.random.default_rng(0))
+    return calibrate(CROWD, BUDGET)
 
 
 @pytest.fixture(scope="module")
 def screened() -> Screened:
-    return calibrate_screened([*CROWD, thief()], BUDGET, seed=0)
+    return calibrate_screened([*CROWD, thief()], BUDGET)
 
 
 def test_a_thief_is_named_with_what_betrays_him_and_left_out(screened: Screened, clean: Calibration) -> None:
@@ -43,7 +43,7 @@ def test_a_thief_is_named_with_what_betrays_him_and_left_out(screened: Screened,
 
 
 def test_one_who_is_kept_stays_in_the_profile_and_excuses_his_like(clean: Calibration) -> None:
-    kept = calibrate_screened([*CROWD, thief()], BUDGET, seed=0, keep=["mallory"])
+    kept = calibrate_screened([*CROWD, thief()], BUDGET, keep=["mallory"])
     assert not kept.left_out
     assert [found.name for found in kept.kept] == ["mallory"]
     assert kept.achieved == Achieved(1, 13)
@@ -53,7 +53,7 @@ def test_one_who_is_kept_stays_in_the_profile_and_excuses_his_like(clean: Calibr
 
 
 def test_nobody_is_left_out_where_too_few_would_remain() -> None:
-    screened = calibrate_screened([*CROWD[:2], thief()], BUDGET, seed=0)
+    screened = calibrate_screened([*CROWD[:2], thief()], BUDGET)
     assert not screened.left_out
     assert len(screened.calibration.accounts) == 3
 
@@ -114,12 +114,12 @@ def test_what_the_owner_gives_is_in_the_profile_and_margins_are_made_from_his_ro
     weights = np.random.default_rng(0).standard_normal((CLASSES, DIMENSION))
     model = Linear(Features.unnamed(DIMENSION), weights, -weights.sum(axis=1) / 2, "softmax")
     validation = Validation.of(rows.features, rows.outputs.argmax(axis=1))
-    given = calibrate(CROWD[:4], BUDGET, np.random.default_rng(0), owned=Owned(model, validation)).profile
+    given = calibrate(CROWD[:4], BUDGET, owned=Owned(model, validation)).profile
     assert given.owner_model is model
     assert given.validation is validation
     assert given.margins is not None
     np.testing.assert_array_equal(given.margins.distances, margins(model, rows.features))
-    without = calibrate(CROWD[:4], BUDGET, np.random.default_rng(0), owned=Owned(model)).profile
+    without = calibrate(CROWD[:4], BUDGET, owned=Owned(model)).profile
     assert without.margins is not None
     asked = np.concatenate([own.features for own in CROWD[:4]])
     np.testing.assert_array_equal(without.margins.distances, margins(model, asked))

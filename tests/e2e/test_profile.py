@@ -34,7 +34,7 @@ def _send(service: Service, queries: QueryBatch, json_share: float) -> None:
 def test_a_profile_finds_the_thief_alone_and_the_topic_makes_the_next(
     broker: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    profile = calibrate(crowd(), 0.01, np.random.default_rng(0)).profile
+    profile = calibrate(crowd(), 0.01).profile
     path = tmp_path / "credit.profile"
     path.write_bytes(profile.to_bytes())
     judged = [*crowd(8, seed=900), thief()]

@@ -35,13 +35,13 @@ def calibrate_screened(
 ) -> Screened:
     """As ``calibrate``, but without accounts that are extreme in two families of measures, unless ``keep`` names them
     or fewer than three would be left. ``progress`` is told again of accounts that are replayed again."""
-    calibration = calibrate(accounts, budget, np.random.default_rng(seed), progress, owned)
+    calibration = calibrate(accounts, budget, progress, owned)
     found = outliers(calibration, budget)
     left_out = [own for own in found if own.suspect and own.name not in keep]
     if left_out and len(accounts) - len(left_out) >= FEWEST_ACCOUNTS:
         gone = {own.at for own in left_out}
         rest = [account for at, account in enumerate(accounts) if at not in gone]
-        calibration = calibrate(rest, budget, np.random.default_rng(seed), progress, owned)
+        calibration = calibrate(rest, budget, progress, owned)
         found = outliers(calibration, budget)
     else:
         left_out = []

@@ -9,7 +9,7 @@ from math import ceil, log
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.standards import FLOOR
+from detector.core.standards import FLOOR, FLOOR_BUDGET
 
 _TAIL = 0.2
 _FEWEST = 4
@@ -44,12 +44,13 @@ class Tail:
         return cls(start, count / len(ordered), excess * 2 * count / float(chi2.ppf(1 - _SURE, 2 * count)))
 
     def threshold(self, budget: float) -> float:
-        """The D that a share ``budget`` of honest accounts exceeds at most, never below 5."""
-        return max(FLOOR, self.start + self.excess * max(log(self.share / budget), 0.0))
+        """The D that a share ``budget`` of honest accounts exceeds at most; never below 5 at a budget of 1 percent, and
+        as far from that at another as the tail says."""
+        lift = max(FLOOR - self._reached(FLOOR_BUDGET), 0.0)
+        return self._reached(budget) + lift
 
-    def rate(self, threshold: float) -> float:
-        """The share of honest accounts that exceeds ``threshold``, by the same tail."""
-        return self.share * float(np.exp(-max(threshold - self.start, 0.0) / max(self.excess, 1e-12)))
+    def _reached(self, share: float) -> float:
+        return self.start + self.excess * max(log(self.share / share), 0.0)
 
 
 def odd_ones(largest: NDArray[np.float64], budget: float) -> NDArray[np.bool_]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 

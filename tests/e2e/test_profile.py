@@ -6,8 +6,6 @@ import json
 import urllib.request
 from pathlib import Path
 
-import numpy as np
-
 from detector.cli.honest import read_topic
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
 from detector.contracts.codecs.records import decode

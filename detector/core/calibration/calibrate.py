@@ -12,7 +12,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.crossfit import CrossFit
 from detector.core.calibration.invented import Draw, Invented, draws
-from detector.core.calibration.jury import Jury
+from detector.core.calibration.jury import Farthest, Jury
 from detector.core.calibration.owned import Owned
 from detector.core.calibration.recording import CLOCK, COLUMNS, Recording, blank, record
 from detector.core.calibration.threshold import Tail, odd_ones
@@ -25,6 +25,9 @@ FEWEST_ACCOUNTS = 3
 
 NOTHING = Owned()
 
+GROUPS = 24
+"""The threshold is made again without each account, or without each of so many groups of them."""
+
 Floats = NDArray[np.float64]
 
 
@@ -32,19 +35,24 @@ Floats = NDArray[np.float64]
 class Calibration:
     """A ``profile``, and the accounts it rests on, in an order that their content decides: their names, how many
     ``queries`` int64 (n,) each asked, and bool (n,) which are ``long`` enough to say how far honest accounts go;
-    ``largest`` float64 (n,), the D that each reached against all others, ``added`` float64 (n, j), what each of its
-    measures adds to that, and ``odd`` bool (n,), those unlike all others; the ``tail`` of D, and the ``jury`` that it
-    comes from."""
+    ``farthest``, how far each was from all others, and ``odd`` bool (n,), those unlike all others; the ``tail`` of that
+    distance D, the ``jury`` that it comes from, and within what the threshold ``moves`` when some accounts are left
+    out."""
 
     profile: Profile
     accounts: list[str]
     queries: NDArray[np.int64]
     long: NDArray[np.bool_]
-    largest: Floats
-    added: Floats
+    farthest: list[Farthest]
     odd: NDArray[np.bool_]
     tail: Tail
     jury: Jury
+    moves: tuple[float, float]
+
+    @property
+    def largest(self) -> Floats:
+        """float64 (n,): the largest D of each account."""
+        return np.array([own.largest for own in self.farthest])
 
 
 def calibrate(
@@ -70,14 +78,31 @@ def calibrate(
     fit = CrossFit(accounts)
     spread, jury = _judged(fit, progress or (lambda _: None), owned, measures)
     farthest = [jury.farthest(at) for at in range(len(accounts))]
-    largest, added = (np.array(column) for column in zip(*farthest, strict=True))
-    odd = np.zeros(len(accounts), np.bool_)
-    odd[fit.long] = odd_ones(largest[fit.long], budget)
-    tail = Tail.of(largest[fit.long & ~odd])
+    odd, tail = _tail(np.array([own.largest for own in farthest]), fit.long, budget)
+    moves = _moves(jury, farthest, fit.long, budget)
     standards = Standards(tuple(measures), spread, jury.outermost(), tail.threshold(budget))
     names = [own.principals[own.principal_index[0]] for own in fit.accounts]
     queries = np.array([len(own) for own in fit.accounts])
-    return Calibration(owned.profile(fit, standards), names, queries, fit.long, largest, added, odd, tail, jury)
+    return Calibration(owned.profile(fit, standards), names, queries, fit.long, farthest, odd, tail, jury, moves)
+
+
+def _tail(largest: Floats, long: NDArray[np.bool_], budget: float) -> tuple[NDArray[np.bool_], Tail]:
+    """Which accounts are unlike all others, bool (n,), and the tail of the rest."""
+    odd = np.zeros(len(largest), np.bool_)
+    odd[long] = odd_ones(largest[long], budget)
+    return odd, Tail.of(largest[long & ~odd])
+
+
+def _moves(jury: Jury, farthest: list[Farthest], long: NDArray[np.bool_], budget: float) -> tuple[float, float]:
+    """The least and the largest threshold with one account left out, or one group of them where they are many."""
+    accounts = np.flatnonzero(long)
+    count = min(len(accounts), GROUPS)
+    found = []
+    for group in range(count):
+        gone = accounts[group::count]
+        left = long & ~np.isin(np.arange(len(long)), gone)
+        found.append(_tail(jury.without(gone.tolist(), farthest), left, budget)[1].threshold(budget))
+    return min(found), max(found)
 
 
 def _judged(

@@ -13,9 +13,11 @@ from detector.core.calibration.crossfit import CrossFit, Fold
 from detector.core.calibration.habits import WHAT_IFS, what_if
 from detector.core.signals import MEASURES
 
-_DRAWS = 8
+_DRAWS = 12
 """So many invented users of each kind, of as many accounts where there are."""
 _DONORS = 512
+_COVERED = 0.75
+"""An exemplar is as extreme in each measure as this share of the invented users of its kind at least."""
 Floats = NDArray[np.float64]
 
 
@@ -49,7 +51,7 @@ class Invented:
     measures: Sequence[str]
 
     def exemplars(self, others: Floats, without: Sequence[int] = ()) -> Floats:
-        """float64 (1 + kinds, j): the ordinary account, and for each kind the median of its users, without those that have queries of the
+        """float64 (1 + kinds, j): the ordinary account, and one for each kind, without those that have queries of the
         accounts ``without``. What the model would have told them is not known, so they may be told whatever any of the
         ``others`` (n, j) was."""
         said = np.array([name in MEASURES and MEASURES[name].family == "outputs" for name in self.measures])
@@ -57,6 +59,6 @@ class Invented:
         for kind in range(len(WHAT_IFS)):
             own = [at for at, draw in enumerate(self.drawn) if draw.kind == kind and draw.at not in without]
             if own:
-                likely = np.median(self.reached[own], axis=0)
+                likely = np.quantile(self.reached[own], _COVERED, axis=0)
                 found.append(np.where(said, np.maximum(likely, others.max(axis=0)), likely))
         return np.array(found)

@@ -99,7 +99,9 @@ def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Record
     engine = Engine(config, {**SIGNALS, "suspicion": suspicion})
     for start in range(0, max(map(len, accounts)), _ROWS):
         there[:] = [(at, start) for at, own in enumerate(accounts) if len(own) > start]
-        engine.observe(MicroBatch(tuple(cut(numbered[at], start, min(start + _ROWS, len(numbered[at]))) for at, _ in there)))
+        engine.observe(
+            MicroBatch(tuple(cut(numbered[at], start, min(start + _ROWS, len(numbered[at]))) for at, _ in there))
+        )
     return recordings
 
 

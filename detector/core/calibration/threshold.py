@@ -14,6 +14,7 @@ from detector.core.standards import FLOOR, FLOOR_BUDGET
 _TAIL = 0.2
 _FEWEST = 4
 _SURE = 0.75
+_LARGEST = 3.0
 _ODD = 1.25
 _APART = 2.0
 
@@ -32,15 +33,18 @@ class Tail:
         """Of the largest D of each of n honest accounts, taken as exponential above the highest fifth (four accounts
         at least).
 
-        The sum of k exponential excesses is gamma distributed (2 sum / mean ~ chi squared with 2k degrees), which
-        bounds their mean. Pickands (1975) for why tails above a high level are of this family.
+        The largest excess counts as three times the mean of the others at most, so that no account alone decides. The sum
+        of k exponential excesses is gamma distributed (2 sum / mean ~ chi squared with 2k degrees), which bounds their
+        mean. Pickands (1975) for why tails above a high level are of this family.
         """
         from scipy.stats import chi2
 
         ordered = np.sort(largest)[::-1]
         count = min(max(ceil(_TAIL * len(ordered)), _FEWEST), len(ordered))
         start = float(ordered[count]) if count < len(ordered) else 0.0
-        excess = float((ordered[:count] - start).mean())
+        above = ordered[:count] - start
+        above[0] = min(above[0], _LARGEST * above[1:].mean()) if count > 1 else above[0]
+        excess = float(above.mean())
         return cls(start, count / len(ordered), excess * 2 * count / float(chi2.ppf(1 - _SURE, 2 * count)))
 
     def threshold(self, budget: float) -> float:

@@ -15,7 +15,7 @@ from detector.core.calibration.invented import Draw, Invented, draws
 from detector.core.calibration.jury import Farthest, Jury
 from detector.core.calibration.owned import Owned
 from detector.core.calibration.recording import CLOCK, COLUMNS, Recording, blank, record
-from detector.core.calibration.threshold import Tail, odd_ones
+from detector.core.calibration.threshold import Tail, oddness
 from detector.core.profile import Profile
 from detector.core.signals import MEASURES, WEIGHED
 from detector.core.standards import Spread, Standards
@@ -35,16 +35,16 @@ Floats = NDArray[np.float64]
 class Calibration:
     """A ``profile``, and the accounts it rests on, in an order that their content decides: their names, how many
     ``queries`` int64 (n,) each asked, and bool (n,) which are ``long`` enough to say how far honest accounts go;
-    ``farthest``, how far each was from all others, and ``odd`` bool (n,), those unlike all others; the ``tail`` of that
-    distance D, the ``jury`` that it comes from, and within what the threshold ``moves`` when some accounts are left
-    out."""
+    ``farthest``, how far each was from all others, and ``odd`` float64 (n,), how unlike all others, from 0 to 1; the
+    ``tail`` of that distance D, the ``jury`` that it comes from, and within what the threshold ``moves`` when some
+    accounts are left out."""
 
     profile: Profile
     accounts: list[str]
     queries: NDArray[np.int64]
     long: NDArray[np.bool_]
     farthest: list[Farthest]
-    odd: NDArray[np.bool_]
+    odd: Floats
     tail: Tail
     jury: Jury
     moves: tuple[float, float]
@@ -86,11 +86,11 @@ def calibrate(
     return Calibration(owned.profile(fit, standards), names, queries, fit.long, farthest, odd, tail, jury, moves)
 
 
-def _tail(largest: Floats, long: NDArray[np.bool_], budget: float) -> tuple[NDArray[np.bool_], Tail]:
-    """Which accounts are unlike all others, bool (n,), and the tail of the rest."""
-    odd = np.zeros(len(largest), np.bool_)
-    odd[long] = odd_ones(largest[long], budget)
-    return odd, Tail.of(largest[long & ~odd])
+def _tail(largest: Floats, long: NDArray[np.bool_], budget: float) -> tuple[Floats, Tail]:
+    """How odd each account is, float64 (n,), and the tail of the rest."""
+    odd = np.zeros(len(largest))
+    odd[long] = oddness(largest[long], budget)
+    return odd, Tail.beside(largest[long], odd[long])
 
 
 def _moves(jury: Jury, farthest: list[Farthest], long: NDArray[np.bool_], budget: float) -> tuple[float, float]:

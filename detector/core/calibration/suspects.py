@@ -61,9 +61,9 @@ def outliers(calibration: Calibration, budget: float) -> list[Outlier]:
 
 def allowed(calibration: Calibration, budget: float) -> NDArray[np.float64]:
     """float64 (n,): for each account the threshold that all others give."""
-    largest, others = calibration.largest, calibration.long & ~calibration.odd
-    rest = [others & (np.arange(len(largest)) != at) for at in range(len(largest))]
-    return np.array([Tail.of(largest[own]).threshold(budget) for own in rest])
+    largest, odd = calibration.largest, calibration.odd
+    rest = [calibration.long & (np.arange(len(largest)) != at) for at in range(len(largest))]
+    return np.array([Tail.beside(largest[own], odd[own]).threshold(budget) for own in rest])
 
 
 def _outliers(calibration: Calibration, limits: NDArray[np.float64]) -> Iterator[Outlier]:

@@ -4,6 +4,7 @@ know."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, log
 
 import numpy as np
@@ -17,6 +18,7 @@ _SURE = 0.75
 _LARGEST = 3.0
 _ODD = 1.25
 _APART = 2.0
+_LEAST = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +35,28 @@ class Tail:
         """Of the largest D of each of n honest accounts, taken as exponential above the highest fifth (four accounts
         at least).
 
-        The largest excess counts as three times the mean of the others at most, so that no account alone decides. The sum
-        of k exponential excesses is gamma distributed (2 sum / mean ~ chi squared with 2k degrees), which bounds their
-        mean. Pickands (1975) for why tails above a high level are of this family.
+        The largest excess counts as three times the mean of the others at most: no account alone decides. The sum of k
+        exponential excesses is gamma distributed (2 sum / mean ~ chi squared with 2k degrees), which bounds their mean.
+        Pickands (1975) for why tails above a high level are of this family.
         """
-        from scipy.stats import chi2
-
         ordered = np.sort(largest)[::-1]
         count = min(max(ceil(_TAIL * len(ordered)), _FEWEST), len(ordered))
         start = float(ordered[count]) if count < len(ordered) else 0.0
         above = ordered[:count] - start
         above[0] = min(above[0], _LARGEST * above[1:].mean()) if count > 1 else above[0]
-        excess = float(above.mean())
-        return cls(start, count / len(ordered), excess * 2 * count / float(chi2.ppf(1 - _SURE, 2 * count)))
+        return cls(start, count / len(ordered), float(above.mean()) * _bound(count))
+
+    @classmethod
+    def beside(cls, largest: NDArray[np.float64], odd: NDArray[np.float64]) -> Tail:
+        """The same, where accounts count the less the more they are ``odd``, float64 (n,)."""
+        part = float(odd.max(initial=0.0))
+        if part == 0:
+            return cls.of(largest)
+        own, rest = cls.of(largest), cls.of(largest[odd == 0])
+        start, share, excess = (
+            (1 - part) * getattr(own, name) + part * getattr(rest, name) for name in ("start", "share", "excess")
+        )
+        return cls(start, share, excess)
 
     def threshold(self, budget: float) -> float:
         """The D that a share ``budget`` of honest accounts exceeds at most; never below 5 at a budget of 1 percent, and
@@ -57,15 +68,28 @@ class Tail:
         return self.start + self.excess * max(log(self.share / share), 0.0)
 
 
-def odd_ones(largest: NDArray[np.float64], budget: float) -> NDArray[np.bool_]:
-    """bool (n,): accounts whose D is a quarter above what all others allow and twice as large as theirs, one in five at
-    most. They are kinds of their own, which excuse their like; the tail of the rest says nothing of them, nor they of
-    it. As many as stand out together are taken: each would hide the others if these stayed with the rest."""
-    order = np.argsort(-largest)
-    odd = np.zeros(len(largest), np.bool_)
+def oddness(largest: NDArray[np.float64], budget: float) -> NDArray[np.float64]:
+    """float64 (n,): 1 for accounts whose D is a quarter above what all others allow and twice as large as theirs, 0
+    where it is within what they allow, and between in between; more than 0 for one in five at most. They are kinds of
+    their own, which excuse their like; the tail of the rest says nothing of them, nor they of it. As many as stand out
+    together are taken: each would hide the others if these stayed with the rest."""
+    order = np.argsort(-largest, kind="stable")
+    odd = np.zeros(len(largest))
+    best, most = 0, 0.0
     for count in range(max(len(largest) // 5, 1), 0, -1):
         least, rest = largest[order[count - 1]], largest[order[count:]]
-        if least > max(_ODD * Tail.of(rest).threshold(budget), _APART * rest.max()):
-            odd[order[:count]] = True
-            break
+        limit = Tail.of(rest).threshold(budget)
+        border = max(_ODD * limit, _APART * rest.max(), limit + _LEAST)
+        own = min(max((least - limit) / (border - limit), 0.0), 1.0)
+        if own > most:
+            best, most = count, own
+    odd[order[:best]] = most
     return odd
+
+
+@lru_cache
+def _bound(count: int) -> float:
+    """By how much the mean of so many exponential values may exceed what they say, with 75 percent confidence."""
+    from scipy.stats import chi2
+
+    return 2 * count / float(chi2.ppf(1 - _SURE, 2 * count))

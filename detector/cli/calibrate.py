@@ -86,7 +86,7 @@ def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
     for name in screened.left_out:
         yield f"{'left out':<12}{name}, as asked"
     yield f"{'threshold':<12}{threshold:.1f} standard deviations that no honest account explains"
-    yield f"{'':<12}{least:.1f} to {most:.1f} when it is made without {_some(len(calibration.accounts))}"
+    yield f"{'':<12}{least:.1f} to {most:.1f} when it is made without {_some(screened.achieved.accounts)}"
     yield f"{'budget':<12}{budget:.3%} of honest accounts may be flagged"
     yield f"{'rate':<12}{_rate(screened)}"
     for outlier in screened.outliers:

@@ -29,7 +29,7 @@ def scale_and_ranges(rows: Rows, owner: NDArray[np.int64]) -> tuple[Rows, Rows, 
     least, most = np.quantile(moving, (0.1, 0.9)) if len(moving) else (1.0, 1.0)
     scale = width if most > _EVEN * least else np.ones_like(width)
     # Divided as rows are, so that the least of them is not below where the range begins.
-    begin = low.astype(np.float32) / scale.astype(np.float32)
+    begin: Rows = low.astype(np.float32) / scale.astype(np.float32)
     return scale.astype(np.float32), begin, (width / scale).astype(np.float32)
 
 
@@ -51,4 +51,4 @@ def _ranges(rows: Rows, owner: NDArray[np.int64]) -> tuple[Floats, Floats]:
 
 def _ranked(values: Floats, rank: NDArray[np.int64]) -> Floats:
     """The ``rank``-th least of each column."""
-    return np.take_along_axis(np.sort(values, axis=0), rank[None], axis=0)[0]
+    return np.asarray(np.take_along_axis(np.sort(values, axis=0), rank[None], axis=0)[0])

@@ -78,7 +78,7 @@ def calibrate(
     fit = CrossFit(accounts)
     spread, jury = _judged(fit, progress or (lambda _: None), owned, measures)
     farthest = [jury.farthest(at) for at in range(len(accounts))]
-    odd, tail = _tail(np.array([own.largest for own in farthest]), fit.long, budget)
+    odd, tail = _tail(np.array([own.largest for own in farthest]), fit.long)
     moves = _moves(jury, farthest, fit.long, budget)
     standards = Standards(tuple(measures), spread, jury.outermost(), tail.threshold(budget))
     names = [own.principals[own.principal_index[0]] for own in fit.accounts]
@@ -86,10 +86,10 @@ def calibrate(
     return Calibration(owned.profile(fit, standards), names, queries, fit.long, farthest, odd, tail, jury, moves)
 
 
-def _tail(largest: Floats, long: NDArray[np.bool_], budget: float) -> tuple[Floats, Tail]:
+def _tail(largest: Floats, long: NDArray[np.bool_]) -> tuple[Floats, Tail]:
     """How odd each account is, float64 (n,), and the tail of the rest."""
     odd = np.zeros(len(largest))
-    odd[long] = oddness(largest[long], budget)
+    odd[long] = oddness(largest[long])
     return odd, Tail.beside(largest[long], odd[long])
 
 
@@ -101,7 +101,7 @@ def _moves(jury: Jury, farthest: list[Farthest], long: NDArray[np.bool_], budget
     for group in range(count):
         gone = accounts[group::count]
         left = long & ~np.isin(np.arange(len(long)), gone)
-        found.append(_tail(jury.without(gone.tolist(), farthest), left, budget)[1].threshold(budget))
+        found.append(_tail(jury.without(gone.tolist(), farthest), left)[1].threshold(budget))
     return min(found), max(found)
 
 

@@ -74,10 +74,10 @@ class CrossFit:
         return Reference.of([self.honest[at] for at in others], self.accounts[0].output_kind, offered)
 
     def sample(self, room: int, fold: Fold | None = None, part: int = 0) -> Honest:
-        """``room`` queries at most of all accounts outside ``fold``, in equal shares; of many, others than are their
-        reference."""
+        """``room`` queries at most of all long accounts outside ``fold``, in equal shares; of many, others than are
+        their reference."""
         others, offered = self._offered(fold, part)
-        taken = shares([own[::-1] for own in offered], room)
+        taken = shares([own[::-1] if self.long[at] else own[:0] for at, own in zip(others, offered, strict=True)], room)
         features = [self.honest[other].features[at] for other, at in zip(others, taken, strict=True)]
         outputs = [self.honest[other].outputs[at] for other, at in zip(others, taken, strict=True)]
         return Honest(np.concatenate(features), np.concatenate(outputs))

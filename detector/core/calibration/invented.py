@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,7 @@ class Invented:
     reached: Floats
     measures: Sequence[str]
 
-    def exemplars(self, others: Floats, without: Sequence[int] = ()) -> Floats:
+    def exemplars(self, others: Floats, without: Collection[int] = ()) -> Floats:
         """float64 (1 + kinds, j): the ordinary account, and one for each kind, without those that have queries of the
         accounts ``without``. What the model would have told them is not known, so they may be told whatever any of the
         ``others`` (n, j) was."""

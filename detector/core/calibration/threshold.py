@@ -15,7 +15,6 @@ from detector.core.standards import FLOOR, FLOOR_BUDGET
 _TAIL = 0.2
 _FEWEST = 4
 _SURE = 0.75
-_LARGEST = 3.0
 _ODD = 1.25
 _APART = 2.0
 _LEAST = 1e-9
@@ -35,16 +34,14 @@ class Tail:
         """Of the largest D of each of n honest accounts, taken as exponential above the highest fifth (four accounts
         at least).
 
-        The largest excess counts as three times the mean of the others at most: no account alone decides. The sum of k
-        exponential excesses is gamma distributed (2 sum / mean ~ chi squared with 2k degrees), which bounds their mean.
-        Pickands (1975) for why tails above a high level are of this family.
+        The sum of k exponential excesses is gamma distributed (2 sum / mean ~ chi squared with 2k degrees), which
+        bounds their mean. Pickands (1975) for why tails above a high level are of this family.
         """
         ordered = np.sort(largest)[::-1]
         count = min(max(ceil(_TAIL * len(ordered)), _FEWEST), len(ordered))
         start = float(ordered[count]) if count < len(ordered) else 0.0
-        above = ordered[:count] - start
-        above[0] = min(above[0], _LARGEST * above[1:].mean()) if count > 1 else above[0]
-        return cls(start, count / len(ordered), float(above.mean()) * _bound(count))
+        excess = float((ordered[:count] - start).mean())
+        return cls(start, count / len(ordered), excess * _bound(count))
 
     @classmethod
     def beside(cls, largest: NDArray[np.float64], odd: NDArray[np.float64]) -> Tail:
@@ -68,17 +65,17 @@ class Tail:
         return self.start + self.excess * max(log(self.share / share), 0.0)
 
 
-def oddness(largest: NDArray[np.float64], budget: float) -> NDArray[np.float64]:
-    """float64 (n,): 1 for accounts whose D is a quarter above what all others allow and twice as large as theirs, 0
-    where it is within what they allow, and between in between; more than 0 for one in five at most. They are kinds of
-    their own, which excuse their like; the tail of the rest says nothing of them, nor they of it. As many as stand out
-    together are taken: each would hide the others if these stayed with the rest."""
+def oddness(largest: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64 (n,): 1 for accounts whose D is a quarter above what all others allow at a budget of 1 percent and twice
+    as large as theirs, 0 where it is within what they allow, and between in between; more than 0 for one in five at
+    most. They are kinds of their own, which excuse their like; the tail of the rest says nothing of them, nor they of
+    it. As many as stand out together are taken: each would hide the others if these stayed with the rest."""
     order = np.argsort(-largest, kind="stable")
     odd = np.zeros(len(largest))
     best, most = 0, 0.0
     for count in range(max(len(largest) // 5, 1), 0, -1):
         least, rest = largest[order[count - 1]], largest[order[count:]]
-        limit = Tail.of(rest).threshold(budget)
+        limit = Tail.of(rest).threshold(FLOOR_BUDGET)
         border = max(_ODD * limit, _APART * rest.max(), limit + _LEAST)
         own = min(max((least - limit) / (border - limit), 0.0), 1.0)
         if own > most:

@@ -29,7 +29,7 @@ def scale_and_ranges(rows: Rows, owner: NDArray[np.int64]) -> tuple[Rows, Rows, 
     least, most = np.quantile(moving, (0.1, 0.9)) if len(moving) else (1.0, 1.0)
     scale = width if most > _EVEN * least else np.ones_like(width)
     # Divided as rows are, so that the least of them is not below where the range begins.
-    begin: Rows = low.astype(np.float32) / scale.astype(np.float32)
+    begin = np.divide(low, scale, dtype=np.float32, casting="same_kind")
     return scale.astype(np.float32), begin, (width / scale).astype(np.float32)
 
 

@@ -135,7 +135,7 @@ def _warnings(screened: Screened, budget: float) -> Iterator[str]:
         )
     if short:
         yield (
-            f"{short} accounts of fewer than {FEWEST_QUERIES} different queries count as honest traffic, and say "
+            f"accounts of fewer than {FEWEST_QUERIES} different queries: {short}. They count as honest traffic, and say "
             "nothing of the rate"
         )
     if screened.length < SHORT:

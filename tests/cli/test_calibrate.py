@@ -129,7 +129,7 @@ def test_it_is_said_how_sure_the_rate_is_and_of_which_accounts(tmp_path: Path) -
     assert "each judged by the others, of 50 queries at the median" in said
     assert "4 accounts are few" in said and "Variety of accounts matters more" in said
     assert "the true rate may be up to 52.7%" in said
-    assert "1 accounts of fewer than 10 different queries" in said and "accounts of some 50 queries" in said
+    assert "accounts of fewer than 10 different queries: 1." in said and "accounts of some 50 queries" in said
     assert "when it is made without any one account" in said
 
 

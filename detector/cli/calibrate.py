@@ -135,8 +135,8 @@ def _warnings(screened: Screened, budget: float) -> Iterator[str]:
         )
     if short:
         yield (
-            f"accounts of fewer than {FEWEST_QUERIES} different queries: {short}. They count as honest traffic, and say "
-            "nothing of the rate"
+            f"accounts of fewer than {FEWEST_QUERIES} different queries: {short}. They count as honest traffic, and "
+            "say nothing of the rate"
         )
     if screened.length < SHORT:
         yield (

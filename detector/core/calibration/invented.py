@@ -59,9 +59,9 @@ class Invented:
     measures: Sequence[str]
 
     def exemplars(self, others: Floats, without: Collection[int] = ()) -> Floats:
-        """float64 (e, j): the ordinary account, and one for each group of each kind, made without those that have queries
-        of the accounts ``without``. What the model would have told them is not known, so they may be told whatever any of the
-        ``others`` (n, j) was."""
+        """float64 (e, j): the ordinary account, and one for each group of each kind, made without those that have
+        queries of the accounts ``without``. What the model would have told them is not known, so they may be told
+        whatever any of the ``others`` (n, j) was."""
         said = np.array([name in MEASURES and MEASURES[name].family == "outputs" for name in self.measures])
         found = [np.zeros(len(self.measures))]
         for kind, group in product(range(len(WHAT_IFS)), range(_GROUPS)):

@@ -10,13 +10,13 @@ import msgspec
 HALF = 150
 """Answered queries of a principal after which the older half of the recent ones is forgotten."""
 MOST_REASONS = 16
-"""So many reasons are told apart for each principal; further ones are counted as ``OTHER``."""
+"""So many reasons are counted apart for each principal; further ones count as ``OTHER``."""
 OTHER = "other"
 
 QUIET = 2_000
 """Judged queries to a model after which earlier ones that could not be judged are no matter any more."""
 MOST_ACTIVE = 256
-"""So many principals of a model, those active last, are told apart."""
+"""So many principals of a model, those active last, are watched."""
 CLEAN = 10
 """A principal is clean who had so many queries judged in a row."""
 LEAST_ODD, MOST_ODD = 4, 2

@@ -16,8 +16,6 @@ from detector.runtime.texts import read_text
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-Bytes = Annotated[int, Field(ge=1, le=2**31 - 1)]
-"""Kafka's own numbers of bytes are 32 bits wide."""
 Seconds = Annotated[float, Field(ge=0.05, le=86_400)]
 """Of a process: clients count milliseconds, and in 32 bits."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]

@@ -46,7 +46,7 @@ _NOTHING_MATCHED = (
     "path as the application's own routes have it"
 )
 _NOBODY = (
-    "the application has told nobody's identity, so all requests count as one account, 'anonymous'; let authentication "
+    "the application has given no identity, so all requests count as one account, 'anonymous'; let authentication "
     "stand before WeirguardMiddleware, or give it the Identity of what authenticates a request"
 )
 _complaints = Complaints(logging.getLogger(__name__))

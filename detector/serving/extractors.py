@@ -11,11 +11,11 @@ filling these with something else: that is ignored.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from detector.contracts.codecs.limits import LARGEST_FLOAT32
 from detector.contracts.errors import Unjudged
 from detector.contracts.queries import OutputKind
 from detector.serving.rows import Columns
@@ -123,11 +123,6 @@ def _named(tensors: Mapping[str, Mapping[str, Any]], name: str, reason: str) -> 
     return tensors[name]
 
 
-_FLOAT32_LIMIT = 3.4e38
-_FARTHEST = 3.4028234663852886e38
-"""The largest number of float32."""
-
-
 def _scored(asked: Table, answered: Table, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any) -> Scored:
     import numpy as np
 
@@ -137,7 +132,7 @@ def _scored(asked: Table, answered: Table, output_kind: OutputKind, request: Map
     read = asked.only(answered.places)
     if not len(read):
         raise Unjudged("rows", "no row that can be read has an answer that can be", asked.asked)
-    features = np.clip(read.rows, -_FARTHEST, _FARTHEST).astype(np.float32)
+    features = np.clip(read.rows, -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(np.float32)
     columns = Columns()
     missing = np.isnan(features)
     if missing.any():
@@ -166,4 +161,4 @@ def _specification(parameters: Any) -> list[float]:
 
 def _is_plain_number(value: Any) -> bool:
     """Whether it is a number that float32 can hold."""
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < _FLOAT32_LIMIT
+    return type(value) in (int, float) and abs(value) <= LARGEST_FLOAT32

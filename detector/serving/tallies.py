@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import operator
-import re
 import threading
 from typing import Any
 
+from detector.contracts.codecs.limits import is_word
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.queries import Count, CountKind
 from detector.serving.forks import renew_in_children
 
 _MOST_QUERIES = 1 << 40
-_REASON = re.compile("[a-z-]{1,40}")
 
 
 class Tallies:
@@ -69,4 +68,4 @@ def whole(queries: Any) -> int:
 
 def word(reason: Any) -> str:
     """``reason`` if it is one, of ``a-z`` and ``-``; else ``unknown``."""
-    return reason if isinstance(reason, str) and _REASON.fullmatch(reason) else "unknown"
+    return reason if isinstance(reason, str) and reason and is_word(reason) else "unknown"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.codecs.limits import names_one
+from detector.contracts.principals import names_one
 from detector.contracts.queries import BadRow, Count
 from detector.policy.activity import Counted
 from detector.stream.intake import Intake

@@ -267,4 +267,4 @@ def test_rekeyed_queries_count_once_and_what_was_cleared_does_not(topics: Topics
     publish_records(producer, topics, Audit("a", cleared_at, "command", "credit", "ana", "eve", "cleared", detail))
     said = words("ana")
     assert "No suspect after 40 queries" in said
-    assert "He was cleared at" in said
+    assert "The account was cleared at" in said

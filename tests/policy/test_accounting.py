@@ -125,9 +125,9 @@ def test_clearing_begins_anew() -> None:
     run(ledger, odd("eve", 40))
     clear = Command("c", "clear", 0.0, "ops", MODEL, "eve", "why")
     effects = ledger.command(clear, 1001.0)
-    heir = Ledger(POLICY)
+    successor = Ledger(POLICY)
     assert effects.accounting is not None
-    heir.accounting.absorb(effects.accounting)
+    successor.accounting.absorb(effects.accounting)
     assert ledger.accounting.of((MODEL, "eve")) is None
     assert not run(ledger, odd("eve", 29)).alerts
 
@@ -255,19 +255,19 @@ def test_says_what_the_oracle_says_however_it_is_cut(policy: Policy, items: list
 def test_recovery_anywhere_gives_the_same_state_and_future(
     policy: Policy, items: list[Item], cuts: set[int], died_at: int, most: int
 ) -> None:
-    live, heir, loaded = (_with_room(policy, most) for _ in range(3))
+    live, successor, loaded = (_with_room(policy, most) for _ in range(3))
     effects = list(drive(live, items[:died_at], cuts))
-    _absorb(heir, effects)
-    _absorb(heir, effects[-1:])
+    _absorb(successor, effects)
+    _absorb(successor, effects[-1:])
     loaded.load(live.dump(live.keys()))
     for key in live.accounting.keys():
         loaded.accounting.absorb(live.accounting.dump([key]))
     whole = _with_room(policy, most)
     list(drive(whole, items[:died_at]))
-    for other in (heir, loaded, whole):
+    for other in (successor, loaded, whole):
         assert _state(other) == _state(live)
     future = told(drive(live, items[died_at:]))
-    for other in (heir, loaded, whole):
+    for other in (successor, loaded, whole):
         assert told(drive(other, items[died_at:])) == future
         assert _state(other) == _state(live)
 

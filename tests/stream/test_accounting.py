@@ -86,17 +86,17 @@ def test_every_answered_query_is_accounted_for_through_deaths_and_checkpoints(
     whole = sent(seed)
     world = World(whole.records, round_bytes=3_000)
     world.run(world.take_over(), died_at, size, dies_after)
-    heir = world.take_over()
-    world.run(heir, len(whole.records), 3)
+    successor = world.take_over()
+    world.run(successor, len(whole.records), 3)
     undisturbed = World(whole.records)
     alone = undisturbed.take_over()
     undisturbed.run(alone, len(whole.records), 7)
     for name in PEOPLE:
-        parts = account(heir, name)
+        parts = account(successor, name)
         assert sum(parts.values()) == whole.answered[name]
         assert {reason: parts.get(reason, 0) for reason in whole.counted[name]} == whole.counted[name]
         assert parts == account(alone, name)
-    assert state_of(world.take_over())[5] == state_of(heir)[5] == state_of(alone)[5]
+    assert state_of(world.take_over())[5] == state_of(successor)[5] == state_of(alone)[5]
     assert world.outcome() == undisturbed.outcome()
 
 
@@ -109,9 +109,9 @@ def test_an_account_of_long_ago_outlives_the_log_that_it_stood_in() -> None:
     owner = world.take_over()
     world.run(owner, len(whole.records))
     assert decode_record(world.log[0][1]).kind == "chunk"
-    heir = world.take_over()
-    assert account(heir, "eve") == {"judged": 2, "repeats": 0, "encoding": 40}
-    assert state_of(heir)[5] == state_of(owner)[5]
+    successor = world.take_over()
+    assert account(successor, "eve") == {"judged": 2, "repeats": 0, "encoding": 40}
+    assert state_of(successor)[5] == state_of(owner)[5]
 
 
 def test_the_metrics_and_the_last_scores_give_the_same_account() -> None:

@@ -77,9 +77,9 @@ def test_what_a_frozen_owner_writes_late_is_ignored_whole(frozen_at: int, wakes_
     world.run(owner, min(frozen_at + wakes_at, 60), batch)
     world.append(late.record)
     world.run(owner, 60, batch)
-    heir = world.take_over()
-    assert heir.place.stale_records == 1
-    assert state_of(heir) == state_of(owner)
+    successor = world.take_over()
+    assert successor.place.stale_records == 1
+    assert state_of(successor) == state_of(owner)
     assert world.outcome() == OUTCOME
 
 
@@ -171,9 +171,9 @@ def test_an_heir_learns_no_longer_than_a_first_owner_who_died_before_any_query()
     opening = first.opening()
     assert opening is not None
     world.append(opening.record)
-    heir = world.take_over()
-    assert heir.learn_until == 7
-    assert heir.opening() is None
+    successor = world.take_over()
+    assert successor.learn_until == 7
+    assert successor.opening() is None
 
 
 def test_a_first_start_learns_from_the_backlog_and_enforces_from_its_end() -> None:
@@ -281,9 +281,9 @@ def test_clear_forgets_the_latch_in_recovery_too() -> None:
     step = owner.command(command(0, encode(word)))
     world.append(step.record)
     assert step.decisions[-1].action.name == "none"
-    heir = world.take_over()
-    assert "thief" not in {key.principal for key in heir.judge.engine.keys()}
-    assert state_of(heir) == state_of(owner)
+    successor = world.take_over()
+    assert "thief" not in {key.principal for key in successor.judge.engine.keys()}
+    assert state_of(successor) == state_of(owner)
 
 
 def test_a_command_that_cannot_be_read_is_a_dead_letter() -> None:

@@ -7,11 +7,11 @@ import re
 import threading
 from typing import Any
 
+from detector.contracts.codecs.limits import MOST_COUNTED
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.queries import Count, CountKind
 from detector.serving.forks import renew_in_children
 
-_MOST_QUERIES = 1 << 40
 _REASON = re.compile("[a-z-]{1,40}")
 
 
@@ -40,7 +40,8 @@ class Tallies:
         with self._lock:
             queries, latest = self._counts.get(key, (0, count.occurred_at))
             if queries or len(self._counts) < self._max_entries:
-                self._counts[key] = (queries + count.queries, max(latest, count.occurred_at))
+                queries = min(queries + count.queries, MOST_COUNTED - 1)
+                self._counts[key] = (queries, max(latest, count.occurred_at))
             else:
                 self.unattributed += count.queries
 
@@ -62,7 +63,7 @@ class Tallies:
 def whole(queries: Any) -> int:
     """``queries`` as an int of one or more. Raises InvalidRecord, or TypeError for what is no integer."""
     number = operator.index(queries)
-    if not 0 < number < _MOST_QUERIES:
+    if not 0 < number < MOST_COUNTED:
         raise InvalidRecord("counts", f"{number} queries cannot be counted; say one or more")
     return number
 

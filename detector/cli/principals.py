@@ -103,7 +103,18 @@ def _score_lines(score: Score | None) -> list[str]:
     verdict = "a suspect" if score.flagged else "not a suspect"
     head = f"score: {value}, {verdict}, {score.queries} queries to version {score.model_version}"
     signals = [f"  {name}: {_told(name, statistic, 'g')}" for name, statistic in sorted(score.signals.items())]
-    return [f"{head}, {moment(score.occurred_at)}", *signals]
+    return [f"{head}, {moment(score.occurred_at)}", *_answered_line(score), *signals]
+
+
+def _answered_line(score: Score) -> list[str]:
+    """What became of the answered queries; nothing where an earlier version wrote the score."""
+    if score.answered is None:
+        return []
+    parts = [f"{score.judged} judged", f"{score.repeats} repeated"]
+    for counts, what in ((score.unjudged, "unjudged"), (score.dropped, "dropped")):
+        reasons = ", ".join(f"{reason} {queries}" for reason, queries in sorted(counts.items()))
+        parts.append(f"{sum(counts.values())} {what}" + (f" ({reasons})" if reasons else ""))
+    return [f"answered: {score.answered} = {' + '.join(parts)}"]
 
 
 def _told(name: str, statistic: float, form: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ def replay(
     ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
     ``decisions.jsonl`` are records as they would be published, decisions with the epoch (0, 0); ``refused.jsonl`` says
     which rows were bad; ``summary.json`` has the reasons for it, what was odd and replaced (``limits.REPAIRS``), the
-    queries of each principal and the index of the first one flagged, or null. ``progress`` is told how many rows, good
-    or bad, were dealt with since. Raises ConfigurationError, also where a query fits none of the profiles
-    ``must_fit``, if there are any.
+    queries of each principal, the index of the first one flagged, or null, and how many of their rows could not be
+    judged, by reason. ``progress`` is told how many rows, good or bad, were dealt with since. Raises
+    ConfigurationError, also where a query fits none of the profiles ``must_fit``, if there are any.
     """
     options: dict[str, Any] = {"merge": merge, "must_fit": must_fit, "not_after": not_after}
     parts = judge_logs(paths, engine_config=engine_config, policy=policy, **options)
@@ -108,6 +109,7 @@ class Report:
         """Write down one bad row of the file with the number ``log``."""
         self._count("refused")
         self._reasons[bad.reason] += 1
+        self._accounts.refuse(bad)
         line = {"file": str(self._paths[log]), "row": bad.row, "reason": bad.reason, "detail": bad.detail}
         self._refused.write(json.dumps(line).encode() + b"\n")
 
@@ -125,4 +127,4 @@ class Report:
         if observation.refused:
             log, row = part.log, part.row
             for bad in observation.refused:
-                self.refused(int(log[bad.row]), BadRow(int(row[bad.row]), bad.reason, bad.detail))
+                self.refused(int(log[bad.row]), replace(bad, row=int(row[bad.row])))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.queries import BadRow
 from detector.core.batch import Observation
 
 _ROWS_IN_A_GROUP = 65_536
@@ -21,6 +23,14 @@ class Accounts:
         self._numbers: dict[tuple[str, str], int] = {}
         self._queries = np.zeros(64, dtype=np.int64)
         self._first_flagged = np.full(64, _NEVER)
+        self._unjudged: dict[int, Counter[str]] = {}
+
+    def refuse(self, bad: BadRow) -> None:
+        """A row could not be judged; it counts where it is known whose it is."""
+        if bad.model and bad.principal:
+            at = self._numbers.setdefault((bad.model, bad.principal), len(self._numbers))
+            self._unjudged.setdefault(at, Counter())[bad.reason] += bad.queries
+            self._grow()
 
     def number(self, observation: Observation, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The index of each of ``rows`` within its principal, int64, counted from 0; they are counted in."""
@@ -32,25 +42,29 @@ class Accounts:
         return index
 
     def summary(self) -> list[dict[str, Any]]:
-        """One entry for each principal with a query, in order of appearance."""
+        """One entry for each principal with a query, judged or not, in order of appearance."""
         return [
             {
                 "model": model,
                 "principal": principal,
                 "queries": int(self._queries[at]),
                 "first_flagged": int(self._first_flagged[at]) if self._first_flagged[at] < _NEVER else None,
+                "unjudged": dict(self._unjudged.get(at, {})),
             }
             for (model, principal), at in self._numbers.items()
-            if self._queries[at]
+            if self._queries[at] or at in self._unjudged
         ]
 
     def _accounts(self, observation: Observation) -> NDArray[np.int64]:
         numbers = self._numbers
         accounts = [numbers.setdefault((key.model, key.principal), len(numbers)) for key in observation.keys]
-        while len(numbers) > len(self._queries):
+        self._grow()
+        return np.array(accounts, dtype=np.int64)
+
+    def _grow(self) -> None:
+        while len(self._numbers) > len(self._queries):
             self._queries = np.concatenate([self._queries, np.zeros_like(self._queries)])
             self._first_flagged = np.concatenate([self._first_flagged, np.full_like(self._first_flagged, _NEVER)])
-        return np.array(accounts, dtype=np.int64)
 
 
 def _places(groups: NDArray[np.int64]) -> NDArray[np.int64]:

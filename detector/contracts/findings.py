@@ -117,7 +117,13 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The latest suspicion of one principal; 1 is the threshold. ``signals`` holds raw statistics."""
+    """The latest suspicion of one principal; 1 is the threshold. ``signals`` holds raw statistics. ``queries``: those
+    that the state behind the score took.
+
+    ``answered``: queries to the model in all versions, as far as is remembered. They are those ``judged``, ``repeats``
+    of earlier ones, and by reason those that were ``unjudged`` or ``dropped`` before they were logged. None in records
+    of earlier versions.
+    """
 
     model: str
     model_version: str
@@ -127,6 +133,11 @@ class Score:
     score: float | None
     flagged: bool
     signals: dict[str, float]
+    answered: int | None = None
+    judged: int | None = None
+    repeats: int | None = None
+    unjudged: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

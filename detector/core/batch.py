@@ -36,14 +36,27 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What the engine holds of one principal of one model: ``queries`` taken, ``repeats`` among them, the last
+    ``score`` (NaN before any) and whether it is ``flagged``."""
+
+    queries: int
+    repeats: int
+    score: float
+    flagged: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What the engine says of each of the ``n`` rows of a micro-batch, in its order, as of that row.
 
-    ``keys`` and ``key_index`` int32 (n,): whose row it is. ``index`` int64 (n,): the query's number within its
+    ``keys`` and ``key_index`` int32 (n,): whose state judged it, which may be that of another version than the query's
+    own. ``repeats`` bool (n,): queries asked again word for word. ``index`` int64 (n,): the query's number within its
     principal, from 0; -1 where the row was refused. ``flagged`` bool (n,): the verdict. ``score`` float64 (n,):
     normalised suspicion, 1 at the threshold, NaN while no signal has spoken. ``signals``: raw statistic of each
     signal, float64 (n,), NaN while silent. ``findings``: one for each row at which a principal became a
-    suspect, in row order. ``refused``: rows the engine could not take (a wrong dimension). ``evicted``: how many
+    suspect, in row order. ``refused``: rows that nothing could judge, for their dimension or as no
+    profile fits, in row order. ``evicted``: how many
     principals were forgotten for space. ``sections``: the change of state, for the state log.
     """
 
@@ -53,6 +66,7 @@ class Observation:
     flagged: NDArray[np.bool_]
     score: NDArray[np.float64]
     signals: dict[str, NDArray[np.float64]]
+    repeats: NDArray[np.bool_]
     findings: list[Finding]
     sections: Sections
     refused: list[BadRow] = field(default_factory=list)

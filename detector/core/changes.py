@@ -17,7 +17,8 @@ from detector.core.signal import Delta, Signal
 from detector.core.state import Record
 
 ENGINE = "engine"
-VERSION = 1
+VERSION = 2
+"""From the second on a dimension may change, and repeats are counted."""
 
 Steps = Sequence[tuple[Record, Mapping[str, Delta]]]
 """Of each step, what the engine itself and what each signal changed."""

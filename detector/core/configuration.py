@@ -61,7 +61,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """``dimensions`` fixes the feature count of a model; other models' is fixed per principal by the first query.
+    """``dimensions`` fixes the feature count of a model. Else its profile does, or most of a principal's own queries.
 
     ``compatible`` mode follows the published PRADA agent query for query: unlatched and unbounded per principal.
     """

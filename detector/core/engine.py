@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from math import nan
 from typing import Any
 
 import numpy as np
 
 from detector.contracts.errors import NewerStateLog
 from detector.core.arrays import pack, unpack
-from detector.core.batch import MicroBatch, Observation, PrincipalKey, Sections
+from detector.core.batch import MicroBatch, Observation, PrincipalKey, Sections, Standing
 from detector.core.changes import ENGINE, VERSION
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
+from detector.core.fitting import Fitting
 from detector.core.observing import Observing
 from detector.core.principals import Shard
 from detector.core.reference import ReferenceIndex
@@ -31,6 +33,7 @@ class Engine:
         self.skipped_sections = 0
         self._state = State(config, registry)
         self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in config.judging}
+        self._fitting = Fitting(config.judging)
         self._shard = Shard()
 
     def sibling(self) -> Engine:
@@ -91,6 +94,21 @@ class Engine:
         if ENGINE in bodies:
             self._state.load(self._shard, bodies.pop(ENGINE), bodies)
 
+    def standing(self, model: str, principal: str) -> Standing:
+        """What is held of ``principal`` over all versions of ``model``; zeros if it is unknown."""
+        principals = self._state.principals
+        slots = principals.versions_of(self._shard, model, principal)
+        if not slots:
+            return Standing(0, 0, nan, False)
+        columns = principals.slots
+        queries, repeats, active, score = (columns[name] for name in ("queries", "repeats", "active", "score"))
+        return Standing(
+            sum(int(queries[slot]) for slot in slots),
+            sum(int(repeats[slot]) for slot in slots),
+            float(score[max(slots, key=active.__getitem__)]),
+            bool(principals.accounts["latch"][columns["account"][slots[0]]]),
+        )
+
     def nbytes(self) -> int:
         """Bytes of state, counted from its arrays; with that of all siblings."""
         return self._state.nbytes
@@ -103,7 +121,7 @@ class Engine:
     def _absorb_segment(self, segment: Record, deltas: dict[str, Any]) -> None:
         state = self._state
         keys = [(model, version, principal) for model, version, principal in segment["keys"]]
-        slots = state.slots_for(self._shard, keys, segment["dimension"].tolist())
+        slots = state.slots_for(self._shard, keys, segment["dimension"])
         for number, step in enumerate(segment["steps"]):
             own = slots[step["slots"]]
             pools = state.pools.find_or_add(own[step["pool_slot"]], step["pool_label"])
@@ -139,4 +157,4 @@ def observe_together(work: Sequence[tuple[Engine, MicroBatch]]) -> list[Observat
         return []
     first = work[0][0]
     shards, batches = [engine._shard for engine, _ in work], [batch for _, batch in work]
-    return Observing(first.config, first._state, first._references, shards, batches).run()
+    return Observing(first.config, first._fitting, first._state, first._references, shards, batches).run()

@@ -1,4 +1,4 @@
-"""Whether there is a profile for logged queries, and if not, what differs."""
+"""Which profile logged queries are judged by, and if none fits, what differs."""
 
 from __future__ import annotations
 
@@ -8,31 +8,58 @@ from dataclasses import dataclass
 from detector.contracts.queries import MisfitReason, QueryBatch
 from detector.core.profile import Profile
 
+ANY = ""
+"""Stands for the version where a model has no profiles: all its versions are judged by one state of the principal."""
+
 _ADVICE = "write one for it with `weirguard calibrate`"
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """So many ``queries`` to ``model`` fit no profile. ``reason``: what there is none for; ``detail``: what differs and
-    what to do, for people."""
+    """So many ``queries`` to ``model`` fit no profile. ``reason``: what there is none for; ``detail``: what differs,
+    what becomes of them and what to do, for people."""
 
     model: str
     queries: int
-
     reason: MisfitReason
     detail: str
 
 
 class Fitting:
-    """Holds queries against ``profiles``, at most one for each model version."""
+    """Holds queries against ``profiles``, at most one for each model version; of two the later is the newer."""
 
     def __init__(self, profiles: Sequence[Profile]) -> None:
         self._profiles = {(own.model, own.model_version): own for own in profiles}
+        self._newest_first: dict[str, list[Profile]] = {}
+        for own in reversed(profiles):
+            self._newest_first.setdefault(own.model, []).append(own)
+
+    def judged_as(self, queries: QueryBatch) -> str | None:
+        """The version by whose profile ``queries`` are judged: their own, else that of the newest profile of the model
+        that fits; ``ANY`` where the model has no profile, None where it has some and none fits."""
+        of_model = self._newest_first.get(queries.model)
+        if of_model is None:
+            return ANY
+        if (queries.model, queries.model_version) in self._profiles:
+            return queries.model_version
+        return next((own.model_version for own in of_model if _difference(own, queries) is None), None)
+
+    def dimension(self, model: str, version: str) -> int:
+        """The feature count of the profile of ``version``; 0 where there is none."""
+        own = self._profiles.get((model, version))
+        return 0 if own is None else own.reference.dimension
 
     def misfit(self, queries: QueryBatch) -> Misfit | None:
-        """Why no profile fits ``queries``; None where one does."""
+        """Why the profile of their version does not fit ``queries``; None where it does."""
         own = self._profiles.get((queries.model, queries.model_version))
-        return self._unknown(queries) if own is None else _in_form(own, queries)
+        if own is None:
+            return self._unknown(queries)
+        difference = _difference(own, queries)
+        if difference is None:
+            return None
+        reason, detail = difference
+        advice = f"log them as when it was calibrated, or {_ADVICE}"
+        return Misfit(queries.model, len(queries), reason, f"{_name(queries)}: {detail}; {advice}")
 
     def misfits(self, pieces: Sequence[QueryBatch]) -> list[Misfit]:
         """What no profile fits among ``pieces``; nothing where there are no profiles at all."""
@@ -43,25 +70,26 @@ class Fitting:
         versions = [version for model, version in self._profiles if model == queries.model]
         models = sorted({model for model, _ in self._profiles})
         there = f"version {', '.join(versions)}" if versions else ", ".join(models) or "nothing"
-        detail = f"there is no profile for {_name(queries)}, only for {there}; {_ADVICE}"
+        detail = f"there is no profile for {_name(queries)}, only for {there}; {_ADVICE}{self._until_then(queries)}"
         return Misfit(queries.model, len(queries), "model_version" if versions else "model", detail)
 
+    def _until_then(self, queries: QueryBatch) -> str:
+        version = self.judged_as(queries)
+        if version is None:
+            return ". Until then its queries are unjudged, as they have the form of none of these"
+        return f". Until then its queries are judged by the profile of version {version}" if version else ""
 
-def _in_form(profile: Profile, queries: QueryBatch) -> Misfit | None:
+
+def _difference(profile: Profile, queries: QueryBatch) -> tuple[MisfitReason, str] | None:
+    """In what ``queries`` have another form than those of ``profile``; None where they have the same."""
     reference = profile.reference
     logged = queries.output_kind, queries.outputs.shape[1]
     known = reference.output_kind, reference.outputs.shape[1]
     if queries.dimension != reference.dimension:
-        detail = f"queries have {queries.dimension} features, and in its profile {reference.dimension}"
-        return _deformed(queries, "features", detail)
+        return "features", f"queries have {queries.dimension} features, and in its profile {reference.dimension}"
     if logged != known:
-        return _deformed(queries, "outputs", f"outputs are {_told(*logged)}, and in its profile {_told(*known)}")
+        return "outputs", f"outputs are {_told(*logged)}, and in its profile {_told(*known)}"
     return None
-
-
-def _deformed(queries: QueryBatch, reason: MisfitReason, detail: str) -> Misfit:
-    advice = f"log them as when it was calibrated, or {_ADVICE}"
-    return Misfit(queries.model, len(queries), reason, f"{_name(queries)}: {detail}; {advice}")
 
 
 def _name(queries: QueryBatch) -> str:

@@ -15,7 +15,8 @@ from detector.core.arrays import Array
 from detector.core.batch import MicroBatch, Observation, PrincipalKey
 from detector.core.changes import Changes, shares
 from detector.core.configuration import EngineConfig
-from detector.core.principals import Shard
+from detector.core.fitting import Fitting
+from detector.core.principals import MOST_VOTES, Key, Shard
 from detector.core.reference import ReferenceIndex
 from detector.core.rows import Rows
 from detector.core.segment import Numbered, Planner, Segment, rows_of_step
@@ -48,6 +49,8 @@ class _Columns:
     index: NDArray[np.int64]
     flagged: NDArray[np.bool_]
     score: NDArray[np.float64]
+    repeats: NDArray[np.bool_]
+    name: NDArray[np.int64]
     signals: dict[str, NDArray[np.float64]]
 
 
@@ -67,6 +70,7 @@ class Observing:
     def __init__(
         self,
         config: EngineConfig,
+        fitting: Fitting,
         state: State,
         references: dict[tuple[str, str], ReferenceIndex],
         shards: Sequence[Shard],
@@ -77,13 +81,15 @@ class Observing:
         self._references = references
         self._profiles = {(own.model, own.model_version): own.hash for own in config.profiles}
         self._shards = shards
-        self._stream = Stream(batches)
-        self._planner = Planner(self._stream, config, state.principals, shards)
+        self._stream = Stream(batches, fitting)
+        self._planner = Planner(self._stream, config, fitting, state, shards)
         count = len(self._stream)
         self._out = _Columns(
             np.full(count, -1, np.int64),
             np.zeros(count, bool),
             np.full(count, np.nan),
+            np.zeros(count, bool),
+            np.zeros(count, np.int64),
             dict(zip(state.columns, np.full((len(state.columns), count), np.nan), strict=True)),
         )
         self._of = [_Of(Changes(state.signals)) for _ in shards]
@@ -108,14 +114,19 @@ class Observing:
         self._planner.look_up()
 
     def _take(self, segment: Segment) -> None:
-        self._refuse(segment.refused)
         self._planner.admit(segment)
-        rows = segment.accepted
+        span = slice(segment.start, segment.end)
+        self._out.name[span] = self._planner.name_of[self._stream.key[span]]
+        self._refuse(segment.refused)
+        rows, steps = segment.accepted, []
+        slot_of_row = self._planner.slots[self._stream.key[rows]]
+        numbered = Numbered.of(self._stream, rows, slot_of_row, self._state.principals, self._config)
         if len(rows):
-            slot_of_row = self._planner.slots[self._stream.key[rows]]
-            self._run_steps(Numbered.of(self._stream, rows, slot_of_row, self._state.principals, self._config))
+            steps = self._run_steps(numbered)
+        self._log(numbered, steps, self._counted(segment))
 
-    def _run_steps(self, numbered: Numbered) -> None:
+    def _run_steps(self, numbered: Numbered) -> list[list[tuple[Record, dict[str, Delta]]]]:
+        """What each step changed, by shard."""
         alarms: dict[str, Array] = {name: np.zeros(len(numbered.rows), bool) for name in self._state.signal_names}
         rises: list[_Rise] = []
         self._out.index[numbered.rows] = numbered.index
@@ -126,16 +137,36 @@ class Observing:
         rises.sort(key=lambda rise: (rise.row, rise.signal))
         latch = self._latch(numbered, alarms, rises)
         self._finish(numbered, latch)
+        return steps
+
+    def _counted(self, segment: Segment) -> Array:
+        """Bring in the votes of ``segment``; int64 (2, n): shard and slot of each."""
+        keys = np.array(list(segment.votes), np.int64)
+        shard, slots = self._stream.shard_of_key[keys], self._planner.slots[keys]
+        if len(keys):
+            columns = self._state.principals.slots
+            columns["votes"][slots] = [vote.votes for vote in segment.votes.values()]
+            columns["flips"][slots] = [vote.flips for vote in segment.votes.values()]
+        return np.stack((shard, slots))
+
+    def _log(
+        self, numbered: Numbered, steps: Sequence[Sequence[tuple[Record, dict[str, Delta]]]], counted: Array
+    ) -> None:
+        """Each shard's change: what the steps did, and the counters of all slots with rows."""
         for at, own in enumerate(self._of):
-            if numbered.edges[at] < numbered.edges[at + 1]:
+            slots = numbered.slots[numbered.edges[at] : numbered.edges[at + 1]]
+            if counted.size:
+                others = counted[1, counted[0] == at]
+                slots = np.concatenate((slots, others[~np.isin(others, slots)]))
+            if len(slots):
                 parts = [step[at] for step in steps if len(step[at][0]["slots"])]
-                own.changes.add(parts, self._counters(at, numbered))
+                own.changes.add(parts, self._state.counters(self._shards[at], slots))
 
     def _step(
         self, numbered: Numbered, at: Array, alarms: dict[str, Array], rises: list[_Rise]
     ) -> tuple[Record, dict[str, Delta]]:
         state = self._state
-        rows, place = rows_of_step(self._stream, numbered, at, state.pools)
+        rows, place = rows_of_step(self._stream, numbered, at, state)
         block = np.empty(len(rows.slots), np.int64)
         block[rows.slot] = numbered.block[at]
         state.history.turn(rows.slots, block)
@@ -158,6 +189,8 @@ class Observing:
                     _Rise(int(numbered.rows[at[row]]), number, proposal, row, int(rows.slots[rows.slot[row]]))
                     for row in proposal.evidence
                 ]
+            if proposal.repeats is not None:
+                self._out.repeats[numbered.rows[at]] = proposal.repeats
             if proposal.growing is not None:
                 growing = proposal.growing
                 views.settle(growing, proposal.repeats)
@@ -224,14 +257,14 @@ class Observing:
         self._of[at].findings.append(self._finding(rise, rise.row - self._stream.edges[at]))
 
     def _finding(self, rise: _Rise, row_of_shard: int) -> Finding:
-        model, version, principal = self._state.principals.key_of[rise.slot]
+        model, judged_as, principal = self._state.principals.key_of[rise.slot]
         proposal, row, signal = rise.proposal, rise.own_row, self._state.signals[rise.signal].name
         score = float(proposal.score[row])
         severity: Literal["high", "medium"] = "high" if score >= _HIGH_SCORE else "medium"
         return Finding(
             row=row_of_shard,
             model=model,
-            model_version=version,
+            model_version=self._stream.version(rise.row),
             principal=principal,
             signal=signal,
             severity=severity,
@@ -240,7 +273,7 @@ class Observing:
             threshold=proposal.threshold,
             query_index=int(self._out.index[rise.row]),
             evidence=proposal.evidence[row],
-            profile=self._profiles.get((model, version)) if signal in DECIDING else None,
+            profile=self._profiles.get((model, judged_as)) if signal in DECIDING else None,
         )
 
     def _finish(self, numbered: Numbered, latch: Array) -> None:
@@ -249,44 +282,57 @@ class Observing:
         last[numbered.slot] = np.arange(len(numbered.rows))
         rows = np.searchsorted(numbered.shard, np.arange(len(self._stream.edges)))
         before = np.array([shard.queries for shard in self._shards]) - rows[:-1]
+        columns = self._state.principals.slots
+        count = np.bincount(numbered.slot)
+        repeats = np.bincount(numbered.slot[self._out.repeats[numbered.rows]], minlength=len(count))
         counters = {
             "queries": numbered.index[last] + 1,
+            "repeats": columns["repeats"][numbered.slots] + repeats,
+            "votes": np.minimum(columns["votes"][numbered.slots] + count, MOST_VOTES),
+            "flips": columns["flips"][numbered.slots],
             "active": before[numbered.shard[last]] + last,
             "score": self._out.score[numbered.rows[last]],
             "latch": latch,
             "signals": self._state.signal_names,
         }
         self._state.set_counters(numbered.slots, counters)
-        for shard, count in zip(self._shards, np.diff(rows).tolist(), strict=True):
-            shard.queries += count
-
-    def _counters(self, at: int, numbered: Numbered) -> Record:
-        """What the counters of one shard's slots are now."""
-        return self._state.counters(self._shards[at], numbered.slots[numbered.edges[at] : numbered.edges[at + 1]])
+        for shard, taken in zip(self._shards, np.diff(rows).tolist(), strict=True):
+            shard.queries += taken
 
     def _refuse(self, rows: Array) -> None:
         stream = self._stream
         for row in rows.tolist():
             at, key = int(stream.shard[row]), stream.keys[stream.key[row]]
-            detail = (
-                f"{key[2]!r} sent {stream.dimension[row]} features to {key[0]} {key[1]}, "
-                "which is not the configured dimension or that of its first query"
-            )
-            self._of[at].refused.append(BadRow(row - stream.edges[at], "dimension", detail))
+            named = f"{key[2]!r} sent {stream.dimension[row]} features to {key[0]} {stream.version(row)}"
+            if stream.fits[row]:
+                reason, detail = "dimension", "which is not what the setting, its profile or most of their queries have"
+            else:
+                reason, detail = "no-profile", "which has no profile, and none of the model's others fits"
+            bad = BadRow(row - stream.edges[at], reason, f"{named}, {detail}", model=key[0], principal=key[2])
+            self._of[at].refused.append(bad)
 
     def _observation(self, at: int) -> Observation:
         out, own, stream = self._out, self._of[at], self._stream
         rows = slice(stream.edges[at], stream.edges[at + 1])
-        first_key, last_key = stream.key_edges[at : at + 2]
+        keys, key_index = self._named(at, rows)
         return Observation(
-            keys=[PrincipalKey(*key) for key in stream.keys[first_key:last_key]],
-            key_index=stream.key[rows] - first_key,
+            keys=[PrincipalKey(*key) for key in keys],
+            key_index=key_index,
             index=out.index[rows],
             flagged=out.flagged[rows],
             score=out.score[rows],
             signals={name: column[rows] for name, column in out.signals.items()},
+            repeats=out.repeats[rows],
             findings=own.findings,
             sections=own.changes.sections(),
             refused=own.refused,
             evicted=own.evicted,
         )
+
+    def _named(self, at: int, rows: slice) -> tuple[list[Key], Array]:
+        """Whose rows those of shard ``at`` are, and which is whose."""
+        names, (first, last) = self._planner.names, self._stream.key_edges[at : at + 2]
+        if len(names) == len(self._stream.keys):
+            return names[first:last], self._stream.key[rows] - first
+        used, key_index = np.unique(self._out.name[rows], return_inverse=True)
+        return [names[name] for name in used.tolist()], key_index.astype(np.int32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from detector.core.arrays import Array
@@ -11,6 +13,9 @@ _LABEL_BITS = 32
 _LABEL_OFFSET = 1 << (_LABEL_BITS - 1)
 LABEL_LIMIT = _LABEL_OFFSET - 1
 """Labels are clipped to within this."""
+MOST_POOLS = 1_024
+"""So many labels of a slot have a pool of their own; those that come later share the pool of ``OVERFLOW``."""
+OVERFLOW = LABEL_LIMIT
 
 
 class Pools:
@@ -56,6 +61,14 @@ class Pools:
             pools[missing] = fresh
         return pools
 
+    def surplus(self, slot: int, labels: Sequence[int]) -> list[int]:
+        """Those of ``labels``, which are different and in order of appearance, that have no pool of their own and find
+        no room for one."""
+        key, known = slot << _LABEL_BITS, self._pool_of
+        own = int(self._slots["pools"][slot]) - ((key | (OVERFLOW + _LABEL_OFFSET)) in known)
+        fresh = [one for one in labels if one != OVERFLOW and (key | (one + _LABEL_OFFSET)) not in known]
+        return fresh[max(MOST_POOLS - own, 0) :]
+
     def of_slots(self, slots: Array) -> Array:
         """int64: all pools of ``slots``, in no particular order."""
         found = []
@@ -83,6 +96,7 @@ class Pools:
         for key in ((slots << _LABEL_BITS) | (labels + _LABEL_OFFSET)).tolist():
             del self._pool_of[key]
         self._slots["pool"][slots] = -1
+        self._slots["pools"][slots] = 0
         self.columns.reset(pools)
         self._ids.give_back(pools.tolist())
 
@@ -98,6 +112,7 @@ class Pools:
         columns["label"][pools] = labels
         columns["born"][pools] = np.arange(self.births, self.births + len(pools))
         self.births += len(pools)
+        np.add.at(self._slots["pools"], slots, 1)
         first = self._slots["pool"]
         for pool, slot in zip(pools.tolist(), slots.tolist(), strict=True):
             columns["next"][pool] = first[slot]

@@ -9,9 +9,13 @@ import numpy as np
 
 from detector.core.arrays import Array
 from detector.core.columns import Columns, Ids
+from detector.core.fitting import ANY
 
 Key = tuple[str, str, str]
 """(model, model version, principal)."""
+
+MOST_VOTES = 64
+"""For the dimension of a slot: see ``core.voting``."""
 
 
 @dataclass(slots=True)
@@ -33,9 +37,11 @@ class Shard:
 class Principals:
     """Slots and their counters, and accounts: what a principal's model versions have in common. Of all shards alike.
 
-    ``slots`` columns: ``queries`` seen, ``active`` (number in the engine's stream of the last one), ``score``
-    (last one, NaN before any), ``account``, ``dimension``, ``block`` of the history. ``accounts`` columns:
-    ``latch`` (bit set of the signals that made it a suspect) and ``versions`` (its slots).
+    ``slots`` columns: ``queries`` seen and ``repeats`` among them, ``active`` (number in the engine's stream of the
+    last one), ``score`` (last one, NaN before any), ``account``, ``dimension`` with its ``votes`` and how often it
+    changed (``flips``), ``block`` of the history, its first ``pool`` and how many ``pools``. ``accounts`` columns:
+    ``latch`` (bit set of the signals that made it a suspect), ``versions`` (how many slots) and ``home``: the slot
+    that judges where versions have no profiles, which is that of the first version by name.
     """
 
     def __init__(self) -> None:
@@ -43,16 +49,20 @@ class Principals:
         self.slots = Columns(
             {
                 "queries": (np.int64, 0),
+                "repeats": (np.int64, 0),
                 "active": (np.int64, -1),
                 "score": (np.float64, np.nan),
                 "account": (np.int32, -1),
                 "dimension": (np.int32, 0),
+                "votes": (np.uint8, 0),
+                "flips": (np.uint8, 0),
                 "block": (np.int64, 0),
                 "pool": (np.int32, -1),
+                "pools": (np.int32, 0),
             }
         )
         self.slots.reserve(1)
-        self.accounts = Columns({"latch": (np.int64, 0), "versions": (np.int32, 0)})
+        self.accounts = Columns({"latch": (np.int64, 0), "versions": (np.int32, 0), "home": (np.int32, -1)})
         self._slot_ids = Ids()
         self._account_ids = Ids()
         self._text_bytes = 0
@@ -71,6 +81,9 @@ class Principals:
         self._text_bytes += len(key[2])
         account = self._account(shard, key)
         self.accounts["versions"][account] += 1
+        home = int(self.accounts["home"][account])
+        if home < 0 or key[1] < self.key_of[home][1]:
+            self.accounts["home"][account] = slot
         self.slots["account"][slot] = account
         self.slots["dimension"][slot] = dimension
         return slot
@@ -81,17 +94,28 @@ class Principals:
             key = self.key_of.pop(slot)
             del shard.slot_of[key]
             self._text_bytes -= len(key[2])
-            self._leave_account(shard, int(self.slots["account"][slot]), key)
+            self._leave_account(shard, slot, key)
         self.slots.reset(np.asarray(slots, dtype=np.int64))
         self._slot_ids.give_back(slots)
+
+    def find(self, shard: Shard, keys: Sequence[Key]) -> list[int]:
+        """The slot that judges each key of a stream, -1 where there is none: for ``ANY`` version its account's home."""
+        slot_of, account_of, home = shard.slot_of, shard.account_of, self.accounts["home"]
+        return [
+            slot_of.get(key, -1)
+            if key[1] != ANY
+            else (-1 if (account := account_of.get((key[0], key[2]))) is None else int(home[account]))
+            for key in keys
+        ]
 
     def versions_of(self, shard: Shard, model: str, principal: str) -> list[int]:
         """Slots of all model versions of one principal."""
         account = shard.account_of.get((model, principal))
         if account is None:
             return []
-        own = np.flatnonzero(self.slots["account"][: self.capacity] == account)
-        return [int(slot) for slot in own]
+        if self.accounts["versions"][account] == 1:
+            return [int(self.accounts["home"][account])]
+        return self._slots_of(account)
 
     def to_forget(self, shard: Shard, count: int) -> list[int]:
         """The ``count`` slots of ``shard`` that matter least: those without a score first, then those that are not
@@ -120,10 +144,17 @@ class Principals:
             self.accounts.reserve(account + 1)
         return account
 
-    def _leave_account(self, shard: Shard, account: int, key: Key) -> None:
-        versions = self.accounts["versions"]
-        versions[account] -= 1
-        if versions[account] == 0:
+    def _leave_account(self, shard: Shard, slot: int, key: Key) -> None:
+        account, accounts = int(self.slots["account"][slot]), self.accounts
+        self.slots["account"][slot] = -1
+        accounts["versions"][account] -= 1
+        if accounts["versions"][account] == 0:
             del shard.account_of[key[0], key[2]]
-            self.accounts["latch"][account] = 0
+            accounts.reset(np.array([account]))
             self._account_ids.give_back([account])
+        elif accounts["home"][account] == slot:
+            accounts["home"][account] = min(self._slots_of(account), key=lambda own: self.key_of[own][1])
+
+    def _slots_of(self, account: int) -> list[int]:
+        own: list[int] = np.flatnonzero(self.slots["account"][: self.capacity] == account).tolist()
+        return own

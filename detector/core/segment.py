@@ -1,24 +1,27 @@
 """How a micro-batch is taken: in segments between evictions, and in steps within them.
 
-A segment ends where a new principal needs a place that its shard does not have, or after 1,024 rows: near duplicates
-cost the square of a segment. A step holds the rows of one model version
-and dimension in which no principal crosses a border of its history blocks. So neither bound depends on how the
+A segment ends where a new principal needs a place that its shard does not have, where a principal's dimension
+changes, or after 1,024 rows: near duplicates cost the square of a segment. A step holds the rows of one judging version
+and dimension in which no principal crosses a border of its history blocks. So none of these bounds depends on how the
 stream was cut into micro-batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from detector.core.arrays import Array
 from detector.core.configuration import EngineConfig
-from detector.core.pools import LABEL_LIMIT, Pools
+from detector.core.fitting import Fitting
+from detector.core.pools import LABEL_LIMIT, MOST_POOLS, OVERFLOW, Pools
 from detector.core.principals import Principals, Shard
 from detector.core.rows import Grouping, Rows
+from detector.core.state import State
 from detector.core.stream import Stream
+from detector.core.voting import Vote, poll
 
 MOST_ROWS = 1_024
 _LABELS = 2 * (LABEL_LIMIT + 1)
@@ -28,69 +31,127 @@ _SLOT_MASK = (1 << _SLOT_BITS) - 1
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows ``start`` to ``end`` of a stream: those ``accepted`` and ``refused`` (row numbers), and the ``newcomers``
-    (positions of keys, and their dimensions) in order of appearance. ``full``: the shard that needs an eviction for
-    what follows, or None."""
+    """Rows ``start`` to ``end`` of a stream: those ``accepted`` and ``refused`` (row numbers), and the first rows of
+    ``newcomers`` (positions of keys), in order of appearance. ``votes``: of the keys with queries of several
+    dimensions, after the segment. ``full``: the shard that needs an eviction for what follows, or None."""
 
     start: int
     end: int
     accepted: Array
     refused: Array
     newcomers: Array
-    dimensions: Array
+    first: Array
+    votes: Mapping[int, Vote]
     full: int | None
 
 
 class Planner:
     """Cuts one stream into segments; asked anew after each, as the principals have changed.
 
-    ``slots`` int64: the slot of each key of the stream, -1 where there is none.
+    ``slots`` int64: the slot of each key of the stream, -1 where there is none. ``names``: whose state that is, for
+    ``name_of`` int64, the current one of each key: where any version is judged by one state, the version of its slot.
     """
 
-    def __init__(self, stream: Stream, config: EngineConfig, principals: Principals, shards: Sequence[Shard]) -> None:
+    def __init__(
+        self, stream: Stream, config: EngineConfig, fitting: Fitting, state: State, shards: Sequence[Shard]
+    ) -> None:
         self._stream = stream
-        self._principals = principals
+        self._state = state
         self._shards = shards
         self._limit = config.limits.principals
-        fixed = [config.dimensions.get(key[0], 0) for key in stream.keys]
+        fixed = [
+            config.dimensions.get(model, 0) or fitting.dimension(model, version) for model, version, _ in stream.keys
+        ]
         self._fixed = np.array(fixed, dtype=np.int32)
+        self._all_fit = bool(stream.fits.all())
         self.look_up()
+        known = state.principals.key_of
+        self.names = [
+            known[slot] if slot >= 0 else (key[0], key[1] or named, key[2])
+            for key, named, slot in zip(stream.keys, stream.named, self.slots.tolist(), strict=True)
+        ]
+        self.name_of = np.arange(len(self.names))
 
     def look_up(self) -> None:
         """Find the slots again, after an eviction."""
         keys, edges = self._stream.keys, self._stream.key_edges
         found: list[int] = []
         for at, shard in enumerate(self._shards):
-            found += shard.find(keys[edges[at] : edges[at + 1]])
+            found += self._state.principals.find(shard, keys[edges[at] : edges[at + 1]])
         self.slots = np.array(found, dtype=np.int64)
+        held = self._state.principals.slots["dimension"][self.slots]
+        self._outdated = np.flatnonzero((self.slots >= 0) & (self._fixed > 0) & (held != self._fixed))
 
     def next(self, start: int) -> Segment:
-        """The longest segment from ``start`` that needs no eviction."""
+        """The longest segment from ``start`` that needs no eviction and no change of a dimension but at its start."""
         stream, window = self._stream, slice(start, start + MOST_ROWS)
         key = stream.key[window]
+        votes: dict[int, Vote] = {}
         accepted = stream.dimension[window] == self._expected(start)[key]
+        if not self._all_fit:
+            accepted &= stream.fits[window]
         newcomers, first = self._newcomers(key, accepted)
         length, full = len(key), None
         places = self._places(newcomers)
         if places < len(newcomers):
             length, full = int(first[places]), int(stream.shard_of_key[newcomers[places]])
-            newcomers, first, accepted = newcomers[:places], first[:places], accepted[:length]
+        if not accepted[:length].all():
+            end, votes = self._poll(start, key[:length], accepted)
+            length, full = (end, None) if end < length else (length, full)
+        here = first < length
+        accepted = accepted[:length]
         return Segment(
             start,
             start + length,
             start + np.flatnonzero(accepted),
             start + np.flatnonzero(~accepted),
-            newcomers,
-            stream.dimension[start + first],
+            newcomers[here],
+            start + first[here],
+            votes,
             full,
         )
 
     def admit(self, segment: Segment) -> None:
-        """Give the newcomers of ``segment`` their slots."""
-        stream = self._stream
-        for at, dimension in zip(segment.newcomers.tolist(), segment.dimensions.tolist(), strict=True):
-            shard = self._shards[stream.shard_of_key[at]]
-            self.slots[at] = self._principals.add(shard, stream.keys[at], dimension)
+        """Give the newcomers of ``segment`` their slots, and begin those anew whose dimension is another now."""
+        stream, principals = self._stream, self._state.principals
+        for at, row in zip(segment.newcomers.tolist(), segment.first.tolist(), strict=True):
+            model, version, principal = stream.keys[at]
+            name = model, version or stream.version(row), principal
+            self.slots[at] = principals.add(self._shards[stream.shard_of_key[at]], name, int(stream.dimension[row]))
+            if name != self.names[self.name_of[at]]:
+                self.name_of[at] = len(self.names)
+                self.names.append(name)
+        self._begin_anew(segment)
+
+    def _begin_anew(self, segment: Segment) -> None:
+        held, dimensions = self._state.principals.slots["dimension"], {}
+        for at, vote in segment.votes.items():
+            if held[self.slots[at]] != vote.dimension:
+                dimensions[int(self.slots[at])] = vote.dimension
+        if len(self._outdated):
+            judged = np.isin(self._outdated, self._stream.key[segment.accepted])
+            own = self._outdated[judged]
+            dimensions.update(zip(self.slots[own].tolist(), self._fixed[own].tolist(), strict=True))
+            self._outdated = self._outdated[~judged]
+        if dimensions:
+            self._state.begin_anew(np.array(list(dimensions)), np.array(list(dimensions.values())))
+
+    def _poll(self, start: int, key: Array, accepted: Array) -> tuple[int, dict[int, Vote]]:
+        """Let the keys with queries of several dimensions vote; ``accepted`` is corrected. Gives where the segment must
+        end, and their votes by then."""
+        stream, columns = self._stream, self._state.principals.slots
+        free = stream.fits[start : start + len(key)] & (self._fixed[key] == 0)
+        contested = np.unique(key[free & ~accepted[: len(key)]])
+        votes = {
+            at: Vote(*(int(columns[name][slot]) for name in ("dimension", "votes", "flips")))
+            for at, slot in zip(contested.tolist(), self.slots[contested].tolist(), strict=True)
+            if slot >= 0
+        }
+        rows = np.flatnonzero(free & np.isin(key, contested))
+        judged = accepted[rows]
+        end = poll(votes, rows, key[rows], stream.dimension[start + rows], judged)
+        accepted[rows] = judged
+        return (len(key) if end is None else end), votes
 
     def _newcomers(self, key: Array, accepted: Array) -> tuple[Array, Array]:
         """Of the rows of a window: the keys without a slot in order of appearance, and the row of each one's first."""
@@ -111,13 +172,13 @@ class Planner:
         return int(without[0]) if len(without) else len(newcomers)
 
     def _expected(self, start: int) -> Array:
-        """The dimension each key's rows must have: the configured one, else the principal's first."""
+        """The dimension each key's rows must have: the setting's or the profile's, else the slot's, else that of the
+        first."""
+        own = self._state.principals.slots["dimension"][self.slots]
         known = self.slots >= 0
-        own = self._principals.slots["dimension"][self.slots]
         if not known.all():
             own = np.where(known, own, self._first_dimensions(start))
-        fixed = np.where(self._fixed > 0, self._fixed, own)
-        return np.where(known & (fixed != own), -1, fixed)
+        return np.where(self._fixed > 0, self._fixed, own)
 
     def _first_dimensions(self, start: int) -> Array:
         """The dimension of each key's first row from ``start``, 0 where it has none."""
@@ -177,20 +238,25 @@ class Numbered:
             yield np.flatnonzero(step == number)
 
 
-def rows_of_step(stream: Stream, numbered: Numbered, at: Array, pools: Pools) -> tuple[Rows, Array]:
+def rows_of_step(stream: Stream, numbered: Numbered, at: Array, state: State) -> tuple[Rows, Array]:
     """The rows at positions ``at`` of ``numbered``, and int64: the positions of their slots in its ``slots``."""
     rows = numbered.rows[at]
     place, slot = np.unique(numbered.slot[at], return_inverse=True)
-    cells, pool = np.unique(slot * _LABELS + (stream.label[rows] + LABEL_LIMIT), return_inverse=True)
-    pool_slot, pool_label = cells // _LABELS, cells % _LABELS - LABEL_LIMIT
     slots = numbered.slots[place]
+    cell = slot * _LABELS + (stream.label[rows] + LABEL_LIMIT)
+    cells, pool = np.unique(cell, return_inverse=True)
+    held = np.bincount(cells // _LABELS, minlength=len(slots)) + state.principals.slots["pools"][slots]
+    if held.max() > MOST_POOLS:
+        _merge_labels(cell, slots, np.flatnonzero(held > MOST_POOLS), state.pools)
+        cells, pool = np.unique(cell, return_inverse=True)
+    pool_slot, pool_label = cells // _LABELS, cells % _LABELS - LABEL_LIMIT
     space = int(stream.space[rows[0]])
     model, version, _ = stream.spaces[space]
     step = Rows(
         model=model,
         model_version=version,
         slots=slots,
-        pools=pools.find_or_add(slots[pool_slot], pool_label),
+        pools=state.pools.find_or_add(slots[pool_slot], pool_label),
         slot=slot,
         pool=pool,
         pool_slot=pool_slot,
@@ -202,3 +268,13 @@ def rows_of_step(stream: Stream, numbered: Numbered, at: Array, pools: Pools) ->
         batch_row=stream.piece_row[rows],
     )
     return step, place
+
+
+def _merge_labels(cell: Array, slots: Array, crowded: Array, pools: Pools) -> None:
+    """Let the rows of ``crowded`` positions in ``slots`` share one label where theirs find no room for a pool."""
+    for at in crowded.tolist():
+        rows = np.flatnonzero(cell // _LABELS == at)
+        labels, first, own = np.unique(cell[rows] % _LABELS - LABEL_LIMIT, return_index=True, return_inverse=True)
+        in_order = labels[np.argsort(first)].tolist()
+        merged = np.isin(labels, pools.surplus(int(slots[at]), in_order))
+        cell[rows[merged[own]]] = at * _LABELS + OVERFLOW + LABEL_LIMIT

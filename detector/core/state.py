@@ -13,7 +13,7 @@ from detector.core.arrays import Array
 from detector.core.configuration import EngineConfig
 from detector.core.history import History, HistoryRows
 from detector.core.pools import Pools
-from detector.core.principals import Key, Principals, Shard
+from detector.core.principals import MOST_VOTES, Key, Principals, Shard
 from detector.core.signal import Delta, Signal
 
 Registry = Mapping[str, Callable[[EngineConfig], Signal]]
@@ -43,24 +43,30 @@ class State:
         figures = [f"{signal.name}.{figure}" for signal in self.signals for figure in signal.figures]
         return self.signal_names + figures
 
-    def slots_for(self, shard: Shard, keys: Sequence[Key], dimensions: Sequence[int]) -> Array:
-        """int64 (n,): the slots of ``keys``, made where missing."""
-        slots = shard.find(keys)
-        for at, slot in enumerate(slots):
+    def slots_for(self, shard: Shard, keys: Sequence[Key], dimensions: Array) -> Array:
+        """int64 (n,): the slots of ``keys``, made where missing and begun anew where the dimension was another."""
+        found = shard.find(keys)
+        for at, slot in enumerate(found):
             if slot < 0:
-                slots[at] = self.principals.add(shard, keys[at], dimensions[at])
-        return np.array(slots, dtype=np.int64)
+                found[at] = self.principals.add(shard, keys[at], int(dimensions[at]))
+        slots = np.array(found, dtype=np.int64)
+        changed = np.flatnonzero(self.principals.slots["dimension"][slots] != dimensions)
+        if len(changed):
+            self.begin_anew(slots[changed], dimensions[changed])
+        return slots
+
+    def begin_anew(self, slots: Array, dimensions: Array) -> None:
+        """Forget what ``slots`` asked, as their queries have other ``dimensions`` now; counters and latch stay."""
+        self._forget(slots)
+        self.principals.slots["block"][slots] = 0
+        self.principals.slots["dimension"][slots] = dimensions
 
     def evict(self, shard: Shard, slots: Sequence[int]) -> None:
         """Forget ``slots`` altogether."""
         own = np.array(slots, dtype=np.int64)
         if not len(own):
             return
-        pools = self.pools.of_slots(own)
-        for signal in self.signals:
-            signal.evict(own, pools)
-        self.history.evict(pools)
-        self.pools.remove(pools)
+        self._forget(own)
         self.principals.remove(shard, slots)
 
     def evict_keys(self, shard: Shard, keys: Sequence[Sequence[str]]) -> None:
@@ -88,10 +94,15 @@ class State:
                 signal.apply(slots, pools, deltas[signal.name])
 
     def set_counters(self, slots: Array, record: Record) -> None:
-        """Counters of ``slots`` after a segment."""
+        """Counters of ``slots`` after a segment. Logs of the first format know no votes, flips and repeats."""
         columns = self.principals.slots
         for name in ("queries", "active", "score"):
             columns[name][slots] = record[name]
+        if "votes" in record:
+            for name in ("votes", "flips", "repeats"):
+                columns[name][slots] = record[name]
+        else:
+            columns["votes"][slots] = np.minimum(record["queries"], MOST_VOTES)
         latch = self._own_latch(record["latch"], record["signals"])
         self.principals.accounts["latch"][columns["account"][slots]] = latch
 
@@ -101,7 +112,10 @@ class State:
         return {
             "keys": [list(key) for key in self.principals.keys_of(slots.tolist())],
             "dimension": columns["dimension"][slots],
+            "votes": columns["votes"][slots],
+            "flips": columns["flips"][slots],
             "queries": columns["queries"][slots],
+            "repeats": columns["repeats"][slots],
             "active": columns["active"][slots],
             "score": columns["score"][slots],
             "latch": self.principals.latch_of(slots),
@@ -126,7 +140,7 @@ class State:
         """Replace the principals of a dump with it whole."""
         keys = [(model, version, principal) for model, version, principal in record["keys"]]
         self.evict_keys(shard, keys)
-        slots = self.slots_for(shard, keys, record["dimension"].tolist())
+        slots = self.slots_for(shard, keys, record["dimension"])
         self.set_counters(slots, record)
         shard.queries = max(shard.queries, int(record["total"]))
         self.principals.slots["block"][slots] = record["block"]
@@ -151,6 +165,14 @@ class State:
         rows = self.history.rows_held(dimension, pools)
         own = sum(signal.nbytes(slots, pools) for signal in self.signals)
         return 500 + 250 * len(pools) + rows * per_row + own
+
+    def _forget(self, slots: Array) -> None:
+        """The pools of ``slots``, and what history and signals hold of them."""
+        pools = self.pools.of_slots(slots)
+        for signal in self.signals:
+            signal.evict(slots, pools)
+        self.history.evict(pools)
+        self.pools.remove(pools)
 
     def _own_latch(self, latch: Array, names: list[str]) -> Array:
         """``latch`` with the bits of the signals ``names`` moved to those of this engine's."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import QueryBatch
 from detector.core.arrays import Array
 from detector.core.batch import MicroBatch
+from detector.core.fitting import Fitting
 from detector.core.pools import LABEL_LIMIT
 from detector.core.principals import Key
 
@@ -18,24 +19,30 @@ from detector.core.principals import Key
 class Stream:
     """One micro-batch of each shard, one shard after the other.
 
-    ``keys`` that occur, those of shard i from ``key_edges[i]`` to ``key_edges[i + 1]``; its rows lie between
-    ``edges[i]`` and ``edges[i + 1]``. Per row: ``shard``, ``key`` (position in them), ``piece`` and ``piece_row``
-    (where it came from), ``dimension`` and ``space`` (position in ``spaces``, each a (model, version, dimension)).
+    ``keys`` that occur, by the version that judges (``Fitting.judged_as``; the query's own where none does), those of
+    shard i from ``key_edges[i]`` to ``key_edges[i + 1]``; the shard's rows are ``edges[i]`` to ``edges[i + 1]``.
+    ``named``: the version that the first query of each key was for. Per row: ``shard``, ``key`` (position in
+    ``keys``), ``piece`` and ``piece_row`` (where it came from), ``fits`` (whether any profile does, or the model has
+    none), ``dimension`` and ``space`` (position in ``spaces``, each a (model, judging version, dimension)).
     """
 
-    def __init__(self, batches: Sequence[MicroBatch]) -> None:
+    def __init__(self, batches: Sequence[MicroBatch], fitting: Fitting) -> None:
         owned = [(at, piece) for at, batch in enumerate(batches) for piece in batch.pieces if len(piece)]
         self.pieces = tuple(piece for _, piece in owned)
+        self._judged_as = [fitting.judged_as(piece) for piece in self.pieces]
         self.keys: list[Key] = []
-        self.spaces: list[tuple[str, str, int]] = []
+        self.named: list[str] = []
+        self._spaces: dict[tuple[str, str, int], int] = {}
         self._number: dict[tuple[int, Key], int] = {}
         self._matrices: dict[int, tuple[NDArray[np.float32], Array]] = {}
         lengths = [len(piece) for piece in self.pieces]
-        self.key = _joined([self._key_index(at, piece) for at, piece in owned], np.int32)
+        self.key = _joined([self._key_index(at, number) for number, (at, _) in enumerate(owned)], np.int32)
         self.piece = np.repeat(np.arange(len(self.pieces)), lengths)
         self.piece_row = _joined([np.arange(length) for length in lengths], np.int64)
-        self._space_of_piece = np.array([self._space(piece) for piece in self.pieces], dtype=np.int64)
+        self._space_of_piece = np.array([self._space(number) for number in range(len(self.pieces))], dtype=np.int64)
+        self.spaces = list(self._spaces)
         self.space = self._space_of_piece[self.piece]
+        self.fits = np.array([version is not None for version in self._judged_as], dtype=np.bool_)[self.piece]
         self.dimension = np.array([piece.dimension for piece in self.pieces], dtype=np.int32)[self.piece]
         self.shard = np.array([at for at, _ in owned], dtype=np.int64)[self.piece]
         self.shard_of_key = np.array([at for at, _ in self._number], dtype=np.int64)
@@ -70,24 +77,33 @@ class Stream:
             self._matrices[space] = np.concatenate([self.pieces[at].features for at in pieces]), start
         return self._matrices[space]
 
-    def _key_index(self, shard: int, piece: QueryBatch) -> Array:
+    def version(self, row: int) -> str:
+        """The model version that the query of ``row`` was for."""
+        return self.pieces[int(self.piece[row])].model_version
+
+    def _key_index(self, shard: int, number: int) -> Array:
+        piece = self.pieces[number]
         used = np.flatnonzero(np.bincount(piece.principal_index, minlength=len(piece.principals)))
         numbers = np.full(len(piece.principals), -1, np.int32)
-        numbers[used] = [self._key(shard, piece, at) for at in used.tolist()]
+        model, version, _ = self._space_key(number)
+        numbers[used] = [
+            self._key(shard, (model, version, piece.principals[at]), piece.model_version) for at in used.tolist()
+        ]
         return numbers[piece.principal_index]
 
-    def _key(self, shard: int, piece: QueryBatch, at: int) -> int:
-        key = (piece.model, piece.model_version, piece.principals[at])
+    def _key(self, shard: int, key: Key, named: str) -> int:
         number = self._number.setdefault((shard, key), len(self.keys))
         if number == len(self.keys):
             self.keys.append(key)
+            self.named.append(named)
         return number
 
-    def _space(self, piece: QueryBatch) -> int:
-        space = (piece.model, piece.model_version, piece.dimension)
-        if space not in self.spaces:
-            self.spaces.append(space)
-        return self.spaces.index(space)
+    def _space(self, number: int) -> int:
+        return self._spaces.setdefault(self._space_key(number), len(self._spaces))
+
+    def _space_key(self, number: int) -> tuple[str, str, int]:
+        piece, judged_as = self.pieces[number], self._judged_as[number]
+        return piece.model, piece.model_version if judged_as is None else judged_as, piece.dimension
 
 
 def labels_of(piece: QueryBatch) -> Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,8 +16,11 @@ from detector.contracts.queries import Count
 Key = tuple[str, str]
 """(model, principal): whose ledger entry."""
 
+Place = tuple[int, int]
+"""Where in the micro-batch: (2 * row + 1, 0) for a row, (2 * at_row, i) for the count ``i``."""
+
 Section = tuple[int, bytes]
-"""(format version, bytes): the ledger's part of a state record."""
+"""(format version, bytes): the ledger's or the accounting's part of a state record."""
 
 
 class Identity(Protocol):
@@ -41,6 +45,22 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """At ``place`` a principal is accused of sending what cannot be judged, or (``finding`` None) no longer."""
+
+    place: Place
+    finding: Finding | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unjudged:
+    """Why a row could not be judged, and the model version that was asked."""
+
+    reason: str
+    model_version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Activity:
     """What ``n`` rows of a micro-batch mean to policy, in log order.
 
@@ -48,7 +68,7 @@ class Activity:
     and ``key_index`` int32 (n,): whose row. ``flagged`` bool (n,): the engine's verdict as of the row.
     ``findings``: the rows that made suspects. ``learning`` bool (n,), or None for nowhere: rows of the backlog,
     on which nothing is enforced. ``counts``: queries without features, in order of ``at_row``. ``judged`` bool
-    (n,), or None for all: rows that the engine took; the others are activity and say nothing for or against anybody.
+    (n,), or None for all: rows that the engine took; ``unjudged`` has the others by row.
     """
 
     time: NDArray[np.float64]
@@ -59,6 +79,7 @@ class Activity:
     learning: NDArray[np.bool_] | None = None
     counts: Sequence[Counted] = ()
     judged: NDArray[np.bool_] | None = None
+    unjudged: Mapping[int, Unjudged] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.time)
@@ -74,15 +95,20 @@ class Activity:
 class Effects:
     """What must be published, in stream order, and recorded.
 
-    Decisions carry the epoch (0, 0): whoever writes the state record stamps it. ``section``: the ledger's delta,
-    None where nothing changed. ``clear``: whose engine state is to be forgotten, in all model versions.
+    Decisions carry the epoch (0, 0): whoever writes the state record stamps it. ``section``: the ledger's delta, and
+    ``accounting`` that of the accounts, None where nothing changed. ``clear``: whose engine state is to be
+    forgotten, in all model versions. ``excused``: unjudged queries by model, of principals who are not accused as most
+    of the model's send such. ``forgotten``: how many accounts went for want of space.
     """
 
     alerts: list[Alert] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     audits: list[Audit] = field(default_factory=list)
     section: Section | None = None
+    accounting: Section | None = None
     clear: list[Key] = field(default_factory=list)
+    excused: Counter[str] = field(default_factory=Counter)
+    forgotten: int = 0
 
     def emit(self, record: Alert | Decision | Audit) -> None:
         """Files ``record`` under its kind."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from detector.contracts.codecs.limits import TEXT_CHARACTERS
 from detector.contracts.findings import Action, Alert, Audit, Cause, Decision, Finding, Mode
-from detector.policy.activity import Key
+from detector.policy.accounting import UNJUDGED
+from detector.policy.activity import Key, Turn
 from detector.policy.allowlist import Exemption
 from detector.policy.config import LATCHED, Policy, strength
 from detector.policy.entry import DAY, IDLE_SECONDS, Entry, Latch, Standing
@@ -38,6 +39,7 @@ class Event:
     learning: bool = False
     queries: int = 1
     findings: Sequence[Finding] = ()
+    turn: Turn | None = None
 
 
 class Case:
@@ -58,6 +60,8 @@ class Case:
         self.expire(event.time)
         suspect_before = bool(self.entry.latches)
         self._latch(event)
+        if event.turn is not None:
+            self._turn(event.turn, event.time)
         if self.entry.latches:
             if suspect_before:
                 self.count(event.queries)
@@ -110,8 +114,8 @@ class Case:
     # -- when the next event can matter
 
     def latched_versions(self) -> set[str]:
-        """The model versions on which a verdict stands."""
-        return {latch.model_version for latch in self.entry.latches}
+        """The model versions on which a verdict of the engine stands."""
+        return {latch.model_version for latch in self.entry.latches if latch.signal != UNJUDGED}
 
     def deadline(self, now: float) -> float:
         """The policy time from which an event that changes no verdict may still change something."""
@@ -147,7 +151,7 @@ class Case:
             return
         if not (event.flagged or event.findings):
             if version in self.latched_versions():
-                self._unlatch(tuple(latch for latch in self.entry.latches if latch.model_version != version))
+                self._keep(lambda latch: latch.model_version != version or latch.signal == UNJUDGED)
             return
         for finding in event.findings:
             if not any(x.model_version == version and x.signal == finding.signal for x in self.entry.latches):
@@ -155,6 +159,18 @@ class Case:
         if version not in self.latched_versions():
             self._new_latch(version, LATCHED, event.time)
             self._say_if_withheld(LATCHED, event.time)
+
+    def _turn(self, turn: Turn, now: float) -> None:
+        """Take over what the accounting says, whatever the engine does. It releases at once."""
+        if turn.finding is None:
+            self._keep(lambda latch: latch.signal != UNJUDGED)
+            self.entry.standings = tuple(s for s in self.entry.standings if s.cause.origin != _SIGNAL + UNJUDGED)
+        elif not any(latch.signal == UNJUDGED for latch in self.entry.latches):
+            latch = self._new_latch(turn.finding.model_version, UNJUDGED, now)
+            self._alert(turn.finding, latch, now)
+
+    def _keep(self, stays: Callable[[Latch], bool]) -> None:
+        self._unlatch(tuple(latch for latch in self.entry.latches if stays(latch)))
 
     def _unlatch(self, remaining: tuple[Latch, ...]) -> None:
         self.entry.latches = remaining

@@ -10,11 +10,14 @@ from typing import get_args
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Mode
+from detector.policy.account import HALF
 from detector.policy.allowlist import Allowlist
 from detector.policy.identity import content_id
 
 LATCHED = "latched"
 """Stands for the signal of a suspect whom the engine still holds and the ledger knows nothing of."""
+
+UNJUDGED_QUERIES = 30
 
 _STRENGTH = {"none": 0, "slow": 1, "refuse": 2}
 
@@ -38,6 +41,7 @@ class Policy:
     """The policy of a deployment. Of the modes that apply, ``observe`` wins.
 
     ``decision_seconds`` is how long a decision outlives the suspect's last query; it is renewed at half of that.
+    ``unjudged_queries``: so many of a principal's recent queries that cannot be judged make a suspect.
     Raises ConfigurationError for a ladder or a mode that makes no sense.
     """
 
@@ -46,6 +50,7 @@ class Policy:
     signal_modes: Mapping[str, Mode] = field(default_factory=dict)
     ladder: tuple[Step, ...] = (Step(0, Action("slow", 1.0)), Step(50, Action("refuse")))
     decision_seconds: float = 3600.0
+    unjudged_queries: int = UNJUDGED_QUERIES
     allowlist: Allowlist = field(default_factory=Allowlist)
 
     def __post_init__(self) -> None:
@@ -54,6 +59,11 @@ class Policy:
                 raise ConfigurationError(f"policy: the mode {mode!r} is unknown; use observe or enforce")
         if not 0 < self.decision_seconds < float("inf"):
             raise ConfigurationError(f"policy: decision_seconds is {self.decision_seconds}; use a number above 0")
+        if not 1 <= self.unjudged_queries <= HALF:
+            raise ConfigurationError(
+                f"policy: unjudged_queries is {self.unjudged_queries}; use a number from 1 to {HALF}, half of the "
+                "queries that are recent"
+            )
         _check_ladder(self.ladder)
 
     @cached_property
@@ -62,7 +72,9 @@ class Policy:
         ladder = [[step.after_queries, step.action.name, step.action.queries_per_second] for step in self.ladder]
         exemptions = [asdict(exemption) for exemption in self.allowlist.exemptions]
         modes = [self.mode, sorted(self.model_modes.items()), sorted(self.signal_modes.items())]
-        return content_id("policy", modes, ladder, self.decision_seconds, exemptions, size=6)
+        # What came later counts only where it is set, so that its coming does not change the version.
+        later = [] if self.unjudged_queries == UNJUDGED_QUERIES else [self.unjudged_queries]
+        return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:
         """The most cautious mode of the deployment, ``model`` and ``signal``."""

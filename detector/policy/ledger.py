@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from detector.contracts.codecs.limits import NAME_CHARACTERS, is_time
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Alert, Audit, Cause, Command, Decision
-from detector.policy.activity import Activity, Counted, Effects, Key, Section
+from detector.policy.accounting import Accounting
+from detector.policy.activity import Activity, Counted, Effects, Key, Place, Section
 from detector.policy.case import Case, shortened
 from detector.policy.config import Policy, check_action
 from detector.policy.entry import Changes, Entry, Standing, decode_changes, encode_changes
 from detector.policy.identity import content_id
-from detector.policy.timeline import Place, Timeline, timelines
+from detector.policy.timeline import Timeline, timelines
 
 Record = Alert | Decision | Audit
 
@@ -32,12 +33,13 @@ class Ledger:
     What it publishes depends on the stream alone: not on how it is cut into micro-batches, nor on what other
     principals do in between. It holds entries of suspects and of principals under a command only, and drops each
     when it means nothing more. ``configuration``: hash of the detection settings, for the alerts (by default the
-    policy's version).
+    policy's version). ``accounting``: who sent what could not be judged; its state is a section of its own.
     """
 
     def __init__(self, policy: Policy, configuration: str | None = None) -> None:
         self._policy = policy
         self._configuration = policy.version if configuration is None else configuration
+        self.accounting = Accounting(policy.unjudged_queries)
         self._entries: dict[Key, Entry] = {}
         self._nbytes = 0
         self._drops: list[tuple[float, Key]] = []
@@ -48,14 +50,18 @@ class Ledger:
     def observe(self, activity: Activity) -> Effects:
         """Takes a micro-batch; changes the ledger by the delta in the effects."""
         emitted = _missing(activity.counts)
+        accounted = self.accounting.take(activity)
         changes: Changes = {}
-        for timeline in timelines(activity, self._entries.keys()):
+        for timeline in timelines(activity, self._entries.keys(), accounted.turns):
             case = self._case(timeline.key)
             emitted += _walk(case, timeline)
             if case.entry != case.before:
                 changes[timeline.key] = case.entry
         emitted.sort(key=lambda placed: placed[0])
-        return self._conclude((record for _, record in emitted), changes, activity.ends_at)
+        effects = self._conclude((record for _, record in emitted), changes, activity.ends_at)
+        effects.accounting, effects.excused = accounted.section, accounted.excused
+        effects.forgotten = accounted.forgotten
+        return effects
 
     def command(self, command: Command, now: float) -> Effects:
         """Takes a command at policy time ``now``, seconds. One that cannot be carried out is audited, with why."""
@@ -67,6 +73,7 @@ class Ledger:
         effects = self._conclude([audit, *case.emitted], changes, now)
         if command.kind == "clear":
             effects.clear.append(key)
+            effects.accounting = self.accounting.forget(key)
         return effects
 
     def active(self, now: float) -> list[Decision]:

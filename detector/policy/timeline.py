@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Finding
-from detector.policy.activity import Activity, Key
+from detector.policy.activity import Activity, Key, Place, Turn
 from detector.policy.case import Event
-
-Place = tuple[int, int]
-"""Where in the micro-batch: (2 * row + 1, 0) for a row, (2 * at_row, i) for the count ``i``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +19,7 @@ class Timeline:
 
     ``row`` int64 (m,): the row, or for a count the row before which it came; ``count`` int64 (m,): its index among
     the counts, -1 for a row. ``version`` int64 (m,) into ``versions``, -1 without a verdict. ``queries`` int64 (m,).
-    ``findings`` by event, ``has_finding`` bool (m,).
+    ``findings`` by event, and at most one of the ``turns`` besides; ``has_finding`` bool (m,) says where there is any.
     """
 
     key: Key
@@ -36,6 +33,7 @@ class Timeline:
     queries: NDArray[np.int64]
     has_finding: NDArray[np.bool_]
     findings: dict[int, list[Finding]]
+    turns: Mapping[int, Turn] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.time)
@@ -49,6 +47,7 @@ class Timeline:
             learning=bool(self.learning[at]),
             queries=int(self.queries[at]),
             findings=self.findings.get(at, ()),
+            turn=self.turns.get(at),
         )
 
     def place_of(self, at: int) -> Place:
@@ -56,12 +55,12 @@ class Timeline:
         return (2 * row + 1, 0) if count < 0 else (2 * row, count)
 
 
-def timelines(activity: Activity, known: Collection[Key]) -> Iterator[Timeline]:
-    """One timeline for each principal that is flagged somewhere, or ``known`` and active."""
+def timelines(activity: Activity, known: Collection[Key], turns: Mapping[Key, Sequence[Turn]]) -> Iterator[Timeline]:
+    """One timeline for each principal that is flagged somewhere, has ``turns``, or is ``known`` and active."""
     findings: dict[int, list[Finding]] = {}
     for finding in activity.findings:
         findings.setdefault(finding.row, []).append(finding)
-    groups = _groups(activity, known, findings)
+    groups = _groups(activity, known, turns.keys(), findings)
     if not groups:
         return
     counts: dict[Key, list[int]] = {}
@@ -73,17 +72,21 @@ def timelines(activity: Activity, known: Collection[Key]) -> Iterator[Timeline]:
         owned = [by_key[bounds[member] : bounds[member + 1]] for member in members]
         versions = [activity.keys[member].model_version for member in members]
         timeline = _of_rows(key, versions, owned, activity, findings)
-        yield _with_counts(timeline, activity, counts[key]) if key in counts else timeline
+        if key in counts:
+            timeline = _with_counts(timeline, activity, counts[key])
+        yield _with_turns(timeline, turns[key]) if key in turns else timeline
 
 
-def _groups(activity: Activity, known: Collection[Key], findings: dict[int, list[Finding]]) -> dict[Key, list[int]]:
+def _groups(
+    activity: Activity, known: Collection[Key], turning: Collection[Key], findings: dict[int, list[Finding]]
+) -> dict[Key, list[int]]:
     """The indices into ``activity.keys`` (one for each model version) of each principal to look at."""
     accused = activity.flagged
     if findings:
         accused = accused.copy()
         accused[list(findings)] = True
     accused_keys = [activity.keys[at] for at in {*activity.key_index[accused].tolist()}]
-    suspects = {(identity.model, identity.principal) for identity in accused_keys}
+    suspects = {(identity.model, identity.principal) for identity in accused_keys} | set(turning)
     groups: dict[Key, list[int]] = {}
     if suspects or known:
         for at, identity in enumerate(activity.keys):
@@ -92,7 +95,7 @@ def _groups(activity: Activity, known: Collection[Key], findings: dict[int, list
                 groups.setdefault(key, []).append(at)
         for counted in activity.counts:
             key = counted.count.model, counted.count.principal
-            if key in known:
+            if key in suspects or key in known:
                 groups.setdefault(key, [])
     return groups
 
@@ -150,3 +153,11 @@ def _with_counts(timeline: Timeline, activity: Activity, counts: list[int]) -> T
         has_finding=has_finding,
         findings=findings,
     )
+
+
+def _with_turns(timeline: Timeline, turns: Sequence[Turn]) -> Timeline:
+    at_place = {timeline.place_of(at): at for at in range(len(timeline))}
+    at = {at_place[turn.place]: turn for turn in turns}
+    has_finding = timeline.has_finding.copy()
+    has_finding[list(at)] = True
+    return replace(timeline, has_finding=has_finding, turns=at)

@@ -70,13 +70,40 @@ PROFILE = Label("profile", most=200)
 MISSING_KIND = Label("kind", get_args(CountKind))
 
 BUILD_INFO = Metric("build_info", "gauge", "1", "Always 1; the label says which version runs.", (VERSION,))
-QUERIES = Metric("queries_total", "counter", "queries", "Queries judged.", (MODEL,))
+QUERIES = Metric("queries_total", "counter", "queries", "Queries judged, without repeats.", (MODEL,))
+QUERIES_ANSWERED = Metric(
+    "queries_answered_total",
+    "counter",
+    "queries",
+    "Queries that the model answered: those judged, repeated, unjudged and dropped together.",
+    (MODEL,),
+)
+QUERIES_REPEATED = Metric(
+    "queries_repeated_total", "counter", "queries", "Queries that repeat an earlier one word for word.", (MODEL,)
+)
+QUERIES_UNJUDGED = Metric(
+    "queries_unjudged_total",
+    "counter",
+    "queries",
+    "Answered queries that could not be judged; of the model unknown where a record does not tell.",
+    (MODEL, REASON),
+)
+QUERIES_DROPPED = Metric(
+    "queries_dropped_total", "counter", "queries", "Answered queries that a logger lost.", (MODEL, REASON)
+)
+QUERIES_EXCUSED = Metric(
+    "queries_excused_total",
+    "counter",
+    "queries",
+    "Unjudged queries of which nobody is accused, as most active principals of the model send such.",
+    (MODEL,),
+)
 RECORDS = Metric("records_total", "counter", "records", "Kafka records applied.", (TOPIC,))
 QUERIES_MISSING = Metric(
     "queries_missing_total",
     "counter",
     "queries",
-    "Queries that carried no features: dropped by a logger, or refused by a gate.",
+    "Queries that carried no features: dropped by a logger, not fit to be logged, or refused by a gate.",
     (MISSING_KIND,),
 )
 DEAD_LETTERS = Metric("dead_letters_total", "counter", "records", "Records and rows refused.", (REASON,))
@@ -213,6 +240,11 @@ RESTARTS = Metric("restarts_total", "counter", "restarts", "Times the supervisor
 METRICS: tuple[Metric, ...] = (
     BUILD_INFO,
     QUERIES,
+    QUERIES_ANSWERED,
+    QUERIES_REPEATED,
+    QUERIES_UNJUDGED,
+    QUERIES_DROPPED,
+    QUERIES_EXCUSED,
     RECORDS,
     QUERIES_MISSING,
     DEAD_LETTERS,

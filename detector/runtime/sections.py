@@ -229,7 +229,8 @@ class DetectionSettings(Section):
     limits: LimitSettings = LimitSettings()
     """Bounds of state."""
     dimensions: dict[str, Count] = Field(default_factory=dict)
-    """Number of features by model; a query with another is refused. Not set: fixed by each principal's first query."""
+    """Number of features by model; a query with another is unjudged. Not set: that of the profile, else of most of the
+    principal's own queries."""
     profiles: tuple[FilePath, ...] = ()
     """Files that weirguard calibrate wrote, one for each model version that is judged by one."""
 
@@ -249,6 +250,8 @@ class PolicySettings(Section):
     """The rate that a slowed principal is left with, in each gate process."""
     refuse_after_queries: Count = 50
     """So many further queries of a slowed suspect turn slow into refuse."""
+    unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
+    """So many of a principal's last 150 to 300 answered queries that cannot be judged make a suspect."""
     allowlist: FilePath | None = None
     """File of principals against whom no decision is made; alerts stay."""
 

@@ -142,6 +142,10 @@ def _add_timers(app: Application) -> None:
             await app.weirguard_owner.survey()
         except Exception as error:  # noqa: BLE001 - without figures the worker is still a worker
             app.weirguard_owner.reporter.failed("survey", error)
+        try:
+            await app.weirguard_owner.publish_scores()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the process must end
+            stop_now(Exit.STATE_NOT_WRITTEN, "scores could not be published", error)
 
     @app.timer(20.0)  # type: ignore[untyped-decorator]
     async def look() -> None:

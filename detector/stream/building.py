@@ -41,6 +41,7 @@ def policy_of(settings: Settings) -> Policy:
         signal_modes=dict(section.signal_modes),
         ladder=ladder,
         decision_seconds=section.decision_seconds,
+        unjudged_queries=section.unjudged_queries,
         allowlist=_allowlist(settings),
     )
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from detector.core.batch import PrincipalKey, Sections
-from detector.stream.judge import POLICY_SECTION, Judge
+from detector.stream.judge import ACCOUNTING_SECTION, POLICY_SECTION, Judge
 
 _LEDGER_KEYS = 1_000
 
@@ -26,6 +26,7 @@ class Checkpointer:
         self._credit = 0
         self._keys: deque[PrincipalKey] = deque()
         self._ledger_keys: deque[tuple[str, str]] = deque()
+        self._accounts: deque[tuple[str, str]] = deque()
         self.first_chunk: int | None = None
         self.in_round = False
 
@@ -48,6 +49,9 @@ class Checkpointer:
         if self._ledger_keys:
             taken = [self._ledger_keys.popleft() for _ in range(min(_LEDGER_KEYS, len(self._ledger_keys)))]
             return {POLICY_SECTION: self._judge.ledger.dump(taken)}
+        if self._accounts:
+            taken = [self._accounts.popleft() for _ in range(min(_LEDGER_KEYS, len(self._accounts)))]
+            return {ACCOUNTING_SECTION: self._judge.ledger.accounting.dump(taken)}
         return None
 
     def chunk_written(self, offset: int, nbytes: int) -> None:
@@ -67,6 +71,7 @@ class Checkpointer:
         self._since_round = self._credit = 0
         self._keys = deque(self._judge.engine.keys())
         self._ledger_keys = deque(self._judge.ledger.keys())
+        self._accounts = deque(self._judge.ledger.accounting.keys())
 
     def _engine_keys(self) -> Sequence[PrincipalKey]:
         taken: list[PrincipalKey] = []

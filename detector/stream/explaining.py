@@ -21,7 +21,7 @@ from detector.core.batch import MicroBatch, Observation, PrincipalKey
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from detector.core.signals.prada import Prada, distances_in
-from detector.policy.activity import Activity
+from detector.policy.activity import Activity, Unjudged
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.sources import format_of
@@ -75,10 +75,11 @@ class OwnQueries:
 class Course:
     """What engine and policy say of each of the n queries of one principal of one model, in order.
 
-    ``versions``: the model version that each went to. ``time`` float64 (n,): policy's, seconds UTC. ``flagged`` bool
-    (n,), ``score`` float64 (n,) and ``signals`` float64 (n,) each: as the engine's observation has them. ``findings``
-    and ``records`` with the row that they came of. ``distances``: by row, those that PRADA tests after it, at the first
-    verdict and at the end. ``refused``: rows that the engine did not take, and that are not among the n.
+    ``versions``: the model version under which each was judged. ``time`` float64 (n,): policy's, seconds UTC.
+    ``flagged`` bool (n,), ``score`` float64 (n,) and ``signals`` float64 (n,) each: as the engine's observation has
+    them. ``findings`` and ``records`` with the row that they came of. ``distances``: by row, those that PRADA tests
+    after it, at the first verdict and at the end. ``refused``: rows that the engine did not take, and that are not
+    among the n.
     """
 
     model: str
@@ -183,7 +184,7 @@ def follow(queries: Sequence[Timed], engine_config: EngineConfig, policy: Policy
     taken = np.concatenate([observation.index >= 0 for observation in seen])
     if not taken.any():
         raise ConfigurationError(f"the engine took no query of these: {seen[0].refused[0].detail}")
-    findings, records = _told(seen, times, Ledger(policy, engine.configuration_hash()))
+    findings, records = _told(seen, pieces, times, Ledger(policy, engine.configuration_hash()))
     number = np.cumsum(taken) - 1
     flagged = np.concatenate([observation.flagged for observation in seen])[taken]
     ends = {int(rows[0]) for rows in (np.flatnonzero(flagged),) if len(rows)} | {len(flagged) - 1}
@@ -191,7 +192,7 @@ def follow(queries: Sequence[Timed], engine_config: EngineConfig, policy: Policy
     return Course(
         model=pieces[0].model,
         principal=seen[0].keys[0].principal,
-        versions=[version for version, own in zip(_versions(pieces), taken.tolist(), strict=True) if own],
+        versions=[key.model_version for one in seen for key in _judged_keys(one)],
         time=times[taken],
         flagged=flagged,
         score=np.concatenate([observation.score for observation in seen])[taken],
@@ -211,23 +212,26 @@ def _observed(engine: Engine, pieces: Sequence[QueryBatch]) -> list[Observation]
     ]
 
 
-def _versions(pieces: Sequence[QueryBatch]) -> list[str]:
-    return [piece.model_version for piece in pieces for _ in range(len(piece))]
+def _judged_keys(observation: Observation) -> list[PrincipalKey]:
+    """Whose state judged each row that was judged."""
+    return [observation.keys[at] for at in observation.key_index[observation.index >= 0].tolist()]
 
 
 def _told(
-    seen: Sequence[Observation], times: Floats, ledger: Ledger
+    seen: Sequence[Observation], pieces: Sequence[QueryBatch], times: Floats, ledger: Ledger
 ) -> tuple[dict[int, Finding], list[tuple[int, Alert | Audit]]]:
     """The findings, and what policy puts on record, by row: it is told of one row at a time, so that each record's row
     is known."""
     findings: dict[int, Finding] = {}
     records: list[tuple[int, Alert | Audit]] = []
-    start = 0
+    start, versions = 0, [piece.model_version for piece in pieces for _ in range(len(piece))]
     for observation in seen:
         count = len(observation.index)
+        unjudged = {bad.row: Unjudged(bad.reason, versions[start + bad.row]) for bad in observation.refused}
         for row in range(count):
             own = [finding for finding in observation.findings if finding.row == row]
-            effects = ledger.observe(_activity(observation, times[start : start + count], row, own))
+            activity = _activity(observation, times[start : start + count], row, own, unjudged.get(row))
+            effects = ledger.observe(activity)
             if own:
                 findings[start + row] = own[0]
             records += [(start + row, alert) for alert in effects.alerts]
@@ -236,7 +240,9 @@ def _told(
     return findings, records
 
 
-def _activity(observation: Observation, times: Floats, row: int, findings: Sequence[Finding]) -> Activity:
+def _activity(
+    observation: Observation, times: Floats, row: int, findings: Sequence[Finding], unjudged: Unjudged | None
+) -> Activity:
     only = slice(row, row + 1)
     return Activity(
         time=times[only],
@@ -245,17 +251,17 @@ def _activity(observation: Observation, times: Floats, row: int, findings: Seque
         flagged=observation.flagged[only],
         findings=[replace(finding, row=0) for finding in findings],
         judged=observation.index[only] >= 0,
+        unjudged={} if unjudged is None else {0: unjudged},
     )
 
 
 def _distances(pieces: Sequence[QueryBatch], count: int, engine_config: EngineConfig) -> Floats:
-    """What PRADA tests after the first ``count`` queries, to the model version of the last of them."""
+    """What PRADA tests after the first ``count`` queries, in the state that judged the last of them."""
     engine, left = Engine(engine_config, {Prada.name: Prada}), count
     for piece in pieces:
         own = cut(piece, 0, min(left, len(piece)))
-        _observed(engine, [own])
+        seen = _observed(engine, [own])
         left -= len(own)
         if not left:
             break
-    key = PrincipalKey(own.model, own.model_version, own.principals[own.principal_index[-1]])
-    return distances_in(engine.dump([key]))
+    return distances_in(engine.dump(_judged_keys(seen[-1])[-1:]))

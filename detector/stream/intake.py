@@ -162,6 +162,10 @@ class Receiver:
                 intake.add((batch, numbers[record], row))
         return [(places[place], count) for place, count in run.counts if place not in lost]
 
+    def lives_here(self, principal: str) -> bool:
+        """Whether this partition is the principal's."""
+        return partition_of(principal, self._partitions) == self._partition
+
     def _homes(self, batch: QueryBatch) -> NDArray[np.int64]:
         homes = [partition_of(principal, self._partitions) for principal in batch.principals]
         return np.asarray(homes, np.int64)[batch.principal_index]

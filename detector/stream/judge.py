@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation, Sections
 from detector.core.engine import Engine, observe_together
-from detector.policy.activity import Activity, Counted, Effects
+from detector.policy.activity import Activity, Counted, Effects, Unjudged
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
+ACCOUNTING_SECTION = "accounting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ class Hearing:
     times: NDArray[np.float64]
     counts: Sequence[Counted] = ()
     learning: NDArray[np.bool_] | None = None
+
+    def versions(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """The model versions that the queries of ``rows`` were for."""
+        ends = np.cumsum([len(piece) for piece in self.pieces])
+        return [self.pieces[at].model_version for at in np.searchsorted(ends, rows, side="right").tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,7 @@ class Judge:
     def conclude(self, hearing: Hearing, observation: Observation) -> Judgement:
         """What follows from what the engine saw."""
         effects = self.ledger.observe(_activity(observation, hearing))
-        return Judgement(observation, effects, _with_policy(observation.sections, effects))
+        return Judgement(observation, effects, observation.sections | policy_sections(effects))
 
 
 def judge_together(work: Sequence[tuple[Judge, Hearing]]) -> list[Judgement]:
@@ -70,8 +76,16 @@ def _activity(observation: Observation, hearing: Hearing) -> Activity:
         learning=hearing.learning,
         counts=hearing.counts,
         judged=observation.index >= 0,
+        unjudged=_unjudged(observation, hearing) if observation.refused else {},
     )
 
 
-def _with_policy(sections: Sections, effects: Effects) -> Sections:
-    return sections if effects.section is None else sections | {POLICY_SECTION: effects.section}
+def _unjudged(observation: Observation, hearing: Hearing) -> dict[int, Unjudged]:
+    versions = hearing.versions([bad.row for bad in observation.refused])
+    return {bad.row: Unjudged(bad.reason, version) for bad, version in zip(observation.refused, versions, strict=True)}
+
+
+def policy_sections(effects: Effects) -> Sections:
+    """What policy changed, for the log."""
+    parts = {POLICY_SECTION: effects.section, ACCOUNTING_SECTION: effects.accounting}
+    return {name: section for name, section in parts.items() if section is not None}

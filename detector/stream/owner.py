@@ -177,6 +177,11 @@ class Owner:
         except Exception as error:  # noqa: BLE001 - looking must not end what goes well; the next look may succeed
             _log.warning("the topics could not be looked at", why=str(error))
 
+    async def publish_scores(self) -> None:
+        """Publish the scores that were held back, so that the last word on each principal is as of now."""
+        for partition in list(self.partitions.values()):
+            await self._sender.publish(await self._in_logic_thread(partition.waiting_scores))
+
     async def assert_decisions(self) -> None:
         """Publish all standing decisions again, so that a frozen owner's late write does not stand for long."""
         for partition in list(self.partitions.values()):

@@ -7,7 +7,7 @@ then its outbox and the scores; then ``confirm``. Only after that may the source
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,27 @@ from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
 from detector.core.batch import Observation
 from detector.core.fitting import Fitting
-from detector.policy.activity import Counted, Effects
+from detector.policy.activity import Effects
 from detector.stream import agreement
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.dead_letters import DeadLetters, LetterLimits, faults_of
 from detector.stream.intake import POISON, Intake, Receiver, SourceRecord
-from detector.stream.judge import POLICY_SECTION, Hearing, Judge, Judgement, judge_together
+from detector.stream.judge import (
+    ACCOUNTING_SECTION,
+    POLICY_SECTION,
+    Hearing,
+    Judge,
+    Judgement,
+    judge_together,
+    policy_sections,
+)
 from detector.stream.origins import Origins
 from detector.stream.outbox import Outbox
 from detector.stream.place import Place
 from detector.stream.record import RECORD_BYTES, Assembly, Kind, Message, StateRecord, decode, written
 from detector.stream.scores import ScoreBoard, last_rows
-from detector.stream.step import Step
+from detector.stream.step import UNKNOWN, Step
+from detector.stream.unread import counted
 
 _ERROR_CHARACTERS = 1_000
 
@@ -87,7 +96,7 @@ class Partition:
         self._writer = writer
         self._letters = DeadLetters(topics, number, writer.letters)
         self._assembly = Assembly()
-        self._scores = ScoreBoard(topics, number)
+        self._scores = ScoreBoard(topics, number, judge)
         self._fitting = Fitting(judge.engine.config.profiles)
 
     # -- recovery ----------------------------------------------------------------------------------------------------
@@ -99,10 +108,8 @@ class Partition:
         OwnershipLost where a live owner reads a newer fence than his own, NewerStateLog, StateLogError.
         """
         record = decode(value)
-        if self.place.admits(offset, record):
-            whole = self._assembly.whole(record)
-            if whole is not None:
-                self._apply(whole)
+        if self.place.admits(offset, record) and (whole := self._assembly.whole(record)) is not None:
+            self._apply(whole)
 
     def _apply(self, record: StateRecord) -> None:
         self.applied.update(record.applied)
@@ -114,7 +121,8 @@ class Partition:
 
     def _apply_sections(self, record: StateRecord) -> None:
         sections = dict(record.sections)
-        policy, sources = sections.pop(POLICY_SECTION, None), sections.pop(agreement.SECTION, None)
+        own = (POLICY_SECTION, ACCOUNTING_SECTION, agreement.SECTION)
+        policy, accounting, sources = (sections.pop(name, None) for name in own)
         whole = record.kind == "chunk"
         if sections:
             (self.judge.engine.load if whole else self.judge.engine.absorb)(sections)
@@ -122,6 +130,8 @@ class Partition:
             self.identities = agreement.decode(sources)
         if policy is not None:
             (self.judge.ledger.load if whole else self.judge.ledger.absorb)(policy)
+        if accounting is not None:
+            self.judge.ledger.accounting.absorb(accounting)
 
     def takeover(self, fence: int, end_of_queries: int) -> list[Message]:
         """Become the live owner; ``fence`` is the offset of our own fence record, which recovery must have read.
@@ -158,6 +168,10 @@ class Partition:
         standing = self.judge.ledger.active(self.policy_time)
         return [self._outbox.decision(decision, self.place.position) for decision in standing]
 
+    def waiting_scores(self) -> list[Message]:
+        """Scores that were held back for coming too often."""
+        return list(self._scores.waiting()) if self.ready else []
+
     # -- live --------------------------------------------------------------------------------------------------------
 
     def contiguous(self, records: Sequence[SourceRecord]) -> tuple[list[SourceRecord], tuple[int, int] | None]:
@@ -189,7 +203,7 @@ class Partition:
         intake = self._receiver.receive(unseen)
         clocks, backlog = self._advance(unseen), self._backlog(unseen)
         learning = backlog[intake.record_of] if backlog.any() else None
-        counts = _counted(intake, clocks, backlog)
+        counts = counted(intake, self._receiver.lives_here, clocks, backlog)
         return Received(
             records, unseen, refused, intake, Hearing(intake.pieces, clocks[intake.record_of], counts, learning)
         )
@@ -202,14 +216,13 @@ class Partition:
         self.applied[source] = records[-1].offset
         covers = (records[0].offset, records[-1].offset) if source == "queries" else None
         step = self._write("delta", judgement.effects, judgement.sections, covers, intake.rows)
-        step.write(
-            self._letters.write(received.unseen, faults_of(intake.refused, intake.stray_counts), self.policy_time)
-        )
+        faults = faults_of(intake.refused, intake.stray_counts)
+        step.write(self._letters.write(received.unseen, faults, self.policy_time))
         step.write(self._letters.write(records, faults_of(refused), self.policy_time))
         step.before += intake.strays
         last = last_rows(judgement.observation)
-        step.after.extend(self._scores.due(judgement.observation, last, received.hearing.times))
-        step.count(intake, judgement.observation, last, refused)
+        step.after.extend(self._scores.due(judgement.observation, last, received.hearing))
+        step.count(intake, judgement, last, refused)
         step.misfits = self._fitting.misfits(intake.pieces)
         return step
 
@@ -224,7 +237,7 @@ class Partition:
             return self._refuse(record, POISON, f"the decoder failed: {error!r}"[:_ERROR_CHARACTERS])
         self._advance([record])
         effects = self.judge.ledger.command(command, self.policy_time)
-        sections = {} if effects.section is None else {POLICY_SECTION: effects.section}
+        sections = policy_sections(effects)
         for model, principal in effects.clear:
             sections |= self.judge.engine.clear(model, principal)
         return self._write("delta", effects, sections)
@@ -238,11 +251,12 @@ class Partition:
     def _refuse(self, record: SourceRecord, reason: str, detail: str) -> Step:
         """All of ``record`` is a dead letter."""
         self.applied[record.source] = record.offset
-        covers = (record.offset, record.offset) if record.source == "queries" else None
-        step = self._write("delta", None, {}, covers)
+        step = self._write("delta", None, {}, (record.offset, record.offset) if record.source == "queries" else None)
         faults = faults_of({0: [BadRow(-1, reason, detail)]})
         step.write(self._letters.write([record], faults, self.policy_time))
         step.refused[reason] += 1
+        if record.source != "commands":
+            step.unjudged[UNKNOWN, reason] += 1
         return step
 
     def checkpoint(self) -> Step | None:
@@ -284,7 +298,7 @@ class Partition:
 
     def _refuse_rows(self, intake: Intake, observation: Observation) -> None:
         for bad in observation.refused:
-            row = BadRow(int(intake.row_of[bad.row]), bad.reason, bad.detail)
+            row = replace(bad, row=int(intake.row_of[bad.row]))
             intake.refused.setdefault(int(intake.record_of[bad.row]), []).append(row)
 
     def _write(
@@ -333,7 +347,3 @@ def conclude_together(received: Sequence[tuple[Partition, Received]]) -> list[St
     """The second half of ``step_together``."""
     judged = judge_together([(partition.judge, own.hearing) for partition, own in received])
     return [partition.conclude(own, judgement) for (partition, own), judgement in zip(received, judged, strict=True)]
-
-
-def _counted(intake: Intake, clocks: NDArray[np.float64], backlog: NDArray[np.bool_]) -> list[Counted]:
-    return [Counted(count, float(clocks[at]), row, bool(backlog[at])) for at, count, row in intake.counts]

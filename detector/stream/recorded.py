@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 
 from detector.contracts.batches import concatenate, cut
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
+from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.fitting import Fitting
 from detector.core.profile import Profile
+from detector.policy.activity import Counted
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.sources import format_of
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
 from detector.stream.judge import Hearing, Judge, Judgement
+from detector.stream.unread import unread
 
 QUERIES_AT_ONCE = 512
 """Rows after which a micro-batch is closed; it has less than twice as many. Verdicts do not depend on it."""
@@ -30,18 +32,22 @@ QUERIES_AT_ONCE = 512
 
 @dataclass(slots=True)
 class Part:
-    """Rows for one micro-batch; ``log`` and ``row`` int64 (n,) say where in the files each good row stood."""
+    """Rows for one micro-batch; ``log`` and ``row`` int64 (n,) say where in the files each good row stood. ``unread``:
+    bad rows of a known principal, each with how many good ones stand before."""
 
     pieces: list[QueryBatch] = field(default_factory=list)
     bad_rows: list[tuple[int, BadRow]] = field(default_factory=list)
     repaired: Counter[str] = field(default_factory=Counter)
     queries: int = 0
+    unread: list[tuple[int, Count]] = field(default_factory=list)
     _logs: list[NDArray[np.int64]] = field(default_factory=list)
     _rows: list[NDArray[np.int64]] = field(default_factory=list)
 
     def add(self, log: int, portion: DecodedQueries) -> None:
         self.bad_rows += [(log, bad) for bad in portion.bad_rows]
         self.repaired += portion.repaired
+        counts = (unread(bad, 0.0) for bad in portion.bad_rows)
+        self.unread += [(self.queries, count) for count in counts if count is not None]
         if portion.batch is not None:
             self.pieces.append(portion.batch)
             self.queries += len(portion.batch)
@@ -74,7 +80,7 @@ def judge_logs(
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
 ) -> Iterator[tuple[Part, Judgement | None]]:
-    """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None where no row is good.
+    """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None for nobody's rows.
 
     The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
     of ``occurred_at``, of which none is taken to be later than ``not_after``, seconds UTC. Raises ConfigurationError,
@@ -110,12 +116,13 @@ def _judged(judge: Judge, parts: Iterable[Part]) -> Iterator[tuple[Part, Judgeme
     latest = 0.0
     for part in parts:
         pieces = list(concatenate(part.pieces))
-        if not pieces:
+        if not (pieces or part.unread):
             yield part, None
             continue
-        times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))[1:]
+        times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))
+        counts = [Counted(count, float(times[row]), row) for row, count in part.unread]
         latest = float(times[-1])
-        yield part, judge.judge(Hearing(pieces, times))
+        yield part, judge.judge(Hearing(pieces, times[1:], counts))
 
 
 def _micro_batches(portions: Iterable[Portion]) -> Iterator[Part]:

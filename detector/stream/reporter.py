@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("weirguard.stream")
 _MOST_TOLD = 100
+_FAULT = (
+    "see weirguard_queries_unjudged_total for the reasons, and whether the deployment and its profile fit each other"
+)
+
+_Name = TypeVar("_Name")
 
 Place = tuple[str, int]
 """(source, partition)."""
@@ -161,8 +166,8 @@ class Reporter:
         self.metrics.replace(names.DECISIONS_ACTIVE, dict(standing))
 
     def _count(self, steps: Sequence[Step]) -> None:
+        self._count_answered(steps)
         counts = (
-            (names.QUERIES, "model", _total(step.queries for step in steps)),
             (names.DEAD_LETTERS, "reason", _total(step.refused for step in steps)),
             (names.DEAD_LETTERS_NOT_KEPT, "reason", _total(step.not_kept for step in steps)),
             (names.QUERIES_MISSING, "kind", _total(step.missing for step in steps)),
@@ -182,12 +187,35 @@ class Reporter:
         self.metrics.add(names.REKEYED, sum(step.rekeyed for step in steps))
         self.metrics.add(names.EVICTIONS, sum(step.evicted for step in steps))
 
+    def _count_answered(self, steps: Sequence[Step]) -> None:
+        """What became of answered queries: the first figure is the sum of the others."""
+        answered: Counter[str] = Counter()
+        for metric, plain in ((names.QUERIES, "judged"), (names.QUERIES_REPEATED, "repeated")):
+            for model, queries in _total(getattr(step, plain) for step in steps).items():
+                self.metrics.add(metric, queries, model=model)
+                answered[model] += queries
+        for metric, parts in ((names.QUERIES_UNJUDGED, "unjudged"), (names.QUERIES_DROPPED, "dropped")):
+            for (model, reason), queries in _total(getattr(step, parts) for step in steps).items():
+                self.metrics.add(metric, queries, model=model, reason=reason)
+                answered[model] += queries
+        for model, queries in answered.items():
+            self.metrics.add(names.QUERIES_ANSWERED, queries, model=model)
+        for model, queries in _total(step.excused for step in steps).items():
+            self.metrics.add(names.QUERIES_EXCUSED, queries, model=model)
+            self._tell(
+                f"most active principals of {model} send what cannot be judged, and none is accused of it; {_FAULT}"
+            )
+
+    def _tell(self, warning: str) -> None:
+        """Says it once."""
+        if self._tell_once(warning):
+            _log.warning(warning)
+
     def _count_misfits(self, misfits: Iterable[Misfit]) -> None:
         """Counts them, and says of each kind once that there is such a thing."""
         for misfit in misfits:
             self.metrics.add(names.MISFITS, misfit.queries, model=misfit.model, reason=misfit.reason)
-            if self._tell_once(misfit.detail):
-                _log.warning(misfit.detail)
+            self._tell(misfit.detail)
 
     def _count_findings(self, step: Step) -> None:
         for alert in step.alerts:
@@ -197,8 +225,8 @@ class Reporter:
             self.metrics.add(names.DECISIONS, action=decision.action.name, mode=decision.mode, origin=origin)
 
 
-def _total(counts: Iterable[Counter[str]]) -> Counter[str]:
-    total: Counter[str] = Counter()
+def _total(counts: Iterable[Counter[_Name]]) -> Counter[_Name]:
+    total: Counter[_Name] = Counter()
     for one in counts:
         total.update(one)
     return total

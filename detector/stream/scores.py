@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import isnan
 
 import numpy as np
@@ -13,58 +14,136 @@ from detector.contracts.codecs.records import decision_key, encode
 from detector.contracts.findings import Score
 from detector.contracts.topics import Topics
 from detector.core.batch import Observation
+from detector.policy.activity import Key
+from detector.stream.judge import Hearing, Judge
 from detector.stream.record import Message
 
 SECONDS_BETWEEN = 1.0
-"""Least policy time between two scores of one principal, unless his verdict changes."""
+"""Least policy time between two scores of one principal, unless the verdict changes."""
 
 LEAST_QUERIES = 20
-"""A principal with fewer queries than this has no score worth a record."""
+"""A principal with fewer queries than this has no score worth a record, unless some of theirs were not judged."""
 
 _REMEMBERED = 100_000
+_MOST_WAITING = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What there is to say of n principals as of the last query of each, at policy ``time``: lists of n. ``values``
+    float64 (n, m): those of the signals ``names``."""
+
+    keys: list[Key]
+    versions: list[str]
+    time: list[float]
+    queries: list[int]
+    score: list[float]
+    flagged: list[bool]
+    names: list[str]
+    values: NDArray[np.float64]
 
 
 class ScoreBoard:
-    """Decides whose score is due; remembers the last 100,000 principals it spoke of."""
+    """Decides whose score is due; remembers the last 100,000 principals it published. What comes too early waits."""
 
-    def __init__(self, topics: Topics, partition: int) -> None:
+    def __init__(self, topics: Topics, partition: int, judge: Judge) -> None:
         self._topic = topics.scores
         self._partition = partition
-        self._spoken: OrderedDict[int, tuple[float, bool]] = OrderedDict()
+        self._engine = judge.engine
+        self._accounting = judge.ledger.accounting
+        self._published: OrderedDict[int, tuple[float, bool]] = OrderedDict()
+        self._waiting: dict[Key, tuple[_Seen, int]] = {}
 
-    def due(self, observation: Observation, last: Sequence[int], times: NDArray[np.float64]) -> Iterator[Message]:
-        """Score records for ``last``, the last rows of the principals in ``observation``, where one is due."""
-        for row in last:
-            if observation.index[row] + 1 >= LEAST_QUERIES and self._is_due(observation, row, float(times[row])):
-                yield self._message(observation, row, float(times[row]))
+    def due(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> Iterator[Message]:
+        """Score records for ``last``, the last rows of the principals in ``observation``, and for those besides whose
+        queries could not be judged, where one is due."""
+        for seen in (self._judged(observation, last, hearing), self._unjudged(observation, last, hearing)):
+            for at, key in enumerate(seen.keys):
+                if self._is_due(key, seen.time[at], seen.flagged[at]):
+                    self._waiting.pop(key, None)
+                    yield self._message(seen, at)
+                else:
+                    self._waiting[key] = seen, at
+        while len(self._waiting) > _MOST_WAITING:
+            yield self._message(*self._waiting.pop(next(iter(self._waiting))))
 
-    def _is_due(self, observation: Observation, row: int, time: float) -> bool:
-        key = hash(observation.keys[observation.key_index[row]])
-        flagged = bool(observation.flagged[row])
-        last = self._spoken.get(key)
+    def waiting(self) -> Iterator[Message]:
+        """Those that were not due when they came, as of now."""
+        while self._waiting:
+            yield self._message(*self._waiting.popitem()[1])
+
+    def _judged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
+        held, known, accused = observation.keys, self._accounting.known, self._accounting.accused()
+        rows = np.array(last, np.int64)
+        keys = [(held[at].model, held[at].principal) for at in observation.key_index[rows].tolist()]
+        worth = observation.index[rows] + 1 >= LEAST_QUERIES
+        for at in np.flatnonzero(~worth).tolist():
+            worth[at] = keys[at] in known
+        if not worth.all():
+            rows, keys = rows[worth], [key for key, own in zip(keys, worth.tolist(), strict=True) if own]
+        flagged = observation.flagged[rows].tolist()
+        if accused:
+            flagged = [one or key in accused for one, key in zip(flagged, keys, strict=True)]
+        return _Seen(
+            keys,
+            hearing.versions(rows),
+            hearing.times[rows].tolist(),
+            (observation.index[rows] + 1).tolist(),
+            observation.score[rows].tolist(),
+            flagged,
+            list(observation.signals),
+            np.stack([column[rows] for column in observation.signals.values()], axis=1),
+        )
+
+    def _unjudged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
+        """Those who have no row that was judged."""
+        judged = {_key(observation, row) for row in last} if observation.refused or hearing.counts else set()
+        odd = {key: said for key, said in _odd(observation, hearing).items() if key not in judged}
+        standing = [self._engine.standing(*key) for key in odd]
+        accused = self._accounting.accused()
+        return _Seen(
+            list(odd),
+            [version for version, _ in odd.values()],
+            [time for _, time in odd.values()],
+            [own.queries for own in standing],
+            [own.score for own in standing],
+            [own.flagged or key in accused for key, own in zip(odd, standing, strict=True)],
+            [],
+            np.empty((len(odd), 0)),
+        )
+
+    def _is_due(self, key: Key, time: float, flagged: bool) -> bool:
+        number = hash(key)
+        last = self._published.get(number)
         if last is not None and last[1] == flagged and time < last[0] + SECONDS_BETWEEN:
             return False
-        self._spoken[key] = (time, flagged)
-        self._spoken.move_to_end(key)
-        if len(self._spoken) > _REMEMBERED:
-            self._spoken.popitem(last=False)
+        self._published[number] = (time, flagged)
+        self._published.move_to_end(number)
+        if len(self._published) > _REMEMBERED:
+            self._published.popitem(last=False)
         return True
 
-    def _message(self, observation: Observation, row: int, time: float) -> Message:
-        key = observation.keys[observation.key_index[row]]
-        score = float(observation.score[row])
-        signals = {name: float(values[row]) for name, values in observation.signals.items() if not isnan(values[row])}
+    def _message(self, seen: _Seen, at: int) -> Message:
+        key, score = seen.keys[at], seen.score[at]
+        standing, account = self._engine.standing(*key), self._accounting.of(key)
+        unjudged, dropped = (dict(account.unjudged), dict(account.dropped)) if account is not None else ({}, {})
+        signals = zip(seen.names, seen.values[at].tolist(), strict=True)
         record = Score(
-            model=key.model,
-            model_version=key.model_version,
-            principal=key.principal,
-            occurred_at=time,
-            queries=int(observation.index[row]) + 1,
+            model=key[0],
+            model_version=seen.versions[at],
+            principal=key[1],
+            occurred_at=seen.time[at],
+            queries=seen.queries[at],
             score=None if isnan(score) else score,
-            flagged=bool(observation.flagged[row]),
-            signals=signals,
+            flagged=seen.flagged[at],
+            signals={name: value for name, value in signals if not isnan(value)},
+            answered=standing.queries + sum(unjudged.values()) + sum(dropped.values()),
+            judged=standing.queries - standing.repeats,
+            repeats=standing.repeats,
+            unjudged=unjudged,
+            dropped=dropped,
         )
-        return Message(self._topic, self._partition, decision_key(key.model, key.principal), encode(record))
+        return Message(self._topic, self._partition, decision_key(*key), encode(record))
 
 
 def last_rows(observation: Observation) -> list[int]:
@@ -74,3 +153,18 @@ def last_rows(observation: Observation) -> list[int]:
     last[observation.key_index[taken]] = taken
     rows: list[int] = last[last >= 0].tolist()
     return rows
+
+
+def _key(observation: Observation, row: int) -> Key:
+    key = observation.keys[observation.key_index[row]]
+    return key.model, key.principal
+
+
+def _odd(observation: Observation, hearing: Hearing) -> dict[Key, tuple[str, float]]:
+    """Who had a query that was not judged: the version it was for and its policy time, of the last one."""
+    counts = [counted for counted in hearing.counts if counted.count.kind != "refused"]
+    found = {(one.count.model, one.count.principal): ("unknown", one.time) for one in counts}
+    rows = [bad.row for bad in observation.refused]
+    for row, version in zip(rows, hearing.versions(rows), strict=True):
+        found[_key(observation, row)] = version, float(hearing.times[row])
+    return found

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 
+import numpy as np
+
 from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
 from detector.core.batch import Observation
@@ -14,7 +16,11 @@ from detector.core.exposure import EXPOSURES
 from detector.core.fitting import Misfit
 from detector.stream.dead_letters import Letters
 from detector.stream.intake import Intake
+from detector.stream.judge import Judgement
 from detector.stream.record import Kind, Message, Position
+
+UNKNOWN = "unknown"
+"""Stands for the model of a row that could not be read as far as that."""
 
 
 @dataclass(slots=True)
@@ -30,7 +36,11 @@ class Step:
     more: Sequence[bytes] = ()
     before: list[Message] = field(default_factory=list)
     after: list[Message] = field(default_factory=list)
-    queries: Counter[str] = field(default_factory=Counter)
+    judged: Counter[str] = field(default_factory=Counter)
+    repeated: Counter[str] = field(default_factory=Counter)
+    unjudged: Counter[tuple[str, str]] = field(default_factory=Counter)
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    excused: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
@@ -62,21 +72,34 @@ class Step:
         self.not_kept.update(letters.not_kept)
 
     def count(
-        self, intake: Intake, observation: Observation, last: Sequence[int], refused: Mapping[int, Sequence[BadRow]]
+        self, intake: Intake, judgement: Judgement, last: Sequence[int], refused: Mapping[int, Sequence[BadRow]]
     ) -> None:
-        """Fill in the figures: what ``intake`` brought and the engine made of it, ``last`` being the last rows of its
-        principals; ``refused`` did not get that far."""
-        for piece in intake.pieces:
-            self.queries[piece.model] += len(piece)
-        for rows in (*intake.refused.values(), *refused.values()):
-            self.refused.update(row.reason for row in rows)
+        """Fill in the figures: what ``intake`` brought and came of it, ``last`` being the last rows of its principals;
+        ``refused`` did not get that far."""
+        observation = judgement.observation
+        self._count_judged(intake, observation)
+        for bad in (row for rows in (*intake.refused.values(), *refused.values()) for row in rows):
+            self.refused[bad.reason] += 1
+            self.unjudged[bad.model or UNKNOWN, bad.reason] += bad.queries
         for _, count, _ in intake.counts:
             self.missing[count.kind] += count.queries
+            if count.kind != "refused":
+                by_reason = self.dropped if count.kind == "dropped" else self.unjudged
+                by_reason[count.model, count.reason or count.kind] += count.queries
         self.repaired = intake.repaired
         self.rekeyed = len(intake.strays)
-        self.evicted = observation.evicted
+        self.evicted = observation.evicted + judgement.effects.forgotten
+        self.excused = judgement.effects.excused
         self._count_scores(observation, last)
         self._count_exposures(observation, last)
+
+    def _count_judged(self, intake: Intake, observation: Observation) -> None:
+        end, taken = 0, observation.index >= 0
+        for piece in intake.pieces:
+            rows = slice(end, end := end + len(piece))
+            repeats = int(np.count_nonzero(observation.repeats[rows]))
+            self.repeated[piece.model] += repeats
+            self.judged[piece.model] += int(np.count_nonzero(taken[rows])) - repeats
 
     def _count_scores(self, observation: Observation, last: Sequence[int]) -> None:
         """The score of each principal as of the end of the micro-batch, by model."""

@@ -238,6 +238,16 @@ def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> N
     assert "w=0.81 (threshold 0.95)" in text
 
 
+def test_show_gives_account_of_every_answered_query(topics: Topics, publish: Any) -> None:
+    counts: Any = {"answered": 137, "judged": 100, "repeats": 20, "unjudged": {"no-profile": 3, "dimension": 9}}
+    publish(topics.scores, replace(score("thief", 1.17), **counts, dropped={"queue": 5}))
+    known = json.loads(run(principals.app, "show", "digits", "thief", "-o", "json").stdout)
+    assert {name: known["score"][name] for name in counts} == counts
+    text = run(principals.app, "show", "digits", "thief").stdout
+    expected = "100 judged + 20 repeated + 12 unjudged (dimension 9, no-profile 3) + 5 dropped (queue 5)"
+    assert f"answered: 137 = {expected}\n" in text
+
+
 def test_show_of_somebody_unknown_fails(topics: Topics) -> None:
     shown = run(principals.app, "show", "digits", "nobody")
     assert shown.exit_code == 1

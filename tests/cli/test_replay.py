@@ -15,16 +15,20 @@ import pytest
 
 from detector.cli import replaying
 from detector.cli.main import main
+from detector.cli.replaying import Report
 from detector.contracts.batches import take
 from detector.contracts.codecs import decode
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Decision
-from detector.contracts.queries import QueryBatch
-from detector.core.engine import EngineConfig, PradaConfig
+from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
+from detector.core.engine import Engine, EngineConfig, PradaConfig
 from detector.core.signals import SIGNALS
 from detector.policy.config import Policy
+from detector.policy.ledger import Ledger
 from detector.stream import recorded
+from detector.stream.judge import Judge
 from tests.contracts.batches import make_batch, principals_of
+from tests.core.streams import batch
 from tests.sources.logs import rows_of, write_jsonl, write_parquet
 
 COMPATIBLE = EngineConfig(mode="compatible", prada=PradaConfig(delta=0.9))
@@ -90,6 +94,27 @@ def test_the_thief_is_flagged_alone_and_the_summary_says_from_where(tmp_path: Pa
     alert = _alerts(tmp_path)[0]
     assert (alert.principal, alert.query_index) == ("thief", first["thief"])
     assert {decision.principal for decision in _decisions(tmp_path)} == {"thief"}
+
+
+def test_rows_that_cannot_be_judged_are_counted_against_their_principal_and_accuse(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pieces = [batch(rng.random((number, width)), ["eve"] * number) for number, width in ((40, 4), (35, 6), (30, 4))]
+    portions = [DecodedQueries(piece, np.arange(len(piece))) for piece in pieces]
+    portions[0].bad_rows.append(BadRow(0, "outputs", "none", "credit", "eve"))
+    portions[0].bad_rows.append(BadRow(1, "syntax", "unreadable"))
+    part = recorded.Part()
+    for portion in portions:
+        part.add(0, portion)
+    judge = Judge(Engine(EngineConfig()), Ledger(Policy()))
+    ((_, judgement),) = recorded._judged(judge, [part])
+    assert judgement is not None
+    assert [(alert.principal, alert.signal) for alert in judgement.effects.alerts] == [("eve", "unjudged")]
+    with Report(tmp_path, [tmp_path / "log"]) as report:
+        report.judged(part, judgement.observation, judgement.effects.alerts, judgement.effects.decisions)
+        for log, bad in part.bad_rows:
+            report.refused(log, bad)
+        (eve,) = report.summary()["principals"]
+    assert (eve["principal"], eve["queries"], eve["unjudged"]) == ("eve", 70, {"dimension": 35, "outputs": 1})
 
 
 @pytest.mark.parametrize("mode", ["default", "compatible"])

@@ -107,15 +107,6 @@ def test_one_principal_of_a_wrong_dimension_does_not_fix_it_for_the_model() -> N
     assert not engine.observe(of_one(np.ones((1, 5)), who="ann")).refused
 
 
-def test_a_suspect_stays_one_under_a_new_version_but_starts_with_no_distances() -> None:
-    engine = Engine(EngineConfig())
-    _thief(engine)
-    later = engine.observe(MicroBatch((batch(np.ones((2, 16)), ["thief", "ann"], version="2"),)))
-    assert later.flagged.tolist() == [True, False]
-    assert np.isnan(later.signals["prada"]).all() and later.index.tolist() == [0, 0]
-    assert not later.findings
-
-
 def test_a_suspect_of_one_model_is_none_of_another() -> None:
     engine = Engine(EngineConfig())
     _thief(engine)

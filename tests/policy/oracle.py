@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ class Row:
     flagged: bool
     found: tuple[str, ...] = ()
     learning: bool = False
+    unjudged: str = ""
+    """Why the engine could not judge it."""
 
 
 @dataclass
@@ -64,11 +67,81 @@ class Person:
     seen: float = 0.0
 
 
+class OracleAccounts:
+    """Every answered query of the recent ones in a list of its own."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.people: dict[str, OracleAccount] = {}
+        self.model: list[list[tuple[str, bool]]] = [[], []]
+
+    def take(self, item: Row | Uncharted) -> bool | None:
+        """Whether the query accuses its sender of sending what cannot be judged; None where nothing changes."""
+        kind, reason = ("judged", "") if isinstance(item, Row) else (item.kind, item.kind)
+        if isinstance(item, Row) and item.unjudged:
+            kind, reason = "unjudged", item.unjudged
+        queries = item.queries if isinstance(item, Uncharted) else 1
+        if kind == "refused" or (kind == "judged" and item.principal not in self.people):
+            if kind == "judged":
+                self._see(item.principal, False, 1)
+            return None
+        account = self.people.setdefault(item.principal, OracleAccount())
+        if kind == "dropped":
+            account.dropped[reason] += queries
+            return None
+        odd = kind == "unjudged"
+        self._see(item.principal, odd, queries)
+        before = account.accused
+        if odd:
+            account.unjudged[reason] += queries
+        account.answer(odd, queries, self.limit)
+        if odd and (account.accused or account.recent >= self.limit):
+            account.accused = not self._deployment()
+        if account.accused:
+            return True if odd else None
+        return False if before else None
+
+    def _see(self, principal: str, odd: bool, queries: int) -> None:
+        if not odd and not any(is_odd for half in self.model for _, is_odd in half):
+            return
+        self.model[1] += [(principal, odd)] * min(queries, 1_000 - len(self.model[1]))
+        if len(self.model[1]) == 1_000:
+            self.model = [self.model[1], []]
+
+    def _deployment(self) -> bool:
+        active = {name for half in self.model for name, _ in half}
+        odd = {name for half in self.model for name, is_odd in half if is_odd}
+        return len(active) >= 4 and len(odd) > len(active) / 2
+
+
+@dataclass
+class OracleAccount:
+    halves: list[list[bool]] = field(default_factory=lambda: [[], []])
+    accused: bool = False
+    unjudged: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def recent(self) -> int:
+        return sum(map(sum, self.halves))
+
+    def answer(self, odd: bool, queries: int, limit: int) -> None:
+        if not (odd or self.recent or self.accused):
+            self.halves = [[], []]
+            return
+        self.halves[1] += [odd] * queries
+        if len(self.halves[1]) >= 150:
+            self.halves = [self.halves[1], []]
+            if self.recent < limit / 2:
+                self.accused = False
+
+
 class OracleLedger:
     def __init__(self, policy: Policy, model: str) -> None:
         self.policy = policy
         self.model = model
         self.people: dict[str, Person] = {}
+        self.accounts = OracleAccounts(policy.unjudged_queries)
 
     def feed(self, item: Item) -> list[Told]:
         if isinstance(item, Order):
@@ -79,9 +152,11 @@ class OracleLedger:
         person = self.people.setdefault(item.principal, Person())
         self._forget(person, item.time)
         before = bool(person.latches)
+        turn = self.accounts.take(item)
         exempt = self.policy.allowlist.covering(self.model, item.principal, item.time) is not None
-        if isinstance(item, Row):
+        if isinstance(item, Row) and not item.unjudged:
             told += self._verdict(person, item, exempt)
+        told += self._accuse(person, item, exempt, turn)
         if person.latches:
             person.seen = item.time
             person.queries += (item.queries if isinstance(item, Uncharted) else 1) if before else 0
@@ -98,24 +173,42 @@ class OracleLedger:
     def _verdict(self, person: Person, row: Row, exempt: bool) -> list[Told]:
         told: list[Told] = []
         if not row.flagged:
-            person.latches = {at: latch for at, latch in person.latches.items() if at[0] != row.version}
+            person.latches = {
+                at: latch for at, latch in person.latches.items() if at[0] != row.version or at[1] == "unjudged"
+            }
             return told
         found = list(row.found)
-        if not found and not any(version == row.version for version, _ in person.latches):
+        if not found and not any(version == row.version and signal != "unjudged" for version, signal in person.latches):
             found = ["latched"]
         for signal in found:
             if (row.version, signal) in person.latches:
                 continue
-            held = any(not lifted for _, lifted in person.latches.values())
-            if not held and not any(origin.startswith("signal:") for origin in person.wishes):
-                person.queries = 0
-            person.episode = max(person.episode + 1, math.floor(row.time))
-            person.latches[row.version, signal] = [person.episode, False]
+            self._latch(person, row.version, signal, row.time)
             if signal != "latched":
                 told.append(("alert", row.time, row.principal, row.version, signal, person.episode, exempt))
             if exempt:
                 told.append(("withheld", row.time, row.principal, signal))
         return told
+
+    def _latch(self, person: Person, version: str, signal: str, time: float) -> None:
+        held = any(not lifted for _, lifted in person.latches.values())
+        if not held and not any(origin.startswith("signal:") for origin in person.wishes):
+            person.queries = 0
+        person.episode = max(person.episode + 1, math.floor(time))
+        person.latches[version, signal] = [person.episode, False]
+
+    def _accuse(self, person: Person, item: Row | Uncharted, exempt: bool, turn: bool | None) -> list[Told]:
+        standing = [at for at in person.latches if at[1] == "unjudged"]
+        if turn is False:
+            person.wishes.pop("signal:unjudged", None)
+            for at in standing:
+                del person.latches[at]
+        if not turn or standing:
+            return []
+        version = item.version if isinstance(item, Row) else "unknown"
+        self._latch(person, version, "unjudged", item.time)
+        told: list[Told] = [("alert", item.time, item.principal, version, "unjudged", person.episode, exempt)]
+        return told + ([("withheld", item.time, item.principal, "unjudged")] if exempt else [])
 
     def _wish(self, person: Person, item: Row | Uncharted, exempt: bool) -> None:
         if exempt:
@@ -169,6 +262,7 @@ class OracleLedger:
             person.wishes[origin] = Wish(command.action, mode, now + command.duration_seconds)
         elif command.kind == "clear":
             person.latches, person.wishes = {}, {}
+            self.accounts.people.pop(command.principal, None)
         else:
             gone = [
                 origin

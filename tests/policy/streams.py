@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from detector.contracts.findings import Action, Alert, Audit, Command, Decision, Evidence, Finding
 from detector.contracts.queries import Count
-from detector.policy.activity import Activity, Counted, Effects
+from detector.policy.activity import Activity, Counted, Effects, Unjudged
 from detector.policy.ledger import Ledger
 
 from .oracle import Item, Order, Row, Told, Uncharted
@@ -55,6 +55,8 @@ def activity(items: Sequence[Row | Uncharted]) -> Activity:
         findings=findings,
         learning=np.array([row.learning for row in rows], dtype=np.bool_),
         counts=counts,
+        judged=np.array([not row.unjudged for row in rows], dtype=np.bool_),
+        unjudged={at: Unjudged(row.unjudged, row.version) for at, row in enumerate(rows) if row.unjudged},
     )
 
 
@@ -143,7 +145,10 @@ def _stream(seed: int, length: int) -> list[Item]:
             if command.kind == "clear":
                 latched = {who: signals for who, signals in latched.items() if who[0] != principal}
         elif what < 5:
-            items.append(Uncharted(time, principal, dice.choice(["dropped", "refused"]), dice.randint(1, 4), learning))
+            kind = dice.choice(["dropped", "refused", "unjudged"])
+            items.append(Uncharted(time, principal, kind, dice.randint(1, 4), learning))
+        elif what < 7:
+            items.append(Row(time, principal, dice.choice("112"), False, (), learning, dice.choice(["dimension", "x"])))
         else:
             version = dice.choice("112")
             signals = latched.setdefault((principal, version), set())

@@ -10,9 +10,11 @@ import numpy as np
 from detector.core.batch import Observation, PrincipalKey
 from detector.core.exposure import EXPOSURES
 from detector.core.signals import SIGNALS
+from detector.policy.activity import Effects
 from detector.runtime.health import Health
 from detector.runtime.metrics import new_metrics
 from detector.stream.intake import Intake
+from detector.stream.judge import Judgement
 from detector.stream.reporter import Reporter
 from detector.stream.scores import last_rows
 from detector.stream.step import Step
@@ -23,6 +25,7 @@ SEEN = Observation(
     index=np.array([0, 1, 0, 0], np.int64),
     flagged=np.zeros(4, bool),
     score=np.full(4, np.nan),
+    repeats=np.zeros(4, bool),
     signals={
         "information_gain": np.array([10.0, 62.0, 93.0, np.nan]),
         "coverage": np.array([10.0, 31.0, 100.0, 5.0]),
@@ -35,7 +38,7 @@ SEEN = Observation(
 
 def _counted() -> Step:
     step = Step((1, 1), "delta", b"")
-    step.count(Intake(), SEEN, last_rows(SEEN), {})
+    step.count(Intake(), Judgement(SEEN, Effects(), {}), last_rows(SEEN), {})
     return step
 
 

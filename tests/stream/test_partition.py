@@ -221,7 +221,7 @@ def test_a_rekeyed_record_counts_once_however_often_it_comes() -> None:
     first = at(RECORDS[0], source="rekeyed", headers=PACKED | {ORIGIN: b"3:12"})
     partition.step([first, at(first, offset=1)])
     partition.step([at(first, offset=2)])
-    assert sum(partition.step([at(first, offset=3, headers=PACKED | {ORIGIN: b"3:13"})]).queries.values()) == 20
+    assert partition.step([at(first, offset=3, headers=PACKED | {ORIGIN: b"3:13"})]).repeated == {"m": 20}
     record = decode_record(partition.step([at(first, offset=4)]).record)
     assert isinstance(record, StateRecord)
     assert (record.applied["rekeyed"], record.origins, record.rows) == (4, {3: 13}, 0)
@@ -245,7 +245,8 @@ def test_bad_records_become_dead_letters_byte_for_byte_and_good_ones_count() -> 
     described = decode(DeadLetter, dict(letter.headers)["weirguard.dead-letter"])
     assert (described.topic, described.offset, described.row) == (TOPICS.queries, 0, None)
     assert dict(letter.headers)["trace"] == b"t"
-    assert step.queries["m"] == 20
+    assert step.judged["m"] + step.repeated["m"] == 20
+    assert step.unjudged == {("unknown", "syntax"): 1}
 
 
 def test_a_row_of_another_dimension_is_refused_with_its_record() -> None:
@@ -254,6 +255,7 @@ def test_a_row_of_another_dimension_is_refused_with_its_record() -> None:
     wide = queries(20, seed=5, dimension=9)
     step = partition.step([SourceRecord("queries", 1, 1.0, b"k", encode_json_query(wide, 0))])
     assert dict(step.refused) == {"dimension": 1}
+    assert step.unjudged == {("m", "dimension"): 1}
     assert [message.topic for message in step.before] == [TOPICS.dead_letters]
 
 

@@ -6,8 +6,15 @@ import numpy as np
 
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Score
+from detector.contracts.queries import Count
 from detector.core.batch import Observation, PrincipalKey
+from detector.core.engine import Engine, EngineConfig
+from detector.policy.activity import Counted
+from detector.policy.config import Policy
+from detector.policy.ledger import Ledger
+from detector.stream.judge import Hearing, Judge
 from detector.stream.scores import LEAST_QUERIES, ScoreBoard, last_rows
+from tests.core.streams import batch
 from tests.stream.world import TOPICS
 
 
@@ -20,38 +27,94 @@ def observation(indices: list[int], flagged: bool = False, score: float = float(
         flagged=np.full(rows, flagged),
         score=np.full(rows, score),
         signals={"prada": np.full(rows, score)},
+        repeats=np.zeros(rows, bool),
         findings=[],
         sections={},
     )
 
 
-def spoken(board: ScoreBoard, seen: Observation, time: float) -> list[Score]:
-    return [
-        decode(Score, message.value) for message in board.due(seen, last_rows(seen), np.full(len(seen.index), time))
-    ]
+def board() -> ScoreBoard:
+    return ScoreBoard(TOPICS, 0, Judge(Engine(EngineConfig()), Ledger(Policy())))
 
 
-def test_the_last_row_speaks_for_all_of_a_principal() -> None:
-    (score,) = spoken(ScoreBoard(TOPICS, 0), observation([30, 31, 32], score=0.5), 10.0)
+def hearing(rows: int, time: float) -> Hearing:
+    return Hearing([batch(np.zeros((rows, 2)), ["ana"] * rows, version="7")], np.full(rows, time))
+
+
+def spoken(scores: ScoreBoard, seen: Observation, time: float) -> list[Score]:
+    told = scores.due(seen, last_rows(seen), hearing(len(seen.index), time))
+    return [decode(Score, message.value) for message in told]
+
+
+def waiting(scores: ScoreBoard) -> list[Score]:
+    return [decode(Score, message.value) for message in scores.waiting()]
+
+
+def test_the_last_row_speaks_for_all_of_a_principal_under_the_version_that_it_was_for() -> None:
+    (score,) = spoken(board(), observation([30, 31, 32], score=0.5), 10.0)
     assert (score.queries, score.score, score.signals) == (33, 0.5, {"prada": 0.5})
+    assert score.model_version == "7"
 
 
 def test_a_silent_signal_is_left_out() -> None:
-    (score,) = spoken(ScoreBoard(TOPICS, 0), observation([30]), 10.0)
+    (score,) = spoken(board(), observation([30]), 10.0)
     assert (score.score, score.signals) == (None, {})
 
 
 def test_no_second_score_within_a_second_unless_the_verdict_turns() -> None:
-    board = ScoreBoard(TOPICS, 0)
-    assert len(spoken(board, observation([30]), 10.0)) == 1
-    assert spoken(board, observation([31]), 10.5) == []
-    assert len(spoken(board, observation([32], flagged=True), 10.6)) == 1
-    assert len(spoken(board, observation([33], flagged=True), 11.7)) == 1
+    scores = board()
+    assert len(spoken(scores, observation([30]), 10.0)) == 1
+    assert spoken(scores, observation([31]), 10.5) == []
+    assert len(spoken(scores, observation([32], flagged=True), 10.6)) == 1
+    assert len(spoken(scores, observation([33], flagged=True), 11.7)) == 1
+
+
+def test_what_came_too_early_waits_and_is_told_once_as_of_its_last() -> None:
+    scores = board()
+    spoken(scores, observation([30]), 10.0)
+    spoken(scores, observation([31], score=0.4), 10.2)
+    spoken(scores, observation([32], score=0.5), 10.4)
+    assert [(score.queries, score.score, score.signals) for score in waiting(scores)] == [(33, 0.5, {"prada": 0.5})]
+    assert waiting(scores) == []
+
+
+def test_what_was_told_in_the_meantime_does_not_wait() -> None:
+    scores = board()
+    for index, time in ((30, 10.0), (31, 10.5), (32, 12.0)):
+        spoken(scores, observation([index]), time)
+    assert waiting(scores) == []
 
 
 def test_a_principal_with_few_queries_has_no_score() -> None:
-    assert spoken(ScoreBoard(TOPICS, 0), observation([LEAST_QUERIES - 2]), 10.0) == []
+    assert spoken(board(), observation([LEAST_QUERIES - 2]), 10.0) == []
 
 
 def test_a_refused_row_has_no_score() -> None:
-    assert spoken(ScoreBoard(TOPICS, 0), observation([-1]), 10.0) == []
+    assert spoken(board(), observation([-1]), 10.0) == []
+
+
+def test_who_only_sends_what_cannot_be_judged_has_a_score_that_says_so() -> None:
+    engine = Engine(EngineConfig(dimensions={"credit": 2}))
+    judge = Judge(engine, Ledger(Policy()))
+    counts = [
+        Counted(Count("credit", "eve", "unjudged", 35, 0.0, "encoding"), 10.0, 1),
+        Counted(Count("credit", "eve", "dropped", 3, 0.0, "queue"), 10.0, 1),
+        Counted(Count("credit", "eve", "refused", 9, 0.0), 10.0, 1),
+    ]
+    heard = Hearing([batch(np.zeros((1, 3)), ["eve"])], np.full(1, 10.0), counts)
+    judgement = judge.judge(heard)
+    told = ScoreBoard(TOPICS, 0, judge).due(judgement.observation, last_rows(judgement.observation), heard)
+    (score,) = [decode(Score, message.value) for message in told]
+    assert (score.principal, score.queries, score.score, score.flagged) == ("eve", 0, None, True)
+    assert (score.answered, score.judged, score.repeats) == (39, 0, 0)
+    assert (score.unjudged, score.dropped) == ({"dimension": 1, "encoding": 35}, {"queue": 3})
+
+
+def test_repeats_are_told_apart_from_what_was_judged() -> None:
+    judge = Judge(Engine(EngineConfig()), Ledger(Policy()))
+    rows = np.random.default_rng(0).random((30, 2))
+    heard = Hearing([batch(np.concatenate((rows, rows[:10])), ["ana"] * 40)], np.full(40, 10.0))
+    observation = judge.judge(heard).observation
+    (message,) = ScoreBoard(TOPICS, 0, judge).due(observation, last_rows(observation), heard)
+    score = decode(Score, message.value)
+    assert (score.answered, score.judged, score.repeats) == (40, 30, 10)

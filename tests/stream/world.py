@@ -159,6 +159,7 @@ def state_of(partition: Partition) -> tuple[Any, ...]:
         [engine.dump([key]) for key in keys],
         [(key.model, key.principal) for key in keys],
         [ledger.dump([key]) for key in entries],
+        [ledger.accounting.dump([key]) for key in sorted(ledger.accounting.keys())],
     )
 
 

@@ -102,17 +102,21 @@ def _source_record(name: str, record: Any) -> SourceRecord:
 
 def _lost(known: OnRecord, course: Course) -> int:
     """How many queries the service counted and the topics no longer hold."""
-    if known.score is None:
+    score = known.score
+    if score is None:
         return 0
-    return max(known.score.queries - course.versions.count(known.score.model_version), 0)
+    if score.judged is None or score.repeats is None:
+        return max(score.queries - course.versions.count(score.model_version), 0)
+    return max(score.judged + score.repeats - len(course), 0)
 
 
 def _row_of(alert: Alert, course: Course) -> int:
     """By number where all queries are there, else by time."""
-    rows = [row for row, version in enumerate(course.versions) if version == alert.model_version]
-    exact = rows[alert.query_index] if alert.query_index < len(rows) else -1
-    if exact >= 0 and course.time[exact] == alert.occurred_at:
-        return exact
+    for version in dict.fromkeys(course.versions):
+        rows = [row for row, own in enumerate(course.versions) if own == version]
+        exact = rows[alert.query_index] if alert.query_index < len(rows) else -1
+        if exact >= 0 and course.time[exact] == alert.occurred_at:
+            return exact
     return _row_at(alert.occurred_at, course)
 
 

@@ -186,7 +186,8 @@ def _check_audit(audit: Audit) -> None:
 def _check_score(score: Score) -> None:
     _check_names(model=score.model, model_version=score.model_version, principal=score.principal)
     _check_times(occurred_at=score.occurred_at)
-    _check_least(0, queries=score.queries)
+    _check_least(0, queries=score.queries, answered=score.answered, judged=score.judged, repeats=score.repeats)
+    _check_least(0, unjudged=min(score.unjudged.values(), default=0), dropped=min(score.dropped.values(), default=0))
     _check_finite([("score", score.score), *score.signals.items()])
 
 

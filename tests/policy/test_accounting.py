@@ -1,0 +1,271 @@
+"""Who sends what cannot be judged: counted by reason, suspected of it, and not blamed for a deployment's fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import count
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.contracts.codecs import decode, encode
+from detector.contracts.errors import ConfigurationError, NewerStateLog, StateLogError
+from detector.contracts.findings import Action, Alert, Command
+from detector.policy.account import HALF, MOST_REASONS, Account
+from detector.policy.accounting import MOST_WATCHES, Accounting
+from detector.policy.activity import Counted, Effects
+from detector.policy.allowlist import Allowlist, Exemption
+from detector.policy.config import Policy, Step
+from detector.policy.ledger import Ledger
+
+from .oracle import Item, OracleLedger, Row, Uncharted
+from .streams import MODEL, activity, by_kind, drive, told
+
+POLICY = Policy(mode="enforce")
+
+
+def judged(principal: str, number: int, at: float = 1000.0) -> list[Item]:
+    return [Row(at, principal, "1", False)] * number
+
+
+def odd(principal: str, number: int, at: float = 1000.0, reason: str = "dimension") -> list[Item]:
+    return [Row(at, principal, "1", False, (), False, reason)] * number
+
+
+def run(ledger: Ledger, items: Iterable[Item]) -> Effects:
+    return ledger.observe(activity([item for item in items if isinstance(item, Row | Uncharted)]))
+
+
+def held(ledger: Ledger, principal: str = "eve") -> Account:
+    account = ledger.accounting.of((MODEL, principal))
+    assert account is not None
+    return account
+
+
+def said(effects: Effects) -> list[tuple[str, str]]:
+    return [(decision.principal, decision.action.name) for decision in effects.decisions]
+
+
+def test_the_thirtieth_query_that_cannot_be_judged_makes_a_suspect_like_any() -> None:
+    ledger = Ledger(POLICY, "settings-hash")
+    assert not run(ledger, odd("eve", 29)).alerts
+    effects = run(ledger, [*judged("eve", 70), *odd("eve", 1, 1002.0, "features")])
+    (alert,) = effects.alerts
+    assert (alert.principal, alert.signal, alert.score, alert.threshold) == ("eve", "unjudged", 1.0, 30.0)
+    assert {part.name: part.value for part in alert.evidence} == {
+        "unjudged": 30.0,
+        "share": 0.3,
+        "unjudged: dimension": 29.0,
+        "unjudged: features": 1.0,
+    }
+    assert decode(Alert, encode(alert)) == alert
+    assert said(effects) == [("eve", "slow")]
+    assert effects.decisions[0].causes[0].origin == "signal:unjudged"
+    assert said(run(ledger, odd("eve", 50))) == [("eve", "refuse")]
+
+
+def test_counts_of_a_logger_and_unread_rows_are_the_same_suspicion() -> None:
+    effects = run(Ledger(POLICY), [Uncharted(1000.0, "eve", "unjudged", 30)])
+    assert [(alert.signal, alert.model_version) for alert in effects.alerts] == [("unjudged", "unknown")]
+
+
+def test_what_a_logger_dropped_is_counted_and_no_suspicion() -> None:
+    ledger = Ledger(POLICY)
+    assert not run(ledger, [Uncharted(1000.0, "eve", "dropped", 500)]).alerts
+    assert (held(ledger).dropped, held(ledger).unjudged) == ({"dropped": 500}, {})
+
+
+def test_queries_that_a_gate_refused_were_never_answered() -> None:
+    ledger = Ledger(POLICY)
+    run(ledger, [Uncharted(1000.0, "eve", "refused", 500)])
+    assert ledger.accounting.of((MODEL, "eve")) is None
+
+
+def test_judged_queries_do_not_excuse_and_many_of_them_release() -> None:
+    ledger = Ledger(POLICY)
+    assert len(run(ledger, odd("eve", 30)).alerts) == 1
+    assert said(run(ledger, judged("eve", 40))) == []
+    released = run(ledger, judged("eve", 300, 1010.0))
+    assert ("eve", "none") in said(released)
+    assert not run(ledger, odd("eve", 29)).alerts
+    assert len(run(ledger, odd("eve", 1)).alerts) == 1
+
+
+def test_a_share_below_the_limit_never_accuses() -> None:
+    ledger = Ledger(POLICY)
+    for _ in range(100):
+        assert not run(ledger, [*odd("eve", 4), *judged("eve", 76)]).alerts
+    assert held(ledger).unjudged == {"dimension": 400}
+
+
+def test_the_allowlist_withholds_the_decision_and_keeps_the_alert() -> None:
+    allowlist = Allowlist((Exemption("eve", "sales", "contract", 9e9),))
+    effects = run(Ledger(replace(POLICY, allowlist=allowlist)), odd("eve", 40))
+    assert [alert.suppressed_by is not None for alert in effects.alerts] == [True]
+    assert not effects.decisions
+
+
+def test_clearing_begins_anew() -> None:
+    ledger = Ledger(POLICY)
+    run(ledger, odd("eve", 40))
+    clear = Command("c", "clear", 0.0, "ops", MODEL, "eve", "why")
+    effects = ledger.command(clear, 1001.0)
+    heir = Ledger(POLICY)
+    assert effects.accounting is not None
+    heir.accounting.absorb(effects.accounting)
+    assert ledger.accounting.of((MODEL, "eve")) is None
+    assert not run(ledger, odd("eve", 29)).alerts
+
+
+def test_where_most_active_principals_send_such_nobody_is_accused_and_it_is_told() -> None:
+    ledger = Ledger(POLICY)
+    everybody = [row for _ in range(50) for name in ("ana", "bo", "chi", "dee") for row in odd(name, 1)]
+    effects = run(ledger, [*everybody, *judged("eli", 3)])
+    assert not effects.alerts
+    assert effects.excused == {MODEL: 4 * 21}
+
+
+def test_half_of_the_active_are_not_most() -> None:
+    few = [row for _ in range(50) for name in ("ana", "bo") for row in odd(name, 1)]
+    others = [row for name in ("chi", "dee") for row in judged(name, 1)]
+    effects = run(Ledger(POLICY), [*few[:2], *others, *few[2:]])
+    assert {alert.principal for alert in effects.alerts} == {"ana", "bo"}
+    assert not effects.excused
+
+
+def test_a_suspect_is_released_once_it_shows_that_the_deployment_is_at_fault() -> None:
+    ledger = Ledger(POLICY)
+    assert len(run(ledger, odd("ana", 30)).alerts) == 1
+    others = [row for name in ("bo", "chi", "dee") for row in odd(name, 1)]
+    assert said(run(ledger, [*others, *odd("ana", 1)])) == [("ana", "none")]
+
+
+def test_no_more_is_held_than_the_bounds_allow_and_suspects_stay() -> None:
+    accounting = Accounting(30, most=64)
+    forgotten = 0
+    for at in range(500):
+        who = "eve" if at == 0 else f"p{at}"
+        events: Any = [Uncharted(1000.0, who, "unjudged", 40 if at == 0 else 1)]
+        forgotten += accounting.take(activity(events)).forgotten
+        assert len([key for key in accounting.keys() if key[1]]) <= 64
+    account = accounting.of((MODEL, "eve"))
+    assert account is not None
+    assert account.accused
+    assert forgotten >= 500 - 64
+    counted = activity([Uncharted(1000.0, "eve", "unjudged", 1)]).counts[0].count
+    for at in range(2 * MOST_WATCHES):
+        accounting.take(replace(activity([]), counts=[Counted(replace(counted, model=f"m{at}"), 1000.0, 0)]))
+    assert len([key for key in accounting.keys() if not key[1]]) == MOST_WATCHES
+
+
+def test_reasons_beyond_the_bound_are_one() -> None:
+    ledger = Ledger(POLICY)
+    run(ledger, [row for at in range(100) for row in odd("eve", 1, reason=f"reason-{at}")])
+    assert len(held(ledger).unjudged) == MOST_REASONS + 1
+    assert sum(held(ledger).unjudged.values()) == 100
+
+
+@pytest.mark.parametrize("limit", [0, HALF + 1, -1])
+def test_a_limit_that_cannot_be_reached_is_refused(limit: int) -> None:
+    with pytest.raises(ConfigurationError, match="unjudged_queries"):
+        Policy(unjudged_queries=limit)
+
+
+def test_the_version_of_a_policy_changes_with_the_limit_alone() -> None:
+    assert Policy().version == Policy(unjudged_queries=30).version != Policy(unjudged_queries=31).version
+
+
+def test_a_later_format_is_refused_and_so_is_nonsense() -> None:
+    with pytest.raises(NewerStateLog):
+        Accounting(30).absorb((99, b""))
+    with pytest.raises(StateLogError):
+        Accounting(30).absorb((1, b"nonsense"))
+
+
+# -- against the oracle, however cut and recovered
+
+POLICIES = [
+    Policy(mode="enforce", decision_seconds=100.0, ladder=ladder, unjudged_queries=limit)
+    for ladder in ((Step(0, Action("slow", 1.0)), Step(3, Action("refuse"))),)
+    for limit in (1, 5, 30)
+]
+
+
+def _bursts(seed: int, length: int) -> list[Item]:
+    """Bursts of judged and odd rows of up to seven principals; a shorter stream is the beginning of a longer one."""
+    dice = Random(seed)
+    people = [f"p{at}" for at in range(dice.randint(1, 7))]
+    clock = count(1000)
+    items: list[Item] = []
+    while len(items) < length:
+        who, number, time = dice.choice(people), dice.choice([1, 2, 10, 40, 170, 400]), float(next(clock))
+        kind = dice.choice(["judged", "judged", "odd", "mixed", "count"])
+        if kind == "count":
+            what = dice.choice(["dropped", "refused", "unjudged"])
+            items.append(Uncharted(time, who, what, number))
+        for _ in range(number if kind != "count" else 0):
+            is_odd = kind == "odd" or (kind == "mixed" and dice.random() < 0.2)
+            items.append(Row(time, who, "1", False, (), False, dice.choice(["dimension", "x"]) if is_odd else ""))
+    return items[:length]
+
+
+streams = st.builds(_bursts, st.integers(0, 2**32), st.integers(0, 3_000))
+CUTS = st.sets(st.integers(1, 3_000), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(POLICIES), streams, CUTS)
+def test_says_what_the_oracle_says_however_it_is_cut(policy: Policy, items: list[Item], cuts: set[int]) -> None:
+    oracle, ledger = OracleLedger(policy, MODEL), Ledger(policy)
+    expected = [one for item in items for one in oracle.feed(item)]
+    assert by_kind(told(drive(ledger, items, cuts))) == by_kind(expected)
+    accounts = {name: held(ledger, name) for _, name in ledger.accounting.keys() if name}
+    assert {name: (account.unjudged, account.dropped) for name, account in accounts.items()} == {
+        name: (account.unjudged, account.dropped) for name, account in oracle.accounts.people.items()
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(POLICIES), streams, CUTS, st.integers(0, 3_000), st.sampled_from([3, 10_000]))
+def test_recovery_anywhere_gives_the_same_state_and_future(
+    policy: Policy, items: list[Item], cuts: set[int], died_at: int, most: int
+) -> None:
+    live, heir, loaded = (_with_room(policy, most) for _ in range(3))
+    effects = list(drive(live, items[:died_at], cuts))
+    _absorb(heir, effects)
+    _absorb(heir, effects[-1:])
+    loaded.load(live.dump(live.keys()))
+    for key in live.accounting.keys():
+        loaded.accounting.absorb(live.accounting.dump([key]))
+    whole = _with_room(policy, most)
+    list(drive(whole, items[:died_at]))
+    for other in (heir, loaded, whole):
+        assert _state(other) == _state(live)
+    future = told(drive(live, items[died_at:]))
+    for other in (heir, loaded, whole):
+        assert told(drive(other, items[died_at:])) == future
+        assert _state(other) == _state(live)
+
+
+def _with_room(policy: Policy, most: int) -> Ledger:
+    ledger = Ledger(policy)
+    ledger.accounting = Accounting(policy.unjudged_queries, most)
+    return ledger
+
+
+def _absorb(ledger: Ledger, effects: Sequence[Effects]) -> None:
+    for one in effects:
+        if one.section is not None:
+            ledger.absorb(one.section)
+        if one.accounting is not None:
+            ledger.accounting.absorb(one.accounting)
+
+
+def _state(ledger: Ledger) -> object:
+    return [ledger.accounting.dump([key]) for key in sorted(ledger.accounting.keys())], ledger.dump(
+        sorted(ledger.keys())
+    )

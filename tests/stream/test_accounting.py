@@ -1,0 +1,197 @@
+"""A partition gives account of every answered query, by principal and in the metrics, whoever dies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.contracts.codecs.queries_packed import encode_packed
+from detector.contracts.codecs.records import decode
+from detector.contracts.findings import Score
+from detector.contracts.queries import BadRow, Count, QueryBatch
+from detector.contracts.topics import Topics
+from detector.policy.entry import decode_changes
+from detector.runtime.health import Health
+from detector.runtime.metrics import new_metrics
+from detector.stream.intake import Intake, Receiver, SourceRecord
+from detector.stream.partition import Partition
+from detector.stream.reporter import Reporter
+from detector.stream.step import Step
+from detector.stream.unread import counted
+from tests.core.streams import batch, linear_outputs, random, unclipped
+from tests.stream.world import PACKED, TOPICS, World, state_of
+
+PEOPLE = ("ana", "bo", "eve")
+
+
+@dataclass
+class Sent:
+    """What each principal sent, in records of odd and good queries."""
+
+    records: list[SourceRecord] = field(default_factory=list)
+    answered: Counter[str] = field(default_factory=Counter)
+    counted: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in PEOPLE})
+
+    def send(self, rows: QueryBatch, counts: list[Count]) -> None:
+        offset = len(self.records)
+        value = encode_packed(rows, counts)
+        self.records.append(SourceRecord("queries", offset, 1000.0 + offset, None, value, PACKED))
+        for at in rows.principal_index.tolist():
+            self.answered[rows.principals[at]] += 1
+        for count in counts:
+            if count.kind != "refused":
+                self.answered[count.principal] += count.queries
+                self.counted[count.principal][count.reason] += count.queries
+
+
+def sent(seed: int, number: int = 40) -> Sent:
+    """Records of any width, version and repetition, some with counts."""
+    rng = np.random.default_rng(seed)
+    whole, before = Sent(), random(rng, 5, 6)
+    for _ in range(number):
+        rows = random(rng, int(rng.integers(1, 9)), int(rng.choice([6, 6, 6, 5])))
+        if rng.random() < 0.3:
+            rows = before[rng.integers(0, len(before), len(rows))]
+        before = rows
+        who = rng.choice(PEOPLE, len(rows), p=[0.2, 0.2, 0.6]).tolist()
+        outputs = linear_outputs(rows, 3)
+        version = str(rng.choice(["1", "2", f"v{rng.integers(1000)}"]))
+        kind: Any = str(rng.choice(["dropped", "unjudged", "refused"]))
+        word = {"dropped": "queue", "unjudged": "encoding", "refused": ""}[kind]
+        counts = [Count("credit", "eve", kind, int(rng.integers(1, 9)), 1.0, word)] if rng.random() < 0.3 else []
+        whole.send(batch(rows, who, outputs=outputs, kind="probabilities", version=version), counts)
+    return whole
+
+
+def account(partition: Partition, principal: str) -> dict[str, int]:
+    """What became of the queries of ``principal``, by the parts of the state that know."""
+    standing = partition.judge.engine.standing("credit", principal)
+    held = partition.judge.ledger.accounting.of(("credit", principal))
+    odd = {} if held is None else held.unjudged | held.dropped
+    return {"judged": standing.queries - standing.repeats, "repeats": standing.repeats, **odd}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(0, 40), st.sampled_from(["", "step", "record"]))
+def test_every_answered_query_is_accounted_for_through_deaths_and_checkpoints(
+    seed: int, size: int, died_at: int, dies_after: str
+) -> None:
+    whole = sent(seed)
+    world = World(whole.records, round_bytes=3_000)
+    world.run(world.take_over(), died_at, size, dies_after)
+    heir = world.take_over()
+    world.run(heir, len(whole.records), 3)
+    undisturbed = World(whole.records)
+    alone = undisturbed.take_over()
+    undisturbed.run(alone, len(whole.records), 7)
+    for name in PEOPLE:
+        parts = account(heir, name)
+        assert sum(parts.values()) == whole.answered[name]
+        assert {reason: parts.get(reason, 0) for reason in whole.counted[name]} == whole.counted[name]
+        assert parts == account(alone, name)
+    assert state_of(world.take_over())[5] == state_of(heir)[5] == state_of(alone)[5]
+    assert world.outcome() == undisturbed.outcome()
+
+
+def test_the_metrics_and_the_last_scores_give_the_same_account() -> None:
+    whole = sent(3)
+    partition = World(whole.records).take_over()
+    metrics = new_metrics(5)
+    reporter = Reporter(Health(lambda: 0.0, 60.0), metrics, lambda: 2.0)
+    published = []
+    for start in range(0, len(whole.records), 4):
+        records = whole.records[start : start + 4]
+        step = partition.step(records)
+        published += step.after
+        reporter.performed([(partition, records, step)])
+    published += partition.waiting_scores()
+    assert partition.waiting_scores() == []
+    values = metrics.render().decode()
+    total = {name: _sum(values, f"weirguard_queries_{name}total") for name in _FIGURES}
+    assert total["answered_"] == sum(whole.answered.values()) == sum(total.values()) - total["answered_"]
+    assert min(total.values()) > 0
+    scores = {}
+    for message in published:
+        if message.topic == TOPICS.scores:
+            score = decode(Score, message.value)
+            scores[score.principal] = score
+    for name, score in scores.items():
+        assert score.answered == whole.answered[name]
+        parts = {"judged": score.judged, "repeats": score.repeats, **score.unjudged, **score.dropped}
+        assert parts == account(partition, name)
+
+
+_FIGURES = ("answered_", "", "repeated_", "unjudged_", "dropped_")
+
+
+def _sum(page: str, name: str) -> float:
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name + "{"))
+
+
+def test_queries_excused_by_the_deployment_are_counted() -> None:
+    metrics = new_metrics(5)
+    reporter = Reporter(Health(lambda: 0.0, 60.0), metrics, lambda: 2.0)
+    step = Step((1, 1), "delta", b"", excused=Counter({"credit": 7}))
+    partition: Any = SimpleNamespace(number=0)
+    for _ in range(2):
+        reporter.performed([(partition, [SourceRecord("queries", 0, 1.0, None, b"")], step)])
+    assert _sum(metrics.render().decode(), "weirguard_queries_excused_total") == 14
+
+
+def test_rows_that_could_not_be_read_stand_where_they_were_and_belong_to_their_principal() -> None:
+    intake = Intake(
+        record_of=np.array([0, 0, 2, 2]),
+        row_of=np.array([0, 3, 0, 1]),
+        counts=[(0, Count("m", "ana", "dropped", 2, 1.0), 2)],
+        refused={
+            0: [BadRow(1, "features", "", "m", "ana"), BadRow(2, "time", "", "", "")],
+            1: [BadRow(-1, "syntax", "", "m", "bo", 4)],
+            2: [BadRow(5, "outputs", "", "m", "away"), BadRow(6, "counts", "", "m", "bo", 0)],
+        },
+    )
+    found = counted(intake, lambda name: name != "away", np.array([1.0, 2.0, 3.0]), np.array([True, False, False]))
+    assert [(one.count.principal, one.count.reason, one.count.queries, one.at_row) for one in found] == [
+        ("ana", "features", 1, 1),
+        ("ana", "", 2, 2),
+        ("bo", "syntax", 4, 2),
+    ]
+    assert [(one.time, one.learning) for one in found] == [(1.0, True), (1.0, True), (2.0, False)]
+
+
+def test_who_lives_elsewhere_is_not_accounted_for_here() -> None:
+    receivers = [Receiver(number, 4, Topics("x")) for number in range(4)]
+    assert [sum(receiver.lives_here(name) for receiver in receivers) for name in PEOPLE] == [1, 1, 1]
+
+
+def test_a_suspect_who_rotates_versions_has_one_latch() -> None:
+    whole, rows = Sent(), unclipped(np.random.default_rng(6), 600, 16)
+    for at in range(0, 600, 4):
+        whole.send(batch(rows[at : at + 4], ["eve"] * 4, version=f"v{at}"), [])
+    partition = World(whole.records).take_over()
+    for record in whole.records:
+        partition.step([record])
+    section = partition.judge.ledger.dump([("credit", "eve")])
+    (entry,) = decode_changes(section).values()
+    assert entry is not None
+    assert len(entry.latches) == 1
+
+
+def test_a_flood_of_what_cannot_be_judged_is_an_alert_and_a_decision_of_the_partition() -> None:
+    rows = random(np.random.default_rng(0), 200, 6)
+    whole = Sent()
+    for at in range(40):
+        part = rows[5 * at : 5 * at + 5]
+        part = part[:, :5] if at % 3 else part
+        whole.send(batch(part, ["eve"] * 5, outputs=linear_outputs(part, 3), kind="probabilities"), [])
+    world = World(whole.records)
+    partition = world.take_over()
+    world.run(partition, len(whole.records))
+    alerts, decisions = world.outcome()
+    assert any(b'"signal":"unjudged"' in alert for alert in alerts)
+    assert any(b"signal:unjudged" in decision for decision in decisions)

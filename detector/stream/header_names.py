@@ -58,6 +58,10 @@ class _Batch:
             data, start, end = self._place
             return iter(_read_leniently(bytes(data[start:end])))
 
+    def __next__(self) -> Any:
+        """As aiokafka reads a control record, which has no headers."""
+        return next(self._batch)
+
 
 class _LenientBytes(bytearray):
     """Bytes of which any slice is some text."""

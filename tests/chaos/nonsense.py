@@ -1,4 +1,4 @@
-"""A hostile producer: structured nonsense on the sources, in every form that Kafka's protocol has, good queries among it."""
+"""A hostile producer: structured nonsense in every form that Kafka's protocol has, and good queries among it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from detector.contracts.codecs import encode
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, encode_packed
-from detector.contracts.findings import Action, Command
+from detector.contracts.findings import Action, Command, CommandKind
 from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
@@ -94,9 +94,11 @@ class Generator:
     def command(self) -> Outgoing:
         """Nonsense for the commands topic, a good one now and then."""
         who, now = f"account-{self.random.randrange(50)}", time.time()
-        kind = self.random.choice(("add", "delete", "clear"))
-        action = (Action("refuse"), "enforce", 60.0) if kind == "add" else (None, None, None)
-        value = encode(Command(f"c-{self.random.random()}", kind, now, "eve", "digits", who, "test", *action))
+        kind: CommandKind = self.random.choice(("add", "delete", "clear"))
+        word = Command(f"c-{self.random.random()}", kind, now, "eve", "digits", who, "test")
+        if kind == "add":
+            word = replace(word, action=Action("refuse"), mode="enforce", duration_seconds=60.0)
+        value = encode(word)
         return self._odd(damaged(self.random, value), [])
 
     def good(self, partition: int) -> Outgoing:
@@ -197,9 +199,10 @@ class HostileProducer:
                 else:
                     await self._batch(plain[codec], count, share)
                 progress(self.sent.records - before)
-            await self._flush()
             while self.sent.good < good:
                 await self._batch(plain[None], 0, good - self.sent.good)
+            for partition in range(self._partitions):
+                await self._last_word(plain[None], partition)
             await self._flush()
 
     def _client(self, codec: str | None, transactional: str | None = None) -> aiokafka.AIOKafkaProducer:
@@ -252,6 +255,14 @@ class HostileProducer:
         await self._ship(client, batch, self._topics.queries, partition)
         self.sent.records += count
 
+    async def _last_word(self, client: aiokafka.AIOKafkaProducer, partition: int) -> None:
+        """A record at the end of each source: past a transaction's marker nothing is ever committed."""
+        for topic in (self._topics.queries, self._topics.commands):
+            batch = client.create_batch()
+            _append(batch, Outgoing(None, b"the end", [], -1))
+            await self._ship(client, batch, topic, partition)
+            self.sent.records += 1
+
     def _one(self, partition: int, is_good: bool, commands: bool) -> Outgoing:
         if is_good:
             return self.generator.good(partition)
@@ -280,7 +291,7 @@ def _raw_batch(client: aiokafka.AIOKafkaProducer) -> Any:
     batch = client.create_batch()
     options = {"compression_type": 0, "is_transactional": 0, "batch_size": _PLAIN_BYTES}
     numbers = {"producer_id": -1, "producer_epoch": -1, "base_sequence": -1}
-    batch._builder = _DefaultRecordBatchBuilderPy(magic=2, **options, **numbers)  # noqa: SLF001
+    batch._builder = _DefaultRecordBatchBuilderPy(magic=2, **options, **numbers)
     return batch
 
 

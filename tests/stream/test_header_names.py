@@ -52,3 +52,19 @@ def test_batches_before_and_after_are_read_as_ever() -> None:
     assert [row[-1][0] for row in _read(data)] == ["HHHH", "HHHH", *["\ufffd\ufffdHH"] * 3, "HHHH"]
     plain, ours = MemoryRecords(data), LenientRecords(data)
     assert plain.size_in_bytes() == ours.size_in_bytes()
+
+
+def test_the_marker_that_ends_a_transaction_is_read_as_aiokafka_reads_it() -> None:
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=1,
+        producer_id=7,
+        producer_epoch=0,
+        base_sequence=0,
+        batch_size=1_000,
+    )
+    builder.append(0, timestamp=1000, key=b"\x00\x00\x00\x00", value=b"\x00\x00\x00\x00\x00\x00", headers=[])
+    batch = LenientRecords(bytes(builder.build())).next_batch()
+    assert batch is not None
+    assert next(batch).key == b"\x00\x00\x00\x00"

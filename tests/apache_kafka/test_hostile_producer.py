@@ -1,4 +1,4 @@
-"""The short form of ``benchmarks.hostile_producer``: nonsense in every form that Kafka's protocol has, good among it."""
+"""The short form of ``benchmarks.hostile_producer``: nonsense in every form that Kafka's protocol has."""
 
 from __future__ import annotations
 

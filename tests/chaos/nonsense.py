@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -34,6 +34,7 @@ _IN_FLIGHT = 16
 _FUTURE = 5 * 365 * 86_400
 
 Header = tuple[str, bytes | None]
+Clients = Mapping[str | None, aiokafka.AIOKafkaProducer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +194,14 @@ class HostileProducer:
                 before, codec = self.sent.records, self._random.choice(CODECS)
                 count = min(self._random.randrange(1, 400), records - before)
                 if self._random.random() < 0.06:
-                    await self._transaction(bound[codec], count, share, keep=self._random.random() < 0.6)
+                    await self._transaction(bound, codec, count, share, keep=self._random.random() < 0.6)
                 elif self._random.random() < 0.05:
                     await self._raw_names(plain[None], min(count, 100))
                 else:
-                    await self._batch(plain[codec], count, share)
+                    await self._batch(plain, codec, count, share)
                 progress(self.sent.records - before)
             while self.sent.good < good:
-                await self._batch(plain[None], 0, good - self.sent.good)
+                await self._batch(plain, None, 0, good - self.sent.good)
             for partition in range(self._partitions):
                 await self._last_word(plain[None], partition)
             await self._flush()
@@ -210,10 +211,11 @@ class HostileProducer:
         options = {"max_batch_size": most, "max_request_size": 2 * most, "transactional_id": transactional}
         return aiokafka.AIOKafkaProducer(bootstrap_servers=self._bootstrap, compression_type=codec, **options)
 
-    async def _transaction(self, client: aiokafka.AIOKafkaProducer, count: int, share: float, *, keep: bool) -> None:
+    async def _transaction(self, clients: Clients, codec: str | None, count: int, share: float, *, keep: bool) -> None:
+        client = clients[codec]
         await client.begin_transaction()
         before, self.sent = self.sent, Sent()
-        await self._batch(client, count, share)
+        await self._batch(clients, codec, count, share)
         await self._flush()
         await (client.commit_transaction() if keep else client.abort_transaction())
         within, self.sent = self.sent, before
@@ -224,21 +226,25 @@ class HostileProducer:
         else:
             self.sent.given_up += within.records + within.good
 
-    async def _batch(self, client: aiokafka.AIOKafkaProducer, count: int, share: float) -> None:
-        """``count`` records of nonsense for one partition, and ``share`` as many good ones between them."""
+    async def _batch(self, clients: Clients, codec: str | None, count: int, share: float) -> None:
+        """``count`` records of nonsense for one partition, and ``share`` as many good ones between them. What is over a
+        megabyte is left out where nothing compresses it."""
         partition = self._random.randrange(self._partitions)
         commands = count > 0 and self._random.random() < 0.02
         topic, due = self._topics.commands if commands else self._topics.queries, Counter[str]()
         goods = 0 if commands else _rounded(self._random, share * count if count else share)
         marks = [False] * count + [True] * goods
         self._random.shuffle(marks)
+        client = clients[codec]
         batch = client.create_batch()
         for is_good in marks:
             one = self._one(partition, is_good, commands)
-            if not _append(batch, one):
+            if codec is None and len(one.value or b"") > _PLAIN_BYTES // 2:
+                continue
+            if batch.size() + len(one.value or b"") > _PLAIN_BYTES:
                 await self._ship(client, batch, topic, partition)
                 batch = client.create_batch()
-                assert _append(batch, one), f"a record of {len(one.value or b'')} bytes fits no batch"
+            assert _append(batch, one)
             due += one.due
             self.sent.good += is_good
             self.sent.records += not is_good

@@ -26,6 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile_producer", description=__doc__)
     parser.add_argument("--records", type=int, default=1_000_000, help="of nonsense; a tenth as many are good")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--log", type=Path, help="folder for the worker's log")
     options = parser.parse_args()
     if shutil.which("java") is None:
         print("no Java here, and so no Apache Kafka: not run")
@@ -39,7 +40,7 @@ def main() -> int:
         task = bar.add_task("records sent", total=options.records)
         found = run(
             node.bootstrap,
-            Path(folder),
+            options.log or Path(folder),
             records=options.records,
             good=options.records // 10,
             seed=options.seed,

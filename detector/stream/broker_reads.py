@@ -12,6 +12,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from detector.contracts.errors import BrokerError, SourceGap
+from detector.runtime import header_names
 from detector.runtime.compression import readable
 from detector.runtime.sections import KafkaSettings
 from detector.stream import topics
@@ -117,6 +118,7 @@ class BrokerReads:
 
     def _open(self) -> KafkaConsumer:
         if self._consumer is None:
+            header_names.install()
             self._consumer = KafkaConsumer(
                 group_id=None,
                 enable_auto_commit=False,

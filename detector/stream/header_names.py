@@ -14,6 +14,8 @@ from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
+from detector.runtime.header_names import LenientBytes
+
 _LENGTH = struct.Struct(">8xi")
 """Of a batch, after its base offset: how many bytes follow."""
 
@@ -63,21 +65,10 @@ class _Batch:
         return next(self._batch)
 
 
-class _LenientBytes(bytearray):
-    """Bytes of which any slice is some text."""
-
-    def __getitem__(self, place: Any) -> Any:
-        found = super().__getitem__(place)
-        return _LenientBytes(found) if isinstance(place, slice) else found
-
-    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
-        return super().decode(encoding, "replace")
-
-
 def _read_leniently(data: bytes) -> list[Any]:
     batch: Any = _DefaultRecordBatchPy(data)
     batch._maybe_uncompress()
-    batch._buffer = _LenientBytes(batch._buffer)
+    batch._buffer = LenientBytes(batch._buffer)
     return list(batch)
 
 

@@ -24,8 +24,9 @@ def test_what_changes_under_it_changes_nothing_or_stops_it(tmp_path: Path) -> No
     said: list[str] = []
     scale = Scale(queries_per_second=150.0, partitions=3, queries_to_next_thief=600)
     with MovingNode(tmp_path / "node", "compression.type=zstd") as node:
-        how = {"seed": 3, "scale": scale, "say": said.append, "instruments": node.steady}
-        result = run_series("short", SHORT_CHANGES, node, tmp_path, **how)
+        result = run_series(
+            "short", SHORT_CHANGES, node, tmp_path, seed=3, scale=scale, say=said.append, instruments=node.steady
+        )
     assert result.problems == []
     assert result.differences == []
     assert result.outcome["alerts"] > 0, "a run without a thief found shows little"

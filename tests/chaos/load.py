@@ -93,6 +93,10 @@ class Load:
         self._stopping.set()
         self._thread.join()
         self._producer.flush(timeout=120)
+        self.check()
+
+    def check(self) -> None:
+        """Raise what a send raised, if one did."""
         if self._error is not None:
             raise self._error
 

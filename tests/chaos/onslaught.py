@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from math import nan
 from pathlib import Path
 from threading import Event, Thread
 
@@ -111,7 +112,7 @@ def run(
         with _sampling(process, lambda: producer.sent.records / records, found.resident):
             found.sent = producer.send(records, good, progress)
             with KafkaAdminClient(bootstrap_servers=bootstrap) as admin:
-                _wait(partial(_all_applied, admin, service.settings, process), "everything applied", 1.0)
+                _wait(partial(_all_applied, admin, service.settings), "everything applied", 1.0)
         found.seconds, found.cpu_seconds = time.monotonic() - started, _cpu(process) - cpu
         _read_metrics(service, found)
         found.letters = sum(1 for _ in _records(service.settings, kafka.topics.dead_letters))
@@ -147,7 +148,11 @@ def _wait(condition: Callable[[], bool], what: str, every: float = 0.2) -> None:
 
 
 def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
+    """CPU seconds; NaN once it has ended."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return nan
     return float(times.user + times.system)
 
 
@@ -170,10 +175,8 @@ def _sampling(process: psutil.Process, share: Callable[[], float], into: list[tu
         thread.join()
 
 
-def _all_applied(admin: KafkaAdminClient, settings: Settings, process: psutil.Process) -> bool:
+def _all_applied(admin: KafkaAdminClient, settings: Settings) -> bool:
     """Whether all records of the sources are committed."""
-    if not process.is_running():
-        raise RuntimeError("the worker process has ended")
     names = settings.kafka.topics
     places = [TopicPartition(one, at) for one in (names.queries, names.rekeyed, names.commands) for at in _numbers()]
     ends = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))

@@ -30,7 +30,7 @@ SESSION_SECONDS = 6.0
 _WARM_UP_QUERIES = 600
 PATIENCE_SECONDS = 240.0
 _POLL_SECONDS = 0.5
-_QUERY_BYTES = 20_000
+_QUERY_BYTES = 32_768
 _AHEAD_SECONDS = 330.0
 """A record's time is believed so far ahead of the worker's, and half a minute for the way."""
 
@@ -159,6 +159,7 @@ class Stage:
         return " ".join(told["why"] for told in map(json.loads, lines) if told["level"] == "critical")
 
     def _warm(self) -> bool:
+        self.load.check()
         return self._sent_and_applied() and len(self.load.last) == self.settings.kafka.partitions
 
     def _sent_and_applied(self) -> bool:

@@ -1,4 +1,4 @@
-"""What Apache Kafka may do to a worker: transactions, compression, topics that change, a broker that moves."""
+"""What Apache Kafka may do to a worker: transactions, compression, topics that change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import aiokafka
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 
 from detector.cli.kafka import Topic, carry_out
@@ -15,7 +15,6 @@ from detector.contracts.codecs.queries_json import encode_json_query
 from detector.contracts.findings import Action, Command
 from detector.contracts.partitioning import partition_of
 from detector.stream.topics import look, shapes
-from tests.brokers.moving import MovingNode
 from tests.conftest import Broker
 from tests.e2e.service import PARTITIONS, Service, running_service
 from tests.e2e.test_service import _rows, gate_of, send, until
@@ -104,14 +103,6 @@ def test_all_compressions_are_read_by_worker_gate_and_commands(broker: Broker, p
                 assert list(reader.to_end())
 
 
-def test_partitions_that_somebody_adds_stop_the_worker(broker: Broker, prefix: str, tmp_path: Path) -> None:
-    with running_service(broker, prefix, tmp_path) as service:
-        with KafkaAdminClient(bootstrap_servers=service.kafka.bootstrap_servers) as admin:
-            admin.create_partitions({service.topics.queries: PARTITIONS + 1})
-        until(lambda: not service.worker.running, 60)
-        assert f"{service.topics.queries} has {PARTITIONS + 1} partitions" in service.last_words()
-
-
 def remake(service: Service, topic: str, **configs: str) -> None:
     with KafkaAdminClient(bootstrap_servers=service.kafka.bootstrap_servers) as admin:
         before = look(service.kafka)[topic].identity
@@ -137,18 +128,3 @@ def test_a_topic_that_is_made_again_stops_the_worker_if_state_depends_on_it(
         service.worker.start()  # by now the topic reaches beyond what was applied; its identity tells
         until(lambda: not service.worker.running, 60)
         assert service.last_words().count("was deleted and made again") == 2
-
-
-def test_a_broker_that_comes_back_elsewhere_is_found_by_its_bootstrap_name(prefix: str, tmp_path: Path) -> None:
-    with MovingNode(tmp_path / "node") as moving:
-        address = Broker(moving.bootstrap, embedded=False, process=moving.node)
-        with running_service(address, prefix, tmp_path) as service:
-            service.producer.close()
-            moving.move()
-            until(lambda: not service.worker.ready(), 30)
-            until(lambda: service.worker.ready() and service.metric("weirguard_restarts_total") > 0, 90)
-            service.producer = KafkaProducer(bootstrap_servers=moving.steady)
-            send(service, 100, seed=1)
-            until(lambda: service.metric("weirguard_queries_total") == 100)
-        said = [line for line in service.worker.log.read_text().splitlines() if "aiokafka" in line]
-        assert len(said) < 100

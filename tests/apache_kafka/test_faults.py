@@ -31,3 +31,7 @@ def test_what_changes_under_it_changes_nothing_or_stops_it(tmp_path: Path) -> No
     assert result.differences == []
     assert result.outcome["alerts"] > 0, "a run without a thief found shows little"
     assert result.audit["letters"] == 1
+    said_of_kafka = [
+        line for log in tmp_path.glob("*.log") for line in log.read_text().splitlines() if "aiokafka" in line
+    ]
+    assert len(said_of_kafka) < 200, "a broker that is away is said once, not 80 times a second"

@@ -29,6 +29,7 @@ DIMENSION = 8
 
 _PRINCIPALS = 100
 _PLAIN_BYTES, _COMPRESSED_BYTES = 900_000, 8_000_000
+_BOMB_BYTES = 100_000_000
 _LARGE_BYTES, _LARGE_SHARE = 10_000, 0.03
 _IN_FLIGHT = 16
 _FUTURE = 5 * 365 * 86_400
@@ -188,8 +189,8 @@ class HostileProducer:
         share = good / records
         async with AsyncExitStack() as stack:
             plain = {codec: await stack.enter_async_context(self._client(codec)) for codec in CODECS}
-            name = f"{self._topics.application}-hostile"
-            bound = {c: await stack.enter_async_context(self._client(c, f"{name}-{c}")) for c in CODECS}
+            bound = {codec: await stack.enter_async_context(self._client(codec, bound=True)) for codec in CODECS}
+            await self._bomb("zstd")
             while self.sent.records < records:
                 before, codec = self.sent.records, self._random.choice(CODECS)
                 count = min(self._random.randrange(1, 400), records - before)
@@ -206,10 +207,20 @@ class HostileProducer:
                 await self._last_word(plain[None], partition)
             await self._flush()
 
-    def _client(self, codec: str | None, transactional: str | None = None) -> aiokafka.AIOKafkaProducer:
-        most = _PLAIN_BYTES if codec is None else _COMPRESSED_BYTES
-        options = {"max_batch_size": most, "max_request_size": 2 * most, "transactional_id": transactional}
+    def _client(
+        self, codec: str | None, most: int = _COMPRESSED_BYTES, *, bound: bool = False
+    ) -> aiokafka.AIOKafkaProducer:
+        """``most``: bytes of a compressed batch before it is compressed. ``bound``: it has transactions."""
+        most = _PLAIN_BYTES if codec is None else most
+        name = f"{self._topics.application}-hostile-{codec}" if bound else None
+        options = {"max_batch_size": most, "max_request_size": 2 * most, "transactional_id": name}
         return aiokafka.AIOKafkaProducer(bootstrap_servers=self._bootstrap, compression_type=codec, **options)
+
+    async def _bomb(self, codec: str) -> None:
+        """One record that is a few kilobytes on the broker and takes all that memory of whoever reads it."""
+        async with self._client(codec, 2 * _BOMB_BYTES) as client:
+            await client.send_and_wait(self._topics.queries, b" " * _BOMB_BYTES, partition=0)
+        self.sent.records += 1
 
     async def _transaction(self, clients: Clients, codec: str | None, count: int, share: float, *, keep: bool) -> None:
         client = clients[codec]

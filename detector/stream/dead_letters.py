@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from detector.contracts.codecs.limits import TEXT_CHARACTERS
 from detector.contracts.codecs.queries_packed import excerpt
 from detector.contracts.codecs.records import encode
+from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import DeadLetter
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
@@ -130,10 +131,13 @@ class DeadLetters:
         if faults.whole or not record.packed:
             return value, []
         room = self._limits.largest - 2 * _HEADER_BYTES
-        part = excerpt(value, rows)
-        while len(part) > room and len(rows) > 1:
-            rows = rows[: len(rows) // 2]
+        try:
             part = excerpt(value, rows)
+            while len(part) > room and len(rows) > 1:
+                rows = rows[: len(rows) // 2]
+                part = excerpt(value, rows)
+        except InvalidRecord:  # of a model that cannot be written: then every row is bad, and none is another's
+            return value, []
         return part, rows
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.batches import concatenate, in_log_order, no_queries, select, take
-from detector.contracts.codecs.limits import RECORD_BYTES
+from detector.contracts.codecs.limits import RECORD_BYTES, UNREAD_CONTENT_TYPE
 from detector.contracts.codecs.queries_json import JSON_CONTENT_TYPE, decode_json_run
 from detector.contracts.codecs.queries_packed import (
     PACKED_CONTENT_TYPE,
@@ -133,8 +133,7 @@ class Receiver:
         counts: list[tuple[int, Count]] = []
         media_types = [_media_type(record) for record in records]
         for at in [at for at, media_type in enumerate(media_types) if media_type not in _KNOWN and at not in poison]:
-            detail = f"{records[at].headers[CONTENT_TYPE][:64]!r} is neither JSON nor {PACKED_CONTENT_TYPE}"
-            intake.refused[at] = [BadRow(-1, "content-type", detail)]
+            intake.refused[at] = [_unknown(media_types[at])]
         known = (at for at, media_type in enumerate(media_types) if media_type in _KNOWN and at not in poison)
         for packed, run in groupby(known, key=lambda at: media_types[at] == _PACKED):
             places = list(run)
@@ -267,6 +266,12 @@ class Receiver:
 
     def _origin(self, record: SourceRecord) -> bytes:
         return f"{self._partition}:{record.offset}".encode()
+
+
+def _unknown(media_type: bytes | None) -> BadRow:
+    if media_type == UNREAD_CONTENT_TYPE:
+        return BadRow(-1, "too-large", "its batch was not read: it decompresses to far more than a batch may have")
+    return BadRow(-1, "content-type", f"{(media_type or b'')[:64]!r} is neither JSON nor {PACKED_CONTENT_TYPE}")
 
 
 def _media_type(record: SourceRecord) -> bytes | None:

@@ -16,6 +16,9 @@ RECORD_BYTES: Final = 1_048_576
 PACKED_BYTES: Final = 900_000
 """The largest packed record that is written, so that it fits Kafka's default limit with its headers."""
 
+UNREAD_CONTENT_TYPE: Final = b"application/vnd.weirguard.unread"
+"""In place of its own, that of a record that was not read because its batch would decompress to far too much."""
+
 DIMENSIONS: Final = 65_536
 OUTPUTS: Final = 65_536
 TEXT_CHARACTERS: Final = 4_096

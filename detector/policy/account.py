@@ -12,6 +12,8 @@ HALF = 150
 MOST_REASONS = 16
 """So many reasons are counted apart for each principal; further ones count as ``OTHER``."""
 OTHER = "other"
+_MOST = 1 << 53
+"""No figure goes beyond this: the sum of some dozen of them still is a number that a record can hold."""
 
 QUIET = 2_000
 """Judged queries to a model after which earlier ones that could not be judged are no matter any more."""
@@ -153,4 +155,4 @@ class Watch(msgspec.Struct, array_like=True):
 def _add(counts: dict[str, int], reason: str, queries: int) -> None:
     known = reason in counts or len(counts) < MOST_REASONS
     name = reason if known else OTHER
-    counts[name] = counts.get(name, 0) + queries
+    counts[name] = min(counts.get(name, 0) + queries, _MOST)

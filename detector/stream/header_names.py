@@ -1,21 +1,29 @@
-"""Header names that are not UTF-8, which any client of librdkafka can write: aiokafka fails on the whole fetch, always.
+"""Batches that aiokafka cannot read, and that any client of librdkafka can write: it fails on the whole fetch, always.
 
-A batch with such a name is read once more by aiokafka's own Python reader, each wrong byte as U+FFFD. All others are
-read as before. ``tests/stream/test_header_names.py`` fails when this no longer fits; the versions are pinned.
+A batch with a header name that is not UTF-8 is read once more by aiokafka's own Python reader, each wrong byte as
+U+FFFD. One that would take all memory is not read (``bombs``). All others are read as before.
+``tests/stream/test_header_names.py`` fails when this no longer fits; the versions are pinned.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
+from detector.runtime.header_names import LenientBytes
+from detector.stream.bombs import is_bomb, stand_ins
+
 _LENGTH = struct.Struct(">8xi")
 """Of a batch, after its base offset: how many bytes follow."""
+
+_HEAD = 61
+"""Bytes of a batch before its records."""
 
 
 class LenientRecords:
@@ -52,29 +60,28 @@ class _Batch:
         return getattr(self._batch, name)
 
     def __iter__(self) -> Iterator[Any]:
+        data, start, end = self._place
+        if self._batch.compression_type and is_bomb(self._batch.compression_type, packed := data[start + _HEAD : end]):
+            yield from stand_ins(self._batch, packed)
+            return
+        read = 0
         try:
-            return iter(list(self._batch))
+            for record in self._batch:
+                yield record
+                read += 1
         except UnicodeDecodeError:
-            data, start, end = self._place
-            return iter(_read_leniently(bytes(data[start:end])))
+            yield from islice(_read_leniently(bytes(data[start:end])), read, None)
+
+    def __next__(self) -> Any:
+        """As aiokafka reads a control record, which has no headers."""
+        return next(self._batch)
 
 
-class _LenientBytes(bytearray):
-    """Bytes of which any slice is some text."""
-
-    def __getitem__(self, place: Any) -> Any:
-        found = super().__getitem__(place)
-        return _LenientBytes(found) if isinstance(place, slice) else found
-
-    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
-        return super().decode(encoding, "replace")
-
-
-def _read_leniently(data: bytes) -> list[Any]:
+def _read_leniently(data: bytes) -> Iterator[Any]:
     batch: Any = _DefaultRecordBatchPy(data)
     batch._maybe_uncompress()
-    batch._buffer = _LenientBytes(batch._buffer)
-    return list(batch)
+    batch._buffer = LenientBytes(batch._buffer)
+    return iter(batch)
 
 
 def install() -> None:

@@ -1,18 +1,13 @@
-"""What Apache Kafka may do to a worker: transactions, compression, topics that change, a broker that moves."""
+"""What Apache Kafka may do to a worker: transactions, compression, topics that change."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import aiokafka
-import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 
 from detector.cli.kafka import Topic, carry_out
@@ -20,7 +15,6 @@ from detector.contracts.codecs.queries_json import encode_json_query
 from detector.contracts.findings import Action, Command
 from detector.contracts.partitioning import partition_of
 from detector.stream.topics import look, shapes
-from tests.brokers.node import HOST, KafkaNode
 from tests.conftest import Broker
 from tests.e2e.service import PARTITIONS, Service, running_service
 from tests.e2e.test_service import _rows, gate_of, send, until
@@ -109,14 +103,6 @@ def test_all_compressions_are_read_by_worker_gate_and_commands(broker: Broker, p
                 assert list(reader.to_end())
 
 
-def test_partitions_that_somebody_adds_stop_the_worker(broker: Broker, prefix: str, tmp_path: Path) -> None:
-    with running_service(broker, prefix, tmp_path) as service:
-        with KafkaAdminClient(bootstrap_servers=service.kafka.bootstrap_servers) as admin:
-            admin.create_partitions({service.topics.queries: PARTITIONS + 1})
-        until(lambda: not service.worker.running, 60)
-        assert f"{service.topics.queries} has {PARTITIONS + 1} partitions" in service.last_words()
-
-
 def remake(service: Service, topic: str, **configs: str) -> None:
     with KafkaAdminClient(bootstrap_servers=service.kafka.bootstrap_servers) as admin:
         before = look(service.kafka)[topic].identity
@@ -142,74 +128,3 @@ def test_a_topic_that_is_made_again_stops_the_worker_if_state_depends_on_it(
         service.worker.start()  # by now the topic reaches beyond what was applied; its identity tells
         until(lambda: not service.worker.running, 60)
         assert service.last_words().count("was deleted and made again") == 2
-
-
-class Relay:
-    """A stable address in front of a broker that moves, as a name or a load balancer is."""
-
-    def __init__(self, port: int) -> None:
-        self.to = port
-        self._listener = socket.create_server((HOST, 0))
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=self._join, args=(self._listener.accept()[0],), daemon=True).start()
-
-    def _join(self, client: socket.socket) -> None:
-        with client, suppress(OSError), socket.create_connection((HOST, self.to), 2) as broker:
-            other = threading.Thread(target=self._copy, args=(broker, client), daemon=True)
-            other.start()
-            self._copy(client, broker)
-            other.join()
-
-    @staticmethod
-    def _copy(source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-        with suppress(OSError):
-            target.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def moving(node: KafkaNode, moved: KafkaNode) -> Iterator[Relay]:
-    """An address that leads to ``node``, and may lead to ``moved``, its next life."""
-    relay = Relay(node.port)
-    try:
-        yield relay
-    finally:
-        relay.close()
-        moved.kill()
-
-
-@pytest.fixture
-def own_node(tmp_path: Path) -> Iterator[KafkaNode]:
-    """A node that may be moved, unlike that of the session."""
-    with KafkaNode(tmp_path / "node") as node:
-        yield node
-
-
-def test_a_broker_that_comes_back_elsewhere_is_found_by_its_bootstrap_name(
-    own_node: KafkaNode, prefix: str, tmp_path: Path
-) -> None:
-    moved = KafkaNode(own_node.directory)
-    with moving(own_node, moved) as relay:
-        address = Broker(f"{HOST}:{relay.port}", embedded=False, process=own_node)
-        with running_service(address, prefix, tmp_path) as service:
-            service.producer.close()
-            own_node.stop()
-            moved.start()
-            relay.to = moved.port
-            until(lambda: not service.worker.ready(), 30)
-            until(lambda: service.worker.ready() and service.metric("weirguard_restarts_total") > 0, 90)
-            service.producer = KafkaProducer(bootstrap_servers=moved.bootstrap)
-            send(service, 100, seed=1)
-            until(lambda: service.metric("weirguard_queries_total") == 100)
-        said = [line for line in service.worker.log.read_text().splitlines() if "aiokafka" in line]
-        assert len(said) < 100

@@ -17,6 +17,8 @@ from typing import Self
 from detector.runtime.broker import answers_metadata, dying_with_parent, free_port
 
 HOST = "127.0.0.1"
+STEADY = "STEADY"
+"""A plain-text listener that stays where it is when the node moves."""
 _HERE = Path(__file__).parent
 
 _PROPERTIES = """\
@@ -26,7 +28,7 @@ controller.quorum.voters=1@{host}:{controller}
 controller.listener.names=CONTROLLER
 listeners={listeners},CONTROLLER://{host}:{controller}
 advertised.listeners={listeners}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL,STEADY:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
@@ -144,6 +146,11 @@ class KafkaNode:
         self.kill() if kill else self.stop()
         time.sleep(down_seconds)
         self.start()
+
+    def move(self) -> None:
+        """Have the next start listen on another port than ``port`` has been."""
+        assert self._process is None, "the node runs"
+        self.port = self.ports["PLAINTEXT"] = free_port()
 
     def _end(self, how: signal.Signals, timeout_seconds: float) -> None:
         if self._process is not None:

@@ -19,10 +19,12 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.brokers.node import KafkaNode
+from tests.brokers.moving import MovingNode
 from tests.chaos.faults import SERIES
 from tests.chaos.harness import Result, Scale, run_series
 from tests.chaos.markdown import as_markdown
+
+CODECS = ("producer", "uncompressed", "gzip", "lz4", "snappy", "zstd")
 
 _COLUMNS = (
     "series",
@@ -42,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console()
-    with tempfile.TemporaryDirectory() as data, KafkaNode(Path(data)) as node:
-        results = _play(node, options, console)
+    with tempfile.TemporaryDirectory() as data:
+        results = _play(Path(data), options, console)
     console.print(_table(results))
     for result in results:
         for line in [*result.problems[:20], *result.differences[:20]]:
@@ -51,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(result.passed for result in results) else 1
 
 
-def _play(node: KafkaNode, options: argparse.Namespace, console: Console) -> list[Result]:
-    """One series after the other, each with a line of its own that says what is going on."""
+def _play(data: Path, options: argparse.Namespace, console: Console) -> list[Result]:
+    """One series after the other, each on a node of its own, with a line that says what is going on."""
     scale, results = Scale(options.rate, options.partitions), []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
@@ -60,9 +62,9 @@ def _play(node: KafkaNode, options: argparse.Namespace, console: Console) -> lis
             task = bar.add_task(name)
             directory = options.out / f"{number + 1}-{name.replace(' ', '-')}"
             say = partial(_say, bar, task, name)
-            results.append(
-                run_series(name, SERIES[name], node, directory, seed=options.seed + number, scale=scale, say=say)
-            )
+            with MovingNode(data / str(number), f"compression.type={options.compression}") as node:
+                how = {"seed": options.seed + number, "scale": scale, "say": say, "instruments": node.steady}
+                results.append(run_series(name, SERIES[name], node, directory, **how))
             _write(results, options.out)
             say("all equal, no problem" if results[-1].passed else "FAILED")
             bar.update(task, total=1, completed=1)
@@ -81,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="of queries and moments; each series adds one")
     parser.add_argument("--rate", type=float, default=400.0, help="queries per second")
     parser.add_argument("--partitions", type=int, default=6)
+    parser.add_argument("--compression", choices=CODECS, default="producer", help="the broker's compression.type")
     parser.add_argument("--out", type=Path, default=Path("build/chaos"), help="folder for figures and logs")
     return parser
 

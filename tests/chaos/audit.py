@@ -7,6 +7,10 @@ It imports nothing of the stream, so that it can catch the stream's mistakes. Wh
 - Every source record is covered by exactly one record that counts, in order, and its rows are counted.
 - Whatever stands in an outbox that counts is published; never after a commit that acknowledges its queries, and never
   after a record whose watermark says that it is.
+- A record in parts counts once all of them are there, in a row.
+- Each query that ends workers (the caller knows which) is in the dead letters, byte for byte and counted by nobody;
+  nothing else is there.
+- No decision lasts longer than decisions do, whatever the time of a record says.
 - No commit runs ahead of the state: the record that covers it lies on the broker first.
 - Nothing is published that no outbox holds, and no alert id says two things.
 
@@ -18,13 +22,18 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from typing import Any
 
-from tests.chaos.logs import CONSUMER_OFFSETS, Commit, Entry, Logs, commit_of, header_of, rows_of
+from tests.chaos.logs import CONSUMER_OFFSETS, Commit, Entry, Joining, Logs, commit_of, header_of, poison_of, rows_of
 from tests.chaos.report import Problem, ProblemKind, Report
+
+Place = tuple[int, int]
+"""(partition, offset)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,10 @@ class Names:
     @property
     def audit(self) -> str:
         return f"{self.prefix}.audit"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.prefix}.dead-letters"
 
     @property
     def state(self) -> str:
@@ -77,11 +90,21 @@ Published = dict[tuple[str, bytes | None, bytes | None], list[int]]
 """(topic, key, value) to the times of its copies on the broker, ascending."""
 
 
-def audit(logs: Logs, prefix: str, *, commits: list[Commit] | None = None, append_times: bool = True) -> Report:
+def audit(
+    logs: Logs,
+    prefix: str,
+    *,
+    commits: list[Commit] | None = None,
+    append_times: bool = True,
+    poison: Collection[Place] = (),
+    most_seconds: float = inf,
+) -> Report:
     """Everything above, for every partition of the source topic.
 
     ``append_times`` False for a broker that does not stamp records itself: then only what is there at the end is
     judged, not what came first. ``commits``: for a broker without a readable offsets topic, what was seen committed.
+    ``poison``: partition and offset of each query that ends workers. ``most_seconds``: how long after it was written a
+    decision may end.
     """
     names, report = Names(prefix), Report()
     found = _commits(logs, prefix) if commits is None else commits
@@ -89,9 +112,13 @@ def audit(logs: Logs, prefix: str, *, commits: list[Commit] | None = None, appen
     report.alerts, report.decisions = len(logs.of(names.alerts)), len(logs.of(names.decisions))
     for partition in sorted({*logs.partitions(names.queries), *logs.partitions(names.state)}):
         mine = [commit for commit in found if commit.partition == partition]
-        _PartitionAudit(logs, names, partition, report, append_times).run(mine)
+        own = {offset for where, offset in poison if where == partition}
+        _PartitionAudit(logs, names, partition, report, append_times, own).run(mine)
     _check_invented(logs, names, report)
     _check_contradictions(logs, names, report)
+    _check_letters(logs, names, poison, report)
+    if append_times:
+        _check_ends(logs, names, most_seconds, report)
     return report
 
 
@@ -107,7 +134,10 @@ def _commits(logs: Logs, group: str) -> list[Commit]:
 class _PartitionAudit:
     """The checks of one partition; what they find goes into ``report``."""
 
-    def __init__(self, logs: Logs, names: Names, partition: int, report: Report, timed: bool) -> None:
+    def __init__(
+        self, logs: Logs, names: Names, partition: int, report: Report, timed: bool, poison: Collection[int] = ()
+    ) -> None:
+        self._poison = poison
         self._logs = logs
         self._names = names
         self._partition = partition
@@ -132,7 +162,7 @@ class _PartitionAudit:
                 detail = f"offset {entry.offset} of the state log was read where {expected} is due; read it as it grows"
                 self._found("cut-too-far", entry.offset, detail)
                 break
-        fence, records, under_fence = -1, list[Counted](), dict[int, Entry]()
+        fence, records, under_fence, joining = -1, list[Counted](), dict[int, Entry](), Joining()
         for entry in entries:
             header = self._header(entry)
             if header is None:
@@ -144,10 +174,23 @@ class _PartitionAudit:
                 records.append(Counted(entry, header | {"fence": fence}))
             elif self._counts(entry, header, fence, under_fence):
                 under_fence[header["sequence"]] = entry
-                records.append(Counted(entry, header))
+                records += self._whole(entry, header, joining)
             else:
                 self._report.void_records += 1
         return records
+
+    def _whole(self, entry: Entry, header: dict[str, Any], joining: Joining) -> list[Counted]:
+        """The record in ``entry``, or that it completes, if it does."""
+        part = header["kind"] == "part"
+        waiting = joining.open.get(header["fence"], [])
+        if waiting and not (part and header["number"] == len(waiting)):
+            self._found("hole", entry.offset, f"{len(waiting)} parts from {waiting[0][0].offset} on lack the others")
+        if not part:
+            return [Counted(entry, header)]
+        self._report.parts += 1
+        whole = joining.add(entry, header)
+        found = None if whole is None else self._header(whole)
+        return [] if whole is None or found is None else [Counted(whole, found)]
 
     def _header(self, entry: Entry) -> dict[str, Any] | None:
         try:
@@ -177,7 +220,8 @@ class _PartitionAudit:
 
     def _check_coverage(self, records: list[Counted]) -> None:
         """Each source record once, in order, with all its rows; what the log says it applied is what it covers."""
-        rows = {entry.offset: rows_of(entry) for entry in self._logs.entries[self._names.queries, self._partition]}
+        source = self._logs.entries[self._names.queries, self._partition]
+        rows = {entry.offset: 0 if entry.offset in self._poison else rows_of(entry) for entry in source}
         self._report.source_rows += sum(rows.values())
         applied = -1
         for record in records:
@@ -288,7 +332,8 @@ def content(value: bytes) -> str:
 def _check_invented(logs: Logs, names: Names, report: Report) -> None:
     """Every alert and decision on the broker stands in some state record, even if one that came too late to count."""
     meant = defaultdict[str, set[str]](set)
-    for message in (message for entry in logs.of(names.state) for message in _outbox(entry)):
+    whole = (one for partition in logs.partitions(names.state) for one in _whole(logs.entries[names.state, partition]))
+    for message in (message for entry in whole for message in _outbox(entry)):
         if message[0] in (names.alerts, names.decisions):
             meant[message[0]].add(content(message[3]))
     for topic in (names.alerts, names.decisions):
@@ -296,6 +341,17 @@ def _check_invented(logs: Logs, names: Names, report: Report) -> None:
             if entry.value is not None and content(entry.value) not in meant[topic]:
                 detail = f"{topic} holds what no state record says: {entry.value!r:.300}"
                 report.problems.append(Problem("invented", entry.partition, entry.offset, detail))
+
+
+def _whole(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The state records of one partition, parts put together, whether they count or not."""
+    joining = Joining()
+    for entry in entries:
+        with suppress(Exception):  # reported where the log is walked
+            header = header_of(entry)
+            joined = joining.add(entry, header) if header["kind"] == "part" else entry
+            if joined is not None:
+                yield joined
 
 
 def _outbox(entry: Entry) -> list[Any]:
@@ -313,3 +369,28 @@ def _check_contradictions(logs: Logs, names: Names, report: Report) -> None:
         if said.setdefault(identity, text) != text:
             detail = f"alert {identity} says {text:.300} and before {said[identity]:.300}"
             report.problems.append(Problem("contradiction", entry.partition, entry.offset, detail))
+
+
+def _check_letters(logs: Logs, names: Names, poison: Collection[Place], report: Report) -> None:
+    """The dead letters are the queries that end workers and nothing else, as they came."""
+    sent = {(entry.partition, entry.offset): entry.value for entry in logs.of(names.queries)}
+    found: dict[Place, Entry] = {}
+    for letter in logs.of(names.dead_letters):
+        report.letters += 1
+        place = poison_of(letter, names.prefix)
+        if place is None or place not in poison or sent.get(place) != letter.value:
+            detail = f"a dead letter of {place} that ended no worker: {letter.headers!r:.300}"
+            report.problems.append(Problem("buried", letter.partition, letter.offset, detail))
+        else:
+            found[place] = letter
+    for partition, offset in sorted(set(poison) - set(found)):
+        detail = "what ends workers is not in the dead letters"
+        report.problems.append(Problem("buried", partition, offset, detail))
+
+
+def _check_ends(logs: Logs, names: Names, most_seconds: float, report: Report) -> None:
+    for entry in logs.of(names.decisions):
+        ends = json.loads(entry.value or b"{}").get("expires_at") or 0.0
+        if ends > entry.at / 1000 + most_seconds:
+            detail = f"a decision ends {ends - entry.at / 1000:.0f} s after it was written"
+            report.problems.append(Problem("too-long", entry.partition, entry.offset, detail))

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
+
+from detector.stream.topics import shapes
+from tests.brokers.moving import MovingNode
 from tests.chaos.stage import SESSION_SECONDS, Stage
+from tests.chaos.workers import WEIRGUARD_RUN
+from tests.e2e.marked_worker import SUPERVISE
 
 Fault = Callable[[Stage, random.Random], str]
 """Does its harm, waits as long as it takes, and says in a few words what it did."""
@@ -14,6 +22,8 @@ Fault = Callable[[Stage, random.Random], str]
 _FROZEN_SECONDS = SESSION_SECONDS + 4.0
 _STOPPED_SECONDS = 5.0
 _KILLED_SECONDS = 10.0
+_NOTICED_SECONDS = 60.0
+_YEAR = 365 * 86_400.0
 
 
 def kill_worker(stage: Stage, chance: random.Random) -> str:
@@ -75,19 +85,107 @@ def kill_broker(stage: Stage, chance: random.Random) -> str:
     return f"the broker was killed and {_KILLED_SECONDS:g} s later started"
 
 
-SERIES: dict[str, list[Fault]] = {
-    "kill -9 of workers": [kill_worker] * 20,
-    "joins and clean leaves": [join_and_leave] * 10,
-    "freezes beyond the session": [freeze_worker] * 5,
-    "broker stopped and restarted": [restart_broker],
-    "broker killed and restarted": [kill_broker],
+def move_broker(stage: Stage, chance: random.Random) -> str:
+    """The broker stops and is back under another port, behind the same bootstrap address."""
+    assert isinstance(stage.broker, MovingNode), "only a broker behind a relay can move"
+    time.sleep(chance.uniform(1.0, 3.0))
+    stage.broker.move()
+    started = time.monotonic()
+    stage.wait("workers away from the old address", lambda: not any(worker.ready() for worker in stage.workers))
+    stage.wait("workers ready at the new address", stage.all_ready)
+    return f"the broker moved; all workers were at work {time.monotonic() - started:.0f} s after"
+
+
+def jump_clock(stage: Stage, chance: random.Random) -> str:
+    """A record in each partition says that it is years ahead, and one that it is of 1970, as of a broker whose clock
+    jumps."""
+    _stamp(stage, "CreateTime")
+    for moment in (time.time() + chance.uniform(1, 9) * _YEAR, 0.0, time.time() + _YEAR):
+        sent = dict(stage.load.send_each(moment))
+        stage.wait("the records out of time applied", partial(stage.applied, sent))
+    _stamp(stage, "LogAppendTime")
+    return f"{len(sent)} partitions had records of years ahead, of 1970, and of a year ahead"
+
+
+def _stamp(stage: Stage, kind: str) -> None:
+    with KafkaAdminClient(bootstrap_servers=stage.bootstrap) as admin:
+        change = {"message.timestamp.type": kind, "message.timestamp.after.max.ms": str(2**63 - 1)}
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, stage.settings.kafka.topics.queries, change)])
+
+
+def send_poison(stage: Stage, chance: random.Random) -> str:
+    """A query whose principal ends whichever worker processes it, by an exception or by a signal."""
+    name = f"{chance.choice(('raise-', 'kill-'))}{len(stage.poison)}"
+    time.sleep(chance.uniform(0.5, 3.0))
+    place = stage.load.send_as(name)
+    stage.poison.add(place)
+    stage.wait("the poison passed", lambda: stage.applied(dict([place])))
+    return f"the query of {name} was passed"
+
+
+def change_topics(stage: Stage) -> list[str]:
+    """The source is deleted and made again: all workers stop and say so; what they advise is done, and they start anew.
+    Then a partition is added to it: again all stop."""
+    kafka = stage.settings.kafka
+    with KafkaAdminClient(bootstrap_servers=stage.bootstrap) as admin:
+        _make_again(admin, stage)
+        done = [_all_stop(stage, f"topic {kafka.topics.queries} was deleted and made again")]
+        admin.delete_topics([kafka.topics.state_log, kafka.topics.decisions, kafka.topics.scores])
+        for worker in stage.workers:
+            worker.start()
+        stage.wait("workers begun anew", stage.all_ready)
+        admin.create_partitions({kafka.topics.queries: kafka.partitions + 1})
+        done.append(_all_stop(stage, f"{kafka.topics.queries} has {kafka.partitions + 1} partitions"))
+    return done
+
+
+def _make_again(admin: KafkaAdminClient, stage: Stage) -> None:
+    kafka = stage.settings.kafka
+    (shape,) = [shape for shape in shapes(kafka) if shape.name == kafka.topics.queries]
+    admin.delete_topics([shape.name])
+    stage.wait("the topic gone", lambda: shape.name not in admin.list_topics())
+    admin.create_topics([NewTopic(shape.name, shape.partitions, 1, topic_configs=dict(shape.config))])
+
+
+def _all_stop(stage: Stage, sentence: str) -> str:
+    """All workers stop for good within a minute, and each has said ``sentence``."""
+    started = time.monotonic()
+    stage.wait(sentence, lambda: not any(worker.running for worker in stage.workers), _NOTICED_SECONDS)
+    for worker in stage.workers:
+        assert sentence in stage.last_words(worker), f"{worker.name} said: {stage.last_words(worker)}"
+    return f"all stopped after {time.monotonic() - started:.0f} s: {sentence}"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """``faults``, on workers that ``command`` starts. ``ending`` comes after the audit and leaves nothing to audit."""
+
+    faults: list[Fault]
+    command: Sequence[str] = WEIRGUARD_RUN
+    ending: Callable[[Stage], list[str]] | None = None
+
+
+SERIES: dict[str, Series] = {
+    "kill -9 of workers": Series([kill_worker] * 20),
+    "joins and clean leaves": Series([join_and_leave] * 10),
+    "freezes beyond the session": Series([freeze_worker] * 5),
+    "broker stopped and restarted": Series([restart_broker]),
+    "broker killed and restarted": Series([kill_broker]),
+    "what changes under it": Series(
+        [move_broker, send_poison, kill_worker, jump_clock, send_poison, move_broker, jump_clock, send_poison],
+        SUPERVISE,
+        change_topics,
+    ),
 }
 """The whole of it, for Apache Kafka."""
 
-SHORT: list[Fault] = [kill_worker, join_and_leave, kill_worker, freeze_worker, join_and_leave, kill_worker]
+SHORT = Series([kill_worker, join_and_leave, kill_worker, freeze_worker, join_and_leave, kill_worker])
 """The short form: three kills, two leaves, one freeze."""
 
-KILLS: list[Fault] = [kill_worker] * 3
+SHORT_CHANGES = Series([jump_clock, send_poison, move_broker], SUPERVISE, change_topics)
+"""The short form of what changes under it."""
+
+KILLS = Series([kill_worker] * 3)
 """What the embedded broker, which forgets everything when it stops, can be put through in a minute."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.faults import Fault, play
+from tests.chaos.faults import Series, play
 from tests.chaos.population import Population
 from tests.chaos.report import Report
 from tests.chaos.stage import Broker, Stage
@@ -53,7 +53,7 @@ class Scale:
 
 def run_series(
     name: str,
-    faults: list[Fault],
+    series: Series,
     broker: Broker,
     directory: Path,
     *,
@@ -61,8 +61,9 @@ def run_series(
     scale: Scale,
     say: Say,
     embedded: bool = False,
+    instruments: str | None = None,
 ) -> Result:
-    """Play ``faults`` on a fresh prefix of ``broker``; worker logs go to ``directory``."""
+    """Play ``series`` on a fresh prefix of ``broker``; worker logs go to ``directory``."""
     directory.mkdir(parents=True, exist_ok=True)
     result = Result(name, seed)
     population = Population(seed, queries_to_next_thief=scale.queries_to_next_thief)
@@ -74,17 +75,22 @@ def run_series(
         embedded=embedded,
         queries_per_second=scale.queries_per_second,
         partitions=scale.partitions,
+        command=series.command,
+        instruments=instruments,
     )
     say("topics, workers, first queries")
     with stage:
         started = time.monotonic()
-        for done in play(stage, faults, seed):
+        for done in play(stage, series.faults, seed):
             result.faults.append(done)
-            say(f"{len(result.faults)} of {len(faults)}: {done}")
+            say(f"{len(result.faults)} of {len(series.faults)}: {done}")
         time.sleep(3.0)
         result.seconds = time.monotonic() - started
         say("draining")
         _conclude(stage, result)
+        if series.ending is not None:
+            say("the topics change")
+            result.faults += series.ending(stage)
     return result
 
 
@@ -98,7 +104,7 @@ def _conclude(stage: Stage, result: Result) -> None:
     result.exits = dict(stage.exits())
     logs, _ = stage.tail.snapshot()
     further = stage.population.draw(3_000)
-    wanted = expected(logs, stage.settings, further, stage.directory / "undisturbed")
+    wanted = expected(logs, stage.settings, further, stage.directory / "undisturbed", stage.poison)
     result.differences = differences(wanted, observed(logs, stage.settings, further))
     result.outcome = plain(wanted) | actions(wanted)
 

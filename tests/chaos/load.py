@@ -83,6 +83,7 @@ class Load:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
         self._error: BaseException | None = None
+        self._drawing = threading.Lock()
 
     def start(self) -> None:
         self._thread.start()
@@ -92,6 +93,10 @@ class Load:
         self._stopping.set()
         self._thread.join()
         self._producer.flush(timeout=120)
+        self.check()
+
+    def check(self) -> None:
+        """Raise what a send raised, if one did."""
         if self._error is not None:
             raise self._error
 
@@ -102,19 +107,33 @@ class Load:
 
     def send(self, rows: int) -> None:
         """One batch of ``rows`` queries, now."""
-        now = time.time()
-        batch = self._population.draw(rows)
-        batch = replace(batch, occurred_at=np.full(rows, now))
-        for record in records(batch, self._partitions, self._json_share):
-            sent = self._producer.send(
-                self._topic,
-                record.value,
-                record.key,
-                _PACKED_HEADERS if record.packed else None,
-                partition=record.partition,
-            )
-            sent.add_callback(self._taken).add_errback(self._failed)
-            self.rows += record.rows
+        for record in records(self._draw(rows), self._partitions, self._json_share):
+            self._put(record)
+
+    def send_each(self, timestamp: float) -> list[tuple[int, int]]:
+        """A query to each partition in a record that says it is of ``timestamp``; partitions and offsets."""
+        batch = self._draw(20 * self._partitions)
+        first = {record.partition: record for record in records(batch, self._partitions, 0.0)}
+        sent = [self._put(record, round(timestamp * 1000)).get(60) for record in first.values()]
+        return [(one.partition, one.offset) for one in sent]
+
+    def send_as(self, name: str) -> tuple[int, int]:
+        """A query of ``name``; its partition and offset."""
+        batch = replace(self._draw(1), principals=[name], principal_index=np.zeros(1, np.int32))
+        (record,) = records(batch, self._partitions, 1.0)
+        sent = self._put(record).get(60)
+        return sent.partition, sent.offset
+
+    def _draw(self, rows: int) -> QueryBatch:
+        with self._drawing:
+            return replace(self._population.draw(rows), occurred_at=np.full(rows, time.time()))
+
+    def _put(self, record: Outgoing, timestamp_ms: int | None = None) -> Any:
+        headers = _PACKED_HEADERS if record.packed else None
+        to = {"partition": record.partition, "timestamp_ms": timestamp_ms}
+        sent = self._producer.send(self._topic, record.value, record.key, headers, **to)
+        self.rows += record.rows
+        return sent.add_callback(self._taken).add_errback(self._failed)
 
     def _run(self) -> None:
         due = time.monotonic()

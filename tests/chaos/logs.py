@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -58,11 +58,39 @@ def rows_of(entry: Entry) -> int:
 
 
 def header_of(entry: Entry) -> dict[str, Any]:
-    """A state record as a plain map, without its sections."""
+    """A state record, or a part of one, as a plain map without its sections."""
     assert entry.value is not None
     fields: dict[str, Any] = msgspec.msgpack.decode(entry.value)
-    fields.pop("sections")
+    if fields["kind"] != "part":
+        fields.pop("sections")
     return fields
+
+
+class Joining:
+    """Puts state records that came in parts together. ``open``: by fence, the parts that wait for more."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, list[tuple[Entry, dict[str, Any]]]] = {}
+
+    def add(self, entry: Entry, part: dict[str, Any]) -> Entry | None:
+        """The record that ``part`` completes: where its first part stands, there since its last one came. A part that
+        is not the next one begins anew."""
+        before = self.open.get(part["fence"], [])
+        parts = [*before, (entry, part)]
+        if [one["number"] for _, one in parts] != list(range(len(parts))):
+            parts = [(entry, part)]
+        self.open[part["fence"]] = parts
+        if len(parts) < part["count"]:
+            return None
+        del self.open[part["fence"]]
+        value = b"".join(one["data"] for _, one in parts)
+        return replace(parts[0][0], at=entry.at, value=value)
+
+
+def poison_of(entry: Entry, prefix: str) -> tuple[int, int] | None:
+    """Partition and offset of the query that a dead letter is about; None for one about something else."""
+    told = json.loads(dict(entry.headers)["weirguard.dead-letter"])
+    return (told["partition"], told["offset"]) if told["topic"] == f"{prefix}.queries" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ ProblemKind = Literal[
     "invented",
     "contradiction",
     "commit-ahead",
+    "buried",
+    "too-long",
 ]
 
 
@@ -42,6 +44,8 @@ class Report:
     source_rows: int = 0
     counted_rows: int = 0
     state_records: int = 0
+    parts: int = 0
+    letters: int = 0
     void_records: int = 0
     fences: int = 0
     rounds: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +24,15 @@ from tests.chaos.logs import CONSUMER_OFFSETS, Logs, commit_of
 from tests.chaos.population import Population
 from tests.chaos.report import Report
 from tests.chaos.tail import Tail
-from tests.chaos.workers import Worker
+from tests.chaos.workers import WEIRGUARD_RUN, Worker
 
 SESSION_SECONDS = 6.0
 _WARM_UP_QUERIES = 600
 PATIENCE_SECONDS = 240.0
 _POLL_SECONDS = 0.5
+_QUERY_BYTES = 32_768
+_AHEAD_SECONDS = 330.0
+"""A record's time is believed so far ahead of the worker's, and half a minute for the way."""
 
 
 class Broker(Protocol):
@@ -46,7 +49,9 @@ class Stage:
     """Topics, workers, load and tail under one prefix. Entering it ends with everybody at work; leaving stops all.
 
     ``population`` is queried at ``queries_per_second``; ``workers`` start, a ``guest`` may join them, and each has its
-    log in ``directory``.
+    log in ``directory``. ``command`` starts a worker. ``instruments``: another address of the broker,
+    for load and tail.
+    ``poison``: partition and offset of queries that were sent to end workers.
     """
 
     def __init__(
@@ -60,16 +65,21 @@ class Stage:
         queries_per_second: float = 400.0,
         partitions: int = 6,
         workers: int = 2,
+        command: Sequence[str] = WEIRGUARD_RUN,
+        instruments: str | None = None,
     ) -> None:
         self.broker = broker
+        self.poison: set[tuple[int, int]] = set()
+        self.bootstrap = instruments or broker.bootstrap
+        self._command = command
         self.directory = directory
         self.embedded = embedded
         self.settings = _settings(broker.bootstrap, prefix, partitions, embedded)
         self.population = population
         self.workers = [self._new_worker(f"worker-{at + 1}") for at in range(workers)]
         self.guest = self._new_worker("guest")
-        self.load = Load(broker.bootstrap, prefix, partitions, population, queries_per_second)
-        self.tail = Tail(broker.bootstrap, prefix, embedded=embedded)
+        self.load = Load(self.bootstrap, prefix, partitions, population, queries_per_second)
+        self.tail = Tail(self.bootstrap, prefix, embedded=embedded)
         self._names = Names(prefix)
         self._stack = ExitStack()
 
@@ -86,12 +96,12 @@ class Stage:
     ) -> None:
         self._stack.close()
 
-    def wait(self, what: str, condition: Callable[[], bool]) -> None:
+    def wait(self, what: str, condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         """Until ``condition`` holds. Raises TimeoutError when that is hopeless, however slow the machine."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{what}: not within {PATIENCE_SECONDS:g} s; logs in {self.directory}")
+                raise TimeoutError(f"{what}: not within {seconds:g} s; logs in {self.directory}")
             time.sleep(_POLL_SECONDS)
 
     def drain(self) -> Report:
@@ -105,7 +115,9 @@ class Stage:
     def audit(self) -> Report:
         """What the audit says now."""
         logs, commits = self.tail.snapshot()
-        return audit(logs, self._names.prefix, commits=commits, append_times=not self.embedded)
+        most = self.settings.policy.decision_seconds + _AHEAD_SECONDS
+        prefix, stamped = self._names.prefix, not self.embedded
+        return audit(logs, prefix, commits=commits, append_times=stamped, poison=self.poison, most_seconds=most)
 
     def exits(self) -> Counter[str]:
         """Why workers stopped, from what the supervisors logged."""
@@ -117,36 +129,46 @@ class Stage:
         return found
 
     def _new_worker(self, name: str) -> Worker:
-        return Worker(name, environment(self.settings), self.directory / f"{name}.log")
+        return Worker(name, environment(self.settings), self.directory / f"{name}.log", self._command)
 
     def _begin(self) -> None:
         topics.ensure(self.settings.kafka)
         if not self.embedded:
-            _stamp_by_broker(self.broker.bootstrap, self._names)
-            _offsets_topic(self.broker.bootstrap)
+            _stamp_by_broker(self.bootstrap, self._names)
+            _offsets_topic(self.bootstrap)
         self._stack.enter_context(self.tail)
         self._stack.callback(self.load.close)
         for worker in (*self.workers, self.guest):
             self._stack.callback(worker.stop)
         for worker in self.workers:
             worker.start()
-        self.wait("workers ready", self._all_ready)
+        self.wait("workers ready", self.all_ready)
         self.load.send(_WARM_UP_QUERIES)
         self.wait("the first queries applied", self._warm)
         self.load.start()
 
-    def _all_ready(self) -> bool:
+    def all_ready(self) -> bool:
         gone = [worker.name for worker in self.workers if not worker.running]
         if gone:
             raise RuntimeError(f"{', '.join(gone)} ended before being ready; logs in {self.directory}")
         return all(worker.ready() for worker in self.workers)
 
+    def last_words(self, worker: Worker) -> str:
+        """Why the workers of ``worker`` stopped, as they logged it."""
+        lines = (line for line in worker.log.read_text(errors="replace").splitlines() if line.startswith("{"))
+        return " ".join(told["why"] for told in map(json.loads, lines) if told["level"] == "critical")
+
     def _warm(self) -> bool:
+        self.load.check()
         return self._sent_and_applied() and len(self.load.last) == self.settings.kafka.partitions
 
     def _sent_and_applied(self) -> bool:
+        return self.applied(dict(self.load.last))
+
+    def applied(self, wanted: Mapping[int, int]) -> bool:
+        """Whether the state holds these offsets, by partition."""
         logs, _ = self.tail.snapshot()
-        return all(applied_offset(logs, self._names, number) >= last for number, last in self.load.last.items())
+        return all(applied_offset(logs, self._names, number) >= offset for number, offset in wanted.items())
 
     def _settled(self) -> bool:
         if not self._sent_and_applied():
@@ -173,11 +195,22 @@ def applied_offset(logs: Logs, names: Names, partition: int) -> int:
 
 
 def _settings(bootstrap: str, prefix: str, partitions: int, embedded: bool) -> Settings:
-    """Short sessions, enforcement, decisions that need renewal within a run, and several checkpoint rounds in it."""
+    """Short sessions, enforcement, decisions that need renewal within a run, several checkpoint rounds in it, and state
+    records so small that the larger ones come in parts."""
     return Settings(
-        kafka=KafkaSettings(bootstrap_servers=bootstrap, prefix=prefix, partitions=partitions, embedded=embedded),
+        kafka=KafkaSettings(
+            bootstrap_servers=bootstrap,
+            prefix=prefix,
+            partitions=partitions,
+            embedded=embedded,
+            query_record_bytes=_QUERY_BYTES,
+            state_record_bytes=4 * _QUERY_BYTES,
+        ),
         worker=WorkerSettings(
-            session_timeout_seconds=SESSION_SECONDS, checkpoint_bytes=100_000, restart_most_seconds=2.0
+            session_timeout_seconds=SESSION_SECONDS,
+            checkpoint_bytes=100_000,
+            restart_most_seconds=2.0,
+            microbatch_bytes=4 * _QUERY_BYTES,
         ),
         policy=PolicySettings(mode="enforce", decision_seconds=20.0),
     )

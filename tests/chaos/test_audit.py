@@ -15,6 +15,7 @@ from tests.chaos.logs import CONSUMER_OFFSETS, Commit, Entry, Logs, commit_of, r
 
 PREFIX = "p"
 STATE, QUERIES, ALERTS, DECISIONS = "p-state-changelog", "p.queries", "p.alerts", "p.decisions"
+LETTERS = "p.dead-letters"
 
 
 def _offset_key(group: str, topic: str, partition: int) -> bytes:
@@ -54,6 +55,25 @@ class History:
         self.applied = max(self.applied, last)
         record = {"kind": "delta", "source": (first, last), "rows": rows, "outbox": outbox or [], **changes}
         self.put(STATE, b"s", self._record(record))
+
+    def parts(self, first: int, last: int, rows: int, count: int = 3, outbox: list[Any] | None = None) -> None:
+        """A delta that comes in ``count`` parts."""
+        self.sequence += 1
+        self.applied = max(self.applied, last)
+        whole = self._record({"kind": "delta", "source": (first, last), "rows": rows, "outbox": outbox or []})
+        size = -(-len(whole) // count)
+        for number in range(count):
+            self.part(number, count, whole[number * size : (number + 1) * size])
+            self.sequence += 1
+        self.sequence -= 1
+
+    def part(self, number: int, count: int, data: bytes) -> None:
+        fields = {"format": 2, "kind": "part", "of": "delta", "fence": self.fence, "sequence": self.sequence}
+        self.put(STATE, b"s", msgspec.msgpack.encode(fields | {"number": number, "count": count, "data": data}))
+
+    def letter(self, partition: int, offset: int, value: bytes) -> None:
+        told = json.dumps({"topic": QUERIES, "partition": partition, "offset": offset, "reason": "poison"})
+        self.logs.add(LETTERS, Entry(0, 0, self.now, None, value, (("weirguard.dead-letter", told.encode()),)))
 
     def _record(self, changes: dict[str, Any]) -> bytes:
         record = {
@@ -220,6 +240,38 @@ def _one_alert_says_two_things(history: History) -> None:
     history.publish(other)
 
 
+def _parts_cut_short(history: History) -> None:
+    history.query()
+    history.sequence += 1
+    history.part(0, 3, b"a")
+    history.delta(4, 4, 3)
+
+
+def _part_left_out(history: History) -> None:
+    history.query()
+    history.sequence += 1
+    history.part(0, 3, b"a")
+    history.sequence += 1
+    history.part(2, 3, b"c")
+    history.delta(4, 4, 3)
+
+
+def _parts_that_say_nothing(history: History) -> None:
+    history.query()
+    history.sequence += 1
+    history.part(0, 1, b"\xc1")
+    history.delta(4, 4, 3)
+
+
+def _outbox_of_parts_not_sent(history: History) -> None:
+    history.query()
+    history.parts(4, 4, 3, outbox=[alert("a2")])
+
+
+def _innocent_in_the_dead_letters(history: History) -> None:
+    history.letter(0, 1, b"innocent")
+
+
 PLANTED: list[tuple[Callable[[History], None], set[str]]] = [
     (_never_applied, {"lost"}),
     (_skipped, {"lost"}),
@@ -239,6 +291,11 @@ PLANTED: list[tuple[Callable[[History], None], set[str]]] = [
     (_alert_from_nowhere, {"invented"}),
     (_decision_from_nowhere, {"invented"}),
     (_one_alert_says_two_things, {"contradiction"}),
+    (_parts_cut_short, {"hole"}),
+    (_part_left_out, {"hole"}),
+    (_parts_that_say_nothing, {"unreadable"}),
+    (_outbox_of_parts_not_sent, {"unpublished"}),
+    (_innocent_in_the_dead_letters, {"buried"}),
 ]
 
 
@@ -247,6 +304,55 @@ def test_each_planted_fault_is_found_and_named(plant: Callable[[History], None],
     history = faultless()
     plant(history)
     assert set(kinds(history)) == expected
+
+
+def test_a_record_in_parts_counts_once_all_are_there_and_what_an_owner_left_unfinished_is_void() -> None:
+    history = faultless()
+    history.query()
+    history.sequence += 1
+    history.part(0, 2, b"a")
+    history.take()
+    said = [alert("a2")]
+    history.parts(4, 4, 3, outbox=said)
+    history.publish(said)
+    history.commit(5)
+    report = audit(history.logs, PREFIX)
+    assert report.problems == []
+    assert (report.counted_rows, report.parts) == (15, 4)
+
+
+def test_acknowledged_before_the_last_part_is_ahead() -> None:
+    history = faultless()
+    history.query()
+    history.commit(5)
+    history.parts(4, 4, 3)
+    assert kinds(history) == {"commit-ahead": 1}
+
+
+def test_poison_must_be_in_the_dead_letters_and_counted_by_nobody() -> None:
+    history = faultless()
+    history.query()
+    history.delta(4, 4, 0)
+    value = history.logs.entries[QUERIES, 0][4].value
+    assert value is not None
+    assert set(audit(history.logs, PREFIX).kinds()) == {"miscounted"}
+    assert set(audit(history.logs, PREFIX, poison={(0, 4)}).kinds()) == {"buried"}
+    history.letter(0, 4, value)
+    assert audit(history.logs, PREFIX, poison={(0, 4)}).problems == []
+    history.logs.entries[LETTERS, 0].clear()
+    history.letter(0, 4, value[:-1])
+    assert set(audit(history.logs, PREFIX, poison={(0, 4)}).kinds()) == {"buried"}
+
+
+def test_a_decision_that_ends_years_ahead_is_found() -> None:
+    history = faultless()
+    history.query()
+    value = json.dumps({"id": "d2", "expires_at": history.now / 1000 + 60}).encode()
+    said = [[DECISIONS, 0, b"k", value, [], None]]
+    history.delta(4, 4, 3, said)
+    history.publish(said)
+    assert audit(history.logs, PREFIX, most_seconds=60.0).problems == []
+    assert audit(history.logs, PREFIX, most_seconds=50.0).kinds() == {"too-long": 1}
 
 
 def test_a_log_that_was_cut_before_it_was_read_is_refused() -> None:

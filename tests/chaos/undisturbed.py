@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ from tests.chaos.logs import Entry, Logs
 
 _SCORE_ROUNDING = 1e-9
 
+Timed = tuple[Entry, float]
+"""A source record, and when it came, in seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -58,14 +62,20 @@ class Outcome:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
 
-def expected(logs: Logs, settings: Settings, further: QueryBatch, directory: Path) -> Outcome:
-    """The outcome of an undisturbed run over the source topic as it lies on the broker; files go to ``directory``."""
+def expected(
+    logs: Logs, settings: Settings, further: QueryBatch, directory: Path, poison: Collection[tuple[int, int]] = ()
+) -> Outcome:
+    """The outcome of an undisturbed run over the source topic as it lies on the broker, without the ``poison`` in it;
+    files go to ``directory``."""
     outcome = Outcome()
     names = Names(settings.kafka.prefix)
     for partition in logs.partitions(names.queries):
         home = directory / f"partition-{partition}"
         home.mkdir(parents=True)
-        queries = write_queries(logs.entries[names.queries, partition], home / "queries.parquet")
+        records = counted_records(logs, settings.kafka.prefix, partition)
+        entries = believed(logs.entries[names.queries, partition], records)
+        kept = (one for one in entries if (partition, one[0].offset) not in poison)
+        queries = write_queries(kept, home / "queries.parquet")
         said = _replay([queries], home / "replayed", settings)
         outcome.alerts |= _contents((said / "alerts.jsonl").read_bytes().splitlines())
         outcome.decisions |= _contents((said / "decisions.jsonl").read_bytes().splitlines())
@@ -111,11 +121,22 @@ def _of(batch: QueryBatch, partition: int, settings: Settings) -> QueryBatch:
     return take(batch, np.asarray([row for row, home in zip(first, homes, strict=True) if home == partition], np.int64))
 
 
-def write_queries(entries: Iterable[Entry], path: Path) -> Path:
-    """All rows of these source records as a query log whose times are those of Kafka."""
-    table = pa.concat_tables(
-        _as_table(batch, entry.at / 1000) for entry in entries if (batch := _rows(entry)) is not None
-    )
+def believed(entries: Iterable[Entry], records: Sequence[Counted]) -> Iterator[Timed]:
+    """``entries`` of one partition with the times, in seconds, that their worker took them to be of: none is later than
+    the policy time of the state record that covers it, and where one claimed to be, that is what it was taken for."""
+    clocks = {
+        offset: record.header["policy_time"]
+        for record in records
+        if record.header["source"]
+        for offset in range(record.header["source"][0], record.header["source"][1] + 1)
+    }
+    for entry in entries:
+        yield entry, min(entry.at / 1000, clocks.get(entry.offset, inf))
+
+
+def write_queries(entries: Iterable[Timed], path: Path) -> Path:
+    """All rows of these source records as a query log with their times."""
+    table = pa.concat_tables(_as_table(batch, at) for entry, at in entries if (batch := _rows(entry)) is not None)
     pq.write_table(table, path)
     return path
 

@@ -46,7 +46,7 @@ SVG = "{http://www.w3.org/2000/svg}svg"
 @pytest.fixture(scope="module")
 def profile() -> Profile:
     accounts = crowd()
-    made = calibrate(accounts, 0.01, np.random.default_rng(0)).profile
+    made = calibrate(accounts, 0.01).profile
     rows = np.concatenate([own.features for own in accounts])
     labels = np.concatenate([own.outputs for own in accounts]).argmax(axis=1)
     return replace(made, validation=Validation.of(rows, labels))

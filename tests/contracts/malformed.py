@@ -299,9 +299,15 @@ def nonsense(seed: int) -> Iterator[tuple[str | None, bytes]]:
     while True:
         content_type, make = random.choice(makers)
         value = make(random, f"account-{random.randrange(50)}")
-        for _ in range(random.randrange(5)):
-            value = random.choice(_DAMAGES)(random, value)
+        value = damaged(random, value)
         yield (content_type if random.random() < 0.9 else random.choice([None, PACKED_CONTENT_TYPE])), value
+
+
+def damaged(random: Random, value: bytes) -> bytes:
+    """``value`` after up to four things were done to it."""
+    for _ in range(random.randrange(5)):
+        value = random.choice(_DAMAGES)(random, value)
+    return value
 
 
 _PIECES = (

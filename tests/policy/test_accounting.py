@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.codecs import decode, encode
+from detector.contracts.codecs.limits import MOST_COUNTED
 from detector.contracts.errors import ConfigurationError, NewerStateLog, StateLogError
 from detector.contracts.findings import Action, Alert, Command
 from detector.policy.account import HALF, MOST_REASONS, Account
@@ -290,3 +291,10 @@ def _state(ledger: Ledger) -> object:
     return [ledger.accounting.dump([key]) for key in sorted(ledger.accounting.keys())], ledger.dump(
         sorted(ledger.keys())
     )
+
+
+def test_no_sum_of_counts_is_too_large_for_a_record() -> None:
+    account = Account(unjudged={"syntax": 2**53 - 1}, dropped={"queue": 2**53 - 1})
+    account.refuse("syntax", MOST_COUNTED - 1, 30)
+    account.drop("queue", MOST_COUNTED - 1)
+    assert (account.unjudged, account.dropped) == ({"syntax": 2**53}, {"queue": 2**53})

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,6 +83,15 @@ def test_a_letter_because_of_a_count_holds_that_count_alone() -> None:
     (letter,) = step.before
     held = decode_queries(letter.value, PACKED["content-type"].decode(), timestamp=0.0)
     assert (held.batch, held.counts) == (None, [counts[1]])
+
+
+@pytest.mark.parametrize("name", ["*", "", "m" * 300, "a\x00b"])
+def test_a_packed_record_of_a_model_that_cannot_be_written_is_kept_as_it_came(name: str) -> None:
+    counts = [Count("digits", "bo", "dropped", 5, 3.0)]
+    value = msgspec.msgpack.encode(msgspec.msgpack.decode(encode_packed(make_batch(rows=3), counts)) | {"model": name})
+    (letter,) = _live().step([SourceRecord("queries", 0, 1000.0, None, value, PACKED)]).before
+    assert letter.value == value
+    assert _described(letter).reason == "identity"
 
 
 def test_a_record_that_is_all_bad_is_kept_whole_and_cut_where_it_must_be() -> None:

@@ -222,22 +222,26 @@ def test_rows_that_live_elsewhere_are_sent_there_with_their_origin() -> None:
 
 def test_a_rekeyed_record_counts_once_however_often_it_comes() -> None:
     partition = World(RECORDS).take_over()
-    first = at(RECORDS[0], source="rekeyed", headers=PACKED | {ORIGIN: b"3:12"})
+    first = at(RECORDS[0], source="rekeyed", headers=PACKED | {ORIGIN: b"0:12"})
     partition.step([first, at(first, offset=1)])
     partition.step([at(first, offset=2)])
-    assert partition.step([at(first, offset=3, headers=PACKED | {ORIGIN: b"3:13"})]).repeated == {"m": 20}
+    assert partition.step([at(first, offset=3, headers=PACKED | {ORIGIN: b"0:13"})]).repeated == {"m": 20}
     record = decode_record(partition.step([at(first, offset=4)]).record)
     assert isinstance(record, StateRecord)
-    assert (record.applied["rekeyed"], record.origins, record.rows) == (4, {3: 13}, 0)
+    assert (record.applied["rekeyed"], record.origins, record.rows) == (4, {0: 13}, 0)
 
 
-@pytest.mark.parametrize("origin", [None, b"", b"x:1", b"3"])
+@pytest.mark.parametrize("origin", [None, b"", b"x:1", b"3", b"-1:-5", b"1:5", b"0:" + b"9" * 23, b"9" * 23 + b":0"])
 def test_a_rekeyed_record_without_origin_is_a_dead_letter(origin: bytes | None) -> None:
     headers = PACKED if origin is None else PACKED | {ORIGIN: origin}
     partition = World(RECORDS).take_over()
-    step = partition.step([at(RECORDS[0], source="rekeyed", headers=headers)])
+    record = at(RECORDS[0], source="rekeyed", headers=headers)
+    step = partition.step([record])
     assert [message.topic for message in step.before] == [TOPICS.dead_letters]
     assert dict(step.refused) == {"origin": 1}
+    buried = decode_record(partition.bury(at(record, offset=1), "it ends workers").record)
+    assert isinstance(buried, StateRecord)
+    assert buried.origins == {}
 
 
 def test_bad_records_become_dead_letters_byte_for_byte_and_good_ones_count() -> None:

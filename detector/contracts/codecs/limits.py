@@ -16,10 +16,15 @@ RECORD_BYTES: Final = 1_048_576
 PACKED_BYTES: Final = 900_000
 """The largest packed record that is written, so that it fits Kafka's default limit with its headers."""
 
+UNREAD_CONTENT_TYPE: Final = b"application/vnd.weirguard.unread"
+"""In place of its own, that of a record that was not read because its batch would decompress to far too much."""
+
 DIMENSIONS: Final = 65_536
 OUTPUTS: Final = 65_536
 TEXT_CHARACTERS: Final = 4_096
 LARGEST_FLOAT32: Final = 3.4028234663852886e38
+MOST_COUNTED: Final = 1 << 40
+"""Counts of so many queries or more say nothing: their sums must be numbers that a record can hold."""
 LATEST_TIME: Final = 253_402_300_800.0
 """Midnight after 31 December 9999, in seconds since 1970."""
 

@@ -55,7 +55,9 @@ def text_of(value: object) -> str | None:
         return value
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, float) or not isfinite(value):
         return None
     return str(int(value)) if value == int(value) else str(value)
 
@@ -111,6 +113,6 @@ def marks_of(value: object) -> list[bool] | None:
 
 def whole_of(value: object) -> int | None:
     """``value`` as a whole number of 64 bits; None where it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -(2**63) <= value < 2**63:
         return None
-    return int(value) if -(2**63) <= value < 2**63 else None
+    return int(value) if value == int(value) else None

@@ -10,8 +10,15 @@ from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from detector.contracts.batches import join_principals, no_queries, select
-from detector.contracts.codecs.limits import DIMENSIONS, OUTPUTS, PACKED_BYTES, is_time, is_word
+from detector.contracts.batches import join_principals, select
+from detector.contracts.codecs.limits import (
+    DIMENSIONS,
+    MOST_COUNTED,
+    OUTPUTS,
+    PACKED_BYTES,
+    is_time,
+    is_word,
+)
 from detector.contracts.codecs.mending import TEXT_COLUMNS, with_names
 from detector.contracts.codecs.packed_form import (
     DTYPES,
@@ -84,16 +91,14 @@ def encode_packed(batch: QueryBatch, counts: Sequence[Count] = (), most: int = P
     return value
 
 
-def excerpt(value: bytes, rows: Sequence[int], counts: Sequence[Count] = ()) -> bytes:
-    """``rows`` (indices) of the packed record ``value``, as they came but for names that cannot be written, and
-    ``counts`` of its model, as a record of their own that names nobody else. Raises InvalidRecord where the structure
-    of ``value`` is wrong, or its model cannot be written."""
+def excerpt(value: bytes, rows: Sequence[int]) -> bytes:
+    """``rows`` (indices) of the packed record ``value``, as they came but for names that cannot be written, as a record
+    of their own that names nobody else. Raises InvalidRecord where the structure of ``value`` is wrong, or its model
+    cannot be written."""
     parsed = _parse(0, _read(value, Counter()), None, Counter())
     packed = parsed.packed
     _check_model(packed)
-    if not rows:
-        return _encoder()(_packed(no_queries(packed.model, packed.model_version), counts))
-    return _encoder()(_packed(with_names(select(_batch([packed], [parsed.rows]), rows)), counts))
+    return _encoder()(_packed(with_names(select(_batch([packed], [parsed.rows]), rows)), ()))
 
 
 @cache
@@ -215,7 +220,7 @@ def _counts(packed: PackedQueries, timestamp: float | None, repaired: Counter[st
         if not is_time(moment):
             moment = -1.0 if timestamp is None else timestamp
             repaired["time"] += 1
-        if not (0 < count.queries < 2**63 and is_time(moment) and names_one(packed.model)):
+        if not (0 < count.queries < MOST_COUNTED and is_time(moment) and names_one(packed.model)):
             repaired["count"] += 1
             continue
         if principal != count.principal:

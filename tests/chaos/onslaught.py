@@ -1,0 +1,246 @@
+"""A worker under a hostile producer: was every good query judged, did it ever stop, and what did it cost?"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from math import nan
+from pathlib import Path
+from threading import Event, Thread
+
+import numpy as np
+import psutil
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import OffsetSpec
+from prometheus_client.parser import text_string_to_metric_families
+
+from detector.contracts.queries import QueryBatch
+from detector.core.batch import MicroBatch
+from detector.core.engine import Engine
+from detector.policy.ledger import Ledger
+from detector.runtime.sections import DetectionSettings, KafkaSettings, LimitSettings, PolicySettings, WorkerSettings
+from detector.runtime.settings import Settings
+from detector.stream import topics
+from detector.stream.building import engine_config, policy_of
+from detector.stream.checkpoint import Checkpointer
+from detector.stream.intake import Receiver
+from detector.stream.judge import Judge
+from detector.stream.partition import Partition, Writer
+from tests.chaos.nonsense import DIMENSION, HostileProducer, Sent
+from tests.chaos.stage import environment
+from tests.chaos.workers import Worker
+
+PARTITIONS = 4
+_PATIENCE_SECONDS = 300.0
+
+Progress = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class Onslaught:
+    """What came of it. ``resident``: megabytes of the worker as often as it was looked at, with the share of all that
+    was sent by then; ``letters``: dead letters on their topic, ``counted`` and ``not_kept`` rows and records."""
+
+    sent: Sent = field(default_factory=Sent)
+    judged: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    letters: int = 0
+    counted: Counter[str] = field(default_factory=Counter)
+    not_kept: int = 0
+    restarts: int = 0
+    resident: list[tuple[float, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    @property
+    def unjudged(self) -> dict[str, int]:
+        """Good queries that were not judged, or judged more often than sent, by principal."""
+        due, got = self.sent.due, self.judged
+        return {name: due[name] - got[name] for name in sorted(due | got) if due[name] != got[name]}
+
+    def megabytes(self, share: float) -> float:
+        """Resident memory when ``share`` of the records was sent."""
+        return min(self.resident, key=lambda sample: abs(sample[0] - share))[1]
+
+
+class _Service:
+    """The worker, its settings and what it says of itself."""
+
+    def __init__(self, bootstrap: str, directory: Path, letters_per_minute: int) -> None:
+        self.settings = _settings(bootstrap, letters_per_minute)
+        self.worker = Worker("worker", environment(self.settings), directory / "worker.log")
+
+    def metric(self, name: str) -> Counter[str]:
+        """The series of a counter, by their first label."""
+        import urllib.request
+
+        with urllib.request.urlopen(f"{self.worker.url}/metrics", timeout=30) as answer:
+            page = answer.read().decode()
+        found: Counter[str] = Counter()
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                if sample.name == name:
+                    found[next(iter(sample.labels.values()), "")] += int(sample.value)
+        return found
+
+
+def run(
+    bootstrap: str,
+    directory: Path,
+    *,
+    records: int,
+    good: int,
+    seed: int = 1,
+    letters_per_minute: int = 1_000,
+    progress: Progress = lambda _: None,
+) -> Onslaught:
+    """``records`` of nonsense among ``good`` ones, to a fresh worker on fresh topics of this broker."""
+    service, found = _Service(bootstrap, directory, letters_per_minute), Onslaught()
+    kafka = service.settings.kafka
+    topics.ensure(kafka)
+    producer = HostileProducer(bootstrap, kafka.topics, kafka.partitions, seed)
+    service.worker.start()
+    try:
+        _wait(service.worker.ready, "the worker ready")
+        (process,) = service.worker.processes()
+        started, cpu = time.monotonic(), _cpu(process)
+        with _sampling(process, lambda: producer.sent.records / records, found.resident):
+            found.sent = producer.send(records, good, progress)
+            with KafkaAdminClient(bootstrap_servers=bootstrap) as admin:
+                _wait(partial(_all_applied, admin, service.settings), "everything applied", 1.0)
+        found.seconds, found.cpu_seconds = time.monotonic() - started, _cpu(process) - cpu
+        _read_metrics(service, found)
+        found.letters = sum(1 for _ in _records(service.settings, kafka.topics.dead_letters))
+        found.judged = _judged(service.settings, producer.generator.names)
+    finally:
+        service.worker.stop()
+    found.restarts += service.worker.log.read_text(errors="replace").count('"worker stopped"')
+    return found
+
+
+def _settings(bootstrap: str, letters_per_minute: int) -> Settings:
+    """Limits that are reached early, so that what still grows later has no bound."""
+    return Settings(
+        kafka=KafkaSettings(
+            bootstrap_servers=bootstrap, prefix=f"hostile-{secrets.token_hex(3)}", partitions=PARTITIONS
+        ),
+        worker=WorkerSettings(
+            session_timeout_seconds=10.0, checkpoint_bytes=4_000_000, dead_letters_per_minute=letters_per_minute
+        ),
+        detection=DetectionSettings(
+            dimensions={"digits": DIMENSION}, limits=LimitSettings(principals=1_000, history_queries=256)
+        ),
+        policy=PolicySettings(mode="enforce"),
+    )
+
+
+def _wait(condition: Callable[[], bool], what: str, every: float = 0.2) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {_PATIENCE_SECONDS:g} s")
+        time.sleep(every)
+
+
+def _cpu(process: psutil.Process) -> float:
+    """CPU seconds; NaN once it has ended."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return nan
+    return float(times.user + times.system)
+
+
+@contextmanager
+def _sampling(process: psutil.Process, share: Callable[[], float], into: list[tuple[float, float]]) -> Iterator[None]:
+    """A thread that looks at the worker's memory five times a second."""
+    done = Event()
+
+    def look() -> None:
+        with suppress(psutil.NoSuchProcess):
+            while not done.wait(0.2):
+                into.append((share(), process.memory_info().rss / 1e6))
+
+    thread = Thread(target=look, name="memory", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _all_applied(admin: KafkaAdminClient, settings: Settings) -> bool:
+    """Whether all records of the sources are committed."""
+    names = settings.kafka.topics
+    places = [TopicPartition(one, at) for one in (names.queries, names.rekeyed, names.commands) for at in _numbers()]
+    ends = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
+    done = admin.list_group_offsets(names.application)[names.application]
+    return all(ends[at].offset == 0 or (at in done and done[at].offset >= ends[at].offset) for at in places)
+
+
+def _numbers() -> range:
+    return range(PARTITIONS)
+
+
+def _read_metrics(service: _Service, found: Onslaught) -> None:
+    found.rows = service.metric("weirguard_queries_total").total()
+    found.counted = service.metric("weirguard_dead_letters_total")
+    found.not_kept = service.metric("weirguard_dead_letters_not_kept_total").total()
+    found.restarts = service.metric("weirguard_restarts_total").total()
+
+
+def _records(settings: Settings, topic: str) -> Iterator[tuple[int, int, bytes]]:
+    """Partition, offset and value of all that ``topic`` holds now."""
+    with KafkaConsumer(
+        bootstrap_servers=settings.kafka.bootstrap_servers, group_id=None, enable_auto_commit=False
+    ) as consumer:
+        for place in (TopicPartition(topic, at) for at in _numbers()):
+            consumer.assign([place])
+            end = consumer.end_offsets([place])[place]
+            consumer.seek_to_beginning(place)
+            while consumer.position(place) < end:
+                for record in consumer.poll(timeout_ms=500).get(place, []):
+                    yield record.partition, record.offset, record.value
+
+
+def _judged(settings: Settings, names: list[str]) -> Counter[str]:
+    """How many queries of each of ``names`` the state log holds: what a next one of theirs would be numbered."""
+    engine, heirs = Engine(engine_config(settings)), {}
+    for number in _numbers():
+        judge = Judge(engine.sibling(), Ledger(policy_of(settings), ""))
+        receiver = Receiver(number, PARTITIONS, settings.kafka.topics)
+        writer = Writer("heir", "", settings.kafka.state_record_bytes)
+        heirs[number] = Partition(
+            receiver, judge, Checkpointer(judge, 1 << 40, 1), settings.kafka.topics, number, writer
+        )
+    for number, offset, value in _records(settings, settings.kafka.topics.state_log):
+        heirs[number].absorb(offset, value)
+    judged: Counter[str] = Counter()
+    for heir in heirs.values():
+        own = {key.principal for key in heir.judge.engine.keys()} & set(names)
+        if own:
+            said = heir.judge.engine.observe(MicroBatch((_one_each(sorted(own)),)))
+            judged.update(
+                {said.keys[key].principal: int(at) for key, at in zip(said.key_index, said.index, strict=True)}
+            )
+    return judged
+
+
+def _one_each(names: list[str]) -> QueryBatch:
+    return QueryBatch(
+        model="digits",
+        model_version="1",
+        output_kind="probabilities",
+        event_ids=["next"] * len(names),
+        occurred_at=np.zeros(len(names)),
+        principals=names,
+        principal_index=np.arange(len(names), dtype=np.int32),
+        features=np.ones((len(names), DIMENSION), np.float32),
+        outputs=np.tile(np.array([0.25, 0.75], np.float32), (len(names), 1)),
+    )

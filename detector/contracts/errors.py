@@ -44,9 +44,10 @@ class InvalidRecord(WeirguardError):
 
 
 class Unjudged(WeirguardError):
-    """``queries`` answered queries that cannot be logged. ``reason`` is a short word of [a-z-]."""
+    """``queries`` answered queries that cannot be logged, None for as many as the bodies seem to hold. ``reason`` is a
+    short word of [a-z-]."""
 
-    def __init__(self, reason: str, detail: str, queries: int = 1) -> None:
+    def __init__(self, reason: str, detail: str, queries: int | None = None) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.queries = queries

@@ -17,8 +17,8 @@ _MOST = 1 << 53
 
 QUIET = 2_000
 """Judged queries to a model after which earlier ones that could not be judged are no matter any more."""
-MOST_ACTIVE = 256
-"""So many principals of a model, those active last, are watched."""
+MOST_ACTIVE = 128
+"""So many principals of a model of each kind, those active last, are watched."""
 CLEAN = 10
 """A principal is clean who had so many queries judged in a row."""
 LEAST_ODD, MOST_ODD = 4, 2
@@ -98,34 +98,35 @@ class Account(msgspec.Struct, array_like=True):
 
 
 class Watch(msgspec.Struct, array_like=True):
-    """Who asks a model while some queries to it cannot be judged: ``active`` principals, the latest last.
+    """Who asks a model while some queries to it cannot be judged. Of each kind those active last are told apart:
+    else whoever makes up many accounts of one kind has the others forgotten.
 
-    Of each, how far they are from being *clean*: below 0, an unjudged query is their last but for ``CLEAN`` plus that
-    many; else so many judged ones and none other since the watch began, ``CLEAN`` at most. ``quiet``: queries since the
-    last that could not be judged.
+    ``odd``: whose last queries were not all judged; an unjudged query is their last but for ``CLEAN`` plus so many, a
+    number below 0. ``starting``: so many were, and none other since the watch began. ``clean``: ``CLEAN`` were.
+    ``quiet``: queries since the last that could not be judged.
     """
 
     touched: int = 0
     quiet: int = 0
-    active: dict[str, int] = msgspec.field(default_factory=dict)
+    odd: dict[str, int] = msgspec.field(default_factory=dict)
+    starting: dict[str, int] = msgspec.field(default_factory=dict)
+    clean: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        return 500 + 150 * len(self.active)
+        return 700 + 150 * (len(self.odd) + len(self.starting) + len(self.clean))
 
     @property
     def watched(self) -> bool:
         """Whether any recent query was not judged; else there is nothing to watch."""
-        return bool(self.active)
+        return bool(self.odd or self.starting or self.clean)
 
     def deployment(self) -> bool:
         """Whether the deployment is at fault, and not those who send what cannot be judged: few others are clean.
 
         Accounts that somebody makes up do not change that others are clean.
         """
-        clean = sum(run == CLEAN for run in self.active.values())
-        odd = sum(run < 0 for run in self.active.values())
-        return odd >= LEAST_ODD and odd > MOST_ODD * clean
+        return len(self.odd) >= LEAST_ODD and len(self.odd) > MOST_ODD * len(self.clean)
 
     def judge(self, principals: Sequence[str]) -> None:
         """Further queries, of these principals in log order, were judged."""
@@ -133,23 +134,30 @@ class Watch(msgspec.Struct, array_like=True):
             return
         left = QUIET - self.quiet
         if len(principals) >= left:
-            self.quiet, self.active = 0, {}
+            self.quiet = 0
+            self.odd, self.starting, self.clean = {}, {}, {}
             return
         self.quiet += len(principals)
         for principal in principals:
-            run = self.active.pop(principal, 0)
-            self._see(principal, CLEAN if run in (-1, CLEAN) else run + 1)
+            self._see(principal, CLEAN if (run := self._forget(principal)) in (-1, CLEAN) else run + 1)
 
     def refuse(self, principal: str) -> None:
         """``principal`` sent what cannot be judged."""
         self.quiet = 0
-        self.active.pop(principal, None)
+        self._forget(principal)
         self._see(principal, -CLEAN)
 
+    def _forget(self, principal: str) -> int:
+        for kind in (self.clean, self.odd, self.starting):
+            if principal in kind:
+                return kind.pop(principal)
+        return 0
+
     def _see(self, principal: str, run: int) -> None:
-        if len(self.active) >= MOST_ACTIVE:
-            del self.active[next(iter(self.active))]
-        self.active[principal] = run
+        kind = self.odd if run < 0 else self.clean if run == CLEAN else self.starting
+        if len(kind) >= MOST_ACTIVE:
+            del kind[next(iter(kind))]
+        kind[principal] = run
 
 
 def _add(counts: dict[str, int], reason: str, queries: int) -> None:

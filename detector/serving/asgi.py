@@ -190,7 +190,7 @@ class WeirguardMiddleware:
         finally:
             if capture.succeeded and not (scope.get("method") == "OPTIONS" and capture.negotiation):
                 self._read(exchange, capture)
-                self._settle(exchange)
+                self._settle(exchange, capture)
 
     def _read(self, exchange: Exchange, capture: Capture) -> None:
         """Log what the extractor finds, once, unless the endpoint has logged. What it does not find waits: an endpoint
@@ -210,9 +210,9 @@ class WeirguardMiddleware:
             self._fail("extract_failures", "the extractor failed, and a query is unjudged", error)
             exchange.trouble = Unjudged("extractor", "the extractor failed")
         if capture.too_large and exchange.trouble:  # a stream may go on for ever
-            self._settle(exchange)
+            self._settle(exchange, capture)
 
-    def _settle(self, exchange: Exchange) -> None:
+    def _settle(self, exchange: Exchange, capture: Capture) -> None:
         """Count the answer: once, however often this is called."""
         if exchange.settled:
             return
@@ -224,7 +224,8 @@ class WeirguardMiddleware:
         if trouble.reason == "too-large":
             self.counters.add("too_large")
         _complaints.say("unjudged", "an answer is unjudged: %s", trouble)
-        exchange.unjudged({trouble.reason: trouble.queries})
+        queries = capture.rows() if trouble.queries is None else trouble.queries
+        exchange.unjudged({trouble.reason: queries})
 
     def _fail(self, counter: str, message: str, error: Exception) -> None:
         self.counters.add(counter)

@@ -73,6 +73,32 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def rows_told(found: Any) -> int:
+    """How many rows the JSON ``found``, of a request or an answer, seems to hold; 1 where that cannot be told."""
+    parts = [found.get(name) for name in _ROWS] if isinstance(found, dict) else [found]
+    return max(1, *map(_rows_of, parts))
+
+
+_ROWS = ("instances", "inputs", "predictions", "outputs")
+
+
+def _rows_of(part: Any) -> int:
+    """Of a list its length, of named columns that of the longest; of tensors the first length of their shape, as far as
+    their data goes."""
+    if isinstance(part, dict):
+        return max([0, *(len(column) for column in part.values() if isinstance(column, list))])
+    if not isinstance(part, list):
+        return 0
+    tensors = [one for one in part if isinstance(one, dict) and hasattr(one.get("data"), "__len__")]
+    return max(map(_rows_of_tensor, tensors)) if tensors else len(part)
+
+
+def _rows_of_tensor(tensor: dict[str, Any]) -> int:
+    shape, most = tensor.get("shape"), len(tensor["data"])
+    first = shape[0] if isinstance(shape, list) and shape else most
+    return min(first, most) if type(first) is int and first > 0 else most
+
+
 def decode(data: bytes, encodings: str, limit: int) -> bytes:
     """``data`` without its ``encodings``, undone from the last one on. Raises Unjudged."""
     layers = [layer for layer in encodings.lower().replace(" ", "").split(",") if layer not in _PLAIN]

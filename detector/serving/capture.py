@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from detector.contracts.errors import Unjudged
-from detector.serving.bodies import document
+from detector.serving.bodies import document, rows_told
 from detector.serving.raw_tensors import document_with_tensors
 
 Message = MutableMapping[str, Any]
@@ -45,6 +45,13 @@ class _Body:
         read = document if not head else partial(document_with_tensors, head)
         return read(bytes(self._data), encodings, self._limit)
 
+    def rows(self) -> int:
+        """How many rows it seems to hold; 1 where that cannot be told."""
+        try:
+            return rows_told(self.document())
+        except Exception:  # noqa: BLE001  it is unreadable in whatever way
+            return 1
+
 
 class Capture:
     """Listens to one exchange. With ``limit`` 0 only the status is noted.
@@ -77,8 +84,8 @@ class Capture:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is to come that could still be read."""
-        return self._ended or self.too_large
+        """Whether nothing of the answer is to come that could still be read."""
+        return self._ended or self._response.too_large
 
     def documents(self) -> tuple[Any, Any]:
         """Request and response. Raises Unjudged where one cannot be read.
@@ -92,6 +99,11 @@ class Capture:
             if self.over:
                 raise
             raise Unjudged("interrupted", "an answer broke off") from error
+
+    def rows(self) -> int:
+        """How many rows were answered, as far as either body tells: of an exchange that cannot be logged. Else somebody
+        would put a thousand rows into each request that cannot be read, and be charged for one."""
+        return max(self._request.rows(), self._response.rows())
 
     def receiving(self, receive: Receive) -> Receive:
         if not self._limit:

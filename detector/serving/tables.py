@@ -95,9 +95,8 @@ def of_tensor(tensor: Mapping[str, Any], what: str) -> Table:
         if not rows.size:
             raise ValueError("there is none")
         return Table(rows.reshape(len(rows), -1), len(rows))
-    except ValueError as error:
-        detail = f"tensor {name!r:.80} has {len(numbers)} numbers for the shape {shape!r:.80}"
-        raise Unjudged(what, detail, max(1, min([len(data), *shape[:1]]))) from error
+    except (ValueError, OverflowError) as error:
+        raise Unjudged(what, f"tensor {name!r:.80} has {len(numbers)} numbers for the shape {shape!r:.80}") from error
 
 
 def _row(value: Any) -> tuple[object, list[float]]:

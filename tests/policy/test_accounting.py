@@ -149,6 +149,19 @@ def test_made_up_accounts_do_not_excuse_a_thief_while_others_are_judged() -> Non
     assert not effects.excused
 
 
+@pytest.mark.parametrize("good", [0, 1])
+def test_a_flood_of_made_up_accounts_does_not_have_the_clean_ones_forgotten(good: int) -> None:
+    ledger = Ledger(POLICY)
+    honest = [row for at in range(80) for row in judged(f"user-{at}", 1)]
+    run(ledger, [*odd("eve", 1), *honest * 10])
+    for turn in range(10):
+        flood = [row for at in range(300) for row in (judged if good else odd)(f"made-up-{turn}-{at}", 1)]
+        others = [row for at in range(60) for row in odd(f"odd-{at}", good)]
+        effects = run(ledger, [*flood, *others, *odd("eve", 5), *honest])
+        assert not effects.excused
+    assert held(ledger, "eve").accused
+
+
 def test_a_fault_of_one_server_in_five_excuses_those_it_meets() -> None:
     names = [f"user-{at}" for at in range(8)]
     rows = [

@@ -29,7 +29,7 @@ from starlette.routing import Route
 from detector.contracts.errors import Unjudged
 from detector.serving import asgi as weirguard
 from detector.serving.bodies import decode
-from detector.serving.extractors import kserve_v2
+from detector.serving.extractors import kserve_v1, kserve_v2
 from tests.serving.doubles import FedGate, decision
 from tests.serving.stage import ANSWER, BODY, Application, Guarded
 
@@ -147,7 +147,7 @@ def test_a_bomb_is_not_unpacked(encoding: str) -> None:
     guarded = Guarded(starlette(predict))
     guarded.ask(content=ENCODERS[encoding][0](BOMB), headers={"content-encoding": encoding})
     rows, unjudged = guarded.accounts
-    assert (rows, sum(unjudged.values())) == (0, 1)
+    assert (rows, sum(unjudged.values())) == (0, 2)
     assert set(unjudged) <= {"too-large", "encoding"}
 
 
@@ -196,7 +196,7 @@ def test_what_cannot_be_read_is_counted_with_its_reason(
 ) -> None:
     guarded = Guarded(make(predict))
     assert guarded.ask(content=content, headers=headers).status_code == 200
-    assert guarded.accounts == (0, {reason: 1})
+    assert guarded.accounts == (0, {reason: 2})
     assert guarded.app.counters.snapshot()["unlogged"] == 1
 
 
@@ -204,7 +204,7 @@ def test_json_that_is_other_json_when_it_is_decoded_is_ambiguous(monkeypatch: py
     monkeypatch.setitem(__import__("detector.serving.bodies").serving.bodies._DECODERS, "br", lambda _d, _l: b"{}")
     guarded = Guarded(starlette(predict))
     guarded.ask(headers={"content-encoding": "br"})
-    assert guarded.accounts == (0, {"ambiguous": 1})
+    assert guarded.accounts == (0, {"ambiguous": 2})
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ async def _leave(
 
 
 @pytest.mark.parametrize("error", [OSError, asyncio.CancelledError])
-@pytest.mark.parametrize(("after", "accounts"), [(1, (0, {"interrupted": 1})), (2, (2, {})), (3, (2, {}))])
+@pytest.mark.parametrize(("after", "accounts"), [(1, (0, {"interrupted": 2})), (2, (2, {})), (3, (2, {}))])
 def test_a_client_that_leaves_is_accounted_for(error: type[BaseException], after: int, accounts: Any) -> None:
     async def endpoint(request: Request) -> Response:
         await request.body()
@@ -381,8 +381,8 @@ def test_a_stream_without_end_is_bounded_and_counted_while_it_runs() -> None:
 
     guarded = Guarded(starlette(endpoint), max_body_bytes=20_000)
     guarded.ask()
-    assert seen[-50:] == [1] * 50
-    assert guarded.accounts == (0, {"too-large": 1})
+    assert seen[-50:] == [2] * 50
+    assert guarded.accounts == (0, {"too-large": 2})
 
 
 def test_an_answer_from_a_file_is_counted(tmp_path: Path) -> None:
@@ -405,9 +405,9 @@ def test_an_answer_from_a_file_is_counted(tmp_path: Path) -> None:
 
     guarded = Guarded(starlette(endpoint))
     assert guarded.ask(around=offering).content == SAID
-    assert guarded.accounts == (0, {"unread": 1})
+    assert guarded.accounts == (0, {"unread": 2})
     assert guarded.ask().content == SAID
-    assert guarded.accounts == (2, {"unread": 1})
+    assert guarded.accounts == (2, {"unread": 2})
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"])
@@ -486,10 +486,10 @@ class _Passing(BaseHTTPMiddleware):
     ],
 )
 def test_middlewares_inside_and_outside(make: Any, wrap: Any) -> None:
-    for extract in (None, kserve_v2()):
+    for extract, queries in ((None, 1), (kserve_v2(), 2)):
         guarded = Guarded(wrap(make(predict)), extract=extract)
         guarded.ask(headers={"accept-encoding": "gzip", "origin": "http://a"})
-        assert guarded.accounts[0] == 0 and sum(guarded.accounts[1].values()) == 1
+        assert guarded.accounts[0] == 0 and sum(guarded.accounts[1].values()) == queries
     guarded = Guarded(wrap(make(predict)))
     for around in (guarded.app, wrap(guarded.app)):
         response = guarded.ask(around=around, headers={"accept-encoding": "gzip", "origin": "http://a"})
@@ -508,3 +508,36 @@ def test_rows_that_are_unjudged_are_paid_for_like_any() -> None:
     guarded.ask()
     assert guarded.accounts == (0, {"rows": 4})
     assert gate.check("digits", "thief").retry_after == 4.0
+
+
+MANY = {"instances": [[1.0, 2.0]] * 40}
+MANY_SAID = {"predictions": [[0.25, 0.75]] * 40}
+TENSORS = {"inputs": [{"name": "a", "shape": [40, 2], "data": [0.5] * 80}] * 2}
+TENSORS_SAID = {"outputs": [{"name": "b", "shape": [40, 1], "data": [0.5] * 40}]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "reason"),
+    [
+        (json.dumps(MANY | {"padding": "x" * 5_000}), MANY_SAID, "too-large"),
+        (json.dumps(MANY), MANY_SAID | {"padding": "x" * 5_000}, "too-large"),
+        (json.dumps(MANY)[:-1] + ', "a": 1, "a": 2}', MANY_SAID, "ambiguous"),
+        (json.dumps(MANY)[:-1] + ', "inputs": 1}', MANY_SAID, "ambiguous"),
+        ("no JSON that we know of", MANY_SAID, "syntax"),
+        (json.dumps({"instances": "forty images in one text"}), MANY_SAID, "features"),
+        (json.dumps({"inputs": {"a": [1] * 40, "b": "x"}}), "forty", "outputs"),
+        (json.dumps(TENSORS), TENSORS_SAID, "ambiguous"),
+        (json.dumps({"inputs": [{"name": "a", "shape": [10**30], "data": 1}]}), TENSORS_SAID, "features"),
+    ],
+)
+def test_a_request_that_cannot_be_read_counts_as_all_the_rows_that_were_answered(
+    asked: str, said: Any, reason: str
+) -> None:
+    async def endpoint(request: Request) -> Response:
+        await request.body()
+        return JSONResponse(said)
+
+    extract = kserve_v2() if "shape" in asked else kserve_v1()
+    guarded = Guarded(starlette(endpoint), extract=extract, max_body_bytes=4_000)
+    assert guarded.ask(content=asked.encode()).status_code == 200
+    assert guarded.accounts == (0, {reason: 40})

@@ -88,7 +88,7 @@ RAW = np.arange(4, dtype="<f4").tobytes()
     ],
 )
 def test_what_cannot_be_read_is_counted(content: bytes, headers: dict[str, str], reason: str) -> None:
-    assert _ask(content, headers).accounts == (0, {reason: 1})
+    assert _ask(content, headers).accounts == (0, {reason: 2})
 
 
 def test_a_tensor_of_too_few_bytes_is_counted_with_its_rows() -> None:

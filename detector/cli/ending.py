@@ -144,7 +144,7 @@ def _flushed(status: int) -> int:
             sys.stdout.flush()
     except OSError as error:
         _silence(sys.stdout)
-        if error.errno != errno.EPIPE:
+        if error.errno != errno.EPIPE and status not in (FAILED, INTERRUPTED):  # else there is a line already
             status = _told(f"cannot write the output: {_of_system(error)}", FAILED)
     except ValueError:  # closed
         pass

@@ -3,7 +3,7 @@ model's traffic that is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
@@ -13,11 +13,15 @@ MOST_REASONS = 16
 """So many reasons are told apart for each principal; further ones are counted as ``OTHER``."""
 OTHER = "other"
 
-MODEL_HALF = 1_000
-"""The same for all queries of a model."""
+QUIET = 2_000
+"""Judged queries to a model after which earlier ones that could not be judged are no matter any more."""
 MOST_ACTIVE = 256
-"""So many principals that were active in such a half are told apart."""
-LEAST_ACTIVE = 4
+"""So many principals of a model, those active last, are told apart."""
+CLEAN = 10
+"""A principal is clean who had so many queries judged in a row."""
+LEAST_ODD, MOST_ODD = 4, 2
+"""From so many principals with queries that cannot be judged on, and more than so many for each clean one, the
+deployment is at fault."""
 
 
 class Account(msgspec.Struct, array_like=True):
@@ -92,54 +96,58 @@ class Account(msgspec.Struct, array_like=True):
 
 
 class Watch(msgspec.Struct, array_like=True):
-    """The recent queries to one model, in two halves, from the first that could not be judged on: how many were
-    ``answered`` in this half, and whose they were, with whether any of theirs was unjudged."""
+    """Who asks a model while some queries to it cannot be judged: ``active`` principals, the latest last.
+
+    Of each, how far they are from being *clean*: below 0, an unjudged query is their last but for ``CLEAN`` plus that
+    many; else so many judged ones and none other since the watch began, ``CLEAN`` at most. ``quiet``: queries since the
+    last that could not be judged.
+    """
 
     touched: int = 0
-    answered: int = 0
-    active: dict[str, bool] = msgspec.field(default_factory=dict)
-    active_before: dict[str, bool] = msgspec.field(default_factory=dict)
+    quiet: int = 0
+    active: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        return 500 + 150 * (len(self.active) + len(self.active_before))
+        return 500 + 150 * len(self.active)
 
     @property
     def watched(self) -> bool:
         """Whether any recent query was not judged; else there is nothing to watch."""
-        return any(self.active.values()) or any(self.active_before.values())
+        return bool(self.active)
 
     def deployment(self) -> bool:
-        """Whether most active principals send what cannot be judged: that is the deployment's fault, not theirs."""
-        active = self.active_before.keys() | self.active.keys()
-        odd = {name for half in (self.active_before, self.active) for name, is_odd in half.items() if is_odd}
-        return len(active) >= LEAST_ACTIVE and 2 * len(odd) > len(active)
+        """Whether the deployment is at fault, and not those who send what cannot be judged: few others are clean.
 
-    def judge(self, principals: Iterable[str]) -> None:
+        Accounts that somebody makes up do not change that others are clean.
+        """
+        clean = sum(run == CLEAN for run in self.active.values())
+        odd = sum(run < 0 for run in self.active.values())
+        return odd >= LEAST_ODD and odd > MOST_ODD * clean
+
+    def judge(self, principals: Sequence[str]) -> None:
         """Further queries, of these principals in log order, were judged."""
-        waiting = list(principals)
-        while waiting and self.watched:
-            part = waiting[: MODEL_HALF - self.answered]
-            for principal in dict.fromkeys(part):
-                self._see(principal, odd=False)
-            self._answer(len(part))
-            waiting = waiting[len(part) :]
+        if not self.watched:
+            return
+        left = QUIET - self.quiet
+        if len(principals) >= left:
+            self.quiet, self.active = 0, {}
+            return
+        self.quiet += len(principals)
+        for principal in principals:
+            run = self.active.pop(principal, 0)
+            self._see(principal, CLEAN if run in (-1, CLEAN) else run + 1)
 
-    def refuse(self, principal: str, queries: int) -> None:
+    def refuse(self, principal: str) -> None:
         """``principal`` sent what cannot be judged."""
-        self._see(principal, odd=True)
-        self._answer(min(queries, MODEL_HALF - self.answered))
+        self.quiet = 0
+        self.active.pop(principal, None)
+        self._see(principal, -CLEAN)
 
-    def _see(self, principal: str, *, odd: bool) -> None:
-        if principal in self.active or len(self.active) < MOST_ACTIVE:
-            self.active[principal] = odd or self.active.get(principal, False)
-
-    def _answer(self, queries: int) -> None:
-        self.answered += queries
-        if self.answered == MODEL_HALF:
-            self.active_before, self.active, self.answered = self.active, {}, 0
-            if not self.watched:
-                self.active_before = {}
+    def _see(self, principal: str, run: int) -> None:
+        if len(self.active) >= MOST_ACTIVE:
+            del self.active[next(iter(self.active))]
+        self.active[principal] = run
 
 
 def _add(counts: dict[str, int], reason: str, queries: int) -> None:

@@ -176,7 +176,7 @@ class Accounting:
             self._catch_up(key, rows, event.rows, done)
         else:
             rows.pass_by(key, event.rows)
-        watch.refuse(event.key[1], event.queries)
+        watch.refuse(event.key[1])
         done.changed[key] = None
         self._follow(key)
         return watch

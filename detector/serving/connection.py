@@ -30,7 +30,7 @@ class Connection:
     def producer(self) -> Any:
         """A connected KafkaProducer. Raises KafkaError within five seconds when no broker answers.
 
-        It retries for ever; who uses it bounds what he hands over.
+        It retries for ever; its user bounds what is handed over.
         """
         import kafka
 

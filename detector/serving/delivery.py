@@ -113,7 +113,7 @@ class Delivery:
         else:
             self._wake.wait(_COUNTS_SECONDS if len(self._tallies) or self._in_flight_bytes else None)
         self._wake.clear()
-        self._closing.wait(_LINGER_SECONDS)
+        time.sleep(_LINGER_SECONDS)
 
     def _step(self) -> None:
         if self._broken:

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import ActionName, Mode
-from detector.contracts.principals import principal_of, usable_principal
+from detector.contracts.principals import principal_of
 from detector.serving.bucket import renew_lock
 from detector.serving.complaints import Complaints
 from detector.serving.connection import Connection
@@ -84,6 +84,7 @@ class Gate:
             )
         self.counters = Counters(*_COUNTERS)
         self._max_staleness = max_staleness_seconds
+        self._when_stale = when_stale
         self._stale = _REFUSE_STALE if when_stale == "refuse" else _ALLOW_STALE
         self._clock = clock
         self._table = DecisionTable()
@@ -103,6 +104,12 @@ class Gate:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        """What a spawned process is given: a gate of its own, which reads the decisions anew."""
+        settings = {"max_staleness_seconds": self._max_staleness, "when_stale": self._when_stale, "clock": self._clock}
+        make: Any = type(self)
+        return partial(make, self._connection, **settings), ()
 
     @property
     def ready(self) -> bool:
@@ -184,7 +191,9 @@ class Gate:
         now = self._clock()
         if now - self._follower.latest_contact > self._max_staleness:
             return self._check_stale()
-        standing = self._find(model, principal)
+        standing = self._table.get((model, principal))
+        if standing is None and (self._table.derived_names or type(principal) is not str):
+            standing = self._find(model, principal)
         if standing is None or standing.expires_at <= now or standing.action == "none":
             self.counters.add("allowed")
             return _ALLOW
@@ -195,12 +204,7 @@ class Gate:
 
     def _find(self, model: str, principal: str) -> Standing | None:
         """What stands about ``principal``, under the name that the logger gives them."""
-        if type(principal) is not str:
-            principal = principal_of(principal)
-        standing = self._table.get((model, principal))
-        if standing is None and self._table.derived_names:
-            standing = self._table.get((model, usable_principal(principal)))
-        return standing
+        return self._table.get((model, principal_of(principal)))
 
     def _check_stale(self) -> Verdict:
         self.counters.add("stale_refused" if self._stale.action == "refuse" else "stale_allowed")

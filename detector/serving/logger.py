@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import operator
-import re
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -20,7 +19,7 @@ from detector.serving.complaints import Complaints, harmless
 from detector.serving.connection import Connection
 from detector.serving.delivery import Delivery
 from detector.serving.fair_queue import FairQueue
-from detector.serving.forks import renew_in_children
+from detector.serving.forks import not_forking, renew_in_children
 from detector.serving.metrics import Counters
 from detector.serving.rows import (
     Columns,
@@ -37,15 +36,13 @@ from detector.serving.rows import (
     source_of,
 )
 from detector.serving.salvage import count_rows, pick, salvage
-from detector.serving.tallies import Tallies
+from detector.serving.tallies import Tallies, whole, word
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
 _TALLY_ENTRIES = 10_000
-_MOST_QUERIES = 1 << 40
-_REASON = re.compile("[a-z-]{1,40}")
 
 Call = tuple[Any, Any, Any, Any, Columns]
 """Features, outputs, event id, time and optional columns, as they were passed."""
@@ -71,6 +68,7 @@ class QueryLogger:
     def __init__(self, connection: Connection, *, max_queries: int = 100_000, max_bytes: int = 64 << 20) -> None:
         self.counters = Counters(*_COUNTERS)
         self._connection = connection
+        self._bounds = {"max_queries": max_queries, "max_bytes": max_bytes}
         self._queue: FairQueue[Rows] = FairQueue(max_queries, max_bytes)
         self._tallies = Tallies(_TALLY_ENTRIES)
         self._complaints = Complaints(logging.getLogger(__name__))
@@ -88,13 +86,15 @@ class QueryLogger:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        """What a spawned process is given: a logger of its own, without what waits here."""
+        return partial(type(self), self._connection, **self._bounds), ()
+
     def start(self) -> None:
         """Start the thread now instead of at the first call, or again after :meth:`close`.
 
         Returns at once, with or without a broker.
         """
-        import numpy as np  # noqa: F401  slow to import: not in the path of the first request
-
         with self._lock:
             if self._closed:
                 self._closed = self._started = False
@@ -102,9 +102,7 @@ class QueryLogger:
         self._ensure_started()
 
     def renew(self) -> None:
-        """Begin anew, in a forked process: the thread is gone, and the parent sends what it was given."""
-        self._queue.renew()
-        self._tallies.renew()
+        """Begin anew, in a forked process, as the queue does: the thread is gone."""
         self._delivery.disown()
         self._delivery = self._new_delivery()
         self._begin()
@@ -132,6 +130,8 @@ class QueryLogger:
         counted against the principal under ``unjudged``.
         """
         try:
+            if not self._started:
+                self._ensure_started()
             if type(principal) is not str:
                 principal = principal_of(principal)
             source = source_of(principal, model, model_version, output_kind)
@@ -147,7 +147,7 @@ class QueryLogger:
     def refused(self, principal: str, model: str, queries: int = 1) -> None:
         """Count ``queries`` that were refused unanswered; the counts are sent about once a second."""
         try:
-            queries = _whole(queries)
+            queries = whole(queries)
             self.counters.add("refused", queries)
             self._tally(principal, model, "refused", queries, "")
         except (SystemExit, KeyboardInterrupt):
@@ -162,9 +162,9 @@ class QueryLogger:
         Never raises.
         """
         try:
-            queries = _whole(queries)
+            queries = whole(queries)
             self.counters.add("unjudged", queries)
-            self._tally(principal, model, "unjudged", queries, _word(reason))
+            self._tally(principal, model, "unjudged", queries, word(reason))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
@@ -314,6 +314,8 @@ class QueryLogger:
         self._delivery.wake()
 
     def _ensure_started(self) -> None:
+        with not_forking():
+            import numpy as np  # noqa: F401  slow to import: by start, not in the path of the first request
         with self._lock:
             if not self._started and not self._closed:
                 self._started = True
@@ -333,15 +335,3 @@ _COUNTERS = (
     "repaired",
     "failures",
 )
-
-
-def _word(reason: Any) -> str:
-    return reason if isinstance(reason, str) and _REASON.fullmatch(reason) else "unknown"
-
-
-def _whole(queries: int) -> int:
-    """``queries`` as an int of one or more, or InvalidRecord."""
-    number = operator.index(queries)
-    if not 0 < number < _MOST_QUERIES:
-        raise InvalidRecord("counts", f"{number} queries cannot be counted; say one or more")
-    return number

@@ -1,11 +1,18 @@
-"""Which queries of whom are missing: counts of what was dropped, refused or not judged, kept until they can be sent."""
+"""Which queries are missing, by principal: counts of what was dropped, refused or not judged, until they are sent."""
 
 from __future__ import annotations
 
+import operator
+import re
 import threading
+from typing import Any
 
+from detector.contracts.errors import InvalidRecord
 from detector.contracts.queries import Count, CountKind
 from detector.serving.forks import renew_in_children
+
+_MOST_QUERIES = 1 << 40
+_REASON = re.compile("[a-z-]{1,40}")
 
 
 class Tallies:
@@ -50,3 +57,16 @@ class Tallies:
             Count(model, principal, kind, queries, latest, reason)
             for (model, principal, kind, reason), (queries, latest) in counts.items()
         ]
+
+
+def whole(queries: Any) -> int:
+    """``queries`` as an int of one or more. Raises InvalidRecord, or TypeError for what is no integer."""
+    number = operator.index(queries)
+    if not 0 < number < _MOST_QUERIES:
+        raise InvalidRecord("counts", f"{number} queries cannot be counted; say one or more")
+    return number
+
+
+def word(reason: Any) -> str:
+    """``reason`` if it is one, of ``a-z`` and ``-``; else ``unknown``."""
+    return reason if isinstance(reason, str) and _REASON.fullmatch(reason) else "unknown"

@@ -29,6 +29,7 @@ class Checkpointer:
         self._accounts: deque[tuple[str, str]] = deque()
         self.first_chunk: int | None = None
         self.in_round = False
+        self._listed = False
 
     def logged(self, nbytes: int) -> None:
         """A delta of ``nbytes`` went into the log."""
@@ -43,6 +44,8 @@ class Checkpointer:
 
     def next_chunk(self) -> Sections | None:
         """The next chunk's sections, or None when the round holds everybody."""
+        if not self._listed:
+            self._list()
         keys = self._engine_keys()
         if keys:
             return self._judge.engine.dump(keys)
@@ -62,13 +65,17 @@ class Checkpointer:
 
     def ended(self) -> None:
         """The record that ends the round stands in the log."""
-        self.in_round = False
+        self.in_round = self._listed = False
         self.first_chunk = None
 
     def _begin(self) -> None:
         self.in_round = True
         self.first_chunk = None
         self._since_round = self._credit = 0
+
+    def _list(self) -> None:
+        """Who is held as the first chunk is made: what came before it is deleted with the round's end."""
+        self._listed = True
         self._keys = deque(self._judge.engine.keys())
         self._ledger_keys = deque(self._judge.ledger.keys())
         self._accounts = deque(self._judge.ledger.accounting.keys())

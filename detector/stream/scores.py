@@ -22,7 +22,8 @@ SECONDS_BETWEEN = 1.0
 """Least policy time between two scores of one principal, unless the verdict changes."""
 
 LEAST_QUERIES = 20
-"""A principal with fewer queries than this has no score worth a record, unless some of theirs were not judged."""
+"""A principal with fewer queries than this is never in a hurry, except a suspect and one with queries that were not
+judged: where too many wait, they have no record before their next query."""
 
 _REMEMBERED = 100_000
 _MOST_WAITING = 10_000
@@ -59,7 +60,10 @@ class ScoreBoard:
         queries could not be judged, where one is due."""
         for seen in (self._judged(observation, last, hearing), self._unjudged(observation, last, hearing)):
             for at, key in enumerate(seen.keys):
-                if self._is_due(key, seen.time[at], seen.flagged[at]):
+                if self._is_newcomer(seen, at):
+                    if len(self._waiting) < _MOST_WAITING or key in self._waiting:
+                        self._waiting[key] = seen, at
+                elif self._is_due(key, seen.time[at], seen.flagged[at]):
                     self._waiting.pop(key, None)
                     yield self._message(seen, at)
                 else:
@@ -73,14 +77,9 @@ class ScoreBoard:
             yield self._message(*self._waiting.popitem()[1])
 
     def _judged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
-        held, known, accused = observation.keys, self._accounting.known, self._accounting.accused()
+        held, accused = observation.keys, self._accounting.accused()
         rows = np.array(last, np.int64)
         keys = [(held[at].model, held[at].principal) for at in observation.key_index[rows].tolist()]
-        worth = observation.index[rows] + 1 >= LEAST_QUERIES
-        for at in np.flatnonzero(~worth).tolist():
-            worth[at] = keys[at] in known
-        if not worth.all():
-            rows, keys = rows[worth], [key for key, own in zip(keys, worth.tolist(), strict=True) if own]
         flagged = observation.flagged[rows].tolist()
         if accused:
             flagged = [one or key in accused for one, key in zip(flagged, keys, strict=True)]
@@ -111,6 +110,9 @@ class ScoreBoard:
             [],
             np.empty((len(odd), 0)),
         )
+
+    def _is_newcomer(self, seen: _Seen, at: int) -> bool:
+        return seen.queries[at] < LEAST_QUERIES and not seen.flagged[at] and seen.keys[at] not in self._accounting.known
 
     def _is_due(self, key: Key, time: float, flagged: bool) -> bool:
         number = hash(key)

@@ -20,6 +20,8 @@ _DAY = 86_400_000
 _ORDINARY_BYTES = 1_048_576
 _ENVELOPE_BYTES = 65_536
 _SETTLE_SECONDS = 10.0
+_DOUBT_SECONDS = 1.0
+"""What another worker, or an operator, has just made or altered is not yet known everywhere."""
 _BOOTSTRAP_MILLISECONDS = 5_000
 _ADVISED = (("unclean.leader.election.enable", "true", "false"), ("min.insync.replicas", "1", "2"))
 """Setting, value that may lose records where there are replicas, and what is safer."""
@@ -101,11 +103,11 @@ def ensure(kafka: KafkaSettings) -> None:
         if kafka.topics.state_log not in found and not kafka.embedded:
             touched += _adopt(admin, wanted, found)
         _create(admin, kafka, [shape for shape in wanted if shape.name not in found])
-        deadline = time.monotonic() + (_SETTLE_SECONDS if touched else 0.0)
+        deadline = time.monotonic() + (_SETTLE_SECONDS if touched else _DOUBT_SECONDS)
         while wrong := _wrong(admin, kafka, wanted):
             if time.monotonic() >= deadline:
                 raise ConfigurationError("; ".join(wrong))
-            time.sleep(0.05)  # what was just made takes a moment to be known everywhere
+            time.sleep(0.05)
         if not kafka.embedded:
             _advise(wanted, describe(admin, wanted), _settings(admin, wanted))
 

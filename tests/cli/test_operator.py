@@ -332,5 +332,8 @@ def test_tail_ends_with_its_reader_though_nothing_more_comes(topics: Topics, pub
         assert process.stderr is not None
         assert "thief" in process.stdout.readline()
         process.stdout.close()
-        assert process.wait(60) == 0
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
         assert process.stderr.read() == ""

@@ -119,7 +119,9 @@ def test_a_worker_needs_no_folder_that_it_can_write_to(broker: Broker, prefix: s
     with log.open("wb") as output, subprocess.Popen(command, stderr=output, env=variables) as process:
         try:
             while not _answers(port):
-                assert process.poll() is None, log.read_text(encoding="utf-8")
+                told = log.read_text(encoding="utf-8")
+                assert process.poll() is None, told
+                assert "worker stopped" not in told, told
                 time.sleep(0.1)
         finally:
             process.send_signal(signal.SIGTERM)
@@ -178,8 +180,9 @@ def test_ctrl_c_at_the_terminal_is_for_the_supervisor_alone(broker: Broker, pref
         log.open("wb") as output,
         subprocess.Popen(command, stderr=output, env=variables, start_new_session=True) as run,
     ):
-        while not _children(run.pid):
+        while not (worker := _children(run.pid)):
             assert run.poll() is None, log.read_text(encoding="utf-8")
+        assert os.getpgid(worker[0]) != run.pid
         os.killpg(run.pid, signal.SIGINT)
         assert run.wait(60) == 0
     assert "Traceback" not in log.read_text(encoding="utf-8")

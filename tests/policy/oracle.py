@@ -73,7 +73,7 @@ class OracleAccounts:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.people: dict[str, OracleAccount] = {}
-        self.model: list[list[tuple[str, bool]]] = [[], []]
+        self.model: list[tuple[str, bool]] = []
 
     def take(self, item: Row | Uncharted) -> bool | None:
         """Whether the query accuses its sender of sending what cannot be judged; None where nothing changes."""
@@ -83,14 +83,14 @@ class OracleAccounts:
         queries = item.queries if isinstance(item, Uncharted) else 1
         if kind == "refused" or (kind == "judged" and item.principal not in self.people):
             if kind == "judged":
-                self._see(item.principal, False, 1)
+                self._see(item.principal, False)
             return None
         account = self.people.setdefault(item.principal, OracleAccount())
         if kind == "dropped":
             account.dropped[reason] += queries
             return None
         odd = kind == "unjudged"
-        self._see(item.principal, odd, queries)
+        self._see(item.principal, odd)
         before = account.accused
         if odd:
             account.unjudged[reason] += queries
@@ -101,17 +101,21 @@ class OracleAccounts:
             return True if odd else None
         return False if before else None
 
-    def _see(self, principal: str, odd: bool, queries: int) -> None:
-        if not odd and not any(is_odd for half in self.model for _, is_odd in half):
-            return
-        self.model[1] += [(principal, odd)] * min(queries, 1_000 - len(self.model[1]))
-        if len(self.model[1]) == 1_000:
-            self.model = [self.model[1], []]
+    def _see(self, principal: str, odd: bool) -> None:
+        self.model.append((principal, odd))
+        if not any(is_odd for _, is_odd in self.model[-2_000:]):
+            self.model = []
 
     def _deployment(self) -> bool:
-        active = {name for half in self.model for name, _ in half}
-        odd = {name for half in self.model for name, is_odd in half if is_odd}
-        return len(active) >= 4 and len(odd) > len(active) / 2
+        odd, clean = set(), set()
+        for name in {name for name, _ in self.model}:
+            own = [is_odd for who, is_odd in self.model if who == name]
+            lately = own[-10:]
+            if len(lately) == 10 and not any(lately):
+                clean.add(name)
+            elif any(own):
+                odd.add(name)
+        return len(odd) >= 4 and len(odd) > 2 * len(clean)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from detector.policy.accounting import MOST_WATCHES, Accounting
 from detector.policy.activity import Counted, Effects
 from detector.policy.allowlist import Allowlist, Exemption
 from detector.policy.config import Policy, Step
+from detector.policy.entry import decode_changes
 from detector.policy.ledger import Ledger
 
 from .oracle import Item, OracleLedger, Row, Uncharted
@@ -95,6 +96,16 @@ def test_judged_queries_do_not_excuse_and_many_of_them_release() -> None:
     assert len(run(ledger, odd("eve", 1)).alerts) == 1
 
 
+def test_an_acquittal_by_the_engine_is_none_of_sending_what_cannot_be_judged() -> None:
+    ledger = Ledger(POLICY)
+    run(ledger, [Row(1000.0, "eve", "1", True, ("prada",)), *odd("eve", 30)])
+    assert not run(ledger, judged("eve", 1, 1001.0)).decisions
+    section = ledger.dump([(MODEL, "eve")])
+    (entry,) = decode_changes(section).values()
+    assert entry is not None
+    assert [latch.signal for latch in entry.latches] == ["unjudged"]
+
+
 def test_a_share_below_the_limit_never_accuses() -> None:
     ledger = Ledger(POLICY)
     for _ in range(100):
@@ -129,12 +140,22 @@ def test_where_most_active_principals_send_such_nobody_is_accused_and_it_is_told
     assert effects.excused == {MODEL: 4 * 21}
 
 
-def test_half_of_the_active_are_not_most() -> None:
-    few = [row for _ in range(50) for name in ("ana", "bo") for row in odd(name, 1)]
-    others = [row for name in ("chi", "dee") for row in judged(name, 1)]
-    effects = run(Ledger(POLICY), [*few[:2], *others, *few[2:]])
-    assert {alert.principal for alert in effects.alerts} == {"ana", "bo"}
+def test_made_up_accounts_do_not_excuse_a_thief_while_others_are_judged() -> None:
+    made_up = [row for _ in range(40) for at in range(6) for row in odd(f"made-up-{at}", 1)]
+    honest = [row for name in ("ana", "bo", "chi") for row in judged(name, 10)]
+    effects = run(Ledger(POLICY), [*made_up[:6], *honest, *made_up[6:]])
+    assert {alert.principal for alert in effects.alerts} == {f"made-up-{at}" for at in range(6)}
     assert not effects.excused
+
+
+def test_a_fault_of_one_server_in_five_excuses_those_it_meets() -> None:
+    names = [f"user-{at}" for at in range(8)]
+    rows = [
+        row for at in range(150) for name in names for row in (odd if (at + len(name)) % 5 == 0 else judged)(name, 1)
+    ]
+    effects = run(Ledger(POLICY), rows)
+    assert not effects.alerts
+    assert effects.excused
 
 
 def test_a_suspect_is_released_once_it_shows_that_the_deployment_is_at_fault() -> None:

@@ -15,12 +15,12 @@ from typing import Any, get_args
 import pytest
 import structlog
 import yaml
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import PrincipalHasher
 from detector.runtime.logging import configure_logging
-from detector.runtime.sections import LoggingSettings, secret
+from detector.runtime.sections import KafkaSettings, LoggingSettings, secret
 from detector.runtime.settings import Settings, load_settings
 from detector.runtime.shape import Key, is_private, leaf_of, leaves
 from detector.runtime.variables import name_of
@@ -204,10 +204,15 @@ def test_what_holds_a_secret_does_not_show_it(whole: Settings) -> None:
 
 
 def test_errors_of_the_models_themselves_show_no_input(whole: Settings) -> None:
-    wrong: list[dict[str, Any]] = [{"kafka": {"sasl_plain_password": MARK, "x": MARK}}, {"principals": MARK}]
-    for values in wrong:
+    section = {"sasl_plain_password": [MARK], "x": MARK}
+    wrong: list[tuple[type[BaseModel], dict[str, Any]]] = [
+        (Settings, {"kafka": section}),
+        (Settings, {"principals": MARK}),
+        (KafkaSettings, section),
+    ]
+    for model, values in wrong:
         with pytest.raises(ValidationError) as caught:
-            Settings(**values)
+            model(**values)
         assert MARK not in "".join(traceback.format_exception(caught.value))
 
 

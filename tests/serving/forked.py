@@ -27,19 +27,20 @@ connection = Connection(os.environ["BOOTSTRAP"], Topics(os.environ["PREFIX"]))
 logger, gate = QueryLogger(connection), Gate(connection)
 
 
-def ask(principal: str, rows: int = 1) -> None:
+def ask(principal: str, rows: int = 1, own: tuple[QueryLogger, Gate] = (logger, gate)) -> None:
     for row in range(rows):
-        gate.check("digits", principal)
-        logger.log(principal, "digits", "1", [float(row), 1.0], [0.5, 0.5])
+        own[1].check("digits", principal)
+        own[0].log(principal, "digits", "1", [float(row), 1.0], [0.5, 0.5])
 
 
-def work(principal: str) -> None:
+def work(principal: str, own: tuple[QueryLogger, Gate] = (logger, gate)) -> None:
     """What one process does: its queries, and a word about what it knows in the end."""
-    ask(principal, ROWS)
-    ready = gate.wait_until_ready(30)
+    ask(principal, ROWS, own)
+    ready = own[1].wait_until_ready(30)
+    own[0].close(30)
     logger.close(30)
-    counted = logger.snapshot()
-    refused = not gate.check("digits", "thief").allowed
+    counted = own[0].snapshot()
+    refused = not own[1].check("digits", "thief").allowed
     words = principal, int(ready), int(refused), int(counted["logged"]), int(counted["sent"])
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
@@ -59,7 +60,8 @@ def fork() -> None:
 
 def by_multiprocessing(method: str) -> None:
     context: Any = multiprocessing.get_context(method)
-    children = [context.Process(target=work, args=(f"child-{number}",)) for number in range(2)]
+    given: list[tuple[Any, ...]] = [("child-0",), ("child-1", (logger, gate))]
+    children = [context.Process(target=work, args=arguments) for arguments in given]
     for child in children:
         child.start()
     for child in children:

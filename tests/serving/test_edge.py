@@ -98,6 +98,7 @@ def test_rows_with_nothing_odd_are_not_touched_by_one_that_has() -> None:
         ("probabilities", [math.inf, 3.0], [1.0, 0.0]),
         ("probabilities", [-math.log(4), math.log(0.75)], [0.25, 0.75]),
         ("probabilities", 0.3, [1.0]),
+        ("label", -1, [-1.0]),
         ("label", 3, [3.0]),
         ("label", "3", [3.0]),
         ("label", True, [1.0]),
@@ -251,7 +252,7 @@ _NUMBER = (
     | st.none()
     | st.sampled_from([1e39, -1e39, 10**400, math.nan, math.inf, 0.5, 1, -1, 2**63])
 )
-_CELL = _NUMBER | _TEXT | st.just(_Hostile()) | st.binary(max_size=3) | st.builds(object)
+_CELL = _NUMBER | _TEXT | st.builds(_Hostile) | st.binary(max_size=3) | st.builds(object)
 _VECTOR = st.lists(_NUMBER, max_size=4) | st.lists(_CELL, max_size=4)
 _VALUES = (
     _CELL

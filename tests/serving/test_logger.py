@@ -34,7 +34,7 @@ def test_lists_and_arrays_of_one_row_or_many_are_taken(features: Any, outputs: A
     assert logger.snapshot()["logged"] == len(rows.event_ids)
 
 
-def test_the_caller_may_reuse_his_buffer() -> None:
+def test_the_caller_may_reuse_a_buffer() -> None:
     logger = KeepingLogger()
     buffer = np.ones((1, 2), dtype=np.float32)
     logger.log("p", "m", "1", buffer, buffer)

@@ -21,6 +21,7 @@ from detector.runtime.health import Health
 from detector.runtime.metrics import new_metrics
 from detector.stream.intake import Intake, Receiver, SourceRecord
 from detector.stream.partition import Partition
+from detector.stream.record import decode as decode_record
 from detector.stream.reporter import Reporter
 from detector.stream.step import Step
 from detector.stream.unread import counted
@@ -97,6 +98,20 @@ def test_every_answered_query_is_accounted_for_through_deaths_and_checkpoints(
         assert parts == account(alone, name)
     assert state_of(world.take_over())[5] == state_of(heir)[5] == state_of(alone)[5]
     assert world.outcome() == undisturbed.outcome()
+
+
+def test_an_account_of_long_ago_outlives_the_log_that_it_stood_in() -> None:
+    whole, rng = Sent(), np.random.default_rng(0)
+    whole.send(batch(random(rng, 2, 6), ["eve"] * 2), [Count("credit", "eve", "unjudged", 40, 1.0, "encoding")])
+    for _ in range(60):
+        whole.send(batch(random(rng, 20, 6), ["ana"] * 20), [])
+    world = World(whole.records, round_bytes=3_000)
+    owner = world.take_over()
+    world.run(owner, len(whole.records))
+    assert decode_record(world.log[0][1]).kind == "chunk"
+    heir = world.take_over()
+    assert account(heir, "eve") == {"judged": 2, "repeats": 0, "encoding": 40}
+    assert state_of(heir)[5] == state_of(owner)[5]
 
 
 def test_the_metrics_and_the_last_scores_give_the_same_account() -> None:

@@ -208,7 +208,7 @@ def test_a_record_that_the_decoder_fails_on_is_poison_at_once_and_its_neighbours
         for at, own in enumerate(ids)
     ]
     step = _live().step(records)
-    assert (dict(step.refused), sum(step.judged.values())) == ({POISON: 1}, 4)
+    assert (dict(step.refused), (step.judged + step.repeated).total()) == ({POISON: 1}, 4)
     (letter,) = step.before
     assert (letter.value, _described(letter).offset) == (records[1].value, 1)
     assert "RecursionError" in _described(letter).message

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.codecs.queries_json import encode_json_query
+from detector.contracts.codecs.queries_packed import encode_packed
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.errors import OwnershipLost, StateLogHole
 from detector.contracts.findings import Action, Audit, Command, DeadLetter
@@ -285,3 +289,17 @@ def test_clear_forgets_the_latch_in_recovery_too() -> None:
 def test_a_command_that_cannot_be_read_is_a_dead_letter() -> None:
     step = World(RECORDS).take_over().command(command(0, b"{}"))
     assert [message.topic for message in step.before] == [TOPICS.dead_letters]
+
+
+def test_who_comes_between_the_begin_of_a_round_and_its_first_chunk_outlives_the_cut() -> None:
+    """The round begins with the first record; the newcomer's stands before the first chunk and goes with the cut."""
+    newcomer = dataclasses.replace(queries(4, seed=5), principals=["late"], principal_index=np.zeros(4, np.int32))
+    packed = [
+        encode_packed(part) for part in (queries(40, seed=4), newcomer, *(queries(40, at) for at in range(6, 12)))
+    ]
+    world = World([SourceRecord("queries", number, 1.7e9, None, value, PACKED) for number, value in enumerate(packed)])
+    world.round_bytes = 1
+    owner = world.take_over()
+    world.run(owner, len(packed), 1)
+    assert decode_record(world.log[0][1]).kind == "chunk"
+    assert "late" in {key.principal for key in world.take_over().judge.engine.keys()}

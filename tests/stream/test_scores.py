@@ -56,6 +56,12 @@ def test_the_last_row_speaks_for_all_of_a_principal_under_the_version_that_it_wa
     assert score.model_version == "7"
 
 
+def test_a_suspect_of_few_queries_has_a_score_and_others_have_none() -> None:
+    assert spoken(board(), observation([5]), 10.0) == []
+    (score,) = spoken(board(), observation([5], flagged=True), 10.0)
+    assert (score.queries, score.flagged) == (6, True)
+
+
 def test_a_silent_signal_is_left_out() -> None:
     (score,) = spoken(board(), observation([30]), 10.0)
     assert (score.score, score.signals) == (None, {})
@@ -85,8 +91,11 @@ def test_what_was_told_in_the_meantime_does_not_wait() -> None:
     assert waiting(scores) == []
 
 
-def test_a_principal_with_few_queries_has_no_score() -> None:
-    assert spoken(board(), observation([LEAST_QUERIES - 2]), 10.0) == []
+def test_the_score_of_a_principal_with_few_queries_waits_for_the_timer() -> None:
+    scores = board()
+    assert spoken(scores, observation([LEAST_QUERIES - 2]), 10.0) == []
+    assert [score.answered for score in waiting(scores)] == [0], "nobody was judged by this engine"
+    assert waiting(scores) == []
 
 
 def test_a_refused_row_has_no_score() -> None:

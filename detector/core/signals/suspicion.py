@@ -30,7 +30,8 @@ from detector.core.views import Views
 
 _STATE = ("sums", "trail", "profile", "alarm")
 _SHOWN = 4
-"""So many measures are named as evidence."""
+"""So many measures are named as evidence, of those that add more than rounding, which differs with the cuts."""
+_LEAST_ADDED = 1e-9
 
 Floats = NDArray[np.float64]
 Listener = Callable[[Rows, Floats, Floats, Floats], None]
@@ -185,6 +186,6 @@ class _Judge:
         most = [
             Evidence(self._names[at], float(scores[at]), "standard deviations", float(reached[0, at]))
             for at in first.tolist()
-            if added[0, at] > 0
+            if added[0, at] > _LEAST_ADDED
         ]
         return (Evidence("unexplained", left, "standard deviations", self.threshold), *most)

@@ -12,7 +12,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from detector.contracts.errors import BrokerError, SourceGap
-from detector.runtime import header_names
+from detector.runtime import odd_batches
 from detector.runtime.compression import readable
 from detector.runtime.sections import KafkaSettings
 from detector.stream import topics
@@ -118,7 +118,7 @@ class BrokerReads:
 
     def _open(self) -> KafkaConsumer:
         if self._consumer is None:
-            header_names.install()
+            odd_batches.install()
             self._consumer = KafkaConsumer(
                 group_id=None,
                 enable_auto_commit=False,

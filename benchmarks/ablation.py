@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
@@ -66,7 +65,7 @@ def outcome(cases: list[Case], measures: tuple[str, ...]) -> str:
     firsts, flagged, judged, thieves = [], 0, 0, 0
     for own in cases:
         accounts = [each.queries for each in own.calibration]
-        profile = calibrate(accounts, 0.01, np.random.default_rng(0), measures=measures).profile
+        profile = calibrate(accounts, 0.01, measures=measures).profile
         found = [judge(thief, profile).first for thief in own.thieves]
         firsts += [first for first in found if first]
         flagged += sum(judge(each, profile).first is not None for each in own.honest)

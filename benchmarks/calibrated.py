@@ -147,7 +147,6 @@ def main() -> None:
             told = calibrate(
                 [own.queries for own in accounts],
                 0.01,
-                np.random.default_rng(0),
                 progress=lambda done, task=task: progress.advance(task, done),  # type: ignore[misc]
             )
             others = honest(dataset, victim, 1, JUDGED, SEED + 1)

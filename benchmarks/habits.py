@@ -115,7 +115,7 @@ def _asked(asks: Iterator[Ask]) -> Rows:
 def profile(target: Target, without: str | None = None, half: int | None = None) -> Profile:
     """Made from the calibration's accounts, without those of one habit."""
     honest = [own.queries for own in accounts(target, CALIBRATION, SEED, half) if own.kind != without]
-    return calibrate(honest, BUDGET, np.random.default_rng(0)).profile
+    return calibrate(honest, BUDGET).profile
 
 
 def judged(

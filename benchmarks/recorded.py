@@ -58,7 +58,7 @@ def main() -> None:
     flagged, judged, firsts, lines = [], 0, [], []
     for name, victim in read(options.folder).items():
         accounts, others = [own.queries for own in victim.honest[::2]], victim.honest[1::2]
-        profile = calibrate(accounts, options.budget, np.random.default_rng(0)).profile
+        profile = calibrate(accounts, options.budget).profile
         verdicts = {own.name: judge(own, profile) for own in others}
         flagged += [f"{name} {who} (query {verdict.first})" for who, verdict in verdicts.items() if verdict.first]
         judged += len(others)

@@ -61,7 +61,7 @@ def profile(dimension: int) -> Profile:
     """Calibrated on twelve accounts of a hundred rows."""
     rng = np.random.default_rng(2)
     accounts = [queries(surface(rng, 100, dimension), np.zeros(100, np.int64)) for _ in range(12)]
-    return calibrate(accounts, 0.01, rng).profile
+    return calibrate(accounts, 0.01).profile
 
 
 def measure(dimension: int, principals: int) -> tuple[float, float]:

@@ -80,7 +80,7 @@ def main() -> None:
         for target in VICTIMS:
             dataset, victim = victim_of(*target.split(":"))
             others = [own.queries for own in honest(dataset, victim, 0, CALIBRATION, SEED)]
-            profile = calibrate(others, 0.01, np.random.default_rng(SEED)).profile
+            profile = calibrate(others, 0.01).profile
             for kind, accounts in kinds(dataset, victim, progress):
                 costs = [cost(own, profile) for own in progress.track(accounts, description=kind)]
                 alone, every = (statistics.median(column) for column in zip(*costs, strict=True))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,17 +13,22 @@ import typer
 from detector.cli.out import file_for, write
 from detector.cli.replay import bar, rows_in
 from detector.cli.screen import console, say
+from detector.core.calibration.achieved import CONFIDENCE
+from detector.core.calibration.calibrate import GROUPS
+from detector.core.calibration.crossfit import FEWEST_QUERIES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from detector.cli.calibrating import Made
     from detector.cli.honest import Traffic
-    from detector.core.calibration.achieved import Achieved
+    from detector.core.calibration.screening import Screened
     from detector.core.calibration.suspects import Outlier
 
 FEW = 9
 """With fewer accounts the tail of honest behaviour is a guess."""
+SHORT = 1_000
+"""Queries of an account, at the median, below which it is said for which length the rate holds."""
 _SHOWN = 4
 
 
@@ -45,15 +51,15 @@ def calibrate(
     budget: Annotated[
         float, typer.Option("--budget", min=1e-6, max=0.5, help="Share of honest accounts that may be flagged.")
     ] = 0.01,
-    keep: Annotated[
-        list[str] | None, typer.Option("--keep", help="Account that stays whatever it looks like.", show_default=False)
+    leave_out: Annotated[
+        list[str] | None, typer.Option("--leave-out", help="Account that is not honest.", show_default=False)
     ] = None,
     model_name: Annotated[str | None, typer.Option("--model-name", help="Of the models in the logs.")] = None,
     model_version: Annotated[str | None, typer.Option("--model-version", help="Of the versions in the logs.")] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Learn from honest traffic what is ordinary, so that no more than --budget of honest accounts are flagged."""
-    from detector.cli.calibrating import Request, make_profile
+    from detector.cli.calibrating import Request, accounts_in, make_profile
 
     logs = [*(honest or []), *(files or [])]
     if bool(logs) == (since is not None):
@@ -61,8 +67,8 @@ def calibrate(
     file_for(out)
     screen = console(stderr=True)
     traffic = _read(screen, logs) if since is None else _hear(since, settings)
-    request = Request(budget, model_name, model_version, validation, model, keep or ())
-    with bar(screen, "accounts", None) as progress:
+    request = Request(budget, model_name, model_version, validation, model, leave_out or ())
+    with bar(screen, "accounts", accounts_in(traffic)) as progress:
         made = make_profile(traffic, request, progress)
     write(out, made.profile.to_bytes())
     say(*told(made, traffic, budget), f"{'profile':<12}{out}, {made.profile.hash}")
@@ -71,46 +77,74 @@ def calibrate(
 def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
     """The outcome in lines for people."""
     screened, profile = made.screened, made.profile
-    achieved, threshold = screened.achieved, profile.standards.threshold
+    calibration, threshold = screened.calibration, profile.standards.threshold
+    least, most = calibration.moves
     yield f"{'model':<12}{profile.model} {profile.model_version}"
-    yield f"{'rests on':<12}{achieved.accounts} accounts and {made.queries} queries{_not_used(traffic)}"
+    yield f"{'rests on':<12}{len(calibration.accounts)} accounts and {made.queries} queries{_not_used(traffic)}"
+    for name in screened.left_out:
+        yield f"{'left out':<12}{name}, as asked"
     yield f"{'threshold':<12}{threshold:.1f} standard deviations that no honest account explains"
+    yield f"{'':<12}{least:.1f} to {most:.1f} when it is made without {_some(screened.achieved.accounts)}"
     yield f"{'budget':<12}{budget:.3%} of honest accounts may be flagged"
-    yield f"{'achieved':<12}{_achieved(achieved)}"
-    for outlier in screened.left_out:
-        yield f"{'left out':<12}{_outlier(outlier)}; extreme in {' and '.join(outlier.families)}, as a thief would be"
-    if screened.left_out:
-        yield f"{'':<12}look at what they asked; --keep NAME keeps an account"
-    for outlier in screened.kept:
-        yield f"{'stands out':<12}{_outlier(outlier)}"
-    for line in _warnings(achieved, budget):
+    yield f"{'rate':<12}{_rate(screened)}"
+    for outlier in screened.outliers:
+        yield from _outlier(outlier)
+    for line in _warnings(screened, budget):
         yield f"{'note':<12}{line}"
 
 
-def _achieved(achieved: Achieved) -> str:
-    low, high = achieved.interval
+def _some(accounts: int) -> str:
+    return "any one account" if accounts <= GROUPS else f"a {GROUPS}th of the accounts"
+
+
+def _rate(screened: Screened) -> str:
+    achieved = screened.achieved
     return (
-        f"{achieved.flagged} of {achieved.accounts} accounts flagged, each judged by the others: {achieved.rate:.1%}, "
-        f"95 percent interval {low:.1%} to {high:.1%}"
+        f"at most {achieved.bound:.1%} of accounts like these, with {CONFIDENCE:.0%} confidence: "
+        f"{achieved.flagged} of {achieved.accounts} were flagged, each judged by the others, of {screened.length} "
+        "queries at the median"
     )
 
 
-def _outlier(outlier: Outlier) -> str:
+def _outlier(outlier: Outlier) -> Iterator[str]:
+    """One account that stands out, and the price of either choice."""
     added = ", ".join(f"{name} {value:.1f}" for name, value in outlier.added[:_SHOWN])
-    return f"{outlier.name}: {outlier.largest:.1f} where the others allow {outlier.allowed:.1f} ({added})"
+    odd = f"; extreme in {' and '.join(outlier.families)}, as a thief would be" if outlier.suspect else ""
+    yield (
+        f"{'stands out':<12}{outlier.name}: {outlier.largest:.1f} where the others allow {outlier.allowed:.1f} "
+        f"({added}){odd}"
+    )
+    yield f"{'':<12}kept, it excuses whoever goes as far in {outlier.added[0][0]}, a thief too"
+    others = f", and with them {_listed(outlier.excused)}" if outlier.excused else ""
+    yield f"{'':<12}with --leave-out {shlex.quote(outlier.name)}, accounts like it are flagged{others}"
 
 
-def _warnings(achieved: Achieved, budget: float) -> Iterator[str]:
-    high = achieved.interval[1]
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _warnings(screened: Screened, budget: float) -> Iterator[str]:
+    achieved, short = screened.achieved, int((~screened.calibration.long).sum())
     if achieved.accounts < FEW:
         yield (
             f"{achieved.accounts} accounts are few, and the threshold a guess. Variety of accounts matters more than "
             "their number: add users with other habits"
         )
-    if high > budget:
+    if short:
         yield (
-            f"so few accounts cannot show that the budget is met: the true rate may be up to {high:.0%}. The threshold "
-            "assumes that the outermost fifth of honest accounts thins out exponentially"
+            f"accounts of fewer than {FEWEST_QUERIES} different queries: {short}. They count as honest traffic, and "
+            "say nothing of the rate"
+        )
+    if screened.length < SHORT:
+        yield (
+            f"the rate holds for accounts of some {screened.length} queries. Of those who ask many times more, more "
+            "are flagged: calibrate on longer logs if you have them"
+        )
+    if achieved.bound > budget:
+        yield (
+            f"so few accounts cannot show that the budget is met: the true rate may be up to {achieved.bound:.1%}. The "
+            "threshold assumes that the outermost fifth of honest accounts thins out exponentially"
         )
 
 

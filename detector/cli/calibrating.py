@@ -14,6 +14,7 @@ from detector.cli.honest import Traffic, digest_of
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.accounts import accounts_of, of_one_version
+from detector.core.calibration.achieved import CONFIDENCE
 from detector.core.calibration.owned import Owned
 from detector.core.calibration.screening import Screened, calibrate_screened
 from detector.core.owner_model import from_json
@@ -23,20 +24,20 @@ from detector.core.validation import ROWS, Validation
 from detector.runtime.texts import read_text
 from detector.sources import format_of
 
-SEED = 0
-"""The same files make the same profile."""
+_SEED = 0
+"""Of too many validation rows the same ones are kept each time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What ``calibrate`` was asked for. ``keep``: accounts that stay whatever they look like."""
+    """What ``calibrate`` was asked for. ``leave_out``: names of accounts that do not count as honest."""
 
     budget: float
     model: str | None = None
     model_version: str | None = None
     validation: Path | None = None
     owner_model: Path | None = None
-    keep: Collection[str] = ()
+    leave_out: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,37 +54,42 @@ def make_profile(traffic: Traffic, request: Request, progress: Callable[[int], N
     ConfigurationError."""
     pieces = of_one_version(traffic.pieces, request.model, request.model_version)
     accounts = accounts_of(pieces)
-    _check_names(request.keep, accounts)
     owned = Owned(_owner_model(request.owner_model), _validation(request.validation, pieces[0]))
-    screened = calibrate_screened(accounts, request.budget, SEED, request.keep, progress, owned)
-    named = set(screened.calibration.accounts)
-    queries = sum(len(own) for own in accounts if own.principals[0] in named)
+    screened = calibrate_screened(accounts, request.budget, request.leave_out, progress, owned)
+    queries = int(screened.calibration.queries.sum())
     given = [path for path in (request.validation, request.owner_model) if path is not None]
     digests = [*traffic.digests, *map(digest_of, given)]
     made = _provenance(screened, request.budget, queries, digests)
     return Made(replace(screened.calibration.profile, made=made), screened, queries)
 
 
-def _check_names(keep: Collection[str], accounts: list[QueryBatch]) -> None:
-    strangers = set(keep) - {own.principals[0] for own in accounts}
-    if strangers:
-        raise ConfigurationError(f"--keep: there is no account {', '.join(sorted(strangers))} in the honest logs")
+def accounts_in(traffic: Traffic) -> int:
+    """How many accounts there are in ``traffic``, of whatever model version."""
+    return len({name for own in traffic.pieces for name in own.principals})
 
 
 def _provenance(screened: Screened, budget: float, queries: int, digests: list[str]) -> dict[str, Any]:
     """Names are left out: whoever may read a profile need not know whose queries it was made from."""
     reference = screened.calibration.profile.reference
-    low, high = screened.achieved.interval
+    achieved, long = screened.achieved, screened.calibration.long
+    low, high = achieved.interval
+    least, most = screened.calibration.moves
     return {
         "code_version": detector.__version__,
         "budget": budget,
-        "accounts": screened.achieved.accounts,
+        "accounts": len(long),
         "accounts_left_out": len(screened.left_out),
+        "accounts_too_short": int((~long).sum()),
         "queries": queries,
-        "flagged": screened.achieved.flagged,
-        "rate": screened.achieved.rate,
+        "queries_median": screened.length,
+        "flagged": achieved.flagged,
+        "rate": achieved.rate,
         "rate_low": low,
         "rate_high": high,
+        "rate_bound": achieved.bound,
+        "confidence": CONFIDENCE,
+        "threshold_low": least,
+        "threshold_high": most,
         "data": digests,
         "feature_scale": "as logged" if bool((reference.scale == 1).all()) else "divided by ranges",
         "embedding_axes": int(reference.embedding.axes.shape[1]),
@@ -113,5 +119,5 @@ def _validation(path: Path | None, honest: QueryBatch) -> Validation | None:
         )
     features = np.concatenate([own.features for own in pieces])
     labels = np.concatenate([labels_of(own) for own in pieces])
-    kept = np.sort(np.random.default_rng(SEED).permutation(len(features))[:ROWS])
+    kept = np.sort(np.random.default_rng(_SEED).permutation(len(features))[:ROWS])
     return Validation.of(features[kept], labels[kept])

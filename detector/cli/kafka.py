@@ -9,11 +9,11 @@ from typing import Any
 
 from detector.contracts.codecs import encode
 from detector.contracts.codecs.records import decode
+from detector.contracts.compression import not_read
 from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
 from detector.contracts.findings import Audit, Command
 from detector.contracts.partitioning import partition_of
 from detector.runtime import odd_batches
-from detector.runtime.compression import readable
 from detector.runtime.sections import KafkaSettings
 
 _BOOTSTRAP_MILLISECONDS = 5_000
@@ -120,10 +120,9 @@ class Topic:
         from kafka.errors import KafkaError
 
         try:
-            with readable(f"cannot read {self.name}"):
-                batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
+            batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
         except KafkaError as error:
-            raise BrokerError(f"cannot read {self.name}: {error}") from error
+            raise not_read(f"cannot read {self.name}", error) from error
         return [record for records in batches.values() for record in records]
 
     def _ends(self) -> dict[Any, int]:

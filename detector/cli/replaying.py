@@ -43,7 +43,7 @@ def replay(
     ``decisions.jsonl`` are records as they would be published, decisions with the epoch (0, 0); ``refused.jsonl`` says
     which rows were bad; ``summary.json`` has the reasons for it, what was odd and replaced (``limits.REPAIRS``), the
     queries of each principal, the index of the first one flagged, or null, and how many of their rows could not be
-    judged, by reason. ``progress`` is told how many rows, good or bad, were dealt with since. Raises
+    judged, by reason. ``progress`` is given how many rows, good or bad, were dealt with since. Raises
     ConfigurationError, also where a query fits none of the profiles ``must_fit``, if there are any.
     """
     options: dict[str, Any] = {"merge": merge, "must_fit": must_fit, "not_after": not_after}

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
+from typing import Final
+
+NAME_CHARACTERS: Final = 256
+EVENT_ID_CHARACTERS: Final = 128
 
 ANONYMOUS = "anonymous"
 """The principal of a request that carries no identity at all."""
@@ -33,12 +37,12 @@ def usable_principal(text: str) -> str:
 
     Logger, gate and codecs share this rule, so a decision about the derived name meets the caller who sent ``text``.
     """
-    return text if text != EVERYONE and _is_plain(text, 256) else _derived(text)
+    return text if names_one(text) else _derived(text)
 
 
 def usable_event_id(text: str) -> str:
     """``text`` if it can be an event id: 1 to 128 plain characters; else an id derived from it."""
-    return text if _is_plain(text, 128) else _derived(text)
+    return text if text and plain(text, EVENT_ID_CHARACTERS) else _derived(text)
 
 
 def principal_of(value: object) -> str:
@@ -48,12 +52,18 @@ def principal_of(value: object) -> str:
     return ANONYMOUS if value is None else usable_principal(str(value))
 
 
-_ODD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and surrogates, which UTF-8 cannot carry."""
 
 
-def _is_plain(text: str, characters: int) -> bool:
-    return 0 < len(text) <= characters and (text.isprintable() or not _ODD.search(text))
+def plain(text: str, characters: int) -> bool:
+    """Whether ``text`` is at most ``characters`` long and free of control characters; empty is plain."""
+    return len(text) <= characters and (text.isprintable() or not CONTROL.search(text))
+
+
+def names_one(name: str) -> bool:
+    """Whether ``name`` can name a model or a principal; ``*`` is reserved for everyone."""
+    return name not in {"", EVERYONE} and plain(name, NAME_CHARACTERS)
 
 
 def _derived(text: str) -> str:

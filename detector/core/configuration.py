@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
 from detector.core.profile import Profile
 
@@ -15,14 +16,17 @@ EngineMode = Literal["default", "compatible"]
 
 PAGE = 32
 
+MOST_REMEMBERED = 65_536
+"""More distances, or repeats, of a class are not kept: there are arrays of them for every class of every account."""
+
 
 @dataclass(frozen=True, slots=True)
 class PradaConfig:
     """``delta``: W below it is suspicious. The rest is for the default mode alone.
 
-    ``window``: how many of the last distances are tested, a multiple of 32. ``check_every``: distances between
-    two tests. ``consecutive_checks``: how many tests in a row must fail to raise an alarm. ``repeat_memory``: how
-    many of the last queries that lay inside the growing set are remembered by hash, a multiple of 32.
+    ``window``: how many of the last distances are tested, a multiple of 32 up to 65,536. ``check_every``: distances
+    between two tests. ``consecutive_checks``: how many tests in a row must fail to raise an alarm. ``repeat_memory``:
+    how many of the last queries that lay inside the growing set are remembered by hash, as with ``window``.
     """
 
     delta: float = 0.90
@@ -35,7 +39,8 @@ class PradaConfig:
         _require(0 < self.delta < 1, "prada.delta", self.delta, "between 0 and 1")
         for name in ("window", "repeat_memory"):
             value = getattr(self, name)
-            _require(value >= 128 and value % PAGE == 0, f"prada.{name}", value, "a multiple of 32, at least 128")
+            good = 128 <= value <= MOST_REMEMBERED and value % PAGE == 0
+            _require(good, f"prada.{name}", value, f"a multiple of 32 from 128 to {MOST_REMEMBERED}")
         _require(self.check_every >= 1, "prada.check_every", self.check_every, "at least 1")
         _require(self.consecutive_checks >= 1, "prada.consecutive_checks", self.consecutive_checks, "at least 1")
 
@@ -80,7 +85,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         _require(self.mode in ("default", "compatible"), "mode", self.mode, "default or compatible")
         for model, dimension in self.dimensions.items():
-            _require(dimension >= 1, f"dimensions.{model}", dimension, "at least 1")
+            _require(1 <= dimension <= DIMENSIONS, f"dimensions.{model}", dimension, f"from 1 to {DIMENSIONS}")
 
     def configuration_hash(self) -> str:
         """16 hexadecimal digits that change whenever anything that can change a verdict does."""

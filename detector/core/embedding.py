@@ -104,11 +104,13 @@ class Embedding:
 
 def _principal(centred: Matrix) -> tuple[NDArray[np.float64], Matrix]:
     """Of ``centred`` rows (m, d): the variance along each of their axes, largest first, and the axes (d, k)."""
-    from scipy.linalg import svd
+    from scipy.linalg import eigh, svd
 
     count, dimension = centred.shape
-    if count > dimension:
-        centred = np.asarray(np.linalg.qr(centred, mode="r"))
+    if dimension <= 2 * count:
+        # Twice as quick, and what it loses is far below the ridge.
+        variance, axes = eigh(centred.T @ centred / count, check_finite=False, overwrite_a=True)
+        return np.maximum(variance[::-1], 0.0), np.ascontiguousarray(axes[:, ::-1])
     _, lengths, axes = svd(centred, full_matrices=False, overwrite_a=True, check_finite=False)
     return lengths**2 / count, np.ascontiguousarray(axes.T)
 

@@ -3,9 +3,10 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 from detector.core.distances import relative_error
 from detector.core.embedding import Embedding, Placed
+from detector.core.ranges import FARTHEST, scale_and_ranges
 from detector.core.seen_values import SeenValues
 
 ROWS = 1_000
@@ -22,24 +24,18 @@ NEAREST = 3
 """So many of them say what the model should say near a query."""
 
 _RANKS = 1_000
-_EVEN = 10.0
-"""Features whose ranges differ by more than this, but for the outermost tenths, are brought to one range."""
 _SAME = 1e-3
 """Of the usual distance between neighbours: rows nearer than this are one row."""
 _LEAST_PROBABILITY = 1e-6
 _LEAST_RANGE = 1e-9
-FARTHEST = 1e15
-"""Features are brought in to this when they are scaled, so that squares do not overflow."""
 _LARGEST = 1e30
-"""And to this before."""
-_DIGITS = 1e-6
-"""Of a number: what single precision can hardly tell from nothing."""
+"""Features are brought in to this before they are scaled."""
 _FAR = 1_000.0
 """Features are brought in to so many of their ranges from what honest queries send. Beyond that all honest queries are
 equally far, and beside such a distance the steps between a thief's own queries would look like no steps at all."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Honest:
     """The queries of one honest account: ``features`` float32 (n, d) and ``outputs`` float32 (n, k), in order;
     ``hardness`` float32 (n,) where the log carries it."""
@@ -47,6 +43,19 @@ class Honest:
     features: NDArray[np.float32]
     outputs: NDArray[np.float32]
     hardness: NDArray[np.float32] | None = None
+
+    @cached_property
+    def keys(self) -> NDArray[np.uint64]:
+        """uint64 (n,): the same for equal rows, whoever asked them."""
+        rows = np.ascontiguousarray(self.features) + np.float32(0)  # -0 becomes 0
+        return np.frombuffer(b"".join(blake2b(row, digest_size=8).digest() for row in rows), np.uint64)
+
+    @cached_property
+    def ranked(self) -> NDArray[np.int64]:
+        """int64 (m,): the first position of each distinct row, in an order that the account's rows alone decide."""
+        keys, first = np.unique(self.keys, return_index=True)
+        whole = _stirred(np.bitwise_xor.reduce(_stirred(keys), keepdims=True))
+        return first[np.argsort(_stirred(keys ^ whole), kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +85,23 @@ class Reference:
     usual: float
 
     @classmethod
-    def of(cls, accounts: list[Honest], output_kind: str, rng: np.random.Generator) -> Reference:
-        """From the queries of honest ``accounts``: distinct rows of each in equal shares, 1,000 in all at most."""
-        chosen = list(_chosen(accounts, rng))
+    def of(cls, accounts: Sequence[Honest], output_kind: str, offered: Sequence[Array] | None = None) -> Reference:
+        """From the queries of honest ``accounts``: distinct rows of each in equal shares, 1,000 in all at most. The
+        rows themselves decide which. ``offered``: of each account the positions that may be taken, those to be taken
+        first in front; all by default."""
+        taken = shares([own.ranked for own in accounts] if offered is None else offered, ROWS)
+        chosen = [(account, np.sort(at)) for account, at in zip(accounts, taken, strict=True) if len(at)]
         rows = np.concatenate([account.features[at] for account, at in chosen]).clip(-_LARGEST, _LARGEST)
         outputs = np.concatenate([account.outputs[at] for account, at in chosen])
-        once = np.sort(np.unique(rows, axis=0, return_index=True)[1])
-        rows, outputs = rows[once], outputs[once]
-        scale, spread = _scale_and_spread(rows)
-        rows = (rows / scale).astype(np.float32)
+        owner = np.repeat(np.arange(len(chosen)), [len(at) for _, at in chosen])
+        scale, low, spread = scale_and_ranges(rows, owner)
+        keys = np.concatenate([account.keys[at] for account, at in chosen])
+        once = np.sort(np.unique(keys, return_index=True)[1])
+        rows, outputs = (rows[once] / scale).astype(np.float32), outputs[once]
         embedding = Embedding.fit(rows)
         placed = embedding.place(rows)
         margin = _spaced(margins(outputs, output_kind))
-        seen = SeenValues.of(rows, spread)
+        seen = SeenValues.of(rows, low, spread)
         hard = _spaced(np.concatenate([np.empty(0), *(own.hardness for own in accounts if own.hardness is not None)]))
         bare = cls(scale, embedding, seen, placed.points, placed.beside, outputs, output_kind, margin, hard, 0.0)
         usual = ReferenceIndex(bare).nearest(placed).distance
@@ -208,27 +221,20 @@ def _spaced(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return known[np.linspace(0, len(known) - 1, min(_RANKS, len(known))).astype(np.int64)]
 
 
-def _chosen(accounts: list[Honest], rng: np.random.Generator) -> Iterator[tuple[Honest, Array]]:
-    """Of each account the positions of rows that become reference: distinct ones, those who asked less first."""
-    distinct = [np.sort(np.unique(account.features, axis=0, return_index=True)[1]) for account in accounts]
-    room = ROWS
-    order = sorted(range(len(accounts)), key=lambda at: len(distinct[at]))
+def shares(offered: Sequence[Array], room: int) -> list[Array]:
+    """Of each of ``offered`` as many from the front as an equal share of ``room`` allows; what those who offer less
+    leave over is shared among the rest."""
+    taken = list(offered)
+    order = sorted(range(len(offered)), key=lambda at: len(offered[at]))
     for left, at in zip(range(len(order), 0, -1), order, strict=True):
-        share = min(len(distinct[at]), room // left)
-        room -= share
-        if share:
-            yield accounts[at], np.sort(rng.choice(distinct[at], share, replace=False))
+        taken[at] = offered[at][: room // left]
+        room -= len(taken[at])
+    return taken
 
 
-def _scale_and_spread(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What to divide each feature by, float32 (d,), and over how much it ranges then. A feature that never changes in
-    ``rows`` is taken to range as the median one does; one that is very large is brought to size in any case."""
-    width = np.ptp(rows, axis=0).astype(np.float64)
-    moving = width[width > 0]
-    usual = float(np.median(moving)) if len(moving) else 1.0
-    width = np.where(width > 0, width, usual)
-    low, high = np.quantile(moving, (0.1, 0.9)) if len(moving) else (1.0, 1.0)
-    scale = width if high > _EVEN * low else np.ones_like(width)
-    size = np.abs(rows).max(axis=0).astype(np.float64)
-    scale = np.where(size > FARTHEST, np.maximum(width, _DIGITS * size), scale)
-    return scale.astype(np.float32), (width / scale).astype(np.float32)
+def _stirred(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """``keys``, each changed into another that looks drawn at random (the finaliser of SplitMix64, Steele 2014)."""
+    mixed = np.asarray(keys + np.uint64(0x9E3779B97F4A7C15))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)))

@@ -29,12 +29,17 @@ class SeenValues:
     only: NDArray[np.float32]
 
     @classmethod
-    def of(cls, rows: NDArray[np.float32], spread: NDArray[np.float32]) -> SeenValues:
-        """Of the reference ``rows`` (m, d), whose features range over ``spread`` (d,), all positive."""
-        low = rows.min(axis=0)
+    def of(cls, rows: NDArray[np.float32], low: NDArray[np.float32], spread: NDArray[np.float32]) -> SeenValues:
+        """Of the reference ``rows`` (m, d), whose features range over ``spread`` (d,), all positive, from ``low`` on.
+        Values outside count as never seen."""
         seen = cls(low, spread, np.full((rows.shape[1], _BINS), np.nan, np.float32))
-        for feature in range(rows.shape[1]):
-            seen.only[feature] = _only(np.unique(rows[:, feature]), float(low[feature]), float(spread[feature]))
+        ordered = np.sort(rows, axis=0).T
+        changes = np.diff(ordered, axis=1) > 0
+        few = row_counts(changes) < _MOST_VALUES
+        seen.only[~few] = np.inf
+        for feature in np.flatnonzero(few).tolist():
+            values = ordered[feature, np.append(True, changes[feature])]
+            seen.only[feature] = _only(values, float(low[feature]), float(spread[feature]))
         return seen
 
     def unseen(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -101,9 +106,7 @@ class SeenValues:
 
 
 def _only(values: NDArray[np.float32], low: float, spread: float) -> NDArray[np.float32]:
-    """float32 (256,): a row of ``only`` for a feature with these distinct ``values``."""
-    if len(values) > _MOST_VALUES:
-        return np.full(_BINS, np.inf, np.float32)
+    """float32 (256,): a row of ``only`` for a feature with these few distinct ``values``."""
     bins = (np.clip((values - np.float32(low)) / np.float32(spread), 0, 1) * (_BINS - 1)).astype(np.int64)
     only = np.full(_BINS, np.nan, np.float32)
     only[bins] = values

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 from detector.core.distances import relative_error
 from detector.core.embedding import Embedding, Placed
-from detector.core.reference import FARTHEST
+from detector.core.ranges import FARTHEST
 from detector.core.vectors import OFFSET_BITS
 
 MOST_BYTES = 64 << 20

@@ -22,8 +22,9 @@ from detector.core.arrays import Array
 
 MOST = 12.0
 """What one measure can add to D."""
-FLOOR = 5.0
-"""No verdict below: so many standard deviations must be left unexplained, however alike honest accounts are."""
+FLOOR, FLOOR_BUDGET = 5.0, 0.01
+"""No threshold is lower at this budget: so many standard deviations must be left unexplained, however alike honest
+accounts are."""
 PRIOR = 3.0
 """Everybody is taken to have asked so many ordinary queries before his first, so that one odd query is no verdict."""
 

@@ -10,13 +10,15 @@ import msgspec
 HALF = 150
 """Answered queries of a principal after which the older half of the recent ones is forgotten."""
 MOST_REASONS = 16
-"""So many reasons are told apart for each principal; further ones are counted as ``OTHER``."""
+"""So many reasons are counted apart for each principal; further ones count as ``OTHER``."""
 OTHER = "other"
+_MOST = 1 << 53
+"""No figure goes beyond this: the sum of some dozen of them still is a number that a record can hold."""
 
 QUIET = 2_000
 """Judged queries to a model after which earlier ones that could not be judged are no matter any more."""
 MOST_ACTIVE = 256
-"""So many principals of a model, those active last, are told apart."""
+"""So many principals of a model, those active last, are watched."""
 CLEAN = 10
 """A principal is clean who had so many queries judged in a row."""
 LEAST_ODD, MOST_ODD = 4, 2
@@ -153,4 +155,4 @@ class Watch(msgspec.Struct, array_like=True):
 def _add(counts: dict[str, int], reason: str, queries: int) -> None:
     known = reason in counts or len(counts) < MOST_REASONS
     name = reason if known else OTHER
-    counts[name] = counts.get(name, 0) + queries
+    counts[name] = min(counts.get(name, 0) + queries, _MOST)

@@ -86,7 +86,7 @@ class Accounting:
 
     @property
     def known(self) -> Container[Key]:
-        """Of whom something is held."""
+        """The principals with an account."""
         return self._accounts
 
     def accused(self) -> set[Key]:

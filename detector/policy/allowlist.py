@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from typing import Any
 
-from detector.contracts.codecs.limits import NAME_CHARACTERS, names_one, plain
 from detector.contracts.errors import ConfigurationError
+from detector.contracts.principals import NAME_CHARACTERS, names_one, plain
 
 _FIELDS = {"principal", "model", "owner", "reason", "expires"}
 _REQUIRED = _FIELDS - {"model"}

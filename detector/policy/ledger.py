@@ -8,9 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.codecs.limits import NAME_CHARACTERS, is_time
+from detector.contracts.codecs.limits import is_time
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Alert, Audit, Cause, Command, Decision
+from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.accounting import Accounting
 from detector.policy.activity import Activity, Counted, Effects, Key, Place, Section
 from detector.policy.case import Case, shortened

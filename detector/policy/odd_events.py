@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detector.contracts.codecs.limits import plain
+from detector.contracts.principals import plain
 from detector.policy.account import OTHER
 from detector.policy.activity import Activity, Key, Place
 

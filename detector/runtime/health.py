@@ -57,7 +57,7 @@ class Health:
         self._moved_at = self._heard_at = self.clock()
 
     def heard(self, answered: bool, connected: bool) -> None:
-        """Whether a broker has ``answered`` since it was last told, and whether there is a connection to any."""
+        """Whether a broker has ``answered`` since the last call, and whether there is a connection to any."""
         if answered:
             self._heard_at = self.clock()
         if connected:
@@ -66,7 +66,7 @@ class Health:
             self._cut_off_since = self.clock()
 
     def cut_off_seconds(self) -> float:
-        """Seconds since there is no connection to any broker, as far as was told; 0 while there is one."""
+        """Seconds since there is no connection to any broker, as far as is known; 0 while there is one."""
         return 0.0 if self._cut_off_since is None else self.clock() - self._cut_off_since
 
     def silent_seconds(self) -> float:

@@ -40,11 +40,15 @@ class Metric:
     """One metric family. ``name`` is without the prefix; ``unit`` is for people, the name carries it already."""
 
     name: str
-    kind: MetricKind
     unit: str
     help: str
     labels: tuple[Label, ...] = ()
     buckets: tuple[float, ...] = ()
+
+    @property
+    def kind(self) -> MetricKind:
+        """As Prometheus names go: a counter ends in ``_total``."""
+        return "counter" if self.name.endswith("_total") else "histogram" if self.buckets else "gauge"
 
     @property
     def full_name(self) -> str:
@@ -69,217 +73,143 @@ MODEL_VERSION = Label("model_version", most=200)
 PROFILE = Label("profile", most=200)
 MISSING_KIND = Label("kind", get_args(CountKind))
 
-BUILD_INFO = Metric("build_info", "gauge", "1", "Always 1; the label says which version runs.", (VERSION,))
-QUERIES = Metric("queries_total", "counter", "queries", "Queries judged, without repeats.", (MODEL,))
+BUILD_INFO = Metric("build_info", "1", "Always 1; the label says which version runs.", (VERSION,))
+QUERIES = Metric("queries_total", "queries", "Queries judged, without repeats.", (MODEL,))
 QUERIES_ANSWERED = Metric(
     "queries_answered_total",
-    "counter",
     "queries",
     "Queries that the model answered: those judged, repeated, unjudged and dropped together.",
     (MODEL,),
 )
 QUERIES_REPEATED = Metric(
-    "queries_repeated_total", "counter", "queries", "Queries that repeat an earlier one word for word.", (MODEL,)
+    "queries_repeated_total", "queries", "Queries that repeat an earlier one word for word.", (MODEL,)
 )
 QUERIES_UNJUDGED = Metric(
     "queries_unjudged_total",
-    "counter",
     "queries",
     "Answered queries that could not be judged; of the model unknown where a record does not tell.",
     (MODEL, REASON),
 )
-QUERIES_DROPPED = Metric(
-    "queries_dropped_total", "counter", "queries", "Answered queries that a logger lost.", (MODEL, REASON)
-)
+QUERIES_DROPPED = Metric("queries_dropped_total", "queries", "Answered queries that a logger lost.", (MODEL, REASON))
 QUERIES_EXCUSED = Metric(
     "queries_excused_total",
-    "counter",
     "queries",
     "Unjudged queries of which nobody is accused, as most active principals of the model send such.",
     (MODEL,),
 )
-RECORDS = Metric("records_total", "counter", "records", "Kafka records applied.", (TOPIC,))
+RECORDS = Metric("records_total", "records", "Kafka records applied.", (TOPIC,))
 QUERIES_MISSING = Metric(
     "queries_missing_total",
-    "counter",
     "queries",
     "Queries that carried no features: dropped by a logger, not fit to be logged, or refused by a gate.",
     (MISSING_KIND,),
 )
-DEAD_LETTERS = Metric("dead_letters_total", "counter", "records", "Records and rows refused.", (REASON,))
+DEAD_LETTERS = Metric("dead_letters_total", "records", "Records and rows refused.", (REASON,))
 REPAIRED = Metric(
     "repaired_total",
-    "counter",
     "1",
     "Odd values of queries that were replaced, so that their rows could be judged.",
     (Label("what", tuple(REPAIRS)),),
 )
 DEAD_LETTERS_NOT_KEPT = Metric(
     "dead_letters_not_kept_total",
-    "counter",
     "records",
     "Records and rows refused that are in no dead letter, as those of a reason are limited by the minute.",
     (REASON,),
 )
 REFUSED = Metric(
     "refused_messages_total",
-    "counter",
     "records",
     "Records for people that Kafka refused for good, and that were left out.",
     (Label("topic", ("alerts", "audit", "scores", "dead_letters")),),
 )
 INTERNAL_ERRORS = Metric(
     "internal_errors_total",
-    "counter",
     "errors",
     "Errors in what watches and reports; the worker goes on.",
     (Label("where", ("watchdog", "probes", "survey")),),
 )
 MISFITS = Metric(
     "profile_misfits_total",
-    "counter",
     "queries",
     "Queries that no profile fits, while there are profiles: of an unknown model or version, or in another form.",
     (MODEL, MISFIT),
 )
 PROFILE_INFO = Metric(
     "profile_info",
-    "gauge",
     "1",
     "Always 1; the labels say which profile a model version is judged by.",
     (MODEL, MODEL_VERSION, PROFILE),
 )
-REKEYED = Metric(
-    "rekeyed_total", "counter", "queries", "Queries that came in another partition than their principal's."
-)
-ALERTS = Metric("alerts_total", "counter", "alerts", "Principals that became suspects.", (MODEL, SIGNAL, SEVERITY))
+REKEYED = Metric("rekeyed_total", "queries", "Queries that came in another partition than their principal's.")
+ALERTS = Metric("alerts_total", "alerts", "Principals that became suspects.", (MODEL, SIGNAL, SEVERITY))
 DECISIONS = Metric(
-    "decisions_total", "counter", "decisions", "Decisions published, renewals and releases too.", (ACTION, MODE, ORIGIN)
+    "decisions_total", "decisions", "Decisions published, renewals and releases too.", (ACTION, MODE, ORIGIN)
 )
-DECISIONS_ACTIVE = Metric("decisions_active", "gauge", "decisions", "Decisions that stand.", (MODEL, ACTION, MODE))
+DECISIONS_ACTIVE = Metric("decisions_active", "decisions", "Decisions that stand.", (MODEL, ACTION, MODE))
 SCORE = Metric(
     "score_ratio",
-    "histogram",
     "1",
-    "Suspicion as a share of the threshold, of each principal in a micro-batch: from 1 on he is suspicious.",
+    "Suspicion as a share of the threshold, of each principal in a micro-batch: from 1 on it is a suspect's.",
     (MODEL,),
     _SUSPICION,
 )
 EXPOSURE = Metric(
     "exposure_ratio",
-    "histogram",
     "1",
     "How much of the model each principal in a micro-batch may know by now, as the signal measures it: 1 is all of it.",
     (MODEL, SIGNAL),
     _SHARES,
 )
 STAGE_DURATION = Metric(
-    "stage_duration_seconds", "histogram", "seconds", "Time that a micro-batch spent in a stage.", (STAGE,), _SECONDS
+    "stage_duration_seconds", "seconds", "Time that a micro-batch spent in a stage.", (STAGE,), _SECONDS
 )
-PRINCIPALS_TRACKED = Metric("principals_tracked", "gauge", "principals", "Principals whose state is held.")
-STATE_BYTES = Metric("state_bytes", "gauge", "bytes", "Detection state held in memory.")
-EVICTIONS = Metric("evictions_total", "counter", "principals", "Principals forgotten for want of space.")
-GAPS = Metric(
-    "source_gaps_total", "counter", "gaps", "Holes in a source that were passed, transaction markers too.", (TOPIC,)
-)
+PRINCIPALS_TRACKED = Metric("principals_tracked", "principals", "Principals whose state is held.")
+STATE_BYTES = Metric("state_bytes", "bytes", "Detection state held in memory.")
+EVICTIONS = Metric("evictions_total", "principals", "Principals forgotten for want of space.")
+GAPS = Metric("source_gaps_total", "gaps", "Holes in a source that were passed, transaction markers too.", (TOPIC,))
 RECORDS_LOST = Metric(
     "source_records_lost_total",
-    "counter",
     "records",
     "Offsets that were deleted from a source, by its retention or by hand, before they were judged.",
     (TOPIC,),
 )
 RECORD_TIMES_CLAMPED = Metric(
-    "record_times_clamped_total",
-    "counter",
-    "records",
-    "Source records whose Kafka timestamp was not believed.",
-    (TIME_FAULT,),
+    "record_times_clamped_total", "records", "Source records whose Kafka timestamp was not believed.", (TIME_FAULT,)
 )
 STALE_RECORDS = Metric(
     "state_log_stale_records_total",
-    "counter",
     "records",
     "Records of former owners that were read behind a newer owner's fence, and left out.",
 )
 SKIPPED_SECTIONS = Metric(
     "state_log_skipped_sections_total",
-    "counter",
     "sections",
     "Sections of state records that this version does not know, and left out.",
 )
-STATE_LOG_RECORDS = Metric(
-    "state_log_records_total", "counter", "records", "Records written to the state log.", (RECORD_KIND,)
-)
-STATE_LOG_BYTES = Metric("state_log_bytes_total", "counter", "bytes", "Bytes written to the state log.", (RECORD_KIND,))
-CHECKPOINT_ROUNDS = Metric("checkpoint_rounds_total", "counter", "rounds", "Rolling checkpoints completed.")
-PARTITIONS_ASSIGNED = Metric("partitions_assigned", "gauge", "partitions", "Partitions that this worker owns.")
+STATE_LOG_RECORDS = Metric("state_log_records_total", "records", "Records written to the state log.", (RECORD_KIND,))
+STATE_LOG_BYTES = Metric("state_log_bytes_total", "bytes", "Bytes written to the state log.", (RECORD_KIND,))
+CHECKPOINT_ROUNDS = Metric("checkpoint_rounds_total", "rounds", "Rolling checkpoints completed.")
+PARTITIONS_ASSIGNED = Metric("partitions_assigned", "partitions", "Partitions that this worker owns.")
 PARTITIONS_RECOVERED = Metric(
-    "partitions_recovered",
-    "gauge",
-    "partitions",
-    "Partitions whose state is restored; below assigned while recovering.",
+    "partitions_recovered", "partitions", "Partitions whose state is restored; below assigned while recovering."
 )
 EVENT_TIME_LAG = Metric(
-    "event_time_lag_seconds",
-    "gauge",
-    "seconds",
-    "How old the newest record was when it was applied, by its Kafka timestamp.",
+    "event_time_lag_seconds", "seconds", "How old the newest record was when it was applied, by its Kafka timestamp."
 )
 LAST_RECORD = Metric(
-    "last_record_processed_timestamp_seconds", "gauge", "seconds", "When a Kafka record was last applied, Unix time."
+    "last_record_processed_timestamp_seconds", "seconds", "When a Kafka record was last applied, Unix time."
 )
 RECORDS_BEHIND = Metric(
-    "records_behind", "gauge", "records", "Source records that are not applied yet, as last asked.", (TOPIC, PARTITION)
+    "records_behind", "records", "Source records that are not applied yet, as last asked.", (TOPIC, PARTITION)
 )
 RECORDS_UNCOMMITTED = Metric(
-    "records_uncommitted", "gauge", "records", "Applied records that are not committed yet.", (TOPIC, PARTITION)
+    "records_uncommitted", "records", "Applied records that are not committed yet.", (TOPIC, PARTITION)
 )
-RESTARTS = Metric("restarts_total", "counter", "restarts", "Times the supervisor started a worker again.")
+RESTARTS = Metric("restarts_total", "restarts", "Times the supervisor started a worker again.")
 
-METRICS: tuple[Metric, ...] = (
-    BUILD_INFO,
-    QUERIES,
-    QUERIES_ANSWERED,
-    QUERIES_REPEATED,
-    QUERIES_UNJUDGED,
-    QUERIES_DROPPED,
-    QUERIES_EXCUSED,
-    RECORDS,
-    QUERIES_MISSING,
-    DEAD_LETTERS,
-    REPAIRED,
-    DEAD_LETTERS_NOT_KEPT,
-    REFUSED,
-    INTERNAL_ERRORS,
-    MISFITS,
-    PROFILE_INFO,
-    REKEYED,
-    ALERTS,
-    DECISIONS,
-    DECISIONS_ACTIVE,
-    SCORE,
-    EXPOSURE,
-    STAGE_DURATION,
-    PRINCIPALS_TRACKED,
-    STATE_BYTES,
-    EVICTIONS,
-    GAPS,
-    RECORDS_LOST,
-    RECORD_TIMES_CLAMPED,
-    STALE_RECORDS,
-    SKIPPED_SECTIONS,
-    STATE_LOG_RECORDS,
-    STATE_LOG_BYTES,
-    CHECKPOINT_ROUNDS,
-    PARTITIONS_ASSIGNED,
-    PARTITIONS_RECOVERED,
-    EVENT_TIME_LAG,
-    LAST_RECORD,
-    RECORDS_BEHIND,
-    RECORDS_UNCOMMITTED,
-    RESTARTS,
-)
+METRICS: tuple[Metric, ...] = tuple(one for one in list(globals().values()) if isinstance(one, Metric))
+"""All of the above, in their order."""
 
 
 def document() -> str:

@@ -26,7 +26,7 @@ def _ignore(_: Exception) -> None:
 class ProbeServer:
     """Serves ``metrics`` and ``health`` on ``host`` and ``port``, 0 for any, until stopped.
 
-    ``failed`` is told of whatever goes wrong while it answers; it goes on. Raises ConfigurationError when the port
+    ``failed`` is given each error of an answer; the server goes on. Raises ConfigurationError when the port
     cannot be had.
     """
 
@@ -115,7 +115,7 @@ def _handler(pages: dict[str, Callable[[], _Answer]]) -> type[BaseHTTPRequestHan
                 return
             try:
                 status, kind, body = page()
-            except Exception as error:  # noqa: BLE001 - told to the asker and counted
+            except Exception as error:  # noqa: BLE001 - answered and counted
                 server.failed(error)
                 self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
                 return

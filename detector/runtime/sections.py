@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
 
+from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Mode
 from detector.contracts.principals import PrincipalHasher
@@ -16,10 +17,10 @@ from detector.runtime.texts import read_text
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-Bytes = Annotated[int, Field(ge=1, le=2**31 - 1)]
-"""Kafka's own numbers of bytes are 32 bits wide."""
 Seconds = Annotated[float, Field(ge=0.05, le=86_400)]
 """Of a process: clients count milliseconds, and in 32 bits."""
+Pages = Annotated[int, Field(ge=128, le=65_536, multiple_of=32)]
+Width = Annotated[int, Field(ge=1, le=DIMENSIONS)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -192,13 +193,13 @@ class PradaSettings(Section):
 
     delta: Fraction = 0.90
     """A Shapiro-Wilk W below this is suspicious."""
-    window: Annotated[int, Field(ge=128, multiple_of=32)] = 512
+    window: Pages = 512
     """The most recent distances that the test looks at."""
     check_every: Count = 10
     """Distances between two tests."""
     consecutive_checks: Count = 2
     """So many suspicious tests in a row make a suspect."""
-    repeat_memory: Annotated[int, Field(ge=128, multiple_of=32)] = 256
+    repeat_memory: Pages = 256
     """So many of the last queries inside the growing set are remembered, to know exact repeats."""
 
     @model_validator(mode="after")
@@ -228,7 +229,7 @@ class DetectionSettings(Section):
     """The prada signal."""
     limits: LimitSettings = LimitSettings()
     """Bounds of state."""
-    dimensions: dict[str, Count] = Field(default_factory=dict)
+    dimensions: dict[str, Width] = Field(default_factory=dict)
     """Number of features by model; a query with another is unjudged. Not set: that of the profile, else of most of the
     principal's own queries."""
     profiles: tuple[FilePath, ...] = ()

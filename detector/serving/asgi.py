@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Unpack
 from detector.contracts.errors import Unjudged
 from detector.contracts.principals import ANONYMOUS
 from detector.contracts.queries import OutputKind
+from detector.serving.bucket import LONGEST_SECONDS
 from detector.serving.capture import Capture, Message, Receive, Send
 from detector.serving.complaints import Complaints
 from detector.serving.exchange import Exchange
@@ -46,7 +47,7 @@ _NOTHING_MATCHED = (
     "path as the application's own routes have it"
 )
 _NOBODY = (
-    "the application has told nobody's identity, so all requests count as one account, 'anonymous'; let authentication "
+    "the application has given no identity, so all requests count as one account, 'anonymous'; let authentication "
     "stand before WeirguardMiddleware, or give it the Identity of what authenticates a request"
 )
 _complaints = Complaints(logging.getLogger(__name__))
@@ -274,5 +275,5 @@ async def _throttle(verdict: Verdict, send: Send) -> None:
 
 def _policy(rate: float) -> bytes:
     """A quota in whole queries over whole seconds, as the RateLimit-Policy field wants it."""
-    window = max(1, math.ceil(1 / rate))
+    window = max(1, math.ceil(min(1 / rate, LONGEST_SECONDS)))
     return b'"queries";q=%d;w=%d' % (max(1, int(rate * window)), window)

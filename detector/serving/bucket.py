@@ -7,6 +7,9 @@ import threading
 _LOCK = threading.Lock()
 """One for all: it is held for a moment, and a lock for each of many buckets would have to be fetched from memory."""
 
+LONGEST_SECONDS = 1e9
+"""Nobody is told to wait longer, however low the rate: some thirty years, and a header can hold them."""
+
 
 def renew_lock() -> None:
     """Begin anew, in a forked process: a thread that is gone may have held the lock."""
@@ -39,7 +42,8 @@ class TokenBucket:
             self._at = now
             if tokens < 1.0:
                 self._tokens = tokens
-                return (1.0 - tokens) / self.rate
+                wait = (1.0 - tokens) / self.rate
+                return wait if wait < LONGEST_SECONDS else LONGEST_SECONDS  # noqa: FURB136  as above
             self._tokens = tokens - queries
             return 0.0
         finally:

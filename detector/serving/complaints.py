@@ -6,20 +6,22 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from detector.serving.forks import renew_in_children
 
 
 @contextlib.contextmanager
-def harmless() -> Iterator[None]:
-    """Whatever is raised in this block ends it and nothing else, but what is to end the process."""
+def harmless(failed: Callable[[BaseException], object] | None = None) -> Iterator[None]:
+    """Whatever is raised in this block ends it and nothing else, but what is to end the process. ``failed`` is given
+    it."""
     try:
         yield
     except (SystemExit, KeyboardInterrupt):
         raise
-    except BaseException:  # noqa: BLE001  nothing of ours may break the caller or end a thread
-        return
+    except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller or end a thread
+        if failed is not None:
+            failed(error)
 
 
 class Complaints:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from detector.contracts.errors import BrokerError, ConfigurationError
+from detector.contracts.errors import BrokerError
 from detector.contracts.topics import Topics
 
 _BOOTSTRAP_MILLISECONDS = 5_000
@@ -89,19 +89,6 @@ class TopicMissing(BrokerError):
         super().__init__(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
 
 
-_CODEC_PACKAGES = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
-"""What kafka-python 3.0.12 decompresses with; it uses no cramjam."""
-
-
-def unreadable_codec(topic: str, error: Exception) -> ConfigurationError:
-    """What to do about kafka-python's ``error`` that a codec is not there, said with the name of the package."""
-    named = [package for codec, package in _CODEC_PACKAGES.items() if codec in str(error)]
-    wanted = " ".join(named or _CODEC_PACKAGES.values())
-    return ConfigurationError(
-        f"{topic} is compressed and cannot be read ({error}); pip install {wanted}, or weirguard[serving]"
-    )
-
-
 def partitions_of(producer: Any, topic: str) -> int:
     """How many partitions ``topic`` has. Raises TopicMissing, at the latest after five seconds."""
     from kafka.errors import KafkaTimeoutError, UnknownTopicOrPartitionError
@@ -115,7 +102,7 @@ def partitions_of(producer: Any, topic: str) -> int:
 def go_back_to_bootstrap(producer: Any) -> None:
     """Ask the bootstrap servers again where the brokers are, and go on with the same records. Returns at once.
 
-    kafka-python 3.0.12 knows only the brokers that it was told of last, and tries these for ever. The producer
+    kafka-python 3.0.12 knows only the brokers that it heard of last, and tries these for ever. The producer
     stays the same, so that nothing is sent twice: what it holds has its numbers already.
     """
     producer._sender._client._manager.bootstrap_async(_BOOTSTRAP_MILLISECONDS)

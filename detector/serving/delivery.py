@@ -12,7 +12,7 @@ from typing import Any
 
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
 from detector.contracts.queries import Count
-from detector.serving.complaints import Complaints, harmless
+from detector.serving.complaints import Complaints
 from detector.serving.connection import Connection, TopicMissing, abandon, disown, go_back_to_bootstrap, partitions_of
 from detector.serving.fair_queue import FairQueue
 from detector.serving.forks import load
@@ -20,19 +20,19 @@ from detector.serving.metrics import Counters
 from detector.serving.packing import Carried, Record, Unpackable, carried, pack, pack_counts
 from detector.serving.rows import Rows
 from detector.serving.tallies import Tallies
+from detector.serving.threads import Background
 
 _LINGER_SECONDS = 0.005
 _COUNTS_SECONDS = 1.0
 _SILENCE_SECONDS = 10.0
 _TAKE_BYTES = 2 << 20
 _IN_FLIGHT_BYTES = 8 << 20
-_BACK_OFF_SECONDS = (0.1, 5.0)
 _PATIENCE_SECONDS = 0.3
 """Back-off from which a missing topic is a failure: each look at it takes some seconds."""
 _HEADERS = [("content-type", PACKED_CONTENT_TYPE.encode())]
 
 
-class Delivery:
+class Delivery(Background):
     """Sends what waits in ``queue`` and ``tallies``; nothing that it is given is lost without a count.
 
     While the broker is away, at most ``_IN_FLIGHT_BYTES`` bytes of records are held and repeated, and the queue fills
@@ -42,14 +42,13 @@ class Delivery:
     """
 
     def __init__(self, connection: Connection, queue: FairQueue[Rows], tallies: Tallies, counters: Counters) -> None:
+        super().__init__("weirguard-logger")
         self._connection = connection
         self._queue = queue
         self._tallies = tallies
         self._counters = counters
         self._complaints = Complaints(logging.getLogger(__name__))
-        self._thread = threading.Thread(target=self._run, name="weirguard-logger", daemon=True)
         self._wake = threading.Event()
-        self._closing = threading.Event()
         self._deadline = float("inf")
         self._lock = threading.Lock()
         self._packed: deque[Record] = deque()
@@ -59,15 +58,11 @@ class Delivery:
         self._producer: Any = None
         self._broken = False
         self._counts_due = 0.0
-        self._back_off = _BACK_OFF_SECONDS[0]
 
     @property
     def in_flight(self) -> int:
         """Queries packed into records and not yet acknowledged."""
         return self._in_flight_queries
-
-    def start(self) -> None:
-        self._thread.start()
 
     def wake(self) -> None:
         """There is something to send."""
@@ -79,7 +74,7 @@ class Delivery:
         self._deadline = time.monotonic() + timeout
         self._closing.set()
         self._wake.set()
-        self._thread.join(timeout)
+        super().close(timeout)
 
     def disown(self) -> None:
         """Let go of the parent's connection, in a forked process."""
@@ -87,18 +82,13 @@ class Delivery:
             disown(self._producer)
 
     def _run(self) -> None:
-        while not self._finished():
-            try:
-                self._wait()
-                self._step()
-                self._back_off = _BACK_OFF_SECONDS[0]
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # noqa: BLE001  the thread must outlive any fault of a client
-                with harmless():
-                    self._note(error)
-                self._pause()
+        super()._run()
         self._give_up()
+
+    def _work(self) -> None:
+        self._wait()
+        self._step()
+        self._went_well()
 
     def _finished(self) -> bool:
         if not self._closing.is_set():
@@ -258,9 +248,8 @@ class Delivery:
         if producer is not None:
             abandon(producer)
 
-    def _pause(self) -> None:
-        self._closing.wait(min(self._back_off, max(0.0, self._deadline - time.monotonic())))
-        self._back_off = min(2 * self._back_off, _BACK_OFF_SECONDS[1])
+    def _failed(self, error: BaseException) -> None:
+        super()._failed(error)
         self._wake.set()
 
     def _note(self, error: BaseException) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detector.contracts.errors import Unjudged
 from detector.contracts.queries import OutputKind
 from detector.serving.gate import Gate, Verdict
 from detector.serving.logger import QueryLogger
+from detector.serving.ragged_calls import count_rows
 from detector.serving.rows import Columns
 from detector.serving.targets import Target
 
@@ -39,7 +40,7 @@ class Exchange:
         model, model_version = self.target
         self.logger.log(self.principal, model, model_version, features, outputs, output_kind=output_kind, **columns)
         if self.verdict.queries_per_second is not None:
-            self._charge(_count(features) - 1)
+            self._charge(count_rows(features) - 1)
 
     def unjudged(self, counts: Mapping[str, int]) -> None:
         """Count rows that were answered and cannot be logged, by reason."""
@@ -51,14 +52,3 @@ class Exchange:
 
     def _charge(self, queries: int) -> None:
         self.gate.charge(self.target.model, self.principal, queries)
-
-
-def _count(features: Any) -> int:
-    """Rows in ``features``: (n, d) has n, (d,) has one; one as well where that cannot be told."""
-    shape = getattr(features, "shape", None)
-    if shape is not None:
-        return int(shape[0]) if len(shape) > 1 else 1
-    try:
-        return len(features) if hasattr(features[0], "__len__") else 1
-    except (TypeError, LookupError):
-        return 1

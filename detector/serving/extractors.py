@@ -11,11 +11,11 @@ filling these with something else: that is ignored.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from detector.contracts.codecs.limits import LARGEST_FLOAT32
 from detector.contracts.errors import Unjudged
 from detector.contracts.queries import OutputKind
 from detector.serving.rows import Columns
@@ -43,17 +43,19 @@ class Scored:
 Extractor = Callable[[Any, Any], Scored | None]
 
 
-def kserve_v1(output_kind: OutputKind = "probabilities") -> Extractor:
+def kserve_v1(output_kind: OutputKind = "probabilities", *, inputs: Sequence[str] | None = None) -> Extractor:
     """For ``{"instances": [row, ...]}`` answered by ``{"predictions": [row, ...]}`` (KServe v1, TensorFlow Serving).
 
     An instance of several dimensions, an image, is flattened. Named features, as an object a row or as TensorFlow's
-    ``inputs`` of one list a feature, stand in the order of their names. Of rows that differ in width or names those of
-    the most frequent kind are logged.
+    ``inputs`` of one list a feature, are those called ``inputs``, in this order: one that is absent is missing, others
+    are left out. Without ``inputs`` all stand in the order of their names, which a caller can change by a name more and
+    one less where the model does not mind. Of rows that differ in width or names those of the most frequent kind are
+    logged.
     """
 
     def extract(request: Any, response: Any) -> Scored:
         request, response = _object(request, "features"), _object(response, "outputs")
-        asked = _instances(request)
+        asked = _instances(request, inputs)
         answered = _only(response.get("predictions", response.get("outputs")))
         return _scored(asked, of_rows(answered, "outputs"), output_kind, request, response.get("leaf"))
 
@@ -92,14 +94,21 @@ def _object(document: Any, reason: str) -> dict[str, Any]:
     return document
 
 
-def _instances(request: Mapping[str, Any]) -> Table:
-    """The rows of ``instances``, or of ``inputs``, which may be one list a feature."""
+def _instances(request: Mapping[str, Any], names: Sequence[str] | None) -> Table:
+    """The rows of ``instances``, or of ``inputs``, which may be one list a feature. ``names``: of the features."""
     if "instances" in request and "inputs" in request:
         raise Unjudged("ambiguous", "a request has both instances and inputs, and servers differ in which they take")
     inputs = request.get("inputs")
     if not isinstance(inputs, dict) or not inputs:
-        return of_rows(request.get("instances", inputs), "features")
-    return of_columns([of_rows(inputs[name], "features") for name in sorted(inputs)], "rows")
+        rows = request.get("instances", inputs)
+        if names is not None and isinstance(rows, list):
+            rows = [[row.get(name) for name in names] if isinstance(row, dict) else row for row in rows]
+        return of_rows(rows, "features")
+    if names is None:
+        names = sorted(inputs)
+    found = [len(inputs[name]) for name in names if isinstance(inputs.get(name), list)]
+    absent = [None] * max(found, default=0)
+    return of_columns([of_rows(inputs.get(name, absent), "features") for name in names], "rows")
 
 
 def _only(outputs: Any) -> Any:
@@ -123,11 +132,6 @@ def _named(tensors: Mapping[str, Mapping[str, Any]], name: str, reason: str) -> 
     return tensors[name]
 
 
-_FLOAT32_LIMIT = 3.4e38
-_FARTHEST = 3.4028234663852886e38
-"""The largest number of float32."""
-
-
 def _scored(asked: Table, answered: Table, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any) -> Scored:
     import numpy as np
 
@@ -137,7 +141,7 @@ def _scored(asked: Table, answered: Table, output_kind: OutputKind, request: Map
     read = asked.only(answered.places)
     if not len(read):
         raise Unjudged("rows", "no row that can be read has an answer that can be", asked.asked)
-    features = np.clip(read.rows, -_FARTHEST, _FARTHEST).astype(np.float32)
+    features = np.clip(read.rows, -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(np.float32)
     columns = Columns()
     missing = np.isnan(features)
     if missing.any():
@@ -166,4 +170,4 @@ def _specification(parameters: Any) -> list[float]:
 
 def _is_plain_number(value: Any) -> bool:
     """Whether it is a number that float32 can hold."""
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < _FLOAT32_LIMIT
+    return type(value) in (int, float) and abs(value) <= LARGEST_FLOAT32

@@ -8,19 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 from detector.contracts.codecs.records import KILL_SWITCH_KEY
+from detector.contracts.compression import not_read
 from detector.contracts.errors import BrokerError, InvalidRecord
-from detector.serving.complaints import Complaints, harmless
-from detector.serving.connection import Connection, TopicMissing, unreadable_codec
+from detector.serving.complaints import Complaints
+from detector.serving.connection import Connection, TopicMissing
 from detector.serving.decisions import DecisionTable
 from detector.serving.forks import load
 from detector.serving.metrics import Counters
+from detector.serving.threads import LONGEST_PAUSE_SECONDS, Background
 
 _POLL_MILLISECONDS = 200
 _REPLY_MILLISECONDS = 5_000
-_BACK_OFF_SECONDS = (0.1, 5.0)
 
 
-class Follower:
+class Follower(Background):
     """Fills ``table`` and knows since when it may be out of date.
 
     An idle poll looks the same whether the broker lives or not (kafka-python 3.0.12), so every
@@ -36,46 +37,25 @@ class Follower:
         clock: Callable[[], float],
         contact_seconds: float,
     ) -> None:
+        super().__init__("weirguard-gate")
         self._connection = connection
         self._table = table
         self._counters = counters
         self._clock = clock
         self._contact_seconds = contact_seconds
         self._complaints = Complaints(logging.getLogger(__name__))
-        self._thread = threading.Thread(target=self._run, name="weirguard-gate", daemon=True)
-        self._closing = threading.Event()
-        self._back_off = _BACK_OFF_SECONDS[0]
         self.ready = threading.Event()
         self.latest_contact = float("-inf")
         """When the table was last known to hold all that the topic held, by ``clock``."""
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self, timeout: float) -> None:
-        self._closing.set()
-        self._thread.join(timeout)
-
-    def _run(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._session()
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # noqa: BLE001  the thread must outlive any fault of a client
-                with harmless():
-                    self._note(error)
-                self._closing.wait(self._back_off)
-                self._back_off = min(2 * self._back_off, _BACK_OFF_SECONDS[1])
-
     def _note(self, error: BaseException) -> None:
         """Count and log ``error``. A gate often starts before its topics: for some seconds that is no failure."""
-        if isinstance(error, TopicMissing) and self._back_off < _BACK_OFF_SECONDS[1]:
+        if isinstance(error, TopicMissing) and self._back_off < LONGEST_PAUSE_SECONDS:
             return
         self._counters.add("failures")
         self._complaints.say("session", "cannot follow decisions (will go on trying): %s", error)
 
-    def _session(self) -> None:
+    def _work(self) -> None:
         load()
         consumer = self._connection.consumer()
         try:
@@ -101,7 +81,7 @@ class Follower:
         else:
             self._table.set_kill_switch(None)
         self._in_contact()
-        self._back_off = _BACK_OFF_SECONDS[0]
+        self._went_well()
 
     def _follow(self, topic: _Topic) -> None:
         while not self._closing.is_set():
@@ -141,13 +121,13 @@ class _Topic:
         self._ends = self._read_ends()
 
     def poll(self) -> list[Any]:
-        """The records that came within a moment. Raises ConfigurationError where a codec is missing."""
-        from kafka.errors import UnsupportedCodecError
+        """The records that came within a moment. Raises BrokerError where they cannot be read."""
+        from kafka.errors import KafkaError
 
         try:
             batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
-        except UnsupportedCodecError as error:
-            raise unreadable_codec(self._name, error) from None
+        except KafkaError as error:
+            raise not_read(f"cannot read {self._name}", error) from None
         return [record for records in batches.values() for record in records]
 
     def caught_up(self) -> bool:

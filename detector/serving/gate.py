@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import ActionName, Mode
@@ -18,8 +16,8 @@ from detector.serving.complaints import Complaints
 from detector.serving.connection import Connection
 from detector.serving.decisions import DecisionTable, Standing
 from detector.serving.follower import Follower
-from detector.serving.forks import renew_in_children
 from detector.serving.metrics import Counters
+from detector.serving.threads import Threaded
 
 _CONTACT_SECONDS = 2.0
 _RETRY_WHEN_STALE_SECONDS = 5.0
@@ -54,7 +52,7 @@ _ALLOW_STALE = Verdict(stale=True)
 _REFUSE_STALE = Verdict("refuse", retry_after=_RETRY_WHEN_STALE_SECONDS, stale=True)
 
 
-class Gate:
+class Gate(Threaded[Follower]):
     """The detector's decisions in memory: a look-up costs microseconds and never waits for Kafka.
 
     Until the decisions topic has been read once, and when Kafka was out of reach for longer than
@@ -89,21 +87,8 @@ class Gate:
         self._clock = clock
         self._table = DecisionTable()
         self._connection = connection
-        self._follower = self._new_follower(float("-inf"))
         self._complaints = Complaints(logging.getLogger(__name__))
-        self._lock = threading.Lock()
-        self._started = False
-        self._closed = False
-        renew_in_children(self)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super().__init__()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """What a spawned process is given: a gate of its own, which reads the decisions anew."""
@@ -114,38 +99,21 @@ class Gate:
     @property
     def ready(self) -> bool:
         """Whether the decisions topic has been read to its end once."""
-        return self._follower.ready.is_set()
-
-    def start(self) -> None:
-        """Start the thread now instead of at the first call, or again after :meth:`close`.
-
-        Returns at once, with or without a broker.
-        """
-        with self._lock:
-            if self._closed:
-                self._closed = self._started = False
-                self._follower = self._new_follower(self._follower.latest_contact)
-        self._ensure_started()
+        return self._background.ready.is_set()
 
     def renew(self) -> None:
         """Begin anew, in a forked process: the thread is gone. What was decided so far still binds."""
         renew_lock()
-        self._lock = threading.Lock()
-        self._follower = self._new_follower(self._follower.latest_contact)
-        self._started = False
+        super().renew()
 
     def wait_until_ready(self, timeout: float) -> bool:
         """Whether the gate became ready within ``timeout`` seconds; starts it."""
         self.start()
-        return self._follower.ready.wait(timeout)
+        return self._background.ready.wait(timeout)
 
     def close(self, timeout: float = 2.0) -> None:
         """Stop following; waits at most ``timeout`` seconds. The gate goes stale and stays so until :meth:`start`."""
-        with self._lock:
-            running = self._started and not self._closed
-            self._closed = True
-        if running:
-            self._follower.close(timeout)
+        self._close(timeout)
 
     def check(self, model: str, principal: str, queries: int = 1) -> Verdict:
         """Whether ``principal`` may ask ``model`` for ``queries`` rows now. Never raises, never waits."""
@@ -166,30 +134,21 @@ class Gate:
 
     def gauges(self) -> Mapping[str, float]:
         """``ready`` (0 or 1), ``decisions`` held, and ``age_seconds`` since Kafka last answered (-1: never)."""
-        age = self._clock() - self._follower.latest_contact if self.ready else -1.0
+        age = self._clock() - self._background.latest_contact if self.ready else -1.0
         return {"ready": self.ready, "decisions": len(self._table), "age_seconds": age}
 
-    def snapshot(self) -> dict[str, float]:
-        """Counters and gauges by name."""
-        return {**self.counters.snapshot(), **self.gauges()}
-
-    def _new_follower(self, latest_contact: float) -> Follower:
+    def _new_background(self, before: Follower | None) -> Follower:
         contact_seconds = min(_CONTACT_SECONDS, self._max_staleness / 3)
         follower = Follower(self._connection, self._table, self.counters, self._clock, contact_seconds)
-        follower.latest_contact = latest_contact
+        if before is not None:
+            follower.latest_contact = before.latest_contact
         return follower
-
-    def _ensure_started(self) -> None:
-        with self._lock:
-            if not self._started and not self._closed:
-                self._started = True
-                self._follower.start()
 
     def _check(self, model: str, principal: str, queries: int) -> Verdict:
         if not self._started:
             self._ensure_started()
         now = self._clock()
-        if now - self._follower.latest_contact > self._max_staleness:
+        if now - self._background.latest_contact > self._max_staleness:
             return self._check_stale()
         standing = self._table.get((model, principal))
         if standing is None and (self._table.derived_names or type(principal) is not str):

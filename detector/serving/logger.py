@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import principal_of
-from detector.contracts.queries import Count, CountKind, OutputKind
+from detector.contracts.queries import Count, OutputKind
 from detector.serving.complaints import Complaints, harmless
 from detector.serving.connection import Connection
 from detector.serving.delivery import Delivery
 from detector.serving.fair_queue import FairQueue
-from detector.serving.forks import not_forking, renew_in_children
+from detector.serving.forks import not_forking
 from detector.serving.metrics import Counters
+from detector.serving.ragged_calls import count_rows, pick, salvage
 from detector.serving.rows import (
     Columns,
     Rows,
@@ -35,8 +34,8 @@ from detector.serving.rows import (
     cut,
     source_of,
 )
-from detector.serving.salvage import count_rows, pick, salvage
 from detector.serving.tallies import Tallies, whole, word
+from detector.serving.threads import Threaded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +46,10 @@ _TALLY_ENTRIES = 10_000
 Call = tuple[Any, Any, Any, Any, Columns]
 """Features, outputs, event id, time and optional columns, as they were passed."""
 
+_Kind = Literal["refused", "unjudged"]
 
-class QueryLogger:
+
+class QueryLogger(Threaded[Delivery]):
     """Sends scored queries to the detector without ever delaying or breaking the caller.
 
     ``max_queries`` and ``max_bytes`` bound what waits while Kafka is slow or away; when they are reached, whoever
@@ -72,40 +73,18 @@ class QueryLogger:
         self._queue: FairQueue[Rows] = FairQueue(max_queries, max_bytes)
         self._tallies = Tallies(_TALLY_ENTRIES)
         self._complaints = Complaints(logging.getLogger(__name__))
-        self._delivery = self._new_delivery()
-        self._closed = False
-        self._begin()
-        renew_in_children(self)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._name_events()
+        super().__init__()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """What a spawned process is given: a logger of its own, without what waits here."""
         return partial(type(self), self._connection, **self._bounds), ()
 
-    def start(self) -> None:
-        """Start the thread now instead of at the first call, or again after :meth:`close`.
-
-        Returns at once, with or without a broker.
-        """
-        with self._lock:
-            if self._closed:
-                self._closed = self._started = False
-                self._delivery = self._new_delivery()
-        self._ensure_started()
-
     def renew(self) -> None:
         """Begin anew, in a forked process, as the queue does: the thread is gone."""
-        self._delivery.disown()
-        self._delivery = self._new_delivery()
-        self._begin()
+        self._background.disown()
+        super().renew()
+        self._name_events()
 
     def log(  # noqa: PLR0913  one call with everything about a request
         self,
@@ -146,67 +125,42 @@ class QueryLogger:
 
     def refused(self, principal: str, model: str, queries: int = 1) -> None:
         """Count ``queries`` that were refused unanswered; the counts are sent about once a second."""
-        try:
-            queries = whole(queries)
-            self.counters.add("refused", queries)
-            self._tally(principal, model, "refused", queries, "")
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
-            self.counters.add("invalid")
-            self._complaints.say("invalid", "a refusal of model %r was not counted: %s", model, error)
+        self._count("refused", principal, model, queries, None)
 
     def unjudged(self, principal: str, model: str, queries: int = 1, *, reason: str) -> None:
         """Count ``queries`` that were answered and cannot be logged; ``reason`` is a short word of ``a-z`` and ``-``.
 
         Never raises.
         """
-        try:
-            queries = whole(queries)
-            self.counters.add("unjudged", queries)
-            self._tally(principal, model, "unjudged", queries, word(reason))
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
-            self.counters.add("invalid")
-            self._complaints.say("invalid", "unjudged queries of model %r were not counted: %s", model, error)
+        self._count("unjudged", principal, model, queries, reason)
 
     def gauges(self) -> Mapping[str, float]:
         """``queued`` and ``in_flight`` queries, and ``unattributed`` losses, whose principal was not kept."""
         return {
             "queued": len(self._queue),
-            "in_flight": self._delivery.in_flight,
+            "in_flight": self._background.in_flight,
             "unattributed": self._tallies.unattributed,
         }
-
-    def snapshot(self) -> dict[str, float]:
-        """Counters and gauges by name."""
-        return {**self.counters.snapshot(), **self.gauges()}
 
     def close(self, timeout: float = 5.0) -> None:
         """Send what waits, for at most ``timeout`` seconds; what is left then is counted as dropped.
 
         Later calls are counted as dropped too, until :meth:`start`.
         """
-        with self._lock:
-            running = self._started and not self._closed
-            self._closed = True
-        if running:
-            self._delivery.close(timeout)
+        self._close(timeout)
         left = self._queue.clear()
         for rows in left:
             self._drop(rows, "closed")
-        if left or self._delivery.in_flight:
-            unsent, unconfirmed = sum(rows.queries for rows in left), self._delivery.in_flight
+        if left or self._background.in_flight:
+            unsent, unconfirmed = sum(rows.queries for rows in left), self._background.in_flight
             self._complaints.say("close", "closed with %d queries unsent and %d unconfirmed", unsent, unconfirmed)
 
-    def _begin(self) -> None:
-        self._lock = threading.Lock()
-        self._started = False
+    def _name_events(self) -> None:
+        """Give the events of this process names of their own."""
         self._prefix = uuid.uuid4().hex[:16]
         self._numbers = count()
 
-    def _new_delivery(self) -> Delivery:
+    def _new_background(self, before: Delivery | None) -> Delivery:
         return Delivery(self._connection, self._queue, self._tallies, self.counters)
 
     def _read(self, source: Source, call: Call) -> list[Rows]:
@@ -236,8 +190,7 @@ class QueryLogger:
         left = queries - sum(piece.queries for piece in rows)
         if left:
             self.counters.add("invalid")
-            self.counters.add("unjudged", left)
-            self._tally(source.principal, source.model, "unjudged", left, "structure")
+            self._count("unjudged", source.principal, source.model, left, "structure")
             self._complaints.say("invalid", "of a call for model %r %d rows are not all numbers", source.model, left)
         return rows
 
@@ -287,51 +240,43 @@ class QueryLogger:
     def _reject(self, principal: Any, model: Any, features: Any, error: BaseException) -> None:
         """Count the queries of a call of which no row can be made."""
         self.counters.add("invalid")
-        queries = 1
-        with harmless():
-            queries = count_rows(features)
+        queries = count_rows(features)
         reason = error.reason if isinstance(error, InvalidRecord) else "structure"
         if queries:
-            self.counters.add("unjudged", queries)
-            self._tally(principal, model, "unjudged", queries, reason)
+            self._count("unjudged", principal, model, queries, reason)
         self._complaints.say("invalid", "a query of model %.80r was not logged: %s", model, error)
 
-    def _tally(self, principal: Any, model: Any, kind: CountKind, queries: int, reason: str) -> None:
-        """Keep a count to be sent; without a name for whose it is, only that there was one."""
-        named = False
-        with harmless():
-            check_names(model=model)
-            self._tallies.add(Count(model, principal_of(principal), kind, queries, time.time(), reason))
-            named = True
-        if not named:
+    def _count(self, kind: _Kind, principal: Any, model: Any, queries: int, reason: Any) -> None:
+        """Count, and keep a count to be sent; without a name for whose it is, only that there was one. Never raises."""
+
+        def failed(error: BaseException) -> None:
+            self.counters.add("invalid")
+            self._complaints.say("invalid", "%s queries of model %.80r were not counted: %s", kind, model, error)
+
+        def nameless(_: BaseException) -> None:
             self._tallies.add_unattributed(queries)
             self._complaints.say("nameless", "%d queries (%s) of nobody that can be named were counted", queries, kind)
-        self._wake()
+
+        with harmless(failed):
+            queries, why = whole(queries), "" if reason is None else word(reason)
+            self.counters.add(kind, queries)
+            with harmless(nameless):
+                check_names(model=model)
+                self._tallies.add(Count(model, principal_of(principal), kind, queries, time.time(), why))
+            self._wake()
 
     def _wake(self) -> None:
         if not self._started:
             self._ensure_started()
-        self._delivery.wake()
+        self._background.wake()
 
     def _ensure_started(self) -> None:
         with not_forking():
             import numpy as np  # noqa: F401  slow to import: by start, not in the path of the first request
-        with self._lock:
-            if not self._started and not self._closed:
-                self._started = True
-                self._delivery.start()
+        super()._ensure_started()
 
 
 _COUNTERS = (
-    "logged",
-    "sent",
-    "records",
-    "dropped",
-    "unjudged",
-    "refused",
-    "invalid",
-    "clipped",
-    "converted",
-    "repaired",
-    "failures",
+    *("logged", "sent", "records", "dropped", "unjudged", "refused", "invalid"),
+    *("clipped", "converted", "repaired", "failures"),
 )

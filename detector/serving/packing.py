@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from detector.contracts.batches import no_queries
 from detector.contracts.codecs.queries_packed import encode_packed
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.partitioning import partition_of
@@ -137,25 +138,8 @@ def pack_counts(counts: Iterable[Count], partitions: int) -> Iterator[Record]:
     for (partition, model), group in groups.items():
         for start in range(0, len(group), _COUNTS):
             part = tuple(group[start : start + _COUNTS])
-            yield Record(partition, encode_packed(_no_rows(model), part), Counter(), part)
+            yield Record(partition, encode_packed(no_queries(model, "-"), part), Counter(), part)
 
 
 _COUNTS = 500
 """Counts in one record: each has a name of up to 256 characters of up to four bytes, and a reason."""
-
-
-def _no_rows(model: str) -> QueryBatch:
-    import numpy as np
-
-    nothing = np.empty((0, 1), dtype=np.float32)
-    return QueryBatch(
-        model=model,
-        model_version="-",
-        output_kind="score",
-        event_ids=[],
-        occurred_at=np.empty(0, dtype=np.float64),
-        principals=[],
-        principal_index=np.empty(0, dtype=np.int32),
-        features=nothing,
-        outputs=nothing,
-    )

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
-from detector.contracts.codecs.limits import LATEST_TIME
+from detector.contracts.codecs.mending import are_times
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import usable_principal
+from detector.contracts.principals import names_one, usable_principal
 from detector.contracts.queries import OutputKind
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Rows:
 def check_names(**names: object) -> None:
     """Raise InvalidRecord unless each can name a model or a version."""
     for what, name in names.items():
-        if not isinstance(name, str) or usable_principal(name) != name:
+        if not (isinstance(name, str) and names_one(name)):
             raise InvalidRecord("identity", f"{what} is {name!r:.80}; it must be 1 to 256 plain characters and not '*'")
 
 
@@ -157,7 +157,7 @@ def correct_times(times: NDArray[np.float64], now: float) -> int:
     """Put ``now`` where no moment between 1970 and 9999 stands; says how often."""
     import numpy as np
 
-    odd = ~((times >= 0) & (times < LATEST_TIME))
+    odd = ~are_times(times)
     times[odd] = now
     return int(np.count_nonzero(odd))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from detector.contracts.codecs.loose_values import as_float
 from detector.contracts.errors import Unjudged
 
 if TYPE_CHECKING:
@@ -118,13 +119,4 @@ def _numbers(value: Any, names: list[str]) -> Iterator[float]:
         for name in sorted(value):
             yield from _numbers(value[name], names)
     else:
-        yield _number(value)
-
-
-def _number(value: Any) -> float:
-    if value is None:
-        return float("nan")
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
+        yield as_float(value)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import operator
-import re
 import threading
 from typing import Any
 
+from detector.contracts.codecs.limits import MOST_COUNTED, is_word
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.queries import Count, CountKind
 from detector.serving.forks import renew_in_children
-
-_MOST_QUERIES = 1 << 40
-_REASON = re.compile("[a-z-]{1,40}")
 
 
 class Tallies:
@@ -40,7 +37,8 @@ class Tallies:
         with self._lock:
             queries, latest = self._counts.get(key, (0, count.occurred_at))
             if queries or len(self._counts) < self._max_entries:
-                self._counts[key] = (queries + count.queries, max(latest, count.occurred_at))
+                queries = min(queries + count.queries, MOST_COUNTED - 1)
+                self._counts[key] = (queries, max(latest, count.occurred_at))
             else:
                 self.unattributed += count.queries
 
@@ -62,11 +60,11 @@ class Tallies:
 def whole(queries: Any) -> int:
     """``queries`` as an int of one or more. Raises InvalidRecord, or TypeError for what is no integer."""
     number = operator.index(queries)
-    if not 0 < number < _MOST_QUERIES:
+    if not 0 < number < MOST_COUNTED:
         raise InvalidRecord("counts", f"{number} queries cannot be counted; say one or more")
     return number
 
 
 def word(reason: Any) -> str:
     """``reason`` if it is one, of ``a-z`` and ``-``; else ``unknown``."""
-    return reason if isinstance(reason, str) and _REASON.fullmatch(reason) else "unknown"
+    return reason if isinstance(reason, str) and reason and is_word(reason) else "unknown"

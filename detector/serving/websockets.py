@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
 
+from detector.serving.capture import Message, Receive, Send
 from detector.serving.exchange import Exchange
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 _POLICY_VIOLATION = 1008
 
@@ -17,7 +13,7 @@ _POLICY_VIOLATION = 1008
 class Conversation:
     """Over one websocket a caller may ask any number of times.
 
-    A message to the application that the gate refuses ends the conversation: both sides are told that it is closed.
+    A message to the application that the gate refuses ends the conversation: both sides see it closed.
     What the application sends is an answer; one before which the endpoint logged nothing counts as unjudged,
     ``websocket``.
     """

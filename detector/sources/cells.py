@@ -11,8 +11,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.codecs.loose_values import as_float, marks_of, shown, text_of, whole_of
 from detector.contracts.codecs.mending import TEXT_COLUMNS
-from detector.contracts.codecs.salvage import marks_of, number_of, shown, text_of, whole_of
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import OutputKind
 
@@ -101,10 +101,8 @@ def _numbers(values: list[Any]) -> list[float | None]:
 
 
 def _number(value: Any) -> float | None:
-    if value is None or isinstance(value, (bool, int, float)):
-        return number_of(value)
     try:
-        return float(value)
+        return None if isinstance(value, bool) else as_float(value)
     except (ValueError, TypeError):
         return None
 

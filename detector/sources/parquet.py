@@ -17,11 +17,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.codecs.limits import names_one
 from detector.contracts.codecs.mending import TEXT_COLUMNS
 from detector.contracts.codecs.screening import screen
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.principals import usable_principal
+from detector.contracts.principals import names_one, usable_principal
 from detector.contracts.queries import BadRow, DecodedQueries, OutputKind, QueryBatch
 from detector.sources.cells import LISTS, NUMBERS, TEXTS, Cells, clean
 

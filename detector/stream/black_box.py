@@ -1,6 +1,6 @@
 """Which record ends its worker: what a worker is about to process stands where it survives the worker.
 
-The note lies in memory that the supervisor makes and the worker inherits: a killed process cannot take it along, and it
+The note is in memory that the supervisor makes and the worker inherits: a killed process cannot take it along, and it
 needs no disk. When a worker ends twice at the same offsets, these are suspects: the next worker processes each of them
 alone. A suspect that ends a worker alone is poison: the next worker sends it to the dead letters, unread.
 
@@ -75,7 +75,7 @@ class BlackBox:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the worker has to be told."""
+        """Variables for the worker."""
         return {} if self._fd is None else {BOX_VARIABLE: str(self._fd)}
 
     def clear(self) -> None:
@@ -154,9 +154,9 @@ class Caution:
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """What the supervisor says; no caution where it says nothing that can be read."""
         try:
-            told = json.loads(environment.get(CAUTION_VARIABLE, "{}"))
-            suspects = [Flight(*entry) for entry in told.get("suspects", ())]
-            poison = frozenset((source, partition, offset) for source, partition, offset in told.get("poison", ()))
+            said = json.loads(environment.get(CAUTION_VARIABLE, "{}"))
+            suspects = [Flight(*entry) for entry in said.get("suspects", ())]
+            poison = frozenset((source, partition, offset) for source, partition, offset in said.get("poison", ()))
         except (ValueError, TypeError, AttributeError):
             return cls()
         return cls({flight.place: flight for flight in suspects}, poison)
@@ -166,10 +166,9 @@ class Caution:
 
     def suspects_one(self, source: str, partition: int, offset: int) -> bool:
         """Whether this record must be processed alone."""
-        flight = self.suspects.get((source, partition))
-        return (flight is not None and flight.first <= offset <= flight.last) or self.is_poison(
-            source, partition, offset
-        )
+        flight = self.suspects.get((source, partition)) if self else None
+        suspected = flight is not None and flight.first <= offset <= flight.last
+        return suspected or self.is_poison(source, partition, offset)
 
     def is_poison(self, source: str, partition: int, offset: int) -> bool:
         """Whether this record must not be processed."""
@@ -205,11 +204,11 @@ class PoisonFinder:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the next worker has to be told."""
+        """Variables for the next worker."""
         if not (self._suspects or self._poison):
             return {}
-        told = {"suspects": list(self._suspects.values()), "poison": list(self._poison)}
-        return {CAUTION_VARIABLE: json.dumps(told, separators=(",", ":"))}
+        found = {"suspects": list(self._suspects.values()), "poison": list(self._poison)}
+        return {CAUTION_VARIABLE: json.dumps(found, separators=(",", ":"))}
 
 
 def _forget(known: dict[K, V]) -> None:

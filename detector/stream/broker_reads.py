@@ -11,9 +11,9 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from detector.contracts.compression import not_read
 from detector.contracts.errors import BrokerError, SourceGap
 from detector.runtime import odd_batches
-from detector.runtime.compression import readable
 from detector.runtime.sections import KafkaSettings
 from detector.stream import topics
 from detector.stream.topic_watch import TopicWatch
@@ -111,10 +111,9 @@ class BrokerReads:
     @contextmanager
     def _named(self, what: str) -> Iterator[None]:
         try:
-            with readable(what):
-                yield
+            yield
         except KafkaError as error:
-            raise BrokerError(f"{what}: {error}") from error
+            raise not_read(what, error) from error
 
     def _open(self) -> KafkaConsumer:
         if self._consumer is None:

@@ -26,7 +26,8 @@ class Care:
         batch: list[SourceRecord] = []
         room, alone = self.microbatch_bytes, False
         for record in records:
-            before, alone = alone, record.source == "commands" or self._is_suspect(partition, record)
+            suspect = self.caution.suspects_one(record.source, partition, record.offset)
+            before, alone = alone, suspect or record.source == "commands"
             if batch and (record.nbytes > room or before or alone):
                 yield batch
                 batch, room = [], self.microbatch_bytes
@@ -37,16 +38,12 @@ class Care:
 
     def groups(self, work: list[Work]) -> list[list[Work]]:
         """What of ``work`` may be processed together: all of it, unless a suspect is among it."""
-        if self.caution and any(self._is_suspect(partition.number, records[0]) for partition, records in work):
-            return [[one] for one in work]
-        return [work]
+        suspect = any(self.caution.suspects_one(*flight[:3]) for flight in flights(work))
+        return [[one] for one in work] if suspect else [work]
 
     def is_poison(self, partition: int, record: SourceRecord) -> bool:
         """Whether ``record`` must be passed by, unread."""
-        return bool(self.caution) and self.caution.is_poison(record.source, partition, record.offset)
-
-    def _is_suspect(self, partition: int, record: SourceRecord) -> bool:
-        return bool(self.caution) and self.caution.suspects_one(record.source, partition, record.offset)
+        return self.caution.is_poison(record.source, partition, record.offset)
 
 
 def flights(work: Iterable[Work]) -> Iterator[Flight]:

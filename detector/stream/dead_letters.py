@@ -17,7 +17,7 @@ from detector.contracts.codecs.queries_packed import excerpt
 from detector.contracts.codecs.records import encode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import DeadLetter
-from detector.contracts.queries import BadRow, Count
+from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
 from detector.stream.intake import SourceRecord
 from detector.stream.record import Message, within
@@ -43,15 +43,14 @@ class LetterLimits:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What is wrong with one record: ``rows``, or all of it (row -1); ``counts``: those that do not belong here."""
+    """What is wrong with one record: ``rows``, or all of it (row -1)."""
 
     rows: Sequence[BadRow]
-    counts: Sequence[Count] = ()
 
     @property
     def whole(self) -> bool:
-        """Whether no part of the record could be used. Each of ``counts`` has a row -1 of its own."""
-        return sum(row.row < 0 for row in self.rows) > len(self.counts)
+        """Whether no part of the record could be used."""
+        return any(row.row < 0 for row in self.rows)
 
     @property
     def reason(self) -> str:
@@ -59,11 +58,9 @@ class Faults:
         return Counter(row.reason for row in self.rows).most_common(1)[0][0]
 
 
-def faults_of(
-    refused: Mapping[int, Sequence[BadRow]], counts: Mapping[int, Sequence[Count]] | None = None
-) -> dict[int, Faults]:
-    """The faults of records, by their place: rows ``refused``, and the ``counts`` among them."""
-    return {at: Faults(rows, (counts or {}).get(at, ())) for at, rows in refused.items()}
+def faults_of(refused: Mapping[int, Sequence[BadRow]]) -> dict[int, Faults]:
+    """The faults of records, by their place: rows ``refused``."""
+    return {at: Faults(rows) for at, rows in refused.items()}
 
 
 @dataclass(slots=True)
@@ -135,7 +132,7 @@ class DeadLetters:
             return value, []
         room = self._limits.largest - 2 * _HEADER_BYTES
         try:
-            part = excerpt(value, rows, faults.counts)
+            part = excerpt(value, rows)
             while len(part) > room and len(rows) > 1:
                 rows = rows[: len(rows) // 2]
                 part = excerpt(value, rows)

@@ -127,9 +127,9 @@ def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iter
 
 def streamed(records: Iterable[SourceRecord], partition: int, partitions: int, topics: Topics) -> Iterator[Timed]:
     """The queries that live in ``partition``, of the records of its sources in order of time, with the times that its
-    owner has. Re-keyed records that are repeated, or do not say whence they came, are left out, as by him."""
+    owner has. Re-keyed records that are repeated, or do not say whence they came, are left out, as by them."""
     receiver = Receiver(partition, partitions, topics)
-    own = _unrepeated(records)
+    own = _unrepeated(records, partitions)
     latest = 0.0
     while some := list(islice(own, _RECORDS)):
         clocks = np.maximum.accumulate([latest, *(record.timestamp for record in some)])[1:]
@@ -140,12 +140,12 @@ def streamed(records: Iterable[SourceRecord], partition: int, partitions: int, t
             yield piece, clocks[intake.record_of[end - len(piece) : end]]
 
 
-def _unrepeated(records: Iterable[SourceRecord]) -> Iterator[SourceRecord]:
+def _unrepeated(records: Iterable[SourceRecord], partitions: int) -> Iterator[SourceRecord]:
     latest: dict[int, int] = {}
     for record in records:
         if record.source == "rekeyed":
             try:
-                partition, offset = origin_of(record)
+                partition, offset = origin_of(record, partitions)
             except InvalidRecord:
                 continue
             if offset <= latest.get(partition, -1):

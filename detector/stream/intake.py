@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.batches import concatenate, in_log_order, select, take
+from detector.contracts.batches import concatenate, in_log_order, no_queries, select, take
 from detector.contracts.codecs.limits import RECORD_BYTES, UNREAD_CONTENT_TYPE
 from detector.contracts.codecs.queries_json import JSON_CONTENT_TYPE, decode_json_run
 from detector.contracts.codecs.queries_packed import (
@@ -21,9 +22,10 @@ from detector.contracts.codecs.queries_packed import (
 )
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.partitioning import partition_of
-from detector.contracts.queries import BadRow, Count, DecodedRun, Part, QueryBatch
+from detector.contracts.queries import BadRow, Count, DecodedQueries, DecodedRun, Part, QueryBatch
 from detector.contracts.topics import Topics
 from detector.stream.record import Message, within
+from detector.stream.unread import unread
 
 CONTENT_TYPE = "content-type"
 ORIGIN = "weirguard-origin"
@@ -33,6 +35,7 @@ POISON = "poison"
 """Reason of a record that ends, or would end, whoever processes it."""
 
 _HEADER_BYTES = 16_384
+_ORIGIN = re.compile(rb"([0-9]{1,6}):([0-9]{1,18})")
 _ERROR_CHARACTERS = 1_000
 _PACKED = PACKED_CONTENT_TYPE.encode()
 _KNOWN = (_PACKED, JSON_CONTENT_TYPE.encode(), None)
@@ -65,7 +68,7 @@ class Intake:
 
     ``record_of`` and ``row_of`` int64 (rows,) give the record index of each row of the pieces and its place in that
     record. ``counts`` stand before a row. ``strays`` are messages to the right partition, ``refused`` the bad rows by
-    record index, ``repaired`` as in ``DecodedRun``, and ``stray_counts`` the counts that rows -1 stand for there.
+    record index, and ``repaired`` as in ``DecodedRun``.
     """
 
     pieces: list[QueryBatch] = field(default_factory=list)
@@ -75,7 +78,6 @@ class Intake:
     strays: list[Message] = field(default_factory=list)
     refused: dict[int, list[BadRow]] = field(default_factory=dict)
     repaired: Counter[str] = field(default_factory=Counter)
-    stray_counts: dict[int, list[Count]] = field(default_factory=dict)
     _parts: list[Part] = field(default_factory=list)
 
     @property
@@ -98,8 +100,8 @@ class Receiver:
     """Decodes the records of one partition."""
 
     def __init__(self, partition: int, partitions: int, topics: Topics) -> None:
+        self.partitions = partitions
         self._partition = partition
-        self._partitions = partitions
         self._topics = topics
 
     def receive(self, records: Sequence[SourceRecord]) -> Intake:
@@ -148,10 +150,9 @@ class Receiver:
         run = (decode_packed_run if packed else decode_json_run)(values, [record.timestamp for record in records])
         if run.repaired:
             intake.repaired.update(run.repaired)
-        for place, bad in run.bad:
-            intake.refused.setdefault(places[place], []).append(bad)
         away = self._away(run)
-        lost = self._forward(intake, places, records, away)
+        lost = self._forward(intake, places, records, away, {place for place, bad in run.bad if bad.row < 0})
+        self._refuse(intake, places, run, lost)
         numbers = np.array(places, np.int64)
         for batch, record, row in run.parts:
             if away:
@@ -159,19 +160,29 @@ class Receiver:
                 batch, record, row = take(batch, here), record[here], row[here]  # noqa: PLW2901
             if len(batch):
                 intake.add((batch, numbers[record], row))
-        return [(places[place], count) for place, count in run.counts if place not in lost]
+        return [
+            (places[place], count)
+            for place, count in run.counts
+            if place not in away or (place not in lost and self.lives_here(count.principal))
+        ]
 
     def lives_here(self, principal: str) -> bool:
         """Whether this partition is the principal's."""
-        return partition_of(principal, self._partitions) == self._partition
+        return self._home(principal) == self._partition
+
+    def _home(self, principal: str) -> int:
+        return partition_of(principal, self.partitions)
 
     def _homes(self, batch: QueryBatch) -> NDArray[np.int64]:
-        homes = [partition_of(principal, self._partitions) for principal in batch.principals]
+        homes = [self._home(principal) for principal in batch.principals]
         return np.asarray(homes, np.int64)[batch.principal_index]
 
     def _away(self, run: DecodedRun) -> dict[int, int]:
-        """The records of ``run``, in order, with rows that live elsewhere; and where the last of them does."""
-        away: dict[int, int] = {}
+        """The records of ``run``, in order, with rows, bad ones too, or counts of somebody who lives elsewhere; and
+        where the last of them does."""
+        told = [*run.counts, *((place, count) for place, bad in run.bad if (count := unread(bad, 0.0)) is not None)]
+        homes = ((place, self._home(count.principal)) for place, count in told)
+        away = {place: home for place, home in homes if home != self._partition}
         for batch, record, _ in run.parts:
             home = self._homes(batch)
             if np.count_nonzero(home != self._partition):
@@ -180,60 +191,78 @@ class Receiver:
         return dict(sorted(away.items()))
 
     def _forward(
-        self, intake: Intake, places: list[int], records: list[SourceRecord], away: Mapping[int, int]
+        self,
+        intake: Intake,
+        places: list[int],
+        records: list[SourceRecord],
+        away: Mapping[int, int],
+        unreadable: set[int],
     ) -> list[int]:
-        """Send on what lives elsewhere; gives the records that are refused for it."""
+        """Send on what lives elsewhere, ``unreadable`` records whole; gives the records that are refused for it."""
         lost = []
         for place, home in away.items():
             try:
-                intake.strays.extend(self._strays(records[place], home))
+                intake.strays.extend(self._strays(records[place], home, place in unreadable))
             except InvalidRecord as error:
                 intake.refused[places[place]] = [BadRow(-1, error.reason, error.detail)]
                 lost.append(place)
         return lost
 
-    def _strays(self, record: SourceRecord, home: int) -> list[Message]:
-        """A single query goes to ``home`` as it came, of a packed record each group of rows to its partition; a stray
-        that was sent here twice is an error."""
+    def _refuse(self, intake: Intake, places: list[int], run: DecodedRun, lost: list[int]) -> None:
+        """Note the bad rows of ``run``. One of somebody who lives elsewhere is no query here: it was sent on, whole or
+        as a count."""
+        for place, bad in run.bad:
+            elsewhere = unread(bad, 0.0) is not None and not self.lives_here(bad.principal)
+            if place in lost or (elsewhere and bad.row < 0):
+                continue
+            intake.refused.setdefault(places[place], []).append(replace(bad, queries=0) if elsewhere else bad)
+
+    def _strays(self, record: SourceRecord, home: int, unreadable: bool) -> list[Message]:
+        """A single query goes to ``home`` as it came, as does what is ``unreadable``: there it counts against its
+        principal. Of a packed record each group of rows goes to its partition; a stray that was sent here twice is an
+        error."""
         if record.source == "rekeyed":
             raise InvalidRecord("partition", "a re-keyed record arrived in a partition that is not its principal's")
-        if record.packed:
-            return self._repacked(record)
+        if record.packed and not unreadable:
+            return list(self._repacked(record))
         own = ((name, data) for name, data in record.headers.items() if name != ORIGIN)
         headers = (*within(own, _HEADER_BYTES), (ORIGIN, self._origin(record)))
         key = record.key if len(record.key or b"") <= _HEADER_BYTES else None
         return [Message(self._topics.rekeyed, home, key, record.value or b"", headers, record.timestamp)]
 
-    def _repacked(self, record: SourceRecord) -> list[Message]:
-        """The rows of ``record`` that live elsewhere, decoded again without their neighbours.
+    def _repacked(self, record: SourceRecord) -> Iterator[Message]:
+        """The rows of ``record`` that live elsewhere, decoded again without their neighbours, and counts of those that
+        are bad.
 
         A record that all goes to one place stays as it is: packed again it might be a little too large to be read.
         """
         decoded = decode_packed(record.value, timestamp=record.timestamp)
-        batch = decoded.batch
-        assert batch is not None
-        home = self._homes(batch)
+        counts = self._counts_elsewhere(decoded, record.timestamp)
+        batch = decoded.batch or no_queries(next(iter(counts.values()))[0].model, "-")
+        home = self._homes(batch) if len(batch) else np.zeros(0, np.int64)
         headers = ((CONTENT_TYPE, _PACKED), (ORIGIN, self._origin(record)))
-        messages = []
-        for partition in np.unique(home[home != self._partition]).tolist():
+        for partition in sorted({*home.tolist(), *counts} - {self._partition}):
             rows = np.flatnonzero(home == partition)
             as_it_came = len(rows) == len(batch) and not (decoded.counts or decoded.bad_rows)
-            value = (record.value or b"") if as_it_came else encode_packed(select(batch, rows), (), RECORD_BYTES)
-            messages.append(Message(self._topics.rekeyed, partition, None, value, headers, record.timestamp))
-        return messages
+            value = record.value or b""
+            if not as_it_came:
+                value = encode_packed(select(batch, rows), counts.get(partition, ()), RECORD_BYTES)
+            yield Message(self._topics.rekeyed, partition, None, value, headers, record.timestamp)
+
+    def _counts_elsewhere(self, decoded: DecodedQueries, time: float) -> dict[int, list[Count]]:
+        """By home, what ``decoded`` counts, and counts of its bad rows, one for each principal and reason."""
+        bad = [count for row in decoded.bad_rows if (count := unread(row, time)) is not None]
+        summed = [replace(count, queries=rows * count.queries) for count, rows in Counter(bad).items()]
+        counts: dict[int, list[Count]] = {}
+        for count in (*decoded.counts, *summed):
+            counts.setdefault(self._home(count.principal), []).append(count)
+        return {home: own for home, own in counts.items() if home != self._partition}
 
     def _place_counts(self, intake: Intake, counts: list[tuple[int, Count]]) -> None:
-        """Each count after the rows of its record, or among the refused if it is of somebody who lives elsewhere."""
-        if not counts:
-            return
-        rows = np.searchsorted(intake.record_of, [at for at, _ in counts], side="right").tolist()
-        for (at, count), row in zip(counts, rows, strict=True):
-            if partition_of(count.principal, self._partitions) == self._partition:
-                intake.counts.append((at, count, row))
-            else:
-                detail = "a count of missing queries arrived in a partition that is not its principal's"
-                intake.refused.setdefault(at, []).append(BadRow(-1, "partition", detail))
-                intake.stray_counts.setdefault(at, []).append(count)
+        """Each count after the rows of its record."""
+        if counts:
+            rows = np.searchsorted(intake.record_of, [at for at, _ in counts], side="right").tolist()
+            intake.counts += [(at, count, row) for (at, count), row in zip(counts, rows, strict=True)]
 
     def _origin(self, record: SourceRecord) -> bytes:
         return f"{self._partition}:{record.offset}".encode()
@@ -250,13 +279,14 @@ def _media_type(record: SourceRecord) -> bytes | None:
     return content_type.partition(b";")[0].strip().lower() if content_type else None
 
 
-def origin_of(record: SourceRecord) -> tuple[int, int]:
+def origin_of(record: SourceRecord, partitions: int) -> tuple[int, int]:
     """(partition, offset) of first arrival of a re-keyed record.
 
-    Raises InvalidRecord where the header is missing or malformed.
+    Raises InvalidRecord where the header is missing or malformed, or names none of so many ``partitions``: each that is
+    named is remembered.
     """
-    try:
-        partition, offset = record.headers[ORIGIN].split(b":")
-        return int(partition), int(offset)
-    except (KeyError, ValueError) as error:
-        raise InvalidRecord("origin", f"a re-keyed record needs the header {ORIGIN}: partition:offset") from error
+    found = _ORIGIN.fullmatch(record.headers.get(ORIGIN, b""))
+    if found is None or int(found[1]) >= partitions:
+        detail = f"a re-keyed record needs the header {ORIGIN}: partition:offset, of {partitions} partitions"
+        raise InvalidRecord("origin", detail)
+    return int(found[1]), int(found[2])

@@ -12,7 +12,8 @@ from detector.stream.intake import SourceRecord, origin_of
 class Origins:
     """``latest``: by partition of first arrival, the last offset of it that came in."""
 
-    def __init__(self) -> None:
+    def __init__(self, partitions: int) -> None:
+        self._partitions = partitions
         self.latest: dict[int, int] = {}
 
     def absorb(self, latest: Mapping[int, int]) -> None:
@@ -25,7 +26,7 @@ class Origins:
         for at, record in enumerate(records):
             if record.source == "rekeyed":
                 try:
-                    partition, offset = origin_of(record)
+                    partition, offset = origin_of(record, self._partitions)
                 except InvalidRecord as error:
                     refused[at] = [BadRow(-1, error.reason, error.detail)]
                     continue

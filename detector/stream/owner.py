@@ -160,8 +160,8 @@ class Owner:
         }
 
     def stopping(self) -> None:
-        """The worker was told to stop."""
-        self.reporter.health.stopped("it was told to")
+        """The worker is asked to stop."""
+        self.reporter.health.stopped("it was asked to")
 
     async def survey(self) -> None:
         """Tell the reporter what is held and how far it is."""

@@ -90,7 +90,7 @@ class Partition:
         self.policy_time = 0.0
         self.learn_until: int | None = None
         self._first = False
-        self._origins = Origins()
+        self._origins = Origins(receiver.partitions)
         self._outbox = Outbox(topics, number)
         self._receiver = receiver
         self._writer = writer
@@ -216,7 +216,7 @@ class Partition:
         self.applied[source] = records[-1].offset
         covers = (records[0].offset, records[-1].offset) if source == "queries" else None
         step = self._write("delta", judgement.effects, judgement.sections, covers, intake.rows)
-        faults = faults_of(intake.refused, intake.stray_counts)
+        faults = faults_of(intake.refused)
         step.write(self._letters.write(received.unseen, faults, self.policy_time))
         step.write(self._letters.write(records, faults_of(refused), self.policy_time))
         step.before += intake.strays

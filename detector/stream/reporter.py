@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from detector.stream.step import Step
 
 _log = structlog.get_logger("weirguard.stream")
-_MOST_TOLD = 100
+_MOST_LOGGED = 100
 _FAULT = (
     "see weirguard_queries_unjudged_total for the reasons, and whether the deployment and its profile fit each other"
 )
@@ -43,15 +43,13 @@ class Reporter:
         self.metrics = metrics
         self.applied: dict[Place, int] = {}
         self._wall = wall
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._heard_at: float | None = None
 
     def failed(self, where: str, error: Exception) -> None:
-        """Something besides the stream failed and goes on: counted, and told once of each kind."""
+        """Something besides the stream failed and goes on: counted, and each kind is logged once."""
         self.metrics.add(names.INTERNAL_ERRORS, where=where)
-        kind = f"{where} {type(error).__name__}"
-        if kind not in self._told:
-            self._told.add(kind)
+        if self._is_new(f"{where} {type(error).__name__}"):
             _log.error("an internal error; it goes on", where=where, exc_info=error)
 
     def left_out(self, topic: str) -> None:
@@ -94,14 +92,15 @@ class Reporter:
     def disbelieved(self, fault: TimeFault, topic: str, timestamp: float | None) -> None:
         """A record's Kafka timestamp is no time that it can have come at; said once of each topic and fault."""
         self.metrics.add(names.RECORD_TIMES_CLAMPED, fault=fault)
-        if self._tell_once(f"{topic} {fault}"):
+        if self._is_new(f"{topic} {fault}"):
             _log.warning("a record's timestamp is not believed", topic=topic, fault=fault, stamped=timestamp)
 
-    def _tell_once(self, what: str) -> bool:
-        fresh = what not in self._told and len(self._told) < _MOST_TOLD
-        if fresh:
-            self._told.add(what)
-        return fresh
+    def _is_new(self, what: str) -> bool:
+        """Whether to log this: it was not logged before, nor were too many other things."""
+        new = what not in self._logged and len(self._logged) < _MOST_LOGGED
+        if new:
+            self._logged.add(what)
+        return new
 
     def took(self, stage: str, seconds: Iterable[float]) -> None:
         """How long ``stage`` took, each time."""
@@ -202,20 +201,20 @@ class Reporter:
             self.metrics.add(names.QUERIES_ANSWERED, queries, model=model)
         for model, queries in _total(step.excused for step in steps).items():
             self.metrics.add(names.QUERIES_EXCUSED, queries, model=model)
-            self._tell(
+            self._warn(
                 f"most active principals of {model} send what cannot be judged, and none is accused of it; {_FAULT}"
             )
 
-    def _tell(self, warning: str) -> None:
-        """Says it once."""
-        if self._tell_once(warning):
+    def _warn(self, warning: str) -> None:
+        """Log ``warning`` once."""
+        if self._is_new(warning):
             _log.warning(warning)
 
     def _count_misfits(self, misfits: Iterable[Misfit]) -> None:
         """Counts them, and says of each kind once that there is such a thing."""
         for misfit in misfits:
             self.metrics.add(names.MISFITS, misfit.queries, model=misfit.model, reason=misfit.reason)
-            self._tell(misfit.detail)
+            self._warn(misfit.detail)
 
     def _count_findings(self, step: Step) -> None:
         for alert in step.alerts:

@@ -39,7 +39,7 @@ _log = structlog.get_logger("weirguard.stream")
 
 
 class Sender:
-    """Sends by the producer of ``app``. ``refused`` is told the topic's short name of each message that is left out."""
+    """Sends by the producer of ``app``. ``refused`` gets the short name of a topic for each message left out."""
 
     def __init__(self, app: faust.App, topics: Topics, refused: Callable[[str], None]) -> None:
         self._app = app

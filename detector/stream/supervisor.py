@@ -91,15 +91,15 @@ class Supervisor:
         for flight in flights:
             _log.warning("the worker ended while it processed records", **flight._asdict())
         for source, partition, offset in self._poison.ended(flights):
-            told = {"source": source, "partition": partition, "offset": offset}
-            _log.error("a record ends workers and goes to the dead letters", **told)
+            where = {"source": source, "partition": partition, "offset": offset}
+            _log.error("a record ends workers and goes to the dead letters", **where)
 
     def _run_once(self) -> int:
-        told = {RESTARTS_VARIABLE: str(self._starts)} | self._box.environment | self._poison.environment
+        own = {RESTARTS_VARIABLE: str(self._starts)} | self._box.environment | self._poison.environment
         self._starts += 1
         self._box.clear()
         # In a group of its own: Ctrl-C at a terminal is for the supervisor, which lets the worker finish.
-        worker = subprocess.Popen(self._command, env=os.environ | told, pass_fds=self._box.descriptors, process_group=0)
+        worker = subprocess.Popen(self._command, env=os.environ | own, pass_fds=self._box.descriptors, process_group=0)
         while not self._stopping:
             try:
                 return worker.wait(_GLANCE_SECONDS)

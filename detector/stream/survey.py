@@ -1,4 +1,4 @@
-"""How far a worker's partitions are, every few seconds: what Faust's consumer knows of them, told to the reporter."""
+"""How far a worker's partitions are, every few seconds: what Faust's consumer knows of them, for the reporter."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ class Survey:
             self._reach.check({place: reading.end for place, reading in known.items()}, applied)
         except ConfigurationError as error:
             stop_now(Exit.CONFIGURATION, str(error))
-        told = {places[tp]: offset for tp, offset in committed.items() if tp in places}
-        await in_thread(self._reporter.survey, ready, known, told)
+        done = {places[tp]: offset for tp, offset in committed.items() if tp in places}
+        await in_thread(self._reporter.survey, ready, known, done)

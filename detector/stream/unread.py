@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.codecs.limits import names_one
+from detector.contracts.principals import names_one
 from detector.contracts.queries import BadRow, Count
 from detector.policy.activity import Counted
-from detector.stream.intake import Intake
+
+if TYPE_CHECKING:
+    from detector.stream.intake import Intake
 
 
 def counted(
     intake: Intake, lives_here: Callable[[str], bool], clocks: NDArray[np.float64], backlog: NDArray[np.bool_]
 ) -> list[Counted]:
-    """The counts in ``intake``, and of its refused rows those of a known principal who ``lives_here``, in log order.
+    """The counts in ``intake``, and of its refused rows those of a known principal who ``lives_here``, in log order:
+    for others the rows were sent on.
     ``clocks`` float64 and ``backlog`` bool (records,): policy time and learning as of each record."""
     counts = intake.counts
     if intake.refused:

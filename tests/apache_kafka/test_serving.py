@@ -28,8 +28,8 @@ def test_whoever_starts_before_the_detector_makes_no_topic_and_loses_no_row(
             for number in range(10):
                 logger.log(f"p{number}", "digits", "1", [1.0], [1.0])
                 logger.refused("thief", "digits")
-            assert until(lambda: logger._delivery._back_off > 0.2, 30), "it should have looked for its topic twice"
-            assert until(lambda: gate._follower._back_off > 0.2)
+            assert until(lambda: logger._background._back_off > 0.2, 30), "it should have looked for its topic twice"
+            assert until(lambda: gate._background._back_off > 0.2)
             with KafkaAdminClient(bootstrap_servers=node.bootstrap) as admin:
                 assert admin.list_topics() == []
             assert (logger.snapshot()["queued"], logger.snapshot()["failures"]) == (10, 0)
@@ -91,7 +91,7 @@ def test_a_codec_that_is_not_installed_is_named(
     monkeypatch.setattr(f"kafka.codec.{codec}", None)
     with Gate(compressed) as gate:
         assert until(lambda: gate.snapshot()["failures"] > 0)
-        assert f"pip install {package}," in caplog.text
+        assert f"pip install {package}" in caplog.text
         assert "Traceback" not in caplog.text
         assert gate.check("digits", "thief").stale
         monkeypatch.undo()

@@ -66,6 +66,9 @@ def test_the_profile_says_how_it_was_made_and_names_nobody(folder: Path, profile
     assert (made["budget"], made["accounts"], made["queries"]) == (0.01, 10, 500)
     assert (made["flagged"], made["rate"], made["rate_low"], made["accounts_left_out"]) == (0, 0.0, 0.0, 0)
     assert made["rate_high"] == pytest.approx(1 - 0.025**0.1)
+    assert (made["rate_bound"], made["confidence"]) == (pytest.approx(1 - 0.05**0.1), 0.95)
+    assert (made["queries_median"], made["accounts_too_short"]) == (50, 0)
+    assert made["threshold_low"] <= made["threshold_high"]
     assert made["data"] == [digest_of(folder / "honest.jsonl")]
     assert (made["feature_scale"], made["embedding_axes"]) == ("as logged", DIMENSION)
     assert not any(own.principals[0].encode() in profile.read_bytes() for own in CROWD)
@@ -108,21 +111,37 @@ def test_a_thief_among_the_honest_is_told_of_by_name(tmp_path: Path, capsys: pyt
     log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD, thief()))
     assert _weirguard("calibrate", "--honest", log, "--out", tmp_path / "left") == 0
     said = capsys.readouterr().out
-    assert "left out    mallory: " in said and "sign_steps" in said and "--keep" in said
-    assert (_made(tmp_path / "left")["accounts"], _made(tmp_path / "left")["accounts_left_out"]) == (10, 1)
+    assert "stands out  mallory: " in said and "sign_steps" in said
+    assert "kept, it excuses whoever goes as far in" in said and "with --leave-out mallory, accounts like it" in said
+    assert (_made(tmp_path / "left")["accounts"], _made(tmp_path / "left")["flagged"]) == (11, 1)
     assert b"mallory" not in (tmp_path / "left").read_bytes()
-    assert _weirguard("calibrate", "--honest", log, "--keep", "mallory", "--out", tmp_path / "kept") == 0
-    assert "stands out  mallory: " in capsys.readouterr().out
-    assert (_made(tmp_path / "kept")["accounts"], _made(tmp_path / "kept")["flagged"]) == (11, 1)
+    assert _weirguard("calibrate", "--honest", log, "--leave-out", "mallory", "--out", tmp_path / "without") == 0
+    said = capsys.readouterr().out
+    assert "left out    mallory, as asked" in said and "stands out" not in said
+    assert (_made(tmp_path / "without")["accounts"], _made(tmp_path / "without")["accounts_left_out"]) == (10, 1)
 
 
-def test_it_is_said_how_sure_the_rate_is_and_when_accounts_are_few(tmp_path: Path) -> None:
-    log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD[:4]))
+def test_it_is_said_how_sure_the_rate_is_and_of_which_accounts(tmp_path: Path) -> None:
+    log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD[:4], honest("once", 3, rows=1)))
     traffic = read_files([log], lambda _: None)
     said = "\n".join(told(make_profile(traffic, Request(0.01)), traffic, 0.01))
-    assert "0 of 4 accounts flagged, each judged by the others: 0.0%, 95 percent interval 0.0% to 60.2%" in said
+    assert "at most 52.7% of accounts like these, with 95% confidence: 0 of 4 were flagged" in said
+    assert "each judged by the others, of 50 queries at the median" in said
     assert "4 accounts are few" in said and "Variety of accounts matters more" in said
-    assert "the true rate may be up to 60%" in said
+    assert "the true rate may be up to 52.7%" in said
+    assert "accounts of fewer than 10 different queries: 1." in said and "accounts of some 50 queries" in said
+    assert "when it is made without any one account" in said
+
+
+def test_names_and_order_change_no_profile_and_the_budget_does(tmp_path: Path) -> None:
+    profiles = []
+    for order, budget in ((range(10), 0.01), ((7, 2, 9, 4, 0, 8, 1, 6, 3, 5), 0.01), (range(10), 0.2)):
+        named = [replace(CROWD[at], principals=[f"{place}"]) for place, at in enumerate(order)]
+        traffic = read_files([write_jsonl(tmp_path / "log.jsonl", log_of(*named))], lambda _: None)
+        profiles.append(make_profile(traffic, Request(budget)).profile)
+    one, two, lax = (own.standards for own in profiles)
+    assert one.threshold == two.threshold and (one.exemplars == two.exemplars).all()
+    assert lax.threshold < one.threshold
 
 
 def test_bad_rows_are_counted(tmp_path: Path) -> None:
@@ -151,7 +170,7 @@ def test_the_owners_model_and_validation_rows_join_the_profile(tmp_path: Path, f
         (("--out", "p"), "name honest logs with --honest, or a time with --since"),
         (("--honest", "{log}", "--since", "1h", "--out", "p"), "name honest logs with --honest, or a time"),
         (("--honest", "{log}", "--out", "p", "--budget", "0"), "budget"),
-        (("--honest", "{log}", "--out", "p", "--keep", "zoe"), "there is no account zoe in the honest logs"),
+        (("--honest", "{log}", "--out", "p", "--leave-out", "zoe"), "there is no account zoe in the honest logs"),
         (("--honest", "{log}", "--out", "p", "--model-version", "2"), "no honest queries to calibrate on"),
         (("--honest", "{log}", "--out", "p", "--model", "{log}"), "--model: {log}: not a model file"),
         (("--honest", "{log}", "--out", "p", "--validation", "{other}"), "has rows of [7] features"),

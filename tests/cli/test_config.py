@@ -60,7 +60,7 @@ def test_the_schema_takes_a_right_file_and_refuses_a_wrong_one(file: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "said"),
     [
         ("policy: {allowlist: NAMED}", "allowlist"),
         ("policy: {signal_modes: {prda: enforce}}", "'prada'"),
@@ -71,11 +71,11 @@ def test_the_schema_takes_a_right_file_and_refuses_a_wrong_one(file: Path) -> No
         ("worker: {stall_seconds: 1}", "stall_seconds"),
     ],
 )
-def test_check_finds_what_run_would_refuse_and_leaves_nothing_behind(text: str, told: str, tmp_path: Path) -> None:
+def test_check_finds_what_run_would_refuse_and_leaves_nothing_behind(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "named").write_text("no such thing", encoding="utf-8")
     file = tmp_path / "weirguard.yaml"
     file.write_text(text.replace("NAMED", str(tmp_path / "named")), encoding="utf-8")
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=said):
         _config("check", "--settings", str(file))
     assert sorted(tmp_path.iterdir()) == before

@@ -285,8 +285,8 @@ def test_ctrl_c(name: str, log: Path, tmp_path: Path, weirguard: Run, monkeypatc
     done = weirguard(*_arguments(name, log, tmp_path / f"out{CASES[name].out_suffix}"))
     assert came == [name]
     assert "Traceback" not in done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("weirguard: ")]
-    assert told == (["weirguard: interrupted"] if CASES[name].interrupted else [])
+    said = [line for line in done.stderr.splitlines() if line.startswith("weirguard: ")]
+    assert said == (["weirguard: interrupted"] if CASES[name].interrupted else [])
     assert done.returncode == CASES[name].interrupted
 
 
@@ -365,10 +365,10 @@ def test_an_unexpected_error_is_one_line_that_says_what_to_do(capsys: pytest.Cap
         raise ZeroDivisionError("by \x1b[2J\nzero")
 
     assert status_of(fails) == FAILED
-    told = capsys.readouterr().err
-    assert told.startswith("weirguard: unexpected ZeroDivisionError: by \\x1b[2J\\nzero; ")
-    assert len(told.splitlines()) == 1
-    assert TRACEBACK_VARIABLE in told
+    said = capsys.readouterr().err
+    assert said.startswith("weirguard: unexpected ZeroDivisionError: by \\x1b[2J\\nzero; ")
+    assert len(said.splitlines()) == 1
+    assert TRACEBACK_VARIABLE in said
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(
@@ -379,9 +379,9 @@ def test_a_traceback_is_shown_where_it_is_asked_for(
 
     monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
     assert status_of(fails) == FAILED
-    told = capsys.readouterr().err.splitlines()
-    assert "in fails" in "".join(told)
-    assert told[-1] == "weirguard: \\x1b[2Jwrong"
+    said = capsys.readouterr().err.splitlines()
+    assert "in fails" in "".join(said)
+    assert said[-1] == "weirguard: \\x1b[2Jwrong"
 
 
 def test_signals_are_as_python_has_them() -> None:

@@ -46,7 +46,7 @@ SVG = "{http://www.w3.org/2000/svg}svg"
 @pytest.fixture(scope="module")
 def profile() -> Profile:
     accounts = crowd()
-    made = calibrate(accounts, 0.01, np.random.default_rng(0)).profile
+    made = calibrate(accounts, 0.01).profile
     rows = np.concatenate([own.features for own in accounts])
     labels = np.concatenate([own.outputs for own in accounts]).argmax(axis=1)
     return replace(made, validation=Validation.of(rows, labels))
@@ -267,4 +267,4 @@ def test_rekeyed_queries_count_once_and_what_was_cleared_does_not(topics: Topics
     publish_records(producer, topics, Audit("a", cleared_at, "command", "credit", "ana", "eve", "cleared", detail))
     said = words("ana")
     assert "No suspect after 40 queries" in said
-    assert "He was cleared at" in said
+    assert "The account was cleared at" in said

@@ -28,7 +28,7 @@ HOSTILE = "a\x1b[2J\x1b]0;t\x07\u202eb\u2066\u200b\nall is well\r\x9b[red]x[/red
 
 
 def is_harmless(text: str, lines: int | None = None) -> None:
-    """Nothing that a terminal obeys, the name told, its markup as it was written, and no line of its own."""
+    """Nothing that a terminal obeys, the name shown, its markup as it was written, and no line of its own."""
     found = {one for one in text if unicodedata.category(one) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
     assert found <= {"\n"}
     assert "\\x1b[2J" in text

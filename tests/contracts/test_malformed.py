@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, REASONS, decode_queries, encode_packed
-from detector.contracts.codecs.limits import REPAIRS, is_time, names_one
+from detector.contracts.codecs.limits import REPAIRS, is_time
 from detector.contracts.codecs.queries_json import decode_json_run
 from detector.contracts.codecs.queries_packed import decode_packed_run
 from detector.contracts.errors import InvalidRecord
+from detector.contracts.principals import names_one
 from detector.contracts.queries import DecodedRun
 from tests.contracts.malformed import KINDS, ODD, Malformed, good_record, malformed, nonsense
 

@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.contracts.codecs.limits import EVENT_ID_CHARACTERS, NAME_CHARACTERS, names_one, plain
-from detector.contracts.principals import ANONYMOUS, principal_of, usable_event_id, usable_principal
+from detector.contracts.principals import (
+    ANONYMOUS,
+    EVENT_ID_CHARACTERS,
+    NAME_CHARACTERS,
+    names_one,
+    plain,
+    principal_of,
+    usable_event_id,
+    usable_principal,
+)
 
 _ANY_TEXT = st.text(st.characters(codec=None), max_size=300)
 _DERIVED = re.compile("odd:[0-9a-f]{32}")

@@ -22,6 +22,8 @@ from detector.contracts.codecs import (
     encode_json_query,
     encode_packed,
 )
+from detector.contracts.codecs.limits import MOST_COUNTED
+from detector.contracts.codecs.queries_json import decode_json_run
 from detector.contracts.codecs.queries_packed import excerpt
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import usable_principal
@@ -313,3 +315,20 @@ def test_an_excerpt_holds_some_rows_as_they_came_and_names_nobody_else() -> None
     assert decoded.repaired == {"clipped": 1}
     loose = encode_packed(make_batch(rows=2, event_ids=["@@", "fine"])).replace(b"\xa2@@", b"\xa2\xff\xfe")
     assert len(_unpack(excerpt(loose, [0])).rows) == 1
+
+
+@pytest.mark.parametrize("queries", [0, -1, MOST_COUNTED, 2**63 - 1, 2**64 - 1])
+def test_a_count_that_no_sum_could_hold_says_nothing(queries: int) -> None:
+    decoded = _unpack(encode_packed(make_batch(rows=1), [Count("digits", "bo", "unjudged", queries, 1.0)]))
+    assert (decoded.counts, decoded.repaired["count"]) == ([], 1)
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+@pytest.mark.parametrize("field", ["event_id", "principal", "served_mode", "leaf", "hardness", "occurred_at"])
+@pytest.mark.parametrize("others", [{}, {"outputs": [1, None]}])
+def test_a_number_beyond_any_float_hides_no_query(field: str, number: int, others: dict[str, object]) -> None:
+    value = json.dumps({"event_id": "1", "principal": "p", "model": "m", "model_version": "1", "features": [1]})
+    fields = json.loads(value) | {"outputs": [1]} | others | {field: number}
+    run = decode_json_run([json.dumps(fields).encode()], [1.0])
+    assert [bad.reason for _, bad in run.bad] == (["non-finite"] if others else [])
+    assert all(bad.principal for _, bad in run.bad)

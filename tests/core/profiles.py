@@ -17,7 +17,7 @@ COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 def reference(rows: Features, classes: int = 3) -> Reference:
     """Of ``rows``, whose outputs are those of ``linear_outputs``."""
     outputs = linear_outputs(rows, classes)
-    return Reference.of([Honest(rows, outputs)], "probabilities", np.random.default_rng(0))
+    return Reference.of([Honest(rows, outputs)], "probabilities")
 
 
 def standards(threshold: float = np.inf) -> Standards:

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from detector.contracts.batches import take
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.batch import MicroBatch
 from detector.core.calibration.calibrate import Calibration, calibrate
+from detector.core.calibration.crossfit import CrossFit
 from detector.core.calibration.habits import fields, what_if
+from detector.core.calibration.jury import farthest
 from detector.core.calibration.recording import COLUMNS, record
-from detector.core.calibration.threshold import Tail, odd_ones
+from detector.core.calibration.threshold import Tail, oddness
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
 from detector.core.standards import FLOOR, unexplained
@@ -58,49 +61,63 @@ def test_more_accounts_make_the_bound_tighter() -> None:
     assert 3 * np.log(100) < many < 0.85 * few
 
 
-def test_a_smaller_budget_asks_for_more_and_the_rate_of_a_threshold_is_the_budget() -> None:
+def test_a_smaller_budget_asks_for_more_and_the_tail_says_how_much() -> None:
     tail = Tail.of(_exponential(3, 40))
     budgets = [0.1, 0.03, 0.01, 0.001]
     thresholds = [tail.threshold(budget) for budget in budgets]
-    assert thresholds == sorted(thresholds) and thresholds[0] > FLOOR
-    assert [tail.rate(threshold) for threshold in thresholds] == pytest.approx(budgets)
-    assert tail.rate(0.0) == tail.share
+    assert thresholds == sorted(thresholds) and tail.threshold(0.01) > FLOOR
+    slopes = np.diff(thresholds) / np.diff(-np.log(budgets))
+    np.testing.assert_allclose(slopes, tail.excess)
+    assert tail.threshold(0.5) == tail.start  # there are no more than that above it
 
 
-def test_however_alike_honest_accounts_are_no_threshold_is_below_the_floor() -> None:
-    tail = Tail.of(np.zeros(30))
-    assert tail.threshold(0.01) == FLOOR and tail.rate(FLOOR) == 0.0
+def test_however_alike_honest_accounts_are_no_threshold_is_below_the_floor_at_one_percent() -> None:
+    assert Tail.of(np.zeros(30)).threshold(0.01) == FLOOR
+    alike = Tail.of(0.2 * _exponential(3, 40))
+    thresholds = [alike.threshold(budget) for budget in (0.01, 0.05, 0.2)]
+    assert thresholds[0] == FLOOR
+    np.testing.assert_allclose(-np.diff(thresholds), alike.excess * np.log([5, 4]))
 
 
 def test_odd_ones_are_a_quarter_above_what_the_others_allow_and_twice_as_large() -> None:
     ordinary = _exponential(6, 40)
     most = float(ordinary.max())
-    assert not odd_ones(ordinary, 0.001).any() and not odd_ones(ordinary, 0.2).any()
-    for budget, reach in ((0.001, 1.25 * Tail.of(ordinary).threshold(0.001)), (0.2, 2 * most)):
-        assert reach >= 2 * most
-        for share, odd in ((0.98, False), (1.02, True)):
-            assert odd_ones(np.append(ordinary, share * reach), budget).tolist() == [False] * 40 + [odd]
+    limit = Tail.of(ordinary).threshold(0.01)
+    border = max(1.25 * limit, 2 * most)
+    for reach, wanted in ((limit, 0.0), ((limit + border) / 2, 0.5), (border, 1.0), (2 * border, 1.0)):
+        odd = oddness(np.append(ordinary, reach))
+        assert odd[-1] == pytest.approx(wanted, abs=1e-9) and not odd[:40].any()
+
+
+def test_a_threshold_does_not_jump_where_an_account_becomes_odd() -> None:
+    ordinary = _exponential(6, 40)
+    limits = []
+    for reach in np.linspace(0, 60, 1200):
+        largest = np.append(ordinary, reach)
+        limits.append(Tail.beside(largest, oddness(largest)).threshold(0.01))
+    assert np.abs(np.diff(limits)).max() < 0.05 * np.mean(limits)
+    assert limits[-1] == pytest.approx(Tail.of(ordinary).threshold(0.01))
 
 
 def test_odd_ones_do_not_hide_each_other() -> None:
     """Beside the one, the other would be no more than the tail allows."""
     ordinary = _exponential(7, 18)
     limit = Tail.of(ordinary).threshold(0.01)
-    both = np.append(ordinary, [1.4 * limit, 2 * limit])
+    both = np.append(ordinary, [1.4 * limit, 1.5 * limit])
     assert both[-1] < 1.25 * Tail.of(both[:-1]).threshold(0.01)
-    assert odd_ones(both, 0.01).tolist() == [False] * 18 + [True] * 2
+    assert oddness(both).tolist() == [0.0] * 18 + [1.0] * 2
 
 
 @pytest.mark.parametrize(("strange", "found"), [(1, 1), (10, 10), (11, 0)])
 def test_one_in_five_is_odd_at_most(strange: int, found: int) -> None:
     ordinary = _exponential(6, 40)
     largest = np.append(ordinary, 50 * Tail.of(ordinary).threshold(BUDGET) + np.arange(strange))
-    odd = odd_ones(largest, BUDGET)
-    assert odd[40:].sum() == found and not odd[:40].any()
+    odd = oddness(largest)
+    assert (odd[40:] == 1).sum() == found and not odd[:40].any()
 
 
 def test_ordinary_accounts_are_seldom_odd() -> None:
-    assert sum(odd_ones(_exponential(seed, 30), 0.01).any() for seed in range(200)) <= 14
+    assert sum((oddness(_exponential(seed, 30)) == 1).any() for seed in range(200)) <= 14
 
 
 def _one_hot(seed: int, count: int) -> NDArray[np.float32]:
@@ -139,12 +156,13 @@ def _asked(features: NDArray[np.float32], name: str) -> QueryBatch:
 
 @pytest.mark.parametrize(("rows", "changes"), [(30, 7), (6, 40), (500, 2)])
 def test_what_if_accounts_change_one_field_at_a_time(rows: int, changes: int) -> None:
-    own, others = _asked(_one_hot(1, 50), "ann"), _asked(_one_hot(2, 70), "bob")
-    invented = what_if(own, others, rows, changes, np.random.default_rng(3))
+    own, others = _asked(_one_hot(1, 50), "ann"), _one_hot(2, 70)
+    chosen = np.arange(min(rows, 50))
+    invented = what_if(own, chosen, others, changes, np.random.default_rng(3))
     bases = invented.features[:: changes + 1]
-    assert len(bases) == min(rows, 50) and len(invented) == len(bases) * (changes + 1)
-    assert {row.tobytes() for row in bases} <= {row.tobytes() for row in own.features}
-    known = [{row[first:last].tobytes() for row in others.features} for first, last in FIELDS]
+    np.testing.assert_array_equal(bases, own.features[chosen])
+    assert len(invented) == len(bases) * (changes + 1)
+    known = [{row[first:last].tobytes() for row in others} for first, last in FIELDS]
     changed_fields = set()
     for base, group in zip(bases, np.split(invented.features, len(bases)), strict=True):
         for row in group[1:]:
@@ -157,14 +175,14 @@ def test_what_if_accounts_change_one_field_at_a_time(rows: int, changes: int) ->
 
 
 def test_where_nothing_varies_nothing_is_changed() -> None:
-    own, others = _asked(_one_hot(1, 5), "ann"), _asked(np.repeat(_one_hot(2, 1), 9, axis=0), "bob")
-    invented = what_if(own, others, 5, 3, np.random.default_rng(3))
+    own, others = _asked(_one_hot(1, 5), "ann"), np.repeat(_one_hot(2, 1), 9, axis=0)
+    invented = what_if(own, np.arange(5), others, 3, np.random.default_rng(3))
     np.testing.assert_array_equal(invented.features, np.repeat(own.features, 4, axis=0))
 
 
 @cache
 def _calibrated() -> Calibration:
-    return calibrate(crowd(16), BUDGET, np.random.default_rng(0))
+    return calibrate(crowd(16), BUDGET)
 
 
 def _flagged(profile: Profile, accounts: list[QueryBatch]) -> list[bool]:
@@ -175,7 +193,7 @@ def _flagged(profile: Profile, accounts: list[QueryBatch]) -> list[bool]:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fewer_than_three_accounts_are_refused(count: int) -> None:
     with pytest.raises(ConfigurationError, match=f"{count} honest accounts are too few.*twenty"):
-        calibrate(crowd(count), BUDGET, np.random.default_rng(0))
+        calibrate(crowd(count), BUDGET)
 
 
 def test_others_like_them_are_not_flagged_and_a_thief_is_before_his_fiftieth_query() -> None:
@@ -192,20 +210,108 @@ def test_others_like_them_are_not_flagged_and_a_thief_is_before_his_fiftieth_que
 def test_each_account_is_held_against_the_others_alone() -> None:
     """Its largest D is within what its scores leave beside those of all others, and what adds to it adds up."""
     own = _calibrated()
-    assert own.accounts == [f"user-{number:02}" for number in range(16)]
-    assert own.reached.shape == own.added.shape == (16, len(COLUMNS)) and own.largest.shape == own.odd.shape == (16,)
-    np.testing.assert_allclose(own.added.sum(axis=1), own.largest)
+    reached = own.jury.reached
+    assert sorted(own.accounts) == [f"user-{number:02}" for number in range(16)]
+    assert reached.shape == (16, len(COLUMNS)) and own.largest.shape == own.odd.shape == own.queries.shape == (16,)
+    np.testing.assert_allclose([each.added.sum() for each in own.farthest], own.largest)
     for at in range(16):
-        others = np.maximum(np.delete(own.reached, at, 0), 0.0)
-        assert own.largest[at] <= unexplained(own.reached[at : at + 1], others)[0][0] + 1e-9
+        others = np.maximum(np.delete(reached, at, 0), 0.0)
+        assert own.largest[at] <= unexplained(reached[at : at + 1], others)[0][0] + 1e-9
     assert (own.largest > 0).any()
-    assert own.profile.standards.threshold == Tail.of(own.largest[~own.odd]).threshold(BUDGET)
+    assert own.profile.standards.threshold == Tail.beside(own.largest, own.odd).threshold(BUDGET)
 
 
 def test_no_account_is_unexplained_by_a_profile_that_knows_it() -> None:
     own = _calibrated()
-    left = own.profile.standards.unexplained(own.reached)
+    left = own.profile.standards.unexplained(own.jury.reached)
     np.testing.assert_allclose(left, 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_farthest_query_is_that_of_a_plain_search(seed: int) -> None:
+    """And without any account that it does not rest on, it is the same."""
+    generator = np.random.default_rng(seed)
+    scores, exemplars = generator.normal(0, 3, (300, 7)), np.maximum(generator.normal(0, 3, (40, 7)), 0)
+    largest, added, used = farthest(scores, exemplars)
+    assert largest == pytest.approx(unexplained(scores, exemplars)[0].max(), abs=1e-12) == pytest.approx(added.sum())
+    assert len(used) < 40
+    for gone in np.setdiff1d(np.arange(40), used).tolist():
+        assert farthest(scores, np.delete(exemplars, gone, 0))[0] == largest
+
+
+def test_how_far_the_threshold_moves_is_told() -> None:
+    own = _calibrated()
+    least, most = own.moves
+    assert least <= own.profile.standards.threshold <= 1.5 * most
+    alone = own.jury.without([0], own.farthest)
+    np.testing.assert_allclose(alone[1:], [own.jury.farthest(at, {0}).largest for at in range(1, 16)])
+
+
+def _renamed(accounts: list[QueryBatch], seed: int) -> list[QueryBatch]:
+    order = np.random.default_rng(seed).permutation(len(accounts))
+    return [replace(accounts[at], principals=[f"{seed}-{number}"]) for number, at in enumerate(order.tolist())]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_neither_names_nor_order_change_a_profile(seed: int) -> None:
+    accounts = [*crowd(9), honest("once", 3, rows=1)]
+    one, two = calibrate(accounts, BUDGET), calibrate(_renamed(accounts, seed), BUDGET)
+    assert one.profile.to_bytes() == two.profile.to_bytes()
+    np.testing.assert_array_equal(one.largest, two.largest)
+
+
+def test_one_more_account_of_a_single_query_hardly_moves_the_threshold() -> None:
+    accounts, base = crowd(16), _calibrated().profile.standards.threshold
+    for own in (honest("smoke", 3, rows=1), replace(accounts[4], principals=["zzz"])):
+        one = take(own, np.array([0]))
+        more = calibrate([*accounts, replace(one, principals=own.principals)], BUDGET)
+        assert more.profile.standards.threshold == pytest.approx(base, rel=0.1)
+        assert more.long.sum() == 16 and len(more.accounts) == 17
+
+
+def _sharing(count: int, each: int, seed: int, pool: Floats) -> list[QueryBatch]:
+    """Accounts that ask some of the same rows each, and none of their own."""
+    generator = np.random.default_rng(seed)
+    return [account(f"user-{at}", pool[generator.choice(len(pool), each, False)], at) for at in range(count)]
+
+
+def _natural(seed: int, count: int, dimension: int = 60) -> Floats:
+    """Rows near few directions, as images are."""
+    axes = np.random.default_rng(1).normal(0, 1, (20, dimension))
+    generator = np.random.default_rng(seed)
+    return generator.normal(0, 1, (count, 20)) @ axes + 0.05 * generator.standard_normal((count, dimension))
+
+
+def test_who_shares_rows_is_judged_without_them() -> None:
+    """Where all draw from the same few rows, new accounts with other rows are as honest as these."""
+    accounts = _sharing(20, 30, 2, _natural(3, 90))
+    fit = CrossFit(accounts)
+    assert sorted(at for fold in fit.folds for at in fold.inside) == list(range(20))
+    for fold in fit.folds:
+        asked = {key for at in fold.inside for key in fit.honest[at].keys.tolist()}
+        reference = fit.reference(fold)
+        rows = reference.points @ reference.embedding.axes.T.astype(np.float32) + reference.embedding.centre
+        known = {np.round(row, 3).tobytes() for row in rows * reference.scale}
+        own = {np.round(row, 3).tobytes() for at in fold.inside for row in fit.honest[at].features}
+        assert len(asked) < 90 and len(reference.points) >= 90 - len(asked) - 3 and not known & own
+    profile = calibrate(accounts, BUDGET).profile
+    for pool in (_natural(3, 90), _natural(4, 90)):
+        assert sum(_flagged(profile, _sharing(20, 30, 5, pool))) <= 1
+    uniform = account("thief", np.random.default_rng(1).uniform(-8, 8, (40, 60)), 1)
+    assert _flagged(profile, [uniform]) == [True]
+
+
+def test_who_asked_nearly_all_rows_is_judged_beside_half_of_them() -> None:
+    pool = _natural(3, 60)
+    fit = CrossFit([*_sharing(4, 50, 2, pool), *_sharing(2, 10, 3, pool)])
+    halves = [fold for fold in fit.folds if fold.parts == 2]
+    assert halves
+    for fold in halves:
+        (at,) = fold.inside
+        for part in (0, 1):
+            inside = fit.parts(at, fold) == part
+            reference = fit.reference(fold, part)
+            assert inside.any() and 0.25 * 60 < len(reference.points) < 0.75 * 60
 
 
 def test_a_recording_says_what_the_engine_will_say() -> None:
@@ -216,12 +322,10 @@ def test_a_recording_says_what_the_engine_will_say() -> None:
         np.testing.assert_allclose(scores[:, at], shown[f"suspicion.{name}"], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-def test_the_same_seed_makes_the_same_bytes_and_progress_tells_of_every_account() -> None:
+def test_progress_tells_of_every_account() -> None:
     told: list[int] = []
-    one = calibrate(crowd(5), BUDGET, np.random.default_rng(4), told.append)
-    two = calibrate(crowd(5), BUDGET, np.random.default_rng(4))
+    one = calibrate(crowd(5), BUDGET, told.append)
     assert sum(told) == 5
-    assert one.profile.to_bytes() == two.profile.to_bytes()
     assert Profile.from_bytes(one.profile.to_bytes()).hash == one.profile.hash
 
 
@@ -229,8 +333,8 @@ def test_an_odd_account_raises_no_threshold_for_the_others_and_excuses_its_like_
     """One who asks far from all others, the same few things with every sign of a robot."""
     rng = np.random.default_rng(6)
     far = 4 + 0.01 * rng.standard_normal((60, DIMENSION))
-    odd = calibrate([*crowd(16), account("odd", far, 0)], BUDGET, np.random.default_rng(0))
-    assert odd.odd.tolist() == [False] * 16 + [True]
+    odd = calibrate([*crowd(16), account("odd", far, 0)], BUDGET)
+    assert {name: said for name, said in zip(odd.accounts, odd.odd.tolist(), strict=True) if said} == {"odd": 1.0}
     assert odd.profile.standards.threshold < 1.3 * _calibrated().profile.standards.threshold
     like = account("like", 4 + 0.01 * rng.standard_normal((60, DIMENSION)), 1)
     assert _flagged(odd.profile, [like, thief()]) == [False, True]
@@ -244,7 +348,7 @@ def _told(own: QueryBatch, kind: OutputKind) -> QueryBatch:
 
 @pytest.mark.parametrize("kind", ["label", "score"])
 def test_labels_and_scores_will_do(kind: OutputKind) -> None:
-    profile = calibrate([_told(own, kind) for own in crowd(8)], BUDGET, np.random.default_rng(0)).profile
+    profile = calibrate([_told(own, kind) for own in crowd(8)], BUDGET).profile
     others = [_told(honest(f"other-{number}", 900 + number), kind) for number in range(6)]
     assert sum(_flagged(profile, others)) <= 1
     assert _flagged(profile, [_told(thief(), kind)]) == [True]
@@ -253,7 +357,7 @@ def test_labels_and_scores_will_do(kind: OutputKind) -> None:
 def test_accounts_of_one_query_or_of_one_vector_are_no_obstacle() -> None:
     beat = account("health-check", np.repeat(crowd(1)[0].features[:1], 40, axis=0).astype(np.float64), 0)
     once = honest("once", 3, rows=1)
-    profile = calibrate([*crowd(6), beat, once], BUDGET, np.random.default_rng(0)).profile
+    profile = calibrate([*crowd(6), beat, once], BUDGET).profile
     assert np.isfinite(profile.standards.threshold) and np.isfinite(profile.standards.exemplars).all()
     assert (
         _flagged(profile, [replace(beat, principals=["another"]), replace(once, principals=["someone"])]) == [False] * 2
@@ -261,6 +365,6 @@ def test_accounts_of_one_query_or_of_one_vector_are_no_obstacle() -> None:
 
 
 def test_three_accounts_of_one_query_each_make_a_profile() -> None:
-    profile = calibrate([honest(f"once-{at}", at, rows=1) for at in range(3)], BUDGET, np.random.default_rng(0)).profile
+    profile = calibrate([honest(f"once-{at}", at, rows=1) for at in range(3)], BUDGET).profile
     assert len(profile.reference.points) == 3 and np.isfinite(profile.standards.threshold)
     assert profile.reference.outputs.shape == (3, CLASSES)

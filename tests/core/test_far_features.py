@@ -31,7 +31,7 @@ def profile() -> Profile:
         batch(own, [f"honest-{at}"] * 200, outputs=linear_outputs(own, 3), kind="probabilities")
         for at, own in enumerate(rows)
     ]
-    return calibrate(accounts, 0.01, generator).profile
+    return calibrate(accounts, 0.01).profile
 
 
 def _observe(profiles: tuple[Profile, ...], features: Features, outputs: Features) -> list[Observation]:
@@ -100,7 +100,7 @@ def test_honest_logs_with_features_of_any_size_make_a_profile_that_judges(size: 
         if kind == "either sign":
             rows[::2, 0] *= -1
         accounts.append(batch(rows, [f"honest-{at}"] * 80, outputs=outputs, kind="probabilities"))
-    own = calibrate(accounts, 0.05, generator).profile
+    own = calibrate(accounts, 0.05).profile
     features = generator.uniform(-4, 4, (60, 5)).astype(np.float32)
     for one in _observe((own,), features, linear_outputs(features, 3)):
         assert (one.index >= 0).all()

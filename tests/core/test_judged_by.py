@@ -225,18 +225,18 @@ def test_an_engine_that_recovers_from_the_log_goes_on_the_same(
     name: str, seed: int, cuts: list[int], part: float
 ) -> None:
     pieces = _odd(seed)
-    engine, heir = Engine(CONFIGURATIONS[name]), Engine(CONFIGURATIONS[name])
+    engine, successor = Engine(CONFIGURATIONS[name]), Engine(CONFIGURATIONS[name])
     first = pieces[: int(part * len(pieces))]
     if first:
         for sections in observe(engine, first, [at for at in sorted(cuts) if at < sum(map(len, first))]).sections:
-            heir.absorb(sections)
+            successor.absorb(sections)
     again = Engine(CONFIGURATIONS[name])
     again.load(engine.dump(engine.keys()))
-    assert Counter(map(str, heir.keys())) == Counter(map(str, engine.keys()))
+    assert Counter(map(str, successor.keys())) == Counter(map(str, engine.keys()))
     for key in engine.keys():
-        assert heir.dump([key]) == engine.dump([key])
+        assert successor.dump([key]) == engine.dump([key])
     if len(first) < len(pieces):
         rest = observe(engine, pieces[len(first) :])
-        rest.assert_equals(observe(heir, pieces[len(first) :]))
+        rest.assert_equals(observe(successor, pieces[len(first) :]))
         if "eviction" not in name:
             rest.assert_equals(observe(again, pieces[len(first) :]))

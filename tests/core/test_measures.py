@@ -39,7 +39,7 @@ class Case:
 
     def reference(self) -> Reference:
         honest = Honest(self.honest, _said(self.honest, self.asked.output_kind), self.hardness)
-        return Reference.of([honest], self.asked.output_kind, np.random.default_rng(0))
+        return Reference.of([honest], self.asked.output_kind)
 
 
 def _said(rows: Features, kind: OutputKind) -> NDArray[np.float32]:

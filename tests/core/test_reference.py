@@ -11,16 +11,16 @@ from detector.core.reference import NEAREST, ROWS, Honest, Reference, ReferenceI
 from tests.core.streams import Features, linear_outputs, random
 
 
-def _of(*accounts: Features, kind: str = "probabilities", seed: int = 0) -> Reference:
+def _of(*accounts: Features, kind: str = "probabilities") -> Reference:
     outputs = [linear_outputs(rows, 3) for rows in accounts]
     honest = [Honest(rows, said) for rows, said in zip(accounts, outputs, strict=True)]
-    return Reference.of(honest, kind, np.random.default_rng(seed))
+    return Reference.of(honest, kind)
 
 
 def _marked(*accounts: Features) -> Reference:
     """With each row's output the number of its account."""
     honest = [Honest(rows, np.full((len(rows), 1), at, np.float32)) for at, rows in enumerate(accounts)]
-    return Reference.of(honest, "label", np.random.default_rng(0))
+    return Reference.of(honest, "label")
 
 
 def _ask(reference: Reference, rows: Features) -> tuple[list[float], NDArray[np.int64]]:
@@ -168,10 +168,46 @@ def test_its_margins_are_those_of_its_rows_in_order() -> None:
     np.testing.assert_allclose(reference.margins, np.sort(margins(linear_outputs(rows, 3), "probabilities")))
 
 
-def test_the_same_seed_chooses_the_same_rows_and_another_others() -> None:
+def test_the_rows_alone_decide_which_are_chosen() -> None:
+    """Neither their place in the log nor the other accounts say which of an account's rows are compared with."""
     rows = random(np.random.default_rng(10), 3000, 3)
-    np.testing.assert_array_equal(_of(rows).outputs, _of(rows).outputs)
-    assert (_of(rows).outputs != _of(rows, seed=1).outputs).any()
+    shuffled = rows[np.random.default_rng(0).permutation(len(rows))]
+    chosen = {row.tobytes() for row in _of(rows).outputs}
+    assert chosen == {row.tobytes() for row in _of(shuffled).outputs}
+    beside = _of(random(np.random.default_rng(11), 5, 3), rows).outputs[5:]
+    assert len(chosen) == ROWS and {row.tobytes() for row in beside} < chosen
+    others = {row.tobytes() for row in _of(rows[1:]).outputs}
+    assert len(chosen & others) < ROWS / 2  # a thief cannot know which
+
+
+def _table(accounts: int, seed: int = 20) -> list[Features]:
+    """A balance and six features of other ranges, forty rows an account."""
+    generator = np.random.default_rng(seed)
+    widths = np.array([9000, 1, 1, 1, 40, 0.01, 3], np.float32)
+    return [random(generator, 40, 7) * widths for _ in range(accounts)]
+
+
+def test_one_account_of_extreme_values_stretches_no_feature() -> None:
+    plain = _table(8)
+    tester = _table(1, seed=21)[0]
+    tester[:, 0] *= 1_000
+    tester[::2, 4] *= -500
+    with_tester, without = _marked(*plain, tester), _marked(*plain)
+    np.testing.assert_allclose(with_tester.scale, without.scale, rtol=0.1)
+    np.testing.assert_allclose(with_tester.seen.spread, without.seen.spread, rtol=0.1)
+    assert (with_tester.seen.unseen(ReferenceIndex(with_tester).scaled(tester))[::2] > 0).mean() > 0.9
+    assert with_tester.seen.unseen(ReferenceIndex(with_tester).scaled(plain[0])).mean() < 0.1
+
+
+def test_two_that_reach_as_far_as_others_or_a_rare_flag_are_not_cut() -> None:
+    """What many accounts vary by little and some by much ranges as far as those; what few vary, as far as they do."""
+    accounts = _table(8)
+    for at, rows in enumerate(accounts):
+        rows[:, 2] = 0
+        rows[0, 2] = at == 3
+        rows[:, 3] *= 100 if at % 2 else 1
+    reference = _marked(*accounts)
+    assert reference.scale[2] == 1 and reference.scale[3] == pytest.approx(100, rel=0.1)
 
 
 def test_its_record_brings_it_back() -> None:

@@ -14,7 +14,7 @@ Rows = NDArray[np.float32]
 
 def _of(rows: Rows) -> SeenValues:
     spread = np.ptp(rows, axis=0)
-    return SeenValues.of(rows, np.where(spread > 0, spread, 1).astype(np.float32))
+    return SeenValues.of(rows, rows.min(axis=0), np.where(spread > 0, spread, 1).astype(np.float32))
 
 
 def _by_sets(reference: Rows, asked: Rows) -> list[int]:

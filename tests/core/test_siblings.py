@@ -77,11 +77,11 @@ def test_what_each_logs_is_enough_for_an_engine_of_its_own(name: str) -> None:
     streams = [_pieces(at) for at in range(3)]
     together = _siblings(config, 3)
     for engine, seen in zip(together, _together(together, streams, [40, 41, 150, 151, 260]), strict=True):
-        heir = Engine(config, REGISTRY)
+        successor = Engine(config, REGISTRY)
         for sections in seen.sections:
-            heir.absorb(sections)
-        assert {*heir.keys()} == {*engine.keys()}
-        observe(engine, _pieces(9)).assert_equals(observe(heir, _pieces(9)))
+            successor.absorb(sections)
+        assert {*successor.keys()} == {*engine.keys()}
+        observe(engine, _pieces(9)).assert_equals(observe(successor, _pieces(9)))
 
 
 def test_a_closed_sibling_leaves_the_others_as_they_are_and_its_place_to_the_next() -> None:

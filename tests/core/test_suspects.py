@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from detector.contracts.errors import ConfigurationError
 from detector.core.calibration.achieved import Achieved
 from detector.core.calibration.calibrate import Calibration, calibrate
+from detector.core.calibration.jury import Farthest
 from detector.core.calibration.owned import Owned
 from detector.core.calibration.recording import COLUMNS
 from detector.core.calibration.screening import Screened, calibrate_screened
@@ -17,7 +19,7 @@ from detector.core.calibration.suspects import FAMILIES, Outlier, outliers
 from detector.core.calibration.threshold import Tail
 from detector.core.owner_model import Features, Linear
 from detector.core.validation import Validation
-from tests.core.honest import CLASSES, DIMENSION, crowd, honest, thief
+from tests.core.honest import CLASSES, DIMENSION, account, crowd, honest, thief
 
 BUDGET = 0.01
 CROWD = crowd()
@@ -26,36 +28,49 @@ ORDINARY = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 
 @pytest.fixture(scope="module")
 def clean() -> Calibration:
-    return calibrate(CROWD, BUDGET, np.random.default_rng(0))
+    return calibrate(CROWD, BUDGET)
 
 
 @pytest.fixture(scope="module")
 def screened() -> Screened:
-    return calibrate_screened([*CROWD, thief()], BUDGET, seed=0)
+    return calibrate_screened([*CROWD, thief()], BUDGET)
 
 
-def test_a_thief_is_named_with_what_betrays_him_and_left_out(screened: Screened, clean: Calibration) -> None:
-    [found] = screened.left_out
+def test_a_thief_is_named_with_what_betrays_them_and_not_left_out_unasked(
+    screened: Screened, clean: Calibration
+) -> None:
+    assert not screened.left_out
+    [found] = screened.outliers
     assert found.name == "mallory"
     assert set(found.families) >= {"content", "structure"}
     assert "sign_steps" in dict(found.added)
-    assert screened.calibration.profile.to_bytes() == clean.profile.to_bytes()
-
-
-def test_one_who_is_kept_stays_in_the_profile_and_excuses_his_like(clean: Calibration) -> None:
-    kept = calibrate_screened([*CROWD, thief()], BUDGET, seed=0, keep=["mallory"])
-    assert not kept.left_out
-    assert [found.name for found in kept.kept] == ["mallory"]
-    assert kept.achieved == Achieved(1, 13)
+    assert screened.achieved == Achieved(1, 13)
     steps = COLUMNS.index("sign_steps")
-    assert kept.calibration.profile.standards.exemplars[:, steps].max() > 5
+    assert screened.calibration.profile.standards.exemplars[:, steps].max() > 5
     assert clean.profile.standards.exemplars[:, steps].max() < 5
 
 
-def test_nobody_is_left_out_where_too_few_would_remain() -> None:
-    screened = calibrate_screened([*CROWD[:2], thief()], BUDGET, seed=0)
-    assert not screened.left_out
-    assert len(screened.calibration.accounts) == 3
+def test_one_who_is_left_out_leaves_nothing_behind(clean: Calibration) -> None:
+    without = calibrate_screened([*CROWD, thief()], BUDGET, ["mallory"])
+    assert without.left_out == ["mallory"] and not without.outliers
+    assert without.calibration.profile.to_bytes() == clean.profile.to_bytes()
+
+
+def test_who_is_not_there_cannot_be_left_out() -> None:
+    with pytest.raises(ConfigurationError, match="--leave-out: there is no account zoe"):
+        calibrate_screened(CROWD, BUDGET, ["zoe"])
+    with pytest.raises(ConfigurationError, match="2 honest accounts are too few"):
+        calibrate_screened(CROWD[:3], BUDGET, [CROWD[0].principals[0]])
+
+
+def test_an_odd_account_is_named_with_those_whom_it_alone_excuses() -> None:
+    """The one asks far out in more ways than the other."""
+    rng = np.random.default_rng(6)
+    far = [4 + 0.01 * rng.standard_normal((60, DIMENSION)) for _ in range(2)]
+    farther = np.concatenate((far[1], 9 + rng.standard_normal((60, DIMENSION))))
+    found = calibrate_screened([*CROWD, account("odd", far[0], 0), account("odder", farther, 1)], BUDGET)
+    named = {own.name: own for own in found.outliers}
+    assert "odd" in named.keys() | set(named["odder"].excused)
 
 
 def calibration_of(clean: Calibration, largest: list[float], **added: float) -> Calibration:
@@ -64,8 +79,9 @@ def calibration_of(clean: Calibration, largest: list[float], **added: float) -> 
     for name, value in added.items():
         columns[-1, COLUMNS.index(name)] = value
     names = [str(number) for number in range(len(largest))]
-    odd = np.zeros(len(largest), np.bool_)
-    return replace(clean, accounts=names, largest=np.array(largest), added=columns, odd=odd)
+    farthest = [Farthest(most, own, frozenset()) for most, own in zip(largest, columns, strict=True)]
+    every = np.ones(len(largest), np.bool_)
+    return replace(clean, accounts=names, farthest=farthest, long=every, odd=np.zeros(len(largest)))
 
 
 def test_an_account_stands_out_above_what_the_others_allow(clean: Calibration) -> None:
@@ -75,11 +91,14 @@ def test_an_account_stands_out_above_what_the_others_allow(clean: Calibration) -
     assert not outliers(calibration_of(clean, [*ORDINARY, limit - 0.01], novelty=limit), BUDGET)
 
 
-def test_the_odd_say_nothing_of_what_others_may_do(clean: Calibration) -> None:
+def test_the_odd_and_the_short_say_nothing_of_what_others_may_do(clean: Calibration) -> None:
     two = calibration_of(clean, [*ORDINARY, 30.0, 9.0], novelty=9.0)
     assert [found.name for found in outliers(two, BUDGET)] == ["7"]
-    two = replace(two, odd=two.largest == 30.0)
-    assert [found.name for found in outliers(two, BUDGET)] == ["7", "8"]
+    far = two.largest == 30.0
+    for without in (replace(two, odd=far.astype(float)), replace(two, long=~far)):
+        assert [found.name for found in outliers(without, BUDGET)] == ["7", "8"]
+    half = outliers(replace(two, odd=0.5 * far), BUDGET)[-1]
+    assert half.allowed > Tail.of(np.array(ORDINARY)).threshold(BUDGET)
 
 
 @pytest.mark.parametrize(
@@ -109,20 +128,25 @@ def test_the_interval_of_a_rate_is_that_of_the_tables(flagged: int, accounts: in
     assert Achieved(flagged, accounts).interval == pytest.approx((low, high), abs=1e-4)
 
 
+@pytest.mark.parametrize(("flagged", "accounts", "bound"), [(0, 24, 0.1173), (0, 50, 0.0582), (1, 30, 0.1486)])
+def test_the_bound_of_a_rate_is_that_of_the_tables(flagged: int, accounts: int, bound: float) -> None:
+    assert Achieved(flagged, accounts).bound == pytest.approx(bound, abs=1e-4)
+
+
 def test_what_the_owner_gives_is_in_the_profile_and_margins_are_made_from_his_rows() -> None:
     rows = honest("rows", 3, rows=200)
     weights = np.random.default_rng(0).standard_normal((CLASSES, DIMENSION))
     model = Linear(Features.unnamed(DIMENSION), weights, -weights.sum(axis=1) / 2, "softmax")
     validation = Validation.of(rows.features, rows.outputs.argmax(axis=1))
-    given = calibrate(CROWD[:4], BUDGET, np.random.default_rng(0), owned=Owned(model, validation)).profile
+    given = calibrate(CROWD[:4], BUDGET, owned=Owned(model, validation)).profile
     assert given.owner_model is model
     assert given.validation is validation
     assert given.margins is not None
     np.testing.assert_array_equal(given.margins.distances, margins(model, rows.features))
-    without = calibrate(CROWD[:4], BUDGET, np.random.default_rng(0), owned=Owned(model)).profile
+    without = calibrate(CROWD[:4], BUDGET, owned=Owned(model)).profile
     assert without.margins is not None
     asked = np.concatenate([own.features for own in CROWD[:4]])
-    np.testing.assert_array_equal(without.margins.distances, margins(model, asked))
+    np.testing.assert_allclose(without.margins.distances, margins(model, asked))
 
 
 def margins(model: Linear, features: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -48,7 +48,7 @@ def environment(folder: Path) -> dict[str, str]:
     """The worker's: judged by a profile of honest accounts, which is written to ``folder``; refused soon after a
     verdict."""
     profile = folder / "credit.profile"
-    profile.write_bytes(calibrate(crowd(), 0.01, np.random.default_rng(0)).profile.to_bytes())
+    profile.write_bytes(calibrate(crowd(), 0.01).profile.to_bytes())
     return {
         "WEIRGUARD_DETECTION__PROFILES": json.dumps([str(profile)]),
         "WEIRGUARD_POLICY__REFUSE_AFTER_QUERIES": "10",

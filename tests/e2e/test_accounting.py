@@ -101,9 +101,9 @@ def test_every_answered_query_of_a_thief_is_accounted_for_and_the_unjudged_accus
         assert parts.pop("answered_") == sum(parts.values()) == total + 1 + UNREADABLE
         assert parts == {"": 51, "repeated_": 15, "unjudged_": 40 + UNREADABLE, "dropped_": 5}
         alerts = service.read(service.topics.alerts, lambda found: len(found) >= 1)
-        assert {(told.principal, told.signal) for told in (decode(Alert, one.value) for one in alerts)} == {
+        assert {(said.principal, said.signal) for said in (decode(Alert, one.value) for one in alerts)} == {
             ("eve", "unjudged")
         }
         (decision, *_) = service.read(service.topics.decisions, lambda found: len(found) >= 1)
-        told = decode(Decision, decision.value)
-        assert (told.principal, told.action.name, told.mode) == ("eve", "slow", "enforce")
+        said = decode(Decision, decision.value)
+        assert (said.principal, said.action.name, said.mode) == ("eve", "slow", "enforce")

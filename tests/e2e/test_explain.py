@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -24,7 +23,7 @@ def test_the_topics_give_the_verdict_of_the_service(
     broker: Broker, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "credit.profile"
-    path.write_bytes(calibrate(crowd(), 0.01, np.random.default_rng(0)).profile.to_bytes())
+    path.write_bytes(calibrate(crowd(), 0.01).profile.to_bytes())
     setting = {"WEIRGUARD_DETECTION__PROFILES": json.dumps([str(path)])}
     with running_service(broker, prefix, tmp_path, **setting) as service:
         for queries in (*crowd(3, seed=900), thief()):

@@ -58,8 +58,8 @@ def test_workers_killed_between_the_parts_of_a_record_lose_and_repeat_nothing(
         )
         assert _halves(log) == 2
         assert all(len(record.value) < LIMIT for record in log)
-        heir = recovered(log, 0)
-        assert {key.principal for key in heir.judge.engine.keys()} == set(names)
-        section = unpack(heir.judge.engine.dump(heir.judge.engine.keys())["engine"][1])
+        successor = recovered(log, 0)
+        assert {key.principal for key in successor.judge.engine.keys()} == set(names)
+        section = unpack(successor.judge.engine.dump(successor.judge.engine.keys())["engine"][1])
         assert section["queries"].tolist() == [1] * len(names)
         assert "poison" not in service.worker.log.read_text()

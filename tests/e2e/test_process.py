@@ -119,9 +119,9 @@ def test_a_worker_needs_no_folder_that_it_can_write_to(broker: Broker, prefix: s
     with log.open("wb") as output, subprocess.Popen(command, stderr=output, env=variables) as process:
         try:
             while not _answers(port):
-                told = log.read_text(encoding="utf-8")
-                assert process.poll() is None, told
-                assert "worker stopped" not in told, told
+                said = log.read_text(encoding="utf-8")
+                assert process.poll() is None, said
+                assert "worker stopped" not in said, said
                 time.sleep(0.1)
         finally:
             process.send_signal(signal.SIGTERM)

@@ -6,8 +6,6 @@ import json
 import urllib.request
 from pathlib import Path
 
-import numpy as np
-
 from detector.cli.honest import read_topic
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
 from detector.contracts.codecs.records import decode
@@ -34,7 +32,7 @@ def _send(service: Service, queries: QueryBatch, json_share: float) -> None:
 def test_a_profile_finds_the_thief_alone_and_the_topic_makes_the_next(
     broker: Broker, prefix: str, tmp_path: Path
 ) -> None:
-    profile = calibrate(crowd(), 0.01, np.random.default_rng(0)).profile
+    profile = calibrate(crowd(), 0.01).profile
     path = tmp_path / "credit.profile"
     path.write_bytes(profile.to_bytes())
     judged = [*crowd(8, seed=900), thief()]

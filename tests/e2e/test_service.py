@@ -107,7 +107,7 @@ def _rows(log: list[Any]) -> int:
 
 
 def recovered(log: list[Any], number: int) -> Partition:
-    """What an heir of partition ``number`` would hold."""
+    """What a successor of partition ``number`` would hold."""
     partition = new_partition(number, PARTITIONS)
     for record in log:
         if record.partition == number:

@@ -57,7 +57,7 @@ def test_a_run_as_promised_has_no_broken_promise(outcome: Outcome) -> None:
     ("thief", "honest", "sentence"),
     [
         ({"refused_at": None}, {}, "never refused"),
-        ({"refused_at": 400}, {}, "at his query 400"),
+        ({"refused_at": 400}, {}, "at query 400"),
         ({"alert": None}, {}, "never flagged"),
         ({"alert": replace(alert("mallory", query_index=3), signal="margin")}, {}, "flagged by margin, not by"),
         ({}, {"flagged": True}, "honest accounts were flagged: ann"),
@@ -102,8 +102,8 @@ def test_failed_queries_break_a_promise() -> None:
 def test_the_report_has_the_figures_and_names_the_habits_it_leaves_out() -> None:
     text = drawn(render_report(AS_PROMISED), width=140)
     for figure in (
-        "his query 170",
-        "his query 221",
+        "query 170",
+        "query 221",
         "91.0%",
         "94.0%",
         "20.0%",

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.codecs import decode, encode
+from detector.contracts.codecs.limits import MOST_COUNTED
 from detector.contracts.errors import ConfigurationError, NewerStateLog, StateLogError
 from detector.contracts.findings import Action, Alert, Command
 from detector.policy.account import HALF, MOST_REASONS, Account
@@ -125,9 +126,9 @@ def test_clearing_begins_anew() -> None:
     run(ledger, odd("eve", 40))
     clear = Command("c", "clear", 0.0, "ops", MODEL, "eve", "why")
     effects = ledger.command(clear, 1001.0)
-    heir = Ledger(POLICY)
+    successor = Ledger(POLICY)
     assert effects.accounting is not None
-    heir.accounting.absorb(effects.accounting)
+    successor.accounting.absorb(effects.accounting)
     assert ledger.accounting.of((MODEL, "eve")) is None
     assert not run(ledger, odd("eve", 29)).alerts
 
@@ -255,19 +256,19 @@ def test_says_what_the_oracle_says_however_it_is_cut(policy: Policy, items: list
 def test_recovery_anywhere_gives_the_same_state_and_future(
     policy: Policy, items: list[Item], cuts: set[int], died_at: int, most: int
 ) -> None:
-    live, heir, loaded = (_with_room(policy, most) for _ in range(3))
+    live, successor, loaded = (_with_room(policy, most) for _ in range(3))
     effects = list(drive(live, items[:died_at], cuts))
-    _absorb(heir, effects)
-    _absorb(heir, effects[-1:])
+    _absorb(successor, effects)
+    _absorb(successor, effects[-1:])
     loaded.load(live.dump(live.keys()))
     for key in live.accounting.keys():
         loaded.accounting.absorb(live.accounting.dump([key]))
     whole = _with_room(policy, most)
     list(drive(whole, items[:died_at]))
-    for other in (heir, loaded, whole):
+    for other in (successor, loaded, whole):
         assert _state(other) == _state(live)
     future = told(drive(live, items[died_at:]))
-    for other in (heir, loaded, whole):
+    for other in (successor, loaded, whole):
         assert told(drive(other, items[died_at:])) == future
         assert _state(other) == _state(live)
 
@@ -290,3 +291,10 @@ def _state(ledger: Ledger) -> object:
     return [ledger.accounting.dump([key]) for key in sorted(ledger.accounting.keys())], ledger.dump(
         sorted(ledger.keys())
     )
+
+
+def test_no_sum_of_counts_is_too_large_for_a_record() -> None:
+    account = Account(unjudged={"syntax": 2**53 - 1}, dropped={"queue": 2**53 - 1})
+    account.refuse("syntax", MOST_COUNTED - 1, 30)
+    account.drop("queue", MOST_COUNTED - 1)
+    assert (account.unjudged, account.dropped) == ({"syntax": 2**53}, {"queue": 2**53})

@@ -201,11 +201,11 @@ def test_one_who_flickers_within_a_second_and_has_no_causes_gets_no_alert_id_twi
 def test_a_new_exemption_releases_with_the_next_query_but_an_operator_is_not_overridden() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))
-    heir = Ledger(Policy(mode="enforce", allowlist=Allowlist((Exemption("thief", "a", "b", 9e9),))))
-    heir.load(ledger.dump(ledger.keys()))
-    assert said(run(heir, later([1001.0]))) == [("none", "enforce")]
-    assert said(heir.command(add(), 1002.0)) == [("refuse", "enforce")]
-    assert said(run(heir, later([1003.0]))) == []
+    successor = Ledger(Policy(mode="enforce", allowlist=Allowlist((Exemption("thief", "a", "b", 9e9),))))
+    successor.load(ledger.dump(ledger.keys()))
+    assert said(run(successor, later([1001.0]))) == [("none", "enforce")]
+    assert said(successor.command(add(), 1002.0)) == [("refuse", "enforce")]
+    assert said(run(successor, later([1003.0]))) == []
 
 
 def test_an_operators_decision_stands_beside_the_signals_and_the_strongest_acts() -> None:

@@ -68,19 +68,19 @@ def test_a_principal_fares_as_if_he_were_alone(policy: Policy, items: list[Item]
 def test_recovery_from_a_checkpoint_and_deltas_gives_the_same_state_and_future(
     policy: Policy, items: list[Item], cuts: set[int], died_at: int
 ) -> None:
-    live, heir = Ledger(policy), Ledger(policy)
+    live, successor = Ledger(policy), Ledger(policy)
     deltas = [effects.section for effects in drive(live, items[:died_at], cuts) if effects.section is not None]
     for section in deltas:
-        heir.absorb(section)
-        heir.absorb(section)
-    assert _state(heir) == _state(live)
+        successor.absorb(section)
+        successor.absorb(section)
+    assert _state(successor) == _state(live)
     stale = Ledger(policy)
     for section in deltas[: len(deltas) // 2]:
         stale.absorb(section)
     stale.load(live.dump({*live.keys(), *stale.keys()}))
     assert _state(stale) == _state(live)
-    assert (heir.nbytes, stale.nbytes) == (live.nbytes, live.nbytes)
-    for ledger in (heir, stale):
+    assert (successor.nbytes, stale.nbytes) == (live.nbytes, live.nbytes)
+    for ledger in (successor, stale):
         assert told(drive(ledger, items[died_at:])) == told(drive(_copy(live, policy), items[died_at:]))
 
 

@@ -114,7 +114,7 @@ def test_all_wrong_values_are_told_at_once(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "said"),
     [
         ("kafka: {prefix: a, prefix: b}", "stands twice"),
         ("- kafka", "expected sections"),
@@ -161,9 +161,9 @@ def test_all_wrong_values_are_told_at_once(file: Path) -> None:
         ("kafka: {ssl_cafile: /dev/null/none}", "kafka.ssl_cafile"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(text: str, told: str, file: Path) -> None:
+def test_what_cannot_be_meant_is_refused(text: str, said: str, file: Path) -> None:
     file.write_text(text, encoding="utf-8")
-    assert told in _refusal(file)
+    assert said in _refusal(file)
 
 
 def test_a_missing_file_is_an_error(file: Path) -> None:
@@ -291,7 +291,7 @@ def test_an_empty_variable_counts_as_not_set(key: tuple[str, ...], monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "said"),
     [
         ("KAFKA__PARTITIONS", "1 000", "kafka.partitions = '1 000'"),
         ("KAFKA__PARTITIONS", " ", "kafka.partitions = ' '"),
@@ -307,10 +307,10 @@ def test_an_empty_variable_counts_as_not_set(key: tuple[str, ...], monkeypatch: 
         ("DETECTION", "[" * 100_000, "expected one JSON value"),
     ],
 )
-def test_a_wrong_value_in_a_variable_is_told(name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_value_in_a_variable_is_told(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"WEIRGUARD_{name}", value)
     message = _refusal()
-    assert told in message
+    assert said in message
     assert f"WEIRGUARD_{name}" in message
 
 

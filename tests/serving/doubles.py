@@ -55,8 +55,8 @@ class FedGate(Gate):
             self.feed(one)
 
     def contact(self) -> None:
-        self._follower.latest_contact = self._clock()
-        self._follower.ready.set()
+        self._background.latest_contact = self._clock()
+        self._background.ready.set()
 
     def feed(self, one: Decision) -> None:
         self._table.apply(*record(one))

@@ -116,7 +116,14 @@ def test_a_throttled_principal_learns_when_to_come_back_and_not_why() -> None:
     assert stage.post(headers={"x-account": "honest"}).status_code == 200
 
 
-@pytest.mark.parametrize(("rate", "policy"), [(0.25, '"queries";q=1;w=4'), (3.0, '"queries";q=3;w=1')])
+@pytest.mark.parametrize(
+    ("rate", "policy"),
+    [
+        (0.25, '"queries";q=1;w=4'),
+        (3.0, '"queries";q=3;w=1'),
+        (5e-324, '"queries";q=1;w=1000000000'),
+    ],
+)
 def test_slow_names_its_quota(rate: float, policy: str) -> None:
     stage = Stage(answer, FedGate([decision("slow", rate=rate)]))
     response = stage.post(headers=THIEF, times=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.serving.bucket import TokenBucket
+from detector.serving.bucket import LONGEST_SECONDS, TokenBucket
 
 
 @settings(deadline=None)
@@ -31,6 +31,13 @@ def test_it_says_how_long_to_wait_and_means_it() -> None:
     assert wait == 2.0
     assert bucket.take(10.0 + wait - 0.01) > 0
     assert bucket.take(10.0 + wait) == 0
+
+
+@given(st.floats(min_value=0, max_value=100, exclude_min=True))
+def test_however_low_the_rate_the_wait_is_a_number_that_a_header_can_hold(rate: float) -> None:
+    bucket = TokenBucket(rate)
+    bucket.take(10.0, 1 << 40)
+    assert 0 < bucket.take(10.0) <= LONGEST_SECONDS
 
 
 def test_a_large_request_is_paid_for_later() -> None:

@@ -1,4 +1,4 @@
-"""What the model answered is in the log, or counted against whom it was given to, to the query.
+"""What the model answered is in the log, or counted against the principal who got it, to the query.
 
 Over HTTP through real applications, as somebody would try who wants answers and no trace.
 """

@@ -175,6 +175,28 @@ def test_kserve_v1_takes_rows_of_many_forms(instances: Any, features: Any) -> No
     assert parts(kserve_v1()({"instances": instances}, {"predictions": [[1.0], [1.0]]}))[0] == features
 
 
+@pytest.mark.parametrize("more", [{}, {"0": 9}, {"az": 9, "zz": [9, 9]}])
+@pytest.mark.parametrize("less", [set(), {"a"}, {"b"}, {"c"}])
+def test_named_features_stand_where_the_owner_says_whatever_names_come_besides(more: Any, less: set[str]) -> None:
+    named = {"c": 3, "a": 1, "b": 2}
+    given = more | {name: value for name, value in named.items() if name not in less}
+    extract = kserve_v1(inputs=("b", "c", "a"))
+    expected = [[-9 if name in less else named[name] for name in "bca"]] * 2
+    rows = {"instances": [given, given]}
+    columns = {"inputs": {name: [value, value] for name, value in given.items()}}
+    for request in (rows, columns):
+        assert parts(extract(request, {"predictions": [[1.0], [1.0]]}))[0] == expected
+
+
+def test_rows_without_names_are_taken_as_they_stand() -> None:
+    assert parts(kserve_v1(inputs=("b", "a"))({"instances": [[1, 2]]}, {"predictions": [[1.0]]}))[0] == [[1, 2]]
+
+
+def test_none_of_the_names_that_the_model_has_is_no_query_that_can_be_read() -> None:
+    with pytest.raises(Unjudged, match="features"):
+        kserve_v1(inputs=("b", "a"))({"inputs": {"x": [1]}}, {"predictions": [[1.0]]})
+
+
 def test_the_order_of_names_in_a_request_changes_nothing() -> None:
     answer = {"outputs": [[1.0], [1.0]]}
     columns = {"b": [[3, 4], [5, 6]], "a": [1, 2]}

@@ -20,8 +20,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from detector.contracts.codecs.limits import names_one
-from detector.contracts.principals import ANONYMOUS, PrincipalHasher, usable_principal
+from detector.contracts.principals import ANONYMOUS, PrincipalHasher, names_one, usable_principal
 from detector.serving import ApiKey, Bearer, Header, Identity
 from detector.serving.identity import AMBIGUOUS, headers_of
 from tests.serving.stage import ANSWER, Guarded

@@ -134,7 +134,7 @@ def test_a_gate_and_a_logger_that_start_before_their_topics_find_them_later(
     with QueryLogger(connection) as logger, Gate(connection) as gate:
         assert gate.check("digits", "thief").stale
         logger.log("p", "digits", "1", [1.0], [1.0])
-        assert until(lambda: gate._follower._back_off > 0.2), "it should have looked for its topic twice"
+        assert until(lambda: gate._background._back_off > 0.2), "it should have looked for its topic twice"
         assert gate.snapshot()["failures"] == 0
         create_topics(connection)
         assert gate.wait_until_ready(20)

@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detector.contracts.codecs.queries_json import encode_json_query
 from detector.contracts.codecs.queries_packed import encode_packed
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Score
@@ -21,12 +22,13 @@ from detector.runtime.health import Health
 from detector.runtime.metrics import new_metrics
 from detector.stream.intake import Intake, Receiver, SourceRecord
 from detector.stream.partition import Partition
+from detector.stream.record import Message
 from detector.stream.record import decode as decode_record
 from detector.stream.reporter import Reporter
 from detector.stream.step import Step
 from detector.stream.unread import counted
 from tests.core.streams import batch, linear_outputs, random, unclipped
-from tests.stream.world import PACKED, TOPICS, World, state_of
+from tests.stream.world import PACKED, TOPICS, World, new_partition, state_of
 
 PEOPLE = ("ana", "bo", "eve")
 
@@ -86,17 +88,17 @@ def test_every_answered_query_is_accounted_for_through_deaths_and_checkpoints(
     whole = sent(seed)
     world = World(whole.records, round_bytes=3_000)
     world.run(world.take_over(), died_at, size, dies_after)
-    heir = world.take_over()
-    world.run(heir, len(whole.records), 3)
+    successor = world.take_over()
+    world.run(successor, len(whole.records), 3)
     undisturbed = World(whole.records)
     alone = undisturbed.take_over()
     undisturbed.run(alone, len(whole.records), 7)
     for name in PEOPLE:
-        parts = account(heir, name)
+        parts = account(successor, name)
         assert sum(parts.values()) == whole.answered[name]
         assert {reason: parts.get(reason, 0) for reason in whole.counted[name]} == whole.counted[name]
         assert parts == account(alone, name)
-    assert state_of(world.take_over())[5] == state_of(heir)[5] == state_of(alone)[5]
+    assert state_of(world.take_over())[5] == state_of(successor)[5] == state_of(alone)[5]
     assert world.outcome() == undisturbed.outcome()
 
 
@@ -109,9 +111,9 @@ def test_an_account_of_long_ago_outlives_the_log_that_it_stood_in() -> None:
     owner = world.take_over()
     world.run(owner, len(whole.records))
     assert decode_record(world.log[0][1]).kind == "chunk"
-    heir = world.take_over()
-    assert account(heir, "eve") == {"judged": 2, "repeats": 0, "encoding": 40}
-    assert state_of(heir)[5] == state_of(owner)[5]
+    successor = world.take_over()
+    assert account(successor, "eve") == {"judged": 2, "repeats": 0, "encoding": 40}
+    assert state_of(successor)[5] == state_of(owner)[5]
 
 
 def test_the_metrics_and_the_last_scores_give_the_same_account() -> None:
@@ -177,6 +179,49 @@ def test_rows_that_could_not_be_read_stand_where_they_were_and_belong_to_their_p
         ("bo", "syntax", 4, 2),
     ]
     assert [(one.time, one.learning) for one in found] == [(1.0, True), (1.0, True), (2.0, False)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 99), st.booleans())
+def test_what_comes_in_the_wrong_partition_is_accounted_for_in_the_right_one(seed: int, as_json: bool) -> None:
+    rng = np.random.default_rng(seed)
+    owners = [new_partition(number, 3) for number in range(3)]
+    for owner in owners:
+        owner.place.fence, owner.place.live = 0, True
+    answered: Counter[str] = Counter()
+    waiting: dict[int, list[Message]] = {}
+    told: Counter[str] = Counter()
+    for offset in range(20):
+        rows = random(rng, 4, 6)
+        who = rng.choice(PEOPLE, 4).tolist()
+        outputs = linear_outputs(rows, 3)
+        outputs[rng.random(4) < 0.5] = np.nan
+        some = batch(rows, who, outputs=outputs, kind="probabilities", version="1")
+        counts = [Count("credit", name, "unjudged", 3, 1.0, "encoding") for name in PEOPLE[: offset % 4]]
+        values = [encode_json_query(some, row) for row in range(4)] if as_json else [encode_packed(some, counts)]
+        answered.update(who)
+        answered.update({} if as_json else {count.principal: 3 for count in counts})
+        for at, value in enumerate(values):
+            record = SourceRecord("queries", 4 * offset + at, 1000.0, None, value, {} if as_json else PACKED)
+            step = owners[0].step([record])
+            told.update({"answered": _answered(step)})
+            for message in step.before:
+                if message.topic == TOPICS.rekeyed:
+                    assert message.partition is not None
+                    waiting.setdefault(message.partition, []).append(message)
+    for number, messages in waiting.items():
+        for at, message in enumerate(messages):
+            headers = dict(message.headers)
+            record = SourceRecord("rekeyed", at, 1000.0, message.key, message.value, headers)
+            told.update({"answered": _answered(owners[number].step([record]))})
+    given = Counter({name: sum(sum(account(owner, name).values()) for owner in owners) for name in PEOPLE})
+    assert given == answered
+    assert told["answered"] == answered.total()
+
+
+def _answered(step: Step) -> int:
+    """Queries that the metrics tell of."""
+    return sum(part.total() for part in (step.judged, step.repeated, step.unjudged, step.dropped))
 
 
 def test_who_lives_elsewhere_is_not_accounted_for_here() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from detector.contracts.batches import COLUMNS
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, decode_queries, encode_json_query, encode_packed
+from detector.contracts.codecs.queries_json import decode_json_run
+from detector.contracts.codecs.queries_packed import decode_packed_run
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.partitioning import partition_of
-from detector.contracts.queries import Count, QueryBatch
+from detector.contracts.queries import BadRow, Count, QueryBatch
 from detector.contracts.topics import Topics
 from detector.stream.intake import ORIGIN, Intake, Receiver, SourceRecord
 from detector.stream.record import Message
@@ -54,6 +56,7 @@ class Outcome:
     rows: list[Row] = field(default_factory=list)
     counts: list[tuple[int, Count, int]] = field(default_factory=list)
     strays: list[Row] = field(default_factory=list)
+    stray_counts: Counter[tuple[int, bytes, Count]] = field(default_factory=Counter)
     refused: dict[int, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, at: int, record: SourceRecord, partition: int, partitions: int) -> None:
@@ -62,22 +65,48 @@ class Outcome:
         try:
             decoded = decode_queries(record.value, content_type, timestamp=record.timestamp)
         except InvalidRecord as error:
-            self.refused[at] = [(-1, error.reason)]
+            self._unreadable(at, record, error.reason, partition, partitions)
             return
         rows = list(zip(decoded.rows.tolist(), _rows(decoded.batch), strict=True)) if decoded.batch else []
         homes = [partition_of(row[4], partitions) for _, row in rows]
-        if record.source == "rekeyed" and set(homes) - {partition}:
+        bad = [
+            Count(row.model, row.principal, "unjudged", 1, record.timestamp, row.reason)
+            for row in decoded.bad_rows
+            if row.model
+        ]
+        told = [(partition_of(count.principal, partitions), count) for count in (*decoded.counts, *bad)]
+        if record.source == "rekeyed" and {*homes, *(home for home, _ in told)} - {partition}:
             self.refused[at] = [(-1, "partition")]
             return
         self.refused[at] += [(bad.row, bad.reason) for bad in decoded.bad_rows]
         self.rows += [(at, number, *row) for (number, row), home in zip(rows, homes, strict=True) if home == partition]
         away = sorted((home, number, row) for (number, row), home in zip(rows, homes, strict=True) if home != partition)
-        self.strays += [(home, f"{partition}:{record.offset}".encode(), *row) for home, _, row in away]
-        for count in decoded.counts:
-            if partition_of(count.principal, partitions) == partition:
-                self.counts.append((at, count, len(self.rows)))
-            else:
-                self.refused[at].append((-1, "partition"))
+        origin = f"{partition}:{record.offset}".encode()
+        self.strays += [(home, origin, *row) for home, _, row in away]
+        self.counts += [(at, count, len(self.rows)) for count in decoded.counts if _lives(count, partition, partitions)]
+        for (home, count), number in Counter(told).items():
+            if home != partition:
+                queries = count.queries if count.kind == "dropped" else number
+                self.stray_counts[home, origin, replace(count, queries=queries)] += 1
+
+    def _unreadable(self, at: int, record: SourceRecord, reason: str, partition: int, partitions: int) -> None:
+        """Refused, unless it says that it is of somebody who lives elsewhere: then it goes there as it came."""
+        if reason == "content-type":
+            self.refused[at] = [(-1, reason)]
+            return
+        run = (decode_packed_run if record.packed else decode_json_run)([record.value], [record.timestamp])
+        ((_, bad),) = run.bad
+        if not (bad.principal and bad.model) or _lives(bad, partition, partitions):
+            self.refused[at] = [(-1, reason)]
+        elif record.source == "rekeyed":
+            self.refused[at] = [(-1, "partition")]
+        else:
+            home = partition_of(bad.principal, partitions)
+            self.strays.append((home, f"{partition}:{record.offset}".encode(), record.value))
+
+
+def _lives(one: Count | BadRow, partition: int, partitions: int) -> bool:
+    return partition_of(one.principal, partitions) == partition
 
 
 def _one_at_a_time(records: Sequence[SourceRecord], partition: int, partitions: int) -> Outcome:
@@ -88,22 +117,28 @@ def _one_at_a_time(records: Sequence[SourceRecord], partition: int, partitions: 
     return outcome
 
 
-def _stray_rows(message: Message) -> Iterator[Row]:
+def _strays(message: Message) -> tuple[Iterator[Row], list[Any]]:
     headers = dict(message.headers)
     content_type = headers["content-type"].decode() if "content-type" in headers else None
-    batch = decode_queries(message.value, content_type, timestamp=message.timestamp or 0.0).batch
-    assert batch is not None
     assert message.topic == TOPICS.rekeyed
-    return ((message.partition, headers[ORIGIN], *row) for row in _rows(batch))
+    to = message.partition, headers[ORIGIN]
+    try:
+        decoded = decode_queries(message.value, content_type, timestamp=message.timestamp or 0.0)
+    except InvalidRecord:
+        return iter([(*to, message.value)]), []
+    rows = _rows(decoded.batch) if decoded.batch is not None else ()
+    return ((*to, *row) for row in rows), [(*to, count) for count in decoded.counts]
 
 
 def _together(records: Sequence[SourceRecord], partition: int, partitions: int) -> Outcome:
     intake = Receiver(partition, partitions, TOPICS).receive(records)
     rows = [row for piece in intake.pieces for row in _rows(piece)]
     numbered = zip(intake.record_of.tolist(), intake.row_of.tolist(), rows, strict=True)
-    strays = [row for message in intake.strays for row in _stray_rows(message)]
+    sent = [_strays(message) for message in intake.strays]
+    strays = [row for rows, _ in sent for row in rows]
+    stray_counts = Counter(count for _, counts in sent for count in counts)
     refused = {at: [(bad.row, bad.reason) for bad in rows] for at, rows in intake.refused.items()}
-    return Outcome([(at, number, *row) for at, number, row in numbered], intake.counts, strays, refused)
+    return Outcome([(at, number, *row) for at, number, row in numbered], intake.counts, strays, stray_counts, refused)
 
 
 def _spoil(batch: QueryBatch, row: int, fault: str) -> None:

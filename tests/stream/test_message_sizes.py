@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from detector.contracts.codecs.limits import NAME_CHARACTERS, TEXT_CHARACTERS
+from detector.contracts.codecs.limits import TEXT_CHARACTERS
 from detector.contracts.codecs.records import encode
 from detector.contracts.findings import Action, Command
+from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.config import Policy
 from detector.policy.ledger import MOST_CAUSES, Ledger
 from detector.runtime.sections import KafkaSettings

@@ -77,9 +77,9 @@ def test_what_a_frozen_owner_writes_late_is_ignored_whole(frozen_at: int, wakes_
     world.run(owner, min(frozen_at + wakes_at, 60), batch)
     world.append(late.record)
     world.run(owner, 60, batch)
-    heir = world.take_over()
-    assert heir.place.stale_records == 1
-    assert state_of(heir) == state_of(owner)
+    successor = world.take_over()
+    assert successor.place.stale_records == 1
+    assert state_of(successor) == state_of(owner)
     assert world.outcome() == OUTCOME
 
 
@@ -171,9 +171,9 @@ def test_an_heir_learns_no_longer_than_a_first_owner_who_died_before_any_query()
     opening = first.opening()
     assert opening is not None
     world.append(opening.record)
-    heir = world.take_over()
-    assert heir.learn_until == 7
-    assert heir.opening() is None
+    successor = world.take_over()
+    assert successor.learn_until == 7
+    assert successor.opening() is None
 
 
 def test_a_first_start_learns_from_the_backlog_and_enforces_from_its_end() -> None:
@@ -222,22 +222,26 @@ def test_rows_that_live_elsewhere_are_sent_there_with_their_origin() -> None:
 
 def test_a_rekeyed_record_counts_once_however_often_it_comes() -> None:
     partition = World(RECORDS).take_over()
-    first = at(RECORDS[0], source="rekeyed", headers=PACKED | {ORIGIN: b"3:12"})
+    first = at(RECORDS[0], source="rekeyed", headers=PACKED | {ORIGIN: b"0:12"})
     partition.step([first, at(first, offset=1)])
     partition.step([at(first, offset=2)])
-    assert partition.step([at(first, offset=3, headers=PACKED | {ORIGIN: b"3:13"})]).repeated == {"m": 20}
+    assert partition.step([at(first, offset=3, headers=PACKED | {ORIGIN: b"0:13"})]).repeated == {"m": 20}
     record = decode_record(partition.step([at(first, offset=4)]).record)
     assert isinstance(record, StateRecord)
-    assert (record.applied["rekeyed"], record.origins, record.rows) == (4, {3: 13}, 0)
+    assert (record.applied["rekeyed"], record.origins, record.rows) == (4, {0: 13}, 0)
 
 
-@pytest.mark.parametrize("origin", [None, b"", b"x:1", b"3"])
+@pytest.mark.parametrize("origin", [None, b"", b"x:1", b"3", b"-1:-5", b"1:5", b"0:" + b"9" * 23, b"9" * 23 + b":0"])
 def test_a_rekeyed_record_without_origin_is_a_dead_letter(origin: bytes | None) -> None:
     headers = PACKED if origin is None else PACKED | {ORIGIN: origin}
     partition = World(RECORDS).take_over()
-    step = partition.step([at(RECORDS[0], source="rekeyed", headers=headers)])
+    record = at(RECORDS[0], source="rekeyed", headers=headers)
+    step = partition.step([record])
     assert [message.topic for message in step.before] == [TOPICS.dead_letters]
     assert dict(step.refused) == {"origin": 1}
+    buried = decode_record(partition.bury(at(record, offset=1), "it ends workers").record)
+    assert isinstance(buried, StateRecord)
+    assert buried.origins == {}
 
 
 def test_bad_records_become_dead_letters_byte_for_byte_and_good_ones_count() -> None:
@@ -281,9 +285,9 @@ def test_clear_forgets_the_latch_in_recovery_too() -> None:
     step = owner.command(command(0, encode(word)))
     world.append(step.record)
     assert step.decisions[-1].action.name == "none"
-    heir = world.take_over()
-    assert "thief" not in {key.principal for key in heir.judge.engine.keys()}
-    assert state_of(heir) == state_of(owner)
+    successor = world.take_over()
+    assert "thief" not in {key.principal for key in successor.judge.engine.keys()}
+    assert state_of(successor) == state_of(owner)
 
 
 def test_a_command_that_cannot_be_read_is_a_dead_letter() -> None:

@@ -107,11 +107,11 @@ def test_owners_with_any_limits_who_die_at_any_moment_change_nothing(
 def test_the_parts_that_a_dead_owner_wrote_count_for_nothing() -> None:
     world = World(RECORDS, record_bytes=SMALL)
     world.run(world.take_over(), 40, 40, dies_after="part")
-    heir = world.take_over()
+    successor = world.take_over()
     assert any(isinstance(decode(value), Part) for _, value in world.log)
-    assert heir.applied == {}
-    world.run(heir, 60, 7)
-    assert state_of(heir) == STATE
+    assert successor.applied == {}
+    world.run(successor, 60, 7)
+    assert state_of(successor) == STATE
     assert world.outcome() == OUTCOME
 
 
@@ -126,9 +126,9 @@ def test_parts_that_a_frozen_owner_writes_late_are_ignored() -> None:
     world.run(owner, 60, 9)
     for value in late[2:]:
         world.append(value)
-    heir = world.take_over()
-    assert heir.place.stale_records == len(late) - 1
-    assert state_of(heir) == state_of(owner) == STATE
+    successor = world.take_over()
+    assert successor.place.stale_records == len(late) - 1
+    assert state_of(successor) == state_of(owner) == STATE
 
 
 def test_a_missing_part_stops_recovery() -> None:
@@ -195,15 +195,15 @@ def _chunks(own: Partition) -> Iterator[Step]:
 
 
 def _check_and_recover(steps: list[Step], own: Partition, config: EngineConfig, record_bytes: int) -> None:
-    """All of ``steps`` fit, one of them only in parts, and an heir makes the same of them."""
+    """All of ``steps`` fit, one of them only in parts, and a successor makes the same of them."""
     entries = [entry for step in steps for entry in step.log_entries]
     assert max(Message(TOPICS.state_log, 0, key, value).nbytes for key, value in entries) <= record_bytes
     assert len(entries) > len(steps)
-    heir = _partition(config, record_bytes)
-    heir.place.live = False
+    successor = _partition(config, record_bytes)
+    successor.place.live = False
     for offset, (_, value) in enumerate(entries, start=1):
-        heir.absorb(offset, value)
-    assert state_of(heir) == state_of(own)
+        successor.absorb(offset, value)
+    assert state_of(successor) == state_of(own)
 
 
 def test_one_source_record_full_of_newcomers_fits() -> None:

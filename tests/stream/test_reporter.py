@@ -1,4 +1,4 @@
-"""What is odd in a source or a state log is counted, and told once."""
+"""What is odd in a source or a state log is counted, and said once."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ def hearing(rows: int, time: float) -> Hearing:
 
 
 def spoken(scores: ScoreBoard, seen: Observation, time: float) -> list[Score]:
-    told = scores.due(seen, last_rows(seen), hearing(len(seen.index), time))
-    return [decode(Score, message.value) for message in told]
+    said = scores.due(seen, last_rows(seen), hearing(len(seen.index), time))
+    return [decode(Score, message.value) for message in said]
 
 
 def waiting(scores: ScoreBoard) -> list[Score]:
@@ -112,8 +112,8 @@ def test_who_only_sends_what_cannot_be_judged_has_a_score_that_says_so() -> None
     ]
     heard = Hearing([batch(np.zeros((1, 3)), ["eve"])], np.full(1, 10.0), counts)
     judgement = judge.judge(heard)
-    told = ScoreBoard(TOPICS, 0, judge).due(judgement.observation, last_rows(judgement.observation), heard)
-    (score,) = [decode(Score, message.value) for message in told]
+    said = ScoreBoard(TOPICS, 0, judge).due(judgement.observation, last_rows(judgement.observation), heard)
+    (score,) = [decode(Score, message.value) for message in said]
     assert (score.principal, score.queries, score.score, score.flagged) == ("eve", 0, None, True)
     assert (score.answered, score.judged, score.repeats) == (39, 0, 0)
     assert (score.unjudged, score.dropped) == ({"dimension": 1, "encoding": 35}, {"queue": 3})

@@ -92,7 +92,7 @@ def test_every_exit_has_a_meaning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "said"),
     [
         ("sys.exit(76)", True),
         ("os.kill(os.getpid(), 9)", True),
@@ -103,7 +103,7 @@ def test_every_exit_has_a_meaning() -> None:
     ],
 )
 def test_a_worker_that_ends_twice_at_the_same_offsets_is_followed_by_one_that_is_told(
-    end: str, told: bool, server: str, tmp_path: Path
+    end: str, said: bool, server: str, tmp_path: Path
 ) -> None:
     mark = tmp_path / "caution"
     worker = (
@@ -113,7 +113,7 @@ def test_a_worker_that_ends_twice_at_the_same_offsets_is_followed_by_one_that_is
         f"sys.exit(0) if os.environ['WEIRGUARD_RESTARTS'] == '3' else {end}"
     )
     supervise(worker, server).communicate(timeout=60)
-    assert mark.read_text() == ("0011" if told else "0000")
+    assert mark.read_text() == ("0011" if said else "0000")
 
 
 def test_what_a_restart_cannot_help_is_tried_again_after_the_longest_wait() -> None:

@@ -97,38 +97,38 @@ def test_state_says_which_topics_it_is_of_through_deltas_chunks_and_heirs() -> N
     assert agree(Answers(), TOPICS, SOURCES, [first]) == {0: 10}
     world.run(first, 20)
     assert world.log[0][0] > 0, "the log was cut, so that chunks have to carry it"
-    heir = world.take_over()
-    assert heir.identities == {one: f"id of {getattr(TOPICS, one)}" for one in SOURCES}
-    assert state_of(heir) == state_of(first)
+    successor = world.take_over()
+    assert successor.identities == {one: f"id of {getattr(TOPICS, one)}" for one in SOURCES}
+    assert state_of(successor) == state_of(first)
 
 
 @pytest.mark.parametrize("which", SOURCES)
 def test_state_of_a_topic_that_was_made_again_is_refused(which: str) -> None:
     topic = getattr(TOPICS, which)
-    heir = new_partition()
-    agree(Answers(), TOPICS, SOURCES, [heir])
+    successor = new_partition()
+    agree(Answers(), TOPICS, SOURCES, [successor])
     other = Answers({**Answers().identities, topic: "another"})
     with pytest.raises(ConfigurationError, match=f"{topic} was deleted and made again"):
-        agree(other, TOPICS, SOURCES, [heir])
+        agree(other, TOPICS, SOURCES, [successor])
 
 
 @pytest.mark.parametrize("which", SOURCES)
 def test_state_beyond_the_end_of_its_topic_is_refused(which: str) -> None:
-    heir = new_partition()
-    heir.applied[which] = 9
-    agree(Answers(), TOPICS, SOURCES, [heir])
-    agree(Answers(end=7), TOPICS, SOURCES, [heir])  # the embedded broker's ends are too low
+    successor = new_partition()
+    successor.applied[which] = 9
+    agree(Answers(), TOPICS, SOURCES, [successor])
+    agree(Answers(end=7), TOPICS, SOURCES, [successor])  # the embedded broker's ends are too low
     with pytest.raises(ConfigurationError, match=r"ends at 9 and all below 10 is applied"):
-        agree(Answers(end=9, truly=9), TOPICS, SOURCES, [heir])
+        agree(Answers(end=9, truly=9), TOPICS, SOURCES, [successor])
 
 
 def test_a_broker_that_knows_no_identities_takes_none_away() -> None:
-    heir = new_partition()
-    agree(Answers(), TOPICS, SOURCES, [heir])
-    before = dict(heir.identities)
-    agree(Answers({}), TOPICS, SOURCES, [heir])
-    agree(Answers(dict.fromkeys(THERE, "")), TOPICS, SOURCES, [heir])
-    assert heir.identities == before
+    successor = new_partition()
+    agree(Answers(), TOPICS, SOURCES, [successor])
+    before = dict(successor.identities)
+    agree(Answers({}), TOPICS, SOURCES, [successor])
+    agree(Answers(dict.fromkeys(THERE, "")), TOPICS, SOURCES, [successor])
+    assert successor.identities == before
 
 
 def test_a_source_that_goes_on_ending_too_early_is_refused() -> None:

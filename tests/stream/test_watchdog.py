@@ -105,7 +105,7 @@ def test_a_worker_that_the_group_never_assigns_stops() -> None:
 
 
 def test_a_worker_that_was_told_to_stop_is_left_to_it(rig: Rig) -> None:
-    rig.reporter.health.stopped("it was told to")
+    rig.reporter.health.stopped("it was asked to")
     assert rig.verdict(1000) is None
 
 

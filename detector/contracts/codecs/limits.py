@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from detector.contracts.principals import EVERYONE
+from detector.contracts.principals import CONTROL
 
 RECORD_BYTES: Final = 1_048_576
 """The largest value that is looked at at all."""
@@ -21,9 +21,10 @@ UNREAD_CONTENT_TYPE: Final = b"application/vnd.weirguard.unread"
 
 DIMENSIONS: Final = 65_536
 OUTPUTS: Final = 65_536
-EVENT_ID_CHARACTERS: Final = 128
-NAME_CHARACTERS: Final = 256
 TEXT_CHARACTERS: Final = 4_096
+LARGEST_FLOAT32: Final = 3.4028234663852886e38
+MOST_COUNTED: Final = 1 << 40
+"""Counts of so many queries or more say nothing: their sums must be numbers that a record can hold."""
 LATEST_TIME: Final = 253_402_300_800.0
 """Midnight after 31 December 9999, in seconds since 1970."""
 
@@ -65,20 +66,13 @@ REPAIRS: Final[dict[str, str]] = {
 }
 """What of a query was odd and replaced, so that its row could be kept."""
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters, and surrogates, which UTF-8 cannot carry."""
 _WORD = re.compile("[a-z-]{0,40}")
 _ASCII_CONTROLS = bytes([*range(32), 127])
 
 
-def plain(text: str, characters: int) -> bool:
-    """Whether ``text`` is at most ``characters`` long and free of control characters; empty is plain."""
-    return len(text) <= characters and (text.isprintable() or not _CONTROL.search(text))
-
-
 def made_plain(text: str, characters: int) -> str:
     """``text`` cut to ``characters``, a mark in the place of each control character."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:characters])
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:characters])
 
 
 def is_word(text: str) -> bool:
@@ -95,11 +89,6 @@ def all_plain(texts: list[str], characters: int) -> bool:
     data = joined.encode("ascii")
     clean = len(data.translate(None, _ASCII_CONTROLS)) == len(data)
     return clean and 0 not in lengths and max(lengths, default=1) <= characters
-
-
-def names_one(name: str) -> bool:
-    """Whether ``name`` can name a model or a principal; ``*`` is reserved for everyone."""
-    return name not in {"", EVERYONE} and plain(name, NAME_CHARACTERS)
 
 
 def is_time(seconds: float) -> bool:

@@ -12,15 +12,15 @@ from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from detector.contracts.codecs.limits import (
+from detector.contracts.codecs.limits import LARGEST_FLOAT32, LATEST_TIME, all_plain, made_plain
+from detector.contracts.principals import (
     EVENT_ID_CHARACTERS,
-    LATEST_TIME,
+    EVERYONE,
     NAME_CHARACTERS,
-    all_plain,
-    made_plain,
     plain,
+    usable_event_id,
+    usable_principal,
 )
-from detector.contracts.principals import EVERYONE, usable_event_id, usable_principal
 from detector.contracts.queries import QueryBatch
 
 if TYPE_CHECKING:
@@ -116,8 +116,7 @@ def _features(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]
         _note(repaired, "missing", _rows_with(absent & ~given))
         absent |= given
     _note(repaired, "clipped", _rows_with(np.isinf(features) & ~absent))
-    largest = np.finfo(np.float32).max
-    changed["features"] = np.where(absent, np.float32(0), np.clip(features, -largest, largest))
+    changed["features"] = np.where(absent, np.float32(0), np.clip(features, -LARGEST_FLOAT32, LARGEST_FLOAT32))
     changed["missing"] = absent if given is not None or absent.any() else None
 
 

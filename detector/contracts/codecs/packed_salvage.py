@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, cast, get_args
 
+from detector.contracts.codecs.loose_values import named, number_of, shown, text_of, whole_of
 from detector.contracts.codecs.mending import TEXT_COLUMNS
 from detector.contracts.codecs.packed_form import BINARY_OPTIONAL, SCHEMA, PackedCount, PackedQueries
 from detector.contracts.codecs.reading import check_schema
-from detector.contracts.codecs.salvage import named, number_of, shown, text_of, whole_of
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.queries import CountKind, OutputKind
 
@@ -61,7 +61,7 @@ def principals_in(fields: Fields) -> list[str]:
 
 
 def rows_in(fields: Fields) -> int:
-    """How many event ids ``fields`` hold; 1 where that cannot be told."""
+    """How many event ids ``fields`` hold; 1 where they do not say."""
     try:
         return len(_texts(fields, "event_ids"))
     except InvalidRecord:
@@ -110,8 +110,7 @@ def _items(fields: Fields, name: str) -> list[Any] | None:
 def _texts(fields: Fields, name: str) -> list[str | None]:
     items = _items(fields, name)
     if items is None:
-        told = shown(_value(fields, name)) if name in fields else "absent"
-        raise InvalidRecord("structure", f"{name} is {told}; send a list of texts")
+        raise InvalidRecord("structure", f"{name} is {shown(_value(fields, name))}; send a list of texts")
     return [text_of(_decoded(item)) for item in items]
 
 
@@ -131,8 +130,7 @@ def _attributes(fields: Fields, name: str, repaired: Counter[str]) -> list[str] 
 def _bytes(fields: Fields, name: str) -> bytes:
     value = _value(fields, name)
     if not isinstance(value, bytes):
-        told = "absent" if value is None else shown(value)
-        raise InvalidRecord("structure", f"{name} is {told}; send the little-endian bytes of the column")
+        raise InvalidRecord("structure", f"{name} is {shown(value)}; send the little-endian bytes of the column")
     return value
 
 

@@ -13,10 +13,8 @@ from functools import cache
 from math import nan
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from detector.contracts.codecs.limits import DIMENSIONS, names_one
-from detector.contracts.codecs.mending import TEXT_COLUMNS
-from detector.contracts.codecs.reading import by_layout, check_schema, check_size
-from detector.contracts.codecs.salvage import (
+from detector.contracts.codecs.limits import DIMENSIONS
+from detector.contracts.codecs.loose_values import (
     json_fields,
     marks_of,
     named,
@@ -26,9 +24,11 @@ from detector.contracts.codecs.salvage import (
     vector_of,
     whole_of,
 )
+from detector.contracts.codecs.mending import TEXT_COLUMNS
+from detector.contracts.codecs.reading import by_layout, check_schema, check_size
 from detector.contracts.codecs.screening import screen
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import usable_principal
+from detector.contracts.principals import names_one, usable_principal
 from detector.contracts.queries import DecodedRun, OutputKind, QueryBatch
 
 if TYPE_CHECKING:
@@ -78,11 +78,8 @@ def decode_json_run(values: Sequence[bytes | None], timestamps: Sequence[float |
     mandatory. Nothing is raised for a bad value; its reason is one of ``limits.REASONS``.
     """
     run = DecodedRun()
-    parsed: list[_Parsed] = []
-    for place, (value, timestamp) in enumerate(zip(values, timestamps, strict=True)):
-        one = _take(place, value, timestamp, run)
-        if one is not None:
-            parsed.append(one)
+    given = enumerate(zip(values, timestamps, strict=True))
+    parsed = [one for place, (value, time) in given if (one := _take(place, value, time, run)) is not None]
     for alike in by_layout(parsed, _layout):
         _screen(alike, timestamps, run)
     return run

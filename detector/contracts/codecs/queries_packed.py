@@ -10,8 +10,15 @@ from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from detector.contracts.batches import join_principals, no_queries, select
-from detector.contracts.codecs.limits import DIMENSIONS, OUTPUTS, PACKED_BYTES, is_time, is_word, names_one
+from detector.contracts.batches import join_principals, select
+from detector.contracts.codecs.limits import (
+    DIMENSIONS,
+    MOST_COUNTED,
+    OUTPUTS,
+    PACKED_BYTES,
+    is_time,
+    is_word,
+)
 from detector.contracts.codecs.mending import TEXT_COLUMNS, with_names
 from detector.contracts.codecs.packed_form import (
     DTYPES,
@@ -25,9 +32,9 @@ from detector.contracts.codecs.packed_form import (
 )
 from detector.contracts.codecs.packed_salvage import model_in, packed_fields, principals_in, rows_in, salvaged
 from detector.contracts.codecs.reading import by_layout, check_schema, check_size
-from detector.contracts.codecs.screening import screen
+from detector.contracts.codecs.screening import NO_MODEL, screen
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import usable_principal
+from detector.contracts.principals import names_one, usable_principal
 from detector.contracts.queries import Count, DecodedQueries, DecodedRun, QueryBatch
 
 if TYPE_CHECKING:
@@ -65,11 +72,8 @@ def decode_packed_run(values: Sequence[bytes | None], timestamps: Sequence[float
     """The queries and counts in the records ``values``. Nothing is raised for a bad one; its reason is one of
     ``limits.REASONS``. ``timestamps`` (seconds) stand in for times that are no moments; None where there are none."""
     run = DecodedRun()
-    parsed: list[_Parsed] = []
-    for place, (value, timestamp) in enumerate(zip(values, timestamps, strict=True)):
-        one = _take(place, value, timestamp, run)
-        if one is not None:
-            parsed.append(one)
+    given = enumerate(zip(values, timestamps, strict=True))
+    parsed = [one for place, (value, time) in given if (one := _take(place, value, time, run)) is not None]
     for alike in by_layout((one for one in parsed if one.rows), _layout):
         _screen(alike, timestamps, run)
     run.counts.extend((one.place, count) for one in parsed for count in one.counts)
@@ -87,16 +91,14 @@ def encode_packed(batch: QueryBatch, counts: Sequence[Count] = (), most: int = P
     return value
 
 
-def excerpt(value: bytes, rows: Sequence[int], counts: Sequence[Count] = ()) -> bytes:
-    """``rows`` (indices) of the packed record ``value``, as they came but for names that cannot be written, and
-    ``counts`` of its model, as a record of their own that names nobody else. Raises InvalidRecord where the structure
-    of ``value`` is wrong, or its model cannot be written."""
+def excerpt(value: bytes, rows: Sequence[int]) -> bytes:
+    """``rows`` (indices) of the packed record ``value``, as they came but for names that cannot be written, as a record
+    of their own that names nobody else. Raises InvalidRecord where the structure of ``value`` is wrong, or its model
+    cannot be written."""
     parsed = _parse(0, _read(value, Counter()), None, Counter())
     packed = parsed.packed
     _check_model(packed)
-    if not rows:
-        return _encoder()(_packed(no_queries(packed.model, packed.model_version), counts))
-    return _encoder()(_packed(with_names(select(_batch([packed], [parsed.rows]), rows)), counts))
+    return _encoder()(_packed(with_names(select(_batch([packed], [parsed.rows]), rows)), ()))
 
 
 @cache
@@ -170,7 +172,7 @@ def _parse(place: int, packed: PackedQueries, timestamp: float | None, repaired:
 
 def _check_model(packed: PackedQueries) -> None:
     if not (names_one(packed.model) and names_one(packed.model_version)):
-        raise InvalidRecord("identity", "model and model_version must be 1 to 256 plain characters and not '*'")
+        raise InvalidRecord(*NO_MODEL)
 
 
 def _check_widths(packed: PackedQueries, rows: int) -> None:
@@ -218,7 +220,7 @@ def _counts(packed: PackedQueries, timestamp: float | None, repaired: Counter[st
         if not is_time(moment):
             moment = -1.0 if timestamp is None else timestamp
             repaired["time"] += 1
-        if not (0 < count.queries < 2**63 and is_time(moment) and names_one(packed.model)):
+        if not (0 < count.queries < MOST_COUNTED and is_time(moment) and names_one(packed.model)):
             repaired["count"] += 1
             continue
         if principal != count.principal:

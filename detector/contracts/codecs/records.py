@@ -12,11 +12,11 @@ from functools import cache
 from math import isfinite
 from typing import Any, Final, TypeVar
 
-from detector.contracts.codecs.limits import NAME_CHARACTERS, TEXT_CHARACTERS, is_time, names_one, plain
+from detector.contracts.codecs.limits import TEXT_CHARACTERS, is_time
 from detector.contracts.codecs.reading import Envelope, check_schema, check_size, read
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Action, Alert, Audit, Cause, Command, DeadLetter, Decision, Evidence, Score
-from detector.contracts.principals import EVERYONE
+from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, names_one, plain
 
 Record = Alert | Decision | Command | Audit | Score | DeadLetter
 R = TypeVar("R", Alert, Decision, Command, Audit, Score, DeadLetter)

@@ -7,22 +7,16 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from detector.contracts.batches import take
-from detector.contracts.codecs.limits import (
-    DIMENSIONS,
-    NAME_CHARACTERS,
-    OUTPUTS,
-    PROBABILITY_SUM_TOLERANCE,
-    names_one,
-)
+from detector.contracts.codecs.limits import DIMENSIONS, OUTPUTS, PROBABILITY_SUM_TOLERANCE
 from detector.contracts.codecs.mending import TEXT_COLUMNS, Moments, all_of, are_times, mend
-from detector.contracts.principals import EVERYONE
+from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, names_one
 from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["TEXT_COLUMNS", "screen"]
+__all__ = ["NO_MODEL", "TEXT_COLUMNS", "screen"]
 
 
 def screen(batch: QueryBatch, repaired: Counter[str], moments: Moments | None = None) -> DecodedQueries:
@@ -45,10 +39,7 @@ def screen(batch: QueryBatch, repaired: Counter[str], moments: Moments | None = 
 
 def _fault_of_all(batch: QueryBatch) -> tuple[str, str] | None:
     if not (names_one(batch.model) and names_one(batch.model_version)):
-        return (
-            "identity",
-            f"model and model_version must be 1 to {NAME_CHARACTERS} plain characters and not {EVERYONE!r}",
-        )
+        return NO_MODEL
     for what, width, limit in (
         ("features", batch.features.shape[1], DIMENSIONS),
         ("outputs", batch.outputs.shape[1], OUTPUTS),
@@ -109,6 +100,7 @@ def _not_probabilities(outputs: NDArray[np.float32]) -> list[int]:
     return _where_not(fine)
 
 
+NO_MODEL = "identity", f"model and model_version must be 1 to {NAME_CHARACTERS} plain characters and not {EVERYONE!r}"
 _NO_TIME = "time", "occurred_at must be RFC 3339 with a zone, or seconds (not milliseconds) since 1970"
 _NOT_FINITE = "non-finite", "outputs must be finite numbers"
 _NO_OUTPUTS = "outputs", "outputs must be non-negative and add up to 1, or one whole class number for a label"

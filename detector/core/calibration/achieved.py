@@ -25,3 +25,11 @@ class Achieved:
 
         found = binomtest(self.flagged, self.accounts).proportion_ci(CONFIDENCE, method="exact")
         return float(found.low), float(found.high)
+
+    @property
+    def bound(self) -> float:
+        """No higher rate leaves such a count or a lower one likely, with 95 percent confidence."""
+        from scipy.stats import binomtest
+
+        found = binomtest(self.flagged, self.accounts, alternative="less").proportion_ci(CONFIDENCE, method="exact")
+        return float(found.high)

@@ -10,45 +10,54 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
-from detector.core.calibration.habits import WHAT_IFS, what_if
+from detector.core.calibration.crossfit import CrossFit
+from detector.core.calibration.invented import Draw, Invented, draws
+from detector.core.calibration.jury import Farthest, Jury
 from detector.core.calibration.owned import Owned
 from detector.core.calibration.recording import CLOCK, COLUMNS, Recording, blank, record
-from detector.core.calibration.threshold import Tail, odd_ones
+from detector.core.calibration.threshold import Tail, oddness
 from detector.core.profile import Profile
-from detector.core.reference import Honest, Reference
 from detector.core.signals import MEASURES, WEIGHED
-from detector.core.standards import MOST, Spread, Standards, outermost, unexplained
+from detector.core.standards import Spread, Standards
 
 FEWEST_ACCOUNTS = 3
 """Fewer say nothing about how accounts differ."""
 
 NOTHING = Owned()
 
-_FOLDS = 24
-_FEWEST_QUERIES = 10
+GROUPS = 24
+"""The threshold is made again without each account, or without each of so many groups of them."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A ``profile``, and the accounts it rests on: their names, ``largest`` float64 (n,), the D that each reached
-    against all others, ``added`` float64 (n, j), what each of its measures adds to that, ``reached`` float64 (n, j),
-    its largest scores, and ``odd`` bool (n,), those unlike all others; and the ``tail`` of D."""
+    """A ``profile``, and the accounts it rests on, in an order that their content decides: their names, how many
+    ``queries`` int64 (n,) each asked, and bool (n,) which are ``long`` enough to say how far honest accounts go;
+    ``farthest``, how far each was from all others, and ``odd`` float64 (n,), how unlike all others, from 0 to 1; the
+    ``tail`` of that distance D, the ``jury`` that it comes from, and within what the threshold ``moves`` when some
+    accounts are left out."""
 
     profile: Profile
     accounts: list[str]
-    largest: Floats
-    added: Floats
-    reached: Floats
-    odd: NDArray[np.bool_]
+    queries: NDArray[np.int64]
+    long: NDArray[np.bool_]
+    farthest: list[Farthest]
+    odd: Floats
     tail: Tail
+    jury: Jury
+    moves: tuple[float, float]
+
+    @property
+    def largest(self) -> Floats:
+        """float64 (n,): the largest D of each account."""
+        return np.array([own.largest for own in self.farthest])
 
 
 def calibrate(
     accounts: Sequence[QueryBatch],
     budget: float,
-    rng: np.random.Generator,
     progress: Callable[[int], None] | None = None,
     owned: Owned = NOTHING,
     measures: Sequence[str] = COLUMNS,
@@ -57,61 +66,79 @@ def calibrate(
     ``budget`` of accounts like them is flagged. ``progress`` is told how many accounts were replayed since. What the
     owner gives besides, if anything, is ``owned``. ``measures``: those that count.
 
-    Every account is compared with the others alone: with their queries as reference and with their scores as exemplars.
-    Raises ConfigurationError for fewer than three accounts.
+    Every account is compared with the others alone: with their queries as reference, less those that it asked itself,
+    and with their scores as exemplars. Neither names nor the order of accounts change anything. Raises
+    ConfigurationError for fewer than three accounts.
     """
     if len(accounts) < FEWEST_ACCOUNTS:
         raise ConfigurationError(
             f"{len(accounts)} honest accounts are too few to calibrate on; give the logs of {FEWEST_ACCOUNTS} or more, "
             "better of twenty with habits that differ"
         )
-    recordings, invented = _recordings(accounts, rng, progress or (lambda _: None), owned)
-    spread = _spread(recordings)
+    fit = CrossFit(accounts)
+    spread, jury = _judged(fit, progress or (lambda _: None), owned, measures)
+    farthest = [jury.farthest(at) for at in range(len(accounts))]
+    odd, tail = _tail(np.array([own.largest for own in farthest]), fit.long)
+    moves = _moves(jury, farthest, fit.long, budget)
+    standards = Standards(tuple(measures), spread, jury.outermost(), tail.threshold(budget))
+    names = [own.principals[own.principal_index[0]] for own in fit.accounts]
+    queries = np.array([len(own) for own in fit.accounts])
+    return Calibration(owned.profile(fit, standards), names, queries, fit.long, farthest, odd, tail, jury, moves)
+
+
+def _tail(largest: Floats, long: NDArray[np.bool_]) -> tuple[Floats, Tail]:
+    """How odd each account is, float64 (n,), and the tail of the rest."""
+    odd = np.zeros(len(largest))
+    odd[long] = oddness(largest[long])
+    return odd, Tail.beside(largest[long], odd[long])
+
+
+def _moves(jury: Jury, farthest: list[Farthest], long: NDArray[np.bool_], budget: float) -> tuple[float, float]:
+    """The least and the largest threshold with one account left out, or one group of them where they are many."""
+    accounts = np.flatnonzero(long)
+    count = min(len(accounts), GROUPS)
+    found = []
+    for group in range(count):
+        gone = accounts[group::count]
+        left = long & ~np.isin(np.arange(len(long)), gone)
+        found.append(_tail(jury.without(gone.tolist(), farthest), left)[1].threshold(budget))
+    return min(found), max(found)
+
+
+def _judged(
+    fit: CrossFit, progress: Callable[[int], None], owned: Owned, measures: Sequence[str]
+) -> tuple[Spread, Jury]:
+    """How honest accounts vary in ``measures``, and how each of them scores."""
+    recordings, invented = _recordings(fit, progress, owned)
+    spread = _spread([own for own, long in zip(recordings, fit.long.tolist(), strict=True) if long])
     counting = [COLUMNS.index(name) for name in measures]
-    scores = [recording.scores(spread)[:, counting] for recording in recordings]
+    scores = [own.scores(spread)[:, counting] for own in recordings]
     reached = np.array([own.max(axis=0) for own in scores])
-    excuses = _excuses([own.scores(spread)[:, counting].max(axis=0) for own in invented], reached, measures)
-    farthest = [_farthest(own, *_of_others(at, reached, excuses)) for at, own in enumerate(scores)]
-    largest, added = (np.array(column) for column in zip(*farthest, strict=True))
-    odd = odd_ones(largest, budget)
-    tail = Tail.of(largest[~odd])
-    exemplars = outermost(np.concatenate((reached, excuses)))
-    standards = Standards(tuple(measures), spread.at(counting), exemplars, tail.threshold(budget))
-    profile = owned.profile(accounts, _reference(accounts, rng), standards)
-    names = [own.principals[own.principal_index[0]] for own in accounts]
-    return Calibration(profile, names, largest, added, reached, odd, tail)
+    drawn = np.array([own.scores(spread)[:, counting].max(axis=0) for own in invented.values()])
+    return spread.at(counting), Jury(scores, reached, Invented(list(invented), drawn, measures))
 
 
 def _recordings(
-    accounts: Sequence[QueryBatch], rng: np.random.Generator, progress: Callable[[int], None], owned: Owned
-) -> tuple[list[Recording], list[Recording]]:
-    """Of each account, and of invented ones with habits that may be missing, beside the queries of other accounts. The
-    first of these has the queries of the first account, and so on."""
-    folds = np.arange(len(accounts)) % min(len(accounts), _FOLDS)
-    recordings: dict[int, Recording] = {}
-    invented: list[Recording] = []
-    for fold in range(int(folds.max()) + 1):
-        inside, outside = np.flatnonzero(folds == fold).tolist(), np.flatnonzero(folds != fold).tolist()
-        others = [accounts[at] for at in outside]
-        profile = owned.profile(others, _reference(others, rng), blank())
-        recordings |= zip(inside, record([accounts[at] for at in inside], profile), strict=True)
-        if fold < len(WHAT_IFS):
-            invented += record(
-                [what_if(accounts[inside[0]], others[-1 - fold % len(others)], *WHAT_IFS[fold], rng)], profile
-            )
-        progress(len(inside))
-    return [recordings[at] for at in range(len(accounts))], invented
-
-
-def _reference(accounts: Sequence[QueryBatch], rng: np.random.Generator) -> Reference:
-    honest = [Honest(account.features, account.outputs, account.hardness) for account in accounts]
-    return Reference.of(honest, accounts[0].output_kind, rng)
+    fit: CrossFit, progress: Callable[[int], None], owned: Owned
+) -> tuple[list[Recording], dict[Draw, Recording]]:
+    """Of each account beside the queries of others, and of invented users beside those of whom they were not made."""
+    found = [Recording.empty(len(own)) for own in fit.accounts]
+    invented: dict[Draw, Recording] = {}
+    for fold in fit.folds:
+        made = dict(draws(fit, fold))
+        for part in range(fold.parts):
+            profile = owned.profile(fit, blank(), fold, part)
+            inside = record([fit.accounts[at] for at in fold.inside], profile)
+            for at, own in zip(fold.inside, inside, strict=True):
+                found[at].take(fit.parts(at, fold) == part, own)
+        invented |= zip(made, record(list(made.values()), profile), strict=True)
+        progress(len(fold.inside))
+    return found, invented
 
 
 def _spread(recordings: Sequence[Recording]) -> Spread:
     """How honest accounts vary, robustly: medians and median deviations, never less than each measure's floor."""
-    long = [own for own in recordings if len(own.values) >= _FEWEST_QUERIES] or list(recordings)
-    means, deviations = (np.array(column) for column in zip(*(_moments(own) for own in long), strict=True))
+    means, deviations = (np.array(column) for column in zip(*(_moments(own) for own in recordings), strict=True))
     known = ~np.isnan(means).all(axis=0)
     means, deviations = np.where(known, means, 0.0), np.where(known, deviations, 0.0)
     mean = np.nanmedian(means, axis=0)
@@ -139,26 +166,3 @@ def _moments(own: Recording) -> tuple[Floats, Floats]:
         mean = (weights * np.nan_to_num(values)).sum(axis=0) / total
         variance = (weights * (np.nan_to_num(values) - mean) ** 2).sum(axis=0) / total
     return mean, np.sqrt(variance)
-
-
-def _excuses(invented: list[Floats], reached: Floats, measures: Sequence[str]) -> Floats:
-    """Exemplars that nobody is: the ordinary account, and those of invented users, in order. What the model would have
-    told these is not known, so they may be told whatever any honest account was."""
-    said = np.array([name in MEASURES and MEASURES[name].family == "outputs" for name in measures])
-    likely = [np.where(said, np.maximum(own, reached.max(axis=0)), own) for own in invented]
-    return np.array([np.zeros(len(measures)), *likely])
-
-
-def _of_others(at: int, reached: Floats, excuses: Floats) -> tuple[Floats, Floats]:
-    """What may explain account ``at``: all but itself, and but the invented user who has its queries."""
-    own = [at + 1] if at + 1 < len(excuses) else []
-    return np.delete(reached, at, 0), np.delete(excuses, own, 0)
-
-
-def _farthest(scores: Floats, others: Floats, excuses: Floats) -> tuple[float, Floats]:
-    """The largest D of an account whose ``scores`` (n, j) ``others`` and ``excuses`` explain, and what each measure
-    adds to it."""
-    exemplars = outermost(np.concatenate((others, excuses)))
-    left, best = unexplained(scores, exemplars)
-    at = int(left.argmax())
-    return float(left[at]), np.clip(scores[at] - exemplars[best[at]], 0.0, MOST)

@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 
 from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
+from detector.core.arrays import Array
 
-WHAT_IFS = ((30, 7), (6, 40)) * 3
+WHAT_IFS = ((30, 7), (6, 40))
 """Invented users of what-if tools: rows, and how often each is asked again with one field changed."""
 
 Rows = NDArray[np.float32]
 
 
-def what_if(account: QueryBatch, others: QueryBatch, rows: int, changes: int, rng: np.random.Generator) -> QueryBatch:
-    """Somebody who asks ``rows`` queries of ``account`` and each of them ``changes`` times more, every time with
-    another field as some query of ``others`` has it. What the model would say is not known here; it is taken to say
-    the same.
+def what_if(account: QueryBatch, bases: Array, donors: Rows, changes: int, rng: np.random.Generator) -> QueryBatch:
+    """Somebody who asks the queries ``bases`` int64 (b,) of ``account`` and each of them ``changes`` times more, every
+    time with another field as some row of ``donors`` (n, d) has it. What the model would say is not known here; it is
+    taken to say the same.
     """
-    bases = np.sort(rng.choice(len(account), min(rows, len(account)), replace=False))
     asked = take(account, np.repeat(bases, changes + 1))
-    features, donors = asked.features.copy(), others.features
+    features = asked.features.copy()
     varied = [own for own in fields(donors) if (donors[:, own] != donors[0, own]).any()]
     changed = np.flatnonzero(np.arange(len(features)) % (changes + 1)) if varied else np.empty(0, np.int64)
     for row, field in zip(changed.tolist(), rng.integers(0, len(varied) or 1, len(changed)).tolist(), strict=True):

@@ -1,34 +1,39 @@
-"""What the owner may give beside honest traffic: his model, and rows like those that it was trained on."""
+"""What the owner may give beside honest traffic: a model, and rows like those that it was trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from detector.contracts.queries import QueryBatch
+from detector.core.calibration.crossfit import CrossFit, Fold
 from detector.core.owner_model import OwnerModel
 from detector.core.owner_model.margins import Margins
 from detector.core.profile import Profile
-from detector.core.reference import Reference
+from detector.core.reference import Honest
 from detector.core.standards import Standards
 from detector.core.validation import Validation
+
+_ROWS = 10_000
+"""Margins are made from at most so many honest rows."""
 
 
 @dataclass(frozen=True)
 class Owned:
-    """His ``model``, and his ``validation`` set; None where he gave none."""
+    """The owner's ``model``, and their ``validation`` set; None where there is none."""
 
     model: OwnerModel | None = None
     validation: Validation | None = None
 
-    def profile(self, honest: Sequence[QueryBatch], reference: Reference, standards: Standards) -> Profile:
-        """For the model version of ``honest`` accounts. Margins are those of the model, made from the validation set or
+    def profile(self, fit: CrossFit, standards: Standards, fold: Fold | None = None, part: int = 0) -> Profile:
+        """Of what the accounts outside ``fold`` asked. Margins are those of the model, made from the validation set or
         else from the honest rows; without a model, those between the probabilities that honest rows were told."""
-        first = honest[0]
-        margins = self._validated or self._margins(honest)
+        first = fit.accounts[0]
+        margins = self._validated
+        if margins is None and (self.model is not None or first.output_kind == "probabilities"):
+            margins = self._margins(fit.sample(_ROWS, fold, part))
+        reference = fit.reference(fold, part)
         return Profile(first.model, first.model_version, reference, standards, self.model, margins, self.validation)
 
     @cached_property
@@ -38,10 +43,7 @@ class Owned:
             return None
         return Margins.of(self.model, self.validation.features)
 
-    def _margins(self, honest: Sequence[QueryBatch]) -> Margins | None:
-        features = np.concatenate([own.features for own in honest])
-        if self.model is not None:
-            return Margins.of(self.model, features)
-        if honest[0].output_kind != "probabilities":
-            return None
-        return Margins.of(None, features, np.concatenate([own.outputs for own in honest]))
+    def _margins(self, honest: Honest) -> Margins | None:
+        twice = 2 if len(honest.features) < 2 else 1
+        features, outputs = (np.tile(column, (twice, 1)) for column in (honest.features, honest.outputs))
+        return Margins.of(self.model, features, None if self.model is not None else outputs)

@@ -9,14 +9,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.batches import take
+from detector.contracts.batches import cut
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from detector.core.profile import Profile
 from detector.core.rows import Grouping, Rows
-from detector.core.scoring import CHANGE, Scoring, clock_of, width
+from detector.core.scoring import CHANGE, CLOCKS, Scoring, clock_of, width
 from detector.core.signals import MEASURES, SIGNALS, WEIGHED
 from detector.core.signals.suspicion import Suspicion
 from detector.core.standards import Spread, Standards
@@ -25,6 +25,9 @@ COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 """The columns of standards, in order."""
 
 _ROWS = 256
+"""Of one account, at most so many at once."""
+_TOGETHER = 4
+"""So many accounts at once."""
 
 Floats = NDArray[np.float64]
 
@@ -38,13 +41,27 @@ class Recording:
     weights: Floats
     others: Floats
 
+    @classmethod
+    def empty(cls, count: int) -> Recording:
+        """Of ``count`` queries of which nothing is known yet."""
+        return cls(*(np.full((count, wide), np.nan) for wide in (len(MEASURES), len(CLOCKS), len(WEIGHED))))
+
+    def take(self, rows: NDArray[np.bool_], other: Recording) -> None:
+        """Take over what ``other`` says of ``rows`` bool (n,)."""
+        for own, said in zip(self._parts, other._parts, strict=True):
+            own[rows] = said[rows]
+
+    @property
+    def _parts(self) -> tuple[Floats, Floats, Floats]:
+        return self.values, self.weights, self.others
+
     def scores(self, spread: Spread) -> Floats:
         """float64 (n, columns): the standardised scores as of each query, as ``suspicion`` forms them."""
         scoring = Scoring(list(MEASURES.values()), spread)
         sums = np.zeros((1, width(list(MEASURES.values()))))
         parts = []
         for at in range(0, len(self.values), _ROWS):
-            values, weights, others = (part[at : at + _ROWS].T for part in (self.values, self.weights, self.others))
+            values, weights, others = (part[at : at + _ROWS].T for part in self._parts)
             alone = Grouping.of(np.zeros(values.shape[1], np.int64), 1)
             scores, sums = scoring.follow(alone, values, weights, others, sums)
             parts.append(scores)
@@ -58,20 +75,34 @@ def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[Recording]:
     """What the measures say of each of ``accounts``, queries of one principal each, by what ``profile`` knows of
     others."""
     config = EngineConfig(profiles=(replace(profile, validation=None),))  # exposure is no part of suspicion
-    return [_record(account, config) for account in accounts]
+    found: list[Recording] = []
+    for first in range(0, len(accounts), _TOGETHER):
+        found += _record(accounts[first : first + _TOGETHER], config)
+    return found
 
 
-def _record(account: QueryBatch, config: EngineConfig) -> Recording:
-    heard: list[tuple[Floats, Floats, Floats]] = []
+def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Recording]:
+    recordings = [Recording.empty(len(own)) for own in accounts]
+    numbered = [replace(own, principals=[str(at)] * len(own.principals)) for at, own in enumerate(accounts)]
+    there: list[tuple[int, int]] = []
 
-    def listen(_rows: Rows, values: Floats, weights: Floats, others: Floats) -> None:
-        heard.append((values, weights, others))
+    def listen(rows: Rows, *said: Floats) -> None:
+        for piece in np.unique(rows.batch).tolist():
+            of_piece = rows.batch == piece
+            at, start = there[piece]
+            position = start + rows.batch_row[of_piece]
+            own = recordings[at]
+            for part, column in zip((own.values, own.weights, own.others), said, strict=True):
+                part[position] = column[of_piece]
 
     suspicion = partial(Suspicion, measures=MEASURES, others=WEIGHED, listener=listen)
     engine = Engine(config, {**SIGNALS, "suspicion": suspicion})
-    for start in range(0, len(account), _ROWS):
-        engine.observe(MicroBatch((take(account, np.arange(start, min(start + _ROWS, len(account)))),)))
-    return Recording(*(np.concatenate(column) for column in zip(*heard, strict=True)))
+    for start in range(0, max(map(len, accounts)), _ROWS):
+        there[:] = [(at, start) for at, own in enumerate(accounts) if len(own) > start]
+        engine.observe(
+            MicroBatch(tuple(cut(numbered[at], start, min(start + _ROWS, len(numbered[at]))) for at, _ in there))
+        )
+    return recordings
 
 
 def blank() -> Standards:

@@ -1,4 +1,4 @@
-"""Calibration on logs that may hold a thief already: he is named, left out, and the rest is calibrated on again."""
+"""Calibration on logs that may hold a thief: who stands out is named, and left out only if the owner says so."""
 
 from __future__ import annotations
 
@@ -7,42 +7,48 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.achieved import Achieved
-from detector.core.calibration.calibrate import FEWEST_ACCOUNTS, NOTHING, Calibration, calibrate
+from detector.core.calibration.calibrate import NOTHING, Calibration, calibrate
 from detector.core.calibration.owned import Owned
 from detector.core.calibration.suspects import Outlier, outliers
 
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """``calibration`` without the accounts ``left_out``; ``kept``: others that stand out from it; ``achieved``: how
-    many of its accounts the others would have flagged."""
+    """``calibration`` of all accounts but those ``left_out``, by name; ``outliers``: accounts of it that stand out from
+    the others."""
 
     calibration: Calibration
-    left_out: list[Outlier]
-    kept: list[Outlier]
-    achieved: Achieved
+    left_out: list[str]
+    outliers: list[Outlier]
+
+    @property
+    def achieved(self) -> Achieved:
+        """How many of its accounts the others would have flagged, of those that are long enough to tell."""
+        long = self.calibration.long
+        return Achieved(sum(bool(long[own.at]) for own in self.outliers), int(long.sum()))
+
+    @property
+    def length(self) -> int:
+        """How many queries those accounts asked, at the median."""
+        return int(np.median(self.calibration.queries[self.calibration.long]))
 
 
 def calibrate_screened(
     accounts: Sequence[QueryBatch],
     budget: float,
-    seed: int,
-    keep: Collection[str] = (),
+    leave_out: Collection[str] = (),
     progress: Callable[[int], None] | None = None,
     owned: Owned = NOTHING,
 ) -> Screened:
-    """As ``calibrate``, but without accounts that are extreme in two families of measures, unless ``keep`` names them
-    or fewer than three would be left. ``progress`` is told again of accounts that are replayed again."""
-    calibration = calibrate(accounts, budget, np.random.default_rng(seed), progress, owned)
-    found = outliers(calibration, budget)
-    left_out = [own for own in found if own.suspect and own.name not in keep]
-    if left_out and len(accounts) - len(left_out) >= FEWEST_ACCOUNTS:
-        gone = {own.at for own in left_out}
-        rest = [account for at, account in enumerate(accounts) if at not in gone]
-        calibration = calibrate(rest, budget, np.random.default_rng(seed), progress, owned)
-        found = outliers(calibration, budget)
-    else:
-        left_out = []
-    return Screened(calibration, left_out, found, Achieved(len(found), len(calibration.accounts)))
+    """As ``calibrate``, but without the accounts whose names are in ``leave_out``. Raises ConfigurationError for a name
+    that is not there."""
+    names = {own.principals[own.principal_index[0]]: own for own in accounts}
+    strangers = sorted(set(leave_out) - names.keys())
+    if strangers:
+        raise ConfigurationError(f"--leave-out: there is no account {', '.join(strangers)} in the honest logs")
+    rest = [own for name, own in names.items() if name not in leave_out]
+    calibration = calibrate(rest, budget, progress, owned)
+    return Screened(calibration, sorted(leave_out), outliers(calibration, budget))

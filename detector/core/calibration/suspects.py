@@ -29,13 +29,15 @@ FAMILIES: dict[str, Family] = {name: own.family for name, own in MEASURES.items(
 @dataclass(frozen=True, slots=True)
 class Outlier:
     """Account ``name``, number ``at`` of the calibration, whose D against all others is ``largest``, more than they
-    allow: ``allowed``. ``added``: the measures that add to it, what each adds, most first."""
+    allow: ``allowed``. ``added``: the measures that add to it, what each adds, most first. ``excused``: names of the
+    accounts that would be flagged too if this one were left out."""
 
     at: int
     name: str
     largest: float
     allowed: float
     added: tuple[tuple[str, float], ...]
+    excused: tuple[str, ...] = ()
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -59,15 +61,18 @@ def outliers(calibration: Calibration, budget: float) -> list[Outlier]:
 
 def allowed(calibration: Calibration, budget: float) -> NDArray[np.float64]:
     """float64 (n,): for each account the threshold that all others give."""
-    largest, others = calibration.largest, ~calibration.odd
-    rest = [others & (np.arange(len(largest)) != at) for at in range(len(largest))]
-    return np.array([Tail.of(largest[own]).threshold(budget) for own in rest])
+    largest, odd = calibration.largest, calibration.odd
+    rest = [calibration.long & (np.arange(len(largest)) != at) for at in range(len(largest))]
+    return np.array([Tail.beside(largest[own], odd[own]).threshold(budget) for own in rest])
 
 
 def _outliers(calibration: Calibration, limits: NDArray[np.float64]) -> Iterator[Outlier]:
-    measures = calibration.profile.standards.measures
-    for at in np.flatnonzero(calibration.largest > limits).tolist():
-        added = calibration.added[at]
+    measures, largest = calibration.profile.standards.measures, calibration.largest
+    for at in np.flatnonzero(largest > limits).tolist():
+        added = calibration.farthest[at].added
         order = [column for column in np.argsort(-added, kind="stable").tolist() if added[column] > 0]
         names = tuple((measures[column], cast("float", added[column].item())) for column in order)
-        yield Outlier(at, calibration.accounts[at], float(calibration.largest[at]), float(limits[at]), names)
+        alone = calibration.jury.without([at], calibration.farthest)
+        excused = np.flatnonzero((largest <= limits) & (alone > limits)).tolist()
+        like = tuple(sorted(calibration.accounts[other] for other in excused))
+        yield Outlier(at, calibration.accounts[at], float(largest[at]), float(limits[at]), names, like)

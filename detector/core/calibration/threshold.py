@@ -4,18 +4,20 @@ know."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, log
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.standards import FLOOR
+from detector.core.standards import FLOOR, FLOOR_BUDGET
 
 _TAIL = 0.2
 _FEWEST = 4
 _SURE = 0.75
 _ODD = 1.25
 _APART = 2.0
+_LEAST = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +37,56 @@ class Tail:
         The sum of k exponential excesses is gamma distributed (2 sum / mean ~ chi squared with 2k degrees), which
         bounds their mean. Pickands (1975) for why tails above a high level are of this family.
         """
-        from scipy.stats import chi2
-
         ordered = np.sort(largest)[::-1]
         count = min(max(ceil(_TAIL * len(ordered)), _FEWEST), len(ordered))
         start = float(ordered[count]) if count < len(ordered) else 0.0
         excess = float((ordered[:count] - start).mean())
-        return cls(start, count / len(ordered), excess * 2 * count / float(chi2.ppf(1 - _SURE, 2 * count)))
+        return cls(start, count / len(ordered), excess * _bound(count))
+
+    @classmethod
+    def beside(cls, largest: NDArray[np.float64], odd: NDArray[np.float64]) -> Tail:
+        """The same, where accounts count the less the more they are ``odd``, float64 (n,)."""
+        part = float(odd.max(initial=0.0))
+        if part == 0:
+            return cls.of(largest)
+        own, rest = cls.of(largest), cls.of(largest[odd == 0])
+        start, share, excess = (
+            (1 - part) * getattr(own, name) + part * getattr(rest, name) for name in ("start", "share", "excess")
+        )
+        return cls(start, share, excess)
 
     def threshold(self, budget: float) -> float:
-        """The D that a share ``budget`` of honest accounts exceeds at most, never below 5."""
-        return max(FLOOR, self.start + self.excess * max(log(self.share / budget), 0.0))
+        """The D that a share ``budget`` of honest accounts exceeds at most; never below 5 at a budget of 1 percent, and
+        as far from that at another as the tail says."""
+        lift = max(FLOOR - self._reached(FLOOR_BUDGET), 0.0)
+        return self._reached(budget) + lift
 
-    def rate(self, threshold: float) -> float:
-        """The share of honest accounts that exceeds ``threshold``, by the same tail."""
-        return self.share * float(np.exp(-max(threshold - self.start, 0.0) / max(self.excess, 1e-12)))
+    def _reached(self, share: float) -> float:
+        return self.start + self.excess * max(log(self.share / share), 0.0)
 
 
-def odd_ones(largest: NDArray[np.float64], budget: float) -> NDArray[np.bool_]:
-    """bool (n,): accounts whose D is a quarter above what all others allow and twice as large as theirs, one in five at
+def oddness(largest: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64 (n,): 1 for accounts whose D is a quarter above what all others allow at a budget of 1 percent and twice
+    as large as theirs, 0 where it is within what they allow, and between in between; more than 0 for one in five at
     most. They are kinds of their own, which excuse their like; the tail of the rest says nothing of them, nor they of
     it. As many as stand out together are taken: each would hide the others if these stayed with the rest."""
-    order = np.argsort(-largest)
-    odd = np.zeros(len(largest), np.bool_)
+    order = np.argsort(-largest, kind="stable")
+    odd = np.zeros(len(largest))
+    best, most = 0, 0.0
     for count in range(max(len(largest) // 5, 1), 0, -1):
         least, rest = largest[order[count - 1]], largest[order[count:]]
-        if least > max(_ODD * Tail.of(rest).threshold(budget), _APART * rest.max()):
-            odd[order[:count]] = True
-            break
+        limit = Tail.of(rest).threshold(FLOOR_BUDGET)
+        border = max(_ODD * limit, _APART * rest.max(), limit + _LEAST)
+        own = min(max((least - limit) / (border - limit), 0.0), 1.0)
+        if own > most:
+            best, most = count, own
+    odd[order[:best]] = most
     return odd
+
+
+@lru_cache
+def _bound(count: int) -> float:
+    """By how much the mean of so many exponential values may exceed what they say, with 75 percent confidence."""
+    from scipy.stats import chi2
+
+    return 2 * count / float(chi2.ppf(1 - _SURE, 2 * count))

@@ -38,7 +38,7 @@ def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], Non
     rows = dataset.training.features
     validation = Validation.of(rows, victim.answer(rows).labels)
     accounts = list(_accounts(dataset, victim, seed + _OTHERS))
-    return calibrate(accounts, BUDGET, np.random.default_rng(seed), progress, Owned(model, validation)).profile
+    return calibrate(accounts, BUDGET, progress, Owned(model, validation)).profile
 
 
 def _accounts(dataset: Dataset, victim: Victim, seed: int) -> Iterator[QueryBatch]:

@@ -107,7 +107,7 @@ class ModelOutcome:
         if refused_at is None:
             yield f"the thief was never refused in {self.thief.sent:,} queries"
         elif refused_at >= last:
-            yield f"the thief was refused at his query {refused_at:,}, not before his query {last}"
+            yield f"the thief was refused at query {refused_at:,}, not before query {last}"
 
     def _unenforced(self) -> Iterator[str]:
         if self.thief.slowed_at is not None:

@@ -67,7 +67,7 @@ def _rows(mode: Mode) -> Iterator[tuple[str, Callable[[ModelOutcome], str]]]:
 
 
 def _query(number: int | None) -> str:
-    return "never" if number is None else f"his query {number:,}"
+    return "never" if number is None else f"query {number:,}"
 
 
 def _because(alert: Alert | None) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from detector.contracts.codecs.loose_values import as_float
 from detector.contracts.errors import InvalidRecord
 from detector.serving.complaints import harmless
 
@@ -26,11 +26,13 @@ class Alike(NamedTuple):
 
 
 def count_rows(features: Any) -> int:
-    """How many queries ``features`` hold as far as can be told, else one. May run code of the caller, so may raise."""
-    shape = getattr(features, "shape", None)
-    if shape is not None:
-        return int(shape[0]) if len(shape) > 1 else 1
-    return len(features) if _is_vector(features) and any(map(_is_vector, features)) else 1
+    """How many queries ``features`` hold: (n, d) n, (d,) one; one as well where that cannot be known."""
+    with harmless():  # an object of the caller may raise whatever it is asked
+        shape = getattr(features, "shape", None)
+        if shape is not None:
+            return int(shape[0]) if len(shape) > 1 else 1
+        return len(features) if _is_nested(features) else 1
+    return 1
 
 
 def salvage(features: Any, outputs: Any) -> list[Alike]:
@@ -93,9 +95,4 @@ def _row(values: Any) -> list[float] | None:
 
 
 def _number(cell: Any) -> float:
-    if cell is None or type(cell).__name__ in _NOTHING:
-        return math.nan
-    try:
-        return float(cell)
-    except OverflowError:  # an integer beyond any float
-        return math.inf if cell > 0 else -math.inf
+    return as_float(None if type(cell).__name__ in _NOTHING else cell)

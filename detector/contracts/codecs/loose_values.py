@@ -39,7 +39,9 @@ def _whole(digits: str) -> float:
 
 
 def shown(value: object) -> str:
-    """``value`` as an error message may quote it."""
+    """``value`` as an error message may quote it; None is absent."""
+    if value is None:
+        return "absent"
     if isinstance(value, (list, dict)):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, (str, bytes)):
@@ -53,7 +55,9 @@ def text_of(value: object) -> str | None:
         return value
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, float) or not isfinite(value):
         return None
     return str(int(value)) if value == int(value) else str(value)
 
@@ -62,16 +66,24 @@ def named(value: object, field: str) -> str:
     """``text_of(value)``; raises InvalidRecord where there is none."""
     text = text_of(value)
     if text is None:
-        raise InvalidRecord("structure", f"{field} is {'absent' if value is None else shown(value)}; send a text")
+        raise InvalidRecord("structure", f"{field} is {shown(value)}; send a text")
     return text
 
 
 def number_of(value: object) -> float | None:
     """``value`` as a float64, NaN for None and infinite where it is beyond one; None where it is no number."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        return None
+    return as_float(value)
+
+
+def as_float(value: Any) -> float:
+    """What ``float`` makes of ``value``, but NaN for None and infinite for a whole number beyond float64.
+
+    Raises what ``float`` raises for others.
+    """
     if value is None:
         return nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
     try:
         return float(value)
     except OverflowError:
@@ -83,8 +95,7 @@ def vector_of(value: object, field: str) -> str | list[float | None]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        told = "absent" if value is None else shown(value)
-        raise InvalidRecord("structure", f"{field} is {told}; send base64 of float32, or a list of numbers")
+        raise InvalidRecord("structure", f"{field} is {shown(value)}; send base64 of float32, or a list of numbers")
     numbers: list[float | None] = [number_of(entry) for entry in value]
     if None in numbers:
         at = numbers.index(None)
@@ -102,6 +113,6 @@ def marks_of(value: object) -> list[bool] | None:
 
 def whole_of(value: object) -> int | None:
     """``value`` as a whole number of 64 bits; None where it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -(2**63) <= value < 2**63:
         return None
-    return int(value) if -(2**63) <= value < 2**63 else None
+    return int(value) if value == int(value) else None

@@ -1,0 +1,128 @@
+"""What logger and gate have in common: a thread in each process, started by the first call, that outlives any fault."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from detector.serving.complaints import harmless
+from detector.serving.forks import renew_in_children
+from detector.serving.metrics import Counters
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+"""After a failure; each pause is twice the one before, until something goes well."""
+
+
+class Background(ABC):
+    """A thread that goes on with its work until it is closed, after a pause whatever is raised there."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._closing = threading.Event()
+        self._back_off = FIRST_PAUSE_SECONDS
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, timeout: float) -> None:
+        """End the thread; waits at most ``timeout`` seconds."""
+        self._closing.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._finished():
+            with harmless(self._failed):
+                self._work()
+
+    def _finished(self) -> bool:
+        return self._closing.is_set()
+
+    def _failed(self, error: BaseException) -> None:
+        with harmless():
+            self._note(error)
+        self._closing.wait(self._back_off)
+        self._back_off = min(2 * self._back_off, LONGEST_PAUSE_SECONDS)
+
+    def _went_well(self) -> None:
+        self._back_off = FIRST_PAUSE_SECONDS
+
+    @abstractmethod
+    def _work(self) -> None:
+        """Do something, and return now and then."""
+
+    @abstractmethod
+    def _note(self, error: BaseException) -> None:
+        """Count and log ``error``."""
+
+
+B = TypeVar("B", bound=Background)
+
+
+class Threaded(ABC, Generic[B]):
+    """Has a ``Background``, made anew in each forked process and after each end."""
+
+    counters: Counters
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._started = self._closed = False
+        self._background = self._new_background(None)
+        renew_in_children(self)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the thread now instead of at the first call, or again after :meth:`close`.
+
+        Returns at once, with or without a broker.
+        """
+        with self._lock:
+            if self._closed:
+                self._closed = self._started = False
+                self._background = self._new_background(self._background)
+        self._ensure_started()
+
+    @abstractmethod
+    def close(self, timeout: float = 2.0) -> None:
+        """End the thread until :meth:`start`; waits at most ``timeout`` seconds."""
+
+    def renew(self) -> None:
+        """Begin anew, in a forked process: the thread is gone."""
+        self._lock = threading.Lock()
+        self._started = False
+        self._background = self._new_background(self._background)
+
+    @abstractmethod
+    def gauges(self) -> Mapping[str, float]:
+        """What is measured now, by name."""
+
+    def snapshot(self) -> dict[str, float]:
+        """Counters and gauges by name."""
+        return {**self.counters.snapshot(), **self.gauges()}
+
+    @abstractmethod
+    def _new_background(self, before: B | None) -> B:
+        """In the place of the one ``before``, if there was one."""
+
+    def _ensure_started(self) -> None:
+        with self._lock:
+            if not self._started and not self._closed:
+                self._started = True
+                self._background.start()
+
+    def _close(self, timeout: float) -> None:
+        with self._lock:
+            running = self._started and not self._closed
+            self._closed = True
+        if running:
+            self._background.close(timeout)

@@ -13,7 +13,7 @@ from detector.contracts.compression import not_read
 from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
 from detector.contracts.findings import Audit, Command
 from detector.contracts.partitioning import partition_of
-from detector.runtime import header_names
+from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
 
 _BOOTSTRAP_MILLISECONDS = 5_000
@@ -30,7 +30,7 @@ class Topic:
     def __init__(self, settings: KafkaSettings, name: str, principal: str | None = None) -> None:
         import kafka
 
-        header_names.install()
+        odd_batches.install()
         self.name = name
         self._embedded = settings.embedded
         self._count = _partitions(settings, name)

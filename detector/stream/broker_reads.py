@@ -13,7 +13,7 @@ from kafka.errors import KafkaError
 
 from detector.contracts.compression import not_read
 from detector.contracts.errors import BrokerError, SourceGap
-from detector.runtime import header_names
+from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
 from detector.stream import topics
 from detector.stream.topic_watch import TopicWatch
@@ -117,7 +117,7 @@ class BrokerReads:
 
     def _open(self) -> KafkaConsumer:
         if self._consumer is None:
-            header_names.install()
+            odd_batches.install()
             self._consumer = KafkaConsumer(
                 group_id=None,
                 enable_auto_commit=False,

@@ -1,7 +1,8 @@
 """Batches that aiokafka cannot read, and that any client of librdkafka can write: it fails on the whole fetch, always.
 
 A batch with a header name that is not UTF-8 is read once more by aiokafka's own Python reader, each wrong byte as
-U+FFFD. One that would take all memory is not read (``bombs``). All others are read as before.
+U+FFFD. One that would take all memory (``bombs``) is not decompressed: a record that says so stands in for each of its
+own, and the first of these holds the batch's bytes as they came. All others are read as before.
 ``tests/stream/test_header_names.py`` fails when this no longer fits; the versions are pinned.
 """
 
@@ -13,17 +14,21 @@ from itertools import islice
 from typing import Any
 
 from aiokafka.consumer import fetcher
-from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.default_records import _DefaultRecordBatchPy, _DefaultRecordPy
 from aiokafka.record.memory_records import MemoryRecords
 
-from detector.runtime.header_names import LenientBytes
-from detector.stream.bombs import is_bomb, stand_ins
+from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
+from detector.runtime.bombs import is_bomb
+from detector.runtime.odd_batches import LenientBytes
 
 _LENGTH = struct.Struct(">8xi")
 """Of a batch, after its base offset: how many bytes follow."""
 
 _HEAD = 61
 """Bytes of a batch before its records."""
+
+
+_UNREAD = [("content-type", UNREAD_CONTENT_TYPE)]
 
 
 class LenientRecords:
@@ -62,7 +67,7 @@ class _Batch:
     def __iter__(self) -> Iterator[Any]:
         data, start, end = self._place
         if self._batch.compression_type and is_bomb(self._batch.compression_type, packed := data[start + _HEAD : end]):
-            yield from stand_ins(self._batch, packed)
+            yield from _stand_ins(self._batch, packed)
             return
         read = 0
         try:
@@ -75,6 +80,14 @@ class _Batch:
     def __next__(self) -> Any:
         """As aiokafka reads a control record, which has no headers."""
         return next(self._batch)
+
+
+def _stand_ins(batch: Any, data: bytes) -> Iterator[Any]:
+    """A record in place of each of ``batch``, whose compressed records are ``data``."""
+    value: bytes | None = data
+    for offset in range(batch.base_offset, batch.next_offset):
+        yield _DefaultRecordPy(offset, batch.max_timestamp, batch.timestamp_type, None, value, _UNREAD)
+        value = None
 
 
 def _read_leniently(data: bytes) -> Iterator[Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError
 
 from detector.contracts.batches import take
 from detector.contracts.codecs.queries_json import encode_json_query
@@ -103,7 +105,8 @@ class Load:
     def close(self) -> None:
         """Let go of the broker, whatever is still to be sent."""
         self._stopping.set()
-        self._producer.close(timeout=0)
+        with suppress(KafkaTimeoutError):
+            self._producer.close(timeout=0)
 
     def send(self, rows: int) -> None:
         """One batch of ``rows`` queries, now."""

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from math import nan
 from pathlib import Path
 from threading import Event, Thread
@@ -36,7 +35,7 @@ from tests.chaos.stage import environment
 from tests.chaos.workers import Worker
 
 PARTITIONS = 4
-_PATIENCE_SECONDS = 300.0
+_PATIENCE_SECONDS = 180.0
 
 Progress = Callable[[int], None]
 
@@ -106,13 +105,13 @@ def run(
     producer = HostileProducer(bootstrap, kafka.topics, kafka.partitions, seed)
     service.worker.start()
     try:
-        _wait(service.worker.ready, "the worker ready")
+        _wait_ready(service.worker)
         (process,) = service.worker.processes()
         started, cpu = time.monotonic(), _cpu(process)
         with _sampling(process, lambda: producer.sent.records / records, found.resident):
             found.sent = producer.send(records, good, progress)
             with KafkaAdminClient(bootstrap_servers=bootstrap) as admin:
-                _wait(partial(_all_applied, admin, service.settings), "everything applied", 1.0)
+                _wait_applied(admin, service.settings)
         found.seconds, found.cpu_seconds = time.monotonic() - started, _cpu(process) - cpu
         _read_metrics(service, found)
         found.letters = sum(1 for _ in _records(service.settings, kafka.topics.dead_letters))
@@ -139,12 +138,12 @@ def _settings(bootstrap: str, letters_per_minute: int) -> Settings:
     )
 
 
-def _wait(condition: Callable[[], bool], what: str, every: float = 0.2) -> None:
+def _wait_ready(worker: Worker) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
+    while not worker.ready():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {_PATIENCE_SECONDS:g} s")
-        time.sleep(every)
+            raise TimeoutError(f"the worker is not ready within {_PATIENCE_SECONDS:g} s")
+        time.sleep(0.2)
 
 
 def _cpu(process: psutil.Process) -> float:
@@ -175,13 +174,24 @@ def _sampling(process: psutil.Process, share: Callable[[], float], into: list[tu
         thread.join()
 
 
-def _all_applied(admin: KafkaAdminClient, settings: Settings) -> bool:
-    """Whether all records of the sources are committed."""
+def _wait_applied(admin: KafkaAdminClient, settings: Settings) -> None:
+    """Until all records of the sources are committed. Raises TimeoutError where that does not go on."""
+    before, moved = -1, time.monotonic()
+    while (left := _left(admin, settings)) > 0:
+        if left != before:
+            before, moved = left, time.monotonic()
+        if time.monotonic() > moved + _PATIENCE_SECONDS:
+            raise TimeoutError(f"{left:,} records are not applied, and for {_PATIENCE_SECONDS:g} s none was")
+        time.sleep(1.0)
+
+
+def _left(admin: KafkaAdminClient, settings: Settings) -> int:
+    """How many offsets of the sources are not committed."""
     names = settings.kafka.topics
     places = [TopicPartition(one, at) for one in (names.queries, names.rekeyed, names.commands) for at in _numbers()]
     ends = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
     done = admin.list_group_offsets(names.application)[names.application]
-    return all(ends[at].offset == 0 or (at in done and done[at].offset >= ends[at].offset) for at in places)
+    return sum(int(ends[at].offset - (done[at].offset if at in done else 0)) for at in places)
 
 
 def _numbers() -> range:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.codecs import decode_queries, encode_json_query, encode_packed
+from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
 from detector.contracts.codecs.queries_packed import excerpt
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import DeadLetter
@@ -83,6 +84,12 @@ def test_a_letter_because_of_a_count_holds_that_count_alone() -> None:
     (letter,) = step.before
     held = decode_queries(letter.value, PACKED["content-type"].decode(), timestamp=0.0)
     assert (held.batch, held.counts) == (None, [counts[1]])
+
+
+def test_what_was_not_read_because_it_would_take_all_memory_is_too_large() -> None:
+    record = SourceRecord("queries", 0, 1000.0, None, b"compressed", {"content-type": UNREAD_CONTENT_TYPE})
+    (letter,) = _live().step([record]).before
+    assert (_described(letter).reason, letter.value) == ("too-large", b"compressed")
 
 
 @pytest.mark.parametrize("name", ["*", "", "m" * 300, "a\x00b"])

@@ -12,8 +12,8 @@ from aiokafka.record.memory_records import MemoryRecords
 from kafka.record import MemoryRecords as KafkaPythonRecords
 
 from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
-from detector.runtime import header_names
-from detector.stream.bombs import MOST_BYTES, is_bomb
+from detector.runtime import odd_batches
+from detector.runtime.bombs import MOST_BYTES, is_bomb
 from detector.stream.header_names import LenientRecords
 
 _GOOD, _BAD = b"HHHH", b"\xff\xfeHH"
@@ -36,7 +36,7 @@ def _batch(records: int, compression: int = 0, bad: bool = True, base: int = 0) 
 
 
 def _read_by_kafka_python(data: bytes) -> list[Any]:
-    header_names.install()
+    odd_batches.install()
     records, found = KafkaPythonRecords(data), []
     while (batch := records.next_batch()) is not None:
         found += [(record.offset, record.timestamp, record.key, record.value, *record.headers) for record in batch]
@@ -101,6 +101,7 @@ def test_a_batch_that_would_take_all_memory_is_not_read_and_its_records_say_so(c
     data = bytes(builder.build())
     unread = ("content-type", UNREAD_CONTENT_TYPE)
     assert _read(data) == [(at, 1002, None, None if at else data[61:], unread) for at in range(3)]
+    assert _read_by_kafka_python(data) == [(at, 1000, None, None) for at in range(3)]
     assert _read(_batch(3, compression=codec, bad=False)) == _read(_batch(3, bad=False))
 
 

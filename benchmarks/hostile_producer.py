@@ -63,7 +63,7 @@ def _print(found: Onslaught) -> None:
         "refused rows and records": f"{found.counted.total():,}",
         "dead letters, and what is in none": f"{found.letters:,}, {found.not_kept:,}",
         "restarts": f"{found.restarts:,}",
-        "resident MB at 5, 50 and 100 percent": megabytes,
+        "resident MB when 5, 50 and 100 percent were sent": megabytes,
         "seconds, and CPU seconds of the worker": f"{found.seconds:,.0f}, {found.cpu_seconds:,.0f}",
     }
     for name, value in rows.items():

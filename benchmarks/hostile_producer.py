@@ -24,7 +24,7 @@ from tests.chaos.onslaught import Onslaught, run
 def main() -> int:
     """Exit status 1 where a good query was not judged, or the worker stopped."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile_producer", description=__doc__)
-    parser.add_argument("--records", type=int, default=1_000_000, help="of nonsense; a tenth as many are good")
+    parser.add_argument("--records", type=int, default=100_000, help="of nonsense; a tenth as many are good")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, help="folder for the worker's log")
     options = parser.parse_args()
@@ -63,7 +63,7 @@ def _print(found: Onslaught) -> None:
         "refused rows and records": f"{found.counted.total():,}",
         "dead letters, and what is in none": f"{found.letters:,}, {found.not_kept:,}",
         "restarts": f"{found.restarts:,}",
-        "resident MB at 5, 50 and 100 percent": megabytes,
+        "resident MB when 5, 50 and 100 percent were sent": megabytes,
         "seconds, and CPU seconds of the worker": f"{found.seconds:,.0f}, {found.cpu_seconds:,.0f}",
     }
     for name, value in rows.items():

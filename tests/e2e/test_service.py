@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from detector.contracts.codecs.queries_json import encode_json_query
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
+from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, excerpt
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.findings import Alert, Command, DeadLetter
 from detector.contracts.partitioning import partition_of
 from detector.serving import Connection, Gate
+from detector.stream.intake import ORIGIN
 from detector.stream.partition import Partition
 from detector.stream.record import StateRecord
 from detector.stream.record import decode as decode_state
@@ -85,17 +86,30 @@ def test_ten_thousand_bad_records_among_ten_thousand_good_ones(broker: Broker, p
         home = [partition_of(name, PARTITIONS) for name in batch.principals]
         carried = (wrong for wrong in malformed(seed=1) if len(wrong.value) < 1_000_000)
         bad = list(islice(carried, 10_000))
-        before = service.resident_bytes()
+        before, sent = service.resident_bytes(), []
         for row, wrong in enumerate(bad):
             headers = [("content-type", wrong.content_type.encode())] if wrong.content_type else []
-            service.producer.send(service.topics.queries, wrong.value, wrong.key, headers, partition=row % PARTITIONS)
+            sent.append(
+                service.producer.send(
+                    service.topics.queries, wrong.value, wrong.key, headers, partition=row % PARTITIONS
+                )
+            )
             value, number = encode_json_query(batch, row), home[batch.principal_index[row]]
             service.producer.send(service.topics.queries, value, partition=number)
         service.producer.flush()
         letters = service.read(service.topics.dead_letters, lambda found: len(found) >= len(bad))
         described = [decode(DeadLetter, dict(letter.headers)["weirguard.dead-letter"]) for letter in letters]
         assert Counter(letter.reason for letter in described) == Counter(wrong.reason for wrong in bad)
-        assert Counter(letter.value for letter in letters) == Counter(wrong.value for wrong in bad)
+        places = [(service.topics.queries, future.value.partition, future.value.offset) for future in sent]
+        originals = {place: wrong.value for place, wrong in zip(places, bad, strict=True)}
+        for letter, told in zip(letters, described, strict=True):
+            if told.topic == service.topics.queries:
+                original = originals.pop((told.topic, told.partition, told.offset))
+                assert letter.value == (excerpt(original, told.rows) if told.rows else original)
+        moved = [dict(letter.headers)[ORIGIN] for letter in letters if ORIGIN in dict(letter.headers)]
+        assert sorted(moved) == sorted(b"%d:%d" % place[1:] for place in originals), (
+            "those of another partition's principal"
+        )
         log = service.read(service.topics.state_log, lambda found: _rows(found) >= len(batch))
         assert _rows(log) == len(batch)
         assert service.resident_bytes() - before < 200_000_000

@@ -51,12 +51,18 @@ class Backoff:
 
 
 class Supervisor:
-    """Starts ``command`` again and again until it stops for good or a signal says so."""
+    """Starts ``command`` again and again until it stops for good or a signal says so.
 
-    def __init__(self, command: Sequence[str], servers: Sequence[str], backoff: Backoff) -> None:
+    A worker that does not stop within ``patience`` seconds when told to is killed: the state log makes that harmless.
+    """
+
+    def __init__(
+        self, command: Sequence[str], servers: Sequence[str], backoff: Backoff, patience: float = 15.0
+    ) -> None:
         self._command = dying_with_parent(list(command))
         self._servers = servers
         self._backoff = backoff
+        self._patience = patience
         self._stopping = False
         self._starts = 0
         self._box = BlackBox()
@@ -106,7 +112,12 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 continue
         worker.terminate()
-        return worker.wait()
+        try:
+            return worker.wait(self._patience)
+        except subprocess.TimeoutExpired:
+            _log.warning("the worker does not stop and is killed; it loses nothing by it", seconds=self._patience)
+            worker.kill()
+            return worker.wait()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True

@@ -18,7 +18,7 @@ SCRIPT = """
 import sys
 from detector.stream.supervisor import Backoff, Supervisor
 worker = [sys.executable, "-c", {worker!r}]
-sys.exit(Supervisor(worker, [{server!r}], Backoff(0.01, 0.02)).run())
+sys.exit(Supervisor(worker, [{server!r}], Backoff(0.01, 0.02), patience=0.3).run())
 """
 
 
@@ -31,6 +31,20 @@ def supervise(worker: str, server: str) -> subprocess.Popen[str]:
 def server() -> Iterator[str]:
     with EmbeddedBroker() as broker:
         yield broker.bootstrap
+
+
+def test_a_worker_that_does_not_stop_is_killed(server: str) -> None:
+    worker = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    )
+    process = supervise(worker, server)
+    assert process.stdout is not None
+    while "up" not in process.stdout.readline():
+        assert process.poll() is None
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "is killed" in output
 
 
 def test_waits_double_up_to_a_limit_and_a_healthy_run_earns_a_short_one() -> None:

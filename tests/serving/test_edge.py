@@ -252,19 +252,16 @@ _NUMBER = (
     | st.none()
     | st.sampled_from([1e39, -1e39, 10**400, math.nan, math.inf, 0.5, 1, -1, 2**63])
 )
-# Deferred, so that hypothesis has little to print when a thread of another test draws a random number meanwhile.
-_CELL = st.deferred(lambda: _NUMBER | _TEXT | st.builds(_Hostile) | st.binary(max_size=3) | st.builds(object))
+_CELL = _NUMBER | _TEXT | st.builds(_Hostile) | st.binary(max_size=3) | st.builds(object)
 _VECTOR = st.lists(_NUMBER, max_size=4) | st.lists(_CELL, max_size=4)
-_VALUES = st.deferred(
-    lambda: (
-        _CELL
-        | _VECTOR
-        | st.lists(_VECTOR, max_size=5)
-        | st.lists(_CELL | _VECTOR, max_size=4)
-        | st.lists(st.lists(_VECTOR, max_size=2), max_size=2)
-        | st.dictionaries(_TEXT, _NUMBER, max_size=2)
-        | st.builds(np.array, st.lists(st.lists(st.floats(), min_size=2, max_size=2), max_size=4))
-    )
+_VALUES = (
+    _CELL
+    | _VECTOR
+    | st.lists(_VECTOR, max_size=5)
+    | st.lists(_CELL | _VECTOR, max_size=4)
+    | st.lists(st.lists(_VECTOR, max_size=2), max_size=2)
+    | st.dictionaries(_TEXT, _NUMBER, max_size=2)
+    | st.builds(np.array, st.lists(st.lists(st.floats(), min_size=2, max_size=2), max_size=4))
 )
 _GOOD_ROWS = st.integers(1, 5).map(lambda rows: ([[1.0, 2.0]] * rows, [[0.5, 0.5]] * rows))
 _CALL = st.fixed_dictionaries(

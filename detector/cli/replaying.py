@@ -102,7 +102,7 @@ class Report:
             self._decisions.write(encode(decision) + b"\n")
 
     def clamped(self, rows: int) -> None:
-        """So many rows had a time too far ahead to be believed."""
+        """The number of rows with a time too far ahead to be believed."""
         self._count("clamped", rows)
 
     def refused(self, log: int, bad: BadRow) -> None:

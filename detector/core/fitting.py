@@ -16,7 +16,7 @@ _ADVICE = "write one for it with `weirguard calibrate`"
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """So many ``queries`` to ``model`` fit no profile. ``reason``: what there is none for; ``detail``: what differs,
+    """``queries`` to ``model`` fit no profile. ``reason``: what there is none for; ``detail``: what differs,
     what becomes of them and what to do, for people."""
 
     model: str

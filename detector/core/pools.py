@@ -14,7 +14,7 @@ _LABEL_OFFSET = 1 << (_LABEL_BITS - 1)
 LABEL_LIMIT = _LABEL_OFFSET - 1
 """Labels are clipped to within this."""
 MOST_POOLS = 1_024
-"""So many labels of a slot have a pool of their own; those that come later share the pool of ``OVERFLOW``."""
+"""The most labels of a slot that have their own pool; later ones share the pool of ``OVERFLOW``."""
 OVERFLOW = LABEL_LIMIT
 
 

@@ -16,7 +16,7 @@ _TRIMMED = 0.05
 _FEWEST = 4
 """Where fewer accounts vary a feature, all of them have a say."""
 _STRETCHED = 4.0
-"""A range that the trimmed accounts make so many times wider is not theirs to make."""
+"""A range that the trimmed accounts make this many times wider is taken without them."""
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]

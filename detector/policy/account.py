@@ -10,7 +10,7 @@ import msgspec
 HALF = 150
 """Answered queries of a principal after which the older half of the recent ones is forgotten."""
 MOST_REASONS = 16
-"""So many reasons are counted apart for each principal; further ones count as ``OTHER``."""
+"""The most reasons that are counted apart for each principal; further ones count as ``OTHER``."""
 OTHER = "other"
 _MOST = 1 << 53
 """No figure goes beyond this: the sum of some dozen of them still is a number that a record can hold."""
@@ -18,9 +18,9 @@ _MOST = 1 << 53
 QUIET = 2_000
 """Judged queries to a model after which earlier ones that could not be judged are no matter any more."""
 MOST_ACTIVE = 128
-"""So many principals of a model of each kind, those active last, are watched."""
+"""The most principals of a model that are watched, of each kind; the latest stay."""
 CLEAN = 10
-"""A principal is clean who had so many queries judged in a row."""
+"""A principal is clean once this many of their queries were judged in a row."""
 LEAST_ODD, MOST_ODD = 4, 2
 """From so many principals with queries that cannot be judged on, and more than so many for each clean one, the
 deployment is at fault."""

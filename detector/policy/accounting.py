@@ -49,7 +49,7 @@ class Accounted:
 
 
 class Accounting:
-    """The accounts of one partition. ``limit``: so many recent unjudged queries of a principal are a suspicion."""
+    """The accounts of one partition. ``limit``: recent unjudged queries that make a suspect."""
 
     def __init__(self, limit: int, most: int = MOST_ACCOUNTS) -> None:
         self._limit = limit

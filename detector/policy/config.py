@@ -41,7 +41,7 @@ class Policy:
     """The policy of a deployment. Of the modes that apply, ``observe`` wins.
 
     ``decision_seconds`` is how long a decision outlives the suspect's last query; it is renewed at half of that.
-    ``unjudged_queries``: so many of a principal's recent queries that cannot be judged make a suspect.
+    ``unjudged_queries``: the number of recent queries that cannot be judged that makes a principal a suspect.
     Raises ConfigurationError for a ladder or a mode that makes no sense.
     """
 

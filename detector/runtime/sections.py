@@ -154,7 +154,7 @@ class WorkerSettings(Section):
     microbatch_bytes: Count = 1_048_576
     """The most bytes of query records in one micro-batch; at most kafka.state_record_bytes."""
     dead_letters_per_minute: Count = 1000
-    """So many dead letters of one reason are kept in a minute, per partition; of more a sample, and all are counted."""
+    """The most dead letters of one reason that a partition keeps in a minute; of more a sample, and all are counted."""
     checkpoint_bytes: Count = 33_554_432
     """So many bytes of state log, per partition, from one checkpoint round to the next."""
     session_timeout_seconds: Seconds = 10.0
@@ -252,7 +252,7 @@ class PolicySettings(Section):
     refuse_after_queries: Count = 50
     """So many further queries of a slowed suspect turn slow into refuse."""
     unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
-    """So many of a principal's last 150 to 300 answered queries that cannot be judged make a suspect."""
+    """A principal is a suspect once this many of their last 150 to 300 answered queries cannot be judged."""
     allowlist: FilePath | None = None
     """File of principals against whom no decision is made; alerts stay."""
 

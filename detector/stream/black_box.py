@@ -28,7 +28,7 @@ CAUTION_VARIABLE = "WEIRGUARD_CAUTION"
 _BYTES = 65_536
 _LENGTH = struct.Struct("<I")
 _MOST = 1_000
-"""So many suspects and so much poison are remembered: an environment variable has a limit."""
+"""The most suspects and poison records that are remembered: an environment variable has a limit."""
 
 K = TypeVar("K")
 V = TypeVar("V")

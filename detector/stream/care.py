@@ -1,4 +1,4 @@
-"""How source records are taken: so many at once, and those that have ended workers one by one."""
+"""How source records are taken: in micro-batches of bounded size, and one by one where they have ended workers."""
 
 from __future__ import annotations
 

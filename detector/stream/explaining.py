@@ -127,7 +127,7 @@ def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iter
 
 def streamed(records: Iterable[SourceRecord], partition: int, partitions: int, topics: Topics) -> Iterator[Timed]:
     """The queries that live in ``partition``, of the records of its sources in order of time, with the times that its
-    owner has. Re-keyed records that are repeated, or do not say whence they came, are left out, as by them."""
+    owner has. Re-keyed records that are repeated, or do not say where they came from, are left out, as by them."""
     receiver = Receiver(partition, partitions, topics)
     own = _unrepeated(records, partitions)
     latest = 0.0

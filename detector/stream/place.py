@@ -55,7 +55,7 @@ class Place:
         return self.position
 
     def extend(self, parts: int) -> None:
-        """The record at our position has so many further parts."""
+        """The record at our position has ``parts`` further parts."""
         self.sequence += parts
 
     def _pass_fence(self, offset: int) -> None:

@@ -68,7 +68,7 @@ class Onslaught:
 
 
 class _Service:
-    """The worker, its settings and what it says of itself."""
+    """The worker, its settings and what it reports."""
 
     def __init__(self, bootstrap: str, directory: Path, letters_per_minute: int) -> None:
         self.settings = _settings(bootstrap, letters_per_minute)

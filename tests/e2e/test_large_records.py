@@ -30,7 +30,7 @@ HEADERS = [("content-type", PACKED_CONTENT_TYPE.encode())]
 
 
 def _send_newcomers(service: Service, number: int) -> list[str]:
-    """One packed record of so many principals of partition 0 that its state record takes several parts."""
+    """One packed record whose principals, all of partition 0, need a state record of several parts."""
     found = (f"n{number}-{at}" for at in range(NEWCOMERS * 8))
     names = [name for name in found if partition_of(name, PARTITIONS) == 0][:NEWCOMERS]
     index = np.arange(len(names), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""What the broker says of a hole in a source, on a real one."""
+"""How a real broker answers about a hole in a source."""
 
 from __future__ import annotations
 

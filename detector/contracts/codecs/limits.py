@@ -24,7 +24,7 @@ OUTPUTS: Final = 65_536
 TEXT_CHARACTERS: Final = 4_096
 LARGEST_FLOAT32: Final = 3.4028234663852886e38
 MOST_COUNTED: Final = 1 << 40
-"""Counts of so many queries or more say nothing: their sums must be numbers that a record can hold."""
+"""A count of this many queries or more is refused: the sum of counts must fit a record."""
 LATEST_TIME: Final = 253_402_300_800.0
 """Midnight after 31 December 9999, in seconds since 1970."""
 

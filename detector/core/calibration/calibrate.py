@@ -26,7 +26,7 @@ FEWEST_ACCOUNTS = 3
 NOTHING = Owned()
 
 GROUPS = 24
-"""The threshold is made again without each account, or without each of so many groups of them."""
+"""The most groups of accounts that are left out in turn to see how far the threshold moves."""
 
 Floats = NDArray[np.float64]
 
@@ -121,7 +121,7 @@ def _judged(
 def _recordings(
     fit: CrossFit, progress: Callable[[int], None], owned: Owned
 ) -> tuple[list[Recording], dict[Draw, Recording]]:
-    """Of each account beside the queries of others, and of invented users beside those of whom they were not made."""
+    """Recordings of each account, and of invented users, each against accounts that it has no queries of."""
     found = [Recording.empty(len(own)) for own in fit.accounts]
     invented: dict[Draw, Recording] = {}
     for fold in fit.folds:

@@ -15,7 +15,7 @@ from detector.core.calibration.habits import WHAT_IFS, what_if
 from detector.core.signals import MEASURES
 
 _DRAWS, _GROUPS = 12, 3
-"""So many invented users of each kind, of as many accounts where there are, in so many groups."""
+"""Invented users of each kind, each made from another account where there are enough, and their groups."""
 _DONORS = 512
 _COVERED = 0.75
 """An exemplar is as extreme in each measure as this share of the invented users of its group at least."""

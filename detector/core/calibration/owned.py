@@ -16,7 +16,7 @@ from detector.core.standards import Standards
 from detector.core.validation import Validation
 
 _ROWS = 10_000
-"""Margins are made from at most so many honest rows."""
+"""The most honest rows that margins are made from."""
 
 
 @dataclass(frozen=True)

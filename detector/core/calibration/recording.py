@@ -25,9 +25,9 @@ COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 """The columns of standards, in order."""
 
 _ROWS = 256
-"""Of one account, at most so many at once."""
+"""The most queries of one account that are taken at once."""
 _TOGETHER = 4
-"""So many accounts at once."""
+"""The number of accounts that are taken at once."""
 
 Floats = NDArray[np.float64]
 

@@ -86,7 +86,7 @@ def oddness(largest: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache
 def _bound(count: int) -> float:
-    """By how much the mean of so many exponential values may exceed what they say, with 75 percent confidence."""
+    """The factor by which the true mean of n exponential values may exceed theirs, with 75 percent confidence."""
     from scipy.stats import chi2
 
     return 2 * count / float(chi2.ppf(1 - _SURE, 2 * count))

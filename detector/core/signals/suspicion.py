@@ -30,7 +30,7 @@ from detector.core.views import Views
 
 _STATE = ("sums", "trail", "profile", "alarm")
 _SHOWN = 4
-"""So many measures are named as evidence, of those that add more than rounding, which differs with the cuts."""
+"""The most measures that are named as evidence. Those that add only rounding are left out: it differs with the cuts."""
 _LEAST_ADDED = 1e-9
 
 Floats = NDArray[np.float64]

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from detector.lab.attackers.attacker import run_offline
+from detector.lab.demo.options import DemoOptions
 from detector.lab.demo.outcome import HonestOutcome, Leaves, ModelOutcome, Outcome, Promise, ThiefOutcome
 from detector.lab.demo.report import render_report
-from detector.lab.fidelity import Fidelity
+from detector.lab.demo.script import scripts
+from detector.lab.fidelity import Fidelity, Yardstick
 from tests.lab.drawing import drawn
 from tests.lab.records import alert, suspected
 
@@ -128,6 +131,15 @@ def test_the_report_quotes_agreement_on_natural_inputs_first_and_says_what_own_i
     ):
         assert told in text
     assert "inputs of their own" not in drawn(render_report(replace(AS_PROMISED, models=(TUMOURS,))), width=240)
+
+
+def test_the_digits_thief_s_own_images_alone_give_a_good_clone_and_the_tree_s_thief_has_none() -> None:
+    digits, tumours = scripts(DemoOptions())
+    assert digits.own_inputs is not None
+    assert tumours.own_inputs is None
+    thief, victim = digits.own_inputs(), digits.victim()
+    assert run_offline(thief, victim) == 100
+    assert Yardstick.of(victim, digits.dataset, 0).measure(thief.clone(), 100).test > 0.9
 
 
 def test_the_report_says_why_each_thief_was_flagged_and_how_much_of_the_tree_was_seen() -> None:

@@ -120,7 +120,7 @@ class ModelOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome on all models. In ``seconds`` of traffic, ``queries`` were sent and ``failed`` got no valid answer."""
+    """The outcome on all models. ``queries`` were sent in ``seconds`` of traffic; ``failed`` got no valid answer."""
 
     mode: Mode
     seconds: float

@@ -124,8 +124,8 @@ def _latency(thief: ThiefOutcome) -> str:
 def _totals(outcome: Outcome) -> Text:
     return Text(
         f"{outcome.queries:,} queries in {outcome.seconds:.0f} s, {outcome.queries / outcome.seconds:.0f} a second, "
-        f"{outcome.failed:,} failed. Decision latency runs from the answer to the flagged query until a gate knows of the "
-        "decision.",
+        f"{outcome.failed:,} failed. Decision latency runs from the answer to the flagged query until a gate knows of "
+        "the decision.",
         style="dim",
     )
 
@@ -145,8 +145,8 @@ def _natural(outcome: Outcome) -> Text:
     for own in outcome.models:
         if (start := own.thief.own_inputs) is not None:
             text.append(
-                f"The thief of the {own.model} needs {start.queries} answers to natural inputs of their own for a clone "
-                f"that agrees on {start.test:.1%} of unseen ones. Such inputs carry most of this model, and no refusal "
+                f"The thief of the {own.model} needs {start.queries} answers to natural inputs of their own for a "
+                f"clone that agrees on {start.test:.1%} of unseen ones. Such inputs carry most of this model, and no refusal "
                 "takes them back; Weirguard stops what the attack adds to them.\n"
             )
     return text

@@ -146,8 +146,8 @@ def _natural(outcome: Outcome) -> Text:
         if (start := own.thief.own_inputs) is not None:
             text.append(
                 f"The thief of the {own.model} needs {start.queries} answers to natural inputs of their own for a "
-                f"clone that agrees on {start.test:.1%} of unseen ones. Such inputs carry most of this model, and no refusal "
-                "takes them back; Weirguard stops what the attack adds to them.\n"
+                f"clone that agrees on {start.test:.1%} of unseen ones. Such inputs carry most of this model, and no "
+                "refusal takes them back; Weirguard stops what the attack adds to them.\n"
             )
     return text
 

@@ -26,8 +26,8 @@ TABLE_ACCOUNTS = 12
 class Script:
     """``accounts`` query the ``model`` at ``path`` with the honest rows of ``dataset``.
 
-    ``theft``: the attack, in words. ``own_inputs``: the same thief with a budget for their own natural inputs alone; None where the attack uses none.
-    ``leaves``: the number of leaves of the model; None where it is no tree.
+    ``theft``: the attack, in words. ``own_inputs``: the same thief with a budget for their own natural inputs alone;
+    None where the attack uses none. ``leaves``: the number of leaves of the model; None where it is no tree.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""What the engine may be told: frozen, validated, and hashed into every alert."""
+"""The configuration of the engine: frozen, validated, and hashed into every alert."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EngineMode = Literal["default", "compatible"]
 PAGE = 32
 
 MOST_REMEMBERED = 65_536
-"""More distances, or repeats, of a class are not kept: there are arrays of them for every class of every account."""
+"""The largest number of distances or repeats kept per class: every class of every account has arrays of this size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class EngineConfig:
             _require(1 <= dimension <= DIMENSIONS, f"dimensions.{model}", dimension, f"from 1 to {DIMENSIONS}")
 
     def configuration_hash(self) -> str:
-        """16 hexadecimal digits that change whenever anything that can change a verdict does."""
+        """Returns 16 hexadecimal digits that change with everything that can change a verdict."""
         plain: dict[str, Any] = {
             "mode": self.mode,
             "prada": asdict(self.prada),

@@ -1,4 +1,5 @@
-"""Who is known: a dense slot for each (model, model version, principal), and whom to forget when space runs out."""
+"""Slots of principals: allocation, and the order of eviction. A slot is a dense integer per (model, model version,
+principal)."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ Key = tuple[str, str, str]
 """(model, model version, principal)."""
 
 MOST_VOTES = 64
-"""For the dimension of a slot: see ``core.voting``."""
+"""The cap of the votes for the dimension of a slot, see ``core.voting``."""
 
 
 @dataclass(slots=True)
 class Shard:
-    """Whose slots and accounts are one engine's. ``queries``: how many it took, which numbers its stream."""
+    """The slots and accounts of one engine. ``queries``: how many it took, which numbers its stream."""
 
     slot_of: dict[Key, int] = field(default_factory=dict)
     account_of: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -30,18 +31,19 @@ class Shard:
         return len(self.slot_of)
 
     def find(self, keys: Iterable[Key]) -> list[int]:
-        """The slot of each key, -1 where there is none."""
+        """Returns the slot of each key, -1 where there is none."""
         return [self.slot_of.get(key, -1) for key in keys]
 
 
 class Principals:
-    """Slots and their counters, and accounts: what a principal's model versions have in common. Of all shards alike.
+    """Slots with their counters, and accounts, which hold what a principal's model versions have in common; of all
+    shards.
 
     ``slots`` columns: ``queries`` seen and ``repeats`` among them, ``active`` (number in the engine's stream of the
     last one), ``score`` (last one, NaN before any), ``account``, ``dimension`` with its ``votes`` and how often it
     changed (``flips``), ``block`` of the history, its first ``pool`` and how many ``pools``. ``accounts`` columns:
-    ``latch`` (bit set of the signals that made it a suspect), ``versions`` (how many slots) and ``home``: the slot
-    that judges where versions have no profiles, which is that of the first version by name.
+    ``latch`` (bit set of the signals that made it a suspect), ``versions`` (how many slots) and ``home``: the slot that
+    judges where versions have no profiles, which is that of the first version by name.
     """
 
     def __init__(self) -> None:
@@ -73,7 +75,7 @@ class Principals:
         return self._slot_ids.size
 
     def add(self, shard: Shard, key: Key, dimension: int) -> int:
-        """A slot for ``key``, which has none yet."""
+        """Returns a new slot for ``key``, which has none."""
         slot = self._slot_ids.take()
         self.slots.reserve(slot + 1)
         shard.slot_of[key] = slot
@@ -89,7 +91,7 @@ class Principals:
         return slot
 
     def remove(self, shard: Shard, slots: Sequence[int]) -> None:
-        """Forget ``slots``; an account goes with the last of its versions, and its latch with it."""
+        """Drops ``slots``; an account is dropped with the last of its versions, and its latch with it."""
         for slot in slots:
             key = self.key_of.pop(slot)
             del shard.slot_of[key]
@@ -99,7 +101,8 @@ class Principals:
         self._slot_ids.give_back(slots)
 
     def find(self, shard: Shard, keys: Sequence[Key]) -> list[int]:
-        """The slot that judges each key of a stream, -1 where there is none: for ``ANY`` version its account's home."""
+        """Returns the slot that judges each key of a stream, -1 where there is none: for ``ANY`` version the home of
+        its account."""
         slot_of, account_of, home = shard.slot_of, shard.account_of, self.accounts["home"]
         return [
             slot_of.get(key, -1)
@@ -109,7 +112,7 @@ class Principals:
         ]
 
     def versions_of(self, shard: Shard, model: str, principal: str) -> list[int]:
-        """Slots of all model versions of one principal."""
+        """Returns the slots of all model versions of one principal."""
         account = shard.account_of.get((model, principal))
         if account is None:
             return []
@@ -118,8 +121,8 @@ class Principals:
         return self._slots_of(account)
 
     def to_forget(self, shard: Shard, count: int) -> list[int]:
-        """The ``count`` slots of ``shard`` that matter least: those without a score first, then those that are not
-        suspects, each by how long they have been silent."""
+        """Returns the ``count`` slots of ``shard`` to evict first: those without a score, then those that are not
+        suspects, then the others, each in the order of their last query."""
         known = np.fromiter(shard.slot_of.values(), dtype=np.int64, count=len(shard))
         suspect = self.accounts["latch"][self.slots["account"][known]] != 0
         scored = ~np.isnan(self.slots["score"][known])

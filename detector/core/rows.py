@@ -1,4 +1,4 @@
-"""The rows of a step, and how they belong to principals and their classes."""
+"""The rows of a step, grouped by principal and class."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Rows:
 
     @cached_property
     def said(self) -> NDArray[np.float32]:
-        """float32 (n,): what the model said in one number: the largest probability, 1 for a label, or the score."""
+        """float32 (n,): the model's answer as one number: the largest probability, 1 for a label, or the score."""
         said = self.top[:, 1].copy()
         for at, rows in self._sources:
             if self.batches[at].output_kind == "label":
@@ -92,7 +92,7 @@ class Rows:
         return said
 
     def column(self, name: str, fill: Any) -> Array:
-        """An optional column of the queries (``hardness``, ``leaf``...), ``fill`` where it was not logged."""
+        """Returns an optional column of the queries (``hardness``, ``leaf``...), ``fill`` where it was not logged."""
         like = [getattr(batch, name) for batch in self.batches if getattr(batch, name) is not None]
         shape, dtype = (like[0].shape[1:], like[0].dtype) if like else ((), np.asarray(fill).dtype)
         column = np.full((len(self), *shape), fill, dtype)

@@ -1,4 +1,4 @@
-"""Where the demo shows itself: a live view on a terminal, plain lines anywhere else."""
+"""The display of the demo: a live view on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _STATE_STYLES = {"refused": "bold red", "slowed": "red", "suspect": "yellow", "t
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One ``model``: who asks it, and what was said of them."""
+    """One ``model``: its accounts, and what the detector published about them."""
 
     model: str
     tallies: Mapping[str, Tally]

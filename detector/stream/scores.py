@@ -1,4 +1,4 @@
-"""The latest suspicion of each principal, for people to look at: rate-limited, and no part of any state."""
+"""The latest score of each principal, for people to read: rate-limited, and no part of any state."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from detector.stream.judge import Hearing, Judge
 from detector.stream.record import Message
 
 SECONDS_BETWEEN = 1.0
-"""Least policy time between two scores of one principal, unless the verdict changes."""
+"""The least policy time between two scores of one principal, unless the verdict changes."""
 
 LEAST_QUERIES = 20
-"""A principal with fewer queries than this is never in a hurry, except a suspect and one with queries that were not
-judged: where too many wait, they have no record before their next query."""
+"""Principals with fewer queries than this may wait, except suspects and those with unjudged queries: when too many
+wait, they have no record before their next query."""
 
 _REMEMBERED = 100_000
 _MOST_WAITING = 10_000
@@ -31,8 +31,8 @@ _MOST_WAITING = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What there is to say of n principals as of the last query of each, at policy ``time``: lists of n. ``values``
-    float64 (n, m): those of the signals ``names``."""
+    """The scores of n principals as of the last query of each, at policy ``time``: lists of n. ``values`` float64 (n,
+    m): those of the signals ``names``."""
 
     keys: list[Key]
     versions: list[str]
@@ -45,7 +45,7 @@ class _Seen:
 
 
 class ScoreBoard:
-    """Decides whose score is due; remembers the last 100,000 principals it published. What comes too early waits."""
+    """Decides which scores are due; remembers the last 100,000 principals it published. Early scores wait."""
 
     def __init__(self, topics: Topics, partition: int, judge: Judge) -> None:
         self._topic = topics.scores
@@ -56,8 +56,8 @@ class ScoreBoard:
         self._waiting: dict[Key, tuple[_Seen, int]] = {}
 
     def due(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> Iterator[Message]:
-        """Score records for ``last``, the last rows of the principals in ``observation``, and for those besides whose
-        queries could not be judged, where one is due."""
+        """Yields score records for ``last``, the last rows of the principals in ``observation``, and for principals
+        with unjudged queries, where one is due."""
         for seen in (self._judged(observation, last, hearing), self._unjudged(observation, last, hearing)):
             for at, key in enumerate(seen.keys):
                 if self._is_newcomer(seen, at):
@@ -72,7 +72,7 @@ class ScoreBoard:
             yield self._message(*self._waiting.pop(next(iter(self._waiting))))
 
     def waiting(self) -> Iterator[Message]:
-        """Those that were not due when they came, as of now."""
+        """Yields the scores that were not due when they came, as of now."""
         while self._waiting:
             yield self._message(*self._waiting.popitem()[1])
 
@@ -95,7 +95,7 @@ class ScoreBoard:
         )
 
     def _unjudged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
-        """Those who have no row that was judged."""
+        """Returns the principals without a judged row."""
         judged = {_key(observation, row) for row in last} if observation.refused or hearing.counts else set()
         odd = {key: said for key, said in _odd(observation, hearing).items() if key not in judged}
         standing = [self._engine.standing(*key) for key in odd]
@@ -149,7 +149,7 @@ class ScoreBoard:
 
 
 def last_rows(observation: Observation) -> list[int]:
-    """The last row of each principal, in no order; refused rows do not count."""
+    """Returns the last row of each principal, in no order; refused rows do not count."""
     taken = np.flatnonzero(observation.index >= 0)
     last = np.full(len(observation.keys), -1)
     last[observation.key_index[taken]] = taken
@@ -163,7 +163,7 @@ def _key(observation: Observation, row: int) -> Key:
 
 
 def _odd(observation: Observation, hearing: Hearing) -> dict[Key, tuple[str, float]]:
-    """Who had a query that was not judged: the version it was for and its policy time, of the last one."""
+    """Returns, of principals with an unjudged query, the version and the policy time of the last one."""
     counts = [counted for counted in hearing.counts if counted.count.kind != "refused"]
     found = {(one.count.model, one.count.principal): ("unknown", one.time) for one in counts}
     rows = [bad.row for bad in observation.refused]

@@ -1,4 +1,4 @@
-"""What one state record does to the outside, and its figures."""
+"""The external effects of one state record, and its figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detector.stream.judge import Judgement
 from detector.stream.record import Kind, Message, Position
 
 UNKNOWN = "unknown"
-"""Stands for the model of a row that could not be read as far as that."""
+"""The model of a row that could not be read that far."""
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_BYTES = 67_108_864
-"""So much a batch may decompress to: clients limit a batch, a megabyte by default, before they compress it."""
+"""The most bytes that a batch may decompress to: clients limit a batch, a megabyte by default, before they compress
+it."""
 
 _CODECS = {1: (cramjam.gzip, 1_032), 3: (cramjam.lz4, 255), 4: (cramjam.zstd, 32_768)}
 """Module, and by how much it shrinks data at most. Snappy, 2, shrinks a megabyte from some twenty at most."""

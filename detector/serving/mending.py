@@ -1,7 +1,7 @@
-"""What a row may hold and a record may not, made fit at the edge, for all rows of a record at once.
+"""Repairs rows at the edge, for all rows of a record at once, so that they are valid in a record.
 
-Names, features and optional columns are mended as the detector would (``codecs.mending``); outputs, which the detector
-refuses where they are not what their kind says, are converted where that can be meant.
+Names, features and optional columns are repaired as the detector would (``codecs.mending``); outputs that the detector
+would refuse for their kind are converted where their meaning is clear.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What logger and gate have in common: a thread in each process, started by the first call, that outlives any fault."""
+"""The common base of logger and gate: a thread per process, started by the first call, that outlives any fault."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Background(ABC):
         self._thread.start()
 
     def close(self, timeout: float) -> None:
-        """End the thread; waits at most ``timeout`` seconds."""
+        """Ends the thread; waits at most ``timeout`` seconds."""
         self._closing.set()
         self._thread.join(timeout)
 
@@ -51,11 +51,11 @@ class Background(ABC):
 
     @abstractmethod
     def _work(self) -> None:
-        """Do something, and return now and then."""
+        """Does some work, and returns now and then."""
 
     @abstractmethod
     def _note(self, error: BaseException) -> None:
-        """Count and log ``error``."""
+        """Counts and logs ``error``."""
 
 
 B = TypeVar("B", bound=Background)

@@ -43,7 +43,7 @@ def redteam(
 ) -> None:
     """Run a model extraction attack on a model server of yours, or on a built-in victim among honest accounts.
 
-    Before the attack, a URL is asked for 600 answers that clones are judged by. The log says of each query what it
+    Before the attack, a URL is asked for 600 answers that clones are judged by. The log records for each query what it
     is, and in the file's metadata, what the clone was worth on the way. If the server fails, what it answered until
     then is kept, and the exit status is 2.
     """

@@ -1,4 +1,4 @@
-"""Alerts, decisions and their kin as JSON."""
+"""Alerts, decisions and related records as JSON."""
 
 from __future__ import annotations
 

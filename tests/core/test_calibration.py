@@ -1,4 +1,4 @@
-"""From honest accounts to a profile: its tail, its what-if accounts, and what it then says of others."""
+"""From honest accounts to a profile: its tail, its what-if accounts, and its verdicts on others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One principal followed alone says what a replay of everybody says of him."""
+"""One principal judged alone gets the same results as in a replay of all."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_verdicts_figures_and_records_are_those_of_the_replay_of_everybody(logs:
     for _, judgement in judge_logs(logs, engine_config=config, policy=Policy()):
         assert judgement is not None
         seen = judgement.observation
-        his = np.array([key.principal == "mallory" for key in seen.keys])[seen.key_index]
-        flagged += seen.flagged[his].tolist()
-        w += seen.signals["prada"][his].tolist()
+        own = np.array([key.principal == "mallory" for key in seen.keys])[seen.key_index]
+        flagged += seen.flagged[own].tolist()
+        w += seen.signals["prada"][own].tolist()
         alerts += judgement.effects.alerts
     assert course.flagged.tolist() == flagged
     np.testing.assert_allclose(course.signals["prada"], w, atol=1e-9)

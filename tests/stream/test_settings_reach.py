@@ -1,6 +1,6 @@
 """Every setting reaches what it names: changed alone, it changes what a worker, or its supervisor, is built from.
 
-``REACH`` says of each leaf how; a new leaf without an entry fails.
+``REACH`` has an entry for each leaf; a new leaf without one fails.
 """
 
 from __future__ import annotations

@@ -135,10 +135,8 @@ class Partition:
 
     def takeover(self, fence: int, end_of_queries: int) -> list[Message]:
         """Becomes the live owner; ``fence`` is the offset of our own fence record, which recovery must have read.
-
         Returns what previous owners may have left unpublished, and the standing decisions under the new epoch.
-        ``end_of_queries``: where a first start ends its learning.
-        """
+        ``end_of_queries``: where a first start ends its learning."""
         self.place.take(fence)
         self._first = self.learn_until is None
         if self._first:
@@ -177,11 +175,8 @@ class Partition:
 
     def contiguous(self, records: Sequence[SourceRecord]) -> tuple[list[SourceRecord], tuple[int, int] | None]:
         """Returns, of ``records`` of one source in order of delivery, those to apply now, and a gap (expected, found)
-        or None.
-
-        Drops what is applied already, and what follows a gap: either the broker confirms that the gap is empty
-        (``pass_gap``), or records were delivered out of order and the worker must stop.
-        """
+        or None. Drops what is applied already, and what follows a gap: either the broker confirms that the gap is empty
+        (``pass_gap``), or records were delivered out of order and the worker must stop."""
         fresh: list[SourceRecord] = []
         for record in records:
             expected = fresh[-1].offset + 1 if fresh else self.applied.get(record.source, -1) + 1

@@ -32,8 +32,8 @@ QUERIES_AT_ONCE = 512
 
 @dataclass(slots=True)
 class Part:
-    """Rows for one micro-batch; ``log`` and ``row`` int64 (n,) say where in the files each good row stood. ``unread``:
-    bad rows of a known principal, each with how many good ones stand before."""
+    """Rows of one micro-batch; ``log`` and ``row`` int64 (n,) give the file and position of each good row. ``unread``:
+    bad rows of a known principal, each with the number of good ones before it."""
 
     pieces: list[QueryBatch] = field(default_factory=list)
     bad_rows: list[tuple[int, BadRow]] = field(default_factory=list)

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NOTHING = {"NAType", "NaTType"}
-"""Types of pandas' marks for what is missing, which are no numbers."""
+"""Types of pandas' missing values, which are no numbers."""
 
 
 class Alike(NamedTuple):
-    """Rows of the same widths: their places in the call, ``features`` float32 (n, d), ``outputs`` float32 (n, k)."""
+    """Rows of the same widths: their positions in the call, ``features`` float32 (n, d), ``outputs`` float32 (n, k)."""
 
     places: list[int]
     features: NDArray[np.float32]
@@ -26,7 +26,7 @@ class Alike(NamedTuple):
 
 
 def count_rows(features: Any) -> int:
-    """How many queries ``features`` hold: (n, d) n, (d,) one; one as well where that cannot be known."""
+    """Returns how many queries ``features`` hold: (n, d) n, (d,) one; one as well where that is unknown."""
     with harmless():  # an object of the caller may raise whatever it is asked
         shape = getattr(features, "shape", None)
         if shape is not None:
@@ -36,7 +36,7 @@ def count_rows(features: Any) -> int:
 
 
 def salvage(features: Any, outputs: Any) -> list[Alike]:
-    """The rows that are numbers, by their widths; what stands in none of them cannot be used.
+    """Returns the rows that are numbers, by their widths; the others cannot be used.
 
     Raises InvalidRecord when outputs and features do not belong together row by row.
     """
@@ -61,7 +61,7 @@ def salvage(features: Any, outputs: Any) -> list[Alike]:
 
 
 def pick(values: Any, places: Sequence[int], queries: int) -> Any:
-    """The entries of ``values`` at ``places``, if it has one for each of ``queries``; else all of it."""
+    """Returns the entries of ``values`` at ``places``, if it has one for each of ``queries``; else all of it."""
     if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != queries:
         return values
     return [values[place] for place in places]
@@ -86,7 +86,7 @@ def _listed(values: Any) -> list[Any]:
 
 
 def _row(values: Any) -> list[float] | None:
-    """The numbers of one row; None if one of them is none."""
+    """Returns the numbers of one row; None if an entry is no number."""
     if not _is_vector(values):
         return None
     with harmless():  # whatever a caller's object raises, it is no number

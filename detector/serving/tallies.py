@@ -15,7 +15,7 @@ from detector.serving.forks import renew_in_children
 class Tallies:
     """Counts of queries by model, principal, kind and reason, for at most ``max_entries`` of these.
 
-    What finds no place is counted in ``unattributed``.
+    Further ones are counted in ``unattributed``.
     """
 
     def __init__(self, max_entries: int) -> None:

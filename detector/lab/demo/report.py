@@ -59,7 +59,7 @@ def _rows(mode: Mode) -> Iterator[tuple[str, Callable[[ModelOutcome], str]]]:
     named = "clone with Weirguard" if mode == "enforce" else "clone in this run"
     yield named, lambda own: _fidelity(own.thief.hindered)
     yield "clone without", lambda own: _fidelity(own.thief.unhindered)
-    yield "clone at the start", lambda own: _start(own.thief.own_inputs)
+    yield "own inputs alone", lambda own: _start(own.thief.own_inputs)
     yield "honest accounts", lambda own: str(len(own.honest))
     yield "  flagged", lambda own: _names(own.honest_flagged)
     yield "  refused", lambda own: _names(own.honest_refused)

@@ -15,7 +15,6 @@ from detector.cli.operator import (
     Output,
     Reason,
     Wait,
-    moment,
     new_id,
     plain,
     principal_of,
@@ -29,6 +28,7 @@ from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.findings import Action, Cause, Decision, Mode
 from detector.contracts.principals import EVERYONE
 from detector.runtime.settings import load_settings
+from detector.runtime.times import rfc3339
 
 app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
 
@@ -167,7 +167,7 @@ def _print_table(decisions: Decisions, chosen: list[Decision]) -> None:
         return
     rows = [
         (
-            *(one.model, one.principal, told(one.action), one.mode, moment(one.expires_at)),
+            *(one.model, one.principal, told(one.action), one.mode, rfc3339(one.expires_at)),
             [f"{cause.origin} {cause.id} {cause.reason}".rstrip() for cause in one.causes],
         )
         for one in chosen

@@ -6,7 +6,6 @@ import getpass
 import re
 import secrets
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from detector.cli.kafka import carry_out
 from detector.cli.screen import say
 from detector.contracts.findings import Action, Alert, Command, CommandKind, Mode
 from detector.runtime.settings import Settings
+from detector.runtime.times import rfc3339
 
 File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
 Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="For people or for scripts.")]
@@ -82,14 +82,6 @@ def send(
         raise typer.Exit(1)
 
 
-def moment(at: float) -> str:
-    """``at``, seconds UTC, for people; others' records may be of no day that the calendar has."""
-    try:
-        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):
-        return f"{at:g} s after 1970"
-
-
 def told(action: Action) -> str:
     """``action`` for people."""
     rate = action.queries_per_second
@@ -104,8 +96,8 @@ def alert_line(alert: Alert) -> str:
     )
     suppressed = "" if alert.suppressed_by is None else f" [{alert.suppressed_by}]"
     return (
-        f"{moment(alert.occurred_at)} {alert.severity} {alert.model} {alert.principal} {alert.signal} "
-        f"score {alert.score:.3g} at query {alert.query_index}: {evidence}{suppressed}"
+        f"{rfc3339(alert.occurred_at)} {alert.severity} {alert.model} {alert.principal} {alert.signal} "
+        f"score {alert.score:.3g} at query {alert.query_index + 1:,}: {evidence}{suppressed}"
     )
 
 

@@ -15,7 +15,6 @@ from detector.cli.operator import (
     Reason,
     Wait,
     alert_line,
-    moment,
     plain,
     principal_of,
     send,
@@ -26,6 +25,7 @@ from detector.cli.screen import console, say, say_json, table
 from detector.contracts.findings import Decision, Score
 from detector.core.exposure import EXPOSURES
 from detector.runtime.settings import load_settings
+from detector.runtime.times import rfc3339
 
 app = typer.Typer(help="Look at principals, and forget one.", no_args_is_help=True)
 
@@ -103,7 +103,7 @@ def _score_lines(score: Score | None) -> list[str]:
     verdict = "a suspect" if score.flagged else "not a suspect"
     head = f"score: {value}, {verdict}, {score.queries} queries to version {score.model_version}"
     signals = [f"  {name}: {_told(name, statistic, 'g')}" for name, statistic in sorted(score.signals.items())]
-    return [f"{head}, {moment(score.occurred_at)}", *_answered_line(score), *signals]
+    return [f"{head}, {rfc3339(score.occurred_at)}", *_answered_line(score), *signals]
 
 
 def _answered_line(score: Score) -> list[str]:
@@ -126,7 +126,7 @@ def _decision_line(decision: Decision | None) -> str:
     if decision is None:
         return "decision: none"
     causes = ", ".join(f"{cause.origin} ({cause.id})" for cause in decision.causes)
-    return f"decision: {told(decision.action)} ({decision.mode}) until {moment(decision.expires_at)} for {causes}"
+    return f"decision: {told(decision.action)} ({decision.mode}) until {rfc3339(decision.expires_at)} for {causes}"
 
 
 def _print_table(chosen: list[tuple[Key, Score]], standing: dict[Key, Decision]) -> None:

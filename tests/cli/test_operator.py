@@ -283,7 +283,7 @@ def tail_of(topics: Topics, monkeypatch: pytest.MonkeyPatch, *arguments: str, du
 def test_tail_prints_what_comes_while_it_runs(topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(topics.alerts, alert("early"))
     lines = tail_of(topics, monkeypatch, during=lambda: publish(topics.alerts, alert("late")))
-    assert [line.split()[4] for line in lines] == ["late"]
+    assert [line.split()[3] for line in lines] == ["late"]
 
 
 def test_tail_from_the_beginning_prints_all_as_json(

@@ -20,7 +20,7 @@ from detector.cli.operator import (
     send,
     told,
 )
-from detector.cli.records import Key, read_alerts, read_decisions, read_scores
+from detector.cli.records import Key, newest, read_alerts, read_decisions, read_scores
 from detector.cli.screen import console, say, say_json, table
 from detector.contracts.findings import Decision, Score
 from detector.core.exposure import EXPOSURES
@@ -60,7 +60,7 @@ def show(
     key = model, principal_of(loaded, principal, api_key)
     score = read_scores(loaded.kafka).get(key)
     decision = read_decisions(loaded.kafka, time.time()).standing.get(key)
-    alerts = read_alerts(loaded.kafka, *key)
+    alerts = newest(read_alerts(loaded.kafka, *key))
     if output == "json":
         say_json({**_joined(score, decision), "alerts": [plain(alert) for alert in alerts]})
     else:

@@ -84,6 +84,12 @@ QUERIES_ANSWERED = Metric(
 QUERIES_REPEATED = Metric(
     "queries_repeated_total", "queries", "Queries that repeat an earlier one word for word.", (MODEL,)
 )
+QUERIES_UNCALIBRATED = Metric(
+    "queries_uncalibrated_total",
+    "queries",
+    "Queries judged without a profile of honest traffic, repeats among them.",
+    (MODEL,),
+)
 QUERIES_UNJUDGED = Metric(
     "queries_unjudged_total",
     "queries",

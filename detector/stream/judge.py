@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation, Sections
 from detector.core.engine import Engine, observe_together
+from detector.core.fitting import Fitting
 from detector.policy.activity import Activity, Counted, Effects, Unjudged
 from detector.policy.ledger import Ledger
 
@@ -36,11 +37,13 @@ class Hearing:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the engine saw, what policy made of it, and both changes of state for the log."""
+    """What the engine saw, what policy made of it, and both changes of state for the log. ``profiles``: by model and
+    version of the queries that were judged, the hash of the profile that they were judged by; None for none."""
 
     observation: Observation
     effects: Effects
     sections: Sections
+    profiles: Mapping[tuple[str, str], str | None]
 
 
 class Judge:
@@ -49,6 +52,7 @@ class Judge:
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
         self.engine = engine
         self.ledger = ledger
+        self._fitting = Fitting(engine.config.judging)
 
     def judge(self, hearing: Hearing) -> Judgement:
         """Verdicts and decisions for one hearing."""
@@ -57,7 +61,16 @@ class Judge:
     def conclude(self, hearing: Hearing, observation: Observation) -> Judgement:
         """What follows from what the engine saw."""
         effects = self.ledger.observe(_activity(observation, hearing))
-        return Judgement(observation, effects, observation.sections | policy_sections(effects))
+        sections = observation.sections | policy_sections(effects)
+        return Judgement(observation, effects, sections, self._profiles(hearing))
+
+    def _profiles(self, hearing: Hearing) -> dict[tuple[str, str], str | None]:
+        judged = [(piece, self._fitting.judged_as(piece)) for piece in hearing.pieces]
+        return {
+            (piece.model, piece.model_version): self._fitting.hash_of(piece.model, version)
+            for piece, version in judged
+            if version is not None
+        }
 
 
 def judge_together(work: Sequence[tuple[Judge, Hearing]]) -> list[Judgement]:
@@ -77,6 +90,8 @@ def _activity(observation: Observation, hearing: Hearing) -> Activity:
         counts=hearing.counts,
         judged=observation.index >= 0,
         unjudged=_unjudged(observation, hearing) if observation.refused else {},
+        score=observation.score,
+        index=observation.index,
     )
 
 

@@ -36,6 +36,14 @@ def told(profiles: Sequence[Profile]) -> Iterator[str]:
         yield f"profile {own.hash} of {own.model} {own.model_version}" + (f": {made}" if made else "")
 
 
+def uncalibrated(what: str) -> str:
+    """A warning for people: ``what`` is judged by no profile."""
+    return (
+        f"UNCALIBRATED: {what} is judged without a profile of honest traffic, so many honest accounts may be "
+        "flagged and most kinds of thieves missed"
+    )
+
+
 def _read(path: Path) -> Profile:
     try:
         return Profile.from_bytes(path.read_bytes())

@@ -79,6 +79,19 @@ def newest(alerts: Iterable[Alert]) -> list[Alert]:
     return sorted(last.values(), key=lambda alert: alert.occurred_at)
 
 
+def known_keys(settings: KafkaSettings) -> set[Key]:
+    """Everybody with a score, an alert or a decision, standing or not, that is still kept."""
+    names = settings.topics
+    kinds: dict[str, Any] = {names.scores: Score, names.decisions: Decision, names.alerts: Alert}
+    known: set[Key] = set()
+    for name, kind in kinds.items():
+        with Topic(settings, name) as topic:
+            records = (record for record in topic.to_end() if record.value and record.key != KILL_SWITCH_KEY)
+            said = (_readable(kind, record) for record in records)
+            known.update((one.model, one.principal) for one in said if one is not None)
+    return known
+
+
 def read_audits(settings: KafkaSettings, model: str, principal: str) -> list[Audit]:
     """All that was decided and commanded about one principal and is still kept, each once, in order of time."""
     audits: dict[str, Audit] = {}

@@ -148,7 +148,12 @@ PROFILE_INFO = Metric(
     (MODEL, MODEL_VERSION, PROFILE),
 )
 REKEYED = Metric("rekeyed_total", "queries", "Queries that came in another partition than their principal's.")
-ALERTS = Metric("alerts_total", "alerts", "Principals that became suspects.", (MODEL, SIGNAL, SEVERITY))
+ALERTS = Metric(
+    "alerts_total",
+    "alerts",
+    "Principals that became suspects, by the severity that it began with.",
+    (MODEL, SIGNAL, SEVERITY),
+)
 DECISIONS = Metric(
     "decisions_total", "decisions", "Decisions published, renewals and releases too.", (ACTION, MODE, ORIGIN)
 )

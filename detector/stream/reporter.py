@@ -229,7 +229,7 @@ class Reporter:
             self._warn(misfit.detail)
 
     def _count_findings(self, step: Step) -> None:
-        for alert in step.alerts:
+        for alert in (alert for alert in step.alerts if alert.revision == 1):
             self.metrics.add(names.ALERTS, model=alert.model, signal=alert.signal, severity=alert.severity)
         for decision in step.decisions:
             origin = decision.causes[0].origin.partition(":")[0] if decision.causes else "operator"

@@ -51,6 +51,11 @@ def test_an_alert_of_a_profile_names_it() -> None:
     said = [(alert.signal, alert.profile, alert.calibrated, alert.severity, alert.revision) for alert in alerts]
     assert said == [("suspicion", PROFILE.hash, True, "medium", 1), ("suspicion", PROFILE.hash, True, "high", 2)]
     assert len({alert.id for alert in alerts}) == 1
+    reporter, records = Reporter(Health(lambda: 0.0, 60.0), new_metrics(5), lambda: 2.0), source(thief(), [120])
+    partition = partition_with(PROFILE)
+    reporter.performed([(partition, records, partition.step(records))])
+    served = [line for line in reporter.metrics.render().decode().splitlines() if "alerts_total{" in line]
+    assert served == ['weirguard_alerts_total{model="credit",severity="medium",signal="suspicion"} 1.0']
     assert stepped(partition_with(), honest("ana", 1)).alerts == []
 
 

@@ -25,11 +25,12 @@ from detector.cli.operator import (
 )
 from detector.cli.options import Json, Output
 from detector.cli.records import Decisions, known_keys, read_decisions
-from detector.cli.screen import console, say, say_json, table, tell
+from detector.cli.screen import console, note, say, say_json, table, tell
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Cause, Decision
 from detector.contracts.principals import EVERYONE
+from detector.policy.alerts import UNCALIBRATED
 from detector.runtime.settings import Settings, load_settings
 from detector.runtime.times import rfc3339
 
@@ -208,3 +209,8 @@ def _print_table(decisions: Decisions, chosen: list[Decision]) -> None:
         for one in chosen
     ]
     screen.print(table(("model", "principal", "action", "mode", "until", "causes"), rows))
+    doubted = sorted({one.model for one in chosen if any(cause.reason == UNCALIBRATED for cause in one.causes)})
+    if doubted:
+        from detector.stream.profiles import uncalibrated
+
+        note(f"{uncalibrated(', '.join(doubted))}; write a profile with `weirguard calibrate`.")

@@ -155,7 +155,9 @@ def test_list_shows_the_newest_epoch_of_what_stands_and_can_be_filtered(topics: 
     assert stands("--principal", "thief") == [("thief", "refuse")]
     assert stands("--origin", "operator") == stands("--origin", "operator:eve") == [("ada", "slow")]
     assert stands("--origin", "oper") == []
-    text = run(decisions.app, "list").stdout
+    shown = run(decisions.app, "list")
+    text = shown.stdout
+    assert shown.stderr == ""
     assert "thief" in text
     assert "operator:eve c9 abuse" in text
 
@@ -190,6 +192,14 @@ def test_a_decision_by_hand_is_enforced_though_the_policy_only_observes(topics: 
     assert "refuse (enforce)" in run(decisions.app, *words).stdout
     assert listing()["decisions"][0]["mode"] == "enforce"
     assert "refuse (observe)" in run(decisions.app, *words, "--observe").stdout
+
+
+def test_list_says_which_decisions_rest_on_no_profile(topics: Topics, publish: Any) -> None:
+    publish(topics.decisions, decision("thief", causes=(Cause("c1", "signal:prada", NOW + 60, "uncalibrated"),)))
+    shown = run(decisions.app, "list")
+    assert "signal:prada c1 uncalibrated" in shown.stdout
+    assert shown.stderr.startswith("UNCALIBRATED: digits is judged without a profile")
+    assert run(decisions.app, "list", "--json").stderr == ""
 
 
 def not_known(model: str, principal: str) -> str:

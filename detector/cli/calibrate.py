@@ -6,13 +6,14 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detector.cli.options import Json
 from detector.cli.output_files import file_for, write
 from detector.cli.replay import bar, rows_in
-from detector.cli.screen import console, say
+from detector.cli.screen import console, say, say_json
 from detector.core.calibration.achieved import CONFIDENCE
 from detector.core.calibration.calibrate import GROUPS
 from detector.core.calibration.crossfit import FEWEST_QUERIES
@@ -56,6 +57,7 @@ def calibrate(
     ] = None,
     model_name: Annotated[str | None, typer.Option("--model-name", help="Of the models in the logs.")] = None,
     model_version: Annotated[str | None, typer.Option("--model-version", help="Of the versions in the logs.")] = None,
+    json: Json = False,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Learn from honest traffic what is ordinary, so that no more than --budget of honest accounts are flagged."""
@@ -71,7 +73,10 @@ def calibrate(
     with bar(screen, "accounts", accounts_in(traffic)) as progress:
         made = make_profile(traffic, request, progress)
     write(out, made.profile.to_bytes())
-    say(*told(made, traffic, budget), f"{'profile':<12}{out}, {made.profile.hash}")
+    if json:
+        say_json({"out": str(out)} | plain(made, traffic, budget))
+    else:
+        say(*told(made, traffic, budget), f"{'profile':<12}{out}, {made.profile.hash}")
 
 
 def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
@@ -91,6 +96,33 @@ def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
         yield from _outlier(outlier)
     for line in _warnings(screened, budget):
         yield f"{'note':<12}{line}"
+
+
+def plain(made: Made, traffic: Traffic, budget: float) -> dict[str, Any]:
+    """The outcome as data."""
+    profile, screened = made.profile, made.screened
+    return {
+        "profile": profile.hash,
+        "model": profile.model,
+        "model_version": profile.model_version,
+        "threshold": profile.standards.threshold,
+        **profile.made,
+        "left_out": list(screened.left_out),
+        "rows_dishonest": traffic.dishonest,
+        "rows_refused": traffic.refused,
+        "outliers": [
+            {
+                "account": own.name,
+                "largest": own.largest,
+                "allowed": own.allowed,
+                "added": dict(own.added),
+                "suspect": own.suspect,
+                "excused": list(own.excused),
+            }
+            for own in screened.outliers
+        ],
+        "notes": list(_warnings(screened, budget)),
+    }
 
 
 def _some(accounts: int) -> str:

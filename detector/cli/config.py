@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from detector.cli.options import Json, Output
 from detector.cli.screen import say, say_json
 from detector.runtime.settings import Settings, load_settings, sources
 
 app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 
 File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
-Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="For people or for scripts.")]
 
 
 @app.command()
@@ -29,14 +29,14 @@ def check(settings: File = None) -> None:
 
 
 @app.command()
-def show(settings: File = None, output: Output = "text") -> None:
+def show(settings: File = None, json: Json = False, output: Output = "text") -> None:
     """Print every setting with where it comes from. Secrets are asterisks."""
     values, origins = load_settings(settings).redacted(), sources(settings)
-    if output == "json":
+    if json or output == "json":
         say_json({"settings": values, "sources": origins})
         return
     for key, origin in origins.items():
-        line = f"{key}: {json.dumps(_value(values, key))}"
+        line = f"{key}: {dumps(_value(values, key))}"
         say(line if origin == "default" else f"{line}  # {origin}")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
+from difflib import get_close_matches
 from typing import Annotated, Literal
 
 import typer
@@ -12,10 +14,8 @@ from detector.cli.operator import (
     ApiKey,
     File,
     Issuer,
-    Output,
     Reason,
     Wait,
-    moment,
     new_id,
     plain,
     principal_of,
@@ -23,16 +23,21 @@ from detector.cli.operator import (
     send,
     told,
 )
-from detector.cli.records import Decisions, read_decisions
-from detector.cli.screen import console, say, say_json, table, tell
+from detector.cli.options import Json, Output
+from detector.cli.records import Decisions, known_keys, read_decisions
+from detector.cli.screen import console, note, say, say_json, table, tell
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
-from detector.contracts.findings import Action, Cause, Decision, Mode
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import Action, Cause, Decision
 from detector.contracts.principals import EVERYONE
-from detector.runtime.settings import load_settings
+from detector.policy.alerts import UNCALIBRATED
+from detector.runtime.settings import Settings, load_settings
+from detector.runtime.times import rfc3339
 
 app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
 
 _KILL_SWITCH_PARTITION = 0
+_NEAREST = 3
 _FOR_EVER = 253_402_300_799.0
 """The last second of the year 9999: a kill switch without a duration."""
 
@@ -44,6 +49,7 @@ def list_(
     origin: Annotated[
         str | None, typer.Option(help="With a cause of this origin: signal, signal:prada, operator.")
     ] = None,
+    json: Json = False,
     output: Output = "text",
     settings: File = None,
 ) -> None:
@@ -56,7 +62,7 @@ def list_(
         and principal in (None, decision.principal)
         and (origin is None or _has_origin(decision, origin))
     ]
-    if output == "json":
+    if json or output == "json":
         switch = decisions.kill_switch
         listing = {"kill_switch": switch and plain(switch), "decisions": [plain(decision) for decision in chosen]}
         say_json(listing)
@@ -74,25 +80,33 @@ def add(
     issuer: Issuer,
     duration: Annotated[str, typer.Option(help="How long: 90s, 15m, 1h30m, 2d.")] = "1h",
     queries_per_second: Annotated[float | None, typer.Option(help="The rate that slow leaves; 1 if not set.")] = None,
-    mode: Annotated[Mode | None, typer.Option(help="The policy's for this model if not set.")] = None,
+    observe: Annotated[bool, typer.Option("--observe", help="Gates are told, and do not act on it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Though nothing is known of PRINCIPAL yet.")] = False,
     api_key: ApiKey = False,
     wait: Wait = 30.0,
     settings: File = None,
 ) -> None:
-    """Decide against PRINCIPAL of MODEL, beside whatever else stands; a second time replaces the first."""
+    """Decide against PRINCIPAL of MODEL, beside whatever else stands; a second time replaces the first.
+
+    It is enforced whatever the policy's mode is, unless --observe is said.
+    """
     loaded = load_settings(settings)
+    name = principal_of(loaded, principal, api_key)
+    length = seconds(duration)
+    if not force:
+        _check_known(loaded, model, name)
     rate = 1.0 if action == "slow" and queries_per_second is None else queries_per_second
     send(
         loaded,
         "add",
         model,
-        principal_of(loaded, principal, api_key),
+        name,
         issuer=issuer,
         reason=reason,
         wait=wait,
         action=Action(action, rate),
-        mode=mode,
-        duration_seconds=seconds(duration),
+        mode="observe" if observe else "enforce",
+        duration_seconds=length,
     )
 
 
@@ -152,6 +166,28 @@ def _switched_off(issuer: str, reason: str, duration: str | None) -> Decision:
     )
 
 
+def _check_known(settings: Settings, model: str, principal: str) -> None:
+    """Raises ConfigurationError for somebody of whom the detector has said nothing: a name is easily mistyped."""
+    known = known_keys(settings.kafka)
+    if (model, principal) in known:
+        return
+    models, names = {key[0] for key in known}, {key[1] for key in known if key[0] == model}
+    if model in models:
+        what = f"no score, alert or decision of {principal!r} on {model!r} is known; {_nearest(principal, names)}"
+    else:
+        what = f"nothing is known of a model {model!r}; {_nearest(model, models)}"
+    raise ConfigurationError(f"{what}; to decide all the same, say --force")
+
+
+def _nearest(name: str, names: Collection[str]) -> str:
+    """Those of ``names`` that may be meant, or some of them."""
+    close = get_close_matches(name, names, n=_NEAREST)
+    if close:
+        return f"nearest: {', '.join(map(repr, close))}"
+    some = ", ".join(map(repr, sorted(names)[:_NEAREST]))
+    return f"known: {len(names):,}, such as {some}" if some else "nothing is known yet"
+
+
 def _has_origin(decision: Decision, origin: str) -> bool:
     return any(cause.origin == origin or cause.origin.startswith(f"{origin}:") for cause in decision.causes)
 
@@ -167,9 +203,14 @@ def _print_table(decisions: Decisions, chosen: list[Decision]) -> None:
         return
     rows = [
         (
-            *(one.model, one.principal, told(one.action), one.mode, moment(one.expires_at)),
+            *(one.model, one.principal, told(one.action), one.mode, rfc3339(one.expires_at)),
             [f"{cause.origin} {cause.id} {cause.reason}".rstrip() for cause in one.causes],
         )
         for one in chosen
     ]
     screen.print(table(("model", "principal", "action", "mode", "until", "causes"), rows))
+    doubted = sorted({one.model for one in chosen if any(cause.reason == UNCALIBRATED for cause in one.causes)})
+    if doubted:
+        from detector.stream.profiles import uncalibrated
+
+        note(f"{uncalibrated(', '.join(doubted))}; write a profile with `weirguard calibrate`.")

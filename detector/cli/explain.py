@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector.cli.operator import ApiKey, principal_of
+from detector.cli.options import Json
 from detector.cli.output_files import file_for, write
 from detector.cli.replay import bar, given_profiles, rows_in
-from detector.cli.screen import console, note
+from detector.cli.screen import console, note, say_json
 
 if TYPE_CHECKING:
     from detector.cli.explanation.account import Account
@@ -43,6 +44,7 @@ def explain(
         bool, typer.Option("--merge", help="Merge the files by occurred_at; else one after another.")
     ] = False,
     api_key: ApiKey = False,
+    json: Json = False,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Say why PRINCIPAL is a suspect, or is not, and draw it.
@@ -51,6 +53,7 @@ def explain(
     service put on record of him.
     """
     from detector.cli.explanation.page import page
+    from detector.cli.explanation.plain import plain
     from detector.cli.explanation.terminal import show
     from detector.runtime.settings import load_settings
     from detector.stream.building import engine_config, policy_of
@@ -68,7 +71,10 @@ def explain(
     if path is not None:
         write(path, page(account).encode("utf-8", "backslashreplace"))
         note(f"See {path}.")
-    show(account, console())
+    if json:
+        say_json(plain(account))
+    else:
+        show(account, console())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ import getpass
 import re
 import secrets
 import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -16,9 +15,9 @@ from detector.cli.kafka import carry_out
 from detector.cli.screen import say
 from detector.contracts.findings import Action, Alert, Command, CommandKind, Mode
 from detector.runtime.settings import Settings
+from detector.runtime.times import rfc3339
 
 File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
-Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="For people or for scripts.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is put on record.")]
 Issuer = Annotated[str, typer.Option("--issuer", help="Who; it is put on record.", default_factory=getpass.getuser)]
 Wait = Annotated[float, typer.Option("--wait", min=0.0, help="Seconds to wait for the detector's answer.")]
@@ -82,14 +81,6 @@ def send(
         raise typer.Exit(1)
 
 
-def moment(at: float) -> str:
-    """``at``, seconds UTC, for people; others' records may be of no day that the calendar has."""
-    try:
-        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):
-        return f"{at:g} s after 1970"
-
-
 def told(action: Action) -> str:
     """``action`` for people."""
     rate = action.queries_per_second
@@ -103,9 +94,10 @@ def alert_line(alert: Alert) -> str:
         for item in alert.evidence
     )
     suppressed = "" if alert.suppressed_by is None else f" [{alert.suppressed_by}]"
+    doubt = "" if alert.calibrated is not False else " (uncalibrated)"
     return (
-        f"{moment(alert.occurred_at)} {alert.severity} {alert.model} {alert.principal} {alert.signal} "
-        f"score {alert.score:.3g} at query {alert.query_index}: {evidence}{suppressed}"
+        f"{rfc3339(alert.occurred_at)} {alert.severity} {alert.model} {alert.principal} {alert.signal} "
+        f"score {alert.score:.3g}{doubt} at query {alert.query_index + 1:,}: {evidence}{suppressed}"
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ from detector.contracts.codecs import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Alert, Audit, Decision, Score
 from detector.runtime.sections import KafkaSettings
+
+_MOST_TOLD = 10_000
 
 Key = tuple[str, str]
 """(model, principal)"""
@@ -59,13 +62,34 @@ def read_scores(settings: KafkaSettings) -> dict[Key, Score]:
 
 
 def read_alerts(settings: KafkaSettings, model: str, principal: str) -> list[Alert]:
-    """All alerts about one principal that are still kept, each once, in order of time."""
-    alerts: dict[str, Alert] = {}
+    """All alerts about one principal that are still kept, each revision once, in order of time."""
+    alerts: dict[tuple[str, int], Alert] = {}
     with Topic(settings, settings.topics.alerts) as topic:
         for alert in readable_alerts(topic.to_end()):
             if (alert.model, alert.principal) == (model, principal):
-                alerts[alert.id] = alert
+                alerts[alert.id, alert.revision] = alert
     return sorted(alerts.values(), key=lambda alert: alert.occurred_at)
+
+
+def newest(alerts: Iterable[Alert]) -> list[Alert]:
+    """Of each of ``alerts`` its last revision, in order of time."""
+    last: dict[str, Alert] = {}
+    for alert in sorted(alerts, key=lambda alert: alert.revision):
+        last[alert.id] = alert
+    return sorted(last.values(), key=lambda alert: alert.occurred_at)
+
+
+def known_keys(settings: KafkaSettings) -> set[Key]:
+    """Everybody with a score, an alert or a decision, standing or not, that is still kept."""
+    names = settings.topics
+    kinds: dict[str, Any] = {names.scores: Score, names.decisions: Decision, names.alerts: Alert}
+    known: set[Key] = set()
+    for name, kind in kinds.items():
+        with Topic(settings, name) as topic:
+            records = (record for record in topic.to_end() if record.value and record.key != KILL_SWITCH_KEY)
+            said = (_readable(kind, record) for record in records)
+            known.update((one.model, one.principal) for one in said if one is not None)
+    return known
 
 
 def read_audits(settings: KafkaSettings, model: str, principal: str) -> list[Audit]:
@@ -80,11 +104,18 @@ def read_audits(settings: KafkaSettings, model: str, principal: str) -> list[Aud
 
 
 def readable_alerts(records: Iterator[Any]) -> Iterator[Alert]:
-    """The alerts among ``records``; others are named on standard error."""
+    """The alerts among ``records``; others are named on standard error. One that was published again, or after a higher
+    revision of it, is left out, as far as the last 10,000 tell."""
+    told: OrderedDict[str, int] = OrderedDict()
     for record in records:
         alert = _readable(Alert, record)
-        if alert is not None:
-            yield alert
+        if alert is None or alert.revision <= told.get(alert.id, 0):
+            continue
+        told[alert.id] = alert.revision
+        told.move_to_end(alert.id)
+        if len(told) > _MOST_TOLD:
+            told.popitem(last=False)
+        yield alert
 
 
 def _take(newest: dict[Key, Decision], decision: Decision | None) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detector.cli.options import Json
 from detector.cli.output_files import folder_for
-from detector.cli.screen import console, note
+from detector.cli.screen import console, note, say_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from detector.core.configuration import EngineConfig
     from detector.core.profile import Profile
     from detector.policy.config import Policy
+
+
+_NAMED = 3
+"""The most model versions that a warning names."""
 
 
 class ModeName(StrEnum):
@@ -48,6 +53,7 @@ def replay(
         list[Path] | None,
         typer.Option("--profile", help="Of a model version, as weirguard calibrate writes it. [default: the setting]"),
     ] = None,
+    json: Json = False,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Judge recorded queries from files as the service would, and write what comes of it."""
@@ -70,6 +76,10 @@ def replay(
             not_after=time.time() + AHEAD_SECONDS,
         )
     note(_sentence(summary, out))
+    if not summary["calibrated"]:
+        note(_warning(summary, config.mode))
+    if json:
+        say_json(summary)
     if summary["refused"] and not summary["queries"]:
         raise typer.Exit(1)
 
@@ -114,6 +124,21 @@ def _configuration(settings: Path | None, mode: ModeName | None, delta: float | 
     if delta is not None:
         config = changed(config, prada=changed(config.prada, delta=delta))
     return (config if mode is None else changed(config, mode=mode.value)), policy
+
+
+def _warning(summary: dict[str, Any], mode: str) -> str:
+    """That verdicts are uncalibrated, of which model versions, and the command that mends it."""
+    from detector.stream.profiles import uncalibrated
+
+    names = [f"{own['model']} {own['model_version']}" for own in summary["models"] if not own["calibrated"]]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    cure = (
+        "Compatible mode uses no profile."
+        if mode == "compatible"
+        else "Let the log calibrate itself with `weirguard scan LOGS`, or make a profile of honest logs with "
+        "`weirguard calibrate --honest LOGS --out FILE` and replay with `--profile FILE`."
+    )
+    return f"{uncalibrated(', '.join(names[:_NAMED]) + more)}. {cure}"
 
 
 def _sentence(summary: dict[str, Any], out: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.cli.verdicts import Accounts, VerdictFile
+from detector.cli.verdicts import COUNTED_FROM, Accounts, VerdictFile
 from detector.contracts.codecs import encode
 from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
@@ -41,10 +41,12 @@ def replay(
 
     ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
     ``decisions.jsonl`` are records as they would be published, decisions with the epoch (0, 0); ``refused.jsonl`` says
-    which rows were bad; ``summary.json`` has the reasons for it, what was odd and replaced (``limits.REPAIRS``), the
-    queries of each principal, the index of the first one flagged, or null, and how many of their rows could not be
-    judged, by reason. ``progress`` is given how many rows, good or bad, were dealt with since. Raises
-    ConfigurationError, also where a query fits none of the profiles ``must_fit``, if there are any.
+    which rows were bad; ``summary.json`` has the reasons for it, what was odd and replaced (``limits.REPAIRS``), which
+    model versions are ``calibrated``, by which profile, the queries of each principal, the first one flagged, or null,
+    and how many of their rows could not be judged, by reason. ``index`` and ``first_flagged`` count from 0, as the
+    files say, ``first_flagged_query`` from 1; ``alerts`` counts the revisions of one alert once. ``progress`` is given
+    how many rows, good or bad, were dealt with since. Raises ConfigurationError, also where a query fits none of the
+    profiles ``must_fit``, if there are any.
     """
     options: dict[str, Any] = {"merge": merge, "must_fit": must_fit, "not_after": not_after}
     parts = judge_logs(paths, engine_config=engine_config, policy=policy, **options)
@@ -53,6 +55,7 @@ def replay(
         for part, judgement in parts:
             report.clamped(sum(int((piece.occurred_at >= not_after).sum()) for piece in part.pieces))
             if judgement is not None:
+                report.judged_by(judgement.profiles)
                 report.judged(part, judgement.observation, judgement.effects.alerts, judgement.effects.decisions)
             for log, bad in part.bad_rows:
                 report.refused(log, bad)
@@ -71,6 +74,7 @@ class Report:
         self._accounts = Accounts()
         self._counts = dict.fromkeys(("queries", "refused", "alerts", "decisions", "evicted", "clamped"), 0)
         self._reasons: Counter[str] = Counter()
+        self._profiles: dict[tuple[str, str], str | None] = {}
         self.repaired: Counter[str] = Counter()
         self._verdicts = VerdictFile(out / "verdicts.parquet")
         self._alerts, self._decisions, self._refused = (
@@ -95,11 +99,16 @@ class Report:
         index = self._accounts.number(observation, kept)
         self._verdicts.write(observation, kept, index, part.event_ids)
         for alert in alerts:
-            self._count("alerts")
+            self._count("alerts", alert.revision == 1)
             self._alerts.write(encode(alert) + b"\n")
         for decision in decisions:
             self._count("decisions")
             self._decisions.write(encode(decision) + b"\n")
+
+    def judged_by(self, profiles: Mapping[tuple[str, str], str | None]) -> None:
+        """By model version, the hash of the profile that judges it, or None."""
+        self._profiles.update(profiles)
+        self._verdicts.uncalibrated = [f"{m} {v}" for (m, v), profile in self._profiles.items() if profile is None]
 
     def clamped(self, rows: int) -> None:
         """The number of rows with a time too far ahead to be believed."""
@@ -116,7 +125,13 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """Totals and each principal; also written to ``summary.json``."""
         counted = {"reasons": dict(self._reasons.most_common()), "repaired": dict(self.repaired)}
-        summary = {**self._counts, **counted, "principals": self._accounts.summary()}
+        base = {"index_counts_from": COUNTED_FROM, "queries_count_from": 1}
+        models = [
+            {"model": model, "model_version": version, "calibrated": profile is not None, "profile": profile}
+            for (model, version), profile in self._profiles.items()
+        ]
+        calibrated = {"calibrated": all(own["calibrated"] for own in models), "models": models}
+        summary = {**self._counts, **counted, **base, **calibrated, "principals": self._accounts.summary()}
         (self._out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         return summary
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from detector.contracts.queries import BadRow
 from detector.core.batch import Observation
 
 _ROWS_IN_A_GROUP = 65_536
+COUNTED_FROM = 0
+"""``index`` and ``first_flagged`` of the files count from here, as they always did; people read from 1."""
+
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -48,12 +52,17 @@ class Accounts:
                 "model": model,
                 "principal": principal,
                 "queries": int(self._queries[at]),
-                "first_flagged": int(self._first_flagged[at]) if self._first_flagged[at] < _NEVER else None,
+                "first_flagged": self._flagged_at(at, COUNTED_FROM),
+                "first_flagged_query": self._flagged_at(at, 1),
                 "unjudged": dict(self._unjudged.get(at, {})),
             }
             for (model, principal), at in self._numbers.items()
             if self._queries[at] or at in self._unjudged
         ]
+
+    def _flagged_at(self, account: int, first: int) -> int | None:
+        at = int(self._first_flagged[account])
+        return at + first if at < _NEVER else None
 
     def _accounts(self, observation: Observation) -> NDArray[np.int64]:
         numbers = self._numbers
@@ -79,13 +88,15 @@ def _places(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 
 class VerdictFile:
     """``verdicts.parquet``: model, principal, index, event_id, flagged, score, and one column a signal; null while a
-    score or a signal is silent."""
+    score or a signal is silent. ``index`` counts from 0, as the metadata ``index_counts_from`` says;
+    ``uncalibrated`` there is a JSON list of the model versions that were judged without a profile."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer: Any = None
         self._tables: list[Any] = []
         self._rows = 0
+        self.uncalibrated: list[str] = []
 
     def write(
         self, observation: Observation, rows: NDArray[np.int64], index: NDArray[np.int64], event_ids: list[str]
@@ -115,6 +126,7 @@ class VerdictFile:
             columns = ("model", "principal", "index", "event_id", "flagged", "score")
             self._tables.append(pa.table({name: pa.array([], nothing.get(name, pa.string())) for name in columns}))
         self._flush()
+        self._writer.add_key_value_metadata({"uncalibrated": json.dumps(self.uncalibrated)})
         self._writer.close()
 
     def _add(self, table: Any) -> None:
@@ -129,7 +141,8 @@ class VerdictFile:
 
         if self._tables:
             table = pa.concat_tables(self._tables)
-            self._writer = self._writer or pq.ParquetWriter(self._path, table.schema)
+            schema = table.schema.with_metadata({"index_counts_from": str(COUNTED_FROM)})
+            self._writer = self._writer or pq.ParquetWriter(self._path, schema)
             self._writer.write_table(table)
             self._tables, self._rows = [], 0
 

@@ -14,6 +14,15 @@ Epoch = tuple[int, int]
 """(fence, sequence) of the state record behind a decision; compared in that order, later wins."""
 
 
+HIGH_SCORE = 1.5
+"""From this multiple of the threshold on an alert is of high severity."""
+
+
+def severity_of(score: float) -> Severity:
+    """Of an alert at ``score``, where 1 is the threshold."""
+    return "high" if score >= HIGH_SCORE else "medium"
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One number that lets a person check a claim. ``threshold`` is None for context figures."""
@@ -26,7 +35,12 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Somebody looks like a thief. ``id`` is a function of model, principal, signal and episode alone."""
+    """Somebody looks like a thief. ``id`` is a function of model, principal, signal and episode alone.
+
+    ``revision`` counts the records of one id from 1: the severity rose, and the newest counts. Its ``score``, time and
+    ``query_index`` (from 0) are those of the rise, its ``evidence`` that of the verdict. ``calibrated``: whether the
+    verdict rests on a profile of honest traffic; None where the signal knows none, and in records of earlier versions.
+    """
 
     id: str
     occurred_at: float
@@ -44,6 +58,8 @@ class Alert:
     profile: str | None = None
     technique: str = "AML.T0024.002"
     suppressed_by: str | None = None
+    revision: int = 1
+    calibrated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +138,8 @@ class Score:
 
     ``answered``: queries to the model in all versions, as far as is remembered. They are those ``judged``, ``repeats``
     of earlier ones, and by reason those that were ``unjudged`` or ``dropped`` before they were logged. None in records
-    of earlier versions.
+    of earlier versions. ``calibrated``: whether the last query was judged by a profile of honest traffic; None where
+    it was not judged, and in records of earlier versions.
     """
 
     model: str
@@ -138,6 +155,7 @@ class Score:
     repeats: int | None = None
     unjudged: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    calibrated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

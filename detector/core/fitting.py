@@ -49,6 +49,11 @@ class Fitting:
         own = self._profiles.get((model, version))
         return 0 if own is None else own.reference.dimension
 
+    def hash_of(self, model: str, version: str) -> str | None:
+        """The hash of the profile of ``version``; None where there is none."""
+        own = self._profiles.get((model, version))
+        return None if own is None else own.hash
+
     def misfit(self, queries: QueryBatch) -> Misfit | None:
         """Why the profile of their version does not fit ``queries``; None where it does."""
         own = self._profiles.get((queries.model, queries.model_version))

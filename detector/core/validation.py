@@ -72,4 +72,4 @@ def _check(features: Array, labels: Array) -> None:
         )
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        raise ConfigurationError(f"row {row} of the validation set holds NaN or infinity; leave such rows out")
+        raise ConfigurationError(f"row {row + 1} of the validation set holds NaN or infinity; leave such rows out")

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from detector.contracts.errors import NewerStateLog, StateLogError
-from detector.contracts.findings import Evidence, Finding
+from detector.contracts.findings import Evidence, Finding, severity_of
 from detector.policy.account import Account, Watch
 from detector.policy.activity import Activity, Key, Place, Section, Turn
 from detector.policy.odd_events import JudgedRows, OddEvent, odd_events
@@ -27,7 +27,6 @@ UNJUDGED = "unjudged"
 MOST_ACCOUNTS = 10_000
 MOST_WATCHES = 64
 _FORGOTTEN_SHARE = 16
-_HIGH_SCORE = 1.5
 
 _Name = TypeVar("_Name")
 _Held = TypeVar("_Held")
@@ -222,7 +221,7 @@ class Accounting:
             model_version=event.version,
             principal=event.key[1],
             signal=UNJUDGED,
-            severity="high" if score >= _HIGH_SCORE else "medium",
+            severity=severity_of(score),
             score=score,
             statistic=float(account.recent),
             threshold=float(self._limit),

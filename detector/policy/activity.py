@@ -68,7 +68,9 @@ class Activity:
     and ``key_index`` int32 (n,): whose row. ``flagged`` bool (n,): the engine's verdict as of the row.
     ``findings``: the rows that made suspects. ``learning`` bool (n,), or None for nowhere: rows of the backlog,
     on which nothing is enforced. ``counts``: queries without features, in order of ``at_row``. ``judged`` bool
-    (n,), or None for all: rows that the engine took; ``unjudged`` has the others by row.
+    (n,), or None for all: rows that the engine took; ``unjudged`` has the others by row. ``score`` float64 (n,) and
+    ``index`` int64 (n,): normalised suspicion and the query's number from 0, as the engine says them; None where
+    nobody does, and then no severity rises.
     """
 
     time: NDArray[np.float64]
@@ -80,6 +82,8 @@ class Activity:
     counts: Sequence[Counted] = ()
     judged: NDArray[np.bool_] | None = None
     unjudged: Mapping[int, Unjudged] = field(default_factory=dict)
+    score: NDArray[np.float64] | None = None
+    index: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.time)

@@ -12,11 +12,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from detector.contracts.codecs.limits import TEXT_CHARACTERS
-from detector.contracts.findings import Action, Alert, Audit, Cause, Decision, Finding, Mode
+import msgspec
+
+from detector.contracts.findings import Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Key, Turn
+from detector.policy.alerts import UNCALIBRATED, first_alert, risen
 from detector.policy.allowlist import Exemption
+from detector.policy.audits import decision_audit, withheld_audit
 from detector.policy.config import LATCHED, Policy, strength
 from detector.policy.entry import DAY, IDLE_SECONDS, Entry, Latch, Standing
 from detector.policy.identity import content_id
@@ -24,9 +27,8 @@ from detector.policy.identity import content_id
 _SIGNAL = "signal:"
 
 
-def shortened(text: str) -> str:
-    """``text``, cut to what a record may hold."""
-    return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 3] + "..."
+def _doubt(latch: Latch) -> str:
+    return UNCALIBRATED if latch.alert is not None and latch.alert.calibrated is False else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Event:
     flagged: bool = False
     learning: bool = False
     queries: int = 1
+    score: float = math.nan
+    query_index: int = 0
     findings: Sequence[Finding] = ()
     turn: Turn | None = None
 
@@ -96,7 +100,7 @@ class Case:
         origins = {cause.origin for cause in gone}
         self.entry.standings = tuple(s for s in self.entry.standings if s.cause not in gone)
         self.entry.latches = tuple(
-            Latch(latch.model_version, latch.signal, latch.episode, lifted=True)
+            msgspec.structs.replace(latch, lifted=True)
             if cause_id is None or _SIGNAL + latch.signal in origins
             else latch
             for latch in self.entry.latches
@@ -116,6 +120,11 @@ class Case:
     def latched_versions(self) -> set[str]:
         """The model versions on which a verdict of the engine stands."""
         return {latch.model_version for latch in self.entry.latches if latch.signal != UNJUDGED}
+
+    def scores_that_rise(self) -> dict[str, float]:
+        """By model version the score at which an alert's severity rises."""
+        rises = [(latch.model_version, latch.rises_at) for latch in self.entry.latches if latch.signal != UNJUDGED]
+        return {version: min(at for own, at in rises if own == version) for version, _ in rises}
 
     def deadline(self, now: float) -> float:
         """The policy time from which an event that changes no verdict may still change something."""
@@ -159,15 +168,20 @@ class Case:
         if version not in self.latched_versions():
             self._new_latch(version, LATCHED, event.time)
             self._say_if_withheld(LATCHED, event.time)
+        self._rise(event)
 
     def _turn(self, turn: Turn, now: float) -> None:
         """Take over what the accounting says, whatever the engine does. It releases at once."""
-        if turn.finding is None:
+        finding = turn.finding
+        if finding is None:
             self._keep(lambda latch: latch.signal != UNJUDGED)
             self.entry.standings = tuple(s for s in self.entry.standings if s.cause.origin != _SIGNAL + UNJUDGED)
-        elif not any(latch.signal == UNJUDGED for latch in self.entry.latches):
-            latch = self._new_latch(turn.finding.model_version, UNJUDGED, now)
-            self._alert(turn.finding, latch, now)
+            return
+        latch = next((one for one in self.entry.latches if one.signal == UNJUDGED), None)
+        if latch is None:
+            self._alert(finding, self._new_latch(finding.model_version, UNJUDGED, now), now)
+        else:
+            self._raise(latch, finding.score, finding.query_index, finding.evidence, now)
 
     def _keep(self, stays: Callable[[Latch], bool]) -> None:
         self._unlatch(tuple(latch for latch in self.entry.latches if stays(latch)))
@@ -189,27 +203,30 @@ class Case:
         return latch
 
     def _alert(self, finding: Finding, latch: Latch, now: float) -> None:
-        model, principal = self.key
-        exemption = self._exemption(now)
-        alert = Alert(
-            id=content_id("alert", model, principal, finding.signal, latch.episode),
-            occurred_at=now,
-            model=model,
-            model_version=finding.model_version,
-            principal=principal,
-            signal=finding.signal,
-            episode=latch.episode,
-            severity=finding.severity,
-            score=finding.score,
-            threshold=finding.threshold,
-            query_index=finding.query_index,
-            evidence=finding.evidence,
-            configuration=self._configuration,
-            profile=finding.profile,
-            suppressed_by=None if exemption is None else str(exemption),
-        )
-        self.emitted.append(alert)
+        withheld = self._withheld_by(now)
+        self._publish_alert(latch, first_alert(finding, latch.episode, now, self._configuration, withheld))
         self._say_if_withheld(finding.signal, now)
+
+    def _rise(self, event: Event) -> None:
+        """Let the alerts on this model version say how high the score is by now."""
+        for latch in self.entry.latches:
+            if latch.model_version == event.model_version and latch.signal != UNJUDGED and latch.alert is not None:
+                self._raise(latch, event.score, event.query_index, latch.alert.evidence, event.time)
+
+    def _raise(self, latch: Latch, score: float, query_index: int, evidence: tuple[Evidence, ...], now: float) -> None:
+        """Publish the next revision of the alert of ``latch`` if ``score`` is worth it."""
+        if latch.alert is not None and score >= latch.rises_at:
+            told = risen(latch.alert, now, score, query_index, self._withheld_by(now), evidence)
+            self._publish_alert(latch, told)
+
+    def _publish_alert(self, latch: Latch, alert: Alert) -> None:
+        told = msgspec.structs.replace(latch, alert=alert)
+        self.entry.latches = tuple(told if one is latch else one for one in self.entry.latches)
+        self.emitted.append(alert)
+
+    def _withheld_by(self, now: float) -> str | None:
+        exemption = self._exemption(now)
+        return None if exemption is None else str(exemption)
 
     # -- what should stand because of them
 
@@ -225,7 +242,7 @@ class Case:
         if any(self._due(mine.get(signal), action, modes[signal], event.time) for signal in wanted):
             expires_at = event.time + self._policy.decision_seconds
             causes = {
-                signal: Cause(self._cause_id(mine.get(signal), latch), _SIGNAL + signal, expires_at)
+                signal: Cause(self._cause_id(mine.get(signal), latch), _SIGNAL + signal, expires_at, _doubt(latch))
                 for signal, latch in sorted(wanted.items())
             }
             self._replace({c.origin: Standing(c, action, modes[signal]) for signal, c in causes.items()})
@@ -297,46 +314,12 @@ class Case:
             policy_version=self._policy.version,
         )
         self.entry.decision = decision
-        self.emitted += [decision, self._decision_audit(decision)]
-
-    def _decision_audit(self, decision: Decision) -> Audit:
-        release = decision.action.name == "none"
-        origins = ", ".join(cause.origin for cause in decision.causes)
-        detail: dict[str, str | float] = {
-            "decision": decision.id,
-            "action": decision.action.name,
-            "mode": decision.mode,
-            "expires_at": decision.expires_at,
-            "policy_version": decision.policy_version,
-        }
-        if decision.action.queries_per_second is not None:
-            detail["queries_per_second"] = decision.action.queries_per_second
-        return Audit(
-            id=content_id("audit", decision.id),
-            occurred_at=decision.issued_at,
-            kind="release" if release else "decision",
-            model=decision.model,
-            principal=decision.principal,
-            actor="policy",
-            summary="released" if release else shortened(f"{decision.action.name} ({decision.mode}) for {origins}"),
-            detail=detail,
-        )
+        self.emitted += [decision, decision_audit(decision)]
 
     def _say_if_withheld(self, signal: str, now: float) -> None:
         exemption = self._exemption(now)
-        if exemption is None:
-            return
-        audit = Audit(
-            id=content_id("withheld", *self.key, signal, self.entry.episode),
-            occurred_at=now,
-            kind="decision_withheld",
-            model=self.key[0],
-            principal=self.key[1],
-            actor="policy",
-            summary=f"no decision for {signal}: {exemption}",
-            detail={"signal": signal, "owner": exemption.owner, "until": exemption.expires_at},
-        )
-        self.emitted.append(audit)
+        if exemption is not None:
+            self.emitted.append(withheld_audit(self.key, signal, self.entry.episode, exemption, now))
 
     def _exemption(self, now: float) -> Exemption | None:
         return self._policy.allowlist.covering(*self.key, now)

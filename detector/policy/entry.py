@@ -7,22 +7,35 @@ import math
 import msgspec
 
 from detector.contracts.errors import NewerStateLog, StateLogError
-from detector.contracts.findings import Action, Cause, Decision, Mode
+from detector.contracts.findings import HIGH_SCORE, Action, Alert, Cause, Decision, Mode
 from detector.policy.activity import Key, Section
 
-FORMAT = 1
+FORMAT = 2
+"""The second has the last alert with each latch; the first is read."""
 DAY = 86_400.0
 IDLE_SECONDS = 30 * DAY
 """A suspect not heard of for so long is forgotten, or a ledger would grow for ever."""
 
 
 class Latch(msgspec.Struct, array_like=True, frozen=True):
-    """A signal's standing verdict on one model version. ``lifted``: an operator deleted the cause it gave."""
+    """A signal's standing verdict on one model version. ``lifted``: an operator deleted the cause it gave. ``alert``:
+    the last one published of it, None where there was none or format 1 did not say."""
 
     model_version: str
     signal: str
     episode: int
     lifted: bool = False
+    alert: Alert | None = None
+
+    @property
+    def rises_at(self) -> float:
+        """The score from which its alert says less than it should; infinity for none or the highest severity."""
+        return HIGH_SCORE if self.alert is not None and self.alert.severity != "high" else math.inf
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes, to within a third."""
+        return 250 if self.alert is None else 1_400 + 250 * len(self.alert.evidence)
 
 
 class Standing(msgspec.Struct, array_like=True, frozen=True):
@@ -62,7 +75,7 @@ class Entry(msgspec.Struct, array_like=True):
     def nbytes(self) -> int:
         """Memory in bytes, to within a third."""
         causes = len(self.standings) + (len(self.decision.causes) if self.decision else 0)
-        return 800 + 350 * causes + 250 * len(self.latches)
+        return 800 + 350 * causes + sum(latch.nbytes for latch in self.latches)
 
 
 class _Row(msgspec.Struct, array_like=True, frozen=True):

@@ -14,10 +14,10 @@ from detector.contracts.findings import Action, Alert, Audit, Cause, Command, De
 from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.accounting import Accounting
 from detector.policy.activity import Activity, Counted, Effects, Key, Place, Section
-from detector.policy.case import Case, shortened
+from detector.policy.audits import command_audit, missing_audit, shortened
+from detector.policy.case import Case
 from detector.policy.config import Policy, check_action
 from detector.policy.entry import Changes, Entry, Standing, decode_changes, encode_changes
-from detector.policy.identity import content_id
 from detector.policy.timeline import Timeline, timelines
 
 Record = Alert | Decision | Audit
@@ -69,7 +69,7 @@ class Ledger:
         key = command.model, command.principal
         case = self._case(key)
         summary, refused = self._carry_out(case, command, now)
-        audit = _command_audit(command, now, summary, refused)
+        audit = command_audit(command, now, summary, refused)
         changes: Changes = {key: case.entry} if case.entry != (case.before or Entry()) else {}
         effects = self._conclude([audit, *case.emitted], changes, now)
         if command.kind == "clear":
@@ -208,7 +208,10 @@ def _next(case: Case, timeline: Timeline, start: int) -> int:
     latched = case.latched_versions()
     stands = np.array([version in latched for version in timeline.versions] + [False])[timeline.version[rest]]
     is_row = timeline.version[rest] >= 0
+    rises = case.scores_that_rise()
+    rise_at = np.array([rises.get(version, np.inf) for version in timeline.versions] + [np.inf])[timeline.version[rest]]
     matters: NDArray[np.bool_] = timeline.has_finding[rest] | (is_row & (timeline.flagged[rest] != stands))
+    matters |= timeline.flagged[rest] & (timeline.score[rest] >= rise_at)
     matters |= timeline.time[rest] >= case.deadline(float(timeline.time[start - 1]) if start else -np.inf)
     matters |= np.cumsum(timeline.queries[rest]) >= case.queries_to_next_step()
     if case.awaits_enforcement():
@@ -218,31 +221,4 @@ def _next(case: Case, timeline: Timeline, start: int) -> int:
 
 def _missing(counts: Iterable[Counted]) -> list[tuple[Place, Record]]:
     """What the logger had to drop, for the record: nothing was concluded from those queries."""
-    return [((2 * one.at_row, at), _missing_audit(one)) for at, one in enumerate(counts) if one.count.kind == "dropped"]
-
-
-def _missing_audit(counted: Counted) -> Audit:
-    count = counted.count
-    return Audit(
-        id=content_id("missing", count.model, count.principal, count.queries, count.occurred_at, counted.time),
-        occurred_at=counted.time,
-        kind="queries_missing",
-        model=count.model,
-        principal=count.principal,
-        actor="logger",
-        summary=f"{count.queries} queries were dropped before they were logged; nobody judged them",
-        detail={"queries": count.queries, "counted_at": count.occurred_at},
-    )
-
-
-def _command_audit(command: Command, now: float, summary: str, refused: bool) -> Audit:
-    return Audit(
-        id=content_id("command", command.model, command.principal, command.id),
-        occurred_at=now,
-        kind="command_refused" if refused else "command",
-        model=command.model,
-        principal=command.principal,
-        actor=command.issuer,
-        summary=summary,
-        detail={"command": command.id, "kind": command.kind, "reason": command.reason},
-    )
+    return [((2 * one.at_row, at), missing_audit(one)) for at, one in enumerate(counts) if one.count.kind == "dropped"]

@@ -19,7 +19,8 @@ class Timeline:
 
     ``row`` int64 (m,): the row, or for a count the row before which it came; ``count`` int64 (m,): its index among
     the counts, -1 for a row. ``version`` int64 (m,) into ``versions``, -1 without a verdict. ``queries`` int64 (m,).
-    ``findings`` by event, and at most one of the ``turns`` besides; ``has_finding`` bool (m,) says where there is any.
+    ``score`` float64 (m,), NaN where there is none, and ``index`` int64 (m,), as in the activity. ``findings`` by
+    event, and at most one of the ``turns`` besides; ``has_finding`` bool (m,) says where there is any.
     """
 
     key: Key
@@ -31,6 +32,8 @@ class Timeline:
     flagged: NDArray[np.bool_]
     learning: NDArray[np.bool_]
     queries: NDArray[np.int64]
+    score: NDArray[np.float64]
+    index: NDArray[np.int64]
     has_finding: NDArray[np.bool_]
     findings: dict[int, list[Finding]]
     turns: Mapping[int, Turn] = field(default_factory=dict)
@@ -46,6 +49,8 @@ class Timeline:
             flagged=bool(self.flagged[at]),
             learning=bool(self.learning[at]),
             queries=int(self.queries[at]),
+            score=float(self.score[at]),
+            query_index=int(self.index[at]),
             findings=self.findings.get(at, ()),
             turn=self.turns.get(at),
         )
@@ -128,6 +133,8 @@ def _of_rows(
         flagged=activity.flagged[rows],
         learning=np.zeros(len(rows), dtype=np.bool_) if activity.learning is None else activity.learning[rows],
         queries=np.ones(len(rows), dtype=np.int64),
+        score=np.full(len(rows), np.nan) if activity.score is None else activity.score[rows],
+        index=np.zeros(len(rows), dtype=np.int64) if activity.index is None else activity.index[rows],
         has_finding=has_finding,
         findings=mine,
     )
@@ -150,6 +157,8 @@ def _with_counts(timeline: Timeline, activity: Activity, counts: list[int]) -> T
         flagged=np.insert(timeline.flagged, places, no),
         learning=np.insert(timeline.learning, places, [one.learning for one in counted]),
         queries=np.insert(timeline.queries, places, [one.count.queries for one in counted]),
+        score=np.insert(timeline.score, places, np.full(len(counted), np.nan)),
+        index=np.insert(timeline.index, places, [0] * len(counted)),
         has_finding=has_finding,
         findings=findings,
     )

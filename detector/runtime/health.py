@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-Fact = float | int | str | dict[str, str] | None
+Fact = float | int | str | dict[str, str] | list[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Health:
 
     ``stall_seconds``: after this long without progress, while there is work, the worker counts as dead. A silent broker
     does not count: ``behind`` counts only while it is refreshed. ``profiles``: the hash of the profile of each model
-    version.
+    version. ``uncalibrated``: model versions that were seen and are judged without a profile.
     """
 
     clock: Callable[[], float]
@@ -37,6 +37,7 @@ class Health:
     event_time: float | None = None
     records_behind: int = 0
     profiles: Mapping[str, str] = field(default_factory=dict)
+    uncalibrated: set[str] = field(default_factory=set)
     stop_reason: str | None = None
     _moved_at: float = field(init=False)
     _behind_since: float | None = field(init=False, default=None)
@@ -149,5 +150,6 @@ class Health:
             "still_seconds": round(self.still_seconds(), 3),
             "silent_seconds": round(self.silent_seconds(), 3),
             "profiles": dict(self.profiles),
+            "uncalibrated": sorted(self.uncalibrated),
         }
         return Probe(trouble is None, trouble or "ok", facts)

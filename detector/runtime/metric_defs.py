@@ -84,6 +84,12 @@ QUERIES_ANSWERED = Metric(
 QUERIES_REPEATED = Metric(
     "queries_repeated_total", "queries", "Queries that are equal to an earlier one of their principal.", (MODEL,)
 )
+QUERIES_UNCALIBRATED = Metric(
+    "queries_uncalibrated_total",
+    "queries",
+    "Queries judged without a profile of honest traffic, repeats among them.",
+    (MODEL,),
+)
 QUERIES_UNJUDGED = Metric(
     "queries_unjudged_total",
     "queries",
@@ -142,7 +148,12 @@ PROFILE_INFO = Metric(
     (MODEL, MODEL_VERSION, PROFILE),
 )
 REKEYED = Metric("rekeyed_total", "queries", "Queries that came in another partition than their principal's.")
-ALERTS = Metric("alerts_total", "alerts", "Principals that were flagged.", (MODEL, SIGNAL, SEVERITY))
+ALERTS = Metric(
+    "alerts_total",
+    "alerts",
+    "Principals that were flagged, by the severity of their first alert.",
+    (MODEL, SIGNAL, SEVERITY),
+)
 DECISIONS = Metric(
     "decisions_total", "decisions", "Decisions published, including renewals and releases.", (ACTION, MODE, ORIGIN)
 )

@@ -149,7 +149,10 @@ def cut_letter(letter: Message, largest: int) -> Message:
 
 
 def _message(rows: Sequence[BadRow]) -> str:
-    text = "; ".join(f"row {row.row}: {row.reason}: {row.detail}" for row in rows[:_LISTED_ROWS])
+    """For people, who count rows from 1."""
+    text = "; ".join(
+        (f"row {row.row + 1}: " if row.row >= 0 else "") + f"{row.reason}: {row.detail}" for row in rows[:_LISTED_ROWS]
+    )
     text = text.encode(errors="replace").decode()
     return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 3] + "..."
 

@@ -252,6 +252,8 @@ def _activity(
         findings=[replace(finding, row=0) for finding in findings],
         judged=observation.index[only] >= 0,
         unjudged={} if unjudged is None else {0: unjudged},
+        score=observation.score[only],
+        index=observation.index[only],
     )
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation, Sections
 from detector.core.engine import Engine, observe_together
+from detector.core.fitting import Fitting
 from detector.policy.activity import Activity, Counted, Effects, Unjudged
 from detector.policy.ledger import Ledger
 
@@ -37,11 +38,13 @@ class Hearing:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The engine's observation, the policy's effects, and both changes of state for the log."""
+    """The engine's observation, the policy's effects, and both changes of state for the log. ``profiles``: for each
+    model and version that was judged, the hash of the profile it was judged by; None without one."""
 
     observation: Observation
     effects: Effects
     sections: Sections
+    profiles: Mapping[tuple[str, str], str | None]
 
 
 class Judge:
@@ -50,6 +53,7 @@ class Judge:
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
         self.engine = engine
         self.ledger = ledger
+        self._fitting = Fitting(engine.config.judging)
 
     def judge(self, hearing: Hearing) -> Judgement:
         """Returns the verdicts and decisions for one hearing."""
@@ -58,7 +62,16 @@ class Judge:
     def conclude(self, hearing: Hearing, observation: Observation) -> Judgement:
         """Returns the result of the policy for the engine's observation."""
         effects = self.ledger.observe(_activity(observation, hearing))
-        return Judgement(observation, effects, observation.sections | policy_sections(effects))
+        sections = observation.sections | policy_sections(effects)
+        return Judgement(observation, effects, sections, self._profiles(hearing))
+
+    def _profiles(self, hearing: Hearing) -> dict[tuple[str, str], str | None]:
+        judged = [(piece, self._fitting.judged_as(piece)) for piece in hearing.pieces]
+        return {
+            (piece.model, piece.model_version): self._fitting.hash_of(piece.model, version)
+            for piece, version in judged
+            if version is not None
+        }
 
 
 def judge_together(work: Sequence[tuple[Judge, Hearing]]) -> list[Judgement]:
@@ -78,6 +91,8 @@ def _activity(observation: Observation, hearing: Hearing) -> Activity:
         counts=hearing.counts,
         judged=observation.index >= 0,
         unjudged=_unjudged(observation, hearing) if observation.refused else {},
+        score=observation.score,
+        index=observation.index,
     )
 
 

@@ -36,6 +36,14 @@ def told(profiles: Sequence[Profile]) -> Iterator[str]:
         yield f"profile {own.hash} of {own.model} {own.model_version}" + (f": {made}" if made else "")
 
 
+def uncalibrated(what: str) -> str:
+    """Returns the warning that no profile judges ``what``."""
+    return (
+        f"UNCALIBRATED: {what} is judged without a profile of honest traffic: honest accounts may be flagged in "
+        "numbers, and most kinds of thieves missed"
+    )
+
+
 def _read(path: Path) -> Profile:
     try:
         return Profile.from_bytes(path.read_bytes())

@@ -15,7 +15,7 @@ from detector.runtime import metric_defs as names
 from detector.runtime.health import Health
 from detector.runtime.metrics import Metrics
 from detector.stream.intake import SourceRecord
-from detector.stream.profiles import hashes, told
+from detector.stream.profiles import hashes, told, uncalibrated
 from detector.stream.reading import Reading
 from detector.stream.record_time import TimeFault
 
@@ -28,6 +28,7 @@ _MOST_LOGGED = 100
 _FAULT = (
     "see weirguard_queries_unjudged_total for the reasons, and whether the deployment and its profile fit each other"
 )
+_CALIBRATE = "write one with `weirguard calibrate` and name it in detection.profiles"
 
 _Name = TypeVar("_Name")
 
@@ -63,6 +64,8 @@ class Reporter:
             self.metrics.set(names.PROFILE_INFO, 1, model=own.model, model_version=own.model_version, profile=own.hash)
         for line in told(profiles):
             _log.info(line)
+        if not profiles:
+            self._warn(f"{uncalibrated('every model')}; {_CALIBRATE}")
 
     def assigned(self, partitions: Collection[int]) -> None:
         """These partitions are ours now, their state not yet restored."""
@@ -193,6 +196,9 @@ class Reporter:
             for model, queries in _total(getattr(step, plain) for step in steps).items():
                 self.metrics.add(metric, queries, model=model)
                 answered[model] += queries
+        for (model, version), queries in _total(step.uncalibrated for step in steps).items():
+            self.metrics.add(names.QUERIES_UNCALIBRATED, queries, model=model)
+            self._uncalibrated(f"{model} {version}")
         for metric, parts in ((names.QUERIES_UNJUDGED, "unjudged"), (names.QUERIES_DROPPED, "dropped")):
             for (model, reason), queries in _total(getattr(step, parts) for step in steps).items():
                 self.metrics.add(metric, queries, model=model, reason=reason)
@@ -204,6 +210,12 @@ class Reporter:
             self._warn(
                 f"most active principals of {model} send what cannot be judged, and none is accused of it; {_FAULT}"
             )
+
+    def _uncalibrated(self, version: str) -> None:
+        """Say it of each model version once, to the probes and in the log."""
+        if version not in self.health.uncalibrated and len(self.health.uncalibrated) < _MOST_LOGGED:
+            self.health.uncalibrated.add(version)
+            self._warn(f"{uncalibrated(version)}; {_CALIBRATE}")
 
     def _warn(self, warning: str) -> None:
         """Log ``warning`` once."""
@@ -217,7 +229,7 @@ class Reporter:
             self._warn(misfit.detail)
 
     def _count_findings(self, step: Step) -> None:
-        for alert in step.alerts:
+        for alert in (alert for alert in step.alerts if alert.revision == 1):
             self.metrics.add(names.ALERTS, model=alert.model, signal=alert.signal, severity=alert.severity)
         for decision in step.decisions:
             origin = decision.causes[0].origin.partition(":")[0] if decision.causes else "operator"

@@ -40,6 +40,7 @@ class _Seen:
     queries: list[int]
     score: list[float]
     flagged: list[bool]
+    calibrated: list[bool | None]
     names: list[str]
     values: NDArray[np.float64]
 
@@ -52,6 +53,7 @@ class ScoreBoard:
         self._partition = partition
         self._engine = judge.engine
         self._accounting = judge.ledger.accounting
+        self._calibrated = {(own.model, own.model_version) for own in judge.engine.config.judging}
         self._published: OrderedDict[int, tuple[float, bool]] = OrderedDict()
         self._waiting: dict[Key, tuple[_Seen, int]] = {}
 
@@ -79,7 +81,9 @@ class ScoreBoard:
     def _judged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
         held, accused = observation.keys, self._accounting.accused()
         rows = np.array(last, np.int64)
-        keys = [(held[at].model, held[at].principal) for at in observation.key_index[rows].tolist()]
+        owners = observation.key_index[rows].tolist()
+        keys = [(held[at].model, held[at].principal) for at in owners]
+        calibrated = [(own.model, own.model_version) in self._calibrated for own in held]
         flagged = observation.flagged[rows].tolist()
         if accused:
             flagged = [one or key in accused for one, key in zip(flagged, keys, strict=True)]
@@ -90,6 +94,7 @@ class ScoreBoard:
             (observation.index[rows] + 1).tolist(),
             observation.score[rows].tolist(),
             flagged,
+            [calibrated[at] for at in owners],
             list(observation.signals),
             np.stack([column[rows] for column in observation.signals.values()], axis=1),
         )
@@ -107,6 +112,7 @@ class ScoreBoard:
             [own.queries for own in standing],
             [own.score for own in standing],
             [own.flagged or key in accused for key, own in zip(odd, standing, strict=True)],
+            [None] * len(odd),
             [],
             np.empty((len(odd), 0)),
         )
@@ -144,6 +150,7 @@ class ScoreBoard:
             repeats=standing.repeats,
             unjudged=unjudged,
             dropped=dropped,
+            calibrated=seen.calibrated[at],
         )
         return Message(self._topic, self._partition, decision_key(*key), encode(record))
 

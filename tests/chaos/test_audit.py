@@ -306,6 +306,16 @@ def test_each_planted_fault_is_found_and_named(plant: Callable[[History], None],
     assert set(kinds(history)) == expected
 
 
+def test_a_higher_revision_of_an_alert_may_say_something_else() -> None:
+    history = faultless()
+    history.query()
+    higher = [alert("a1", score=2.0, revision=2)]
+    history.delta(4, 4, 3, higher)
+    history.publish(higher)
+    history.commit(5)
+    assert not kinds(history)
+
+
 def test_a_record_in_parts_counts_once_all_are_there_and_what_an_owner_left_unfinished_is_void() -> None:
     history = faultless()
     history.query()

@@ -103,6 +103,7 @@ CASES: dict[str, Case] = {
         ".parquet",
         settings=False,
     ),
+    "completion": Case(["bash"], "detector.cli.completion.script", settings=False),
 }
 WITH_OUT = [name for name, case in CASES.items() if case.out]
 WITH_INPUT = [name for name, case in CASES.items() if case.input]

@@ -69,18 +69,20 @@ def publish(broker: Broker) -> Iterator[Any]:
 
 
 @pytest.fixture
-def owner(broker: Broker, topics: Topics, publish: Any) -> Iterator[list[Command]]:
-    """An owner of all partitions; the list is of the commands that it was given."""
+def owner(broker: Broker, topics: Topics, publish: Any, request: pytest.FixtureRequest) -> Iterator[list[Command]]:
+    """An owner of all partitions, whose policy enforces unless told; the list is of the commands that it was given."""
     stop, obeyed = threading.Event(), list[Command]()
-    thread = threading.Thread(target=_own, args=(broker, topics, publish, stop, obeyed))
+    ledger = Ledger(Policy(mode=getattr(request, "param", "enforce")))
+    thread = threading.Thread(target=_own, args=(broker, topics, publish, stop, obeyed, ledger))
     thread.start()
     yield obeyed
     stop.set()
     thread.join(20)
 
 
-def _own(broker: Broker, topics: Topics, publish: Any, stop: threading.Event, obeyed: list[Command]) -> None:
-    ledger = Ledger(Policy(mode="enforce"))
+def _own(
+    broker: Broker, topics: Topics, publish: Any, stop: threading.Event, obeyed: list[Command], ledger: Ledger
+) -> None:
     consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap, fetch_max_wait_ms=50, auto_offset_reset="earliest")
     with closing(consumer):
         consumer.assign([TopicPartition(topics.commands, number) for number in range(PARTITIONS)])
@@ -153,12 +155,17 @@ def test_list_shows_the_newest_epoch_of_what_stands_and_can_be_filtered(topics: 
     assert stands("--principal", "thief") == [("thief", "refuse")]
     assert stands("--origin", "operator") == stands("--origin", "operator:eve") == [("ada", "slow")]
     assert stands("--origin", "oper") == []
-    text = run(decisions.app, "list").stdout
+    shown = run(decisions.app, "list")
+    text = shown.stdout
+    assert shown.stderr == ""
     assert "thief" in text
     assert "operator:eve c9 abuse" in text
 
 
-def test_add_and_delete_wait_for_the_owner_and_say_what_came_of_it(topics: Topics, owner: list[Command]) -> None:
+def test_add_and_delete_wait_for_the_owner_and_say_what_came_of_it(
+    topics: Topics, owner: list[Command], publish: Any
+) -> None:
+    publish(topics.scores, score("thief", 1.2))
     words = ("digits", "thief", "--reason", "caught by hand", "--issuer", "eve")
     added = run(decisions.app, "add", *words, "--action", "refuse", "--duration", "1h30m")
     assert added.stdout == "digits thief: added: refuse (enforce) for 5400 seconds\n"
@@ -172,11 +179,54 @@ def test_add_and_delete_wait_for_the_owner_and_say_what_came_of_it(topics: Topic
     assert "nothing stands against him" in again.stdout
 
 
-def test_slow_takes_a_rate_and_a_mode(topics: Topics, owner: list[Command]) -> None:
-    words = ("digits", "thief", "--reason", "r", "--action", "slow", "--mode", "observe", "--queries-per-second", "0.5")
-    run(decisions.app, "add", *words)
+def test_slow_takes_a_rate_and_need_not_be_enforced(topics: Topics, owner: list[Command]) -> None:
+    words = ("digits", "thief", "--reason", "r", "--action", "slow", "--queries-per-second", "0.5", "--force")
+    run(decisions.app, "add", *words, "--observe")
     assert (owner[0].action, owner[0].mode) == (Action("slow", 0.5), "observe")
     assert owner[0].issuer
+
+
+@pytest.mark.parametrize("owner", ["observe"], indirect=True)
+def test_a_decision_by_hand_is_enforced_though_the_policy_only_observes(topics: Topics, owner: list[Command]) -> None:
+    words = ("add", "digits", "thief", "--reason", "r", "--action", "refuse", "--force")
+    assert "refuse (enforce)" in run(decisions.app, *words).stdout
+    assert listing()["decisions"][0]["mode"] == "enforce"
+    assert "refuse (observe)" in run(decisions.app, *words, "--observe").stdout
+
+
+def test_list_says_which_decisions_rest_on_no_profile(topics: Topics, publish: Any) -> None:
+    publish(topics.decisions, decision("thief", causes=(Cause("c1", "signal:prada", NOW + 60, "uncalibrated"),)))
+    shown = run(decisions.app, "list")
+    assert "signal:prada c1 uncalibrated" in shown.stdout
+    assert shown.stderr.startswith("UNCALIBRATED: digits is judged without a profile")
+    assert run(decisions.app, "list", "--json").stderr == ""
+
+
+def not_known(model: str, principal: str) -> str:
+    """Why nothing is decided against somebody unknown."""
+    with pytest.raises(ConfigurationError) as refused:
+        run(decisions.app, "add", model, principal, "--reason", "r", "--action", "refuse")
+    return str(refused.value).removesuffix("; to decide all the same, say --force")
+
+
+def test_somebody_unknown_is_decided_against_by_force_alone(topics: Topics, owner: list[Command], publish: Any) -> None:
+    words = ("--reason", "r", "--action", "refuse")
+    assert not_known("digits", "thief") == "nothing is known of a model 'digits'; nothing is known yet"
+    publish(topics.scores, score("thief", 1.2), score("ada", 0.1))
+    publish(topics.alerts, alert("theif"))
+    publish(topics.decisions, decision("gone", expires_at=NOW - 1))
+    said = "no score, alert or decision of 'thiev' on 'digits' is known; nearest: 'thief', 'theif'"
+    assert not_known("digits", "thiev") == said
+    assert not_known("digits", "x").endswith("is known; known: 4, such as 'ada', 'gone', 'theif'")
+    assert not_known("digit", "thief") == "nothing is known of a model 'digit'; nearest: 'digits'"
+    assert owner == []
+    for name in ("thief", "theif", "gone"):
+        run(decisions.app, "add", "digits", name, *words)
+    run(decisions.app, "add", "new", "x", *words, "--force")
+    assert [(command.model, command.principal) for command in owner] == [
+        *(("digits", name) for name in ("thief", "theif", "gone")),
+        ("new", "x"),
+    ]
 
 
 def test_clear_is_a_command_to_the_owner(topics: Topics, owner: list[Command]) -> None:
@@ -224,6 +274,43 @@ def test_top_puts_suspects_and_high_scores_first(topics: Topics, publish: Any) -
     assert "slow to 1/s (enforce)" in run(principals.app, "top").stdout
 
 
+MEASURED = {
+    "suspicion": 12.5,
+    "prada": 0.99,
+    "suspicion.novelty": 3.0,
+    "suspicion.leaps": 9.25,
+    "suspicion.prada": -1.0,
+    "suspicion.hardness": 4.0,
+}
+
+
+def test_top_says_which_three_signals_matter_and_fits_a_terminal(topics: Topics, publish: Any) -> None:
+    name = "account-" + "0123456789abcdef" * 8
+    publish(
+        topics.scores,
+        replace(score("thief", 1.17, flagged=True), signals=MEASURED, calibrated=True),
+        replace(score(name, 12.345), calibrated=False, queries=12_345_678),
+    )
+    publish(topics.decisions, decision("thief", "slow"))
+    done = run(principals.app, "top")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.strip() for line in lines[1:3]] == [
+        "1.17      120  thief, digits 1: suspect, slow to 1/s (enforce)",
+        "leaps 9.25, hardness 4, novelty 3",
+    ]
+    assert name in "".join(line.strip() for line in lines[3:])
+    assert lines[-1].strip() == "prada 0.87, coverage 61.2% exposed"
+    assert "uncalibrated" in lines[-2]
+    assert done.stderr.startswith("UNCALIBRATED: digits 1 is judged without a profile")
+    scripted = run(principals.app, "top", "--json")
+    assert scripted.stderr == ""
+    assert [[own["name"] for own in row["matters"]] for row in json.loads(scripted.stdout)] == [
+        ["leaps", "hardness", "novelty"],
+        ["prada", "coverage"],
+    ]
+
+
 def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> None:
     publish(topics.scores, score("thief", 1.17, flagged=True))
     publish(topics.decisions, decision("thief"))
@@ -231,6 +318,7 @@ def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> N
     known = json.loads(run(principals.app, "show", "digits", "thief", "-o", "json").stdout)
     assert known["score"]["signals"] == {"prada": 0.87, "coverage": 61.25}
     assert [one["episode"] for one in known["alerts"]] == [1, 2]
+    assert known == json.loads(run(principals.app, "show", "digits", "thief", "--json").stdout)
     text = run(principals.app, "show", "digits", "thief").stdout
     assert "a suspect, 120 queries" in text
     assert "coverage: 61.2% exposed\n  prada: 0.87" in text
@@ -283,14 +371,29 @@ def tail_of(topics: Topics, monkeypatch: pytest.MonkeyPatch, *arguments: str, du
 def test_tail_prints_what_comes_while_it_runs(topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(topics.alerts, alert("early"))
     lines = tail_of(topics, monkeypatch, during=lambda: publish(topics.alerts, alert("late")))
-    assert [line.split()[4] for line in lines] == ["late"]
+    assert [line.split()[3] for line in lines] == ["late"]
+
+
+def test_tail_prints_a_severity_that_rises_and_nothing_twice(
+    topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = replace(alert("thief"), severity="medium", score=1.1, calibrated=False)
+    higher = replace(first, severity="high", score=1.7, query_index=200, revision=2, occurred_at=NOW + 9)
+    publish(topics.alerts, first, first, higher, first, higher)
+    lines = tail_of(topics, monkeypatch, "--from-beginning")
+    assert [" ".join(line.split()[1:11]) for line in lines] == [
+        "medium digits thief prada score 1.1 (uncalibrated) at query 131:",
+        "high digits thief prada score 1.7 (uncalibrated) at query 201:",
+    ]
+    known = json.loads(run(principals.app, "show", "digits", "thief", "--json").stdout)
+    assert [(one["revision"], one["severity"]) for one in known["alerts"]] == [(2, "high")]
 
 
 def test_tail_from_the_beginning_prints_all_as_json(
     topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(topics.alerts, alert("thief", 1), alert("thief", 2))
-    lines = tail_of(topics, monkeypatch, "--from-beginning", "-o", "json")
+    lines = tail_of(topics, monkeypatch, "--from-beginning", "--json")
     assert [json.loads(line)["episode"] for line in lines] == [1, 2]
 
 

@@ -93,6 +93,11 @@ def test_the_thief_is_flagged_alone_and_the_summary_says_from_where(tmp_path: Pa
     assert first == {"ana": None, "bo": None, "thief": min(row["index"] for row in flagged)}
     alert = _alerts(tmp_path)[0]
     assert (alert.principal, alert.query_index) == ("thief", first["thief"])
+    assert summary["index_counts_from"] == 0
+    assert summary["queries_count_from"] == 1
+    numbers = {entry["principal"]: entry["first_flagged_query"] for entry in summary["principals"]}
+    assert numbers == {"ana": None, "bo": None, "thief": alert.query_index + 1}
+    assert verdicts.schema.metadata[b"index_counts_from"] == b"0"
     assert {decision.principal for decision in _decisions(tmp_path)} == {"thief"}
 
 
@@ -222,6 +227,25 @@ def test_the_command_replays_in_the_mode_and_with_the_threshold_it_is_given(
     assert "0 flagged" in capsys.readouterr().err
     _replay(tmp_path / "same", log)
     assert _verdicts(tmp_path / "usual") == _verdicts(tmp_path / "same")
+
+
+@pytest.mark.parametrize("mode", ["default", "compatible"])
+def test_without_a_profile_every_output_says_uncalibrated(
+    mode: str, tmp_path: Path, traffic: QueryBatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, out = write_jsonl(tmp_path / "log.jsonl", traffic), tmp_path / "out"
+    assert _weirguard("replay", log, "--out", out, "--mode", mode, "--json") == 0
+    said = capsys.readouterr()
+    warning = said.err.splitlines()[-1]
+    assert warning.startswith("UNCALIBRATED: digits 3 is judged without a profile of honest traffic")
+    assert ("Compatible mode uses no profile" if mode == "compatible" else "`weirguard scan LOGS`") in warning
+    summary = json.loads(said.out)
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert summary["calibrated"] is False
+    assert summary["models"] == [{"model": "digits", "model_version": "3", "calibrated": False, "profile": None}]
+    assert {alert.calibrated for alert in _alerts(out)} == {False}
+    assert {cause.reason for one in _decisions(out) for cause in one.causes} == {"uncalibrated"}
+    assert pq.read_metadata(out / "verdicts.parquet").metadata[b"uncalibrated"] == b'["digits 3"]'
 
 
 def test_the_command_says_what_was_refused_and_fails_where_all_was(

@@ -23,6 +23,7 @@ class Row:
     learning: bool = False
     unjudged: str = ""
     """Why the engine could not judge it."""
+    score: float = 1.0
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Wish:
 
 @dataclass
 class Person:
-    # (version, signal) -> [episode, lifted]
+    # (version, signal) -> [episode, lifted, severity of its alert or None, revision]
     latches: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
     wishes: dict[str, Wish] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
@@ -189,17 +190,32 @@ class OracleLedger:
                 continue
             self._latch(person, row.version, signal, row.time)
             if signal != "latched":
-                told.append(("alert", row.time, row.principal, row.version, signal, person.episode, exempt))
+                told.append(self._alert(person, row, row.version, signal, row.score, exempt))
             if exempt:
                 told.append(("withheld", row.time, row.principal, signal))
-        return told
+        return told + [
+            self._alert(person, row, row.version, signal, row.score, exempt)
+            for version, signal in person.latches
+            if version == row.version and signal != "unjudged" and self._rises(person, version, signal, row.score)
+        ]
+
+    def _rises(self, person: Person, version: str, signal: str, score: float) -> bool:
+        return person.latches[version, signal][2] == "medium" and score >= 1.5
+
+    def _alert(
+        self, person: Person, item: Row | Uncharted, version: str, signal: str, score: float, exempt: bool
+    ) -> Told:
+        latch = person.latches[version, signal]
+        latch[2] = "high" if score >= 1.5 else "medium"
+        latch[3] += 1
+        return ("alert", item.time, item.principal, version, signal, latch[0], exempt, *latch[2:])
 
     def _latch(self, person: Person, version: str, signal: str, time: float) -> None:
-        held = any(not lifted for _, lifted in person.latches.values())
+        held = any(not latch[1] for latch in person.latches.values())
         if not held and not any(origin.startswith("signal:") for origin in person.wishes):
             person.queries = 0
         person.episode = max(person.episode + 1, math.floor(time))
-        person.latches[version, signal] = [person.episode, False]
+        person.latches[version, signal] = [person.episode, False, None, 0]
 
     def _accuse(self, person: Person, item: Row | Uncharted, exempt: bool, turn: bool | None) -> list[Told]:
         standing = [at for at in person.latches if at[1] == "unjudged"]
@@ -207,18 +223,23 @@ class OracleLedger:
             person.wishes.pop("signal:unjudged", None)
             for at in standing:
                 del person.latches[at]
-        if not turn or standing:
+        if not turn:
             return []
+        score = self.accounts.people[item.principal].recent / self.policy.unjudged_queries
+        if standing:
+            ((version, signal),) = standing
+            rises = self._rises(person, version, signal, score)
+            return [self._alert(person, item, version, signal, score, exempt)] if rises else []
         version = item.version if isinstance(item, Row) else "unknown"
         self._latch(person, version, "unjudged", item.time)
-        told: list[Told] = [("alert", item.time, item.principal, version, "unjudged", person.episode, exempt)]
+        told: list[Told] = [self._alert(person, item, version, "unjudged", score, exempt)]
         return told + ([("withheld", item.time, item.principal, "unjudged")] if exempt else [])
 
     def _wish(self, person: Person, item: Row | Uncharted, exempt: bool) -> None:
         if exempt:
             person.wishes = {origin: wish for origin, wish in person.wishes.items() if origin[:7] != "signal:"}
             return
-        signals = {signal for (_, signal), (_, lifted) in person.latches.items() if not lifted}
+        signals = {signal for (_, signal), latch in person.latches.items() if not latch[1]}
         action = next(step.action for step in reversed(self.policy.ladder) if person.queries >= step.after_queries)
         wishes, renew = {}, False
         for signal in signals:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from detector.contracts.findings import Action, Alert, Audit, Command, Decision, Evidence, Finding
+from detector.contracts.findings import Action, Alert, Audit, Command, Decision, Evidence, Finding, severity_of
 from detector.contracts.queries import Count
 from detector.policy.activity import Activity, Counted, Effects, Unjudged
 from detector.policy.ledger import Ledger
@@ -28,16 +28,20 @@ class Who:
     principal: str
 
 
-def finding(row: int, principal: str, version: str = "1", signal: str = "prada") -> Finding:
+def finding(row: int, principal: str, version: str = "1", signal: str = "prada", score: float = 1.2) -> Finding:
     evidence = (Evidence("w", 0.81, "1", 0.95),)
-    return Finding(row, MODEL, version, principal, signal, "high", 1.2, 0.81, 0.95, 10, evidence)
+    return Finding(row, MODEL, version, principal, signal, severity_of(score), score, 0.81, 0.95, 10, evidence)
 
 
 def activity(items: Sequence[Row | Uncharted]) -> Activity:
     """The micro-batch of ``items``."""
     rows = [item for item in items if isinstance(item, Row)]
     keys = list(dict.fromkeys(Who(MODEL, row.version, row.principal) for row in rows))
-    findings = [finding(at, row.principal, row.version, signal) for at, row in enumerate(rows) for signal in row.found]
+    findings = [
+        finding(at, row.principal, row.version, signal, row.score)
+        for at, row in enumerate(rows)
+        for signal in row.found
+    ]
     counts, passed = [], 0
     for item in items:
         if isinstance(item, Row):
@@ -57,6 +61,8 @@ def activity(items: Sequence[Row | Uncharted]) -> Activity:
         counts=counts,
         judged=np.array([not row.unjudged for row in rows], dtype=np.bool_),
         unjudged={at: Unjudged(row.unjudged, row.version) for at, row in enumerate(rows) if row.unjudged},
+        score=np.array([row.score for row in rows], dtype=np.float64),
+        index=np.array([row.time for row in rows], dtype=np.int64),
     )
 
 
@@ -97,6 +103,8 @@ def _told(record: Alert | Decision | Audit) -> Told:
             record.signal,
             record.episode,
             exempt,
+            record.severity,
+            record.revision,
         )
     if isinstance(record, Decision):
         causes = tuple(
@@ -166,6 +174,7 @@ def _row(dice: Random, row: Row, signals: set[str]) -> Row:
     new = [signal for signal in ("margin", "prada") if signal not in signals and dice.random() < 0.15]
     signals.update(new)
     row.flagged, row.found = bool(signals), tuple(new)
+    row.score = dice.choice([1.1, 1.2, 1.3, 1.4, 1.5, 1.7]) if signals else 1.6
     return row
 
 

@@ -70,6 +70,14 @@ def test_the_thirtieth_query_that_cannot_be_judged_makes_a_suspect_like_any() ->
     assert said(run(ledger, odd("eve", 50))) == [("eve", "refuse")]
 
 
+def test_ever_more_of_them_raise_the_severity_once_with_the_evidence_of_now() -> None:
+    ledger = Ledger(Policy())
+    (first,) = run(ledger, odd("eve", 30)).alerts
+    (higher,) = run(ledger, odd("eve", 60, at=1001.0)).alerts
+    assert (higher.id, higher.revision, first.severity, higher.severity) == (first.id, 2, "medium", "high")
+    assert (higher.evidence[0].value, higher.calibrated) == (45.0, None)
+
+
 def test_counts_of_a_logger_and_unread_rows_are_the_same_suspicion() -> None:
     effects = run(Ledger(POLICY), [Uncharted(1000.0, "eve", "unjudged", 30)])
     assert [(alert.signal, alert.model_version) for alert in effects.alerts] == [("unjudged", "unknown")]

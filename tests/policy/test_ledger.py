@@ -30,8 +30,10 @@ def suspect(times: Sequence[float], learning: bool = False, version: str = "1") 
     return [Row(t, "thief", version, True, ("prada",) if at == 0 else (), learning) for at, t in enumerate(times)]
 
 
-def later(times: Sequence[float], flagged: bool = True, learning: bool = False) -> list[Row]:
-    return [Row(time, "thief", "1", flagged, (), learning) for time in times]
+def later(
+    times: Sequence[float], flagged: bool = True, learning: bool = False, score: float = 1.0, version: str = "1"
+) -> list[Row]:
+    return [Row(time, "thief", version, flagged, (), learning, score=score) for time in times]
 
 
 def run(ledger: Ledger, items: Sequence[Row | Uncharted]) -> Effects:
@@ -51,6 +53,10 @@ def said(effects: Effects) -> list[tuple[str, str]]:
     return [(decision.action.name, decision.mode) for decision in effects.decisions]
 
 
+def alerts(effects: Effects) -> list[tuple[str, int]]:
+    return [(alert.severity, alert.revision) for alert in effects.alerts]
+
+
 def only(decisions: Sequence[Decision]) -> Decision:
     assert len(decisions) == 1
     return decisions[0]
@@ -59,12 +65,56 @@ def only(decisions: Sequence[Decision]) -> Decision:
 def test_a_finding_gives_an_alert_with_its_evidence_and_slows_at_once() -> None:
     effects = run(Ledger(ENFORCE, "settings-hash"), suspect([1000.5]))
     alert, decision = effects.alerts[0], only(effects.decisions)
-    assert (alert.signal, alert.severity, alert.evidence[0].value) == ("prada", "high", 0.81)
+    assert (alert.signal, alert.severity, alert.evidence[0].value) == ("prada", "medium", 0.81)
+    assert (alert.revision, alert.calibrated) == (1, False)
     assert (alert.configuration, alert.occurred_at, alert.query_index) == ("settings-hash", 1000.5, 10)
     assert (decision.action, decision.mode, decision.epoch) == (SLOW, "enforce", (0, 0))
     assert (decision.issued_at, decision.expires_at) == (1000.5, 4600.5)
     assert [(cause.origin, cause.expires_at) for cause in decision.causes] == [("signal:prada", 4600.5)]
     assert decision.policy_version == ENFORCE.version
+
+
+def test_the_severity_rises_with_the_score_once_an_episode_and_the_evidence_of_the_verdict_stays() -> None:
+    ledger = Ledger(ENFORCE)
+    (first,) = run(ledger, suspect([1000.5])).alerts
+    assert run(ledger, later([1001.0], score=1.49)).alerts == []
+    effects = run(ledger, [*later([1002.0], score=1.5), *later([1003.0, 1004.0], score=3.0)])
+    (higher,) = effects.alerts
+    assert (higher.id, higher.episode, higher.evidence) == (first.id, first.episode, first.evidence)
+    assert (higher.revision, higher.severity, higher.score, higher.occurred_at) == (2, "high", 1.5, 1002.0)
+    assert run(ledger, [*later([1005.0], score=0.5), *later([1006.0], score=9.0)]).alerts == []
+    run(ledger, later([1010.0], flagged=False))
+    assert alerts(run(ledger, suspect([1011.0]))) == [("medium", 1)]
+    assert alerts(run(ledger, later([1012.0], score=2.0))) == [("high", 2)]
+
+
+def test_a_verdict_that_begins_high_has_one_record() -> None:
+    row = replace(suspect([1000.5])[0], score=1.6)
+    assert alerts(run(Ledger(ENFORCE), [row, *later([1001.0] * 5, score=4.0)])) == [("high", 1)]
+
+
+def test_the_score_of_another_model_version_raises_nothing() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.5]))
+    assert run(ledger, later([1001.0], score=2.0, version="2")).alerts == []
+
+
+def test_a_severity_rises_though_the_decision_is_withheld_or_was_deleted() -> None:
+    exempt = Policy(mode="enforce", allowlist=Allowlist((Exemption("thief", "sales", "contract", 9e9),)))
+    for policy in (exempt, ENFORCE):
+        ledger = Ledger(policy)
+        run(ledger, suspect([1000.5]))
+        ledger.command(command("delete"), 1000.7)
+        (higher,) = run(ledger, later([1001.0], score=2.0)).alerts
+        assert (higher.severity, higher.suppressed_by is None) == ("high", policy is ENFORCE)
+
+
+def test_a_cause_says_that_its_verdict_is_uncalibrated() -> None:
+    bare, whole = suspect([1000.5]), activity(suspect([1000.5]))
+    calibrated = replace(whole, findings=[replace(one, profile="a1b2") for one in whole.findings])
+    for effects, reason in ((run(Ledger(ENFORCE), bare), "uncalibrated"), (Ledger(ENFORCE).observe(calibrated), "")):
+        assert [cause.reason for cause in only(effects.decisions).causes] == [reason]
+        assert effects.alerts[0].calibrated is (reason == "")
 
 
 def test_unsuspicious_principals_leave_nothing_behind() -> None:
@@ -345,8 +395,8 @@ def test_a_settled_suspect_changes_no_state_with_every_query() -> None:
 
 
 def test_a_section_of_a_later_version_is_refused() -> None:
-    with pytest.raises(NewerStateLog, match="format 2"):
-        Ledger(ENFORCE).absorb((2, b""))
+    with pytest.raises(NewerStateLog, match="format 3"):
+        Ledger(ENFORCE).absorb((3, b""))
 
 
 def test_a_section_that_is_no_section_is_refused() -> None:
@@ -358,16 +408,51 @@ def test_a_section_of_this_version_can_be_read_for_ever() -> None:
     """Golden bytes: if this fails, give the format a new number and keep reading the old one."""
     golden = bytes.fromhex(GOLDEN)
     ledger = Ledger(ENFORCE)
-    ledger.load((1, golden))
-    assert ledger.dump(ledger.keys()) == (1, golden)
+    ledger.load((2, golden))
+    assert ledger.dump(ledger.keys()) == (2, golden)
+    assert alerts(run(ledger, later([1002.0], score=1.5))) == [("high", 2)]
+
+
+def test_a_section_of_the_first_format_is_read_and_its_verdicts_have_no_alert_to_raise() -> None:
+    ledger = Ledger(ENFORCE)
+    ledger.load((1, bytes.fromhex(GOLDEN_1)))
     assert [(decision.action, decision.expires_at) for decision in ledger.active(1000.0)] == [
         (SLOW, 4600.5),
         (SLOW, 1061.0),
     ]
-    assert said(run(ledger, later([2900.0]))) == [("slow", "enforce")]
+    effects = run(ledger, later([2900.0], score=2.0))
+    assert (said(effects), effects.alerts) == ([("slow", "enforce")], [])
 
 
 GOLDEN = """
+9293a6646967697473a57468696566969195a131a57072616461cd03e8c2de0012a26964d920303236666563356162643632
+3939383663316164643633356434313733353534ab6f636375727265645f6174cb408f440000000000a56d6f64656ca66469
+67697473ad6d6f64656c5f76657273696f6ea131a97072696e636970616ca57468696566a67369676e616ca57072616461a7
+657069736f6465cd03e8a87365766572697479a66d656469756da573636f7265cb3ff0000000000000a97468726573686f6c
+64cb3fee666666666666ab71756572795f696e6465780aa865766964656e63659184a46e616d65a177a576616c7565cb3fe9
+eb851eb851eca4756e6974a131a97468726573686f6c64cb3fee666666666666ad636f6e66696775726174696f6eac646663
+636465373061323331a770726f66696c65c0a9746563686e69717565ad414d4c2e54303032342e303032ad73757070726573
+7365645f6279c0a87265766973696f6e01aa63616c69627261746564c2919384a26964b03833346535616163346337383639
+6461a66f726967696eac7369676e616c3a7072616461aa657870697265735f6174cb40b1f88000000000a6726561736f6eac
+756e63616c6962726174656482a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff00000000000
+00a7656e666f7263658aa26964d9206336663433633730623964376433326366386535663865356463313636663564a56d6f
+64656ca6646967697473a97072696e636970616ca57468696566a6616374696f6e82a46e616d65a4736c6f77b27175657269
+65735f7065725f7365636f6e64cb3ff0000000000000a46d6f6465a7656e666f726365a565706f6368920000a96973737565
+645f6174cb408f440000000000aa657870697265735f6174cb40b1f88000000000a66361757365739184a26964b038333465
+356161633463373836396461a66f726967696eac7369676e616c3a7072616461aa657870697265735f6174cb40b1f8800000
+0000a6726561736f6eac756e63616c69627261746564ae706f6c6963795f76657273696f6eac646663636465373061323331
+00cd03e8cb408f44000000000093a6646967697473a36164619690919384a26964a26331a66f726967696eac6f7065726174
+6f723a657665aa657870697265735f6174cb4090940000000000a6726561736f6ea377687982a46e616d65a4736c6f77b271
+7565726965735f7065725f7365636f6e64cb3ff0000000000000a7656e666f7263658aa26964d92030353331323637666663
+66343936623737363466633366346238386630643838a56d6f64656ca6646967697473a97072696e636970616ca3616461a6
+616374696f6e82a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff0000000000000a46d6f6465
+a7656e666f726365a565706f6368920000a96973737565645f6174cb408f480000000000aa657870697265735f6174cb4090
+940000000000a66361757365739184a26964a26331a66f726967696eac6f70657261746f723a657665aa657870697265735f
+6174cb4090940000000000a6726561736f6ea3776879ae706f6c6963795f76657273696f6eac646663636465373061323331
+00ffcbfff0000000000000
+"""
+
+GOLDEN_1 = """
 9293a6646967697473a57468696566969194a131a57072616461cd03e8c2919384a26964b038333465356161633463373836
 396461a66f726967696eac7369676e616c3a7072616461aa657870697265735f6174cb40b1f88000000000a6726561736f6e
 a082a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff0000000000000a7656e666f7263658aa2

@@ -100,6 +100,8 @@ class Board:
 
 
 def _alert_text(alert: Alert) -> str:
+    if alert.revision > 1:
+        return f"alert: {alert.signal} rises to severity {alert.severity} at query {alert.query_index + 1:,}"
     first, *others = alert.evidence
     threshold = "" if first.threshold is None else f", threshold {first.threshold:.3g}"
     added = [item.name for item in others if item.name in MEASURES or item.name in WEIGHED]

@@ -1,4 +1,4 @@
-"""The records of one alert: the first, and those that follow as its severity rises."""
+"""The revisions of one alert: the first, and one for each rise of its severity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from detector.policy.accounting import UNJUDGED
 from detector.policy.identity import content_id
 
 UNCALIBRATED = "uncalibrated"
-"""Why to doubt a decision that rests on a verdict without a profile."""
+"""The reason given with a cause whose verdict rests on no profile."""
 
 
 def first_alert(finding: Finding, episode: int, now: float, configuration: str, suppressed_by: str | None) -> Alert:
@@ -35,7 +35,7 @@ def first_alert(finding: Finding, episode: int, now: float, configuration: str, 
 
 
 def _floats(evidence: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
-    """A whole number is written otherwise once a state log was read back, and an alert must not say two things."""
+    """Makes all values floats: an int would be encoded differently after a recovery, and change a repeated alert."""
     return tuple(
         Evidence(item.name, float(item.value), item.unit, None if item.threshold is None else float(item.threshold))
         for item in evidence
@@ -45,7 +45,7 @@ def _floats(evidence: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
 def risen(
     alert: Alert, now: float, score: float, query_index: int, suppressed_by: str | None, evidence: tuple[Evidence, ...]
 ) -> Alert:
-    """The next revision of ``alert``, whose severity the query ``query_index`` raised."""
+    """The next revision of ``alert``: the query ``query_index`` raised its severity."""
     return replace(
         alert,
         occurred_at=now,

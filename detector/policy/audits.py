@@ -1,4 +1,4 @@
-"""What the ledger puts on record besides alerts and decisions."""
+"""Audit records of the ledger."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from detector.policy.identity import content_id
 
 
 def shortened(text: str) -> str:
-    """``text``, cut to what a record may hold."""
+    """``text``, cut to the length that a record may hold."""
     return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 3] + "..."
 
 
 def decision_audit(decision: Decision) -> Audit:
-    """That ``decision`` was published."""
+    """Records that ``decision`` was published."""
     release = decision.action.name == "none"
     origins = ", ".join(cause.origin for cause in decision.causes)
     detail: dict[str, str | float] = {
@@ -40,7 +40,7 @@ def decision_audit(decision: Decision) -> Audit:
 
 
 def withheld_audit(key: Key, signal: str, episode: int, exemption: Exemption, now: float) -> Audit:
-    """That ``signal`` gives no decision, as the principal is exempt."""
+    """Records that ``signal`` gives no decision, because the principal is exempt."""
     return Audit(
         id=content_id("withheld", *key, signal, episode),
         occurred_at=now,
@@ -54,7 +54,7 @@ def withheld_audit(key: Key, signal: str, episode: int, exemption: Exemption, no
 
 
 def missing_audit(counted: Counted) -> Audit:
-    """That a logger had to drop queries: nothing was concluded from those."""
+    """Records that a logger dropped queries, which therefore count in no verdict."""
     count = counted.count
     return Audit(
         id=content_id("missing", count.model, count.principal, count.queries, count.occurred_at, counted.time),
@@ -63,13 +63,13 @@ def missing_audit(counted: Counted) -> Audit:
         model=count.model,
         principal=count.principal,
         actor="logger",
-        summary=f"{count.queries} queries were dropped before they were logged; nobody judged them",
+        summary=f"{count.queries} queries were dropped before they were logged, and not judged",
         detail={"queries": count.queries, "counted_at": count.occurred_at},
     )
 
 
 def command_audit(command: Command, now: float, summary: str, refused: bool) -> Audit:
-    """What came of ``command``."""
+    """Records the result of ``command``."""
     return Audit(
         id=content_id("command", command.model, command.principal, command.id),
         occurred_at=now,

@@ -1,7 +1,7 @@
-"""One principal of one model before the law: the rule for one event, and when the next can matter.
+"""Enforcement state of one principal of one model: how an event changes it, and which event can change it next.
 
-The rule is level-triggered: each event of a suspect compares what should stand with what was published, and
-publishes the difference. So a lost entry, a changed setting or an expired decision mend themselves with his next
+It is level-triggered: each event of a suspect compares the decision that should hold with the one published last, and
+publishes the difference. So a lost entry, a changed setting or an expired decision is corrected at the suspect's next
 query.
 """
 
@@ -33,7 +33,7 @@ def _doubt(latch: Latch) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row, or (``model_version`` None) ``queries`` on which there is no verdict."""
+    """One row, or (``model_version`` None) ``queries`` without a verdict."""
 
     time: float
     model_version: str | None
@@ -47,7 +47,7 @@ class Event:
 
 
 class Case:
-    """Works on a copy of ``entry``; ``emitted`` collects what must be published, in order."""
+    """Works on a copy of ``entry``; ``emitted`` collects the records to publish, in order."""
 
     def __init__(self, key: Key, entry: Entry | None, policy: Policy, configuration: str) -> None:
         self.key = key
@@ -60,26 +60,26 @@ class Case:
     # -- what happens
 
     def observe(self, event: Event) -> None:
-        """Takes one event of the principal."""
+        """Applies one event of the principal."""
         self.expire(event.time)
         suspect_before = bool(self.entry.latches)
-        self._latch(event)
+        self._update_latches(event)
         if event.turn is not None:
-            self._turn(event.turn, event.time)
+            self._apply_turn(event.turn, event.time)
         if self.entry.latches:
             if suspect_before:
                 self.count(event.queries)
             if event.time >= self.entry.seen + DAY:
                 self.entry.seen = event.time
-            self._judge(event)
+            self._update_causes(event)
         self.publish(event.time)
 
     def count(self, queries: int) -> None:
-        """Counts further queries of a suspect, as far as the ladder cares."""
+        """Counts further queries of a suspect, up to the last step of the ladder."""
         self.entry.queries = min(self.entry.queries + queries, self._policy.ladder[-1].after_queries)
 
     def expire(self, now: float) -> None:
-        """Drops whatever has run out at ``now``."""
+        """Drops causes, decision and latches that have expired at ``now``."""
         entry = self.entry
         entry.standings = tuple(standing for standing in entry.standings if standing.cause.expires_at > now)
         if entry.decision is not None and entry.decision.expires_at <= now:
@@ -88,13 +88,13 @@ class Case:
             self._unlatch(())
 
     def impose(self, standing: Standing, now: float) -> None:
-        """Lets a command's cause stand, in the place of an earlier one of the same origin."""
+        """Adds a command's cause; it replaces an earlier one of the same origin."""
         self.expire(now)
         self._replace({standing.cause.origin: standing})
         self.publish(now)
 
     def lift(self, cause_id: str | None, now: float) -> tuple[Cause, ...]:
-        """Removes the cause ``cause_id``, or all; its signal's latches give no new one. Says which went."""
+        """Removes the cause ``cause_id``, or all, and returns them. Latches of a removed signal give no new cause."""
         self.expire(now)
         gone = tuple(s.cause for s in self.entry.standings if cause_id in (None, s.cause.id))
         origins = {cause.origin for cause in gone}
@@ -118,16 +118,16 @@ class Case:
     # -- when the next event can matter
 
     def latched_versions(self) -> set[str]:
-        """The model versions on which a verdict of the engine stands."""
+        """The model versions with a latched verdict of the engine."""
         return {latch.model_version for latch in self.entry.latches if latch.signal != UNJUDGED}
 
     def scores_that_rise(self) -> dict[str, float]:
-        """By model version the score at which an alert's severity rises."""
+        """The score at which an alert's severity rises, by model version."""
         rises = [(latch.model_version, latch.rises_at) for latch in self.entry.latches if latch.signal != UNJUDGED]
         return {version: min(at for own, at in rises if own == version) for version, _ in rises}
 
     def deadline(self, now: float) -> float:
-        """The policy time from which an event that changes no verdict may still change something."""
+        """The policy time from which an event can matter even if it changes no verdict."""
         entry = self.entry
         times = [standing.cause.expires_at for standing in entry.standings]
         if entry.decision is not None:
@@ -137,53 +137,53 @@ class Case:
             exemption = self._exemption(now)
             if exemption is not None:
                 times.append(exemption.expires_at)
-            times.extend(self._renew_at(s) for s in self._mine().values())
+            times.extend(self._renew_at(s) for s in self._signal_causes().values())
         return min(times, default=math.inf)
 
     def queries_to_next_step(self) -> float:
-        """Further queries until the ladder goes on; infinity at its end or for no suspect."""
+        """Further queries until the next step of the ladder; infinity at its end, or if not a suspect."""
         step = self._policy.next_step(self.entry.queries) if self.entry.latches else None
         return math.inf if step is None else step - self.entry.queries
 
     def awaits_enforcement(self) -> bool:
-        """Whether a cause stands in ``observe`` only because it was given while learning."""
+        """Whether a cause is in ``observe`` only because it was given while learning."""
         return any(
             standing.mode == "observe" and self._policy.mode_of(self.key[0], signal) == "enforce"
-            for signal, standing in self._mine().items()
+            for signal, standing in self._signal_causes().items()
         )
 
     # -- verdicts
 
-    def _latch(self, event: Event) -> None:
+    def _update_latches(self, event: Event) -> None:
         version = event.model_version
         if version is None:
             return
         if not (event.flagged or event.findings):
             if version in self.latched_versions():
-                self._keep(lambda latch: latch.model_version != version or latch.signal == UNJUDGED)
+                self._keep_latches(lambda latch: latch.model_version != version or latch.signal == UNJUDGED)
             return
         for finding in event.findings:
             if not any(x.model_version == version and x.signal == finding.signal for x in self.entry.latches):
                 self._alert(finding, self._new_latch(version, finding.signal, event.time), event.time)
         if version not in self.latched_versions():
             self._new_latch(version, LATCHED, event.time)
-            self._say_if_withheld(LATCHED, event.time)
-        self._rise(event)
+            self._audit_if_withheld(LATCHED, event.time)
+        self._raise_alerts(event)
 
-    def _turn(self, turn: Turn, now: float) -> None:
-        """Take over what the accounting says, whatever the engine does. It releases at once."""
+    def _apply_turn(self, turn: Turn, now: float) -> None:
+        """Applies a change of the accounting, whatever the engine's verdict is. A release takes effect at once."""
         finding = turn.finding
         if finding is None:
-            self._keep(lambda latch: latch.signal != UNJUDGED)
+            self._keep_latches(lambda latch: latch.signal != UNJUDGED)
             self.entry.standings = tuple(s for s in self.entry.standings if s.cause.origin != _SIGNAL + UNJUDGED)
             return
         latch = next((one for one in self.entry.latches if one.signal == UNJUDGED), None)
         if latch is None:
             self._alert(finding, self._new_latch(finding.model_version, UNJUDGED, now), now)
         else:
-            self._raise(latch, finding.score, finding.query_index, finding.evidence, now)
+            self._raise_alert(latch, finding.score, finding.query_index, finding.evidence, now)
 
-    def _keep(self, stays: Callable[[Latch], bool]) -> None:
+    def _keep_latches(self, stays: Callable[[Latch], bool]) -> None:
         self._unlatch(tuple(latch for latch in self.entry.latches if stays(latch)))
 
     def _unlatch(self, remaining: tuple[Latch, ...]) -> None:
@@ -192,7 +192,7 @@ class Case:
             self.entry.seen = -math.inf
 
     def _new_latch(self, version: str, signal: str, now: float) -> Latch:
-        """Episodes are numbered by whole seconds of policy time, so that a dropped entry never repeats one."""
+        """Adds a latch. Its episode is at least the policy time in seconds: none repeats after an entry is dropped."""
         entry = self.entry
         held = any(not latch.lifted for latch in entry.latches)
         if not held and not any(standing.cause.origin.startswith(_SIGNAL) for standing in entry.standings):
@@ -205,50 +205,52 @@ class Case:
     def _alert(self, finding: Finding, latch: Latch, now: float) -> None:
         withheld = self._withheld_by(now)
         self._publish_alert(latch, first_alert(finding, latch.episode, now, self._configuration, withheld))
-        self._say_if_withheld(finding.signal, now)
+        self._audit_if_withheld(finding.signal, now)
 
-    def _rise(self, event: Event) -> None:
-        """Let the alerts on this model version say how high the score is by now."""
+    def _raise_alerts(self, event: Event) -> None:
+        """Raises the severity of the alerts on this model version if the score has risen enough."""
         for latch in self.entry.latches:
             if latch.model_version == event.model_version and latch.signal != UNJUDGED and latch.alert is not None:
-                self._raise(latch, event.score, event.query_index, latch.alert.evidence, event.time)
+                self._raise_alert(latch, event.score, event.query_index, latch.alert.evidence, event.time)
 
-    def _raise(self, latch: Latch, score: float, query_index: int, evidence: tuple[Evidence, ...], now: float) -> None:
-        """Publish the next revision of the alert of ``latch`` if ``score`` is worth it."""
+    def _raise_alert(
+        self, latch: Latch, score: float, query_index: int, evidence: tuple[Evidence, ...], now: float
+    ) -> None:
+        """Publishes the next revision of the alert of ``latch`` if ``score`` raises its severity."""
         if latch.alert is not None and score >= latch.rises_at:
-            told = risen(latch.alert, now, score, query_index, self._withheld_by(now), evidence)
-            self._publish_alert(latch, told)
+            revised = risen(latch.alert, now, score, query_index, self._withheld_by(now), evidence)
+            self._publish_alert(latch, revised)
 
     def _publish_alert(self, latch: Latch, alert: Alert) -> None:
-        told = msgspec.structs.replace(latch, alert=alert)
-        self.entry.latches = tuple(told if one is latch else one for one in self.entry.latches)
+        alerted = msgspec.structs.replace(latch, alert=alert)
+        self.entry.latches = tuple(alerted if one is latch else one for one in self.entry.latches)
         self.emitted.append(alert)
 
     def _withheld_by(self, now: float) -> str | None:
         exemption = self._exemption(now)
         return None if exemption is None else str(exemption)
 
-    # -- what should stand because of them
+    # -- the causes that follow from them
 
-    def _judge(self, event: Event) -> None:
-        """Gives, renews or takes back the causes of the signals that hold him a suspect."""
+    def _update_causes(self, event: Event) -> None:
+        """Adds, renews or removes the causes of the signals that flag the principal."""
         if self._exemption(event.time) is not None:
             self.entry.standings = tuple(s for s in self.entry.standings if not s.cause.origin.startswith(_SIGNAL))
             return
-        mine = self._mine()
+        current = self._signal_causes()
         wanted = {latch.signal: latch for latch in reversed(self.entry.latches) if not latch.lifted}
         action = self._policy.action_after(self.entry.queries)
-        modes = {signal: self._mode(signal, mine.get(signal), event.learning) for signal in wanted}
-        if any(self._due(mine.get(signal), action, modes[signal], event.time) for signal in wanted):
+        modes = {signal: self._mode(signal, current.get(signal), event.learning) for signal in wanted}
+        if any(self._is_due(current.get(signal), action, modes[signal], event.time) for signal in wanted):
             expires_at = event.time + self._policy.decision_seconds
             causes = {
-                signal: Cause(self._cause_id(mine.get(signal), latch), _SIGNAL + signal, expires_at, _doubt(latch))
+                signal: Cause(self._cause_id(current.get(signal), latch), _SIGNAL + signal, expires_at, _doubt(latch))
                 for signal, latch in sorted(wanted.items())
             }
             self._replace({c.origin: Standing(c, action, modes[signal]) for signal, c in causes.items()})
 
-    def _mine(self) -> dict[str, Standing]:
-        """The standing cause of each signal that holds him a suspect and was not lifted."""
+    def _signal_causes(self) -> dict[str, Standing]:
+        """The current cause of each signal that flags the principal and was not lifted."""
         by_origin = {standing.cause.origin: standing for standing in self.entry.standings}
         signals = {latch.signal for latch in self.entry.latches if not latch.lifted}
         return {signal: by_origin[_SIGNAL + signal] for signal in signals if _SIGNAL + signal in by_origin}
@@ -259,7 +261,7 @@ class Case:
             return "observe"
         return mode
 
-    def _due(self, standing: Standing | None, action: Action, mode: Mode, now: float) -> bool:
+    def _is_due(self, standing: Standing | None, action: Action, mode: Mode, now: float) -> bool:
         if standing is None or standing.action != action or standing.mode != mode:
             return True
         return now >= self._renew_at(standing)
@@ -276,10 +278,10 @@ class Case:
         others = (standing for standing in self.entry.standings if standing.cause.origin not in standings)
         self.entry.standings = (*others, *standings.values())
 
-    # -- what is published of it
+    # -- what is published
 
     def publish(self, now: float) -> None:
-        """Publishes what stands, if it is not what was published last."""
+        """Publishes the decision that follows from the causes, if it differs from the one published last."""
         entry, current = self.entry, self.entry.decision
         if not entry.standings:
             if current is not None and current.action.name != "none":
@@ -299,10 +301,10 @@ class Case:
             self._issue(action, mode, causes, now, expires_at)
 
     def _issue(self, action: Action, mode: Mode, causes: tuple[Cause, ...], now: float, expires_at: float) -> None:
-        told = [[cause.id, cause.origin, cause.expires_at] for cause in causes]
+        reasons = [[cause.id, cause.origin, cause.expires_at] for cause in causes]
         words = [action.name, action.queries_per_second, mode, now, expires_at]
         decision = Decision(
-            id=content_id("decision", *self.key, words, told),
+            id=content_id("decision", *self.key, words, reasons),
             model=self.key[0],
             principal=self.key[1],
             action=action,
@@ -316,7 +318,7 @@ class Case:
         self.entry.decision = decision
         self.emitted += [decision, decision_audit(decision)]
 
-    def _say_if_withheld(self, signal: str, now: float) -> None:
+    def _audit_if_withheld(self, signal: str, now: float) -> None:
         exemption = self._exemption(now)
         if exemption is not None:
             self.emitted.append(withheld_audit(self.key, signal, self.entry.episode, exemption, now))

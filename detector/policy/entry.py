@@ -1,4 +1,4 @@
-"""What the ledger keeps of one principal of one model, and its form in the state log."""
+"""The ledger's entry of one principal of one model, and its form in the state log."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from detector.contracts.findings import HIGH_SCORE, Action, Alert, Cause, Decisi
 from detector.policy.activity import Key, Section
 
 FORMAT = 2
-"""The second has the last alert with each latch; the first is read."""
+"""Format 2 adds the last alert to each latch; format 1 can still be read."""
 DAY = 86_400.0
 IDLE_SECONDS = 30 * DAY
-"""A suspect not heard of for so long is forgotten, or a ledger would grow for ever."""
+"""Suspects without a query for this long are dropped, so that a ledger cannot grow without a bound."""
 
 
 class Latch(msgspec.Struct, array_like=True, frozen=True):
-    """A signal's standing verdict on one model version. ``lifted``: an operator deleted the cause it gave. ``alert``:
-    the last one published of it, None where there was none or format 1 did not say."""
+    """A signal's latched verdict on one model version. ``lifted``: an operator deleted its cause. ``alert``: the last
+    revision published; None if there was none, or if the entry was read from format 1."""
 
     model_version: str
     signal: str
@@ -29,7 +29,7 @@ class Latch(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def rises_at(self) -> float:
-        """The score from which its alert says less than it should; infinity for none or the highest severity."""
+        """The score at which its alert's severity rises; infinity without an alert or at the highest severity."""
         return HIGH_SCORE if self.alert is not None and self.alert.severity != "high" else math.inf
 
     @property
@@ -39,7 +39,7 @@ class Latch(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Standing(msgspec.Struct, array_like=True, frozen=True):
-    """One cause, and what it alone asks for."""
+    """One active cause, with the action and mode that it asks for."""
 
     cause: Cause
     action: Action
@@ -49,9 +49,9 @@ class Standing(msgspec.Struct, array_like=True, frozen=True):
 class Entry(msgspec.Struct, array_like=True):
     """One principal of one model.
 
-    ``decision``: the last one published, until it expires. ``queries``: how many he made as a suspect, as far as
-    the ladder cares. ``episode``: the number of his last latch. ``seen``: when he was last active as a suspect,
-    to the day. The parts are immutable, so that a copy need not be deep.
+    ``decision``: the last one published, until it expires. ``queries``: the principal's queries as a suspect, up to
+    the last step of the ladder. ``episode``: the number of the last latch. ``seen``: the time of their last query as a
+    suspect, to the day. The parts are immutable, so that a shallow copy is enough.
     """
 
     latches: tuple[Latch, ...] = ()
@@ -63,7 +63,7 @@ class Entry(msgspec.Struct, array_like=True):
 
     @property
     def droppable_at(self) -> float:
-        """The policy time from which this entry means nothing more than none."""
+        """The policy time from which this entry has no effect."""
         ends = [standing.cause.expires_at for standing in self.standings]
         if self.decision is not None:
             ends.append(self.decision.expires_at)
@@ -85,7 +85,7 @@ class _Row(msgspec.Struct, array_like=True, frozen=True):
 
 
 Changes = dict[Key, Entry | None]
-"""After-values of the entries that changed; None for one that is gone."""
+"""New values of the entries that changed; None for a dropped one."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[_Row])
@@ -97,7 +97,7 @@ def encode_changes(changes: Changes) -> Section:
 
 
 def decode_changes(section: Section) -> Changes:
-    """Raises NewerStateLog for a later format and StateLogError for bytes that are none of ours."""
+    """Decodes a section. Raises NewerStateLog for a later format and StateLogError for bytes that cannot be read."""
     version, data = section
     if version > FORMAT:
         raise NewerStateLog(

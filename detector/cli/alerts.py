@@ -1,4 +1,4 @@
-"""``weirguard alerts``: what the detector claims, as it claims it."""
+"""``weirguard alerts``: print alerts as the detector publishes them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ def alerts() -> None:
 
 @app.command()
 def tail(
-    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="All that are kept, then new ones.")] = False,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="First all stored alerts, then new ones.")
+    ] = False,
     json: Json = False,
     output: Output = "text",
     settings: File = None,
 ) -> None:
-    """Print alerts as they come, one a line, until interrupted; again where a severity rises."""
+    """Print alerts as they come, one per line, until interrupted; an alert again if its severity rises."""
     kafka = load_settings(settings).kafka
     end_with_reader()
     with suppress(KeyboardInterrupt), Topic(kafka, kafka.topics.alerts) as topic:

@@ -1,4 +1,4 @@
-"""``weirguard config``: check the settings before a start, and show what holds and why."""
+"""``weirguard config``: check the settings before a start, and show each with its source."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from detector.runtime.settings import Settings, load_settings, sources
 
 app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 
-File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
+File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables override it.")]
 
 
 @app.command()
 def check(settings: File = None) -> None:
-    """Say whether the settings are right; exit status 2 and every error if not."""
+    """Check the settings; prints every error and exits with 2 if one is wrong."""
     from detector.stream.building import engine_config, policy_of
     from detector.stream.profiles import told
 
     loaded = load_settings(settings)
     policy_of(loaded)
-    say(*told(engine_config(loaded).profiles), "The settings are right.")
+    say(*told(engine_config(loaded).profiles), "The settings are valid.")
 
 
 @app.command()
 def show(settings: File = None, json: Json = False, output: Output = "text") -> None:
-    """Print every setting with where it comes from. Secrets are asterisks."""
+    """Print every setting with its source. Secrets are shown as asterisks."""
     values, origins = load_settings(settings).redacted(), sources(settings)
     if json or output == "json":
         say_json({"settings": values, "sources": origins})
@@ -42,7 +42,7 @@ def show(settings: File = None, json: Json = False, output: Output = "text") -> 
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of the settings file, for editors and for checks before a deployment."""
+    """Print the JSON Schema of the settings file, for editors and for checks before deployment."""
     say_json(Settings.model_json_schema())
 
 

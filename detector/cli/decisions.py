@@ -1,4 +1,4 @@
-"""``weirguard decisions``: what stands against whom, and an operator's own word."""
+"""``weirguard decisions``: list current decisions, and add or delete an operator's own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from detector.cli.operator import (
     Issuer,
     Reason,
     Wait,
+    describe_action,
     new_id,
     plain,
     principal_of,
     seconds,
     send,
-    told,
 )
 from detector.cli.options import Json, Output
 from detector.cli.records import Decisions, known_keys, read_decisions
@@ -38,26 +38,26 @@ app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
 
 _KILL_SWITCH_PARTITION = 0
 _NEAREST = 3
-_FOR_EVER = 253_402_300_799.0
-"""The last second of the year 9999: a kill switch without a duration."""
+_NO_EXPIRY = 253_402_300_799.0
+"""The last second of the year 9999: the expiry of a kill switch without a duration."""
 
 
 @app.command("list")
 def list_(
-    model: Annotated[str | None, typer.Option(help="Of this model alone.")] = None,
-    principal: Annotated[str | None, typer.Option(help="About this principal alone.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
+    principal: Annotated[str | None, typer.Option(help="Only this principal.")] = None,
     origin: Annotated[
-        str | None, typer.Option(help="With a cause of this origin: signal, signal:prada, operator.")
+        str | None, typer.Option(help="Only with a cause of this origin: signal, signal:prada, operator.")
     ] = None,
     json: Json = False,
     output: Output = "text",
     settings: File = None,
 ) -> None:
-    """List the decisions that stand now."""
+    """List the current decisions."""
     decisions = read_decisions(load_settings(settings).kafka, time.time())
     chosen = [
         decision
-        for _, decision in sorted(decisions.standing.items())
+        for _, decision in sorted(decisions.current.items())
         if model in (None, decision.model)
         and principal in (None, decision.principal)
         and (origin is None or _has_origin(decision, origin))
@@ -75,20 +75,20 @@ def add(
     model: str,
     principal: str,
     *,
-    action: Annotated[Literal["slow", "refuse"], typer.Option(help="What serving does.")],
+    action: Annotated[Literal["slow", "refuse"], typer.Option(help="What the gates do.")],
     reason: Reason,
     issuer: Issuer,
     duration: Annotated[str, typer.Option(help="How long: 90s, 15m, 1h30m, 2d.")] = "1h",
-    queries_per_second: Annotated[float | None, typer.Option(help="The rate that slow leaves; 1 if not set.")] = None,
-    observe: Annotated[bool, typer.Option("--observe", help="Gates are told, and do not act on it.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Though nothing is known of PRINCIPAL yet.")] = False,
+    queries_per_second: Annotated[float | None, typer.Option(help="Rate that slow allows; 1 if not set.")] = None,
+    observe: Annotated[bool, typer.Option("--observe", help="Publish it; gates do not act on it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if PRINCIPAL is not known yet.")] = False,
     api_key: ApiKey = False,
     wait: Wait = 30.0,
     settings: File = None,
 ) -> None:
-    """Decide against PRINCIPAL of MODEL, beside whatever else stands; a second time replaces the first.
+    """Add a decision against PRINCIPAL of MODEL, beside other causes; a second one of yours replaces the first.
 
-    It is enforced whatever the policy's mode is, unless --observe is said.
+    It is enforced in any mode of the policy, unless you give --observe.
     """
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
@@ -122,7 +122,7 @@ def delete(
     wait: Wait = 30.0,
     settings: File = None,
 ) -> None:
-    """Delete one cause against PRINCIPAL of MODEL, or all; a signal's stays away until the signal speaks anew."""
+    """Delete one cause against PRINCIPAL of MODEL, or all; a signal's comes back only if the signal fires again."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
     send(loaded, "delete", model, name, issuer=issuer, reason=reason, wait=wait, cause_id=cause)
@@ -130,13 +130,13 @@ def delete(
 
 @app.command("kill-switch")
 def kill_switch(
-    state: Annotated[Literal["on", "off"], typer.Argument(help="on: nothing is enforced any more, by any gate.")],
+    state: Annotated[Literal["on", "off"], typer.Argument(help="on: no gate enforces any decision.")],
     reason: Reason,
     issuer: Issuer,
-    duration: Annotated[str | None, typer.Option(help="Then enforcement comes back: 90s, 15m, 1h30m, 2d.")] = None,
+    duration: Annotated[str | None, typer.Option(help="Time until enforcement resumes: 90s, 15m, 1h30m, 2d.")] = None,
     settings: File = None,
 ) -> None:
-    """Stop all enforcement at once, or take it up again. Gates obey directly, with no detector between."""
+    """Stop all enforcement at once, or resume it. Gates read it directly; no detector is involved."""
     kafka = load_settings(settings).kafka
     write(
         kafka,
@@ -146,12 +146,12 @@ def kill_switch(
         partition=_KILL_SWITCH_PARTITION,
         headers=[("issuer", issuer.encode()), ("reason", reason.encode())],
     )
-    say("Enforcement is OFF: every gate lets everybody pass." if state == "on" else "Enforcement is on again.")
+    say("Enforcement is OFF: every gate passes all requests." if state == "on" else "Enforcement is on again.")
 
 
 def _switched_off(issuer: str, reason: str, duration: str | None) -> Decision:
     now = time.time()
-    expires_at = _FOR_EVER if duration is None else now + seconds(duration)
+    expires_at = _NO_EXPIRY if duration is None else now + seconds(duration)
     return Decision(
         id=new_id(),
         model=EVERYONE,
@@ -167,25 +167,25 @@ def _switched_off(issuer: str, reason: str, duration: str | None) -> Decision:
 
 
 def _check_known(settings: Settings, model: str, principal: str) -> None:
-    """Raises ConfigurationError for somebody of whom the detector has said nothing: a name is easily mistyped."""
+    """Raises ConfigurationError for a principal without records: the name may be mistyped."""
     known = known_keys(settings.kafka)
     if (model, principal) in known:
         return
     models, names = {key[0] for key in known}, {key[1] for key in known if key[0] == model}
     if model in models:
-        what = f"no score, alert or decision of {principal!r} on {model!r} is known; {_nearest(principal, names)}"
+        what = f"there is no score, alert or decision of {principal!r} on {model!r}; {_nearest(principal, names)}"
     else:
-        what = f"nothing is known of a model {model!r}; {_nearest(model, models)}"
-    raise ConfigurationError(f"{what}; to decide all the same, say --force")
+        what = f"the model {model!r} is not known; {_nearest(model, models)}"
+    raise ConfigurationError(f"{what}; to add the decision anyway, give --force")
 
 
 def _nearest(name: str, names: Collection[str]) -> str:
-    """Those of ``names`` that may be meant, or some of them."""
+    """Lists the closest of ``names``, or some of them if none is close."""
     close = get_close_matches(name, names, n=_NEAREST)
     if close:
         return f"nearest: {', '.join(map(repr, close))}"
     some = ", ".join(map(repr, sorted(names)[:_NEAREST]))
-    return f"known: {len(names):,}, such as {some}" if some else "nothing is known yet"
+    return f"known: {len(names):,}, such as {some}" if some else "no names are known yet"
 
 
 def _has_origin(decision: Decision, origin: str) -> bool:
@@ -199,18 +199,20 @@ def _print_table(decisions: Decisions, chosen: list[Decision]) -> None:
         why = ", ".join(f"{cause.origin}: {cause.reason}" for cause in switch.causes)
         tell(screen, f"The kill switch is on: no gate enforces anything ({why}).", style="bold red")
     if not chosen:
-        say("No decision stands.")
+        say("There are no decisions.")
         return
     rows = [
         (
-            *(one.model, one.principal, told(one.action), one.mode, rfc3339(one.expires_at)),
+            *(one.model, one.principal, describe_action(one.action), one.mode, rfc3339(one.expires_at)),
             [f"{cause.origin} {cause.id} {cause.reason}".rstrip() for cause in one.causes],
         )
         for one in chosen
     ]
     screen.print(table(("model", "principal", "action", "mode", "until", "causes"), rows))
-    doubted = sorted({one.model for one in chosen if any(cause.reason == UNCALIBRATED for cause in one.causes)})
-    if doubted:
+    uncalibrated_models = sorted(
+        {one.model for one in chosen if any(cause.reason == UNCALIBRATED for cause in one.causes)}
+    )
+    if uncalibrated_models:
         from detector.stream.profiles import uncalibrated
 
-        note(f"{uncalibrated(', '.join(doubted))}; write a profile with `weirguard calibrate`.")
+        note(f"{uncalibrated(', '.join(uncalibrated_models))}; write a profile with `weirguard calibrate`.")

@@ -1,4 +1,4 @@
-"""The operator's commands against a broker, with the real ledger as the owner of all partitions."""
+"""The operator's commands on a broker, with a real ledger as the owner of all partitions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NOW = time.time()
 
 @pytest.fixture
 def topics(broker: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Topics:
-    """Topics of this test's own, and an environment that leads the commands to them."""
+    """Topics of this test, and settings in the environment that name them."""
     names = Topics(prefix)
     wanted = [names.commands, names.decisions, names.audit, names.scores, names.alerts]
     with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as admin:
@@ -49,7 +49,7 @@ def topics(broker: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Topi
 
 @pytest.fixture
 def publish(broker: Broker) -> Iterator[Any]:
-    """Writes records of the contracts to where a detector would."""
+    """Writes records to the partitions that a detector would use."""
     with closing(KafkaProducer(bootstrap_servers=broker.bootstrap)) as producer:
 
         def write(topic: str, *records: Alert | Audit | Decision | Score) -> None:
@@ -70,7 +70,7 @@ def publish(broker: Broker) -> Iterator[Any]:
 
 @pytest.fixture
 def owner(broker: Broker, topics: Topics, publish: Any, request: pytest.FixtureRequest) -> Iterator[list[Command]]:
-    """An owner of all partitions, whose policy enforces unless told; the list is of the commands that it was given."""
+    """Runs an owner of all partitions, by default in enforce mode; gives the list of commands it has received."""
     stop, obeyed = threading.Event(), list[Command]()
     ledger = Ledger(Policy(mode=getattr(request, "param", "enforce")))
     thread = threading.Thread(target=_own, args=(broker, topics, publish, stop, obeyed, ledger))
@@ -139,7 +139,7 @@ def alert(principal: str, number: int = 1) -> Alert:
     )
 
 
-def test_list_shows_the_newest_epoch_of_what_stands_and_can_be_filtered(topics: Topics, publish: Any) -> None:
+def test_list_shows_the_newest_epoch_of_each_decision_and_can_be_filtered(topics: Topics, publish: Any) -> None:
     publish(
         topics.decisions,
         decision("thief", "slow", (1, 5)),
@@ -162,7 +162,7 @@ def test_list_shows_the_newest_epoch_of_what_stands_and_can_be_filtered(topics: 
     assert "operator:eve c9 abuse" in text
 
 
-def test_add_and_delete_wait_for_the_owner_and_say_what_came_of_it(
+def test_add_and_delete_wait_for_the_owner_and_print_the_result(
     topics: Topics, owner: list[Command], publish: Any
 ) -> None:
     publish(topics.scores, score("thief", 1.2))
@@ -176,7 +176,7 @@ def test_add_and_delete_wait_for_the_owner_and_say_what_came_of_it(
     assert stands() == []
     again = run(decisions.app, "delete", *words)
     assert again.exit_code == 1
-    assert "nothing stands against him" in again.stdout
+    assert "nothing deleted: there is no cause against the principal" in again.stdout
 
 
 def test_slow_takes_a_rate_and_need_not_be_enforced(topics: Topics, owner: list[Command]) -> None:
@@ -187,7 +187,7 @@ def test_slow_takes_a_rate_and_need_not_be_enforced(topics: Topics, owner: list[
 
 
 @pytest.mark.parametrize("owner", ["observe"], indirect=True)
-def test_a_decision_by_hand_is_enforced_though_the_policy_only_observes(topics: Topics, owner: list[Command]) -> None:
+def test_an_operators_decision_is_enforced_even_if_the_policy_observes(topics: Topics, owner: list[Command]) -> None:
     words = ("add", "digits", "thief", "--reason", "r", "--action", "refuse", "--force")
     assert "refuse (enforce)" in run(decisions.app, *words).stdout
     assert listing()["decisions"][0]["mode"] == "enforce"
@@ -203,22 +203,24 @@ def test_list_says_which_decisions_rest_on_no_profile(topics: Topics, publish: A
 
 
 def not_known(model: str, principal: str) -> str:
-    """Why nothing is decided against somebody unknown."""
+    """The reason for refusing a decision against an unknown principal."""
     with pytest.raises(ConfigurationError) as refused:
         run(decisions.app, "add", model, principal, "--reason", "r", "--action", "refuse")
-    return str(refused.value).removesuffix("; to decide all the same, say --force")
+    return str(refused.value).removesuffix("; to add the decision anyway, give --force")
 
 
-def test_somebody_unknown_is_decided_against_by_force_alone(topics: Topics, owner: list[Command], publish: Any) -> None:
+def test_a_decision_against_an_unknown_principal_needs_force(
+    topics: Topics, owner: list[Command], publish: Any
+) -> None:
     words = ("--reason", "r", "--action", "refuse")
-    assert not_known("digits", "thief") == "nothing is known of a model 'digits'; nothing is known yet"
+    assert not_known("digits", "thief") == "the model 'digits' is not known; no names are known yet"
     publish(topics.scores, score("thief", 1.2), score("ada", 0.1))
     publish(topics.alerts, alert("theif"))
     publish(topics.decisions, decision("gone", expires_at=NOW - 1))
-    said = "no score, alert or decision of 'thiev' on 'digits' is known; nearest: 'thief', 'theif'"
+    said = "there is no score, alert or decision of 'thiev' on 'digits'; nearest: 'thief', 'theif'"
     assert not_known("digits", "thiev") == said
-    assert not_known("digits", "x").endswith("is known; known: 4, such as 'ada', 'gone', 'theif'")
-    assert not_known("digit", "thief") == "nothing is known of a model 'digit'; nearest: 'digits'"
+    assert not_known("digits", "x").endswith("on 'digits'; known: 4, such as 'ada', 'gone', 'theif'")
+    assert not_known("digit", "thief") == "the model 'digit' is not known; nearest: 'digits'"
     assert owner == []
     for name in ("thief", "theif", "gone"):
         run(decisions.app, "add", "digits", name, *words)
@@ -244,18 +246,18 @@ def test_an_api_key_is_hashed_as_serving_hashes_it(
     assert owner[0].principal == PrincipalHasher(b"pepper").api_key("sk-1234")
 
 
-def test_without_an_owner_the_operator_is_told_that_nobody_answered(topics: Topics) -> None:
+def test_a_command_without_an_owner_fails_after_the_wait(topics: Topics) -> None:
     with pytest.raises(BrokerError, match=r"no detector has answered within 0\.5 seconds"):
         run(principals.app, "clear", "digits", "thief", "--reason", "r", "--wait", "0.5")
 
 
-def test_commands_never_go_to_a_partition_of_another_count(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_number_of_partitions_is_refused(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIRGUARD_KAFKA__PARTITIONS", "4")
     with pytest.raises(ConfigurationError, match=r"kafka.partitions is 4 and .* has 3"):
         run(principals.app, "clear", "digits", "thief", "--reason", "r")
 
 
-def test_the_kill_switch_goes_on_and_off_and_is_seen_in_the_list(topics: Topics) -> None:
+def test_the_kill_switch_goes_on_and_off_and_is_listed(topics: Topics) -> None:
     assert "OFF" in run(decisions.app, "kill-switch", "on", "--reason", "outage", "--issuer", "eve").stdout
     switch = listing()["kill_switch"]
     assert (switch["principal"], switch["action"]["name"]) == ("*", "none")
@@ -284,7 +286,7 @@ MEASURED = {
 }
 
 
-def test_top_says_which_three_signals_matter_and_fits_a_terminal(topics: Topics, publish: Any) -> None:
+def test_top_shows_the_three_strongest_signals_and_fits_a_terminal(topics: Topics, publish: Any) -> None:
     name = "account-" + "0123456789abcdef" * 8
     publish(
         topics.scores,
@@ -326,7 +328,7 @@ def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> N
     assert "w=0.81 (threshold 0.95)" in text
 
 
-def test_show_gives_account_of_every_answered_query(topics: Topics, publish: Any) -> None:
+def test_show_counts_every_answered_query(topics: Topics, publish: Any) -> None:
     counts: Any = {"answered": 137, "judged": 100, "repeats": 20, "unjudged": {"no-profile": 3, "dimension": 9}}
     publish(topics.scores, replace(score("thief", 1.17), **counts, dropped={"queue": 5}))
     known = json.loads(run(principals.app, "show", "digits", "thief", "-o", "json").stdout)
@@ -336,7 +338,7 @@ def test_show_gives_account_of_every_answered_query(topics: Topics, publish: Any
     assert f"answered: 137 = {expected}\n" in text
 
 
-def test_show_of_somebody_unknown_fails(topics: Topics) -> None:
+def test_show_of_an_unknown_principal_fails(topics: Topics) -> None:
     shown = run(principals.app, "show", "digits", "nobody")
     assert shown.exit_code == 1
     assert "score: none yet" in shown.stdout
@@ -352,7 +354,7 @@ def test_records_that_cannot_be_read_are_named_and_skipped(topics: Topics, broke
 
 
 def tail_of(topics: Topics, monkeypatch: pytest.MonkeyPatch, *arguments: str, during: Any = None) -> Sequence[str]:
-    """What ``alerts tail`` prints until an operator interrupts it after two seconds."""
+    """Returns what ``alerts tail`` prints within two seconds, until it is interrupted."""
 
     def two_seconds(topic: Topic, seconds: float | None = None) -> Iterator[Any]:
         assert seconds is None
@@ -368,13 +370,13 @@ def tail_of(topics: Topics, monkeypatch: pytest.MonkeyPatch, *arguments: str, du
     return result.stdout.splitlines()
 
 
-def test_tail_prints_what_comes_while_it_runs(topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tail_prints_new_alerts(topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(topics.alerts, alert("early"))
     lines = tail_of(topics, monkeypatch, during=lambda: publish(topics.alerts, alert("late")))
     assert [line.split()[3] for line in lines] == ["late"]
 
 
-def test_tail_prints_a_severity_that_rises_and_nothing_twice(
+def test_tail_prints_a_rise_of_severity_and_no_repeats(
     topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = replace(alert("thief"), severity="medium", score=1.1, calibrated=False)
@@ -397,7 +399,7 @@ def test_tail_from_the_beginning_prints_all_as_json(
     assert [json.loads(line)["episode"] for line in lines] == [1, 2]
 
 
-def test_a_topic_is_read_to_its_real_end_though_the_embedded_broker_claims_an_earlier_one(
+def test_a_topic_is_read_to_its_real_end_even_if_the_embedded_broker_reports_an_earlier_one(
     topics: Topics, publish: Any, broker: Broker, prefix: str
 ) -> None:
     publish(topics.scores, *(score("thief", float(number)) for number in range(500)))
@@ -405,7 +407,7 @@ def test_a_topic_is_read_to_its_real_end_though_the_embedded_broker_claims_an_ea
         assert len(list(topic.to_end())) == 500
 
 
-def test_a_topic_that_is_not_there_is_named(broker: Broker, prefix: str) -> None:
+def test_a_missing_topic_is_named(broker: Broker, prefix: str) -> None:
     settings = KafkaSettings(bootstrap_servers=broker.bootstrap, prefix=prefix)
     with pytest.raises(BrokerError, match=f"there is no topic {settings.topics.alerts}"):
         Topic(settings, settings.topics.alerts)
@@ -424,10 +426,10 @@ def test_a_duration_without_its_unit_is_refused(text: str) -> None:
         decisions.app, ["add", "m", "p", "--reason", "r", "--action", "refuse", f"--duration={text}"]
     )
     assert result.exit_code == 2
-    assert "no duration" in result.output
+    assert "is not a duration" in result.output
 
 
-def test_tail_ends_with_its_reader_though_nothing_more_comes(topics: Topics, publish: Any) -> None:
+def test_tail_ends_with_its_reader_even_without_new_alerts(topics: Topics, publish: Any) -> None:
     publish(topics.alerts, alert("thief"))
     command = [sys.executable, "-m", "detector.cli.main", "alerts", "tail", "--from-beginning"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -14,7 +14,7 @@ from detector.runtime.settings import Settings, load_settings, sources
 
 app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 
-File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables override it.")]
+File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
 
 
 @app.command()

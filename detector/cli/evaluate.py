@@ -48,9 +48,7 @@ def evaluate(
         list[Path] | None,
         typer.Option("--profile", help="Profile of a log's model version, from weirguard calibrate."),
     ] = None,
-    settings: Annotated[
-        Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables override it.")
-    ] = None,
+    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Report which attacks the detector catches, when, and how good the thief's clone was by then.
 

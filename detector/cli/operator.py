@@ -17,7 +17,7 @@ from detector.contracts.findings import Action, Alert, Command, CommandKind, Mod
 from detector.runtime.settings import Settings
 from detector.runtime.times import rfc3339
 
-File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables override it.")]
+File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
 Reason = Annotated[str, typer.Option("--reason", help="The reason, for the audit record.")]
 Issuer = Annotated[
     str, typer.Option("--issuer", help="Your name, for the audit record.", default_factory=getpass.getuser)

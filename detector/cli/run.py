@@ -10,9 +10,7 @@ import typer
 
 
 def run(
-    settings: Annotated[
-        Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables override it.")
-    ] = None,
+    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Run the detector: one worker process under a supervisor that restarts it when it exits on an inconsistency."""
     from detector.runtime.logging import configure_logging

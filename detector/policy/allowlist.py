@@ -75,7 +75,7 @@ def parse_allowlist(text: str) -> Allowlist:
         raise ConfigurationError(f"the allowlist is not valid TOML: {error}; correct the file") from error
     unknown = sorted(set(document) - {"allow"})
     if unknown:
-        raise ConfigurationError(f"the allowlist has unknown keys {unknown}; it holds [[allow]] tables alone")
+        raise ConfigurationError(f"the allowlist has unknown keys {unknown}; only [[allow]] tables are allowed")
     tables = document.get("allow", [])
     if not isinstance(tables, list):
         raise ConfigurationError("the allowlist has one [allow] table; write [[allow]] for each entry")

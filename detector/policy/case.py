@@ -21,7 +21,7 @@ from detector.policy.alerts import UNCALIBRATED, first_alert, risen
 from detector.policy.allowlist import Exemption
 from detector.policy.audits import decision_audit, withheld_audit
 from detector.policy.config import LATCHED, Policy, strength
-from detector.policy.entry import DAY, IDLE_SECONDS, Entry, Latch, Standing
+from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, Latch
 from detector.policy.identity import content_id
 
 _SIGNAL = "signal:"
@@ -81,24 +81,24 @@ class Case:
     def expire(self, now: float) -> None:
         """Drops causes, decision and latches that have expired at ``now``."""
         entry = self.entry
-        entry.standings = tuple(standing for standing in entry.standings if standing.cause.expires_at > now)
+        entry.active_causes = tuple(active for active in entry.active_causes if active.cause.expires_at > now)
         if entry.decision is not None and entry.decision.expires_at <= now:
             entry.decision = None
         if entry.latches and now >= entry.seen + IDLE_SECONDS:
             self._unlatch(())
 
-    def impose(self, standing: Standing, now: float) -> None:
+    def impose(self, active: ActiveCause, now: float) -> None:
         """Adds a command's cause; it replaces an earlier one of the same origin."""
         self.expire(now)
-        self._replace({standing.cause.origin: standing})
+        self._replace({active.cause.origin: active})
         self.publish(now)
 
     def lift(self, cause_id: str | None, now: float) -> tuple[Cause, ...]:
         """Removes the cause ``cause_id``, or all, and returns them. Latches of a removed signal give no new cause."""
         self.expire(now)
-        gone = tuple(s.cause for s in self.entry.standings if cause_id in (None, s.cause.id))
+        gone = tuple(s.cause for s in self.entry.active_causes if cause_id in (None, s.cause.id))
         origins = {cause.origin for cause in gone}
-        self.entry.standings = tuple(s for s in self.entry.standings if s.cause not in gone)
+        self.entry.active_causes = tuple(s for s in self.entry.active_causes if s.cause not in gone)
         self.entry.latches = tuple(
             msgspec.structs.replace(latch, lifted=True)
             if cause_id is None or _SIGNAL + latch.signal in origins
@@ -111,7 +111,7 @@ class Case:
     def clear(self, now: float) -> None:
         """Removes all causes and latches."""
         self.expire(now)
-        self.entry.standings = ()
+        self.entry.active_causes = ()
         self._unlatch(())
         self.publish(now)
 
@@ -129,7 +129,7 @@ class Case:
     def deadline(self, now: float) -> float:
         """The policy time from which an event can matter even if it changes no verdict."""
         entry = self.entry
-        times = [standing.cause.expires_at for standing in entry.standings]
+        times = [active.cause.expires_at for active in entry.active_causes]
         if entry.decision is not None:
             times.append(entry.decision.expires_at)
         if entry.latches:
@@ -148,8 +148,8 @@ class Case:
     def awaits_enforcement(self) -> bool:
         """Whether a cause is in ``observe`` only because it was given while learning."""
         return any(
-            standing.mode == "observe" and self._policy.mode_of(self.key[0], signal) == "enforce"
-            for signal, standing in self._signal_causes().items()
+            active.mode == "observe" and self._policy.mode_of(self.key[0], signal) == "enforce"
+            for signal, active in self._signal_causes().items()
         )
 
     # -- verdicts
@@ -175,7 +175,9 @@ class Case:
         finding = turn.finding
         if finding is None:
             self._keep_latches(lambda latch: latch.signal != UNJUDGED)
-            self.entry.standings = tuple(s for s in self.entry.standings if s.cause.origin != _SIGNAL + UNJUDGED)
+            self.entry.active_causes = tuple(
+                s for s in self.entry.active_causes if s.cause.origin != _SIGNAL + UNJUDGED
+            )
             return
         latch = next((one for one in self.entry.latches if one.signal == UNJUDGED), None)
         if latch is None:
@@ -195,7 +197,7 @@ class Case:
         """Adds a latch. Its episode is at least the policy time in seconds: none repeats after an entry is dropped."""
         entry = self.entry
         held = any(not latch.lifted for latch in entry.latches)
-        if not held and not any(standing.cause.origin.startswith(_SIGNAL) for standing in entry.standings):
+        if not held and not any(active.cause.origin.startswith(_SIGNAL) for active in entry.active_causes):
             entry.queries = 0
         entry.episode = max(entry.episode + 1, math.floor(now))
         latch = Latch(version, signal, entry.episode)
@@ -235,7 +237,9 @@ class Case:
     def _update_causes(self, event: Event) -> None:
         """Adds, renews or removes the causes of the signals that flag the principal."""
         if self._exemption(event.time) is not None:
-            self.entry.standings = tuple(s for s in self.entry.standings if not s.cause.origin.startswith(_SIGNAL))
+            self.entry.active_causes = tuple(
+                s for s in self.entry.active_causes if not s.cause.origin.startswith(_SIGNAL)
+            )
             return
         current = self._signal_causes()
         wanted = {latch.signal: latch for latch in reversed(self.entry.latches) if not latch.lifted}
@@ -247,50 +251,50 @@ class Case:
                 signal: Cause(self._cause_id(current.get(signal), latch), _SIGNAL + signal, expires_at, _doubt(latch))
                 for signal, latch in sorted(wanted.items())
             }
-            self._replace({c.origin: Standing(c, action, modes[signal]) for signal, c in causes.items()})
+            self._replace({c.origin: ActiveCause(c, action, modes[signal]) for signal, c in causes.items()})
 
-    def _signal_causes(self) -> dict[str, Standing]:
+    def _signal_causes(self) -> dict[str, ActiveCause]:
         """The current cause of each signal that flags the principal and was not lifted."""
-        by_origin = {standing.cause.origin: standing for standing in self.entry.standings}
+        by_origin = {active.cause.origin: active for active in self.entry.active_causes}
         signals = {latch.signal for latch in self.entry.latches if not latch.lifted}
         return {signal: by_origin[_SIGNAL + signal] for signal in signals if _SIGNAL + signal in by_origin}
 
-    def _mode(self, signal: str, standing: Standing | None, learning: bool) -> Mode:
+    def _mode(self, signal: str, active: ActiveCause | None, learning: bool) -> Mode:
         mode = self._policy.mode_of(self.key[0], signal)
-        if learning and not (standing is not None and standing.mode == "enforce"):
+        if learning and not (active is not None and active.mode == "enforce"):
             return "observe"
         return mode
 
-    def _is_due(self, standing: Standing | None, action: Action, mode: Mode, now: float) -> bool:
-        if standing is None or standing.action != action or standing.mode != mode:
+    def _is_due(self, active: ActiveCause | None, action: Action, mode: Mode, now: float) -> bool:
+        if active is None or active.action != action or active.mode != mode:
             return True
-        return now >= self._renew_at(standing)
+        return now >= self._renew_at(active)
 
-    def _renew_at(self, standing: Standing) -> float:
-        return standing.cause.expires_at - self._policy.decision_seconds / 2
+    def _renew_at(self, active: ActiveCause) -> float:
+        return active.cause.expires_at - self._policy.decision_seconds / 2
 
-    def _cause_id(self, standing: Standing | None, latch: Latch) -> str:
-        if standing is not None:
-            return standing.cause.id
+    def _cause_id(self, active: ActiveCause | None, latch: Latch) -> str:
+        if active is not None:
+            return active.cause.id
         return content_id("cause", *self.key, latch.signal, latch.episode, size=8)
 
-    def _replace(self, standings: dict[str, Standing]) -> None:
-        others = (standing for standing in self.entry.standings if standing.cause.origin not in standings)
-        self.entry.standings = (*others, *standings.values())
+    def _replace(self, active_causes: dict[str, ActiveCause]) -> None:
+        others = (active for active in self.entry.active_causes if active.cause.origin not in active_causes)
+        self.entry.active_causes = (*others, *active_causes.values())
 
     # -- what is published
 
     def publish(self, now: float) -> None:
         """Publishes the decision that follows from the causes, if it differs from the one published last."""
         entry, current = self.entry, self.entry.decision
-        if not entry.standings:
+        if not entry.active_causes:
             if current is not None and current.action.name != "none":
                 self._issue(Action("none"), current.mode, (), now, current.expires_at)
             return
-        strongest = max(strength(standing.mode, standing.action) for standing in entry.standings)
-        effective = [s for s in entry.standings if strength(s.mode, s.action) == strongest]
-        expires_at = max(standing.cause.expires_at for standing in effective)
-        causes = tuple(standing.cause for standing in entry.standings)
+        strongest = max(strength(active.mode, active.action) for active in entry.active_causes)
+        effective = [s for s in entry.active_causes if strength(s.mode, s.action) == strongest]
+        expires_at = max(active.cause.expires_at for active in effective)
+        causes = tuple(active.cause for active in entry.active_causes)
         action, mode = effective[0].action, effective[0].mode
         if current is None or (action, mode, expires_at, causes) != (
             current.action,

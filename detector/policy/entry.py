@@ -38,7 +38,7 @@ class Latch(msgspec.Struct, array_like=True, frozen=True):
         return 250 if self.alert is None else 1_400 + 250 * len(self.alert.evidence)
 
 
-class Standing(msgspec.Struct, array_like=True, frozen=True):
+class ActiveCause(msgspec.Struct, array_like=True, frozen=True):
     """One active cause, with the action and mode that it asks for."""
 
     cause: Cause
@@ -55,7 +55,7 @@ class Entry(msgspec.Struct, array_like=True):
     """
 
     latches: tuple[Latch, ...] = ()
-    standings: tuple[Standing, ...] = ()
+    active_causes: tuple[ActiveCause, ...] = ()
     decision: Decision | None = None
     queries: int = 0
     episode: int = -1
@@ -64,7 +64,7 @@ class Entry(msgspec.Struct, array_like=True):
     @property
     def droppable_at(self) -> float:
         """The policy time from which this entry has no effect."""
-        ends = [standing.cause.expires_at for standing in self.standings]
+        ends = [active.cause.expires_at for active in self.active_causes]
         if self.decision is not None:
             ends.append(self.decision.expires_at)
         if self.latches:
@@ -74,7 +74,7 @@ class Entry(msgspec.Struct, array_like=True):
     @property
     def nbytes(self) -> int:
         """Memory in bytes, to within a third."""
-        causes = len(self.standings) + (len(self.decision.causes) if self.decision else 0)
+        causes = len(self.active_causes) + (len(self.decision.causes) if self.decision else 0)
         return 800 + 350 * causes + sum(latch.nbytes for latch in self.latches)
 
 

@@ -17,7 +17,7 @@ from detector.policy.activity import Activity, Counted, Effects, Key, Place, Sec
 from detector.policy.audits import command_audit, missing_audit, shortened
 from detector.policy.case import Case
 from detector.policy.config import Policy, check_action
-from detector.policy.entry import Changes, Entry, Standing, decode_changes, encode_changes
+from detector.policy.entry import ActiveCause, Changes, Entry, decode_changes, encode_changes
 from detector.policy.timeline import Timeline, timelines
 
 Record = Alert | Decision | Audit
@@ -163,12 +163,12 @@ class Ledger:
         case.expire(now)
         if action is None or duration is None or not (duration > 0 and is_time(now + duration)):
             return f"not added: it needs an action and a duration above 0, not {action} for {duration}", True
-        obstacle = _obstacle(action, command.issuer, len(case.entry.standings))
+        obstacle = _obstacle(action, command.issuer, len(case.entry.active_causes))
         if obstacle is not None:
             return obstacle, True
         cause = Cause(command.id, _OPERATOR + command.issuer, now + duration, command.reason)
         mode = command.mode or self._policy.mode_of(command.model)
-        case.impose(Standing(cause, action, mode), now)
+        case.impose(ActiveCause(cause, action, mode), now)
         return f"added: {action.name} ({mode}) for {duration:g} seconds", False
 
 

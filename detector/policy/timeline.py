@@ -112,7 +112,7 @@ def _of_rows(
     activity: Activity,
     findings: dict[int, list[Finding]],
 ) -> Timeline:
-    """The timeline of rows alone; ``owned``: the rows of each of ``versions``."""
+    """The timeline without counts and turns; ``owned``: the rows of each of ``versions``."""
     rows = np.concatenate([np.empty(0, dtype=np.int64), *owned])
     version = np.repeat(np.arange(len(versions)), [len(of_version) for of_version in owned])
     if len(versions) > 1:

@@ -158,7 +158,7 @@ def test_made_up_accounts_do_not_excuse_a_thief_while_others_are_judged() -> Non
 
 
 @pytest.mark.parametrize("good", [0, 1])
-def test_a_flood_of_made_up_accounts_does_not_evict_the_clean_ones(good: int) -> None:
+def test_a_flood_of_made_up_accounts_does_not_have_the_clean_ones_forgotten(good: int) -> None:
     ledger = Ledger(POLICY)
     honest = [row for at in range(80) for row in judged(f"user-{at}", 1)]
     run(ledger, [*odd("eve", 1), *honest * 10])

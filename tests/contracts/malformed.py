@@ -276,6 +276,13 @@ ODD: dict[str, tuple[str | None, dict[str, int], Callable[[Random, str], bytes]]
     "attribute a list": (_TEXT, {"attribute": 1}, _json(network_prefix=[])),
     "label below zero": (_TEXT, {}, _json(outputs=[-1], output_kind="label")),
     "output kind null": (_TEXT, {}, _json(output_kind=None)),
+    "feature a long text": (_TEXT, {"text": 1}, _json(features=["red", _LONG])),
+    "feature with a name of control characters": (_TEXT, {"text": 1}, _json(features={"a\x1b[2Jb": 1.0})),
+    "packed long text": (
+        _PACK,
+        {"text": 1},
+        _packed(schema=_LOOSE, feature_names=["a", "b", "c", "d", "e"], texts=[_LONG, None]),
+    ),
     "packed NaN": (_PACK, {}, _packed(features=_floats(*([_NAN] * 8)))),
     "packed NaN outside the mask": (_PACK, {"missing": 2}, _packed(features=_floats(*([_NAN] * 8)), missing=b"\x11")),
     "packed infinities": (_PACK, {"clipped": 2}, _packed(features=_floats(*([_INFINITY, -_INFINITY] * 4)))),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from detector.contracts.principals import EVERYONE
 from detector.contracts.queries import MisfitReason, QueryBatch
 from detector.core.forms import Outputs, guessed
 from detector.core.profile import Profile
@@ -31,7 +32,7 @@ class Misfit:
 
 class Fitting:
     """Holds queries against ``profiles``, at most one for each model version; of two the later is the newer.
-    ``outputs``: what those of models without a profile are, where the owner says so."""
+    ``outputs``: what those of models without a profile are, where the owner says so; of all others under ``*``."""
 
     def __init__(self, profiles: Sequence[Profile], outputs: Mapping[str, Outputs] = MappingProxyType({})) -> None:
         self._given = outputs
@@ -53,8 +54,8 @@ class Fitting:
         features where that knows none. Rows with something odd are counted in ``repaired``, by a word of
         ``limits.REPAIRS``."""
         if queries.model not in self._newest_first:
-            loose = queries.is_loose or queries.model in self._given
-            return guessed(queries, self._given.get(queries.model)) if loose else queries
+            outputs = self._given.get(queries.model, self._given.get(EVERYONE))
+            return guessed(queries, outputs) if queries.is_loose or outputs else queries
         own = self._judging(queries)
         return _without_features(queries) if own is None else _plain(own, queries, repaired)
 

@@ -32,6 +32,11 @@ class Field:
     def width(self) -> int:
         return 1 if self.values is None else len(self.values)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The name of each column: ``name=value`` for those that say which text it is."""
+        return (self.name,) if self.values is None else tuple(f"{self.name}={value}" for value in self.values)
+
 
 class Layout:
     """The columns of ``fields``, side by side."""
@@ -48,15 +53,10 @@ class Layout:
             for own in fields
             if own.values is not None
         }
-        self._alike: tuple[tuple[str, ...], NDArray[np.int64]] | None = None
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        return tuple(
-            name
-            for own in self._fields.values()
-            for name in ([own.name] if own.values is None else [f"{own.name}={value}" for value in own.values])
-        )
+        return tuple(name for own in self._fields.values() for name in own.columns)
 
     def knows(self, batch: QueryBatch) -> bool:
         """Whether any feature of ``batch`` is one of the fields."""

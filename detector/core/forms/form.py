@@ -47,7 +47,7 @@ class Form:
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """The name of each plain feature, ``name=value`` for those that say which text a feature is; None: unnamed."""
+        """The name of each plain feature, as ``Field.columns`` has them; None: unnamed."""
         return None if self.fields is None else self._layout.columns
 
     @cached_property

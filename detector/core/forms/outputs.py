@@ -37,8 +37,11 @@ def _of_number(wanted: str, batch: QueryBatch, classes: Mapping[str, int] | None
     values, label = batch.outputs, batch.output_kind == "label"
     if wanted == "label" or label:
         whole = np.floor(values)
-        _note(counted, whole != values)
-        return "label", whole if classes is None else _numbered(classes, whole)
+        odd = whole != values
+        _note(counted, odd)
+        if classes is not None:
+            return "label", _numbered(classes, whole)
+        return "label", whole if odd.any() else values
     if wanted in ("probability", "probabilities"):
         likely = np.clip(values, 0, 1)
         _note(counted, likely != values)

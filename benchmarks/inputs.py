@@ -1,6 +1,6 @@
 """Verdicts on the same queries logged in every way that people log them, beside those on all numbers and probabilities.
 
-For each way, honest accounts are calibrated on and others judged, as `weirguard calibrate` and `weirguard replay` do it.
+For each way, honest accounts are calibrated on and others judged, as `calibrate` and `replay` do it.
 Run: python -m benchmarks.inputs
 """
 

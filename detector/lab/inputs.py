@@ -28,7 +28,10 @@ Floats = NDArray[np.float64]
 REGIONS = ("centre", "east", "north", "south", "west")
 PLANS = ("free", "gold", "plus")
 _THIEF_STEPS = 25
+_PARTS = 1 << 16
+"""Probabilities are whole numbers of such parts, so that float32 holds one and what is left of it alike."""
 _BEST = 3
+_MISSING = 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def customers(count: int, seed: int, queries: int = 80) -> list[Asked]:
 def table_thieves(seed: int, queries: int = 160) -> list[Asked]:
     """One who asks with numbers and texts drawn at random, and one who goes from row to row in small steps."""
     rng = np.random.default_rng(seed)
-    drawn = [_row(rng, age=rng.uniform(0, 120), income=rng.uniform(0, 4e5), any_text=True) for _ in range(queries)]
+    drawn = [_drawn(rng) for _ in range(queries)]
     steps: list[Row] = []
     for number in range(queries):
         start = _row(rng) if number % _THIEF_STEPS == 0 else steps[-1]
@@ -61,27 +64,23 @@ def table_thieves(seed: int, queries: int = 160) -> list[Asked]:
 def _honest(account: str, seed: int, queries: int) -> Asked:
     rng = np.random.default_rng(seed)
     home, centre = rng.choice(REGIONS, 2), rng.uniform(30, 60)
-    return _asked(account, [_row(rng, age=rng.normal(centre, 9), regions=home) for _ in range(queries)])
+    return _asked(account, [_row(rng, centre, home) for _ in range(queries)])
 
 
-def _row(
-    rng: np.random.Generator,
-    age: float | None = None,
-    income: float | None = None,
-    regions: Any = REGIONS,
-    any_text: bool = False,
-) -> Row:
-    years = float(np.clip(rng.normal(45, 12) if age is None else age, 18, 95)) if not any_text else float(age or 0)
-    earned = float(rng.lognormal(10.4, 0.5)) if income is None else income
-    plan = str(rng.choice((*PLANS, "any"))) if any_text else str(rng.choice(PLANS, p=(0.6, 0.1, 0.3)))
+def _row(rng: np.random.Generator, centre: float = 45.0, regions: Any = REGIONS) -> dict[str, Any]:
     return {
-        "age": round(years) if not any_text else years,
-        "income": None if rng.random() < 0.1 and income is None else round(earned, -2) if income is None else earned,
+        "age": round(float(np.clip(rng.normal(centre, 9), 18, 95))),
+        "income": None if rng.random() < _MISSING else round(float(rng.lognormal(10.4, 0.5)), -2),
         "owner": bool(rng.random() < 0.4),
-        "plan": plan,
-        "region": None if rng.random() < 0.05 else str(rng.choice(regions)),
+        "plan": str(rng.choice(PLANS, p=(0.6, 0.1, 0.3))),
+        "region": None if rng.random() < _MISSING else str(rng.choice(regions)),
         "tenure": round(float(rng.exponential(4)), 1),
     }
+
+
+def _drawn(rng: np.random.Generator) -> Row:
+    numbers = {"age": float(rng.uniform(0, 120)), "income": float(rng.uniform(0, 4e5))}
+    return _row(rng) | numbers | {"plan": str(rng.choice((*PLANS, "any")))}
 
 
 def _asked(account: str, rows: Sequence[Row]) -> Asked:
@@ -94,7 +93,7 @@ def _likely(row: Row) -> float:
     worth = {"north": 0.6, "south": -0.5, "east": 0.2}.get(row["region"] or "", 0.0)
     worth += {"gold": 1.5, "plus": 0.4}.get(row["plan"], -0.4) + 0.8 * row["owner"]
     worth += ((row["income"] or 30_000.0) / 40_000.0 - 1) - 0.03 * (row["age"] - 45) + 0.05 * row["tenure"]
-    return float(np.round(1 / (1 + np.exp(-worth)), 6))
+    return float(np.round(_PARTS / (1 + np.exp(-worth))) / _PARTS)
 
 
 def readers(count: int, seed: int, queries: int = 80) -> list[Asked]:
@@ -144,7 +143,7 @@ def write_log(path: Path, accounts: Sequence[Asked], features: str, outputs: str
     path.write_text("".join(f"{line}\n" for _, line in sorted(lines)), encoding="utf-8")
 
 
-def _plain(row: Row, at: int) -> list[float | None]:
+def _plain(row: Row, _: int) -> list[float | None]:
     return list(_columns(row))
 
 
@@ -167,7 +166,7 @@ def _named(row: Row, at: int) -> Row:
     return {name: row[name] for name in names[at % len(names) :] + names[: at % len(names)]}
 
 
-def _as_texts(row: Row, at: int) -> Row:
+def _as_texts(row: Row, _: int) -> Row:
     """Numbers as a form or a CSV file has them."""
     number = (int, float)
     return {name: str(float(value)) if isinstance(value, number) else value for name, value in row.items()}
@@ -176,7 +175,7 @@ def _as_texts(row: Row, at: int) -> Row:
 FEATURES: dict[str, Callable[[Row, int], Any]] = {
     "numbers, texts one-hot": _plain,
     "by name": _named,
-    "a list with texts": lambda row, at: list(row.values()),
+    "a list with texts": lambda row, _: list(row.values()),
     "by name, numbers as texts": _as_texts,
 }
 """From a row and its number to what is logged of its features. The first needs no form."""
@@ -188,14 +187,14 @@ def _best(told: Floats, classes: Sequence[str], count: int) -> list[dict[str, An
 
 
 OUTPUTS: dict[str, Callable[[Floats, Sequence[str]], dict[str, Any]]] = {
-    "all probabilities": lambda told, classes: {"outputs": told.tolist()},
-    "one probability": lambda told, classes: {"outputs": float(told[1])},
+    "all probabilities": lambda told, _: {"outputs": told.tolist()},
+    "one probability": lambda told, _: {"outputs": float(told[1])},
     "an object of classes": lambda told, classes: {"outputs": dict(zip(classes, told.tolist(), strict=True))},
     "the best three classes": lambda told, classes: {"outputs": _best(told, classes, _BEST)},
     "the best class and its probability": lambda told, classes: {"outputs": _best(told, classes, 1)[0]},
-    "a score": lambda told, classes: {"outputs": log(max(told[1], 1e-9) / max(told[0], 1e-9))},
-    "a class number": lambda told, classes: {"outputs": int(told.argmax())},
+    "a score": lambda told, _: {"outputs": log(max(told[1], 1e-9) / max(told[0], 1e-9))},
+    "a class number": lambda told, _: {"outputs": int(told.argmax())},
     "a class by name": lambda told, classes: {"outputs": classes[int(told.argmax())]},
-    "nothing": lambda told, classes: {},
+    "nothing": lambda _, __: {},
 }
 """From all probabilities and the names of the classes to what is logged of outputs."""

@@ -19,7 +19,8 @@ FARTHEST = float(np.finfo(np.float32).max)
 def parts(scored: Scored | None) -> tuple[Any, ...]:
     """What was read, as lists; -9 for a feature that is missing."""
     assert scored is not None
-    features = np.nan_to_num(np.asarray(scored.features), nan=-9).tolist()
+    features = np.asarray(scored.features)
+    features = (features if features.dtype.kind in "OU" else np.nan_to_num(features, nan=-9)).tolist()
     return features, np.asarray(scored.outputs).tolist(), scored.output_kind, dict(scored.columns)
 
 
@@ -229,7 +230,7 @@ def test_names_and_texts_are_passed_on_as_they_were_given(rows: list[Any], answe
 
 def test_a_text_among_the_features_that_the_owner_names_is_kept_in_their_order() -> None:
     scored = kserve_v1(inputs=("b", "a"))({"instances": [{"a": 1, "b": "red", "c": 2}]}, {"predictions": [0.5]})
-    assert scored is not None and scored.features == [["red", 1]]
+    assert parts(scored)[0] == [["red", "1"]]
 
 
 @pytest.mark.parametrize("odd", [[1.0], [1.0, 2.0, 3.0], {"a": 1.0}, None, [], "x", [[], [1.0]]])

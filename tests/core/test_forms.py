@@ -19,6 +19,7 @@ from detector.core.forms import Field, Form, guessed, learn
 from tests.contracts.batches import make_batch
 
 COLOURS = ("blue", "red")
+_ABC = ("a", "b", "c")
 FORM = Form((Field("age"), Field("colour", COLOURS), Field("size")), "probability")
 Row = dict[str, Any]
 
@@ -100,8 +101,8 @@ def test_a_list_with_a_text_in_it_and_one_without_are_the_same_features() -> Non
         (Form(None, "label", ("cat", "dog")), "cow", "label", [2]),
         (Form(None, "label", ("3", "5")), 5, "label", [1]),
         (Form(None, "label", ("cat", "dog")), {"cat": 0.25, "dog": 0.75}, "label", [1]),
-        (Form(None, "probabilities", ("a", "b", "c")), {"c": 0.5, "a": 0.25, "b": 0.25}, "probabilities", [0.25, 0.25, 0.5]),
-        (Form(None, "probabilities", ("a", "b", "c")), [{"label": "c", "score": 0.5}], "probabilities", [0.25, 0.25, 0.5]),
+        (Form(None, "probabilities", _ABC), {"c": 0.5, "a": 0.25, "b": 0.25}, "probabilities", [0.25, 0.25, 0.5]),
+        (Form(None, "probabilities", _ABC), [{"label": "c", "score": 0.5}], "probabilities", [0.25, 0.25, 0.5]),
         (Form(None, "probabilities", ("a", "b")), "b", "label", [1]),
         (Form(None, "probabilities"), {"b": 0.75, "a": 0.25}, "probabilities", [0.25, 0.75]),
         (Form(None, "probability"), None, "none", []),

@@ -25,7 +25,7 @@ _ADVICE = (
 _FLOATS = frozenset({float, NoneType})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LooseOutputs:
     """``values``: bytes of little-endian float32; ``names``: the class that each stands for."""
 

@@ -18,7 +18,7 @@ from detector.core.profile import Profile
 from detector.lab.inputs import customers, table_thieves, write_log
 from detector.policy.config import Policy
 
-THIEF = table_thieves(3, 300)[1]
+THIEF = table_thieves(3, 400)[1]
 Row = dict[str, Any]
 
 

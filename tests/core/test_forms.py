@@ -105,6 +105,7 @@ def test_a_list_with_a_text_in_it_and_one_without_are_the_same_features() -> Non
         (Form(None, "probabilities", _ABC), [{"label": "c", "score": 0.5}], "probabilities", [0.25, 0.25, 0.5]),
         (Form(None, "probabilities", ("a", "b")), "b", "label", [1]),
         (Form(None, "probabilities"), {"b": 0.75, "a": 0.25}, "probabilities", [0.25, 0.75]),
+        (Form(None, "probabilities", ("yes",)), {"yes": 0.25}, "probabilities", [0.75, 0.25]),
         (Form(None, "probability"), None, "none", []),
         (Form(None, "none"), [0.25, 0.75], "none", []),
     ],

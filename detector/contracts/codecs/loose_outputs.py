@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from binascii import Error, a2b_base64
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,10 +69,13 @@ def output_columns(rows: Sequence[LooseOutputs]) -> dict[str, Any]:
 
 def as_bytes(numbers: Sequence[float | None]) -> bytes:
     """Little-endian float32 of ``numbers``, NaN for None and infinite beyond float32."""
-    import numpy as np
+    try:
+        return struct.pack(f"<{len(numbers)}f", *numbers)
+    except (struct.error, OverflowError):
+        import numpy as np
 
-    with np.errstate(over="ignore"):
-        return np.array(numbers, dtype=np.float64).astype("<f4").tobytes()
+        with np.errstate(over="ignore"):
+            return np.array(numbers, dtype=np.float64).astype("<f4").tobytes()
 
 
 def _of_list(given: list[Any], kind: OutputKind | None) -> LooseOutputs:

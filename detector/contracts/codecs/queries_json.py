@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.codecs.loose_features import NamedRow, columns_of, listed_row, named_row
-from detector.contracts.codecs.loose_outputs import LooseOutputs, output_columns, outputs_of
+from detector.contracts.codecs.loose_outputs import LooseOutputs, as_bytes, output_columns, outputs_of
 from detector.contracts.codecs.loose_values import (
     json_fields,
     marks_of,
@@ -305,12 +305,9 @@ def _outputs(given: Any, kind: OutputKind | None) -> LooseOutputs:
 
 
 def _vector(source: list[float | None], field: str) -> bytes:
-    import numpy as np
-
     if len(source) > DIMENSIONS:
         raise InvalidRecord("dimension", f"{field} have {len(source)} entries; send 1 to {DIMENSIONS}")
-    with np.errstate(over="ignore"):
-        return np.array(source, dtype=np.float64).astype("<f4").tobytes()
+    return as_bytes(source)
 
 
 def _from_base64(text: str, field: str) -> bytes:

@@ -51,7 +51,11 @@ class Profile:
 
     @cached_property
     def form(self) -> Form:
-        return self.stored_form or Form(None, cast("Outputs", self.reference.output_kind))
+        if self.stored_form is not None:
+            return self.stored_form
+        kind, width = self.reference.output_kind, self.reference.outputs.shape[1]
+        two = kind == "probabilities" and width == 2
+        return Form(None, "probability" if two else cast("Outputs", kind))
 
     @cached_property
     def hash(self) -> str:

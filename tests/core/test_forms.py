@@ -95,6 +95,7 @@ def test_a_list_with_a_text_in_it_and_one_without_are_the_same_features() -> Non
         (Form(None, "probability"), 0.25, "probabilities", [0.75, 0.25]),
         (Form(None, "probability"), 7.0, "probabilities", [0.0, 1.0]),
         (Form(None, "probabilities"), [0.25, 0.75], "probabilities", [0.25, 0.75]),
+        (Form(None, "probabilities"), 0.25, "score", [0.25]),
         (Form(None, "score"), 0.25, "score", [0.25]),
         (Form(None, "label"), 3, "label", [3]),
         (Form(None, "label"), [0.25, 0.75], "label", [1]),
@@ -161,6 +162,11 @@ def test_a_feature_that_always_differs_has_no_values_and_one_with_many_the_most_
     rows: list[Row] = [{"id": f"u-{row}", "shop": f"shop {min(row, row % 80)}"} for row in range(400)]
     fields = {own.name: own.values for own in learn([batch_of(rows)]).form.fields or ()}
     assert fields["id"] == () and len(fields["shop"] or ()) == 64
+
+
+def test_what_outputs_are_said_to_be_and_the_owner_denies_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="--outputs label: the honest logs have score outputs, and say so"):
+        plain_traffic([make_batch(output_kind="score", outputs=np.full((5, 1), 1.5, np.float32))], "label")
 
 
 def test_the_few_queries_of_another_form_are_left_out_of_a_calibration() -> None:

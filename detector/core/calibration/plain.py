@@ -31,7 +31,8 @@ class PlainTraffic:
 
     def profile(self, made: Profile) -> Profile:
         """``made`` from the pieces, with the form, where it does not say as much by itself."""
-        return made if made.form == self.form else replace(made, stored_form=self.form)
+        by_itself = self.form.fields is None and self.form.classes is None and self.form.said == made.form.said
+        return made if by_itself else replace(made, stored_form=self.form)
 
 
 def plain_traffic(
@@ -49,6 +50,10 @@ def plain_traffic(
         shapes[_shape(own)] += len(own)
     most = max(sorted(shapes, key=str), key=shapes.__getitem__)
     left_out = shapes.total() - shapes[most]
+    if most[1] != form.said:
+        raise ConfigurationError(
+            f"--outputs {form.outputs}: the honest logs have {most[1]} outputs, and say so; leave the option out"
+        )
     if left_out > _FEW * shapes.total():
         return PlainTraffic(plain, learned, 0)
     return PlainTraffic([own for own in plain if _shape(own) == most], learned, left_out)

@@ -33,16 +33,16 @@ def plain_outputs(wanted: str, classes: Mapping[str, int] | None, batch: QueryBa
 
 
 def _of_number(wanted: str, batch: QueryBatch, classes: Mapping[str, int] | None, counted: Counter[str]) -> Plain:
-    """One number a row is what is wanted, unless it is a label, which says no probability."""
-    values, label = batch.outputs, batch.output_kind == "label"
-    if wanted == "label" or label:
+    """One number a row is what is wanted, unless its kind says otherwise."""
+    values, kind = batch.outputs, batch.output_kind
+    if kind == "label" or (wanted == "label" and kind != "score"):
         whole = np.floor(values)
         odd = whole != values
         _note(counted, odd)
         if classes is not None:
             return "label", _numbered(classes, whole)
         return "label", whole if odd.any() else values
-    if wanted in ("probability", "probabilities"):
+    if wanted == "probability":
         likely = np.clip(values, 0, 1)
         _note(counted, likely != values)
         return "probabilities", np.concatenate((1 - likely, likely), axis=1)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detector.cli.form_words import form_lines
 from detector.cli.options import Json
 from detector.cli.output_files import file_for, write
-from detector.cli.replay import bar, rows_in
+from detector.cli.replay import OutputsName, bar, rows_in
 from detector.cli.screen import console, say, say_json
+from detector.contracts.principals import EVERYONE
 from detector.core.calibration.achieved import CONFIDENCE
 from detector.core.calibration.calibrate import GROUPS
 from detector.core.calibration.crossfit import FEWEST_QUERIES
@@ -52,6 +54,10 @@ def calibrate(
     budget: Annotated[
         float, typer.Option("--budget", min=1e-6, max=0.5, help="Share of honest accounts that may be flagged.")
     ] = 0.01,
+    outputs: Annotated[
+        OutputsName | None,
+        typer.Option("--outputs", help="What outputs are. [default: the setting, else what they look like]"),
+    ] = None,
     leave_out: Annotated[
         list[str] | None, typer.Option("--leave-out", help="Account that is not honest.", show_default=False)
     ] = None,
@@ -62,6 +68,7 @@ def calibrate(
 ) -> None:
     """Learn from honest traffic what is ordinary, so that no more than --budget of honest accounts are flagged."""
     from detector.cli.calibrating import Request, accounts_in, make_profile
+    from detector.runtime.settings import load_settings
 
     logs = [*(honest or []), *(files or [])]
     if bool(logs) == (since is not None):
@@ -69,7 +76,8 @@ def calibrate(
     file_for(out)
     screen = console(stderr=True)
     traffic = _read(screen, logs) if since is None else _hear(since, settings)
-    request = Request(budget, model_name, model_version, validation, model, leave_out or ())
+    said = {EVERYONE: outputs.value} if outputs else load_settings(settings).detection.outputs
+    request = Request(budget, model_name, model_version, validation, model, leave_out or (), said)
     with bar(screen, "accounts", accounts_in(traffic)) as progress:
         made = make_profile(traffic, request, progress)
     write(out, made.profile.to_bytes())
@@ -86,6 +94,8 @@ def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
     least, most = calibration.moves
     yield f"{'model':<12}{profile.model} {profile.model_version}"
     yield f"{'rests on':<12}{len(calibration.accounts)} accounts and {made.queries} queries{_not_used(traffic)}"
+    for heading, line in form_lines(made.traffic):
+        yield f"{heading:<12}{line}"
     for name in screened.left_out:
         yield f"{'left out':<12}{name}, as asked"
     yield f"{'threshold':<12}{threshold:.1f} standard deviations that no honest account explains"

@@ -15,6 +15,7 @@ import typer
 from detector.cli.options import Json
 from detector.cli.output_files import folder_for
 from detector.cli.screen import console, note, say_json
+from detector.contracts.principals import EVERYONE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +34,16 @@ class ModeName(StrEnum):
 
     COMPATIBLE = "compatible"
     DEFAULT = "default"
+
+
+class OutputsName(StrEnum):
+    """What ``--outputs`` takes."""
+
+    PROBABILITY = "probability"
+    SCORE = "score"
+    LABEL = "label"
+    PROBABILITIES = "probabilities"
+    NONE = "none"
 
 
 def replay(
@@ -54,6 +65,10 @@ def replay(
         typer.Option("--profile", help="Of a model version, as weirguard calibrate writes it. [default: the setting]"),
     ] = None,
     json: Json = False,
+    outputs: Annotated[
+        OutputsName | None,
+        typer.Option("--outputs", help="What those of models without a profile are. [default: the setting]"),
+    ] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Judge recorded queries from files as the service would, and write what comes of it."""
@@ -64,6 +79,7 @@ def replay(
     given = given_profiles(profile)
     config, policy = _configuration(settings, mode, delta)
     config = changed(config, profiles=given) if given else config
+    config = changed(config, outputs={EVERYONE: outputs.value}) if outputs else config
     with bar(console(stderr=True), "replay", rows_in(files)) as progress:
         summary = replay_files(
             files,

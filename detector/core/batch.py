@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,8 +57,8 @@ class Observation:
     normalised suspicion, 1 at the threshold, NaN while no signal has a result. ``signals``: raw statistic of each
     signal, float64 (n,), NaN without a result. ``findings``: one for each row at which a principal became a suspect, in
     row order. ``refused``: rows that could not be judged, because of their dimension or because no profile fits, in row
-    order. ``evicted``: how many principals were evicted because the limit was reached. ``sections``: the change of
-    state, for the state log.
+    order. ``evicted``: how many principals were evicted because the limit was reached. ``repaired``: rows that were odd
+    to their profile's form, by a word of ``limits.FORM_REPAIRS``. ``sections``: the change of state, for the state log.
     """
 
     keys: list[PrincipalKey]
@@ -71,3 +72,4 @@ class Observation:
     sections: Sections
     refused: list[BadRow] = field(default_factory=list)
     evicted: int = 0
+    repaired: Counter[str] = field(default_factory=Counter)

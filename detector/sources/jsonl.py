@@ -1,47 +1,52 @@
-"""JSON lines: one query a line, as ``weirguard.query`` describes it, but ``occurred_at`` must be there."""
+"""JSON lines: one query a line, as ``weirguard.query`` describes it, or with fields that a plan names."""
 
 from __future__ import annotations
 
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from detector.contracts.batches import in_log_order
 from detector.contracts.codecs.limits import RECORD_BYTES
+from detector.contracts.codecs.loose_values import json_fields
 from detector.contracts.codecs.queries_json import decode_json_run
-from detector.contracts.errors import ConfigurationError
+from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.contracts.queries import DecodedQueries
+from detector.sources.looks import Kind, Look
+from detector.sources.mapping import ROLES, VECTORS
+from detector.sources.paths import partitions
+from detector.sources.plan import Plan
+from detector.sources.reading import Reading
+from detector.sources.streams import opened
+from detector.sources.table import event_ids, of_run
+from detector.sources.times import moment
 
 _LINES = 1024
 _BYTES = 16 << 20
+_DISTINCT = 100
+_MARK = b"\xef\xbb\xbf"
 
 
-def read_jsonl(path: Path) -> Iterator[DecodedQueries]:
-    """The queries in the JSON lines file at ``path``; blank lines are skipped."""
-    try:
-        with path.open("rb") as file:
-            if file.peek(2)[:2] in {BOM_UTF16_LE, BOM_UTF16_BE}:
-                raise ConfigurationError(f"{path}: the file is UTF-16; save it as UTF-8")
-            lines = enumerate(_lines(file))
-            while portion := _portion(lines):
-                yield from _decode(portion)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read it: {error}") from error
-
-
-def count_lines(path: Path) -> int:
-    """How many lines the file at ``path`` has."""
-    try:
-        with path.open("rb") as file:
-            return sum(part.count(b"\n") for part in iter(partial(file.read, 1 << 20), b""))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read it: {error}") from error
+def read_jsonl(path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]:
+    """The queries in the JSON lines file at ``path``; blank lines are skipped. Raises ConfigurationError."""
+    reading = reading or Reading()
+    plan: Plan | None = None
+    with opened(path) as file:
+        if file.peek(1)[:1] == b"[":  # type: ignore[attr-defined]
+            raise ConfigurationError(f"{path}: the file is one JSON array; write an object a line instead")
+        lines = enumerate(_lines(file))
+        while portion := _portion(lines):
+            written = [(number, line) for number, line in portion if line.strip(b" \t\r\n" + _MARK)]
+            places = np.array([number for number, _ in written], np.int64)
+            values = [line for _, line in written]
+            plan = plan or _plan(path, reading, values)
+            if plan is not None and not _is_query(plan):
+                values = [*_Rewriting(path, reading, plan).lines(values, places)]
+            yield from of_run(decode_json_run(values, [None] * len(values)), places)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -63,12 +68,42 @@ def _portion(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     return portion
 
 
-def _decode(lines: list[tuple[int, bytes]]) -> Iterator[DecodedQueries]:
-    written = [(number, line) for number, line in lines if line.strip()]
-    numbers = np.array([number for number, _ in written], dtype=np.int64)
-    run = decode_json_run([line for _, line in written], [None] * len(written))
-    for batch, places, _ in in_log_order(run.parts):
-        yield DecodedQueries(batch, numbers[places])
-    if run.bad or run.repaired:
-        bad = [replace(fault, row=int(numbers[place])) for place, fault in run.bad]
-        yield DecodedQueries(None, np.zeros(0, dtype=np.int64), bad_rows=bad, repaired=run.repaired)
+def _plan(path: Path, reading: Reading, values: list[bytes]) -> Plan | None:
+    """The plan for fields as in ``values``; None where none of them is an object."""
+    objects = [fields for value in values if (fields := _fields(value)) is not None]
+    names = dict.fromkeys(name for fields in objects for name in fields if name != "schema")
+    if not names:
+        return None
+    columns = {name: [fields[name] for fields in objects if fields.get(name) is not None] for name in names}
+    looks = {name: _look(name, own) for name, own in columns.items() if own}
+    return reading.plan(path, lambda: looks, frozenset([*looks, *partitions(path)]))
+
+
+def _fields(value: bytes) -> dict[str, Any] | None:
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(value)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        try:
+            found = json_fields(value)
+        except InvalidRecord:
+            return None
+    return found if isinstance(found, dict) else None
+
+
+def _look(name: str, values: list[Any]) -> Look:
+    if name in VECTORS:
+        return Look("value")
+    kinds = Counter(map(_kind, values))
+    kind = kinds.most_common(1)[0][0]
+    if name == "occurred_at" and not all(_is_time(value) for value in values):
+        return Look("text")
+    distinct = len({value for value in values if isinstance(value, str)})
+    return Look(kind, varied=distinct > min(_DISTINCT, max(2, len(values) // 2)))
+
+
+def _kind(value: object) -> Kind:
+    if isinstance(value, str):
+        return "value" if value.lstrip()[:1] in {"[", "{"} and value or _is_base64(value) else "text"
+    return "number" if isinstance(value, (bool, int, float)) else "value"

@@ -1,0 +1,83 @@
+"""Moments as logs write them, to seconds UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from math import nan
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.sources.looks import as_text, is_text
+
+_PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
+_SECONDS, _UNITS = 1e11, (1e3, 1e6, 1e9)
+"""Larger numbers are no seconds but milliseconds, a thousand times larger ones microseconds, and so on."""
+
+
+def seconds(column: Any) -> NDArray[np.float64]:
+    """``column``, an Arrow array of timestamps, dates, numbers or texts, as seconds UTC, float64 (n,), NaN for null and
+    for what is no moment. Without a zone it is UTC; numbers are seconds, milliseconds, microseconds or nanoseconds by
+    their size."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("s"))
+    if pa.types.is_timestamp(column.type):
+        return _floats(column.cast("int64")) / _PER_SECOND[column.type.unit]
+    if is_text(column.type):
+        return _of_texts(as_text(column))
+    try:
+        return by_size(_floats(column))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return np.full(len(column), nan)
+
+
+def by_size(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``numbers`` in seconds, which of their unit is told by how large they are."""
+    for times, unit in enumerate(_UNITS):
+        larger = numbers >= _SECONDS * 1e3**times
+        numbers = np.where(larger & (numbers < _SECONDS * 1e3 ** (times + 1)), numbers / unit, numbers)
+    return numbers
+
+
+def moment(value: object) -> float | None:
+    """A single ``value`` as a number of seconds UTC; None where it is none."""
+    if isinstance(value, str):
+        return _of_text(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(by_size(np.array(value, np.float64)))
+
+
+def _floats(column: Any) -> NDArray[np.float64]:
+    return np.asarray(column.cast("float64", safe=False).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _of_texts(texts: Any) -> NDArray[np.float64]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    trimmed = pc.utf8_trim_whitespace(texts)
+    for kind in (pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.float64()):
+        try:
+            return seconds(trimmed.cast(kind))
+        except pa.ArrowInvalid:
+            continue
+    found = (moment(text) for text in texts.to_pylist())
+    return np.array([nan if one is None else one for one in found])
+
+
+def _of_text(text: str) -> float | None:
+    try:
+        return float(by_size(np.array(text, np.float64)))
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

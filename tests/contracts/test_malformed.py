@@ -143,8 +143,9 @@ def test_odd_and_refused_records_cost_their_neighbours_nothing(packed: bool) -> 
     [
         (kind, ("digits", "account-7"))
         for kind in (
-            "features an object",
-            "features of text",
+            "features an empty object",
+            "outputs of texts",
+            "packed texts of another length",
             "no features",
             "NaN among outputs",
             "zero dimension",

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from detector.contracts.codecs.queries_json import encode_json_query
+from detector.contracts.codecs.json_writing import encode_json_query
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, excerpt
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.findings import Alert, Command, DeadLetter

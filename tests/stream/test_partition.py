@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs.queries_json import encode_json_query
+from detector.contracts.codecs.json_writing import encode_json_query
 from detector.contracts.codecs.queries_packed import encode_packed
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.errors import OwnershipLost, StateLogHole

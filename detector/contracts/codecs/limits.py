@@ -56,6 +56,7 @@ REPAIRS: Final[dict[str, str]] = {
     "event_id": "an event id that is absent or no usable text: a name derived from it stands in",
     "principal": "a principal that is no usable name: a name derived from it stands in",
     "attribute": "an optional text that is too long, holds control characters or is no text: cut, marked or left out",
+    "text": "a text or a name of a loose query that is too long or holds control characters: cut, marked",
     "missing": "a NaN that the given mask does not mark: marked as missing all the same",
     "clipped": "an infinite feature, or one beyond float32: the largest float32 stands in",
     "time": "a time that is not a moment: that of the record stands in",

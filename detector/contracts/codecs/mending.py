@@ -13,6 +13,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from detector.contracts.codecs.limits import LARGEST_FLOAT32, LATEST_TIME, all_plain, made_plain
+from detector.contracts.codecs.mending_texts import plain_texts
 from detector.contracts.principals import (
     EVENT_ID_CHARACTERS,
     EVERYONE,
@@ -44,6 +45,8 @@ def mend(batch: QueryBatch, repaired: Counter[str], moments: Moments | None) -> 
     _times(batch, changed, repaired, moments)
     _features(batch, changed, repaired)
     _numbers(batch, changed, repaired)
+    if batch.is_loose:
+        changed |= plain_texts(batch, repaired)
     return replace(batch, **changed) if changed else batch
 
 
@@ -51,6 +54,7 @@ def with_names(batch: QueryBatch) -> QueryBatch:
     """``batch`` with usable names and plain texts, and nothing else replaced."""
     changed: dict[str, Any] = {}
     _names(batch, changed, Counter())
+    changed |= plain_texts(batch, Counter())
     return replace(batch, **changed)
 
 

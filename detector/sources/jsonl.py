@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.contracts.codecs.limits import RECORD_BYTES
 from detector.contracts.codecs.loose_values import json_fields
@@ -17,18 +20,20 @@ from detector.contracts.codecs.queries_json import decode_json_run
 from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.contracts.queries import DecodedQueries
 from detector.sources.looks import Kind, Look
-from detector.sources.mapping import ROLES, VECTORS
+from detector.sources.mapping import VECTORS
 from detector.sources.paths import partitions
 from detector.sources.plan import Plan
 from detector.sources.reading import Reading
 from detector.sources.streams import opened
 from detector.sources.table import event_ids, of_run
 from detector.sources.times import moment
+from detector.sources.vectors import class_names
 
 _LINES = 1024
 _BYTES = 16 << 20
 _DISTINCT = 100
 _MARK = b"\xef\xbb\xbf"
+_BASE64, _BASE64_LETTERS = 16, re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
 def read_jsonl(path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]:
@@ -105,5 +110,79 @@ def _look(name: str, values: list[Any]) -> Look:
 
 def _kind(value: object) -> Kind:
     if isinstance(value, str):
-        return "value" if value.lstrip()[:1] in {"[", "{"} and value or _is_base64(value) else "text"
+        return "value" if value.lstrip()[:1] in {"[", "{"} or _is_base64(value) else "text"
     return "number" if isinstance(value, (bool, int, float)) else "value"
+
+
+def _is_base64(text: str) -> bool:
+    return len(text) >= _BASE64 and len(text) % 4 == 0 and _BASE64_LETTERS.fullmatch(text) is not None
+
+
+def _is_time(value: object) -> bool:
+    """Whether ``value`` is what a query may have for a time."""
+    if isinstance(value, str):
+        found = moment(value)
+        return found is not None and value[10:11] in {"T", "t"} and (value[-1] in "Zz" or value[-6:-5] in {"+", "-"})
+    return not isinstance(value, (int, float)) or moment(value) == value
+
+
+def _is_query(plan: Plan) -> bool:
+    """Whether its objects are queries as they are."""
+    return (
+        not plan.constants
+        and all(own == (role,) for role, own in plan.columns.items())
+        and {"event_id", "occurred_at"} <= plan.columns.keys()
+        and plan.kinds["features"] == "value"
+        and plan.kinds.get("occurred_at") != "text"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewriting:
+    """From objects as ``plan`` has them to queries; what is no object stays as it is, to be refused for it."""
+
+    path: Path
+    reading: Reading
+    plan: Plan
+
+    def lines(self, values: list[bytes], places: NDArray[np.int64]) -> Iterator[bytes]:
+        """The queries in ``values``, which stand at ``places`` int64 (n,) of the file."""
+        given = partitions(self.path)
+        ids = event_ids(self.path, places)
+        times = self.reading.times(len(values)) if "occurred_at" not in self.plan.columns else None
+        for at, value in enumerate(values):
+            fields = _fields(value)
+            if fields is None:
+                yield value
+                continue
+            query = self._query(given | fields)
+            query.setdefault("event_id", ids[at])
+            if times is not None:
+                query["occurred_at"] = float(times[at])
+            yield json.dumps(query).encode()
+
+    def _query(self, fields: dict[str, Any]) -> dict[str, Any]:
+        plan, query = self.plan, dict[str, Any](self.plan.constants)
+        for role, own in plan.columns.items():
+            if role not in VECTORS:
+                query[role] = fields.get(own[0])
+            elif plan.is_one(role):
+                query[role] = _unpacked(fields.get(own[0]))
+            elif role == "features":
+                query[role] = {name: fields.get(name) for name in own}
+            else:
+                query[role] = dict(zip(class_names(own), map(fields.get, own), strict=True))
+        time = moment(query.get("occurred_at"))
+        if time is not None:
+            query["occurred_at"] = time
+        return query | ({"schema": fields["schema"]} if "schema" in fields else {})
+
+
+def _unpacked(value: Any) -> Any:
+    """``value``, of JSON in a text what it holds."""
+    if isinstance(value, str) and value.lstrip()[:1] in {"[", "{"}:
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value

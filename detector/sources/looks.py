@@ -34,19 +34,17 @@ def kind_of(type_: Any) -> Kind | None:
     """What columns of the Arrow ``type_`` hold; None for those that hold only null."""
     import pyarrow.types as of
 
-    if of.is_null(type_):
-        return None
     if of.is_dictionary(type_):
         return kind_of(type_.value_type)
-    if of.is_integer(type_) or of.is_floating(type_) or of.is_decimal(type_) or of.is_boolean(type_):
-        return "number"
-    if of.is_temporal(type_):
-        return "time"
-    if is_list(type_):
-        return "list" if not _holds_names(type_.value_type) else "value"
-    if of.is_struct(type_):
-        return "record" if all(_is_plain(field.type) for field in type_) else "value"
-    return "value" if of.is_nested(type_) else "text"
+    tests: tuple[tuple[Kind | None, bool], ...] = (
+        (None, of.is_null(type_)),
+        ("number", of.is_integer(type_) or of.is_floating(type_) or of.is_decimal(type_) or of.is_boolean(type_)),
+        ("time", of.is_temporal(type_)),
+        ("list", is_list(type_) and not _holds_names(type_.value_type)),
+        ("record", of.is_struct(type_) and all(_is_plain(field.type) for field in type_)),
+        ("value", of.is_nested(type_)),
+    )
+    return next((kind for kind, holds in tests if holds), "text")
 
 
 def is_list(type_: Any) -> bool:
@@ -84,15 +82,18 @@ def _look(column: Any, texts_only: bool) -> Look | None:
     if kind != "text":
         return None if kind is None else Look(kind)
     values = as_text(column).drop_null()
-    if not len(values):
-        return None if texts_only else Look("text")
-    if _all(values, _JSON):
-        return Look("value")
+    if texts_only and not len(values):
+        return None
+    varied = _distinct(values) > min(_DISTINCT, max(2, len(values) // 2))
+    return Look(_read_as(values, texts_only), varied)
+
+
+def _read_as(values: Any, texts_only: bool) -> Kind:
+    if len(values) and _all(values, _JSON):
+        return "value"
     if texts_only and _are_numbers(values):
-        return Look("number")
-    if texts_only and _all(values, _TIME):
-        return Look("time")
-    return Look("text", varied=_distinct(values) > min(_DISTINCT, max(2, len(values) // 2)))
+        return "number"
+    return "time" if texts_only and _all(values, _TIME) else "text"
 
 
 def as_text(column: Any) -> Any:

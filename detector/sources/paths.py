@@ -40,7 +40,7 @@ def _files(path: Path, suffixes: Collection[str]) -> Iterator[Path]:
     if path.is_dir():
         yield from _parts(path, suffixes)
     elif not path.exists() and has_magic(str(path)):
-        matches = [Path(name) for name in glob(str(path), recursive=True)]
+        matches = [Path(name) for name in glob(str(path), recursive=True)]  # noqa: PTH207 - its pattern may begin with /
         if not matches:
             raise ConfigurationError(f"{path}: no file has such a name")
         for match in sorted(matches, key=_natural):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,7 @@ _SCALARS = frozenset[Kind]({"number", "text", "time"})
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``columns``: those of each role, more than one of features and outputs at most; ``constants``: texts that hold
-    for all rows. ``kinds``: of the columns of features and outputs. ``notes``: what was assumed, for people."""
+    for all rows. ``kinds``: of the columns. ``notes``: what was assumed, for people."""
 
     columns: Mapping[str, tuple[str, ...]]
     constants: Mapping[str, str]
@@ -45,15 +45,15 @@ class Plan:
 
 
 def make_plan(path: Path, looks: Looks, sources: Sources) -> Plan:
-    """The plan for the table in ``path``, whose columns have ``looks``. Raises ConfigurationError where they do not fit,
-    with what to say."""
+    """The plan for the table in ``path``, whose columns have ``looks``. Raises ConfigurationError, with what to say,
+    where they do not fit."""
     search = _Search(path, looks, sources)
     search.said()
     search.named()
     search.fit()
     search.assume()
     _check_kinds(path, search.columns, looks)
-    kinds = {name: looks[name].kind for role in VECTORS for name in search.columns.get(role, ())}
+    kinds = {name: looks[name].kind for name in dict.fromkeys(name for own in search.columns.values() for name in own)}
     return Plan(search.columns, search.constants, kinds, tuple(search.notes))
 
 
@@ -108,11 +108,15 @@ class _Search:
         if not self._has("outputs"):
             self.notes.append("no outputs; only what was asked is judged. Name them with --map outputs=COLUMNS")
         if not self._has("occurred_at"):
-            self.notes.append("no occurred_at; rows count as one second apart, as they stand. Name it with --map occurred_at=COLUMN")
+            self.notes.append(
+                "no occurred_at; rows count as one second apart, as they stand. Name it with --map occurred_at=COLUMN"
+            )
         for role, stand_in in STAND_INS.items():
             if not self._has(role):
                 self.constants[role] = stand_in
-                self.notes.append(f"no {role}; all rows are of {stand_in!r}. Name it with --map {role}=COLUMN or {role}=@NAME")
+                self.notes.append(
+                    f"no {role}; all rows are of {stand_in!r}. Name it with --map {role}=COLUMN or {role}=@NAME"
+                )
 
     def _has(self, role: str) -> bool:
         return role in self.columns or role in self.constants

@@ -13,7 +13,17 @@ Looks = Mapping[str, Look]
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "principal": (
-        *("user_id", "account_id", "customer_id", "client_id", "api_key", "api_key_id", "key_id", "tenant_id", "tenant"),
+        *(
+            "user_id",
+            "account_id",
+            "customer_id",
+            "client_id",
+            "api_key",
+            "api_key_id",
+            "key_id",
+            "tenant_id",
+            "tenant",
+        ),
         *("org_id", "organization_id", "member_id", "subscriber_id", "consumer_id", "caller_id", "caller", "uid"),
         *("user", "account", "customer", "client", "username", "user_name", "userid", "apikey", "login"),
     ),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.sources.looks import Look
-from detector.sources.mapping import Source, Sources
+from detector.sources.mapping import Sources
 from detector.sources.paths import partitions
 from detector.sources.plan import Plan, make_plan
-
-_NOTHING: Mapping[str, Source] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -23,7 +20,7 @@ class Reading:
     """``sources``: what was said of columns; ``tell`` is told, once each, what was assumed. Logs that have the same
     columns are read alike, and rows without a time follow one another over all logs."""
 
-    sources: Sources = _NOTHING
+    sources: Sources = field(default_factory=dict)
     tell: Callable[[str], None] = lambda _: None
     _plans: dict[frozenset[str], Plan] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)

@@ -127,7 +127,9 @@ class _Form:
             strings_can_be_null=True,
         )
         table = arrow.read_csv(pa.BufferReader(chunk), read, parse, convert)
-        return table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], table.schema)
+        return (
+            table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], table.schema)
+        )
 
 
 def _form(path: Path, file: BinaryIO) -> _Form | None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.batches import in_log_order
+from detector.contracts.codecs.loose_values import shown
 from detector.contracts.codecs.mending import TEXT_COLUMNS
 from detector.contracts.codecs.queries_json import decode_json_run
 from detector.contracts.codecs.screening import screen
@@ -64,7 +65,8 @@ class _Columns:
     texts: dict[str, list[str | None]]
     occurred_at: NDArray[np.float64]
     features: Vectors
-    outputs: Vectors | None
+    outputs: Vectors
+    answered: NDArray[np.bool_]
     lists: dict[str, Lists]
     numbers: dict[str, NDArray[Any]]
     set_: dict[str, NDArray[np.bool_]]
@@ -73,29 +75,32 @@ class _Columns:
     def of(cls, reading: Reading, plan: Plan, part: Part) -> _Columns:
         texts = _texts(plan, part)
         occurred_at = _times(reading, plan, part)
-        features, outputs = features_of(part, plan), outputs_of(part, plan)
-        columns = cls(texts, occurred_at, features, outputs, {}, {}, {})
-        columns._add_optional(plan, part)  # noqa: SLF001 - its own
+        columns = cls(texts, occurred_at, features_of(part, plan), *outputs_of(part, plan), {}, {}, {})
+        columns._add_optional(plan, part)
         _find_faults(columns, part)
         return columns
 
     def _add_optional(self, plan: Plan, part: Part) -> None:
+        given = {role: part.columns[name] for role in (*LISTS, *NUMBERS) if (name := plan.column(role))}
         for role in LISTS:
-            if name := plan.column(role):
-                self.lists[role], self.set_[role] = lists_of(part, role, part.columns[name])
+            if role in given:
+                self.lists[role], self.set_[role] = lists_of(part, role, given[role])
         for role in NUMBERS:
-            if name := plan.column(role):
-                self.numbers[role], self.set_[role] = optional_numbers(part, role, part.columns[name])
-        for role in TEXT_COLUMNS:
-            if role in self.texts:
-                self.set_[role] = np.array([text is not None for text in self.texts[role]], np.bool_)
+            if role in given:
+                self.numbers[role], self.set_[role] = optional_numbers(part, role, given[role])
+        for role in (role for role in TEXT_COLUMNS if role in self.texts):
+            self.set_[role] = np.array([text is not None for text in self.texts[role]], np.bool_)
+        self._leave_out(part)
+
+    def _leave_out(self, part: Part) -> None:
+        """Lists of another length than the row calls for are as good as null."""
         width = self.features.lengths if isinstance(self.features, Lists) else -1
         for role, own in (("missing", width), ("specification", 2)):
             if role in self.lists:
                 odd = (self.lists[role].lengths != own) & self.set_[role]
-                if odd.any():
-                    part.repaired["column"] += int(odd.sum())
-                    self.set_[role] &= ~odd
+                part.repaired["column"] += int(odd.sum())
+                self.set_[role] &= ~odd
+        part.repaired = +part.repaired
 
     def take(self, rows: NDArray[np.int64]) -> _Columns:
         """Those of ``rows``."""
@@ -104,7 +109,8 @@ class _Columns:
             {role: [own[row] for row in at] for role, own in self.texts.items()},
             self.occurred_at[rows],
             self.features.take(rows),
-            None if self.outputs is None else self.outputs.take(rows),
+            self.outputs.take(rows),
+            self.answered[rows],
             {role: own.take(rows) for role, own in self.lists.items()},
             {role: own[rows] for role, own in self.numbers.items()},
             {role: own[rows] for role, own in self.set_.items()},
@@ -112,14 +118,16 @@ class _Columns:
 
     def kinds(self) -> list[str]:
         """What the outputs of each row are: as it says, else as many as they are."""
-        rows, said = len(self.occurred_at), self.texts.get("output_kind")
-        if self.outputs is None:
-            return ["none"] * rows
-        if isinstance(self.outputs, Named) and not self.outputs.names:
-            return ["label"] * rows
-        lengths = [] if isinstance(self.outputs, Values) else self.outputs.lengths.tolist()
-        alone = ["unstated" if length == 1 else "probabilities" for length in lengths]
-        return alone if said is None else [kind or own for kind, own in zip(said, alone, strict=True)]
+        said = self.texts.get("output_kind") or [None] * len(self.answered)
+        if isinstance(self.outputs, Named):
+            alone = ["probabilities" if self.outputs.names else "label"] * len(said)
+            said = [kind if kind == "none" or self.outputs.names else None for kind in said]
+        else:
+            lengths = cast("Lists", self.outputs).lengths.tolist()
+            alone = ["unstated" if length == 1 else "probabilities" for length in lengths]
+        known = [None if kind == "unstated" else kind for kind in said]
+        given = [kind or own for kind, own in zip(known, alone, strict=True)]
+        return [kind if answered else "none" for kind, answered in zip(given, self.answered.tolist(), strict=True)]
 
     def breaks(self) -> NDArray[np.bool_]:
         """Where a row cannot share a batch with the one before it; true for the first."""
@@ -134,19 +142,20 @@ class _Columns:
 
     def batch(self, first: int, stop: int) -> QueryBatch:
         """Rows ``first`` to ``stop``, which share a shape."""
+        kind = self.kinds()[first]
         numbers: dict[str, int] = {}
         own = {role: [text or "" for text in texts[first:stop]] for role, texts in self.texts.items()}
         index = [numbers.setdefault(name, len(numbers)) for name in own["principal"]]
         return QueryBatch(
             model=own["model"][0],
             model_version=own["model_version"][0],
-            output_kind=cast("OutputKind", self.kinds()[first]),
+            output_kind=cast("OutputKind", kind),
             event_ids=own["event_id"],
             occurred_at=self.occurred_at[first:stop],
             principals=list(numbers),
             principal_index=np.array(index, np.int32),
             **self._features(first, stop),
-            **self._outputs(first, stop),
+            **self._outputs(kind, first, stop),
             **self._optional(first, stop, own),
         )
 
@@ -157,9 +166,9 @@ class _Columns:
         texts = None if own.texts is None else own.texts[first:stop]
         return {"features": own.numbers[first:stop], "feature_names": own.names, "texts": texts}
 
-    def _outputs(self, first: int, stop: int) -> dict[str, Any]:
+    def _outputs(self, kind: str, first: int, stop: int) -> dict[str, Any]:
         rows = stop - first
-        if self.outputs is None:
+        if kind == "none":
             return {"outputs": np.zeros((rows, 0), np.float32)}
         if isinstance(self.outputs, Lists):
             return {"outputs": self.outputs.matrix(first, stop)}
@@ -181,20 +190,17 @@ class _Columns:
         rows = len(self.occurred_at)
         features, outputs = _entries(self.features, rows), _entries(self.outputs, rows)
         for row in range(rows):
-            fields = {role: own[row] for role, own in self.texts.items() if own[row] is not None}
+            fields: dict[str, Any] = {role: own[row] for role, own in self.texts.items() if own[row] is not None}
             fields |= {"occurred_at": float(self.occurred_at[row]), "features": features(row)}
-            if self.outputs is not None:
-                fields["outputs"] = outputs(row)
+            fields["outputs"] = outputs(row) if self.answered[row] else None
             for role in (role for role, is_set in self.set_.items() if is_set[row] and role not in TEXT_COLUMNS):
                 own = self.lists[role].matrix(row, row + 1)[0] if role in self.lists else self.numbers[role][row]
                 fields[role] = own.tolist()
             yield json.dumps(fields).encode()
 
 
-def _entries(vectors: Vectors | None, rows: int) -> Callable[[int], Any]:
+def _entries(vectors: Vectors, rows: int) -> Callable[[int], Any]:
     """Gives what JSON has for a row."""
-    if vectors is None:
-        return lambda _: None
     if isinstance(vectors, Values):
         return vectors.values.__getitem__
     if isinstance(vectors, Lists):
@@ -228,8 +234,9 @@ def _times(reading: Reading, plan: Plan, part: Part) -> NDArray[np.float64]:
     column = part.columns[name]
     times = seconds(column)
     for row in np.flatnonzero(np.isnan(times)).tolist():
-        value = column[row]
-        part.refuse(row, f"{name} is {value.as_py()!r:.60}, which is no moment" if value.is_valid else f"{name} is null", "time")
+        value = column[row].as_py()
+        told = "null" if value is None else f"{shown(value)}, which is no moment"
+        part.refuse(row, f"{name} is {told}", "time")
     return times
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -46,71 +46,93 @@ class Values:
 
 Vectors = Lists | Named | Values
 
+_WORD, _LETTERS = re.compile(r".*[\W_](?=[^\W_]+$)"), re.compile(r"\D+(?=\d+$)")
+_ENTRY = {"label", "class", "name", "score", "probability"}
+"""Fields of a struct that is one of the best classes rather than what each class has."""
+
 
 def features_of(part: Part, plan: Plan) -> Vectors:
     """The features of each row of ``part``."""
     own = plan.columns["features"]
-    return _whole(part, plan, "features", own[0]) if plan.is_one("features") else _named(part, plan, own)
+    if not plan.is_one("features"):
+        return _named(part, plan, sorted(own))
+    column = part.columns[own[0]]
+    for row in np.flatnonzero(~is_set(column)).tolist():
+        part.refuse(row, f"{own[0]} is null")
+    return _whole(part, plan, "features", own[0])
 
 
-def outputs_of(part: Part, plan: Plan) -> Vectors | None:
-    """The outputs of each row of ``part``; a text is a name of one output of 1. None: there are none."""
+def outputs_of(part: Part, plan: Plan) -> tuple[Vectors, NDArray[np.bool_]]:
+    """The outputs of each row of ``part``, of a text a ``Named`` without names; and which rows have any, bool (n,)."""
     own = plan.columns.get("outputs", ())
     if len(own) == 1:
-        return _whole(part, plan, "outputs", own[0])
-    if not own:
-        return None
+        return _whole(part, plan, "outputs", own[0]), is_set(part.columns[own[0]])
     named = _named(part, plan, own)
-    start = len(commonprefix(own))
-    for row in np.flatnonzero(np.isnan(named.numbers).any(axis=1)).tolist():
-        part.refuse(row, f"{own[int(np.isnan(named.numbers[row]).argmax())]} is null")
-    return Named(tuple(name[start:] or name for name in own), named.numbers)
+    absent: NDArray[np.bool_] = np.isnan(named.numbers)
+    for row in np.flatnonzero(absent.any(axis=1) & ~absent.all(axis=1)).tolist():
+        part.refuse(row, f"{named.names[int(absent[row].argmax())]} is null")
+    is_answered: NDArray[np.bool_] = np.logical_not(np.logical_and.reduce(absent, axis=1))
+    return Named(class_names(named.names), named.numbers), is_answered
+
+
+def class_names(columns: Sequence[str]) -> tuple[str, ...]:
+    """What output ``columns`` are of, without what all their names begin with."""
+    for beginning in (_WORD, _LETTERS):
+        found = {match[0] if (match := beginning.match(name)) else "" for name in columns}
+        if len(found) == 1:
+            start = len(found.pop())
+            return tuple(name[start:] or name for name in columns)
+    return tuple(columns)
 
 
 def _whole(part: Part, plan: Plan, role: str, name: str) -> Vectors:
     """A column that holds the whole vector of each row, or the one output."""
     column = part.columns[name]
-    for row in np.flatnonzero(~is_set(column)).tolist():
-        part.refuse(row, f"{name} is null")
     kind = plan.kinds[name] if kind_of(column.type) == "text" or is_list(column.type) else kind_of(column.type)
-    if kind in {"list", None}:
+    if kind == "list" or kind is None:
         return lists_of(part, role, column)[0]
-    if kind == "record":
-        return _record(part, column)
-    if kind == "value":
+    if kind == "record" and (role == "features" or _is_distribution(column.type)):
+        return _record(part, column, is_sorted=role == "features")
+    if kind in {"value", "record"}:
         return _plainly(part, role, values_of(part, name, column))
     if kind == "text":
         names = np.array([text or "" for text in texts_of(column)], object)[:, None]
         return Named((), np.ones((len(part), 1), np.float32), names)
-    numbers = numbers_of(part, name, column)
-    return Lists(_float32(numbers), np.arange(len(part) + 1))
+    return Lists(_float32(numbers_of(part, name, column)), np.arange(len(part) + 1))
+
+
+def _is_distribution(struct: Any) -> bool:
+    """Whether the fields of ``struct`` are classes."""
+    names = {field.name for field in struct}
+    return len(names) > 1 and not names & _ENTRY and all(kind_of(field.type) == "number" for field in struct)
 
 
 def _named(part: Part, plan: Plan, names: Sequence[str]) -> Named:
     """Columns of a number or a text each."""
-    texts = [name for name in names if plan.kinds[name] == "text"]
-    numbers = [name for name in names if name not in texts]
-    return _joined(part, {name: part.columns[name] for name in numbers}, {name: part.columns[name] for name in texts})
+    return _joined(
+        part, {name: part.columns[name] for name in names}, {name for name in names if plan.kinds[name] == "text"}
+    )
 
 
-def _record(part: Part, column: Any) -> Named:
+def _record(part: Part, column: Any, *, is_sorted: bool) -> Named:
     import pyarrow.compute as pc
 
-    fields = {field.name: pc.struct_field(column, at) for at, field in enumerate(column.type)}
-    texts = {name: own for name, own in fields.items() if kind_of(own.type) == "text"}
-    return _joined(part, {name: own for name, own in fields.items() if name not in texts}, texts)
+    names = [field.name for field in column.type]
+    fields = {name: pc.struct_field(column, names.index(name)) for name in (sorted(names) if is_sorted else names)}
+    return _joined(part, fields, {name for name, own in fields.items() if kind_of(own.type) == "text"})
 
 
-def _joined(part: Part, numbers: dict[str, Any], texts: dict[str, Any]) -> Named:
+def _joined(part: Part, columns: Mapping[str, Any], texts: set[str]) -> Named:
+    """``columns`` by name, those of ``texts`` last; features in the order of their names, as those of a JSON query."""
+    numbers = [name for name in columns if name not in texts]
     matrix = np.empty((len(part), len(numbers)), np.float32)
-    for at, (name, column) in enumerate(numbers.items()):
-        matrix[:, at] = _float32(numbers_of(part, name, column))
-    words = None
-    if texts:
-        words = np.empty((len(part), len(texts)), object)
-        for at, column in enumerate(texts.values()):
-            words[:, at] = texts_of(column)
-    return Named((*numbers, *texts), matrix, words)
+    for at, name in enumerate(numbers):
+        matrix[:, at] = _float32(numbers_of(part, name, columns[name]))
+    names = [name for name in columns if name in texts]
+    words = np.empty((len(part), len(names)), object)
+    for at, name in enumerate(names):
+        words[:, at] = texts_of(columns[name])
+    return Named((*numbers, *names), matrix, words if names else None)
 
 
 def _float32(numbers: NDArray[np.float64]) -> NDArray[np.float32]:

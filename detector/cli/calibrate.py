@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.cli.logs import Map, check_refused, reading
 from detector.cli.output_files import file_for, write
 from detector.cli.replay import bar, rows_in
 from detector.cli.screen import console, say
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from detector.cli.honest import Traffic
     from detector.core.calibration.screening import Screened
     from detector.core.calibration.suspects import Outlier
+    from detector.runtime.settings import Settings
+    from detector.sources import Reading
 
 FEW = 9
 """With fewer accounts the tail of honest behaviour is a guess."""
@@ -56,22 +59,26 @@ def calibrate(
     ] = None,
     model_name: Annotated[str | None, typer.Option("--model-name", help="Of the models in the logs.")] = None,
     model_version: Annotated[str | None, typer.Option("--model-version", help="Of the versions in the logs.")] = None,
+    map_: Map = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Learn from honest traffic what is ordinary, so that no more than --budget of honest accounts are flagged."""
     from detector.cli.calibrating import Request, accounts_in, make_profile
+    from detector.runtime.settings import load_settings
 
     logs = [*(honest or []), *(files or [])]
     if bool(logs) == (since is not None):
         raise typer.BadParameter("name honest logs with --honest, or a time with --since, and not both")
     file_for(out)
-    screen = console(stderr=True)
-    traffic = _read(screen, logs) if since is None else _hear(since, settings)
-    request = Request(budget, model_name, model_version, validation, model, leave_out or ())
+    screen, loaded = console(stderr=True), load_settings(settings)
+    how = reading(loaded, map_)
+    traffic = _read(screen, logs, how) if since is None else _hear(since, loaded)
+    request = Request(budget, model_name, model_version, validation, model, leave_out or (), how)
     with bar(screen, "accounts", accounts_in(traffic)) as progress:
         made = make_profile(traffic, request, progress)
     write(out, made.profile.to_bytes())
     say(*told(made, traffic, budget), f"{'profile':<12}{out}, {made.profile.hash}")
+    check_refused(traffic.rows, traffic.reasons)
 
 
 def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
@@ -154,16 +161,15 @@ def _not_used(traffic: Traffic) -> str:
     return "; left out: " + ", ".join(dishonest + refused) if dishonest + refused else ""
 
 
-def _read(screen: Console, logs: list[Path]) -> Traffic:
+def _read(screen: Console, logs: list[Path], how: Reading) -> Traffic:
     from detector.cli.honest import read_files
 
     with bar(screen, "rows", rows_in(logs)) as progress:
-        return read_files(logs, progress)
+        return read_files(logs, progress, how)
 
 
-def _hear(since: str, settings: Path | None) -> Traffic:
+def _hear(since: str, settings: Settings) -> Traffic:
     from detector.cli.honest import read_topic
     from detector.cli.operator import seconds
-    from detector.runtime.settings import load_settings
 
-    return read_topic(load_settings(settings).kafka, time.time() - seconds(since))
+    return read_topic(settings.kafka, time.time() - seconds(since))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from detector.core.profile import Profile
 from detector.core.stream import labels_of
 from detector.core.validation import ROWS, Validation
 from detector.runtime.text_files import read_text
-from detector.sources import format_of
+from detector.sources import Reading, format_of
 
 _SEED = 0
 """Of too many validation rows the same ones are kept each time."""
@@ -30,7 +30,8 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What ``calibrate`` was asked for. ``leave_out``: names of accounts that do not count as honest."""
+    """What ``calibrate`` was asked for. ``leave_out``: names of accounts that do not count as honest;
+    ``reading``: of ``validation``."""
 
     budget: float
     model: str | None = None
@@ -38,6 +39,7 @@ class Request:
     validation: Path | None = None
     owner_model: Path | None = None
     leave_out: Collection[str] = ()
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def make_profile(traffic: Traffic, request: Request, progress: Callable[[int], N
     ConfigurationError."""
     pieces = of_one_version(traffic.pieces, request.model, request.model_version)
     accounts = accounts_of(pieces)
-    owned = Owned(_owner_model(request.owner_model), _validation(request.validation, pieces[0]))
+    owned = Owned(_owner_model(request.owner_model), _validation(request, pieces[0]))
     screened = calibrate_screened(accounts, request.budget, request.leave_out, progress, owned)
     queries = int(screened.calibration.queries.sum())
     given = [path for path in (request.validation, request.owner_model) if path is not None]
@@ -106,11 +108,12 @@ def _owner_model(path: Path | None) -> Any:
         raise ConfigurationError(f"--model: {path}: {error}") from error
 
 
-def _validation(path: Path | None, honest: QueryBatch) -> Validation | None:
-    """Of the log at ``path``; of more rows than are kept, random ones."""
+def _validation(request: Request, honest: QueryBatch) -> Validation | None:
+    """Of the log that is asked for; of more rows than are kept, random ones."""
+    path = request.validation
     if path is None:
         return None
-    pieces = [portion.batch for portion in format_of(path).read(path) if portion.batch is not None]
+    pieces = [portion.batch for portion in format_of(path).read(path, request.reading) if portion.batch is not None]
     if not pieces or {own.dimension for own in pieces} != {honest.dimension}:
         found = sorted({own.dimension for own in pieces})
         raise ConfigurationError(

@@ -11,7 +11,7 @@ Kind = Literal["number", "text", "time", "list", "record", "value"]
 
 _DISTINCT, _NAMES = 100, 20
 _JSON = r"^\s*[\[{]"
-_NUMBER = r"^\s*([+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?|nan|true|false)\s*$"
+_NUMBER = r"(?i)^\s*([+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?|nan|true|false)\s*$"
 _TIME = r"^\s*\d{4}-\d\d-\d\d([T ]\d\d:\d\d|\s*$)"
 
 
@@ -78,7 +78,7 @@ def _holds_names(type_: Any) -> bool:
 def _look(column: Any, texts_only: bool) -> Look | None:
     kind = kind_of(column.type)
     if kind == "list" and is_text(column.type.value_type):
-        return Look("list" if _are_numbers(column.flatten().drop_null()) else "value")
+        return Look("list" if _mostly_numbers(as_text(column.flatten().drop_null())) else "value")
     if kind != "text":
         return None if kind is None else Look(kind)
     values = as_text(column).drop_null()
@@ -107,13 +107,14 @@ def as_text(column: Any) -> Any:
 
 def _are_numbers(texts: Any) -> bool:
     """Whether ``texts`` are numbers, of which a few may be odd, rather than names of which some look like numbers."""
+    names = _distinct(texts) <= min(_NAMES, len(texts) // 10) and not _all(texts, _NUMBER)
+    return not names and _mostly_numbers(texts)
+
+
+def _mostly_numbers(texts: Any) -> bool:
     import pyarrow.compute as pc
 
-    texts = as_text(texts)
-    numbers = pc.sum(pc.match_substring_regex(texts, _NUMBER, ignore_case=True)).as_py() or 0
-    if numbers == len(texts):
-        return True
-    return 2 * numbers > len(texts) and _distinct(texts) > min(_NAMES, len(texts) // 4)
+    return 2 * (pc.sum(pc.match_substring_regex(texts, _NUMBER)).as_py() or 0) > len(texts)
 
 
 def _all(texts: Any, pattern: str) -> bool:

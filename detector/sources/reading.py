@@ -17,11 +17,13 @@ from detector.sources.plan import Plan, make_plan
 
 @dataclass(slots=True)
 class Reading:
-    """``sources``: what was said of columns; ``tell`` is told, once each, what was assumed. Logs that have the same
-    columns are read alike, and rows without a time follow one another over all logs."""
+    """``sources``: what was said of columns; ``tell`` is told, once each, what was assumed; ``merge``: several logs are
+    read as one, by ``occurred_at``, else one after another. Logs that have the same columns are read alike, and rows
+    without a time follow one another over all logs."""
 
     sources: Sources = field(default_factory=dict)
     tell: Callable[[str], None] = lambda _: None
+    merge: bool = False
     _plans: dict[frozenset[str], Plan] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
     _timeless: int = 0

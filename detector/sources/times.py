@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detector.sources.looks import as_text, is_text
 
-_PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SECONDS, _UNITS = 1e11, (1e3, 1e6, 1e9)
 """Larger numbers are no seconds but milliseconds, a thousand times larger ones microseconds, and so on."""
 
@@ -27,7 +27,7 @@ def seconds(column: Any) -> NDArray[np.float64]:
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("s"))
     if pa.types.is_timestamp(column.type):
-        return _floats(column.cast("int64")) / _PER_SECOND[column.type.unit]
+        return _of_ticks(column, _PER_SECOND[column.type.unit])
     if is_text(column.type):
         return _of_texts(as_text(column))
     try:
@@ -51,6 +51,13 @@ def moment(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(by_size(np.array(value, np.float64)))
+
+
+def _of_ticks(column: Any, per_second: int) -> NDArray[np.float64]:
+    """Whole seconds and their parts apart, or nanoseconds would be rounded twice."""
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    whole, parts = np.divmod(column.cast("int64").fill_null(0).to_numpy(zero_copy_only=False), per_second)
+    return np.where(valid, whole + parts / per_second, nan)
 
 
 def _floats(column: Any) -> NDArray[np.float64]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.cli.form_words import form_lines
 from detector.cli.logs import Map, check_refused, reading
 from detector.cli.output_files import file_for, write
-from detector.cli.replay import bar, rows_in
+from detector.cli.replay import OutputsName, bar, rows_in
 from detector.cli.screen import console, say
+from detector.contracts.principals import EVERYONE
 from detector.core.calibration.achieved import CONFIDENCE
 from detector.core.calibration.calibrate import GROUPS
 from detector.core.calibration.crossfit import FEWEST_QUERIES
@@ -54,6 +57,10 @@ def calibrate(
     budget: Annotated[
         float, typer.Option("--budget", min=1e-6, max=0.5, help="Share of honest accounts that may be flagged.")
     ] = 0.01,
+    outputs: Annotated[
+        OutputsName | None,
+        typer.Option("--outputs", help="What outputs are. [default: the setting, else what they look like]"),
+    ] = None,
     leave_out: Annotated[
         list[str] | None, typer.Option("--leave-out", help="Account that is not honest.", show_default=False)
     ] = None,
@@ -73,12 +80,13 @@ def calibrate(
     screen, loaded = console(stderr=True), load_settings(settings)
     how = reading(loaded, map_)
     traffic = _read(screen, logs, how) if since is None else _hear(since, loaded)
-    request = Request(budget, model_name, model_version, validation, model, leave_out or (), how)
+    said = {EVERYONE: outputs.value} if outputs else loaded.detection.outputs
+    request = Request(budget, model_name, model_version, validation, model, leave_out or (), said, how)
     with bar(screen, "accounts", accounts_in(traffic)) as progress:
         made = make_profile(traffic, request, progress)
     write(out, made.profile.to_bytes())
     say(*told(made, traffic, budget), f"{'profile':<12}{out}, {made.profile.hash}")
-    check_refused(traffic.rows, traffic.reasons)
+    check_refused(traffic.rows, traffic.reasons + Counter(dimension=made.traffic.left_out))
 
 
 def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
@@ -88,6 +96,8 @@ def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
     least, most = calibration.moves
     yield f"{'model':<12}{profile.model} {profile.model_version}"
     yield f"{'rests on':<12}{len(calibration.accounts)} accounts and {made.queries} queries{_not_used(traffic)}"
+    for heading, line in form_lines(made.traffic):
+        yield f"{heading:<12}{line}"
     for name in screened.left_out:
         yield f"{'left out':<12}{name}, as asked"
     yield f"{'threshold':<12}{threshold:.1f} standard deviations that no honest account explains"

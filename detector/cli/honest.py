@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -22,8 +22,6 @@ from detector.sources.labels import honest_rows
 
 _DIGEST_BYTES = 16
 _CHUNK = 1 << 20
-
-_Shape = tuple[int, str, int]
 
 
 @dataclass(slots=True)
@@ -45,21 +43,6 @@ class Traffic:
         """All that were read, good and bad."""
         return sum(map(len, self.pieces)) + self.dishonest + self.refused
 
-    def refuse_odd_forms(self) -> None:
-        """Of each model version the rows of the commonest form stay: widths of unnamed vectors, and kind of outputs."""
-        forms: defaultdict[tuple[str, str], Counter[_Shape]] = defaultdict(Counter)
-        for piece in self.pieces:
-            forms[piece.model, piece.model_version][_shape(piece)] += len(piece)
-        common = {version: shapes.most_common(1)[0][0] for version, shapes in forms.items()}
-        kept = []
-        for piece in self.pieces:
-            shape, usual = _shape(piece), common[piece.model, piece.model_version]
-            if shape == usual:
-                kept.append(piece)
-            else:
-                self.reasons["dimension" if shape[0] != usual[0] else "outputs"] += len(piece)
-        self.pieces = kept
-
 
 def read_files(paths: Sequence[Path], progress: Callable[[int], None], reading: Reading | None = None) -> Traffic:
     """The honest queries in ``paths``, files, folders of parts or patterns, as ``reading`` says; ``progress`` is told
@@ -72,14 +55,7 @@ def read_files(paths: Sequence[Path], progress: Callable[[int], None], reading: 
             traffic.pieces += _honest(portion, honest, traffic)
             progress(len(portion.rows) + len(portion.bad_rows))
         traffic.digests.append(digest_of(path))
-    traffic.refuse_odd_forms()
     return traffic
-
-
-def _shape(piece: QueryBatch) -> _Shape:
-    """Features, kind of outputs, and how many; -1 of those that are named."""
-    features = piece.dimension if piece.feature_names is None else -1
-    return features, piece.output_kind, piece.outputs.shape[1] if piece.output_names is None else -1
 
 
 def digest_of(path: Path) -> str:
@@ -104,7 +80,6 @@ def read_topic(settings: KafkaSettings, since: float) -> Traffic:
     for run in _runs(records):
         traffic.reasons.update(bad.reason for _, bad in run.bad)
         traffic.pieces += [batch for batch, _, _ in in_log_order(run.parts)]
-    traffic.refuse_odd_forms()
     return traffic
 
 

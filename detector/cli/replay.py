@@ -15,6 +15,7 @@ import typer
 from detector.cli.logs import LOGS, Map, check_refused, files_in, reading
 from detector.cli.output_files import folder_for
 from detector.cli.screen import console, note
+from detector.contracts.principals import EVERYONE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +30,16 @@ class ModeName(StrEnum):
 
     COMPATIBLE = "compatible"
     DEFAULT = "default"
+
+
+class OutputsName(StrEnum):
+    """What ``--outputs`` takes."""
+
+    PROBABILITY = "probability"
+    SCORE = "score"
+    LABEL = "label"
+    PROBABILITIES = "probabilities"
+    NONE = "none"
 
 
 def replay(
@@ -50,6 +61,10 @@ def replay(
         list[Path] | None,
         typer.Option("--profile", help="Of a model version, as weirguard calibrate writes it. [default: the setting]"),
     ] = None,
+    outputs: Annotated[
+        OutputsName | None,
+        typer.Option("--outputs", help="What those of models without a profile are. [default: the setting]"),
+    ] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Judge recorded queries from files as the service would, and write what comes of it."""
@@ -62,6 +77,7 @@ def replay(
     given = given_profiles(profile)
     loaded = load_settings(settings)
     config = _changed(engine_config(loaded), mode, delta, given)
+    config = changed(config, outputs={EVERYONE: outputs.value}) if outputs else config
     logs = files_in(files)
     with bar(console(stderr=True), "replay", rows_in(logs)) as progress:
         summary = replay_files(

@@ -90,6 +90,7 @@ class Report:
     ) -> None:
         """Write what one micro-batch came to."""
         self._count("evicted", observation.evicted)
+        self.repaired += observation.repaired
         self._refuse_by_engine(part, observation)
         kept = np.flatnonzero(observation.index >= 0)
         self._count("queries", len(kept))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,7 +58,8 @@ class Observation:
     signal, float64 (n,), NaN while silent. ``findings``: one for each row at which a principal became a
     suspect, in row order. ``refused``: rows that nothing could judge, for their dimension or as no
     profile fits, in row order. ``evicted``: how many
-    principals were forgotten for space. ``sections``: the change of state, for the state log.
+    principals were forgotten for space. ``repaired``: rows that were odd to their profile's form, by a word of
+    ``limits.FORM_REPAIRS``. ``sections``: the change of state, for the state log.
     """
 
     keys: list[PrincipalKey]
@@ -71,3 +73,4 @@ class Observation:
     sections: Sections
     refused: list[BadRow] = field(default_factory=list)
     evicted: int = 0
+    repaired: Counter[str] = field(default_factory=Counter)

@@ -33,7 +33,7 @@ class Engine:
         self.skipped_sections = 0
         self._state = State(config, registry)
         self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in config.judging}
-        self._fitting = Fitting(config.judging)
+        self._fitting = Fitting(config.judging, config.outputs)
         self._shard = Shard()
 
     def sibling(self) -> Engine:

@@ -50,6 +50,8 @@ class Sight:
         """float32 (n, k): what the model said, NaN where that is not of the reference's kind and width."""
         rows, reference = self.rows, self.reference
         width = reference.outputs.shape[1]
+        if not width:
+            return np.full((len(rows), 1), np.nan, np.float32)
         fitting = [
             batch.output_kind == reference.output_kind and batch.outputs.shape[1] == width for batch in rows.batches
         ]

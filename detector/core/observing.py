@@ -327,6 +327,7 @@ class Observing:
             sections=own.changes.sections(),
             refused=own.refused,
             evicted=own.evicted,
+            repaired=stream.repaired[at],
         )
 
     def _named(self, at: int, rows: slice) -> tuple[list[Key], Array]:

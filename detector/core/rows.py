@@ -35,7 +35,7 @@ class Rows:
     ``slots`` and ``pools`` int64: those that occur; ``slot`` and ``pool`` int64 (n,) are positions in them.
     ``pool_slot`` gives the position of each pool's slot, ``pool_label`` its class. ``index`` int64 (n,): the
     query's number within its principal. ``features`` float32 (n, d). ``outputs`` float32 (n, k), what the model
-    said, NaN to the right where a record had fewer.
+    said, NaN to the right where a record had fewer, or none.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Rows:
 
     @cached_property
     def outputs(self) -> NDArray[np.float32]:
-        widest = max(batch.outputs.shape[1] for batch in self.batches)
+        widest = max(1, *(batch.outputs.shape[1] for batch in self.batches))
         outputs = np.full((len(self), widest), np.nan, np.float32)
         for at, rows in self._sources:
             values = self.batches[at].outputs
@@ -79,6 +79,8 @@ class Rows:
         for at, rows in self._sources:
             outputs = self.batches[at].outputs[self.batch_row[rows]]
             two = min(outputs.shape[1], 2)
+            if not two:
+                continue
             top[rows, 2 - two :] = np.partition(outputs, -two, axis=1)[:, -two:]
         return top
 

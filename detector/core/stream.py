@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -17,7 +18,8 @@ from detector.core.principals import Key
 
 
 class Stream:
-    """One micro-batch of each shard, one shard after the other.
+    """One micro-batch of each shard, one shard after the other: ``pieces`` of plain queries, and by shard what of them
+    was ``repaired`` for that.
 
     ``keys`` that occur, by the version that judges (``Fitting.judged_as``; the query's own where none does), those of
     shard i from ``key_edges[i]`` to ``key_edges[i + 1]``; the shard's rows are ``edges[i]`` to ``edges[i + 1]``.
@@ -28,8 +30,9 @@ class Stream:
 
     def __init__(self, batches: Sequence[MicroBatch], fitting: Fitting) -> None:
         owned = [(at, piece) for at, batch in enumerate(batches) for piece in batch.pieces if len(piece)]
-        self.pieces = tuple(piece for _, piece in owned)
-        self._judged_as = [fitting.judged_as(piece) for piece in self.pieces]
+        self.repaired = [Counter[str]() for _ in batches]
+        self.pieces = tuple(fitting.plain(piece, self.repaired[at]) for at, piece in owned)
+        self._judged_as = [fitting.judged_as(piece) for _, piece in owned]
         self.keys: list[Key] = []
         self.named: list[str] = []
         self._spaces: dict[tuple[str, str, int], int] = {}

@@ -229,6 +229,9 @@ class DetectionSettings(Section):
     """The prada signal."""
     limits: LimitSettings = LimitSettings()
     """Bounds of state."""
+    outputs: dict[str, Literal["probability", "score", "label", "probabilities", "none"]] = Field(default_factory=dict)
+    """What the outputs of a model are, or with the name * those of all others, until there is a profile that knows; not
+    set: what they look like."""
     dimensions: dict[str, Width] = Field(default_factory=dict)
     """Number of features by model; a query with another is unjudged. Not set: that of the profile, else of most of the
     principal's own queries."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.contracts.codecs.loose_values import as_float
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_NOTHING = {"NAType", "NaTType"}
+NOTHING = {"NAType", "NaTType"}
 """Types of pandas' marks for what is missing, which are no numbers."""
 
 
@@ -31,6 +31,9 @@ def count_rows(features: Any) -> int:
         shape = getattr(features, "shape", None)
         if shape is not None:
             return int(shape[0]) if len(shape) > 1 else 1
+        if isinstance(features, Mapping):
+            lengths = {len(values) if is_vector(values) else 0 for values in features.values()}
+            return lengths.pop() if len(lengths) == 1 and 0 not in lengths else 1
         return len(features) if _is_nested(features) else 1
     return 1
 
@@ -49,7 +52,7 @@ def salvage(features: Any, outputs: Any) -> list[Alike]:
         raise InvalidRecord("length", f"outputs of {len(answered)} queries came with features of {len(asked)}")
     groups: dict[tuple[int, int], list[tuple[int, list[float], list[float]]]] = {}
     for place, (row, answer) in enumerate(zip(asked, answered, strict=True)):
-        numbers, results = _row(row), _row(answer if _is_vector(answer) else [answer])
+        numbers, results = _row(row), _row(answer if is_vector(answer) else [answer])
         if numbers and results:
             groups.setdefault((len(numbers), len(results)), []).append((place, numbers, results))
     alike = []
@@ -73,21 +76,21 @@ def _matrix(rows: Sequence[list[float]]) -> NDArray[np.float32]:
     return np.array(rows, dtype=np.float64).astype(np.float32)
 
 
-def _is_vector(values: Any) -> bool:
+def is_vector(values: Any) -> bool:
     return hasattr(values, "__len__") and hasattr(values, "__getitem__") and not isinstance(values, str | bytes | dict)
 
 
 def _is_nested(values: Any) -> bool:
-    return _is_vector(values) and any(map(_is_vector, values))
+    return is_vector(values) and any(is_vector(value) or isinstance(value, Mapping) for value in values)
 
 
 def _listed(values: Any) -> list[Any]:
-    return list(values) if _is_vector(values) else [values]
+    return list(values) if is_vector(values) else [values]
 
 
 def _row(values: Any) -> list[float] | None:
     """The numbers of one row; None if one of them is none."""
-    if not _is_vector(values):
+    if not is_vector(values):
         return None
     with harmless():  # whatever a caller's object raises, it is no number
         return [_number(cell) for cell in values]
@@ -95,4 +98,4 @@ def _row(values: Any) -> list[float] | None:
 
 
 def _number(cell: Any) -> float:
-    return as_float(None if type(cell).__name__ in _NOTHING else cell)
+    return as_float(None if type(cell).__name__ in NOTHING else cell)

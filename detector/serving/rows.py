@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
@@ -24,6 +24,8 @@ _BYTES = 400_000
 
 _ROW_OVERHEAD = 200
 """Bytes charged for the Python objects around a row."""
+_TEXT_OVERHEAD = 8
+"""Bytes charged for what is around a text."""
 
 
 class Columns(TypedDict, total=False):
@@ -59,6 +61,7 @@ class Source:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """``queries`` rows of one principal: ``features`` float32 (n, d), ``outputs`` float32 (n, k), ``columns`` of n.
+    ``feature_names`` as in a batch.
 
     Numbers are as they came: what is no finite number, or no probability, is mended when rows are packed, many at once.
     """
@@ -70,6 +73,7 @@ class Rows:
     outputs: NDArray[np.float32]
     columns: dict[str, Any]
     nbytes: int
+    feature_names: tuple[str, ...] | None = None
 
     @property
     def principal(self) -> str:
@@ -84,7 +88,9 @@ class Rows:
         """What rows must share to stand in one packed batch, but for the partition."""
         source = self.source
         widths = self.features.shape[1], self.outputs.shape[1]
-        return source.model, source.model_version, source.output_kind, *widths, *sorted(self.columns)
+        texts = self.columns["texts"].shape[1] if "texts" in self.columns else 0
+        layout = (*widths, texts, self.feature_names, *sorted(self.columns))
+        return source.model, source.model_version, source.output_kind, *layout
 
 
 def check_names(**names: object) -> None:
@@ -225,7 +231,7 @@ def in_steps(rows: Rows, step: int) -> list[Rows]:
 
 def _slice(rows: Rows, start: int, stop: int) -> Rows:
     columns = {name: column[start:stop].copy() for name, column in rows.columns.items()}
-    return build(
+    piece = build(
         rows.source,
         rows.event_ids[start:stop],
         rows.occurred_at[start:stop].copy(),
@@ -233,6 +239,7 @@ def _slice(rows: Rows, start: int, stop: int) -> Rows:
         rows.outputs[start:stop].copy(),
         columns,
     )
+    return replace(piece, feature_names=rows.feature_names)
 
 
 def build(
@@ -245,5 +252,14 @@ def build(
 ) -> Rows:
     """Rows with their size estimated."""
     nbytes = features.nbytes + outputs.nbytes + len(event_ids) * _ROW_OVERHEAD + sum(map(len, event_ids))
-    nbytes += sum(sum(map(len, column)) if isinstance(column, list) else column.nbytes for column in columns.values())
+    nbytes += sum(map(_nbytes, columns.values()))
     return Rows(source, event_ids, occurred_at, features, outputs, columns, nbytes)
+
+
+def _nbytes(column: Any) -> int:
+    """About how much is written of an optional column."""
+    if isinstance(column, list):
+        return sum(map(len, column))
+    if column.dtype.hasobject:
+        return sum(len(text or "") + _TEXT_OVERHEAD for text in column.ravel().tolist())
+    return int(column.nbytes)

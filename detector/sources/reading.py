@@ -32,8 +32,8 @@ class Reading:
         """The plan for the table in ``path`` with columns ``names``, whose ``looks`` are asked for where no table
         before had the same. Raises ConfigurationError."""
         if names not in self._plans:
-            given = {name: Look("text", varied=True) for name in partitions(path) if name not in names}
-            plan = self._plans[names] = make_plan(path, looks() | given, self.sources)
+            given = {name: Look("text", varied=True) for name in partitions(path)}
+            plan = self._plans[names] = make_plan(path, given | looks(), self.sources)
             for one in plan.notes:
                 if one not in self._told:
                     self._told.add(one)

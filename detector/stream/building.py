@@ -22,6 +22,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         prada=PradaConfig(**section.prada.model_dump()),
         limits=Limits(**section.limits.model_dump()),
         dimensions=dict(section.dimensions),
+        outputs=dict(section.outputs),
         profiles=read_profiles(section.profiles),
     )
 

@@ -86,7 +86,7 @@ class Step:
             if count.kind != "refused":
                 by_reason = self.dropped if count.kind == "dropped" else self.unjudged
                 by_reason[count.model, count.reason or count.kind] += count.queries
-        self.repaired = intake.repaired
+        self.repaired = intake.repaired + observation.repaired
         self.rekeyed = len(intake.strays)
         self.evicted = observation.evicted + judgement.effects.forgotten
         self.excused = judgement.effects.excused

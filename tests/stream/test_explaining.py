@@ -18,8 +18,8 @@ from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
 from detector.core.configuration import EngineConfig
 from detector.policy.config import Policy
-from detector.stream import explaining
 from detector.sources import Reading
+from detector.stream import explaining
 from detector.stream.explaining import Course, follow, later, queries_of, recorded, streamed
 from detector.stream.intake import ORIGIN, SourceRecord
 from detector.stream.recorded import judge_logs

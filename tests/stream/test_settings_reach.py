@@ -114,6 +114,7 @@ REACH: dict[str, Reach] = {
     "detection.limits.principals": Reach(9, lambda built: built.engine.limits.principals),
     "detection.limits.history_queries": Reach(9, lambda built: built.engine.limits.history_queries),
     "detection.limits.history_bytes": Reach(999, lambda built: built.engine.limits.history_bytes),
+    "detection.outputs": Reach({"iris": "score"}, lambda built: built.engine.outputs),
     "detection.dimensions": Reach({"iris": 4}, lambda built: built.engine.dimensions),
     "detection.profiles": Reach(
         ["FILE:one.profile"],

@@ -52,6 +52,15 @@ REASONS: Final[dict[str, str]] = {
 }
 """Why a record, or a row of it, was refused."""
 
+FORM_REPAIRS: Final[dict[str, str]] = {
+    "unknown": "a feature whose name the profile does not know: left out",
+    "absent": "a feature of the profile that is not named: missing",
+    "unreadable": "a text that is no number where the profile has one: missing",
+    "category": "a text, or a number, that no honest query had there: a value of its own, the same for all such",
+    "output": "an output that is none of the profile: a probability cut to 0 to 1, a class nobody knows",
+}
+"""What of a query was odd to the form of its profile, by row."""
+
 REPAIRS: Final[dict[str, str]] = {
     "event_id": "an event id that is absent or no usable text: a name derived from it stands in",
     "principal": "a principal that is no usable name: a name derived from it stands in",
@@ -64,6 +73,7 @@ REPAIRS: Final[dict[str, str]] = {
     "number": "an optional number that is infinite or no number: left out",
     "count": "a count of queries that says nothing: left out",
     "reason": "a word for why queries were not judged that is none: 'other' stands in",
+    **FORM_REPAIRS,
 }
 """What of a query was odd and replaced, so that its row could be kept."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from detector.contracts.codecs.limits import DIMENSIONS
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 Value = float | str | None
 
+_REMEMBERED = 1_024
+"""The order of so many names is kept: callers choose names, and memory is bounded."""
 _DEEPEST = 8
 """Objects within objects to this depth are features with names like ``a.b``."""
 
@@ -35,7 +38,8 @@ def named_row(given: Mapping[str, Any]) -> NamedRow:
     value is none."""
     if not given or any(isinstance(value, (dict, list)) for value in given.values()):
         given = dict(_flat(given, "", 0))
-    names, order = _sorted(tuple(given))
+    _check_count(len(given))
+    names, order = (_sorted if len(given) <= _REMEMBERED else _sorted.__wrapped__)(tuple(given))
     values = list(given.values())
     return _row(names, [values[at] for at in order])
 
@@ -75,7 +79,9 @@ def _floats(rows: Sequence[Sequence[Value]]) -> NDArray[np.float32]:
 
 
 def _as_text(value: Value) -> str | None:
-    return value if value is None or isinstance(value, str) else repr(float(value))
+    if isinstance(value, str):
+        return value
+    return None if value is None or isnan(value) else repr(value)
 
 
 def _row(names: tuple[str, ...], given: Sequence[Any]) -> NamedRow:
@@ -83,9 +89,8 @@ def _row(names: tuple[str, ...], given: Sequence[Any]) -> NamedRow:
     return NamedRow(names, values, tuple([at for at, value in enumerate(values) if isinstance(value, str)]))
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=256)
 def _sorted(keys: tuple[str, ...]) -> tuple[tuple[str, ...], list[int]]:
-    _check_count(len(keys))
     order = sorted(range(len(keys)), key=keys.__getitem__)
     return tuple(keys[at] for at in order), order
 

@@ -3,43 +3,78 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
 
-from detector.contracts.queries import QueryBatch
+from detector.contracts.queries import OutputKind, QueryBatch
+from detector.core.forms.features import Field, Layout
+from detector.core.forms.outputs import plain_outputs
 
 Outputs = Literal["probability", "score", "label", "probabilities", "none"]
 """``probability``: one number, that of the second of two classes; it becomes two probabilities."""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A feature by ``name``; ``values``: the texts it may be, each a column of 0 and 1, or None for a number."""
-
-    name: str
-    values: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Form:
-    """``fields``: None where features are unnamed numbers. ``outputs``: what they are; ``classes``: the names of their
-    classes, None where they have none."""
+    """``fields``: the features in order, None where they are unnamed numbers. ``outputs``: what they are; ``classes``:
+    the names of their classes, None where they have none."""
 
     fields: tuple[Field, ...] | None
     outputs: Outputs
     classes: tuple[str, ...] | None = None
 
-    @classmethod
-    def learn(cls, batches: Sequence[QueryBatch], outputs: Outputs | None = None) -> Form:
-        """The form of honest ``batches`` of one model version. ``outputs`` wins over what they look like."""
-        raise NotImplementedError
-
-    @classmethod
-    def default(cls, batch: QueryBatch) -> Form:
-        """That of a model without a profile, from ``batch`` alone."""
-        raise NotImplementedError
+    def takes(self, batch: QueryBatch) -> bool:
+        """Whether ``batch`` has any feature of the form; of unnamed numbers there may be as many as may be."""
+        if self.fields is None:
+            return batch.feature_names is None or self._positions(batch) is not None
+        return self._layout.knows(batch)
 
     def plain(self, batch: QueryBatch, repaired: Counter[str] | None = None) -> QueryBatch:
-        """``batch`` as plain numbers, its rows and their order unchanged; what was odd is counted in ``repaired``."""
-        raise NotImplementedError
+        """``batch``, which the form ``takes``, as plain numbers: its rows in their order, what is missing 0 and marked.
+        Rows with something odd are counted in ``repaired`` by a word of ``limits.REPAIRS``."""
+        counted: Counter[str] = Counter() if repaired is None else repaired
+        kind, outputs = plain_outputs(self.outputs, self._numbers, batch, counted)
+        if outputs is not batch.outputs or kind != batch.output_kind:
+            batch = replace(batch, output_kind=kind, outputs=outputs, output_names=None)
+        if self.fields is None and batch.feature_names is None:
+            return batch
+        layout = self._layout if self.fields is not None else self._positions(batch)
+        assert layout is not None
+        features, missing = layout.plain(batch, counted)
+        return replace(batch, features=features, missing=missing, feature_names=None, texts=None)
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The name of each plain feature, as ``Field.columns`` has them; None: unnamed."""
+        return None if self.fields is None else self._layout.columns
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return Layout(self.fields or ())
+
+    @cached_property
+    def _numbers(self) -> dict[str, int] | None:
+        return None if self.classes is None else {name: number for number, name in enumerate(self.classes)}
+
+    @property
+    def said(self) -> OutputKind:
+        """The kind of plain outputs."""
+        return "probabilities" if self.outputs == "probability" else self.outputs
+
+    @staticmethod
+    def _positions(batch: QueryBatch) -> Layout | None:
+        """That of a list of numbers with a text among them, which is named by position; None for other names."""
+        names = tuple(map(str, range(1, len(batch.feature_names or ()) + 1)))
+        return Layout(tuple(map(Field, names))) if set(names) == set(batch.feature_names or ()) else None
+
+    def to_record(self) -> dict[str, Any]:
+        fields = None if self.fields is None else [[own.name, own.values and list(own.values)] for own in self.fields]
+        return {"fields": fields, "outputs": self.outputs, "classes": self.classes and list(self.classes)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Form:
+        fields, classes = record["fields"], record["classes"]
+        read = None if fields is None else tuple(Field(name, values and tuple(values)) for name, values in fields)
+        return cls(read, record["outputs"], classes and tuple(classes))

@@ -12,6 +12,8 @@ def _score(sight: Sight) -> Floats:
     """Total variation between the probabilities and the mean of those of the three nearest reference rows; for labels
     the share of the three with another label; for scores the difference to their mean over the range of all."""
     reference, rows = sight.reference, sight.views.neighbours.rows
+    if reference.output_kind == "none":
+        return np.full(len(rows), np.nan)
     if reference.output_kind == "label":
         other = (reference.outputs[rows, 0] != sight.outputs).mean(axis=1)
         return np.where(np.isnan(sight.outputs[:, 0]), np.nan, other)

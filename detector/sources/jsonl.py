@@ -75,7 +75,7 @@ def _portion(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
 
 def _plan(path: Path, reading: Reading, values: list[bytes]) -> Plan | None:
     """The plan for fields as in ``values``; None where none of them is an object."""
-    objects = [fields for value in values if (fields := _fields(value)) is not None]
+    objects = [fields for value in values if (fields := _fields(value)[0]) is not None]
     names = dict.fromkeys(name for fields in objects for name in fields if name != "schema")
     if not names:
         return None
@@ -84,17 +84,18 @@ def _plan(path: Path, reading: Reading, values: list[bytes]) -> Plan | None:
     return reading.plan(path, lambda: looks, frozenset([*looks, *partitions(path)]))
 
 
-def _fields(value: bytes) -> dict[str, Any] | None:
+def _fields(value: bytes) -> tuple[dict[str, Any] | None, bool]:
+    """The object in ``value``, None where it is none, and whether it is JSON to the letter: without NaN or infinity."""
     import msgspec
 
     try:
         found = msgspec.json.decode(value)
     except (msgspec.DecodeError, ValueError, RecursionError):
         try:
-            found = json_fields(value)
+            return json_fields(value), False
         except InvalidRecord:
-            return None
-    return found if isinstance(found, dict) else None
+            return None, False
+    return (found if isinstance(found, dict) else None), True
 
 
 def _look(name: str, values: list[Any]) -> Look:
@@ -147,11 +148,13 @@ class _Rewriting:
 
     def lines(self, values: list[bytes], places: NDArray[np.int64]) -> Iterator[bytes]:
         """The queries in ``values``, which stand at ``places`` int64 (n,) of the file."""
+        import msgspec
+
         given = partitions(self.path)
         ids = event_ids(self.path, places)
         times = self.reading.times(len(values)) if "occurred_at" not in self.plan.columns else None
         for at, value in enumerate(values):
-            fields = _fields(value)
+            fields, is_strict = _fields(value)
             if fields is None:
                 yield value
                 continue
@@ -159,7 +162,7 @@ class _Rewriting:
             query.setdefault("event_id", ids[at])
             if times is not None:
                 query["occurred_at"] = float(times[at])
-            yield json.dumps(query).encode()
+            yield msgspec.json.encode(query) if is_strict else json.dumps(query).encode()
 
     def _query(self, fields: dict[str, Any]) -> dict[str, Any]:
         plan, query = self.plan, dict[str, Any](self.plan.constants)

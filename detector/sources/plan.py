@@ -50,9 +50,9 @@ def make_plan(path: Path, looks: Looks, sources: Sources) -> Plan:
     search = _Search(path, looks, sources)
     search.said()
     search.named()
+    _check_kinds(path, search.columns, looks)
     search.fit()
     search.assume()
-    _check_kinds(path, search.columns, looks)
     kinds = {name: looks[name].kind for name in dict.fromkeys(name for own in search.columns.values() for name in own)}
     return Plan(search.columns, search.constants, kinds, tuple(search.notes))
 

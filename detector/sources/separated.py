@@ -188,7 +188,7 @@ def _end(text: bytes, ended: bool) -> int:
     if b'"' not in text:
         return len(text) if ended else text.rfind(b"\n") + 1
     letters = np.frombuffer(text, np.uint8)
-    open_ = np.cumsum(letters == ord('"'), dtype=np.int32) & 1
+    open_ = np.cumsum(letters == ord('"'), dtype=np.uint8) & 1  # it wraps at an even number
     if ended and not open_[-1]:
         return len(text)
     breaks = np.flatnonzero((letters == ord("\n")) & (open_ == 0))

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.codecs.loose_values import as_float
 from detector.sources.looks import as_text, is_text
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_SECONDS, _UNITS = 1e11, (1e3, 1e6, 1e9)
-"""Larger numbers are no seconds but milliseconds, a thousand times larger ones microseconds, and so on."""
+_SIZES = ((1e11, 1e14, 1e3), (1e14, 1e17, 1e6), (1e17, 1e20, 1e9))
+"""Numbers from the first to before the second are milliseconds, microseconds and nanoseconds: so many a second."""
 
 
 def seconds(column: Any) -> NDArray[np.float64]:
@@ -38,9 +39,8 @@ def seconds(column: Any) -> NDArray[np.float64]:
 
 def by_size(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """``numbers`` in seconds, which of their unit is told by how large they are."""
-    for times, unit in enumerate(_UNITS):
-        larger = numbers >= _SECONDS * 1e3**times
-        numbers = np.where(larger & (numbers < _SECONDS * 1e3 ** (times + 1)), numbers / unit, numbers)
+    for least, most, unit in _SIZES:
+        numbers = np.where((numbers >= least) & (numbers < most), numbers / unit, numbers)
     return numbers
 
 
@@ -50,7 +50,11 @@ def moment(value: object) -> float | None:
         return _of_text(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(by_size(np.array(value, np.float64)))
+    return _by_size(as_float(value))
+
+
+def _by_size(number: float) -> float:
+    return next((number / unit for least, most, unit in _SIZES if least <= number < most), number)
 
 
 def _of_ticks(column: Any, per_second: int) -> NDArray[np.float64]:
@@ -80,7 +84,7 @@ def _of_texts(texts: Any) -> NDArray[np.float64]:
 
 def _of_text(text: str) -> float | None:
     try:
-        return float(by_size(np.array(text, np.float64)))
+        return _by_size(float(text))
     except ValueError:
         pass
     try:

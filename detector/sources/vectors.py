@@ -125,14 +125,30 @@ def _record(part: Part, column: Any, *, is_sorted: bool) -> Named:
 def _joined(part: Part, columns: Mapping[str, Any], texts: set[str]) -> Named:
     """``columns`` by name, those of ``texts`` last; features in the order of their names, as those of a JSON query."""
     numbers = [name for name in columns if name not in texts]
-    matrix = np.empty((len(part), len(numbers)), np.float32)
-    for at, name in enumerate(numbers):
-        matrix[:, at] = _float32(numbers_of(part, name, columns[name]))
+    matrix = _together([columns[name] for name in numbers])
+    if matrix is None:
+        matrix = np.empty((len(part), len(numbers)), np.float32)
+        for at, name in enumerate(numbers):
+            matrix[:, at] = _float32(numbers_of(part, name, columns[name]))
     names = [name for name in columns if name in texts]
     words = np.empty((len(part), len(names)), object)
     for at, name in enumerate(names):
         words[:, at] = texts_of(columns[name])
     return Named((*numbers, *names), matrix, words if names else None)
+
+
+def _together(columns: Sequence[Any]) -> NDArray[np.float32] | None:
+    """``columns`` of texts, all of numbers, as a matrix: converted at once, which takes a tenth of the
+    time where there are thousands. None where some are not."""
+    import pyarrow as pa
+
+    if not columns or any(column.type != pa.string() for column in columns):
+        return None
+    try:
+        numbers = pa.concat_arrays(columns).cast("float64").to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+    return _float32(np.asarray(numbers, np.float64)).reshape(len(columns), -1).T
 
 
 def _float32(numbers: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -84,8 +84,8 @@ def judge_logs(
 
     The files are read as ``reading`` says, by default in the order given. Policy time is the running maximum
     of ``occurred_at``, of which none is taken to be later than ``not_after``, seconds UTC. Raises ConfigurationError,
-    at once where a file is missing or of no known format, and later where a query fits none of the profiles
-    ``must_fit``, if there are any.
+    at once where a file is missing or of no known format, and later where queries are of none of the profiles
+    ``must_fit``, if there are any, or the first ones all have another form.
     """
     reading = reading or Reading()
     logs = [_believed(log, not_after) for log in open_logs(paths, reading)]
@@ -105,10 +105,14 @@ def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[
 
 
 def _fitting(parts: Iterable[Part], fitting: Fitting) -> Iterator[Part]:
+    """Raises ConfigurationError for another model or version, and where no query of the first part has the form of a
+    profile; a few of another form are left to the engine, which refuses them."""
+    fits = False
     for part in parts:
-        for piece in part.pieces:
-            misfit = fitting.misfit(piece)
-            if misfit is not None:
+        misfits = fitting.misfits(part.pieces)
+        fits |= len(misfits) < len(part.pieces)
+        for misfit in misfits:
+            if not fits or misfit.reason in {"model", "model_version"}:
                 raise ConfigurationError(misfit.detail)
         yield part
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.codecs.loose_values import as_float, marks_of, shown, text_of, whole_of
 from detector.contracts.errors import ConfigurationError
-from detector.sources.looks import as_text, is_list, is_text
+from detector.sources.looks import as_text, is_list, is_text, values_in
 from detector.sources.times import seconds
 
 _LISTS = {"features": "float32", "outputs": "float32", "missing": "bool", "specification": "float32"}
@@ -73,10 +73,7 @@ def texts_of(column: Any) -> list[str | None]:
 
     if any(test(column.type) for test in (pa.types.is_integer, pa.types.is_decimal, pa.types.is_dictionary)):
         column = column.cast("string")
-    try:
-        values = column.to_pylist()
-    except UnicodeDecodeError:
-        values = column.cast("binary").to_pylist()
+    values = values_in(column)
     if pa.types.is_boolean(column.type):
         values = [value and str(value).lower() for value in values]
     return [text_of(value) for value in values]
@@ -103,7 +100,7 @@ def _numbers_in(part: Part, name: str, texts: Any) -> NDArray[np.float64]:
         return np.asarray(pc.utf8_trim_whitespace(texts).cast("float64").to_numpy(zero_copy_only=False), np.float64)
     except pa.ArrowInvalid:
         found = np.full(len(texts), nan)
-    for row, text in enumerate(texts.to_pylist()):
+    for row, text in enumerate(map(text_of, values_in(texts))):
         number = None if text is None else _FLAGS.get(text.strip().lower(), _number(text))
         if number is not None:
             found[row] = number

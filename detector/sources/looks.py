@@ -111,6 +111,14 @@ def _are_numbers(texts: Any) -> bool:
     return not names and _mostly_numbers(texts)
 
 
+def values_in(column: Any) -> list[Any]:
+    """What ``column`` holds; its texts as bytes where some are not UTF-8."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return list(column.cast("binary").to_pylist())
+
+
 def _mostly_numbers(texts: Any) -> bool:
     import pyarrow.compute as pc
 

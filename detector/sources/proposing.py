@@ -35,7 +35,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "outputs": (
         *("probabilities", "probs", "probability", "proba", "prob", "prediction", "predictions", "score", "scores"),
         *("y_pred", "y_hat", "yhat", "y_score", "y_proba", "y_prob", "output", "predicted", "predicted_label"),
-        *("pred", "label", "predicted_class", "class", "response", "result", "logits"),
+        *("pred", "label", "predicted_class", "class", "response", "result", "logits", "p"),
     ),
     "event_id": ("request_id", "query_id", "prediction_id", "event", "id", "uuid", "trace_id"),
     "model": ("model_name", "model_id", "endpoint", "endpoint_name"),

@@ -20,6 +20,7 @@ from detector.contracts.codecs.screening import screen
 from detector.contracts.principals import names_one, usable_principal
 from detector.contracts.queries import BadRow, DecodedQueries, DecodedRun, OutputKind, QueryBatch
 from detector.sources.cells import Lists, Part, lists_of, optional_numbers, texts_of
+from detector.sources.looks import values_in
 from detector.sources.mapping import LISTS, NUMBERS, TEXTS
 from detector.sources.plan import Plan
 from detector.sources.reading import Reading
@@ -234,7 +235,7 @@ def _times(reading: Reading, plan: Plan, part: Part) -> NDArray[np.float64]:
     column = part.columns[name]
     times = seconds(column)
     for row in np.flatnonzero(np.isnan(times)).tolist():
-        value = column[row].as_py()
+        (value,) = values_in(column.slice(row, 1))
         told = "null" if value is None else f"{shown(value)}, which is no moment"
         part.refuse(row, f"{name} is {told}", "time")
     return times

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.codecs.loose_values import as_float
-from detector.sources.looks import as_text, is_text
+from detector.contracts.codecs.loose_values import as_float, text_of
+from detector.sources.looks import as_text, is_text, values_in
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SIZES = ((1e11, 1e14, 1e3), (1e14, 1e17, 1e6), (1e17, 1e20, 1e9))
@@ -72,13 +72,12 @@ def _of_texts(texts: Any) -> NDArray[np.float64]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    trimmed = pc.utf8_trim_whitespace(texts)
     for kind in (pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.float64()):
         try:
-            return seconds(trimmed.cast(kind))
+            return seconds(pc.utf8_trim_whitespace(texts).cast(kind))
         except pa.ArrowInvalid:
             continue
-    found = (moment(text) for text in texts.to_pylist())
+    found = (moment(text_of(text)) for text in values_in(texts))
     return np.array([nan if one is None else one for one in found])
 
 

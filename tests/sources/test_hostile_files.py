@@ -49,6 +49,7 @@ def test_a_row_of_another_width_costs_itself_alone(tmp_path: Path) -> None:
         (b'"u ""x""",1,2,3\n', True),
         (b"\xff\xfe,1,2,3\n", True),
         (b"u,1,\xff,3\n", False),
+        (b"u,\xff,2,3\n", False),
         (b"u,yesterday,2,3\n", False),
         (b",1,2,3\n", False),
         (b"\x00\x01\x02" * 50 + b"\n", False),

@@ -39,7 +39,7 @@ _BASE64, _BASE64_LETTERS = 16, re.compile(r"[A-Za-z0-9+/]+={0,2}")
 def read_jsonl(path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]:
     """The queries in the JSON lines file at ``path``; blank lines are skipped. Raises ConfigurationError."""
     reading = reading or Reading()
-    plan: Plan | None = None
+    plan, is_query = None, True
     with opened(path) as file:
         if file.peek(1)[:1] == b"[":  # type: ignore[attr-defined]
             raise ConfigurationError(f"{path}: the file is one JSON array; write an object a line instead")
@@ -48,8 +48,9 @@ def read_jsonl(path: Path, reading: Reading | None = None) -> Iterator[DecodedQu
             written = [(number, line) for number, line in portion if line.strip(b" \t\r\n" + _MARK)]
             places = np.array([number for number, _ in written], np.int64)
             values = [line for _, line in written]
-            plan = plan or _plan(path, reading, values)
-            if plan is not None and not _is_query(plan):
+            if plan is None:
+                plan, is_query = _plan(path, reading, values)
+            if plan is not None and not is_query:
                 values = [*_Rewriting(path, reading, plan).lines(values, places)]
             yield from of_run(decode_json_run(values, [None] * len(values)), places)
 
@@ -73,15 +74,17 @@ def _portion(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     return portion
 
 
-def _plan(path: Path, reading: Reading, values: list[bytes]) -> Plan | None:
-    """The plan for fields as in ``values``; None where none of them is an object."""
+def _plan(path: Path, reading: Reading, values: list[bytes]) -> tuple[Plan | None, bool]:
+    """The plan for fields as in ``values``, None where none of them is an object, and whether they are queries as they
+    are."""
     objects = [fields for value in values if (fields := _fields(value)[0]) is not None]
     names = dict.fromkeys(name for fields in objects for name in fields if name != "schema")
     if not names:
-        return None
+        return None, True
     columns = {name: [fields[name] for fields in objects if fields.get(name) is not None] for name in names}
     looks = {name: _look(name, own) for name, own in columns.items() if own}
-    return reading.plan(path, lambda: looks, frozenset([*looks, *partitions(path)]))
+    plan = reading.plan(path, lambda: looks, frozenset([*looks, *partitions(path)]))
+    return plan, _is_query(plan) and all(map(_is_time, columns["occurred_at"]))
 
 
 def _fields(value: bytes) -> tuple[dict[str, Any] | None, bool]:
@@ -103,8 +106,6 @@ def _look(name: str, values: list[Any]) -> Look:
         return Look("value")
     kinds = Counter(map(_kind, values))
     kind = kinds.most_common(1)[0][0]
-    if name == "occurred_at" and not all(_is_time(value) for value in values):
-        return Look("text")
     distinct = len({value for value in values if isinstance(value, str)})
     return Look(kind, varied=distinct > min(_DISTINCT, max(2, len(values) // 2)))
 
@@ -128,13 +129,12 @@ def _is_time(value: object) -> bool:
 
 
 def _is_query(plan: Plan) -> bool:
-    """Whether its objects are queries as they are."""
+    """Whether its objects have the fields of queries."""
     return (
         not plan.constants
         and all(own == (role,) for role, own in plan.columns.items())
         and {"event_id", "occurred_at"} <= plan.columns.keys()
         and plan.kinds["features"] == "value"
-        and plan.kinds.get("occurred_at") != "text"
     )
 
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, cast, get_args
 
@@ -117,6 +118,7 @@ class _Columns:
             {role: own[rows] for role, own in self.set_.items()},
         )
 
+    @cached_property
     def kinds(self) -> list[str]:
         """What the outputs of each row are: as it says, else as many as they are."""
         said = self.texts.get("output_kind") or [None] * len(self.answered)
@@ -132,7 +134,7 @@ class _Columns:
 
     def breaks(self) -> NDArray[np.bool_]:
         """Where a row cannot share a batch with the one before it; true for the first."""
-        named = (self.texts["model"], self.texts["model_version"], self.kinds())
+        named = (self.texts["model"], self.texts["model_version"], self.kinds)
         vectors = (self.features, self.outputs, *self.lists.values())
         lengths = [own.lengths for own in vectors if isinstance(own, Lists)]
         breaks = np.zeros(len(self.occurred_at), np.bool_)
@@ -143,7 +145,7 @@ class _Columns:
 
     def batch(self, first: int, stop: int) -> QueryBatch:
         """Rows ``first`` to ``stop``, which share a shape."""
-        kind = self.kinds()[first]
+        kind = self.kinds[first]
         numbers: dict[str, int] = {}
         own = {role: [text or "" for text in texts[first:stop]] for role, texts in self.texts.items()}
         index = [numbers.setdefault(name, len(numbers)) for name in own["principal"]]

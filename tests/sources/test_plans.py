@@ -240,3 +240,28 @@ def test_infinite_features_of_a_mapped_log_stay_far(tmp_path: Path) -> None:
     assert batch.features[0].tolist() == [np.float32(3.4028234663852886e38), 0, 1]
     assert batch.missing is not None
     assert batch.missing[0].tolist() == [False, True, False]
+
+
+def test_of_files_with_the_same_columns_each_has_its_own_unit_of_time(tmp_path: Path) -> None:
+    row = {
+        "event_id": "e",
+        "principal": "a",
+        "model": "m",
+        "model_version": "1",
+        "features": [1],
+        "outputs": [0.5, 0.5],
+    }
+    times: list[float] = []
+    reading = Reading()
+    for name, time in (
+        ("a", 1.7e9),
+        ("b", 1_700_000_001_000),
+        ("c", "2023-11-14T22:13:22Z"),
+        ("d", "2023-11-14 22:13:23"),
+    ):
+        (tmp_path / name).mkdir()
+        path = write(tmp_path / name, [row | {"occurred_at": time}], ".jsonl")
+        (portion,) = format_of(path).read(path, reading)
+        assert portion.batch is not None, portion.bad_rows
+        times += portion.batch.occurred_at.tolist()
+    assert times == [1.7e9 + at for at in range(4)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detector.contracts.codecs.loose_features import NamedRow, columns_of, listed_row, named_row
 from detector.contracts.codecs.loose_outputs import LooseOutputs, output_columns, outputs_of
+from detector.contracts.codecs.loose_values import as_float
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.queries import OutputKind
 from detector.serving.complaints import harmless
@@ -33,13 +34,17 @@ class LooseRows:
 
 
 def is_loose(features: Any, outputs: Any) -> bool:
-    """Whether these are for ``loose_rows``; arrays are not. Looks at the first row alone."""
-    row = features[0] if isinstance(features, list | tuple) and features else features
-    answer = outputs[0] if isinstance(outputs, list | tuple) and outputs else outputs
-    if answer is None or any(isinstance(one, str | Mapping) for one in (row, answer)):
+    """Whether these are for ``loose_rows``: names or texts are among them, or a query has no outputs."""
+    rows, answers = (given if isinstance(given, list | tuple) else [given] for given in (features, outputs))
+    if any(answer is None for answer in answers):
         return True
-    cells = [*(row if is_vector(row) else ()), *(answer[:1] if isinstance(answer, list | tuple) else ())]
-    return any(isinstance(cell, str | Mapping) for cell in cells)
+    return any(map(_has_texts, (rows, answers, *rows, *answers)))
+
+
+def _has_texts(given: Any) -> bool:
+    if isinstance(given, list | tuple):
+        return any(isinstance(one, str | Mapping) for one in given)
+    return isinstance(given, str | Mapping)
 
 
 def loose_rows(features: Any, outputs: Any, kind: OutputKind) -> list[LooseRows]:
@@ -79,8 +84,10 @@ def _asked(features: Any) -> list[Any]:
         if not columns or len(columns) < len(features) or len(set(map(len, columns.values()))) > 1:
             return [features]
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    rows = _values(features)
-    return rows if rows and all(isinstance(row, Mapping) or is_vector(row) for row in rows) else [rows]
+    if not is_vector(features):
+        raise InvalidRecord("structure", f"features are {type(features).__name__}, neither a list nor an object")
+    rows = list(features)
+    return rows if any(isinstance(row, Mapping) or is_vector(row) for row in rows) else [rows]
 
 
 def _values(given: Any, rows: int = 1) -> list[Any]:
@@ -96,12 +103,14 @@ def _is_one_of_one(outputs: Any) -> bool:
 
 
 def _features(row: Any) -> NamedRow | list[float]:
+    if isinstance(row, str) or not len(row):
+        raise ValueError("there are no features")
     if isinstance(row, Mapping):
         return named_row({str(name): _plain(value) for name, value in row.items()})
     values = [_plain(value) for value in row]
     if any(isinstance(value, str) for value in values):
         return listed_row(values, None)
-    return [float("nan") if value is None else float(value) for value in values]
+    return [as_float(value) for value in values]
 
 
 def _plain(value: Any) -> Any:

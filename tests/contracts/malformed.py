@@ -146,7 +146,7 @@ _NO_ROWS: dict[str, Any] = {
     "features": b"",
     "outputs": b"",
 }
-_LOOSE = "weirguard.packed-queries/2"
+_LOOSE = "weirguard.loose-queries/1"
 _TEXT: str | None = None
 _PACK: str | None = PACKED_CONTENT_TYPE
 

@@ -25,7 +25,7 @@ _ADVICE = (
 _FLOATS = frozenset({float, NoneType})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LooseOutputs:
     """``values``: bytes of little-endian float32; ``names``: the class that each stands for."""
 
@@ -45,6 +45,8 @@ def outputs_of(given: Any, declared: OutputKind | None) -> LooseOutputs:
     if isinstance(given, str):
         return _of_text(given, kind)
     if isinstance(given, dict):
+        if len(given) == 1 and isinstance(only := next(iter(given.values())), (list, dict)):
+            return outputs_of(only, declared)
         return _of_entries([given], kind) if _is_entry(given) else _of_names(given, kind)
     if isinstance(given, list):
         return _of_list(given, kind)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from detector.contracts.codecs.limits import all_plain, made_plain
-from detector.contracts.principals import NAME_CHARACTERS
+from detector.contracts.principals import NAME_CHARACTERS, plain
 from detector.contracts.queries import QueryBatch
 
 if TYPE_CHECKING:
@@ -19,8 +18,9 @@ def plain_texts(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
     """The columns of a loose ``batch`` that hold texts which are not plain, mended: names of features stay apart.
     ``repaired`` counts the texts by a word of ``limits.REPAIRS``."""
     changed: dict[str, Any] = {}
-    if batch.feature_names is not None and not all_plain(list(batch.feature_names), NAME_CHARACTERS):
-        changed["feature_names"] = _apart(batch.feature_names)
+    names = batch.feature_names
+    if names is not None and not all_plain(list(names), NAME_CHARACTERS) and (apart := _apart(names)) != names:
+        changed["feature_names"] = apart
         repaired["text"] += len(batch)
     for name in ("texts", "output_names"):
         column = getattr(batch, name)
@@ -32,7 +32,7 @@ def plain_texts(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
 def _apart(names: tuple[str, ...]) -> tuple[str, ...]:
     kept: dict[str, None] = {}
     for name in names:
-        shown = made_plain(name, NAME_CHARACTERS - 1)
+        shown = name if plain(name, NAME_CHARACTERS) else made_plain(name, NAME_CHARACTERS - 1)
         while not shown or shown in kept:
             shown += "~"
         kept[shown] = None
@@ -46,11 +46,11 @@ def _mended(column: NDArray[np.object_], repaired: Counter[str]) -> NDArray[np.o
     texts = column.ravel().tolist()
     if all_plain([text for text in texts if text], NAME_CHARACTERS):
         return None
-    plain = [text and made_plain(text, NAME_CHARACTERS) for text in texts]
-    odd = list(compress(range(len(texts)), map(str.__ne__, map(str, texts), map(str, plain))))
+    made = [text and made_plain(text, NAME_CHARACTERS) for text in texts]
+    odd = sum(text != other for text, other in zip(texts, made, strict=True))
     if not odd:
         return None
-    repaired["text"] += len(odd)
-    mended = np.empty(len(plain), dtype=object)
-    mended[:] = plain
+    repaired["text"] += odd
+    mended = np.empty(len(made), dtype=object)
+    mended[:] = made
     return mended.reshape(column.shape)

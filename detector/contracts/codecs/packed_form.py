@@ -16,7 +16,7 @@ from detector.contracts.codecs.mending import TEXT_COLUMNS
 from detector.contracts.queries import CountKind, OutputKind
 
 SCHEMA: Final = "weirguard.packed-queries/1"
-LOOSE_SCHEMA: Final = "weirguard.packed-queries/2"
+LOOSE_SCHEMA: Final = "weirguard.loose-queries/1"
 """Of records with names, texts or outputs of which not all is said, so that a reader of the first version refuses them
 whole and does not take some of their columns for all."""
 PACKED_CONTENT_TYPE: Final = "application/vnd.weirguard.queries+msgpack"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.codecs.loose_features import NamedRow, columns_of, listed_row, named_row
-from detector.contracts.codecs.loose_outputs import LooseOutputs, as_bytes, output_columns, outputs_of
+from detector.contracts.codecs.loose_outputs import LooseOutputs, output_columns, outputs_of
 from detector.contracts.codecs.loose_values import (
     json_fields,
     marks_of,
@@ -170,7 +170,7 @@ def _parse(place: int, query: JsonQuery, timestamp: float | None, repaired: Coun
         str(query.model_version),
         _seconds(query.occurred_at, timestamp),
         features,
-        outputs_of(query.outputs, query.output_kind),
+        _outputs(query.outputs, query.output_kind),
     )
 
 
@@ -188,7 +188,7 @@ def _salvaged(fields: dict[str, Any], repaired: Counter[str]) -> JsonQuery:
         model=named(fields.get("model"), "model"),
         model_version=named(fields.get("model_version"), "model_version"),
         features=_salvaged_features(fields.get("features"), optional),
-        outputs=fields.get("outputs"),
+        outputs=cast("Any", outputs_of(fields.get("outputs"), kind)),
         output_kind=cast("OutputKind | None", kind),
         occurred_at=occurred_at if occurred_at is None or isinstance(occurred_at, str) else _or_nan(occurred_at),
         **optional,
@@ -229,9 +229,9 @@ def _layout(parsed: _Parsed) -> tuple[object, ...]:
     query = parsed.query
     carried = tuple(getattr(query, name) is None for name in _OPTIONAL)
     features, outputs = parsed.features, parsed.outputs
-    told = features.names if isinstance(features, NamedRow) else len(features)
-    said = outputs.kind, len(outputs.values), outputs.names is None
-    return parsed.model, parsed.model_version, told, said, carried
+    told = len(features) if isinstance(features, bytes) else features.names
+    named = outputs.names is None
+    return parsed.model, parsed.model_version, told, outputs.kind, len(outputs.values), named, carried
 
 
 def _screen(alike: list[_Parsed], timestamps: Sequence[float | None], run: DecodedRun) -> None:
@@ -291,17 +291,26 @@ def _feature_columns(rows: list[Any]) -> dict[str, Any]:
 
 
 def _features(given: Any) -> bytes | NamedRow:
-    if isinstance(given, dict):
-        return named_row(given)
-    if isinstance(given, NamedRow):
-        return given
-    return _from_base64(given, "features") if isinstance(given, str) else _vector(given, "features")
+    if isinstance(given, list):
+        return _vector(given, "features")
+    if isinstance(given, str):
+        return _from_base64(given, "features")
+    return named_row(given) if isinstance(given, dict) else given
+
+
+def _outputs(given: Any, kind: OutputKind | None) -> LooseOutputs:
+    if type(given) is list and len(given) > 1 and kind != "none":  # as strictly decoded, numbers alone
+        return LooseOutputs(kind or "probabilities", _vector(given, "outputs"))
+    return given if type(given) is LooseOutputs else outputs_of(given, kind)
 
 
 def _vector(source: list[float | None], field: str) -> bytes:
+    import numpy as np
+
     if len(source) > DIMENSIONS:
         raise InvalidRecord("dimension", f"{field} have {len(source)} entries; send 1 to {DIMENSIONS}")
-    return as_bytes(source)
+    with np.errstate(over="ignore"):
+        return np.array(source, dtype=np.float64).astype("<f4").tobytes()
 
 
 def _from_base64(text: str, field: str) -> bytes:

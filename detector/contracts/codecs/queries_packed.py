@@ -302,7 +302,7 @@ def _missing(alike: list[PackedQueries], rows: list[int]) -> NDArray[np.bool_]:
         np.unpackbits(np.frombuffer(packed.missing or b"", dtype=np.uint8), count=count * width, bitorder="little")
         for packed, count in zip(alike, rows, strict=True)
     ]
-    return np.concatenate(bits).reshape(-1, width).view(np.bool_)
+    return np.concatenate(bits).reshape(sum(rows), width).view(np.bool_)
 
 
 def _texts(alike: list[PackedQueries], name: str) -> list[str]:

@@ -26,10 +26,8 @@ class Form:
     classes: tuple[str, ...] | None = None
 
     def takes(self, batch: QueryBatch) -> bool:
-        """Whether ``batch`` has any feature of the form; of unnamed numbers there may be as many as may be."""
-        if self.fields is None:
-            return batch.feature_names is None or self._positions(batch) is not None
-        return self._layout.knows(batch)
+        """Whether ``batch`` has any feature of the form; where these have no names, as many as may be."""
+        return self.fields is None or self._layout.knows(batch)
 
     def plain(self, batch: QueryBatch, repaired: Counter[str] | None = None) -> QueryBatch:
         """``batch``, which the form ``takes``, as plain numbers: its rows in their order, what is missing 0 and marked.
@@ -40,8 +38,7 @@ class Form:
             batch = replace(batch, output_kind=kind, outputs=outputs, output_names=None)
         if self.fields is None and batch.feature_names is None:
             return batch
-        layout = self._layout if self.fields is not None else self._positions(batch)
-        assert layout is not None
+        layout = self._layout if self.fields is not None else _in_order(batch)
         features, missing = layout.plain(batch, counted)
         return replace(batch, features=features, missing=missing, feature_names=None, texts=None)
 
@@ -63,12 +60,6 @@ class Form:
         """The kind of plain outputs."""
         return "probabilities" if self.outputs == "probability" else self.outputs
 
-    @staticmethod
-    def _positions(batch: QueryBatch) -> Layout | None:
-        """That of a list of numbers with a text among them, which is named by position; None for other names."""
-        names = tuple(map(str, range(1, len(batch.feature_names or ()) + 1)))
-        return Layout(tuple(map(Field, names))) if set(names) == set(batch.feature_names or ()) else None
-
     def to_record(self) -> dict[str, Any]:
         fields = None if self.fields is None else [[own.name, own.values and list(own.values)] for own in self.fields]
         return {"fields": fields, "outputs": self.outputs, "classes": self.classes and list(self.classes)}
@@ -78,3 +69,11 @@ class Form:
         fields, classes = record["fields"], record["classes"]
         read = None if fields is None else tuple(Field(name, values and tuple(values)) for name, values in fields)
         return cls(read, record["outputs"], classes and tuple(classes))
+
+
+def _in_order(batch: QueryBatch) -> Layout:
+    """Numbers in the order of their names: positions, where a list has a text in it, else by name as loggers of old
+    sent them."""
+    names = batch.feature_names or ()
+    positions = tuple(map(str, range(1, len(names) + 1)))
+    return Layout([Field(name) for name in (positions if set(positions) == set(names) else sorted(names))])

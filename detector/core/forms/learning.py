@@ -76,7 +76,7 @@ def _of_texts(name: str, batches: Sequence[QueryBatch]) -> Field:
     ranked = sorted(often.items(), key=lambda entry: (-entry[1], entry[0]))
     # Of names and ids, which are all different, none says anything.
     told = ranked if len(ranked) <= _VALUES else [entry for entry in ranked[:_VALUES] if entry[1] > 1]
-    return Field(name, tuple(text for text, _ in told))
+    return Field(name, tuple(sorted(text for text, _ in told)))
 
 
 def _texts_of(name: str, batch: QueryBatch) -> Counter[str]:

@@ -60,7 +60,7 @@ def _of_names(wanted: str, classes: Mapping[str, int] | None, batch: QueryBatch,
     names = batch.output_names
     assert names is not None
     if classes is None:
-        return "none", batch.outputs[:, :0]
+        return _by_name(wanted, batch)
     if batch.output_kind == "label" or wanted == "label":
         best = names[np.arange(len(batch)), batch.outputs.argmax(axis=1)]
         number = np.array([classes.get(name, len(classes)) for name in best.tolist()], np.float32)
@@ -75,6 +75,15 @@ def _of_names(wanted: str, classes: Mapping[str, int] | None, batch: QueryBatch,
     _note(counted, codes < 0)
     rest = np.maximum(1 - outputs.sum(axis=1, dtype=np.float64), 0) / np.maximum((~given).sum(axis=1), 1)
     return "probabilities", np.where(given, outputs, rest[:, None]).astype(np.float32)
+
+
+def _by_name(wanted: str, batch: QueryBatch) -> Plain:
+    """Where the classes have no names: outputs in the order of theirs, as loggers of old sent them."""
+    names: Any = batch.output_names
+    if batch.output_kind == "label" or wanted not in ("probabilities", "score"):
+        return "none", batch.outputs[:, :0]
+    order = np.array([sorted(range(len(row)), key=row.__getitem__) for row in names.tolist()], np.int64)
+    return batch.output_kind, np.take_along_axis(batch.outputs, order, axis=1)
 
 
 def _codes(classes: Mapping[str, int], batch: QueryBatch) -> Array:

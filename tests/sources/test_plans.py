@@ -131,16 +131,16 @@ def test_a_column_a_feature_needs_no_map_where_other_names_fit(tmp_path: Path, s
 @both
 def test_without_times_rows_are_a_second_apart_over_all_logs(tmp_path: Path, suffix: str) -> None:
     rows = [{"principal": "a", "features": [1.0, at]} for at in range(3)]
-    for name in "ab":
+    for name in "abc":
         (tmp_path / name).mkdir()
     told: list[str] = []
     rows = rows if suffix == ".jsonl" else [row | {"features": str(row["features"])} for row in rows]
-    paths = [write(tmp_path / name, rows, suffix) for name in "ab"]
+    paths = [write(tmp_path / name, rows, suffix) for name in "abc"]
     logs = open_logs(paths, Reading({}, told.append))
     batches = [portion.batch for log in logs for portion in log if portion.batch is not None]
-    assert [time for batch in batches for time in batch.occurred_at] == [1, 2, 3, 4, 5, 6]
+    assert [time for batch in batches for time in batch.occurred_at] == list(range(1, 10))
     assert {batch.output_kind for batch in batches} == {"none"}
-    assert len({event for batch in batches for event in batch.event_ids}) == 6
+    assert len({event for batch in batches for event in batch.event_ids}) == 9
     assert [line.partition(": ")[2].partition(";")[0] for line in told] == [
         "no outputs",
         "no occurred_at",

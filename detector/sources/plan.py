@@ -104,7 +104,9 @@ class _Search:
         """What stands in for columns that there are none of."""
         if not self._has("features"):
             own = self.columns["features"] = feature_columns(self.looks, self._taken())
-            self.notes.append(f"took as features the columns {listed(own)}; others with --map features=COLUMNS")
+            others = [name for name in self.looks if name not in self._taken()]
+            but = f", and not {listed(others)}" if others else ""
+            self.notes.append(f"took as features the columns {listed(own)}{but}; others with --map features=COLUMNS")
         if not self._has("outputs"):
             self.notes.append("no outputs; only what was asked is judged. Name them with --map outputs=COLUMNS")
         if not self._has("occurred_at"):

@@ -45,7 +45,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 _OUTPUT_GROUPS = re.compile(r"(?:p|prob|probs|proba|probability|output|outputs|score|class|y_pred|pred)_\w+|p\d+")
 _IDS = re.compile(
-    r"(?:.*_)?(?:id|ids|uuid|guid|key|token|hash|ip|email|session|trace|span|index|level_\d+_?)|unnamed_.*|row(?:_?number)?"
+    r"(?:.*_)?(?:id|ids|uuid|guid|key|token|hash|ip|email|session|trace|span)|index|index_level_\d+|unnamed_.*|row(?:_?number)?"
 )
 _TIMES = re.compile(
     r"(?:.*_)?(?:at|ts|time|times|timestamp|date|datetime|latency|duration|elapsed)(?:_(?:s|ms|us|ns|utc|seconds))?"

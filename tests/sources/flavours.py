@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -118,7 +118,6 @@ class Flavour:
     write: Callable[[Path], Path]
     map: str = ""
     is_named: bool = True
-    given: dict[str, str] = field(default_factory=dict)
 
 
 def _put(path: Path, text: str | bytes) -> Path:
@@ -166,16 +165,26 @@ def _pandas(folder: Path) -> Path:
     return folder / "log.parquet"
 
 
-def _hive(folder: Path) -> Path:
-    own = _flat(rows())
-    for row in own:
-        del row["model"], row["model_version"]
-    for part in range(2):
-        path = folder / "logs.csv" / "model=credit" / "model_version=3" / f"part-{part}.csv"
-        _put(path, separated(own[part * 6 : part * 6 + 6]))
-    _put(folder / "logs.csv" / "_SUCCESS", "")
-    _put(folder / "logs.csv" / "model=credit" / "model_version=3" / ".part-0.csv.crc", b"\0")
-    return folder / "logs.csv"
+def _hive(suffix: str) -> Callable[[Path], Path]:
+    """A folder of two parts, whose folders say of what model they are."""
+
+    def write(folder: Path) -> Path:
+        own = _flat(rows())
+        for row in own:
+            del row["model"], row["model_version"]
+        place = folder / f"logs{suffix}" / "model=credit" / "model_version=3"
+        place.mkdir(parents=True)
+        for part in range(2):
+            some, path = own[part * 6 : part * 6 + 6], place / f"part-{part}{suffix}"
+            if suffix == ".parquet":
+                pq.write_table(pa.Table.from_pylist(some), path)
+            else:
+                _put(path, separated(some) if suffix == ".csv" else lines(some))
+        _put(place.parents[1] / "_SUCCESS", "")
+        _put(place / f".part-0{suffix}.crc", b"\0")
+        return place.parents[1]
+
+    return write
 
 
 def _utc(seconds: float) -> datetime:
@@ -187,7 +196,7 @@ def _text(written: Callable[[], str | bytes], name: str) -> Callable[[Path], Pat
 
 
 P = "outputs=p_*"
-_T, _N = "occurred_at", None
+_T = "occurred_at"
 FLAVOURS: dict[str, Flavour] = {
     "jsonl": Flavour(_text(lambda: lines(rows()), "log.jsonl")),
     "jsonl of lists": Flavour(_text(lambda: lines(_listed(rows())), "log.ndjson"), is_named=False),
@@ -230,7 +239,9 @@ FLAVOURS: dict[str, Flavour] = {
     "csv, JSON in cells": Flavour(_text(lambda: separated(_as_json(rows())), "log.csv")),
     "csv, lists in cells": Flavour(_text(lambda: separated(_as_json(_listed(rows()))), "log.csv"), is_named=False),
     "tsv": Flavour(_text(lambda: separated(_flat(rows()), "\t"), "log.tsv"), P),
-    "a folder of Spark": Flavour(_hive, P),
+    "a folder of CSV of Spark": Flavour(_hive(".csv"), P),
+    "a folder of JSON of Spark": Flavour(_hive(".json"), P),
+    "a folder of Parquet of Spark": Flavour(_hive(".parquet"), P),
     "parquet": Flavour(_parquet(_listed(rows())), is_named=False),
     "parquet of pandas": Flavour(_pandas, is_named=False),
     "parquet of large lists": Flavour(

@@ -14,7 +14,9 @@ from detector.contracts.batches import concatenate
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.sources import Reading, format_of, open_logs
+from detector.sources.looks import Look
 from detector.sources.mapping import Source, parse_map, quoted
+from detector.sources.proposing import feature_columns
 from tests.contracts.batches import principals_of
 from tests.sources.flavours import lines, separated
 
@@ -125,7 +127,7 @@ def test_a_column_a_feature_needs_no_map_where_other_names_fit(tmp_path: Path, s
     )
     batch, told = read(write(tmp_path, rows, suffix))
     assert batch.feature_names == ("age", "income", "owner", "country")
-    assert "took as features the columns age, income, owner, country; others with --map" in told[0]
+    assert "took as features the columns age, income, owner, country, and not session_id, note, latency_ms; " in told[0]
 
 
 @both
@@ -265,3 +267,11 @@ def test_of_files_with_the_same_columns_each_has_its_own_unit_of_time(tmp_path: 
         assert portion.batch is not None, portion.bad_rows
         times += portion.batch.occurred_at.tolist()
     assert times == [1.7e9 + at for at in range(4)]
+
+
+def test_what_looks_like_an_id_a_time_or_the_truth_is_no_feature() -> None:
+    features = ["V1", "body_mass_index", "is_new", "keyword_count", "timeless", "Age"]
+    ids = ["__index_level_0__", "Unnamed: 0", "requestId", "ip", "api_key_hash"]
+    others = ["updated_at", "latency_ms", "y_true", "p_a", "p_b"]
+    looks = {name: Look("number") for name in (*ids, *others, *features)} | {"city": Look("text", varied=True)}
+    assert feature_columns(looks, ()) == tuple(features)

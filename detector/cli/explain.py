@@ -94,6 +94,12 @@ class Judging:
             raise ConfigurationError(misfits[0].detail)
         return follow(queries, self.config, self.policy)
 
+    def unseen(self, queries: Sequence[Timed]) -> list[str]:
+        """What features have values that no honest query has."""
+        from detector.cli.explanation.features import unseen_by_name
+
+        return unseen_by_name([batch for batch, _ in queries], self.config)
+
 
 def _of_logs(paths: Sequence[Path], how: Reading, name: str, model: str | None, judging: Judging) -> Account:
     from detector.cli.explanation.account import account_of
@@ -102,7 +108,9 @@ def _of_logs(paths: Sequence[Path], how: Reading, name: str, model: str | None, 
     logs = files_in(paths)
     with bar(console(stderr=True), "read", rows_in(logs)) as progress:
         own = queries_of(name, recorded(logs, how, progress))
-    return account_of(judging.follow(own.of(model)), judging.config, ", ".join(path.name for path in logs))
+    queries = own.of(model)
+    source = ", ".join(path.name for path in logs)
+    return account_of(judging.follow(queries), judging.config, source, notes=judging.unseen(queries))
 
 
 def _of_service(kafka: KafkaSettings, name: str, model: str | None, judging: Judging) -> Account:
@@ -111,11 +119,12 @@ def _of_service(kafka: KafkaSettings, name: str, model: str | None, judging: Jud
 
     queries = read_queries(kafka, name).of(model)
     known = read_records(kafka, queries[0][0].model, name)
-    course = judging.follow(since_cleared(queries, known))
+    queries = since_cleared(queries, known)
+    course = judging.follow(queries)
     return account_of(
         course,
         judging.config,
         f"the topic {kafka.topics.queries}",
         records=placed(known, course),
-        notes=notes(known, course, judging.config.configuration_hash()),
+        notes=[*judging.unseen(queries), *notes(known, course, judging.config.configuration_hash())],
     )

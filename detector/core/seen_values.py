@@ -44,15 +44,17 @@ class SeenValues:
 
     def unseen(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
         """int64 (n,): how many features of each row have a value that was never seen."""
+        return row_counts(self.strange(rows))
+
+    def strange(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """bool (n, d): which values were never seen."""
         least, most = self._range
-        outside = (rows < least) | (rows > most)
-        unseen = row_counts(outside)
+        strange: NDArray[np.bool_] = (rows < least) | (rows > most)
         if self._discrete.any():
             # Most values of images are the least.
-            at = np.flatnonzero((rows != self.low) & self._discrete & ~outside)
-            row, feature = np.divmod(at, rows.shape[1])
-            unseen += np.bincount(row[self._strange(rows.ravel()[at], feature)], minlength=len(rows))
-        return unseen
+            at = np.flatnonzero((rows != self.low) & self._discrete & ~strange)
+            strange.reshape(-1)[at] = self._strange(rows.ravel()[at], at % rows.shape[1])
+        return strange
 
     def _strange(self, values: NDArray[np.float32], feature: Array) -> NDArray[np.bool_]:
         """bool (n,): which ``values``, within the range of their ``feature`` int64 (n,), were never seen."""

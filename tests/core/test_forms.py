@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from detector.contracts.batches import take
 from detector.contracts.codecs.loose_features import columns_of, named_row
 from detector.contracts.codecs.loose_outputs import output_columns, outputs_of
+from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.calibration.plain import plain_traffic
 from detector.core.forms import Field, Form, guessed, learn
@@ -105,6 +106,7 @@ def test_a_list_with_a_text_in_it_and_one_without_are_the_same_features() -> Non
         (Form(None, "probabilities", _ABC), [{"label": "c", "score": 0.5}], "probabilities", [0.25, 0.25, 0.5]),
         (Form(None, "probabilities", ("a", "b")), "b", "label", [1]),
         (Form(None, "probabilities"), {"b": 0.75, "a": 0.25}, "probabilities", [0.25, 0.75]),
+        (Form(None, "probabilities", ("yes",)), {"yes": 0.25}, "probabilities", [0.75, 0.25]),
         (Form(None, "probability"), None, "none", []),
         (Form(None, "none"), [0.25, 0.75], "none", []),
     ],
@@ -222,3 +224,12 @@ def test_every_kind_of_outputs_of_a_model_without_a_profile_is_read_row_by_row()
     assert guessed(batch, "probability").outputs[:2].tolist() == [[0.25, 0.75], [0.75, 0.25]]
     first, second = (guessed(batch_of([{"a": 1}], told)).outputs for told in _BOTH_WAYS)
     assert first == second
+
+
+def test_features_stand_in_the_order_of_the_owners_model_or_are_refused() -> None:
+    batch = batch_of([{"age": 3, "colour": "red", "size": 1}, {"age": 3, "colour": "blue", "size": 1}])
+    names = ("size", "colour=blue", "colour=red", "age")
+    assert plain_traffic([batch], names=names).form.columns == names
+    assert plain_traffic([make_batch()], names=names).form.columns is None
+    with pytest.raises(ConfigurationError, match="--model has the features x, y, and the honest logs age, colour=blue"):
+        plain_traffic([batch], names=("x", "y"))

@@ -56,6 +56,11 @@ class Form:
         return None if self.classes is None else {name: number for number, name in enumerate(self.classes)}
 
     @property
+    def names(self) -> tuple[str, ...] | None:
+        """The name of the feature that each plain column belongs to; None: unnamed."""
+        return None if self.fields is None else tuple(own.name for own in self.fields for _ in range(own.width))
+
+    @property
     def said(self) -> OutputKind:
         """The kind of plain outputs."""
         return "probabilities" if self.outputs == "probability" else self.outputs

@@ -73,6 +73,8 @@ def _of_names(wanted: str, classes: Mapping[str, int] | None, batch: QueryBatch,
     if batch.output_kind == "score":
         return "score", outputs
     _note(counted, codes < 0)
+    if len(classes) == 1:
+        return "probabilities", np.concatenate((1 - outputs, outputs), axis=1)
     rest = np.maximum(1 - outputs.sum(axis=1, dtype=np.float64), 0) / np.maximum((~given).sum(axis=1), 1)
     return "probabilities", np.where(given, outputs, rest[:, None]).astype(np.float32)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.cli.form_words import form_lines
+from detector.cli.logs import Map, check_refused, reading
 from detector.cli.options import Json
 from detector.cli.output_files import file_for, write
 from detector.cli.replay import OutputsName, bar, rows_in
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from detector.cli.honest import Traffic
     from detector.core.calibration.screening import Screened
     from detector.core.calibration.suspects import Outlier
+    from detector.runtime.settings import Settings
+    from detector.sources import Reading
 
 FEW = 9
 """With fewer accounts the tail of honest behaviour is a guess."""
@@ -64,6 +68,7 @@ def calibrate(
     model_name: Annotated[str | None, typer.Option("--model-name", help="Of the models in the logs.")] = None,
     model_version: Annotated[str | None, typer.Option("--model-version", help="Of the versions in the logs.")] = None,
     json: Json = False,
+    map_: Map = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Learn from honest traffic what is ordinary, so that no more than --budget of honest accounts are flagged."""
@@ -74,10 +79,11 @@ def calibrate(
     if bool(logs) == (since is not None):
         raise typer.BadParameter("name honest logs with --honest, or a time with --since, and not both")
     file_for(out)
-    screen = console(stderr=True)
-    traffic = _read(screen, logs) if since is None else _hear(since, settings)
-    said = {EVERYONE: outputs.value} if outputs else load_settings(settings).detection.outputs
-    request = Request(budget, model_name, model_version, validation, model, leave_out or (), said)
+    screen, loaded = console(stderr=True), load_settings(settings)
+    how = reading(loaded, map_)
+    traffic = _read(screen, logs, how) if since is None else _hear(since, loaded)
+    said = {EVERYONE: outputs.value} if outputs else loaded.detection.outputs
+    request = Request(budget, model_name, model_version, validation, model, leave_out or (), said, how)
     with bar(screen, "accounts", accounts_in(traffic)) as progress:
         made = make_profile(traffic, request, progress)
     write(out, made.profile.to_bytes())
@@ -85,6 +91,7 @@ def calibrate(
         say_json({"out": str(out)} | plain(made, traffic, budget))
     else:
         say(*told(made, traffic, budget), f"{'profile':<12}{out}, {made.profile.hash}")
+    check_refused(traffic.rows, traffic.reasons + Counter(dimension=made.traffic.left_out))
 
 
 def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
@@ -196,16 +203,15 @@ def _not_used(traffic: Traffic) -> str:
     return "; left out: " + ", ".join(dishonest + refused) if dishonest + refused else ""
 
 
-def _read(screen: Console, logs: list[Path]) -> Traffic:
+def _read(screen: Console, logs: list[Path], how: Reading) -> Traffic:
     from detector.cli.honest import read_files
 
     with bar(screen, "rows", rows_in(logs)) as progress:
-        return read_files(logs, progress)
+        return read_files(logs, progress, how)
 
 
-def _hear(since: str, settings: Path | None) -> Traffic:
+def _hear(since: str, settings: Settings) -> Traffic:
     from detector.cli.honest import read_topic
     from detector.cli.operator import seconds
-    from detector.runtime.settings import load_settings
 
-    return read_topic(load_settings(settings).kafka, time.time() - seconds(since))
+    return read_topic(settings.kafka, time.time() - seconds(since))

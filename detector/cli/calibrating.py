@@ -24,7 +24,7 @@ from detector.core.profile import Profile
 from detector.core.stream import labels_of
 from detector.core.validation import ROWS, Validation
 from detector.runtime.text_files import read_text
-from detector.sources import format_of
+from detector.sources import Reading, format_of
 
 _SEED = 0
 """Of too many validation rows the same ones are kept each time."""
@@ -33,7 +33,7 @@ _SEED = 0
 @dataclass(frozen=True, slots=True)
 class Request:
     """What ``calibrate`` was asked for. ``leave_out``: names of accounts that do not count as honest; ``outputs``: what
-    those of a model are, or of all others under ``*``; else they are inferred."""
+    those of a model are, or of all others under ``*``; else they are inferred; ``reading``: of ``validation``."""
 
     budget: float
     model: str | None = None
@@ -42,6 +42,7 @@ class Request:
     owner_model: Path | None = None
     leave_out: Collection[str] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def make_profile(traffic: Traffic, request: Request, progress: Callable[[int], N
     outputs = request.outputs.get(pieces[0].model, request.outputs.get(EVERYONE))
     plain = plain_traffic(pieces, cast("Outputs | None", outputs), None if model is None else model.features.names)
     accounts = accounts_of(plain.pieces)
-    owned = Owned(model, _validation(request.validation, plain))
+    owned = Owned(model, _validation(request, plain))
     screened = calibrate_screened(accounts, request.budget, request.leave_out, progress, owned)
     queries = int(screened.calibration.queries.sum())
     given = [path for path in (request.validation, request.owner_model) if path is not None]
@@ -114,11 +115,12 @@ def _owner_model(path: Path | None) -> Any:
         raise ConfigurationError(f"--model: {path}: {error}") from error
 
 
-def _validation(path: Path | None, honest: PlainTraffic) -> Validation | None:
-    """Of the log at ``path``; of more rows than are kept, random ones."""
+def _validation(request: Request, honest: PlainTraffic) -> Validation | None:
+    """Of the log that is asked for; of more rows than are kept, random ones."""
+    path = request.validation
     if path is None:
         return None
-    rows = [portion.batch for portion in format_of(path).read(path) if portion.batch is not None]
+    rows = [portion.batch for portion in format_of(path).read(path, request.reading) if portion.batch is not None]
     pieces, dimension = [honest.form.plain(own) for own in rows if honest.form.takes(own)], honest.pieces[0].dimension
     if not pieces or {own.dimension for own in pieces} != {dimension}:
         found = sorted({own.dimension for own in rows})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.cli.logs import Map, files_in, reading
 from detector.cli.operator import ApiKey, principal_of
 from detector.cli.options import Json
 from detector.cli.output_files import file_for, write
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from detector.core.configuration import EngineConfig
     from detector.policy.config import Policy
     from detector.runtime.sections import KafkaSettings
+    from detector.sources import Reading
     from detector.stream.explaining import Course, Timed
 
 PAGE = "explanation.html"
@@ -43,6 +45,7 @@ def explain(
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge the files by occurred_at; else one after another.")
     ] = False,
+    map_: Map = None,
     api_key: ApiKey = False,
     json: Json = False,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
@@ -67,7 +70,8 @@ def explain(
     config = engine_config(loaded)
     judging = Judging(replace(config, profiles=given) if given else config, policy_of(loaded), bool(given))
     name = principal_of(loaded, principal, api_key)
-    account = _of_logs(logs, merge, name, model, judging) if logs else _of_service(loaded.kafka, name, model, judging)
+    how = reading(loaded, map_, merge=merge)
+    account = _of_logs(logs, how, name, model, judging) if logs else _of_service(loaded.kafka, name, model, judging)
     if path is not None:
         write(path, page(account).encode("utf-8", "backslashreplace"))
         note(f"See {path}.")
@@ -103,12 +107,13 @@ class Judging:
         return unseen_by_name([batch for batch, _ in queries], self.config)
 
 
-def _of_logs(logs: Sequence[Path], merge: bool, name: str, model: str | None, judging: Judging) -> Account:
+def _of_logs(paths: Sequence[Path], how: Reading, name: str, model: str | None, judging: Judging) -> Account:
     from detector.cli.explanation.account import account_of
     from detector.stream.explaining import queries_of, recorded
 
+    logs = files_in(paths)
     with bar(console(stderr=True), "read", rows_in(logs)) as progress:
-        own = queries_of(name, recorded(logs, merge=merge, progress=progress))
+        own = queries_of(name, recorded(logs, how, progress))
     queries = own.of(model)
     source = ", ".join(path.name for path in logs)
     return account_of(judging.follow(queries), judging.config, source, notes=judging.unseen(queries))

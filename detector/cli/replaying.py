@@ -20,6 +20,7 @@ from detector.core.batch import Observation
 from detector.core.engine import EngineConfig
 from detector.core.profile import Profile
 from detector.policy.config import Policy
+from detector.sources import Reading
 from detector.stream.recorded import Part, judge_logs
 
 
@@ -29,26 +30,26 @@ def replay(
     *,
     engine_config: EngineConfig,
     policy: Policy,
-    merge: bool = False,
+    reading: Reading | None = None,
     progress: Callable[[int], None] | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
 ) -> dict[str, Any]:
     """Judge the queries in ``paths`` and write what comes of it to the folder ``out``; returns the summary.
 
-    The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
+    The files are read as ``reading`` says, by default in the order given. Policy time is the running maximum
     of ``occurred_at``, none of which is taken to be later than ``not_after``, seconds UTC.
 
     ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
     ``decisions.jsonl`` are records as they would be published, decisions with the epoch (0, 0); ``refused.jsonl`` says
-    which rows were bad; ``summary.json`` has the reasons for it, what was odd and replaced (``limits.REPAIRS``), which
-    model versions are ``calibrated``, by which profile, the queries of each principal, the first one flagged, or null,
-    and how many of their rows could not be judged, by reason. ``index`` and ``first_flagged`` count from 0, as the
-    files say, ``first_flagged_query`` from 1; ``alerts`` counts the revisions of one alert once. ``progress`` is given
-    how many rows, good or bad, were dealt with since. Raises ConfigurationError, also where a query fits none of the
-    profiles ``must_fit``, if there are any.
+    which rows were bad, counted from 1; ``summary.json`` has the reasons for it, what was odd and replaced
+    (``limits.REPAIRS``), which model versions are ``calibrated``, by which profile, the queries of each principal, the
+    first one flagged, or null, and how many of their rows could not be judged, by reason. ``index`` and
+    ``first_flagged`` count from 0, as the files say, ``first_flagged_query`` from 1; ``alerts`` counts the revisions of
+    one alert once. ``progress`` is given how many rows, good or bad, were dealt with since. Raises ConfigurationError,
+    also where a query fits none of the profiles ``must_fit``, if there are any.
     """
-    options: dict[str, Any] = {"merge": merge, "must_fit": must_fit, "not_after": not_after}
+    options: dict[str, Any] = {"reading": reading, "must_fit": must_fit, "not_after": not_after}
     parts = judge_logs(paths, engine_config=engine_config, policy=policy, **options)
     out.mkdir(parents=True, exist_ok=True)
     with Report(out, paths) as report:
@@ -120,13 +121,13 @@ class Report:
         self._count("refused")
         self._reasons[bad.reason] += 1
         self._accounts.refuse(bad)
-        line = {"file": str(self._paths[log]), "row": bad.row, "reason": bad.reason, "detail": bad.detail}
+        line = {"file": str(self._paths[log]), "row": bad.row + 1, "reason": bad.reason, "detail": bad.detail}
         self._refused.write(json.dumps(line).encode() + b"\n")
 
     def summary(self) -> dict[str, Any]:
         """Totals and each principal; also written to ``summary.json``."""
         counted = {"reasons": dict(self._reasons.most_common()), "repaired": dict(self.repaired)}
-        base = {"index_counts_from": COUNTED_FROM, "queries_count_from": 1}
+        base = {"index_counts_from": COUNTED_FROM, "queries_count_from": 1, "rows_count_from": 1}
         models = [
             {"model": model, "model_version": version, "calibrated": profile is not None, "profile": profile}
             for (model, version), profile in self._profiles.items()

@@ -296,6 +296,13 @@ class LoggingSettings(Section):
     """One JSON object a line, or coloured text for people."""
 
 
+class SourcesSettings(Section):
+    """Log files that commands read."""
+
+    map: dict[str, str] = Field(default_factory=dict)
+    """Which columns are what: columns by role, as the option --map has them, which wins. principal: user_id."""
+
+
 def secret(section: Section, section_name: str, key: str) -> str | None:
     """The secret ``key`` of ``section``, from itself or from the file ``key_file`` names; None when neither is set.
 

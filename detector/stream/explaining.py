@@ -24,7 +24,7 @@ from detector.core.signals.prada import Prada, distances_in
 from detector.policy.activity import Activity, Unjudged
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.sources import format_of
+from detector.sources import Reading, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
 from detector.stream.intake import Receiver, SourceRecord, origin_of
@@ -104,14 +104,14 @@ class Course:
         return int(rows[0]) if len(rows) else None
 
 
-def recorded(paths: Sequence[Path], *, merge: bool, progress: Callable[[int], None]) -> Iterator[Timed]:
-    """Yields the good rows of files, in the order given or by ``occurred_at``, with the times of ``replay``.
+def recorded(paths: Sequence[Path], reading: Reading, progress: Callable[[int], None]) -> Iterator[Timed]:
+    """Yields the good rows of files as ``reading`` says, with the times of ``replay``.
 
     ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
     file is missing or of no known format.
     """
-    logs = [format_of(path).read(path) for path in paths]
-    return _timed(by_time(logs) if merge else one_after_another(logs), progress)
+    logs = open_logs(paths, reading)
+    return _timed(by_time(logs) if reading.merge else one_after_another(logs), progress)
 
 
 def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iterator[Timed]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,7 @@ Section = tuple[int, bytes]
 Sections = dict[str, Section]
 
 
-@dataclass(frozen=True, slots=True)
-class PrincipalKey:
+class PrincipalKey(NamedTuple):
     """Whose state: all detection state is keyed by this."""
 
     model: str

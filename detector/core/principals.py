@@ -20,9 +20,9 @@ MOST_VOTES = 64
 
 @dataclass(slots=True)
 class Shard:
-    """Whose slots and accounts are one engine's. ``home_of``, by (model, ``ANY``, principal): the slot that judges where
-    versions have no profiles, which is that of the first version by name. ``queries``: how many it took, which numbers
-    its stream."""
+    """Whose slots and accounts are one engine's. ``home_of``, by (model, ``ANY``, principal): the slot that judges
+    where versions have no profiles, which is that of the first version by name. ``queries``: how many it took, which
+    numbers its stream."""
 
     slot_of: dict[Key, int] = field(default_factory=dict)
     home_of: dict[Key, int] = field(default_factory=dict)

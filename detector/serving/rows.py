@@ -128,12 +128,12 @@ def as_outputs(values: ArrayLike, queries: int) -> NDArray[np.float32]:
 
 def _as_floats(values: Any) -> NDArray[np.float32]:
     try:
-        silently, np = _thread.silently
+        silently, numpy = _thread.silently
     except AttributeError:
-        silently, np = _thread.silently = _silent_numpy()
-    if type(values) is not np.ndarray and hasattr(values, "filled"):  # masked; numpy.ma takes long to import
-        values = values.astype(np.float64).filled(np.nan)
-    matrix: NDArray[np.float32] = silently(np.array, values, dtype=np.float32, order="C")
+        silently, numpy = _thread.silently = _silent_numpy()
+    if type(values) is not numpy.ndarray and hasattr(values, "filled"):  # masked; numpy.ma takes long to import
+        values = values.astype(numpy.float64).filled(numpy.nan)
+    matrix: NDArray[np.float32] = silently(numpy.array, values, dtype=numpy.float32, order="C")
     return matrix
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,7 @@ Section = tuple[int, bytes]
 Sections = dict[str, Section]
 
 
-@dataclass(frozen=True, slots=True)
-class PrincipalKey:
+class PrincipalKey(NamedTuple):
     """The key of all detection state."""
 
     model: str

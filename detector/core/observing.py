@@ -313,7 +313,7 @@ class Observing:
         rows = slice(stream.edges[at], stream.edges[at + 1])
         keys, key_index = self._named(at, rows)
         return Observation(
-            keys=[PrincipalKey(*key) for key in keys],
+            keys=list(map(PrincipalKey._make, keys)),
             key_index=key_index,
             index=out.index[rows],
             flagged=out.flagged[rows],

@@ -21,9 +21,12 @@ MOST_VOTES = 64
 
 @dataclass(slots=True)
 class Shard:
-    """The slots and accounts of one engine. ``queries``: how many it took, which numbers its stream."""
+    """The slots and accounts of one engine. ``home_of``, by (model, ``ANY``, principal): the slot that judges where
+    versions have no profiles, which is that of the first version by name. ``queries``: how many it took, which numbers
+    its stream."""
 
     slot_of: dict[Key, int] = field(default_factory=dict)
+    home_of: dict[Key, int] = field(default_factory=dict)
     account_of: dict[tuple[str, str], int] = field(default_factory=dict)
     queries: int = 0
 
@@ -42,8 +45,7 @@ class Principals:
     ``slots`` columns: ``queries`` seen and ``repeats`` among them, ``active`` (number in the engine's stream of the
     last one), ``score`` (last one, NaN before any), ``account``, ``dimension`` with its ``votes`` and how often it
     changed (``flips``), ``block`` of the history, its first ``pool`` and how many ``pools``. ``accounts`` columns:
-    ``latch`` (bit set of the signals that made it a suspect), ``versions`` (how many slots) and ``home``: the slot that
-    judges where versions have no profiles, which is that of the first version by name.
+    ``latch`` (bit set of the signals that made it a suspect) and ``versions`` (how many slots).
     """
 
     def __init__(self) -> None:
@@ -64,7 +66,7 @@ class Principals:
             }
         )
         self.slots.reserve(1)
-        self.accounts = Columns({"latch": (np.int64, 0), "versions": (np.int32, 0), "home": (np.int32, -1)})
+        self.accounts = Columns({"latch": (np.int64, 0), "versions": (np.int32, 0)})
         self._slot_ids = Ids()
         self._account_ids = Ids()
         self._text_bytes = 0
@@ -83,9 +85,9 @@ class Principals:
         self._text_bytes += len(key[2])
         account = self._account(shard, key)
         self.accounts["versions"][account] += 1
-        home = int(self.accounts["home"][account])
-        if home < 0 or key[1] < self.key_of[home][1]:
-            self.accounts["home"][account] = slot
+        home = shard.home_of.setdefault((key[0], ANY, key[2]), slot)
+        if key[1] < self.key_of[home][1]:
+            shard.home_of[key[0], ANY, key[2]] = slot
         self.slots["account"][slot] = account
         self.slots["dimension"][slot] = dimension
         return slot
@@ -103,13 +105,8 @@ class Principals:
     def find(self, shard: Shard, keys: Sequence[Key]) -> list[int]:
         """Returns the slot that judges each key of a stream, -1 where there is none: for ``ANY`` version the home of
         its account."""
-        slot_of, account_of, home = shard.slot_of, shard.account_of, self.accounts["home"]
-        return [
-            slot_of.get(key, -1)
-            if key[1] != ANY
-            else (-1 if (account := account_of.get((key[0], key[2]))) is None else int(home[account]))
-            for key in keys
-        ]
+        slot_of, home_of = shard.slot_of, shard.home_of
+        return [(home_of if key[1] == ANY else slot_of).get(key, -1) for key in keys]
 
     def versions_of(self, shard: Shard, model: str, principal: str) -> list[int]:
         """Returns the slots of all model versions of one principal."""
@@ -117,7 +114,7 @@ class Principals:
         if account is None:
             return []
         if self.accounts["versions"][account] == 1:
-            return [int(self.accounts["home"][account])]
+            return [shard.home_of[model, ANY, principal]]
         return self._slots_of(account)
 
     def to_forget(self, shard: Shard, count: int) -> list[int]:
@@ -152,11 +149,12 @@ class Principals:
         self.slots["account"][slot] = -1
         accounts["versions"][account] -= 1
         if accounts["versions"][account] == 0:
-            del shard.account_of[key[0], key[2]]
+            del shard.account_of[key[0], key[2]], shard.home_of[key[0], ANY, key[2]]
             accounts.reset(np.array([account]))
             self._account_ids.give_back([account])
-        elif accounts["home"][account] == slot:
-            accounts["home"][account] = min(self._slots_of(account), key=lambda own: self.key_of[own][1])
+        elif shard.home_of[key[0], ANY, key[2]] == slot:
+            home = min(self._slots_of(account), key=lambda own: self.key_of[own][1])
+            shard.home_of[key[0], ANY, key[2]] = home
 
     def _slots_of(self, account: int) -> list[int]:
         own: list[int] = np.flatnonzero(self.slots["account"][: self.capacity] == account).tolist()

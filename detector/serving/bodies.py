@@ -52,12 +52,13 @@ def _parse(data: bytes) -> Any:
 
 
 def _loads(data: bytes | str) -> Any:
+    text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
     try:
-        return json.loads(data, object_pairs_hook=_object)
-    except (UnicodeDecodeError, json.JSONDecodeError):
+        return _JSON.decode(text)
+    except json.JSONDecodeError:
         raise
     except ValueError:  # an integer of over 4,300 digits, which other readers take for infinite
-        return json.loads(data, object_pairs_hook=_object, parse_int=_integer)
+        return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
 
 
 def _integer(digits: str) -> int | float:
@@ -70,6 +71,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise Unjudged("ambiguous", "an object of a body has two values under one name")
     return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object)
+"""Made once: ``json.loads`` makes another one with each call that says more than the text."""
 
 
 def rows_told(found: Any) -> int:

@@ -164,4 +164,5 @@ class Capture:
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
-    return [bytes(value).decode("latin-1") for key, value in headers if bytes(key).lower() == name]
+    size = len(name)
+    return [bytes(value).decode("latin-1") for key, value in headers if len(key) == size and bytes(key).lower() == name]

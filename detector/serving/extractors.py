@@ -196,10 +196,10 @@ def _scored(asked: Table, answered: Table, output_kind: OutputKind, request: Map
     read = asked.only(answered.places)
     if not len(read):
         raise Unjudged("rows", "no row that can be read has an answer that can be", asked.asked)
-    features = np.clip(read.rows, -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(np.float32)
+    features = np.minimum(np.maximum(read.rows, -LARGEST_FLOAT32), LARGEST_FLOAT32).astype(np.float32)
     columns = Columns()
     missing = np.isnan(features)
-    if missing.any():
+    if np.logical_or.reduce(missing, axis=None):
         columns["missing"] = missing
     if isinstance(leaf, list) and len(leaf) == asked.asked and all(map(_is_node, leaf)):
         columns["leaf"] = leaf if read.places is None else [leaf[place] for place in read.places]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
@@ -58,7 +58,7 @@ class Source:
     output_kind: OutputKind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Rows:
     """``queries`` rows of one principal: ``features`` float32 (n, d), ``outputs`` float32 (n, k), ``columns`` of n.
     ``feature_names`` as in a batch.
@@ -133,21 +133,26 @@ def as_outputs(values: ArrayLike, queries: int) -> NDArray[np.float32]:
 
 
 def _as_floats(values: Any) -> NDArray[np.float32]:
-    import numpy as np
-
-    if type(values) is not np.ndarray and hasattr(values, "filled"):  # masked; numpy.ma takes long to import
-        values = values.astype(np.float64).filled(np.nan)
     try:
-        silently = _thread.silently
+        silently, numpy = _thread.silently
     except AttributeError:
-        silently = _thread.silently = contextvars.Context().run
-        silently(np.seterr, all="ignore")
-    matrix: NDArray[np.float32] = silently(np.array, values, dtype=np.float32, order="C")
+        silently, numpy = _thread.silently = _silent_numpy()
+    if type(values) is not numpy.ndarray and hasattr(values, "filled"):  # masked; numpy.ma takes long to import
+        values = values.astype(numpy.float64).filled(numpy.nan)
+    matrix: NDArray[np.float32] = silently(numpy.array, values, dtype=numpy.float32, order="C")
     return matrix
 
 
 _thread = threading.local()
 """Has a context in which numpy does not warn about values beyond float32; np.errstate takes ten times as long."""
+
+
+def _silent_numpy() -> tuple[Callable[..., Any], Any]:
+    import numpy as np
+
+    silently = contextvars.Context().run
+    silently(np.seterr, all="ignore")
+    return silently, np
 
 
 def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:
@@ -252,14 +257,13 @@ def build(
 ) -> Rows:
     """Rows with their size estimated."""
     nbytes = features.nbytes + outputs.nbytes + len(event_ids) * _ROW_OVERHEAD + sum(map(len, event_ids))
-    nbytes += sum(map(_nbytes, columns.values()))
+    for column in columns.values():
+        nbytes += sum(map(len, column)) if isinstance(column, list) else _nbytes(column)
     return Rows(source, event_ids, occurred_at, features, outputs, columns, nbytes)
 
 
-def _nbytes(column: Any) -> int:
-    """About how much is written of an optional column."""
-    if isinstance(column, list):
-        return sum(map(len, column))
+def _nbytes(column: NDArray[Any]) -> int:
+    """Returns about how many bytes are written of an optional column."""
     if column.dtype.hasobject:
         return sum(len(text or "") + _TEXT_OVERHEAD for text in column.ravel().tolist())
     return int(column.nbytes)

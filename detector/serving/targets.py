@@ -73,8 +73,10 @@ def find_target(find: FindTarget, scope: Scope, app_root: str) -> Target | None:
     """
     target = find(scope)
     if target is None:
-        path = scope["path"]
-        for other in _spellings(path, (scope.get("root_path") or "", app_root)):
+        path, root = scope["path"], scope.get("root_path") or ""
+        if not (root or app_root or _UNTIDY.search(path)):
+            return None
+        for other in _spellings(path, (root, app_root)):
             if other != path:
                 target = target or find({**scope, "path": other, "root_path": ""})
     return target

@@ -132,9 +132,10 @@ class Receiver:
         intake = Intake(refused={at: [bad] for at, bad in poison.items()})
         counts: list[tuple[int, Count]] = []
         media_types = [_media_type(record) for record in records]
-        for at in [at for at, media_type in enumerate(media_types) if media_type not in _KNOWN and at not in poison]:
-            intake.refused[at] = [_unknown(media_types[at])]
-        known = (at for at, media_type in enumerate(media_types) if media_type in _KNOWN and at not in poison)
+        known = [at for at, media_type in enumerate(media_types) if media_type in _KNOWN and at not in poison]
+        if len(known) < len(records):
+            for at in sorted({*range(len(records))} - {*known, *poison}):
+                intake.refused[at] = [_unknown(media_types[at])]
         for packed, run in groupby(known, key=lambda at: media_types[at] == _PACKED):
             places = list(run)
             counts += self._take_in(intake, places, [records[at] for at in places], packed)
@@ -151,8 +152,11 @@ class Receiver:
         if run.repaired:
             intake.repaired.update(run.repaired)
         away = self._away(run)
-        lost = self._forward(intake, places, records, away, {place for place, bad in run.bad if bad.row < 0})
-        self._refuse(intake, places, run, lost)
+        lost: list[int] = []
+        if away:
+            lost = self._forward(intake, places, records, away, {place for place, bad in run.bad if bad.row < 0})
+        if run.bad:
+            self._refuse(intake, places, run, lost)
         numbers = np.array(places, np.int64)
         for batch, record, row in run.parts:
             if away:
@@ -180,9 +184,11 @@ class Receiver:
     def _away(self, run: DecodedRun) -> dict[int, int]:
         """Returns the records of ``run``, in order, that have rows (also bad ones) or counts of another partition, and
         the last such partition of each."""
-        told = [*run.counts, *((place, count) for place, bad in run.bad if (count := unread(bad, 0.0)) is not None)]
-        homes = ((place, self._home(count.principal)) for place, count in told)
-        away = {place: home for place, home in homes if home != self._partition}
+        away: dict[int, int] = {}
+        if run.counts or run.bad:
+            told = [*run.counts, *((place, count) for place, bad in run.bad if (count := unread(bad, 0.0)) is not None)]
+            homes = ((place, self._home(count.principal)) for place, count in told)
+            away = {place: home for place, home in homes if home != self._partition}
         for batch, record, _ in run.parts:
             home = self._homes(batch)
             if np.count_nonzero(home != self._partition):

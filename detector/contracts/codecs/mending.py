@@ -125,14 +125,19 @@ def _features(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]
 
 
 def _finite(numbers: NDArray[np.float32]) -> bool:
-    """Whether all are finite; a sum of squares tells at half the cost, but for very large numbers."""
+    """Whether all are finite; of many a sum of squares tells at half the cost, but for very large numbers."""
     import numpy as np
 
     flat = numbers.ravel()
+    if flat.size < _MANY:
+        return all_of(np.isfinite(flat))
     with np.errstate(over="ignore", invalid="ignore"):
         if isfinite(flat.dot(flat)):
             return True
     return all_of(np.isfinite(flat))
+
+
+_MANY = 8_192
 
 
 def _rows_with(cells: NDArray[np.bool_]) -> int:

@@ -95,6 +95,13 @@ def _decoder() -> Callable[[bytes], JsonQuery]:
     return msgspec.json.Decoder(JsonQuery).decode
 
 
+@cache
+def _undecodable() -> tuple[type[Exception], ...]:
+    import msgspec
+
+    return msgspec.DecodeError, ValueError, RecursionError
+
+
 def _seconds(occurred_at: str | float | None, timestamp: float | None) -> float:
     """NaN for what is no moment, until something stands in for it."""
     if occurred_at is None:
@@ -130,15 +137,13 @@ class _Parsed:
 
 def _take(place: int, value: bytes | None, timestamp: float | None, run: DecodedRun) -> _Parsed | None:
     """The query in ``value``; None where it is refused, which ``run`` then says."""
-    import msgspec
-
     model: object = None
     principal: object = None
     try:
         data = check_size(value)
         try:
             query = _decoder()(data)
-        except (msgspec.DecodeError, ValueError, RecursionError):
+        except _undecodable():
             fields = json_fields(data)
             model, principal = fields.get("model"), fields.get("principal")
             query = _salvaged(fields, run.repaired)

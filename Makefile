@@ -11,7 +11,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 # Tests that need no broker and no server: two processes share them. Those of a new folder run one by one until it is
 # named here.
 QUIET := $(addprefix tests/,contracts core deploy lab policy runtime schemas sources test_architecture.py \
-	test_faults_documented.py)
+	test_faults_documented.py test_words.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-kafka test-deploy lint bench lab-tables chaos soak generate lock clean

@@ -44,6 +44,20 @@ class _Seen:
     names: list[str]
     values: NDArray[np.float64]
 
+    def alone(self, at: int) -> _Seen:
+        """Returns principal ``at`` without the others, which a score that waits would keep in memory."""
+        return _Seen(
+            [self.keys[at]],
+            [self.versions[at]],
+            [self.time[at]],
+            [self.queries[at]],
+            [self.score[at]],
+            [self.flagged[at]],
+            [self.calibrated[at]],
+            self.names,
+            self.values[at : at + 1].copy(),
+        )
+
 
 class ScoreBoard:
     """Decides which scores are due; remembers the last 100,000 principals it published. Early scores wait."""
@@ -55,7 +69,7 @@ class ScoreBoard:
         self._accounting = judge.ledger.accounting
         self._calibrated = {(own.model, own.model_version) for own in judge.engine.config.judging}
         self._published: OrderedDict[int, tuple[float, bool]] = OrderedDict()
-        self._waiting: dict[Key, tuple[_Seen, int]] = {}
+        self._waiting: dict[Key, _Seen] = {}
 
     def due(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> Iterator[Message]:
         """Yields score records for ``last``, the last rows of the principals in ``observation``, and for principals
@@ -64,19 +78,19 @@ class ScoreBoard:
             for at, key in enumerate(seen.keys):
                 if self._is_newcomer(seen, at):
                     if len(self._waiting) < _MOST_WAITING or key in self._waiting:
-                        self._waiting[key] = seen, at
+                        self._waiting[key] = seen.alone(at)
                 elif self._is_due(key, seen.time[at], seen.flagged[at]):
                     self._waiting.pop(key, None)
                     yield self._message(seen, at)
                 else:
-                    self._waiting[key] = seen, at
+                    self._waiting[key] = seen.alone(at)
         while len(self._waiting) > _MOST_WAITING:
-            yield self._message(*self._waiting.pop(next(iter(self._waiting))))
+            yield self._message(self._waiting.pop(next(iter(self._waiting))), 0)
 
     def waiting(self) -> Iterator[Message]:
         """Yields the scores that were not due when they came, as of now."""
         while self._waiting:
-            yield self._message(*self._waiting.popitem()[1])
+            yield self._message(self._waiting.popitem()[1], 0)
 
     def _judged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
         held, accused = observation.keys, self._accounting.accused()

@@ -59,8 +59,13 @@ def make_profile(traffic: Traffic, request: Request, progress: Callable[[int], N
     queries = int(screened.calibration.queries.sum())
     given = [path for path in (request.validation, request.owner_model) if path is not None]
     digests = [*traffic.digests, *map(digest_of, given)]
-    made = _provenance(screened, request.budget, queries, digests)
-    return Made(replace(screened.calibration.profile, made=made), screened, queries)
+    return Made(with_provenance(screened, request.budget, digests), screened, queries)
+
+
+def with_provenance(screened: Screened, budget: float, digests: list[str]) -> Profile:
+    """The profile of ``screened``, which says how it was made: from the files with ``digests``."""
+    queries = int(screened.calibration.queries.sum())
+    return replace(screened.calibration.profile, made=_provenance(screened, budget, queries, digests))
 
 
 def accounts_in(traffic: Traffic) -> int:

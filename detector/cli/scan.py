@@ -103,8 +103,6 @@ def _profiles(report: Report) -> dict[tuple[str, str], tuple[str, Profile]]:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{own.model}-{own.version}").strip(".-")[:80] or "model"
         taken = sum(other.startswith(name) for other, _ in found.values())
         name += f"-{taken + 1}" if taken else ""
-        found[own.model, own.version] = (
-            f"{name}.profile",
-            with_provenance(own.scan.screened, report.budget, report.log.digests),
-        )
+        profile = with_provenance(own.scan.screened, report.budget, report.log.digests)
+        found[own.model, own.version] = f"{name}.profile", profile
     return found

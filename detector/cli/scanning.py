@@ -38,7 +38,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """One model version: its ``accounts``' queries by name, all those of one form, and its ``scan``. ``asked``: how many
+    """One model version: its ``accounts``' queries by name, all of one form, and its ``scan``. ``asked``: how many
     queries each account asked, looked at or not; ``other_form``: queries that have another form and were not."""
 
     model: str

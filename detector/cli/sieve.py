@@ -25,7 +25,8 @@ Account = tuple[str, str, str]
 @dataclass(slots=True)
 class Sieve:
     """``pieces``: the first ``most`` queries of each account of what was put in, without ids and addresses; ``seen``:
-    how many there were of each. ``most`` is halved, for all alike, whenever they would take more than ``room`` bytes."""
+    how many there were of each. ``most`` is halved, for all alike, whenever they would take more than ``room`` bytes.
+    """
 
     room: int = ROOM
     most: int = FIRST
@@ -76,4 +77,4 @@ def _bare(batch: QueryBatch) -> QueryBatch:
 
 
 def _bytes(batch: QueryBatch) -> int:
-    return len(batch) * (4 * _COPIES * (batch.dimension + batch.outputs.shape[1]) + _OVERHEAD)
+    return len(batch) * (4 * _COPIES * (batch.dimension + int(batch.outputs.shape[1])) + _OVERHEAD)

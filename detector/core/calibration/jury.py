@@ -80,8 +80,8 @@ class Jury:
 
 
 def farthest(scores: Floats, exemplars: Floats) -> tuple[float, dict[int, int]]:
-    """The largest D of ``scores`` (n, j) beside ``exemplars`` (e, j), and which of these it rests on, by row; that of the
-    largest D is the last. Each exemplar bounds D of every row from above, so that few rows are held against all."""
+    """The largest D of ``scores`` (n, j) beside ``exemplars`` (e, j), and which of these it rests on, by row; that of
+    the largest D is the last. Each exemplar bounds D of every row from above, so that few rows are held against all."""
     bound = np.clip(scores, 0.0, MOST).sum(axis=1)
     used: dict[int, int] = {}
     while (at := int(bound.argmax())) not in used:

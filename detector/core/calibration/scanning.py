@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -31,11 +31,10 @@ def _silent(_: int) -> AbstractContextManager[Callable[[int], None]]:
 class Standing:
     """How the account ``name`` with ``queries`` stands. ``score``: 1 at the line, ``unexplained`` over ``line``, in
     standard deviations of the other accounts. After query ``row``, from 0, it was farthest: there each measure of
-    ``parts`` has a score, what the ``closest`` account reached (None: nobody's, an invented or the ordinary one) and what
-    it adds, most first. ``crossed``: the row at which it came over the line. ``like``: accounts without whose excuse it
-    is so far. ``left_out``: of the profile."""
+    ``parts`` has a score, what the ``closest`` account reached (None: an invented or the ordinary one) and what it
+    adds, most first. ``crossed``: the row at which it came over the line. ``like``: accounts without whose excuse it is
+    so far. ``left_out``: of the profile."""
 
-    name: str
     queries: int
     score: float
     unexplained: float
@@ -45,8 +44,9 @@ class Standing:
     parts: tuple[tuple[str, float, float, float], ...]
     closest: str | None
     like: tuple[str, ...]
-    left_out: bool
-    stands_out: bool
+    name: str = ""
+    left_out: bool = False
+    stands_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ def scan(
     stage: Stage = _silent,
     owned: Owned = NOTHING,
 ) -> Scan:
-    """Who stands out among ``accounts``, the queries of one principal to one model version each, at a share ``budget`` of
-    honest accounts. ``stage`` is entered with a number of accounts for each calibration; what it gives is told how many
-    of them were replayed since.
+    """Who stands out among ``accounts``, the queries of one principal to one model version each, at a share ``budget``
+    of honest accounts. ``stage`` is entered with a number of accounts for each calibration; what it gives is told how
+    many of them were replayed since.
 
     Whoever stands out is left out, and the others are calibrated on again, until it is the same accounts. Raises
     ConfigurationError for fewer than three accounts.
@@ -93,7 +93,7 @@ def scan(
 
 
 def _name(account: QueryBatch) -> str:
-    return account.principals[account.principal_index[0]]
+    return str(account.principals[account.principal_index[0]])
 
 
 def _outside(account: QueryBatch, calibration: Calibration, enough: bool) -> Standing:
@@ -103,42 +103,33 @@ def _outside(account: QueryBatch, calibration: Calibration, enough: bool) -> Sta
     scores = recording.scores(standards.spread)
     found = calibration.jury.judged(scores)
     own = line(found, standards.threshold, standards.measures, int(calibration.long.sum()))
-    rank = Rank(found.largest / own, own)
-    return _standing(calibration, _name(account), len(account), rank, found, scores, None, enough)
+    standing = _standing(calibration, Rank(found.largest / own, own), found, scores, ())
+    return replace(standing, name=_name(account), left_out=True, stands_out=enough and standing.score > 1)
 
 
 def _inside(calibration: Calibration, budget: float, enough: bool) -> Iterator[Standing]:
     """Each by all others."""
-    standings = Standings(calibration, budget)
-    for at, rank in enumerate(standings.every()):
+    for at, rank in enumerate(Standings(calibration, budget).every()):
         found = calibration.farthest[at]
         if rank.with_others:
             found = calibration.jury.farthest(at, rank.with_others)
-        scores = calibration.jury.scores[at]
-        yield _standing(calibration, calibration.accounts[at], len(scores), rank, found, scores, at, enough)
+        standing = _standing(calibration, rank, found, calibration.jury.scores[at], {at, *rank.with_others})
+        yield replace(standing, name=calibration.accounts[at], stands_out=enough and rank.score > 1)
 
 
 def _standing(
-    calibration: Calibration,
-    name: str,
-    queries: int,
-    rank: Rank,
-    found: Farthest,
-    scores: Floats,
-    at: int | None,
-    enough: bool,
+    calibration: Calibration, rank: Rank, found: Farthest, scores: Floats, without: Collection[int]
 ) -> Standing:
+    """Of somebody with ``scores`` float64 (queries, j), whom accounts ``without`` do not excuse."""
     crossed = None
     if rank.score > 1:
-        without = {*rank.with_others, *(() if at is None else (at,))}
         above = np.flatnonzero(calibration.jury.course(scores, without) > rank.line)
         crossed = int(above[0]) if len(above) else found.row
-    columns = (calibration.profile.standards.measures, scores[found.row], found.reached, found.added)
-    parts = zip(columns[0], *(column.tolist() for column in columns[1:]), strict=True)
+    columns = (column.tolist() for column in (scores[found.row], found.reached, found.added))
+    parts = zip(calibration.profile.standards.measures, *columns, strict=True)
     names = calibration.accounts
     return Standing(
-        name=name,
-        queries=queries,
+        queries=len(scores),
         score=rank.score,
         unexplained=found.largest,
         line=rank.line,
@@ -147,6 +138,4 @@ def _standing(
         parts=tuple(sorted((part for part in parts if part[3] > 0), key=lambda part: -part[3])),
         closest=None if found.excused_by == NOBODY else names[found.excused_by],
         like=tuple(sorted(names[other] for other in rank.with_others)),
-        left_out=at is None,
-        stands_out=enough and rank.score > 1,
     )

@@ -1,9 +1,9 @@
 """How each account of a log stands among the others, none of which is known to be honest.
 
-D alone does not tell: thieves of one kind excuse one another, and an honest account may be the only one of its kind. So
-the line is nearer for evidence in two families of measures, as thieves show it and odd honest users seldom, and D is
-also taken without the few accounts that excuse most of it. Of those the line is farther, for so are honest accounts of a
-rare habit.
+D alone does not tell: thieves of one kind excuse one another, and an honest account may be the only one of its kind.
+So the line is nearer for evidence in two families of measures, as thieves show it and odd honest users seldom, and D is
+also taken without the few accounts that excuse most of it. There the line is farther, for honest accounts of a rare
+habit excuse one another too.
 """
 
 from __future__ import annotations

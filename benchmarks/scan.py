@@ -91,8 +91,8 @@ def main() -> None:
     print("| model | log | places of thieves | thieves found | honest that stand out |")
     print("|---|---|---|--:|---|")
     every: dict[str, list[Outcome]] = {}
-    for target in KINDS:
-        for seed in options.seeds:
+    for seed in options.seeds:
+        for target in KINDS:
             for kind, own in outcomes(target, seed):
                 every.setdefault(kind, []).append(own)
                 print(f"| {', '.join(target)} | {kind}, seed {seed} | {_told(own)} |", flush=True)
@@ -113,7 +113,8 @@ def _summary(kind: str, found: Sequence[Outcome]) -> str:
     first = sum(own.as_wanted for own in found)
     return (
         f"{kind}: thieves first and at most one honest account out in {first} of {len(found)} logs; thieves out "
-        f"{sum(own.found for own in found)} of {sum(len(own.places) for own in found)}; honest out {flagged} of {accounts} "
+        f"{sum(own.found for own in found)} of {sum(len(own.places) for own in found)}; honest out {flagged} of "
+        f"{accounts} "
         f"(95 percent interval {low:.1%} to {high:.1%})"
     )
 

@@ -97,8 +97,8 @@ def sureness(version: Scanned) -> Iterator[str]:
     )
     yield (
         f"Of accounts like these at most {achieved.bound:.1%} would be flagged by it, with {CONFIDENCE:.0%} "
-        f"confidence: {achieved.flagged} of {achieved.accounts} were, each judged by the others, of {screened.length:,} "
-        "queries at the median."
+        f"confidence: {achieved.flagged} of {achieved.accounts} were, each judged by the others, of "
+        f"{screened.length:,} queries at the median."
     )
     yield (
         "A place in this list is no proof: an honest account that alone has its habit stands out too, and a thief who "

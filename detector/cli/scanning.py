@@ -77,9 +77,7 @@ def scan_log(log: Log, budget: float, stage: Callable[[str, int], AbstractContex
     """Each model version of ``log``; ``stage`` is entered with what is done and how much there is of it. Raises
     ConfigurationError where no model version has accounts enough."""
     report = Report(log, budget)
-    for (model, version), pieces in _versions(log):
-        alike, other = _of_one_form(pieces)
-        accounts = accounts_of(alike)
+    for (model, version), accounts, other in _versions(log):
         if len(accounts) < FEWEST_ACCOUNTS:
             report.passed_over.append(f"{model} {version} has {len(accounts)} accounts, and it takes {FEWEST_ACCOUNTS}")
             continue
@@ -93,14 +91,21 @@ def scan_log(log: Log, budget: float, stage: Callable[[str, int], AbstractContex
     return report
 
 
-def _versions(log: Log) -> Iterator[tuple[tuple[str, str], list[QueryBatch]]]:
-    """The model versions and their queries, which the log lets go of."""
+def _versions(log: Log) -> Iterator[tuple[tuple[str, str], list[QueryBatch], int]]:
+    """The model versions, each with the accounts that asked it in the form that most queries have, and how many queries
+    have another. The log lets go of them."""
     by_version: dict[tuple[str, str], list[QueryBatch]] = {}
     for piece in log.sieve.pieces:
         by_version.setdefault((piece.model, piece.model_version), []).append(piece)
     log.sieve.pieces.clear()
     for key in sorted(by_version):
-        yield key, by_version.pop(key)
+        accounts, other = _accounts(by_version.pop(key))
+        yield key, accounts, other
+
+
+def _accounts(pieces: Sequence[QueryBatch]) -> tuple[list[QueryBatch], int]:
+    alike, other = _of_one_form(pieces)
+    return accounts_of(alike), other
 
 
 def _of_one_form(pieces: Sequence[QueryBatch]) -> tuple[list[QueryBatch], int]:

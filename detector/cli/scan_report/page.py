@@ -11,7 +11,7 @@ from detector.cli.explanation import plots
 from detector.cli.explanation.account import Account, account_of
 from detector.cli.explanation.page import document, figure, pair, table
 from detector.cli.explanation.tables import Table
-from detector.cli.explanation.words import UNIT, count, number
+from detector.cli.explanation.words import count, number
 from detector.cli.scan_report.words import headline, look_at, not_seen, reasons, sentence, sureness
 from detector.cli.scanning import Report, Scanned, times
 from detector.core.calibration.scanning import Standing
@@ -67,7 +67,8 @@ def _suspect(version: Scanned, own: Standing, *, drawn: bool) -> str:
     """All that is told of an account that stands out."""
     parts = [f"<h2>{html_text(own.name)}</h2>", _paragraph(f"{sentence(own)}.", "lead suspect")]
     parts += [_listed("Why", reasons(own)), _listed("What to look at", look_at(own)), table(_measures(own))]
-    parts.append(_paragraph(f"All in {UNIT}, after query {own.row + 1:,}.", "soft"))
+    when = f"After query {own.row + 1:,}, where it was farthest, in standard deviations of the other accounts."
+    parts.append(_paragraph(when, "soft"))
     if drawn and own.left_out:
         parts += _drawn(_account(version, own))
     return "\n".join(parts)

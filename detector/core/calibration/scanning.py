@@ -73,7 +73,7 @@ def scan(
     ConfigurationError for fewer than three accounts.
     """
     gone: frozenset[str] = frozenset()
-    cleared: dict[str, Standing] = {}
+    cleared: set[str] = set()
     for _ in range(_ROUNDS):
         with stage(len(accounts) - len(gone)) as progress:
             screened = calibrate_screened(accounts, budget, gone, progress, owned)
@@ -82,14 +82,21 @@ def scan(
         left = [own for own in accounts if _name(own) in gone]
         outside = [_outside(own, calibration, enough) for own in left]
         found = standing_out(calibration, budget) if enough else set()
-        cleared |= {own.name: replace(own, left_out=False) for own in outside if not own.stands_out}
-        after = gone.union(calibration.accounts[at] for at in found) - cleared.keys()
+        cleared |= {own.name for own in outside if not own.stands_out}
+        after = gone.union(calibration.accounts[at] for at in found) - cleared
         if after == gone:
             break
         gone = after
-    inside = [cleared.get(own.name, own) for own in _inside(calibration, budget, enough)]
+    inside = [_at_the_line(own) if own.name in cleared else own for own in _inside(calibration, budget, enough)]
     order = sorted([*outside, *inside], key=lambda own: -own.score)
     return Scan(order, screened, enough)
+
+
+def _at_the_line(own: Standing) -> Standing:
+    """One that stands out among the others, and that a profile without it would not flag: it counts as at the line."""
+    if own.score <= 1:
+        return own
+    return replace(own, score=1.0, line=own.unexplained, crossed=None, stands_out=False)
 
 
 def _name(account: QueryBatch) -> str:

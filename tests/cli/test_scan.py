@@ -85,7 +85,7 @@ def test_the_head_says_of_what_it_is_and_how_sure(told: Any) -> None:
     assert model["form"] == {"features": 6, "outputs": "probabilities", "outputs_width": 3}
     assert (model["accounts"], model["accounts_left_out"], model["accounts_enough"]) == (15, 1, True)
     assert model["threshold_low"] <= model["threshold_high"]
-    assert model["rate_bound"] == pytest.approx(1 - 0.05 ** (1 / 14))
+    assert model["bound"] == pytest.approx(1 - 0.05 ** (1 / 14))
 
 
 def test_the_page_is_one_file_that_loads_nothing_and_shows_no_code_of_others(out: Path) -> None:

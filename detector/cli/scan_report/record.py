@@ -57,7 +57,7 @@ def _model(version: Scanned, profile: str) -> dict[str, Any]:
         "threshold_high": most,
         "flagged": achieved.flagged,
         "of_accounts": achieved.accounts,
-        "rate_bound": achieved.bound,
+        "bound": achieved.bound,
         "confidence": CONFIDENCE,
         "profile": profile,
     }

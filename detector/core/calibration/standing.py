@@ -19,9 +19,12 @@ from detector.core.calibration.suspects import FAMILIES, NOTABLE, limits
 from detector.core.calibration.threshold import oddness
 from detector.core.standards import FLOOR
 
-_ALONE, _TOGETHER = (1.5, 1.0, NOTABLE), (4.0, 2.0, 2 * NOTABLE)
+_ALONE = (1.5, 1.0, NOTABLE)
 """The line over what others allow with evidence in one family, with evidence in two, and how much of the second that
-takes: for an account by itself, and for a few that would excuse one another."""
+takes."""
+_TOGETHER = (4.0, 2.2, 4 * NOTABLE)
+"""For a few that excuse one another: with structure alone, as tools of honest users show it, with evidence beside it,
+and how much of that it takes."""
 _FEW = 6.0
 """It is farther by this over the number of accounts: of few, most are the only ones of their kind."""
 _MOST_ALLOWED = 2.5 * FLOOR
@@ -45,12 +48,12 @@ class Rank:
 
 def line(found: Farthest, limit: float, measures: Sequence[str], accounts: int, *, together: bool = False) -> float:
     """The D above which an account stands out among so many ``accounts``, where the others allow ``limit``."""
-    one, two, enough = _TOGETHER if together else _ALONE
     total: dict[str, float] = dict.fromkeys(FAMILIES.values(), 0.0)
     for name, value in zip(measures, found.added.tolist(), strict=True):
         total[FAMILIES[name]] += value
-    second = sorted(total.values())[-2]
-    factor = one + (two - one) * min(second / enough, 1.0) + _FEW / accounts
+    beside = sum(total.values()) - total["structure"] if together else sorted(total.values())[-2]
+    one, two, enough = _TOGETHER if together else _ALONE
+    factor = one + (two - one) * min(beside / enough, 1.0) + _FEW / accounts
     return min(limit, _MOST_ALLOWED) * factor
 
 

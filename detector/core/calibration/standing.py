@@ -22,9 +22,9 @@ from detector.core.standards import FLOOR
 _ALONE = (1.5, 1.0, NOTABLE)
 """The line over what others allow with evidence in one family, with evidence in two, and how much of the second that
 takes."""
-_TOGETHER = (4.0, 2.2, 4 * NOTABLE)
-"""For a few that excuse one another: with structure alone, as tools of honest users show it, with evidence beside it,
-and how much of that it takes."""
+_TOGETHER = (4.0, 2.2, 2 * NOTABLE)
+"""The same for a few that excuse one another; what is not structure counts half as a second family, as structure alone
+is how tools of honest users look."""
 _FEW = 6.0
 """It is farther by this over the number of accounts: of few, most are the only ones of their kind."""
 _MOST_ALLOWED = 2.5 * FLOOR
@@ -51,9 +51,11 @@ def line(found: Farthest, limit: float, measures: Sequence[str], accounts: int, 
     total: dict[str, float] = dict.fromkeys(FAMILIES.values(), 0.0)
     for name, value in zip(measures, found.added.tolist(), strict=True):
         total[FAMILIES[name]] += value
-    beside = sum(total.values()) - total["structure"] if together else sorted(total.values())[-2]
+    second = sorted(total.values())[-2]
+    if together:
+        second = max(second, (sum(total.values()) - total["structure"]) / 2)
     one, two, enough = _TOGETHER if together else _ALONE
-    factor = one + (two - one) * min(beside / enough, 1.0) + _FEW / accounts
+    factor = one + (two - one) * min(second / enough, 1.0) + _FEW / accounts
     return min(limit, _MOST_ALLOWED) * factor
 
 

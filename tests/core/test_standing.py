@@ -115,7 +115,7 @@ def test_the_line_is_nearer_for_evidence_of_two_kinds_and_farther_for_few_accoun
     structure, content = found_by(parallel_steps=12.0), found_by(unseen_values=12.0)
     assert line(structure, 5.0, COLUMNS, 60, together=True) == pytest.approx(5 * (4.0 + 0.1))
     assert line(content, 5.0, COLUMNS, 60, together=True) == pytest.approx(5 * (2.2 + 0.1))
-    both = found_by(parallel_steps=8.0, crossings=4.0)
+    both = found_by(parallel_steps=8.0, leaps=4.0)
     assert line(both, 5.0, COLUMNS, 60, together=True) == pytest.approx(5 * (2.2 + 0.1))
     assert line(two, 60.0, COLUMNS, 60) == line(two, 30.0, COLUMNS, 60)
 

@@ -1,7 +1,7 @@
 """What ``scan`` makes of unlabelled logs: honest accounts of all habits, and thieves under names that tell nothing.
 
 Of each log: the places of the thieves, how many of them and of the honest accounts stand out. The seeds are others than
-those that the lines were chosen on (101 and 102). Run: python -m benchmarks.scan [--seeds 1 2 3], or
+those that the lines were chosen on (101 and 102). Run: python -m benchmarks.scan [--seeds 4 5], or
 python -m benchmarks.scan --recorded FOLDER, a folder as ``benchmarks.recorded`` reads it.
 """
 
@@ -26,7 +26,7 @@ from detector.core.calibration.achieved import Achieved
 from detector.core.calibration.scanning import Standing, scan
 
 BUDGET = 0.01
-SEEDS = (1, 2, 3)
+SEEDS = (4, 5)
 MANY, FEW = 60, 12
 KINDS: dict[Target, tuple[str, str, str]] = {
     ("categorical", "decision tree"): ("path finding top-down", "jbda", "k-center"),

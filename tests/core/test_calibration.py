@@ -235,7 +235,7 @@ def test_the_farthest_query_is_that_of_a_plain_search(seed: int) -> None:
     largest, used = farthest(scores, exemplars)
     left, best = unexplained(scores, exemplars)
     assert largest == pytest.approx(left.max(), abs=1e-12)
-    assert next(reversed(used.items())) == (left.argmax(), best[left.argmax()])
+    assert next(reversed(used.items())) == (int(left.argmax()), int(best[left.argmax()]))
     assert len(used) < 40
     for gone in np.setdiff1d(np.arange(40), list(used.values())).tolist():
         assert farthest(scores, np.delete(exemplars, gone, 0))[0] == largest

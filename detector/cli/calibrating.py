@@ -68,8 +68,14 @@ def make_profile(traffic: Traffic, request: Request, progress: Callable[[int], N
     queries = int(screened.calibration.queries.sum())
     given = [path for path in (request.validation, request.owner_model) if path is not None]
     digests = [*traffic.digests, *map(digest_of, given)]
-    made = _provenance(screened, request.budget, queries, digests)
-    return Made(plain.profile(replace(screened.calibration.profile, made=made)), screened, queries, plain)
+    profile = plain.profile(with_provenance(screened, request.budget, digests))
+    return Made(profile, screened, queries, plain)
+
+
+def with_provenance(screened: Screened, budget: float, digests: list[str]) -> Profile:
+    """Returns the profile of ``screened``, which says how it was made: from the files with ``digests``."""
+    queries = int(screened.calibration.queries.sum())
+    return replace(screened.calibration.profile, made=_provenance(screened, budget, queries, digests))
 
 
 def accounts_in(traffic: Traffic) -> int:

@@ -31,6 +31,7 @@ class CommandEntry:
 COMMANDS = {
     "demo": CommandEntry("demo:demo", "lab", "Watch a model thief being found and stopped, here and now."),
     "run": CommandEntry("run:run", "service", "Run the detector."),
+    "scan": CommandEntry("scan:scan", "service", "Say which accounts stand out in a query log."),
     "replay": CommandEntry("replay:replay", "service", "Judge recorded queries from files, without Kafka."),
     "calibrate": CommandEntry("calibrate:calibrate", "service", "Learn from honest traffic what is ordinary."),
     "evaluate": CommandEntry("evaluate:evaluate", "lab", "Say which attacks are caught, when, and what the thief got."),

@@ -57,6 +57,9 @@ READS = "detector.cli.kafka.Topic.__init__"
 CASES: dict[str, Case] = {
     "demo": Case([], "detector.lab.demo.run.run_demo", settings=False),
     "run": Case([], "detector.stream.supervisor._listens", interrupted=0),
+    "scan": Case(
+        ["{input}", "--out", "{out}"], "detector.cli.scanning.scan_log", "folder", input=".jsonl", settings=False
+    ),
     "replay": Case(["{input}", "--out", "{out}"], "detector.cli.replaying.replay", "folder", input=".jsonl"),
     "calibrate": Case(
         ["--honest", "{input}", "--out", "{out}"],
@@ -351,6 +354,7 @@ def _making_something(name: str, folder: Path) -> list[object]:
     (folder / "mine.py").write_text(fit, encoding="utf-8")
     labelled = write_traffic(folder / "labelled.parquet", traffic())
     given: dict[str, list[object]] = {
+        "scan": [log],
         "replay": [log],
         "evaluate": [labelled],
         "calibrate": ["--honest", log],

@@ -18,29 +18,6 @@ FORBIDDEN = (
 NAMES = ("Bhagoji, He, Li and Song",)
 """Authors whose names look like forbidden words."""
 
-NOT_YET = (
-    "detector/cli/explain.py",
-    "detector/cli/explanation/__init__.py",
-    "detector/cli/explanation/account.py",
-    "detector/cli/explanation/plots.py",
-    "detector/cli/explanation/service.py",
-    "detector/cli/explanation/tables.py",
-    "detector/cli/explanation/weighing.py",
-    "detector/cli/explanation/words.py",
-    "detector/core/calibration/recording.py",
-    "detector/core/calibration/suspects.py",
-    "detector/core/observing.py",
-    "detector/core/profile.py",
-    "detector/core/segment.py",
-    "docs/detection.md",
-    "docs/explain.md",
-    "docs/habits.md",
-    "tests/cli/test_explain.py",
-    "tests/cli/test_explanation.py",
-    "tests/cli/test_replay.py",
-)
-"""Files that still hold such words. A clean file must leave this list."""
-
 WORD = re.compile(rf"\b(?:{'|'.join(FORBIDDEN)})\b".replace(" ", r"\s+"), re.IGNORECASE)
 
 
@@ -63,9 +40,7 @@ def _found(text: str) -> list[str]:
 def test_texts_do_without_the_forbidden_words() -> None:
     texts = list(_texts())
     assert len(texts) > 400
-    found = {path: words for path, text in texts if (words := _found(text))}
-    assert {path: words for path, words in found.items() if path not in NOT_YET} == {}
-    assert sorted(set(NOT_YET) - found.keys()) == [], "these are clean now: take them off NOT_YET"
+    assert {path: words for path, text in texts if (words := _found(text))} == {}
 
 
 def test_a_forbidden_word_is_found_alone_and_across_a_line_end() -> None:

@@ -1,4 +1,4 @@
-"""``weirguard explain``: why a principal is a suspect, or is not."""
+"""``weirguard explain``: why a principal is flagged, or is not."""
 
 from __future__ import annotations
 
@@ -29,31 +29,33 @@ PAGES = (".html", ".htm")
 
 
 def explain(
-    principal: Annotated[str, typer.Argument(help="Whom.", show_default=False)],
+    principal: Annotated[str, typer.Argument(help="Account to explain.", show_default=False)],
     files: Annotated[list[Path] | None, typer.Argument(help="Further logs.", show_default=False)] = None,
     *,
     log: Annotated[
         list[Path] | None,
-        typer.Option("--log", help="Query log to replay; those named after it count too. [default: the service's]"),
+        typer.Option("--log", help="Query log to replay, with any files after it. [default: the service's topics]"),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="If he asked several.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Needed if the account queried several models.")] = None,
     profile: Annotated[
         list[Path] | None,
-        typer.Option("--profile", help="Of a model version, as weirguard calibrate writes it. [default: the setting]"),
+        typer.Option("--profile", help="Profile of a model version, from weirguard calibrate. [default: the setting]"),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Page with plots to write: FILE.html, or a folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write a page with plots: FILE.html, or a folder.")
+    ] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Merge the files by occurred_at; else one after another.")
+        bool, typer.Option("--merge", help="Merge the files by occurred_at, instead of reading them in turn.")
     ] = False,
     map_: Map = None,
     api_key: ApiKey = False,
     json: Json = False,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
-    """Say why PRINCIPAL is a suspect, or is not, and draw it.
+    """Explain why PRINCIPAL is flagged, or is not, in words and plots.
 
-    His queries are judged again: those in log files, or those that the service's topics still hold, with what the
-    service put on record of him.
+    Replays the account's queries, from log files or from the service's topics. With the topics, it also shows the
+    alerts and decisions that the service published.
     """
     from detector.cli.explanation.page import page
     from detector.cli.explanation.plain import plain
@@ -83,14 +85,14 @@ def explain(
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """What queries are judged by; ``must_fit``: the profiles were asked for, so there must be one that fits."""
+    """How queries are judged. ``must_fit``: profiles were given by option, so every query must match one."""
 
     config: EngineConfig
     policy: Policy
     must_fit: bool
 
     def follow(self, queries: Sequence[Timed]) -> Course:
-        """The course of ``queries``. Raises ConfigurationError where one fits no profile and must."""
+        """Returns the course of ``queries``. Raises ConfigurationError if one matches no profile, with ``must_fit``."""
         from detector.contracts.errors import ConfigurationError
         from detector.core.fitting import Fitting
         from detector.stream.explaining import follow
@@ -101,7 +103,7 @@ class Judging:
         return follow(queries, self.config, self.policy)
 
     def unseen(self, queries: Sequence[Timed]) -> list[str]:
-        """What features have values that no honest query has."""
+        """Returns sentences on features with values that no honest query has."""
         from detector.cli.explanation.features import unseen_by_name
 
         return unseen_by_name([batch for batch, _ in queries], self.config)

@@ -121,7 +121,7 @@ def given_profiles(paths: Sequence[Path] | None) -> tuple[Profile, ...]:
 
 
 def rows_in(files: Sequence[Path]) -> int:
-    """How many rows, good and bad, ``files`` have together; of compressed ones about so many. Raises
+    """Returns the number of rows, good and bad, in all ``files``; an estimate for compressed ones. Raises
     ConfigurationError."""
     from detector.sources import files_of, format_of
 

@@ -1,4 +1,4 @@
-"""One call of ``observe_together``: segments and steps, proposals, the latch, and what is said of each row."""
+"""One call of ``observe_together``: segments and steps, proposals, the latch, and the result of each row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from detector.core.views import Views
 
 _EVICTED_SHARE = 16
 DECIDING = ("suspicion",)
-"""Where a profile says what is ordinary, only these signals accuse: the budget of false alarms is theirs alone."""
+"""With a profile, only these signals raise alarms; the budget of false positives applies to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class _Columns:
 
 @dataclass(slots=True)
 class _Of:
-    """What is said of one shard besides; rows are counted within its own micro-batch."""
+    """The other results of one shard; rows are counted within its own micro-batch."""
 
     changes: Changes
     findings: list[Finding] = field(default_factory=list)

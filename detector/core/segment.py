@@ -163,7 +163,7 @@ class Planner:
         return newcomers[order], first[order]
 
     def _places(self, newcomers: Array) -> int:
-        """How many of ``newcomers`` there are before the first for whom its shard has no place."""
+        """Returns how many of ``newcomers`` precede the first one that finds no free slot in its shard."""
         if not len(newcomers):
             return 0
         shard = self._stream.shard_of_key[newcomers]

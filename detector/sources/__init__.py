@@ -25,15 +25,15 @@ __all__ = ["FORMATS", "Format", "Reading", "files_of", "format_of", "open_logs"]
 
 
 class Read(Protocol):
-    """Gives the queries in the file at ``path``, its columns understood as ``reading`` says, or by their names."""
+    """Yields the queries in the file at ``path``. ``reading`` maps its columns; by default they are found by name."""
 
     def __call__(self, path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How to ``read`` a file, and how many ``rows`` it has, good and bad, without reading it in full: of a compressed
-    one about so many."""
+    """How to ``read`` a file, and how to count its ``rows``, good and bad, without reading it in full. The count of a
+    compressed file is an estimate."""
 
     read: Read
     rows: Callable[[Path], int]

@@ -17,9 +17,9 @@ from detector.sources.plan import Plan, make_plan
 
 @dataclass(slots=True)
 class Reading:
-    """``sources``: what was said of columns; ``tell`` is told, once each, what was assumed; ``merge``: several logs are
-    read as one, by ``occurred_at``, else one after another. Logs that have the same columns are read alike, and rows
-    without a time follow one another over all logs."""
+    """``sources``: the column mapping given by the user. ``tell`` is called once with each assumption. ``merge``: read
+    several logs as one, sorted by ``occurred_at``, instead of one after another. Logs with the same columns share a
+    plan. Rows without a time are numbered through all logs."""
 
     sources: Sources = field(default_factory=dict)
     tell: Callable[[str], None] = lambda _: None
@@ -29,8 +29,8 @@ class Reading:
     _timeless: int = 0
 
     def plan(self, path: Path, looks: Callable[[], dict[str, Look]], names: frozenset[str]) -> Plan:
-        """The plan for the table in ``path`` with columns ``names``, whose ``looks`` are asked for where no table
-        before had the same. Raises ConfigurationError."""
+        """Returns the plan for the table in ``path`` with columns ``names``. Calls ``looks`` only for new columns.
+        Raises ConfigurationError."""
         if names not in self._plans:
             given = {name: Look("text", varied=True) for name in partitions(path)}
             plan = self._plans[names] = make_plan(path, given | looks(), self.sources)
@@ -41,7 +41,7 @@ class Reading:
         return self._plans[names]
 
     def times(self, rows: int) -> NDArray[np.float64]:
-        """The times of the next ``rows`` rows that have none, float64 (rows,), seconds UTC."""
+        """Returns times for the next ``rows`` rows without a time, float64 (rows,), seconds UTC."""
         first = self._timeless + 1
         self._timeless += rows
         return np.arange(first, first + rows, dtype=np.float64)

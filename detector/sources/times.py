@@ -14,13 +14,13 @@ from detector.sources.looks import as_text, is_text, values_in
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SIZES = ((1e11, 1e14, 1e3), (1e14, 1e17, 1e6), (1e17, 1e20, 1e9))
-"""Numbers from the first to before the second are milliseconds, microseconds and nanoseconds: so many a second."""
+"""(low, high, units per second): numbers from low to below high are milliseconds, microseconds and nanoseconds."""
 
 
 def seconds(column: Any) -> NDArray[np.float64]:
-    """``column``, an Arrow array of timestamps, dates, numbers or texts, as seconds UTC, float64 (n,), NaN for null and
-    for what is no moment. Without a zone it is UTC; numbers are seconds, milliseconds, microseconds or nanoseconds by
-    their size."""
+    """Returns ``column``, an Arrow array of timestamps, dates, numbers or texts, as seconds UTC, float64 (n,). Null and
+    values that are not a time become NaN. Times without a zone are UTC. The size of numbers tells seconds,
+    milliseconds, microseconds and nanoseconds apart."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):

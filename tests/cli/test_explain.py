@@ -92,7 +92,7 @@ def parsed(page: Path) -> ET.Element:
     return ET.fromstring(page.read_text("utf-8").partition("\n")[2])  # noqa: S314, our own
 
 
-def test_a_thief_is_explained_by_what_replay_flags_him_for(
+def test_a_thief_is_explained_by_what_replay_flags(
     log: Path, profile: Profile, profile_file: Path, tmp_path: Path
 ) -> None:
     row = first_flagged(log, tmp_path, EngineConfig(profiles=(profile,)), "mallory")
@@ -100,9 +100,9 @@ def test_a_thief_is_explained_by_what_replay_flags_him_for(
     said = words("mallory", "--log", log, "--profile", profile_file)
     assert f"Suspect since query {row + 1} of 200: " in said
     assert "beyond any honest account" in said
-    assert re.search(r"leaves D = [\d.]+ standard deviations of honest accounts; more than [\d.]+ is a verdict", said)
+    assert re.search(r"leaves D = [\d.]+ standard deviations of honest accounts; the threshold is [\d.]+\.", said)
     assert "decision: slow (observe) for signal:suspicion" in said
-    assert "what no honest account explains" in said
+    assert "unexplained deviation" in said
 
 
 def test_a_script_reads_the_same_from_json_and_nothing_else_from_standard_output(
@@ -125,27 +125,33 @@ def test_a_script_reads_the_same_from_json_and_nothing_else_from_standard_output
     assert (bare["calibrated"], bare["then"], bare["basis"][0][:13]) == (False, None, "UNCALIBRATED:")
 
 
-def test_an_honest_account_is_told_how_near_he_came(log: Path, profile_file: Path) -> None:
+def test_an_honest_account_gets_its_largest_deviation(log: Path, profile_file: Path) -> None:
     said = words("ana", "--log", log, "--profile", profile_file)
-    assert re.search(r"No suspect after 50 queries: at most [\d.]+ standard deviations of honest accounts were", said)
+    assert re.search(
+        r"Not a suspect after 50 queries: the largest unexplained deviation was [\d.]+ standard deviations", said
+    )
     assert "nothing" in said
 
 
-def test_without_a_profile_prada_is_alone_and_it_is_said(log: Path, tmp_path: Path) -> None:
+def test_without_a_profile_only_prada_is_used_and_a_sentence_says_so(log: Path, tmp_path: Path) -> None:
     row = first_flagged(log, tmp_path, EngineConfig(), "mallory")
     assert row is not None
     said = words("mallory", "--log", log, "--out", tmp_path)
-    assert re.search(rf"Suspect since query {row + 1} of 200: .*\(PRADA\); W fell to 0\.\d+, and below 0.9", said)
-    assert "UNCALIBRATED: honest accounts may be accused" in said
-    assert "There is no profile for credit 1: PRADA alone judged." in said
+    assert re.search(
+        rf"Suspect since query {row + 1} of 200: .*\(PRADA\); W fell to 0\.\d+; the threshold is 0.9", said
+    )
+    assert "UNCALIBRATED: honest accounts may be flagged" in said
+    assert "There is no profile for credit 1: only PRADA was used." in said
     titles = [heading.text for heading in parsed(tmp_path / PAGE).iter("{http://www.w3.org/1999/xhtml}h2")]
-    assert titles == ["PRADA", "What was put on record"]
+    assert titles == ["PRADA", "Alerts, decisions and commands"]
     natural = account("bo", np.random.default_rng(1).random((150, 24)), 1)
-    assert "No suspect after 150 queries: W was 0.9" in words("bo", "--log", write_jsonl(tmp_path / "b.jsonl", natural))
+    assert "Not a suspect after 150 queries: the lowest W was 0.9" in words(
+        "bo", "--log", write_jsonl(tmp_path / "b.jsonl", natural)
+    )
 
 
 def test_too_few_queries_for_any_test_are_no_suspicion(log: Path) -> None:
-    assert "No suspect after 50 queries: too few queries for any test" in words("ana", "--log", log)
+    assert "Not a suspect after 50 queries: there are too few queries for any test" in words("ana", "--log", log)
 
 
 def test_the_page_is_whole_with_every_plot_and_the_marks(log: Path, profile_file: Path, tmp_path: Path) -> None:
@@ -153,7 +159,7 @@ def test_the_page_is_whole_with_every_plot_and_the_marks(log: Path, profile_file
     run("mallory", "--log", log, "--profile", profile_file, "--out", page)
     plots = {svg.get("aria-label"): svg for svg in parsed(page).iter(SVG)}
     marked = {"D over query number", "sign_steps over query number", "PRADA's W over query number"}
-    marked.add("a tree learned from his answers, cells reached, over query number")
+    marked.add("a tree trained on the answers, cells reached, over query number")
     assert marked | {"Histogram of distances and the fitted normal"} <= plots.keys()
     suspicion = [(part.get("class"), part.text) for part in plots["D over query number"]]
     assert any(kind == "verdict" and text and "suspect, alert, slow" in text for kind, text in suspicion)
@@ -254,9 +260,7 @@ def service_course(queries: QueryBatch) -> Course:
     return follow([(queries, queries.occurred_at[last])], EngineConfig(), Policy(mode="enforce"))
 
 
-def test_a_service_is_asked_for_his_queries_and_for_what_is_on_record(
-    topics: Topics, producer: KafkaProducer, tmp_path: Path
-) -> None:
+def test_a_service_gives_the_queries_and_the_records(topics: Topics, producer: KafkaProducer, tmp_path: Path) -> None:
     queries = thief(rows=200)
     course = service_course(queries)
     assert course.verdict is not None
@@ -283,10 +287,10 @@ def test_rekeyed_queries_count_once_and_what_was_cleared_does_not(topics: Topics
         when = int(1000 * stray.occurred_at[-1])
         producer.send(topics.rekeyed, encode_packed(stray), timestamp_ms=when, **where)
     producer.flush()
-    assert "No suspect after 60 queries" in words("ana")
+    assert "Not a suspect after 60 queries" in words("ana")
     cleared_at = float(queries.occurred_at[19])
     detail: dict[str, str | float] = {"command": "c", "kind": "clear", "reason": "r"}
     publish_records(producer, topics, Audit("a", cleared_at, "command", "credit", "ana", "eve", "cleared", detail))
     said = words("ana")
-    assert "No suspect after 40 queries" in said
+    assert "Not a suspect after 40 queries" in said
     assert "The account was cleared at" in said

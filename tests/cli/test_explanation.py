@@ -1,4 +1,4 @@
-"""The parts of an explanation: what is said of which numbers, and what is drawn where."""
+"""The parts of an explanation: the sentences for given numbers, and the drawings."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def test_the_verdict_names_the_query_from_1_and_what_adds_most() -> None:
     config = judging({"novelty": 9.0}, {"sign_steps": 3.9, "novelty": 1.0})
     account = account_of(course({"sign_steps": 10.0, "novelty": 4.0, "surprise": 0.2}), config, "a log")
     assert words.verdict(account) == (
-        "Suspect since query 107 of 200: steps of one magnitude from an own earlier query, far beyond any honest "
-        "account; distance to the nearest honest query, more than the likest honest account."
+        "Suspect since query 107 of 200: many features changed by one magnitude from an earlier query, far beyond "
+        "any honest account; distance to the nearest honest query, beyond the closest honest account."
     )
 
 
@@ -82,8 +82,8 @@ def test_the_verdict_names_the_query_from_1_and_what_adds_most() -> None:
     [
         (9.0, 3.0, "far beyond any honest account"),
         (8.9, 3.0, "beyond any honest account"),
-        (3.0, 3.0, "more than the likest honest account"),
-        (9.0, np.inf, "which the calibration did not know"),
+        (3.0, 3.0, "beyond the closest honest account"),
+        (9.0, np.inf, "a measure that the calibration lacks"),
     ],
 )
 def test_how_far_a_measure_is_beyond_honest_accounts(score: float, most: float, expected: str) -> None:
@@ -100,15 +100,15 @@ def test_three_reasons_at_most_and_none_that_adds_next_to_nothing() -> None:
 
 def test_how_much_is_explained_and_what_stands() -> None:
     account = account_of(course({"sign_steps": 10.0}), judging({"novelty": 4.0}), "a log")
-    honest = "standard deviations of honest accounts; more than 5.0 is a verdict."
+    honest = "standard deviations of honest accounts; the threshold is 5.0."
     assert words.basis(account) == [
-        f"No honest account explains any of what is unusual: D = 10.0 {honest}",
+        f"No honest account explains any of the deviation: D = 10.0 {honest}",
         "After query 200, D is 10.0.",
     ]
     own = course({"sign_steps": 10.0})
     own.signals["suspicion"][VERDICT:] = 6.0
-    likest = "The honest account most like this one explains 40% of what is unusual and leaves D = 6.0"
-    assert words.basis(account_of(own, judging({"sign_steps": 4.0}), "a log"))[0] == f"{likest} {honest}"
+    closest = "The closest honest account explains 40% of the deviation and leaves D = 6.0"
+    assert words.basis(account_of(own, judging({"sign_steps": 4.0}), "a log"))[0] == f"{closest} {honest}"
     decided = [(VERDICT, audit(VERDICT, "decision", "slow (observe) for signal:suspicion"))]
     later = account_of(course({"sign_steps": 10.0}), judging(), "a log", records=decided, notes=["Look twice."])
     assert words.basis(later)[-2:] == [
@@ -117,11 +117,13 @@ def test_how_much_is_explained_and_what_stands() -> None:
     ]
 
 
-def test_a_verdict_outlives_the_suspicion_and_it_is_said() -> None:
+def test_a_verdict_outlives_the_suspicion_and_a_sentence_says_so() -> None:
     own = course({"sign_steps": 10.0})
     own.signals["suspicion"][-1] = own.signals["suspicion.sign_steps"][-1] = 1.0
     said = " ".join(words.basis(account_of(own, judging(), "a log")))
-    assert "After query 200, D is 1.0 and would be no verdict. A verdict stands until it is cleared." in said
+    assert (
+        "After query 200, D is 1.0, below the threshold. The account stays flagged until an operator clears it." in said
+    )
 
 
 def test_weights_are_those_of_the_standards_and_add_up_to_d() -> None:
@@ -156,17 +158,17 @@ def test_a_measure_that_the_calibration_did_not_know_counts_nothing_and_shows_a_
     assert next(plot.title for plot in plots.measures(account)) == "sign_steps"
 
 
-def test_who_is_no_suspect_is_told_his_worst_query() -> None:
+def test_an_account_that_is_no_suspect_gets_its_worst_query() -> None:
     own = course({"sign_steps": 2.0}, verdict=None)
     own.score[150] = 0.9
     own.signals["suspicion"][150] = own.signals["suspicion.sign_steps"][150] = 4.5
     assert words.verdict(account_of(own, judging(), "a log")) == (
-        "No suspect after 200 queries: at most 4.5 standard deviations of honest accounts were left unexplained, at "
-        "query 151, and more than 5.0 is a verdict."
+        "Not a suspect after 200 queries: the largest unexplained deviation was 4.5 standard deviations of honest "
+        "accounts, at query 151; the threshold is 5.0."
     )
 
 
-def test_decisions_that_are_renewed_are_told_once_and_operators_are_named() -> None:
+def test_decisions_that_are_renewed_show_once_and_operators_are_named() -> None:
     slow = "slow (observe) for signal:prada"
     told: list[tuple[int, Alert | Audit]] = [
         (10, alert(10, 10)),
@@ -197,7 +199,7 @@ def test_records_of_a_service_are_placed_by_number_where_they_can_be_and_by_time
     ]  # fmt: skip
 
 
-def test_where_the_topics_and_the_service_may_differ_it_is_said() -> None:
+def test_notes_say_where_the_topics_and_the_service_may_differ() -> None:
     own = course()
     same = Score("credit", "1", "ana", 0.0, QUERIES, 1.2, True, {})
     assert list(notes(OnRecord([alert(1, 1)], [], same), own, "c")) == []
@@ -205,9 +207,9 @@ def test_where_the_topics_and_the_service_may_differ_it_is_said() -> None:
     known = OnRecord([alert(1, 1, configuration="d")], [clear], replace(same, queries=1_250, flagged=False))
     assert [sentence.partition(";")[0] for sentence in notes(known, own, "c")] == [
         "The account was cleared at 2001-09-09T01:46:41.000Z",
-        "Of his queries, 1,050 are no longer kept",
-        "The service itself holds him for no suspect.",
-        "His alerts were raised under another configuration than here: d.",
+        "1,050 of the account's queries are no longer kept",
+        "In the service, the account is not flagged.",
+        "The alerts were raised under another configuration: d.",
     ]
 
 

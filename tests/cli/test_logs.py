@@ -28,7 +28,7 @@ MAP = "principal=user,occurred_at=ts,features=f_*,outputs=p,model=@credit"
 
 
 def _table(folder: Path, odd: int = 0, accounts: int = 10) -> Path:
-    """A table of honest accounts, as a folder of two parts; in so many rows of the second a feature is no number."""
+    """A table of honest accounts, as a folder of two parts; ``odd`` rows of the second part have text in a feature."""
     rows = [
         {"user": f"u{account}", "ts": 1.7e9 + 60 * at}
         | {f"f_{at}": float(value) for at, value in enumerate(features)}

@@ -37,13 +37,13 @@ QUERIES, THIEF, DIMENSION = 900, 2, 24
 
 
 def _traffic() -> QueryBatch:
-    """Two honest principals, and a thief who steps by equal lengths from his earlier queries."""
+    """Two honest principals, and a thief who steps by equal lengths from their own earlier queries."""
     batch = make_batch(rows=QUERIES, dimension=DIMENSION, classes=2, principals=["ana", "bo", "thief"])
     rng = np.random.default_rng(1)
-    his = np.flatnonzero(batch.principal_index == THIEF)
-    for number, row in enumerate(his[60:], start=60):
+    own = np.flatnonzero(batch.principal_index == THIEF)
+    for number, row in enumerate(own[60:], start=60):
         step = 0.1 * np.sign(rng.standard_normal(DIMENSION))
-        batch.features[row] = batch.features[his[rng.integers(0, number)]] + step
+        batch.features[row] = batch.features[own[rng.integers(0, number)]] + step
     return batch
 
 

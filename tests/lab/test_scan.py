@@ -1,4 +1,4 @@
-"""A scan of logs of the lab: honest accounts of all habits, and thieves whom nothing names."""
+"""A scan of logs of the lab: honest accounts of all habits, and thieves that no label names."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What ``weirguard explain`` says of a principal: what counts, in words, in plots and as a page."""
+"""What ``weirguard explain`` shows about a principal: contributions, sentences, plots and the page."""

@@ -1,4 +1,4 @@
-"""All that is told of a principal, brought together."""
+"""All that an explanation shows about a principal."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _DECIDED = ("decision", "release")
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something that was put on record at query ``row``, in one word and in a sentence; ``time`` seconds UTC.
-    ``accuses``: whether it speaks against the principal."""
+    """An event on record at query ``row``, as one word and as a sentence; ``time`` in seconds UTC. ``accuses``: whether
+    it is evidence against the principal."""
 
     row: int
     time: float
@@ -30,9 +30,10 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Account:
-    """``source``: where the queries are from, in words. ``then``: what counted at ``then_row``, the first verdict or,
-    where there is none, the query at which the score was largest; ``now``: at the last query; both None without a
-    profile. ``telling``: the measures worth a plot. ``notes``: sentences on what may not be as it seems."""
+    """``source``: where the queries come from, in words. ``then``: the contributions at ``then_row``, the first verdict
+    or, without one, the query with the largest score. ``now``: the contributions at the last query. Both are None
+    without a profile. ``telling``: the measures that get a plot. ``notes``: sentences on possible differences from
+    the running service."""
 
     course: Course
     config: EngineConfig
@@ -47,12 +48,12 @@ class Account:
 
     @property
     def has_profile(self) -> bool:
-        """Whether there was one for the model version of the query that is looked at."""
+        """Whether there is one for the model version of the query at ``then_row``."""
         return self.then is not None
 
     @property
     def version(self) -> str:
-        """The model version of the query that is looked at."""
+        """The model version of the query at ``then_row``."""
         return self.course.versions[self.then_row]
 
 
@@ -64,7 +65,8 @@ def account_of(
     records: Sequence[tuple[int, Alert | Audit]] | None = None,
     notes: Iterable[str] = (),
 ) -> Account:
-    """``records``: what the service put on record of him, by row; by default, what the replay did."""
+    """Returns the explanation of ``course``. ``records``: the service's alerts and audits with their rows; by default,
+    those of the replay."""
     told = course.records if records is None else records
     then_row = _then(course)
     last = len(course) - 1
@@ -92,13 +94,13 @@ def _then(course: Course) -> int:
 
 
 def _profile(config: EngineConfig, course: Course, row: int) -> Profile | None:
-    """The profile that the query ``row`` is judged by."""
+    """Returns the profile that judges the query ``row``, or None."""
     key = course.model, course.versions[row]
     return next((own for own in config.judging if (own.model, own.model_version) == key), None)
 
 
 def _moments(records: Iterable[tuple[int, Alert | Audit]]) -> Iterator[Moment]:
-    """Of ``records``, all but decisions that say again what the one before said."""
+    """Yields ``records`` without decisions that repeat the previous one."""
     said = ""
     for row, record in records:
         if isinstance(record, Alert):

@@ -1,4 +1,4 @@
-"""Charts as SVG: scales, axes, lines, levels and marks. Colours are the page's."""
+"""Charts as SVG: scales, axes, lines, levels and marks. The page's style sheet sets the colours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STEPS = (1.0, 2.0, 5.0, 10.0)
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """``low`` and ``high`` of a quantity, drawn at the pixels ``start`` and ``end``."""
+    """Maps the values ``low`` and ``high`` to the pixels ``start`` and ``end``."""
 
     low: float
     high: float
@@ -45,14 +45,14 @@ class Frame:
 
     @classmethod
     def of(cls, size: tuple[int, int], x: tuple[float, float], y: tuple[float, float], lines_above: int = 1) -> Frame:
-        """``x`` and ``y`` from low to high; room for ``lines_above`` lines of text over the plot."""
+        """Returns a frame for ``x`` and ``y`` from low to high, with ``lines_above`` lines of text above the plot."""
         width, height = size
         top = lines_above * _LINE + 8
         return cls(width, height, Scale(*x, _LEFT, width - _RIGHT), Scale(*y, height - _BOTTOM, top))
 
 
 def svg(frame: Frame, parts: Iterable[str], label: str) -> str:
-    """The chart; ``label`` is what it shows, for those who cannot see it."""
+    """Returns the chart; ``label`` describes it for screen readers."""
     body = "\n".join(part for part in parts if part)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {frame.width} {frame.height}" role="img" '
@@ -61,7 +61,7 @@ def svg(frame: Frame, parts: Iterable[str], label: str) -> str:
 
 
 def axes(frame: Frame, x_label: str, y_label: str) -> str:
-    """Grid lines with their numbers, and what the axes are."""
+    """Returns grid lines with their numbers, and the labels of the axes."""
     middle = (frame.x.start + frame.x.end) / 2
     across = [_x_tick(frame, value) for value in ticks(frame.x.low, frame.x.high, frame.width // 90)]
     up = [_y_tick(frame, value) for value in ticks(frame.y.low, frame.y.high, frame.height // 45)]
@@ -73,7 +73,7 @@ def axes(frame: Frame, x_label: str, y_label: str) -> str:
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers from ``low`` to ``high``, some ``most`` of them."""
+    """Returns round numbers from ``low`` to ``high``, about ``most`` of them."""
     rough = (high - low) / max(most, 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in _STEPS if factor * power >= rough * (1 - 1e-9))
@@ -82,7 +82,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def curve(frame: Frame, x: Floats, y: Floats, kind: str) -> str:
-    """A line through the points, broken where ``y`` is NaN."""
+    """Returns a line through the points, broken where ``y`` is NaN."""
     x, y = thinned(x, y, frame.width)
     pieces: list[list[str]] = [[]]
     for across, up in zip(x.tolist(), y.tolist(), strict=True):
@@ -95,7 +95,7 @@ def curve(frame: Frame, x: Floats, y: Floats, kind: str) -> str:
 
 
 def thinned(x: Floats, y: Floats, columns: int) -> tuple[Floats, Floats]:
-    """Of more points than are seen, the lowest and the highest in each of ``columns``."""
+    """Returns the lowest and the highest point in each of ``columns``, or all points if they are few."""
     if len(x) <= 2 * columns:
         return x, y
     chosen: set[int] = {0, len(x) - 1}
@@ -107,7 +107,7 @@ def thinned(x: Floats, y: Floats, columns: int) -> tuple[Floats, Floats]:
 
 
 def bars(frame: Frame, edges: Floats, heights: Floats) -> str:
-    """One bar between each two of ``edges``."""
+    """Returns one bar between each two neighbouring ``edges``."""
     base = frame.y.at(0.0)
     drawn = []
     for low, high, height in zip(edges[:-1].tolist(), edges[1:].tolist(), heights.tolist(), strict=True):
@@ -118,7 +118,7 @@ def bars(frame: Frame, edges: Floats, heights: Floats) -> str:
 
 
 def level(frame: Frame, value: float, kind: str) -> str:
-    """A line across at ``value``; nothing outside the chart."""
+    """Returns a horizontal line at ``value``, or nothing if it is outside the chart."""
     if not frame.y.low <= value <= frame.y.high:
         return ""
     y = frame.y.at(value)
@@ -126,15 +126,15 @@ def level(frame: Frame, value: float, kind: str) -> str:
 
 
 def mark(frame: Frame, value: float, kind: str, line: float | None = None) -> str:
-    """A line up at ``value``, to the plot's top or to the text ``line`` above it."""
+    """Returns a vertical line at ``value``, up to the top of the plot or to the text ``line`` above it."""
     x = frame.x.at(value)
     top = frame.y.end if line is None else _LINE * line + 4
     return f'<line class="{kind}" x1="{x:.1f}" y1="{frame.y.start:.1f}" x2="{x:.1f}" y2="{top:.1f}"/>'
 
 
 def labels(frame: Frame, marks: Sequence[tuple[float, str, str]]) -> tuple[list[str], int]:
-    """Marks, each a value, words and a kind, named above the plot so that no name covers another; and how many lines
-    of text that takes. Call it once to learn the lines, then with a frame that has room for them."""
+    """Returns the marks with their labels above the plot, without overlap, and the number of text lines they take. A
+    mark is (value, words, kind). Call it first to count the lines, then with a frame that has room for them."""
     ends: list[float] = []
     drawn = []
     for value, words, kind in sorted(marks):
@@ -148,7 +148,7 @@ def labels(frame: Frame, marks: Sequence[tuple[float, str, str]]) -> tuple[list[
 
 
 def keys(frame: Frame, named: Sequence[tuple[str, str]]) -> str:
-    """Words and kinds of lines, above the plot from the right."""
+    """Returns the legend (words, kind of line), above the plot and aligned right."""
     right, drawn = frame.x.end, []
     for words, kind in reversed(named):
         drawn.append(text(words, (right, frame.y.end - 10), kind, "end"))

@@ -1,4 +1,4 @@
-"""Which features betray an account, by name."""
+"""Names the features with values that no honest query has."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _SHOWN = 4
 
 
 def unseen_by_name(batches: Sequence[QueryBatch], config: EngineConfig) -> list[str]:
-    """A sentence on the features in which one account's queries have most values that no honest query has; nothing
-    where there are none, or no profile."""
+    """Returns a sentence on the features that most often have values that no honest query has. Returns nothing if there
+    are no such values, or no profile."""
     fitting, found, rows = Fitting(config.judging), Counter[str](), 0
     profiles = {(own.model, own.model_version): own for own in config.judging}
     for batch in batches:
@@ -32,7 +32,7 @@ def unseen_by_name(batches: Sequence[QueryBatch], config: EngineConfig) -> list[
 
 
 def _unseen(profile: Profile, plain: QueryBatch) -> Counter[str]:
-    """In how many rows each feature has such a value."""
+    """Returns the number of rows in which each feature has such a value."""
     reference = profile.reference
     counts = reference.seen.strange(ReferenceIndex(reference).scaled(plain.features)).sum(axis=0)
     names = profile.form.names or [f"feature {number}" for number in range(1, len(counts) + 1)]

@@ -1,4 +1,4 @@
-"""The explanation as one HTML page: no script, nothing from outside."""
+"""The explanation as one HTML page, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ _STYLE = (
 )
 
 _SCALE = (
-    f"All in {UNIT}: 0 is the ordinary account. Likest honest: the one account of the calibration that leaves least "
-    f"of D. A measure adds what it has beyond that one, {MOST:g} at most."
+    f"All values in {UNIT}; 0 is the average account. Closest honest: the calibration account that leaves the "
+    f"smallest D. The contribution of a measure is its deviation beyond that account, at most {MOST:g}."
 )
 
 
 def page(account: Account) -> str:
-    """The whole page."""
+    """Returns the whole page."""
     return document(headline(account), _sections(account))
 
 
 def document(heading: str, sections: Iterable[str]) -> str:
-    """A page of ``sections``, HTML, well-formed XML after its first line, which loads nothing from anywhere."""
+    """Returns a page of ``sections`` in HTML. It is well-formed XML after its first line and loads nothing else."""
     title = html_text(heading)
     return (
         '<!doctype html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml">\n<head>\n<meta charset="utf-8"/>\n'
@@ -72,12 +72,12 @@ def _sections(account: Account) -> Iterator[str]:
     yield f'<p class="soft">{html_text(facts(account))}</p>'
     if account.then is not None:
         still = silent(account)
-        rest = f" Not above the ordinary: {', '.join(still)}." if still else ""
-        yield f"<h2>What counts, and how much</h2>{table(weights(account))}"
+        rest = f" Within the normal range: {', '.join(still)}." if still else ""
+        yield f"<h2>Contributions</h2>{table(weights(account))}"
         yield f'<p class="soft">{html_text(_SCALE + rest)}</p>'
     yield from _suspicion(account)
     yield from _others(account)
-    yield "<h2>What was put on record</h2>" + table(events(account))
+    yield "<h2>Alerts, decisions and commands</h2>" + table(events(account))
 
 
 def _suspicion(account: Account) -> Iterator[str]:
@@ -85,12 +85,14 @@ def _suspicion(account: Account) -> Iterator[str]:
     if over is None:
         return
     yield f"<h2>{html_text(over.title)}</h2>{figure(over, titled=False)}"
-    reading = "The red line is the verdict. Dashes: the honest account most like this one; dots: the most of any."
+    reading = (
+        "Red line: the verdict. Dashed: the closest honest account. Dotted: the largest value of any honest account."
+    )
     small = plots.measures(account)
     rest = [name for name in names_in(account.course) if name not in account.telling]
-    yield f'<h2>Measure by measure</h2><p class="soft">{reading}</p>{pair(small)}'
+    yield f'<h2>Measures</h2><p class="soft">{reading}</p>{pair(small)}'
     if rest:
-        yield f'<p class="soft">Not drawn, as they never add much: {html_text(", ".join(rest))}.</p>'
+        yield f'<p class="soft">Not drawn, because their contribution stays small: {html_text(", ".join(rest))}.</p>'
 
 
 def _others(account: Account) -> Iterator[str]:
@@ -102,18 +104,18 @@ def _others(account: Account) -> Iterator[str]:
 
 
 def pair(shown: Iterable[Plot | None]) -> str:
-    """Plots beside each other."""
+    """Returns plots side by side."""
     return f'<div class="pair">{"".join(figure(plot) for plot in shown if plot is not None)}</div>'
 
 
 def figure(plot: Plot, *, titled: bool = True) -> str:
-    """A plot with how to read it."""
+    """Returns a plot with its caption."""
     title = f"<h3>{html_text(plot.title)}</h3>" if titled else ""
     return f"<figure>{title}{plot.svg}<figcaption>{html_text(plot.caption)}</figcaption></figure>"
 
 
 def table(own: Table) -> str:
-    """A table as HTML."""
+    """Returns a table as HTML."""
     rows = [_row("th", own.head, own.texts), *(_row("td", row, own.texts) for row in own.rows)]
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'
 

@@ -12,7 +12,7 @@ from detector.runtime.times import rfc3339
 
 
 def plain(account: Account) -> dict[str, Any]:
-    """All that ``show`` prints, as JSON can hold it; queries count from 1, times are RFC 3339."""
+    """Returns all that ``show`` prints, as JSON values. Queries count from 1; times are RFC 3339."""
     course = account.course
     return {
         "principal": course.principal,

@@ -1,4 +1,4 @@
-"""The plots of an account, over its query number: each an SVG with a title and a sentence on how to read it."""
+"""The plots of an account over its query number: each an SVG with a title and a caption."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NUMBER = "query number"
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """An SVG, what it shows, and how to read it."""
+    """An SVG with a title and a caption on how to read it."""
 
     title: str
     svg: str
@@ -33,7 +33,7 @@ class Plot:
 
 
 def suspicion(account: Account) -> Plot | None:
-    """D against the threshold, with all that was put on record; None without a profile."""
+    """Returns D against the threshold, with all events on record, or None without a profile."""
     then = account.then
     if then is None:
         return None
@@ -47,19 +47,19 @@ def suspicion(account: Account) -> Plot | None:
         keys(frame, [(f"threshold {then.threshold:.1f}", "limit")]),
     ]
     caption = (
-        f"D is what the honest account most like this one leaves unexplained, summed over all measures, in {UNIT}. "
-        "Above the threshold it is a verdict, which stands until it is cleared."
+        f"D is the deviation that the closest honest account leaves unexplained, summed over all measures, in {UNIT}. "
+        "An account is flagged above the threshold, and stays flagged until an operator clears it."
     )
-    return Plot("What no honest account explains", svg(frame, parts, "D over query number"), caption)
+    return Plot("Unexplained deviation D", svg(frame, parts, "D over query number"), caption)
 
 
 def measures(account: Account) -> list[Plot]:
-    """One small plot for each measure worth it."""
+    """Returns a small plot for each measure that contributes."""
     return [_measure(account, name) for name in account.telling]
 
 
 def prada_over_time(account: Account) -> Plot:
-    """W against delta."""
+    """Returns W against delta."""
     values, delta = account.course.signals["prada"], account.config.prada.delta
     low = min(float(np.nanmin(values)) if np.isfinite(values).any() else 1.0, delta) - 0.02
     if account.has_profile:
@@ -74,12 +74,14 @@ def prada_over_time(account: Account) -> Plot:
         level(frame, delta, "limit"),
         keys(frame, [(f"delta {delta:g}", "limit")]),
     ]
-    caption = "W near 1: distances look normal, as honest ones do. Below delta is suspicious."
+    caption = (
+        "W near 1: distances are normally distributed, as for honest accounts. Below delta the account is flagged."
+    )
     return Plot("PRADA: W over time", svg(frame, parts, "PRADA's W over query number"), caption)
 
 
 def prada_distances(account: Account) -> list[Plot]:
-    """The distances that PRADA tests, at the verdict and at the end, against the normal distribution fitted to them."""
+    """Returns histograms of the distances that PRADA tests, at the verdict and at the end, with the fitted normal."""
     course = account.course
     return [_distances(own, row) for row, own in course.distances.items() if len(own) >= _FEWEST_BINS]
 
@@ -107,7 +109,7 @@ def _distances(distances: Floats, row: int) -> Plot:
 
 
 def margin(account: Account) -> Plot | None:
-    """The share of queries close to the boundary, where the profile can tell."""
+    """Returns the share of queries close to the decision boundary, or None if the profile has no margins."""
     signals = account.course.signals
     shown = [("margin.pooled", "curve", "of all queries"), ("margin.all_leaves", "second", "mean over all leaves")]
     known = [(name, kind, words) for name, kind, words in shown if np.isfinite(signals[name]).any()]
@@ -117,30 +119,30 @@ def margin(account: Account) -> Plot | None:
     frame = Frame.of(_HALF, _span(account), (0.0, min(top, 1.0)))
     limit = level(frame, BLOCKED_AT, "limit") + keys(frame, [(f"blocks at {BLOCKED_AT:g}", "limit")])
     caption = (
-        f"The share of queries so close to where the model changes its answer that few honest ones come there"
-        f"{_legend(known)}. At {BLOCKED_AT:g} the published design would block; here it is one measure among others."
+        f"The share of queries closer to the decision boundary than most honest ones{_legend(known)}. "
+        f"The published design blocks at {BLOCKED_AT:g}; here it is one measure among others."
     )
     return Plot("Margin ratio", _lines(account, frame, "share of queries", known, limit), caption)
 
 
 def exposure(account: Account) -> Plot | None:
-    """How much of the model the answers give away, where the profile has a validation set."""
+    """Returns how much of the model the answers reveal, or None if the profile has no validation set."""
     signals = account.course.signals
-    shown = [("information_gain", "curve", "a tree learned from his answers"), ("coverage", "second", "cells reached")]
+    shown = [("information_gain", "curve", "a tree trained on the answers"), ("coverage", "second", "cells reached")]
     known = [(name, kind, words) for name, kind, words in shown if np.isfinite(signals[name]).any()]
     if not known:
         return None
     top = min(_above(np.concatenate([signals[name] for name, _, _ in known]), 10.0), 100.0)
     caption = (
-        f"How much of the model the answers give away{_legend(known)}, in percent of the owner's validation set. "
-        "These are meters: they accuse nobody."
+        f"How much of the model the answers reveal{_legend(known)}, in percent of the owner's validation set. "
+        "These are meters: they flag no account."
     )
     frame = Frame.of(_HALF, _span(account), (0.0, top))
     return Plot("Exposure", _lines(account, frame, "percent", known), caption)
 
 
 def _lines(account: Account, frame: Frame, unit: str, known: Sequence[tuple[str, str, str]], limit: str = "") -> str:
-    """An SVG of signals over query number."""
+    """Returns an SVG of signals over query number."""
     lines = [curve(frame, _queries(account), account.course.signals[name], kind) for name, kind, _ in known]
     parts = [axes(frame, _NUMBER, unit), *lines, limit, _verdict_mark(account, frame)]
     return svg(frame, parts, f"{', '.join(words for _, _, words in known)}, over query number")
@@ -153,7 +155,7 @@ def _measure(account: Account, name: str) -> Plot:
     seen = _above(values, part.likest if np.isfinite(part.likest) else 0.0)
     top = _above(values, part.most) if part.most < 2 * seen else seen
     frame = Frame.of(_HALF, _span(account), (min(float(np.nanmin(values)), 0.0), top))
-    legend = [(f"likest honest {number(part.likest)}", "likest"), (f"any honest {number(part.most)}", "most")]
+    legend = [(f"closest honest {number(part.likest)}", "likest"), (f"any honest {number(part.most)}", "most")]
     parts = [
         axes(frame, _NUMBER, "standard deviations"),
         level(frame, part.likest, "likest"),
@@ -166,7 +168,7 @@ def _measure(account: Account, name: str) -> Plot:
 
 
 def _marked(account: Account, y: tuple[float, float]) -> tuple[Frame, list[str]]:
-    """A wide frame with room for the names of all moments, and these."""
+    """Returns a wide frame with room for the labels of all events, and the labels."""
     marks = list(_marks(account))
     lines = labels(Frame.of(_WIDE, _span(account), y), marks)[1]
     size = _WIDE[0], _WIDE[1] + 16 * lines
@@ -175,7 +177,7 @@ def _marked(account: Account, y: tuple[float, float]) -> tuple[Frame, list[str]]
 
 
 def _marks(account: Account) -> Iterator[tuple[float, str, str]]:
-    """The moments by query, with one name each."""
+    """Yields the events by query, with one label each."""
     words: dict[int, list[str]] = {}
     accused: set[int] = set()
     if account.course.verdict is not None:
@@ -205,12 +207,12 @@ def _span(account: Account) -> tuple[float, float]:
 
 
 def _above(values: Floats, *others: float) -> float:
-    """A little more than the largest of all."""
+    """Returns 8 % more than the largest value."""
     return 1.08 * max([*(float(value) for value in values[np.isfinite(values)]), *others, 1e-3])
 
 
 def _kept(distances: Floats) -> Floats:
-    """Without those three deviations or more from the mean, as the test drops them."""
+    """Returns ``distances`` without outliers of three standard deviations or more, as the test does."""
     spread = float(distances.std())
     kept: Floats = distances[np.abs(distances - distances.mean()) < 3 * spread] if spread > 0 else distances
     return kept

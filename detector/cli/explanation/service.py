@@ -1,4 +1,4 @@
-"""What a running service knows of one principal: his queries from the topics, and what was put on record of him."""
+"""What a running service holds about one principal: queries, alerts, audits and scores, from its topics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CLEARED = "clear"
 
 @dataclass(frozen=True, slots=True)
 class OnRecord:
-    """What the service put on record of one principal of one model; ``score``: its last word on him."""
+    """Alerts and audits of one principal of one model; ``score``: the latest one."""
 
     alerts: Sequence[Alert]
     audits: Sequence[Audit]
@@ -32,13 +32,13 @@ class OnRecord:
 
     @property
     def cleared_at(self) -> float:
-        """When an operator last had him forgotten, seconds UTC; minus infinity for never."""
+        """When an operator last cleared the principal, seconds UTC; minus infinity for never."""
         clears = [one.occurred_at for one in self.audits if one.kind == "command" and one.detail["kind"] == _CLEARED]
         return max(clears, default=-np.inf)
 
 
 def read_queries(kafka: KafkaSettings, principal: str) -> OwnQueries:
-    """His queries that are still kept, from the partition that he lives in. Raises BrokerError."""
+    """Returns the principal's queries that the topics still hold, from their own partition. Raises BrokerError."""
     topics = kafka.topics
     with Topic(kafka, topics.queries, principal) as queries, Topic(kafka, topics.rekeyed, principal) as rekeyed:
         sources = _source("queries", queries), _source("rekeyed", rekeyed)
@@ -51,21 +51,21 @@ def read_queries(kafka: KafkaSettings, principal: str) -> OwnQueries:
 
 
 def read_records(kafka: KafkaSettings, model: str, principal: str) -> OnRecord:
-    """Raises BrokerError."""
+    """Returns what the topics hold about ``principal``. Raises BrokerError."""
     alerts, audits = read_alerts(kafka, model, principal), read_audits(kafka, model, principal)
     return OnRecord(alerts, audits, read_scores(kafka).get((model, principal)))
 
 
 def since_cleared(queries: list[Timed], known: OnRecord) -> list[Timed]:
-    """Of his ``queries`` those that the service remembers. Raises ConfigurationError if there is none."""
+    """Drops the ``queries`` before the last clear. Raises ConfigurationError if none is left."""
     kept = later(queries, known.cleared_at)
     if not kept:
-        raise ConfigurationError(f"the account was cleared at {rfc3339(known.cleared_at)} and has asked nothing since")
+        raise ConfigurationError(f"the account was cleared at {rfc3339(known.cleared_at)} and has sent no query since")
     return kept
 
 
 def placed(known: OnRecord, course: Course) -> list[tuple[int, Alert | Audit]]:
-    """What is on record since the first query of ``course``, each with the query it came of; in order."""
+    """Returns the records since the first query of ``course``, in order, each with the query that caused it."""
     everything: list[Alert | Audit] = [*known.alerts, *known.audits]
     records = [one for one in everything if one.occurred_at >= course.time[0]]
     alerts = {one.occurred_at: _row_of(one, course) for one in known.alerts}
@@ -74,20 +74,20 @@ def placed(known: OnRecord, course: Course) -> list[tuple[int, Alert | Audit]]:
 
 
 def notes(known: OnRecord, course: Course, configuration: str) -> Iterator[str]:
-    """Sentences on how the service's view may differ from the one that its topics give now."""
+    """Yields sentences on how the service's results may differ from this replay of its topics."""
     if known.cleared_at > -np.inf:
-        yield f"The account was cleared at {rfc3339(known.cleared_at)}; what came before does not count."
+        yield f"The account was cleared at {rfc3339(known.cleared_at)}; earlier queries do not count."
     lost = _lost(known, course)
     if lost:
         yield (
-            f"Of his queries, {lost:,} are no longer kept; what is said here is of the rest, counted from 1, and may "
-            "differ from what the service saw."
+            f"{lost:,} of the account's queries are no longer kept; the explanation covers the rest, counted from 1, and "
+            "may differ from the service's results."
         )
     if known.score is not None and known.score.flagged != bool(course.flagged[-1]):
-        yield f"The service itself holds him for {'a' if known.score.flagged else 'no'} suspect."
+        yield f"In the service, the account is {'' if known.score.flagged else 'not '}flagged."
     others = {one.configuration for one in known.alerts} - {configuration}
     if others:
-        yield f"His alerts were raised under another configuration than here: {', '.join(sorted(others))}."
+        yield f"The alerts were raised under another configuration: {', '.join(sorted(others))}."
 
 
 def _source(name: str, topic: Topic) -> Iterator[SourceRecord]:
@@ -101,7 +101,7 @@ def _source_record(name: str, record: Any) -> SourceRecord:
 
 
 def _lost(known: OnRecord, course: Course) -> int:
-    """How many queries the service counted and the topics no longer hold."""
+    """Returns the number of queries that the service counted and the topics no longer hold."""
     score = known.score
     if score is None:
         return 0
@@ -111,7 +111,7 @@ def _lost(known: OnRecord, course: Course) -> int:
 
 
 def _row_of(alert: Alert, course: Course) -> int:
-    """By number where all queries are there, else by time."""
+    """Returns the row by query number if all queries are present, else by time."""
     for version in dict.fromkeys(course.versions):
         rows = [row for row, own in enumerate(course.versions) if own == version]
         exact = rows[alert.query_index] if alert.query_index < len(rows) else -1

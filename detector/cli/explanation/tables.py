@@ -1,4 +1,4 @@
-"""The tables of an explanation, for the page and the terminal alike."""
+"""The tables of an explanation, for the page and the terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from detector.cli.explanation.words import count, number
 from detector.runtime.times import rfc3339
 
 _LEAST = 0.05
-"""A score below it is shown as none."""
+"""Scores below this are not shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """``texts``: so many columns, the first ones, are words and not numbers."""
+    """``texts``: the number of leading columns that hold words; the others hold numbers."""
 
     head: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -25,8 +25,8 @@ class Table:
 
 
 def weights(account: Account) -> Table:
-    """What each measure that says anything adds to D, when it mattered and now, beside the honest account most like the
-    principal."""
+    """Returns the contribution of each deviating measure to D, at the verdict and at the last query, with the value of
+    the closest honest account."""
     views = _views(account)
     still = set(silent(account))
     order = sorted(views[0].parts, key=lambda part: -max(view.part(part.name).added for view in views))
@@ -34,14 +34,14 @@ def weights(account: Account) -> Table:
     for name, about in ((part.name, part.about) for part in order if part.name not in still):
         own = [view.part(name) for view in views]
         rows.append((name, about, *(number(value) for part in own for value in (part.score, part.likest, part.added))))
-    total = ("D", "what no honest account explains")
-    head = [(f"query\xa0{view.row + 1:,}", "likest honest", "adds to D") for view in views]
+    total = ("D", "unexplained deviation")
+    head = [(f"query\xa0{view.row + 1:,}", "closest honest", "contribution") for view in views]
     sums = [("", "", number(view.unexplained)) for view in views]
-    return Table(("measure", "looks at", *chain(*head)), [*rows, (*total, *chain(*sums))], 2)
+    return Table(("measure", "describes", *chain(*head)), [*rows, (*total, *chain(*sums))], 2)
 
 
 def silent(account: Account) -> list[str]:
-    """The measures that found him ordinary, when it mattered and now."""
+    """Returns the measures without a deviation, both at the verdict and at the last query."""
     views = _views(account)
     return [part.name for part in views[0].parts if all(view.part(part.name).score < _LEAST for view in views)]
 
@@ -53,13 +53,13 @@ def _views(account: Account) -> list[Weighing]:
 
 
 def events(account: Account) -> Table:
-    """All that was put on record, in order."""
+    """Returns all events on record, in order."""
     rows = [(f"{own.row + 1:,}", rfc3339(own.time), own.sentence) for own in account.moments]
     return Table(("query", "time", "what"), rows or [("-", "", "nothing")], 3)
 
 
 def facts(account: Account) -> str:
-    """Whose queries these are, from where and when, and how they were judged."""
+    """Returns a sentence on the queries: model, versions, time span, source and configuration."""
     course = account.course
     versions = list(dict.fromkeys(course.versions))
     which = f"version{'s' if len(versions) > 1 else ''} {', '.join(versions)}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show(account: Account, console: Console) -> None:
-    """Print it: the answer, what counts, what was put on record."""
+    """Prints the verdict, the contributions and the events on record."""
     for sentence in (verdict(account), *basis(account), facts(account)):
         tell(console, sentence)
     if account.then is not None:
@@ -23,7 +23,7 @@ def show(account: Account, console: Console) -> None:
 
 
 def _telling(account: Account) -> Table:
-    """What each measure adds, of those that are worth it."""
+    """Returns the table of contributions, reduced to the measures that contribute."""
     whole = weights(account)
     shown = {*account.telling, "D"}
     return Table(whole.head, [row for row in whole.rows if row[0] in shown], whole.texts)

@@ -1,4 +1,4 @@
-"""What each measure adds to a principal's suspicion at one of his queries, beside the honest account most like him."""
+"""The contribution of each measure to a principal's D at one query, compared with the closest honest account."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Floats = NDArray[np.float64]
 
 _FIGURE = "suspicion."
 _SEEN_AT = 0.5
-"""A measure that adds less to D than this anywhere is not shown."""
+"""A measure is not shown if its contribution never reaches this."""
 _FEWEST = 3
 
 _ABOUT = {
-    "prada": "distances between own queries that are not spread as honest ones are (PRADA)",
-    "margin": "queries close to where the model changes its answer",
-    CHANGE: "queries of another kind than those before",
+    "prada": "distances between the account's own queries, not distributed as honest ones are (PRADA)",
+    "margin": "queries close to the decision boundary",
+    CHANGE: "queries unlike the account's earlier ones",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One measure: its ``score`` in standard deviations of honest accounts, what the honest account most like the
-    principal reached (``likest``) and any honest account (``most``), and what it adds to D. Infinite where the
-    calibration did not know the measure."""
+    """One measure: its deviation (``score``), that of the closest honest account (``likest``), the largest of any
+    honest account (``most``) and the contribution to D (``added``), all in standard deviations of honest accounts. ``likest``
+    and ``most`` are infinite if the calibration lacks the measure."""
 
     name: str
     score: float
@@ -41,14 +41,14 @@ class Part:
 
     @property
     def about(self) -> str:
-        """What it looks at, in words."""
+        """What it describes, in words."""
         return about(self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Weighing:
-    """After query ``row``: D is ``unexplained``, a verdict above ``threshold``; the ``parts``, largest first. The
-    honest account most like the principal explains the share ``explained`` of what is unusual."""
+    """The state after query ``row``: D is ``unexplained``, and flags the principal above ``threshold``. ``parts`` come
+    largest first. The closest honest account explains the share ``explained`` of the deviation."""
 
     row: int
     unexplained: float
@@ -61,22 +61,22 @@ class Weighing:
 
 
 def about(name: str) -> str:
-    """What the measure or signal ``name`` looks at, in words."""
+    """Returns what the measure or signal ``name`` describes, in words."""
     return MEASURES[name].about if name in MEASURES else _ABOUT.get(name, name)
 
 
 def names_in(course: Course) -> list[str]:
-    """The measures that suspicion rests on."""
+    """Returns the names of the measures that suspicion uses."""
     return [name.removeprefix(_FIGURE) for name in course.signals if name.startswith(_FIGURE)]
 
 
 def scores_of(course: Course, name: str) -> Floats:
-    """float64 (n,): the standardised score of the measure ``name`` as of each query."""
+    """Returns float64 (n,): the deviation in the measure ``name`` as of each query."""
     return course.signals[f"{_FIGURE}{name}"]
 
 
 def weigh(course: Course, row: int, profile: Profile | None) -> Weighing | None:
-    """None where ``profile`` is, or where suspicion is silent."""
+    """Returns the contributions at ``row``, or None without a profile or before suspicion has a value."""
     if profile is None or np.isnan(course.signals["suspicion"][row]):
         return None
     names = names_in(course)
@@ -91,7 +91,7 @@ def weigh(course: Course, row: int, profile: Profile | None) -> Weighing | None:
 
 
 def telling(course: Course, profile: Profile) -> list[str]:
-    """The measures that ever add much to D under ``profile``, three at least; those first that add most."""
+    """Returns the measures whose contribution to D under ``profile`` is ever large, at least three, largest first."""
     names = names_in(course)
     rows = np.flatnonzero(~np.isnan(course.signals["suspicion"]) & _under(course, profile))
     scores = np.stack([scores_of(course, name)[rows] for name in names], axis=1)
@@ -105,7 +105,7 @@ def _under(course: Course, profile: Profile) -> NDArray[np.bool_]:
 
 
 def _explained(scores: Floats, left: float) -> float:
-    """Of what is above the ordinary account; 0 where nothing is, or where it is the ordinary account that explains
-    most."""
+    """Returns the explained share of the deviation from the average account; 0 without a deviation, or if the average
+    account is the closest."""
     unusual = float(unexplained(scores, np.zeros((1, scores.shape[1])))[0][0])
     return max(1 - left / unusual, 0.0) if unusual > 0 else 0.0

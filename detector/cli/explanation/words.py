@@ -1,4 +1,4 @@
-"""The answer in sentences: suspect or not, since when, because of what, and what that rests on."""
+"""The verdict in sentences: flagged or not, since which query, why, and on what basis."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _NOTHING = 0.005
 
 
 def headline(account: Account) -> str:
-    """Whom it is about and the verdict, in a few words."""
+    """Returns the principal and the verdict, in a few words."""
     course = account.course
     if course.verdict is None:
-        return f"{course.principal} is no suspect"
+        return f"{course.principal} is not a suspect"
     return f"{course.principal} is a suspect since query {course.verdict + 1:,}"
 
 
 def verdict(account: Account) -> str:
-    """The verdict in one sentence."""
+    """Returns the verdict in one sentence."""
     return _suspect(account) if account.course.verdict is not None else _unsuspected(account)
 
 
 def basis(account: Account) -> list[str]:
-    """Sentences on what the verdict rests on, what stands now, and what may not be as it seems."""
+    """Returns sentences on the basis of the verdict, the current state, and possible differences."""
     return [sentence for sentence in _basis(account) if sentence]
 
 
 def number(value: float) -> str:
-    """``value`` with one decimal, a dash where there is none."""
+    """Returns ``value`` with one decimal, or a dash if it is not finite."""
     return f"{round(value, 1) + 0.0:,.1f}" if np.isfinite(value) else "-"
 
 
@@ -45,7 +45,7 @@ def count(queries: int, noun: str = "query", several: str = "queries") -> str:
 
 
 def reasons(then: Weighing) -> str:
-    """The measures that add most to D, three at most, and how far each is beyond honest accounts."""
+    """Returns the measures with the largest contributions, at most three, each compared with honest accounts."""
     first, *others = then.parts[:_NAMED]
     named = [first, *(part for part in others if part.added >= _SHARE * then.unexplained)]
     return "; ".join(f"{part.about}, {_how_far(part)}" for part in named)
@@ -53,12 +53,12 @@ def reasons(then: Weighing) -> str:
 
 def _how_far(part: Part) -> str:
     if not np.isfinite(part.most):
-        return "which the calibration did not know"
+        return "a measure that the calibration lacks"
     if part.score >= part.most + _FAR:
         return "far beyond any honest account"
     if part.score > part.most:
         return "beyond any honest account"
-    return "more than the likest honest account"
+    return "beyond the closest honest account"
 
 
 def _suspect(account: Account) -> str:
@@ -70,30 +70,30 @@ def _suspect(account: Account) -> str:
     finding = course.findings.get(course.verdict)
     if finding is None or finding.signal == "prada":
         w = course.signals["prada"][course.verdict]
-        return f"{since}: {about('prada')}; W fell to {w:.3f}, and below {account.config.prada.delta:g} is suspicious."
-    return f"{since}: {finding.signal} reached {finding.statistic:.3g}, and {finding.threshold:.3g} is the threshold."
+        return f"{since}: {about('prada')}; W fell to {w:.3f}; the threshold is {account.config.prada.delta:g}."
+    return f"{since}: {finding.signal} reached {finding.statistic:.3g}; the threshold is {finding.threshold:.3g}."
 
 
 def _unsuspected(account: Account) -> str:
     course = account.course
-    lead = f"No suspect after {count(len(course))}"
+    lead = f"Not a suspect after {count(len(course))}"
     if np.isnan(course.score).all():
-        return f"{lead}: too few queries for any test, so nothing is known of him yet."
+        return f"{lead}: there are too few queries for any test."
     at = account.then_row
     if account.then is None:
         w, delta = course.signals["prada"][at], account.config.prada.delta
-        return f"{lead}: W was {w:.3f} at its lowest, at query {at + 1:,}, and below {delta:g} is suspicious."
+        return f"{lead}: the lowest W was {w:.3f}, at query {at + 1:,}; the threshold is {delta:g}."
     most, threshold = account.then.unexplained, account.then.threshold
     return (
-        f"{lead}: at most {most:.1f} {UNIT} were left unexplained, at query {at + 1:,}, "
-        f"and more than {threshold:.1f} is a verdict."
+        f"{lead}: the largest unexplained deviation was {most:.1f} {UNIT}, at query {at + 1:,}; "
+        f"the threshold is {threshold:.1f}."
     )
 
 
 def _basis(account: Account) -> Iterator[str]:
     course = account.course
     if not account.has_profile:
-        yield "UNCALIBRATED: honest accounts may be accused, and most kinds of thieves missed."
+        yield "UNCALIBRATED: honest accounts may be flagged, and most kinds of theft are missed."
     yield _weighed(account)
     yield _now(account)
     if account.stands is not None:
@@ -101,7 +101,7 @@ def _basis(account: Account) -> Iterator[str]:
     if not account.has_profile:
         yield _without_profile(account)
     if course.refused:
-        yield f"{count(course.refused)} could not be judged, as the number of features is not that of the others."
+        yield f"{count(course.refused)} could not be judged: the number of features differs from that of the others."
     yield from account.notes
 
 
@@ -109,10 +109,10 @@ def _weighed(account: Account) -> str:
     then = account.then
     if then is None or account.course.verdict is None:
         return ""
-    lead = f"The honest account most like this one explains {then.explained:.0%} of what is unusual and leaves"
+    lead = f"The closest honest account explains {then.explained:.0%} of the deviation and leaves"
     if then.explained < _NOTHING:
-        lead = "No honest account explains any of what is unusual:"
-    return f"{lead} D = {then.unexplained:.1f} {UNIT}; more than {then.threshold:.1f} is a verdict."
+        lead = "No honest account explains any of the deviation:"
+    return f"{lead} D = {then.unexplained:.1f} {UNIT}; the threshold is {then.threshold:.1f}."
 
 
 def _now(account: Account) -> str:
@@ -121,14 +121,14 @@ def _now(account: Account) -> str:
         return ""
     if now.unexplained > now.threshold:
         return f"After query {len(course):,}, D is {now.unexplained:.1f}."
-    latched = " A verdict stands until it is cleared." if course.flagged[-1] else ""
-    return f"After query {len(course):,}, D is {now.unexplained:.1f} and would be no verdict.{latched}"
+    latched = " The account stays flagged until an operator clears it." if course.flagged[-1] else ""
+    return f"After query {len(course):,}, D is {now.unexplained:.1f}, below the threshold.{latched}"
 
 
 def _without_profile(account: Account) -> str:
     if account.config.mode != "default":
-        return "PRADA alone judged, query for query as published (compatible mode); no profile is used there."
+        return "Only PRADA was used, exactly as published (compatible mode); this mode uses no profile."
     return (
-        f"There is no profile for {account.course.model} {account.version}: PRADA alone judged. It sees a thief who "
-        "walks in steps from his earlier queries and no other; with a profile (weirguard calibrate) more is measured."
+        f"There is no profile for {account.course.model} {account.version}: only PRADA was used. It detects thieves "
+        "who step from their own earlier queries, and no others; a profile (weirguard calibrate) adds more measures."
     )

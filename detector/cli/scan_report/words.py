@@ -1,4 +1,4 @@
-"""What a scan says of an account and of itself, in sentences for who reviews it."""
+"""Sentences of a scan report: about each account, and about how reliable the scan is."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Value = float | str | None
 
 _REMEMBERED = 1_024
-"""The order of so many names is kept: callers choose names, and memory is bounded."""
+"""Maximum number of name lists whose order is cached. Callers choose the names, so the cache must be bounded."""
 _DEEPEST = 8
 """Objects within objects to this depth are features with names like ``a.b``."""
 

@@ -47,7 +47,7 @@ class Recording:
         return cls(*(np.full((count, wide), np.nan) for wide in (len(MEASURES), len(CLOCKS), len(WEIGHED))))
 
     def take(self, rows: NDArray[np.bool_], other: Recording) -> None:
-        """Take over what ``other`` says of ``rows`` bool (n,)."""
+        """Copies ``rows`` bool (n,) from ``other``."""
         for own, said in zip(self._parts, other._parts, strict=True):
             own[rows] = said[rows]
 

@@ -127,7 +127,7 @@ def _inside(calibration: Calibration, budget: float, enough: bool) -> Iterator[S
 def _standing(
     calibration: Calibration, rank: Rank, found: Farthest, scores: Floats, without: Collection[int]
 ) -> Standing:
-    """Of somebody with ``scores`` float64 (queries, j), whom accounts ``without`` do not excuse."""
+    """Returns the standing of an account with ``scores`` float64 (queries, j), which ``without`` do not excuse."""
     crossed = None
     if rank.score > 1:
         above = np.flatnonzero(calibration.jury.course(scores, without) > rank.line)

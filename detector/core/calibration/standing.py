@@ -30,7 +30,7 @@ _FEW = 6.0
 _MOST_ALLOWED = 2.5 * FLOOR
 """The tail of few accounts that are all unlike says nothing any more: no more is allowed."""
 _EACH, _MOST_TOGETHER = 15, 4
-"""Of so many accounts one may be of a group, and how many it may be."""
+"""A group may have one account for each 15 accounts of the log, and at most 4."""
 _NEAR = 0.5
 """A group counts from this share of the line on."""
 _MOST_GONE = 1 / 6
@@ -47,7 +47,7 @@ class Rank:
 
 
 def line(found: Farthest, limit: float, measures: Sequence[str], accounts: int, *, together: bool = False) -> float:
-    """The D above which an account stands out among so many ``accounts``, where the others allow ``limit``."""
+    """Returns the D above which one of ``accounts`` accounts stands out, if the others allow ``limit``."""
     total: dict[str, float] = dict.fromkeys(FAMILIES.values(), 0.0)
     for name, value in zip(measures, found.added.tolist(), strict=True):
         total[FAMILIES[name]] += value

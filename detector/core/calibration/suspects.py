@@ -18,7 +18,7 @@ from detector.core.signals import MEASURES
 Floats = NDArray[np.float64]
 
 NOTABLE = 2.0
-"""A family of measures counts from so many standard deviations on that it adds to an account's D."""
+"""A family of measures counts if its contribution to an account's D is at least this."""
 
 FAMILIES: dict[str, Family] = {name: own.family for name, own in MEASURES.items()} | {
     "prada": "structure",

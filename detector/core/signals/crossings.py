@@ -23,7 +23,7 @@ def _score(sight: Sight) -> Floats:
 CROSSINGS = Measure(
     name="crossings",
     family="structure",
-    about="another answer than a near own earlier query got",
+    about="near-duplicates of earlier queries that get another answer",
     unit="log ratio",
     clock="each",
     between=0.05,

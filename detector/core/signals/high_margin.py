@@ -16,7 +16,7 @@ def _score(sight: Sight) -> Floats:
 HIGH_MARGIN = Measure(
     name="high_margin",
     family="outputs",
-    about="answers that are all too sure",
+    about="answers of unusually high confidence",
     unit="-ln share",
     clock="effective",
     between=0.15,

@@ -16,7 +16,7 @@ def _score(sight: Sight) -> Floats:
 LOW_MARGIN = Measure(
     name="low_margin",
     family="outputs",
-    about="answers that are hardly sure",
+    about="answers of low confidence",
     unit="-ln share",
     clock="effective",
     between=0.15,

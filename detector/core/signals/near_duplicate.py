@@ -20,7 +20,7 @@ def _score(sight: Sight) -> Floats:
 NEAR_DUPLICATE = Measure(
     name="near_duplicate",
     family="structure",
-    about="nearness to own earlier queries",
+    about="near-duplicates of the account's earlier queries",
     unit="log ratio",
     clock="each",
     between=0.25,

@@ -32,7 +32,7 @@ def _score(sight: Sight) -> Floats:
 SIGN_STEPS = Measure(
     name="sign_steps",
     family="structure",
-    about="steps of one magnitude from an own earlier query",
+    about="many features changed by one magnitude from an earlier query",
     unit="share of queries",
     clock="each",
     between=0.05,

@@ -30,7 +30,7 @@ def _score(sight: Sight) -> Floats:
 SURPRISE = Measure(
     name="surprise",
     family="outputs",
-    about="what the model said, against near honest queries",
+    about="answers unlike those to similar honest queries",
     unit="total variation",
     clock="effective",
     between=0.03,

@@ -17,7 +17,7 @@ def _score(sight: Sight) -> Floats:
 TINY_STEPS = Measure(
     name="tiny_steps",
     family="structure",
-    about="steps much smaller than honest ones",
+    about="steps much smaller than those of honest accounts",
     unit="share of queries",
     clock="each",
     between=0.05,

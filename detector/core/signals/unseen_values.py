@@ -16,7 +16,7 @@ def _score(sight: Sight) -> Floats:
 UNSEEN_VALUES = Measure(
     name="unseen_values",
     family="content",
-    about="features whose value no honest query has",
+    about="feature values that no honest query has",
     unit="log2 features",
     clock="effective",
     between=0.15,

@@ -1,4 +1,4 @@
-"""``weirguard calibrate``: honest traffic to a profile, which says what is ordinary for one model version."""
+"""``weirguard calibrate``: makes a profile of the normal traffic of one model version from honest queries."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from detector.sources import Reading
 
 FEW = 9
-"""With fewer accounts the tail of honest behaviour is a guess."""
+"""With fewer accounts, the tail of honest behaviour is a guess."""
 SHORT = 1_000
-"""Queries of an account, at the median, below which it is said for which length the rate holds."""
+"""Median number of queries per account below which a note states the length for which the rate holds."""
 _SHOWN = 4
 
 
@@ -43,11 +43,11 @@ def calibrate(
     *,
     out: Annotated[Path, typer.Option("--out", help="Profile to write.")],
     honest: Annotated[
-        list[Path] | None, typer.Option("--honest", help="Log of honest queries; those named after it count too.")
+        list[Path] | None, typer.Option("--honest", help="Log of honest queries, with any files after it.")
     ] = None,
     files: Annotated[list[Path] | None, typer.Argument(help="Further honest logs.", show_default=False)] = None,
     since: Annotated[
-        str | None, typer.Option("--since", help="Instead of files: the last 6h or 7d of the queries topic.")
+        str | None, typer.Option("--since", help="Read the last 6h or 7d of the queries topic instead of files.")
     ] = None,
     validation: Annotated[
         Path | None, typer.Option("--validation", help="Log of rows like the training data, for the exposure meters.")
@@ -60,18 +60,23 @@ def calibrate(
     ] = 0.01,
     outputs: Annotated[
         OutputsName | None,
-        typer.Option("--outputs", help="What outputs are. [default: the setting, else what they look like]"),
+        typer.Option("--outputs", help="Kind of the outputs. [default: the setting, or inferred]"),
     ] = None,
     leave_out: Annotated[
-        list[str] | None, typer.Option("--leave-out", help="Account that is not honest.", show_default=False)
+        list[str] | None,
+        typer.Option("--leave-out", help="Account to exclude because it is not honest.", show_default=False),
     ] = None,
-    model_name: Annotated[str | None, typer.Option("--model-name", help="Of the models in the logs.")] = None,
-    model_version: Annotated[str | None, typer.Option("--model-version", help="Of the versions in the logs.")] = None,
+    model_name: Annotated[
+        str | None, typer.Option("--model-name", help="Model to calibrate, if the logs hold several.")
+    ] = None,
+    model_version: Annotated[
+        str | None, typer.Option("--model-version", help="Version to calibrate, if the logs hold several.")
+    ] = None,
     json: Json = False,
     map_: Map = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
-    """Learn from honest traffic what is ordinary, so that no more than --budget of honest accounts are flagged."""
+    """Make a profile from honest traffic, with a threshold that flags at most --budget of honest accounts."""
     from detector.cli.calibrating import Request, accounts_in, make_profile
     from detector.runtime.settings import load_settings
 
@@ -95,7 +100,7 @@ def calibrate(
 
 
 def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
-    """The outcome in lines for people."""
+    """Yields the outcome as lines of text."""
     screened, profile = made.screened, made.profile
     calibration, threshold = screened.calibration, profile.standards.threshold
     least, most = calibration.moves
@@ -105,8 +110,8 @@ def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
         yield f"{heading:<12}{line}"
     for name in screened.left_out:
         yield f"{'left out':<12}{name}, as asked"
-    yield f"{'threshold':<12}{threshold:.1f} standard deviations that no honest account explains"
-    yield f"{'':<12}{least:.1f} to {most:.1f} when it is made without {_some(screened.achieved.accounts)}"
+    yield f"{'threshold':<12}{threshold:.1f} standard deviations of unexplained deviation"
+    yield f"{'':<12}{least:.1f} to {most:.1f} if made without {_some(screened.achieved.accounts)}"
     yield f"{'budget':<12}{budget:.3%} of honest accounts may be flagged"
     yield f"{'rate':<12}{_rate(screened)}"
     for outlier in screened.outliers:
@@ -116,7 +121,7 @@ def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
 
 
 def plain(made: Made, traffic: Traffic, budget: float) -> dict[str, Any]:
-    """The outcome as data."""
+    """Returns the outcome as data."""
     profile, screened = made.profile, made.screened
     return {
         "profile": profile.hash,
@@ -156,14 +161,14 @@ def _rate(screened: Screened) -> str:
 
 
 def _outlier(outlier: Outlier) -> Iterator[str]:
-    """One account that stands out, and the price of either choice."""
+    """Yields lines on an account that stands out, and the cost of keeping or excluding it."""
     added = ", ".join(f"{name} {value:.1f}" for name, value in outlier.added[:_SHOWN])
-    odd = f"; extreme in {' and '.join(outlier.families)}, as a thief would be" if outlier.suspect else ""
+    odd = f"; extreme in {' and '.join(outlier.families)}, like a thief" if outlier.suspect else ""
     yield (
         f"{'stands out':<12}{outlier.name}: {outlier.largest:.1f} where the others allow {outlier.allowed:.1f} "
         f"({added}){odd}"
     )
-    yield f"{'':<12}kept, it excuses whoever goes as far in {outlier.added[0][0]}, a thief too"
+    yield f"{'':<12}if kept, it excuses any account as extreme in {outlier.added[0][0]}, including a thief"
     others = f", and with them {_listed(outlier.excused)}" if outlier.excused else ""
     yield f"{'':<12}with --leave-out {shlex.quote(outlier.name)}, accounts like it are flagged{others}"
 
@@ -177,18 +182,18 @@ def _warnings(screened: Screened, budget: float) -> Iterator[str]:
     achieved, short = screened.achieved, int((~screened.calibration.long).sum())
     if achieved.accounts < FEW:
         yield (
-            f"{achieved.accounts} accounts are few, and the threshold a guess. Variety of accounts matters more than "
-            "their number: add users with other habits"
+            f"{achieved.accounts} accounts are few, so the threshold is a guess. Variety of accounts matters more "
+            "than their number: add users with other habits"
         )
     if short:
         yield (
-            f"accounts of fewer than {FEWEST_QUERIES} different queries: {short}. They count as honest traffic, and "
-            "say nothing of the rate"
+            f"accounts with fewer than {FEWEST_QUERIES} different queries: {short}. They count as honest traffic, but "
+            "not for the rate"
         )
     if screened.length < SHORT:
         yield (
-            f"the rate holds for accounts of some {screened.length} queries. Of those who ask many times more, more "
-            "are flagged: calibrate on longer logs if you have them"
+            f"the rate holds for accounts with about {screened.length} queries. Accounts with many more queries are "
+            "flagged more often: calibrate on longer logs if you have them"
         )
     if achieved.bound > budget:
         yield (
@@ -198,8 +203,8 @@ def _warnings(screened: Screened, budget: float) -> Iterator[str]:
 
 
 def _not_used(traffic: Traffic) -> str:
-    dishonest = [f"{traffic.dishonest} rows that their log labels as a thief's"] if traffic.dishonest else []
-    refused = [f"{traffic.refused} rows that are no queries"] if traffic.refused else []
+    dishonest = [f"{traffic.dishonest} rows labelled as a thief's"] if traffic.dishonest else []
+    refused = [f"{traffic.refused} rows rejected"] if traffic.refused else []
     return "; left out: " + ", ".join(dishonest + refused) if dishonest + refused else ""
 
 

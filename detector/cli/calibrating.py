@@ -1,4 +1,4 @@
-"""From honest traffic, and what the owner gives besides, to a profile that says how it was made."""
+"""Makes a profile, with provenance, from honest traffic, the owner's model and a validation set."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from detector.runtime.text_files import read_text
 from detector.sources import Reading, format_of
 
 _SEED = 0
-"""Of too many validation rows the same ones are kept each time."""
+"""Fixes which rows are kept of a validation log that is too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What ``calibrate`` was asked for. ``leave_out``: names of accounts that do not count as honest; ``outputs``: what
-    those of a model are, or of all others under ``*``; else they are inferred; ``reading``: of ``validation``."""
+    """The options of ``calibrate``. ``leave_out``: names of accounts to exclude. ``outputs``: kind of outputs by model,
+    ``*`` for all other models; inferred by default. ``reading``: how to read ``validation``."""
 
     budget: float
     model: str | None = None
@@ -47,7 +47,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The ``profile``, how it came about, and how many ``queries`` it rests on, in what ``traffic``."""
+    """The ``profile``, the calibration behind it, and the number of ``queries`` and the ``traffic`` used."""
 
     profile: Profile
     screened: Screened
@@ -56,8 +56,8 @@ class Made:
 
 
 def make_profile(traffic: Traffic, request: Request, progress: Callable[[int], None] | None = None) -> Made:
-    """A profile from honest ``traffic``; ``progress`` is told of accounts as they are replayed. Raises
-    ConfigurationError."""
+    """Returns a profile from honest ``traffic``. ``progress`` is called with the number of accounts replayed since.
+    Raises ConfigurationError."""
     pieces = of_one_version(traffic.pieces, request.model, request.model_version)
     model = _owner_model(request.owner_model)
     outputs = request.outputs.get(pieces[0].model, request.outputs.get(EVERYONE))
@@ -73,18 +73,18 @@ def make_profile(traffic: Traffic, request: Request, progress: Callable[[int], N
 
 
 def with_provenance(screened: Screened, budget: float, digests: list[str]) -> Profile:
-    """Returns the profile of ``screened``, which says how it was made: from the files with ``digests``."""
+    """Returns the profile of ``screened`` with its provenance, including the ``digests`` of the files."""
     queries = int(screened.calibration.queries.sum())
     return replace(screened.calibration.profile, made=_provenance(screened, budget, queries, digests))
 
 
 def accounts_in(traffic: Traffic) -> int:
-    """How many accounts there are in ``traffic``, of whatever model version."""
+    """Returns the number of accounts in ``traffic``, over all model versions."""
     return len({name for own in traffic.pieces for name in own.principals})
 
 
 def _provenance(screened: Screened, budget: float, queries: int, digests: list[str]) -> dict[str, Any]:
-    """Names are left out: whoever may read a profile need not know whose queries it was made from."""
+    """Holds no account names, so that readers of a profile do not learn whose queries it was made from."""
     reference = screened.calibration.profile.reference
     achieved, long = screened.achieved, screened.calibration.long
     low, high = achieved.interval
@@ -122,7 +122,7 @@ def _owner_model(path: Path | None) -> Any:
 
 
 def _validation(request: Request, honest: PlainTraffic) -> Validation | None:
-    """Of the log that is asked for; of more rows than are kept, random ones."""
+    """Returns the validation set, or None if no log is given. Keeps random rows of a log that is too long."""
     path = request.validation
     if path is None:
         return None

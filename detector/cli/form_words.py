@@ -1,4 +1,4 @@
-"""What the queries of a model were taken for, in words."""
+"""Describes in words how the features and outputs of a model were interpreted."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from detector.core.calibration.plain import PlainTraffic
 
 _OUTPUTS = {
-    "probability": "one probability a row, taken as that of the second of two classes",
-    "score": "one number a row, taken as a score",
-    "label": "one class a row",
+    "probability": "one probability per row, taken as that of the second of two classes",
+    "score": "one number per row, taken as a score",
+    "label": "one class per row",
     "probabilities": "probabilities",
-    "none": "none: accounts are judged by what they ask, not by what they were told",
+    "none": "none: accounts are judged by their inputs only",
 }
 
 
 def form_lines(traffic: PlainTraffic) -> Iterator[tuple[str, str]]:
-    """Lines about features and outputs, each with its heading."""
+    """Yields lines about features and outputs, each with its heading."""
     yield "features", _features(traffic)
     yield "outputs", _outputs(traffic)
     if traffic.left_out:

@@ -26,8 +26,8 @@ _CHUNK = 1 << 20
 
 @dataclass(slots=True)
 class Traffic:
-    """``pieces`` of honest queries. ``reasons``: why rows and records were refused, and how many; ``dishonest``: rows
-    that their log says are a thief's; ``digests``: of each file or topic read, 32 hexadecimal digits."""
+    """``pieces`` of honest queries. ``reasons``: refused rows and records by reason. ``dishonest``: rows labelled as a
+    thief's. ``digests``: 32 hexadecimal digits for each file or topic."""
 
     pieces: list[QueryBatch] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -40,13 +40,13 @@ class Traffic:
 
     @property
     def rows(self) -> int:
-        """All that were read, good and bad."""
+        """The number of rows read, good and bad."""
         return sum(map(len, self.pieces)) + self.dishonest + self.refused
 
 
 def read_files(paths: Sequence[Path], progress: Callable[[int], None], reading: Reading | None = None) -> Traffic:
-    """The honest queries in ``paths``, files, folders of parts or patterns, as ``reading`` says; ``progress`` is told
-    how many rows were read since. Raises ConfigurationError."""
+    """Returns the honest queries in ``paths`` (files, folders of parts or patterns), read by ``reading``. ``progress``
+    is called with the number of rows read since. Raises ConfigurationError."""
     traffic, reading = Traffic(), reading or Reading()
     for path in files_of(paths):
         honest = honest_rows(path)
@@ -59,7 +59,7 @@ def read_files(paths: Sequence[Path], progress: Callable[[int], None], reading: 
 
 
 def digest_of(path: Path) -> str:
-    """32 hexadecimal digits of what is in the file at ``path``."""
+    """Returns 32 hexadecimal digits of the content of the file at ``path``."""
     digest = blake2b(digest_size=_DIGEST_BYTES)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -68,7 +68,7 @@ def digest_of(path: Path) -> str:
 
 
 def read_topic(settings: KafkaSettings, since: float) -> Traffic:
-    """All queries on the configured queries topic since the time ``since``, seconds UTC. Raises BrokerError."""
+    """Returns all queries on the queries topic since the time ``since``, seconds UTC. Raises BrokerError."""
     from detector.cli.kafka import Topic
 
     with Topic(settings, settings.topics.queries) as topic:
@@ -96,7 +96,7 @@ def _honest(portion: DecodedQueries, honest: Any, traffic: Traffic) -> Iterator[
 
 
 def _runs(records: Iterable[Any]) -> Iterator[DecodedRun]:
-    """Neighbours of one encoding, decoded together."""
+    """Yields runs of neighbouring records with the same encoding, decoded together."""
     for packed, run in groupby(records, key=_packed):
         own = list(run)
         values = [record.value for record in own]

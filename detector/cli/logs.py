@@ -1,4 +1,4 @@
-"""What the commands that read logs have in common: ``--map``, and what they say of rows that are no queries."""
+"""Shared by the commands that read logs: ``--map``, and the error for rejected rows."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Map = Annotated[
     list[str] | None,
     typer.Option(
         "--map",
-        help="Which columns are what, such as principal=user_id,features=f_*,outputs=p_no|p_yes,model=@credit.",
+        help="Map roles to columns, such as principal=user_id,features=f_*,outputs=p_no|p_yes,model=@credit.",
         show_default=False,
     ),
 ]
 
 MOST_REFUSED = 0.05
-"""More rows refused than this share, and the figures are not those of the log."""
+"""If a larger share of rows is refused, the results do not represent the log."""
 REFUSED, NOTHING = 3, 1
-"""Exit statuses where that is so, and where there was nothing left to judge."""
+"""Exit statuses for too many refused rows, and for no row left to judge."""
 _SHOWN = 3
 
 _MENDS = {
@@ -43,8 +43,8 @@ _MENDS = {
 
 
 def reading(settings: Settings, given: Sequence[str] | None, *, merge: bool = False) -> Reading:
-    """How logs are to be read, by the settings and ``--map``, which wins. What is assumed on the way goes to standard
-    error. Raises ConfigurationError."""
+    """Returns how to read logs, from the settings and ``--map``, which wins. Prints assumptions to standard error.
+    Raises ConfigurationError."""
     from detector.sources import Reading
     from detector.sources.mapping import parse_map, sources_of
 
@@ -53,14 +53,14 @@ def reading(settings: Settings, given: Sequence[str] | None, *, merge: bool = Fa
 
 
 def files_in(paths: Sequence[Path]) -> list[Path]:
-    """The files that ``paths`` name: folders of parts and patterns among them. Raises ConfigurationError."""
+    """Returns the files that ``paths`` name, which may be folders of parts or patterns. Raises ConfigurationError."""
     from detector.sources import files_of
 
     return files_of(paths)
 
 
 def check_refused(rows: int, reasons: Mapping[str, int]) -> None:
-    """End the command, after saying why and what helps, where all of ``rows`` were refused, by reason, or too many."""
+    """Ends the command with the reasons and advice if all of ``rows``, or too many of them, were refused."""
     refused = sum(reasons.values())
     if refused > MOST_REFUSED * rows:
         most = sorted(reasons, key=reasons.__getitem__, reverse=True)[:_SHOWN]

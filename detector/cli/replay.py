@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 
 _NAMED = 3
-"""The most model versions that a warning names."""
+"""Maximum number of model versions in a warning."""
 
 
 class ModeName(StrEnum):
-    """What ``--mode`` takes."""
+    """Values of ``--mode``."""
 
     COMPATIBLE = "compatible"
     DEFAULT = "default"
 
 
 class OutputsName(StrEnum):
-    """What ``--outputs`` takes."""
+    """Values of ``--outputs``."""
 
     PROBABILITY = "probability"
     SCORE = "score"
@@ -59,21 +59,21 @@ def replay(
         float | None, typer.Option("--delta", help="PRADA's threshold of W. [default: the setting]")
     ] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Merge the files by occurred_at; else one after another.")
+        bool, typer.Option("--merge", help="Merge the files by occurred_at, instead of reading them in turn.")
     ] = False,
     map_: Map = None,
     profile: Annotated[
         list[Path] | None,
-        typer.Option("--profile", help="Of a model version, as weirguard calibrate writes it. [default: the setting]"),
+        typer.Option("--profile", help="Profile of a model version, from weirguard calibrate. [default: the setting]"),
     ] = None,
     json: Json = False,
     outputs: Annotated[
         OutputsName | None,
-        typer.Option("--outputs", help="What those of models without a profile are. [default: the setting]"),
+        typer.Option("--outputs", help="Kind of outputs of models without a profile. [default: the setting]"),
     ] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
-    """Judge recorded queries from files as the service would, and write what comes of it."""
+    """Judge recorded queries from files as the service would, and write verdicts, alerts and decisions."""
     from detector.cli.replaying import replay as replay_files
     from detector.runtime.settings import load_settings
     from detector.stream.building import engine_config, policy_of
@@ -105,7 +105,7 @@ def replay(
 
 
 def configuration(settings: Path | None) -> tuple[EngineConfig, Policy]:
-    """What the settings file and the environment say of engine and policy. Raises ConfigurationError."""
+    """Returns the engine and policy settings from the file and the environment. Raises ConfigurationError."""
     from detector.runtime.settings import load_settings
     from detector.stream.building import engine_config, policy_of
 
@@ -114,7 +114,7 @@ def configuration(settings: Path | None) -> tuple[EngineConfig, Policy]:
 
 
 def given_profiles(paths: Sequence[Path] | None) -> tuple[Profile, ...]:
-    """The profiles in files of the command line. Raises ConfigurationError."""
+    """Returns the profiles in the files given by option. Raises ConfigurationError."""
     from detector.stream.profiles import read_profiles
 
     return read_profiles(paths or ())
@@ -130,7 +130,7 @@ def rows_in(files: Sequence[Path]) -> int:
 
 @contextmanager
 def bar(screen: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar; what it gives is told how many of ``total`` were done since. None: nobody knows how many."""
+    """Yields a function to call with the number of items done since, out of ``total`` (None if unknown)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
@@ -143,7 +143,7 @@ def bar(screen: Console, what: str, total: int | None) -> Iterator[Callable[[int
 def _changed(
     config: EngineConfig, mode: ModeName | None, delta: float | None, profiles: tuple[Profile, ...]
 ) -> EngineConfig:
-    """``config`` with what the command line says."""
+    """Returns ``config`` with the options applied."""
     if delta is not None:
         config = changed(config, prada=changed(config.prada, delta=delta))
     config = changed(config, profiles=profiles) if profiles else config
@@ -151,7 +151,7 @@ def _changed(
 
 
 def _warning(summary: dict[str, Any], mode: str) -> str:
-    """That verdicts are uncalibrated, of which model versions, and the command that mends it."""
+    """Returns a warning with the uncalibrated model versions and the command that calibrates them."""
     from detector.stream.profiles import uncalibrated
 
     names = [f"{own['model']} {own['model_version']}" for own in summary["models"] if not own["calibrated"]]
@@ -159,7 +159,7 @@ def _warning(summary: dict[str, Any], mode: str) -> str:
     cure = (
         "Compatible mode uses no profile."
         if mode == "compatible"
-        else "Let the log calibrate itself with `weirguard scan LOGS`, or make a profile of honest logs with "
+        else "Run `weirguard scan LOGS`, or make a profile from honest logs with "
         "`weirguard calibrate --honest LOGS --out FILE` and replay with `--profile FILE`."
     )
     return f"{uncalibrated(', '.join(names[:_NAMED]) + more)}. {cure}"
@@ -172,6 +172,6 @@ def _sentence(summary: dict[str, Any], out: Path) -> str:
     return (
         f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, "
         f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused{most}. "
-        + (f"{summary['clamped']} rows from a future that is not believed. " if summary["clamped"] else "")
+        + (f"{summary['clamped']} rows with a time too far in the future. " if summary["clamped"] else "")
         + f"See {out}."
     )

@@ -1,4 +1,4 @@
-"""Recorded queries through engine and policy, without Kafka."""
+"""Runs recorded queries through engine and policy, without Kafka."""
 
 from __future__ import annotations
 
@@ -35,19 +35,18 @@ def replay(
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
 ) -> dict[str, Any]:
-    """Judge the queries in ``paths`` and write what comes of it to the folder ``out``; returns the summary.
+    """Judges the queries in ``paths``, writes the results to the folder ``out``, and returns the summary.
 
-    The files are read as ``reading`` says, by default in the order given. Policy time is the running maximum
-    of ``occurred_at``, none of which is taken to be later than ``not_after``, seconds UTC.
+    ``reading`` tells how to read the files, by default in the order given. Policy time is the running maximum of
+    ``occurred_at``, capped at ``not_after``, seconds UTC.
 
-    ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
-    ``decisions.jsonl`` are records as they would be published, decisions with the epoch (0, 0); ``refused.jsonl`` says
-    which rows were bad, counted from 1; ``summary.json`` has the reasons for it, what was odd and replaced
-    (``limits.REPAIRS``), which model versions are ``calibrated``, by which profile, the queries of each principal, the
-    first one flagged, or null, and how many of their rows could not be judged, by reason. ``index`` and
-    ``first_flagged`` count from 0, as the files say, ``first_flagged_query`` from 1; ``alerts`` counts the revisions of
-    one alert once. ``progress`` is given how many rows, good or bad, were dealt with since. Raises ConfigurationError,
-    also where a query fits none of the profiles ``must_fit``, if there are any.
+    ``verdicts.parquet`` has one row per query in the order of judging. ``alerts.jsonl`` and ``decisions.jsonl`` hold
+    the records that the service would publish, with the epoch (0, 0) in decisions. ``refused.jsonl`` lists the bad
+    rows, counted from 1. ``summary.json`` has the reasons of refusal, the repairs (``limits.REPAIRS``), the model
+    versions with their profiles, and for each principal the number of queries, the first flagged query or null, and
+    the unjudged rows by reason. ``index`` and ``first_flagged`` count from 0, ``first_flagged_query`` from 1;
+    ``alerts`` counts the revisions of one alert once. ``progress`` is called with the number of rows, good or bad,
+    processed since. Raises ConfigurationError, also if ``must_fit`` has profiles and a query matches none of them.
     """
     options: dict[str, Any] = {"reading": reading, "must_fit": must_fit, "not_after": not_after}
     parts = judge_logs(paths, engine_config=engine_config, policy=policy, **options)
@@ -92,7 +91,7 @@ class Report:
     def judged(
         self, part: Part, observation: Observation, alerts: Iterable[Alert], decisions: Iterable[Decision]
     ) -> None:
-        """Write what one micro-batch came to."""
+        """Writes the results of one micro-batch."""
         self._count("evicted", observation.evicted)
         self.repaired += observation.repaired
         self._refuse_by_engine(part, observation)
@@ -108,16 +107,16 @@ class Report:
             self._decisions.write(encode(decision) + b"\n")
 
     def judged_by(self, profiles: Mapping[tuple[str, str], str | None]) -> None:
-        """By model version, the hash of the profile that judges it, or None."""
+        """Adds the hash of the profile, or None, of each model version."""
         self._profiles.update(profiles)
         self._verdicts.uncalibrated = [f"{m} {v}" for (m, v), profile in self._profiles.items() if profile is None]
 
     def clamped(self, rows: int) -> None:
-        """The number of rows with a time too far ahead to be believed."""
+        """Counts rows with a time too far in the future."""
         self._count("clamped", rows)
 
     def refused(self, log: int, bad: BadRow) -> None:
-        """Write down one bad row of the file with the number ``log``."""
+        """Writes one bad row of the file with the number ``log``."""
         self._count("refused")
         self._reasons[bad.reason] += 1
         self._accounts.refuse(bad)
@@ -125,7 +124,7 @@ class Report:
         self._refused.write(json.dumps(line).encode() + b"\n")
 
     def summary(self) -> dict[str, Any]:
-        """Totals and each principal; also written to ``summary.json``."""
+        """Returns the totals and one entry per principal, and writes them to ``summary.json``."""
         counted = {"reasons": dict(self._reasons.most_common()), "repaired": dict(self.repaired)}
         base = {"index_counts_from": COUNTED_FROM, "queries_count_from": 1, "rows_count_from": 1}
         models = [

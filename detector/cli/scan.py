@@ -1,4 +1,4 @@
-"""``weirguard scan``: a query log that nobody vouches for to the accounts that stand out in it."""
+"""``weirguard scan``: finds the accounts that stand out in an unlabelled query log."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def scan(
     *,
     files: Annotated[list[Path], typer.Argument(help=LOGS, show_default=False)],
     out: Annotated[
-        Path, typer.Option("--out", help="Folder for the report, scan.json and a profile of each model version.")
+        Path, typer.Option("--out", help="Folder for the report, scan.json and one profile per model version.")
     ] = Path("scan-report"),
     budget: Annotated[
         float, typer.Option("--budget", min=1e-6, max=0.5, help="Share of honest accounts that may stand out.")
     ] = 0.01,
     map_: Map = None,
     outputs: Annotated[
-        OutputsName | None, typer.Option("--outputs", help="What the outputs are. [default: the setting, or inferred]")
+        OutputsName | None, typer.Option("--outputs", help="Kind of the outputs. [default: the setting, or inferred]")
     ] = None,
     json: Json = False,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
-    """Say which accounts of a query log stand out, and why. No profile is needed: each is judged against all others."""
+    """Find the accounts of a query log that stand out, and why. Needs no profile: each is compared with all others."""
     from detector.cli.scan_report.page import page
     from detector.cli.scan_report.record import record
     from detector.cli.scanning import read, scan_log
@@ -72,12 +72,12 @@ def _tell(report: Report, content: Any, out: Path, names: dict[tuple[str, str], 
         say_json(content)
     else:
         say(*told(report))
-        say(*(f"{'profile':<12}{out / name}, of the accounts that do not stand out" for name in names.values()))
+        say(*(f"{'profile':<12}{out / name}, from the accounts that do not stand out" for name in names.values()))
     note(f"See {out / PAGE}.")
 
 
 def told(report: Report) -> Iterator[str]:
-    """The outcome in lines for people."""
+    """Yields the outcome as lines of text."""
     from detector.cli.form_words import form_lines
     from detector.cli.scan_report.words import headline, not_seen, sureness
 
@@ -90,7 +90,7 @@ def told(report: Report) -> Iterator[str]:
         for line in sureness(version):
             yield f"{'how sure':<12}{line}"
     for line in not_seen(report):
-        yield f"{'not seen':<12}{line}"
+        yield f"{'skipped':<12}{line}"
 
 
 def _ranked(version: Scanned) -> Iterator[str]:
@@ -107,11 +107,11 @@ def _ranked(version: Scanned) -> Iterator[str]:
         yield f"     and {len(out) - _SHOWN} more"
     if not out and found.enough:
         first = found.standings[0]
-        yield f"     Nobody stands out. The nearest is {first.name}: {sentence(first)}"
+        yield f"     No account stands out. The closest to the line is {first.name}: {sentence(first)}"
 
 
 def _profiles(report: Report) -> dict[tuple[str, str], tuple[str, Profile]]:
-    """The profile of each model version, and the name of the file that it gets."""
+    """Returns the file name and the profile of each model version."""
     from detector.cli.calibrating import with_provenance
 
     found: dict[tuple[str, str], tuple[str, Profile]] = {}

@@ -1,4 +1,4 @@
-"""Query logs to who stands out in them: each model version by itself."""
+"""Scans query logs for accounts that stand out, each model version separately."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What files hold: the ``sieve`` with their queries, ``refused`` rows by reason, and each file's digest."""
+    """The content of files: the ``sieve`` with their queries, ``refused`` rows by reason, and the file digests."""
 
     sieve: Sieve
     refused: Counter[str]
@@ -40,15 +40,15 @@ class Log:
 
     @property
     def rows(self) -> int:
-        """All that were read, good and bad."""
+        """The number of rows read, good and bad."""
         return sum(self.sieve.seen.values()) + self.refused.total()
 
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """One model version: its ``accounts``' plain queries by name, and its ``scan``. ``asked``: how many queries each
-    account asked, looked at or not; ``traffic``: the form of the queries, with one piece of them and the number of
-    those that have another form and were left out."""
+    """One model version: the plain queries of its ``accounts`` by name, and its ``scan``. ``asked``: the number of
+    queries of each account, including those beyond the limit. ``traffic``: the form of the queries, one piece of
+    them, and the number of queries left out because of another form."""
 
     model: str
     version: str
@@ -60,7 +60,7 @@ class Scanned:
 
 @dataclass(slots=True)
 class Report:
-    """All of a log: the model versions that could be ``scanned``, and sentences on what could not."""
+    """The results for a log: the model versions ``scanned``, and sentences on those ``passed_over``."""
 
     log: Log
     budget: float
@@ -69,9 +69,8 @@ class Report:
 
 
 def read(paths: Sequence[Path], progress: Progress, reading: Reading) -> Log:
-    """Returns the queries in ``paths``, files, folders of parts or patterns, understood as ``reading`` says, whatever
-    the labels of a log of the lab. ``progress`` is called with the number of rows read since. Raises
-    ConfigurationError."""
+    """Returns the queries in ``paths`` (files, folders of parts or patterns), read by ``reading``. Ignores the labels
+    of lab logs. ``progress`` is called with the number of rows read since. Raises ConfigurationError."""
     log = Log(Sieve(), Counter(), [])
     for path in files_of(paths):
         for portion in format_of(path).read(path, reading):
@@ -89,9 +88,9 @@ def scan_log(
     stage: Callable[[str, int], AbstractContextManager[Progress]],
     outputs: Mapping[str, str],
 ) -> Report:
-    """Returns the scan of each model version of ``log``. ``stage`` is entered with what is done and how much there is
-    of it; ``outputs``: the kind of a model's outputs, or of all others under ``*``, where it is not inferred. Raises
-    ConfigurationError where no model version has enough accounts."""
+    """Returns the scan of each model version of ``log``. ``stage`` gets the name of each task and its number of
+    accounts. ``outputs``: kind of outputs by model, ``*`` for all other models; inferred by default. Raises
+    ConfigurationError if no model version has enough accounts."""
     report = Report(log, budget)
     for (model, version), pieces in _versions(log):
         plain = _of_one_form(plain_traffic(pieces, cast("Outputs | None", outputs.get(model, outputs.get(EVERYONE)))))
@@ -111,7 +110,7 @@ def scan_log(
 
 
 def _versions(log: Log) -> Iterator[tuple[tuple[str, str], list[QueryBatch]]]:
-    """Yields each model version with its queries, which the log lets go of."""
+    """Yields each model version with its queries, and removes them from the log."""
     by_version: dict[tuple[str, str], list[QueryBatch]] = {}
     for piece in log.sieve.pieces:
         by_version.setdefault((piece.model, piece.model_version), []).append(piece)
@@ -121,7 +120,7 @@ def _versions(log: Log) -> Iterator[tuple[tuple[str, str], list[QueryBatch]]]:
 
 
 def _of_one_form(plain: PlainTraffic) -> PlainTraffic:
-    """Returns the queries of the form that most have, however few these are."""
+    """Returns the queries of the most frequent form."""
     counts: Counter[tuple[int, str, int]] = Counter()
     for own in plain.pieces:
         counts[_form(own)] += len(own)
@@ -136,5 +135,5 @@ def _form(queries: QueryBatch) -> tuple[int, str, int]:
 
 
 def times(queries: QueryBatch) -> tuple[float, float]:
-    """The first and the last, seconds UTC."""
+    """Returns the times of the first and the last query, seconds UTC."""
     return float(np.min(queries.occurred_at)), float(np.max(queries.occurred_at))

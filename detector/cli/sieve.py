@@ -1,4 +1,4 @@
-"""A log of any length in bounded memory: of each account its first queries, as many as there is room for."""
+"""Keeps the first queries of each account of a log, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
 
 ROOM = 2 << 30
-"""Bytes that a scan may take for queries, roughly."""
+"""Approximate memory limit for queries, bytes."""
 FIRST = 10_000
-"""No more queries of an account are kept, however much room there is."""
+"""Maximum number of queries kept per account."""
 _COPIES, _OVERHEAD, _TEXT = 3, 400, 60
-"""How often the columns of a query are held at once, bytes of what is computed of it, and of a text."""
+"""Copies of the columns in memory at once; bytes of derived data per query; bytes per text."""
 
 Account = tuple[str, str, str]
 """Model, version and principal."""
@@ -24,9 +24,8 @@ Account = tuple[str, str, str]
 
 @dataclass(slots=True)
 class Sieve:
-    """``pieces``: the first ``most`` queries of each account of what was put in, without ids and addresses; ``seen``:
-    how many there were of each. ``most`` is halved, for all alike, whenever they would take more than ``room`` bytes.
-    """
+    """``pieces``: the first ``most`` queries of each account, without ids and addresses. ``seen``: the number of
+    queries of each account. ``most`` is halved whenever the pieces take more than ``room`` bytes."""
 
     room: int = ROOM
     most: int = FIRST
@@ -35,7 +34,7 @@ class Sieve:
     _taken: int = 0
 
     def put(self, batch: QueryBatch) -> None:
-        """Keep what is to be kept of ``batch``."""
+        """Adds the queries of ``batch`` that are among the first of their accounts."""
         kept = self._first(_bare(batch), self.seen)
         self.pieces += kept
         self._taken += sum(map(_bytes, kept))
@@ -46,7 +45,7 @@ class Sieve:
             self._taken = sum(map(_bytes, self.pieces))
 
     def _first(self, batch: QueryBatch, seen: dict[Account, int]) -> list[QueryBatch]:
-        """What of ``batch`` is among the first queries of its accounts, who had asked ``seen`` before."""
+        """Returns the queries of ``batch`` among the first of their accounts; ``seen``: the number before, updated."""
         accounts = [(batch.model, batch.model_version, name) for name in batch.principals]
         before = np.array([seen.get(own, 0) for own in accounts], np.int64)
         rows = np.flatnonzero(before[batch.principal_index] + _places(batch.principal_index) < self.most)
@@ -58,12 +57,12 @@ class Sieve:
         return [take(batch, rows)] if len(rows) else []
 
     def cut(self) -> Iterator[tuple[Account, int]]:
-        """The accounts of which there were more queries than were kept, with how many there were."""
+        """Returns the accounts with more queries than were kept, and their number of queries."""
         return ((own, count) for own, count in self.seen.items() if count > self.most)
 
 
 def _places(index: NDArray[np.int32]) -> NDArray[np.int64]:
-    """int64 (n,): of each row, how many rows before it have the same ``index`` (n,)."""
+    """Returns int64 (n,): for each row, the number of earlier rows with the same ``index`` (n,)."""
     order = np.argsort(index, kind="stable")
     starts = np.flatnonzero(np.diff(index[order], prepend=-1))
     places = np.empty(len(index), np.int64)

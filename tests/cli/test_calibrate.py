@@ -96,7 +96,7 @@ def test_of_labelled_logs_only_honest_rows_are_taken(
     write_query_log(tmp_path / "lab.parquet", QueryLog(queries, marks, run_of()))
     out = tmp_path / "lab.profile"
     assert _weirguard("calibrate", "--honest", tmp_path / "lab.parquet", "--out", out) == 0
-    assert "left out: 120 rows that their log labels as a thief's" in capsys.readouterr().out
+    assert "left out: 120 rows labelled as a thief's" in capsys.readouterr().out
     lab, clean = (Profile.from_bytes(path.read_bytes()) for path in (out, profile))
     assert replace(lab, made={}).hash == replace(clean, made={}).hash
 
@@ -107,12 +107,14 @@ def test_a_column_called_label_is_the_owners_business(tmp_path: Path) -> None:
     assert (traffic.dishonest, sum(map(len, traffic.pieces))) == (0, 150)
 
 
-def test_a_thief_among_the_honest_is_told_of_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_thief_among_the_honest_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD, thief()))
     assert _weirguard("calibrate", "--honest", log, "--out", tmp_path / "left") == 0
     said = capsys.readouterr().out
     assert "stands out  mallory: " in said and "sign_steps" in said
-    assert "kept, it excuses whoever goes as far in" in said and "with --leave-out mallory, accounts like it" in said
+    assert (
+        "if kept, it excuses any account as extreme in" in said and "with --leave-out mallory, accounts like it" in said
+    )
     assert (_made(tmp_path / "left")["accounts"], _made(tmp_path / "left")["flagged"]) == (11, 1)
     assert b"mallory" not in (tmp_path / "left").read_bytes()
     assert _weirguard("calibrate", "--honest", log, "--leave-out", "mallory", "--out", tmp_path / "without") == 0
@@ -121,7 +123,7 @@ def test_a_thief_among_the_honest_is_told_of_by_name(tmp_path: Path, capsys: pyt
     assert (_made(tmp_path / "without")["accounts"], _made(tmp_path / "without")["accounts_left_out"]) == (10, 1)
 
 
-def test_it_is_said_how_sure_the_rate_is_and_of_which_accounts(tmp_path: Path) -> None:
+def test_the_outcome_says_how_sure_the_rate_is_and_for_which_accounts(tmp_path: Path) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD[:4], honest("once", 3, rows=1)))
     traffic = read_files([log], lambda _: None)
     said = "\n".join(told(make_profile(traffic, Request(0.01)), traffic, 0.01))
@@ -129,8 +131,8 @@ def test_it_is_said_how_sure_the_rate_is_and_of_which_accounts(tmp_path: Path) -
     assert "each judged by the others, of 50 queries at the median" in said
     assert "4 accounts are few" in said and "Variety of accounts matters more" in said
     assert "the true rate may be up to 52.7%" in said
-    assert "accounts of fewer than 10 different queries: 1." in said and "accounts of some 50 queries" in said
-    assert "when it is made without any one account" in said
+    assert "accounts with fewer than 10 different queries: 1." in said and "accounts with about 50 queries" in said
+    assert "if made without any one account" in said
 
 
 def test_a_script_reads_the_outcome_from_json(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

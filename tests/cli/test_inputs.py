@@ -46,7 +46,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize(
     ("features", "outputs", "said"),
     [
-        ("by name", "one probability", "one probability a row, taken as that of the second of two classes"),
+        ("by name", "one probability", "one probability per row, taken as that of the second of two classes"),
         ("a list with texts", "an object of classes", "probabilities, of 2 classes by name"),
         ("by name, numbers as texts", "the best class and its probability", "probabilities, of 2 classes by name"),
     ],
@@ -66,7 +66,10 @@ def test_verdicts_are_those_on_all_numbers_and_probabilities(
 
 @pytest.mark.parametrize(
     ("outputs", "said"),
-    [("a class by name", "one class a row, of 2 classes by name"), ("nothing", "none: accounts are judged by what")],
+    [
+        ("a class by name", "one class per row, of 2 classes by name"),
+        ("nothing", "none: accounts are judged by their inputs only"),
+    ],
 )
 def test_without_probabilities_accounts_are_judged_by_what_they_ask(
     outputs: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -290,4 +290,4 @@ def test_one_row_from_a_far_future_does_not_carry_policy_time_there(
     latest = max(decision.expires_at for decision in _decisions(tmp_path / "out"))
     assert latest < time.time() + Policy().decision_seconds + 400
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["clamped"] == 1
-    assert "1 rows from a future that is not believed" in " ".join(capsys.readouterr().err.split())
+    assert "1 rows with a time too far in the future" in " ".join(capsys.readouterr().err.split())

@@ -124,7 +124,7 @@ def test_each_model_version_is_scanned_by_itself(tmp_path: Path, capsys: pytest.
     told = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
     assert [own["profile"] for own in told["models"]] == ["credit-1.profile", "credit-a-b-2.profile"]
     assert told["accounts"][0]["principal"] == "mallory" and told["accounts"][0]["model_version"] == "a b/2"
-    assert told["notes"] == ["small 9 has 2 accounts, and it takes 3."] and "not seen    small 9 has 2" in said
+    assert told["notes"] == ["small 9 has 2 accounts, and it takes 3."] and "skipped     small 9 has 2" in said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "scan.json", "scan.html", "credit-1.profile", "credit-a-b-2.profile",
     }  # fmt: skip
@@ -156,7 +156,7 @@ def test_of_few_accounts_it_is_said_that_the_order_is_all(tmp_path: Path, capsys
     log = write_jsonl(tmp_path / "log.jsonl", *CROWD[:4], thief())
     assert weirguard("scan", log, "--out", tmp_path / "out") == 0
     said = capsys.readouterr().out
-    assert "5 accounts, too few to say who stands out" in said and "the order is all there is" in said
+    assert "5 accounts, too few to tell which stand out" in said and "the scan only ranks them" in said
     assert said.index("1. mallory") < said.index("2. user-")
 
 
@@ -174,15 +174,15 @@ def test_every_measure_has_words() -> None:
     assert LOOKS.keys() == set(COLUMNS)
 
 
-def test_an_account_is_told_of_in_sentences() -> None:
+def test_sentences_describe_an_account() -> None:
     parts = (("novelty", 9.0, 1.0, 8.0), ("sign_steps", 4.0, 2.0, 2.0), ("crossings", 0.3, 0.1, 0.2))
     own = Standing(500, 2.0, 10.2, 5.1, 40, 30, parts, "ana", ("bo",), "eve", left_out=True, stands_out=True)
     assert sentence(own) == "2.0 times the line, crossed at query 31 of 500, once bo does not excuse it"
     assert sentence(replace(own, left_out=False)).endswith("; it stays in the profile")
     assert sentence(replace(own, crossed=None, score=0.4)) == "0.40 times the line after 500 queries"
     assert reasons(own) == [
-        "queries far from everybody else's: novelty 9.0, where ana reaches 1.0",
-        f"{LOOKS['sign_steps']}: sign_steps 4.0, where ana reaches 2.0",
+        "queries far from those of all other accounts: novelty 9.0, while ana reaches 1.0",
+        f"{LOOKS['sign_steps']}: sign_steps 4.0, while ana reaches 2.0",
     ]
     assert len(look_at(own)) == 2
 

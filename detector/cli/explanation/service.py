@@ -80,8 +80,8 @@ def notes(known: OnRecord, course: Course, configuration: str) -> Iterator[str]:
     lost = _lost(known, course)
     if lost:
         yield (
-            f"{lost:,} of the account's queries are no longer kept; the explanation covers the rest, counted from 1, and "
-            "may differ from the service's results."
+            f"{lost:,} of the account's queries are no longer kept; the explanation covers the rest, counted from 1, "
+            "and may differ from the service's results."
         )
     if known.score is not None and known.score.flagged != bool(course.flagged[-1]):
         yield f"In the service, the account is {'' if known.score.flagged else 'not '}flagged."

@@ -30,8 +30,8 @@ _ABOUT = {
 @dataclass(frozen=True, slots=True)
 class Part:
     """One measure: its deviation (``score``), that of the closest honest account (``likest``), the largest of any
-    honest account (``most``) and the contribution to D (``added``), all in standard deviations of honest accounts. ``likest``
-    and ``most`` are infinite if the calibration lacks the measure."""
+    honest account (``most``) and the contribution to D (``added``), all in standard deviations of honest accounts.
+    ``likest`` and ``most`` are infinite if the calibration lacks the measure."""
 
     name: str
     score: float

@@ -1,4 +1,4 @@
-"""The report of a scan as one HTML page: no script, nothing from outside."""
+"""The report of a scan as one HTML page, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from detector.runtime.times import rfc3339
 from detector.stream.explaining import follow
 
 _DRAWN, _MEASURES = 20, 2
-"""The accounts that are drawn, the farthest, and the measures of each."""
+"""Maximum number of accounts with plots, and of measures in each."""
 _LISTED = 1_000
-_HEAD = ("account", "times the line", "queries", "crossed at", "first", "last", "what sets it apart most")
+_HEAD = ("account", "times the line", "queries", "crossed at", "first", "last", "largest contributions")
 
 
 def page(report: Report) -> str:
-    """The whole page, well-formed XML after its first line."""
+    """Returns the whole page, well-formed XML after its first line."""
     return document(f"Scan: {headline(report)}", _sections(report))
 
 
@@ -64,10 +64,10 @@ def _row(version: Scanned, own: Standing) -> tuple[str, ...]:
 
 
 def _suspect(version: Scanned, own: Standing, *, drawn: bool) -> str:
-    """All that is told of an account that stands out."""
+    """Returns the section on an account that stands out."""
     parts = [f"<h2>{html_text(own.name)}</h2>", _paragraph(f"{sentence(own)}.", "lead suspect")]
     parts += [_listed("Why", reasons(own)), _listed("What to look at", look_at(own)), table(_measures(own))]
-    when = f"After query {own.row + 1:,}, where it was farthest, in standard deviations of the other accounts."
+    when = f"After query {own.row + 1:,}, where D was largest, in standard deviations of the other accounts."
     parts.append(_paragraph(when, "soft"))
     if drawn and own.left_out:
         parts += _drawn(_account(version, own))
@@ -86,8 +86,8 @@ def _measures(own: Standing) -> Table:
         if round(added, 1)
     ]
     total = ("sum", "", "", number(own.unexplained))
-    closest = "closest ordinary" if own.closest is None else f"closest account, {own.closest}"
-    return Table(("measure", "this account", closest, "what it adds"), [*rows, total], 1)
+    closest = "closest average" if own.closest is None else f"closest account, {own.closest}"
+    return Table(("measure", "this account", closest, "contribution"), [*rows, total], 1)
 
 
 def _drawn(account: Account) -> Iterator[str]:
@@ -98,7 +98,7 @@ def _drawn(account: Account) -> Iterator[str]:
 
 
 def _account(version: Scanned, own: Standing) -> Account:
-    """The account judged by the profile without it, against its line."""
+    """Returns the account, judged by the profile without it and against its own line."""
     queries = version.accounts[own.name]
     profile: Profile = version.scan.screened.calibration.profile
     standards = replace(profile.standards, threshold=own.line)

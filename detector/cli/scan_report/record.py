@@ -16,7 +16,7 @@ _LEAST_ADDED = 0.05
 
 
 def record(report: Report, profiles: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    """What ``scan.json`` holds; ``profiles``: the file of each model version."""
+    """Returns the content of ``scan.json``. ``profiles``: the file name for each model version."""
     accounts = [_account(version, own) for version in report.scanned for own in version.scan.standings]
     return {
         "code_version": detector.__version__,

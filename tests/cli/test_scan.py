@@ -82,7 +82,12 @@ def test_the_record_ranks_accounts_and_says_why(told: Any) -> None:
 def test_the_head_says_of_what_it_is_and_how_sure(told: Any) -> None:
     assert (told["rows_count_from"], told["budget"], told["confidence"], told["queries"]) == (1, 0.01, 0.95, 820)
     [model] = told["models"]
-    assert model["form"] == {"features": 6, "outputs": "probabilities", "outputs_width": 3}
+    assert model["form"] == {
+        "features": 6,
+        "feature_names": None,
+        "outputs": "probabilities",
+        "outputs_width": 3,
+    }
     assert (model["accounts"], model["accounts_left_out"], model["accounts_enough"]) == (15, 1, True)
     assert model["threshold_low"] <= model["threshold_high"]
     assert model["bound"] == pytest.approx(1 - 0.05 ** (1 / 14))
@@ -160,14 +165,54 @@ def test_of_few_accounts_it_is_said_that_the_order_is_all(tmp_path: Path, capsys
     assert said.index("1. mallory") < said.index("2. user-")
 
 
-@pytest.mark.parametrize(("accounts", "why"), [((), "hold no query"), (CROWD[:2], "has 2 accounts, and it takes 3")])
+@pytest.mark.parametrize(
+    ("accounts", "status", "why"),
+    [((), 1, "the logs hold no query"), (CROWD[:2], 2, "nothing was scanned: credit 1 has 2 accounts, and it takes 3")],
+)
 def test_where_nothing_is_scanned_the_status_says_so(
-    accounts: tuple[QueryBatch, ...], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    accounts: tuple[QueryBatch, ...], status: int, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", *accounts)
-    assert weirguard("scan", log, "--out", tmp_path / "out") == 2
-    assert f"nothing was scanned: {'the logs ' if not accounts else 'credit 1 '}{why}" in capsys.readouterr().err
+    assert weirguard("scan", log, "--out", tmp_path / "out") == status
+    assert why in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_with_names_texts_and_one_probability_is_scanned_and_judged_by_its_profile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way of a user: the command proposes a mapping, takes it, and its profile takes the same table."""
+    table = tmp_path / "scores.csv"
+    table.write_text("user_id,when,age,income,country,score\n" + "\n".join(_table_rows()) + "\n", "utf-8")
+    assert weirguard("scan", table, "--out", tmp_path / "out") == 2
+    proposed = re.search(r"--map '([^']+)'", capsys.readouterr().err)
+    assert proposed is not None
+    mapped = ("--map", proposed[1])
+    assert weirguard("scan", table, *mapped, "--out", tmp_path / "out") == 3, "a tenth of the rows has no account"
+    told = json.loads((tmp_path / "out" / "scan.json").read_text("utf-8"))
+    assert [own["principal"] for own in told["accounts"] if own["stands_out"]] == ["eve"]
+    form = told["models"][0]["form"]
+    assert (form["outputs"], form["outputs_width"]) == ("probability", 2)
+    assert form["feature_names"] == ["age", "country=DE", "country=FR", "country=PL", "income"]
+    profile = tmp_path / "out" / told["models"][0]["profile"]
+    assert weirguard("replay", table, *mapped, "--profile", profile, "--out", tmp_path / "judged") == 3
+    summary = json.loads((tmp_path / "judged" / "summary.json").read_text("utf-8"))
+    assert [own["principal"] for own in summary["principals"] if own["first_flagged"] is not None] == ["eve"]
+
+
+def _table_rows() -> list[str]:
+    rng, rows = np.random.default_rng(3), list[str]()
+    for number in range(14):
+        for _ in range(60):
+            age, income = rng.normal(40, 9), rng.lognormal(10, 0.4)
+            shown = "" if rng.random() < 0.1 else f"{age:.0f}"
+            score = 1 / (1 + np.exp((age - 40) / 9 - (income - 22_000) / 9_000))
+            country = rng.choice(["DE", "FR", "PL"], p=[0.6, 0.3, 0.1])
+            rows.append(f"shop-{number},{len(rows)},{shown},{income:.0f},{country},{score:.3f}")
+    for _ in range(80):
+        age, income = rng.uniform(0, 120), rng.uniform(0, 500_000)
+        rows.append(f"eve,{len(rows)},{age:.0f},{income:.0f},{rng.choice(['DE', 'FR', 'PL'])},{rng.random():.3f}")
+    return rows + [f",{len(rows)},40,20000,DE,0.5"] * (len(rows) // 9)
 
 
 def test_every_measure_has_words() -> None:

@@ -1,4 +1,4 @@
-"""Which profile logged queries are judged by, and if none fits, what differs."""
+"""Selects the profile that judges logged queries, or explains why none matches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detector.core.forms import Outputs, guessed
 from detector.core.profile import Profile
 
 ANY = ""
-"""Stands for the version where a model has no profiles: all its versions are judged by one state of the principal."""
+"""The judging version of a model without profiles: all its versions share one state per principal."""
 
 _SHOWN = 4
 _ADVICE = "write one for it with `weirguard calibrate`"
@@ -21,8 +21,8 @@ _ADVICE = "write one for it with `weirguard calibrate`"
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """``queries`` to ``model`` fit no profile. ``reason``: what there is none for; ``detail``: what differs,
-    what becomes of them and what to do, for people."""
+    """``queries`` to ``model`` match no profile. ``reason``: what does not match. ``detail``: a sentence on the
+    difference, the consequence and the remedy."""
 
     model: str
     queries: int
@@ -31,8 +31,8 @@ class Misfit:
 
 
 class Fitting:
-    """Holds queries against ``profiles``, at most one for each model version; of two the later is the newer.
-    ``outputs``: what those of models without a profile are, where the owner says so; of all others under ``*``."""
+    """Matches queries with ``profiles``, oldest first, at most one per model version. ``outputs``: kind of outputs
+    of models without a profile, ``*`` for all other models."""
 
     def __init__(self, profiles: Sequence[Profile], outputs: Mapping[str, Outputs] = MappingProxyType({})) -> None:
         self._given = outputs
@@ -42,17 +42,16 @@ class Fitting:
             self._newest_first.setdefault(own.model, []).append(own)
 
     def judged_as(self, queries: QueryBatch) -> str | None:
-        """The version by whose profile ``queries`` are judged: their own, else that of the newest profile of the model
-        that fits; ``ANY`` where the model has no profile, None where it has some and none fits."""
+        """Returns the version whose profile judges ``queries``: their own, else the newest match of the model. Returns
+        ``ANY`` if the model has no profile, and None if none of its profiles matches."""
         if queries.model not in self._newest_first:
             return ANY
         own = self._judging(queries)
         return None if own is None else own.model_version
 
     def plain(self, queries: QueryBatch, repaired: Counter[str]) -> QueryBatch:
-        """``queries`` as they are judged: plain numbers, by the form of the profile that judges them. They have no
-        features where that knows none. Rows with something odd are counted in ``repaired``, by a word of
-        ``limits.REPAIRS``."""
+        """Returns ``queries`` as plain numbers, by the form of the profile that judges them. They have no features if
+        the profile knows none of them. Counts repaired rows in ``repaired``, by a word of ``limits.REPAIRS``."""
         if queries.model not in self._newest_first:
             outputs = self._given.get(queries.model, self._given.get(EVERYONE))
             return guessed(queries, outputs) if queries.is_loose or outputs else queries
@@ -66,17 +65,17 @@ class Fitting:
         return next((own for own in self._newest_first[queries.model] if _difference(own, queries) is None), None)
 
     def dimension(self, model: str, version: str) -> int:
-        """The feature count of the profile of ``version``; 0 where there is none."""
+        """Returns the number of features of the profile of ``version``, or 0 without a profile."""
         own = self._profiles.get((model, version))
         return 0 if own is None else own.reference.dimension
 
     def hash_of(self, model: str, version: str) -> str | None:
-        """The hash of the profile of ``version``; None where there is none."""
+        """Returns the hash of the profile of ``version``, or None without a profile."""
         own = self._profiles.get((model, version))
         return None if own is None else own.hash
 
     def misfit(self, queries: QueryBatch) -> Misfit | None:
-        """Why the profile of their version does not fit ``queries``; None where it does."""
+        """Returns why ``queries`` do not match the profile of their version, or None if they do."""
         own = self._profiles.get((queries.model, queries.model_version))
         if own is None:
             return self._unknown(queries)
@@ -88,7 +87,7 @@ class Fitting:
         return Misfit(queries.model, len(queries), reason, f"{_name(queries)}: {detail}; {advice}")
 
     def misfits(self, pieces: Sequence[QueryBatch]) -> list[Misfit]:
-        """What no profile fits among ``pieces``; nothing where there are no profiles at all."""
+        """Returns the misfits of those ``pieces`` that match no profile; nothing if there are no profiles."""
         found = [self.misfit(piece) for piece in pieces] if self._profiles else []
         return [misfit for misfit in found if misfit is not None]
 
@@ -107,7 +106,7 @@ class Fitting:
 
 
 def _difference(profile: Profile, queries: QueryBatch) -> tuple[MisfitReason, str] | None:
-    """In what ``queries`` have another form than those of ``profile``; None where they have the same."""
+    """Returns how the form of ``queries`` differs from that of ``profile``, or None if it does not."""
     reference = profile.reference
     if not profile.form.takes(queries):
         return "features", f"queries have the features {_listed(queries)}, and its profile none of them"

@@ -1,4 +1,4 @@
-"""One call of ``observe_together``: segments and steps, proposals, the latch, and the result of each row."""
+"""One call of ``observe_together``: runs segments and steps, and collects proposals, latches and results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DECIDING = ("suspicion",)
 
 @dataclass(frozen=True, slots=True)
 class _Rise:
-    """An alarm that rose at ``row`` of the stream."""
+    """The start of an alarm at ``row`` of the stream."""
 
     row: int
     signal: int
@@ -42,7 +42,7 @@ class _Rise:
 
 @dataclass(slots=True)
 class _Columns:
-    """Per row of the stream, as it will be observed."""
+    """The results per row of the stream."""
 
     index: NDArray[np.int64]
     flagged: NDArray[np.bool_]
@@ -63,7 +63,7 @@ class _Of:
 
 
 class Observing:
-    """One call, for one micro-batch of each of ``shards``."""
+    """Runs one micro-batch of each of ``shards``."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Observing:
         self._log(numbered, steps, self._counted(segment))
 
     def _run_steps(self, numbered: Numbered) -> list[list[tuple[Record, dict[str, Delta]]]]:
-        """What each step changed, by shard."""
+        """Runs all steps; returns the changes of each step by shard."""
         alarms: dict[str, Array] = {name: np.zeros(len(numbered.rows), bool) for name in self._state.signal_names}
         rises: list[_Rise] = []
         self._out.index[numbered.rows] = numbered.index
@@ -138,7 +138,7 @@ class Observing:
         return steps
 
     def _counted(self, segment: Segment) -> Array:
-        """Bring in the votes of ``segment``; int64 (2, n): shard and slot of each."""
+        """Stores the votes of ``segment``; returns int64 (2, n): shard and slot of each."""
         keys = np.array(list(segment.votes), np.int64)
         shard, slots = self._stream.shard_of_key[keys], self._planner.slots[keys]
         if len(keys):
@@ -150,7 +150,7 @@ class Observing:
     def _log(
         self, numbered: Numbered, steps: Sequence[Sequence[tuple[Record, dict[str, Delta]]]], counted: Array
     ) -> None:
-        """Each shard's change: what the steps did, and the counters of all slots with rows."""
+        """Adds to each shard's changes those of the steps, and the counters of all slots with rows."""
         for at, own in enumerate(self._of):
             slots = numbered.slots[numbered.edges[at] : numbered.edges[at + 1]]
             if counted.size:
@@ -213,14 +213,14 @@ class Observing:
 
     def _note(self, rows: Array, name: str, proposal: Proposal) -> None:
         out, first = self._out, int(rows[0])
-        # A slice is written several times quicker.
+        # Writing to a slice is several times faster.
         at = slice(first, first + len(rows)) if int(rows[-1]) - first + 1 == len(rows) else rows
         out.signals[name][at] = proposal.statistic
         for figure, values in proposal.figures.items():
             out.signals[f"{name}.{figure}"][at] = values
 
     def _latch(self, numbered: Numbered, alarms: dict[str, Array], rises: list[_Rise]) -> Array:
-        """Write findings and verdicts; the latch of each slot after the segment."""
+        """Writes findings and verdicts; returns the latch of each slot after the segment."""
         if self._config.mode == "compatible":
             return self._unlatched(numbered, alarms, rises)
         principals = self._state.principals
@@ -274,7 +274,7 @@ class Observing:
         )
 
     def _finish(self, numbered: Numbered, latch: Array) -> None:
-        """Bring the engine's own counters up to date."""
+        """Updates the engine's own counters."""
         last = np.empty(len(numbered.slots), np.int64)
         last[numbered.slot] = np.arange(len(numbered.rows))
         rows = np.searchsorted(numbered.shard, np.arange(len(self._stream.edges)))
@@ -328,7 +328,7 @@ class Observing:
         )
 
     def _named(self, at: int, rows: slice) -> tuple[list[Key], Array]:
-        """Whose rows those of shard ``at`` are, and which is whose."""
+        """Returns the keys of the rows of shard ``at``, and the position of each row's key."""
         names, (first, last) = self._planner.names, self._stream.key_edges[at : at + 2]
         if len(names) == len(self._stream.keys):
             return names[first:last], self._stream.key[rows] - first

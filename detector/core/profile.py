@@ -1,4 +1,4 @@
-"""The calibration artefact of one model version: what its honest traffic is like, and what counts as theft there."""
+"""The profile of one model version, the artefact of a calibration: honest traffic and the threshold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detector.core.validation import Validation
 
 VERSION = 4
 _WITHOUT_FORM = 3
-"""The format of a profile of unnamed numbers whose outputs are what they are: it needs no form."""
+"""The format of a profile without a form, for unnamed numbers and outputs of a known kind."""
 
 _PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "reference": Reference.from_record,
@@ -34,10 +34,10 @@ _PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """``reference``: honest queries to compare with. ``standards``: how honest accounts vary, and the threshold. Where
-    the owner gave them: their ``owner_model`` with its ``margins``, and their ``validation`` set. ``made``: when and
-    from what it was made and how sure it is, numbers and texts that a person reads; they change no verdict.
-    ``stored_form``: what queries look like, None where they are plain numbers with outputs as in ``reference``."""
+    """``reference``: honest queries to compare with. ``standards``: how honest accounts vary, and the threshold.
+    Optional: the ``owner_model`` with its ``margins``, and the ``validation`` set. ``made``: provenance and
+    reliability, for readers; it changes no verdict. ``stored_form``: the form of queries, or None for plain numbers
+    with outputs as in ``reference``."""
 
     model: str
     model_version: str
@@ -59,11 +59,11 @@ class Profile:
 
     @cached_property
     def hash(self) -> str:
-        """16 hexadecimal digits of all it holds."""
+        """16 hexadecimal digits, a hash of the whole content."""
         return hashlib.blake2b(self.to_bytes(), digest_size=8).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The artefact's file content: msgpack, no pickle."""
+        """Returns the file content, as msgpack."""
         parts = {name: None if (part := getattr(self, name)) is None else part.to_record() for name in _PARTS}
         if self.stored_form is None:
             del parts["stored_form"]
@@ -79,7 +79,7 @@ class Profile:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Profile:
-        """What ``to_bytes`` wrote. Raises ConfigurationError for anything else."""
+        """Returns the profile that ``to_bytes`` wrote. Raises ConfigurationError for anything else."""
         try:
             body: dict[str, Any] = unpack(data)
             if body["profile"] not in (_WITHOUT_FORM, VERSION):

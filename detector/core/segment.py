@@ -1,9 +1,9 @@
-"""How a micro-batch is taken: in segments between evictions, and in steps within them.
+"""Cuts a micro-batch into segments between evictions, and these into steps.
 
-A segment ends where a new principal needs a place that its shard does not have, where a principal's dimension
-changes, or after 1,024 rows: near duplicates cost the square of a segment. A step holds the rows of one judging version
-and dimension in which no principal crosses a border of its history blocks. So none of these bounds depends on how the
-stream was cut into micro-batches.
+A segment ends before a new principal that finds no free slot in its shard, before a principal's dimension changes,
+or after 1,024 rows, because near duplicates cost the square of a segment. A step holds rows of one judging version
+and dimension, in which no principal crosses a border between history blocks. So these bounds do not depend on the
+micro-batches.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _SLOT_MASK = (1 << _SLOT_BITS) - 1
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows ``start`` to ``end`` of a stream: those ``accepted`` and ``refused`` (row numbers), and the first rows of
-    ``newcomers`` (positions of keys), in order of appearance. ``votes``: of the keys with queries of several
-    dimensions, after the segment. ``full``: the shard that needs an eviction for what follows, or None."""
+    """Rows ``start`` to ``end`` of a stream. ``accepted``, ``refused``: row numbers. ``newcomers``: positions of new
+    keys in order of appearance; ``first``: their first rows. ``votes``: the state of the dimension votes after the
+    segment. ``full``: the shard that needs an eviction before the next segment, or None."""
 
     start: int
     end: int
@@ -46,10 +46,11 @@ class Segment:
 
 
 class Planner:
-    """Cuts one stream into segments; asked anew after each, as the principals have changed.
+    """Cuts one stream into segments. Each call depends on the principals after the previous segment.
 
-    ``slots`` int64: the slot of each key of the stream, -1 where there is none. ``names``: whose state that is, for
-    ``name_of`` int64, the current one of each key: where any version is judged by one state, the version of its slot.
+    ``slots`` int64: the slot of each key of the stream, -1 if it has none. ``names``: the full names of the states.
+    ``name_of`` int64: the position in ``names`` of each key; if all versions share one state, the name has the version
+    of its slot.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Planner:
         self.name_of = np.arange(len(self.names))
 
     def look_up(self) -> None:
-        """Find the slots again, after an eviction."""
+        """Looks up the slots again after an eviction."""
         keys, edges = self._stream.keys, self._stream.key_edges
         found: list[int] = []
         for at, shard in enumerate(self._shards):
@@ -84,7 +85,7 @@ class Planner:
         self._outdated = np.flatnonzero((self.slots >= 0) & (self._fixed > 0) & (held != self._fixed))
 
     def next(self, start: int) -> Segment:
-        """The longest segment from ``start`` that needs no eviction and no change of a dimension but at its start."""
+        """Returns the longest segment from ``start`` with evictions and changes of dimension only before its start."""
         stream, window = self._stream, slice(start, start + MOST_ROWS)
         key = stream.key[window]
         votes: dict[int, Vote] = {}
@@ -113,7 +114,7 @@ class Planner:
         )
 
     def admit(self, segment: Segment) -> None:
-        """Give the newcomers of ``segment`` their slots, and begin those anew whose dimension is another now."""
+        """Gives the newcomers of ``segment`` their slots, and resets principals whose dimension changed."""
         stream, principals = self._stream, self._state.principals
         for at, row in zip(segment.newcomers.tolist(), segment.first.tolist(), strict=True):
             model, version, principal = stream.keys[at]
@@ -138,8 +139,8 @@ class Planner:
             self._state.begin_anew(np.array(list(dimensions)), np.array(list(dimensions.values())))
 
     def _poll(self, start: int, key: Array, accepted: Array) -> tuple[int, dict[int, Vote]]:
-        """Let the keys with queries of several dimensions vote; ``accepted`` is corrected. Gives where the segment must
-        end, and their votes by then."""
+        """Counts dimension votes of keys with queries of several dimensions, and corrects ``accepted``. Returns where
+        the segment must end, and the votes up to there."""
         stream, columns = self._stream, self._state.principals.slots
         free = stream.fits[start : start + len(key)] & (self._fixed[key] == 0)
         contested = np.unique(key[free & ~accepted[: len(key)]])
@@ -155,7 +156,7 @@ class Planner:
         return (len(key) if end is None else end), votes
 
     def _newcomers(self, key: Array, accepted: Array) -> tuple[Array, Array]:
-        """Of the rows of a window: the keys without a slot in order of appearance, and the row of each one's first."""
+        """Returns the keys of a window without a slot, in order of appearance, and the first row of each."""
         fresh = np.flatnonzero(accepted & (self.slots[key] < 0))
         newcomers, first = np.unique(key[fresh], return_index=True)
         first = fresh[first]
@@ -173,8 +174,8 @@ class Planner:
         return int(without[0]) if len(without) else len(newcomers)
 
     def _expected(self, start: int) -> Array:
-        """The dimension each key's rows must have: the setting's or the profile's, else the slot's, else that of the
-        first."""
+        """Returns the dimension that each key's rows must have: that of the setting or profile, else of the slot, else
+        of the first row."""
         own = self._state.principals.slots["dimension"][self.slots]
         known = self.slots >= 0
         if not known.all():
@@ -182,7 +183,7 @@ class Planner:
         return np.where(self._fixed > 0, self._fixed, own)
 
     def _first_dimensions(self, start: int) -> Array:
-        """The dimension of each key's first row from ``start``, 0 where it has none."""
+        """Returns the dimension of each key's first row from ``start``, 0 for a key without rows."""
         key, dimension = self._stream.key[start:], self._stream.dimension[start:]
         first = np.zeros(len(self._stream.keys), dtype=np.int32)
         first[key[::-1]] = dimension[::-1]
@@ -191,10 +192,10 @@ class Planner:
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """Accepted rows with their place: ``rows`` int64 (n,) in the stream; ``slots``, those that occur, by shard;
-    ``slot`` int64 (n,), positions in them; ``index`` and ``block`` int64 (n,), the query's number within its
-    principal and the history block that falls in. ``shard`` int64 (n,), and ``edges``: where the slots of each
-    shard begin, and the end."""
+    """Accepted rows with their positions. ``rows`` int64 (n,): rows of the stream. ``slots``: the slots that occur, by
+    shard; ``slot`` int64 (n,): positions in ``slots``. ``index``, ``block`` int64 (n,): the number of the query within
+    its principal, and its history block. ``shard`` int64 (n,). ``edges``: the start of each shard in ``slots``, and
+    the end."""
 
     rows: Array
     slots: Array
@@ -228,7 +229,7 @@ class Numbered:
         return sizes[place]
 
     def steps(self, space: Array) -> Iterator[Array]:
-        """Positions in ``rows`` of each step, by how many borders lie behind it in this segment, then by space."""
+        """Yields positions in ``rows`` for each step, ordered by the number of block borders passed, then by space."""
         first = np.full(len(self.slots), np.iinfo(np.int64).max)
         np.minimum.at(first, self.slot, self.block)
         step = (self.block - first[self.slot]) * (int(space.max()) + 1) + space
@@ -240,7 +241,8 @@ class Numbered:
 
 
 def rows_of_step(stream: Stream, numbered: Numbered, at: Array, state: State) -> tuple[Rows, Array]:
-    """The rows at positions ``at`` of ``numbered``, and int64: the positions of their slots in its ``slots``."""
+    """Returns the rows at positions ``at`` of ``numbered``, and int64: the positions of their slots in its
+    ``slots``."""
     rows = numbered.rows[at]
     place, slot = np.unique(numbered.slot[at], return_inverse=True)
     slots = numbered.slots[place]
@@ -272,7 +274,7 @@ def rows_of_step(stream: Stream, numbered: Numbered, at: Array, state: State) ->
 
 
 def _merge_labels(cell: Array, slots: Array, crowded: Array, pools: Pools) -> None:
-    """Let the rows of ``crowded`` positions in ``slots`` share one label where theirs find no room for a pool."""
+    """Gives the rows of ``crowded`` positions in ``slots`` a shared label if their own finds no free pool."""
     for at in crowded.tolist():
         rows = np.flatnonzero(cell // _LABELS == at)
         labels, first, own = np.unique(cell[rows] % _LABELS - LABEL_LIMIT, return_index=True, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Micro-batches as flat columns over all their rows, whatever their shard, model, version and dimension."""
+"""Micro-batches as flat columns over all rows, of all shards, models, versions and dimensions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from detector.core.principals import Key
 
 
 class Stream:
-    """One micro-batch of each shard, one shard after the other: ``pieces`` of plain queries, and by shard what of them
-    was ``repaired`` for that.
+    """One micro-batch of each shard, in order of shards: ``pieces`` of plain queries, and their repairs by shard
+    (``repaired``).
 
-    ``keys`` that occur, by the version that judges (``Fitting.judged_as``; the query's own where none does), those of
-    shard i from ``key_edges[i]`` to ``key_edges[i + 1]``; the shard's rows are ``edges[i]`` to ``edges[i + 1]``.
-    ``first_piece`` int64: where each key comes first. Per row: ``shard``, ``key`` (position in
-    ``keys``), ``piece`` and ``piece_row`` (where it came from), ``fits`` (whether any profile does, or the model has
-    none), ``dimension`` and ``space`` (position in ``spaces``, each a (model, judging version, dimension)).
+    ``keys``: those that occur, with the judging version (``Fitting.judged_as``, or the query's own if there is none).
+    Shard i has the keys ``key_edges[i]`` to ``key_edges[i + 1]`` and the rows ``edges[i]`` to ``edges[i + 1]``.
+    ``first_piece`` int64: the first piece of each key. Per row: ``shard``, ``key`` (position in ``keys``), ``piece``
+    and ``piece_row`` (its source), ``fits`` (whether a profile matches or the model has none), ``dimension`` and
+    ``space`` (position in ``spaces``, each a (model, judging version, dimension)).
     """
 
     def __init__(self, batches: Sequence[MicroBatch], fitting: Fitting) -> None:
@@ -60,11 +60,11 @@ class Stream:
 
     @cached_property
     def label(self) -> Array:
-        """int64 (n,): see ``labels_of``."""
+        """int64 (n,): the predicted classes, see ``labels_of``."""
         return _joined([labels_of(piece) for piece in self.pieces], np.int64)
 
     def features(self, space: int, rows: Array) -> NDArray[np.float32]:
-        """float32 (m, d): features of ``rows``, all of one space."""
+        """Returns float32 (m, d): the features of ``rows``, all of one space."""
         pieces = np.flatnonzero(self.space_of_piece == space)
         if len(pieces) == 1:
             matrix, at = self.pieces[int(pieces[0])].features, self.piece_row[rows]
@@ -83,7 +83,7 @@ class Stream:
         return self._matrices[space]
 
     def version(self, row: int) -> str:
-        """The model version that the query of ``row`` was for."""
+        """Returns the model version of the query in ``row``."""
         return self.pieces[int(self.piece[row])].model_version
 
     def _key_index(self, shard: int, number: int) -> Array:
@@ -107,7 +107,7 @@ class Stream:
 
 
 def labels_of(piece: QueryBatch) -> Array:
-    """int64 (n,): the predicted class: argmax of probabilities, the label itself, 0 for a score."""
+    """Returns the predicted classes, int64 (n,): argmax of probabilities, the label itself, 0 for a score."""
     labels: Array = np.zeros(len(piece), np.int64)
     if piece.output_kind == "probabilities":
         labels = piece.outputs.argmax(1)

@@ -1,6 +1,6 @@
-"""Log files to queries: one file a format.
+"""Reads queries from log files, with one module per format.
 
-A reader yields what it finds in file order, in portions of bounded size: good rows, and bad rows with a reason.
+A reader yields portions of bounded size, in file order: good rows, and bad rows with a reason.
 ``rows`` and ``BadRow.row`` count from 0 within the file (lines of a text file, rows of a table).
 """
 
@@ -50,16 +50,16 @@ FORMATS: dict[str, Format] = {
     ".tsv": _SEPARATED,
     ".parquet": Format(read_parquet, parquet.count_rows),
 }
-"""By how the name of a file ends, without that of its compression."""
+"""Formats by the suffix of the file name, without the suffix of a compression."""
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The files that ``paths`` name, which may be folders of parts or patterns. Raises ConfigurationError."""
+    """Returns the files that ``paths`` name, which may be folders of parts or patterns. Raises ConfigurationError."""
     return expand(paths, FORMATS)
 
 
 def format_of(path: Path) -> Format:
-    """The format of the file at ``path``, by its suffix. Raises ConfigurationError when either is unknown."""
+    """Returns the format of the file at ``path``, by its suffix. Raises ConfigurationError if either is unknown."""
     known = FORMATS.get(suffix_of(path))
     if known is None or (known.read is read_parquet and path.suffix.lower() in COMPRESSED):
         raise ConfigurationError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}; {_ADVICE}")
@@ -69,8 +69,8 @@ def format_of(path: Path) -> Format:
 
 
 def open_logs(paths: Sequence[Path], reading: Reading) -> list[Iterator[DecodedQueries]]:
-    """The queries of each of ``paths``, files, which ``reading`` says how to understand. Raises ConfigurationError, at
-    once where a file is missing or of no known format."""
+    """Yields the queries of each file in ``paths``, read by ``reading``. Raises ConfigurationError, at once if a file
+    is missing or has no known format."""
     return [format_of(path).read(path, reading) for path in paths]
 
 

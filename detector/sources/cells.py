@@ -1,4 +1,4 @@
-"""Cells of a table to numbers and texts; one that is not of its column's kind costs its own row at most."""
+"""Converts cells of a table to numbers and texts. A bad cell affects its own row only."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _FLAGS = {"true": 1.0, "false": 0.0}
 
 @dataclass(slots=True)
 class Part:
-    """Some rows of a table: ``columns``, Arrow arrays by name, and the ``places`` int64 (n,) of the rows in the file at
-    ``path``. ``faults``: by row, why it is refused; ``repaired``: as in ``DecodedRun``."""
+    """Rows of a table: ``columns``, Arrow arrays by name, and the ``places`` int64 (n,) of the rows in the file at
+    ``path``. ``faults``: reasons of refusal by row. ``repaired``: as in ``DecodedRun``."""
 
     path: Path
     columns: dict[str, Any]
@@ -39,13 +39,13 @@ class Part:
         return len(self.places)
 
     def refuse(self, row: int, detail: str, reason: str = "structure") -> None:
-        """Row ``row`` cannot be used; the first reason counts."""
+        """Refuses ``row``; the first reason counts."""
         self.faults.setdefault(row, (reason, detail))
 
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """A column of lists, flat: list i holds ``values[offsets[i] : offsets[i + 1]]``; null is as empty."""
+    """A flat column of lists: list i is ``values[offsets[i] : offsets[i + 1]]``; a null is empty."""
 
     values: NDArray[Any]
     offsets: NDArray[np.int64]
@@ -55,20 +55,20 @@ class Lists:
         return np.diff(self.offsets)
 
     def take(self, rows: NDArray[np.int64]) -> Lists:
-        """The lists of ``rows``."""
+        """Returns the lists of ``rows``."""
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return Lists(self.values[places], offsets)
 
     def matrix(self, first: int, stop: int) -> NDArray[Any]:
-        """Lists ``first`` to ``stop``, all of one length, as rows."""
+        """Returns lists ``first`` to ``stop``, all of one length, as rows of a matrix."""
         width = int(self.lengths[first])
         return self.values[self.offsets[first] : self.offsets[stop]].reshape(stop - first, width)
 
 
 def texts_of(column: Any) -> list[str | None]:
-    """A column of text, or of numbers that serve as names."""
+    """Returns the texts of a column of texts, or of numbers used as names."""
     import pyarrow as pa
 
     if any(test(column.type) for test in (pa.types.is_integer, pa.types.is_decimal, pa.types.is_dictionary)):
@@ -80,7 +80,7 @@ def texts_of(column: Any) -> list[str | None]:
 
 
 def numbers_of(part: Part, name: str, column: Any) -> NDArray[np.float64]:
-    """The ``column`` called ``name``, of numbers, flags, times or texts of these, as float64 (n,), NaN for null."""
+    """Returns ``column``, of numbers, flags, times or texts of these, as float64 (n,), NaN for null."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
@@ -110,8 +110,8 @@ def _numbers_in(part: Part, name: str, texts: Any) -> NDArray[np.float64]:
 
 
 def lists_of(part: Part, role: str, column: Any) -> tuple[Lists, NDArray[np.bool_]]:
-    """The ``column`` of lists for ``role``, and which of its cells are set, bool (n,). Raises ConfigurationError where
-    it is of another kind."""
+    """Returns the lists in ``column`` for ``role``, and which of its cells are set, bool (n,). Raises
+    ConfigurationError for other types."""
     import pyarrow as pa
 
     kind = column.type
@@ -132,7 +132,7 @@ def lists_of(part: Part, role: str, column: Any) -> tuple[Lists, NDArray[np.bool
 
 
 def optional_numbers(part: Part, role: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """The ``column`` for the optional number ``role``, and which of its cells are set, bool (n,)."""
+    """Returns ``column`` for the optional number ``role``, and which of its cells are set, bool (n,)."""
     import pyarrow as pa
 
     try:
@@ -145,14 +145,14 @@ def optional_numbers(part: Part, role: str, column: Any) -> tuple[NDArray[Any], 
 
 
 def values_of(part: Part, name: str, column: Any) -> list[Any]:
-    """The ``column`` called ``name`` as what JSON has: maps as objects, texts read as JSON."""
+    """Returns ``column`` as JSON values: maps become objects, and texts are parsed as JSON."""
     if is_text(column.type):
         return [_parsed(part, row, name, text) for row, text in enumerate(texts_of(column))]
     return [_as_json(value) for value in column.to_pylist(maps_as_pydicts="lossy")]
 
 
 def is_set(column: Any) -> NDArray[np.bool_]:
-    """Which cells of ``column`` are not null, bool (n,)."""
+    """Returns which cells of ``column`` are not null, bool (n,)."""
     return cast("NDArray[np.bool_]", column.is_valid().to_numpy(zero_copy_only=False))
 
 
@@ -165,7 +165,7 @@ def _parsed(part: Part, row: int, name: str, text: str | None) -> Any:
 
 
 def _as_json(value: Any) -> Any:
-    """``value`` without what JSON cannot say, such as decimals."""
+    """Returns ``value`` as JSON types; decimals become numbers."""
     if isinstance(value, dict):
         return {str(name): _as_json(one) for name, one in value.items()}
     if isinstance(value, list):
@@ -174,7 +174,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _numbers(values: list[Any]) -> list[float | None]:
-    """``values`` as numbers, texts of numbers among them. Raises ValueError for the first that is none."""
+    """Returns ``values``, which may be texts of numbers, as numbers. Raises ValueError for the first other value."""
     numbers: list[float | None] = []
     for at, value in enumerate(values):
         number = _number(value)
@@ -196,7 +196,7 @@ def _leaf(value: Any) -> int | None:
 
 
 def _converted(part: Part, role: str, column: Any, kind: Any, of: Callable[[Any], Any]) -> Any:
-    """``column`` as ``kind``, cell by cell; one that cannot be becomes null, which is a fault where a row needs it."""
+    """Converts ``column`` to ``kind`` cell by cell. A bad cell becomes null, and a fault if the row needs it."""
     import pyarrow as pa
 
     converted: list[Any] = []
@@ -217,7 +217,7 @@ def _converted(part: Part, role: str, column: Any, kind: Any, of: Callable[[Any]
 
 
 def _flat(role: str, column: Any) -> Lists:
-    """Values keep their nulls as NaN (numbers) or false (marks)."""
+    """Returns flat lists; null values become NaN (numbers) or false (marks)."""
     import pyarrow.compute as pc
 
     lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""JSON lines: one query a line, as ``weirguard.query`` describes it, or with fields that a plan names."""
+"""JSON lines: one query per line, as in ``weirguard.query`` or with fields that a plan names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BASE64, _BASE64_LETTERS = 16, re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
 def read_jsonl(path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]:
-    """The queries in the JSON lines file at ``path``; blank lines are skipped. Raises ConfigurationError."""
+    """Yields the queries in the JSON lines file at ``path``, without blank lines. Raises ConfigurationError."""
     reading = reading or Reading()
     plan, is_query = None, True
     with opened(path) as file:
@@ -56,7 +56,7 @@ def read_jsonl(path: Path, reading: Reading | None = None) -> Iterator[DecodedQu
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Each line, but of one longer than a record may be only so much that it will be refused."""
+    """Yields each line; a line above the record limit is cut, but stays long enough to be refused."""
     while line := file.readline(RECORD_BYTES + 2):
         rest = line
         while rest and not rest.endswith(b"\n"):
@@ -75,8 +75,7 @@ def _portion(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
 
 
 def _plan(path: Path, reading: Reading, values: list[bytes]) -> tuple[Plan | None, bool]:
-    """The plan for fields as in ``values``, None where none of them is an object, and whether they are queries as they
-    are."""
+    """Returns the plan for the fields in ``values``, or None if none is an object, and whether they need no mapping."""
     objects = [fields for value in values if (fields := _fields(value)[0]) is not None]
     names = dict.fromkeys(name for fields in objects for name in fields if name != "schema")
     if not names:
@@ -88,7 +87,7 @@ def _plan(path: Path, reading: Reading, values: list[bytes]) -> tuple[Plan | Non
 
 
 def _fields(value: bytes) -> tuple[dict[str, Any] | None, bool]:
-    """The object in ``value``, None where it is none, and whether it is JSON to the letter: without NaN or infinity."""
+    """Returns the object in ``value``, or None, and whether it is strict JSON, without NaN or infinity."""
     import msgspec
 
     try:
@@ -121,7 +120,7 @@ def _is_base64(text: str) -> bool:
 
 
 def _is_time(value: object) -> bool:
-    """Whether ``value`` is what a query may have for a time."""
+    """Returns whether ``value`` is a time that a query may have."""
     if isinstance(value, str):
         found = moment(value)
         return found is not None and value[10:11] in {"T", "t"} and (value[-1] in "Zz" or value[-6:-5] in {"+", "-"})
@@ -129,7 +128,7 @@ def _is_time(value: object) -> bool:
 
 
 def _is_query(plan: Plan) -> bool:
-    """Whether its objects have the fields of queries."""
+    """Returns whether its objects have the fields of queries."""
     return (
         not plan.constants
         and all(own == (role,) for role, own in plan.columns.items())
@@ -140,14 +139,14 @@ def _is_query(plan: Plan) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Rewriting:
-    """From objects as ``plan`` has them to queries; what is no object stays as it is, to be refused for it."""
+    """Rewrites objects to queries by ``plan``. Other values stay unchanged, and are refused later."""
 
     path: Path
     reading: Reading
     plan: Plan
 
     def lines(self, values: list[bytes], places: NDArray[np.int64]) -> Iterator[bytes]:
-        """The queries in ``values``, which stand at ``places`` int64 (n,) of the file."""
+        """Yields the queries in ``values``, which are at ``places`` int64 (n,) of the file."""
         import msgspec
 
         given = partitions(self.path)
@@ -182,7 +181,7 @@ class _Rewriting:
 
 
 def _unpacked(value: Any) -> Any:
-    """``value``, of JSON in a text what it holds."""
+    """Returns ``value``; a text that holds JSON is parsed."""
     if isinstance(value, str) and value.lstrip()[:1] in {"[", "{"}:
         try:
             return json.loads(value)

@@ -1,4 +1,4 @@
-"""Logs of the lab say of each row whether it is honest; no other log does, whatever its columns are called."""
+"""Labels in logs of the lab: whether each row is honest. Other logs have none, whatever their columns are called."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MARK = b"weirguard.lab"
 
 
 def honest_rows(path: Path) -> NDArray[np.bool_] | None:
-    """Of each row of the labelled log at ``path`` whether it is honest, bool (n,); None where it is no labelled log.
-    Raises ConfigurationError for a Parquet file that cannot be read."""
+    """Returns which rows of the log at ``path`` are honest, bool (n,), or None for an unlabelled log. Raises
+    ConfigurationError for a Parquet file that cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""What the columns of a table look like, from their types and its first rows."""
+"""Infers the kinds of columns from their types and the first rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal["number", "text", "time", "list", "record", "value"]
-"""``record``: named numbers and texts; ``value``: anything else that JSON has, or JSON in a text."""
+"""``record``: named numbers and texts; ``value``: any other JSON value, or JSON in a text."""
 
 _DISTINCT, _NAMES = 100, 20
 _JSON = r"^\s*[\[{]"
@@ -17,21 +17,21 @@ _TIME = r"^\s*\d{4}-\d\d-\d\d([T ]\d\d:\d\d|\s*$)"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """``varied``: its texts are too many for a feature."""
+    """``varied``: it has too many different texts for a feature."""
 
     kind: Kind
     varied: bool = False
 
 
 def looks_of(sample: Mapping[str, Any], *, texts_only: bool = False) -> dict[str, Look]:
-    """The look of each column of ``sample``, Arrow arrays by name, which are all texts where ``texts_only``. Columns
-    without a value are left out."""
+    """Returns the look of each column of ``sample``, Arrow arrays by name (all texts if ``texts_only``). Leaves out
+    columns without a value."""
     looks = {name: _look(column, texts_only) for name, column in sample.items()}
     return {name: look for name, look in looks.items() if look is not None}
 
 
 def kind_of(type_: Any) -> Kind | None:
-    """What columns of the Arrow ``type_`` hold; None for those that hold only null."""
+    """Returns the kind of columns of the Arrow ``type_``, or None for columns of nulls."""
     import pyarrow.types as of
 
     if of.is_dictionary(type_):
@@ -48,7 +48,7 @@ def kind_of(type_: Any) -> Kind | None:
 
 
 def is_list(type_: Any) -> bool:
-    """Whether ``type_`` is one of Arrow's lists."""
+    """Returns whether ``type_`` is one of Arrow's list types."""
     import pyarrow.types as of
 
     return any(
@@ -58,7 +58,7 @@ def is_list(type_: Any) -> bool:
 
 
 def is_text(type_: Any) -> bool:
-    """Whether ``type_`` holds texts, or bytes that may be some."""
+    """Returns whether ``type_`` holds texts, or bytes that may be texts."""
     import pyarrow.types as of
 
     tests = (of.is_string, of.is_large_string, of.is_string_view, of.is_binary, of.is_large_binary, of.is_binary_view)
@@ -97,7 +97,7 @@ def _read_as(values: Any, texts_only: bool) -> Kind:
 
 
 def as_text(column: Any) -> Any:
-    """The texts of a ``column`` of texts, whatever Arrow calls them."""
+    """Returns a ``column`` of any Arrow text type as strings."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
@@ -106,13 +106,13 @@ def as_text(column: Any) -> Any:
 
 
 def _are_numbers(texts: Any) -> bool:
-    """Whether ``texts`` are numbers, of which a few may be odd, rather than names of which some look like numbers."""
+    """Returns whether ``texts`` are numbers with a few bad ones, and not names some of which look like numbers."""
     names = _distinct(texts) <= min(_NAMES, len(texts) // 10) and not _all(texts, _NUMBER)
     return not names and _mostly_numbers(texts)
 
 
 def values_in(column: Any) -> list[Any]:
-    """What ``column`` holds; its texts as bytes where some are not UTF-8."""
+    """Returns the values of ``column``; texts as bytes if some are not UTF-8."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:

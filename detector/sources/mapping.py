@@ -1,4 +1,4 @@
-"""Which column of a log is what: ``--map principal=user_id,features=f_*`` and the setting ``sources.map``."""
+"""Maps roles to columns of a log: ``--map principal=user_id,features=f_*`` and the setting ``sources.map``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXTS = (*NAMES, "output_kind", "served_mode", "network_prefix", "organisation",
 LISTS = ("missing", "specification")
 NUMBERS = ("hardness", "leaf")
 ROLES = (*NAMES, "occurred_at", *VECTORS, *TEXTS[len(NAMES) :], *LISTS, *NUMBERS)
-"""What a column can be; a column of that name is it."""
+"""The roles of columns; a column with the name of a role has that role."""
 
 _SPECIAL = re.compile(r"([\\,|*])")
 _ADVICE = "write ROLE=COLUMN, such as principal=user_id, features=f_*, features=age|income, or model=@credit"
@@ -23,27 +23,27 @@ _ADVICE = "write ROLE=COLUMN, such as principal=user_id, features=f_*, features=
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the values of a role come from: from columns, by name or with ``*`` for any letters, or the same
-    ``constant`` in every row. Neither: the log has none."""
+    """The source of a role's values: columns, by name or with ``*`` for any characters, or the same ``constant`` in
+    every row. Neither: the log has none."""
 
     patterns: tuple[str, ...] = ()
     constant: str | None = None
 
     def matches(self, name: str) -> bool:
-        """Whether the column ``name`` is meant."""
+        """Returns whether the source includes the column ``name``."""
         return any(_matches(pattern, name) for pattern in self.patterns)
 
     def names(self, name: str) -> bool:
-        """Whether the column ``name`` is meant by its whole name."""
+        """Returns whether the source has the full name of the column ``name``."""
         return any("*" not in _bare(pattern) and _matches(pattern, name) for pattern in self.patterns)
 
 
 Sources = Mapping[str, Source]
-"""By role, of those that were said."""
+"""Sources by role, for the roles that were given."""
 
 
 def parse_map(texts: Sequence[str]) -> dict[str, Source]:
-    """What ``--map`` was given, perhaps several times. Raises ConfigurationError."""
+    """Returns the sources in the values of ``--map``. Raises ConfigurationError."""
     found: dict[str, Source] = {}
     for part in (part for text in texts for part in _split(text, ",")):
         role, equals, source = part.partition("=")
@@ -56,14 +56,15 @@ def parse_map(texts: Sequence[str]) -> dict[str, Source]:
 
 
 def sources_of(map_: Mapping[str, str], where: str) -> dict[str, Source]:
-    """The sources in ``map_``, their texts by role; ``where`` it stands. Raises ConfigurationError."""
+    """Returns the sources in ``map_``, texts by role. ``where``: the name of the option or setting. Raises
+    ConfigurationError."""
     if unknown := [role for role in map_ if role not in ROLES]:
         raise ConfigurationError(f"{where}: {unknown[0]!r} is no role; there are {', '.join(ROLES)}")
     return {role: _source(role, text, where) for role, text in map_.items()}
 
 
 def quoted(name: str) -> str:
-    """The column ``name`` as a source."""
+    """Returns the column ``name`` as a source."""
     plain = _SPECIAL.sub(r"\\\1", name)
     return "\\" + plain if plain.startswith("@") else plain
 
@@ -80,12 +81,12 @@ def _source(role: str, text: str, where: str) -> Source:
 
 
 def _split(text: str, at: str) -> list[str]:
-    """The parts of ``text`` between ``at`` that no backslash precedes."""
+    """Returns the parts of ``text`` between ``at`` without a backslash before it."""
     return [part for part in re.split(rf"(?<!\\){re.escape(at)}", text) if part]
 
 
 def _bare(pattern: str) -> str:
-    """``pattern`` without what a backslash makes a letter."""
+    """Returns ``pattern`` without escaped characters."""
     return re.sub(r"\\.", "", pattern)
 
 

@@ -1,4 +1,4 @@
-"""Several logs as one, by time."""
+"""Reads several logs as one, sorted by time."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from detector.contracts.batches import cut
 from detector.contracts.queries import DecodedQueries
 
 Portion = tuple[int, DecodedQueries]
-"""The number of the log and what was read from it."""
+"""The number of the log, and a portion of it."""
 
 
 class _Head(NamedTuple):
-    """The next row of a log; ordered by time, then by the number of the log."""
+    """The next row of a log, ordered by time, then by the number of the log."""
 
     time: float
     log: int
 
 
 def one_after_another(logs: Sequence[Iterator[DecodedQueries]]) -> Iterator[Portion]:
-    """All of each log in turn."""
+    """Yields all portions of each log in turn."""
     for number, log in enumerate(logs):
         for portion in log:
             yield number, portion
 
 
 def merge(logs: Sequence[Iterator[DecodedQueries]]) -> Iterator[Portion]:
-    """The rows of all logs in order of ``occurred_at``, equal times in the order of the logs.
+    """Yields the rows of all logs in order of ``occurred_at``, equal times in the order of the logs.
 
-    Only one portion of each log is held. The rows of one log keep their order: one that is older than a row
-    before it counts as just as old as that row.
+    Holds only one portion of each log. The rows of one log keep their order: a row that is older than an earlier one
+    gets the time of that row.
     """
     cursors = [_Cursor(log) for log in logs]
     heads: list[_Head] = []
@@ -51,7 +51,7 @@ def merge(logs: Sequence[Iterator[DecodedQueries]]) -> Iterator[Portion]:
 
 
 def _advance(cursor: _Cursor, number: int, heads: list[_Head]) -> Iterator[Portion]:
-    """Bring ``cursor`` to its next row and add it to ``heads``; pass on what has no good rows."""
+    """Moves ``cursor`` to its next row and adds it to ``heads``; yields portions without good rows."""
     for portion in cursor.load():
         yield number, portion
     if cursor.loaded:
@@ -59,7 +59,7 @@ def _advance(cursor: _Cursor, number: int, heads: list[_Head]) -> Iterator[Porti
 
 
 class _Cursor:
-    """A place in a log."""
+    """A position in a log."""
 
     def __init__(self, log: Iterator[DecodedQueries]) -> None:
         self._log = log
@@ -77,7 +77,7 @@ class _Cursor:
         return float(self._times[self._at])
 
     def load(self) -> Iterator[DecodedQueries]:
-        """Read until there is a row, and give what has no rows."""
+        """Reads until there is a row; yields portions without rows."""
         while not self.loaded:
             portion = next(self._log, None)
             if portion is None:
@@ -90,7 +90,7 @@ class _Cursor:
             self._latest = float(self._times[-1])
 
     def take(self, until: _Head | None, number: int) -> DecodedQueries:
-        """The rows from here on that come before ``until``, at least one."""
+        """Returns the next rows before ``until``, at least one."""
         portion = self._portion
         assert portion is not None
         assert portion.batch is not None

@@ -1,4 +1,4 @@
-"""Parquet, whoever wrote it: a table with a query a row."""
+"""Parquet of any writer: a table with one query per row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BYTES = 16 << 20
 
 
 def read_parquet(path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]:
-    """The queries in the Parquet file at ``path``. Raises ConfigurationError where it is not such a log."""
+    """Yields the queries in the Parquet file at ``path``. Raises ConfigurationError for other files."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -42,7 +42,7 @@ def read_parquet(path: Path, reading: Reading | None = None) -> Iterator[Decoded
 
 
 def count_rows(path: Path) -> int:
-    """How many rows the file at ``path`` has."""
+    """Returns the number of rows in the file at ``path``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -53,19 +53,19 @@ def count_rows(path: Path) -> int:
 
 
 def rows_at_once(metadata: Any) -> int:
-    """How many rows hold so much that they may be in memory together."""
+    """Returns the number of rows that fit in memory together."""
     nbytes: int = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
     rows: int = metadata.num_rows
     return max(1, min(_ROWS, _BYTES * rows // max(nbytes, 1)))
 
 
 def _named(file: Any) -> list[str]:
-    """The columns; one that is null throughout, and so has no type, is as good as absent."""
+    """Returns the columns, without untyped columns of nulls."""
     return [field.name for field in file.schema_arrow if str(field.type) != "null"]
 
 
 def _looks(file: Any) -> dict[str, Look]:
-    """From some rows, the first ones."""
+    """Returns the looks of the columns, from the first rows."""
     import pyarrow as pa
 
     rows = min(_SAMPLE, rows_at_once(file.metadata))

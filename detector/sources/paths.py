@@ -1,4 +1,4 @@
-"""From what was named on a command line to files: folders of parts, patterns that no shell expanded."""
+"""Finds the files that a command line names: folders of parts, and patterns that no shell expanded."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 def suffix_of(path: Path) -> str:
-    """How the name of ``path`` ends, in small letters, whether it is compressed or not."""
+    """Returns the suffix of ``path`` in lower case, without that of a compression."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix in COMPRESSED else suffix
 
 
 def expand(paths: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
-    """The files that ``paths`` name: of a folder all below it that end in one of ``suffixes``, in order of their names,
-    without those whose name begins with ``.`` or ``_``. Raises ConfigurationError where there are none."""
+    """Returns the files that ``paths`` name. A folder stands for all files below it with one of ``suffixes``, sorted by
+    name, without names that begin with ``.`` or ``_``. Raises ConfigurationError if there are none."""
     return [file for path in paths for file in _files(path, suffixes)]
 
 
 def partitions(path: Path) -> dict[str, str | None]:
-    """What the folders of ``path`` say as Hive does, ``model=x/``: texts by column, None for null."""
+    """Returns the Hive partitions in ``path``, such as ``model=x/``: texts by column, None for null."""
     found: dict[str, str | None] = {}
     for folder in path.parts[:-1]:
         name, equals, value = folder.partition("=")
@@ -62,5 +62,5 @@ def _hidden(path: Path) -> bool:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """``part.10`` comes after ``part.9``."""
+    """Returns a sort key that puts ``part.10`` after ``part.9``."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", str(path))]

@@ -1,4 +1,4 @@
-"""Which column of a table is what: by its name, by what was said, and aloud where neither tells."""
+"""Assigns roles to the columns of a table: by the given mapping, by name, or by a guess with a note."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detector.sources.mapping import LISTS, ROLES, VECTORS, Source, Sources
 from detector.sources.proposing import Looks, alias, feature_columns, listed, proposal
 
 STAND_INS = MappingProxyType({"model": "model", "model_version": "1"})
-"""What all rows are of where no column says it."""
+"""Values for all rows if no column has them."""
 
 _FITTING = ("principal", "occurred_at", "model", "model_version", "features", "outputs")
 _SCALARS = frozenset[Kind]({"number", "text", "time"})
@@ -21,8 +21,8 @@ _SCALARS = frozenset[Kind]({"number", "text", "time"})
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``columns``: those of each role, more than one of features and outputs at most; ``constants``: texts that hold
-    for all rows. ``kinds``: of the columns. ``notes``: what was assumed, for people."""
+    """``columns``: the columns of each role; only features and outputs may have several. ``constants``: texts for all
+    rows. ``kinds``: the kinds of the columns. ``notes``: sentences on assumptions."""
 
     columns: Mapping[str, tuple[str, ...]]
     constants: Mapping[str, str]
@@ -30,23 +30,23 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """All columns that it needs."""
+        """All columns that the plan needs."""
         return list(dict.fromkeys(name for own in self.columns.values() for name in own))
 
     def column(self, role: str) -> str | None:
-        """The one column of ``role``; None where there is none, or are several."""
+        """Returns the only column of ``role``, or None if there are none or several."""
         own = self.columns.get(role, ())
         return own[0] if len(own) == 1 else None
 
     def is_one(self, role: str) -> bool:
-        """Whether one column holds all of a vector, rather than a number or text of it."""
+        """Returns whether one column holds whole vectors, and not one number or text of them."""
         name = self.column(role)
         return name is not None and (role == "outputs" or self.kinds[name] not in _SCALARS)
 
 
 def make_plan(path: Path, looks: Looks, sources: Sources) -> Plan:
-    """The plan for the table in ``path``, whose columns have ``looks``. Raises ConfigurationError, with what to say,
-    where they do not fit."""
+    """Returns the plan for the table in ``path``, whose columns have ``looks``. Raises ConfigurationError, with a
+    proposal, if they do not match."""
     search = _Search(path, looks, sources)
     search.said()
     search.named()
@@ -67,7 +67,7 @@ class _Search:
     notes: list[str] = field(default_factory=list)
 
     def said(self) -> None:
-        """What the sources say: whole names before patterns, which mean what is left."""
+        """Assigns the given sources: full names first, then patterns for the remaining columns."""
         for role, source in self.sources.items():
             if source.constant is not None:
                 self.constants[role] = source.constant
@@ -85,13 +85,13 @@ class _Search:
                 self.columns[role] = tuple(own)
 
     def named(self) -> None:
-        """Columns called as a role is."""
+        """Assigns columns with the name of a role."""
         for role in ROLES:
             if role in self.looks and role not in self.sources:
                 self.columns[role] = (role,)
 
     def fit(self) -> None:
-        """Raise where a role that matters has no column and some column is likely meant."""
+        """Raises if an important role has no column and a likely column exists."""
         lacking = [role for role in _FITTING if not self._has(role)]
         likely = {role: alias(role, self.looks, self._taken()) for role in lacking if role not in self.sources}
         if "features" in lacking and not likely.get("features") and feature_columns(self.looks, self._taken()):
@@ -101,7 +101,7 @@ class _Search:
             raise self._error(f"there is no column {' or '.join(unfit)}")
 
     def assume(self) -> None:
-        """What stands in for columns that there are none of."""
+        """Sets the defaults for absent columns."""
         if not self._has("features"):
             own = self.columns["features"] = feature_columns(self.looks, self._taken())
             others = [name for name in self.looks if name not in self._taken()]
@@ -127,7 +127,7 @@ class _Search:
         return {name for own in self.columns.values() for name in own}
 
     def _error(self, what: str) -> ConfigurationError:
-        """``what`` is wrong, the columns there are, and what to paste."""
+        """Returns an error with ``what`` is wrong, the columns, and a ``--map`` to paste."""
         columns: dict[str, tuple[str, ...]] = {}
         for role in (*_FITTING[:4], "event_id", "outputs", "features"):
             if not self._has(role):
@@ -156,4 +156,4 @@ def _check_kinds(path: Path, columns: Mapping[str, tuple[str, ...]], looks: Look
 
 
 _KINDS: dict[str, frozenset[Kind]] = {"outputs": frozenset({"number"})}
-"""What one of several columns may be, where it is not any scalar."""
+"""Kinds that one of several columns may have, if not any scalar."""

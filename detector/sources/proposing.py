@@ -1,4 +1,4 @@
-"""What the columns of a log may be whose names do not say so: for features taken as such, and for a text to paste."""
+"""Guesses the roles of columns by name and content, for default features and for a ``--map`` to paste."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "model": ("model_name", "model_id", "endpoint", "endpoint_name"),
     "model_version": ("version", "model_revision", "model_ver", "revision"),
 }
-"""Names that people give, the likelier first, in small letters with ``_`` between words."""
+"""Common column names, likeliest first, in lower case with ``_`` between words."""
 
 _OUTPUT_GROUPS = re.compile(r"(?:p|prob|probs|proba|probability|output|outputs|score|class|y_pred|pred)_\w+|p\d+")
 _IDS = re.compile(
@@ -56,7 +56,7 @@ _SHOWN = 40
 
 
 def alias(role: str, looks: Looks, taken: Collection[str]) -> tuple[str, ...]:
-    """The columns of ``looks`` that are likely ``role``, none of those ``taken``; nothing where none is."""
+    """Returns the columns of ``looks`` that are likely ``role``, without those ``taken``."""
     free = {_plain(name): name for name in looks if name not in taken}
     if role == "outputs":
         group = tuple(free[name] for name in free if _OUTPUT_GROUPS.fullmatch(name) and _is_number(looks[free[name]]))
@@ -70,8 +70,8 @@ def alias(role: str, looks: Looks, taken: Collection[str]) -> tuple[str, ...]:
 
 
 def feature_columns(looks: Looks, taken: Collection[str]) -> tuple[str, ...]:
-    """The columns of ``looks`` that a feature each may stand in: numbers, and texts of which there are few different
-    ones, but for those ``taken`` and those that look like ids, times, truths or another role."""
+    """Returns the columns of ``looks`` that may be features: numbers, and texts with few different values. Leaves out
+    those ``taken``, and those that look like ids, times, truths or another role."""
     others = {name for role, names in ALIASES.items() if role != "features" for name in names}
     outputs = {*alias("outputs", looks, taken)}
     return tuple(
@@ -85,7 +85,7 @@ def feature_columns(looks: Looks, taken: Collection[str]) -> tuple[str, ...]:
 
 
 def proposal(found: Mapping[str, str], columns: Mapping[str, Sequence[str]], looks: Looks) -> str:
-    """The option that maps ``columns`` by role, besides sources that were ``found`` already, quoted for a shell."""
+    """Returns the option that maps ``columns`` by role, with the sources ``found`` already, quoted for a shell."""
     sources = dict(found)
     for role, names in columns.items():
         others = [name for name in looks if name not in names]
@@ -95,14 +95,14 @@ def proposal(found: Mapping[str, str], columns: Mapping[str, Sequence[str]], loo
 
 
 def listed(names: Iterable[str]) -> str:
-    """Some of ``names``, and how many more there are."""
+    """Returns the first ``names``, and the number of the others."""
     own = list(names)
     more = f" and {len(own) - _SHOWN} more" if len(own) > _SHOWN else ""
     return ", ".join(own[:_SHOWN]) + more
 
 
 def _patterns(names: Sequence[str], others: Sequence[str]) -> list[str]:
-    """``names`` as sources, those of one beginning and a number as one pattern, if it means none of the ``others``."""
+    """Returns ``names`` as sources. Numbered names become one pattern if it matches none of the ``others``."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(re.sub(r"(?<=\D)\d+$", "", name), []).append(name)
@@ -126,5 +126,5 @@ def _looks_other(name: str, others: Collection[str]) -> bool:
 
 
 def _plain(name: str) -> str:
-    """``name`` in small letters, its words apart by ``_``."""
+    """Returns ``name`` in lower case with ``_`` between words."""
     return re.sub(r"\W+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).strip("_").lower()

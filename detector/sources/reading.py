@@ -1,4 +1,4 @@
-"""One reading of logs, from the first to the last: how their columns are named, and what was found out on the way."""
+"""The options and the state of reading one set of logs: mapping, plans and notes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV and TSV: a table of texts, whose first line names the columns. Empty cells, NA, NaN, None and null are null."""
+"""CSV and TSV: a table of texts whose first line names the columns. Empty cells, NA, NaN, None and null are null."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ NULLS = ("", "NA", "N/A", "NaN", "nan", "None", "null", "NULL")
 _SEPARATORS = ",;\t|"
 _ROWS, _CELLS = 4096, 1 << 20
 _BLOCK, _LARGEST = 4 << 20, 8 << 20
-"""Bytes read at once, and those of the largest row."""
+"""Bytes to read at once, and maximum bytes of a row."""
 
 
 def read_separated(path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]:
-    """The queries in the CSV or TSV file at ``path``, a row each, counted without the line of names. Raises
+    """Yields the queries in the CSV or TSV file at ``path``, one per row; rows count without the line of names. Raises
     ConfigurationError."""
     reading = reading or Reading()
     with opened(path) as file:
@@ -46,14 +46,14 @@ def read_separated(path: Path, reading: Reading | None = None) -> Iterator[Decod
 
 
 def count_rows(path: Path) -> int:
-    """How many rows the file at ``path`` has, as far as its lines tell."""
+    """Returns the number of rows in the file at ``path``, estimated from its lines."""
     return max(0, count_lines(path) - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """A ``table`` of the good ones, their ``places`` int64 (n,) in the file, the ``bad`` ones, and how many there are
-    together."""
+    """A ``table`` of good rows, their ``places`` int64 (n,) in the file, the ``bad`` rows, and the number of all
+    rows."""
 
     table: Any
     places: NDArray[np.int64]
@@ -85,14 +85,14 @@ def _read(path: Path, reading: Reading, rows: _Rows) -> Iterator[DecodedQueries]
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """The ``names`` of the columns, and what stands between them."""
+    """The ``names`` of the columns, and the delimiter."""
 
     names: tuple[str, ...]
     separator: str
 
     def parse(self, chunk: bytes, start: int) -> _Rows:
-        """The rows in ``chunk``, the first of which is number ``start`` of the file; empty for one that is too
-        large."""
+        """Returns the rows in ``chunk``, the first of which has the number ``start``. An empty chunk stands for a row
+        that is too large."""
         import pyarrow as pa
 
         if not chunk:
@@ -133,7 +133,7 @@ class _Form:
 
 
 def _form(path: Path, file: BinaryIO) -> _Form | None:
-    """From the first line that is not blank; None where there is none."""
+    """Returns the header in the first line that is not blank, or None."""
     while line := file.readline(_LARGEST):
         text = line.decode("utf-8-sig", "replace").strip("\r\n")
         if text.strip():
@@ -148,7 +148,7 @@ def _form(path: Path, file: BinaryIO) -> _Form | None:
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:
-    """``names``, of which no two are alike and none is empty, as pandas would call them."""
+    """Returns unique and non-empty ``names``, as pandas would name them."""
     found: dict[str, None] = {}
     for at, name in enumerate(names):
         own = base = name.strip() or f"Unnamed: {at}"
@@ -161,7 +161,7 @@ def _distinct(names: list[str]) -> tuple[str, ...]:
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    """What is left of ``file`` in pieces of whole rows, of a few MB; an empty one for a row that is larger."""
+    """Yields the rest of ``file`` in chunks of whole rows, of a few MB; an empty chunk for a row that is too large."""
     rest, ended = b"", False
     while rest or not ended:
         if not ended and len(rest) <= _LARGEST:
@@ -171,7 +171,7 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
         end = _end(rest, ended)
         if not end and len(rest) <= _LARGEST and not ended:
             continue
-        if not end:  # a quote that is never closed, or a row without end
+        if not end:  # a quote that is never closed, or a row that never ends
             end = rest.find(b"\n") + 1
         if end or ended:
             end = end or len(rest)
@@ -184,7 +184,7 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _end(text: bytes, ended: bool) -> int:
-    """Where the last row of ``text`` ends that is whole; 0 where none is. A line break between quotes ends none."""
+    """Returns the end of the last whole row of ``text``, or 0. A line break between quotes does not end a row."""
     if b'"' not in text:
         return len(text) if ended else text.rfind(b"\n") + 1
     letters = np.frombuffer(text, np.uint8)
@@ -196,7 +196,7 @@ def _end(text: bytes, ended: bool) -> int:
 
 
 def _after_line(file: BinaryIO) -> tuple[bytes, bool]:
-    """What follows the line that ``file`` is in, and whether the file ended."""
+    """Skips the rest of the current line of ``file``; returns what follows, and whether the file ended."""
     while block := file.read(_BLOCK):
         at = block.find(b"\n")
         if at >= 0:

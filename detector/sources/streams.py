@@ -1,4 +1,4 @@
-"""The bytes of a text file, whether it is compressed or not."""
+"""Reads text files, compressed or not."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SAMPLE = 4 << 20
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The text in the file at ``path``, without gzip or zstd, which its first bytes tell of and not its name. Raises
-    ConfigurationError where it cannot be read, also later, or is no UTF-8."""
+    """Opens the text in the file at ``path``, decompressed. The first bytes tell gzip and zstd, not the name. Raises
+    ConfigurationError, also while reading, if it cannot be read or is not UTF-8."""
     with _opened(path) as (_, file):
         yield file
 
 
 def count_lines(path: Path) -> int:
-    """How many lines the file at ``path`` has; of a large compressed one an estimate from how it begins."""
+    """Returns the number of lines in the file at ``path``; an estimate for a large compressed file."""
     with _opened(path) as (raw, file):
         most = inf if raw is file else _SAMPLE
         lines = nbytes = 0
@@ -38,7 +38,7 @@ def count_lines(path: Path) -> int:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The file as it is, and its text; the same where it is not compressed."""
+    """Yields the raw file and its text; they are the same if it is not compressed."""
     import pyarrow as pa
 
     try:

@@ -1,4 +1,4 @@
-"""Some rows of a table to queries: whole columns at once, in the order of the file."""
+"""Converts rows of a table to queries, whole columns at once and in file order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OPTIONAL = (*LISTS, *NUMBERS, *TEXT_COLUMNS)
 
 
 def read_part(reading: Reading, plan: Plan, part: Part) -> Iterator[DecodedQueries]:
-    """The queries in ``part``, and what of it is refused."""
+    """Yields the queries in ``part``, and its refused rows."""
     columns = _Columns.of(reading, plan, part)
     bad = [_refused(columns, part, row) for row in sorted(part.faults)]
     good = np.array([row for row in range(len(part)) if row not in part.faults], np.int64)
@@ -52,7 +52,7 @@ def read_part(reading: Reading, plan: Plan, part: Part) -> Iterator[DecodedQueri
 
 
 def of_run(run: DecodedRun, places: NDArray[np.int64]) -> Iterator[DecodedQueries]:
-    """The queries of ``run``, one a record, in their order; ``places`` int64 (n,) of the records in their file."""
+    """Yields the queries of ``run``, one per record, in order. ``places`` int64 (n,): the records in their file."""
     for batch, records, _ in in_log_order(run.parts):
         yield DecodedQueries(batch, places[records])
     if run.bad or run.repaired:
@@ -62,7 +62,7 @@ def of_run(run: DecodedRun, places: NDArray[np.int64]) -> Iterator[DecodedQuerie
 
 @dataclass(frozen=True)
 class _Columns:
-    """Some rows as numpy arrays and lists; ``set_`` says which rows of an optional column are not null."""
+    """Rows as numpy arrays and lists. ``set_``: which rows of an optional column are not null."""
 
     texts: dict[str, list[str | None]]
     occurred_at: NDArray[np.float64]
@@ -95,7 +95,7 @@ class _Columns:
         self._leave_out(part)
 
     def _leave_out(self, part: Part) -> None:
-        """Lists of another length than the row calls for are as good as null."""
+        """Treats lists of a wrong length as null."""
         width = self.features.lengths if isinstance(self.features, Lists) else -1
         for role, own in (("missing", width), ("specification", 2)):
             if role in self.lists:
@@ -105,7 +105,7 @@ class _Columns:
         part.repaired = +part.repaired
 
     def take(self, rows: NDArray[np.int64]) -> _Columns:
-        """Those of ``rows``."""
+        """Returns those of ``rows``."""
         at = rows.tolist()
         return _Columns(
             {role: [own[row] for row in at] for role, own in self.texts.items()},
@@ -120,7 +120,7 @@ class _Columns:
 
     @cached_property
     def kinds(self) -> list[str]:
-        """What the outputs of each row are: as it says, else as many as they are."""
+        """Returns the kind of each row's outputs: the stated one, else by their number."""
         said = self.texts.get("output_kind") or [None] * len(self.answered)
         if isinstance(self.outputs, Named):
             alone = ["probabilities" if self.outputs.names else "label"] * len(said)
@@ -133,7 +133,7 @@ class _Columns:
         return [kind if answered else "none" for kind, answered in zip(given, self.answered.tolist(), strict=True)]
 
     def breaks(self) -> NDArray[np.bool_]:
-        """Where a row cannot share a batch with the one before it; true for the first."""
+        """Returns which rows cannot share a batch with the previous row; true for the first."""
         named = (self.texts["model"], self.texts["model_version"], self.kinds)
         vectors = (self.features, self.outputs, *self.lists.values())
         lengths = [own.lengths for own in vectors if isinstance(own, Lists)]
@@ -144,7 +144,7 @@ class _Columns:
         return breaks
 
     def batch(self, first: int, stop: int) -> QueryBatch:
-        """Rows ``first`` to ``stop``, which share a shape."""
+        """Returns rows ``first`` to ``stop``, which share a shape."""
         kind = self.kinds[first]
         numbers: dict[str, int] = {}
         own = {role: [text or "" for text in texts[first:stop]] for role, texts in self.texts.items()}
@@ -189,7 +189,7 @@ class _Columns:
         return columns
 
     def lines(self) -> Iterator[bytes]:
-        """Each row as a JSON query."""
+        """Yields each row as a JSON query."""
         rows = len(self.occurred_at)
         features, outputs = _entries(self.features, rows), _entries(self.outputs, rows)
         for row in range(rows):
@@ -203,7 +203,7 @@ class _Columns:
 
 
 def _entries(vectors: Vectors, rows: int) -> Callable[[int], Any]:
-    """Gives what JSON has for a row."""
+    """Returns the JSON value for a row."""
     if isinstance(vectors, Values):
         return vectors.values.__getitem__
     if isinstance(vectors, Lists):
@@ -225,7 +225,7 @@ def _texts(plan: Plan, part: Part) -> dict[str, list[str | None]]:
 
 
 def event_ids(path: Any, places: NDArray[np.int64]) -> list[str | None]:
-    """What stands in for ids that a log has none of: file and row, from 1, for ``places`` int64 (n,)."""
+    """Returns ids for a log without ids: file and row, from 1, for ``places`` int64 (n,)."""
     name = "/".join(path.parts[-2:])[-80:]
     return [f"{name}:{place + 1}" for place in places.tolist()]
 
@@ -255,7 +255,7 @@ def _find_faults(columns: _Columns, part: Part) -> None:
 
 
 def _refused(columns: _Columns, part: Part, row: int) -> BadRow:
-    """The ``row`` with a fault, by its place in the file."""
+    """Returns the bad ``row`` with its place in the file."""
     reason, detail = part.faults[row]
     model, principal = columns.texts["model"][row] or "", columns.texts["principal"][row]
     who = "" if principal is None else usable_principal(principal)

@@ -1,4 +1,4 @@
-"""The features and the outputs of some rows of a table, however its columns hold them."""
+"""Extracts features and outputs from the columns of a table, in any layout."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from detector.sources.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """``names`` of the columns of ``numbers`` float32 (n, d), NaN where missing, then of ``texts`` object (n, t), None
-    where missing."""
+    """``names``: first of the columns of ``numbers`` float32 (n, d), NaN if missing, then of ``texts`` object (n, t),
+    None if missing."""
 
     names: tuple[str, ...]
     numbers: NDArray[np.float32]
@@ -35,7 +35,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What each row has, as JSON has it."""
+    """The JSON value of each row."""
 
     values: list[Any]
 
@@ -48,11 +48,11 @@ Vectors = Lists | Named | Values
 
 _WORD, _LETTERS = re.compile(r".*[\W_](?=[^\W_]+$)"), re.compile(r"\D+(?=\d+$)")
 _ENTRY = {"label", "class", "name", "score", "probability"}
-"""Fields of a struct that is one of the best classes rather than what each class has."""
+"""Fields of a struct that describes one of the best classes, and not a distribution over classes."""
 
 
 def features_of(part: Part, plan: Plan) -> Vectors:
-    """The features of each row of ``part``."""
+    """Returns the features of each row of ``part``."""
     own = plan.columns["features"]
     if not plan.is_one("features"):
         return _named(part, plan, sorted(own))
@@ -63,7 +63,8 @@ def features_of(part: Part, plan: Plan) -> Vectors:
 
 
 def outputs_of(part: Part, plan: Plan) -> tuple[Vectors, NDArray[np.bool_]]:
-    """The outputs of each row of ``part``, of a text a ``Named`` without names; and which rows have any, bool (n,)."""
+    """Returns the outputs of each row of ``part`` (for texts a ``Named`` without names), and which rows have any, bool
+    (n,)."""
     own = plan.columns.get("outputs", ())
     if len(own) == 1:
         return _whole(part, plan, "outputs", own[0]), is_set(part.columns[own[0]])
@@ -76,7 +77,7 @@ def outputs_of(part: Part, plan: Plan) -> tuple[Vectors, NDArray[np.bool_]]:
 
 
 def class_names(columns: Sequence[str]) -> tuple[str, ...]:
-    """What output ``columns`` are of, without what all their names begin with."""
+    """Returns the class names of output ``columns``, without their common prefix."""
     for beginning in (_WORD, _LETTERS):
         found = {match[0] if (match := beginning.match(name)) else "" for name in columns}
         if len(found) == 1:
@@ -86,7 +87,7 @@ def class_names(columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def _whole(part: Part, plan: Plan, role: str, name: str) -> Vectors:
-    """A column that holds the whole vector of each row, or the one output."""
+    """Returns a column that holds the whole vector of each row, or a single output."""
     column = part.columns[name]
     kind = plan.kinds[name] if kind_of(column.type) == "text" or is_list(column.type) else kind_of(column.type)
     if kind == "list" or kind is None:
@@ -102,13 +103,13 @@ def _whole(part: Part, plan: Plan, role: str, name: str) -> Vectors:
 
 
 def _is_distribution(struct: Any) -> bool:
-    """Whether the fields of ``struct`` are classes."""
+    """Returns whether the fields of ``struct`` are classes."""
     names = {field.name for field in struct}
     return len(names) > 1 and not names & _ENTRY and all(kind_of(field.type) == "number" for field in struct)
 
 
 def _named(part: Part, plan: Plan, names: Sequence[str]) -> Named:
-    """Columns of a number or a text each."""
+    """Returns columns that hold one number or text per row."""
     return _joined(
         part, {name: part.columns[name] for name in names}, {name for name in names if plan.kinds[name] == "text"}
     )
@@ -123,7 +124,7 @@ def _record(part: Part, column: Any, *, is_sorted: bool) -> Named:
 
 
 def _joined(part: Part, columns: Mapping[str, Any], texts: set[str]) -> Named:
-    """``columns`` by name, those of ``texts`` last; features in the order of their names, as those of a JSON query."""
+    """Returns ``columns`` by name, ``texts`` last; features are sorted by name, as in a JSON query."""
     numbers = [name for name in columns if name not in texts]
     matrix = _together([columns[name] for name in numbers])
     if matrix is None:
@@ -138,8 +139,8 @@ def _joined(part: Part, columns: Mapping[str, Any], texts: set[str]) -> Named:
 
 
 def _together(columns: Sequence[Any]) -> NDArray[np.float32] | None:
-    """``columns`` of texts, all of numbers, as a matrix: converted at once, which takes a tenth of the
-    time where there are thousands. None where some are not."""
+    """Returns ``columns`` of texts of numbers as a matrix, or None if some are not numbers. Converts all at once, which
+    takes a tenth of the time for thousands of columns."""
     import pyarrow as pa
 
     if not columns or any(column.type != pa.string() for column in columns):
@@ -157,7 +158,7 @@ def _float32(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _plainly(part: Part, role: str, values: list[Any]) -> Vectors:
-    """``values`` as lists of numbers, if they are that."""
+    """Returns ``values`` as lists of numbers, if they are lists of numbers."""
     import pyarrow as pa
 
     try:

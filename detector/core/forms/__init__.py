@@ -1,4 +1,4 @@
-"""What the queries of a model version look like, and how queries as people log them become plain numbers by it."""
+"""The form of a model version's queries, and the conversion of logged queries to plain numbers."""
 
 from detector.core.forms.features import Field
 from detector.core.forms.form import Form, Outputs

@@ -1,4 +1,4 @@
-"""Named features, numbers and texts, as columns of numbers."""
+"""Converts named features (numbers and texts) to columns of numbers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Floats = NDArray[np.float32]
 Marks = NDArray[np.bool_]
 
 _UNSEEN = -1.0
-"""In the first column of a feature that is a text none of its values: beyond all that honest queries have there, and as
-far from each value as they are from each other."""
+"""Marks an unknown text in the first column of its feature: outside the honest range, and as far from each known value
+as these are from each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A feature by ``name``; ``values``: the texts it may be, a column of 0 and 1 for each, or None for a number."""
+    """A feature by ``name``. ``values``: its known texts, with one column of 0 and 1 for each, or None for a number."""
 
     name: str
     values: tuple[str, ...] | None = None
@@ -34,7 +34,7 @@ class Field:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The name of each column: ``name=value`` for those that say which text it is."""
+        """The name of each column: ``name=value`` for the columns of a text."""
         return (self.name,) if self.values is None else tuple(f"{self.name}={value}" for value in self.values)
 
 
@@ -59,11 +59,11 @@ class Layout:
         return tuple(name for own in self._fields.values() for name in own.columns)
 
     def knows(self, batch: QueryBatch) -> bool:
-        """Whether any feature of ``batch`` is one of the fields."""
+        """Returns whether ``batch`` has any of the fields."""
         return not self._fields.keys().isdisjoint(names_of(batch))
 
     def plain(self, batch: QueryBatch, counted: Counter[str]) -> tuple[Floats, Marks | None]:
-        """The features float32 (n, width) of ``batch``, and which are missing bool (n, width), None if none are."""
+        """Returns the features float32 (n, width) of ``batch``, and its missing features bool (n, width) or None."""
         names = names_of(batch)
         features, missing = np.zeros((len(batch), self._width), np.float32), np.zeros((len(batch), self._width), bool)
         absent = np.isnan(batch.features) if batch.missing is None else batch.missing | np.isnan(batch.features)
@@ -133,12 +133,12 @@ class Layout:
 
 
 def names_of(batch: QueryBatch) -> tuple[str, ...]:
-    """The names of the features of ``batch``: their positions from 1 where they have none."""
+    """Returns the names of the features of ``batch``, or their positions from 1 if they are unnamed."""
     return tuple(map(str, range(1, batch.dimension + 1))) if batch.feature_names is None else batch.feature_names
 
 
 def number_of(text: str) -> float:
-    """The number that ``text`` writes, NaN where that is none or not finite as a float32."""
+    """Returns the number in ``text``, or NaN if it is not a number that is finite as float32."""
     try:
         number = float(text)
     except ValueError:
@@ -147,20 +147,20 @@ def number_of(text: str) -> float:
 
 
 def number_text(number: float) -> str:
-    """How a number within float32 is written as a text: the same for a number that was one before."""
+    """Returns the text of a number that fits float32; the text of a whole number has no decimal point."""
     if number == int(number):
         return str(int(number))
     return str(np.float32(number))
 
 
 def canonical(text: str) -> str:
-    """``text``, or if it writes a number the one way of writing that."""
+    """Returns ``text``; if it is a number, its canonical spelling."""
     number = number_of(text)
     return number_text(float(np.float32(number))) if isfinite(number) else text
 
 
 _BEYOND = 3.4028235677973366e38
-"""Rounds to no float32."""
+"""Numbers from here on overflow float32."""
 
 
 def _code(codes: dict[str, int], text: str) -> int:

@@ -1,4 +1,4 @@
-"""The form of a model version's queries: its features by name, with their vocabularies, and what its outputs are."""
+"""The form of a model version's queries: named features, their vocabularies, and the kind of outputs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from detector.core.forms.features import Field, Layout
 from detector.core.forms.outputs import plain_outputs
 
 Outputs = Literal["probability", "score", "label", "probabilities", "none"]
-"""``probability``: one number, that of the second of two classes; it becomes two probabilities."""
+"""``probability``: one number, the probability of the second of two classes; it becomes two probabilities."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """``fields``: the features in order, None where they are unnamed numbers. ``outputs``: what they are; ``classes``:
-    the names of their classes, None where they have none."""
+    """``fields``: the features in order, or None for unnamed numbers. ``outputs``: their kind. ``classes``: the class
+    names, or None for unnamed classes."""
 
     fields: tuple[Field, ...] | None
     outputs: Outputs
     classes: tuple[str, ...] | None = None
 
     def takes(self, batch: QueryBatch) -> bool:
-        """Whether ``batch`` has any feature of the form; where these have no names, as many as may be."""
+        """Returns whether ``batch`` has any feature of the form; always true for a form without names."""
         return self.fields is None or self._layout.knows(batch)
 
     def plain(self, batch: QueryBatch, repaired: Counter[str] | None = None) -> QueryBatch:
-        """``batch``, which the form ``takes``, as plain numbers: its rows in their order, what is missing 0 and marked.
-        Rows with something odd are counted in ``repaired`` by a word of ``limits.REPAIRS``."""
+        """Returns ``batch``, which the form ``takes``, as plain numbers, in the same order. Missing features are 0 and
+        marked. Counts repaired rows in ``repaired`` by a word of ``limits.REPAIRS``."""
         counted: Counter[str] = Counter() if repaired is None else repaired
         kind, outputs = plain_outputs(self.outputs, self._numbers, batch, counted)
         if outputs is not batch.outputs or kind != batch.output_kind:
@@ -44,7 +44,7 @@ class Form:
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """The name of each plain feature, as ``Field.columns`` has them; None: unnamed."""
+        """The name of each plain feature, as in ``Field.columns``; None if unnamed."""
         return None if self.fields is None else self._layout.columns
 
     @cached_property
@@ -57,7 +57,7 @@ class Form:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The name of the feature that each plain column belongs to; None: unnamed."""
+        """The feature name of each plain column; None if unnamed."""
         return None if self.fields is None else tuple(own.name for own in self.fields for _ in range(own.width))
 
     @property
@@ -77,7 +77,7 @@ class Form:
 
 
 def _in_order(batch: QueryBatch) -> Layout:
-    """Numbers in the order of their names: positions, where a list has a text in it, else by name as loggers of old
+    """Returns a layout in the order of names: by position for lists that hold texts, else by name, as older loggers
     sent them."""
     names = batch.feature_names or ()
     positions = tuple(map(str, range(1, len(names) + 1)))

@@ -1,6 +1,6 @@
-"""The form of honest queries of one model version: which features they have, which are texts, what their outputs are.
+"""Learns the form of honest queries of one model version: features, texts and kind of outputs.
 
-Nothing depends on the order of the queries nor on how they are cut into batches.
+The result does not depend on the order of the queries or on the batch boundaries.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from detector.core.forms.features import Field, canonical, names_of, number_of, 
 from detector.core.forms.form import Form, Outputs
 
 _OFTEN = 0.01
-"""A feature that a smaller share of the queries names is none of the model's."""
+"""A feature that a smaller share of the queries names is dropped."""
 _NUMBERS = 0.95
-"""Where at least this share of what a feature is are numbers, the texts among them are missing numbers."""
+"""If at least this share of a feature's values are numbers, its texts are missing numbers."""
 _VALUES = 64
-"""The most values of a feature that are told apart: the most frequent."""
+"""Maximum number of values per feature; the most frequent are kept."""
 _CLASSES = 1_000
-"""The most classes that are told apart."""
+"""Maximum number of classes; the most frequent are kept."""
 _LABELS = 100
-"""Numbers that are all whole, and no more of them than this, are labels."""
+"""Outputs are labels if all are whole numbers, with at most this many different values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """The ``form``, and in words why its outputs are taken for what they are; empty where they say so themselves."""
+    """The ``form``, and in words why the kind of outputs was inferred; empty if the log states it."""
 
     form: Form
     why: str
 
 
 def learn(batches: Sequence[QueryBatch], outputs: Outputs | None = None) -> Learned:
-    """The form of honest ``batches`` of one model version. ``outputs`` wins over what they look like. Raises
-    ConfigurationError where there are more features than a model may have."""
+    """Returns the form of honest ``batches`` of one model version. ``outputs`` wins over the inferred kind. Raises
+    ConfigurationError if there are too many features."""
     kind, why = (outputs, "") if outputs is not None else _outputs(batches)
     return Learned(Form(_fields(batches), kind, _classes(batches) if kind in ("label", "probabilities") else None), why)
 
@@ -66,7 +66,7 @@ def _fields(batches: Sequence[QueryBatch]) -> tuple[Field, ...] | None:
 
 
 def _of_texts(name: str, batches: Sequence[QueryBatch]) -> Field:
-    """The feature ``name``, which is a text somewhere."""
+    """Returns the feature ``name``, which has at least one text."""
     often: Counter[str] = Counter()
     for own in batches:
         often.update(_texts_of(name, own))
@@ -74,13 +74,13 @@ def _of_texts(name: str, batches: Sequence[QueryBatch]) -> Field:
     if numbers >= _NUMBERS * often.total():
         return Field(name)
     ranked = sorted(often.items(), key=lambda entry: (-entry[1], entry[0]))
-    # Of names and ids, which are all different, none says anything.
+    # Values that are all different, such as names and ids, carry no information.
     told = ranked if len(ranked) <= _VALUES else [entry for entry in ranked[:_VALUES] if entry[1] > 1]
     return Field(name, tuple(sorted(text for text, _ in told)))
 
 
 def _texts_of(name: str, batch: QueryBatch) -> Counter[str]:
-    """How often ``batch`` has each value under ``name``, numbers as texts."""
+    """Returns the count of each value of ``name`` in ``batch``, numbers as texts."""
     names = names_of(batch)
     if name not in names:
         return Counter()
@@ -101,7 +101,7 @@ def _texts_of(name: str, batch: QueryBatch) -> Counter[str]:
 
 
 def _outputs(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
-    """What most rows have."""
+    """Returns the kind of outputs of most rows, and the reason if it was inferred."""
     rows: Counter[str] = Counter()
     for own in batches:
         rows[_sort(own)] += len(own)
@@ -125,7 +125,7 @@ def _of_numbers(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
 
 
 def _classes(batches: Sequence[QueryBatch]) -> tuple[str, ...] | None:
-    """The names of all classes, by name; of too many the most frequent."""
+    """Returns the sorted class names, the most frequent if there are too many, or None for unnamed classes."""
     often: Counter[str] = Counter()
     for own in batches:
         if own.output_names is not None:

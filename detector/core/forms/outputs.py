@@ -1,4 +1,4 @@
-"""What the model said, as the outputs that its profile knows."""
+"""Converts logged outputs to the kind of outputs that the profile expects."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ Plain = tuple[OutputKind, Floats]
 
 
 def plain_outputs(wanted: str, classes: Mapping[str, int] | None, batch: QueryBatch, counted: Counter[str]) -> Plain:
-    """Kind and outputs float32 (n, k) of ``batch``, brought to those that are ``wanted`` (``Form.outputs``), with the
-    numbers of its ``classes`` by name, as far as they can be. Others stay what they are, and no measure looks at
-    them."""
+    """Returns kind and outputs float32 (n, k) of ``batch``, converted to the kind ``wanted`` (``Form.outputs``) if
+    possible. ``classes`` maps class names to numbers. Other outputs stay unchanged, and no measure uses them."""
     kind, outputs = batch.output_kind, batch.outputs
     if kind == "none" or wanted == "none":
         return "none", outputs[:, :0]
@@ -33,7 +32,7 @@ def plain_outputs(wanted: str, classes: Mapping[str, int] | None, batch: QueryBa
 
 
 def _of_number(wanted: str, batch: QueryBatch, classes: Mapping[str, int] | None, counted: Counter[str]) -> Plain:
-    """One number a row is what is wanted, unless its kind says otherwise."""
+    """Converts one number per row to the kind ``wanted``, unless the batch states another kind."""
     values, kind = batch.outputs, batch.output_kind
     if kind == "label" or (wanted == "label" and kind != "score"):
         whole = np.floor(values)
@@ -50,7 +49,7 @@ def _of_number(wanted: str, batch: QueryBatch, classes: Mapping[str, int] | None
 
 
 def _numbered(classes: Mapping[str, int], labels: Floats) -> Floats:
-    """The numbers of classes whose names are numbers."""
+    """Returns the class numbers of ``labels``, for classes whose names are numbers."""
     found, at = np.unique(labels, return_inverse=True)
     numbers = [classes.get(str(int(label)), len(classes)) for label in found.tolist()]
     return np.array(numbers, np.float32)[at].reshape(-1, 1)
@@ -80,7 +79,7 @@ def _of_names(wanted: str, classes: Mapping[str, int] | None, batch: QueryBatch,
 
 
 def _by_name(wanted: str, batch: QueryBatch) -> Plain:
-    """Where the classes have no names: outputs in the order of theirs, as loggers of old sent them."""
+    """Returns outputs in the order of their names, as older loggers sent them, for a form without class names."""
     names: Any = batch.output_names
     if batch.output_kind == "label" or wanted not in ("probabilities", "score"):
         return "none", batch.outputs[:, :0]
@@ -89,7 +88,7 @@ def _by_name(wanted: str, batch: QueryBatch) -> Plain:
 
 
 def _codes(classes: Mapping[str, int], batch: QueryBatch) -> Array:
-    """int64 (n, k): the number of each output's class, -1 for none of ``classes``."""
+    """Returns int64 (n, k): the class number of each output, -1 for unknown classes."""
     names: Any = batch.output_names
     return np.array([classes.get(name, -1) for name in names.ravel().tolist()], np.int64).reshape(names.shape)
 

@@ -1,5 +1,5 @@
-"""Queries of a model that has no profile as plain numbers. Each row is read by itself, so that no verdict depends on
-which queries come together."""
+"""Converts queries of a model without a profile to plain numbers. Each row is converted independently, so verdicts do
+not depend on batch boundaries."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from detector.core.forms.form import Outputs
 from detector.core.forms.outputs import plain_outputs
 
 _LABELS = 65_536
-"""Names of classes become labels below this."""
+"""Class names are hashed to labels below this."""
 
 
 def guessed(batch: QueryBatch, outputs: Outputs | None = None) -> QueryBatch:
-    """``batch`` as plain numbers: features by name, a text as the number that it writes or else one from 0 to 1 made
-    from it; the best of named classes as a label made from its name. ``outputs``: what these are. By default a number
-    from 0 to 1 is taken as the probability of the second of two classes, and another whole number as a label."""
+    """Returns ``batch`` as plain numbers. Features are ordered by name. A text becomes its number, or else a hash from
+    0 to 1; the best of named classes becomes a hashed label. ``outputs``: their kind. By default, a number from 0 to 1
+    is the probability of the second of two classes, and any other whole number is a label."""
     kind, said = _outputs(batch, outputs)
     plain = replace(batch, output_kind=kind, outputs=said, output_names=None)
     return plain if batch.feature_names is None else _by_name(plain)

@@ -1,4 +1,4 @@
-"""From bytes to the types of the contracts and back; the standard library alone until a codec is called."""
+"""Encodes and decodes the contract types. Imports only the standard library until a codec is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One query as JSON: how ``queries_json`` reads it."""
+"""Writes one query as JSON, in the form that ``queries_json`` reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def encode_json_query(batch: QueryBatch, row: int = 0) -> bytes:
-    """One row of ``batch`` as a record value, its vectors in base64, what has names as an object."""
+    """Returns one row of ``batch`` as a record value: vectors in base64, named values as an object."""
     optional: dict[str, Any] = {name: _at(getattr(batch, name), row) for name in ("hardness", "leaf", *TEXT_COLUMNS)}
     if batch.missing is not None and batch.feature_names is None:
         optional["missing"] = batch.missing[row].tolist()

@@ -1,6 +1,6 @@
-"""What a record may hold, and the words for why one was refused.
+"""Limits of records, and the reasons of refusal.
 
-The limits on text count characters, so that the JSON Schemas and the codecs draw the same line.
+Limits on text count characters, so that JSON Schemas and codecs have the same limit.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from typing import Final
 from detector.contracts.principals import CONTROL
 
 RECORD_BYTES: Final = 1_048_576
-"""The largest value that is looked at at all."""
+"""Maximum size of a record value, bytes."""
 
 PACKED_BYTES: Final = 900_000
-"""The largest packed record that is written, so that it fits Kafka's default limit with its headers."""
+"""Maximum size of a written packed record, bytes; with headers it fits Kafka's default limit."""
 
 UNREAD_CONTENT_TYPE: Final = b"application/vnd.weirguard.unread"
-"""In place of its own, that of a record that was not read because its batch would decompress to far too much."""
+"""Stands for the value of a record that was not read because its batch would decompress to far too much."""
 
 DIMENSIONS: Final = 65_536
 OUTPUTS: Final = 65_536
 TEXT_CHARACTERS: Final = 4_096
 LARGEST_FLOAT32: Final = 3.4028234663852886e38
 MOST_COUNTED: Final = 1 << 40
-"""A count of this many queries or more is refused: the sum of counts must fit a record."""
+"""Counts of this many queries or more are refused, because the sum of counts must fit a record."""
 LATEST_TIME: Final = 253_402_300_800.0
 """Midnight after 31 December 9999, in seconds since 1970."""
 
 PROBABILITY_SUM_TOLERANCE: Final = 0.05
-"""How far from 1 probabilities may add up: room for ten classes rounded to two decimals."""
+"""Maximum distance of a sum of probabilities from 1; allows ten classes rounded to two decimals."""
 
 REASONS: Final[dict[str, str]] = {
     "empty": "the value has no bytes",
@@ -50,7 +50,7 @@ REASONS: Final[dict[str, str]] = {
     "action": "an action, its parameter or its duration is absent, or present where it means nothing",
     "value": "a number is outside what it can mean",
 }
-"""Why a record, or a row of it, was refused."""
+"""Reasons why a record, or a row of it, is refused."""
 
 FORM_REPAIRS: Final[dict[str, str]] = {
     "unknown": "a feature whose name the profile does not know: left out",
@@ -59,7 +59,7 @@ FORM_REPAIRS: Final[dict[str, str]] = {
     "category": "a text, or a number, that no honest query had there: a value of its own, the same for all such",
     "output": "an output that is none of the profile: a probability cut to 0 to 1, a class nobody knows",
 }
-"""What of a query was odd to the form of its profile, by row."""
+"""Repairs per row because a query does not match the form of its profile."""
 
 REPAIRS: Final[dict[str, str]] = {
     "event_id": "an event id that is absent or no usable text: a name derived from it stands in",
@@ -75,24 +75,24 @@ REPAIRS: Final[dict[str, str]] = {
     "reason": "a word for why queries were not judged that is none: 'other' stands in",
     **FORM_REPAIRS,
 }
-"""What of a query was odd and replaced, so that its row could be kept."""
+"""Repairs of a query that keep its row."""
 
 _WORD = re.compile("[a-z-]{0,40}")
 _ASCII_CONTROLS = bytes([*range(32), 127])
 
 
 def made_plain(text: str, characters: int) -> str:
-    """``text`` cut to ``characters``, a mark in the place of each control character."""
+    """Returns ``text`` cut to ``characters``, with a mark in place of each control character."""
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:characters])
 
 
 def is_word(text: str) -> bool:
-    """Whether ``text`` can be a word for a reason: up to 40 small letters and hyphens; empty is one."""
+    """Returns whether ``text`` may be a reason: up to 40 lower-case letters and hyphens, possibly empty."""
     return _WORD.fullmatch(text) is not None
 
 
 def all_plain(texts: list[str], characters: int) -> bool:
-    """Whether no text is empty and all are plain, at one look; False only calls for a look at each."""
+    """Returns True if no text is empty and all are plain. A fast check: False means that each must be checked."""
     lengths = set(map(len, texts))
     joined = "".join(texts)
     if not joined.isascii():
@@ -103,5 +103,5 @@ def all_plain(texts: list[str], characters: int) -> bool:
 
 
 def is_time(seconds: float) -> bool:
-    """Whether ``seconds`` since 1970 lies before the year 10000; NaN does not."""
+    """Returns whether ``seconds`` since 1970 is before the year 10000; False for NaN."""
     return 0.0 <= seconds < LATEST_TIME

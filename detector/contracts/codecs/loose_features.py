@@ -1,4 +1,4 @@
-"""Features as people have them: an object of named values, or a list with texts in it."""
+"""Features as an object of named values, or as a list that holds texts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Value = float | str | None
 _REMEMBERED = 1_024
 """Maximum number of name lists whose order is cached. Callers choose the names, so the cache must be bounded."""
 _DEEPEST = 8
-"""Objects within objects to this depth are features with names like ``a.b``."""
+"""Nested objects up to this depth are features with names such as ``a.b``."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedRow:
-    """``names`` in an order that they alone decide, their ``values``, and at which positions these are ``texts``."""
+    """``names`` in an order that depends only on the names, their ``values``, and the positions of ``texts``."""
 
     names: tuple[str, ...]
     values: tuple[Value, ...]
@@ -34,8 +34,8 @@ class NamedRow:
 
 
 def named_row(given: Mapping[str, Any]) -> NamedRow:
-    """The features of an object, whatever the order of its keys. Raises InvalidRecord where there are too many or a
-    value is none."""
+    """Returns the features of an object, independent of the order of its keys. Raises InvalidRecord if there are too
+    many, or if a value is not a feature."""
     if not given or any(isinstance(value, (dict, list)) for value in given.values()):
         given = dict(_flat(given, "", 0))
     _check_count(len(given))
@@ -45,7 +45,7 @@ def named_row(given: Mapping[str, Any]) -> NamedRow:
 
 
 def listed_row(given: Sequence[Any], missing: Sequence[bool] | None) -> NamedRow:
-    """The features of a list, named by position from 1; ``missing``: those that are, None where nothing says so."""
+    """Returns the features of a list, named by position from 1. ``missing``: marks of missing features, or None."""
     _check_count(len(given))
     marks = missing if missing is not None and len(missing) == len(given) else [False] * len(given)
     names = tuple(map(str, range(1, len(given) + 1)))
@@ -53,8 +53,8 @@ def listed_row(given: Sequence[Any], missing: Sequence[bool] | None) -> NamedRow
 
 
 def columns_of(rows: Sequence[NamedRow]) -> dict[str, Any]:
-    """``feature_names``, ``features`` and ``texts`` of rows with the same names: what is a text in any of them is a
-    text in all."""
+    """Returns ``feature_names``, ``features`` and ``texts`` of rows with the same names. A feature that is a text in
+    any row is a text in all rows."""
     import numpy as np
 
     names = rows[0].names
@@ -101,7 +101,7 @@ def _check_count(features: int) -> None:
 
 
 def _flat(given: Any, name: str, depth: int) -> Any:
-    """Names and values of all that is within ``given``."""
+    """Yields names and values of all features in ``given``, nested ones included."""
     if not isinstance(given, (dict, list)):
         if given is not None and not isinstance(given, (int, float, str)):
             raise InvalidRecord("structure", f"features[{name!r:.80}] is {shown(given)}; send a number or a text")

@@ -1,4 +1,4 @@
-"""Outputs as people have them: a number, a label, a vector, a distribution by the names of its classes, or none."""
+"""Outputs as a number, a label, a vector, a distribution by class name, or none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FLOATS = frozenset({float, NoneType})
 
 @dataclass(slots=True)
 class LooseOutputs:
-    """``values``: bytes of little-endian float32; ``names``: the class that each stands for."""
+    """``values``: bytes of little-endian float32; ``names``: the class of each value."""
 
     kind: OutputKind
     values: bytes
@@ -36,8 +36,8 @@ class LooseOutputs:
 
 
 def outputs_of(given: Any, declared: OutputKind | None) -> LooseOutputs:
-    """What the model said by the value ``given`` of a record, which ``declared`` the kind or None. Raises
-    InvalidRecord where it can be nothing that a model says."""
+    """Returns the outputs in the value ``given`` of a record with the ``declared`` kind or None. Raises InvalidRecord
+    if the value cannot be an output."""
     if given is None or declared == "none":
         return LooseOutputs("none", b"")
     kind = None if declared == "unstated" else declared
@@ -55,7 +55,7 @@ def outputs_of(given: Any, declared: OutputKind | None) -> LooseOutputs:
 
 
 def output_columns(rows: Sequence[LooseOutputs]) -> dict[str, Any]:
-    """``outputs`` and ``output_names`` of rows that agree in width and in whether they have names."""
+    """Returns ``outputs`` and ``output_names`` of rows of equal width, which all have names or all have none."""
     import numpy as np
 
     width = len(rows[0].values) // 4
@@ -68,7 +68,7 @@ def output_columns(rows: Sequence[LooseOutputs]) -> dict[str, Any]:
 
 
 def as_bytes(numbers: Sequence[float | None]) -> bytes:
-    """Little-endian float32 of ``numbers``, NaN for None and infinite beyond float32."""
+    """Returns ``numbers`` as little-endian float32: NaN for None, infinity beyond float32."""
     try:
         return struct.pack(f"<{len(numbers)}f", *numbers)
     except (struct.error, OverflowError):
@@ -110,7 +110,7 @@ def _of_text(given: str, kind: OutputKind | None) -> LooseOutputs:
 
 
 def _from_base64(text: str) -> bytes | None:
-    """The bytes of one float32 or more; None where ``text`` is no base64 of such."""
+    """Returns the bytes of one float32 or more, or None if ``text`` is not base64 of float32."""
     try:
         data = a2b_base64(text, strict_mode=True)
     except (Error, ValueError):
@@ -119,7 +119,7 @@ def _from_base64(text: str) -> bytes | None:
 
 
 def _is_entry(given: dict[str, Any]) -> bool:
-    """Whether this is one of a list of the best classes, or a single number under a name that says no more."""
+    """Returns whether this is an entry of a list of best classes, or a single number under a generic name."""
     return any(key in given for key in _LABELS) or (len(given) == 1 and next(iter(given)) in _SCORES)
 
 

@@ -1,6 +1,6 @@
-"""What the strict decoders refuse, read once more value by value: slowly, and only then.
+"""Decodes value by value what the strict decoders refuse. It is slow, and runs only in that case.
 
-One odd value must not cost a row, and one odd row must not cost its neighbours.
+A bad value must not lose its row, and a bad row must not lose other rows.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from detector.contracts.errors import InvalidRecord
 _MARK = b"\xef\xbb\xbf"
 _SHOWN = 40
 _DIGITS = 1_000
-"""Longer whole numbers are infinite: beyond any float64, and what Python would not read."""
+"""Whole numbers with more digits become infinite: they exceed float64, and Python refuses to parse them."""
 
 
 def json_fields(value: bytes) -> dict[str, Any]:
-    """The fields of the JSON object in ``value``: NaN, Infinity, a byte order mark and text that is not UTF-8 are
-    taken too, the last as lone surrogates. Raises InvalidRecord where it is no object."""
+    """Returns the fields of the JSON object in ``value``. Accepts NaN, Infinity, a byte order mark, and text that is
+    not UTF-8 (as lone surrogates). Raises InvalidRecord if it is not an object."""
     text = value.removeprefix(_MARK).decode("utf-8", "surrogateescape")
     try:
         fields = json.loads(text, parse_int=_whole)
@@ -39,7 +39,7 @@ def _whole(digits: str) -> float:
 
 
 def shown(value: object) -> str:
-    """``value`` as an error message may quote it; None is absent."""
+    """Returns ``value`` in a form for error messages; None means absent."""
     if value is None:
         return "absent"
     if isinstance(value, (list, dict)):
@@ -50,7 +50,7 @@ def shown(value: object) -> str:
 
 
 def text_of(value: object) -> str | None:
-    """A text, or the digits of a number, which serves as a name as well; None for anything else."""
+    """Returns a text, or the digits of a number used as a name; None for anything else."""
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
@@ -63,7 +63,7 @@ def text_of(value: object) -> str | None:
 
 
 def named(value: object, field: str) -> str:
-    """``text_of(value)``; raises InvalidRecord where there is none."""
+    """Returns ``text_of(value)``. Raises InvalidRecord if it is None."""
     text = text_of(value)
     if text is None:
         raise InvalidRecord("structure", f"{field} is {shown(value)}; send a text")
@@ -71,16 +71,16 @@ def named(value: object, field: str) -> str:
 
 
 def number_of(value: object) -> float | None:
-    """``value`` as a float64, NaN for None and infinite where it is beyond one; None where it is no number."""
+    """Returns ``value`` as float64: NaN for None, infinity beyond float64; None if it is not a number."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
         return None
     return as_float(value)
 
 
 def as_float(value: Any) -> float:
-    """What ``float`` makes of ``value``, but NaN for None and infinite for a whole number beyond float64.
+    """Returns ``float(value)``, but NaN for None, and infinity for a whole number beyond float64.
 
-    Raises what ``float`` raises for others.
+    Raises the same errors as ``float``.
     """
     if value is None:
         return nan
@@ -91,8 +91,8 @@ def as_float(value: Any) -> float:
 
 
 def vector_of(value: object, field: str) -> str | list[float | None]:
-    """Base64 as it is, a list as numbers, NaN for null, 1 and 0 for booleans. Raises InvalidRecord for anything else,
-    and says where."""
+    """Returns base64 unchanged, and a list as numbers: NaN for null, 1 and 0 for booleans. Raises InvalidRecord with
+    the position for anything else."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -106,14 +106,14 @@ def vector_of(value: object, field: str) -> str | list[float | None]:
 
 
 def marks_of(value: object) -> list[bool] | None:
-    """Marks of missing features, 0 and 1 among them; None where ``value`` is no list of marks."""
+    """Returns marks of missing features (booleans, 0 or 1), or None if ``value`` is not a list of marks."""
     if not isinstance(value, list) or not all(mark is None or mark in (0, 1) for mark in value):
         return None
     return [bool(mark) for mark in value]
 
 
 def whole_of(value: object) -> int | None:
-    """``value`` as a whole number of 64 bits; None where it is none."""
+    """Returns ``value`` as a whole number of 64 bits, or None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -(2**63) <= value < 2**63:
         return None
     return int(value) if value == int(value) else None

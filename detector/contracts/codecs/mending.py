@@ -1,7 +1,7 @@
-"""What is odd about a row and no reason to leave it unjudged is replaced and counted, for all rows of a batch at once.
+"""Repairs and counts bad values that are no reason to leave a row unjudged, for all rows of a batch at once.
 
-A caller must not be able to hide a query by what they put into it: names become usable names, NaN is a missing feature,
-infinity is far, the time of the record stands in for one that is none.
+A caller must not be able to hide a query by its content: names are made usable, NaN is a missing feature, infinity is
+the largest number, and the time of the record replaces an invalid time.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 TEXT_COLUMNS = ("served_mode", "network_prefix", "organisation", "user_agent_hash")
 
 Moments = Callable[[], "NDArray[np.float64]"]
-"""Gives the time of the record of each row, float64 (n,) seconds UTC, NaN where there is none."""
+"""Returns the time of each row's record, float64 (n,) seconds UTC, or NaN."""
 
 
 def mend(batch: QueryBatch, repaired: Counter[str], moments: Moments | None) -> QueryBatch:
-    """``batch`` with what is odd replaced, by what of it each in ``repaired``, a word of ``limits.REPAIRS``.
+    """Returns ``batch`` with bad values replaced, and counts them in ``repaired`` by a word of ``limits.REPAIRS``.
 
-    A feature that is NaN is missing, and 0 as every missing one; an infinite one is the largest float32. ``moments``
-    stand in for a time that is not a moment. A ``batch`` that is given back itself has good times.
+    A NaN feature becomes missing, and 0 like every missing one; an infinite one becomes the largest float32.
+    ``moments`` replace invalid times. If ``batch`` itself is returned, its times are valid.
     """
     changed: dict[str, Any] = {}
     _names(batch, changed, repaired)
@@ -51,7 +51,7 @@ def mend(batch: QueryBatch, repaired: Counter[str], moments: Moments | None) -> 
 
 
 def with_names(batch: QueryBatch) -> QueryBatch:
-    """``batch`` with usable names and plain texts, and nothing else replaced."""
+    """Returns ``batch`` with usable names and plain texts; other values are unchanged."""
     changed: dict[str, Any] = {}
     _names(batch, changed, Counter())
     changed |= plain_texts(batch, Counter())
@@ -66,7 +66,7 @@ def all_of(fine: NDArray[np.bool_]) -> bool:
 
 
 def are_times(seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of ``seconds`` since 1970 lie before the year 10000; NaN do not."""
+    """Returns which of ``seconds`` since 1970 are before the year 10000; False for NaN."""
     fine: NDArray[np.bool_] = (seconds >= 0) & (seconds < LATEST_TIME)
     return fine
 
@@ -125,7 +125,8 @@ def _features(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]
 
 
 def _finite(numbers: NDArray[np.float32]) -> bool:
-    """Whether all are finite; of many a sum of squares tells at half the cost, but for very large numbers."""
+    """Returns whether all are finite. For long arrays, a sum of squares is twice as fast, except for very large
+    numbers."""
     import numpy as np
 
     flat = numbers.ravel()
@@ -150,7 +151,7 @@ def _note(repaired: Counter[str], word: str, rows: int) -> None:
 
 
 def _numbers(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]) -> None:
-    """Infinite numbers of optional columns become NaN, which says that the row lacks them."""
+    """Replaces infinite numbers of optional columns by NaN, which marks them as absent."""
     import numpy as np
 
     for name in ("hardness", "specification"):

@@ -1,4 +1,4 @@
-"""Names of features and classes, and features that are texts: cut and marked where they are not plain."""
+"""Repairs names of features and classes, and text features: cuts them and marks control characters."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def plain_texts(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
-    """The columns of a loose ``batch`` that hold texts which are not plain, mended: names of features stay apart.
-    ``repaired`` counts the texts by a word of ``limits.REPAIRS``."""
+    """Returns the repaired columns of a loose ``batch`` with texts that are not plain. Names of features stay
+    different. ``repaired`` counts the texts by a word of ``limits.REPAIRS``."""
     changed: dict[str, Any] = {}
     names = batch.feature_names
     if names is not None and not all_plain(list(names), NAME_CHARACTERS) and (apart := _apart(names)) != names:
@@ -40,7 +40,7 @@ def _apart(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _mended(column: NDArray[np.object_], repaired: Counter[str]) -> NDArray[np.object_] | None:
-    """``column`` with plain texts; None where they all are."""
+    """Returns ``column`` with plain texts, or None if all are plain already."""
     import numpy as np
 
     texts = column.ravel().tolist()

@@ -1,10 +1,10 @@
 """The form of a packed record. ``schemas/weirguard.packed-queries.v1.schema.json``.
 
-The value is a msgpack map. Numeric columns are binary, little-endian and row by row: float32, but for
-``occurred_at`` (float64), ``principal_index`` (int32), ``leaf`` (int64) and ``missing`` (one bit an
-entry, lowest bit first). The names and texts of loose queries are lists of texts: ``feature_names``, first of the
+The value is a msgpack map. Numeric columns are binary, little-endian and row by row. They are float32, except
+``occurred_at`` (float64), ``principal_index`` (int32), ``leaf`` (int64) and ``missing`` (one bit per entry, lowest bit
+first). The names and texts of loose queries are lists of texts: ``feature_names``, first of the
 ``dimension`` numbers, then of the texts; ``texts`` row by row; ``output_names`` row by row, or once for all rows. Every
-such length must follow from the number of event ids and the widths, so nothing is ever allocated on a claim.
+length must match the number of event ids and the widths, so no memory is allocated for a false claim.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from detector.contracts.queries import CountKind, OutputKind
 
 SCHEMA: Final = "weirguard.packed-queries/1"
 LOOSE_SCHEMA: Final = "weirguard.loose-queries/1"
-"""Of records with names, texts or outputs of which not all is said, so that a reader of the first version refuses them
-whole and does not take some of their columns for all."""
+"""Schema of records with names, texts or partial outputs. Readers of the first version refuse such a record, and do
+not read only some of its columns."""
 PACKED_CONTENT_TYPE: Final = "application/vnd.weirguard.queries+msgpack"
 
 
 @dataclass(slots=True)
 class PackedCount:
-    """Queries without features, as they are written; the model is the record's."""
+    """Counts of queries without features, in the written form; the model is that of the record."""
 
     principal: str
     kind: CountKind
@@ -35,7 +35,7 @@ class PackedCount:
 
 @dataclass(slots=True)
 class PackedQueries:
-    """The record as it is written."""
+    """The record in its written form."""
 
     schema: str
     model: str
@@ -80,7 +80,7 @@ OPTIONAL: Final = (*BINARY_OPTIONAL, *TEXT_COLUMNS)
 
 
 def width(packed: PackedQueries, name: str) -> int:
-    """Entries a row of a numeric column."""
+    """Returns the entries per row of a numeric column."""
     if name == "features":
         return packed.dimension
     if name == "outputs":

@@ -1,4 +1,4 @@
-"""What a packed record of loose queries holds besides: names of features and classes, and features that are texts."""
+"""The additional columns of a packed record of loose queries: names of features and classes, and text features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def loose_fields(batch: QueryBatch) -> dict[str, Any]:
-    """What is written of ``batch`` besides its plain columns; empty for a plain batch with outputs."""
+    """Returns the additional columns of ``batch``; empty for a plain batch with outputs."""
     if not batch.is_loose and batch.output_kind != "none":
         return {}
     fields: dict[str, Any] = {"schema": LOOSE_SCHEMA}
@@ -32,12 +32,12 @@ def loose_fields(batch: QueryBatch) -> dict[str, Any]:
 
 
 def text_width(packed: PackedQueries) -> int:
-    """How many features of a row are texts."""
+    """Returns the number of text features per row."""
     return 0 if packed.feature_names is None else len(packed.feature_names) - packed.dimension
 
 
 def check_loose(packed: PackedQueries, rows: int) -> None:
-    """Raises InvalidRecord unless names and texts are as many as ``rows`` and widths call for."""
+    """Raises InvalidRecord unless the numbers of names and texts match ``rows`` and the widths."""
     names = packed.feature_names
     if names is not None and not (packed.dimension <= len(names) <= DIMENSIONS and len(set(names)) == len(names)):
         raise InvalidRecord("length", f"{len(names)} feature_names for {packed.dimension} numbers; name each, once")
@@ -50,7 +50,7 @@ def check_loose(packed: PackedQueries, rows: int) -> None:
 
 
 def loose_columns(alike: Sequence[PackedQueries], rows: Sequence[int]) -> dict[str, Any]:
-    """``feature_names``, ``texts`` and ``output_names`` of the records ``alike``, which agree in their layout."""
+    """Returns ``feature_names``, ``texts`` and ``output_names`` of the records ``alike``, which share one layout."""
     first, columns = alike[0], dict[str, Any]()
     if first.feature_names is not None:
         columns["feature_names"] = tuple(first.feature_names)

@@ -1,5 +1,5 @@
-"""A packed record that the strict decoder refuses, column by column: text that is not UTF-8 or no text, optional
-columns and counts of another type."""
+"""Decodes a packed record column by column after the strict decoder refused it: bad text, and optional columns and
+counts of a wrong type."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from detector.contracts.queries import CountKind, OutputKind
 _REQUIRED = ("occurred_at", "principal_index", "features", "outputs")
 
 Fields = dict[str, Any]
-"""Each column as it is in the record, not yet decoded."""
+"""Raw columns by name, not yet decoded."""
 
 
 def packed_fields(value: bytes) -> Fields:
-    """The columns in ``value``. Raises InvalidRecord where it is no map of names to values."""
+    """Returns the columns in ``value``. Raises InvalidRecord if it is not a map of names to values."""
     import msgspec
 
     try:
@@ -39,8 +39,8 @@ def packed_fields(value: bytes) -> Fields:
 
 
 def salvaged(fields: Fields, repaired: Counter[str]) -> PackedQueries:
-    """The record that ``fields`` make. Raises InvalidRecord where a column that no row can do without is absent or of
-    another type; others are left out."""
+    """Returns the record in ``fields``. Raises InvalidRecord if a mandatory column is absent or of a wrong type; drops
+    bad optional columns."""
     schema = text_of(_value(fields, "schema"))
     if schema != LOOSE_SCHEMA:
         check_schema(schema, SCHEMA)
@@ -66,12 +66,12 @@ def salvaged(fields: Fields, repaired: Counter[str]) -> PackedQueries:
 
 
 def principals_in(fields: Fields) -> list[str]:
-    """The principals that ``fields`` name. Raises InvalidRecord where one is no text."""
+    """Returns the principals in ``fields``. Raises InvalidRecord if one is not a text."""
     return [named(text, "a principal") for text in _texts(fields, "principals")]
 
 
 def rows_in(fields: Fields) -> int:
-    """How many event ids ``fields`` hold; 1 where they do not say."""
+    """Returns the number of event ids in ``fields``, or 1 if it is unknown."""
     try:
         return len(_texts(fields, "event_ids"))
     except InvalidRecord:
@@ -79,7 +79,7 @@ def rows_in(fields: Fields) -> int:
 
 
 def model_in(fields: Fields) -> str:
-    """The model that ``fields`` name, empty where they name none."""
+    """Returns the model in ``fields``, or an empty text."""
     return text_of(_value(fields, "model")) or ""
 
 
@@ -88,7 +88,7 @@ def _value(fields: Fields, name: str) -> object:
 
 
 def _decoded(raw: Any) -> object:
-    """What ``raw`` is; text that is not UTF-8 with lone surrogates, None for what cannot be read."""
+    """Returns the value of ``raw``, or None if it cannot be decoded. Text that is not UTF-8 gets lone surrogates."""
     import msgspec
 
     data = bytes(raw)
@@ -101,14 +101,14 @@ def _decoded(raw: Any) -> object:
 
 
 def _loose_text(data: bytes) -> str | None:
-    """The text in ``data``, one msgpack value; None where that is not a text."""
+    """Returns the text in ``data``, one msgpack value, or None if it is not a text."""
     first = data[0]
     header = 1 if 0xA0 <= first <= 0xBF else {0xD9: 2, 0xDA: 3, 0xDB: 5}.get(first)
     return None if header is None else data[header:].decode("utf-8", "surrogateescape")
 
 
 def _items(fields: Fields, name: str) -> list[Any] | None:
-    """The entries of the list ``name``, not yet decoded; None where there is no such list."""
+    """Returns the raw entries of the list ``name``, or None if there is no such list."""
     import msgspec
 
     try:
@@ -125,7 +125,7 @@ def _texts(fields: Fields, name: str) -> list[str | None]:
 
 
 def _names(fields: Fields, name: str) -> list[Any] | None:
-    """A list of names or texts, None where it is absent; what is no text is as good as missing."""
+    """Returns a list of names or texts, or None if it is absent. Entries that are not texts become missing."""
     absent = _value(fields, name) is None and _items(fields, name) is None
     texts = [] if absent else _texts(fields, name)
     return None if absent else texts if name == "texts" else [text or "" for text in texts]
@@ -179,7 +179,7 @@ def _counts(fields: Fields, repaired: Counter[str]) -> list[PackedCount]:
 
 
 def _count(item: Any) -> PackedCount | None:
-    """One count, None where it does not say who, what or how many."""
+    """Returns one count, or None if a mandatory field is absent."""
     try:
         fields = packed_fields(bytes(item))
     except InvalidRecord:

@@ -1,4 +1,4 @@
-"""Reading a record of the queries topic, whichever of the two encodings it has."""
+"""Decodes a record of the queries topic, in either encoding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from detector.contracts.queries import DecodedQueries
 
 
 def decode_queries(value: bytes | None, content_type: str | None, *, timestamp: float) -> DecodedQueries:
-    """The queries in the ``value`` of a record.
+    """Returns the queries in the ``value`` of a record.
 
-    ``content_type`` is the record's header, JSON without one. ``timestamp`` is the record's own, in
-    seconds UTC, and stands in for an ``occurred_at`` that is absent or no moment. Raises InvalidRecord,
-    and nothing else, when the record as a whole cannot be used; bad rows of a packed batch are listed.
+    ``content_type``: the header of the record; JSON if absent. ``timestamp``: that of the record, seconds UTC; it
+    replaces an absent or invalid ``occurred_at``. Raises only InvalidRecord, if the whole record is unusable; bad rows
+    of a packed batch are listed.
     """
     media_type = JSON_CONTENT_TYPE if content_type is None else content_type.partition(";")[0].strip().lower()
     if media_type == PACKED_CONTENT_TYPE:

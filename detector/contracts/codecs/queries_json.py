@@ -1,7 +1,7 @@
-"""One query a record, as JSON: what any producer can write. ``schemas/weirguard.query.v1.schema.json``.
+"""One query per record, as JSON, which any producer can write. ``schemas/weirguard.query.v1.schema.json``.
 
 A vector is base64 of little-endian float32, or a plain list of numbers, which costs several times more. Features may
-be an object of named values, and outputs whatever ``loose_outputs`` takes.
+be an object of named values, and outputs any form of ``loose_outputs``.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _OPTIONAL: Final[dict[str, str | None]] = {
     "specification": "float32",
     **dict.fromkeys(TEXT_COLUMNS),
 }
-"""Optional fields and their dtypes; None for texts."""
+"""Optional fields with their dtypes; None for texts."""
 
 
 @dataclass(slots=True)
 class JsonQuery:
-    """The record as it is written."""
+    """The record in its written form."""
 
     event_id: str | int
     principal: str | int
@@ -75,10 +75,10 @@ class JsonQuery:
 
 
 def decode_json_run(values: Sequence[bytes | None], timestamps: Sequence[float | None]) -> DecodedRun:
-    """The queries in ``values``, one each, so that ``row`` is -1 in all ``bad``.
+    """Returns the queries in ``values``, one each; ``row`` is -1 in all ``bad``.
 
-    ``timestamps`` (seconds) stand in for an ``occurred_at`` that is absent or no moment; with None that field is
-    mandatory. Nothing is raised for a bad value; its reason is one of ``limits.REASONS``.
+    ``timestamps`` (seconds) replace an absent or invalid ``occurred_at``; with None that field is mandatory. Does not
+    raise for a bad value; its reason is one of ``limits.REASONS``.
     """
     run = DecodedRun()
     given = enumerate(zip(values, timestamps, strict=True))
@@ -103,14 +103,14 @@ def _undecodable() -> tuple[type[Exception], ...]:
 
 
 def _seconds(occurred_at: str | float | None, timestamp: float | None) -> float:
-    """NaN for what is no moment, until something stands in for it."""
+    """Returns a time, or NaN for an invalid one, which is replaced later."""
     if occurred_at is None:
         return nan if timestamp is None else timestamp
     return _moment(occurred_at) if isinstance(occurred_at, str) else occurred_at
 
 
 def _moment(text: str) -> float:
-    """Seconds of an RFC 3339 text, to the microsecond; NaN where it is none, or has no zone."""
+    """Returns the seconds of an RFC 3339 text, to the microsecond; NaN if it is invalid or has no zone."""
     import msgspec
 
     try:
@@ -122,7 +122,7 @@ def _moment(text: str) -> float:
 
 @dataclass(slots=True)
 class _Parsed:
-    """One query with its names, its vectors as bytes of little-endian float32."""
+    """One query with its names; vectors are bytes of little-endian float32."""
 
     place: int
     query: JsonQuery
@@ -136,7 +136,7 @@ class _Parsed:
 
 
 def _take(place: int, value: bytes | None, timestamp: float | None, run: DecodedRun) -> _Parsed | None:
-    """The query in ``value``; None where it is refused, which ``run`` then says."""
+    """Returns the query in ``value``, or None if it is refused, and adds the refusal to ``run``."""
     model: object = None
     principal: object = None
     try:
@@ -180,7 +180,7 @@ def _parse(place: int, query: JsonQuery, timestamp: float | None, repaired: Coun
 
 
 def _salvaged(fields: dict[str, Any], repaired: Counter[str]) -> JsonQuery:
-    """The query in ``fields``, as far as they make one; optional ones that make no sense are left out."""
+    """Returns the query in ``fields``; drops invalid optional fields."""
     check_schema(fields.get("schema", SCHEMA), SCHEMA)
     kind = fields.get("output_kind")
     if kind is not None and kind not in get_args(OutputKind):
@@ -207,7 +207,7 @@ def _salvaged_features(given: Any, optional: dict[str, Any]) -> Any:
 
 
 def _optional(name: str, value: object, repaired: Counter[str]) -> Any:
-    """The optional field ``name``; None where ``value`` cannot be one."""
+    """Returns the optional field ``name``, or None if ``value`` is invalid."""
     found: Any
     if name in TEXT_COLUMNS:
         found = text_of(value)
@@ -274,7 +274,7 @@ def _batch(alike: list[_Parsed]) -> QueryBatch:
 
 
 def _column(queries: list[JsonQuery], name: str) -> Any:
-    """An optional column, None where these queries do not carry it."""
+    """Returns an optional column, or None if these queries have none."""
     import numpy as np
 
     if getattr(queries[0], name) is None:

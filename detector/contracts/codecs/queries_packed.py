@@ -1,4 +1,4 @@
-"""Many queries of one model version a record, in columns (``packed_form``): what the SDK writes."""
+"""Many queries of one model version per record, in columns (``packed_form``), as the SDK writes them."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ __all__ = [
 
 
 def decode_packed(value: bytes | None, *, timestamp: float | None = None) -> DecodedQueries:
-    """The queries and counts in ``value``; ``timestamp`` as in ``decode_packed_run``.
+    """Returns the queries and counts in ``value``; ``timestamp`` as in ``decode_packed_run``.
 
-    Raises InvalidRecord for a structural error; a row that breaks a rule is among ``bad_rows`` and the
-    others survive. A record without rows carries counts alone.
+    Raises InvalidRecord for a structural error. A row that breaks a rule goes to ``bad_rows``; the others are kept. A
+    record without rows has only counts.
     """
     import numpy as np
 
@@ -71,8 +71,8 @@ def decode_packed(value: bytes | None, *, timestamp: float | None = None) -> Dec
 
 
 def decode_packed_run(values: Sequence[bytes | None], timestamps: Sequence[float | None]) -> DecodedRun:
-    """The queries and counts in the records ``values``. Nothing is raised for a bad one; its reason is one of
-    ``limits.REASONS``. ``timestamps`` (seconds) stand in for times that are no moments; None where there are none."""
+    """Returns the queries and counts in the records ``values``. Does not raise for a bad one; its reason is one of
+    ``limits.REASONS``. ``timestamps`` (seconds) replace invalid times; None if there are none."""
     run = DecodedRun()
     given = enumerate(zip(values, timestamps, strict=True))
     parsed = [one for place, (value, time) in given if (one := _take(place, value, time, run)) is not None]
@@ -83,9 +83,9 @@ def decode_packed_run(values: Sequence[bytes | None], timestamps: Sequence[float
 
 
 def encode_packed(batch: QueryBatch, counts: Sequence[Count] = (), most: int = PACKED_BYTES) -> bytes:
-    """``batch`` and ``counts`` of the same model as one record value, for principals of one partition.
+    """Returns ``batch`` and ``counts`` of the same model as one record value, for principals of one partition.
 
-    Raises InvalidRecord ``too-large`` over ``most`` bytes: cut the batch.
+    Raises InvalidRecord ``too-large`` above ``most`` bytes; cut the batch in that case.
     """
     value = _encoder()(_packed(batch, counts))
     if len(value) > most:
@@ -94,9 +94,9 @@ def encode_packed(batch: QueryBatch, counts: Sequence[Count] = (), most: int = P
 
 
 def excerpt(value: bytes, rows: Sequence[int]) -> bytes:
-    """``rows`` (indices) of the packed record ``value``, as they came but for names that cannot be written, as a record
-    of their own that names nobody else. Raises InvalidRecord where the structure of ``value`` is wrong, or its model
-    cannot be written."""
+    """Returns ``rows`` (indices) of the packed record ``value`` as a separate record, which names no other principal.
+    The rows are unchanged except for names that cannot be written. Raises InvalidRecord if the structure of ``value``
+    is wrong, or if its model cannot be written."""
     parsed = _parse(0, _read(value, Counter()), None, Counter())
     packed = parsed.packed
     _check_model(packed)
@@ -119,7 +119,7 @@ def _encoder() -> Callable[[dict[str, Any]], bytes]:
 
 @dataclass(slots=True)
 class _Parsed:
-    """One record whose columns have the lengths that its header calls for."""
+    """One record whose columns have the lengths that its header requires."""
 
     place: int
     packed: PackedQueries
@@ -128,7 +128,7 @@ class _Parsed:
 
 
 def _take(place: int, value: bytes | None, timestamp: float | None, run: DecodedRun) -> _Parsed | None:
-    """The record in ``value``; None where it is refused, which ``run`` then says."""
+    """Returns the record in ``value``, or None if it is refused, and adds the refusal to ``run``."""
     try:
         return _parse(place, _read(value, run.repaired), timestamp, run.repaired)
     except InvalidRecord as error:
@@ -150,7 +150,8 @@ def _read(value: bytes | None, repaired: Counter[str]) -> PackedQueries:
 
 
 def _whose(value: bytes | None) -> tuple[str, str, int]:
-    """As ``DecodedRun.refuse`` has it: the model, the principal where there is but one, and how many queries."""
+    """Returns the arguments of ``DecodedRun.refuse``: the model, the principal if there is only one, and the number of
+    queries."""
     try:
         fields = packed_fields(check_size(value))
     except InvalidRecord:
@@ -181,7 +182,7 @@ def _check_model(packed: PackedQueries) -> None:
 
 
 def _check_widths(packed: PackedQueries, rows: int) -> None:
-    """Dimension and output width must be small enough to multiply; a record of counts alone may say 0."""
+    """Checks that dimension and output width are within the limits; a record of counts may have 0."""
     for what, entries, least, limit in (
         ("dimension", packed.dimension, not text_width(packed), DIMENSIONS),
         ("output_width", packed.output_width, packed.output_kind != "none", OUTPUTS),
@@ -191,7 +192,7 @@ def _check_widths(packed: PackedQueries, rows: int) -> None:
 
 
 def _check_lengths(packed: PackedQueries, rows: int, repaired: Counter[str]) -> None:
-    """Drops optional columns of another length than ``rows`` call for; raises InvalidRecord for others."""
+    """Drops optional columns whose length does not match ``rows``; raises InvalidRecord for others."""
     for name, nbytes in ENTRY_BYTES.items():
         data: bytes | None = getattr(packed, name)
         if data is not None and len(data) != (expected := rows * nbytes * width(packed, name)):
@@ -218,7 +219,7 @@ def _check_index(packed: PackedQueries, rows: int) -> None:
 
 
 def _counts(packed: PackedQueries, timestamp: float | None, repaired: Counter[str]) -> list[Count]:
-    """The counts that say something; a name, a time or a reason that is none is replaced."""
+    """Returns the usable counts; replaces invalid names, times and reasons."""
     counts = []
     for count in packed.counts:
         principal, reason, moment = usable_principal(count.principal), count.reason, count.occurred_at
@@ -238,7 +239,7 @@ def _counts(packed: PackedQueries, timestamp: float | None, repaired: Counter[st
 
 
 def _layout(parsed: _Parsed) -> tuple[object, ...]:
-    """What records must agree in to be joined."""
+    """Returns the properties that records must share to be joined."""
     packed = parsed.packed
     absent = tuple(getattr(packed, name) is None for name in OPTIONAL)
     names = packed.feature_names and tuple(packed.feature_names)
@@ -247,7 +248,7 @@ def _layout(parsed: _Parsed) -> tuple[object, ...]:
 
 
 def _screen(alike: list[_Parsed], timestamps: Sequence[float | None], run: DecodedRun) -> None:
-    """Screen the rows of ``alike``, records of one layout, as one batch, and say whose each of them is."""
+    """Screens the rows of ``alike``, records of one layout, as one batch, and assigns each row to its record."""
     import numpy as np
 
     rows = [parsed.rows for parsed in alike]
@@ -286,7 +287,7 @@ def _batch(alike: list[PackedQueries], rows: list[int]) -> QueryBatch:
 
 
 def _column(alike: list[PackedQueries], name: str) -> NDArray[Any]:
-    """A numeric column of all rows: a view of the bytes of a record that is alone."""
+    """Returns a numeric column of all rows; for a single record, a view of its bytes."""
     import numpy as np
 
     column = np.frombuffer(b"".join([getattr(packed, name) for packed in alike]), dtype=DTYPES[name])

@@ -1,4 +1,4 @@
-"""What all decoders share: sizes, msgspec's errors in our words, the schema field."""
+"""Shared by all decoders: size limits, translation of msgspec's errors, and the schema field."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from detector.contracts.errors import InvalidRecord
 T = TypeVar("T")
 
 _EXCERPT = 200
-"""Characters of msgspec's message that are passed on: it quotes what it refuses, however long."""
+"""Maximum number of characters of msgspec's message: it quotes the refused value in full."""
 
 
 @dataclass(slots=True)
 class Envelope:
-    """The one field that is read before anything else is believed."""
+    """The only field that is read before the record is validated."""
 
     schema: str | None = None
 
 
 def check_size(value: bytes | None) -> bytes:
-    """``value`` if it has between one and RECORD_BYTES bytes, else InvalidRecord."""
+    """Returns ``value``. Raises InvalidRecord unless it has one to RECORD_BYTES bytes."""
     if not value:
         raise InvalidRecord("empty", "the record has no value; send one query or one packed batch")
     if len(value) > RECORD_BYTES:
@@ -32,10 +32,10 @@ def check_size(value: bytes | None) -> bytes:
 
 
 def read(value: bytes, decode: Callable[[bytes], T], envelope: Callable[[bytes], Envelope], schema: str) -> T:
-    """``decode(value)``, with InvalidRecord for everything that can go wrong in it.
+    """Returns ``decode(value)``. Raises InvalidRecord for every error in it.
 
-    ``envelope`` is asked only after a failure: a record of a later version is refused for its version and
-    not for the shape that came with it.
+    Calls ``envelope`` only after a failure, so that a record of a later version is refused because of its version, not
+    its shape.
     """
     import msgspec
 
@@ -51,7 +51,7 @@ def read(value: bytes, decode: Callable[[bytes], T], envelope: Callable[[bytes],
 
 
 def by_layout(parsed: Iterable[T], layout: Callable[[T], object]) -> Iterable[list[T]]:
-    """``parsed`` records that agree in ``layout``, and so can be joined, in their order."""
+    """Returns groups of ``parsed`` records with the same ``layout``, which can be joined; each keeps the order."""
     groups: dict[object, list[T]] = {}
     for one in parsed:
         groups.setdefault(layout(one), []).append(one)
@@ -68,6 +68,6 @@ def _schema_of(value: bytes, envelope: Callable[[bytes], Envelope]) -> str | Non
 
 
 def check_schema(found: str | None, schema: str) -> None:
-    """Raise InvalidRecord unless ``found`` is ``schema``."""
+    """Raises InvalidRecord unless ``found`` is ``schema``."""
     if found != schema:
         raise InvalidRecord("schema", f"the schema field is {str(found)[:64]!r}; this version reads {schema!r}")

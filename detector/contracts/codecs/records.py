@@ -1,8 +1,7 @@
 """Alerts, decisions, commands, audits, scores and dead letters as JSON.
 
-Each is written with ``"schema": "weirguard.NAME/1"`` and its fields by name; unknown fields are skipped, so
-that a later version may add some. The same rules hold in both directions: what ``encode`` lets out, every
-reader takes.
+Each has ``"schema": "weirguard.NAME/1"`` and its fields by name. Readers skip unknown fields, so later versions may add
+fields. The same rules apply in both directions: every reader accepts what ``encode`` writes.
 """
 
 from __future__ import annotations
@@ -35,20 +34,20 @@ KILL_SWITCH_KEY: Final = b'["*"]'
 
 
 def decision_key(model: str, principal: str) -> bytes:
-    """The key of decisions and scores: the JSON array of both names, UTF-8, without spaces."""
+    """Returns the key of decisions and scores: the JSON array of both names, UTF-8, without spaces."""
     if (model, principal) == (EVERYONE, EVERYONE):
         return KILL_SWITCH_KEY
     return _encoder()([model, principal])
 
 
 def encode(record: Record) -> bytes:
-    """``record`` as a value. Raises InvalidRecord where no reader would take it."""
+    """Returns ``record`` as a value. Raises InvalidRecord if readers would refuse it."""
     _CHECKS[type(record)](record)
     return b'{"schema":"%b",%b' % (SCHEMAS[type(record)].encode(), _encoder()(record)[1:])
 
 
 def decode(kind: type[R], value: bytes | None) -> R:
-    """The record of class ``kind`` in ``value``. Raises InvalidRecord and nothing else."""
+    """Returns the record of class ``kind`` in ``value``. Raises only InvalidRecord."""
     data = check_size(value)
     check_schema(read(data, _envelope(), _envelope(), SCHEMAS[kind]).schema, SCHEMAS[kind])
     record: R = read(data, _decoders()[kind], _envelope(), SCHEMAS[kind])

@@ -1,4 +1,4 @@
-"""The rules that a row of queries must obey, whatever format it came in; all rows of a batch at once."""
+"""The rules for rows of queries in every format, checked for all rows of a batch at once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["NO_MODEL", "TEXT_COLUMNS", "screen"]
 
 
 def screen(batch: QueryBatch, repaired: Counter[str], moments: Moments | None = None) -> DecodedQueries:
-    """Mend the rows of ``batch`` (see ``mend``) and split them into good ones and bad ones.
+    """Mends the rows of ``batch`` (see ``mend``) and splits them into good and bad ones.
 
-    A row that breaks several rules is reported for the first of them, whatever stands in the other rows; each says
-    whose it is. Where model, version or dimensions are wrong, all rows are bad.
+    A row that breaks several rules is reported for the first of them, independent of the other rows, with its
+    principal. If model, version or dimensions are wrong, all rows are bad.
     """
     mended = mend(batch, repaired, moments)
     fault = _fault_of_all(mended)
@@ -98,7 +98,7 @@ _WIDTHS: dict[str, int] = {"none": 0, "unstated": 1}
 
 
 def _not_probabilities(outputs: NDArray[np.float32], some: bool) -> list[int]:
-    """Rows of ``outputs`` that are no probabilities of all classes, or of ``some`` of them."""
+    """Returns the rows of ``outputs`` that are not probabilities of all classes, or of ``some`` classes."""
     import numpy as np
 
     if not all_of(possible := (outputs >= 0) & (outputs <= 1 + PROBABILITY_SUM_TOLERANCE)):

@@ -25,8 +25,9 @@ MOST = 12.0
 FLOOR, FLOOR_BUDGET = 5.0, 0.01
 """No threshold is lower at this budget: so many standard deviations must be left unexplained, however alike honest
 accounts are."""
-PRIOR = 3.0
-"""Everybody is taken to have asked so many ordinary queries before his first, so that one odd query is no verdict."""
+PRIOR = 2.0
+"""Every principal is taken to have asked so many ordinary queries before their first: with fewer, one query of nonsense
+would be a verdict."""
 
 _CLIP = 8.0
 """A query's score counts up to so many standard deviations of a single query, about the mean."""

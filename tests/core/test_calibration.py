@@ -16,6 +16,7 @@ from detector.core.batch import MicroBatch
 from detector.core.calibration.calibrate import Calibration, calibrate
 from detector.core.calibration.crossfit import CrossFit
 from detector.core.calibration.habits import fields, what_if
+from detector.core.calibration.invented import Draw, Invented
 from detector.core.calibration.jury import farthest
 from detector.core.calibration.recording import COLUMNS, record
 from detector.core.calibration.threshold import Tail, oddness
@@ -183,6 +184,38 @@ def test_where_nothing_varies_nothing_is_changed() -> None:
 @cache
 def _calibrated() -> Calibration:
     return calibrate(crowd(16), BUDGET)
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.05, 0.2])
+def test_the_budget_decides_where_the_threshold_is(budget: float) -> None:
+    own = _calibrated()
+    assert own.tail.threshold(budget) == Tail.beside(own.largest[own.long], own.odd[own.long]).threshold(budget)
+    assert own.tail.threshold(2 * budget) < 0.97 * own.tail.threshold(budget)
+
+
+def test_invented_users_are_told_what_those_were_whose_queries_they_ask() -> None:
+    """And not the worst that anybody was told: nobody was told all of that."""
+    measures = ("novelty", "surprise")
+    drawn = [Draw(0, 0, 1), Draw(0, 0, 2), Draw(0, 1, 3)]
+    invented = Invented(drawn, np.array([[1.0, 0.5], [2.0, 9.0], [3.0, 0.0]]), measures)
+    honest = np.array([[50.0, 40.0], [60.0, 10.0], [0.0, 8.0], [0.0, 7.0]])
+    np.testing.assert_allclose(invented.exemplars(honest), [[0, 0], [1.75, 10], [3, 7]])
+    np.testing.assert_allclose(invented.exemplars(honest, {1}), [[0, 0], [2, 9], [3, 7]])
+
+
+def test_one_query_of_nonsense_is_no_verdict_and_nonsense_without_end_is() -> None:
+    profile = calibrate(crowd(16), 0.01).profile
+    for number in range(4):
+        own = honest(f"other-{number}", 900 + number)
+        rows = own.features.astype(np.float64)
+        rows[0] = 30.0 * (-1.0) ** np.arange(DIMENSION)
+        assert not _ever_flagged(profile, account("once", rows, number))
+        rows[:8] = rows[0] * np.linspace(0.5, 1.0, 8)[:, None]
+        assert _ever_flagged(profile, account("often", rows, number))
+
+
+def _ever_flagged(profile: Profile, own: QueryBatch) -> bool:
+    return bool(Engine(EngineConfig(profiles=(profile,))).observe(MicroBatch((own,))).flagged.any())
 
 
 def _flagged(profile: Profile, accounts: list[QueryBatch]) -> list[bool]:

@@ -199,8 +199,8 @@ def test_invented_users_are_told_what_those_were_whose_queries_they_ask() -> Non
     drawn = [Draw(0, 0, 1), Draw(0, 0, 2), Draw(0, 1, 3)]
     invented = Invented(drawn, np.array([[1.0, 0.5], [2.0, 9.0], [3.0, 0.0]]), measures)
     honest = np.array([[50.0, 40.0], [60.0, 10.0], [0.0, 8.0], [0.0, 7.0]])
-    np.testing.assert_allclose(invented.exemplars(honest), [[0, 0], [1.75, 10], [3, 7]])
-    np.testing.assert_allclose(invented.exemplars(honest, {1}), [[0, 0], [2, 9], [3, 7]])
+    np.testing.assert_allclose(invented.exemplars(honest), [[0.0, 0.0], [1.75, 10.0], [3.0, 7.0]])
+    np.testing.assert_allclose(invented.exemplars(honest, {1}), [[0.0, 0.0], [2.0, 9.0], [3.0, 7.0]])
 
 
 def test_one_query_of_nonsense_is_no_verdict_and_nonsense_without_end_is() -> None:

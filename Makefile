@@ -8,6 +8,11 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --quiet
 
+# Tests that need no broker and no server: two processes share them. Those of a new folder run one by one until it is
+# named here.
+QUIET := $(addprefix tests/,contracts core deploy lab policy runtime schemas sources test_architecture.py \
+	test_faults_documented.py test_words.py)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-kafka test-deploy lint bench lab-tables chaos soak generate lock clean
 
@@ -20,7 +25,8 @@ demo: $(STAMP)  ## watch a model thief being found and stopped
 	$(BIN)/weirguard demo
 
 test: lint      ## check the code, then run the tests on the embedded broker
-	$(BIN)/pytest -q tests
+	$(BIN)/pytest -q --numprocesses 2 --dist loadfile $(QUIET)
+	$(BIN)/pytest -q $(QUIET:%=--ignore=%) tests
 
 test-kafka: $(STAMP) ## run the end-to-end tests on a real Apache Kafka
 	$(BIN)/pytest -q --broker apache tests/e2e tests/apache_kafka

@@ -1,7 +1,7 @@
 """The lab's attacks on image models of 784 features, judged with a profile of fifty honest accounts.
 
 Calibration and judged accounts have the same habits but other seeds, and draw from disjoint halves of the honest
-images. Knockoff and its kin ask with images of another kind (drawn textures). Rows that are missed stand first, with
+images. Knockoff and similar attacks query with images of another kind (drawn textures). Missed attacks come first, with
 how well a classifier tells such a thief's queries from honest ones (0.5 is chance). Run: python -m
 benchmarks.calibrated [--accounts N] [DATASET:VICTIM ...]
 """

@@ -1,4 +1,4 @@
-"""The curves of Kesarwani et al. (ACSAC 2018): how much of a tree an account may know after so many queries, as
+"""The curves of Kesarwani et al. (ACSAC 2018): the share of a tree that an account has learned by number of queries, as
 ``information_gain`` and ``coverage`` measure it, for an honest user, uniform queries and path finding.
 
 The owner's tree (at most 30 leaves) and the validation set come from the training part of a data set of the lab, honest
@@ -65,7 +65,7 @@ class Curve(NamedTuple):
 
 
 class Owned(NamedTuple):
-    """An owner's tree with his validation set."""
+    """An owner's tree with its validation set."""
 
     dataset: Dataset
     victim: TreeVictim

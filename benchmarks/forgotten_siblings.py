@@ -1,5 +1,5 @@
 """The design of Forgotten Siblings (Quiring, Arp and Rieck, EuroS&P 2018): a thief who maps a tree leaf by leaf is
-blocked where the mean over all leaves of the share of his queries in the leaf's margin exceeds 0.3, looked at after
+blocked where the mean over all leaves of the share of queries in the leaf's margin exceeds 0.3, checked after
 every tenth query.
 
 As published: half of the data trains scikit-learn's tree (at least four rows a leaf, balanced classes) and its
@@ -70,8 +70,8 @@ class Numbered:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One data set and seed. ``attack`` (n, d): all queries of the undisturbed thief; ``extracted`` int64 (n,): how
-    many leaves he had mapped as of each."""
+    """One data set and seed. ``attack`` (n, d): all queries of the undisturbed thief; ``extracted`` int64 (n,): the
+    number of leaves mapped as of each."""
 
     tree: Tree
     margins: Margins
@@ -109,12 +109,12 @@ class Case:
         return mixed.reshape(-1, mixed.shape[2])
 
     def mapped(self, at: int | None, cover: int) -> float:
-        """The share of leaves that he has when he is blocked after ``at`` queries, or at the end."""
+        """Returns the share of leaves mapped when the thief is blocked after ``at`` queries, or at the end."""
         own = len(self.attack) if at is None else -(-at // (cover + 1))
         return float(self.extracted[own - 1] / self.tree.leaves)
 
     def scores(self, features: Rows) -> Iterator[NDArray[np.float64]]:
-        """What Weirguard's ``margin`` says of one user's queries, some at a time."""
+        """Returns the results of Weirguard's ``margin`` for one user's queries, some at a time."""
         known = replace(profile(self.training), owner_model=self.tree, margins=self.margins)
         engine = Engine(EngineConfig(profiles=(known,)), {"prada": Prada, "margin": Margin})
         for start in range(0, len(features), STEP):

@@ -82,7 +82,7 @@ def _count(verdicts: Sequence[Verdict]) -> int:
 
 @lru_cache
 def accounts(target: Target, each: int, seed: int, half: int | None = None) -> list[Account]:
-    """``each`` of every habit. Everybody holds a third of the honest rows, of his own choice; or, with ``half``, every
+    """Returns ``each`` accounts of every habit. Each holds a random third of the honest rows; or, with ``half``, every
     second one from there on, the same for all."""
     dataset, victim = victim_of(*target)
     made = []

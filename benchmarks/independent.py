@@ -78,7 +78,7 @@ def _bandits(knowledge: Knowledge, victim: Victim, split: Dataset) -> Iterator[R
 
 
 def _asked(thief: Attacker, victim: Victim) -> NDArray[np.float32]:
-    """All his queries (n, d)."""
+    """Returns all queries of the thief (n, d)."""
     batches = []
     while len(batch := thief.next_batch()):
         batches.append(batch)

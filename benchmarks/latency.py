@@ -1,7 +1,7 @@
 """From a query logged to the gate that knows the decision it led to: p50 and p99, in milliseconds.
 
 Honest principals and thieves are logged through the SDK at a steady rate; every thief is found once. Timed from the
-call that logged the very query at which he became a suspect to the first look-up of a polling gate that says so.
+call that logged the flagged query to the first look-up of a polling gate that knows of it.
 Run: python -m benchmarks.latency [--broker embedded|apache]
 """
 
@@ -27,11 +27,11 @@ _PARTITIONS = 12
 _LOOK_SECONDS = 0.001
 
 Logged = dict[str, list[float]]
-"""By principal the moments (perf_counter seconds) at which his queries were logged, in order."""
+"""By principal the times (perf_counter seconds) at which their queries were logged, in order."""
 
 
 class Watch:
-    """Asks a gate about every thief, again and again, and notes when it first refuses or slows him."""
+    """Polls a gate about every thief, and notes when it first refuses or slows each."""
 
     def __init__(self, gate: Gate, names: list[str]) -> None:
         self.seen: dict[str, float] = {}

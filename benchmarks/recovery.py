@@ -152,7 +152,7 @@ def _scores(running: Service, wanted: int) -> dict[str, int]:
 def boundedness(rounds: int) -> None:
     """The second half: bytes that the log keeps, at the end of each round of its one partition.
 
-    55 principals of whom 200 queries are held: their state is complete within the first round.
+    55 principals with 200 stored queries each: their state is complete within the first round.
     """
     worker = WorkerSettings(session_timeout_seconds=6.0, checkpoint_bytes=2_000_000)
     detection = DetectionSettings(limits=LimitSettings(history_queries=200))

@@ -2,7 +2,7 @@
 
 Each account by itself from its first query on, in micro-batches of 256 in fresh engines, both turn by turn, the least
 of three runs, one thread; the profile is of twelve other honest accounts. Beside honest users of all habits and
-thieves, two who send one image for ever, the second with noise of a millionth. Run: python -m
+thieves, two that repeat one image, the second with noise of a millionth. Run: python -m
 benchmarks.signals_on_images
 """
 
@@ -50,7 +50,7 @@ def kinds(dataset: Dataset, victim: Victim, progress: Progress) -> Iterator[tupl
     yield "honest", honest(dataset, victim, 1, HONEST, SEED + 1)
     names = progress.track(THIEVES, description=f"attacks on {dataset.name}")
     yield "thieves", [stolen(name, carried_out(dataset, victim, name, SEED)) for name in names]
-    yield "one image for ever", [same(dataset, victim, 0.0)]
+    yield "one image repeated", [same(dataset, victim, 0.0)]
     yield "the same with noise", [same(dataset, victim, 1e-6)]
 
 

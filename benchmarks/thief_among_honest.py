@@ -69,7 +69,7 @@ def _service() -> tuple[Dataset, InProcess]:
 
 
 def stolen(attack: str, seed: int) -> QueryBatch:
-    """What a thief asks whom nobody stops."""
+    """Returns the queries of an unhindered thief."""
     dataset, victim = victim_of(DATASET, VICTIM)
     plan = Plan(attack, VICTIM, DATASET, budget=THIEF_QUERIES, seed=seed)
     course = course_of(plan, dataset, InProcess(victim), Yardstick.of(victim, dataset, seed))

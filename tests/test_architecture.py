@@ -87,6 +87,40 @@ def test_files_and_functions_keep_their_budgets(path: Path) -> None:
     assert too_long == {}
 
 
+PURE = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in ("core", "policy")]
+
+
+def _impurities(tree: ast.AST) -> list[str]:
+    """Returns imports and calls by which a module could read a clock or draw unseeded random numbers."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
+            found += [name for name in names if name in ("time", "random", "secrets", "uuid")]
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and (
+                node.func.attr in ("now", "today", "utcnow", "urandom")
+                or ast.unparse(node) == "np.random.default_rng()"
+            )
+        ):
+            found.append(ast.unparse(node.func))
+    return found
+
+
+@pytest.mark.parametrize("path", PURE, ids=_dotted)
+def test_detection_and_policy_read_no_clock_and_draw_nothing_without_a_seed(path: Path) -> None:
+    assert _impurities(ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "source", ["import time", "from random import choice", "datetime.now(UTC)", "rng = np.random.default_rng()"]
+)
+def test_a_clock_or_an_unseeded_draw_is_found(source: str) -> None:
+    assert len(_impurities(ast.parse(source))) == 1
+
+
 _NEEDED = {"read_text": 1, "write_text": 2, "open": 3}
 """How many positional arguments of a Path's method make the encoding one of them."""
 

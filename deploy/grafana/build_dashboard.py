@@ -129,6 +129,7 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 rate(defs.MISFITS, "model, reason"),
                 rate(defs.QUERIES_ANSWERED, "model"),
                 rate(defs.QUERIES_REPEATED, "model"),
+                rate(defs.QUERIES_UNCALIBRATED, "model"),
                 rate(defs.QUERIES_UNJUDGED, "model, reason"),
                 rate(defs.QUERIES_DROPPED, "model, reason"),
                 rate(defs.QUERIES_EXCUSED, "model"),

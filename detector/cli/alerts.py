@@ -1,4 +1,4 @@
-"""``weirguard alerts``: what the detector claims, as it claims it."""
+"""``weirguard alerts``: print alerts as the detector publishes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import typer
 
 from detector.cli.ending import end_with_reader
 from detector.cli.kafka import Topic
-from detector.cli.operator import File, Output, alert_line, plain
+from detector.cli.operator import File, alert_line, plain
+from detector.cli.options import Json, Output
 from detector.cli.records import readable_alerts
 from detector.cli.screen import flush, say, say_json
 from detector.runtime.settings import load_settings
@@ -24,18 +25,21 @@ def alerts() -> None:
 
 @app.command()
 def tail(
-    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="All that are kept, then new ones.")] = False,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="First all stored alerts, then new ones.")
+    ] = False,
+    json: Json = False,
     output: Output = "text",
     settings: File = None,
 ) -> None:
-    """Print alerts as they come, one a line, until interrupted."""
+    """Print alerts as they come, one per line, until interrupted; an alert again if its severity rises."""
     kafka = load_settings(settings).kafka
     end_with_reader()
     with suppress(KeyboardInterrupt), Topic(kafka, kafka.topics.alerts) as topic:
         if not from_beginning:
             topic.seek_to_end()
         for alert in readable_alerts(topic.follow()):
-            if output == "json":
+            if json or output == "json":
                 say_json(plain(alert), indent=None)
             else:
                 say(alert_line(alert))

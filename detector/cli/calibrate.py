@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detector.cli.form_words import form_lines
+from detector.cli.logs import Map, check_refused, reading
+from detector.cli.options import Json
 from detector.cli.output_files import file_for, write
-from detector.cli.replay import bar, rows_in
-from detector.cli.screen import console, say
+from detector.cli.replay import OutputsName, bar, rows_in
+from detector.cli.screen import console, say, say_json
+from detector.contracts.principals import EVERYONE
 from detector.core.calibration.achieved import CONFIDENCE
 from detector.core.calibration.calibrate import GROUPS
 from detector.core.calibration.crossfit import FEWEST_QUERIES
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
     from detector.cli.honest import Traffic
     from detector.core.calibration.screening import Screened
     from detector.core.calibration.suspects import Outlier
+    from detector.runtime.settings import Settings
+    from detector.sources import Reading
 
 FEW = 9
 """With fewer accounts the tail of honest behaviour is a guess."""
@@ -51,27 +58,40 @@ def calibrate(
     budget: Annotated[
         float, typer.Option("--budget", min=1e-6, max=0.5, help="Share of honest accounts that may be flagged.")
     ] = 0.01,
+    outputs: Annotated[
+        OutputsName | None,
+        typer.Option("--outputs", help="What outputs are. [default: the setting, else what they look like]"),
+    ] = None,
     leave_out: Annotated[
         list[str] | None, typer.Option("--leave-out", help="Account that is not honest.", show_default=False)
     ] = None,
     model_name: Annotated[str | None, typer.Option("--model-name", help="Of the models in the logs.")] = None,
     model_version: Annotated[str | None, typer.Option("--model-version", help="Of the versions in the logs.")] = None,
+    json: Json = False,
+    map_: Map = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Learn from honest traffic what is ordinary, so that no more than --budget of honest accounts are flagged."""
     from detector.cli.calibrating import Request, accounts_in, make_profile
+    from detector.runtime.settings import load_settings
 
     logs = [*(honest or []), *(files or [])]
     if bool(logs) == (since is not None):
         raise typer.BadParameter("name honest logs with --honest, or a time with --since, and not both")
     file_for(out)
-    screen = console(stderr=True)
-    traffic = _read(screen, logs) if since is None else _hear(since, settings)
-    request = Request(budget, model_name, model_version, validation, model, leave_out or ())
+    screen, loaded = console(stderr=True), load_settings(settings)
+    how = reading(loaded, map_)
+    traffic = _read(screen, logs, how) if since is None else _hear(since, loaded)
+    said = {EVERYONE: outputs.value} if outputs else loaded.detection.outputs
+    request = Request(budget, model_name, model_version, validation, model, leave_out or (), said, how)
     with bar(screen, "accounts", accounts_in(traffic)) as progress:
         made = make_profile(traffic, request, progress)
     write(out, made.profile.to_bytes())
-    say(*told(made, traffic, budget), f"{'profile':<12}{out}, {made.profile.hash}")
+    if json:
+        say_json({"out": str(out)} | plain(made, traffic, budget))
+    else:
+        say(*told(made, traffic, budget), f"{'profile':<12}{out}, {made.profile.hash}")
+    check_refused(traffic.rows, traffic.reasons + Counter(dimension=made.traffic.left_out))
 
 
 def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
@@ -81,6 +101,8 @@ def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
     least, most = calibration.moves
     yield f"{'model':<12}{profile.model} {profile.model_version}"
     yield f"{'rests on':<12}{len(calibration.accounts)} accounts and {made.queries} queries{_not_used(traffic)}"
+    for heading, line in form_lines(made.traffic):
+        yield f"{heading:<12}{line}"
     for name in screened.left_out:
         yield f"{'left out':<12}{name}, as asked"
     yield f"{'threshold':<12}{threshold:.1f} standard deviations that no honest account explains"
@@ -91,6 +113,33 @@ def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
         yield from _outlier(outlier)
     for line in _warnings(screened, budget):
         yield f"{'note':<12}{line}"
+
+
+def plain(made: Made, traffic: Traffic, budget: float) -> dict[str, Any]:
+    """The outcome as data."""
+    profile, screened = made.profile, made.screened
+    return {
+        "profile": profile.hash,
+        "model": profile.model,
+        "model_version": profile.model_version,
+        "threshold": profile.standards.threshold,
+        **profile.made,
+        "left_out": list(screened.left_out),
+        "rows_dishonest": traffic.dishonest,
+        "rows_refused": traffic.refused,
+        "outliers": [
+            {
+                "account": own.name,
+                "largest": own.largest,
+                "allowed": own.allowed,
+                "added": dict(own.added),
+                "suspect": own.suspect,
+                "excused": list(own.excused),
+            }
+            for own in screened.outliers
+        ],
+        "notes": list(_warnings(screened, budget)),
+    }
 
 
 def _some(accounts: int) -> str:
@@ -154,16 +203,15 @@ def _not_used(traffic: Traffic) -> str:
     return "; left out: " + ", ".join(dishonest + refused) if dishonest + refused else ""
 
 
-def _read(screen: Console, logs: list[Path]) -> Traffic:
+def _read(screen: Console, logs: list[Path], how: Reading) -> Traffic:
     from detector.cli.honest import read_files
 
     with bar(screen, "rows", rows_in(logs)) as progress:
-        return read_files(logs, progress)
+        return read_files(logs, progress, how)
 
 
-def _hear(since: str, settings: Path | None) -> Traffic:
+def _hear(since: str, settings: Settings) -> Traffic:
     from detector.cli.honest import read_topic
     from detector.cli.operator import seconds
-    from detector.runtime.settings import load_settings
 
-    return read_topic(load_settings(settings).kafka, time.time() - seconds(since))
+    return read_topic(settings.kafka, time.time() - seconds(since))

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 import detector
 from detector.cli.honest import Traffic, digest_of
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.queries import QueryBatch
+from detector.contracts.principals import EVERYONE
 from detector.core.calibration.accounts import accounts_of, of_one_version
 from detector.core.calibration.achieved import CONFIDENCE
 from detector.core.calibration.owned import Owned
+from detector.core.calibration.plain import PlainTraffic, plain_traffic
 from detector.core.calibration.screening import Screened, calibrate_screened
+from detector.core.forms import Outputs
 from detector.core.owner_model import from_json
 from detector.core.profile import Profile
 from detector.core.stream import labels_of
 from detector.core.validation import ROWS, Validation
 from detector.runtime.text_files import read_text
-from detector.sources import format_of
+from detector.sources import Reading, format_of
 
 _SEED = 0
 """Of too many validation rows the same ones are kept each time."""
@@ -30,7 +32,8 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What ``calibrate`` was asked for. ``leave_out``: names of accounts that do not count as honest."""
+    """What ``calibrate`` was asked for. ``leave_out``: names of accounts that do not count as honest; ``outputs``: what
+    those of a model are, or of all others under ``*``; else they are inferred; ``reading``: of ``validation``."""
 
     budget: float
     model: str | None = None
@@ -38,29 +41,41 @@ class Request:
     validation: Path | None = None
     owner_model: Path | None = None
     leave_out: Collection[str] = ()
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The ``profile``, how it came about, and how many ``queries`` it rests on."""
+    """The ``profile``, how it came about, and how many ``queries`` it rests on, in what ``traffic``."""
 
     profile: Profile
     screened: Screened
     queries: int
+    traffic: PlainTraffic
 
 
 def make_profile(traffic: Traffic, request: Request, progress: Callable[[int], None] | None = None) -> Made:
     """A profile from honest ``traffic``; ``progress`` is told of accounts as they are replayed. Raises
     ConfigurationError."""
     pieces = of_one_version(traffic.pieces, request.model, request.model_version)
-    accounts = accounts_of(pieces)
-    owned = Owned(_owner_model(request.owner_model), _validation(request.validation, pieces[0]))
+    model = _owner_model(request.owner_model)
+    outputs = request.outputs.get(pieces[0].model, request.outputs.get(EVERYONE))
+    plain = plain_traffic(pieces, cast("Outputs | None", outputs), None if model is None else model.features.names)
+    accounts = accounts_of(plain.pieces)
+    owned = Owned(model, _validation(request, plain))
     screened = calibrate_screened(accounts, request.budget, request.leave_out, progress, owned)
     queries = int(screened.calibration.queries.sum())
     given = [path for path in (request.validation, request.owner_model) if path is not None]
     digests = [*traffic.digests, *map(digest_of, given)]
-    made = _provenance(screened, request.budget, queries, digests)
-    return Made(replace(screened.calibration.profile, made=made), screened, queries)
+    profile = plain.profile(with_provenance(screened, request.budget, digests))
+    return Made(profile, screened, queries, plain)
+
+
+def with_provenance(screened: Screened, budget: float, digests: list[str]) -> Profile:
+    """Returns the profile of ``screened``, which says how it was made: from the files with ``digests``."""
+    queries = int(screened.calibration.queries.sum())
+    return replace(screened.calibration.profile, made=_provenance(screened, budget, queries, digests))
 
 
 def accounts_in(traffic: Traffic) -> int:
@@ -106,15 +121,17 @@ def _owner_model(path: Path | None) -> Any:
         raise ConfigurationError(f"--model: {path}: {error}") from error
 
 
-def _validation(path: Path | None, honest: QueryBatch) -> Validation | None:
-    """Of the log at ``path``; of more rows than are kept, random ones."""
+def _validation(request: Request, honest: PlainTraffic) -> Validation | None:
+    """Of the log that is asked for; of more rows than are kept, random ones."""
+    path = request.validation
     if path is None:
         return None
-    pieces = [portion.batch for portion in format_of(path).read(path) if portion.batch is not None]
-    if not pieces or {own.dimension for own in pieces} != {honest.dimension}:
-        found = sorted({own.dimension for own in pieces})
+    rows = [portion.batch for portion in format_of(path).read(path, request.reading) if portion.batch is not None]
+    pieces, dimension = [honest.form.plain(own) for own in rows if honest.form.takes(own)], honest.pieces[0].dimension
+    if not pieces or {own.dimension for own in pieces} != {dimension}:
+        found = sorted({own.dimension for own in rows})
         raise ConfigurationError(
-            f"--validation: {path} has rows of {found or 'no'} features and the honest logs {honest.dimension}; give "
+            f"--validation: {path} has rows of {found or 'no'} features and the honest logs {dimension}; give "
             "rows in the form that the model is asked in"
         )
     features = np.concatenate([own.features for own in pieces])

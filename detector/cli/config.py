@@ -1,48 +1,48 @@
-"""``weirguard config``: check the settings before a start, and show what holds and why."""
+"""``weirguard config``: check the settings before a start, and show each with its source."""
 
 from __future__ import annotations
 
-import json
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from detector.cli.options import Json, Output
 from detector.cli.screen import say, say_json
 from detector.runtime.settings import Settings, load_settings, sources
 
 app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 
 File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
-Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="For people or for scripts.")]
 
 
 @app.command()
 def check(settings: File = None) -> None:
-    """Say whether the settings are right; exit status 2 and every error if not."""
+    """Check the settings; prints every error and exits with 2 if one is wrong."""
     from detector.stream.building import engine_config, policy_of
     from detector.stream.profiles import told
 
     loaded = load_settings(settings)
     policy_of(loaded)
-    say(*told(engine_config(loaded).profiles), "The settings are right.")
+    say(*told(engine_config(loaded).profiles), "The settings are valid.")
 
 
 @app.command()
-def show(settings: File = None, output: Output = "text") -> None:
-    """Print every setting with where it comes from. Secrets are asterisks."""
+def show(settings: File = None, json: Json = False, output: Output = "text") -> None:
+    """Print every setting with its source. Secrets are shown as asterisks."""
     values, origins = load_settings(settings).redacted(), sources(settings)
-    if output == "json":
+    if json or output == "json":
         say_json({"settings": values, "sources": origins})
         return
     for key, origin in origins.items():
-        line = f"{key}: {json.dumps(_value(values, key))}"
+        line = f"{key}: {dumps(_value(values, key))}"
         say(line if origin == "default" else f"{line}  # {origin}")
 
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of the settings file, for editors and for checks before a deployment."""
+    """Print the JSON Schema of the settings file, for editors and for checks before deployment."""
     say_json(Settings.model_json_schema())
 
 

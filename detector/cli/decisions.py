@@ -1,8 +1,10 @@
-"""``weirguard decisions``: what stands against whom, and an operator's own word."""
+"""``weirguard decisions``: list current decisions, and add or delete an operator's own."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
+from difflib import get_close_matches
 from typing import Annotated, Literal
 
 import typer
@@ -12,51 +14,55 @@ from detector.cli.operator import (
     ApiKey,
     File,
     Issuer,
-    Output,
     Reason,
     Wait,
-    moment,
+    describe_action,
     new_id,
     plain,
     principal_of,
     seconds,
     send,
-    told,
 )
-from detector.cli.records import Decisions, read_decisions
-from detector.cli.screen import console, say, say_json, table, tell
+from detector.cli.options import Json, Output
+from detector.cli.records import Decisions, known_keys, read_decisions
+from detector.cli.screen import console, note, say, say_json, table, tell
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
-from detector.contracts.findings import Action, Cause, Decision, Mode
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import Action, Cause, Decision
 from detector.contracts.principals import EVERYONE
-from detector.runtime.settings import load_settings
+from detector.policy.alerts import UNCALIBRATED
+from detector.runtime.settings import Settings, load_settings
+from detector.runtime.times import rfc3339
 
 app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
 
 _KILL_SWITCH_PARTITION = 0
-_FOR_EVER = 253_402_300_799.0
-"""The last second of the year 9999: a kill switch without a duration."""
+_NEAREST = 3
+_NO_EXPIRY = 253_402_300_799.0
+"""The last second of the year 9999: the expiry of a kill switch without a duration."""
 
 
 @app.command("list")
 def list_(
-    model: Annotated[str | None, typer.Option(help="Of this model alone.")] = None,
-    principal: Annotated[str | None, typer.Option(help="About this principal alone.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
+    principal: Annotated[str | None, typer.Option(help="Only this principal.")] = None,
     origin: Annotated[
-        str | None, typer.Option(help="With a cause of this origin: signal, signal:prada, operator.")
+        str | None, typer.Option(help="Only with a cause of this origin: signal, signal:prada, operator.")
     ] = None,
+    json: Json = False,
     output: Output = "text",
     settings: File = None,
 ) -> None:
-    """List the decisions that stand now."""
+    """List the current decisions."""
     decisions = read_decisions(load_settings(settings).kafka, time.time())
     chosen = [
         decision
-        for _, decision in sorted(decisions.standing.items())
+        for _, decision in sorted(decisions.current.items())
         if model in (None, decision.model)
         and principal in (None, decision.principal)
         and (origin is None or _has_origin(decision, origin))
     ]
-    if output == "json":
+    if json or output == "json":
         switch = decisions.kill_switch
         listing = {"kill_switch": switch and plain(switch), "decisions": [plain(decision) for decision in chosen]}
         say_json(listing)
@@ -69,30 +75,38 @@ def add(
     model: str,
     principal: str,
     *,
-    action: Annotated[Literal["slow", "refuse"], typer.Option(help="What serving does.")],
+    action: Annotated[Literal["slow", "refuse"], typer.Option(help="What the gates do.")],
     reason: Reason,
     issuer: Issuer,
     duration: Annotated[str, typer.Option(help="How long: 90s, 15m, 1h30m, 2d.")] = "1h",
-    queries_per_second: Annotated[float | None, typer.Option(help="The rate that slow leaves; 1 if not set.")] = None,
-    mode: Annotated[Mode | None, typer.Option(help="The policy's for this model if not set.")] = None,
+    queries_per_second: Annotated[float | None, typer.Option(help="Rate that slow allows; 1 if not set.")] = None,
+    observe: Annotated[bool, typer.Option("--observe", help="Publish it; gates do not act on it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if PRINCIPAL is not known yet.")] = False,
     api_key: ApiKey = False,
     wait: Wait = 30.0,
     settings: File = None,
 ) -> None:
-    """Decide against PRINCIPAL of MODEL, beside whatever else stands; a second time replaces the first."""
+    """Add a decision against PRINCIPAL of MODEL, beside other causes; a second one of yours replaces the first.
+
+    It is enforced in any mode of the policy, unless you give --observe.
+    """
     loaded = load_settings(settings)
+    name = principal_of(loaded, principal, api_key)
+    length = seconds(duration)
+    if not force:
+        _check_known(loaded, model, name)
     rate = 1.0 if action == "slow" and queries_per_second is None else queries_per_second
     send(
         loaded,
         "add",
         model,
-        principal_of(loaded, principal, api_key),
+        name,
         issuer=issuer,
         reason=reason,
         wait=wait,
         action=Action(action, rate),
-        mode=mode,
-        duration_seconds=seconds(duration),
+        mode="observe" if observe else "enforce",
+        duration_seconds=length,
     )
 
 
@@ -108,7 +122,7 @@ def delete(
     wait: Wait = 30.0,
     settings: File = None,
 ) -> None:
-    """Delete one cause against PRINCIPAL of MODEL, or all; a signal's stays away until the signal speaks anew."""
+    """Delete one cause against PRINCIPAL of MODEL, or all; a signal's comes back only if the signal fires again."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
     send(loaded, "delete", model, name, issuer=issuer, reason=reason, wait=wait, cause_id=cause)
@@ -116,13 +130,13 @@ def delete(
 
 @app.command("kill-switch")
 def kill_switch(
-    state: Annotated[Literal["on", "off"], typer.Argument(help="on: nothing is enforced any more, by any gate.")],
+    state: Annotated[Literal["on", "off"], typer.Argument(help="on: no gate enforces any decision.")],
     reason: Reason,
     issuer: Issuer,
-    duration: Annotated[str | None, typer.Option(help="Then enforcement comes back: 90s, 15m, 1h30m, 2d.")] = None,
+    duration: Annotated[str | None, typer.Option(help="Time until enforcement resumes: 90s, 15m, 1h30m, 2d.")] = None,
     settings: File = None,
 ) -> None:
-    """Stop all enforcement at once, or take it up again. Gates obey directly, with no detector between."""
+    """Stop all enforcement at once, or resume it. Gates read it directly; no detector is involved."""
     kafka = load_settings(settings).kafka
     write(
         kafka,
@@ -132,12 +146,12 @@ def kill_switch(
         partition=_KILL_SWITCH_PARTITION,
         headers=[("issuer", issuer.encode()), ("reason", reason.encode())],
     )
-    say("Enforcement is OFF: every gate lets everybody pass." if state == "on" else "Enforcement is on again.")
+    say("Enforcement is OFF: every gate passes all requests." if state == "on" else "Enforcement is on again.")
 
 
 def _switched_off(issuer: str, reason: str, duration: str | None) -> Decision:
     now = time.time()
-    expires_at = _FOR_EVER if duration is None else now + seconds(duration)
+    expires_at = _NO_EXPIRY if duration is None else now + seconds(duration)
     return Decision(
         id=new_id(),
         model=EVERYONE,
@@ -152,6 +166,28 @@ def _switched_off(issuer: str, reason: str, duration: str | None) -> Decision:
     )
 
 
+def _check_known(settings: Settings, model: str, principal: str) -> None:
+    """Raises ConfigurationError for a principal without records: the name may be mistyped."""
+    known = known_keys(settings.kafka)
+    if (model, principal) in known:
+        return
+    models, names = {key[0] for key in known}, {key[1] for key in known if key[0] == model}
+    if model in models:
+        what = f"there is no score, alert or decision of {principal!r} on {model!r}; {_nearest(principal, names)}"
+    else:
+        what = f"the model {model!r} is not known; {_nearest(model, models)}"
+    raise ConfigurationError(f"{what}; to add the decision anyway, give --force")
+
+
+def _nearest(name: str, names: Collection[str]) -> str:
+    """Lists the closest of ``names``, or some of them if none is close."""
+    close = get_close_matches(name, names, n=_NEAREST)
+    if close:
+        return f"nearest: {', '.join(map(repr, close))}"
+    some = ", ".join(map(repr, sorted(names)[:_NEAREST]))
+    return f"known: {len(names):,}, such as {some}" if some else "no names are known yet"
+
+
 def _has_origin(decision: Decision, origin: str) -> bool:
     return any(cause.origin == origin or cause.origin.startswith(f"{origin}:") for cause in decision.causes)
 
@@ -163,13 +199,20 @@ def _print_table(decisions: Decisions, chosen: list[Decision]) -> None:
         why = ", ".join(f"{cause.origin}: {cause.reason}" for cause in switch.causes)
         tell(screen, f"The kill switch is on: no gate enforces anything ({why}).", style="bold red")
     if not chosen:
-        say("No decision stands.")
+        say("There are no decisions.")
         return
     rows = [
         (
-            *(one.model, one.principal, told(one.action), one.mode, moment(one.expires_at)),
+            *(one.model, one.principal, describe_action(one.action), one.mode, rfc3339(one.expires_at)),
             [f"{cause.origin} {cause.id} {cause.reason}".rstrip() for cause in one.causes],
         )
         for one in chosen
     ]
     screen.print(table(("model", "principal", "action", "mode", "until", "causes"), rows))
+    uncalibrated_models = sorted(
+        {one.model for one in chosen if any(cause.reason == UNCALIBRATED for cause in one.causes)}
+    )
+    if uncalibrated_models:
+        from detector.stream.profiles import uncalibrated
+
+        note(f"{uncalibrated(', '.join(uncalibrated_models))}; write a profile with `weirguard calibrate`.")

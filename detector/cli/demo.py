@@ -1,4 +1,4 @@
-"""``weirguard demo``: two thieves among honest users, found and stopped on this machine."""
+"""``weirguard demo``: finds and stops two thieves among honest users, all on this machine."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import typer
 
 
 def demo(
-    observe: Annotated[bool, typer.Option("--observe", help="Find the thieves and let them be.")] = False,
-    seconds: Annotated[float, typer.Option(min=30, max=100, help="How long the traffic takes.")] = 50.0,
+    observe: Annotated[bool, typer.Option("--observe", help="Find the thieves and do not stop them.")] = False,
+    seconds: Annotated[float, typer.Option(min=30, max=100, help="Duration of the traffic.")] = 50.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same queries.")] = 0,
 ) -> None:
-    """Watch model thieves being found and stopped: embedded broker, detector, model server, clients, all here.
+    """Watch the detector find and stop two model thieves; broker, detector, model server and clients run here.
 
-    One steals a network that reads digits, the other a decision tree. Exit status 0 when the one was refused before the
-    400th query, the other before the 200th, and no honest client was even flagged (with --observe: both flagged, and
-    nobody refused), 1 otherwise, 2 when it could not run.
+    One thief copies a network that reads digits, the other a decision tree. Exit status 0 if the first was refused
+    before the 400th query, the second before the 200th, and no honest client was flagged (with --observe: both were
+    flagged and nobody was refused), 1 otherwise, 2 if the demo could not run.
     """
     import signal
 

@@ -1,7 +1,7 @@
-"""How a command ends: an exit status and, where something is wrong, one line that says what.
+"""How a command ends: an exit status and, after an error, one line that says what is wrong.
 
-No traceback, unless ``WEIRGUARD_TRACEBACK`` is set: most faults are a file, an address or a setting, and one that is
-none of these is called ours.
+There is no traceback unless ``WEIRGUARD_TRACEBACK`` is set: most errors are about a file, an address or a setting, and
+the line of any other error asks to report it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from detector.cli.screen import complain, printable_stream
 from detector.contracts.errors import WeirguardError
 
 TRACEBACK_VARIABLE = "WEIRGUARD_TRACEBACK"
-"""Environment variable that has errors shown with where they came from."""
+"""Environment variable that shows errors with a traceback."""
 
 FAILED = 2
 INTERRUPTED = 130
 _LONG = 400
-_REPORT = f"this is a fault of Weirguard's; please report it with what {TRACEBACK_VARIABLE}=1 adds"
+_REPORT = f"this is a fault of Weirguard; please report it with the output under {TRACEBACK_VARIABLE}=1"
 
 
 def status_of(command: Callable[[], object]) -> int:
-    """Run ``command`` and return the exit status of the process; what is wrong is one line on standard error.
+    """Runs ``command`` and returns the exit status of the process; an error is one line on standard error.
 
-    Whoever reads the output and goes away, as ``head`` does, ends the command quietly.
+    A reader that closes the output, as ``head`` does, ends the command without an error.
     """
     for stream in (sys.stdout, sys.stderr):
         printable_stream(stream)
@@ -39,8 +39,10 @@ def status_of(command: Callable[[], object]) -> int:
 
 
 def end_with_reader() -> None:
-    """End this process as soon as whoever reads its output has gone: for a command that may have nothing to print for
-    hours, and would notice only then."""
+    """Ends this process as soon as the reader of its output closes it.
+
+    For a command that may print nothing for hours, and would otherwise notice only then.
+    """
     if not hasattr(select, "poll"):
         return
     try:
@@ -48,7 +50,7 @@ def end_with_reader() -> None:
     except (AttributeError, OSError, ValueError):
         return
     reader = select.poll()
-    reader.register(output, 0)  # closed by the reader is all that it tells then
+    reader.register(output, 0)  # then poll reports only that the reader has closed it
 
     def wait() -> None:
         if any(event & (select.POLLERR | select.POLLHUP) for _, event in reader.poll()):
@@ -64,14 +66,14 @@ def _status(command: Callable[[], object]) -> int:
         return _told("interrupted", INTERRUPTED)
     except SystemExit as error:
         return _of_exit(error)
-    except Exception as error:  # noqa: BLE001 - each gets its line
+    except Exception as error:  # noqa: BLE001 - each error gets one line
         _show_traceback(error)
         return _of_error(error)
     return 0
 
 
 def _of_exit(error: SystemExit) -> int:
-    """rich ends the process itself where its output is closed."""
+    """The status of an exit; 0 if rich ends the process because its output is closed."""
     if isinstance(error.__context__, BrokenPipeError):
         return 0
     if isinstance(error.code, str):
@@ -87,22 +89,22 @@ def _of_error(error: Exception) -> int:
 
 
 def _line_of(error: Exception) -> str | None:
-    """What is wrong, where it is not ours and can be named; None for others."""
+    """The line of an error with a known cause outside this program; None for others."""
     if isinstance(error, WeirguardError):
         return str(error)
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, UnicodeEncodeError):
-        return f"{error.object[:_LONG]!r} is no UTF-8 text; write it as that"
+        return f"{error.object[:_LONG]!r} is no UTF-8 text; write it in UTF-8"
     if isinstance(error, RecursionError):
-        return "what was given nests too deeply to be read"
+        return "the input is nested too deeply to be read"
     if isinstance(error, MemoryError):
-        return "there is not enough memory; give less at once"
+        return "there is not enough memory; give less input at once"
     return None
 
 
 def _of_command_line(error: Any) -> int:
-    """typer's own: Exit, Abort and wrong usage, each by what it has, since typer moves them about."""
+    """Ends typer's own errors: Exit, Abort and wrong usage, by name and attributes, since typer moves the classes."""
     if type(error).__name__ == "Exit" and isinstance(getattr(error, "exit_code", None), int):
         return int(error.exit_code)
     if type(error).__name__ == "Abort":
@@ -138,13 +140,13 @@ def _show_traceback(error: Exception) -> None:
 
 
 def _flushed(status: int) -> int:
-    """What is still buffered goes out now: at the end of the interpreter a failure would be several lines."""
+    """Flushes both streams now: a failure at the end of the interpreter would print several lines."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
         _silence(sys.stdout)
-        if error.errno != errno.EPIPE and status not in (FAILED, INTERRUPTED):  # else there is a line already
+        if error.errno != errno.EPIPE and status not in (FAILED, INTERRUPTED):  # else a line was printed already
             status = _told(f"cannot write the output: {_of_system(error)}", FAILED)
     except ValueError:  # closed
         pass

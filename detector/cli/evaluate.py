@@ -1,4 +1,4 @@
-"""``weirguard evaluate``: which attacks are caught, when, and what had the thief got by then."""
+"""``weirguard evaluate``: which attacks are caught, when, and how good the thief's clone was by then."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOGS, JUDGED = "logs", "judged"
 
 
 class SuiteName(StrEnum):
-    """What ``--suite`` takes."""
+    """Values of ``--suite``."""
 
     QUICK = "quick"
     FULL = "full"
@@ -36,24 +36,24 @@ class SuiteName(StrEnum):
 def evaluate(
     out: Annotated[Path, typer.Option("--out", help="Folder for the report, and for the logs of a suite.")],
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Labelled logs, as weirguard redteam writes them.", show_default=False)
+        list[Path] | None, typer.Argument(help="Labelled logs, from weirguard redteam.", show_default=False)
     ] = None,
     suite: Annotated[
-        SuiteName | None, typer.Option("--suite", help="Make the logs: quick takes minutes, full takes hours.")
+        SuiteName | None, typer.Option("--suite", help="Make the logs first: quick takes minutes, full takes hours.")
     ] = None,
     so_far: Annotated[
-        bool, typer.Option("--so-far", help="Make no more logs of the suite; report on those made.")
+        bool, typer.Option("--so-far", help="Report on the logs that the suite has made, without making more.")
     ] = False,
     profile: Annotated[
         list[Path] | None,
-        typer.Option("--profile", help="Of a log's model version, as weirguard calibrate writes it."),
+        typer.Option("--profile", help="Profile of a log's model version, from weirguard calibrate."),
     ] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
-    """Say which attacks the detector catches, when, and what the thief had got by then.
+    """Report which attacks the detector catches, when, and how good the thief's clone was by then.
 
-    Each log is judged by itself, as the service would. A suite that was stopped goes on where it was. The exit status
-    is 1 where plans of it failed.
+    Each log is judged separately, as the service would judge it. A suite that was stopped resumes. The exit status is 1
+    if plans of the suite failed.
     """
     from detector.lab.evaluation.report import write_reports
     from detector.lab.evaluation.words import gaps, headline
@@ -68,8 +68,8 @@ def evaluate(
     evaluation = _judged(screen, done.logs if done else files or [], out / JUDGED, config, policy)
     evaluation = replace(evaluation, gaps=gaps(done) if done else ())
     write_reports(evaluation, out)
-    said = f"{headline(evaluation)}. See {out / 'report.html'}."
-    note(" ".join([said, *evaluation.gaps]))
+    summary = f"{headline(evaluation)}. See {out / 'report.html'}."
+    note(" ".join([summary, *evaluation.gaps]))
     if done and done.failed:
         raise typer.Exit(1)
 
@@ -78,7 +78,7 @@ def _check(files: Sequence[Path] | None, suite: SuiteName | None, so_far: bool) 
     if bool(files) == (suite is not None):
         raise typer.BadParameter("name log files, or a suite with --suite, and not both")
     if so_far and suite is None:
-        raise typer.BadParameter("--so-far is of a suite; name one with --suite")
+        raise typer.BadParameter("--so-far needs a suite; name one with --suite")
 
 
 def _suite(screen: Console, suite: SuiteName, folder: Path, so_far: bool) -> SuiteProgress:

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.cli.logs import Map, files_in, reading
 from detector.cli.operator import ApiKey, principal_of
+from detector.cli.options import Json
 from detector.cli.output_files import file_for, write
 from detector.cli.replay import bar, given_profiles, rows_in
-from detector.cli.screen import console, note
+from detector.cli.screen import console, note, say_json
 
 if TYPE_CHECKING:
     from detector.cli.explanation.account import Account
     from detector.core.configuration import EngineConfig
     from detector.policy.config import Policy
     from detector.runtime.sections import KafkaSettings
+    from detector.sources import Reading
     from detector.stream.explaining import Course, Timed
 
 PAGE = "explanation.html"
@@ -42,7 +45,9 @@ def explain(
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge the files by occurred_at; else one after another.")
     ] = False,
+    map_: Map = None,
     api_key: ApiKey = False,
+    json: Json = False,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Say why PRINCIPAL is a suspect, or is not, and draw it.
@@ -51,6 +56,7 @@ def explain(
     service put on record of him.
     """
     from detector.cli.explanation.page import page
+    from detector.cli.explanation.plain import plain
     from detector.cli.explanation.terminal import show
     from detector.runtime.settings import load_settings
     from detector.stream.building import engine_config, policy_of
@@ -64,11 +70,15 @@ def explain(
     config = engine_config(loaded)
     judging = Judging(replace(config, profiles=given) if given else config, policy_of(loaded), bool(given))
     name = principal_of(loaded, principal, api_key)
-    account = _of_logs(logs, merge, name, model, judging) if logs else _of_service(loaded.kafka, name, model, judging)
+    how = reading(loaded, map_, merge=merge)
+    account = _of_logs(logs, how, name, model, judging) if logs else _of_service(loaded.kafka, name, model, judging)
     if path is not None:
         write(path, page(account).encode("utf-8", "backslashreplace"))
         note(f"See {path}.")
-    show(account, console())
+    if json:
+        say_json(plain(account))
+    else:
+        show(account, console())
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +100,23 @@ class Judging:
             raise ConfigurationError(misfits[0].detail)
         return follow(queries, self.config, self.policy)
 
+    def unseen(self, queries: Sequence[Timed]) -> list[str]:
+        """What features have values that no honest query has."""
+        from detector.cli.explanation.features import unseen_by_name
 
-def _of_logs(logs: Sequence[Path], merge: bool, name: str, model: str | None, judging: Judging) -> Account:
+        return unseen_by_name([batch for batch, _ in queries], self.config)
+
+
+def _of_logs(paths: Sequence[Path], how: Reading, name: str, model: str | None, judging: Judging) -> Account:
     from detector.cli.explanation.account import account_of
     from detector.stream.explaining import queries_of, recorded
 
+    logs = files_in(paths)
     with bar(console(stderr=True), "read", rows_in(logs)) as progress:
-        own = queries_of(name, recorded(logs, merge=merge, progress=progress))
-    return account_of(judging.follow(own.of(model)), judging.config, ", ".join(path.name for path in logs))
+        own = queries_of(name, recorded(logs, how, progress))
+    queries = own.of(model)
+    source = ", ".join(path.name for path in logs)
+    return account_of(judging.follow(queries), judging.config, source, notes=judging.unseen(queries))
 
 
 def _of_service(kafka: KafkaSettings, name: str, model: str | None, judging: Judging) -> Account:
@@ -106,11 +125,12 @@ def _of_service(kafka: KafkaSettings, name: str, model: str | None, judging: Jud
 
     queries = read_queries(kafka, name).of(model)
     known = read_records(kafka, queries[0][0].model, name)
-    course = judging.follow(since_cleared(queries, known))
+    queries = since_cleared(queries, known)
+    course = judging.follow(queries)
     return account_of(
         course,
         judging.config,
         f"the topic {kafka.topics.queries}",
         records=placed(known, course),
-        notes=notes(known, course, judging.config.configuration_hash()),
+        notes=[*judging.unseen(queries), *notes(known, course, judging.config.configuration_hash())],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -16,7 +17,7 @@ from detector.contracts.codecs.queries_json import decode_json_run
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, decode_packed_run
 from detector.contracts.queries import DecodedQueries, DecodedRun, QueryBatch
 from detector.runtime.sections import KafkaSettings
-from detector.sources import format_of
+from detector.sources import Reading, files_of, format_of
 from detector.sources.labels import honest_rows
 
 _DIGEST_BYTES = 16
@@ -25,23 +26,32 @@ _CHUNK = 1 << 20
 
 @dataclass(slots=True)
 class Traffic:
-    """``pieces`` of honest queries. ``refused``: rows and records that were no queries; ``dishonest``: rows that their
-    log says are a thief's; ``digests``: of each file or topic read, 32 hexadecimal digits."""
+    """``pieces`` of honest queries. ``reasons``: why rows and records were refused, and how many; ``dishonest``: rows
+    that their log says are a thief's; ``digests``: of each file or topic read, 32 hexadecimal digits."""
 
     pieces: list[QueryBatch] = field(default_factory=list)
-    refused: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
     dishonest: int = 0
     digests: list[str] = field(default_factory=list)
 
+    @property
+    def refused(self) -> int:
+        return self.reasons.total()
 
-def read_files(paths: Sequence[Path], progress: Callable[[int], None]) -> Traffic:
-    """The honest queries in ``paths``; ``progress`` is told how many rows were read since. Raises
-    ConfigurationError."""
-    traffic = Traffic()
-    for path in paths:
+    @property
+    def rows(self) -> int:
+        """All that were read, good and bad."""
+        return sum(map(len, self.pieces)) + self.dishonest + self.refused
+
+
+def read_files(paths: Sequence[Path], progress: Callable[[int], None], reading: Reading | None = None) -> Traffic:
+    """The honest queries in ``paths``, files, folders of parts or patterns, as ``reading`` says; ``progress`` is told
+    how many rows were read since. Raises ConfigurationError."""
+    traffic, reading = Traffic(), reading or Reading()
+    for path in files_of(paths):
         honest = honest_rows(path)
-        for portion in format_of(path).read(path):
-            traffic.refused += len(portion.bad_rows)
+        for portion in format_of(path).read(path, reading):
+            traffic.reasons.update(bad.reason for bad in portion.bad_rows)
             traffic.pieces += _honest(portion, honest, traffic)
             progress(len(portion.rows) + len(portion.bad_rows))
         traffic.digests.append(digest_of(path))
@@ -68,7 +78,7 @@ def read_topic(settings: KafkaSettings, since: float) -> Traffic:
         digest.update(record.value or b"")
     traffic = Traffic(digests=[digest.hexdigest()])
     for run in _runs(records):
-        traffic.refused += len(run.bad)
+        traffic.reasons.update(bad.reason for _, bad in run.bad)
         traffic.pieces += [batch for batch, _, _ in in_log_order(run.parts)]
     return traffic
 

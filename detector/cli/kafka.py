@@ -1,4 +1,4 @@
-"""How the operator's commands reach Kafka: topics read to their end, followed, and written to."""
+"""Kafka for the operator's commands: reads topics to their end, follows them, and writes to them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READ_SECONDS = 120.0
 
 
 class Topic:
-    """All partitions of the topic ``name``, or that of ``principal`` alone, for one reader. Use as a context. Raises
+    """Reads all partitions of the topic ``name``, or only that of ``principal``. A context manager. Raises
     BrokerError."""
 
     def __init__(self, settings: KafkaSettings, name: str, principal: str | None = None) -> None:
@@ -34,7 +34,7 @@ class Topic:
         self.name = name
         self._embedded = settings.embedded
         self._count = _partitions(settings, name)
-        with _named(settings):
+        with _broker_errors(settings):
             self._consumer = kafka.KafkaConsumer(
                 **settings.client_arguments(),
                 bootstrap_timeout_ms=_BOOTSTRAP_MILLISECONDS,
@@ -55,55 +55,55 @@ class Topic:
         self._consumer.close()
 
     def __len__(self) -> int:
-        """How many partitions the topic has."""
+        """The number of partitions of the topic."""
         return self._count
 
     def to_end(self) -> Iterator[Any]:
         """Every record from the beginning to the end.
 
-        The embedded broker claims ends that are too low, by less than its last batch: so it is read on until it
-        has been quiet for a moment.
+        The embedded broker reports ends that are too low, by less than its last batch: reading goes on until it has
+        been quiet for ``_QUIET_SECONDS``.
         """
         self._consumer.seek_to_beginning()
         ends = self._ends()
         deadline = time.monotonic() + _READ_SECONDS
-        heard = time.monotonic()
+        last_record = time.monotonic()
         while True:
             records = self._poll()
             now = time.monotonic()
             if records:
-                heard = now
+                last_record = now
                 yield from records
-            elif now - heard >= _QUIET_SECONDS and self._reached(ends):
+            elif now - last_record >= _QUIET_SECONDS and self._reached(ends):
                 return
             if now > deadline:
                 raise BrokerError(f"{self.name} could not be read to its end within {_READ_SECONDS:g} seconds")
 
     def until_now(self, since: float) -> Iterator[Any]:
-        """Every record whose timestamp is ``since`` (seconds UTC) or later, to where the topic ends now.
+        """Every record with a timestamp of ``since`` (seconds UTC) or later, up to the present end of the topic.
 
-        The embedded broker finds no record by its time, and claims ends that are too low: see ``to_end``.
+        The embedded broker cannot look up a time, and reports ends that are too low: see ``to_end``.
         """
         ends = self._ends()
         self._seek(since, ends)
-        heard = time.monotonic()
+        last_record = time.monotonic()
         while True:
             records = self._poll()
             now = time.monotonic()
-            heard = now if records else heard
+            last_record = now if records else last_record
             yield from (record for record in records if record.timestamp >= 1000 * since)
-            if self._reached(ends) and (not self._embedded or now - heard >= _QUIET_SECONDS):
+            if self._reached(ends) and (not self._embedded or now - last_record >= _QUIET_SECONDS):
                 return
-            if now - heard > _READ_SECONDS:
+            if now - last_record > _READ_SECONDS:
                 raise BrokerError(f"{self.name} was silent for {_READ_SECONDS:g} seconds before its end")
 
     def seek_to_end(self) -> None:
-        """Go on with what comes from now on (on the embedded broker, with some of its last batch)."""
+        """Skips to new records (on the embedded broker, to some of its last batch)."""
         for partition, end in self._ends().items():
             self._consumer.seek(partition, end)
 
     def follow(self, seconds: float | None = None) -> Iterator[Any]:
-        """Records as they come, for ``seconds`` or for ever."""
+        """Yields records as they come, for ``seconds`` or without end."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while deadline is None or time.monotonic() < deadline:
             yield from self._poll()
@@ -131,7 +131,9 @@ class Topic:
         try:
             ends: dict[Any, int] = self._consumer.end_offsets(self._partitions, timeout_ms=_REPLY_MILLISECONDS)
         except KafkaError as error:
-            raise BrokerError(f"the broker does not say where {self.name} ends: {error}; is it up?") from error
+            raise BrokerError(
+                f"the broker does not report the end of {self.name}: {error}; check that it runs"
+            ) from error
         return ends
 
     def _reached(self, ends: dict[Any, int]) -> bool:
@@ -139,11 +141,14 @@ class Topic:
 
 
 def write(settings: KafkaSettings, topic: str, **record: Any) -> None:
-    """Write one record (kafka-python's arguments of ``send``) and wait until it is acknowledged. Raises BrokerError."""
+    """Writes one record and waits for its acknowledgement. Raises BrokerError.
+
+    ``record``: arguments of kafka-python's ``send``.
+    """
     import kafka
 
     _partitions(settings, topic)
-    with _named(settings):
+    with _broker_errors(settings):
         producer = kafka.KafkaProducer(
             **settings.client_arguments(),
             bootstrap_timeout_ms=_BOOTSTRAP_MILLISECONDS,
@@ -158,9 +163,9 @@ def write(settings: KafkaSettings, topic: str, **record: Any) -> None:
 
 
 def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float) -> Audit:
-    """Send ``command`` to the owner of its principal and return what the owner put on record about it.
+    """Sends ``command`` to the owner of its principal and returns the owner's audit record of it.
 
-    Raises BrokerError when nothing is on record after ``wait_seconds``.
+    Raises BrokerError if there is none after ``wait_seconds``.
     """
     value = encode(command)
     with Topic(settings, settings.topics.audit) as audit:
@@ -173,7 +178,7 @@ def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float) ->
                 return answer
     raise BrokerError(
         f"the command was written, and no detector has answered within {wait_seconds:g} seconds; it will be carried "
-        f"out when one takes partition {partition} of {settings.topics.commands}: is `weirguard run` up and ready?"
+        f"out when one takes partition {partition} of {settings.topics.commands}; check that `weirguard run` is ready"
     )
 
 
@@ -189,17 +194,21 @@ def _partition(settings: KafkaSettings, principal: str) -> int:
     partitions = _partitions(settings, settings.topics.commands)
     if partitions != settings.partitions:
         raise ConfigurationError(
-            f"kafka.partitions is {settings.partitions} and {settings.topics.commands} has {partitions}; set it to that"
+            f"kafka.partitions is {settings.partitions} and {settings.topics.commands} has {partitions}; set it to "
+            f"{partitions}"
         )
     return partition_of(principal, partitions)
 
 
 def _partitions(settings: KafkaSettings, name: str) -> int:
-    """How many partitions the topic ``name`` has. The admin client asks, since it alone never has a topic made; a
-    broker would make one with its own settings, which the detector then refuses. Raises BrokerError."""
+    """The number of partitions of the topic ``name``. Raises BrokerError.
+
+    Uses the admin client, which never creates a topic: the broker would create it with its own settings, which the
+    detector refuses.
+    """
     from kafka.admin import KafkaAdminClient
 
-    with _named(settings):
+    with _broker_errors(settings):
         admin = KafkaAdminClient(**settings.client_arguments(), bootstrap_timeout_ms=_BOOTSTRAP_MILLISECONDS)
         try:
             count = sum(len(topic["partitions"]) for topic in admin.describe_topics([name]))
@@ -211,7 +220,7 @@ def _partitions(settings: KafkaSettings, name: str) -> int:
 
 
 @contextmanager
-def _named(settings: KafkaSettings) -> Iterator[None]:
+def _broker_errors(settings: KafkaSettings) -> Iterator[None]:
     from kafka.errors import KafkaError
 
     try:

@@ -12,7 +12,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes a while to load
     from collections.abc import Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 _SIGTERM_STATUS = 128 + signal.SIGTERM
 
@@ -31,6 +31,7 @@ class CommandEntry:
 COMMANDS = {
     "demo": CommandEntry("demo:demo", "lab", "Watch a model thief being found and stopped, here and now."),
     "run": CommandEntry("run:run", "service", "Run the detector."),
+    "scan": CommandEntry("scan:scan", "service", "Say which accounts stand out in a query log."),
     "replay": CommandEntry("replay:replay", "service", "Judge recorded queries from files, without Kafka."),
     "calibrate": CommandEntry("calibrate:calibrate", "service", "Learn from honest traffic what is ordinary."),
     "evaluate": CommandEntry("evaluate:evaluate", "lab", "Say which attacks are caught, when, and what the thief got."),
@@ -43,6 +44,7 @@ COMMANDS = {
     "serve-demo": CommandEntry("serve_demo:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
     "traffic": CommandEntry("traffic:traffic", "lab", "Send honest and thieving queries to a model server."),
     "redteam": CommandEntry("redteam:redteam", "lab", "Attack a model of yours, and keep the log of it."),
+    "completion": CommandEntry("completion:completion", "service", "Let your shell complete commands and options."),
 }
 
 
@@ -81,7 +83,7 @@ def _dispatch(name: str, arguments: list[str]) -> None:
 
     if name in ("--help", "-h"):
         say(*usage().split("\n"))
-    elif name == "--version":
+    elif name in ("--version", "-V"):
         import detector
 
         say(f"weirguard {detector.__version__}")
@@ -102,34 +104,35 @@ def _refuse(name: str) -> NoReturn:
 
 
 def _run(name: str, arguments: list[str]) -> None:
-    entry = COMMANDS[name]
     try:
-        _execute(name, entry, arguments)
+        command = command_of(name)
+        with command.make_context(f"weirguard {name}", arguments) as context:
+            command.invoke(context)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("detector.") and error.name != "detector.lab":  # the image has no lab
             raise
         from detector.contracts.errors import ConfigurationError
 
-        needs = f"{name} needs the module {error.name}, which is not installed: pip install 'weirguard[{entry.extra}]'"
+        extra = COMMANDS[name].extra
+        needs = f"{name} needs the module {error.name}, which is not installed: pip install 'weirguard[{extra}]'"
         raise ConfigurationError(needs) from None
 
 
-def _execute(name: str, entry: CommandEntry, arguments: list[str]) -> None:
-    """Without typer's own ending, which has other statuses and several lines; ``ending`` sees to it."""
+def command_of(name: str) -> Any:
+    """The command ``name``, loaded, without typer's own ending, which has other statuses and several lines: ``ending``
+    sees to it."""
     from importlib import import_module
 
     import typer
     from typer.main import get_command, get_group
 
-    module, _, attribute = entry.path.partition(":")
+    module, _, attribute = COMMANDS[name].path.partition(":")
     target = getattr(import_module(f"detector.cli.{module}"), attribute)
-    group = isinstance(target, typer.Typer)
-    app = target if group else typer.Typer(add_completion=False)
-    if not group:
-        app.command(name)(target)
-    command = get_group(app) if group else get_command(app)
-    with command.make_context(f"weirguard {name}", arguments) as context:
-        command.invoke(context)
+    if isinstance(target, typer.Typer):
+        return get_group(target)
+    app = typer.Typer(add_completion=False)
+    app.command(name)(target)
+    return get_command(app)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the operator's commands share: options, durations, commands to the owner, and how things are told."""
+"""Shared parts of the operator's commands: options, durations, commands to the owner, and output formats."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import getpass
 import re
 import secrets
 import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -16,11 +15,13 @@ from detector.cli.kafka import carry_out
 from detector.cli.screen import say
 from detector.contracts.findings import Action, Alert, Command, CommandKind, Mode
 from detector.runtime.settings import Settings
+from detector.runtime.times import rfc3339
 
 File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
-Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="For people or for scripts.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it is put on record.")]
-Issuer = Annotated[str, typer.Option("--issuer", help="Who; it is put on record.", default_factory=getpass.getuser)]
+Reason = Annotated[str, typer.Option("--reason", help="The reason, for the audit record.")]
+Issuer = Annotated[
+    str, typer.Option("--issuer", help="Your name, for the audit record.", default_factory=getpass.getuser)
+]
 Wait = Annotated[float, typer.Option("--wait", min=0.0, help="Seconds to wait for the detector's answer.")]
 ApiKey = Annotated[bool, typer.Option("--api-key", help="PRINCIPAL is an API key ('-' asks for it): hash it first.")]
 
@@ -28,7 +29,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def principal_of(settings: Settings, name: str, api_key: bool) -> str:
-    """The principal whom ``name`` means: itself, or the hash of the API key that it is."""
+    """The principal that ``name`` means: the name itself, or its hash if it is an API key."""
     if not api_key:
         return name
     secret = typer.prompt("API key", hide_input=True, err=True) if name == "-" else name
@@ -39,12 +40,12 @@ def seconds(duration: str) -> float:
     """The seconds in ``90s``, ``15m``, ``1h30m`` or ``2d``."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", duration)
     if not parts or "".join(number + unit for number, unit in parts) != duration:
-        raise typer.BadParameter(f"{duration!r} is no duration; write it like 90s, 15m, 1h30m or 2d")
+        raise typer.BadParameter(f"{duration!r} is not a duration; write it like 90s, 15m, 1h30m or 2d")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def new_id() -> str:
-    """An id that no other command has."""
+    """A random id for a command."""
     return secrets.token_hex(8)
 
 
@@ -62,7 +63,7 @@ def send(
     duration_seconds: float | None = None,
     cause_id: str | None = None,
 ) -> None:
-    """Send a command, say what came of it, and exit with 1 if the owner refused it."""
+    """Sends a command, prints its result, and exits with 1 if the owner refused it."""
     command = Command(
         id=new_id(),
         kind=kind,
@@ -82,15 +83,7 @@ def send(
         raise typer.Exit(1)
 
 
-def moment(at: float) -> str:
-    """``at``, seconds UTC, for people; others' records may be of no day that the calendar has."""
-    try:
-        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):
-        return f"{at:g} s after 1970"
-
-
-def told(action: Action) -> str:
+def describe_action(action: Action) -> str:
     """``action`` for people."""
     rate = action.queries_per_second
     return action.name if rate is None else f"{action.name} to {rate:g}/s"
@@ -103,9 +96,10 @@ def alert_line(alert: Alert) -> str:
         for item in alert.evidence
     )
     suppressed = "" if alert.suppressed_by is None else f" [{alert.suppressed_by}]"
+    uncalibrated = "" if alert.calibrated is not False else " (uncalibrated)"
     return (
-        f"{moment(alert.occurred_at)} {alert.severity} {alert.model} {alert.principal} {alert.signal} "
-        f"score {alert.score:.3g} at query {alert.query_index}: {evidence}{suppressed}"
+        f"{rfc3339(alert.occurred_at)} {alert.severity} {alert.model} {alert.principal} {alert.signal} "
+        f"score {alert.score:.3g}{uncalibrated} at query {alert.query_index + 1:,}: {evidence}{suppressed}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a command writes: looked at before hours of work, and written whole or not at all."""
+"""Output files of a command: checked before hours of work, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from detector.contracts.errors import ConfigurationError
 
 
 def folder_for(path: Path) -> Path:
-    """``path``, if it is a folder that can be written to or could be made. Raises ConfigurationError."""
+    """``path``, if it is a writable folder or one can be made there. Raises ConfigurationError."""
     if path.exists() and not path.is_dir():
         raise ConfigurationError(f"--out: {path} is a file; name a folder")
     _check_writable(path)
@@ -17,7 +17,7 @@ def folder_for(path: Path) -> Path:
 
 
 def file_for(path: Path) -> Path:
-    """``path``, if a file can be written there, after making folders around it. Raises ConfigurationError."""
+    """``path``, if a file can be written there once its folders are made. Raises ConfigurationError."""
     if path.is_dir():
         raise ConfigurationError(f"--out: {path} is a folder; name a file")
     _check_writable(path)
@@ -25,7 +25,7 @@ def file_for(path: Path) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """``content`` to ``path``: a file that was there stays whole if the disk is full. Raises ConfigurationError."""
+    """Writes ``content`` to ``path``; an existing file is kept if the disk is full. Raises ConfigurationError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # such as /dev/stdout
@@ -49,6 +49,6 @@ def _check_writable(path: Path) -> None:
     around = (place for place in path.absolute().parents if place.exists() or place.is_symlink())
     there = path if path.exists() else next(around)
     if there != path and not there.is_dir():
-        raise ConfigurationError(f"--out: {there} is a file, and cannot hold {path}")
+        raise ConfigurationError(f"--out: {there} is a file, so {path} cannot be made in it")
     if not os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)):
         raise ConfigurationError(f"--out: {there} cannot be written to; name another place or change its permissions")

@@ -1,9 +1,10 @@
-"""``weirguard principals``: who is suspicious, why, and the order to forget one."""
+"""``weirguard principals``: list suspicious principals, show one, or clear one."""
 
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from textwrap import wrap
+from typing import Annotated, Any
 
 import typer
 
@@ -11,39 +12,53 @@ from detector.cli.operator import (
     ApiKey,
     File,
     Issuer,
-    Output,
     Reason,
     Wait,
     alert_line,
-    moment,
+    describe_action,
     plain,
     principal_of,
     send,
-    told,
 )
-from detector.cli.records import Key, read_alerts, read_decisions, read_scores
-from detector.cli.screen import console, say, say_json, table
+from detector.cli.options import Json, Output
+from detector.cli.records import Key, newest, read_alerts, read_decisions, read_scores
+from detector.cli.screen import note, say, say_json
 from detector.contracts.findings import Decision, Score
 from detector.core.exposure import EXPOSURES
+from detector.runtime.printable import printable
 from detector.runtime.settings import load_settings
+from detector.runtime.times import rfc3339
 
-app = typer.Typer(help="Look at principals, and forget one.", no_args_is_help=True)
+_SHOWN = 3
+_WEIGHED = "suspicion."
+_WIDTH = 80 - 18
+"""Characters beside the columns of numbers."""
+
+app = typer.Typer(help="Look at principals, and clear one.", no_args_is_help=True)
 
 
 @app.command()
 def top(
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    json: Json = False,
     output: Output = "text",
     settings: File = None,
 ) -> None:
-    """List the most suspicious principals; a score of 1 is the threshold."""
+    """List the most suspicious principals, each with its three strongest signals; a score of 1 is the threshold."""
     kafka = load_settings(settings).kafka
-    standing = read_decisions(kafka, time.time()).standing
-    chosen = sorted(read_scores(kafka).items(), key=_least_suspicious, reverse=True)[:count]
-    if output == "json":
-        say_json([_joined(score, standing.get(key)) for key, score in chosen])
-    else:
-        _print_table(chosen, standing)
+    decisions = read_decisions(kafka, time.time()).current
+    chosen = sorted(read_scores(kafka).items(), key=_suspicion, reverse=True)[:count]
+    if json or output == "json":
+        say_json([_joined(score, decisions.get(key)) | {"matters": _matters(score)} for key, score in chosen])
+        return
+    _print_list(chosen, decisions)
+    uncalibrated_models = sorted(
+        {f"{score.model} {score.model_version}" for _, score in chosen if score.calibrated is False}
+    )
+    if uncalibrated_models:
+        from detector.stream.profiles import uncalibrated
+
+        note(f"{uncalibrated(', '.join(uncalibrated_models))}; write a profile with `weirguard calibrate`.")
 
 
 @app.command()
@@ -52,16 +67,17 @@ def show(
     principal: str,
     *,
     api_key: ApiKey = False,
+    json: Json = False,
     output: Output = "text",
     settings: File = None,
 ) -> None:
-    """Show all that is known about PRINCIPAL of MODEL: score, signals, decision and alerts."""
+    """Show the score, signals, decision and alerts of PRINCIPAL of MODEL."""
     loaded = load_settings(settings)
     key = model, principal_of(loaded, principal, api_key)
     score = read_scores(loaded.kafka).get(key)
-    decision = read_decisions(loaded.kafka, time.time()).standing.get(key)
-    alerts = read_alerts(loaded.kafka, *key)
-    if output == "json":
+    decision = read_decisions(loaded.kafka, time.time()).current.get(key)
+    alerts = newest(read_alerts(loaded.kafka, *key))
+    if json or output == "json":
         say_json({**_joined(score, decision), "alerts": [plain(alert) for alert in alerts]})
     else:
         say(f"{key[0]} {key[1]}", *_score_lines(score), _decision_line(decision))
@@ -81,13 +97,13 @@ def clear(
     wait: Wait = 30.0,
     settings: File = None,
 ) -> None:
-    """Forget PRINCIPAL of MODEL: his history, the verdicts on him and all decisions. He begins anew."""
+    """Clear PRINCIPAL of MODEL: drop their history, verdicts and decisions."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
     send(loaded, "clear", model, name, issuer=issuer, reason=reason, wait=wait)
 
 
-def _least_suspicious(item: tuple[Key, Score]) -> tuple[bool, float, int]:
+def _suspicion(item: tuple[Key, Score]) -> tuple[bool, float, int]:
     score = item[1]
     return score.flagged, -1.0 if score.score is None else score.score, score.queries
 
@@ -101,13 +117,14 @@ def _score_lines(score: Score | None) -> list[str]:
         return ["score: none yet"]
     value = "none yet" if score.score is None else f"{score.score:.3g} (1 is the threshold)"
     verdict = "a suspect" if score.flagged else "not a suspect"
-    head = f"score: {value}, {verdict}, {score.queries} queries to version {score.model_version}"
-    signals = [f"  {name}: {_told(name, statistic, 'g')}" for name, statistic in sorted(score.signals.items())]
-    return [f"{head}, {moment(score.occurred_at)}", *_answered_line(score), *signals]
+    uncalibrated = ", uncalibrated" if score.calibrated is False else ""
+    head = f"score: {value}, {verdict}{uncalibrated}, {score.queries} queries to version {score.model_version}"
+    signals = [f"  {name}: {_statistic(name, statistic, 'g')}" for name, statistic in sorted(score.signals.items())]
+    return [f"{head}, {rfc3339(score.occurred_at)}", *_answered_line(score), *signals]
 
 
 def _answered_line(score: Score) -> list[str]:
-    """What became of the answered queries; nothing where an earlier version wrote the score."""
+    """The line of answered queries; none for a score of an earlier version."""
     if score.answered is None:
         return []
     parts = [f"{score.judged} judged", f"{score.repeats} repeated"]
@@ -117,8 +134,8 @@ def _answered_line(score: Score) -> list[str]:
     return [f"answered: {score.answered} = {' + '.join(parts)}"]
 
 
-def _told(name: str, statistic: float, form: str) -> str:
-    """A signal's statistic; those that are exposures say so by their unit."""
+def _statistic(name: str, statistic: float, form: str) -> str:
+    """A signal's statistic for people; that of a meter of exposure with its unit."""
     return f"{statistic:.1f}% exposed" if name in EXPOSURES else format(statistic, form)
 
 
@@ -126,23 +143,42 @@ def _decision_line(decision: Decision | None) -> str:
     if decision is None:
         return "decision: none"
     causes = ", ".join(f"{cause.origin} ({cause.id})" for cause in decision.causes)
-    return f"decision: {told(decision.action)} ({decision.mode}) until {moment(decision.expires_at)} for {causes}"
+    action = f"{describe_action(decision.action)} ({decision.mode})"
+    return f"decision: {action} until {rfc3339(decision.expires_at)} for {causes}"
 
 
-def _print_table(chosen: list[tuple[Key, Score]], standing: dict[Key, Decision]) -> None:
+def _print_list(chosen: list[tuple[Key, Score]], decisions: dict[Key, Decision]) -> None:
     if not chosen:
-        say("Nobody has a score yet.")
+        say("There are no scores yet.")
         return
-    head = ("model", "principal", "score", "queries", "signals", "verdict", "decision")
-    console().print(table(head, (_row(key, score, standing.get(key)) for key, score in chosen)))
+    say(f"{'score':>7}{'queries':>9}  principal, model and version; the signals that matter most")
+    for key, score in chosen:
+        value = "" if score.score is None else f"{score.score:.2f}"
+        figures = f"{value:>7}{score.queries:>9}  "
+        for line in _lines(score, decisions.get(key)):
+            say(figures + line)
+            figures = " " * len(figures)
 
 
-def _row(key: Key, score: Score, decision: Decision | None) -> tuple[str, ...]:
-    return (
-        *key,
-        "" if score.score is None else f"{score.score:.3f}",
-        str(score.queries),
-        " ".join(f"{name}={_told(name, value, '.3g')}" for name, value in sorted(score.signals.items())),
-        "suspect" if score.flagged else "",
-        "" if decision is None else f"{told(decision.action)} ({decision.mode})",
-    )
+def _lines(score: Score, decision: Decision | None) -> list[str]:
+    """The principal with verdict and decision, then the signals, wrapped to the width of a terminal."""
+    who = f"{printable(score.principal)}, {printable(score.model)} {printable(score.model_version)}"
+    words = ["suspect"] if score.flagged else []
+    words += ["uncalibrated"] if score.calibrated is False else []
+    words += [] if decision is None else [f"{describe_action(decision.action)} ({decision.mode})"]
+    why = ", ".join(f"{own['name']} {_statistic(own['name'], own['value'], '.3g')}" for own in _matters(score))
+    texts = [f"{who}: {', '.join(words)}" if words else who, why]
+    return [line for text in texts for line in wrap(text, _WIDTH, break_on_hyphens=False)]
+
+
+def _matters(score: Score) -> list[dict[str, Any]]:
+    """The three strongest signals: with a profile the measures with the largest deviations, else the first signals with
+    a value."""
+    weighed = {name.removeprefix(_WEIGHED): value for name, value in score.signals.items() if name.startswith(_WEIGHED)}
+    ranked = sorted(weighed.items(), key=lambda own: -own[1]) if weighed else sorted(score.signals.items(), key=_order)
+    return [{"name": name, "value": value} for name, value in ranked[:_SHOWN]]
+
+
+def _order(signal: tuple[str, float]) -> tuple[bool, bool, str]:
+    """Sort key: ``prada`` first, then the meters of exposure."""
+    return signal[0] != "prada", signal[0] not in EXPOSURES, signal[0]

@@ -1,4 +1,4 @@
-"""``weirguard redteam``: steal a model of your own, and keep the log of it."""
+"""``weirguard redteam``: run an extraction attack on a model of your own, and write its log."""
 
 from __future__ import annotations
 
@@ -21,31 +21,34 @@ if TYPE_CHECKING:
 
 def redteam(
     *,
-    attack: Annotated[str, typer.Option(help="Name of the attack; a wrong one lists them all.", show_default=False)],
+    attack: Annotated[str, typer.Option(help="Name of the attack; a wrong name lists them all.", show_default=False)],
     target: Annotated[str, typer.Option(help="URL that predicts, or a built-in victim's name.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Labelled query log to write, .parquet.", show_default=False)],
     data: Annotated[
-        str, typer.Option(help="What the thief knows: a built-in data set, or .npz with features and labels.")
+        str, typer.Option(help="Data that the thief has: a built-in data set, or .npz with features and labels.")
     ] = "digits",
     mapping: Annotated[
         str, typer.Option(help="JSON of the URL: kserve-v1, kserve-v2, or a YAML file with request and answer.")
     ] = "kserve-v1",
     budget: Annotated[
-        int, typer.Option(min=1, help="Queries of the attack; to a URL, cover and retries included.")
+        int, typer.Option(min=1, help="Queries of the attack; for a URL with cover traffic and retries.")
     ] = 1_000,
-    rate: Annotated[float, typer.Option(min=0.001, help="Queries a second; of a built-in victim, simulated.")] = 10.0,
+    rate: Annotated[float, typer.Option(min=0.001, help="Queries per second; simulated for a built-in victim.")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same queries for the same answers.")] = 0,
-    wrapper: Annotated[str, typer.Option(help="How the thief hides; a wrong one lists them all.")] = "plain",
+    wrapper: Annotated[str, typer.Option(help="How the thief hides; a wrong name lists them all.")] = "plain",
     own: Annotated[
         str | None,
-        typer.Option("--i-own-this-endpoint", help="Host of the URL, if not this machine, which you may attack."),
+        typer.Option(
+            "--i-own-this-endpoint",
+            help="Host of the URL, if it is not this machine; you must be allowed to attack it.",
+        ),
     ] = None,
 ) -> None:
-    """Run a model extraction attack on a model server of yours, or on a built-in victim among honest accounts.
+    """Run a model extraction attack on a model server of your own, or on a built-in victim among honest accounts.
 
-    Before the attack, a URL is asked for 600 answers that clones are judged by. The log says of each query what it
-    is, and in the file's metadata, what the clone was worth on the way. If the server fails, what it answered until
-    then is kept, and the exit status is 2.
+    A URL first gets 600 queries, whose answers measure the fidelity of clones. The log labels each query; its metadata
+    has the fidelity of the clone during the attack. If the server fails, the answers until then are kept and the exit
+    status is 2.
     """
     from detector.contracts.errors import ConfigurationError, LabError
     from detector.lab.experiment import Plan
@@ -83,7 +86,7 @@ def _in_process(plan: Plan, progress: Callable[[int], None]) -> QueryLog:
 
 @contextmanager
 def _bar(screen: Console, plan: Plan) -> Iterator[Callable[[int], None]]:
-    """A progress bar over the attack's budget; what it gives is told how many queries were answered since."""
+    """A progress bar over the attack's budget; call what it yields with the number of further answered queries."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.completed:,}"), TimeElapsedColumn())
@@ -99,6 +102,6 @@ def _sentence(log: QueryLog, out: Path) -> str:
         last = run.curve[-1]
         clone = f"a clone that agrees with it on {last.test:.1%} of natural and {last.uniform:.1%} of uniform inputs"
     return (
-        f"{run.attack} on {run.victim}: {run.sent:,} queries, {run.useful:,} of them of use, and {clone}. "
+        f"{run.attack} on {run.victim}: {run.sent:,} queries, {run.useful:,} of them useful, and {clone}. "
         f"{len(log.queries):,} queries in {out}."
     )

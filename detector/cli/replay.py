@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detector.cli.logs import LOGS, Map, check_refused, files_in, reading
+from detector.cli.options import Json
 from detector.cli.output_files import folder_for
-from detector.cli.screen import console, note
+from detector.cli.screen import console, note, say_json
+from detector.contracts.principals import EVERYONE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
     from detector.policy.config import Policy
 
 
+_NAMED = 3
+"""The most model versions that a warning names."""
+
+
 class ModeName(StrEnum):
     """What ``--mode`` takes."""
 
@@ -30,9 +37,19 @@ class ModeName(StrEnum):
     DEFAULT = "default"
 
 
+class OutputsName(StrEnum):
+    """What ``--outputs`` takes."""
+
+    PROBABILITY = "probability"
+    SCORE = "score"
+    LABEL = "label"
+    PROBABILITIES = "probabilities"
+    NONE = "none"
+
+
 def replay(
     *,
-    files: Annotated[list[Path], typer.Argument(help="Query logs: .jsonl, .ndjson or .parquet.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help=LOGS, show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Folder for verdicts, alerts and the summary.")],
     mode: Annotated[
         ModeName | None,
@@ -44,34 +61,47 @@ def replay(
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge the files by occurred_at; else one after another.")
     ] = False,
+    map_: Map = None,
     profile: Annotated[
         list[Path] | None,
         typer.Option("--profile", help="Of a model version, as weirguard calibrate writes it. [default: the setting]"),
+    ] = None,
+    json: Json = False,
+    outputs: Annotated[
+        OutputsName | None,
+        typer.Option("--outputs", help="What those of models without a profile are. [default: the setting]"),
     ] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Judge recorded queries from files as the service would, and write what comes of it."""
     from detector.cli.replaying import replay as replay_files
+    from detector.runtime.settings import load_settings
+    from detector.stream.building import engine_config, policy_of
     from detector.stream.record_time import AHEAD_SECONDS
 
     folder_for(out)
     given = given_profiles(profile)
-    config, policy = _configuration(settings, mode, delta)
-    config = changed(config, profiles=given) if given else config
-    with bar(console(stderr=True), "replay", rows_in(files)) as progress:
+    loaded = load_settings(settings)
+    config = _changed(engine_config(loaded), mode, delta, given)
+    config = changed(config, outputs={EVERYONE: outputs.value}) if outputs else config
+    logs = files_in(files)
+    with bar(console(stderr=True), "replay", rows_in(logs)) as progress:
         summary = replay_files(
-            files,
+            logs,
             out,
             engine_config=config,
-            policy=policy,
-            merge=merge,
+            policy=policy_of(loaded),
+            reading=reading(loaded, map_, merge=merge),
             progress=progress,
             must_fit=given,
             not_after=time.time() + AHEAD_SECONDS,
         )
     note(_sentence(summary, out))
-    if summary["refused"] and not summary["queries"]:
-        raise typer.Exit(1)
+    if not summary["calibrated"]:
+        note(_warning(summary, config.mode))
+    if json:
+        say_json(summary)
+    check_refused(summary["queries"] + summary["refused"], summary["reasons"])
 
 
 def configuration(settings: Path | None) -> tuple[EngineConfig, Policy]:
@@ -91,10 +121,11 @@ def given_profiles(paths: Sequence[Path] | None) -> tuple[Profile, ...]:
 
 
 def rows_in(files: Sequence[Path]) -> int:
-    """How many rows, good and bad, ``files`` have together. Raises ConfigurationError."""
-    from detector.sources import format_of
+    """How many rows, good and bad, ``files`` have together; of compressed ones about so many. Raises
+    ConfigurationError."""
+    from detector.sources import files_of, format_of
 
-    return sum(format_of(path).rows(path) for path in files)
+    return sum(format_of(path).rows(path) for path in files_of(files))
 
 
 @contextmanager
@@ -109,11 +140,29 @@ def bar(screen: Console, what: str, total: int | None) -> Iterator[Callable[[int
         yield lambda done: progress.advance(task, done)
 
 
-def _configuration(settings: Path | None, mode: ModeName | None, delta: float | None) -> tuple[EngineConfig, Policy]:
-    config, policy = configuration(settings)
+def _changed(
+    config: EngineConfig, mode: ModeName | None, delta: float | None, profiles: tuple[Profile, ...]
+) -> EngineConfig:
+    """``config`` with what the command line says."""
     if delta is not None:
         config = changed(config, prada=changed(config.prada, delta=delta))
-    return (config if mode is None else changed(config, mode=mode.value)), policy
+    config = changed(config, profiles=profiles) if profiles else config
+    return config if mode is None else changed(config, mode=mode.value)
+
+
+def _warning(summary: dict[str, Any], mode: str) -> str:
+    """That verdicts are uncalibrated, of which model versions, and the command that mends it."""
+    from detector.stream.profiles import uncalibrated
+
+    names = [f"{own['model']} {own['model_version']}" for own in summary["models"] if not own["calibrated"]]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    cure = (
+        "Compatible mode uses no profile."
+        if mode == "compatible"
+        else "Let the log calibrate itself with `weirguard scan LOGS`, or make a profile of honest logs with "
+        "`weirguard calibrate --honest LOGS --out FILE` and replay with `--profile FILE`."
+    )
+    return f"{uncalibrated(', '.join(names[:_NAMED]) + more)}. {cure}"
 
 
 def _sentence(summary: dict[str, Any], out: Path) -> str:

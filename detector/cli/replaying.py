@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.cli.verdicts import Accounts, VerdictFile
+from detector.cli.verdicts import COUNTED_FROM, Accounts, VerdictFile
 from detector.contracts.codecs import encode
 from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
@@ -20,6 +20,7 @@ from detector.core.batch import Observation
 from detector.core.engine import EngineConfig
 from detector.core.profile import Profile
 from detector.policy.config import Policy
+from detector.sources import Reading
 from detector.stream.recorded import Part, judge_logs
 
 
@@ -29,30 +30,33 @@ def replay(
     *,
     engine_config: EngineConfig,
     policy: Policy,
-    merge: bool = False,
+    reading: Reading | None = None,
     progress: Callable[[int], None] | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
 ) -> dict[str, Any]:
     """Judge the queries in ``paths`` and write what comes of it to the folder ``out``; returns the summary.
 
-    The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
+    The files are read as ``reading`` says, by default in the order given. Policy time is the running maximum
     of ``occurred_at``, none of which is taken to be later than ``not_after``, seconds UTC.
 
     ``verdicts.parquet`` has one row a query in the order of judging; ``alerts.jsonl`` and
     ``decisions.jsonl`` are records as they would be published, decisions with the epoch (0, 0); ``refused.jsonl`` says
-    which rows were bad; ``summary.json`` has the reasons for it, what was odd and replaced (``limits.REPAIRS``), the
-    queries of each principal, the index of the first one flagged, or null, and how many of their rows could not be
-    judged, by reason. ``progress`` is given how many rows, good or bad, were dealt with since. Raises
-    ConfigurationError, also where a query fits none of the profiles ``must_fit``, if there are any.
+    which rows were bad, counted from 1; ``summary.json`` has the reasons for it, what was odd and replaced
+    (``limits.REPAIRS``), which model versions are ``calibrated``, by which profile, the queries of each principal, the
+    first one flagged, or null, and how many of their rows could not be judged, by reason. ``index`` and
+    ``first_flagged`` count from 0, as the files say, ``first_flagged_query`` from 1; ``alerts`` counts the revisions of
+    one alert once. ``progress`` is given how many rows, good or bad, were dealt with since. Raises ConfigurationError,
+    also where a query fits none of the profiles ``must_fit``, if there are any.
     """
-    options: dict[str, Any] = {"merge": merge, "must_fit": must_fit, "not_after": not_after}
+    options: dict[str, Any] = {"reading": reading, "must_fit": must_fit, "not_after": not_after}
     parts = judge_logs(paths, engine_config=engine_config, policy=policy, **options)
     out.mkdir(parents=True, exist_ok=True)
     with Report(out, paths) as report:
         for part, judgement in parts:
             report.clamped(sum(int((piece.occurred_at >= not_after).sum()) for piece in part.pieces))
             if judgement is not None:
+                report.judged_by(judgement.profiles)
                 report.judged(part, judgement.observation, judgement.effects.alerts, judgement.effects.decisions)
             for log, bad in part.bad_rows:
                 report.refused(log, bad)
@@ -71,6 +75,7 @@ class Report:
         self._accounts = Accounts()
         self._counts = dict.fromkeys(("queries", "refused", "alerts", "decisions", "evicted", "clamped"), 0)
         self._reasons: Counter[str] = Counter()
+        self._profiles: dict[tuple[str, str], str | None] = {}
         self.repaired: Counter[str] = Counter()
         self._verdicts = VerdictFile(out / "verdicts.parquet")
         self._alerts, self._decisions, self._refused = (
@@ -89,17 +94,23 @@ class Report:
     ) -> None:
         """Write what one micro-batch came to."""
         self._count("evicted", observation.evicted)
+        self.repaired += observation.repaired
         self._refuse_by_engine(part, observation)
         kept = np.flatnonzero(observation.index >= 0)
         self._count("queries", len(kept))
         index = self._accounts.number(observation, kept)
         self._verdicts.write(observation, kept, index, part.event_ids)
         for alert in alerts:
-            self._count("alerts")
+            self._count("alerts", alert.revision == 1)
             self._alerts.write(encode(alert) + b"\n")
         for decision in decisions:
             self._count("decisions")
             self._decisions.write(encode(decision) + b"\n")
+
+    def judged_by(self, profiles: Mapping[tuple[str, str], str | None]) -> None:
+        """By model version, the hash of the profile that judges it, or None."""
+        self._profiles.update(profiles)
+        self._verdicts.uncalibrated = [f"{m} {v}" for (m, v), profile in self._profiles.items() if profile is None]
 
     def clamped(self, rows: int) -> None:
         """The number of rows with a time too far ahead to be believed."""
@@ -110,13 +121,19 @@ class Report:
         self._count("refused")
         self._reasons[bad.reason] += 1
         self._accounts.refuse(bad)
-        line = {"file": str(self._paths[log]), "row": bad.row, "reason": bad.reason, "detail": bad.detail}
+        line = {"file": str(self._paths[log]), "row": bad.row + 1, "reason": bad.reason, "detail": bad.detail}
         self._refused.write(json.dumps(line).encode() + b"\n")
 
     def summary(self) -> dict[str, Any]:
         """Totals and each principal; also written to ``summary.json``."""
         counted = {"reasons": dict(self._reasons.most_common()), "repaired": dict(self.repaired)}
-        summary = {**self._counts, **counted, "principals": self._accounts.summary()}
+        base = {"index_counts_from": COUNTED_FROM, "queries_count_from": 1, "rows_count_from": 1}
+        models = [
+            {"model": model, "model_version": version, "calibrated": profile is not None, "profile": profile}
+            for (model, version), profile in self._profiles.items()
+        ]
+        calibrated = {"calibrated": all(own["calibrated"] for own in models), "models": models}
+        summary = {**self._counts, **counted, **base, **calibrated, "principals": self._accounts.summary()}
         (self._out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         return summary
 

@@ -12,7 +12,7 @@ import typer
 def run(
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
-    """Run the detector: one worker process under a supervisor that restarts it when it stops on doubt."""
+    """Run the detector: one worker process under a supervisor that restarts it when it exits on an inconsistency."""
     from detector.runtime.logging import configure_logging
     from detector.runtime.settings import FILE_VARIABLE, load_settings
     from detector.stream.supervisor import Backoff, Supervisor, worker_command

@@ -1,6 +1,6 @@
-"""The one way to the terminal: whatever comes from outside goes through here and cannot act on it.
+"""Output to the terminal: all text from outside passes through here, so that it cannot control the terminal.
 
-Names of principals and models, reasons, messages of brokers and of files are others' text. JSON escapes them by itself.
+Names of principals and models, reasons, and messages of brokers and files come from outside. JSON escapes its texts.
 """
 
 from __future__ import annotations
@@ -23,68 +23,68 @@ _WIDE = 1_000
 
 
 def say(*lines: str) -> None:
-    """Print ``lines``, each in one line whatever is in it."""
+    """Prints each of ``lines`` on one line, with control characters escaped."""
     for line in lines:
         print(printable(line))
 
 
 def say_json(value: Any, indent: int | None = 2) -> None:
-    """Print ``value`` as JSON, in ASCII."""
+    """Prints ``value`` as JSON, in ASCII."""
     print(json.dumps(value, indent=indent))
 
 
 def flush() -> None:
-    """Let a reader have what was said so far."""
+    """Flushes the output, so that a reader gets it now."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def note(line: str) -> None:
-    """Print ``line`` to standard error: it belongs not to the output."""
+    """Prints ``line`` to standard error: it is not part of the output."""
     print(printable(line), file=sys.stderr)
 
 
 def complain(*lines: str) -> None:
-    """Print ``lines`` to standard error, as those of this program."""
+    """Prints ``lines`` to standard error, with the name of this program."""
     for line in lines:
         note(f"weirguard: {line}")
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where tables and progress bars go; nothing is folded where nobody looks at it, as in a pipe."""
+    """The console for tables and progress bars; lines are not wrapped if the output is no terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    looked_at = stream is not None and stream.isatty()
-    return Console(stderr=stderr, width=None if looked_at or stderr else _WIDE)
+    is_terminal = stream is not None and stream.isatty()
+    return Console(stderr=stderr, width=None if is_terminal or stderr else _WIDE)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Cell]], texts: int | None = None) -> Table:
     """A table of plain text; all but the first ``texts`` columns, if given, hold numbers."""
     from rich.table import Table
 
-    made = Table()
+    result = Table()
     for at, name in enumerate(head):
-        made.add_column(_verbatim(name), justify="left" if texts is None or at < texts else "right")
+        result.add_column(_verbatim(name), justify="left" if texts is None or at < texts else "right")
     for row in rows:
-        made.add_row(*map(_verbatim, row))
-    return made
+        result.add_row(*map(_verbatim, row))
+    return result
 
 
 def tell(console: Console, sentence: str, style: str | None = None) -> None:
-    """Print ``sentence`` on ``console``, wrapped where it ends, and read as nothing but text."""
+    """Prints ``sentence`` on ``console`` as plain text, wrapped to its width."""
     console.print(printable(sentence), markup=False, highlight=False, style=style)
 
 
 def verbatim(text: str) -> str:
-    """``text`` for where rich reads markup."""
+    """``text``, escaped for places where rich reads markup."""
     from rich.markup import escape
 
     return escape(printable(text))
 
 
 def printable_stream(stream: TextIO | None) -> None:
-    """Let ``stream`` write what its encoding has no character for as an escape, not as an error."""
+    """Makes ``stream`` escape characters that its encoding does not have, instead of raising an error."""
     if stream is not None and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
 

@@ -1,4 +1,4 @@
-"""``weirguard serve-demo``: the demo's model server, guarded by the SDK as yours would be."""
+"""``weirguard serve-demo``: the demo's model server, guarded by the SDK as your own would be."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def serve_demo(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a container.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port.")] = 8000,
 ) -> None:
-    """Serve digits on POST /predict and tumours on POST /tumours/predict; queries are logged and decisions obeyed.
+    """Serve digits on POST /predict and tumours on POST /tumours/predict; logs queries and applies decisions.
 
-    Kafka comes from the same WEIRGUARD_* settings as the detector's.
+    Kafka is that of the detector's WEIRGUARD_* settings.
     """
     import uvicorn
 

@@ -1,4 +1,4 @@
-"""``weirguard traffic``: the demo's clients against a model server of yours."""
+"""``weirguard traffic``: sends the demo's traffic to a model server of your own."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import typer
 
 
 def traffic(
-    target: Annotated[str, typer.Option(help="Where to POST, for example http://127.0.0.1:8000/predict.")],
-    accounts: Annotated[int, typer.Option(min=1, max=500, help="Honest accounts.")] = 24,
-    seconds: Annotated[float, typer.Option(min=1, help="How long.")] = 60.0,
+    target: Annotated[str, typer.Option(help="URL to POST to, for example http://127.0.0.1:8000/predict.")],
+    accounts: Annotated[int, typer.Option(min=1, max=500, help="Number of honest accounts.")] = 24,
+    seconds: Annotated[float, typer.Option(min=1, help="Duration.")] = 60.0,
     thief: Annotated[bool, typer.Option("--thief", help="Add one Jacobian-augmentation thief.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same queries.")] = 0,
 ) -> None:
-    """Send what honest users, and with --thief a model thief, send to a server of 8 by 8 digits.
+    """Send queries of honest users, and with --thief of a model thief, to a server of 8 by 8 digits.
 
-    Exit status 1 when a query got no proper answer; being turned away (429) is one.
+    Exit status 1 if a query got no valid answer; a refusal (429) is a valid answer.
     """
     from rich.console import Console
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_WHOLE = frozenset({"model", "model_version", "output_kind", "principals"})
+_WHOLE = frozenset({"model", "model_version", "output_kind", "principals", "feature_names"})
 COLUMNS = tuple(field.name for field in fields(QueryBatch) if field.name not in _WHOLE)
 """Fields of a batch that have one entry a row."""
 
@@ -76,8 +76,8 @@ def in_log_order(parts: Sequence[Part]) -> Iterator[Part]:
 def concatenate(pieces: Iterable[QueryBatch]) -> Iterator[QueryBatch]:
     """The same rows in the same order in as few batches as their shapes allow.
 
-    Neighbours are joined when they agree in model, version, output kind, dimension, output width and in
-    which optional columns they carry; where only some carry ``missing``, nothing is missing in the others.
+    Neighbours are joined when they agree in model, version, output kind, dimension, output width, names of features
+    and in which optional columns they carry; where only some carry ``missing``, nothing is missing in the others.
     """
     for _, alike in groupby(pieces, key=_shape):
         yield _join(list(alike))
@@ -86,7 +86,7 @@ def concatenate(pieces: Iterable[QueryBatch]) -> Iterator[QueryBatch]:
 def _shape(batch: QueryBatch) -> tuple[object, ...]:
     absent = tuple(name for name in COLUMNS if name != "missing" and getattr(batch, name) is None)
     widths = batch.features.shape[1], batch.outputs.shape[1]
-    return batch.model, batch.model_version, batch.output_kind, widths, absent
+    return batch.model, batch.model_version, batch.output_kind, widths, batch.feature_names, absent
 
 
 def _join(pieces: list[QueryBatch]) -> QueryBatch:

@@ -1,24 +1,24 @@
-"""The one error tree.
+"""The error tree.
 
 ::
 
     WeirguardError
-    ├── ConfigurationError      a setting, profile or topic is wrong; the message names it and says what to do
-    ├── InvalidRecord           bytes from outside that break their contract; dead-lettered, never retried
-    ├── Unjudged                an answered query that cannot be logged; counted against its principal
+    ├── ConfigurationError      a setting, profile or topic is wrong; the message names it and what to do
+    ├── InvalidRecord           bytes from outside that break their contract; sent to the dead letters, not retried
+    ├── Unjudged                an answered query that cannot be logged; counted for its principal
     ├── StateLogError           the state log cannot be trusted as read; the worker stops
     │   ├── StateLogHole        a record is missing between two that were read
     │   └── NewerStateLog       written by a later version than this one
     ├── OwnershipLost           another worker owns the partition now; the worker stops
     ├── SourceGap               a micro-batch does not continue the applied offset; the worker stops
-    └── BrokerError             Kafka did not do what was asked in time; retriable
+    └── BrokerError             Kafka did not answer in time, or refused a request; retriable
 """
 
 from __future__ import annotations
 
 
 class WeirguardError(Exception):
-    """Base of every error this package raises on purpose.
+    """Base of all errors that this package raises on purpose.
 
     ``reason`` is a stable machine word (a metric label, a dead-letter header); the message is for people.
     """
@@ -34,7 +34,7 @@ class ConfigurationError(WeirguardError):
 class InvalidRecord(WeirguardError):
     """A record, or one row of it, that breaks its contract.
 
-    ``reason`` is one of a small fixed set of words, so that it may label a metric.
+    ``reason`` is one of a small fixed set of words, so that it can be a metric label.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -44,8 +44,8 @@ class InvalidRecord(WeirguardError):
 
 
 class Unjudged(WeirguardError):
-    """``queries`` answered queries that cannot be logged, None for as many as the bodies seem to hold. ``reason`` is a
-    short word of [a-z-]."""
+    """Answered queries that cannot be logged. ``queries``: their number, None to estimate it from the bodies.
+    ``reason`` is a short word of [a-z-]."""
 
     def __init__(self, reason: str, detail: str, queries: int | None = None) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -81,8 +81,8 @@ class BrokerError(WeirguardError):
 
 
 class LabError(WeirguardError):
-    """The lab was asked for something that this victim, attack or log cannot do."""
+    """This victim, attack or log does not support what the lab was asked to do."""
 
 
 class NotMergeable(WeirguardError):
-    """The states of several principals of this signal cannot be added up without their queries."""
+    """The states of several principals cannot be merged for this signal without their queries."""

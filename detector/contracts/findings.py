@@ -1,4 +1,4 @@
-"""Alerts, decisions, commands and their kin: everything but queries that crosses Kafka."""
+"""Alerts, decisions, commands and the other records that cross Kafka, except queries."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ Severity = Literal["low", "medium", "high"]
 CommandKind = Literal["add", "delete", "clear"]
 
 Epoch = tuple[int, int]
-"""(fence, sequence) of the state record behind a decision; compared in that order, later wins."""
+"""(fence, sequence) of the state record behind a decision; compared in that order, and the later one wins."""
+
+
+HIGH_SCORE = 1.5
+"""The severity is high from this multiple of the threshold on."""
+
+
+def severity_of(score: float) -> Severity:
+    """Returns the severity of an alert at ``score``, where 1 is the threshold."""
+    return "high" if score >= HIGH_SCORE else "medium"
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One number that lets a person check a claim. ``threshold`` is None for context figures."""
+    """One value that an alert rests on, for people to check. ``threshold`` is None for a value without one."""
 
     name: str
     value: float
@@ -26,7 +35,13 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Somebody looks like a thief. ``id`` is a function of model, principal, signal and episode alone."""
+    """A principal was flagged. ``id`` is a function of model, principal, signal and episode alone.
+
+    ``revision`` counts the records of one id from 1: each later one means that the severity rose, and replaces the one
+    before. Its ``score``, time and ``query_index`` (from 0) are those of the rise, its ``evidence`` that of the
+    verdict. ``calibrated``: whether the verdict rests on a profile of honest traffic; None for a signal that uses no
+    profile, and in records of earlier versions.
+    """
 
     id: str
     occurred_at: float
@@ -44,11 +59,13 @@ class Alert:
     profile: str | None = None
     technique: str = "AML.T0024.002"
     suppressed_by: str | None = None
+    revision: int = 1
+    calibrated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What serving does. ``queries_per_second`` belongs to ``slow`` alone."""
+    """What a gate does. Only ``slow`` has ``queries_per_second``."""
 
     name: ActionName
     queries_per_second: float | None = None
@@ -56,7 +73,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a decision stands: ``origin`` is ``signal:NAME``, ``group:ID`` or ``operator:NAME``."""
+    """A reason for a decision: ``origin`` is ``signal:NAME``, ``group:ID`` or ``operator:NAME``."""
 
     id: str
     origin: str
@@ -66,7 +83,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The whole standing decision about one principal of one model; the action ``none`` is a release."""
+    """The complete current decision about one principal of one model; the action ``none`` is a release."""
 
     id: str
     model: str
@@ -82,10 +99,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """An operator's, or later a group agent's, word to the partition owner.
+    """An order of an operator, or later of a group agent, to the partition owner.
 
     ``add`` needs ``action`` and ``duration_seconds``; ``delete`` removes the cause ``cause_id`` or, without
-    one, all causes; ``clear`` forgets the principal's detection state and latch as well.
+    one, all causes; ``clear`` also drops the principal's detection state and latches.
     """
 
     id: str
@@ -103,7 +120,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was decided or commanded, by whom, kept by time. ``detail`` holds strings and numbers only."""
+    """A record of a decision or command and its actor. ``detail`` holds strings and numbers only."""
 
     id: str
     occurred_at: float
@@ -117,12 +134,13 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The latest suspicion of one principal; 1 is the threshold. ``signals`` holds raw statistics. ``queries``: those
-    that the state behind the score took.
+    """The latest score of one principal; 1 is the threshold. ``signals``: statistics by signal. ``queries``: those that
+    the state behind the score has judged.
 
-    ``answered``: queries to the model in all versions, as far as is remembered. They are those ``judged``, ``repeats``
-    of earlier ones, and by reason those that were ``unjudged`` or ``dropped`` before they were logged. None in records
-    of earlier versions.
+    ``answered``: queries to the model in all versions that the state still counts. It is the sum of those ``judged``,
+    ``repeats``, and by reason those ``unjudged`` and ``dropped``. None in records of earlier versions. ``calibrated``:
+    whether the last query was judged with a profile of honest traffic; None if it was not judged, and in records of
+    earlier versions.
     """
 
     model: str
@@ -138,15 +156,16 @@ class Score:
     repeats: int | None = None
     unjudged: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    calibrated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A refused record or row: where it was, why, and (in the record value itself) what was refused of it.
+    """A refused record or row: its place and the reason. The record's value holds the refused bytes.
 
-    ``row``: the only bad one. ``rows``: which rows of the record the value holds, in order; empty where it holds the
-    record as it came, cut where it was too large. ``size`` in bytes and ``digest`` (BLAKE2b, 16 bytes, hexadecimal) are
-    of the whole record's value.
+    ``row``: the bad row, if there is only one. ``rows``: the rows of the record that the value holds, in order; empty
+    if it holds the record as it came, cut if too large. ``size`` in bytes and ``digest`` (BLAKE2b, 16 bytes,
+    hexadecimal) are those of the whole record's value.
     """
 
     topic: str
@@ -162,10 +181,10 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A signal's claim about one query: the row of the micro-batch at which a principal became a suspect.
+    """A signal flagged a principal at the row ``row`` of the micro-batch.
 
     ``score`` is normalised (1 is the threshold); ``statistic`` and ``threshold`` are in the signal's own unit.
-    ``profile``: hash of the profile by which it was judged, None where there was none.
+    ``profile``: hash of the profile that the query was judged with, None without one.
     """
 
     row: int

@@ -1,5 +1,5 @@
-"""Which partition a principal lives in: Kafka's own murmur2, so that any Java, Python or librdkafka
-(``murmur2_random``) producer that keys by principal agrees with us."""
+"""The partition of a principal, by Kafka's murmur2: producers in Java, Python or librdkafka (``murmur2_random``) that
+key records by principal choose the same one."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def murmur2(data: bytes) -> int:
 
 @lru_cache(maxsize=65_536)
 def partition_of(principal: str, partitions: int) -> int:
-    """The partition of ``principal`` among ``partitions``: its queries, commands and decisions."""
+    """The partition, of ``partitions``, of the queries, commands and decisions of ``principal``."""
     return (murmur2(principal.encode()) & 0x7FFFFFFF) % partitions

@@ -1,4 +1,4 @@
-"""Principals: who is enforced. API keys never leave the serving process in clear."""
+"""Names of principals. API keys never leave the serving process in clear text."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ NAME_CHARACTERS: Final = 256
 EVENT_ID_CHARACTERS: Final = 128
 
 ANONYMOUS = "anonymous"
-"""The principal of a request that carries no identity at all."""
+"""The principal of a request without an identity."""
 
 DERIVED = "odd:"
-"""How a name begins that :func:`usable_principal` made."""
+"""Prefix of the names that :func:`usable_principal` derives."""
 
 EVERYONE = "*"
-"""Not a principal: the key of the one decision record that switches all enforcement off."""
+"""Not a principal: the name in the key of the kill switch, the decision that switches all enforcement off."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrincipalHasher:
-    """Keyed BLAKE2b of an API key; Logger, Gate and commands must share ``key``."""
+    """Keyed BLAKE2b of an API key; logger, gate and commands must use the same ``key``."""
 
     key: bytes = field(default=b"", repr=False)
 
@@ -35,7 +35,8 @@ class PrincipalHasher:
 def usable_principal(text: str) -> str:
     """``text`` if it can name a principal: 1 to 256 plain characters and not ``*``; else a name derived from it.
 
-    Logger, gate and codecs share this rule, so a decision about the derived name meets the caller who sent ``text``.
+    Logger, gate and codecs share this rule, so that a decision about the derived name applies to the caller that sent
+    ``text``.
     """
     return text if names_one(text) else _derived(text)
 
@@ -46,9 +47,9 @@ def usable_event_id(text: str) -> str:
 
 
 def principal_of(value: object) -> str:
-    """The principal that any value a caller passes stands for: ``anonymous`` for None, else its text, made usable."""
+    """The principal that a value of a caller names: ``anonymous`` for None, else its text, made usable."""
     if isinstance(value, str):
-        return usable_principal(str.__str__(value))  # of an enumeration its text, not its name
+        return usable_principal(str.__str__(value))  # the text of an enumeration member, not its name
     return ANONYMOUS if value is None else usable_principal(str(value))
 
 
@@ -57,7 +58,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def plain(text: str, characters: int) -> bool:
-    """Whether ``text`` is at most ``characters`` long and free of control characters; empty is plain."""
+    """Whether ``text`` is at most ``characters`` long and has no control characters; an empty text is plain."""
     return len(text) <= characters and (text.isprintable() or not CONTROL.search(text))
 
 
@@ -67,5 +68,5 @@ def names_one(name: str) -> bool:
 
 
 def _derived(text: str) -> str:
-    """``DERIVED`` and 32 hexadecimal digits: the same for the same text, in every process."""
+    """``DERIVED`` and 32 hexadecimal digits, the same for a text in every process."""
     return f"{DERIVED}{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"

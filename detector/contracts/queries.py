@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-OutputKind = Literal["probabilities", "label", "score"]
+OutputKind = Literal["probabilities", "label", "score", "none", "unstated"]
+"""``none``: no outputs were logged. ``unstated``: one number a row, and nobody said what it is."""
+
 CountKind = Literal["dropped", "refused", "unjudged"]
 """Lost before they were logged; refused by the gate, so never answered; answered, and not fit to be logged."""
 
@@ -43,6 +45,13 @@ class QueryBatch:
     ``specification`` float32 (n, 2) of requested accuracy and latency, ``served_mode`` and the
     infrastructure attributes are lists of n strings. ``hardness`` and ``specification`` are NaN in a row that lacks
     them.
+
+    ``outputs`` of kind ``none`` are (n, 0); probabilities of one column are those of the second of two classes. A
+    *loose* batch holds queries as people have them, and a ``Form`` (``detector.core.forms``) makes it plain.
+    ``feature_names`` (d + t) name the columns of ``features``, then those of ``texts``, each once; None: unnamed.
+    ``texts`` object (n, t): features that are texts, None where missing. A list of features with a text among them
+    is named by position from 1. In named batches NaN in ``features`` is missing as well. ``output_names`` object
+    (n, k): the class that each output of the row stands for; of a label that is a text, (n, 1), the output is 1.
     """
 
     model: str
@@ -62,6 +71,9 @@ class QueryBatch:
     network_prefix: list[str] | None = None
     organisation: list[str] | None = None
     user_agent_hash: list[str] | None = None
+    feature_names: tuple[str, ...] | None = None
+    texts: NDArray[np.object_] | None = None
+    output_names: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.event_ids)
@@ -69,6 +81,13 @@ class QueryBatch:
     @property
     def dimension(self) -> int:
         return int(self.features.shape[1])
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether the engine cannot take it as it is: it needs a form."""
+        named = self.feature_names is not None or self.output_names is not None
+        single = self.output_kind == "probabilities" and self.outputs.shape[1] == 1
+        return named or single or self.output_kind == "unstated"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Names of the topics. All share one prefix, which is a setting."""
+"""Names of the topics. They share a prefix, which is a setting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ STATE_TABLE = "state"
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """Topic names under ``prefix``; the application id is the prefix itself."""
+    """Topic names under ``prefix``; the prefix is also the application id."""
 
     prefix: str = "weirguard"
 
@@ -23,7 +23,7 @@ class Topics:
 
     @property
     def rekeyed(self) -> str:
-        """Queries that a foreign producer put in another partition than their principal's."""
+        """Strays: queries that a producer wrote to another partition than their principal's."""
         return f"{self.prefix}.rekeyed"
 
     @property
@@ -52,5 +52,5 @@ class Topics:
 
     @property
     def state_log(self) -> str:
-        """The changelog topic of the Faust table that is the state log; Faust fixes this form."""
+        """The changelog topic of the Faust table that holds the state log; Faust sets the form of its name."""
         return f"{self.prefix}-{STATE_TABLE}-changelog"

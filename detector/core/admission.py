@@ -1,7 +1,7 @@
-"""Which queries join the growing set of their pool: sequential in a pool, so worked off in waves.
+"""Which queries join the growing set of their pool: sequential within a pool, so processed in waves.
 
-Wave w holds the w-th query of every pool of the step, so that inside a wave all pools differ and everything is an
-array operation. Once few pools have queries left, each is finished by itself in plain floats, which round alike.
+Wave w holds the w-th query of every pool of the step, so that all pools in a wave differ and everything is an array
+operation. Once few pools have queries left, each is finished on its own in plain floats, which round alike.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Admission:
 def admit(
     neighbours: GrowingNeighbours, pools: Grouping, before: Thresholds, recompute: Recompute | None = None
 ) -> Admission:
-    """Run the admission rule over a step. ``before`` holds the thresholds of its pools, in its order.
+    """Applies the admission rule to a step. ``before`` holds the thresholds of its pools, in its order.
 
-    With ``recompute``, a distance within 1e-9 of the threshold is judged by what that returns.
+    With ``recompute``, a distance within 1e-9 of the threshold is compared with what that returns.
     """
     work = _Waves(neighbours, pools, before, recompute)
     work.run()
@@ -68,8 +68,8 @@ def admit(
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """As plain numbers: the pairs of row r stand from ``first[r]`` to ``first[r + 1]``, each with the ``earlier`` row
-    and its ``distance``."""
+    """Plain numbers: the pairs of row r are entries ``first[r]`` to ``first[r + 1]``, each with the ``earlier`` row and
+    its ``distance``."""
 
     first: list[int]
     earlier: list[int]
@@ -133,7 +133,7 @@ class _Waves:
         return self._recompute(pool, joined[np.isfinite(joined)].tolist())
 
     def _tell(self, pairs: Array) -> None:
-        """Let later rows know of the neighbours that a wave admitted: at most one for each of them."""
+        """Informs later rows of the neighbours that a wave admitted: at most one for each of them."""
         pairs = pairs[self.admitted[self._pairs.earlier[pairs]]]
         later = self._pairs.later[pairs]
         self.distance[later] = np.minimum(self.distance[later], self._pairs.distance[pairs])
@@ -180,7 +180,7 @@ class _Learner:
         return distance > 0 and abs(distance - self.threshold) <= _DOUBT * (distance + self.threshold) < inf
 
     def learn(self, distance: float) -> bool:
-        """Whether a query at ``distance`` is admitted; what ``_learn`` does, for one."""
+        """Returns whether a query at ``distance`` is admitted; what ``_learn`` does, for one."""
         if distance == inf:
             self._count = max(self._count, 1)
             return True

@@ -1,4 +1,4 @@
-"""How sections of the state log hold arrays: msgpack, each array as its dtype, shape and bytes. No pickle."""
+"""The encoding of arrays in sections of the state log: msgpack, each array as its dtype, shape and bytes. No pickle."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _KINDS = "biuf"
 
 
 def pack(body: Any) -> bytes:
-    """``body`` (dicts, lists, strings, numbers, None and numeric arrays) as msgpack bytes."""
+    """Returns ``body`` (dicts, lists, strings, numbers, None and numeric arrays) as msgpack bytes."""
     return msgspec.msgpack.encode(body, enc_hook=_encode_array)
 
 
 def unpack(data: bytes) -> Any:
-    """What ``pack`` was given; arrays are read-only views of copies. Raises StateLogError if it is not such data."""
+    """Returns what was passed to ``pack``; arrays are read-only views of copies. Raises StateLogError for other
+    bytes."""
     try:
         return _restore(msgspec.msgpack.decode(data))
     except (msgspec.DecodeError, ValueError, TypeError) as error:

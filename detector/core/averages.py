@@ -1,8 +1,8 @@
-"""Sums of what queries score, that fade at several memories at once, on clocks that each query moves by its weight.
+"""Decayed sums of query scores, over several memories at once, on clocks that advance by a weight per query.
 
 With weight w, a sum S becomes S e^(-w/s) + w v at a query that scores v, where s is the memory. The same sum of v = 1
-is the weight so far, and the one over the other an exponentially weighted mean of the last s queries or so. Thirty
-frames of a video, each of little weight, count as a few queries. The sums of two principals add up.
+is the weight so far, and the quotient is an exponentially weighted mean of about the last s queries. Thirty frames of a
+video, each of little weight, count as a few queries. The sums of two principals add up.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ MEMORIES = np.array((8.0, 32.0, 128.0, 512.0))
 """In queries of weight 1."""
 
 _BLOCK = 32
-"""Rows of a group that are summed at once where there are several: e^(32 / 8) is still small, so that what one group
-leaves over takes no digits from the next."""
+"""Rows of a group that are summed at once where there are several: e^(32 / 8) is still small, so that one group costs
+the next no precision."""
 
 Floats = NDArray[np.float64]
 
 
 def fading_sums(grouping: Grouping, increments: Floats, clock: Array, weights: Floats, before: Floats) -> Floats:
-    """float64 (j, memories, n): the sums as of each of n rows, of ``increments`` (j, n), of which the i-th fade by
-    the ``clock[i]``-th of ``weights`` (clocks, n), from 0 to 1. Rows are in the order of ``grouping``; ``before`` (j,
-    memories, groups). At most 1,024 rows a group, lest its exponentials overflow."""
+    """Returns float64 (j, memories, n): the sums as of each of n rows, of ``increments`` (j, n), of which the i-th
+    decay by the ``clock[i]``-th of ``weights`` (clocks, n), from 0 to 1. Rows are in the order of ``grouping``;
+    ``before`` (j, memories, groups). A group has at most 1,024 rows, so that its exponentials cannot overflow."""
     lengths = grouping.lengths
     if increments.shape[1] and (len(lengths) == 1 or 0 < lengths.min() <= lengths.max() <= _BLOCK):
         return _block(increments, clock, weights, lengths, before)
@@ -57,7 +57,7 @@ def _block(increments: Floats, clock: Array, weights: Floats, lengths: Array, st
 
 
 def _ranges(starts: Array, lengths: Array) -> Array:
-    """int64: each start and the integers after it, as many as its length says."""
+    """Returns int64: each start and the integers after it, as many as its length says."""
     ends = np.cumsum(lengths)
     rows: Array = np.arange(ends[-1]) + np.repeat(starts - ends + lengths, lengths)
     return rows

@@ -1,8 +1,10 @@
-"""What goes into the engine and what comes out of it."""
+"""The input and output of the engine."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +13,13 @@ from detector.contracts.findings import Finding
 from detector.contracts.queries import BadRow, QueryBatch
 
 Section = tuple[int, bytes]
-"""(format version, bytes): one signal's, the engine's or the ledger's part of a state record."""
+"""(format version, bytes): the part of a state record of one signal, the engine or the ledger."""
 
 Sections = dict[str, Section]
 
 
-@dataclass(frozen=True, slots=True)
-class PrincipalKey:
-    """Whose state: all detection state is keyed by this."""
+class PrincipalKey(NamedTuple):
+    """The key of all detection state."""
 
     model: str
     model_version: str
@@ -37,8 +38,8 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the engine holds of one principal of one model: ``queries`` taken, ``repeats`` among them, the last
-    ``score`` (NaN before any) and whether it is ``flagged``."""
+    """The state of one principal of one model: ``queries`` taken, ``repeats`` among them, the last ``score`` (NaN
+    before any) and whether it is ``flagged``."""
 
     queries: int
     repeats: int
@@ -48,16 +49,16 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the engine says of each of the ``n`` rows of a micro-batch, in its order, as of that row.
+    """The engine's results for each of the ``n`` rows of a micro-batch, in its order, as of that row.
 
-    ``keys`` and ``key_index`` int32 (n,): whose state judged it, which may be that of another version than the query's
-    own. ``repeats`` bool (n,): queries asked again word for word. ``index`` int64 (n,): the query's number within its
-    principal, from 0; -1 where the row was refused. ``flagged`` bool (n,): the verdict. ``score`` float64 (n,):
-    normalised suspicion, 1 at the threshold, NaN while no signal has spoken. ``signals``: raw statistic of each
-    signal, float64 (n,), NaN while silent. ``findings``: one for each row at which a principal became a
-    suspect, in row order. ``refused``: rows that nothing could judge, for their dimension or as no
-    profile fits, in row order. ``evicted``: how many
-    principals were forgotten for space. ``sections``: the change of state, for the state log.
+    ``keys`` and ``key_index`` int32 (n,): the state that judged it, which may be that of another version than the
+    query's own. ``repeats`` bool (n,): queries equal to an earlier one. ``index`` int64 (n,): the query's number within
+    its principal, from 0; -1 where the row was refused. ``flagged`` bool (n,): the verdict. ``score`` float64 (n,):
+    normalised suspicion, 1 at the threshold, NaN while no signal has a result. ``signals``: raw statistic of each
+    signal, float64 (n,), NaN without a result. ``findings``: one for each row at which a principal became a suspect, in
+    row order. ``refused``: rows that could not be judged, because of their dimension or because no profile fits, in row
+    order. ``evicted``: how many principals were evicted because the limit was reached. ``repaired``: rows that were odd
+    to their profile's form, by a word of ``limits.FORM_REPAIRS``. ``sections``: the change of state, for the state log.
     """
 
     keys: list[PrincipalKey]
@@ -71,3 +72,4 @@ class Observation:
     sections: Sections
     refused: list[BadRow] = field(default_factory=list)
     evicted: int = 0
+    repaired: Counter[str] = field(default_factory=Counter)

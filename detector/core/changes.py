@@ -1,6 +1,6 @@
-"""The change that one call of ``observe`` made, sorted by whose it is: each shard has a log of its own.
+"""The change of state that one call of ``observe`` made, divided by shard: each shard has a log of its own.
 
-Slots stand by shard and rows come shard by shard, so that a shard's part of any array is one slice of it.
+Slots and rows are ordered by shard, so that a shard's part of any array is one slice of it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ VERSION = 2
 """From the second on a dimension may change, and repeats are counted."""
 
 Steps = Sequence[tuple[Record, Mapping[str, Delta]]]
-"""Of each step, what the engine itself and what each signal changed."""
+"""For each step, the change of the engine itself and of each signal."""
 
 
 class Changes:
-    """What one shard will log: segments and, alongside, the deltas of each signal."""
+    """The log entry of one shard: segments and, alongside, the deltas of each signal."""
 
     def __init__(self, signals: Sequence[Signal]) -> None:
         self.evicted: list[list[str]] = []
@@ -34,14 +34,14 @@ class Changes:
         self._deltas: dict[str, list[list[Delta]]] = {signal.name: [] for signal in signals}
 
     def add(self, steps: Steps, counters: Record) -> None:
-        """One more segment, after what was evicted before it."""
+        """Adds a segment, after what was evicted before it."""
         self._segments.append({"evicted": self.evicted, "steps": [step for step, _ in steps], **counters})
         for name, own in self._deltas.items():
             own.append([deltas[name] for _, deltas in steps])
         self.evicted = []
 
     def sections(self) -> Sections:
-        """All of it, packed."""
+        """Returns all of it, packed."""
         if self.evicted:
             self.add([], {})
         packed = {ENGINE: (VERSION, pack(self._segments))}
@@ -51,7 +51,8 @@ class Changes:
 
 
 def shares(step: Record, deltas: Mapping[str, Delta], edges: Sequence[int]) -> list[tuple[Record, dict[str, Delta]]]:
-    """A step's change cut into that of each shard; ``edges`` are where its slots begin in the segment, and the end."""
+    """Returns a step's change divided by shard; ``edges`` are the starts of the shards' slots in the segment, and the
+    end."""
     if len(edges) == 2:
         return [(step, dict(deltas))]
     slots = np.searchsorted(step["slots"], edges)
@@ -87,7 +88,7 @@ def _share(step: Record, first_slot: int, slot: _Pair, pool: _Pair, row: _Pair) 
 
 
 def _event_edges(delta: Delta, slots: Array) -> dict[str, list[_Pair]]:
-    """By event name, where each shard's begin and end."""
+    """Returns, by event name, the start and end of each shard's events."""
     names = [name.removesuffix("_slot") for name in delta if name.endswith("_slot")]
     return {name: [*pairwise(np.searchsorted(delta[f"{name}_slot"], slots).tolist())] for name in names}
 

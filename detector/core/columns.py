@@ -1,4 +1,4 @@
-"""Parallel arrays indexed by one dense integer, and a way to hand such integers out and take them back."""
+"""Parallel arrays indexed by one dense integer, and the allocation of such integers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Columns:
         return sum(column.nbytes for column in self._columns.values())
 
     def reserve(self, size: int) -> None:
-        """Make room for ids below ``size``."""
+        """Makes room for ids below ``size``."""
         if size <= self._size:
             return
         grown = max(size, _START, self._size + self._size // 2)
@@ -43,14 +43,14 @@ class Columns:
         self._size = grown
 
     def reset(self, ids: Array) -> None:
-        """Put the entries ``ids`` back to the fill values."""
+        """Resets the entries ``ids`` to the fill values."""
         ids = ids[ids < self._size]
         for name, field in self._fields.items():
             self._columns[name][ids] = field[1]
 
 
 class Ids:
-    """Hands out dense integers, the lately returned ones first."""
+    """Allocates dense integers, the last returned ones first."""
 
     def __init__(self) -> None:
         self.size = 0

@@ -1,4 +1,4 @@
-"""What the engine may be told: frozen, validated, and hashed into every alert."""
+"""The configuration of the engine: frozen, validated, and hashed into every alert."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
+from detector.core.forms import Outputs
 from detector.core.profile import Profile
 
 EngineMode = Literal["default", "compatible"]
@@ -17,7 +18,7 @@ EngineMode = Literal["default", "compatible"]
 PAGE = 32
 
 MOST_REMEMBERED = 65_536
-"""More distances, or repeats, of a class are not kept: there are arrays of them for every class of every account."""
+"""The largest number of distances or repeats kept per class: every class of every account has arrays of this size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """``dimensions`` fixes the feature count of a model. Else its profile does, or most of a principal's own queries.
+    ``outputs`` says what those of a model without a profile are.
 
     ``compatible`` mode follows the published PRADA agent query for query: unlatched and unbounded per principal.
     """
@@ -76,6 +78,7 @@ class EngineConfig:
     limits: Limits = field(default_factory=Limits)
     dimensions: Mapping[str, int] = field(default_factory=dict)
     profiles: tuple[Profile, ...] = ()
+    outputs: Mapping[str, Outputs] = field(default_factory=dict)
 
     @property
     def judging(self) -> tuple[Profile, ...]:
@@ -84,17 +87,21 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _require(self.mode in ("default", "compatible"), "mode", self.mode, "default or compatible")
+        kinds = get_args(Outputs)
+        for model, outputs in self.outputs.items():
+            _require(outputs in kinds, f"outputs.{model}", outputs, f"one of {', '.join(kinds)}")
         for model, dimension in self.dimensions.items():
             _require(1 <= dimension <= DIMENSIONS, f"dimensions.{model}", dimension, f"from 1 to {DIMENSIONS}")
 
     def configuration_hash(self) -> str:
-        """16 hexadecimal digits that change whenever anything that can change a verdict does."""
+        """Returns 16 hexadecimal digits that change with everything that can change a verdict."""
         plain: dict[str, Any] = {
             "mode": self.mode,
             "prada": asdict(self.prada),
             "limits": asdict(self.limits),
             "dimensions": dict(self.dimensions),
             "profiles": sorted(profile.hash for profile in self.profiles),
+            **({"outputs": dict(self.outputs)} if self.outputs else {}),
         }
         return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=8).hexdigest()
 

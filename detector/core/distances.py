@@ -1,7 +1,7 @@
-"""Exact nearest neighbours: approximate arithmetic may rule candidates out by a proven bound, never choose.
+"""Exact nearest neighbours: approximate arithmetic may exclude candidates by a proven bound, but never choose one.
 
-All distances that leave this module are ``sqrt(sum((a - b)**2))`` in float64 of float32 inputs, summed row by
-row, which gives the same bits however many rows are computed at once.
+All distances that this module returns are ``sqrt(sum((a - b)**2))`` in float64 of float32 inputs, summed row by row,
+which gives the same bits however many rows are computed at once.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from detector.core.arrays import Array
 from detector.core.vectors import VectorLists
 
 _PORTION_ELEMENTS = 1 << 16
-"""Exact distances are computed for so many features at once, which stay in the cache of one core."""
+"""Exact distances are computed for this many features at once, which fit in one core's cache."""
 _FEW = 8
 """Groups up to this size have all their pairs computed directly."""
 _HEAVY_QUERIES = 4
 _HEAVY_ELEMENTS = 1 << 17
-"""Features that a scan would have to read, query by query, from which on a matrix product is quicker."""
+"""Features that a scan would have to read per query, above which a matrix product is faster."""
 MOST_NEAR = 8
-"""Where a matrix product leaves more candidates than this for each query, another way is taken."""
+"""Where a matrix product leaves more candidates per query than this, another method is used."""
 _MOST_PRODUCTS = 2
 """More lists than this are copied together before they are multiplied."""
 _TILE_ELEMENTS = 1 << 20
@@ -31,29 +31,31 @@ _TILE_ELEMENTS = 1 << 20
 _UNIT32 = 2.0**-24
 _TINY32 = 2.0**-126
 _LARGE = 1e30
-"""Products above this are formed in float64, lest they overflow."""
+"""Products above this are formed in float64, so that they cannot overflow."""
 
 
 def exact(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """float64 (n,): Euclidean distances between the rows of two (n, d) arrays."""
+    """Returns float64 (n,): Euclidean distances between the rows of two (n, d) arrays."""
     return _in_portions(left.shape, lambda some: (left[some], right[some]))
 
 
 def exact_between(
     left: NDArray[np.float32], left_at: Array, right: NDArray[np.float32], right_at: Array
 ) -> NDArray[np.float64]:
-    """float64 (n,): distances between the rows of ``left`` at ``left_at`` and those of ``right`` at ``right_at``."""
+    """Returns float64 (n,): distances between the rows of ``left`` at ``left_at`` and those of ``right`` at
+    ``right_at``."""
     return _in_portions((len(left_at), left.shape[1]), lambda some: (left[left_at[some]], right[right_at[some]]))
 
 
 def exact_stored(queries: NDArray[np.float32], row: Array, store: VectorLists, locations: Array) -> NDArray[np.float64]:
-    """float64 (n,): distances between the ``queries`` at ``row`` and the vectors stored at ``locations``."""
+    """Returns float64 (n,): distances between the ``queries`` at ``row`` and the vectors stored at ``locations``."""
     shape = len(row), queries.shape[1]
     return _in_portions(shape, lambda some: (queries[row[some]], store.gather(locations[some])))
 
 
 def _in_portions(shape: tuple[int, ...], rows: Callable[[slice], tuple[Array, Array]]) -> NDArray[np.float64]:
-    """The distances of n pairs of d features, ``shape`` (n, d); ``rows`` gives the two sides of a slice of them."""
+    """Returns the distances of n pairs of d features, ``shape`` (n, d); ``rows`` returns the two sides of a slice of
+    them."""
     count, dimension = shape
     step = max(_PORTION_ELEMENTS // max(dimension, 1), 1)
     parts = [_exact(*rows(slice(at, at + step))) for at in range(0, max(count, 1), step)]
@@ -70,8 +72,8 @@ def _exact(left: Array, right: Array) -> NDArray[np.float64]:
 
 
 def nearest_stored(store: VectorLists, queries: NDArray[np.float32], lists: Array) -> NDArray[np.float64]:
-    """float64 (n,): distance from each query to the nearest vector of the lists in its row of ``lists``
-    (n, p; -1 for none), inf where they are all empty. Rows that search the same lists should be neighbours."""
+    """Returns float64 (n,): the distance from each query to the nearest vector of the lists in its row of ``lists`` (n,
+    p; -1 for none), inf where they are all empty. Rows that search the same lists should be neighbours."""
     found = np.full(len(queries), np.inf)
     sizes = np.where(lists >= 0, store.sizes[lists], 0).sum(1)
     pending = sizes > 0
@@ -88,7 +90,7 @@ def nearest_stored(store: VectorLists, queries: NDArray[np.float32], lists: Arra
 
 
 def _heavy_runs(lists: Array, sizes: Array, dimension: int) -> list[slice]:
-    """Runs of rows that search the same lists, where a matrix product pays off."""
+    """Returns runs of rows that search the same lists, where a matrix product pays off."""
     if len(lists) < _HEAVY_QUERIES or len(lists) * int(sizes.max()) * dimension < _HEAVY_ELEMENTS:
         return []
     change = np.flatnonzero((lists[1:] != lists[:-1]).any(1)) + 1
@@ -100,9 +102,9 @@ def _heavy_runs(lists: Array, sizes: Array, dimension: int) -> list[slice]:
 
 
 def scan(store: VectorLists, queries: NDArray[np.float32], lists: Array, sizes: Array) -> tuple[Array, Array]:
-    """Row and location, int64 each, of vectors that may be nearest to a query over its ``lists`` (n, p), which hold
-    ``sizes`` (n,), none 0: FAISS names four candidates for each; all that its rounding cannot tell from the best are
-    given."""
+    """Returns row and location, int64 each, of vectors that may be nearest to a query over its ``lists`` (n, p), which
+    hold ``sizes`` (n,), none 0. FAISS names four candidates for each; all that its rounding cannot separate from the
+    best are returned."""
     squared, locations = store.nearest(queries, lists)
     # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
     slack = 2 * (store.dimension + 8) * _UNIT32
@@ -120,7 +122,7 @@ def scan(store: VectorLists, queries: NDArray[np.float32], lists: Array, sizes: 
 
 
 def _whole(store: VectorLists, query: Array, lists: Array, row: int) -> tuple[Array, Array]:
-    """All vectors of ``lists`` that are nearest to ``query``, as ``scan`` gives them."""
+    """Returns all vectors of ``lists`` that are nearest to ``query``, in the form of ``scan``."""
     locations, _ = store.locations(lists[lists >= 0])
     vectors = store.gather(locations)
     gap = exact(np.broadcast_to(query, vectors.shape), vectors)
@@ -129,8 +131,8 @@ def _whole(store: VectorLists, query: Array, lists: Array, row: int) -> tuple[Ar
 
 
 def _by_products(store: VectorLists, queries: Array, lists: Array, runs: list[slice]) -> tuple[Array, Array]:
-    """Which vectors may be nearest to each query of these runs, each of which searches the same lists: (row of
-    ``queries``, vector). Runs for which rounding leaves too many candidates are left out."""
+    """Returns (row of ``queries``, vector): the vectors that may be nearest to each query of these runs, each of which
+    searches the same lists. Drops runs for which rounding leaves too many candidates."""
     squares = _squares(queries)
     parts: list[tuple[Array, Array]] = [(np.empty(0, np.int64), queries[:0])]
     for run in runs:
@@ -149,7 +151,7 @@ def _by_products(store: VectorLists, queries: Array, lists: Array, runs: list[sl
 
 
 def _near(queries: Array, squares: Array, stored: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
-    """For each part of what is ``stored`` (vectors, their squared norms), the pairs (query, vector) that may be
+    """Returns, for each part of ``stored`` (vectors, their squared norms), the pairs (query, vector) that may be
     nearest over all parts. ``squares`` (n,) are the squared norms of the queries."""
     if max(float(own.max()) for _, own in stored) + float(squares.max()) > _LARGE:
         queries = queries.astype(np.float64)
@@ -169,27 +171,28 @@ def _near(queries: Array, squares: Array, stored: list[tuple[Array, Array]]) -> 
 
 
 def near_in(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> tuple[Array, Array]:
-    """The pairs (query, vector) that may be nearest: positions int64 (p,) both. Seen from one of the queries, so that
-    those of a crowd far from the origin are told apart."""
+    """Returns the pairs (query, vector) that may be nearest: positions int64 (p,) both. Measures from one of the
+    queries, so that crowded vectors far from the origin stay distinct."""
     queries, vectors = _seen_from(queries[len(queries) // 2], queries, vectors)
     return _near(queries, _squares(queries), [(vectors, _squares(vectors))])[0]
 
 
 def _seen_from(centre: Array, *parts: Array) -> list[Array]:
-    """The rows of ``parts`` less ``centre``, which single precision rounds by one unit of each difference; in float64
-    if some are large."""
+    """Returns the rows of ``parts`` less ``centre``, which single precision rounds by one unit of each difference; in
+    float64 if some are large."""
     largest = max(max(float(rows.max(initial=0)), -float(rows.min(initial=0))) for rows in parts)
     dtype = np.float64 if largest**2 > _LARGE else centre.dtype
     return [rows.astype(dtype) - centre.astype(dtype) for rows in parts]
 
 
 def _places(chosen: Array) -> tuple[Array, Array]:
-    """Row and column of each True of a matrix; quicker than ``nonzero`` where they are few."""
+    """Returns row and column of each True of a matrix; faster than ``nonzero`` where they are few."""
     return np.divmod(np.flatnonzero(chosen), chosen.shape[1])
 
 
 def relative_error(dimension: int) -> tuple[float, float]:
-    """How far off a squared distance |a|^2 - 2 ab + |b|^2 may be: the first times |a|^2 + |b|^2, plus the second.
+    """Returns the error bound of a squared distance |a|^2 - 2 ab + |b|^2: the first times |a|^2 + |b|^2, plus the
+    second.
 
     A float32 dot product of length d is off by at most about d units of |a| |b| (Higham 2002, 3.1), and so are the
     squared norms; 2 |a| |b| is at most |a|^2 + |b|^2. Doubled for safety.
@@ -208,10 +211,10 @@ def earlier_pairs(
     lengths: Array,
     bound: NDArray[np.float64],
 ) -> tuple[Array, Array, NDArray[np.float64]]:
-    """Pairs of rows of one group in which the earlier may be nearer to the later than ``bound`` of the later.
+    """Returns pairs of rows of one group in which the earlier may be nearer to the later than ``bound`` of the later.
 
-    Groups are runs of rows (``starts``, ``lengths``). Returns (later, earlier, exact distance), no pair within
-    the bound left out.
+    Groups are runs of rows (``starts``, ``lengths``). Returns (later, earlier, exact distance), including every pair
+    within the bound.
     """
     several = lengths > 1
     small = several & (lengths <= _FEW)
@@ -236,7 +239,7 @@ def _all_pairs(starts: Array, lengths: Array) -> tuple[Array, Array]:
 
 
 def _near_pairs(queries: Array, starts: Array, lengths: Array, bound: Array) -> list[tuple[Array, Array]]:
-    """Pairs (later, earlier) of each group that products cannot rule out."""
+    """Returns the pairs (later, earlier) of each group that products cannot exclude."""
     most = isqrt(_TILE_ELEMENTS // queries.shape[1])
     pairs, first = [], 0
     ends = np.cumsum(lengths)
@@ -249,7 +252,7 @@ def _near_pairs(queries: Array, starts: Array, lengths: Array, bound: Array) -> 
 
 
 def _near_in_tile(queries: Array, starts: Array, lengths: Array, bound: Array) -> tuple[Array, Array]:
-    """The same for some groups at once; most of what is multiplied is of different groups, and dropped."""
+    """The same for some groups at once; most products are of different groups, and dropped."""
     before = np.cumsum(lengths) - lengths
     at = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
     own, first = queries[at], np.repeat(before, lengths)
@@ -261,8 +264,8 @@ def _near_in_tile(queries: Array, starts: Array, lengths: Array, bound: Array) -
 
 
 def _near_among(rows: Array, first: Array, bound: Array) -> tuple[Array, Array]:
-    """Of ``rows``, pairs (later, earlier), the earlier from ``first`` int64 (n,) of the later on, that a product cannot
-    rule out to be nearer than ``bound`` of the later."""
+    """Returns pairs (later, earlier) of ``rows``, where the earlier starts at ``first`` int64 (n,) of the later, that a
+    product cannot exclude from being nearer than ``bound`` of the later."""
     squares = _squares(rows)
     if 2 * float(squares.max()) > _LARGE:
         rows = rows.astype(np.float64)

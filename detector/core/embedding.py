@@ -1,8 +1,8 @@
-"""Where queries are compared with the reference: on its principal axes, with what lies off them kept apart; and how
-far off all that is usual they lie.
+"""The projection of queries on the principal axes of the reference, their residual norms, and their Mahalanobis
+distances.
 
-Distances of 784 features cost a dozen times those of 32, and natural data lie near few axes. What lies off the axes
-of one row is taken as independent of what lies off them of another, so that both add to their distance.
+Distances of 784 features cost a dozen times those of 32, and natural data lie near few axes. The residuals of two rows
+are taken as independent, so that both add to their distance.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 AXES = 32
-"""At most so many principal axes."""
+"""The most principal axes."""
 DIRECTIONS = 32
-"""So many random directions stand for all where there are more features than ``EXACT``."""
+"""The number of random directions that stand for all where there are more features than ``EXACT``."""
 EXACT = 64
 
 _RIDGE = 1e-5
-"""Of the mean variance of a feature: added in each direction, lest one without spread decide alone."""
+"""A ridge term, as a share of the mean variance of a feature, so that directions without variance do not dominate."""
 _LEAST = 1e-12
 
 Rows = NDArray[np.float32]
@@ -31,9 +31,9 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Rows on the axes: ``points`` float32 (n, k), and ``beside`` float64 (n,), how far they lie off the axes.
-    ``squares`` float64 (n,): those of the points, summed. ``unusual`` float64 (n,): the squared Mahalanobis distance to
-    the centre (Mahalanobis 1936), a feature."""
+    """Projected rows: ``points`` float32 (n, k) on the axes, and ``beside`` float64 (n,), their residual norms.
+    ``squares`` float64 (n,): the squared norms of the points. ``unusual`` float64 (n,): the squared Mahalanobis
+    distance to the centre (Mahalanobis 1936), per feature."""
 
     points: Rows
     beside: NDArray[np.float64]
@@ -41,7 +41,7 @@ class Placed:
     unusual: NDArray[np.float64]
 
     def at(self, some: NDArray[np.int64]) -> Placed:
-        """The rows ``some``."""
+        """Returns the rows ``some``."""
         return Placed(self.points[some], self.beside[some], self.squares[some], self.unusual[some])
 
 
@@ -56,11 +56,11 @@ class Embedding:
 
     @classmethod
     def fit(cls, rows: Rows) -> Embedding:
-        """The principal axes of ``rows`` (m, d), 32 at most.
+        """Returns the principal axes of ``rows`` (m, d), 32 at most.
 
-        Of more than 64 features, ``whitening`` holds 32 random combinations of all directions, whose mean square is
-        right on average (Johnson and Lindenstrauss 1984). They are drawn by the rows themselves: who does not have
-        these cannot step around them.
+        With more than 64 features, ``whitening`` holds 32 random combinations of all directions, whose mean square is
+        right on average (Johnson and Lindenstrauss 1984). The rows seed them: without the rows nobody can choose inputs
+        that avoid them.
         """
         count, dimension = rows.shape
         centre = rows.mean(axis=0, dtype=np.float64)
@@ -78,13 +78,13 @@ class Embedding:
         return len(self.centre)
 
     def place(self, rows: Rows) -> Placed:
-        """``rows`` (n, d) on the axes."""
+        """Returns the projection of ``rows`` (n, d)."""
         centred = rows.astype(np.float64)
         centred -= self.centre
         along = centred @ self._all
         points, white = along[:, : self.axes.shape[1]], along[:, self.axes.shape[1] :]
         squares = np.einsum("ij,ij->i", points, points)
-        # Matrix products round differently for other numbers of rows; in single precision that is seen no more.
+        # Matrix products round differently for other numbers of rows; single precision hides that.
         squared = np.einsum("ij,ij->i", centred, centred) - squares
         beside = np.sqrt(np.maximum(squared, 0.0)).astype(np.float32)
         unusual = np.einsum("ij,ij->i", white, white) / white.shape[1]
@@ -103,12 +103,13 @@ class Embedding:
 
 
 def _principal(centred: Matrix) -> tuple[NDArray[np.float64], Matrix]:
-    """Of ``centred`` rows (m, d): the variance along each of their axes, largest first, and the axes (d, k)."""
+    """Returns, of ``centred`` rows (m, d), the variance along each of their axes, largest first, and the axes (d,
+    k)."""
     from scipy.linalg import eigh, svd
 
     count, dimension = centred.shape
     if dimension <= 2 * count:
-        # Twice as quick, and what it loses is far below the ridge.
+        # Twice as fast, and the loss of precision is far below the ridge.
         variance, axes = eigh(centred.T @ centred / count, check_finite=False, overwrite_a=True)
         return np.maximum(variance[::-1], 0.0), np.ascontiguousarray(axes[:, ::-1])
     _, lengths, axes = svd(centred, full_matrices=False, overwrite_a=True, check_finite=False)
@@ -116,7 +117,7 @@ def _principal(centred: Matrix) -> tuple[NDArray[np.float64], Matrix]:
 
 
 def _mixed(rows: Rows) -> Matrix:
-    """float64 (d, r): the features themselves, or random combinations of them where they are many."""
+    """Returns float64 (d, r): the features themselves, or random combinations of many features."""
     dimension = rows.shape[1]
     if dimension <= EXACT:
         return np.eye(dimension)

@@ -25,20 +25,20 @@ __all__ = ["Engine", "EngineConfig", "Limits", "PradaConfig", "observe_together"
 
 
 class Engine:
-    """Takes micro-batches, says who is a suspect, and gives every change of its state as sections that another
-    engine can absorb. ``registry`` is for tests; the service runs all signals."""
+    """Judges micro-batches, and returns every change of its state as sections that another engine can absorb.
+    ``registry`` is for tests; the service runs all signals."""
 
     def __init__(self, config: EngineConfig, registry: Registry = SIGNALS) -> None:
         self.config = config
         self.skipped_sections = 0
         self._state = State(config, registry)
         self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in config.judging}
-        self._fitting = Fitting(config.judging)
+        self._fitting = Fitting(config.judging, config.outputs)
         self._shard = Shard()
 
     def sibling(self) -> Engine:
-        """An empty engine for another stream, whose state lies in this one's arrays: ``observe_together`` takes the
-        micro-batches of both in one go. Siblings are used from one thread at a time."""
+        """Returns an empty engine for another stream, whose state is in this one's arrays: ``observe_together`` takes a
+        micro-batch of each in one call. Siblings are used from one thread at a time."""
         other = copy(self)
         other.skipped_sections, other._shard = 0, Shard()
         return other
@@ -47,11 +47,11 @@ class Engine:
         return self.config.configuration_hash()
 
     def observe(self, batch: MicroBatch) -> Observation:
-        """Learn from ``batch`` and judge each of its rows as of that row."""
+        """Learns from ``batch`` and judges each of its rows as of that row."""
         return observe_together([(self, batch)])[0]
 
     def absorb(self, sections: Sections) -> None:
-        """Take over a change that ``observe`` or ``clear`` gave, on this engine or another. Sections of unknown
+        """Applies a change that ``observe`` or ``clear`` returned, on this engine or another. Sections of unknown
         signals are skipped and counted; a signal without one starts cold. Raises NewerStateLog, StateLogError."""
         bodies = self._bodies(sections)
         for number, segment in enumerate(bodies.pop(ENGINE, ())):
@@ -60,7 +60,8 @@ class Engine:
                 self._absorb_segment(segment, {name: body[number] for name, body in bodies.items()})
 
     def clear(self, model: str, principal: str) -> Sections:
-        """Forget all of ``principal`` under every version of ``model``, its latch too; empty if it is unknown."""
+        """Drops all state of ``principal`` under every version of ``model``, including its latch. Returns nothing if it
+        is unknown."""
         slots = self._state.principals.versions_of(self._shard, model, principal)
         if not slots:
             return {}
@@ -69,33 +70,33 @@ class Engine:
         return {ENGINE: (VERSION, pack([{"evicted": keys}]))}
 
     def close(self) -> None:
-        """Forget everything and give its memory back to the siblings; the engine is empty afterwards."""
+        """Drops all state and returns its memory to the siblings; the engine is empty afterwards."""
         self._state.evict(self._shard, list(self._shard.slot_of.values()))
         self._shard = Shard()
 
     def __len__(self) -> int:
-        """How many principals are known."""
+        """Returns the number of principals."""
         return len(self._shard)
 
     def keys(self) -> list[PrincipalKey]:
-        """Everybody known, in the order of arrival here."""
+        """Returns the keys of all principals, in the order of arrival here."""
         return [PrincipalKey(*key) for key in self._shard.slot_of]
 
     def dump(self, keys: Sequence[PrincipalKey]) -> Sections:
-        """All of ``keys`` that are known, for ``load``."""
+        """Returns the state of those of ``keys`` that are known, for ``load``."""
         slots = self._shard.find((key.model, key.model_version, key.principal) for key in keys)
         known = np.array([slot for slot in slots if slot >= 0], dtype=np.int64)
         record, states = self._state.dump(self._shard, known)
         return self._packed(record, states)
 
     def load(self, sections: Sections) -> None:
-        """Replace the principals of a ``dump`` whole by what it holds."""
+        """Replaces the principals of a ``dump`` by what it holds."""
         bodies = self._bodies(sections)
         if ENGINE in bodies:
             self._state.load(self._shard, bodies.pop(ENGINE), bodies)
 
     def standing(self, model: str, principal: str) -> Standing:
-        """What is held of ``principal`` over all versions of ``model``; zeros if it is unknown."""
+        """Returns the state of ``principal`` over all versions of ``model``; zeros if it is unknown."""
         principals = self._state.principals
         slots = principals.versions_of(self._shard, model, principal)
         if not slots:
@@ -110,11 +111,11 @@ class Engine:
         )
 
     def nbytes(self) -> int:
-        """Bytes of state, counted from its arrays; with that of all siblings."""
+        """Returns the bytes of state, counted from its arrays, including those of all siblings."""
         return self._state.nbytes
 
     def nbytes_of(self, key: PrincipalKey) -> int:
-        """Bytes of one principal's state; 0 if it is unknown."""
+        """Returns the bytes of one principal's state; 0 if it is unknown."""
         slot = self._shard.slot_of.get((key.model, key.model_version, key.principal))
         return 0 if slot is None else self._state.nbytes_of(slot)
 
@@ -135,7 +136,7 @@ class Engine:
         return {ENGINE: (VERSION, pack(record)), **own}
 
     def _bodies(self, sections: Sections) -> dict[str, Any]:
-        """The sections this engine knows, unpacked."""
+        """Returns the sections that this engine knows, unpacked."""
         versions = {ENGINE: VERSION, **{signal.name: signal.version for signal in self._state.signals}}
         bodies = {}
         for name, (version, data) in sections.items():

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
+from detector.contracts.principals import EVERYONE
 from detector.contracts.queries import MisfitReason, QueryBatch
+from detector.core.forms import Outputs, guessed
 from detector.core.profile import Profile
 
 ANY = ""
 """Stands for the version where a model has no profiles: all its versions are judged by one state of the principal."""
 
+_SHOWN = 4
 _ADVICE = "write one for it with `weirguard calibrate`"
 
 
@@ -26,9 +31,11 @@ class Misfit:
 
 
 class Fitting:
-    """Holds queries against ``profiles``, at most one for each model version; of two the later is the newer."""
+    """Holds queries against ``profiles``, at most one for each model version; of two the later is the newer.
+    ``outputs``: what those of models without a profile are, where the owner says so; of all others under ``*``."""
 
-    def __init__(self, profiles: Sequence[Profile]) -> None:
+    def __init__(self, profiles: Sequence[Profile], outputs: Mapping[str, Outputs] = MappingProxyType({})) -> None:
+        self._given = outputs
         self._profiles = {(own.model, own.model_version): own for own in profiles}
         self._newest_first: dict[str, list[Profile]] = {}
         for own in reversed(profiles):
@@ -37,17 +44,36 @@ class Fitting:
     def judged_as(self, queries: QueryBatch) -> str | None:
         """The version by whose profile ``queries`` are judged: their own, else that of the newest profile of the model
         that fits; ``ANY`` where the model has no profile, None where it has some and none fits."""
-        of_model = self._newest_first.get(queries.model)
-        if of_model is None:
+        if queries.model not in self._newest_first:
             return ANY
-        if (queries.model, queries.model_version) in self._profiles:
-            return queries.model_version
-        return next((own.model_version for own in of_model if _difference(own, queries) is None), None)
+        own = self._judging(queries)
+        return None if own is None else own.model_version
+
+    def plain(self, queries: QueryBatch, repaired: Counter[str]) -> QueryBatch:
+        """``queries`` as they are judged: plain numbers, by the form of the profile that judges them. They have no
+        features where that knows none. Rows with something odd are counted in ``repaired``, by a word of
+        ``limits.REPAIRS``."""
+        if queries.model not in self._newest_first:
+            outputs = self._given.get(queries.model, self._given.get(EVERYONE))
+            return guessed(queries, outputs) if queries.is_loose or outputs else queries
+        own = self._judging(queries)
+        return _without_features(queries) if own is None else _plain(own, queries, repaired)
+
+    def _judging(self, queries: QueryBatch) -> Profile | None:
+        own = self._profiles.get((queries.model, queries.model_version))
+        if own is not None:
+            return own
+        return next((own for own in self._newest_first[queries.model] if _difference(own, queries) is None), None)
 
     def dimension(self, model: str, version: str) -> int:
         """The feature count of the profile of ``version``; 0 where there is none."""
         own = self._profiles.get((model, version))
         return 0 if own is None else own.reference.dimension
+
+    def hash_of(self, model: str, version: str) -> str | None:
+        """The hash of the profile of ``version``; None where there is none."""
+        own = self._profiles.get((model, version))
+        return None if own is None else own.hash
 
     def misfit(self, queries: QueryBatch) -> Misfit | None:
         """Why the profile of their version does not fit ``queries``; None where it does."""
@@ -83,6 +109,9 @@ class Fitting:
 def _difference(profile: Profile, queries: QueryBatch) -> tuple[MisfitReason, str] | None:
     """In what ``queries`` have another form than those of ``profile``; None where they have the same."""
     reference = profile.reference
+    if not profile.form.takes(queries):
+        return "features", f"queries have the features {_listed(queries)}, and its profile none of them"
+    queries = _plain(profile, queries, Counter())
     logged = queries.output_kind, queries.outputs.shape[1]
     known = reference.output_kind, reference.outputs.shape[1]
     if queries.dimension != reference.dimension:
@@ -90,6 +119,24 @@ def _difference(profile: Profile, queries: QueryBatch) -> tuple[MisfitReason, st
     if logged != known:
         return "outputs", f"outputs are {_told(*logged)}, and in its profile {_told(*known)}"
     return None
+
+
+def _plain(profile: Profile, queries: QueryBatch, repaired: Counter[str]) -> QueryBatch:
+    form = profile.form
+    return form.plain(queries, repaired) if form.takes(queries) else _without_features(queries)
+
+
+def _without_features(queries: QueryBatch) -> QueryBatch:
+    if not queries.is_loose:
+        return queries
+    nothing = queries.features[:, :0]
+    return guessed(replace(queries, features=nothing, missing=None, feature_names=None, texts=None))
+
+
+def _listed(queries: QueryBatch) -> str:
+    names = queries.feature_names or ()
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or f"of a list of {queries.dimension}") + more
 
 
 def _name(queries: QueryBatch) -> str:

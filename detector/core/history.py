@@ -1,9 +1,9 @@
-"""What each principal asked lately that was new: the growing sets of the previous and the current block of its queries.
+"""The recent new queries of each principal: the growing sets of the previous and the current block of its queries.
 
 A row belongs to a pool and is held in one of the pool's two lists, by the parity of its block. When a principal enters
 a block, the lists of that parity still hold the block before the previous one and are emptied: so what is kept depends
 on the principal's own query numbers alone. Rows are queued and reach FAISS before the next search, so that recovery
-only copies them. Where somebody asks for it, each row has a note of what the model said.
+only copies them. If a signal needs it, each row has a note with the model's output.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from detector.core.shadows import Shadow, Shadows
 from detector.core.vectors import VectorLists
 
 QUEUE_BYTES = 256 << 20
-"""A longer queue is worked off at once, even in recovery."""
+"""A longer queue is flushed at once, even in recovery."""
 
 MANY = 1 << 14
-"""Features that a principal's vectors have in all, from which on shadows pay."""
+"""Features in all vectors of a principal from which on shadows pay off."""
 
 _PARITIES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRows:
-    """``pool`` int64 (n,), ``block`` int64 (n,), ``vectors`` float32 (n, d), ``notes`` float32 (n,), NaN where there is
-    none. ``columns`` (k, n) of their shadows, if they are known."""
+    """``pool`` int64 (n,), ``block`` int64 (n,), ``vectors`` float32 (n, d), ``notes`` float32 (n,), NaN for none.
+    ``columns`` (k, n) of their shadows, if known."""
 
     pool: Array
     block: Array
@@ -69,8 +69,8 @@ class History:
         return self._stores[dimension]
 
     def shadows(self, slots: Array, embedding: Embedding) -> tuple[list[Shadow | None], Array]:
-        """The shadows of each of ``slots`` that has many vectors, or None; and int32 (n, p): the lists of those who
-        have none, -1 for no more."""
+        """Returns the shadows of each of ``slots`` that has many vectors, or None; and int32 (n, p): the lists of slots
+        without shadows, -1 for no more."""
         if embedding not in self._shadows:
             self._shadows[embedding] = Shadows(embedding)
         shadows = self._shadows[embedding]
@@ -86,7 +86,7 @@ class History:
         return found, lists
 
     def turn(self, slots: Array, blocks: Array) -> None:
-        """Let ``slots`` enter ``blocks``, dropping what is older than the block before."""
+        """Moves ``slots`` on to ``blocks``. Drops rows older than the block before."""
         current = self._slots["block"]
         moved = blocks > current[slots]
         if not moved.any():
@@ -97,7 +97,7 @@ class History:
             current[slot] = block
 
     def append(self, rows: HistoryRows) -> None:
-        """Queue rows of one dimension; the pools exist."""
+        """Queues rows of one dimension; the pools exist."""
         if not len(rows.pool):
             return
         self._queue.append((self._pools.births, rows))
@@ -106,7 +106,7 @@ class History:
             self.flush()
 
     def flush(self) -> None:
-        """Bring queued rows that are still wanted into their lists."""
+        """Moves queued rows that are still wanted to their lists."""
         queue, self._queue, self._queued_bytes = self._queue, [], 0
         by_dimension: dict[int, list[HistoryRows]] = {}
         for births, rows in queue:
@@ -119,21 +119,21 @@ class History:
                 self._bring(dimension, rows)
 
     def lists(self, pools: Array) -> Array:
-        """int32 (n, 2): the lists of each pool, -1 for none."""
+        """Returns int32 (n, 2): the lists of each pool, -1 for none."""
         self._lists.reserve(self._pools.capacity)
         numbers: Array = self._lists["number"][pools]
         return numbers
 
     def all_lists(self, slots: Array) -> Array:
-        """int32 (n, p): the lists of each slot, over all pools. -1 for none stands behind the others, and no column is
-        empty but a lone first."""
+        """Returns int32 (n, p): the lists of each slot, over all pools. -1 for none comes after the others, and no
+        column is empty but a lone first."""
         pools = self._pools.chains(slots)
         numbers = np.where(pools[:, :, None] >= 0, self.lists(pools), -1).reshape(len(slots), -1)
         lists: Array = np.sort(numbers, axis=1)[:, ::-1]
         return lists[:, : max(int((lists >= 0).sum(axis=1).max(initial=0)), 1)]
 
     def rows_of(self, dimension: int, pools: Array) -> HistoryRows:
-        """A copy of every row of ``pools``, which are all of this dimension. Call after ``flush``."""
+        """Returns a copy of every row of ``pools``, which are all of this dimension. Call after ``flush``."""
         store = self.store(dimension)
         pool, parity, locations = self._places(store, pools)
         current = self._slots["block"][self._pools.columns["slot"][pool]]
@@ -141,13 +141,13 @@ class History:
         return HistoryRows(pool, block, store.gather(locations), store.notes(locations))
 
     def rows_held(self, dimension: int, pools: Array) -> int:
-        """How many rows of ``pools``, which are all of this dimension, are held."""
+        """Returns the number of rows of ``pools``, which are all of this dimension."""
         self.flush()
         numbers = self.lists(pools).ravel()
         return int(self.store(dimension).sizes[numbers[numbers >= 0]].sum())
 
     def evict(self, pools: Array) -> None:
-        """Forget all rows of ``pools``, which are all pools of their slots."""
+        """Drops all rows of ``pools``, which are all pools of their slots."""
         numbers = self.lists(pools)
         owner = self._pools.columns["slot"][pools]
         dimensions = self._slots["dimension"][owner]
@@ -160,8 +160,8 @@ class History:
         self._lists["number"][pools] = -1
 
     def _bring(self, dimension: int, rows: HistoryRows) -> None:
-        """``rows`` into their lists, and their shadows to those of who has some; who has and these have none, as from a
-        log, loses his: they can be made again."""
+        """Adds ``rows`` to their lists, and to the shadows of their slots. Shadows that cannot be extended, because the
+        rows come without columns (during recovery), are dropped and rebuilt on demand."""
         store, lists = self.store(dimension), self._list_numbers(dimension, rows)
         slots = self._pools.columns["slot"][rows.pool]
         for own in self._shadows.values():
@@ -172,8 +172,8 @@ class History:
         store.append(lists, rows.vectors, rows.notes)
 
     def _shade(self, shadows: Shadows, slot: int) -> Shadow | None:
-        """Shadows of all vectors of ``slot``, who had none; None if there is no room, or some are too large: a log that
-        was written without a profile may hold such."""
+        """Builds the shadows of all vectors of ``slot``, which has none. Returns None if there is no room, or if
+        vectors are too large: a log that was written without a profile may hold such."""
         if shadows.full:
             return None
         store = self.store(shadows.dimension)
@@ -184,14 +184,14 @@ class History:
         return shadows.make(slot, shadows.columns(self._pools.columns["label"][pool], vectors), locations)
 
     def _places(self, store: VectorLists, pools: Array) -> tuple[Array, Array, Array]:
-        """Of every vector of ``pools`` the pool, the parity of its list and its location, int64 (n,) each."""
+        """Returns, of every vector of ``pools``, the pool, the parity of its list and its location, int64 (n,) each."""
         numbers = self.lists(pools)
         at, parity = np.nonzero(numbers >= 0)
         locations, owner = store.locations(numbers[at, parity])
         return pools[at[owner]], parity[owner], locations
 
     def _wanted(self, births: int, rows: HistoryRows) -> Array:
-        """Rows whose pool is the one they were queued for, and whose block is still kept."""
+        """Returns the rows whose pool is the one they were queued for, and whose block is still kept."""
         columns = self._pools.columns
         born = columns["born"][rows.pool]
         alive = (born >= 0) & (born < births)

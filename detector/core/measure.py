@@ -1,5 +1,5 @@
-"""What a measure is: it scores one query at a time. One file in ``signals/``, one line in ``MEASURES``, nothing else
-changes."""
+"""The interface of a measure, which scores single queries. A new measure is one file in ``signals/`` and one line in
+``MEASURES``."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from detector.core.views import Views
 
 Family = Literal["content", "structure", "outputs", "protocol"]
 Clock = Literal["effective", "each", "near"]
-"""Which queries count: by how new they are to their principal, each alike, or those alone that are near an own earlier
-one."""
+"""How a query counts in the averages: by its novelty to the principal, one per query, or only if it is near an own
+earlier one."""
 Floats = NDArray[np.float64]
 
 _NEAR = 0.5
-"""An own earlier query is near that is half as far away as the nearest honest one."""
+"""A query is near an own earlier one at less than this share of its distance to the nearest honest query."""
 _LEAST_WEIGHT = 0.05
 _LEAST_DISTANCE = 1e-9
 _SAME = 1e-6
-"""A query as near as this to an own earlier one, of the way to the nearest honest one, is that one in other digits."""
+"""Relative distance, as a share of that to the nearest honest query, up to which a query is a re-encoded repeat."""
 _CHANGE = 1e-4
 
 
 @dataclass(frozen=True)
 class Sight:
-    """All that a measure may look at, for the rows of one step whose model has a profile."""
+    """The input of a measure, for the rows of one step whose model has a profile."""
 
     rows: Rows
     views: Views
@@ -47,9 +47,11 @@ class Sight:
 
     @cached_property
     def outputs(self) -> NDArray[np.float32]:
-        """float32 (n, k): what the model said, NaN where that is not of the reference's kind and width."""
+        """float32 (n, k): the model's outputs, NaN where they do not have the reference's kind and width."""
         rows, reference = self.rows, self.reference
         width = reference.outputs.shape[1]
+        if not width:
+            return np.full((len(rows), 1), np.nan, np.float32)
         fitting = [
             batch.output_kind == reference.output_kind and batch.outputs.shape[1] == width for batch in rows.batches
         ]
@@ -79,13 +81,13 @@ class Sight:
 
     @cached_property
     def changes(self) -> NDArray[np.int64]:
-        """int64 (n,): how many those are."""
+        """int64 (n,): the number of changed features."""
         return row_counts(self.changed)
 
     @cached_property
     def nearness(self) -> Floats:
         """float64 (n,): distance to the nearest own earlier query over that to the nearest reference row; inf for a
-        first."""
+        first query."""
         return np.asarray(self.views.own.distance / np.maximum(self.views.neighbours.distance, _LEAST_DISTANCE))
 
     @cached_property
@@ -98,10 +100,9 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """``score`` gives float64 (n,) from what is seen, higher for thieves, NaN where it cannot say. ``clock``: how a
-    query counts. ``between`` and ``within``: the least standard deviation of honest accounts'
-    averages, and of one account's queries, that calibration believes; ``about``: what it looks at, in words, and its
-    ``unit``."""
+    """``score`` returns float64 (n,), higher for thieves, NaN where it has no value. ``clock``: how a query counts.
+    ``between`` and ``within``: the lowest standard deviation of honest accounts' averages, and of one account's
+    queries, that calibration accepts; ``about``: what it measures, in words, and its ``unit``."""
 
     name: str
     family: Family

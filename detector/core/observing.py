@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.findings import Finding
+from detector.contracts.findings import Finding, severity_of
 from detector.contracts.queries import BadRow
 from detector.core.arrays import Array
 from detector.core.batch import MicroBatch, Observation, PrincipalKey
@@ -26,7 +25,6 @@ from detector.core.stream import Stream
 from detector.core.views import Views
 
 _EVICTED_SHARE = 16
-_HIGH_SCORE = 1.5
 DECIDING = ("suspicion",)
 """Where a profile says what is ordinary, only these signals accuse: the budget of false alarms is theirs alone."""
 
@@ -260,14 +258,13 @@ class Observing:
         model, judged_as, principal = self._state.principals.key_of[rise.slot]
         proposal, row, signal = rise.proposal, rise.own_row, self._state.signals[rise.signal].name
         score = float(proposal.score[row])
-        severity: Literal["high", "medium"] = "high" if score >= _HIGH_SCORE else "medium"
         return Finding(
             row=row_of_shard,
             model=model,
             model_version=self._stream.version(rise.row),
             principal=principal,
             signal=signal,
-            severity=severity,
+            severity=severity_of(score),
             score=score,
             statistic=float(proposal.statistic[row]),
             threshold=proposal.threshold,
@@ -316,7 +313,7 @@ class Observing:
         rows = slice(stream.edges[at], stream.edges[at + 1])
         keys, key_index = self._named(at, rows)
         return Observation(
-            keys=[PrincipalKey(*key) for key in keys],
+            keys=list(map(PrincipalKey._make, keys)),
             key_index=key_index,
             index=out.index[rows],
             flagged=out.flagged[rows],
@@ -327,6 +324,7 @@ class Observing:
             sections=own.changes.sections(),
             refused=own.refused,
             evicted=own.evicted,
+            repaired=stream.repaired[at],
         )
 
     def _named(self, at: int, rows: slice) -> tuple[list[Key], Array]:

@@ -1,7 +1,7 @@
-"""The nearest of a principal's own earlier queries, of the same class and of whatever class, exactly.
+"""Finds the nearest of a principal's own earlier queries, of the same class and of any class, exactly.
 
-Shadows name one that is likely to be the nearest of the class; its distance is a bound within which they rule out
-nearly all others, and what they leave is computed.
+Shadows name a vector that is likely the nearest of the class; its distance is an upper bound. Vectors whose shadows are
+farther than the bound are excluded, and the others are compared exactly.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from detector.core.shadows import BITS, Shadow, columns_of, signs
 from detector.core.vectors import VectorLists
 
 _LIKELY = 16
-"""So many axes say which is likely to be near."""
+"""The number of axes that predict which vectors are near."""
 _FEW_OF = 4
-"""All that is stored is multiplied at once for about what one in so many are computed one by one."""
+"""Break-even: one product over all stored vectors costs about as much as one in this many exact distances."""
 _NEVER = 1e38
-"""More than any product, and not so much that the sum of both would overflow."""
+"""More than any product, and small enough that the sum of both cannot overflow."""
 
 Floats = NDArray[np.float64]
 Content = Callable[[Array], tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""The vectors (n, d) and the notes (n,) of what is at some ``where`` (n,)."""
+"""Returns the vectors (n, d) and the notes (n,) at some ``where`` (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """c vectors of which some may be the nearest to one of the queries: ``row`` int64 (c,), of the query; ``where``
-    they are, int64 (c,), the location in the store, or -1 less the row of an earlier query of the step; and how far
-    apart they are, ``gap`` float64 (c,)."""
+    """c vectors, some of which may be the nearest to one of the queries: ``row`` int64 (c,), of the query; ``where``
+    int64 (c,), the location in the store, or -1 less the row of an earlier query of the step; and the distance ``gap``
+    float64 (c,)."""
 
     row: Array
     where: Array
@@ -46,9 +46,9 @@ class Candidates:
         return Candidates(*(np.concatenate([getattr(own, name) for own in every]) for name in ("row", "where", "gap")))
 
     def nearest(self, count: int, content: Content) -> tuple[Floats, Array]:
-        """Of each of ``count`` queries the distance to the nearest, float64 (count,), inf where there is none; and
-        int64 (m,): the nearest candidates, one for each row that has any, rows ascending. Of several at the same
-        distance it is always the same one, by its ``content``, however they came in."""
+        """Returns, for each of ``count`` queries, the distance to the nearest, float64 (count,), inf where there is
+        none; and int64 (m,): the nearest candidates, one for each row that has any, rows ascending. Of several at the
+        same distance it is always the same one, by its ``content``, in whatever order they came."""
         distance = np.full(count, np.inf)
         np.minimum.at(distance, self.row, self.gap)
         best = np.flatnonzero(self.gap <= distance[self.row])
@@ -63,8 +63,8 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Asked:
-    """n queries, those of each principal together: from ``starts`` on, ``lengths`` of them. ``vectors`` float32 (n, d),
-    ``placed`` where the reference is, and ``labels`` int64 (n,), what the model said."""
+    """n queries, grouped by principal: from ``starts`` on, ``lengths`` of them. ``vectors`` float32 (n, d), ``placed``:
+    their projections on the reference, and ``labels`` int64 (n,), the model's answers."""
 
     vectors: NDArray[np.float32]
     placed: Placed
@@ -73,25 +73,25 @@ class Asked:
     lengths: Array
 
     def run(self, at: int) -> slice:
-        """The queries of the ``at``-th principal."""
+        """Returns the queries of the ``at``-th principal."""
         start = int(self.starts[at])
         return slice(start, start + int(self.lengths[at]))
 
     @cached_property
     def squares(self) -> Floats:
-        """float64 (n,): of the distance to the centre of the reference."""
+        """float64 (n,): squared distances to the centre of the reference."""
         return self.placed.squares + self.placed.beside**2
 
     @cached_property
     def columns(self) -> NDArray[np.float32]:
-        """What their shadows will be made of, if they are stored."""
+        """The columns of their shadows, for when the queries are stored."""
         return columns_of(self.placed, self.labels, self.vectors.shape[1])
 
 
 def search(asked: Asked, store: VectorLists, shadows: Sequence[Shadow | None]) -> Candidates:
-    """What the principals' ``shadows`` find near to the queries among what is in ``store``; nothing for those who have
-    none. The nearest vector of whatever class is among it; if any of the query's own class is, the nearest of that is
-    too."""
+    """Returns the candidates in ``store`` that the principals' ``shadows`` find near the queries; none for principals
+    without shadows. They include the nearest vector of any class and, if there is one, the nearest of the query's own
+    class."""
     held = {at: own for at, own in enumerate(shadows) if own is not None}
     products = _Products(asked, {at: (own.columns[:, : own.count], own.locations) for at, own in held.items()})
     reached = _reached(asked, store, held, products)
@@ -105,9 +105,9 @@ def search(asked: Asked, store: VectorLists, shadows: Sequence[Shadow | None]) -
 
 
 def among(asked: Asked, bound: Floats, some: NDArray[np.bool_] | None = None) -> tuple[Array, Array, Floats]:
-    """Later and earlier query, int64 (p,) each, and distance, of those of one principal that are no farther apart than
-    ``bound`` float64 (n,) of the later; NaN for none. Where the earlier is not one of ``some``, bool (n,), they may be
-    left out."""
+    """Returns later and earlier query, int64 (p,) each, and the distance, of pairs of one principal that are no farther
+    apart than ``bound`` float64 (n,) of the later; NaN for none. Pairs whose earlier query is not one of ``some``, bool
+    (n,), may be left out."""
     groups = np.logical_or.reduceat(~np.isnan(bound), asked.starts) & (asked.lengths > 1)
     runs = {at: asked.run(at) for at in np.flatnonzero(groups).tolist()}
     own = {at: (asked.columns[:, run], np.arange(run.start, run.stop)) for at, run in runs.items()}
@@ -126,7 +126,7 @@ def among(asked: Asked, bound: Floats, some: NDArray[np.bool_] | None = None) ->
 
 
 def scanned(asked: Asked, store: VectorLists, at: Array, lists: Array) -> tuple[Array, Array]:
-    """Row and location, int64 (c,) each, of stored vectors that may be nearest to the queries ``at``, vector by vector
+    """Returns row and location, int64 (c,) each, of stored vectors that may be nearest to the queries ``at``, by a scan
     of their ``lists`` (n, p)."""
     sizes = np.where(lists >= 0, store.sizes[lists], 0).sum(axis=1)
     some = np.flatnonzero(sizes > 0)
@@ -135,8 +135,8 @@ def scanned(asked: Asked, store: VectorLists, at: Array, lists: Array) -> tuple[
 
 
 class _Products:
-    """Queries times columns of vectors of their own principal: ``own`` has, by principal, the columns (h, m) and where
-    the vectors are, int64 (m,) at least. One buffer for all."""
+    """Products of queries with columns of vectors of their own principal: ``own`` has, by principal, the columns (h, m)
+    and the locations, int64 (m,) at least. All share one buffer."""
 
     def __init__(self, asked: Asked, own: dict[int, tuple[NDArray[np.float32], Array]]) -> None:
         self._asked, self._own = asked, own
@@ -146,14 +146,15 @@ class _Products:
         self._product = np.empty(self._edges[-1], np.float32)
 
     def of(self, at: int, wide: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
-        """float32 (n, m): ``wide``, one row for each query of the ``at``-th, times those ``rows`` of his columns."""
+        """Returns float32 (n, m): ``wide``, one row per query of the ``at``-th principal, times those ``rows`` of its
+        columns."""
         columns, _ = self._own[at]
         into = self._product[self._edges[at] : self._edges[at + 1]].reshape(-1, columns.shape[1])
         return np.matmul(wide[self._asked.run(at)], columns[rows], out=into)
 
     def within(self, bound: Floats) -> tuple[Array, Array]:
-        """Query and location of all vectors that may be as near as ``bound``, NaN for none: what a product leaves at 0
-        or below."""
+        """Returns query and location of all vectors that may be as near as ``bound``, NaN for none: those whose product
+        is 0 or below."""
         wide = _bounded(self._asked, bound)
         for at in self._own:
             self.of(at, wide, slice(BITS, None))
@@ -166,8 +167,8 @@ class _Products:
 
 
 def _reached(asked: Asked, store: VectorLists, held: dict[int, Shadow], products: _Products) -> Floats:
-    """float64 (n,): the distance to one vector that is likely the nearest of those of the query's label; NaN for who
-    has no shadows."""
+    """Returns float64 (n,): the distance to one vector that is likely the nearest of the query's label; NaN for
+    principals without shadows."""
     farthest, likely = np.zeros(len(asked.labels)), np.full(len(asked.labels), -1, np.int64)
     for at, own in held.items():
         farthest[asked.run(at)] = own.farthest
@@ -181,8 +182,8 @@ def _reached(asked: Asked, store: VectorLists, held: dict[int, Shadow], products
 
 
 def _labelled(asked: Asked, farthest: Floats) -> NDArray[np.float32]:
-    """float32 (n, bits + 1 + 16): what says who is likely near, by some axes. A bit of the label that differs adds more
-    than distances could make up for; no square is larger than ``farthest`` (n,)."""
+    """Returns float32 (n, bits + 1 + 16): rows whose products rank vectors by likely distance. A differing label bit
+    adds more than any distance; no square is larger than ``farthest`` (n,)."""
     points = asked.placed.points[:, :_LIKELY]
     wide = np.ones((len(points), BITS + 1 + points.shape[1]), np.float32)
     wide[:, :BITS] = signs(asked.labels) * -(asked.squares + farthest)[:, None]
@@ -191,11 +192,11 @@ def _labelled(asked: Asked, farthest: Floats) -> NDArray[np.float32]:
 
 
 def _bounded(asked: Asked, bound: Floats) -> NDArray[np.float32]:
-    """float32 (n, k + 3): what says who may be as near as ``bound`` (n,): 1, the points and how far beside, and minus
-    the least that the product comes to for a vector as near as that."""
+    """Returns float32 (n, k + 3): rows whose products tell which vectors may be as near as ``bound`` (n,): 1, the
+    points and residual norms, and minus the smallest product of a vector as near as that."""
     points = asked.placed.points
     relative, least = relative_error(asked.vectors.shape[1])
-    # Rounding may bring the square of a distance off by a share of those of both vectors: |u|^2 stands in the product.
+    # Rounding errs by a share of the squared norms of both vectors: |u|^2 is part of the product.
     limit = bound**2 - asked.squares * (1 - 2 * relative) + least
     wide = np.ones((len(points), points.shape[1] + 3), np.float32)
     wide[:, 1:-2], wide[:, -2] = points, asked.placed.beside
@@ -204,14 +205,14 @@ def _bounded(asked: Asked, bound: Floats) -> NDArray[np.float32]:
 
 
 def _computed(asked: Asked, store: VectorLists, row: Array, locations: Array, reached: Floats) -> Candidates:
-    """Of what may be as near as ``reached`` what is."""
+    """Returns the candidates that are within ``reached``."""
     gap = exact_stored(asked.vectors, row, store, locations)
     use = np.flatnonzero(gap <= reached[row])
     return Candidates(row[use], locations[use], gap[use])
 
 
 def _whole(asked: Asked, store: VectorLists, at: int, own: Shadow) -> Candidates:
-    """The nearest of whatever class of the ``at``-th principal, whose shadows rule out too few, by all features."""
+    """Returns the nearest of any class of the ``at``-th principal, whose shadows exclude too few, by all features."""
     run, locations = asked.run(at), own.locations[: own.count]
     queries, vectors = asked.vectors[run], store.gather(locations)
     row, column = near_in(queries, vectors)
@@ -223,7 +224,7 @@ def _whole(asked: Asked, store: VectorLists, at: int, own: Shadow) -> Candidates
 
 
 def _ranks(where: Array, content: Content) -> Array:
-    """int64 (n,): numbers that tell candidates apart by their content alone."""
+    """Returns int64 (n,): numbers that distinguish candidates by their content alone."""
     once, place = np.unique(where, return_inverse=True)
     vectors, notes = content(once)
     rows = np.ascontiguousarray(np.column_stack((notes, vectors)))

@@ -1,4 +1,5 @@
-"""Who is known: a dense slot for each (model, model version, principal), and whom to forget when space runs out."""
+"""Slots of principals: allocation, and the order of eviction. A slot is a dense integer per (model, model version,
+principal)."""
 
 from __future__ import annotations
 
@@ -15,14 +16,17 @@ Key = tuple[str, str, str]
 """(model, model version, principal)."""
 
 MOST_VOTES = 64
-"""For the dimension of a slot: see ``core.voting``."""
+"""The cap of the votes for the dimension of a slot, see ``core.voting``."""
 
 
 @dataclass(slots=True)
 class Shard:
-    """Whose slots and accounts are one engine's. ``queries``: how many it took, which numbers its stream."""
+    """The slots and accounts of one engine. ``home_of``, by (model, ``ANY``, principal): the slot that judges where
+    versions have no profiles, which is that of the first version by name. ``queries``: how many it took, which numbers
+    its stream."""
 
     slot_of: dict[Key, int] = field(default_factory=dict)
+    home_of: dict[Key, int] = field(default_factory=dict)
     account_of: dict[tuple[str, str], int] = field(default_factory=dict)
     queries: int = 0
 
@@ -30,18 +34,18 @@ class Shard:
         return len(self.slot_of)
 
     def find(self, keys: Iterable[Key]) -> list[int]:
-        """The slot of each key, -1 where there is none."""
+        """Returns the slot of each key, -1 where there is none."""
         return [self.slot_of.get(key, -1) for key in keys]
 
 
 class Principals:
-    """Slots and their counters, and accounts: what a principal's model versions have in common. Of all shards alike.
+    """Slots with their counters, and accounts, which hold what a principal's model versions have in common; of all
+    shards.
 
     ``slots`` columns: ``queries`` seen and ``repeats`` among them, ``active`` (number in the engine's stream of the
     last one), ``score`` (last one, NaN before any), ``account``, ``dimension`` with its ``votes`` and how often it
     changed (``flips``), ``block`` of the history, its first ``pool`` and how many ``pools``. ``accounts`` columns:
-    ``latch`` (bit set of the signals that made it a suspect), ``versions`` (how many slots) and ``home``: the slot
-    that judges where versions have no profiles, which is that of the first version by name.
+    ``latch`` (bit set of the signals that made it a suspect) and ``versions`` (how many slots).
     """
 
     def __init__(self) -> None:
@@ -62,7 +66,7 @@ class Principals:
             }
         )
         self.slots.reserve(1)
-        self.accounts = Columns({"latch": (np.int64, 0), "versions": (np.int32, 0), "home": (np.int32, -1)})
+        self.accounts = Columns({"latch": (np.int64, 0), "versions": (np.int32, 0)})
         self._slot_ids = Ids()
         self._account_ids = Ids()
         self._text_bytes = 0
@@ -73,7 +77,7 @@ class Principals:
         return self._slot_ids.size
 
     def add(self, shard: Shard, key: Key, dimension: int) -> int:
-        """A slot for ``key``, which has none yet."""
+        """Returns a new slot for ``key``, which has none."""
         slot = self._slot_ids.take()
         self.slots.reserve(slot + 1)
         shard.slot_of[key] = slot
@@ -81,15 +85,15 @@ class Principals:
         self._text_bytes += len(key[2])
         account = self._account(shard, key)
         self.accounts["versions"][account] += 1
-        home = int(self.accounts["home"][account])
-        if home < 0 or key[1] < self.key_of[home][1]:
-            self.accounts["home"][account] = slot
+        home = shard.home_of.setdefault((key[0], ANY, key[2]), slot)
+        if key[1] < self.key_of[home][1]:
+            shard.home_of[key[0], ANY, key[2]] = slot
         self.slots["account"][slot] = account
         self.slots["dimension"][slot] = dimension
         return slot
 
     def remove(self, shard: Shard, slots: Sequence[int]) -> None:
-        """Forget ``slots``; an account goes with the last of its versions, and its latch with it."""
+        """Drops ``slots``; an account is dropped with the last of its versions, and its latch with it."""
         for slot in slots:
             key = self.key_of.pop(slot)
             del shard.slot_of[key]
@@ -99,27 +103,23 @@ class Principals:
         self._slot_ids.give_back(slots)
 
     def find(self, shard: Shard, keys: Sequence[Key]) -> list[int]:
-        """The slot that judges each key of a stream, -1 where there is none: for ``ANY`` version its account's home."""
-        slot_of, account_of, home = shard.slot_of, shard.account_of, self.accounts["home"]
-        return [
-            slot_of.get(key, -1)
-            if key[1] != ANY
-            else (-1 if (account := account_of.get((key[0], key[2]))) is None else int(home[account]))
-            for key in keys
-        ]
+        """Returns the slot that judges each key of a stream, -1 where there is none: for ``ANY`` version the home of
+        its account."""
+        slot_of, home_of = shard.slot_of, shard.home_of
+        return [(home_of if key[1] == ANY else slot_of).get(key, -1) for key in keys]
 
     def versions_of(self, shard: Shard, model: str, principal: str) -> list[int]:
-        """Slots of all model versions of one principal."""
+        """Returns the slots of all model versions of one principal."""
         account = shard.account_of.get((model, principal))
         if account is None:
             return []
         if self.accounts["versions"][account] == 1:
-            return [int(self.accounts["home"][account])]
+            return [shard.home_of[model, ANY, principal]]
         return self._slots_of(account)
 
     def to_forget(self, shard: Shard, count: int) -> list[int]:
-        """The ``count`` slots of ``shard`` that matter least: those without a score first, then those that are not
-        suspects, each by how long they have been silent."""
+        """Returns the ``count`` slots of ``shard`` to evict first: those without a score, then those that are not
+        suspects, then the others, each in the order of their last query."""
         known = np.fromiter(shard.slot_of.values(), dtype=np.int64, count=len(shard))
         suspect = self.accounts["latch"][self.slots["account"][known]] != 0
         scored = ~np.isnan(self.slots["score"][known])
@@ -149,11 +149,12 @@ class Principals:
         self.slots["account"][slot] = -1
         accounts["versions"][account] -= 1
         if accounts["versions"][account] == 0:
-            del shard.account_of[key[0], key[2]]
+            del shard.account_of[key[0], key[2]], shard.home_of[key[0], ANY, key[2]]
             accounts.reset(np.array([account]))
             self._account_ids.give_back([account])
-        elif accounts["home"][account] == slot:
-            accounts["home"][account] = min(self._slots_of(account), key=lambda own: self.key_of[own][1])
+        elif shard.home_of[key[0], ANY, key[2]] == slot:
+            home = min(self._slots_of(account), key=lambda own: self.key_of[own][1])
+            shard.home_of[key[0], ANY, key[2]] = home
 
     def _slots_of(self, account: int) -> list[int]:
         own: list[int] = np.flatnonzero(self.slots["account"][: self.capacity] == account).tolist()

@@ -6,18 +6,21 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from detector.contracts.errors import ConfigurationError, StateLogError
 from detector.core import owner_model
 from detector.core.arrays import pack, unpack
+from detector.core.forms import Form, Outputs
 from detector.core.owner_model import OwnerModel
 from detector.core.owner_model.margins import Margins
 from detector.core.reference import Reference
 from detector.core.standards import Standards
 from detector.core.validation import Validation
 
-VERSION = 3
+VERSION = 4
+_WITHOUT_FORM = 3
+"""The format of a profile of unnamed numbers whose outputs are what they are: it needs no form."""
 
 _PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "reference": Reference.from_record,
@@ -25,14 +28,16 @@ _PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "owner_model": owner_model.from_record,
     "margins": Margins.from_record,
     "validation": Validation.from_record,
+    "stored_form": Form.from_record,
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Profile:
     """``reference``: honest queries to compare with. ``standards``: how honest accounts vary, and the threshold. Where
-    the owner gave them: his ``owner_model`` with its ``margins``, and his ``validation`` set. ``made``: when and from
-    what it was made and how sure it is, numbers and texts that a person reads; they change no verdict."""
+    the owner gave them: their ``owner_model`` with its ``margins``, and their ``validation`` set. ``made``: when and
+    from what it was made and how sure it is, numbers and texts that a person reads; they change no verdict.
+    ``stored_form``: what queries look like, None where they are plain numbers with outputs as in ``reference``."""
 
     model: str
     model_version: str
@@ -42,6 +47,15 @@ class Profile:
     margins: Margins | None = None
     validation: Validation | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
+    stored_form: Form | None = None
+
+    @cached_property
+    def form(self) -> Form:
+        if self.stored_form is not None:
+            return self.stored_form
+        kind, width = self.reference.output_kind, self.reference.outputs.shape[1]
+        two = kind == "probabilities" and width == 2
+        return Form(None, "probability" if two else cast("Outputs", kind))
 
     @cached_property
     def hash(self) -> str:
@@ -50,13 +64,16 @@ class Profile:
 
     def to_bytes(self) -> bytes:
         """The artefact's file content: msgpack, no pickle."""
+        parts = {name: None if (part := getattr(self, name)) is None else part.to_record() for name in _PARTS}
+        if self.stored_form is None:
+            del parts["stored_form"]
         return pack(
             {
-                "profile": VERSION,
+                "profile": _WITHOUT_FORM if self.stored_form is None else VERSION,
                 "model": self.model,
                 "model_version": self.model_version,
                 "made": dict(self.made),
-                **{name: None if (part := getattr(self, name)) is None else part.to_record() for name in _PARTS},
+                **parts,
             }
         )
 
@@ -65,10 +82,10 @@ class Profile:
         """What ``to_bytes`` wrote. Raises ConfigurationError for anything else."""
         try:
             body: dict[str, Any] = unpack(data)
-            if body["profile"] != VERSION:
+            if body["profile"] not in (_WITHOUT_FORM, VERSION):
                 raise ConfigurationError(f"profile format {body['profile']} is not {VERSION}; calibrate again")
             parts: dict[str, Any] = {
-                name: None if body[name] is None else read(body[name]) for name, read in _PARTS.items()
+                name: None if body.get(name) is None else read(body[name]) for name, read in _PARTS.items()
             }
             if parts["reference"] is None or parts["standards"] is None:
                 raise ValueError("it has no reference or no standards")

@@ -1,5 +1,4 @@
-"""What the owner's honest traffic looks like: the rows that queries are compared with, and what the model said of
-them."""
+"""The reference: honest rows that queries are compared with, and the model's outputs for them."""
 
 from __future__ import annotations
 
@@ -19,20 +18,20 @@ from detector.core.ranges import FARTHEST, scale_and_ranges
 from detector.core.seen_values import SeenValues
 
 ROWS = 1_000
-"""At most so many rows are compared with."""
+"""The most rows that queries are compared with."""
 NEAREST = 3
-"""So many of them say what the model should say near a query."""
+"""The number of nearest rows that predict the output for a query."""
 
 _RANKS = 1_000
 _SAME = 1e-3
-"""Of the usual distance between neighbours: rows nearer than this are one row."""
+"""Rows closer than this share of the median nearest-neighbour distance count as duplicates."""
 _LEAST_PROBABILITY = 1e-6
 _LEAST_RANGE = 1e-9
 _LARGEST = 1e30
-"""Features are brought in to this before they are scaled."""
+"""Features are clipped to this before they are scaled."""
 _FAR = 1_000.0
-"""Features are brought in to so many of their ranges from what honest queries send. Beyond that all honest queries are
-equally far, and beside such a distance the steps between a thief's own queries would look like no steps at all."""
+"""Features are clipped to this many ranges from honest ones. Beyond that all honest queries are equally far, and next
+to such a distance the steps between a thief's own queries would look like no steps at all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +45,14 @@ class Honest:
 
     @cached_property
     def keys(self) -> NDArray[np.uint64]:
-        """uint64 (n,): the same for equal rows, whoever asked them."""
+        """uint64 (n,): hashes, the same for equal rows of any account."""
         rows = np.ascontiguousarray(self.features) + np.float32(0)  # -0 becomes 0
         return np.frombuffer(b"".join(blake2b(row, digest_size=8).digest() for row in rows), np.uint64)
 
     @cached_property
     def ranked(self) -> NDArray[np.int64]:
-        """int64 (m,): the first position of each distinct row, in an order that the account's rows alone decide."""
+        """int64 (m,): the first position of each distinct row, in an order that depends only on the rows of the
+        account."""
         keys, first = np.unique(self.keys, return_index=True)
         whole = _stirred(np.bitwise_xor.reduce(_stirred(keys), keepdims=True))
         return first[np.argsort(_stirred(keys ^ whole), kind="stable")]
@@ -60,8 +60,8 @@ class Honest:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Of each of n queries: ``distance`` float64 (n,) to the nearest reference row other than itself, ``rows`` int64
-    (n, 3): the three nearest."""
+    """For each of n queries: ``distance`` float64 (n,) to the nearest reference row other than itself, and ``rows``
+    int64 (n, 3): the three nearest."""
 
     distance: NDArray[np.float64]
     rows: NDArray[np.int64]
@@ -69,9 +69,9 @@ class Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """``scale`` float32 (d,): features are divided by it before anything else. ``points`` and ``beside``: m rows as the
-    ``embedding`` places them, with their ``outputs`` float32 (m, k) of ``output_kind``. ``margins`` float64 (q,),
-    ascending: the margins of honest queries. ``usual``: the median distance from a row to the next."""
+    """``scale`` float32 (d,): features are divided by it first. ``points`` and ``beside``: m rows as projected by
+    ``embedding``, with their ``outputs`` float32 (m, k) of ``output_kind``. ``margins`` float64 (q,), ascending: the
+    margins of honest queries. ``usual``: the median distance from a row to the nearest other."""
 
     scale: NDArray[np.float32]
     embedding: Embedding
@@ -86,9 +86,9 @@ class Reference:
 
     @classmethod
     def of(cls, accounts: Sequence[Honest], output_kind: str, offered: Sequence[Array] | None = None) -> Reference:
-        """From the queries of honest ``accounts``: distinct rows of each in equal shares, 1,000 in all at most. The
-        rows themselves decide which. ``offered``: of each account the positions that may be taken, those to be taken
-        first in front; all by default."""
+        """Returns the reference of honest ``accounts``: distinct rows of each in equal shares, 1,000 in all at most.
+        The rows themselves decide which. ``offered``: for each account the positions that may be taken, preferred ones
+        first; all by default."""
         taken = shares([own.ranked for own in accounts] if offered is None else offered, ROWS)
         chosen = [(account, np.sort(at)) for account, at in zip(accounts, taken, strict=True) if len(at)]
         rows = np.concatenate([account.features[at] for account, at in chosen]).clip(-_LARGEST, _LARGEST)
@@ -113,7 +113,7 @@ class Reference:
 
     @cached_property
     def range(self) -> float:
-        """Over how much outputs range: that of the reference's for scores, 1 for probabilities and labels."""
+        """The range of outputs: that of the reference for scores, 1 for probabilities and labels."""
         return max(float(np.ptp(self.outputs)), _LEAST_RANGE) if self.output_kind == "score" else 1.0
 
     def to_record(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class ReferenceIndex:
         self._near_all = float(self._least.max()), float(self._most.min())
 
     def scaled(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """``features`` (n, d) as they are compared; those of another dimension as they are."""
+        """Returns ``features`` (n, d) scaled for comparison; those of another dimension unchanged."""
         if features.shape[1] != self.reference.dimension:
             return features
         with np.errstate(over="ignore"):
@@ -153,8 +153,9 @@ class ReferenceIndex:
         return np.clip(scaled, self._least, self._most)
 
     def nearest(self, placed: Placed) -> Neighbours:
-        """The neighbours of rows that the reference's embedding ``placed``; a row of the reference that is a query
-        itself is none of its own. Exact but for rows as far away to six digits, of which the first is taken.
+        """Returns the neighbours of projected rows. A reference row is no neighbour of an equal query.
+
+        Exact except among rows at the same distance to six digits, of which the first is taken.
         """
         reference, points = self.reference, placed.points.astype(np.float64)
         rows = self._few(placed)
@@ -170,8 +171,8 @@ class ReferenceIndex:
         return Neighbours(np.where(np.isfinite(nearest), nearest, 0.0), rows.ravel()[order])
 
     def _few(self, placed: Placed) -> Array:
-        """int64 (n, 4), ascending: the rows nearest to those ``placed``, one more than are told of. Products in single
-        precision say which, but where the fifth may be as near as the fourth."""
+        """Returns int64 (n, 4), ascending: the rows nearest to ``placed``, one more than is returned. Products in
+        single precision choose them, except where the fifth may be as near as the fourth."""
         count, points = NEAREST + 1, placed.points
         if len(self._rows) <= count:
             return np.tile(np.arange(len(self._rows)), (len(points), 1))
@@ -182,21 +183,21 @@ class ReferenceIndex:
         if len(doubtful):
             squared = _with_one(points[doubtful].astype(np.float64)) @ self._products
             squared += placed.squares[doubtful, None]
-            # Rounded to single precision, lest rounding, which differs with n, choose among equals.
+            # Rounded to single precision: rounding differs with n and must not choose among equals.
             rows[doubtful, :-1] = _smallest(squared.astype(np.float32), count)[0]
         return np.sort(rows[:, :-1], axis=1)
 
 
 def _with_one(points: Array) -> Array:
-    """``points`` (n, k) with a column of ones, (n, k + 1)."""
+    """Returns ``points`` (n, k) with a column of ones, (n, k + 1)."""
     wide = np.ones((len(points), points.shape[1] + 1), points.dtype)
     wide[:, :-1] = points
     return wide
 
 
 def _smallest(values: NDArray[np.float32], count: int) -> tuple[Array, NDArray[np.float64]]:
-    """Where each row of ``values`` (n, m) is smallest, int64 (n, count), the first of equals first; and what it is
-    there, float64 (n, count). ``values`` are overwritten."""
+    """Returns where each row of ``values`` (n, m) is smallest, int64 (n, count), the first of equals first; and the
+    values there, float64 (n, count). Overwrites ``values``."""
     row = np.arange(len(values))
     chosen, found = np.empty((len(values), count), np.int64), np.empty((len(values), count))
     for rank in range(count):
@@ -207,7 +208,7 @@ def _smallest(values: NDArray[np.float32], count: int) -> tuple[Array, NDArray[n
 
 
 def margins(outputs: NDArray[np.float32], output_kind: str) -> NDArray[np.float64]:
-    """float64 (n,): the logarithm of the largest probability over the second largest; NaN for other outputs."""
+    """Returns float64 (n,): the logarithm of the largest probability over the second largest; NaN for other outputs."""
     if output_kind != "probabilities" or outputs.shape[1] < 2:
         return np.full(len(outputs), np.nan)
     top = np.partition(outputs, -2, axis=1)[:, -2:].astype(np.float64)
@@ -216,14 +217,14 @@ def margins(outputs: NDArray[np.float32], output_kind: str) -> NDArray[np.float6
 
 
 def _spaced(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """float64 (q,), ascending: of ``values``, those at evenly spaced ranks, 1,000 at most; NaN are left out."""
+    """Returns float64 (q,), ascending: the ``values`` at evenly spaced ranks, 1,000 at most, without NaN."""
     known = np.sort(values[~np.isnan(values)]).astype(np.float64)
     return known[np.linspace(0, len(known) - 1, min(_RANKS, len(known))).astype(np.int64)]
 
 
 def shares(offered: Sequence[Array], room: int) -> list[Array]:
-    """Of each of ``offered`` as many from the front as an equal share of ``room`` allows; what those who offer less
-    leave over is shared among the rest."""
+    """Returns, from the front of each of ``offered``, an equal share of ``room``; what shorter ones leave over is
+    shared among the rest."""
     taken = list(offered)
     order = sorted(range(len(offered)), key=lambda at: len(offered[at]))
     for left, at in zip(range(len(order), 0, -1), order, strict=True):
@@ -233,7 +234,7 @@ def shares(offered: Sequence[Array], room: int) -> list[Array]:
 
 
 def _stirred(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """``keys``, each changed into another that looks drawn at random (the finaliser of SplitMix64, Steele 2014)."""
+    """Returns ``keys``, each mapped to another that looks random (the finaliser of SplitMix64, Steele 2014)."""
     mixed = np.asarray(keys + np.uint64(0x9E3779B97F4A7C15))
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,9 +1,9 @@
-"""The compatible mode's test: what the published PRADA agent answers, query for query, at a fraction of its work.
+"""The compatible mode's test: the published PRADA agent's verdict for every query, at a fraction of the cost.
 
-It tests at every tenth query (0, 10, 20...) all distances of classes that have ten or more, drops what lies three
-deviations or more off, and judges if more than 100 are left; in between, the verdict stands. Wherever rounding
-could decide, the agent's own formula is evaluated on its own list: near the rejection limits, near delta, and on
-lists without spread.
+At every tenth query (0, 10, 20...) it tests all distances of classes that have ten or more, drops outliers of three
+deviations or more, and judges if more than 100 are left; in between, the verdict stands. Wherever rounding could decide
+(near the rejection limits, near delta, and on lists without spread), the agent's own formula is evaluated on its own
+list.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Log:
         self._pool = np.empty(0)
         self._pooled = 0
         self._waiting: dict[int, list[float] | None] = {}
-        """By class the distances of those that have too few of them to count, None for the others."""
+        """By class, the distances of classes with too few to count, None for the others."""
 
     def __getitem__(self, name: str) -> Array:
         return self._columns[name][: self.size]
@@ -61,7 +61,7 @@ class _Log:
         self.size += count
 
     def pool(self, distances: Array, labels: Array) -> NDArray[np.float64]:
-        """The sorted distances that count, given the log's and these, which are about to join it."""
+        """Returns the sorted distances that count, from the log and from these, which are about to join it."""
         fresh = self._fresh(self["distance"][self._pooled :], self["label"][self._pooled :])
         started = self._pooled - self.size
         fresh += self._fresh(distances[started:], labels[started:])
@@ -71,7 +71,7 @@ class _Log:
         return self._pool
 
     def _fresh(self, distances: Array, labels: Array) -> list[float]:
-        """What counts from now on, as these distances follow those already pooled."""
+        """Returns the distances that count from now on, given those already pooled."""
         fresh: list[float] = []
         for label, distance in zip(labels.tolist(), distances.tolist(), strict=True):
             waiting = self._waiting.setdefault(label, [])
@@ -156,7 +156,7 @@ class ReferenceTest:
         return sum(9 + (self._logs[slot].nbytes if slot in self._logs else 0) for slot in slots.tolist())
 
     def threshold_of(self, rows: Rows) -> Recompute:
-        """The threshold of a pool by the agent's formula, for when rounding could decide an admission."""
+        """Returns the threshold of a pool by the agent's formula, for admissions that rounding could decide."""
 
         def recompute(pool: int, joined: list[float]) -> float:
             log = self._logs.get(int(rows.slots[rows.pool_slot[pool]]), _Log())
@@ -168,7 +168,7 @@ class ReferenceTest:
         return recompute
 
     def _checks(self, rows: Rows, known: Array, new: dict[str, Array]) -> tuple[Array, NDArray[np.float64]]:
-        """Rows (of the by-slot order) at which a test was made, and its W."""
+        """Returns the rows (of the by-slot order) at which a test was made, and its W."""
         order = rows.by_slot.order
         due = np.flatnonzero(rows.index[order] % _EVERY == 0)
         until = np.cumsum(known)
@@ -179,7 +179,8 @@ class ReferenceTest:
         return np.array([row for row, _ in tested], dtype=np.int64), np.array([w for _, w in tested])
 
     def _check(self, new: dict[str, Array], slot: int, start: int, end: int) -> float | None:
-        """W of the log's distances and those from ``start`` to ``end`` of the step, None if they are too few."""
+        """Returns W of the log's distances and those from ``start`` to ``end`` of the step, None if they are too
+        few."""
         log = self._log(slot)
         if log.size + end - start <= WARM_UP:
             return None
@@ -216,7 +217,7 @@ class ReferenceTest:
 
 
 def _kept(pool: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """The sorted pool without outliers, or None where rounding could decide what is one."""
+    """Returns the sorted pool without outliers, or None where rounding could decide which they are."""
     mean = float(np.add.reduce(pool)) / len(pool)
     deviation = pool - mean
     reach = 3.0 * sqrt(float(deviation @ deviation) / len(pool))
@@ -231,12 +232,12 @@ def _kept(pool: NDArray[np.float64]) -> NDArray[np.float64] | None:
 
 
 def _constant(kept: NDArray[np.float64]) -> bool:
-    """Whether all is nearly the same, or within the absolute range that scipy takes for the same (1e-19)."""
+    """Returns whether all values are nearly equal, or within the absolute range that scipy takes as equal (1e-19)."""
     return bool(kept[-1] - kept[0] <= max(CONSTANT * kept[-1], 1e-18))
 
 
 def _published(distances: Array, labels: Array) -> float | None:
-    """W as the agent computes it, on its own list: class by class, in the order of their first distances."""
+    """Returns W as the agent computes it, on its own list: class by class, in the order of their first distances."""
     from scipy.stats import shapiro  # seconds of imports, for the rarest of cases
 
     classes, first, sizes = np.unique(labels, return_index=True, return_counts=True)

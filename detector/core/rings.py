@@ -1,4 +1,4 @@
-"""The last so many numbers of each slot, in pages, so that a principal with few of them costs little."""
+"""The last values of each slot, in pages, so that a principal with few of them costs little."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detector.core.columns import Columns, Ids
 from detector.core.configuration import PAGE
 
 _BLANK = 0
-"""The page that stands for those a slot does not have."""
+"""The page that stands in for pages that a slot does not have."""
 
 
 class Rings:
@@ -35,19 +35,19 @@ class Rings:
         return int(pages.nbytes + (pages != _BLANK).sum() * PAGE * self._pages["values"].itemsize)
 
     def read(self, slots: Array) -> Array:
-        """(n, width): the cells of each slot, the fill value where nothing was written."""
+        """Returns (n, width): the cells of each slot, the fill value where nothing was written."""
         self._reserve(slots)
         return self._pages["values"][self._table["pages"][slots]].reshape(len(slots), self.width)
 
     def at(self, slots: Array, positions: Array) -> Array:
-        """(n,): the cell of position i of slot i."""
+        """Returns (n,): the cell of position i of slot i."""
         self._reserve(slots)
         cell = positions % self.width
         held: Array = self._pages["values"][self._table["pages"][slots, cell // PAGE], cell % PAGE]
         return held
 
     def write(self, slots: Array, positions: Array, values: Array) -> None:
-        """Write value i at position i of slot i; where two share a cell, the later one stays."""
+        """Writes value i at position i of slot i; where two share a cell, the later one stays."""
         if not len(slots):
             return
         self._reserve(slots)

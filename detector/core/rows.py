@@ -1,4 +1,4 @@
-"""The rows of a step, and how they belong to principals and their classes."""
+"""The rows of a step, grouped by principal and class."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Rows:
     ``slots`` and ``pools`` int64: those that occur; ``slot`` and ``pool`` int64 (n,) are positions in them.
     ``pool_slot`` gives the position of each pool's slot, ``pool_label`` its class. ``index`` int64 (n,): the
     query's number within its principal. ``features`` float32 (n, d). ``outputs`` float32 (n, k), what the model
-    said, NaN to the right where a record had fewer.
+    said, NaN to the right where a record had fewer, or none.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Rows:
 
     @cached_property
     def outputs(self) -> NDArray[np.float32]:
-        widest = max(batch.outputs.shape[1] for batch in self.batches)
+        widest = max(1, *(batch.outputs.shape[1] for batch in self.batches))
         outputs = np.full((len(self), widest), np.nan, np.float32)
         for at, rows in self._sources:
             values = self.batches[at].outputs
@@ -79,12 +79,14 @@ class Rows:
         for at, rows in self._sources:
             outputs = self.batches[at].outputs[self.batch_row[rows]]
             two = min(outputs.shape[1], 2)
+            if not two:
+                continue
             top[rows, 2 - two :] = np.partition(outputs, -two, axis=1)[:, -two:]
         return top
 
     @cached_property
     def said(self) -> NDArray[np.float32]:
-        """float32 (n,): what the model said in one number: the largest probability, 1 for a label, or the score."""
+        """float32 (n,): the model's answer as one number: the largest probability, 1 for a label, or the score."""
         said = self.top[:, 1].copy()
         for at, rows in self._sources:
             if self.batches[at].output_kind == "label":
@@ -92,7 +94,7 @@ class Rows:
         return said
 
     def column(self, name: str, fill: Any) -> Array:
-        """An optional column of the queries (``hardness``, ``leaf``...), ``fill`` where it was not logged."""
+        """Returns an optional column of the queries (``hardness``, ``leaf``...), ``fill`` where it was not logged."""
         like = [getattr(batch, name) for batch in self.batches if getattr(batch, name) is not None]
         shape, dtype = (like[0].shape[1:], like[0].dtype) if like else ((), np.asarray(fill).dtype)
         column = np.full((len(self), *shape), fill, dtype)

@@ -1,10 +1,11 @@
-"""From scores of single queries to scores of a principal, in standard deviations of honest accounts: for each measure
-its averages, then the states of other signals, then ``change``.
+"""Turns scores of single queries into scores of a principal, in standard deviations of honest accounts.
 
-``change`` is how far what a principal asks has moved from what he used to ask: the average of a content measure over
-the last 32 queries, less that over the last 512, in the least standard deviations of such averages; the largest of
-the content measures. Thieves often begin with natural inputs. But honest users change their tools too, so that it
-counts for less than any threshold and is no verdict alone.
+The columns are the averages of each measure, then the states of other signals, then ``change``.
+
+``change`` is how far a principal's queries have moved from their earlier ones: the average of a content measure over
+the last 32 queries, less that over the last 512, in the least standard deviations of such averages; the largest over
+the content measures. Thieves often begin with natural inputs. But honest users change their tools too, so ``change`` is
+capped below any threshold and never decides alone.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ _FAST, _SLOW = 1, 3
 """The memories that are compared."""
 _MOST_CHANGE = 3.0
 _MOST_STATE = 2.0
-"""What another signal counts at most, in deviations: honest habits bring those as far as thieves do."""
+"""The most that another signal counts, in deviations: honest habits reach the same values as thieves."""
 
 Floats = NDArray[np.float64]
 
 
 class Scoring:
-    """Of ``measures``, in order, then of the states of other signals, as ``spread`` tells of them, which ends with
-    ``change``. ``clock`` int64 (j + clocks,): which clock each of the sums goes by, measures first and then the clocks'
-    own weights. Arrays are columns first: what is done to a measure is done to all queries at once."""
+    """Scores ``measures``, in order, then the states of other signals, then ``change``, by ``spread``. ``clock`` int64
+    (j + clocks,): the clock of each sum, measures first and then the clocks' own weights. Arrays are columns first, so
+    that one operation on a measure covers all queries."""
 
     def __init__(self, measures: Sequence[Measure], spread: Spread) -> None:
         self.clock = clock_of(measures)
@@ -49,9 +50,9 @@ class Scoring:
     def follow(
         self, grouping: Grouping, values: Floats, weights: Floats, states: Floats, before: Floats
     ) -> tuple[Floats, Floats]:
-        """float64 (n, j + f + 1): the scores as of each of n queries, which score ``values`` (j, n) at ``weights``
-        (clocks, n) beside ``states`` (f, n); and (groups, ``width``): the sums after the last of each group, which were
-        ``before``."""
+        """Returns float64 (n, j + f + 1): the scores as of each of n queries with ``values`` (j, n), ``weights``
+        (clocks, n) and ``states`` (f, n); and (groups, ``width``): the sums after the last query of each group, which
+        were ``before``."""
         values, weights, states = (part[:, grouping.order] for part in (values, weights, states))
         increments = self._increments(values, weights)
         start = before.T.reshape(len(increments), len(MEMORIES), -1)
@@ -63,16 +64,16 @@ class Scoring:
         return scores.T, last.reshape(-1, len(before)).T.copy()
 
     def _increments(self, values: Floats, weights: Floats) -> Floats:
-        """float64 (j + clocks, n): what n queries that score ``values`` (j, n) add to the sums, at ``weights`` (clocks,
-        n). What cannot be said is ordinary, extremes are brought in."""
+        """Returns float64 (j + clocks, n): what n queries with ``values`` (j, n) and ``weights`` (clocks, n) add to the
+        sums. NaN counts as ordinary, extremes are clipped."""
         settled = self._own.clip(values)
         np.copyto(settled, self._own.mean[:, None], where=np.isnan(settled))
         settled *= weights[self.clock[: self._count]]
         return np.concatenate((settled, weights))
 
     def _scores(self, sums: Floats, states: Floats) -> Floats:
-        """float64 (j + f + 1, n) of fading ``sums`` (j + clocks, memories, n) and of the other signals' ``states`` (f,
-        n)."""
+        """Returns float64 (j + f + 1, n) from decayed ``sums`` (j + clocks, memories, n) and the other signals'
+        ``states`` (f, n)."""
         total, weight = sums[: self._count], (sums[self._count :] + PRIOR)[self.clock[: self._count]]
         others = np.minimum(self._states.of_states(states), _MOST_STATE)
         return np.concatenate((self._own.standardised(total, weight), others, self._change(total, weight)))
@@ -94,5 +95,5 @@ def clock_of(measures: Sequence[Measure]) -> NDArray[np.int64]:
 
 
 def width(measures: Sequence[Measure]) -> int:
-    """How many sums are kept of each principal."""
+    """Returns the number of sums per principal."""
     return len(clock_of(measures)) * len(MEMORIES)

@@ -1,4 +1,4 @@
-"""Which values of each feature the reference holds: thieves make up numbers that no customer ever sends."""
+"""The values of each feature that occur in the reference. Thieves invent numbers that no customer ever sends."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from detector.core.counts import row_counts
 
 _BINS = 256
 _MOST_VALUES = 200
-"""A feature with more distinct values than this is continuous: only what lies outside its range is unseen."""
+"""A feature with more distinct values than this is continuous: only values outside its range are unseen."""
 _TOLERANCE = 1e-5
-"""Of a feature's range: values nearer than this are the same."""
+"""Values nearer than this share of a feature's range are equal."""
 
 
 @dataclass(frozen=True, eq=False)
 class SeenValues:
-    """``low`` and ``spread`` float32 (d,): where each feature's range begins and how wide it is; ``only`` float32
-    (d, 256): the one value seen in each bin of that range, NaN where none was seen, inf where any will do."""
+    """``low`` and ``spread`` float32 (d,): start and width of each feature's range; ``only`` float32 (d, 256): the one
+    value seen in each bin of that range, NaN where none was seen, inf where any value counts as seen."""
 
     low: NDArray[np.float32]
     spread: NDArray[np.float32]
@@ -30,8 +30,8 @@ class SeenValues:
 
     @classmethod
     def of(cls, rows: NDArray[np.float32], low: NDArray[np.float32], spread: NDArray[np.float32]) -> SeenValues:
-        """Of the reference ``rows`` (m, d), whose features range over ``spread`` (d,), all positive, from ``low`` on.
-        Values outside count as never seen."""
+        """Returns the values of the reference ``rows`` (m, d), whose features range over ``spread`` (d,), all positive,
+        from ``low`` on. Values outside count as never seen."""
         seen = cls(low, spread, np.full((rows.shape[1], _BINS), np.nan, np.float32))
         ordered = np.sort(rows, axis=0).T
         changes = np.diff(ordered, axis=1) > 0
@@ -43,19 +43,21 @@ class SeenValues:
         return seen
 
     def unseen(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
-        """int64 (n,): how many features of each row have a value that was never seen."""
+        """Returns int64 (n,): how many features of each row have a value that was never seen."""
+        return row_counts(self.strange(rows))
+
+    def strange(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Returns bool (n, d): which values were never seen."""
         least, most = self._range
-        outside = (rows < least) | (rows > most)
-        unseen = row_counts(outside)
+        strange: NDArray[np.bool_] = (rows < least) | (rows > most)
         if self._discrete.any():
-            # Most values of images are the least.
-            at = np.flatnonzero((rows != self.low) & self._discrete & ~outside)
-            row, feature = np.divmod(at, rows.shape[1])
-            unseen += np.bincount(row[self._strange(rows.ravel()[at], feature)], minlength=len(rows))
-        return unseen
+            # Most values of images are the smallest one.
+            at = np.flatnonzero((rows != self.low) & self._discrete & ~strange)
+            strange.reshape(-1)[at] = self._strange(rows.ravel()[at], at % rows.shape[1])
+        return strange
 
     def _strange(self, values: NDArray[np.float32], feature: Array) -> NDArray[np.bool_]:
-        """bool (n,): which ``values``, within the range of their ``feature`` int64 (n,), were never seen."""
+        """Returns bool (n,): which ``values``, within the range of their ``feature`` int64 (n,), were never seen."""
         bins = (values - self.low[feature]) / self.spread[feature]
         np.minimum(np.maximum(bins, 0, out=bins), 1, out=bins)
         bins *= _BINS - 1
@@ -70,7 +72,7 @@ class SeenValues:
         return strange
 
     def _seen(self, values: NDArray[np.float32], feature: Array, bins: Array) -> NDArray[np.bool_]:
-        """bool (n,): which ``values`` were seen in those ``bins`` of their features."""
+        """Returns bool (n,): which ``values`` were seen in those ``bins`` of their features."""
         only = self.only.ravel().take(feature * _BINS + bins)
         seen: NDArray[np.bool_] = np.abs(values - only) <= _TOLERANCE * self.spread[feature]
         seen |= np.isinf(only)
@@ -78,12 +80,12 @@ class SeenValues:
 
     @cached_property
     def _range(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The least and the greatest value of each feature that is not outside."""
+        """The smallest and the largest value of each feature that is not outside."""
         return self.within(_TOLERANCE, np.inf)
 
     def within(self, ranges: float, most: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """float32 (d,) each: the values that lie so many ``ranges`` below and above the range of each feature, at most
-        ``most`` from 0."""
+        """Returns float32 (d,) each: the values that lie this many ``ranges`` below and above the range of each
+        feature, at most ``most`` from 0."""
         low, spread = self.low.astype(np.float64), self.spread.astype(np.float64)
         bounds = low - ranges * spread, low + (1 + ranges) * spread
         least, greatest = (np.clip(bound, -most, most).astype(np.float32) for bound in bounds)

@@ -60,16 +60,17 @@ class Planner:
         self._shards = shards
         self._limit = config.limits.principals
         fixed = [
-            config.dimensions.get(model, 0) or fitting.dimension(model, version) for model, version, _ in stream.keys
+            config.dimensions.get(model, 0) or fitting.dimension(model, version)
+            for model, version, _ in map(stream.spaces.__getitem__, stream.space_of_piece.tolist())
         ]
-        self._fixed = np.array(fixed, dtype=np.int32)
+        self._fixed = np.array(fixed, dtype=np.int32)[stream.first_piece]
         self._all_fit = bool(stream.fits.all())
         self.look_up()
         known = state.principals.key_of
-        self.names = [
-            known[slot] if slot >= 0 else (key[0], key[1] or named, key[2])
-            for key, named, slot in zip(stream.keys, stream.named, self.slots.tolist(), strict=True)
-        ]
+        self.names = [known.get(slot, key) for slot, key in zip(self.slots.tolist(), stream.keys, strict=True)]
+        for at in np.flatnonzero(self.slots < 0).tolist():
+            model, version, principal = stream.keys[at]
+            self.names[at] = model, version or stream.pieces[int(stream.first_piece[at])].model_version, principal
         self.name_of = np.arange(len(self.names))
 
     def look_up(self) -> None:

@@ -1,9 +1,10 @@
-"""Shadows of the vectors that one principal asked before: where each lies on the axes of the reference, how far beside
-them, and what the model said. No two vectors are nearer to each other than their shadows, so that these say quickly
-which cannot be near.
+"""Shadows: PCA sketches of the vectors that a principal asked before.
 
-They are made when somebody searches among many vectors, and kept up as more come in; up to 64 MiB for each reference:
-who was not asked for longest loses them. They change no result.
+A shadow holds the projections of the vectors on the axes of the reference, their residual norms, and the last bits of
+their labels. No two vectors are nearer to each other than their shadows, which gives a quick lower bound of distances.
+
+Shadows are built when a principal with many vectors is searched, and extended as queries come in; up to 64 MiB per
+reference. The least recently used ones are dropped. They change no result.
 """
 
 from __future__ import annotations
@@ -19,21 +20,20 @@ from detector.core.vectors import OFFSET_BITS
 
 MOST_BYTES = 64 << 20
 _FREE = 0.25
-"""While less than this share of them is free, nobody gets shadows who has none: they would drive others' out, who make
-them again."""
+"""No shadows are built below this share of free space, so that principals do not keep evicting each other."""
 BITS = 8
-"""Of the label; there may be more labels than these tell apart."""
+"""Bits of the label; there may be more labels than these distinguish."""
 
 _START = 64
 _IDLE = 64
-"""Whose shadows were not used in so many searches makes room."""
+"""Shadows that were not used in this many searches may be dropped."""
 
 
 class Shadow:
-    """Of ``count`` vectors: ``columns`` float32 (bits + 1 + k + 2, capacity), the bits of their labels as 1 and -1; the
-    squares of what follows, summed, less what rounding may have added to a product with it; -2 times their points on
-    the axes and how far beside; and 1. ``locations`` int64 (capacity,) of the vectors. ``farthest``: the largest sum of
-    squares."""
+    """The shadow of ``count`` vectors: ``columns`` float32 (bits + 1 + k + 2, capacity), the bits of their labels as 1
+    and -1; the sum of squares of the following, less what rounding may have added to a product with it; -2 times their
+    points on the axes and residual norms; and 1. ``locations`` int64 (capacity,) of the vectors. ``farthest``: the
+    largest sum of squares."""
 
     def __init__(self, height: int) -> None:
         self.columns = np.empty((height, _START), np.float32)
@@ -47,7 +47,7 @@ class Shadow:
         return self.columns.nbytes + self.locations.nbytes
 
     def append(self, columns: NDArray[np.float32], locations: Array) -> None:
-        """More vectors, by their ``columns`` (bits + 1 + k + 2, n)."""
+        """Adds vectors, by their ``columns`` (bits + 1 + k + 2, n)."""
         start, self.count = self.count, self.count + len(locations)
         if self.count > len(self.locations):
             self._grow(start, max(self.count, 2 * len(self.locations)))
@@ -63,7 +63,7 @@ class Shadow:
 
 
 class Shadows:
-    """Of all principals whose vectors are compared with the reference of ``embedding``, by slot."""
+    """The shadows of all principals whose vectors are compared with the reference of ``embedding``, by slot."""
 
     def __init__(self, embedding: Embedding) -> None:
         self.dimension = embedding.dimension
@@ -73,7 +73,7 @@ class Shadows:
         self._searches = 0
 
     def of(self, slots: Array) -> list[Shadow | None]:
-        """The shadows of each of ``slots`` that has some."""
+        """Returns the shadows of each of ``slots``, or None."""
         self._searches += 1
         if self._searches % _IDLE == 0 and self.full:
             self._make_room()
@@ -85,11 +85,11 @@ class Shadows:
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for more who have none."""
+        """Whether there is no room for more shadows."""
         return self.nbytes > (1 - _FREE) * MOST_BYTES
 
     def make(self, slot: int, columns: NDArray[np.float32], locations: Array) -> Shadow:
-        """Those of ``slot``, who has none, of all his vectors, by their ``columns``."""
+        """Builds the shadows of ``slot`` from all its vectors, by their ``columns``."""
         own = self._of[slot] = Shadow(len(columns))
         own.used = self._searches
         own.append(columns, locations)
@@ -97,8 +97,8 @@ class Shadows:
         return own
 
     def append(self, slots: Array, columns: NDArray[np.float32], locations: Array) -> None:
-        """Those of more vectors of ``slots`` (n,), by their ``columns`` (bits + 1 + k + 2, n), where the slot has
-        shadows."""
+        """Extends shadows by more vectors of ``slots`` (n,), by their ``columns`` (bits + 1 + k + 2, n), where the slot
+        has shadows."""
         owners, order = np.unique(slots), np.argsort(slots, kind="stable")
         ordered, locations = columns[:, order], locations[order]
         edges = np.searchsorted(slots[order], owners).tolist()
@@ -111,7 +111,7 @@ class Shadows:
         self._keep_within()
 
     def drop(self, slot: int, lists: Array) -> None:
-        """Drop those of the vectors of ``slot`` that are in ``lists``."""
+        """Drops the columns of vectors of ``slot`` that are in ``lists``."""
         own = self._of.get(slot)
         if own is not None:
             kept = ~np.isin(own.locations[: own.count] >> OFFSET_BITS, lists)
@@ -120,18 +120,18 @@ class Shadows:
                 self.make(slot, own.columns[:, : own.count][:, kept], own.locations[: own.count][kept])
 
     def forget(self, slots: Array) -> None:
-        """Drop the shadows of ``slots``."""
+        """Drops the shadows of ``slots``."""
         for slot in slots.tolist():
             own = self._of.pop(slot, None)
             self.nbytes -= own.nbytes if own is not None else 0
 
     @staticmethod
     def fits(vectors: NDArray[np.float32]) -> bool:
-        """Whether squares of ``vectors`` (n, d) are small enough to be told apart in single precision."""
+        """Returns whether squares of ``vectors`` (n, d) are small enough to be distinguished in single precision."""
         return max(float(vectors.max(initial=0)), -float(vectors.min(initial=0))) <= FARTHEST
 
     def columns(self, labels: Array, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 (bits + 1 + k + 2, n): those of ``vectors`` (n, d), of which the model said ``labels``."""
+        """Returns float32 (bits + 1 + k + 2, n): the columns of ``vectors`` (n, d), which the model gave ``labels``."""
         return columns_of(self._embedding.place(vectors), labels, self.dimension)
 
     def _keep_within(self) -> None:
@@ -148,7 +148,7 @@ class Shadows:
 
 
 def columns_of(placed: Placed, labels: Array, dimension: int) -> NDArray[np.float32]:
-    """float32 (bits + 1 + k + 2, n): see ``Shadow``; of vectors of ``dimension`` features."""
+    """Returns float32 (bits + 1 + k + 2, n), see ``Shadow``, of vectors of ``dimension`` features."""
     columns = np.empty((BITS + placed.points.shape[1] + 3, len(labels)), np.float32)
     columns[:BITS] = signs(labels).T
     columns[BITS] = (placed.squares + placed.beside**2) * (1 - 2 * relative_error(dimension)[0])
@@ -160,7 +160,7 @@ def columns_of(placed: Placed, labels: Array, dimension: int) -> NDArray[np.floa
 
 
 def signs(labels: Array) -> NDArray[np.float32]:
-    """float32 (n, bits): the lowest bits of ``labels``, 1 for 1 and -1 for 0."""
+    """Returns float32 (n, bits): the lowest bits of ``labels``, 1 for 1 and -1 for 0."""
     bits = np.unpackbits((labels & 0xFF).astype(np.uint8)[:, None], axis=1).astype(np.float32)
     bits *= 2
     bits -= 1

@@ -1,4 +1,4 @@
-"""What a signal is. One file in ``signals/``, one line in its registry, and nothing else changes."""
+"""The interface of a signal. A new signal is one file in ``signals/`` and one line in its registry."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from detector.core.rows import Rows
 from detector.core.views import Views
 
 Delta = Mapping[str, Array]
-"""Named numeric arrays: the values of touched counters after the rows, and rows to append. A name says what it is by:
-``slot_...`` holds one value for each of the ``slots`` handed to ``apply`` along with it, ``pool_...`` one for each of
-the ``pools``, and ``EVENT_...``, with EVENT any other word, one for each of its events, whose slots ``EVENT_slot``
-gives as positions in ``slots``, ascending."""
+"""Named numeric arrays: the values of touched counters after the rows, and rows to append.
+
+The name says what an array is aligned with: ``slot_...`` with the ``slots`` passed to ``apply``, ``pool_...`` with the
+``pools``, and ``EVENT_...``, for any other word EVENT, with that word's events, whose slots ``EVENT_slot`` gives as
+ascending positions in ``slots``.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a signal says of the ``n`` rows of a step, as of each row, and the change that makes it remember them.
+    """A signal's results for the ``n`` rows of a step, as of each row, and the resulting change of its state.
 
-    ``statistic`` float64 (n,) in the signal's own unit and ``score`` float64 (n,), 1 at the threshold; NaN while
-    it is silent. ``alarm`` bool (n,). ``evidence`` for each row at which an alarm rises; ``threshold`` in the
+    ``statistic`` float64 (n,) in the signal's own unit and ``score`` float64 (n,), 1 at the threshold; NaN while the
+    signal has no result. ``alarm`` bool (n,). ``evidence`` for each row at which an alarm rises; ``threshold`` in the
     statistic's unit. ``growing`` bool (n,): rows that join the growing set, from the one signal that owns it.
-    ``repeats`` bool (n,), from the same signal: queries asked again word for word.
-    ``figures``: further float64 (n,) columns worth showing, by name.
+    ``repeats`` bool (n,), from the same signal: queries equal to an earlier one. ``figures``: further float64 (n,)
+    columns to show, by name.
     """
 
     statistic: NDArray[np.float64]
@@ -58,23 +60,23 @@ class Signal(Protocol):
     def figures(self) -> tuple[str, ...]: ...
 
     def propose(self, rows: Rows, views: Views) -> Proposal:
-        """Judge ``rows``. Changes nothing."""
+        """Judges ``rows``. Changes nothing."""
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        """Take over the delta of a proposal: the same live and in recovery, and never searching. ``slots`` and
-        ``pools`` int64 are those of the step, in the order of ``Rows.slots`` and ``Rows.pools``."""
+        """Applies the delta of a proposal, the same live and in recovery, without any search. ``slots`` and ``pools``
+        int64 are those of the step, in the order of ``Rows.slots`` and ``Rows.pools``."""
 
     def dump(self, slots: Array, pools: Array) -> Delta:
-        """All that is remembered of ``slots``, whose pools are ``pools``."""
+        """Returns the whole state of ``slots``, whose pools are ``pools``."""
 
     def load(self, slots: Array, pools: Array, state: Delta) -> None:
-        """Take over what ``dump`` gave for as many slots and pools, none of which hold anything now."""
+        """Restores what ``dump`` returned for as many slots and pools, all of which are empty."""
 
     def evict(self, slots: Array, pools: Array) -> None:
-        """Forget ``slots``, whose pools are ``pools``."""
+        """Drops ``slots``, whose pools are ``pools``."""
 
     def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
-        """Bytes of state: of all, or of these slots with these pools."""
+        """Returns the bytes of all state, or of these slots with these pools."""
 
     def merge(self, states: list[Delta]) -> Delta:
-        """The state of a group from its members' dumps. Raises NotMergeable unless ``mergeable``."""
+        """Returns the state of a group, merged from its members' dumps. Raises NotMergeable unless ``mergeable``."""

@@ -1,12 +1,12 @@
-"""What honest accounts are like in every measure, and how far a principal is from all of them.
+"""The spread of honest accounts in every measure, and how far a principal deviates from all of them.
 
-Each honest account of the calibration is an *exemplar*: the largest score it ever reached in each measure. A principal
-is excused by the exemplar that explains most of him, and his suspicion is what even that one leaves unexplained:
+Each honest account of the calibration is an *exemplar*: the largest deviation it reached in each measure. A principal
+is compared with the exemplar that explains most of their deviations; what even that one leaves unexplained is D:
 
     D = min over exemplars e of  sum over measures m of  min(max(0, z_m - e_m), most).
 
-So an odd honest account excuses those who are odd in the same ways, and nobody else; many weak hints add up unless one
-honest account shows them all.
+So an unusual honest account excuses only accounts that are unusual in the same ways; many weak deviations add up unless
+one honest account shows them all.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 
 MOST = 12.0
-"""What one measure can add to D."""
+"""The most that one measure can add to D."""
 FLOOR, FLOOR_BUDGET = 5.0, 0.01
-"""No threshold is lower at this budget: so many standard deviations must be left unexplained, however alike honest
-accounts are."""
+"""The lowest threshold at this budget, in standard deviations left unexplained, however alike honest accounts are."""
 PRIOR = 2.0
-"""Every principal is taken to have asked so many ordinary queries before their first: with fewer, one query of nonsense
-would be a verdict."""
+"""The number of ordinary queries assumed before an account's first: with fewer, one query of nonsense would give a
+verdict."""
 
 _CLIP = 8.0
-"""A query's score counts up to so many standard deviations of a single query, about the mean."""
+"""A query's score is clipped to this many standard deviations of a single query, about the mean."""
 _CHUNK = 1 << 20
 
 Floats = NDArray[np.float64]
@@ -38,30 +37,32 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spread:
-    """Of one measure each, float64 (j,): ``mean`` over honest accounts, standard deviation ``between`` accounts'
-    averages, and ``within`` one account's queries."""
+    """By measure, float64 (j,): the ``mean`` over honest accounts, the standard deviation ``between`` accounts'
+    averages, and the one ``within`` an account's queries."""
 
     mean: Floats
     between: Floats
     within: Floats
 
     def at(self, columns: Sequence[int] | slice) -> Spread:
-        """Of the measures at ``columns``, in that order."""
+        """Returns the spread of the measures at ``columns``, in that order."""
         return Spread(self.mean[columns], self.between[columns], self.within[columns])
 
     def of_states(self, scores: Floats) -> Floats:
-        """float64 (j, n): ``scores`` (j, n) that are no averages, (score - mean) / between; 0 where there is none."""
+        """Returns float64 (j, n): (score - mean) / between of ``scores`` (j, n) that are no averages; 0 where NaN."""
         return np.nan_to_num((scores - self.mean[:, None]) / self.between[:, None])
 
     def clip(self, values: Floats) -> Floats:
-        """``values`` (j, n) of single queries, the extremes brought in."""
+        """Returns ``values`` (j, n) of single queries, clipped."""
         reach = _CLIP * np.hypot(self.between, self.within)
         return np.minimum(np.maximum(values, (self.mean - reach)[:, None]), (self.mean + reach)[:, None])
 
     def standardised(self, total: Floats, weight: Floats) -> Floats:
-        """float64 (j, n): (average - mean) / sqrt(between² + within² / queries), the largest over the memories, of the
-        fading sums ``total`` (j, memories, n) and ``weight``, the queries they are of, ``PRIOR`` ordinary ones
-        included."""
+        """Returns float64 (j, n): (average - mean) / sqrt(between² + within² / queries), the largest over the memories.
+
+        ``total`` (j, memories, n) are decayed sums, ``weight`` the number of queries in them, including ``PRIOR``
+        ordinary ones.
+        """
         mean, between, within = (column[:, None, None] for column in (self.mean, self.between, self.within))
         deviation = between**2 * weight
         deviation += within**2
@@ -75,8 +76,8 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Standards:
-    """``measures``: names of the j measures that ``spread`` and ``exemplars`` float64 (e, j), none negative, tell of.
-    ``threshold``: a larger D is a verdict."""
+    """``measures``: names of the j measures of ``spread`` and of the ``exemplars`` float64 (e, j), which are not
+    negative. ``threshold``: a larger D is a verdict."""
 
     measures: tuple[str, ...]
     spread: Spread
@@ -84,7 +85,7 @@ class Standards:
     threshold: float
 
     def aligned(self, measures: Sequence[str]) -> Standards:
-        """The same for ``measures`` in that order; one that the calibration did not know never counts."""
+        """Returns the same for ``measures`` in that order; a measure that the calibration did not know never counts."""
         own = [self.measures.index(name) if name in self.measures else -1 for name in measures]
         known, at = np.array(own) >= 0, np.array(own)
         columns = (
@@ -94,12 +95,12 @@ class Standards:
         return Standards(tuple(measures), Spread(*columns), exemplars, self.threshold)
 
     def unexplained(self, scores: Floats) -> Floats:
-        """float64 (n,): D of each row of standardised ``scores`` (n, j)."""
+        """Returns float64 (n,): D of each row of standardised ``scores`` (n, j)."""
         return unexplained(scores, self.exemplars)[0]
 
     def contributions(self, scores: Floats) -> tuple[Floats, Floats]:
-        """float64 (n, j) both: what each measure adds to D of each row of ``scores`` (n, j), and what the exemplar
-        that explains most of it reached."""
+        """Returns float64 (n, j) twice: what each measure adds to D of each row of ``scores`` (n, j), and the value of
+        the exemplar that explains most of the row."""
         nearest = self.exemplars[unexplained(scores, self.exemplars)[1]]
         return np.clip(scores - nearest, 0.0, MOST), nearest
 
@@ -113,8 +114,8 @@ class Standards:
 
 
 def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
-    """D float64 (n,) of each row of ``scores`` (n, j), and which of the ``exemplars`` (e, j) explains it best, int64
-    (n,)."""
+    """Returns D float64 (n,) of each row of ``scores`` (n, j), and int64 (n,): which of the ``exemplars`` (e, j)
+    explains most of it."""
     rows = max(_CHUNK // max(exemplars.size, 1), 1)
     parts = [_unexplained(scores[at : at + rows], exemplars) for at in range(0, max(len(scores), 1), rows)]
     if len(parts) == 1:
@@ -133,7 +134,8 @@ def _unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
 
 
 def outermost(exemplars: Floats) -> Floats:
-    """The rows of ``exemplars`` (e, j), negative entries brought to 0, that no other row reaches in every measure."""
+    """Returns the rows of ``exemplars`` (e, j), negative entries set to 0, that no other row reaches in every
+    measure."""
     rows = np.unique(np.maximum(exemplars, 0.0), axis=0)
     covered = (rows[:, None, :] <= rows[None]).all(axis=2) & ~np.eye(len(rows), dtype=bool)
     return rows[~covered.any(axis=1)]

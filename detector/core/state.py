@@ -1,4 +1,4 @@
-"""All that an engine remembers, and the one way it changes: live and in recovery alike."""
+"""The whole state of an engine, and the one way it changes, live and in recovery."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class State:
 
     @property
     def columns(self) -> list[str]:
-        """Names of what is shown of each row: the signals and, as signal.figure, their figures."""
+        """The names of the columns shown for each row: the signals and, as signal.figure, their figures."""
         figures = [f"{signal.name}.{figure}" for signal in self.signals for figure in signal.figures]
         return self.signal_names + figures
 
     def slots_for(self, shard: Shard, keys: Sequence[Key], dimensions: Array) -> Array:
-        """int64 (n,): the slots of ``keys``, made where missing and begun anew where the dimension was another."""
+        """Returns int64 (n,): the slots of ``keys``, made where missing and reset where the dimension was another."""
         found = shard.find(keys)
         for at, slot in enumerate(found):
             if slot < 0:
@@ -56,13 +56,13 @@ class State:
         return slots
 
     def begin_anew(self, slots: Array, dimensions: Array) -> None:
-        """Forget what ``slots`` asked, as their queries have other ``dimensions`` now; counters and latch stay."""
+        """Drops the history of ``slots``, whose queries have other ``dimensions`` now; counters and latch stay."""
         self._forget(slots)
         self.principals.slots["block"][slots] = 0
         self.principals.slots["dimension"][slots] = dimensions
 
     def evict(self, shard: Shard, slots: Sequence[int]) -> None:
-        """Forget ``slots`` altogether."""
+        """Drops ``slots`` and all their state."""
         own = np.array(slots, dtype=np.int64)
         if not len(own):
             return
@@ -70,7 +70,7 @@ class State:
         self.principals.remove(shard, slots)
 
     def evict_keys(self, shard: Shard, keys: Sequence[Sequence[str]]) -> None:
-        """Forget those of ``keys`` that are known."""
+        """Drops the ``keys`` that are known."""
         slots = shard.find((model, version, principal) for model, version, principal in keys)
         self.evict(shard, [slot for slot in slots if slot >= 0])
 
@@ -82,8 +82,8 @@ class State:
         deltas: Mapping[str, Delta],
         shadows: NDArray[np.float32] | None = None,
     ) -> None:
-        """Take over what one step proposed: ``step`` for the shared views, with the columns of the ``shadows`` of its
-        vectors if they are known, and ``deltas`` by signal name."""
+        """Applies one step: ``step`` for the shared views, with the columns of the ``shadows`` of its vectors if they
+        are known, and ``deltas`` by signal name."""
         self.history.turn(slots, step["block"])
         block = step["block"][step["pool_slot"]]
         pool = step["row_pool"]
@@ -94,7 +94,7 @@ class State:
                 signal.apply(slots, pools, deltas[signal.name])
 
     def set_counters(self, slots: Array, record: Record) -> None:
-        """Counters of ``slots`` after a segment. Logs of the first format know no votes, flips and repeats."""
+        """Sets the counters of ``slots`` after a segment. Logs of the first format have no votes, flips and repeats."""
         columns = self.principals.slots
         for name in ("queries", "active", "score"):
             columns[name][slots] = record[name]
@@ -107,7 +107,7 @@ class State:
         self.principals.accounts["latch"][columns["account"][slots]] = latch
 
     def counters(self, shard: Shard, slots: Array) -> Record:
-        """What ``set_counters`` takes, with the keys and dimensions of ``slots``."""
+        """Returns what ``set_counters`` takes, with the keys and dimensions of ``slots``."""
         columns = self.principals.slots
         return {
             "keys": [list(key) for key in self.principals.keys_of(slots.tolist())],
@@ -124,7 +124,7 @@ class State:
         }
 
     def dump(self, shard: Shard, slots: Array) -> tuple[Record, dict[str, Delta]]:
-        """All of ``slots``: the engine's record and each signal's."""
+        """Returns the state of ``slots``: the engine's record and each signal's."""
         pools = self.pools.of_slots(slots)
         position = np.full(self.principals.capacity, -1, np.int64)
         position[slots] = np.arange(len(slots))
@@ -137,7 +137,7 @@ class State:
         return record, {signal.name: signal.dump(slots, pools) for signal in self.signals}
 
     def load(self, shard: Shard, record: Record, states: Mapping[str, Delta]) -> None:
-        """Replace the principals of a dump with it whole."""
+        """Replaces the principals of a dump by what it holds."""
         keys = [(model, version, principal) for model, version, principal in record["keys"]]
         self.evict_keys(shard, keys)
         slots = self.slots_for(shard, keys, record["dimension"])
@@ -167,7 +167,7 @@ class State:
         return 500 + 250 * len(pools) + rows * per_row + own
 
     def _forget(self, slots: Array) -> None:
-        """The pools of ``slots``, and what history and signals hold of them."""
+        """Drops the pools of ``slots``, and their state in history and signals."""
         pools = self.pools.of_slots(slots)
         for signal in self.signals:
             signal.evict(slots, pools)
@@ -175,7 +175,7 @@ class State:
         self.pools.remove(pools)
 
     def _own_latch(self, latch: Array, names: list[str]) -> Array:
-        """``latch`` with the bits of the signals ``names`` moved to those of this engine's."""
+        """Returns ``latch`` with the bits of the signals ``names`` moved to this engine's bits."""
         if names == self.signal_names:
             return latch
         moved = latch & _UNKNOWN_SIGNAL
@@ -199,5 +199,5 @@ class State:
 
 
 def _history_rows(pool: Array, block: Array, vectors: Array, notes: Array | None) -> HistoryRows:
-    """A log that was written without a profile has no notes."""
+    """Returns history rows; a log that was written without a profile has no notes."""
     return HistoryRows(pool, block, vectors, np.full(len(pool), np.nan, np.float32) if notes is None else notes)

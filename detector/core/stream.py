@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate, chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,38 +19,41 @@ from detector.core.principals import Key
 
 
 class Stream:
-    """One micro-batch of each shard, one shard after the other.
+    """One micro-batch of each shard, one shard after the other: ``pieces`` of plain queries, and by shard what of them
+    was ``repaired`` for that.
 
     ``keys`` that occur, by the version that judges (``Fitting.judged_as``; the query's own where none does), those of
     shard i from ``key_edges[i]`` to ``key_edges[i + 1]``; the shard's rows are ``edges[i]`` to ``edges[i + 1]``.
-    ``named``: the version that the first query of each key was for. Per row: ``shard``, ``key`` (position in
+    ``first_piece`` int64: where each key comes first. Per row: ``shard``, ``key`` (position in
     ``keys``), ``piece`` and ``piece_row`` (where it came from), ``fits`` (whether any profile does, or the model has
     none), ``dimension`` and ``space`` (position in ``spaces``, each a (model, judging version, dimension)).
     """
 
     def __init__(self, batches: Sequence[MicroBatch], fitting: Fitting) -> None:
         owned = [(at, piece) for at, batch in enumerate(batches) for piece in batch.pieces if len(piece)]
-        self.pieces = tuple(piece for _, piece in owned)
-        self._judged_as = [fitting.judged_as(piece) for piece in self.pieces]
-        self.keys: list[Key] = []
-        self.named: list[str] = []
+        self.repaired = [Counter[str]() for _ in batches]
+        self.pieces = tuple(fitting.plain(piece, self.repaired[at]) for at, piece in owned)
+        self._judged_as = [fitting.judged_as(piece) for _, piece in owned]
         self._spaces: dict[tuple[str, str, int], int] = {}
-        self._number: dict[tuple[int, Key], int] = {}
+        self._numbers: list[dict[Key, int]] = [{} for _ in batches]
+        self._new_keys: list[int] = []
         self._matrices: dict[int, tuple[NDArray[np.float32], Array]] = {}
         lengths = [len(piece) for piece in self.pieces]
         self.key = _joined([self._key_index(at, number) for number, (at, _) in enumerate(owned)], np.int32)
         self.piece = np.repeat(np.arange(len(self.pieces)), lengths)
         self.piece_row = _joined([np.arange(length) for length in lengths], np.int64)
-        self._space_of_piece = np.array([self._space(number) for number in range(len(self.pieces))], dtype=np.int64)
+        self.space_of_piece = np.array([self._space(number) for number in range(len(self.pieces))], dtype=np.int64)
         self.spaces = list(self._spaces)
-        self.space = self._space_of_piece[self.piece]
+        self.space = self.space_of_piece[self.piece]
         self.fits = np.array([version is not None for version in self._judged_as], dtype=np.bool_)[self.piece]
         self.dimension = np.array([piece.dimension for piece in self.pieces], dtype=np.int32)[self.piece]
         self.shard = np.array([at for at, _ in owned], dtype=np.int64)[self.piece]
-        self.shard_of_key = np.array([at for at, _ in self._number], dtype=np.int64)
-        bounds = np.arange(len(batches) + 1)
-        self.edges: list[int] = np.searchsorted(self.shard, bounds).tolist()
-        self.key_edges: list[int] = np.searchsorted(self.shard_of_key, bounds).tolist()
+        self.first_piece = np.repeat(np.arange(len(self.pieces)), self._new_keys)
+        self.keys: list[Key] = list(chain.from_iterable(self._numbers))
+        keys_of = list(map(len, self._numbers))
+        self.shard_of_key = np.repeat(np.arange(len(batches)), keys_of)
+        self.edges: list[int] = np.searchsorted(self.shard, np.arange(len(batches) + 1)).tolist()
+        self.key_edges: list[int] = [0, *accumulate(keys_of)]
 
     def __len__(self) -> int:
         return len(self.key)
@@ -60,7 +65,7 @@ class Stream:
 
     def features(self, space: int, rows: Array) -> NDArray[np.float32]:
         """float32 (m, d): features of ``rows``, all of one space."""
-        pieces = np.flatnonzero(self._space_of_piece == space)
+        pieces = np.flatnonzero(self.space_of_piece == space)
         if len(pieces) == 1:
             matrix, at = self.pieces[int(pieces[0])].features, self.piece_row[rows]
         else:
@@ -71,7 +76,7 @@ class Stream:
 
     def _matrix(self, space: int) -> tuple[NDArray[np.float32], Array]:
         if space not in self._matrices:
-            pieces = np.flatnonzero(self._space_of_piece == space).tolist()
+            pieces = np.flatnonzero(self.space_of_piece == space).tolist()
             start = np.zeros(len(self.pieces), np.int64)
             start[pieces] = np.cumsum([0] + [len(self.pieces[at]) for at in pieces[:-1]])
             self._matrices[space] = np.concatenate([self.pieces[at].features for at in pieces]), start
@@ -86,17 +91,12 @@ class Stream:
         used = np.flatnonzero(np.bincount(piece.principal_index, minlength=len(piece.principals)))
         numbers = np.full(len(piece.principals), -1, np.int32)
         model, version, _ = self._space_key(number)
-        numbers[used] = [
-            self._key(shard, (model, version, piece.principals[at]), piece.model_version) for at in used.tolist()
-        ]
+        known, principals = self._numbers[shard], piece.principals
+        before = len(known)
+        found = [known.setdefault((model, version, principals[at]), len(known)) for at in used.tolist()]
+        self._new_keys.append(len(known) - before)
+        numbers[used] = np.array(found) + sum(map(len, self._numbers[:shard]))
         return numbers[piece.principal_index]
-
-    def _key(self, shard: int, key: Key, named: str) -> int:
-        number = self._number.setdefault((shard, key), len(self.keys))
-        if number == len(self.keys):
-            self.keys.append(key)
-            self.named.append(named)
-        return number
 
     def _space(self, number: int) -> int:
         return self._spaces.setdefault(self._space_key(number), len(self._spaces))

@@ -1,4 +1,4 @@
-"""What a test of nearest-neighbour distances says of the rows of a step."""
+"""The result of a test of nearest-neighbour distances for the rows of a step."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from detector.core.arrays import Array
 from detector.core.rows import Grouping
 
 WARM_UP = 100
-"""No test before more than this many distances are left after outlier rejection."""
+"""A test needs more than this many distances after outlier rejection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """As of each row, in stream order: ``statistic`` W float64 (n,), NaN before the first test, and ``alarm``
-    bool (n,). ``evidence`` at rows where an alarm rises; ``delta`` to remember. ``repeats`` bool (n,): rows that are
-    known to be asked again, where that is looked for."""
+    """As of each row, in stream order: ``statistic`` W float64 (n,), NaN before the first test, and ``alarm`` bool
+    (n,). ``evidence`` at rows where an alarm rises; ``delta``: the change of state. ``repeats`` bool (n,): rows that
+    are known to repeat an earlier query, where the test looks for them."""
 
     statistic: NDArray[np.float64]
     alarm: NDArray[np.bool_]
@@ -31,8 +31,8 @@ class Tested:
 
 
 def carried(grouping: Grouping, at: Array, values: Array, before: Array) -> Array:
-    """Per row of ``grouping``'s order: the latest of ``values`` (set at the rows ``at`` of that order) within the
-    group, or the group's value in ``before``."""
+    """Returns, per row of ``grouping``'s order, the latest of ``values`` (set at the rows ``at`` of that order) within
+    the group, or the group's value in ``before``."""
     if not len(at):
         unchanged: Array = np.repeat(before, grouping.lengths)
         return unchanged
@@ -45,8 +45,8 @@ def carried(grouping: Grouping, at: Array, values: Array, before: Array) -> Arra
 
 
 def ordinals(grouping: Grouping, group: Array, at: Array) -> Array:
-    """For each of the rows ``at`` (of ``grouping``'s order, ascending) and of ``group``, how many of them its group
-    has before it."""
+    """Returns, for each of the rows ``at`` (of ``grouping``'s order, ascending) and of ``group``, how many of them its
+    group has before it."""
     if len(at) <= 1:
         return np.zeros(len(at), np.int64)
     ordinal: Array = np.arange(len(at)) - np.searchsorted(at, grouping.starts)[group]
@@ -54,6 +54,6 @@ def ordinals(grouping: Grouping, group: Array, at: Array) -> Array:
 
 
 def last_of(grouping: Grouping, values: Array) -> Array:
-    """Per group, the value at its last row of ``grouping``'s order."""
+    """Returns, per group, the value at its last row of ``grouping``'s order."""
     last: Array = values[grouping.starts + grouping.lengths - 1]
     return last

@@ -1,4 +1,5 @@
-"""Where each principal was last: his last two steps on the first axes of the reference, and what he requested."""
+"""The last position of each principal: their last two steps on the first axes of the reference, and their last
+request."""
 
 from __future__ import annotations
 
@@ -14,16 +15,16 @@ from detector.core.tested import last_of
 _AXES = 16
 _REQUESTED = 2
 WIDTH = 2 * _AXES + _REQUESTED
-"""What is remembered: the last point, the step that led to it, and the specification requested with it."""
+"""The size of the state: the last point, the step that led to it, and the specification requested with it."""
 
 Points = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """Of each of n queries: ``step`` float32 (n, 16), from its principal's query before, and ``step_before``, that
-    one's own; NaN where there are not as many. ``specification`` float32 (n, 2), the accuracy and latency requested,
-    and that of the query before; NaN where none was."""
+    """For each of n queries: ``step`` float32 (n, 16), from its principal's query before, and ``step_before``, that
+    query's own step; NaN where there are not as many. ``specification`` float32 (n, 2), the accuracy and latency
+    requested, and that of the query before; NaN for none."""
 
     step: Points
     step_before: Points
@@ -32,8 +33,8 @@ class Trail:
 
 
 def follow(rows: Rows, points: Points, before: Points) -> tuple[Trail, Points]:
-    """The trail of ``rows`` at ``points`` (n, k), where each slot's last was ``before`` (slots, 34); and what to
-    remember next."""
+    """Returns the trail of ``rows`` at ``points`` (n, k), where each slot's state was ``before`` (slots, 34); and the
+    state after them."""
     grouping = rows.by_slot
     now = np.zeros((len(rows), _AXES + _REQUESTED), np.float32)
     now[:, : min(points.shape[1], _AXES)] = points[:, :_AXES]
@@ -52,7 +53,7 @@ def follow(rows: Rows, points: Points, before: Points) -> tuple[Trail, Points]:
 
 
 def _shifted(rows: Points, grouping: Grouping, before: Points) -> Points:
-    """Each row's predecessor within its group."""
+    """Returns each row's predecessor within its group."""
     shifted = np.empty_like(rows)
     shifted[1:] = rows[:-1]
     shifted[grouping.starts] = before

@@ -17,14 +17,14 @@ from detector.core.exposure.levels import Levels
 
 ROWS = 2_000
 BYTES = 2_000_000
-"""Caps on the validation rows of a model version."""
+"""The most validation rows of a model version, and the most bytes of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """``features`` float32 (v, d), distributed like what the model was trained on, and ``labels`` int64 (v,), what
-    it predicts for them. ``levels`` and ``cells`` are made from these once, so that no later version makes them
-    otherwise."""
+    """``features`` float32 (v, d), distributed like the training data of the model, and ``labels`` int64 (v,), its
+    predictions for them. ``levels`` and ``cells`` are made from these once, so that later versions do not change
+    them."""
 
     features: NDArray[np.float32]
     labels: Array
@@ -33,7 +33,7 @@ class Validation:
 
     @classmethod
     def of(cls, features: NDArray[np.float32], labels: Array) -> Validation:
-        """At most 2,000 rows and 2 MB; of more, evenly chosen ones. Raises ConfigurationError for what is none."""
+        """Returns at most 2,000 rows and 2 MB; evenly chosen from more. Raises ConfigurationError for invalid rows."""
         _check(features, labels)
         room = min(ROWS, BYTES // max(4 * features.shape[1], 1))
         kept = np.linspace(0, len(features) - 1, min(len(features), room)).astype(np.int64)
@@ -43,7 +43,7 @@ class Validation:
 
     @cached_property
     def tag(self) -> np.uint64:
-        """Differs from that of any other validation set: what was measured by one says nothing by another."""
+        """Differs from that of any other validation set: exposures under different sets are not comparable."""
         digest = hashlib.blake2b(pack(self.to_record()), digest_size=8).digest()
         return np.uint64(int.from_bytes(digest, "little"))
 
@@ -53,7 +53,7 @@ class Validation:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Validation:
-        """What ``to_record`` gave. Raises ConfigurationError if its rows are none."""
+        """Returns the set of ``to_record``. Raises ConfigurationError if its rows are invalid."""
         _check(record["features"], record["labels"])
         levels, cells = Levels.from_record(record["levels"]), Cells.from_record(record["cells"])
         return cls(record["features"], record["labels"], levels, cells)
@@ -72,4 +72,4 @@ def _check(features: Array, labels: Array) -> None:
         )
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        raise ConfigurationError(f"row {row} of the validation set holds NaN or infinity; leave such rows out")
+        raise ConfigurationError(f"row {row + 1} of the validation set holds NaN or infinity; leave such rows out")

@@ -1,8 +1,8 @@
 """Vectors in FAISS inverted lists that we choose ourselves: the quantizer is never asked.
 
-FAISS scans lists by direct differences. Its flat index would switch to |a|^2 + |b|^2 - 2ab for large batches,
-which turns near duplicates into duplicates and would let verdicts depend on the batch size; the threshold for
-that is pinned out of reach here for every flat index of this process.
+FAISS scans lists by direct differences. Its flat index would switch to |a|^2 + |b|^2 - 2ab for large batches, which
+turns near duplicates into duplicates and would let verdicts depend on the batch size; the threshold for that is set out
+of reach here for every flat index of this process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from detector.core.arrays import Array
 from detector.core.columns import Ids
 
 faiss: Any = typed_faiss
-"""Its type stubs lack half of what is used here."""
+"""The type stubs of FAISS lack half of what is used here."""
 
 faiss.cvar.distance_compute_blas_threshold = 1 << 30
 faiss.omp_set_num_threads(1)
@@ -26,10 +26,10 @@ _EMPTY = 0
 """A list that stays empty, so that it can stand in for any other."""
 _START = 64
 OFFSET_BITS = 32
-"""A location is the number of the list, then so many bits of offset in it."""
+"""A location is the number of the list, then this many bits of offset in it."""
 _NO_SQUARES = np.empty(0, np.float32)
 NEAREST = 4
-"""How many candidates a search returns."""
+"""The number of candidates that a search returns."""
 
 
 class VectorLists:
@@ -52,13 +52,13 @@ class VectorLists:
 
     @property
     def nbytes(self) -> int:
-        """Vectors with their FAISS ids, about 100 bytes a list, and the norms and views kept for some."""
+        """The bytes of vectors with their FAISS ids, about 100 bytes a list, and of cached norms and views."""
         squares = sum(squares.nbytes + 200 for squares in self._squares.values()) + 200 * len(self._views)
         notes = self._notes.nbytes if self._notes is not None else 0
         return int(self.sizes.sum()) * (4 * self.dimension + 8) + 108 * len(self.sizes) + squares + notes
 
     def allocate(self, count: int) -> Array:
-        """int32 (count,): numbers of empty lists."""
+        """Returns int32 (count,): numbers of empty lists."""
         lists = self._ids.take_many(count)
         self._reserve(self._ids.size)
         if self._notes is not None:
@@ -66,7 +66,7 @@ class VectorLists:
         return np.array(lists, dtype=np.int32)
 
     def release(self, lists: Array) -> None:
-        """Give lists back and their memory with them."""
+        """Releases lists and their memory."""
         if not len(lists):
             return
         kept = np.arange(len(self.sizes), dtype=np.int64)
@@ -78,7 +78,7 @@ class VectorLists:
             self._notes.release(lists)
 
     def empty(self, lists: Array) -> None:
-        """Drop all vectors of ``lists``, which stay allocated."""
+        """Drops all vectors of ``lists``, which stay allocated."""
         for number in lists[self.sizes[lists] > 0].tolist():
             self._lists.resize(number, 0)
         self._forget(lists)
@@ -86,7 +86,7 @@ class VectorLists:
             self._notes.empty(lists)
 
     def append(self, lists: Array, vectors: NDArray[np.float32], notes: NDArray[np.float32] | None = None) -> None:
-        """Add ``vectors`` (n, d), the i-th to ``lists[i]``; with ``notes`` (n,) if they are noted."""
+        """Adds ``vectors`` (n, d), the i-th to ``lists[i]``; with ``notes`` (n,) if they are noted."""
         lists = np.ascontiguousarray(lists, dtype=np.int64)
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         self._index.add_core(len(lists), faiss.swig_ptr(vectors), None, faiss.swig_ptr(lists))
@@ -96,7 +96,7 @@ class VectorLists:
             self._notes.append(lists, notes[:, None])
 
     def next_locations(self, lists: Array) -> Array:
-        """int64 (n,): where vectors will be that are appended to ``lists`` (n,)."""
+        """Returns int64 (n,): the locations that vectors appended to ``lists`` (n,) will have."""
         order = np.argsort(lists, kind="stable")
         ordered = lists[order]
         offset = np.empty(len(lists), np.int64)
@@ -105,7 +105,7 @@ class VectorLists:
         return locations
 
     def nearest(self, queries: NDArray[np.float32], lists: Array) -> tuple[Array, Array]:
-        """For each query, over the lists in its row of ``lists`` (n, p; -1 for none): float32 (n, 4) squared
+        """Returns, for each query, over the lists in its row of ``lists`` (n, p; -1 for none), float32 (n, 4) squared
         distances as FAISS rounds them, ascending, and int64 (n, 4) locations, -1 where there are no more."""
         count, probes = lists.shape
         lists = np.ascontiguousarray(lists, dtype=np.int64)
@@ -129,7 +129,7 @@ class VectorLists:
         return squared, locations
 
     def gather(self, locations: Array) -> NDArray[np.float32]:
-        """float32 (n, d): the vectors at ``locations``."""
+        """Returns float32 (n, d): the vectors at ``locations``."""
         count = len(locations)
         faiss.copy_array_to_vector(np.ascontiguousarray(locations, dtype=np.int64), self._reader.direct_map.array)
         vectors = np.empty((count, self.dimension), np.float32)
@@ -139,13 +139,13 @@ class VectorLists:
         return vectors
 
     def notes(self, locations: Array) -> NDArray[np.float32]:
-        """float32 (n,): the notes of the vectors at ``locations``; NaN where there are none."""
+        """Returns float32 (n,): the notes of the vectors at ``locations``; NaN where there are none."""
         if self._notes is None:
             return np.full(len(locations), np.nan, np.float32)
         return self._notes.gather(locations)[:, 0]
 
     def view(self, number: int) -> NDArray[np.float32]:
-        """float32 (m, d): one list without a copy, valid until the list next changes."""
+        """Returns float32 (m, d): one list without a copy, valid until the list next changes."""
         count = int(self.sizes[number])
         if count == 0:
             return np.empty((0, self.dimension), np.float32)
@@ -156,8 +156,8 @@ class VectorLists:
         return known
 
     def squares(self, number: int, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 (m,): the squared norms of ``vectors``, the view of list ``number``, inf where too large; kept
-        until the list is emptied."""
+        """Returns float32 (m,): the squared norms of ``vectors``, the view of list ``number``, inf where too large;
+        cached until the list is emptied."""
         known = self._squares.get(number, _NO_SQUARES)
         if len(known) < len(vectors):
             fresh = vectors[len(known) :]
@@ -166,7 +166,7 @@ class VectorLists:
         return known
 
     def locations(self, lists: Array) -> tuple[Array, Array]:
-        """Every vector of ``lists``: (location int64, position in ``lists`` int64)."""
+        """Returns every vector of ``lists``: (location int64, position in ``lists`` int64)."""
         count = self.sizes[lists]
         offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         locations: Array = np.repeat(lists.astype(np.int64) << OFFSET_BITS, count) | offset
@@ -184,8 +184,8 @@ class VectorLists:
         return index
 
     def _reserve(self, lists: int) -> None:
-        """Make room for more lists. FAISS has no call for it, but it makes as many as ``nlist`` says when it
-        permutes them: old ones stay where they are, the empty one stands in for the new."""
+        """Makes room for more lists. FAISS has no call for it, but makes as many lists as ``nlist`` says when it
+        permutes them: old ones keep their numbers, the empty one stands in for the new."""
         old = len(self.sizes)
         if lists <= old:
             return

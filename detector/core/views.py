@@ -1,4 +1,4 @@
-"""What the engine can say of the rows of a step from vectors that it holds once for all signals."""
+"""Shared views: what signals need to know about the rows of a step from vectors that the engine stores once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ Pairs = tuple[Array, Array, NDArray[np.float64]]
 @dataclass(frozen=True, slots=True)
 class GrowingNeighbours:
     """In the order of ``Rows.by_pool``: ``stored`` float64 (n,), the distance to the nearest vector of the pool's
-    growing set before the step, inf if it is empty; and the pairs of rows of one pool in which the earlier, should
-    it join, is nearer to the later than that, or as near: ``later`` and ``earlier`` int64 (p,), ``distance`` float64
-    (p,)."""
+    growing set before the step, inf if it is empty; and the pairs of rows of one pool in which the earlier, if it
+    joins, is at most that far from the later: ``later`` and ``earlier`` int64 (p,), ``distance`` float64 (p,)."""
 
     stored: NDArray[np.float64]
     later: Array
@@ -36,9 +35,9 @@ class GrowingNeighbours:
 
 @dataclass(frozen=True, slots=True)
 class OwnNeighbours:
-    """Of each of n queries, of the nearest of the principal's own earlier ones: ``distance`` float64 (n,), inf where
-    there is none; the ``step`` from it, float32 (n, d); and what the model ``said`` of it (``Rows.said``), float32
-    (n,), NaN where that is not known."""
+    """For each of n queries, about the nearest of the principal's own earlier ones: ``distance`` float64 (n,), inf
+    where there is none; the ``step`` from it, float32 (n, d); and the model's answer to it (``Rows.said``), ``said``
+    float32 (n,), NaN where unknown."""
 
     distance: NDArray[np.float64]
     step: NDArray[np.float32]
@@ -46,8 +45,8 @@ class OwnNeighbours:
 
 
 class Views:
-    """Computed when first asked for, once for all signals. ``repeats`` bool (n,): queries asked again word for word.
-    ``scores``: what the signals before in the registry say of each row, float64 (n,)."""
+    """Views of a step. Each is computed once, on first use. ``repeats`` bool (n,): queries equal to an earlier one.
+    ``scores``: those of the earlier signals in the registry for each row, float64 (n,)."""
 
     def __init__(self, rows: Rows, history: History, reference: ReferenceIndex | None) -> None:
         self._rows = rows
@@ -58,8 +57,8 @@ class Views:
         self.scores: dict[str, NDArray[np.float64]] = {}
 
     def settle(self, growing: NDArray[np.bool_], repeats: NDArray[np.bool_] | None) -> None:
-        """Say which rows join the growing set and which are asked again word for word: from the signal that owns it to
-        those after it in the registry."""
+        """Sets which rows join the growing set and which repeat an earlier query; called by the signal that owns the
+        growing set, for the signals after it in the registry."""
         self._joined = growing
         if repeats is not None:
             self.repeats = repeats
@@ -71,8 +70,8 @@ class Views:
 
     @cached_property
     def grown(self) -> NDArray[np.float64]:
-        """float64 (n,): distance to the growing set of the row's own pool as of that row, inf where it was empty.
-        For signals after the one that owns the growing set."""
+        """float64 (n,): distance to the growing set of the row's own pool as of that row, inf where it was empty. For
+        signals after the one that owns the growing set."""
         order, neighbours = self._rows.by_pool.order, self.growing
         joined = self._growing_rows[order][neighbours.earlier]
         nearest = neighbours.stored.copy()
@@ -81,12 +80,12 @@ class Views:
 
     @cached_property
     def growing(self) -> GrowingNeighbours:
-        """Neighbours in the growing set of the row's own pool, for the signal that decides who joins it."""
+        """Neighbours in the growing set of the row's own pool, for the signal that decides which rows join it."""
         rows, grouping = self._rows, self._rows.by_pool
         queries, stored = rows.features[grouping.order], self._alike[grouping.order]
         if not self.has_reference:
             return GrowingNeighbours(stored, *earlier_pairs(queries, grouping.starts, grouping.lengths, stored))
-        # Who has none of the class before is near to all of the step.
+        # Without stored vectors of the class, every earlier row of the step is a candidate.
         pairs, first = self._alike_pairs(), np.isinf(stored[grouping.starts])
         if first.any():
             fresh = earlier_pairs(queries, grouping.starts[first], grouping.lengths[first], stored)
@@ -95,8 +94,8 @@ class Views:
 
     @cached_property
     def own(self) -> OwnNeighbours:
-        """The nearest of the principal's earlier queries that are in a growing set, of whatever class; for signals
-        after the one that owns the growing set, and only for rows that have a reference."""
+        """The nearest of the principal's earlier queries that are in a growing set, of any class; for signals after the
+        one that owns the growing set, and only for rows that have a reference."""
         rows, order = self._rows, self._rows.by_slot.order
         candidates = self._stored().joined(self._asked_before())
         distance, nearest = candidates.nearest(len(rows), self._content)
@@ -135,8 +134,8 @@ class Views:
         return Asked(rows.features[order], self.placed.at(order), labels, grouping.starts, grouping.lengths)
 
     def shadows_of(self, kept: Array) -> NDArray[np.float32] | None:
-        """float32 (h, m): the columns of the shadows (``Shadow``) of the rows ``kept`` int64 (m,); None where there is
-        no reference."""
+        """Returns float32 (h, m): the columns of the shadows (``Shadow``) of the rows ``kept`` int64 (m,); None without
+        a reference."""
         if not self.has_reference:
             return None
         return self._asked.columns[:, _scatter(self._rows.by_slot.order, np.arange(len(self._rows)))[kept]]
@@ -160,18 +159,18 @@ class Views:
 
     @cached_property
     def _pairs(self) -> Pairs:
-        """Later and earlier row, in the order of ``Rows.by_slot``, and distance of those rows of one principal that are
-        no farther apart than the later is from its pool's vectors of before the step; the later is not ``_open``."""
+        """Later and earlier row, in the order of ``Rows.by_slot``, and distance, of rows of one principal that are no
+        farther apart than the later is from its pool's vectors of before the step; the later is not ``_open``."""
         return among(self._asked, np.where(self._open, np.nan, self._alike)[self._rows.by_slot.order])
 
     @cached_property
     def _open(self) -> NDArray[np.bool_]:
-        """bool (n,): rows whose neighbours in the step are looked for once it is known who joins the growing set:
-        nothing of their pool was stored, or the very vector was."""
+        """bool (n,): rows whose neighbours in the step are searched once it is known which rows join the growing set:
+        those with an empty class history, or with an exact duplicate."""
         return np.asarray(np.isinf(self._alike) | (self._alike == 0))
 
     def _alike_pairs(self) -> Pairs:
-        """Those of ``_pairs`` that are of one pool, in the order of ``Rows.by_pool``."""
+        """The ``_pairs`` that are of one pool, in the order of ``Rows.by_pool``."""
         rows, order = self._rows, self._rows.by_slot.order
         later, earlier, gap = self._pairs
         pool = rows.pool[order]
@@ -191,7 +190,7 @@ class Views:
         return Candidates(later[use], -1 - earlier[use], gap[use])
 
     def _content(self, where: Array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The vectors float32 (n, d) and the notes float32 (n,) of candidates (``Candidates.where``)."""
+        """Returns the vectors float32 (n, d) and the notes float32 (n,) of candidates (``Candidates.where``)."""
         asked, inside = self._asked.vectors, where < 0
         store, row = self._history.store(asked.shape[1]), -1 - where[inside]
         vectors, notes = np.empty((len(where), asked.shape[1]), np.float32), np.empty(len(where), np.float32)
@@ -201,7 +200,7 @@ class Views:
 
     @cached_property
     def placed(self) -> Placed:
-        """The rows where the reference is; only for those that have one."""
+        """The projection of the rows on the reference; only for rows that have one."""
         return self.reference.embedding.place(self._rows.features)
 
     @cached_property
@@ -212,7 +211,7 @@ class Views:
 
     @property
     def has_reference(self) -> bool:
-        """Whether there is a profile for this model version whose features these are."""
+        """Whether there is a profile for this model version with features of this dimension."""
         return self._reference is not None and self._reference.reference.dimension == self._rows.features.shape[1]
 
     @property

@@ -1,11 +1,11 @@
-"""The default mode's test: W over the last distances of a principal, with the published agent's faults mended.
+"""The default mode's test: W over the last distances of a principal, without the published agent's faults.
 
 * Exact repeats (retries, health checks) are left out and counted: a distance of 0, or a query inside the growing set
   whose BLAKE2 hash is among the last of those.
-* Only the last ``window`` distances count, of all classes alike (the paper's pool), so neither a long honest
-  past hides an attack nor do many classes delay the test. It runs at every ``check_every``-th distance.
+* Only the last ``window`` distances count, over all classes (the paper's pool), so that neither a long honest
+  past hides an attack nor many classes delay the test. It runs at every ``check_every``-th distance.
 * A window without spread has no shape: W is then NaN and the check is no evidence either way, but the share of
-  equal steps is shown (``constant_steps``). Judging it takes a profile, since one-hot queries of honest
+  equal steps is reported (``constant_steps``). Judging it takes a profile, since one-hot queries of honest
   users repeat the same step too.
 * An alarm takes ``consecutive_checks`` failed tests in a row.
 """
@@ -33,7 +33,7 @@ _COLUMNS = ("distances", "inside", "repeats", "w", "below", "constant")
 
 @dataclass(frozen=True, slots=True)
 class _Checks:
-    """Tests run in a step: the rows they fall on (of the by-slot order) and, for each, its outcome."""
+    """Tests of a step: their rows (of the by-slot order) and the outcome of each."""
 
     at: Array
     w: NDArray[np.float64]
@@ -49,7 +49,7 @@ _NO_CHECKS = _Checks(np.empty(0, np.int64), *(np.empty(0, dtype) for dtype in (f
 @dataclass(frozen=True, slots=True)
 class _Places:
     """Chosen rows of a step: ``at`` in the by-slot order, their ``slot`` (position in ``Rows.slots``) and the
-    ``position`` of each among all that its slot ever had."""
+    ``position`` of each among all such rows of its slot so far."""
 
     at: Array
     slot: Array
@@ -129,7 +129,7 @@ class WindowedTest:
         return 8 * len(_COLUMNS) * len(slots) + self._window.nbytes_of(slots) + self._hashes.nbytes_of(slots)
 
     def _seen(self, rows: Rows, hashed: _Places, hashes: Array, before: Array) -> Array:
-        """bool: which of the rows that were ``hashed`` repeat one of the last such rows of their slot."""
+        """Returns bool: which of the ``hashed`` rows repeat one of the last such rows of their slot."""
         width = self._hashes.width
         held = before[hashed.slot][:, None]
         position = held - 1 - (held - 1 - np.arange(width)) % width
@@ -140,7 +140,7 @@ class WindowedTest:
         return seen
 
     def _check(self, rows: Rows, measured: _Places, values: Array, before: dict[str, Array]) -> _Checks:
-        """Run the tests due in this step, as the rows ``measured`` bring ``values``."""
+        """Runs the tests that are due in this step, given the ``values`` of the ``measured`` rows."""
         count = measured.position + 1
         due = np.flatnonzero((count % self._config.check_every == 0) & (count > WARM_UP))
         if not len(due):
@@ -155,7 +155,7 @@ class WindowedTest:
         return _Checks(measured.at[due], w, constant, below, left[valid], mean)
 
     def _windows(self, rows: Rows, slot: Array, position: Array, values: Array, due: Array) -> NDArray[np.float64]:
-        """float64 (checks, window): the distances each check sees, in any order, filled up with inf."""
+        """Returns float64 (checks, window): the distances of each check, in any order, padded with inf."""
         width = self._config.window
         windows: NDArray[np.float64] = self._window.read(rows.slots[slot[due]])
         first = np.searchsorted(slot, slot[due])
@@ -167,7 +167,7 @@ class WindowedTest:
         return windows
 
     def _consecutive(self, slot: Array, w: Array, before: Array) -> Array:
-        """How many tests in a row have failed as of each check (checks by slot, in stream order)."""
+        """Returns how many tests in a row have failed as of each check (checks by slot, in stream order)."""
         running: dict[int, int] = {}
         below = np.zeros(len(slot), np.int64)
         failed = (w < self._config.delta).tolist()
@@ -184,7 +184,7 @@ class WindowedTest:
         events: dict[str, Array],
         checks: _Checks,
     ) -> dict[str, Array]:
-        """Every counter as of every row, in the by-slot order."""
+        """Returns every counter as of every row, in the by-slot order."""
         after = {}
         for name, event in events.items():
             after[name] = before[name][slot]
@@ -233,21 +233,21 @@ class WindowedTest:
 
 
 def _places(grouping: Grouping, slot: Array, chosen: Array, before: Array) -> _Places:
-    """The rows chosen (bool, by slot) when each slot had ``before`` of them."""
+    """Returns the chosen rows (bool, by slot), where each slot had ``before`` of them."""
     at = np.flatnonzero(chosen)
     own = slot[at]
     return _Places(at, own, before[own] + ordinals(grouping, own, at))
 
 
 def _hashes(features: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """A cryptographic hash, so that nobody can make his queries pass for repeats of each other."""
+    """Returns cryptographic hashes, so that nobody can craft queries that pass for repeats of each other."""
     raw, width = features.tobytes(), features.shape[1] * features.itemsize
     digests = [blake2b(raw[at : at + width], digest_size=8).digest() for at in range(0, len(raw), width)]
     return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
 def _repeated_within(slot: Array, hashes: Array, ordinal: Array, width: int) -> Array:
-    """bool: rows that repeat an earlier one of the same slot among these, at most ``width`` ordinals back."""
+    """Returns bool: rows that repeat an earlier one of the same slot among these, at most ``width`` ordinals back."""
     order = np.lexsort((ordinal, hashes, slot))
     same = (slot[order][1:] == slot[order][:-1]) & (hashes[order][1:] == hashes[order][:-1])
     near = ordinal[order][1:] - ordinal[order][:-1] <= width
@@ -257,7 +257,7 @@ def _repeated_within(slot: Array, hashes: Array, ordinal: Array, width: int) -> 
 
 
 def _constant_share(windows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Per sorted window: the share of distances equal to the median to 1e-9, and the mean distance."""
+    """Returns, per sorted window, the share of distances equal to the median to 1e-9, and the mean distance."""
     real = np.isfinite(windows)
     count = real.sum(1)
     middle = windows[np.arange(len(windows)), (count - 1) // 2]

@@ -1,4 +1,4 @@
-"""The course of one attack: rounds through a disguise, and what the clone is worth at checkpoints on the way."""
+"""The course of one attack: rounds through a disguise, and the clone's fidelity at checkpoints on the way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Specifications = NDArray[np.float32]
 
 @runtime_checkable
 class Specifying(Protocol):
-    """An attacker who says what to request of a model zoo."""
+    """An attacker that requests specifications of a model zoo."""
 
     def next_specifications(self) -> Specifications:
         """What to request with each row of the last ``next_batch``: (n, 2), accuracy 0 to 1 and milliseconds."""
@@ -45,11 +45,11 @@ class Exchange:
 class Course:
     """``attacker`` against ``service`` in ``disguise``, measured by ``yardstick`` at each of ``checkpoints``.
 
-    A checkpoint is a number of answers that he was shown.
+    A checkpoint is a number of answers that the thief has seen.
 
-    ``exchanges``: what was answered, round by round. ``sent``: his queries among that, dummies included; ``useful``:
-    those whose answers he was shown. ``curve``: what his clone was worth, by queries sent; without the checkpoints
-    at which he could make none.
+    ``exchanges``: what was answered, round by round. ``sent``: the thief's queries, dummies included; ``useful``: those
+    whose answers the thief saw. ``curve``: the clone's fidelity, by queries sent; without checkpoints at which there
+    was no clone.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Course:
 
     @property
     def cover(self) -> Mark:
-        """What his cover queries truly are."""
+        """The true mark of the thief's cover queries."""
         return self._disguise.cover
 
     def run(self) -> None:
-        """Until his budget is spent, or a query of his is turned away."""
+        """Runs until the budget is spent, or a query of the thief is refused."""
         while len(batch := self._attacker.next_batch()):
             stream = self._disguise.wrap(batch)
             wanted = self._specifications(stream)
@@ -86,20 +86,22 @@ class Course:
             self._measure(self.sent)
 
     def accounts(self, stream: Stream) -> list[str]:
-        """The name of the account that asks each query of ``stream``."""
+        """Returns the name of the account that sends each query of ``stream``."""
         if self._disguise.accounts == 1:
             return [THIEF] * len(stream)
         return [f"{THIEF}-{number}" for number in (stream.account + 1).tolist()]
 
     def _specifications(self, stream: Stream) -> Specifications | None:
-        """What is requested with each query of ``stream``; a cover query requests what the one before it did."""
+        """Returns what is requested with each query of ``stream``; a cover query requests what the one before it
+        did."""
         if not isinstance(self._attacker, Specifying):
             return None
         source: NDArray[np.int64] = np.maximum.accumulate(stream.source).clip(0)
         return self._attacker.next_specifications()[source]
 
     def _learn(self, batch: NDArray[np.float32], stream: Stream, answers: Answers) -> None:
-        """Shows him his answers up to each checkpoint in turn. Dummies count as sent, an honest user's work not."""
+        """Shows the thief the answers up to each checkpoint in turn. Dummies count as sent, an honest user's work does
+        not."""
         own = np.flatnonzero(~stream.cover)
         honest = stream.cover & (self.cover.label == "honest")
         sent = self.sent + np.cumsum(~honest)

@@ -22,7 +22,7 @@ Rows = NDArray[np.float32]
 Array = NDArray[np.float64]
 
 MEASURER = "weirguard-measure"
-"""The account that asks what clones are compared with."""
+"""The account whose queries clones are compared on."""
 
 _LATER = (TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 _RETRIES = 5
@@ -32,7 +32,8 @@ _TIMEOUT = 30.0
 
 
 def check_allowed(url: str, owned: str | None) -> None:
-    """Raise ConfigurationError unless ``url`` is on this machine, or its host is ``owned``: his own, the user said."""
+    """Raises ConfigurationError unless ``url`` is on this machine, or its host is ``owned``, which the user
+    confirms."""
     try:
         target = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:

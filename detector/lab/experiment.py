@@ -22,7 +22,7 @@ from detector.lab.traces import Trace, honest_traces, log_of, thief_trace
 from detector.lab.wrappers import PLAIN, WRAPPERS, Means
 
 PAUSE = 0.1
-"""Seconds between two queries of a thief who does not hide."""
+"""Seconds between two queries of an undisguised thief."""
 
 _VICTIM_SEED = 0
 _SHORTEST = 120.0
@@ -67,7 +67,7 @@ def conduct(plan: Plan, progress: Callable[[int], None] | None = None) -> QueryL
 
 
 def course_of(plan: Plan, dataset: Dataset, service: Service, yardstick: Yardstick) -> Course:
-    """The attack of ``plan`` on ``service``, by a thief who knows what ``dataset`` tells him, not begun."""
+    """Returns the attack of ``plan`` on ``service``, not begun, by a thief who knows ``dataset``."""
     from detector.lab.attackers import EVERY_ATTACK
 
     attacker = named(EVERY_ATTACK, plan.attack, "attack")(Knowledge.of(dataset), plan.budget, plan.seed)

@@ -1,4 +1,4 @@
-"""How a prediction API takes rows and gives answers as JSON: KServe v1, KServe v2, or a template."""
+"""The JSON forms in which a prediction API takes rows and gives answers: KServe v1, KServe v2, or a template."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a response says of n rows: ``values`` float64 (n, k), or (n,) where it is one number a row.
+    """A response to n rows: ``values`` float64 (n, k), or (n,) for one number per row.
 
     ``leaf`` and ``asked``, int64 (n,) or None: as in ``Answers``.
     """
@@ -59,9 +59,9 @@ class Mapping(Protocol):
         ...
 
     def reply(self, body: Any, count: int) -> Reply:
-        """What the response ``body`` says of ``count`` rows.
+        """Returns the response ``body`` to ``count`` rows.
 
-        Raises KeyError, IndexError, TypeError or ValueError where it is built otherwise.
+        Raises KeyError, IndexError, TypeError or ValueError for a body of another form.
         """
         ...
 

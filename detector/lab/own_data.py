@@ -1,4 +1,4 @@
-"""Data of a user's own, for attacks on his own model."""
+"""A user's own data, for attacks on their own model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detector.lab.data import Dataset, Examples
 
 _SPLIT_SEED = 20_260_101
 _SHARES = (0.3, 0.3)
-"""Of the rows: for honest users, for the thief. The rest judges clones; nothing is trained."""
+"""The shares of the rows for honest users and for the thief. The rest judges clones; none trains a model."""
 
 
 def read_dataset(path: Path) -> Dataset:

@@ -1,7 +1,7 @@
-"""The labelled query log: a Parquet file that says of each query who asked it, and of the run what it came to.
+"""The labelled query log: a Parquet file with the true sender of each query, and the outcome of the run.
 
 It is a query log as ``detector.sources.parquet`` reads it, with two more columns, ``label`` and ``kind``, and the run
-as JSON in the file's metadata. The same log is the same bytes.
+as JSON in the file's metadata. The same log gives the same bytes.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from detector.sources.parquet import read_parquet
 Label = Literal["honest", "extraction", "evasion"]
 
 PARTIAL = ".partial"
-"""How the name of a log ends that is being written, or that nobody lived to finish."""
+"""The suffix of a log that is being written, or was never finished."""
 
 DUMMY = "dummy"
-"""The ``kind`` of a thief's cover query. It has his label."""
+"""The ``kind`` of a thief's cover query, which has the thief's label."""
 
 _METADATA = b"weirguard.lab"
 _NUMBERS = ("occurred_at", "hardness", "leaf")
@@ -38,7 +38,7 @@ _NAMED = ("model", "model_version", "output_kind")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a query truly is. ``kind``: the attack's name, DUMMY, or the honest user's habit."""
+    """The truth about a query. ``kind``: the attack's name, DUMMY, or the honest user's habit."""
 
     label: Label
     kind: str
@@ -46,10 +46,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was done, and what came of it. ``budget``: queries that the thief might make of his own.
+    """A run and its outcome. ``budget``: the most queries of the attack itself.
 
-    ``sent``: his queries, dummies included; ``useful``: those of them that his clone is made of. ``curve``: what his
-    clone was worth, by queries sent; empty where there is no clone.
+    ``sent``: the thief's queries, dummies included; ``useful``: those of them that the clone is made of. ``curve``: the
+    clone's fidelity, by queries sent; empty where there is no clone.
     """
 
     attack: str
@@ -65,7 +65,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class QueryLog:
-    """``queries``, n rows by time; ``marks``, n: what each of them is; and the ``run``."""
+    """``queries``, n rows by time; ``marks``, n: the truth about each; and the ``run``."""
 
     queries: QueryBatch
     marks: list[Mark]
@@ -73,7 +73,7 @@ class QueryLog:
 
 
 def write_query_log(path: Path, log: QueryLog) -> None:
-    """Write ``log`` to ``path``, which is there in full or not at all."""
+    """Writes ``log`` to ``path``, completely or not at all."""
     import pyarrow.parquet as pq
 
     table = _table(log).replace_schema_metadata({_METADATA: json.dumps(asdict(log.run)).encode()})
@@ -87,7 +87,7 @@ def write_query_log(path: Path, log: QueryLog) -> None:
 
 
 def read_query_log(path: Path) -> QueryLog:
-    """The log in ``path``. Raises LabError unless it is one that ``write_query_log`` wrote."""
+    """Returns the log in ``path``. Raises LabError unless ``write_query_log`` wrote it."""
     import pyarrow.parquet as pq
 
     run = read_run(path)
@@ -102,7 +102,7 @@ def read_query_log(path: Path) -> QueryLog:
 
 
 def read_run(path: Path) -> Run:
-    """The run that the log in ``path`` tells of. Raises LabError without one, ConfigurationError for no Parquet."""
+    """Returns the run of the log in ``path``. Raises LabError without one, ConfigurationError for other files."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,8 +1,8 @@
-"""The model server that gets stolen from: a Starlette application, guarded as any operator would guard his own.
+"""The model server that thieves attack: a Starlette application, guarded as an operator would guard one.
 
-POST /predict takes {"instances": [[64 numbers], ...]} and gives {"predictions": [[10 probabilities], ...]}: digits.
-POST /tumours/predict is the same for a decision tree of 30 numbers and 2 classes, and gives "leaf" besides: a number
-for each row, the leaf at which it ended.
+POST /predict takes {"instances": [[64 numbers], ...]} and returns {"predictions": [[10 probabilities], ...]}: digits.
+POST /tumours/predict is the same for a decision tree of 30 numbers and 2 classes, and returns "leaf" besides: for each
+row, the number of its leaf.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What was asked and answered, by whom and when, and the log that it becomes."""
+"""Queries with their answers, senders and times, and the log that they become."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from detector.lab.query_log import Label, Mark, QueryLog, Run
 from detector.lab.services import Asked, Service
 
 START = 1_767_225_600.0
-"""The simulated clock begins with the year 2026."""
+"""The start of the simulated clock: the year 2026."""
 
 MODEL_VERSION = "1"
 
@@ -34,11 +34,10 @@ Number = TypeVar("Number", bound=np.generic)
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """n answered queries. ``accounts`` and ``marks``, n each: who asked it and what it is; ``at`` float64 (n,): seconds
-    since the experiment began; ``features`` float32 (n, d), NaN where one was left out; ``outputs`` float64 (n, k):
-    what the service logs; ``leaf`` int64 (n,) or None: the tree node, where the service tells; ``specification``
-    float32 (n, 2) or None: the accuracy and the milliseconds requested, where an attacker sweeps them.
-    """
+    """n answered queries. ``accounts`` and ``marks``, n each: sender and truth; ``at`` float64 (n,): seconds since the
+    experiment began; ``features`` float32 (n, d), NaN where one was left out; ``outputs`` float64 (n, k): what the
+    service logs; ``leaf`` int64 (n,) or None: the tree node, where the service returns it; ``specification`` float32
+    (n, 2) or None: the accuracy and the milliseconds requested, where an attacker sweeps them."""
 
     accounts: list[str]
     marks: list[Mark]
@@ -50,7 +49,7 @@ class Trace:
 
 
 def thief_trace(attack: str, course: Course) -> Trace:
-    """Everything asked under the thief's accounts. Raises LabError if nothing was answered."""
+    """Returns all queries of the thief's accounts. Raises LabError if nothing was answered."""
     if not course.exchanges:
         raise LabError(f"{attack}: not one query was answered")
     streams = [exchange.stream for exchange in course.exchanges]
@@ -74,9 +73,9 @@ def _label_of(attack: str) -> Label:
 
 
 def honest_traces(dataset: Dataset, service: Service, accounts: int, seed: int, seconds: float) -> list[Trace]:
-    """What ``accounts`` honest users ask of ``service`` in ``seconds``, each at most 500 queries.
+    """Returns the queries of ``accounts`` honest users to ``service`` in ``seconds``, each at most 500.
 
-    The habits of the data set come round in turn, known false alarms included.
+    The habits of the data set take turns, known false alarms included.
     """
     traces = []
     for user in population(dataset, accounts, seed):
@@ -90,7 +89,7 @@ def honest_traces(dataset: Dataset, service: Service, accounts: int, seed: int, 
 
 
 def _asked(asks: Iterator[Ask], dimension: int, seconds: float) -> tuple[NDArray[np.float64], Rows]:
-    """When a user with these ``asks`` asks what: float64 (n,) seconds and float32 (n, d)."""
+    """Returns the requests of ``asks``: float64 (n,) seconds and float32 (n, d)."""
     at: list[float] = []
     rows, now = [np.empty((0, dimension), np.float32)], 0.0
     for ask in asks:

@@ -1,4 +1,4 @@
-"""Honest accounts and a thief at work on one model server, all at the same time."""
+"""Honest accounts and a thief that query one model server at the same time."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ THIEF_BUDGET = 6_400
 
 _THIEF_PAUSE = 0.1
 _THIEF_PATIENCE = 40
-"""Refusals in a row after which the thief gives up. He does not heed Retry-After."""
+"""Refusals in a row after which the thief gives up. The thief ignores Retry-After."""
 
 _HONEST_PAUSE_AFTER_REFUSAL = 1.0
 _EXTENSION = 0.5
 
 
 def jacobian_thief(split: Dataset, seed: int, budget: int = THIEF_BUDGET) -> JacobianAugmentation:
-    """The thief of the demo: 100 natural images of his own, step 0.1, six rounds unless ``budget`` ends them."""
+    """Returns the thief of the demo: 100 natural images, step 0.1, six rounds unless ``budget`` ends them."""
     return jbda.new(Knowledge.of(split), budget, seed)
 
 
 def path_finding_thief(dataset: Dataset, seed: int, budget: int = THIEF_BUDGET) -> BottomUp:
-    """The thief of the demo's tree, who goes from leaf to leaf until he knows them all."""
+    """Returns the thief of the demo's tree, who goes from leaf to leaf until all are known."""
     return path_finding_bottom_up.new(Knowledge.of(dataset), budget, seed)
 
 
 def connections() -> httpx.AsyncClient:
-    """Keep-alive connections enough for everybody."""
+    """Returns a client with enough keep-alive connections for all accounts."""
     return httpx.AsyncClient(timeout=10.0, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None))
 
 
 class Traffic:
-    """Everybody's clients. ``tempo`` stretches all pauses: 2 is half the speed.
+    """The clients of all accounts. ``tempo`` stretches all pauses: 2 is half the speed.
 
     ``tallies`` by account is always up to date; read it from the event loop that runs the traffic.
     """
@@ -86,7 +86,7 @@ class Traffic:
                 await self._pause(_HONEST_PAUSE_AFTER_REFUSAL)
 
     async def _steal(self, client: Client, thief: Attacker, enough: int) -> None:
-        """Round after round; done after ``enough`` queries, or when he gives up."""
+        """Runs rounds; done after ``enough`` queries, or when the thief gives up."""
         try:
             while len(batch := await asyncio.to_thread(thief.next_batch)):
                 for query in np.split(batch, len(batch)):
@@ -100,7 +100,7 @@ class Traffic:
             self._thief_done.set()
 
     async def _insist(self, client: Client, query: NDArray[np.float32]) -> Answers | None:
-        """The answer to ``query``, tried until his patience is gone; None when it is, or time is up."""
+        """Returns the answer to ``query``, retried until the thief's patience ends; None then, or when time is up."""
         for _ in range(_THIEF_PATIENCE):
             if not await self._pause(_THIEF_PAUSE):
                 return None
@@ -110,12 +110,12 @@ class Traffic:
         return None
 
     async def _pause(self, seconds: float) -> bool:
-        """Waits, and says whether there is time for one more query."""
+        """Waits, and returns whether there is time for one more query."""
         return not await _happened(self._finished, seconds * self._tempo)
 
 
 async def _happened(event: asyncio.Event, seconds: float) -> bool:
-    """Waits for ``event``, at most ``seconds``; whether it has happened."""
+    """Waits for ``event``, at most ``seconds``. Returns whether it happened."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

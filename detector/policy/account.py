@@ -1,5 +1,4 @@
-"""What became of the answered queries of one principal of one model, as far as they were not judged; and how much of a
-model's traffic that is."""
+"""Counts the unjudged and dropped queries of one principal of one model, and the model's traffic around them."""
 
 from __future__ import annotations
 
@@ -8,29 +7,32 @@ from collections.abc import Sequence
 import msgspec
 
 HALF = 150
-"""Answered queries of a principal after which the older half of the recent ones is forgotten."""
+"""Answered queries in each half of a principal's recent ones; the older half is dropped when the newer one is full."""
 MOST_REASONS = 16
-"""The most reasons that are counted apart for each principal; further ones count as ``OTHER``."""
+"""Reasons counted separately for each principal; further ones count as ``OTHER``."""
 OTHER = "other"
 _MOST = 1 << 53
-"""No figure goes beyond this: the sum of some dozen of them still is a number that a record can hold."""
+"""Upper bound of each count, so that a record can hold the sum of dozens of them."""
 
 QUIET = 2_000
-"""Judged queries to a model after which earlier ones that could not be judged are no matter any more."""
+"""Judged queries in a row to a model after which its earlier unjudged ones no longer count."""
 MOST_ACTIVE = 128
-"""The most principals of a model that are watched, of each kind; the latest stay."""
+"""Principals watched at most for each model and kind; the most recent stay."""
 CLEAN = 10
-"""A principal is clean once this many of their queries were judged in a row."""
+"""Queries in a row that must be judged before a principal is clean."""
 LEAST_ODD, MOST_ODD = 4, 2
-"""From so many principals with queries that cannot be judged on, and more than so many for each clean one, the
-deployment is at fault."""
+"""The deployment is at fault if at least ``LEAST_ODD`` principals send queries that cannot be judged, and more than
+``MOST_ODD`` for each clean principal."""
 
 
 class Account(msgspec.Struct, array_like=True):
-    """``unjudged`` and ``dropped``: queries by reason. ``touched``: the number of the last event that changed these.
+    """The unjudged and dropped queries of one principal of one model.
 
-    Of the recent queries, in two halves: how many were ``answered`` and how many of them unjudged (``odd``), now and in
-    the half before; nothing while none were unjudged. ``accused``: whether they are a suspicion.
+    ``unjudged`` and ``dropped``: queries by reason. ``touched``: the number of the last event that changed these.
+
+    ``answered`` and ``odd``: answered and unjudged queries in the newer half of the recent ones; ``answered_before``
+    and ``odd_before``: the same in the older half. All are 0 while no recent query was unjudged. ``accused``: whether
+    the unjudged queries make the principal a suspect.
     """
 
     unjudged: dict[str, int] = msgspec.field(default_factory=dict)
@@ -54,7 +56,7 @@ class Account(msgspec.Struct, array_like=True):
 
     @property
     def watched(self) -> bool:
-        """Whether further judged queries change anything."""
+        """Whether further judged queries change this account."""
         return self.accused or self.recent > 0
 
     @property
@@ -62,11 +64,11 @@ class Account(msgspec.Struct, array_like=True):
         return 500 + 150 * (len(self.unjudged) + len(self.dropped))
 
     def drop(self, reason: str, queries: int) -> None:
-        """Queries were lost before they were logged."""
+        """Counts queries that were lost before they were logged."""
         _add(self.dropped, reason, queries)
 
     def refuse(self, reason: str, queries: int, limit: int) -> None:
-        """Answered queries could not be judged."""
+        """Counts answered queries that could not be judged."""
         _add(self.unjudged, reason, queries)
         self.answered += queries
         self.odd += queries
@@ -74,7 +76,7 @@ class Account(msgspec.Struct, array_like=True):
             self.turn(limit)
 
     def judge(self, queries: int, limit: int) -> int | None:
-        """Further queries were judged; gives which of them ended the accusation, or None."""
+        """Counts judged queries; returns the index of the one that ended the accusation, or None."""
         passed, released = 0, None
         while self.watched and queries - passed >= HALF - self.answered:
             passed += HALF - self.answered
@@ -86,7 +88,7 @@ class Account(msgspec.Struct, array_like=True):
         return released
 
     def turn(self, limit: int) -> bool:
-        """Forget the older half; whether that ended the accusation: few were unjudged lately."""
+        """Drops the older half; returns whether this ends the accusation, since few recent queries were unjudged."""
         self.answered_before, self.odd_before = self.answered, self.odd
         self.answered = self.odd = 0
         ends = self.accused and 2 * self.recent < limit
@@ -98,12 +100,14 @@ class Account(msgspec.Struct, array_like=True):
 
 
 class Watch(msgspec.Struct, array_like=True):
-    """Who asks a model while some queries to it cannot be judged. Of each kind those active last are told apart:
-    else whoever makes up many accounts of one kind has the others forgotten.
+    """The principals that query a model while some of its queries cannot be judged.
 
-    ``odd``: whose last queries were not all judged; an unjudged query is their last but for ``CLEAN`` plus so many, a
-    number below 0. ``starting``: so many were, and none other since the watch began. ``clean``: ``CLEAN`` were.
-    ``quiet``: queries since the last that could not be judged.
+    Each kind has a limit of its own, so that many made-up accounts of one kind cannot evict the others.
+
+    ``odd``: principals with an unjudged query among their last ``CLEAN``, with the number of judged queries since,
+    minus ``CLEAN``. ``starting``: principals with fewer than ``CLEAN`` queries since the watch began, all judged, with
+    their number. ``clean``: principals whose last ``CLEAN`` queries were judged. ``quiet``: queries since the last
+    unjudged one.
     """
 
     touched: int = 0
@@ -118,18 +122,18 @@ class Watch(msgspec.Struct, array_like=True):
 
     @property
     def watched(self) -> bool:
-        """Whether any recent query was not judged; else there is nothing to watch."""
+        """Whether a recent query was not judged; otherwise there is nothing to watch."""
         return bool(self.odd or self.starting or self.clean)
 
     def deployment(self) -> bool:
-        """Whether the deployment is at fault, and not those who send what cannot be judged: few others are clean.
+        """Returns whether the deployment is at fault, not the principals with unjudged queries: few others are clean.
 
-        Accounts that somebody makes up do not change that others are clean.
+        Made-up accounts do not change that others are clean.
         """
         return len(self.odd) >= LEAST_ODD and len(self.odd) > MOST_ODD * len(self.clean)
 
     def judge(self, principals: Sequence[str]) -> None:
-        """Further queries, of these principals in log order, were judged."""
+        """Counts judged queries of these principals, in log order."""
         if not self.watched:
             return
         left = QUIET - self.quiet
@@ -139,21 +143,21 @@ class Watch(msgspec.Struct, array_like=True):
             return
         self.quiet += len(principals)
         for principal in principals:
-            self._see(principal, CLEAN if (run := self._forget(principal)) in (-1, CLEAN) else run + 1)
+            self._put_run(principal, CLEAN if (run := self._pop_run(principal)) in (-1, CLEAN) else run + 1)
 
     def refuse(self, principal: str) -> None:
-        """``principal`` sent what cannot be judged."""
+        """Counts an unjudged query of ``principal``."""
         self.quiet = 0
-        self._forget(principal)
-        self._see(principal, -CLEAN)
+        self._pop_run(principal)
+        self._put_run(principal, -CLEAN)
 
-    def _forget(self, principal: str) -> int:
+    def _pop_run(self, principal: str) -> int:
         for kind in (self.clean, self.odd, self.starting):
             if principal in kind:
                 return kind.pop(principal)
         return 0
 
-    def _see(self, principal: str, run: int) -> None:
+    def _put_run(self, principal: str, run: int) -> None:
         kind = self.odd if run < 0 else self.clean if run == CLEAN else self.starting
         if len(kind) >= MOST_ACTIVE:
             del kind[next(iter(kind))]

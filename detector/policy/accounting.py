@@ -1,8 +1,8 @@
-"""Every answered query is judged, or counted here against its principal with a reason; and sending many that cannot be
-judged is a suspicion of its own, ``unjudged``.
+"""Counts each answered query that is not judged, by principal and reason; too many of them raise the signal
+``unjudged``.
 
-It holds who had a query that was dropped or could not be judged, and nobody else: what was judged the engine counts.
-What it says depends on the stream alone, not on how that is cut.
+Only principals with a dropped or unjudged query have an account: the engine counts judged queries. The result depends
+on the stream alone, not on how it is cut into micro-batches.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from typing import TypeVar
 import msgspec
 
 from detector.contracts.errors import NewerStateLog, StateLogError
-from detector.contracts.findings import Evidence, Finding
+from detector.contracts.findings import Evidence, Finding, severity_of
 from detector.policy.account import Account, Watch
 from detector.policy.activity import Activity, Key, Place, Section, Turn
 from detector.policy.odd_events import JudgedRows, OddEvent, odd_events
 
 FORMAT = 1
 UNJUDGED = "unjudged"
-"""The signal of who sends too much that cannot be judged."""
+"""The signal of a principal that sends too many queries that cannot be judged."""
 
 MOST_ACCOUNTS = 10_000
 MOST_WATCHES = 64
 _FORGOTTEN_SHARE = 16
-_HIGH_SCORE = 1.5
 
 _Name = TypeVar("_Name")
 _Held = TypeVar("_Held")
@@ -37,9 +36,12 @@ _decoder = msgspec.msgpack.Decoder(tuple[int, list[tuple[str, str, Account | Non
 
 @dataclass(slots=True)
 class Accounted:
-    """What a micro-batch came to: the ``turns`` of each principal in log order, how many unjudged queries of somebody
-    who would be accused were ``excused`` as the deployment's fault, by model, how many principals were ``forgotten``
-    for want of space, and the change: ``section``, of the keys ``changed``."""
+    """The result of a micro-batch.
+
+    ``turns``: accusations and releases of each principal, in log order. ``excused``: by model, unjudged queries that
+    accuse nobody because the deployment is at fault. ``forgotten``: accounts evicted because the limit was reached.
+    ``section``: the state of the keys ``changed``, None where nothing changed.
+    """
 
     turns: dict[Key, list[Turn]] = field(default_factory=dict)
     excused: Counter[str] = field(default_factory=Counter)
@@ -49,7 +51,7 @@ class Accounted:
 
 
 class Accounting:
-    """The accounts of one partition. ``limit``: recent unjudged queries that make a suspect."""
+    """The accounts of one partition, ``most`` of them. ``limit``: recent unjudged queries that make a suspect."""
 
     def __init__(self, limit: int, most: int = MOST_ACCOUNTS) -> None:
         self._limit = limit
@@ -62,7 +64,7 @@ class Accounting:
     # -- live
 
     def take(self, activity: Activity) -> Accounted:
-        """Take a micro-batch; its change is in what this gives."""
+        """Applies a micro-batch; the result holds the change."""
         events = odd_events(activity)
         done = Accounted()
         if not (events or self._followed):
@@ -81,7 +83,7 @@ class Accounting:
         return done
 
     def of(self, key: Key) -> Account | None:
-        """What is held of a principal."""
+        """Returns the account of a principal, or None."""
         return self._accounts.get(key)
 
     @property
@@ -90,11 +92,11 @@ class Accounting:
         return self._accounts
 
     def accused(self) -> set[Key]:
-        """Who is a suspect for it now."""
+        """The principals that are suspects because of unjudged queries."""
         return {key for key in self._followed if key[1] and self._accounts[key].accused}
 
     def forget(self, key: Key) -> Section | None:
-        """Begin anew with a principal; the change, None where nothing is held."""
+        """Drops the account of a principal; returns the change, or None if there is no account."""
         if self._accounts.pop(key, None) is None:
             return None
         self._follow(key)
@@ -103,7 +105,7 @@ class Accounting:
     # -- state
 
     def absorb(self, section: Section) -> None:
-        """Apply a change, or what ``dump`` gave. Raises NewerStateLog, StateLogError."""
+        """Applies a change or a dump. Raises NewerStateLog, StateLogError."""
         version, data = section
         if version > FORMAT:
             raise NewerStateLog(
@@ -123,11 +125,11 @@ class Accounting:
             self._follow((model, ""))
 
     def keys(self) -> list[Key]:
-        """Whose accounts are held; and, as of a principal without a name, whose models are watched."""
+        """The principals with an account, and (model, "") for each watched model."""
         return [*self._accounts, *((model, "") for model in self._watches)]
 
     def dump(self, keys: Iterable[Key]) -> Section:
-        """All that is held of ``keys``; one of which nothing is held says so."""
+        """The state of ``keys``; a key without state is recorded as deleted."""
         chosen = list(keys)
         accounts = [(*key, self._accounts.get(key)) for key in chosen if key[1]]
         watches = [(model, self._watches.get(model)) for model, name in chosen if not name]
@@ -135,14 +137,14 @@ class Accounting:
 
     @property
     def nbytes(self) -> int:
-        """Memory in bytes, roughly."""
+        """Approximate memory in bytes."""
         accounts = sum(account.nbytes for account in self._accounts.values())
         return accounts + sum(watch.nbytes for watch in self._watches.values())
 
     # -- inside
 
     def _event(self, event: OddEvent, rows: JudgedRows, done: Accounted) -> None:
-        """Count one event of a principal, and say whether that makes a suspect."""
+        """Counts one event of a principal, and records whether it makes them a suspect."""
         account = self._accounts.setdefault(event.key, Account())
         account.touched = self._events
         done.changed[event.key] = None
@@ -161,7 +163,7 @@ class Accounting:
         self._follow(event.key)
 
     def _watch(self, event: OddEvent, rows: JudgedRows, done: Accounted) -> Watch:
-        """The watch over the event's model, with the event."""
+        """Returns the watch over the event's model, after counting the event."""
         key = event.key[0], ""
         if key[0] not in self._watches:
             if len(self._watches) >= MOST_WATCHES:
@@ -182,7 +184,7 @@ class Accounting:
         return watch
 
     def _catch_up(self, key: Key, rows: JudgedRows, before: int, done: Accounted) -> None:
-        """Tell the account, or watch, ``key`` of its judged rows up to the row ``before``."""
+        """Counts the judged rows of the account or watch ``key`` up to the row ``before``."""
         done.changed[key] = None
         if not key[1]:
             self._watches[key[0]].judge(rows.principals_of(key[0], before))
@@ -193,8 +195,7 @@ class Accounting:
             _turn(done, key, (2 * own[released] + 1, 0), None)
 
     def _make_room(self, event: OddEvent, rows: JudgedRows, done: Accounted) -> None:
-        """Forget principals if there is no room for one more: first those that are not accused, by how long they sent
-        nothing odd."""
+        """Evicts accounts if the limit is reached: those without an accusation first, the longest unchanged first."""
         if len(self._accounts) < self._most:
             return
         for key in self._followed & rows.keys:
@@ -209,7 +210,7 @@ class Accounting:
         done.forgotten += len(gone)
 
     def _follow(self, key: Key) -> None:
-        """Note whether judged queries change anything for ``key``."""
+        """Notes whether judged queries change the state of ``key``."""
         held = self._accounts.get(key) if key[1] else self._watches.get(key[0])
         (self._followed.add if held is not None and held.watched else self._followed.discard)(key)
 
@@ -222,7 +223,7 @@ class Accounting:
             model_version=event.version,
             principal=event.key[1],
             signal=UNJUDGED,
-            severity="high" if score >= _HIGH_SCORE else "medium",
+            severity=severity_of(score),
             score=score,
             statistic=float(account.recent),
             threshold=float(self._limit),

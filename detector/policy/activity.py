@@ -1,4 +1,4 @@
-"""What goes into the ledger and what comes out of it."""
+"""The input of the ledger and its output."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from detector.contracts.findings import Alert, Audit, Decision, Finding
 from detector.contracts.queries import Count
 
 Key = tuple[str, str]
-"""(model, principal): whose ledger entry."""
+"""(model, principal) of a ledger entry."""
 
 Place = tuple[int, int]
-"""Where in the micro-batch: (2 * row + 1, 0) for a row, (2 * at_row, i) for the count ``i``."""
+"""Position in the micro-batch: (2 * row + 1, 0) for a row, (2 * at_row, i) for the count ``i``."""
 
 Section = tuple[int, bytes]
 """(format version, bytes): the ledger's or the accounting's part of a state record."""
 
 
 class Identity(Protocol):
-    """Whose row it is, as the engine says it."""
+    """Model, version and principal of a row, as the engine gives them."""
 
     @property
     def model(self) -> str: ...
@@ -36,7 +36,7 @@ class Identity(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A count and its place: before row ``at_row`` (0..n) of the micro-batch, at policy time ``time``."""
+    """A count and its position: before row ``at_row`` (0..n) of the micro-batch, at policy time ``time``."""
 
     count: Count
     time: float
@@ -46,7 +46,7 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """At ``place`` a principal is accused of sending what cannot be judged, or (``finding`` None) no longer."""
+    """At ``place`` unjudged queries make a principal a suspect, or (``finding`` None) no longer do."""
 
     place: Place
     finding: Finding | None
@@ -54,7 +54,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Unjudged:
-    """Why a row could not be judged, and the model version that was asked."""
+    """Why a row could not be judged, and the model version that answered it."""
 
     reason: str
     model_version: str
@@ -62,13 +62,15 @@ class Unjudged:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What ``n`` rows of a micro-batch mean to policy, in log order.
+    """The ``n`` rows of a micro-batch, as the policy reads them, in log order.
 
     ``time`` float64 (n,): policy time in seconds, never falling, within the batch or between batches. ``keys``
-    and ``key_index`` int32 (n,): whose row. ``flagged`` bool (n,): the engine's verdict as of the row.
-    ``findings``: the rows that made suspects. ``learning`` bool (n,), or None for nowhere: rows of the backlog,
-    on which nothing is enforced. ``counts``: queries without features, in order of ``at_row``. ``judged`` bool
-    (n,), or None for all: rows that the engine took; ``unjudged`` has the others by row.
+    and ``key_index`` int32 (n,): the principal of each row. ``flagged`` bool (n,): the engine's verdict as of the row.
+    ``findings``: the rows that made suspects. ``learning`` bool (n,): rows of the backlog, on which nothing is
+    enforced; None for no row. ``counts``: queries without features, in order of ``at_row``. ``judged`` bool (n,): rows
+    that the engine judged; None for all. ``unjudged`` has the others by row. ``score`` float64 (n,) and ``index`` int64
+    (n,): normalised suspicion and the query's number from 0, as the engine gives them; None if they are unknown, and
+    then no severity rises.
     """
 
     time: NDArray[np.float64]
@@ -80,6 +82,8 @@ class Activity:
     counts: Sequence[Counted] = ()
     judged: NDArray[np.bool_] | None = None
     unjudged: Mapping[int, Unjudged] = field(default_factory=dict)
+    score: NDArray[np.float64] | None = None
+    index: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.time)
@@ -93,12 +97,12 @@ class Activity:
 
 @dataclass(slots=True)
 class Effects:
-    """What must be published, in stream order, and recorded.
+    """The records to publish, in stream order, and the state to record.
 
-    Decisions carry the epoch (0, 0): whoever writes the state record stamps it. ``section``: the ledger's delta, and
-    ``accounting`` that of the accounts, None where nothing changed. ``clear``: whose engine state is to be
-    forgotten, in all model versions. ``excused``: unjudged queries by model, of principals who are not accused as most
-    of the model's send such. ``forgotten``: how many accounts went for want of space.
+    Decisions carry the epoch (0, 0): the writer of the state record sets it. ``section``: the ledger's delta, and
+    ``accounting`` that of the accounts, None where nothing changed. ``clear``: principals whose engine state must be
+    dropped, in all model versions. ``excused``: by model, unjudged queries that accuse nobody because most of the
+    model's principals send such queries. ``forgotten``: accounts evicted because the limit was reached.
     """
 
     alerts: list[Alert] = field(default_factory=list)
@@ -111,7 +115,7 @@ class Effects:
     forgotten: int = 0
 
     def emit(self, record: Alert | Decision | Audit) -> None:
-        """Files ``record`` under its kind."""
+        """Adds ``record`` to the list of its kind."""
         if isinstance(record, Alert):
             self.alerts.append(record)
         elif isinstance(record, Decision):

@@ -1,4 +1,4 @@
-"""Who may not be decided against by a detector: his alerts stay, the decisions are withheld."""
+"""Principals whose alerts are published but whose automatic decisions are withheld."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Exemption:
 
 @dataclass(frozen=True)
 class Allowlist:
-    """Exemptions by principal. A detector never overrides them; an operator's own command does."""
+    """Exemptions by principal. They hold for automatic decisions, not for an operator's commands."""
 
     exemptions: tuple[Exemption, ...] = ()
     _by_principal: dict[str, list[Exemption]] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -48,16 +48,16 @@ class Allowlist:
 
     def covering(self, model: str, principal: str, now: float) -> Exemption | None:
         """The exemption of ``principal`` for ``model`` that lasts longest after ``now``, or None."""
-        standing = [
+        current = [
             exemption
             for exemption in self._by_principal.get(principal, ())
             if exemption.model in (None, model) and exemption.expires_at > now
         ]
-        return max(standing, key=lambda exemption: exemption.expires_at, default=None)
+        return max(current, key=lambda exemption: exemption.expires_at, default=None)
 
 
 def parse_allowlist(text: str) -> Allowlist:
-    """The allowlist in ``text``, TOML of this form, ``model`` being optional::
+    """Parses the allowlist in ``text``, TOML of this form; ``model`` is optional::
 
         [[allow]]
         principal = "account-7"
@@ -66,8 +66,8 @@ def parse_allowlist(text: str) -> Allowlist:
         reason = "load test agreed in ticket 812"
         expires = 2027-01-31
 
-    ``expires`` is a day (until its first moment, UTC) or a time with an offset. Raises ConfigurationError: a list
-    that cannot be read must stop the start, never pass for an empty one.
+    ``expires`` is a day (its start, UTC) or a time with an offset. Raises ConfigurationError for a list that cannot
+    be read: the detector must not start as if the list were empty.
     """
     try:
         document = tomllib.loads(text)
@@ -75,7 +75,7 @@ def parse_allowlist(text: str) -> Allowlist:
         raise ConfigurationError(f"the allowlist is not valid TOML: {error}; correct the file") from error
     unknown = sorted(set(document) - {"allow"})
     if unknown:
-        raise ConfigurationError(f"the allowlist has unknown keys {unknown}; it holds [[allow]] tables alone")
+        raise ConfigurationError(f"the allowlist has unknown keys {unknown}; only [[allow]] tables are allowed")
     tables = document.get("allow", [])
     if not isinstance(tables, list):
         raise ConfigurationError("the allowlist has one [allow] table; write [[allow]] for each entry")
@@ -92,7 +92,7 @@ def _exemption(number: int, table: Any) -> Exemption:
             "name a model"
         )
     words = {name: _word(number, name, value) for name, value in table.items() if name != "expires"}
-    return Exemption(**words, expires_at=_moment(number, table["expires"]))
+    return Exemption(**words, expires_at=_expiry(number, table["expires"]))
 
 
 def _word(number: int, name: str, value: Any) -> str:
@@ -101,7 +101,7 @@ def _word(number: int, name: str, value: Any) -> str:
     return value
 
 
-def _moment(number: int, value: Any) -> float:
+def _expiry(number: int, value: Any) -> float:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise ConfigurationError(f"allowlist entry {number}: expires has no offset; write it like {value}Z")

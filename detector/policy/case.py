@@ -1,7 +1,7 @@
-"""One principal of one model before the law: the rule for one event, and when the next can matter.
+"""Enforcement state of one principal of one model: how an event changes it, and which event can change it next.
 
-The rule is level-triggered: each event of a suspect compares what should stand with what was published, and
-publishes the difference. So a lost entry, a changed setting or an expired decision mend themselves with his next
+It is level-triggered: each event of a suspect compares the decision that should hold with the one published last, and
+publishes the difference. So a lost entry, a changed setting or an expired decision is corrected at the suspect's next
 query.
 """
 
@@ -12,38 +12,42 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from detector.contracts.codecs.limits import TEXT_CHARACTERS
-from detector.contracts.findings import Action, Alert, Audit, Cause, Decision, Finding, Mode
+import msgspec
+
+from detector.contracts.findings import Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Key, Turn
+from detector.policy.alerts import UNCALIBRATED, first_alert, risen
 from detector.policy.allowlist import Exemption
+from detector.policy.audits import decision_audit, withheld_audit
 from detector.policy.config import LATCHED, Policy, strength
-from detector.policy.entry import DAY, IDLE_SECONDS, Entry, Latch, Standing
+from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, Latch
 from detector.policy.identity import content_id
 
 _SIGNAL = "signal:"
 
 
-def shortened(text: str) -> str:
-    """``text``, cut to what a record may hold."""
-    return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 3] + "..."
+def _doubt(latch: Latch) -> str:
+    return UNCALIBRATED if latch.alert is not None and latch.alert.calibrated is False else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row, or (``model_version`` None) ``queries`` on which there is no verdict."""
+    """One row, or (``model_version`` None) ``queries`` without a verdict."""
 
     time: float
     model_version: str | None
     flagged: bool = False
     learning: bool = False
     queries: int = 1
+    score: float = math.nan
+    query_index: int = 0
     findings: Sequence[Finding] = ()
     turn: Turn | None = None
 
 
 class Case:
-    """Works on a copy of ``entry``; ``emitted`` collects what must be published, in order."""
+    """Works on a copy of ``entry``; ``emitted`` collects the records to publish, in order."""
 
     def __init__(self, key: Key, entry: Entry | None, policy: Policy, configuration: str) -> None:
         self.key = key
@@ -56,47 +60,47 @@ class Case:
     # -- what happens
 
     def observe(self, event: Event) -> None:
-        """Takes one event of the principal."""
+        """Applies one event of the principal."""
         self.expire(event.time)
         suspect_before = bool(self.entry.latches)
-        self._latch(event)
+        self._update_latches(event)
         if event.turn is not None:
-            self._turn(event.turn, event.time)
+            self._apply_turn(event.turn, event.time)
         if self.entry.latches:
             if suspect_before:
                 self.count(event.queries)
             if event.time >= self.entry.seen + DAY:
                 self.entry.seen = event.time
-            self._judge(event)
+            self._update_causes(event)
         self.publish(event.time)
 
     def count(self, queries: int) -> None:
-        """Counts further queries of a suspect, as far as the ladder cares."""
+        """Counts further queries of a suspect, up to the last step of the ladder."""
         self.entry.queries = min(self.entry.queries + queries, self._policy.ladder[-1].after_queries)
 
     def expire(self, now: float) -> None:
-        """Drops whatever has run out at ``now``."""
+        """Drops causes, decision and latches that have expired at ``now``."""
         entry = self.entry
-        entry.standings = tuple(standing for standing in entry.standings if standing.cause.expires_at > now)
+        entry.active_causes = tuple(active for active in entry.active_causes if active.cause.expires_at > now)
         if entry.decision is not None and entry.decision.expires_at <= now:
             entry.decision = None
         if entry.latches and now >= entry.seen + IDLE_SECONDS:
             self._unlatch(())
 
-    def impose(self, standing: Standing, now: float) -> None:
-        """Lets a command's cause stand, in the place of an earlier one of the same origin."""
+    def impose(self, active: ActiveCause, now: float) -> None:
+        """Adds a command's cause; it replaces an earlier one of the same origin."""
         self.expire(now)
-        self._replace({standing.cause.origin: standing})
+        self._replace({active.cause.origin: active})
         self.publish(now)
 
     def lift(self, cause_id: str | None, now: float) -> tuple[Cause, ...]:
-        """Removes the cause ``cause_id``, or all; its signal's latches give no new one. Says which went."""
+        """Removes the cause ``cause_id``, or all, and returns them. Latches of a removed signal give no new cause."""
         self.expire(now)
-        gone = tuple(s.cause for s in self.entry.standings if cause_id in (None, s.cause.id))
+        gone = tuple(s.cause for s in self.entry.active_causes if cause_id in (None, s.cause.id))
         origins = {cause.origin for cause in gone}
-        self.entry.standings = tuple(s for s in self.entry.standings if s.cause not in gone)
+        self.entry.active_causes = tuple(s for s in self.entry.active_causes if s.cause not in gone)
         self.entry.latches = tuple(
-            Latch(latch.model_version, latch.signal, latch.episode, lifted=True)
+            msgspec.structs.replace(latch, lifted=True)
             if cause_id is None or _SIGNAL + latch.signal in origins
             else latch
             for latch in self.entry.latches
@@ -107,20 +111,25 @@ class Case:
     def clear(self, now: float) -> None:
         """Removes all causes and latches."""
         self.expire(now)
-        self.entry.standings = ()
+        self.entry.active_causes = ()
         self._unlatch(())
         self.publish(now)
 
     # -- when the next event can matter
 
     def latched_versions(self) -> set[str]:
-        """The model versions on which a verdict of the engine stands."""
+        """The model versions with a latched verdict of the engine."""
         return {latch.model_version for latch in self.entry.latches if latch.signal != UNJUDGED}
 
+    def scores_that_rise(self) -> dict[str, float]:
+        """The score at which an alert's severity rises, by model version."""
+        rises = [(latch.model_version, latch.rises_at) for latch in self.entry.latches if latch.signal != UNJUDGED]
+        return {version: min(at for own, at in rises if own == version) for version, _ in rises}
+
     def deadline(self, now: float) -> float:
-        """The policy time from which an event that changes no verdict may still change something."""
+        """The policy time from which an event can matter even if it changes no verdict."""
         entry = self.entry
-        times = [standing.cause.expires_at for standing in entry.standings]
+        times = [active.cause.expires_at for active in entry.active_causes]
         if entry.decision is not None:
             times.append(entry.decision.expires_at)
         if entry.latches:
@@ -128,48 +137,55 @@ class Case:
             exemption = self._exemption(now)
             if exemption is not None:
                 times.append(exemption.expires_at)
-            times.extend(self._renew_at(s) for s in self._mine().values())
+            times.extend(self._renew_at(s) for s in self._signal_causes().values())
         return min(times, default=math.inf)
 
     def queries_to_next_step(self) -> float:
-        """Further queries until the ladder goes on; infinity at its end or for no suspect."""
+        """Further queries until the next step of the ladder; infinity at its end, or if not a suspect."""
         step = self._policy.next_step(self.entry.queries) if self.entry.latches else None
         return math.inf if step is None else step - self.entry.queries
 
     def awaits_enforcement(self) -> bool:
-        """Whether a cause stands in ``observe`` only because it was given while learning."""
+        """Whether a cause is in ``observe`` only because it was given while learning."""
         return any(
-            standing.mode == "observe" and self._policy.mode_of(self.key[0], signal) == "enforce"
-            for signal, standing in self._mine().items()
+            active.mode == "observe" and self._policy.mode_of(self.key[0], signal) == "enforce"
+            for signal, active in self._signal_causes().items()
         )
 
     # -- verdicts
 
-    def _latch(self, event: Event) -> None:
+    def _update_latches(self, event: Event) -> None:
         version = event.model_version
         if version is None:
             return
         if not (event.flagged or event.findings):
             if version in self.latched_versions():
-                self._keep(lambda latch: latch.model_version != version or latch.signal == UNJUDGED)
+                self._keep_latches(lambda latch: latch.model_version != version or latch.signal == UNJUDGED)
             return
         for finding in event.findings:
             if not any(x.model_version == version and x.signal == finding.signal for x in self.entry.latches):
                 self._alert(finding, self._new_latch(version, finding.signal, event.time), event.time)
         if version not in self.latched_versions():
             self._new_latch(version, LATCHED, event.time)
-            self._say_if_withheld(LATCHED, event.time)
+            self._audit_if_withheld(LATCHED, event.time)
+        self._raise_alerts(event)
 
-    def _turn(self, turn: Turn, now: float) -> None:
-        """Take over what the accounting says, whatever the engine does. It releases at once."""
-        if turn.finding is None:
-            self._keep(lambda latch: latch.signal != UNJUDGED)
-            self.entry.standings = tuple(s for s in self.entry.standings if s.cause.origin != _SIGNAL + UNJUDGED)
-        elif not any(latch.signal == UNJUDGED for latch in self.entry.latches):
-            latch = self._new_latch(turn.finding.model_version, UNJUDGED, now)
-            self._alert(turn.finding, latch, now)
+    def _apply_turn(self, turn: Turn, now: float) -> None:
+        """Applies a change of the accounting, whatever the engine's verdict is. A release takes effect at once."""
+        finding = turn.finding
+        if finding is None:
+            self._keep_latches(lambda latch: latch.signal != UNJUDGED)
+            self.entry.active_causes = tuple(
+                s for s in self.entry.active_causes if s.cause.origin != _SIGNAL + UNJUDGED
+            )
+            return
+        latch = next((one for one in self.entry.latches if one.signal == UNJUDGED), None)
+        if latch is None:
+            self._alert(finding, self._new_latch(finding.model_version, UNJUDGED, now), now)
+        else:
+            self._raise_alert(latch, finding.score, finding.query_index, finding.evidence, now)
 
-    def _keep(self, stays: Callable[[Latch], bool]) -> None:
+    def _keep_latches(self, stays: Callable[[Latch], bool]) -> None:
         self._unlatch(tuple(latch for latch in self.entry.latches if stays(latch)))
 
     def _unlatch(self, remaining: tuple[Latch, ...]) -> None:
@@ -178,10 +194,10 @@ class Case:
             self.entry.seen = -math.inf
 
     def _new_latch(self, version: str, signal: str, now: float) -> Latch:
-        """Episodes are numbered by whole seconds of policy time, so that a dropped entry never repeats one."""
+        """Adds a latch. Its episode is at least the policy time in seconds: none repeats after an entry is dropped."""
         entry = self.entry
         held = any(not latch.lifted for latch in entry.latches)
-        if not held and not any(standing.cause.origin.startswith(_SIGNAL) for standing in entry.standings):
+        if not held and not any(active.cause.origin.startswith(_SIGNAL) for active in entry.active_causes):
             entry.queries = 0
         entry.episode = max(entry.episode + 1, math.floor(now))
         latch = Latch(version, signal, entry.episode)
@@ -189,89 +205,96 @@ class Case:
         return latch
 
     def _alert(self, finding: Finding, latch: Latch, now: float) -> None:
-        model, principal = self.key
-        exemption = self._exemption(now)
-        alert = Alert(
-            id=content_id("alert", model, principal, finding.signal, latch.episode),
-            occurred_at=now,
-            model=model,
-            model_version=finding.model_version,
-            principal=principal,
-            signal=finding.signal,
-            episode=latch.episode,
-            severity=finding.severity,
-            score=finding.score,
-            threshold=finding.threshold,
-            query_index=finding.query_index,
-            evidence=finding.evidence,
-            configuration=self._configuration,
-            profile=finding.profile,
-            suppressed_by=None if exemption is None else str(exemption),
-        )
+        withheld = self._withheld_by(now)
+        self._publish_alert(latch, first_alert(finding, latch.episode, now, self._configuration, withheld))
+        self._audit_if_withheld(finding.signal, now)
+
+    def _raise_alerts(self, event: Event) -> None:
+        """Raises the severity of the alerts on this model version if the score has risen enough."""
+        for latch in self.entry.latches:
+            if latch.model_version == event.model_version and latch.signal != UNJUDGED and latch.alert is not None:
+                self._raise_alert(latch, event.score, event.query_index, latch.alert.evidence, event.time)
+
+    def _raise_alert(
+        self, latch: Latch, score: float, query_index: int, evidence: tuple[Evidence, ...], now: float
+    ) -> None:
+        """Publishes the next revision of the alert of ``latch`` if ``score`` raises its severity."""
+        if latch.alert is not None and score >= latch.rises_at:
+            revised = risen(latch.alert, now, score, query_index, self._withheld_by(now), evidence)
+            self._publish_alert(latch, revised)
+
+    def _publish_alert(self, latch: Latch, alert: Alert) -> None:
+        alerted = msgspec.structs.replace(latch, alert=alert)
+        self.entry.latches = tuple(alerted if one is latch else one for one in self.entry.latches)
         self.emitted.append(alert)
-        self._say_if_withheld(finding.signal, now)
 
-    # -- what should stand because of them
+    def _withheld_by(self, now: float) -> str | None:
+        exemption = self._exemption(now)
+        return None if exemption is None else str(exemption)
 
-    def _judge(self, event: Event) -> None:
-        """Gives, renews or takes back the causes of the signals that hold him a suspect."""
+    # -- the causes that follow from them
+
+    def _update_causes(self, event: Event) -> None:
+        """Adds, renews or removes the causes of the signals that flag the principal."""
         if self._exemption(event.time) is not None:
-            self.entry.standings = tuple(s for s in self.entry.standings if not s.cause.origin.startswith(_SIGNAL))
+            self.entry.active_causes = tuple(
+                s for s in self.entry.active_causes if not s.cause.origin.startswith(_SIGNAL)
+            )
             return
-        mine = self._mine()
+        current = self._signal_causes()
         wanted = {latch.signal: latch for latch in reversed(self.entry.latches) if not latch.lifted}
         action = self._policy.action_after(self.entry.queries)
-        modes = {signal: self._mode(signal, mine.get(signal), event.learning) for signal in wanted}
-        if any(self._due(mine.get(signal), action, modes[signal], event.time) for signal in wanted):
+        modes = {signal: self._mode(signal, current.get(signal), event.learning) for signal in wanted}
+        if any(self._is_due(current.get(signal), action, modes[signal], event.time) for signal in wanted):
             expires_at = event.time + self._policy.decision_seconds
             causes = {
-                signal: Cause(self._cause_id(mine.get(signal), latch), _SIGNAL + signal, expires_at)
+                signal: Cause(self._cause_id(current.get(signal), latch), _SIGNAL + signal, expires_at, _doubt(latch))
                 for signal, latch in sorted(wanted.items())
             }
-            self._replace({c.origin: Standing(c, action, modes[signal]) for signal, c in causes.items()})
+            self._replace({c.origin: ActiveCause(c, action, modes[signal]) for signal, c in causes.items()})
 
-    def _mine(self) -> dict[str, Standing]:
-        """The standing cause of each signal that holds him a suspect and was not lifted."""
-        by_origin = {standing.cause.origin: standing for standing in self.entry.standings}
+    def _signal_causes(self) -> dict[str, ActiveCause]:
+        """The current cause of each signal that flags the principal and was not lifted."""
+        by_origin = {active.cause.origin: active for active in self.entry.active_causes}
         signals = {latch.signal for latch in self.entry.latches if not latch.lifted}
         return {signal: by_origin[_SIGNAL + signal] for signal in signals if _SIGNAL + signal in by_origin}
 
-    def _mode(self, signal: str, standing: Standing | None, learning: bool) -> Mode:
+    def _mode(self, signal: str, active: ActiveCause | None, learning: bool) -> Mode:
         mode = self._policy.mode_of(self.key[0], signal)
-        if learning and not (standing is not None and standing.mode == "enforce"):
+        if learning and not (active is not None and active.mode == "enforce"):
             return "observe"
         return mode
 
-    def _due(self, standing: Standing | None, action: Action, mode: Mode, now: float) -> bool:
-        if standing is None or standing.action != action or standing.mode != mode:
+    def _is_due(self, active: ActiveCause | None, action: Action, mode: Mode, now: float) -> bool:
+        if active is None or active.action != action or active.mode != mode:
             return True
-        return now >= self._renew_at(standing)
+        return now >= self._renew_at(active)
 
-    def _renew_at(self, standing: Standing) -> float:
-        return standing.cause.expires_at - self._policy.decision_seconds / 2
+    def _renew_at(self, active: ActiveCause) -> float:
+        return active.cause.expires_at - self._policy.decision_seconds / 2
 
-    def _cause_id(self, standing: Standing | None, latch: Latch) -> str:
-        if standing is not None:
-            return standing.cause.id
+    def _cause_id(self, active: ActiveCause | None, latch: Latch) -> str:
+        if active is not None:
+            return active.cause.id
         return content_id("cause", *self.key, latch.signal, latch.episode, size=8)
 
-    def _replace(self, standings: dict[str, Standing]) -> None:
-        others = (standing for standing in self.entry.standings if standing.cause.origin not in standings)
-        self.entry.standings = (*others, *standings.values())
+    def _replace(self, active_causes: dict[str, ActiveCause]) -> None:
+        others = (active for active in self.entry.active_causes if active.cause.origin not in active_causes)
+        self.entry.active_causes = (*others, *active_causes.values())
 
-    # -- what is published of it
+    # -- what is published
 
     def publish(self, now: float) -> None:
-        """Publishes what stands, if it is not what was published last."""
+        """Publishes the decision that follows from the causes, if it differs from the one published last."""
         entry, current = self.entry, self.entry.decision
-        if not entry.standings:
+        if not entry.active_causes:
             if current is not None and current.action.name != "none":
                 self._issue(Action("none"), current.mode, (), now, current.expires_at)
             return
-        strongest = max(strength(standing.mode, standing.action) for standing in entry.standings)
-        effective = [s for s in entry.standings if strength(s.mode, s.action) == strongest]
-        expires_at = max(standing.cause.expires_at for standing in effective)
-        causes = tuple(standing.cause for standing in entry.standings)
+        strongest = max(strength(active.mode, active.action) for active in entry.active_causes)
+        effective = [s for s in entry.active_causes if strength(s.mode, s.action) == strongest]
+        expires_at = max(active.cause.expires_at for active in effective)
+        causes = tuple(active.cause for active in entry.active_causes)
         action, mode = effective[0].action, effective[0].mode
         if current is None or (action, mode, expires_at, causes) != (
             current.action,
@@ -282,10 +305,10 @@ class Case:
             self._issue(action, mode, causes, now, expires_at)
 
     def _issue(self, action: Action, mode: Mode, causes: tuple[Cause, ...], now: float, expires_at: float) -> None:
-        told = [[cause.id, cause.origin, cause.expires_at] for cause in causes]
+        reasons = [[cause.id, cause.origin, cause.expires_at] for cause in causes]
         words = [action.name, action.queries_per_second, mode, now, expires_at]
         decision = Decision(
-            id=content_id("decision", *self.key, words, told),
+            id=content_id("decision", *self.key, words, reasons),
             model=self.key[0],
             principal=self.key[1],
             action=action,
@@ -297,46 +320,12 @@ class Case:
             policy_version=self._policy.version,
         )
         self.entry.decision = decision
-        self.emitted += [decision, self._decision_audit(decision)]
+        self.emitted += [decision, decision_audit(decision)]
 
-    def _decision_audit(self, decision: Decision) -> Audit:
-        release = decision.action.name == "none"
-        origins = ", ".join(cause.origin for cause in decision.causes)
-        detail: dict[str, str | float] = {
-            "decision": decision.id,
-            "action": decision.action.name,
-            "mode": decision.mode,
-            "expires_at": decision.expires_at,
-            "policy_version": decision.policy_version,
-        }
-        if decision.action.queries_per_second is not None:
-            detail["queries_per_second"] = decision.action.queries_per_second
-        return Audit(
-            id=content_id("audit", decision.id),
-            occurred_at=decision.issued_at,
-            kind="release" if release else "decision",
-            model=decision.model,
-            principal=decision.principal,
-            actor="policy",
-            summary="released" if release else shortened(f"{decision.action.name} ({decision.mode}) for {origins}"),
-            detail=detail,
-        )
-
-    def _say_if_withheld(self, signal: str, now: float) -> None:
+    def _audit_if_withheld(self, signal: str, now: float) -> None:
         exemption = self._exemption(now)
-        if exemption is None:
-            return
-        audit = Audit(
-            id=content_id("withheld", *self.key, signal, self.entry.episode),
-            occurred_at=now,
-            kind="decision_withheld",
-            model=self.key[0],
-            principal=self.key[1],
-            actor="policy",
-            summary=f"no decision for {signal}: {exemption}",
-            detail={"signal": signal, "owner": exemption.owner, "until": exemption.expires_at},
-        )
-        self.emitted.append(audit)
+        if exemption is not None:
+            self.emitted.append(withheld_audit(self.key, signal, self.entry.episode, exemption, now))
 
     def _exemption(self, now: float) -> Exemption | None:
         return self._policy.allowlist.covering(*self.key, now)

@@ -1,4 +1,4 @@
-"""What is to be done about a suspect: modes, ladder, durations, allowlist."""
+"""The policy for suspects: modes, ladder, durations, allowlist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detector.policy.allowlist import Allowlist
 from detector.policy.identity import content_id
 
 LATCHED = "latched"
-"""Stands for the signal of a suspect whom the engine still holds and the ledger knows nothing of."""
+"""The signal of a principal that the engine has latched while the ledger has no latch for them."""
 
 UNJUDGED_QUERIES = 30
 
@@ -24,14 +24,14 @@ _STRENGTH = {"none": 0, "slow": 1, "refuse": 2}
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A rung of the ladder: ``action`` from ``after_queries`` further queries of a suspect on."""
+    """A rung of the ladder: ``action`` applies after ``after_queries`` further queries of a suspect."""
 
     after_queries: int
     action: Action
 
 
 def strength(mode: Mode, action: Action) -> tuple[bool, int, float]:
-    """Orders what may be done: what is enforced before what is observed, then the harsher action."""
+    """Sort key of an action: enforced ones above observed ones, then by harshness."""
     rate = action.queries_per_second
     return mode == "enforce", _STRENGTH[action.name], 0.0 if rate is None else -rate
 
@@ -40,9 +40,9 @@ def strength(mode: Mode, action: Action) -> tuple[bool, int, float]:
 class Policy:
     """The policy of a deployment. Of the modes that apply, ``observe`` wins.
 
-    ``decision_seconds`` is how long a decision outlives the suspect's last query; it is renewed at half of that.
-    ``unjudged_queries``: the number of recent queries that cannot be judged that makes a principal a suspect.
-    Raises ConfigurationError for a ladder or a mode that makes no sense.
+    ``decision_seconds``: how long a decision lasts after the suspect's last query; it is renewed at half of that.
+    ``unjudged_queries``: recent unjudged queries that make a principal a suspect. Raises ConfigurationError for an
+    invalid ladder, mode or number.
     """
 
     mode: Mode = "observe"
@@ -62,7 +62,7 @@ class Policy:
         if not 1 <= self.unjudged_queries <= HALF:
             raise ConfigurationError(
                 f"policy: unjudged_queries is {self.unjudged_queries}; use a number from 1 to {HALF}, half of the "
-                "queries that are recent"
+                "recent queries"
             )
         _check_ladder(self.ladder)
 
@@ -72,12 +72,12 @@ class Policy:
         ladder = [[step.after_queries, step.action.name, step.action.queries_per_second] for step in self.ladder]
         exemptions = [asdict(exemption) for exemption in self.allowlist.exemptions]
         modes = [self.mode, sorted(self.model_modes.items()), sorted(self.signal_modes.items())]
-        # What came later counts only where it is set, so that its coming does not change the version.
+        # A setting added later counts only where it is not the default: its addition must not change the version.
         later = [] if self.unjudged_queries == UNJUDGED_QUERIES else [self.unjudged_queries]
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:
-        """The most cautious mode of the deployment, ``model`` and ``signal``."""
+        """``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``."""
         modes = {self.mode, self.model_modes.get(model, self.mode)}
         if signal == LATCHED:
             modes.update(self.signal_modes.values())
@@ -86,11 +86,11 @@ class Policy:
         return "observe" if "observe" in modes else "enforce"
 
     def action_after(self, queries: int) -> Action:
-        """What the ladder says once a suspect has made ``queries`` further queries."""
+        """The ladder's action after ``queries`` further queries of a suspect."""
         return [step.action for step in self.ladder if step.after_queries <= queries][-1]
 
     def next_step(self, queries: int) -> int | None:
-        """The number of further queries at which the ladder goes on from ``queries``, None at its end."""
+        """The number of further queries at the next step of the ladder after ``queries``; None at its end."""
         return next((step.after_queries for step in self.ladder if step.after_queries > queries), None)
 
 
@@ -107,7 +107,7 @@ def _check_ladder(ladder: tuple[Step, ...]) -> None:
 
 
 def check_action(action: Action, where: str) -> None:
-    """Raises ConfigurationError unless ``action`` is a refusal or a slowing with a rate above 0."""
+    """Raises ConfigurationError unless ``action`` is ``refuse``, or ``slow`` with a rate above 0."""
     if action.name not in ("slow", "refuse"):
         raise ConfigurationError(f"{where}: the action {action.name!r} cannot be imposed; use slow or refuse")
     rate = action.queries_per_second

@@ -1,4 +1,4 @@
-"""What the ledger keeps of one principal of one model, and its form in the state log."""
+"""The ledger's entry of one principal of one model, and its form in the state log."""
 
 from __future__ import annotations
 
@@ -7,26 +7,39 @@ import math
 import msgspec
 
 from detector.contracts.errors import NewerStateLog, StateLogError
-from detector.contracts.findings import Action, Cause, Decision, Mode
+from detector.contracts.findings import HIGH_SCORE, Action, Alert, Cause, Decision, Mode
 from detector.policy.activity import Key, Section
 
-FORMAT = 1
+FORMAT = 2
+"""Format 2 adds the last alert to each latch; format 1 can still be read."""
 DAY = 86_400.0
 IDLE_SECONDS = 30 * DAY
-"""A suspect not heard of for so long is forgotten, or a ledger would grow for ever."""
+"""Suspects without a query for this long are dropped, so that a ledger cannot grow without a bound."""
 
 
 class Latch(msgspec.Struct, array_like=True, frozen=True):
-    """A signal's standing verdict on one model version. ``lifted``: an operator deleted the cause it gave."""
+    """A signal's latched verdict on one model version. ``lifted``: an operator deleted its cause. ``alert``: the last
+    revision published; None if there was none, or if the entry was read from format 1."""
 
     model_version: str
     signal: str
     episode: int
     lifted: bool = False
+    alert: Alert | None = None
+
+    @property
+    def rises_at(self) -> float:
+        """The score at which its alert's severity rises; infinity without an alert or at the highest severity."""
+        return HIGH_SCORE if self.alert is not None and self.alert.severity != "high" else math.inf
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes, to within a third."""
+        return 250 if self.alert is None else 1_400 + 250 * len(self.alert.evidence)
 
 
-class Standing(msgspec.Struct, array_like=True, frozen=True):
-    """One cause, and what it alone asks for."""
+class ActiveCause(msgspec.Struct, array_like=True, frozen=True):
+    """One active cause, with the action and mode that it asks for."""
 
     cause: Cause
     action: Action
@@ -36,13 +49,13 @@ class Standing(msgspec.Struct, array_like=True, frozen=True):
 class Entry(msgspec.Struct, array_like=True):
     """One principal of one model.
 
-    ``decision``: the last one published, until it expires. ``queries``: how many he made as a suspect, as far as
-    the ladder cares. ``episode``: the number of his last latch. ``seen``: when he was last active as a suspect,
-    to the day. The parts are immutable, so that a copy need not be deep.
+    ``decision``: the last one published, until it expires. ``queries``: the principal's queries as a suspect, up to
+    the last step of the ladder. ``episode``: the number of the last latch. ``seen``: the time of their last query as a
+    suspect, to the day. The parts are immutable, so that a shallow copy is enough.
     """
 
     latches: tuple[Latch, ...] = ()
-    standings: tuple[Standing, ...] = ()
+    active_causes: tuple[ActiveCause, ...] = ()
     decision: Decision | None = None
     queries: int = 0
     episode: int = -1
@@ -50,8 +63,8 @@ class Entry(msgspec.Struct, array_like=True):
 
     @property
     def droppable_at(self) -> float:
-        """The policy time from which this entry means nothing more than none."""
-        ends = [standing.cause.expires_at for standing in self.standings]
+        """The policy time from which this entry has no effect."""
+        ends = [active.cause.expires_at for active in self.active_causes]
         if self.decision is not None:
             ends.append(self.decision.expires_at)
         if self.latches:
@@ -61,8 +74,8 @@ class Entry(msgspec.Struct, array_like=True):
     @property
     def nbytes(self) -> int:
         """Memory in bytes, to within a third."""
-        causes = len(self.standings) + (len(self.decision.causes) if self.decision else 0)
-        return 800 + 350 * causes + 250 * len(self.latches)
+        causes = len(self.active_causes) + (len(self.decision.causes) if self.decision else 0)
+        return 800 + 350 * causes + sum(latch.nbytes for latch in self.latches)
 
 
 class _Row(msgspec.Struct, array_like=True, frozen=True):
@@ -72,7 +85,7 @@ class _Row(msgspec.Struct, array_like=True, frozen=True):
 
 
 Changes = dict[Key, Entry | None]
-"""After-values of the entries that changed; None for one that is gone."""
+"""New values of the entries that changed; None for a dropped one."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[_Row])
@@ -84,7 +97,7 @@ def encode_changes(changes: Changes) -> Section:
 
 
 def decode_changes(section: Section) -> Changes:
-    """Raises NewerStateLog for a later format and StateLogError for bytes that are none of ours."""
+    """Decodes a section. Raises NewerStateLog for a later format and StateLogError for bytes that cannot be read."""
     version, data = section
     if version > FORMAT:
         raise NewerStateLog(

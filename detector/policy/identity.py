@@ -1,4 +1,4 @@
-"""Ids that are functions of content, so that a repeat is recognised wherever it is seen."""
+"""Ids that are functions of content, so that every reader recognises a repeat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger of one partition: who is a suspect, what stands against him and what was published of it."""
+"""The ledger of one partition: its suspects, the causes against them and the decisions published."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from detector.contracts.findings import Action, Alert, Audit, Cause, Command, De
 from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.accounting import Accounting
 from detector.policy.activity import Activity, Counted, Effects, Key, Place, Section
-from detector.policy.case import Case, shortened
+from detector.policy.audits import command_audit, missing_audit, shortened
+from detector.policy.case import Case
 from detector.policy.config import Policy, check_action
-from detector.policy.entry import Changes, Entry, Standing, decode_changes, encode_changes
-from detector.policy.identity import content_id
+from detector.policy.entry import ActiveCause, Changes, Entry, decode_changes, encode_changes
 from detector.policy.timeline import Timeline, timelines
 
 Record = Alert | Decision | Audit
@@ -25,16 +25,16 @@ Record = Alert | Decision | Audit
 _OPERATOR = "operator:"
 
 MOST_CAUSES = 32
-"""So many may stand against one principal: a decision carries them all, and a record has a limit."""
+"""Causes against one principal at most: a decision carries all of them, and records have a limit."""
 
 
 class Ledger:
     """Turns activity and commands into alerts, decisions and audit records.
 
-    What it publishes depends on the stream alone: not on how it is cut into micro-batches, nor on what other
-    principals do in between. It holds entries of suspects and of principals under a command only, and drops each
-    when it means nothing more. ``configuration``: hash of the detection settings, for the alerts (by default the
-    policy's version). ``accounting``: who sent what could not be judged; its state is a section of its own.
+    What it publishes depends on the stream alone: not on how it is cut into micro-batches, nor on the queries of
+    other principals. It has entries only for suspects and for principals under a command, and drops each when it has
+    no effect any more. ``configuration``: hash of the detection settings, for the alerts (by default the policy's
+    version). ``accounting``: the queries that were not judged; its state is a separate section.
     """
 
     def __init__(self, policy: Policy, configuration: str | None = None) -> None:
@@ -49,7 +49,7 @@ class Ledger:
     # -- live
 
     def observe(self, activity: Activity) -> Effects:
-        """Takes a micro-batch; changes the ledger by the delta in the effects."""
+        """Applies a micro-batch; the effects hold the delta of the ledger."""
         emitted = _missing(activity.counts)
         accounted = self.accounting.take(activity)
         changes: Changes = {}
@@ -65,11 +65,11 @@ class Ledger:
         return effects
 
     def command(self, command: Command, now: float) -> Effects:
-        """Takes a command at policy time ``now``, seconds. One that cannot be carried out is audited, with why."""
+        """Applies a command at policy time ``now``, seconds. A refused command is audited with the reason."""
         key = command.model, command.principal
         case = self._case(key)
         summary, refused = self._carry_out(case, command, now)
-        audit = _command_audit(command, now, summary, refused)
+        audit = command_audit(command, now, summary, refused)
         changes: Changes = {key: case.entry} if case.entry != (case.before or Entry()) else {}
         effects = self._conclude([audit, *case.emitted], changes, now)
         if command.kind == "clear":
@@ -78,9 +78,9 @@ class Ledger:
         return effects
 
     def active(self, now: float) -> list[Decision]:
-        """What was published and has not expired at ``now``, exactly as published; releases too.
+        """The published decisions, releases included, that have not expired at ``now``, exactly as published.
 
-        To be published again at takeover, because a stale record of a former owner may stand in its place.
+        A new owner publishes them again, because a former owner may have written a stale record over them.
         """
         decisions = (entry.decision for entry in self._entries.values())
         return [decision for decision in decisions if decision is not None and decision.expires_at > now]
@@ -88,19 +88,19 @@ class Ledger:
     # -- state
 
     def absorb(self, section: Section) -> None:
-        """Applies a delta; once or again is the same. Raises NewerStateLog, StateLogError."""
+        """Applies a delta; applying it twice changes nothing. Raises NewerStateLog, StateLogError."""
         self._apply(decode_changes(section))
 
     def keys(self) -> list[Key]:
-        """(model, principal) of every entry, in the order in which they came."""
+        """(model, principal) of each entry, in order of insertion."""
         return list(self._entries)
 
     def dump(self, keys: Iterable[Key]) -> Section:
-        """The entries of ``keys``, whole; a key without one says so."""
+        """The complete entries of ``keys``; a key without an entry is recorded as dropped."""
         return encode_changes({key: self._entries.get(key) for key in keys})
 
     def load(self, section: Section) -> None:
-        """Replaces the entries that a dump names by what it holds. Raises NewerStateLog, StateLogError."""
+        """Replaces the entries that a dump names by its content. Raises NewerStateLog, StateLogError."""
         self._apply(decode_changes(section))
 
     @property
@@ -124,7 +124,7 @@ class Ledger:
         return effects
 
     def _dropped(self, now: float) -> Changes:
-        """The entries that mean nothing more at ``now``."""
+        """The entries that have no effect any more at ``now``."""
         gone: Changes = {}
         while self._drops and self._drops[0][0] <= now:
             at, key = heapq.heappop(self._drops)
@@ -146,7 +146,7 @@ class Ledger:
                 heapq.heappush(self._drops, (entry.droppable_at, key))
 
     def _carry_out(self, case: Case, command: Command, now: float) -> tuple[str, bool]:
-        """What came of it, in words, and whether it was refused."""
+        """Returns a summary of the result, and whether the command was refused."""
         if command.kind == "add":
             return self._add(case, command, now)
         if command.kind == "clear":
@@ -154,8 +154,8 @@ class Ledger:
             return "cleared: causes, latches and detection state", False
         gone = case.lift(command.cause_id, now)
         if not gone:
-            wanted = "nothing stands" if command.cause_id is None else f"no cause {command.cause_id} stands"
-            return f"nothing deleted: {wanted} against him", True
+            wanted = "no cause" if command.cause_id is None else f"no cause {command.cause_id}"
+            return f"nothing deleted: there is {wanted} against the principal", True
         return shortened("deleted: " + ", ".join(f"{cause.origin} ({cause.id})" for cause in gone)), False
 
     def _add(self, case: Case, command: Command, now: float) -> tuple[str, bool]:
@@ -163,21 +163,21 @@ class Ledger:
         case.expire(now)
         if action is None or duration is None or not (duration > 0 and is_time(now + duration)):
             return f"not added: it needs an action and a duration above 0, not {action} for {duration}", True
-        obstacle = _obstacle(action, command.issuer, len(case.entry.standings))
+        obstacle = _obstacle(action, command.issuer, len(case.entry.active_causes))
         if obstacle is not None:
             return obstacle, True
         cause = Cause(command.id, _OPERATOR + command.issuer, now + duration, command.reason)
         mode = command.mode or self._policy.mode_of(command.model)
-        case.impose(Standing(cause, action, mode), now)
+        case.impose(ActiveCause(cause, action, mode), now)
         return f"added: {action.name} ({mode}) for {duration:g} seconds", False
 
 
 def _obstacle(action: Action, issuer: str, causes: int) -> str | None:
-    """Why ``issuer`` may not impose ``action`` on one against whom ``causes`` stand, or None."""
+    """Returns why ``issuer`` may not impose ``action`` on a principal with ``causes`` causes, or None."""
     if len(_OPERATOR + issuer) > NAME_CHARACTERS:
         return f"not added: the issuer's name is longer than {NAME_CHARACTERS - len(_OPERATOR)} characters"
     if causes >= MOST_CAUSES:
-        return f"not added: {MOST_CAUSES} causes stand already; delete some first"
+        return f"not added: the principal already has {MOST_CAUSES} causes; delete some first"
     try:
         check_action(action, "not added")
     except ConfigurationError as error:
@@ -186,13 +186,13 @@ def _obstacle(action: Action, issuer: str, causes: int) -> str | None:
 
 
 def _walk(case: Case, timeline: Timeline) -> list[tuple[Place, Record]]:
-    """Lets ``case`` see the events that can matter to it and count the others."""
+    """Applies the events that can change ``case``, counts the others, and returns the records with their positions."""
     emitted: list[tuple[Place, Record]] = []
     at, end = 0 if case.before is not None else _next(case, timeline, 0), len(timeline)
     while at < end:
-        told = len(case.emitted)
+        already = len(case.emitted)
         case.observe(timeline.event(at))
-        emitted += [(timeline.place_of(at), record) for record in case.emitted[told:]]
+        emitted += [(timeline.place_of(at), record) for record in case.emitted[already:]]
         following = _next(case, timeline, at + 1)
         if case.entry.latches:
             case.count(int(timeline.queries[at + 1 : following].sum()))
@@ -201,14 +201,17 @@ def _walk(case: Case, timeline: Timeline) -> list[tuple[Place, Record]]:
 
 
 def _next(case: Case, timeline: Timeline, start: int) -> int:
-    """The first event from ``start`` on that can do more than be counted; the end if there is none."""
+    """The first event from ``start`` on that can change ``case``; the end if there is none."""
     if start >= len(timeline):
         return start
     rest = slice(start, None)
     latched = case.latched_versions()
-    stands = np.array([version in latched for version in timeline.versions] + [False])[timeline.version[rest]]
+    is_latched = np.array([version in latched for version in timeline.versions] + [False])[timeline.version[rest]]
     is_row = timeline.version[rest] >= 0
-    matters: NDArray[np.bool_] = timeline.has_finding[rest] | (is_row & (timeline.flagged[rest] != stands))
+    rises = case.scores_that_rise()
+    rise_at = np.array([rises.get(version, np.inf) for version in timeline.versions] + [np.inf])[timeline.version[rest]]
+    matters: NDArray[np.bool_] = timeline.has_finding[rest] | (is_row & (timeline.flagged[rest] != is_latched))
+    matters |= timeline.flagged[rest] & (timeline.score[rest] >= rise_at)
     matters |= timeline.time[rest] >= case.deadline(float(timeline.time[start - 1]) if start else -np.inf)
     matters |= np.cumsum(timeline.queries[rest]) >= case.queries_to_next_step()
     if case.awaits_enforcement():
@@ -217,32 +220,5 @@ def _next(case: Case, timeline: Timeline, start: int) -> int:
 
 
 def _missing(counts: Iterable[Counted]) -> list[tuple[Place, Record]]:
-    """What the logger had to drop, for the record: nothing was concluded from those queries."""
-    return [((2 * one.at_row, at), _missing_audit(one)) for at, one in enumerate(counts) if one.count.kind == "dropped"]
-
-
-def _missing_audit(counted: Counted) -> Audit:
-    count = counted.count
-    return Audit(
-        id=content_id("missing", count.model, count.principal, count.queries, count.occurred_at, counted.time),
-        occurred_at=counted.time,
-        kind="queries_missing",
-        model=count.model,
-        principal=count.principal,
-        actor="logger",
-        summary=f"{count.queries} queries were dropped before they were logged; nobody judged them",
-        detail={"queries": count.queries, "counted_at": count.occurred_at},
-    )
-
-
-def _command_audit(command: Command, now: float, summary: str, refused: bool) -> Audit:
-    return Audit(
-        id=content_id("command", command.model, command.principal, command.id),
-        occurred_at=now,
-        kind="command_refused" if refused else "command",
-        model=command.model,
-        principal=command.principal,
-        actor=command.issuer,
-        summary=summary,
-        detail={"command": command.id, "kind": command.kind, "reason": command.reason},
-    )
+    """Audit records of the queries that the logger dropped, with their positions."""
+    return [((2 * one.at_row, at), missing_audit(one)) for at, one in enumerate(counts) if one.count.kind == "dropped"]

@@ -1,4 +1,4 @@
-"""What of a micro-batch was not judged, and which judged rows stand between."""
+"""The unjudged and dropped queries of a micro-batch, and the judged rows between them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _WORD_CHARACTERS = 64
 
 @dataclass(frozen=True, slots=True)
 class OddEvent:
-    """So many ``queries`` of ``key`` to ``version`` that were "dropped" or "unjudged", at ``place``, before which
-    ``rows`` rows of the micro-batch stand."""
+    """``queries`` of ``key`` to ``version`` that were "dropped" or "unjudged", at ``place``, after ``rows`` rows of the
+    micro-batch."""
 
     place: Place
     rows: int
@@ -31,7 +31,7 @@ class OddEvent:
 
 
 def odd_events(activity: Activity) -> list[OddEvent]:
-    """All of them, in log order."""
+    """All unjudged and dropped queries of a micro-batch, in log order."""
     events = []
     for row, why in activity.unjudged.items():
         identity = activity.keys[activity.key_index[row]]
@@ -48,12 +48,12 @@ def odd_events(activity: Activity) -> list[OddEvent]:
 
 
 def _word(reason: str) -> str:
-    """``reason``, which comes from outside, if a record can hold it."""
+    """``reason`` if a record can hold it, else ``OTHER``: it comes from outside."""
     return reason if plain(reason, _WORD_CHARACTERS) else OTHER
 
 
 class JudgedRows:
-    """The judged rows of an activity, by principal and by model; each is given once."""
+    """The judged rows of an activity, by principal and by model; each row is returned once."""
 
     def __init__(self, activity: Activity) -> None:
         judged = np.arange(len(activity)) if activity.judged is None else np.flatnonzero(activity.judged)
@@ -71,7 +71,7 @@ class JudgedRows:
 
     @property
     def keys(self) -> KeysView[Key]:
-        """Who may have rows; a model is asked for as its principal without a name."""
+        """The keys that can have rows; (model, "") is the key of all rows of a model."""
         return self._members.keys()
 
     def of(self, key: Key, before: int) -> list[int]:
@@ -80,12 +80,12 @@ class JudgedRows:
         return self._of(key)[0][start:end]
 
     def principals_of(self, model: str, before: int) -> list[str]:
-        """Whose the next rows of ``model`` up to the row ``before`` are."""
+        """The principals of the next rows of ``model`` up to the row ``before``."""
         start, end = self._next((model, ""), before)
         return [self._names[own] for own in self._of((model, ""))[1][start:end]]
 
     def pass_by(self, key: Key, before: int) -> None:
-        """Leave out the rows of ``key`` up to the row ``before``."""
+        """Skips the rows of ``key`` up to the row ``before``."""
         self._next(key, before)
 
     def _next(self, key: Key, before: int) -> tuple[int, int]:
@@ -94,7 +94,7 @@ class JudgedRows:
         return start, end
 
     def _of(self, key: Key) -> tuple[list[int], list[int]]:
-        """Rows of ``key`` in order, and the index of each one's principal."""
+        """The rows of ``key`` in order, and the index of each row's principal."""
         if key not in self._found:
             parts = [slice(self._bounds[at], self._bounds[at + 1]) for at in self._members.get(key, ())]
             rows = np.concatenate([self._rows[:0], *(self._rows[part] for part in parts)])

@@ -1,4 +1,4 @@
-"""The events of each principal whom the ledger must look at, cut out of a micro-batch."""
+"""The events of a micro-batch, by principal, for the principals that the ledger must look at."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from detector.policy.case import Event
 class Timeline:
     """The ``m`` events of one principal of one model, in log order.
 
-    ``row`` int64 (m,): the row, or for a count the row before which it came; ``count`` int64 (m,): its index among
-    the counts, -1 for a row. ``version`` int64 (m,) into ``versions``, -1 without a verdict. ``queries`` int64 (m,).
-    ``findings`` by event, and at most one of the ``turns`` besides; ``has_finding`` bool (m,) says where there is any.
+    ``row`` int64 (m,): the row, or for a count the row after it; ``count`` int64 (m,): its index among the counts, -1
+    for a row. ``version`` int64 (m,) into ``versions``, -1 without a verdict. ``queries`` int64 (m,). ``score`` float64
+    (m,), NaN without a score, and ``index`` int64 (m,), as in the activity. ``findings`` and ``turns`` by event, at
+    most one turn each; ``has_finding`` bool (m,): events with a finding or a turn.
     """
 
     key: Key
@@ -31,6 +32,8 @@ class Timeline:
     flagged: NDArray[np.bool_]
     learning: NDArray[np.bool_]
     queries: NDArray[np.int64]
+    score: NDArray[np.float64]
+    index: NDArray[np.int64]
     has_finding: NDArray[np.bool_]
     findings: dict[int, list[Finding]]
     turns: Mapping[int, Turn] = field(default_factory=dict)
@@ -46,6 +49,8 @@ class Timeline:
             flagged=bool(self.flagged[at]),
             learning=bool(self.learning[at]),
             queries=int(self.queries[at]),
+            score=float(self.score[at]),
+            query_index=int(self.index[at]),
             findings=self.findings.get(at, ()),
             turn=self.turns.get(at),
         )
@@ -56,7 +61,7 @@ class Timeline:
 
 
 def timelines(activity: Activity, known: Collection[Key], turns: Mapping[Key, Sequence[Turn]]) -> Iterator[Timeline]:
-    """One timeline for each principal that is flagged somewhere, has ``turns``, or is ``known`` and active."""
+    """Yields a timeline for each principal that is flagged at a row, has ``turns``, or is ``known`` and active."""
     findings: dict[int, list[Finding]] = {}
     for finding in activity.findings:
         findings.setdefault(finding.row, []).append(finding)
@@ -107,7 +112,7 @@ def _of_rows(
     activity: Activity,
     findings: dict[int, list[Finding]],
 ) -> Timeline:
-    """``owned``: the rows of each of ``versions``."""
+    """The timeline without counts and turns; ``owned``: the rows of each of ``versions``."""
     rows = np.concatenate([np.empty(0, dtype=np.int64), *owned])
     version = np.repeat(np.arange(len(versions)), [len(of_version) for of_version in owned])
     if len(versions) > 1:
@@ -128,13 +133,15 @@ def _of_rows(
         flagged=activity.flagged[rows],
         learning=np.zeros(len(rows), dtype=np.bool_) if activity.learning is None else activity.learning[rows],
         queries=np.ones(len(rows), dtype=np.int64),
+        score=np.full(len(rows), np.nan) if activity.score is None else activity.score[rows],
+        index=np.zeros(len(rows), dtype=np.int64) if activity.index is None else activity.index[rows],
         has_finding=has_finding,
         findings=mine,
     )
 
 
 def _with_counts(timeline: Timeline, activity: Activity, counts: list[int]) -> Timeline:
-    """``timeline`` with the counts of those indices where they belong; a count comes before its row."""
+    """``timeline`` with the counts of these indices inserted; a count comes before its row."""
     counted = [activity.counts[at] for at in counts]
     places = np.searchsorted(timeline.row, [one.at_row for one in counted], side="left")
     no = [False] * len(counted)
@@ -150,6 +157,8 @@ def _with_counts(timeline: Timeline, activity: Activity, counts: list[int]) -> T
         flagged=np.insert(timeline.flagged, places, no),
         learning=np.insert(timeline.learning, places, [one.learning for one in counted]),
         queries=np.insert(timeline.queries, places, [one.count.queries for one in counted]),
+        score=np.insert(timeline.score, places, np.full(len(counted), np.nan)),
+        index=np.insert(timeline.index, places, [0] * len(counted)),
         has_finding=has_finding,
         findings=findings,
     )

@@ -1,6 +1,6 @@
-"""Batches that decompress to far more than anybody means to send: a megabyte of zstd may hold two gigabytes.
+"""Batches that decompress to far more than any client means to send: a megabyte of zstd may hold two gigabytes.
 
-Kafka takes them, and whoever reads one needs memory for all of it at once. They are not decompressed.
+Kafka accepts them, and a reader needs memory for all of it at once. They are not decompressed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_BYTES = 67_108_864
-"""So much a batch may decompress to: clients limit a batch, a megabyte by default, before they compress it."""
+"""The most bytes that a batch may decompress to: clients limit a batch, a megabyte by default, before they compress
+it."""
 
 _CODECS = {1: (cramjam.gzip, 1_032), 3: (cramjam.lz4, 255), 4: (cramjam.zstd, 32_768)}
-"""Module, and by how much it shrinks data at most. Snappy, 2, shrinks a megabyte from some twenty at most."""
+"""The module, and the largest factor by which it shrinks data. Snappy, 2, shrinks at most some twenty megabytes to
+one."""
 
 
 def is_bomb(codec: int, data: bytes, most: int = MOST_BYTES) -> bool:
-    """Whether ``data``, the records of a batch, decompress to over ``most`` bytes; ``codec`` as Kafka numbers it."""
+    """Returns whether ``data``, the records of a batch, decompress to over ``most`` bytes; ``codec`` as Kafka numbers
+    it."""
     module, ratio = _CODECS.get(codec, (None, 1))
     if module is None or len(data) * ratio <= most:
         return False

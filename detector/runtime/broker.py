@@ -39,7 +39,7 @@ _VERSIONS_REQUEST = struct.pack(">hhih9s", 18, 0, 1, 9, b"weirguard")
 
 
 def dying_with_parent(command: list[str]) -> list[str]:
-    """``command`` so wrapped that Linux kills it with the thread that started it; elsewhere unchanged.
+    """Returns ``command``, wrapped so that Linux kills it with the thread that started it; elsewhere unchanged.
 
     The wrapper becomes the command by exec, so the process id is the command's own.
     """
@@ -49,7 +49,7 @@ def dying_with_parent(command: list[str]) -> list[str]:
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on now, outside the range of outgoing connections."""
+    """Returns a free loopback TCP port outside the range of outgoing connections."""
     for _ in range(200):
         port = _PORTS[secrets.randbelow(len(_PORTS))]
         with socket.socket() as probe:
@@ -71,12 +71,14 @@ def _require_free(port: int) -> None:
 
 
 def answers_metadata(host: str, port: int, timeout_seconds: float = 1.0) -> bool:
-    """Whether a broker answers a Kafka Metadata request in plain text at this address within ``timeout_seconds``."""
+    """Returns whether a broker answers a Kafka Metadata request in plain text at this address within
+    ``timeout_seconds``."""
     return _answers(_METADATA_REQUEST, host, port, None, timeout_seconds)
 
 
 def answers_versions(host: str, port: int, tls: ssl.SSLContext | None, timeout_seconds: float = 1.0) -> bool:
-    """Whether a broker answers a Kafka ApiVersions request, over TLS if given: any broker does, secured or not."""
+    """Returns whether a broker answers a Kafka ApiVersions request, over TLS if given: any broker does, secured or
+    not."""
     return _answers(_VERSIONS_REQUEST, host, port, tls, timeout_seconds)
 
 
@@ -136,7 +138,7 @@ class EmbeddedBroker:
         self.stop()
 
     def start(self, timeout_seconds: float = 20.0) -> None:
-        """Start and return once a Metadata request is answered. Raises BrokerError when that takes too long."""
+        """Starts, and returns once a Metadata request is answered. Raises BrokerError when that takes too long."""
         if self._process is not None:
             raise BrokerError(f"the embedded broker already runs on {self.bootstrap}")
         _require_free(self.port)
@@ -148,7 +150,7 @@ class EmbeddedBroker:
             time.sleep(0.02)
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
-        """Stop politely, by force after ``timeout_seconds``. Everything it held is gone."""
+        """Stops, by force after ``timeout_seconds``. All its data is lost."""
         if self._process is None:
             return
         self._process.terminate()
@@ -165,7 +167,7 @@ class EmbeddedBroker:
             self._forget()
 
     def restart(self) -> None:
-        """Stop and start on the same port; topics, records and committed offsets are lost."""
+        """Stops and starts on the same port; topics, records and committed offsets are lost."""
         self.stop()
         self.start()
 

@@ -1,11 +1,11 @@
-"""Whether a worker lives and is ready, from what the stream tells and the time alone."""
+"""Whether a worker lives and is ready, from the facts of the stream and the time alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-Fact = float | int | str | dict[str, str] | None
+Fact = float | int | str | dict[str, str] | list[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +18,16 @@ class Probe:
 
 
 QUIET_SECONDS = 15.0
-"""A worker that has heard nothing of its brokers for so long is not ready."""
+"""A worker that has heard nothing from its brokers for this long is not ready."""
 
 
 @dataclass(slots=True)
 class Health:
-    """What is known of a worker. ``clock`` gives seconds and never goes back.
+    """The state of a worker. ``clock`` returns seconds and never goes back.
 
-    ``stall_seconds``: so long without progress, while there is work, and the worker does not live any more. That the
-    broker is silent is no reason: ``behind`` counts only while it is told anew. ``profiles``: the hash of the one that
-    each model version is judged by.
+    ``stall_seconds``: after this long without progress, while there is work, the worker counts as dead. A silent broker
+    does not count: ``behind`` counts only while it is refreshed. ``profiles``: the hash of the profile of each model
+    version. ``uncalibrated``: model versions that were seen and are judged without a profile.
     """
 
     clock: Callable[[], float]
@@ -37,6 +37,7 @@ class Health:
     event_time: float | None = None
     records_behind: int = 0
     profiles: Mapping[str, str] = field(default_factory=dict)
+    uncalibrated: set[str] = field(default_factory=set)
     stop_reason: str | None = None
     _moved_at: float = field(init=False)
     _behind_since: float | None = field(init=False, default=None)
@@ -48,7 +49,7 @@ class Health:
         self._moved_at = self._told_at = self._heard_at = self.clock()
 
     def assigned(self, partitions: int) -> None:
-        """The group gave this worker ``partitions``; their state is to be restored."""
+        """The group assigned ``partitions`` to this worker; their state is to be restored."""
         self.partitions_assigned, self.partitions_recovered = partitions, 0
         self._moved_at = self._heard_at = self.clock()
 
@@ -88,7 +89,7 @@ class Health:
         self._moved_at = self.clock()
 
     def behind(self, records: int) -> None:
-        """The broker says that ``records`` wait."""
+        """The broker reports that ``records`` wait."""
         self.records_behind = records
         self._told_at = self.clock()
         if records == 0:
@@ -149,5 +150,6 @@ class Health:
             "still_seconds": round(self.still_seconds(), 3),
             "silent_seconds": round(self.silent_seconds(), 3),
             "profiles": dict(self.profiles),
+            "uncalibrated": sorted(self.uncalibrated),
         }
         return Probe(trouble is None, trouble or "ok", facts)

@@ -1,4 +1,4 @@
-"""What a library says again and again is said once a minute: a broker that is away made some 80 lines a second."""
+"""Limits repeated log lines of libraries to once a minute: an absent broker caused some 80 lines a second."""
 
 from __future__ import annotations
 

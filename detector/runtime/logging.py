@@ -1,4 +1,4 @@
-"""Structured logs on standard error. What is secret or a customer's data does not get into them."""
+"""Structured logs on standard error, without secrets and without customers' data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LIBRARIES = ("aiokafka", "asyncio", "faust", "kafka", "mode", "urllib3")
 
 
 def configure_logging(settings: LoggingSettings) -> None:
-    """Send structlog's and the standard library's messages to standard error in the form that is set."""
+    """Sends structlog's and the standard library's messages to standard error in the configured form."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -52,7 +52,7 @@ def configure_logging(settings: LoggingSettings) -> None:
 
 
 def withhold(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Replace secrets and customers' data by a note: named so, or an array, bytes or a long sequence."""
+    """Replaces secrets and customers' data by a note: by name, or if they are an array, bytes or a long sequence."""
     return {name: _shown(name, value) for name, value in event.items()}
 
 
@@ -72,8 +72,8 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def visible(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Names and messages from outside cannot move the cursor or forge a line; a traceback keeps its lines, indented,
-    and none of a message in it begins where an entry of the log does."""
+    """Escapes names and messages from outside, so that they cannot move the cursor or forge a line; a traceback keeps
+    its lines, indented, so that no message in it starts like an entry of the log."""
     return {name: _visible(name, value) for name, value in event.items()}
 
 

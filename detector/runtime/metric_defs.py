@@ -1,7 +1,7 @@
-"""Every metric as data: dashboards, alert rules, documentation and tests are held against this list.
+"""Every metric as data: dashboards, alert rules, documentation and tests are checked against this list.
 
-No principal is ever a label. A label either has a closed set of values, and any other is refused, or holds so many
-distinct values at most, and those that come later are counted under ``other``.
+No principal is ever a label. A label either has a closed set of values and refuses any other, or a bounded number of
+distinct values, and counts later ones under ``other``.
 """
 
 from __future__ import annotations
@@ -82,57 +82,63 @@ QUERIES_ANSWERED = Metric(
     (MODEL,),
 )
 QUERIES_REPEATED = Metric(
-    "queries_repeated_total", "queries", "Queries that repeat an earlier one word for word.", (MODEL,)
+    "queries_repeated_total", "queries", "Queries that are equal to an earlier one of their principal.", (MODEL,)
+)
+QUERIES_UNCALIBRATED = Metric(
+    "queries_uncalibrated_total",
+    "queries",
+    "Queries judged without a profile of honest traffic, repeats among them.",
+    (MODEL,),
 )
 QUERIES_UNJUDGED = Metric(
     "queries_unjudged_total",
     "queries",
-    "Answered queries that could not be judged; of the model unknown where a record does not tell.",
+    "Answered queries that could not be judged; model unknown where the record does not name it.",
     (MODEL, REASON),
 )
-QUERIES_DROPPED = Metric("queries_dropped_total", "queries", "Answered queries that a logger lost.", (MODEL, REASON))
+QUERIES_DROPPED = Metric("queries_dropped_total", "queries", "Answered queries that a logger dropped.", (MODEL, REASON))
 QUERIES_EXCUSED = Metric(
     "queries_excused_total",
     "queries",
-    "Unjudged queries of which nobody is accused, as most active principals of the model send such.",
+    "Unjudged queries that flag nobody, because most active principals of the model send such.",
     (MODEL,),
 )
 RECORDS = Metric("records_total", "records", "Kafka records applied.", (TOPIC,))
 QUERIES_MISSING = Metric(
     "queries_missing_total",
     "queries",
-    "Queries that carried no features: dropped by a logger, not fit to be logged, or refused by a gate.",
+    "Queries without features: dropped by a logger, unfit for the log, or refused by a gate.",
     (MISSING_KIND,),
 )
 DEAD_LETTERS = Metric("dead_letters_total", "records", "Records and rows refused.", (REASON,))
 REPAIRED = Metric(
     "repaired_total",
     "1",
-    "Odd values of queries that were replaced, so that their rows could be judged.",
+    "Invalid values of queries that were replaced, so that their rows could be judged.",
     (Label("what", tuple(REPAIRS)),),
 )
 DEAD_LETTERS_NOT_KEPT = Metric(
     "dead_letters_not_kept_total",
     "records",
-    "Records and rows refused that are in no dead letter, as those of a reason are limited by the minute.",
+    "Records and rows refused without a dead letter, because those of a reason are limited per minute.",
     (REASON,),
 )
 REFUSED = Metric(
     "refused_messages_total",
     "records",
-    "Records for people that Kafka refused for good, and that were left out.",
+    "Records for people that Kafka refused for good and that were left out.",
     (Label("topic", ("alerts", "audit", "scores", "dead_letters")),),
 )
 INTERNAL_ERRORS = Metric(
     "internal_errors_total",
     "errors",
-    "Errors in what watches and reports; the worker goes on.",
+    "Errors in watchdog, probes and reports; the worker goes on.",
     (Label("where", ("watchdog", "probes", "survey")),),
 )
 MISFITS = Metric(
     "profile_misfits_total",
     "queries",
-    "Queries that no profile fits, while there are profiles: of an unknown model or version, or in another form.",
+    "Queries that no profile fits, while there are profiles: of an unknown model or version, or of another form.",
     (MODEL, MISFIT),
 )
 PROFILE_INFO = Metric(
@@ -142,22 +148,27 @@ PROFILE_INFO = Metric(
     (MODEL, MODEL_VERSION, PROFILE),
 )
 REKEYED = Metric("rekeyed_total", "queries", "Queries that came in another partition than their principal's.")
-ALERTS = Metric("alerts_total", "alerts", "Principals that became suspects.", (MODEL, SIGNAL, SEVERITY))
-DECISIONS = Metric(
-    "decisions_total", "decisions", "Decisions published, renewals and releases too.", (ACTION, MODE, ORIGIN)
+ALERTS = Metric(
+    "alerts_total",
+    "alerts",
+    "Principals that were flagged, by the severity of their first alert.",
+    (MODEL, SIGNAL, SEVERITY),
 )
-DECISIONS_ACTIVE = Metric("decisions_active", "decisions", "Decisions that stand.", (MODEL, ACTION, MODE))
+DECISIONS = Metric(
+    "decisions_total", "decisions", "Decisions published, including renewals and releases.", (ACTION, MODE, ORIGIN)
+)
+DECISIONS_ACTIVE = Metric("decisions_active", "decisions", "Decisions in force.", (MODEL, ACTION, MODE))
 SCORE = Metric(
     "score_ratio",
     "1",
-    "Suspicion as a share of the threshold, of each principal in a micro-batch: from 1 on it is a suspect's.",
+    "Score of each principal in a micro-batch: suspicion as a share of the threshold, flagged from 1 on.",
     (MODEL,),
     _SUSPICION,
 )
 EXPOSURE = Metric(
     "exposure_ratio",
     "1",
-    "How much of the model each principal in a micro-batch may know by now, as the signal measures it: 1 is all of it.",
+    "Share of the model that each principal in a micro-batch may have learned, as the signal estimates it: 1 is all.",
     (MODEL, SIGNAL),
     _SHARES,
 )
@@ -166,26 +177,31 @@ STAGE_DURATION = Metric(
 )
 PRINCIPALS_TRACKED = Metric("principals_tracked", "principals", "Principals whose state is held.")
 STATE_BYTES = Metric("state_bytes", "bytes", "Detection state held in memory.")
-EVICTIONS = Metric("evictions_total", "principals", "Principals forgotten for want of space.")
-GAPS = Metric("source_gaps_total", "gaps", "Holes in a source that were passed, transaction markers too.", (TOPIC,))
+EVICTIONS = Metric("evictions_total", "principals", "Principals evicted because the limit was reached.")
+GAPS = Metric(
+    "source_gaps_total", "gaps", "Gaps in a source that were passed, including transaction markers.", (TOPIC,)
+)
 RECORDS_LOST = Metric(
     "source_records_lost_total",
     "records",
-    "Offsets that were deleted from a source, by its retention or by hand, before they were judged.",
+    "Offsets that were deleted from a source, by retention or by hand, before they were judged.",
     (TOPIC,),
 )
 RECORD_TIMES_CLAMPED = Metric(
-    "record_times_clamped_total", "records", "Source records whose Kafka timestamp was not believed.", (TIME_FAULT,)
+    "record_times_clamped_total",
+    "records",
+    "Source records whose Kafka timestamp was impossible and was replaced.",
+    (TIME_FAULT,),
 )
 STALE_RECORDS = Metric(
     "state_log_stale_records_total",
     "records",
-    "Records of former owners that were read behind a newer owner's fence, and left out.",
+    "Records of former owners that were read after a newer owner's fence and ignored.",
 )
 SKIPPED_SECTIONS = Metric(
     "state_log_skipped_sections_total",
     "sections",
-    "Sections of state records that this version does not know, and left out.",
+    "Sections of state records that this version does not know and ignored.",
 )
 STATE_LOG_RECORDS = Metric("state_log_records_total", "records", "Records written to the state log.", (RECORD_KIND,))
 STATE_LOG_BYTES = Metric("state_log_bytes_total", "bytes", "Bytes written to the state log.", (RECORD_KIND,))
@@ -201,7 +217,7 @@ LAST_RECORD = Metric(
     "last_record_processed_timestamp_seconds", "seconds", "When a Kafka record was last applied, Unix time."
 )
 RECORDS_BEHIND = Metric(
-    "records_behind", "records", "Source records that are not applied yet, as last asked.", (TOPIC, PARTITION)
+    "records_behind", "records", "Source records that are not applied yet, as of the last check.", (TOPIC, PARTITION)
 )
 RECORDS_UNCOMMITTED = Metric(
     "records_uncommitted", "records", "Applied records that are not committed yet.", (TOPIC, PARTITION)

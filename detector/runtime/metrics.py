@@ -33,7 +33,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """The metrics of one process in ``registry``. Safe to use from several threads.
 
-    ``models``: so many models get a label value of their own.
+    ``models``: the number of models with a label value of their own.
     """
 
     def __init__(self, registry: CollectorRegistry, models: int = 50) -> None:

@@ -1,4 +1,5 @@
-"""Batches that kafka-python cannot read, and that any client of librdkafka can write: it fails on each of them, always.
+"""Batches that kafka-python cannot read although any client of librdkafka can write them; it fails on each of them,
+always.
 
 A record with a header name that is not UTF-8 is read once more, each wrong byte as U+FFFD. A batch that would take all
 memory (``bombs``) is not decompressed: its records are empty. ``tests/stream/test_header_names.py`` fails when this no
@@ -24,7 +25,7 @@ class LenientBytes(bytearray):
 
 @cache
 def install() -> None:
-    """Have kafka-python's consumers read so, from the first call on."""
+    """Makes kafka-python's consumers read this way, from the first call on."""
     from kafka.record.default_records import DefaultRecordBatch
 
     from detector.runtime.bombs import is_bomb
@@ -49,7 +50,7 @@ def install() -> None:
 
 
 def _empty_records(count: int) -> bytearray:
-    """``count`` records, as they stand in a batch, without key, value and headers."""
+    """Returns ``count`` records in the form of a batch, without key, value and headers."""
     from kafka.record.util import encode_varint
 
     found = bytearray()

@@ -10,7 +10,7 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def printable(text: str) -> str:
-    """``text`` in one line: each character that a terminal would obey or not show is written as its escape."""
+    """Returns ``text`` in one line: each character that a terminal would obey or hide is written as its escape."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -19,12 +19,12 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """``text`` made printable line by line: its own line ends and tabs stay, as in a traceback."""
+    """Returns ``text`` made printable line by line: its own line ends and tabs stay, as in a traceback."""
     return "\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n"))
 
 
 def html_text(text: str) -> str:
-    """``text`` printable, and such that HTML and XML read it as nothing but text."""
+    """Returns ``text`` printable, and escaped so that HTML and XML read it as text alone."""
     return escape(printable(text))
 
 

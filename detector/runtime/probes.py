@@ -26,8 +26,8 @@ def _ignore(_: Exception) -> None:
 class ProbeServer:
     """Serves ``metrics`` and ``health`` on ``host`` and ``port``, 0 for any, until stopped.
 
-    ``failed`` is given each error of an answer; the server goes on. Raises ConfigurationError when the port
-    cannot be had.
+    ``failed`` is called with each error of an answer; the server goes on. Raises ConfigurationError when the port is
+    not available.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ProbeServer:
         self.stop()
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Starts to answer."""
         self._thread.start()
 
     def _serve(self) -> None:
@@ -72,7 +72,7 @@ class ProbeServer:
                 self._server.failed(error)
 
     def stop(self) -> None:
-        """Close the port."""
+        """Closes the port."""
         self._stopping = True
         self._server.shutdown()
         self._server.server_close()
@@ -89,7 +89,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """An asker who leaves is no error."""
+        """Ignores a client that leaves."""
         error = sys.exc_info()[1]
         if isinstance(error, Exception) and not isinstance(error, ConnectionError | TimeoutError):
             self.failed(error)
@@ -126,6 +126,6 @@ def _handler(pages: dict[str, Callable[[], _Answer]]) -> type[BaseHTTPRequestHan
             self.wfile.write(body)
 
         def log_message(self, *arguments: object) -> None:
-            """A probe each second is no news."""
+            """Logs nothing: there is a probe each second."""
 
     return Handler

@@ -156,9 +156,9 @@ class WorkerSettings(Section):
     dead_letters_per_minute: Count = 1000
     """The most dead letters of one reason that a partition keeps in a minute; of more a sample, and all are counted."""
     checkpoint_bytes: Count = 33_554_432
-    """So many bytes of state log, per partition, from one checkpoint round to the next."""
+    """Bytes of state log, per partition, from one checkpoint round to the next."""
     session_timeout_seconds: Seconds = 10.0
-    """Without a heartbeat for so long, a worker's partitions go to the others."""
+    """Without a heartbeat for this long, a worker's partitions go to the others."""
     heartbeat_seconds: Seconds = 1.0
     """Between two heartbeats; a third of session_timeout_seconds at most."""
     commit_seconds: Seconds = 1.0
@@ -198,9 +198,9 @@ class PradaSettings(Section):
     check_every: Count = 10
     """Distances between two tests."""
     consecutive_checks: Count = 2
-    """So many suspicious tests in a row make a suspect."""
+    """The number of suspicious tests in a row that flags a principal."""
     repeat_memory: Pages = 256
-    """So many of the last queries inside the growing set are remembered, to know exact repeats."""
+    """The number of last queries inside the growing set that are remembered, to recognise exact repeats."""
 
     @model_validator(mode="after")
     def _every_distance_is_tested(self) -> Self:
@@ -229,6 +229,9 @@ class DetectionSettings(Section):
     """The prada signal."""
     limits: LimitSettings = LimitSettings()
     """Bounds of state."""
+    outputs: dict[str, Literal["probability", "score", "label", "probabilities", "none"]] = Field(default_factory=dict)
+    """What the outputs of a model are, or with the name * those of all others, until there is a profile that knows; not
+    set: what they look like."""
     dimensions: dict[str, Width] = Field(default_factory=dict)
     """Number of features by model; a query with another is unjudged. Not set: that of the profile, else of most of the
     principal's own queries."""
@@ -250,11 +253,11 @@ class PolicySettings(Section):
     slow_queries_per_second: Positive = 1.0
     """The rate that a slowed principal is left with, in each gate process."""
     refuse_after_queries: Count = 50
-    """So many further queries of a slowed suspect turn slow into refuse."""
+    """The number of further queries of a slowed suspect that turns slow into refuse."""
     unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
     """A principal is a suspect once this many of their last 150 to 300 answered queries cannot be judged."""
     allowlist: FilePath | None = None
-    """File of principals against whom no decision is made; alerts stay."""
+    """File of principals whose decisions are withheld; their alerts are published."""
 
 
 class PrincipalSettings(Section):
@@ -281,7 +284,7 @@ class MetricsSettings(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 9108
     """TCP port; 0 takes a free one."""
     models: Count = 50
-    """So many models get a metric label of their own; those after are counted as "other"."""
+    """The number of models with a metric label of their own; further models are counted as "other"."""
 
 
 class LoggingSettings(Section):
@@ -291,6 +294,13 @@ class LoggingSettings(Section):
     """The least severe message that is written."""
     format: Literal["json", "console"] = "json"
     """One JSON object a line, or coloured text for people."""
+
+
+class SourcesSettings(Section):
+    """Log files that commands read."""
+
+    map: dict[str, str] = Field(default_factory=dict)
+    """Which columns are what: columns by role, as the option --map has them, which wins. principal: user_id."""
 
 
 def secret(section: Section, section_name: str, key: str) -> str | None:

@@ -22,6 +22,7 @@ from detector.runtime.sections import (
     MetricsSettings,
     PolicySettings,
     PrincipalSettings,
+    SourcesSettings,
     WorkerSettings,
 )
 from detector.runtime.settings_errors import refusals
@@ -29,6 +30,7 @@ from detector.runtime.settings_file import read_file
 from detector.runtime.settings_keys import Key, leaves
 from detector.runtime.settings_variables import DELIMITER, FILE_VARIABLE, PREFIX, refuse_wrong_variables, variable_of
 from detector.runtime.tls import tls_context
+from detector.sources.mapping import sources_of
 
 __all__ = ["FILE_VARIABLE", "Settings", "load_settings", "sources"]
 
@@ -56,6 +58,8 @@ class Settings(BaseSettings):
     """From verdict to decision."""
     principals: PrincipalSettings = PrincipalSettings()
     """Who is who."""
+    sources: SourcesSettings = SourcesSettings()
+    """Log files that commands read."""
     metrics: MetricsSettings = MetricsSettings()
     """Metrics and health."""
     logging: LoggingSettings = LoggingSettings()
@@ -97,6 +101,7 @@ def load_settings(path: Path | None = None) -> Settings:
     settings.kafka.client_arguments()
     tls_context(settings.kafka)
     settings.principals.hasher()
+    sources_of(settings.sources.map, "sources.map")
     return settings
 
 

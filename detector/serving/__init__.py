@@ -1,8 +1,8 @@
-"""What the operator of a prediction service imports.
+"""The package that a prediction service imports.
 
-``QueryLogger`` sends scored queries to the detector, ``Gate`` says what the detector decided, the ASGI
-middleware in :mod:`detector.serving.asgi` does both. Importing this package loads the standard library
-alone: Kafka's client, numpy and msgspec are imported when a logger or a gate starts.
+``QueryLogger`` sends scored queries to the detector, ``Gate`` returns the detector's decisions, the ASGI middleware in
+:mod:`detector.serving.asgi` does both. Importing this package loads the standard library alone: Kafka's client, numpy
+and msgspec are imported when a logger or a gate starts.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def log(
 
 
 def verdict(scope: Scope) -> Verdict:
-    """What the gate said of this request, for an endpoint that wants to know."""
+    """Returns the gate's verdict on this request, for an endpoint that needs it."""
     exchange = scope.get(_SCOPE_KEY)
     return exchange.verdict if isinstance(exchange, Exchange) else Verdict(stale=True)
 

@@ -1,4 +1,4 @@
-"""The JSON of a body, whatever it was encoded with, within a bound, or a word for why there is none."""
+"""The JSON of a body in any encoding, within a size limit, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ _PLAIN = {"", "identity"}
 
 
 def document(data: bytes, encodings: str, limit: int) -> Any:
-    """The JSON in ``data``, whose Content-Encoding is ``encodings`` (may be empty).
+    """Returns the JSON in ``data``, whose Content-Encoding is ``encodings`` (may be empty).
 
-    Not everybody minds that header, so ``data`` that is JSON as it stands counts as well. Raises Unjudged:
-    ``encoding``, ``too-large`` beyond ``limit`` bytes decoded, ``syntax``, or ``ambiguous`` where two readers could
-    read two things.
+    Some servers ignore that header, so ``data`` that is plain JSON counts as well. Raises Unjudged: ``encoding``,
+    ``too-large`` beyond ``limit`` bytes decoded, ``syntax``, or ``ambiguous`` where it can be read in two ways.
     """
     if not encodings:
         return _parse(data)
@@ -38,7 +37,7 @@ def document(data: bytes, encodings: str, limit: int) -> Any:
 
 
 def _parse(data: bytes) -> Any:
-    """The JSON of ``data`` in any Unicode; bytes that are none are taken as Latin-1, numbers are ASCII in both."""
+    """Returns the JSON of ``data`` in any Unicode; other bytes are read as Latin-1, in which numbers are the same."""
     try:
         try:
             return _loads(data)
@@ -53,12 +52,13 @@ def _parse(data: bytes) -> Any:
 
 
 def _loads(data: bytes | str) -> Any:
+    text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
     try:
-        return json.loads(data, object_pairs_hook=_object)
-    except (UnicodeDecodeError, json.JSONDecodeError):
+        return _JSON.decode(text)
+    except json.JSONDecodeError:
         raise
     except ValueError:  # an integer of over 4,300 digits, which other readers take for infinite
-        return json.loads(data, object_pairs_hook=_object, parse_int=_integer)
+        return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
 
 
 def _integer(digits: str) -> int | float:
@@ -66,15 +66,19 @@ def _integer(digits: str) -> int | float:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; of two values under one name some readers take the first, some the last."""
+    """Returns an object. Raises Unjudged if a name occurs twice: some readers take the first value, some the last."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise Unjudged("ambiguous", "an object of a body has two values under one name")
     return found
 
 
+_JSON = json.JSONDecoder(object_pairs_hook=_object)
+"""Made once: ``json.loads`` makes another one with each call that says more than the text."""
+
+
 def rows_told(found: Any) -> int:
-    """How many rows the JSON ``found``, of a request or an answer, seems to hold; 1 where that cannot be told."""
+    """Returns how many rows the JSON ``found``, of a request or an answer, seems to hold; 1 where that is unknown."""
     parts = [found.get(name) for name in _ROWS] if isinstance(found, dict) else [found]
     return max(1, *map(_rows_of, parts))
 
@@ -83,8 +87,8 @@ _ROWS = ("instances", "inputs", "predictions", "outputs")
 
 
 def _rows_of(part: Any) -> int:
-    """Of a list its length, of named columns that of the longest; of tensors the first length of their shape, as far as
-    their data goes."""
+    """Returns the length of a list, of the longest of named columns, or the first dimension of tensors as far as their
+    data goes."""
     if isinstance(part, dict):
         return max([0, *(len(column) for column in part.values() if isinstance(column, list))])
     if not isinstance(part, list):
@@ -100,7 +104,7 @@ def _rows_of_tensor(tensor: dict[str, Any]) -> int:
 
 
 def decode(data: bytes, encodings: str, limit: int) -> bytes:
-    """``data`` without its ``encodings``, undone from the last one on. Raises Unjudged."""
+    """Returns ``data`` without its ``encodings``, undone from the last one on. Raises Unjudged."""
     layers = [layer for layer in encodings.lower().replace(" ", "").split(",") if layer not in _PLAIN]
     if len(layers) > _MOST_ENCODINGS:
         raise Unjudged("encoding", f"a body has {len(layers)} encodings; at most {_MOST_ENCODINGS} are read")
@@ -119,7 +123,7 @@ def _gzip(data: bytes, limit: int) -> bytes:
 
 
 def _deflate(data: bytes, limit: int) -> bytes:
-    """With or without the frame of zlib: both are in use under this name."""
+    """Decodes deflate with or without the frame of zlib: both are in use under this name."""
     try:
         return _inflate(data, limit, zlib.MAX_WBITS)
     except Unjudged:
@@ -127,7 +131,7 @@ def _deflate(data: bytes, limit: int) -> bytes:
 
 
 def _inflate(data: bytes, limit: int, window: int) -> bytes:
-    """At most ``limit`` + 1 bytes of all members in ``data``."""
+    """Returns at most ``limit`` + 1 bytes of all members in ``data``."""
     found = b""
     while data and len(found) <= limit:
         inflater = zlib.decompressobj(window)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 
 _LOCK = threading.Lock()
-"""One for all: it is held for a moment, and a lock for each of many buckets would have to be fetched from memory."""
+"""One lock for all buckets: it is held for a moment, and a lock per bucket would have to be fetched from memory."""
 
 LONGEST_SECONDS = 1e9
-"""Nobody is told to wait longer, however low the rate: some thirty years, and a header can hold them."""
+"""The longest wait, however low the rate: some thirty years, which a header can hold."""
 
 
 def renew_lock() -> None:
-    """Begin anew, in a forked process: a thread that is gone may have held the lock."""
+    """Replaces the lock in a forked process: a thread that is gone may have held it."""
     global _LOCK  # noqa: PLW0603  the one lock of the process
     _LOCK = threading.Lock()
 
@@ -20,8 +20,8 @@ def renew_lock() -> None:
 class TokenBucket:
     """``rate`` queries a second on average, and at most one second's worth, or one query, at once.
 
-    A request is let through while a whole token is there and then pays for all its rows, so that asking for a
-    thousand rows at once only makes the next wait longer. Safe for any number of threads.
+    A request passes while a whole token is available and is then charged for all its rows, so that a thousand rows at
+    once only make the next wait longer. Safe for any number of threads.
     """
 
     __slots__ = ("_at", "_burst", "_tokens", "rate")
@@ -32,7 +32,7 @@ class TokenBucket:
         self._at = float("inf")
 
     def take(self, now: float, queries: int = 1) -> float:
-        """Pay for ``queries`` at ``now`` (seconds); 0 if let through, else the seconds to wait."""
+        """Charges ``queries`` at ``now`` (seconds). Returns 0 if they may pass, else the seconds to wait."""
         _LOCK.acquire()  # `with` and `min` cost more than all the rest, and a request waits for this
         try:
             tokens = self._tokens
@@ -50,6 +50,6 @@ class TokenBucket:
             _LOCK.release()
 
     def charge(self, queries: int) -> None:
-        """Pay for ``queries`` more that were let through already."""
+        """Charges ``queries`` more that have passed already."""
         with _LOCK:
             self._tokens -= queries

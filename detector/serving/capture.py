@@ -16,7 +16,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class _Body:
-    """At most ``limit`` bytes; one more and all are forgotten."""
+    """At most ``limit`` bytes; one more and all are dropped."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -33,7 +33,7 @@ class _Body:
             self._data += chunk
 
     def document(self) -> Any:
-        """The JSON of it. Raises Unjudged."""
+        """Returns the body as JSON. Raises Unjudged."""
         if self.too_large:
             raise Unjudged("too-large", f"a body has over {self._limit} bytes")
         if self.elsewhere:
@@ -46,7 +46,7 @@ class _Body:
         return read(bytes(self._data), encodings, self._limit)
 
     def rows(self) -> int:
-        """How many rows it seems to hold; 1 where that cannot be told."""
+        """Returns how many rows the body seems to hold; 1 where that is unknown."""
         try:
             return rows_told(self.document())
         except Exception:  # noqa: BLE001  it is unreadable in whatever way
@@ -54,9 +54,9 @@ class _Body:
 
 
 class Capture:
-    """Listens to one exchange. With ``limit`` 0 only the status is noted.
+    """Observes one exchange. With ``limit`` 0 it records the status alone.
 
-    Each message goes on at once and unchanged, so a stream stays a stream. ``headers``: of the request.
+    Each message goes on at once and unchanged, so streams are not buffered. ``headers``: of the request.
     """
 
     def __init__(self, limit: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -70,12 +70,12 @@ class Capture:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the answer was of the kind 2xx."""
+        """Whether the answer was 2xx."""
         return 200 <= self._status < 300
 
     @property
     def negotiation(self) -> bool:
-        """Whether the answer to OPTIONS only says what may be asked: it is empty, or that of a CORS preflight."""
+        """Whether the answer to OPTIONS only lists what is allowed: it is empty, or that of a CORS preflight."""
         return self._empty or any(_values(self._response.headers, b"access-control-allow-methods"))
 
     @property
@@ -84,13 +84,13 @@ class Capture:
 
     @property
     def over(self) -> bool:
-        """Whether nothing of the answer is to come that could still be read."""
+        """Whether no further part of the answer can be read."""
         return self._ended or self._response.too_large
 
     def documents(self) -> tuple[Any, Any]:
-        """Request and response. Raises Unjudged where one cannot be read.
+        """Returns request and response. Raises Unjudged where one cannot be read.
 
-        A stream that broke off is read all the same: its last piece may be one without a byte.
+        A stream that broke off is read all the same: its last piece may be empty.
         """
         request = self._request.document()
         try:
@@ -101,8 +101,8 @@ class Capture:
             raise Unjudged("interrupted", "an answer broke off") from error
 
     def rows(self) -> int:
-        """How many rows were answered, as far as either body tells: of an exchange that cannot be logged. Else somebody
-        would put a thousand rows into each request that cannot be read, and be charged for one."""
+        """Returns how many rows were answered, as far as either body shows, for an exchange that cannot be logged.
+        Otherwise a caller could put a thousand rows into each unreadable request and be charged for one."""
         return max(self._request.rows(), self._response.rows())
 
     def receiving(self, receive: Receive) -> Receive:
@@ -117,7 +117,8 @@ class Capture:
         return wrapped
 
     def sending(self, send: Send, passed: Callable[[], None]) -> Send:
-        """``passed`` is called when the last piece of the answer has gone out, or the first that is too much."""
+        """Returns a wrapper of ``send`` that calls ``passed`` after the last piece of the answer, or the first beyond
+        the limit."""
 
         async def wrapped(message: Message) -> None:
             over = self.over
@@ -163,4 +164,5 @@ class Capture:
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
-    return [bytes(value).decode("latin-1") for key, value in headers if bytes(key).lower() == name]
+    size = len(name)
+    return [bytes(value).decode("latin-1") for key, value in headers if len(key) == size and bytes(key).lower() == name]

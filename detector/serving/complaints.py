@@ -1,4 +1,4 @@
-"""Log lines that a broken broker or a broken extractor cannot turn into a flood."""
+"""Rate-limited warnings: a broken broker or extractor cannot flood the log."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from detector.serving.forks import renew_in_children
 
 @contextlib.contextmanager
 def harmless(failed: Callable[[BaseException], object] | None = None) -> Iterator[None]:
-    """Whatever is raised in this block ends it and nothing else, but what is to end the process. ``failed`` is given
-    it."""
+    """Suppresses whatever is raised in this block, except what is to end the process. ``failed`` is called with it."""
     try:
         yield
     except (SystemExit, KeyboardInterrupt):
@@ -34,12 +33,12 @@ class Complaints:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Begin anew, in a forked process."""
+        """Starts anew in a forked process."""
         self._said: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def say(self, kind: str, message: str, *arguments: object, error: BaseException | None = None) -> None:
-        """Log ``message`` unless this ``kind`` (one of a fixed few words) was logged a moment ago."""
+        """Logs ``message`` unless this ``kind`` (one of a few fixed words) was logged a moment ago."""
         if self._due(kind):
             with harmless():
                 self._logger.warning(message, *arguments, exc_info=error)

@@ -1,4 +1,4 @@
-"""How serving reaches Kafka: one value that logger and gate share, and the clients built from it."""
+"""The connection of logger and gate to Kafka, and the clients built from it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _FETCH_MILLISECONDS = 100
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """``bootstrap_servers`` as ``host:port``, several with commas; ``options`` are kafka-python's own names
+    """``bootstrap_servers`` as ``host:port``, several with commas; ``options`` are kafka-python's own names for TLS and
+    SASL (``security_protocol``, ``sasl_mechanism``, ``ssl_cafile``, ...).
 
-    for TLS and SASL (``security_protocol``, ``sasl_mechanism``, ``ssl_cafile``, ...). ``topics`` must carry the
-    detector's prefix. No client asks a broker to create a topic: that is the detector's business.
+    ``topics`` must have the detector's prefix. No client lets a broker create a topic; the detector creates them.
     """
 
     bootstrap_servers: str
@@ -28,9 +28,9 @@ class Connection:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def producer(self) -> Any:
-        """A connected KafkaProducer. Raises KafkaError within five seconds when no broker answers.
+        """Returns a connected KafkaProducer. Raises KafkaError within five seconds when no broker answers.
 
-        It retries for ever; its user bounds what is handed over.
+        It retries for ever; its user bounds the rows given to it.
         """
         import kafka
 
@@ -43,7 +43,8 @@ class Connection:
         )
 
     def consumer(self) -> Any:
-        """A connected KafkaConsumer without a group, for assigned partitions. Raises as :meth:`producer` does."""
+        """Returns a connected KafkaConsumer without a group, for assigned partitions. Raises as :meth:`producer`
+        does."""
         import kafka
 
         return self._build(
@@ -55,7 +56,7 @@ class Connection:
         )
 
     def _build(self, client: Any, **configuration: Any) -> Any:
-        """``client`` built so that a failed attempt leaves neither its thread nor its sockets behind.
+        """Returns ``client``, built so that a failed attempt leaves neither its thread nor its sockets behind.
 
         kafka-python 3.0.12 leaves both when the constructor raises, once for each retry.
         """
@@ -83,14 +84,14 @@ class Connection:
 
 
 class TopicMissing(BrokerError):
-    """A topic is not there, or not yet."""
+    """A topic does not exist, or not yet."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
 
 
 def partitions_of(producer: Any, topic: str) -> int:
-    """How many partitions ``topic`` has. Raises TopicMissing, at the latest after five seconds."""
+    """Returns the number of partitions of ``topic``. Raises TopicMissing, at the latest after five seconds."""
     from kafka.errors import KafkaTimeoutError, UnknownTopicOrPartitionError
 
     try:
@@ -100,24 +101,24 @@ def partitions_of(producer: Any, topic: str) -> int:
 
 
 def go_back_to_bootstrap(producer: Any) -> None:
-    """Ask the bootstrap servers again where the brokers are, and go on with the same records. Returns at once.
+    """Asks the bootstrap servers again where the brokers are, and goes on with the same records. Returns at once.
 
-    kafka-python 3.0.12 knows only the brokers that it heard of last, and tries these for ever. The producer
-    stays the same, so that nothing is sent twice: what it holds has its numbers already.
+    kafka-python 3.0.12 knows only the brokers that it heard of last, and tries these for ever. The producer stays the
+    same, so that nothing is sent twice: its records have their numbers already.
     """
     producer._sender._client._manager.bootstrap_async(_BOOTSTRAP_MILLISECONDS)
 
 
 def disown(producer: Any) -> None:
-    """Let go of ``producer`` in a forked process, untouched: its thread is gone, and its sockets are the parent's."""
+    """Drops ``producer`` in a forked process, untouched: its thread is gone, and its sockets are the parent's."""
     producer._closed = True
 
 
 def abandon(producer: Any) -> None:
-    """Close ``producer`` at once; what it still holds fails.
+    """Closes ``producer`` at once; its unsent records fail.
 
-    Its public ``close`` raises before stopping the sender thread when records are unsent (kafka-python
-    3.0.12), and so the thread would retry for ever.
+    Its public ``close`` raises before stopping the sender thread when records are unsent (kafka-python 3.0.12), and so
+    the thread would retry for ever.
     """
     from kafka.errors import KafkaError
 

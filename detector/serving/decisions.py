@@ -1,4 +1,4 @@
-"""What the gate believes: the newest decision about each principal, until it expires."""
+"""In-memory table of current decisions: the newest about each principal, until it expires."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class Standing:
-    """What the gate needs of a decision, flat; ``bucket`` for ``slow`` alone.
+    """The part of a decision that the gate needs, flat; ``bucket`` for ``slow`` alone.
 
-    A release stands too, against older decisions. ``kept_until``: seconds UTC from which it is of no use.
+    A release is kept too, against older decisions. ``kept_until``: seconds UTC from which it has no use.
     """
 
     decision_id: str
@@ -36,8 +36,8 @@ class Standing:
 class DecisionTable:
     """Decisions by (model, principal), written by one thread and read by any.
 
-    Records are whole: each replaces what stood. One with an older epoch is ignored. Whatever has expired is
-    removed by :meth:`sweep`, so the table is as large as what is in force.
+    Each record replaces the one before whole. A record with an older epoch is ignored. :meth:`sweep` removes what has
+    expired, so the table is as large as what is in force.
     """
 
     def __init__(self) -> None:
@@ -57,14 +57,15 @@ class DecisionTable:
         return self._everyone is not None and now < self._everyone.expires_at
 
     def set_kill_switch(self, value: bytes | None) -> None:
-        """Take the record under ``["*"]``: a decision ``none`` about everyone, or None to enforce again.
+        """Applies the record under ``["*"]``: a decision ``none`` about everyone, or None to enforce again.
 
         Raises InvalidRecord.
         """
         self._everyone = None if value is None else decode(Decision, value)
 
     def apply(self, key: bytes | None, value: bytes | None) -> bool:
-        """Take one record of the decisions topic; False if it is older than what stands. Raises InvalidRecord."""
+        """Applies one record of the decisions topic. Returns False if it is older than the current one. Raises
+        InvalidRecord."""
         if key == KILL_SWITCH_KEY:
             self.set_kill_switch(value)
             return True
@@ -88,12 +89,12 @@ class DecisionTable:
         return True
 
     def _schedule(self, standing: Standing, key: Key) -> None:
-        """One entry a key, however often it is asserted again: a later end is looked up when the first is due."""
+        """Keeps one entry per key, however often it is renewed: a later end is looked up when the first is due."""
         self._scheduled.add(key)
         heapq.heappush(self._expiries, (standing.kept_until, key))
 
     def sweep(self, now: float) -> None:
-        """Forget what is of no use after ``now``."""
+        """Drops what has no use after ``now``."""
         while self._expiries and self._expiries[0][0] <= now:
             _, key = heapq.heappop(self._expiries)
             self._scheduled.discard(key)
@@ -119,7 +120,7 @@ def _stand(decision: Decision, before: Standing | None) -> Standing:
 
 
 def _bucket(decision: Decision, before: Standing | None) -> TokenBucket | None:
-    """The bucket for ``decision``: a renewal goes on with the old one, or it would hand out a fresh burst."""
+    """Returns the bucket for ``decision``: a renewal keeps the old one, or it would grant a fresh burst."""
     rate = decision.action.queries_per_second
     if rate is None:
         return None

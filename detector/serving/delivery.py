@@ -1,4 +1,4 @@
-"""The thread behind the logger: from the queue to Kafka, patiently and within bounds."""
+"""The thread behind the logger: sends the queue to Kafka, with retries and within bounds."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _HEADERS = [("content-type", PACKED_CONTENT_TYPE.encode())]
 
 
 class Delivery(Background):
-    """Sends what waits in ``queue`` and ``tallies``; nothing that it is given is lost without a count.
+    """Sends the content of ``queue`` and ``tallies``; nothing is lost without a count.
 
     While the broker is away, at most ``_IN_FLIGHT_BYTES`` bytes of records are held and repeated, and the queue fills
     behind them. When nothing was acknowledged for ``_SILENCE_SECONDS``, the bootstrap servers are asked where the
-    brokers are now. A record that Kafka refuses for good turns into counts of dropped queries, and the next ones
-    go through a new producer.
+    brokers are now. A record that Kafka refuses for good turns into counts of dropped queries, and the next ones go
+    through a new producer.
     """
 
     def __init__(self, connection: Connection, queue: FairQueue[Rows], tallies: Tallies, counters: Counters) -> None:
@@ -65,19 +65,19 @@ class Delivery(Background):
         return self._in_flight_queries
 
     def wake(self) -> None:
-        """There is something to send."""
+        """Wakes the thread: there is something to send."""
         if not self._wake.is_set():
             self._wake.set()
 
     def close(self, timeout: float) -> None:
-        """Send what waits, for at most ``timeout`` seconds."""
+        """Sends what waits, for at most ``timeout`` seconds."""
         self._deadline = time.monotonic() + timeout
         self._closing.set()
         self._wake.set()
         super().close(timeout)
 
     def disown(self) -> None:
-        """Let go of the parent's connection, in a forked process."""
+        """Drops the parent's connection, in a forked process."""
         if self._producer is not None:
             disown(self._producer)
 
@@ -97,7 +97,7 @@ class Delivery(Background):
         return idle or time.monotonic() >= self._deadline
 
     def _wait(self) -> None:
-        """Until there may be something to do. What is due later wakes by the clock, all else by ``wake``."""
+        """Waits until there may be something to do. Due times wake by the clock, all else by ``wake``."""
         if self._closing.is_set():
             self._wake.wait(_LINGER_SECONDS)
         else:
@@ -122,7 +122,7 @@ class Delivery(Background):
             self._wake.set()
 
     def _listen(self) -> None:
-        """Look for the brokers anew when they have acknowledged nothing for a while."""
+        """Looks for the brokers again when they have acknowledged nothing for a while."""
         now = time.monotonic()
         if self._producer is None or not self._in_flight_bytes:
             self._heard = now
@@ -177,7 +177,7 @@ class Delivery(Background):
             )
 
     def _flush(self) -> None:
-        """Hand over the packed records; one for which there is no room yet stays first in line."""
+        """Sends the packed records; one without room yet stays first in line."""
         from kafka.errors import IllegalStateError, KafkaTimeoutError
 
         while self._packed:
@@ -237,7 +237,7 @@ class Delivery(Background):
             self._tallies.add(count)
 
     def _give_up(self) -> None:
-        """The end: what is packed and was not handed over is lost."""
+        """Ends the delivery: packed records that were not sent are lost."""
         while self._packed:
             self._lose(self._packed.popleft(), "closed")
         self._disconnect()
@@ -253,7 +253,7 @@ class Delivery(Background):
         self._wake.set()
 
     def _note(self, error: BaseException) -> None:
-        """Count and log ``error``. A logger often starts before its topic: for some seconds that is no failure."""
+        """Counts and logs ``error``. A logger often starts before its topic: for some seconds that is no failure."""
         if isinstance(error, TopicMissing):
             self._disconnect()
             if self._back_off < _PATIENCE_SECONDS:

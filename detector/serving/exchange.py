@@ -1,4 +1,4 @@
-"""One request to a model: whose it is, what the gate said of it, and whether its answer is accounted for."""
+"""One request to a model: its principal, the gate's verdict, and whether its answer is accounted for."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Exchange:
-    """``logged``: rows were, and by the extractor where ``extracted``. ``accounted``: they were, or count as unjudged.
-    ``trouble``: why they could not be read so far. ``settled``: the answer as a whole is counted."""
+    """``logged``: rows were logged, by the extractor where ``extracted``. ``accounted``: they were logged or counted as
+    unjudged. ``trouble``: why they could not be read so far. ``settled``: the answer as a whole is counted."""
 
     logger: QueryLogger
     gate: Gate
@@ -35,7 +35,7 @@ class Exchange:
     settled: bool = False
 
     def log(self, features: ArrayLike, outputs: ArrayLike, output_kind: OutputKind, columns: Columns) -> None:
-        """Log the rows; those after the first are charged to a principal who is slowed."""
+        """Logs the rows; those after the first are charged to a slowed principal."""
         self.logged = self.accounted = True
         model, model_version = self.target
         self.logger.log(self.principal, model, model_version, features, outputs, output_kind=output_kind, **columns)
@@ -43,7 +43,7 @@ class Exchange:
             self._charge(count_rows(features) - 1)
 
     def unjudged(self, counts: Mapping[str, int]) -> None:
-        """Count rows that were answered and cannot be logged, by reason."""
+        """Counts rows that were answered and cannot be logged, by reason."""
         self.accounted = True
         for reason, queries in counts.items():
             self.logger.unjudged(self.principal, self.target.model, queries, reason=reason)

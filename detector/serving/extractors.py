@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Rows of one request: ``features`` (n, d) and ``outputs`` (n, k) or (n,), as lists or arrays.
+    """Rows of one request: ``features`` (n, d) and ``outputs`` (n, k) or (n,), as lists or arrays; or one entry a row,
+    as :meth:`QueryLogger.log` takes them.
 
     ``columns``: the optional ones, as :meth:`QueryLogger.log` takes them. ``unjudged``: how many rows more were
     answered and cannot be logged, by a word that says why.
@@ -47,16 +48,19 @@ def kserve_v1(output_kind: OutputKind = "probabilities", *, inputs: Sequence[str
     """For ``{"instances": [row, ...]}`` answered by ``{"predictions": [row, ...]}`` (KServe v1, TensorFlow Serving).
 
     An instance of several dimensions, an image, is flattened. Named features, as an object a row or as TensorFlow's
-    ``inputs`` of one list a feature, are those called ``inputs``, in this order: one that is absent is missing, others
-    are left out. Without ``inputs`` all stand in the order of their names, which a caller can change by a name more and
-    one less where the model does not mind. Of rows that differ in width or names those of the most frequent kind are
+    ``inputs`` of one list a feature, are logged with their names, and so are texts among them. With ``inputs`` they are
+    those called so, in this order: one that is absent is missing, others are left out. A prediction may be a text, or
+    an object of classes and probabilities. Of rows of numbers that differ in width those of the most frequent kind are
     logged.
     """
 
     def extract(request: Any, response: Any) -> Scored:
         request, response = _object(request, "features"), _object(response, "outputs")
-        asked = _instances(request, inputs)
         answered = _only(response.get("predictions", response.get("outputs")))
+        rows = _rows(request, inputs)
+        if rows and (any(map(_has_names, rows)) or _are_named(rows, answered)):
+            return _as_given(rows, answered, output_kind, request, response.get("leaf"))
+        asked = _instances(request, inputs)
         return _scored(asked, of_rows(answered, "outputs"), output_kind, request, response.get("leaf"))
 
     return extract
@@ -92,6 +96,57 @@ def _object(document: Any, reason: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise Unjudged(reason, f"a body is {type(document).__name__}, not an object")
     return document
+
+
+def _rows(request: Mapping[str, Any], names: Sequence[str] | None) -> list[Any] | None:
+    """The rows of ``instances`` or ``inputs``, each as it was given, or with ``names`` a list of these features. None
+    where there are no rows to speak of."""
+    rows = request.get("instances", request.get("inputs"))
+    if isinstance(rows, dict) and len(rows) > 1 and all(isinstance(column, list) for column in rows.values()):
+        if len({len(column) for column in rows.values()}) > 1:
+            return None
+        rows = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+    if not isinstance(rows, list) or ("instances" in request and "inputs" in request):
+        return None
+    if names is None:
+        return rows
+    return [[row.get(name) for name in names] if isinstance(row, dict) else row for row in rows]
+
+
+def _has_names(row: Any) -> bool:
+    """Whether a row has texts in it or names; an object with a single name is a tensor."""
+    if isinstance(row, dict):
+        return len(row) > 1
+    return isinstance(row, list) and any(isinstance(cell, str) and _is_text(cell) for cell in row)
+
+
+def _is_text(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return True
+    return False
+
+
+def _are_named(rows: list[Any], answers: Any) -> bool:
+    """Whether any of ``answers`` to ``rows`` of features is a label that is a text, or says which class it is about."""
+    if not isinstance(answers, list) or not any(isinstance(row, (dict, list)) for row in rows):
+        return False
+    firsts = [answer[0] if isinstance(answer, list) and answer else answer for answer in answers]
+    return any(isinstance(one, dict) or (isinstance(one, str) and _is_text(one)) for one in firsts)
+
+
+def _as_given(rows: list[Any], answers: Any, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any) -> Scored:
+    if not isinstance(answers, list) or len(answers) != len(rows):
+        queries = max(len(rows), len(answers) if isinstance(answers, list) else 1)
+        raise Unjudged("rows", f"{len(rows)} rows were asked, and others answered", queries)
+    columns = Columns()
+    if isinstance(leaf, list) and len(leaf) == len(rows) and all(map(_is_node, leaf)):
+        columns["leaf"] = leaf
+    specification = _specification(request.get("parameters"))
+    if specification:
+        columns["specification"] = [specification] * len(rows)
+    return Scored(rows, answers, output_kind, columns)
 
 
 def _instances(request: Mapping[str, Any], names: Sequence[str] | None) -> Table:
@@ -141,10 +196,10 @@ def _scored(asked: Table, answered: Table, output_kind: OutputKind, request: Map
     read = asked.only(answered.places)
     if not len(read):
         raise Unjudged("rows", "no row that can be read has an answer that can be", asked.asked)
-    features = np.clip(read.rows, -LARGEST_FLOAT32, LARGEST_FLOAT32).astype(np.float32)
+    features = np.minimum(np.maximum(read.rows, -LARGEST_FLOAT32), LARGEST_FLOAT32).astype(np.float32)
     columns = Columns()
     missing = np.isnan(features)
-    if missing.any():
+    if np.logical_or.reduce(missing, axis=None):
         columns["missing"] = missing
     if isinstance(leaf, list) and len(leaf) == asked.asked and all(map(_is_node, leaf)):
         columns["leaf"] = leaf if read.places is None else [leaf[place] for place in read.places]

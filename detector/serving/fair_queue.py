@@ -1,4 +1,4 @@
-"""A bounded queue in which a flood by one principal costs nobody else their place."""
+"""Bounded queue with max-min fair shares per principal: a flood by one principal drops only its own rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T", bound=Waiting)
 
 @dataclass(slots=True)
 class _Lane(Generic[T]):
-    """What one principal has waiting, oldest first, and what it is charged."""
+    """The waiting items of one principal, oldest first, and their charge."""
 
     items: deque[T] = field(default_factory=deque)
     charge: int = 0
@@ -38,9 +38,9 @@ class _Lane(Generic[T]):
 class FairQueue(Generic[T]):
     """At most ``max_queries`` rows and ``max_bytes`` bytes; safe for any number of threads.
 
-    A row is charged its share of either bound, whichever is larger, so that one budget bounds both.
-    When the budget is spent, the newest item of whoever holds most of it goes: shares become max-min fair,
-    and a flood keeps its beginning.
+    A row is charged its share of either bound, whichever is larger, so that one budget bounds both. When the budget is
+    spent, the newest item of the principal with the largest charge is dropped: shares become max-min fair, and a flood
+    keeps its beginning.
     """
 
     def __init__(self, max_queries: int, max_bytes: int) -> None:
@@ -51,7 +51,7 @@ class FairQueue(Generic[T]):
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Begin anew, in a forked process: what waits here is the parent's to send."""
+        """Starts empty in a forked process: the parent sends what waits here."""
         self._lock = threading.Lock()
         self._empty()
 
@@ -62,11 +62,11 @@ class FairQueue(Generic[T]):
         self._heaviest: list[tuple[int, str]] | None = None
 
     def __len__(self) -> int:
-        """Rows that wait."""
+        """Returns the number of waiting rows."""
         return self._queries
 
     def put(self, item: T) -> list[T]:
-        """Queue ``item``; returns what had to go for it, which may be ``item`` itself."""
+        """Queues ``item``. Returns what was dropped for it, which may be ``item`` itself."""
         with self._lock:
             self._append(item)
             dropped = []
@@ -75,7 +75,7 @@ class FairQueue(Generic[T]):
             return dropped
 
     def take(self, max_bytes: int) -> list[T]:
-        """The oldest item of each principal in turn, until ``max_bytes`` are charged or nothing waits."""
+        """Returns the oldest item of each principal in turn, until ``max_bytes`` are charged or nothing waits."""
         with self._lock:
             taken: list[T] = []
             limit = self._charge - max_bytes * self._max_queries
@@ -90,7 +90,7 @@ class FairQueue(Generic[T]):
             return taken
 
     def clear(self) -> list[T]:
-        """Everything that waits; the queue is empty afterwards."""
+        """Returns everything that waits, and empties the queue."""
         with self._lock:
             left = [item for lane in self._lanes.values() for item in lane.items]
             self._empty()

@@ -22,11 +22,11 @@ _REPLY_MILLISECONDS = 5_000
 
 
 class Follower(Background):
-    """Fills ``table`` and knows since when it may be out of date.
+    """Fills ``table``, and knows since when it may be out of date.
 
-    An idle poll looks the same whether the broker lives or not (kafka-python 3.0.12), so every
-    ``contact_seconds`` the ends of all partitions are asked for, and after records came; when that fails, or an end
-    went back because the broker lost its records, the topic is read anew.
+    An idle poll looks the same whether the broker lives or not (kafka-python 3.0.12), so every ``contact_seconds``, and
+    after records, it asks for the ends of all partitions; when that fails, or an end went back because the broker lost
+    its records, it reads the topic again.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Follower(Background):
         self._complaints = Complaints(logging.getLogger(__name__))
         self.ready = threading.Event()
         self.latest_contact = float("-inf")
-        """When the table was last known to hold all that the topic held, by ``clock``."""
+        """The last time, by ``clock``, at which the table was known to be complete."""
 
     def _note(self, error: BaseException) -> None:
-        """Count and log ``error``. A gate often starts before its topics: for some seconds that is no failure."""
+        """Counts and logs ``error``. A gate often starts before its topics: for some seconds that is no failure."""
         if isinstance(error, TopicMissing) and self._back_off < LONGEST_PAUSE_SECONDS:
             return
         self._counters.add("failures")
@@ -66,7 +66,8 @@ class Follower(Background):
             consumer.close(timeout_ms=1_000)
 
     def _catch_up(self, topic: _Topic) -> None:
-        """Read to the ends seen at the start. The kill switch is set last, and not to what it was for a while."""
+        """Reads to the ends seen at the start. Sets the kill switch last, so that no intermediate value takes
+        effect."""
         switches = []
         while not topic.caught_up():
             for record in topic.poll():
@@ -121,7 +122,7 @@ class _Topic:
         self._ends = self._read_ends()
 
     def poll(self) -> list[Any]:
-        """The records that came within a moment. Raises BrokerError where they cannot be read."""
+        """Returns the records that came within a moment. Raises BrokerError where they cannot be read."""
         from kafka.errors import KafkaError
 
         try:
@@ -131,11 +132,11 @@ class _Topic:
         return [record for records in batches.values() for record in records]
 
     def caught_up(self) -> bool:
-        """Whether the ends of the start are reached. The embedded broker's ends are too low, never too high."""
+        """Returns whether the ends of the start are reached. The embedded broker's ends are too low, never too high."""
         return all(self._position(partition) >= end for partition, end in self._ends.items() if end)
 
     def require_contact(self) -> None:
-        """Raise KafkaError unless every partition answers, BrokerError when they are not those of the start."""
+        """Raises KafkaError unless every partition answers, BrokerError when they are not those of the start."""
         before, self._ends = self._ends, self._read_ends()
         if any(self._ends[partition] < end for partition, end in before.items()):
             raise BrokerError(f"records of {self._name} are gone, as after a loss of the broker; reading it again")

@@ -1,4 +1,4 @@
-"""What a forked process must not take over: locks that other threads held, and threads, which are gone."""
+"""State that a forked process must not inherit: locks that other threads held, and threads, which are gone."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _lock = threading.RLock()
 
 
 def renew_in_children(one: Renewable) -> None:
-    """From now on call ``one.renew()`` in every process that is forked off this one, while ``one`` is in use."""
+    """Registers ``one``: ``one.renew()`` is called in every process forked off this one, while ``one`` is in use."""
     _living.add(one)
 
 
 @contextlib.contextmanager
 def not_forking() -> Iterator[None]:
-    """A fork by another thread waits until this block has ended.
+    """Makes a fork by another thread wait until this block has ended.
 
-    For what leaves a lock of others behind: an import that was under way in a thread never ends in the child.
+    For blocks that hold locks of libraries: an import that was under way in a thread never ends in the child.
     """
     with _lock:
         yield
 
 
 def load() -> None:
-    """Import all that the threads need, as they start. Takes about half a second the first time."""
+    """Imports all that the threads need, as they start. Takes about half a second the first time."""
     with not_forking():
         import encodings.idna  # noqa: F401  what looking up a host imports
 

@@ -1,4 +1,4 @@
-"""The gate that a prediction service asks before it answers."""
+"""The gate that a prediction service checks before it answers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _RETRY_WHEN_STALE_SECONDS = 5.0
 
 
 class Verdict(NamedTuple):
-    """What to do with one request.
+    """The decision on one request.
 
     ``action``: ``none`` answers it, ``slow`` and ``refuse`` do not, for ``retry_after`` seconds.
-    ``queries_per_second``: the limit that stands, also where it let this request through. ``decision_id`` and
-    ``mode``: of the decision that stands. ``would_have``: the action that a decision in mode ``observe`` did not take.
-    ``stale``: the gate does not know what was decided.
+    ``queries_per_second``: the limit in force, also where it let this request through. ``decision_id`` and ``mode``: of
+    the decision in force. ``would_have``: the action that a decision in mode ``observe`` did not take. ``stale``: the
+    gate does not know the current decisions.
     """
 
     action: ActionName = "none"
@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
 
 
 _verdict = partial(tuple.__new__, Verdict)
-"""A verdict of all its fields, in half the time that the class takes to tell them apart."""
+"""Builds a verdict from all its fields, twice as fast as the class itself."""
 _ALLOW = Verdict()
 _ALLOW_STALE = Verdict(stale=True)
 _REFUSE_STALE = Verdict("refuse", retry_after=_RETRY_WHEN_STALE_SECONDS, stale=True)
@@ -91,7 +91,7 @@ class Gate(Threaded[Follower]):
         super().__init__()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
-        """What a spawned process is given: a gate of its own, which reads the decisions anew."""
+        """Gives a spawned process its own gate, which reads the decisions again."""
         settings = {"max_staleness_seconds": self._max_staleness, "when_stale": self._when_stale, "clock": self._clock}
         make: Any = type(self)
         return partial(make, self._connection, **settings), ()
@@ -102,21 +102,21 @@ class Gate(Threaded[Follower]):
         return self._background.ready.is_set()
 
     def renew(self) -> None:
-        """Begin anew, in a forked process: the thread is gone. What was decided so far still binds."""
+        """Starts anew in a forked process, where the thread is gone. Decisions so far still hold."""
         renew_lock()
         super().renew()
 
     def wait_until_ready(self, timeout: float) -> bool:
-        """Whether the gate became ready within ``timeout`` seconds; starts it."""
+        """Starts the gate. Returns whether it became ready within ``timeout`` seconds."""
         self.start()
         return self._background.ready.wait(timeout)
 
     def close(self, timeout: float = 2.0) -> None:
-        """Stop following; waits at most ``timeout`` seconds. The gate goes stale and stays so until :meth:`start`."""
+        """Stops following; waits at most ``timeout`` seconds. The gate goes stale and stays so until :meth:`start`."""
         self._close(timeout)
 
     def check(self, model: str, principal: str, queries: int = 1) -> Verdict:
-        """Whether ``principal`` may ask ``model`` for ``queries`` rows now. Never raises, never waits."""
+        """Returns whether ``principal`` may query ``model`` for ``queries`` rows now. Never raises, never waits."""
         try:
             return self._check(model, principal, queries)
         except (SystemExit, KeyboardInterrupt):
@@ -127,7 +127,7 @@ class Gate(Threaded[Follower]):
             return _ALLOW_STALE
 
     def charge(self, model: str, principal: str, queries: int) -> None:
-        """Charge ``queries`` rows more for a request that :meth:`check` let through, once their number is known."""
+        """Charges ``queries`` more rows for a request that :meth:`check` let through, once their number is known."""
         standing = self._find(model, principal)
         if standing is not None and standing.bucket is not None:
             standing.bucket.charge(queries)
@@ -162,7 +162,7 @@ class Gate(Threaded[Follower]):
         return self._count(_judge(standing, now, queries))
 
     def _find(self, model: str, principal: str) -> Standing | None:
-        """What stands about ``principal``, under the name that the logger gives them."""
+        """Returns the decision about ``principal``, under the name that the logger uses."""
         return self._table.get((model, principal_of(principal)))
 
     def _check_stale(self) -> Verdict:
@@ -192,7 +192,7 @@ _COUNTERS = (
 
 
 def _judge(standing: Standing, now: float, queries: int) -> Verdict:
-    """What the decision in force says to a request of ``queries`` rows at ``now``."""
+    """Returns the verdict of the decision in force on a request of ``queries`` rows at ``now``."""
     action, wait, rate = standing.action, standing.expires_at - now, None
     bucket = standing.bucket
     if bucket is not None:

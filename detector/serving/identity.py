@@ -1,7 +1,7 @@
-"""Who asks: the principal of a request, as it was authenticated, from an ordered list of places to look.
+"""The principal of a request, as it was authenticated, from an ordered list of sources.
 
-No request may choose its principal. Only the application knows what it checked: by default what it says is believed,
-and else the bearer token, which HTTP has for this; any other credential is for the owner to name.
+No request may choose its principal. Only the application knows what it checked: by default its own result is believed,
+or else the bearer token, which is HTTP's standard way; the owner must name any other credential.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from detector.serving.complaints import Complaints
 from detector.serving.metrics import Counters
 
 AMBIGUOUS = "ambiguous"
-"""The one principal of all requests with several credentials, of which only the application knows which counts."""
+"""The common principal of all requests with several credentials, of which only the application knows the right one."""
 
 Headers = Mapping[str, str | None]
 """HTTP header values by lower-case name; None for one that came several times with different values."""
@@ -27,7 +27,7 @@ Scope = Mapping[str, Any]
 
 
 class IdentitySource(Protocol):
-    """One place where a principal may be found: in the headers, or in the ASGI scope of the request."""
+    """A source of principals: the headers, or the ASGI scope of the request."""
 
     def find(self, headers: Headers, scope: Scope, hasher: PrincipalHasher) -> str | None: ...
 
@@ -36,8 +36,8 @@ class IdentitySource(Protocol):
 class Authenticated:
     """The account that the application authenticated before: ``scope["user"]``, or ``principal`` in its ``state``.
 
-    Starlette's AuthenticationMiddleware and Django set the first, an own middleware sets ``request.state.principal``.
-    They must stand before this middleware, nearer to the server.
+    Starlette's AuthenticationMiddleware and Django set the first, a custom middleware sets ``request.state.principal``.
+    They must come before this middleware, nearer to the server.
     """
 
     def find(self, headers: Headers, scope: Scope, hasher: PrincipalHasher) -> str | None:
@@ -51,9 +51,10 @@ class Authenticated:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The account id in the header ``name``, as it stands.
+    """The account id in the header ``name``, unchanged.
 
-    Only for a header that your own proxy sets and strips from outside: whoever can choose it can get a rival banned.
+    Only for a header that your own proxy sets and strips from outside: a caller who can choose it can get a rival
+    banned.
     """
 
     name: str
@@ -98,15 +99,14 @@ _SEPARATORS = re.compile(r"[\s,;]+")
 
 
 class Identity:
-    """The first of ``sources`` that finds somebody names the principal; else it is ``anonymous``.
+    """The principal is that of the first of ``sources`` that finds one; else it is ``anonymous``.
 
-    What was authenticated before, by :class:`Authenticated` or :class:`Header`, goes before credentials. Of several
-    different credentials that a request carries only the application knows which it takes, and a caller could add
-    another one to each request: all such requests together are the principal ``ambiguous``.
+    What was authenticated before, by :class:`Authenticated` or :class:`Header`, goes before credentials. If a request
+    has several different credentials, only the application knows which counts, and a caller could add another one to
+    each request: all such requests together are the principal ``ambiguous``.
 
     By default :class:`Authenticated`, then :class:`Bearer`: an API key beside the token makes the request ambiguous,
-    and one that comes alone is not believed, as it may be anything. An application that checks something else must name
-    it.
+    and an API key alone is not believed, as it may be anything. An application that checks something else must name it.
 
     ``hasher`` must have the key that the detector's commands hash with. Counters: ``identified``, ``ambiguous``,
     ``anonymous``.
@@ -128,7 +128,7 @@ class Identity:
         self._complaints = Complaints(logging.getLogger(__name__))
 
     def principal(self, headers: Headers, scope: Scope | None = None) -> str:
-        """The principal of a request with ``headers`` and, under ASGI, ``scope``."""
+        """Returns the principal of a request with ``headers`` and, under ASGI, ``scope``."""
         principal = self._find(headers, scope or {})
         if principal == AMBIGUOUS:
             self.counters.add("ambiguous")
@@ -161,7 +161,7 @@ _SEVERAL = (
 
 
 def headers_of(scope: Scope) -> Headers:
-    """Of the request of ``scope``, with white space around them removed."""
+    """Returns the headers of the request of ``scope``, stripped of surrounding white space."""
     pairs: Iterable[tuple[bytes, bytes]] = scope["headers"]
     headers: dict[str, str | None] = {}
     for name, data in pairs:
@@ -172,7 +172,7 @@ def headers_of(scope: Scope) -> Headers:
 
 
 def _account(user: Any) -> object:
-    """What tells ``user`` from others. Not every class has all of it, and Starlette's raise where they have not."""
+    """Returns the identifier of ``user``. Not every class has all attributes, and Starlette's raise without them."""
     for name in ("identity", "username", "display_name"):
         try:
             account = getattr(user, name, None)
@@ -184,7 +184,7 @@ def _account(user: Any) -> object:
 
 
 def _subject(token: str) -> str:
-    """Issuer and subject of a JSON Web Token, else ``token`` as it stands."""
+    """Returns issuer and subject of a JSON Web Token, else ``token`` unchanged."""
     head, _, rest = token.partition(".")
     payload, _, signature = rest.partition(".")
     if not (head and payload and signature):

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -18,6 +19,7 @@ from detector.serving.connection import Connection
 from detector.serving.delivery import Delivery
 from detector.serving.fair_queue import FairQueue
 from detector.serving.forks import not_forking
+from detector.serving.loose_calls import is_loose, loose_rows
 from detector.serving.metrics import Counters
 from detector.serving.ragged_calls import count_rows, pick, salvage
 from detector.serving.rows import (
@@ -91,8 +93,8 @@ class QueryLogger(Threaded[Delivery]):
         principal: str,
         model: str,
         model_version: str,
-        features: ArrayLike,
-        outputs: ArrayLike,
+        features: ArrayLike | Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        outputs: ArrayLike | Mapping[str, Any] | Sequence[Any] | None,
         *,
         output_kind: OutputKind = "probabilities",
         event_id: str | Sequence[str] | None = None,
@@ -102,8 +104,12 @@ class QueryLogger(Threaded[Delivery]):
         """Queue what the model was asked and what it said, before any perturbation.
 
         ``features``: (d,) for one query or (n, d) for many; an image must be flattened. None or NaN is a missing
-        feature, a number beyond float32 is clipped. ``outputs``: (k,) or (n, k); for the kinds ``label`` (a class
-        number) and ``score`` also a number or (n,). ``event_id``: one string, or n; with several rows one string is
+        feature, a number beyond float32 is clipped. By name: an object of numbers, booleans and texts, or a list of n
+        of them; a list may hold texts as well. ``outputs``: (k,) or (n, k), or a number or (n,): the probability of the
+        second of two classes, a score or a class number, which the detector infers unless ``output_kind`` says. Also a
+        label that is a text, an object of classes and their probabilities, a list of ``{"label": ..., "score": ...}``
+        of the best classes, or None where nobody knows: one, or n of them. ``event_id``: one string, or n; with several
+        rows one string is
         numbered. ``occurred_at``: seconds UTC, one or n, by default now. ``columns``: see
         :class:`detector.serving.rows.Columns`. Never raises and never waits for Kafka; what cannot be used is
         counted against the principal under ``unjudged``.
@@ -165,11 +171,13 @@ class QueryLogger(Threaded[Delivery]):
 
     def _read(self, source: Source, call: Call) -> list[Rows]:
         features, outputs, event_id, occurred_at, columns = call
+        if outputs is None:
+            return self._loose(source, call)
         try:
             matrix = as_matrix(features, "features")
             answers = as_outputs(outputs, len(matrix))
         except (TypeError, ValueError, OverflowError):
-            return self._salvage(source, call)
+            return (self._loose if is_loose(features, outputs) else self._salvage)(source, call)
         queries, dimension = matrix.shape
         times = self._times(occurred_at, queries)
         ids = self._event_ids(event_id, queries)
@@ -187,12 +195,31 @@ class QueryLogger(Threaded[Delivery]):
             chosen = Columns(**{name: pick(values, places, queries) for name, values in columns.items()})  # type: ignore[typeddict-item]
             optional = self._columns(chosen, *matrix.shape)
             rows += cut(build(source, [ids[place] for place in places], times[places], matrix, answers, optional))
-        left = queries - sum(piece.queries for piece in rows)
-        if left:
-            self.counters.add("invalid")
-            self._count("unjudged", source.principal, source.model, left, "structure")
-            self._complaints.say("invalid", "of a call for model %r %d rows are not all numbers", source.model, left)
+        self._left(source, queries - sum(piece.queries for piece in rows))
         return rows
+
+    def _loose(self, source: Source, call: Call) -> list[Rows]:
+        """What can be used of a call with names or texts; the other queries are counted."""
+        features, outputs, event_id, occurred_at, columns = call
+        queries = count_rows(features)
+        times = self._times(occurred_at, queries)
+        ids = self._event_ids(event_id, queries)
+        rows = []
+        for own in loose_rows(features, outputs, source.output_kind):
+            given = {name: pick(values, own.places, queries) for name, values in columns.items() if name != "missing"}
+            optional = self._columns(Columns(**given), *own.features.shape) | own.columns  # type: ignore[typeddict-item]
+            whose = source_of(source.principal, source.model, source.model_version, own.output_kind)
+            taken = [ids[at] for at in own.places], times[own.places], own.features, own.outputs, optional
+            rows += cut(replace(build(whose, *taken), feature_names=own.feature_names))
+        self._left(source, queries - sum(piece.queries for piece in rows))
+        return rows
+
+    def _left(self, source: Source, queries: int) -> None:
+        """Count ``queries`` of a call that cannot be used."""
+        if queries:
+            self.counters.add("invalid")
+            self._count("unjudged", source.principal, source.model, queries, "structure")
+            self._complaints.say("invalid", "of a call for model %r %d rows cannot be used", source.model, queries)
 
     def _times(self, occurred_at: ArrayLike | None, queries: int) -> NDArray[np.float64]:
         now = time.time()

@@ -1,7 +1,7 @@
-"""What a row may hold and a record may not, made fit at the edge, for all rows of a record at once.
+"""Repairs rows at the edge, for all rows of a record at once, so that they are valid in a record.
 
-Names, features and optional columns are mended as the detector would (``codecs.mending``); outputs, which the detector
-refuses where they are not what their kind says, are converted where that can be meant.
+Names, features and optional columns are repaired as the detector would (``codecs.mending``); outputs that the detector
+would refuse for their kind are converted where their meaning is clear.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_REPAIRS = ("event_id", "principal", "attribute", "number")
+_REPAIRS = ("event_id", "principal", "attribute", "number", "text")
 """What of ``limits.REPAIRS`` is counted as ``repaired``."""
 
 
@@ -42,8 +42,9 @@ def mend(batch: QueryBatch) -> Mended:
     import numpy as np
 
     mended = Mended(batch)
+    texts = 0 if batch.texts is None else batch.texts.shape[1]
     for what, width, limit in (
-        ("features", batch.features.shape[1], DIMENSIONS),
+        ("features", batch.features.shape[1] + texts, DIMENSIONS),
         ("outputs", batch.outputs.shape[1], OUTPUTS),
     ):
         if width > limit:
@@ -61,9 +62,14 @@ def mend(batch: QueryBatch) -> Mended:
 def _probabilities(mended: Mended) -> None:
     import numpy as np
 
-    outputs = mended.batch.outputs
+    outputs, named = mended.batch.outputs, mended.batch.output_names is not None
+    if outputs.shape[1] == 1 and not named:
+        mended.batch = replace(mended.batch, output_kind="unstated")
+        _scores(mended)
+        return
     with np.errstate(invalid="ignore", over="ignore"):
-        fine = np.abs(np.add.reduce(outputs, axis=1) - 1) <= PROBABILITY_SUM_TOLERANCE
+        beside = np.add.reduce(outputs, axis=1) - 1
+        fine = (np.maximum(beside, 0) if named else np.abs(beside)) <= PROBABILITY_SUM_TOLERANCE
         fine &= np.minimum.reduce(outputs, axis=1) >= 0
     if fine.all():
         return
@@ -120,5 +126,16 @@ def _set_aside(mended: Mended, wrong: Any, fault: InvalidRecord | None = None) -
     mended.fault = fault or InvalidRecord("outputs", f"the outputs are no {_MEANINGS[batch.output_kind]}")
 
 
-_MEANINGS = {"probabilities": "probabilities", "label": "class numbers", "score": "numbers"}
-_MENDERS = {"probabilities": _probabilities, "label": _labels, "score": _scores}
+def _nothing(mended: Mended) -> None:
+    """There are no outputs."""
+    mended.batch = replace(mended.batch, outputs=mended.batch.outputs[:, :0])
+
+
+_MEANINGS = {"probabilities": "probabilities", "label": "class numbers", "score": "numbers", "unstated": "numbers"}
+_MENDERS = {
+    "probabilities": _probabilities,
+    "label": _labels,
+    "score": _scores,
+    "unstated": _scores,
+    "none": _nothing,
+}

@@ -1,4 +1,4 @@
-"""Counters that need no metrics library, and their export to one that is there anyway."""
+"""Counters that need no metrics library, and their export to an installed one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detector.serving.forks import not_forking, renew_in_children
 
 _GAUGE_SECONDS = 1.0
 _GAUGE_MODES = {"ready": "livemin", "age_seconds": "livemax", "decisions": "livemax"}
-"""How the gauges of several processes are put together; where nothing stands here they are added up."""
+"""How the gauges of several processes are combined; other gauges are added up."""
 
 
 class Counters:
@@ -29,7 +29,7 @@ class Counters:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Begin anew, in a forked process: what was counted so far is the parent's."""
+        """Starts from zero in a forked process: the counts so far belong to the parent."""
         self._lock = threading.Lock()
         self._totals = dict.fromkeys(self._names, 0)
 
@@ -59,12 +59,12 @@ class Measured(Protocol):
 
 
 def export_metrics(*measured: Measured, registry: Any = None) -> None:
-    """Register ``measured`` with prometheus_client, read at each scrape.
+    """Registers ``measured`` with prometheus_client, read at each scrape.
 
     Metrics are ``weirguard_sdk_NAME_COUNTER_total`` and ``weirguard_sdk_NAME_GAUGE``. ``registry``: a
-    CollectorRegistry, the default one if None. In prometheus_client's multiprocess mode its MultiProcessCollector
-    finds them, whatever ``registry`` is. Raises ImportError without prometheus_client, and ConfigurationError when
-    the folder of the multiprocess mode cannot be written.
+    CollectorRegistry, the default one if None. In prometheus_client's multiprocess mode its MultiProcessCollector finds
+    them with any ``registry``. Raises ImportError without prometheus_client, and ConfigurationError when the folder of
+    the multiprocess mode cannot be written.
     """
     from prometheus_client import REGISTRY, values
 
@@ -75,7 +75,7 @@ def export_metrics(*measured: Measured, registry: Any = None) -> None:
 
 
 def _described(one: Measured, name: str) -> tuple[str, str]:
-    """Name and help text of a metric."""
+    """Returns name and help text of a metric."""
     return f"weirguard_sdk_{one.NAME}_{name}", f"{name} of the {one.NAME}"
 
 
@@ -95,9 +95,9 @@ class _Collector:
 
 
 def _mirror(measured: tuple[Measured, ...]) -> None:
-    """Keep the counters of ``measured`` as real ones from now on, and their gauges about once a second.
+    """Mirrors the counters of ``measured`` in real ones from now on, and their gauges about once a second.
 
-    prometheus_client's multiprocess mode asks no collector: what is to be seen must be in its files.
+    prometheus_client's multiprocess mode calls no collector: it reads only its files.
     """
     try:
         levels = _Levels(measured)
@@ -114,7 +114,7 @@ def _mirror(measured: tuple[Measured, ...]) -> None:
 
 @cache
 def _counter(name: str, text: str) -> Any:
-    """The one counter of that name, in no registry: the files are what is read."""
+    """Returns the one counter of that name, in no registry: the files are read."""
     from prometheus_client import Counter
 
     return Counter(name, f"{text}, since the start", registry=None)

@@ -118,6 +118,7 @@ def to_batch(portion: list[Rows]) -> QueryBatch:
         principal_index=np.repeat(np.array(index, dtype=np.int32), [piece.queries for piece in portion]),
         features=np.concatenate([piece.features for piece in portion]),
         outputs=np.concatenate([piece.outputs for piece in portion]),
+        feature_names=portion[0].feature_names,
         **{name: _join([piece.columns[name] for piece in portion]) for name in portion[0].columns},
     )
 

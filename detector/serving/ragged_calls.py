@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.contracts.codecs.loose_values import as_float
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_NOTHING = {"NAType", "NaTType"}
-"""Types of pandas' marks for what is missing, which are no numbers."""
+NOTHING = {"NAType", "NaTType"}
+"""Types of pandas' missing values, which are no numbers."""
 
 
 class Alike(NamedTuple):
-    """Rows of the same widths: their places in the call, ``features`` float32 (n, d), ``outputs`` float32 (n, k)."""
+    """Rows of the same widths: their positions in the call, ``features`` float32 (n, d), ``outputs`` float32 (n, k)."""
 
     places: list[int]
     features: NDArray[np.float32]
@@ -26,17 +26,20 @@ class Alike(NamedTuple):
 
 
 def count_rows(features: Any) -> int:
-    """How many queries ``features`` hold: (n, d) n, (d,) one; one as well where that cannot be known."""
+    """Returns how many queries ``features`` hold: (n, d) n, (d,) one; one as well where that is unknown."""
     with harmless():  # an object of the caller may raise whatever it is asked
         shape = getattr(features, "shape", None)
         if shape is not None:
             return int(shape[0]) if len(shape) > 1 else 1
+        if isinstance(features, Mapping):
+            lengths = {len(values) if is_vector(values) else 0 for values in features.values()}
+            return lengths.pop() if len(lengths) == 1 and 0 not in lengths else 1
         return len(features) if _is_nested(features) else 1
     return 1
 
 
 def salvage(features: Any, outputs: Any) -> list[Alike]:
-    """The rows that are numbers, by their widths; what stands in none of them cannot be used.
+    """Returns the rows that are numbers, by their widths; the others cannot be used.
 
     Raises InvalidRecord when outputs and features do not belong together row by row.
     """
@@ -49,7 +52,7 @@ def salvage(features: Any, outputs: Any) -> list[Alike]:
         raise InvalidRecord("length", f"outputs of {len(answered)} queries came with features of {len(asked)}")
     groups: dict[tuple[int, int], list[tuple[int, list[float], list[float]]]] = {}
     for place, (row, answer) in enumerate(zip(asked, answered, strict=True)):
-        numbers, results = _row(row), _row(answer if _is_vector(answer) else [answer])
+        numbers, results = _row(row), _row(answer if is_vector(answer) else [answer])
         if numbers and results:
             groups.setdefault((len(numbers), len(results)), []).append((place, numbers, results))
     alike = []
@@ -61,7 +64,7 @@ def salvage(features: Any, outputs: Any) -> list[Alike]:
 
 
 def pick(values: Any, places: Sequence[int], queries: int) -> Any:
-    """The entries of ``values`` at ``places``, if it has one for each of ``queries``; else all of it."""
+    """Returns the entries of ``values`` at ``places``, if it has one for each of ``queries``; else all of it."""
     if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != queries:
         return values
     return [values[place] for place in places]
@@ -73,21 +76,21 @@ def _matrix(rows: Sequence[list[float]]) -> NDArray[np.float32]:
     return np.array(rows, dtype=np.float64).astype(np.float32)
 
 
-def _is_vector(values: Any) -> bool:
+def is_vector(values: Any) -> bool:
     return hasattr(values, "__len__") and hasattr(values, "__getitem__") and not isinstance(values, str | bytes | dict)
 
 
 def _is_nested(values: Any) -> bool:
-    return _is_vector(values) and any(map(_is_vector, values))
+    return is_vector(values) and any(is_vector(value) or isinstance(value, Mapping) for value in values)
 
 
 def _listed(values: Any) -> list[Any]:
-    return list(values) if _is_vector(values) else [values]
+    return list(values) if is_vector(values) else [values]
 
 
 def _row(values: Any) -> list[float] | None:
-    """The numbers of one row; None if one of them is none."""
-    if not _is_vector(values):
+    """Returns the numbers of one row; None if an entry is no number."""
+    if not is_vector(values):
         return None
     with harmless():  # whatever a caller's object raises, it is no number
         return [_number(cell) for cell in values]
@@ -95,4 +98,4 @@ def _row(values: Any) -> list[float] | None:
 
 
 def _number(cell: Any) -> float:
-    return as_float(None if type(cell).__name__ in _NOTHING else cell)
+    return as_float(None if type(cell).__name__ in NOTHING else cell)

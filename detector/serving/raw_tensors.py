@@ -24,9 +24,10 @@ _TYPES = {
 
 
 def document_with_tensors(head: str, data: bytes, encodings: str, limit: int) -> Any:
-    """The JSON in the first ``head`` bytes of ``data``, each tensor with its raw bytes as an array under ``data``.
+    """Returns the JSON in the first ``head`` bytes of ``data``, each tensor with its raw bytes as an array under
+    ``data``.
 
-    A server without the extension reads the whole body as JSON; where that works it is what counts. Raises Unjudged.
+    A server without the extension reads the whole body as JSON; if that works, it counts. Raises Unjudged.
     """
     try:
         return document(data, encodings, limit)

@@ -1,11 +1,11 @@
-"""What one call of the logger leaves in the queue: a caller's values, checked, copied and made compact."""
+"""The queue entry of one call of the logger: the caller's values, checked, copied and made compact."""
 
 from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 _ROWS = 128
 _BYTES = 400_000
-"""Longer matrices are cut into pieces of at most so many rows and, but for one row, bytes."""
+"""Longer matrices are cut into pieces of at most ``_ROWS`` rows and ``_BYTES`` bytes, or of one larger row."""
 
 _ROW_OVERHEAD = 200
 """Bytes charged for the Python objects around a row."""
+_TEXT_OVERHEAD = 8
+"""Bytes charged for what is around a text."""
 
 
 class Columns(TypedDict, total=False):
-    """Optional columns, one entry a row, as :class:`detector.contracts.queries.QueryBatch` describes them.
+    """Optional columns, one entry per row, as :class:`detector.contracts.queries.QueryBatch` describes them.
 
     A single string stands for every row.
     """
@@ -48,7 +50,7 @@ _NUMERIC = {"hardness": ("float32", ()), "leaf": ("int64", ()), "specification":
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Whose rows of which model, and what their outputs are."""
+    """Principal, model and output kind of rows."""
 
     principal: str
     model: str
@@ -56,9 +58,10 @@ class Source:
     output_kind: OutputKind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Rows:
     """``queries`` rows of one principal: ``features`` float32 (n, d), ``outputs`` float32 (n, k), ``columns`` of n.
+    ``feature_names`` as in a batch.
 
     Numbers are as they came: what is no finite number, or no probability, is mended when rows are packed, many at once.
     """
@@ -70,6 +73,7 @@ class Rows:
     outputs: NDArray[np.float32]
     columns: dict[str, Any]
     nbytes: int
+    feature_names: tuple[str, ...] | None = None
 
     @property
     def principal(self) -> str:
@@ -84,11 +88,13 @@ class Rows:
         """What rows must share to stand in one packed batch, but for the partition."""
         source = self.source
         widths = self.features.shape[1], self.outputs.shape[1]
-        return source.model, source.model_version, source.output_kind, *widths, *sorted(self.columns)
+        texts = self.columns["texts"].shape[1] if "texts" in self.columns else 0
+        layout = (*widths, texts, self.feature_names, *sorted(self.columns))
+        return source.model, source.model_version, source.output_kind, *layout
 
 
 def check_names(**names: object) -> None:
-    """Raise InvalidRecord unless each can name a model or a version."""
+    """Raises InvalidRecord unless each can name a model or a version."""
     for what, name in names.items():
         if not (isinstance(name, str) and names_one(name)):
             raise InvalidRecord("identity", f"{what} is {name!r:.80}; it must be 1 to 256 plain characters and not '*'")
@@ -96,7 +102,7 @@ def check_names(**names: object) -> None:
 
 @lru_cache(maxsize=8_192)
 def source_of(principal: str, model: str, model_version: str, output_kind: OutputKind) -> Source:
-    """The source, its principal made usable, or InvalidRecord where the detector would refuse every row of it."""
+    """The source, with its principal made usable. Raises InvalidRecord if the detector would refuse all its rows."""
     check_names(model=model, model_version=model_version)
     if output_kind not in get_args(OutputKind):
         raise InvalidRecord("structure", f"output_kind is {output_kind!r:.80}; use one of {get_args(OutputKind)}")
@@ -104,9 +110,9 @@ def source_of(principal: str, model: str, model_version: str, output_kind: Outpu
 
 
 def as_matrix(values: ArrayLike, what: str) -> NDArray[np.float32]:
-    """A float32 copy of ``values`` with one row a query: (d,) counts as one row. Raises InvalidRecord.
+    """A float32 copy of ``values`` with one row per query: (d,) counts as one row. Raises InvalidRecord.
 
-    None is NaN, and a number beyond float32 infinite.
+    None becomes NaN, and a number beyond float32 becomes infinite.
     """
     matrix = _as_floats(values)
     if matrix.ndim == 1:
@@ -117,7 +123,7 @@ def as_matrix(values: ArrayLike, what: str) -> NDArray[np.float32]:
 
 
 def as_outputs(values: ArrayLike, queries: int) -> NDArray[np.float32]:
-    """A float32 copy of ``values`` as (queries, k); one number a query may come as (queries,)."""
+    """A float32 copy of ``values`` as (queries, k); one number per query may come as (queries,)."""
     outputs = _as_floats(values)
     if outputs.ndim < 2:
         outputs = outputs.reshape(1, -1) if queries == 1 else outputs.reshape(-1, 1)
@@ -127,21 +133,26 @@ def as_outputs(values: ArrayLike, queries: int) -> NDArray[np.float32]:
 
 
 def _as_floats(values: Any) -> NDArray[np.float32]:
-    import numpy as np
-
-    if type(values) is not np.ndarray and hasattr(values, "filled"):  # masked; numpy.ma takes long to import
-        values = values.astype(np.float64).filled(np.nan)
     try:
-        silently = _thread.silently
+        silently, numpy = _thread.silently
     except AttributeError:
-        silently = _thread.silently = contextvars.Context().run
-        silently(np.seterr, all="ignore")
-    matrix: NDArray[np.float32] = silently(np.array, values, dtype=np.float32, order="C")
+        silently, numpy = _thread.silently = _silent_numpy()
+    if type(values) is not numpy.ndarray and hasattr(values, "filled"):  # masked; numpy.ma takes long to import
+        values = values.astype(numpy.float64).filled(numpy.nan)
+    matrix: NDArray[np.float32] = silently(numpy.array, values, dtype=numpy.float32, order="C")
     return matrix
 
 
 _thread = threading.local()
-"""Has a context in which numpy says nothing about what float32 cannot hold; np.errstate takes ten times as long."""
+"""Has a context in which numpy does not warn about values beyond float32; np.errstate takes ten times as long."""
+
+
+def _silent_numpy() -> tuple[Callable[..., Any], Any]:
+    import numpy as np
+
+    silently = contextvars.Context().run
+    silently(np.seterr, all="ignore")
+    return silently, np
 
 
 def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:
@@ -154,7 +165,7 @@ def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:
 
 
 def correct_times(times: NDArray[np.float64], now: float) -> int:
-    """Put ``now`` where no moment between 1970 and 9999 stands; says how often."""
+    """Replaces times that are not between 1970 and 9999 by ``now``; returns their number."""
     import numpy as np
 
     odd = ~are_times(times)
@@ -163,7 +174,7 @@ def correct_times(times: NDArray[np.float64], now: float) -> int:
 
 
 def as_columns(columns: Columns, queries: int, dimension: int) -> dict[str, Any]:
-    """The optional columns as they stand in a batch, without those whose entries are not the numbers they should be.
+    """The optional columns as a batch holds them, without numeric columns whose entries cannot be read as numbers.
 
     Raises InvalidRecord for an unknown column and for one of another length.
     """
@@ -196,7 +207,7 @@ def _mask(values: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _numbers(name: str, values: Any, queries: int) -> NDArray[Any] | None:
-    """The column, or None: a caller may choose what stands in it, and must not hide a query by that."""
+    """The column, or None if it cannot be read: the caller chooses its values, and must not hide a query by them."""
     import numpy as np
 
     dtype, entry = _NUMERIC[name]
@@ -211,7 +222,7 @@ def _numbers(name: str, values: Any, queries: int) -> NDArray[Any] | None:
 
 
 def cut(rows: Rows) -> list[Rows]:
-    """``rows`` in pieces that the queue can drop one by one; each owns its memory."""
+    """``rows`` in pieces, each with memory of its own, that the queue can drop separately."""
     if rows.queries == 1:
         return [rows]
     step = max(1, min(_ROWS, _BYTES // (rows.features[0].nbytes + rows.outputs[0].nbytes)))
@@ -225,7 +236,7 @@ def in_steps(rows: Rows, step: int) -> list[Rows]:
 
 def _slice(rows: Rows, start: int, stop: int) -> Rows:
     columns = {name: column[start:stop].copy() for name, column in rows.columns.items()}
-    return build(
+    piece = build(
         rows.source,
         rows.event_ids[start:stop],
         rows.occurred_at[start:stop].copy(),
@@ -233,6 +244,7 @@ def _slice(rows: Rows, start: int, stop: int) -> Rows:
         rows.outputs[start:stop].copy(),
         columns,
     )
+    return replace(piece, feature_names=rows.feature_names)
 
 
 def build(
@@ -245,5 +257,13 @@ def build(
 ) -> Rows:
     """Rows with their size estimated."""
     nbytes = features.nbytes + outputs.nbytes + len(event_ids) * _ROW_OVERHEAD + sum(map(len, event_ids))
-    nbytes += sum(sum(map(len, column)) if isinstance(column, list) else column.nbytes for column in columns.values())
+    for column in columns.values():
+        nbytes += sum(map(len, column)) if isinstance(column, list) else _nbytes(column)
     return Rows(source, event_ids, occurred_at, features, outputs, columns, nbytes)
+
+
+def _nbytes(column: NDArray[Any]) -> int:
+    """Returns about how many bytes are written of an optional column."""
+    if column.dtype.hasobject:
+        return sum(len(text or "") + _TEXT_OVERHEAD for text in column.ravel().tolist())
+    return int(column.nbytes)

@@ -1,4 +1,4 @@
-"""Tables of numbers out of what JSON has: nested lists, named values, columns and tensors."""
+"""Tables of numbers from JSON: nested lists, named values, columns and tensors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """``rows`` float64 (n, d), NaN where a value is missing, of the ``asked`` rows that there were.
+    """``rows`` float64 (n, d), NaN where a value is missing, out of ``asked`` rows.
 
-    ``places``: where the n stood among these, None if all of them are here.
+    ``places``: the positions of the n among these, None if all are here.
     """
 
     rows: NDArray[np.float64]
@@ -30,7 +30,7 @@ class Table:
         return len(self.rows)
 
     def only(self, places: list[int] | None) -> Table:
-        """The rows that stand at ``places`` too."""
+        """Returns the rows that are also at ``places``."""
         if places is None:
             return self
         here = {place: row for row, place in enumerate(self.places or range(self.asked))}
@@ -39,9 +39,9 @@ class Table:
 
 
 def of_rows(rows: Any, what: str) -> Table:
-    """A table with one of ``rows`` each; a nested row is flattened, one of names and values ordered by name.
+    """Returns a table with one of ``rows`` each; a nested row is flattened, one of names and values ordered by name.
 
-    Where rows differ in width or names those of the most frequent kind are kept. Raises Unjudged, with ``what`` as its
+    Where rows differ in width or names, those of the most frequent kind are kept. Raises Unjudged, with ``what`` as its
     reason, where none can be read.
     """
     import numpy as np
@@ -68,7 +68,7 @@ def _most_frequent(rows: list[Any], what: str) -> Table:
 
 
 def of_columns(columns: Sequence[Table], what: str) -> Table:
-    """The columns of all ``columns`` beside each other. Raises Unjudged where they have not the same rows."""
+    """Returns all ``columns`` side by side. Raises Unjudged where their rows differ."""
     import numpy as np
 
     asked = max((column.asked for column in columns), default=1)
@@ -78,7 +78,7 @@ def of_columns(columns: Sequence[Table], what: str) -> Table:
 
 
 def of_tensor(tensor: Mapping[str, Any], what: str) -> Table:
-    """A table of a tensor with ``shape`` and flat or nested ``data``; its first dimension counts the rows."""
+    """Returns the table of a tensor with ``shape`` and flat or nested ``data``; its first dimension counts the rows."""
     import numpy as np
 
     name, shape, data = tensor.get("name"), tensor.get("shape"), tensor.get("data")
@@ -100,7 +100,7 @@ def of_tensor(tensor: Mapping[str, Any], what: str) -> Table:
 
 
 def _row(value: Any) -> tuple[object, list[float]]:
-    """What tells the kind of a row, its width and names, and its numbers; none where one value is no number."""
+    """Returns the kind of a row, its width and names, and its numbers; none where one value is no number."""
     names: list[str] = []
     try:
         numbers = list(_numbers(value, names))

@@ -1,4 +1,4 @@
-"""Which queries are missing, by principal: counts of what was dropped, refused or not judged, until they are sent."""
+"""Counts of missing queries, by principal: dropped, refused or not judged, until they are sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detector.serving.forks import renew_in_children
 class Tallies:
     """Counts of queries by model, principal, kind and reason, for at most ``max_entries`` of these.
 
-    What finds no place is counted in ``unattributed``.
+    Further ones are counted in ``unattributed``.
     """
 
     def __init__(self, max_entries: int) -> None:
@@ -24,7 +24,7 @@ class Tallies:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Begin anew, in a forked process: what is here is the parent's to send."""
+        """Starts empty in a forked process: the parent sends these counts."""
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str, CountKind, str], tuple[int, float]] = {}
         self.unattributed = 0
@@ -43,12 +43,12 @@ class Tallies:
                 self.unattributed += count.queries
 
     def add_unattributed(self, queries: int) -> None:
-        """Count queries of nobody that can be named."""
+        """Counts queries whose principal is unknown."""
         with self._lock:
             self.unattributed += queries
 
     def take(self) -> list[Count]:
-        """All counts, each with the time of its latest query; none are left."""
+        """Returns all counts, each with the time of its latest query, and drops them."""
         with self._lock:
             counts, self._counts = self._counts, {}
         return [
@@ -58,7 +58,7 @@ class Tallies:
 
 
 def whole(queries: Any) -> int:
-    """``queries`` as an int of one or more. Raises InvalidRecord, or TypeError for what is no integer."""
+    """Returns ``queries`` as an int of one or more. Raises InvalidRecord, or TypeError for what is no integer."""
     number = operator.index(queries)
     if not 0 < number < MOST_COUNTED:
         raise InvalidRecord("counts", f"{number} queries cannot be counted; say one or more")
@@ -66,5 +66,5 @@ def whole(queries: Any) -> int:
 
 
 def word(reason: Any) -> str:
-    """``reason`` if it is one, of ``a-z`` and ``-``; else ``unknown``."""
+    """Returns ``reason`` if it is a word of ``a-z`` and ``-``; else ``unknown``."""
     return reason if isinstance(reason, str) and reason and is_word(reason) else "unknown"

@@ -1,9 +1,9 @@
-"""Which model a request is for, by its path, whichever of its spellings the caller chose.
+"""Finds the model of a request by its path, in any spelling of the path.
 
 An application answers one route under several paths: below a prefix that it strips, with ``//`` or a slash at the end
-where something in front tidies up, with a newline at the end (the ``$`` of a route's pattern lets it pass). A path that
-the application knows and the middleware does not would pass the gate unseen. So a target is asked about each path that
-the application could take the request's path for. One match too many costs nothing: what is not answered is not logged.
+where a proxy normalises paths, with a newline at the end (the ``$`` of a route's pattern lets it pass). A path that the
+application knows and the middleware does not would pass the gate unseen. So a target is looked up under each path that
+the application may use for the request. A match too many does no harm: requests without an answer are not logged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Scope = MutableMapping[str, Any]
 
 
 class Target(NamedTuple):
-    """The model that a request is for."""
+    """The model of a request."""
 
     model: str
     model_version: str
@@ -28,10 +28,10 @@ FindTarget = Callable[[Scope], Target | None]
 
 
 def route(path: str, model: str, model_version: str) -> FindTarget:
-    """Requests to ``path`` are for this model; others are none of our business.
+    """Returns the target of requests to ``path``; other paths are passed through.
 
-    ``path`` is what the application calls it, without a prefix that ``--root-path`` or a mount adds. A parameter,
-    ``{name}``, stands for one segment and ``{name:path}`` for the rest. Letters match in either case.
+    ``path`` is as in the application, without a prefix that ``--root-path`` or a mount adds. A parameter, ``{name}``,
+    stands for one segment and ``{name:path}`` for the rest. Case does not matter.
     """
     target = Target(model, model_version)
     pieces = re.split(r"(\{\w+(?::\w+)?\})", tidy(path))
@@ -67,14 +67,16 @@ def kserve_routes(model_version: str = "1") -> FindTarget:
 
 
 def find_target(find: FindTarget, scope: Scope, app_root: str) -> Target | None:
-    """What ``find`` says of ``scope``, or of the first other spelling of its path that it knows.
+    """Returns the target that ``find`` gives for ``scope``, or for the first other spelling of its path that it knows.
 
     ``app_root``: the prefix that the application itself strips, besides the server's in ``scope``.
     """
     target = find(scope)
     if target is None:
-        path = scope["path"]
-        for other in _spellings(path, (scope.get("root_path") or "", app_root)):
+        path, root = scope["path"], scope.get("root_path") or ""
+        if not (root or app_root or _UNTIDY.search(path)):
+            return None
+        for other in _spellings(path, (root, app_root)):
             if other != path:
                 target = target or find({**scope, "path": other, "root_path": ""})
     return target
@@ -115,4 +117,4 @@ def app_root_of(app: Any) -> str:
 
 
 _WRAPPERS = 50
-"""Middlewares around an application that are looked into; each holds the next one as ``app``."""
+"""The most middlewares around an application that are unwrapped; each holds the next one as ``app``."""

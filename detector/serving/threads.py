@@ -1,4 +1,4 @@
-"""What logger and gate have in common: a thread in each process, started by the first call, that outlives any fault."""
+"""The common base of logger and gate: a thread per process, started by the first call, that outlives any fault."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from detector.serving.forks import renew_in_children
 from detector.serving.metrics import Counters
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
-"""After a failure; each pause is twice the one before, until something goes well."""
+"""Pauses after a failure; each is twice the one before, until something goes well."""
 
 
 class Background(ABC):
-    """A thread that goes on with its work until it is closed, after a pause whatever is raised there."""
+    """A thread that works until it is closed. After an error it pauses and goes on."""
 
     def __init__(self, name: str) -> None:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -28,7 +28,7 @@ class Background(ABC):
         self._thread.start()
 
     def close(self, timeout: float) -> None:
-        """End the thread; waits at most ``timeout`` seconds."""
+        """Ends the thread; waits at most ``timeout`` seconds."""
         self._closing.set()
         self._thread.join(timeout)
 
@@ -51,18 +51,18 @@ class Background(ABC):
 
     @abstractmethod
     def _work(self) -> None:
-        """Do something, and return now and then."""
+        """Does some work, and returns now and then."""
 
     @abstractmethod
     def _note(self, error: BaseException) -> None:
-        """Count and log ``error``."""
+        """Counts and logs ``error``."""
 
 
 B = TypeVar("B", bound=Background)
 
 
 class Threaded(ABC, Generic[B]):
-    """Has a ``Background``, made anew in each forked process and after each end."""
+    """Owns a ``Background``, made again in each forked process and after each end."""
 
     counters: Counters
 
@@ -82,7 +82,7 @@ class Threaded(ABC, Generic[B]):
         self.close()
 
     def start(self) -> None:
-        """Start the thread now instead of at the first call, or again after :meth:`close`.
+        """Starts the thread now instead of at the first call, or again after :meth:`close`.
 
         Returns at once, with or without a broker.
         """
@@ -94,25 +94,25 @@ class Threaded(ABC, Generic[B]):
 
     @abstractmethod
     def close(self, timeout: float = 2.0) -> None:
-        """End the thread until :meth:`start`; waits at most ``timeout`` seconds."""
+        """Ends the thread until :meth:`start`; waits at most ``timeout`` seconds."""
 
     def renew(self) -> None:
-        """Begin anew, in a forked process: the thread is gone."""
+        """Starts anew in a forked process, where the thread is gone."""
         self._lock = threading.Lock()
         self._started = False
         self._background = self._new_background(self._background)
 
     @abstractmethod
     def gauges(self) -> Mapping[str, float]:
-        """What is measured now, by name."""
+        """Returns the current gauges by name."""
 
     def snapshot(self) -> dict[str, float]:
-        """Counters and gauges by name."""
+        """Returns counters and gauges by name."""
         return {**self.counters.snapshot(), **self.gauges()}
 
     @abstractmethod
     def _new_background(self, before: B | None) -> B:
-        """In the place of the one ``before``, if there was one."""
+        """Returns a background in the place of the one ``before``, if there was one."""
 
     def _ensure_started(self) -> None:
         with self._lock:

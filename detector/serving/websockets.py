@@ -1,4 +1,4 @@
-"""Websockets to a model: the gate is asked at the start and before each message, and answers are counted."""
+"""Websockets to a model: the gate is checked at the start and before each message, and answers are counted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ _POLICY_VIOLATION = 1008
 
 
 class Conversation:
-    """Over one websocket a caller may ask any number of times.
+    """A websocket, over which a caller may send any number of queries.
 
-    A message to the application that the gate refuses ends the conversation: both sides see it closed.
-    What the application sends is an answer; one before which the endpoint logged nothing counts as unjudged,
-    ``websocket``.
+    A message to the application that the gate refuses ends the conversation: both sides see it closed. Each message of
+    the application is an answer; one without a log call before it counts as unjudged, ``websocket``.
     """
 
     def __init__(self, exchange: Exchange, refused: Callable[[Exchange], None]) -> None:
@@ -59,6 +58,6 @@ class Conversation:
 
 
 async def refuse(receive: Receive, send: Send) -> None:
-    """Answer the request for a websocket by closing it, which the caller sees as a refused handshake."""
+    """Closes the websocket in answer to its request, which the caller sees as a refused handshake."""
     await receive()
     await send({"type": "websocket.close", "code": _POLICY_VIOLATION})

@@ -1,92 +1,176 @@
-"""Cells of a table that are not of their column's kind: emptied one by one, so that none stops a file."""
+"""Cells of a table to numbers and texts; one that is not of its column's kind costs its own row at most."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.codecs.loose_values import as_float, marks_of, shown, text_of, whole_of
-from detector.contracts.codecs.mending import TEXT_COLUMNS
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.queries import OutputKind
+from detector.sources.looks import as_text, is_list, is_text, values_in
+from detector.sources.times import seconds
 
-LISTS = {"features": "float32", "outputs": "float32", "missing": "bool", "specification": "float32"}
-NUMBERS = {"hardness": "float32", "leaf": "int64"}
-TEXTS = ("event_id", "principal", "model", "model_version", "output_kind", *TEXT_COLUMNS)
-_NEEDED = ("principal", "model", "model_version")
+_LISTS = {"features": "float32", "outputs": "float32", "missing": "bool", "specification": "float32"}
+_NUMBERS = {"hardness": "float32", "leaf": "int64"}
 _VECTORS = ("features", "outputs")
+_FLAGS = {"true": 1.0, "false": 0.0}
 
 
-@dataclass
-class Cells:
-    """A part of a table, its cells null or of their column's kind; its ``texts`` apart, by name. ``faults``: by row,
-    what it lacks that a query cannot do without. ``repaired``: as in ``DecodedRun``."""
+@dataclass(slots=True)
+class Part:
+    """Some rows of a table: ``columns``, Arrow arrays by name, and the ``places`` int64 (n,) of the rows in the file at
+    ``path``. ``faults``: by row, why it is refused; ``repaired``: as in ``DecodedRun``."""
 
-    table: Any
-    texts: dict[str, list[str | None]] = field(default_factory=dict)
-    faults: dict[int, str] = field(default_factory=dict)
+    path: Path
+    columns: dict[str, Any]
+    places: NDArray[np.int64]
+    faults: dict[int, tuple[str, str]] = field(default_factory=dict)
     repaired: Counter[str] = field(default_factory=Counter)
 
-    def take(self, rows: NDArray[np.int64]) -> Cells:
-        """Those of some ``rows`` without a fault, int64 (n,); counted together with these."""
-        texts = {name: [column[row] for row in rows.tolist()] for name, column in self.texts.items()}
-        return Cells(self.table.take(rows), texts, repaired=self.repaired)
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def refuse(self, row: int, detail: str, reason: str = "structure") -> None:
+        """Row ``row`` cannot be used; the first reason counts."""
+        self.faults.setdefault(row, (reason, detail))
 
 
-def clean(path: Path, table: Any) -> Cells:
-    """``table``, a record batch of the file at ``path``, with cells of another kind emptied. Raises
-    ConfigurationError where a whole column is of another kind."""
-    cells = Cells(table)
-    names = set(table.schema.names)
-    for name in TEXTS:
-        if name in names:
-            cells.texts[name] = _texts(table[name])
-    for name in sorted(names & LISTS.keys()):
-        _clean_lists(path, cells, name)
-    for name in sorted(names & NUMBERS.keys()):
-        _clean_numbers(cells, name)
-    _find_faults(cells)
-    return cells
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """A column of lists, flat: list i holds ``values[offsets[i] : offsets[i + 1]]``; null is as empty."""
+
+    values: NDArray[Any]
+    offsets: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    def take(self, rows: NDArray[np.int64]) -> Lists:
+        """The lists of ``rows``."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return Lists(self.values[places], offsets)
+
+    def matrix(self, first: int, stop: int) -> NDArray[Any]:
+        """Lists ``first`` to ``stop``, all of one length, as rows."""
+        width = int(self.lengths[first])
+        return self.values[self.offsets[first] : self.offsets[stop]].reshape(stop - first, width)
 
 
-def _texts(column: Any) -> list[str | None]:
+def texts_of(column: Any) -> list[str | None]:
     """A column of text, or of numbers that serve as names."""
     import pyarrow as pa
 
     if any(test(column.type) for test in (pa.types.is_integer, pa.types.is_decimal, pa.types.is_dictionary)):
         column = column.cast("string")
-    try:
-        values = column.to_pylist()
-    except UnicodeDecodeError:
-        values = column.cast("binary").to_pylist()
+    values = values_in(column)
+    if pa.types.is_boolean(column.type):
+        values = [value and str(value).lower() for value in values]
     return [text_of(value) for value in values]
 
 
-def _clean_lists(path: Path, cells: Cells, name: str) -> None:
+def numbers_of(part: Part, name: str, column: Any) -> NDArray[np.float64]:
+    """The ``column`` called ``name``, of numbers, flags, times or texts of these, as float64 (n,), NaN for null."""
     import pyarrow as pa
 
-    kind = cells.table[name].type
-    if not _is_list(kind):
-        raise ConfigurationError(f"{path}: the column {name} is {kind}; it must be a list of {LISTS[name]}")
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_temporal(column.type):
+        return seconds(column)
+    if is_text(column.type):
+        return _numbers_in(part, name, as_text(column))
+    return np.asarray(column.cast("float64", safe=False).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _numbers_in(part: Part, name: str, texts: Any) -> NDArray[np.float64]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        return np.asarray(pc.utf8_trim_whitespace(texts).cast("float64").to_numpy(zero_copy_only=False), np.float64)
+    except pa.ArrowInvalid:
+        found = np.full(len(texts), nan)
+    for row, text in enumerate(map(text_of, values_in(texts))):
+        number = None if text is None else _FLAGS.get(text.strip().lower(), _number(text))
+        if number is not None:
+            found[row] = number
+        elif text is not None:
+            part.refuse(row, f"{name} is {shown(text)}, which is no number")
+    return found
+
+
+def lists_of(part: Part, role: str, column: Any) -> tuple[Lists, NDArray[np.bool_]]:
+    """The ``column`` of lists for ``role``, and which of its cells are set, bool (n,). Raises ConfigurationError where
+    it is of another kind."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_null(kind):
+        column = kind = pa.nulls(len(column), pa.list_(pa.float64()))
+        kind = column.type
+    if not is_list(kind):
+        raise ConfigurationError(f"{part.path}: the column {role} is {kind}; it must be a list of {_LISTS[role]}")
     inner = kind.value_type
     if pa.types.is_nested(inner):
-        raise ConfigurationError(f"{path}: the column {name} is {kind}; flatten {name} into one list a row")
-    if pa.types.is_primitive(inner) and not pa.types.is_temporal(inner):
-        return
-    of = marks_of if name == "missing" else _numbers
-    _replace(cells, name, pa.list_(pa.bool_() if name == "missing" else pa.float64()), of)
+        raise ConfigurationError(f"{part.path}: the column {role} is {kind}; flatten {role} into one list a row")
+    if not pa.types.is_primitive(inner) or pa.types.is_temporal(inner):
+        kind = pa.list_(pa.bool_() if role == "missing" else pa.float64())
+        column = _converted(part, role, column, kind, marks_of if role == "missing" else _numbers)
+    elif not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        column = column.cast(pa.large_list(inner))
+    return _flat(role, column), is_set(column)
 
 
-def _is_list(kind: Any) -> bool:
+def optional_numbers(part: Part, role: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The ``column`` for the optional number ``role``, and which of its cells are set, bool (n,)."""
     import pyarrow as pa
 
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+    try:
+        cast_ = column.cast(_NUMBERS[role])
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        whole = role == "leaf"
+        column = _converted(part, role, column, pa.int64() if whole else pa.float64(), _leaf if whole else _number)
+        cast_ = column.cast(_NUMBERS[role])
+    return cast_.fill_null(0).to_numpy(zero_copy_only=False), is_set(cast_)
+
+
+def values_of(part: Part, name: str, column: Any) -> list[Any]:
+    """The ``column`` called ``name`` as what JSON has: maps as objects, texts read as JSON."""
+    if is_text(column.type):
+        return [_parsed(part, row, name, text) for row, text in enumerate(texts_of(column))]
+    return [_as_json(value) for value in column.to_pylist(maps_as_pydicts="lossy")]
+
+
+def is_set(column: Any) -> NDArray[np.bool_]:
+    """Which cells of ``column`` are not null, bool (n,)."""
+    return cast("NDArray[np.bool_]", column.is_valid().to_numpy(zero_copy_only=False))
+
+
+def _parsed(part: Part, row: int, name: str, text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        part.refuse(row, f"{name} is {shown(text)}, which is not JSON")
+        return None
+
+
+def _as_json(value: Any) -> Any:
+    """``value`` without what JSON cannot say, such as decimals."""
+    if isinstance(value, dict):
+        return {str(name): _as_json(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    return value if value is None or isinstance(value, (str, bool, int, float)) else _number(value)
 
 
 def _numbers(values: list[Any]) -> list[float | None]:
@@ -107,27 +191,16 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _clean_numbers(cells: Cells, name: str) -> None:
-    import pyarrow as pa
-
-    try:
-        cells.table[name].cast(NUMBERS[name])
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        kind = pa.int64() if name == "leaf" else pa.float64()
-        _replace(cells, name, kind, _leaf if name == "leaf" else _number)
-
-
 def _leaf(value: Any) -> int | None:
     return whole_of(_number(value) if isinstance(value, str) else value)
 
 
-def _replace(cells: Cells, name: str, kind: Any, of: Callable[[Any], Any]) -> None:
-    """Convert the column ``name`` to ``kind`` cell by cell; one that cannot be becomes null, which is a fault where
-    the row needs it."""
+def _converted(part: Part, role: str, column: Any, kind: Any, of: Callable[[Any], Any]) -> Any:
+    """``column`` as ``kind``, cell by cell; one that cannot be becomes null, which is a fault where a row needs it."""
     import pyarrow as pa
 
     converted: list[Any] = []
-    for row, scalar in enumerate(cells.table[name]):
+    for row, scalar in enumerate(column):
         converted.append(None)
         try:
             value = scalar.as_py()
@@ -135,26 +208,19 @@ def _replace(cells: Cells, name: str, kind: Any, of: Callable[[Any], Any]) -> No
             if value is None or converted[-1] is not None:
                 continue
         except ValueError as error:
-            if name in _VECTORS:
+            if role in _VECTORS:
                 detail = " hold text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
-                cells.faults.setdefault(row, f"{name}{detail}")
+                part.refuse(row, f"{role}{detail}")
                 continue
-        cells.repaired["column"] += 1
-    at = cells.table.schema.get_field_index(name)
-    cells.table = cells.table.set_column(at, name, pa.array(converted, kind))
+        part.repaired["column"] += 1
+    return pa.array(converted, kind)
 
 
-def _find_faults(cells: Cells) -> None:
-    for name in _NEEDED:
-        _fault(cells, [text is None for text in cells.texts[name]], f"{name} is null or no text")
-    for name in ("occurred_at", *_VECTORS):
-        if cells.table[name].null_count:
-            _fault(cells, cells.table[name].is_null().to_pylist(), f"{name} is null")
-    kinds = get_args(OutputKind)
-    odd = [kind is not None and kind not in kinds for kind in cells.texts.get("output_kind", ())]
-    _fault(cells, odd, f"output_kind is none of {', '.join(kinds)}")
+def _flat(role: str, column: Any) -> Lists:
+    """Values keep their nulls as NaN (numbers) or false (marks)."""
+    import pyarrow.compute as pc
 
-
-def _fault(cells: Cells, odd: list[bool], detail: str) -> None:
-    for row in (row for row, is_odd in enumerate(odd) if is_odd):
-        cells.faults.setdefault(row, detail)
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    values = column.flatten().cast(_LISTS[role], safe=False)
+    values = values.fill_null(False) if role == "missing" else values
+    return Lists(values.to_numpy(zero_copy_only=False), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))

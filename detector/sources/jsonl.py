@@ -1,47 +1,58 @@
-"""JSON lines: one query a line, as ``weirguard.query`` describes it, but ``occurred_at`` must be there."""
+"""JSON lines: one query a line, as ``weirguard.query`` describes it, or with fields that a plan names."""
 
 from __future__ import annotations
 
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+import json
+import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from detector.contracts.batches import in_log_order
 from detector.contracts.codecs.limits import RECORD_BYTES
+from detector.contracts.codecs.loose_values import json_fields
 from detector.contracts.codecs.queries_json import decode_json_run
-from detector.contracts.errors import ConfigurationError
+from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.contracts.queries import DecodedQueries
+from detector.sources.looks import Kind, Look
+from detector.sources.mapping import VECTORS
+from detector.sources.paths import partitions
+from detector.sources.plan import Plan
+from detector.sources.reading import Reading
+from detector.sources.streams import opened
+from detector.sources.table import event_ids, of_run
+from detector.sources.times import moment
+from detector.sources.vectors import class_names
 
 _LINES = 1024
 _BYTES = 16 << 20
+_DISTINCT = 100
+_MARK = b"\xef\xbb\xbf"
+_BASE64, _BASE64_LETTERS = 16, re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
-def read_jsonl(path: Path) -> Iterator[DecodedQueries]:
-    """The queries in the JSON lines file at ``path``; blank lines are skipped."""
-    try:
-        with path.open("rb") as file:
-            if file.peek(2)[:2] in {BOM_UTF16_LE, BOM_UTF16_BE}:
-                raise ConfigurationError(f"{path}: the file is UTF-16; save it as UTF-8")
-            lines = enumerate(_lines(file))
-            while portion := _portion(lines):
-                yield from _decode(portion)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read it: {error}") from error
-
-
-def count_lines(path: Path) -> int:
-    """How many lines the file at ``path`` has."""
-    try:
-        with path.open("rb") as file:
-            return sum(part.count(b"\n") for part in iter(partial(file.read, 1 << 20), b""))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read it: {error}") from error
+def read_jsonl(path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]:
+    """The queries in the JSON lines file at ``path``; blank lines are skipped. Raises ConfigurationError."""
+    reading = reading or Reading()
+    plan, is_query = None, True
+    with opened(path) as file:
+        if file.peek(1)[:1] == b"[":  # type: ignore[attr-defined]
+            raise ConfigurationError(f"{path}: the file is one JSON array; write an object a line instead")
+        lines = enumerate(_lines(file))
+        while portion := _portion(lines):
+            written = [(number, line) for number, line in portion if line.strip(b" \t\r\n" + _MARK)]
+            places = np.array([number for number, _ in written], np.int64)
+            values = [line for _, line in written]
+            if plan is None:
+                plan, is_query = _plan(path, reading, values)
+            if plan is not None and not is_query:
+                values = [*_Rewriting(path, reading, plan).lines(values, places)]
+            yield from of_run(decode_json_run(values, [None] * len(values)), places)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -63,12 +74,118 @@ def _portion(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     return portion
 
 
-def _decode(lines: list[tuple[int, bytes]]) -> Iterator[DecodedQueries]:
-    written = [(number, line) for number, line in lines if line.strip()]
-    numbers = np.array([number for number, _ in written], dtype=np.int64)
-    run = decode_json_run([line for _, line in written], [None] * len(written))
-    for batch, places, _ in in_log_order(run.parts):
-        yield DecodedQueries(batch, numbers[places])
-    if run.bad or run.repaired:
-        bad = [replace(fault, row=int(numbers[place])) for place, fault in run.bad]
-        yield DecodedQueries(None, np.zeros(0, dtype=np.int64), bad_rows=bad, repaired=run.repaired)
+def _plan(path: Path, reading: Reading, values: list[bytes]) -> tuple[Plan | None, bool]:
+    """The plan for fields as in ``values``, None where none of them is an object, and whether they are queries as they
+    are."""
+    objects = [fields for value in values if (fields := _fields(value)[0]) is not None]
+    names = dict.fromkeys(name for fields in objects for name in fields if name != "schema")
+    if not names:
+        return None, True
+    columns = {name: [fields[name] for fields in objects if fields.get(name) is not None] for name in names}
+    looks = {name: _look(name, own) for name, own in columns.items() if own}
+    plan = reading.plan(path, lambda: looks, frozenset([*looks, *partitions(path)]))
+    return plan, _is_query(plan) and all(map(_is_time, columns["occurred_at"]))
+
+
+def _fields(value: bytes) -> tuple[dict[str, Any] | None, bool]:
+    """The object in ``value``, None where it is none, and whether it is JSON to the letter: without NaN or infinity."""
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(value)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        try:
+            return json_fields(value), False
+        except InvalidRecord:
+            return None, False
+    return (found if isinstance(found, dict) else None), True
+
+
+def _look(name: str, values: list[Any]) -> Look:
+    if name in VECTORS:
+        return Look("value")
+    kinds = Counter(map(_kind, values))
+    kind = kinds.most_common(1)[0][0]
+    distinct = len({value for value in values if isinstance(value, str)})
+    return Look(kind, varied=distinct > min(_DISTINCT, max(2, len(values) // 2)))
+
+
+def _kind(value: object) -> Kind:
+    if isinstance(value, str):
+        return "value" if value.lstrip()[:1] in {"[", "{"} or _is_base64(value) else "text"
+    return "number" if isinstance(value, (bool, int, float)) else "value"
+
+
+def _is_base64(text: str) -> bool:
+    return len(text) >= _BASE64 and len(text) % 4 == 0 and _BASE64_LETTERS.fullmatch(text) is not None
+
+
+def _is_time(value: object) -> bool:
+    """Whether ``value`` is what a query may have for a time."""
+    if isinstance(value, str):
+        found = moment(value)
+        return found is not None and value[10:11] in {"T", "t"} and (value[-1] in "Zz" or value[-6:-5] in {"+", "-"})
+    return not isinstance(value, (int, float)) or moment(value) == value
+
+
+def _is_query(plan: Plan) -> bool:
+    """Whether its objects have the fields of queries."""
+    return (
+        not plan.constants
+        and all(own == (role,) for role, own in plan.columns.items())
+        and {"event_id", "occurred_at"} <= plan.columns.keys()
+        and plan.kinds["features"] == "value"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewriting:
+    """From objects as ``plan`` has them to queries; what is no object stays as it is, to be refused for it."""
+
+    path: Path
+    reading: Reading
+    plan: Plan
+
+    def lines(self, values: list[bytes], places: NDArray[np.int64]) -> Iterator[bytes]:
+        """The queries in ``values``, which stand at ``places`` int64 (n,) of the file."""
+        import msgspec
+
+        given = partitions(self.path)
+        ids = event_ids(self.path, places)
+        times = self.reading.times(len(values)) if "occurred_at" not in self.plan.columns else None
+        for at, value in enumerate(values):
+            fields, is_strict = _fields(value)
+            if fields is None:
+                yield value
+                continue
+            query = self._query(given | fields)
+            query.setdefault("event_id", ids[at])
+            if times is not None:
+                query["occurred_at"] = float(times[at])
+            yield msgspec.json.encode(query) if is_strict else json.dumps(query).encode()
+
+    def _query(self, fields: dict[str, Any]) -> dict[str, Any]:
+        plan, query = self.plan, dict[str, Any](self.plan.constants)
+        for role, own in plan.columns.items():
+            if role not in VECTORS:
+                query[role] = fields.get(own[0])
+            elif plan.is_one(role):
+                query[role] = _unpacked(fields.get(own[0]))
+            elif role == "features":
+                query[role] = {name: fields.get(name) for name in own}
+            else:
+                query[role] = dict(zip(class_names(own), map(fields.get, own), strict=True))
+        time = moment(query.get("occurred_at"))
+        if time is not None:
+            query["occurred_at"] = time
+        return query | ({"schema": fields["schema"]} if "schema" in fields else {})
+
+
+def _unpacked(value: Any) -> Any:
+    """``value``, of JSON in a text what it holds."""
+    if isinstance(value, str) and value.lstrip()[:1] in {"[", "{"}:
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value

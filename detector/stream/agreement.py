@@ -1,4 +1,4 @@
-"""State and sources belong together: what the state holds of a source must be of the topic that is there now."""
+"""Agreement of state and sources: the state of a source must belong to the topic that exists now."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from detector.stream.partition import Partition
 
 SECTION = "sources"
-"""Section of each state record: the identities of the topics that its offsets are of."""
+"""The section of each state record with the identities of the source topics of its offsets."""
 _VERSION = 1
 _SIGHTINGS = 3
-"""So often in a row a topic must end too early: for a moment after a change of leaders it may seem to."""
+"""A topic must end too early this often in a row: after a change of leaders it may seem to for a moment."""
 
 
 class Broker(Protocol):

@@ -22,7 +22,7 @@ _RECOVERY_BUFFER_RECORDS = 8
 
 
 class StateStore(Store[bytes, bytes]):
-    """Holds nothing: the partitions are the state. Passes the state log, and rebalances, to the owner."""
+    """Holds nothing: the partitions are the state. Passes state log and rebalances to the owner."""
 
     def __post_init__(self) -> None:
         self.data: dict[bytes, bytes] = {}
@@ -75,8 +75,8 @@ class StateTable(Table[bytes, bytes]):
 
 
 class Application(faust.App):
-    """A Faust app in which an agent's error ends the process, as Faust would acknowledge the event and go on, and which
-    writes nothing to any disk."""
+    """A Faust app in which an agent's error ends the process, since Faust would acknowledge the event and go on. It
+    writes to no disk."""
 
     weirguard_owner: Owner
     weirguard_sources: frozenset[str]
@@ -84,10 +84,10 @@ class Application(faust.App):
     weirguard_delivered: dict[Any, int]
 
     def _create_directories(self) -> None:
-        """None is needed: Faust would keep a file of each table there, and ours keeps everything in Kafka."""
+        """Makes no folder: Faust would keep a file per table there, and our state is in Kafka."""
 
     async def on_stop(self) -> None:
-        """Not ready from here on."""
+        """The worker is not ready from here on."""
         self.weirguard_owner.stopping()
         await super().on_stop()
 
@@ -96,7 +96,7 @@ class Application(faust.App):
 
 
 def create_app(settings: Settings, new_owner: Callable[[faust.App], Owner]) -> Application:
-    """The application for ``settings``; importing this module creates nothing."""
+    """Returns the application for ``settings``; importing this module creates nothing."""
     faust_edges.install(settings.kafka.embedded)
     app = Application(settings.kafka.topics.application, **_options(settings))
     app.weirguard_owner = new_owner(app)

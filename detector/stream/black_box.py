@@ -1,10 +1,10 @@
-"""Which record ends its worker: what a worker is about to process stands where it survives the worker.
+"""Finds the record that ends its worker: a worker notes what it is about to process where the note survives the worker.
 
-The note is in memory that the supervisor makes and the worker inherits: a killed process cannot take it along, and it
-needs no disk. When a worker ends twice at the same offsets, these are suspects: the next worker processes each of them
-alone. A suspect that ends a worker alone is poison: the next worker sends it to the dead letters, unread.
+The note is in memory that the supervisor makes and the worker inherits: it outlives a killed process, and needs no
+disk. When a worker ends twice at the same offsets, these are suspects: the next worker processes each of them alone. A
+suspect that ends a worker alone is poison: the next worker sends it to the dead letters, unread.
 
-Standard library only: the supervisor should have little to fail with.
+Standard library only, so that the supervisor has little that can fail.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CAUTION_VARIABLE = "WEIRGUARD_CAUTION"
 _BYTES = 65_536
 _LENGTH = struct.Struct("<I")
 _MOST = 1_000
-"""The most suspects and poison records that are remembered: an environment variable has a limit."""
+"""The most suspects and poison records that are kept: an environment variable has a size limit."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -65,7 +65,7 @@ class BlackBox:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What the worker has to inherit."""
+        """The descriptors that the worker has to inherit."""
         return () if self._fd is None else (self._fd,)
 
     @property
@@ -74,12 +74,12 @@ class BlackBox:
         return {} if self._fd is None else {BOX_VARIABLE: str(self._fd)}
 
     def clear(self) -> None:
-        """Nothing is noted."""
+        """Clears the note."""
         if self._fd is not None:
             os.pwrite(self._fd, bytes(_LENGTH.size), 0)
 
     def read(self) -> list[Flight]:
-        """What the worker was processing when it last said so; empty where it had done with it."""
+        """Returns what the worker was processing at its last note; nothing if it had finished."""
         if self._fd is None:
             return []
         (length,) = _LENGTH.unpack(os.pread(self._fd, _LENGTH.size, 0))
@@ -121,7 +121,7 @@ class Notes:
         return self._memory is not None
 
     def enter(self, flights: Iterable[Flight]) -> None:
-        """``flights`` begin. The length is written last, so that a note is never half a note."""
+        """Notes that ``flights`` begin. Writes the length last, so that a note is never partial."""
         if self._memory is None:
             return
         note = _json(flights)
@@ -129,7 +129,7 @@ class Notes:
         self._memory[: _LENGTH.size] = _LENGTH.pack(len(note))
 
     def leave(self) -> None:
-        """They have ended well."""
+        """Notes that they ended well."""
         if self._memory is not None:
             self._memory[: _LENGTH.size] = bytes(_LENGTH.size)
 
@@ -140,14 +140,14 @@ def _json(flights: Iterable[Flight]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """What a worker must be careful with."""
+    """The records that a worker must treat with care."""
 
     suspects: Mapping[Place, Flight] = field(default_factory=dict)
     poison: frozenset[tuple[str, int, int]] = frozenset()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """What the supervisor says; no caution where it says nothing that can be read."""
+        """Returns what the supervisor says; no caution where that cannot be read."""
         try:
             said = json.loads(environment.get(CAUTION_VARIABLE, "{}"))
             suspects = [Flight(*entry) for entry in said.get("suspects", ())]
@@ -171,7 +171,7 @@ class Caution:
 
 
 class PoisonFinder:
-    """Draws the conclusions, from one end of a worker to the next."""
+    """Finds suspects and poison, from one end of a worker to the next."""
 
     def __init__(self) -> None:
         self._last: dict[Place, Flight] = {}
@@ -179,7 +179,7 @@ class PoisonFinder:
         self._poison: dict[tuple[str, int, int], None] = {}
 
     def ended(self, flights: Sequence[Flight]) -> list[tuple[str, int, int]]:
-        """A worker has ended while ``flights`` were processed; gives what turned out to be poison."""
+        """Notes that a worker ended while ``flights`` were processed. Returns new poison."""
         found = [flight for flight in flights if len(flights) == 1 and self._ended_alone(flight)]
         for flight in flights:
             again = flight.common(self._last.get(flight.place))

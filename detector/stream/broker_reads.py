@@ -1,4 +1,4 @@
-"""Questions to the broker that Faust has no answer for; kafka-python, from one thread of the worker."""
+"""Requests to the broker that Faust cannot make; by kafka-python, from one thread of the worker."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class BrokerReads:
         self._watch = TopicWatch(kafka)
 
     def missing(self, topic: str, partition: int, expected: int, found: int) -> int:
-        """How many offsets from ``expected`` to below ``found`` were deleted before they were read.
+        """Returns how many offsets from ``expected`` to below ``found`` were deleted before they were read.
 
-        The others hold no record: transaction markers, or records of a transaction that was given up. Raises SourceGap
-        where the broker holds a record there.
+        The others hold no record: transaction markers, or records of an aborted transaction. Raises SourceGap where the
+        broker holds a record there.
         """
         place = TopicPartition(topic, partition)
         with self._named(f"cannot read {topic}[{partition}] at {expected}"):
@@ -50,7 +50,7 @@ class BrokerReads:
         return max(min(start, found) - expected, 0)
 
     def _nothing_before(self, consumer: KafkaConsumer, place: TopicPartition, found: int) -> None:
-        """Read on until the consumer is at ``found``; without progress for a while, or at a record, it is no gap."""
+        """Reads until the consumer is at ``found``; without progress for a while, or at a record, it is no gap."""
         at, deadline = -1, monotonic() + _PATIENCE_SECONDS
         while monotonic() < deadline:
             records = consumer.poll(timeout_ms=200, max_records=_MOST_RECORDS).get(place)
@@ -64,13 +64,14 @@ class BrokerReads:
         raise SourceGap(f"{place.topic}[{place.partition}]: {found} was delivered and the broker shows nothing at {at}")
 
     def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
-        """End offsets of ``partitions`` of ``topic``; the embedded broker's are low by less than its last batch."""
+        """Returns the end offsets of ``partitions`` of ``topic``; the embedded broker's are low by less than its last
+        batch."""
         places = [TopicPartition(topic, partition) for partition in partitions]
         with self._named(f"cannot read the ends of {topic}"):
             return {place.partition: int(end) for place, end in self._open().end_offsets(places).items()}
 
     def holds(self, topic: str, partition: int, offset: int) -> bool:
-        """Whether ``topic`` holds a record at ``offset``."""
+        """Returns whether ``topic`` holds a record at ``offset``."""
         place = TopicPartition(topic, partition)
         with self._named(f"cannot read {topic}[{partition}] at {offset}"):
             consumer = self._open()
@@ -84,10 +85,10 @@ class BrokerReads:
         return False
 
     def look(self) -> dict[str, str]:
-        """The identity of each topic, empty where the broker has none.
+        """Returns the identity of each topic, empty where the broker has none.
 
-        Topics that only we write are made again where they are gone. Raises ConfigurationError when a topic is no
-        longer what the start has checked.
+        Topics that only we write are made again where they are gone. Raises ConfigurationError when a topic has changed
+        since the start.
         """
         found = topics.look(self._kafka)
         renewed = self._watch.check(found)
@@ -97,7 +98,7 @@ class BrokerReads:
         return {name: one.identity for name, one in found.items()}
 
     def cut(self, topic: str, partition: int, before: int) -> None:
-        """Delete the records of ``topic`` below offset ``before``; nothing happens on the embedded broker."""
+        """Deletes the records of ``topic`` below offset ``before``; does nothing on the embedded broker."""
         if self._kafka.embedded:
             return
         admin = KafkaAdminClient(**self._kafka.client_arguments())

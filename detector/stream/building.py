@@ -1,4 +1,4 @@
-"""Settings to the pure objects: what the engine and the policy are configured with."""
+"""From settings to the configuration of engine and policy."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from detector.stream.profiles import read_profiles
 
 
 def engine_config(settings: Settings) -> EngineConfig:
-    """What the engine of every partition is configured with. Raises ConfigurationError."""
+    """Returns the configuration of the engine of every partition. Raises ConfigurationError."""
     section = settings.detection
     return EngineConfig(
         mode=section.mode,
         prada=PradaConfig(**section.prada.model_dump()),
         limits=Limits(**section.limits.model_dump()),
         dimensions=dict(section.dimensions),
+        outputs=dict(section.outputs),
         profiles=read_profiles(section.profiles),
     )
 
 
 def policy_of(settings: Settings) -> Policy:
-    """The policy that ``settings.policy`` describes. Raises ConfigurationError for a bad allowlist, and for the mode of
-    a signal that there is not."""
+    """Returns the policy of ``settings.policy``. Raises ConfigurationError for a bad allowlist, and for the mode of an
+    unknown signal."""
     section = settings.policy
     _refuse_unknown_signals(settings)
     ladder = (

@@ -1,8 +1,8 @@
-"""Source records reach the agent a fetch at a time.
+"""Delivers source records to the agent one fetch at a time.
 
-By Faust's own way each record costs three tasks, two queues and an event of its own, some 0.3 ms: more than judging it.
-The records of the state log, which are few and large, go that way still. ``tests/stream/test_bulk_delivery.py`` fails
-when this no longer fits; the versions are pinned in ``pyproject.toml``.
+In Faust's own way each record costs three tasks, two queues and an event, some 0.3 ms: more than judging it. Records of
+the state log, which are few and large, still go that way. ``tests/stream/test_bulk_delivery.py`` fails when this no
+longer fits; the versions are pinned in ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def _is_ours(consumer: Any, tp: TP, active: Collection[TP] | None) -> bool:
 
 
 async def _deliver(consumer: Any, records: dict[TP, list[Any]]) -> None:
-    """Put one list of messages into the agent's channel. What is not put is fetched again once the flow resumes."""
+    """Puts one list of messages into the agent's channel. Messages that are not put are fetched again once the flow
+    resumes."""
     if not await _room(consumer):
         return
     delivery = []
@@ -80,9 +81,10 @@ async def _deliver(consumer: Any, records: dict[TP, list[Any]]) -> None:
 
 
 async def _room(consumer: Any) -> bool:
-    """Wait until the agent has taken enough; False when the flow was stopped before that.
+    """Waits until the agent has taken enough. Returns False if the flow was stopped before that.
 
-    The queue itself has no limit: Faust cancels whoever waits to put into one that it clears, and that ends the worker.
+    The queue itself has no limit: Faust cancels tasks that wait to put into a queue that it clears, and that ends the
+    worker.
     """
     generation = consumer.app.consumer_generation_id
     while any(agent.queue.qsize() >= _DELIVERIES_WAITING for agent in consumer.app.weirguard_deliveries._subscribers):
@@ -93,7 +95,7 @@ async def _room(consumer: Any) -> bool:
 
 
 async def _skip_holes(consumer: Any, tp: TP, batch: list[Any]) -> None:
-    """Tell the bookkeeping of commits which offsets will never come: those of transaction markers, for example."""
+    """Informs the bookkeeping of commits of offsets that will never come, such as those of transaction markers."""
     last = consumer._read_offset[tp]
     for record in batch:
         if last and record.offset > last + 1:

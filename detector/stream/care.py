@@ -1,4 +1,4 @@
-"""How source records are taken: in micro-batches of bounded size, and one by one where they have ended workers."""
+"""How source records are processed: in micro-batches of bounded size, and one by one where they have ended workers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Work = tuple[Partition, list[SourceRecord]]
 
 @dataclass(frozen=True, slots=True)
 class Care:
-    """``microbatch_bytes``: the most that one micro-batch has. ``notes``: where it stands what is being processed."""
+    """``microbatch_bytes``: the most bytes of a micro-batch. ``notes``: where the worker notes what it processes."""
 
     microbatch_bytes: int
     caution: Caution = field(default_factory=Caution)
     notes: Notes = field(default_factory=Notes)
 
     def micro_batches(self, partition: int, records: Sequence[SourceRecord]) -> Iterator[list[SourceRecord]]:
-        """``records`` of one source, in order; a command, or a suspect, is one by itself."""
+        """Yields ``records`` of one source in micro-batches, in order; a command, or a suspect, is one by itself."""
         batch: list[SourceRecord] = []
         room, alone = self.microbatch_bytes, False
         for record in records:
@@ -37,16 +37,16 @@ class Care:
             yield batch
 
     def groups(self, work: list[Work]) -> list[list[Work]]:
-        """What of ``work`` may be processed together: all of it, unless a suspect is among it."""
+        """Returns ``work`` in groups to process together: all of it, unless a suspect is among it."""
         suspect = any(self.caution.suspects_one(*flight[:3]) for flight in flights(work))
         return [[one] for one in work] if suspect else [work]
 
     def is_poison(self, partition: int, record: SourceRecord) -> bool:
-        """Whether ``record`` must be passed by, unread."""
+        """Returns whether ``record`` must be skipped unread."""
         return self.caution.is_poison(record.source, partition, record.offset)
 
 
 def flights(work: Iterable[Work]) -> Iterator[Flight]:
-    """What is noted of ``work``."""
+    """Returns the notes of ``work``."""
     for partition, records in work:
         yield Flight(records[0].source, partition.number, records[0].offset, records[-1].offset)

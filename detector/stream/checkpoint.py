@@ -1,7 +1,7 @@
 """Rolling checkpoints: which principals' state is rewritten when, so that the state log stays bounded.
 
-A round rewrites every principal once, between the deltas and never faster than they come. What a round's first chunk
-is preceded by may be deleted once the round has ended: chunks and later deltas hold everything.
+A round rewrites every principal once, between the deltas and never faster than they come. The log before a round's
+first chunk may be deleted once the round has ended: chunks and later deltas hold everything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LEDGER_KEYS = 1_000
 
 
 class Checkpointer:
-    """Paces the rounds of one partition. ``round_bytes``: how much must be logged before a new round begins."""
+    """Paces the rounds of one partition. ``round_bytes``: the bytes of deltas before a new round begins."""
 
     def __init__(self, judge: Judge, round_bytes: int, chunk_bytes: int) -> None:
         self._judge = judge
@@ -43,7 +43,7 @@ class Checkpointer:
         return self.in_round and self._credit > 0
 
     def next_chunk(self) -> Sections | None:
-        """The next chunk's sections, or None when the round holds everybody."""
+        """Returns the sections of the next chunk, or None when the round holds all principals."""
         if not self._listed:
             self._list()
         keys = self._engine_keys()
@@ -74,7 +74,7 @@ class Checkpointer:
         self._since_round = self._credit = 0
 
     def _list(self) -> None:
-        """Who is held as the first chunk is made: what came before it is deleted with the round's end."""
+        """Lists the principals as the first chunk is made: what came before it is deleted with the round's end."""
         self._listed = True
         self._keys = deque(self._judge.engine.keys())
         self._ledger_keys = deque(self._judge.ledger.keys())

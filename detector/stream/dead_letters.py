@@ -1,8 +1,9 @@
-"""Dead letters: what cannot be judged, kept for people. Each fits its topic and holds what is bad and nothing else.
+"""Dead letters: unreadable input, kept for people. Each fits its topic and holds only what is bad.
 
-Of a packed record with some bad rows the letter holds those rows, as a packed record of their own: its neighbours are
-other customers'. What is still too large is cut; headers give the size and a digest of the record as it came. Letters
-of one reason are limited by the minute of record time: beyond the limit ever fewer are kept, and all are counted.
+For a packed record with some bad rows the letter holds those rows, as a packed record of their own: their neighbours
+are other customers'. Letters that are still too large are cut; headers give the size and a digest of the original
+record. Letters of one reason are limited per minute of record time: beyond the limit fewer and fewer are kept, and all
+are counted.
 """
 
 from __future__ import annotations
@@ -148,7 +149,10 @@ def cut_letter(letter: Message, largest: int) -> Message:
 
 
 def _message(rows: Sequence[BadRow]) -> str:
-    text = "; ".join(f"row {row.row}: {row.reason}: {row.detail}" for row in rows[:_LISTED_ROWS])
+    """For people, who count rows from 1."""
+    text = "; ".join(
+        (f"row {row.row + 1}: " if row.row >= 0 else "") + f"{row.reason}: {row.detail}" for row in rows[:_LISTED_ROWS]
+    )
     text = text.encode(errors="replace").decode()
     return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 3] + "..."
 

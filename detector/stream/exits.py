@@ -1,4 +1,5 @@
-"""Why a worker stops: exit codes that the supervisor can explain. Stopping on doubt is how nothing is lost."""
+"""Exit codes of a worker, which the supervisor can explain. A worker stops when consistency is uncertain, so that
+nothing is lost."""
 
 from __future__ import annotations
 
@@ -52,20 +53,20 @@ _FATAL = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SI
 
 
 def blames_records(code: int) -> bool:
-    """Whether what was being processed may have ended the worker: an error, a crash, too much memory, or no end.
-    Trouble with the broker, or with who owns what, is none of these."""
+    """Returns whether the processed records may have ended the worker: an error, a crash, too much memory, or a hang.
+    Trouble with the broker or with ownership is none of these."""
     return -code in _FATAL or code in {Exit.PROCESSING, Exit.PROGRESS_STALLED}
 
 
 def meaning(code: int) -> str:
-    """A sentence for any exit status of a worker, as ``subprocess`` reports it."""
+    """Returns a sentence for any exit status of a worker, as ``subprocess`` reports it."""
     if code < 0:
         return f"killed by signal {-code}"
     return MEANING[Exit(code)] if code in set(Exit) else f"exit status {code}"
 
 
 def stop_now(code: Exit, why: str, error: BaseException | None = None) -> NoReturn:
-    """End this process at once, committing nothing more. Does not return.
+    """Ends this process at once, committing nothing more. Does not return.
 
     A clean shutdown would let Faust acknowledge what was not applied; ending the process cannot.
     """

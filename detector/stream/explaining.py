@@ -1,5 +1,5 @@
-"""One principal's queries, picked out of files or of the queries topic, and judged again with a look at each of them:
-what ``explain`` tells of."""
+"""Picks one principal's queries out of files or of the queries topic and judges them again, observed one by one, for
+``explain``."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from detector.core.signals.prada import Prada, distances_in
 from detector.policy.activity import Activity, Unjudged
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.sources import format_of
+from detector.sources import Reading, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
 from detector.stream.intake import Receiver, SourceRecord, origin_of
 
 Floats = NDArray[np.float64]
 Timed = tuple[QueryBatch, Floats]
-"""Queries and policy's time of each, float64 (n,), seconds UTC."""
+"""Queries and the policy time of each, float64 (n,), seconds UTC."""
 
 _ROWS = 512
 _RECORDS = 256
@@ -40,14 +40,15 @@ _CLOSE_NAMES = 5
 
 @dataclass(slots=True)
 class OwnQueries:
-    """What a stream holds of ``principal``: his queries by model, in order; ``names`` are those of everybody in it."""
+    """The queries of ``principal`` in a stream, by model, in order; ``names`` are those of all principals in it."""
 
     principal: str
     by_model: dict[str, list[Timed]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
 
     def of(self, model: str | None) -> list[Timed]:
-        """His queries to ``model``, which may be None if he asked one model alone. Raises ConfigurationError."""
+        """Returns the principal's queries to ``model``, which may be None if they queried a single model. Raises
+        ConfigurationError."""
         if not self.by_model:
             raise ConfigurationError(f"there is no query of {self.principal!r}{self._others()}")
         if model is None and len(self.by_model) > 1:
@@ -57,7 +58,7 @@ class OwnQueries:
         chosen = next(iter(self.by_model)) if model is None else model
         if chosen not in self.by_model:
             raise ConfigurationError(
-                f"there is no query of {self.principal!r} to {chosen!r}; he asked {', '.join(sorted(self.by_model))}"
+                f"there is no query of {self.principal!r} to {chosen!r}, only to {', '.join(sorted(self.by_model))}"
             )
         return self.by_model[chosen]
 
@@ -73,13 +74,12 @@ class OwnQueries:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Course:
-    """What engine and policy say of each of the n queries of one principal of one model, in order.
+    """The results of engine and policy for each of the n queries of one principal of one model, in order.
 
-    ``versions``: the model version under which each was judged. ``time`` float64 (n,): policy's, seconds UTC.
-    ``flagged`` bool (n,), ``score`` float64 (n,) and ``signals`` float64 (n,) each: as the engine's observation has
-    them. ``findings`` and ``records`` with the row that they came of. ``distances``: by row, those that PRADA tests
-    after it, at the first verdict and at the end. ``refused``: rows that the engine did not take, and that are not
-    among the n.
+    ``versions``: the model version under which each was judged. ``time`` float64 (n,): policy time, seconds UTC.
+    ``flagged`` bool (n,), ``score`` float64 (n,) and ``signals`` float64 (n,) each: as in the engine's observation.
+    ``findings`` and ``records`` by row. ``distances``: by row, those that PRADA tests after it, at the first verdict
+    and at the end. ``refused``: rows that the engine refused, which are not among the n.
     """
 
     model: str
@@ -99,19 +99,19 @@ class Course:
 
     @property
     def verdict(self) -> int | None:
-        """The first row that is flagged."""
+        """The first flagged row."""
         rows = np.flatnonzero(self.flagged)
         return int(rows[0]) if len(rows) else None
 
 
-def recorded(paths: Sequence[Path], *, merge: bool, progress: Callable[[int], None]) -> Iterator[Timed]:
-    """The good rows of files, in the order given or by ``occurred_at``, with the times that ``replay`` has.
+def recorded(paths: Sequence[Path], reading: Reading, progress: Callable[[int], None]) -> Iterator[Timed]:
+    """Yields the good rows of files as ``reading`` says, with the times of ``replay``.
 
-    ``progress`` is told how many rows, good or bad, were read since. Raises ConfigurationError, at once where a file is
-    missing or of no known format.
+    ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
+    file is missing or of no known format.
     """
-    logs = [format_of(path).read(path) for path in paths]
-    return _timed(by_time(logs) if merge else one_after_another(logs), progress)
+    logs = open_logs(paths, reading)
+    return _timed(by_time(logs) if reading.merge else one_after_another(logs), progress)
 
 
 def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iterator[Timed]:
@@ -126,8 +126,8 @@ def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iter
 
 
 def streamed(records: Iterable[SourceRecord], partition: int, partitions: int, topics: Topics) -> Iterator[Timed]:
-    """The queries that live in ``partition``, of the records of its sources in order of time, with the times that its
-    owner has. Re-keyed records that are repeated, or do not say where they came from, are left out, as by them."""
+    """Yields the queries of ``partition``, from the records of its sources in order of time, with its owner's times.
+    Skips re-keyed records that are repeated or have no valid origin header, as the owner does."""
     receiver = Receiver(partition, partitions, topics)
     own = _unrepeated(records, partitions)
     latest = 0.0
@@ -155,7 +155,7 @@ def _unrepeated(records: Iterable[SourceRecord], partitions: int) -> Iterator[So
 
 
 def queries_of(principal: str, stream: Iterable[Timed]) -> OwnQueries:
-    """What ``stream`` holds of ``principal``."""
+    """Returns the queries of ``principal`` in ``stream``."""
     own = OwnQueries(principal)
     for batch, times in stream:
         own.names.update(batch.principals)
@@ -167,13 +167,13 @@ def queries_of(principal: str, stream: Iterable[Timed]) -> OwnQueries:
 
 
 def later(queries: Sequence[Timed], moment: float) -> list[Timed]:
-    """Those of ``queries`` that came after the time ``moment``."""
+    """Returns the ``queries`` that came after the time ``moment``."""
     kept = ((batch, times, np.flatnonzero(times > moment)) for batch, times in queries)
     return [(take(batch, rows), times[rows]) for batch, times, rows in kept if len(rows)]
 
 
 def follow(queries: Sequence[Timed], engine_config: EngineConfig, policy: Policy) -> Course:
-    """The course of the principal whose ``queries`` these are, of one model, at least one.
+    """Returns the course of the principal with these ``queries``, of one model, at least one.
 
     Raises ConfigurationError if the engine takes none of them.
     """
@@ -213,15 +213,15 @@ def _observed(engine: Engine, pieces: Sequence[QueryBatch]) -> list[Observation]
 
 
 def _judged_keys(observation: Observation) -> list[PrincipalKey]:
-    """Whose state judged each row that was judged."""
+    """Returns the key of the state that judged each judged row."""
     return [observation.keys[at] for at in observation.key_index[observation.index >= 0].tolist()]
 
 
 def _told(
     seen: Sequence[Observation], pieces: Sequence[QueryBatch], times: Floats, ledger: Ledger
 ) -> tuple[dict[int, Finding], list[tuple[int, Alert | Audit]]]:
-    """The findings, and what policy puts on record, by row: it is told of one row at a time, so that each record's row
-    is known."""
+    """Returns the findings and the policy's records, by row: policy gets one row at a time, so that the row of each
+    record is known."""
     findings: dict[int, Finding] = {}
     records: list[tuple[int, Alert | Audit]] = []
     start, versions = 0, [piece.model_version for piece in pieces for _ in range(len(piece))]
@@ -252,11 +252,14 @@ def _activity(
         findings=[replace(finding, row=0) for finding in findings],
         judged=observation.index[only] >= 0,
         unjudged={} if unjudged is None else {0: unjudged},
+        score=observation.score[only],
+        index=observation.index[only],
     )
 
 
 def _distances(pieces: Sequence[QueryBatch], count: int, engine_config: EngineConfig) -> Floats:
-    """What PRADA tests after the first ``count`` queries, in the state that judged the last of them."""
+    """Returns the distances that PRADA tests after the first ``count`` queries, in the state that judged the last of
+    them."""
     engine, left = Engine(engine_config, {Prada.name: Prada}), count
     for piece in pieces:
         own = cut(piece, 0, min(left, len(piece)))

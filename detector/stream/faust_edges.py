@@ -125,7 +125,7 @@ async def stopped_flow(app: Any) -> None:
 
 
 async def commit(app: Any, offsets: Mapping[TP, int]) -> None:
-    """Commit where reading goes on. A former owner may have died between state and commit, and what he left
+    """Commits the reading position. A former owner may have died between state and commit, and what was left
     uncommitted is not read again: without this it would look like a lag until the next record."""
     mine = {tp: offset for tp, offset in offsets.items() if offset > 0 and tp in app.consumer.assignment()}
     if mine:

@@ -1,4 +1,4 @@
-"""Source records to rows that belong here: decoding, re-keying of strays, dead letters."""
+"""Decodes source records into rows of this partition; finds strays and dead letters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ORIGIN = "weirguard-origin"
 """Header of a re-keyed record: ``partition:offset`` of its first arrival."""
 
 POISON = "poison"
-"""Reason of a record that ends, or would end, whoever processes it."""
+"""The reason of a record that ends, or would end, every worker that processes it."""
 
 _HEADER_BYTES = 16_384
 _ORIGIN = re.compile(rb"([0-9]{1,6}):([0-9]{1,18})")
@@ -64,11 +64,11 @@ class SourceRecord:
 
 @dataclass(slots=True)
 class Intake:
-    """What a run of source records came to, in log order.
+    """The content of a run of source records, in log order.
 
-    ``record_of`` and ``row_of`` int64 (rows,) give the record index of each row of the pieces and its place in that
-    record. ``counts`` stand before a row. ``strays`` are messages to the right partition, ``refused`` the bad rows by
-    record index, and ``repaired`` as in ``DecodedRun``.
+    ``record_of`` and ``row_of`` int64 (rows,) give the record index of each row of the pieces and its position in that
+    record. ``counts`` precede a row. ``strays`` are messages to the right partition, ``refused`` the bad rows by record
+    index, and ``repaired`` as in ``DecodedRun``.
     """
 
     pieces: list[QueryBatch] = field(default_factory=list)
@@ -85,11 +85,11 @@ class Intake:
         return sum(len(piece) for piece in self.pieces)
 
     def add(self, part: Part) -> None:
-        """Take in rows of records that no other part has rows of."""
+        """Adds rows of records that no other part has rows of."""
         self._parts.append(part)
 
     def close(self) -> None:
-        """All is in: put it in log order and join what can be joined, for the engine."""
+        """Ends the input: puts it in log order and joins what can be joined, for the engine."""
         if self._parts:
             pieces, records, rows = zip(*in_log_order(self._parts), strict=True)
             self.pieces = list(concatenate(pieces))
@@ -105,9 +105,9 @@ class Receiver:
         self._topics = topics
 
     def receive(self, records: Sequence[SourceRecord]) -> Intake:
-        """Decode ``records``; nothing is raised for bad ones, they are in ``refused``.
+        """Decodes ``records``. Raises nothing for bad ones; they are in ``refused``.
 
-        A record that has the decoder fail in a way that nobody foresaw is refused as poison; its neighbours are kept.
+        A record on which the decoder fails unexpectedly is refused as poison; its neighbours are kept.
         """
         try:
             return self._receive(records, {})
@@ -132,9 +132,10 @@ class Receiver:
         intake = Intake(refused={at: [bad] for at, bad in poison.items()})
         counts: list[tuple[int, Count]] = []
         media_types = [_media_type(record) for record in records]
-        for at in [at for at, media_type in enumerate(media_types) if media_type not in _KNOWN and at not in poison]:
-            intake.refused[at] = [_unknown(media_types[at])]
-        known = (at for at, media_type in enumerate(media_types) if media_type in _KNOWN and at not in poison)
+        known = [at for at, media_type in enumerate(media_types) if media_type in _KNOWN and at not in poison]
+        if len(known) < len(records):
+            for at in sorted({*range(len(records))} - {*known, *poison}):
+                intake.refused[at] = [_unknown(media_types[at])]
         for packed, run in groupby(known, key=lambda at: media_types[at] == _PACKED):
             places = list(run)
             counts += self._take_in(intake, places, [records[at] for at in places], packed)
@@ -145,14 +146,17 @@ class Receiver:
     def _take_in(
         self, intake: Intake, places: list[int], records: list[SourceRecord], packed: bool
     ) -> list[tuple[int, Count]]:
-        """Neighbours of one encoding, decoded together; gives their counts."""
+        """Decodes neighbours of one encoding together. Returns their counts."""
         values = [record.value for record in records]
         run = (decode_packed_run if packed else decode_json_run)(values, [record.timestamp for record in records])
         if run.repaired:
             intake.repaired.update(run.repaired)
         away = self._away(run)
-        lost = self._forward(intake, places, records, away, {place for place, bad in run.bad if bad.row < 0})
-        self._refuse(intake, places, run, lost)
+        lost: list[int] = []
+        if away:
+            lost = self._forward(intake, places, records, away, {place for place, bad in run.bad if bad.row < 0})
+        if run.bad:
+            self._refuse(intake, places, run, lost)
         numbers = np.array(places, np.int64)
         for batch, record, row in run.parts:
             if away:
@@ -167,7 +171,7 @@ class Receiver:
         ]
 
     def lives_here(self, principal: str) -> bool:
-        """Whether this partition is the principal's."""
+        """Returns whether this is the principal's partition."""
         return self._home(principal) == self._partition
 
     def _home(self, principal: str) -> int:
@@ -178,11 +182,13 @@ class Receiver:
         return np.asarray(homes, np.int64)[batch.principal_index]
 
     def _away(self, run: DecodedRun) -> dict[int, int]:
-        """The records of ``run``, in order, with rows, bad ones too, or counts of somebody who lives elsewhere; and
-        where the last of them does."""
-        told = [*run.counts, *((place, count) for place, bad in run.bad if (count := unread(bad, 0.0)) is not None)]
-        homes = ((place, self._home(count.principal)) for place, count in told)
-        away = {place: home for place, home in homes if home != self._partition}
+        """Returns the records of ``run``, in order, that have rows (also bad ones) or counts of another partition, and
+        the last such partition of each."""
+        away: dict[int, int] = {}
+        if run.counts or run.bad:
+            told = [*run.counts, *((place, count) for place, bad in run.bad if (count := unread(bad, 0.0)) is not None)]
+            homes = ((place, self._home(count.principal)) for place, count in told)
+            away = {place: home for place, home in homes if home != self._partition}
         for batch, record, _ in run.parts:
             home = self._homes(batch)
             if np.count_nonzero(home != self._partition):
@@ -198,7 +204,8 @@ class Receiver:
         away: Mapping[int, int],
         unreadable: set[int],
     ) -> list[int]:
-        """Send on what lives elsewhere, ``unreadable`` records whole; gives the records that are refused for it."""
+        """Re-keys what belongs to other partitions, ``unreadable`` records whole. Returns the records that are refused
+        for it."""
         lost = []
         for place, home in away.items():
             try:
@@ -209,8 +216,8 @@ class Receiver:
         return lost
 
     def _refuse(self, intake: Intake, places: list[int], run: DecodedRun, lost: list[int]) -> None:
-        """Note the bad rows of ``run``. One of somebody who lives elsewhere is no query here: it was sent on, whole or
-        as a count."""
+        """Notes the bad rows of ``run``. A row of another partition is no query here: it was re-keyed, whole or as a
+        count."""
         for place, bad in run.bad:
             elsewhere = unread(bad, 0.0) is not None and not self.lives_here(bad.principal)
             if place in lost or (elsewhere and bad.row < 0):
@@ -218,9 +225,9 @@ class Receiver:
             intake.refused.setdefault(places[place], []).append(replace(bad, queries=0) if elsewhere else bad)
 
     def _strays(self, record: SourceRecord, home: int, unreadable: bool) -> list[Message]:
-        """A single query goes to ``home`` as it came, as does what is ``unreadable``: there it counts against its
-        principal. Of a packed record each group of rows goes to its partition; a stray that was sent here twice is an
-        error."""
+        """Returns the messages for ``home``. A single query, or an ``unreadable`` record, goes there as it came: there
+        it counts against its principal. Of a packed record each group of rows goes to its partition; a stray that was
+        sent here twice is an error."""
         if record.source == "rekeyed":
             raise InvalidRecord("partition", "a re-keyed record arrived in a partition that is not its principal's")
         if record.packed and not unreadable:
@@ -231,10 +238,11 @@ class Receiver:
         return [Message(self._topics.rekeyed, home, key, record.value or b"", headers, record.timestamp)]
 
     def _repacked(self, record: SourceRecord) -> Iterator[Message]:
-        """The rows of ``record`` that live elsewhere, decoded again without their neighbours, and counts of those that
-        are bad.
+        """Yields the rows of ``record`` that belong elsewhere, decoded again without their neighbours, and counts of
+        bad ones.
 
-        A record that all goes to one place stays as it is: packed again it might be a little too large to be read.
+        A record whose rows all go to one partition stays as it is: packed again it might be a little too large to be
+        read.
         """
         decoded = decode_packed(record.value, timestamp=record.timestamp)
         counts = self._counts_elsewhere(decoded, record.timestamp)
@@ -250,7 +258,8 @@ class Receiver:
             yield Message(self._topics.rekeyed, partition, None, value, headers, record.timestamp)
 
     def _counts_elsewhere(self, decoded: DecodedQueries, time: float) -> dict[int, list[Count]]:
-        """By home, what ``decoded`` counts, and counts of its bad rows, one for each principal and reason."""
+        """Returns, by home, the counts in ``decoded``, and counts of its bad rows, one for each principal and
+        reason."""
         bad = [count for row in decoded.bad_rows if (count := unread(row, time)) is not None]
         summed = [replace(count, queries=rows * count.queries) for count, rows in Counter(bad).items()]
         counts: dict[int, list[Count]] = {}
@@ -259,7 +268,7 @@ class Receiver:
         return {home: own for home, own in counts.items() if home != self._partition}
 
     def _place_counts(self, intake: Intake, counts: list[tuple[int, Count]]) -> None:
-        """Each count after the rows of its record."""
+        """Places each count after the rows of its record."""
         if counts:
             rows = np.searchsorted(intake.record_of, [at for at, _ in counts], side="right").tolist()
             intake.counts += [(at, count, row) for (at, count), row in zip(counts, rows, strict=True)]
@@ -280,10 +289,10 @@ def _media_type(record: SourceRecord) -> bytes | None:
 
 
 def origin_of(record: SourceRecord, partitions: int) -> tuple[int, int]:
-    """(partition, offset) of first arrival of a re-keyed record.
+    """Returns (partition, offset) of the first arrival of a re-keyed record.
 
-    Raises InvalidRecord where the header is missing or malformed, or names none of so many ``partitions``: each that is
-    named is remembered.
+    Raises InvalidRecord where the header is missing or malformed, or names none of the ``partitions``: each named one
+    takes memory.
     """
     found = _ORIGIN.fullmatch(record.headers.get(ORIGIN, b""))
     if found is None or int(found[1]) >= partitions:

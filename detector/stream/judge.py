@@ -1,8 +1,9 @@
-"""Engine and ledger as one: queries in, verdicts, alerts and decisions out. The same under Faust and in ``replay``."""
+"""Engine and ledger together: queries in, verdicts, alerts and decisions out. The same under Faust and in
+``replay``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation, Sections
 from detector.core.engine import Engine, observe_together
+from detector.core.fitting import Fitting
 from detector.policy.activity import Activity, Counted, Effects, Unjudged
 from detector.policy.ledger import Ledger
 
@@ -20,8 +22,8 @@ ACCOUNTING_SECTION = "accounting"
 
 @dataclass(frozen=True, slots=True)
 class Hearing:
-    """What is to be judged: ``pieces`` in log order; ``times`` float64 (n,) of policy, nondecreasing; ``counts`` of
-    queries without features; ``learning`` bool (n,), rows on which nothing is enforced, or None for nowhere."""
+    """Queries to judge: ``pieces`` in log order; ``times`` float64 (n,), policy time, nondecreasing; ``counts`` of
+    queries without features; ``learning`` bool (n,), rows on which nothing is enforced, or None for none."""
 
     pieces: Sequence[QueryBatch]
     times: NDArray[np.float64]
@@ -29,18 +31,20 @@ class Hearing:
     learning: NDArray[np.bool_] | None = None
 
     def versions(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
-        """The model versions that the queries of ``rows`` were for."""
+        """Returns the model versions of the queries of ``rows``."""
         ends = np.cumsum([len(piece) for piece in self.pieces])
         return [self.pieces[at].model_version for at in np.searchsorted(ends, rows, side="right").tolist()]
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the engine saw, what policy made of it, and both changes of state for the log."""
+    """The engine's observation, the policy's effects, and both changes of state for the log. ``profiles``: for each
+    model and version that was judged, the hash of the profile it was judged by; None without one."""
 
     observation: Observation
     effects: Effects
     sections: Sections
+    profiles: Mapping[tuple[str, str], str | None]
 
 
 class Judge:
@@ -49,19 +53,29 @@ class Judge:
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
         self.engine = engine
         self.ledger = ledger
+        self._fitting = Fitting(engine.config.judging)
 
     def judge(self, hearing: Hearing) -> Judgement:
-        """Verdicts and decisions for one hearing."""
+        """Returns the verdicts and decisions for one hearing."""
         return judge_together([(self, hearing)])[0]
 
     def conclude(self, hearing: Hearing, observation: Observation) -> Judgement:
-        """What follows from what the engine saw."""
+        """Returns the result of the policy for the engine's observation."""
         effects = self.ledger.observe(_activity(observation, hearing))
-        return Judgement(observation, effects, observation.sections | policy_sections(effects))
+        sections = observation.sections | policy_sections(effects)
+        return Judgement(observation, effects, sections, self._profiles(hearing))
+
+    def _profiles(self, hearing: Hearing) -> dict[tuple[str, str], str | None]:
+        judged = [(piece, self._fitting.judged_as(piece)) for piece in hearing.pieces]
+        return {
+            (piece.model, piece.model_version): self._fitting.hash_of(piece.model, version)
+            for piece, version in judged
+            if version is not None
+        }
 
 
 def judge_together(work: Sequence[tuple[Judge, Hearing]]) -> list[Judgement]:
-    """What each judge would say of its hearing, in one call of their engines, which are siblings."""
+    """Returns the result of each judge for its hearing, in one call of their engines, which are siblings."""
     seen = observe_together([(judge.engine, MicroBatch(tuple(hearing.pieces))) for judge, hearing in work])
     return [judge.conclude(hearing, observation) for (judge, hearing), observation in zip(work, seen, strict=True)]
 
@@ -77,6 +91,8 @@ def _activity(observation: Observation, hearing: Hearing) -> Activity:
         counts=hearing.counts,
         judged=observation.index >= 0,
         unjudged=_unjudged(observation, hearing) if observation.refused else {},
+        score=observation.score,
+        index=observation.index,
     )
 
 
@@ -86,6 +102,6 @@ def _unjudged(observation: Observation, hearing: Hearing) -> dict[int, Unjudged]
 
 
 def policy_sections(effects: Effects) -> Sections:
-    """What policy changed, for the log."""
+    """Returns the policy's change of state, for the log."""
     parts = {POLICY_SECTION: effects.section, ACCOUNTING_SECTION: effects.accounting}
     return {name: section for name, section in parts.items() if section is not None}

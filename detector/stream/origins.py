@@ -1,4 +1,4 @@
-"""Which re-keyed records came in already: a previous owner's outbox may repeat them."""
+"""Which re-keyed records have arrived already: a previous owner's outbox may repeat them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from detector.stream.intake import SourceRecord, origin_of
 
 
 class Origins:
-    """``latest``: by partition of first arrival, the last offset of it that came in."""
+    """``latest``: by partition of first arrival, the last offset of it that has arrived."""
 
     def __init__(self, partitions: int) -> None:
         self._partitions = partitions
         self.latest: dict[int, int] = {}
 
     def absorb(self, latest: Mapping[int, int]) -> None:
-        """What a state record says."""
+        """Applies the origins of a state record."""
         self.latest.update(latest)
 
     def unseen(self, records: Sequence[SourceRecord]) -> tuple[list[SourceRecord], dict[int, list[BadRow]]]:
-        """Those of ``records`` that count, and why some do not tell, by place; they are not asked about again."""
+        """Returns the ``records`` that count, and the reasons of those without a valid origin, by position."""
         unseen, refused = [], {}
         for at, record in enumerate(records):
             if record.source == "rekeyed":

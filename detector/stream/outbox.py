@@ -1,4 +1,4 @@
-"""What must be published because of state records, and up to which record that is known to be done."""
+"""Messages that must be published because of state records, and up to which record they are known to be published."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detector.stream.record import Message, Position
 
 
 class Outbox:
-    """That of one partition. ``published``: every record up to here has its messages on the broker."""
+    """The outbox of one partition. ``published``: every record up to here has its messages on the broker."""
 
     def __init__(self, topics: Topics, partition: int) -> None:
         self.published: Position = (-1, 0)
@@ -23,26 +23,26 @@ class Outbox:
         self._waiting: deque[tuple[Position, tuple[Message, ...]]] = deque()
 
     def add(self, position: Position, messages: tuple[Message, ...]) -> None:
-        """The record at ``position``, after all others so far, asks for ``messages``."""
+        """Adds the ``messages`` of the record at ``position``, which follows all others so far."""
         self._waiting.append((position, messages))
 
     def drop(self, watermark: Position) -> None:
-        """All up to ``watermark`` is published."""
+        """Notes that all up to ``watermark`` is published."""
         self.published = max(self.published, watermark)
         while self._waiting and self._waiting[0][0] <= self.published:
             self._waiting.popleft()
 
     def drop_all(self) -> None:
-        """All that waits is published."""
+        """Notes that all that waits is published."""
         if self._waiting:
             self.drop(self._waiting[-1][0])
 
     def waiting(self) -> list[Message]:
-        """What may be unpublished, in order."""
+        """Returns what may be unpublished, in order."""
         return [message for _, messages in self._waiting for message in messages]
 
     def messages(self, effects: Effects, position: Position) -> Iterator[Message]:
-        """What ``effects``, those of the record at ``position``, are published as."""
+        """Yields the messages of ``effects``, those of the record at ``position``."""
         for alert in effects.alerts:
             yield Message(self._topics.alerts, None, decision_key(alert.model, alert.principal), encode(alert))
         for decision in effects.decisions:
@@ -51,7 +51,7 @@ class Outbox:
             yield Message(self._topics.audit, None, decision_key(audit.model, audit.principal), encode(audit))
 
     def decision(self, decision: Decision, epoch: Position) -> Message:
-        """``decision`` as published under ``epoch``."""
+        """Returns ``decision`` as published under ``epoch``."""
         value = encode(replace(decision, epoch=epoch))
         key = decision_key(decision.model, decision.principal)
         return Message(self._topics.decisions, self._partition, key, value)

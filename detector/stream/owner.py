@@ -1,6 +1,6 @@
 """All partitions of this worker: joins the pure ``Partition`` to Faust's consumer, producer and recovery.
 
-What may go wrong ends the process (``exits``): Faust would acknowledge, log and go on.
+Errors end the process (``exits``), since Faust would acknowledge, log and go on.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from detector.stream.survey import Survey
 SOURCES = ("commands", "queries", "rekeyed")
 
 Done = tuple[Partition, list[SourceRecord], Step]
-"""What was due, and what came of it."""
+"""A partition, the records of a micro-batch, and the step they gave."""
 
 _LARGE_BYTES = 1_048_576
 _POISON = "it ended a worker that processed it alone, after it had ended others"
@@ -49,14 +49,14 @@ _log = structlog.get_logger("weirguard.stream")
 
 
 class Broker(agreement.Broker, Protocol):
-    """What the owner asks of the broker outside of Faust; all raise BrokerError, and ``missing`` SourceGap."""
+    """The requests of the owner to the broker outside of Faust; all raise BrokerError, and ``missing`` SourceGap."""
 
     def missing(self, topic: str, partition: int, expected: int, found: int) -> int: ...
     def cut(self, topic: str, partition: int, before: int) -> None: ...
 
 
 class Owner:
-    """Owns partitions from fence to revocation. Their state lies in common arrays: one thread alone touches it."""
+    """Owns partitions from fence to revocation. Their state is in common arrays that one thread alone touches."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Owner:
     # -- taking and losing partitions ----------------------------------------------------------------------------------
 
     async def reassigned(self, lost: Iterable[int], taken: Iterable[int]) -> None:
-        """Forget what is lost, and put our fence into the log of what is taken, before recovery reads its end."""
+        """Drops lost partitions, and writes our fence into the log of taken ones, before recovery reads its end."""
         await faust_edges.stopped_flow(self._app)
         gone = [self.partitions.pop(number) for number in {*lost, *taken} if number in self.partitions]
         for partition in gone:
@@ -103,7 +103,7 @@ class Owner:
         return await self._sender.send(Message(self._topics.state_log, number, b"fence", fence))
 
     def absorb(self, number: int, offset: int, value: bytes) -> None:
-        """One record of the state log, from recovery or read again after a rebalance."""
+        """Applies one record of the state log, from recovery or read again after a rebalance."""
         partition = self.partitions.get(number)
         if partition is None:
             return
@@ -118,7 +118,8 @@ class Owner:
         self.reporter.absorbed()
 
     async def recovered(self, numbers: Iterable[int]) -> None:
-        """Recovery has read to the end: publish what may be missing, agree on offsets, and be the live owner."""
+        """Recovery has read to the end: publishes what may be missing, agrees on offsets, and becomes the live
+        owner."""
         fresh = [number for number in numbers if number in self.partitions and not self.partitions[number].ready]
         try:
             restored = [self.partitions[number] for number in fresh]
@@ -151,7 +152,7 @@ class Owner:
         )
 
     def next_offsets(self) -> dict[TP, int]:
-        """Where reading of each source must go on, by what the state holds."""
+        """Returns where reading of each source must continue, according to the state."""
         return {
             TP(getattr(self._topics, source), partition.number): partition.applied.get(source, -1) + 1
             for partition in list(self.partitions.values())
@@ -164,12 +165,12 @@ class Owner:
         self.reporter.health.stopped("it was asked to")
 
     async def survey(self) -> None:
-        """Tell the reporter what is held and how far it is."""
+        """Reports the partitions and their progress."""
         ready = [partition for partition in self.partitions.values() if partition.ready]
         await self._survey.take(ready, self._in_logic_thread)
 
     async def look(self) -> None:
-        """Look whether the topics are still those that the start has checked."""
+        """Checks that the topics are still those of the start."""
         try:
             await self._in_broker_thread(self._broker.look)
         except ConfigurationError as error:
@@ -178,12 +179,12 @@ class Owner:
             _log.warning("the topics could not be looked at", why=str(error))
 
     async def publish_scores(self) -> None:
-        """Publish the scores that were held back, so that the last word on each principal is as of now."""
+        """Publishes the scores that were held back, so that the latest score of each principal is current."""
         for partition in list(self.partitions.values()):
             await self._sender.publish(await self._in_logic_thread(partition.waiting_scores))
 
     async def assert_decisions(self) -> None:
-        """Publish all standing decisions again, so that a frozen owner's late write does not stand for long."""
+        """Publishes all standing decisions again, so that a frozen owner's late decision does not stand for long."""
         for partition in list(self.partitions.values()):
             if partition.ready:
                 await self._sender.publish(await self._in_logic_thread(partition.assertions))
@@ -191,7 +192,7 @@ class Owner:
     # -- the flow ------------------------------------------------------------------------------------------------------
 
     async def process(self, messages: Sequence[Any]) -> None:
-        """Apply messages of all sources and partitions; returns when all that follows is on the broker."""
+        """Applies messages of all sources and partitions. Returns when all that follows is on the broker."""
         runs: dict[tuple[int, str], list[SourceRecord]] = {}
         now = self.reporter.now()
         for message in messages:
@@ -222,7 +223,7 @@ class Owner:
         )
 
     async def _micro_batches(self, partition: Partition, runs: Sequence[Sequence[SourceRecord]]) -> AsyncIterator[Work]:
-        """The micro-batches of one partition; each must be applied before the next is asked for."""
+        """Yields the micro-batches of one partition; each must be applied before the next is requested."""
         if not partition.ready:
             raise SourceGap(f"partition {partition.number}: queries were delivered before its state was restored")
         for run in runs:
@@ -237,7 +238,7 @@ class Owner:
                 waiting = [record for record in waiting if record.offset >= gap[1]]
 
     async def _pass_gap(self, partition: Partition, source: str, expected: int, found: int) -> None:
-        """Tell a real gap (nothing there) from a false one (delivered out of order); Kafka knows."""
+        """Distinguishes a real gap (nothing there) from a false one (delivered out of order); Kafka knows."""
         topic = getattr(self._topics, source)
         missing = await self._in_broker_thread(self._broker.missing, topic, partition.number, expected, found)
         self.reporter.passed_gap(source, missing)
@@ -258,7 +259,7 @@ class Owner:
                 await self._finish([(partition, chunk)])
 
     async def _process(self, work: Sequence[Work]) -> tuple[list[Done], float]:
-        """Apply ``work``. What fails here fails because of its records: they are noted for the supervisor meanwhile."""
+        """Applies ``work``. Errors here are caused by its records, which are noted for the supervisor meanwhile."""
         self._care.notes.enter(flights(work))
         try:
             done: tuple[list[Done], float] = await self._in_logic_thread(_steps, work, self._care)
@@ -269,14 +270,14 @@ class Owner:
             self._care.notes.leave()
 
     async def _finish(self, steps: Sequence[tuple[Partition, Step]]) -> None:
-        """Bring ``steps`` of different partitions to the broker."""
+        """Writes ``steps`` of different partitions to the broker."""
         took = await asyncio.gather(*(self._write(partition, step) for partition, step in steps))
         for stage, seconds in zip(("state_log", "publish"), zip(*took, strict=True), strict=False):
             self.reporter.took(stage, seconds)
         self.reporter.logged([step for _, step in steps])
 
     async def _write(self, partition: Partition, step: Step) -> tuple[float, float]:
-        """Also how long the state record took, and what follows it, in seconds."""
+        """Writes ``step``. Returns the seconds that its state record took, and what follows it."""
         await self._sender.publish(step.before)
         started = perf_counter()
         offset = await self._log(partition.number, step)
@@ -288,9 +289,9 @@ class Owner:
         return written - started, perf_counter() - written
 
     async def _log(self, number: int, step: Step) -> int:
-        """Write the state record of ``step``; gives its offset, or that of its first part.
+        """Writes the state record of ``step``. Returns its offset, or that of its first part.
 
-        One after another where they are large: a request holds what every partition has to send, and has a limit.
+        Large parts go one after another: a request holds the messages of all partitions, and has a limit.
         """
         entries = [Message(self._topics.state_log, number, key, value) for key, value in step.log_entries]
         if len(entries) == 1 and entries[0].nbytes <= _LARGE_BYTES:
@@ -300,7 +301,7 @@ class Owner:
             return first
 
     async def _cut(self, partition: Partition, before: int) -> None:
-        """A log that cannot be cut is longer than it need be, and no danger."""
+        """Cuts the log. A failure is harmless: the log is only longer than it need be."""
         try:
             await self._in_broker_thread(self._broker.cut, self._topics.state_log, partition.number, before)
         except BrokerError as error:
@@ -319,7 +320,8 @@ class Owner:
 
 
 def _steps(work: Sequence[Work], care: Care) -> tuple[list[Done], float]:
-    """Apply what is due; what was lost in the meantime is left to its new owner. Also how long decoding took."""
+    """Applies what is due; skips lost partitions, which their new owners process. Returns also how long decoding
+    took."""
     held = [(partition, records) for partition, records in work if partition.ready]
     poison = [(partition, records) for partition, records in held if care.is_poison(partition.number, records[0])]
     if poison:

@@ -1,7 +1,7 @@
-"""Everything about one partition's principals, and the only writer of their state. Pure: no Kafka, no clock.
+"""All state of one partition's principals, and its only writer. Pure: no Kafka, no clock.
 
-The order of things for each step: ``before`` goes out and is acknowledged; then ``record``, the step's state record;
-then its outbox and the scores; then ``confirm``. Only after that may the source records be acknowledged.
+The order of each step: ``before`` is published and acknowledged; then ``record``, the step's state record; then its
+outbox and the scores; then ``confirm``. Only after that may the source records be acknowledged.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _ERROR_CHARACTERS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who writes, and with which detection settings: stands in every state record for people who audit.
+    """The writer and its detection settings, recorded in every state record for audits.
 
-    ``record_bytes``: the most that one record of the state log may have, 64 kB or more. ``letters``: how much goes to
-    the dead letters.
+    ``record_bytes``: the most bytes of one record of the state log, 64 kB or more. ``letters``: the limits of dead
+    letters.
     """
 
     owner: str
@@ -70,7 +70,7 @@ class Received:
 
 
 class Partition:
-    """The owner's view of one partition: detection state, ledger, offsets and the place in the state log."""
+    """The owner's view of one partition: detection state, ledger, offsets and the position in the state log."""
 
     def __init__(
         self,
@@ -102,10 +102,10 @@ class Partition:
     # -- recovery ----------------------------------------------------------------------------------------------------
 
     def absorb(self, offset: int, value: bytes) -> None:
-        """Take one record of the state log, in order of ``offset``.
+        """Applies one record of the state log, in order of ``offset``.
 
-        Older fences are ignored whole, as are records already applied. Raises StateLogHole where a record is missing,
-        OwnershipLost where a live owner reads a newer fence than his own, NewerStateLog, StateLogError.
+        Ignores records of older fences, and records already applied. Raises StateLogHole where a record is missing,
+        OwnershipLost where a live owner reads a newer fence than its own, NewerStateLog, StateLogError.
         """
         record = decode(value)
         if self.place.admits(offset, record) and (whole := self._assembly.whole(record)) is not None:
@@ -134,11 +134,9 @@ class Partition:
             self.judge.ledger.accounting.absorb(accounting)
 
     def takeover(self, fence: int, end_of_queries: int) -> list[Message]:
-        """Become the live owner; ``fence`` is the offset of our own fence record, which recovery must have read.
-
-        Returns what previous owners may have left unpublished and the standing decisions under the new epoch.
-        ``end_of_queries``: where a first start ends its learning.
-        """
+        """Becomes the live owner; ``fence`` is the offset of our own fence record, which recovery must have read.
+        Returns what previous owners may have left unpublished, and the standing decisions under the new epoch.
+        ``end_of_queries``: where a first start ends its learning."""
         self.place.take(fence)
         self._first = self.learn_until is None
         if self._first:
@@ -146,15 +144,16 @@ class Partition:
         return self._outbox.waiting() + self.assertions()
 
     def taken_over(self) -> None:
-        """What ``takeover`` returned is on the broker."""
+        """Notes that what ``takeover`` returned is on the broker."""
         self._outbox.drop_all()
 
     def opening(self) -> Step | None:
-        """A first owner's first state record, which tells any heir where learning ends; None for later owners."""
+        """Returns a first owner's first state record, which records where the learning phase ends, for later owners;
+        None for those."""
         return self._write("delta", None, {}) if self._first else None
 
     def close(self) -> None:
-        """The partition is somebody else's now: give the memory of its state back."""
+        """Releases the memory of the state: another worker owns the partition now."""
         self.place.live = False
         self.judge.engine.close()
 
@@ -164,22 +163,20 @@ class Partition:
         return self.place.live
 
     def assertions(self) -> list[Message]:
-        """Every standing decision as published, with the current epoch."""
+        """Returns every standing decision as published, with the current epoch."""
         standing = self.judge.ledger.active(self.policy_time)
         return [self._outbox.decision(decision, self.place.position) for decision in standing]
 
     def waiting_scores(self) -> list[Message]:
-        """Scores that were held back for coming too often."""
+        """Returns the scores that were held back by the rate limit."""
         return list(self._scores.waiting()) if self.ready else []
 
     # -- live --------------------------------------------------------------------------------------------------------
 
     def contiguous(self, records: Sequence[SourceRecord]) -> tuple[list[SourceRecord], tuple[int, int] | None]:
-        """Of ``records`` of one source in order of delivery: those to apply now, and a gap (expected, found) or None.
-
-        What is applied already is left out. What follows a gap is left out too: either the broker says that nothing
-        lies in it (``pass_gap``), or records were delivered out of order and the worker must stop.
-        """
+        """Returns, of ``records`` of one source in order of delivery, those to apply now, and a gap (expected, found)
+        or None. Drops what is applied already, and what follows a gap: either the broker confirms that the gap is empty
+        (``pass_gap``), or records were delivered out of order and the worker must stop."""
         fresh: list[SourceRecord] = []
         for record in records:
             expected = fresh[-1].offset + 1 if fresh else self.applied.get(record.source, -1) + 1
@@ -190,15 +187,15 @@ class Partition:
         return fresh, None
 
     def pass_gap(self, source: str, found: int) -> None:
-        """The broker holds nothing of ``source`` between the applied offset and ``found``."""
+        """Passes a gap: the broker holds nothing of ``source`` between the applied offset and ``found``."""
         self.applied[source] = found - 1
 
     def step(self, records: Sequence[SourceRecord]) -> Step:
-        """Apply fresh ``records`` of queries or re-keyed queries, in order, as one state record."""
+        """Applies fresh ``records`` of queries or re-keyed queries, in order, as one state record."""
         return step_together([(self, records)])[0]
 
     def receive(self, records: Sequence[SourceRecord]) -> Received:
-        """The first half of a step: decode ``records`` and let the clock run on."""
+        """The first half of a step: decodes ``records`` and advances policy time."""
         unseen, refused = self._origins.unseen(records)
         intake = self._receiver.receive(unseen)
         clocks, backlog = self._advance(unseen), self._backlog(unseen)
@@ -209,7 +206,7 @@ class Partition:
         )
 
     def conclude(self, received: Received, judgement: Judgement) -> Step:
-        """The second half: the state record, and all that must precede and follow it."""
+        """The second half: returns the state record, and all that must precede and follow it."""
         records, intake, refused = received.records, received.intake, received.refused
         self._refuse_rows(intake, judgement.observation)
         source = records[0].source
@@ -227,7 +224,7 @@ class Partition:
         return step
 
     def command(self, record: SourceRecord) -> Step:
-        """Apply one operator's, or group agent's, command as one state record."""
+        """Applies one command, of an operator or a group agent, as one state record."""
         self.applied["commands"] = record.offset
         try:
             command = decode_record(Command, record.value)
@@ -243,13 +240,13 @@ class Partition:
         return self._write("delta", effects, sections)
 
     def bury(self, record: SourceRecord, why: str) -> Step:
-        """Pass ``record`` by, unread: it ends whoever processes it."""
+        """Skips ``record`` unread, because it ends every worker that processes it."""
         self._origins.unseen([record])
         self._advance([record])
         return self._refuse(record, POISON, why)
 
     def _refuse(self, record: SourceRecord, reason: str, detail: str) -> Step:
-        """All of ``record`` is a dead letter."""
+        """Sends all of ``record`` to the dead letters."""
         self.applied[record.source] = record.offset
         step = self._write("delta", None, {}, (record.offset, record.offset) if record.source == "queries" else None)
         faults = faults_of({0: [BadRow(-1, reason, detail)]})
@@ -260,8 +257,8 @@ class Partition:
         return step
 
     def checkpoint(self) -> Step | None:
-        """The next chunk of a rolling checkpoint, or the end of its round, when it is due. Never once closed: a chunk
-        without the state would stand in the log before the next owner's fence, and count."""
+        """Returns the next chunk of a rolling checkpoint, or the end of its round, when it is due. Never after closing:
+        a chunk without the state would be in the log before the next owner's fence, and count."""
         if not (self.ready and self.checkpointer.due()):
             return None
         sections = self.checkpointer.next_chunk()
@@ -270,7 +267,8 @@ class Partition:
         return self._write("round", None, {})
 
     def confirm(self, step: Step, offset: int) -> None:
-        """``step`` and all that follows from it are on the broker; its record, or first part, stands at ``offset``."""
+        """Notes that ``step`` and all that follows from it are on the broker; its record, or first part, is at
+        ``offset``."""
         self._outbox.drop(step.position)
         if step.kind == "delta":
             self.checkpointer.logged(step.nbytes)
@@ -339,7 +337,7 @@ class Partition:
 
 
 def step_together(work: Sequence[tuple[Partition, Sequence[SourceRecord]]]) -> list[Step]:
-    """What ``step`` of each partition would do, in one call of their engines, which are siblings."""
+    """Runs ``step`` of each partition in one call of their engines, which are siblings."""
     return conclude_together([(partition, partition.receive(records)) for partition, records in work])
 
 

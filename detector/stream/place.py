@@ -1,4 +1,4 @@
-"""Whose records of one partition's state log count, and in which order: the rules that an heir reads it by."""
+"""Fencing rules for replaying a partition's state log: which records count, and in which order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from detector.stream.record import Part, Position, StateRecord
 
 
 class Place:
-    """The last position that counts: ``fence`` and ``sequence``. ``live``: we write there ourselves.
+    """The last position that counts: ``fence`` and ``sequence``. ``live``: this worker writes there itself.
 
-    ``stale_records``: how many of former owners came late.
+    ``stale_records``: the number of late records of former owners.
     """
 
     def __init__(self, partition: int) -> None:
@@ -24,7 +24,7 @@ class Place:
         return self.fence, self.sequence
 
     def admits(self, offset: int, record: StateRecord | Part) -> bool:
-        """Whether ``record``, read at ``offset`` of the log, is the next to apply; if so, that is where we are.
+        """Returns whether ``record``, read at ``offset`` of the log, is the next to apply; if so, moves on to it.
 
         Raises StateLogHole where one is missing before it, OwnershipLost for a newer fence than our own while live.
         """
@@ -42,7 +42,7 @@ class Place:
         return True
 
     def take(self, fence: int) -> None:
-        """Go live behind our own ``fence``, which recovery must have read. Raises OwnershipLost."""
+        """Goes live behind our own ``fence``, which recovery must have read. Raises OwnershipLost."""
         if fence != self.fence:
             raise OwnershipLost(
                 f"partition {self._partition}: recovered through fence {self.fence}, our own is {fence}"
@@ -50,12 +50,12 @@ class Place:
         self.live = True
 
     def advance(self) -> Position:
-        """The position of the record that we write next."""
+        """Returns the position of the next record to write."""
         self.sequence += 1
         return self.position
 
     def extend(self, parts: int) -> None:
-        """The record at our position has ``parts`` further parts."""
+        """Notes that the record at our position has ``parts`` further parts."""
         self.sequence += parts
 
     def _pass_fence(self, offset: int) -> None:

@@ -1,4 +1,4 @@
-"""Profiles from their files, and what they say of themselves."""
+"""Reads profiles from their files, and describes them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from detector.core.profile import Profile
 
 
 def read_profiles(paths: Sequence[Path]) -> tuple[Profile, ...]:
-    """The profiles in ``paths``. Raises ConfigurationError where one is missing or damaged, or two are for one model
-    version."""
+    """Returns the profiles in ``paths``. Raises ConfigurationError where one is missing or damaged, or two are for one
+    model version."""
     place: dict[tuple[str, str], Path] = {}
     profiles = []
     for path in paths:
@@ -30,10 +30,18 @@ def hashes(profiles: Sequence[Profile]) -> dict[str, str]:
 
 
 def told(profiles: Sequence[Profile]) -> Iterator[str]:
-    """A line for people on each of ``profiles``."""
+    """Yields a line for people on each of ``profiles``."""
     for own in profiles:
         made = ", ".join(f"{name} {own.made[name]:g}" for name in ("accounts", "queries", "budget") if name in own.made)
         yield f"profile {own.hash} of {own.model} {own.model_version}" + (f": {made}" if made else "")
+
+
+def uncalibrated(what: str) -> str:
+    """Returns the warning that no profile judges ``what``."""
+    return (
+        f"UNCALIBRATED: {what} is judged without a profile of honest traffic: honest accounts may be flagged in "
+        "numbers, and most kinds of thieves missed"
+    )
 
 
 def _read(path: Path) -> Profile:

@@ -1,4 +1,4 @@
-"""How far the reading of a partition is."""
+"""The reading position of a partition."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Reading:
     """One partition as of the last fetch.
 
-    ``end``: where what may be read ends now; a transaction that is open is not among it. ``position``: what is fetched
-    next; it passes transaction markers, and records that were given up. ``delivered``: the last offset that was handed
-    over, -1 for none. ``heard_at``: Unix time of the broker's answer.
+    ``end``: the end of what may be read now, without open transactions. ``position``: the next offset to fetch; it
+    passes transaction markers, and aborted records. ``delivered``: the last offset that was delivered, -1 for none.
+    ``heard_at``: Unix time of the broker's answer.
     """
 
     end: int
@@ -20,7 +20,7 @@ class Reading:
     heard_at: float
 
     def waiting(self, applied: int) -> int:
-        """How many offsets may hold records that are not applied, ``applied`` being the last that is: what was read
-        over and held none does not wait."""
+        """Returns how many offsets may hold records that are not applied, ``applied`` being the last that is; offsets
+        that were read and held no record do not count."""
         all_applied = self.delivered <= applied
         return max(self.end - max(applied + 1, self.position if all_applied else 0), 0)

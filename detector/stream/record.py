@@ -1,10 +1,10 @@
-"""State records: what the state log holds, one record a micro-batch.
+"""State records: the content of the state log, one record per micro-batch.
 
-A record is one msgpack map. Its header says whose writing it is and what it covers; its sections hold the change of
-state. Kinds:
+A record is one msgpack map. Its header says who wrote it and what it covers; its sections hold the change of state.
+Kinds:
 
-``fence``   somebody takes the partition; its own offset in the log is the fence number of all that he writes after it
-``delta``   what one micro-batch, or one command, changed
+``fence``   a new owner takes the partition; its offset in the log is the fence number of all that this owner writes
+``delta``   the change of one micro-batch, or one command
 ``chunk``   the whole state of some principals, replacing what went before (rolling checkpoint)
 ``round``   ends a round of chunks and names its first, before which the log may be cut
 ``part``    a piece of one of these that is too large for one record; it counts once all its parts are there

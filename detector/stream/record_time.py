@@ -1,4 +1,4 @@
-"""When a record came, as far as its timestamp can be believed. Policy time follows it and never goes back."""
+"""The time of a record, as far as its timestamp is plausible. Policy time follows it and never goes back."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal
 TimeFault = Literal["absent", "past", "future"]
 
 AHEAD_SECONDS = 300.0
-"""A broker's clock may be so far ahead of the worker's."""
+"""The most seconds that a broker's clock may be ahead of the worker's."""
 _FIRST_KAFKA = 1_293_840_000.0
-"""2011-01-01: what is older was stamped by a clock that was never set."""
+"""2011-01-01: older timestamps come from a clock that was never set."""
 
 
 def believed(timestamp: float | None, now: float) -> tuple[float, TimeFault | None]:
-    """``timestamp``, or what stands for it, and why; Unix seconds, ``now`` being the worker's.
+    """Returns ``timestamp``, or its replacement and the reason; Unix seconds, ``now`` being the worker's.
 
     A decision that begins in a far future never ends; one that begins in 1970 has ended before any gate sees it.
     """

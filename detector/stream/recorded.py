@@ -20,7 +20,7 @@ from detector.core.profile import Profile
 from detector.policy.activity import Counted
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.sources import format_of
+from detector.sources import Reading, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
 from detector.stream.judge import Hearing, Judge, Judgement
@@ -32,8 +32,8 @@ QUERIES_AT_ONCE = 512
 
 @dataclass(slots=True)
 class Part:
-    """Rows for one micro-batch; ``log`` and ``row`` int64 (n,) say where in the files each good row stood. ``unread``:
-    bad rows of a known principal, each with how many good ones stand before."""
+    """Rows of one micro-batch; ``log`` and ``row`` int64 (n,) give the file and position of each good row. ``unread``:
+    bad rows of a known principal, each with the number of good ones before it."""
 
     pieces: list[QueryBatch] = field(default_factory=list)
     bad_rows: list[tuple[int, BadRow]] = field(default_factory=list)
@@ -76,21 +76,22 @@ def judge_logs(
     *,
     engine_config: EngineConfig,
     policy: Policy,
-    merge: bool = False,
+    reading: Reading | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
 ) -> Iterator[tuple[Part, Judgement | None]]:
     """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None for nobody's rows.
 
-    The files are read in the order given or, with ``merge``, by ``occurred_at``. Policy time is the running maximum
+    The files are read as ``reading`` says, by default in the order given. Policy time is the running maximum
     of ``occurred_at``, of which none is taken to be later than ``not_after``, seconds UTC. Raises ConfigurationError,
-    at once where a file is missing or of no known format, and later where a query fits none of the profiles
-    ``must_fit``, if there are any.
+    at once where a file is missing or of no known format, and later where queries are of none of the profiles
+    ``must_fit``, if there are any, or the first ones all have another form.
     """
-    logs = [_believed(format_of(path).read(path), not_after) for path in paths]
+    reading = reading or Reading()
+    logs = [_believed(log, not_after) for log in open_logs(paths, reading)]
     engine = Engine(engine_config)
     judge = Judge(engine, Ledger(policy, engine.configuration_hash()))
-    parts = _micro_batches(by_time(logs) if merge else one_after_another(logs))
+    parts = _micro_batches(by_time(logs) if reading.merge else one_after_another(logs))
     return _judged(judge, _fitting(parts, Fitting(must_fit)) if must_fit else parts)
 
 
@@ -104,10 +105,14 @@ def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[
 
 
 def _fitting(parts: Iterable[Part], fitting: Fitting) -> Iterator[Part]:
+    """Raises ConfigurationError for another model or version, and where no query of the first part has the form of a
+    profile; a few of another form are left to the engine, which refuses them."""
+    fits = False
     for part in parts:
-        for piece in part.pieces:
-            misfit = fitting.misfit(piece)
-            if misfit is not None:
+        misfits = fitting.misfits(part.pieces)
+        fits |= len(misfits) < len(part.pieces)
+        for misfit in misfits:
+            if not fits or misfit.reason in {"model", "model_version"}:
                 raise ConfigurationError(misfit.detail)
         yield part
 

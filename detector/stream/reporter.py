@@ -1,4 +1,4 @@
-"""What the worker tells the outside: health for the watchdog and the probes, metrics for Prometheus."""
+"""The worker's reports: health for the watchdog and the probes, metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detector.runtime import metric_defs as names
 from detector.runtime.health import Health
 from detector.runtime.metrics import Metrics
 from detector.stream.intake import SourceRecord
-from detector.stream.profiles import hashes, told
+from detector.stream.profiles import hashes, told, uncalibrated
 from detector.stream.reading import Reading
 from detector.stream.record_time import TimeFault
 
@@ -28,6 +28,7 @@ _MOST_LOGGED = 100
 _FAULT = (
     "see weirguard_queries_unjudged_total for the reasons, and whether the deployment and its profile fit each other"
 )
+_CALIBRATE = "write one with `weirguard calibrate` and name it in detection.profiles"
 
 _Name = TypeVar("_Name")
 
@@ -47,7 +48,7 @@ class Reporter:
         self._heard_at: float | None = None
 
     def failed(self, where: str, error: Exception) -> None:
-        """Something besides the stream failed and goes on: counted, and each kind is logged once."""
+        """A failure outside the stream, which goes on: counted, and each kind is logged once."""
         self.metrics.add(names.INTERNAL_ERRORS, where=where)
         if self._is_new(f"{where} {type(error).__name__}"):
             _log.error("an internal error; it goes on", where=where, exc_info=error)
@@ -57,12 +58,14 @@ class Reporter:
         self.metrics.add(names.REFUSED, topic=topic)
 
     def judged_by(self, profiles: Sequence[Profile]) -> None:
-        """These profiles say what is ordinary."""
+        """These profiles are in use."""
         self.health.profiles = hashes(profiles)
         for own in profiles:
             self.metrics.set(names.PROFILE_INFO, 1, model=own.model, model_version=own.model_version, profile=own.hash)
         for line in told(profiles):
             _log.info(line)
+        if not profiles:
+            self._warn(f"{uncalibrated('every model')}; {_CALIBRATE}")
 
     def assigned(self, partitions: Collection[int]) -> None:
         """These partitions are ours now, their state not yet restored."""
@@ -76,12 +79,12 @@ class Reporter:
         self.health.absorbed()
 
     def recovered(self, partitions: int) -> None:
-        """The state of so many partitions is restored."""
+        """The state of this many partitions is restored."""
         self.health.recovered(partitions)
         self.metrics.set(names.PARTITIONS_RECOVERED, partitions)
 
     def restored(self, partition: Partition) -> None:
-        """This partition's state log was read to its end: what of it was left out."""
+        """This partition's state log was read to its end; counts what was left out."""
         self.metrics.add(names.STALE_RECORDS, partition.place.stale_records)
         self.metrics.add(names.SKIPPED_SECTIONS, partition.judge.engine.skipped_sections)
 
@@ -90,13 +93,13 @@ class Reporter:
         return self._wall()
 
     def disbelieved(self, fault: TimeFault, topic: str, timestamp: float | None) -> None:
-        """A record's Kafka timestamp is no time that it can have come at; said once of each topic and fault."""
+        """A record's Kafka timestamp is impossible; logged once per topic and fault."""
         self.metrics.add(names.RECORD_TIMES_CLAMPED, fault=fault)
         if self._is_new(f"{topic} {fault}"):
             _log.warning("a record's timestamp is not believed", topic=topic, fault=fault, stamped=timestamp)
 
     def _is_new(self, what: str) -> bool:
-        """Whether to log this: it was not logged before, nor were too many other things."""
+        """Returns whether to log this: it is new, and there were not too many other things."""
         new = what not in self._logged and len(self._logged) < _MOST_LOGGED
         if new:
             self._logged.add(what)
@@ -140,7 +143,7 @@ class Reporter:
         self.health.heard(answered, connected)
 
     def passed_gap(self, source: str, missing: int) -> None:
-        """A hole in ``source`` was passed: of ``missing`` offsets nobody knows what they held."""
+        """A gap in ``source`` was passed; ``missing`` of its offsets were deleted unread."""
         self.metrics.add(names.GAPS, topic=source)
         self.metrics.add(names.RECORDS_LOST, missing, topic=source)
 
@@ -187,12 +190,15 @@ class Reporter:
         self.metrics.add(names.EVICTIONS, sum(step.evicted for step in steps))
 
     def _count_answered(self, steps: Sequence[Step]) -> None:
-        """What became of answered queries: the first figure is the sum of the others."""
+        """Counts the fate of answered queries: the first figure is the sum of the others."""
         answered: Counter[str] = Counter()
         for metric, plain in ((names.QUERIES, "judged"), (names.QUERIES_REPEATED, "repeated")):
             for model, queries in _total(getattr(step, plain) for step in steps).items():
                 self.metrics.add(metric, queries, model=model)
                 answered[model] += queries
+        for (model, version), queries in _total(step.uncalibrated for step in steps).items():
+            self.metrics.add(names.QUERIES_UNCALIBRATED, queries, model=model)
+            self._uncalibrated(f"{model} {version}")
         for metric, parts in ((names.QUERIES_UNJUDGED, "unjudged"), (names.QUERIES_DROPPED, "dropped")):
             for (model, reason), queries in _total(getattr(step, parts) for step in steps).items():
                 self.metrics.add(metric, queries, model=model, reason=reason)
@@ -205,19 +211,25 @@ class Reporter:
                 f"most active principals of {model} send what cannot be judged, and none is accused of it; {_FAULT}"
             )
 
+    def _uncalibrated(self, version: str) -> None:
+        """Say it of each model version once, to the probes and in the log."""
+        if version not in self.health.uncalibrated and len(self.health.uncalibrated) < _MOST_LOGGED:
+            self.health.uncalibrated.add(version)
+            self._warn(f"{uncalibrated(version)}; {_CALIBRATE}")
+
     def _warn(self, warning: str) -> None:
         """Log ``warning`` once."""
         if self._is_new(warning):
             _log.warning(warning)
 
     def _count_misfits(self, misfits: Iterable[Misfit]) -> None:
-        """Counts them, and says of each kind once that there is such a thing."""
+        """Counts them, and logs each kind once."""
         for misfit in misfits:
             self.metrics.add(names.MISFITS, misfit.queries, model=misfit.model, reason=misfit.reason)
             self._warn(misfit.detail)
 
     def _count_findings(self, step: Step) -> None:
-        for alert in step.alerts:
+        for alert in (alert for alert in step.alerts if alert.revision == 1):
             self.metrics.add(names.ALERTS, model=alert.model, signal=alert.signal, severity=alert.severity)
         for decision in step.decisions:
             origin = decision.causes[0].origin.partition(":")[0] if decision.causes else "operator"

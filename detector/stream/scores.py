@@ -1,4 +1,4 @@
-"""The latest suspicion of each principal, for people to look at: rate-limited, and no part of any state."""
+"""The latest score of each principal, for people to read: rate-limited, and no part of any state."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from detector.stream.judge import Hearing, Judge
 from detector.stream.record import Message
 
 SECONDS_BETWEEN = 1.0
-"""Least policy time between two scores of one principal, unless the verdict changes."""
+"""The least policy time between two scores of one principal, unless the verdict changes."""
 
 LEAST_QUERIES = 20
-"""A principal with fewer queries than this is never in a hurry, except a suspect and one with queries that were not
-judged: where too many wait, they have no record before their next query."""
+"""Principals with fewer queries than this may wait, except suspects and those with unjudged queries: when too many
+wait, they have no record before their next query."""
 
 _REMEMBERED = 100_000
 _MOST_WAITING = 10_000
@@ -31,8 +31,8 @@ _MOST_WAITING = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What there is to say of n principals as of the last query of each, at policy ``time``: lists of n. ``values``
-    float64 (n, m): those of the signals ``names``."""
+    """The scores of n principals as of the last query of each, at policy ``time``: lists of n. ``values`` float64 (n,
+    m): those of the signals ``names``."""
 
     keys: list[Key]
     versions: list[str]
@@ -40,46 +40,64 @@ class _Seen:
     queries: list[int]
     score: list[float]
     flagged: list[bool]
+    calibrated: list[bool | None]
     names: list[str]
     values: NDArray[np.float64]
 
+    def alone(self, at: int) -> _Seen:
+        """Returns principal ``at`` without the others, which a score that waits would keep in memory."""
+        return _Seen(
+            [self.keys[at]],
+            [self.versions[at]],
+            [self.time[at]],
+            [self.queries[at]],
+            [self.score[at]],
+            [self.flagged[at]],
+            [self.calibrated[at]],
+            self.names,
+            self.values[at : at + 1].copy(),
+        )
+
 
 class ScoreBoard:
-    """Decides whose score is due; remembers the last 100,000 principals it published. What comes too early waits."""
+    """Decides which scores are due; remembers the last 100,000 principals it published. Early scores wait."""
 
     def __init__(self, topics: Topics, partition: int, judge: Judge) -> None:
         self._topic = topics.scores
         self._partition = partition
         self._engine = judge.engine
         self._accounting = judge.ledger.accounting
+        self._calibrated = {(own.model, own.model_version) for own in judge.engine.config.judging}
         self._published: OrderedDict[int, tuple[float, bool]] = OrderedDict()
-        self._waiting: dict[Key, tuple[_Seen, int]] = {}
+        self._waiting: dict[Key, _Seen] = {}
 
     def due(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> Iterator[Message]:
-        """Score records for ``last``, the last rows of the principals in ``observation``, and for those besides whose
-        queries could not be judged, where one is due."""
+        """Yields score records for ``last``, the last rows of the principals in ``observation``, and for principals
+        with unjudged queries, where one is due."""
         for seen in (self._judged(observation, last, hearing), self._unjudged(observation, last, hearing)):
             for at, key in enumerate(seen.keys):
                 if self._is_newcomer(seen, at):
                     if len(self._waiting) < _MOST_WAITING or key in self._waiting:
-                        self._waiting[key] = seen, at
+                        self._waiting[key] = seen.alone(at)
                 elif self._is_due(key, seen.time[at], seen.flagged[at]):
                     self._waiting.pop(key, None)
                     yield self._message(seen, at)
                 else:
-                    self._waiting[key] = seen, at
+                    self._waiting[key] = seen.alone(at)
         while len(self._waiting) > _MOST_WAITING:
-            yield self._message(*self._waiting.pop(next(iter(self._waiting))))
+            yield self._message(self._waiting.pop(next(iter(self._waiting))), 0)
 
     def waiting(self) -> Iterator[Message]:
-        """Those that were not due when they came, as of now."""
+        """Yields the scores that were not due when they came, as of now."""
         while self._waiting:
-            yield self._message(*self._waiting.popitem()[1])
+            yield self._message(self._waiting.popitem()[1], 0)
 
     def _judged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
         held, accused = observation.keys, self._accounting.accused()
         rows = np.array(last, np.int64)
-        keys = [(held[at].model, held[at].principal) for at in observation.key_index[rows].tolist()]
+        owners = observation.key_index[rows].tolist()
+        keys = [(held[at].model, held[at].principal) for at in owners]
+        calibrated = [(own.model, own.model_version) in self._calibrated for own in held]
         flagged = observation.flagged[rows].tolist()
         if accused:
             flagged = [one or key in accused for one, key in zip(flagged, keys, strict=True)]
@@ -90,12 +108,13 @@ class ScoreBoard:
             (observation.index[rows] + 1).tolist(),
             observation.score[rows].tolist(),
             flagged,
+            [calibrated[at] for at in owners],
             list(observation.signals),
             np.stack([column[rows] for column in observation.signals.values()], axis=1),
         )
 
     def _unjudged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
-        """Those who have no row that was judged."""
+        """Returns the principals without a judged row."""
         judged = {_key(observation, row) for row in last} if observation.refused or hearing.counts else set()
         odd = {key: said for key, said in _odd(observation, hearing).items() if key not in judged}
         standing = [self._engine.standing(*key) for key in odd]
@@ -107,6 +126,7 @@ class ScoreBoard:
             [own.queries for own in standing],
             [own.score for own in standing],
             [own.flagged or key in accused for key, own in zip(odd, standing, strict=True)],
+            [None] * len(odd),
             [],
             np.empty((len(odd), 0)),
         )
@@ -144,12 +164,13 @@ class ScoreBoard:
             repeats=standing.repeats,
             unjudged=unjudged,
             dropped=dropped,
+            calibrated=seen.calibrated[at],
         )
         return Message(self._topic, self._partition, decision_key(*key), encode(record))
 
 
 def last_rows(observation: Observation) -> list[int]:
-    """The last row of each principal, in no order; refused rows do not count."""
+    """Returns the last row of each principal, in no order; refused rows do not count."""
     taken = np.flatnonzero(observation.index >= 0)
     last = np.full(len(observation.keys), -1)
     last[observation.key_index[taken]] = taken
@@ -163,7 +184,7 @@ def _key(observation: Observation, row: int) -> Key:
 
 
 def _odd(observation: Observation, hearing: Hearing) -> dict[Key, tuple[str, float]]:
-    """Who had a query that was not judged: the version it was for and its policy time, of the last one."""
+    """Returns, of principals with an unjudged query, the version and the policy time of the last one."""
     counts = [counted for counted in hearing.counts if counted.count.kind != "refused"]
     found = {(one.count.model, one.count.principal): ("unknown", one.time) for one in counts}
     rows = [bad.row for bad in observation.refused]

@@ -1,8 +1,8 @@
-"""What the worker sends, and what it makes of a refusal.
+"""Sends messages to Kafka, and handles refusals.
 
-A broker that is away, or slow, is waited for by the producer, and in the end stops the worker. What the broker refuses
-for good would be refused again after a restart: a dead letter is cut until it is taken, what is for people alone is
-counted and left out, and without what must not be missing the worker stops and says what has to be changed.
+The producer waits for a broker that is away or slow, and in the end the worker stops. The broker would refuse again
+after a restart what it refused for good: a dead letter is cut until it is taken, messages for people alone are counted
+and left out, and without a required message the worker stops and says what has to be changed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Sender:
         }
 
     async def send(self, message: Message) -> int:
-        """Send what must not be missing; gives its offset."""
+        """Sends a required message. Returns its offset."""
         try:
             metadata = await (await self._queue(message))
         except Exception as error:
@@ -62,7 +62,7 @@ class Sender:
         return int(metadata.offset)
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Send ``messages``; returns when each is on the broker, or left out."""
+        """Sends ``messages``. Returns when each is on the broker, or left out."""
         sent = [await self._queue(message) for message in messages]
         outcomes = await asyncio.gather(*sent, return_exceptions=True)
         for message, outcome in zip(messages, outcomes, strict=True):
@@ -89,7 +89,8 @@ class Sender:
         self._refused(topic)
 
     def _smaller(self, message: Message, error: BaseException) -> Iterator[Message]:
-        """What may be taken in the place of ``message``: a record without its time, and ever less of a dead letter."""
+        """Yields replacements of ``message`` that the broker may take: a record without its time, and shorter and
+        shorter dead letters."""
         if message.timestamp is not None and not _is(error, _TOO_LARGE):
             yield replace(message, timestamp=None)
         size = message.nbytes if message.topic == self._letters else 0
@@ -104,7 +105,7 @@ class Sender:
             stop_now(Exit.REFUSED, why, error)
 
     async def _queue(self, message: Message) -> Awaitable[Any]:
-        """What to await; a refusal by the producer itself waits there too."""
+        """Returns what to await; a refusal by the producer itself is raised there too."""
         time = message.timestamp
         try:
             sent: Awaitable[Any] = await self._app.producer.send(
@@ -123,7 +124,7 @@ class Sender:
 
 
 def denied(error: BaseException) -> bool:
-    """Whether ``error``, of any Kafka client, comes of a right that is missing."""
+    """Returns whether ``error``, of any Kafka client, means a missing permission."""
     return any(type(cause).__name__.endswith(_DENIED) for cause in _causes(error))
 
 

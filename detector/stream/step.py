@@ -1,4 +1,4 @@
-"""What one state record does to the outside, and its figures."""
+"""The external effects of one state record, and its figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detector.stream.judge import Judgement
 from detector.stream.record import Kind, Message, Position
 
 UNKNOWN = "unknown"
-"""Stands for the model of a row that could not be read as far as that."""
+"""The model of a row that could not be read that far."""
 
 
 @dataclass(slots=True)
@@ -38,6 +38,7 @@ class Step:
     after: list[Message] = field(default_factory=list)
     judged: Counter[str] = field(default_factory=Counter)
     repeated: Counter[str] = field(default_factory=Counter)
+    uncalibrated: Counter[tuple[str, str]] = field(default_factory=Counter)
     unjudged: Counter[tuple[str, str]] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     excused: Counter[str] = field(default_factory=Counter)
@@ -77,7 +78,7 @@ class Step:
         """Fill in the figures: what ``intake`` brought and came of it, ``last`` being the last rows of its principals;
         ``refused`` did not get that far."""
         observation = judgement.observation
-        self._count_judged(intake, observation)
+        self._count_judged(intake, judgement)
         for bad in (row for rows in (*intake.refused.values(), *refused.values()) for row in rows):
             self.refused[bad.reason] += 1
             self.unjudged[bad.model or UNKNOWN, bad.reason] += bad.queries
@@ -86,20 +87,25 @@ class Step:
             if count.kind != "refused":
                 by_reason = self.dropped if count.kind == "dropped" else self.unjudged
                 by_reason[count.model, count.reason or count.kind] += count.queries
-        self.repaired = intake.repaired
+        self.repaired = intake.repaired + observation.repaired
         self.rekeyed = len(intake.strays)
         self.evicted = observation.evicted + judgement.effects.forgotten
         self.excused = judgement.effects.excused
         self._count_scores(observation, last)
         self._count_exposures(observation, last)
 
-    def _count_judged(self, intake: Intake, observation: Observation) -> None:
+    def _count_judged(self, intake: Intake, judgement: Judgement) -> None:
+        observation = judgement.observation
         end, taken = 0, observation.index >= 0
         for piece in intake.pieces:
             rows = slice(end, end := end + len(piece))
             repeats = int(np.count_nonzero(observation.repeats[rows]))
             self.repeated[piece.model] += repeats
-            self.judged[piece.model] += int(np.count_nonzero(taken[rows])) - repeats
+            own = int(np.count_nonzero(taken[rows]))
+            self.judged[piece.model] += own - repeats
+            key = piece.model, piece.model_version
+            if own and judgement.profiles.get(key) is None:
+                self.uncalibrated[key] += own
 
     def _count_scores(self, observation: Observation, last: Sequence[int]) -> None:
         """The score of each principal as of the end of the micro-batch, by model."""

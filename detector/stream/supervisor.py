@@ -1,7 +1,7 @@
-"""``weirguard run``: keeps one worker process running, and says why it stopped when it did.
+"""``weirguard run``: keeps one worker process running, and says why it stopped.
 
-A worker stops on doubt; starting again from the state log is how it becomes certain. Standard library and structlog
-only, so that the supervisor itself has little to fail with.
+A worker stops when consistency is uncertain; starting again from the state log restores it. Standard library and
+structlog only, so that the supervisor has little that can fail.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ RESTARTS_VARIABLE = "WEIRGUARD_RESTARTS"
 """Environment variable by which a worker learns how many came before it."""
 
 HEALTHY_SECONDS = 60.0
-"""A worker that ran this long has earned a short restart again."""
+"""A worker that ran this long gets the first, short wait again."""
 _GLANCE_SECONDS = 0.25
-"""So long a signal to stop may go unnoticed: one that comes just before a call blocks does not end it."""
+"""How long a signal to stop may go unnoticed: one that comes just before a call blocks does not end it."""
 
 _log = structlog.get_logger("weirguard.supervisor")
 
@@ -51,9 +51,9 @@ class Backoff:
 
 
 class Supervisor:
-    """Starts ``command`` again and again until it stops for good or a signal says so.
+    """Starts ``command`` again and again until it stops for good or a signal arrives.
 
-    A worker that does not stop within ``patience`` seconds when told to is killed: the state log makes that harmless.
+    A worker that does not stop within ``patience`` seconds is killed; the state log makes that harmless.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Supervisor:
         self._stopping = True
 
     def _wait_for_broker(self) -> None:
-        """A broker that is away is no reason to restart a worker over and over: it is asked for every second."""
+        """Waits for the broker, checked every second, so that an outage does not restart workers over and over."""
         waited = False
         while not self._stopping:
             if any(_listens(server) for server in self._servers):
@@ -152,5 +152,6 @@ def _listens(server: str) -> bool:
 
 
 def worker_command() -> list[str]:
-    """How this very installation starts a worker; settings come by environment and WEIRGUARD_CONFIG."""
+    """Returns the command that starts a worker of this installation; settings come by environment and
+    WEIRGUARD_CONFIG."""
     return [sys.executable, "-m", "detector.stream.worker"]

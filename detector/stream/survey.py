@@ -1,4 +1,4 @@
-"""How far a worker's partitions are, every few seconds: what Faust's consumer knows of them, for the reporter."""
+"""The progress of a worker's partitions, every few seconds: what Faust's consumer knows of them, for the reporter."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Survey:
         self._reach = Reach(topics)
 
     async def take(self, ready: Sequence[Partition], in_thread: Callable[..., Awaitable[Any]]) -> None:
-        """Look at the partitions that are ``ready``; their state is touched by ``in_thread`` alone. Ends the process
-        where a source goes on ending before what was applied."""
+        """Checks the partitions that are ``ready``; ``in_thread`` alone touches their state. Ends the process where a
+        source keeps ending before the applied offset."""
         places = {TP(name, one.number): (source, one.number) for source, name in self._topics.items() for one in ready}
         readings = faust_edges.readings(self._app)
         heard_at = max((one.heard_at for one in readings.values()), default=None)

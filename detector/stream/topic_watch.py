@@ -1,4 +1,4 @@
-"""What the start has checked of the topics, looked at again while the worker runs."""
+"""Repeats the checks of the topics while the worker runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detector.stream.topics import Found, misfit, shapes
 
 
 class TopicWatch:
-    """Compares each look with the one before. Pure."""
+    """Compares the topics with those of the check before. Pure."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._topics = kafka.topics
@@ -21,10 +21,11 @@ class TopicWatch:
         self._absent: set[str] = set()
 
     def check(self, found: Mapping[str, Found]) -> set[str]:
-        """The topics that only we write, of ``found``, that are gone or were made again: no state depends on them.
+        """Returns the topics that only we write, of ``found``, that are gone or were made again: no state depends on
+        them.
 
         Raises ConfigurationError for one with another number of partitions, and for a source or state log that is gone
-        or was made again. Gone is what is absent twice in a row: a broker that has just started may not know it yet.
+        or was made again. Gone means absent twice in a row: a broker that has just started may not know it yet.
         """
         absent = {shape.name for shape in self._shapes if shape.name not in found}
         gone, self._absent = absent & self._absent, absent
@@ -40,12 +41,12 @@ class TopicWatch:
 
 
 def made_again(topics: Topics, name: str, gone: bool = False) -> str:
-    """What to say, and to do, about a topic that is not the one that the state goes with."""
+    """Returns what to say, and to do, about a topic that is not the one that the state belongs to."""
     return f"topic {name} was deleted{'' if gone else ' and made again'}; {_anew(topics, name)}"
 
 
 def cut_short(topics: Topics, name: str, partition: int, end: int, due: int) -> str:
-    """The same, about one that ends at ``end``, before ``due``, where reading is to go on."""
+    """Returns the same about a topic that ends at ``end``, before ``due``, where reading continues."""
     return (
         f"{name}[{partition}] ends at {end} and all below {due} is applied already: the topic was deleted and made "
         f"again, or its log was cut; {_anew(topics, name)}"

@@ -1,4 +1,4 @@
-"""The topics: created with the right shape, and checked at start. A wrong one is an error that says what to do."""
+"""The topics: created with the right shape, and checked at start. Errors say what to do."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _ORDINARY_BYTES = 1_048_576
 _ENVELOPE_BYTES = 65_536
 _SETTLE_SECONDS = 10.0
 _DOUBT_SECONDS = 1.0
-"""What another worker, or an operator, has just made or altered is not yet known everywhere."""
+"""The time until a change by another worker, or an operator, is known everywhere."""
 _BOOTSTRAP_MILLISECONDS = 5_000
 _ADVISED = (("unclean.leader.election.enable", "true", "false"), ("min.insync.replicas", "1", "2"))
-"""Setting, value that may lose records where there are replicas, and what is safer."""
+"""(setting, value that may lose records where there are replicas, safer value)."""
 
 _log = structlog.get_logger("weirguard.stream")
 
 
 @dataclass(frozen=True, slots=True)
 class TopicShape:
-    """What a topic must be: how many partitions, and settings; those in ``checked`` are refused when they differ."""
+    """The required shape of a topic: partitions, and settings; those in ``checked`` are refused when they differ."""
 
     name: str
     partitions: int
@@ -50,11 +50,11 @@ class Found:
 
 
 def shapes(kafka: KafkaSettings) -> list[TopicShape]:
-    """Every topic of the service, all with the same number of partitions.
+    """Returns every topic of the service, all with the same number of partitions.
 
     Sources carry the broker's time: policy time follows them, and a producer's clock must not move it. So do dead
-    letters, which are kept by when they were refused, however old they are. A re-keyed record may be larger than it
-    was in queries: it is written without its producer's compression.
+    letters, whose retention counts from their refusal, however old they are. A re-keyed record may be larger than in
+    queries: it is written without its producer's compression.
     """
     topics, wide = kafka.topics, kafka.partitions
     broker_time = {"cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime"}
@@ -91,10 +91,10 @@ def largest_bytes(kafka: KafkaSettings) -> int:
 
 
 def ensure(kafka: KafkaSettings) -> None:
-    """Create the topics that are missing and check those that are there.
+    """Creates missing topics and checks existing ones.
 
-    Where there is no state log yet, a topic that a producer or reader made by being first is made right; nothing else
-    is altered. Raises ConfigurationError for topics of the wrong shape, BrokerError when the cluster cannot be asked.
+    Where there is no state log yet, a topic that an early producer or reader made is altered; nothing else is. Raises
+    ConfigurationError for topics of the wrong shape, BrokerError when the cluster does not answer.
     """
     wanted = shapes(kafka)
     with _admin(kafka) as admin:
@@ -113,13 +113,14 @@ def ensure(kafka: KafkaSettings) -> None:
 
 
 def look(kafka: KafkaSettings) -> dict[str, Found]:
-    """The topics that are there now, by name. Raises BrokerError."""
+    """Returns the topics that exist now, by name. Raises BrokerError."""
     with _admin(kafka) as admin:
         return describe(admin, shapes(kafka))
 
 
 def describe(admin: KafkaAdminClient, wanted: Sequence[TopicShape]) -> dict[str, Found]:
-    """Those of ``wanted`` that are there. Asking makes none, whatever the cluster does by itself."""
+    """Returns the ``wanted`` topics that exist. The request creates none, even where the cluster creates topics by
+    itself."""
     found = {}
     for topic in admin.describe_topics([shape.name for shape in wanted]):
         partitions = topic["partitions"]
@@ -130,7 +131,7 @@ def describe(admin: KafkaAdminClient, wanted: Sequence[TopicShape]) -> dict[str,
 
 
 def misfit(shape: TopicShape, found: Found | None) -> str | None:
-    """What to say where the topic has another number of partitions than is set."""
+    """Returns what to say if the topic has another number of partitions than is set."""
     count = found.partitions if found else 0
     if count == shape.partitions:
         return None
@@ -155,7 +156,7 @@ def _admin(kafka: KafkaSettings) -> Iterator[KafkaAdminClient]:
 
 
 def _adopt(admin: KafkaAdminClient, wanted: Sequence[TopicShape], found: Mapping[str, Found]) -> list[TopicShape]:
-    """Make right what a broker made by itself, with its own defaults, for a client that came before the detector.
+    """Alters topics that a broker made by itself, with its own defaults, for a client that came before the detector.
 
     Nothing was judged yet, so no account's partition changes: a record in another than its principal's is re-keyed.
     """
@@ -177,7 +178,7 @@ def _create(admin: KafkaAdminClient, kafka: KafkaSettings, missing: Sequence[Top
 
 
 def _wrong(admin: KafkaAdminClient, kafka: KafkaSettings, wanted: Sequence[TopicShape]) -> list[str]:
-    """A sentence for each topic that is not as it must be."""
+    """Returns a sentence for each topic with a wrong setting."""
     found = describe(admin, wanted)
     sentences = [sentence for shape in wanted if (sentence := misfit(shape, found.get(shape.name)))]
     if sentences or kafka.embedded:
@@ -188,7 +189,7 @@ def _wrong(admin: KafkaAdminClient, kafka: KafkaSettings, wanted: Sequence[Topic
 
 
 def _settings(admin: KafkaAdminClient, wanted: Sequence[TopicShape]) -> dict[str, dict[str, str]]:
-    """Every setting of each topic, by name; none where they may not be read."""
+    """Returns every setting of each topic, by name; none where they may not be read."""
     described = admin.describe_configs([_resource(shape.name) for shape in wanted], config_filter="all")
     return {
         topic: {name: str(details["value"]) for name, details in settings.items()}
@@ -198,7 +199,7 @@ def _settings(admin: KafkaAdminClient, wanted: Sequence[TopicShape]) -> dict[str
 
 
 def _fault(kafka: KafkaSettings, shape: TopicShape, has: Mapping[str, str], replicas: int) -> str | None:
-    """What must be altered on this topic, and how; what cannot be read is not right."""
+    """Returns what must be altered on this topic, and how; settings that cannot be read count as wrong."""
     if not has:
         return (
             f"the settings of topic {shape.name} cannot be read; allow this user to describe configurations of topics"
@@ -219,7 +220,7 @@ def _fault(kafka: KafkaSettings, shape: TopicShape, has: Mapping[str, str], repl
 def _advise(
     wanted: Sequence[TopicShape], found: Mapping[str, Found], settings: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """Say what is allowed and yet less than it could be: how long records are kept, and what a lost broker takes."""
+    """Logs what is allowed but could be safer: how long records are kept, and what the loss of a broker costs."""
     for shape in wanted:
         has, meant = settings[shape.name], shape.config.get("retention.ms", "-1")
         if 0 <= int(kept := has.get("retention.ms", "-1")) < int(meant):

@@ -1,4 +1,4 @@
-"""Queries of which policy hears without features: those that a logger counts, and those that could not be read."""
+"""Queries without features that policy counts: those that a logger reports, and those that could not be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stops a worker that is stuck. A broker that is away is no reason: nothing would be better after a restart."""
+"""Stops a worker that makes no progress. Broker outages are ignored: a restart would not help."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from detector.stream.exits import Exit
 from detector.stream.reporter import Reporter
 
 CUT_OFF_SECONDS = 30.0
-"""A worker without any broker for so long begins with the bootstrap servers again, once those answer."""
+"""A worker without any broker for this long starts again from the bootstrap servers, once those answer."""
 RECOVERY_SECONDS = 15.0
-"""Recovery that reads nothing for so long has stalled."""
+"""Recovery that reads nothing for this long has stalled."""
 
 
 @dataclass(slots=True)
 class Watchdog:
-    """Pure rules over what the reporter gathered; ``verdict`` is asked every second or so.
+    """Pure rules over the facts of the reporter; ``verdict`` is called every second or so.
 
-    ``committed``: this worker's committed offsets by (source, partition). ``broker_answers`` is asked last.
+    ``committed``: this worker's committed offsets by (source, partition). ``broker_answers`` is called last.
     """
 
     reporter: Reporter
@@ -30,14 +30,14 @@ class Watchdog:
     _behind_since: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
 
     def verdict(self, now: float) -> tuple[Exit, str] | None:
-        """Why the worker must stop, or None; one that was asked to stop is left to it."""
+        """Returns why the worker must stop, or None; also None for one that was told to stop."""
         if self.reporter.health.stop_reason is not None:
             return None
         found = self._cut_off() or self._recovery() or self._commits(now)
         return found if found and self.broker_answers() else None
 
     def _cut_off(self) -> tuple[Exit, str] | None:
-        """aiokafka asks only brokers that it knows, for ever; they may have moved. Bootstrapping anew finds them."""
+        """Finds brokers that moved: aiokafka only ever asks brokers that it knows. Bootstrapping again finds them."""
         seconds = self.reporter.health.cut_off_seconds()
         if seconds <= CUT_OFF_SECONDS:
             return None
@@ -69,9 +69,9 @@ class Watchdog:
 
 
 def watch(watchdog: Watchdog, stop: Callable[[Exit, str], None]) -> threading.Thread:
-    """Ask ``watchdog`` every second from a daemon thread: a stuck event loop is one of the things it is for.
+    """Checks ``watchdog`` every second from a daemon thread, since a stuck event loop is one of the things it is for.
 
-    Whatever goes wrong in it is reported, and it goes on.
+    Errors in it are reported, and it goes on.
     """
 
     def loop() -> None:

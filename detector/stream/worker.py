@@ -73,7 +73,7 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
     health = Health(time.monotonic, settings.worker.stall_seconds)
     reporter = Reporter(health, new_metrics(settings.metrics.models))
     config, policy = engine_config(settings), policy_of(settings)
-    reporter.judged_by(config.profiles)
+    reporter.judged_by(config.judging)
     names = settings.kafka.topics
     reads = BrokerReads(settings.kafka)
     engine = Engine(config)

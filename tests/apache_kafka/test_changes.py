@@ -11,7 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 
 from detector.cli.kafka import Topic, carry_out
-from detector.contracts.codecs.queries_json import encode_json_query
+from detector.contracts.codecs.json_writing import encode_json_query
 from detector.contracts.findings import Action, Command
 from detector.contracts.partitioning import partition_of
 from detector.stream.topics import look, shapes

@@ -12,7 +12,7 @@ It imports nothing of the stream, so that it can catch the stream's mistakes. Wh
   nothing else is there.
 - No decision lasts longer than decisions do, whatever the time of a record says.
 - No commit runs ahead of the state: the record that covers it lies on the broker first.
-- Nothing is published that no outbox holds, and no alert id says two things.
+- Nothing is published that no outbox holds, and no revision of an alert says two things.
 
 Order between topics is the broker's append time, in milliseconds.
 """
@@ -362,10 +362,11 @@ def _outbox(entry: Entry) -> list[Any]:
 
 
 def _check_contradictions(logs: Logs, names: Names, report: Report) -> None:
-    said: dict[str, str] = {}
+    said: dict[tuple[str, int], str] = {}
     for entry in logs.of(names.alerts):
         assert entry.value is not None
-        identity, text = json.loads(entry.value)["id"], content(entry.value)
+        alert = json.loads(entry.value)
+        identity, text = (alert["id"], alert.get("revision", 1)), content(entry.value)
         if said.setdefault(identity, text) != text:
             detail = f"alert {identity} says {text:.300} and before {said[identity]:.300}"
             report.problems.append(Problem("contradiction", entry.partition, entry.offset, detail))

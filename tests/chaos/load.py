@@ -14,7 +14,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
 from detector.contracts.batches import take
-from detector.contracts.codecs.queries_json import encode_json_query
+from detector.contracts.codecs.json_writing import encode_json_query
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch

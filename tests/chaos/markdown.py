@@ -7,29 +7,29 @@ from collections.abc import Sequence
 from tests.chaos.harness import Result
 
 _HEAD = """\
-# What faults do to it
+# Fault injection
 
 `make chaos` runs two workers against one Apache Kafka 4.2 node, loads them with seeded queries of honest principals
-and of thieves, and does harm. Sessions last 6 s, decisions 20 s, a checkpoint round begins every 100 kB, and a state
-record above 131 kB comes in parts, so that takeovers, renewals, cuts of the state log and unfinished records fall
-among the faults. `--compression zstd` has the broker compress all that it keeps. Then it compares with the undisturbed
-run, the same records with their Kafka timestamps through the same judge in one go: alerts, decisions (apart from
-epochs) and every principal's verdict must be equal. An audit that shares no code with the workers reads the source
-topic, the state log, the committed offsets and what was published, and looks for queries lost or counted twice,
-messages not published or only after they were acknowledged, commits ahead of the state, dead letters that should not
-be, and decisions that outlast what they may.
+and of thieves, and injects faults. Sessions last 6 s, decisions 20 s, a checkpoint round begins every 100 kB, and a
+state record above 131 kB comes in parts, so that takeovers, renewals, cuts of the state log and unfinished records
+happen during the faults. With `--compression zstd` the broker compresses all its topics. Then the outcome is compared
+with an undisturbed run of the same records, with their Kafka timestamps, through the same engine and policy in one
+call: alerts, decisions (apart from epochs) and every principal's verdict must be equal. An audit that shares no code
+with the workers reads the source topic, the state log, the committed offsets and the published messages, and looks
+for queries lost or counted twice, messages not published or published only after the acknowledgement, commits ahead
+of the state, unexpected dead letters, and decisions that last too long.
 
-In the last series the broker moves to another port behind its bootstrap address; records say that they are years
-ahead, or of 1970, as those of a broker whose clock jumps; and queries come in that end whichever worker processes them,
-by an exception or by a signal: they must be in the dead letters, and all else must be judged. Then, after the audit,
-the source topic is deleted and made again: all workers must stop for good within a minute and say why. What they advise
-is done, they begin anew, and a partition is added: again all must stop within a minute.
+In the last series the broker moves to another port behind its bootstrap address; records have timestamps of years
+ahead, or of 1970, like those of a broker whose clock jumps; and some queries end every worker that processes them, by
+an exception or by a signal: they must be in the dead letters, and all others must be judged. Then, after the audit,
+the source topic is deleted and made again: all workers must stop for good within a minute and say why. Their advice
+is followed, they start again, and a partition is added: again all must stop within a minute.
 
 """
 
 _LEGEND = """
 *Parts* are records of the state log that are pieces of a larger one. *Problems* are the audit's findings, *differences*
-those from the undisturbed run. *Void* records were written by an owner who had lost the partition, and are ignored;
+those from the undisturbed run. *Void* records were written by an owner that had lost the partition, and are ignored;
 *repeated* are messages that a takeover published again. *Drain* is the time from the end of the load until the last
 query was committed and all was published.
 """

@@ -221,21 +221,21 @@ def _records(settings: Settings, topic: str) -> Iterator[tuple[int, int, bytes]]
 
 def _judged(settings: Settings, names: list[str]) -> Counter[str]:
     """How many queries of each of ``names`` the state log holds: what a next one of theirs would be numbered."""
-    engine, heirs = Engine(engine_config(settings)), {}
+    engine, successors = Engine(engine_config(settings)), {}
     for number in _numbers():
         judge = Judge(engine.sibling(), Ledger(policy_of(settings), ""))
         receiver = Receiver(number, PARTITIONS, settings.kafka.topics)
-        writer = Writer("heir", "", settings.kafka.state_record_bytes)
-        heirs[number] = Partition(
+        writer = Writer("successor", "", settings.kafka.state_record_bytes)
+        successors[number] = Partition(
             receiver, judge, Checkpointer(judge, 1 << 40, 1), settings.kafka.topics, number, writer
         )
     for number, offset, value in _records(settings, settings.kafka.topics.state_log):
-        heirs[number].absorb(offset, value)
+        successors[number].absorb(offset, value)
     judged: Counter[str] = Counter()
-    for heir in heirs.values():
-        own = {key.principal for key in heir.judge.engine.keys()} & set(names)
+    for successor in successors.values():
+        own = {key.principal for key in successor.judge.engine.keys()} & set(names)
         if own:
-            said = heir.judge.engine.observe(MicroBatch((_one_each(sorted(own)),)))
+            said = successor.judge.engine.observe(MicroBatch((_one_each(sorted(own)),)))
             judged.update(
                 {said.keys[key].principal: int(at) for key, at in zip(said.key_index, said.index, strict=True)}
             )

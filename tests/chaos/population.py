@@ -59,7 +59,7 @@ class Population:
         return centres + self._random.normal(0.0, 1.0, centres.shape)
 
     def _augmented(self, walk: list[NDArray[np.float64]], seed: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A natural point while he has few, then one step along signs from a point that he knows."""
+        """Returns a natural point at first, then one step along signs from a known point."""
         known = seed
         if len(walk) >= _SEEDS:
             known = walk[self._random.integers(0, len(walk))]

@@ -109,7 +109,7 @@ def decision(epoch: tuple[int, int], action: str = "slow") -> list[Any]:
 
 
 def faultless() -> History:
-    """Two owners: the first alerts; a frozen record of his comes late; the second goes on and repeats a decision."""
+    """Two owners: the first alerts; its frozen record comes late; the second goes on and repeats a decision."""
     history = History()
     for _ in range(4):
         history.query()
@@ -304,6 +304,16 @@ def test_each_planted_fault_is_found_and_named(plant: Callable[[History], None],
     history = faultless()
     plant(history)
     assert set(kinds(history)) == expected
+
+
+def test_a_higher_revision_of_an_alert_may_say_something_else() -> None:
+    history = faultless()
+    history.query()
+    higher = [alert("a1", score=2.0, revision=2)]
+    history.delta(4, 4, 3, higher)
+    history.publish(higher)
+    history.commit(5)
+    assert not kinds(history)
 
 
 def test_a_record_in_parts_counts_once_all_are_there_and_what_an_owner_left_unfinished_is_void() -> None:

@@ -42,7 +42,7 @@ Timed = tuple[Entry, float]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of one principal after one further query: which number it has, whether he is a suspect, how suspect."""
+    """One principal after one further query: the query's number, the verdict and the score."""
 
     queries: int
     flagged: bool

@@ -133,6 +133,18 @@ def test_it_is_said_how_sure_the_rate_is_and_of_which_accounts(tmp_path: Path) -
     assert "when it is made without any one account" in said
 
 
+def test_a_script_reads_the_outcome_from_json(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "profile"
+    assert _weirguard("calibrate", "--honest", folder / "honest.jsonl", "--out", out, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    profile = Profile.from_bytes(out.read_bytes())
+    assert (told["out"], told["profile"], told["model"]) == (str(out), profile.hash, "credit")
+    assert told["threshold"] == profile.standards.threshold
+    assert {name: told[name] for name in profile.made} == profile.made
+    assert all(own["largest"] > own["allowed"] for own in told["outliers"])
+    assert any("few" in note for note in told["notes"])
+
+
 def test_names_and_order_change_no_profile_and_the_budget_does(tmp_path: Path) -> None:
     profiles = []
     for order, budget in ((range(10), 0.01), ((7, 2, 9, 4, 0, 8, 1, 6, 3, 5), 0.01), (range(10), 0.2)):
@@ -193,8 +205,14 @@ def test_replay_judges_by_the_profile(tmp_path: Path, folder: Path, profile: Pat
     summary = json.loads((tmp_path / "summary.json").read_text())
     flagged = [entry["principal"] for entry in summary["principals"] if entry["first_flagged"] is not None]
     assert flagged == ["eve"]
-    [alert] = [json.loads(line) for line in (tmp_path / "alerts.jsonl").read_text().splitlines()]
+    alert, higher = [json.loads(line) for line in (tmp_path / "alerts.jsonl").read_text().splitlines()]
     assert (alert["signal"], alert["profile"]) == ("suspicion", Profile.from_bytes(profile.read_bytes()).hash)
+    assert (alert["calibrated"], alert["id"], summary["alerts"]) == (True, higher["id"], 1)
+    assert [(one["revision"], one["severity"]) for one in (alert, higher)] == [(1, "medium"), (2, "high")]
+    assert summary["calibrated"] is True
+    assert summary["models"] == [
+        {"model": "credit", "model_version": "1", "calibrated": True, "profile": alert["profile"]}
+    ]
 
 
 @pytest.mark.parametrize("command", ["replay", "evaluate"])

@@ -27,8 +27,8 @@ def _config(*arguments: str) -> str:
     return done.stdout
 
 
-def test_right_settings_are_confirmed(file: Path) -> None:
-    assert "right" in _config("check", "--settings", str(file))
+def test_valid_settings_are_confirmed(file: Path) -> None:
+    assert "The settings are valid." in _config("check", "--settings", str(file))
 
 
 def test_wrong_settings_are_an_error(file: Path) -> None:

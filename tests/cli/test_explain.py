@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -104,6 +105,26 @@ def test_a_thief_is_explained_by_what_replay_flags_him_for(
     assert "what no honest account explains" in said
 
 
+def test_a_script_reads_the_same_from_json_and_nothing_else_from_standard_output(
+    log: Path, profile: Profile, profile_file: Path, tmp_path: Path
+) -> None:
+    row = first_flagged(log, tmp_path, EngineConfig(profiles=(profile,)), "mallory")
+    assert row is not None
+    given = ("mallory", "--log", log, "--profile", profile_file)
+    said = words(*given)
+    done = run(*given, "--out", tmp_path / "why.html", "--json")
+    told = json.loads(done.stdout)
+    assert (told["principal"], told["queries"], told["suspect"], told["calibrated"]) == ("mallory", 200, True, True)
+    assert (told["queries_count_from"], told["first_flagged_query"], told["then"]["query"]) == (1, row + 1, row + 1)
+    assert told["verdict"] in said
+    assert told["then"]["unexplained"] > told["then"]["threshold"]
+    assert told["record"][0]["query"] == row + 1
+    assert told["record"][0]["time"] in said
+    assert datetime.fromisoformat(told["since"]) < datetime.fromisoformat(told["until"])
+    bare = json.loads(run("mallory", "--log", log, "--json").stdout)
+    assert (bare["calibrated"], bare["then"], bare["basis"][0][:13]) == (False, None, "UNCALIBRATED:")
+
+
 def test_an_honest_account_is_told_how_near_he_came(log: Path, profile_file: Path) -> None:
     said = words("ana", "--log", log, "--profile", profile_file)
     assert re.search(r"No suspect after 50 queries: at most [\d.]+ standard deviations of honest accounts were", said)
@@ -115,6 +136,7 @@ def test_without_a_profile_prada_is_alone_and_it_is_said(log: Path, tmp_path: Pa
     assert row is not None
     said = words("mallory", "--log", log, "--out", tmp_path)
     assert re.search(rf"Suspect since query {row + 1} of 200: .*\(PRADA\); W fell to 0\.\d+, and below 0.9", said)
+    assert "UNCALIBRATED: honest accounts may be accused" in said
     assert "There is no profile for credit 1: PRADA alone judged." in said
     titles = [heading.text for heading in parsed(tmp_path / PAGE).iter("{http://www.w3.org/1999/xhtml}h2")]
     assert titles == ["PRADA", "What was put on record"]

@@ -204,7 +204,7 @@ def test_where_the_topics_and_the_service_may_differ_it_is_said() -> None:
     clear = audit(1, "command", "cleared", "eve", "clear")
     known = OnRecord([alert(1, 1, configuration="d")], [clear], replace(same, queries=1_250, flagged=False))
     assert [sentence.partition(";")[0] for sentence in notes(known, own, "c")] == [
-        "The account was cleared at 2001-09-09 01:46:41Z",
+        "The account was cleared at 2001-09-09T01:46:41.000Z",
         "Of his queries, 1,050 are no longer kept",
         "The service itself holds him for no suspect.",
         "His alerts were raised under another configuration than here: d.",

@@ -14,11 +14,11 @@ from detector.cli import alerts, decisions, main, principals, screen
 from detector.cli.explanation.account import account_of
 from detector.cli.explanation.page import page
 from detector.cli.explanation.terminal import show
-from detector.cli.operator import moment
 from detector.cli.records import Decisions, Key
 from detector.contracts.findings import Cause, Evidence
 from detector.core.configuration import EngineConfig
 from detector.policy.config import Policy
+from detector.runtime.times import rfc3339
 from detector.stream.explaining import follow
 from tests.cli.test_operator import alert, decision, score
 from tests.core.honest import thief
@@ -136,4 +136,4 @@ def test_an_error_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("at", [1e300, -1e300, 1e12, float("nan"), float("inf")])
 def test_a_time_that_is_none_is_still_told(at: float) -> None:
-    assert "1970" in moment(at)
+    assert "1970" in rfc3339(at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from importlib import import_module
 from pathlib import Path
 
@@ -34,8 +35,18 @@ def test_help_names_every_command_without_loading_any() -> None:
     assert {"faust", "sklearn", "numpy", "kafka", "pydantic", "typer"}.isdisjoint(loaded.split())
 
 
-def test_version() -> None:
-    assert _weirguard("--version").stdout == f"weirguard {__version__}\n"
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(option: str) -> None:
+    assert _weirguard(option).stdout == f"weirguard {__version__}\n"
+
+
+def test_the_wheel_says_that_it_is_typed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, timeout=120, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "detector/py.typed" in names
+    assert not [name for name in names if name.startswith("tests")]
 
 
 def test_an_unknown_command_is_answered_with_the_nearest() -> None:

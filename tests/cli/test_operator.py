@@ -1,4 +1,4 @@
-"""The operator's commands against a broker, with the real ledger as the owner of all partitions."""
+"""The operator's commands on a broker, with a real ledger as the owner of all partitions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NOW = time.time()
 
 @pytest.fixture
 def topics(broker: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Topics:
-    """Topics of this test's own, and an environment that leads the commands to them."""
+    """Topics of this test, and settings in the environment that name them."""
     names = Topics(prefix)
     wanted = [names.commands, names.decisions, names.audit, names.scores, names.alerts]
     with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as admin:
@@ -49,7 +49,7 @@ def topics(broker: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Topi
 
 @pytest.fixture
 def publish(broker: Broker) -> Iterator[Any]:
-    """Writes records of the contracts to where a detector would."""
+    """Writes records to the partitions that a detector would use."""
     with closing(KafkaProducer(bootstrap_servers=broker.bootstrap)) as producer:
 
         def write(topic: str, *records: Alert | Audit | Decision | Score) -> None:
@@ -69,18 +69,20 @@ def publish(broker: Broker) -> Iterator[Any]:
 
 
 @pytest.fixture
-def owner(broker: Broker, topics: Topics, publish: Any) -> Iterator[list[Command]]:
-    """An owner of all partitions; the list is of the commands that it was given."""
+def owner(broker: Broker, topics: Topics, publish: Any, request: pytest.FixtureRequest) -> Iterator[list[Command]]:
+    """Runs an owner of all partitions, by default in enforce mode; gives the list of commands it has received."""
     stop, obeyed = threading.Event(), list[Command]()
-    thread = threading.Thread(target=_own, args=(broker, topics, publish, stop, obeyed))
+    ledger = Ledger(Policy(mode=getattr(request, "param", "enforce")))
+    thread = threading.Thread(target=_own, args=(broker, topics, publish, stop, obeyed, ledger))
     thread.start()
     yield obeyed
     stop.set()
     thread.join(20)
 
 
-def _own(broker: Broker, topics: Topics, publish: Any, stop: threading.Event, obeyed: list[Command]) -> None:
-    ledger = Ledger(Policy(mode="enforce"))
+def _own(
+    broker: Broker, topics: Topics, publish: Any, stop: threading.Event, obeyed: list[Command], ledger: Ledger
+) -> None:
     consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap, fetch_max_wait_ms=50, auto_offset_reset="earliest")
     with closing(consumer):
         consumer.assign([TopicPartition(topics.commands, number) for number in range(PARTITIONS)])
@@ -137,7 +139,7 @@ def alert(principal: str, number: int = 1) -> Alert:
     )
 
 
-def test_list_shows_the_newest_epoch_of_what_stands_and_can_be_filtered(topics: Topics, publish: Any) -> None:
+def test_list_shows_the_newest_epoch_of_each_decision_and_can_be_filtered(topics: Topics, publish: Any) -> None:
     publish(
         topics.decisions,
         decision("thief", "slow", (1, 5)),
@@ -153,12 +155,17 @@ def test_list_shows_the_newest_epoch_of_what_stands_and_can_be_filtered(topics: 
     assert stands("--principal", "thief") == [("thief", "refuse")]
     assert stands("--origin", "operator") == stands("--origin", "operator:eve") == [("ada", "slow")]
     assert stands("--origin", "oper") == []
-    text = run(decisions.app, "list").stdout
+    shown = run(decisions.app, "list")
+    text = shown.stdout
+    assert shown.stderr == ""
     assert "thief" in text
     assert "operator:eve c9 abuse" in text
 
 
-def test_add_and_delete_wait_for_the_owner_and_say_what_came_of_it(topics: Topics, owner: list[Command]) -> None:
+def test_add_and_delete_wait_for_the_owner_and_print_the_result(
+    topics: Topics, owner: list[Command], publish: Any
+) -> None:
+    publish(topics.scores, score("thief", 1.2))
     words = ("digits", "thief", "--reason", "caught by hand", "--issuer", "eve")
     added = run(decisions.app, "add", *words, "--action", "refuse", "--duration", "1h30m")
     assert added.stdout == "digits thief: added: refuse (enforce) for 5400 seconds\n"
@@ -169,14 +176,59 @@ def test_add_and_delete_wait_for_the_owner_and_say_what_came_of_it(topics: Topic
     assert stands() == []
     again = run(decisions.app, "delete", *words)
     assert again.exit_code == 1
-    assert "nothing stands against him" in again.stdout
+    assert "nothing deleted: there is no cause against the principal" in again.stdout
 
 
-def test_slow_takes_a_rate_and_a_mode(topics: Topics, owner: list[Command]) -> None:
-    words = ("digits", "thief", "--reason", "r", "--action", "slow", "--mode", "observe", "--queries-per-second", "0.5")
-    run(decisions.app, "add", *words)
+def test_slow_takes_a_rate_and_need_not_be_enforced(topics: Topics, owner: list[Command]) -> None:
+    words = ("digits", "thief", "--reason", "r", "--action", "slow", "--queries-per-second", "0.5", "--force")
+    run(decisions.app, "add", *words, "--observe")
     assert (owner[0].action, owner[0].mode) == (Action("slow", 0.5), "observe")
     assert owner[0].issuer
+
+
+@pytest.mark.parametrize("owner", ["observe"], indirect=True)
+def test_an_operators_decision_is_enforced_even_if_the_policy_observes(topics: Topics, owner: list[Command]) -> None:
+    words = ("add", "digits", "thief", "--reason", "r", "--action", "refuse", "--force")
+    assert "refuse (enforce)" in run(decisions.app, *words).stdout
+    assert listing()["decisions"][0]["mode"] == "enforce"
+    assert "refuse (observe)" in run(decisions.app, *words, "--observe").stdout
+
+
+def test_list_says_which_decisions_rest_on_no_profile(topics: Topics, publish: Any) -> None:
+    publish(topics.decisions, decision("thief", causes=(Cause("c1", "signal:prada", NOW + 60, "uncalibrated"),)))
+    shown = run(decisions.app, "list")
+    assert "signal:prada c1 uncalibrated" in shown.stdout
+    assert shown.stderr.startswith("UNCALIBRATED: digits is judged without a profile")
+    assert run(decisions.app, "list", "--json").stderr == ""
+
+
+def not_known(model: str, principal: str) -> str:
+    """The reason for refusing a decision against an unknown principal."""
+    with pytest.raises(ConfigurationError) as refused:
+        run(decisions.app, "add", model, principal, "--reason", "r", "--action", "refuse")
+    return str(refused.value).removesuffix("; to add the decision anyway, give --force")
+
+
+def test_a_decision_against_an_unknown_principal_needs_force(
+    topics: Topics, owner: list[Command], publish: Any
+) -> None:
+    words = ("--reason", "r", "--action", "refuse")
+    assert not_known("digits", "thief") == "the model 'digits' is not known; no names are known yet"
+    publish(topics.scores, score("thief", 1.2), score("ada", 0.1))
+    publish(topics.alerts, alert("theif"))
+    publish(topics.decisions, decision("gone", expires_at=NOW - 1))
+    said = "there is no score, alert or decision of 'thiev' on 'digits'; nearest: 'thief', 'theif'"
+    assert not_known("digits", "thiev") == said
+    assert not_known("digits", "x").endswith("on 'digits'; known: 4, such as 'ada', 'gone', 'theif'")
+    assert not_known("digit", "thief") == "the model 'digit' is not known; nearest: 'digits'"
+    assert owner == []
+    for name in ("thief", "theif", "gone"):
+        run(decisions.app, "add", "digits", name, *words)
+    run(decisions.app, "add", "new", "x", *words, "--force")
+    assert [(command.model, command.principal) for command in owner] == [
+        *(("digits", name) for name in ("thief", "theif", "gone")),
+        ("new", "x"),
+    ]
 
 
 def test_clear_is_a_command_to_the_owner(topics: Topics, owner: list[Command]) -> None:
@@ -194,18 +246,18 @@ def test_an_api_key_is_hashed_as_serving_hashes_it(
     assert owner[0].principal == PrincipalHasher(b"pepper").api_key("sk-1234")
 
 
-def test_without_an_owner_the_operator_is_told_that_nobody_answered(topics: Topics) -> None:
+def test_a_command_without_an_owner_fails_after_the_wait(topics: Topics) -> None:
     with pytest.raises(BrokerError, match=r"no detector has answered within 0\.5 seconds"):
         run(principals.app, "clear", "digits", "thief", "--reason", "r", "--wait", "0.5")
 
 
-def test_commands_never_go_to_a_partition_of_another_count(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_number_of_partitions_is_refused(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIRGUARD_KAFKA__PARTITIONS", "4")
     with pytest.raises(ConfigurationError, match=r"kafka.partitions is 4 and .* has 3"):
         run(principals.app, "clear", "digits", "thief", "--reason", "r")
 
 
-def test_the_kill_switch_goes_on_and_off_and_is_seen_in_the_list(topics: Topics) -> None:
+def test_the_kill_switch_goes_on_and_off_and_is_listed(topics: Topics) -> None:
     assert "OFF" in run(decisions.app, "kill-switch", "on", "--reason", "outage", "--issuer", "eve").stdout
     switch = listing()["kill_switch"]
     assert (switch["principal"], switch["action"]["name"]) == ("*", "none")
@@ -224,6 +276,43 @@ def test_top_puts_suspects_and_high_scores_first(topics: Topics, publish: Any) -
     assert "slow to 1/s (enforce)" in run(principals.app, "top").stdout
 
 
+MEASURED = {
+    "suspicion": 12.5,
+    "prada": 0.99,
+    "suspicion.novelty": 3.0,
+    "suspicion.leaps": 9.25,
+    "suspicion.prada": -1.0,
+    "suspicion.hardness": 4.0,
+}
+
+
+def test_top_shows_the_three_strongest_signals_and_fits_a_terminal(topics: Topics, publish: Any) -> None:
+    name = "account-" + "0123456789abcdef" * 8
+    publish(
+        topics.scores,
+        replace(score("thief", 1.17, flagged=True), signals=MEASURED, calibrated=True),
+        replace(score(name, 12.345), calibrated=False, queries=12_345_678),
+    )
+    publish(topics.decisions, decision("thief", "slow"))
+    done = run(principals.app, "top")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.strip() for line in lines[1:3]] == [
+        "1.17      120  thief, digits 1: suspect, slow to 1/s (enforce)",
+        "leaps 9.25, hardness 4, novelty 3",
+    ]
+    assert name in "".join(line.strip() for line in lines[3:])
+    assert lines[-1].strip() == "prada 0.87, coverage 61.2% exposed"
+    assert "uncalibrated" in lines[-2]
+    assert done.stderr.startswith("UNCALIBRATED: digits 1 is judged without a profile")
+    scripted = run(principals.app, "top", "--json")
+    assert scripted.stderr == ""
+    assert [[own["name"] for own in row["matters"]] for row in json.loads(scripted.stdout)] == [
+        ["leaps", "hardness", "novelty"],
+        ["prada", "coverage"],
+    ]
+
+
 def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> None:
     publish(topics.scores, score("thief", 1.17, flagged=True))
     publish(topics.decisions, decision("thief"))
@@ -231,6 +320,7 @@ def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> N
     known = json.loads(run(principals.app, "show", "digits", "thief", "-o", "json").stdout)
     assert known["score"]["signals"] == {"prada": 0.87, "coverage": 61.25}
     assert [one["episode"] for one in known["alerts"]] == [1, 2]
+    assert known == json.loads(run(principals.app, "show", "digits", "thief", "--json").stdout)
     text = run(principals.app, "show", "digits", "thief").stdout
     assert "a suspect, 120 queries" in text
     assert "coverage: 61.2% exposed\n  prada: 0.87" in text
@@ -238,7 +328,7 @@ def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> N
     assert "w=0.81 (threshold 0.95)" in text
 
 
-def test_show_gives_account_of_every_answered_query(topics: Topics, publish: Any) -> None:
+def test_show_counts_every_answered_query(topics: Topics, publish: Any) -> None:
     counts: Any = {"answered": 137, "judged": 100, "repeats": 20, "unjudged": {"no-profile": 3, "dimension": 9}}
     publish(topics.scores, replace(score("thief", 1.17), **counts, dropped={"queue": 5}))
     known = json.loads(run(principals.app, "show", "digits", "thief", "-o", "json").stdout)
@@ -248,7 +338,7 @@ def test_show_gives_account_of_every_answered_query(topics: Topics, publish: Any
     assert f"answered: 137 = {expected}\n" in text
 
 
-def test_show_of_somebody_unknown_fails(topics: Topics) -> None:
+def test_show_of_an_unknown_principal_fails(topics: Topics) -> None:
     shown = run(principals.app, "show", "digits", "nobody")
     assert shown.exit_code == 1
     assert "score: none yet" in shown.stdout
@@ -264,7 +354,7 @@ def test_records_that_cannot_be_read_are_named_and_skipped(topics: Topics, broke
 
 
 def tail_of(topics: Topics, monkeypatch: pytest.MonkeyPatch, *arguments: str, during: Any = None) -> Sequence[str]:
-    """What ``alerts tail`` prints until an operator interrupts it after two seconds."""
+    """Returns what ``alerts tail`` prints within two seconds, until it is interrupted."""
 
     def two_seconds(topic: Topic, seconds: float | None = None) -> Iterator[Any]:
         assert seconds is None
@@ -280,21 +370,36 @@ def tail_of(topics: Topics, monkeypatch: pytest.MonkeyPatch, *arguments: str, du
     return result.stdout.splitlines()
 
 
-def test_tail_prints_what_comes_while_it_runs(topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tail_prints_new_alerts(topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(topics.alerts, alert("early"))
     lines = tail_of(topics, monkeypatch, during=lambda: publish(topics.alerts, alert("late")))
-    assert [line.split()[4] for line in lines] == ["late"]
+    assert [line.split()[3] for line in lines] == ["late"]
+
+
+def test_tail_prints_a_rise_of_severity_and_no_repeats(
+    topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = replace(alert("thief"), severity="medium", score=1.1, calibrated=False)
+    higher = replace(first, severity="high", score=1.7, query_index=200, revision=2, occurred_at=NOW + 9)
+    publish(topics.alerts, first, first, higher, first, higher)
+    lines = tail_of(topics, monkeypatch, "--from-beginning")
+    assert [" ".join(line.split()[1:11]) for line in lines] == [
+        "medium digits thief prada score 1.1 (uncalibrated) at query 131:",
+        "high digits thief prada score 1.7 (uncalibrated) at query 201:",
+    ]
+    known = json.loads(run(principals.app, "show", "digits", "thief", "--json").stdout)
+    assert [(one["revision"], one["severity"]) for one in known["alerts"]] == [(2, "high")]
 
 
 def test_tail_from_the_beginning_prints_all_as_json(
     topics: Topics, publish: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(topics.alerts, alert("thief", 1), alert("thief", 2))
-    lines = tail_of(topics, monkeypatch, "--from-beginning", "-o", "json")
+    lines = tail_of(topics, monkeypatch, "--from-beginning", "--json")
     assert [json.loads(line)["episode"] for line in lines] == [1, 2]
 
 
-def test_a_topic_is_read_to_its_real_end_though_the_embedded_broker_claims_an_earlier_one(
+def test_a_topic_is_read_to_its_real_end_even_if_the_embedded_broker_reports_an_earlier_one(
     topics: Topics, publish: Any, broker: Broker, prefix: str
 ) -> None:
     publish(topics.scores, *(score("thief", float(number)) for number in range(500)))
@@ -302,7 +407,7 @@ def test_a_topic_is_read_to_its_real_end_though_the_embedded_broker_claims_an_ea
         assert len(list(topic.to_end())) == 500
 
 
-def test_a_topic_that_is_not_there_is_named(broker: Broker, prefix: str) -> None:
+def test_a_missing_topic_is_named(broker: Broker, prefix: str) -> None:
     settings = KafkaSettings(bootstrap_servers=broker.bootstrap, prefix=prefix)
     with pytest.raises(BrokerError, match=f"there is no topic {settings.topics.alerts}"):
         Topic(settings, settings.topics.alerts)
@@ -321,10 +426,10 @@ def test_a_duration_without_its_unit_is_refused(text: str) -> None:
         decisions.app, ["add", "m", "p", "--reason", "r", "--action", "refuse", f"--duration={text}"]
     )
     assert result.exit_code == 2
-    assert "no duration" in result.output
+    assert "is not a duration" in result.output
 
 
-def test_tail_ends_with_its_reader_though_nothing_more_comes(topics: Topics, publish: Any) -> None:
+def test_tail_ends_with_its_reader_even_without_new_alerts(topics: Topics, publish: Any) -> None:
     publish(topics.alerts, alert("thief"))
     command = [sys.executable, "-m", "detector.cli.main", "alerts", "tail", "--from-beginning"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -101,7 +101,7 @@ def test_a_model_server_is_attacked_and_the_log_says_what_came_of_it(
     assert {(mark.label, mark.kind) for mark in log.marks} == {("extraction", "jbda")}
     assert log.run.curve[-1].test > 0.7
     said = " ".join(capsys.readouterr().err.split())
-    assert f"150 queries, 150 of them of use, and a clone that agrees with it on {log.run.curve[-1].test:.1%}" in said
+    assert f"150 queries, 150 of them useful, and a clone that agrees with it on {log.run.curve[-1].test:.1%}" in said
     victim = DigitsVictim(load_split().training)
     np.testing.assert_allclose(log.queries.outputs, victim.probabilities(log.queries.features), atol=1e-5)
 

@@ -25,6 +25,7 @@ from detector.core.engine import Engine, EngineConfig, PradaConfig
 from detector.core.signals import SIGNALS
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
+from detector.sources import Reading
 from detector.stream import recorded
 from detector.stream.judge import Judge
 from tests.contracts.batches import make_batch, principals_of
@@ -52,7 +53,7 @@ def traffic() -> QueryBatch:
 
 
 def _replay(out: Path, *paths: Path, merge: bool = False, config: EngineConfig = COMPATIBLE) -> dict[str, Any]:
-    return replaying.replay(paths, out, engine_config=config, policy=Policy(), merge=merge)
+    return replaying.replay(paths, out, engine_config=config, policy=Policy(), reading=Reading(merge=merge))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -93,6 +94,11 @@ def test_the_thief_is_flagged_alone_and_the_summary_says_from_where(tmp_path: Pa
     assert first == {"ana": None, "bo": None, "thief": min(row["index"] for row in flagged)}
     alert = _alerts(tmp_path)[0]
     assert (alert.principal, alert.query_index) == ("thief", first["thief"])
+    assert summary["index_counts_from"] == 0
+    assert summary["queries_count_from"] == 1
+    numbers = {entry["principal"]: entry["first_flagged_query"] for entry in summary["principals"]}
+    assert numbers == {"ana": None, "bo": None, "thief": alert.query_index + 1}
+    assert verdicts.schema.metadata[b"index_counts_from"] == b"0"
     assert {decision.principal for decision in _decisions(tmp_path)} == {"thief"}
 
 
@@ -161,7 +167,7 @@ def test_refused_rows_are_listed_with_file_row_and_reason(tmp_path: Path) -> Non
     first, second = write_jsonl(tmp_path / "a.jsonl", good), write_jsonl(tmp_path / "b.jsonl", other)
     summary = _replay(tmp_path / "out", first, second)
     refused = [(line["file"], line["row"], line["reason"]) for line in _lines(tmp_path / "out" / "refused.jsonl")]
-    assert sorted(refused) == [(str(first), 1, "outputs"), (str(second), 0, "dimension")]
+    assert sorted(refused) == [(str(first), 2, "outputs"), (str(second), 1, "dimension")]
     assert (summary["refused"], summary["queries"]) == (2, 3)
     assert _verdicts(tmp_path / "out")["index"].to_pylist() == [0, 1, 2]
 
@@ -224,6 +230,25 @@ def test_the_command_replays_in_the_mode_and_with_the_threshold_it_is_given(
     assert _verdicts(tmp_path / "usual") == _verdicts(tmp_path / "same")
 
 
+@pytest.mark.parametrize("mode", ["default", "compatible"])
+def test_without_a_profile_every_output_says_uncalibrated(
+    mode: str, tmp_path: Path, traffic: QueryBatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, out = write_jsonl(tmp_path / "log.jsonl", traffic), tmp_path / "out"
+    assert _weirguard("replay", log, "--out", out, "--mode", mode, "--json") == 0
+    said = capsys.readouterr()
+    warning = said.err.splitlines()[-1]
+    assert warning.startswith("UNCALIBRATED: digits 3 is judged without a profile of honest traffic")
+    assert ("Compatible mode uses no profile" if mode == "compatible" else "`weirguard scan LOGS`") in warning
+    summary = json.loads(said.out)
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert summary["calibrated"] is False
+    assert summary["models"] == [{"model": "digits", "model_version": "3", "calibrated": False, "profile": None}]
+    assert {alert.calibrated for alert in _alerts(out)} == {False}
+    assert {cause.reason for one in _decisions(out) for cause in one.causes} == {"uncalibrated"}
+    assert pq.read_metadata(out / "verdicts.parquet").metadata[b"uncalibrated"] == b'["digits 3"]'
+
+
 def test_the_command_says_what_was_refused_and_fails_where_all_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,10 +256,14 @@ def test_the_command_says_what_was_refused_and_fails_where_all_was(
     batch.outputs[0] = 3
     batch.event_ids[1] = ""
     some = write_jsonl(tmp_path / "some.jsonl", batch)
-    assert _weirguard("replay", some, "--out", tmp_path / "some") == 0
-    assert "1 rows refused (most for the reason outputs)" in capsys.readouterr().err
+    assert _weirguard("replay", some, "--out", tmp_path / "some") == 3
+    said = capsys.readouterr().err
+    assert "1 rows refused (most for the reason outputs)" in said
+    assert "1 of 4 rows were refused: 1 for the reason outputs; name the columns of outputs with --map" in said
     summary = json.loads((tmp_path / "some" / "summary.json").read_text())
     assert (summary["reasons"], summary["repaired"]) == ({"outputs": 1}, {"event_id": 1})
+    assert summary["rows_count_from"] == 1
+    assert [line["row"] for line in _lines(tmp_path / "some" / "refused.jsonl")] == [1]
     none = write_jsonl(tmp_path / "none.jsonl", replace(batch, outputs=batch.outputs * 9))
     assert _weirguard("replay", none, "--out", tmp_path / "none", "--merge") == 1
     assert "0 queries of 3 principals" in capsys.readouterr().err
@@ -245,7 +274,7 @@ def test_the_command_refuses_an_npz_file_and_says_what_to_do(
 ) -> None:
     (tmp_path / "trace.npz").touch()
     assert _weirguard("replay", tmp_path / "trace.npz", "--out", tmp_path / "out") == 2
-    assert "write the log as one of .jsonl, .ndjson, .parquet" in capsys.readouterr().err
+    assert "write the log as one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("merge", [False, True])

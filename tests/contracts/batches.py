@@ -41,6 +41,17 @@ def optional_columns(rows: int, dimension: int) -> dict[str, Any]:
     }
 
 
+def loose_columns(rows: int, dimension: int, classes: int) -> dict[str, Any]:
+    """Named features, two of them texts, and a class for each output."""
+    names = [f"feature {number}" for number in range(dimension)]
+    texts = [["red" if row % 2 else None, f"shop {row}"] for row in range(rows)]
+    return {
+        "feature_names": (*names, "colour", "shop"),
+        "texts": np.array(texts, dtype=object).reshape(rows, 2),
+        "output_names": np.array([[f"class {(row + at) % 9}" for at in range(classes)] for row in range(rows)], object),
+    }
+
+
 def principals_of(batch: QueryBatch) -> list[str]:
     """The principal of each row."""
     return [batch.principals[index] for index in batch.principal_index]
@@ -50,11 +61,8 @@ def assert_same_rows(found: QueryBatch, expected: QueryBatch) -> None:
     """Equal rows; the dictionaries of principals may be numbered differently."""
     from detector.contracts.batches import COLUMNS
 
-    assert (found.model, found.model_version, found.output_kind) == (
-        expected.model,
-        expected.model_version,
-        expected.output_kind,
-    )
+    for name in ("model", "model_version", "output_kind", "feature_names"):
+        assert getattr(found, name) == getattr(expected, name), name
     assert principals_of(found) == principals_of(expected)
     for name in set(COLUMNS) - {"principal_index"}:
         ours, theirs = getattr(found, name), getattr(expected, name)

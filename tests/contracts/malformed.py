@@ -101,6 +101,13 @@ def _packed(**changes: Any) -> Callable[[Random, str], bytes]:
     return make
 
 
+def _nested(depth: int) -> dict[str, Any]:
+    features: dict[str, Any] = {"a": 1.0}
+    for _ in range(depth):
+        features = {"a": features}
+    return features
+
+
 def good_record(random: Random, principal: str, *, packed: bool) -> bytes:
     """One good query of ``principal``, or a packed record of two."""
     return (_packed() if packed else _json())(random, principal)
@@ -139,6 +146,7 @@ _NO_ROWS: dict[str, Any] = {
     "features": b"",
     "outputs": b"",
 }
+_LOOSE = "weirguard.loose-queries/1"
 _TEXT: str | None = None
 _PACK: str | None = PACKED_CONTENT_TYPE
 
@@ -151,8 +159,12 @@ KINDS: dict[str, tuple[str | None, str, Callable[[Random, str], bytes]]] = {
     "deep nesting": (_TEXT, "syntax", _fixed(b'{"extra":' + b"[" * 20_000 + b"]" * 20_000 + b"}")),
     "deep nesting where features belong": (_TEXT, "syntax", _fixed(b'{"features":' + b"[" * 20_000)),
     "a list": (_TEXT, "structure", _fixed(b"[1, 2, 3]")),
-    "features an object": (_TEXT, "structure", _json(features={"0": 1.0})),
-    "features of text": (_TEXT, "structure", _json(features=["1.0"])),
+    "features an empty object": (_TEXT, "dimension", _json(features={})),
+    "features deep in objects": (_TEXT, "structure", _json(features=_nested(12))),
+    "outputs of texts": (_TEXT, "structure", _json(outputs=["cat", "dog"])),
+    "classes without numbers": (_TEXT, "structure", _json(outputs={"cat": "high", "dog": "low"})),
+    "best classes without labels": (_TEXT, "structure", _json(outputs=[{"score": 0.5}, {"score": 0.4}])),
+    "named probabilities of two": (_TEXT, "outputs", _json(outputs={"cat": 1.0, "dog": 1.0})),
     "no features": (_TEXT, "structure", _without("features")),
     "features in lists": (_TEXT, "structure", _json(features=[[1.0, 2.0]])),
     "no principal": (_TEXT, "structure", _without("principal")),
@@ -197,7 +209,17 @@ KINDS: dict[str, tuple[str | None, str, Callable[[Random, str], bytes]]] = {
     "packed times of another length": (_PACK, "length", _packed(occurred_at=struct.pack("<d", 1.0))),
     "packed index outside": (_PACK, "length", _packed(principal_index=struct.pack("<2i", 0, 1))),
     "packed index negative": (_PACK, "length", _packed(principal_index=struct.pack("<2i", -1, 0))),
-    "packed unknown version": (_PACK, "schema", _packed(schema="weirguard.packed-queries/2")),
+    "packed unknown version": (_PACK, "schema", _packed(schema="weirguard.packed-queries/99")),
+    "packed names of another length": (_PACK, "length", _packed(schema=_LOOSE, feature_names=["a", "b", "c"])),
+    "packed names that are the same": (_PACK, "length", _packed(schema=_LOOSE, feature_names=["a", "b", "c", "a"])),
+    "packed texts of another length": (
+        _PACK,
+        "length",
+        _packed(schema=_LOOSE, feature_names=["a", "b", "c", "d", "e"], texts=["x"]),
+    ),
+    "packed texts without names": (_PACK, "length", _packed(schema=_LOOSE, texts=["x", "y"])),
+    "packed classes of another length": (_PACK, "length", _packed(schema=_LOOSE, output_names=["x", "y", "z"])),
+    "packed outputs where there are none": (_PACK, "outputs", _packed(schema=_LOOSE, output_kind="none")),
     "packed everyone as model": (_PACK, "identity", _packed(model="*")),
     "packed NaN outputs": (_PACK, "non-finite", _packed(outputs=_floats(_NAN, _NAN, _NAN, 1.0))),
     "packed negative probabilities": (_PACK, "outputs", _packed(outputs=_floats(-0.5, 1.5, 2.0, -1.0))),
@@ -254,6 +276,13 @@ ODD: dict[str, tuple[str | None, dict[str, int], Callable[[Random, str], bytes]]
     "attribute a list": (_TEXT, {"attribute": 1}, _json(network_prefix=[])),
     "label below zero": (_TEXT, {}, _json(outputs=[-1], output_kind="label")),
     "output kind null": (_TEXT, {}, _json(output_kind=None)),
+    "feature a long text": (_TEXT, {"text": 1}, _json(features=["red", _LONG])),
+    "feature with a name of control characters": (_TEXT, {"text": 1}, _json(features={"a\x1b[2Jb": 1.0})),
+    "packed long text": (
+        _PACK,
+        {"text": 1},
+        _packed(schema=_LOOSE, feature_names=["a", "b", "c", "d", "e"], texts=[_LONG, None]),
+    ),
     "packed NaN": (_PACK, {}, _packed(features=_floats(*([_NAN] * 8)))),
     "packed NaN outside the mask": (_PACK, {"missing": 2}, _packed(features=_floats(*([_NAN] * 8)), missing=b"\x11")),
     "packed infinities": (_PACK, {"clipped": 2}, _packed(features=_floats(*([_INFINITY, -_INFINITY] * 4)))),

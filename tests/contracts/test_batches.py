@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from detector.contracts.batches import concatenate, cut, take
 from detector.contracts.queries import QueryBatch
-from tests.contracts.batches import assert_same_rows, make_batch, optional_columns, principals_of
+from tests.contracts.batches import assert_same_rows, loose_columns, make_batch, optional_columns, principals_of
 
 
 def _rows(pieces: Sequence[QueryBatch]) -> list[tuple[str, str, int, str]]:
@@ -20,7 +20,7 @@ def _rows(pieces: Sequence[QueryBatch]) -> list[tuple[str, str, int, str]]:
 
 
 def test_pieces_of_one_batch_join_to_it() -> None:
-    batch = make_batch(rows=20, **optional_columns(20, 4))
+    batch = make_batch(rows=20, **optional_columns(20, 4), **loose_columns(20, 4, 3))
     pieces = [take(batch, np.arange(start, min(start + 3, 20))) for start in range(0, 20, 3)]
     (joined,) = concatenate(pieces)
     assert_same_rows(joined, batch)
@@ -45,6 +45,9 @@ def test_pieces_of_different_shape_are_not_joined() -> None:
         make_batch(classes=2),
         make_batch(output_kind="score"),
         make_batch(hardness=np.zeros(5, dtype=np.float32)),
+        make_batch(feature_names=("a", "b", "c", "d")),
+        make_batch(feature_names=("a", "b", "d", "c")),
+        make_batch(dimension=2, feature_names=("a", "b", "c", "d"), texts=np.full((5, 2), "x", dtype=object)),
     ]
     assert list(concatenate(pieces)) == pieces
 

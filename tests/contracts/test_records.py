@@ -1,4 +1,4 @@
-"""Alerts, decisions and their kin as JSON."""
+"""Alerts, decisions and related records as JSON."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (ALERT, {"principal": "*"}, "identity"),
     (ALERT, {"profile": "a\nb"}, "attribute"),
     (ALERT, {"query_index": -1}, "value"),
+    (ALERT, {"revision": 0}, "value"),
     (DECISION, {"action": Action("slow")}, "action"),
     (DECISION, {"action": Action("slow", NAN)}, "action"),
     (DECISION, {"action": Action("refuse", 1.0)}, "action"),
@@ -54,6 +55,26 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
 def test_a_record_comes_back_as_it_was(record: Any) -> None:
     assert decode(type(record), encode(record)) == record
+
+
+GOLDEN_ALERT = (
+    b'{"schema":"weirguard.alert/1","id":"a","occurred_at":1.0,"model":"m","model_version":"1","principal":"p",'
+    b'"signal":"prada","episode":0,"severity":"high","score":1.5,"threshold":0.95,"query_index":7,"evidence":[{"name":"w",'
+    b'"value":0.9,"unit":"1","threshold":0.95}],"configuration":"c","profile":null,"technique":"AML.T0024.002",'
+    b'"suppressed_by":null}'
+)
+GOLDEN_SCORE = (
+    b'{"schema":"weirguard.score/1","model":"m","model_version":"1","principal":"p","occurred_at":1.0,"queries":3,'
+    b'"score":1.5,"flagged":true,"signals":{"prada":0.9},"answered":null,"judged":null,"repeats":null,"unjudged":{},'
+    b'"dropped":{}}'
+)
+
+
+@pytest.mark.parametrize(("golden", "record"), [(GOLDEN_ALERT, ALERT), (GOLDEN_SCORE, SCORE)])
+def test_records_of_builds_without_revisions_and_calibrated_are_read(golden: bytes, record: Any) -> None:
+    read = decode(type(record), golden)
+    assert read == record
+    assert read.calibrated is None
 
 
 @pytest.mark.parametrize(("record", "change", "reason"), WRONG)

@@ -28,7 +28,7 @@ DIMENSION = 6
 
 @dataclass(frozen=True)
 class Queries:
-    """Rows and what the owner's tree says of them."""
+    """Rows with the answers of the owner's tree."""
 
     features: NDArray[np.float32]
     labels: NDArray[np.int64]

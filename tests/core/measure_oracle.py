@@ -47,7 +47,7 @@ class Near:
 
 @dataclass
 class Account:
-    """Everything one principal asked, and what each measure says of his next query. ``rows``: the raw ones that
+    """All queries of one principal, and the score of each measure for the next query. ``rows``: the raw ones that
     ``reference`` was made of. ``told``: the answers to what is in each growing set. ``doubtful``: measures that would
     say another thing of the last query, had another one been chosen of several that are equally near."""
 
@@ -157,7 +157,7 @@ class Account:
         return max(max(everything) - min(everything), 1e-9)
 
     def _of_step(self, own: float, step: list[float]) -> dict[str, float]:
-        """What is said of the ``step`` from an own query at distance ``own``."""
+        """Returns the scores of the ``step`` from an own query at distance ``own``."""
         changed = [abs(change) > 1e-4 * width for change, width in zip(step, self._spread, strict=True)]
         return {
             "one_feature": float(isfinite(own) and sum(changed) <= 2),

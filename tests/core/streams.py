@@ -122,7 +122,7 @@ def linear_outputs(features: Features, classes: int, seed: int = 0) -> NDArray[n
 
 @dataclass(frozen=True)
 class Seen:
-    """What an engine said of a stream, whatever its cuts; ``findings`` rows count from the stream's start."""
+    """An engine's results for a stream, whatever its cuts; rows of ``findings`` count from the stream's start."""
 
     flagged: NDArray[np.bool_]
     score: NDArray[np.float64]
@@ -134,7 +134,7 @@ class Seen:
     sections: list[Sections]
 
     def assert_equals(self, other: Seen) -> None:
-        """To the bit, but for what ``suspicion`` says, whose sums may be rounded in another order."""
+        """To the bit, except ``suspicion`` and the score, whose sums may be rounded in another order: to 1e-9."""
         np.testing.assert_array_equal(self.flagged, other.flagged)
         np.testing.assert_array_equal(self.index, other.index)
         np.testing.assert_allclose(self.score, other.score, 1e-9, 1e-9)

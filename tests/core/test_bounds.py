@@ -122,7 +122,7 @@ def test_compatible_mode_keeps_everything() -> None:
 
 
 def test_a_large_batch_of_near_duplicates_takes_bounded_memory() -> None:
-    """Pairs within a batch are what grows with its square; one attacker chooses how near his queries lie."""
+    """Pairs within a batch are what grows with its square; one attacker chooses how near the queries are."""
     features = (1 + 1e-6 * np.random.default_rng(0).standard_normal((12_000, 16))).astype(np.float32)
     engine = Engine(EngineConfig())
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""From honest accounts to a profile: its tail, its what-if accounts, and what it then says of others."""
+"""From honest accounts to a profile: its tail, its what-if accounts, and its verdicts on others."""
 
 from __future__ import annotations
 
@@ -265,10 +265,12 @@ def test_the_farthest_query_is_that_of_a_plain_search(seed: int) -> None:
     """And without any account that it does not rest on, it is the same."""
     generator = np.random.default_rng(seed)
     scores, exemplars = generator.normal(0, 3, (300, 7)), np.maximum(generator.normal(0, 3, (40, 7)), 0)
-    largest, added, used = farthest(scores, exemplars)
-    assert largest == pytest.approx(unexplained(scores, exemplars)[0].max(), abs=1e-12) == pytest.approx(added.sum())
+    largest, used = farthest(scores, exemplars)
+    left, best = unexplained(scores, exemplars)
+    assert largest == pytest.approx(left.max(), abs=1e-12)
+    assert next(reversed(used.items())) == (int(left.argmax()), int(best[left.argmax()]))
     assert len(used) < 40
-    for gone in np.setdiff1d(np.arange(40), used).tolist():
+    for gone in np.setdiff1d(np.arange(40), list(used.values())).tolist():
         assert farthest(scores, np.delete(exemplars, gone, 0))[0] == largest
 
 

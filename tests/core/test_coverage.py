@@ -91,7 +91,7 @@ def test_it_accuses_nobody_and_is_silent_without_a_validation_set() -> None:
 
 
 def _columns(piece: QueryBatch) -> np.ndarray:
-    """What is said of ``piece`` with all its optional columns."""
+    """Returns the results for ``piece`` with all its optional columns."""
     return engine(profile(model=tree())).observe(MicroBatch((piece,))).signals[NAME]
 
 

@@ -74,7 +74,7 @@ def test_of_few_features_what_is_unusual_is_the_mahalanobis_distance(count: int,
 
 @pytest.mark.parametrize("count", [40, 400])
 def test_of_many_features_random_directions_stand_for_all(count: int) -> None:
-    """A share of a chi-squared of so many degrees: within 3.5 of its deviations, and right on average."""
+    """A share of a chi-squared variable of this many degrees: within 3.5 of its deviations, and right on average."""
     rows, asked = _rows(count, 90), _rows(200, 90, seed=3)
     asked[:100] += np.random.default_rng(4).normal(0, 9, (100, 90)).astype(np.float32)
     embedding = Embedding.fit(rows)

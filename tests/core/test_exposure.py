@@ -220,7 +220,7 @@ def test_a_validation_set_is_bounded() -> None:
         (np.ones((0, 2), np.float32), np.zeros(0, int), "at least one row"),
         (np.ones((3, 2), np.float32), np.zeros(2, int), "3 rows"),
         (np.ones((3, 2), np.float32), np.zeros(3), "whole number"),
-        (np.array([[1], [np.nan]], np.float32), np.zeros(2, int), "row 1"),
+        (np.array([[1], [np.nan]], np.float32), np.zeros(2, int), "row 2"),
     ],
 )
 def test_what_is_no_validation_set_is_refused(features: np.ndarray, labels: np.ndarray, said: str) -> None:

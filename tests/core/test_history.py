@@ -1,4 +1,4 @@
-"""Which lists belong to whom, and what they hold, is what dictionaries of lists say."""
+"""The lists of each slot, and their content, equal those of dictionaries of lists."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def _wanted(name: str) -> tuple[dict[str, list[float]], dict[str, list[float]], 
 
 
 def _optional(asked: QueryBatch, row: int) -> dict[str, Any]:
-    """What else the log says of a query."""
+    """Returns the optional columns of a query."""
     found = {name: getattr(asked, name) for name in ("missing", "hardness", "specification")}
     logged = {name: column[row] for name, column in found.items() if column is not None}
     return logged | {name: tuple(value.tolist()) for name, value in logged.items() if name == "specification"}

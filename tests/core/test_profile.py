@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,11 @@ import pytest
 
 from detector.contracts.errors import ConfigurationError
 from detector.core.arrays import pack, unpack
+from detector.core.batch import MicroBatch
+from detector.core.engine import Engine, EngineConfig
+from detector.core.forms import Field, Form
 from detector.core.profile import VERSION, Profile
+from tests.core.honest import honest, thief
 from tests.core.profiles import profile, reference, standards
 
 ROWS = np.random.default_rng(1).random((40, 5), dtype=np.float32)
@@ -68,3 +73,19 @@ def test_what_is_no_profile_is_refused_as_such(data: bytes) -> None:
 def test_a_profile_of_another_format_asks_for_a_new_calibration() -> None:
     with pytest.raises(ConfigurationError, match=f"profile format {VERSION + 1} is not {VERSION}; calibrate again"):
         Profile.from_bytes(pack(BODY | {"profile": VERSION + 1}))
+
+
+def test_a_profile_of_format_3_is_read_judges_and_keeps_its_name() -> None:
+    data = (Path(__file__).parents[1] / "golden" / "profile-v3.msgpack").read_bytes()
+    old = Profile.from_bytes(data)
+    assert (old.form, old.to_bytes()) == (Form(None, "probabilities"), data)
+    seen = Engine(EngineConfig(profiles=(old,))).observe(MicroBatch((honest("ana", 3), thief())))
+    assert not seen.flagged[:50].any() and seen.flagged[50:].any()
+
+
+def test_a_profile_keeps_its_form_and_is_then_of_a_format_of_its_own() -> None:
+    form = Form((Field("age"), Field("colour", ("blue", "red"))), "probability")
+    kept = replace(PROFILE, stored_form=form)
+    assert Profile.from_bytes(kept.to_bytes()).form == form
+    assert unpack(kept.to_bytes())["profile"] == VERSION
+    assert kept.hash != PROFILE.hash

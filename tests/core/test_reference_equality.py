@@ -1,4 +1,4 @@
-"""Compatible mode says of every query what the published agent says."""
+"""Compatible mode gives the published agent's verdict for every query."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Held:
         return self.shadows.of(np.array([who]))[0]
 
     def check(self, who: int) -> None:
-        """The shadows of ``who`` are of all that he has, each once."""
+        """The shadows of ``who`` hold each of their vectors once."""
         own, wanted = self.of(who), self.vectors[who]
         assert own is not None
         locations = own.locations[: own.count].tolist()

@@ -1,4 +1,4 @@
-"""Engines that share their arrays and are asked together say and log what each would alone."""
+"""Engines that share their arrays and are asked together give and log the same as each engine alone."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig, observe_together
 from detector.core.signals import SIGNALS
-from tests.core.streams import KINDS, Seen, batch, joined, linear_outputs, observe, rows_between
+from tests.core.profiles import profile
+from tests.core.streams import KINDS, Seen, batch, joined, linear_outputs, observe, random, rows_between
 from tests.core.toy import Toy
 
 ROWS = 300
+PROFILE = profile(random(np.random.default_rng(99), 60, 6), threshold=6.0)
 REGISTRY = {**SIGNALS, "toy": Toy}
 CONFIGURATIONS = {
     "default": EngineConfig(limits=Limits(history_queries=60)),
     "eviction": EngineConfig(limits=Limits(principals=5)),
     "compatible": EngineConfig(mode="compatible", prada=PradaConfig(delta=0.95)),
+    "profile": EngineConfig(profiles=(PROFILE,)),
 }
 
 

@@ -10,12 +10,15 @@ from detector.contracts.queries import QueryBatch
 from detector.core.arrays import Array, pack, unpack
 from detector.core.batch import PrincipalKey
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig
-from tests.core.streams import KINDS, batch, linear_outputs, observe, rows_between
+from tests.core.profiles import profile
+from tests.core.streams import KINDS, batch, linear_outputs, observe, random, rows_between
 
+PROFILE = profile(random(np.random.default_rng(99), 60, 6), threshold=6.0)
 CONFIGURATIONS = [
     EngineConfig(limits=Limits(history_queries=60)),
     EngineConfig(limits=Limits(principals=6)),
     EngineConfig(mode="compatible", prada=PradaConfig(delta=0.95)),
+    EngineConfig(profiles=(PROFILE,)),
 ]
 
 

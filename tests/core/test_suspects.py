@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from detector.contracts.errors import ConfigurationError
 from detector.core.calibration.achieved import Achieved
 from detector.core.calibration.calibrate import Calibration, calibrate
-from detector.core.calibration.jury import Farthest
+from detector.core.calibration.jury import NOBODY, Farthest
 from detector.core.calibration.owned import Owned
 from detector.core.calibration.recording import COLUMNS
 from detector.core.calibration.screening import Screened, calibrate_screened
@@ -79,7 +79,9 @@ def calibration_of(clean: Calibration, largest: list[float], **added: float) -> 
     for name, value in added.items():
         columns[-1, COLUMNS.index(name)] = value
     names = [str(number) for number in range(len(largest))]
-    farthest = [Farthest(most, own, frozenset()) for most, own in zip(largest, columns, strict=True)]
+    farthest = [
+        Farthest(most, own, frozenset(), 0, NOBODY, 0 * own) for most, own in zip(largest, columns, strict=True)
+    ]
     every = np.ones(len(largest), np.bool_)
     return replace(clean, accounts=names, farthest=farthest, long=every, odd=np.zeros(len(largest)))
 

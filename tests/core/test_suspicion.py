@@ -1,4 +1,4 @@
-"""``suspicion`` follows its oracle; cuts, restarts and company change nothing; it alone accuses where it can judge."""
+"""``suspicion`` follows its oracle; cuts, restarts and other accounts change nothing; with a profile it alone flags."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ANN = PrincipalKey("credit", "1", "ann")
 
 @cache
 def _ordinary() -> Array:
-    """What each measure says of ordinary queries on average; 0 where it never says."""
+    """Returns the average score of each measure for ordinary queries; 0 where it has none."""
     heard: list[Array] = []
 
     def listen(_rows: Rows, values: Array, _weights: Array, _others: Array) -> None:
@@ -199,7 +199,7 @@ def test_state_is_bounded_per_principal() -> None:
     """It does not grow with what is asked, and is gone with whoever asked it."""
     engine, bare = _engine("short history"), Engine(EngineConfig(limits=Limits(history_queries=40)))
     own = (len(MEASURES) + len(CLOCKS)) * len(MEMORIES) * 8 + WIDTH * 4 + 8 + 1
-    notes = 40 * (4 + 8)  # what was said of each query that is held
+    notes = 40 * (4 + 8)  # the answer to each query that is held
     for part in np.split(KINDS["clustered"](np.random.default_rng(6), 1000, DIMENSION), 10):
         for one in (engine, bare):
             observe(one, [_of(part, ["ann"] * 100)])

@@ -1,4 +1,4 @@
-"""A thief of each family at work over HTTP: what he asked passes middleware, Kafka and detector without loss."""
+"""A thief of each family at work over HTTP: all queries pass middleware, Kafka and detector without loss."""
 
 from __future__ import annotations
 
@@ -148,8 +148,8 @@ def batches_of(records: list[Any]) -> list[QueryBatch]:
 def of_mallory(records: list[Any], name: str) -> NDArray[Any]:
     """The column called ``name`` of what the thief asked, as it lies on Kafka."""
     batches = batches_of(records)
-    his = [np.asarray(batch.principals)[batch.principal_index] == THIEF for batch in batches]
-    return column([take(batch, np.flatnonzero(rows)) for batch, rows in zip(batches, his, strict=True)], name)
+    own = [np.asarray(batch.principals)[batch.principal_index] == THIEF for batch in batches]
+    return column([take(batch, np.flatnonzero(rows)) for batch, rows in zip(batches, own, strict=True)], name)
 
 
 def column(batches: list[QueryBatch], name: str) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from kafka.admin import KafkaAdminClient
 
 from detector.cli.honest import read_topic
 from detector.cli.kafka import carry_out
-from detector.contracts.codecs.queries_json import encode_json_query
+from detector.contracts.codecs.json_writing import encode_json_query
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Action, Command, Decision
 from detector.contracts.partitioning import partition_of

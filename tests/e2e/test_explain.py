@@ -29,7 +29,9 @@ def test_the_topics_give_the_verdict_of_the_service(
         for queries in (*crowd(3, seed=900), thief()):
             _send(service, queries, json_share=0.5)
         service.read(service.topics.audit, lambda audits: len(audits) >= 2)
-        (alert,) = (decode(Alert, record.value) for record in service.read(service.topics.alerts, bool))
+        alert, higher = (
+            decode(Alert, record.value) for record in service.read(service.topics.alerts, lambda found: len(found) >= 2)
+        )
         for name, value in service.kafka.model_dump(include={"bootstrap_servers", "prefix", "embedded"}).items():
             monkeypatch.setenv(f"WEIRGUARD_KAFKA__{name.upper()}", str(value))
         app = typer.Typer()
@@ -40,3 +42,5 @@ def test_the_topics_give_the_verdict_of_the_service(
     assert "refuse (enforce) for signal:suspicion" in said
     assert "another configuration" not in said
     assert f"{alert.query_index + 1}: suspect, alert, slow" in (tmp_path / PAGE).read_text("utf-8")
+    assert (higher.id, higher.revision, higher.severity) == (alert.id, 2, "high")
+    assert "alert: suspicion, severity rises to high" in said

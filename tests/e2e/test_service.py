@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from detector.contracts.codecs.queries_json import encode_json_query
+from detector.contracts.codecs.json_writing import encode_json_query
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, excerpt
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.findings import Alert, Command, DeadLetter
@@ -53,7 +55,12 @@ def test_a_thief_is_found_and_the_gate_obeys_until_an_operator_clears_him(
         for seed in range(8):
             send(service, 300, seed)
         alerts = service.read(service.topics.alerts, lambda found: len(found) >= 1)
-        assert {decode(Alert, record.value).principal for record in alerts} == {"thief"}
+        told = [decode(Alert, record.value) for record in alerts]
+        assert {(alert.principal, alert.calibrated) for alert in told} == {("thief", False)}
+        assert len({(alert.id, alert.revision) for alert in told}) == len(told)
+        with urllib.request.urlopen(f"{service.worker.url}/readyz", timeout=5) as answer:
+            assert json.load(answer)["uncalibrated"] == ["m 1"]
+        assert "UNCALIBRATED: m 1 is judged without a profile" in service.worker.log.read_text()
         until(lambda: gate.check("m", "thief").action == "refuse")
         assert gate.check("m", "ana").action == "none"
         service.read(service.topics.state_log, lambda found: _rows(found) >= 8 * 300)

@@ -24,13 +24,13 @@ def fidelity(queries: int, test: float, uniform: float = 0.25) -> Fidelity:
 
 
 def traffic(rows: int = 900) -> QueryBatch:
-    """Two honest principals, and a thief who, from his 60th query on, steps by equal lengths from earlier ones."""
+    """Two honest principals, and a thief who, from the 60th query on, steps by equal lengths from earlier ones."""
     batch = make_batch(rows=rows, dimension=DIMENSION, classes=2, principals=["ana", "bo", THIEF])
     rng = np.random.default_rng(1)
-    his = np.flatnonzero(batch.principal_index == 2)
-    for number, row in enumerate(his[60:], start=60):
+    stolen = np.flatnonzero(batch.principal_index == 2)
+    for number, row in enumerate(stolen[60:], start=60):
         step = 0.1 * np.sign(rng.standard_normal(DIMENSION))
-        batch.features[row] = batch.features[his[rng.integers(0, number)]] + step
+        batch.features[row] = batch.features[stolen[rng.integers(0, number)]] + step
     return batch
 
 
@@ -52,8 +52,8 @@ def run_of(**changes: Any) -> Run:
 def write_traffic(path: Path, queries: QueryBatch, **changes: Any) -> Path:
     """``queries`` as a labelled log: ana is steady, bo is light, each third query of the thief is a dummy."""
     honest = {"ana": Mark("honest", "steady"), "bo": Mark("honest", "light")}
-    his = [Mark("extraction", "steps"), Mark("extraction", "steps"), Mark("extraction", DUMMY)]
-    marks = [honest.get(name) or his[row % 3] for row, name in enumerate(principals_of(queries))]
+    stolen = [Mark("extraction", "steps"), Mark("extraction", "steps"), Mark("extraction", DUMMY)]
+    marks = [honest.get(name) or stolen[row % 3] for row, name in enumerate(principals_of(queries))]
     sent = sum(mark.label == "extraction" for mark in marks)
     write_query_log(path, QueryLog(queries, marks, run_of(**{"sent": sent, "useful": sent * 2 // 3} | changes)))
     return path

@@ -42,6 +42,15 @@ def test_an_alert_of_suspicion_names_what_adds_to_it() -> None:
     assert event.text == "alert: suspicion at query 23 (21.2, threshold 14): one_feature, margin"
 
 
+def test_a_severity_that_rises_is_an_event_and_the_first_alert_stays() -> None:
+    board, first = Board("prada"), alert("mallory", query_index=169)
+    board.absorb(Seen(first, 12.0))
+    event = board.absorb(Seen(replace(first, revision=2, severity="high", query_index=299), 13.0))
+    assert event is not None
+    assert event.text == "alert: prada rises to severity high at query 300"
+    assert board.alerts["mallory"] == first
+
+
 def test_the_exposure_meters_are_read_of_the_latest_score() -> None:
     board = Board("suspicion")
     assert board.exposure("ann") == {}

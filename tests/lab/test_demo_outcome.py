@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from detector.lab.attackers.attacker import run_offline
+from detector.lab.demo.options import DemoOptions
 from detector.lab.demo.outcome import HonestOutcome, Leaves, ModelOutcome, Outcome, Promise, ThiefOutcome
 from detector.lab.demo.report import render_report
-from detector.lab.fidelity import Fidelity
+from detector.lab.demo.script import scripts
+from detector.lab.fidelity import Fidelity, Yardstick
 from tests.lab.drawing import drawn
 from tests.lab.records import alert, suspected
 
@@ -22,12 +25,14 @@ THIEF = ThiefOutcome(
     latency_seconds=0.12,
     hindered=Fidelity(190, 0.91, 0.2, 0.88, 0.3),
     unhindered=Fidelity(1600, 0.94, 0.6, 0.92, 0.7),
+    own_inputs=Fidelity(100, 0.89, 0.4, 0.88, 0.5),
 )
 PATHS = replace(
     THIEF,
     alert=suspected("mallory", query_index=22),
     slowed_at=26,
     refused_at=78,
+    own_inputs=None,
     leaves=Leaves(3, 4, 12, 1_033),
     exposure={"coverage": 24.5, "information_gain": 3.25},
 )
@@ -116,12 +121,33 @@ def test_the_report_has_the_figures_and_names_the_habits_it_leaves_out() -> None
         assert habit in text
 
 
+def test_the_report_quotes_agreement_on_natural_inputs_first_and_says_what_own_inputs_alone_reach() -> None:
+    text = " ".join(drawn(render_report(replace(AS_PROMISED, models=(DIGITS,))), width=240).split())
+    for told in (
+        "agrees on 91.0% of unseen natural inputs and 20.0% of uniform ones; 190 answers",
+        "agrees on 94.0% of unseen natural inputs and 60.0% of uniform ones; 1,600 answers",
+        "agrees on 89.0% of unseen natural inputs and 40.0% of uniform ones; 100 answers to the thief's own",
+        "needs 100 answers to natural inputs of their own for a clone that agrees on 89.0% of unseen ones",
+    ):
+        assert told in text
+    assert "inputs of their own" not in drawn(render_report(replace(AS_PROMISED, models=(TUMOURS,))), width=240)
+
+
+def test_the_digits_thief_s_own_images_alone_give_a_good_clone_and_the_tree_s_thief_has_none() -> None:
+    digits, tumours = scripts(DemoOptions())
+    assert digits.own_inputs is not None
+    assert tumours.own_inputs is None
+    thief, victim = digits.own_inputs(), digits.victim()
+    assert run_offline(thief, victim) == 100
+    assert Yardstick.of(victim, digits.dataset, 0).measure(thief.clone(), 100).test > 0.9
+
+
 def test_the_report_says_why_each_thief_was_flagged_and_how_much_of_the_tree_was_seen() -> None:
     text = " ".join(drawn(render_report(AS_PROMISED), width=240).split())
     for told in (
         "W of the distances between queries: 0.85 (limit 0.9)",
-        "what no honest account explains: 21.2 (limit 14)",
-        "queries that change one or two features: 12.5 (likest honest account 3.5)",
+        "deviation that no honest account explains: 21.2 (limit 14)",
+        "queries that change one or two features: 12.5 (closest honest account 3.5)",
         "coverage 24%, information gain 3%",
         "3 of 12 when flagged, 4 in the end; without Weirguard all after 1,033 queries",
     ):

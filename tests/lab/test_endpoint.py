@@ -1,4 +1,4 @@
-"""A victim behind HTTP: what is sent to whom, how fast, how often, and what is made of the answers."""
+"""A victim behind HTTP: what is sent where, how fast, how often, and how answers are read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Clock(Timing):
 
 
 class Served:
-    """A server that answers as ``reply`` says and keeps what it was asked, and by whom."""
+    """A server that answers as ``reply`` says and keeps the requests and their senders."""
 
     def __init__(self, reply: Reply) -> None:
         self.reply = reply

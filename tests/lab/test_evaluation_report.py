@@ -48,7 +48,7 @@ def test_of_several_runs_the_words_tell_the_worst() -> None:
 def test_the_words_say_so_when_nothing_was_measured() -> None:
     assert "walk (no clone)" in words(result("walk", curve=()))
     assert "No clone was measured" in words(result(first_verdict=3, curve=()))
-    assert "He had no clone yet; let alone, it would have reached 95%" in words(result(first_verdict=3))
+    assert "There was no clone yet; unhindered, it would have reached 95%" in words(result(first_verdict=3))
     assert "nothing is said about false alarms" in words(result())
     assert "3 rows could not be judged" in words(result(), refused=3)
 

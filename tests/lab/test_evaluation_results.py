@@ -81,7 +81,7 @@ def log_of(account: str, honest: str, flagged: str, seed: int = 0) -> JudgedLog:
         ("aaaa", "hh..", "ff..", None),
         ("aaaa", "hh..", "ffff", 1),
     ],
-    ids=["his third", "his second account", "another's", "at his cover", "before he stole", "suspect before he stole"],
+    ids=["third query", "second account", "another's", "at cover", "before the theft", "suspect before the theft"],
 )
 def test_the_first_verdict_counts_what_the_thief_had_sent(
     account: str, honest: str, flagged: str, query: int | None

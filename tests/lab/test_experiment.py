@@ -49,7 +49,7 @@ class Certain:
 
 
 class Tellable:
-    """Asks for rounds of ``sizes``; keeps what he was told. His clone is right from his 30th answer on."""
+    """Queries in rounds of ``sizes``; keeps the answers. The clone is right from the 30th answer on."""
 
     def __init__(self, sizes: Sequence[int], dimension: int) -> None:
         self._sizes = list(sizes)

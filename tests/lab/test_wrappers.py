@@ -1,4 +1,4 @@
-"""Each disguise sends the thief's queries in his order, all of them, among or by whom it says."""
+"""Each disguise sends all of the thief's queries, in order, among the queries or by the accounts that it names."""
 
 from __future__ import annotations
 

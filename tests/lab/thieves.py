@@ -14,7 +14,7 @@ from detector.lab.fidelity import agreement
 
 
 def spent(name: str, knowledge: Knowledge, victim: Victim, budget: int, seed: int = 0) -> Attacker:
-    """The thief ``name`` after his whole budget, of which he must make use to the last query."""
+    """Returns the thief ``name`` after the whole budget, which must be used to the last query."""
     thief = ATTACKS[name](knowledge, budget, seed)
     assert run_offline(thief, victim) == budget
     return thief

@@ -1,4 +1,4 @@
-"""A slow ledger that looks at every event in turn and keeps everything for ever: the obvious reading of the rules."""
+"""A slow ledger that looks at every event in turn and keeps everything: the obvious reading of the rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from detector.contracts.findings import Action, Command
 from detector.policy.config import Policy
 
-Told = tuple[Any, ...]
+Published = tuple[Any, ...]
 
 
 @dataclass
@@ -22,7 +22,8 @@ class Row:
     found: tuple[str, ...] = ()
     learning: bool = False
     unjudged: str = ""
-    """Why the engine could not judge it."""
+    """Why the engine could not judge the row; empty if it did."""
+    score: float = 1.0
 
 
 @dataclass
@@ -57,18 +58,18 @@ class Wish:
 
 @dataclass
 class Person:
-    # (version, signal) -> [episode, lifted]
+    # (version, signal) -> [episode, lifted, severity of its alert or None, revision]
     latches: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
     wishes: dict[str, Wish] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
-    told: tuple[Any, ...] | None = None
+    published: tuple[Any, ...] | None = None
     queries: int = 0
     episode: int = -1
     seen: float = 0.0
 
 
 class OracleAccounts:
-    """Every answered query of the recent ones in a list of its own."""
+    """The recent answered queries of each account, one by one in lists."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -76,7 +77,7 @@ class OracleAccounts:
         self.model: list[tuple[str, bool]] = []
 
     def take(self, item: Row | Uncharted) -> bool | None:
-        """Whether the query accuses its sender of sending what cannot be judged; None where nothing changes."""
+        """True if the query is unjudged and its sender a suspect, False if it releases the sender, else None."""
         kind, reason = ("judged", "") if isinstance(item, Row) else (item.kind, item.kind)
         if isinstance(item, Row) and item.unjudged:
             kind, reason = "unjudged", item.unjudged
@@ -147,40 +148,40 @@ class OracleLedger:
         self.people: dict[str, Person] = {}
         self.accounts = OracleAccounts(policy.unjudged_queries)
 
-    def feed(self, item: Item) -> list[Told]:
+    def feed(self, item: Item) -> list[Published]:
         if isinstance(item, Order):
             return self._order(item.time, item.command)
-        told: list[Told] = []
+        records: list[Published] = []
         if isinstance(item, Uncharted) and item.kind == "dropped":
-            told.append(("missing", item.time, item.principal, item.queries))
+            records.append(("missing", item.time, item.principal, item.queries))
         person = self.people.setdefault(item.principal, Person())
         self._forget(person, item.time)
         before = bool(person.latches)
         turn = self.accounts.take(item)
         exempt = self.policy.allowlist.covering(self.model, item.principal, item.time) is not None
         if isinstance(item, Row) and not item.unjudged:
-            told += self._verdict(person, item, exempt)
-        told += self._accuse(person, item, exempt, turn)
+            records += self._verdict(person, item, exempt)
+        records += self._accuse(person, item, exempt, turn)
         if person.latches:
             person.seen = item.time
             person.queries += (item.queries if isinstance(item, Uncharted) else 1) if before else 0
             self._wish(person, item, exempt)
-        return told + self._tell(person, item.principal, item.time)
+        return records + self._decide(person, item.principal, item.time)
 
     def _forget(self, person: Person, now: float) -> None:
         person.wishes = {origin: wish for origin, wish in person.wishes.items() if wish.until > now}
-        if person.told is not None and person.told[2] <= now:
-            person.told = None
+        if person.published is not None and person.published[2] <= now:
+            person.published = None
         if person.latches and now - person.seen >= 30 * 86_400:
             person.latches = {}
 
-    def _verdict(self, person: Person, row: Row, exempt: bool) -> list[Told]:
-        told: list[Told] = []
+    def _verdict(self, person: Person, row: Row, exempt: bool) -> list[Published]:
+        records: list[Published] = []
         if not row.flagged:
             person.latches = {
                 at: latch for at, latch in person.latches.items() if at[0] != row.version or at[1] == "unjudged"
             }
-            return told
+            return records
         found = list(row.found)
         if not found and not any(version == row.version and signal != "unjudged" for version, signal in person.latches):
             found = ["latched"]
@@ -189,36 +190,56 @@ class OracleLedger:
                 continue
             self._latch(person, row.version, signal, row.time)
             if signal != "latched":
-                told.append(("alert", row.time, row.principal, row.version, signal, person.episode, exempt))
+                records.append(self._alert(person, row, row.version, signal, row.score, exempt))
             if exempt:
-                told.append(("withheld", row.time, row.principal, signal))
-        return told
+                records.append(("withheld", row.time, row.principal, signal))
+        return records + [
+            self._alert(person, row, row.version, signal, row.score, exempt)
+            for version, signal in person.latches
+            if version == row.version and signal != "unjudged" and self._rises(person, version, signal, row.score)
+        ]
+
+    def _rises(self, person: Person, version: str, signal: str, score: float) -> bool:
+        return person.latches[version, signal][2] == "medium" and score >= 1.5
+
+    def _alert(
+        self, person: Person, item: Row | Uncharted, version: str, signal: str, score: float, exempt: bool
+    ) -> Published:
+        latch = person.latches[version, signal]
+        latch[2] = "high" if score >= 1.5 else "medium"
+        latch[3] += 1
+        return ("alert", item.time, item.principal, version, signal, latch[0], exempt, *latch[2:])
 
     def _latch(self, person: Person, version: str, signal: str, time: float) -> None:
-        held = any(not lifted for _, lifted in person.latches.values())
+        held = any(not latch[1] for latch in person.latches.values())
         if not held and not any(origin.startswith("signal:") for origin in person.wishes):
             person.queries = 0
         person.episode = max(person.episode + 1, math.floor(time))
-        person.latches[version, signal] = [person.episode, False]
+        person.latches[version, signal] = [person.episode, False, None, 0]
 
-    def _accuse(self, person: Person, item: Row | Uncharted, exempt: bool, turn: bool | None) -> list[Told]:
-        standing = [at for at in person.latches if at[1] == "unjudged"]
+    def _accuse(self, person: Person, item: Row | Uncharted, exempt: bool, turn: bool | None) -> list[Published]:
+        latched = [at for at in person.latches if at[1] == "unjudged"]
         if turn is False:
             person.wishes.pop("signal:unjudged", None)
-            for at in standing:
+            for at in latched:
                 del person.latches[at]
-        if not turn or standing:
+        if not turn:
             return []
+        score = self.accounts.people[item.principal].recent / self.policy.unjudged_queries
+        if latched:
+            ((version, signal),) = latched
+            rises = self._rises(person, version, signal, score)
+            return [self._alert(person, item, version, signal, score, exempt)] if rises else []
         version = item.version if isinstance(item, Row) else "unknown"
         self._latch(person, version, "unjudged", item.time)
-        told: list[Told] = [("alert", item.time, item.principal, version, "unjudged", person.episode, exempt)]
-        return told + ([("withheld", item.time, item.principal, "unjudged")] if exempt else [])
+        records: list[Published] = [self._alert(person, item, version, "unjudged", score, exempt)]
+        return records + ([("withheld", item.time, item.principal, "unjudged")] if exempt else [])
 
     def _wish(self, person: Person, item: Row | Uncharted, exempt: bool) -> None:
         if exempt:
             person.wishes = {origin: wish for origin, wish in person.wishes.items() if origin[:7] != "signal:"}
             return
-        signals = {signal for (_, signal), (_, lifted) in person.latches.items() if not lifted}
+        signals = {signal for (_, signal), latch in person.latches.items() if not latch[1]}
         action = next(step.action for step in reversed(self.policy.ladder) if person.queries >= step.after_queries)
         wishes, renew = {}, False
         for signal in signals:
@@ -232,28 +253,28 @@ class OracleLedger:
         if renew:
             person.wishes |= wishes
 
-    def _tell(self, person: Person, principal: str, now: float) -> list[Told]:
+    def _decide(self, person: Person, principal: str, now: float) -> list[Published]:
         if not person.wishes:
-            if person.told is None or person.told[0].name == "none":
+            if person.published is None or person.published[0].name == "none":
                 return []
-            return self._say(person, principal, now, (Action("none"), person.told[1], person.told[2], ()))
+            return self._publish(person, principal, now, (Action("none"), person.published[1], person.published[2], ()))
         best = max(person.wishes.values(), key=Wish.force)
         until = max(wish.until for wish in person.wishes.values() if wish.force() == best.force())
         causes = tuple(
             sorted((origin, wish.until, person.names.get(origin, "")) for origin, wish in person.wishes.items())
         )
-        told = (best.action, best.mode, until, causes)
-        if person.told is not None:
-            standing = tuple(cause for cause in person.told[3] if cause[1] > now)
-            if (*person.told[:3], standing) == told:
+        decision = (best.action, best.mode, until, causes)
+        if person.published is not None:
+            standing = tuple(cause for cause in person.published[3] if cause[1] > now)
+            if (*person.published[:3], standing) == decision:
                 return []
-        return self._say(person, principal, now, told)
+        return self._publish(person, principal, now, decision)
 
-    def _say(self, person: Person, principal: str, now: float, told: tuple[Any, ...]) -> list[Told]:
-        person.told = told
-        return [("decision", now, principal, *told)]
+    def _publish(self, person: Person, principal: str, now: float, decision: tuple[Any, ...]) -> list[Published]:
+        person.published = decision
+        return [("decision", now, principal, *decision)]
 
-    def _order(self, now: float, command: Command) -> list[Told]:
+    def _order(self, now: float, command: Command) -> list[Published]:
         person = self.people.setdefault(command.principal, Person())
         self._forget(person, now)
         refused = False
@@ -278,5 +299,5 @@ class OracleLedger:
             for (_, signal), latch in person.latches.items():
                 latch[1] |= command.cause_id is None or "signal:" + signal in gone
             refused = not gone
-        told: list[Told] = [("command", now, command.principal, command.id, refused)]
-        return told + self._tell(person, command.principal, now)
+        records: list[Published] = [("command", now, command.principal, command.id, refused)]
+        return records + self._decide(person, command.principal, now)

@@ -1,4 +1,4 @@
-"""Random streams of activity and commands, cut into micro-batches as a test likes."""
+"""Random streams of activity and commands, cut into micro-batches at given places."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from detector.contracts.findings import Action, Alert, Audit, Command, Decision, Evidence, Finding
+from detector.contracts.findings import Action, Alert, Audit, Command, Decision, Evidence, Finding, severity_of
 from detector.contracts.queries import Count
 from detector.policy.activity import Activity, Counted, Effects, Unjudged
 from detector.policy.ledger import Ledger
 
-from .oracle import Item, Order, Row, Told, Uncharted
+from .oracle import Item, Order, Published, Row, Uncharted
 
 MODEL = "digits"
 
@@ -28,16 +28,20 @@ class Who:
     principal: str
 
 
-def finding(row: int, principal: str, version: str = "1", signal: str = "prada") -> Finding:
+def finding(row: int, principal: str, version: str = "1", signal: str = "prada", score: float = 1.2) -> Finding:
     evidence = (Evidence("w", 0.81, "1", 0.95),)
-    return Finding(row, MODEL, version, principal, signal, "high", 1.2, 0.81, 0.95, 10, evidence)
+    return Finding(row, MODEL, version, principal, signal, severity_of(score), score, 0.81, 0.95, 10, evidence)
 
 
 def activity(items: Sequence[Row | Uncharted]) -> Activity:
     """The micro-batch of ``items``."""
     rows = [item for item in items if isinstance(item, Row)]
     keys = list(dict.fromkeys(Who(MODEL, row.version, row.principal) for row in rows))
-    findings = [finding(at, row.principal, row.version, signal) for at, row in enumerate(rows) for signal in row.found]
+    findings = [
+        finding(at, row.principal, row.version, signal, row.score)
+        for at, row in enumerate(rows)
+        for signal in row.found
+    ]
     counts, passed = [], 0
     for item in items:
         if isinstance(item, Row):
@@ -57,11 +61,13 @@ def activity(items: Sequence[Row | Uncharted]) -> Activity:
         counts=counts,
         judged=np.array([not row.unjudged for row in rows], dtype=np.bool_),
         unjudged={at: Unjudged(row.unjudged, row.version) for at, row in enumerate(rows) if row.unjudged},
+        score=np.array([row.score for row in rows], dtype=np.float64),
+        index=np.array([row.time for row in rows], dtype=np.int64),
     )
 
 
 def drive(ledger: Ledger, items: Sequence[Item], cuts: Iterable[int] = ()) -> Iterator[Effects]:
-    """Feeds ``items`` with a cut before each index in ``cuts``; a command is a cut of its own."""
+    """Feeds ``items`` with a cut before each index in ``cuts``; each command is a batch of its own."""
     edges = set(cuts)
     part = 0
     labels = []
@@ -76,17 +82,17 @@ def drive(ledger: Ledger, items: Sequence[Item], cuts: Iterable[int] = ()) -> It
             yield ledger.observe(activity([item for item in batch if not isinstance(item, Order)]))
 
 
-def told(effects: Iterable[Effects]) -> list[Told]:
-    """What was published, as the oracle words it; in stream order within each of its kinds."""
-    found: list[Told] = []
+def published(effects: Iterable[Effects]) -> list[Published]:
+    """The published records in the form of the oracle, in stream order within each kind."""
+    found: list[Published] = []
     for one in effects:
-        found += [_told(alert) for alert in one.alerts]
-        found += [_told(decision) for decision in one.decisions]
-        found += [_told(audit) for audit in one.audits if audit.kind not in ("decision", "release")]
+        found += [_as_published(alert) for alert in one.alerts]
+        found += [_as_published(decision) for decision in one.decisions]
+        found += [_as_published(audit) for audit in one.audits if audit.kind not in ("decision", "release")]
     return found
 
 
-def _told(record: Alert | Decision | Audit) -> Told:
+def _as_published(record: Alert | Decision | Audit) -> Published:
     if isinstance(record, Alert):
         exempt = record.suppressed_by is not None
         return (
@@ -97,6 +103,8 @@ def _told(record: Alert | Decision | Audit) -> Told:
             record.signal,
             record.episode,
             exempt,
+            record.severity,
+            record.revision,
         )
     if isinstance(record, Decision):
         causes = tuple(
@@ -118,9 +126,9 @@ def _told(record: Alert | Decision | Audit) -> Told:
     return "command", record.occurred_at, record.principal, record.detail["command"], record.kind == "command_refused"
 
 
-def by_kind(all_told: Iterable[Told]) -> dict[str, list[Told]]:
-    kinds: dict[str, list[Told]] = {}
-    for one in all_told:
+def by_kind(records: Iterable[Published]) -> dict[str, list[Published]]:
+    kinds: dict[str, list[Published]] = {}
+    for one in records:
         kinds.setdefault(one[0], []).append(one)
     return kinds
 
@@ -130,7 +138,7 @@ _WAITS = (*6 * (0, 0.25, 1, 3, 10), *2 * (40, 50, 60), 110, 2 * 86_400, 31 * 86_
 
 
 def _stream(seed: int, length: int) -> list[Item]:
-    """A shorter stream of the same seed is the beginning of a longer one."""
+    """A random stream; a shorter one of the same seed is the beginning of a longer one."""
     dice = Random(seed)
     time, learning = 1000.0, dice.random() < 0.5
     items: list[Item] = []
@@ -166,6 +174,7 @@ def _row(dice: Random, row: Row, signals: set[str]) -> Row:
     new = [signal for signal in ("margin", "prada") if signal not in signals and dice.random() < 0.15]
     signals.update(new)
     row.flagged, row.found = bool(signals), tuple(new)
+    row.score = dice.choice([1.1, 1.2, 1.3, 1.4, 1.5, 1.7]) if signals else 1.6
     return row
 
 

@@ -1,4 +1,4 @@
-"""Who sends what cannot be judged: counted by reason, suspected of it, and not blamed for a deployment's fault."""
+"""Unjudged queries: counted by reason, a suspicion of their own, and excused if the deployment is at fault."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from detector.policy.entry import decode_changes
 from detector.policy.ledger import Ledger
 
 from .oracle import Item, OracleLedger, Row, Uncharted
-from .streams import MODEL, activity, by_kind, drive, told
+from .streams import MODEL, activity, by_kind, drive, published
 
 POLICY = Policy(mode="enforce")
 
@@ -52,7 +52,7 @@ def said(effects: Effects) -> list[tuple[str, str]]:
     return [(decision.principal, decision.action.name) for decision in effects.decisions]
 
 
-def test_the_thirtieth_query_that_cannot_be_judged_makes_a_suspect_like_any() -> None:
+def test_the_thirtieth_query_that_cannot_be_judged_makes_a_suspect() -> None:
     ledger = Ledger(POLICY, "settings-hash")
     assert not run(ledger, odd("eve", 29)).alerts
     effects = run(ledger, [*judged("eve", 70), *odd("eve", 1, 1002.0, "features")])
@@ -70,24 +70,32 @@ def test_the_thirtieth_query_that_cannot_be_judged_makes_a_suspect_like_any() ->
     assert said(run(ledger, odd("eve", 50))) == [("eve", "refuse")]
 
 
-def test_counts_of_a_logger_and_unread_rows_are_the_same_suspicion() -> None:
+def test_more_unjudged_queries_raise_the_severity_once_with_new_evidence() -> None:
+    ledger = Ledger(Policy())
+    (first,) = run(ledger, odd("eve", 30)).alerts
+    (higher,) = run(ledger, odd("eve", 60, at=1001.0)).alerts
+    assert (higher.id, higher.revision, first.severity, higher.severity) == (first.id, 2, "medium", "high")
+    assert (higher.evidence[0].value, higher.calibrated) == (45.0, None)
+
+
+def test_unjudged_counts_of_a_logger_raise_the_same_alert_as_unjudged_rows() -> None:
     effects = run(Ledger(POLICY), [Uncharted(1000.0, "eve", "unjudged", 30)])
     assert [(alert.signal, alert.model_version) for alert in effects.alerts] == [("unjudged", "unknown")]
 
 
-def test_what_a_logger_dropped_is_counted_and_no_suspicion() -> None:
+def test_dropped_queries_are_counted_and_raise_no_alert() -> None:
     ledger = Ledger(POLICY)
     assert not run(ledger, [Uncharted(1000.0, "eve", "dropped", 500)]).alerts
     assert (held(ledger).dropped, held(ledger).unjudged) == ({"dropped": 500}, {})
 
 
-def test_queries_that_a_gate_refused_were_never_answered() -> None:
+def test_queries_that_a_gate_refused_are_not_counted() -> None:
     ledger = Ledger(POLICY)
     run(ledger, [Uncharted(1000.0, "eve", "refused", 500)])
     assert ledger.accounting.of((MODEL, "eve")) is None
 
 
-def test_judged_queries_do_not_excuse_and_many_of_them_release() -> None:
+def test_few_judged_queries_change_nothing_and_many_release() -> None:
     ledger = Ledger(POLICY)
     assert len(run(ledger, odd("eve", 30)).alerts) == 1
     assert said(run(ledger, judged("eve", 40))) == []
@@ -97,7 +105,7 @@ def test_judged_queries_do_not_excuse_and_many_of_them_release() -> None:
     assert len(run(ledger, odd("eve", 1)).alerts) == 1
 
 
-def test_an_acquittal_by_the_engine_is_none_of_sending_what_cannot_be_judged() -> None:
+def test_a_verdict_that_ends_leaves_the_latch_of_unjudged_queries() -> None:
     ledger = Ledger(POLICY)
     run(ledger, [Row(1000.0, "eve", "1", True, ("prada",)), *odd("eve", 30)])
     assert not run(ledger, judged("eve", 1, 1001.0)).decisions
@@ -121,7 +129,7 @@ def test_the_allowlist_withholds_the_decision_and_keeps_the_alert() -> None:
     assert not effects.decisions
 
 
-def test_clearing_begins_anew() -> None:
+def test_clearing_resets_the_account() -> None:
     ledger = Ledger(POLICY)
     run(ledger, odd("eve", 40))
     clear = Command("c", "clear", 0.0, "ops", MODEL, "eve", "why")
@@ -133,7 +141,7 @@ def test_clearing_begins_anew() -> None:
     assert not run(ledger, odd("eve", 29)).alerts
 
 
-def test_where_most_active_principals_send_such_nobody_is_accused_and_it_is_told() -> None:
+def test_nobody_is_accused_if_most_active_principals_send_unjudged_queries_and_they_are_counted() -> None:
     ledger = Ledger(POLICY)
     everybody = [row for _ in range(50) for name in ("ana", "bo", "chi", "dee") for row in odd(name, 1)]
     effects = run(ledger, [*everybody, *judged("eli", 3)])
@@ -162,7 +170,7 @@ def test_a_flood_of_made_up_accounts_does_not_have_the_clean_ones_forgotten(good
     assert held(ledger, "eve").accused
 
 
-def test_a_fault_of_one_server_in_five_excuses_those_it_meets() -> None:
+def test_a_fault_of_one_server_in_five_excuses_the_principals_that_meet_it() -> None:
     names = [f"user-{at}" for at in range(8)]
     rows = [
         row for at in range(150) for name in names for row in (odd if (at + len(name)) % 5 == 0 else judged)(name, 1)
@@ -172,14 +180,14 @@ def test_a_fault_of_one_server_in_five_excuses_those_it_meets() -> None:
     assert effects.excused
 
 
-def test_a_suspect_is_released_once_it_shows_that_the_deployment_is_at_fault() -> None:
+def test_a_suspect_is_released_once_the_deployment_is_found_at_fault() -> None:
     ledger = Ledger(POLICY)
     assert len(run(ledger, odd("ana", 30)).alerts) == 1
     others = [row for name in ("bo", "chi", "dee") for row in odd(name, 1)]
     assert said(run(ledger, [*others, *odd("ana", 1)])) == [("ana", "none")]
 
 
-def test_no_more_is_held_than_the_bounds_allow_and_suspects_stay() -> None:
+def test_accounts_and_watches_are_bounded_and_suspects_are_not_evicted() -> None:
     accounting = Accounting(30, most=64)
     forgotten = 0
     for at in range(500):
@@ -197,7 +205,7 @@ def test_no_more_is_held_than_the_bounds_allow_and_suspects_stay() -> None:
     assert len([key for key in accounting.keys() if not key[1]]) == MOST_WATCHES
 
 
-def test_reasons_beyond_the_bound_are_one() -> None:
+def test_reasons_beyond_the_bound_are_counted_as_one() -> None:
     ledger = Ledger(POLICY)
     run(ledger, [row for at in range(100) for row in odd("eve", 1, reason=f"reason-{at}")])
     assert len(held(ledger).unjudged) == MOST_REASONS + 1
@@ -221,7 +229,7 @@ def test_a_later_format_is_refused_and_so_is_nonsense() -> None:
         Accounting(30).absorb((1, b"nonsense"))
 
 
-# -- against the oracle, however cut and recovered
+# -- against the oracle, with any cuts and recoveries
 
 POLICIES = [
     Policy(mode="enforce", decision_seconds=100.0, ladder=ladder, unjudged_queries=limit)
@@ -254,10 +262,10 @@ CUTS = st.sets(st.integers(1, 3_000), max_size=12)
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(POLICIES), streams, CUTS)
-def test_says_what_the_oracle_says_however_it_is_cut(policy: Policy, items: list[Item], cuts: set[int]) -> None:
+def test_any_cut_gives_the_records_of_the_oracle(policy: Policy, items: list[Item], cuts: set[int]) -> None:
     oracle, ledger = OracleLedger(policy, MODEL), Ledger(policy)
     expected = [one for item in items for one in oracle.feed(item)]
-    assert by_kind(told(drive(ledger, items, cuts))) == by_kind(expected)
+    assert by_kind(published(drive(ledger, items, cuts))) == by_kind(expected)
     accounts = {name: held(ledger, name) for _, name in ledger.accounting.keys() if name}
     assert {name: (account.unjudged, account.dropped) for name, account in accounts.items()} == {
         name: (account.unjudged, account.dropped) for name, account in oracle.accounts.people.items()
@@ -280,9 +288,9 @@ def test_recovery_anywhere_gives_the_same_state_and_future(
     list(drive(whole, items[:died_at]))
     for other in (successor, loaded, whole):
         assert _state(other) == _state(live)
-    future = told(drive(live, items[died_at:]))
+    future = published(drive(live, items[died_at:]))
     for other in (successor, loaded, whole):
-        assert told(drive(other, items[died_at:])) == future
+        assert published(drive(other, items[died_at:])) == future
         assert _state(other) == _state(live)
 
 

@@ -1,4 +1,4 @@
-"""The policy refuses what makes no sense, and its version tells policies apart."""
+"""The policy refuses invalid settings, and different policies have different versions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_version_changes_with_any_part_and_only_then() -> None:
         ({"ladder": (Step(0, Action("none")),)}, "cannot be imposed"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any], message: str) -> None:
+def test_an_invalid_policy_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Policy(**wrong)
 
@@ -77,7 +77,7 @@ def test_an_allowlist_is_read_with_days_and_times() -> None:
     assert allowlist.covering("any", "bob", -1.0) is not None
 
 
-def test_of_two_exemptions_the_longer_lasts() -> None:
+def test_of_two_exemptions_the_longer_counts() -> None:
     short, long = Exemption("ada", "o", "r", 10.0, "digits"), Exemption("ada", "o", "r", 20.0)
     assert Allowlist((short, long)).covering("digits", "ada", 0.0) == long
 
@@ -103,6 +103,6 @@ ENTRY = '[[allow]]\nprincipal = "a"\nowner = "o"\nreason = "r"\nexpires = 2027-0
         (ENTRY + ENTRY.replace('"a"', "1"), "entry 2"),
     ],
 )
-def test_an_allowlist_with_a_fault_never_passes_for_an_empty_one(text: str, message: str) -> None:
+def test_an_invalid_allowlist_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         parse_allowlist(text)

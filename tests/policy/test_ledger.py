@@ -1,4 +1,4 @@
-"""What the ledger does about suspects and commands, one behaviour at a time."""
+"""Suspects and commands in the ledger, one behaviour at a time."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ THIEF = (MODEL, "thief")
 
 
 def suspect(times: Sequence[float], learning: bool = False, version: str = "1") -> list[Row]:
-    """The thief's queries at ``times``, the first of which makes him a suspect."""
+    """The thief's queries at ``times``; the first one makes the thief a suspect."""
     return [Row(t, "thief", version, True, ("prada",) if at == 0 else (), learning) for at, t in enumerate(times)]
 
 
-def later(times: Sequence[float], flagged: bool = True, learning: bool = False) -> list[Row]:
-    return [Row(time, "thief", "1", flagged, (), learning) for time in times]
+def later(
+    times: Sequence[float], flagged: bool = True, learning: bool = False, score: float = 1.0, version: str = "1"
+) -> list[Row]:
+    return [Row(time, "thief", version, flagged, (), learning, score=score) for time in times]
 
 
 def run(ledger: Ledger, items: Sequence[Row | Uncharted]) -> Effects:
@@ -51,6 +53,10 @@ def said(effects: Effects) -> list[tuple[str, str]]:
     return [(decision.action.name, decision.mode) for decision in effects.decisions]
 
 
+def alerts(effects: Effects) -> list[tuple[str, int]]:
+    return [(alert.severity, alert.revision) for alert in effects.alerts]
+
+
 def only(decisions: Sequence[Decision]) -> Decision:
     assert len(decisions) == 1
     return decisions[0]
@@ -59,7 +65,8 @@ def only(decisions: Sequence[Decision]) -> Decision:
 def test_a_finding_gives_an_alert_with_its_evidence_and_slows_at_once() -> None:
     effects = run(Ledger(ENFORCE, "settings-hash"), suspect([1000.5]))
     alert, decision = effects.alerts[0], only(effects.decisions)
-    assert (alert.signal, alert.severity, alert.evidence[0].value) == ("prada", "high", 0.81)
+    assert (alert.signal, alert.severity, alert.evidence[0].value) == ("prada", "medium", 0.81)
+    assert (alert.revision, alert.calibrated) == (1, False)
     assert (alert.configuration, alert.occurred_at, alert.query_index) == ("settings-hash", 1000.5, 10)
     assert (decision.action, decision.mode, decision.epoch) == (SLOW, "enforce", (0, 0))
     assert (decision.issued_at, decision.expires_at) == (1000.5, 4600.5)
@@ -67,7 +74,50 @@ def test_a_finding_gives_an_alert_with_its_evidence_and_slows_at_once() -> None:
     assert decision.policy_version == ENFORCE.version
 
 
-def test_unsuspicious_principals_leave_nothing_behind() -> None:
+def test_the_severity_rises_once_per_episode_and_the_evidence_of_the_verdict_stays() -> None:
+    ledger = Ledger(ENFORCE)
+    (first,) = run(ledger, suspect([1000.5])).alerts
+    assert run(ledger, later([1001.0], score=1.49)).alerts == []
+    effects = run(ledger, [*later([1002.0], score=1.5), *later([1003.0, 1004.0], score=3.0)])
+    (higher,) = effects.alerts
+    assert (higher.id, higher.episode, higher.evidence) == (first.id, first.episode, first.evidence)
+    assert (higher.revision, higher.severity, higher.score, higher.occurred_at) == (2, "high", 1.5, 1002.0)
+    assert run(ledger, [*later([1005.0], score=0.5), *later([1006.0], score=9.0)]).alerts == []
+    run(ledger, later([1010.0], flagged=False))
+    assert alerts(run(ledger, suspect([1011.0]))) == [("medium", 1)]
+    assert alerts(run(ledger, later([1012.0], score=2.0))) == [("high", 2)]
+
+
+def test_a_verdict_that_begins_high_has_one_record() -> None:
+    row = replace(suspect([1000.5])[0], score=1.6)
+    assert alerts(run(Ledger(ENFORCE), [row, *later([1001.0] * 5, score=4.0)])) == [("high", 1)]
+
+
+def test_the_score_of_another_model_version_raises_nothing() -> None:
+    ledger = Ledger(ENFORCE)
+    run(ledger, suspect([1000.5]))
+    assert run(ledger, later([1001.0], score=2.0, version="2")).alerts == []
+
+
+def test_a_severity_rises_even_if_the_decision_is_withheld_or_was_deleted() -> None:
+    exempt = Policy(mode="enforce", allowlist=Allowlist((Exemption("thief", "sales", "contract", 9e9),)))
+    for policy in (exempt, ENFORCE):
+        ledger = Ledger(policy)
+        run(ledger, suspect([1000.5]))
+        ledger.command(command("delete"), 1000.7)
+        (higher,) = run(ledger, later([1001.0], score=2.0)).alerts
+        assert (higher.severity, higher.suppressed_by is None) == ("high", policy is ENFORCE)
+
+
+def test_a_cause_says_that_its_verdict_is_uncalibrated() -> None:
+    bare, whole = suspect([1000.5]), activity(suspect([1000.5]))
+    calibrated = replace(whole, findings=[replace(one, profile="a1b2") for one in whole.findings])
+    for effects, reason in ((run(Ledger(ENFORCE), bare), "uncalibrated"), (Ledger(ENFORCE).observe(calibrated), "")):
+        assert [cause.reason for cause in only(effects.decisions).causes] == [reason]
+        assert effects.alerts[0].calibrated is (reason == "")
+
+
+def test_principals_that_were_never_flagged_have_no_entry() -> None:
     ledger = Ledger(ENFORCE)
     effects = run(ledger, later([1.0, 2.0], flagged=False))
     assert (effects, ledger.keys()) == (Effects(), [])
@@ -80,14 +130,14 @@ def test_fifty_further_queries_are_allowed_before_refusal() -> None:
     assert (escalated.action, escalated.issued_at) == (REFUSE, 1001.0)
 
 
-def test_counted_queries_climb_the_ladder_too() -> None:
+def test_counted_queries_also_advance_the_ladder() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))
     assert said(run(ledger, [Uncharted(1001.0, "thief", "refused", 49)])) == []
     assert said(run(ledger, [Uncharted(1002.0, "thief", "dropped", 1)])) == [("refuse", "enforce")]
 
 
-def test_a_row_that_the_engine_refused_neither_clears_a_suspect_nor_hides_his_activity() -> None:
+def test_an_unjudged_row_does_not_clear_a_suspect_and_counts_as_activity() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))
     refused = activity(later([2900.0] * 50, flagged=False))
@@ -96,28 +146,28 @@ def test_a_row_that_the_engine_refused_neither_clears_a_suspect_nor_hides_his_ac
     assert run(ledger, later([2901.0])) == Effects()
 
 
-def test_a_suspect_renews_his_decision_at_half_life_and_not_before() -> None:
+def test_a_query_renews_the_decision_at_half_life_and_not_before() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))
     assert said(run(ledger, later([2799.0]))) == []
     assert only(run(ledger, later([2800.0, 2801.0])).decisions).expires_at == 6400.0
 
 
-def test_a_refused_suspect_who_keeps_trying_renews_his_decision() -> None:
+def test_refused_queries_renew_the_decision() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0] * 60))
     renewed = only(run(ledger, [Uncharted(2900.0, "thief", "refused", 7)]).decisions)
     assert (renewed.action, renewed.expires_at) == (REFUSE, 6500.0)
 
 
-def test_a_suspect_back_after_expiry_goes_on_where_he_was() -> None:
+def test_a_suspect_returns_to_the_same_step_after_expiry() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0] * 60))
     effects = run(ledger, later([90_000.0]))
     assert (said(effects), effects.alerts) == ([("refuse", "enforce")], [])
 
 
-def test_one_who_is_no_suspect_any_more_is_not_renewed() -> None:
+def test_a_decision_is_not_renewed_once_the_principal_is_no_suspect() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))
     assert said(run(ledger, later([2900.0, 4700.0], flagged=False))) == []
@@ -134,7 +184,7 @@ def test_a_new_latch_is_a_new_episode_and_a_new_alert() -> None:
     assert first[0].episode < second[0].episode
 
 
-def test_a_suspect_unknown_to_the_ledger_is_decided_against_without_an_alert() -> None:
+def test_a_suspect_unknown_to_the_ledger_gets_a_decision_without_an_alert() -> None:
     effects = run(Ledger(ENFORCE), later([1000.0]))
     assert effects.alerts == []
     assert only(effects.decisions).causes[0].origin == "signal:latched"
@@ -173,14 +223,14 @@ def test_a_signal_that_only_observes_does_not_soften_one_that_enforces() -> None
     assert said(run(Ledger(policy), both)) == [("slow", "observe"), ("slow", "enforce")]
 
 
-def test_a_changed_policy_takes_hold_with_the_next_query() -> None:
+def test_a_changed_policy_takes_effect_at_the_next_query() -> None:
     ledger, stricter = Ledger(Policy()), Ledger(Policy(mode="enforce", ladder=(Step(0, REFUSE),)))
     run(ledger, suspect([1000.0]))
     stricter.load(ledger.dump(ledger.keys()))
     assert said(run(stricter, later([1001.0]))) == [("refuse", "enforce")]
 
 
-def test_an_exempt_principal_is_alerted_on_and_not_decided_against() -> None:
+def test_an_exempt_principal_gets_an_alert_and_no_decision() -> None:
     exemption = Exemption("thief", "sales", "load test", 1100.0)
     ledger = Ledger(Policy(mode="enforce", allowlist=Allowlist((exemption,))))
     effects = run(ledger, suspect([1000.0, 1001.0]))
@@ -190,7 +240,7 @@ def test_an_exempt_principal_is_alerted_on_and_not_decided_against() -> None:
     assert said(run(ledger, later([1099.0, 1100.0, 1101.0]))) == [("slow", "enforce")]
 
 
-def test_one_who_flickers_within_a_second_and_has_no_causes_gets_no_alert_id_twice() -> None:
+def test_two_episodes_within_a_second_have_different_alert_ids() -> None:
     ledger = Ledger(Policy(allowlist=Allowlist((Exemption("thief", "sales", "load test", 9e9),))))
     alerts = run(ledger, suspect([1000.1])).alerts
     run(ledger, later([1000.2], flagged=False))
@@ -198,7 +248,7 @@ def test_one_who_flickers_within_a_second_and_has_no_causes_gets_no_alert_id_twi
     assert len({alert.id for alert in alerts}) == 2
 
 
-def test_a_new_exemption_releases_with_the_next_query_but_an_operator_is_not_overridden() -> None:
+def test_a_new_exemption_releases_at_the_next_query_and_does_not_override_an_operator() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))
     successor = Ledger(Policy(mode="enforce", allowlist=Allowlist((Exemption("thief", "a", "b", 9e9),))))
@@ -208,7 +258,7 @@ def test_a_new_exemption_releases_with_the_next_query_but_an_operator_is_not_ove
     assert said(run(successor, later([1003.0]))) == []
 
 
-def test_an_operators_decision_stands_beside_the_signals_and_the_strongest_acts() -> None:
+def test_an_operators_cause_is_added_to_the_signals_and_the_strongest_acts() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))
     decision = only(ledger.command(add(seconds=600.0), 1010.0).decisions)
@@ -219,14 +269,14 @@ def test_an_operators_decision_stands_beside_the_signals_and_the_strongest_acts(
     assert (weaker.action, weaker.expires_at) == (SLOW, 4600.0)
 
 
-def test_an_operators_second_word_replaces_his_first() -> None:
+def test_a_second_command_of_an_operator_replaces_the_first() -> None:
     ledger = Ledger(ENFORCE)
     ledger.command(add(), 1000.0)
     decision = only(ledger.command(add(SLOW, id="c2"), 1001.0).decisions)
     assert [(cause.id, decision.action) for cause in decision.causes] == [("c2", SLOW)]
 
 
-def test_an_operators_mode_is_the_policys_unless_he_says() -> None:
+def test_a_command_without_a_mode_takes_the_policys() -> None:
     ledger = Ledger(Policy())
     assert said(ledger.command(add(), 1000.0)) == [("refuse", "observe")]
     assert said(ledger.command(add(mode="enforce"), 1000.0)) == [("refuse", "enforce")]
@@ -240,7 +290,7 @@ def test_deleting_one_cause_leaves_the_others() -> None:
     assert (decision.action, [cause.origin for cause in decision.causes]) == (SLOW, ["signal:prada"])
 
 
-def test_a_deleted_verdict_does_not_come_back_with_the_next_query_but_a_new_one_does() -> None:
+def test_a_deleted_cause_does_not_return_at_the_next_query_but_a_new_finding_adds_one() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0] * 60))
     release = only(ledger.command(command("delete"), 1001.0).decisions)
@@ -250,7 +300,7 @@ def test_a_deleted_verdict_does_not_come_back_with_the_next_query_but_a_new_one_
     assert said(run(ledger, [margin])) == [("slow", "enforce")]
 
 
-def test_a_release_is_asserted_until_the_ban_it_ends_would_have_expired() -> None:
+def test_a_release_is_active_until_the_decision_it_ends_would_have_expired() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))
     release = only(ledger.command(command("clear"), 1001.0).decisions)
@@ -260,13 +310,13 @@ def test_a_release_is_asserted_until_the_ban_it_ends_would_have_expired() -> Non
     assert ledger.keys() == []
 
 
-def test_what_is_asserted_is_what_was_published() -> None:
+def test_active_decisions_are_exactly_those_published() -> None:
     ledger = Ledger(ENFORCE)
     published = run(ledger, suspect([1000.0] * 60)).decisions
     assert ledger.active(1500.0) == published[-1:]
 
 
-def test_clear_forgets_all_and_asks_for_the_engine_to_be_cleared() -> None:
+def test_clear_drops_the_entry_and_asks_the_engine_to_clear() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0] * 60))
     ledger.command(add(), 1001.0)
@@ -322,14 +372,14 @@ def test_the_causes_of_one_decision_are_bounded_and_fit_their_record() -> None:
     assert all(encode(audit) for audit in gone.audits)
 
 
-def test_dropped_queries_of_anybody_are_put_on_record() -> None:
+def test_dropped_queries_of_any_principal_are_audited() -> None:
     effects = run(Ledger(ENFORCE), [Uncharted(1000.0, "ada", "dropped", 12), Uncharted(1000.0, "ada", "refused", 3)])
     assert [(audit.kind, audit.principal, audit.detail["queries"]) for audit in effects.audits] == [
         ("queries_missing", "ada", 12)
     ]
 
 
-def test_a_suspect_of_thirty_idle_days_is_forgotten() -> None:
+def test_a_suspect_is_dropped_after_thirty_idle_days() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))
     ledger.command(command("delete", principal="nobody"), 1000.0 + 29 * 86_400)
@@ -338,36 +388,71 @@ def test_a_suspect_of_thirty_idle_days_is_forgotten() -> None:
     assert (ledger.keys(), ledger.nbytes) == ([], 0)
 
 
-def test_a_settled_suspect_changes_no_state_with_every_query() -> None:
+def test_further_queries_of_a_refused_suspect_change_no_state() -> None:
     ledger = Ledger(ENFORCE)
     list(drive(ledger, suspect([1000.0] * 60)))
     assert run(ledger, later([1001.0] * 100)).section is None
 
 
 def test_a_section_of_a_later_version_is_refused() -> None:
-    with pytest.raises(NewerStateLog, match="format 2"):
-        Ledger(ENFORCE).absorb((2, b""))
+    with pytest.raises(NewerStateLog, match="format 3"):
+        Ledger(ENFORCE).absorb((3, b""))
 
 
-def test_a_section_that_is_no_section_is_refused() -> None:
+def test_bytes_that_are_no_section_are_refused() -> None:
     with pytest.raises(StateLogError, match="3 bytes"):
         Ledger(ENFORCE).load((1, b"abc"))
 
 
-def test_a_section_of_this_version_can_be_read_for_ever() -> None:
+def test_a_section_of_this_version_can_always_be_read() -> None:
     """Golden bytes: if this fails, give the format a new number and keep reading the old one."""
     golden = bytes.fromhex(GOLDEN)
     ledger = Ledger(ENFORCE)
-    ledger.load((1, golden))
-    assert ledger.dump(ledger.keys()) == (1, golden)
+    ledger.load((2, golden))
+    assert ledger.dump(ledger.keys()) == (2, golden)
+    assert alerts(run(ledger, later([1002.0], score=1.5))) == [("high", 2)]
+
+
+def test_a_section_of_format_1_is_read_and_its_latches_raise_no_alert() -> None:
+    ledger = Ledger(ENFORCE)
+    ledger.load((1, bytes.fromhex(GOLDEN_1)))
     assert [(decision.action, decision.expires_at) for decision in ledger.active(1000.0)] == [
         (SLOW, 4600.5),
         (SLOW, 1061.0),
     ]
-    assert said(run(ledger, later([2900.0]))) == [("slow", "enforce")]
+    effects = run(ledger, later([2900.0], score=2.0))
+    assert (said(effects), effects.alerts) == ([("slow", "enforce")], [])
 
 
 GOLDEN = """
+9293a6646967697473a57468696566969195a131a57072616461cd03e8c2de0012a26964d920303236666563356162643632
+3939383663316164643633356434313733353534ab6f636375727265645f6174cb408f440000000000a56d6f64656ca66469
+67697473ad6d6f64656c5f76657273696f6ea131a97072696e636970616ca57468696566a67369676e616ca57072616461a7
+657069736f6465cd03e8a87365766572697479a66d656469756da573636f7265cb3ff0000000000000a97468726573686f6c
+64cb3fee666666666666ab71756572795f696e6465780aa865766964656e63659184a46e616d65a177a576616c7565cb3fe9
+eb851eb851eca4756e6974a131a97468726573686f6c64cb3fee666666666666ad636f6e66696775726174696f6eac646663
+636465373061323331a770726f66696c65c0a9746563686e69717565ad414d4c2e54303032342e303032ad73757070726573
+7365645f6279c0a87265766973696f6e01aa63616c69627261746564c2919384a26964b03833346535616163346337383639
+6461a66f726967696eac7369676e616c3a7072616461aa657870697265735f6174cb40b1f88000000000a6726561736f6eac
+756e63616c6962726174656482a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff00000000000
+00a7656e666f7263658aa26964d9206336663433633730623964376433326366386535663865356463313636663564a56d6f
+64656ca6646967697473a97072696e636970616ca57468696566a6616374696f6e82a46e616d65a4736c6f77b27175657269
+65735f7065725f7365636f6e64cb3ff0000000000000a46d6f6465a7656e666f726365a565706f6368920000a96973737565
+645f6174cb408f440000000000aa657870697265735f6174cb40b1f88000000000a66361757365739184a26964b038333465
+356161633463373836396461a66f726967696eac7369676e616c3a7072616461aa657870697265735f6174cb40b1f8800000
+0000a6726561736f6eac756e63616c69627261746564ae706f6c6963795f76657273696f6eac646663636465373061323331
+00cd03e8cb408f44000000000093a6646967697473a36164619690919384a26964a26331a66f726967696eac6f7065726174
+6f723a657665aa657870697265735f6174cb4090940000000000a6726561736f6ea377687982a46e616d65a4736c6f77b271
+7565726965735f7065725f7365636f6e64cb3ff0000000000000a7656e666f7263658aa26964d92030353331323637666663
+66343936623737363466633366346238386630643838a56d6f64656ca6646967697473a97072696e636970616ca3616461a6
+616374696f6e82a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff0000000000000a46d6f6465
+a7656e666f726365a565706f6368920000a96973737565645f6174cb408f480000000000aa657870697265735f6174cb4090
+940000000000a66361757365739184a26964a26331a66f726967696eac6f70657261746f723a657665aa657870697265735f
+6174cb4090940000000000a6726561736f6ea3776879ae706f6c6963795f76657273696f6eac646663636465373061323331
+00ffcbfff0000000000000
+"""
+
+GOLDEN_1 = """
 9293a6646967697473a57468696566969194a131a57072616461cd03e8c2919384a26964b038333465356161633463373836
 396461a66f726967696eac7369676e616c3a7072616461aa657870697265735f6174cb40b1f88000000000a6726561736f6e
 a082a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff0000000000000a7656e666f7263658aa2

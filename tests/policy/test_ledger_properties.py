@@ -14,7 +14,7 @@ from detector.policy.entry import decode_changes
 from detector.policy.ledger import Ledger
 
 from .oracle import Item, OracleLedger, Order
-from .streams import MODEL, PRINCIPALS, by_kind, drive, streams, told
+from .streams import MODEL, PRINCIPALS, by_kind, drive, published, streams
 
 OBSERVED_MARGIN: dict[str, Mode] = {"margin": "observe"}
 POLICIES = st.sampled_from(
@@ -36,10 +36,10 @@ CUTS = st.sets(st.integers(1, 60))
 
 @settings(max_examples=200, deadline=None)
 @given(POLICIES, streams, CUTS)
-def test_says_what_the_oracle_says_event_by_event(policy: Policy, items: list[Item], cuts: set[int]) -> None:
+def test_the_ledger_publishes_what_the_oracle_publishes(policy: Policy, items: list[Item], cuts: set[int]) -> None:
     oracle = OracleLedger(policy, MODEL)
     expected = [one for item in items for one in oracle.feed(item)]
-    assert by_kind(told(drive(Ledger(policy), items, cuts))) == by_kind(expected)
+    assert by_kind(published(drive(Ledger(policy), items, cuts))) == by_kind(expected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -56,10 +56,10 @@ def test_any_cut_gives_the_same_records_in_the_same_order_and_the_same_state(
 
 @settings(max_examples=100, deadline=None)
 @given(POLICIES, streams, CUTS)
-def test_a_principal_fares_as_if_he_were_alone(policy: Policy, items: list[Item], cuts: set[int]) -> None:
-    together = told(drive(Ledger(policy), items, cuts))
+def test_a_principal_does_not_depend_on_the_others(policy: Policy, items: list[Item], cuts: set[int]) -> None:
+    together = published(drive(Ledger(policy), items, cuts))
     for principal in PRINCIPALS:
-        alone = told(drive(Ledger(policy), [item for item in items if _principal(item) == principal]))
+        alone = published(drive(Ledger(policy), [item for item in items if _principal(item) == principal]))
         assert by_kind(alone) == by_kind(one for one in together if one[2] == principal)
 
 
@@ -81,12 +81,12 @@ def test_recovery_from_a_checkpoint_and_deltas_gives_the_same_state_and_future(
     assert _state(stale) == _state(live)
     assert (successor.nbytes, stale.nbytes) == (live.nbytes, live.nbytes)
     for ledger in (successor, stale):
-        assert told(drive(ledger, items[died_at:])) == told(drive(_copy(live, policy), items[died_at:]))
+        assert published(drive(ledger, items[died_at:])) == published(drive(_copy(live, policy), items[died_at:]))
 
 
 @settings(max_examples=50, deadline=None)
 @given(POLICIES, streams)
-def test_every_record_is_one_that_its_reader_takes(policy: Policy, items: list[Item]) -> None:
+def test_every_record_can_be_encoded_and_decoded(policy: Policy, items: list[Item]) -> None:
     for effects in drive(Ledger(policy), items):
         assert [decode(Alert, encode(alert)) for alert in effects.alerts] == effects.alerts
         assert [decode(Decision, encode(decision)) for decision in effects.decisions] == effects.decisions
@@ -95,7 +95,7 @@ def test_every_record_is_one_that_its_reader_takes(policy: Policy, items: list[I
 
 @settings(max_examples=100, deadline=None)
 @given(POLICIES, streams, CUTS)
-def test_nothing_is_kept_once_all_has_run_out_and_the_delta_says_so(
+def test_every_entry_is_dropped_once_all_has_expired_and_the_delta_records_it(
     policy: Policy, items: list[Item], cuts: set[int]
 ) -> None:
     ledger = Ledger(policy)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from detector.contracts.codecs import decode, decode_queries, encode, encode_json_query, encode_packed
+from detector.contracts.codecs.packed_form import LOOSE_SCHEMA
 from detector.contracts.codecs.queries_json import SCHEMA as JSON_SCHEMA
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, PackedQueries
 from detector.contracts.codecs.queries_packed import SCHEMA as PACKED_SCHEMA
@@ -81,6 +82,7 @@ def _record_form(kind: Any) -> Form:
 FORMS: dict[str, Form] = {
     name_of(JSON_SCHEMA): Form(_read_json_query, lambda decoded: encode_json_query(decoded.batch), str.encode),
     name_of(PACKED_SCHEMA): Form(_read_packed, _write_packed, packed_from_json),
+    name_of(LOOSE_SCHEMA): Form(_read_packed, _write_packed, packed_from_json),
     name_of(MODEL_SCHEMA): Form(_read_model, lambda model: to_json(model).encode(), str.encode),
     **{name_of(schema): _record_form(kind) for kind, schema in SCHEMAS.items()},
 }

@@ -66,7 +66,6 @@ class _Hostile:
     "call",
     [
         {"features": "text"},
-        {"features": [1.0, "text"]},
         {"features": []},
         {"features": np.ones((2, 2, 2))},
         {"features": [[1, 2], [3]]},
@@ -74,7 +73,7 @@ class _Hostile:
         {"features": None},
         {"outputs": [[1.0], [1.0]]},
         {"outputs": []},
-        {"outputs": "text"},
+        {"outputs": ["two", "texts"]},
         {"output_kind": "logits"},
         {"model_version": ""},
         {"model_version": "\ud800"},

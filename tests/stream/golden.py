@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / f"state-log-v{FORMAT}.msgpack
 RECORDS = source(queries(1200, seed=1), [20] * 60)
 RECORD_BYTES = 6_000
 WRITTEN = 45
-"""So many source records are behind the golden log; the others come after recovery."""
+"""The number of source records in the golden log; the others come after recovery."""
 
 BAN = Command("ban", "add", 1045.0, "eve", "m", "bo", "golden", Action("refuse"), None, 3600.0)
 

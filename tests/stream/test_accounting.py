@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs.queries_json import encode_json_query
+from detector.contracts.codecs.json_writing import encode_json_query
 from detector.contracts.codecs.queries_packed import encode_packed
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Score

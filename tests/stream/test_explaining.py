@@ -1,4 +1,4 @@
-"""One principal followed alone says what a replay of everybody says of him."""
+"""One principal judged alone gets the same results as in a replay of all."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
 from detector.core.configuration import EngineConfig
 from detector.policy.config import Policy
+from detector.sources import Reading
 from detector.stream import explaining
 from detector.stream.explaining import Course, follow, later, queries_of, recorded, streamed
 from detector.stream.intake import ORIGIN, SourceRecord
@@ -41,7 +42,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def _followed(logs: list[Path], config: EngineConfig, principal: str = "mallory") -> Course:
-    own = queries_of(principal, recorded(logs, merge=False, progress=lambda _: None))
+    own = queries_of(principal, recorded(logs, Reading(), lambda _: None))
     return follow(own.of(None), config, Policy())
 
 
@@ -53,9 +54,9 @@ def test_verdicts_figures_and_records_are_those_of_the_replay_of_everybody(logs:
     for _, judgement in judge_logs(logs, engine_config=config, policy=Policy()):
         assert judgement is not None
         seen = judgement.observation
-        his = np.array([key.principal == "mallory" for key in seen.keys])[seen.key_index]
-        flagged += seen.flagged[his].tolist()
-        w += seen.signals["prada"][his].tolist()
+        own = np.array([key.principal == "mallory" for key in seen.keys])[seen.key_index]
+        flagged += seen.flagged[own].tolist()
+        w += seen.signals["prada"][own].tolist()
         alerts += judgement.effects.alerts
     assert course.flagged.tolist() == flagged
     np.testing.assert_allclose(course.signals["prada"], w, atol=1e-9)

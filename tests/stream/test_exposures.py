@@ -38,7 +38,7 @@ SEEN = Observation(
 
 def _counted() -> Step:
     step = Step((1, 1), "delta", b"")
-    step.count(Intake(), Judgement(SEEN, Effects(), {}), last_rows(SEEN), {})
+    step.count(Intake(), Judgement(SEEN, Effects(), {}, {}), last_rows(SEEN), {})
     return step
 
 

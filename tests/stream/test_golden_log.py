@@ -4,10 +4,14 @@ nothing had been."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from detector.policy.alerts import UNCALIBRATED
+from detector.policy.entry import Entry, decode_changes
+from detector.stream.partition import Partition
 from detector.stream.record import FORMAT, decode
 from tests.stream.golden import GOLDEN, RECORDS, WRITTEN, golden_world
 from tests.stream.world import World, state_of
@@ -20,6 +24,33 @@ def golden(path: Path) -> World:
     world = World(RECORDS, round_bytes=5_000, log=log)
     world._end = log[-1][0] + 1
     return world
+
+
+def known_of_old(partition: Partition) -> list[Any]:
+    """The state of ``partition`` without what builds of before did not write: the alert of a latch, and why to doubt a
+    signal's cause."""
+    *others, ledger, accounting = state_of(partition)
+    entries = [{key: _of_old(entry) for key, entry in decode_changes(section).items()} for section in ledger]
+    return [*others, entries, accounting]
+
+
+def _of_old(entry: Entry | None) -> Any:
+    plain = msgspec.to_builtins(entry)
+    return [[latch[:-1] for latch in plain[0]], *_without_doubt(plain[1:])]
+
+
+def _without_doubt(plain: Any) -> Any:
+    if isinstance(plain, list | tuple):
+        return [_without_doubt(part) for part in plain]
+    if isinstance(plain, dict):
+        return {name: "" if part == UNCALIBRATED else _without_doubt(part) for name, part in plain.items()}
+    return plain
+
+
+def said(world: World) -> Any:
+    """Alerts and decisions, without the doubts."""
+    alerts, decisions = world.outcome()
+    return alerts, {msgspec.json.encode(_without_doubt(msgspec.json.decode(value))) for value in decisions}
 
 
 def test_there_is_a_golden_log_of_every_format() -> None:
@@ -36,7 +67,7 @@ def test_the_golden_logs_hold_every_kind_of_record() -> None:
 def test_recovery_from_the_golden_log_gives_the_state_that_wrote_it(path: Path) -> None:
     recovered, fresh = golden(path).take_over(), golden_world().take_over()
     assert recovered.applied == {"queries": WRITTEN - 1, "commands": 0}
-    assert state_of(recovered) == state_of(fresh)
+    assert known_of_old(recovered) == known_of_old(fresh)
     standing = {decision.principal: decision.action.name for decision in recovered.judge.ledger.active(1045.0)}
     assert standing == {"bo": "refuse", "thief": "refuse"}
 
@@ -47,4 +78,4 @@ def test_what_follows_recovery_is_what_would_have_followed_anyway(path: Path) ->
     for world in (old, new):
         world.published.clear()
         world.run(world.take_over(), len(RECORDS), 5)
-    assert old.outcome() == new.outcome()
+    assert said(old) == said(new)

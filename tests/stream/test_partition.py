@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs.queries_json import encode_json_query
+from detector.contracts.codecs.json_writing import encode_json_query
 from detector.contracts.codecs.queries_packed import encode_packed
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.errors import OwnershipLost, StateLogHole
@@ -150,7 +150,7 @@ def test_policy_time_never_goes_back() -> None:
 
 
 def test_an_owner_who_lost_the_partition_in_a_round_of_checkpoints_writes_no_more_chunks() -> None:
-    """His state is gone, and his fence is the last until the next owner's stands."""
+    """The state is gone, and this fence is the last until the next owner writes one."""
     world = World(RECORDS, round_bytes=2_000)
     owner = world.take_over()
     while not owner.checkpointer.due():

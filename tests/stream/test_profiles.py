@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from detector.contracts.codecs import decode
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Alert
+from detector.contracts.findings import Alert, Score
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
@@ -27,7 +28,7 @@ from detector.stream.reporter import Reporter
 from detector.stream.step import Step
 from tests.core.honest import crowd, honest, of_version, thief
 from tests.core.profiles import profile
-from tests.stream.world import TOPICS, source
+from tests.stream.world import TOPICS, at, source
 
 PROFILE = profile(crowd(1, rows=200)[0].features, threshold=3.0)
 
@@ -47,7 +48,14 @@ def stepped(partition: Partition, queries: QueryBatch) -> Step:
 
 def test_an_alert_of_a_profile_names_it() -> None:
     alerts: list[Alert] = stepped(partition_with(PROFILE), thief()).alerts
-    assert [(alert.signal, alert.profile) for alert in alerts] == [("suspicion", PROFILE.hash)]
+    said = [(alert.signal, alert.profile, alert.calibrated, alert.severity, alert.revision) for alert in alerts]
+    assert said == [("suspicion", PROFILE.hash, True, "medium", 1), ("suspicion", PROFILE.hash, True, "high", 2)]
+    assert len({alert.id for alert in alerts}) == 1
+    reporter, records = Reporter(Health(lambda: 0.0, 60.0), new_metrics(5), lambda: 2.0), source(thief(), [120])
+    partition = partition_with(PROFILE)
+    reporter.performed([(partition, records, partition.step(records))])
+    served = [line for line in reporter.metrics.render().decode().splitlines() if "alerts_total{" in line]
+    assert served == ['weirguard_alerts_total{model="credit",severity="medium",signal="suspicion"} 1.0']
     assert stepped(partition_with(), honest("ana", 1)).alerts == []
 
 
@@ -63,8 +71,41 @@ def test_queries_that_fit_no_profile_are_counted_by_reason_and_told_of_once() ->
     assert [line["event"][:47] for line in told] == ["there is no profile for credit 2, only for vers"]
 
 
-def test_without_profiles_nothing_is_counted() -> None:
+def test_without_profiles_nothing_fits_ill() -> None:
     assert stepped(partition_with(), honest("ana", 1)).misfits == []
+
+
+def test_what_is_judged_without_a_profile_is_called_uncalibrated_everywhere() -> None:
+    """One model has a profile, for one of its versions, the other has none."""
+    reporter = Reporter(Health(lambda: 0.0, 60.0), new_metrics(5), lambda: 2.0)
+    partition = partition_with(PROFILE)
+    own = [honest("ana", 1), of_version(honest("bo", 2), "2"), replace(honest("cy", 3), model="other")]
+    scores: dict[str, bool | None] = {}
+    with capture_logs() as told:
+        for offset, queries in enumerate(own):
+            records = [at(source(queries, [len(queries)])[0], offset=offset)]
+            step = partition.step(records)
+            reporter.performed([(partition, records, step)])
+            said = [decode(Score, message.value) for message in step.after if message.topic == TOPICS.scores]
+            scores |= {score.principal: score.calibrated for score in said}
+    assert scores == {"ana": True, "bo": True, "cy": False}
+    served = [line for line in reporter.metrics.render().decode().splitlines() if "uncalibrated_total{" in line]
+    assert served == [f'weirguard_queries_uncalibrated_total{{model="other"}} {float(len(own[2]))}']
+    assert reporter.health.ready().facts["uncalibrated"] == ["other 1"]
+    warnings = [line["event"] for line in told if "UNCALIBRATED" in line["event"]]
+    assert [warning.partition(", so ")[0] for warning in warnings] == [
+        "UNCALIBRATED: other 1 is judged without a profile of honest traffic"
+    ]
+    assert "`weirguard calibrate`" in warnings[0]
+
+
+def test_a_service_without_profiles_says_so_when_it_starts() -> None:
+    reporter = Reporter(Health(lambda: 0.0, 60.0), new_metrics(5), lambda: 2.0)
+    with capture_logs() as told:
+        reporter.judged_by([])
+    assert [(line["log_level"], line["event"][:40]) for line in told] == [
+        ("warning", "UNCALIBRATED: every model is judged with")
+    ]
 
 
 def test_the_profiles_in_use_are_told_to_probes_metrics_and_log() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 
 from detector.contracts.codecs.records import decode
@@ -96,6 +98,33 @@ def test_the_score_of_a_principal_with_few_queries_waits_for_the_timer() -> None
     assert spoken(scores, observation([LEAST_QUERIES - 2]), 10.0) == []
     assert [score.answered for score in waiting(scores)] == [0], "nobody was judged by this engine"
     assert waiting(scores) == []
+
+
+def test_a_waiting_score_keeps_nothing_of_the_other_principals_of_its_batch() -> None:
+    scores, rows = board(), 500
+    wide = Observation(
+        keys=[PrincipalKey("m", "1", f"p{at}") for at in range(rows)],
+        key_index=np.arange(rows, dtype=np.int32),
+        index=np.full(rows, LEAST_QUERIES - 2, np.int64),
+        flagged=np.zeros(rows, bool),
+        score=np.full(rows, np.nan),
+        signals={f"s{at}": np.full(rows, 0.5) for at in range(100)},
+        repeats=np.zeros(rows, bool),
+        findings=[],
+        sections={},
+    )
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            for key in ("p0", f"q{number}"):
+                wide.keys[0] = PrincipalKey("m", "1", key)
+                assert list(scores.due(wide, [0], hearing(rows, 10.0))) == []
+                assert list(scores.due(wide, last_rows(wide), hearing(rows, 10.0))) == []
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 2**20 * 2
+    assert sum(1 for _ in scores.waiting()) == rows + 20
 
 
 def test_a_refused_row_has_no_score() -> None:

@@ -1,6 +1,6 @@
 """Every setting reaches what it names: changed alone, it changes what a worker, or its supervisor, is built from.
 
-``REACH`` says of each leaf how; a new leaf without an entry fails.
+``REACH`` has an entry for each leaf; a new leaf without one fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import typer
 from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 
-from detector.cli import run
+from detector.cli import logs, run
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action
 from detector.policy.allowlist import Allowlist
@@ -114,6 +114,7 @@ REACH: dict[str, Reach] = {
     "detection.limits.principals": Reach(9, lambda built: built.engine.limits.principals),
     "detection.limits.history_queries": Reach(9, lambda built: built.engine.limits.history_queries),
     "detection.limits.history_bytes": Reach(999, lambda built: built.engine.limits.history_bytes),
+    "detection.outputs": Reach({"iris": "score"}, lambda built: built.engine.outputs),
     "detection.dimensions": Reach({"iris": 4}, lambda built: built.engine.dimensions),
     "detection.profiles": Reach(
         ["FILE:one.profile"],
@@ -133,6 +134,7 @@ REACH: dict[str, Reach] = {
     "policy.allowlist": Reach("FILE:allow.toml", _exemptions),
     "principals.hash_key": Reach("k", lambda built: built.settings.principals.hasher().api_key("abc")),
     "principals.hash_key_file": Reach("FILE:one", lambda built: built.settings.principals.hasher().api_key("abc")),
+    "sources.map": Reach({"principal": "user_id"}, lambda built: logs.reading(built.settings, None).sources),
     "metrics.host": Reach("127.0.0.2", lambda built: built.listening),
     "metrics.port": Reach(1234, lambda built: built.listening),
     "metrics.models": Reach(1, lambda built: built.model_labels),

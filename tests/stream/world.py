@@ -44,7 +44,7 @@ def new_partition(
 
 
 def queries(rows: int, seed: int, dimension: int = 16) -> QueryBatch:
-    """Queries of four principals, one of whom walks in equal steps and is found."""
+    """Queries of four principals, of which one takes equal steps and is found."""
     rng = np.random.default_rng(seed)
     who = rng.integers(0, 4, rows).astype(np.int32)
     features = rng.standard_normal((rows, dimension)).astype(np.float32)
@@ -71,7 +71,7 @@ def source(batch: QueryBatch, sizes: Sequence[int], seconds: float = 1.0) -> lis
 
 @dataclass
 class World:
-    """The log and the topics; what the current owner, and those before him, wrote there."""
+    """The log and the topics, as the current owner and earlier ones wrote them."""
 
     source: list[SourceRecord]
     round_bytes: int = 1 << 30

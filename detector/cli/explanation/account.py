@@ -113,7 +113,8 @@ def _moments(records: Iterable[tuple[int, Alert | Audit]]) -> Iterator[Moment]:
 
 def _alert_sentence(alert: Alert) -> str:
     withheld = "" if alert.suppressed_by is None else f" (withheld: {alert.suppressed_by})"
-    return f"alert: {alert.signal}, severity {alert.severity}, {alert.score:.2f} times the threshold{withheld}"
+    severity = f"severity {alert.severity}" if alert.revision == 1 else f"severity rises to {alert.severity}"
+    return f"alert: {alert.signal}, {severity}, {alert.score:.2f} times the threshold{withheld}"
 
 
 def _audit_moment(row: int, audit: Audit) -> Moment:

@@ -48,14 +48,19 @@ _SCALE = (
 
 
 def page(account: Account) -> str:
-    """The whole page, well-formed XML after its first line."""
-    title = html_text(headline(account))
+    """The whole page."""
+    return document(headline(account), _sections(account))
+
+
+def document(heading: str, sections: Iterable[str]) -> str:
+    """A page of ``sections``, HTML, well-formed XML after its first line, which loads nothing from anywhere."""
+    title = html_text(heading)
     return (
         '<!doctype html>\n<html lang="en" xmlns="http://www.w3.org/1999/xhtml">\n<head>\n<meta charset="utf-8"/>\n'
         '<meta name="viewport" content="width=device-width"/>\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>\n"
         f"<title>Weirguard: {title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
-        + "\n".join(_sections(account))
+        + "\n".join(sections)
         + "\n</body>\n</html>\n"
     )
 
@@ -68,45 +73,48 @@ def _sections(account: Account) -> Iterator[str]:
     if account.then is not None:
         still = silent(account)
         rest = f" Not above the ordinary: {', '.join(still)}." if still else ""
-        yield f"<h2>What counts, and how much</h2>{_table(weights(account))}"
+        yield f"<h2>What counts, and how much</h2>{table(weights(account))}"
         yield f'<p class="soft">{html_text(_SCALE + rest)}</p>'
     yield from _suspicion(account)
     yield from _others(account)
-    yield "<h2>What was put on record</h2>" + _table(events(account))
+    yield "<h2>What was put on record</h2>" + table(events(account))
 
 
 def _suspicion(account: Account) -> Iterator[str]:
     over = plots.suspicion(account)
     if over is None:
         return
-    yield f"<h2>{html_text(over.title)}</h2>{_figure(over, titled=False)}"
+    yield f"<h2>{html_text(over.title)}</h2>{figure(over, titled=False)}"
     reading = "The red line is the verdict. Dashes: the honest account most like this one; dots: the most of any."
     small = plots.measures(account)
     rest = [name for name in names_in(account.course) if name not in account.telling]
-    yield f'<h2>Measure by measure</h2><p class="soft">{reading}</p>{_pair(small)}'
+    yield f'<h2>Measure by measure</h2><p class="soft">{reading}</p>{pair(small)}'
     if rest:
         yield f'<p class="soft">Not drawn, as they never add much: {html_text(", ".join(rest))}.</p>'
 
 
 def _others(account: Account) -> Iterator[str]:
     over, distances = plots.prada_over_time(account), plots.prada_distances(account)
-    yield "<h2>PRADA</h2>" + (_pair([over, *distances]) if account.has_profile else _figure(over) + _pair(distances))
+    yield "<h2>PRADA</h2>" + (pair([over, *distances]) if account.has_profile else figure(over) + pair(distances))
     meters = [plot for plot in (plots.margin(account), plots.exposure(account)) if plot is not None]
     if meters:
-        yield "<h2>Margin and exposure</h2>" + _pair(meters)
+        yield "<h2>Margin and exposure</h2>" + pair(meters)
 
 
-def _pair(shown: Iterable[Plot | None]) -> str:
-    return f'<div class="pair">{"".join(_figure(plot) for plot in shown if plot is not None)}</div>'
+def pair(shown: Iterable[Plot | None]) -> str:
+    """Plots beside each other."""
+    return f'<div class="pair">{"".join(figure(plot) for plot in shown if plot is not None)}</div>'
 
 
-def _figure(plot: Plot, *, titled: bool = True) -> str:
+def figure(plot: Plot, *, titled: bool = True) -> str:
+    """A plot with how to read it."""
     title = f"<h3>{html_text(plot.title)}</h3>" if titled else ""
     return f"<figure>{title}{plot.svg}<figcaption>{html_text(plot.caption)}</figcaption></figure>"
 
 
-def _table(table: Table) -> str:
-    rows = [_row("th", table.head, table.texts), *(_row("td", row, table.texts) for row in table.rows)]
+def table(own: Table) -> str:
+    """A table as HTML."""
+    rows = [_row("th", own.head, own.texts), *(_row("td", row, own.texts) for row in own.rows)]
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 

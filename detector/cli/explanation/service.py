@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from detector.cli.kafka import Topic
-from detector.cli.operator import moment
 from detector.cli.records import read_alerts, read_audits, read_scores
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Score
 from detector.contracts.partitioning import partition_of
 from detector.runtime.sections import KafkaSettings
+from detector.runtime.times import rfc3339
 from detector.stream.explaining import Course, OwnQueries, Timed, later, queries_of, streamed
 from detector.stream.intake import SourceRecord
 
@@ -60,7 +60,7 @@ def since_cleared(queries: list[Timed], known: OnRecord) -> list[Timed]:
     """Of his ``queries`` those that the service remembers. Raises ConfigurationError if there is none."""
     kept = later(queries, known.cleared_at)
     if not kept:
-        raise ConfigurationError(f"the account was cleared at {moment(known.cleared_at)} and has asked nothing since")
+        raise ConfigurationError(f"the account was cleared at {rfc3339(known.cleared_at)} and has asked nothing since")
     return kept
 
 
@@ -76,7 +76,7 @@ def placed(known: OnRecord, course: Course) -> list[tuple[int, Alert | Audit]]:
 def notes(known: OnRecord, course: Course, configuration: str) -> Iterator[str]:
     """Sentences on how the service's view may differ from the one that its topics give now."""
     if known.cleared_at > -np.inf:
-        yield f"The account was cleared at {moment(known.cleared_at)}; what came before does not count."
+        yield f"The account was cleared at {rfc3339(known.cleared_at)}; what came before does not count."
     lost = _lost(known, course)
     if lost:
         yield (

@@ -9,7 +9,7 @@ from itertools import chain
 from detector.cli.explanation.account import Account
 from detector.cli.explanation.weighing import Weighing
 from detector.cli.explanation.words import count, number
-from detector.cli.operator import moment
+from detector.runtime.times import rfc3339
 
 _LEAST = 0.05
 """A score below it is shown as none."""
@@ -54,7 +54,7 @@ def _views(account: Account) -> list[Weighing]:
 
 def events(account: Account) -> Table:
     """All that was put on record, in order."""
-    rows = [(f"{own.row + 1:,}", moment(own.time), own.sentence) for own in account.moments]
+    rows = [(f"{own.row + 1:,}", rfc3339(own.time), own.sentence) for own in account.moments]
     return Table(("query", "time", "what"), rows or [("-", "", "nothing")], 3)
 
 
@@ -64,7 +64,7 @@ def facts(account: Account) -> str:
     versions = list(dict.fromkeys(course.versions))
     which = f"version{'s' if len(versions) > 1 else ''} {', '.join(versions)}"
     return (
-        f"{count(len(course))} to {course.model}, {which}, from {moment(course.time[0])} to {moment(course.time[-1])}, "
-        f"read from {account.source} and judged under configuration {account.config.configuration_hash()}. "
-        "Queries are counted from 1."
+        f"{count(len(course))} to {course.model}, {which}, from {rfc3339(course.time[0])} to "
+        f"{rfc3339(course.time[-1])}, read from {account.source} and judged under configuration "
+        f"{account.config.configuration_hash()}. Queries are counted from 1."
     )

@@ -92,6 +92,8 @@ def _unsuspected(account: Account) -> str:
 
 def _basis(account: Account) -> Iterator[str]:
     course = account.course
+    if not account.has_profile:
+        yield "UNCALIBRATED: honest accounts may be accused, and most kinds of thieves missed."
     yield _weighed(account)
     yield _now(account)
     if account.stands is not None:

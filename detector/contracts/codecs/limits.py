@@ -52,10 +52,20 @@ REASONS: Final[dict[str, str]] = {
 }
 """Why a record, or a row of it, was refused."""
 
+FORM_REPAIRS: Final[dict[str, str]] = {
+    "unknown": "a feature whose name the profile does not know: left out",
+    "absent": "a feature of the profile that is not named: missing",
+    "unreadable": "a text that is no number where the profile has one: missing",
+    "category": "a text, or a number, that no honest query had there: a value of its own, the same for all such",
+    "output": "an output that is none of the profile: a probability cut to 0 to 1, a class nobody knows",
+}
+"""What of a query was odd to the form of its profile, by row."""
+
 REPAIRS: Final[dict[str, str]] = {
     "event_id": "an event id that is absent or no usable text: a name derived from it stands in",
     "principal": "a principal that is no usable name: a name derived from it stands in",
     "attribute": "an optional text that is too long, holds control characters or is no text: cut, marked or left out",
+    "text": "a text or a name of a loose query that is too long or holds control characters: cut, marked",
     "missing": "a NaN that the given mask does not mark: marked as missing all the same",
     "clipped": "an infinite feature, or one beyond float32: the largest float32 stands in",
     "time": "a time that is not a moment: that of the record stands in",
@@ -63,6 +73,7 @@ REPAIRS: Final[dict[str, str]] = {
     "number": "an optional number that is infinite or no number: left out",
     "count": "a count of queries that says nothing: left out",
     "reason": "a word for why queries were not judged that is none: 'other' stands in",
+    **FORM_REPAIRS,
 }
 """What of a query was odd and replaced, so that its row could be kept."""
 

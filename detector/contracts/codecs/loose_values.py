@@ -91,12 +91,13 @@ def as_float(value: Any) -> float:
 
 
 def vector_of(value: object, field: str) -> str | list[float | None]:
-    """Base64 as it is, a list as numbers, NaN for null. Raises InvalidRecord for anything else, and says where."""
+    """Base64 as it is, a list as numbers, NaN for null, 1 and 0 for booleans. Raises InvalidRecord for anything else,
+    and says where."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
         raise InvalidRecord("structure", f"{field} is {shown(value)}; send base64 of float32, or a list of numbers")
-    numbers: list[float | None] = [number_of(entry) for entry in value]
+    numbers: list[float | None] = [float(entry) if isinstance(entry, bool) else number_of(entry) for entry in value]
     if None in numbers:
         at = numbers.index(None)
         advice = f"flatten {field}" if isinstance(value[at], list) else "send numbers, null for what is missing"

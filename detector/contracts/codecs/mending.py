@@ -13,6 +13,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from detector.contracts.codecs.limits import LARGEST_FLOAT32, LATEST_TIME, all_plain, made_plain
+from detector.contracts.codecs.mending_texts import plain_texts
 from detector.contracts.principals import (
     EVENT_ID_CHARACTERS,
     EVERYONE,
@@ -44,6 +45,8 @@ def mend(batch: QueryBatch, repaired: Counter[str], moments: Moments | None) -> 
     _times(batch, changed, repaired, moments)
     _features(batch, changed, repaired)
     _numbers(batch, changed, repaired)
+    if batch.is_loose:
+        changed |= plain_texts(batch, repaired)
     return replace(batch, **changed) if changed else batch
 
 
@@ -51,6 +54,7 @@ def with_names(batch: QueryBatch) -> QueryBatch:
     """``batch`` with usable names and plain texts, and nothing else replaced."""
     changed: dict[str, Any] = {}
     _names(batch, changed, Counter())
+    changed |= plain_texts(batch, Counter())
     return replace(batch, **changed)
 
 
@@ -121,14 +125,19 @@ def _features(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]
 
 
 def _finite(numbers: NDArray[np.float32]) -> bool:
-    """Whether all are finite; a sum of squares tells at half the cost, but for very large numbers."""
+    """Whether all are finite; of many a sum of squares tells at half the cost, but for very large numbers."""
     import numpy as np
 
     flat = numbers.ravel()
+    if flat.size < _MANY:
+        return all_of(np.isfinite(flat))
     with np.errstate(over="ignore", invalid="ignore"):
         if isfinite(flat.dot(flat)):
             return True
     return all_of(np.isfinite(flat))
+
+
+_MANY = 8_192
 
 
 def _rows_with(cells: NDArray[np.bool_]) -> int:

@@ -2,8 +2,9 @@
 
 The value is a msgpack map. Numeric columns are binary, little-endian and row by row: float32, but for
 ``occurred_at`` (float64), ``principal_index`` (int32), ``leaf`` (int64) and ``missing`` (one bit an
-entry, lowest bit first). Every such length must follow from the number of event ids and the two widths,
-so nothing is ever allocated on a claim.
+entry, lowest bit first). The names and texts of loose queries are lists of texts: ``feature_names``, first of the
+``dimension`` numbers, then of the texts; ``texts`` row by row; ``output_names`` row by row, or once for all rows. Every
+such length must follow from the number of event ids and the widths, so nothing is ever allocated on a claim.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from detector.contracts.codecs.mending import TEXT_COLUMNS
 from detector.contracts.queries import CountKind, OutputKind
 
 SCHEMA: Final = "weirguard.packed-queries/1"
+LOOSE_SCHEMA: Final = "weirguard.loose-queries/1"
+"""Of records with names, texts or outputs of which not all is said, so that a reader of the first version refuses them
+whole and does not take some of their columns for all."""
 PACKED_CONTENT_TYPE: Final = "application/vnd.weirguard.queries+msgpack"
 
 
@@ -53,6 +57,9 @@ class PackedQueries:
     network_prefix: list[str] | None = None
     organisation: list[str] | None = None
     user_agent_hash: list[str] | None = None
+    feature_names: list[str] | None = None
+    texts: list[str | None] | None = None
+    output_names: list[str] | None = None
     counts: list[PackedCount] = field(default_factory=list)
 
 
@@ -68,6 +75,7 @@ DTYPES: Final = {
 ENTRY_BYTES: Final = {name: int(dtype[2:]) for name, dtype in DTYPES.items()}
 MATRICES: Final = ("features", "outputs", "specification")
 BINARY_OPTIONAL: Final = ("missing", "hardness", "leaf", "specification")
+LOOSE: Final = ("feature_names", "texts", "output_names")
 OPTIONAL: Final = (*BINARY_OPTIONAL, *TEXT_COLUMNS)
 
 

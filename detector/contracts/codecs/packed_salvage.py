@@ -8,7 +8,14 @@ from typing import Any, cast, get_args
 
 from detector.contracts.codecs.loose_values import named, number_of, shown, text_of, whole_of
 from detector.contracts.codecs.mending import TEXT_COLUMNS
-from detector.contracts.codecs.packed_form import BINARY_OPTIONAL, SCHEMA, PackedCount, PackedQueries
+from detector.contracts.codecs.packed_form import (
+    BINARY_OPTIONAL,
+    LOOSE,
+    LOOSE_SCHEMA,
+    SCHEMA,
+    PackedCount,
+    PackedQueries,
+)
 from detector.contracts.codecs.reading import check_schema
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.queries import CountKind, OutputKind
@@ -34,15 +41,18 @@ def packed_fields(value: bytes) -> Fields:
 def salvaged(fields: Fields, repaired: Counter[str]) -> PackedQueries:
     """The record that ``fields`` make. Raises InvalidRecord where a column that no row can do without is absent or of
     another type; others are left out."""
-    check_schema(text_of(_value(fields, "schema")), SCHEMA)
+    schema = text_of(_value(fields, "schema"))
+    if schema != LOOSE_SCHEMA:
+        check_schema(schema, SCHEMA)
     kind = _value(fields, "output_kind")
     if kind not in get_args(OutputKind):
         raise InvalidRecord("structure", f"output_kind is {shown(kind)}; use {', '.join(get_args(OutputKind))}")
     columns: dict[str, Any] = {name: _bytes(fields, name) for name in _REQUIRED}
     columns |= {name: _optional(fields, name, repaired) for name in BINARY_OPTIONAL}
     columns |= {name: _attributes(fields, name, repaired) for name in TEXT_COLUMNS}
+    columns |= {name: _names(fields, name) for name in LOOSE} if schema == LOOSE_SCHEMA else {}
     return PackedQueries(
-        schema=SCHEMA,
+        schema=schema or SCHEMA,
         model=named(_value(fields, "model"), "model"),
         model_version=named(_value(fields, "model_version"), "model_version"),
         output_kind=cast("OutputKind", kind),
@@ -112,6 +122,13 @@ def _texts(fields: Fields, name: str) -> list[str | None]:
     if items is None:
         raise InvalidRecord("structure", f"{name} is {shown(_value(fields, name))}; send a list of texts")
     return [text_of(_decoded(item)) for item in items]
+
+
+def _names(fields: Fields, name: str) -> list[Any] | None:
+    """A list of names or texts, None where it is absent; what is no text is as good as missing."""
+    absent = _value(fields, name) is None and _items(fields, name) is None
+    texts = [] if absent else _texts(fields, name)
+    return None if absent else texts if name == "texts" else [text or "" for text in texts]
 
 
 def _attributes(fields: Fields, name: str, repaired: Counter[str]) -> list[str] | None:

@@ -1,6 +1,7 @@
 """One query a record, as JSON: what any producer can write. ``schemas/weirguard.query.v1.schema.json``.
 
-A vector is base64 of little-endian float32, or a plain list of numbers, which costs several times more.
+A vector is base64 of little-endian float32, or a plain list of numbers, which costs several times more. Features may
+be an object of named values, and outputs whatever ``loose_outputs`` takes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from math import nan
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from detector.contracts.codecs.limits import DIMENSIONS
+from detector.contracts.codecs.loose_features import NamedRow, columns_of, listed_row, named_row
+from detector.contracts.codecs.loose_outputs import LooseOutputs, as_bytes, output_columns, outputs_of
 from detector.contracts.codecs.loose_values import (
     json_fields,
     marks_of,
@@ -56,9 +59,9 @@ class JsonQuery:
     principal: str | int
     model: str | int
     model_version: str | int
-    features: str | list[float | None]
-    outputs: str | list[float | None]
-    output_kind: OutputKind = "probabilities"
+    features: str | list[float | None] | dict[str, float | bool | str | None]
+    outputs: float | bool | str | list[float | None] | dict[str, float | None] | None = None
+    output_kind: OutputKind | None = None
     occurred_at: str | float | None = None
     missing: list[bool] | None = None
     hardness: float | None = None
@@ -85,38 +88,6 @@ def decode_json_run(values: Sequence[bytes | None], timestamps: Sequence[float |
     return run
 
 
-def encode_json_query(batch: QueryBatch, row: int = 0) -> bytes:
-    """One row of ``batch`` as a record value, its vectors in base64."""
-    optional: dict[str, Any] = {name: _at(getattr(batch, name), row) for name in ("hardness", "leaf", *TEXT_COLUMNS)}
-    return _encoder()(
-        JsonQuery(
-            event_id=batch.event_ids[row],
-            principal=batch.principals[int(batch.principal_index[row])],
-            model=batch.model,
-            model_version=batch.model_version,
-            features=_base64(batch.features[row]),
-            outputs=_base64(batch.outputs[row]),
-            output_kind=batch.output_kind,
-            occurred_at=float(batch.occurred_at[row]),
-            missing=None if batch.missing is None else batch.missing[row].tolist(),
-            specification=None if batch.specification is None else tuple(batch.specification[row].tolist()),
-            **optional,
-        )
-    )
-
-
-def _at(column: Any, row: int) -> Any:
-    if column is None or isinstance(column, list):
-        return column and column[row]
-    return column[row].item()
-
-
-def _base64(vector: NDArray[np.float32]) -> str:
-    from binascii import b2a_base64
-
-    return b2a_base64(vector.astype("<f4").tobytes(), newline=False).decode("ascii")
-
-
 @cache
 def _decoder() -> Callable[[bytes], JsonQuery]:
     import msgspec
@@ -125,10 +96,10 @@ def _decoder() -> Callable[[bytes], JsonQuery]:
 
 
 @cache
-def _encoder() -> Callable[[JsonQuery], bytes]:
+def _undecodable() -> tuple[type[Exception], ...]:
     import msgspec
 
-    return msgspec.json.Encoder().encode
+    return msgspec.DecodeError, ValueError, RecursionError
 
 
 def _seconds(occurred_at: str | float | None, timestamp: float | None) -> float:
@@ -160,21 +131,19 @@ class _Parsed:
     model: str
     model_version: str
     occurred_at: float
-    features: bytes
-    outputs: bytes
+    features: bytes | NamedRow
+    outputs: LooseOutputs
 
 
 def _take(place: int, value: bytes | None, timestamp: float | None, run: DecodedRun) -> _Parsed | None:
     """The query in ``value``; None where it is refused, which ``run`` then says."""
-    import msgspec
-
     model: object = None
     principal: object = None
     try:
         data = check_size(value)
         try:
             query = _decoder()(data)
-        except (msgspec.DecodeError, ValueError, RecursionError):
+        except _undecodable():
             fields = json_fields(data)
             model, principal = fields.get("model"), fields.get("principal")
             query = _salvaged(fields, run.repaired)
@@ -189,8 +158,9 @@ def _take(place: int, value: bytes | None, timestamp: float | None, run: Decoded
 
 
 def _parse(place: int, query: JsonQuery, timestamp: float | None, repaired: Counter[str]) -> _Parsed:
-    features = _vector(query.features, "features")
-    if query.missing is not None and 4 * len(query.missing) != len(features):
+    features = _features(query.features)
+    marks = query.missing
+    if marks is not None and (isinstance(features, NamedRow) or 4 * len(marks) != len(features)):
         query.missing = None
         repaired["column"] += 1
     if query.leaf is not None and not -(2**63) <= query.leaf < 2**63:
@@ -205,7 +175,7 @@ def _parse(place: int, query: JsonQuery, timestamp: float | None, repaired: Coun
         str(query.model_version),
         _seconds(query.occurred_at, timestamp),
         features,
-        _vector(query.outputs, "outputs"),
+        _outputs(query.outputs, query.output_kind),
     )
 
 
@@ -222,12 +192,18 @@ def _salvaged(fields: dict[str, Any], repaired: Counter[str]) -> JsonQuery:
         principal=named(fields.get("principal"), "principal"),
         model=named(fields.get("model"), "model"),
         model_version=named(fields.get("model_version"), "model_version"),
-        features=vector_of(fields.get("features"), "features"),
-        outputs=vector_of(fields.get("outputs"), "outputs"),
-        output_kind=kind or "probabilities",
+        features=_salvaged_features(fields.get("features"), optional),
+        outputs=cast("Any", outputs_of(fields.get("outputs"), kind)),
+        output_kind=cast("OutputKind | None", kind),
         occurred_at=occurred_at if occurred_at is None or isinstance(occurred_at, str) else _or_nan(occurred_at),
         **optional,
     )
+
+
+def _salvaged_features(given: Any, optional: dict[str, Any]) -> Any:
+    if isinstance(given, list) and any(isinstance(entry, str) for entry in given):
+        return listed_row(given, optional.pop("missing", None))
+    return given if isinstance(given, dict) else vector_of(given, "features")
 
 
 def _optional(name: str, value: object, repaired: Counter[str]) -> Any:
@@ -257,8 +233,10 @@ def _or_nan(value: object) -> float:
 def _layout(parsed: _Parsed) -> tuple[object, ...]:
     query = parsed.query
     carried = tuple(getattr(query, name) is None for name in _OPTIONAL)
-    widths = len(parsed.features), len(parsed.outputs)
-    return parsed.model, parsed.model_version, query.output_kind, widths, carried
+    features, outputs = parsed.features, parsed.outputs
+    told = len(features) if isinstance(features, bytes) else features.names
+    named = outputs.names is None
+    return parsed.model, parsed.model_version, told, outputs.kind, len(outputs.values), named, carried
 
 
 def _screen(alike: list[_Parsed], timestamps: Sequence[float | None], run: DecodedRun) -> None:
@@ -284,13 +262,13 @@ def _batch(alike: list[_Parsed]) -> QueryBatch:
     return QueryBatch(
         model=first.model,
         model_version=first.model_version,
-        output_kind=first.query.output_kind,
+        output_kind=first.outputs.kind,
         event_ids=[parsed.event_id for parsed in alike],
         occurred_at=np.array([parsed.occurred_at for parsed in alike]),
         principals=list(numbers),
         principal_index=np.array(index, dtype=np.int32),
-        features=_matrix([parsed.features for parsed in alike]),
-        outputs=_matrix([parsed.outputs for parsed in alike]),
+        **_feature_columns([parsed.features for parsed in alike]),
+        **output_columns([parsed.outputs for parsed in alike]),
         **columns,
     )
 
@@ -309,21 +287,32 @@ def _column(queries: list[JsonQuery], name: str) -> Any:
         return np.array(entries, dtype=kind if kind != "float32" else np.float64).astype(kind)
 
 
-def _matrix(rows: list[bytes]) -> NDArray[np.float32]:
+def _feature_columns(rows: list[Any]) -> dict[str, Any]:
     import numpy as np
 
-    return np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(rows), len(rows[0]) // 4)
+    if isinstance(rows[0], NamedRow):
+        return columns_of(rows)
+    return {"features": np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(rows), len(rows[0]) // 4)}
 
 
-def _vector(source: str | list[float | None], field: str) -> bytes:
-    import numpy as np
+def _features(given: Any) -> bytes | NamedRow:
+    if isinstance(given, list):
+        return _vector(given, "features")
+    if isinstance(given, str):
+        return _from_base64(given, "features")
+    return named_row(given) if isinstance(given, dict) else given
 
-    if isinstance(source, str):
-        return _from_base64(source, field)
+
+def _outputs(given: Any, kind: OutputKind | None) -> LooseOutputs:
+    if type(given) is list and len(given) > 1 and kind != "none":  # as strictly decoded, numbers alone
+        return LooseOutputs(kind or "probabilities", _vector(given, "outputs"))
+    return given if type(given) is LooseOutputs else outputs_of(given, kind)
+
+
+def _vector(source: list[float | None], field: str) -> bytes:
     if len(source) > DIMENSIONS:
         raise InvalidRecord("dimension", f"{field} have {len(source)} entries; send 1 to {DIMENSIONS}")
-    with np.errstate(over="ignore"):
-        return np.array(source, dtype=np.float64).astype("<f4").tobytes()
+    return as_bytes(source)
 
 
 def _from_base64(text: str, field: str) -> bytes:

@@ -23,6 +23,7 @@ from detector.contracts.codecs.mending import TEXT_COLUMNS, with_names
 from detector.contracts.codecs.packed_form import (
     DTYPES,
     ENTRY_BYTES,
+    LOOSE_SCHEMA,
     MATRICES,
     OPTIONAL,
     PACKED_CONTENT_TYPE,
@@ -30,6 +31,7 @@ from detector.contracts.codecs.packed_form import (
     PackedQueries,
     width,
 )
+from detector.contracts.codecs.packed_loose import check_loose, loose_columns, loose_fields, text_width
 from detector.contracts.codecs.packed_salvage import model_in, packed_fields, principals_in, rows_in, salvaged
 from detector.contracts.codecs.reading import by_layout, check_schema, check_size
 from detector.contracts.codecs.screening import NO_MODEL, screen
@@ -142,7 +144,8 @@ def _read(value: bytes | None, repaired: Counter[str]) -> PackedQueries:
         packed = _decoder()(data)
     except (msgspec.DecodeError, ValueError, RecursionError):
         packed = salvaged(packed_fields(data), repaired)
-    check_schema(packed.schema, SCHEMA)
+    if packed.schema != LOOSE_SCHEMA:
+        check_schema(packed.schema, SCHEMA)
     return packed
 
 
@@ -166,6 +169,8 @@ def _parse(place: int, packed: PackedQueries, timestamp: float | None, repaired:
         _check_model(packed)
     _check_widths(packed, rows)
     _check_lengths(packed, rows, repaired)
+    if packed.schema == LOOSE_SCHEMA:
+        check_loose(packed, rows)
     _check_index(packed, rows)
     return _Parsed(place, packed, rows, _counts(packed, timestamp, repaired) if packed.counts else [])
 
@@ -177,11 +182,11 @@ def _check_model(packed: PackedQueries) -> None:
 
 def _check_widths(packed: PackedQueries, rows: int) -> None:
     """Dimension and output width must be small enough to multiply; a record of counts alone may say 0."""
-    for what, entries, limit in (
-        ("dimension", packed.dimension, DIMENSIONS),
-        ("output_width", packed.output_width, OUTPUTS),
+    for what, entries, least, limit in (
+        ("dimension", packed.dimension, not text_width(packed), DIMENSIONS),
+        ("output_width", packed.output_width, packed.output_kind != "none", OUTPUTS),
     ):
-        if not (1 if rows else 0) <= entries <= limit:
+        if not (least if rows else 0) <= entries <= limit:
             raise InvalidRecord("dimension", f"{what} is {entries}; send 1 to {limit}")
 
 
@@ -236,7 +241,9 @@ def _layout(parsed: _Parsed) -> tuple[object, ...]:
     """What records must agree in to be joined."""
     packed = parsed.packed
     absent = tuple(getattr(packed, name) is None for name in OPTIONAL)
-    return packed.model, packed.model_version, packed.output_kind, packed.dimension, packed.output_width, absent
+    names = packed.feature_names and tuple(packed.feature_names)
+    widths = packed.dimension, packed.output_width, names, packed.output_names is None
+    return packed.model, packed.model_version, packed.output_kind, widths, absent
 
 
 def _screen(alike: list[_Parsed], timestamps: Sequence[float | None], run: DecodedRun) -> None:
@@ -273,6 +280,7 @@ def _batch(alike: list[PackedQueries], rows: list[int]) -> QueryBatch:
         event_ids=[event_id for packed in alike for event_id in packed.event_ids],
         principals=principals,
         missing=None if first.missing is None else _missing(alike, rows),
+        **(loose_columns(alike, rows) if first.schema == LOOSE_SCHEMA else {}),
         **columns,
     )
 
@@ -282,7 +290,8 @@ def _column(alike: list[PackedQueries], name: str) -> NDArray[Any]:
     import numpy as np
 
     column = np.frombuffer(b"".join([getattr(packed, name) for packed in alike]), dtype=DTYPES[name])
-    return column.reshape(-1, width(alike[0], name)) if name in MATRICES else column
+    rows = sum(len(packed.event_ids) for packed in alike)
+    return column.reshape(rows, width(alike[0], name)) if name in MATRICES else column
 
 
 def _missing(alike: list[PackedQueries], rows: list[int]) -> NDArray[np.bool_]:
@@ -293,7 +302,7 @@ def _missing(alike: list[PackedQueries], rows: list[int]) -> NDArray[np.bool_]:
         np.unpackbits(np.frombuffer(packed.missing or b"", dtype=np.uint8), count=count * width, bitorder="little")
         for packed, count in zip(alike, rows, strict=True)
     ]
-    return np.concatenate(bits).reshape(-1, width).view(np.bool_)
+    return np.concatenate(bits).reshape(sum(rows), width).view(np.bool_)
 
 
 def _texts(alike: list[PackedQueries], name: str) -> list[str]:
@@ -318,7 +327,7 @@ def _packed(batch: QueryBatch, counts: Sequence[Count]) -> dict[str, Any]:
     record.update({name: texts for name in TEXT_COLUMNS if (texts := getattr(batch, name)) is not None})
     if batch.missing is not None:
         record["missing"] = _bits(batch.missing)
-    return record
+    return record | loose_fields(batch)
 
 
 def _bits(missing: NDArray[np.bool_]) -> bytes:

@@ -119,6 +119,7 @@ def _check_alert(alert: Alert) -> None:
     _check_labels(profile=alert.profile, technique=alert.technique, suppressed_by=alert.suppressed_by)
     _check_times(occurred_at=alert.occurred_at)
     _check_least(0, episode=alert.episode, query_index=alert.query_index)
+    _check_least(1, revision=alert.revision)
     _check_finite([("score", alert.score), ("threshold", alert.threshold)])
     _check_evidence(alert.evidence)
 

@@ -40,9 +40,10 @@ def screen(batch: QueryBatch, repaired: Counter[str], moments: Moments | None = 
 def _fault_of_all(batch: QueryBatch) -> tuple[str, str] | None:
     if not (names_one(batch.model) and names_one(batch.model_version)):
         return NO_MODEL
+    texts = 0 if batch.texts is None else batch.texts.shape[1]
     for what, width, limit in (
-        ("features", batch.features.shape[1], DIMENSIONS),
-        ("outputs", batch.outputs.shape[1], OUTPUTS),
+        ("features", batch.features.shape[1] + texts, DIMENSIONS),
+        ("outputs", batch.outputs.shape[1] + (batch.output_kind == "none"), OUTPUTS),
     ):
         if not 0 < width <= limit:
             return "dimension", f"{what} have {width} entries; send 1 to {limit}"
@@ -73,9 +74,12 @@ def _bad_outputs(batch: QueryBatch) -> list[int]:
     import numpy as np
 
     if batch.output_kind == "probabilities":
-        return _not_probabilities(batch.outputs) if len(batch) else []
+        some = batch.output_names is not None or batch.outputs.shape[1] == 1
+        return _not_probabilities(batch.outputs, some) if len(batch) else []
     if batch.output_kind == "label":
         return _not_label(batch.outputs)
+    if batch.outputs.shape[1] != _WIDTHS.get(batch.output_kind, batch.outputs.shape[1]):
+        return list(range(len(batch)))
     if all_of(finite := np.isfinite(batch.outputs)):
         return []
     return _where_not(np.logical_and.reduce(finite, axis=1))
@@ -90,17 +94,22 @@ def _not_label(outputs: NDArray[np.float32]) -> list[int]:
     return _where_not(np.isfinite(labels) & (np.floor(labels) == labels))
 
 
-def _not_probabilities(outputs: NDArray[np.float32]) -> list[int]:
+_WIDTHS: dict[str, int] = {"none": 0, "unstated": 1}
+
+
+def _not_probabilities(outputs: NDArray[np.float32], some: bool) -> list[int]:
+    """Rows of ``outputs`` that are no probabilities of all classes, or of ``some`` of them."""
     import numpy as np
 
     if not all_of(possible := (outputs >= 0) & (outputs <= 1 + PROBABILITY_SUM_TOLERANCE)):
-        outputs = np.where(np.logical_and.reduce(possible, axis=1)[:, None], outputs, np.float32(0))
+        outputs = np.where(np.logical_and.reduce(possible, axis=1)[:, None], outputs, np.float32(2))
     sums = np.add.reduce(outputs, axis=1)  # a product with ones rounds a row by the number of its neighbours
-    fine: NDArray[np.bool_] = np.abs(sums - 1) <= PROBABILITY_SUM_TOLERANCE
+    beside = np.maximum(sums - 1, 0) if some else np.abs(sums - 1)
+    fine: NDArray[np.bool_] = beside <= PROBABILITY_SUM_TOLERANCE
     return _where_not(fine)
 
 
 NO_MODEL = "identity", f"model and model_version must be 1 to {NAME_CHARACTERS} plain characters and not {EVERYONE!r}"
 _NO_TIME = "time", "occurred_at must be RFC 3339 with a zone, or seconds (not milliseconds) since 1970"
 _NOT_FINITE = "non-finite", "outputs must be finite numbers"
-_NO_OUTPUTS = "outputs", "outputs must be non-negative and add up to 1, or one whole class number for a label"
+_NO_OUTPUTS = "outputs", "outputs must be probabilities (of all classes, or named), a whole class number, or one number"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from detector.contracts.batches import COLUMNS, concatenate, take
+from detector.contracts.batches import COLUMNS, concatenate, cut, take
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 
@@ -39,8 +40,9 @@ def accounts_of(pieces: Sequence[QueryBatch]) -> list[QueryBatch]:
     order = np.argsort(whole.occurred_at, kind="stable")
     order = order[np.argsort(whole.principal_index[order], kind="stable")]
     edges = np.cumsum(np.bincount(whole.principal_index, minlength=len(whole.principals)))
-    rows = dict(zip(whole.principals, np.split(order, edges[:-1]), strict=True))
-    return [_account(take(whole, own), name) for name, own in sorted(rows.items()) if len(own)]
+    ordered = take(whole, order)
+    ends = dict(zip(whole.principals, pairwise([0, *edges.tolist()]), strict=True))
+    return [_account(cut(ordered, *own), name) for name, own in sorted(ends.items()) if own[0] < own[1]]
 
 
 def _account(queries: QueryBatch, name: str) -> QueryBatch:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.calibration.invented import Invented
-from detector.core.standards import MOST, outermost
+from detector.core.standards import MOST, outermost, unexplained
 
 NOBODY = -1
 """Whose exemplar an invented user is."""
@@ -20,12 +20,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Farthest:
-    """The largest D of an account; ``added`` float64 (j,), what each measure adds to it; and the accounts that it
-    rests on: without any others it would be the same."""
+    """The largest D of an account, after its query number ``row``, from 0; ``added`` float64 (j,), what each measure
+    adds to it; the accounts that it rests on: without any others it would be the same; and who excuses most of it: the
+    account ``excused_by``, who ``reached`` float64 (j,)."""
 
     largest: float
     added: Floats
     rests_on: frozenset[int]
+    row: int
+    excused_by: int
+    reached: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +47,29 @@ class Jury:
 
     def farthest(self, at: int, without: Collection[int] = ()) -> Farthest:
         """Account ``at`` beside all others but those ``without``."""
-        whose, exemplars = self._exemplars({at, *without})
-        largest, added, used = farthest(self.scores[at], exemplars)
-        return Farthest(largest, added, frozenset(whose[used].tolist()))
+        return self.judged(self.scores[at], {at, *without})
+
+    def judged(self, scores: Floats, without: Collection[int] = ()) -> Farthest:
+        """Somebody with ``scores`` float64 (queries, j) beside all accounts but those ``without``."""
+        whose, exemplars = self._exemplars(without)
+        largest, used = farthest(scores, exemplars)
+        row, last = next(reversed(used.items()))
+        added = np.clip(scores[row] - exemplars[last], 0.0, MOST)
+        rests_on = frozenset(whose[list(used.values())].tolist())
+        return Farthest(largest, added, rests_on, row, int(whose[last]), exemplars[last])
+
+    def course(self, scores: Floats, without: Collection[int] = ()) -> Floats:
+        """float64 (queries,): D as of each query of somebody with ``scores``, beside all but those ``without``."""
+        return unexplained(scores, self._exemplars(without)[1])[0]
+
+    def again(self, some: Collection[int], before: Sequence[Farthest]) -> list[Farthest]:
+        """How far each account is if those ``some`` do not excuse others, from what it was ``before``."""
+        touched = (NOBODY, *some)
+        return [own if own.rests_on.isdisjoint(touched) else self.farthest(at, some) for at, own in enumerate(before)]
 
     def without(self, some: Collection[int], before: Sequence[Farthest]) -> Floats:
-        """float64 (n,): the largest D of each account if those ``some`` did not excuse others, from what it was
-        ``before``."""
-        largest = np.array([own.largest for own in before])
-        for at, own in enumerate(before):
-            if not own.rests_on.isdisjoint((NOBODY, *some)):
-                largest[at] = self.farthest(at, some).largest
-        return largest
+        """float64 (n,): the largest D that ``again`` gives."""
+        return np.array([own.largest for own in self.again(some, before)])
 
     def _exemplars(self, without: Collection[int]) -> tuple[Array, Floats]:
         """Whose they are, int64 (e,), and the exemplars float64 (e, j) of all accounts but those ``without``."""
@@ -64,13 +79,13 @@ class Jury:
         return np.append(whose, np.full(len(invented), NOBODY)), every
 
 
-def farthest(scores: Floats, exemplars: Floats) -> tuple[float, Floats, Array]:
-    """The largest D of ``scores`` (n, j) beside ``exemplars`` (e, j), what adds to it, float64 (j,), and which of these
-    it rests on. Each bounds D of every row from above, so that few rows are held against all of them."""
+def farthest(scores: Floats, exemplars: Floats) -> tuple[float, dict[int, int]]:
+    """The largest D of ``scores`` (n, j) beside ``exemplars`` (e, j), and which of these it rests on, by row; that of
+    the largest D is the last. Each exemplar bounds D of every row from above, so that few rows are held against all."""
     bound = np.clip(scores, 0.0, MOST).sum(axis=1)
     used: dict[int, int] = {}
     while (at := int(bound.argmax())) not in used:
         best = used[at] = int(np.clip(scores[at] - exemplars, 0.0, MOST).sum(axis=1).argmin())
         np.minimum(bound, np.clip(scores - exemplars[best], 0.0, MOST).sum(axis=1), out=bound)
-    added = np.clip(scores[at] - exemplars[used[at]], 0.0, MOST)
-    return float(bound[at]), added, np.unique(list(used.values()))
+    used[at] = used.pop(at)
+    return float(bound[at]), used

@@ -15,6 +15,8 @@ from detector.core.measure import Family
 from detector.core.scoring import CHANGE
 from detector.core.signals import MEASURES
 
+Floats = NDArray[np.float64]
+
 NOTABLE = 2.0
 """A family of measures counts from so many standard deviations on that it adds to an account's D."""
 
@@ -59,14 +61,18 @@ def outliers(calibration: Calibration, budget: float) -> list[Outlier]:
     return sorted(found, key=lambda outlier: -outlier.largest)
 
 
-def allowed(calibration: Calibration, budget: float) -> NDArray[np.float64]:
+def allowed(calibration: Calibration, budget: float) -> Floats:
     """float64 (n,): for each account the threshold that all others give."""
-    largest, odd = calibration.largest, calibration.odd
-    rest = [calibration.long & (np.arange(len(largest)) != at) for at in range(len(largest))]
+    return limits(calibration.largest, calibration.odd, calibration.long, budget)
+
+
+def limits(largest: Floats, odd: Floats, counts: NDArray[np.bool_], budget: float) -> Floats:
+    """float64 (n,): for each account with its ``largest`` D the threshold that those others give which ``counts``."""
+    rest = [counts & (np.arange(len(largest)) != at) for at in range(len(largest))]
     return np.array([Tail.beside(largest[own], odd[own]).threshold(budget) for own in rest])
 
 
-def _outliers(calibration: Calibration, limits: NDArray[np.float64]) -> Iterator[Outlier]:
+def _outliers(calibration: Calibration, limits: Floats) -> Iterator[Outlier]:
     measures, largest = calibration.profile.standards.measures, calibration.largest
     for at in np.flatnonzero(largest > limits).tolist():
         added = calibration.farthest[at].added

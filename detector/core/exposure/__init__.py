@@ -1,7 +1,6 @@
-"""How much of the owner's model a principal's queries have told him (Kesarwani, Mukhoty, Arya, Mehta, ACSAC 2018).
+"""How much of the owner's model a principal has learned from the answers (Kesarwani, Mukhoty, Arya, Mehta, ACSAC 2018).
 
-An exposure is a meter, never an accusation: honest principals learn a model too, and faster per query than most
-thieves.
+An exposure is a meter and raises no alarm: honest principals learn a model too, and faster per query than most thieves.
 """
 
 from __future__ import annotations

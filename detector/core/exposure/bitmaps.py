@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 
 CELLS = 2_048
-"""Bits of a bitmap. Only cells with validation rows count, and of those there are 2,000 at most."""
+"""The bits of a bitmap. Only cells with validation rows count, and there are at most 2,000 of those."""
 BYTES = CELLS // 8
 
 Bitmaps = NDArray[np.uint8]
 
 
 def is_set(bitmaps: Bitmaps, cell: Array) -> NDArray[np.bool_]:
-    """bool (n,): whether the ``cell`` int64 (n,) of each of ``bitmaps`` uint8 (n, 256) was visited."""
+    """Returns bool (n,): whether the ``cell`` int64 (n,) of each of ``bitmaps`` uint8 (n, 256) was visited."""
     byte = np.take_along_axis(bitmaps, cell[:, None] >> 3, axis=1)[:, 0]
     return np.asarray((byte >> (cell & 7)) & 1 == 1)
 
 
 def visit(bitmaps: Bitmaps, row: Array, cell: Array) -> None:
-    """Set bit ``cell[i]`` of ``bitmaps[row[i]]``, in place."""
+    """Sets bit ``cell[i]`` of ``bitmaps[row[i]]``, in place."""
     np.bitwise_or.at(bitmaps, (row, cell >> 3), (1 << (cell & 7)).astype(np.uint8))
 
 
 def visited(bitmaps: Bitmaps) -> tuple[Array, Array]:
-    """int64 each: row and cell of every visit, ascending."""
+    """Returns int64 each: row and cell of every visit, ascending."""
     row, cell = np.nonzero(np.unpackbits(bitmaps, axis=1, bitorder="little"))
     return row, cell

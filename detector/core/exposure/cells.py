@@ -14,7 +14,7 @@ from detector.core.exposure.levels import Sketches
 from detector.core.vectors import faiss
 
 CELLS = 256
-"""At most so many cells, and so few that each has about eight validation rows."""
+"""The most cells; there are also few enough that each has about eight validation rows."""
 _ROWS_A_CELL = 8
 _ROUNDS = 20
 _SEED = 1
@@ -22,15 +22,15 @@ _SEED = 1
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """``centres`` float32 (c, 16), whole numbers, lest a cell depend on how a product of matrices rounds. ``rows``
-    int64 (c,): the validation rows in each, at least 1; a cell weighs its share of them."""
+    """``centres`` float32 (c, 16), whole numbers, so that no cell depends on how a product of matrices rounds. ``rows``
+    int64 (c,): the validation rows in each, at least 1, which give its weight."""
 
     centres: NDArray[np.float32]
     rows: Array
 
     @classmethod
     def of(cls, sketches: Sketches) -> Cells:
-        """From the levels of the validation rows, uint8 (v, 16)."""
+        """Returns the cells of the levels of the validation rows, uint8 (v, 16)."""
         points = sketches.astype(np.float32)
         count = min(CELLS, max(len(points) // _ROWS_A_CELL, 1), len(np.unique(points, axis=0)))
         kmeans = faiss.Kmeans(points.shape[1], count, niter=_ROUNDS, seed=_SEED, min_points_per_centroid=1)
@@ -46,7 +46,8 @@ class Cells:
         return np.asarray(self.rows / self.rows.sum())
 
     def cell(self, sketches: Sketches) -> Array:
-        """int64 (n,): the nearest centre to each row of levels uint8 (n, 16), the first of equally near ones."""
+        """Returns int64 (n,): the nearest centre to each row of levels uint8 (n, 16), the first of equally near
+        ones."""
         nearness = sketches.astype(np.float32) @ self.centres.T - self._half_squares
         return np.asarray(nearness.argmax(axis=1))
 

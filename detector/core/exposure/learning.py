@@ -1,8 +1,7 @@
-"""Strategy 1 of Kesarwani et al.: what a tree learned from a principal's answers knows of the owner's labels.
+"""Strategy 1 of Kesarwani et al.: how well a tree trained on a principal's answers predicts the owner's labels.
 
-status = 100 * IG(S, T_user) / IG(S, T_owner) with S the validation set. Its labels are the owner's model's own
-predictions, so whatever the model is, IG(S, T_owner) is Entropy(S), and agreement with the model counts, not with
-the truth.
+status = 100 * IG(S, T_user) / IG(S, T_owner) with S the validation set. Its labels are the predictions of the owner's
+model, so IG(S, T_owner) is Entropy(S) for any model, and the exposure measures agreement with the model, not accuracy.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from detector.core.exposure.information import entropy, information_gain
 from detector.core.exposure.levels import Sketches
 
 FIRST = 20
-"""The first fit is after so many queries..."""
+"""The first fit is after this many queries..."""
 GROWTH = 8
-"""...and the next when there are so many times as many. A fit costs about as much as PRADA on a hundred queries."""
+"""...and the next at this many times as many. A fit costs about as much as PRADA on a hundred queries."""
 _SCHEDULE = FIRST * GROWTH ** np.arange(19, dtype=np.int64)
 
 
 def is_due(queries: Array) -> NDArray[np.bool_]:
-    """bool (n,): whether a tree is fitted after so many ``queries`` int64 (n,)."""
+    """Returns bool (n,): whether a tree is fitted after this number of ``queries`` int64 (n,)."""
     return np.isin(queries, _SCHEDULE)
 
 
 class Examination:
-    """Of trees, on validation rows with levels uint8 (v, 16) and ``labels`` int64 (v,)."""
+    """Measures trees on validation rows with levels uint8 (v, 16) and ``labels`` int64 (v,)."""
 
     def __init__(self, sketches: Sketches, labels: Array) -> None:
         self._rows = np.ascontiguousarray(sketches, np.float32)
@@ -36,11 +35,12 @@ class Examination:
 
     @property
     def asks(self) -> bool:
-        """Whether there is anything to know: the model says more than one thing of the rows."""
+        """Whether the labels are of more than one class, so that there is something to learn."""
         return self._all > 0.0
 
     def exposure(self, sketches: Sketches, labels: Array) -> float:
-        """Percent: what an entropy tree learned from pairs of levels (n, 16) and ``labels`` int64 (n,) knows."""
+        """Returns in percent the exposure of an entropy tree learned from pairs of levels (n, 16) and ``labels`` int64
+        (n,)."""
         if len(np.unique(labels)) < 2:
             return 0.0
         from sklearn import config_context

@@ -1,7 +1,7 @@
-"""A query as sixteen small numbers: where it stands among validation rows in the features that tell most of labels.
+"""A query as sixteen small numbers: its position among the validation rows in the most informative features.
 
-Both meters work on these alone. A principal's tree can only show what it knows where validation rows differ, so
-thresholds between them are all it needs, and state, log and fits stay small however many features there are.
+Both meters use these numbers alone. A principal's tree can only differ where validation rows differ, so thresholds
+between them suffice, and state, log and fits stay small however many features there are.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 
 FEATURES = 16
-"""Features looked at, at most."""
+"""The most features used."""
 THRESHOLDS = 31
-"""Thresholds in each, at most."""
+"""The most thresholds per feature."""
 
 Sketches = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Levels:
-    """``columns`` int64 (m,): the features looked at, m at most 16. ``thresholds`` float32 (m, 31), ascending,
-    infinite where a feature has fewer."""
+    """``columns`` int64 (m,): the features used, m at most 16. ``thresholds`` float32 (m, 31), ascending, infinite
+    where a feature has fewer."""
 
     columns: Array
     thresholds: NDArray[np.float32]
 
     @classmethod
     def of(cls, features: NDArray[np.float32], labels: Array) -> Levels:
-        """From the validation ``features`` (v, d) and their ``labels`` int64 (v,)."""
+        """Returns the levels of the validation ``features`` (v, d) with ``labels`` int64 (v,)."""
         columns = _telling(features, labels)
         thresholds = np.full((len(columns), THRESHOLDS), np.inf, np.float32)
         for own, column in zip(thresholds, columns.tolist(), strict=True):
@@ -41,8 +41,8 @@ class Levels:
         return cls(columns, thresholds)
 
     def sketch(self, values: NDArray[np.float32]) -> Sketches:
-        """uint8 (n, 16): the level of ``values`` (n, m), those of ``columns`` alone: how many thresholds lie below,
-        times what makes the highest of each feature about 31. 0 for NaN, and for features that there are not."""
+        """Returns uint8 (n, 16): the level of ``values`` (n, m) of the features ``columns``: the number of thresholds
+        below, scaled so that the highest level of each feature is about 31. 0 for NaN, and for absent features."""
         levels = np.zeros((FEATURES, len(values)), np.uint8)
         found, features = levels[: len(self.columns)], np.ascontiguousarray(values.T)
         for threshold in self.thresholds.T:
@@ -59,7 +59,8 @@ class Levels:
 
 
 def _telling(features: NDArray[np.float32], labels: Array) -> Array:
-    """The features that matter most to an entropy tree of the labels, then those with most values; ascending."""
+    """Returns the features that matter most to an entropy tree of the labels, then those with most values;
+    ascending."""
     from sklearn.tree import DecisionTreeClassifier
 
     tree = DecisionTreeClassifier(criterion="entropy", random_state=0).fit(features, labels)
@@ -70,8 +71,8 @@ def _telling(features: NDArray[np.float32], labels: Array) -> Array:
 
 
 def _thresholds(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Halfway between neighbouring values, at least the lower and below the higher: all, or those nearest to the 31
-    quantiles."""
+    """Returns thresholds halfway between neighbouring values, at least the lower and below the higher: all, or those
+    nearest to the 31 quantiles."""
     distinct, counts = np.unique(values, return_counts=True)
     low, high = distinct[:-1], distinct[1:]
     between = low + (high - low) / np.float32(2)

@@ -1,4 +1,4 @@
-"""What both meters share as signals."""
+"""What both meters have in common as signals."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from detector.core.signal import Delta, Proposal
 
 
 def metered(statistic: NDArray[np.float64], delta: Delta) -> Proposal:
-    """An exposure, ``statistic`` float64 (n,) in percent, that accuses nobody."""
+    """Returns a proposal with an exposure, ``statistic`` float64 (n,) in percent, that raises no alarm."""
     count = len(statistic)
     return Proposal(statistic, np.full(count, np.nan), np.zeros(count, np.bool_), np.nan, {}, delta)
 
 
 def silent(count: int) -> Proposal:
-    """Nothing to say of ``count`` rows."""
+    """Returns an empty proposal for ``count`` rows."""
     return metered(np.full(count, np.nan), {})
 
 
 def one_tag(states: Sequence[Delta]) -> Array:
-    """uint64 (slots,): the validation set that all members' ``slot_tag`` go by, 0 if they have none. Raises
-    NotMergeable where they go by several."""
+    """Returns uint64 (slots,): the validation set of all members' ``slot_tag``, 0 if they have none. Raises
+    NotMergeable if there are several."""
     tags = np.stack([state["slot_tag"] for state in states])
     tag: Array = tags.max(axis=0)
     if ((tags != tag) & (tags != 0)).any():

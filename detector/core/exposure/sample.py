@@ -1,9 +1,9 @@
-"""Which (query, label) pairs of a principal are kept to learn his tree from: at most 512, chosen by a keyed hash.
+"""The sample of (query, label) pairs that a principal's tree is learned from: at most 512, chosen by a keyed hash.
 
-The hash names a place, and of all pairs ever sent to a place the one with the least hash stays (one-permutation
-hashing, Li, Owen and Zhang, NeurIPS 2012). So neither order nor repeats change what is kept, the kept pairs of two
-principals give those of both together, and whoever does not know the validation rows, which are the key, cannot
-choose what is kept.
+The hash selects a place, and of all pairs sent to a place the one with the smallest hash stays (one-permutation
+hashing, Li, Owen and Zhang, NeurIPS 2012). So neither order nor repeats change the sample, the samples of two
+principals merge to the sample of both, and nobody who does not know the validation rows, which are the key, can choose
+what is kept.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Hashes = NDArray[np.uint64]
 PAIR = np.dtype([("hash", np.uint64), ("label", np.int64), ("sketch", np.uint8, (FEATURES,))])
 """One kept pair."""
 EMPTY = np.uint64(2**64 - 1)
-"""The hash of a place that holds none."""
+"""The hash of an empty place."""
 NOTHING = np.array((EMPTY, 0, 0), PAIR)
 
 
 def hashed(sketches: Sketches, labels: Array, key: np.uint64) -> Hashes:
-    """uint64 (n,): of pairs of levels (n, 16) and ``labels`` int64 (n,)."""
+    """Returns uint64 (n,): hashes of pairs of levels (n, 16) and ``labels`` int64 (n,)."""
     words = sketches.view(np.uint64)
     mixed = _mixed(words[:, 0] ^ key)
     mixed = _mixed(mixed ^ words[:, 1])
@@ -34,12 +34,12 @@ def hashed(sketches: Sketches, labels: Array, key: np.uint64) -> Hashes:
 
 
 def place(hashes: Hashes) -> Array:
-    """int64 (n,): where pairs with ``hashes`` belong."""
+    """Returns int64 (n,): the places of pairs with ``hashes``."""
     return (hashes % np.uint64(PLACES)).astype(np.int64)
 
 
 def least(hashes: Hashes, group: Array) -> Array:
-    """int64: the row with the least hash of each (group, place), ascending by group and place."""
+    """Returns int64: the row with the smallest hash of each (group, place), ascending by group and place."""
     where = group * PLACES + place(hashes)
     order = np.lexsort((hashes, where))
     first = np.diff(where[order], prepend=-1) != 0

@@ -1,4 +1,4 @@
-"""Trees whose values add up: a forest, or boosted trees."""
+"""An ensemble of trees whose values add up: a forest, or boosted trees."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from detector.core.owner_model.tree import Tree
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ensemble:
-    """Scores are ``base`` float64 (k,) and the values of the leaf in each of ``trees``, which are shares of a mean
-    already; one score stands for class 1 of two, which wins above 0."""
+    """Scores are ``base`` float64 (k,) plus the values of the leaf in each of ``trees``, which are already divided if
+    they are averaged; a single score stands for class 1 of two, which wins above 0."""
 
     trees: tuple[Tree, ...]
     base: Floats
@@ -34,7 +34,7 @@ class Ensemble:
         return self.trees[0].features
 
     def outputs(self, features: NDArray[np.float32]) -> Floats:
-        """float64 (n, classes): what the ensemble says of each row of ``features`` float32 (n, d)."""
+        """Returns float64 (n, classes): the ensemble's outputs for each row of ``features`` float32 (n, d)."""
         scores = np.tile(self.base, (len(features), 1))
         for tree in self.trees:
             scores += tree.outputs(features)

@@ -1,4 +1,4 @@
-"""What the features of a model are called and over what they range."""
+"""The names and ranges of the features of a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
     """``names`` of the d features, in the order of the log; ``low`` and ``high`` float64 (d,): the range of each over
-    the training data, NaN where it is not known."""
+    the training data, NaN where unknown."""
 
     names: tuple[str, ...]
     low: Floats
@@ -32,12 +32,12 @@ class Features:
 
     @classmethod
     def unnamed(cls, count: int) -> Features:
-        """x0, x1 and so on, of unknown ranges."""
+        """Returns features named x0, x1 and so on, of unknown ranges."""
         return cls.named([f"x{number}" for number in range(count)])
 
     @classmethod
     def named(cls, names: list[str]) -> Features:
-        """Of unknown ranges."""
+        """Returns features with these names, of unknown ranges."""
         return cls(tuple(names), np.full(len(names), np.nan), np.full(len(names), np.nan))
 
     def to_record(self) -> dict[str, Any]:
@@ -49,13 +49,13 @@ class Features:
 
 
 def require(good: bool, field: str, complaint: str) -> None:
-    """Raise ConfigurationError, with the field of the model file that is wrong, unless ``good``."""
+    """Raises ConfigurationError, with the field of the model file that is wrong, unless ``good``."""
     if not good:
         raise ConfigurationError(f"{field} {complaint}")
 
 
 def require_all(good: NDArray[np.bool_], field: str, complaint: str) -> None:
-    """The same for each entry of ``field``: the first that is wrong is named."""
+    """Raises ConfigurationError for the first entry of ``field`` that is wrong."""
     wrong = np.flatnonzero(~good)
     if len(wrong):
         raise ConfigurationError(f"{field.format(int(wrong[0]))} {complaint}")

@@ -1,12 +1,13 @@
 """Safe intervals of the leaves of a tree (Quiring, Arp and Rieck, EuroS&P 2018; their published code).
 
-On the path to a leaf each feature has an interval, open sides being closed by its range. A Gaussian kernel density of
-the leaf's own rows says how far one may go in from either end before 0.5 percent of their mass lies behind; a margin
-is that wide, at most 7.5 percent of the interval. Leaves with five rows or fewer have it up to their nearest row.
+On the path to a leaf each feature has an interval; open sides are closed by its range. A Gaussian kernel density of the
+leaf's own rows gives the point at either end beyond which 0.5 percent of their mass lies; a margin is that wide, at
+most 7.5 percent of the interval. In leaves with five rows or fewer the margin ends at their nearest row.
 
-Two things are ours. Bandwidths are shares of the feature's range, which is the same for the published data in 0..1, so
-that units do not matter. And a margin never reaches into the rows themselves by more than those 0.5 percent: the
-kernels of a category's value at the end of its range would else put all who have it in the margin.
+Two things differ from the published code. Bandwidths are shares of the feature's range, which is the same for the
+published data in 0..1, so that units do not matter. And a margin never covers more than 0.5 percent of the rows
+themselves: the kernels of a category's value at the end of its range would else put all rows with that value in the
+margin.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ _FOLDS = 5
 _BANDWIDTHS = np.linspace(0.01, 1.0, 30)
 _GRID = 1_000
 _MOST = 250
-"""Rows of a leaf whose density is estimated, evenly chosen: cross-validation takes the square of them."""
+"""The most rows of a leaf whose density is estimated, evenly chosen: cross-validation takes time quadratic in them."""
 
 
 def safe_intervals(tree: Tree, features: NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """float64: the lower and upper ends, for each entry of the tree's ``paths``, from rows ``features`` float32 (n, d)
-    like those it was trained on."""
+    """Returns float64: the lower and upper ends, for each entry of the tree's ``paths``, from rows ``features`` float32
+    (n, d) like the training data."""
     paths, leaf = tree.paths, tree.leaf(features)
     low, high, spread = _closed(tree, features)
     for at in range(tree.leaves):
@@ -42,7 +43,7 @@ def safe_intervals(tree: Tree, features: NDArray[np.float32]) -> tuple[Floats, F
 
 
 def _closed(tree: Tree, features: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-    """Bounds of each entry of the paths with open sides closed, and the range of its feature."""
+    """Returns the bounds of each entry of the paths with open sides closed, and the range of its feature."""
     paths = tree.paths
     least = np.fmin(tree.features.low, features.min(axis=0))[paths.feature]
     most = np.fmax(tree.features.high, features.max(axis=0))[paths.feature]
@@ -52,7 +53,7 @@ def _closed(tree: Tree, features: NDArray[np.float32]) -> tuple[Floats, Floats, 
 
 
 def _widths(values: Floats, low: float, high: float, spread: float) -> tuple[float, float]:
-    """Of the margins at either end of an interval, for the ``values`` (n,) of a leaf's rows."""
+    """Returns the widths of the margins at either end of an interval, for the ``values`` (n,) of a leaf's rows."""
     widest = WIDEST * (high - low)
     if not len(values):
         return widest, widest
@@ -62,7 +63,7 @@ def _widths(values: Floats, low: float, high: float, spread: float) -> tuple[flo
 
 
 def _nearly_all(values: Floats, low: float, high: float, spread: float) -> tuple[float, float]:
-    """Between which points all but ``BEHIND`` of the mass lies, on either side."""
+    """Returns the two points between which all but ``BEHIND`` of the mass lies, on either side."""
     chosen = values[np.linspace(0, len(values) - 1, min(len(values), _MOST)).astype(np.int64)] / spread
     grid = np.linspace(low / spread, high / spread, _GRID)
     mass = _mass(chosen, grid)
@@ -73,7 +74,7 @@ def _nearly_all(values: Floats, low: float, high: float, spread: float) -> tuple
 
 
 def _mass(values: Floats, grid: Floats) -> Floats:
-    """float64: the density's integral from the first point of ``grid`` to each, without what lies before it."""
+    """Returns float64: the density's integral from the first point of ``grid`` to each, without the mass before it."""
     from scipy.integrate import cumulative_trapezoid
 
     width = _bandwidth(values)
@@ -82,7 +83,8 @@ def _mass(values: Floats, grid: Floats) -> Floats:
 
 
 def _bandwidth(values: Floats) -> float:
-    """Of 30 the one under which the rest of ``values`` (n,) makes each of five consecutive parts of them likeliest."""
+    """Returns the one of 30 bandwidths with the highest five-fold cross-validated likelihood of ``values`` (n,), in
+    consecutive folds."""
     fold = np.repeat(np.arange(_FOLDS), [len(part) for part in np.array_split(values, _FOLDS)])
     squares = (values[:, None] - values) ** 2
     squares[fold[:, None] == fold] = np.inf
@@ -92,7 +94,7 @@ def _bandwidth(values: Floats) -> float:
 
 
 def _likelihood(beyond: Floats, nearest: Floats, width: float) -> float:
-    """But for a constant, the log-likelihood of values whose squared distances to others are ``nearest`` +
+    """Returns, up to a constant, the log-likelihood of values whose squared distances to others are ``nearest`` +
     ``beyond``."""
     kernels = np.log(np.exp(-beyond / (2 * width**2)).sum(axis=1)) - nearest / (2 * width**2)
     return float(kernels.sum() - len(nearest) * np.log(width))

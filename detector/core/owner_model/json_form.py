@@ -1,4 +1,4 @@
-"""The file form of a model. What is wrong with a file is said with the place in it."""
+"""The file form of a model. Errors name the place in the file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Feature(msgspec.Struct):
 
 
 class _Node(msgspec.Struct):
-    """A leaf has a value and nothing else, any other node all but the value."""
+    """A leaf has only a value; any other node has everything except a value."""
 
     feature: _Number | None = None
     threshold: float | None = None
@@ -68,7 +68,7 @@ _AnyForm = TypeVar("_AnyForm", bound=_Form)
 
 
 def from_json(text: str | bytes) -> OwnerModel:
-    """The model in a file. Raises ConfigurationError that names the field which is wrong."""
+    """Returns the model in a file. Raises ConfigurationError that names the wrong field."""
     head = _decoded(text, _Form)
     require(head.schema == SCHEMA, "schema", f"is {head.schema!r}; this version reads {SCHEMA}")
     features = _features(head.features)
@@ -81,7 +81,7 @@ def from_json(text: str | bytes) -> OwnerModel:
 
 
 def to_json(model: OwnerModel) -> str:
-    """The same model as a file, one node or row of weights a line."""
+    """Returns the model as a file, one node or row of weights per line."""
     body: dict[str, Any]
     if isinstance(model, Tree):
         body = {"kind": "tree", "nodes": _nodes(model)}
@@ -165,7 +165,7 @@ def _known(**bounds: float) -> dict[str, float]:
 
 
 def _lines(body: dict[str, Any]) -> str:
-    """JSON with the entries of long lists on lines of their own."""
+    """Returns JSON with the entries of long lists on lines of their own."""
     parts = []
     for name, value in body.items():
         if isinstance(value, list) and value and isinstance(value[0], dict | list):

@@ -1,4 +1,4 @@
-"""A linear classifier, and how far queries are from where its answer changes."""
+"""A linear classifier, and the distances of queries to its decision boundary."""
 
 from __future__ import annotations
 
@@ -39,21 +39,22 @@ class Linear:
 
     @property
     def sides(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return max(len(self.weights), 2)
 
     def scores(self, features: NDArray[np.float32]) -> Floats:
-        """float64 (n, k), or (n, 1) for a single row of weights; the same bits however many rows are asked at once."""
+        """Returns float64 (n, k), or (n, 1) for a single row of weights; the same bits however many rows are passed at
+        once."""
         rows = features.astype(np.float64, order="C")
         return np.asarray(np.vecdot(rows[:, None], self.weights) + self.intercepts)
 
     def outputs(self, features: NDArray[np.float32]) -> Floats:
-        """float64 (n, classes): probabilities, or with the link ``identity`` the scores."""
+        """Returns float64 (n, classes): probabilities, or with the link ``identity`` the scores."""
         return linked(self.scores(features), self.link)
 
     def distances(self, features: NDArray[np.float32]) -> tuple[NDArray[np.int64], Floats]:
-        """int64 (n,): the class of each row; float64 (n,): how far it is, in feature units, from the nearest point that
-        scores another class as high."""
+        """Returns int64 (n,): the class of each row; float64 (n,): its distance, in feature units, to the nearest point
+        that scores another class as high."""
         scores = self.scores(features)
         if len(self.weights) == 1:
             return (scores[:, 0] > 0).astype(np.int64), np.abs(scores[:, 0]) / np.linalg.norm(self.weights)

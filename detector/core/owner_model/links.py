@@ -1,4 +1,4 @@
-"""From the scores of a linear model or an ensemble to what it says of each class."""
+"""From the scores of a linear model or an ensemble to its output for each class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Link = Literal["identity", "logistic", "softmax"]
 
 
 def require_link(link: str, scores: int) -> None:
-    """Raises ConfigurationError for a link that is unknown, or does not go with so many scores."""
+    """Raises ConfigurationError for an unknown link, or one that does not fit this number of ``scores``."""
     require(link in get_args(Link), "link", f"is {link!r}; it must be one of {', '.join(get_args(Link))}")
     require(
         link != "softmax" or scores > 1,
@@ -24,7 +24,7 @@ def require_link(link: str, scores: int) -> None:
 
 
 def linked(scores: Floats, link: Link) -> Floats:
-    """float64 (n, k) from ``scores`` (n, k), or (n, 1), which stand for class 1 of two.
+    """Returns float64 (n, k) from ``scores`` (n, k), or (n, 1), which stand for class 1 of two.
 
     ``softmax`` and ``logistic`` give probabilities, ``logistic`` of several scores after division by their sum (one
     against the rest); ``identity`` gives the scores themselves, (-s, s) for a single one.

@@ -1,9 +1,9 @@
-"""Which queries come close to where the owner's model changes its answer, for which a thief who maps it has to ask.
+"""Which queries come close to where the owner's model changes its answer, which a thief who maps it has to query.
 
 For decision trees these are the safe intervals of Forgotten Siblings (Quiring, Arp and Rieck, EuroS&P 2018): within the
-region of a leaf, a margin along each bound that the training data leave nearly empty. For linear models it is
-the distance to the boundary, for any other classifier the lead of the most probable class, both against what few honest
-queries stay below.
+region of a leaf, a margin along each bound that the training data leave nearly empty. For linear models it is the
+distance to the boundary, for any other classifier the lead of the most probable class; both thresholds are exceeded by
+nearly all honest queries.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Outputs = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Of each of n queries: ``leaf`` int64 (n,), 0 unless the model is a tree; ``inside`` bool (n,): whether it lies
-    in a margin; ``known`` bool (n,): whether that can be told at all."""
+    """For each of n queries: ``leaf`` int64 (n,), 0 unless the model is a tree; ``inside`` bool (n,): whether it is in
+    a margin; ``known`` bool (n,): whether that can be computed."""
 
     leaf: Array
     inside: NDArray[np.bool_]
@@ -41,11 +41,11 @@ class Close:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Margins:
-    """Of a tree: the safe intervals of leaf l are entries ``starts[l]`` to ``starts[l + 1]`` of ``feature`` int64,
-    ``low`` and ``high`` float64. Of a linear model: ``distances`` float64 (classes,), the margin on the side of each
-    class. Of all else ``low_margin``, the least lead of the top class over the next. What does not apply is empty, or
-    NaN. ``rate``: the share of honest queries in a margin, as measured on rows that the margins were not made from,
-    held between 0.005 and 0.3."""
+    """For a tree, the safe intervals of leaf l are entries ``starts[l]`` to ``starts[l + 1]`` of ``feature`` int64,
+    ``low`` and ``high`` float64. For a linear model, ``distances`` float64 (classes,) is the margin on the side of each
+    class. For all others, ``low_margin`` is the smallest lead of the top class over the next. What does not apply is
+    empty, or NaN. ``rate``: the share of honest queries in a margin, measured on rows that the margins were not made
+    from, held between 0.005 and 0.3."""
 
     starts: Array
     feature: Array
@@ -64,8 +64,8 @@ class Margins:
     def of(
         cls, model: OwnerModel | None, features: NDArray[np.float32], probabilities: Outputs | None = None
     ) -> Margins | None:
-        """From rows like those that the model was trained on: ``features`` float32 (n, d), and, where there is no
-        model, the ``probabilities`` (n, k) it gave for them. None where there is neither. Raises ConfigurationError."""
+        """Returns margins from rows like the training data: ``features`` float32 (n, d), and, where there is no model,
+        its ``probabilities`` (n, k) for them. Returns None where there is neither. Raises ConfigurationError."""
         if model is None and (probabilities is None or probabilities.shape[1] < 2):
             return None
         if len(features) < 2:
@@ -80,8 +80,8 @@ class Margins:
         return _fitted(model, features, probabilities, float(rate))
 
     def close(self, model: OwnerModel | None, features: NDArray[np.float32], probabilities: Outputs | None) -> Close:
-        """Judge queries by the ``model`` these margins were made for; ``probabilities`` (n, k) are asked for where
-        there is no model, and may be NaN where they are not known."""
+        """Judges queries by the ``model`` of these margins; ``probabilities`` (n, k) are needed where there is no
+        model, and may be NaN where unknown."""
         count = len(features)
         leaf, known = np.zeros(count, np.int64), np.ones(count, bool)
         if model is not None and features.shape[1] != len(model.features):
@@ -103,7 +103,7 @@ class Margins:
         return cls(**record)
 
     def _outside(self, leaf: Array, features: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """bool (n,): rows with some feature outside the safe interval of their leaf."""
+        """Returns bool (n,): rows with some feature outside the safe interval of their leaf."""
         lengths = np.diff(self.starts)[leaf]
         row = np.repeat(np.arange(len(leaf)), lengths)
         at = np.arange(len(row)) + np.repeat(self.starts[leaf] - np.cumsum(lengths) + lengths, lengths)
@@ -129,7 +129,7 @@ def _fitted(
 
 
 def _lead(outputs: NDArray[Any] | None, count: int) -> Floats:
-    """float64 (n,): the highest of ``outputs`` (n, k) less the next, NaN where there are no two."""
+    """Returns float64 (n,): the highest of ``outputs`` (n, k) less the next, NaN where there are no two."""
     if outputs is None or outputs.shape[1] < 2:
         return np.full(count, np.nan)
     top = np.partition(np.where(np.isnan(outputs), -np.inf, outputs), -2, axis=1)[:, -2:].astype(np.float64)

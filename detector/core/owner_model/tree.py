@@ -17,9 +17,8 @@ LEAF = -1
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """What each leaf asks of the features on its way: entries ``starts[l]`` to ``starts[l + 1]`` of the rest, int64
-    (leaves + 1,), are those of leaf l, one a feature. ``low`` < x <= ``high``, float64, infinite where a side is
-    open."""
+    """The bounds of each leaf's features: entries ``starts[l]`` to ``starts[l + 1]`` of the other arrays, int64 (leaves
+    + 1,), are those of leaf l, one per feature. ``low`` < x <= ``high``, float64, infinite where a side is open."""
 
     starts: Array
     feature: Array
@@ -29,10 +28,10 @@ class Paths:
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """``feature`` int32 (nodes,): what a node asks for, -1 in a leaf; ``threshold`` float64 (nodes,): a row with at
-    most that goes to ``children[:, 0]``, any other to ``children[:, 1]``, int32 (nodes, 2), both of which stand after
-    their parent. ``values`` float64 (leaves, k): class counts, shares or scores of each leaf, or its one number.
-    Leaves are numbered in the order of their nodes."""
+    """``feature`` int32 (nodes,): the feature that a node tests, -1 in a leaf; ``threshold`` float64 (nodes,): a row
+    with at most that value goes to ``children[:, 0]``, any other to ``children[:, 1]``, int32 (nodes, 2), both of which
+    come after their parent. ``values`` float64 (leaves, k): class counts, shares or scores of each leaf, or its one
+    number. Leaves are numbered in the order of their nodes."""
 
     features: Features
     feature: NDArray[np.int32]
@@ -64,7 +63,7 @@ class Tree:
         return int((self.feature == LEAF).sum())
 
     def leaf(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
-        """int64 (n,): the leaf of each row of ``features`` float32 (n, d), from 0 to ``leaves`` - 1.
+        """Returns int64 (n,): the leaf of each row of ``features`` float32 (n, d), from 0 to ``leaves`` - 1.
 
         As in scikit-learn, float32 values are compared with float64 thresholds.
         """
@@ -79,7 +78,7 @@ class Tree:
         return self._number[node]
 
     def outputs(self, features: NDArray[np.float32]) -> Floats:
-        """float64 (n, k): the values of each row's leaf."""
+        """Returns float64 (n, k): the values of each row's leaf."""
         return self.values[self.leaf(features)]
 
     @cached_property

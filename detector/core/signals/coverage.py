@@ -1,9 +1,9 @@
-"""``coverage``: how much of the owner's model the principal's queries have reached, in percent (Kesarwani et al.
+"""``coverage``: the share of the owner's model that the principal's queries have reached, in percent (Kesarwani et al.
 2018, strategy 2, with bitmaps of visited leaves; ``core.exposure.bitmaps`` has the formula).
 
-Cells are the leaves of the owner's tree, or for other models those of a coarse quantiser, and each counts by its
-share of the validation set. The cell is computed from the features: a log cannot forge it. It is a meter: its score
-is NaN, it never alarms. Without a validation set in the profile it is silent.
+Cells are the leaves of the owner's tree, or for other models those of a coarse quantiser, weighted by their share of
+the validation set. The cell is computed from the features, so that a log cannot forge it. It is a meter: its score is
+NaN and it raises no alarm. Without a validation set in the profile it has no result.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from detector.core.validation import Validation
 from detector.core.views import Views
 
 NOWHERE = -1
-"""The cell of a query that reaches none that counts."""
+"""The cell of a query that reaches no cell with validation rows."""
 
 
 class Coverage:
-    """State per slot: the bitmap of visited cells, how many validation rows are in them, and by whose cells they
-    go."""
+    """State per slot: the bitmap of visited cells, the number of validation rows in them, and the tag of their
+    validation set."""
 
     name: ClassVar[str] = "coverage"
     version: ClassVar[int] = 1
@@ -98,7 +98,7 @@ class Coverage:
         return self._slots.nbytes if slots is None else (BYTES + 16) * len(slots)
 
     def merge(self, states: list[Delta]) -> Delta:
-        """The OR of the members' visits."""
+        """Returns the OR of the members' bitmaps."""
         tag = one_tag(states)
         bits = np.zeros((len(tag), BYTES), np.uint8)
         for state in states:
@@ -111,7 +111,8 @@ class Coverage:
         return {"slot_covered": covered, "slot_tag": tag, **_events(slot, cell)}
 
     def _first_visits(self, rows: Rows, known: Array, cell: Array) -> tuple[Array, Array]:
-        """Rows that are the first of their principal in a cell; and slot * 2,048 + cell of each, ascending."""
+        """Returns the rows that are the first of their principal in a cell; and slot * 2,048 + cell of each,
+        ascending."""
         within = np.flatnonzero(cell != NOWHERE)
         bits = self._slots["bits"][rows.slots]
         bits[~known] = 0
@@ -143,7 +144,7 @@ class _Leaves:
         self.total = len(validation.features)
 
     def cell(self, rows: Rows) -> Array:
-        """int64 (n,). A query that leaves out a feature on its path reaches no leaf."""
+        """Returns int64 (n,). A query that leaves out a feature on its path reaches no leaf."""
         features, absent = sent(rows), missing(rows)
         if absent is None:
             return np.asarray(self._cell[self._tree.leaf(features)])

@@ -1,5 +1,5 @@
-"""``crossings``: queries that lie near an own earlier one and are told another class: adversarial examples, bisection,
-and whatever else steps over a decision boundary."""
+"""``crossings``: queries near an own earlier one that get another class: adversarial examples, bisection, and other
+steps over a decision boundary."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _LEAST = 1e-9
 
 
 def _score(sight: Sight) -> Floats:
-    """ln(distance to the nearest own earlier query that was told this class / that to the nearest of all), 0..3; NaN
-    for the first of a class."""
+    """Returns ln(distance to the nearest own earlier query of the same class / that to the nearest of any class), 0..3;
+    NaN for the first of a class."""
     same, nearest = sight.views.grown, sight.views.own.distance
     known = np.isfinite(same)
     ratio = np.where(known, same, 1.0) / np.maximum(np.where(known, nearest, 1.0), _LEAST)

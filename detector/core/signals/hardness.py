@@ -11,8 +11,8 @@ from detector.core.measure import Floats, Measure, Sight, rank
 
 
 def _score(sight: Sight) -> Floats:
-    """-ln of the share of honest queries that are harder; NaN where hardness is not logged or was not for the
-    reference."""
+    """Returns -ln of the share of honest queries that are harder; NaN where the query or the reference has no
+    hardness."""
     hardness = sight.rows.column("hardness", np.nan).astype(np.float64)
     return np.asarray(-np.log(1.0 - rank(hardness, sight.reference.hardness)))
 

@@ -1,4 +1,5 @@
-"""``high_margin``: answers surer than honest queries get: inputs drawn far from the data, inversion of a class."""
+"""``high_margin``: answers with more confidence than honest queries get: inputs far from the data, inversion of a
+class."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from detector.core.measure import Floats, Measure, Sight
 
 
 def _score(sight: Sight) -> Floats:
-    """-ln of the share of honest queries with a higher top-two log-margin."""
+    """Returns -ln of the share of honest queries with a higher top-two log-margin."""
     return np.asarray(-np.log(1.0 - sight.margin_rank))
 
 

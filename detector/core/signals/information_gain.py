@@ -1,10 +1,9 @@
-"""``information_gain``: how much of the owner's model a tree learned from the principal's answers would know.
-
-In percent (Kesarwani et al. 2018, strategy 1; ``core.exposure.learning`` has the formula).
+"""``information_gain``: how much a tree learned from the principal's answers knows of the owner's model, in percent
+(Kesarwani et al. 2018, strategy 1; ``core.exposure.learning`` has the formula).
 
 At most 512 of a principal's queries are kept, as sixteen small numbers each, and the tree is learned from them at
-queries 20, 160, 1,280 and so on; in between the exposure is carried. It is a meter: its score is NaN, it never alarms.
-Without a validation set in the profile, or if the model says one thing of all its rows, it is silent.
+queries 20, 160, 1,280 and so on; in between the exposure stays. It is a meter: its score is NaN and it raises no alarm.
+Without a validation set in the profile, or if the model gives all its rows one class, it has no result.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Pairs = NDArray[Any]
 
 
 class InformationGain:
-    """State per slot: the kept pairs, the last exposure, and whose validation set they go by."""
+    """State per slot: the kept pairs, the last exposure, and the tag of the validation set."""
 
     name: ClassVar[str] = "information_gain"
     version: ClassVar[int] = 1
@@ -98,7 +97,7 @@ class InformationGain:
         return 16 * len(slots) + self._kept.nbytes_of(slots)
 
     def merge(self, states: list[Delta]) -> Delta:
-        """The pairs that one principal would have kept who had sent the queries of all, and what he would know."""
+        """Returns the merged sample, identical to sampling the combined stream, and its exposure."""
         tag = one_tag(states)
         slot = np.concatenate([state["pair_slot"] for state in states]).astype(np.int64)
         pairs = np.concatenate([_pairs(state) for state in states])
@@ -111,12 +110,13 @@ class InformationGain:
         return {"slot_exposure": exposure, "slot_tag": tag, **_events(slot, pairs)}
 
     def _held(self, rows: Rows, known: Array, pairs: Pairs) -> Array:
-        """uint64 (n,): the hash that each row's pair would have to be below to be kept."""
+        """Returns uint64 (n,): the hash below which each row's pair is kept."""
         held = self._kept.at(rows.slots[rows.slot], place(pairs["hash"]))["hash"]
         return np.where(known[rows.slot], held, EMPTY)
 
     def _exposures(self, rows: Rows, meter: _Meter, known: Array, pairs: Pairs, at: Array) -> NDArray[np.float64]:
-        """float64 (n,), in the order of ``Rows.by_slot``: as of each row; rows ``at`` are those that may be kept."""
+        """Returns float64 (n,), in the order of ``Rows.by_slot``: the exposure as of each row; rows ``at`` may be
+        kept."""
         grouping = rows.by_slot
         due = np.flatnonzero(is_due(rows.index[grouping.order] + 1))
         fresh = np.empty(len(due))
@@ -149,7 +149,7 @@ class _Meter:
         return self._examination.asks
 
     def pairs(self, rows: Rows) -> Pairs:
-        """(n,): each query with the class that the model said."""
+        """Returns (n,): each query with the model's class."""
         pairs = np.empty(len(rows), PAIR)
         sketches: Sketches = self._levels.sketch(sent(rows, self._levels.columns))
         pairs["sketch"], pairs["label"] = sketches, rows.pool_label[rows.pool]

@@ -1,6 +1,5 @@
-"""``leaps``: answers that change far over a small step. Between honest queries that are near each other the model says
-nearly the same; adversarial examples are made to be told something else, and who walks along a boundary steps over it.
-"""
+"""``leaps``: answers that change far over a small step. Between near honest queries the outputs are nearly equal;
+adversarial examples are made to change the answer, and a walk along a boundary crosses it."""
 
 from __future__ import annotations
 
@@ -13,10 +12,10 @@ _LEAST = 0.05
 
 
 def _score(sight: Sight) -> Floats:
-    """How far the answer is from that to the nearest own earlier query, over how far the query is from it in shares of
-    the way to the nearest reference row, 3 at most. Answers of one class are as far apart as their largest
-    probabilities, those of two classes at least as far as these add up to more than one; scores by the range of all.
-    """
+    """Returns the distance of the answer from that to the nearest own earlier query, over the step from it as a share
+    of the distance to the nearest reference row, 3 at most. Answers of one class are as far apart as their largest
+    probabilities, those of two classes at least as far as these add up to more than one; scores are taken over their
+    range."""
     now, before = sight.rows.said.astype(np.float64), sight.views.own.said.astype(np.float64)
     apart = np.abs(now - before) / sight.reference.range
     if sight.reference.output_kind != "score":

@@ -1,4 +1,4 @@
-"""``low_margin``: answers less sure than honest queries get: queries that hug the decision boundary, or lie off the
+"""``low_margin``: answers with less confidence than honest queries get: queries near the decision boundary, or off the
 data."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from detector.core.measure import Floats, Measure, Sight
 
 
 def _score(sight: Sight) -> Floats:
-    """-ln of the share of honest queries with a lower top-two log-margin."""
+    """Returns -ln of the share of honest queries with a lower top-two log-margin."""
     return np.asarray(-np.log(sight.margin_rank))
 
 

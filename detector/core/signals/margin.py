@@ -1,16 +1,14 @@
-"""``margin``: queries that come close to where the owner's model changes its answer (Forgotten Siblings: Quiring, Arp
-and Rieck, EuroS&P 2018). A thief who maps the boundary has to ask there, honest queries seldom do;
-``core.owner_model.margins`` says what is close.
+"""``margin``: queries close to where the owner's model changes its answer (Forgotten Siblings: Quiring, Arp and Rieck,
+EuroS&P 2018). A thief who maps the boundary has to query there, honest accounts seldom do; ``core.owner_model.margins``
+defines close.
 
-Three figures, each 1 in the score where it would block: ``all_leaves``, the published mean over all leaves of a tree
-of the share of queries in the leaf's margin, leaves with five queries or fewer counting as 0; ``pooled``, the share
-over all queries, from the 30th on; and ``cusum``, Wald's sequential test of a share three times the honest one against
-the honest one, held at 0 from below (Page's test), so that a long honest past hides nothing. Queries that repeat an
-earlier one word for word do not count.
+Three figures, each 1 in the score where it would block: ``all_leaves``, the published mean over all leaves of a tree of
+the share of queries in the leaf's margin, leaves with five queries or fewer counting as 0; ``pooled``, the share over
+all queries, from the 30th on; and ``cusum``, Wald's sequential test of a share three times the honest one against the
+honest one, held at 0 from below (Page's test), so that a long honest past hides nothing. Exact repeats do not count.
 
 Counts and sums are integers: shares of leaves in units of 2^-30, likelihoods in 2^-20, so that they are the same
-however the stream was cut. Without a profile that says what is close, the signal is silent, and it raises no alarm of
-its own.
+however the stream is cut. Without margins in the profile, the signal has no result, and it raises no alarm of its own.
 """
 
 from __future__ import annotations
@@ -37,10 +35,10 @@ from detector.core.views import Views
 
 BLOCKED_AT = 0.3
 LEAST_IN_LEAF = 5
-"""A leaf counts from one query more than this."""
+"""A leaf counts once it has more queries than this."""
 LEAST_POOLED = 30
 MOST_LEAVES = 4096
-"""Of larger trees only the pooled share and the sequential test are kept."""
+"""For larger trees only the pooled share and the sequential test are kept."""
 
 _FACTOR = 3.0
 _FALSE, _MISSED = 1e-4, 0.01
@@ -55,8 +53,8 @@ Floats = NDArray[np.float64]
 
 
 class Margin:
-    """State per slot: whose profile it follows, queries counted and those in a margin, the sum of leaf shares, the
-    sequential test; and per leaf that was reached, queries counted and those in the margin."""
+    """State per slot: the tag of its profile, queries counted and those in a margin, the sum of leaf shares, the
+    sequential test; and per reached leaf, queries counted and those in the margin."""
 
     name: ClassVar[str] = "margin"
     version: ClassVar[int] = 1
@@ -127,8 +125,8 @@ class Margin:
         return own + sum(counts.nbytes_of(slots) for counts in self._leaves.values())
 
     def merge(self, states: list[Delta]) -> Delta:
-        """Counts add up, and the shares with them. So does the sequential test, to at least what it would be over the
-        members' queries in whatever order they came."""
+        """Returns summed counts and shares. The sequential test adds up too, to at least its value over the members'
+        queries in any order."""
         tags = {int(tag) for state in states for tag in state["slot_profile"]} - {0}
         if len(tags) > 1:
             raise NotMergeable("the members' queries were counted by different profiles; count them by one")
@@ -143,13 +141,13 @@ class Margin:
         return own | _leaf_rows(np.zeros_like(number), number, leaf)
 
     def _before(self, slots: Array, tag: np.uint64) -> Array:
-        """int64 (counters, n): those of ``slots``, 0 where they followed another profile."""
+        """Returns int64 (counters, n): those of ``slots``, 0 where they belong to another profile."""
         counters: Array = np.stack([self._slots[name][slots] for name in _COUNTERS])
         counters *= self._slots["profile"][slots] == tag
         return counters
 
     def _in_leaves(self, rows: Rows, judge: _Judge, leaf: Array, counted: Array, inside: Array) -> _InLeaves:
-        """What the rows, in the order of ``Rows.by_slot``, add to the leaves they reach."""
+        """Returns what the rows, in the order of ``Rows.by_slot``, add to the leaves they reach."""
         gain = np.zeros(len(rows), np.int64)
         if not judge.leaves:
             return _InLeaves(gain, _leaf_rows(gain[:0], gain[:0], dict.fromkeys(self._leaves, gain[:0])))
@@ -183,14 +181,15 @@ class _Judge:
         self._model, self._margins = profile.owner_model, margins
 
     def close(self, rows: Rows) -> Close:
-        """Which rows are in a margin; not known where a model would need features that were left out."""
+        """Returns which rows are in a margin; unknown where the model needs features that were left out."""
         if self._model is not None:
             close, absent = self._margins.close(self._model, sent(rows), None), missing(rows)
             return close if absent is None else replace(close, known=close.known & ~absent.any(axis=1))
         return self._margins.close(None, rows.features, rows.top)
 
     def figures(self, after: Array, order: Array) -> dict[str, NDArray[np.float64]]:
-        """By name, as of each row, from the counters int64 (counters, n) in ``order``; NaN before any query counted."""
+        """Returns, by name and as of each row, the figures from the counters int64 (counters, n) in ``order``; NaN
+        before any query counted."""
         figures = np.empty((len(_FIGURES), after.shape[1]))
         figures[:, order] = self._figures(*after.astype(np.float64))
         return dict(zip(_FIGURES, figures, strict=True))
@@ -219,16 +218,16 @@ def _proposal(figures: dict[str, Floats], delta: Delta) -> Proposal:
 
 
 def _added(grouping: Grouping, values: Array, before: Array) -> Array:
-    """int64 (..., n): running sums of ``values`` (..., n) within each group, from ``before`` (..., groups) on, in the
-    grouping's order."""
+    """Returns int64 (..., n): running sums of ``values`` (..., n) within each group, from ``before`` (..., groups) on,
+    in the grouping's order."""
     total: Array = np.cumsum(values, axis=-1, dtype=np.int64)
     total -= np.repeat((total - values)[..., grouping.starts] - before, grouping.lengths, axis=-1)
     return total
 
 
 def _lifted(grouping: Grouping, path: Array) -> Array:
-    """int64 (n,): the running sums ``path`` (n,) as if none had ever been let fall below 0: each less the lowest that
-    its group has seen. Groups are set apart by more than they range over, so that one pass finds the lowest of all."""
+    """Returns int64 (n,): the running sums ``path`` (n,) held at 0 from below: each less the minimum so far in its
+    group. An offset between groups larger than their range lets one pass compute all minima."""
     low = np.minimum(path, 0)
     apart = np.repeat(np.arange(len(grouping.lengths)) * (1 - low.min()), grouping.lengths)
     lifted: Array = path - np.minimum.accumulate(low - apart) - apart
@@ -236,7 +235,7 @@ def _lifted(grouping: Grouping, path: Array) -> Array:
 
 
 def _share(queries: Array, inside: Array) -> Array:
-    """int64: the share inside of a leaf's queries, 0 until enough of them came."""
+    """Returns int64: the share of a leaf's queries that are inside, 0 until it has enough."""
     share: Array = np.where(queries > LEAST_IN_LEAF, (inside.astype(np.int64) * _SHARE) // np.maximum(queries, 1), 0)
     return share
 

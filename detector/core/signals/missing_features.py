@@ -1,5 +1,5 @@
-"""``missing_features``: queries that leave features out: top-down path finding asks for the nodes above a leaf that
-way."""
+"""``missing_features``: queries that leave features out, as top-down path finding does to reach the nodes above a
+leaf."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from detector.core.measure import Floats, Measure, Sight
 
 
 def _score(sight: Sight) -> Floats:
-    """The share of features left out."""
+    """Returns the share of features left out."""
     missing = sight.rows.column("missing", False).reshape(len(sight.rows), -1)
     return np.asarray(missing.mean(axis=1), np.float64)
 

@@ -1,4 +1,4 @@
-"""``near_duplicate``: queries closer to the principal's own earlier ones than honest ones are to each other:
+"""``near_duplicate``: queries closer to the principal's own earlier ones than honest queries are to each other:
 bisection, finite differences, gradient steps."""
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ _LEAST = 1e-9
 
 
 def _score(sight: Sight) -> Floats:
-    """-ln(distance to the nearest own earlier query / distance to the nearest reference row), clipped to 0..5."""
+    """Returns -ln(distance to the nearest own earlier query / distance to the nearest reference row), clipped to
+    0..5."""
     return np.asarray(np.clip(-np.log(sight.nearness + _LEAST), 0.0, _MOST))
 
 

@@ -1,5 +1,4 @@
-"""``novelty``: how far a query lies from anything that honest principals asked. Made-up inputs and foreign images
-do."""
+"""``novelty``: the distance of a query to all honest ones. Synthetic inputs and foreign images have a large one."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ _LEAST = 1e-6
 
 
 def _score(sight: Sight) -> Floats:
-    """The logarithm of the distance to the nearest reference row."""
+    """Returns the logarithm of the distance to the nearest reference row."""
     return np.asarray(np.log(sight.views.neighbours.distance + _LEAST))
 
 

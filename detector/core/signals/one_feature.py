@@ -11,8 +11,8 @@ _MOST = 2
 
 
 def _score(sight: Sight) -> Floats:
-    """1 where at most two features differ from the nearest own earlier query; two, since one-hot categories change in
-    pairs."""
+    """Returns 1 where at most two features differ from the nearest own earlier query; two, since one-hot categories
+    change in pairs."""
     few = (sight.changes <= _MOST) & np.isfinite(sight.views.own.distance)
     return np.asarray(few, np.float64)
 

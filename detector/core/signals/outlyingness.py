@@ -1,5 +1,5 @@
-"""``outlyingness``: Mahalanobis distance of a query to the honest ones. What honest queries never vary weighs most in
-it: steps along no natural direction, of gradients above all, show however small they are."""
+"""``outlyingness``: Mahalanobis distance of a query to the honest ones. Directions without honest variance weigh most:
+steps along no natural direction, above all gradient steps, stand out however small they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LEAST = 1e-12
 
 
 def _score(sight: Sight) -> Floats:
-    """The logarithm of its square, a feature."""
+    """Returns the logarithm of the squared distance per feature."""
     return np.asarray(np.log(sight.views.placed.unusual + _LEAST))
 
 

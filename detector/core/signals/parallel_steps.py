@@ -12,8 +12,8 @@ _LEAST = 1e-20
 
 
 def _score(sight: Sight) -> Floats:
-    """1 where the cosine of the last two steps is beyond 0.98 either way; steps in one or two features are
-    ``one_feature``'s."""
+    """Returns 1 where the cosine of the last two steps is above 0.98 in absolute value; ``one_feature`` covers steps in
+    one or two features."""
     last, before = (step.astype(np.float64) for step in (sight.trail.step, sight.trail.step_before))
     product = np.abs(np.einsum("ij,ij->i", last, before))
     length = np.sqrt(np.einsum("ij,ij->i", last, last) * np.einsum("ij,ij->i", before, before))

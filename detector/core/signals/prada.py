@@ -1,9 +1,9 @@
 """PRADA (Juuti, Szyller, Marchal, Asokan, EuroS&P 2019): synthetic queries keep a controlled distance.
 
-Each query's distance to the nearest vector of its predicted class's growing set is recorded; it joins that set if
-it lies farther off than T = max(T, mean - deviation) of the distances that joined before. Distances of honest
-queries look normal, so a low Shapiro-Wilk W over them betrays a thief. How W is formed and judged differs by mode:
-``windowed_test`` (default) and ``reference_test`` (compatible: the published agent's verdict for every query).
+Each query's distance to the nearest vector of its predicted class's growing set is recorded; it joins that set if it is
+farther than T = max(T, mean - deviation) of the distances that joined before. Distances of honest queries look normal,
+so a low Shapiro-Wilk W of them indicates a thief. The mode decides how W is computed and judged: ``windowed_test``
+(default) and ``reference_test`` (compatible: the published agent's verdict for every query).
 
 States cannot be merged: nearest neighbours change when two principals' sets are pooled.
 """
@@ -113,7 +113,7 @@ class Prada:
 
 
 def distances_in(sections: Sections) -> NDArray[np.float64]:
-    """float64 (m,): the distances that the next W of one principal rests on, in no order, from his ``Engine.dump``."""
+    """Returns float64 (m,): the distances in the next W of one principal, in no order, from its ``Engine.dump``."""
     state = unpack(sections[Prada.name][1])
     distances: NDArray[np.float64] = state["distance_value" if "distance_value" in state else "row_distance"]
     return distances

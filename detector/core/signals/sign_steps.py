@@ -1,5 +1,5 @@
-"""``sign_steps``: steps from the nearest own earlier query whose entries share one magnitude, as those along the sign
-of a gradient do (FGSM, Jacobian augmentation)."""
+"""``sign_steps``: steps from the nearest own earlier query whose entries share one magnitude, such as steps along the
+sign of a gradient (FGSM, Jacobian augmentation)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _EQUAL = 1e-3
 
 
 def _score(sight: Sight) -> Floats:
-    """1 where at least five features changed and over half of them by the median magnitude, to a thousandth. Of many
-    features, some 128 evenly spaced ones are looked at."""
+    """Returns 1 where at least five features changed and over half of them by the median magnitude, to a thousandth.
+    With many features, about 128 evenly spaced ones are compared."""
     some = slice(None, None, -(-sight.reference.dimension // _FEATURES))
     changed = sight.changed[:, some]
     count = row_counts(changed)

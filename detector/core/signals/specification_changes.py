@@ -1,6 +1,5 @@
-"""``specification_changes``: queries that request another accuracy or latency than the one before. Who fingerprints a
-model zoo (PSML) sweeps through its cells; a client has one specification, or few.
-"""
+"""``specification_changes``: queries that request another accuracy or latency than the one before. Fingerprinting a
+model zoo (PSML) sweeps through its cells; a client has one specification, or few."""
 
 from __future__ import annotations
 
@@ -10,7 +9,8 @@ from detector.core.measure import Floats, Measure, Sight
 
 
 def _score(sight: Sight) -> Floats:
-    """1 where the requested specification is another than in the principal's query before; NaN where none is logged."""
+    """Returns 1 where the requested specification differs from that of the principal's query before; NaN where none is
+    logged."""
     if np.isnan(sight.trail.specification).all():
         return np.full(len(sight.rows), np.nan)
     changed = (sight.trail.specification != sight.trail.specification_before).any(axis=1)

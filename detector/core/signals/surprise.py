@@ -1,5 +1,5 @@
-"""``surprise``: what the model said, against what it said of the nearest honest queries. Adversarial inputs look like
-one class and are told another; foreign images are told anything."""
+"""``surprise``: the difference of the answer from the model's answers to the nearest honest queries. Adversarial inputs
+look like one class and get another; foreign images get any."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from detector.core.measure import Floats, Measure, Sight
 
 
 def _score(sight: Sight) -> Floats:
-    """Total variation between the probabilities and the mean of those of the three nearest reference rows; for labels
-    the share of the three with another label; for scores the difference to their mean over the range of all."""
+    """Returns the total variation between the probabilities and the mean of those of the three nearest reference rows;
+    for labels the share of the three with another label; for scores the difference to their mean over the range of
+    all."""
     reference, rows = sight.reference, sight.views.neighbours.rows
+    if reference.output_kind == "none":
+        return np.full(len(rows), np.nan)
     if reference.output_kind == "label":
         other = (reference.outputs[rows, 0] != sight.outputs).mean(axis=1)
         return np.where(np.isnan(sight.outputs[:, 0]), np.nan, other)

@@ -1,8 +1,7 @@
-"""``suspicion``: what all measures together say of a principal, against the honest accounts of the profile
-(``standards``).
+"""``suspicion``: all measures of a principal together, against the honest accounts of the profile (``standards``).
 
-The one signal that raises alarms where there is a profile. Its statistic is D, what no honest account explains; its
-score D over the profile's threshold. It also weighs what the signals before it in the registry say.
+The only signal that raises alarms where there is a profile. Its statistic is D, the deviation that no honest account
+explains; its score is D over the profile's threshold. It also weighs the scores of earlier signals in the registry.
 """
 
 from __future__ import annotations
@@ -30,18 +29,19 @@ from detector.core.views import Views
 
 _STATE = ("sums", "trail", "profile", "alarm")
 _SHOWN = 4
-"""The most measures that are named as evidence. Those that add only rounding are left out: it differs with the cuts."""
+"""The most measures that are named as evidence. Those that add only rounding, which differs with the cuts, are left
+out."""
 _LEAST_ADDED = 1e-9
 
 Floats = NDArray[np.float64]
 Listener = Callable[[Rows, Floats, Floats, Floats], None]
-"""Is told of each step: its rows, the scores of each measure float64 (n, j), the weights of each clock (n, 3) and the
-scores of the other signals (n, f)."""
+"""Is called for each step: its rows, the scores of each measure float64 (n, j), the weights of each clock (n, 3) and
+the scores of the other signals (n, f)."""
 
 
 class Suspicion:
-    """State per slot: the fading sums of all measures and of all clocks' weights, the trail, whose profile they
-    follow, and whether the alarm stands."""
+    """State per slot: the decayed sums of all measures and of all clocks' weights, the trail, the tag of the profile,
+    and whether the alarm is on."""
 
     name: ClassVar[str] = "suspicion"
     version: ClassVar[int] = 1
@@ -112,7 +112,7 @@ class Suspicion:
         return self._slots.nbytes if slots is None else per_slot * len(slots)
 
     def merge(self, states: list[Delta]) -> Delta:
-        """Sums add up; a group has no trail, and whether it gives alarm is for its next query to say."""
+        """Returns summed states; a group has no trail, and its alarm is decided at its next query."""
         tags = {int(tag) for state in states for tag in state["slot_profile"]} - {0}
         if len(tags) > 1:
             raise NotMergeable("the members' sums follow different profiles; count them by one")
@@ -125,7 +125,7 @@ class Suspicion:
         }
 
     def _before(self, slots: Array, tag: np.uint64) -> dict[str, Array]:
-        """What is remembered of ``slots``, as of newcomers where it follows another profile."""
+        """Returns the state of ``slots``, or that of a new account where it belongs to another profile."""
         self._reserve(slots)
         before = {name: self._slots[name][slots] for name in ("sums", "trail", "alarm")}
         stale = self._slots["profile"][slots] != tag
@@ -166,7 +166,7 @@ class Suspicion:
 
 
 class _Judge:
-    """One profile's standards, in the order of this version's measures. ``tag``: a number of both."""
+    """One profile's standards, in the order of this version's measures. ``tag``: a hash of both."""
 
     def __init__(self, profile: Profile, names: Sequence[str], measures: Sequence[Measure]) -> None:
         whose = " ".join((profile.hash, *names)).encode()
@@ -180,7 +180,7 @@ class _Judge:
         return self._standards.unexplained(scores)
 
     def evidence(self, scores: Floats, left: float) -> tuple[Evidence, ...]:
-        """D and the measures that add most to it, beside what the likest honest account reached."""
+        """Returns D and the measures that add most to it, beside the closest honest account's values."""
         added, reached = self._standards.contributions(scores[None])
         first = np.argsort(-added[0], kind="stable")[:_SHOWN]
         most = [

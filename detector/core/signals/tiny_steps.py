@@ -1,4 +1,4 @@
-"""``tiny_steps``: steps far smaller than honest ones ever are: finite differences, the last steps of a bisection."""
+"""``tiny_steps``: steps far smaller than honest ones: finite differences, the last steps of a bisection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TINY = 0.01
 
 
 def _score(sight: Sight) -> Floats:
-    """1 where the nearest own earlier query is a hundred times nearer than the nearest reference row."""
+    """Returns 1 where the nearest own earlier query is a hundred times nearer than the nearest reference row."""
     return np.asarray(sight.nearness < _TINY, np.float64)
 
 

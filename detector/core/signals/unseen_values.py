@@ -1,4 +1,4 @@
-"""``unseen_values``: features with a value that no honest query has. Numbers drawn at random are seldom among those in
+"""``unseen_values``: features with a value that no honest query has. Random numbers are seldom among the values in
 use."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from detector.core.measure import Floats, Measure, Sight
 
 
 def _score(sight: Sight) -> Floats:
-    """log2(1 + number of such features)."""
+    """Returns log2(1 + number of such features)."""
     return np.asarray(np.log2(1.0 + sight.reference.seen.unseen(sight.rows.features)))
 
 

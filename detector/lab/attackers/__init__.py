@@ -1,4 +1,4 @@
-"""Thieves, one file each, and their registry. A thief is asked for inputs, told the answers, and gives his clone."""
+"""Thieves, one file each, and their registry. A thief chooses inputs, learns the answers, and returns a clone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from detector.lab.attackers import (
 from detector.lab.attackers.attacker import Attacker, Knowledge
 
 NewAttacker = Callable[[Knowledge, int, int], Attacker]
-"""(what he knows, how many queries he may make, seed) -> a thief, who sets his other parameters as published."""
+"""(the thief's knowledge, the number of queries, seed) -> a thief with its other parameters as published."""
 
 ATTACKS: dict[str, NewAttacker] = {
     "adaptive retraining": retraining.new_adaptive,
@@ -66,7 +66,7 @@ ATTACKS: dict[str, NewAttacker] = {
 }
 
 EVERY_ATTACK = ChainMap(ATTACKS, independent.INDEPENDENT)
-"""Those of adversarial-robustness-toolbox too, which raise LabError where it is not installed; in no suite."""
+"""With the attacks of adversarial-robustness-toolbox, which raise LabError where it is not installed; in no suite."""
 
 EVASIONS = frozenset({"boundary walk", "finite differences"}) | independent.EVASIONS
-"""Those that want another label for an input, and steal nothing: their ``clone`` raises LabError."""
+"""Attacks that look for another label of an input and steal nothing: their ``clone`` raises LabError."""

@@ -1,4 +1,4 @@
-"""What every thief knows and can do."""
+"""The knowledge and the interface of every thief."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _POOL_ROWS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What a thief starts from. ``low``, ``high`` float32 (d,) and ``categories`` int64 (d,): see ``Dataset``.
+    """The prior knowledge of a thief. ``low``, ``high`` float32 (d,) and ``categories`` int64 (d,): see ``Dataset``.
 
-    ``own`` float32 (n, d): natural inputs of the victim's kind that he holds, without labels. ``pool`` float32 (m, d):
-    public inputs of another kind, brought to the same ranges. ``side``: images are side x side, None for tables.
+    ``own`` float32 (n, d): natural inputs of the victim's kind that the thief holds, without labels. ``pool`` float32
+    (m, d): public inputs of another kind, scaled to the same ranges. ``side``: images are side x side, None for tables.
     """
 
     classes: int
@@ -32,7 +32,8 @@ class Knowledge:
 
     @classmethod
     def of(cls, dataset: Dataset, pool: NDArray[np.float32] | None = None) -> Knowledge:
-        """What a thief knows of a victim trained on ``dataset``; ``pool`` (m, d), by default uniform over its range."""
+        """Returns the knowledge of a thief about a victim trained on ``dataset``; ``pool`` (m, d), by default uniform
+        over its range."""
         if pool is None:
             spread = np.random.default_rng(0).random((_POOL_ROWS, dataset.dimension), dtype=np.float32)
             pool = dataset.low + spread * (dataset.high - dataset.low)
@@ -53,23 +54,24 @@ class Attacker(Protocol):
     """
 
     def next_batch(self) -> NDArray[np.float32]:
-        """The inputs (n, d) to ask next, in order; no rows when the budget is spent. NaN leaves a feature out."""
+        """Returns the inputs (n, d) to query next, in order; no rows when the budget is spent. NaN leaves a feature
+        out."""
         ...
 
     def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
-        """Learn that the victim answered ``features`` (m, d) with ``answers``.
+        """Learns that the victim answered ``features`` (m, d) with ``answers``.
 
-        May be called several times for one round, with the next rows of it each time.
+        May be called several times per round, each time with its next rows.
         """
         ...
 
     def clone(self) -> Classifier:
-        """A classifier trained on every answer observed. At least one must have been."""
+        """Returns a classifier trained on every answer observed. At least one must have been."""
         ...
 
 
 def run_offline(attacker: Attacker, victim: Victim) -> int:
-    """Lets ``attacker`` spend his whole budget on ``victim`` unhindered; the number of queries he made."""
+    """Lets ``attacker`` spend its whole budget on ``victim`` unhindered. Returns the number of queries."""
     queries = 0
     while len(batch := attacker.next_batch()):
         attacker.observe(batch, victim.answer(batch))

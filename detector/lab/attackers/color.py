@@ -35,5 +35,5 @@ class Color(SubstituteTraining):
 
 
 def new(knowledge: Knowledge, budget: int, seed: int) -> Color:
-    """With 100 natural images of his own."""
+    """Returns the attack with 100 natural images of the thief."""
     return Color(knowledge, natural_seeds(knowledge, SEEDS, seed), budget=budget, seed=seed)

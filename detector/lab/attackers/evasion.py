@@ -1,4 +1,4 @@
-"""What evasions share: own inputs, turned one after another until they pass for another class."""
+"""The base of evasions: changes own inputs one after another until the victim gives them another class."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from detector.lab.attackers.space import Space
 
 
 class Evasion(ABC):
-    """Asks about his own inputs, in an order drawn by ``seed``, until the budget is spent or all were tried.
+    """Queries the thief's own inputs, in an order drawn by ``seed``, until the budget is spent or all were tried.
 
-    ``originals`` float64 (n, d): they, in shares of the ranges, in that order. ``found``: for the row of each that the
-    victim was made to name otherwise, the nearest such input (d,) so far. Categorical features are a LabError.
+    ``originals`` float64 (n, d): the inputs, in shares of the ranges, in that order. ``found``: by row, for each input
+    with another class found, the nearest such input (d,) so far. Raises LabError for categorical features.
     """
 
     def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
@@ -31,7 +31,7 @@ class Evasion(ABC):
 
     @abstractmethod
     def _turn(self, row: int) -> Questions:
-        """Asks about the original in ``row``, and puts what it finds in ``found``."""
+        """Queries around the original in ``row``, and puts what it finds in ``found``."""
 
     def next_batch(self) -> NDArray[np.float32]:
         return self._dialogue.next_batch()
@@ -44,7 +44,7 @@ class Evasion(ABC):
         raise LabError("an evasion makes no clone; what it made is in `found`")
 
     def distances(self) -> Array:
-        """Of each input in ``found`` from its original, Euclidean, in shares of the ranges."""
+        """Returns the distance of each input in ``found`` from its original, Euclidean, in shares of the ranges."""
         moved = [found - self.originals[row] for row, found in self.found.items()]
         return np.asarray(np.linalg.norm(np.reshape(moved, (len(moved), self.originals.shape[1])), axis=1))
 

@@ -23,5 +23,5 @@ class JacobianAugmentation(Augmentation):
 
 
 def new(knowledge: Knowledge, budget: int, seed: int) -> JacobianAugmentation:
-    """With 100 natural inputs of his own and step 0.1 of the range, as in the attack's published code."""
+    """Returns the attack with 100 of the thief's natural inputs and step 0.1 of the range, as in its published code."""
     return JacobianAugmentation(knowledge, natural_seeds(knowledge, SEEDS, seed), budget=budget, seed=seed)

@@ -1,7 +1,7 @@
 """Retraining from labels (Tramèr, Zhang, Juels, Reiter and Ristenpart, USENIX Security 2016, section 6).
 
-The thief knows the kind of model but is told labels only: he asks, trains a model of that kind on the answers, and asks
-again. Uniform inputs are the weakest way to choose, inputs near his clone's own boundary the best.
+The thief knows the kind of model but gets labels only: it queries, trains a model of that kind on the answers, and
+queries again. Uniform inputs are the weakest choice, inputs near the clone's own boundary the best.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class AdaptiveRetraining(Extraction):
 def _near_boundary(
     clone: Classifier, candidates: NDArray[np.float32], rows: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Inputs (rows, d) on the boundary of ``clone`` between ``candidates``; none if it gives all of those one label."""
+    """Returns inputs (rows, d) on the boundary of ``clone`` between ``candidates``; none if it gives all of those one
+    label."""
     labels = clone.probabilities(candidates).argmax(axis=1)
     first, second = opposite_pairs(labels, rows, rng)
     one, other = candidates[first], candidates[second]

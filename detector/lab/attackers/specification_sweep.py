@@ -152,7 +152,7 @@ def _served(answers: Array) -> bool:
 
 
 def sweep_offline(attacker: SpecificationSweep, zoo: Zoo) -> int:
-    """Lets ``attacker`` spend his whole budget on ``zoo`` unhindered; the number of queries he made."""
+    """Lets ``attacker`` spend its whole budget on ``zoo`` unhindered. Returns the number of queries."""
     queries = 0
     while len(batch := attacker.next_batch()):
         attacker.observe(batch, zoo.answer(batch, attacker.next_specifications()))
@@ -161,9 +161,10 @@ def sweep_offline(attacker: SpecificationSweep, zoo: Zoo) -> int:
 
 
 def blind_offline(thief: Attacker, zoo: Zoo, *, latency: float, budget: int, rng: np.random.Generator) -> None:
-    """Lets ``thief`` ask ``zoo`` for any accuracy, and any latency up to ``latency`` milliseconds; refusals count too.
+    """Lets ``thief`` query ``zoo`` for any accuracy, and any latency up to ``latency`` milliseconds; refusals count
+    too.
 
-    What the sweep is compared with: he steals a mixture of all models that meet one of those specifications.
+    The baseline of the sweep: the thief steals a mixture of all models that meet one of those specifications.
     """
     while budget and len(batch := thief.next_batch()[:budget]):
         asked = rng.uniform((0, 0), (1, latency), (len(batch), 2)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What substitute-training thieves share: a growing training set, and a network trained on it as clone."""
+"""The base of substitute-training thieves: a growing training set, and a network trained on it as clone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SubstituteTraining(ABC):
 
     @abstractmethod
     def _round(self) -> NDArray[np.float32]:
-        """What to ask next (m, d), more than the budget allows if need be."""
+        """Returns the inputs to query next (m, d), more than the budget allows if need be."""
 
     def _network(self) -> CloneNetwork:
         known = len(self._features)
@@ -63,7 +63,7 @@ class SubstituteTraining(ABC):
 
 
 def natural_seeds(knowledge: Knowledge, count: int, seed: int) -> NDArray[np.float32]:
-    """Up to ``count`` of the thief's own inputs, drawn by ``seed``. LabError where he has none."""
+    """Returns up to ``count`` of the thief's own inputs, drawn by ``seed``. Raises LabError if there are none."""
     if not len(knowledge.own):
         raise LabError("this attack starts from natural inputs of the victim's kind, and the thief has none")
     return knowledge.own[np.random.default_rng([seed, 1]).permutation(len(knowledge.own))[:count]]

@@ -1,1 +1,1 @@
-"""``weirguard demo``: the whole product on one machine, a thief among honest users, and what became of him."""
+"""``weirguard demo``: the whole product on one machine, thieves among honest users, and how they fare."""

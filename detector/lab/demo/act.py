@@ -1,4 +1,4 @@
-"""One model of the demo while it is played: its traffic, and what the detector says of it."""
+"""One model of the demo while it runs: its traffic, and what the detector publishes about it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import httpx
 
 from detector.contracts.errors import WeirguardError
 from detector.contracts.findings import Alert
+from detector.lab.answers import Victim
 from detector.lab.attackers.attacker import run_offline
 from detector.lab.client import Tally
 from detector.lab.demo.board import Board
@@ -16,13 +17,13 @@ from detector.lab.demo.script import Script
 from detector.lab.demo.stage import Stage
 from detector.lab.demo.view import Scene
 from detector.lab.demo.watch import GateWatch
-from detector.lab.fidelity import Yardstick
+from detector.lab.fidelity import Fidelity, Yardstick
 from detector.lab.population import THIEF
 from detector.lab.traffic import Traffic
 
 
 class Act:
-    """``script`` on ``stage``. ``board``: what was said of it so far."""
+    """Runs ``script`` on ``stage``. ``board``: what the detector has published so far."""
 
     def __init__(self, script: Script, stage: Stage, options: DemoOptions) -> None:
         self.model = script.model
@@ -47,7 +48,7 @@ class Act:
         await self._traffic.run(http, seconds, self._thief, self._script.promise.query)
 
     def outcome(self) -> ModelOutcome:
-        """What came of it. The thief's other life, without Weirguard, is lived here and now."""
+        """Returns the outcome. Runs the same thief again, offline and unhindered, to compare clones."""
         honest = [self._honest_outcome(tally) for name, tally in self.tallies.items() if name != THIEF]
         thief = self._thief_outcome(self.tallies[THIEF], self.board.alerts.get(THIEF))
         return ModelOutcome(self.model, self._script.theft, self._script.promise, thief, tuple(honest))
@@ -68,9 +69,17 @@ class Act:
             latency_seconds=_latency(tally, self._watch, alert),
             hindered=yardstick.measure(self._thief.clone(), tally.answered),
             unhindered=yardstick.measure(unhindered.clone(), budget),
+            own_inputs=self._own_inputs(victim, yardstick),
             leaves=self._leaves(alert, budget),
             exposure=self.board.exposure(THIEF),
         )
+
+    def _own_inputs(self, victim: Victim, yardstick: Yardstick) -> Fidelity | None:
+        if self._script.own_inputs is None:
+            return None
+        thief = self._script.own_inputs()
+        queries = run_offline(thief, victim)
+        return yardstick.measure(thief.clone(), queries)
 
     def _leaves(self, alert: Alert | None, budget: int) -> Leaves | None:
         if self._script.leaves is None:
@@ -90,7 +99,7 @@ class Act:
 
 
 def _first_refusal(tally: Tally, since: float) -> int | None:
-    """The number of the first query that was turned away at wall-clock second ``since`` or later."""
+    """Returns the number of the first query refused at wall-clock second ``since`` or later."""
     return next((number for number, at in tally.refusals if at >= since), None)
 
 

@@ -1,4 +1,4 @@
-"""A thread that works as long as a with block lasts."""
+"""A thread that runs as long as a with block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the detector has said so far of one model, as anybody can read it from its topics."""
+"""The detector's published state of one model, as read from its topics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ METERS = ("coverage", "information_gain")
 
 _EVENTS = 200
 _NAMED = 3
-"""Of what adds to a suspicion, so much is named in its event."""
+"""The number of contributions that an event names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line for people. ``grave`` when it is about more than slowing or releasing somebody."""
+    """A line for people. ``grave`` for more than slowing or releasing an account."""
 
     at: float
     principal: str
@@ -36,9 +36,9 @@ class Event:
 
 @dataclass(slots=True)
 class Board:
-    """By principal the latest score and decision, the largest suspicion and the first alert; the last 200 events.
+    """By principal the latest score and decision, the largest suspicion and the first alert; and the last 200 events.
 
-    ``signal``: which one's statistic is looked at.
+    ``signal``: the signal whose statistic is shown.
     """
 
     signal: str
@@ -49,24 +49,24 @@ class Board:
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=_EVENTS))
 
     def absorb(self, seen: Seen) -> Event | None:
-        """Takes a record; the event it makes, or None where it tells nothing new."""
+        """Adds a record. Returns its event, or None if there is nothing new."""
         event = self._take(seen)
         if event is not None:
             self.events.append(event)
         return event
 
     def statistic(self, principal: str) -> float | None:
-        """The signal's latest statistic of ``principal``, None while it can say nothing yet."""
+        """Returns the signal's latest statistic of ``principal``, None without one."""
         score = self.scores.get(principal)
         return None if score is None else score.signals.get(self.signal)
 
     def exposure(self, principal: str) -> dict[str, float]:
-        """What the exposure meters last read of ``principal``, in percent; nothing where the model has none."""
+        """Returns the latest exposure of ``principal`` by meter, in percent; empty where the model has none."""
         score = self.scores.get(principal)
         return {} if score is None else {name: score.signals[name] for name in METERS if name in score.signals}
 
     def state(self, principal: str) -> str:
-        """One word or two: how the detector stands to ``principal``."""
+        """Returns the state of ``principal`` in one to three words."""
         decision = self.decisions.get(principal)
         if decision is not None and decision.action.name != "none":
             done = {"slow": "slowed", "refuse": "refused"}[decision.action.name]
@@ -100,6 +100,8 @@ class Board:
 
 
 def _alert_text(alert: Alert) -> str:
+    if alert.revision > 1:
+        return f"alert: {alert.signal} rises to severity {alert.severity} at query {alert.query_index + 1:,}"
     first, *others = alert.evidence
     threshold = "" if first.threshold is None else f", threshold {first.threshold:.3g}"
     added = [item.name for item in others if item.name in MEASURES or item.name in WEIGHED]

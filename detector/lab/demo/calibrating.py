@@ -1,4 +1,4 @@
-"""The profile of the demo's tree: made from honest users of its own before the show begins."""
+"""The profile of the demo's tree, made from other honest users before the demo begins."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ BUDGET = 0.01
 
 _SECONDS = 50.0
 _OTHERS = 1_000
-"""Added to the seed: none of these users is one of the show's."""
+"""Added to the seed, so that none of these users takes part in the demo."""
 
 ReadModel = Callable[[object], OwnerModel]
-"""A fitted model of scikit-learn to the form that the detector reads."""
+"""Converts a fitted model of scikit-learn to the form that the detector reads."""
 
 
 def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], None] | None = None) -> Profile:
-    """From what 36 honest users ask in 50 seconds, the owner's tree and its training rows; a share of 0.01 of honest
-    accounts may be flagged. ``progress`` is told of accounts as they are replayed."""
+    """Returns the profile of 36 honest users' queries in 50 seconds, the owner's tree and its training rows; a share of
+    0.01 of honest accounts may be flagged. ``progress`` is called with the number of accounts replayed."""
     dataset = tumours.load()
     victim, model = tumours.victim(dataset), read(tumours.fitted(dataset))
     rows = dataset.training.features
@@ -58,7 +58,7 @@ def _accounts(dataset: Dataset, victim: Victim, seed: int) -> Iterator[QueryBatc
 
 
 def _asked(asks: Iterator[Ask]) -> NDArray[np.float32]:
-    """At least one request, and all that follow it in time."""
+    """Returns the rows of the first request, and of all that follow it in time."""
     rows, now = [next(asks).rows], 0.0
     for ask in asks:
         now += ask.pause

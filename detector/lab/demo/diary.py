@@ -1,4 +1,4 @@
-"""What a thief of the demo was told, kept beside him."""
+"""Records what the model server told a thief of the demo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detector.lab.attackers.attacker import Attacker
 
 
 class Diary:
-    """``thief``, and the leaves at which his queries ended, where the service tells."""
+    """Wraps ``thief`` and records the leaf of each answered query, where the server returns it."""
 
     def __init__(self, thief: Attacker) -> None:
         self._thief = thief
@@ -28,5 +28,5 @@ class Diary:
         return self._thief.clone()
 
     def leaves(self, queries: int | None = None) -> int:
-        """How many leaves he had seen after so many answers, or after all."""
+        """Returns how many distinct leaves the first ``queries`` answers showed; by default, all answers."""
         return len(set(self._leaves[:queries]))

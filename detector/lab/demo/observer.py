@@ -1,4 +1,4 @@
-"""Reads scores, alerts and decisions from Kafka in a thread, like any outsider."""
+"""Reads scores, alerts and decisions from Kafka in a thread, as an external consumer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL_MILLISECONDS = 100
 
 
 class Observer(Background):
-    """Everything written to the three topics from offset 0 on, in the order of arrival."""
+    """All records of the three topics from offset 0 on, in the order of arrival."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__("demo-observer")
@@ -32,7 +32,7 @@ class Observer(Background):
         self._seen: queue.SimpleQueue[Seen] = queue.SimpleQueue()
 
     def drain(self) -> Iterator[Seen]:
-        """What was read since the last call."""
+        """Yields the records read since the last call."""
         while not self._seen.empty():
             yield self._seen.get()
 

@@ -1,4 +1,4 @@
-"""How a demo is to run."""
+"""The options of a demo."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from detector.contracts.findings import Mode
 
 NATURAL_SECONDS = 50.0
-"""How long the traffic takes at its natural pace; more or fewer seconds stretch or squeeze the same queries."""
+"""The duration of the traffic at its natural pace; more or fewer seconds stretch or squeeze the same queries."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """``seconds`` of traffic. The same ``seed`` gives the same queries; how they interleave is up to the clock."""
+    """``seconds`` of traffic. The same ``seed`` gives the same queries; their interleaving depends on the clock."""
 
     observe: bool = False
     seconds: float = NATURAL_SECONDS
@@ -25,5 +25,5 @@ class DemoOptions:
 
     @property
     def tempo(self) -> float:
-        """By how much pauses are stretched."""
+        """The factor by which pauses are stretched."""
         return self.seconds / NATURAL_SECONDS

@@ -1,4 +1,4 @@
-"""What a demo run came to, and whether that is what was promised."""
+"""The outcome of a demo run, and whether it is what the demo promises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_FAILED = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A thief is flagged by ``signal``, and refused before ``query`` of his."""
+    """The thief is flagged by ``signal`` and refused before their query number ``query``."""
 
     signal: str
     query: int
@@ -21,8 +21,10 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Leaves:
-    """Of a tree with ``of`` leaves, how many the thief had seen when he was ``flagged``, and in the ``end``; and after
-    how many queries he sees all where nobody stops him."""
+    """How many of a tree's ``of`` leaves the thief had seen when ``flagged`` and at the ``end``.
+
+    ``unhindered``: the number of queries after which an unhindered thief has seen them all.
+    """
 
     flagged: int | None
     end: int
@@ -32,12 +34,13 @@ class Leaves:
 
 @dataclass(frozen=True, slots=True)
 class ThiefOutcome:
-    """Query numbers count from 1 and include those turned away; None for what did not happen.
+    """Query numbers count from 1 and include refused queries; None for what did not happen.
 
-    ``alert``: what made him a suspect. ``slowed_at``: the first query turned away. ``refused_at``: the first one turned
-    away after which none was answered any more. ``latency_seconds``: from the answer to the query that made him a
-    suspect to a gate that obeys the decision. ``hindered``: his clone from what he got; ``unhindered``: the same
-    thief's from his whole budget. ``exposure``: what the meters read in the end, in percent, by meter.
+    ``alert``: the first alert. ``slowed_at``: the first query refused. ``refused_at``: the first query refused after
+    which none was answered. ``latency_seconds``: from the answer to the flagged query until a gate obeys the decision.
+    ``hindered``: the clone from the answers of this run; ``unhindered``: the same thief's clone from the whole budget;
+    ``own_inputs``: the same thief's clone from the answers to their own natural inputs alone. ``exposure``: the final
+    readings of the meters, in percent, by meter.
     """
 
     sent: int
@@ -48,18 +51,19 @@ class ThiefOutcome:
     latency_seconds: float | None
     hindered: Fidelity
     unhindered: Fidelity
+    own_inputs: Fidelity | None = None
     leaves: Leaves | None = None
     exposure: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def flagged_at(self) -> int | None:
-        """The query that made him a suspect."""
+        """The number of the query at which the thief was flagged."""
         return None if self.alert is None else self.alert.query_index + 1
 
 
 @dataclass(frozen=True, slots=True)
 class HonestOutcome:
-    """One honest account. ``most``: the largest suspicion that was published of it; 1 makes a suspect."""
+    """One honest account. ``most``: the largest suspicion published about it; 1 is the threshold."""
 
     account: str
     habit: str
@@ -71,7 +75,7 @@ class HonestOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ModelOutcome:
-    """What happened to one ``model``. ``theft``: what its thief did, in words."""
+    """The outcome on one ``model``. ``theft``: the attack, in words."""
 
     model: str
     theft: str
@@ -88,7 +92,7 @@ class ModelOutcome:
         return [account.account for account in self.honest if account.refused]
 
     def broken_promises(self, mode: Mode) -> Iterator[str]:
-        """A sentence for each way in which this differs from what was promised of the model."""
+        """Yields a sentence for each broken promise about the model."""
         alert = self.thief.alert
         if alert is None:
             yield "the thief was never flagged"
@@ -116,7 +120,7 @@ class ModelOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All of it. ``seconds`` of traffic, in which ``queries`` were sent and ``failed`` got no proper answer."""
+    """The outcome on all models. ``queries`` were sent in ``seconds`` of traffic; ``failed`` got no valid answer."""
 
     mode: Mode
     seconds: float
@@ -125,7 +129,7 @@ class Outcome:
     models: tuple[ModelOutcome, ...]
 
     def broken_promises(self) -> list[str]:
-        """A sentence for each way in which this differs from what the demo promises."""
+        """Returns a sentence for each broken promise of the demo."""
         broken = [f"{own.model}: {sentence}" for own in self.models for sentence in own.broken_promises(self.mode)]
         if self.failed > _MOST_FAILED * self.queries:
             broken.append(f"{self.failed:,} of {self.queries:,} queries failed")

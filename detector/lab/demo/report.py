@@ -1,4 +1,4 @@
-"""The last words of the demo: the tables of what happened."""
+"""The final report of the demo."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from detector.lab.population import known_false_alarms
 
 _JUDGES = {"prada": "prada at its defaults", "suspicion": "all signals, with a profile"}
 _SHOWN = 4
-"""Pieces of evidence that are told."""
+"""The number of evidence items in the report."""
 
 _WORDS = {name: measure.about for name, measure in MEASURES.items()} | {
     "shapiro_w": "W of the distances between queries",
     "consecutive_checks": "suspicious tests in a row",
     "distances_tested": "distances tested",
     "mean_distance": "mean distance",
-    "unexplained": "what no honest account explains",
+    "unexplained": "deviation that no honest account explains",
     "prada": "distances between queries that are not normally distributed",
     "margin": "queries close to where the tree decides",
 }
 
 
 def render_report(outcome: Outcome) -> RenderableType:
-    """The outcome, what it means, and what the demo leaves out."""
-    return Group(_figures(outcome), _totals(outcome), Text(), _verdict(outcome), Text(), _left_out())
+    """Returns the figures, the verdict, and what the demo leaves out."""
+    return Group(_figures(outcome), _totals(outcome), Text(), _verdict(outcome), Text(), _natural(outcome), _left_out())
 
 
 def _figures(outcome: Outcome) -> Table:
@@ -59,6 +59,7 @@ def _rows(mode: Mode) -> Iterator[tuple[str, Callable[[ModelOutcome], str]]]:
     named = "clone with Weirguard" if mode == "enforce" else "clone in this run"
     yield named, lambda own: _fidelity(own.thief.hindered)
     yield "clone without", lambda own: _fidelity(own.thief.unhindered)
+    yield "own inputs alone", lambda own: _start(own.thief.own_inputs)
     yield "honest accounts", lambda own: str(len(own.honest))
     yield "  flagged", lambda own: _names(own.honest_flagged)
     yield "  refused", lambda own: _names(own.honest_refused)
@@ -71,18 +72,18 @@ def _query(number: int | None) -> str:
 
 
 def _because(alert: Alert | None) -> str:
-    return "" if alert is None else "\n".join(map(_said, alert.evidence[:_SHOWN]))
+    return "" if alert is None else "\n".join(map(_evidence, alert.evidence[:_SHOWN]))
 
 
-def _said(item: Evidence) -> str:
-    """``item`` in words."""
+def _evidence(item: Evidence) -> str:
+    """Returns ``item`` in words."""
     limit = "" if item.threshold is None else f" ({_limit(item.name)} {item.threshold:.3g})"
     return f"{_WORDS.get(item.name, item.name)}: {item.value:.3g}{limit}"
 
 
 def _limit(name: str) -> str:
-    """What the threshold of a piece of evidence is: what the likest honest account reached, where it adds to D."""
-    return "likest honest account" if name in (*MEASURES, *WEIGHED) else "limit"
+    """Returns what the threshold is: the closest honest account's value where the evidence contributes to D."""
+    return "closest honest account" if name in (*MEASURES, *WEIGHED) else "limit"
 
 
 def _exposure(thief: ThiefOutcome) -> str:
@@ -107,9 +108,13 @@ def _suspicion(own: ModelOutcome) -> str:
 
 def _fidelity(fidelity: Fidelity) -> str:
     return (
-        f"agrees on {fidelity.test:.1%} of unseen inputs and {fidelity.uniform:.1%} of uniform ones; "
+        f"agrees on {fidelity.test:.1%} of unseen natural inputs and {fidelity.uniform:.1%} of uniform ones; "
         f"{fidelity.queries:,} answers"
     )
+
+
+def _start(fidelity: Fidelity | None) -> str:
+    return "" if fidelity is None else f"{_fidelity(fidelity)} to the thief's own natural inputs"
 
 
 def _latency(thief: ThiefOutcome) -> str:
@@ -119,8 +124,8 @@ def _latency(thief: ThiefOutcome) -> str:
 def _totals(outcome: Outcome) -> Text:
     return Text(
         f"{outcome.queries:,} queries in {outcome.seconds:.0f} s, {outcome.queries / outcome.seconds:.0f} a second, "
-        f"{outcome.failed:,} failed. Decision latency is from the answer to the query that betrayed the thief to a "
-        "gate that knows.",
+        f"{outcome.failed:,} failed. Decision latency runs from the answer to the flagged query until a gate knows of "
+        "the decision.",
         style="dim",
     )
 
@@ -134,14 +139,26 @@ def _verdict(outcome: Outcome) -> Text:
     return Text(f"As promised: both thieves were {kept}{nobody}.", style="bold green")
 
 
+def _natural(outcome: Outcome) -> Text:
+    """Says what the agreement on natural inputs means, for each thief who began with inputs of their own."""
+    text = Text(style="dim")
+    for own in outcome.models:
+        if (start := own.thief.own_inputs) is not None:
+            text.append(
+                f"The thief of the {own.model} needs {start.queries} answers to natural inputs of their own for a "
+                f"clone that agrees on {start.test:.1%} of unseen ones. Such inputs carry most of this model, and no "
+                "refusal takes them back; Weirguard stops what the attack adds to them.\n"
+            )
+    return text
+
+
 def _left_out() -> Text:
     text = Text(
-        "A clone of the digits thief's 100 natural images alone reads most digits already; what his augmentation adds "
-        "to that, Weirguard takes away. Not among the honest accounts of the digits, because prada alone, at its "
-        "defaults, takes them for thieves:\n",
+        "These honest habits are not among the accounts of the digits, because prada alone, at its defaults, mistakes "
+        "them for theft:\n",
         style="dim",
     )
     for habit in known_false_alarms():
         text.append(f"  {habit.name}: {habit.about}; {habit.false_alarm}\n")
-    text.append("With a profile, as the tumours have one, such habits are learnt from honest traffic.")
+    text.append("A profile, such as the one of the tumours, learns such habits from honest traffic.")
     return text

@@ -1,4 +1,4 @@
-"""Starts everything, lets it run, looks on, and says what came of it."""
+"""Starts all parts of the demo, runs it, and returns the outcome."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from detector.lab.traffic import connections
 _FRAME_SECONDS = 0.5
 _RATE_FRAMES = 10
 _SETTLE_SECONDS = 2.0
-"""How long to look on after the last answer, for the last scores and decisions."""
+"""How long to observe after the last answer, for the last scores and decisions."""
 
 
 def run_demo(options: DemoOptions, read: ReadModel, console: Console | None = None) -> Outcome:
-    """Runs the demo to its end and returns what came of it, whether as promised or not.
+    """Runs the demo to its end and returns the outcome, whether as promised or not.
 
-    ``read`` brings the owner's tree into the form that the detector reads. Shows a live view on ``console`` when that
+    ``read`` converts the owner's tree to the form that the detector reads. Shows a live view on ``console`` when that
     is a terminal, else plain lines. Raises WeirguardError when a part cannot start or dies on the way, with the end of
-    its log. Whatever happens, no child process is left.
+    its log. No child process is left in any case.
     """
     console = console or Console()
     profile = _calibrated(options, read, console)
@@ -53,7 +53,7 @@ def _calibrated(options: DemoOptions, read: ReadModel, console: Console) -> Prof
 
 
 class _Performance:
-    """One run of the traffic on all models, looked at while it lasts."""
+    """One run of the traffic on all models, observed meanwhile."""
 
     def __init__(self, options: DemoOptions, stage: Stage, acts: Sequence[Act]) -> None:
         self._options = options
@@ -64,7 +64,7 @@ class _Performance:
         self._started_at = time.time()
 
     async def play(self, screen: Screen) -> float:
-        """Lets the traffic run; the seconds it took."""
+        """Runs the traffic. Returns the seconds it took."""
         self._started_at = time.time()
         traffic = asyncio.create_task(self._send())
         try:

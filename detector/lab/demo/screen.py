@@ -1,4 +1,4 @@
-"""Where the demo shows itself: a live view on a terminal, plain lines anywhere else."""
+"""The display of the demo: a live view on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SUMMARY_SECONDS = 5.0
 
 
 class Screen(Protocol):
-    """Shown each moment, and the events since the moment before."""
+    """Receives each moment, and the events since the moment before."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -50,7 +50,7 @@ class LiveScreen:
 
 
 class PlainScreen:
-    """Writes events as they come, and a line about the whole every five seconds."""
+    """Writes events as they come, and a summary line every five seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

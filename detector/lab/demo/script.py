@@ -1,4 +1,4 @@
-"""What is played on each model of the demo: who uses it, who steals it, and what is promised of him."""
+"""What happens on each model of the demo: its honest users, its thief, and what the demo promises."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import cycle, islice
 
 from detector.lab.answers import Victim
 from detector.lab.attackers.attacker import Attacker
+from detector.lab.attackers.augmentation import SEEDS
 from detector.lab.data import Dataset
 from detector.lab.demo.options import DemoOptions
 from detector.lab.demo.outcome import Promise
@@ -23,8 +24,11 @@ TABLE_ACCOUNTS = 12
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """``accounts`` use the ``model`` at ``path`` with rows that ``dataset`` has for honest users. ``theft``: what its
-    thief does, in words. ``leaves``: of the model, None where it is no tree."""
+    """``accounts`` query the ``model`` at ``path`` with the honest rows of ``dataset``.
+
+    ``theft``: the attack, in words. ``own_inputs``: the same thief with a budget for their own natural inputs alone;
+    None where the attack uses none. ``leaves``: the number of leaves of the model; None where it is no tree.
+    """
 
     model: str
     path: str
@@ -34,11 +38,12 @@ class Script:
     theft: str
     thief: Callable[[], Attacker]
     promise: Promise
+    own_inputs: Callable[[], Attacker] | None = None
     leaves: int | None = None
 
 
 def scripts(options: DemoOptions) -> list[Script]:
-    """A network that is judged by ``prada`` at its defaults, and a tree that is judged by a profile."""
+    """Returns a network judged by ``prada`` at its defaults, and a tree judged by a profile."""
     return [_digits(options), _tumours(options)]
 
 
@@ -53,6 +58,7 @@ def _digits(options: DemoOptions) -> Script:
         theft="Jacobian augmentation",
         thief=lambda: jacobian_thief(dataset, options.seed),
         promise=Promise("prada", 400),
+        own_inputs=lambda: jacobian_thief(dataset, options.seed, SEEDS),
     )
 
 
@@ -73,7 +79,7 @@ def _tumours(options: DemoOptions) -> Script:
 
 
 def table_accounts(dataset: Dataset, accounts: int) -> list[HonestAccount]:
-    """Honest users of ``dataset``; every habit comes round in turn, those that ``prada`` takes for theft included."""
+    """Returns honest users of ``dataset``. All habits take turns, including those that ``prada`` mistakes for theft."""
     seen: Counter[str] = Counter()
     made = []
     for number, habit in enumerate(islice(cycle(habits_of(dataset).values()), accounts)):

@@ -1,4 +1,4 @@
-"""Everything the demo needs to stand: broker, worker, model server, and the eyes on them."""
+"""The parts of the demo: broker, worker, model server, and their observers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HOST = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """``url``: where the model server is. ``broker`` and ``children`` must stay alive. ``watches``: by model."""
+    """``url``: of the model server. ``broker`` and ``children`` must stay alive. ``watches``: by model."""
 
     url: str
     broker: EmbeddedBroker
@@ -49,8 +49,8 @@ class Stage:
 
 @contextmanager
 def set_stage(mode: Mode, profile: Profile, models: Sequence[str]) -> Iterator[Stage]:
-    """A stage that is ready, its thieves watched on each of ``models``; nothing of it is left afterwards. Raises
-    WeirguardError when a part does not start."""
+    """Yields a stage that is ready, with a watch on the thief of each of ``models``; nothing of it is left afterwards.
+    Raises WeirguardError when a part does not start."""
     with tempfile.TemporaryDirectory(prefix="weirguard-demo-") as name, ExitStack() as stack:
         folder = Path(name)
         kept = folder / "profile"

@@ -1,4 +1,4 @@
-"""The live terminal view: a pure function of what is known, so that it can be tested and drawn anywhere."""
+"""The live terminal view: a pure function of the current state, so that it can be tested and drawn anywhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STATE_STYLES = {"refused": "bold red", "slowed": "red", "suspect": "yellow", "t
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One ``model``: who asks it, and what was said of them."""
+    """One ``model``: its accounts, and what the detector published about them."""
 
     model: str
     tallies: Mapping[str, Tally]
@@ -38,7 +38,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What the view shows. ``started_at``: wall-clock second at which the traffic began."""
+    """The content of the view. ``started_at``: wall-clock second at which the traffic began."""
 
     mode: Mode
     started_at: float
@@ -53,13 +53,13 @@ class Moment:
 
 
 def render(moment: Moment, lines: int) -> RenderableType:
-    """The whole view in about ``lines`` lines: the most suspicious accounts first, as many as there is room for."""
+    """Returns the whole view in about ``lines`` lines: the most suspicious accounts first, as many as fit."""
     rows = max(5, lines - _EVENT_LINES - _CHROME_LINES)
     return Group(_headline(moment), _accounts(moment, rows), _events(moment))
 
 
 def summary_line(moment: Moment) -> str:
-    """One plain line of the same, for where there is no terminal."""
+    """Returns the same as one plain line, for output without a terminal."""
     suspects = [f"{name} on {scene.model}" for scene in moment.scenes for name in scene.suspects]
     named = f" ({', '.join(suspects)})" if suspects else ""
     queries = sum(tally.sent for _, tally in moment.accounts)

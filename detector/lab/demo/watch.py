@@ -1,4 +1,4 @@
-"""When a gate begins to obey: one more gate, as any serving process has it, asked about a thief all the time."""
+"""Notes when a gate begins to obey: an additional gate, like that of any serving process, polled about a thief."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ _LOOK_SECONDS = 0.005
 
 
 class GateWatch(Background):
-    """``obeyed_at``: wall-clock second at which ``gate`` first knew of a decision about the thief of ``model``;
-    ``refused_at``: of one to refuse him. Whether observed or enforced does not matter. None until then.
-    """
+    """``obeyed_at``: the wall-clock second at which ``gate`` first knew of a decision about the thief of ``model``;
+    ``refused_at``: of a decision to refuse. Observed and enforced decisions both count. None until then."""
 
     def __init__(self, gate: Gate, model: str) -> None:
         super().__init__(f"demo-gate-watch-{model}")

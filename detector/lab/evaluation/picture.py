@@ -47,7 +47,7 @@ class Axis:
 
 
 def worst_runs(results: Iterable[AttackResult]) -> list[AttackResult]:
-    """Of each attack the run that got furthest unseen; missed ones first."""
+    """Returns, for each attack, the run that got furthest unseen; missed ones first."""
     worst = [max(runs, key=lambda run: (not run.caught, run.got_unseen)) for runs in group_by_attack(results).values()]
     return sorted(worst, key=lambda run: (run.caught, -run.got_unseen))
 
@@ -68,7 +68,7 @@ def picture(results: Iterable[AttackResult]) -> str:
 
 
 def _first(run: AttackResult) -> int:
-    """The least number of queries at which there is anything to draw."""
+    """Returns the smallest number of queries with anything to draw."""
     return min([run.sent, *(point.queries for point in run.curve[:1]), run.first_verdict or run.sent])
 
 
@@ -82,7 +82,7 @@ def _axes(axis: Axis, bottom: float) -> list[str]:
     parts.append(text("queries sent", ((left + right) / 2, bottom + 38), anchor="middle"))
     parts.append(text("attack, and where it was tried", (0, 16), "small"))
     parts.append(text("clone agrees with the model, 0 to 100% in each line", (left, 16), "small"))
-    parts.append(text("what he got unseen", (right + 16, 16), "small"))
+    parts.append(text("stolen unseen", (right + 16, 16), "small"))
     return parts
 
 

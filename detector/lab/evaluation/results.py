@@ -1,4 +1,4 @@
-"""What judged logs come to: one line an attack, one line a kind of honest account."""
+"""The results of judged logs: one line per attack, one line per kind of honest account."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Got:
 
 @dataclass(frozen=True, slots=True)
 class AttackResult:
-    """One attack on one victim. ``sent``: the thief's queries; ``useful``: those of them that his clone is made of.
+    """One attack on one victim. ``sent``: the thief's queries; ``useful``: those of them that the clone is made of.
 
-    ``accounts``: over how many he spread them. ``first_verdict``: how many he had sent when the first of his accounts
-    was a suspect, that query included; None if he was missed. ``curve``: what his clone was worth, by queries sent;
-    empty where there is no clone.
+    ``accounts``: how many the thief used. ``first_verdict``: how many queries were sent when the first of them was
+    flagged, that query included; None if all were missed. ``curve``: the clone's fidelity, by queries sent; empty where
+    there is no clone.
     """
 
     attack: str
@@ -45,7 +45,7 @@ class AttackResult:
 
     @property
     def got_at_verdict(self) -> Got | None:
-        """Linear between checkpoints; None if he was missed, or caught before the first checkpoint."""
+        """Linear between checkpoints; None if the thief was missed, or caught before the first checkpoint."""
         return None if self.first_verdict is None else self._got(self.first_verdict)
 
     @property
@@ -54,13 +54,13 @@ class AttackResult:
 
     @property
     def got_unseen(self) -> float:
-        """Agreement on natural inputs that he reached before any verdict; 0 where it was not measured."""
+        """The agreement on natural inputs before any verdict; 0 where it was not measured."""
         got = self.got_at_verdict if self.caught else self.got_at_end
         return 0.0 if got is None else got.test
 
     @property
     def cost_multiplier(self) -> float:
-        """Queries sent for each that was of use."""
+        """The queries sent per useful one."""
         return self.sent / self.useful if self.useful else float("inf")
 
     def _got(self, queries: int) -> Got | None:
@@ -89,9 +89,9 @@ class HonestResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything a report tells. ``detector``: who judged, in words; ``signals``: their names. ``refused``: rows of
-    the logs that no verdict could be given on. ``attacks``: missed ones first, then by what he got unseen. ``gaps``:
-    sentences on what is not in it."""
+    """The content of a report. ``detector``: the judge, in words; ``signals``: their names. ``refused``: rows of the
+    logs without a verdict. ``attacks``: missed ones first, then by what the thief got unseen. ``gaps``: sentences on
+    what is not in it."""
 
     detector: str
     signals: tuple[str, ...]
@@ -147,10 +147,11 @@ def _attack_result(log: JudgedLog) -> AttackResult:
     )
 
 
-def _first_verdict(log: JudgedLog, on_him: NDArray[np.bool_]) -> int | None:
-    """How many of his queries stand up to the first flagged row ``on_him``; what came before them is no catch."""
+def _first_verdict(log: JudgedLog, on_thief: NDArray[np.bool_]) -> int | None:
+    """Returns the number of the thief's queries up to the first flagged row of ``on_thief``; what came before them is
+    no catch."""
     sent = np.cumsum(~log.honest)
-    verdicts = np.flatnonzero(log.flagged & on_him & (sent > 0))
+    verdicts = np.flatnonzero(log.flagged & on_thief & (sent > 0))
     return int(sent[verdicts[0]]) if len(verdicts) else None
 
 

@@ -1,4 +1,4 @@
-"""The answer in sentences: which attacks are caught, when, and what had the thief got by then."""
+"""The answer in sentences: which attacks are caught, when, and what the thief had by then."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from detector.lab.evaluation.suite import SuiteProgress
 
 _ONE_SIGNAL = {
-    "prada": "prada is the only signal at work. It looks for a thief who walks in steps from his earlier queries, and "
+    "prada": "prada is the only signal at work. It looks for a thief who takes small steps from earlier queries, and "
     "sees no other way of asking; more signals are what would catch the rest.",
 }
 
@@ -65,7 +65,7 @@ def percent(share: float) -> str:
 
 
 def _missed(by_attack: dict[str, list[AttackResult]]) -> str:
-    """Attacks never or not always caught, with the best that the thief went home with."""
+    """Returns a paragraph on the attacks never or not always caught, with the best result of a thief."""
     missed = {name: [run for run in runs if not run.caught] for name, runs in by_attack.items()}
     parts = [_missed_attack(name, runs, len(by_attack[name])) for name, runs in missed.items() if runs]
     lead = "Missed, with the share of natural inputs on which the clone came to agree with the model"
@@ -92,7 +92,7 @@ def _by_then(run: AttackResult) -> str:
     if end is None:
         return "No clone was measured."
     if then is None:
-        return f"He had no clone yet; let alone, it would have reached {percent(end.test)}."
+        return f"There was no clone yet; unhindered, it would have reached {percent(end.test)}."
     return (
         f"By then the clone agreed with the model on {percent(then.test)} of natural inputs; let alone, it would have "
         f"reached {percent(end.test)}."

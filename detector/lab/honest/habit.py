@@ -1,4 +1,4 @@
-"""What an honest user is: a seeded, endless sequence of asks."""
+"""An honest user: a seeded, endless sequence of requests."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Ask:
 
 
 Behaviour = Callable[[Examples, Rng], Iterator[Ask]]
-"""Given the images a user holds and his own generator, what he asks: endless, or ending when he goes home."""
+"""(the images a user holds, the user's generator) -> their requests: endless, or until they stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Habit:
     """A kind of honest user.
 
-    ``false_alarm``: None, or why ``prada`` at its documented defaults takes such a user for a thief. Those
-    are real users too; they stay out of the demo's population and are listed in its text and in the docs.
+    ``false_alarm``: None, or why ``prada`` at its documented defaults mistakes such a user for a thief. Those are real
+    users too; they stay out of the demo's population and are listed in its text and in the docs.
     """
 
     name: str

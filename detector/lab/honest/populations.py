@@ -15,7 +15,7 @@ from detector.lab.honest.habit import Ask, Habit
 
 
 class HonestUser(NamedTuple):
-    """``asks``: his requests in order; endless, unless it is his ``habit`` to go home."""
+    """``asks``: the user's requests in order; endless, unless the ``habit`` is to stop."""
 
     account: str
     habit: str
@@ -23,15 +23,15 @@ class HonestUser(NamedTuple):
 
 
 def habits_of(dataset: Dataset) -> dict[str, Habit]:
-    """Those for every data set; for images, ``HABITS`` too, which stand for those of the same name."""
+    """Returns the habits for every data set; for images, ``HABITS`` too, which replace those of the same name."""
     images = {} if dataset.side is None else HABITS
     return tabular.habits(dataset) | images
 
 
 def population(dataset: Dataset, accounts: int, seed: int) -> list[HonestUser]:
-    """``accounts`` honest users of the model of ``dataset``, the same for the same ``seed``.
+    """Returns ``accounts`` honest users of the model of ``dataset``, the same for the same ``seed``.
 
-    Every habit comes round in turn, known false alarms included: who measures false alarms must not leave them out.
+    All habits take turns, including known false alarms, so that measured false-alarm rates include them.
     """
     seen: Counter[str] = Counter()
     users = []

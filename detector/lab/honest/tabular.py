@@ -1,7 +1,7 @@
-"""Honest users of any data set, tables above all. Images have habits of their own besides.
+"""Honest users of any data set, tables above all. Images have further habits.
 
-Small tables are soon through: a *fresh* row lies between two natural rows of one class (SMOTE; Chawla et al. 2002),
-with the categories of the first, so that a user seldom says the same twice unless his habit is to.
+Small tables are soon used up: a *fresh* row lies between two natural rows of one class (SMOTE; Chawla et al. 2002),
+with the categories of the first, so that a user seldom repeats a row unless that is their habit.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def steady(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
 
 
 def bulk_scoring(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
-    """All his rows in one request, in an order of his own; a tenth of them, at least one, is new the next time."""
+    """All of the user's rows in one request, in random order; a tenth of them, at least one, is new the next time."""
     table, rows = rng.permutation(held.features), fresh(dataset, held, rng)
     while True:
         yield Ask(rng.uniform(6, 9), table.copy())
@@ -69,7 +69,7 @@ def what_if(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
 
 
 def drifted(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
-    """His world is not that of the training: each continuous feature lies up to a fifth of its range off, always."""
+    """Data that drifted from the training data: each continuous feature is up to a fifth of its range off, always."""
     offset = rng.uniform(-_DRIFT, _DRIFT, dataset.dimension) * (dataset.high - dataset.low)
     for row in fresh(dataset, held, rng):
         yield Ask(rng.exponential(0.24), _moved(dataset, row, offset))
@@ -105,7 +105,7 @@ def slow_change(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
 
 
 def short_lived(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
-    """One to twelve queries, then never again."""
+    """One to twelve queries, then none."""
     rows = fresh(dataset, held, rng)
     for _ in range(int(rng.integers(1, _LONGEST_STAY + 1))):
         yield Ask(rng.exponential(0.5), next(rows))

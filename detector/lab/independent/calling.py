@@ -19,7 +19,7 @@ Ask = Callable[[NDArray[np.float32]], Answers]
 """Inputs (n, d), n at least 1 -> the answers to all of them."""
 
 CallingAttack = Callable[[Ask], None]
-"""A whole attack, which asks as it goes. It must not hold who puts its questions, or it is never forgotten with him."""
+"""A whole attack, which queries as it runs. It must not hold a reference to its caller, or neither is ever freed."""
 
 
 def questions_of(attack: CallingAttack, seed: list[int]) -> Questions:

@@ -27,7 +27,8 @@ Generate = Callable[[Any, NDArray[np.float32], np.random.Generator], None]
 
 
 class ToolboxEvasion(Evasion):
-    """Has ``generate`` turn one of his inputs after another; each until the toolbox is content, or the budget spent."""
+    """Lets ``generate`` change one of the thief's inputs after another; each until the toolbox is content, or the
+    budget spent."""
 
     def __init__(self, knowledge: Knowledge, budget: int, seed: int, generate: Generate) -> None:
         self._generate = generate
@@ -38,7 +39,7 @@ class ToolboxEvasion(Evasion):
     def next_batch(self) -> NDArray[np.float32]:
         batch = super().next_batch()
         if not len(batch):
-            self._asking.close()  # else it would wait for answers as long as he is remembered
+            self._asking.close()  # else it would wait for answers until it is freed
         return batch
 
     def _turn(self, row: int) -> Questions:
@@ -50,7 +51,7 @@ class ToolboxEvasion(Evasion):
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """Of the input ``original`` (d,), to be kept in ``found`` under ``row``."""
+    """The search around the input ``original`` (d,), kept in ``found`` under ``row``."""
 
     generate: Generate
     ranges: Ranges

@@ -55,7 +55,8 @@ def train(dataset: Dataset, seed: int, diversity: float = DIVERSITY) -> DiverseE
 
 
 def by_probability(said: Array) -> Array:
-    """Gradient of log sum exp of the cosines of all pairs of members, by what each said: ``said`` (m, n, k)."""
+    """Returns the gradient of log sum exp of the cosines of all pairs of members, by each member's outputs ``said`` (m,
+    n, k)."""
     length = np.linalg.norm(said, axis=2, keepdims=True)
     unit = said / length
     cosines = cosine_similarities(said)
@@ -67,7 +68,7 @@ def by_probability(said: Array) -> Array:
 
 
 def cosine_similarities(said: Array) -> Array:
-    """Float64 (m, m, n) between what each two members said of each input: ``said`` (m, n, k)."""
+    """Returns float64 (m, m, n): the cosine similarities of the outputs ``said`` (m, n, k) of each two members."""
     unit = said / np.linalg.norm(said, axis=2, keepdims=True)
     return np.asarray(np.einsum("ink,jnk->ijn", unit, unit))
 

@@ -1,4 +1,4 @@
-"""Thieves who hide among other queries under their own account."""
+"""Thieves that hide among other queries under their own account."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detector.lab.wrappers.disguise import Disguise, Rows, Stream
 
 
 class Dummies(Disguise):
-    """Sends ``ratio`` natural inputs of his own for each query, evenly spread, none twice while they last.
+    """Sends ``ratio`` of the thief's natural inputs for each query, evenly spread, none twice while they last.
 
     Cover queries as in Quiring, Arp and Rieck 2018; PRADA's authors name them as the way around their detector.
     """
@@ -46,7 +46,7 @@ class Dummies(Disguise):
 
 
 class Mixed(Disguise):
-    """Steals under the account of an honest user, who goes on with his own work at his own pace meanwhile."""
+    """Steals under the account of an honest user, whose own work goes on at its own pace."""
 
     cover = Mark("honest", "steady")
 
@@ -65,7 +65,7 @@ class Mixed(Disguise):
         return Stream(features[order], source[order], np.zeros(len(order), np.int64), times[order])
 
     def _asked_until(self, second: float) -> tuple[list[float], list[Rows]]:
-        """When he asked until ``second``, and what: rows (1, d)."""
+        """Returns the user's queries until ``second``: their times, and rows (1, d)."""
         at, rows = [], []
         while self._next_at <= second:
             at.append(self._next_at)

@@ -1,4 +1,4 @@
-"""What every disguise is: it turns the thief's queries into the stream that the service sees."""
+"""The base of disguises: turns the thief's queries into the stream that the service sees."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Rows = NDArray[np.float32]
 class Stream:
     """``m`` queries in the order in which they are sent.
 
-    ``features`` float32 (m, d). ``source`` int64 (m,): the row of the thief's batch that a query is, in order; -1 for a
-    cover query, whose answer he is not shown. ``account`` int64 (m,): which of his accounts asks, from 0. ``at``
-    float64 (m,): seconds since the attack began, never falling.
+    ``features`` float32 (m, d). ``source`` int64 (m,): the row of the thief's batch of each query, in order; -1 for a
+    cover query, whose answer the thief does not see. ``account`` int64 (m,): which of the thief's accounts sends it,
+    from 0. ``at`` float64 (m,): seconds since the attack began, never decreasing.
     """
 
     features: Rows
@@ -40,9 +40,9 @@ class Stream:
 
 
 class Disguise:
-    """No disguise: one account, one query every ``pause`` seconds, and the base of all others.
+    """No disguise: one account, one query every ``pause`` seconds; the base of all others.
 
-    ``accounts``: how many the thief uses. ``cover``: what his cover queries truly are.
+    ``accounts``: the number of accounts of the thief. ``cover``: the true mark of cover queries.
     """
 
     accounts = 1

@@ -1,4 +1,4 @@
-"""Thieves with several accounts, each of which asks only a part of the attack."""
+"""Thieves with several accounts, each of which sends only a part of the attack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ROWS_AT_ONCE = 512
 
 
 class Split(Disguise):
-    """Spreads the attack over ``accounts`` of his. The base asks with them in turn, query by query."""
+    """Spreads the attack over ``accounts`` accounts. The base uses them in turn, query by query."""
 
     def __init__(self, accounts: int, pause: float) -> None:
         super().__init__(pause)

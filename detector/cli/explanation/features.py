@@ -1,0 +1,42 @@
+"""Which features betray an account, by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from detector.contracts.queries import QueryBatch
+from detector.core.configuration import EngineConfig
+from detector.core.fitting import Fitting
+from detector.core.profile import Profile
+from detector.core.reference import ReferenceIndex
+
+_SHOWN = 4
+
+
+def unseen_by_name(batches: Sequence[QueryBatch], config: EngineConfig) -> list[str]:
+    """A sentence on the features in which one account's queries have most values that no honest query has; nothing
+    where there are none, or no profile."""
+    fitting, found, rows = Fitting(config.judging), Counter[str](), 0
+    profiles = {(own.model, own.model_version): own for own in config.judging}
+    for batch in batches:
+        own = profiles.get((batch.model, fitting.judged_as(batch) or ""))
+        plain = fitting.plain(batch, Counter())
+        if own is not None and plain.dimension == own.reference.dimension:
+            found += _unseen(own, plain)
+            rows += len(plain)
+    told = [f"{name} in {often:,}" for name, often in found.most_common(_SHOWN)]
+    return [f"Values that no honest query has, of {rows:,} queries: {', '.join(told)}."] if told else []
+
+
+def _unseen(profile: Profile, plain: QueryBatch) -> Counter[str]:
+    """In how many rows each feature has such a value."""
+    reference = profile.reference
+    counts = reference.seen.strange(ReferenceIndex(reference).scaled(plain.features)).sum(axis=0)
+    names = profile.form.names or [f"feature {number}" for number in range(1, len(counts) + 1)]
+    found: Counter[str] = Counter()
+    for at in np.flatnonzero(counts).tolist():
+        found[names[at]] += int(counts[at])
+    return found

@@ -1,0 +1,41 @@
+"""What the queries of a model were taken for, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from detector.core.calibration.plain import PlainTraffic
+
+_OUTPUTS = {
+    "probability": "one probability a row, taken as that of the second of two classes",
+    "score": "one number a row, taken as a score",
+    "label": "one class a row",
+    "probabilities": "probabilities",
+    "none": "none: accounts are judged by what they ask, not by what they were told",
+}
+
+
+def form_lines(traffic: PlainTraffic) -> Iterator[tuple[str, str]]:
+    """Lines about features and outputs, each with its heading."""
+    yield "features", _features(traffic)
+    yield "outputs", _outputs(traffic)
+    if traffic.left_out:
+        yield "note", f"left out: {traffic.left_out} queries with other features or outputs than the rest"
+
+
+def _features(traffic: PlainTraffic) -> str:
+    fields, width = traffic.form.fields, traffic.pieces[0].dimension
+    if fields is None:
+        return f"{width} numbers"
+    texts = [own for own in fields if own.values is not None]
+    of_texts = f", {len(texts)} of them texts with {sum(own.width for own in texts)} values" if texts else ""
+    return f"{len(fields)} by name{of_texts}"
+
+
+def _outputs(traffic: PlainTraffic) -> str:
+    form, why = traffic.form, traffic.learned.why
+    classes = len(form.classes) if form.classes is not None else 0
+    of_classes = f", of {classes} classes by name" if classes else ""
+    others = [kind for kind in ("probability", "label", "score") if kind != form.outputs]
+    reason = f": {why}; --outputs {' or '.join(others)} to say otherwise" if why else ""
+    return _OUTPUTS[form.outputs] + of_classes + reason

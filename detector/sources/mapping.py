@@ -1,0 +1,97 @@
+"""Which column of a log is what: ``--map principal=user_id,features=f_*`` and the setting ``sources.map``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from detector.contracts.errors import ConfigurationError
+
+VECTORS = ("features", "outputs")
+NAMES = ("event_id", "principal", "model", "model_version")
+TEXTS = (*NAMES, "output_kind", "served_mode", "network_prefix", "organisation", "user_agent_hash")
+LISTS = ("missing", "specification")
+NUMBERS = ("hardness", "leaf")
+ROLES = (*NAMES, "occurred_at", *VECTORS, *TEXTS[len(NAMES) :], *LISTS, *NUMBERS)
+"""What a column can be; a column of that name is it."""
+
+_SPECIAL = re.compile(r"([\\,|*])")
+_ADVICE = "write ROLE=COLUMN, such as principal=user_id, features=f_*, features=age|income, or model=@credit"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the values of a role come from: from columns, by name or with ``*`` for any letters, or the same
+    ``constant`` in every row. Neither: the log has none."""
+
+    patterns: tuple[str, ...] = ()
+    constant: str | None = None
+
+    def matches(self, name: str) -> bool:
+        """Whether the column ``name`` is meant."""
+        return any(_matches(pattern, name) for pattern in self.patterns)
+
+    def names(self, name: str) -> bool:
+        """Whether the column ``name`` is meant by its whole name."""
+        return any("*" not in _bare(pattern) and _matches(pattern, name) for pattern in self.patterns)
+
+
+Sources = Mapping[str, Source]
+"""By role, of those that were said."""
+
+
+def parse_map(texts: Sequence[str]) -> dict[str, Source]:
+    """What ``--map`` was given, perhaps several times. Raises ConfigurationError."""
+    found: dict[str, Source] = {}
+    for part in (part for text in texts for part in _split(text, ",")):
+        role, equals, source = part.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--map: {part!r} says nothing; {_ADVICE}")
+        if role.strip() in found:
+            raise ConfigurationError(f"--map: {role.strip()} is there twice; join columns with |")
+        found |= sources_of({role.strip(): source.strip()}, "--map")
+    return found
+
+
+def sources_of(map_: Mapping[str, str], where: str) -> dict[str, Source]:
+    """The sources in ``map_``, their texts by role; ``where`` it stands. Raises ConfigurationError."""
+    if unknown := [role for role in map_ if role not in ROLES]:
+        raise ConfigurationError(f"{where}: {unknown[0]!r} is no role; there are {', '.join(ROLES)}")
+    return {role: _source(role, text, where) for role, text in map_.items()}
+
+
+def quoted(name: str) -> str:
+    """The column ``name`` as a source."""
+    plain = _SPECIAL.sub(r"\\\1", name)
+    return "\\" + plain if plain.startswith("@") else plain
+
+
+def _source(role: str, text: str, where: str) -> Source:
+    if text.startswith("@"):
+        if role not in TEXTS:
+            raise ConfigurationError(f"{where}: {role} cannot be the same in every row; {_ADVICE}")
+        return Source(constant=text[1:])
+    patterns = tuple(_split(text, "|"))
+    if role not in VECTORS and (len(patterns) > 1 or any("*" in _bare(one) for one in patterns)):
+        raise ConfigurationError(f"{where}: {role} is one column, not {text!r}")
+    return Source(patterns)
+
+
+def _split(text: str, at: str) -> list[str]:
+    """The parts of ``text`` between ``at`` that no backslash precedes."""
+    return [part for part in re.split(rf"(?<!\\){re.escape(at)}", text) if part]
+
+
+def _bare(pattern: str) -> str:
+    """``pattern`` without what a backslash makes a letter."""
+    return re.sub(r"\\.", "", pattern)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if "*" in _bare(pattern):
+        parts = re.split(r"(?<!\\)\*", pattern)
+        shell = "*".join(re.sub(r"([\[?*])", r"[\1]", re.sub(r"\\(.)", r"\1", part)) for part in parts)
+        return fnmatchcase(name, shell)
+    return re.sub(r"\\(.)", r"\1", pattern) == name

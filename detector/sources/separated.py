@@ -1,0 +1,204 @@
+"""CSV and TSV: a table of texts, whose first line names the columns. Empty cells, NA, NaN, None and null are null."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.queries import BadRow, DecodedQueries
+from detector.sources.cells import Part
+from detector.sources.looks import looks_of
+from detector.sources.paths import partitions
+from detector.sources.reading import Reading
+from detector.sources.streams import count_lines, opened
+from detector.sources.table import read_part
+
+NULLS = ("", "NA", "N/A", "NaN", "nan", "None", "null", "NULL")
+_SEPARATORS = ",;\t|"
+_ROWS, _CELLS = 4096, 1 << 20
+_BLOCK, _LARGEST = 4 << 20, 8 << 20
+"""Bytes read at once, and those of the largest row."""
+
+
+def read_separated(path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]:
+    """The queries in the CSV or TSV file at ``path``, a row each, counted without the line of names. Raises
+    ConfigurationError."""
+    reading = reading or Reading()
+    with opened(path) as file:
+        form = _form(path, file)
+        if form is None:
+            return
+        start = 0
+        for chunk in _chunks(file):
+            rows = form.parse(chunk, start)
+            start += rows.count
+            if rows.bad:
+                yield DecodedQueries(None, np.zeros(0, np.int64), bad_rows=rows.bad)
+            if len(rows.places):
+                yield from _read(path, reading, rows)
+
+
+def count_rows(path: Path) -> int:
+    """How many rows the file at ``path`` has, as far as its lines tell."""
+    return max(0, count_lines(path) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A ``table`` of the good ones, their ``places`` int64 (n,) in the file, the ``bad`` ones, and how many there are
+    together."""
+
+    table: Any
+    places: NDArray[np.int64]
+    bad: list[BadRow]
+
+    @property
+    def count(self) -> int:
+        return len(self.places) + len(self.bad)
+
+
+def _read(path: Path, reading: Reading, rows: _Rows) -> Iterator[DecodedQueries]:
+    import pyarrow as pa
+
+    names = rows.table.schema.names
+    given = {name: value for name, value in partitions(path).items() if name not in names}
+    step = max(1, min(_ROWS, _CELLS // len(names)))
+
+    def columns(start: int, stop: int) -> dict[str, Any]:
+        own = rows.table.slice(start, stop - start)
+        return dict(zip(names, own.columns, strict=True))
+
+    plan = reading.plan(path, lambda: looks_of(columns(0, _ROWS), texts_only=True), frozenset([*names, *given]))
+    for start in range(0, len(rows.places), step):
+        places = rows.places[start : start + step]
+        texts = columns(start, start + step)
+        texts |= {name: pa.array([value] * len(places), pa.string()) for name, value in given.items()}
+        yield from read_part(reading, plan, Part(path, texts, places))
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """The ``names`` of the columns, and what stands between them."""
+
+    names: tuple[str, ...]
+    separator: str
+
+    def parse(self, chunk: bytes, start: int) -> _Rows:
+        """The rows in ``chunk``, the first of which is number ``start`` of the file; empty for one that is too
+        large."""
+        import pyarrow as pa
+
+        if not chunk:
+            none = pa.RecordBatch.from_pylist([], pa.schema([(name, pa.string()) for name in self.names]))
+            detail = f"the row has more than {_LARGEST} bytes"
+            return _Rows(none, np.zeros(0, np.int64), [BadRow(start, "too-large", detail)])
+        odd: dict[int, int] = {}
+
+        def note(row: Any) -> str:
+            odd[row.number - 1] = row.actual_columns
+            return "skip"
+
+        table = self._table(chunk, note)
+        places = np.delete(np.arange(table.num_rows + len(odd)), list(odd))
+        want = len(self.names)
+        bad = [
+            BadRow(start + row, "structure", f"the row has {found} cells, and the first line names {want} columns")
+            for row, found in odd.items()
+        ]
+        return _Rows(table, start + places, bad)
+
+    def _table(self, chunk: bytes, note: Any) -> Any:
+        import pyarrow as pa
+        from pyarrow import csv as arrow
+
+        read = arrow.ReadOptions(column_names=self.names, use_threads=False, block_size=len(chunk) + 1)
+        parse = arrow.ParseOptions(delimiter=self.separator, newlines_in_values=True, invalid_row_handler=note)
+        convert = arrow.ConvertOptions(
+            check_utf8=False,
+            column_types=dict.fromkeys(self.names, pa.string()),
+            null_values=NULLS,
+            strings_can_be_null=True,
+        )
+        table = arrow.read_csv(pa.BufferReader(chunk), read, parse, convert)
+        return (
+            table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], table.schema)
+        )
+
+
+def _form(path: Path, file: BinaryIO) -> _Form | None:
+    """From the first line that is not blank; None where there is none."""
+    while line := file.readline(_LARGEST):
+        text = line.decode("utf-8-sig", "replace").strip("\r\n")
+        if text.strip():
+            break
+    else:
+        return None
+    if len(line) == _LARGEST:
+        raise ConfigurationError(f"{path}: the first line, which names the columns, has no end")
+    separator = max(_SEPARATORS, key=text.count)
+    names = next(csv.reader([text], delimiter=separator, strict=False))
+    return _Form(_distinct(names), separator)
+
+
+def _distinct(names: list[str]) -> tuple[str, ...]:
+    """``names``, of which no two are alike and none is empty, as pandas would call them."""
+    found: dict[str, None] = {}
+    for at, name in enumerate(names):
+        own = base = name.strip() or f"Unnamed: {at}"
+        number = 0
+        while own in found:
+            number += 1
+            own = f"{base}.{number}"
+        found[own] = None
+    return tuple(found)
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    """What is left of ``file`` in pieces of whole rows, of a few MB; an empty one for a row that is larger."""
+    rest, ended = b"", False
+    while rest or not ended:
+        if not ended and len(rest) <= _LARGEST:
+            block = file.read(_BLOCK)
+            ended = not block
+            rest += block
+        end = _end(rest, ended)
+        if not end and len(rest) <= _LARGEST and not ended:
+            continue
+        if not end:  # a quote that is never closed, or a row without end
+            end = rest.find(b"\n") + 1
+        if end or ended:
+            end = end or len(rest)
+            if rest[:end].strip():
+                yield rest[:end]
+            rest = rest[end:]
+            continue
+        rest, ended = _after_line(file)
+        yield b""
+
+
+def _end(text: bytes, ended: bool) -> int:
+    """Where the last row of ``text`` ends that is whole; 0 where none is. A line break between quotes ends none."""
+    if b'"' not in text:
+        return len(text) if ended else text.rfind(b"\n") + 1
+    letters = np.frombuffer(text, np.uint8)
+    open_ = np.cumsum(letters == ord('"'), dtype=np.uint8) & 1  # it wraps at an even number
+    if ended and not open_[-1]:
+        return len(text)
+    breaks = np.flatnonzero((letters == ord("\n")) & (open_ == 0))
+    return int(breaks[-1]) + 1 if len(breaks) else 0
+
+
+def _after_line(file: BinaryIO) -> tuple[bytes, bool]:
+    """What follows the line that ``file`` is in, and whether the file ended."""
+    while block := file.read(_BLOCK):
+        at = block.find(b"\n")
+        if at >= 0:
+            return block[at + 1 :], False
+    return b"", True

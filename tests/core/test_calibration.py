@@ -16,7 +16,6 @@ from detector.core.batch import MicroBatch
 from detector.core.calibration.calibrate import Calibration, calibrate
 from detector.core.calibration.crossfit import CrossFit
 from detector.core.calibration.habits import fields, what_if
-from detector.core.calibration.invented import Draw, Invented
 from detector.core.calibration.jury import farthest
 from detector.core.calibration.recording import COLUMNS, record
 from detector.core.calibration.threshold import Tail, oddness
@@ -191,16 +190,6 @@ def test_the_budget_decides_where_the_threshold_is(budget: float) -> None:
     own = _calibrated()
     assert own.tail.threshold(budget) == Tail.beside(own.largest[own.long], own.odd[own.long]).threshold(budget)
     assert own.tail.threshold(2 * budget) < 0.97 * own.tail.threshold(budget)
-
-
-def test_invented_users_are_told_what_those_were_whose_queries_they_ask() -> None:
-    """And not the worst that anybody was told: nobody was told all of that."""
-    measures = ("novelty", "surprise")
-    drawn = [Draw(0, 0, 1), Draw(0, 0, 2), Draw(0, 1, 3)]
-    invented = Invented(drawn, np.array([[1.0, 0.5], [2.0, 9.0], [3.0, 0.0]]), measures)
-    honest = np.array([[50.0, 40.0], [60.0, 10.0], [0.0, 8.0], [0.0, 7.0]])
-    np.testing.assert_allclose(invented.exemplars(honest), [[0.0, 0.0], [1.75, 10.0], [3.0, 7.0]])
-    np.testing.assert_allclose(invented.exemplars(honest, {1}), [[0.0, 0.0], [2.0, 9.0], [3.0, 7.0]])
 
 
 def test_one_query_of_nonsense_is_no_verdict_and_nonsense_without_end_is() -> None:

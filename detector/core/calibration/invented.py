@@ -14,7 +14,7 @@ from detector.core.calibration.crossfit import CrossFit, Fold
 from detector.core.calibration.habits import WHAT_IFS, what_if
 from detector.core.signals import MEASURES
 
-_DRAWS, _GROUPS = 12, 3
+_DRAWS, _GROUPS = 12, 2
 """Invented users of each kind, each made from another account where there are enough, and their groups."""
 _DONORS = 512
 _COVERED = 0.75
@@ -58,10 +58,10 @@ class Invented:
     reached: Floats
     measures: Sequence[str]
 
-    def exemplars(self, honest: Floats, without: Collection[int] = ()) -> Floats:
+    def exemplars(self, others: Floats, without: Collection[int] = ()) -> Floats:
         """float64 (e, j): the ordinary account, and one for each group of each kind, made without those that have
         queries of the accounts ``without``. What the model would have told them is not known, so they may be told
-        whatever those were whose queries they ask; ``honest`` (n, j) is what each account reached."""
+        whatever any of the ``others`` (n, j) was."""
         said = np.array([name in MEASURES and MEASURES[name].family == "outputs" for name in self.measures])
         found = [np.zeros(len(self.measures))]
         for kind, group in product(range(len(WHAT_IFS)), range(_GROUPS)):
@@ -69,6 +69,5 @@ class Invented:
             own = [at for at in of_group if self.drawn[at].at not in without]
             if own:
                 likely = np.quantile(self.reached[own], _COVERED, axis=0)
-                told = honest[[self.drawn[at].at for at in own]].max(axis=0)
-                found.append(np.where(said, np.maximum(likely, told), likely))
+                found.append(np.where(said, np.maximum(likely, others.max(axis=0)), likely))
         return np.array(found)

@@ -74,7 +74,7 @@ class Jury:
     def _exemplars(self, without: Collection[int]) -> tuple[Array, Floats]:
         """Whose they are, int64 (e,), and the exemplars float64 (e, j) of all accounts but those ``without``."""
         whose = np.delete(np.arange(len(self.reached)), list(without))
-        invented = self.invented.exemplars(self.reached, without)
+        invented = self.invented.exemplars(self.reached[whose], without)
         every = np.concatenate((np.maximum(self.reached[whose], 0.0), invented))
         return np.append(whose, np.full(len(invented), NOBODY)), every
 

@@ -8,10 +8,8 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --quiet
 
-# Tests that need no broker and no server: two processes share them. Those of a new folder run one by one until it is
-# named here.
-QUIET := $(addprefix tests/,contracts core deploy lab policy runtime schemas sources test_architecture.py \
-	test_faults_documented.py test_words.py)
+# These run whole services, one test at a time. All others are shared by two processes.
+SERVICES := tests/e2e
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-kafka test-deploy lint bench lab-tables chaos soak generate lock clean
@@ -25,8 +23,8 @@ demo: $(STAMP)  ## watch a model thief being found and stopped
 	$(BIN)/weirguard demo
 
 test: lint      ## check the code, then run the tests on the embedded broker
-	$(BIN)/pytest -q --numprocesses 2 --dist loadfile $(QUIET)
-	$(BIN)/pytest -q $(QUIET:%=--ignore=%) tests
+	$(BIN)/pytest -q --numprocesses 2 --dist loadfile $(SERVICES:%=--ignore=%) tests
+	$(BIN)/pytest -q $(SERVICES)
 
 test-kafka: $(STAMP) ## run the end-to-end tests on a real Apache Kafka
 	$(BIN)/pytest -q --broker apache tests/e2e tests/apache_kafka

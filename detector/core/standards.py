@@ -24,8 +24,9 @@ MOST = 12.0
 """The most that one measure can add to D."""
 FLOOR, FLOOR_BUDGET = 5.0, 0.01
 """The lowest threshold at this budget, in standard deviations left unexplained, however alike honest accounts are."""
-PRIOR = 3.0
-"""The number of ordinary queries assumed before an account's first, so that one unusual query gives no verdict."""
+PRIOR = 2.0
+"""The number of ordinary queries assumed before an account's first: with fewer, one query of nonsense would give a
+verdict."""
 
 _CLIP = 8.0
 """A query's score is clipped to this many standard deviations of a single query, about the mean."""

@@ -19,7 +19,7 @@ from detector.core.standards import Standards
 from tests.core.oracle import OraclePrincipal
 
 MEMORIES = (8.0, 32.0, 128.0, 512.0)
-PRIOR = 3.0
+PRIOR = 2.0
 
 Vector = NDArray[Any]
 

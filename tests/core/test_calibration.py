@@ -185,6 +185,28 @@ def _calibrated() -> Calibration:
     return calibrate(crowd(16), BUDGET)
 
 
+@pytest.mark.parametrize("budget", [0.01, 0.05, 0.2])
+def test_the_budget_decides_where_the_threshold_is(budget: float) -> None:
+    own = _calibrated()
+    assert own.tail.threshold(budget) == Tail.beside(own.largest[own.long], own.odd[own.long]).threshold(budget)
+    assert own.tail.threshold(2 * budget) < 0.97 * own.tail.threshold(budget)
+
+
+def test_one_query_of_nonsense_is_no_verdict_and_nonsense_without_end_is() -> None:
+    profile = calibrate(crowd(16), 0.01).profile
+    for number in range(4):
+        own = honest(f"other-{number}", 900 + number)
+        rows = own.features.astype(np.float64)
+        rows[0] = 30.0 * (-1.0) ** np.arange(DIMENSION)
+        assert not _ever_flagged(profile, account("once", rows, number))
+        rows[:8] = rows[0] * np.linspace(0.5, 1.0, 8)[:, None]
+        assert _ever_flagged(profile, account("often", rows, number))
+
+
+def _ever_flagged(profile: Profile, own: QueryBatch) -> bool:
+    return bool(Engine(EngineConfig(profiles=(profile,))).observe(MicroBatch((own,))).flagged.any())
+
+
 def _flagged(profile: Profile, accounts: list[QueryBatch]) -> list[bool]:
     engine = Engine(EngineConfig(profiles=(profile,)))
     return [bool(engine.observe(MicroBatch((own,))).flagged[-1]) for own in accounts]

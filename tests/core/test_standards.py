@@ -104,7 +104,7 @@ def test_a_measure_that_is_no_more_is_left_out() -> None:
 
 
 def test_averages_are_standardised_by_how_sure_they_are() -> None:
-    """Three ordinary queries come before everybody's first."""
+    """Two ordinary queries come before everybody's first."""
     weight = GENERATOR.uniform(0, 100, (4, 3, 7))
     total = weight * GENERATOR.normal(0, 3, (4, 3, 7))
     said = SPREAD.standardised(total, weight + PRIOR)
@@ -113,8 +113,8 @@ def test_averages_are_standardised_by_how_sure_they_are() -> None:
             mean, between, within = (float(column[at]) for column in (SPREAD.mean, SPREAD.between, SPREAD.within))
             z = []
             for memory in range(3):
-                queries = weight[at, memory, row] + 3
-                average = (total[at, memory, row] + 3 * mean) / queries
+                queries = weight[at, memory, row] + 2
+                average = (total[at, memory, row] + 2 * mean) / queries
                 z.append((average - mean) / sqrt(between**2 + within**2 / queries))
             assert said[at, row] == pytest.approx(max(z))
     nobody = np.zeros((4, 3, 1))

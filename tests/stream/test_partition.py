@@ -162,7 +162,7 @@ def test_an_owner_who_lost_the_partition_in_a_round_of_checkpoints_writes_no_mor
     assert state_of(world.take_over()) != state_of(owner)
 
 
-def test_an_heir_learns_no_longer_than_a_first_owner_who_died_before_any_query() -> None:
+def test_a_new_owner_learns_no_longer_than_a_first_owner_who_died_before_any_query() -> None:
     world = World(RECORDS)
     fence = world.append(encode_record(StateRecord("fence", -1, 0)))
     first = new_partition()

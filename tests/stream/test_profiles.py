@@ -93,7 +93,7 @@ def test_what_is_judged_without_a_profile_is_called_uncalibrated_everywhere() ->
     assert served == [f'weirguard_queries_uncalibrated_total{{model="other"}} {float(len(own[2]))}']
     assert reporter.health.ready().facts["uncalibrated"] == ["other 1"]
     warnings = [line["event"] for line in told if "UNCALIBRATED" in line["event"]]
-    assert [warning.partition(", so ")[0] for warning in warnings] == [
+    assert [warning.partition(": honest")[0] for warning in warnings] == [
         "UNCALIBRATED: other 1 is judged without a profile of honest traffic"
     ]
     assert "`weirguard calibrate`" in warnings[0]

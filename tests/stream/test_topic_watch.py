@@ -44,7 +44,7 @@ def test_a_topic_that_state_depends_on_must_stay_the_one_it_was(watch: TopicWatc
         watch.check(THERE | {name: replace(THERE[name], identity="another")})
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("name", sorted(WRITTEN))
 def test_a_topic_that_we_alone_write_is_made_right_and_nothing_stops(watch: TopicWatch, name: str) -> None:
     changed = THERE | {name: replace(THERE[name], identity="another")}
     assert watch.check(changed) == {name}
@@ -91,7 +91,7 @@ class Answers:
 SOURCES = ("commands", "queries", "rekeyed")
 
 
-def test_state_says_which_topics_it_is_of_through_deltas_chunks_and_heirs() -> None:
+def test_state_says_which_topics_it_is_of_through_deltas_chunks_and_takeovers() -> None:
     world = World(source(queries(400, 1), [20] * 20), round_bytes=6_000)
     first = world.take_over()
     assert agree(Answers(), TOPICS, SOURCES, [first]) == {0: 10}

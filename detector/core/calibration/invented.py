@@ -14,7 +14,7 @@ from detector.core.calibration.crossfit import CrossFit, Fold
 from detector.core.calibration.habits import WHAT_IFS, what_if
 from detector.core.signals import MEASURES
 
-_DRAWS, _GROUPS = 12, 3
+_DRAWS, _GROUPS = 12, 2
 """Invented users of each kind, each made from another account where there are enough, and their groups."""
 _DONORS = 512
 _COVERED = 0.75

@@ -110,7 +110,7 @@ def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
         yield f"{heading:<12}{line}"
     for name in screened.left_out:
         yield f"{'left out':<12}{name}, as asked"
-    yield f"{'threshold':<12}{threshold:.1f} standard deviations of unexplained deviation"
+    yield f"{'threshold':<12}D = {threshold:.1f} standard deviations of honest accounts"
     yield f"{'':<12}{least:.1f} to {most:.1f} if made without {_some(screened.achieved.accounts)}"
     yield f"{'budget':<12}{budget:.3%} of honest accounts may be flagged"
     yield f"{'rate':<12}{_rate(screened)}"

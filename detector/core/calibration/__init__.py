@@ -1,1 +1,1 @@
-"""How the owner's honest traffic becomes thresholds: pure functions of logs and a seed."""
+"""Makes thresholds from the owner's honest traffic, with pure functions."""

@@ -1,4 +1,4 @@
-"""Logged queries to what calibration takes: one batch for each honest account of one model version."""
+"""Prepares logged queries for calibration: one batch per honest account of one model version."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from detector.contracts.queries import QueryBatch
 def of_one_version(
     pieces: Sequence[QueryBatch], model: str | None = None, version: str | None = None
 ) -> list[QueryBatch]:
-    """Those of ``pieces`` that were asked of ``model`` and its ``version``, any where None. Raises ConfigurationError
-    unless exactly one model version is left, and names those there are."""
+    """Returns the ``pieces`` for ``model`` and ``version``, any if None. Raises ConfigurationError, with the names,
+    unless exactly one model version is left."""
     chosen = [own for own in pieces if model in (None, own.model) and version in (None, own.model_version)]
     there = sorted({(own.model, own.model_version) for own in chosen})
     if len(there) > 1:
@@ -33,8 +33,8 @@ def of_one_version(
 
 
 def accounts_of(pieces: Sequence[QueryBatch]) -> list[QueryBatch]:
-    """One batch for each principal of ``pieces``, queries of one model version, by name; its queries by time, as they
-    stand where times are equal. Raises ConfigurationError where some have other features or outputs than the rest."""
+    """Returns one batch for each principal of ``pieces``, queries of one model version, sorted by name. Queries are
+    sorted by time; equal times keep their order. Raises ConfigurationError if features or outputs differ."""
     _check_form(pieces)
     whole = next(concatenate(_alike(pieces)))
     order = np.argsort(whole.occurred_at, kind="stable")
@@ -61,8 +61,8 @@ def _check_form(pieces: Sequence[QueryBatch]) -> None:
 
 
 def _alike(pieces: Sequence[QueryBatch]) -> list[QueryBatch]:
-    """The same with the same optional columns: those that all have, and which features were missing where any says
-    so."""
+    """Returns the batches with the optional columns that all of them have, and with missing features if any batch has
+    them."""
     partial = {name for name in COLUMNS if any(getattr(own, name) is None for own in pieces)}
     masked = any(own.missing is not None for own in pieces)
     without: dict[str, Any] = dict.fromkeys(partial - {"missing"})

@@ -1,4 +1,4 @@
-"""How often honest accounts were flagged, and how sure that figure is."""
+"""The share of honest accounts that are flagged, with its confidence interval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Achieved:
-    """``flagged`` of ``accounts`` honest ones, each judged by all others."""
+    """``flagged`` of ``accounts`` honest accounts, each judged by all others."""
 
     flagged: int
     accounts: int
@@ -20,7 +20,7 @@ class Achieved:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The rates that such a count leaves likely, with 95 percent confidence (Clopper and Pearson 1934)."""
+        """The 95 percent confidence interval of the rate (Clopper and Pearson 1934)."""
         from scipy.stats import binomtest
 
         found = binomtest(self.flagged, self.accounts).proportion_ci(CONFIDENCE, method="exact")
@@ -28,7 +28,7 @@ class Achieved:
 
     @property
     def bound(self) -> float:
-        """No higher rate leaves such a count or a lower one likely, with 95 percent confidence."""
+        """The upper bound of the rate with 95 percent confidence, one-sided."""
         from scipy.stats import binomtest
 
         found = binomtest(self.flagged, self.accounts, alternative="less").proportion_ci(CONFIDENCE, method="exact")

@@ -1,4 +1,4 @@
-"""From honest accounts to a profile: references they are compared with, how they vary, exemplars and the threshold."""
+"""Makes a profile from honest accounts: references, spread of accounts, exemplars and threshold."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from detector.core.signals import MEASURES, WEIGHED
 from detector.core.standards import Spread, Standards
 
 FEWEST_ACCOUNTS = 3
-"""Fewer say nothing about how accounts differ."""
+"""Fewer accounts do not show how accounts differ."""
 
 NOTHING = Owned()
 
 GROUPS = 24
-"""The most groups of accounts that are left out in turn to see how far the threshold moves."""
+"""Maximum number of groups left out in turn to find the range of the threshold."""
 
 Floats = NDArray[np.float64]
 
@@ -87,14 +87,14 @@ def calibrate(
 
 
 def _tail(largest: Floats, long: NDArray[np.bool_]) -> tuple[Floats, Tail]:
-    """How odd each account is, float64 (n,), and the tail of the rest."""
+    """Returns how unusual each account is, float64 (n,), and the tail of the rest."""
     odd = np.zeros(len(largest))
     odd[long] = oddness(largest[long])
     return odd, Tail.beside(largest[long], odd[long])
 
 
 def _moves(jury: Jury, farthest: list[Farthest], long: NDArray[np.bool_], budget: float) -> tuple[float, float]:
-    """The least and the largest threshold with one account left out, or one group of them where they are many."""
+    """Returns the smallest and the largest threshold with one account left out, or one group if there are many."""
     accounts = np.flatnonzero(long)
     count = min(len(accounts), GROUPS)
     found = []
@@ -108,7 +108,7 @@ def _moves(jury: Jury, farthest: list[Farthest], long: NDArray[np.bool_], budget
 def _judged(
     fit: CrossFit, progress: Callable[[int], None], owned: Owned, measures: Sequence[str]
 ) -> tuple[Spread, Jury]:
-    """How honest accounts vary in ``measures``, and how each of them scores."""
+    """Returns the spread of honest accounts in ``measures``, and the scores of each account."""
     recordings, invented = _recordings(fit, progress, owned)
     spread = _spread([own for own, long in zip(recordings, fit.long.tolist(), strict=True) if long])
     counting = [COLUMNS.index(name) for name in measures]
@@ -121,7 +121,8 @@ def _judged(
 def _recordings(
     fit: CrossFit, progress: Callable[[int], None], owned: Owned
 ) -> tuple[list[Recording], dict[Draw, Recording]]:
-    """Recordings of each account, and of invented users, each against accounts that it has no queries of."""
+    """Returns recordings of each account and of simulated users, each against accounts that share no queries with
+    it."""
     found = [Recording.empty(len(own)) for own in fit.accounts]
     invented: dict[Draw, Recording] = {}
     for fold in fit.folds:
@@ -137,7 +138,8 @@ def _recordings(
 
 
 def _spread(recordings: Sequence[Recording]) -> Spread:
-    """How honest accounts vary, robustly: medians and median deviations, never less than each measure's floor."""
+    """Returns the robust spread of honest accounts: medians and median deviations, at least the floor of each
+    measure."""
     means, deviations = (np.array(column) for column in zip(*(_moments(own) for own in recordings), strict=True))
     known = ~np.isnan(means).all(axis=0)
     means, deviations = np.where(known, means, 0.0), np.where(known, deviations, 0.0)
@@ -147,7 +149,7 @@ def _spread(recordings: Sequence[Recording]) -> Spread:
     floors = [(own.between, own.within) for own in MEASURES.values()] + [_LEAST_STATE] * len(WEIGHED)
     least_between, least_within = np.array(floors).T
     own = np.fmax(between, least_between), np.fmax(within, least_within)
-    # Change is in deviations of its own, about 0.
+    # Change is already in standard deviations, about 0.
     return Spread(*(np.append(column, last) for column, last in zip((mean, *own), (0.0, 1.0, 0.0), strict=True)))
 
 
@@ -156,8 +158,8 @@ _LEAST_STATE = (0.5, 0.0)
 
 
 def _moments(own: Recording) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each column over the account's queries, by their weights; NaN where it never
-    said."""
+    """Returns weighted mean and standard deviation of each column over the account's queries; NaN for a column without
+    values."""
     weights = np.concatenate((own.weights[:, CLOCK], np.ones_like(own.others)), axis=1)
     values = np.concatenate((own.values, own.others), axis=1)
     weights = np.where(np.isnan(values), 0.0, weights)

@@ -1,5 +1,5 @@
-"""Who is judged beside whose queries: each account beside those of others, without any row that it asked itself,
-whoever else asked it too."""
+"""Cross-fitting: each account is compared with the queries of the others, without any row that it sent itself, even if
+others sent that row too."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from detector.core.arrays import Array
 from detector.core.reference import NEAREST, Honest, Reference, shares
 
 FEWEST_QUERIES = 10
-"""An account of fewer distinct queries says nothing of how accounts vary."""
+"""An account with fewer distinct queries does not count for the spread of accounts."""
 
 _FOLDS = 24
 _SHARED_BY_SEVERAL = 0.25
-"""No more of the others' rows than this are kept from several accounts that are judged together."""
+"""Maximum share of the others' rows to exclude for several accounts judged together."""
 _SHARED_BY_ONE = 0.5
-"""An account that asked more of the others' rows than this is judged in two parts, each beside half of them."""
+"""An account that sent a larger share of the others' rows is judged in two parts, each with half of these rows."""
 _CONTENT = ("features", "outputs", "missing", "hardness", "leaf", "specification")
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Accounts ``inside``, by number, that are judged beside the queries of all others. In ``parts``: the rows that
-    fall into a part, by ``CrossFit.parts``, are judged beside those that do not."""
+    """Accounts ``inside``, by number, that are compared with the queries of all others. With several ``parts``, the
+    rows of one part (``CrossFit.parts``) are compared with those of the other parts."""
 
     inside: tuple[int, ...]
     parts: int = 1
 
 
 class CrossFit:
-    """Honest ``accounts``, the queries of one principal each, in an order that their content decides: ``order`` int64
-    (n,) says which of those given comes where."""
+    """Honest ``accounts``, the queries of one principal each, ordered by content. ``order`` int64 (n,): their positions
+    in the given sequence."""
 
     def __init__(self, given: Sequence[QueryBatch]) -> None:
         digests = [_digest(own) for own in given]
@@ -52,24 +52,25 @@ class CrossFit:
 
     @cached_property
     def long(self) -> NDArray[np.bool_]:
-        """bool (n,): accounts that say how accounts vary: those of ten distinct queries or more; all, where there are
-        fewer than three of those."""
+        """bool (n,): accounts that count for the spread: those with ten distinct queries or more, or all accounts if
+        fewer than three have that many."""
         long = np.array([len(own) >= FEWEST_QUERIES for own in self._ids])
         return long if long.sum() > 2 else np.ones_like(long)
 
     @cached_property
     def folds(self) -> list[Fold]:
-        """Each account is in one, with so few others that most rows are left to compare with."""
+        """The folds. Each account is in one, with few enough others that most rows stay in the reference."""
         order = np.concatenate((np.flatnonzero(self.long), np.flatnonzero(~self.long)))
         count = min(int(self.long.sum()), _FOLDS)
         return [part for fold in range(count) for part in self._parted(tuple(order[fold::count].tolist()))]
 
     def parts(self, at: int, fold: Fold) -> Array:
-        """int64 (n,): into which part of ``fold`` each row of account ``at`` falls."""
+        """Returns int64 (n,): the part of ``fold`` of each row of account ``at``."""
         return np.asarray(self.honest[at].keys % np.uint64(fold.parts), np.int64)
 
     def reference(self, fold: Fold | None = None, part: int = 0) -> Reference:
-        """Of all accounts outside ``fold``, without the rows that those inside asked in that part."""
+        """Returns the reference of all accounts outside ``fold``, without rows that accounts inside sent in that
+        part."""
         others, offered = self._offered(fold, part)
         return Reference.of([self.honest[at] for at in others], self.accounts[0].output_kind, offered)
 
@@ -83,7 +84,7 @@ class CrossFit:
         return Honest(np.concatenate(features), np.concatenate(outputs))
 
     def _offered(self, fold: Fold | None, part: int) -> tuple[list[int], list[Array]]:
-        """The accounts outside, and which of their rows, by position, may be compared with."""
+        """Returns the accounts outside, and the positions of their rows that may be in the reference."""
         inside = fold.inside if fold else ()
         others = [at for at in range(len(self.honest)) if at not in inside]
         offered = [self.honest[at].ranked for at in others]
@@ -107,7 +108,7 @@ class CrossFit:
             yield from self._parted(inside[1::2])
 
     def _shared(self, inside: Sequence[int]) -> float:
-        """Which share of the others' distinct rows those inside asked too."""
+        """Returns the share of the others' distinct rows that accounts inside sent too."""
         own, times = np.unique(np.concatenate([self._ids[at] for at in inside]), return_counts=True)
         theirs = int((self._owners[own] == times).sum())
         return (len(own) - theirs) / max(len(self._once) - theirs, 1)

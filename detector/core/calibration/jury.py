@@ -1,4 +1,4 @@
-"""How far each honest account is from what others explain."""
+"""The unexplained deviation of each honest account, compared with the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detector.core.calibration.invented import Invented
 from detector.core.standards import MOST, outermost, unexplained
 
 NOBODY = -1
-"""Whose exemplar an invented user is."""
+"""The account number of a simulated user's exemplar."""
 
 Floats = NDArray[np.float64]
 
@@ -42,15 +42,16 @@ class Jury:
     invented: Invented
 
     def outermost(self) -> Floats:
-        """float64 (e, j): all exemplars that no other covers."""
+        """float64 (e, j): all exemplars on the Pareto front."""
         return outermost(self._exemplars(())[1])
 
     def farthest(self, at: int, without: Collection[int] = ()) -> Farthest:
-        """Account ``at`` beside all others but those ``without``."""
+        """Returns the result of account ``at`` against all others except those ``without``."""
         return self.judged(self.scores[at], {at, *without})
 
     def judged(self, scores: Floats, without: Collection[int] = ()) -> Farthest:
-        """Somebody with ``scores`` float64 (queries, j) beside all accounts but those ``without``."""
+        """Returns the result of an account with ``scores`` float64 (queries, j) against all accounts except
+        ``without``."""
         whose, exemplars = self._exemplars(without)
         largest, used = farthest(scores, exemplars)
         row, last = next(reversed(used.items()))
@@ -59,20 +60,21 @@ class Jury:
         return Farthest(largest, added, rests_on, row, int(whose[last]), exemplars[last])
 
     def course(self, scores: Floats, without: Collection[int] = ()) -> Floats:
-        """float64 (queries,): D as of each query of somebody with ``scores``, beside all but those ``without``."""
+        """Returns float64 (queries,): D as of each query of an account with ``scores``, against all except
+        ``without``."""
         return unexplained(scores, self._exemplars(without)[1])[0]
 
     def again(self, some: Collection[int], before: Sequence[Farthest]) -> list[Farthest]:
-        """How far each account is if those ``some`` do not excuse others, from what it was ``before``."""
+        """Returns the results if the accounts ``some`` do not excuse others, updated from those ``before``."""
         touched = (NOBODY, *some)
         return [own if own.rests_on.isdisjoint(touched) else self.farthest(at, some) for at, own in enumerate(before)]
 
     def without(self, some: Collection[int], before: Sequence[Farthest]) -> Floats:
-        """float64 (n,): the largest D that ``again`` gives."""
+        """Returns float64 (n,): the largest D in the results of ``again``."""
         return np.array([own.largest for own in self.again(some, before)])
 
     def _exemplars(self, without: Collection[int]) -> tuple[Array, Floats]:
-        """Whose they are, int64 (e,), and the exemplars float64 (e, j) of all accounts but those ``without``."""
+        """Returns the accounts, int64 (e,), and exemplars, float64 (e, j), of all accounts except ``without``."""
         whose = np.delete(np.arange(len(self.reached)), list(without))
         invented = self.invented.exemplars(self.reached[whose], without)
         every = np.concatenate((np.maximum(self.reached[whose], 0.0), invented))

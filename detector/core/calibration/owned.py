@@ -1,4 +1,4 @@
-"""What the owner may give beside honest traffic: a model, and rows like those that it was trained on."""
+"""Optional input of the owner: a model, and rows like its training data."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from detector.core.standards import Standards
 from detector.core.validation import Validation
 
 _ROWS = 10_000
-"""The most honest rows that margins are made from."""
+"""Maximum number of honest rows for margins."""
 
 
 @dataclass(frozen=True)
 class Owned:
-    """The owner's ``model``, and their ``validation`` set; None where there is none."""
+    """The owner's ``model`` and ``validation`` set, or None."""
 
     model: OwnerModel | None = None
     validation: Validation | None = None

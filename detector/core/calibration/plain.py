@@ -1,4 +1,4 @@
-"""Honest queries as people log them to plain ones, by the form that they show."""
+"""Converts logged honest queries to plain numbers, by the form learned from them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from detector.core.forms import Form, Learned, Outputs, learn
 from detector.core.profile import Profile
 
 _FEW = 0.05
-"""So small a share of the queries may have another form than the rest; they are left out."""
+"""Maximum share of queries with another form; they are left out."""
 
 _SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
 class PlainTraffic:
-    """``pieces`` of plain queries of one model version, by the form ``learned``; ``left_out`` queries had another."""
+    """``pieces`` of plain queries of one model version, in the form ``learned``. ``left_out``: the number of queries
+    with another form."""
 
     pieces: list[QueryBatch]
     learned: Learned
@@ -38,8 +39,8 @@ class PlainTraffic:
 def plain_traffic(
     pieces: Sequence[QueryBatch], outputs: Outputs | None = None, names: Sequence[str] | None = None
 ) -> PlainTraffic:
-    """``pieces`` of one model version as plain numbers. ``outputs``: what these are, if the owner says so; ``names``:
-    of the columns of the owner's model, which decide the order. Raises ConfigurationError where these are others."""
+    """Returns ``pieces`` of one model version as plain numbers. ``outputs``: their kind, if the owner gives it.
+    ``names``: the columns of the owner's model, which set the order. Raises ConfigurationError if the names differ."""
     learned = learn(pieces, outputs)
     if names is not None:
         learned = replace(learned, form=_arranged(learned.form, names))
@@ -64,7 +65,7 @@ def _shape(batch: QueryBatch) -> tuple[object, ...]:
 
 
 def _arranged(form: Form, names: Sequence[str]) -> Form:
-    """``form`` with its features in the order of ``names``."""
+    """Returns ``form`` with its features in the order of ``names``."""
     if form.fields is None:
         return form
     place = {name: at for at, name in enumerate(names)}

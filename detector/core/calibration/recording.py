@@ -1,4 +1,4 @@
-"""What the engine's measures say of each query of honest accounts, before any standard."""
+"""Records the raw values of the engine's measures for each query of honest accounts."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 """The columns of standards, in order."""
 
 _ROWS = 256
-"""The most queries of one account that are taken at once."""
+"""Maximum number of queries of one account in a micro-batch."""
 _TOGETHER = 4
-"""The number of accounts that are taken at once."""
+"""The number of accounts processed together."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Of each of n queries of one account: ``values`` float64 (n, j) by measure, ``weights`` (n, 3) by clock,
+    """For n queries of one account: ``values`` float64 (n, j) by measure, ``weights`` (n, 3) by clock,
     ``others`` (n, f)."""
 
     values: Floats
@@ -43,7 +43,7 @@ class Recording:
 
     @classmethod
     def empty(cls, count: int) -> Recording:
-        """Of ``count`` queries of which nothing is known yet."""
+        """Returns a recording of ``count`` queries, all NaN."""
         return cls(*(np.full((count, wide), np.nan) for wide in (len(MEASURES), len(CLOCKS), len(WEIGHED))))
 
     def take(self, rows: NDArray[np.bool_], other: Recording) -> None:
@@ -56,7 +56,7 @@ class Recording:
         return self.values, self.weights, self.others
 
     def scores(self, spread: Spread) -> Floats:
-        """float64 (n, columns): the standardised scores as of each query, as ``suspicion`` forms them."""
+        """Returns float64 (n, columns): the standardised scores as of each query, computed as in ``suspicion``."""
         scoring = Scoring(list(MEASURES.values()), spread)
         sums = np.zeros((1, width(list(MEASURES.values()))))
         parts = []
@@ -72,8 +72,8 @@ CLOCK = clock_of(list(MEASURES.values()))[: len(MEASURES)]
 
 
 def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[Recording]:
-    """What the measures say of each of ``accounts``, queries of one principal each, by what ``profile`` knows of
-    others."""
+    """Returns the values of the measures for each of ``accounts``, queries of one principal each, compared with
+    ``profile``."""
     config = EngineConfig(profiles=(replace(profile, validation=None),))  # exposure is no part of suspicion
     found: list[Recording] = []
     for first in range(0, len(accounts), _TOGETHER):
@@ -106,7 +106,7 @@ def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Record
 
 
 def blank() -> Standards:
-    """Standards before there are any: nothing is a verdict."""
+    """Returns placeholder standards that flag no account."""
     count = len(COLUMNS)
     spread = Spread(np.zeros(count), np.ones(count), np.ones(count))
     return Standards(COLUMNS, spread, np.zeros((1, count)), np.inf)

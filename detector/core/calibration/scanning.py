@@ -1,4 +1,4 @@
-"""A log that nobody vouches for: who stands out in it, and a profile that leaves them out."""
+"""Finds the accounts that stand out in an unlabelled log, and makes a profile without them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detector.core.calibration.screening import Screened, calibrate_screened
 from detector.core.calibration.standing import Rank, Standings, line, standing_out
 
 ENOUGH = 8
-"""With fewer accounts that are long enough nobody stands out: their order is all that there is."""
+"""With fewer long accounts, no account stands out; they are only ranked."""
 _ROUNDS = 4
 
 Stage = Callable[[int], AbstractContextManager[Callable[[int], None]]]
@@ -29,11 +29,11 @@ def _silent(_: int) -> AbstractContextManager[Callable[[int], None]]:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How the account ``name`` with ``queries`` stands. ``score``: 1 at the line, ``unexplained`` over ``line``, in
-    standard deviations of the other accounts. After query ``row``, from 0, it was farthest: there each measure of
-    ``parts`` has a score, what the ``closest`` account reached (None: an invented or the ordinary one) and what it
-    adds, most first. ``crossed``: the row at which it came over the line. ``like``: accounts without whose excuse it is
-    so far. ``left_out``: of the profile."""
+    """The result for the account ``name`` with ``queries``. ``score``: ``unexplained`` divided by ``line``, both in
+    standard deviations of the other accounts. ``row``: the query, from 0, with the largest D. ``parts``: for each
+    measure at that row the score, the value of the ``closest`` account (None: a simulated or the average one) and the
+    contribution, largest first. ``crossed``: the row at which D crossed the line. ``like``: accounts that were not
+    allowed to excuse it. ``left_out``: of the profile."""
 
     queries: int
     score: float
@@ -51,8 +51,8 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """``standings``: of all accounts, most suspicious first; ``screened``: the calibration on those that do not stand
-    out; ``enough``: whether accounts were enough to say who stands out."""
+    """``standings``: of all accounts, most suspicious first. ``screened``: the calibration on those that do not stand
+    out. ``enough``: whether there are enough accounts to tell which stand out."""
 
     standings: list[Standing]
     screened: Screened
@@ -65,12 +65,12 @@ def scan(
     stage: Stage = _silent,
     owned: Owned = NOTHING,
 ) -> Scan:
-    """Who stands out among ``accounts``, the queries of one principal to one model version each, at a share ``budget``
-    of honest accounts. ``stage`` is entered with a number of accounts for each calibration; what it gives is told how
-    many of them were replayed since.
+    """Returns which of ``accounts`` stand out, each the queries of one principal to one model version. At most a share
+    ``budget`` of honest accounts stands out. ``stage`` gets the number of accounts for each calibration; it yields a
+    function that is called with the number replayed since.
 
-    Whoever stands out is left out, and the others are calibrated on again, until it is the same accounts. Raises
-    ConfigurationError for fewer than three accounts.
+    Leaves out the accounts that stand out and calibrates on the others again, until the same accounts stand out.
+    Raises ConfigurationError for fewer than three accounts.
     """
     gone: frozenset[str] = frozenset()
     cleared: set[str] = set()
@@ -115,7 +115,7 @@ def _outside(account: QueryBatch, calibration: Calibration, enough: bool) -> Sta
 
 
 def _inside(calibration: Calibration, budget: float, enough: bool) -> Iterator[Standing]:
-    """Each by all others."""
+    """Yields the standing of each account against all others."""
     for at, rank in enumerate(Standings(calibration, budget).every()):
         found = calibration.farthest[at]
         if rank.with_others:

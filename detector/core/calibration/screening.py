@@ -1,4 +1,4 @@
-"""Calibration on logs that may hold a thief: who stands out is named, and left out only if the owner says so."""
+"""Calibrates on logs that may hold a thief: names accounts that stand out, and leaves them out only on request."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from detector.core.calibration.suspects import Outlier, outliers
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """``calibration`` of all accounts but those ``left_out``, by name; ``outliers``: accounts of it that stand out from
-    the others."""
+    """``calibration`` on all accounts except those ``left_out``, by name. ``outliers``: its accounts that stand out
+    from the others."""
 
     calibration: Calibration
     left_out: list[str]
@@ -26,13 +26,13 @@ class Screened:
 
     @property
     def achieved(self) -> Achieved:
-        """How many of its accounts the others would have flagged, of those that are long enough to tell."""
+        """The number of long accounts that the others would flag, of all long accounts."""
         long = self.calibration.long
         return Achieved(sum(bool(long[own.at]) for own in self.outliers), int(long.sum()))
 
     @property
     def length(self) -> int:
-        """How many queries those accounts asked, at the median."""
+        """The median number of queries of these accounts."""
         return int(np.median(self.calibration.queries[self.calibration.long]))
 
 
@@ -43,8 +43,8 @@ def calibrate_screened(
     progress: Callable[[int], None] | None = None,
     owned: Owned = NOTHING,
 ) -> Screened:
-    """As ``calibrate``, but without the accounts whose names are in ``leave_out``. Raises ConfigurationError for a name
-    that is not there."""
+    """Calibrates as ``calibrate`` without the accounts in ``leave_out``. Raises ConfigurationError for an unknown
+    name."""
     names = {own.principals[own.principal_index[0]]: own for own in accounts}
     strangers = sorted(set(leave_out) - names.keys())
     if strangers:

@@ -1,9 +1,9 @@
-"""How each account of a log stands among the others, none of which is known to be honest.
+"""Ranks each account of an unlabelled log against the others.
 
-D alone does not tell: thieves of one kind excuse one another, and an honest account may be the only one of its kind.
-So the line is nearer for evidence in two families of measures, as thieves show it and odd honest users seldom, and D is
-also taken without the few accounts that excuse most of it. There the line is farther, for honest accounts of a rare
-habit excuse one another too.
+D alone is not enough: thieves of one kind excuse one another, and an honest account may be the only one of its kind.
+So the line is lower for evidence in two families of measures, which is typical of thieves and rare for unusual honest
+users. D is also computed without the few accounts that excuse most of it; there the line is higher, because honest
+accounts with a rare habit excuse one another too.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ from detector.core.calibration.threshold import oddness
 from detector.core.standards import FLOOR
 
 _ALONE = (1.5, 1.0, NOTABLE)
-"""The line over what others allow with evidence in one family, with evidence in two, and how much of the second that
-takes."""
+"""Factors of the line with evidence in one family and in two, and the contribution of the second family that counts in
+full."""
 _TOGETHER = (4.0, 2.2, 2 * NOTABLE)
-"""The same for a few that excuse one another; what is not structure counts half as a second family, as structure alone
-is how tools of honest users look."""
+"""The same for a group that excuse one another. Evidence other than structure counts half as a second family, because
+tools of honest users show structure alone."""
 _FEW = 6.0
-"""It is farther by this over the number of accounts: of few, most are the only ones of their kind."""
+"""This over the number of accounts is added to the factor: in small logs, most accounts are the only ones of their
+kind."""
 _MOST_ALLOWED = 2.5 * FLOOR
-"""The tail of few accounts that are all unlike says nothing any more: no more is allowed."""
+"""Maximum of the limit: the tail of a few different accounts is not reliable beyond it."""
 _EACH, _MOST_TOGETHER = 15, 4
 """A group may have one account for each 15 accounts of the log, and at most 4."""
 _NEAR = 0.5
-"""A group counts from this share of the line on."""
+"""A group counts if its score is at least this."""
 _MOST_GONE = 1 / 6
-"""No larger share of the accounts is taken out."""
+"""Maximum share of accounts that are taken out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """``score``: D over the ``line``; ``with_others``: numbers of the accounts without which it is so high, if any."""
+    """``score``: D divided by the ``line``. ``with_others``: numbers of the accounts excluded as excuses, if any."""
 
     score: float
     line: float
@@ -60,7 +61,7 @@ def line(found: Farthest, limit: float, measures: Sequence[str], accounts: int, 
 
 
 class Standings:
-    """Of the accounts of ``calibration`` at ``budget``, where those ``gone`` excuse nobody."""
+    """Ranks the accounts of ``calibration`` at ``budget``, where those ``gone`` excuse no account."""
 
     def __init__(self, calibration: Calibration, budget: float, gone: Collection[int] = ()) -> None:
         self._jury = calibration.jury
@@ -77,18 +78,19 @@ class Standings:
         self._most = min(self._count // _EACH, _MOST_TOGETHER)
 
     def alone(self) -> list[Rank]:
-        """Of each account, as it stands by itself."""
+        """Returns the rank of each account by itself."""
         return [self._rank(own, at) for at, own in enumerate(self.farthest)]
 
     def every(self) -> list[Rank]:
-        """Of each account, by itself or with the few that excuse it, whichever makes it stand out more."""
+        """Returns the higher rank of each account: by itself, or with the few that excuse it."""
         return [
             max((own, *self._together(at)), key=lambda rank: rank.score) if at not in self._gone else own
             for at, own in enumerate(self.alone())
         ]
 
     def _together(self, at: int) -> Iterator[Rank]:
-        """Of account ``at`` with those that excuse it, one after another; a group stands as its least member does."""
+        """Returns the rank of account ``at`` in a group with those that excuse it; a group ranks as its lowest
+        member."""
         members, found = [at], self.farthest[at]
         while len(members) < self._most and found.excused_by != NOBODY:
             members.append(found.excused_by)
@@ -111,8 +113,8 @@ class Standings:
 
 
 def standing_out(calibration: Calibration, budget: float) -> set[int]:
-    """The accounts, by number, that stand out once those that do excuse nobody; a quarter of all at most, farthest
-    first."""
+    """Returns the numbers of the accounts that stand out, largest first, when those that stand out excuse no
+    account."""
     most = max(int(len(calibration.accounts) * _MOST_GONE), 1)
     gone: list[int] = []
     while len(gone) < most:
@@ -126,6 +128,6 @@ def standing_out(calibration: Calibration, budget: float) -> set[int]:
 
 
 def _above(ranks: Sequence[Rank], gone: Collection[int]) -> list[tuple[int, Rank]]:
-    """Those above the line that are not ``gone``, farthest first."""
+    """Returns the accounts above the line that are not ``gone``, largest first."""
     above = [(at, own) for at, own in enumerate(ranks) if own.score > 1 and at not in gone]
     return sorted(above, key=lambda found: -found[1].score)

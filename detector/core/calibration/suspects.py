@@ -1,4 +1,4 @@
-"""Which accounts are unlike all others that are taken for honest, and which of them may be thieves among these."""
+"""Finds calibration accounts that stand out from all others, and possible thieves among them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAMILIES: dict[str, Family] = {name: own.family for name, own in MEASURES.items(
     "margin": "outputs",
     CHANGE: "content",
 }
-"""What each column of standards looks at."""
+"""The family of each column of standards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Outlier:
 
     @property
     def families(self) -> tuple[Family, ...]:
-        """The families of measures that add notably."""
+        """The families of measures with a notable contribution."""
         total: dict[Family, float] = {}
         for name, value in self.added:
             total[FAMILIES[name]] = total.get(FAMILIES[name], 0.0) + value
@@ -51,18 +51,18 @@ class Outlier:
 
     @property
     def suspect(self) -> bool:
-        """Whether it is extreme in two families, as thieves are and odd honest users seldom."""
+        """Whether it is extreme in two families: typical of thieves, rare for unusual honest users."""
         return len(self.families) >= 2
 
 
 def outliers(calibration: Calibration, budget: float) -> list[Outlier]:
-    """Those that would be flagged if they were not among the accounts that say what is honest, farthest first."""
+    """Returns the accounts that would be flagged if they were not in the calibration, largest first."""
     found = list(_outliers(calibration, allowed(calibration, budget)))
     return sorted(found, key=lambda outlier: -outlier.largest)
 
 
 def allowed(calibration: Calibration, budget: float) -> Floats:
-    """float64 (n,): for each account the threshold that all others give."""
+    """Returns float64 (n,): for each account the threshold of all others."""
     return limits(calibration.largest, calibration.odd, calibration.long, budget)
 
 

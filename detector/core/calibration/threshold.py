@@ -1,5 +1,4 @@
-"""How large D may become before it is a verdict, from the largest D of honest accounts that the standards do not
-know."""
+"""Computes the threshold of D from the largest D of honest accounts, each judged without its own data."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def scan(
 
 
 def _at_the_line(own: Standing) -> Standing:
-    """One that stands out among the others, and that a profile without it would not flag: it counts as at the line."""
+    """Returns ``own``, with a score of at most 1, for an account that a profile without it does not flag."""
     if own.score <= 1:
         return own
     return replace(own, score=1.0, line=own.unexplained, crossed=None, stands_out=False)
@@ -104,7 +104,7 @@ def _name(account: QueryBatch) -> str:
 
 
 def _outside(account: QueryBatch, calibration: Calibration, enough: bool) -> Standing:
-    """One that the calibration does not know, by its profile, as ``replay`` judges."""
+    """Returns the standing of an account outside the calibration, judged by its profile as in ``replay``."""
     standards = calibration.profile.standards
     [recording] = record([account], calibration.profile)
     scores = recording.scores(standards.spread)

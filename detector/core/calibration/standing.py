@@ -113,8 +113,7 @@ class Standings:
 
 
 def standing_out(calibration: Calibration, budget: float) -> set[int]:
-    """Returns the numbers of the accounts that stand out, largest first, when those that stand out excuse no
-    account."""
+    """Returns the numbers of the accounts that stand out, at most a sixth of all; these excuse no other account."""
     most = max(int(len(calibration.accounts) * _MOST_GONE), 1)
     gone: list[int] = []
     while len(gone) < most:

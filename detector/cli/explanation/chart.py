@@ -165,7 +165,8 @@ def text(words: str, place: tuple[float, float], kind: str = "", anchor: str = "
 def _x_tick(frame: Frame, value: float) -> str:
     x = frame.x.at(value)
     line = f'<line class="grid" x1="{x:.1f}" y1="{frame.y.start:.1f}" x2="{x:.1f}" y2="{frame.y.end:.1f}"/>'
-    return line + text(_number(value), (x, frame.y.start + 15), "soft", "middle")
+    words = _number(value)
+    return line + text(words, (min(x, frame.width - _CHARACTER * len(words) / 2), frame.y.start + 15), "soft", "middle")
 
 
 def _y_tick(frame: Frame, value: float) -> str:

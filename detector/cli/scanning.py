@@ -93,7 +93,7 @@ def scan_log(
     ConfigurationError if no model version has enough accounts."""
     report = Report(log, budget)
     for (model, version), pieces in _versions(log):
-        plain = _of_one_form(plain_traffic(pieces, cast("Outputs | None", outputs.get(model, outputs.get(EVERYONE)))))
+        plain = plain_traffic(pieces, cast("Outputs | None", outputs.get(model, outputs.get(EVERYONE))))
         pieces.clear()
         accounts = accounts_of(plain.pieces)
         if len(accounts) < FEWEST_ACCOUNTS:
@@ -117,21 +117,6 @@ def _versions(log: Log) -> Iterator[tuple[tuple[str, str], list[QueryBatch]]]:
     log.sieve.pieces.clear()
     for key in sorted(by_version):
         yield key, by_version.pop(key)
-
-
-def _of_one_form(plain: PlainTraffic) -> PlainTraffic:
-    """Returns the queries of the most frequent form."""
-    counts: Counter[tuple[int, str, int]] = Counter()
-    for own in plain.pieces:
-        counts[_form(own)] += len(own)
-    most = max(counts, key=lambda form: (counts[form], form))
-    other = counts.total() - counts[most]
-    kept = [own for own in plain.pieces if _form(own) == most]
-    return replace(plain, pieces=kept, left_out=plain.left_out + other)
-
-
-def _form(queries: QueryBatch) -> tuple[int, str, int]:
-    return queries.dimension, queries.output_kind, queries.outputs.shape[1]
 
 
 def times(queries: QueryBatch) -> tuple[float, float]:

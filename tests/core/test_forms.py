@@ -169,11 +169,12 @@ def test_what_outputs_are_said_to_be_and_the_owner_denies_is_refused() -> None:
         plain_traffic([make_batch(output_kind="score", outputs=np.full((5, 1), 1.5, np.float32))], "label")
 
 
-def test_the_few_queries_of_another_form_are_left_out_of_a_calibration() -> None:
-    nothing = np.zeros((2, 0), np.float32)
-    few = [make_batch(rows=2, dimension=5), make_batch(rows=2, output_kind="none", outputs=nothing)]
-    traffic = plain_traffic([make_batch(rows=100), *few])
-    assert (sum(map(len, traffic.pieces)), traffic.left_out) == (100, 4)
+@pytest.mark.parametrize("others", [2, 40])
+def test_queries_of_another_form_than_most_have_are_left_out_of_a_calibration(others: int) -> None:
+    nothing = np.zeros((others, 0), np.float32)
+    odd = [make_batch(rows=others, dimension=5), make_batch(rows=others, output_kind="none", outputs=nothing)]
+    traffic = plain_traffic([make_batch(rows=100), *odd])
+    assert (sum(map(len, traffic.pieces)), traffic.left_out) == (100, 2 * others)
 
 
 # -- order, and cuts -------------------------------------------------------------------------------------------------

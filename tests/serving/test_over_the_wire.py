@@ -81,7 +81,7 @@ async def pieces() -> AsyncIterator[bytes]:
     yield text[18:]
 
 
-PACKED = gzip.compress(TEXT)
+PACKED = gzip.compress(TEXT, mtime=0)
 CHUNKS = b"".join(b"%x;ext=1\r\n%b\r\n" % (1, TEXT[at : at + 1]) for at in range(len(TEXT))) + b"0\r\nx: y\r\n\r\n"
 
 

@@ -11,9 +11,6 @@ from detector.contracts.queries import QueryBatch
 from detector.core.forms import Form, Learned, Outputs, learn
 from detector.core.profile import Profile
 
-_FEW = 0.05
-"""Maximum share of queries with another form; they are left out."""
-
 _SHOWN = 6
 
 
@@ -55,8 +52,6 @@ def plain_traffic(
         raise ConfigurationError(
             f"--outputs {form.outputs}: the honest logs have {most[1]} outputs, and say so; leave the option out"
         )
-    if left_out > _FEW * shapes.total():
-        return PlainTraffic(plain, learned, 0)
     return PlainTraffic([own for own in plain if _shape(own) == most], learned, left_out)
 
 

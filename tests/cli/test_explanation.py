@@ -190,12 +190,12 @@ def test_records_of_a_service_are_placed_by_number_where_they_can_be_and_by_time
     own = course(versions=["1"] * 100 + ["2"] * 100)
     own.time[110:120] = own.time[110]
     known = OnRecord(
-        [alert(110, 15, version="2"), alert(50.5, 7)],
+        [alert(110, 15, version="2"), alert(110, 18, version="2"), alert(50.5, 7)],
         [audit(110, "decision", "slow"), audit(150, "decision", "refuse"), audit(-5, "release", "released")],
         None,
     )
     assert [(row, type(record).__name__) for row, record in placed(known, own)] == [
-        (51, "Alert"), (115, "Alert"), (115, "Audit"), (150, "Audit"),
+        (51, "Alert"), (115, "Alert"), (115, "Audit"), (118, "Alert"), (150, "Audit"),
     ]  # fmt: skip
 
 

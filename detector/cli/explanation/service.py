@@ -68,8 +68,13 @@ def placed(known: OnRecord, course: Course) -> list[tuple[int, Alert | Audit]]:
     """Returns the records since the first query of ``course``, in order, each with the query that caused it."""
     everything: list[Alert | Audit] = [*known.alerts, *known.audits]
     records = [one for one in everything if one.occurred_at >= course.time[0]]
-    alerts = {one.occurred_at: _row_of(one, course) for one in known.alerts}
-    rows = [alerts.get(one.occurred_at, _row_at(one.occurred_at, course)) for one in records]
+    first: dict[float, int] = {}
+    for alert in known.alerts:  # a later revision may have the same time
+        first[alert.occurred_at] = min(_row_of(alert, course), first.get(alert.occurred_at, len(course)))
+    rows = [
+        _row_of(one, course) if isinstance(one, Alert) else first.get(one.occurred_at, _row_at(one.occurred_at, course))
+        for one in records
+    ]
     return sorted(zip(rows, records, strict=True), key=lambda own: (own[0], own[1].occurred_at))
 
 

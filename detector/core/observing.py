@@ -177,7 +177,7 @@ class Observing:
         growing = np.zeros(len(rows), bool)
         deltas: dict[str, Delta] = {}
         for number, signal in enumerate(state.signals):
-            proposal = signal.propose(rows, views)
+            proposal = signal.observe(rows, views)
             self._note(numbered.rows[at], signal.name, proposal)
             views.scores[signal.name] = proposal.score
             if signal.name in deciding:
@@ -195,7 +195,7 @@ class Observing:
             deltas[signal.name] = proposal.delta
         kept = np.flatnonzero(growing)
         step = self._shared_delta(rows, place, block, kept)
-        state.apply_step(rows.slots, rows.pools, step, deltas, views.shadows_of(kept))
+        state.extend_history(rows.slots, rows.pools, step, views.shadows_of(kept))
         return step, deltas
 
     def _shared_delta(self, rows: Rows, place: Array, block: Array, kept: Array) -> Record:

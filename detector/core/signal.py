@@ -59,12 +59,12 @@ class Signal(Protocol):
     @property
     def figures(self) -> tuple[str, ...]: ...
 
-    def propose(self, rows: Rows, views: Views) -> Proposal:
-        """Judges ``rows``. Changes nothing."""
+    def observe(self, rows: Rows, views: Views) -> Proposal:
+        """Judges ``rows``, each as of that row, and learns from them."""
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        """Applies the delta of a proposal, the same live and in recovery, without any search. ``slots`` and ``pools``
-        int64 are those of the step, in the order of ``Rows.slots`` and ``Rows.pools``."""
+        """Applies the delta of a proposal: recovery from the log, without any search. ``slots`` and ``pools`` int64 are
+        those of the step, in the order of ``Rows.slots`` and ``Rows.pools``."""
 
     def dump(self, slots: Array, pools: Array) -> Delta:
         """Returns the whole state of ``slots``, whose pools are ``pools``."""

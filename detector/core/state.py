@@ -80,18 +80,22 @@ class State:
         pools: Array,
         step: Record,
         deltas: Mapping[str, Delta],
-        shadows: NDArray[np.float32] | None = None,
     ) -> None:
-        """Applies one step: ``step`` for the shared views, with the columns of the ``shadows`` of its vectors if they
-        are known, and ``deltas`` by signal name."""
+        """Applies one logged step: ``step`` for the shared views, and ``deltas`` by signal name."""
+        self.extend_history(slots, pools, step)
+        for signal in self.signals:
+            if signal.name in deltas:
+                signal.apply(slots, pools, deltas[signal.name])
+
+    def extend_history(
+        self, slots: Array, pools: Array, step: Record, shadows: NDArray[np.float32] | None = None
+    ) -> None:
+        """Adds the vectors of a step, with the columns of their ``shadows`` if they are known."""
         self.history.turn(slots, step["block"])
         block = step["block"][step["pool_slot"]]
         pool = step["row_pool"]
         rows = _history_rows(pools[pool], block[pool], step["row_vector"], step.get("row_note"))
         self.history.append(replace(rows, columns=shadows))
-        for signal in self.signals:
-            if signal.name in deltas:
-                signal.apply(slots, pools, deltas[signal.name])
 
     def set_counters(self, slots: Array, record: Record) -> None:
         """Sets the counters of ``slots`` after a segment. Logs of the first format have no votes, flips and repeats."""

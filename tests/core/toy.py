@@ -32,7 +32,7 @@ class Toy:
         self.slots = Columns({"total": (np.float64, 0.0)})
         self.pools = Columns({"queries": (np.int64, 0)})
 
-    def propose(self, rows: Rows, views: Views) -> Proposal:
+    def observe(self, rows: Rows, views: Views) -> Proposal:
         self._reserve(rows.slots, rows.pools)
         grouping = rows.by_slot
         total = self._totals(rows, self._nearness(rows, views))
@@ -44,16 +44,18 @@ class Toy:
         before = np.roll(before, 1)
         before[grouping.starts] = standing
         risen = grouping.order[alarm[grouping.order] & ~before]
+        delta = {
+            "slot_total": last_of(grouping, total),
+            "pool_queries": self.pools["queries"][rows.pools] + rows.by_pool.lengths,
+        }
+        self.apply(rows.slots, rows.pools, delta)
         return Proposal(
             statistic=statistic,
             score=statistic / ALARM_AT,
             alarm=alarm,
             threshold=ALARM_AT,
             evidence={int(row): (Evidence("total", float(statistic[row]), "", ALARM_AT),) for row in risen},
-            delta={
-                "slot_total": last_of(grouping, total),
-                "pool_queries": self.pools["queries"][rows.pools] + rows.by_pool.lengths,
-            },
+            delta=delta,
         )
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:

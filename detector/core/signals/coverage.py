@@ -50,7 +50,7 @@ class Coverage:
         self._by_tag = {meter.tag: meter for meter in self._meters.values()}
         self._slots = Columns({"bits": (np.uint8, 0, BYTES), "covered": (np.int64, 0), "tag": (np.uint64, 0)})
 
-    def propose(self, rows: Rows, views: Views) -> Proposal:
+    def observe(self, rows: Rows, views: Views) -> Proposal:
         meter = self._meters.get((rows.model, rows.model_version))
         if meter is None or meter.dimension != rows.features.shape[1]:
             return silent(len(rows))
@@ -72,6 +72,7 @@ class Coverage:
             "slot_tag": np.full(len(rows.slots), meter.tag),
             **_events(key // CELLS, key % CELLS),
         }
+        self.apply(rows.slots, rows.pools, delta)
         return metered(statistic, delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:

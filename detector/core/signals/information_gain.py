@@ -48,7 +48,7 @@ class InformationGain:
         self._slots = Columns({"exposure": (np.float64, np.nan), "tag": (np.uint64, 0)})
         self._kept = Rings(PLACES, PAIR, NOTHING)
 
-    def propose(self, rows: Rows, views: Views) -> Proposal:
+    def observe(self, rows: Rows, views: Views) -> Proposal:
         meter = self._meters.get((rows.model, rows.model_version))
         if meter is None or meter.dimension != rows.features.shape[1]:
             return silent(len(rows))
@@ -65,6 +65,7 @@ class InformationGain:
         }
         statistic = np.empty(len(rows))
         statistic[rows.by_slot.order] = exposure
+        self.apply(rows.slots, rows.pools, delta)
         return metered(statistic, delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:

@@ -69,7 +69,7 @@ class Margin:
         self._slots = Columns({"profile": (np.uint64, 0)} | dict.fromkeys(_COUNTERS, (np.int64, 0)))
         self._leaves = {name: Rings(width, np.int32, 0) for name in ("queries", "inside")}
 
-    def propose(self, rows: Rows, views: Views) -> Proposal:
+    def observe(self, rows: Rows, views: Views) -> Proposal:
         judge = self._judges.get((rows.model, rows.model_version))
         if judge is None:
             return _proposal({name: np.full(len(rows), np.nan) for name in _FIGURES}, {})
@@ -86,7 +86,9 @@ class Margin:
         last = last_of(rows.by_slot, after.T)
         delta = {f"slot_{name}": column for name, column in zip(_COUNTERS, last.T.copy(), strict=True)}
         delta["slot_profile"] = np.full(len(rows.slots), judge.tag)
-        return _proposal(judge.figures(after, order), delta | leaves.delta)
+        delta |= leaves.delta
+        self.apply(rows.slots, rows.pools, delta)
+        return _proposal(judge.figures(after, order), delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         del pools

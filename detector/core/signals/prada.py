@@ -51,19 +51,21 @@ class Prada:
         compatible = config.mode == "compatible"
         self._test: WindowedTest | ReferenceTest = (ReferenceTest if compatible else WindowedTest)(config.prada)
 
-    def propose(self, rows: Rows, views: Views) -> Proposal:
+    def observe(self, rows: Rows, views: Views) -> Proposal:
         admission = self._admit(rows, views)
         order = rows.by_pool.order
         distance, admitted = np.empty(len(rows)), np.empty(len(rows), dtype=bool)
         distance[order], admitted[order] = admission.distance, admission.admitted
         tested = self._test.judge(rows, distance, admitted)
+        delta = {**_pool_columns(admission.after), **tested.delta}
+        self.apply(rows.slots, rows.pools, delta)
         return Proposal(
             statistic=tested.statistic,
             score=(1.0 - tested.statistic) / (1.0 - self._delta),
             alarm=tested.alarm,
             threshold=self._delta,
             evidence=tested.evidence,
-            delta={**_pool_columns(admission.after), **tested.delta},
+            delta=delta,
             growing=admitted,
             repeats=tested.repeats,
             figures=tested.figures,

@@ -68,7 +68,7 @@ class Suspicion:
             }
         )
 
-    def propose(self, rows: Rows, views: Views) -> Proposal:
+    def observe(self, rows: Rows, views: Views) -> Proposal:
         judge = self._judges.get((rows.model, rows.model_version))
         if judge is None or not views.has_reference:
             return self._silent(len(rows))
@@ -146,6 +146,7 @@ class Suspicion:
             "slot_profile": np.full(len(rows.slots), judge.tag),
             "slot_alarm": last_of(rows.by_slot, ordered),
         }
+        self.apply(rows.slots, rows.pools, delta)
         return Proposal(
             statistic=left,
             score=left / judge.threshold,

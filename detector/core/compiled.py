@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -35,5 +35,5 @@ def _compiled(function: Function, fastmath: bool | set[str]) -> Function:
         from numba import njit
     except ImportError:
         return function
-    built: Function = njit(cache=True, fastmath=fastmath)(function)
-    return built
+    built: Any = njit(cache=True, fastmath=fastmath)(function)
+    return cast(Function, built)

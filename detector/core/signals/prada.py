@@ -57,24 +57,22 @@ class Prada:
         distance, admitted = np.empty(len(rows)), np.empty(len(rows), dtype=bool)
         distance[order], admitted[order] = admission.distance, admission.admitted
         tested = self._test.judge(rows, distance, admitted)
-        delta = {**_pool_columns(admission.after), **tested.delta}
-        self.apply(rows.slots, rows.pools, delta)
+        thresholds = _pool_columns(admission.after)
+        self._set_thresholds(rows.pools, thresholds)
         return Proposal(
             statistic=tested.statistic,
             score=(1.0 - tested.statistic) / (1.0 - self._delta),
             alarm=tested.alarm,
             threshold=self._delta,
             evidence=tested.evidence,
-            delta=delta,
+            delta={**thresholds, **tested.delta},
             growing=admitted,
             repeats=tested.repeats,
             figures=tested.figures,
         )
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        self._reserve(pools)
-        for name, column in _THRESHOLDS.items():
-            self._pools[name][pools] = delta[column]
+        self._set_thresholds(pools, delta)
         self._test.apply(slots, pools, delta)
 
     def dump(self, slots: Array, pools: Array) -> Delta:
@@ -82,9 +80,7 @@ class Prada:
         return {**_pool_columns(self._thresholds(pools)), **self._test.dump(slots)}
 
     def load(self, slots: Array, pools: Array, state: Delta) -> None:
-        self._reserve(pools)
-        for name, column in _THRESHOLDS.items():
-            self._pools[name][pools] = state[column]
+        self._set_thresholds(pools, state)
         self._test.load(slots, state)
 
     def evict(self, slots: Array, pools: Array) -> None:
@@ -108,6 +104,11 @@ class Prada:
 
     def _thresholds(self, pools: Array) -> Thresholds:
         return Thresholds(*(self._pools[name][pools] for name in _THRESHOLDS))
+
+    def _set_thresholds(self, pools: Array, delta: Delta) -> None:
+        self._reserve(pools)
+        for name, column in _THRESHOLDS.items():
+            self._pools[name][pools] = delta[column]
 
     def _reserve(self, pools: Array) -> None:
         if len(pools):

@@ -21,7 +21,7 @@ def total(values: NDArray[np.float64], count: int) -> float:
     values[count:end] = 0.0
     blocks = (end + _BLOCK - 1) // _BLOCK
     for block in range(blocks):
-        values[block] = _lanes(values, block * _BLOCK, min(block * _BLOCK + _BLOCK, end))
+        values[block] = _lanes(values[block * _BLOCK : min(block * _BLOCK + _BLOCK, end)])
     while blocks > 1:
         for pair in range(blocks // 2):
             values[pair] = values[2 * pair] + values[2 * pair + 1]
@@ -32,9 +32,9 @@ def total(values: NDArray[np.float64], count: int) -> float:
 
 
 @compiled
-def _lanes(values: NDArray[np.float64], start: int, end: int) -> float:
+def _lanes(values: NDArray[np.float64]) -> float:
     a = b = c = d = e = f = g = h = 0.0
-    for at in range(start, end, LANES):
+    for at in range(0, len(values), LANES):
         a += values[at]
         b += values[at + 1]
         c += values[at + 2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite, nan, sqrt
+from math import inf, isfinite, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -76,34 +76,42 @@ class _Scratch(NamedTuple):
     ``fresh_order``: the distances since the last test, ascending."""
 
     cells: NDArray[np.float64]
-    order: NDArray[np.int64]
+    order: NDArray[np.uint16]
     sample: NDArray[np.float64]
     work: NDArray[np.float64]
     fresh: NDArray[np.float64]
-    fresh_order: NDArray[np.int64]
+    fresh_order: NDArray[np.uint16]
 
 
 @compiled
 def run(held: Held, given: Given, rule: Rule, said: Said) -> None:
     """Judges the rows, each as of itself, and updates ``held``."""
-    scratch = _scratch(held.window.table.shape[1] * PAGE, rule.every)
+    window, counts, figures, event = held.window, held.counts, held.figures, 0
+    scratch = _scratch(window.table.shape[1] * PAGE, rule.every)
+    order, distances, admitted = given.order, given.distance, given.admitted
+    values, places = said.distance, said.distance_at
+    shown, alarm, repeat = said.figures, said.alarm, said.repeat
     for at in range(len(given.slots)):
         slot = given.slots[at]
-        counts, figures = held.counts[slot], held.figures[slot]
         for place in range(given.starts[at], given.starts[at] + given.lengths[at]):
-            row = given.order[place]
-            if isfinite(given.distance[row]):
-                if _repeats(held, given, said, at, row):
-                    counts[REPEATS] += 1
-                    said.repeat[row] = True
+            row = order[place]
+            distance = distances[row]
+            if isfinite(distance):
+                if distance == 0.0 or (not admitted[row] and _repeats(held, given, said, at, row)):
+                    counts[slot, REPEATS] += 1
+                    repeat[row] = True
                 else:
-                    _keep(held, given, said, at, row)
-                    if counts[DISTANCES] % rule.every == 0 and counts[DISTANCES] > WARM_UP:
+                    position = counts[slot, DISTANCES]
+                    put(window, slot, position, distance)
+                    values[event], places[event, 0], places[event, 1] = distance, at, position
+                    event += 1
+                    counts[slot, DISTANCES] += 1
+                    if (position + 1) % rule.every == 0 and position >= WARM_UP:
                         _sort(held, slot, rule.every, scratch)
                         _test(held, slot, row, rule, scratch, said)
-            said.figures[0, row], said.figures[1, row] = figures[W], figures[SHARE]
-            said.figures[2, row] = counts[REPEATS]
-            said.alarm[row] = counts[BELOW] >= rule.consecutive
+            shown[0, row], shown[1, row], shown[2, row] = figures[slot, W], figures[slot, SHARE], counts[slot, REPEATS]
+            alarm[row] = counts[slot, BELOW] >= rule.consecutive
+    said.written[0] = event
 
 
 @compiled
@@ -111,21 +119,17 @@ def _scratch(width: int, every: int) -> _Scratch:
     fresh = min(every, width)
     return _Scratch(
         np.empty(width),
-        np.empty(width, np.int64),
+        np.empty(width, np.uint16),
         np.empty(width),
         np.empty(width + LANES),
         np.empty(fresh),
-        np.empty(fresh, np.int64),
+        np.empty(fresh, np.uint16),
     )
 
 
 @compiled
 def _repeats(held: Held, given: Given, said: Said, at: int, row: int) -> bool:
     """Returns whether the row repeats an earlier query; remembers its hash if it lies inside the growing set."""
-    if given.distance[row] == 0.0:
-        return True
-    if given.admitted[row]:
-        return False
     slot, own, ring = given.slots[at], given.hashes[row], held.hashes
     position = held.counts[slot, INSIDE]
     found = False
@@ -142,56 +146,49 @@ def _repeats(held: Held, given: Given, said: Said, at: int, row: int) -> bool:
 
 
 @compiled
-def _keep(held: Held, given: Given, said: Said, at: int, row: int) -> None:
-    """Puts the row's distance into the window."""
-    slot, distance, event = given.slots[at], given.distance[row], said.written[0]
-    position = held.counts[slot, DISTANCES]
-    put(held.window, slot, position, distance)
-    said.distance[event], said.distance_at[event, 0], said.distance_at[event, 1] = distance, at, position
-    said.written[0] += 1
-    held.counts[slot, DISTANCES] += 1
-
-
-@compiled
 def _sort(held: Held, slot: int, every: int, scratch: _Scratch) -> None:
     """Writes the window's distances to the scratch in ascending order, and keeps that order."""
     ring, width, count = held.window, len(scratch.cells), held.counts[slot, DISTANCES]
     for place in range((min(count, width) + PAGE - 1) // PAGE):
         scratch.cells[place * PAGE : place * PAGE + PAGE] = ring.values[ring.table[slot, place]]
+    size = min(count, width)
     known = held.order.table[slot, 0] != 0 and every < width
     order = held.order.values[page_of(held.order, slot, 0)]
     if known:
-        _merge(order, count, every, scratch)
+        _merge(order[: min(count - every, width)], (count - every) % width, scratch)
     else:
-        scratch.order[: min(count, width)] = np.argsort(scratch.cells[: min(count, width)])
-    for rank in range(min(count, width)):
-        cell = scratch.order[rank]
-        order[rank], scratch.sample[rank] = cell, scratch.cells[cell]
+        scratch.order[:size] = np.argsort(scratch.cells[:size])
+        scratch.sample[:size] = scratch.cells[scratch.order[:size]]
+    order[:size] = scratch.order[:size]
 
 
 @compiled
-def _merge(order: NDArray[np.uint16], count: int, every: int, scratch: _Scratch) -> None:
-    """Takes the ``every`` last of ``count`` distances into ``order``, and those they replaced out of it."""
-    width, first = len(scratch.cells), (count - every) % len(scratch.cells)
-    _sort_fresh(first, every, scratch)
-    at, fresh = 0, 0
-    for rank in range(min(count - every, width)):
-        cell = np.int64(order[rank])
-        age = cell - first if cell >= first else cell - first + width
+def _merge(order: NDArray[np.uint16], first: int, scratch: _Scratch) -> None:
+    """Merges the fresh distances, from cell ``first`` on, into those of ``order`` that they do not replace."""
+    cells, every = scratch.cells, len(scratch.fresh)
+    _sort_fresh(first, scratch)
+    at = fresh = 0
+    least = scratch.fresh[0]
+    for cell in order:
+        age = np.int64(cell) - first
+        if age < 0:
+            age += len(cells)
         if age < every:
             continue
-        while fresh < every and scratch.fresh[fresh] < scratch.cells[cell]:
-            scratch.order[at] = scratch.fresh_order[fresh]
+        distance = cells[cell]
+        while least < distance:
+            scratch.order[at], scratch.sample[at] = scratch.fresh_order[fresh], least
             at, fresh = at + 1, fresh + 1
-        scratch.order[at] = cell
+            least = scratch.fresh[fresh] if fresh < every else inf
+        scratch.order[at], scratch.sample[at] = cell, distance
         at += 1
     for rest in range(fresh, every):
-        scratch.order[at + rest - fresh] = scratch.fresh_order[rest]
+        scratch.order[at + rest - fresh], scratch.sample[at + rest - fresh] = scratch.fresh_order[rest], scratch.fresh[rest]
 
 
 @compiled
-def _sort_fresh(first: int, every: int, scratch: _Scratch) -> None:
-    for number in range(every):
+def _sort_fresh(first: int, scratch: _Scratch) -> None:
+    for number in range(len(scratch.fresh)):
         cell = (first + number) % len(scratch.cells)
         at = number
         while at > 0 and scratch.fresh[at - 1] > scratch.cells[cell]:
@@ -232,22 +229,22 @@ def _statistic(
     sample: NDArray[np.float64], mean: float, low: int, high: int, weights: NDArray[np.float64], work: NDArray[np.float64]
 ) -> float:
     """Returns W of ``sample`` from ``low`` to ``high``, NaN if these are (nearly) all the same."""
-    count, left = len(sample), high - low
+    count, kept, own = len(sample), sample[low:high], work[low:high]
     work[:count] = 0.0
-    for at in range(low, high):
-        work[at] = sample[at] - mean
-    centre = total(work, count) / left
+    for at in range(len(kept)):
+        own[at] = kept[at] - mean
+    centre = total(work, count) / len(kept)
     work[:count] = 0.0
-    for at in range(low, high):
-        deviation = sample[at] - mean - centre
-        work[at] = deviation * deviation
+    for at in range(len(kept)):
+        deviation = kept[at] - mean - centre
+        own[at] = deviation * deviation
     squares = total(work, count)
     least = CONSTANT * (mean + centre)
-    if not squares > left * (least * least):
+    if not squares > len(kept) * (least * least):
         return nan
     work[:count] = 0.0
-    for at in range(low, high):
-        work[at] = (sample[at] - mean - centre) * weights[at - low]
+    for at in range(len(kept)):
+        own[at] = (kept[at] - mean - centre) * weights[at]
     numerator = total(work, count)
     return numerator * numerator / squares
 

@@ -35,5 +35,5 @@ def _compiled(function: Function, fastmath: bool | set[str]) -> Function:
         from numba import njit
     except ImportError:
         return function
-    built: Any = njit(cache=True, fastmath=fastmath)(function)
+    built: Any = njit(cache=True, fastmath=fastmath, error_model="numpy")(function)
     return cast(Function, built)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, isfinite, nan, sqrt
+from math import inf, isfinite, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from detector.core.compiled import compiled
 from detector.core.configuration import PAGE
-from detector.core.normality import CONSTANT
+from detector.core.normality import CONSTANT, statistic
 from detector.core.rings import Ring, page_of, put
 from detector.core.sums import LANES, total
 from detector.core.tested import WARM_UP
@@ -215,38 +215,13 @@ def _test(held: Held, slot: int, row: int, rule: Rule, scratch: _Scratch, said: 
         high -= 1
     if high - low <= WARM_UP:
         return
-    figures[W] = _statistic(sample, mean, low, high, rule.weights[high - low], work)
+    figures[W] = statistic(sample[low:high], rule.weights[high - low], work)
     figures[SHARE] = _constant_share(sample)
     counts[BELOW] = counts[BELOW] + 1 if figures[W] < rule.delta else 0
     if counts[BELOW] == rule.consecutive:
         rise = said.written[2]
         said.rises[rise, 0], said.rises[rise, 1], said.rises[rise, 2] = row, high - low, mean
         said.written[2] += 1
-
-
-@compiled
-def _statistic(
-    sample: NDArray[np.float64], mean: float, low: int, high: int, weights: NDArray[np.float64], work: NDArray[np.float64]
-) -> float:
-    """Returns W of ``sample`` from ``low`` to ``high``, NaN if these are (nearly) all the same."""
-    count, kept, own = len(sample), sample[low:high], work[low:high]
-    work[:count] = 0.0
-    for at in range(len(kept)):
-        own[at] = kept[at] - mean
-    centre = total(work, count) / len(kept)
-    work[:count] = 0.0
-    for at in range(len(kept)):
-        deviation = kept[at] - mean - centre
-        own[at] = deviation * deviation
-    squares = total(work, count)
-    least = CONSTANT * (mean + centre)
-    if not squares > len(kept) * (least * least):
-        return nan
-    work[:count] = 0.0
-    for at in range(len(kept)):
-        own[at] = (kept[at] - mean - centre) * weights[at]
-    numerator = total(work, count)
-    return numerator * numerator / squares
 
 
 @compiled

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.compiled import compiled
-from detector.core.sums import LANES, total
+from detector.core.sums import mean_of, total
 
 CONSTANT = 1e-9
 """A sample whose deviation is below this share of its mean has no shape to test."""
@@ -72,10 +72,8 @@ def _next_largest(x: float) -> float:
 @compiled
 def statistic(ascending: NDArray[np.float64], half: NDArray[np.float64], work: NDArray[np.float64]) -> float:
     """Returns W of a sorted sample of 12 or more values with its weights, NaN if they are (nearly) all the same.
-    ``work``: room for 8 values more than the sample has."""
-    count = len(ascending)
-    work[:count] = ascending
-    mean = total(work, count) / count
+    ``work``: room for as many."""
+    count, mean = len(ascending), mean_of(ascending, work)
     for at in range(count):
         work[at] = (ascending[at] - mean) * (ascending[at] - mean)
     squares = total(work, count)
@@ -91,7 +89,7 @@ def statistic(ascending: NDArray[np.float64], half: NDArray[np.float64], work: N
 @lru_cache(maxsize=4)
 def weight_table(largest: int) -> NDArray[np.float64]:
     """float64 (largest + 1, largest // 2): row n begins with the ``half_weights`` of n values; none below 12."""
-    table, work = np.zeros((largest + 1, largest // 2)), np.empty(largest // 2 + LANES)
+    table, work = np.zeros((largest + 1, largest // 2)), np.empty(largest // 2)
     for count in range(12, largest + 1):
         half_weights(count, table[count], work)
     table.setflags(write=False)

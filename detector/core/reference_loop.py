@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from detector.core.compiled import compiled
 from detector.core.normality import CONSTANT, half_weights, statistic
-from detector.core.sums import LANES, total
+from detector.core.sums import mean_of, total
 from detector.core.tested import WARM_UP
 
 CLASS_MINIMUM = 10
@@ -37,7 +37,7 @@ class Log(NamedTuple):
 def test(log: Log, ends: NDArray[np.int64], delta: float, w: NDArray[np.float64], outcome: NDArray[np.int64]) -> None:
     """Writes W of the first ``ends[i]`` distances, and whether they are too few, or rounding could decide."""
     count = len(log.distance)
-    fresh, half, work = np.empty(count), np.empty(count // 2 + 1), np.empty(count + LANES)
+    fresh, half, work = np.empty(count), np.empty(count // 2 + 1), np.empty(count)
     for at in range(len(ends)):
         found = _fresh(log, ends[at], fresh)
         fresh[:found].sort()
@@ -75,8 +75,7 @@ def _merge(pool: NDArray[np.float64], held: int, fresh: NDArray[np.float64]) -> 
     end = held
     for number in range(len(fresh) - 1, -1, -1):
         start = _below(pool[:end], fresh[number])
-        for at in range(end - 1, start - 1, -1):
-            pool[at + number + 1] = pool[at]
+        pool[start + number + 1 : end + number + 1] = pool[start:end]
         pool[start + number] = fresh[number]
         end = start
 
@@ -118,9 +117,7 @@ def _judged(
 @compiled
 def _kept(pool: NDArray[np.float64], work: NDArray[np.float64]) -> tuple[int, int]:
     """Returns from where to where the pool has no outliers, or (0, 0) where rounding could decide which they are."""
-    count = len(pool)
-    work[:count] = pool
-    mean = total(work, count) / count
+    count, mean = len(pool), mean_of(pool, work)
     for at in range(count):
         work[at] = (pool[at] - mean) * (pool[at] - mean)
     reach = 3.0 * sqrt(total(work, count) / count)

@@ -1,7 +1,4 @@
-"""Sums in one fixed order: in eight lanes, then in pairs of blocks. Compiled, the lanes are added side by side.
-
-It is numpy's own order where the number of values is a power of two.
-"""
+"""Sums in one fixed order, which a compiled loop forms side by side, with the same bits everywhere."""
 
 from __future__ import annotations
 
@@ -16,7 +13,28 @@ _BLOCK = 128
 
 @compiled
 def total(values: NDArray[np.float64], count: int) -> float:
-    """Returns the sum of the first ``count`` values. Overwrites them, and up to seven places behind them."""
+    """Returns the sum of the first ``count`` values, and overwrites them: the last half is added to the first."""
+    while count > 1:
+        half = count // 2
+        first, last = values[:half], values[count - half : count]
+        for at in range(half):
+            first[at] += last[at]
+        count -= half
+    return float(values[0]) if count else 0.0
+
+
+@compiled
+def mean_of(values: NDArray[np.float64], work: NDArray[np.float64]) -> float:
+    """Returns the mean of one or more values. ``work``: room for as many."""
+    for at in range(len(values)):
+        work[at] = values[at]
+    return total(work, len(values)) / len(values)
+
+
+@compiled
+def pairwise(values: NDArray[np.float64], count: int) -> float:
+    """Returns the sum of the first ``count`` values in numpy's order for a power of two of them, zeros included.
+    Overwrites them, and up to seven places behind them."""
     end = (count + LANES - 1) // LANES * LANES
     values[count:end] = 0.0
     blocks = (end + _BLOCK - 1) // _BLOCK
@@ -28,7 +46,7 @@ def total(values: NDArray[np.float64], count: int) -> float:
         if blocks % 2:
             values[blocks // 2] = values[blocks - 1]
         blocks = (blocks + 1) // 2
-    return float(values[0]) if count else 0.0
+    return float(values[0])
 
 
 @compiled

@@ -12,7 +12,7 @@ from detector.core.compiled import compiled
 from detector.core.configuration import PAGE
 from detector.core.normality import CONSTANT, statistic
 from detector.core.rings import Ring, page_of, put
-from detector.core.sums import LANES, total
+from detector.core.sums import LANES, pairwise
 from detector.core.tested import WARM_UP
 
 DISTANCES, INSIDE, REPEATS, BELOW = range(4)
@@ -203,11 +203,12 @@ def _test(held: Held, slot: int, row: int, rule: Rule, scratch: _Scratch, said: 
     counts, figures = held.counts[slot], held.figures[slot]
     sample, work = scratch.sample[: min(counts[DISTANCES], len(scratch.sample))], scratch.work
     count = len(sample)
-    work[:count] = sample
-    mean = total(work, count) / count
+    for at in range(count):
+        work[at] = sample[at]
+    mean = pairwise(work, count) / count
     for at in range(count):
         work[at] = (sample[at] - mean) * (sample[at] - mean)
-    reach = 3.0 * sqrt(total(work, count) / count)
+    reach = 3.0 * sqrt(pairwise(work, count) / count)
     low, high = 0, count
     while low < high and not abs(sample[low] - mean) < reach:
         low += 1

@@ -56,7 +56,8 @@ def _inner_medians(medians: NDArray[np.float64], tail: int, step: float) -> None
         q = 0.5 - (at + (tail + 0.625)) * step
         r = q * q
         above = ((-25.44106049637 * r + 41.39119773534) * r - 18.61500062529) * r + 2.50662823884
-        medians[at] = q * above / ((((3.13082909833 * r - 21.06224101826) * r + 23.08336743743) * r - 8.4735109309) * r + 1.0)
+        below = (((3.13082909833 * r - 21.06224101826) * r + 23.08336743743) * r - 8.4735109309) * r + 1.0
+        medians[at] = q * above / below
 
 
 @compiled

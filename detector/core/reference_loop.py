@@ -22,9 +22,9 @@ PASSED, POOLED, CLASSES = range(3)
 
 
 class Log(NamedTuple):
-    """``distance`` float64 and ``label`` int64 in order of arrival. ``pool`` float64: those of classes with ten or more,
-    ascending. ``classes`` int64 (2, m): label and distances of each. ``marks`` int64 (3,): how many distances have been
-    looked at, how many are in the pool, and the number of classes."""
+    """``distance`` float64 and ``label`` int64 in order of arrival. ``pool`` float64: those of classes with ten or
+    more, ascending. ``classes`` int64 (2, m): label and number of each. ``marks`` int64 (3,): how many distances have
+    been looked at, how many are in the pool, and the number of classes."""
 
     distance: NDArray[np.float64]
     label: NDArray[np.int64]

@@ -84,7 +84,7 @@ class ReferenceTest:
         self._reserve(rows.slots)
         order = rows.by_slot.order
         known = order[np.isfinite(distance[order])]
-        new = {
+        new: dict[str, Array] = {
             "row_slot": rows.slot[known].astype(np.int32),
             "row_distance": distance[known],
             "row_label": rows.pool_label[rows.pool[known]],
@@ -95,7 +95,7 @@ class ReferenceTest:
         standing = loop.Standing(self._slots["w"], self._slots["verdict"])
         w, alarm, risen = np.empty(len(rows)), np.empty(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
         loop.stand(standing, tests, self._delta, w, alarm, risen)
-        evidence = {
+        evidence: dict[int, tuple[Evidence, ...]] = {
             row: (Evidence("shapiro_w", float(w[row]), "", self._delta),) for row in np.flatnonzero(risen).tolist()
         }
         return Tested(w, alarm, evidence, {**self._columns(rows.slots), **new})

@@ -47,11 +47,11 @@ class Rings:
         pages = self._table["pages"][slots]
         return int(pages.nbytes + (pages != _BLANK).sum() * self._page * self._pages["values"].itemsize)
 
-    def ring(self, slots: Array, rows: int) -> Ring:
-        """Returns the arrays, with pages enough for a loop that appends ``rows`` values to ``slots`` in all, at least
-        one to each."""
+    def ring(self, slots: Array, counts: Array, more: Array) -> Ring:
+        """Returns the arrays, with pages enough for a loop that appends up to ``more`` values, int64, to each of
+        ``slots``, which has ``counts`` int64 so far."""
         self._reserve(slots)
-        self._stock(rows // self._page + 2 * len(slots))
+        self._stock(_lacking(self._table["pages"], slots, counts // self._page, (counts + more - 1) // self._page))
         return Ring(self._table["pages"], self._pages["values"], self._pages["free"], self._left)
 
     def read(self, slots: Array) -> Array:
@@ -115,12 +115,22 @@ class Rings:
 
 
 @compiled
+def _lacking(table: NDArray[np.int32], slots: Array, first: Array, last: Array) -> int:
+    """Returns how many pages ``slots`` lack from their ``first`` to their ``last``, counted on around the ring."""
+    lacking = 0
+    for at in range(len(slots)):
+        for page in range(first[at], last[at] + 1):
+            lacking += table[slots[at], page % table.shape[1]] == _BLANK
+    return lacking
+
+
+@compiled
 def page_of(ring: Ring, slot: int, place: int) -> int:
     """Returns the number of the ``place``-th page of ``slot``, taking one from the stack if it has none."""
-    page = ring.table[slot, place]
+    page = int(ring.table[slot, place])
     if page == _BLANK:
         ring.left[0] -= 1
-        page = ring.free[ring.left[0]]
+        page = int(ring.free[ring.left[0]])
         ring.table[slot, place] = page
     return page
 

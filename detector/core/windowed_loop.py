@@ -183,7 +183,8 @@ def _merge(order: NDArray[np.uint16], first: int, scratch: _Scratch) -> None:
         scratch.order[at], scratch.sample[at] = cell, distance
         at += 1
     for rest in range(fresh, every):
-        scratch.order[at + rest - fresh], scratch.sample[at + rest - fresh] = scratch.fresh_order[rest], scratch.fresh[rest]
+        scratch.order[at], scratch.sample[at] = scratch.fresh_order[rest], scratch.fresh[rest]
+        at += 1
 
 
 @compiled

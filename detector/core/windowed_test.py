@@ -48,10 +48,11 @@ class WindowedTest:
         ``admitted`` bool (n,)."""
         self._reserve(rows.slots)
         grouping = rows.by_slot
-        hashes = _hashes(rows.features, np.isfinite(distance) & (distance > 0) & ~admitted)
-        given = loop.Given(
-            rows.slots, grouping.order, grouping.starts, grouping.lengths, distance, admitted, hashes
-        )
+        measured = np.isfinite(distance) & (distance > 0)
+        inside = measured & ~admitted
+        held = self._held(rows, measured, inside)
+        hashes = _hashes(rows.features, inside)
+        given = loop.Given(rows.slots, grouping.order, grouping.starts, grouping.lengths, distance, admitted, hashes)
         said = _room(len(rows))
         rule = loop.Rule(
             self._config.delta,
@@ -59,7 +60,7 @@ class WindowedTest:
             self._config.consecutive_checks,
             weight_table(self._config.window),
         )
-        loop.run(self._held(rows.slots, len(rows)), given, rule, said)
+        loop.run(held, given, rule, said)
         w, constant, repeats = said.figures
         figures = {"constant_steps": constant, "repeats": repeats}
         return Tested(w, said.alarm, self._evidence(said), self._delta(rows.slots, said), figures, said.repeat)
@@ -94,10 +95,15 @@ class WindowedTest:
             return self._slots.nbytes + sum(own.nbytes for own in rings)
         return 8 * len(_COUNTS + _FIGURES) * len(slots) + sum(own.nbytes_of(slots) for own in rings)
 
-    def _held(self, slots: Array, count: int) -> loop.Held:
-        counts, figures = self._slots["counts"], self._slots["figures"]
-        window, hashes = self._window.ring(slots, count), self._hashes.ring(slots, count)
-        return loop.Held(counts, figures, window, hashes, self._order.ring(slots, count))
+    def _held(self, rows: Rows, measured: Array, inside: Array) -> loop.Held:
+        """Returns the state, with pages enough for as many distances and hashes."""
+        slots, counts = rows.slots, self._slots["counts"][rows.slots]
+        distances, hashes = counts[:, loop.DISTANCES], counts[:, loop.INSIDE]
+        more = np.bincount(rows.slot[measured], minlength=len(slots))
+        window = self._window.ring(slots, distances, more)
+        order = self._order.ring(slots, np.zeros_like(distances), (distances + more > WARM_UP).astype(np.int64))
+        own = self._hashes.ring(slots, hashes, np.bincount(rows.slot[inside], minlength=len(slots)))
+        return loop.Held(self._slots["counts"], self._slots["figures"], window, own, order)
 
     def _columns(self, slots: Array) -> dict[str, Array]:
         self._reserve(slots)
@@ -109,12 +115,13 @@ class WindowedTest:
         distances, hashes, _ = said.written.tolist()
         return {
             **self._columns(slots),
-            **_ring_rows("distance", *said.distance_at[:distances].T, said.distance[:distances]),
-            **_ring_rows("hash", *said.hash_at[:hashes].T, said.hash[:hashes]),
+            **_ring_rows("distance", said.distance_at[:distances], said.distance[:distances]),
+            **_ring_rows("hash", said.hash_at[:hashes], said.hash[:hashes]),
         }
 
     def _evidence(self, said: loop.Said) -> dict[int, tuple[Evidence, ...]]:
-        config, evidence = self._config, {}
+        config = self._config
+        evidence: dict[int, tuple[Evidence, ...]] = {}
         for row, tested, mean in said.rises[: said.written[2]].tolist():
             w, constant, repeats = said.figures[:, int(row)].tolist()
             evidence[int(row)] = (
@@ -155,12 +162,13 @@ def _hashes(features: NDArray[np.float32], wanted: Array) -> NDArray[np.uint64]:
     return hashes
 
 
-def _ring_rows(name: str, slot: Array, position: Array, values: Array) -> dict[str, Array]:
-    return {f"{name}_slot": slot.astype(np.int32), f"{name}_position": position.copy(), f"{name}_value": values.copy()}
+def _ring_rows(name: str, at: Array, values: Array) -> dict[str, Array]:
+    """Returns the rows of a delta, ``at`` int64 (n, 2) of position in the slots and in the ring."""
+    return {f"{name}_slot": at[:, 0].astype(np.int32), f"{name}_position": at[:, 1].copy(), f"{name}_value": values}
 
 
 def _ring_dump(name: str, ring: Rings, slots: Array, count: Array) -> dict[str, Array]:
     cell = np.arange(ring.width)
     position = count[:, None] - 1 - (count[:, None] - 1 - cell) % ring.width
     slot, column = np.nonzero(position >= 0)
-    return _ring_rows(name, slot, position[slot, column], ring.read(slots)[slot, column])
+    return _ring_rows(name, np.stack((slot, position[slot, column]), axis=1), ring.read(slots)[slot, column])

@@ -37,7 +37,7 @@ class Cells:
         count = min(CELLS, max(len(points) // _ROWS_A_CELL, 1), len(np.unique(points, axis=0)))
         kmeans = faiss.Kmeans(points.shape[1], count, niter=_ROUNDS, seed=_SEED, min_points_per_centroid=1)
         kmeans.train(points)
-        centres = np.unique(np.round(kmeans.centroids), axis=0)
+        centres = np.unique(np.round(np.asarray(kmeans.centroids, np.float32)), axis=0)
         every = cls(centres, np.ones(len(centres), np.int64))
         rows = np.bincount(every.cell(sketches), minlength=len(centres))
         return cls(centres[rows > 0], rows[rows > 0])

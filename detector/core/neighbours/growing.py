@@ -124,14 +124,14 @@ def _look_among_all(
     nearest: int,
 ) -> None:
     projected = asked.points.shape[1] > 0
-    pool = np.int64(asked.first_pool[i])
+    pool = int(asked.first_pool[i])
     while pool != NONE:
         if pool != asked.pool[i]:
             for parity in range(2):
                 distance, nearest = nearest_in_list(
                     arena, lists, 2 * pool + parity, asked.features, asked.points, i, projected, gaps, distance, nearest
                 )
-        pool = np.int64(next_pool[pool])
+        pool = int(next_pool[pool])
     found.distance[i] = distance
     found.step[i] = asked.features[i]
     if nearest != NONE:

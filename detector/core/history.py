@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.columns import Columns
-from detector.core.compiled import compiled
 from detector.core.embedding import Embedding, Placed
 from detector.core.neighbours.growing import DOUBTFUL, LACKS_ROOM, Asked, Found, Recompute, Thresholds, grow
-from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, NONE, START, Arena, VectorStore, drop, room_for
+from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, NONE, START, VectorStore, drop_all, extend
 from detector.core.pools import Pools
 from detector.core.rows import Rows
 
@@ -122,7 +121,7 @@ class History:
         vectors, notes = np.ascontiguousarray(rows.vectors), np.ascontiguousarray(rows.notes)
         at, lacking = 0, 0
         while at < len(pool):
-            at, lacking = _extend(store.arena, lists, pool, parity, vectors, notes, at)
+            at, lacking = extend(store.arena, lists, pool, parity, vectors, notes, at)
             if lacking:
                 store.grow(lacking)
         self._note_longest(np.unique(pool))
@@ -214,7 +213,7 @@ class History:
         lists = self._lists_of()
         dimensions = self._slots["dimension"][self._pools.columns["slot"][pools]]
         for dimension in np.unique(dimensions).tolist():
-            _drop_all(self._store(dimension).arena, lists, pools[dimensions == dimension], parity)
+            drop_all(self._store(dimension).arena, lists, pools[dimensions == dimension], parity)
 
 
 def _nothing(count: int, dimension: int) -> Found:
@@ -234,32 +233,3 @@ def _shortened(placed: Placed, width: int) -> NDArray[np.float32]:
         points[:, : kept.shape[1]] = kept
         points[:, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest) + placed.beside**2)
     return points
-
-
-@compiled
-def _extend(
-    arena: Arena,
-    lists: NDArray[np.int64],
-    pool: NDArray[np.int64],
-    parity: NDArray[np.int64],
-    vectors: NDArray[np.float32],
-    notes: NDArray[np.float32],
-    first: int,
-) -> tuple[int, int]:
-    """Adds vectors from ``first`` on; returns which it did not add, and how many rows of room the arena lacks."""
-    for i in range(first, len(pool)):
-        lacking = room_for(arena, lists, pool[i], parity[i])
-        if lacking:
-            return i, lacking
-        at = parity[i] * FIELDS
-        row = lists[pool[i], at + START] + lists[pool[i], at + COUNT]
-        arena.rows[row] = vectors[i]
-        arena.notes[row] = notes[i]
-        lists[pool[i], at + COUNT] += 1
-    return len(pool), 0
-
-
-@compiled
-def _drop_all(arena: Arena, lists: NDArray[np.int64], pools: NDArray[np.int64], parity: int) -> None:
-    for pool in pools:
-        drop(arena, lists, pool, parity)

@@ -76,8 +76,8 @@ def grow(
     settled: int,
     exactly: bool,
 ) -> tuple[int, int, int]:
-    """Takes rows from ``first`` on. Returns why it ended, the row before which, and how many rows of room it lacks. With
-    ``exactly`` it ends before a row whose distance is within 1e-9 of T, unless that is row ``settled``."""
+    """Takes rows from ``first`` on. Returns why it ended, the row before which, and how many rows of room it lacks.
+    With ``exactly`` it ends before a row whose distance is within 1e-9 of T, unless that is row ``settled``."""
     for i in range(first, len(asked.pool)):
         pool = asked.pool[i]
         distance, nearest = _nearest_of_pool(arena, lists, pool, asked, i, gaps)
@@ -85,13 +85,13 @@ def grow(
         doubtful = distance > 0 and abs(distance - threshold) <= _DOUBT * (distance + threshold) < inf
         if exactly and doubtful and i != settled:
             return DOUBTFUL, i, 0
+        if asked.first_pool[i] != NONE:
+            _look_among_all(arena, lists, next_pool, asked, found, i, gaps, distance, nearest)
         joins = distance == inf or distance > threshold
         if joins:
             lacking = room_for(arena, lists, pool, asked.parity[i])
             if lacking:
                 return LACKS_ROOM, i, lacking
-        if asked.first_pool[i] != NONE:
-            _look_among_all(arena, lists, next_pool, asked, found, i, gaps, distance, nearest)
         found.grown[i] = distance
         found.joined[i] = joins
         if joins:

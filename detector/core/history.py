@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from detector.core.arrays import Array
 from detector.core.columns import Columns
 from detector.core.embedding import Embedding, Placed
-from detector.core.neighbours.growing import DOUBTFUL, LACKS_ROOM, Asked, Found, Recompute, Thresholds, grow
+from detector.core.neighbours.growing import (
+    DOUBTFUL,
+    LACKS_ROOM,
+    Asked,
+    Chains,
+    Found,
+    Recompute,
+    Thresholds,
+    grow,
+    turn,
+)
 from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, NONE, START, VectorStore, drop_all, extend
 from detector.core.pools import Pools
 from detector.core.rows import Rows
@@ -62,12 +72,12 @@ class History:
 
     def turn(self, slots: Array, blocks: Array) -> None:
         """Moves ``slots`` on to ``blocks``. Drops rows older than the block before."""
-        current = self._slots["block"]
-        moved = blocks > current[slots]
-        for slot, block in zip(slots[moved].tolist(), blocks[moved].tolist(), strict=True):
-            for parity in (0, 1) if block - current[slot] > 1 else (block % 2,):
-                self._drop(self._pools.of_slots(np.array([slot])), parity)
-            current[slot] = block
+        dimensions, chains = self._slots["dimension"][slots], self._chains()
+        moved = np.flatnonzero(blocks > chains.block[slots])
+        for slot, block, dimension in zip(
+            slots[moved].tolist(), blocks[moved].tolist(), dimensions[moved].tolist(), strict=True
+        ):
+            turn(self._store(dimension).arena, chains, slot, block)
 
     def observe(
         self,
@@ -81,7 +91,7 @@ class History:
         nearest own query of any class only with the ``embedding`` of a reference, by which the rows are ``placed``.
         ``recompute`` makes a threshold exact where rounding could decide."""
         dimension = rows.features.shape[1]
-        lists, store = self._lists_of(), self._store(dimension)
+        chains, store = self._chains(), self._store(dimension)
         if embedding is not None:
             self._place(rows.slots, embedding)
         asked = self._asked(rows, placed, store.width)
@@ -91,8 +101,7 @@ class History:
         while at < len(rows):
             why, at, lacking = grow(
                 store.arena,
-                lists,
-                self._pools.columns["next"],
+                chains,
                 thresholds,
                 asked,
                 found,
@@ -100,6 +109,7 @@ class History:
                 at,
                 settled,
                 recompute is not None,
+                placed is not None,
             )
             if why == LACKS_ROOM:
                 store.grow(lacking)
@@ -117,11 +127,11 @@ class History:
         if not len(rows.pool):
             return
         store, lists = self._store(rows.vectors.shape[1]), self._lists_of()
-        pool, parity = rows.pool.astype(np.int64), rows.block.astype(np.int64) % _PARITIES
+        pool, block = rows.pool.astype(np.int64), rows.block.astype(np.int64)
         vectors, notes = np.ascontiguousarray(rows.vectors), np.ascontiguousarray(rows.notes)
         at, lacking = 0, 0
         while at < len(pool):
-            at, lacking = extend(store.arena, lists, pool, parity, vectors, notes, at)
+            at, lacking = extend(store.arena, lists, pool, block, vectors, notes, at)
             if lacking:
                 store.grow(lacking)
         self._note_longest(np.unique(pool))
@@ -144,8 +154,10 @@ class History:
 
     def evict(self, pools: Array) -> None:
         """Drops all rows of ``pools``, which are all pools of their slots."""
-        for parity in range(_PARITIES):
-            self._drop(pools, parity)
+        lists = self._lists_of()
+        dimensions = self._slots["dimension"][self._pools.columns["slot"][pools]]
+        for dimension in np.unique(dimensions).tolist():
+            drop_all(self._store(dimension).arena, lists, pools[dimensions == dimension])
         slots = self._pools.columns["slot"][pools]
         self._unplaced.reset(slots)
 
@@ -160,20 +172,19 @@ class History:
         lists: Array = self._lists["lists"]
         return lists
 
+    def _chains(self) -> Chains:
+        slots = self._slots
+        return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"])
+
     def _asked(self, rows: Rows, placed: Placed | None, width: int) -> Asked:
-        slots = rows.slots[rows.slot]
-        first = np.full(len(rows), NONE, np.int64)
-        points = np.zeros((len(rows), width), np.float32)
-        if placed is not None:
-            first[:] = self._slots["pool"][slots]
-            points = _shortened(placed, width)
+        points = np.zeros((len(rows), width), np.float32) if placed is None else _shortened(placed, width)
         return Asked(
             np.ascontiguousarray(rows.features),
             points,
             np.ascontiguousarray(rows.said),
+            rows.slots[rows.slot],
             rows.pools[rows.pool],
-            self._slots["block"][slots] % _PARITIES,
-            first,
+            rows.block,
         )
 
     def _note_longest(self, pools: Array) -> None:
@@ -206,14 +217,6 @@ class History:
         place = np.repeat(np.arange(len(lists)), count)
         offset = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
         return place // _PARITIES, place % _PARITIES, lists[place, START] + offset
-
-    def _drop(self, pools: Array, parity: int) -> None:
-        if not len(pools):
-            return
-        lists = self._lists_of()
-        dimensions = self._slots["dimension"][self._pools.columns["slot"][pools]]
-        for dimension in np.unique(dimensions).tolist():
-            drop_all(self._store(dimension).arena, lists, pools[dimensions == dimension], parity)
 
 
 def _nothing(count: int, dimension: int) -> Found:

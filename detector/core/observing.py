@@ -164,9 +164,6 @@ class Observing:
     ) -> tuple[Record, dict[str, Delta]]:
         state = self._state
         rows, place = rows_of_step(self._stream, numbered, at, state)
-        block = np.empty(len(rows.slots), np.int64)
-        block[rows.slot] = numbered.block[at]
-        state.history.turn(rows.slots, block)
         reference = self._references.get((rows.model, rows.model_version))
         if reference is not None:
             rows = replace(rows, features=reference.scaled(rows.features))
@@ -190,15 +187,16 @@ class Observing:
             if proposal.growing is not None:
                 growing = proposal.growing
             deltas[signal.name] = proposal.delta
-        return self._shared_delta(rows, place, block, np.flatnonzero(growing)), deltas
+        return self._shared_delta(rows, place, np.flatnonzero(growing)), deltas
 
-    def _shared_delta(self, rows: Rows, place: Array, block: Array, kept: Array) -> Record:
+    def _shared_delta(self, rows: Rows, place: Array, kept: Array) -> Record:
         step: Record = {
             "slots": place.astype(np.int32),
-            "block": block,
+            "block": self._state.principals.slots["block"][rows.slots],
             "pool_slot": rows.pool_slot.astype(np.int32),
             "pool_label": rows.pool_label,
             "row_pool": rows.pool[kept].astype(np.int32),
+            "row_block": rows.block[kept],
             "row_vector": rows.features[kept],
         }
         if self._state.history.noted:

@@ -1,8 +1,7 @@
 """Cuts a micro-batch into segments between evictions, and these into steps.
 
 A segment ends before a new principal that finds no free slot in its shard, before a principal's dimension changes,
-or after 1,024 rows, because near duplicates cost the square of a segment. A step holds rows of one judging version
-and dimension, in which no principal crosses a border between history blocks. So these bounds do not depend on the
+or after 1,024 rows. A step holds the rows of one judging version and dimension. So these bounds do not depend on the
 micro-batches.
 """
 
@@ -222,15 +221,12 @@ class Numbered:
         return cls(rows, slots, slot, index, block, stream.shard[rows], edges)
 
     def steps(self, space: Array) -> Iterator[Array]:
-        """Yields positions in ``rows`` for each step, ordered by the number of block borders passed, then by space."""
-        first = np.empty(len(self.slots), np.int64)
-        first[self.slot[::-1]] = self.block[::-1]
-        step = (self.block - first[self.slot]) * (int(space.max()) + 1) + space
-        if (step == step[0]).all():
-            yield np.arange(len(step))
+        """Yields positions in ``rows`` for each step, ordered by ``space``."""
+        if (space == space[0]).all():
+            yield np.arange(len(space))
             return
-        for number in np.unique(step).tolist():
-            yield np.flatnonzero(step == number)
+        for number in np.unique(space).tolist():
+            yield np.flatnonzero(space == number)
 
 
 def rows_of_step(stream: Stream, numbered: Numbered, at: Array, state: State) -> tuple[Rows, Array]:
@@ -253,6 +249,7 @@ def rows_of_step(stream: Stream, numbered: Numbered, at: Array, state: State) ->
         pool_slot=pool_slot,
         pool_label=state.pools.columns["label"][pools],
         index=numbered.index[at],
+        block=numbered.block[at],
         features=stream.features(space, rows),
         batches=stream.pieces,
         batch=stream.piece[rows],

@@ -110,17 +110,18 @@ def extend(
     arena: Arena,
     lists: NDArray[np.int64],
     pool: NDArray[np.int64],
-    parity: NDArray[np.int64],
+    block: NDArray[np.int64],
     vectors: NDArray[np.float32],
     notes: NDArray[np.float32],
     first: int,
 ) -> tuple[int, int]:
     """Adds vectors from ``first`` on; returns which it did not add, and how many rows of room the arena lacks."""
     for i in range(first, len(pool)):
-        lacking = room_for(arena, lists, pool[i], parity[i])
+        parity = block[i] % 2
+        lacking = room_for(arena, lists, pool[i], parity)
         if lacking:
             return i, lacking
-        at = parity[i] * FIELDS
+        at = parity * FIELDS
         row = lists[pool[i], at + START] + lists[pool[i], at + COUNT]
         arena.rows[row] = vectors[i]
         arena.notes[row] = notes[i]
@@ -129,14 +130,21 @@ def extend(
 
 
 @compiled
-def drop_all(arena: Arena, lists: NDArray[np.int64], pools: NDArray[np.int64], parity: int) -> None:
-    """Drops all vectors of the lists of ``pools``."""
-    at = parity * FIELDS
+def drop_all(arena: Arena, lists: NDArray[np.int64], pools: NDArray[np.int64]) -> None:
+    """Drops all vectors of ``pools``."""
     for pool in pools:
-        if lists[pool, at + SIZE] != NONE:
-            _release(arena, lists[pool, at + START], lists[pool, at + SIZE])
-        lists[pool, at + COUNT] = 0
-        lists[pool, at + SIZE] = NONE
+        drop(arena, lists, pool, 0)
+        drop(arena, lists, pool, 1)
+
+
+@compiled
+def drop(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> None:
+    """Drops all vectors of a list."""
+    at = parity * FIELDS
+    if lists[pool, at + SIZE] != NONE:
+        _release(arena, lists[pool, at + START], lists[pool, at + SIZE])
+    lists[pool, at + COUNT] = 0
+    lists[pool, at + SIZE] = NONE
 
 
 @compiled

@@ -1,6 +1,7 @@
 """Compiles loops over rows with Numba; without Numba the same functions run as plain Python, with the same results.
 
 A compiled function takes and returns numbers and arrays, keeps no state, and gives the same bits as its plain source.
+It divides by no zero: only the plain source would say so.
 Only ``approximate`` sums may be formed in another order: they exclude candidates by a proven bound, and decide nothing.
 """
 
@@ -35,5 +36,5 @@ def _compiled(function: Function, fastmath: bool | set[str]) -> Function:
         from numba import njit
     except ImportError:
         return function
-    built: Any = njit(cache=True, fastmath=fastmath)(function)
+    built: Any = njit(cache=True, fastmath=fastmath, error_model="numpy")(function)
     return cast(Function, built)

@@ -30,14 +30,15 @@ class Trail(NamedTuple):
     specification_before: Points
 
 
-def follow(rows: Rows, points: Points, state: Points) -> Trail:
-    """Returns the trail of ``rows`` at ``points`` float32 (n, k); ``state`` float32 (slots, 34) is updated in place."""
+def follow(rows: Rows, slot: NDArray[np.int64], points: Points, state: Points) -> Trail:
+    """Returns the trail of ``rows`` at ``points`` float32 (n, k). ``state`` float32 (slots, 34) is updated in place;
+    ``slot`` int64 (n,) says whose each row is."""
     count = len(rows)
     step, step_before = np.empty((count, _AXES), np.float32), np.empty((count, _AXES), np.float32)
     requested, requested_before = np.empty((count, _REQUESTED), np.float32), np.empty((count, _REQUESTED), np.float32)
     requested[:] = rows.column("specification", np.float32(np.nan)).reshape(count, -1)
     trail = Trail(step, step_before, requested, requested_before)
-    _follow(rows.slot, np.ascontiguousarray(points), state, trail)
+    _follow(slot, np.ascontiguousarray(points), state, trail)
     return trail
 
 

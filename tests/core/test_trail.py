@@ -19,11 +19,10 @@ COUNT = 40
 class _Rows:
     """Those parts of ``Rows`` that the trail reads."""
 
-    slot: Array
     specification: Array
 
     def __len__(self) -> int:
-        return len(self.slot)
+        return len(self.specification)
 
     def column(self, name: str, fill: Any) -> Array:
         assert name == "specification" and np.isnan(fill)
@@ -36,7 +35,7 @@ def _followed(axes: int, cuts: list[int]) -> Trail:
     slot, asked = rng.integers(0, 3, COUNT), rng.random((COUNT, 2)).astype(np.float32)
     state = np.full((3, WIDTH), np.nan, np.float32)
     parts = [
-        follow(cast(Rows, _Rows(slot[own], asked[own])), points[own], state) for own in np.split(np.arange(COUNT), cuts)
+        follow(cast(Rows, _Rows(asked[own])), slot[own], points[own], state) for own in np.split(np.arange(COUNT), cuts)
     ]
     return Trail(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 

@@ -71,8 +71,9 @@ class Suspicion:
         judge = self._judges.get((rows.model, rows.model_version))
         if judge is None or not views.has_reference:
             return self._silent(len(rows))
-        state = self._before(rows.slots, judge.tag)
-        sight = Sight(rows, views, follow(rows, views.placed.points, state["trail"]))
+        self._begin(rows.slots, judge.tag)
+        slot = rows.slots[rows.slot]
+        sight = Sight(rows, views, follow(rows, slot, views.placed.points, self._slots["trail"]))
         columns = (
             [measure.score(sight) for measure in self._measures],
             [sight.weights[clock] for clock in CLOCKS],
@@ -81,8 +82,7 @@ class Suspicion:
         queries = Queries(*(_together(own, len(rows)) for own in columns))
         if self._listener is not None:
             self._listener(rows, *queries)
-        scores = judge.scoring.follow(rows.slot, queries, state["sums"])
-        return self._judged(rows, judge, scores, state)
+        return self._judged(rows, judge, slot, judge.scoring.follow(slot, queries, self._slots["sums"]))
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         del pools
@@ -124,30 +124,26 @@ class Suspicion:
             "slot_alarm": np.zeros(1, np.bool_),
         }
 
-    def _before(self, slots: Array, tag: np.uint64) -> dict[str, Array]:
-        """Returns a copy of the state of ``slots``, that of a new account where it belongs to another profile."""
+    def _begin(self, slots: Array, tag: np.uint64) -> None:
+        """Gives those of ``slots`` whose state belongs to another profile that of a new account."""
         self._reserve(slots)
-        before = {name: self._slots[name][slots] for name in _STATE}
-        stale = before["profile"] != tag
-        if stale.any():
-            for name, blank in (("sums", 0.0), ("trail", np.nan), ("profile", tag), ("alarm", False)):
-                before[name][stale] = blank
-        return before
+        stale = slots[self._slots["profile"][slots] != tag]
+        if len(stale):
+            self._slots.reset(stale)
+            self._slots["profile"][stale] = tag
 
-    def _judged(self, rows: Rows, judge: _Judge, scores: Floats, state: dict[str, Array]) -> Proposal:
+    def _judged(self, rows: Rows, judge: _Judge, slot: Array, scores: Floats) -> Proposal:
         left = judge.unexplained(scores)
         alarm = left > judge.threshold
         risen = np.empty_like(alarm)
-        _rise(rows.slot, alarm, state["alarm"], risen)
-        delta = {f"slot_{name}": state[name] for name in _STATE}
-        self.apply(rows.slots, rows.pools, delta)
+        _rise(slot, alarm, self._slots["alarm"], risen)
         return Proposal(
             statistic=left,
             score=left / judge.threshold,
             alarm=alarm,
             threshold=judge.threshold,
             evidence={row: judge.evidence(scores[row], float(left[row])) for row in np.flatnonzero(risen).tolist()},
-            delta=delta,
+            delta=self.dump(rows.slots, rows.pools),
             figures=dict(zip(self.figures, scores.T, strict=True)),
         )
 

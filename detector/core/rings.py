@@ -46,10 +46,13 @@ class Rings:
         held: Array = self._pages["values"][self._table["pages"][slots, cell // PAGE], cell % PAGE]
         return held
 
-    def write(self, slots: Array, positions: Array, values: Array) -> None:
-        """Writes value i at position i of slot i; where two share a cell, the later one stays."""
-        if not len(slots):
-            return
+    @property
+    def values(self) -> Array:
+        """All pages, one after another; a view until ``places`` makes room for more."""
+        return self._pages["values"].reshape(-1)
+
+    def places(self, slots: Array, positions: Array) -> Array:
+        """Returns int64 (n,): the index in ``values`` of position i of slot i, which gets its page if it has none."""
         self._reserve(slots)
         cell = positions % self.width
         page = cell // PAGE
@@ -59,7 +62,14 @@ class Rings:
         if blank.any():
             self._allocate(slots[blank], page[blank])
             held = table[slots, page]
-        self._pages["values"][held, cell % PAGE] = values
+        places: Array = held.astype(np.int64) * PAGE + cell % PAGE
+        return places
+
+    def write(self, slots: Array, positions: Array, values: Array) -> None:
+        """Writes value i at position i of slot i; where two share a cell, the later one stays."""
+        if len(slots):
+            places = self.places(slots, positions)
+            self.values[places] = values
 
     def evict(self, slots: Array) -> None:
         self._reserve(slots)

@@ -67,7 +67,7 @@ class Rows:
     def outputs(self) -> NDArray[np.float32]:
         widest = max(1, *(batch.outputs.shape[1] for batch in self.batches))
         outputs = np.full((len(self), widest), np.nan, np.float32)
-        for at, rows in self._sources:
+        for at, rows in self.sources:
             values = self.batches[at].outputs
             outputs[rows, : values.shape[1]] = values[self.batch_row[rows]]
         return outputs
@@ -76,7 +76,7 @@ class Rows:
     def top(self) -> NDArray[np.float32]:
         """float32 (n, 2): the two largest outputs, ascending; NaN where there are no two."""
         top = np.full((len(self), 2), np.nan, np.float32)
-        for at, rows in self._sources:
+        for at, rows in self.sources:
             outputs = self.batches[at].outputs[self.batch_row[rows]]
             two = min(outputs.shape[1], 2)
             if not two:
@@ -88,7 +88,7 @@ class Rows:
     def said(self) -> NDArray[np.float32]:
         """float32 (n,): the model's answer as one number: the largest probability, 1 for a label, or the score."""
         said = self.top[:, 1].copy()
-        for at, rows in self._sources:
+        for at, rows in self.sources:
             if self.batches[at].output_kind == "label":
                 said[rows] = 1.0
         return said
@@ -98,14 +98,15 @@ class Rows:
         like = [getattr(batch, name) for batch in self.batches if getattr(batch, name) is not None]
         shape, dtype = (like[0].shape[1:], like[0].dtype) if like else ((), np.asarray(fill).dtype)
         column = np.full((len(self), *shape), fill, dtype)
-        for at, rows in self._sources:
+        for at, rows in self.sources:
             values = getattr(self.batches[at], name)
             if values is not None:
                 column[rows] = values[self.batch_row[rows]]
         return column
 
     @cached_property
-    def _sources(self) -> list[tuple[int, Array | slice]]:
+    def sources(self) -> list[tuple[int, Array | slice]]:
+        """The batches that rows are from, and which rows."""
         first = int(self.batch[0])
         if (self.batch == first).all():
             return [(first, slice(None))]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.compiled import compiled
+from detector.core.compiled import compiled, plain
 
 MOST = 12.0
 """The most that one measure can add to D."""
@@ -88,8 +88,8 @@ def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, NDArray[np.i
     """Returns D float64 (n,) of each row of ``scores`` (n, j), and int64 (n,): which of the ``exemplars`` (e, j)
     explains most of it, the first of several."""
     left, best = np.empty(len(scores)), np.empty(len(scores), np.int64)
-    reached = np.ascontiguousarray(exemplars.T)
-    _unexplained(np.ascontiguousarray(scores), reached, reached.min(axis=1), left, best)
+    reached = plain(exemplars.T)
+    _unexplained(plain(scores), reached, reached.min(axis=1), left, best)
     return left, best
 
 

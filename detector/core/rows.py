@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.arrays import Array
+from detector.core.compiled import compiled, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,14 @@ class Rows:
 
     @cached_property
     def top(self) -> NDArray[np.float32]:
-        """float32 (n, 2): the two largest outputs, ascending; NaN where there are no two."""
+        """float32 (n, 2): the two largest outputs, ascending; NaN where there are no two, and for NaN,
+        which counts as the largest."""
         top = np.full((len(self), 2), np.nan, np.float32)
         for at, rows in self.sources:
-            outputs = self.batches[at].outputs[self.batch_row[rows]]
-            two = min(outputs.shape[1], 2)
-            if not two:
-                continue
-            top[rows, 2 - two :] = np.partition(outputs, -two, axis=1)[:, -two:]
+            outputs = plain(self.batches[at].outputs[self.batch_row[rows]])
+            own = np.full((len(outputs), 2), np.nan, np.float32)
+            _largest(outputs, own)
+            top[rows] = own
         return top
 
     @cached_property
@@ -111,3 +113,20 @@ class Rows:
         if (self.batch == first).all():
             return [(first, slice(None))]
         return [(at, np.flatnonzero(self.batch == at)) for at in np.unique(self.batch).tolist()]
+
+
+@compiled
+def _largest(outputs: NDArray[np.float32], top: NDArray[np.float32]) -> None:
+    """Sets ``top`` (n, 2) to the two largest of each of ``outputs`` (n, k), ascending; NaN is larger than all else."""
+    width = outputs.shape[1]
+    for row in range(len(outputs) if width > 0 else 0):
+        first, second = outputs[row, 0], np.float32(-np.inf)
+        for at in range(1, width):
+            value = outputs[row, at]
+            if value > first or (math.isnan(value) and not math.isnan(first)):
+                first, second = value, first
+            elif value > second or (math.isnan(value) and not math.isnan(second)):
+                second = value
+        top[row, 1] = first
+        if width > 1:
+            top[row, 0] = second

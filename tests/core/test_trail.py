@@ -1,4 +1,4 @@
-"""The trail says of each query where its principal's two queries before it were, however the rows are cut."""
+"""Each query is set beside its principal's two queries before it, however the rows are cut."""
 
 from __future__ import annotations
 

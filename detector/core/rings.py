@@ -39,27 +39,37 @@ class Rings:
         self._reserve(slots)
         return self._pages["values"][self._table["pages"][slots]].reshape(len(slots), self.width)
 
-    def at(self, slots: Array, positions: Array) -> Array:
-        """Returns (n,): the cell of position i of slot i."""
+    @property
+    def values(self) -> Array:
+        """All pages, one after another; a view until ``places`` makes room for more."""
+        return self._pages["values"].reshape(-1)
+
+    def find(self, slots: Array, positions: Array) -> Array:
+        """Returns int64 (n,): the index in ``values`` of position i of slot i, that of a fill value if it has none."""
         self._reserve(slots)
         cell = positions % self.width
-        held: Array = self._pages["values"][self._table["pages"][slots, cell // PAGE], cell % PAGE]
+        places: Array = self._table["pages"][slots, cell // PAGE].astype(np.int64) * PAGE + cell % PAGE
+        return places
+
+    def at(self, slots: Array, positions: Array) -> Array:
+        """Returns (n,): the cell of position i of slot i."""
+        held: Array = self.values[self.find(slots, positions)]
         return held
+
+    def places(self, slots: Array, positions: Array) -> Array:
+        """The same, after a slot without that page has got it."""
+        places = self.find(slots, positions)
+        blank = np.flatnonzero(places // PAGE == _BLANK)
+        if len(blank):
+            self._allocate(slots[blank], positions[blank] % self.width // PAGE)
+            places[blank] = self.find(slots[blank], positions[blank])
+        return places
 
     def write(self, slots: Array, positions: Array, values: Array) -> None:
         """Writes value i at position i of slot i; where two share a cell, the later one stays."""
-        if not len(slots):
-            return
-        self._reserve(slots)
-        cell = positions % self.width
-        page = cell // PAGE
-        table = self._table["pages"]
-        held = table[slots, page]
-        blank = held == _BLANK
-        if blank.any():
-            self._allocate(slots[blank], page[blank])
-            held = table[slots, page]
-        self._pages["values"][held, cell % PAGE] = values
+        if len(slots):
+            places = self.places(slots, positions)
+            self.values[places] = values
 
     def evict(self, slots: Array) -> None:
         self._reserve(slots)

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
 from detector.core import reference_loop as loop
-from detector.core.admission import Recompute
 from detector.core.arrays import Array
 from detector.core.columns import Columns
 from detector.core.configuration import PradaConfig
+from detector.core.neighbours.growing import Recompute
 from detector.core.rows import Rows
 from detector.core.signal import Delta
 from detector.core.tested import WARM_UP, Tested

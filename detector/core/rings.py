@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.columns import Columns, Ids
+from detector.core.columns import Columns
+from detector.core.compiled import compiled
 from detector.core.configuration import PAGE
 
 _BLANK = 0
 """The page that stands in for pages that a slot does not have."""
 
 
+class Ring(NamedTuple):
+    """The arrays of ``Rings``, for compiled loops: ``table`` int32 (slots, width // page) of page numbers, ``values``
+    (pages, page), and the stack of unused pages: the first ``left[0]`` (int64) of ``free`` int32."""
+
+    table: NDArray[np.int32]
+    values: Array
+    free: NDArray[np.int32]
+    left: NDArray[np.int64]
+
+
 class Rings:
     """For each slot the values at its last ``width`` positions, position p in cell p modulo ``width``."""
 
-    def __init__(self, width: int, dtype: Any, fill: Any) -> None:
+    def __init__(self, width: int, dtype: Any, fill: Any, page: int = PAGE) -> None:
         self.width = width
-        self._table = Columns({"pages": (np.int32, _BLANK, width // PAGE)})
-        self._pages = Columns({"values": (dtype, fill, PAGE)})
-        self._ids = Ids()
-        self._ids.take()  # the blank page
-        self._pages.reserve(1)
+        self._page = page
+        self._fill = fill
+        self._table = Columns({"pages": (np.int32, _BLANK, width // page)})
+        self._pages = Columns({"values": (dtype, fill, page), "free": (np.int32, 0)})
+        self._left = np.zeros(1, np.int64)
+        self._take(1)  # the blank page
 
     @property
     def nbytes(self) -> int:
@@ -32,7 +45,14 @@ class Rings:
     def nbytes_of(self, slots: Array) -> int:
         self._reserve(slots)
         pages = self._table["pages"][slots]
-        return int(pages.nbytes + (pages != _BLANK).sum() * PAGE * self._pages["values"].itemsize)
+        return int(pages.nbytes + (pages != _BLANK).sum() * self._page * self._pages["values"].itemsize)
+
+    def ring(self, slots: Array, counts: Array, more: Array) -> Ring:
+        """Returns the arrays, with pages enough for a loop that appends up to ``more`` values, int64, to each of
+        ``slots``, which has ``counts`` int64 so far."""
+        self._reserve(slots)
+        self._stock(_lacking(self._table["pages"], slots, counts // self._page, (counts + more - 1) // self._page))
+        return Ring(self._table["pages"], self._pages["values"], self._pages["free"], self._left)
 
     def read(self, slots: Array) -> Array:
         """Returns (n, width): the cells of each slot, the fill value where nothing was written."""
@@ -48,7 +68,8 @@ class Rings:
         """Returns int64 (n,): the index in ``values`` of position i of slot i, that of a fill value if it has none."""
         self._reserve(slots)
         cell = positions % self.width
-        places: Array = self._table["pages"][slots, cell // PAGE].astype(np.int64) * PAGE + cell % PAGE
+        places: Array = self._table["pages"][slots, cell // self._page].astype(np.int64) * self._page
+        places += cell % self._page
         return places
 
     def at(self, slots: Array, positions: Array) -> Array:
@@ -57,11 +78,13 @@ class Rings:
         return held
 
     def places(self, slots: Array, positions: Array) -> Array:
-        """The same, after a slot without that page has got it."""
+        """The same as ``find``, after a slot without that page has got it."""
         places = self.find(slots, positions)
-        blank = np.flatnonzero(places // PAGE == _BLANK)
+        blank = np.flatnonzero(places // self._page == _BLANK)
         if len(blank):
-            self._allocate(slots[blank], positions[blank] % self.width // PAGE)
+            table = self._table["pages"]
+            cells = np.unique(slots[blank] * table.shape[1] + positions[blank] % self.width // self._page)
+            table.reshape(-1)[cells] = self._take(len(cells))
             places[blank] = self.find(slots[blank], positions[blank])
         return places
 
@@ -75,16 +98,57 @@ class Rings:
         self._reserve(slots)
         pages = self._table["pages"][slots].ravel()
         pages = pages[pages != _BLANK]
-        self._pages.reset(pages)
-        self._ids.give_back(pages.tolist())
+        self._pages["values"][pages] = self._fill
+        end = int(self._left[0]) + len(pages)
+        self._pages["free"][end - len(pages) : end] = pages
+        self._left[0] = end
         self._table["pages"][slots] = _BLANK
 
-    def _allocate(self, slots: Array, page: Array) -> None:
-        table = self._table["pages"]
-        cells = np.unique(slots * table.shape[1] + page)
-        table.reshape(-1)[cells] = self._ids.take_many(len(cells))
-        self._pages.reserve(self._ids.size)
+    def _take(self, count: int) -> Array:
+        self._stock(count)
+        self._left[0] -= count
+        first = int(self._left[0])
+        taken: Array = self._pages["free"][first : first + count]
+        return taken
+
+    def _stock(self, count: int) -> None:
+        """Makes sure that ``count`` pages are unused."""
+        left, held = int(self._left[0]), len(self._pages["free"])
+        if left >= count:
+            return
+        self._pages.reserve(held + count - left)
+        fresh = np.arange(held, len(self._pages["free"]), dtype=np.int32)[::-1]
+        self._pages["free"][left : left + len(fresh)] = fresh
+        self._left[0] = left + len(fresh)
 
     def _reserve(self, slots: Array) -> None:
         if len(slots):
             self._table.reserve(int(slots.max()) + 1)
+
+
+@compiled
+def _lacking(table: NDArray[np.int32], slots: Array, first: Array, last: Array) -> int:
+    """Returns how many pages ``slots`` lack from their ``first`` to their ``last``, counted on around the ring."""
+    lacking = 0
+    for at in range(len(slots)):
+        for page in range(first[at], last[at] + 1):
+            lacking += table[slots[at], page % table.shape[1]] == _BLANK
+    return lacking
+
+
+@compiled
+def page_of(ring: Ring, slot: int, place: int) -> int:
+    """Returns the number of the ``place``-th page of ``slot``, taking one from the stack if it has none."""
+    page = int(ring.table[slot, place])
+    if page == _BLANK:
+        ring.left[0] -= 1
+        page = int(ring.free[ring.left[0]])
+        ring.table[slot, place] = page
+    return page
+
+
+@compiled
+def put(ring: Ring, slot: int, position: int, value: Any) -> None:
+    """Writes ``value`` at ``position`` of ``slot``, in a ring with pages of ``PAGE``."""
+    cell = position % (ring.table.shape[1] * PAGE)
+    ring.values[page_of(ring, slot, cell // PAGE), cell % PAGE] = value

@@ -1,9 +1,8 @@
 """The recent new queries of each principal: the growing sets of the previous and the current block of its queries.
 
 A row belongs to a pool and is held in one of the pool's two lists, by the parity of its block. When a principal enters
-a block, the lists of that parity still hold the block before the previous one and are emptied: so what is kept depends
-on the principal's own query numbers alone. Rows are queued and reach FAISS before the next search, so that recovery
-only copies them. If a signal needs it, each row has a note with the model's output.
+a block, the lists of that parity still hold the block before the previous one and are dropped: so what is kept depends
+on the principal's own query numbers alone. If a signal needs it, each row has a note with the model's output.
 """
 
 from __future__ import annotations
@@ -15,34 +14,29 @@ from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.columns import Columns
-from detector.core.embedding import Embedding
+from detector.core.compiled import compiled
+from detector.core.embedding import Embedding, Placed
+from detector.core.neighbours.growing import DOUBTFUL, LACKS_ROOM, Asked, Found, Recompute, Thresholds, grow
+from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, NONE, START, Arena, VectorStore, drop, room_for
 from detector.core.pools import Pools
-from detector.core.shadows import Shadow, Shadows
-from detector.core.vectors import VectorLists
-
-QUEUE_BYTES = 256 << 20
-"""A longer queue is flushed at once, even in recovery."""
-
-MANY = 1 << 14
-"""Features in all vectors of a principal from which on shadows pay off."""
+from detector.core.rows import Rows
 
 _PARITIES = 2
+_AXES = 15
+"""The axes of a projection that are kept with a vector, and one number for the rest of it."""
+_FEWEST = 32
+"""With fewer features than this a projection saves nothing."""
+_TOGETHER = 1_024
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRows:
-    """``pool`` int64 (n,), ``block`` int64 (n,), ``vectors`` float32 (n, d), ``notes`` float32 (n,), NaN for none.
-    ``columns`` (k, n) of their shadows, if known."""
+    """``pool`` int64 (n,), ``block`` int64 (n,), ``vectors`` float32 (n, d), ``notes`` float32 (n,), NaN for none."""
 
     pool: Array
     block: Array
     vectors: NDArray[np.float32]
     notes: NDArray[np.float32]
-    columns: NDArray[np.float32] | None = None
-
-    def select(self, keep: Array) -> HistoryRows:
-        columns = None if self.columns is None else self.columns[:, keep]
-        return HistoryRows(self.pool[keep], self.block[keep], self.vectors[keep], self.notes[keep], columns)
 
 
 class History:
@@ -52,168 +46,220 @@ class History:
         self.noted = noted
         self._slots = slots
         self._pools = pools
-        self._lists = Columns({"number": (np.int32, -1, _PARITIES)})
-        self._stores: dict[int, VectorLists] = {}
-        self._shadows: dict[Embedding, Shadows] = {}
-        self._queue: list[tuple[int, HistoryRows]] = []
-        self._queued_bytes = 0
+        self._lists = Columns({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
+        self._stores: dict[int, VectorStore] = {}
+        self._unplaced = Columns({"vectors": (np.bool_, False)})
+        """Slots that have vectors without projections: those that came from the log."""
+        self._gaps = np.empty(0, np.float32)
+        self._longest = 0
 
     @property
     def nbytes(self) -> int:
-        vectors = sum(own.nbytes for own in self._stores.values())
-        return self._lists.nbytes + self._queued_bytes + vectors + sum(own.nbytes for own in self._shadows.values())
+        return self._lists.nbytes + sum(own.nbytes for own in self._stores.values())
 
-    def store(self, dimension: int) -> VectorLists:
-        if dimension not in self._stores:
-            self._stores[dimension] = VectorLists(dimension, self.noted)
-        return self._stores[dimension]
-
-    def shadows(self, slots: Array, embedding: Embedding) -> tuple[list[Shadow | None], Array]:
-        """Returns the shadows of each of ``slots`` that has many vectors, or None; and int32 (n, p): the lists of slots
-        without shadows, -1 for no more."""
-        if embedding not in self._shadows:
-            self._shadows[embedding] = Shadows(embedding)
-        shadows = self._shadows[embedding]
-        found = shadows.of(slots)
-        lacking = np.array([own is None for own in found], np.bool_)
-        if not lacking.any():
-            return found, np.full((len(slots), 1), -1, np.int32)
-        lists = self.all_lists(slots)
-        sizes = np.where(lists >= 0, self.store(embedding.dimension).sizes[lists], 0).sum(axis=1)
-        for at in np.flatnonzero(lacking & (sizes * embedding.dimension >= MANY)).tolist():
-            found[at] = self._shade(shadows, int(slots[at]))
-        lists[[own is not None for own in found]] = -1
-        return found, lists
+    def row_bytes(self, dimension: int) -> int:
+        """Returns the bytes of one row."""
+        return self._store(dimension).row_bytes
 
     def turn(self, slots: Array, blocks: Array) -> None:
         """Moves ``slots`` on to ``blocks``. Drops rows older than the block before."""
         current = self._slots["block"]
         moved = blocks > current[slots]
-        if not moved.any():
-            return
         for slot, block in zip(slots[moved].tolist(), blocks[moved].tolist(), strict=True):
-            stale = (0, 1) if block - current[slot] > 1 else (block % 2,)
-            self._drop(slot, stale)
+            for parity in (0, 1) if block - current[slot] > 1 else (block % 2,):
+                self._drop(self._pools.of_slots(np.array([slot])), parity)
             current[slot] = block
 
+    def observe(
+        self,
+        rows: Rows,
+        thresholds: Thresholds,
+        embedding: Embedding | None,
+        placed: Placed | None,
+        recompute: Recompute | None,
+    ) -> Found:
+        """Adds to the growing sets those of ``rows`` that belong to them, and returns what was found on the way; the
+        nearest own query of any class only with the ``embedding`` of a reference, by which the rows are ``placed``.
+        ``recompute`` makes a threshold exact where rounding could decide."""
+        dimension = rows.features.shape[1]
+        lists, store = self._lists_of(), self._store(dimension)
+        if embedding is not None:
+            self._place(rows.slots, embedding)
+        asked = self._asked(rows, placed, store.width)
+        found = _nothing(len(rows), dimension if placed is not None else 0)
+        gaps = self._room_for_gaps(rows)
+        at, settled = 0, NONE
+        while at < len(rows):
+            why, at, lacking = grow(
+                store.arena,
+                lists,
+                self._pools.columns["next"],
+                thresholds,
+                asked,
+                found,
+                gaps,
+                at,
+                settled,
+                recompute is not None,
+            )
+            if why == LACKS_ROOM:
+                store.grow(lacking)
+            elif why == DOUBTFUL:
+                assert recompute is not None
+                pool = int(rows.pool[at])
+                own = (rows.pool[:at] == pool) & found.joined[:at] & np.isfinite(found.grown[:at])
+                thresholds.threshold[rows.pools[pool]] = recompute(pool, found.grown[:at][own].tolist())
+                settled = at
+        self._note_longest(rows.pools)
+        return found
+
     def append(self, rows: HistoryRows) -> None:
-        """Queues rows of one dimension; the pools exist."""
+        """Adds rows of one dimension; the pools exist."""
         if not len(rows.pool):
             return
-        self._queue.append((self._pools.births, rows))
-        self._queued_bytes += rows.vectors.nbytes + (0 if rows.columns is None else rows.columns.nbytes)
-        if self._queued_bytes > QUEUE_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Moves queued rows that are still wanted to their lists."""
-        queue, self._queue, self._queued_bytes = self._queue, [], 0
-        by_dimension: dict[int, list[HistoryRows]] = {}
-        for births, rows in queue:
-            wanted = self._wanted(births, rows)
-            kept = rows if wanted.all() else rows.select(wanted)
-            if len(kept.pool):
-                by_dimension.setdefault(rows.vectors.shape[1], []).append(kept)
-        for dimension, parts in by_dimension.items():
-            for rows in parts:
-                self._bring(dimension, rows)
-
-    def lists(self, pools: Array) -> Array:
-        """Returns int32 (n, 2): the lists of each pool, -1 for none."""
-        self._lists.reserve(self._pools.capacity)
-        numbers: Array = self._lists["number"][pools]
-        return numbers
-
-    def all_lists(self, slots: Array) -> Array:
-        """Returns int32 (n, p): the lists of each slot, over all pools. -1 for none comes after the others, and no
-        column is empty but a lone first."""
-        pools = self._pools.chains(slots)
-        numbers = np.where(pools[:, :, None] >= 0, self.lists(pools), -1).reshape(len(slots), -1)
-        lists: Array = np.sort(numbers, axis=1)[:, ::-1]
-        return lists[:, : max(int((lists >= 0).sum(axis=1).max(initial=0)), 1)]
+        store, lists = self._store(rows.vectors.shape[1]), self._lists_of()
+        pool, parity = rows.pool.astype(np.int64), rows.block.astype(np.int64) % _PARITIES
+        vectors, notes = np.ascontiguousarray(rows.vectors), np.ascontiguousarray(rows.notes)
+        at, lacking = 0, 0
+        while at < len(pool):
+            at, lacking = _extend(store.arena, lists, pool, parity, vectors, notes, at)
+            if lacking:
+                store.grow(lacking)
+        self._note_longest(np.unique(pool))
+        slots = self._pools.columns["slot"][rows.pool]
+        self._unplaced.reserve(int(slots.max()) + 1)
+        self._unplaced["vectors"][slots] = True
 
     def rows_of(self, dimension: int, pools: Array) -> HistoryRows:
-        """Returns a copy of every row of ``pools``, which are all of this dimension. Call after ``flush``."""
-        store = self.store(dimension)
-        pool, parity, locations = self._places(store, pools)
-        current = self._slots["block"][self._pools.columns["slot"][pool]]
+        """Returns a copy of every row of ``pools``, which are all of this dimension."""
+        at, parity, locations = self._locations(pools)
+        current = self._slots["block"][self._pools.columns["slot"][pools[at]]]
         block = np.where(current % 2 == parity, current, current - 1)
-        return HistoryRows(pool, block, store.gather(locations), store.notes(locations))
+        arena = self._store(dimension).arena
+        return HistoryRows(pools[at], block, arena.rows[locations], arena.notes[locations])
 
-    def rows_held(self, dimension: int, pools: Array) -> int:
-        """Returns the number of rows of ``pools``, which are all of this dimension."""
-        self.flush()
-        numbers = self.lists(pools).ravel()
-        return int(self.store(dimension).sizes[numbers[numbers >= 0]].sum())
+    def rows_held(self, pools: Array) -> int:
+        """Returns the number of rows of ``pools``."""
+        lists = self._lists_of()[pools]
+        return int(lists[:, COUNT::FIELDS].sum())
 
     def evict(self, pools: Array) -> None:
         """Drops all rows of ``pools``, which are all pools of their slots."""
-        numbers = self.lists(pools)
-        owner = self._pools.columns["slot"][pools]
-        dimensions = self._slots["dimension"][owner]
-        for dimension in np.unique(dimensions).tolist():
-            own = dimensions == dimension
-            lists = numbers[own].ravel()
-            for shadows in self._shadows.values():
-                shadows.forget(np.unique(owner[own]))
-            self.store(dimension).release(lists[lists >= 0])
-        self._lists["number"][pools] = -1
+        for parity in range(_PARITIES):
+            self._drop(pools, parity)
+        slots = self._pools.columns["slot"][pools]
+        self._unplaced.reset(slots)
 
-    def _bring(self, dimension: int, rows: HistoryRows) -> None:
-        """Adds ``rows`` to their lists, and to the shadows of their slots. Shadows that cannot be extended, because the
-        rows come without columns (during recovery), are dropped and rebuilt on demand."""
-        store, lists = self.store(dimension), self._list_numbers(dimension, rows)
-        slots = self._pools.columns["slot"][rows.pool]
-        for own in self._shadows.values():
-            if rows.columns is None:
-                own.forget(np.unique(slots))
-            elif own.dimension == dimension:
-                own.append(slots, rows.columns, store.next_locations(lists))
-        store.append(lists, rows.vectors, rows.notes)
+    def _store(self, dimension: int) -> VectorStore:
+        if dimension not in self._stores:
+            projected = self.noted and dimension >= _FEWEST
+            self._stores[dimension] = VectorStore(dimension, _AXES + 1 if projected else 0)
+        return self._stores[dimension]
 
-    def _shade(self, shadows: Shadows, slot: int) -> Shadow | None:
-        """Builds the shadows of all vectors of ``slot``, which has none. Returns None if there is no room, or if
-        vectors are too large: a log that was written without a profile may hold such."""
-        if shadows.full:
-            return None
-        store = self.store(shadows.dimension)
-        pool, _, locations = self._places(store, self._pools.of_slots(np.array([slot])))
-        vectors = store.gather(locations)
-        if not shadows.fits(vectors):
-            return None
-        return shadows.make(slot, shadows.columns(self._pools.columns["label"][pool], vectors), locations)
-
-    def _places(self, store: VectorLists, pools: Array) -> tuple[Array, Array, Array]:
-        """Returns, of every vector of ``pools``, the pool, the parity of its list and its location, int64 (n,) each."""
-        numbers = self.lists(pools)
-        at, parity = np.nonzero(numbers >= 0)
-        locations, owner = store.locations(numbers[at, parity])
-        return pools[at[owner]], parity[owner], locations
-
-    def _wanted(self, births: int, rows: HistoryRows) -> Array:
-        """Returns the rows whose pool is the one they were queued for, and whose block is still kept."""
-        columns = self._pools.columns
-        born = columns["born"][rows.pool]
-        alive = (born >= 0) & (born < births)
-        current = self._slots["block"][columns["slot"][rows.pool]]
-        wanted: Array = alive & (rows.block >= current - 1)
-        return wanted
-
-    def _list_numbers(self, dimension: int, rows: HistoryRows) -> Array:
+    def _lists_of(self) -> Array:
         self._lists.reserve(self._pools.capacity)
-        table = self._lists["number"].reshape(-1)
-        cell = rows.pool * _PARITIES + rows.block % 2
-        missing = np.unique(cell[table[cell] < 0])
-        table[missing] = self.store(dimension).allocate(len(missing))
-        numbers: Array = table[cell]
-        return numbers
+        lists: Array = self._lists["lists"]
+        return lists
 
-    def _drop(self, slot: int, parities: tuple[int, ...]) -> None:
-        numbers = self.lists(self._pools.of_slots(np.array([slot])))
-        stale = numbers[:, parities].ravel()
-        stale = stale[stale >= 0]
-        if len(stale):
-            dimension = int(self._slots["dimension"][slot])
-            for own in self._shadows.values():
-                own.drop(slot, stale)
-            self.store(dimension).empty(stale)
+    def _asked(self, rows: Rows, placed: Placed | None, width: int) -> Asked:
+        slots = rows.slots[rows.slot]
+        first = np.full(len(rows), NONE, np.int64)
+        points = np.zeros((len(rows), width), np.float32)
+        if placed is not None:
+            first[:] = self._slots["pool"][slots]
+            points = _shortened(placed, width)
+        return Asked(
+            np.ascontiguousarray(rows.features),
+            points,
+            np.ascontiguousarray(rows.said),
+            rows.pools[rows.pool],
+            self._slots["block"][slots] % _PARITIES,
+            first,
+        )
+
+    def _note_longest(self, pools: Array) -> None:
+        self._longest = max(self._longest, int(self._lists_of()[pools][:, COUNT::FIELDS].max()))
+
+    def _room_for_gaps(self, rows: Rows) -> NDArray[np.float32]:
+        """Returns float32 (m,), as long as any list can become while ``rows`` are taken."""
+        if len(self._gaps) < self._longest + len(rows):
+            self._gaps = np.empty(2 * (self._longest + len(rows)), np.float32)
+        return self._gaps
+
+    def _place(self, slots: Array, embedding: Embedding) -> None:
+        """Projects the vectors of those ``slots`` whose projections are not known."""
+        self._unplaced.reserve(int(slots.max()) + 1)
+        without = slots[self._unplaced["vectors"][slots]]
+        if not len(without):
+            return
+        arena = self._store(embedding.dimension).arena
+        _, _, locations = self._locations(self._pools.of_slots(without))
+        for at in range(0, len(locations), _TOGETHER):
+            some = locations[at : at + _TOGETHER]
+            arena.points[some] = _shortened(embedding.place(arena.rows[some]), arena.points.shape[1])
+        self._unplaced["vectors"][without] = False
+
+    def _locations(self, pools: Array) -> tuple[Array, Array, Array]:
+        """Returns, of every vector of ``pools``, the position in ``pools``, the parity of its list and its row in the
+        arena, int64 (n,) each."""
+        lists = self._lists_of()[pools].reshape(-1, FIELDS)
+        count = lists[:, COUNT]
+        place = np.repeat(np.arange(len(lists)), count)
+        offset = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
+        return place // _PARITIES, place % _PARITIES, lists[place, START] + offset
+
+    def _drop(self, pools: Array, parity: int) -> None:
+        if not len(pools):
+            return
+        lists = self._lists_of()
+        dimensions = self._slots["dimension"][self._pools.columns["slot"][pools]]
+        for dimension in np.unique(dimensions).tolist():
+            _drop_all(self._store(dimension).arena, lists, pools[dimensions == dimension], parity)
+
+
+def _nothing(count: int, dimension: int) -> Found:
+    """Returns the arrays of ``Found`` before any row."""
+    unknown = np.full(count, np.nan, np.float32)
+    far, step = np.full(count, np.inf), np.empty((count, dimension), np.float32)
+    return Found(far, np.zeros(count, np.bool_), far.copy(), step, unknown)
+
+
+def _shortened(placed: Placed, width: int) -> NDArray[np.float32]:
+    """Returns float32 (n, width): the first axes of projections, and the length of the rest of each. The distance of
+    two of them is at most that of the vectors."""
+    points = np.zeros((len(placed.points), width), np.float32)
+    if width:
+        kept = placed.points[:, : width - 1]
+        rest = placed.points[:, width - 1 :].astype(np.float64)
+        points[:, : kept.shape[1]] = kept
+        points[:, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest) + placed.beside**2)
+    return points
+
+
+@compiled
+def _extend(
+    arena: Arena,
+    lists: NDArray[np.int64],
+    pool: NDArray[np.int64],
+    parity: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    notes: NDArray[np.float32],
+    first: int,
+) -> tuple[int, int]:
+    """Adds vectors from ``first`` on; returns which it did not add, and how many rows of room the arena lacks."""
+    for i in range(first, len(pool)):
+        lacking = room_for(arena, lists, pool[i], parity[i])
+        if lacking:
+            return i, lacking
+        at = parity[i] * FIELDS
+        row = lists[pool[i], at + START] + lists[pool[i], at + COUNT]
+        arena.rows[row] = vectors[i]
+        arena.notes[row] = notes[i]
+        lists[pool[i], at + COUNT] += 1
+    return len(pool), 0
+
+
+@compiled
+def _drop_all(arena: Arena, lists: NDArray[np.int64], pools: NDArray[np.int64], parity: int) -> None:
+    for pool in pools:
+        drop(arena, lists, pool, parity)

@@ -168,7 +168,6 @@ class Observing:
         block = np.empty(len(rows.slots), np.int64)
         block[rows.slot] = numbered.block[at]
         state.history.turn(rows.slots, block)
-        state.history.flush()
         reference = self._references.get((rows.model, rows.model_version))
         if reference is not None:
             rows = replace(rows, features=reference.scaled(rows.features))
@@ -188,15 +187,11 @@ class Observing:
                     for row in proposal.evidence
                 ]
             if proposal.repeats is not None:
-                self._out.repeats[numbered.rows[at]] = proposal.repeats
+                views.repeats = self._out.repeats[numbered.rows[at]] = proposal.repeats
             if proposal.growing is not None:
                 growing = proposal.growing
-                views.settle(growing, proposal.repeats)
             deltas[signal.name] = proposal.delta
-        kept = np.flatnonzero(growing)
-        step = self._shared_delta(rows, place, block, kept)
-        state.extend_history(rows.slots, rows.pools, step, views.shadows_of(kept))
-        return step, deltas
+        return self._shared_delta(rows, place, block, np.flatnonzero(growing)), deltas
 
     def _shared_delta(self, rows: Rows, place: Array, block: Array, kept: Array) -> Record:
         step: Record = {

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
-from detector.core.admission import Recompute
 from detector.core.arrays import Array
 from detector.core.columns import Columns
 from detector.core.configuration import PradaConfig
+from detector.core.neighbours.growing import Recompute
 from detector.core.normality import CONSTANT, statistic
 from detector.core.rows import Rows
 from detector.core.signal import Delta

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.configuration import EngineConfig
@@ -82,20 +80,12 @@ class State:
         deltas: Mapping[str, Delta],
     ) -> None:
         """Applies one logged step: ``step`` for the shared views, and ``deltas`` by signal name."""
-        self.extend_history(slots, pools, step)
+        self.history.turn(slots, step["block"])
+        block, pool = step["block"][step["pool_slot"]], step["row_pool"]
+        self.history.append(_history_rows(pools[pool], block[pool], step["row_vector"], step.get("row_note")))
         for signal in self.signals:
             if signal.name in deltas:
                 signal.apply(slots, pools, deltas[signal.name])
-
-    def extend_history(
-        self, slots: Array, pools: Array, step: Record, shadows: NDArray[np.float32] | None = None
-    ) -> None:
-        """Adds the vectors of a step, with the columns of their ``shadows`` if they are known."""
-        self.history.turn(slots, step["block"])
-        block = step["block"][step["pool_slot"]]
-        pool = step["row_pool"]
-        rows = _history_rows(pools[pool], block[pool], step["row_vector"], step.get("row_note"))
-        self.history.append(replace(rows, columns=shadows))
 
     def set_counters(self, slots: Array, record: Record) -> None:
         """Sets the counters of ``slots`` after a segment. Logs of the first format have no votes, flips and repeats."""
@@ -165,8 +155,7 @@ class State:
         slots = np.array([slot])
         pools = self.pools.of_slots(slots)
         dimension = int(self.principals.slots["dimension"][slot])
-        per_row = 4 * dimension + (20 if self.history.noted else 8)
-        rows = self.history.rows_held(dimension, pools)
+        per_row, rows = self.history.row_bytes(dimension), self.history.rows_held(pools)
         own = sum(signal.nbytes(slots, pools) for signal in self.signals)
         return 500 + 250 * len(pools) + rows * per_row + own
 
@@ -189,7 +178,6 @@ class State:
         return moved
 
     def _dump_history(self, slots: Array, pools: Array, owner: Array) -> list[Record]:
-        self.history.flush()
         dimensions = self.principals.slots["dimension"][slots][owner]
         parts = []
         for dimension in np.unique(dimensions).tolist():

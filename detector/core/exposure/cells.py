@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.exposure.levels import Sketches
-from detector.core.vectors import faiss
 
 CELLS = 256
 """The most cells; there are also few enough that each has about eight validation rows."""
@@ -31,6 +30,9 @@ class Cells:
     @classmethod
     def of(cls, sketches: Sketches) -> Cells:
         """Returns the cells of the levels of the validation rows, uint8 (v, 16)."""
+        import faiss
+
+        faiss.omp_set_num_threads(1)
         points = sketches.astype(np.float32)
         count = min(CELLS, max(len(points) // _ROWS_A_CELL, 1), len(np.unique(points, axis=0)))
         kmeans = faiss.Kmeans(points.shape[1], count, niter=_ROUNDS, seed=_SEED, min_points_per_centroid=1)

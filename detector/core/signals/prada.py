@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.errors import NotMergeable
-from detector.core.admission import Admission, Recompute, Thresholds, admit
 from detector.core.arrays import Array, unpack
 from detector.core.batch import Sections
 from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
+from detector.core.neighbours.growing import Thresholds
 from detector.core.reference_test import ReferenceTest
 from detector.core.rows import Rows
 from detector.core.signal import Delta, Proposal
@@ -52,21 +52,20 @@ class Prada:
         self._test: WindowedTest | ReferenceTest = (ReferenceTest if compatible else WindowedTest)(config.prada)
 
     def observe(self, rows: Rows, views: Views) -> Proposal:
-        admission = self._admit(rows, views)
-        order = rows.by_pool.order
-        distance, admitted = np.empty(len(rows)), np.empty(len(rows), dtype=bool)
-        distance[order], admitted[order] = admission.distance, admission.admitted
-        tested = self._test.judge(rows, distance, admitted)
-        delta = {**_pool_columns(admission.after), **tested.delta}
-        self.apply(rows.slots, rows.pools, delta)
+        self._reserve(rows.pools)
+        recompute = self._test.threshold_of(rows) if isinstance(self._test, ReferenceTest) else None
+        thresholds = Thresholds(*(self._pools[name] for name in _THRESHOLDS))
+        found = views.grow(thresholds, recompute)
+        tested = self._test.judge(rows, found.grown, found.joined)
+        self._test.apply(rows.slots, rows.pools, tested.delta)
         return Proposal(
             statistic=tested.statistic,
             score=(1.0 - tested.statistic) / (1.0 - self._delta),
             alarm=tested.alarm,
             threshold=self._delta,
             evidence=tested.evidence,
-            delta=delta,
-            growing=admitted,
+            delta={**self._pool_columns(rows.pools), **tested.delta},
+            growing=found.joined,
             repeats=tested.repeats,
             figures=tested.figures,
         )
@@ -79,7 +78,7 @@ class Prada:
 
     def dump(self, slots: Array, pools: Array) -> Delta:
         self._reserve(pools)
-        return {**_pool_columns(self._thresholds(pools)), **self._test.dump(slots)}
+        return {**self._pool_columns(pools), **self._test.dump(slots)}
 
     def load(self, slots: Array, pools: Array, state: Delta) -> None:
         self._reserve(pools)
@@ -99,15 +98,8 @@ class Prada:
     def merge(self, states: list[Delta]) -> NoReturn:
         raise NotMergeable("prada states cannot be merged; feed a shadow state with the merged stream")
 
-    def _admit(self, rows: Rows, views: Views) -> Admission:
-        self._reserve(rows.pools)
-        recompute: Recompute | None = None
-        if isinstance(self._test, ReferenceTest):
-            recompute = self._test.threshold_of(rows)
-        return admit(views.growing, rows.by_pool, self._thresholds(rows.pools), recompute)
-
-    def _thresholds(self, pools: Array) -> Thresholds:
-        return Thresholds(*(self._pools[name][pools] for name in _THRESHOLDS))
+    def _pool_columns(self, pools: Array) -> dict[str, Array]:
+        return {column: self._pools[name][pools] for name, column in _THRESHOLDS.items()}
 
     def _reserve(self, pools: Array) -> None:
         if len(pools):
@@ -119,7 +111,3 @@ def distances_in(sections: Sections) -> NDArray[np.float64]:
     state = unpack(sections[Prada.name][1])
     distances: NDArray[np.float64] = state["distance_value" if "distance_value" in state else "row_distance"]
     return distances
-
-
-def _pool_columns(thresholds: Thresholds) -> dict[str, Array]:
-    return {column: getattr(thresholds, name) for name, column in _THRESHOLDS.items()}

@@ -1,0 +1,136 @@
+"""Vectors of one dimension in lists that are contiguous, so that a search reads memory in order.
+
+A list is a block of rows in one arena. A full list moves to a block an eighth larger, and blocks that are given up are
+taken again by lists of that size, so that less than an eighth of a list is unused.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.arrays import Array
+from detector.core.compiled import compiled
+
+NONE = -1
+START, COUNT, SIZE = 0, 1, 2
+FIELDS = 3
+EMPTY = (NONE, 0, NONE)
+"""Of each list: the first row of its block, the vectors in it, and the size of the block as a position in SIZES."""
+
+_END = 0xFFFFFFFF
+_GROWTH = 8
+"""The arena grows by this part of itself."""
+
+
+def _sizes() -> Array:
+    sizes = [1]
+    while sizes[-1] < 1 << 31:
+        sizes.append(sizes[-1] + max(sizes[-1] // 8, 1))
+    return np.array(sizes, np.int64)
+
+
+SIZES = _sizes()
+
+
+class Arena(NamedTuple):
+    """``rows`` float32 (capacity, d) and the same memory as ``words`` uint32; ``notes`` float32 (capacity,), the
+    model's answers; ``points`` float32 (capacity, p), projections. ``free`` int64: the first free block of each size,
+    -1 for none, then the number of rows in use. A free block names the next one in its first word."""
+
+    rows: NDArray[np.float32]
+    words: NDArray[np.uint32]
+    notes: NDArray[np.float32]
+    points: NDArray[np.float32]
+    free: NDArray[np.int64]
+
+
+class VectorStore:
+    """``width``: the numbers of a projection that are kept with each vector."""
+
+    def __init__(self, dimension: int, width: int) -> None:
+        self.dimension, self.width = dimension, width
+        self._rows = np.empty((0, dimension), np.float32)
+        self._notes = np.empty(0, np.float32)
+        self._points = np.empty((0, width), np.float32)
+        self._free = np.full(len(SIZES) + 1, NONE, np.int64)
+        self._free[-1] = 0
+
+    @property
+    def arena(self) -> Arena:
+        """The arrays; valid until ``grow``."""
+        return Arena(self._rows, self._rows.view(np.uint32), self._notes, self._points, self._free)
+
+    @property
+    def nbytes(self) -> int:
+        return self._rows.nbytes + self._notes.nbytes + self._points.nbytes
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one vector with what is kept beside it."""
+        return 4 * (self.dimension + 1 + self.width)
+
+    def grow(self, rows: int) -> None:
+        """Makes room for a block of this many ``rows``. Nobody may hold an array of the arena meanwhile: the memory
+        is extended in place, since a copy would need all of it twice."""
+        used = int(self._free[-1])
+        capacity = max(used + rows, len(self._rows) + len(self._rows) // _GROWTH, 64)
+        for own in (self._rows, self._notes, self._points):
+            own.resize((capacity, *own.shape[1:]), refcheck=False)
+
+
+@compiled
+def room_for(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> int:
+    """Sees to it that the list has room for one more vector, and returns 0; or, where the arena has none, the number
+    of rows that it lacks."""
+    at = parity * FIELDS
+    size = lists[pool, at + SIZE]
+    count = lists[pool, at + COUNT]
+    if size != NONE and count < SIZES[size]:
+        return 0
+    start = _allocate(arena, size + 1)
+    if start == NONE:
+        return int(SIZES[size + 1])
+    if size != NONE:
+        before = lists[pool, at + START]
+        arena.rows[start : start + count] = arena.rows[before : before + count]
+        arena.notes[start : start + count] = arena.notes[before : before + count]
+        arena.points[start : start + count] = arena.points[before : before + count]
+        _release(arena, before, size)
+    lists[pool, at + START] = start
+    lists[pool, at + COUNT] = count
+    lists[pool, at + SIZE] = size + 1
+    return 0
+
+
+@compiled
+def drop(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> None:
+    """Drops all vectors of a list."""
+    at = parity * FIELDS
+    if lists[pool, at + SIZE] != NONE:
+        _release(arena, lists[pool, at + START], lists[pool, at + SIZE])
+    lists[pool, at + COUNT] = 0
+    lists[pool, at + SIZE] = NONE
+
+
+@compiled
+def _allocate(arena: Arena, size: int) -> int:
+    start = arena.free[size]
+    if start != NONE:
+        following = arena.words[start, 0]
+        arena.free[size] = NONE if following == _END else np.int64(following)
+        return int(start)
+    start = arena.free[-1]
+    if start + SIZES[size] > len(arena.rows):
+        return NONE
+    arena.free[-1] = start + SIZES[size]
+    return int(start)
+
+
+@compiled
+def _release(arena: Arena, start: int, size: int) -> None:
+    following = arena.free[size]
+    arena.words[start, 0] = _END if following == NONE else np.uint32(following)
+    arena.free[size] = start

@@ -1,6 +1,7 @@
 """Compiles loops over rows with Numba; without Numba the same functions run as plain Python, with the same results.
 
 A compiled function takes and returns numbers and arrays, keeps no state, and gives the same bits as its plain source.
+It divides by no zero: only the plain source would say so.
 Only ``approximate`` sums may be formed in another order: they exclude candidates by a proven bound, and decide nothing.
 
 Numba is imported at the first call of a loop, as that takes a while. Machine code is kept on disk, see
@@ -25,8 +26,8 @@ _ANY_ORDER = {"reassoc", "contract", "nsz"}
 class Listener(Protocol):
     """Hears what a user should know. Nothing is said twice."""
 
-    def compiling(self) -> None:
-        """A loop has no machine code for this machine on disk, and is compiled now; others may follow."""
+    def compiling(self, name: str) -> None:
+        """The function ``name`` has no machine code for this machine on disk, and is compiled now."""
 
     def slow(self, why: str) -> None:
         """Plain source runs. ``why`` is a sentence that says what to do."""
@@ -51,6 +52,11 @@ def listen(listener: Listener | None) -> None:
     _events.tell()
 
 
+def loops() -> list[Loop]:
+    """Returns all functions that were made compiled so far, in the order of their modules' imports."""
+    return list(_loops)
+
+
 def is_off() -> bool:
     """Returns whether loops run as plain source because ``SWITCH`` says so."""
     return os.environ.get(SWITCH) == "off"
@@ -66,6 +72,7 @@ class Loop:
 
     def __init__(self, function: Callable[..., Any], fastmath: bool | set[str]) -> None:
         update_wrapper(self, function)
+        _loops.append(self)
         self.py_func = function
         self._fastmath = fastmath
         self._run: Callable[..., Any] = self._first
@@ -73,6 +80,11 @@ class Loop:
 
     def __call__(self, *arguments: Any) -> Any:
         return self._run(*arguments)
+
+    @property
+    def signatures(self) -> int:
+        """For how many types of arguments there is machine code; 0 before the first call, and where there is none."""
+        return len(self._dispatcher.signatures) if self._run is self._dispatcher else 0
 
     @property
     def _numba_type_(self) -> Any:
@@ -99,10 +111,12 @@ class Loop:
         if self._dispatcher is None:
             from detector.core.machine_code import Files
 
-            self._dispatcher = _numba().njit(fastmath=self._fastmath)(self.py_func)
+            self._dispatcher = _numba().njit(fastmath=self._fastmath, error_model="numpy")(self.py_func)
             self._dispatcher._cache = Files(self.py_func, _events.add)
         return self._dispatcher
 
+
+_loops: list[Loop] = []
 
 _CURE = "install the release of Numba that weirguard[service] names, or report this"
 

@@ -11,10 +11,11 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import llvmlite
@@ -24,6 +25,9 @@ import numpy as np
 from numba.core.caching import IndexDataCacheFile, NullCache
 from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
+
+from detector.core import compiled
+from detector.core.compiled import Loop
 
 FOLDER = "WEIRGUARD_CACHE"
 """This environment variable names the folder for machine code. Whoever can write to it can run code here."""
@@ -100,7 +104,7 @@ class Files(NullCache):  # type: ignore[misc]
                     return CompileResult._rebuild(context, *data)
             except Exception:  # noqa: BLE001, S112 - whatever is wrong with a file: it is compiled and replaced
                 continue
-        self._tell("compiling")
+        self._tell("compiling", _name(self._function))
         return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
@@ -123,9 +127,8 @@ class Files(NullCache):  # type: ignore[misc]
 
     def _file(self, folder: Path, signature: Any, codegen: Any) -> _DigestedFile:
         kind = "\n".join((str(signature), *codegen.magic_tuple(), *_versions())).encode()
-        name = f"{self._function.__module__}.{self._function.__qualname__}-{hashlib.sha256(kind).hexdigest()[:12]}"
-        stamp = hashlib.sha256(kind + b"\n".join(ingredients(self._function))).digest()
-        return _DigestedFile(str(folder), name, stamp)
+        stamp = hashlib.sha256(kind + b"\n".join(_ingredients(self._function))).digest()
+        return _DigestedFile(str(folder), f"{_name(self._function)}-{hashlib.sha256(kind).hexdigest()[:12]}", stamp)
 
 
 class _DigestedFile(IndexDataCacheFile):  # type: ignore[misc]
@@ -145,31 +148,46 @@ class _DigestedFile(IndexDataCacheFile):  # type: ignore[misc]
         return hashlib.sha256(self._source_stamp + content).digest()
 
 
-def ingredients(function: Callable[..., Any]) -> Iterator[bytes]:
-    """Yields what the machine code of ``function`` is made of, in a fixed order: digests of the files of it and of all
-    compiled functions that it calls, and the constants that they read."""
+def reached(functions: Iterable[Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    """Returns the compiled ``functions`` and all compiled ones that they call, by name; all of them as plain source."""
     found: dict[str, Callable[..., Any]] = {}
-    constants = set()
-    waiting = [function]
+    waiting = list(functions)
     while waiting:
         one = waiting.pop()
-        name = f"{one.__module__}.{one.__qualname__}"
-        if name in found:
-            continue
-        found[name] = one
-        for word in one.__code__.co_names:
-            value = one.__globals__.get(word)
-            if value is not None and hasattr(value, "py_func"):
-                waiting.append(value.py_func)
-            elif isinstance(value, int | float | tuple):
-                constants.add(f"{name}.{word}={value!r}")
-    yield from (_digest_of(found[name].__code__.co_filename) for name in sorted(found))
-    yield "\n".join(sorted(constants)).encode()
+        if _name(one) not in found:
+            found[_name(one)] = one
+            waiting += [value.py_func for _, value in _read_by(one) if isinstance(value, Loop)]
+    return found
+
+
+def _read_by(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """Yields what ``function`` may read of its module and, through it, of other modules of ours, by name."""
+    words = function.__code__.co_names
+    for word in words:
+        value = function.__globals__.get(word)
+        yield word, value
+        if isinstance(value, ModuleType) and value.__name__.startswith("detector."):
+            yield from ((f"{word}.{inner}", getattr(value, inner, None)) for inner in words)
+
+
+def _ingredients(function: Callable[..., Any]) -> Iterator[bytes]:
+    """Yields what the machine code of ``function`` is made of, in a fixed order: digests of the files of it, of all that
+    it calls and of the decorators, and the constants that they read."""
+    for name, one in sorted(reached([function]).items()):
+        yield _digest_of(one.__code__.co_filename)
+        for word, value in _read_by(one):
+            if isinstance(value, int | float | tuple):
+                yield f"{name}.{word}={value!r}".encode()
+    yield _digest_of(compiled.__file__)
 
 
 @cache
 def _digest_of(path: str) -> bytes:
     return hashlib.sha256(Path(path).read_bytes()).digest()
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def _versions() -> tuple[str, ...]:

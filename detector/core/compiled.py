@@ -30,10 +30,10 @@ class Listener(Protocol):
         """The function ``name`` has no machine code for this machine on disk, and is compiled now."""
 
     def slow(self, why: str) -> None:
-        """Plain source runs. ``why`` is a sentence that says what to do."""
+        """Plain source runs. ``why`` says what to do."""
 
     def not_kept(self, why: str) -> None:
-        """Machine code cannot be written to disk, so that each process compiles anew. ``why`` is a sentence."""
+        """Machine code cannot be written to disk, so that each process compiles anew. ``why`` says what to do."""
 
 
 def compiled(function: Function) -> Function:
@@ -84,7 +84,7 @@ class Loop:
     @property
     def signatures(self) -> int:
         """For how many types of arguments there is machine code; 0 before the first call, and where there is none."""
-        return len(self._dispatcher.signatures) if self._run is self._dispatcher else 0
+        return len(self._dispatcher.signatures) if self._dispatcher is not None else 0
 
     @property
     def _numba_type_(self) -> Any:

@@ -171,8 +171,8 @@ def _read_by(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _ingredients(function: Callable[..., Any]) -> Iterator[bytes]:
-    """Yields what the machine code of ``function`` is made of, in a fixed order: digests of the files of it, of all that
-    it calls and of the decorators, and the constants that they read."""
+    """Yields what the machine code of ``function`` is made of, in a fixed order: digests of its file, of those of all
+    that it calls and of the decorators', and the constants that they read."""
     for name, one in sorted(reached([function]).items()):
         yield _digest_of(one.__code__.co_filename)
         for word, value in _read_by(one):

@@ -8,7 +8,7 @@ from detector.contracts.batches import cut
 from detector.contracts.queries import QueryBatch
 from detector.core.arrays import Array
 from detector.core.batch import MicroBatch
-from detector.core.configuration import EngineConfig
+from detector.core.configuration import EngineConfig, EngineMode
 from detector.core.engine import Engine, observe_together
 from detector.core.profile import Profile
 from detector.core.reference import Honest, Reference
@@ -21,11 +21,19 @@ _MODEL, _VERSION = "warm", "1"
 _ROWS, _FEATURES, _CLASSES = 96, 4, 3
 
 
-def warm() -> None:
-    """Takes made-up queries through engines of each kind, and their state through a log, a dump and removal."""
+def warm_all() -> None:
+    """Calls the loops of every kind of engine."""
+    warm_for("default", has_profile=False)
+    warm_for("default", has_profile=True)
+    warm_for("compatible", has_profile=False)
+
+
+def warm_for(mode: EngineMode, *, has_profile: bool) -> None:
+    """Calls the loops of an engine: takes made-up queries through it, and its state through a log, a dump and
+    removal."""
     queries = _queries()
-    for config in (EngineConfig(), EngineConfig(mode="compatible"), EngineConfig(profiles=(_profile(queries),))):
-        _exercise(Engine(config), queries)
+    profiles = (_profile(queries),) if has_profile else ()
+    _exercise(Engine(EngineConfig(mode=mode, profiles=profiles)), queries)
 
 
 def _exercise(engine: Engine, queries: QueryBatch) -> None:

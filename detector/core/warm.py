@@ -37,14 +37,14 @@ def warm_for(mode: EngineMode, *, has_profile: bool) -> None:
 
 
 def _exercise(engine: Engine, queries: QueryBatch) -> None:
-    twin, heir = engine.sibling(), Engine(engine.config)
+    twin, successor = engine.sibling(), Engine(engine.config)
     for at in range(0, _ROWS, _ROWS // 3):
         batch = MicroBatch((cut(queries, at, at + _ROWS // 3),))
         for observation in observe_together([(engine, batch), (twin, batch)]):
-            heir.absorb(observation.sections)
-    heir.load(engine.dump(engine.keys()))
-    heir.clear(_MODEL, queries.principals[0])
-    heir.close()
+            successor.absorb(observation.sections)
+    successor.load(engine.dump(engine.keys()))
+    successor.clear(_MODEL, queries.principals[0])
+    successor.close()
 
 
 def _queries() -> QueryBatch:

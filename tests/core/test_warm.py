@@ -37,10 +37,10 @@ def test_other_traffic_compiles_nothing_more(dimension: int) -> None:
     outputs = linear_outputs(rows, 3)
     who = [f"p{at % 5}" for at in range(300)]
     for config in (EngineConfig(), EngineConfig(mode="compatible"), EngineConfig(profiles=(profile(rows),))):
-        engine, heir = Engine(config), Engine(config)
+        engine, successor = Engine(config), Engine(config)
         for optional in ({}, {"hardness": rows[:, 0]}, {"kind": "label", "outputs": outputs[:, :1].round()}):
             given = {"kind": "probabilities", "outputs": outputs} | optional
-            heir.absorb(engine.observe(MicroBatch((batch(rows, who, **given),))).sections)
-        heir.load(engine.dump(engine.keys()[:2]))
-        heir.clear("credit", "p0")
+            successor.absorb(engine.observe(MicroBatch((batch(rows, who, **given),))).sections)
+        successor.load(engine.dump(engine.keys()[:2]))
+        successor.clear("credit", "p0")
     assert {loop: loop.signatures for loop in before} == before

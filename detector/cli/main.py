@@ -44,6 +44,7 @@ COMMANDS = {
     "serve-demo": CommandEntry("serve_demo:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
     "traffic": CommandEntry("traffic:traffic", "lab", "Send honest and thieving queries to a model server."),
     "redteam": CommandEntry("redteam:redteam", "lab", "Attack a model of yours, and keep the log of it."),
+    "warm": CommandEntry("warm:warm", "service", "Compile for this machine, once, so that no start has to."),
     "completion": CommandEntry("completion:completion", "service", "Let your shell complete commands and options."),
 }
 
@@ -104,6 +105,10 @@ def _refuse(name: str) -> NoReturn:
 
 
 def _run(name: str, arguments: list[str]) -> None:
+    from detector.cli.loops import Told
+    from detector.core.compiled import listen
+
+    listen(Told())
     try:
         command = command_of(name)
         with command.make_context(f"weirguard {name}", arguments) as context:

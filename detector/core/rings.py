@@ -77,11 +77,13 @@ class Rings:
         return held
 
     def places(self, slots: Array, positions: Array) -> Array:
-        """The same, after a slot without that page has got it."""
+        """The same as ``find``, after a slot without that page has got it."""
         places = self.find(slots, positions)
         blank = np.flatnonzero(places // PAGE == BLANK)
         if len(blank):
-            self._allocate(slots[blank], positions[blank] % self.width // PAGE)
+            table = self._table["pages"]
+            cells = np.unique(slots[blank] * table.shape[1] + positions[blank] % self.width // PAGE)
+            table.reshape(-1)[cells] = self._take(len(cells))
             places[blank] = self.find(slots[blank], positions[blank])
         return places
 
@@ -100,11 +102,6 @@ class Rings:
         self._pages["free"][end - len(pages) : end] = pages
         self._left[0] = end
         self._table["pages"][slots] = BLANK
-
-    def _allocate(self, slots: Array, page: Array) -> None:
-        table = self._table["pages"]
-        cells = np.unique(slots * table.shape[1] + page)
-        table.reshape(-1)[cells] = self._take(len(cells))
 
     def _take(self, count: int) -> Array:
         self._stock(count)

@@ -73,9 +73,8 @@ class Said(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    """Of the window: ``cells`` as in the ring; the ``known`` order; ``order`` and ``sample`` ascending; ``work`` for sums;
-    ``fresh`` and
-    ``fresh_order``: the distances since the last test, ascending."""
+    """Of the window: ``cells`` as in the ring; the order ``known`` from the last test; ``order`` and ``sample``
+    ascending; ``work`` for sums; ``fresh`` and ``fresh_order``: the distances since the last test, ascending."""
 
     cells: NDArray[np.float64]
     known: NDArray[np.uint16]

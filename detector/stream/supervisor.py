@@ -154,4 +154,4 @@ def _listens(server: str) -> bool:
 def worker_command() -> list[str]:
     """Returns the command that starts a worker of this installation; settings come by environment and
     WEIRGUARD_CONFIG."""
-    return [sys.executable, "-m", "detector.stream.worker"]
+    return [sys.executable, "-m", "detector.stream.start"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -34,6 +35,7 @@ from detector.stream.dead_letters import LetterLimits
 from detector.stream.exits import Exit, stop_now
 from detector.stream.intake import POISON, Receiver
 from detector.stream.judge import Judge
+from detector.stream.loops import make_ready
 from detector.stream.owner import Owner
 from detector.stream.partition import Partition, Writer
 from detector.stream.reporter import Reporter
@@ -60,6 +62,9 @@ def main() -> None:
         stop_now(Exit.CONFIGURATION, str(error))
     except BrokerError as error:
         stop_now(Exit.REFUSED if denied(error) else Exit.BROKER, str(error))
+    make_ready(settings.detection.mode, has_profile=bool(settings.detection.profiles))
+    gc.freeze()  # all that was made so far stays
+    gc.enable()
     reporter.metrics.add(DEAD_LETTERS, 0, reason=POISON)
     reporter.metrics.add(RESTARTS, _restarts())
     watch(_watchdog(app, reporter, settings), stop_now)

@@ -23,6 +23,7 @@ from detector.cli.ending import FAILED, INTERRUPTED, TRACEBACK_VARIABLE, status_
 from detector.cli.logs import NOTHING
 from detector.cli.main import COMMANDS, main
 from detector.contracts.errors import ConfigurationError
+from detector.core.warm import warm_all
 from tests.core.honest import honest
 from tests.lab.labelled import traffic, write_traffic
 from tests.sources.logs import write_jsonl
@@ -104,6 +105,7 @@ CASES: dict[str, Case] = {
         ".parquet",
         settings=False,
     ),
+    "warm": Case([], "detector.core.warm.warm_all", settings=False),
     "completion": Case(["bash"], "detector.cli.completion.script", settings=False),
 }
 WITH_OUT = [name for name, case in CASES.items() if case.out]
@@ -346,7 +348,8 @@ def test_a_disk_that_is_full_under_out_is_told_and_what_was_there_is_whole(
 
 
 def _making_something(name: str, folder: Path) -> list[object]:
-    """Arguments, all but --out, with which a command comes to write."""
+    """Arguments, all but --out, with which a command comes to write; what it would compile is."""
+    warm_all()
     log = write_jsonl(folder / "good.jsonl", *(honest(f"a{at}", at) for at in range(9)))
     fit = "from sklearn.tree import DecisionTreeClassifier as C\nmade = C().fit([[0.0], [1.0]], [0, 1])\n"
     (folder / "mine.py").write_text(fit, encoding="utf-8")

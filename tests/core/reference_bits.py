@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 
@@ -67,7 +68,7 @@ def examples(dimension: int, count: int) -> tuple[Reference, Features]:
 
 
 def everything() -> Said:
-    said = {}
+    said: Said = {}
     for dimension in (5, 43):
         own, rows = examples(dimension, 6)
         parts = compared(ReferenceIndex(own), rows) | measured(own, rows, [7, 8, 30])
@@ -77,4 +78,4 @@ def everything() -> Said:
 
 if __name__ == "__main__":
     for name, part in everything().items():
-        print(name, part.tobytes().hex(), sep=": ")
+        sys.stdout.write(f"{name}: {part.tobytes().hex()}\n")

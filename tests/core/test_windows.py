@@ -126,19 +126,38 @@ def test_after_recovery_the_same_is_said_to_the_bit(name: str, kind: str) -> Non
         after.apply(rows.slots, rows.pools, tested.delta)
         loaded = TESTS[name]()
         loaded.load(slots, before.dump(slots))
-        rest = Distances(*(column[cut:] for column in vars(queries).values()))
+        rest = queries.part(slice(cut, None))
         expected = {column: values[cut:] for column, values in whole.items()}
         for test in (before, after, loaded):
             _assert_same_bits(judge(test, rest), expected)
 
 
 @pytest.mark.parametrize("name", TESTS)
+def test_what_another_has_judged_can_be_applied_at_any_time(name: str) -> None:
+    queries, follower, leader = stream("thief", 4, 1200), TESTS[name](), TESTS[name]()
+    judge(follower, queries.part(slice(0, 500)))
+    judge(leader, queries.part(slice(0, 500)))
+    for start in (500, 503, 700):
+        part = queries.part(slice(start, {500: 503, 503: 700, 700: 800}[start]))
+        rows = part.rows(slice(None))
+        follower.apply(rows.slots, rows.pools, leader.judge(rows, part.distance, part.admitted).delta)
+    rest = queries.part(slice(800, 1200))
+    _assert_same_bits(judge(follower, rest), judge(leader, rest))
+
+
+@pytest.mark.parametrize("name", TESTS)
 def test_a_slot_that_was_dropped_begins_anew(name: str) -> None:
     test, queries, slots = TESTS[name](), stream("thief", 5, 900), np.arange(3)
-    fresh, first = test.nbytes(slots), judge(test, queries)
+    fresh, first, own = test.nbytes(slots), judge(test, queries), queries.who == 1
+    test.evict(np.array([1]))
+    again = judge(test, queries.part(own))
+    _assert_same_bits(again, {column: values[own] for column, values in first.items()})
+    untouched = TESTS[name]()
+    judge(untouched, queries)
+    others = queries.part(~own)
+    _assert_same_bits(judge(test, others), judge(untouched, others))
     test.evict(slots)
     assert test.nbytes(slots) == fresh
-    _assert_same_bits(judge(test, queries), first)
 
 
 def fingerprint() -> str:

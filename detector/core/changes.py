@@ -17,8 +17,8 @@ from detector.core.signal import Delta, Signal
 from detector.core.state import Record
 
 ENGINE = "engine"
-VERSION = 2
-"""From the second on a dimension may change, and repeats are counted."""
+VERSION = 3
+"""From the second on a dimension may change, and repeats are counted. From the third on each row has its block."""
 
 Steps = Sequence[tuple[Record, Mapping[str, Delta]]]
 """For each step, the change of the engine itself and of each signal."""
@@ -80,6 +80,7 @@ def _share(step: Record, first_slot: int, slot: _Pair, pool: _Pair, row: _Pair) 
         "pool_slot": step["pool_slot"][slice(*pool)] - slot[0],
         "pool_label": step["pool_label"][slice(*pool)],
         "row_pool": step["row_pool"][slice(*row)] - pool[0],
+        "row_block": step["row_block"][slice(*row)],
         "row_vector": step["row_vector"][slice(*row)],
     }
     if "row_note" in step:

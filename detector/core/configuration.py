@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
 from detector.core.forms import Outputs
@@ -59,10 +62,11 @@ class Limits:
         _require(self.history_queries >= 2, "limits.history_queries", self.history_queries, "at least 2")
         _require(self.history_bytes >= 8, "limits.history_bytes", self.history_bytes, "at least 8")
 
-    def block_rows(self, dimension: int) -> int:
-        """Queries in a history block; the rows of the current and the previous block are kept."""
-        by_bytes = self.history_bytes // (4 * max(dimension, 1))
-        return max(min(self.history_queries, by_bytes) // 2, 1)
+    def block_rows(self, dimension: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Returns int64 (n,): the queries in a history block of principals of each ``dimension`` int32 (n,); the rows
+        of the current and the previous block are kept."""
+        by_bytes = self.history_bytes // (4 * np.maximum(dimension, 1).astype(np.int64))
+        return np.asarray(np.maximum(np.minimum(self.history_queries, by_bytes) // 2, 1), np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,20 @@ from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.columns import Columns
-from detector.core.compiled import compiled
+from detector.core.compiled import read_only
 from detector.core.embedding import Embedding, Placed
-from detector.core.neighbours.growing import DOUBTFUL, LACKS_ROOM, Asked, Found, Recompute, Thresholds, grow
-from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, NONE, START, Arena, VectorStore, drop, room_for
+from detector.core.neighbours.growing import (
+    DOUBTFUL,
+    LACKS_ROOM,
+    Asked,
+    Chains,
+    Found,
+    Recompute,
+    Thresholds,
+    grow,
+    turn,
+)
+from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, NONE, START, VectorStore, drop_all, extend
 from detector.core.pools import Pools
 from detector.core.rows import Rows
 
@@ -63,12 +73,12 @@ class History:
 
     def turn(self, slots: Array, blocks: Array) -> None:
         """Moves ``slots`` on to ``blocks``. Drops rows older than the block before."""
-        current = self._slots["block"]
-        moved = blocks > current[slots]
-        for slot, block in zip(slots[moved].tolist(), blocks[moved].tolist(), strict=True):
-            for parity in (0, 1) if block - current[slot] > 1 else (block % 2,):
-                self._drop(self._pools.of_slots(np.array([slot])), parity)
-            current[slot] = block
+        dimensions, chains = self._slots["dimension"][slots], self._chains()
+        moved = np.flatnonzero(blocks > chains.block[slots])
+        for slot, block, dimension in zip(
+            slots[moved].tolist(), blocks[moved].tolist(), dimensions[moved].tolist(), strict=True
+        ):
+            turn(self._store(dimension).arena, chains, slot, block)
 
     def observe(
         self,
@@ -82,7 +92,7 @@ class History:
         nearest own query of any class only with the ``embedding`` of a reference, by which the rows are ``placed``.
         ``recompute`` makes a threshold exact where rounding could decide."""
         dimension = rows.features.shape[1]
-        lists, store = self._lists_of(), self._store(dimension)
+        chains, store = self._chains(), self._store(dimension)
         if embedding is not None:
             self._place(rows.slots, embedding)
         asked = self._asked(rows, placed, store.width)
@@ -92,8 +102,7 @@ class History:
         while at < len(rows):
             why, at, lacking = grow(
                 store.arena,
-                lists,
-                self._pools.columns["next"],
+                chains,
                 thresholds,
                 asked,
                 found,
@@ -101,6 +110,7 @@ class History:
                 at,
                 settled,
                 recompute is not None,
+                placed is not None,
             )
             if why == LACKS_ROOM:
                 store.grow(lacking)
@@ -118,11 +128,11 @@ class History:
         if not len(rows.pool):
             return
         store, lists = self._store(rows.vectors.shape[1]), self._lists_of()
-        pool, parity = rows.pool.astype(np.int64), rows.block.astype(np.int64) % _PARITIES
+        pool, block = rows.pool.astype(np.int64), rows.block.astype(np.int64)
         vectors, notes = np.ascontiguousarray(rows.vectors), np.ascontiguousarray(rows.notes)
         at, lacking = 0, 0
         while at < len(pool):
-            at, lacking = _extend(store.arena, lists, pool, parity, vectors, notes, at)
+            at, lacking = extend(store.arena, lists, pool, block, vectors, notes, at)
             if lacking:
                 store.grow(lacking)
         self._note_longest(np.unique(pool))
@@ -145,8 +155,10 @@ class History:
 
     def evict(self, pools: Array) -> None:
         """Drops all rows of ``pools``, which are all pools of their slots."""
-        for parity in range(_PARITIES):
-            self._drop(pools, parity)
+        lists = self._lists_of()
+        dimensions = self._slots["dimension"][self._pools.columns["slot"][pools]]
+        for dimension in np.unique(dimensions).tolist():
+            drop_all(self._store(dimension).arena, lists, pools[dimensions == dimension])
         slots = self._pools.columns["slot"][pools]
         self._unplaced.reset(slots)
 
@@ -161,20 +173,19 @@ class History:
         lists: Array = self._lists["lists"]
         return lists
 
+    def _chains(self) -> Chains:
+        slots = self._slots
+        return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"])
+
     def _asked(self, rows: Rows, placed: Placed | None, width: int) -> Asked:
-        slots = rows.slots[rows.slot]
-        first = np.full(len(rows), NONE, np.int64)
-        points = np.zeros((len(rows), width), np.float32)
-        if placed is not None:
-            first[:] = self._slots["pool"][slots]
-            points = _shortened(placed, width)
+        points = np.zeros((len(rows), width), np.float32) if placed is None else _shortened(placed, width)
         return Asked(
-            np.ascontiguousarray(rows.features),
+            read_only(np.ascontiguousarray(rows.features)),
             points,
             np.ascontiguousarray(rows.said),
+            rows.slots[rows.slot],
             rows.pools[rows.pool],
-            self._slots["block"][slots] % _PARITIES,
-            first,
+            rows.block,
         )
 
     def _note_longest(self, pools: Array) -> None:
@@ -208,14 +219,6 @@ class History:
         offset = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
         return place // _PARITIES, place % _PARITIES, lists[place, START] + offset
 
-    def _drop(self, pools: Array, parity: int) -> None:
-        if not len(pools):
-            return
-        lists = self._lists_of()
-        dimensions = self._slots["dimension"][self._pools.columns["slot"][pools]]
-        for dimension in np.unique(dimensions).tolist():
-            _drop_all(self._store(dimension).arena, lists, pools[dimensions == dimension], parity)
-
 
 def _nothing(count: int, dimension: int) -> Found:
     """Returns the arrays of ``Found`` before any row."""
@@ -234,32 +237,3 @@ def _shortened(placed: Placed, width: int) -> NDArray[np.float32]:
         points[:, : kept.shape[1]] = kept
         points[:, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest) + placed.beside**2)
     return points
-
-
-@compiled
-def _extend(
-    arena: Arena,
-    lists: NDArray[np.int64],
-    pool: NDArray[np.int64],
-    parity: NDArray[np.int64],
-    vectors: NDArray[np.float32],
-    notes: NDArray[np.float32],
-    first: int,
-) -> tuple[int, int]:
-    """Adds vectors from ``first`` on; returns which it did not add, and how many rows of room the arena lacks."""
-    for i in range(first, len(pool)):
-        lacking = room_for(arena, lists, pool[i], parity[i])
-        if lacking:
-            return i, lacking
-        at = parity[i] * FIELDS
-        row = lists[pool[i], at + START] + lists[pool[i], at + COUNT]
-        arena.rows[row] = vectors[i]
-        arena.notes[row] = notes[i]
-        lists[pool[i], at + COUNT] += 1
-    return len(pool), 0
-
-
-@compiled
-def _drop_all(arena: Arena, lists: NDArray[np.int64], pools: NDArray[np.int64], parity: int) -> None:
-    for pool in pools:
-        drop(arena, lists, pool, parity)

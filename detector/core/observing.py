@@ -15,7 +15,7 @@ from detector.core.batch import MicroBatch, Observation, PrincipalKey
 from detector.core.changes import Changes, shares
 from detector.core.configuration import EngineConfig
 from detector.core.fitting import Fitting
-from detector.core.principals import MOST_VOTES, Key, Shard
+from detector.core.principals import MOST_VOTES, Shard
 from detector.core.reference import ReferenceIndex
 from detector.core.rows import Rows
 from detector.core.segment import Numbered, Planner, Segment, rows_of_step
@@ -117,8 +117,7 @@ class Observing:
         self._out.name[span] = self._planner.name_of[self._stream.key[span]]
         self._refuse(segment.refused)
         rows, steps = segment.accepted, []
-        slot_of_row = self._planner.slots[self._stream.key[rows]]
-        numbered = Numbered.of(self._stream, rows, slot_of_row, self._state.principals, self._config)
+        numbered = Numbered.of(self._stream, rows, self._planner.slots, self._state.principals, self._config)
         if len(rows):
             steps = self._run_steps(numbered)
         self._log(numbered, steps, self._counted(segment))
@@ -165,9 +164,6 @@ class Observing:
     ) -> tuple[Record, dict[str, Delta]]:
         state = self._state
         rows, place = rows_of_step(self._stream, numbered, at, state)
-        block = np.empty(len(rows.slots), np.int64)
-        block[rows.slot] = numbered.block[at]
-        state.history.turn(rows.slots, block)
         reference = self._references.get((rows.model, rows.model_version))
         if reference is not None:
             rows = replace(rows, features=reference.scaled(rows.features))
@@ -191,15 +187,16 @@ class Observing:
             if proposal.growing is not None:
                 growing = proposal.growing
             deltas[signal.name] = proposal.delta
-        return self._shared_delta(rows, place, block, np.flatnonzero(growing)), deltas
+        return self._shared_delta(rows, place, np.flatnonzero(growing)), deltas
 
-    def _shared_delta(self, rows: Rows, place: Array, block: Array, kept: Array) -> Record:
+    def _shared_delta(self, rows: Rows, place: Array, kept: Array) -> Record:
         step: Record = {
             "slots": place.astype(np.int32),
-            "block": block,
+            "block": self._state.principals.slots["block"][rows.slots],
             "pool_slot": rows.pool_slot.astype(np.int32),
             "pool_label": rows.pool_label,
             "row_pool": rows.pool[kept].astype(np.int32),
+            "row_block": rows.block[kept],
             "row_vector": rows.features[kept],
         }
         if self._state.history.noted:
@@ -308,7 +305,7 @@ class Observing:
         rows = slice(stream.edges[at], stream.edges[at + 1])
         keys, key_index = self._named(at, rows)
         return Observation(
-            keys=list(map(PrincipalKey._make, keys)),
+            keys=keys,
             key_index=key_index,
             index=out.index[rows],
             flagged=out.flagged[rows],
@@ -322,7 +319,7 @@ class Observing:
             repaired=stream.repaired[at],
         )
 
-    def _named(self, at: int, rows: slice) -> tuple[list[Key], Array]:
+    def _named(self, at: int, rows: slice) -> tuple[list[PrincipalKey], Array]:
         """Returns the keys of the rows of shard ``at``, and the position of each row's key."""
         names, (first, last) = self._planner.names, self._stream.key_edges[at : at + 2]
         if len(names) == len(self._stream.keys):

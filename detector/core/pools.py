@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.columns import Columns, Ids
+from detector.core.compiled import compiled
+from detector.core.numbering import grouped
 
-_LABEL_BITS = 32
-_LABEL_OFFSET = 1 << (_LABEL_BITS - 1)
-LABEL_LIMIT = _LABEL_OFFSET - 1
+LABEL_LIMIT = (1 << 31) - 1
 """Labels are clipped to within this."""
 MOST_POOLS = 1_024
 """The most labels of a slot that have their own pool; later ones share the pool of ``OVERFLOW``."""
 OVERFLOW = LABEL_LIMIT
 
+_NONE = -1
+
 
 class Pools:
-    """Pool numbers, their ``slot`` and ``label``, and each slot's pools as a chain (``next``, -1 ends it).
-
-    ``born`` counts pools made, so that what was queued for an earlier holder of a number can be told.
-    """
+    """Pool numbers, their ``slot`` and ``label``, and each slot's pools as a chain (``next``, -1 ends it)."""
 
     def __init__(self, slots: Columns) -> None:
-        self.columns = Columns(
-            {
-                "slot": (np.int32, -1),
-                "label": (np.int64, 0),
-                "next": (np.int32, -1),
-                "born": (np.int64, -1),
-            }
-        )
+        self.columns = Columns({"slot": (np.int32, _NONE), "label": (np.int64, 0), "next": (np.int32, _NONE)})
+        self._place = Columns({"place": (np.int64, _NONE)})
         self._slots = slots
-        self._pool_of: dict[int, int] = {}
         self._ids = Ids()
-        self.births = 0
-
-    def __len__(self) -> int:
-        return len(self._pool_of)
 
     @property
     def capacity(self) -> int:
@@ -47,30 +34,23 @@ class Pools:
 
     @property
     def nbytes(self) -> int:
-        return self.columns.nbytes + 120 * len(self._pool_of)
+        return self.columns.nbytes + self._place.nbytes
 
     def find_or_add(self, slots: Array, labels: Array) -> Array:
-        """int64 (n,): the pool of each (slot, label), all of them different; missing ones are made."""
-        keys = ((slots << _LABEL_BITS) | (labels + _LABEL_OFFSET)).tolist()
-        known = self._pool_of.get
-        pools = np.array([known(key, -1) for key in keys], dtype=np.int64)
-        missing = np.flatnonzero(pools < 0)
-        if len(missing):
-            fresh = self._add([keys[at] for at in missing.tolist()])
-            self._describe(fresh, slots[missing], labels[missing])
-            pools[missing] = fresh
+        """Returns int64 (n,): the pool of each (slot, label); missing ones are made, in that order."""
+        slots, labels = slots.astype(np.int64), labels.astype(np.int64)
+        pools = self._find(slots, labels)
+        for at in np.flatnonzero(pools == _NONE).tolist():
+            pools[at] = self._find_or_make(slots[at : at + 1], int(labels[at]))
         return pools
 
-    def surplus(self, slot: int, labels: Sequence[int]) -> list[int]:
-        """Those of ``labels``, which are different and in order of appearance, that have no pool of their own and find
-        no room for one."""
-        key, known = slot << _LABEL_BITS, self._pool_of
-        own = int(self._slots["pools"][slot]) - ((key | (OVERFLOW + _LABEL_OFFSET)) in known)
-        fresh = [one for one in labels if one != OVERFLOW and (key | (one + _LABEL_OFFSET)) not in known]
-        return fresh[max(MOST_POOLS - own, 0) :]
+    def grouped(self, pools: Array, slot: Array, slots: int) -> tuple[Array, Array, Array]:
+        """Returns the pools that occur among rows of ``pools`` and ``slot``, one of ``slots``; see ``grouped``."""
+        self._place.reserve(self.capacity)
+        return grouped(pools, slot, slots, self._place["place"])
 
     def of_slots(self, slots: Array) -> Array:
-        """int64: all pools of ``slots``, in no particular order."""
+        """Returns int64: all pools of ``slots``, in no particular order."""
         found = []
         frontier = self._slots["pool"][slots].astype(np.int64)
         frontier = frontier[frontier >= 0]
@@ -80,40 +60,54 @@ class Pools:
             frontier = frontier[frontier >= 0]
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
-    def chains(self, slots: Array) -> Array:
-        """int64 (n, p): the pools of each slot, in no particular order, -1 where it has no more."""
-        columns, frontier = [], self._slots["pool"][slots].astype(np.int64)
-        following = self.columns["next"]
-        while (frontier >= 0).any():
-            columns.append(frontier)
-            frontier = np.where(frontier >= 0, following[frontier], -1)
-        return np.stack(columns, axis=1) if columns else np.full((len(slots), 1), -1, np.int64)
-
     def remove(self, pools: Array) -> None:
-        """Forget ``pools``: all those of the slots they belong to."""
+        """Drops ``pools``: all those of the slots they belong to."""
         slots = self.columns["slot"][pools].astype(np.int64)
-        labels = self.columns["label"][pools]
-        for key in ((slots << _LABEL_BITS) | (labels + _LABEL_OFFSET)).tolist():
-            del self._pool_of[key]
-        self._slots["pool"][slots] = -1
+        self._slots["pool"][slots] = _NONE
         self._slots["pools"][slots] = 0
         self.columns.reset(pools)
         self._ids.give_back(pools.tolist())
 
-    def _add(self, keys: list[int]) -> Array:
-        fresh = self._ids.take_many(len(keys))
-        self.columns.reserve(self.capacity)
-        self._pool_of.update(zip(keys, fresh, strict=True))
-        return np.array(fresh, dtype=np.int64)
+    def _find(self, slots: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        return _found(slots, labels, self._slots["pool"], self.columns["label"], self.columns["next"])
 
-    def _describe(self, pools: Array, slots: Array, labels: Array) -> None:
+    def _find_or_make(self, slot: NDArray[np.int64], label: int) -> int:
+        """Returns the pool of a label that had none, as many as a slot may have; then that of ``OVERFLOW``."""
+        for own in (label, OVERFLOW):
+            pool = int(self._find(slot, np.array([own]))[0])
+            if pool != _NONE:
+                return pool
+            if own == OVERFLOW or self._own_pools(slot) < MOST_POOLS:
+                return self._make(int(slot[0]), own)
+        raise AssertionError("a slot has room for the pool of all further labels")
+
+    def _own_pools(self, slot: NDArray[np.int64]) -> int:
+        shared = self._find(slot, np.array([OVERFLOW]))[0] != _NONE
+        return int(self._slots["pools"][slot[0]]) - int(shared)
+
+    def _make(self, slot: int, label: int) -> int:
+        pool, first = self._ids.take(), self._slots["pool"]
+        self.columns.reserve(self.capacity)
         columns = self.columns
-        columns["slot"][pools] = slots
-        columns["label"][pools] = labels
-        columns["born"][pools] = np.arange(self.births, self.births + len(pools))
-        self.births += len(pools)
-        np.add.at(self._slots["pools"], slots, 1)
-        first = self._slots["pool"]
-        for pool, slot in zip(pools.tolist(), slots.tolist(), strict=True):
-            columns["next"][pool] = first[slot]
-            first[slot] = pool
+        columns["slot"][pool], columns["label"][pool], columns["next"][pool] = slot, label, first[slot]
+        first[slot] = pool
+        self._slots["pools"][slot] += 1
+        return pool
+
+
+@compiled
+def _found(
+    slots: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    first: NDArray[np.int32],
+    label: NDArray[np.int64],
+    following: NDArray[np.int32],
+) -> NDArray[np.int64]:
+    """Returns the pool of each slot and label, -1 where there is none."""
+    found = np.empty(len(slots), np.int64)
+    for row in range(len(slots)):
+        pool = first[slots[row]]
+        while pool != _NONE and label[pool] != labels[row]:
+            pool = following[pool]
+        found[row] = pool
+    return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from detector.core.arrays import Array
+from detector.core.batch import PrincipalKey
 from detector.core.columns import Columns, Ids
 from detector.core.fitting import ANY
 
@@ -49,7 +50,7 @@ class Principals:
     """
 
     def __init__(self) -> None:
-        self.key_of: dict[int, Key] = {}
+        self.key_of: dict[int, PrincipalKey] = {}
         self.slots = Columns(
             {
                 "queries": (np.int64, 0),
@@ -81,7 +82,7 @@ class Principals:
         slot = self._slot_ids.take()
         self.slots.reserve(slot + 1)
         shard.slot_of[key] = slot
-        self.key_of[slot] = key
+        self.key_of[slot] = PrincipalKey(*key)
         self._text_bytes += len(key[2])
         account = self._account(shard, key)
         self.accounts["versions"][account] += 1
@@ -129,7 +130,7 @@ class Principals:
     def latch_of(self, slots: Array) -> Array:
         return self.accounts["latch"][self.slots["account"][slots]]
 
-    def keys_of(self, slots: Iterable[int]) -> list[Key]:
+    def keys_of(self, slots: Iterable[int]) -> list[PrincipalKey]:
         return [self.key_of[slot] for slot in slots]
 
     @property

@@ -30,12 +30,12 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Rows:
-    """Queries of one model version and dimension, in stream order, each principal within one history block.
+    """Queries of one model version and dimension, in stream order.
 
     ``slots`` and ``pools`` int64: those that occur; ``slot`` and ``pool`` int64 (n,) are positions in them.
     ``pool_slot`` gives the position of each pool's slot, ``pool_label`` its class. ``index`` int64 (n,): the
-    query's number within its principal. ``features`` float32 (n, d). ``outputs`` float32 (n, k), what the model
-    said, NaN to the right where a record had fewer, or none.
+    query's number within its principal, and its history ``block`` int64 (n,). ``features`` float32 (n, d).
+    ``outputs`` float32 (n, k), what the model said, NaN to the right where a record had fewer, or none.
     """
 
     model: str
@@ -47,6 +47,7 @@ class Rows:
     pool_slot: Array
     pool_label: Array
     index: Array
+    block: Array
     features: NDArray[np.float32]
     batches: tuple[QueryBatch, ...]
     batch: Array

@@ -1,8 +1,7 @@
 """Cuts a micro-batch into segments between evictions, and these into steps.
 
 A segment ends before a new principal that finds no free slot in its shard, before a principal's dimension changes,
-or after 1,024 rows, because near duplicates cost the square of a segment. A step holds rows of one judging version
-and dimension, in which no principal crosses a border between history blocks. So these bounds do not depend on the
+or after 1,024 rows. A step holds the rows of one judging version and dimension. So these bounds do not depend on the
 micro-batches.
 """
 
@@ -14,19 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from detector.core.arrays import Array
+from detector.core.batch import PrincipalKey
 from detector.core.configuration import EngineConfig
 from detector.core.fitting import Fitting
-from detector.core.pools import LABEL_LIMIT, MOST_POOLS, OVERFLOW, Pools
+from detector.core.numbering import positions
 from detector.core.principals import Principals, Shard
-from detector.core.rows import Grouping, Rows
+from detector.core.rows import Rows
 from detector.core.state import State
 from detector.core.stream import Stream
 from detector.core.voting import Vote, poll
 
 MOST_ROWS = 1_024
-_LABELS = 2 * (LABEL_LIMIT + 1)
-_SLOT_BITS = 32
-_SLOT_MASK = (1 << _SLOT_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +65,15 @@ class Planner:
         self._all_fit = bool(stream.fits.all())
         self.look_up()
         known = state.principals.key_of
-        self.names = [known.get(slot, key) for slot, key in zip(self.slots.tolist(), stream.keys, strict=True)]
-        for at in np.flatnonzero(self.slots < 0).tolist():
-            model, version, principal = stream.keys[at]
-            self.names[at] = model, version or stream.pieces[int(stream.first_piece[at])].model_version, principal
+        self.names: list[PrincipalKey] = [
+            known[slot] if slot >= 0 else self._name_of_newcomer(at) for at, slot in enumerate(self.slots.tolist())
+        ]
         self.name_of = np.arange(len(self.names))
+
+    def _name_of_newcomer(self, at: int) -> PrincipalKey:
+        model, version, principal = self._stream.keys[at]
+        own = version or self._stream.pieces[int(self._stream.first_piece[at])].model_version
+        return PrincipalKey(model, own, principal)
 
     def look_up(self) -> None:
         """Looks up the slots again after an eviction."""
@@ -118,7 +119,7 @@ class Planner:
         stream, principals = self._stream, self._state.principals
         for at, row in zip(segment.newcomers.tolist(), segment.first.tolist(), strict=True):
             model, version, principal = stream.keys[at]
-            name = model, version or stream.version(row), principal
+            name = PrincipalKey(model, version or stream.version(row), principal)
             self.slots[at] = principals.add(self._shards[stream.shard_of_key[at]], name, int(stream.dimension[row]))
             if name != self.names[self.name_of[at]]:
                 self.name_of[at] = len(self.names)
@@ -207,77 +208,51 @@ class Numbered:
 
     @classmethod
     def of(
-        cls, stream: Stream, rows: Array, slot_of_row: Array, principals: Principals, config: EngineConfig
+        cls, stream: Stream, rows: Array, slot_of_key: Array, principals: Principals, config: EngineConfig
     ) -> Numbered:
-        shard = stream.shard[rows]
-        ordered, slot = np.unique((shard << _SLOT_BITS) | slot_of_row, return_inverse=True)
-        slots = ordered & _SLOT_MASK
-        edges = np.searchsorted(ordered, np.arange(len(stream.edges)) << _SLOT_BITS).tolist()
-        grouping = Grouping.of(slot, len(slots))
-        rank = np.empty(len(rows), np.int64)
-        rank[grouping.order] = np.arange(len(rows)) - np.repeat(grouping.starts, grouping.lengths)
+        keys, slot, rank = positions(stream.key[rows].astype(np.int64), len(slot_of_key))
+        slots = slot_of_key[keys]
+        edges = np.searchsorted(stream.shard_of_key[keys], np.arange(len(stream.edges))).tolist()
         index = principals.slots["queries"][slots][slot] + rank
-        block = index // cls._block_rows(slots, principals, config)[slot]
-        return cls(rows, slots, slot, index, block, shard, edges)
-
-    @staticmethod
-    def _block_rows(slots: Array, principals: Principals, config: EngineConfig) -> Array:
         if config.mode == "compatible":
-            return np.full(len(slots), np.iinfo(np.int64).max)
-        dimensions, place = np.unique(principals.slots["dimension"][slots], return_inverse=True)
-        sizes = np.array([config.limits.block_rows(dimension) for dimension in dimensions.tolist()], dtype=np.int64)
-        return sizes[place]
+            block = np.zeros(len(rows), np.int64)
+        else:
+            block = index // config.limits.block_rows(principals.slots["dimension"][slots])[slot]
+        return cls(rows, slots, slot, index, block, stream.shard[rows], edges)
 
     def steps(self, space: Array) -> Iterator[Array]:
-        """Yields positions in ``rows`` for each step, ordered by the number of block borders passed, then by space."""
-        first = np.full(len(self.slots), np.iinfo(np.int64).max)
-        np.minimum.at(first, self.slot, self.block)
-        step = (self.block - first[self.slot]) * (int(space.max()) + 1) + space
-        if (step == step[0]).all():
-            yield np.arange(len(step))
+        """Yields positions in ``rows`` for each step, ordered by ``space``."""
+        if (space == space[0]).all():
+            yield np.arange(len(space))
             return
-        for number in np.unique(step).tolist():
-            yield np.flatnonzero(step == number)
+        for number in np.unique(space).tolist():
+            yield np.flatnonzero(space == number)
 
 
 def rows_of_step(stream: Stream, numbered: Numbered, at: Array, state: State) -> tuple[Rows, Array]:
     """Returns the rows at positions ``at`` of ``numbered``, and int64: the positions of their slots in its
     ``slots``."""
     rows = numbered.rows[at]
-    place, slot = np.unique(numbered.slot[at], return_inverse=True)
+    place, slot, _ = positions(numbered.slot[at], len(numbered.slots))
     slots = numbered.slots[place]
-    cell = slot * _LABELS + (stream.label[rows] + LABEL_LIMIT)
-    cells, pool = np.unique(cell, return_inverse=True)
-    held = np.bincount(cells // _LABELS, minlength=len(slots)) + state.principals.slots["pools"][slots]
-    if held.max() > MOST_POOLS:
-        _merge_labels(cell, slots, np.flatnonzero(held > MOST_POOLS), state.pools)
-        cells, pool = np.unique(cell, return_inverse=True)
-    pool_slot, pool_label = cells // _LABELS, cells % _LABELS - LABEL_LIMIT
+    own = state.pools.find_or_add(slots[slot], stream.label[rows])
+    pools, pool_slot, pool = state.pools.grouped(own, slot, len(slots))
     space = int(stream.space[rows[0]])
     model, version, _ = stream.spaces[space]
     step = Rows(
         model=model,
         model_version=version,
         slots=slots,
-        pools=state.pools.find_or_add(slots[pool_slot], pool_label),
+        pools=pools,
         slot=slot,
         pool=pool,
         pool_slot=pool_slot,
-        pool_label=pool_label,
+        pool_label=state.pools.columns["label"][pools],
         index=numbered.index[at],
+        block=numbered.block[at],
         features=stream.features(space, rows),
         batches=stream.pieces,
         batch=stream.piece[rows],
         batch_row=stream.piece_row[rows],
     )
     return step, place
-
-
-def _merge_labels(cell: Array, slots: Array, crowded: Array, pools: Pools) -> None:
-    """Gives the rows of ``crowded`` positions in ``slots`` a shared label if their own finds no free pool."""
-    for at in crowded.tolist():
-        rows = np.flatnonzero(cell // _LABELS == at)
-        labels, first, own = np.unique(cell[rows] % _LABELS - LABEL_LIMIT, return_index=True, return_inverse=True)
-        in_order = labels[np.argsort(first)].tolist()
-        merged = np.isin(labels, pools.surplus(int(slots[at]), in_order))
-        cell[rows[merged[own]]] = at * _LABELS + OVERFLOW + LABEL_LIMIT

@@ -81,8 +81,10 @@ class State:
     ) -> None:
         """Applies one logged step: ``step`` for the shared views, and ``deltas`` by signal name."""
         self.history.turn(slots, step["block"])
-        block, pool = step["block"][step["pool_slot"]], step["row_pool"]
-        self.history.append(_history_rows(pools[pool], block[pool], step["row_vector"], step.get("row_note")))
+        pool = step["row_pool"]
+        # Up to the second format no step held a border between blocks.
+        block = step["row_block"] if "row_block" in step else step["block"][step["pool_slot"]][pool]
+        self.history.append(_history_rows(pools[pool], block, step["row_vector"], step.get("row_note")))
         for signal in self.signals:
             if signal.name in deltas:
                 signal.apply(slots, pools, deltas[signal.name])

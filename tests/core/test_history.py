@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from detector.core.arrays import Array
 from detector.core.configuration import EngineConfig
 from detector.core.history import HistoryRows
+from detector.core.pools import MOST_POOLS, OVERFLOW
 from detector.core.principals import Shard
 from detector.core.state import State
 from tests.core.profiles import profile
@@ -50,26 +51,20 @@ class Plain:
             held.pop(slot, None)
         assert self._join(f"again-{slot}") == slot
 
-    def held(self, lists: Array) -> list[tuple[bytes, float]]:
-        store = self.state.history.store(DIMENSION)
-        locations, _ = store.locations(lists[lists >= 0])
-        pairs = zip(store.gather(locations), store.notes(locations).tolist(), strict=True)
-        return sorted((vector.tobytes(), note) for vector, note in pairs)
-
     def check(self) -> None:
-        self.state.history.flush()
-        wanted = np.array([*self.slots, *self.slots[::-1]])
-        chains, lists = self.state.pools.chains(wanted), self.state.history.all_lists(wanted)
-        for at, slot in enumerate(wanted.tolist()):
-            assert sorted(chains[at][chains[at] >= 0].tolist()) == sorted(self.pools[slot].values())
-            assert self.held(lists[at]) == sorted((vector, note) for _, note, vector in self.rows[slot])
-        assert lists.shape[1] == 1 or (lists >= 0).any(axis=0).all()
-        assert (np.diff((lists >= 0).astype(int), axis=1) <= 0).all()
+        state = self.state
+        for slot in self.slots.tolist():
+            pools = state.pools.of_slots(np.array([slot]))
+            assert sorted(pools.tolist()) == sorted(self.pools[slot].values())
+            rows = state.history.rows_of(DIMENSION, pools)
+            held = zip(rows.block.tolist(), rows.notes.tolist(), rows.vectors, strict=True)
+            assert sorted((block, note, vector.tobytes()) for block, note, vector in held) == sorted(self.rows[slot])
+            assert state.history.rows_held(pools) == len(self.rows[slot])
 
 
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000), principals=st.integers(1, 6), labels=st.integers(1, 9))
-def test_lists_and_chains_are_those_of_dictionaries(seed: int, principals: int, labels: int) -> None:
+def test_pools_and_rows_are_those_of_dictionaries(seed: int, principals: int, labels: int) -> None:
     generator = np.random.default_rng(seed)
     plain = Plain(principals)
     for number in range(120):
@@ -83,9 +78,17 @@ def test_lists_and_chains_are_those_of_dictionaries(seed: int, principals: int, 
     plain.check()
 
 
-def test_newcomers_have_no_lists() -> None:
+def test_newcomers_have_no_pools() -> None:
     plain = Plain(3)
     plain.ask(int(plain.slots[2]), 0, np.ones(DIMENSION, np.float32))
     plain.check()
-    assert plain.state.pools.chains(plain.slots[:2]).tolist() == [[-1], [-1]]
-    assert plain.state.history.all_lists(plain.slots[:2]).tolist() == [[-1], [-1]]
+    assert not len(plain.state.pools.of_slots(plain.slots[:2]))
+
+
+def test_a_slot_has_so_many_pools_and_one_for_all_further_labels() -> None:
+    plain = Plain(1)
+    slots = np.repeat(plain.slots, MOST_POOLS + 3)
+    pools = plain.state.pools.find_or_add(slots, np.arange(len(slots)))
+    assert len(np.unique(pools)) == MOST_POOLS + 1
+    assert plain.state.pools.columns["label"][pools[-2:]].tolist() == [OVERFLOW, OVERFLOW]
+    assert plain.state.pools.find_or_add(slots, np.arange(len(slots))[::-1]).tolist() == pools[::-1].tolist()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from detector.core.compiled import compiled
 from detector.core.neighbours.search import nearest_in_list
-from detector.core.neighbours.store import COUNT, FIELDS, NONE, START, Arena, room_for
+from detector.core.neighbours.store import COUNT, FIELDS, NONE, START, Arena, drop, room_for
 
 DONE, LACKS_ROOM, DOUBTFUL = 0, 1, 2
 """Why a call ended: all rows were taken, the arena must grow by that many rows, or rounding could decide a row."""
@@ -38,17 +38,26 @@ class Thresholds(NamedTuple):
     squares: Floats
 
 
+class Chains(NamedTuple):
+    """By pool, its ``lists`` int64 (pools, 2 * fields) by parity of the block, and the ``following`` pool of the same
+    slot int32, -1 for none. By slot, its ``first`` pool int32, and the ``block`` int64 that it is in."""
+
+    lists: Integers
+    following: NDArray[np.int32]
+    first: NDArray[np.int32]
+    block: Integers
+
+
 class Asked(NamedTuple):
     """n queries in stream order: ``features`` float32 (n, d), ``points`` float32 (n, p), what the model ``said``
-    float32 (n,), ``pool`` int64 (n,) and the ``parity`` int64 (n,) of its list. ``first_pool`` int64 (n,): the first
-    pool of the principal, or -1 where the nearest query of any class is not asked for."""
+    float32 (n,); the ``slot`` of the principal, the ``pool`` and the ``block``, int64 (n,)."""
 
     features: Matrix
     points: Matrix
     said: Matrix
+    slot: Integers
     pool: Integers
-    parity: Integers
-    first_pool: Integers
+    block: Integers
 
 
 class Found(NamedTuple):
@@ -66,8 +75,7 @@ class Found(NamedTuple):
 @compiled
 def grow(
     arena: Arena,
-    lists: Integers,
-    next_pool: NDArray[np.int32],
+    chains: Chains,
     thresholds: Thresholds,
     asked: Asked,
     found: Found,
@@ -75,63 +83,86 @@ def grow(
     first: int,
     settled: int,
     exactly: bool,
+    judged: bool,
 ) -> tuple[int, int, int]:
-    """Takes rows from ``first`` on. Returns why it ended, the row before which, and how many rows of room it lacks. With
-    ``exactly`` it ends before a row whose distance is within 1e-9 of T, unless that is row ``settled``."""
+    """Takes rows from ``first`` on. Returns why it ended, the row before which, and how many rows of room it lacks.
+    With ``exactly`` it ends before a row whose distance is within 1e-9 of T, unless that is row ``settled``. The
+    nearest query of any class is looked for if the rows are ``judged`` by a profile."""
     for i in range(first, len(asked.pool)):
         pool = asked.pool[i]
-        distance, nearest = _nearest_of_pool(arena, lists, pool, asked, i, gaps)
+        turn(arena, chains, asked.slot[i], asked.block[i])
+        distance, nearest = _nearest_of_pool(arena, chains, pool, asked, i, gaps, judged, inf, NONE)
         threshold = thresholds.threshold[pool]
         doubtful = distance > 0 and abs(distance - threshold) <= _DOUBT * (distance + threshold) < inf
         if exactly and doubtful and i != settled:
             return DOUBTFUL, i, 0
+        if judged:
+            _look_among_all(arena, chains, asked, found, i, gaps, distance, nearest)
         joins = distance == inf or distance > threshold
         if joins:
-            lacking = room_for(arena, lists, pool, asked.parity[i])
+            lacking = room_for(arena, chains.lists, pool, asked.block[i] % 2)
             if lacking:
                 return LACKS_ROOM, i, lacking
-        if asked.first_pool[i] != NONE:
-            _look_among_all(arena, lists, next_pool, asked, found, i, gaps, distance, nearest)
+            _add(arena, chains.lists, asked, i)
+            _learn(thresholds, pool, distance)
         found.grown[i] = distance
         found.joined[i] = joins
-        if joins:
-            _add(arena, lists, asked, i)
-            _learn(thresholds, pool, distance)
     return DONE, len(asked.pool), 0
 
 
 @compiled
-def _nearest_of_pool(arena: Arena, lists: Integers, pool: int, asked: Asked, i: int, gaps: Matrix) -> tuple[float, int]:
-    projected = asked.points.shape[1] > 0 and asked.first_pool[i] != NONE
-    distance, nearest = inf, NONE
+def turn(arena: Arena, chains: Chains, slot: int, block: int) -> None:
+    """Moves a slot on to ``block``, if that is later, and drops its vectors from before the block before."""
+    behind = block - chains.block[slot]
+    if behind <= 0:
+        return
+    pool = int(chains.first[slot])
+    while pool != NONE:
+        drop(arena, chains.lists, pool, block % 2)
+        if behind > 1:
+            drop(arena, chains.lists, pool, 1 - block % 2)
+        pool = int(chains.following[pool])
+    chains.block[slot] = block
+
+
+@compiled
+def _nearest_of_pool(
+    arena: Arena,
+    chains: Chains,
+    pool: int,
+    asked: Asked,
+    i: int,
+    gaps: Matrix,
+    judged: bool,
+    distance: float,
+    nearest: int,
+) -> tuple[float, int]:
+    projected = judged and asked.points.shape[1] > 0
     for parity in range(2):
         distance, nearest = nearest_in_list(
-            arena, lists, 2 * pool + parity, asked.features, asked.points, i, projected, gaps, distance, nearest
+            arena,
+            chains.lists,
+            2 * pool + parity,
+            asked.features,
+            asked.points,
+            i,
+            projected,
+            gaps,
+            distance,
+            nearest,
         )
     return distance, nearest
 
 
 @compiled
 def _look_among_all(
-    arena: Arena,
-    lists: Integers,
-    next_pool: NDArray[np.int32],
-    asked: Asked,
-    found: Found,
-    i: int,
-    gaps: Matrix,
-    distance: float,
-    nearest: int,
+    arena: Arena, chains: Chains, asked: Asked, found: Found, i: int, gaps: Matrix, distance: float, nearest: int
 ) -> None:
-    projected = asked.points.shape[1] > 0
-    pool = np.int64(asked.first_pool[i])
+    pool = int(chains.first[asked.slot[i]])
     while pool != NONE:
         if pool != asked.pool[i]:
-            for parity in range(2):
-                distance, nearest = nearest_in_list(
-                    arena, lists, 2 * pool + parity, asked.features, asked.points, i, projected, gaps, distance, nearest
-                )
-        pool = np.int64(next_pool[pool])
+            distance, nearest = _nearest_of_pool(arena, chains, pool, asked, i, gaps, True, distance, nearest)
+        pool = int(chains.following[pool])
     found.distance[i] = distance
     found.step[i] = asked.features[i]
     if nearest != NONE:
@@ -141,7 +172,7 @@ def _look_among_all(
 
 @compiled
 def _add(arena: Arena, lists: Integers, asked: Asked, i: int) -> None:
-    at = asked.parity[i] * FIELDS
+    at = asked.block[i] % 2 * FIELDS
     pool = asked.pool[i]
     row = lists[pool, at + START] + lists[pool, at + COUNT]
     arena.rows[row] = asked.features[i]

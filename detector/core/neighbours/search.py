@@ -83,5 +83,5 @@ def _precedes(arena: Arena, row: int, other: int) -> bool:
 
 @compiled
 def _swapped(word: np.uint32) -> int:
-    value = np.int64(word)
+    value = int(word)
     return ((value & 0xFF) << 24) | ((value & 0xFF00) << 8) | ((value >> 8) & 0xFF00) | (value >> 24)

@@ -106,6 +106,38 @@ def room_for(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> 
 
 
 @compiled
+def extend(
+    arena: Arena,
+    lists: NDArray[np.int64],
+    pool: NDArray[np.int64],
+    block: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    notes: NDArray[np.float32],
+    first: int,
+) -> tuple[int, int]:
+    """Adds vectors from ``first`` on; returns which it did not add, and how many rows of room the arena lacks."""
+    for i in range(first, len(pool)):
+        parity = block[i] % 2
+        lacking = room_for(arena, lists, pool[i], parity)
+        if lacking:
+            return i, lacking
+        at = parity * FIELDS
+        row = lists[pool[i], at + START] + lists[pool[i], at + COUNT]
+        arena.rows[row] = vectors[i]
+        arena.notes[row] = notes[i]
+        lists[pool[i], at + COUNT] += 1
+    return len(pool), 0
+
+
+@compiled
+def drop_all(arena: Arena, lists: NDArray[np.int64], pools: NDArray[np.int64]) -> None:
+    """Drops all vectors of ``pools``."""
+    for pool in pools:
+        drop(arena, lists, pool, 0)
+        drop(arena, lists, pool, 1)
+
+
+@compiled
 def drop(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> None:
     """Drops all vectors of a list."""
     at = parity * FIELDS

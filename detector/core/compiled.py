@@ -14,7 +14,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache, update_wrapper
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Scalar = TypeVar("Scalar", bound=np.generic)
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +61,14 @@ def compiled(function: Function) -> Function:
 def approximate(function: Function) -> Function:
     """Like ``compiled``, but sums may be formed in any order."""
     return _compiled(function, fastmath=_ANY_ORDER)
+
+
+def read_only(array: NDArray[Scalar]) -> NDArray[Scalar]:
+    """Returns a view of ``array`` that nobody writes to. Numba compiles anew for what comes read-only from the wire, so
+    that a loop must always be given such arrays, or never."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def listen(listener: Listener | None) -> None:

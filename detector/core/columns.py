@@ -56,6 +56,11 @@ class Ids:
         self.size = 0
         self._free: list[int] = []
 
+    @property
+    def held(self) -> int:
+        """How many are taken and not returned."""
+        return self.size - len(self._free)
+
     def take(self) -> int:
         if self._free:
             return self._free.pop()

@@ -147,7 +147,8 @@ class History:
         return int(self.store(dimension).sizes[numbers[numbers >= 0]].sum())
 
     def evict(self, pools: Array) -> None:
-        """Drops all rows of ``pools``, which are all pools of their slots."""
+        """Drops all rows of ``pools``, which are all pools of their slots, and stores that nobody uses any more: there
+        may be one for each dimension."""
         numbers = self.lists(pools)
         owner = self._pools.columns["slot"][pools]
         dimensions = self._slots["dimension"][owner]
@@ -156,7 +157,10 @@ class History:
             lists = numbers[own].ravel()
             for shadows in self._shadows.values():
                 shadows.forget(np.unique(owner[own]))
-            self.store(dimension).release(lists[lists >= 0])
+            store = self.store(dimension)
+            store.release(lists[lists >= 0])
+            if store.unused:
+                del self._stores[dimension]
         self._lists["number"][pools] = -1
 
     def _bring(self, dimension: int, rows: HistoryRows) -> None:

@@ -57,6 +57,11 @@ class VectorLists:
         notes = self._notes.nbytes if self._notes is not None else 0
         return int(self.sizes.sum()) * (4 * self.dimension + 8) + 108 * len(self.sizes) + squares + notes
 
+    @property
+    def unused(self) -> bool:
+        """Whether no list is allocated."""
+        return self._ids.held == 1
+
     def allocate(self, count: int) -> Array:
         """Returns int32 (count,): numbers of empty lists."""
         lists = self._ids.take_many(count)

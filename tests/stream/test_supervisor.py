@@ -72,7 +72,7 @@ def test_a_worker_gets_settings_of_the_allocator_and_those_of_the_operator_come_
     monkeypatch.setenv("MALLOC_ARENA_MAX", "7")
     worker = "import os; print([os.environ[name] for name in ('MALLOC_ARENA_MAX', 'MALLOC_MMAP_THRESHOLD_')])"
     output, _ = supervise(worker, server).communicate(timeout=60)
-    assert "['7', '1048576']" in output
+    assert "['7', '4194304']" in output
 
 
 @pytest.mark.parametrize("code", sorted(FINAL - {Exit.CLEAN}))

@@ -60,7 +60,8 @@ class _Seen:
 
 
 class ScoreBoard:
-    """Decides which scores are due; remembers the last 100,000 principals it published. Early scores wait."""
+    """Decides which scores are due; remembers the principals it published in the last second, up to 100,000. Early
+    scores wait."""
 
     def __init__(self, topics: Topics, partition: int, judge: Judge) -> None:
         self._topic = topics.scores
@@ -74,6 +75,8 @@ class ScoreBoard:
     def due(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> Iterator[Message]:
         """Yields score records for ``last``, the last rows of the principals in ``observation``, and for principals
         with unjudged queries, where one is due."""
+        if len(hearing.times):
+            self._forget(float(hearing.times[0]))
         for seen in (self._judged(observation, last, hearing), self._unjudged(observation, last, hearing)):
             for at, key in enumerate(seen.keys):
                 if self._is_newcomer(seen, at):
@@ -144,6 +147,12 @@ class ScoreBoard:
         if len(self._published) > _REMEMBERED:
             self._published.popitem(last=False)
         return True
+
+    def _forget(self, now: float) -> None:
+        """Forgets what was published so long ago that it delays nothing from ``now`` on."""
+        published = self._published
+        while published and now >= next(iter(published.values()))[0] + SECONDS_BETWEEN:
+            published.popitem(last=False)
 
     def _message(self, seen: _Seen, at: int) -> Message:
         key, score = seen.keys[at], seen.score[at]

@@ -57,6 +57,14 @@ def approximate(function: Function) -> Function:
     return _compiled(function, fastmath=_ANY_ORDER)
 
 
+def read_only(array: NDArray[Scalar]) -> NDArray[Scalar]:
+    """Returns a view of ``array`` that nobody writes to. Numba compiles anew for what comes read-only from the wire, so
+    that a loop must always be given such arrays, or never."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def listen(listener: Listener | None) -> None:
     """From now on ``listener`` is told, first of what happened before; None: nobody."""
     _events.listener = listener

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.columns import Columns
+from detector.core.compiled import read_only
 from detector.core.embedding import Embedding, Placed
 from detector.core.neighbours.growing import (
     DOUBTFUL,
@@ -179,7 +180,7 @@ class History:
     def _asked(self, rows: Rows, placed: Placed | None, width: int) -> Asked:
         points = np.zeros((len(rows), width), np.float32) if placed is None else _shortened(placed, width)
         return Asked(
-            np.ascontiguousarray(rows.features),
+            read_only(np.ascontiguousarray(rows.features)),
             points,
             np.ascontiguousarray(rows.said),
             rows.slots[rows.slot],

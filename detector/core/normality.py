@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.compiled import compiled
-from detector.core.sums import mean_of, total
+from detector.core.sums import mean_of, squares_of, total
 
 CONSTANT = 1e-9
 """A sample whose deviation is below this share of its mean has no shape to test."""
@@ -73,11 +73,9 @@ def _next_largest(x: float) -> float:
 @compiled
 def statistic(ascending: NDArray[np.float64], half: NDArray[np.float64], work: NDArray[np.float64]) -> float:
     """Returns W of a sorted sample of 12 or more values with its weights, NaN if they are (nearly) all the same.
-    ``work``: room for as many."""
+    ``work``: room for half as many, and one."""
     count, mean = len(ascending), mean_of(ascending, work)
-    for at in range(count):
-        work[at] = (ascending[at] - mean) * (ascending[at] - mean)
-    squares = total(work, count)
+    squares = squares_of(ascending, mean, work)
     if not squares > count * (CONSTANT * mean) * (CONSTANT * mean):
         return nan
     descending = ascending[::-1]

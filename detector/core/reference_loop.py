@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from detector.core.compiled import compiled
 from detector.core.normality import CONSTANT, half_weights, statistic
-from detector.core.sums import mean_of, total
+from detector.core.sums import mean_of, squares_of
 from detector.core.tested import WARM_UP
 
+EVERY = 10
 CLASS_MINIMUM = 10
 _DOUBT = 1e-9
 _EDGE = 1e-12
@@ -37,7 +38,7 @@ class Log(NamedTuple):
 def test(log: Log, ends: NDArray[np.int64], delta: float, w: NDArray[np.float64], outcome: NDArray[np.int64]) -> None:
     """Writes W of the first ``ends[i]`` distances, and whether they are too few, or rounding could decide."""
     count = len(log.distance)
-    fresh, half, work = np.empty(count), np.empty(count // 2 + 1), np.empty(count)
+    fresh, half, work = np.empty(count), np.empty(count // 2 + 1), np.empty(count // 2 + 1)
     for at in range(len(ends)):
         found = _fresh(log, ends[at], fresh)
         fresh[:found].sort()
@@ -118,9 +119,7 @@ def _judged(
 def _kept(pool: NDArray[np.float64], work: NDArray[np.float64]) -> tuple[int, int]:
     """Returns from where to where the pool has no outliers, or (0, 0) where rounding could decide which they are."""
     count, mean = len(pool), mean_of(pool, work)
-    for at in range(count):
-        work[at] = (pool[at] - mean) * (pool[at] - mean)
-    reach = 3.0 * sqrt(total(work, count) / count)
+    reach = 3.0 * sqrt(squares_of(pool, mean, work) / count)
     if reach <= 3.0 * CONSTANT * mean:
         return 0, 0
     low, high = _below(pool, mean - reach), _below(pool, mean + reach)
@@ -131,41 +130,56 @@ def _kept(pool: NDArray[np.float64], work: NDArray[np.float64]) -> tuple[int, in
     return low, high
 
 
-class Standing(NamedTuple):
-    """By slot the last ``w`` float64 and ``verdict`` bool."""
-
-    w: NDArray[np.float64]
-    verdict: NDArray[np.bool_]
-
-
-class Tests(NamedTuple):
-    """Of each row whether it was ``tested``, bool, and with which ``w``, float64. Rows are grouped by position in
-    ``slots``."""
+class Given(NamedTuple):
+    """``slots`` int64, and the rows grouped by position in them. Of each row, whether its distance is ``known``, bool,
+    and its ``number`` int64 among the principal's."""
 
     slots: NDArray[np.int64]
     order: NDArray[np.int64]
     lengths: NDArray[np.int64]
-    tested: NDArray[np.bool_]
-    w: NDArray[np.float64]
+    known: NDArray[np.bool_]
+    number: NDArray[np.int64]
 
 
 @compiled
-def stand(
-    standing: Standing,
-    tests: Tests,
-    delta: float,
-    w: NDArray[np.float64],
-    verdict: NDArray[np.bool_],
-    risen: NDArray[np.bool_],
-) -> None:
-    """Writes what stands as of each row, and where a verdict of theft rises; updates ``standing``."""
+def due(given: Given, before: NDArray[np.int64], rows: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Writes, slot by slot, the ``rows`` at which a test is due, and their slot's distances as of each, ``before`` of
+    which it had. Returns int64 (s + 1,): where those of each slot begin and end."""
+    edges = np.zeros(len(given.slots) + 1, np.int64)
+    place = found = 0
+    for at in range(len(given.slots)):
+        count = before[at]
+        for row in given.order[place : place + given.lengths[at]]:
+            count += given.known[row]
+            if given.number[row] % EVERY == 0 and count > WARM_UP:
+                rows[found], ends[found] = row, count
+                found += 1
+        place += given.lengths[at]
+        edges[at + 1] = found
+    return edges
+
+
+class Standing(NamedTuple):
+    """By slot the last ``w`` float64 and ``verdict`` bool; of each row whether it was ``tested``, bool, and with which
+    ``w_of_row`` float64."""
+
+    w: NDArray[np.float64]
+    verdict: NDArray[np.bool_]
+    tested: NDArray[np.bool_]
+    w_of_row: NDArray[np.float64]
+
+
+@compiled
+def stand(given: Given, standing: Standing, delta: float, verdict: NDArray[np.bool_], risen: NDArray[np.bool_]) -> None:
+    """Writes which ``verdict`` stands as of each row, where one of theft has ``risen``, and W to ``w_of_row``; updates
+    the slots."""
     place = 0
-    for at in range(len(tests.slots)):
-        slot = tests.slots[at]
-        for row in tests.order[place : place + tests.lengths[at]]:
-            if tests.tested[row]:
-                failed = tests.w[row] < delta
+    for at in range(len(given.slots)):
+        slot = given.slots[at]
+        for row in given.order[place : place + given.lengths[at]]:
+            if standing.tested[row]:
+                failed = standing.w_of_row[row] < delta
                 risen[row] = failed and not standing.verdict[slot]
-                standing.w[slot], standing.verdict[slot] = tests.w[row], failed
-            w[row], verdict[row] = standing.w[slot], standing.verdict[slot]
-        place += tests.lengths[at]
+                standing.w[slot], standing.verdict[slot] = standing.w_of_row[row], failed
+            standing.w_of_row[row], verdict[row] = standing.w[slot], standing.verdict[slot]
+        place += given.lengths[at]

@@ -24,7 +24,6 @@ from detector.core.rows import Rows
 from detector.core.signal import Delta
 from detector.core.tested import WARM_UP, Tested
 
-_EVERY = 10
 _LOG = (("distance", np.float64), ("label", np.int64), ("admitted", np.bool_))
 
 
@@ -90,11 +89,12 @@ class ReferenceTest:
             "row_label": rows.pool_label[rows.pool[known]],
             "row_admitted": admitted[known],
         }
-        before = self._append(rows.slots, new)
-        tests = self._test(rows, np.isfinite(distance), before)
-        standing = loop.Standing(self._slots["w"], self._slots["verdict"])
-        w, alarm, risen = np.empty(len(rows)), np.empty(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
-        loop.stand(standing, tests, self._delta, w, alarm, risen)
+        given = loop.Given(
+            rows.slots, order, rows.by_slot.lengths, np.isfinite(distance), np.ascontiguousarray(rows.index)
+        )
+        standing = self._test(given, self._append(rows.slots, new))
+        w, alarm, risen = standing.w_of_row, np.empty(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+        loop.stand(given, standing, self._delta, alarm, risen)
         evidence: dict[int, tuple[Evidence, ...]] = {
             row: (Evidence("shapiro_w", float(w[row]), "", self._delta),) for row in np.flatnonzero(risen).tolist()
         }
@@ -153,19 +153,16 @@ class ReferenceTest:
                 log.append({name: rows[f"row_{name}"][edges[at] : edges[at + 1]] for name, _ in _LOG})
         return before
 
-    def _test(self, rows: Rows, known: Array, before: Array) -> loop.Tests:
-        """Makes the tests that are due, at those rows of which the slot has enough distances."""
-        grouping, tested, w = rows.by_slot, np.zeros(len(rows), np.bool_), np.empty(len(rows))
-        until = np.cumsum(known[grouping.order])
-        until += np.repeat(before - (until - known[grouping.order])[grouping.starts], grouping.lengths)
-        due = np.flatnonzero((rows.index[grouping.order] % _EVERY == 0) & (until > WARM_UP))
-        at = grouping.order[due]
-        edges = np.searchsorted(rows.slot[at], np.arange(len(rows.slots) + 1)).tolist()
-        for own in np.unique(rows.slot[at]).tolist():
-            part = slice(edges[own], edges[own + 1])
-            log = self._logs[int(rows.slots[own])]
-            w[at[part]], tested[at[part]] = log.test(until[due[part]], self._delta)
-        return loop.Tests(rows.slots, grouping.order, grouping.lengths, tested, w)
+    def _test(self, given: loop.Given, before: Array) -> loop.Standing:
+        """Makes the tests that are due, where the slot has enough distances."""
+        count = len(given.order)
+        tested, w = np.zeros(count, np.bool_), np.empty(count)
+        rows, ends = np.empty(count, np.int64), np.empty(count, np.int64)
+        edges = loop.due(given, before, rows, ends)
+        for at in np.flatnonzero(np.diff(edges)).tolist():
+            own = slice(edges[at], edges[at + 1])
+            w[rows[own]], tested[rows[own]] = self._logs[int(given.slots[at])].test(ends[own], self._delta)
+        return loop.Standing(self._slots["w"], self._slots["verdict"], tested, w)
 
     def _columns(self, slots: Array) -> dict[str, Array]:
         self._reserve(slots)

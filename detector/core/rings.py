@@ -12,13 +12,13 @@ from detector.core.columns import Columns
 from detector.core.compiled import compiled
 from detector.core.configuration import PAGE
 
-_BLANK = 0
+BLANK = 0
 """The page that stands in for pages that a slot does not have."""
 
 
 class Ring(NamedTuple):
-    """The arrays of ``Rings``, for compiled loops: ``table`` int32 (slots, width // page) of page numbers, ``values``
-    (pages, page), and the stack of unused pages: the first ``left[0]`` (int64) of ``free`` int32."""
+    """The arrays of ``Rings``, for compiled loops: ``table`` int32 (slots, width // PAGE) of page numbers, ``values``
+    (pages, PAGE), and the stack of unused pages: the first ``left[0]`` (int64) of ``free`` int32."""
 
     table: NDArray[np.int32]
     values: Array
@@ -29,12 +29,11 @@ class Ring(NamedTuple):
 class Rings:
     """For each slot the values at its last ``width`` positions, position p in cell p modulo ``width``."""
 
-    def __init__(self, width: int, dtype: Any, fill: Any, page: int = PAGE) -> None:
+    def __init__(self, width: int, dtype: Any, fill: Any) -> None:
         self.width = width
-        self._page = page
         self._fill = fill
-        self._table = Columns({"pages": (np.int32, _BLANK, width // page)})
-        self._pages = Columns({"values": (dtype, fill, page), "free": (np.int32, 0)})
+        self._table = Columns({"pages": (np.int32, BLANK, width // PAGE)})
+        self._pages = Columns({"values": (dtype, fill, PAGE), "free": (np.int32, 0)})
         self._left = np.zeros(1, np.int64)
         self._take(1)  # the blank page
 
@@ -45,13 +44,13 @@ class Rings:
     def nbytes_of(self, slots: Array) -> int:
         self._reserve(slots)
         pages = self._table["pages"][slots]
-        return int(pages.nbytes + (pages != _BLANK).sum() * self._page * self._pages["values"].itemsize)
+        return int(pages.nbytes + (pages != BLANK).sum() * PAGE * self._pages["values"].itemsize)
 
     def ring(self, slots: Array, counts: Array, more: Array) -> Ring:
         """Returns the arrays, with pages enough for a loop that appends up to ``more`` values, int64, to each of
         ``slots``, which has ``counts`` int64 so far."""
         self._reserve(slots)
-        self._stock(_lacking(self._table["pages"], slots, counts // self._page, (counts + more - 1) // self._page))
+        self._stock(_lacking(self._table["pages"], slots, counts // PAGE, (counts + more - 1) // PAGE))
         return Ring(self._table["pages"], self._pages["values"], self._pages["free"], self._left)
 
     def read(self, slots: Array) -> Array:
@@ -68,8 +67,8 @@ class Rings:
         """Returns int64 (n,): the index in ``values`` of position i of slot i, that of a fill value if it has none."""
         self._reserve(slots)
         cell = positions % self.width
-        places: Array = self._table["pages"][slots, cell // self._page].astype(np.int64) * self._page
-        places += cell % self._page
+        pages = self._table["pages"][slots, cell // PAGE].astype(np.int64)
+        places: Array = pages * PAGE + cell % PAGE
         return places
 
     def at(self, slots: Array, positions: Array) -> Array:
@@ -80,10 +79,10 @@ class Rings:
     def places(self, slots: Array, positions: Array) -> Array:
         """The same as ``find``, after a slot without that page has got it."""
         places = self.find(slots, positions)
-        blank = np.flatnonzero(places // self._page == _BLANK)
+        blank = np.flatnonzero(places // PAGE == BLANK)
         if len(blank):
             table = self._table["pages"]
-            cells = np.unique(slots[blank] * table.shape[1] + positions[blank] % self.width // self._page)
+            cells = np.unique(slots[blank] * table.shape[1] + positions[blank] % self.width // PAGE)
             table.reshape(-1)[cells] = self._take(len(cells))
             places[blank] = self.find(slots[blank], positions[blank])
         return places
@@ -97,12 +96,12 @@ class Rings:
     def evict(self, slots: Array) -> None:
         self._reserve(slots)
         pages = self._table["pages"][slots].ravel()
-        pages = pages[pages != _BLANK]
+        pages = pages[pages != BLANK]
         self._pages["values"][pages] = self._fill
         end = int(self._left[0]) + len(pages)
         self._pages["free"][end - len(pages) : end] = pages
         self._left[0] = end
-        self._table["pages"][slots] = _BLANK
+        self._table["pages"][slots] = BLANK
 
     def _take(self, count: int) -> Array:
         self._stock(count)
@@ -129,10 +128,12 @@ class Rings:
 @compiled
 def _lacking(table: NDArray[np.int32], slots: Array, first: Array, last: Array) -> int:
     """Returns how many pages ``slots`` lack from their ``first`` to their ``last``, counted on around the ring."""
-    lacking = 0
+    lacking, pages = 0, table.shape[1]
     for at in range(len(slots)):
-        for page in range(first[at], last[at] + 1):
-            lacking += table[slots[at], page % table.shape[1]] == _BLANK
+        page = first[at] % pages
+        for _ in range(first[at], min(last[at] + 1, first[at] + pages)):
+            lacking += table[slots[at], page] == BLANK
+            page = page + 1 if page + 1 < pages else 0
     return lacking
 
 
@@ -140,7 +141,7 @@ def _lacking(table: NDArray[np.int32], slots: Array, first: Array, last: Array) 
 def page_of(ring: Ring, slot: int, place: int) -> int:
     """Returns the number of the ``place``-th page of ``slot``, taking one from the stack if it has none."""
     page = int(ring.table[slot, place])
-    if page == _BLANK:
+    if page == BLANK:
         ring.left[0] -= 1
         page = int(ring.free[ring.left[0]])
         ring.table[slot, place] = page
@@ -149,6 +150,6 @@ def page_of(ring: Ring, slot: int, place: int) -> int:
 
 @compiled
 def put(ring: Ring, slot: int, position: int, value: Any) -> None:
-    """Writes ``value`` at ``position`` of ``slot``, in a ring with pages of ``PAGE``."""
+    """Writes ``value`` at ``position`` of ``slot``."""
     cell = position % (ring.table.shape[1] * PAGE)
     ring.values[page_of(ring, slot, cell // PAGE), cell % PAGE] = value

@@ -25,10 +25,24 @@ def total(values: NDArray[np.float64], count: int) -> float:
 
 @compiled
 def mean_of(values: NDArray[np.float64], work: NDArray[np.float64]) -> float:
-    """Returns the mean of one or more values. ``work``: room for as many."""
-    for at in range(len(values)):
-        work[at] = values[at]
-    return total(work, len(values)) / len(values)
+    """Returns the mean of one or more values. ``work``: room for half of them, and one."""
+    count, half = len(values), len(values) // 2
+    last = values[count - half :]
+    work[half] = values[half]
+    for at in range(half):
+        work[at] = values[at] + last[at]
+    return total(work, count - half) / count
+
+
+@compiled
+def squares_of(values: NDArray[np.float64], mean: float, work: NDArray[np.float64]) -> float:
+    """Returns the sum of the squares of deviations from ``mean``. ``work`` as in ``mean_of``."""
+    count, half = len(values), len(values) // 2
+    last = values[count - half :]
+    work[half] = (values[half] - mean) * (values[half] - mean)
+    for at in range(half):
+        work[at] = (values[at] - mean) * (values[at] - mean) + (last[at] - mean) * (last[at] - mean)
+    return total(work, count - half)
 
 
 @compiled

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.core.arrays import Array
 from detector.core.compiled import compiled
 from detector.core.configuration import PAGE
 from detector.core.normality import CONSTANT, statistic
-from detector.core.rings import Ring, page_of, put
+from detector.core.rings import BLANK, Ring, page_of, put
 from detector.core.sums import LANES, pairwise
 from detector.core.tested import WARM_UP
 
@@ -22,7 +23,7 @@ W, SHARE = range(2)
 class Held(NamedTuple):
     """State by slot: ``counts`` int64 (slots, 4) and ``figures`` float64 (slots, 2), in the order of the names above;
     the last distances, float64, and hashes, uint64; ``order`` uint16: the cells of the window in ascending order of
-    their distances, as of the last test, of slots that have a page."""
+    their distances, as of the last test, of slots that have pages."""
 
     counts: NDArray[np.int64]
     figures: NDArray[np.float64]
@@ -72,10 +73,11 @@ class Said(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    """Of the window: ``cells`` as in the ring, ``order`` and ``sample`` ascending, ``work`` for sums; ``fresh`` and
-    ``fresh_order``: the distances since the last test, ascending."""
+    """Of the window: ``cells`` as in the ring; the order ``known`` from the last test; ``order`` and ``sample``
+    ascending; ``work`` for sums; ``fresh`` and ``fresh_order``: the distances since the last test, ascending."""
 
     cells: NDArray[np.float64]
+    known: NDArray[np.uint16]
     order: NDArray[np.uint16]
     sample: NDArray[np.float64]
     work: NDArray[np.float64]
@@ -120,6 +122,7 @@ def _scratch(width: int, every: int) -> _Scratch:
     return _Scratch(
         np.empty(width),
         np.empty(width, np.uint16),
+        np.empty(width, np.uint16),
         np.empty(width),
         np.empty(width + LANES),
         np.empty(fresh),
@@ -148,18 +151,25 @@ def _repeats(held: Held, given: Given, said: Said, at: int, row: int) -> bool:
 @compiled
 def _sort(held: Held, slot: int, every: int, scratch: _Scratch) -> None:
     """Writes the window's distances to the scratch in ascending order, and keeps that order."""
-    ring, width, count = held.window, len(scratch.cells), held.counts[slot, DISTANCES]
-    for place in range((min(count, width) + PAGE - 1) // PAGE):
-        scratch.cells[place * PAGE : place * PAGE + PAGE] = ring.values[ring.table[slot, place]]
-    size = min(count, width)
-    known = held.order.table[slot, 0] != 0 and every < width
-    order = held.order.values[page_of(held.order, slot, 0)]
+    width, count = len(scratch.cells), held.counts[slot, DISTANCES]
+    known = held.order.table[slot, 0] != BLANK and every < width
+    _gather(held.window, slot, count, scratch.cells)
     if known:
-        _merge(order[: min(count - every, width)], (count - every) % width, scratch)
+        _gather(held.order, slot, count - every, scratch.known)
+        _merge(scratch.known[: min(count - every, width)], (count - every) % width, scratch)
     else:
-        scratch.order[:size] = np.argsort(scratch.cells[:size])
-        scratch.sample[:size] = scratch.cells[scratch.order[:size]]
-    order[:size] = scratch.order[:size]
+        scratch.order[: min(count, width)] = np.argsort(scratch.cells[: min(count, width)])
+        for rank in range(min(count, width)):
+            scratch.sample[rank] = scratch.cells[scratch.order[rank]]
+    for place in range((min(count, width) + PAGE - 1) // PAGE):
+        held.order.values[page_of(held.order, slot, place)] = scratch.order[place * PAGE : place * PAGE + PAGE]
+
+
+@compiled
+def _gather(ring: Ring, slot: int, count: int, cells: Array) -> None:
+    """Copies the cells of a slot that has had ``count`` values."""
+    for place in range((min(count, len(cells)) + PAGE - 1) // PAGE):
+        cells[place * PAGE : place * PAGE + PAGE] = ring.values[ring.table[slot, place]]
 
 
 @compiled

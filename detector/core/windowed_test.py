@@ -41,7 +41,7 @@ class WindowedTest:
         self._slots = Columns({"counts": (np.int64, 0, len(_COUNTS)), "figures": (np.float64, np.nan, len(_FIGURES))})
         self._window = Rings(config.window, np.float64, np.inf)
         self._hashes = Rings(config.repeat_memory, np.uint64, 0)
-        self._order = Rings(config.window, np.uint16, 0, page=config.window)
+        self._order = Rings(config.window, np.uint16, 0)
 
     def judge(self, rows: Rows, distance: NDArray[np.float64], admitted: NDArray[np.bool_]) -> Tested:
         """Judges ``rows`` and learns from them. ``distance`` float64 (n,), inf or NaN if there is none, and
@@ -101,7 +101,8 @@ class WindowedTest:
         distances, hashes = counts[:, loop.DISTANCES], counts[:, loop.INSIDE]
         more = np.bincount(rows.slot[measured], minlength=len(slots))
         window = self._window.ring(slots, distances, more)
-        order = self._order.ring(slots, np.zeros_like(distances), (distances + more > WARM_UP).astype(np.int64))
+        ordered = np.where(distances + more > WARM_UP, distances + more, 0)
+        order = self._order.ring(slots, np.zeros_like(ordered), ordered)
         own = self._hashes.ring(slots, hashes, np.bincount(rows.slot[inside], minlength=len(slots)))
         return loop.Held(self._slots["counts"], self._slots["figures"], window, own, order)
 

@@ -77,7 +77,10 @@ class ScoreBoard:
         with unjudged queries, where one is due."""
         if len(hearing.times):
             self._forget(float(hearing.times[0]))
-        for seen in (self._judged(observation, last, hearing), self._unjudged(observation, last, hearing)):
+        found = [self._judged(observation, last, hearing)]
+        if observation.refused or hearing.counts:
+            found.append(self._unjudged(observation, last, hearing))
+        for seen in found:
             for at, key in enumerate(seen.keys):
                 if self._is_newcomer(seen, at):
                     if len(self._waiting) < _MOST_WAITING or key in self._waiting:
@@ -118,7 +121,7 @@ class ScoreBoard:
 
     def _unjudged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
         """Returns the principals without a judged row."""
-        judged = {_key(observation, row) for row in last} if observation.refused or hearing.counts else set()
+        judged = {_key(observation, row) for row in last}
         odd = {key: said for key, said in _odd(observation, hearing).items() if key not in judged}
         standing = [self._engine.standing(*key) for key in odd]
         accused = self._accounting.accused()

@@ -21,6 +21,11 @@ def pack(body: Any) -> bytes:
     return msgspec.msgpack.encode(body, enc_hook=_encode_array)
 
 
+def plain(values: Array) -> Array:
+    """Returns ``values`` in C order and writable. For arrays of another kind, a compiled function is compiled again."""
+    return values if values.flags.c_contiguous and values.flags.writeable else values.copy(order="C")
+
+
 def unpack(data: bytes) -> Any:
     """Returns what was passed to ``pack``; arrays are read-only views of copies. Raises StateLogError for other
     bytes."""
@@ -36,7 +41,8 @@ def _encode_array(value: Any) -> Any:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in _KINDS:
         raise TypeError(f"state sections hold numbers, strings and numeric arrays, not {type(value).__name__}")
     little = value.astype(value.dtype.newbyteorder("<")) if value.dtype.str[0] == ">" else value
-    return [_MARK, little.dtype.str, little.shape, little.tobytes()]
+    plain = np.ascontiguousarray(little)
+    return [_MARK, little.dtype.str, little.shape, plain.data.cast("B") if plain.size else b""]
 
 
 def _restore(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Compiles loops over rows with Numba; without Numba the same functions run as plain Python, with the same results.
 
 A compiled function takes and returns numbers and arrays, keeps no state, and gives the same bits as its plain source.
+It is compiled again for arrays of another type, layout or access: see ``plain``.
 It divides by no zero: only the plain source would say so.
 Only ``approximate`` sums may be formed in another order: they exclude candidates by a proven bound, and decide nothing.
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     Scalar = TypeVar("Scalar", bound=np.generic)
 
+import numpy as np
+from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 SWITCH = "WEIRGUARD_COMPILED"
@@ -40,6 +45,12 @@ class Listener(Protocol):
 
     def not_kept(self, why: str) -> None:
         """Machine code cannot be written to disk, so that each process compiles anew. ``why`` says what to do."""
+
+
+def plain(array: NDArray[Scalar]) -> NDArray[Scalar]:
+    """Returns ``array``, or a copy if it is not contiguous or is read-only, as arrays from records are."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.writeable else np.array(array, order="C")
 
 
 def compiled(function: Function) -> Function:
@@ -83,6 +94,9 @@ def _compiled(function: Function, fastmath: bool | set[str]) -> Function:
 class Loop:
     """A function that is compiled when it is first called, or when a compiled caller of it is. ``py_func``: its plain
     source."""
+
+    __name__: str
+    __qualname__: str
 
     def __init__(self, function: Callable[..., Any], fastmath: bool | set[str]) -> None:
         update_wrapper(self, function)

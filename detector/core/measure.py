@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.counts import row_counts
-from detector.core.reference import Reference, margins
+from detector.core.compiled import compiled
+from detector.core.reference import Reference, log_margins
 from detector.core.rows import Rows
 from detector.core.trail import Trail
 from detector.core.views import Views
@@ -66,23 +66,22 @@ class Sight:
     @cached_property
     def margin_rank(self) -> Floats:
         """float64 (n,): the share of honest queries with a lower top-two log-margin (``reference.margins``)."""
+        if self.reference.output_kind != "probabilities" or self.outputs.shape[1] < 2:
+            return np.full(len(self.rows), np.nan)
         top = np.where(np.isnan(self.outputs[:, :1]), np.float32(np.nan), self.rows.top)
-        return rank(margins(top, self.reference.output_kind), self.reference.margins)
+        return rank(log_margins(top), self.reference.margins)
 
     @cached_property
-    def sizes(self) -> NDArray[np.float32]:
-        """float32 (n, d): how far each feature is from that of the nearest own earlier query."""
-        return np.abs(self.views.own.step)
-
-    @cached_property
-    def changed(self) -> NDArray[np.bool_]:
-        """bool (n, d): features that differ from the nearest own earlier query."""
-        return self.sizes > _CHANGE * self.reference.seen.spread
+    def limits(self) -> NDArray[np.float32]:
+        """float32 (d,): a feature has changed if it differs by more than this."""
+        return _CHANGE * self.reference.seen.spread
 
     @cached_property
     def changes(self) -> NDArray[np.int64]:
-        """int64 (n,): the number of changed features."""
-        return row_counts(self.changed)
+        """int64 (n,): the number of features that differ from the nearest own earlier query."""
+        changes = np.empty(len(self.rows), np.int64)
+        _count_changes(self.views.own.step, self.limits, changes)
+        return changes
 
     @cached_property
     def nearness(self) -> Floats:
@@ -123,3 +122,13 @@ def rank(values: Floats, ascending: Array) -> Floats:
     below[ties] = below[ties] // 2 + np.searchsorted(ascending, values[ties], "right")
     shares = (below / 2 + 0.5) / (len(ascending) + 1)
     return np.where(np.isnan(values), np.nan, shares)
+
+
+@compiled
+def _count_changes(step: NDArray[np.float32], limits: NDArray[np.float32], changes: Array) -> None:
+    """Fills ``changes`` (n,) with how many features of each ``step`` (n, d) are beyond ``limits`` (d,)."""
+    for row in range(len(step)):
+        count = 0
+        for feature in range(len(limits)):
+            count += abs(step[row, feature]) > limits[feature]
+        changes[row] = count

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
-from detector.core.distances import relative_error
+from detector.core.arrays import Array, plain
 from detector.core.embedding import Embedding, Placed
+from detector.core.nearest_rows import Stored, nearest_rows
 from detector.core.ranges import FARTHEST, scale_and_ranges
 from detector.core.seen_values import SeenValues
 
@@ -124,7 +124,8 @@ class Reference:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Reference:
         embedding, seen = Embedding.from_record(record["embedding"]), SeenValues.from_record(record["seen"])
-        return cls(**record | {"embedding": embedding, "seen": seen})
+        arrays = {name: plain(part) for name, part in record.items() if isinstance(part, np.ndarray)}
+        return cls(**record | arrays | {"embedding": embedding, "seen": seen})
 
 
 class ReferenceIndex:
@@ -133,11 +134,7 @@ class ReferenceIndex:
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         self._plain = bool((reference.scale == 1).all())
-        self._rows = reference.points.astype(np.float64)
-        squares = (self._rows**2).sum(axis=1) + reference.beside**2
-        self._products = np.concatenate((-2 * self._rows.T, squares[None]))
-        self._single = self._products.astype(np.float32)
-        self._farthest = float(squares.max(initial=0.0))
+        self._stored = Stored.of(reference.points, reference.beside)
         self._least, self._most = reference.seen.within(_FAR, FARTHEST)
         self._near_all = float(self._least.max()), float(self._most.min())
 
@@ -145,75 +142,33 @@ class ReferenceIndex:
         """Returns ``features`` (n, d) scaled for comparison; those of another dimension unchanged."""
         if features.shape[1] != self.reference.dimension:
             return features
-        with np.errstate(over="ignore"):
-            scaled = features if self._plain else features / self.reference.scale
-        if scaled.min() >= self._near_all[0] and scaled.max() <= self._near_all[1]:
-            return scaled
-        scaled = np.clip(features, -_LARGEST, _LARGEST) / self.reference.scale
-        return np.clip(scaled, self._least, self._most)
+        if self._plain:
+            inside = features.min() >= self._near_all[0] and features.max() <= self._near_all[1]
+            return features if inside else np.clip(features, self._least, self._most)
+        scaled = np.clip(features, -_LARGEST, _LARGEST)
+        scaled /= self.reference.scale
+        return np.clip(scaled, self._least, self._most, out=scaled)
 
     def nearest(self, placed: Placed) -> Neighbours:
         """Returns the neighbours of projected rows. A reference row is no neighbour of an equal query.
 
         Exact except among rows at the same distance to six digits, of which the first is taken.
         """
-        reference, points = self.reference, placed.points.astype(np.float64)
-        rows = self._few(placed)
-        apart = self._rows[rows]
-        apart -= points[:, None]
-        along = np.einsum("ijk,ijk->ij", apart, apart)
-        beside = reference.beside[rows]
-        distance = np.sqrt(along + beside**2 + placed.beside[:, None] ** 2)
-        distance[np.sqrt(along + (beside - placed.beside[:, None]) ** 2) <= _SAME * reference.usual] = np.inf
-        order = np.argsort(distance, axis=1, kind="stable")[:, :NEAREST]
-        order += np.arange(0, rows.size, rows.shape[1])[:, None]
-        nearest = distance.ravel()[order[:, 0]]
-        return Neighbours(np.where(np.isfinite(nearest), nearest, 0.0), rows.ravel()[order])
-
-    def _few(self, placed: Placed) -> Array:
-        """Returns int64 (n, 4), ascending: the rows nearest to ``placed``, one more than is returned. Products in
-        single precision choose them, except where the fifth may be as near as the fourth."""
-        count, points = NEAREST + 1, placed.points
-        if len(self._rows) <= count:
-            return np.tile(np.arange(len(self._rows)), (len(points), 1))
-        rows, values = _smallest(_with_one(points) @ self._single, count + 1)
-        relative, least = relative_error(len(self._single))
-        error = relative * (placed.squares + self._farthest) + least
-        doubtful = np.flatnonzero(values[:, -1] - values[:, -2] <= 2 * error)
-        if len(doubtful):
-            squared = _with_one(points[doubtful].astype(np.float64)) @ self._products
-            squared += placed.squares[doubtful, None]
-            # Rounded to single precision: rounding differs with n and must not choose among equals.
-            rows[doubtful, :-1] = _smallest(squared.astype(np.float32), count)[0]
-        return np.sort(rows[:, :-1], axis=1)
-
-
-def _with_one(points: Array) -> Array:
-    """Returns ``points`` (n, k) with a column of ones, (n, k + 1)."""
-    wide = np.ones((len(points), points.shape[1] + 1), points.dtype)
-    wide[:, :-1] = points
-    return wide
-
-
-def _smallest(values: NDArray[np.float32], count: int) -> tuple[Array, NDArray[np.float64]]:
-    """Returns where each row of ``values`` (n, m) is smallest, int64 (n, count), the first of equals first; and the
-    values there, float64 (n, count). Overwrites ``values``."""
-    row = np.arange(len(values))
-    chosen, found = np.empty((len(values), count), np.int64), np.empty((len(values), count))
-    for rank in range(count):
-        at = chosen[:, rank] = values.argmin(axis=1)
-        found[:, rank] = values[row, at]
-        values[row, at] = np.inf
-    return chosen, found
+        same = _SAME * self.reference.usual
+        return Neighbours(*nearest_rows(placed.points, placed.beside, self._stored, same, NEAREST))
 
 
 def margins(outputs: NDArray[np.float32], output_kind: str) -> NDArray[np.float64]:
     """Returns float64 (n,): the logarithm of the largest probability over the second largest; NaN for other outputs."""
     if output_kind != "probabilities" or outputs.shape[1] < 2:
         return np.full(len(outputs), np.nan)
-    top = np.partition(outputs, -2, axis=1)[:, -2:].astype(np.float64)
-    top = np.log(np.maximum(top, _LEAST_PROBABILITY))
-    return np.asarray(top[:, 1] - top[:, 0])
+    return log_margins(np.partition(outputs, -2, axis=1)[:, -2:])
+
+
+def log_margins(top: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Returns float64 (n,): the logarithm of the second of ``top`` (n, 2) over the first."""
+    logs = np.log(np.maximum(top.astype(np.float64), _LEAST_PROBABILITY))
+    return np.asarray(logs[:, 1] - logs[:, 0])
 
 
 def _spaced(values: NDArray[np.float64]) -> NDArray[np.float64]:

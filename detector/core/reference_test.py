@@ -9,26 +9,21 @@ list.
 from __future__ import annotations
 
 import warnings
-from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
+from detector.core import reference_loop as loop
 from detector.core.arrays import Array
 from detector.core.columns import Columns
 from detector.core.configuration import PradaConfig
 from detector.core.neighbours.growing import Recompute
-from detector.core.normality import CONSTANT, statistic
 from detector.core.rows import Rows
 from detector.core.signal import Delta
-from detector.core.tested import WARM_UP, Tested, carried, last_of
+from detector.core.tested import WARM_UP, Tested
 
-_EVERY = 10
-_CLASS_MINIMUM = 10
-_DOUBT = 1e-9
-_EDGE = 1e-12
 _LOG = (("distance", np.float64), ("label", np.int64), ("admitted", np.bool_))
 
 
@@ -38,17 +33,14 @@ class _Log:
     def __init__(self) -> None:
         self.size = 0
         self._columns = {name: np.empty(8, dtype) for name, dtype in _LOG}
-        self._pool = np.empty(0)
-        self._pooled = 0
-        self._waiting: dict[int, list[float] | None] = {}
-        """By class, the distances of classes with too few to count, None for the others."""
+        self._pool, self._classes, self._marks = np.empty(0), np.empty((2, 0), np.int64), np.zeros(3, np.int64)
 
     def __getitem__(self, name: str) -> Array:
         return self._columns[name][: self.size]
 
     @property
     def nbytes(self) -> int:
-        return sum(column.nbytes for column in self._columns.values()) + self._pool.nbytes
+        return sum(column.nbytes for column in self._columns.values()) + self._pool.nbytes + self._classes.nbytes
 
     def append(self, rows: dict[str, Array]) -> None:
         count = len(rows["distance"])
@@ -60,30 +52,21 @@ class _Log:
             self._columns[name][self.size : self.size + count] = rows[name]
         self.size += count
 
-    def pool(self, distances: Array, labels: Array) -> NDArray[np.float64]:
-        """Returns the sorted distances that count, from the log and from these, which are about to join it."""
-        fresh = self._fresh(self["distance"][self._pooled :], self["label"][self._pooled :])
-        started = self._pooled - self.size
-        fresh += self._fresh(distances[started:], labels[started:])
-        if fresh:
-            self._pool = np.concatenate((self._pool, fresh))
-            self._pool.sort(kind="stable")
-        return self._pool
-
-    def _fresh(self, distances: Array, labels: Array) -> list[float]:
-        """Returns the distances that count from now on, given those already pooled."""
-        fresh: list[float] = []
-        for label, distance in zip(labels.tolist(), distances.tolist(), strict=True):
-            waiting = self._waiting.setdefault(label, [])
-            if waiting is None:
-                fresh.append(distance)
-                continue
-            waiting.append(distance)
-            if len(waiting) == _CLASS_MINIMUM:
-                fresh += waiting
-                self._waiting[label] = None
-        self._pooled += len(distances)
-        return fresh
+    def test(self, ends: Array, delta: float) -> tuple[NDArray[np.float64], Array]:
+        """Returns W of the first ``ends[i]`` distances, and whether there are enough for one."""
+        w, outcome = np.empty(len(ends)), np.empty(len(ends), np.int64)
+        passed, pooled, classes = self._marks.tolist()
+        pool = np.empty(self.size)
+        pool[:pooled] = self._pool[:pooled]
+        room = np.empty((2, classes + self.size - passed), np.int64)
+        room[:, :classes] = self._classes
+        loop.test(loop.Log(self["distance"], self["label"], pool, room, self._marks), ends, delta, w, outcome)
+        self._pool, self._classes = pool, room[:, : self._marks[loop.CLASSES]].copy()
+        for at in np.flatnonzero(outcome == loop.DOUBTFUL).tolist():
+            exact = _published(self["distance"][: ends[at]], self["label"][: ends[at]])
+            outcome[at] = loop.TOO_FEW if exact is None else loop.SURE
+            w[at] = np.nan if exact is None else exact
+        return w, outcome != loop.TOO_FEW
 
 
 class ReferenceTest:
@@ -95,49 +78,41 @@ class ReferenceTest:
         self._logs: dict[int, _Log] = {}
 
     def judge(self, rows: Rows, distance: NDArray[np.float64], admitted: NDArray[np.bool_]) -> Tested:
+        """Judges ``rows`` and learns from them. ``distance`` float64 (n,), inf if there is none, and ``admitted``
+        bool (n,)."""
         self._reserve(rows.slots)
-        grouping = rows.by_slot
-        order = grouping.order
-        known = np.isfinite(distance[order])
-        new = {
-            "distance": distance[order[known]],
-            "label": rows.pool_label[rows.pool[order[known]]],
-            "admitted": admitted[order[known]],
+        order = rows.by_slot.order
+        known = order[np.isfinite(distance[order])]
+        new: dict[str, Array] = {
+            "row_slot": rows.slot[known].astype(np.int32),
+            "row_distance": distance[known],
+            "row_label": rows.pool_label[rows.pool[known]],
+            "row_admitted": admitted[known],
         }
-        at, w = self._checks(rows, known, new)
-        before = {name: self._slots[name][rows.slots] for name in ("w", "verdict")}
-        statistics = carried(grouping, at, w, before["w"])
-        verdicts = carried(grouping, at, w < self._delta, before["verdict"])
-        delta = {
-            "slot_w": last_of(grouping, statistics),
-            "slot_verdict": last_of(grouping, verdicts),
-            "row_slot": rows.slot[order[known]].astype(np.int32),
-            **{f"row_{name}": column for name, column in new.items()},
+        given = loop.Given(
+            rows.slots, order, rows.by_slot.lengths, np.isfinite(distance), np.ascontiguousarray(rows.index)
+        )
+        standing = self._test(given, self._append(rows.slots, new))
+        w, alarm, risen = standing.w_of_row, np.empty(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+        loop.stand(given, standing, self._delta, alarm, risen)
+        evidence: dict[int, tuple[Evidence, ...]] = {
+            row: (Evidence("shapiro_w", float(w[row]), "", self._delta),) for row in np.flatnonzero(risen).tolist()
         }
-        standing = np.roll(verdicts, 1)
-        standing[grouping.starts] = before["verdict"]
-        risen = verdicts & ~standing
-        return self._in_stream_order(order, statistics, verdicts, risen, delta)
+        return Tested(w, alarm, evidence, {**self._columns(rows.slots), **new})
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        """Applies what ``judge`` returned: recovery alone."""
         del pools
         self._reserve(slots)
         self._slots["w"][slots] = delta["slot_w"]
         self._slots["verdict"][slots] = delta["slot_verdict"]
-        owners = delta["row_slot"]
-        starts = np.flatnonzero(np.diff(owners, prepend=-1))
-        ends = np.append(starts, len(owners))[1:]
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            rows = {name: delta[f"row_{name}"][start:end] for name, _ in _LOG}
-            self._log(int(slots[owners[start]])).append(rows)
+        self._append(slots, delta)
 
     def dump(self, slots: Array) -> dict[str, Array]:
-        self._reserve(slots)
         logs = [self._logs.get(slot, _Log()) for slot in slots.tolist()]
         sizes = [log.size for log in logs]
         return {
-            "slot_w": self._slots["w"][slots],
-            "slot_verdict": self._slots["verdict"][slots],
+            **self._columns(slots),
             "row_slot": np.repeat(np.arange(len(slots), dtype=np.int32), sizes),
             **{f"row_{name}": _joined([log[name] for log in logs], dtype) for name, dtype in _LOG},
         }
@@ -167,73 +142,35 @@ class ReferenceTest:
 
         return recompute
 
-    def _checks(self, rows: Rows, known: Array, new: dict[str, Array]) -> tuple[Array, NDArray[np.float64]]:
-        """Returns the rows (of the by-slot order) at which a test was made, and its W."""
-        order = rows.by_slot.order
-        due = np.flatnonzero(rows.index[order] % _EVERY == 0)
-        until = np.cumsum(known)
-        slot = rows.slot[order[due]]
-        first = (until - known)[rows.by_slot.starts][slot]
-        places = zip(due.tolist(), rows.slots[slot].tolist(), first.tolist(), until[due].tolist(), strict=True)
-        tested = [(row, w) for row, *place in places if (w := self._check(new, *place)) is not None]
-        return np.array([row for row, _ in tested], dtype=np.int64), np.array([w for _, w in tested])
+    def _append(self, slots: Array, rows: Delta) -> NDArray[np.int64]:
+        """Appends ``rows`` to the logs; returns int64 (s,): how many distances each slot had before."""
+        edges = np.searchsorted(rows["row_slot"], np.arange(len(slots) + 1)).tolist()
+        before = np.zeros(len(slots), np.int64)
+        for at, slot in enumerate(slots.tolist()):
+            log = self._logs.setdefault(slot, _Log()) if edges[at] < edges[at + 1] else self._logs.get(slot)
+            if log is not None:
+                before[at] = log.size
+                log.append({name: rows[f"row_{name}"][edges[at] : edges[at + 1]] for name, _ in _LOG})
+        return before
 
-    def _check(self, new: dict[str, Array], slot: int, start: int, end: int) -> float | None:
-        """Returns W of the log's distances and those from ``start`` to ``end`` of the step, None if they are too
-        few."""
-        log = self._log(slot)
-        if log.size + end - start <= WARM_UP:
-            return None
-        own = slice(start, end)
-        pool = log.pool(new["distance"][own], new["label"][own])
-        if len(pool) <= WARM_UP:
-            return None
-        kept = _kept(pool)
-        if kept is not None and len(kept) <= WARM_UP:
-            return None
-        w = None if kept is None or _constant(kept) else statistic(kept)
-        if w is None or abs(w - self._delta) < _DOUBT:
-            return _published(*(np.concatenate((log[name], new[name][own])) for name in ("distance", "label")))
-        return w
+    def _test(self, given: loop.Given, before: Array) -> loop.Standing:
+        """Makes the tests that are due, where the slot has enough distances."""
+        count = len(given.order)
+        tested, w = np.zeros(count, np.bool_), np.empty(count)
+        rows, ends = np.empty(count, np.int64), np.empty(count, np.int64)
+        edges = loop.due(given, before, rows, ends)
+        for at in np.flatnonzero(np.diff(edges)).tolist():
+            own = slice(edges[at], edges[at + 1])
+            w[rows[own]], tested[rows[own]] = self._logs[int(given.slots[at])].test(ends[own], self._delta)
+        return loop.Standing(self._slots["w"], self._slots["verdict"], tested, w)
 
-    def _in_stream_order(
-        self, order: Array, statistics: Array, verdicts: Array, risen: Array, delta: dict[str, Array]
-    ) -> Tested:
-        statistic_of, verdict_of = np.empty(len(order)), np.empty(len(order), bool)
-        statistic_of[order], verdict_of[order] = statistics, verdicts
-        evidence: dict[int, tuple[Evidence, ...]] = {
-            int(row): (Evidence("shapiro_w", float(statistic_of[row]), "", self._delta),) for row in order[risen]
-        }
-        return Tested(statistic_of, verdict_of, evidence, delta)
-
-    def _log(self, slot: int) -> _Log:
-        if slot not in self._logs:
-            self._logs[slot] = _Log()
-        return self._logs[slot]
+    def _columns(self, slots: Array) -> dict[str, Array]:
+        self._reserve(slots)
+        return {"slot_w": self._slots["w"][slots], "slot_verdict": self._slots["verdict"][slots]}
 
     def _reserve(self, slots: Array) -> None:
         if len(slots):
             self._slots.reserve(int(slots.max()) + 1)
-
-
-def _kept(pool: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Returns the sorted pool without outliers, or None where rounding could decide which they are."""
-    mean = float(np.add.reduce(pool)) / len(pool)
-    deviation = pool - mean
-    reach = 3.0 * sqrt(float(deviation @ deviation) / len(pool))
-    if reach <= 3.0 * CONSTANT * mean:
-        return None
-    low, high = pool.searchsorted((mean - reach, mean + reach)).tolist()
-    edges = (*deviation[max(low - 1, 0) : low + 1].tolist(), *deviation[max(high - 1, 0) : high + 1].tolist())
-    slack = _EDGE * (mean + reach)
-    if any(abs(abs(edge) - reach) <= slack for edge in edges):
-        return None
-    return pool[low:high]
-
-
-def _constant(kept: NDArray[np.float64]) -> bool:
-    """Returns whether all values are nearly equal, or within the absolute range that scipy takes as equal (1e-19)."""
-    return bool(kept[-1] - kept[0] <= max(CONSTANT * kept[-1], 1e-18))
 
 
 def _published(distances: Array, labels: Array) -> float | None:
@@ -241,7 +178,7 @@ def _published(distances: Array, labels: Array) -> float | None:
     from scipy.stats import shapiro  # seconds of imports, for the rarest of cases
 
     classes, first, sizes = np.unique(labels, return_index=True, return_counts=True)
-    ordered = classes[np.argsort(first)][(sizes >= _CLASS_MINIMUM)[np.argsort(first)]]
+    ordered = classes[np.argsort(first)][(sizes >= loop.CLASS_MINIMUM)[np.argsort(first)]]
     pool = np.concatenate([distances[labels == label] for label in ordered])
     pool = pool[np.abs(pool - np.mean(pool)) < 3 * np.std(pool)]
     if len(pool) <= WARM_UP:

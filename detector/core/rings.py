@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.core.arrays import Array
-from detector.core.columns import Columns, Ids
+from detector.core.columns import Columns
+from detector.core.compiled import compiled
 from detector.core.configuration import PAGE
 
-_BLANK = 0
+BLANK = 0
 """The page that stands in for pages that a slot does not have."""
+
+
+class Ring(NamedTuple):
+    """The arrays of ``Rings``, for compiled loops: ``table`` int32 (slots, width // PAGE) of page numbers, ``values``
+    (pages, PAGE), and the stack of unused pages: the first ``left[0]`` (int64) of ``free`` int32."""
+
+    table: NDArray[np.int32]
+    values: Array
+    free: NDArray[np.int32]
+    left: NDArray[np.int64]
 
 
 class Rings:
@@ -19,11 +31,11 @@ class Rings:
 
     def __init__(self, width: int, dtype: Any, fill: Any) -> None:
         self.width = width
-        self._table = Columns({"pages": (np.int32, _BLANK, width // PAGE)})
-        self._pages = Columns({"values": (dtype, fill, PAGE)})
-        self._ids = Ids()
-        self._ids.take()  # the blank page
-        self._pages.reserve(1)
+        self._fill = fill
+        self._table = Columns({"pages": (np.int32, BLANK, width // PAGE)})
+        self._pages = Columns({"values": (dtype, fill, PAGE), "free": (np.int32, 0)})
+        self._left = np.zeros(1, np.int64)
+        self._take(1)  # the blank page
 
     @property
     def nbytes(self) -> int:
@@ -32,49 +44,112 @@ class Rings:
     def nbytes_of(self, slots: Array) -> int:
         self._reserve(slots)
         pages = self._table["pages"][slots]
-        return int(pages.nbytes + (pages != _BLANK).sum() * PAGE * self._pages["values"].itemsize)
+        return int(pages.nbytes + (pages != BLANK).sum() * PAGE * self._pages["values"].itemsize)
+
+    def ring(self, slots: Array, counts: Array, more: Array) -> Ring:
+        """Returns the arrays, with pages enough for a loop that appends up to ``more`` values, int64, to each of
+        ``slots``, which has ``counts`` int64 so far."""
+        self._reserve(slots)
+        self._stock(_lacking(self._table["pages"], slots, counts // PAGE, (counts + more - 1) // PAGE))
+        return Ring(self._table["pages"], self._pages["values"], self._pages["free"], self._left)
 
     def read(self, slots: Array) -> Array:
         """Returns (n, width): the cells of each slot, the fill value where nothing was written."""
         self._reserve(slots)
         return self._pages["values"][self._table["pages"][slots]].reshape(len(slots), self.width)
 
-    def at(self, slots: Array, positions: Array) -> Array:
-        """Returns (n,): the cell of position i of slot i."""
+    @property
+    def values(self) -> Array:
+        """All pages, one after another; a view until ``places`` makes room for more."""
+        return self._pages["values"].reshape(-1)
+
+    def find(self, slots: Array, positions: Array) -> Array:
+        """Returns int64 (n,): the index in ``values`` of position i of slot i, that of a fill value if it has none."""
         self._reserve(slots)
         cell = positions % self.width
-        held: Array = self._pages["values"][self._table["pages"][slots, cell // PAGE], cell % PAGE]
+        pages = self._table["pages"][slots, cell // PAGE].astype(np.int64)
+        places: Array = pages * PAGE + cell % PAGE
+        return places
+
+    def at(self, slots: Array, positions: Array) -> Array:
+        """Returns (n,): the cell of position i of slot i."""
+        held: Array = self.values[self.find(slots, positions)]
         return held
+
+    def places(self, slots: Array, positions: Array) -> Array:
+        """The same as ``find``, after a slot without that page has got it."""
+        places = self.find(slots, positions)
+        blank = np.flatnonzero(places // PAGE == BLANK)
+        if len(blank):
+            table = self._table["pages"]
+            cells = np.unique(slots[blank] * table.shape[1] + positions[blank] % self.width // PAGE)
+            table.reshape(-1)[cells] = self._take(len(cells))
+            places[blank] = self.find(slots[blank], positions[blank])
+        return places
 
     def write(self, slots: Array, positions: Array, values: Array) -> None:
         """Writes value i at position i of slot i; where two share a cell, the later one stays."""
-        if not len(slots):
-            return
-        self._reserve(slots)
-        cell = positions % self.width
-        page = cell // PAGE
-        table = self._table["pages"]
-        held = table[slots, page]
-        blank = held == _BLANK
-        if blank.any():
-            self._allocate(slots[blank], page[blank])
-            held = table[slots, page]
-        self._pages["values"][held, cell % PAGE] = values
+        if len(slots):
+            places = self.places(slots, positions)
+            self.values[places] = values
 
     def evict(self, slots: Array) -> None:
         self._reserve(slots)
         pages = self._table["pages"][slots].ravel()
-        pages = pages[pages != _BLANK]
-        self._pages.reset(pages)
-        self._ids.give_back(pages.tolist())
-        self._table["pages"][slots] = _BLANK
+        pages = pages[pages != BLANK]
+        self._pages["values"][pages] = self._fill
+        end = int(self._left[0]) + len(pages)
+        self._pages["free"][end - len(pages) : end] = pages
+        self._left[0] = end
+        self._table["pages"][slots] = BLANK
 
-    def _allocate(self, slots: Array, page: Array) -> None:
-        table = self._table["pages"]
-        cells = np.unique(slots * table.shape[1] + page)
-        table.reshape(-1)[cells] = self._ids.take_many(len(cells))
-        self._pages.reserve(self._ids.size)
+    def _take(self, count: int) -> Array:
+        self._stock(count)
+        self._left[0] -= count
+        first = int(self._left[0])
+        taken: Array = self._pages["free"][first : first + count]
+        return taken
+
+    def _stock(self, count: int) -> None:
+        """Makes sure that ``count`` pages are unused."""
+        left, held = int(self._left[0]), len(self._pages["free"])
+        if left >= count:
+            return
+        self._pages.reserve(held + count - left)
+        fresh = np.arange(held, len(self._pages["free"]), dtype=np.int32)[::-1]
+        self._pages["free"][left : left + len(fresh)] = fresh
+        self._left[0] = left + len(fresh)
 
     def _reserve(self, slots: Array) -> None:
         if len(slots):
             self._table.reserve(int(slots.max()) + 1)
+
+
+@compiled
+def _lacking(table: NDArray[np.int32], slots: Array, first: Array, last: Array) -> int:
+    """Returns how many pages ``slots`` lack from their ``first`` to their ``last``, counted on around the ring."""
+    lacking, pages = 0, table.shape[1]
+    for at in range(len(slots)):
+        page = first[at] % pages
+        for _ in range(first[at], min(last[at] + 1, first[at] + pages)):
+            lacking += table[slots[at], page] == BLANK
+            page = page + 1 if page + 1 < pages else 0
+    return lacking
+
+
+@compiled
+def page_of(ring: Ring, slot: int, place: int) -> int:
+    """Returns the number of the ``place``-th page of ``slot``, taking one from the stack if it has none."""
+    page = int(ring.table[slot, place])
+    if page == BLANK:
+        ring.left[0] -= 1
+        page = int(ring.free[ring.left[0]])
+        ring.table[slot, place] = page
+    return page
+
+
+@compiled
+def put(ring: Ring, slot: int, position: int, value: Any) -> None:
+    """Writes ``value`` at ``position`` of ``slot``."""
+    cell = position % (ring.table.shape[1] * PAGE)
+    ring.values[page_of(ring, slot, cell // PAGE), cell % PAGE] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.arrays import Array
+from detector.core.compiled import compiled, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +70,28 @@ class Rows:
     def outputs(self) -> NDArray[np.float32]:
         widest = max(1, *(batch.outputs.shape[1] for batch in self.batches))
         outputs = np.full((len(self), widest), np.nan, np.float32)
-        for at, rows in self._sources:
+        for at, rows in self.sources:
             values = self.batches[at].outputs
             outputs[rows, : values.shape[1]] = values[self.batch_row[rows]]
         return outputs
 
     @cached_property
     def top(self) -> NDArray[np.float32]:
-        """float32 (n, 2): the two largest outputs, ascending; NaN where there are no two."""
+        """float32 (n, 2): the two largest outputs, ascending; NaN where there are no two, and for NaN,
+        which counts as the largest."""
         top = np.full((len(self), 2), np.nan, np.float32)
-        for at, rows in self._sources:
-            outputs = self.batches[at].outputs[self.batch_row[rows]]
-            two = min(outputs.shape[1], 2)
-            if not two:
-                continue
-            top[rows, 2 - two :] = np.partition(outputs, -two, axis=1)[:, -two:]
+        for at, rows in self.sources:
+            outputs = plain(self.batches[at].outputs[self.batch_row[rows]])
+            own = np.full((len(outputs), 2), np.nan, np.float32)
+            _largest(outputs, own)
+            top[rows] = own
         return top
 
     @cached_property
     def said(self) -> NDArray[np.float32]:
         """float32 (n,): the model's answer as one number: the largest probability, 1 for a label, or the score."""
         said = self.top[:, 1].copy()
-        for at, rows in self._sources:
+        for at, rows in self.sources:
             if self.batches[at].output_kind == "label":
                 said[rows] = 1.0
         return said
@@ -99,15 +101,33 @@ class Rows:
         like = [getattr(batch, name) for batch in self.batches if getattr(batch, name) is not None]
         shape, dtype = (like[0].shape[1:], like[0].dtype) if like else ((), np.asarray(fill).dtype)
         column = np.full((len(self), *shape), fill, dtype)
-        for at, rows in self._sources:
+        for at, rows in self.sources:
             values = getattr(self.batches[at], name)
             if values is not None:
                 column[rows] = values[self.batch_row[rows]]
         return column
 
     @cached_property
-    def _sources(self) -> list[tuple[int, Array | slice]]:
+    def sources(self) -> list[tuple[int, Array | slice]]:
+        """The batches that rows are from, and which rows."""
         first = int(self.batch[0])
         if (self.batch == first).all():
             return [(first, slice(None))]
         return [(at, np.flatnonzero(self.batch == at)) for at in np.unique(self.batch).tolist()]
+
+
+@compiled
+def _largest(outputs: NDArray[np.float32], top: NDArray[np.float32]) -> None:
+    """Sets ``top`` (n, 2) to the two largest of each of ``outputs`` (n, k), ascending; NaN is larger than all else."""
+    width = outputs.shape[1]
+    for row in range(len(outputs) if width > 0 else 0):
+        first, second = outputs[row, 0], np.float32(-np.inf)
+        for at in range(1, width):
+            value = outputs[row, at]
+            if value > first or (math.isnan(value) and not math.isnan(first)):
+                first, second = value, first
+            elif value > second or (math.isnan(value) and not math.isnan(second)):
+                second = value
+        top[row, 1] = first
+        if width > 1:
+            top[row, 0] = second

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
+from detector.core.arrays import Array, plain
+from detector.core.compiled import compiled
 from detector.core.counts import row_counts
 
 _BINS = 256
@@ -17,6 +18,8 @@ _MOST_VALUES = 200
 """A feature with more distinct values than this is continuous: only values outside its range are unseen."""
 _TOLERANCE = 1e-5
 """Values nearer than this share of a feature's range are equal."""
+_NONE, _ALL, _LAST = np.float32(0), np.float32(1), np.float32(_BINS - 1)
+_SAME, _NEAR = np.float32(_TOLERANCE), np.float32(_TOLERANCE * (_BINS - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,40 +51,9 @@ class SeenValues:
 
     def strange(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Returns bool (n, d): which values were never seen."""
-        least, most = self._range
-        strange: NDArray[np.bool_] = (rows < least) | (rows > most)
-        if self._discrete.any():
-            # Most values of images are the smallest one.
-            at = np.flatnonzero((rows != self.low) & self._discrete & ~strange)
-            strange.reshape(-1)[at] = self._strange(rows.ravel()[at], at % rows.shape[1])
+        strange = np.empty(rows.shape, np.bool_)
+        _mark(plain(rows), _Ranges(self.low, self.spread, *self._range), self._discrete, self._few, strange)
         return strange
-
-    def _strange(self, values: NDArray[np.float32], feature: Array) -> NDArray[np.bool_]:
-        """Returns bool (n,): which ``values``, within the range of their ``feature`` int64 (n,), were never seen."""
-        bins = (values - self.low[feature]) / self.spread[feature]
-        np.minimum(np.maximum(bins, 0, out=bins), 1, out=bins)
-        bins *= _BINS - 1
-        strange = ~self._seen(values, feature, bins.astype(np.int64))
-        doubtful = np.flatnonzero(strange)
-        border = np.rint(bins[doubtful])
-        near = np.abs(bins[doubtful] - border) <= _TOLERANCE * (_BINS - 1)
-        doubtful, border = doubtful[near], border[near]
-        # Where values are multiples of a bin, rounding may put the same one on either side.
-        beside = np.where(bins[doubtful] < border, border, np.maximum(border - 1, 0)).astype(np.int64)
-        strange[doubtful] = ~self._seen(values[doubtful], feature[doubtful], beside)
-        return strange
-
-    def _seen(self, values: NDArray[np.float32], feature: Array, bins: Array) -> NDArray[np.bool_]:
-        """Returns bool (n,): which ``values`` were seen in those ``bins`` of their features."""
-        only = self.only.ravel().take(feature * _BINS + bins)
-        seen: NDArray[np.bool_] = np.abs(values - only) <= _TOLERANCE * self.spread[feature]
-        seen |= np.isinf(only)
-        return seen
-
-    @cached_property
-    def _range(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The smallest and the largest value of each feature that is not outside."""
-        return self.within(_TOLERANCE, np.inf)
 
     def within(self, ranges: float, most: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns float32 (d,) each: the values that lie this many ``ranges`` below and above the range of each
@@ -92,9 +64,19 @@ class SeenValues:
         return least, greatest
 
     @cached_property
-    def _discrete(self) -> NDArray[np.bool_]:
-        """bool (d,): the features that have few values."""
-        return np.asarray(~np.isinf(self.only).all(axis=1))
+    def _range(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The smallest and the largest value of each feature that is not outside."""
+        return self.within(_TOLERANCE, np.inf)
+
+    @cached_property
+    def _discrete(self) -> Array:
+        """int64 (c,): the features that have few values."""
+        return np.flatnonzero(~np.isinf(self.only).all(axis=1))
+
+    @cached_property
+    def _few(self) -> NDArray[np.float32]:
+        """float32 (c, 256): their values."""
+        return self.only[self._discrete]
 
     def to_record(self) -> dict[str, Any]:
         continuous = np.isinf(self.only).all(axis=1)
@@ -104,7 +86,7 @@ class SeenValues:
     def from_record(cls, record: dict[str, Array]) -> SeenValues:
         only = np.full((len(record["low"]), _BINS), np.inf, np.float32)
         only[~record["continuous"]] = record["only"]
-        return cls(record["low"], record["spread"], only)
+        return cls(plain(record["low"]), plain(record["spread"]), only)
 
 
 def _only(values: NDArray[np.float32], low: float, spread: float) -> NDArray[np.float32]:
@@ -114,3 +96,46 @@ def _only(values: NDArray[np.float32], low: float, spread: float) -> NDArray[np.
     only[bins] = values
     only[np.flatnonzero(np.bincount(bins, minlength=_BINS) > 1)] = np.inf
     return only
+
+
+class _Ranges(NamedTuple):
+    """float32 (d,) each: the start and the width of the range of each feature, and the values next to it outside."""
+
+    low: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    least: NDArray[np.float32]
+    most: NDArray[np.float32]
+
+
+@compiled
+def _mark(
+    rows: NDArray[np.float32], ranges: _Ranges, discrete: Array, few: NDArray[np.float32], strange: NDArray[np.bool_]
+) -> None:
+    """Fills ``strange`` (n, d): values outside the ``ranges``, and those of the features ``discrete`` (c,) that are not
+    among the ``few`` (c, 256)."""
+    low, least, most = ranges.low, ranges.least, ranges.most
+    for row in range(len(rows)):
+        for feature in range(len(low)):
+            value = rows[row, feature]
+            strange[row, feature] = (value < least[feature]) | (value > most[feature])
+        for at in range(len(discrete)):
+            feature = discrete[at]
+            value = rows[row, feature]
+            # Most values of images are the smallest one.
+            if value != low[feature] and not strange[row, feature]:
+                strange[row, feature] = not _is_seen(value, low[feature], ranges.spread[feature], few[at])
+
+
+@compiled
+def _is_seen(value: np.float32, low: np.float32, spread: np.float32, only: NDArray[np.float32]) -> bool:
+    """Returns whether ``value`` was seen in its bin of ``only`` (256,), or, where it lies on the border of two, in the
+    other: where values are multiples of a bin, rounding may put the same one on either side."""
+    place = min(max((value - low) / spread, _NONE), _ALL) * _LAST
+    equal, inside = _SAME * spread, int(place)
+    if np.isinf(only[inside]) or abs(value - only[inside]) <= equal:
+        return True
+    border = np.rint(place)
+    if abs(place - border) > _NEAR:
+        return False
+    beside = int(border) if place < border else max(int(border) - 1, 0)
+    return bool(np.isinf(only[beside]) or abs(value - only[beside]) <= equal)

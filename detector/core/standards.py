@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
+from detector.core.compiled import compiled, plain
 
 MOST = 12.0
 """The most that one measure can add to D."""
@@ -27,10 +27,6 @@ FLOOR, FLOOR_BUDGET = 5.0, 0.01
 PRIOR = 2.0
 """The number of ordinary queries assumed before an account's first: with fewer, one query of nonsense would give a
 verdict."""
-
-_CLIP = 8.0
-"""A query's score is clipped to this many standard deviations of a single query, about the mean."""
-_CHUNK = 1 << 20
 
 Floats = NDArray[np.float64]
 
@@ -47,31 +43,6 @@ class Spread:
     def at(self, columns: Sequence[int] | slice) -> Spread:
         """Returns the spread of the measures at ``columns``, in that order."""
         return Spread(self.mean[columns], self.between[columns], self.within[columns])
-
-    def of_states(self, scores: Floats) -> Floats:
-        """Returns float64 (j, n): (score - mean) / between of ``scores`` (j, n) that are no averages; 0 where NaN."""
-        return np.nan_to_num((scores - self.mean[:, None]) / self.between[:, None])
-
-    def clip(self, values: Floats) -> Floats:
-        """Returns ``values`` (j, n) of single queries, clipped."""
-        reach = _CLIP * np.hypot(self.between, self.within)
-        return np.minimum(np.maximum(values, (self.mean - reach)[:, None]), (self.mean + reach)[:, None])
-
-    def standardised(self, total: Floats, weight: Floats) -> Floats:
-        """Returns float64 (j, n): (average - mean) / sqrt(between² + within² / queries), the largest over the memories.
-
-        ``total`` (j, memories, n) are decayed sums, ``weight`` the number of queries in them, including ``PRIOR``
-        ordinary ones.
-        """
-        mean, between, within = (column[:, None, None] for column in (self.mean, self.between, self.within))
-        deviation = between**2 * weight
-        deviation += within**2
-        deviation *= weight
-        np.sqrt(deviation, out=deviation)  # times the weight, of which the average is a share
-        gap = mean * (PRIOR - weight)
-        gap += total
-        gap /= deviation
-        return np.asarray(gap.max(axis=1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +62,7 @@ class Standards:
         columns = (
             np.where(known, column[at], 1.0) for column in (self.spread.mean, self.spread.between, self.spread.within)
         )
-        exemplars = np.where(known, self.exemplars[:, at], np.inf)
+        exemplars = np.asfortranarray(np.where(known, self.exemplars[:, at], np.inf))  # as ``unexplained`` reads them
         return Standards(tuple(measures), Spread(*columns), exemplars, self.threshold)
 
     def unexplained(self, scores: Floats) -> Floats:
@@ -113,24 +84,33 @@ class Standards:
         return cls(tuple(record["measures"]), spread, record["exemplars"], float(record["threshold"]))
 
 
-def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
+def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, NDArray[np.int64]]:
     """Returns D float64 (n,) of each row of ``scores`` (n, j), and int64 (n,): which of the ``exemplars`` (e, j)
-    explains most of it."""
-    rows = max(_CHUNK // max(exemplars.size, 1), 1)
-    parts = [_unexplained(scores[at : at + rows], exemplars) for at in range(0, max(len(scores), 1), rows)]
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate([left for left, _ in parts]), np.concatenate([best for _, best in parts])
+    explains most of it, the first of several."""
+    left, best = np.empty(len(scores)), np.empty(len(scores), np.int64)
+    reached = plain(exemplars.T)
+    _unexplained(plain(scores), reached, reached.min(axis=1), left, best)
+    return left, best
 
 
-def _unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, Array]:
-    some = np.flatnonzero(scores.max(axis=0, initial=0.0) > exemplars.min(axis=0))
-    left = np.repeat(scores.T[some, None, :], len(exemplars), axis=1)
-    left -= exemplars.T[some, :, None]
-    np.minimum(np.maximum(left, 0.0, out=left), MOST, out=left)
-    total = left.sum(axis=0)
-    best = total.argmin(axis=0)
-    return total[best, np.arange(len(scores))], best
+@compiled
+def _unexplained(scores: Floats, reached: Floats, least: Floats, left: Floats, best: NDArray[np.int64]) -> None:
+    """Row after row and measure after measure, beside all exemplars at once: ``reached`` (j, e), at least ``least``
+    (j,) by each."""
+    added = np.empty(reached.shape[1])
+    for row in range(len(scores)):
+        added[:] = 0.0
+        for column in range(len(least)):
+            score, by = scores[row, column], reached[column]
+            if score <= least[column]:
+                continue
+            for at in range(len(added)):
+                added[at] += min(max(0.0, score - by[at]), MOST)
+        nearest = 0
+        for at in range(1, len(added)):
+            if added[at] < added[nearest]:
+                nearest = at
+        left[row], best[row] = added[nearest], nearest
 
 
 def outermost(exemplars: Floats) -> Floats:

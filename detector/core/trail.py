@@ -3,14 +3,13 @@ request."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.rows import Grouping, Rows
-from detector.core.tested import last_of
+from detector.core.compiled import compiled
+from detector.core.rows import Rows
 
 _AXES = 16
 _REQUESTED = 2
@@ -20,8 +19,7 @@ WIDTH = 2 * _AXES + _REQUESTED
 Points = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Trail:
+class Trail(NamedTuple):
     """For each of n queries: ``step`` float32 (n, 16), from its principal's query before, and ``step_before``, that
     query's own step; NaN where there are not as many. ``specification`` float32 (n, 2), the accuracy and latency
     requested, and that of the query before; NaN for none."""
@@ -32,35 +30,30 @@ class Trail:
     specification_before: Points
 
 
-def follow(rows: Rows, points: Points, before: Points) -> tuple[Trail, Points]:
-    """Returns the trail of ``rows`` at ``points`` (n, k), where each slot's state was ``before`` (slots, 34); and the
-    state after them."""
-    grouping = rows.by_slot
-    now = np.zeros((len(rows), _AXES + _REQUESTED), np.float32)
-    now[:, : min(points.shape[1], _AXES)] = points[:, :_AXES]
-    now[:, _AXES:] = rows.column("specification", np.nan).reshape(len(rows), -1)
-    now = now[grouping.order]
-    remembered = np.concatenate((before[:, :_AXES], before[:, 2 * _AXES :]), axis=1)
-    last = _shifted(now, grouping, remembered)
-    step = now[:, :_AXES] - last[:, :_AXES]
-    step_before = _shifted(step, grouping, before[:, _AXES : 2 * _AXES])
-    columns = np.concatenate((step, step_before, now[:, _AXES:], last[:, _AXES:]), axis=1)
-    ended, stepped = last_of(grouping, now), last_of(grouping, step)
-    after = np.concatenate((ended[:, :_AXES], stepped, ended[:, _AXES:]), axis=1)
-    columns = _scattered(grouping, columns)
-    edges = pairwise((0, _AXES, 2 * _AXES, 2 * _AXES + _REQUESTED, columns.shape[1]))
-    return Trail(*(columns[:, start:end] for start, end in edges)), after
+def follow(rows: Rows, slot: NDArray[np.int64], points: Points, state: Points) -> Trail:
+    """Returns the trail of ``rows`` at ``points`` float32 (n, k). ``state`` float32 (slots, 34) is updated in place;
+    ``slot`` int64 (n,) says whose each row is."""
+    count = len(rows)
+    step, step_before = np.empty((count, _AXES), np.float32), np.empty((count, _AXES), np.float32)
+    requested, requested_before = np.empty((count, _REQUESTED), np.float32), np.empty((count, _REQUESTED), np.float32)
+    requested[:] = rows.column("specification", np.float32(np.nan)).reshape(count, -1)
+    trail = Trail(step, step_before, requested, requested_before)
+    _follow(slot, np.ascontiguousarray(points), state, trail)
+    return trail
 
 
-def _shifted(rows: Points, grouping: Grouping, before: Points) -> Points:
-    """Returns each row's predecessor within its group."""
-    shifted = np.empty_like(rows)
-    shifted[1:] = rows[:-1]
-    shifted[grouping.starts] = before
-    return shifted
-
-
-def _scattered(grouping: Grouping, ordered: Points) -> Points:
-    scattered = np.empty_like(ordered)
-    scattered[grouping.order] = ordered
-    return scattered
+@compiled
+def _follow(slot: NDArray[np.int64], points: Points, state: Points, trail: Trail) -> None:
+    """Row after row, moves the slot's ``state`` on. Axes that the points do not have stay at 0."""
+    there = min(points.shape[1], _AXES)
+    for row in range(len(slot)):
+        held = state[slot[row]]
+        for axis in range(_AXES):
+            now = points[row, axis] if axis < there else np.float32(0)
+            trail.step[row, axis] = now - held[axis]
+            trail.step_before[row, axis] = held[_AXES + axis]
+            held[_AXES + axis] = trail.step[row, axis]
+            held[axis] = now
+        for at in range(_REQUESTED):
+            trail.specification_before[row, at] = held[2 * _AXES + at]
+            held[2 * _AXES + at] = trail.specification[row, at]

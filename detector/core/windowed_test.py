@@ -12,106 +12,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
+from detector.core import windowed_loop as loop
 from detector.core.arrays import Array
 from detector.core.columns import Columns
 from detector.core.configuration import PradaConfig
-from detector.core.normality import CONSTANT, rejected_statistics
+from detector.core.normality import weight_table
 from detector.core.rings import Rings
-from detector.core.rows import Grouping, Rows
+from detector.core.rows import Rows
 from detector.core.signal import Delta
-from detector.core.tested import WARM_UP, Tested, carried, ordinals
+from detector.core.tested import WARM_UP, Tested
 
-_COLUMNS = ("distances", "inside", "repeats", "w", "below", "constant")
-
-
-@dataclass(frozen=True, slots=True)
-class _Checks:
-    """Tests of a step: their rows (of the by-slot order) and the outcome of each."""
-
-    at: Array
-    w: NDArray[np.float64]
-    constant: NDArray[np.float64]
-    below: Array
-    tested: Array
-    mean: NDArray[np.float64]
-
-
-_NO_CHECKS = _Checks(np.empty(0, np.int64), *(np.empty(0, dtype) for dtype in (float, float, int, int, float)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Chosen rows of a step: ``at`` in the by-slot order, their ``slot`` (position in ``Rows.slots``) and the
-    ``position`` of each among all such rows of its slot so far."""
-
-    at: Array
-    slot: Array
-    position: Array
+_COUNTS = ("distances", "inside", "repeats", "below")
+_FIGURES = ("w", "constant")
 
 
 class WindowedTest:
-    """State per slot: counters, the last W, a ring of distances and one of hashes."""
+    """State per slot: counters, the last W, a ring of distances and one of hashes. The ``order`` of the distances is
+    derived from them: it is not logged, and missing after recovery until the next test."""
 
     def __init__(self, config: PradaConfig) -> None:
         self._config = config
-        self._slots = Columns(
-            {
-                "distances": (np.int64, 0),
-                "inside": (np.int64, 0),
-                "repeats": (np.int64, 0),
-                "w": (np.float64, np.nan),
-                "below": (np.int64, 0),
-                "constant": (np.float64, np.nan),
-            }
-        )
+        self._slots = Columns({"counts": (np.int64, 0, len(_COUNTS)), "figures": (np.float64, np.nan, len(_FIGURES))})
         self._window = Rings(config.window, np.float64, np.inf)
         self._hashes = Rings(config.repeat_memory, np.uint64, 0)
+        self._order = Rings(config.window, np.uint16, 0)
 
     def judge(self, rows: Rows, distance: NDArray[np.float64], admitted: NDArray[np.bool_]) -> Tested:
+        """Judges ``rows`` and learns from them. ``distance`` float64 (n,), inf or NaN if there is none, and
+        ``admitted`` bool (n,)."""
         self._reserve(rows.slots)
         grouping = rows.by_slot
-        order, slot = grouping.order, rows.slot[grouping.order]
-        before = {name: self._slots[name][rows.slots] for name in _COLUMNS}
-        ordered = distance[order]
-        known = np.isfinite(ordered)
-        inside = known & ~admitted[order] & (ordered > 0)
-        repeat = known & (ordered == 0)
-        hashed = _places(grouping, slot, inside, before["inside"])
-        hashes = _hashes(rows.features[order[hashed.at]])
-        if len(hashes):
-            repeat[hashed.at] = self._seen(rows, hashed, hashes, before["inside"])
-        counted = known & ~repeat
-        measured = _places(grouping, slot, counted, before["distances"])
-        values = ordered[measured.at]
-        checks = self._check(rows, measured, values, before)
-        events = {"distances": counted, "inside": inside, "repeats": repeat}
-        after = self._after(grouping, slot, before, events, checks)
-        last = grouping.starts + grouping.lengths - 1
-        delta = {
-            **{f"slot_{name}": column[last] for name, column in after.items()},
-            **_ring_rows("distance", measured.slot, measured.position, values),
-            **_ring_rows("hash", hashed.slot, hashed.position, hashes),
-        }
-        return self._tested(rows, after, checks, delta, repeat)
+        measured = np.isfinite(distance) & (distance > 0)
+        inside = measured & ~admitted
+        held = self._held(rows, measured, inside)
+        hashes = _hashes(rows.features, inside)
+        given = loop.Given(rows.slots, grouping.order, grouping.starts, grouping.lengths, distance, admitted, hashes)
+        said = _room(len(rows))
+        rule = loop.Rule(
+            self._config.delta,
+            self._config.check_every,
+            self._config.consecutive_checks,
+            weight_table(self._config.window),
+        )
+        loop.run(held, given, rule, said)
+        w, constant, repeats = said.figures
+        figures = {"constant_steps": constant, "repeats": repeats}
+        return Tested(w, said.alarm, self._evidence(said), self._delta(rows.slots, said), figures, said.repeat)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        """Applies what ``judge`` returned: recovery alone."""
         del pools
         self._reserve(slots)
-        for name in _COLUMNS:
-            self._slots[name][slots] = delta[f"slot_{name}"]
+        self._order.evict(slots)
+        for names, columns in ((_COUNTS, self._slots["counts"]), (_FIGURES, self._slots["figures"])):
+            for at, name in enumerate(names):
+                columns[slots, at] = delta[f"slot_{name}"]
         self._window.write(slots[delta["distance_slot"]], delta["distance_position"], delta["distance_value"])
         self._hashes.write(slots[delta["hash_slot"]], delta["hash_position"], delta["hash_value"])
 
     def dump(self, slots: Array) -> dict[str, Array]:
-        self._reserve(slots)
-        columns = {f"slot_{name}": self._slots[name][slots] for name in _COLUMNS}
+        columns = self._columns(slots)
         distances = _ring_dump("distance", self._window, slots, columns["slot_distances"])
         return {**columns, **distances, **_ring_dump("hash", self._hashes, slots, columns["slot_inside"])}
 
@@ -120,157 +86,90 @@ class WindowedTest:
 
     def evict(self, slots: Array) -> None:
         self._slots.reset(slots)
-        self._window.evict(slots)
-        self._hashes.evict(slots)
+        for rings in (self._window, self._hashes, self._order):
+            rings.evict(slots)
 
     def nbytes(self, slots: Array | None) -> int:
+        rings = (self._window, self._hashes, self._order)
         if slots is None:
-            return self._slots.nbytes + self._window.nbytes + self._hashes.nbytes
-        return 8 * len(_COLUMNS) * len(slots) + self._window.nbytes_of(slots) + self._hashes.nbytes_of(slots)
+            return self._slots.nbytes + sum(own.nbytes for own in rings)
+        return 8 * len(_COUNTS + _FIGURES) * len(slots) + sum(own.nbytes_of(slots) for own in rings)
 
-    def _seen(self, rows: Rows, hashed: _Places, hashes: Array, before: Array) -> Array:
-        """Returns bool: which of the ``hashed`` rows repeat one of the last such rows of their slot."""
-        width = self._hashes.width
-        held = before[hashed.slot][:, None]
-        position = held - 1 - (held - 1 - np.arange(width)) % width
-        usable = (position >= 0) & (position >= hashed.position[:, None] - width)
-        seen: Array = ((self._hashes.read(rows.slots[hashed.slot]) == hashes[:, None]) & usable).any(1)
-        if len(hashes) > 1:
-            seen |= _repeated_within(hashed.slot, hashes, hashed.position, width)
-        return seen
+    def _held(self, rows: Rows, measured: Array, inside: Array) -> loop.Held:
+        """Returns the state, with pages enough for as many distances and hashes."""
+        slots, counts = rows.slots, self._slots["counts"][rows.slots]
+        distances, hashes = counts[:, loop.DISTANCES], counts[:, loop.INSIDE]
+        more = np.bincount(rows.slot[measured], minlength=len(slots))
+        window = self._window.ring(slots, distances, more)
+        ordered = np.where(distances + more > WARM_UP, distances + more, 0)
+        order = self._order.ring(slots, np.zeros_like(ordered), ordered)
+        own = self._hashes.ring(slots, hashes, np.bincount(rows.slot[inside], minlength=len(slots)))
+        return loop.Held(self._slots["counts"], self._slots["figures"], window, own, order)
 
-    def _check(self, rows: Rows, measured: _Places, values: Array, before: dict[str, Array]) -> _Checks:
-        """Runs the tests that are due in this step, given the ``values`` of the ``measured`` rows."""
-        count = measured.position + 1
-        due = np.flatnonzero((count % self._config.check_every == 0) & (count > WARM_UP))
-        if not len(due):
-            return _NO_CHECKS
-        windows = self._windows(rows, measured.slot, measured.position, values, due)
-        windows.sort(axis=1)
-        w, left = rejected_statistics(windows)
-        valid = left > WARM_UP
-        due, w, windows = due[valid], w[valid], windows[valid]
-        constant, mean = _constant_share(windows)
-        below = self._consecutive(measured.slot[due], w, before["below"])
-        return _Checks(measured.at[due], w, constant, below, left[valid], mean)
+    def _columns(self, slots: Array) -> dict[str, Array]:
+        self._reserve(slots)
+        counts, figures = self._slots["counts"][slots].T, self._slots["figures"][slots].T
+        named = zip(_COUNTS + _FIGURES, (*counts, *figures), strict=True)
+        return {f"slot_{name}": np.ascontiguousarray(column) for name, column in named}
 
-    def _windows(self, rows: Rows, slot: Array, position: Array, values: Array, due: Array) -> NDArray[np.float64]:
-        """Returns float64 (checks, window): the distances of each check, in any order, padded with inf."""
-        width = self._config.window
-        windows: NDArray[np.float64] = self._window.read(rows.slots[slot[due]])
-        first = np.searchsorted(slot, slot[due])
-        first = np.maximum(first, due + 1 - width)
-        fresh = due + 1 - first
-        check = np.repeat(np.arange(len(due)), fresh)
-        source = np.arange(len(check)) - np.repeat(np.cumsum(fresh) - fresh, fresh) + first[check]
-        windows[check, position[source] % width] = values[source]
-        return windows
+    def _delta(self, slots: Array, said: loop.Said) -> dict[str, Array]:
+        distances, hashes, _ = said.written.tolist()
+        return {
+            **self._columns(slots),
+            **_ring_rows("distance", said.distance_at[:distances], said.distance[:distances]),
+            **_ring_rows("hash", said.hash_at[:hashes], said.hash[:hashes]),
+        }
 
-    def _consecutive(self, slot: Array, w: Array, before: Array) -> Array:
-        """Returns how many tests in a row have failed as of each check (checks by slot, in stream order)."""
-        running: dict[int, int] = {}
-        below = np.zeros(len(slot), np.int64)
-        failed = (w < self._config.delta).tolist()
-        for at, own in enumerate(slot.tolist()):
-            running[own] = (running.get(own, int(before[own])) + 1) if failed[at] else 0
-            below[at] = running[own]
-        return below
-
-    def _after(
-        self,
-        grouping: Grouping,
-        slot: Array,
-        before: dict[str, Array],
-        events: dict[str, Array],
-        checks: _Checks,
-    ) -> dict[str, Array]:
-        """Returns every counter as of every row, in the by-slot order."""
-        after = {}
-        for name, event in events.items():
-            after[name] = before[name][slot]
-            if event.any():
-                total = np.cumsum(event)
-                after[name] += total - (total - event)[grouping.starts][slot]
-        for name, values in (("w", checks.w), ("below", checks.below), ("constant", checks.constant)):
-            after[name] = carried(grouping, checks.at, values, before[name])
-        return after
-
-    def _tested(
-        self,
-        rows: Rows,
-        after: dict[str, Array],
-        checks: _Checks,
-        delta: dict[str, Array],
-        repeat: Array,
-    ) -> Tested:
-        order = rows.by_slot.order
-        rising = np.flatnonzero(checks.below == self._config.consecutive_checks)
-        evidence = {int(order[checks.at[check]]): self._evidence(checks, check, after) for check in rising.tolist()}
-        columns = {name: np.empty(len(order)) for name in ("w", "constant", "repeats")}
-        for name, column in columns.items():
-            column[order] = after[name]
-        alarm = np.empty(len(order), bool)
-        alarm[order] = after["below"] >= self._config.consecutive_checks
-        figures = {"constant_steps": columns["constant"], "repeats": columns["repeats"]}
-        repeats = np.empty(len(order), bool)
-        repeats[order] = repeat
-        return Tested(columns["w"], alarm, evidence, delta, figures, repeats)
-
-    def _evidence(self, checks: _Checks, check: int, after: dict[str, Array]) -> tuple[Evidence, ...]:
-        repeats = float(after["repeats"][checks.at[check]])
-        return (
-            Evidence("shapiro_w", float(checks.w[check]), "", self._config.delta),
-            Evidence("consecutive_checks", float(checks.below[check]), "checks", self._config.consecutive_checks),
-            Evidence("distances_tested", float(checks.tested[check]), "queries"),
-            Evidence("mean_distance", float(checks.mean[check]), "feature units"),
-            Evidence("constant_steps", float(checks.constant[check]), "share"),
-            Evidence("repeats", repeats, "queries"),
-        )
+    def _evidence(self, said: loop.Said) -> dict[int, tuple[Evidence, ...]]:
+        config = self._config
+        evidence: dict[int, tuple[Evidence, ...]] = {}
+        for row, tested, mean in said.rises[: said.written[2]].tolist():
+            w, constant, repeats = said.figures[:, int(row)].tolist()
+            evidence[int(row)] = (
+                Evidence("shapiro_w", w, "", config.delta),
+                Evidence("consecutive_checks", float(config.consecutive_checks), "checks", config.consecutive_checks),
+                Evidence("distances_tested", tested, "queries"),
+                Evidence("mean_distance", mean, "feature units"),
+                Evidence("constant_steps", constant, "share"),
+                Evidence("repeats", repeats, "queries"),
+            )
+        return evidence
 
     def _reserve(self, slots: Array) -> None:
         if len(slots):
             self._slots.reserve(int(slots.max()) + 1)
 
 
-def _places(grouping: Grouping, slot: Array, chosen: Array, before: Array) -> _Places:
-    """Returns the chosen rows (bool, by slot), where each slot had ``before`` of them."""
-    at = np.flatnonzero(chosen)
-    own = slot[at]
-    return _Places(at, own, before[own] + ordinals(grouping, own, at))
+def _room(count: int) -> loop.Said:
+    return loop.Said(
+        figures=np.empty((3, count)),
+        alarm=np.empty(count, np.bool_),
+        repeat=np.zeros(count, np.bool_),
+        written=np.zeros(3, np.int64),
+        distance=np.empty(count),
+        distance_at=np.empty((count, 2), np.int64),
+        hash=np.empty(count, np.uint64),
+        hash_at=np.empty((count, 2), np.int64),
+        rises=np.empty((count, 3)),
+    )
 
 
-def _hashes(features: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Returns cryptographic hashes, so that nobody can craft queries that pass for repeats of each other."""
-    raw, width = features.tobytes(), features.shape[1] * features.itemsize
-    digests = [blake2b(raw[at : at + width], digest_size=8).digest() for at in range(0, len(raw), width)]
-    return np.frombuffer(b"".join(digests), dtype="<u8")
+def _hashes(features: NDArray[np.float32], wanted: Array) -> NDArray[np.uint64]:
+    """Returns cryptographic hashes of the ``wanted`` rows, so that nobody can craft queries that pass for repeats of
+    each other; 0 for the others."""
+    hashes = np.zeros(len(wanted), np.uint64)
+    digests = [blake2b(features[row].tobytes(), digest_size=8).digest() for row in np.flatnonzero(wanted).tolist()]
+    hashes[wanted] = np.frombuffer(b"".join(digests), "<u8")
+    return hashes
 
 
-def _repeated_within(slot: Array, hashes: Array, ordinal: Array, width: int) -> Array:
-    """Returns bool: rows that repeat an earlier one of the same slot among these, at most ``width`` ordinals back."""
-    order = np.lexsort((ordinal, hashes, slot))
-    same = (slot[order][1:] == slot[order][:-1]) & (hashes[order][1:] == hashes[order][:-1])
-    near = ordinal[order][1:] - ordinal[order][:-1] <= width
-    repeated = np.zeros(len(slot), bool)
-    repeated[order[1:][same & near]] = True
-    return repeated
-
-
-def _constant_share(windows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns, per sorted window, the share of distances equal to the median to 1e-9, and the mean distance."""
-    real = np.isfinite(windows)
-    count = real.sum(1)
-    middle = windows[np.arange(len(windows)), (count - 1) // 2]
-    equal = np.abs(windows - middle[:, None]) <= CONSTANT * middle[:, None]
-    return equal.sum(1) / count, np.where(real, windows, 0.0).sum(1) / count
-
-
-def _ring_rows(name: str, slot: Array, position: Array, values: Array) -> dict[str, Array]:
-    return {f"{name}_slot": slot.astype(np.int32), f"{name}_position": position, f"{name}_value": values}
+def _ring_rows(name: str, at: Array, values: Array) -> dict[str, Array]:
+    """Returns the rows of a delta, ``at`` int64 (n, 2) of position in the slots and in the ring."""
+    return {f"{name}_slot": at[:, 0].astype(np.int32), f"{name}_position": at[:, 1].copy(), f"{name}_value": values}
 
 
 def _ring_dump(name: str, ring: Rings, slots: Array, count: Array) -> dict[str, Array]:
     cell = np.arange(ring.width)
     position = count[:, None] - 1 - (count[:, None] - 1 - cell) % ring.width
     slot, column = np.nonzero(position >= 0)
-    return _ring_rows(name, slot, position[slot, column], ring.read(slots)[slot, column])
+    return _ring_rows(name, np.stack((slot, position[slot, column]), axis=1), ring.read(slots)[slot, column])

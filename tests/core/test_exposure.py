@@ -12,7 +12,7 @@ import pytest
 
 from detector.contracts.errors import ConfigurationError
 from detector.core.arrays import pack, unpack
-from detector.core.exposure.bitmaps import BYTES, CELLS, is_set, visit, visited
+from detector.core.exposure.bitmaps import BYTES, CELLS, first_visits, visit, visited
 from detector.core.exposure.cells import Cells
 from detector.core.exposure.information import entropy, information_gain
 from detector.core.exposure.learning import Examination, is_due
@@ -186,10 +186,17 @@ def test_bitmaps_are_sets() -> None:
     visit(bitmaps, row, cell)
     pairs = set(zip(row.tolist(), cell.tolist(), strict=True))
     assert sorted(pairs) == list(zip(*(own.tolist() for own in visited(bitmaps)), strict=True))
-    every = np.arange(CELLS)
-    for at in range(5):
-        found = is_set(np.repeat(bitmaps[at : at + 1], CELLS, axis=0), every)
-        assert {(at, own) for own in np.flatnonzero(found).tolist()} == {own for own in pairs if own[0] == at}
+
+
+def test_a_visit_is_the_first_once() -> None:
+    rng = np.random.default_rng(6)
+    row, cell = rng.integers(0, 5, 900), rng.integers(-1, 60, 900)
+    bitmaps, first = np.zeros((5, BYTES), np.uint8), np.empty(900, np.bool_)
+    first_visits(bitmaps, row[:400], cell[:400], first[:400])
+    first_visits(bitmaps, row[400:], cell[400:], first[400:])
+    pairs = list(zip(row.tolist(), cell.tolist(), strict=True))
+    assert first.tolist() == [own[1] >= 0 and own not in pairs[:at] for at, own in enumerate(pairs)]
+    assert set(zip(*(own.tolist() for own in visited(bitmaps)), strict=True)) == {own for own in pairs if own[1] >= 0}
 
 
 def test_a_validation_set_comes_back_from_its_record() -> None:

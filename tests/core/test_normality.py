@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import shapiro
 
-from detector.core.normality import half_weights, rejected_statistics, statistic
+from detector.core.normality import half_weights, statistic, weight_table
 
 SAMPLES: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = {
     "normal": lambda generator, count: generator.normal(size=count),
@@ -21,26 +21,34 @@ SAMPLES: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = 
 }
 
 
+def _half(count: int) -> NDArray[np.float64]:
+    half = np.empty(count // 2)
+    half_weights(count, half, np.empty(count // 2))
+    return half
+
+
 @pytest.mark.parametrize("kind", SAMPLES)
-@pytest.mark.parametrize("count", [101, 102, 777, 1063, 2048, 4999])
+@pytest.mark.parametrize("count", [12, 13, 101, 102, 777, 1063, 2048, 4999])
 def test_w_is_what_scipy_says(kind: str, count: int) -> None:
     sample = np.sort(SAMPLES[kind](np.random.default_rng(count), count))
-    assert statistic(sample) == pytest.approx(float(shapiro(sample).statistic), rel=0, abs=1.5e-10)
+    expected = float(shapiro(sample).statistic)
+    assert statistic(sample, _half(count), np.empty(count)) == pytest.approx(expected, rel=0, abs=1e-12)
 
 
-def test_samples_beyond_what_is_shared_go_on_smoothly() -> None:
-    shared, own = half_weights(16_384), half_weights(16_386)
-    assert len(own) == len(shared) + 1
-    np.testing.assert_allclose(shared, own[:-1], rtol=0, atol=1e-4)
-    assert 2 * (own @ own) == pytest.approx(1.0, abs=1e-12)
+def test_weights_are_of_unit_length() -> None:
+    for count in (12, 101, 16_384, 100_001):
+        assert 2 * (_half(count) @ _half(count)) == pytest.approx(1.0, abs=1e-12)
 
 
-def test_windows_are_judged_as_single_samples_are() -> None:
-    windows = np.sort(np.random.default_rng(0).normal(5.0, 0.1, (3, 256)), axis=1)
-    windows[1, 200:] = np.inf
-    found, left = rejected_statistics(windows)
-    for row, count in enumerate((256, 200, 256)):
-        own = windows[row, :count]
-        kept = own[np.abs(own - own.mean()) < 3 * own.std()]
-        assert left[row] == len(kept)
-        assert found[row] == pytest.approx(statistic(kept), rel=0, abs=1e-9)
+def test_the_table_holds_the_weights_of_every_size() -> None:
+    table = weight_table(160)
+    assert not table[:12].any()
+    for count in (12, 101, 160):
+        np.testing.assert_array_equal(table[count, : count // 2], _half(count))
+        assert not table[count, count // 2 :].any()
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-12])
+def test_a_sample_without_spread_has_no_w(spread: float) -> None:
+    sample = np.sort(3.0 + spread * np.random.default_rng(1).random(150))
+    assert np.isnan(statistic(sample, _half(150), np.empty(150)))

@@ -1,34 +1,198 @@
-"""``change``: who asks other things than before is told from who always did, and it counts for so much at most."""
+"""Scores follow their definition query by query, in the same bits however the stream is cut, compiled or not."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from math import inf, nan
+
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from detector.core.rows import Grouping
-from detector.core.scoring import CLOCKS, Scoring, width
-from detector.core.signals import MEASURES
-from detector.core.standards import Spread
+from detector.core.arrays import Array
+from detector.core.averages import DEPTH, MEMORIES
+from detector.core.compiled import SWITCH
+from detector.core.scoring import CLOCKS, Queries, Scoring, width
+from detector.core.signals import MEASURES, WEIGHED
+from detector.core.standards import MOST, PRIOR, Spread, unexplained
 
-CONTENT = [name for name, own in MEASURES.items() if own.family == "content"]
+OWN = list(MEASURES.values())
 NAMES = list(MEASURES)
+CONTENT = [name for name, own in MEASURES.items() if own.family == "content"]
+COUNT = len(OWN)
+COLUMNS = COUNT + len(WEIGHED) + 1
 
 
-def _change(scores: NDArray[np.float64], name: str = CONTENT[0]) -> NDArray[np.float64]:
+@dataclass(frozen=True)
+class Stream:
+    """Queries of several principals: ``slot`` int64 (n,) says whose each is."""
+
+    spread: Spread
+    exemplars: Array
+    slot: Array
+    queries: Queries
+
+    @classmethod
+    def of(cls, seed: int, count: int = 120, principals: int = 3) -> Stream:
+        """Values rise; some are absent and some extreme. Many weights are 0 or 1."""
+        rng = np.random.default_rng(seed)
+        spread = Spread(rng.normal(size=COLUMNS), rng.uniform(0.1, 2, COLUMNS), rng.uniform(0.1, 2, COLUMNS))
+        values = spread.mean[:COUNT] + rng.normal(np.linspace(-1, 12, count)[:, None], 2, (count, COUNT))
+        values = np.where(rng.random(values.shape) < 0.1, rng.choice([nan, 1e9, -1e9], values.shape), values)
+        weights = np.where(rng.random((count, 3)) < 0.5, rng.integers(0, 2, (count, 3)), rng.random((count, 3)))
+        states = np.where(rng.random((count, 2)) < 0.2, nan, rng.normal(0, 4, (count, 2)))
+        exemplars = np.concatenate((np.zeros((1, COLUMNS)), rng.exponential(1, (6, COLUMNS))))
+        return cls(spread, exemplars, rng.integers(0, principals, count), Queries(values, weights, states))
+
+    def scored(self, cuts: list[int]) -> tuple[Array, Array]:
+        """Returns the scores and D as of each query, in calls that end at ``cuts``; each has only slots that occur."""
+        scoring, held = Scoring(OWN, self.spread), np.zeros((self.slot.max() + 1, width(OWN)))
+        parts = []
+        for own in np.split(np.arange(len(self.slot)), cuts):
+            slots, slot = np.unique(self.slot[own], return_inverse=True)
+            sums = held[slots]
+            parts.append(scoring.follow(slot, Queries(*(part[own] for part in self.queries)), sums))
+            held[slots] = sums
+        scores = np.concatenate(parts)
+        return scores, unexplained(scores, self.exemplars)[0]
+
+
+class Oracle:
+    """One principal, one query at a time."""
+
+    def __init__(self, spread: Spread) -> None:
+        self._of, self._states = spread.at(slice(COUNT)), spread.at(slice(COUNT, -1))
+        self._total, self._weight = np.zeros((COUNT, DEPTH)), np.zeros((COUNT, DEPTH))
+
+    def query(self, values: Array, weights: Array, states: Array) -> Array:
+        own = self._of
+        reach = 8 * np.hypot(own.between, own.within)
+        values = np.where(np.isnan(values), own.mean, np.clip(values, own.mean - reach, own.mean + reach))
+        weight = weights[[CLOCKS.index(measure.clock) for measure in OWN]][:, None]
+        self._total = self._total * np.exp(-weight / MEMORIES) + weight * values[:, None]
+        self._weight = self._weight * np.exp(-weight / MEMORIES) + weight
+        queries = self._weight + PRIOR
+        average = (self._total + PRIOR * own.mean[:, None]) / queries
+        deviation = np.sqrt(own.between[:, None] ** 2 + own.within[:, None] ** 2 / queries)
+        z = ((average - own.mean[:, None]) / deviation).max(axis=1)
+        others = np.minimum(np.nan_to_num((states - self._states.mean) / self._states.between), 2.0)
+        return np.concatenate((z, others, [self._change(average)]))
+
+    @staticmethod
+    def _change(average: Array) -> float:
+        risen = [
+            (average[at, 1] - average[at, 3]) / np.hypot(own.between, own.within / np.sqrt(32 + PRIOR))
+            for at, own in enumerate(OWN)
+            if own.family == "content"
+        ]
+        return float(np.clip(max(risen), 0, 3))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_and_d_are_those_of_the_formulas(seed: int) -> None:
+    stream = Stream.of(seed)
+    scores, left = stream.scored([])
+    oracles = [Oracle(stream.spread) for _ in range(3)]
+    for row, slot in enumerate(stream.slot.tolist()):
+        wanted = oracles[slot].query(*(part[row] for part in stream.queries))
+        np.testing.assert_allclose(scores[row], wanted, rtol=1e-9, atol=1e-9)
+        beside = np.clip(wanted - stream.exemplars, 0, MOST).sum(axis=1)
+        assert left[row] == pytest.approx(beside.min(), rel=1e-9, abs=1e-9)
+
+
+def test_the_streams_reach_what_they_are_for() -> None:
+    """Scores are on both sides of 0, and those with a cap reach it."""
+    scores = np.concatenate([Stream.of(seed).scored([])[0] for seed in range(4)])
+    assert (scores.max(axis=0) > 0).all() and (scores.min(axis=0) <= 0).all()
+    assert scores[:, -1].max() == 3.0 and (scores[:, COUNT:-1].max(axis=0) == 2.0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(1, 119), max_size=12, unique=True).map(sorted))
+def test_any_cut_gives_the_same_bits(seed: int, cuts: list[int]) -> None:
+    stream = Stream.of(seed)
+    for whole, same in zip(stream.scored([]), stream.scored(cuts), strict=True):
+        assert whole.tobytes() == same.tobytes()
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_each_principal_is_scored_as_if_alone(seed: int) -> None:
+    stream = Stream.of(seed)
+    scores, left = stream.scored([])
+    for slot in range(3):
+        own = stream.slot == slot
+        alone = Stream(stream.spread, stream.exemplars, stream.slot[own], Queries(*(p[own] for p in stream.queries)))
+        assert alone.scored([])[0].tobytes() == scores[own].tobytes()
+        assert alone.scored([])[1].tobytes() == left[own].tobytes()
+
+
+def _bits() -> str:
+    return "".join(part.tobytes().hex() for seed in range(3) for part in Stream.of(seed, 40).scored([7, 8]))
+
+
+def test_the_plain_source_gives_the_same_bits() -> None:
+    source = "from tests.core.test_scoring import _bits; print(_bits())"
+    plain = subprocess.run(
+        [sys.executable, "-c", source],
+        env=os.environ | {SWITCH: "off"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert plain.stdout.strip() == _bits()
+
+
+def _queries(count: int, **columns: float | Array) -> Queries:
+    """Ordinary queries of weight 1, but for the ``columns`` named."""
+    values, states = np.zeros((count, COUNT)), np.zeros((count, len(WEIGHED)))
+    for name, column in columns.items():
+        if name in NAMES:
+            values[:, NAMES.index(name)] = column
+        else:
+            states[:, WEIGHED.index(name)] = column
+    return Queries(values, np.ones((count, len(CLOCKS))), states)
+
+
+def _scored(queries: Queries, between: float = 5.0, within: float = 5.0) -> Array:
+    """As of each query of one principal, where honest accounts average 0."""
+    spread = Spread(np.zeros(COLUMNS), np.full(COLUMNS, between), np.full(COLUMNS, within))
+    alone = np.zeros(len(queries.values), np.int64)
+    return Scoring(OWN, spread).follow(alone, queries, np.zeros((1, width(OWN))))
+
+
+def test_scores_of_single_queries_are_brought_in_to_eight_deviations() -> None:
+    for side in (-1, 1):
+        extreme, edge = (_scored(_queries(1, novelty=side * value), 3.0, 4.0) for value in (1e9, 8 * 5.0))
+        np.testing.assert_array_equal(extreme, edge)
+    assert _scored(_queries(1, novelty=39.9), 3.0, 4.0)[0, 0] < edge[0, 0]
+
+
+def test_who_asked_nothing_of_weight_is_ordinary() -> None:
+    queries = _queries(5, novelty=9.0)._replace(weights=np.zeros((5, len(CLOCKS))))
+    assert not _scored(queries).any()
+
+
+def test_states_are_in_deviations_between_accounts_none_is_ordinary_and_two_is_the_most() -> None:
+    said = np.array([1.0, nan, -6.0, 1e9, inf, -inf])
+    scores = _scored(_queries(6, prada=said), 2.0)[:, COUNT]
+    np.testing.assert_array_equal(scores, [0.5, 0.0, -3.0, 2.0, 2.0, -inf])
+    assert unexplained(_scored(_queries(6, prada=said)), np.zeros((1, COLUMNS)))[0][5] == 0
+
+
+def _change(scores: Array, name: str = CONTENT[0]) -> Array:
     """As of each query of one who scores ``scores``, in least deviations of a single query, at the measure ``name``."""
-    count = len(NAMES) + 1
-    spread = Spread(np.zeros(count), np.full(count, 5.0), np.full(count, 5.0))
-    scoring = Scoring(list(MEASURES.values()), spread)
-    values = np.zeros((len(NAMES), len(scores)))
-    values[NAMES.index(name)] = scores * np.hypot(MEASURES[name].between, MEASURES[name].within)
-    weights = np.ones((len(CLOCKS), len(scores)))
-    alone = Grouping.of(np.zeros(len(scores), np.int64), 1)
-    blank = np.zeros((1, width(list(MEASURES.values()))))
-    return scoring.follow(alone, values, weights, np.zeros((0, len(scores))), blank)[0][:, -1]
+    deviation = np.hypot(MEASURES[name].between, MEASURES[name].within)
+    said: Array = _scored(_queries(len(scores), **{name: scores * deviation}))[:, -1]
+    return said
 
 
-def _steps(before: float, after: float) -> NDArray[np.float64]:
+def _steps(before: float, after: float) -> Array:
     return np.repeat([before, after], [200, 100])
 
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from detector.contracts.errors import NotMergeable
 from detector.contracts.queries import QueryBatch
 from detector.core.arrays import Array, pack, unpack
-from detector.core.averages import MEMORIES, fading_sums
+from detector.core.averages import MEMORIES
 from detector.core.batch import MicroBatch, Observation, PrincipalKey, Sections
 from detector.core.engine import Engine, EngineConfig, Limits, observe_together
 from detector.core.measure import Measure
 from detector.core.profile import Profile
-from detector.core.rows import Grouping, Rows
+from detector.core.rows import Rows
 from detector.core.scoring import CLOCKS
 from detector.core.signal import Delta, Signal
 from detector.core.signals import MEASURES, SIGNALS, WEIGHED
@@ -250,16 +250,6 @@ def test_two_states_merge_to_the_sums_of_both() -> None:
     assert merged["slot_profile"] == one["slot_profile"] == two["slot_profile"]
     assert np.isnan(merged["slot_trail"]).all() and not merged["slot_alarm"].any()
     assert {name: array.shape for name, array in merged.items()} == {name: array.shape for name, array in one.items()}
-
-
-def test_of_two_who_weigh_alike_the_merged_state_is_one_who_scored_the_sum() -> None:
-    generator = np.random.default_rng(8)
-    weights, scores = generator.random((1, 90)), generator.normal(size=(2, 1, 90))
-    alone = Grouping.of(np.zeros(90, np.int64), 1)
-    blank = np.zeros((1, len(MEMORIES), 1))
-    apart = [fading_sums(alone, own * weights, np.array([0]), weights, blank)[:, :, -1] for own in scores]
-    together = fading_sums(alone, scores.sum(axis=0) * weights, np.array([0]), weights, blank)[:, :, -1]
-    np.testing.assert_allclose(sum(apart), together, rtol=1e-10, atol=1e-10)
 
 
 def test_a_member_who_never_asked_adds_nothing() -> None:

@@ -1,14 +1,17 @@
 """A state log that an earlier build wrote, in this format or one before, is still read, and what follows is as if
-nothing had been."""
+nothing had been. Statistics and scores may differ by 1e-9, as loops add up in other orders."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
+from detector.core.arrays import unpack
 from detector.policy.alerts import UNCALIBRATED
 from detector.policy.entry import Entry, decode_changes
 from detector.stream.partition import Partition
@@ -29,9 +32,10 @@ def golden(path: Path) -> World:
 def known_of_old(partition: Partition) -> list[Any]:
     """The state of ``partition`` without what builds of before did not write: the alert of a latch, and why to doubt a
     signal's cause."""
-    *others, ledger, accounting = state_of(partition)
+    applied, time, engine, *others, ledger, accounting = state_of(partition)
+    states = [{name: unpack(body) for name, (_, body) in sections.items()} for sections in engine]
     entries = [{key: _of_old(entry) for key, entry in decode_changes(section).items()} for section in ledger]
-    return [*others, entries, accounting]
+    return [applied, time, states, *others, entries, accounting]
 
 
 def _of_old(entry: Entry | None) -> Any:
@@ -49,8 +53,21 @@ def _without_doubt(plain: Any) -> Any:
 
 def said(world: World) -> Any:
     """Alerts and decisions, without the doubts."""
-    alerts, decisions = world.outcome()
-    return alerts, {msgspec.json.encode(_without_doubt(msgspec.json.decode(value))) for value in decisions}
+    alerts, decisions = (sorted(map(msgspec.json.decode, values), key=str) for values in world.outcome())
+    return alerts, [_without_doubt(value) for value in decisions]
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Returns whether the two are equal, floats to 1e-9."""
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.allclose(one, other, rtol=0, atol=1e-9, equal_nan=True)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(alike(part, other[name]) for name, part in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, float):
+        return math.isclose(one, other, rel_tol=0, abs_tol=1e-9) or (math.isnan(one) and math.isnan(other))
+    return bool(one == other)
 
 
 def test_there_is_a_golden_log_of_every_format() -> None:
@@ -67,7 +84,7 @@ def test_the_golden_logs_hold_every_kind_of_record() -> None:
 def test_recovery_from_the_golden_log_gives_the_state_that_wrote_it(path: Path) -> None:
     recovered, fresh = golden(path).take_over(), golden_world().take_over()
     assert recovered.applied == {"queries": WRITTEN - 1, "commands": 0}
-    assert known_of_old(recovered) == known_of_old(fresh)
+    assert alike(known_of_old(recovered), known_of_old(fresh))
     standing = {decision.principal: decision.action.name for decision in recovered.judge.ledger.active(1045.0)}
     assert standing == {"bo": "refuse", "thief": "refuse"}
 
@@ -78,4 +95,4 @@ def test_what_follows_recovery_is_what_would_have_followed_anyway(path: Path) ->
     for world in (old, new):
         world.published.clear()
         world.run(world.take_over(), len(RECORDS), 5)
-    assert said(old) == said(new)
+    assert alike(said(old), said(new))

@@ -15,8 +15,8 @@ from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from detector.core.profile import Profile
-from detector.core.rows import Grouping, Rows
-from detector.core.scoring import CHANGE, CLOCKS, Scoring, clock_of, width
+from detector.core.rows import Rows
+from detector.core.scoring import CHANGE, CLOCKS, Queries, Scoring, clock_of, width
 from detector.core.signals import MEASURES, SIGNALS, WEIGHED
 from detector.core.signals.suspicion import Suspicion
 from detector.core.standards import Spread, Standards
@@ -57,15 +57,9 @@ class Recording:
 
     def scores(self, spread: Spread) -> Floats:
         """Returns float64 (n, columns): the standardised scores as of each query, computed as in ``suspicion``."""
-        scoring = Scoring(list(MEASURES.values()), spread)
-        sums = np.zeros((1, width(list(MEASURES.values()))))
-        parts = []
-        for at in range(0, len(self.values), _ROWS):
-            values, weights, others = (part[at : at + _ROWS].T for part in self._parts)
-            alone = Grouping.of(np.zeros(values.shape[1], np.int64), 1)
-            scores, sums = scoring.follow(alone, values, weights, others, sums)
-            parts.append(scores)
-        return np.concatenate(parts)
+        measures = list(MEASURES.values())
+        alone = np.zeros(len(self.values), np.int64)
+        return Scoring(measures, spread).follow(alone, Queries(*self._parts), np.zeros((1, width(measures))))
 
 
 CLOCK = clock_of(list(MEASURES.values()))[: len(MEASURES)]

@@ -13,8 +13,7 @@ def sent(rows: Rows, columns: Array | None = None) -> NDArray[np.float32]:
     """float32 (n, m): the chosen ``columns`` int64 (m,) of all rows, or all; features that were left out are 0."""
     width = rows.features.shape[1] if columns is None else len(columns)
     features = np.empty((len(rows), width), np.float32)
-    for at in np.unique(rows.batch).tolist():
-        own = rows.batch == at
+    for at, own in rows.sources:
         logged, asked = rows.batches[at].features, rows.batch_row[own]
         features[own] = logged[asked] if columns is None else logged[asked[:, None], columns]
     return features
@@ -25,8 +24,8 @@ def missing(rows: Rows) -> NDArray[np.bool_] | None:
     if all(batch.missing is None for batch in rows.batches):
         return None
     absent = np.zeros(rows.features.shape, np.bool_)
-    for at in np.unique(rows.batch).tolist():
-        logged, own = rows.batches[at].missing, rows.batch == at
+    for at, own in rows.sources:
+        logged = rows.batches[at].missing
         if logged is not None:
             absent[own] = logged[rows.batch_row[own]]
     return absent if absent.any() else None

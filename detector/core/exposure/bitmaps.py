@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
+from detector.core.compiled import compiled
 
 CELLS = 2_048
 """The bits of a bitmap. Only cells with validation rows count, and there are at most 2,000 of those."""
@@ -18,10 +19,16 @@ BYTES = CELLS // 8
 Bitmaps = NDArray[np.uint8]
 
 
-def is_set(bitmaps: Bitmaps, cell: Array) -> NDArray[np.bool_]:
-    """Returns bool (n,): whether the ``cell`` int64 (n,) of each of ``bitmaps`` uint8 (n, 256) was visited."""
-    byte = np.take_along_axis(bitmaps, cell[:, None] >> 3, axis=1)[:, 0]
-    return np.asarray((byte >> (cell & 7)) & 1 == 1)
+@compiled
+def first_visits(bitmaps: Bitmaps, row: Array, cell: Array, first: NDArray[np.bool_]) -> None:
+    """Sets bit ``cell[i]`` of ``bitmaps[row[i]]`` uint8 (m, 256), one after another, and ``first`` bool (n,) where it
+    was not set before; both int64 (n,). A cell below 0 is none."""
+    for at in range(len(row)):
+        first[at] = False
+        if cell[at] >= 0:
+            byte, bit = cell[at] >> 3, 1 << (cell[at] & 7)
+            first[at] = bitmaps[row[at], byte] & bit == 0
+            bitmaps[row[at], byte] |= bit
 
 
 def visit(bitmaps: Bitmaps, row: Array, cell: Array) -> None:

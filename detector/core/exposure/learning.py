@@ -22,7 +22,8 @@ _SCHEDULE = FIRST * GROWTH ** np.arange(19, dtype=np.int64)
 
 def is_due(queries: Array) -> NDArray[np.bool_]:
     """Returns bool (n,): whether a tree is fitted after this number of ``queries`` int64 (n,)."""
-    return np.isin(queries, _SCHEDULE)
+    following = np.searchsorted(_SCHEDULE, queries)
+    return np.asarray(_SCHEDULE[np.minimum(following, len(_SCHEDULE) - 1)] == queries)
 
 
 class Examination:

@@ -7,12 +7,14 @@ between them suffice, and state, log and fits stay small however many features t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
+from detector.core.compiled import compiled, plain
 
 FEATURES = 16
 """The most features used."""
@@ -22,7 +24,7 @@ THRESHOLDS = 31
 Sketches = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Levels:
     """``columns`` int64 (m,): the features used, m at most 16. ``thresholds`` float32 (m, 31), ascending, infinite
     where a feature has fewer."""
@@ -43,12 +45,15 @@ class Levels:
     def sketch(self, values: NDArray[np.float32]) -> Sketches:
         """Returns uint8 (n, 16): the level of ``values`` (n, m) of the features ``columns``: the number of thresholds
         below, scaled so that the highest level of each feature is about 31. 0 for NaN, and for absent features."""
-        levels = np.zeros((FEATURES, len(values)), np.uint8)
-        found, features = levels[: len(self.columns)], np.ascontiguousarray(values.T)
-        for threshold in self.thresholds.T:
-            found += features > threshold[:, None]
-        found *= (THRESHOLDS // np.isfinite(self.thresholds).sum(axis=1, keepdims=True)).astype(np.uint8)
-        return np.ascontiguousarray(levels.T)
+        levels = np.zeros((len(values), FEATURES), np.uint8)
+        _sketch(plain(values), plain(self.thresholds), self._widths, levels)
+        return levels
+
+    @cached_property
+    def _widths(self) -> NDArray[np.int64]:
+        """int64 (m,): what one threshold of each feature counts."""
+        widths: NDArray[np.int64] = THRESHOLDS // np.isfinite(self.thresholds).sum(axis=1)
+        return widths
 
     def to_record(self) -> dict[str, Any]:
         return {"columns": self.columns, "thresholds": self.thresholds}
@@ -82,3 +87,15 @@ def _thresholds(values: NDArray[np.float32]) -> NDArray[np.float32]:
     wanted = np.arange(1, THRESHOLDS + 1) * len(values) / (THRESHOLDS + 1)
     nearest = np.searchsorted(np.cumsum(counts)[:-1], wanted)
     return np.asarray(between[np.unique(np.minimum(nearest, len(between) - 1))])
+
+
+@compiled
+def _sketch(
+    values: NDArray[np.float32], thresholds: NDArray[np.float32], widths: NDArray[np.int64], levels: Sketches
+) -> None:
+    for row in range(len(values)):
+        for column in range(len(thresholds)):
+            below = 0
+            for at in range(THRESHOLDS):
+                below += values[row, column] > thresholds[column, at]
+            levels[row, column] = below * widths[column]

@@ -1,7 +1,7 @@
 """Vectors of one dimension in lists that are contiguous, so that a search reads memory in order.
 
-A list is a block of rows in one arena. A full list moves to a block an eighth larger, and blocks that are given up are
-taken again by lists of that size, so that less than an eighth of a list is unused.
+A list is a block of rows in one arena. A full list moves to a block a quarter larger, and blocks that are given up are
+taken again by lists of that size, so that at most a fifth of a list is unused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GROWTH = 8
 def _sizes() -> Array:
     sizes = [1]
     while sizes[-1] < 1 << 31:
-        sizes.append(sizes[-1] + max(sizes[-1] // 8, 1))
+        sizes.append(sizes[-1] + max(sizes[-1] // 4, 1))
     return np.array(sizes, np.int64)
 
 

@@ -8,14 +8,16 @@ nearly all honest queries.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError
 from detector.core.arrays import Array
+from detector.core.compiled import compiled, plain
 from detector.core.owner_model.features import Floats
 from detector.core.owner_model.intervals import safe_intervals
 from detector.core.owner_model.json_form import OwnerModel
@@ -104,12 +106,30 @@ class Margins:
 
     def _outside(self, leaf: Array, features: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Returns bool (n,): rows with some feature outside the safe interval of their leaf."""
-        lengths = np.diff(self.starts)[leaf]
-        row = np.repeat(np.arange(len(leaf)), lengths)
-        at = np.arange(len(row)) + np.repeat(self.starts[leaf] - np.cumsum(lengths) + lengths, lengths)
-        value = features[row, self.feature[at]]
-        outside = (value < self.low[at]) | (value > self.high[at])
-        return np.bincount(row[outside], minlength=len(leaf)) > 0
+        outside = np.empty(len(leaf), np.bool_)
+        safe = _Intervals(*(plain(getattr(self, name)) for name in _Intervals._fields))
+        _beyond(leaf, plain(features), safe, outside)
+        return outside
+
+
+class _Intervals(NamedTuple):
+    """As in ``Margins``."""
+
+    starts: Array
+    feature: Array
+    low: Floats
+    high: Floats
+
+
+@compiled
+def _beyond(
+    leaf: NDArray[np.int64], features: NDArray[np.float32], safe: _Intervals, outside: NDArray[np.bool_]
+) -> None:
+    for row in range(len(leaf)):
+        outside[row] = False
+        for at in range(safe.starts[leaf[row]], safe.starts[leaf[row] + 1]):
+            value = features[row, safe.feature[at]]
+            outside[row] |= value < safe.low[at] or value > safe.high[at]
 
 
 def _fitted(
@@ -130,11 +150,24 @@ def _fitted(
 
 def _lead(outputs: NDArray[Any] | None, count: int) -> Floats:
     """Returns float64 (n,): the highest of ``outputs`` (n, k) less the next, NaN where there are no two."""
-    if outputs is None or outputs.shape[1] < 2:
-        return np.full(count, np.nan)
-    top = np.partition(np.where(np.isnan(outputs), -np.inf, outputs), -2, axis=1)[:, -2:].astype(np.float64)
-    known = np.isfinite(top).all(axis=1)
-    return np.asarray(np.subtract(top[:, 1], top[:, 0], out=np.full(count, np.nan), where=known))
+    lead = np.full(count, np.nan)
+    if outputs is not None:
+        _leads(plain(outputs.astype(np.float64)), lead)
+    return lead
+
+
+@compiled
+def _leads(outputs: Floats, lead: Floats) -> None:
+    for row in range(len(outputs)):
+        first = second = -math.inf
+        for at in range(outputs.shape[1]):
+            value = outputs[row, at]
+            if value > first:
+                first, second = value, first
+            elif value > second:
+                second = value
+        if math.isfinite(first) and math.isfinite(second):
+            lead[row] = first - second
 
 
 def _rows_of(probabilities: Outputs | None, rows: slice) -> Outputs | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.arrays import Array
+from detector.core.compiled import compiled, plain
 from detector.core.owner_model.features import Features, Floats, require, require_all
 
 LEAF = -1
@@ -67,15 +68,9 @@ class Tree:
 
         As in scikit-learn, float32 values are compared with float64 thresholds.
         """
-        node = np.zeros(len(features), np.int64)
-        moving = np.arange(len(features))
-        while len(moving):
-            asked = self.feature[node[moving]]
-            moving, asked = moving[asked != LEAF], asked[asked != LEAF]
-            at = node[moving]
-            left = features[moving, asked] <= self.threshold[at]
-            node[moving] = self.children[at, np.where(left, 0, 1)]
-        return self._number[node]
+        leaf = np.empty(len(features), np.int64)
+        _descend(plain(features), self._nodes, leaf)
+        return leaf
 
     def outputs(self, features: NDArray[np.float32]) -> Floats:
         """Returns float64 (n, k): the values of each row's leaf."""
@@ -109,6 +104,25 @@ class Tree:
         return cls(Features.from_record(record["features"]), *arrays)
 
     @cached_property
-    def _number(self) -> NDArray[np.int64]:
-        """int64 (nodes,): the number of each leaf."""
-        return np.cumsum(self.feature == LEAF) - 1
+    def _nodes(self) -> _Nodes:
+        number = np.cumsum(self.feature == LEAF) - 1
+        return _Nodes(plain(self.feature), plain(self.threshold), plain(self.children), number)
+
+
+class _Nodes(NamedTuple):
+    """As in ``Tree``; ``number`` int64 (nodes,): that of each leaf."""
+
+    feature: NDArray[np.int32]
+    threshold: Floats
+    children: NDArray[np.int32]
+    number: NDArray[np.int64]
+
+
+@compiled
+def _descend(features: NDArray[np.float32], nodes: _Nodes, leaf: NDArray[np.int64]) -> None:
+    for row in range(len(features)):
+        node = 0
+        while nodes.feature[node] != LEAF:
+            left = features[row, nodes.feature[node]] <= nodes.threshold[node]
+            node = nodes.children[node, 0 if left else 1]
+        leaf[row] = nodes.number[node]

@@ -16,15 +16,15 @@ import numpy as np
 from detector.contracts.errors import ConfigurationError
 from detector.core.arrays import Array, pack
 from detector.core.columns import Columns
+from detector.core.compiled import compiled
 from detector.core.configuration import EngineConfig
 from detector.core.exposure.asked import missing, sent
-from detector.core.exposure.bitmaps import BYTES, CELLS, is_set, visit, visited
+from detector.core.exposure.bitmaps import BYTES, CELLS, first_visits, visit, visited
 from detector.core.exposure.meters import metered, one_tag, silent
 from detector.core.owner_model.tree import Tree
 from detector.core.profile import Profile
 from detector.core.rows import Rows
 from detector.core.signal import Delta, Proposal
-from detector.core.tested import last_of
 from detector.core.validation import Validation
 from detector.core.views import Views
 
@@ -54,26 +54,14 @@ class Coverage:
         meter = self._meters.get((rows.model, rows.model_version))
         if meter is None or meter.dimension != rows.features.shape[1]:
             return silent(len(rows))
-        self._reserve(rows.slots)
-        known = self._slots["tag"][rows.slots] == meter.tag
-        cell = meter.cell(rows)
-        at, key = self._first_visits(rows, known, cell)
-        gain = np.zeros(len(rows), np.int64)
-        gain[at] = meter.rows[cell[at]]
-        grouping = rows.by_slot
-        total = np.cumsum(gain[grouping.order])
-        base = total[grouping.starts] - gain[grouping.order][grouping.starts]
-        before = np.where(known, self._slots["covered"][rows.slots], 0)
-        covered = total + np.repeat(before - base, grouping.lengths)
-        statistic = np.empty(len(rows))
-        statistic[grouping.order] = 100.0 * covered / meter.total
-        delta = {
-            "slot_covered": last_of(grouping, covered),
-            "slot_tag": np.full(len(rows.slots), meter.tag),
-            **_events(key // CELLS, key % CELLS),
-        }
-        self.apply(rows.slots, rows.pools, delta)
-        return metered(statistic, delta)
+        self._begin(rows.slots, meter.tag)
+        cell, slot = meter.cell(rows), rows.slots[rows.slot]
+        first, covered = np.empty(len(rows), np.bool_), np.empty(len(rows), np.int64)
+        first_visits(self._slots["bits"], slot, cell, first)
+        _add_up(slot, np.where(first, meter.rows[cell], 0), self._slots["covered"], covered)
+        key = np.sort(rows.slot[first] * CELLS + cell[first])
+        delta = self._of_slots(rows.slots) | _events(key // CELLS, key % CELLS)
+        return metered(100.0 * covered / meter.total, delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         if not delta:
@@ -86,8 +74,7 @@ class Coverage:
 
     def dump(self, slots: Array, pools: Array) -> Delta:
         self._reserve(slots)
-        columns = {f"slot_{name}": self._slots[name][slots] for name in ("covered", "tag")}
-        return columns | _events(*visited(self._slots["bits"][slots]))
+        return self._of_slots(slots) | _events(*visited(self._slots["bits"][slots]))
 
     def load(self, slots: Array, pools: Array, state: Delta) -> None:
         self.apply(slots, pools, state)
@@ -111,15 +98,16 @@ class Coverage:
                 covered[at] = meter.rows[cell[slot == at]].sum()
         return {"slot_covered": covered, "slot_tag": tag, **_events(slot, cell)}
 
-    def _first_visits(self, rows: Rows, known: Array, cell: Array) -> tuple[Array, Array]:
-        """Returns the rows that are the first of their principal in a cell; and slot * 2,048 + cell of each,
-        ascending."""
-        within = np.flatnonzero(cell != NOWHERE)
-        bits = self._slots["bits"][rows.slots]
-        bits[~known] = 0
-        fresh = within[~is_set(bits[rows.slot[within]], cell[within])]
-        key, first = np.unique(rows.slot[fresh] * CELLS + cell[fresh], return_index=True)
-        return fresh[first], key
+    def _begin(self, slots: Array, tag: np.uint64) -> None:
+        """Gives those of ``slots`` whose visits are of another validation set an empty state."""
+        self._reserve(slots)
+        stale = slots[self._slots["tag"][slots] != tag]
+        if len(stale):
+            self._slots.reset(stale)
+            self._slots["tag"][stale] = tag
+
+    def _of_slots(self, slots: Array) -> dict[str, Array]:
+        return {f"slot_{name}": self._slots[name][slots] for name in ("covered", "tag")}
 
     def _reserve(self, slots: Array) -> None:
         if len(slots):
@@ -173,3 +161,12 @@ def _meter(profile: Profile, validation: Validation) -> _Leaves | _Quantised:
 
 def _events(slot: Array, cell: Array) -> dict[str, Array]:
     return {"visit_slot": slot.astype(np.int32), "visit_cell": cell.astype(np.int32)}
+
+
+@compiled
+def _add_up(slot: Array, gain: Array, totals: Array, after: Array) -> None:
+    """Row after row, adds ``gain`` int64 (n,) to the slot's entry of ``totals`` (slots,); ``after`` (n,) receives
+    it."""
+    for row in range(len(slot)):
+        totals[slot[row]] += gain[row]
+        after[row] = totals[slot[row]]

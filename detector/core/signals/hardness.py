@@ -13,6 +13,8 @@ from detector.core.measure import Floats, Measure, Sight, rank
 def _score(sight: Sight) -> Floats:
     """Returns -ln of the share of honest queries that are harder; NaN where the query or the reference has no
     hardness."""
+    if not len(sight.reference.hardness):
+        return np.full(len(sight.rows), np.nan)
     hardness = sight.rows.column("hardness", np.nan).astype(np.float64)
     return np.asarray(-np.log(1.0 - rank(hardness, sight.reference.hardness)))
 

@@ -24,7 +24,6 @@ from detector.core.exposure.sample import EMPTY, NOTHING, PAIR, PLACES, hashed, 
 from detector.core.rings import Rings
 from detector.core.rows import Rows
 from detector.core.signal import Delta, Proposal
-from detector.core.tested import carried, last_of
 from detector.core.validation import Validation
 from detector.core.views import Views
 
@@ -52,21 +51,18 @@ class InformationGain:
         meter = self._meters.get((rows.model, rows.model_version))
         if meter is None or meter.dimension != rows.features.shape[1]:
             return silent(len(rows))
-        self._reserve(rows.slots)
-        known = self._slots["tag"][rows.slots] == meter.tag
+        self._begin(rows.slots, meter.tag)
         pairs = meter.pairs(rows)
-        at = np.flatnonzero(pairs["hash"] < self._held(rows, known, pairs))
-        exposure = self._exposures(rows, meter, known, pairs, at)
-        chosen = at[least(pairs["hash"][at], rows.slot[at])]
-        delta = {
-            "slot_exposure": last_of(rows.by_slot, exposure),
-            "slot_tag": np.full(len(rows.slots), meter.tag),
-            **_events(rows.slot[chosen], pairs[chosen]),
-        }
-        statistic = np.empty(len(rows))
-        statistic[rows.by_slot.order] = exposure
+        places = self._kept.find(rows.slots[rows.slot], place(pairs["hash"]))
+        at = np.flatnonzero(pairs["hash"] < self._kept.values["hash"][places])
+        exposure = self._exposures(rows, meter, pairs, at)
+        chosen = at[least(pairs["hash"][at], rows.slot[at])] if len(at) else at
+        last = np.empty(len(rows.slots))
+        last[rows.slot] = exposure
+        tag = np.full(len(rows.slots), meter.tag)
+        delta = {"slot_exposure": last, "slot_tag": tag, **_events(rows.slot[chosen], pairs[chosen])}
         self.apply(rows.slots, rows.pools, delta)
-        return metered(statistic, delta)
+        return metered(exposure, delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         if not delta:
@@ -110,25 +106,26 @@ class InformationGain:
             exposure[at] = np.nan if meter is None else meter.exposure(pairs[slot == at])
         return {"slot_exposure": exposure, "slot_tag": tag, **_events(slot, pairs)}
 
-    def _held(self, rows: Rows, known: Array, pairs: Pairs) -> Array:
-        """Returns uint64 (n,): the hash below which each row's pair is kept."""
-        held = self._kept.at(rows.slots[rows.slot], place(pairs["hash"]))["hash"]
-        return np.where(known[rows.slot], held, EMPTY)
+    def _begin(self, slots: Array, tag: np.uint64) -> None:
+        """Gives those of ``slots`` whose pairs are of another validation set an empty state."""
+        self._reserve(slots)
+        stale = slots[self._slots["tag"][slots] != tag]
+        if len(stale):
+            self.evict(stale, stale)
+            self._slots["tag"][stale] = tag
 
-    def _exposures(self, rows: Rows, meter: _Meter, known: Array, pairs: Pairs, at: Array) -> NDArray[np.float64]:
-        """Returns float64 (n,), in the order of ``Rows.by_slot``: the exposure as of each row; rows ``at`` may be
-        kept."""
-        grouping = rows.by_slot
-        due = np.flatnonzero(is_due(rows.index[grouping.order] + 1))
-        fresh = np.empty(len(due))
-        for number, row in enumerate(grouping.order[due].tolist()):
+    def _exposures(self, rows: Rows, meter: _Meter, pairs: Pairs, at: Array) -> NDArray[np.float64]:
+        """Returns float64 (n,): the exposure as of each row; rows ``at`` may be kept."""
+        exposure: NDArray[np.float64] = self._slots["exposure"][rows.slots[rows.slot]]
+        for row in np.flatnonzero(is_due(rows.index + 1)).tolist():
             slot = int(rows.slot[row])
-            held = self._kept.read(rows.slots[slot : slot + 1] if known[slot] else rows.slots[:0]).ravel()
+            own = np.flatnonzero(rows.slot == slot)
+            held = self._kept.read(rows.slots[slot : slot + 1]).ravel()
             seen = pairs[at[(rows.slot[at] == slot) & (at <= row)]]
             joined = np.concatenate((held[held["hash"] != EMPTY], seen))
-            fresh[number] = meter.exposure(joined[least(joined["hash"], np.zeros(len(joined), np.int64))])
-        before = np.where(known, self._slots["exposure"][rows.slots], np.nan)
-        return carried(grouping, due, fresh, before)
+            chosen = least(joined["hash"], np.zeros(len(joined), np.int64))
+            exposure[own[own >= row]] = meter.exposure(joined[chosen])
+        return exposure
 
     def _reserve(self, slots: Array) -> None:
         if len(slots):

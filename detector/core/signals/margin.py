@@ -13,9 +13,9 @@ however the stream is cut. Without margins in the profile, the signal has no res
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import log
-from typing import ClassVar
+import math
+from dataclasses import replace
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from detector.contracts.errors import NotMergeable
 from detector.core.arrays import Array
 from detector.core.columns import Columns
+from detector.core.compiled import compiled
 from detector.core.configuration import PAGE, EngineConfig
 from detector.core.exposure.asked import missing, sent
 from detector.core.owner_model.margins import Close, Margins
 from detector.core.profile import Profile
 from detector.core.rings import Rings
-from detector.core.rows import Grouping, Rows
+from detector.core.rows import Rows
 from detector.core.signal import Delta, Proposal
-from detector.core.tested import last_of
 from detector.core.views import Views
 
 BLOCKED_AT = 0.3
@@ -44,12 +44,33 @@ _FACTOR = 3.0
 _FALSE, _MISSED = 1e-4, 0.01
 _SHARE = 1 << 30
 _NAT = 1 << 20
-_BOUND = round(_NAT * log((1 - _MISSED) / _FALSE))
+_BOUND = round(_NAT * math.log((1 - _MISSED) / _FALSE))
 
-_COUNTERS = ("queries", "inside", "shares", "cusum")
 _FIGURES = ("all_leaves", "pooled", "cusum", "score")
 
+_NONE = np.empty(0, np.int64)
+
 Floats = NDArray[np.float64]
+
+
+class _Counters(NamedTuple):
+    """int64 (slots,) each: queries counted, those in a margin, the sum of leaf shares, and the sequential test."""
+
+    queries: Array
+    inside: Array
+    shares: Array
+    cusum: Array
+
+
+class _Leaves(NamedTuple):
+    """int32 (places,) each: queries counted in a leaf, and those in its margin."""
+
+    queries: Array
+    inside: Array
+
+
+_COLUMNS = ("profile", *_Counters._fields)
+_LEAF = np.dtype([(name, np.int32) for name in _Leaves._fields])
 
 
 class Margin:
@@ -64,31 +85,27 @@ class Margin:
     def __init__(self, config: EngineConfig) -> None:
         profiles = [own for own in config.judging if own.margins is not None]
         self._judges = {(own.model, own.model_version): _Judge(own, own.margins) for own in profiles if own.margins}
-        widest = max([judge.leaves for judge in self._judges.values()] + [1])
+        widest = max([judge.rule.leaves for judge in self._judges.values()] + [1])
         width = -(-widest // PAGE) * PAGE
-        self._slots = Columns({"profile": (np.uint64, 0)} | dict.fromkeys(_COUNTERS, (np.int64, 0)))
-        self._leaves = {name: Rings(width, np.int32, 0) for name in ("queries", "inside")}
+        self._slots = Columns({"profile": (np.uint64, 0)} | dict.fromkeys(_Counters._fields, (np.int64, 0)))
+        self._leaves = Rings(width, _LEAF, 0)
 
     def observe(self, rows: Rows, views: Views) -> Proposal:
         judge = self._judges.get((rows.model, rows.model_version))
         if judge is None:
             return _proposal({name: np.full(len(rows), np.nan) for name in _FIGURES}, {})
-        self._reserve(rows.slots)
-        order = rows.by_slot.order
-        close = judge.close(rows)
-        counted = (close.known & ~views.repeats)[order]
-        inside = close.inside[order] & counted
-        leaves = self._in_leaves(rows, judge, close.leaf[order], counted, inside)
-        steps = np.where(inside, judge.up, judge.down) * counted
-        added = np.stack((counted, inside, leaves.gain, steps), dtype=np.int64)
-        after = _added(rows.by_slot, added, self._before(rows.slots, judge.tag))
-        after[-1] = _lifted(rows.by_slot, after[-1])
-        last = last_of(rows.by_slot, after.T)
-        delta = {f"slot_{name}": column for name, column in zip(_COUNTERS, last.T.copy(), strict=True)}
-        delta["slot_profile"] = np.full(len(rows.slots), judge.tag)
-        delta |= leaves.delta
-        self.apply(rows.slots, rows.pools, delta)
-        return _proposal(judge.figures(after, order), delta)
+        self._begin(rows.slots, judge.tag)
+        close, slot = judge.close(rows), rows.slots[rows.slot]
+        counted = close.known & ~views.repeats
+        at = np.flatnonzero(counted) if judge.rule.leaves else _NONE
+        place = np.zeros(len(rows), np.int64)
+        if len(at):
+            place[at] = self._leaves.places(slot[at], close.leaf[at])
+        counters = _Counters(*(self._slots[name] for name in _Counters._fields))
+        figures = np.empty((len(_FIGURES), len(rows)))
+        _count(_Asked(slot, counted, close.inside, place), counters, self._counts, judge.rule, figures)
+        delta = self._of_slots(rows.slots) | self._reached(rows.slot[at], close.leaf[at], place[at])
+        return _proposal(dict(zip(_FIGURES, figures, strict=True)), delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         del pools
@@ -96,19 +113,21 @@ class Margin:
             return
         self._reserve(slots)
         stale = slots[self._slots["profile"][slots] != delta["slot_profile"]]
-        for name in ("profile", *_COUNTERS):
+        for name in _COLUMNS:
             self._slots[name][slots] = delta[f"slot_{name}"]
-        for name, counts in self._leaves.items():
-            counts.evict(stale)
-            counts.write(slots[delta["leaf_slot"]], delta["leaf_number"], delta[f"leaf_{name}"])
+        self._leaves.evict(stale)
+        counts = np.empty(len(delta["leaf_slot"]), _LEAF)
+        for name in _Leaves._fields:
+            counts[name] = delta[f"leaf_{name}"]
+        self._leaves.write(slots[delta["leaf_slot"]], delta["leaf_number"], counts)
 
     def dump(self, slots: Array, pools: Array) -> Delta:
         del pools
         self._reserve(slots)
-        counts = {name: held.read(slots) for name, held in self._leaves.items()}
+        counts = self._leaves.read(slots)
         slot, leaf = np.nonzero(counts["queries"])
-        own = {f"slot_{name}": self._slots[name][slots] for name in ("profile", *_COUNTERS)}
-        return own | _leaf_rows(slot, leaf, {name: held[slot, leaf] for name, held in counts.items()})
+        reached = _Leaves(*(counts[name][slot, leaf] for name in _Leaves._fields))
+        return self._of_slots(slots) | _leaf_rows(slot, leaf, reached)
 
     def load(self, slots: Array, pools: Array, state: Delta) -> None:
         self.apply(slots, pools, state)
@@ -116,15 +135,13 @@ class Margin:
     def evict(self, slots: Array, pools: Array) -> None:
         del pools
         self._slots.reset(slots)
-        for counts in self._leaves.values():
-            counts.evict(slots)
+        self._leaves.evict(slots)
 
     def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
         del pools
         if slots is None:
-            return self._slots.nbytes + sum(counts.nbytes for counts in self._leaves.values())
-        own = 8 * (1 + len(_COUNTERS)) * len(slots)
-        return own + sum(counts.nbytes_of(slots) for counts in self._leaves.values())
+            return self._slots.nbytes + self._leaves.nbytes
+        return 8 * len(_COLUMNS) * len(slots) + self._leaves.nbytes_of(slots)
 
     def merge(self, states: list[Delta]) -> Delta:
         """Returns summed counts and shares. The sequential test adds up too, to at least its value over the members'
@@ -134,38 +151,36 @@ class Margin:
             raise NotMergeable("the members' queries were counted by different profiles; count them by one")
         joined = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
         number, member = np.unique(joined["leaf_number"], return_inverse=True)
-        leaf = {name: np.zeros(len(number), np.int64) for name in self._leaves}
-        for name, counts in leaf.items():
-            np.add.at(counts, member, joined[f"leaf_{name}"])
-        own = {f"slot_{name}": joined[f"slot_{name}"].sum(keepdims=True) for name in _COUNTERS}
-        own["slot_shares"] = _share(leaf["queries"], leaf["inside"]).sum(keepdims=True)
+        counts = _Leaves(*(np.zeros(len(number), np.int32) for _ in _Leaves._fields))
+        for name, column in counts._asdict().items():
+            np.add.at(column, member, joined[f"leaf_{name}"])
+        own = {f"slot_{name}": joined[f"slot_{name}"].sum(keepdims=True) for name in _Counters._fields}
+        shares = map(_share, counts.queries.tolist(), counts.inside.tolist())
+        own["slot_shares"] = np.array([sum(shares)])
         own["slot_profile"] = joined["slot_profile"].max(keepdims=True)
-        return own | _leaf_rows(np.zeros_like(number), number, leaf)
+        return own | _leaf_rows(np.zeros_like(number), number, counts)
 
-    def _before(self, slots: Array, tag: np.uint64) -> Array:
-        """Returns int64 (counters, n): those of ``slots``, 0 where they belong to another profile."""
-        counters: Array = np.stack([self._slots[name][slots] for name in _COUNTERS])
-        counters *= self._slots["profile"][slots] == tag
-        return counters
+    def _begin(self, slots: Array, tag: np.uint64) -> None:
+        """Gives those of ``slots`` whose state belongs to another profile that of a new account."""
+        self._reserve(slots)
+        stale = slots[self._slots["profile"][slots] != tag]
+        if len(stale):
+            self.evict(stale, stale)
+            self._slots["profile"][stale] = tag
 
-    def _in_leaves(self, rows: Rows, judge: _Judge, leaf: Array, counted: Array, inside: Array) -> _InLeaves:
-        """Returns what the rows, in the order of ``Rows.by_slot``, add to the leaves they reach."""
-        gain = np.zeros(len(rows), np.int64)
-        if not judge.leaves:
-            return _InLeaves(gain, _leaf_rows(gain[:0], gain[:0], dict.fromkeys(self._leaves, gain[:0])))
-        at = np.flatnonzero(counted)
-        width = self._leaves["queries"].width
-        cells, cell = np.unique(rows.slot[rows.by_slot.order[at]] * width + leaf[at], return_inverse=True)
-        reached = Grouping.of(cell, len(cells))
-        slot, number = cells // width, cells % width
-        own = self._slots["profile"][rows.slots[slot]] == judge.tag
-        held = {name: np.where(own, counts.at(rows.slots[slot], number), 0) for name, counts in self._leaves.items()}
-        at = at[reached.order]
-        queries = _added(reached, np.ones(len(at), np.int64), held["queries"])
-        within = _added(reached, inside[at], held["inside"])
-        gain[at] = _share(queries, within) - _share(queries - 1, within - inside[at])
-        after = {"queries": last_of(reached, queries), "inside": last_of(reached, within)}
-        return _InLeaves(gain, _leaf_rows(slot, number, after))
+    def _of_slots(self, slots: Array) -> dict[str, Array]:
+        return {f"slot_{name}": self._slots[name][slots] for name in _COLUMNS}
+
+    @property
+    def _counts(self) -> _Leaves:
+        values = self._leaves.values
+        return _Leaves(*(values[name] for name in _Leaves._fields))
+
+    def _reached(self, slot: Array, leaf: Array, place: Array) -> dict[str, Array]:
+        """Returns the counts of the leaves that rows reach, by slot."""
+        first = np.unique(slot * self._leaves.width + leaf, return_index=True)[1]
+        counts = _Leaves(*(column[place[first]] for column in self._counts))
+        return _leaf_rows(slot[first], leaf[first], counts)
 
     def _reserve(self, slots: Array) -> None:
         if len(slots):
@@ -173,13 +188,13 @@ class Margin:
 
 
 class _Judge:
-    """One profile's margins. ``up`` and ``down``: what a query inside or outside them adds to the sequential test."""
+    """One profile's margins."""
 
     def __init__(self, profile: Profile, margins: Margins) -> None:
         self.tag = np.uint64(int(profile.hash, 16))
-        self.leaves = margins.leaves if margins.leaves <= MOST_LEAVES else 0
-        self.up = round(_NAT * log(_FACTOR))
-        self.down = round(_NAT * log((1 - _FACTOR * margins.rate) / (1 - margins.rate)))
+        up, down = math.log(_FACTOR), math.log((1 - _FACTOR * margins.rate) / (1 - margins.rate))
+        leaves = margins.leaves if margins.leaves <= MOST_LEAVES else 0
+        self.rule = _Rule(round(_NAT * up), round(_NAT * down), leaves)
         self._model, self._margins = profile.owner_model, margins
 
     def close(self, rows: Rows) -> Close:
@@ -189,29 +204,24 @@ class _Judge:
             return close if absent is None else replace(close, known=close.known & ~absent.any(axis=1))
         return self._margins.close(None, rows.features, rows.top)
 
-    def figures(self, after: Array, order: Array) -> dict[str, NDArray[np.float64]]:
-        """Returns, by name and as of each row, the figures from the counters int64 (counters, n) in ``order``; NaN
-        before any query counted."""
-        figures = np.empty((len(_FIGURES), after.shape[1]))
-        figures[:, order] = self._figures(*after.astype(np.float64))
-        return dict(zip(_FIGURES, figures, strict=True))
 
-    def _figures(self, queries: Floats, inside: Floats, shares: Floats, cusum: Floats) -> tuple[Floats, ...]:
-        queries = np.where(queries > 0, queries, np.nan)
-        known = queries / queries
-        all_leaves = known * shares / _SHARE / (self.leaves or np.nan)
-        share = inside / queries
-        pooled = np.where(queries >= LEAST_POOLED, share, 0.0)
-        blocked = np.fmax(np.fmax(all_leaves, pooled) / BLOCKED_AT, cusum / _BOUND)
-        return all_leaves, share, known * cusum / _NAT, known * blocked
+class _Rule(NamedTuple):
+    """``up`` and ``down``: what a query inside or outside the margins adds to the sequential test. ``leaves``: the
+    number of leaves that are counted, 0 for none."""
+
+    up: int
+    down: int
+    leaves: int
 
 
-@dataclass(frozen=True, slots=True)
-class _InLeaves:
-    """``gain`` int64 (n,): what each row adds to the sum of shares; ``delta``: the counts of the leaves reached."""
+class _Asked(NamedTuple):
+    """For each of n queries: its ``slot`` int64 (n,), whether it is ``counted`` and ``inside`` a margin, bool (n,), and
+    the ``place`` of its leaf's counts int64 (n,)."""
 
-    gain: Array
-    delta: dict[str, Array]
+    slot: Array
+    counted: NDArray[np.bool_]
+    inside: NDArray[np.bool_]
+    place: Array
 
 
 def _proposal(figures: dict[str, Floats], delta: Delta) -> Proposal:
@@ -219,29 +229,52 @@ def _proposal(figures: dict[str, Floats], delta: Delta) -> Proposal:
     return Proposal(score, score, np.zeros(len(score), np.bool_), 1.0, {}, delta, figures=figures)
 
 
-def _added(grouping: Grouping, values: Array, before: Array) -> Array:
-    """Returns int64 (..., n): running sums of ``values`` (..., n) within each group, from ``before`` (..., groups) on,
-    in the grouping's order."""
-    total: Array = np.cumsum(values, axis=-1, dtype=np.int64)
-    total -= np.repeat((total - values)[..., grouping.starts] - before, grouping.lengths, axis=-1)
-    return total
-
-
-def _lifted(grouping: Grouping, path: Array) -> Array:
-    """Returns int64 (n,): the running sums ``path`` (n,) held at 0 from below: each less the minimum so far in its
-    group. An offset between groups larger than their range lets one pass compute all minima."""
-    low = np.minimum(path, 0)
-    apart = np.repeat(np.arange(len(grouping.lengths)) * (1 - low.min()), grouping.lengths)
-    lifted: Array = path - np.minimum.accumulate(low - apart) - apart
-    return lifted
-
-
-def _share(queries: Array, inside: Array) -> Array:
-    """Returns int64: the share of a leaf's queries that are inside, 0 until it has enough."""
-    share: Array = np.where(queries > LEAST_IN_LEAF, (inside.astype(np.int64) * _SHARE) // np.maximum(queries, 1), 0)
-    return share
-
-
-def _leaf_rows(slot: Array, number: Array, counts: dict[str, Array]) -> dict[str, Array]:
-    rows = {f"leaf_{name}": column.astype(np.int32) for name, column in counts.items()}
+def _leaf_rows(slot: Array, number: Array, counts: _Leaves) -> dict[str, Array]:
+    rows = {f"leaf_{name}": column for name, column in counts._asdict().items()}
     return {"leaf_slot": slot.astype(np.int32), "leaf_number": number.astype(np.int32), **rows}
+
+
+@compiled
+def _count(asked: _Asked, counters: _Counters, leaves: _Leaves, rule: _Rule, figures: Floats) -> None:
+    """Row after row, counts the query, and sets ``figures`` (figures, n) as of it."""
+    for row in range(len(asked.slot)):
+        slot, inside = asked.slot[row], asked.inside[row]
+        if asked.counted[row]:
+            counters.queries[slot] += 1
+            counters.inside[slot] += inside
+            counters.cusum[slot] = max(counters.cusum[slot] + (rule.up if inside else rule.down), 0)
+            if rule.leaves > 0:
+                counters.shares[slot] += _gain(leaves, asked.place[row], inside)
+        _show(counters, slot, rule.leaves, figures[:, row])
+
+
+@compiled
+def _gain(leaves: _Leaves, place: int, inside: bool) -> int:
+    """Counts a query in its leaf, and returns what that adds to the sum of shares."""
+    before = _share(int(leaves.queries[place]), int(leaves.inside[place]))
+    leaves.queries[place] += 1
+    leaves.inside[place] += inside
+    return _share(int(leaves.queries[place]), int(leaves.inside[place])) - before
+
+
+@compiled
+def _share(queries: int, inside: int) -> int:
+    """Returns the share of a leaf's queries that are inside, 0 until it has enough."""
+    return inside * _SHARE // queries if queries > LEAST_IN_LEAF else 0
+
+
+@compiled
+def _show(counters: _Counters, slot: int, leaves: int, figures: Floats) -> None:
+    """Sets ``figures`` (figures,) from the counters; NaN before any query counted."""
+    queries = counters.queries[slot]
+    if queries == 0:
+        figures[:] = math.nan
+        return
+    share, cusum = counters.inside[slot] / queries, counters.cusum[slot]
+    highest = share if queries >= LEAST_POOLED else 0.0
+    figures[0] = math.nan
+    if leaves > 0:
+        figures[0] = counters.shares[slot] / _SHARE / leaves
+        highest = max(highest, figures[0])
+    figures[1], figures[2] = share, cusum / _NAT
+    figures[3] = max(highest / BLOCKED_AT, cusum / _BOUND)

@@ -10,6 +10,8 @@ from detector.core.measure import Floats, Measure, Sight
 
 def _score(sight: Sight) -> Floats:
     """Returns the share of features left out."""
+    if all(batch.missing is None for batch in sight.rows.batches):
+        return np.zeros(len(sight.rows))
     missing = sight.rows.column("missing", False).reshape(len(sight.rows), -1)
     return np.asarray(missing.mean(axis=1), np.float64)
 

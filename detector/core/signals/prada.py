@@ -57,7 +57,6 @@ class Prada:
         thresholds = Thresholds(*(self._pools[name] for name in _THRESHOLDS))
         found = views.grow(thresholds, recompute)
         tested = self._test.judge(rows, found.grown, found.joined)
-        self._test.apply(rows.slots, rows.pools, tested.delta)
         return Proposal(
             statistic=tested.statistic,
             score=(1.0 - tested.statistic) / (1.0 - self._delta),
@@ -71,9 +70,7 @@ class Prada:
         )
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        self._reserve(pools)
-        for name, column in _THRESHOLDS.items():
-            self._pools[name][pools] = delta[column]
+        self._set_thresholds(pools, delta)
         self._test.apply(slots, pools, delta)
 
     def dump(self, slots: Array, pools: Array) -> Delta:
@@ -81,9 +78,7 @@ class Prada:
         return {**self._pool_columns(pools), **self._test.dump(slots)}
 
     def load(self, slots: Array, pools: Array, state: Delta) -> None:
-        self._reserve(pools)
-        for name, column in _THRESHOLDS.items():
-            self._pools[name][pools] = state[column]
+        self._set_thresholds(pools, state)
         self._test.load(slots, state)
 
     def evict(self, slots: Array, pools: Array) -> None:
@@ -100,6 +95,11 @@ class Prada:
 
     def _pool_columns(self, pools: Array) -> dict[str, Array]:
         return {column: self._pools[name][pools] for name, column in _THRESHOLDS.items()}
+
+    def _set_thresholds(self, pools: Array, delta: Delta) -> None:
+        self._reserve(pools)
+        for name, column in _THRESHOLDS.items():
+            self._pools[name][pools] = delta[column]
 
     def _reserve(self, pools: Array) -> None:
         if len(pools):

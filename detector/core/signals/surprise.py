@@ -4,7 +4,10 @@ look like one class and get another; foreign images get any."""
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from detector.core.arrays import Array
+from detector.core.compiled import compiled
 from detector.core.measure import Floats, Measure, Sight
 
 
@@ -18,13 +21,26 @@ def _score(sight: Sight) -> Floats:
     if reference.output_kind == "label":
         other = (reference.outputs[rows, 0] != sight.outputs).mean(axis=1)
         return np.where(np.isnan(sight.outputs[:, 0]), np.nan, other)
-    near: Floats = np.zeros_like(sight.outputs, np.float64)
-    for column in rows.T:
-        near += reference.outputs[column]
-    apart = np.abs(sight.outputs - near / rows.shape[1]).sum(axis=1)
-    if reference.output_kind == "probabilities" and near.shape[1] > 1:
+    apart: Floats = np.empty(len(rows))
+    _differ(np.ascontiguousarray(sight.outputs), reference.outputs, rows, apart)
+    if reference.output_kind == "probabilities" and reference.outputs.shape[1] > 1:
         return np.asarray(apart / 2)
-    return np.asarray(apart / near.shape[1] / reference.range)
+    return np.asarray(apart / reference.outputs.shape[1] / reference.range)
+
+
+@compiled
+def _differ(outputs: NDArray[np.float32], usual: NDArray[np.float32], rows: Array, apart: Floats) -> None:
+    """Fills ``apart`` (n,) with the sums of the differences of ``outputs`` (n, k) from the means of the ``rows`` (n, c)
+    of ``usual`` (m, k)."""
+    count = rows.shape[1]
+    for row in range(len(rows)):
+        sums = 0.0
+        for column in range(outputs.shape[1]):
+            near = 0.0
+            for at in range(count):
+                near += np.float64(usual[rows[row, at], column])
+            sums += abs(outputs[row, column] - near / count)
+        apart[row] = sums
 
 
 SURPRISE = Measure(

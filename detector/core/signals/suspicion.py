@@ -17,20 +17,19 @@ from detector.contracts.errors import NotMergeable
 from detector.contracts.findings import Evidence
 from detector.core.arrays import Array
 from detector.core.columns import Columns
+from detector.core.compiled import compiled
 from detector.core.configuration import EngineConfig
 from detector.core.measure import Measure, Sight
 from detector.core.profile import Profile
 from detector.core.rows import Rows
-from detector.core.scoring import CHANGE, CLOCKS, Scoring, width
+from detector.core.scoring import CHANGE, CLOCKS, Queries, Scoring, width
 from detector.core.signal import Delta, Proposal
-from detector.core.tested import last_of
 from detector.core.trail import WIDTH, follow
 from detector.core.views import Views
 
 _STATE = ("sums", "trail", "profile", "alarm")
 _SHOWN = 4
-"""The most measures that are named as evidence. Those that add only rounding, which differs with the cuts, are left
-out."""
+"""The most measures that are named as evidence. Those that add only rounding are left out."""
 _LEAST_ADDED = 1e-9
 
 Floats = NDArray[np.float64]
@@ -72,17 +71,18 @@ class Suspicion:
         judge = self._judges.get((rows.model, rows.model_version))
         if judge is None or not views.has_reference:
             return self._silent(len(rows))
-        before = self._before(rows.slots, judge.tag)
-        trail, trail_after = follow(rows, views.placed.points, before["trail"])
-        sight = Sight(rows, views, trail)
-        values = np.stack([measure.score(sight) for measure in self._measures])
-        weights = np.stack([sight.weights[clock] for clock in CLOCKS])
-        others = np.array([views.scores[name] for name in self._others]).reshape(-1, len(rows))
+        self._begin(rows.slots, judge.tag)
+        slot = rows.slots[rows.slot]
+        sight = Sight(rows, views, follow(rows, slot, views.placed.points, self._slots["trail"]))
+        columns = (
+            [measure.score(sight) for measure in self._measures],
+            [sight.weights[clock] for clock in CLOCKS],
+            [views.scores[name] for name in self._others],
+        )
+        queries = Queries(*(_together(own, len(rows)) for own in columns))
         if self._listener is not None:
-            self._listener(rows, values.T, weights.T, others.T)
-        scores, sums = judge.scoring.follow(rows.by_slot, values, weights, others, before["sums"])
-        delta: dict[str, Array] = {"slot_sums": sums, "slot_trail": trail_after}
-        return self._judged(rows, judge, scores, before["alarm"], delta)
+            self._listener(rows, *queries)
+        return self._judged(rows, judge, slot, judge.scoring.follow(slot, queries, self._slots["sums"]))
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         del pools
@@ -124,36 +124,26 @@ class Suspicion:
             "slot_alarm": np.zeros(1, np.bool_),
         }
 
-    def _before(self, slots: Array, tag: np.uint64) -> dict[str, Array]:
-        """Returns the state of ``slots``, or that of a new account where it belongs to another profile."""
+    def _begin(self, slots: Array, tag: np.uint64) -> None:
+        """Gives those of ``slots`` whose state belongs to another profile that of a new account."""
         self._reserve(slots)
-        before = {name: self._slots[name][slots] for name in ("sums", "trail", "alarm")}
-        stale = self._slots["profile"][slots] != tag
-        for name, blank in (("sums", 0.0), ("trail", np.nan), ("alarm", False)):
-            before[name][stale] = blank
-        return before
+        stale = slots[self._slots["profile"][slots] != tag]
+        if len(stale):
+            self._slots.reset(stale)
+            self._slots["profile"][stale] = tag
 
-    def _judged(self, rows: Rows, judge: _Judge, scores: Floats, standing: Array, delta: dict[str, Array]) -> Proposal:
+    def _judged(self, rows: Rows, judge: _Judge, slot: Array, scores: Floats) -> Proposal:
         left = judge.unexplained(scores)
         alarm = left > judge.threshold
-        order, starts = rows.by_slot.order, rows.by_slot.starts
-        ordered = alarm[order]
-        before = np.empty_like(ordered)
-        before[1:] = ordered[:-1]
-        before[starts] = standing
-        risen = order[ordered & ~before]
-        delta |= {
-            "slot_profile": np.full(len(rows.slots), judge.tag),
-            "slot_alarm": last_of(rows.by_slot, ordered),
-        }
-        self.apply(rows.slots, rows.pools, delta)
+        risen = np.empty_like(alarm)
+        _rise(slot, alarm, self._slots["alarm"], risen)
         return Proposal(
             statistic=left,
             score=left / judge.threshold,
             alarm=alarm,
             threshold=judge.threshold,
-            evidence={int(row): judge.evidence(scores[row], float(left[row])) for row in risen},
-            delta=delta,
+            evidence={row: judge.evidence(scores[row], float(left[row])) for row in np.flatnonzero(risen).tolist()},
+            delta=self.dump(rows.slots, rows.pools),
             figures=dict(zip(self.figures, scores.T, strict=True)),
         )
 
@@ -190,3 +180,21 @@ class _Judge:
             if added[0, at] > _LEAST_ADDED
         ]
         return (Evidence("unexplained", left, "standard deviations", self.threshold), *most)
+
+
+def _together(columns: Sequence[Floats], count: int) -> Floats:
+    """Returns float64 (n, m): ``columns``, float64 (n,) each, row after row; there may be none."""
+    together = np.empty((count, len(columns)))
+    for at, column in enumerate(columns):
+        together[:, at] = column
+    return together
+
+
+@compiled
+def _rise(
+    slot: NDArray[np.int64], alarm: NDArray[np.bool_], standing: NDArray[np.bool_], risen: NDArray[np.bool_]
+) -> None:
+    """Row after row, sets ``risen`` where the slot's alarm was off before, and moves ``standing`` (slots,) on."""
+    for row in range(len(slot)):
+        risen[row] = alarm[row] and not standing[slot[row]]
+        standing[slot[row]] = alarm[row]

@@ -1,0 +1,62 @@
+"""Each query is set beside its principal's two queries before it, however the rows are cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from detector.core.arrays import Array
+from detector.core.rows import Rows
+from detector.core.trail import WIDTH, Trail, follow
+
+COUNT = 40
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Those parts of ``Rows`` that the trail reads."""
+
+    specification: Array
+
+    def __len__(self) -> int:
+        return len(self.specification)
+
+    def column(self, name: str, fill: Any) -> Array:
+        assert name == "specification" and np.isnan(fill)
+        return self.specification
+
+
+def _followed(axes: int, cuts: list[int]) -> Trail:
+    rng = np.random.default_rng(axes)
+    points = rng.normal(size=(COUNT, axes)).astype(np.float32)
+    slot, asked = rng.integers(0, 3, COUNT), rng.random((COUNT, 2)).astype(np.float32)
+    state = np.full((3, WIDTH), np.nan, np.float32)
+    parts = [
+        follow(cast(Rows, _Rows(asked[own])), slot[own], points[own], state) for own in np.split(np.arange(COUNT), cuts)
+    ]
+    return Trail(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+@pytest.mark.parametrize("axes", [3, 16, 20])
+def test_it_is_each_query_less_the_one_before(axes: int) -> None:
+    rng, trail = np.random.default_rng(axes), _followed(axes, [])
+    points = np.zeros((COUNT, max(axes, 16)), np.float32)
+    points[:, :axes] = rng.normal(size=(COUNT, axes)).astype(np.float32)
+    slot, asked = rng.integers(0, 3, COUNT), rng.random((COUNT, 2)).astype(np.float32)
+    for own in (np.flatnonzero(slot == at) for at in range(3)):
+        steps = np.diff(points[own, :16], axis=0)
+        np.testing.assert_array_equal(trail.step[own[1:]], steps)
+        np.testing.assert_array_equal(trail.step_before[own[2:]], steps[:-1])
+        np.testing.assert_array_equal(trail.specification[own], asked[own])
+        np.testing.assert_array_equal(trail.specification_before[own[1:]], asked[own[:-1]])
+        assert np.isnan(trail.step[own[0]]).all() and np.isnan(trail.step_before[own[:2]]).all()
+        assert np.isnan(trail.specification_before[own[0]]).all()
+
+
+@pytest.mark.parametrize("cuts", [[1], [7, 8, 30], list(range(1, COUNT))])
+def test_any_cut_gives_the_same(cuts: list[int]) -> None:
+    for whole, same in zip(_followed(5, []), _followed(5, cuts), strict=True):
+        np.testing.assert_array_equal(whole, same)

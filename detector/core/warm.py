@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from detector.contracts.batches import cut
@@ -10,15 +12,19 @@ from detector.core.arrays import Array
 from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig, EngineMode
 from detector.core.engine import Engine, observe_together
+from detector.core.owner_model import Tree
+from detector.core.owner_model.features import Features
+from detector.core.owner_model.margins import Margins
 from detector.core.profile import Profile
 from detector.core.reference import Honest, Reference
 from detector.core.scoring import CHANGE
 from detector.core.signals import MEASURES, WEIGHED
 from detector.core.standards import Spread, Standards
+from detector.core.validation import Validation
 
 _COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 _MODEL, _VERSION = "warm", "1"
-_ROWS, _FEATURES, _CLASSES = 96, 4, 3
+_ROWS, _FEATURES, _CLASSES = 600, 4, 3
 
 
 def warm_all() -> None:
@@ -32,8 +38,8 @@ def warm_for(mode: EngineMode, *, has_profile: bool) -> None:
     """Calls the loops of an engine: takes made-up queries through it, and its state through a log, a dump and
     removal."""
     queries = _queries()
-    profiles = (_profile(queries),) if has_profile else ()
-    _exercise(Engine(EngineConfig(mode=mode, profiles=profiles)), queries)
+    for profiles in [(own,) for own in _profiles(queries)] if has_profile else [()]:
+        _exercise(Engine(EngineConfig(mode=mode, profiles=profiles)), queries)
 
 
 def _exercise(engine: Engine, queries: QueryBatch) -> None:
@@ -71,9 +77,20 @@ def _outputs(features: Array) -> Array:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
-def _profile(queries: QueryBatch) -> Profile:
-    """Returns a profile with the rows of ``queries`` as honest ones, and one ordinary account."""
+def _profiles(queries: QueryBatch) -> list[Profile]:
+    """Returns profiles with the rows of ``queries`` as honest ones and one ordinary account: without the owner's model,
+    and with it and a validation set."""
     ones = np.ones(len(_COLUMNS))
     standards = Standards(_COLUMNS, Spread(0 * ones, ones, ones), np.zeros((1, len(_COLUMNS))), 1.0)
-    honest = Honest(queries.features, queries.outputs)
-    return Profile(_MODEL, _VERSION, Reference.of([honest], "probabilities"), standards)
+    features, outputs, tree = queries.features, queries.outputs, _tree()
+    reference = Reference.of([Honest(features, outputs)], "probabilities")
+    plain = Profile(_MODEL, _VERSION, reference, standards, margins=Margins.of(None, features, outputs))
+    validation = Validation.of(features, outputs.argmax(axis=1))
+    return [plain, replace(plain, owner_model=tree, margins=Margins.of(tree, features), validation=validation)]
+
+
+def _tree() -> Tree:
+    """Returns a tree with one question and two leaves."""
+    children = np.array([[1, 2], [-1, -1], [-1, -1]], np.int32)
+    feature, threshold = np.array([0, -1, -1], np.int32), np.array([0.5, 0.0, 0.0])
+    return Tree(Features.unnamed(_FEATURES), feature, threshold, children, np.eye(_CLASSES)[:2])

@@ -14,13 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache, update_wrapper
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Scalar = TypeVar("Scalar", bound=np.generic)
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray

@@ -132,13 +132,13 @@ def _kept(pool: NDArray[np.float64], work: NDArray[np.float64]) -> tuple[int, in
 
 class Given(NamedTuple):
     """``slots`` int64, and the rows grouped by position in them. Of each row, whether its distance is ``known``, bool,
-    and its ``index`` int64 among the principal's."""
+    and its ``number`` int64 among the principal's."""
 
     slots: NDArray[np.int64]
     order: NDArray[np.int64]
     lengths: NDArray[np.int64]
     known: NDArray[np.bool_]
-    index: NDArray[np.int64]
+    number: NDArray[np.int64]
 
 
 @compiled
@@ -151,7 +151,7 @@ def due(given: Given, before: NDArray[np.int64], rows: NDArray[np.int64], ends: 
         count = before[at]
         for row in given.order[place : place + given.lengths[at]]:
             count += given.known[row]
-            if given.index[row] % EVERY == 0 and count > WARM_UP:
+            if given.number[row] % EVERY == 0 and count > WARM_UP:
                 rows[found], ends[found] = row, count
                 found += 1
         place += given.lengths[at]

@@ -77,10 +77,7 @@ class ScoreBoard:
         with unjudged queries, where one is due."""
         if len(hearing.times):
             self._forget(float(hearing.times[0]))
-        found = [self._judged(observation, last, hearing)]
-        if observation.refused or hearing.counts:
-            found.append(self._unjudged(observation, last, hearing))
-        for seen in found:
+        for seen in self._seen(observation, last, hearing):
             for at, key in enumerate(seen.keys):
                 if self._is_newcomer(seen, at):
                     if len(self._waiting) < _MOST_WAITING or key in self._waiting:
@@ -92,6 +89,11 @@ class ScoreBoard:
                     self._waiting[key] = seen.alone(at)
         while len(self._waiting) > _MOST_WAITING:
             yield self._message(self._waiting.pop(next(iter(self._waiting))), 0)
+
+    def _seen(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> Iterator[_Seen]:
+        yield self._judged(observation, last, hearing)
+        if observation.refused or hearing.counts:
+            yield self._unjudged(observation, last, hearing)
 
     def waiting(self) -> Iterator[Message]:
         """Yields the scores that were not due when they came, as of now."""

@@ -41,7 +41,8 @@ def _encode_array(value: Any) -> Any:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in _KINDS:
         raise TypeError(f"state sections hold numbers, strings and numeric arrays, not {type(value).__name__}")
     little = value.astype(value.dtype.newbyteorder("<")) if value.dtype.str[0] == ">" else value
-    return [_MARK, little.dtype.str, little.shape, little.tobytes()]
+    plain = np.ascontiguousarray(little)
+    return [_MARK, little.dtype.str, little.shape, plain.data.cast("B") if plain.size else b""]
 
 
 def _restore(value: Any) -> Any:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.columns import Columns
+from detector.core.compiled import read_only
 from detector.core.embedding import Embedding, Placed
 from detector.core.neighbours.growing import (
     DOUBTFUL,
@@ -153,11 +154,15 @@ class History:
         return int(lists[:, COUNT::FIELDS].sum())
 
     def evict(self, pools: Array) -> None:
-        """Drops all rows of ``pools``, which are all pools of their slots."""
+        """Drops all rows of ``pools``, which are all pools of their slots, and stores that nobody uses any more: there
+        may be one for each dimension."""
         lists = self._lists_of()
         dimensions = self._slots["dimension"][self._pools.columns["slot"][pools]]
         for dimension in np.unique(dimensions).tolist():
-            drop_all(self._store(dimension).arena, lists, pools[dimensions == dimension])
+            store = self._store(dimension)
+            drop_all(store.arena, lists, pools[dimensions == dimension])
+            if store.is_empty:
+                del self._stores[dimension]
         slots = self._pools.columns["slot"][pools]
         self._unplaced.reset(slots)
 
@@ -179,7 +184,7 @@ class History:
     def _asked(self, rows: Rows, placed: Placed | None, width: int) -> Asked:
         points = np.zeros((len(rows), width), np.float32) if placed is None else _shortened(placed, width)
         return Asked(
-            np.ascontiguousarray(rows.features),
+            read_only(np.ascontiguousarray(rows.features)),
             points,
             np.ascontiguousarray(rows.said),
             rows.slots[rows.slot],

@@ -114,7 +114,7 @@ class Files(NullCache):  # type: ignore[misc]
         troubles = []
         for folder in folders():
             try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 file = self._file(folder, signature, result.codegen)
                 file.flush()
                 file.save(signature, result._reduce())

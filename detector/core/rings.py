@@ -42,20 +42,32 @@ class Rings:
         return self._table.nbytes + self._pages.nbytes
 
     def nbytes_of(self, slots: Array) -> int:
-        self._reserve(slots)
+        self.reserve(slots)
         pages = self._table["pages"][slots]
         return int(pages.nbytes + (pages != BLANK).sum() * PAGE * self._pages["values"].itemsize)
 
-    def ring(self, slots: Array, counts: Array, more: Array) -> Ring:
-        """Returns the arrays, with pages enough for a loop that appends up to ``more`` values, int64, to each of
-        ``slots``, which has ``counts`` int64 so far."""
-        self._reserve(slots)
-        self._stock(_lacking(self._table["pages"], slots, counts // PAGE, (counts + more - 1) // PAGE))
+    def ring(self) -> Ring:
+        """Returns the arrays; views until ``reserve`` or ``stock`` make room for more."""
         return Ring(self._table["pages"], self._pages["values"], self._pages["free"], self._left)
+
+    def stock(self, count: int) -> None:
+        """Makes sure that ``count`` pages are unused, for a loop to take."""
+        left, held = int(self._left[0]), len(self._pages["free"])
+        if left >= count:
+            return
+        self._pages.reserve(held + count - left)
+        fresh = np.arange(held, len(self._pages["free"]), dtype=np.int32)[::-1]
+        self._pages["free"][left : left + len(fresh)] = fresh
+        self._left[0] = left + len(fresh)
+
+    def reserve(self, slots: Array) -> None:
+        """Makes room for ``slots``."""
+        if len(slots):
+            self._table.reserve(int(slots.max()) + 1)
 
     def read(self, slots: Array) -> Array:
         """Returns (n, width): the cells of each slot, the fill value where nothing was written."""
-        self._reserve(slots)
+        self.reserve(slots)
         return self._pages["values"][self._table["pages"][slots]].reshape(len(slots), self.width)
 
     @property
@@ -65,7 +77,7 @@ class Rings:
 
     def find(self, slots: Array, positions: Array) -> Array:
         """Returns int64 (n,): the index in ``values`` of position i of slot i, that of a fill value if it has none."""
-        self._reserve(slots)
+        self.reserve(slots)
         cell = positions % self.width
         pages = self._table["pages"][slots, cell // PAGE].astype(np.int64)
         places: Array = pages * PAGE + cell % PAGE
@@ -94,7 +106,7 @@ class Rings:
             self.values[places] = values
 
     def evict(self, slots: Array) -> None:
-        self._reserve(slots)
+        self.reserve(slots)
         pages = self._table["pages"][slots].ravel()
         pages = pages[pages != BLANK]
         self._pages["values"][pages] = self._fill
@@ -104,37 +116,22 @@ class Rings:
         self._table["pages"][slots] = BLANK
 
     def _take(self, count: int) -> Array:
-        self._stock(count)
+        self.stock(count)
         self._left[0] -= count
         first = int(self._left[0])
         taken: Array = self._pages["free"][first : first + count]
         return taken
 
-    def _stock(self, count: int) -> None:
-        """Makes sure that ``count`` pages are unused."""
-        left, held = int(self._left[0]), len(self._pages["free"])
-        if left >= count:
-            return
-        self._pages.reserve(held + count - left)
-        fresh = np.arange(held, len(self._pages["free"]), dtype=np.int32)[::-1]
-        self._pages["free"][left : left + len(fresh)] = fresh
-        self._left[0] = left + len(fresh)
-
-    def _reserve(self, slots: Array) -> None:
-        if len(slots):
-            self._table.reserve(int(slots.max()) + 1)
-
 
 @compiled
-def _lacking(table: NDArray[np.int32], slots: Array, first: Array, last: Array) -> int:
-    """Returns how many pages ``slots`` lack from their ``first`` to their ``last``, counted on around the ring."""
-    lacking, pages = 0, table.shape[1]
-    for at in range(len(slots)):
-        page = first[at] % pages
-        for _ in range(first[at], min(last[at] + 1, first[at] + pages)):
-            lacking += table[slots[at], page] == BLANK
-            page = page + 1 if page + 1 < pages else 0
-    return lacking
+def lacking(ring: Ring, slot: int, count: int, more: int) -> int:
+    """Returns how many pages ``slot``, which has had ``count`` values, needs for ``more``."""
+    pages, missing = ring.table.shape[1], 0
+    page = count // PAGE % pages
+    for _ in range(min((count + more - 1) // PAGE - count // PAGE + 1, pages)):
+        missing += ring.table[slot, page] == BLANK
+        page = page + 1 if page + 1 < pages else 0
+    return missing
 
 
 @compiled

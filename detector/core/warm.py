@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.contracts.batches import cut
 from detector.contracts.queries import QueryBatch
@@ -10,15 +11,20 @@ from detector.core.arrays import Array
 from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig, EngineMode
 from detector.core.engine import Engine, observe_together
+from detector.core.exposure.cells import Cells
+from detector.core.exposure.levels import FEATURES, THRESHOLDS, Levels
+from detector.core.owner_model import Features, Tree
+from detector.core.owner_model.margins import Margins
 from detector.core.profile import Profile
 from detector.core.reference import Honest, Reference
 from detector.core.scoring import CHANGE
 from detector.core.signals import MEASURES, WEIGHED
 from detector.core.standards import Spread, Standards
+from detector.core.validation import Validation
 
 _COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 _MODEL, _VERSION = "warm", "1"
-_ROWS, _FEATURES, _CLASSES = 96, 4, 3
+_ROWS, _FEATURES, _CLASSES = 600, 4, 3
 
 
 def warm_all() -> None:
@@ -32,8 +38,9 @@ def warm_for(mode: EngineMode, *, has_profile: bool) -> None:
     """Calls the loops of an engine: takes made-up queries through it, and its state through a log, a dump and
     removal."""
     queries = _queries()
-    profiles = (_profile(queries),) if has_profile else ()
-    _exercise(Engine(EngineConfig(mode=mode, profiles=profiles)), queries)
+    known: list[tuple[Profile, ...]] = [(own,) for own in _profiles(queries)] if has_profile else [()]
+    for profiles in known:
+        _exercise(Engine(EngineConfig(mode=mode, profiles=profiles)), queries)
 
 
 def _exercise(engine: Engine, queries: QueryBatch) -> None:
@@ -71,9 +78,37 @@ def _outputs(features: Array) -> Array:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
-def _profile(queries: QueryBatch) -> Profile:
-    """Returns a profile with the rows of ``queries`` as honest ones, and one ordinary account."""
+def _profiles(queries: QueryBatch) -> list[Profile]:
+    """Returns profiles with the rows of ``queries`` as honest ones, one ordinary account, and margins and a validation
+    set: one of a tree, one of an unknown model."""
     ones = np.ones(len(_COLUMNS))
     standards = Standards(_COLUMNS, Spread(0 * ones, ones, ones), np.zeros((1, len(_COLUMNS))), 1.0)
-    honest = Honest(queries.features, queries.outputs)
-    return Profile(_MODEL, _VERSION, Reference.of([honest], "probabilities"), standards)
+    reference = Reference.of([Honest(queries.features, queries.outputs)], "probabilities")
+    validation = _validation(queries.features)
+    return [
+        Profile(
+            _MODEL,
+            _VERSION,
+            reference,
+            standards,
+            model,
+            Margins.of(model, queries.features, queries.outputs),
+            validation,
+        )
+        for model in (_tree(), None)
+    ]
+
+
+def _tree() -> Tree:
+    """Returns a tree with one test."""
+    feature, threshold = np.array([0, -1, -1], np.int32), np.array([0.5, 0.0, 0.0])
+    children = np.array([[1, 2], [-1, -1], [-1, -1]], np.int32)
+    return Tree(Features.unnamed(_FEATURES), feature, threshold, children, np.eye(2))
+
+
+def _validation(features: NDArray[np.float32]) -> Validation:
+    """Returns a set with one label, which no meter fits a tree to, and one cell."""
+    thresholds = np.full((1, THRESHOLDS), np.inf, np.float32)
+    thresholds[0, 0] = 0.5
+    cells = Cells(np.zeros((1, FEATURES), np.float32), np.array([len(features)]))
+    return Validation(features, np.zeros(len(features), np.int64), Levels(np.array([0]), thresholds), cells)

@@ -12,7 +12,7 @@ from detector.core.arrays import Array
 from detector.core.compiled import compiled
 from detector.core.configuration import PAGE
 from detector.core.normality import CONSTANT, statistic
-from detector.core.rings import BLANK, Ring, page_of, put
+from detector.core.rings import BLANK, Ring, lacking, page_of, put
 from detector.core.sums import LANES, pairwise
 from detector.core.tested import WARM_UP
 
@@ -83,6 +83,24 @@ class _Scratch(NamedTuple):
     work: NDArray[np.float64]
     fresh: NDArray[np.float64]
     fresh_order: NDArray[np.uint16]
+
+
+@compiled
+def needs(held: Held, given: Given) -> tuple[int, int, int]:
+    """Returns how many pages of the window, of the hashes, and of the order the rows may take."""
+    window = hashes = order = 0
+    for at in range(len(given.slots)):
+        slot, distances, inside = given.slots[at], 0, 0
+        for row in given.order[given.starts[at] : given.starts[at] + given.lengths[at]]:
+            if isfinite(given.distance[row]) and given.distance[row] > 0.0:
+                distances += 1
+                inside += not given.admitted[row]
+        count = held.counts[slot, DISTANCES]
+        window += lacking(held.window, slot, count, distances)
+        hashes += lacking(held.hashes, slot, held.counts[slot, INSIDE], inside)
+        if count + distances > WARM_UP:
+            order += lacking(held.order, slot, 0, count + distances)
+    return window, hashes, order
 
 
 @compiled

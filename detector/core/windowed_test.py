@@ -26,7 +26,7 @@ from detector.core.normality import weight_table
 from detector.core.rings import Rings
 from detector.core.rows import Rows
 from detector.core.signal import Delta
-from detector.core.tested import WARM_UP, Tested
+from detector.core.tested import Tested
 
 _COUNTS = ("distances", "inside", "repeats", "below")
 _FIGURES = ("w", "constant")
@@ -42,17 +42,18 @@ class WindowedTest:
         self._window = Rings(config.window, np.float64, np.inf)
         self._hashes = Rings(config.repeat_memory, np.uint64, 0)
         self._order = Rings(config.window, np.uint16, 0)
+        self._rings = (self._window, self._hashes, self._order)
 
     def judge(self, rows: Rows, distance: NDArray[np.float64], admitted: NDArray[np.bool_]) -> Tested:
         """Judges ``rows`` and learns from them. ``distance`` float64 (n,), inf or NaN if there is none, and
         ``admitted`` bool (n,)."""
         self._reserve(rows.slots)
         grouping = rows.by_slot
-        measured = np.isfinite(distance) & (distance > 0)
-        inside = measured & ~admitted
-        held = self._held(rows, measured, inside)
+        inside = np.isfinite(distance) & (distance > 0) & ~admitted
         hashes = _hashes(rows.features, inside)
         given = loop.Given(rows.slots, grouping.order, grouping.starts, grouping.lengths, distance, admitted, hashes)
+        for rings, pages in zip(self._rings, loop.needs(self._held(), given), strict=True):
+            rings.stock(pages)
         said = _room(len(rows))
         rule = loop.Rule(
             self._config.delta,
@@ -60,7 +61,7 @@ class WindowedTest:
             self._config.consecutive_checks,
             weight_table(self._config.window),
         )
-        loop.run(held, given, rule, said)
+        loop.run(self._held(), given, rule, said)
         w, constant, repeats = said.figures
         figures = {"constant_steps": constant, "repeats": repeats}
         return Tested(w, said.alarm, self._evidence(said), self._delta(rows.slots, said), figures, said.repeat)
@@ -86,25 +87,16 @@ class WindowedTest:
 
     def evict(self, slots: Array) -> None:
         self._slots.reset(slots)
-        for rings in (self._window, self._hashes, self._order):
+        for rings in self._rings:
             rings.evict(slots)
 
     def nbytes(self, slots: Array | None) -> int:
-        rings = (self._window, self._hashes, self._order)
         if slots is None:
-            return self._slots.nbytes + sum(own.nbytes for own in rings)
-        return 8 * len(_COUNTS + _FIGURES) * len(slots) + sum(own.nbytes_of(slots) for own in rings)
+            return self._slots.nbytes + sum(rings.nbytes for rings in self._rings)
+        return 8 * len(_COUNTS + _FIGURES) * len(slots) + sum(rings.nbytes_of(slots) for rings in self._rings)
 
-    def _held(self, rows: Rows, measured: Array, inside: Array) -> loop.Held:
-        """Returns the state, with pages enough for as many distances and hashes."""
-        slots, counts = rows.slots, self._slots["counts"][rows.slots]
-        distances, hashes = counts[:, loop.DISTANCES], counts[:, loop.INSIDE]
-        more = np.bincount(rows.slot[measured], minlength=len(slots))
-        window = self._window.ring(slots, distances, more)
-        ordered = np.where(distances + more > WARM_UP, distances + more, 0)
-        order = self._order.ring(slots, np.zeros_like(ordered), ordered)
-        own = self._hashes.ring(slots, hashes, np.bincount(rows.slot[inside], minlength=len(slots)))
-        return loop.Held(self._slots["counts"], self._slots["figures"], window, own, order)
+    def _held(self) -> loop.Held:
+        return loop.Held(self._slots["counts"], self._slots["figures"], *(rings.ring() for rings in self._rings))
 
     def _columns(self, slots: Array) -> dict[str, Array]:
         self._reserve(slots)
@@ -138,6 +130,8 @@ class WindowedTest:
     def _reserve(self, slots: Array) -> None:
         if len(slots):
             self._slots.reserve(int(slots.max()) + 1)
+        for rings in self._rings:
+            rings.reserve(slots)
 
 
 def _room(count: int) -> loop.Said:

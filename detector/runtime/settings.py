@@ -30,7 +30,6 @@ from detector.runtime.settings_file import read_file
 from detector.runtime.settings_keys import Key, leaves
 from detector.runtime.settings_variables import DELIMITER, FILE_VARIABLE, PREFIX, refuse_wrong_variables, variable_of
 from detector.runtime.tls import tls_context
-from detector.sources.mapping import sources_of
 
 __all__ = ["FILE_VARIABLE", "Settings", "load_settings", "sources"]
 
@@ -101,7 +100,10 @@ def load_settings(path: Path | None = None) -> Settings:
     settings.kafka.client_arguments()
     tls_context(settings.kafka)
     settings.principals.hasher()
-    sources_of(settings.sources.map, "sources.map")
+    if settings.sources.map:  # readers of logs take a while to import, and the service reads none
+        from detector.sources.mapping import sources_of
+
+        sources_of(settings.sources.map, "sources.map")
     return settings
 
 

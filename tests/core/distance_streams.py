@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -59,15 +59,13 @@ def stream(kind: str, seed: int, count: int, principals: int = 3) -> Distances:
     index = np.zeros(count, np.int64)
     for one in range(principals):
         index[who == one] = np.arange((who == one).sum())
-    match kind:
-        case "honest":
-            distance = generator.normal(1.0, 0.1, count) ** 2
-        case "thief":
-            distance = np.where(generator.random(count) < 0.8, 0.25, np.abs(generator.normal(1.0, 0.5, count)))
-        case "outliers":
-            distance = generator.normal(1.0, 0.1, count) * np.where(generator.random(count) < 0.02, 50.0, 1.0)
-        case _:
-            distance = np.full(count, np.sqrt(2.0))
+    kinds: dict[str, Callable[[], NDArray[np.float64]]] = {
+        "honest": lambda: generator.normal(1.0, 0.1, count) ** 2,
+        "thief": lambda: np.where(generator.random(count) < 0.8, 0.25, np.abs(generator.normal(1.0, 0.5, count))),
+        "outliers": lambda: generator.normal(1.0, 0.1, count) * np.where(generator.random(count) < 0.02, 50.0, 1.0),
+        "one step": lambda: np.full(count, np.sqrt(2.0)),
+    }
+    distance = kinds[kind]()
     for share, value in ((0.05, 0.0), (0.02, np.inf)):
         distance[generator.random(count) < share] = value
     features = generator.random((60, 2), dtype=np.float32)[generator.integers(0, 60, count)]

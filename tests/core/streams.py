@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.batches import cut
-from detector.contracts.findings import Evidence, Finding
+from detector.contracts.findings import Finding
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation, Sections
 from detector.core.engine import Engine
@@ -134,32 +134,15 @@ class Seen:
     sections: list[Sections]
 
     def assert_equals(self, other: Seen) -> None:
-        """To the bit, except ``suspicion`` and the score, whose sums may be rounded in another order: to 1e-9."""
-        np.testing.assert_array_equal(self.flagged, other.flagged)
-        np.testing.assert_array_equal(self.index, other.index)
-        np.testing.assert_allclose(self.score, other.score, 1e-9, 1e-9)
+        """To the bit."""
+        for name in ("flagged", "index", "score"):
+            np.testing.assert_array_equal(getattr(self, name), getattr(other, name), err_msg=name)
         assert self.signals.keys() == other.signals.keys()
         for name, values in self.signals.items():
-            tolerance = 1e-9 if name.startswith("suspicion") else 0.0
-            np.testing.assert_allclose(values, other.signals[name], tolerance, tolerance, err_msg=name)
-        assert len(self.findings) == len(other.findings)
-        for one, same in zip(self.findings, other.findings, strict=True):
-            _assert_alike(one, same, 1e-9 if "suspicion" in one else 0.0)
+            np.testing.assert_array_equal(values, other.signals[name], err_msg=name)
+        assert self.findings == other.findings
         assert self.refused == other.refused
         assert self.evicted == other.evicted
-
-
-def _assert_alike(left: Any, right: Any, tolerance: float) -> None:
-    """Of findings and what they hold: numbers to the ``tolerance``, all else as it is."""
-    if isinstance(left, Evidence):
-        left, right = astuple(left), astuple(right)
-    if isinstance(left, tuple):
-        for one, same in zip(left, right, strict=True):
-            _assert_alike(one, same, tolerance)
-    elif isinstance(left, float):
-        np.testing.assert_allclose(left, right, tolerance, tolerance)
-    else:
-        assert left == right
 
 
 def observe(engine: Engine, pieces: Sequence[QueryBatch], cuts: Sequence[int] = ()) -> Seen:

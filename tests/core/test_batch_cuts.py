@@ -1,7 +1,4 @@
-"""However a stream is cut into micro-batches, verdicts, refusals and evictions are the same.
-
-Scores are the same to the bit without a profile, and to 1e-9 with one (see ``Seen.assert_equals``).
-"""
+"""However a stream is cut into micro-batches, verdicts, scores, refusals and evictions are the same, to the bit."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ NAME = f"{__name__}._total"
 
 
 def _inner(value: float) -> float:
+    """Twice."""
     return 2.0 * value
 
 
@@ -227,7 +228,7 @@ def test_switched_off_it_is_the_function_itself(monkeypatch: pytest.MonkeyPatch)
 def test_a_loop_is_known_by_its_source() -> None:
     assert isinstance(_doubled, Loop)
     assert _doubled.py_func is _inner
-    assert _doubled.__name__ == "_inner"
+    assert _doubled.__doc__ == _inner.__doc__
 
 
 RUN = "from tests.core.test_compiled import _run; print(_run())"

@@ -29,7 +29,8 @@ class _Rows:
         return self.specification
 
 
-def _followed(axes: int, cuts: list[int]) -> Trail:
+def _followed(axes: int, cuts: list[int]) -> tuple[Trail, Array]:
+    """Returns the trail of queries of three principals, and their state afterwards."""
     rng = np.random.default_rng(axes)
     points = rng.normal(size=(COUNT, axes)).astype(np.float32)
     slot, asked = rng.integers(0, 3, COUNT), rng.random((COUNT, 2)).astype(np.float32)
@@ -37,12 +38,12 @@ def _followed(axes: int, cuts: list[int]) -> Trail:
     parts = [
         follow(cast(Rows, _Rows(asked[own])), slot[own], points[own], state) for own in np.split(np.arange(COUNT), cuts)
     ]
-    return Trail(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return Trail(*(np.concatenate(column) for column in zip(*parts, strict=True))), state
 
 
 @pytest.mark.parametrize("axes", [3, 16, 20])
 def test_it_is_each_query_less_the_one_before(axes: int) -> None:
-    rng, trail = np.random.default_rng(axes), _followed(axes, [])
+    rng, (trail, state) = np.random.default_rng(axes), _followed(axes, [])
     points = np.zeros((COUNT, max(axes, 16)), np.float32)
     points[:, :axes] = rng.normal(size=(COUNT, axes)).astype(np.float32)
     slot, asked = rng.integers(0, 3, COUNT), rng.random((COUNT, 2)).astype(np.float32)
@@ -54,9 +55,11 @@ def test_it_is_each_query_less_the_one_before(axes: int) -> None:
         np.testing.assert_array_equal(trail.specification_before[own[1:]], asked[own[:-1]])
         assert np.isnan(trail.step[own[0]]).all() and np.isnan(trail.step_before[own[:2]]).all()
         assert np.isnan(trail.specification_before[own[0]]).all()
+        np.testing.assert_array_equal(state[slot[own[0]], :16], points[own[-1], :16])
 
 
 @pytest.mark.parametrize("cuts", [[1], [7, 8, 30], list(range(1, COUNT))])
 def test_any_cut_gives_the_same(cuts: list[int]) -> None:
-    for whole, same in zip(_followed(5, []), _followed(5, cuts), strict=True):
-        np.testing.assert_array_equal(whole, same)
+    (whole, state), (same, after) = _followed(5, []), _followed(5, cuts)
+    for one, other in zip((*whole, state), (*same, after), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -62,12 +62,6 @@ class Ids:
         self.size += 1
         return self.size - 1
 
-    def take_many(self, count: int) -> list[int]:
-        reused = [self._free.pop() for _ in range(min(count, len(self._free)))]
-        fresh = list(range(self.size, self.size + count - len(reused)))
-        self.size += len(fresh)
-        return reused + fresh
-
     def give_back(self, ids: Sequence[int]) -> None:
         self._free.extend(ids)
 

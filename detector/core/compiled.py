@@ -14,12 +14,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache, update_wrapper
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # every command imports this module, and few need numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
-Scalar = TypeVar("Scalar", bound=np.generic)
+    Scalar = TypeVar("Scalar", bound=np.generic)
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 SWITCH = "WEIRGUARD_COMPILED"
@@ -44,7 +46,7 @@ class Listener(Protocol):
 def plain(array: NDArray[Scalar]) -> NDArray[Scalar]:
     """Returns ``array``, or a copy if it is not contiguous or is read-only, as arrays from records are."""
     flags = array.flags
-    return array if flags.c_contiguous and flags.writeable else np.array(array, order="C")
+    return array if flags.c_contiguous and flags.writeable else array.copy(order="C")
 
 
 def compiled(function: Function) -> Function:

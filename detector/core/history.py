@@ -154,11 +154,15 @@ class History:
         return int(lists[:, COUNT::FIELDS].sum())
 
     def evict(self, pools: Array) -> None:
-        """Drops all rows of ``pools``, which are all pools of their slots."""
+        """Drops all rows of ``pools``, which are all pools of their slots, and stores that nobody uses any more: there
+        may be one for each dimension."""
         lists = self._lists_of()
         dimensions = self._slots["dimension"][self._pools.columns["slot"][pools]]
         for dimension in np.unique(dimensions).tolist():
-            drop_all(self._store(dimension).arena, lists, pools[dimensions == dimension])
+            store = self._store(dimension)
+            drop_all(store.arena, lists, pools[dimensions == dimension])
+            if store.is_empty:
+                del self._stores[dimension]
         slots = self._pools.columns["slot"][pools]
         self._unplaced.reset(slots)
 

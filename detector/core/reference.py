@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detector.core.arrays import Array, plain
 from detector.core.embedding import Embedding, Placed
-from detector.core.nearest_rows import Stored, nearest_rows
+from detector.core.nearest_rows import NearestRows
 from detector.core.ranges import FARTHEST, scale_and_ranges
 from detector.core.seen_values import SeenValues
 
@@ -134,7 +134,7 @@ class ReferenceIndex:
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         self._plain = bool((reference.scale == 1).all())
-        self._stored = Stored.of(reference.points, reference.beside)
+        self._nearest = NearestRows(reference.points, reference.beside)
         self._least, self._most = reference.seen.within(_FAR, FARTHEST)
         self._near_all = float(self._least.max()), float(self._most.min())
 
@@ -155,7 +155,7 @@ class ReferenceIndex:
         Exact except among rows at the same distance to six digits, of which the first is taken.
         """
         same = _SAME * self.reference.usual
-        return Neighbours(*nearest_rows(placed.points, placed.beside, self._stored, same, NEAREST))
+        return Neighbours(*self._nearest(placed.points, placed.beside, same, NEAREST))
 
 
 def margins(outputs: NDArray[np.float32], output_kind: str) -> NDArray[np.float64]:

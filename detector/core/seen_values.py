@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class SeenValues:
     def strange(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Returns bool (n, d): which values were never seen."""
         strange = np.empty(rows.shape, np.bool_)
-        _mark(plain(rows), _Ranges(self.low, self.spread, *self._range), self._discrete, self._few, strange)
+        _mark(plain(rows), self._ranges, self._discrete, self._few, strange)
         return strange
 
     def within(self, ranges: float, most: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -64,9 +64,10 @@ class SeenValues:
         return least, greatest
 
     @cached_property
-    def _range(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The smallest and the largest value of each feature that is not outside."""
-        return self.within(_TOLERANCE, np.inf)
+    def _ranges(self) -> NDArray[np.float32]:
+        """float32 (4, d): the start and the width of the range of each feature, the smallest and the largest value that
+        is not outside."""
+        return np.stack((self.low, self.spread, *self.within(_TOLERANCE, np.inf)))
 
     @cached_property
     def _discrete(self) -> Array:
@@ -86,7 +87,7 @@ class SeenValues:
     def from_record(cls, record: dict[str, Array]) -> SeenValues:
         only = np.full((len(record["low"]), _BINS), np.inf, np.float32)
         only[~record["continuous"]] = record["only"]
-        return cls(plain(record["low"]), plain(record["spread"]), only)
+        return cls(record["low"], record["spread"], only)
 
 
 def _only(values: NDArray[np.float32], low: float, spread: float) -> NDArray[np.float32]:
@@ -98,22 +99,17 @@ def _only(values: NDArray[np.float32], low: float, spread: float) -> NDArray[np.
     return only
 
 
-class _Ranges(NamedTuple):
-    """float32 (d,) each: the start and the width of the range of each feature, and the values next to it outside."""
-
-    low: NDArray[np.float32]
-    spread: NDArray[np.float32]
-    least: NDArray[np.float32]
-    most: NDArray[np.float32]
-
-
 @compiled
 def _mark(
-    rows: NDArray[np.float32], ranges: _Ranges, discrete: Array, few: NDArray[np.float32], strange: NDArray[np.bool_]
+    rows: NDArray[np.float32],
+    ranges: NDArray[np.float32],
+    discrete: Array,
+    few: NDArray[np.float32],
+    strange: NDArray[np.bool_],
 ) -> None:
-    """Fills ``strange`` (n, d): values outside the ``ranges``, and those of the features ``discrete`` (c,) that are not
-    among the ``few`` (c, 256)."""
-    low, least, most = ranges.low, ranges.least, ranges.most
+    """Fills ``strange`` (n, d): values outside the ``ranges`` (4, d), and those of the features ``discrete`` (c,)
+    that are not among the ``few`` (c, 256)."""
+    low, spread, least, most = ranges
     for row in range(len(rows)):
         for feature in range(len(low)):
             value = rows[row, feature]
@@ -123,7 +119,7 @@ def _mark(
             value = rows[row, feature]
             # Most values of images are the smallest one.
             if value != low[feature] and not strange[row, feature]:
-                strange[row, feature] = not _is_seen(value, low[feature], ranges.spread[feature], few[at])
+                strange[row, feature] = not _is_seen(value, low[feature], spread[feature], few[at])
 
 
 @compiled

@@ -44,15 +44,6 @@ def carried(grouping: Grouping, at: Array, values: Array, before: Array) -> Arra
     return np.where(own, values[latest], np.repeat(before, grouping.lengths))
 
 
-def ordinals(grouping: Grouping, group: Array, at: Array) -> Array:
-    """Returns, for each of the rows ``at`` (of ``grouping``'s order, ascending) and of ``group``, how many of them its
-    group has before it."""
-    if len(at) <= 1:
-        return np.zeros(len(at), np.int64)
-    ordinal: Array = np.arange(len(at)) - np.searchsorted(at, grouping.starts)[group]
-    return ordinal
-
-
 def last_of(grouping: Grouping, values: Array) -> Array:
     """Returns, per group, the value at its last row of ``grouping``'s order."""
     last: Array = values[grouping.starts + grouping.lengths - 1]

@@ -24,7 +24,7 @@ from detector.core.validation import Validation
 
 _COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 _MODEL, _VERSION = "warm", "1"
-_ROWS, _FEATURES, _CLASSES = 96, 4, 3
+_ROWS, _FEATURES, _CLASSES = 600, 4, 3
 
 
 def warm_all() -> None:

@@ -24,6 +24,9 @@ Record = Alert | Decision | Audit
 
 _OPERATOR = "operator:"
 
+_STALE_DROPS = 1_000
+"""Outdated times of dropping, beyond as many as there are entries, that may wait."""
+
 MOST_CAUSES = 32
 """Causes against one principal at most: a decision carries all of them, and records have a limit."""
 
@@ -144,6 +147,9 @@ class Ledger:
             if self._drop_at.get(key) != entry.droppable_at:
                 self._drop_at[key] = entry.droppable_at
                 heapq.heappush(self._drops, (entry.droppable_at, key))
+        if len(self._drops) > 2 * len(self._drop_at) + _STALE_DROPS:
+            self._drops = [(at, key) for key, at in self._drop_at.items()]
+            heapq.heapify(self._drops)
 
     def _carry_out(self, case: Case, command: Command, now: float) -> tuple[str, bool]:
         """Returns a summary of the result, and whether the command was refused."""

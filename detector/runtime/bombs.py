@@ -5,15 +5,17 @@ Kafka accepts them, and a reader needs memory for all of it at once. They are no
 
 from __future__ import annotations
 
-from functools import cache
+import mmap
+from threading import local
 
 import cramjam
-import numpy as np
-from numpy.typing import NDArray
 
 MOST_BYTES = 67_108_864
 """The most bytes that a batch may decompress to: clients limit a batch, a megabyte by default, before they compress
 it."""
+
+_KEPT_BYTES = 1 << 20
+"""Memory that is not given back after each batch: most batches need no more."""
 
 _CODECS = {1: (cramjam.gzip, 1_032), 3: (cramjam.lz4, 255), 4: (cramjam.zstd, 32_768)}
 """The module, and the largest factor by which it shrinks data. Snappy, 2, shrinks at most some twenty megabytes to
@@ -27,13 +29,19 @@ def is_bomb(codec: int, data: bytes, most: int = MOST_BYTES) -> bool:
     if module is None or len(data) * ratio <= most:
         return False
     try:
-        module.decompress_into(data, _room(most))
+        module.decompress_into(data, memoryview(_room.memory)[:most])
     except cramjam.DecompressionError:
         return True
+    finally:
+        _room.memory.madvise(mmap.MADV_DONTNEED, _KEPT_BYTES)
     return False
 
 
-@cache
-def _room(most: int) -> NDArray[np.uint8]:
-    """Memory that the system only gives as far as it is written to."""
-    return np.empty(most, np.uint8)
+class _Room(local):
+    """Memory of each thread, which the system only gives as far as it is written to."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, MOST_BYTES)
+
+
+_room = _Room()

@@ -176,7 +176,7 @@ STAGE_DURATION = Metric(
     "stage_duration_seconds", "seconds", "Time that a micro-batch spent in a stage.", (STAGE,), _SECONDS
 )
 PRINCIPALS_TRACKED = Metric("principals_tracked", "principals", "Principals whose state is held.")
-STATE_BYTES = Metric("state_bytes", "bytes", "Detection state held in memory.")
+STATE_BYTES = Metric("state_bytes", "bytes", "State held in memory, of detection and policy, as far as it is counted.")
 EVICTIONS = Metric("evictions_total", "principals", "Principals evicted because the limit was reached.")
 GAPS = Metric(
     "source_gaps_total", "gaps", "Gaps in a source that were passed, including transaction markers.", (TOPIC,)

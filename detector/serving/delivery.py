@@ -23,6 +23,11 @@ from detector.serving.tallies import Tallies
 from detector.serving.threads import Background
 
 _LINGER_SECONDS = 0.005
+"""The least time between two looks at the queue: under load, the queries of a record gather meanwhile."""
+
+_BURST_SECONDS = 0.001
+"""How long the first query after a pause waits for others, such as those of the same call."""
+
 _COUNTS_SECONDS = 1.0
 _SILENCE_SECONDS = 10.0
 _TAKE_BYTES = 2 << 20
@@ -58,6 +63,7 @@ class Delivery(Background):
         self._producer: Any = None
         self._broken = False
         self._counts_due = 0.0
+        self._looked = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -103,7 +109,7 @@ class Delivery(Background):
         else:
             self._wake.wait(_COUNTS_SECONDS if len(self._tallies) or self._in_flight_bytes else None)
         self._wake.clear()
-        time.sleep(_LINGER_SECONDS)
+        time.sleep(max(_BURST_SECONDS, self._looked + _LINGER_SECONDS - time.monotonic()))
 
     def _step(self) -> None:
         if self._broken:
@@ -113,6 +119,7 @@ class Delivery(Background):
         if not (len(self._queue) or len(self._tallies) or self._packed):
             return
         partitions = self._partitions()
+        self._looked = time.monotonic()
         self._flush()
         if self._in_flight_bytes < _IN_FLIGHT_BYTES:
             self._pack_rows(partitions)

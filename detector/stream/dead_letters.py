@@ -85,7 +85,9 @@ class DeadLetters:
     def write(self, records: Sequence[SourceRecord], faults: Mapping[int, Faults], now: float) -> Letters:
         """Letters for the ``faults`` of ``records``, by their place there; ``now``: policy time, seconds."""
         letters = Letters()
-        if faults and now // _MINUTE != self._minute:
+        if not faults:
+            return letters
+        if now // _MINUTE != self._minute:
             self._minute = now // _MINUTE
             self._seen.clear()
         for at, found in sorted(faults.items()):

@@ -19,6 +19,8 @@ from detector.stream import bulk_delivery, header_names
 from detector.stream.reading import Reading
 
 FETCH_WAIT_SECONDS = 0.1
+FETCH_BYTES = 16_777_216
+"""The most bytes that one answer of a broker brings, apart from a single record that is larger."""
 FLOW_POLL_SECONDS = 0.25
 
 _original_getmany = ThreadDelegateConsumer._getmany
@@ -43,9 +45,11 @@ async def _getmany(self: Any, active_partitions: set[TP] | None, timeout: float)
 def _create_worker_consumer(self: Any, transport: Any) -> aiokafka.AIOKafkaConsumer:
     """Fetches wait 100 ms at the broker, not the 1.5 s that Faust hard-codes: rebalances wait behind a fetch.
 
-    Records of transactions that were given up are left out: Faust reads them but for its own transactions.
+    Records of transactions that were given up are left out: Faust reads them but for its own transactions. An answer
+    may have 50 MB by default, which a worker that is behind would hold all the time.
     """
     consumer = _original_consumer(self, transport)
+    consumer._fetch_max_bytes = max(FETCH_BYTES, consumer._max_partition_fetch_bytes)
     consumer._fetch_max_wait_ms = int(FETCH_WAIT_SECONDS * 1000)
     consumer._isolation_level = "read_committed"
     return consumer

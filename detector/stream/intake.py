@@ -90,7 +90,10 @@ class Intake:
 
     def close(self) -> None:
         """Ends the input: puts it in log order and joins what can be joined, for the engine."""
-        if self._parts:
+        if len(self._parts) == 1:
+            batch, self.record_of, self.row_of = self._parts[0]
+            self.pieces = [batch]
+        elif self._parts:
             pieces, records, rows = zip(*in_log_order(self._parts), strict=True)
             self.pieces = list(concatenate(pieces))
             self.record_of, self.row_of = np.concatenate(records), np.concatenate(rows)

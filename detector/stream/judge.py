@@ -32,6 +32,8 @@ class Hearing:
 
     def versions(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
         """Returns the model versions of the queries of ``rows``."""
+        if len(self.pieces) == 1:
+            return [self.pieces[0].model_version] * len(rows)
         ends = np.cumsum([len(piece) for piece in self.pieces])
         return [self.pieces[at].model_version for at in np.searchsorted(ends, rows, side="right").tolist()]
 

@@ -160,7 +160,9 @@ class Reporter:
         self.metrics.replace(names.RECORDS_UNCOMMITTED, _labelled(waiting))
         engines = [partition.judge.engine for partition in partitions]
         self.metrics.set(names.PRINCIPALS_TRACKED, sum(len(engine) for engine in engines))
-        self.metrics.set(names.STATE_BYTES, engines[0].nbytes() if engines else 0)
+        ledgers = [partition.judge.ledger for partition in partitions]
+        policy = sum(ledger.nbytes + ledger.accounting.nbytes for ledger in ledgers)
+        self.metrics.set(names.STATE_BYTES, policy + (engines[0].nbytes() if engines else 0))
         standing: Counter[tuple[str, ...]] = Counter()
         for partition in partitions:
             for decision in partition.judge.ledger.active(partition.policy_time):

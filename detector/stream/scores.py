@@ -60,7 +60,8 @@ class _Seen:
 
 
 class ScoreBoard:
-    """Decides which scores are due; remembers the last 100,000 principals it published. Early scores wait."""
+    """Decides which scores are due; remembers the principals it published in the last second, up to 100,000. Early
+    scores wait."""
 
     def __init__(self, topics: Topics, partition: int, judge: Judge) -> None:
         self._topic = topics.scores
@@ -74,7 +75,9 @@ class ScoreBoard:
     def due(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> Iterator[Message]:
         """Yields score records for ``last``, the last rows of the principals in ``observation``, and for principals
         with unjudged queries, where one is due."""
-        for seen in (self._judged(observation, last, hearing), self._unjudged(observation, last, hearing)):
+        if len(hearing.times):
+            self._forget(float(hearing.times[0]))
+        for seen in self._seen(observation, last, hearing):
             for at, key in enumerate(seen.keys):
                 if self._is_newcomer(seen, at):
                     if len(self._waiting) < _MOST_WAITING or key in self._waiting:
@@ -86,6 +89,11 @@ class ScoreBoard:
                     self._waiting[key] = seen.alone(at)
         while len(self._waiting) > _MOST_WAITING:
             yield self._message(self._waiting.pop(next(iter(self._waiting))), 0)
+
+    def _seen(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> Iterator[_Seen]:
+        yield self._judged(observation, last, hearing)
+        if observation.refused or hearing.counts:
+            yield self._unjudged(observation, last, hearing)
 
     def waiting(self) -> Iterator[Message]:
         """Yields the scores that were not due when they came, as of now."""
@@ -115,7 +123,7 @@ class ScoreBoard:
 
     def _unjudged(self, observation: Observation, last: Sequence[int], hearing: Hearing) -> _Seen:
         """Returns the principals without a judged row."""
-        judged = {_key(observation, row) for row in last} if observation.refused or hearing.counts else set()
+        judged = {_key(observation, row) for row in last}
         odd = {key: said for key, said in _odd(observation, hearing).items() if key not in judged}
         standing = [self._engine.standing(*key) for key in odd]
         accused = self._accounting.accused()
@@ -144,6 +152,12 @@ class ScoreBoard:
         if len(self._published) > _REMEMBERED:
             self._published.popitem(last=False)
         return True
+
+    def _forget(self, now: float) -> None:
+        """Forgets what was published so long ago that it delays nothing from ``now`` on."""
+        published = self._published
+        while published and now >= next(iter(published.values()))[0] + SECONDS_BETWEEN:
+            published.popitem(last=False)
 
     def _message(self, seen: _Seen, at: int) -> Message:
         key, score = seen.keys[at], seen.score[at]

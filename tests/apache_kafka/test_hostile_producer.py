@@ -10,7 +10,7 @@ from tests.conftest import Broker
 
 
 def test_a_hostile_producer_stops_nothing_and_hides_nothing(broker: Broker, tmp_path: Path) -> None:
-    found = run(broker.bootstrap, tmp_path, records=20_000, good=2_000, letters_per_minute=200)
+    found = run(broker.bootstrap, tmp_path, records=20_000, good=2_000, newcomers=2_000, letters_per_minute=200)
     assert found.restarts == 0, (tmp_path / "worker.log").read_text()[-4000:]
     assert found.sent.due.total() > 2_000
     assert found.sent.given_up > 0
@@ -22,4 +22,4 @@ def test_a_hostile_producer_stops_nothing_and_hides_nothing(broker: Broker, tmp_
     most = len(found.counted) * PARTITIONS * minutes * 200 * 2
     assert 0 < found.letters < most
     assert found.letters <= found.counted.total() - found.not_kept
-    assert found.megabytes(1.0) < found.megabytes(0.5) * 1.3 + 20
+    assert found.at(1.0).resident < found.at(0.5).resident * 1.3 + 20

@@ -21,7 +21,7 @@ from detector.contracts.findings import Action, Command, CommandKind
 from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
-from tests.contracts.malformed import damaged, good_record, nonsense
+from tests.contracts.malformed import KINDS, damaged, good_record, nonsense
 
 CODECS = (None, "gzip", "lz4", "snappy", "zstd")
 DIMENSION = 8
@@ -32,6 +32,7 @@ _PLAIN_BYTES, _COMPRESSED_BYTES = 900_000, 8_000_000
 _BOMB_BYTES = 100_000_000
 _LARGE_BYTES, _LARGE_SHARE = 10_000, 0.03
 _IN_FLIGHT = 16
+_FLOOD_BATCH = 200
 _FUTURE = 5 * 365 * 86_400
 
 Header = tuple[str, bytes | None]
@@ -116,6 +117,12 @@ class Generator:
         headers: list[Header] = [("content-type", PACKED_CONTENT_TYPE.encode())]
         return Outgoing(None, encode_packed(batch), headers, int(time.time() * 1000), due)
 
+    def newcomer(self, number: int) -> tuple[str, Outgoing]:
+        """A principal and their only query; one in four can be judged."""
+        name, (_, _, unjudged) = f"newcomer-{number}", KINDS["outputs null"]
+        value = unjudged(self.random, name) if number % 4 else good_record(self.random, name, packed=False)
+        return name, Outgoing(name.encode(), value, [], int(time.time() * 1000))
+
     def _batch(self, names: list[str], rows: int) -> QueryBatch:
         rng = np.random.default_rng(self.random.getrandbits(32))
         return QueryBatch(
@@ -184,6 +191,24 @@ class HostileProducer:
         """``records`` of nonsense and ``good`` records; returns when the broker has all."""
         asyncio.run(self._send(records, good, progress))
         return self.sent
+
+    def flood(self, newcomers: int) -> None:
+        """That many principals with one query each, so that what is held by principal is full."""
+        asyncio.run(self._flood(newcomers))
+
+    async def _flood(self, newcomers: int) -> None:
+        async with self._client(None) as client:
+            batches = [client.create_batch() for _ in range(self._partitions)]
+            for number in range(newcomers):
+                name, one = self.generator.newcomer(number)
+                home = partition_of(name, self._partitions)
+                if batches[home].record_count() == _FLOOD_BATCH:
+                    await self._ship(client, batches[home], self._topics.queries, home)
+                    batches[home] = client.create_batch()
+                assert _append(batches[home], one)
+            for home, batch in enumerate(batches):
+                await self._ship(client, batch, self._topics.queries, home)
+            await self._flush()
 
     async def _send(self, records: int, good: int, progress: Callable[[int], None]) -> None:
         share = good / records

@@ -6,17 +6,14 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
-from threading import Event, Thread
 
 import numpy as np
 import psutil
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
-from prometheus_client.parser import text_string_to_metric_families
 
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch
@@ -30,20 +27,26 @@ from detector.stream.checkpoint import Checkpointer
 from detector.stream.intake import Receiver
 from detector.stream.judge import Judge
 from detector.stream.partition import Partition, Writer
+from tests.chaos.looks import Look, look, looking, metric
 from tests.chaos.nonsense import DIMENSION, HostileProducer, Sent
 from tests.chaos.stage import environment
 from tests.chaos.workers import Worker
 
 PARTITIONS = 4
 _PATIENCE_SECONDS = 180.0
+_SURVEYS_SECONDS = 12.0
+"""Two surveys of a worker are within this."""
 
 Progress = Callable[[int], None]
 
 
 @dataclass(slots=True)
 class Onslaught:
-    """What came of it. ``resident``: megabytes of the worker as often as it was looked at, with the share of all that
-    was sent by then; ``letters``: dead letters on their topic, ``counted`` and ``not_kept`` rows and records."""
+    """What came of it. ``letters``: dead letters on their topic, ``counted`` and ``not_kept`` rows and records.
+
+    ``began``, ``full`` and ``rested`` are looks before anything was sent, when the flood of newcomers was applied, and
+    when all was; ``looks`` those while records were sent.
+    """
 
     sent: Sent = field(default_factory=Sent)
     judged: Counter[str] = field(default_factory=Counter)
@@ -52,7 +55,10 @@ class Onslaught:
     counted: Counter[str] = field(default_factory=Counter)
     not_kept: int = 0
     restarts: int = 0
-    resident: list[tuple[float, float]] = field(default_factory=list)
+    began: Look | None = None
+    full: Look | None = None
+    looks: list[Look] = field(default_factory=list)
+    rested: Look | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
@@ -62,9 +68,9 @@ class Onslaught:
         due, got = self.sent.due, self.judged
         return {name: due[name] - got[name] for name in sorted(due | got) if due[name] != got[name]}
 
-    def megabytes(self, share: float) -> float:
-        """Resident memory when ``share`` of the records was sent."""
-        return min(self.resident, key=lambda sample: abs(sample[0] - share))[1]
+    def at(self, share: float) -> Look:
+        """The look when ``share`` of the records was sent."""
+        return min(self.looks, key=lambda look: abs(look.share - share))
 
 
 class _Service:
@@ -74,19 +80,6 @@ class _Service:
         self.settings = _settings(bootstrap, letters_per_minute)
         self.worker = Worker("worker", environment(self.settings), directory / "worker.log")
 
-    def metric(self, name: str) -> Counter[str]:
-        """The series of a counter, by their first label."""
-        import urllib.request
-
-        with urllib.request.urlopen(f"{self.worker.url}/metrics", timeout=30) as answer:
-            page = answer.read().decode()
-        found: Counter[str] = Counter()
-        for family in text_string_to_metric_families(page):
-            for sample in family.samples:
-                if sample.name == name:
-                    found[next(iter(sample.labels.values()), "")] += int(sample.value)
-        return found
-
 
 def run(
     bootstrap: str,
@@ -94,11 +87,13 @@ def run(
     *,
     records: int,
     good: int,
+    newcomers: int,
     seed: int = 1,
     letters_per_minute: int = 1_000,
     progress: Progress = lambda _: None,
 ) -> Onslaught:
-    """``records`` of nonsense among ``good`` ones, to a fresh worker on fresh topics of this broker."""
+    """``records`` of nonsense among ``good`` ones, after a flood of ``newcomers``, to a fresh worker on fresh topics of
+    this broker."""
     service, found = _Service(bootstrap, directory, letters_per_minute), Onslaught()
     kafka = service.settings.kafka
     topics.ensure(kafka)
@@ -107,13 +102,18 @@ def run(
     try:
         _wait_ready(service.worker)
         (process,) = service.worker.processes()
+        url = service.worker.url
+        found.began = look(process, url, 0.0)
+        producer.flood(newcomers)
+        _wait_applied(service.settings)
+        found.full = _look_later(process, url, 0.0)
         started, cpu = time.monotonic(), _cpu(process)
-        with _sampling(process, lambda: producer.sent.records / records, found.resident):
+        with looking(process, url, lambda: producer.sent.records / records, found.looks):
             found.sent = producer.send(records, good, progress)
-            with KafkaAdminClient(bootstrap_servers=bootstrap) as admin:
-                _wait_applied(admin, service.settings)
+            _wait_applied(service.settings)
         found.seconds, found.cpu_seconds = time.monotonic() - started, _cpu(process) - cpu
-        _read_metrics(service, found)
+        found.rested = _look_later(process, url, 1.0)
+        _read_metrics(url, found)
         found.letters = sum(1 for _ in _records(service.settings, kafka.topics.dead_letters))
         found.judged = _judged(service.settings, producer.generator.names)
     finally:
@@ -155,34 +155,22 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-@contextmanager
-def _sampling(process: psutil.Process, share: Callable[[], float], into: list[tuple[float, float]]) -> Iterator[None]:
-    """A thread that looks at the worker's memory five times a second."""
-    done = Event()
-
-    def look() -> None:
-        with suppress(psutil.NoSuchProcess):
-            while not done.wait(0.2):
-                into.append((share(), process.memory_info().rss / 1e6))
-
-    thread = Thread(target=look, name="memory", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+def _look_later(process: psutil.Process, url: str, share: float) -> Look:
+    """A look when the worker has surveyed what it holds now."""
+    time.sleep(_SURVEYS_SECONDS)
+    return look(process, url, share)
 
 
-def _wait_applied(admin: KafkaAdminClient, settings: Settings) -> None:
+def _wait_applied(settings: Settings) -> None:
     """Until all records of the sources are committed. Raises TimeoutError where that does not go on."""
     before, moved = -1, time.monotonic()
-    while (left := _left(admin, settings)) > 0:
-        if left != before:
-            before, moved = left, time.monotonic()
-        if time.monotonic() > moved + _PATIENCE_SECONDS:
-            raise TimeoutError(f"{left:,} records are not applied, and for {_PATIENCE_SECONDS:g} s none was")
-        time.sleep(1.0)
+    with KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers) as admin:
+        while (left := _left(admin, settings)) > 0:
+            if left != before:
+                before, moved = left, time.monotonic()
+            if time.monotonic() > moved + _PATIENCE_SECONDS:
+                raise TimeoutError(f"{left:,} records are not applied, and for {_PATIENCE_SECONDS:g} s none was")
+            time.sleep(1.0)
 
 
 def _left(admin: KafkaAdminClient, settings: Settings) -> int:
@@ -190,7 +178,7 @@ def _left(admin: KafkaAdminClient, settings: Settings) -> int:
     names = settings.kafka.topics
     places = [TopicPartition(one, at) for one in (names.queries, names.rekeyed, names.commands) for at in _numbers()]
     ends = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
-    done = admin.list_group_offsets(names.application)[names.application]
+    done = admin.list_group_offsets(names.application).get(names.application, {})
     return sum(int(ends[at].offset - (done[at].offset if at in done else 0)) for at in places)
 
 
@@ -198,11 +186,11 @@ def _numbers() -> range:
     return range(PARTITIONS)
 
 
-def _read_metrics(service: _Service, found: Onslaught) -> None:
-    found.rows = service.metric("weirguard_queries_total").total()
-    found.counted = service.metric("weirguard_dead_letters_total")
-    found.not_kept = service.metric("weirguard_dead_letters_not_kept_total").total()
-    found.restarts = service.metric("weirguard_restarts_total").total()
+def _read_metrics(url: str, found: Onslaught) -> None:
+    found.rows = metric(url, "weirguard_queries_total").total()
+    found.counted = metric(url, "weirguard_dead_letters_total")
+    found.not_kept = metric(url, "weirguard_dead_letters_not_kept_total").total()
+    found.restarts = metric(url, "weirguard_restarts_total").total()
 
 
 def _records(settings: Settings, topic: str) -> Iterator[tuple[int, int, bytes]]:

@@ -1,4 +1,4 @@
-"""What the reference says of many rows, bit for bit; as a program it prints it, for another process to compare with."""
+"""The results of comparing many rows with a reference, to the bit; as a program it prints them for another process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def compared(index: ReferenceIndex, features: Features) -> Said:
-    """What is said of the rows ``features`` (n, d) themselves."""
+    """The results for the rows ``features`` (n, d) themselves."""
     own = index.reference
     rows = index.scaled(features)
     placed = own.embedding.place(rows)

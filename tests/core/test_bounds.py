@@ -36,6 +36,19 @@ def test_a_flood_of_newcomers_leaves_memory_bounded_and_the_suspect_in_place() -
     assert again.flagged.all() and again.index[0] == 260
 
 
+def test_what_is_kept_for_a_dimension_goes_with_its_last_principal() -> None:
+    engine = Engine(EngineConfig(limits=Limits(principals=16)))
+    for dimension in range(1, 400):
+        engine.observe(_newcomers(dimension, 1, dimension))
+    assert engine.nbytes() < 500_000
+    tracemalloc.start()
+    for dimension in range(400, 1_200):
+        engine.observe(_newcomers(dimension, 1, dimension))
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 1_000_000
+
+
 def test_whoever_has_a_score_outlasts_those_without_and_the_suspect_outlasts_both() -> None:
     engine = Engine(EngineConfig(limits=Limits(principals=16)))
     _thief(engine)

@@ -1,4 +1,4 @@
-"""What the reference says of a row has the same bits among any rows, and whether or not it is compiled."""
+"""Comparing a row with the reference gives the same bits among any rows, compiled or not."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -471,3 +472,27 @@ a082a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff0000000000000
 726967696eac6f70657261746f723a657665aa657870697265735f6174cb4090940000000000a6726561736f6ea3776879ae
 706f6c6963795f76657273696f6eac64666363646537306132333100ffcbfff0000000000000
 """
+
+
+def test_orders_that_are_given_and_taken_back_leave_nothing() -> None:
+    ledger = Ledger(ENFORCE)
+    tracemalloc.start()
+    try:
+        for number in range(6_000):
+            ledger.command(add(seconds=1e6 + number, id=f"c{number}"), 0.0)
+            ledger.command(command("delete", cause_id=f"c{number}"), 0.0)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 400_000
+    assert len(ledger.keys()) == 1
+
+
+def test_who_is_let_go_on_time_is_let_go_after_many_orders_too() -> None:
+    ledger = Ledger(ENFORCE)
+    for number in range(3_000):
+        ledger.command(add(seconds=600.0 + number, id=f"c{number}", principal=f"p{number % 2}"), 0.0)
+        ledger.command(command("delete", cause_id=f"c{number}", principal=f"p{number % 2}"), 0.0)
+    assert len(ledger.keys()) == 2
+    run(ledger, [Row(5_000.0, "other", "1", False, ())])
+    assert ledger.keys() == []

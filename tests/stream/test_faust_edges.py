@@ -47,11 +47,21 @@ def test_faust_still_reads_what_transactions_gave_up() -> None:
     assert "isolation_level=self._isolation_level" in inspect.getsource(aiokafka.AIOKafkaConsumer.start)
 
 
-def test_the_consumer_is_made_with_our_fetch_wait_and_for_committed_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: Any = SimpleNamespace(_fetch_max_wait_ms=1500, _isolation_level="read_uncommitted")
+def test_faust_still_leaves_the_size_of_an_answer_to_aiokafka() -> None:
+    assert "fetch_max_bytes" not in inspect.getsource(faust_edges._original_consumer)
+    assert "fetch_max_bytes=self._fetch_max_bytes" in inspect.getsource(aiokafka.AIOKafkaConsumer.start)
+    assert inspect.signature(aiokafka.AIOKafkaConsumer).parameters["fetch_max_bytes"].default > 50_000_000
+
+
+@pytest.mark.parametrize(("largest", "answer"), [(8_500_000, 16_777_216), (67_108_864, 67_108_864)])
+def test_the_consumer_is_made_with_our_limits_and_for_committed_records(
+    monkeypatch: pytest.MonkeyPatch, largest: int, answer: int
+) -> None:
+    made: Any = SimpleNamespace(_max_partition_fetch_bytes=largest)
     monkeypatch.setattr(faust_edges, "_original_consumer", lambda *_: made)
     consumer = faust_edges._create_worker_consumer(None, None)
     assert (consumer._fetch_max_wait_ms, consumer._isolation_level) == (100, "read_committed")
+    assert consumer._fetch_max_bytes == answer
 
 
 def test_how_far_reading_is_comes_from_aiokafka_itself() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 
+from detector.contracts.findings import Action, Command
+from detector.policy.account import Account
 from detector.runtime.health import QUIET_SECONDS, Health
 from detector.runtime.metrics import Metrics, new_metrics
 from detector.stream.care import Care
@@ -72,6 +75,19 @@ def test_what_waits_is_told_only_while_brokers_are_heard(rig: Rig) -> None:
     rig.reporter.survey([partition], {("queries", 0): Reading(12, 0, -1, 1.0)}, {})
     assert rig.health.records_behind == 9, "an old answer is no news"
     assert rig.value('records_behind{partition="0",topic="queries"}') == 12
+
+
+def test_the_state_that_is_counted_has_suspects_and_accounts_of_unjudged_queries(rig: Rig) -> None:
+    partition = World(source(queries(40, 1), [20, 20])).take_over()
+    ledger, order = partition.judge.ledger, Action("refuse")
+    rig.reporter.survey([partition], {}, {})
+    before = rig.value("state_bytes")
+    ledger.command(Command("c1", "add", 0.0, "eve", "m", "ana", "why", action=order, duration_seconds=60.0), 0.0)
+    rig.reporter.survey([partition], {}, {})
+    assert rig.value("state_bytes") - before == ledger.nbytes > 0
+    ledger.accounting.absorb((1, msgspec.msgpack.encode((1, [("m", "bo", Account({"empty": 1}))], []))))
+    rig.reporter.survey([partition], {}, {})
+    assert rig.value("state_bytes") - before == ledger.nbytes + ledger.accounting.nbytes > ledger.nbytes
 
 
 def test_decoding_is_timed_apart_from_judging() -> None:

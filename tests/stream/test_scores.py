@@ -127,6 +127,20 @@ def test_a_waiting_score_keeps_nothing_of_the_other_principals_of_its_batch() ->
     assert sum(1 for _ in scores.waiting()) == rows + 20
 
 
+def test_what_was_published_is_remembered_for_a_second_alone() -> None:
+    scores = board()
+    tracemalloc.start()
+    try:
+        for number in range(6_000):
+            seen = observation([30])
+            seen.keys[0] = PrincipalKey("m", "1", f"p{number}")
+            assert len(spoken(scores, seen, 10.0 + number / 100)) == 1
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 400_000
+
+
 def test_a_refused_row_has_no_score() -> None:
     assert spoken(board(), observation([-1]), 10.0) == []
 

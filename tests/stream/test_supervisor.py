@@ -65,6 +65,27 @@ def test_a_worker_that_stops_on_doubt_is_started_again_and_told_how_often(server
     assert output.count(MEANING[Exit.SOURCE_GAP]) == 3
 
 
+def test_a_worker_gets_settings_of_the_allocator_and_those_of_the_operator_come_first(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "7")
+    worker = "import os; print([os.environ[name] for name in ('MALLOC_ARENA_MAX', 'MALLOC_MMAP_THRESHOLD_')])"
+    output, _ = supervise(worker, server).communicate(timeout=60)
+    assert "['7', '4194304']" in output
+
+
+def test_the_thread_that_judges_searches_without_further_threads(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    worker = (
+        "import faiss, threading;"
+        "threading.Thread(target=lambda: print('threads:', faiss.omp_get_max_threads(), flush=True)).start()"
+    )
+    output, _ = supervise(worker, server).communicate(timeout=60)
+    assert "threads: 1\n" in output
+
+
 @pytest.mark.parametrize("code", sorted(FINAL - {Exit.CLEAN}))
 def test_what_a_restart_cannot_mend_ends_the_supervisor_with_its_code(server: str, code: Exit) -> None:
     process = supervise(f"raise SystemExit({int(code)})", server)

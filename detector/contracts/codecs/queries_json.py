@@ -6,6 +6,7 @@ be an object of named values, and outputs any form of ``loose_outputs``.
 
 from __future__ import annotations
 
+from binascii import Error, a2b_base64
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -232,7 +233,7 @@ def _or_nan(value: object) -> float:
 
 def _layout(parsed: _Parsed) -> tuple[object, ...]:
     query = parsed.query
-    carried = tuple(getattr(query, name) is None for name in _OPTIONAL)
+    carried = tuple([getattr(query, name) is None for name in _OPTIONAL])
     features, outputs = parsed.features, parsed.outputs
     told = len(features) if isinstance(features, bytes) else features.names
     named = outputs.names is None
@@ -316,8 +317,6 @@ def _vector(source: list[float | None], field: str) -> bytes:
 
 
 def _from_base64(text: str, field: str) -> bytes:
-    from binascii import Error, a2b_base64
-
     try:
         data = a2b_base64(text, strict_mode=True)
     except (Error, ValueError):

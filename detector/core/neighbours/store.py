@@ -21,6 +21,7 @@ EMPTY = (NONE, 0, NONE)
 """Of each list: the first row of its block, the vectors in it, and the size of the block as a position in SIZES."""
 
 _END = 0xFFFFFFFF
+_MADE, _TAKEN = -2, -1
 _GROWTH = 8
 """The arena grows by this part of itself."""
 
@@ -38,7 +39,8 @@ SIZES = _sizes()
 class Arena(NamedTuple):
     """``rows`` float32 (capacity, d) and the same memory as ``words`` uint32; ``notes`` float32 (capacity,), the
     model's answers; ``points`` float32 (capacity, p), projections. ``free`` int64: the first free block of each size,
-    -1 for none, then the number of rows in use. A free block names the next one in its first word."""
+    -1 for none, then how many rows blocks were made of, and how many blocks are taken. A free block names the next one
+    in its first word."""
 
     rows: NDArray[np.float32]
     words: NDArray[np.uint32]
@@ -55,13 +57,18 @@ class VectorStore:
         self._rows = np.empty((0, dimension), np.float32)
         self._notes = np.empty(0, np.float32)
         self._points = np.empty((0, width), np.float32)
-        self._free = np.full(len(SIZES) + 1, NONE, np.int64)
-        self._free[-1] = 0
+        self._free = np.full(len(SIZES) + 2, NONE, np.int64)
+        self._free[[_MADE, _TAKEN]] = 0
 
     @property
     def arena(self) -> Arena:
         """The arrays; valid until ``grow``."""
         return Arena(self._rows, self._rows.view(np.uint32), self._notes, self._points, self._free)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no list has a block."""
+        return bool(self._free[_TAKEN] == 0)
 
     @property
     def nbytes(self) -> int:
@@ -75,8 +82,8 @@ class VectorStore:
     def grow(self, rows: int) -> None:
         """Makes room for a block of this many ``rows``. Nobody may hold an array of the arena meanwhile: the memory
         is extended in place, since a copy would need all of it twice."""
-        used = int(self._free[-1])
-        capacity = max(used + rows, len(self._rows) + len(self._rows) // _GROWTH, 64)
+        held = len(self._rows)
+        capacity = max(int(self._free[_MADE]) + rows, held + held // _GROWTH)
         for own in (self._rows, self._notes, self._points):
             own.resize((capacity, *own.shape[1:]), refcheck=False)
 
@@ -150,14 +157,16 @@ def drop(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> None
 @compiled
 def _allocate(arena: Arena, size: int) -> int:
     start = arena.free[size]
+    arena.free[_TAKEN] += 1
     if start != NONE:
         following = arena.words[start, 0]
         arena.free[size] = NONE if following == _END else np.int64(following)
         return int(start)
-    start = arena.free[-1]
+    start = arena.free[_MADE]
     if start + SIZES[size] > len(arena.rows):
+        arena.free[_TAKEN] -= 1
         return NONE
-    arena.free[-1] = start + SIZES[size]
+    arena.free[_MADE] = start + SIZES[size]
     return int(start)
 
 
@@ -166,3 +175,4 @@ def _release(arena: Arena, start: int, size: int) -> None:
     following = arena.free[size]
     arena.words[start, 0] = _END if following == NONE else np.uint32(following)
     arena.free[size] = start
+    arena.free[_TAKEN] -= 1

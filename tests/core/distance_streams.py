@@ -79,7 +79,7 @@ KINDS = ("honest", "thief", "outliers", "one step")
 def judge(
     test: WindowedTest | ReferenceTest, queries: Distances, cuts: Sequence[int] = ()
 ) -> dict[str, NDArray[np.float64]]:
-    """Returns what is said of each query, cut before the rows ``cuts``."""
+    """Returns what is given for each query, cut before the rows ``cuts``."""
     said: list[dict[str, NDArray[np.float64]]] = []
     for start, end in pairwise((0, *cuts, len(queries.who))):
         part = slice(start, end)

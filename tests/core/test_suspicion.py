@@ -22,11 +22,12 @@ from detector.core.measure import Measure
 from detector.core.profile import Profile
 from detector.core.rows import Rows
 from detector.core.scoring import CLOCKS
-from detector.core.signal import Delta, Signal
+from detector.core.signal import Delta, Proposal, Signal
 from detector.core.signals import MEASURES, SIGNALS, WEIGHED
 from detector.core.signals.suspicion import Listener, Suspicion
 from detector.core.standards import Spread, Standards
 from detector.core.trail import WIDTH
+from detector.core.views import Views
 from tests.core.measure_oracle import Judge
 from tests.core.profiles import COLUMNS, reference, standards
 from tests.core.streams import KINDS, Features, Seen, batch, joined, linear_outputs, observe, random, rows_between
@@ -390,6 +391,26 @@ def test_the_finding_falls_on_the_first_query_beyond_the_threshold() -> None:
     beyond = seen.signals["suspicion"] > THRESHOLD
     assert seen.findings[0][0] == beyond.argmax() == seen.flagged.argmax()
     np.testing.assert_array_equal(seen.flagged, np.maximum.accumulate(beyond))
+
+
+def test_there_is_evidence_where_an_alarm_rises_and_only_there() -> None:
+    proposals: list[Proposal] = []
+
+    class Told(Suspicion):
+        def observe(self, rows: Rows, views: Views) -> Proposal:
+            proposals.append(super().observe(rows, views))
+            return proposals[-1]
+
+    engine = Engine(
+        CONFIGURATIONS["profile"], {**SIGNALS, "suspicion": partial(Told, measures=MEASURES, others=WEIGHED)}
+    )
+    ordinary = random(np.random.default_rng(12), 400, DIMENSION)
+    features = np.concatenate((_thief(60).features, ordinary, _thief(60).features))
+    observe(engine, [_of(features, ["ann"] * len(features))], [30, 50, 490])
+    alarm = np.concatenate([own.alarm for own in proposals])
+    starts = np.cumsum([0, *(len(own.alarm) for own in proposals)])
+    told = [start + row for start, own in zip(starts.tolist(), proposals, strict=False) for row in own.evidence]
+    assert told == np.flatnonzero(alarm & ~np.concatenate(([False], alarm[:-1]))).tolist() and len(told) > 1
 
 
 def test_others_in_the_same_batch_change_nothing() -> None:

@@ -83,11 +83,6 @@ class Rings:
         places: Array = pages * PAGE + cell % PAGE
         return places
 
-    def at(self, slots: Array, positions: Array) -> Array:
-        """Returns (n,): the cell of position i of slot i."""
-        held: Array = self.values[self.find(slots, positions)]
-        return held
-
     def places(self, slots: Array, positions: Array) -> Array:
         """The same as ``find``, after a slot without that page has got it."""
         places = self.find(slots, positions)

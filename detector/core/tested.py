@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
 from detector.core.arrays import Array
-from detector.core.rows import Grouping
 
 WARM_UP = 100
 """A test needs more than this many distances after outlier rejection."""
@@ -28,23 +27,3 @@ class Tested:
     delta: dict[str, Array]
     figures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     repeats: NDArray[np.bool_] | None = None
-
-
-def carried(grouping: Grouping, at: Array, values: Array, before: Array) -> Array:
-    """Returns, per row of ``grouping``'s order, the latest of ``values`` (set at the rows ``at`` of that order) within
-    the group, or the group's value in ``before``."""
-    if not len(at):
-        unchanged: Array = np.repeat(before, grouping.lengths)
-        return unchanged
-    latest = np.full(len(grouping.order), -1)
-    latest[at] = np.arange(len(at))
-    latest = np.maximum.accumulate(latest)
-    set_at = np.where(latest >= 0, at[latest], -1)
-    own = set_at >= np.repeat(grouping.starts, grouping.lengths)
-    return np.where(own, values[latest], np.repeat(before, grouping.lengths))
-
-
-def last_of(grouping: Grouping, values: Array) -> Array:
-    """Returns, per group, the value at its last row of ``grouping``'s order."""
-    last: Array = values[grouping.starts + grouping.lengths - 1]
-    return last

@@ -13,7 +13,6 @@ from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
 from detector.core.rows import Rows
 from detector.core.signal import Delta, Proposal
-from detector.core.tested import carried, last_of
 from detector.core.views import Views
 
 FAR = 1e6
@@ -40,12 +39,11 @@ class Toy:
         statistic[grouping.order] = total
         alarm = statistic >= ALARM_AT
         standing = self.slots["total"][rows.slots] >= ALARM_AT
-        before = carried(grouping, np.arange(len(rows)), alarm[grouping.order], standing)
-        before = np.roll(before, 1)
+        before = np.roll(alarm[grouping.order], 1)
         before[grouping.starts] = standing
         risen = grouping.order[alarm[grouping.order] & ~before]
         delta = {
-            "slot_total": last_of(grouping, total),
+            "slot_total": total[grouping.starts + grouping.lengths - 1],
             "pool_queries": self.pools["queries"][rows.pools] + rows.by_pool.lengths,
         }
         self.apply(rows.slots, rows.pools, delta)

@@ -14,6 +14,8 @@ Array = NDArray[Any]
 
 _MARK = "\x00array"
 _KINDS = "biuf"
+_SMALL = 1 << 12
+"""Larger arrays are packed without a copy."""
 
 
 def pack(body: Any) -> bytes:
@@ -41,8 +43,9 @@ def _encode_array(value: Any) -> Any:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in _KINDS:
         raise TypeError(f"state sections hold numbers, strings and numeric arrays, not {type(value).__name__}")
     little = value.astype(value.dtype.newbyteorder("<")) if value.dtype.str[0] == ">" else value
-    plain = np.ascontiguousarray(little)
-    return [_MARK, little.dtype.str, little.shape, plain.data.cast("B") if plain.size else b""]
+    if little.nbytes < _SMALL or not little.flags.c_contiguous:
+        return [_MARK, little.dtype.str, little.shape, little.tobytes()]
+    return [_MARK, little.dtype.str, little.shape, little.data.cast("B")]
 
 
 def _restore(value: Any) -> Any:

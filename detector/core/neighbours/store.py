@@ -22,8 +22,9 @@ EMPTY = (NONE, 0, NONE)
 
 _END = 0xFFFFFFFF
 _MADE, _TAKEN = -2, -1
-_GROWTH = 8
-"""The arena grows by this part of itself."""
+_GROWTH, _SMALL_GROWTH = 8, 2
+"""The arena grows by this part of itself, and while it is small by this one."""
+_SMALL = 64 << 20
 
 
 def _sizes() -> Array:
@@ -83,7 +84,8 @@ class VectorStore:
         """Makes room for a block of this many ``rows``. Nobody may hold an array of the arena meanwhile: the memory
         is extended in place, since a copy would need all of it twice."""
         held = len(self._rows)
-        capacity = max(int(self._free[_MADE]) + rows, held + held // _GROWTH)
+        part = _SMALL_GROWTH if self.nbytes < _SMALL else _GROWTH
+        capacity = max(int(self._free[_MADE]) + rows, held + held // part)
         for own in (self._rows, self._notes, self._points):
             own.resize((capacity, *own.shape[1:]), refcheck=False)
 

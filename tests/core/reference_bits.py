@@ -68,7 +68,7 @@ def examples(dimension: int, count: int) -> tuple[Reference, Features]:
 
 
 def everything() -> Said:
-    said = {}
+    said: Said = {}
     for dimension in (5, 43):
         own, rows = examples(dimension, 6)
         parts = compared(ReferenceIndex(own), rows) | measured(own, rows, [7, 8, 30])

@@ -109,11 +109,11 @@ def _mark(
 ) -> None:
     """Fills ``strange`` (n, d): values outside the ``ranges`` (4, d), and those of the features ``discrete`` (c,)
     that are not among the ``few`` (c, 256)."""
-    low, spread, least, most = ranges
+    low, spread = ranges[0], ranges[1]
     for row in range(len(rows)):
-        for feature in range(len(low)):
+        for feature in range(ranges.shape[1]):
             value = rows[row, feature]
-            strange[row, feature] = (value < least[feature]) | (value > most[feature])
+            strange[row, feature] = (value < ranges[2, feature]) | (value > ranges[3, feature])
         for at in range(len(discrete)):
             feature = discrete[at]
             value = rows[row, feature]

@@ -28,9 +28,6 @@ EXACT = 64
 _RIDGE = 1e-5
 """A ridge term, as a share of the mean variance of a feature, so that directions without variance do not dominate."""
 _LEAST = 1e-12
-_TILE = 32
-"""The sums of this many rows fit into the nearest cache."""
-
 Rows = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 
@@ -87,10 +84,7 @@ class Embedding:
         """Returns the projection of ``rows`` (n, d). Each row has the same bits as it would alone."""
         count, axes = len(rows), self.axes.shape[1]
         along, norms = np.zeros((count, self._directions.shape[1])), np.zeros(count)
-        asked = plain(rows)
-        for start in range(0, count, _TILE):
-            some = slice(start, start + _TILE)
-            _project(asked[some], self.centre, self._directions, along[some], norms[some])
+        _project(plain(rows), self.centre, self._directions, along, norms)
         placed = Placed(np.empty((count, axes), np.float32), np.empty(count), np.empty(count), np.empty(count))
         _settle(along, norms, placed.points, placed.beside, placed.squares, placed.unusual)
         return placed

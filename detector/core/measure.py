@@ -117,9 +117,7 @@ def rank(values: Floats, ascending: Array) -> Floats:
     """float64 (n,): the share of ``ascending`` (q,) below each value, ties half, never 0 or 1."""
     if not len(ascending):
         return np.full(len(values), np.nan)
-    below = 2 * np.searchsorted(ascending, values, "left")
-    ties = np.flatnonzero(np.append(ascending, np.nan)[below // 2] == values)
-    below[ties] = below[ties] // 2 + np.searchsorted(ascending, values[ties], "right")
+    below = np.searchsorted(ascending, values, "left") + np.searchsorted(ascending, values, "right")
     shares = (below / 2 + 0.5) / (len(ascending) + 1)
     return np.where(np.isnan(values), np.nan, shares)
 

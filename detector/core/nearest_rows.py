@@ -39,14 +39,14 @@ class NearestRows:
         self._columns = np.ascontiguousarray(by_axis, np.float32)
 
     def __call__(self, points: Rows, beside: Floats, same: float, count: int) -> tuple[Floats, Array]:
-        """Returns, of queries at ``points`` (n, j) and ``beside`` (n,), the distance float64 (n,) to the nearest row, 0
-        if there is none, and the ``count`` nearest rows, int64 (n, count), nearest first.
+        """Returns, of queries at ``points`` (n, j) and ``beside`` (n,), in single precision, the distance float64 (n,)
+        to the nearest row, 0 if there is none, and the ``count`` nearest rows, int64 (n, count), nearest first.
 
         Exact except among rows at the same distance to six digits, of which the first is taken. A row within ``same``
         of the query is not counted, and comes last.
         """
         distance, found = np.empty(len(points)), np.empty((len(points), min(count, len(self._own))), np.int64)
-        _search(_padded(points, beside), self._columns, self._own, same, distance, found)
+        _search(_padded(points, beside).astype(np.float32), self._columns, self._own, same, distance, found)
         return distance, found
 
 
@@ -68,7 +68,7 @@ class _Best(NamedTuple):
 
 
 @compiled
-def _search(asked: Floats, columns: Rows, own: Floats, same: float, distance: Floats, found: Array) -> None:
+def _search(asked: Rows, columns: Rows, own: Floats, same: float, distance: Floats, found: Array) -> None:
     """Fills ``distance`` (n,) and ``found`` (n, c) for the rows ``asked`` (n, k + 1), compared with the rows ``own``
     (m, k + 1). ``columns`` (b, k + 1, 128): the same, block by block, axis by axis; last the squares of what is beside,
     infinite where there is no row."""
@@ -86,24 +86,26 @@ def _search(asked: Floats, columns: Rows, own: Floats, same: float, distance: Fl
         _approach(asked[start:end], columns, near)
         for row in range(start, end):
             _choose(asked[row], own, lanes, row - start, best)
-            _rank(asked[row, -1], own, same, count, best)
+            _rank(np.float64(asked[row, -1]), own, same, count, best)
             distance[row] = best.gaps[0] if best.gaps[0] < np.inf else 0.0
-            found[row] = best.chosen[: found.shape[1]]
+            for at in range(found.shape[1]):
+                found[row, at] = best.chosen[at]
 
 
 @approximate
-def _approach(asked: Floats, columns: Rows, near: Rows) -> None:
+def _approach(asked: Rows, columns: Rows, near: Rows) -> None:
     """Fills ``near`` (b, n, 128) with the squared distances of the rows ``asked`` (n, k + 1) to ``columns`` (b, k + 1,
     128), without what is beside the former, to within k + 8 units of single precision, whatever the order of the sums,
     as no term is negative (Higham 2002, 3.1)."""
-    points, axes = asked.astype(np.float32), columns.shape[1] - 1
+    axes = columns.shape[1] - 1
     for block in range(len(columns)):
-        for row in range(len(points)):
-            near[block, row] = columns[block, axes]
+        for row in range(len(asked)):
+            for lane in range(columns.shape[2]):
+                near[block, row, lane] = columns[block, axes, lane]
         for at in range(0, axes, _AXES):
-            for row in range(len(points)):
-                p, q, r, s = points[row, at], points[row, at + 1], points[row, at + 2], points[row, at + 3]
-                t, u, v, w = points[row, at + 4], points[row, at + 5], points[row, at + 6], points[row, at + 7]
+            for row in range(len(asked)):
+                p, q, r, s = asked[row, at], asked[row, at + 1], asked[row, at + 2], asked[row, at + 3]
+                t, u, v, w = asked[row, at + 4], asked[row, at + 5], asked[row, at + 6], asked[row, at + 7]
                 for lane in range(columns.shape[2]):
                     a = p - columns[block, at, lane]
                     b = q - columns[block, at + 1, lane]
@@ -117,7 +119,7 @@ def _approach(asked: Floats, columns: Rows, near: Rows) -> None:
 
 
 @compiled
-def _choose(asked: Floats, own: Floats, near: Rows, at: int, best: _Best) -> None:
+def _choose(asked: Rows, own: Floats, near: Rows, at: int, best: _Best) -> None:
     """Fills ``best`` with the rows of ``own`` (m, k + 1) nearest to ``asked`` (k + 1,). Their approximate squared
     distances are those ``at`` a place of ``near`` (b, n, 4, 32). Of rows whose exact ones are equal in single
     precision, the first are taken."""
@@ -156,7 +158,7 @@ def _fourth(near: Rows, at: int, least: Rows) -> float:
 
 
 @compiled
-def _gap(one: Floats, other: Floats) -> float:
+def _gap(one: Rows, other: Floats) -> float:
     """Returns the squared distance of two rows (k + 1,) along the axes."""
     even, odd = 0.0, 0.0
     for axis in range(0, len(one) - 1, 2):

@@ -109,29 +109,29 @@ def _mark(
 ) -> None:
     """Fills ``strange`` (n, d): values outside the ``ranges`` (4, d), and those of the features ``discrete`` (c,)
     that are not among the ``few`` (c, 256)."""
-    low, spread, least, most = ranges
+    low, spread = ranges[0], ranges[1]
     for row in range(len(rows)):
-        for feature in range(len(low)):
+        for feature in range(ranges.shape[1]):
             value = rows[row, feature]
-            strange[row, feature] = (value < least[feature]) | (value > most[feature])
+            strange[row, feature] = (value < ranges[2, feature]) | (value > ranges[3, feature])
         for at in range(len(discrete)):
             feature = discrete[at]
             value = rows[row, feature]
             # Most values of images are the smallest one.
             if value != low[feature] and not strange[row, feature]:
-                strange[row, feature] = not _is_seen(value, low[feature], spread[feature], few[at])
+                strange[row, feature] = not _is_seen(value, low[feature], spread[feature], few, at)
 
 
 @compiled
-def _is_seen(value: np.float32, low: np.float32, spread: np.float32, only: NDArray[np.float32]) -> bool:
-    """Returns whether ``value`` was seen in its bin of ``only`` (256,), or, where it lies on the border of two, in the
-    other: where values are multiples of a bin, rounding may put the same one on either side."""
+def _is_seen(value: np.float32, low: np.float32, spread: np.float32, few: NDArray[np.float32], at: int) -> bool:
+    """Returns whether ``value`` was seen in its bin of row ``at`` of ``few``, or, where it lies on the border of two,
+    in the other: where values are multiples of a bin, rounding may put the same one on either side."""
     place = min(max((value - low) / spread, _NONE), _ALL) * _LAST
     equal, inside = _SAME * spread, int(place)
-    if np.isinf(only[inside]) or abs(value - only[inside]) <= equal:
+    if np.isinf(few[at, inside]) or abs(value - few[at, inside]) <= equal:
         return True
     border = np.rint(place)
     if abs(place - border) > _NEAR:
         return False
     beside = int(border) if place < border else max(int(border) - 1, 0)
-    return bool(np.isinf(only[beside]) or abs(value - only[beside]) <= equal)
+    return bool(np.isinf(few[at, beside]) or abs(value - few[at, beside]) <= equal)

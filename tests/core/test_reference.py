@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from detector.core.arrays import pack, unpack
+from detector.core.nearest_rows import NearestRows
 from detector.core.reference import NEAREST, ROWS, Honest, Reference, ReferenceIndex, margins
 from tests.core.streams import Features, linear_outputs, random
 
@@ -77,6 +78,13 @@ def test_a_row_of_the_reference_is_none_of_its_own_neighbours(dimension: int) ->
     np.testing.assert_allclose(distance, [own[0][0] for own in wanted], rtol=1e-5)
     assert nearest.tolist() == [[at for _, at in own[:NEAREST]] for own in wanted]
     assert reference.usual == pytest.approx(np.median([own[0][0] for own in wanted]), rel=1e-5)
+
+
+def test_of_rows_at_one_distance_the_first_are_the_nearest() -> None:
+    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)
+    square = NearestRows(np.repeat(corners, 60, axis=0), np.zeros(240))
+    distance, rows = square(np.zeros((40, 2), np.float32), np.zeros(40), 0.1, NEAREST)
+    assert (distance == 2**0.5).all() and (rows == [0, 1, 2]).all()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

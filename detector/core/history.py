@@ -27,12 +27,13 @@ from detector.core.neighbours.growing import (
     grow,
     turn,
 )
-from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, NONE, START, VectorStore, drop_all, extend
-from detector.core.pools import Pools
+from detector.core.neighbours.search import Scratch
+from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, LANES, NONE, START, VectorStore, drop_all, extend
+from detector.core.pools import MOST_POOLS, Pools
 from detector.core.rows import Rows
 
 _PARITIES = 2
-_AXES = 15
+_AXES = 7
 """The axes of a projection that are kept with a vector, and one number for the rest of it."""
 _FEWEST = 32
 """With fewer features than this a projection saves nothing."""
@@ -60,7 +61,7 @@ class History:
         self._stores: dict[int, VectorStore] = {}
         self._unplaced = Columns({"vectors": (np.bool_, False)})
         """Slots that have vectors without projections: those that came from the log."""
-        self._gaps = np.empty(0, np.float32)
+        self._scratch = Scratch.of(0, _PARITIES * (MOST_POOLS + 1))
         self._longest = 0
 
     @property
@@ -97,7 +98,7 @@ class History:
             self._place(rows.slots, embedding)
         asked = self._asked(rows, placed, store.width)
         found = _nothing(len(rows), dimension if placed is not None else 0)
-        gaps = self._room_for_gaps(rows)
+        scratch = self._scratch_for(rows)
         at, settled = 0, NONE
         while at < len(rows):
             why, at, lacking = grow(
@@ -106,7 +107,7 @@ class History:
                 thresholds,
                 asked,
                 found,
-                gaps,
+                scratch,
                 at,
                 settled,
                 recompute is not None,
@@ -182,10 +183,14 @@ class History:
         return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"])
 
     def _asked(self, rows: Rows, placed: Placed | None, width: int) -> Asked:
-        points = np.zeros((len(rows), width), np.float32) if placed is None else _shortened(placed, width)
+        points, length = np.zeros((len(rows), width), np.float32), np.full(len(rows), -1.0)
+        if placed is not None and width:
+            points = _shortened(placed, width)
+            length = np.sqrt(np.einsum("ij,ij->i", points, points, dtype=np.float64))
         return Asked(
             read_only(np.ascontiguousarray(rows.features)),
             points,
+            length,
             np.ascontiguousarray(rows.said),
             rows.slots[rows.slot],
             rows.pools[rows.pool],
@@ -195,11 +200,11 @@ class History:
     def _note_longest(self, pools: Array) -> None:
         self._longest = max(self._longest, int(self._lists_of()[pools][:, COUNT::FIELDS].max()))
 
-    def _room_for_gaps(self, rows: Rows) -> NDArray[np.float32]:
-        """Returns float32 (m,), as long as any list can become while ``rows`` are taken."""
-        if len(self._gaps) < self._longest + len(rows):
-            self._gaps = np.empty(2 * (self._longest + len(rows)), np.float32)
-        return self._gaps
+    def _scratch_for(self, rows: Rows) -> Scratch:
+        """Returns scratch for lists as long as any can become while ``rows`` are taken."""
+        if len(self._scratch.gaps) < self._longest + len(rows):
+            self._scratch = Scratch.of(2 * (self._longest + len(rows)), len(self._scratch.runs))
+        return self._scratch
 
     def _place(self, slots: Array, embedding: Embedding) -> None:
         """Projects the vectors of those ``slots`` whose projections are not known."""
@@ -207,11 +212,12 @@ class History:
         without = slots[self._unplaced["vectors"][slots]]
         if not len(without):
             return
-        arena = self._store(embedding.dimension).arena
+        store = self._store(embedding.dimension)
+        arena, width = store.arena, store.width
         _, _, locations = self._locations(self._pools.of_slots(without))
         for at in range(0, len(locations), _TOGETHER):
             some = locations[at : at + _TOGETHER]
-            arena.points[some] = _shortened(embedding.place(arena.rows[some]), arena.points.shape[1])
+            arena.points[some // LANES, :, some % LANES] = _shortened(embedding.place(arena.rows[some]), width)
         self._unplaced["vectors"][without] = False
 
     def _locations(self, pools: Array) -> tuple[Array, Array, Array]:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.compiled import compiled
-from detector.core.neighbours.search import nearest_in_list
-from detector.core.neighbours.store import COUNT, FIELDS, NONE, START, Arena, drop, room_for
+from detector.core.neighbours.search import Scratch, nearest_of
+from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, room_for
 
 DONE, LACKS_ROOM, DOUBTFUL = 0, 1, 2
 """Why a call ended: all rows were taken, the arena must grow by that many rows, or rounding could decide a row."""
@@ -49,11 +49,13 @@ class Chains(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """n queries in stream order: ``features`` float32 (n, d), ``points`` float32 (n, p), what the model ``said``
-    float32 (n,); the ``slot`` of the principal, the ``pool`` and the ``block``, int64 (n,)."""
+    """n queries in stream order: ``features`` float32 (n, d); projections ``points`` float32 (n, p), and how long they
+    are, ``length`` float64 (n,), -1 for none; what the model ``said`` float32 (n,); the ``slot`` of the principal, the
+    ``pool`` and the ``block``, int64 (n,)."""
 
     features: Matrix
     points: Matrix
+    length: Floats
     said: Matrix
     slot: Integers
     pool: Integers
@@ -79,7 +81,7 @@ def grow(
     thresholds: Thresholds,
     asked: Asked,
     found: Found,
-    gaps: Matrix,
+    scratch: Scratch,
     first: int,
     settled: int,
     exactly: bool,
@@ -91,13 +93,16 @@ def grow(
     for i in range(first, len(asked.pool)):
         pool = asked.pool[i]
         turn(arena, chains, asked.slot[i], asked.block[i])
-        distance, nearest = _nearest_of_pool(arena, chains, pool, asked, i, gaps, judged, inf, NONE)
+        alike, total = _gather(chains, asked.slot[i], pool, judged, scratch.runs)
+        distance, of_any, nearest = nearest_of(
+            arena, asked.features, asked.points, asked.length[i], i, scratch, alike, total
+        )
         threshold = thresholds.threshold[pool]
         doubtful = distance > 0 and abs(distance - threshold) <= _DOUBT * (distance + threshold) < inf
         if exactly and doubtful and i != settled:
             return DOUBTFUL, i, 0
         if judged:
-            _look_among_all(arena, chains, asked, found, i, gaps, distance, nearest)
+            _note(arena, asked, found, i, of_any, nearest)
         joins = distance == inf or distance > threshold
         if joins:
             lacking = room_for(arena, chains.lists, pool, asked.block[i] % 2)
@@ -126,43 +131,31 @@ def turn(arena: Arena, chains: Chains, slot: int, block: int) -> None:
 
 
 @compiled
-def _nearest_of_pool(
-    arena: Arena,
-    chains: Chains,
-    pool: int,
-    asked: Asked,
-    i: int,
-    gaps: Matrix,
-    judged: bool,
-    distance: float,
-    nearest: int,
-) -> tuple[float, int]:
-    projected = judged and asked.points.shape[1] > 0
-    for parity in range(2):
-        distance, nearest = nearest_in_list(
-            arena,
-            chains.lists,
-            2 * pool + parity,
-            asked.features,
-            asked.points,
-            i,
-            projected,
-            gaps,
-            distance,
-            nearest,
-        )
-    return distance, nearest
+def _gather(chains: Chains, slot: int, pool: int, judged: bool, runs: NDArray[np.int64]) -> tuple[int, int]:
+    """Writes the lists of ``pool``, and if ``judged`` then those of the slot's other pools, to ``runs`` (m, 2), empty
+    ones left out. Returns how many are of ``pool``, and how many there are."""
+    alike = _write(chains, pool, runs, 0)
+    if not judged:
+        return alike, alike
+    total, other = alike, int(chains.first[slot])
+    while other != NONE:
+        if other != pool:
+            total = _write(chains, other, runs, total)
+        other = int(chains.following[other])
+    return alike, total
 
 
 @compiled
-def _look_among_all(
-    arena: Arena, chains: Chains, asked: Asked, found: Found, i: int, gaps: Matrix, distance: float, nearest: int
-) -> None:
-    pool = int(chains.first[asked.slot[i]])
-    while pool != NONE:
-        if pool != asked.pool[i]:
-            distance, nearest = _nearest_of_pool(arena, chains, pool, asked, i, gaps, True, distance, nearest)
-        pool = int(chains.following[pool])
+def _write(chains: Chains, pool: int, runs: NDArray[np.int64], total: int) -> int:
+    for at in (0, FIELDS):
+        if chains.lists[pool, at + COUNT]:
+            runs[total, 0], runs[total, 1] = chains.lists[pool, at + START], chains.lists[pool, at + COUNT]
+            total += 1
+    return total
+
+
+@compiled
+def _note(arena: Arena, asked: Asked, found: Found, i: int, distance: float, nearest: int) -> None:
     found.distance[i] = distance
     found.step[i] = asked.features[i]
     if nearest != NONE:
@@ -177,7 +170,8 @@ def _add(arena: Arena, lists: Integers, asked: Asked, i: int) -> None:
     row = lists[pool, at + START] + lists[pool, at + COUNT]
     arena.rows[row] = asked.features[i]
     arena.notes[row] = asked.said[i]
-    arena.points[row] = asked.points[i]
+    for axis in range(asked.points.shape[1]):
+        arena.points[row // LANES, axis, row % LANES] = asked.points[i, axis]
     lists[pool, at + COUNT] += 1
 
 

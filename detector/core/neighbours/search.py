@@ -1,61 +1,106 @@
-"""The nearest vector of a list, exactly. Of several at one distance it is the same one in whatever order they came."""
+"""The nearest vectors of some lists, exactly. Of several at one distance it is the same one in any order of theirs.
+
+All lists of a query are searched in one call: a call with arrays costs as much as twenty vectors.
+"""
 
 from __future__ import annotations
 
 from math import inf, sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.compiled import compiled
 from detector.core.neighbours.gaps import LEAST32, UNIT32, exact, gap
-from detector.core.neighbours.store import COUNT, FIELDS, NONE, START, Arena
+from detector.core.neighbours.store import LANES, NONE, Arena
 
 Matrix = NDArray[np.float32]
 
 
+class Scratch(NamedTuple):
+    """The lists to search, ``runs`` int64 (m, 2): first row and number of rows. Of one list: the vectors ``near`` int64
+    to a query, by row, and their squared distances ``gaps`` float32; and the squared distances of all projections to
+    its projection, ``bounds`` float32, which begin with the first row of the group that the list begins in."""
+
+    runs: NDArray[np.int64]
+    near: NDArray[np.int64]
+    gaps: NDArray[np.float32]
+    bounds: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, rows: int, runs: int) -> Scratch:
+        """Returns scratch for so many lists of at most so many rows."""
+        near, gaps = np.empty(rows, np.int64), np.empty(rows, np.float32)
+        return cls(np.empty((runs, 2), np.int64), near, gaps, np.empty(rows + 2 * LANES, np.float32))
+
+
 @compiled
-def nearest_in_list(
+def nearest_of(
     arena: Arena,
-    lists: NDArray[np.int64],
-    place: int,
     queries: Matrix,
     points: Matrix,
+    length: float,
     at: int,
-    projected: bool,
-    gaps: NDArray[np.float32],
-    bound: float,
-    nearest: int,
-) -> tuple[float, int]:
-    """Returns the distance to the nearest vector and its row, given that row ``nearest`` (-1 for none) is at the
-    distance ``bound``. The list is the ``place % 2``-th of pool ``place // 2``. If ``projected``, vectors
-    whose projections are farther than the bound from that of the query, in ``points`` (n, p), are left out."""
-    start = lists[place // 2, place % 2 * FIELDS + START]
-    count = lists[place // 2, place % 2 * FIELDS + COUNT]
-    dimension = queries.shape[1]
+    scratch: Scratch,
+    alike: int,
+    total: int,
+) -> tuple[float, float, int]:
+    """Returns the distance to the nearest vector of the first ``alike`` lists, that of all ``total``, and the row of
+    the latter; inf and -1 for none. Vectors whose projections are farther from that of the query, in ``points`` (n, p)
+    and ``length`` long, than the nearest so far are left out, unless ``length`` is negative."""
+    rows, columns, runs = arena.rows, arena.points, scratch.runs
+    near, gaps, bounds = scratch.near, scratch.gaps, scratch.bounds
     # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
-    slack = 1.0 + 2 * (dimension + 8) * UNIT32
-    least = dimension * LEAST32
-    length = 0.0
-    for j in range(points.shape[1]):
-        length += np.float64(points[at, j]) * np.float64(points[at, j])
-    length = sqrt(length)
-    limit = bound * bound * slack + least
-    reach = _reach(limit, length)
-    for i in range(count):
-        if projected and gap(arena.points, start + i, points, at) > reach:
-            gaps[i] = inf
-            continue
-        gaps[i] = gap(arena.rows, start + i, queries, at)
-        within = np.float64(gaps[i]) * slack + least
-        if within < limit:
-            limit = within
-            reach = _reach(limit, length)
-    for i in range(count):
-        if gaps[i] <= limit:
-            distance = exact(arena.rows, start + i, queries, at)
-            if distance < bound or (distance == bound and (nearest == NONE or _precedes(arena, start + i, nearest))):
-                bound, nearest = distance, start + i
+    slack, least = 1.0 + 2 * (queries.shape[1] + 8) * UNIT32, queries.shape[1] * LEAST32
+    bound, nearest, of_alike = inf, NONE, inf
+    for run in range(total):
+        if run == alike:
+            of_alike = bound
+        start, count, number = runs[run, 0], runs[run, 1], 0
+        shift = start % LANES
+        if length >= 0:
+            _bound_all(columns, start - shift, shift + count, points, at, bounds)
+        limit = bound * bound * slack + least
+        reach = _reach(limit, length)
+        for row in range(start, start + count):
+            if length >= 0 and bounds[shift + row - start] > reach:
+                continue
+            squared = gap(rows, row, queries, at)
+            if squared <= limit:
+                near[number], gaps[number] = row, squared
+                number += 1
+                within = np.float64(squared) * slack + least
+                if within < limit:
+                    limit, reach = within, _reach(within, length)
+        for candidate in range(number):
+            if gaps[candidate] <= limit:
+                bound, nearest = _nearer(arena, near[candidate], queries, at, bound, nearest)
+    return (of_alike if alike < total else bound), bound, nearest
+
+
+@compiled
+def _bound_all(
+    columns: NDArray[np.float32], start: int, count: int, points: Matrix, at: int, bounds: NDArray[np.float32]
+) -> None:
+    """Sets ``bounds`` to the squared distances of projections to the ``at``-th query, from row ``start`` on, which a
+    group begins with, whole groups at a time: lane beside lane, as the processor does several at once."""
+    for group in range((count + LANES - 1) // LANES):
+        bound = bounds[group * LANES : group * LANES + LANES]
+        for lane in range(LANES):
+            bound[lane] = np.float32(0.0)
+        for axis in range(points.shape[1]):
+            query, column = points[at, axis], columns[start // LANES + group, axis]
+            for lane in range(LANES):
+                step = column[lane] - query
+                bound[lane] += step * step
+
+
+@compiled
+def _nearer(arena: Arena, row: int, queries: Matrix, at: int, bound: float, nearest: int) -> tuple[float, int]:
+    distance = exact(arena.rows, row, queries, at)
+    if distance < bound or (distance == bound and (nearest == NONE or _precedes(arena, row, nearest))):
+        return distance, row
     return bound, nearest
 
 

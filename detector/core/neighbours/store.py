@@ -21,6 +21,8 @@ EMPTY = (NONE, 0, NONE)
 """Of each list: the first row of its block, the vectors in it, and the size of the block as a position in SIZES."""
 
 _END = 0xFFFFFFFF
+LANES = 64
+"""The rows of a group of projections, so that one of a list's first rows may be any of them."""
 _MADE, _TAKEN = -2, -1
 _GROWTH, _SMALL_GROWTH = 8, 2
 """The arena grows by this part of itself, and while it is small by this one."""
@@ -39,9 +41,10 @@ SIZES = _sizes()
 
 class Arena(NamedTuple):
     """``rows`` float32 (capacity, d) and the same memory as ``words`` uint32; ``notes`` float32 (capacity,), the
-    model's answers; ``points`` float32 (capacity, p), projections. ``free`` int64: the first free block of each size,
-    -1 for none, then how many rows blocks were made of, and how many blocks are taken. A free block names the next one
-    in its first word."""
+    model's answers; ``points`` float32 (capacity / 64, p, 64), projections, by group of rows and lane in it.
+
+    ``free`` int64: the first free block of each size, -1 for none, then how many rows blocks were made of, and how many
+    blocks are taken. A free block names the next one in its first word."""
 
     rows: NDArray[np.float32]
     words: NDArray[np.uint32]
@@ -57,7 +60,7 @@ class VectorStore:
         self.dimension, self.width = dimension, width
         self._rows = np.empty((0, dimension), np.float32)
         self._notes = np.empty(0, np.float32)
-        self._points = np.empty((0, width), np.float32)
+        self._points = np.empty((0, width, LANES), np.float32)
         self._free = np.full(len(SIZES) + 2, NONE, np.int64)
         self._free[[_MADE, _TAKEN]] = 0
 
@@ -86,8 +89,10 @@ class VectorStore:
         held = len(self._rows)
         part = _SMALL_GROWTH if self.nbytes < _SMALL else _GROWTH
         capacity = max(int(self._free[_MADE]) + rows, held + held // part)
-        for own in (self._rows, self._notes, self._points):
-            own.resize((capacity, *own.shape[1:]), refcheck=False)
+        capacity = -(-capacity // LANES) * LANES if self.width else capacity
+        self._rows.resize((capacity, self.dimension), refcheck=False)
+        self._notes.resize(capacity, refcheck=False)
+        self._points.resize((-(-capacity // LANES), self.width, LANES), refcheck=False)
 
 
 @compiled
@@ -106,12 +111,20 @@ def room_for(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> 
         before = lists[pool, at + START]
         arena.rows[start : start + count] = arena.rows[before : before + count]
         arena.notes[start : start + count] = arena.notes[before : before + count]
-        arena.points[start : start + count] = arena.points[before : before + count]
+        _move_points(arena.points, before, start, count)
         _release(arena, before, size)
     lists[pool, at + START] = start
     lists[pool, at + COUNT] = count
     lists[pool, at + SIZE] = size + 1
     return 0
+
+
+@compiled
+def _move_points(points: NDArray[np.float32], before: int, start: int, count: int) -> None:
+    for i in range(count if points.shape[1] else 0):
+        source, place = before + i, start + i
+        for axis in range(points.shape[1]):
+            points[place // LANES, axis, place % LANES] = points[source // LANES, axis, source % LANES]
 
 
 @compiled

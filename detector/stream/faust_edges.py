@@ -20,6 +20,7 @@ from detector.stream.reading import Reading
 
 FETCH_WAIT_SECONDS = 0.1
 FLOW_POLL_SECONDS = 0.25
+_FETCH_BYTES = 16 << 20
 
 _original_getmany = ThreadDelegateConsumer._getmany
 _original_consumer = driver.AIOKafkaConsumerThread._create_worker_consumer
@@ -43,11 +44,14 @@ async def _getmany(self: Any, active_partitions: set[TP] | None, timeout: float)
 def _create_worker_consumer(self: Any, transport: Any) -> aiokafka.AIOKafkaConsumer:
     """Fetches wait 100 ms at the broker, not the 1.5 s that Faust hard-codes: rebalances wait behind a fetch.
 
-    Records of transactions that were given up are left out: Faust reads them but for its own transactions.
+    Records of transactions that were given up are left out: Faust reads them but for its own transactions. Answers have
+    16 MB at most, unless one batch is larger, not the 50 MB of aiokafka: memory of that size is new for each, and
+    recovery takes in such answers one after another.
     """
     consumer = _original_consumer(self, transport)
     consumer._fetch_max_wait_ms = int(FETCH_WAIT_SECONDS * 1000)
     consumer._isolation_level = "read_committed"
+    consumer._fetch_max_bytes = _FETCH_BYTES
     return consumer
 
 

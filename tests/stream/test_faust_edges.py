@@ -48,10 +48,14 @@ def test_faust_still_reads_what_transactions_gave_up() -> None:
 
 
 def test_the_consumer_is_made_with_our_fetch_wait_and_for_committed_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: Any = SimpleNamespace(_fetch_max_wait_ms=1500, _isolation_level="read_uncommitted")
+    made: Any = SimpleNamespace(
+        _fetch_max_wait_ms=1500, _isolation_level="read_uncommitted", _fetch_max_bytes=52_428_800
+    )
     monkeypatch.setattr(faust_edges, "_original_consumer", lambda *_: made)
     consumer = faust_edges._create_worker_consumer(None, None)
     assert (consumer._fetch_max_wait_ms, consumer._isolation_level) == (100, "read_committed")
+    assert consumer._fetch_max_bytes == 16_777_216
+    assert "fetch_max_bytes=self._fetch_max_bytes" in inspect.getsource(aiokafka.AIOKafkaConsumer.start)
 
 
 def test_how_far_reading_is_comes_from_aiokafka_itself() -> None:

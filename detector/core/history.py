@@ -114,7 +114,7 @@ class History:
                 placed is not None,
             )
             if why == LACKS_ROOM:
-                store.grow(lacking)
+                self._make_room(store, lacking)
             elif why == DOUBTFUL:
                 assert recompute is not None
                 pool = int(rows.pool[at])
@@ -135,7 +135,7 @@ class History:
         while at < len(pool):
             at, lacking = extend(store.arena, lists, pool, block, vectors, notes, at)
             if lacking:
-                store.grow(lacking)
+                self._make_room(store, lacking)
         self._note_longest(np.unique(pool))
         slots = self._pools.columns["slot"][rows.pool]
         self._unplaced.reserve(int(slots.max()) + 1)
@@ -172,6 +172,14 @@ class History:
             projected = self.noted and dimension >= _FEWEST
             self._stores[dimension] = VectorStore(dimension, _AXES + 1 if projected else 0)
         return self._stores[dimension]
+
+    def _make_room(self, store: VectorStore, rows: int) -> None:
+        if store.is_sparse:
+            owner = self._pools.columns["slot"][: self._pools.capacity]
+            own = (owner >= 0) & (self._slots["dimension"][owner] == store.dimension)
+            store.compact(self._lists_of(), np.flatnonzero(own))
+        if not store.has_room(rows):
+            store.grow(rows)
 
     def _lists_of(self) -> Array:
         self._lists.reserve(self._pools.capacity)

@@ -1,7 +1,8 @@
 """Vectors of one dimension in lists that are contiguous, so that a search reads memory in order.
 
 A list is a block of rows in one arena. A full list moves to a block a quarter larger, and blocks that are given up are
-taken again by lists of that size, so that at most a fifth of a list is unused.
+taken again by lists of that size, so that at most a fifth of a list is unused. Where a fifth of the arena lies in such
+gaps, all blocks move together before it grows.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from detector.core.arrays import Array
 from detector.core.compiled import compiled
+from detector.core.neighbours.memory import Memory
 
 NONE = -1
 START, COUNT, SIZE = 0, 1, 2
@@ -24,9 +26,10 @@ _END = 0xFFFFFFFF
 LANES = 64
 """The rows of a group of projections, so that one of a list's first rows may be any of them."""
 _MADE, _TAKEN = -2, -1
-_GROWTH, _SMALL_GROWTH = 8, 2
-"""The arena grows by this part of itself, and while it is small by this one."""
-_SMALL = 64 << 20
+_GROWTH = 8
+"""The arena grows by this part of itself."""
+_GAPS = 5
+"""The arena is sparse when more than this part of it lies in gaps."""
 
 
 def _sizes() -> Array:
@@ -44,7 +47,7 @@ class Arena(NamedTuple):
     model's answers; ``points`` float32 (capacity / 64, p, 64), projections, by group of rows and lane in it.
 
     ``free`` int64: the first free block of each size, -1 for none, then how many rows blocks were made of, and how many
-    blocks are taken. A free block names the next one in its first word."""
+    rows are in blocks that lists have. A free block names the next one in its first word."""
 
     rows: NDArray[np.float32]
     words: NDArray[np.uint32]
@@ -58,16 +61,17 @@ class VectorStore:
 
     def __init__(self, dimension: int, width: int) -> None:
         self.dimension, self.width = dimension, width
-        self._rows = np.empty((0, dimension), np.float32)
-        self._notes = np.empty(0, np.float32)
-        self._points = np.empty((0, width, LANES), np.float32)
+        self._capacity = 0
+        self._rows, self._notes, self._points = Memory(), Memory(), Memory()
         self._free = np.full(len(SIZES) + 2, NONE, np.int64)
         self._free[[_MADE, _TAKEN]] = 0
 
     @property
     def arena(self) -> Arena:
-        """The arrays; valid until ``grow``."""
-        return Arena(self._rows, self._rows.view(np.uint32), self._notes, self._points, self._free)
+        """The arrays; to be let go before ``grow``."""
+        rows = self._rows.floats[: self._capacity * self.dimension].reshape(self._capacity, self.dimension)
+        points = self._points.floats[: self._groups * self.width * LANES].reshape(self._groups, self.width, LANES)
+        return Arena(rows, rows.view(np.uint32), self._notes.floats[: self._capacity], points, self._free)
 
     @property
     def is_empty(self) -> bool:
@@ -76,23 +80,38 @@ class VectorStore:
 
     @property
     def nbytes(self) -> int:
-        return self._rows.nbytes + self._notes.nbytes + self._points.nbytes
+        return self._capacity * self.row_bytes
 
     @property
     def row_bytes(self) -> int:
         """The bytes of one vector with what is kept beside it."""
         return 4 * (self.dimension + 1 + self.width)
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether much of the arena lies in gaps."""
+        return bool(_GAPS * (self._free[_MADE] - self._free[_TAKEN]) > self._free[_MADE])
+
+    def compact(self, lists: NDArray[np.int64], pools: NDArray[np.int64]) -> None:
+        """Moves the blocks of ``pools``, which are all that have blocks here, to the start of the arena."""
+        at = np.stack((np.repeat(pools, 2), np.tile((0, FIELDS), len(pools))), axis=1)
+        at = at[lists[at[:, 0], at[:, 1] + SIZE] != NONE]
+        _compact(self.arena, lists, at[np.argsort(lists[at[:, 0], at[:, 1] + START])])
+
+    def has_room(self, rows: int) -> bool:
+        """Whether a block of so many ``rows`` can be made."""
+        return bool(self._free[_MADE] + rows <= self._capacity)
+
     def grow(self, rows: int) -> None:
-        """Makes room for a block of this many ``rows``. Nobody may hold an array of the arena meanwhile: the memory
-        is extended in place, since a copy would need all of it twice."""
-        held = len(self._rows)
-        part = _SMALL_GROWTH if self.nbytes < _SMALL else _GROWTH
-        capacity = max(int(self._free[_MADE]) + rows, held + held // part)
-        capacity = -(-capacity // LANES) * LANES if self.width else capacity
-        self._rows.resize((capacity, self.dimension), refcheck=False)
-        self._notes.resize(capacity, refcheck=False)
-        self._points.resize((-(-capacity // LANES), self.width, LANES), refcheck=False)
+        """Makes room for a block of this many ``rows``. Nobody may hold an array of the arena meanwhile."""
+        self._capacity = max(int(self._free[_MADE]) + rows, self._capacity + self._capacity // _GROWTH)
+        self._rows.grow(self._capacity * self.dimension)
+        self._notes.grow(self._capacity)
+        self._points.grow(self._groups * self.width * LANES)
+
+    @property
+    def _groups(self) -> int:
+        return -(-self._capacity // LANES) if self.width else 0
 
 
 @compiled
@@ -117,6 +136,23 @@ def room_for(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> 
     lists[pool, at + COUNT] = count
     lists[pool, at + SIZE] = size + 1
     return 0
+
+
+@compiled
+def _compact(arena: Arena, lists: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+    """Moves the lists at ``places`` int64 (n, 2), pool and first field in ascending order of their blocks."""
+    made = 0
+    for place in range(len(places)):
+        pool, at = places[place]
+        before, count = lists[pool, at + START], lists[pool, at + COUNT]
+        for row in range(count if made < before else 0):
+            arena.rows[made + row] = arena.rows[before + row]
+            arena.notes[made + row] = arena.notes[before + row]
+        _move_points(arena.points, before, made, count)
+        lists[pool, at + START] = made
+        made += SIZES[lists[pool, at + SIZE]]
+    arena.free[:-2] = NONE
+    arena.free[_MADE] = made
 
 
 @compiled
@@ -172,14 +208,14 @@ def drop(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> None
 @compiled
 def _allocate(arena: Arena, size: int) -> int:
     start = arena.free[size]
-    arena.free[_TAKEN] += 1
+    arena.free[_TAKEN] += SIZES[size]
     if start != NONE:
         following = arena.words[start, 0]
         arena.free[size] = NONE if following == _END else np.int64(following)
         return int(start)
     start = arena.free[_MADE]
     if start + SIZES[size] > len(arena.rows):
-        arena.free[_TAKEN] -= 1
+        arena.free[_TAKEN] -= SIZES[size]
         return NONE
     arena.free[_MADE] = start + SIZES[size]
     return int(start)
@@ -190,4 +226,4 @@ def _release(arena: Arena, start: int, size: int) -> None:
     following = arena.free[size]
     arena.words[start, 0] = _END if following == NONE else np.uint32(following)
     arena.free[size] = start
-    arena.free[_TAKEN] -= 1
+    arena.free[_TAKEN] -= SIZES[size]

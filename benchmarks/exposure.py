@@ -30,7 +30,7 @@ from detector.core.exposure.information import entropy, information_gain
 from detector.core.exposure.learning import Examination
 from detector.core.exposure.sample import hashed, least
 from detector.core.owner_model import Tree
-from detector.core.validation import Validation
+from detector.core.profile.validation import Validation
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.attackers.space import Space

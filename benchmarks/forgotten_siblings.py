@@ -31,7 +31,7 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.owner_model import Features, Tree
 from detector.core.owner_model.margins import Margins
 from detector.core.signals.margin import BLOCKED_AT, LEAST_IN_LEAF, Margin
-from detector.core.signals.prada import Prada
+from detector.core.signals.prada.signal import Prada
 from detector.lab.answers import Answers
 from detector.lab.attackers import path_finding_bottom_up
 from detector.lab.attackers.attacker import Knowledge

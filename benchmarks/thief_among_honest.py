@@ -14,7 +14,7 @@ from detector.core.batch import MicroBatch
 from detector.core.calibration.accounts import accounts_of
 from detector.core.calibration.screening import Screened, calibrate_screened
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 from detector.lab.data import Dataset
 from detector.lab.experiment import Plan, course_of, victim_of
 from detector.lab.fidelity import Yardstick

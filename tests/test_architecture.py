@@ -38,6 +38,7 @@ def test_the_import_contracts_hold() -> None:
         ("core/planted.py", "import faust", "Only stream imports Faust"),
         ("core/planted.py", "import kafka", "Detection, policy and contracts know neither Kafka nor metrics"),
         ("core/planted.py", "import detector.policy", LAYERS),
+        ("core/state/planted.py", "import detector.core.engine", "Within core"),
         ("policy/planted.py", "import detector.stream", LAYERS),
         ("contracts/planted.py", "import detector.core", LAYERS),
         ("runtime/planted.py", "import prometheus_client", "prometheus_client is imported in one place"),

@@ -94,7 +94,7 @@ class Judging:
     def follow(self, queries: Sequence[Timed]) -> Course:
         """Returns the course of ``queries``. Raises ConfigurationError if one matches no profile, with ``must_fit``."""
         from detector.contracts.errors import ConfigurationError
-        from detector.core.fitting import Fitting
+        from detector.core.profile.matching import Fitting
         from detector.stream.explaining import follow
 
         misfits = Fitting(self.config.profiles).misfits([batch for batch, _ in queries])

@@ -106,7 +106,7 @@ def _refuse(name: str) -> NoReturn:
 
 def _run(name: str, arguments: list[str]) -> None:
     from detector.cli.loops import Told
-    from detector.core.compiled import listen
+    from detector.core.loops.compiled import listen
 
     listen(Told())
     try:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from detector.core.configuration import EngineConfig
-    from detector.core.profile import Profile
+    from detector.core.profile.profile import Profile
     from detector.policy.config import Policy
 
 

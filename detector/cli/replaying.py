@@ -18,7 +18,7 @@ from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
 from detector.core.batch import Observation
 from detector.core.engine import EngineConfig
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
 from detector.sources import Reading
 from detector.stream.recorded import Part, judge_logs

@@ -19,7 +19,7 @@ from detector.contracts.principals import EVERYONE
 
 if TYPE_CHECKING:
     from detector.cli.scanning import Report, Scanned
-    from detector.core.profile import Profile
+    from detector.core.profile.profile import Profile
 
 PAGE, RECORD = "scan.html", "scan.json"
 _SHOWN = 20

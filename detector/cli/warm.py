@@ -31,7 +31,7 @@ class _Strict(Told):
 def warm() -> None:
     """Compile all loops for this machine and keep the machine code on disk: in the folder that WEIRGUARD_CACHE names,
     else beside the installed package, else in your cache folder. Ends with status 2 if that is not possible."""
-    from detector.core.compiled import SWITCH, is_off, listen, loops
+    from detector.core.loops.compiled import SWITCH, is_off, listen, loops
     from detector.core.warm import warm_all
 
     if is_off():

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
 from detector.core.forms import Outputs
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
+from detector.core.state.rings import PAGE
 
 EngineMode = Literal["default", "compatible"]
-
-PAGE = 32
 
 MOST_REMEMBERED = 65_536
 """The largest number of distances or repeats kept per class: every class of every account has arrays of this size."""

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from detector.contracts.errors import NewerStateLog
-from detector.core.arrays import pack, unpack
 from detector.core.batch import MicroBatch, Observation, PrincipalKey, Sections, Standing
-from detector.core.changes import ENGINE, VERSION
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
-from detector.core.fitting import Fitting
-from detector.core.observing import Observing
-from detector.core.principals import Shard
-from detector.core.reference import ReferenceIndex
+from detector.core.pipeline.deltas import ENGINE, VERSION
+from detector.core.pipeline.run import Observing
+from detector.core.pipeline.store import Record, Registry, State
+from detector.core.profile.matching import Fitting
+from detector.core.profile.reference import ReferenceIndex
 from detector.core.signals import SIGNALS
-from detector.core.state import Record, Registry, State
+from detector.core.state.arrays import pack, unpack
+from detector.core.state.principals import Shard
 
 __all__ = ["Engine", "EngineConfig", "Limits", "PradaConfig", "observe_together"]
 

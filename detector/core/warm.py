@@ -7,20 +7,21 @@ from numpy.typing import NDArray
 
 from detector.contracts.batches import cut
 from detector.contracts.queries import QueryBatch
-from detector.core.arrays import Array
 from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig, EngineMode
 from detector.core.engine import Engine, observe_together
 from detector.core.exposure.cells import Cells
 from detector.core.exposure.levels import FEATURES, THRESHOLDS, Levels
+from detector.core.measures import MEASURES
 from detector.core.owner_model import Features, Tree
 from detector.core.owner_model.margins import Margins
-from detector.core.profile import Profile
-from detector.core.reference import Honest, Reference
-from detector.core.scoring import CHANGE
-from detector.core.signals import MEASURES, WEIGHED
-from detector.core.standards import Spread, Standards
-from detector.core.validation import Validation
+from detector.core.profile.profile import Profile
+from detector.core.profile.reference import Honest, Reference
+from detector.core.profile.standards import Spread, Standards
+from detector.core.profile.validation import Validation
+from detector.core.signals import WEIGHED
+from detector.core.signals.suspicion.scoring import CHANGE
+from detector.core.state.arrays import Array
 
 _COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 _MODEL, _VERSION = "warm", "1"

@@ -20,7 +20,7 @@ from detector.contracts.topics import Topics
 from detector.core.batch import MicroBatch, Observation, PrincipalKey
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
-from detector.core.signals.prada import Prada, distances_in
+from detector.core.signals.prada.signal import Prada, distances_in
 from detector.policy.activity import Activity, Unjudged
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger

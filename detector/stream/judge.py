@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, Observation, Sections
 from detector.core.engine import Engine, observe_together
-from detector.core.fitting import Fitting
+from detector.core.profile.matching import Fitting
 from detector.policy.activity import Activity, Counted, Effects, Unjudged
 from detector.policy.ledger import Ledger
 

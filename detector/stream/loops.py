@@ -6,8 +6,8 @@ import time
 
 import structlog
 
-from detector.core.compiled import SWITCH, is_off, listen
 from detector.core.configuration import EngineMode
+from detector.core.loops.compiled import SWITCH, is_off, listen
 from detector.core.warm import warm_for
 
 _log = structlog.get_logger("weirguard.stream")

@@ -18,7 +18,7 @@ from detector.contracts.findings import Command
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
 from detector.core.batch import Observation
-from detector.core.fitting import Fitting
+from detector.core.profile.matching import Fitting
 from detector.policy.activity import Effects
 from detector.stream import agreement
 from detector.stream.checkpoint import Checkpointer

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detector.contracts.errors import ConfigurationError
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 
 
 def read_profiles(paths: Sequence[Path]) -> tuple[Profile, ...]:

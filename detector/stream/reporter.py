@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from detector.core.fitting import Misfit
-from detector.core.profile import Profile
+from detector.core.profile.matching import Misfit
+from detector.core.profile.profile import Profile
 from detector.runtime import metric_defs as names
 from detector.runtime.health import Health
 from detector.runtime.metrics import Metrics

@@ -13,7 +13,7 @@ from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
 from detector.core.batch import Observation
 from detector.core.exposure import EXPOSURES
-from detector.core.fitting import Misfit
+from detector.core.profile.matching import Misfit
 from detector.stream.dead_letters import Letters
 from detector.stream.intake import Intake
 from detector.stream.judge import Judgement

@@ -15,8 +15,8 @@ from detector.cli.explanation.service import OnRecord, notes, placed
 from detector.cli.explanation.weighing import Part, Weighing
 from detector.contracts.findings import Alert, Audit, Evidence, Score
 from detector.core.configuration import EngineConfig
-from detector.core.profile import Profile
-from detector.core.standards import Standards
+from detector.core.profile.profile import Profile
+from detector.core.profile.standards import Standards
 from detector.stream.explaining import Course
 from tests.core.profiles import COLUMNS, profile, standards
 

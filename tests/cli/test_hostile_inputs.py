@@ -14,7 +14,7 @@ from detector.cli.calibrating import Request, make_profile
 from detector.cli.honest import read_files
 from detector.cli.replaying import replay
 from detector.core.configuration import EngineConfig
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 from detector.lab.inputs import customers, table_thieves, write_log
 from detector.policy.config import Policy
 

@@ -20,7 +20,7 @@ from detector.contracts.batches import concatenate, take
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.recording import COLUMNS
 from detector.core.calibration.scanning import Standing
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 from detector.lab.query_log import Mark, QueryLog, write_query_log
 from detector.runtime.times import rfc3339
 from tests.core.honest import crowd, honest, of_version, thief

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.reference_test import ReferenceTest
-from detector.core.rows import Rows
-from detector.core.windowed_test import WindowedTest
+from detector.core.signals.prada.published import ReferenceTest
+from detector.core.signals.prada.windowed import WindowedTest
+from detector.core.state.rows import Rows
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits
 from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.features import Features
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
+from detector.core.profile.validation import Validation
 from detector.core.signals.coverage import Coverage
 from detector.core.signals.information_gain import InformationGain
-from detector.core.signals.prada import Prada
-from detector.core.validation import Validation
+from detector.core.signals.prada.signal import Prada
 from tests.core import profiles
 from tests.core.streams import batch
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.measure import Measure
-from detector.core.reference import Reference
-from detector.core.standards import Standards
+from detector.core.measures.base import Measure
+from detector.core.profile.reference import Reference
+from detector.core.profile.standards import Standards
 from tests.core.oracle import OraclePrincipal
 
 MEMORIES = (8.0, 32.0, 128.0, 512.0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from detector.core.profile import Profile
-from detector.core.reference import Honest, Reference
-from detector.core.scoring import CHANGE
-from detector.core.signals import MEASURES, WEIGHED
-from detector.core.standards import Spread, Standards
+from detector.core.measures import MEASURES
+from detector.core.profile.profile import Profile
+from detector.core.profile.reference import Honest, Reference
+from detector.core.profile.standards import Spread, Standards
+from detector.core.signals import WEIGHED
+from detector.core.signals.suspicion.scoring import CHANGE
 from tests.core.streams import Features, linear_outputs
 
 COLUMNS = (*MEASURES, *WEIGHED, CHANGE)

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile import Profile
-from detector.core.reference import Reference, ReferenceIndex
-from detector.core.rows import Rows
-from detector.core.signals import MEASURES, SIGNALS, WEIGHED
-from detector.core.signals.suspicion import Suspicion
+from detector.core.measures import MEASURES
+from detector.core.profile.profile import Profile
+from detector.core.profile.reference import Reference, ReferenceIndex
+from detector.core.signals import SIGNALS, WEIGHED
+from detector.core.signals.suspicion.signal import Suspicion
+from detector.core.state.rows import Rows
 from tests.core.profiles import reference, standards
 from tests.core.streams import KINDS, Features, batch, linear_outputs, observe, random
 

@@ -20,8 +20,8 @@ from detector.core.calibration.jury import farthest
 from detector.core.calibration.recording import COLUMNS, record
 from detector.core.calibration.threshold import Tail, oddness
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile import Profile
-from detector.core.standards import FLOOR, unexplained
+from detector.core.profile.profile import Profile
+from detector.core.profile.standards import FLOOR, unexplained
 from tests.core.honest import CLASSES, DIMENSION, account, crowd, honest, thief
 from tests.core.streams import observe, random
 

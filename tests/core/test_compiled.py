@@ -14,10 +14,10 @@ import numba
 import numpy as np
 import pytest
 
-from detector.core import compiled as module
-from detector.core import machine_code
-from detector.core.compiled import SWITCH, Loop, approximate, compiled, listen
-from detector.core.machine_code import FOLDER
+from detector.core.loops import compiled as module
+from detector.core.loops import machine_code
+from detector.core.loops.compiled import SWITCH, Loop, approximate, compiled, listen
+from detector.core.loops.machine_code import FOLDER
 
 OFFSET = 1.0
 NAME = f"{__name__}._total"

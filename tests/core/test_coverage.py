@@ -9,14 +9,14 @@ import pytest
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
-from detector.core.arrays import unpack
 from detector.core.batch import MicroBatch
 from detector.core.engine import EngineConfig, Limits
 from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.features import Features
-from detector.core.signal import Delta
+from detector.core.profile.validation import Validation
+from detector.core.signals.base import Delta
 from detector.core.signals.coverage import Coverage
-from detector.core.validation import Validation
+from detector.core.state.arrays import unpack
 from tests.core import profiles
 from tests.core.exposures import asked, engine, interleaved, profile, stream, tree, validation
 from tests.core.streams import batch, observe

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.core.arrays import pack, unpack
-from detector.core.embedding import AXES, DIRECTIONS, EXACT, Embedding
+from detector.core.profile.projection import AXES, DIRECTIONS, EXACT, Embedding
+from detector.core.state.arrays import pack, unpack
 
 Rows = NDArray[np.float32]
 

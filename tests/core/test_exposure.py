@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from detector.contracts.errors import ConfigurationError
-from detector.core.arrays import pack, unpack
 from detector.core.exposure.bitmaps import BYTES, CELLS, first_visits, visit, visited
 from detector.core.exposure.cells import Cells
 from detector.core.exposure.information import entropy, information_gain
 from detector.core.exposure.learning import Examination, is_due
 from detector.core.exposure.levels import FEATURES, THRESHOLDS, Levels
 from detector.core.exposure.sample import PLACES, hashed, least, place
-from detector.core.validation import BYTES as MOST_BYTES
-from detector.core.validation import ROWS, Validation
+from detector.core.profile.validation import BYTES as MOST_BYTES
+from detector.core.profile.validation import ROWS, Validation
+from detector.core.state.arrays import pack, unpack
 from tests.core.exposures import DIMENSION, asked, tree, validation
 
 

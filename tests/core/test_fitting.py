@@ -12,8 +12,8 @@ import pytest
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.fitting import Fitting
 from detector.core.forms import Field, Form
+from detector.core.profile.matching import Fitting
 from tests.core.honest import honest, of_version
 from tests.core.profiles import profile
 

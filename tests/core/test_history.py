@@ -8,12 +8,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.core.arrays import Array
 from detector.core.configuration import EngineConfig
-from detector.core.history import HistoryRows
-from detector.core.pools import MOST_POOLS, OVERFLOW
-from detector.core.principals import Shard
-from detector.core.state import State
+from detector.core.neighbours.history import HistoryRows
+from detector.core.pipeline.store import State
+from detector.core.state.arrays import Array
+from detector.core.state.pools import MOST_POOLS, OVERFLOW
+from detector.core.state.principals import Shard
 from tests.core.profiles import profile
 
 DIMENSION = 3

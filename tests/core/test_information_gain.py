@@ -7,13 +7,13 @@ import pytest
 
 from detector.contracts.errors import NotMergeable
 from detector.contracts.queries import QueryBatch
-from detector.core.arrays import unpack
 from detector.core.engine import EngineConfig, Limits
 from detector.core.exposure.learning import Examination
 from detector.core.exposure.sample import PLACES, hashed, least
-from detector.core.signal import Delta
+from detector.core.profile.validation import Validation
+from detector.core.signals.base import Delta
 from detector.core.signals.information_gain import InformationGain
-from detector.core.validation import Validation
+from detector.core.state.arrays import unpack
 from tests.core.exposures import DIMENSION, Queries, asked, engine, interleaved, profile, stream, validation
 from tests.core.streams import observe
 

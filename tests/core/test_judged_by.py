@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch, PrincipalKey
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig
-from detector.core.pools import MOST_POOLS
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
+from detector.core.state.pools import MOST_POOLS
 from tests.core.profiles import profile, reference, standards
 from tests.core.streams import Features, batch, linear_outputs, observe, random, unclipped
 

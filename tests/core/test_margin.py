@@ -19,16 +19,16 @@ from sklearn.tree import DecisionTreeClassifier
 from detector.cli.foreign.scikit_learn import model_of
 from detector.contracts.errors import NotMergeable
 from detector.contracts.queries import QueryBatch
-from detector.core.arrays import unpack
 from detector.core.batch import MicroBatch, PrincipalKey
 from detector.core.engine import Engine, EngineConfig, Limits
 from detector.core.owner_model import Features as FeatureNames
 from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.margins import Margins
-from detector.core.profile import Profile
+from detector.core.pipeline.store import Registry
+from detector.core.profile.profile import Profile
 from detector.core.signals.margin import MOST_LEAVES, Margin
-from detector.core.signals.prada import Prada
-from detector.core.state import Registry
+from detector.core.signals.prada.signal import Prada
+from detector.core.state.arrays import unpack
 from tests.core.profiles import profile
 from tests.core.streams import Features, Seen, batch, joined, observe
 

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.measure import Clock, Family, rank
-from detector.core.profile import Profile
-from detector.core.reference import Honest, Reference
-from detector.core.rows import Rows
-from detector.core.scoring import CLOCKS
-from detector.core.signals import MEASURES, SIGNALS, WEIGHED
-from detector.core.signals.suspicion import Suspicion
+from detector.core.measures import MEASURES
+from detector.core.measures.base import Clock, Family, rank
+from detector.core.profile.profile import Profile
+from detector.core.profile.reference import Honest, Reference
+from detector.core.signals import SIGNALS, WEIGHED
+from detector.core.signals.suspicion.scoring import CLOCKS
+from detector.core.signals.suspicion.signal import Suspicion
+from detector.core.state.rows import Rows
 from tests.core.measure_oracle import Account, Query
 from tests.core.profiles import standards
 from tests.core.streams import KINDS, Features, batch, linear_outputs, observe, random

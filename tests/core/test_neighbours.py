@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.queries import QueryBatch
-from detector.core.arrays import Array
-from detector.core.compiled import SWITCH
 from detector.core.configuration import EngineMode
 from detector.core.engine import Engine, EngineConfig, Limits
+from detector.core.loops.compiled import SWITCH
 from detector.core.neighbours.gaps import exact
-from detector.core.rows import Rows
-from detector.core.signal import Delta, Proposal
+from detector.core.neighbours.views import Views
 from detector.core.signals import SIGNALS
-from detector.core.views import Views
+from detector.core.signals.base import Delta, Proposal
+from detector.core.state.arrays import Array
+from detector.core.state.rows import Rows
 from tests.core.profiles import profile
 from tests.core.streams import KINDS, Features, batch, linear_outputs, observe, rows_between
 

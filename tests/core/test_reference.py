@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.core.arrays import pack, unpack
-from detector.core.nearest_rows import NearestRows
-from detector.core.reference import NEAREST, ROWS, Honest, Reference, ReferenceIndex, margins
+from detector.core.profile.nearest_rows import NearestRows
+from detector.core.profile.reference import NEAREST, ROWS, Honest, Reference, ReferenceIndex, margins
+from detector.core.state.arrays import pack, unpack
 from tests.core.streams import Features, linear_outputs, random
 
 

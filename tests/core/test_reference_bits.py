@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.core.compiled import SWITCH
-from detector.core.reference import ReferenceIndex
+from detector.core.loops.compiled import SWITCH
+from detector.core.profile.reference import ReferenceIndex
 from tests.core.reference_bits import Said, compared, everything, examples, measured
 
 COUNT = 20

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detector.core.rows import Rows
+from detector.core.state.rows import Rows
 from tests.core.streams import Features, batch, random
 
 NONE = np.empty(0, np.int64)

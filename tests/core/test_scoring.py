@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.core.arrays import Array
-from detector.core.averages import DEPTH, MEMORIES
-from detector.core.compiled import SWITCH
-from detector.core.scoring import CLOCKS, Queries, Scoring, width
-from detector.core.signals import MEASURES, WEIGHED
-from detector.core.standards import MOST, PRIOR, Spread, unexplained
+from detector.core.loops.compiled import SWITCH
+from detector.core.measures import MEASURES
+from detector.core.profile.standards import MOST, PRIOR, Spread, unexplained
+from detector.core.signals import WEIGHED
+from detector.core.signals.suspicion.averages import DEPTH, MEMORIES
+from detector.core.signals.suspicion.scoring import CLOCKS, Queries, Scoring, width
+from detector.core.state.arrays import Array
 
 OWN = list(MEASURES.values())
 NAMES = list(MEASURES)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from detector.core.arrays import Array, pack, unpack
-from detector.core.standards import MOST, Spread, Standards, outermost, unexplained
+from detector.core.profile.standards import MOST, Spread, Standards, outermost, unexplained
+from detector.core.state.arrays import Array, pack, unpack
 
 NAMES = ("a", "b", "c", "d")
 GENERATOR = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from detector.core.calibration.screening import Screened, calibrate_screened
 from detector.core.calibration.suspects import FAMILIES, Outlier, outliers
 from detector.core.calibration.threshold import Tail
 from detector.core.owner_model import Features, Linear
-from detector.core.validation import Validation
+from detector.core.profile.validation import Validation
 from tests.core.honest import CLASSES, DIMENSION, account, crowd, honest, thief
 
 BUDGET = 0.01

@@ -14,20 +14,21 @@ from hypothesis import strategies as st
 
 from detector.contracts.errors import NotMergeable
 from detector.contracts.queries import QueryBatch
-from detector.core.arrays import Array, pack, unpack
-from detector.core.averages import MEMORIES
 from detector.core.batch import MicroBatch, Observation, PrincipalKey, Sections
 from detector.core.engine import Engine, EngineConfig, Limits, observe_together
-from detector.core.measure import Measure
-from detector.core.profile import Profile
-from detector.core.rows import Rows
-from detector.core.scoring import CLOCKS
-from detector.core.signal import Delta, Proposal, Signal
-from detector.core.signals import MEASURES, SIGNALS, WEIGHED
-from detector.core.signals.suspicion import Listener, Suspicion
-from detector.core.standards import Spread, Standards
-from detector.core.trail import WIDTH
-from detector.core.views import Views
+from detector.core.measures import MEASURES
+from detector.core.measures.base import Measure
+from detector.core.measures.trail import WIDTH
+from detector.core.neighbours.views import Views
+from detector.core.profile.profile import Profile
+from detector.core.profile.standards import Spread, Standards
+from detector.core.signals import SIGNALS, WEIGHED
+from detector.core.signals.base import Delta, Proposal, Signal
+from detector.core.signals.suspicion.averages import MEMORIES
+from detector.core.signals.suspicion.scoring import CLOCKS
+from detector.core.signals.suspicion.signal import Listener, Suspicion
+from detector.core.state.arrays import Array, pack, unpack
+from detector.core.state.rows import Rows
 from tests.core.measure_oracle import Judge
 from tests.core.profiles import COLUMNS, reference, standards
 from tests.core.streams import KINDS, Features, Seen, batch, joined, linear_outputs, observe, random, rows_between

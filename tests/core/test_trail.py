@@ -8,9 +8,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from detector.core.arrays import Array
-from detector.core.rows import Rows
-from detector.core.trail import WIDTH, Trail, follow
+from detector.core.measures.trail import WIDTH, Trail, follow
+from detector.core.state.arrays import Array
+from detector.core.state.rows import Rows
 
 COUNT = 40
 

@@ -11,10 +11,10 @@ import pytest
 
 import detector.core
 from detector.core.batch import MicroBatch
-from detector.core.compiled import is_off, loops
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
-from detector.core.machine_code import reached
+from detector.core.loops.compiled import is_off, loops
+from detector.core.loops.machine_code import reached
 from detector.core.warm import warm_all
 from tests.core.profiles import profile
 from tests.core.streams import batch, clustered, linear_outputs

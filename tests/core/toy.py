@@ -8,12 +8,12 @@ import numpy as np
 
 from detector.contracts.errors import NotMergeable
 from detector.contracts.findings import Evidence
-from detector.core.arrays import Array
-from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
-from detector.core.rows import Rows
-from detector.core.signal import Delta, Proposal
-from detector.core.views import Views
+from detector.core.neighbours.views import Views
+from detector.core.signals.base import Delta, Proposal
+from detector.core.state.arrays import Array
+from detector.core.state.columns import Columns
+from detector.core.state.rows import Rows
 
 FAR = 1e6
 ALARM_AT = 40.0

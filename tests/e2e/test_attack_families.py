@@ -18,7 +18,7 @@ from detector.contracts.batches import take
 from detector.contracts.codecs.queries_packed import decode_packed
 from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
-from detector.core.arrays import unpack
+from detector.core.state.arrays import unpack
 from detector.lab.experiment import Plan, dataset_of, victim_of
 from detector.lab.mappings import mapping_of
 from detector.lab.over_http import conduct_over_http

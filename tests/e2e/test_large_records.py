@@ -10,7 +10,7 @@ import numpy as np
 
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.partitioning import partition_of
-from detector.core.arrays import unpack
+from detector.core.state.arrays import unpack
 from detector.stream.record import Part, decode
 from tests.conftest import Broker
 from tests.contracts.batches import make_batch

@@ -12,7 +12,7 @@ from detector.cli.foreign.scikit_learn import model_of
 from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 from detector.lab.client import Client, Tally
 from detector.lab.demo.calibrating import profile_of_tumours
 from detector.lab.demo.diary import Diary

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from detector.core.arrays import unpack
+from detector.core.state.arrays import unpack
 from detector.policy.alerts import UNCALIBRATED
 from detector.policy.entry import Entry, decode_changes
 from detector.stream.partition import Partition

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import structlog
 
-from detector.core import compiled
-from detector.core.compiled import SWITCH, listen
+from detector.core.loops import compiled
+from detector.core.loops.compiled import SWITCH, listen
 from detector.stream import loops
 from detector.stream.loops import make_ready
 

@@ -10,7 +10,7 @@ import numpy as np
 from detector.cli.explanation.weighing import Weighing, telling, weigh
 from detector.contracts.findings import Alert, Audit
 from detector.core.configuration import EngineConfig
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 from detector.stream.explaining import Course
 
 _DECIDED = ("decision", "release")

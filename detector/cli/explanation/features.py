@@ -9,9 +9,9 @@ import numpy as np
 
 from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig
-from detector.core.fitting import Fitting
-from detector.core.profile import Profile
-from detector.core.reference import ReferenceIndex
+from detector.core.profile.matching import Fitting
+from detector.core.profile.profile import Profile
+from detector.core.profile.reference import ReferenceIndex
 
 _SHOWN = 4
 

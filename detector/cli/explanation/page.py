@@ -10,7 +10,7 @@ from detector.cli.explanation.plots import Plot
 from detector.cli.explanation.tables import Table, events, facts, silent, weights
 from detector.cli.explanation.weighing import names_in
 from detector.cli.explanation.words import UNIT, basis, headline, verdict
-from detector.core.standards import MOST
+from detector.core.profile.standards import MOST
 from detector.runtime.printable import html_text
 
 _STYLE = (

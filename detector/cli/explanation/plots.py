@@ -13,8 +13,8 @@ from detector.cli.explanation.account import Account
 from detector.cli.explanation.chart import Frame, axes, bars, curve, keys, labels, level, mark, svg
 from detector.cli.explanation.weighing import about, scores_of
 from detector.cli.explanation.words import UNIT, number
-from detector.core.normality import CONSTANT
 from detector.core.signals.margin import BLOCKED_AT
+from detector.core.signals.prada.shapiro_wilk import CONSTANT
 
 Floats = NDArray[np.float64]
 

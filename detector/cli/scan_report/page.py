@@ -16,7 +16,7 @@ from detector.cli.scan_report.words import headline, look_at, not_seen, reasons,
 from detector.cli.scanning import Report, Scanned, times
 from detector.core.calibration.scanning import Standing
 from detector.core.configuration import EngineConfig
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
 from detector.runtime.printable import html_text
 from detector.runtime.times import rfc3339

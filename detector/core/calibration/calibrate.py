@@ -16,9 +16,10 @@ from detector.core.calibration.jury import Farthest, Jury
 from detector.core.calibration.owned import Owned
 from detector.core.calibration.recording import CLOCK, COLUMNS, Recording, blank, record
 from detector.core.calibration.threshold import Tail, oddness
-from detector.core.profile import Profile
-from detector.core.signals import MEASURES, WEIGHED
-from detector.core.standards import Spread, Standards
+from detector.core.measures import MEASURES
+from detector.core.profile.profile import Profile
+from detector.core.profile.standards import Spread, Standards
+from detector.core.signals import WEIGHED
 
 FEWEST_ACCOUNTS = 3
 """Fewer accounts do not show how accounts differ."""

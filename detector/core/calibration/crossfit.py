@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
-from detector.core.arrays import Array
-from detector.core.reference import NEAREST, Honest, Reference, shares
+from detector.core.profile.reference import NEAREST, Honest, Reference, shares
+from detector.core.state.arrays import Array
 
 FEWEST_QUERIES = 10
 """An account with fewer distinct queries does not count for the spread of accounts."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
-from detector.core.arrays import Array
+from detector.core.state.arrays import Array
 
 WHAT_IFS = ((30, 7), (6, 40))
 """Invented users of what-if tools: rows, and how often each is asked again with one field changed."""

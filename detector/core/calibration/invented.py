@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.crossfit import CrossFit, Fold
 from detector.core.calibration.habits import WHAT_IFS, what_if
-from detector.core.signals import MEASURES
+from detector.core.measures import MEASURES
 
 _DRAWS, _GROUPS = 12, 2
 """Invented users of each kind, each made from another account where there are enough, and their groups."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
 from detector.core.calibration.invented import Invented
-from detector.core.standards import MOST, outermost, unexplained
+from detector.core.profile.standards import MOST, outermost, unexplained
+from detector.core.state.arrays import Array
 
 NOBODY = -1
 """The account number of a simulated user's exemplar."""

@@ -10,10 +10,10 @@ import numpy as np
 from detector.core.calibration.crossfit import CrossFit, Fold
 from detector.core.owner_model import OwnerModel
 from detector.core.owner_model.margins import Margins
-from detector.core.profile import Profile
-from detector.core.reference import Honest
-from detector.core.standards import Standards
-from detector.core.validation import Validation
+from detector.core.profile.profile import Profile
+from detector.core.profile.reference import Honest
+from detector.core.profile.standards import Standards
+from detector.core.profile.validation import Validation
 
 _ROWS = 10_000
 """Maximum number of honest rows for margins."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.core.forms import Form, Learned, Outputs, learn
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 
 _SHOWN = 6
 

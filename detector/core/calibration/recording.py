@@ -14,12 +14,13 @@ from detector.contracts.queries import QueryBatch
 from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
-from detector.core.profile import Profile
-from detector.core.rows import Rows
-from detector.core.scoring import CHANGE, CLOCKS, Queries, Scoring, clock_of, width
-from detector.core.signals import MEASURES, SIGNALS, WEIGHED
-from detector.core.signals.suspicion import Suspicion
-from detector.core.standards import Spread, Standards
+from detector.core.measures import MEASURES
+from detector.core.profile.profile import Profile
+from detector.core.profile.standards import Spread, Standards
+from detector.core.signals import SIGNALS, WEIGHED
+from detector.core.signals.suspicion.scoring import CHANGE, CLOCKS, Queries, Scoring, clock_of, width
+from detector.core.signals.suspicion.signal import Suspicion
+from detector.core.state.rows import Rows
 
 COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 """The columns of standards, in order."""

@@ -17,7 +17,7 @@ from detector.core.calibration.calibrate import Calibration
 from detector.core.calibration.jury import NOBODY, Farthest
 from detector.core.calibration.suspects import FAMILIES, NOTABLE, limits
 from detector.core.calibration.threshold import oddness
-from detector.core.standards import FLOOR
+from detector.core.profile.standards import FLOOR
 
 _ALONE = (1.5, 1.0, NOTABLE)
 """Factors of the line with evidence in one family and in two, and the contribution of the second family that counts in

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from detector.core.calibration.calibrate import Calibration
 from detector.core.calibration.threshold import Tail
-from detector.core.measure import Family
-from detector.core.scoring import CHANGE
-from detector.core.signals import MEASURES
+from detector.core.measures import MEASURES
+from detector.core.measures.base import Family
+from detector.core.signals.suspicion.scoring import CHANGE
 
 Floats = NDArray[np.float64]
 

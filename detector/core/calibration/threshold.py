@@ -9,7 +9,7 @@ from math import ceil, log
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.standards import FLOOR, FLOOR_BUDGET
+from detector.core.profile.standards import FLOOR, FLOOR_BUDGET
 
 _TAIL = 0.2
 _FEWEST = 4

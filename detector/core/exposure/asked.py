@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
-from detector.core.rows import Rows
+from detector.core.state.arrays import Array
+from detector.core.state.rows import Rows
 
 
 def sent(rows: Rows, columns: Array | None = None) -> NDArray[np.float32]:

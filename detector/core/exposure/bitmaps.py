@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
-from detector.core.compiled import compiled
+from detector.core.loops.compiled import compiled
+from detector.core.state.arrays import Array
 
 CELLS = 2_048
 """The bits of a bitmap. Only cells with validation rows count, and there are at most 2,000 of those."""

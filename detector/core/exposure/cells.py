@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
 from detector.core.exposure.levels import Sketches
+from detector.core.state.arrays import Array
 
 CELLS = 256
 """The most cells; there are also few enough that each has about eight validation rows."""

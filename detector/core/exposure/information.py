@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
+from detector.core.state.arrays import Array
 
 Floats = NDArray[np.float64]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
 from detector.core.exposure.information import entropy, information_gain
 from detector.core.exposure.levels import Sketches
+from detector.core.state.arrays import Array
 
 FIRST = 20
 """The first fit is after this many queries..."""

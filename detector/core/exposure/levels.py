@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
-from detector.core.compiled import compiled, plain
+from detector.core.loops.compiled import compiled, plain
+from detector.core.state.arrays import Array
 
 FEATURES = 16
 """The most features used."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
 from detector.core.exposure.levels import FEATURES, Sketches
+from detector.core.state.arrays import Array
 
 PLACES = 512
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.queries import OutputKind, QueryBatch
-from detector.core.arrays import Array
+from detector.core.state.arrays import Array
 
 Floats = NDArray[np.float32]
 Plain = tuple[OutputKind, Floats]

@@ -11,7 +11,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.compiled import approximate, compiled
+from detector.core.loops.compiled import approximate, compiled
 
 _RUN = 128
 _DEEPEST = 40

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.compiled import compiled
+from detector.core.loops.compiled import compiled
 from detector.core.neighbours.search import Scratch, nearest_of
 from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, room_for
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.compiled import compiled
+from detector.core.loops.compiled import compiled
 from detector.core.neighbours.gaps import LEAST32, UNIT32, exact, gap
 from detector.core.neighbours.store import LANES, NONE, Arena
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
-from detector.core.compiled import compiled
+from detector.core.loops.compiled import compiled
 from detector.core.neighbours.memory import Memory
+from detector.core.state.arrays import Array
 
 NONE = -1
 START, COUNT, SIZE = 0, 1, 2

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError
-from detector.core.arrays import Array
-from detector.core.compiled import compiled, plain
+from detector.core.loops.compiled import compiled, plain
 from detector.core.owner_model.features import Floats
 from detector.core.owner_model.intervals import safe_intervals
 from detector.core.owner_model.json_form import OwnerModel
 from detector.core.owner_model.linear import Linear
 from detector.core.owner_model.tree import Tree
+from detector.core.state.arrays import Array
 
 LOW = 0.05
 """The share of honest queries that lie in the margin of a linear model or of any classifier."""

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
-from detector.core.compiled import compiled, plain
+from detector.core.loops.compiled import compiled, plain
 from detector.core.owner_model.features import Features, Floats, require, require_all
+from detector.core.state.arrays import Array
 
 LEAF = -1
 

@@ -14,19 +14,19 @@ from typing import ClassVar
 import numpy as np
 
 from detector.contracts.errors import ConfigurationError
-from detector.core.arrays import Array, pack
-from detector.core.columns import Columns
-from detector.core.compiled import compiled
 from detector.core.configuration import EngineConfig
 from detector.core.exposure.asked import missing, sent
 from detector.core.exposure.bitmaps import BYTES, CELLS, first_visits, visit, visited
-from detector.core.exposure.meters import metered, one_tag, silent
+from detector.core.loops.compiled import compiled
+from detector.core.neighbours.views import Views
 from detector.core.owner_model.tree import Tree
-from detector.core.profile import Profile
-from detector.core.rows import Rows
-from detector.core.signal import Delta, Proposal
-from detector.core.validation import Validation
-from detector.core.views import Views
+from detector.core.profile.profile import Profile
+from detector.core.profile.validation import Validation
+from detector.core.signals.base import Delta, Proposal
+from detector.core.signals.meters import metered, one_tag, silent
+from detector.core.state.arrays import Array, pack
+from detector.core.state.columns import Columns
+from detector.core.state.rows import Rows
 
 NOWHERE = -1
 """The cell of a query that reaches no cell with validation rows."""

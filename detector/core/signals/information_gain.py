@@ -13,19 +13,19 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.arrays import Array
-from detector.core.columns import Columns
 from detector.core.configuration import EngineConfig
 from detector.core.exposure.asked import sent
 from detector.core.exposure.learning import Examination, is_due
 from detector.core.exposure.levels import Sketches
-from detector.core.exposure.meters import metered, one_tag, silent
 from detector.core.exposure.sample import EMPTY, NOTHING, PAIR, PLACES, hashed, least, place
-from detector.core.rings import Rings
-from detector.core.rows import Rows
-from detector.core.signal import Delta, Proposal
-from detector.core.validation import Validation
-from detector.core.views import Views
+from detector.core.neighbours.views import Views
+from detector.core.profile.validation import Validation
+from detector.core.signals.base import Delta, Proposal
+from detector.core.signals.meters import metered, one_tag, silent
+from detector.core.state.arrays import Array
+from detector.core.state.columns import Columns
+from detector.core.state.rings import Rings
+from detector.core.state.rows import Rows
 
 Pairs = NDArray[Any]
 """Of dtype ``PAIR``."""

@@ -21,17 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.errors import NotMergeable
-from detector.core.arrays import Array
-from detector.core.columns import Columns
-from detector.core.compiled import compiled
-from detector.core.configuration import PAGE, EngineConfig
+from detector.core.configuration import EngineConfig
 from detector.core.exposure.asked import missing, sent
+from detector.core.loops.compiled import compiled
+from detector.core.neighbours.views import Views
 from detector.core.owner_model.margins import Close, Margins
-from detector.core.profile import Profile
-from detector.core.rings import Rings
-from detector.core.rows import Rows
-from detector.core.signal import Delta, Proposal
-from detector.core.views import Views
+from detector.core.profile.profile import Profile
+from detector.core.signals.base import Delta, Proposal
+from detector.core.state.arrays import Array
+from detector.core.state.columns import Columns
+from detector.core.state.rings import PAGE, Rings
+from detector.core.state.rows import Rows
 
 BLOCKED_AT = 0.3
 LEAST_IN_LEAF = 5

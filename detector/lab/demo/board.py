@@ -6,7 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from detector.contracts.findings import Alert, Decision, Score
-from detector.core.signals import MEASURES, WEIGHED
+from detector.core.measures import MEASURES
+from detector.core.signals import WEIGHED
 
 METERS = ("coverage", "information_gain")
 

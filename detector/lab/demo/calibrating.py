@@ -11,8 +11,8 @@ from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import calibrate
 from detector.core.calibration.owned import Owned
 from detector.core.owner_model import OwnerModel
-from detector.core.profile import Profile
-from detector.core.validation import Validation
+from detector.core.profile.profile import Profile
+from detector.core.profile.validation import Validation
 from detector.lab.answers import Victim
 from detector.lab.data import Dataset
 from detector.lab.honest.habit import Ask

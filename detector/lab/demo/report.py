@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.contracts.findings import Alert, Evidence, Mode
-from detector.core.signals import MEASURES, WEIGHED
+from detector.core.measures import MEASURES
+from detector.core.signals import WEIGHED
 from detector.lab.demo.outcome import Leaves, ModelOutcome, Outcome, ThiefOutcome
 from detector.lab.fidelity import Fidelity
 from detector.lab.population import known_false_alarms

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import Progress
 
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 from detector.lab.client import Tally
 from detector.lab.demo.act import Act
 from detector.lab.demo.calibrating import ACCOUNTS, ReadModel, profile_of_tumours

@@ -12,7 +12,7 @@ from pathlib import Path
 from detector.contracts.errors import WeirguardError
 from detector.contracts.findings import Mode
 from detector.contracts.topics import Topics
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 from detector.lab.demo.observer import Observer
 from detector.lab.demo.processes import Child
 from detector.lab.demo.watch import GateWatch

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.engine import EngineConfig
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 from detector.lab.query_log import Run, read_run
 from detector.policy.config import Policy
 from detector.stream.recorded import judge_logs

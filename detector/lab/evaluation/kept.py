@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from detector.core.engine import EngineConfig
-from detector.core.profile import Profile
+from detector.core.profile.profile import Profile
 from detector.lab.evaluation import judging
 from detector.lab.evaluation.judging import JudgedLog, judge_labelled
 from detector.lab.provenance import digest_of

@@ -1,0 +1,1 @@
+"""How loops over rows are compiled, and small ones that several use."""

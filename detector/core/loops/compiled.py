@@ -1,0 +1,184 @@
+"""Compiles loops over rows with Numba; without Numba the same functions run as plain Python, with the same results.
+
+A compiled function takes and returns numbers and arrays, keeps no state, and gives the same bits as its plain source.
+It is compiled again for arrays of another type, layout or access: see ``plain``.
+It divides by no zero: only the plain source would say so.
+Only ``approximate`` sums may be formed in another order: they exclude candidates by a proven bound, and decide nothing.
+
+Numba is imported at the first call of a loop, as that takes a while. Machine code is kept on disk, see
+``machine_code``. A loop that cannot be compiled runs as plain source, a hundred times slower; ``listen`` tells.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache, update_wrapper
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+if TYPE_CHECKING:  # every command imports this module, and few need numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Scalar = TypeVar("Scalar", bound=np.generic)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+SWITCH = "WEIRGUARD_COMPILED"
+"""``off`` in this environment variable runs the plain source."""
+
+_ANY_ORDER = {"reassoc", "contract", "nsz"}
+
+
+class Listener(Protocol):
+    """Hears what a user should know. Nothing is said twice."""
+
+    def compiling(self, name: str) -> None:
+        """The function ``name`` has no machine code for this machine on disk, and is compiled now."""
+
+    def slow(self, why: str) -> None:
+        """Plain source runs. ``why`` says what to do."""
+
+    def not_kept(self, why: str) -> None:
+        """Machine code cannot be written to disk, so that each process compiles anew. ``why`` says what to do."""
+
+
+def plain(array: NDArray[Scalar]) -> NDArray[Scalar]:
+    """Returns ``array``, or a copy if it is not contiguous or is read-only, as arrays from records are."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.writeable else array.copy(order="C")
+
+
+def compiled(function: Function) -> Function:
+    """Compiles ``function`` at its first call, and keeps the machine code on disk for the next process."""
+    return _compiled(function, fastmath=False)
+
+
+def approximate(function: Function) -> Function:
+    """Like ``compiled``, but sums may be formed in any order."""
+    return _compiled(function, fastmath=_ANY_ORDER)
+
+
+def read_only(array: NDArray[Scalar]) -> NDArray[Scalar]:
+    """Returns a view of ``array`` that nobody writes to. Numba compiles anew for what comes read-only from the wire, so
+    that a loop must always be given such arrays, or never."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def listen(listener: Listener | None) -> None:
+    """From now on ``listener`` is told, first of what happened before; None: nobody."""
+    _events.listener = listener
+    _events.tell()
+
+
+def loops() -> list[Loop]:
+    """Returns all functions that were made compiled so far, in the order of their modules' imports."""
+    return list(_loops)
+
+
+def is_off() -> bool:
+    """Returns whether loops run as plain source because ``SWITCH`` says so."""
+    return os.environ.get(SWITCH) == "off"
+
+
+def _compiled(function: Function, fastmath: bool | set[str]) -> Function:
+    return function if is_off() else cast("Function", Loop(function, fastmath))
+
+
+class Loop:
+    """A function that is compiled when it is first called, or when a compiled caller of it is. ``py_func``: its plain
+    source."""
+
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, function: Callable[..., Any], fastmath: bool | set[str]) -> None:
+        update_wrapper(self, function)
+        _loops.append(self)
+        self.py_func = function
+        self._fastmath = fastmath
+        self._run: Callable[..., Any] = self._first
+        self._dispatcher: Any = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._run(*arguments)
+
+    @property
+    def signatures(self) -> int:
+        """For how many types of arguments there is machine code; 0 before the first call, and where there is none."""
+        return len(self._dispatcher.signatures) if self._dispatcher is not None else 0
+
+    @property
+    def _numba_type_(self) -> Any:
+        """By this Numba knows what a compiled caller calls."""
+        return self._built()._numba_type_
+
+    def _first(self, *arguments: Any) -> Any:
+        self._run = self.py_func if _numba() is None else self._ready(arguments)
+        return self._run(*arguments)
+
+    def _ready(self, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        """Returns Numba's function, compiled for ``arguments``; the plain one if it cannot be compiled."""
+        try:
+            built = self._built()
+            built.compile(tuple(map(built.typeof_pyval, arguments)))
+        except Exception as error:  # noqa: BLE001 - Numba and LLVM raise all sorts, and the plain source does as well
+            first = (str(error).strip().splitlines() or [""])[0]
+            name = f"{self.py_func.__module__}.{self.py_func.__qualname__}"
+            _events.add("slow", f"Numba does not compile {name} ({type(error).__name__}: {first}); {_CURE}")
+            return self.py_func
+        return cast("Callable[..., Any]", built)
+
+    def _built(self) -> Any:
+        if self._dispatcher is None:
+            from detector.core.loops.machine_code import Files
+
+            self._dispatcher = _numba().njit(fastmath=self._fastmath, error_model="numpy")(self.py_func)
+            self._dispatcher._cache = Files(self.py_func, _events.add)
+        return self._dispatcher
+
+
+_loops: list[Loop] = []
+
+_CURE = "install the release of Numba that weirguard[service] names, or report this"
+
+
+@cache
+def _numba() -> Any:
+    """Returns the module, prepared; None if it cannot be imported."""
+    try:
+        import numba
+
+        from detector.core.loops import machine_code
+
+        machine_code.prepare()
+    except Exception as error:  # noqa: BLE001 - a broken installation raises all sorts
+        _events.add("slow", f"Numba cannot be used ({error}); install it with pip install 'weirguard[service]'")
+        return None
+    return numba
+
+
+class _Events:
+    """What a listener is told, and what it will be told once there is one."""
+
+    def __init__(self) -> None:
+        self.listener: Listener | None = None
+        self._seen: set[tuple[str, ...]] = set()
+        self._waiting: list[tuple[str, ...]] = []
+
+    def add(self, *event: str) -> None:
+        """``event``: the name of the listener's method and its words."""
+        if event not in self._seen:
+            self._seen.add(event)
+            self._waiting.append(event)
+            self.tell()
+
+    def tell(self) -> None:
+        while self.listener is not None and self._waiting:
+            name, *words = self._waiting.pop(0)
+            getattr(self.listener, name)(*words)
+
+
+_events = _Events()

@@ -1,0 +1,257 @@
+"""The recent new queries of each principal: the growing sets of the previous and the current block of its queries.
+
+A row belongs to a pool and is held in one of the pool's two lists, by the parity of its block. When a principal enters
+a block, the lists of that parity still hold the block before the previous one and are dropped: so what is kept depends
+on the principal's own query numbers alone. If a signal needs it, each row has a note with the model's output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.loops.compiled import read_only
+from detector.core.neighbours.growing import (
+    DOUBTFUL,
+    LACKS_ROOM,
+    Asked,
+    Chains,
+    Found,
+    Recompute,
+    Thresholds,
+    grow,
+    turn,
+)
+from detector.core.neighbours.search import Scratch
+from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, LANES, NONE, START, VectorStore, drop_all, extend
+from detector.core.profile.projection import Embedding, Placed
+from detector.core.state.arrays import Array
+from detector.core.state.columns import Columns
+from detector.core.state.pools import MOST_POOLS, Pools
+from detector.core.state.rows import Rows
+
+_PARITIES = 2
+_AXES = 7
+"""The axes of a projection that are kept with a vector, and one number for the rest of it."""
+_FEWEST = 32
+"""With fewer features than this a projection saves nothing."""
+_TOGETHER = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRows:
+    """``pool`` int64 (n,), ``block`` int64 (n,), ``vectors`` float32 (n, d), ``notes`` float32 (n,), NaN for none."""
+
+    pool: Array
+    block: Array
+    vectors: NDArray[np.float32]
+    notes: NDArray[np.float32]
+
+
+class History:
+    """The own-history store of all principals of one engine; ``noted``: whether notes are kept."""
+
+    def __init__(self, slots: Columns, pools: Pools, noted: bool = False) -> None:
+        self.noted = noted
+        self._slots = slots
+        self._pools = pools
+        self._lists = Columns({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
+        self._stores: dict[int, VectorStore] = {}
+        self._unplaced = Columns({"vectors": (np.bool_, False)})
+        """Slots that have vectors without projections: those that came from the log."""
+        self._scratch = Scratch.of(0, _PARITIES * (MOST_POOLS + 1))
+        self._longest = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self._lists.nbytes + sum(own.nbytes for own in self._stores.values())
+
+    def row_bytes(self, dimension: int) -> int:
+        """Returns the bytes of one row."""
+        return self._store(dimension).row_bytes
+
+    def turn(self, slots: Array, blocks: Array) -> None:
+        """Moves ``slots`` on to ``blocks``. Drops rows older than the block before."""
+        dimensions, chains = self._slots["dimension"][slots], self._chains()
+        moved = np.flatnonzero(blocks > chains.block[slots])
+        for slot, block, dimension in zip(
+            slots[moved].tolist(), blocks[moved].tolist(), dimensions[moved].tolist(), strict=True
+        ):
+            turn(self._store(dimension).arena, chains, slot, block)
+
+    def observe(
+        self,
+        rows: Rows,
+        thresholds: Thresholds,
+        embedding: Embedding | None,
+        placed: Placed | None,
+        recompute: Recompute | None,
+    ) -> Found:
+        """Adds to the growing sets those of ``rows`` that belong to them, and returns what was found on the way; the
+        nearest own query of any class only with the ``embedding`` of a reference, by which the rows are ``placed``.
+        ``recompute`` makes a threshold exact where rounding could decide."""
+        dimension = rows.features.shape[1]
+        chains, store = self._chains(), self._store(dimension)
+        if embedding is not None:
+            self._place(rows.slots, embedding)
+        asked = self._asked(rows, placed, store.width)
+        found = _nothing(len(rows), dimension if placed is not None else 0)
+        scratch = self._scratch_for(rows)
+        at, settled = 0, NONE
+        while at < len(rows):
+            why, at, lacking = grow(
+                store.arena,
+                chains,
+                thresholds,
+                asked,
+                found,
+                scratch,
+                at,
+                settled,
+                recompute is not None,
+                placed is not None,
+            )
+            if why == LACKS_ROOM:
+                self._make_room(store, lacking)
+            elif why == DOUBTFUL:
+                assert recompute is not None
+                pool = int(rows.pool[at])
+                own = (rows.pool[:at] == pool) & found.joined[:at] & np.isfinite(found.grown[:at])
+                thresholds.threshold[rows.pools[pool]] = recompute(pool, found.grown[:at][own].tolist())
+                settled = at
+        self._note_longest(rows.pools)
+        return found
+
+    def append(self, rows: HistoryRows) -> None:
+        """Adds rows of one dimension; the pools exist."""
+        if not len(rows.pool):
+            return
+        store, lists = self._store(rows.vectors.shape[1]), self._lists_of()
+        pool, block = rows.pool.astype(np.int64), rows.block.astype(np.int64)
+        vectors, notes = np.ascontiguousarray(rows.vectors), np.ascontiguousarray(rows.notes)
+        at, lacking = 0, 0
+        while at < len(pool):
+            at, lacking = extend(store.arena, lists, pool, block, vectors, notes, at)
+            if lacking:
+                self._make_room(store, lacking)
+        self._note_longest(np.unique(pool))
+        slots = self._pools.columns["slot"][rows.pool]
+        self._unplaced.reserve(int(slots.max()) + 1)
+        self._unplaced["vectors"][slots] = True
+
+    def rows_of(self, dimension: int, pools: Array) -> HistoryRows:
+        """Returns a copy of every row of ``pools``, which are all of this dimension."""
+        at, parity, locations = self._locations(pools)
+        current = self._slots["block"][self._pools.columns["slot"][pools[at]]]
+        block = np.where(current % 2 == parity, current, current - 1)
+        arena = self._store(dimension).arena
+        return HistoryRows(pools[at], block, arena.rows[locations], arena.notes[locations])
+
+    def rows_held(self, pools: Array) -> int:
+        """Returns the number of rows of ``pools``."""
+        lists = self._lists_of()[pools]
+        return int(lists[:, COUNT::FIELDS].sum())
+
+    def evict(self, pools: Array) -> None:
+        """Drops all rows of ``pools``, which are all pools of their slots, and stores that nobody uses any more: there
+        may be one for each dimension."""
+        lists = self._lists_of()
+        dimensions = self._slots["dimension"][self._pools.columns["slot"][pools]]
+        for dimension in np.unique(dimensions).tolist():
+            store = self._store(dimension)
+            drop_all(store.arena, lists, pools[dimensions == dimension])
+            if store.is_empty:
+                del self._stores[dimension]
+        slots = self._pools.columns["slot"][pools]
+        self._unplaced.reset(slots)
+
+    def _store(self, dimension: int) -> VectorStore:
+        if dimension not in self._stores:
+            projected = self.noted and dimension >= _FEWEST
+            self._stores[dimension] = VectorStore(dimension, _AXES + 1 if projected else 0)
+        return self._stores[dimension]
+
+    def _make_room(self, store: VectorStore, rows: int) -> None:
+        if store.is_sparse:
+            owner = self._pools.columns["slot"][: self._pools.capacity]
+            own = (owner >= 0) & (self._slots["dimension"][owner] == store.dimension)
+            store.compact(self._lists_of(), np.flatnonzero(own))
+        if not store.has_room(rows):
+            store.grow(rows)
+
+    def _lists_of(self) -> Array:
+        self._lists.reserve(self._pools.capacity)
+        lists: Array = self._lists["lists"]
+        return lists
+
+    def _chains(self) -> Chains:
+        slots = self._slots
+        return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"])
+
+    def _asked(self, rows: Rows, placed: Placed | None, width: int) -> Asked:
+        points, length = np.zeros((len(rows), width), np.float32), np.full(len(rows), -1.0)
+        if placed is not None and width:
+            points = _shortened(placed, width)
+            length = np.sqrt(np.einsum("ij,ij->i", points, points, dtype=np.float64))
+        return Asked(
+            read_only(np.ascontiguousarray(rows.features)),
+            points,
+            length,
+            np.ascontiguousarray(rows.said),
+            rows.slots[rows.slot],
+            rows.pools[rows.pool],
+            rows.block,
+        )
+
+    def _note_longest(self, pools: Array) -> None:
+        self._longest = max(self._longest, int(self._lists_of()[pools][:, COUNT::FIELDS].max()))
+
+    def _scratch_for(self, rows: Rows) -> Scratch:
+        """Returns scratch for lists as long as any can become while ``rows`` are taken."""
+        if len(self._scratch.gaps) < self._longest + len(rows):
+            self._scratch = Scratch.of(2 * (self._longest + len(rows)), len(self._scratch.runs))
+        return self._scratch
+
+    def _place(self, slots: Array, embedding: Embedding) -> None:
+        """Projects the vectors of those ``slots`` whose projections are not known."""
+        self._unplaced.reserve(int(slots.max()) + 1)
+        without = slots[self._unplaced["vectors"][slots]]
+        if not len(without):
+            return
+        store = self._store(embedding.dimension)
+        arena, width = store.arena, store.width
+        _, _, locations = self._locations(self._pools.of_slots(without))
+        for at in range(0, len(locations), _TOGETHER):
+            some = locations[at : at + _TOGETHER]
+            arena.points[some // LANES, :, some % LANES] = _shortened(embedding.place(arena.rows[some]), width)
+        self._unplaced["vectors"][without] = False
+
+    def _locations(self, pools: Array) -> tuple[Array, Array, Array]:
+        """Returns, of every vector of ``pools``, the position in ``pools``, the parity of its list and its row in the
+        arena, int64 (n,) each."""
+        lists = self._lists_of()[pools].reshape(-1, FIELDS)
+        count = lists[:, COUNT]
+        place = np.repeat(np.arange(len(lists)), count)
+        offset = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
+        return place // _PARITIES, place % _PARITIES, lists[place, START] + offset
+
+
+def _nothing(count: int, dimension: int) -> Found:
+    """Returns the arrays of ``Found`` before any row."""
+    unknown = np.full(count, np.nan, np.float32)
+    far, step = np.full(count, np.inf), np.empty((count, dimension), np.float32)
+    return Found(far, np.zeros(count, np.bool_), far.copy(), step, unknown)
+
+
+def _shortened(placed: Placed, width: int) -> NDArray[np.float32]:
+    """Returns float32 (n, width): the first axes of projections, and the length of the rest of each. The distance of
+    two of them is at most that of the vectors."""
+    points = np.zeros((len(placed.points), width), np.float32)
+    if width:
+        kept = placed.points[:, : width - 1]
+        rest = placed.points[:, width - 1 :].astype(np.float64)
+        points[:, : kept.shape[1]] = kept
+        points[:, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest) + placed.beside**2)
+    return points

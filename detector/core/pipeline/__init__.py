@@ -1,0 +1,1 @@
+"""The path of a micro-batch: flatten, plan, run, log."""

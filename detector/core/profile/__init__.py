@@ -1,0 +1,1 @@
+"""What a calibration made of honest traffic, and what queries are compared with."""

@@ -1,0 +1,121 @@
+"""The spread of honest accounts in every measure, and how far a principal deviates from all of them.
+
+Each honest account of the calibration is an *exemplar*: the largest deviation it reached in each measure. A principal
+is compared with the exemplar that explains most of their deviations; what even that one leaves unexplained is D:
+
+    D = min over exemplars e of  sum over measures m of  min(max(0, z_m - e_m), most).
+
+So an unusual honest account excuses only accounts that are unusual in the same ways; many weak deviations add up unless
+one honest account shows them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.loops.compiled import compiled, plain
+
+MOST = 12.0
+"""The most that one measure can add to D."""
+FLOOR, FLOOR_BUDGET = 5.0, 0.01
+"""The lowest threshold at this budget, in standard deviations left unexplained, however alike honest accounts are."""
+PRIOR = 2.0
+"""The number of ordinary queries assumed before an account's first: with fewer, one query of nonsense would give a
+verdict."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spread:
+    """By measure, float64 (j,): the ``mean`` over honest accounts, the standard deviation ``between`` accounts'
+    averages, and the one ``within`` an account's queries."""
+
+    mean: Floats
+    between: Floats
+    within: Floats
+
+    def at(self, columns: Sequence[int] | slice) -> Spread:
+        """Returns the spread of the measures at ``columns``, in that order."""
+        return Spread(self.mean[columns], self.between[columns], self.within[columns])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Standards:
+    """``measures``: names of the j measures of ``spread`` and of the ``exemplars`` float64 (e, j), which are not
+    negative. ``threshold``: a larger D is a verdict."""
+
+    measures: tuple[str, ...]
+    spread: Spread
+    exemplars: Floats
+    threshold: float
+
+    def aligned(self, measures: Sequence[str]) -> Standards:
+        """Returns the same for ``measures`` in that order; a measure that the calibration did not know never counts."""
+        own = [self.measures.index(name) if name in self.measures else -1 for name in measures]
+        known, at = np.array(own) >= 0, np.array(own)
+        columns = (
+            np.where(known, column[at], 1.0) for column in (self.spread.mean, self.spread.between, self.spread.within)
+        )
+        exemplars = np.asfortranarray(np.where(known, self.exemplars[:, at], np.inf))  # as ``unexplained`` reads them
+        return Standards(tuple(measures), Spread(*columns), exemplars, self.threshold)
+
+    def unexplained(self, scores: Floats) -> Floats:
+        """Returns float64 (n,): D of each row of standardised ``scores`` (n, j)."""
+        return unexplained(scores, self.exemplars)[0]
+
+    def contributions(self, scores: Floats) -> tuple[Floats, Floats]:
+        """Returns float64 (n, j) twice: what each measure adds to D of each row of ``scores`` (n, j), and the value of
+        the exemplar that explains most of the row."""
+        nearest = self.exemplars[unexplained(scores, self.exemplars)[1]]
+        return np.clip(scores - nearest, 0.0, MOST), nearest
+
+    def to_record(self) -> dict[str, Any]:
+        return asdict(self) | {"measures": list(self.measures)}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Standards:
+        spread = Spread(**record["spread"])
+        return cls(tuple(record["measures"]), spread, record["exemplars"], float(record["threshold"]))
+
+
+def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Returns D float64 (n,) of each row of ``scores`` (n, j), and int64 (n,): which of the ``exemplars`` (e, j)
+    explains most of it, the first of several."""
+    left, best = np.empty(len(scores)), np.empty(len(scores), np.int64)
+    reached = plain(exemplars.T)
+    _unexplained(plain(scores), reached, reached.min(axis=1), left, best)
+    return left, best
+
+
+@compiled
+def _unexplained(scores: Floats, reached: Floats, least: Floats, left: Floats, best: NDArray[np.int64]) -> None:
+    """Row after row and measure after measure, beside all exemplars at once: ``reached`` (j, e), at least ``least``
+    (j,) by each."""
+    added = np.empty(reached.shape[1])
+    for row in range(len(scores)):
+        added[:] = 0.0
+        for column in range(len(least)):
+            score, by = scores[row, column], reached[column]
+            if score <= least[column]:
+                continue
+            for at in range(len(added)):
+                added[at] += min(max(0.0, score - by[at]), MOST)
+        nearest = 0
+        for at in range(1, len(added)):
+            if added[at] < added[nearest]:
+                nearest = at
+        left[row], best[row] = added[nearest], nearest
+
+
+def outermost(exemplars: Floats) -> Floats:
+    """Returns the rows of ``exemplars`` (e, j), negative entries set to 0, that no other row reaches in every
+    measure."""
+    rows = np.unique(np.maximum(exemplars, 0.0), axis=0)
+    covered = (rows[:, None, :] <= rows[None]).all(axis=2) & ~np.eye(len(rows), dtype=bool)
+    return rows[~covered.any(axis=1)]

@@ -1,0 +1,1 @@
+"""PRADA, by its default and by its published test."""

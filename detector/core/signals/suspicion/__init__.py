@@ -1,0 +1,1 @@
+"""All measures of a principal together."""

@@ -1,0 +1,1 @@
+"""State by dense numbers: columns, rings, pools, principals, and the rows of a step."""

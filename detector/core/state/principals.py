@@ -1,0 +1,164 @@
+"""Slots of principals: allocation, and the order of eviction. A slot is a dense integer per (model, model version,
+principal)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from detector.core.batch import PrincipalKey
+from detector.core.state.arrays import Array
+from detector.core.state.columns import Columns, Ids
+
+Key = tuple[str, str, str]
+"""(model, model version, principal)."""
+
+ANY = ""
+"""The judging version of a model without profiles: all its versions share one state per principal."""
+
+MOST_VOTES = 64
+"""The cap of the votes for the dimension of a slot, see ``core.voting``."""
+
+
+@dataclass(slots=True)
+class Shard:
+    """The slots and accounts of one engine. ``home_of``, by (model, ``ANY``, principal): the slot that judges where
+    versions have no profiles, which is that of the first version by name. ``queries``: how many it took, which numbers
+    its stream."""
+
+    slot_of: dict[Key, int] = field(default_factory=dict)
+    home_of: dict[Key, int] = field(default_factory=dict)
+    account_of: dict[tuple[str, str], int] = field(default_factory=dict)
+    queries: int = 0
+
+    def __len__(self) -> int:
+        return len(self.slot_of)
+
+    def find(self, keys: Iterable[Key]) -> list[int]:
+        """Returns the slot of each key, -1 where there is none."""
+        return [self.slot_of.get(key, -1) for key in keys]
+
+
+class Principals:
+    """Slots with their counters, and accounts, which hold what a principal's model versions have in common; of all
+    shards.
+
+    ``slots`` columns: ``queries`` seen and ``repeats`` among them, ``active`` (number in the engine's stream of the
+    last one), ``score`` (last one, NaN before any), ``account``, ``dimension`` with its ``votes`` and how often it
+    changed (``flips``), ``block`` of the history, its first ``pool`` and how many ``pools``. ``accounts`` columns:
+    ``latch`` (bit set of the signals that made it a suspect) and ``versions`` (how many slots).
+    """
+
+    def __init__(self) -> None:
+        self.key_of: dict[int, PrincipalKey] = {}
+        self.slots = Columns(
+            {
+                "queries": (np.int64, 0),
+                "repeats": (np.int64, 0),
+                "active": (np.int64, -1),
+                "score": (np.float64, np.nan),
+                "account": (np.int32, -1),
+                "dimension": (np.int32, 0),
+                "votes": (np.uint8, 0),
+                "flips": (np.uint8, 0),
+                "block": (np.int64, 0),
+                "pool": (np.int32, -1),
+                "pools": (np.int32, 0),
+            }
+        )
+        self.slots.reserve(1)
+        self.accounts = Columns({"latch": (np.int64, 0), "versions": (np.int32, 0)})
+        self._slot_ids = Ids()
+        self._account_ids = Ids()
+        self._text_bytes = 0
+
+    @property
+    def capacity(self) -> int:
+        """Every slot is below this."""
+        return self._slot_ids.size
+
+    def add(self, shard: Shard, key: Key, dimension: int) -> int:
+        """Returns a new slot for ``key``, which has none."""
+        slot = self._slot_ids.take()
+        self.slots.reserve(slot + 1)
+        shard.slot_of[key] = slot
+        self.key_of[slot] = PrincipalKey(*key)
+        self._text_bytes += len(key[2])
+        account = self._account(shard, key)
+        self.accounts["versions"][account] += 1
+        home = shard.home_of.setdefault((key[0], ANY, key[2]), slot)
+        if key[1] < self.key_of[home][1]:
+            shard.home_of[key[0], ANY, key[2]] = slot
+        self.slots["account"][slot] = account
+        self.slots["dimension"][slot] = dimension
+        return slot
+
+    def remove(self, shard: Shard, slots: Sequence[int]) -> None:
+        """Drops ``slots``; an account is dropped with the last of its versions, and its latch with it."""
+        for slot in slots:
+            key = self.key_of.pop(slot)
+            del shard.slot_of[key]
+            self._text_bytes -= len(key[2])
+            self._leave_account(shard, slot, key)
+        self.slots.reset(np.asarray(slots, dtype=np.int64))
+        self._slot_ids.give_back(slots)
+
+    def find(self, shard: Shard, keys: Sequence[Key]) -> list[int]:
+        """Returns the slot that judges each key of a stream, -1 where there is none: for ``ANY`` version the home of
+        its account."""
+        slot_of, home_of = shard.slot_of, shard.home_of
+        return [(home_of if key[1] == ANY else slot_of).get(key, -1) for key in keys]
+
+    def versions_of(self, shard: Shard, model: str, principal: str) -> list[int]:
+        """Returns the slots of all model versions of one principal."""
+        account = shard.account_of.get((model, principal))
+        if account is None:
+            return []
+        if self.accounts["versions"][account] == 1:
+            return [shard.home_of[model, ANY, principal]]
+        return self._slots_of(account)
+
+    def to_forget(self, shard: Shard, count: int) -> list[int]:
+        """Returns the ``count`` slots of ``shard`` to evict first: those without a score, then those that are not
+        suspects, then the others, each in the order of their last query."""
+        known = np.fromiter(shard.slot_of.values(), dtype=np.int64, count=len(shard))
+        suspect = self.accounts["latch"][self.slots["account"][known]] != 0
+        scored = ~np.isnan(self.slots["score"][known])
+        order = np.lexsort((self.slots["active"][known], np.where(suspect, 2, scored.astype(np.int64))))
+        return [int(slot) for slot in known[order[:count]]]
+
+    def latch_of(self, slots: Array) -> Array:
+        return self.accounts["latch"][self.slots["account"][slots]]
+
+    def keys_of(self, slots: Iterable[int]) -> list[PrincipalKey]:
+        return [self.key_of[slot] for slot in slots]
+
+    @property
+    def nbytes(self) -> int:
+        return self.slots.nbytes + self.accounts.nbytes + 400 * len(self.key_of) + self._text_bytes
+
+    def _account(self, shard: Shard, key: Key) -> int:
+        name = (key[0], key[2])
+        account = shard.account_of.get(name)
+        if account is None:
+            account = shard.account_of[name] = self._account_ids.take()
+            self.accounts.reserve(account + 1)
+        return account
+
+    def _leave_account(self, shard: Shard, slot: int, key: Key) -> None:
+        account, accounts = int(self.slots["account"][slot]), self.accounts
+        self.slots["account"][slot] = -1
+        accounts["versions"][account] -= 1
+        if accounts["versions"][account] == 0:
+            del shard.account_of[key[0], key[2]], shard.home_of[key[0], ANY, key[2]]
+            accounts.reset(np.array([account]))
+            self._account_ids.give_back([account])
+        elif shard.home_of[key[0], ANY, key[2]] == slot:
+            home = min(self._slots_of(account), key=lambda own: self.key_of[own][1])
+            shard.home_of[key[0], ANY, key[2]] = home
+
+    def _slots_of(self, account: int) -> list[int]:
+        own: list[int] = np.flatnonzero(self.slots["account"][: self.capacity] == account).tolist()
+        return own

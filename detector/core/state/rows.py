@@ -1,0 +1,133 @@
+"""The rows of a step, grouped by principal and class."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.queries import QueryBatch
+from detector.core.loops.compiled import compiled, plain
+from detector.core.state.arrays import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Rows sorted by group, in stream order within each: ``order`` int64 (n,) of row numbers, then for each
+    group its ``starts`` and ``lengths`` in that order."""
+
+    order: Array
+    starts: Array
+    lengths: Array
+
+    @classmethod
+    def of(cls, group: Array, count: int) -> Grouping:
+        lengths = np.bincount(group, minlength=count)
+        return cls(np.argsort(group, kind="stable"), np.cumsum(lengths) - lengths, lengths)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Queries of one model version and dimension, in stream order.
+
+    ``slots`` and ``pools`` int64: those that occur; ``slot`` and ``pool`` int64 (n,) are positions in them.
+    ``pool_slot`` gives the position of each pool's slot, ``pool_label`` its class. ``index`` int64 (n,): the
+    query's number within its principal, and its history ``block`` int64 (n,). ``features`` float32 (n, d).
+    ``outputs`` float32 (n, k), what the model said, NaN to the right where a record had fewer, or none.
+    """
+
+    model: str
+    model_version: str
+    slots: Array
+    pools: Array
+    slot: Array
+    pool: Array
+    pool_slot: Array
+    pool_label: Array
+    index: Array
+    block: Array
+    features: NDArray[np.float32]
+    batches: tuple[QueryBatch, ...]
+    batch: Array
+    batch_row: Array
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+    @cached_property
+    def by_slot(self) -> Grouping:
+        return Grouping.of(self.slot, len(self.slots))
+
+    @cached_property
+    def by_pool(self) -> Grouping:
+        return Grouping.of(self.pool, len(self.pools))
+
+    @cached_property
+    def outputs(self) -> NDArray[np.float32]:
+        widest = max(1, *(batch.outputs.shape[1] for batch in self.batches))
+        outputs = np.full((len(self), widest), np.nan, np.float32)
+        for at, rows in self.sources:
+            values = self.batches[at].outputs
+            outputs[rows, : values.shape[1]] = values[self.batch_row[rows]]
+        return outputs
+
+    @cached_property
+    def top(self) -> NDArray[np.float32]:
+        """float32 (n, 2): the two largest outputs, ascending; NaN where there are no two, and for NaN,
+        which counts as the largest."""
+        top = np.full((len(self), 2), np.nan, np.float32)
+        for at, rows in self.sources:
+            outputs = plain(self.batches[at].outputs[self.batch_row[rows]])
+            own = np.full((len(outputs), 2), np.nan, np.float32)
+            _largest(outputs, own)
+            top[rows] = own
+        return top
+
+    @cached_property
+    def said(self) -> NDArray[np.float32]:
+        """float32 (n,): the model's answer as one number: the largest probability, 1 for a label, or the score."""
+        said = self.top[:, 1].copy()
+        for at, rows in self.sources:
+            if self.batches[at].output_kind == "label":
+                said[rows] = 1.0
+        return said
+
+    def column(self, name: str, fill: Any) -> Array:
+        """Returns an optional column of the queries (``hardness``, ``leaf``...), ``fill`` where it was not logged."""
+        like = [getattr(batch, name) for batch in self.batches if getattr(batch, name) is not None]
+        shape, dtype = (like[0].shape[1:], like[0].dtype) if like else ((), np.asarray(fill).dtype)
+        column = np.full((len(self), *shape), fill, dtype)
+        for at, rows in self.sources:
+            values = getattr(self.batches[at], name)
+            if values is not None:
+                column[rows] = values[self.batch_row[rows]]
+        return column
+
+    @cached_property
+    def sources(self) -> list[tuple[int, Array | slice]]:
+        """The batches that rows are from, and which rows."""
+        first = int(self.batch[0])
+        if (self.batch == first).all():
+            return [(first, slice(None))]
+        return [(at, np.flatnonzero(self.batch == at)) for at in np.unique(self.batch).tolist()]
+
+
+@compiled
+def _largest(outputs: NDArray[np.float32], top: NDArray[np.float32]) -> None:
+    """Sets ``top`` (n, 2) to the two largest of each of ``outputs`` (n, k), ascending; NaN is larger than all else."""
+    width = outputs.shape[1]
+    for row in range(len(outputs) if width > 0 else 0):
+        first, second = outputs[row, 0], np.float32(-np.inf)
+        for at in range(1, width):
+            value = outputs[row, at]
+            if value > first or (math.isnan(value) and not math.isnan(first)):
+                first, second = value, first
+            elif value > second or (math.isnan(value) and not math.isnan(second)):
+                second = value
+        top[row, 1] = first
+        if width > 1:
+            top[row, 0] = second

@@ -19,6 +19,8 @@ from detector.core.state.rings import PAGE
 
 EngineMode = Literal["default", "compatible"]
 
+MOST = 1 << 62
+"""Larger numbers of settings count as this one: loops have integers of 64 bits."""
 MOST_REMEMBERED = 65_536
 """The largest number of distances or repeats kept per class: every class of every account has arrays of this size."""
 
@@ -64,8 +66,9 @@ class Limits:
     def block_rows(self, dimension: NDArray[np.int32]) -> NDArray[np.int64]:
         """Returns int64 (n,): the queries in a history block of principals of each ``dimension`` int32 (n,); the rows
         of the current and the previous block are kept."""
-        by_bytes = self.history_bytes // (4 * np.maximum(dimension, 1).astype(np.int64))
-        return np.asarray(np.maximum(np.minimum(self.history_queries, by_bytes) // 2, 1), np.int64)
+        queries, size = min(self.history_queries, MOST), min(self.history_bytes, MOST)
+        by_bytes = size // (4 * np.maximum(dimension, 1).astype(np.int64))
+        return np.asarray(np.maximum(np.minimum(queries, by_bytes) // 2, 1), np.int64)
 
 
 @dataclass(frozen=True, slots=True)

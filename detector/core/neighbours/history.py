@@ -217,10 +217,9 @@ class History:
     def _place(self, slots: Array, embedding: Embedding) -> None:
         """Projects the vectors of those ``slots`` whose projections are not known."""
         self._unplaced.reserve(int(slots.max()) + 1)
-        without = slots[self._unplaced["vectors"][slots]]
-        if not len(without):
+        without, store = slots[self._unplaced["vectors"][slots]], self._store(embedding.dimension)
+        if not len(without) or not store.width:
             return
-        store = self._store(embedding.dimension)
         arena, width = store.arena, store.width
         _, _, locations = self._locations(self._pools.of_slots(without))
         for at in range(0, len(locations), _TOGETHER):

@@ -23,7 +23,7 @@ class Memory:
         return np.empty(0, np.float32) if self._map is None else np.frombuffer(self._map, np.float32)
 
     def grow(self, floats: int) -> None:
-        """Makes it at least so many ``floats`` long."""
+        """Makes it at least ``floats`` long."""
         size = max(4 * floats, mmap.PAGESIZE)
         if self._map is None:
             self._map = _mapped(size)

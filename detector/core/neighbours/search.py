@@ -30,7 +30,7 @@ class Scratch(NamedTuple):
 
     @classmethod
     def of(cls, rows: int, runs: int) -> Scratch:
-        """Returns scratch for so many lists of at most so many rows."""
+        """Returns scratch for ``runs`` lists of at most ``rows`` each."""
         near, gaps = np.empty(rows, np.int64), np.empty(rows, np.float32)
         return cls(np.empty((runs, 2), np.int64), near, gaps, np.empty(rows + 2 * LANES, np.float32))
 

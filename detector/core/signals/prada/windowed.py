@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
-from detector.core.configuration import PradaConfig
+from detector.core.configuration import MOST, PradaConfig
 from detector.core.signals.base import Delta
 from detector.core.signals.prada import windowed_loop as loop
 from detector.core.signals.prada.result import Tested
@@ -57,8 +57,8 @@ class WindowedTest:
         said = _room(len(rows))
         rule = loop.Rule(
             self._config.delta,
-            self._config.check_every,
-            self._config.consecutive_checks,
+            min(self._config.check_every, MOST),
+            min(self._config.consecutive_checks, MOST),
             weight_table(self._config.window),
         )
         loop.run(self._held(), given, rule, said)

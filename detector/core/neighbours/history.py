@@ -199,7 +199,7 @@ class History:
             read_only(np.ascontiguousarray(rows.features)),
             points,
             length,
-            np.ascontiguousarray(rows.said),
+            np.ascontiguousarray(rows.said) if self.noted else np.full(len(rows), np.nan, np.float32),
             rows.slots[rows.slot],
             rows.pools[rows.pool],
             rows.block,

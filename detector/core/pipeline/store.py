@@ -106,7 +106,7 @@ class State:
         """Returns what ``set_counters`` takes, with the keys and dimensions of ``slots``."""
         columns = self.principals.slots
         return {
-            "keys": [list(key) for key in self.principals.keys_of(slots.tolist())],
+            "keys": self.principals.keys_of(slots.tolist()),
             "dimension": columns["dimension"][slots],
             "votes": columns["votes"][slots],
             "flips": columns["flips"][slots],

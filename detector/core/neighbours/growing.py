@@ -1,5 +1,8 @@
 """The growing sets of PRADA, row after row: the nearest own query, whether the row joins, and what its set learns.
 
+Principals are independent of each other, and without a profile their pools are too: rows of one are taken together, so
+that what they are compared with stays in the processor's cache.
+
 A query joins the set of its pool if it is farther from it than the threshold T = max(T, mean - deviation) of the
 distances that joined before (Juuti et al. 2019); the first counts as distance 0.
 """
@@ -51,7 +54,7 @@ class Chains(NamedTuple):
 class Asked(NamedTuple):
     """n queries in stream order: ``features`` float32 (n, d); projections ``points`` float32 (n, p), and how long they
     are, ``length`` float64 (n,), -1 for none; what the model ``said`` float32 (n,); the ``slot`` of the principal, the
-    ``pool`` and the ``block``, int64 (n,)."""
+    ``pool`` and the ``block``, int64 (n,); and the ``order`` int64 (n,) in which rows are taken."""
 
     features: Matrix
     points: Matrix
@@ -60,6 +63,7 @@ class Asked(NamedTuple):
     slot: Integers
     pool: Integers
     block: Integers
+    order: Integers
 
 
 class Found(NamedTuple):
@@ -87,10 +91,12 @@ def grow(
     exactly: bool,
     judged: bool,
 ) -> tuple[int, int, int]:
-    """Takes rows from ``first`` on. Returns why it ended, the row before which, and how many rows of room it lacks.
-    With ``exactly`` it ends before a row whose distance is within 1e-9 of T, unless that is row ``settled``. The
+    """Takes rows from the ``first`` on in their order. Returns why it ended, the place before which, and how many rows
+    of room it lacks. With ``exactly`` it ends before a row whose distance is within 1e-9 of T, unless that is at place
+    ``settled``. The
     nearest query of any class is looked for if the rows are ``judged`` by a profile."""
-    for i in range(first, len(asked.pool)):
+    for place in range(first, len(asked.order)):
+        i = asked.order[place]
         pool = asked.pool[i]
         turn(arena, chains, asked.slot[i], asked.block[i])
         alike, total = _gather(chains, asked.slot[i], pool, judged, scratch.runs)
@@ -99,20 +105,20 @@ def grow(
         )
         threshold = thresholds.threshold[pool]
         doubtful = distance > 0 and abs(distance - threshold) <= _DOUBT * (distance + threshold) < inf
-        if exactly and doubtful and i != settled:
-            return DOUBTFUL, i, 0
+        if exactly and doubtful and place != settled:
+            return DOUBTFUL, place, 0
         if judged:
             _note(arena, asked, found, i, of_any, nearest)
         joins = distance == inf or distance > threshold
         if joins:
             lacking = room_for(arena, chains.lists, pool, asked.block[i] % 2)
             if lacking:
-                return LACKS_ROOM, i, lacking
+                return LACKS_ROOM, place, lacking
             _add(arena, chains.lists, asked, i)
             _learn(thresholds, pool, distance)
         found.grown[i] = distance
         found.joined[i] = joins
-    return DONE, len(asked.pool), 0
+    return DONE, len(asked.order), 0
 
 
 @compiled

@@ -117,9 +117,10 @@ class History:
                 self._make_room(store, lacking)
             elif why == DOUBTFUL:
                 assert recompute is not None
-                pool = int(rows.pool[at])
-                own = (rows.pool[:at] == pool) & found.joined[:at] & np.isfinite(found.grown[:at])
-                thresholds.threshold[rows.pools[pool]] = recompute(pool, found.grown[:at][own].tolist())
+                row = int(asked.order[at])
+                pool = int(rows.pool[row])
+                own = (rows.pool[:row] == pool) & found.joined[:row] & np.isfinite(found.grown[:row])
+                thresholds.threshold[rows.pools[pool]] = recompute(pool, found.grown[:row][own].tolist())
                 settled = at
         self._note_longest(rows.pools)
         return found
@@ -203,7 +204,13 @@ class History:
             rows.slots[rows.slot],
             rows.pools[rows.pool],
             rows.block,
+            self._order(rows, placed),
         )
+
+    def _order(self, rows: Rows, placed: Placed | None) -> Array:
+        """Returns the order to take rows in: by pool where nothing else matters to them, else by slot."""
+        turns = (rows.block != self._slots["block"][rows.slots[rows.slot]]).any()
+        return (rows.by_slot if turns or placed is not None else rows.by_pool).order
 
     def _note_longest(self, pools: Array) -> None:
         self._longest = max(self._longest, int(self._lists_of()[pools][:, COUNT::FIELDS].max()))

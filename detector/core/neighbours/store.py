@@ -1,7 +1,7 @@
 """Vectors of one dimension in lists that are contiguous, so that a search reads memory in order.
 
 A list is a block of rows in one arena. A full list moves to a block a quarter larger, and blocks that are given up are
-taken again by lists of that size, so that at most a fifth of a list is unused. Where a fifth of the arena lies in such
+taken again by lists of that size, so that at most a fifth of a list is unused. Where much of the arena lies in such
 gaps, all blocks move together before it grows.
 """
 
@@ -28,8 +28,9 @@ LANES = 64
 _MADE, _TAKEN = -2, -1
 _GROWTH = 8
 """The arena grows by this part of itself."""
-_GAPS = 5
-"""The arena is sparse when more than this part of it lies in gaps."""
+_SMALL, _GAPS_OF_SMALL, _GAPS = 64 << 20, 2, 4
+"""The arena is sparse when more than this part of it lies in gaps; one of fewer bytes may have more, as moving all
+blocks takes longer than that is worth."""
 
 
 def _sizes() -> Array:
@@ -90,7 +91,8 @@ class VectorStore:
     @property
     def is_sparse(self) -> bool:
         """Whether much of the arena lies in gaps."""
-        return bool(_GAPS * (self._free[_MADE] - self._free[_TAKEN]) > self._free[_MADE])
+        part = _GAPS_OF_SMALL if self.nbytes < _SMALL else _GAPS
+        return bool(part * (self._free[_MADE] - self._free[_TAKEN]) > self._free[_MADE])
 
     def compact(self, lists: NDArray[np.int64], pools: NDArray[np.int64]) -> None:
         """Moves the blocks of ``pools``, which are all that have blocks here, to the start of the arena."""

@@ -34,6 +34,7 @@ class Memory:
 
 
 def _mapped(size: int) -> mmap.mmap:
+    # What is behind a shared map would not grow with it.
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 

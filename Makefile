@@ -25,11 +25,11 @@ demo: $(STAMP)  ## watch a model thief being found and stopped
 test: lint      ## check the code, then run the tests on the embedded broker
 	$(BIN)/weirguard warm
 	$(BIN)/pytest -q --numprocesses 2 --dist loadfile $(SERVICES:%=--ignore=%) tests
-	$(BIN)/pytest -q $(SERVICES)
+	$(BIN)/pytest -q --numprocesses 2 --dist loadfile $(SERVICES)
 
 test-kafka: $(STAMP) ## run the end-to-end tests on a real Apache Kafka
 	$(BIN)/weirguard warm
-	$(BIN)/pytest -q --broker apache tests/e2e tests/apache_kafka
+	$(BIN)/pytest -q --numprocesses 2 --dist loadfile --broker apache tests/e2e tests/apache_kafka
 
 test-deploy: $(STAMP) ## check deploy/ with promtool and docker compose
 	$(BIN)/python -m deploy.check

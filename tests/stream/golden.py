@@ -8,10 +8,11 @@ import msgspec
 
 from detector.contracts.codecs.records import encode
 from detector.contracts.findings import Action, Command
+from detector.core.pipeline.deltas import VERSION
 from detector.stream.record import FORMAT
 from tests.stream.world import World, command, queries, source
 
-GOLDEN = Path(__file__).parent.parent / "golden" / f"state-log-v{FORMAT}.msgpack"
+GOLDEN = Path(__file__).parent.parent / "golden" / f"state-log-v{FORMAT}-engine-{VERSION}.msgpack"
 RECORDS = source(queries(1200, seed=1), [20] * 60)
 RECORD_BYTES = 6_000
 WRITTEN = 45

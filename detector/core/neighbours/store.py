@@ -1,8 +1,8 @@
 """Vectors of one dimension in lists that are contiguous, so that a search reads memory in order.
 
-A list is a block of rows in one arena. A full list moves to a block a quarter larger, and blocks that are given up are
-taken again by lists of that size, so that at most a fifth of a list is unused. Where much of the arena lies in such
-gaps, all blocks move together before it grows.
+A list is a block of rows in one arena. A full list moves to a block about a quarter larger. Its old block is free, and
+the next list that needs one of that size takes it. When too much of the arena is free blocks, all lists are moved
+together before the arena grows.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _MADE, _TAKEN = -2, -1
 _GROWTH = 8
 """The arena grows by this part of itself."""
 _SMALL, _GAPS_OF_SMALL, _GAPS = 64 << 20, 2, 4
-"""The arena is sparse when more than this part of it lies in gaps; one of fewer bytes may have more, as moving all
-blocks takes longer than that is worth."""
+"""The arena is sparse when more than one part in this many is free blocks. An arena of fewer than ``_SMALL`` bytes may
+have more of them, because moving all lists costs more than the memory is worth."""
 
 
 def _sizes() -> Array:
@@ -90,7 +90,7 @@ class VectorStore:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether much of the arena lies in gaps."""
+        """Whether too much of the arena is free blocks."""
         part = _GAPS_OF_SMALL if self.nbytes < _SMALL else _GAPS
         return bool(part * (self._free[_MADE] - self._free[_TAKEN]) > self._free[_MADE])
 

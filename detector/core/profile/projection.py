@@ -169,7 +169,7 @@ def _settle(
             points[row, axis] = along[row, axis]
             sums += along[row, axis] * along[row, axis]
         squares[row] = sums
-        # Of what lies almost along the axes, only rounding is left in more digits.
+        # For rows almost along the axes, further digits are rounding alone.
         beside[row] = np.float32(math.sqrt(max(norms[row] - sums, 0.0)))
         sums = 0.0
         for lane in range(axes, along.shape[1]):

@@ -124,8 +124,8 @@ def _mark(
 
 @compiled
 def _is_seen(value: np.float32, low: np.float32, spread: np.float32, few: NDArray[np.float32], at: int) -> bool:
-    """Returns whether ``value`` was seen in its bin of row ``at`` of ``few``, or, where it lies on the border of two,
-    in the other: where values are multiples of a bin, rounding may put the same one on either side."""
+    """Returns whether ``value`` was seen in its bin of row ``at`` of ``few``, or, on the border of two bins, in
+    the other one: where values are multiples of a bin, rounding may put the same value on either side."""
     place = min(max((value - low) / spread, _NONE), _ALL) * _LAST
     equal, inside = _SAME * spread, int(place)
     if np.isinf(few[at, inside]) or abs(value - few[at, inside]) <= equal:

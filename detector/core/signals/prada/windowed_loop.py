@@ -149,7 +149,7 @@ def _scratch(width: int, every: int) -> _Scratch:
 
 @compiled
 def _repeats(held: Held, given: Given, said: Said, at: int, row: int) -> bool:
-    """Returns whether the row repeats an earlier query; remembers its hash if it lies inside the growing set."""
+    """Returns whether the row repeats an earlier query; remembers the hash of its features."""
     slot, own, ring = given.slots[at], given.hashes[row], held.hashes
     position = held.counts[slot, INSIDE]
     found = False

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,6 @@ PACKAGE = ROOT / "detector"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = "Each layer imports only what stands below it"
-LONGEST_FILE = 350
-LONGEST_BODY = 40
 
 
 def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -70,22 +67,6 @@ def test_contracts_and_serving_load_the_standard_library_alone(package: str) -> 
 
 def _dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def _functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Name and body length, without its docstring, of every function."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
-            yield node.name, body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
-
-
-@pytest.mark.parametrize("path", MODULES, ids=_dotted)
-def test_files_and_functions_keep_their_budgets(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= LONGEST_FILE
-    too_long = {name: lines for name, lines in _functions(ast.parse(text)) if lines > LONGEST_BODY}
-    assert too_long == {}
 
 
 PURE = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in ("core", "policy")]

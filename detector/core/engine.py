@@ -15,7 +15,7 @@ from detector.core.configuration import EngineConfig, Limits, PradaConfig
 from detector.core.pipeline.deltas import ENGINE, VERSION
 from detector.core.pipeline.run import Observing
 from detector.core.pipeline.store import Record, Registry, State
-from detector.core.profile.matching import Fitting
+from detector.core.profile.profile import ProfileMatcher
 from detector.core.profile.reference import ReferenceIndex
 from detector.core.signals import SIGNALS
 from detector.core.state.arrays import pack, unpack
@@ -33,7 +33,7 @@ class Engine:
         self.skipped_sections = 0
         self._state = State(config, registry)
         self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in config.judging}
-        self._fitting = Fitting(config.judging, config.outputs)
+        self._fitting = ProfileMatcher(config.judging, config.outputs)
         self._shard = Shard()
 
     def sibling(self) -> Engine:

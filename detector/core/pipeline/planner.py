@@ -18,7 +18,7 @@ from detector.core.loops.numbering import positions
 from detector.core.pipeline.flatten import Stream
 from detector.core.pipeline.store import State
 from detector.core.pipeline.voting import Vote, poll
-from detector.core.profile.matching import Fitting
+from detector.core.profile.profile import ProfileMatcher
 from detector.core.state.arrays import Array
 from detector.core.state.principals import Principals, Shard
 from detector.core.state.rows import Rows
@@ -51,7 +51,7 @@ class Planner:
     """
 
     def __init__(
-        self, stream: Stream, config: EngineConfig, fitting: Fitting, state: State, shards: Sequence[Shard]
+        self, stream: Stream, config: EngineConfig, fitting: ProfileMatcher, state: State, shards: Sequence[Shard]
     ) -> None:
         self._stream = stream
         self._state = state

@@ -12,12 +12,12 @@ from detector.contracts.findings import Finding, severity_of
 from detector.contracts.queries import BadRow
 from detector.core.batch import MicroBatch, Observation, PrincipalKey
 from detector.core.configuration import EngineConfig
-from detector.core.neighbours.views import Views
+from detector.core.neighbours.history import Views
 from detector.core.pipeline.deltas import Changes, shares
 from detector.core.pipeline.flatten import Stream
 from detector.core.pipeline.planner import Numbered, Planner, Segment, rows_of_step
 from detector.core.pipeline.store import Record, State
-from detector.core.profile.matching import Fitting
+from detector.core.profile.profile import ProfileMatcher
 from detector.core.profile.reference import ReferenceIndex
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array
@@ -68,7 +68,7 @@ class Observing:
     def __init__(
         self,
         config: EngineConfig,
-        fitting: Fitting,
+        fitting: ProfileMatcher,
         state: State,
         references: dict[tuple[str, str], ReferenceIndex],
         shards: Sequence[Shard],

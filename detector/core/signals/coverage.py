@@ -15,13 +15,20 @@ import numpy as np
 
 from detector.contracts.errors import ConfigurationError
 from detector.core.configuration import EngineConfig
-from detector.core.exposure.asked import missing, sent
-from detector.core.exposure.bitmaps import BYTES, CELLS, first_visits, visit, visited
+from detector.core.exposure import (
+    BITMAP_BYTES,
+    BITMAP_CELLS,
+    Validation,
+    first_visits,
+    missing_mask,
+    raw_features,
+    visit,
+    visited,
+)
 from detector.core.loops.compiled import compiled
-from detector.core.neighbours.views import Views
-from detector.core.owner_model.tree import Tree
+from detector.core.neighbours.history import Views
+from detector.core.owner_model.models import Tree
 from detector.core.profile.profile import Profile
-from detector.core.profile.validation import Validation
 from detector.core.signals.base import Delta, Proposal
 from detector.core.signals.meters import metered, one_tag, silent
 from detector.core.state.arrays import Array, pack
@@ -48,7 +55,7 @@ class Coverage:
             if own.validation is not None
         }
         self._by_tag = {meter.tag: meter for meter in self._meters.values()}
-        self._slots = Columns({"bits": (np.uint8, 0, BYTES), "covered": (np.int64, 0), "tag": (np.uint64, 0)})
+        self._slots = Columns({"bits": (np.uint8, 0, BITMAP_BYTES), "covered": (np.int64, 0), "tag": (np.uint64, 0)})
 
     def observe(self, rows: Rows, views: Views) -> Proposal:
         meter = self._meters.get((rows.model, rows.model_version))
@@ -59,8 +66,8 @@ class Coverage:
         first, covered = np.empty(len(rows), np.bool_), np.empty(len(rows), np.int64)
         first_visits(self._slots["bits"], slot, cell, first)
         _add_up(slot, np.where(first, meter.rows[cell], 0), self._slots["covered"], covered)
-        key = np.sort(rows.slot[first] * CELLS + cell[first])
-        delta = self._of_slots(rows.slots) | _events(key // CELLS, key % CELLS)
+        key = np.sort(rows.slot[first] * BITMAP_CELLS + cell[first])
+        delta = self._of_slots(rows.slots) | _events(key // BITMAP_CELLS, key % BITMAP_CELLS)
         return metered(100.0 * covered / meter.total, delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
@@ -83,12 +90,12 @@ class Coverage:
         self._slots.reset(slots)
 
     def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
-        return self._slots.nbytes if slots is None else (BYTES + 16) * len(slots)
+        return self._slots.nbytes if slots is None else (BITMAP_BYTES + 16) * len(slots)
 
     def merge(self, states: list[Delta]) -> Delta:
         """Returns the OR of the members' bitmaps."""
         tag = one_tag(states)
-        bits = np.zeros((len(tag), BYTES), np.uint8)
+        bits = np.zeros((len(tag), BITMAP_BYTES), np.uint8)
         for state in states:
             visit(bits, state["visit_slot"], state["visit_cell"].astype(np.int64))
         slot, cell = visited(bits)
@@ -134,7 +141,7 @@ class _Leaves:
 
     def cell(self, rows: Rows) -> Array:
         """Returns int64 (n,). A query that leaves out a feature on its path reaches no leaf."""
-        features, absent = sent(rows), missing(rows)
+        features, absent = raw_features(rows), missing_mask(rows)
         if absent is None:
             return np.asarray(self._cell[self._tree.leaf(features)])
         ends = [self._tree.leaf(np.where(absent, np.float32(value), features)) for value in (-np.inf, np.inf)]
@@ -151,7 +158,7 @@ class _Quantised:
         self.rows, self.total = self._cells.rows, len(validation.features)
 
     def cell(self, rows: Rows) -> Array:
-        return self._cells.cell(self._levels.sketch(sent(rows, self._levels.columns)))
+        return self._cells.cell(self._levels.sketch(raw_features(rows, self._levels.columns)))
 
 
 def _meter(profile: Profile, validation: Validation) -> _Leaves | _Quantised:

@@ -14,12 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.configuration import EngineConfig
-from detector.core.exposure.asked import sent
-from detector.core.exposure.learning import Examination, is_due
-from detector.core.exposure.levels import Sketches
-from detector.core.exposure.sample import EMPTY, NOTHING, PAIR, PLACES, hashed, least, place
-from detector.core.neighbours.views import Views
-from detector.core.profile.validation import Validation
+from detector.core.exposure import (
+    BUCKETS,
+    EMPTY,
+    NOTHING,
+    PAIR,
+    Sketches,
+    TreeProbe,
+    Validation,
+    bucket_of,
+    hash_pairs,
+    is_due,
+    raw_features,
+    smallest_of,
+)
+from detector.core.neighbours.history import Views
 from detector.core.signals.base import Delta, Proposal
 from detector.core.signals.meters import metered, one_tag, silent
 from detector.core.state.arrays import Array
@@ -45,7 +54,7 @@ class InformationGain:
         self._meters = {key: meter for key, meter in meters.items() if meter.asks}
         self._by_tag = {meter.tag: meter for meter in self._meters.values()}
         self._slots = Columns({"exposure": (np.float64, np.nan), "tag": (np.uint64, 0)})
-        self._kept = Rings(PLACES, PAIR, NOTHING)
+        self._kept = Rings(BUCKETS, PAIR, NOTHING)
 
     def observe(self, rows: Rows, views: Views) -> Proposal:
         meter = self._meters.get((rows.model, rows.model_version))
@@ -53,10 +62,10 @@ class InformationGain:
             return silent(len(rows))
         self._begin(rows.slots, meter.tag)
         pairs = meter.pairs(rows)
-        places = self._kept.find(rows.slots[rows.slot], place(pairs["hash"]))
+        places = self._kept.find(rows.slots[rows.slot], bucket_of(pairs["hash"]))
         at = np.flatnonzero(pairs["hash"] < self._kept.values["hash"][places])
         exposure = self._exposures(rows, meter, pairs, at)
-        chosen = at[least(pairs["hash"][at], rows.slot[at])] if len(at) else at
+        chosen = at[smallest_of(pairs["hash"][at], rows.slot[at])] if len(at) else at
         last = np.empty(len(rows.slots))
         last[rows.slot] = exposure
         tag = np.full(len(rows.slots), meter.tag)
@@ -72,7 +81,7 @@ class InformationGain:
         for name in ("exposure", "tag"):
             self._slots[name][slots] = delta[f"slot_{name}"]
         pairs = _pairs(delta)
-        self._kept.write(slots[delta["pair_slot"]], place(pairs["hash"]), pairs)
+        self._kept.write(slots[delta["pair_slot"]], bucket_of(pairs["hash"]), pairs)
 
     def dump(self, slots: Array, pools: Array) -> Delta:
         self._reserve(slots)
@@ -98,7 +107,7 @@ class InformationGain:
         tag = one_tag(states)
         slot = np.concatenate([state["pair_slot"] for state in states]).astype(np.int64)
         pairs = np.concatenate([_pairs(state) for state in states])
-        chosen = least(pairs["hash"], slot)
+        chosen = smallest_of(pairs["hash"], slot)
         slot, pairs = slot[chosen], pairs[chosen]
         exposure = np.full(len(tag), np.nan)
         for at in np.unique(slot).tolist():
@@ -123,7 +132,7 @@ class InformationGain:
             held = self._kept.read(rows.slots[slot : slot + 1]).ravel()
             seen = pairs[at[(rows.slot[at] == slot) & (at <= row)]]
             joined = np.concatenate((held[held["hash"] != EMPTY], seen))
-            chosen = least(joined["hash"], np.zeros(len(joined), np.int64))
+            chosen = smallest_of(joined["hash"], np.zeros(len(joined), np.int64))
             exposure[own[own >= row]] = meter.exposure(joined[chosen])
         return exposure
 
@@ -140,22 +149,22 @@ class _Meter:
         self.dimension = validation.features.shape[1]
         self._levels = validation.levels
         rows = validation.features[:, self._levels.columns]
-        self._examination = Examination(self._levels.sketch(rows), validation.labels)
+        self._probe = TreeProbe(self._levels.sketch(rows), validation.labels)
 
     @property
     def asks(self) -> bool:
-        return self._examination.asks
+        return self._probe.is_informative
 
     def pairs(self, rows: Rows) -> Pairs:
         """Returns (n,): each query with the model's class."""
         pairs = np.empty(len(rows), PAIR)
-        sketches: Sketches = self._levels.sketch(sent(rows, self._levels.columns))
+        sketches: Sketches = self._levels.sketch(raw_features(rows, self._levels.columns))
         pairs["sketch"], pairs["label"] = sketches, rows.pool_label[rows.pool]
-        pairs["hash"] = hashed(sketches, pairs["label"], self.tag)
+        pairs["hash"] = hash_pairs(sketches, pairs["label"], self.tag)
         return pairs
 
     def exposure(self, pairs: Pairs) -> float:
-        return self._examination.exposure(pairs["sketch"], pairs["label"])
+        return self._probe.exposure(pairs["sketch"], pairs["label"])
 
 
 def _events(slot: Array, pairs: Pairs) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
 from detector.core.configuration import PradaConfig
-from detector.core.neighbours.growing import Recompute
+from detector.core.neighbours.search import Recompute
 from detector.core.signals.base import Delta
 from detector.core.signals.prada import published_loop as loop
 from detector.core.signals.prada.result import WARM_UP, Tested

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from detector.contracts.errors import NotMergeable
 from detector.core.batch import Sections
 from detector.core.configuration import EngineConfig
-from detector.core.neighbours.growing import Thresholds
-from detector.core.neighbours.views import Views
+from detector.core.neighbours.history import Views
+from detector.core.neighbours.search import Thresholds
 from detector.core.signals.base import Delta, Proposal
 from detector.core.signals.prada.published import ReferenceTest
 from detector.core.signals.prada.windowed import WindowedTest

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from detector.cli.honest import Traffic
     from detector.core.calibration.scan import Outlier, Screened
     from detector.runtime.settings import Settings
-    from detector.sources import Reading
+    from detector.sources import LogReader
 
 FEW = 9
 """With fewer accounts, the tail of honest behaviour is a guess."""
@@ -206,7 +206,7 @@ def _not_used(traffic: Traffic) -> str:
     return "; left out: " + ", ".join(dishonest + refused) if dishonest + refused else ""
 
 
-def _read(screen: Console, logs: list[Path], how: Reading) -> Traffic:
+def _read(screen: Console, logs: list[Path], how: LogReader) -> Traffic:
     from detector.cli.honest import read_files
 
     with bar(screen, "rows", rows_in(logs)) as progress:

@@ -22,8 +22,8 @@ from detector.core.forms import Outputs
 from detector.core.owner_model import from_json
 from detector.core.pipeline.flatten import labels_of
 from detector.core.profile.profile import Profile
-from detector.runtime.text_files import read_text
-from detector.sources import Reading, format_of
+from detector.runtime.text import read_text
+from detector.sources import LogReader, format_of
 
 _SEED = 0
 """Fixes which rows are kept of a validation log that is too long."""
@@ -41,7 +41,7 @@ class Request:
     owner_model: Path | None = None
     leave_out: Collection[str] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
-    reading: Reading = field(default_factory=Reading)
+    reading: LogReader = field(default_factory=LogReader)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from detector.core.configuration import EngineConfig
     from detector.policy.config import Policy
     from detector.runtime.sections import KafkaSettings
-    from detector.sources import Reading
+    from detector.sources import LogReader
     from detector.stream.explaining import Course, Timed
 
 PAGE = "explanation.html"
@@ -109,7 +109,7 @@ class Judging:
         return unseen_by_name([batch for batch, _ in queries], self.config)
 
 
-def _of_logs(paths: Sequence[Path], how: Reading, name: str, model: str | None, judging: Judging) -> Account:
+def _of_logs(paths: Sequence[Path], how: LogReader, name: str, model: str | None, judging: Judging) -> Account:
     from detector.cli.explanation.account import account_of
     from detector.stream.explaining import queries_of, recorded
 

@@ -17,8 +17,8 @@ from detector.contracts.codecs.queries_json import decode_json_run
 from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, decode_packed_run
 from detector.contracts.queries import DecodedQueries, DecodedRun, QueryBatch
 from detector.runtime.sections import KafkaSettings
-from detector.sources import Reading, files_of, format_of
-from detector.sources.labels import honest_rows
+from detector.sources import LogReader, files_of, format_of
+from detector.sources.parquet import honest_rows
 
 _DIGEST_BYTES = 16
 _CHUNK = 1 << 20
@@ -44,10 +44,10 @@ class Traffic:
         return sum(map(len, self.pieces)) + self.dishonest + self.refused
 
 
-def read_files(paths: Sequence[Path], progress: Callable[[int], None], reading: Reading | None = None) -> Traffic:
+def read_files(paths: Sequence[Path], progress: Callable[[int], None], reading: LogReader | None = None) -> Traffic:
     """Returns the honest queries in ``paths`` (files, folders of parts or patterns), read by ``reading``. ``progress``
     is called with the number of rows read since. Raises ConfigurationError."""
-    traffic, reading = Traffic(), reading or Reading()
+    traffic, reading = Traffic(), reading or LogReader()
     for path in files_of(paths):
         honest = honest_rows(path)
         for portion in format_of(path).read(path, reading):

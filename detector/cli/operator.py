@@ -15,7 +15,7 @@ from detector.cli.kafka import carry_out
 from detector.cli.screen import say
 from detector.contracts.findings import Action, Alert, Command, CommandKind, Mode
 from detector.runtime.settings import Settings
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 
 File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
 Reason = Annotated[str, typer.Option("--reason", help="The reason, for the audit record.")]

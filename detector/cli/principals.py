@@ -25,9 +25,8 @@ from detector.cli.records import Key, newest, read_alerts, read_decisions, read_
 from detector.cli.screen import note, say, say_json
 from detector.contracts.findings import Decision, Score
 from detector.core.exposure import EXPOSURES
-from detector.runtime.printable import printable
 from detector.runtime.settings import load_settings
-from detector.runtime.times import rfc3339
+from detector.runtime.text import printable, rfc3339
 
 _SHOWN = 3
 _WEIGHED = "suspicion."

@@ -20,7 +20,7 @@ from detector.core.batch import Observation
 from detector.core.engine import EngineConfig
 from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
-from detector.sources import Reading
+from detector.sources import LogReader
 from detector.stream.recorded import Part, judge_logs
 
 
@@ -30,7 +30,7 @@ def replay(
     *,
     engine_config: EngineConfig,
     policy: Policy,
-    reading: Reading | None = None,
+    reading: LogReader | None = None,
     progress: Callable[[int], None] | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,

@@ -17,7 +17,7 @@ from detector.contracts.principals import EVERYONE
 from detector.core.calibration.calibrate import FEWEST_ACCOUNTS
 from detector.core.calibration.scan import scan
 from detector.core.calibration.traffic import PlainTraffic, accounts_of, plain_traffic
-from detector.sources import Reading, files_of, format_of
+from detector.sources import LogReader, files_of, format_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -67,7 +67,7 @@ class Report:
     passed_over: list[str] = field(default_factory=list)
 
 
-def read(paths: Sequence[Path], progress: Progress, reading: Reading) -> Log:
+def read(paths: Sequence[Path], progress: Progress, reading: LogReader) -> Log:
     """Returns the queries in ``paths`` (files, folders of parts or patterns), read by ``reading``. Ignores the labels
     of lab logs. ``progress`` is called with the number of rows read since. Raises ConfigurationError."""
     log = Log(Sieve(), Counter(), [])

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from detector.runtime.printable import printable
+from detector.runtime.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

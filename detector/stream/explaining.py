@@ -21,10 +21,10 @@ from detector.core.batch import MicroBatch, Observation, PrincipalKey
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from detector.core.signals.prada.signal import Prada, distances_in
-from detector.policy.activity import Activity, Unjudged
+from detector.policy.activity import Activity, UnjudgedRow
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.sources import Reading, open_logs
+from detector.sources import LogReader, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
 from detector.stream.intake import Receiver, SourceRecord, origin_of
@@ -104,7 +104,7 @@ class Course:
         return int(rows[0]) if len(rows) else None
 
 
-def recorded(paths: Sequence[Path], reading: Reading, progress: Callable[[int], None]) -> Iterator[Timed]:
+def recorded(paths: Sequence[Path], reading: LogReader, progress: Callable[[int], None]) -> Iterator[Timed]:
     """Yields the good rows of files as ``reading`` says, with the times of ``replay``.
 
     ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
@@ -227,7 +227,7 @@ def _told(
     start, versions = 0, [piece.model_version for piece in pieces for _ in range(len(piece))]
     for observation in seen:
         count = len(observation.index)
-        unjudged = {bad.row: Unjudged(bad.reason, versions[start + bad.row]) for bad in observation.refused}
+        unjudged = {bad.row: UnjudgedRow(bad.reason, versions[start + bad.row]) for bad in observation.refused}
         for row in range(count):
             own = [finding for finding in observation.findings if finding.row == row]
             activity = _activity(observation, times[start : start + count], row, own, unjudged.get(row))
@@ -241,7 +241,7 @@ def _told(
 
 
 def _activity(
-    observation: Observation, times: Floats, row: int, findings: Sequence[Finding], unjudged: Unjudged | None
+    observation: Observation, times: Floats, row: int, findings: Sequence[Finding], unjudged: UnjudgedRow | None
 ) -> Activity:
     only = slice(row, row + 1)
     return Activity(

@@ -19,7 +19,7 @@ from detector.core.profile.profile import Profile, ProfileMatcher
 from detector.policy.activity import Counted
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.sources import Reading, open_logs
+from detector.sources import LogReader, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
 from detector.stream.judge import Hearing, Judge, Judgement
@@ -75,7 +75,7 @@ def judge_logs(
     *,
     engine_config: EngineConfig,
     policy: Policy,
-    reading: Reading | None = None,
+    reading: LogReader | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
 ) -> Iterator[tuple[Part, Judgement | None]]:
@@ -86,7 +86,7 @@ def judge_logs(
     at once where a file is missing or of no known format, and later where queries are of none of the profiles
     ``must_fit``, if there are any, or the first ones all have another form.
     """
-    reading = reading or Reading()
+    reading = reading or LogReader()
     logs = [_believed(log, not_after) for log in open_logs(paths, reading)]
     engine = Engine(engine_config)
     judge = Judge(engine, Ledger(policy, engine.configuration_hash()))

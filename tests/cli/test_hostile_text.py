@@ -18,7 +18,7 @@ from detector.cli.records import Decisions, Key
 from detector.contracts.findings import Cause, Evidence
 from detector.core.configuration import EngineConfig
 from detector.policy.config import Policy
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 from detector.stream.explaining import follow
 from tests.cli.test_operator import alert, decision, score
 from tests.core.honest import thief

@@ -25,7 +25,7 @@ from detector.core.engine import Engine, EngineConfig, PradaConfig
 from detector.core.signals import SIGNALS
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.sources import Reading
+from detector.sources import LogReader
 from detector.stream import recorded
 from detector.stream.judge import Judge
 from tests.contracts.batches import make_batch, principals_of
@@ -53,7 +53,7 @@ def traffic() -> QueryBatch:
 
 
 def _replay(out: Path, *paths: Path, merge: bool = False, config: EngineConfig = COMPATIBLE) -> dict[str, Any]:
-    return replaying.replay(paths, out, engine_config=config, policy=Policy(), reading=Reading(merge=merge))
+    return replaying.replay(paths, out, engine_config=config, policy=Policy(), reading=LogReader(merge=merge))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from detector.core.calibration.crossfit import COLUMNS
 from detector.core.calibration.scan import ScannedAccount
 from detector.core.profile.profile import Profile
 from detector.lab.query_log import Mark, QueryLog, write_query_log
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 from tests.core.honest import crowd, honest, of_version, thief
 from tests.lab.labelled import run_of
 from tests.sources.logs import write_jsonl

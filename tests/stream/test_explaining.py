@@ -18,7 +18,7 @@ from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
 from detector.core.configuration import EngineConfig
 from detector.policy.config import Policy
-from detector.sources import Reading
+from detector.sources import LogReader
 from detector.stream import explaining
 from detector.stream.explaining import Course, follow, later, queries_of, recorded, streamed
 from detector.stream.intake import ORIGIN, SourceRecord
@@ -42,7 +42,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def _followed(logs: list[Path], config: EngineConfig, principal: str = "mallory") -> Course:
-    own = queries_of(principal, recorded(logs, Reading(), lambda _: None))
+    own = queries_of(principal, recorded(logs, LogReader(), lambda _: None))
     return follow(own.of(None), config, Policy())
 
 

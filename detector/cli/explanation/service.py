@@ -15,7 +15,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Score
 from detector.contracts.partitioning import partition_of
 from detector.runtime.sections import KafkaSettings
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 from detector.stream.explaining import Course, OwnQueries, Timed, later, queries_of, streamed
 from detector.stream.intake import SourceRecord
 

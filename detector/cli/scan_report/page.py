@@ -18,8 +18,7 @@ from detector.core.calibration.scan import ScannedAccount
 from detector.core.configuration import EngineConfig
 from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
-from detector.runtime.printable import html_text
-from detector.runtime.times import rfc3339
+from detector.runtime.text import html_text, rfc3339
 from detector.stream.explaining import follow
 
 _DRAWN, _MEASURES = 20, 2

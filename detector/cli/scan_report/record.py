@@ -10,7 +10,7 @@ from detector.cli.scan_report.words import look_at, not_seen, reasons
 from detector.cli.scanning import Report, Scanned, times
 from detector.core.calibration.calibrate import CONFIDENCE
 from detector.core.calibration.scan import ScannedAccount
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 
 _LEAST_ADDED = 0.05
 

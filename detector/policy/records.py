@@ -1,12 +1,72 @@
-"""Audit records of the ledger."""
+"""The records that the policy publishes: ids, revisions of alerts, and audits."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
+
 from detector.contracts.codecs.limits import TEXT_CHARACTERS
-from detector.contracts.findings import Audit, Command, Decision
+from detector.contracts.findings import Alert, Audit, Command, Decision, Evidence, Finding, severity_of
+from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Counted, Key
 from detector.policy.allowlist import Exemption
-from detector.policy.identity import content_id
+
+
+def content_id(*parts: object, size: int = 16) -> str:
+    """BLAKE2b over ``parts`` (strings, numbers, lists of them) as JSON: ``2 * size`` hexadecimal digits."""
+    text = json.dumps(parts, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+
+
+UNCALIBRATED = "uncalibrated"
+"""The reason given with a cause whose verdict rests on no profile."""
+
+
+def first_alert(finding: Finding, episode: int, now: float, configuration: str, suppressed_by: str | None) -> Alert:
+    """Revision 1 of the alert on ``finding``, at policy time ``now``, seconds."""
+    return Alert(
+        id=content_id("alert", finding.model, finding.principal, finding.signal, episode),
+        occurred_at=now,
+        model=finding.model,
+        model_version=finding.model_version,
+        principal=finding.principal,
+        signal=finding.signal,
+        episode=episode,
+        severity=finding.severity,
+        score=finding.score,
+        threshold=finding.threshold,
+        query_index=finding.query_index,
+        evidence=_floats(finding.evidence),
+        configuration=configuration,
+        profile=finding.profile,
+        suppressed_by=suppressed_by,
+        calibrated=None if finding.signal == UNJUDGED else finding.profile is not None,
+    )
+
+
+def _floats(evidence: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
+    """Makes all values floats: an int would be encoded differently after a recovery, and change a repeated alert."""
+    return tuple(
+        Evidence(item.name, float(item.value), item.unit, None if item.threshold is None else float(item.threshold))
+        for item in evidence
+    )
+
+
+def risen(
+    alert: Alert, now: float, score: float, query_index: int, suppressed_by: str | None, evidence: tuple[Evidence, ...]
+) -> Alert:
+    """The next revision of ``alert``: the query ``query_index`` raised its severity."""
+    return replace(
+        alert,
+        occurred_at=now,
+        severity=severity_of(score),
+        score=score,
+        query_index=query_index,
+        evidence=_floats(evidence),
+        suppressed_by=suppressed_by,
+        revision=alert.revision + 1,
+    )
 
 
 def shortened(text: str) -> str:

@@ -17,22 +17,20 @@ import msgspec
 from detector.contracts.findings import Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Key, Turn
-from detector.policy.alerts import UNCALIBRATED, first_alert, risen
 from detector.policy.allowlist import Exemption
-from detector.policy.audits import decision_audit, withheld_audit
 from detector.policy.config import LATCHED, Policy, strength
-from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, Latch
-from detector.policy.identity import content_id
+from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert
+from detector.policy.records import UNCALIBRATED, content_id, decision_audit, first_alert, risen, withheld_audit
 
 _SIGNAL = "signal:"
 
 
-def _doubt(latch: Latch) -> str:
+def _doubt(latch: LatchedAlert) -> str:
     return UNCALIBRATED if latch.alert is not None and latch.alert.calibrated is False else ""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class PolicyEvent:
     """One row, or (``model_version`` None) ``queries`` without a verdict."""
 
     time: float
@@ -46,7 +44,7 @@ class Event:
     turn: Turn | None = None
 
 
-class Case:
+class PrincipalPolicy:
     """Works on a copy of ``entry``; ``emitted`` collects the records to publish, in order."""
 
     def __init__(self, key: Key, entry: Entry | None, policy: Policy, configuration: str) -> None:
@@ -59,7 +57,7 @@ class Case:
 
     # -- what happens
 
-    def observe(self, event: Event) -> None:
+    def observe(self, event: PolicyEvent) -> None:
         """Applies one event of the principal."""
         self.expire(event.time)
         suspect_before = bool(self.entry.latches)
@@ -154,7 +152,7 @@ class Case:
 
     # -- verdicts
 
-    def _update_latches(self, event: Event) -> None:
+    def _update_latches(self, event: PolicyEvent) -> None:
         version = event.model_version
         if version is None:
             return
@@ -185,45 +183,45 @@ class Case:
         else:
             self._raise_alert(latch, finding.score, finding.query_index, finding.evidence, now)
 
-    def _keep_latches(self, stays: Callable[[Latch], bool]) -> None:
+    def _keep_latches(self, stays: Callable[[LatchedAlert], bool]) -> None:
         self._unlatch(tuple(latch for latch in self.entry.latches if stays(latch)))
 
-    def _unlatch(self, remaining: tuple[Latch, ...]) -> None:
+    def _unlatch(self, remaining: tuple[LatchedAlert, ...]) -> None:
         self.entry.latches = remaining
         if not remaining:
             self.entry.seen = -math.inf
 
-    def _new_latch(self, version: str, signal: str, now: float) -> Latch:
+    def _new_latch(self, version: str, signal: str, now: float) -> LatchedAlert:
         """Adds a latch. Its episode is at least the policy time in seconds: none repeats after an entry is dropped."""
         entry = self.entry
         held = any(not latch.lifted for latch in entry.latches)
         if not held and not any(active.cause.origin.startswith(_SIGNAL) for active in entry.active_causes):
             entry.queries = 0
         entry.episode = max(entry.episode + 1, math.floor(now))
-        latch = Latch(version, signal, entry.episode)
+        latch = LatchedAlert(version, signal, entry.episode)
         entry.latches = (*entry.latches, latch)
         return latch
 
-    def _alert(self, finding: Finding, latch: Latch, now: float) -> None:
+    def _alert(self, finding: Finding, latch: LatchedAlert, now: float) -> None:
         withheld = self._withheld_by(now)
         self._publish_alert(latch, first_alert(finding, latch.episode, now, self._configuration, withheld))
         self._audit_if_withheld(finding.signal, now)
 
-    def _raise_alerts(self, event: Event) -> None:
+    def _raise_alerts(self, event: PolicyEvent) -> None:
         """Raises the severity of the alerts on this model version if the score has risen enough."""
         for latch in self.entry.latches:
             if latch.model_version == event.model_version and latch.signal != UNJUDGED and latch.alert is not None:
                 self._raise_alert(latch, event.score, event.query_index, latch.alert.evidence, event.time)
 
     def _raise_alert(
-        self, latch: Latch, score: float, query_index: int, evidence: tuple[Evidence, ...], now: float
+        self, latch: LatchedAlert, score: float, query_index: int, evidence: tuple[Evidence, ...], now: float
     ) -> None:
         """Publishes the next revision of the alert of ``latch`` if ``score`` raises its severity."""
         if latch.alert is not None and score >= latch.rises_at:
             revised = risen(latch.alert, now, score, query_index, self._withheld_by(now), evidence)
             self._publish_alert(latch, revised)
 
-    def _publish_alert(self, latch: Latch, alert: Alert) -> None:
+    def _publish_alert(self, latch: LatchedAlert, alert: Alert) -> None:
         alerted = msgspec.structs.replace(latch, alert=alert)
         self.entry.latches = tuple(alerted if one is latch else one for one in self.entry.latches)
         self.emitted.append(alert)
@@ -234,7 +232,7 @@ class Case:
 
     # -- the causes that follow from them
 
-    def _update_causes(self, event: Event) -> None:
+    def _update_causes(self, event: PolicyEvent) -> None:
         """Adds, renews or removes the causes of the signals that flag the principal."""
         if self._exemption(event.time) is not None:
             self.entry.active_causes = tuple(
@@ -273,7 +271,7 @@ class Case:
     def _renew_at(self, active: ActiveCause) -> float:
         return active.cause.expires_at - self._policy.decision_seconds / 2
 
-    def _cause_id(self, active: ActiveCause | None, latch: Latch) -> str:
+    def _cause_id(self, active: ActiveCause | None, latch: LatchedAlert) -> str:
         if active is not None:
             return active.cause.id
         return content_id("cause", *self.key, latch.signal, latch.episode, size=8)

@@ -16,14 +16,14 @@ _TIME = r"^\s*\d{4}-\d\d-\d\d([T ]\d\d:\d\d|\s*$)"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ColumnLook:
     """``varied``: it has too many different texts for a feature."""
 
     kind: Kind
     varied: bool = False
 
 
-def looks_of(sample: Mapping[str, Any], *, texts_only: bool = False) -> dict[str, Look]:
+def looks_of(sample: Mapping[str, Any], *, texts_only: bool = False) -> dict[str, ColumnLook]:
     """Returns the look of each column of ``sample``, Arrow arrays by name (all texts if ``texts_only``). Leaves out
     columns without a value."""
     looks = {name: _look(column, texts_only) for name, column in sample.items()}
@@ -75,17 +75,17 @@ def _holds_names(type_: Any) -> bool:
     return bool(of.is_struct(type_) or of.is_map(type_))
 
 
-def _look(column: Any, texts_only: bool) -> Look | None:
+def _look(column: Any, texts_only: bool) -> ColumnLook | None:
     kind = kind_of(column.type)
     if kind == "list" and is_text(column.type.value_type):
-        return Look("list" if _mostly_numbers(as_text(column.flatten().drop_null())) else "value")
+        return ColumnLook("list" if _mostly_numbers(as_text(column.flatten().drop_null())) else "value")
     if kind != "text":
-        return None if kind is None else Look(kind)
+        return None if kind is None else ColumnLook(kind)
     values = as_text(column).drop_null()
     if texts_only and not len(values):
         return None
     varied = _distinct(values) > min(_DISTINCT, max(2, len(values) // 2))
-    return Look(_read_as(values, texts_only), varied)
+    return ColumnLook(_read_as(values, texts_only), varied)
 
 
 def _read_as(values: Any, texts_only: bool) -> Kind:

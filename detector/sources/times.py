@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.codecs.loose_values import as_float, text_of
+from detector.contracts.codecs.loose import as_float, text_of
 from detector.sources.looks import as_text, is_text, values_in
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from detector.contracts.batches import in_log_order, take
-from detector.contracts.codecs.queries_json import decode_json_run
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, decode_packed_run
+from detector.contracts.codecs.json_queries import decode_json_run
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, decode_packed_run
 from detector.contracts.queries import DecodedQueries, DecodedRun, QueryBatch
 from detector.runtime.sections import KafkaSettings
 from detector.sources import LogReader, files_of, format_of

@@ -9,10 +9,9 @@ from typing import Any
 
 from detector.contracts.codecs import encode
 from detector.contracts.codecs.records import decode
-from detector.contracts.compression import not_read
-from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
+from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord, not_read
 from detector.contracts.findings import Audit, Command
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
 

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from detector.cli.replaying import replay
 from detector.contracts.batches import take
-from detector.contracts.codecs.queries import decode_queries
-from detector.contracts.partitioning import partition_of
+from detector.contracts.codecs import decode_queries
 from detector.contracts.queries import QueryBatch
+from detector.contracts.topics import partition_of
 from detector.core.batch import MicroBatch, Observation
 from detector.core.engine import Engine
 from detector.runtime.settings import Settings

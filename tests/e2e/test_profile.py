@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from detector.cli.honest import read_topic
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Alert
 from detector.contracts.queries import QueryBatch

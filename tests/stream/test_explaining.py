@@ -13,9 +13,8 @@ from detector.contracts.batches import concatenate, cut, take
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
-from detector.contracts.topics import Topics
+from detector.contracts.topics import Topics, partition_of
 from detector.core.configuration import EngineConfig
 from detector.policy.config import Policy
 from detector.sources import LogReader

@@ -13,7 +13,7 @@ from detector.cli.kafka import Topic
 from detector.cli.records import read_alerts, read_audits, read_scores
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Score
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
 from detector.runtime.sections import KafkaSettings
 from detector.runtime.text import rfc3339
 from detector.stream.explaining import Course, OwnQueries, Timed, later, queries_of, streamed

@@ -8,20 +8,18 @@ from collections.abc import Callable
 from typing import Any
 
 from detector.contracts.codecs.records import KILL_SWITCH_KEY
-from detector.contracts.compression import not_read
-from detector.contracts.errors import BrokerError, InvalidRecord
-from detector.serving.complaints import Complaints
+from detector.contracts.errors import BrokerError, InvalidRecord, not_read
 from detector.serving.connection import Connection, TopicMissing
 from detector.serving.decisions import DecisionTable
-from detector.serving.forks import load
-from detector.serving.metrics import Counters
-from detector.serving.threads import LONGEST_PAUSE_SECONDS, Background
+from detector.serving.isolation import load
+from detector.serving.metrics import Counters, RateLimitedLogger
+from detector.serving.threads import LONGEST_PAUSE_SECONDS, BackgroundThread
 
 _POLL_MILLISECONDS = 200
 _REPLY_MILLISECONDS = 5_000
 
 
-class Follower(Background):
+class DecisionReader(BackgroundThread):
     """Fills ``table``, and knows since when it may be out of date.
 
     An idle poll looks the same whether the broker lives or not (kafka-python 3.0.12), so every ``contact_seconds``, and
@@ -43,7 +41,7 @@ class Follower(Background):
         self._counters = counters
         self._clock = clock
         self._contact_seconds = contact_seconds
-        self._complaints = Complaints(logging.getLogger(__name__))
+        self._log = RateLimitedLogger(logging.getLogger(__name__))
         self.ready = threading.Event()
         self.latest_contact = float("-inf")
         """The last time, by ``clock``, at which the table was known to be complete."""
@@ -53,7 +51,7 @@ class Follower(Background):
         if isinstance(error, TopicMissing) and self._back_off < LONGEST_PAUSE_SECONDS:
             return
         self._counters.add("failures")
-        self._complaints.say("session", "cannot follow decisions (will go on trying): %s", error)
+        self._log.warning("session", "cannot follow decisions (will go on trying): %s", error)
 
     def _work(self) -> None:
         load()
@@ -103,7 +101,7 @@ class Follower(Background):
             self._counters.add("applied" if self._table.apply(record.key, record.value) else "outdated")
         except InvalidRecord as error:
             self._counters.add("unreadable")
-            self._complaints.say("unreadable", "a record of the decisions topic was skipped: %s", error)
+            self._log.warning("unreadable", "a record of the decisions topic was skipped: %s", error)
 
 
 class _Topic:

@@ -1,14 +1,21 @@
-"""Many queries of one model version per record, in columns (``packed_form``), as the SDK writes them."""
+"""Many queries of one model version per record, in columns, as the SDK writes them.
+
+The value is a msgpack map. Numeric columns are binary, little-endian and row by row. They are float32, except
+``occurred_at`` (float64), ``principal_index`` (int32), ``leaf`` (int64) and ``missing`` (one bit per entry, lowest bit
+first). The names and texts of loose queries are lists of texts: ``feature_names``, first of the
+``dimension`` numbers, then of the texts; ``texts`` row by row; ``output_names`` row by row, or once for all rows. Every
+length must match the number of event ids and the widths, so no memory is allocated for a false claim.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from detector.contracts.batches import join_principals, select
 from detector.contracts.codecs.limits import (
@@ -16,42 +23,330 @@ from detector.contracts.codecs.limits import (
     MOST_COUNTED,
     OUTPUTS,
     PACKED_BYTES,
+    check_schema,
+    check_size,
     is_time,
     is_word,
 )
-from detector.contracts.codecs.mending import TEXT_COLUMNS, with_names
-from detector.contracts.codecs.packed_form import (
-    DTYPES,
-    ENTRY_BYTES,
-    LOOSE_SCHEMA,
-    MATRICES,
-    OPTIONAL,
-    PACKED_CONTENT_TYPE,
-    SCHEMA,
-    PackedQueries,
-    width,
-)
-from detector.contracts.codecs.packed_loose import check_loose, loose_columns, loose_fields, text_width
-from detector.contracts.codecs.packed_salvage import model_in, packed_fields, principals_in, rows_in, salvaged
-from detector.contracts.codecs.reading import by_layout, check_schema, check_size
-from detector.contracts.codecs.screening import NO_MODEL, screen
+from detector.contracts.codecs.loose import named, number_of, shown, text_of, whole_of
+from detector.contracts.codecs.screening import NO_MODEL, TEXT_COLUMNS, by_layout, screen, with_names
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import names_one, usable_principal
-from detector.contracts.queries import Count, DecodedQueries, DecodedRun, QueryBatch
+from detector.contracts.queries import Count, CountKind, DecodedQueries, DecodedRun, OutputKind, QueryBatch
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "PACKED_CONTENT_TYPE",
-    "SCHEMA",
-    "PackedQueries",
-    "decode_packed",
-    "decode_packed_run",
-    "encode_packed",
-    "excerpt",
-]
+SCHEMA: Final = "weirguard.packed-queries/1"
+LOOSE_SCHEMA: Final = "weirguard.loose-queries/1"
+"""Schema of records with names, texts or partial outputs. Readers of the first version refuse such a record, and do
+not read only some of its columns."""
+PACKED_CONTENT_TYPE: Final = "application/vnd.weirguard.queries+msgpack"
+
+
+@dataclass(slots=True)
+class PackedCount:
+    """Counts of queries without features, in the written form; the model is that of the record."""
+
+    principal: str
+    kind: CountKind
+    queries: int
+    occurred_at: float
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class PackedQueries:
+    """The record in its written form."""
+
+    schema: str
+    model: str
+    model_version: str
+    output_kind: OutputKind
+    dimension: int
+    output_width: int
+    event_ids: list[str]
+    occurred_at: bytes
+    principals: list[str]
+    principal_index: bytes
+    features: bytes
+    outputs: bytes
+    missing: bytes | None = None
+    hardness: bytes | None = None
+    leaf: bytes | None = None
+    specification: bytes | None = None
+    served_mode: list[str] | None = None
+    network_prefix: list[str] | None = None
+    organisation: list[str] | None = None
+    user_agent_hash: list[str] | None = None
+    feature_names: list[str] | None = None
+    texts: list[str | None] | None = None
+    output_names: list[str] | None = None
+    counts: list[PackedCount] = field(default_factory=list)
+
+
+DTYPES: Final = {
+    "occurred_at": "<f8",
+    "principal_index": "<i4",
+    "features": "<f4",
+    "outputs": "<f4",
+    "hardness": "<f4",
+    "leaf": "<i8",
+    "specification": "<f4",
+}
+ENTRY_BYTES: Final = {name: int(dtype[2:]) for name, dtype in DTYPES.items()}
+MATRICES: Final = ("features", "outputs", "specification")
+BINARY_OPTIONAL: Final = ("missing", "hardness", "leaf", "specification")
+LOOSE: Final = ("feature_names", "texts", "output_names")
+OPTIONAL: Final = (*BINARY_OPTIONAL, *TEXT_COLUMNS)
+
+
+def width(packed: PackedQueries, name: str) -> int:
+    """Returns the entries per row of a numeric column."""
+    if name == "features":
+        return packed.dimension
+    if name == "outputs":
+        return packed.output_width
+    return 2 if name == "specification" else 1
+
+
+def loose_fields(batch: QueryBatch) -> dict[str, Any]:
+    """Returns the additional columns of ``batch``; empty for a plain batch with outputs."""
+    if not batch.is_loose and batch.output_kind != "none":
+        return {}
+    fields: dict[str, Any] = {"schema": LOOSE_SCHEMA}
+    if batch.feature_names is not None:
+        fields["feature_names"] = list(batch.feature_names)
+    if batch.texts is not None:
+        fields["texts"] = batch.texts.ravel().tolist()
+    if batch.output_names is not None:
+        names = batch.output_names.tolist()
+        alike = all(row == names[0] for row in names[1:])
+        fields["output_names"] = names[0] if alike else [name for row in names for name in row]
+    return fields
+
+
+def text_width(packed: PackedQueries) -> int:
+    """Returns the number of text features per row."""
+    return 0 if packed.feature_names is None else len(packed.feature_names) - packed.dimension
+
+
+def check_loose(packed: PackedQueries, rows: int) -> None:
+    """Raises InvalidRecord unless the numbers of names and texts match ``rows`` and the widths."""
+    names = packed.feature_names
+    if names is not None and not (packed.dimension <= len(names) <= DIMENSIONS and len(set(names)) == len(names)):
+        raise InvalidRecord("length", f"{len(names)} feature_names for {packed.dimension} numbers; name each, once")
+    texts = len(packed.texts or ())
+    if texts != rows * text_width(packed):
+        raise InvalidRecord("length", f"{texts} texts for {rows} event ids with {text_width(packed)} names of texts")
+    named, width = packed.output_names, packed.output_width
+    if named is not None and len(named) not in (width, rows * width):
+        raise InvalidRecord("length", f"{len(named)} output_names; {rows} event ids call for {width} or {rows * width}")
+
+
+def loose_columns(alike: Sequence[PackedQueries], rows: Sequence[int]) -> dict[str, Any]:
+    """Returns ``feature_names``, ``texts`` and ``output_names`` of the records ``alike``, which share one layout."""
+    first, columns = alike[0], dict[str, Any]()
+    if first.feature_names is not None:
+        columns["feature_names"] = tuple(first.feature_names)
+    if first.texts:
+        columns["texts"] = _table([text for packed in alike for text in packed.texts or ()], text_width(first))
+    if first.output_names is not None:
+        columns["output_names"] = _table(
+            [
+                name
+                for packed, count in zip(alike, rows, strict=True)
+                for name in _names_of_all(packed.output_names or [], count * packed.output_width)
+            ],
+            first.output_width,
+        )
+    return columns
+
+
+def _names_of_all(names: list[str], cells: int) -> list[str]:
+    return names if len(names) == cells else names * (cells // len(names))
+
+
+def _table(cells: list[Any], width: int) -> NDArray[np.object_]:
+    import numpy as np
+
+    table = np.empty(len(cells), dtype=object)
+    table[:] = cells
+    return table.reshape(-1, width)
+
+
+_REQUIRED = ("occurred_at", "principal_index", "features", "outputs")
+
+Fields = dict[str, Any]
+"""Raw columns by name, not yet decoded."""
+
+
+def packed_fields(value: bytes) -> Fields:
+    """Returns the columns in ``value``. Raises InvalidRecord if it is not a map of names to values."""
+    import msgspec
+
+    try:
+        return msgspec.msgpack.decode(value, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError as error:
+        raise InvalidRecord("structure", f"not a map of columns: {str(error)[:200]}") from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise InvalidRecord("syntax", f"not msgpack: {str(error)[:200]}") from None
+
+
+def salvaged(fields: Fields, repaired: Counter[str]) -> PackedQueries:
+    """Returns the record in ``fields``. Raises InvalidRecord if a mandatory column is absent or of a wrong type; drops
+    bad optional columns."""
+    schema = text_of(_value(fields, "schema"))
+    if schema != LOOSE_SCHEMA:
+        check_schema(schema, SCHEMA)
+    kind = _value(fields, "output_kind")
+    if kind not in get_args(OutputKind):
+        raise InvalidRecord("structure", f"output_kind is {shown(kind)}; use {', '.join(get_args(OutputKind))}")
+    columns: dict[str, Any] = {name: _bytes(fields, name) for name in _REQUIRED}
+    columns |= {name: _optional(fields, name, repaired) for name in BINARY_OPTIONAL}
+    columns |= {name: _attributes(fields, name, repaired) for name in TEXT_COLUMNS}
+    columns |= {name: _names(fields, name) for name in LOOSE} if schema == LOOSE_SCHEMA else {}
+    return PackedQueries(
+        schema=schema or SCHEMA,
+        model=named(_value(fields, "model"), "model"),
+        model_version=named(_value(fields, "model_version"), "model_version"),
+        output_kind=cast("OutputKind", kind),
+        dimension=_whole(fields, "dimension"),
+        output_width=_whole(fields, "output_width"),
+        event_ids=[text or "" for text in _text_items(fields, "event_ids")],
+        principals=principals_in(fields),
+        counts=_salvaged_counts(fields, repaired),
+        **columns,
+    )
+
+
+def principals_in(fields: Fields) -> list[str]:
+    """Returns the principals in ``fields``. Raises InvalidRecord if one is not a text."""
+    return [named(text, "a principal") for text in _text_items(fields, "principals")]
+
+
+def rows_in(fields: Fields) -> int:
+    """Returns the number of event ids in ``fields``, or 1 if it is unknown."""
+    try:
+        return len(_text_items(fields, "event_ids"))
+    except InvalidRecord:
+        return 1
+
+
+def model_in(fields: Fields) -> str:
+    """Returns the model in ``fields``, or an empty text."""
+    return text_of(_value(fields, "model")) or ""
+
+
+def _value(fields: Fields, name: str) -> object:
+    return _decoded(fields[name]) if name in fields else None
+
+
+def _decoded(raw: Any) -> object:
+    """Returns the value of ``raw``, or None if it cannot be decoded. Text that is not UTF-8 gets lone surrogates."""
+    import msgspec
+
+    data = bytes(raw)
+    try:
+        return cast("object", msgspec.msgpack.decode(data))
+    except UnicodeDecodeError:
+        return _loose_text(data)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+
+
+def _loose_text(data: bytes) -> str | None:
+    """Returns the text in ``data``, one msgpack value, or None if it is not a text."""
+    first = data[0]
+    header = 1 if 0xA0 <= first <= 0xBF else {0xD9: 2, 0xDA: 3, 0xDB: 5}.get(first)
+    return None if header is None else data[header:].decode("utf-8", "surrogateescape")
+
+
+def _items(fields: Fields, name: str) -> list[Any] | None:
+    """Returns the raw entries of the list ``name``, or None if there is no such list."""
+    import msgspec
+
+    try:
+        return msgspec.msgpack.decode(fields[name], type=list[msgspec.Raw])
+    except (KeyError, msgspec.DecodeError, ValueError, RecursionError):
+        return None
+
+
+def _text_items(fields: Fields, name: str) -> list[str | None]:
+    items = _items(fields, name)
+    if items is None:
+        raise InvalidRecord("structure", f"{name} is {shown(_value(fields, name))}; send a list of texts")
+    return [text_of(_decoded(item)) for item in items]
+
+
+def _names(fields: Fields, name: str) -> list[Any] | None:
+    """Returns a list of names or texts, or None if it is absent. Entries that are not texts become missing."""
+    absent = _value(fields, name) is None and _items(fields, name) is None
+    texts = [] if absent else _text_items(fields, name)
+    return None if absent else texts if name == "texts" else [text or "" for text in texts]
+
+
+def _attributes(fields: Fields, name: str, repaired: Counter[str]) -> list[str] | None:
+    if _value(fields, name) is None and _items(fields, name) is None:
+        return None
+    items = _items(fields, name)
+    if items is None:
+        repaired["column"] += 1
+        return None
+    texts = [text_of(_decoded(item)) for item in items]
+    if None in texts:
+        repaired["attribute"] += texts.count(None)
+    return [text or "" for text in texts]
+
+
+def _bytes(fields: Fields, name: str) -> bytes:
+    value = _value(fields, name)
+    if not isinstance(value, bytes):
+        raise InvalidRecord("structure", f"{name} is {shown(value)}; send the little-endian bytes of the column")
+    return value
+
+
+def _optional(fields: Fields, name: str, repaired: Counter[str]) -> bytes | None:
+    value = _value(fields, name)
+    if value is None or isinstance(value, bytes):
+        return value
+    repaired["column"] += 1
+    return None
+
+
+def _whole(fields: Fields, name: str) -> int:
+    whole = whole_of(_value(fields, name))
+    if whole is None:
+        raise InvalidRecord("structure", f"{name} is {shown(_value(fields, name))}; send a whole number")
+    return whole
+
+
+def _salvaged_counts(fields: Fields, repaired: Counter[str]) -> list[PackedCount]:
+    items = _items(fields, "counts")
+    if items is None:
+        if _value(fields, "counts") is not None:
+            repaired["count"] += 1
+        return []
+    counts = [_count(item) for item in items]
+    if None in counts:
+        repaired["count"] += counts.count(None)
+    return [count for count in counts if count is not None]
+
+
+def _count(item: Any) -> PackedCount | None:
+    """Returns one count, or None if a mandatory field is absent."""
+    try:
+        fields = packed_fields(bytes(item))
+    except InvalidRecord:
+        return None
+    kind, principal = _value(fields, "kind"), text_of(_value(fields, "principal"))
+    queries, occurred_at = whole_of(_value(fields, "queries")), number_of(_value(fields, "occurred_at"))
+    if kind not in get_args(CountKind) or principal is None or queries is None:
+        return None
+    reason = text_of(_value(fields, "reason")) or ""
+    when = float("nan") if occurred_at is None else occurred_at
+    return PackedCount(principal, cast("CountKind", kind), queries, when, reason)
 
 
 def decode_packed(value: bytes | None, *, timestamp: float | None = None) -> DecodedQueries:

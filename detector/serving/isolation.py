@@ -1,11 +1,11 @@
-"""State that a forked process must not inherit: locks that other threads held, and threads, which are gone."""
+"""Isolates the caller's process from the SDK: errors do not escape, forked processes inherit no locks or threads."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 from weakref import WeakSet
 
@@ -45,6 +45,18 @@ def load() -> None:
         import kafka  # noqa: F401
         import msgspec  # noqa: F401
         import numpy as np  # noqa: F401
+
+
+@contextlib.contextmanager
+def harmless(failed: Callable[[BaseException], object] | None = None) -> Iterator[None]:
+    """Suppresses whatever is raised in this block, except what is to end the process. ``failed`` is called with it."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller or end a thread
+        if failed is not None:
+            failed(error)
 
 
 def _before() -> None:

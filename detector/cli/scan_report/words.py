@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from detector.cli.explanation.words import count
-from detector.cli.scanning import Report, Scanned
 from detector.core.calibration.achieved import CONFIDENCE
 from detector.core.calibration.calibrate import GROUPS
 from detector.core.calibration.scanning import ENOUGH, Standing
 from detector.core.calibration.suspects import FAMILIES
 from detector.core.measures.base import Family
 from detector.core.signals.suspicion.scoring import CHANGE
+from detector.replay.scan import ScannedVersion, ScanReport
 
 LOOKS = {
     "novelty": "queries far from those of all other accounts",
@@ -46,7 +46,7 @@ _ADVICE: dict[Family, str] = {
 _MOST_REASONS, _LEAST_SHARE, _LEAST = 4, 0.1, 0.5
 
 
-def headline(report: Report) -> str:
+def headline(report: ScanReport) -> str:
     """Returns how many accounts stand out, of how many."""
     every = [own for version in report.scanned for own in version.scan.standings]
     number = sum(own.stands_out for own in every)
@@ -80,7 +80,7 @@ def sentence(own: Standing) -> str:
     return f"{own.score:.1f} times the line, crossed at query {own.crossed + 1:,} of {own.queries:,}{with_others}{kept}"
 
 
-def sureness(version: Scanned) -> Iterator[str]:
+def sureness(version: ScannedVersion) -> Iterator[str]:
     """Yields sentences on how reliable the scan is."""
     screened = version.scan.screened
     calibration, achieved = screened.calibration, screened.achieved
@@ -106,7 +106,7 @@ def sureness(version: Scanned) -> Iterator[str]:
     )
 
 
-def not_seen(report: Report) -> Iterator[str]:
+def not_seen(report: ScanReport) -> Iterator[str]:
     """Yields sentences on what was skipped."""
     refused, sieve = report.log.refused, report.log.sieve
     if refused:

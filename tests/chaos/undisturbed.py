@@ -20,13 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from detector.cli.replaying import replay
 from detector.contracts.batches import take
 from detector.contracts.codecs import decode_queries
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import partition_of
 from detector.core.batch import MicroBatch, Observation
 from detector.core.engine import Engine
+from detector.replay.report import replay
 from detector.runtime.settings import Settings
 from detector.stream.agreement import SECTION
 from detector.stream.building import engine_config, policy_of

@@ -17,11 +17,18 @@ from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics, partition_of
 from detector.core.configuration import EngineConfig
 from detector.policy.config import Policy
+from detector.replay import principal as replaying
+from detector.replay.judging import judge_logs
+from detector.replay.principal import (
+    PrincipalReplay,
+    queries_after,
+    queries_in_logs,
+    queries_in_partition,
+    queries_of,
+    replay_principal,
+)
 from detector.sources import LogReader
-from detector.stream import explaining
-from detector.stream.explaining import Course, follow, later, queries_of, recorded, streamed
 from detector.stream.intake import ORIGIN, SourceRecord
-from detector.stream.recorded import judge_logs
 from tests.core.honest import honest, of_version, thief
 from tests.sources.logs import write_jsonl
 
@@ -40,9 +47,9 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_jsonl(folder / "1.jsonl", *both), write_jsonl(folder / "2.jsonl", *alone)]
 
 
-def _followed(logs: list[Path], config: EngineConfig, principal: str = "mallory") -> Course:
-    own = queries_of(principal, recorded(logs, LogReader(), lambda _: None))
-    return follow(own.of(None), config, Policy())
+def _followed(logs: list[Path], config: EngineConfig, principal: str = "mallory") -> PrincipalReplay:
+    own = queries_of(principal, queries_in_logs(logs, LogReader(), lambda _: None))
+    return replay_principal(own.of(None), config, Policy())
 
 
 @pytest.mark.parametrize("mode", ["default", "compatible"])
@@ -79,7 +86,7 @@ def test_the_distances_are_those_that_w_rests_on(logs: list[Path], mode: Any) ->
 
 def test_the_cut_into_micro_batches_changes_nothing(logs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _followed(logs, EngineConfig())
-    monkeypatch.setattr(explaining, "_ROWS", 7)
+    monkeypatch.setattr(replaying, "_ROWS", 7)
     small = _followed(logs, EngineConfig())
     assert small.records == whole.records
     assert small.flagged.tolist() == whole.flagged.tolist()
@@ -90,11 +97,11 @@ def test_what_the_engine_refuses_is_counted_and_left_out() -> None:
     good = honest("ana", 1, rows=30)
     narrow = replace(cut(good, 10, 12), features=good.features[10:12, :3])
     pieces = [cut(good, 0, 10), narrow, cut(good, 12, 30)]
-    course = follow([(piece, piece.occurred_at) for piece in pieces], EngineConfig(), Policy())
+    course = replay_principal([(piece, piece.occurred_at) for piece in pieces], EngineConfig(), Policy())
     assert (len(course), course.refused) == (28, 2)
     assert course.time.tolist() == np.delete(good.occurred_at, [10, 11]).tolist()
     with pytest.raises(ConfigurationError, match="the engine took no query"):
-        follow([(narrow, narrow.occurred_at)], EngineConfig(dimensions={"credit": 6}), Policy())
+        replay_principal([(narrow, narrow.occurred_at)], EngineConfig(dimensions={"credit": 6}), Policy())
 
 
 def test_a_partition_gives_who_lives_in_it_with_its_owners_times() -> None:
@@ -110,11 +117,11 @@ def test_a_partition_gives_who_lives_in_it_with_its_owners_times() -> None:
         _record("rekeyed", 1, take(queries, np.array([4])), 104.0, b"0:9"),
         _record("rekeyed", 2, take(queries, np.array([4])), 105.0, b"nonsense"),
     ]
-    own = queries_of(mine, streamed(records, 1, 3, Topics("t"))).of("credit")
+    own = queries_of(mine, queries_in_partition(records, 1, 3, Topics("t"))).of("credit")
     (kept,) = concatenate(batch for batch, _ in own)
     assert kept.event_ids == [queries.event_ids[row] for row in (0, 2, 4, 6)]
     assert np.concatenate([times for _, times in own]).tolist() == [100.0, 100.0, 103.0, 103.0]
-    assert [len(batch) for batch, _ in later(own, 100.0)] == [2]
+    assert [len(batch) for batch, _ in queries_after(own, 100.0)] == [2]
 
 
 def _record(source: str, offset: int, queries: QueryBatch, timestamp: float, origin: bytes = b"") -> SourceRecord:

@@ -1,4 +1,4 @@
-"""Recorded queries through engine and policy, without Kafka: how ``replay`` and ``evaluate`` judge files."""
+"""Judges recorded queries by engine and policy, without Kafka: for ``replay`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ QUERIES_AT_ONCE = 512
 
 
 @dataclass(slots=True)
-class Part:
+class LogBatch:
     """Rows of one micro-batch; ``log`` and ``row`` int64 (n,) give the file and position of each good row. ``unread``:
     bad rows of a known principal, each with the number of good ones before it."""
 
@@ -70,6 +71,15 @@ class Part:
         return [event for piece in self.pieces for event in piece.event_ids]
 
 
+def counts_before(groups: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Returns int64 (n,): for each entry of ``groups`` (n,), the number of equal entries before it."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    counts = np.empty(len(groups), np.int64)
+    counts[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    return counts
+
+
 def judge_logs(
     paths: Sequence[Path],
     *,
@@ -78,7 +88,7 @@ def judge_logs(
     reading: LogReader | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
-) -> Iterator[tuple[Part, Judgement | None]]:
+) -> Iterator[tuple[LogBatch, Judgement | None]]:
     """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None for nobody's rows.
 
     The files are read as ``reading`` says, by default in the order given. Policy time is the running maximum
@@ -90,8 +100,8 @@ def judge_logs(
     logs = [_believed(log, not_after) for log in open_logs(paths, reading)]
     engine = Engine(engine_config)
     judge = Judge(engine, Ledger(policy, engine.configuration_hash()))
-    parts = _micro_batches(by_time(logs) if reading.merge else one_after_another(logs))
-    return _judged(judge, _fitting(parts, ProfileMatcher(must_fit)) if must_fit else parts)
+    batches = _micro_batches(by_time(logs) if reading.merge else one_after_another(logs))
+    return _judged(judge, _fitting(batches, ProfileMatcher(must_fit)) if must_fit else batches)
 
 
 def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[DecodedQueries]:
@@ -103,41 +113,41 @@ def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[
         yield portion
 
 
-def _fitting(parts: Iterable[Part], fitting: ProfileMatcher) -> Iterator[Part]:
-    """Raises ConfigurationError for another model or version, and where no query of the first part has the form of a
-    profile; a few of another form are left to the engine, which refuses them."""
+def _fitting(batches: Iterable[LogBatch], fitting: ProfileMatcher) -> Iterator[LogBatch]:
+    """Yields ``batches``. Raises ConfigurationError for another model or version, and if no query of the first one has
+    the form of a profile; a few of another form are left to the engine, which refuses them."""
     fits = False
-    for part in parts:
-        misfits = fitting.mismatches(part.pieces)
-        fits |= len(misfits) < len(part.pieces)
+    for batch in batches:
+        misfits = fitting.mismatches(batch.pieces)
+        fits |= len(misfits) < len(batch.pieces)
         for misfit in misfits:
             if not fits or misfit.reason in {"model", "model_version"}:
                 raise ConfigurationError(misfit.detail)
-        yield part
+        yield batch
 
 
-def _judged(judge: Judge, parts: Iterable[Part]) -> Iterator[tuple[Part, Judgement | None]]:
+def _judged(judge: Judge, batches: Iterable[LogBatch]) -> Iterator[tuple[LogBatch, Judgement | None]]:
     latest = 0.0
-    for part in parts:
-        pieces = list(concatenate(part.pieces))
-        if not (pieces or part.unread):
-            yield part, None
+    for batch in batches:
+        pieces = list(concatenate(batch.pieces))
+        if not (pieces or batch.unread):
+            yield batch, None
             continue
         times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))
-        counts = [Counted(count, float(times[row]), row) for row, count in part.unread]
+        counts = [Counted(count, float(times[row]), row) for row, count in batch.unread]
         latest = float(times[-1])
-        yield part, judge.judge(Hearing(pieces, times[1:], counts))
+        yield batch, judge.judge(Hearing(pieces, times[1:], counts))
 
 
-def _micro_batches(portions: Iterable[Portion]) -> Iterator[Part]:
-    part = Part()
+def _micro_batches(portions: Iterable[Portion]) -> Iterator[LogBatch]:
+    batch = LogBatch()
     for log, portion in portions:
         for piece in _cut(portion):
-            part.add(log, piece)
-            if len(part) >= QUERIES_AT_ONCE:
-                yield part
-                part = Part()
-    yield part
+            batch.add(log, piece)
+            if len(batch) >= QUERIES_AT_ONCE:
+                yield batch
+                batch = LogBatch()
+    yield batch
 
 
 def _cut(portion: DecodedQueries) -> Iterator[DecodedQueries]:

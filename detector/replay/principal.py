@@ -30,7 +30,7 @@ from detector.sources.merge import merge as by_time
 from detector.stream.intake import Receiver, SourceRecord, origin_of
 
 Floats = NDArray[np.float64]
-Timed = tuple[QueryBatch, Floats]
+TimedQueries = tuple[QueryBatch, Floats]
 """Queries and the policy time of each, float64 (n,), seconds UTC."""
 
 _ROWS = 512
@@ -43,10 +43,10 @@ class OwnQueries:
     """The queries of ``principal`` in a stream, by model, in order; ``names`` are those of all principals in it."""
 
     principal: str
-    by_model: dict[str, list[Timed]] = field(default_factory=dict)
+    by_model: dict[str, list[TimedQueries]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
 
-    def of(self, model: str | None) -> list[Timed]:
+    def of(self, model: str | None) -> list[TimedQueries]:
         """Returns the principal's queries to ``model``, which may be None if they queried a single model. Raises
         ConfigurationError."""
         if not self.by_model:
@@ -73,7 +73,7 @@ class OwnQueries:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Course:
+class PrincipalReplay:
     """The results of engine and policy for each of the n queries of one principal of one model, in order.
 
     ``versions``: the model version under which each was judged. ``time`` float64 (n,): policy time, seconds UTC.
@@ -104,7 +104,9 @@ class Course:
         return int(rows[0]) if len(rows) else None
 
 
-def recorded(paths: Sequence[Path], reading: LogReader, progress: Callable[[int], None]) -> Iterator[Timed]:
+def queries_in_logs(
+    paths: Sequence[Path], reading: LogReader, progress: Callable[[int], None]
+) -> Iterator[TimedQueries]:
     """Yields the good rows of files as ``reading`` says, with the times of ``replay``.
 
     ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
@@ -114,7 +116,7 @@ def recorded(paths: Sequence[Path], reading: LogReader, progress: Callable[[int]
     return _timed(by_time(logs) if reading.merge else one_after_another(logs), progress)
 
 
-def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iterator[Timed]:
+def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iterator[TimedQueries]:
     latest = 0.0
     for _, portion in portions:
         batch = portion.batch
@@ -125,7 +127,9 @@ def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iter
         progress(len(portion.rows) + len(portion.bad_rows))
 
 
-def streamed(records: Iterable[SourceRecord], partition: int, partitions: int, topics: Topics) -> Iterator[Timed]:
+def queries_in_partition(
+    records: Iterable[SourceRecord], partition: int, partitions: int, topics: Topics
+) -> Iterator[TimedQueries]:
     """Yields the queries of ``partition``, from the records of its sources in order of time, with its owner's times.
     Skips re-keyed records that are repeated or have no valid origin header, as the owner does."""
     receiver = Receiver(partition, partitions, topics)
@@ -154,7 +158,7 @@ def _unrepeated(records: Iterable[SourceRecord], partitions: int) -> Iterator[So
         yield record
 
 
-def queries_of(principal: str, stream: Iterable[Timed]) -> OwnQueries:
+def queries_of(principal: str, stream: Iterable[TimedQueries]) -> OwnQueries:
     """Returns the queries of ``principal`` in ``stream``."""
     own = OwnQueries(principal)
     for batch, times in stream:
@@ -166,13 +170,13 @@ def queries_of(principal: str, stream: Iterable[Timed]) -> OwnQueries:
     return own
 
 
-def later(queries: Sequence[Timed], moment: float) -> list[Timed]:
+def queries_after(queries: Sequence[TimedQueries], moment: float) -> list[TimedQueries]:
     """Returns the ``queries`` that came after the time ``moment``."""
     kept = ((batch, times, np.flatnonzero(times > moment)) for batch, times in queries)
     return [(take(batch, rows), times[rows]) for batch, times, rows in kept if len(rows)]
 
 
-def follow(queries: Sequence[Timed], engine_config: EngineConfig, policy: Policy) -> Course:
+def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfig, policy: Policy) -> PrincipalReplay:
     """Returns the course of the principal with these ``queries``, of one model, at least one.
 
     Raises ConfigurationError if the engine takes none of them.
@@ -189,7 +193,7 @@ def follow(queries: Sequence[Timed], engine_config: EngineConfig, policy: Policy
     flagged = np.concatenate([observation.flagged for observation in seen])[taken]
     ends = {int(rows[0]) for rows in (np.flatnonzero(flagged),) if len(rows)} | {len(flagged) - 1}
     place = np.flatnonzero(taken)
-    return Course(
+    return PrincipalReplay(
         model=pieces[0].model,
         principal=seen[0].keys[0].principal,
         versions=[key.model_version for one in seen for key in _judged_keys(one)],

@@ -1,18 +1,24 @@
-"""Makes a profile, with provenance, from honest traffic, the owner's model and a validation set."""
+"""Makes a profile, with provenance, from honest traffic: log files or the queries topic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 import detector
-from detector.cli.honest import Traffic, digest_of
+from detector.contracts.batches import in_log_order, take
+from detector.contracts.codecs.json_queries import decode_json_run
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, decode_packed_run
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import EVERYONE
+from detector.contracts.queries import DecodedQueries, DecodedRun, QueryBatch
 from detector.core.calibration.calibrate import CONFIDENCE
 from detector.core.calibration.crossfit import OwnerInputs
 from detector.core.calibration.scan import Screened, calibrate_screened
@@ -22,15 +28,104 @@ from detector.core.forms import Outputs
 from detector.core.owner_model import from_json
 from detector.core.pipeline.flatten import labels_of
 from detector.core.profile.profile import Profile
+from detector.replay.topics import Topic
+from detector.runtime.sections import KafkaSettings
 from detector.runtime.text import read_text
-from detector.sources import LogReader, format_of
+from detector.sources import LogReader, files_of, format_of
+from detector.sources.parquet import honest_rows
 
 _SEED = 0
 """Fixes which rows are kept of a validation log that is too long."""
+_DIGEST_BYTES = 16
+_CHUNK = 1 << 20
+
+
+@dataclass(slots=True)
+class HonestTraffic:
+    """``pieces`` of honest queries. ``reasons``: refused rows and records by reason. ``dishonest``: rows labelled as a
+    thief's. ``digests``: 32 hexadecimal digits for each file or topic."""
+
+    pieces: list[QueryBatch] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    dishonest: int = 0
+    digests: list[str] = field(default_factory=list)
+
+    @property
+    def refused(self) -> int:
+        return self.reasons.total()
+
+    @property
+    def rows(self) -> int:
+        """The number of rows read, good and bad."""
+        return sum(map(len, self.pieces)) + self.dishonest + self.refused
+
+
+def read_files(
+    paths: Sequence[Path], progress: Callable[[int], None], reading: LogReader | None = None
+) -> HonestTraffic:
+    """Returns the honest queries in ``paths`` (files, folders of parts or patterns), read by ``reading``. ``progress``
+    is called with the number of rows read since. Raises ConfigurationError."""
+    traffic, reading = HonestTraffic(), reading or LogReader()
+    for path in files_of(paths):
+        honest = honest_rows(path)
+        for portion in format_of(path).read(path, reading):
+            traffic.reasons.update(bad.reason for bad in portion.bad_rows)
+            traffic.pieces += _honest(portion, honest, traffic)
+            progress(len(portion.rows) + len(portion.bad_rows))
+        traffic.digests.append(digest_of(path))
+    return traffic
+
+
+def digest_of(path: Path) -> str:
+    """Returns 32 hexadecimal digits of the content of the file at ``path``."""
+    digest = blake2b(digest_size=_DIGEST_BYTES)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_topic(settings: KafkaSettings, since: float) -> HonestTraffic:
+    """Returns all queries on the queries topic since the time ``since``, seconds UTC. Raises BrokerError."""
+    with Topic(settings, settings.topics.queries) as topic:
+        records = sorted(topic.until_now(since), key=lambda record: (record.partition, record.offset))
+    digest = blake2b(digest_size=_DIGEST_BYTES)
+    for record in records:
+        digest.update(record.value or b"")
+    traffic = HonestTraffic(digests=[digest.hexdigest()])
+    for run in _runs(records):
+        traffic.reasons.update(bad.reason for _, bad in run.bad)
+        traffic.pieces += [batch for batch, _, _ in in_log_order(run.parts)]
+    return traffic
+
+
+def _honest(portion: DecodedQueries, honest: Any, traffic: HonestTraffic) -> Iterator[QueryBatch]:
+    batch = portion.batch
+    if batch is None:
+        return
+    if honest is not None:
+        kept = honest[portion.rows]
+        traffic.dishonest += int((~kept).sum())
+        batch = take(batch, np.flatnonzero(kept))
+    if len(batch):
+        yield batch
+
+
+def _runs(records: Iterable[Any]) -> Iterator[DecodedRun]:
+    """Yields runs of neighbouring records with the same encoding, decoded together."""
+    for packed, run in groupby(records, key=_packed):
+        own = list(run)
+        values = [record.value for record in own]
+        yield (decode_packed_run if packed else decode_json_run)(values, [record.timestamp / 1000 for record in own])
+
+
+def _packed(record: Any) -> bool:
+    content_type = dict(record.headers or ()).get("content-type") or b""  # a header's value may be null
+    return bool(content_type.partition(b";")[0].strip().lower() == PACKED_CONTENT_TYPE.encode())
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CalibrationOptions:
     """The options of ``calibrate``. ``leave_out``: names of accounts to exclude. ``outputs``: kind of outputs by model,
     ``*`` for all other models; inferred by default. ``reading``: how to read ``validation``."""
 
@@ -45,7 +140,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class CalibrationResult:
     """The ``profile``, the calibration behind it, and the number of ``queries`` and the ``traffic`` used."""
 
     profile: Profile
@@ -54,7 +149,9 @@ class Made:
     traffic: PlainTraffic
 
 
-def make_profile(traffic: Traffic, request: Request, progress: Callable[[int], None] | None = None) -> Made:
+def make_profile(
+    traffic: HonestTraffic, request: CalibrationOptions, progress: Callable[[int], None] | None = None
+) -> CalibrationResult:
     """Returns a profile from honest ``traffic``. ``progress`` is called with the number of accounts replayed since.
     Raises ConfigurationError."""
     pieces = of_one_version(traffic.pieces, request.model, request.model_version)
@@ -68,7 +165,7 @@ def make_profile(traffic: Traffic, request: Request, progress: Callable[[int], N
     given = [path for path in (request.validation, request.owner_model) if path is not None]
     digests = [*traffic.digests, *map(digest_of, given)]
     profile = plain.profile(with_provenance(screened, request.budget, digests))
-    return Made(profile, screened, queries, plain)
+    return CalibrationResult(profile, screened, queries, plain)
 
 
 def with_provenance(screened: Screened, budget: float, digests: list[str]) -> Profile:
@@ -77,7 +174,7 @@ def with_provenance(screened: Screened, budget: float, digests: list[str]) -> Pr
     return replace(screened.calibration.profile, made=_provenance(screened, budget, queries, digests))
 
 
-def accounts_in(traffic: Traffic) -> int:
+def accounts_in(traffic: HonestTraffic) -> int:
     """Returns the number of accounts in ``traffic``, over all model versions."""
     return len({name for own in traffic.pieces for name in own.principals})
 
@@ -120,7 +217,7 @@ def _owner_model(path: Path | None) -> Any:
         raise ConfigurationError(f"--model: {path}: {error}") from error
 
 
-def _validation(request: Request, honest: PlainTraffic) -> Validation | None:
+def _validation(request: CalibrationOptions, honest: PlainTraffic) -> Validation | None:
     """Returns the validation set, or None if no log is given. Keeps random rows of a log that is too long."""
     path = request.validation
     if path is None:

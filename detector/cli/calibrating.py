@@ -20,7 +20,7 @@ from detector.core.calibration.plain import PlainTraffic, plain_traffic
 from detector.core.calibration.screening import Screened, calibrate_screened
 from detector.core.forms import Outputs
 from detector.core.owner_model import from_json
-from detector.core.pipeline.flatten import labels_of
+from detector.core.pipeline.plan import labels_of
 from detector.core.profile.profile import Profile
 from detector.core.profile.validation import ROWS, Validation
 from detector.runtime.text_files import read_text

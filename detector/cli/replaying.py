@@ -16,8 +16,7 @@ from detector.cli.verdicts import COUNTED_FROM, Accounts, VerdictFile
 from detector.contracts.codecs import encode
 from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
-from detector.core.batch import Observation
-from detector.core.engine import EngineConfig
+from detector.core.engine import EngineConfig, Observation
 from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
 from detector.sources import Reading

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.queries import BadRow
-from detector.core.batch import Observation
+from detector.core.engine import Observation
 
 _ROWS_IN_A_GROUP = 65_536
 COUNTED_FROM = 0

@@ -12,7 +12,7 @@ from detector.core.exposure.learning import Examination
 from detector.core.exposure.sample import PLACES, hashed, least
 from detector.core.profile.validation import Validation
 from detector.core.signals.base import Delta
-from detector.core.signals.information_gain import InformationGain
+from detector.core.signals.meters import InformationGain
 from detector.core.state.arrays import unpack
 from tests.core.exposures import DIMENSION, Queries, asked, engine, interleaved, profile, stream, validation
 from tests.core.streams import observe

@@ -11,7 +11,7 @@ from detector.core.calibration.calibrate import GROUPS
 from detector.core.calibration.scanning import ENOUGH, Standing
 from detector.core.calibration.suspects import FAMILIES
 from detector.core.measures.base import Family
-from detector.core.signals.suspicion.scoring import CHANGE
+from detector.core.signals.suspicion import CHANGE
 
 LOOKS = {
     "novelty": "queries far from those of all other accounts",

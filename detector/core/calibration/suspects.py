@@ -13,7 +13,7 @@ from detector.core.calibration.calibrate import Calibration
 from detector.core.calibration.threshold import Tail
 from detector.core.measures import MEASURES
 from detector.core.measures.base import Family
-from detector.core.signals.suspicion.scoring import CHANGE
+from detector.core.signals.suspicion import CHANGE
 
 Floats = NDArray[np.float64]
 

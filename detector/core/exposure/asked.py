@@ -1,4 +1,4 @@
-"""The features of queries as they were sent, whatever scale ``Rows.features`` has: thresholds are compared exactly."""
+"""The features of queries as they were sent, unscaled: thresholds are compared exactly."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.state.arrays import Array
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 
 
-def sent(rows: Rows, columns: Array | None = None) -> NDArray[np.float32]:
+def sent(rows: StepRows, columns: Array | None = None) -> NDArray[np.float32]:
     """float32 (n, m): the chosen ``columns`` int64 (m,) of all rows, or all; features that were left out are 0."""
     width = rows.features.shape[1] if columns is None else len(columns)
     features = np.empty((len(rows), width), np.float32)
@@ -19,7 +19,7 @@ def sent(rows: Rows, columns: Array | None = None) -> NDArray[np.float32]:
     return features
 
 
-def missing(rows: Rows) -> NDArray[np.bool_] | None:
+def missing(rows: StepRows) -> NDArray[np.bool_] | None:
     """bool (n, d): which were left out; None if none were."""
     if all(batch.missing is None for batch in rows.batches):
         return None

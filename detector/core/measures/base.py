@@ -16,7 +16,7 @@ from detector.core.measures.trail import Trail
 from detector.core.neighbours.views import Views
 from detector.core.profile.reference import Reference, log_margins
 from detector.core.state.arrays import Array
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 
 Family = Literal["content", "structure", "outputs", "protocol"]
 Clock = Literal["effective", "each", "near"]
@@ -37,7 +37,7 @@ _CHANGE = 1e-4
 class Sight:
     """The input of a measure, for the rows of one step whose model has a profile."""
 
-    rows: Rows
+    rows: StepRows
     views: Views
     trail: Trail
 

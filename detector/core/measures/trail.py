@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 
 _AXES = 16
 _REQUESTED = 2
@@ -30,7 +30,7 @@ class Trail(NamedTuple):
     specification_before: Points
 
 
-def follow(rows: Rows, slot: NDArray[np.int64], points: Points, state: Points) -> Trail:
+def follow(rows: StepRows, slot: NDArray[np.int64], points: Points, state: Points) -> Trail:
     """Returns the trail of ``rows`` at ``points`` float32 (n, k). ``state`` float32 (slots, 34) is updated in place;
     ``slot`` int64 (n,) says whose each row is."""
     count = len(rows)

@@ -51,7 +51,7 @@ class Chains(NamedTuple):
     block: Integers
 
 
-class Asked(NamedTuple):
+class SearchQueries(NamedTuple):
     """n queries in stream order: ``features`` float32 (n, d); projections ``points`` float32 (n, p), and how long they
     are, ``length`` float64 (n,), -1 for none; what the model ``said`` float32 (n,); the ``slot`` of the principal, the
     ``pool`` and the ``block``, int64 (n,); and the ``order`` int64 (n,) in which rows are taken."""
@@ -66,7 +66,7 @@ class Asked(NamedTuple):
     order: Integers
 
 
-class Found(NamedTuple):
+class SearchResults(NamedTuple):
     """``grown`` float64 (n,): the distance to the growing set as of the row, inf where it was empty; ``joined`` bool
     (n,). ``distance`` float64 (n,): that to the nearest own query of any class, ``step`` float32 (n, d) from it, the
     query itself where there is none, and what the model ``said`` to it, float32 (n,), NaN where unknown."""
@@ -83,8 +83,8 @@ def grow(
     arena: Arena,
     chains: Chains,
     thresholds: Thresholds,
-    asked: Asked,
-    found: Found,
+    asked: SearchQueries,
+    found: SearchResults,
     scratch: Scratch,
     first: int,
     settled: int,
@@ -161,7 +161,7 @@ def _write(chains: Chains, pool: int, runs: NDArray[np.int64], total: int) -> in
 
 
 @compiled
-def _note(arena: Arena, asked: Asked, found: Found, i: int, distance: float, nearest: int) -> None:
+def _note(arena: Arena, asked: SearchQueries, found: SearchResults, i: int, distance: float, nearest: int) -> None:
     found.distance[i] = distance
     found.step[i] = asked.features[i]
     if nearest != NONE:
@@ -170,7 +170,7 @@ def _note(arena: Arena, asked: Asked, found: Found, i: int, distance: float, nea
 
 
 @compiled
-def _add(arena: Arena, lists: Integers, asked: Asked, i: int) -> None:
+def _add(arena: Arena, lists: Integers, asked: SearchQueries, i: int) -> None:
     at = asked.block[i] % 2 * FIELDS
     pool = asked.pool[i]
     row = lists[pool, at + START] + lists[pool, at + COUNT]

@@ -16,10 +16,10 @@ from detector.core.loops.compiled import read_only
 from detector.core.neighbours.growing import (
     DOUBTFUL,
     LACKS_ROOM,
-    Asked,
     Chains,
-    Found,
     Recompute,
+    SearchQueries,
+    SearchResults,
     Thresholds,
     grow,
     turn,
@@ -28,9 +28,9 @@ from detector.core.neighbours.search import Scratch
 from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, LANES, NONE, START, VectorStore, drop_all, extend
 from detector.core.profile.projection import Embedding, Placed
 from detector.core.state.arrays import Array
-from detector.core.state.columns import Columns
-from detector.core.state.pools import MOST_POOLS, Pools
-from detector.core.state.rows import Rows
+from detector.core.state.columns import ColumnTable
+from detector.core.state.principals import MOST_POOLS, Pools
+from detector.core.state.rows import StepRows
 
 _PARITIES = 2
 _AXES = 7
@@ -53,13 +53,13 @@ class HistoryRows:
 class History:
     """The own-history store of all principals of one engine; ``noted``: whether notes are kept."""
 
-    def __init__(self, slots: Columns, pools: Pools, noted: bool = False) -> None:
+    def __init__(self, slots: ColumnTable, pools: Pools, noted: bool = False) -> None:
         self.noted = noted
         self._slots = slots
         self._pools = pools
-        self._lists = Columns({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
+        self._lists = ColumnTable({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
         self._stores: dict[int, VectorStore] = {}
-        self._unplaced = Columns({"vectors": (np.bool_, False)})
+        self._unplaced = ColumnTable({"vectors": (np.bool_, False)})
         """Slots that have vectors without projections: those that came from the log."""
         self._scratch = Scratch.of(0, _PARITIES * (MOST_POOLS + 1))
         self._longest = 0
@@ -83,12 +83,12 @@ class History:
 
     def observe(
         self,
-        rows: Rows,
+        rows: StepRows,
         thresholds: Thresholds,
         embedding: Embedding | None,
         placed: Placed | None,
         recompute: Recompute | None,
-    ) -> Found:
+    ) -> SearchResults:
         """Adds to the growing sets those of ``rows`` that belong to them, and returns what was found on the way; the
         nearest own query of any class only with the ``embedding`` of a reference, by which the rows are ``placed``.
         ``recompute`` makes a threshold exact where rounding could decide."""
@@ -191,12 +191,12 @@ class History:
         slots = self._slots
         return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"])
 
-    def _asked(self, rows: Rows, placed: Placed | None, width: int) -> Asked:
+    def _asked(self, rows: StepRows, placed: Placed | None, width: int) -> SearchQueries:
         points, length = np.zeros((len(rows), width), np.float32), np.full(len(rows), -1.0)
         if placed is not None and width:
             points = _shortened(placed, width)
             length = np.sqrt(np.einsum("ij,ij->i", points, points, dtype=np.float64))
-        return Asked(
+        return SearchQueries(
             read_only(np.ascontiguousarray(rows.features)),
             points,
             length,
@@ -207,7 +207,7 @@ class History:
             self._order(rows, placed),
         )
 
-    def _order(self, rows: Rows, placed: Placed | None) -> Array:
+    def _order(self, rows: StepRows, placed: Placed | None) -> Array:
         """Returns the order to take rows in: by pool where nothing else matters to them, else by slot."""
         turns = (rows.block != self._slots["block"][rows.slots[rows.slot]]).any()
         return (rows.by_slot if turns or placed is not None else rows.by_pool).order
@@ -215,7 +215,7 @@ class History:
     def _note_longest(self, pools: Array) -> None:
         self._longest = max(self._longest, int(self._lists_of()[pools][:, COUNT::FIELDS].max()))
 
-    def _scratch_for(self, rows: Rows) -> Scratch:
+    def _scratch_for(self, rows: StepRows) -> Scratch:
         """Returns scratch for lists as long as any can become while ``rows`` are taken."""
         if len(self._scratch.gaps) < self._longest + len(rows):
             self._scratch = Scratch.of(2 * (self._longest + len(rows)), len(self._scratch.runs))
@@ -244,11 +244,11 @@ class History:
         return place // _PARITIES, place % _PARITIES, lists[place, START] + offset
 
 
-def _nothing(count: int, dimension: int) -> Found:
-    """Returns the arrays of ``Found`` before any row."""
+def _nothing(count: int, dimension: int) -> SearchResults:
+    """Returns the arrays of ``SearchResults`` before any row."""
     unknown = np.full(count, np.nan, np.float32)
     far, step = np.full(count, np.inf), np.empty((count, dimension), np.float32)
-    return Found(far, np.zeros(count, np.bool_), far.copy(), step, unknown)
+    return SearchResults(far, np.zeros(count, np.bool_), far.copy(), step, unknown)
 
 
 def _shortened(placed: Placed, width: int) -> NDArray[np.float32]:

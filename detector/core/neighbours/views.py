@@ -7,26 +7,26 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.neighbours.growing import Found, Recompute, Thresholds
+from detector.core.neighbours.growing import Recompute, SearchResults, Thresholds
 from detector.core.neighbours.history import History
 from detector.core.profile.projection import Placed
 from detector.core.profile.reference import Neighbours, Reference, ReferenceIndex
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 
 
 class Views:
     """Views of a step. Each is computed once, on first use. ``repeats`` bool (n,): queries equal to an earlier one.
     ``scores``: those of the earlier signals in the registry for each row, float64 (n,)."""
 
-    def __init__(self, rows: Rows, history: History, reference: ReferenceIndex | None) -> None:
+    def __init__(self, rows: StepRows, history: History, reference: ReferenceIndex | None) -> None:
         self._rows = rows
         self._history = history
         self._reference = reference
-        self._own: Found | None = None
+        self._own: SearchResults | None = None
         self.repeats: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
         self.scores: dict[str, NDArray[np.float64]] = {}
 
-    def grow(self, thresholds: Thresholds, recompute: Recompute | None) -> Found:
+    def grow(self, thresholds: Thresholds, recompute: Recompute | None) -> SearchResults:
         """Adds rows to the growing sets and returns what was found (``own``); called by the signal that owns the
         thresholds, before any other asks."""
         embedding, placed = (self.reference.embedding, self.placed) if self.has_reference else (None, None)
@@ -34,7 +34,7 @@ class Views:
         return self._own
 
     @property
-    def own(self) -> Found:
+    def own(self) -> SearchResults:
         """The nearest of the principal's earlier queries that are in a growing set, of the same class and, for rows
         that have a reference, of any class."""
         assert self._own is not None, "the registry puts the owner of the growing sets before those who ask for them"

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
-from detector.core.loops.counts import row_counts
 from detector.core.state.arrays import Array, plain
 
 _BINS = 256
@@ -38,7 +37,7 @@ class SeenValues:
         seen = cls(low, spread, np.full((rows.shape[1], _BINS), np.nan, np.float32))
         ordered = np.sort(rows, axis=0).T
         changes = np.diff(ordered, axis=1) > 0
-        few = row_counts(changes) < _MOST_VALUES
+        few = _row_counts(changes) < _MOST_VALUES
         seen.only[~few] = np.inf
         for feature in np.flatnonzero(few).tolist():
             values = ordered[feature, np.append(True, changes[feature])]
@@ -47,7 +46,7 @@ class SeenValues:
 
     def unseen(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
         """Returns int64 (n,): how many features of each row have a value that was never seen."""
-        return row_counts(self.strange(rows))
+        return _row_counts(self.strange(rows))
 
     def strange(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Returns bool (n, d): which values were never seen."""
@@ -135,3 +134,9 @@ def _is_seen(value: np.float32, low: np.float32, spread: np.float32, few: NDArra
         return False
     beside = int(border) if place < border else max(int(border) - 1, 0)
     return bool(np.isinf(few[at, beside]) or abs(value - few[at, beside]) <= equal)
+
+
+def _row_counts(rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Returns int64 (n,) of ``rows`` bool (n, k); several times faster than a sum, which casts each entry."""
+    counts: NDArray[np.int64] = np.bitwise_count(np.packbits(rows, axis=1)).sum(axis=1, dtype=np.int64)
+    return counts

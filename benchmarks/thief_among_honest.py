@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from detector.contracts.queries import QueryBatch
-from detector.core.calibration.accounts import accounts_of
-from detector.core.calibration.screening import Screened, calibrate_screened
+from detector.core.calibration.scan import Screened, calibrate_screened
+from detector.core.calibration.traffic import accounts_of
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
 from detector.lab.data import Dataset

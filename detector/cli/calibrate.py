@@ -18,8 +18,7 @@ from detector.cli.output_files import file_for, write
 from detector.cli.replay import OutputsName, bar, rows_in
 from detector.cli.screen import console, say, say_json
 from detector.contracts.principals import EVERYONE
-from detector.core.calibration.achieved import CONFIDENCE
-from detector.core.calibration.calibrate import GROUPS
+from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
 from detector.core.calibration.crossfit import FEWEST_QUERIES
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 
     from detector.cli.calibrating import Made
     from detector.cli.honest import Traffic
-    from detector.core.calibration.screening import Screened
-    from detector.core.calibration.suspects import Outlier
+    from detector.core.calibration.scan import Outlier, Screened
     from detector.runtime.settings import Settings
     from detector.sources import Reading
 

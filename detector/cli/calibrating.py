@@ -13,16 +13,15 @@ import detector
 from detector.cli.honest import Traffic, digest_of
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import EVERYONE
-from detector.core.calibration.accounts import accounts_of, of_one_version
-from detector.core.calibration.achieved import CONFIDENCE
-from detector.core.calibration.owned import Owned
-from detector.core.calibration.plain import PlainTraffic, plain_traffic
-from detector.core.calibration.screening import Screened, calibrate_screened
+from detector.core.calibration.calibrate import CONFIDENCE
+from detector.core.calibration.crossfit import OwnerInputs
+from detector.core.calibration.scan import Screened, calibrate_screened
+from detector.core.calibration.traffic import PlainTraffic, accounts_of, of_one_version, plain_traffic
+from detector.core.exposure import VALIDATION_ROWS, Validation
 from detector.core.forms import Outputs
 from detector.core.owner_model import from_json
 from detector.core.pipeline.plan import labels_of
 from detector.core.profile.profile import Profile
-from detector.core.profile.validation import ROWS, Validation
 from detector.runtime.text_files import read_text
 from detector.sources import Reading, format_of
 
@@ -63,7 +62,7 @@ def make_profile(traffic: Traffic, request: Request, progress: Callable[[int], N
     outputs = request.outputs.get(pieces[0].model, request.outputs.get(EVERYONE))
     plain = plain_traffic(pieces, cast("Outputs | None", outputs), None if model is None else model.features.names)
     accounts = accounts_of(plain.pieces)
-    owned = Owned(model, _validation(request, plain))
+    owned = OwnerInputs(model, _validation(request, plain))
     screened = calibrate_screened(accounts, request.budget, request.leave_out, progress, owned)
     queries = int(screened.calibration.queries.sum())
     given = [path for path in (request.validation, request.owner_model) if path is not None]
@@ -136,5 +135,5 @@ def _validation(request: Request, honest: PlainTraffic) -> Validation | None:
         )
     features = np.concatenate([own.features for own in pieces])
     labels = np.concatenate([labels_of(own) for own in pieces])
-    kept = np.sort(np.random.default_rng(_SEED).permutation(len(features))[:ROWS])
+    kept = np.sort(np.random.default_rng(_SEED).permutation(len(features))[:VALIDATION_ROWS])
     return Validation.of(features[kept], labels[kept])

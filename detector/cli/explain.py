@@ -94,10 +94,10 @@ class Judging:
     def follow(self, queries: Sequence[Timed]) -> Course:
         """Returns the course of ``queries``. Raises ConfigurationError if one matches no profile, with ``must_fit``."""
         from detector.contracts.errors import ConfigurationError
-        from detector.core.profile.matching import Fitting
+        from detector.core.profile.profile import ProfileMatcher
         from detector.stream.explaining import follow
 
-        misfits = Fitting(self.config.profiles).misfits([batch for batch, _ in queries])
+        misfits = ProfileMatcher(self.config.profiles).mismatches([batch for batch, _ in queries])
         if misfits and self.must_fit:
             raise ConfigurationError(misfits[0].detail)
         return follow(queries, self.config, self.policy)

@@ -14,17 +14,16 @@ from detector.cli.honest import digest_of
 from detector.cli.sieve import Sieve
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import EVERYONE
-from detector.core.calibration.accounts import accounts_of
 from detector.core.calibration.calibrate import FEWEST_ACCOUNTS
-from detector.core.calibration.plain import PlainTraffic, plain_traffic
-from detector.core.calibration.scanning import scan
+from detector.core.calibration.scan import scan
+from detector.core.calibration.traffic import PlainTraffic, accounts_of, plain_traffic
 from detector.sources import Reading, files_of, format_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from detector.contracts.queries import QueryBatch
-    from detector.core.calibration.scanning import Scan
+    from detector.core.calibration.scan import Scan
     from detector.core.forms import Outputs
 
 Progress = Callable[[int], None]

@@ -15,7 +15,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
 from detector.core.pipeline.run import Observation, Observing
 from detector.core.pipeline.store import ENGINE, VERSION, Record, Registry, State
-from detector.core.profile.matching import Fitting
+from detector.core.profile.profile import ProfileMatcher
 from detector.core.profile.reference import ReferenceIndex
 from detector.core.signals import SIGNALS
 from detector.core.state.arrays import Section, Sections, pack, unpack
@@ -55,7 +55,7 @@ class Engine:
         self.skipped_sections = 0
         self._state = State(config, registry)
         self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in config.judging}
-        self._fitting = Fitting(config.judging, config.outputs)
+        self._fitting = ProfileMatcher(config.judging, config.outputs)
         self._shard = Shard()
 
     def sibling(self) -> Engine:

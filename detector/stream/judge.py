@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, Observation, Sections, observe_together
-from detector.core.profile.matching import Fitting
+from detector.core.profile.profile import ProfileMatcher
 from detector.policy.activity import Activity, Counted, Effects, Unjudged
 from detector.policy.ledger import Ledger
 
@@ -54,7 +54,7 @@ class Judge:
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
         self.engine = engine
         self.ledger = ledger
-        self._fitting = Fitting(engine.config.judging)
+        self._fitting = ProfileMatcher(engine.config.judging)
 
     def judge(self, hearing: Hearing) -> Judgement:
         """Returns the verdicts and decisions for one hearing."""

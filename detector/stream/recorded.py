@@ -15,8 +15,7 @@ from detector.contracts.batches import concatenate, cut
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.matching import Fitting
-from detector.core.profile.profile import Profile
+from detector.core.profile.profile import Profile, ProfileMatcher
 from detector.policy.activity import Counted
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
@@ -92,7 +91,7 @@ def judge_logs(
     engine = Engine(engine_config)
     judge = Judge(engine, Ledger(policy, engine.configuration_hash()))
     parts = _micro_batches(by_time(logs) if reading.merge else one_after_another(logs))
-    return _judged(judge, _fitting(parts, Fitting(must_fit)) if must_fit else parts)
+    return _judged(judge, _fitting(parts, ProfileMatcher(must_fit)) if must_fit else parts)
 
 
 def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[DecodedQueries]:
@@ -104,12 +103,12 @@ def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[
         yield portion
 
 
-def _fitting(parts: Iterable[Part], fitting: Fitting) -> Iterator[Part]:
+def _fitting(parts: Iterable[Part], fitting: ProfileMatcher) -> Iterator[Part]:
     """Raises ConfigurationError for another model or version, and where no query of the first part has the form of a
     profile; a few of another form are left to the engine, which refuses them."""
     fits = False
     for part in parts:
-        misfits = fitting.misfits(part.pieces)
+        misfits = fitting.mismatches(part.pieces)
         fits |= len(misfits) < len(part.pieces)
         for misfit in misfits:
             if not fits or misfit.reason in {"model", "model_version"}:

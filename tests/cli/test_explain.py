@@ -30,8 +30,8 @@ from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
 from detector.core.calibration.calibrate import calibrate
 from detector.core.configuration import EngineConfig
+from detector.core.exposure import Validation
 from detector.core.profile.profile import Profile
-from detector.core.profile.validation import Validation
 from detector.policy.config import Policy
 from detector.stream.explaining import Course, follow
 from detector.stream.intake import ORIGIN

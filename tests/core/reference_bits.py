@@ -32,10 +32,10 @@ def compared(index: ReferenceIndex, features: Features) -> Said:
     """The results for the rows ``features`` (n, d) themselves."""
     own = index.reference
     rows = index.scaled(features)
-    placed = own.embedding.place(rows)
-    near = index.nearest(placed)
-    said = {name: getattr(placed, name) for name in ("points", "beside", "squares", "unusual")}
-    said |= {"distance": near.distance, "rows": near.rows, "scaled": rows, "strange": own.seen.strange(rows)}
+    projection = own.embedding.project(rows)
+    near = index.nearest(projection)
+    said = {name: getattr(projection, name) for name in ("points", "residual", "squares", "mahalanobis")}
+    said |= {"distance": near.distance, "rows": near.rows, "scaled": rows, "strange": own.seen.unseen_mask(rows)}
     return {name: bits(values) for name, values in said.items()}
 
 

@@ -10,9 +10,9 @@ import pytest
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import EngineConfig, Limits
+from detector.core.exposure import Validation
 from detector.core.owner_model import OwnerModel, Tree
-from detector.core.owner_model.features import Features
-from detector.core.profile.validation import Validation
+from detector.core.owner_model.models import Features
 from detector.core.signals.base import Delta
 from detector.core.signals.meters import Coverage
 from detector.core.state.arrays import unpack

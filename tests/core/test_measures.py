@@ -16,7 +16,7 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.measures import MEASURES
 from detector.core.measures.base import Clock, Family, rank
 from detector.core.profile.profile import Profile
-from detector.core.profile.reference import Honest, Reference
+from detector.core.profile.reference import HonestQueries, Reference
 from detector.core.signals import SIGNALS, WEIGHED
 from detector.core.signals.suspicion import CLOCKS, Suspicion
 from detector.core.state.rows import StepRows
@@ -38,7 +38,7 @@ class Case:
     hardness: NDArray[np.float32] | None = None
 
     def reference(self) -> Reference:
-        honest = Honest(self.honest, _said(self.honest, self.asked.output_kind), self.hardness)
+        honest = HonestQueries(self.honest, _said(self.honest, self.asked.output_kind), self.hardness)
         return Reference.of([honest], self.asked.output_kind)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detector.core.neighbours import memory
-from detector.core.neighbours.memory import Memory
+from detector.core.neighbours.store import Memory
 
 
 class Fixed(mmap.mmap):

@@ -16,9 +16,8 @@ from detector.contracts.errors import NotMergeable
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits, Observation, PrincipalKey, Sections, observe_together
 from detector.core.measures import MEASURES
-from detector.core.measures.base import Measure
-from detector.core.measures.trail import WIDTH
-from detector.core.neighbours.views import Views
+from detector.core.measures.base import WIDTH, Measure
+from detector.core.neighbours.history import Views
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import Spread, Standards
 from detector.core.signals import SIGNALS, WEIGHED

@@ -9,7 +9,7 @@ import numpy as np
 from detector.contracts.errors import NotMergeable
 from detector.contracts.findings import Evidence
 from detector.core.configuration import EngineConfig
-from detector.core.neighbours.views import Views
+from detector.core.neighbours.history import Views
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array
 from detector.core.state.columns import ColumnTable

@@ -13,7 +13,7 @@ from detector.cli.honest import read_files, read_topic
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Alert
 from detector.contracts.partitioning import partition_of
-from detector.core.forms import learn
+from detector.core.calibration.traffic import learn
 from detector.lab.inputs import FEATURES, OUTPUTS, Asked, customers, image_thieves, readers, table_thieves, write_log
 from detector.serving import QueryLogger
 from tests.conftest import Broker

@@ -11,8 +11,8 @@ from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Alert
 from detector.contracts.queries import QueryBatch
-from detector.core.calibration.accounts import accounts_of
 from detector.core.calibration.calibrate import calibrate
+from detector.core.calibration.traffic import accounts_of
 from tests.chaos.load import records
 from tests.conftest import Broker
 from tests.core.honest import crowd, thief

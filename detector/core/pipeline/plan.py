@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig
 from detector.core.pipeline.store import State
-from detector.core.profile.matching import Fitting
+from detector.core.profile.profile import ProfileMatcher
 from detector.core.state.arrays import Array
 from detector.core.state.principals import LABEL_LIMIT, MOST_VOTES, Key, PrincipalKey, Principals, Shard
 from detector.core.state.rows import StepRows, positions
@@ -37,14 +37,14 @@ class FlatBatch:
     """One micro-batch of each shard, in order of shards: ``pieces`` of plain queries, and their repairs by shard
     (``repaired``).
 
-    ``keys``: those that occur, with the judging version (``Fitting.judged_as``, or the query's own if there is none).
+    ``keys``: those that occur, with the judging version (``ProfileMatcher.judged_as``, or the query's own without one).
     Shard i has the keys ``key_edges[i]`` to ``key_edges[i + 1]`` and the rows ``edges[i]`` to ``edges[i + 1]``.
     ``first_piece`` int64: the first piece of each key. Per row: ``shard``, ``key`` (position in ``keys``), ``piece``
     and ``piece_row`` (its source), ``fits`` (whether a profile matches or the model has none), ``dimension`` and
     ``space`` (position in ``spaces``, each a (model, judging version, dimension)).
     """
 
-    def __init__(self, batches: Sequence[Sequence[QueryBatch]], fitting: Fitting) -> None:
+    def __init__(self, batches: Sequence[Sequence[QueryBatch]], fitting: ProfileMatcher) -> None:
         owned = [(at, piece) for at, batch in enumerate(batches) for piece in batch if len(piece)]
         self.repaired = [Counter[str]() for _ in batches]
         self.pieces = tuple(fitting.plain(piece, self.repaired[at]) for at, piece in owned)
@@ -163,7 +163,7 @@ class Planner:
     """
 
     def __init__(
-        self, stream: FlatBatch, config: EngineConfig, fitting: Fitting, state: State, shards: Sequence[Shard]
+        self, stream: FlatBatch, config: EngineConfig, fitting: ProfileMatcher, state: State, shards: Sequence[Shard]
     ) -> None:
         self._stream = stream
         self._state = state

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from detector.contracts.findings import Finding, severity_of
 from detector.contracts.queries import BadRow, QueryBatch
 from detector.core.configuration import EngineConfig
-from detector.core.neighbours.views import Views
+from detector.core.neighbours.history import Views
 from detector.core.pipeline.plan import FlatBatch, Numbered, Planner, Segment, rows_of_step
 from detector.core.pipeline.store import Changes, Record, State, shares
-from detector.core.profile.matching import Fitting
+from detector.core.profile.profile import ProfileMatcher
 from detector.core.profile.reference import ReferenceIndex
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array, Sections
@@ -94,7 +94,7 @@ class Observing:
     def __init__(
         self,
         config: EngineConfig,
-        fitting: Fitting,
+        fitting: ProfileMatcher,
         state: State,
         references: dict[tuple[str, str], ReferenceIndex],
         shards: Sequence[Shard],

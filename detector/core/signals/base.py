@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
-from detector.core.neighbours.views import Views
+from detector.core.neighbours.history import Views
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import NotMergeable
 from detector.core.configuration import EngineConfig
-from detector.core.exposure.asked import missing, sent
+from detector.core.exposure import missing_mask, raw_features
 from detector.core.loops.compiled import compiled
-from detector.core.neighbours.views import Views
-from detector.core.owner_model.margins import Close, Margins
+from detector.core.neighbours.history import Views
+from detector.core.owner_model.margins import MarginResult, Margins
 from detector.core.profile.profile import Profile
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array
@@ -196,10 +196,10 @@ class _Judge:
         self.rule = _Rule(round(_NAT * up), round(_NAT * down), leaves)
         self._model, self._margins = profile.owner_model, margins
 
-    def close(self, rows: StepRows) -> Close:
+    def close(self, rows: StepRows) -> MarginResult:
         """Returns which rows are in a margin; unknown where the model needs features that were left out."""
         if self._model is not None:
-            close, absent = self._margins.close(self._model, sent(rows), None), missing(rows)
+            close, absent = self._margins.close(self._model, raw_features(rows), None), missing_mask(rows)
             return close if absent is None else replace(close, known=close.known & ~absent.any(axis=1))
         return self._margins.close(None, rows.features, rows.top)
 

@@ -24,16 +24,30 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError, NotMergeable
 from detector.core.configuration import EngineConfig
-from detector.core.exposure.asked import missing, sent
-from detector.core.exposure.bitmaps import BYTES, CELLS, first_visits, visit, visited
-from detector.core.exposure.learning import Examination, is_due
-from detector.core.exposure.levels import Sketches
-from detector.core.exposure.sample import EMPTY, NOTHING, PAIR, PLACES, hashed, least, place
+from detector.core.exposure import (
+    BITMAP_BYTES,
+    BITMAP_CELLS,
+    BUCKETS,
+    EMPTY,
+    NOTHING,
+    PAIR,
+    Sketches,
+    TreeProbe,
+    Validation,
+    bucket_of,
+    first_visits,
+    hash_pairs,
+    is_due,
+    missing_mask,
+    raw_features,
+    smallest_of,
+    visit,
+    visited,
+)
 from detector.core.loops.compiled import compiled
-from detector.core.neighbours.views import Views
-from detector.core.owner_model.tree import Tree
+from detector.core.neighbours.history import Views
+from detector.core.owner_model.models import Tree
 from detector.core.profile.profile import Profile
-from detector.core.profile.validation import Validation
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array, pack
 from detector.core.state.columns import ColumnTable, Rings
@@ -81,7 +95,9 @@ class Coverage:
             if own.validation is not None
         }
         self._by_tag = {meter.tag: meter for meter in self._meters.values()}
-        self._slots = ColumnTable({"bits": (np.uint8, 0, BYTES), "covered": (np.int64, 0), "tag": (np.uint64, 0)})
+        self._slots = ColumnTable(
+            {"bits": (np.uint8, 0, BITMAP_BYTES), "covered": (np.int64, 0), "tag": (np.uint64, 0)}
+        )
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
         meter = self._meters.get((rows.model, rows.model_version))
@@ -92,8 +108,8 @@ class Coverage:
         first, covered = np.empty(len(rows), np.bool_), np.empty(len(rows), np.int64)
         first_visits(self._slots["bits"], slot, cell, first)
         _add_up(slot, np.where(first, meter.rows[cell], 0), self._slots["covered"], covered)
-        key = np.sort(rows.slot[first] * CELLS + cell[first])
-        delta = self._of_slots(rows.slots) | _visits(key // CELLS, key % CELLS)
+        key = np.sort(rows.slot[first] * BITMAP_CELLS + cell[first])
+        delta = self._of_slots(rows.slots) | _visits(key // BITMAP_CELLS, key % BITMAP_CELLS)
         return metered(100.0 * covered / meter.total, delta)
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
@@ -116,12 +132,12 @@ class Coverage:
         self._slots.reset(slots)
 
     def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
-        return self._slots.nbytes if slots is None else (BYTES + 16) * len(slots)
+        return self._slots.nbytes if slots is None else (BITMAP_BYTES + 16) * len(slots)
 
     def merge(self, states: list[Delta]) -> Delta:
         """Returns the OR of the members' bitmaps."""
         tag = one_tag(states)
-        bits = np.zeros((len(tag), BYTES), np.uint8)
+        bits = np.zeros((len(tag), BITMAP_BYTES), np.uint8)
         for state in states:
             visit(bits, state["visit_slot"], state["visit_cell"].astype(np.int64))
         slot, cell = visited(bits)
@@ -167,7 +183,7 @@ class _Leaves:
 
     def cell(self, rows: StepRows) -> Array:
         """Returns int64 (n,). A query that leaves out a feature on its path reaches no leaf."""
-        features, absent = sent(rows), missing(rows)
+        features, absent = raw_features(rows), missing_mask(rows)
         if absent is None:
             return np.asarray(self._cell[self._tree.leaf(features)])
         ends = [self._tree.leaf(np.where(absent, np.float32(value), features)) for value in (-np.inf, np.inf)]
@@ -184,7 +200,7 @@ class _Quantised:
         self.rows, self.total = self._cells.rows, len(validation.features)
 
     def cell(self, rows: StepRows) -> Array:
-        return self._cells.cell(self._levels.sketch(sent(rows, self._levels.columns)))
+        return self._cells.cell(self._levels.sketch(raw_features(rows, self._levels.columns)))
 
 
 def _cells_of(profile: Profile, validation: Validation) -> _Leaves | _Quantised:
@@ -223,7 +239,7 @@ class InformationGain:
         self._meters = {key: meter for key, meter in meters.items() if meter.asks}
         self._by_tag = {meter.tag: meter for meter in self._meters.values()}
         self._slots = ColumnTable({"exposure": (np.float64, np.nan), "tag": (np.uint64, 0)})
-        self._kept = Rings(PLACES, PAIR, NOTHING)
+        self._kept = Rings(BUCKETS, PAIR, NOTHING)
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
         meter = self._meters.get((rows.model, rows.model_version))
@@ -231,10 +247,10 @@ class InformationGain:
             return silent(len(rows))
         self._begin(rows.slots, meter.tag)
         pairs = meter.pairs(rows)
-        places = self._kept.find(rows.slots[rows.slot], place(pairs["hash"]))
+        places = self._kept.find(rows.slots[rows.slot], bucket_of(pairs["hash"]))
         at = np.flatnonzero(pairs["hash"] < self._kept.values["hash"][places])
         exposure = self._exposures(rows, meter, pairs, at)
-        chosen = at[least(pairs["hash"][at], rows.slot[at])] if len(at) else at
+        chosen = at[smallest_of(pairs["hash"][at], rows.slot[at])] if len(at) else at
         last = np.empty(len(rows.slots))
         last[rows.slot] = exposure
         tag = np.full(len(rows.slots), meter.tag)
@@ -250,7 +266,7 @@ class InformationGain:
         for name in ("exposure", "tag"):
             self._slots[name][slots] = delta[f"slot_{name}"]
         pairs = _pairs(delta)
-        self._kept.write(slots[delta["pair_slot"]], place(pairs["hash"]), pairs)
+        self._kept.write(slots[delta["pair_slot"]], bucket_of(pairs["hash"]), pairs)
 
     def dump(self, slots: Array, pools: Array) -> Delta:
         self._reserve(slots)
@@ -276,7 +292,7 @@ class InformationGain:
         tag = one_tag(states)
         slot = np.concatenate([state["pair_slot"] for state in states]).astype(np.int64)
         pairs = np.concatenate([_pairs(state) for state in states])
-        chosen = least(pairs["hash"], slot)
+        chosen = smallest_of(pairs["hash"], slot)
         slot, pairs = slot[chosen], pairs[chosen]
         exposure = np.full(len(tag), np.nan)
         for at in np.unique(slot).tolist():
@@ -301,7 +317,7 @@ class InformationGain:
             held = self._kept.read(rows.slots[slot : slot + 1]).ravel()
             seen = pairs[at[(rows.slot[at] == slot) & (at <= row)]]
             joined = np.concatenate((held[held["hash"] != EMPTY], seen))
-            chosen = least(joined["hash"], np.zeros(len(joined), np.int64))
+            chosen = smallest_of(joined["hash"], np.zeros(len(joined), np.int64))
             exposure[own[own >= row]] = meter.exposure(joined[chosen])
         return exposure
 
@@ -318,22 +334,22 @@ class _ValidationMeter:
         self.dimension = validation.features.shape[1]
         self._levels = validation.levels
         rows = validation.features[:, self._levels.columns]
-        self._examination = Examination(self._levels.sketch(rows), validation.labels)
+        self._probe = TreeProbe(self._levels.sketch(rows), validation.labels)
 
     @property
     def asks(self) -> bool:
-        return self._examination.asks
+        return self._probe.is_informative
 
     def pairs(self, rows: StepRows) -> Pairs:
         """Returns (n,): each query with the model's class."""
         pairs = np.empty(len(rows), PAIR)
-        sketches: Sketches = self._levels.sketch(sent(rows, self._levels.columns))
+        sketches: Sketches = self._levels.sketch(raw_features(rows, self._levels.columns))
         pairs["sketch"], pairs["label"] = sketches, rows.pool_label[rows.pool]
-        pairs["hash"] = hashed(sketches, pairs["label"], self.tag)
+        pairs["hash"] = hash_pairs(sketches, pairs["label"], self.tag)
         return pairs
 
     def exposure(self, pairs: Pairs) -> float:
-        return self._examination.exposure(pairs["sketch"], pairs["label"])
+        return self._probe.exposure(pairs["sketch"], pairs["label"])
 
 
 def _pair_rows(slot: Array, pairs: Pairs) -> dict[str, Array]:

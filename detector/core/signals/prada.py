@@ -32,8 +32,8 @@ from detector.contracts.errors import NotMergeable
 from detector.contracts.findings import Evidence
 from detector.core.configuration import MOST, EngineConfig, PradaConfig
 from detector.core.loops.compiled import compiled
-from detector.core.neighbours.growing import Thresholds
-from detector.core.neighbours.views import Views
+from detector.core.neighbours.history import Views
+from detector.core.neighbours.search import Thresholds
 from detector.core.signals.base import Delta, Proposal
 from detector.core.signals.prada_published import ReferenceTest
 from detector.core.signals.shapiro_wilk import CONSTANT, LANES, WARM_UP, Tested, pairwise, statistic, weight_table

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from detector.contracts.findings import Evidence
 from detector.core.configuration import PradaConfig
 from detector.core.loops.compiled import compiled
-from detector.core.neighbours.growing import Recompute
+from detector.core.neighbours.search import Recompute
 from detector.core.signals.base import Delta
 from detector.core.signals.shapiro_wilk import CONSTANT, WARM_UP, Tested, half_weights, mean_of, squares_of, statistic
 from detector.core.state.arrays import Array

@@ -34,9 +34,8 @@ from detector.contracts.errors import NotMergeable
 from detector.contracts.findings import Evidence
 from detector.core.configuration import EngineConfig
 from detector.core.loops.compiled import compiled
-from detector.core.measures.base import Clock, Measure, Sight
-from detector.core.measures.trail import WIDTH, follow
-from detector.core.neighbours.views import Views
+from detector.core.measures.base import WIDTH, Clock, Measure, MeasureInput, update_trail
+from detector.core.neighbours.history import Views
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import PRIOR, Spread
 from detector.core.signals.base import Delta, Proposal
@@ -90,7 +89,7 @@ class Suspicion:
             return self._silent(len(rows))
         self._begin(rows.slots, judge.tag)
         slot = rows.slots[rows.slot]
-        sight = Sight(rows, views, follow(rows, slot, views.placed.points, self._slots["trail"]))
+        sight = MeasureInput(rows, views, update_trail(rows, slot, views.projection.points, self._slots["trail"]))
         columns = (
             [measure.score(sight) for measure in self._measures],
             [sight.weights[clock] for clock in CLOCKS],

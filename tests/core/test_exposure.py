@@ -32,7 +32,7 @@ from detector.core.exposure import (
     visit,
     visited,
 )
-from detector.core.exposure import BITMAP_BYTES as MOST_BYTES
+from detector.core.exposure import VALIDATION_BYTES as MOST_BYTES
 from detector.core.state.arrays import pack, unpack
 from tests.core.exposures import DIMENSION, asked, tree, validation
 

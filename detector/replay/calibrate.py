@@ -26,7 +26,7 @@ from detector.core.calibration.traffic import PlainTraffic, accounts_of, of_one_
 from detector.core.exposure import VALIDATION_ROWS, Validation
 from detector.core.forms import Outputs
 from detector.core.owner_model import from_json
-from detector.core.pipeline.flatten import labels_of
+from detector.core.pipeline.plan import labels_of
 from detector.core.profile.profile import Profile
 from detector.replay.topics import Topic
 from detector.runtime.sections import KafkaSettings

@@ -17,10 +17,9 @@ from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.contracts.findings import Alert, Audit, Finding
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
-from detector.core.batch import MicroBatch, Observation, PrincipalKey
 from detector.core.configuration import EngineConfig
-from detector.core.engine import Engine
-from detector.core.signals.prada.signal import Prada, distances_in
+from detector.core.engine import Engine, Observation, PrincipalKey
+from detector.core.signals.prada import Prada, distances_in
 from detector.policy.activity import Activity, UnjudgedRow
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
@@ -210,7 +209,7 @@ def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfi
 
 def _observed(engine: Engine, pieces: Sequence[QueryBatch]) -> list[Observation]:
     return [
-        engine.observe(MicroBatch((cut(piece, start, min(start + _ROWS, len(piece))),)))
+        engine.observe([cut(piece, start, min(start + _ROWS, len(piece)))])
         for piece in pieces
         for start in range(0, len(piece), _ROWS)
     ]

@@ -3,25 +3,137 @@
 A segment ends before a new principal that finds no free slot in its shard, before a principal's dimension changes,
 or after 1,024 rows. A step holds the rows of one judging version and dimension. So these bounds do not depend on the
 micro-batches.
+
+How many features a principal's queries have, where neither a setting nor a profile says: as most of their own.
+
+Each slot has a candidate and its votes (Boyer and Moore's majority vote, with a cap): a query of that dimension adds a
+vote and is judged, another takes one away and is not. Once no votes are left the next query that differs becomes
+the candidate, and the slot's history begins anew. A candidate that came by the k-th change starts with 2^k votes, so
+that nobody can change to and fro for long. The majority is the principal's own: a partition sees only a part of a
+model's traffic, and a group of accounts could outvote the honest.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, chain
 
 import numpy as np
+from numpy.typing import NDArray
 
-from detector.core.batch import PrincipalKey
+from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig
-from detector.core.loops.numbering import positions
-from detector.core.pipeline.flatten import Stream
 from detector.core.pipeline.store import State
-from detector.core.pipeline.voting import Vote, poll
 from detector.core.profile.profile import ProfileMatcher
 from detector.core.state.arrays import Array
-from detector.core.state.principals import Principals, Shard
-from detector.core.state.rows import Rows
+from detector.core.state.principals import LABEL_LIMIT, MOST_VOTES, Key, PrincipalKey, Principals, Shard
+from detector.core.state.rows import StepRows, positions
+
+
+class FlatBatch:
+    """One micro-batch of each shard, in order of shards: ``pieces`` of plain queries, and their repairs by shard
+    (``repaired``).
+
+    ``keys``: those that occur, with the judging version (``ProfileMatcher.judged_as``, or the query's own without one).
+    Shard i has the keys ``key_edges[i]`` to ``key_edges[i + 1]`` and the rows ``edges[i]`` to ``edges[i + 1]``.
+    ``first_piece`` int64: the first piece of each key. Per row: ``shard``, ``key`` (position in ``keys``), ``piece``
+    and ``piece_row`` (its source), ``fits`` (whether a profile matches or the model has none), ``dimension`` and
+    ``space`` (position in ``spaces``, each a (model, judging version, dimension)).
+    """
+
+    def __init__(self, batches: Sequence[Sequence[QueryBatch]], fitting: ProfileMatcher) -> None:
+        owned = [(at, piece) for at, batch in enumerate(batches) for piece in batch if len(piece)]
+        self.repaired = [Counter[str]() for _ in batches]
+        self.pieces = tuple(fitting.plain(piece, self.repaired[at]) for at, piece in owned)
+        self._judged_as = [fitting.judged_as(piece) for _, piece in owned]
+        self._spaces: dict[tuple[str, str, int], int] = {}
+        self._numbers: list[dict[Key, int]] = [{} for _ in batches]
+        self._new_keys: list[int] = []
+        self._matrices: dict[int, tuple[NDArray[np.float32], Array]] = {}
+        lengths = [len(piece) for piece in self.pieces]
+        self.key = _joined([self._key_index(at, number) for number, (at, _) in enumerate(owned)], np.int32)
+        self.piece = np.repeat(np.arange(len(self.pieces)), lengths)
+        self.piece_row = _joined([np.arange(length) for length in lengths], np.int64)
+        self.space_of_piece = np.array([self._space(number) for number in range(len(self.pieces))], dtype=np.int64)
+        self.spaces = list(self._spaces)
+        self.space = self.space_of_piece[self.piece]
+        self.fits = np.array([version is not None for version in self._judged_as], dtype=np.bool_)[self.piece]
+        self.dimension = np.array([piece.dimension for piece in self.pieces], dtype=np.int32)[self.piece]
+        self.shard = np.array([at for at, _ in owned], dtype=np.int64)[self.piece]
+        self.first_piece = np.repeat(np.arange(len(self.pieces)), self._new_keys)
+        self.keys: list[Key] = list(chain.from_iterable(self._numbers))
+        keys_of = list(map(len, self._numbers))
+        self.shard_of_key = np.repeat(np.arange(len(batches)), keys_of)
+        self.edges: list[int] = np.searchsorted(self.shard, np.arange(len(batches) + 1)).tolist()
+        self.key_edges: list[int] = [0, *accumulate(keys_of)]
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @cached_property
+    def label(self) -> Array:
+        """int64 (n,): the predicted classes, see ``labels_of``."""
+        return _joined([labels_of(piece) for piece in self.pieces], np.int64)
+
+    def features(self, space: int, rows: Array) -> NDArray[np.float32]:
+        """Returns float32 (m, d): the features of ``rows``, all of one space."""
+        pieces = np.flatnonzero(self.space_of_piece == space)
+        if len(pieces) == 1:
+            matrix, at = self.pieces[int(pieces[0])].features, self.piece_row[rows]
+        else:
+            matrix, start = self._matrix(space)
+            at = start[self.piece[rows]] + self.piece_row[rows]
+        chosen: NDArray[np.float32] = matrix if len(at) == len(matrix) else matrix[at]
+        return chosen
+
+    def _matrix(self, space: int) -> tuple[NDArray[np.float32], Array]:
+        if space not in self._matrices:
+            pieces = np.flatnonzero(self.space_of_piece == space).tolist()
+            start = np.zeros(len(self.pieces), np.int64)
+            start[pieces] = np.cumsum([0] + [len(self.pieces[at]) for at in pieces[:-1]])
+            self._matrices[space] = np.concatenate([self.pieces[at].features for at in pieces]), start
+        return self._matrices[space]
+
+    def version(self, row: int) -> str:
+        """Returns the model version of the query in ``row``."""
+        return self.pieces[int(self.piece[row])].model_version
+
+    def _key_index(self, shard: int, number: int) -> Array:
+        piece = self.pieces[number]
+        used = np.flatnonzero(np.bincount(piece.principal_index, minlength=len(piece.principals)))
+        numbers = np.full(len(piece.principals), -1, np.int32)
+        model, version, _ = self._space_key(number)
+        known, principals = self._numbers[shard], piece.principals
+        before = len(known)
+        found = [known.setdefault((model, version, principals[at]), len(known)) for at in used.tolist()]
+        self._new_keys.append(len(known) - before)
+        numbers[used] = np.array(found) + sum(map(len, self._numbers[:shard]))
+        return numbers[piece.principal_index]
+
+    def _space(self, number: int) -> int:
+        return self._spaces.setdefault(self._space_key(number), len(self._spaces))
+
+    def _space_key(self, number: int) -> tuple[str, str, int]:
+        piece, judged_as = self.pieces[number], self._judged_as[number]
+        return piece.model, piece.model_version if judged_as is None else judged_as, piece.dimension
+
+
+def labels_of(piece: QueryBatch) -> Array:
+    """Returns the predicted classes, int64 (n,): argmax of probabilities, the label itself, 0 for a score."""
+    labels: Array = np.zeros(len(piece), np.int64)
+    if piece.output_kind == "probabilities":
+        labels = piece.outputs.argmax(1)
+    elif piece.output_kind == "label":
+        labels = np.clip(piece.outputs[:, 0].astype(np.float64), -LABEL_LIMIT, LABEL_LIMIT).astype(np.int64)
+    return labels
+
+
+def _joined(parts: list[Array], dtype: type) -> Array:
+    return np.concatenate([*parts, np.empty(0, dtype)]) if len(parts) != 1 else parts[0]
+
 
 MOST_ROWS = 1_024
 
@@ -51,7 +163,7 @@ class Planner:
     """
 
     def __init__(
-        self, stream: Stream, config: EngineConfig, fitting: ProfileMatcher, state: State, shards: Sequence[Shard]
+        self, stream: FlatBatch, config: EngineConfig, fitting: ProfileMatcher, state: State, shards: Sequence[Shard]
     ) -> None:
         self._stream = stream
         self._state = state
@@ -208,7 +320,7 @@ class Numbered:
 
     @classmethod
     def of(
-        cls, stream: Stream, rows: Array, slot_of_key: Array, principals: Principals, config: EngineConfig
+        cls, stream: FlatBatch, rows: Array, slot_of_key: Array, principals: Principals, config: EngineConfig
     ) -> Numbered:
         keys, slot, rank = positions(stream.key[rows].astype(np.int64), len(slot_of_key))
         slots = slot_of_key[keys]
@@ -229,7 +341,7 @@ class Numbered:
             yield np.flatnonzero(space == number)
 
 
-def rows_of_step(stream: Stream, numbered: Numbered, at: Array, state: State) -> tuple[Rows, Array]:
+def rows_of_step(stream: FlatBatch, numbered: Numbered, at: Array, state: State) -> tuple[StepRows, Array]:
     """Returns the rows at positions ``at`` of ``numbered``, and int64: the positions of their slots in its
     ``slots``."""
     rows = numbered.rows[at]
@@ -239,7 +351,7 @@ def rows_of_step(stream: Stream, numbered: Numbered, at: Array, state: State) ->
     pools, pool_slot, pool = state.pools.grouped(own, slot, len(slots))
     space = int(stream.space[rows[0]])
     model, version, _ = stream.spaces[space]
-    step = Rows(
+    step = StepRows(
         model=model,
         model_version=version,
         slots=slots,
@@ -256,3 +368,47 @@ def rows_of_step(stream: Stream, numbered: Numbered, at: Array, state: State) ->
         batch_row=stream.piece_row[rows],
     )
     return step, place
+
+
+@dataclass(slots=True)
+class Vote:
+    """The candidate ``dimension`` of one slot, its ``votes`` and how often it changed."""
+
+    dimension: int
+    votes: int
+    flips: int
+
+    def take(self, dimension: int) -> bool:
+        """Count a query that does not change the candidate; whether it is judged."""
+        if dimension == self.dimension:
+            self.votes = min(self.votes + 1, MOST_VOTES)
+            return True
+        self.votes -= 1
+        return False
+
+    def changes(self, dimension: int) -> bool:
+        """Whether a query of ``dimension`` becomes the candidate."""
+        return self.votes == 0 and dimension != self.dimension
+
+    def change(self, dimension: int) -> None:
+        self.flips = min(self.flips + 1, MOST_VOTES.bit_length() - 1)
+        self.dimension, self.votes = dimension, 1 << self.flips
+
+
+def poll(votes: dict[int, Vote], rows: Array, key: Array, dimension: Array, judged: Array) -> int | None:
+    """Count queries of ``key`` and ``dimension`` int64 (n,), at ``rows`` of a segment, in ``votes`` by key, and write
+    into ``judged`` bool (n,) which are. Stops at the first row where a candidate would change and gives it, as that is
+    done at the start of a segment; None where there is no such row."""
+    asked: list[tuple[int, int, int]] = np.stack((rows, key, dimension), axis=1).tolist()
+    for at, (row, own, features) in enumerate(asked):
+        vote = votes.get(own)
+        if vote is None:
+            votes[own], judged[at] = Vote(features, 1, 0), True
+        elif not vote.changes(features):
+            judged[at] = vote.take(features)
+        elif row == 0:
+            vote.change(features)
+            judged[at] = True
+        else:
+            return row
+    return None

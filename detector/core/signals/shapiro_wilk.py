@@ -5,15 +5,20 @@ W = (sum_i a_i y_(i))^2 / sum_i (y_i - mean)^2 with weights a that depend on the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import log, nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.findings import Evidence
 from detector.core.loops.compiled import compiled
-from detector.core.loops.sums import mean_of, squares_of, total
+from detector.core.state.arrays import Array
 
+WARM_UP = 100
+"""A test needs more than this many distances after outlier rejection."""
 CONSTANT = 1e-9
 """A sample whose deviation is below this share of its mean has no shape to test."""
 
@@ -93,3 +98,88 @@ def weight_table(largest: int) -> NDArray[np.float64]:
         half_weights(count, table[count], work)
     table.setflags(write=False)
     return table
+
+
+LANES = 8
+_BLOCK = 128
+
+
+@compiled
+def total(values: NDArray[np.float64], count: int) -> float:
+    """Returns the sum of the first ``count`` values, and overwrites them: the last half is added to the first."""
+    while count > 1:
+        half = count // 2
+        first, last = values[:half], values[count - half : count]
+        for at in range(half):
+            first[at] += last[at]
+        count -= half
+    return float(values[0]) if count else 0.0
+
+
+@compiled
+def mean_of(values: NDArray[np.float64], work: NDArray[np.float64]) -> float:
+    """Returns the mean of one or more values. ``work``: room for half of them, and one."""
+    count, half = len(values), len(values) // 2
+    last = values[count - half :]
+    work[half] = values[half]
+    for at in range(half):
+        work[at] = values[at] + last[at]
+    return total(work, count - half) / count
+
+
+@compiled
+def squares_of(values: NDArray[np.float64], mean: float, work: NDArray[np.float64]) -> float:
+    """Returns the sum of the squares of deviations from ``mean``. ``work`` as in ``mean_of``."""
+    count, half = len(values), len(values) // 2
+    last = values[count - half :]
+    work[half] = (values[half] - mean) * (values[half] - mean)
+    for at in range(half):
+        work[at] = (values[at] - mean) * (values[at] - mean) + (last[at] - mean) * (last[at] - mean)
+    return total(work, count - half)
+
+
+@compiled
+def pairwise(values: NDArray[np.float64], count: int) -> float:
+    """Returns the sum of the first ``count`` values in numpy's order for a power of two of them, zeros included.
+    Overwrites them, and up to seven places behind them."""
+    end = (count + LANES - 1) // LANES * LANES
+    values[count:end] = 0.0
+    blocks = (end + _BLOCK - 1) // _BLOCK
+    for block in range(blocks):
+        values[block] = _lanes(values[block * _BLOCK : min(block * _BLOCK + _BLOCK, end)])
+    while blocks > 1:
+        for pair in range(blocks // 2):
+            values[pair] = values[2 * pair] + values[2 * pair + 1]
+        if blocks % 2:
+            values[blocks // 2] = values[blocks - 1]
+        blocks = (blocks + 1) // 2
+    return float(values[0])
+
+
+@compiled
+def _lanes(values: NDArray[np.float64]) -> float:
+    a = b = c = d = e = f = g = h = 0.0
+    for at in range(0, len(values), LANES):
+        a += values[at]
+        b += values[at + 1]
+        c += values[at + 2]
+        d += values[at + 3]
+        e += values[at + 4]
+        f += values[at + 5]
+        g += values[at + 6]
+        h += values[at + 7]
+    return ((a + b) + (c + d)) + ((e + f) + (g + h))
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """As of each row, in stream order: ``statistic`` W float64 (n,), NaN before the first test, and ``alarm`` bool
+    (n,). ``evidence`` at rows where an alarm rises; ``delta``: the change of state. ``repeats`` bool (n,): rows that
+    are known to repeat an earlier query, where the test looks for them."""
+
+    statistic: NDArray[np.float64]
+    alarm: NDArray[np.bool_]
+    evidence: dict[int, tuple[Evidence, ...]]
+    delta: dict[str, Array]
+    figures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    repeats: NDArray[np.bool_] | None = None

@@ -126,7 +126,7 @@ class MeasureInput:
     def changes(self) -> NDArray[np.int64]:
         """int64 (n,): the number of features that differ from the nearest own earlier query."""
         changes = np.empty(len(self.rows), np.int64)
-        _count_changes(self.views.own.step, self.limits, changes)
+        count_changes(self.views.own.step, self.limits, changes)
         return changes
 
     @cached_property
@@ -169,7 +169,7 @@ def rank(values: Floats, ascending: Array) -> Floats:
 
 
 @compiled
-def _count_changes(step: NDArray[np.float32], limits: NDArray[np.float32], changes: Array) -> None:
+def count_changes(step: NDArray[np.float32], limits: NDArray[np.float32], changes: Array) -> None:
     """Fills ``changes`` (n,) with how many features of each ``step`` (n, d) are beyond ``limits`` (d,)."""
     for row in range(len(step)):
         count = 0

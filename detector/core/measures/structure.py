@@ -55,13 +55,13 @@ TINY_STEPS = Measure(
 """``tiny_steps``: steps far smaller than honest ones: finite differences, the last steps of a bisection."""
 
 
-_FEATURE_MOST = 2
+FEW_CHANGES = 2
 
 
 def _one_feature(queries: MeasureInput) -> Floats:
     """Returns 1 where at most two features differ from the nearest own earlier query; two, since one-hot categories
     change in pairs."""
-    few = (queries.changes <= _FEATURE_MOST) & np.isfinite(queries.views.own.distance)
+    few = (queries.changes <= FEW_CHANGES) & np.isfinite(queries.views.own.distance)
     return np.asarray(few, np.float64)
 
 
@@ -90,14 +90,18 @@ _SIGN_BEYOND = np.int32(4 * _SIGN_EQUAL * 2**23)
 def _sign_steps(queries: MeasureInput) -> Floats:
     """Returns 1 where at least five features changed and over half of them by the median magnitude, to a thousandth.
     With many features, about 128 evenly spaced ones are compared."""
-    every = -(-queries.reference.dimension // _SIGN_FEATURES)
     score = np.zeros(len(queries.rows))
-    _of_one_size(queries.views.own.step, queries.limits, queries.reference.scale, every, score)
+    of_one_size(queries.views.own.step, queries.limits, queries.reference.scale, sign_stride(queries.reference.dimension), score)
     return np.where(np.isfinite(queries.views.own.distance), score, 0.0)
 
 
+def sign_stride(dimension: int) -> int:
+    """Returns the distance between compared features: with many of them, about 128 are compared."""
+    return -(-dimension // _SIGN_FEATURES)
+
+
 @compiled
-def _of_one_size(
+def of_one_size(
     step: NDArray[np.float32], limits: NDArray[np.float32], scale: NDArray[np.float32], every: int, score: Floats
 ) -> None:
     """Sets ``score`` (n,) to 1 where over half of the features that changed, and at least five, changed by one size."""

@@ -18,6 +18,7 @@ from detector.core.exposure import Validation
 from detector.core.forms import Form, Outputs, plain_without_profile
 from detector.core.owner_model import OwnerModel
 from detector.core.owner_model.margins import Margins
+from detector.core.profile.crowd import Crowd
 from detector.core.profile.reference import Reference
 from detector.core.profile.standards import Standards
 from detector.core.state.arrays import pack, unpack
@@ -34,6 +35,7 @@ _PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "margins": Margins.from_record,
     "validation": Validation.from_record,
     "stored_form": Form.from_record,
+    "crowd": Crowd.from_record,
 }
 
 
@@ -53,6 +55,7 @@ class Profile:
     validation: Validation | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
     stored_form: Form | None = None
+    crowd: Crowd | None = None
 
     @cached_property
     def form(self) -> Form:
@@ -70,8 +73,9 @@ class Profile:
     def to_bytes(self) -> bytes:
         """Returns the file content, as msgpack."""
         parts = {name: None if (part := getattr(self, name)) is None else part.to_record() for name in _PARTS}
-        if self.stored_form is None:
-            del parts["stored_form"]
+        for name in ("stored_form", "crowd"):
+            if parts[name] is None:
+                del parts[name]
         return pack(
             {
                 "profile": _WITHOUT_FORM if self.stored_form is None else VERSION,

@@ -1,0 +1,64 @@
+"""How far honest accounts go together: the crowd that groups are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from detector.contracts.queries import QueryBatch
+from detector.core.calibration.calibrate import Calibration
+from detector.core.pipeline.plan import labels_of
+from detector.core.profile.crowd import VOLUMES, Crowd, Floats
+from detector.core.profile.reference import ReferenceIndex
+from detector.core.profile.standards import Spread, unexplained
+from detector.groups.links import LINKS, RecentQueries
+from detector.groups.standardised import deviations, sums_at
+
+_LEAST_BETWEEN, _LEAST_WITHIN = 0.05, 0.15
+_WINDOW = int(VOLUMES[-1])
+
+
+def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
+    """Returns the crowd of the honest ``accounts`` that ``calibration`` rests on, each compared with the others."""
+    by_name = {own.principals[own.principal_index[0]]: own for own in accounts}
+    ordered = [by_name[name] for name in calibration.accounts]
+    values = _link_values(calibration, ordered)
+    spread = _spread(values)
+    linked = [deviations(sums_at(own, VOLUMES), VOLUMES[VOLUMES <= len(own)], spread) for own in values]
+    exemplars = np.array([own.max(axis=0, initial=0.0) for own in linked])
+    jury = calibration.jury
+    reached = np.full((len(VOLUMES), len(ordered)), np.nan)
+    for at, own in enumerate(jury.scores):
+        due = VOLUMES[VOLUMES <= len(own)]
+        if not len(due):
+            continue
+        by_links = unexplained(linked[at], np.delete(exemplars, at, axis=0))[0]
+        total = jury.course(own[due - 1], {at}) + by_links
+        for start in range(_WINDOW, len(own) - _WINDOW + 1, _WINDOW):
+            total = np.maximum(total, jury.course(own[start + due - 1], {at}))
+        reached[: len(due), at] = np.maximum.accumulate(total)
+    descending = -np.sort(-reached, axis=1)
+    return Crowd(descending, spread, exemplars)
+
+
+def _link_values(calibration: Calibration, accounts: Sequence[QueryBatch]) -> list[Floats]:
+    """Returns float64 (n, 4) for each account: its link measures, when all accounts send at the same time, each evenly
+    from its first query to its last."""
+    when = np.concatenate([(np.arange(len(own)) + 0.5) / len(own) for own in accounts])
+    account = np.repeat(np.arange(len(accounts)), [len(own) for own in accounts])
+    order = np.lexsort((account, when))
+    recent = RecentQueries(ReferenceIndex(calibration.profile.reference))
+    features = np.concatenate([own.features for own in accounts])[order]
+    label = np.concatenate([labels_of(own) for own in accounts])[order]
+    values = recent.link(features, account[order], label).values
+    return [values[account[order] == at] for at in range(len(accounts))]
+
+
+def _spread(values: Sequence[Floats]) -> Spread:
+    means = np.array([own.mean(axis=0) for own in values])
+    mean = np.median(means, axis=0)
+    between = 1.4826 * np.median(np.abs(means - mean), axis=0)
+    within = np.median([own.std(axis=0) for own in values], axis=0)
+    assert len(mean) == len(LINKS)
+    return Spread(mean, np.maximum(between, _LEAST_BETWEEN), np.maximum(within, _LEAST_WITHIN))

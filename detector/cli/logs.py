@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.screen import complain, note
+from detector.cli.screen import note
+from detector.runtime.text import complain
 
 if TYPE_CHECKING:
     from detector.runtime.settings import Settings

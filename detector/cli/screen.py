@@ -44,12 +44,6 @@ def note(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
-def complain(*lines: str) -> None:
-    """Prints ``lines`` to standard error, with the name of this program."""
-    for line in lines:
-        note(f"weirguard: {line}")
-
-
 def console(*, stderr: bool = False) -> Console:
     """The console for tables and progress bars; lines are not wrapped if the output is no terminal."""
     from rich.console import Console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from datetime import UTC, datetime
 from html import escape
@@ -44,6 +45,12 @@ def printable_lines(text: str) -> str:
 def html_text(text: str) -> str:
     """Returns ``text`` printable, and escaped so that HTML and XML read it as text alone."""
     return escape(printable(text))
+
+
+def complain(*lines: str) -> None:
+    """Writes ``lines`` to standard error, each made printable, after the name of this program."""
+    for line in lines:
+        print(f"weirguard: {printable(line)}", file=sys.stderr)  # noqa: T201 - as cli/screen does
 
 
 def _escaped(character: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.codecs.loose_values import as_float, marks_of, shown, text_of, whole_of
+from detector.contracts.codecs.loose import as_float, marks_of, shown, text_of, whole_of
 from detector.contracts.errors import ConfigurationError
 from detector.sources.kinds import as_text, is_list, is_text, values_in
 

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.limits import RECORD_BYTES
-from detector.contracts.codecs.loose_values import json_fields
-from detector.contracts.codecs.queries_json import decode_json_run
+from detector.contracts.codecs.loose import json_fields
 from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.contracts.queries import DecodedQueries
 from detector.sources.cells import moment

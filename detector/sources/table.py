@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.batches import in_log_order
-from detector.contracts.codecs.loose_values import shown
-from detector.contracts.codecs.mending import TEXT_COLUMNS
-from detector.contracts.codecs.queries_json import decode_json_run
-from detector.contracts.codecs.screening import screen
+from detector.contracts.codecs.json_queries import decode_json_run
+from detector.contracts.codecs.loose import shown
+from detector.contracts.codecs.screening import TEXT_COLUMNS, screen
 from detector.contracts.principals import names_one, usable_principal
 from detector.contracts.queries import BadRow, DecodedQueries, DecodedRun, OutputKind, QueryBatch
 from detector.sources.cells import (

@@ -21,7 +21,7 @@ from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.contracts.queries import DecodedQueries
 from detector.sources.cells import moment
 from detector.sources.files import opened, partitions
-from detector.sources.kinds import ColumnLook, Kind
+from detector.sources.kinds import ColumnKind, Kind
 from detector.sources.mapping import VECTORS
 from detector.sources.plan import ColumnPlan, LogReader
 from detector.sources.table import class_names, event_ids, of_run
@@ -97,13 +97,13 @@ def _fields(value: bytes) -> tuple[dict[str, Any] | None, bool]:
     return (found if isinstance(found, dict) else None), True
 
 
-def _look(name: str, values: list[Any]) -> ColumnLook:
+def _look(name: str, values: list[Any]) -> ColumnKind:
     if name in VECTORS:
-        return ColumnLook("value")
+        return ColumnKind("value")
     kinds = Counter(map(_kind, values))
     kind = kinds.most_common(1)[0][0]
     distinct = len({value for value in values if isinstance(value, str)})
-    return ColumnLook(kind, varied=distinct > min(_DISTINCT, max(2, len(values) // 2)))
+    return ColumnKind(kind, varied=distinct > min(_DISTINCT, max(2, len(values) // 2)))
 
 
 def _kind(value: object) -> Kind:

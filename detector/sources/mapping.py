@@ -29,6 +29,9 @@ class ColumnSource:
     patterns: tuple[str, ...] = ()
     constant: str | None = None
 
+    def __str__(self) -> str:
+        return "|".join(self.patterns) if self.constant is None else f"@{self.constant}"
+
     def matches(self, name: str) -> bool:
         """Returns whether the source includes the column ``name``."""
         return any(_matches(pattern, name) for pattern in self.patterns)

@@ -13,7 +13,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import DecodedQueries
 from detector.sources.cells import TablePart
 from detector.sources.files import partitions
-from detector.sources.kinds import ColumnLook, looks_of
+from detector.sources.kinds import ColumnKind, kinds_of
 from detector.sources.plan import LogReader
 from detector.sources.table import read_part
 
@@ -65,13 +65,13 @@ def _named(file: Any) -> list[str]:
     return [field.name for field in file.schema_arrow if str(field.type) != "null"]
 
 
-def _looks(file: Any) -> dict[str, ColumnLook]:
+def _looks(file: Any) -> dict[str, ColumnKind]:
     """Returns the looks of the columns, from the first rows."""
     import pyarrow as pa
 
     rows = min(_SAMPLE, rows_at_once(file.metadata))
     table = next(file.iter_batches(rows), None) or pa.RecordBatch.from_pylist([], file.schema_arrow)
-    return looks_of({name: table[name] for name in _named(file)})
+    return kinds_of({name: table[name] for name in _named(file)})
 
 
 MARK = b"weirguard.lab"

@@ -15,7 +15,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import BadRow, DecodedQueries
 from detector.sources.cells import TablePart
 from detector.sources.files import count_lines, opened, partitions
-from detector.sources.kinds import looks_of
+from detector.sources.kinds import kinds_of
 from detector.sources.plan import LogReader
 from detector.sources.table import read_part
 
@@ -74,7 +74,7 @@ def _read(path: Path, reading: LogReader, rows: _Rows) -> Iterator[DecodedQuerie
         own = rows.table.slice(start, stop - start)
         return dict(zip(names, own.columns, strict=True))
 
-    plan = reading.plan(path, lambda: looks_of(columns(0, _ROWS), texts_only=True), frozenset([*names, *given]))
+    plan = reading.plan(path, lambda: kinds_of(columns(0, _ROWS), texts_only=True), frozenset([*names, *given]))
     for start in range(0, len(rows.places), step):
         places = rows.places[start : start + step]
         texts = columns(start, start + step)

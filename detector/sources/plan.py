@@ -108,17 +108,18 @@ class LogReader:
     _notes: set[str] = field(default_factory=set)
     _timeless: int = 0
 
-    def plan(self, path: Path, kinds: Callable[[], Kinds], names: frozenset[str]) -> ColumnPlan:
-        """Returns the plan for the table in ``path`` with columns ``names``. Calls ``kinds`` only for new columns.
-        Raises ConfigurationError."""
-        if names not in self._plans:
-            from_path = {name: ColumnKind("text", varied=True) for name in partitions(path)}
-            plan = self._plans[names] = _Assignment(path, {**from_path, **kinds()}, self.sources).plan()
+    def plan(self, path: Path, kinds: Callable[[], Kinds], names: Iterable[str]) -> ColumnPlan:
+        """Returns the plan for the table in ``path`` with columns ``names``, besides those that its folders name. Calls
+        ``kinds`` only for new columns. Raises ConfigurationError."""
+        from_path = {name: ColumnKind("text", varied=True) for name in partitions(path)}
+        columns = frozenset([*names, *from_path])
+        if columns not in self._plans:
+            plan = self._plans[columns] = _Assignment(path, {**from_path, **kinds()}, self.sources).plan()
             for note in plan.notes:
                 if note not in self._notes:
                     self._notes.add(note)
                     self.tell(f"{path}: {note}")
-        return self._plans[names]
+        return self._plans[columns]
 
     def times(self, rows: int) -> NDArray[np.float64]:
         """Returns times for the next ``rows`` rows without a time, float64 (rows,), seconds UTC."""

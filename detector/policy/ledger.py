@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from detector.contracts.codecs.limits import is_time
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action, Alert, Cause, Command, Decision
+from detector.contracts.findings import Alert, Cause, Command, Decision
 from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.accounting import Accounting
 from detector.policy.activity import Activity, Effects, Key, Section
@@ -69,8 +69,10 @@ class Ledger:
         """Applies a command at policy time ``now``, seconds. A refused command is audited with the reason."""
         key = command.model, command.principal
         principal = self._principal(key)
-        summary, refused = self._carry_out(principal, command, now)
-        audit = command_audit(command, now, summary, refused)
+        try:
+            audit = command_audit(command, now, self._carry_out(principal, command, now), refused=False)
+        except ConfigurationError as refusal:
+            audit = command_audit(command, now, str(refusal), refused=True)
         changes: Changes = {key: principal.entry} if principal.entry != (principal.before or Entry()) else {}
         effects = self._conclude([audit, *principal.emitted], changes, now)
         if command.kind == "clear":
@@ -150,41 +152,32 @@ class Ledger:
             self._drops = [(at, key) for key, at in self._drop_at.items()]
             heapq.heapify(self._drops)
 
-    def _carry_out(self, principal: PrincipalPolicy, command: Command, now: float) -> tuple[str, bool]:
-        """Returns a summary of the result, and whether the command was refused."""
+    def _carry_out(self, principal: PrincipalPolicy, command: Command, now: float) -> str:
+        """Returns a summary of the result. Raises ConfigurationError with the reason if the command is refused."""
         if command.kind == "add":
             return self._add(principal, command, now)
         if command.kind == "clear":
             principal.clear(now)
-            return "cleared: causes, latches and detection state", False
+            return "cleared: causes, latches and detection state"
         lifted = principal.lift(command.cause_id, now)
         if not lifted:
             wanted = "no cause" if command.cause_id is None else f"no cause {command.cause_id}"
-            return f"nothing deleted: there is {wanted} against the principal", True
-        return shortened("deleted: " + ", ".join(f"{cause.origin} ({cause.id})" for cause in lifted)), False
+            raise ConfigurationError(f"nothing deleted: there is {wanted} against the principal")
+        return shortened("deleted: " + ", ".join(f"{cause.origin} ({cause.id})" for cause in lifted))
 
-    def _add(self, principal: PrincipalPolicy, command: Command, now: float) -> tuple[str, bool]:
-        action, duration = command.action, command.duration_seconds
+    def _add(self, principal: PrincipalPolicy, command: Command, now: float) -> str:
+        action, duration, origin = command.action, command.duration_seconds, _OPERATOR + command.issuer
         principal.expire(now)
         if action is None or duration is None or not (duration > 0 and is_time(now + duration)):
-            return f"not added: it needs an action and a duration above 0, not {action} for {duration}", True
-        obstacle = _obstacle(action, command.issuer, len(principal.entry.active_causes))
-        if obstacle is not None:
-            return obstacle, True
-        cause = Cause(command.id, _OPERATOR + command.issuer, now + duration, command.reason)
-        mode = command.mode or self._policy.mode_of(command.model)
-        principal.impose(ActiveCause(cause, action, mode), now)
-        return f"added: {action.name} ({mode}) for {duration:g} seconds", False
-
-
-def _obstacle(action: Action, issuer: str, causes: int) -> str | None:
-    """Returns why ``issuer`` may not impose ``action`` on a principal with ``causes`` causes, or None."""
-    if len(_OPERATOR + issuer) > NAME_CHARACTERS:
-        return f"not added: the issuer's name is longer than {NAME_CHARACTERS - len(_OPERATOR)} characters"
-    if causes >= MOST_CAUSES:
-        return f"not added: the principal already has {MOST_CAUSES} causes; delete some first"
-    try:
+            raise ConfigurationError(
+                f"not added: it needs an action and a duration above 0, not {action} for {duration}"
+            )
+        if len(origin) > NAME_CHARACTERS:
+            most = NAME_CHARACTERS - len(_OPERATOR)
+            raise ConfigurationError(f"not added: the issuer's name is longer than {most} characters")
+        if len(principal.entry.active_causes) >= MOST_CAUSES:
+            raise ConfigurationError(f"not added: the principal already has {MOST_CAUSES} causes; delete some first")
         check_action(action, "not added")
-    except ConfigurationError as error:
-        return str(error)
-    return None
+        mode = command.mode or self._policy.mode_of(command.model)
+        principal.impose(ActiveCause(Cause(command.id, origin, now + duration, command.reason), action, mode), now)
+        return f"added: {action.name} ({mode}) for {duration:g} seconds"

@@ -21,6 +21,11 @@ _REQUESTED = 2
 WIDTH = 2 * _AXES + _REQUESTED
 """The size of the state: the last point, the step that led to it, and the specification requested with it."""
 
+Family = Literal["content", "structure", "outputs", "protocol"]
+Clock = Literal["effective", "each", "near"]
+"""How a query counts in the averages: by its novelty to the principal, one per query, or only if it is near an own
+earlier one."""
+Floats = NDArray[np.float64]
 Points = NDArray[np.float32]
 
 
@@ -36,11 +41,11 @@ class Trail(NamedTuple):
 
 
 def update_trail(rows: Rows, slot: NDArray[np.int64], points: Points, state: Points) -> Trail:
-    """Returns the trail of ``rows`` at ``points`` float32 (n, k). ``state`` float32 (slots, 34) is updated in place;
-    ``slot`` int64 (n,) says whose each row is."""
+    """Returns the trail of ``rows`` at ``points`` float32 (n, k), which belong to ``slot`` int64 (n,) each, and updates
+    ``state`` float32 (slots, 34) in place."""
     count = len(rows)
-    step, step_before = np.empty((count, _AXES), np.float32), np.empty((count, _AXES), np.float32)
-    requested, requested_before = np.empty((count, _REQUESTED), np.float32), np.empty((count, _REQUESTED), np.float32)
+    step, step_before = np.empty((2, count, _AXES), np.float32)
+    requested, requested_before = np.empty((2, count, _REQUESTED), np.float32)
     requested[:] = rows.column("specification", np.float32(np.nan)).reshape(count, -1)
     trail = Trail(step, step_before, requested, requested_before)
     _update_trail(slot, np.ascontiguousarray(points), state, trail)
@@ -64,21 +69,6 @@ def _update_trail(slot: NDArray[np.int64], points: Points, state: Points, trail:
             held[2 * _AXES + at] = trail.specification[row, at]
 
 
-Family = Literal["content", "structure", "outputs", "protocol"]
-Clock = Literal["effective", "each", "near"]
-"""How a query counts in the averages: by its novelty to the principal, one per query, or only if it is near an own
-earlier one."""
-Floats = NDArray[np.float64]
-
-_NEAR = 0.5
-"""A query is near an own earlier one at less than this share of its distance to the nearest honest query."""
-_LEAST_WEIGHT = 0.05
-_LEAST_DISTANCE = 1e-9
-_SAME = 1e-6
-"""Relative distance, as a share of that to the nearest honest query, up to which a query is a re-encoded repeat."""
-_CHANGE = 1e-4
-
-
 @dataclass(frozen=True)
 class MeasureInput:
     """The input of a measure, for the rows of one step whose model has a profile."""
@@ -94,18 +84,13 @@ class MeasureInput:
     @cached_property
     def outputs(self) -> NDArray[np.float32]:
         """float32 (n, k): the model's outputs, NaN where they do not have the reference's kind and width."""
-        rows, reference = self.rows, self.reference
-        width = reference.outputs.shape[1]
-        if not width:
-            return np.full((len(rows), 1), np.nan, np.float32)
-        fitting = [
-            batch.output_kind == reference.output_kind and batch.outputs.shape[1] == width for batch in rows.batches
-        ]
-        if all(fitting):
+        rows, (kind, width) = self.rows, (self.reference.output_kind, self.reference.outputs.shape[1])
+        fits = [width > 0 and own.output_kind == kind and own.outputs.shape[1] == width for own in rows.batches]
+        if all(fits):
             return rows.outputs
-        outputs = np.full((len(rows), width), np.nan, np.float32)
-        own = np.array(fitting)[rows.batch]
-        if own.any():
+        outputs = np.full((len(rows), max(width, 1)), np.nan, np.float32)
+        if any(fits):
+            own = np.array(fits)[rows.batch]
             outputs[own] = rows.outputs[own][:, :width]
         return outputs
 
@@ -120,7 +105,7 @@ class MeasureInput:
     @cached_property
     def limits(self) -> NDArray[np.float32]:
         """float32 (d,): a feature has changed if it differs by more than this."""
-        return _CHANGE * self.reference.seen.spread
+        return 1e-4 * self.reference.seen.spread
 
     @cached_property
     def changes(self) -> NDArray[np.int64]:
@@ -133,14 +118,16 @@ class MeasureInput:
     def nearness(self) -> Floats:
         """float64 (n,): distance to the nearest own earlier query over that to the nearest reference row; inf for a
         first query."""
-        return np.asarray(self.views.own.distance / np.maximum(self.views.neighbours.distance, _LEAST_DISTANCE))
+        return np.asarray(self.views.own.distance / np.maximum(self.views.neighbours.distance, 1e-9))
 
     @cached_property
     def weights(self) -> dict[Clock, Floats]:
-        """float64 (n,) by clock: 0 for repeats; on the effective clock a query counts by the square of its nearness."""
-        each = np.where(self.views.repeats | (self.nearness <= _SAME), 0.0, 1.0)
-        effective = each * np.clip(self.nearness**2, _LEAST_WEIGHT, 1.0)
-        return {"effective": effective, "each": each, "near": np.where(self.nearness < _NEAR, each, 0.0)}
+        """float64 (n,) by clock: 0 for repeats, also re-encoded ones, at a nearness of 1e-6 at most. On the effective
+        clock a query counts by the square of its nearness; near are queries at less than half of the distance to the
+        nearest honest one."""
+        each = np.where(self.views.repeats | (self.nearness <= 1e-6), 0.0, 1.0)
+        effective = each * np.clip(self.nearness**2, 0.05, 1.0)
+        return {"effective": effective, "each": each, "near": np.where(self.nearness < 0.5, each, 0.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +146,15 @@ class Measure:
     score: Callable[[MeasureInput], Floats]
 
 
+def measure(
+    family: Family, about: str, unit: str, clock: Clock, *, between: float, within: float
+) -> Callable[[Callable[[MeasureInput], Floats]], Measure]:
+    """Makes the decorated function a ``Measure`` of its name."""
+    return lambda score: Measure(score.__name__, family, about, unit, clock, between, within, score)
+
+
 def rank(values: Floats, ascending: Array) -> Floats:
-    """float64 (n,): the share of ``ascending`` (q,) below each value, ties half, never 0 or 1."""
+    """Returns float64 (n,): the share of ``ascending`` (q,) below each value, ties half, never 0 or 1."""
     if not len(ascending):
         return np.full(len(values), np.nan)
     below = np.searchsorted(ascending, values, "left") + np.searchsorted(ascending, values, "right")

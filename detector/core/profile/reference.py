@@ -103,7 +103,7 @@ class SeenValues:
             seen.only[feature] = _only(values, float(low[feature]), float(spread[feature]))
         return seen
 
-    def unseen(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
+    def count_unseen(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
         """Returns int64 (n,): how many features of each row have a value that was never seen."""
         return row_counts(self.unseen_mask(rows))
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from detector.contracts.errors import ConfigurationError
 from detector.core.loops.compiled import compiled, plain
 from detector.core.state.arrays import Array, pack
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 
 EXPOSURES = ("information_gain", "coverage")
 """The signals whose statistic is an exposure in percent."""
 
 
-def raw_features(rows: Rows, columns: Array | None = None) -> NDArray[np.float32]:
+def raw_features(rows: StepRows, columns: Array | None = None) -> NDArray[np.float32]:
     """float32 (n, m): the chosen ``columns`` int64 (m,) of all rows, or all; features that were left out are 0."""
     width = rows.features.shape[1] if columns is None else len(columns)
     features = np.empty((len(rows), width), np.float32)
@@ -33,7 +33,7 @@ def raw_features(rows: Rows, columns: Array | None = None) -> NDArray[np.float32
     return features
 
 
-def missing_mask(rows: Rows) -> NDArray[np.bool_] | None:
+def missing_mask(rows: StepRows) -> NDArray[np.bool_] | None:
     """bool (n, d): which were left out; None if none were."""
     if all(batch.missing is None for batch in rows.batches):
         return None

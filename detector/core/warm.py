@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from detector.contracts.batches import cut
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig, EngineMode
 from detector.core.engine import Engine, observe_together
 from detector.core.exposure import FEATURES, THRESHOLDS, Cells, QuantileLevels, Validation
@@ -18,7 +17,7 @@ from detector.core.profile.profile import Profile
 from detector.core.profile.reference import HonestQueries, Reference
 from detector.core.profile.standards import Spread, Standards
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion.scoring import CHANGE
+from detector.core.signals.suspicion import CHANGE
 from detector.core.state.arrays import Array
 
 _COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
@@ -45,7 +44,7 @@ def warm_for(mode: EngineMode, *, has_profile: bool) -> None:
 def _exercise(engine: Engine, queries: QueryBatch) -> None:
     twin, successor = engine.sibling(), Engine(engine.config)
     for at in range(0, _ROWS, _ROWS // 3):
-        batch = MicroBatch((cut(queries, at, at + _ROWS // 3),))
+        batch = [cut(queries, at, at + _ROWS // 3)]
         for observation in observe_together([(engine, batch), (twin, batch)]):
             successor.absorb(observation.sections)
     successor.load(engine.dump(engine.keys()))

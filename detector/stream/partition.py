@@ -17,7 +17,7 @@ from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Command
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
-from detector.core.batch import Observation
+from detector.core.engine import Observation
 from detector.core.profile.profile import ProfileMatcher
 from detector.policy.activity import Effects
 from detector.stream import agreement

@@ -11,7 +11,7 @@ import numpy as np
 
 from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
-from detector.core.batch import Observation
+from detector.core.engine import Observation
 from detector.core.exposure import EXPOSURES
 from detector.core.profile.profile import ProfileMismatch
 from detector.stream.dead_letters import Letters

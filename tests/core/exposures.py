@@ -16,9 +16,8 @@ from detector.core.exposure import Validation
 from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.models import Features
 from detector.core.profile.profile import Profile
-from detector.core.signals.coverage import Coverage
-from detector.core.signals.information_gain import InformationGain
-from detector.core.signals.prada.signal import Prada
+from detector.core.signals.meters import Coverage, InformationGain
+from detector.core.signals.prada import Prada
 from tests.core import profiles
 from tests.core.streams import batch
 

@@ -9,7 +9,7 @@ from detector.core.profile.profile import Profile
 from detector.core.profile.reference import HonestQueries, Reference
 from detector.core.profile.standards import Spread, Standards
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion.scoring import CHANGE
+from detector.core.signals.suspicion import CHANGE
 from tests.core.streams import Features, linear_outputs
 
 COLUMNS = (*MEASURES, *WEIGHED, CHANGE)

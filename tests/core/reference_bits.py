@@ -14,8 +14,8 @@ from detector.core.measures import MEASURES
 from detector.core.profile.profile import Profile
 from detector.core.profile.reference import Reference, ReferenceIndex
 from detector.core.signals import SIGNALS, WEIGHED
-from detector.core.signals.suspicion.signal import Suspicion
-from detector.core.state.rows import Rows
+from detector.core.signals.suspicion import Suspicion
+from detector.core.state.rows import StepRows
 from tests.core.profiles import reference, standards
 from tests.core.streams import KINDS, Features, batch, linear_outputs, observe, random
 
@@ -43,7 +43,7 @@ def measured(own: Reference, features: Features, cuts: Sequence[int]) -> Said:
     """The values of all measures and the weights of all clocks for a principal's queries, cut at ``cuts``."""
     heard: list[tuple[Floats, Floats]] = []
 
-    def listen(_rows: Rows, values: Floats, weights: Floats, _others: Floats) -> None:
+    def listen(_rows: StepRows, values: Floats, weights: Floats, _others: Floats) -> None:
         heard.append((values, weights))
 
     suspicion = partial(Suspicion, measures=MEASURES, others=WEIGHED, listener=listen)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from detector.contracts.batches import take
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import OutputKind, QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.calibration.calibrate import Calibration, Tail, calibrate, oddness
 from detector.core.calibration.crossfit import COLUMNS, CrossFit, record
 from detector.core.calibration.exemplars import farthest, fields, what_if
@@ -201,12 +200,12 @@ def test_one_query_of_nonsense_is_no_verdict_and_nonsense_without_end_is() -> No
 
 
 def _ever_flagged(profile: Profile, own: QueryBatch) -> bool:
-    return bool(Engine(EngineConfig(profiles=(profile,))).observe(MicroBatch((own,))).flagged.any())
+    return bool(Engine(EngineConfig(profiles=(profile,))).observe([own]).flagged.any())
 
 
 def _flagged(profile: Profile, accounts: list[QueryBatch]) -> list[bool]:
     engine = Engine(EngineConfig(profiles=(profile,)))
-    return [bool(engine.observe(MicroBatch((own,))).flagged[-1]) for own in accounts]
+    return [bool(engine.observe([own]).flagged[-1]) for own in accounts]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.forms import Field, Form
 from detector.core.profile.profile import ProfileMatcher
@@ -91,7 +90,7 @@ def test_names_that_the_profile_does_not_have_fit_nothing_and_are_not_judged() -
     assert "queries have the features u, v, w, x and 2 more, and its profile none of them" in misfit.detail
     assert fitting.plain(strange, Counter()).dimension == 0
     assert fitting.judged_as(replace(strange, model_version="7")) is None
-    seen = Engine(EngineConfig(profiles=(NAMED,))).observe(MicroBatch((strange,)))
+    seen = Engine(EngineConfig(profiles=(NAMED,))).observe([strange])
     assert {bad.reason for bad in seen.refused} == {"dimension"} and len(seen.refused) == 50
 
 

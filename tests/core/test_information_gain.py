@@ -10,7 +10,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.engine import EngineConfig, Limits
 from detector.core.exposure import BUCKETS, TreeProbe, Validation, hash_pairs, smallest_of
 from detector.core.signals.base import Delta
-from detector.core.signals.information_gain import InformationGain
+from detector.core.signals.meters import InformationGain
 from detector.core.state.arrays import unpack
 from tests.core.exposures import DIMENSION, Queries, asked, engine, interleaved, profile, stream, validation
 from tests.core.streams import observe

@@ -17,8 +17,7 @@ from detector.core.loops.compiled import SWITCH
 from detector.core.measures import MEASURES
 from detector.core.profile.standards import MAX_CONTRIBUTION, PRIOR, Spread, unexplained
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion.averages import DEPTH, MEMORIES
-from detector.core.signals.suspicion.scoring import CLOCKS, Queries, Scoring, width
+from detector.core.signals.suspicion import CLOCKS, DEPTH, MEMORIES, Queries, Scoring, width
 from detector.core.state.arrays import Array
 
 OWN = list(MEASURES.values())

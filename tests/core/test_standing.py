@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.calibration.calibrate import calibrate
 from detector.core.calibration.crossfit import COLUMNS
 from detector.core.calibration.exemplars import NOBODY, LargestD
@@ -60,7 +59,7 @@ def test_who_stands_out_is_flagged_by_the_profile_and_crosses_where_it_says(thre
     """As the engine judges, that is as ``replay`` and the service do."""
     for own, queries in (("mallory", thief()), ("trudy", uniform("trudy", 1))):
         found = next(one for one in three.accounts if one.name == own)
-        seen = Engine(EngineConfig(profiles=(three.screened.calibration.profile,))).observe(MicroBatch((queries,)))
+        seen = Engine(EngineConfig(profiles=(three.screened.calibration.profile,))).observe([queries])
         course = seen.signals["suspicion"]
         assert found.crossed == int(np.argmax(course > found.line)) and found.row == int(course.argmax())
         assert found.unexplained == pytest.approx(course.max(), abs=1e-9)

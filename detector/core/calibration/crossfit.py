@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from detector.contracts.batches import cut
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from detector.core.exposure import Validation
@@ -24,10 +23,9 @@ from detector.core.profile.profile import Profile
 from detector.core.profile.reference import NEAREST, HonestQueries, Reference, shares
 from detector.core.profile.standards import Spread, Standards
 from detector.core.signals import SIGNALS, WEIGHED
-from detector.core.signals.suspicion.scoring import CHANGE, CLOCKS, Queries, Scoring, clock_of, width
-from detector.core.signals.suspicion.signal import Suspicion
+from detector.core.signals.suspicion import CHANGE, CLOCKS, Queries, Scoring, Suspicion, clock_of, width
 from detector.core.state.arrays import Array
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 
 FEWEST_QUERIES = 10
 """An account with fewer distinct queries does not count for the spread of accounts."""
@@ -230,7 +228,7 @@ def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Record
     numbered = [replace(own, principals=[str(at)] * len(own.principals)) for at, own in enumerate(accounts)]
     there: list[tuple[int, int]] = []
 
-    def listen(rows: Rows, *said: Floats) -> None:
+    def listen(rows: StepRows, *said: Floats) -> None:
         for piece in np.unique(rows.batch).tolist():
             of_piece = rows.batch == piece
             at, start = there[piece]
@@ -243,9 +241,7 @@ def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Record
     engine = Engine(config, {**SIGNALS, "suspicion": suspicion})
     for start in range(0, max(map(len, accounts)), _ROWS):
         there[:] = [(at, start) for at, own in enumerate(accounts) if len(own) > start]
-        engine.observe(
-            MicroBatch(tuple(cut(numbered[at], start, min(start + _ROWS, len(numbered[at]))) for at, _ in there))
-        )
+        engine.observe([cut(numbered[at], start, min(start + _ROWS, len(numbered[at]))) for at, _ in there])
     return recordings
 
 

@@ -24,7 +24,7 @@ from detector.core.calibration.exemplars import NOBODY, LargestD
 from detector.core.measures import MEASURES
 from detector.core.measures.base import Family
 from detector.core.profile.standards import MIN_THRESHOLD
-from detector.core.signals.suspicion.scoring import CHANGE
+from detector.core.signals.suspicion import CHANGE
 
 Floats = NDArray[np.float64]
 

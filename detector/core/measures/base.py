@@ -14,7 +14,7 @@ from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.profile.reference import Reference, log_margins
 from detector.core.state.arrays import Array
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 
 _AXES = 16
 _REQUESTED = 2
@@ -40,7 +40,7 @@ class Trail(NamedTuple):
     specification_before: Points
 
 
-def update_trail(rows: Rows, slot: NDArray[np.int64], points: Points, state: Points) -> Trail:
+def update_trail(rows: StepRows, slot: NDArray[np.int64], points: Points, state: Points) -> Trail:
     """Returns the trail of ``rows`` at ``points`` float32 (n, k), which belong to ``slot`` int64 (n,) each, and updates
     ``state`` float32 (slots, 34) in place."""
     count = len(rows)
@@ -73,7 +73,7 @@ def _update_trail(slot: NDArray[np.int64], points: Points, state: Points, trail:
 class MeasureInput:
     """The input of a measure, for the rows of one step whose model has a profile."""
 
-    rows: Rows
+    rows: StepRows
     views: Views
     trail: Trail
 

@@ -30,9 +30,9 @@ from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, LANES, NONE, ST
 from detector.core.profile.projection import Embedding, Projection
 from detector.core.profile.reference import Neighbours, Reference, ReferenceIndex
 from detector.core.state.arrays import Array
-from detector.core.state.columns import Columns
-from detector.core.state.pools import MOST_POOLS, Pools
-from detector.core.state.rows import Rows
+from detector.core.state.columns import ColumnTable
+from detector.core.state.principals import MOST_POOLS, Pools
+from detector.core.state.rows import StepRows
 
 _PARITIES = 2
 _AXES = 7
@@ -55,13 +55,13 @@ class HistoryRows:
 class History:
     """The own-history store of all principals of one engine; ``noted``: whether notes are kept."""
 
-    def __init__(self, slots: Columns, pools: Pools, noted: bool = False) -> None:
+    def __init__(self, slots: ColumnTable, pools: Pools, noted: bool = False) -> None:
         self.noted = noted
         self._slots = slots
         self._pools = pools
-        self._lists = Columns({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
+        self._lists = ColumnTable({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
         self._stores: dict[int, VectorStore] = {}
-        self._unplaced = Columns({"vectors": (np.bool_, False)})
+        self._unplaced = ColumnTable({"vectors": (np.bool_, False)})
         """Slots that have vectors without projections: those that came from the log."""
         self._scratch = SearchBuffers.of(0, _PARITIES * (MOST_POOLS + 1))
         self._longest = 0
@@ -85,7 +85,7 @@ class History:
 
     def observe(
         self,
-        rows: Rows,
+        rows: StepRows,
         thresholds: Thresholds,
         embedding: Embedding | None,
         projection: Projection | None,
@@ -193,7 +193,7 @@ class History:
         slots = self._slots
         return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"])
 
-    def _asked(self, rows: Rows, projection: Projection | None, width: int) -> QueryArrays:
+    def _asked(self, rows: StepRows, projection: Projection | None, width: int) -> QueryArrays:
         points, length = np.zeros((len(rows), width), np.float32), np.full(len(rows), -1.0)
         if projection is not None and width:
             points = _shortened(projection, width)
@@ -209,7 +209,7 @@ class History:
             self._order(rows, projection),
         )
 
-    def _order(self, rows: Rows, projection: Projection | None) -> Array:
+    def _order(self, rows: StepRows, projection: Projection | None) -> Array:
         """Returns the order to take rows in: by pool where nothing else matters to them, else by slot."""
         turns = (rows.block != self._slots["block"][rows.slots[rows.slot]]).any()
         return (rows.by_slot if turns or projection is not None else rows.by_pool).order
@@ -217,7 +217,7 @@ class History:
     def _note_longest(self, pools: Array) -> None:
         self._longest = max(self._longest, int(self._lists_of()[pools][:, COUNT::FIELDS].max()))
 
-    def _scratch_for(self, rows: Rows) -> SearchBuffers:
+    def _scratch_for(self, rows: StepRows) -> SearchBuffers:
         """Returns scratch for lists as long as any can become while ``rows`` are taken."""
         if len(self._scratch.gaps) < self._longest + len(rows):
             self._scratch = SearchBuffers.of(2 * (self._longest + len(rows)), len(self._scratch.runs))
@@ -269,7 +269,7 @@ class Views:
     """Views of a step. Each is computed once, on first use. ``repeats`` bool (n,): queries equal to an earlier one.
     ``scores``: those of the earlier signals in the registry for each row, float64 (n,)."""
 
-    def __init__(self, rows: Rows, history: History, reference: ReferenceIndex | None) -> None:
+    def __init__(self, rows: StepRows, history: History, reference: ReferenceIndex | None) -> None:
         self._rows = rows
         self._history = history
         self._reference = reference

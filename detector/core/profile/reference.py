@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
-from detector.core.loops.counts import row_counts
 from detector.core.profile.projection import Embedding, NearestRows, Projection
 from detector.core.state.arrays import Array, plain
 
@@ -96,7 +95,7 @@ class SeenValues:
         seen = cls(low, spread, np.full((rows.shape[1], _BINS), np.nan, np.float32))
         ordered = np.sort(rows, axis=0).T
         changes = np.diff(ordered, axis=1) > 0
-        few = row_counts(changes) < _MOST_VALUES
+        few = _row_counts(changes) < _MOST_VALUES
         seen.only[~few] = np.inf
         for feature in np.flatnonzero(few).tolist():
             values = ordered[feature, np.append(True, changes[feature])]
@@ -105,7 +104,7 @@ class SeenValues:
 
     def count_unseen(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
         """Returns int64 (n,): how many features of each row have a value that was never seen."""
-        return row_counts(self.unseen_mask(rows))
+        return _row_counts(self.unseen_mask(rows))
 
     def unseen_mask(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Returns bool (n, d): which values were never seen."""
@@ -383,3 +382,9 @@ def _stirred(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+
+
+def _row_counts(rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Returns int64 (n,) of ``rows`` bool (n, k); several times faster than a sum, which casts each entry."""
+    counts: NDArray[np.int64] = np.bitwise_count(np.packbits(rows, axis=1)).sum(axis=1, dtype=np.int64)
+    return counts

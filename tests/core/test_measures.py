@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.measures import MEASURES
-from detector.core.measures.base import Clock, Family, rank
+from detector.core.measures import MEASURES, Clock, Family, rank
 from detector.core.profile.profile import Profile
 from detector.core.profile.reference import HonestQueries, Reference
 from detector.core.signals import SIGNALS, WEIGHED

@@ -209,10 +209,8 @@ def outlyingness(queries: MeasureInput) -> Floats:
 @measure("protocol", "features left out", "share of features", "each", between=0.05, within=0.1)
 def missing_features(queries: MeasureInput) -> Floats:
     """The share of features left out, as top-down path finding does to reach the nodes above a leaf."""
-    if all(batch.missing is None for batch in queries.rows.batches):
-        return np.zeros(len(queries.rows))
-    missing = queries.rows.column("missing", False).reshape(len(queries.rows), -1)
-    return np.asarray(missing.mean(axis=1), np.float64)
+    missing = queries.rows.missing
+    return np.zeros(len(queries.rows)) if missing is None else np.asarray(missing.mean(axis=1))
 
 
 @measure("protocol", "requests for another model of the zoo", "share of queries", "each", between=0.05, within=0.15)

@@ -85,8 +85,8 @@ def test_its_record_brings_it_back() -> None:
     generator = np.random.default_rng(2)
     reference = np.column_stack((generator.random(400), _grid(generator, 400, [2, 9]))).astype(np.float32)
     seen = _of(reference)
-    back = SeenValues.from_record(unpack(pack(seen.to_record())))
+    back = SeenValues(**unpack(pack(seen)))
     asked = np.column_stack((generator.normal(0.5, 1, 90), _grid(generator, 90, [3, 12]))).astype(np.float32)
     np.testing.assert_array_equal(back.count_unseen(asked), seen.count_unseen(asked))
     np.testing.assert_array_equal(back.only, seen.only)
-    assert len(seen.to_record()["only"]) == 2
+    assert len(seen.only) == 2

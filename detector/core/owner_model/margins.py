@@ -177,13 +177,6 @@ class Margins:
         lead = _lead(probabilities, count) if model is None else _lead(model.outputs(features), count)
         return MarginResult(leaf, lead < self.low_margin, ~np.isnan(lead))
 
-    def to_record(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Margins:
-        return cls(**record)
-
     def _outside(self, leaf: Array, features: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Returns bool (n,): rows with some feature outside the safe interval of their leaf."""
         outside = np.empty(len(leaf), np.bool_)

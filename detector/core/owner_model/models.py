@@ -7,7 +7,7 @@ pickle. Errors name the field of the file that is wrong.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args
 
@@ -48,13 +48,6 @@ class Features:
     def named(cls, names: list[str]) -> Features:
         """Returns features with these names, of unknown ranges."""
         return cls(tuple(names), np.full(len(names), np.nan), np.full(len(names), np.nan))
-
-    def to_record(self) -> dict[str, Any]:
-        return {"names": list(self.names), "low": self.low, "high": self.high}
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Features:
-        return cls(tuple(record["names"]), record["low"], record["high"])
 
 
 def require(good: bool, field: str, complaint: str) -> None:
@@ -122,6 +115,7 @@ class Tree:
     come after their parent. ``values`` float64 (leaves, k): class counts, shares or scores of each leaf, or its one
     number. Leaves are numbered in the order of their nodes."""
 
+    kind: Literal["tree"] = field(default="tree", kw_only=True)
     features: Features
     feature: NDArray[np.int32]
     threshold: Floats
@@ -181,16 +175,6 @@ class Tree:
         asked_for = np.array([feature for box in own for feature in box], np.int64)
         return Paths(starts, asked_for, bounds[:, 0], bounds[:, 1])
 
-    def to_record(self) -> dict[str, Any]:
-        names = ("feature", "threshold", "children", "values")
-        arrays = {name: getattr(self, name) for name in names}
-        return {"kind": "tree", "features": self.features.to_record(), **arrays}
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Tree:
-        arrays = (record[name] for name in ("feature", "threshold", "children", "values"))
-        return cls(Features.from_record(record["features"]), *arrays)
-
     @cached_property
     def _nodes(self) -> _NodeArrays:
         number = np.cumsum(self.feature == LEAF) - 1
@@ -221,6 +205,7 @@ class Linear:
     """``weights`` float64 (k, d) and ``intercepts`` (k,) give a score for each of k classes, of which the highest wins;
     (1, d) and (1,) give one for class 1 of two, which wins above 0."""
 
+    kind: Literal["linear"] = field(default="linear", kw_only=True)
     features: Features
     weights: Floats
     intercepts: Floats
@@ -269,21 +254,13 @@ class Linear:
         far = np.divide(lead, apart, out=np.full_like(lead, np.inf), where=apart > 0)
         return top, far.min(axis=1)
 
-    def to_record(self) -> dict[str, Any]:
-        named = {name: getattr(self, name) for name in ("weights", "intercepts", "link")}
-        return {"kind": "linear", "features": self.features.to_record(), **named}
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Linear:
-        features = Features.from_record(record["features"])
-        return cls(features, record["weights"], record["intercepts"], cast("Link", record["link"]))
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ensemble:
     """Scores are ``base`` float64 (k,) plus the values of the leaf in each of ``trees``, which are already divided if
     they are averaged; a single score stands for class 1 of two, which wins above 0."""
 
+    kind: Literal["ensemble"] = field(default="ensemble", kw_only=True)
     trees: tuple[Tree, ...]
     base: Floats
     link: Link
@@ -306,33 +283,21 @@ class Ensemble:
             scores += tree.outputs(features)
         return linked(scores, self.link)
 
-    def to_record(self) -> dict[str, Any]:
-        trees = [tree.to_record() for tree in self.trees]
-        return {"kind": "ensemble", "trees": trees, "base": self.base, "link": self.link}
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Ensemble:
-        trees = tuple(Tree.from_record(tree) for tree in record["trees"])
-        return cls(trees, record["base"], cast("Link", record["link"]))
-
-
-_KINDS: dict[str, type[Tree] | type[Linear] | type[Ensemble]] = {
-    "tree": Tree,
-    "linear": Linear,
-    "ensemble": Ensemble,
-}
+OwnerModel = Tree | Linear | Ensemble
 
 
 def from_record(record: dict[str, Any]) -> OwnerModel:
-    """What ``to_record`` of a model gave. Raises ConfigurationError for a kind that this version does not know."""
-    if record["kind"] not in _KINDS:
-        raise ConfigurationError(f"kind is {record['kind']!r}; it must be one of {', '.join(_KINDS)}")
-    return _KINDS[record["kind"]].from_record(record)
+    """Returns the model that was packed. Raises ConfigurationError for a kind that this version does not know."""
+    kind, values = record["kind"], {name: value for name, value in record.items() if name not in ("kind", "features")}
+    if kind == "ensemble":
+        return Ensemble(tuple(cast("Tree", from_record(tree)) for tree in values.pop("trees")), **values)
+    require(kind in ("tree", "linear"), "kind", f"is {kind!r}; it must be one of tree, linear, ensemble")
+    features = Features(**record["features"] | {"names": tuple(record["features"]["names"])})
+    return (Tree if kind == "tree" else Linear)(features, **values)
 
 
 SCHEMA = "weirguard.model/1"
-
-OwnerModel = Tree | Linear | Ensemble
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 

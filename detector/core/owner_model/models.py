@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import msgspec
 import numpy as np
@@ -50,17 +50,17 @@ class Features:
         return cls(tuple(names), np.full(len(names), np.nan), np.full(len(names), np.nan))
 
 
-def require(good: bool, field: str, complaint: str) -> None:
-    """Raises ConfigurationError, with the field of the model file that is wrong, unless ``good``."""
+def require(good: bool, name: str, complaint: str) -> None:
+    """Raises ConfigurationError, with the ``name`` of the field of the model file that is wrong, unless ``good``."""
     if not good:
-        raise ConfigurationError(f"{field} {complaint}")
+        raise ConfigurationError(f"{name} {complaint}")
 
 
-def require_all(good: NDArray[np.bool_], field: str, complaint: str) -> None:
-    """Raises ConfigurationError for the first entry of ``field`` that is wrong."""
+def require_all(good: NDArray[np.bool_], name: str, complaint: str) -> None:
+    """Raises ConfigurationError for the first entry of the field ``name`` that is wrong."""
     wrong = np.flatnonzero(~good)
     if len(wrong):
-        raise ConfigurationError(f"{field.format(int(wrong[0]))} {complaint}")
+        raise ConfigurationError(f"{name.format(int(wrong[0]))} {complaint}")
 
 
 Link = Literal["identity", "logistic", "softmax"]
@@ -69,11 +69,8 @@ Link = Literal["identity", "logistic", "softmax"]
 def require_link(link: str, scores: int) -> None:
     """Raises ConfigurationError for an unknown link, or one that does not fit this number of ``scores``."""
     require(link in get_args(Link), "link", f"is {link!r}; it must be one of {', '.join(get_args(Link))}")
-    require(
-        link != "softmax" or scores > 1,
-        "link",
-        "is softmax, which takes one score a class; for a single score say logistic",
-    )
+    complaint = "is softmax, which takes one score a class; for a single score say logistic"
+    require(link != "softmax" or scores > 1, "link", complaint)
 
 
 def linked(scores: Floats, link: Link) -> Floats:
@@ -151,7 +148,7 @@ class Tree:
         As in scikit-learn, float32 values are compared with float64 thresholds.
         """
         leaf = np.empty(len(features), np.int64)
-        _descend(plain(features), self._nodes, leaf)
+        _descend(plain(features), *self._nodes, leaf)
         return leaf
 
     def outputs(self, features: NDArray[np.float32]) -> Floats:
@@ -176,28 +173,26 @@ class Tree:
         return Paths(starts, asked_for, bounds[:, 0], bounds[:, 1])
 
     @cached_property
-    def _nodes(self) -> _NodeArrays:
+    def _nodes(self) -> tuple[NDArray[np.int32], Floats, NDArray[np.int32], Array]:
+        """The fields that a search reads, and the number of each leaf int64 (nodes,)."""
         number = np.cumsum(self.feature == LEAF) - 1
-        return _NodeArrays(plain(self.feature), plain(self.threshold), plain(self.children), number)
-
-
-class _NodeArrays(NamedTuple):
-    """As in ``Tree``; ``number`` int64 (nodes,): that of each leaf."""
-
-    feature: NDArray[np.int32]
-    threshold: Floats
-    children: NDArray[np.int32]
-    number: NDArray[np.int64]
+        return plain(self.feature), plain(self.threshold), plain(self.children), number
 
 
 @compiled
-def _descend(features: NDArray[np.float32], nodes: _NodeArrays, leaf: NDArray[np.int64]) -> None:
+def _descend(
+    features: NDArray[np.float32],
+    feature: NDArray[np.int32],
+    threshold: Floats,
+    children: NDArray[np.int32],
+    number: Array,
+    leaf: Array,
+) -> None:
     for row in range(len(features)):
         node = 0
-        while nodes.feature[node] != LEAF:
-            left = features[row, nodes.feature[node]] <= nodes.threshold[node]
-            node = nodes.children[node, 0 if left else 1]
-        leaf[row] = nodes.number[node]
+        while feature[node] != LEAF:
+            node = children[node, 0 if features[row, feature[node]] <= threshold[node] else 1]
+        leaf[row] = number[node]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,15 +208,10 @@ class Linear:
 
     def __post_init__(self) -> None:
         require(self.weights.ndim == 2 and len(self.weights) >= 1, "weights", "is not a list of lists of numbers")
-        wide = self.weights.shape[1] == len(self.features)
-        require(
-            wide,
-            "weights",
-            f"have {self.weights.shape[1]} numbers a class, and there are {len(self.features)} features",
-        )
-        require_all(
-            np.asarray(np.isfinite(self.weights).all(axis=1)), "weights[{}]", "holds something else than finite numbers"
-        )
+        numbers, features = self.weights.shape[1], len(self.features)
+        require(numbers == features, "weights", f"have {numbers} numbers a class, and there are {features} features")
+        finite = np.asarray(np.isfinite(self.weights).all(axis=1))
+        require_all(finite, "weights[{}]", "holds something else than finite numbers")
         require(self.intercepts.shape == self.weights.shape[:1], "intercepts", "must be as many as the rows of weights")
         require_all(np.isfinite(self.intercepts), "intercepts[{}]", "is not a finite number")
         require_link(self.link, len(self.weights))
@@ -437,11 +427,10 @@ def _nodes(tree: Tree) -> list[dict[str, Any]]:
 
 def _listed(features: Features) -> list[dict[str, Any]]:
     ranges = zip(features.names, features.low.tolist(), features.high.tolist(), strict=True)
-    return [{"name": name} | _known(low=low, high=high) for name, low, high in ranges]
-
-
-def _known(**bounds: float) -> dict[str, float]:
-    return {side: bound for side, bound in bounds.items() if not np.isnan(bound)}
+    return [
+        {"name": name} | {side: bound for side, bound in (("low", low), ("high", high)) if not np.isnan(bound)}
+        for name, low, high in ranges
+    ]
 
 
 def _lines(body: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from detector.contracts.codecs.loose import (
     LooseOutputs,
     NamedRow,
     as_float,
-    columns_of,
+    feature_columns,
     listed_row,
     named_row,
     output_columns,
@@ -77,7 +77,7 @@ def _together(group: list[tuple[int, Any, LooseOutputs]]) -> LooseRows:
 
     rows, said = [row for _, row, _ in group], [said for *_, said in group]
     if isinstance(rows[0], NamedRow):
-        columns = columns_of(rows)
+        columns = feature_columns(rows)
     else:
         columns = {"features": np.array(rows, dtype=np.float64).astype(np.float32)}
     columns |= output_columns(said)

@@ -189,7 +189,7 @@ def mend(batch: QueryBatch) -> Mended:
             return mended
     _MENDERS[batch.output_kind](mended)
     repaired: Counter[str] = Counter()
-    mended.batch = screening.mend(mended.batch, repaired, None)
+    mended.batch = screening.repair(mended.batch, repaired, None)
     if repaired:
         mended.mends.update(clipped=repaired["clipped"], repaired=sum(repaired[word] for word in _REPAIRS))
     return mended

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from math import isnan, nan
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from detector.contracts.codecs.limits import DIMENSIONS, check_schema
@@ -58,6 +59,7 @@ _OPTIONAL: Final[dict[str, str | None]] = {
     **dict.fromkeys(TEXT_COLUMNS),
 }
 """Optional fields with their dtypes; None for texts."""
+_optional_values = attrgetter(*_OPTIONAL)
 
 
 @dataclass(slots=True)
@@ -148,12 +150,6 @@ def _decoder() -> Callable[[bytes], JsonQuery]:
     return msgspec.json.Decoder(JsonQuery).decode
 
 
-def _strict(data: bytes) -> JsonQuery:
-    query = _decoder()(data)
-    check_schema(query.schema, SCHEMA)
-    return query
-
-
 def _loose(fields: Fields, repaired: Counter[str]) -> JsonQuery:
     """Returns the query in ``fields``; drops invalid optional fields. Features may be a NamedRow, outputs are
     LooseOutputs."""
@@ -214,6 +210,7 @@ def _loose_features(features: Any, optional: dict[str, Any]) -> Any:
 
 
 def _parse(query: JsonQuery, timestamp: float | None, repaired: Counter[str]) -> _ParsedQuery:
+    check_schema(query.schema, SCHEMA)
     features = _parse_features(query.features)
     marks = query.missing
     if marks is not None and (isinstance(features, NamedRow) or 4 * len(marks) != len(features)):
@@ -268,7 +265,7 @@ def _from_base64(text: str) -> bytes:
 
 def _layout(parsed: _ParsedQuery) -> tuple[object, ...]:
     query, features, outputs = parsed.query, parsed.features, parsed.outputs
-    absent = tuple([getattr(query, name) is None for name in _OPTIONAL])
+    absent = tuple([value is None for value in _optional_values(query)])
     columns = len(features) if isinstance(features, bytes) else features.names
     widths = columns, outputs.kind, len(outputs.values), outputs.names is None
     return str(query.model), str(query.model_version), widths, absent
@@ -310,7 +307,7 @@ def _column(queries: list[JsonQuery], name: str) -> Any:
 
 
 _FORMAT = QueryFormat(
-    strict=_strict,
+    decoder=_decoder,
     fields=json_fields,
     loose=_loose,
     parse=_parse,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import nan
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from detector.contracts.batches import join_principals, select
@@ -71,6 +72,7 @@ _REQUIRED: Final = ("occurred_at", "principal_index", "features", "outputs")
 _MATRICES: Final = ("features", "outputs", "specification")
 _BINARY_OPTIONAL: Final = ("missing", "hardness", "leaf", "specification")
 _OPTIONAL: Final = (*_BINARY_OPTIONAL, *TEXT_COLUMNS)
+_optional_values = attrgetter(*_OPTIONAL)
 
 
 @dataclass(slots=True)
@@ -151,14 +153,12 @@ def excerpt(value: bytes, rows: Sequence[int]) -> bytes:
     """Returns ``rows`` (indices) of the packed record ``value`` as a separate record, which names no other principal.
     The rows are unchanged except for names that cannot be written. Raises InvalidRecord if the structure of ``value``
     is wrong, or if its model cannot be written."""
-    parsed = _FORMAT.read(value, None, Counter())
+    parsed = _parse(_FORMAT.read(value, Counter()), None, Counter())
     _check_model(parsed.packed)
     return msgspec.msgpack.encode(_packed(with_usable_names(select(_batch([parsed]), rows)), ()))
 
 
 def _packed(batch: QueryBatch, counts: Sequence[Count]) -> dict[str, Any]:
-    if any(count.model != batch.model for count in counts):
-        raise InvalidRecord("counts", "a packed record counts queries of its own model alone; send another record")
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "model": batch.model,
@@ -168,7 +168,7 @@ def _packed(batch: QueryBatch, counts: Sequence[Count]) -> dict[str, Any]:
         "output_width": batch.outputs.shape[1],
         "event_ids": batch.event_ids,
         "principals": batch.principals,
-        "counts": [PackedCount(one.principal, one.kind, one.queries, one.occurred_at, one.reason) for one in counts],
+        "counts": [_packed_count(batch.model, count) for count in counts],
     }
     for name, dtype in _DTYPES.items():
         if (column := getattr(batch, name)) is not None:
@@ -195,13 +195,15 @@ def _written_texts(batch: QueryBatch) -> dict[str, Any]:
     return record
 
 
+def _packed_count(model: str, count: Count) -> PackedCount:
+    if count.model != model:
+        raise InvalidRecord("counts", "a packed record counts queries of its own model alone; send another record")
+    return PackedCount(count.principal, count.kind, count.queries, count.occurred_at, count.reason)
+
+
 @cache
 def _decoder() -> Callable[[bytes], PackedQueries]:
     return msgspec.msgpack.Decoder(PackedQueries).decode
-
-
-def _strict(data: bytes) -> PackedQueries:
-    return _decoder()(data)
 
 
 def _loose(fields: Fields, repaired: Counter[str]) -> PackedQueries:
@@ -380,7 +382,7 @@ def _counts(packed: PackedQueries, timestamp: float | None, repaired: Counter[st
 
 def _layout(parsed: _ParsedQueries) -> tuple[object, ...]:
     packed = parsed.packed
-    absent = tuple(getattr(packed, name) is None for name in _OPTIONAL)
+    absent = tuple([value is None for value in _optional_values(packed)])
     names = packed.feature_names and tuple(packed.feature_names)
     widths = packed.dimension, packed.output_width, names, packed.output_names is None
     return packed.model, packed.model_version, packed.output_kind, widths, absent
@@ -438,7 +440,7 @@ def _loose_columns(alike: Sequence[_ParsedQueries]) -> dict[str, Any]:
 
 
 _FORMAT = QueryFormat(
-    strict=_strict,
+    decoder=_decoder,
     fields=msgpack_fields,
     loose=_loose,
     parse=_parse,

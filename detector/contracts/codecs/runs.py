@@ -42,14 +42,15 @@ P = TypeVar("P", bound=ParsedRecord)
 class QueryFormat(Generic[W, P]):
     """The functions that decode one format: from bytes to the written form ``W``, and from that to ``P``.
 
-    ``strict`` and ``fields`` get the value of a record; ``strict`` raises msgspec's errors, all others InvalidRecord.
-    ``loose`` and ``parse`` count what they repair; ``parse`` gets the time of the record (seconds) or None as well.
+    ``decoder`` returns the strict decoder, which raises msgspec's errors; all others raise InvalidRecord. ``fields``
+    gets the value of a record. ``loose`` and ``parse`` count what they repair; ``parse`` also gets the time of the
+    record (seconds) or None.
     ``owners`` returns the principals, None for one that is no text, and the number of queries. ``layout`` is what
     records must share so that ``batch`` can join them. ``by_row``: a record has any number of rows, and each is bad by
     itself.
     """
 
-    strict: Callable[[bytes], W]
+    decoder: Callable[[], Callable[[bytes], W]]
     fields: Callable[[bytes], Fields]
     loose: Callable[[Fields, Counter[str]], W]
     parse: Callable[[W, float | None, Counter[str]], P]
@@ -58,14 +59,13 @@ class QueryFormat(Generic[W, P]):
     batch: Callable[[Sequence[P]], QueryBatch]
     by_row: bool
 
-    def read(self, value: bytes | None, timestamp: float | None, repaired: Counter[str]) -> P:
+    def read(self, value: bytes | None, repaired: Counter[str]) -> W:
         """Returns the record in ``value``. Raises InvalidRecord if it cannot be used at all."""
         data = check_size(value)
         try:
-            written = self.strict(data)
+            return self.decoder()(data)
         except (msgspec.DecodeError, ValueError, RecursionError):
-            written = self.loose(self.fields(data), repaired)
-        return self.parse(written, timestamp, repaired)
+            return self.loose(self.fields(data), repaired)
 
     def decode_run(self, values: Sequence[bytes | None], timestamps: Sequence[float | None]) -> DecodedRun:
         """Returns the queries and counts in the records ``values``. Does not raise for a bad one; its reason is one of
@@ -74,7 +74,7 @@ class QueryFormat(Generic[W, P]):
         layouts: dict[object, list[tuple[int, P]]] = {}
         for index, (value, timestamp) in enumerate(zip(values, timestamps, strict=True)):
             try:
-                record = self.read(value, timestamp, run.repaired)
+                record = self.parse(self.read(value, run.repaired), timestamp, run.repaired)
             except InvalidRecord as error:
                 run.refuse(index, error, *self._attribution(value))
                 continue

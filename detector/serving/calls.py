@@ -26,6 +26,8 @@ from detector.serving.isolation import harmless
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+else:
+    from detector.contracts.lazy import np
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,6 @@ def loose_rows(features: Any, outputs: Any, kind: OutputKind) -> list[LooseRows]
 
 
 def _together(group: list[tuple[int, Any, LooseOutputs]]) -> LooseRows:
-    import numpy as np
-
     rows, said = [row for _, row, _ in group], [said for *_, said in group]
     if isinstance(rows[0], NamedRow):
         columns = feature_columns(rows)
@@ -166,8 +166,6 @@ def salvage(features: Any, outputs: Any) -> list[Alike]:
 
     Raises InvalidRecord when outputs and features do not belong together row by row.
     """
-    import numpy as np
-
     queries = count_rows(features)
     asked = list(features) if queries > 1 or _is_nested(features) else [features]
     answered = [outputs] if len(asked) == 1 and not _is_nested(outputs) else _listed(outputs)
@@ -194,8 +192,6 @@ def pick(values: Any, places: Sequence[int], queries: int) -> Any:
 
 
 def _matrix(rows: Sequence[list[float]]) -> NDArray[np.float32]:
-    import numpy as np
-
     return np.array(rows, dtype=np.float64).astype(np.float32)
 
 

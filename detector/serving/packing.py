@@ -24,6 +24,8 @@ from detector.serving.rows import QueuedRows, in_steps
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+else:
+    from detector.contracts.lazy import np
 
 _PACK_BYTES = 800_000
 """Estimated bytes at which a record is closed, below what a record may have."""
@@ -113,8 +115,6 @@ def carried(rows: Iterable[QueuedRows]) -> Carried:
 
 def to_batch(portion: list[QueuedRows]) -> QueryBatch:
     """One batch of ``portion``, whose rows share their shape."""
-    import numpy as np
-
     source = portion[0].source
     numbers: dict[str, int] = {}
     index = [numbers.setdefault(piece.principal, len(numbers)) for piece in portion]
@@ -134,8 +134,6 @@ def to_batch(portion: list[QueuedRows]) -> QueryBatch:
 
 
 def _join(columns: list[Any]) -> Any:
-    import numpy as np
-
     if isinstance(columns[0], list):
         return [entry for column in columns for entry in column]
     return np.concatenate(columns)
@@ -175,8 +173,6 @@ def mend(batch: QueryBatch) -> Mended:
     """``batch`` as the detector takes it: no row is lost but those whose outputs cannot be what their kind says, and
     those that are too wide. Outputs that are no probabilities become such; the rest is as ``codecs.mending`` does it.
     """
-    import numpy as np
-
     mended = Mended(batch)
     texts = 0 if batch.texts is None else batch.texts.shape[1]
     for what, width, limit in (
@@ -196,8 +192,6 @@ def mend(batch: QueryBatch) -> Mended:
 
 
 def _probabilities(mended: Mended) -> None:
-    import numpy as np
-
     outputs, named = mended.batch.outputs, mended.batch.output_names is not None
     if outputs.shape[1] == 1 and not named:
         mended.batch = replace(mended.batch, output_kind="unstated")
@@ -220,8 +214,6 @@ def _probabilities(mended: Mended) -> None:
 
 def _distributions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows that add up to 1 with the same order: shares of what may be percentages or parts, softmax of logits."""
-    import numpy as np
-
     wide = np.nan_to_num(rows.astype(np.float64), posinf=LARGEST_FLOAT32, neginf=-LARGEST_FLOAT32)
     sums = wide.sum(axis=1, keepdims=True)
     parts = (wide.max(axis=1, keepdims=True) <= 1) | (np.abs(sums - 100) <= 100 * PROBABILITY_SUM_TOLERANCE)
@@ -232,8 +224,6 @@ def _distributions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _labels(mended: Mended) -> None:
-    import numpy as np
-
     outputs = mended.batch.outputs
     whole = np.isfinite(outputs) & (np.floor(outputs) == outputs)
     if not (whole.all() and outputs.shape[1] == 1):
@@ -241,8 +231,6 @@ def _labels(mended: Mended) -> None:
 
 
 def _scores(mended: Mended) -> None:
-    import numpy as np
-
     outputs = mended.batch.outputs
     if np.isfinite(outputs).all():
         return
@@ -252,8 +240,6 @@ def _scores(mended: Mended) -> None:
 
 
 def _set_aside(mended: Mended, wrong: Any, fault: InvalidRecord | None = None) -> None:
-    import numpy as np
-
     if not wrong.any():
         return
     batch = mended.batch

@@ -17,6 +17,8 @@ from detector.contracts.queries import OutputKind
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
+else:
+    from detector.contracts.lazy import np
 
 _ROWS = 128
 _BYTES = 400_000
@@ -148,8 +150,6 @@ _thread = threading.local()
 
 
 def _silent_numpy() -> tuple[Callable[..., Any], Any]:
-    import numpy as np
-
     silently = contextvars.Context().run
     silently(np.seterr, all="ignore")
     return silently, np
@@ -157,8 +157,6 @@ def _silent_numpy() -> tuple[Callable[..., Any], Any]:
 
 def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:
     """Float64 (queries,) of ``seconds``, one for all or one each."""
-    import numpy as np
-
     times = np.empty(queries, dtype=np.float64)
     times[:] = seconds
     return times
@@ -166,8 +164,6 @@ def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:
 
 def correct_times(times: NDArray[np.float64], now: float) -> int:
     """Replaces times that are not between 1970 and 9999 by ``now``; returns their number."""
-    import numpy as np
-
     odd = ~are_times(times)
     times[odd] = now
     return int(np.count_nonzero(odd))
@@ -198,8 +194,6 @@ def _column(name: str, values: Any, queries: int, dimension: int) -> Any:
 
 
 def _mask(values: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    import numpy as np
-
     mask = np.array(values, dtype=np.bool_)
     if mask.size != shape[0] * shape[1]:
         raise InvalidRecord("length", f"missing has {mask.size} marks for {shape[0]} queries of {shape[1]} features")
@@ -208,8 +202,6 @@ def _mask(values: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 def _numbers(name: str, values: Any, queries: int) -> NDArray[Any] | None:
     """The column, or None if it cannot be read: the caller chooses its values, and must not hide a query by them."""
-    import numpy as np
-
     dtype, entry = _NUMERIC[name]
     try:
         with np.errstate(all="ignore"):

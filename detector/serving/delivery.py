@@ -16,7 +16,7 @@ from detector.serving.buffers import FairQueue, Tallies
 from detector.serving.connection import Connection, TopicMissing, abandon, disown, go_back_to_bootstrap, partitions_of
 from detector.serving.isolation import load
 from detector.serving.metrics import Counters, RateLimitedLogger
-from detector.serving.packing import Carried, Record, Unpackable, carried, pack, pack_counts
+from detector.serving.packing import QueriesByOwner, Record, Unpackable, count_by_owner, pack, pack_counts
 from detector.serving.rows import QueuedRows
 from detector.serving.threads import BackgroundThread
 
@@ -146,7 +146,7 @@ class Delivery(BackgroundThread):
 
     def _pack_rows(self, partitions: int) -> None:
         rows = self._queue.take(_TAKE_BYTES)
-        unpacked = carried(rows)
+        unpacked = count_by_owner(rows)
         try:
             for piece in pack(rows, partitions):
                 if isinstance(piece, Unpackable):
@@ -174,9 +174,9 @@ class Delivery(BackgroundThread):
     def _hold(self, record: Record) -> None:
         self._packed.append(record)
         self._fly(record, 1)
-        for counter, queries in record.mends.items():
+        for counter, queries in record.repairs.items():
             self._counters.add(counter, queries)
-        if record.mends["converted"]:
+        if record.repairs["converted"]:
             self._log.warning(
                 "converted",
                 "outputs of model %r are declared as probabilities, are none, and were made such; correct output_kind",
@@ -234,7 +234,7 @@ class Delivery(BackgroundThread):
             self._counters.add("unjudged", number)
             self._tallies.add(Count(model, principal, "unjudged", number, time.time(), piece.error.reason))
 
-    def _drop(self, queries: Carried, reason: str) -> None:
+    def _drop(self, queries: QueriesByOwner, reason: str) -> None:
         for (model, principal), number in queries.items():
             self._counters.add("dropped", number)
             self._tallies.add(Count(model, principal, "dropped", number, time.time(), reason))

@@ -48,7 +48,7 @@ def load() -> None:
 
 
 @contextlib.contextmanager
-def harmless(failed: Callable[[BaseException], object] | None = None) -> Iterator[None]:
+def suppress_errors(failed: Callable[[BaseException], object] | None = None) -> Iterator[None]:
     """Suppresses whatever is raised in this block, except what is to end the process. ``failed`` is called with it."""
     try:
         yield

@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import Any, Protocol
 
 from detector.contracts.errors import ConfigurationError
-from detector.serving.isolation import harmless, not_forking, renew_in_children
+from detector.serving.isolation import not_forking, renew_in_children, suppress_errors
 
 
 class RateLimitedLogger:
@@ -31,7 +31,7 @@ class RateLimitedLogger:
     def warning(self, kind: str, message: str, *arguments: object, error: BaseException | None = None) -> None:
         """Logs ``message`` unless this ``kind`` (one of a few fixed words) was logged a moment ago."""
         if self._due(kind):
-            with harmless():
+            with suppress_errors():
                 self._logger.warning(message, *arguments, exc_info=error)
 
     def _due(self, kind: str) -> bool:

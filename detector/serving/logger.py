@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import principal_of
 from detector.contracts.queries import Count, OutputKind
-from detector.serving.buffers import FairQueue, Tallies, whole, word
+from detector.serving.buffers import FairQueue, Tallies, as_count, as_reason
 from detector.serving.calls import count_rows, is_loose, pick, rows_of_call
 from detector.serving.connection import Connection
 from detector.serving.delivery import Delivery
@@ -265,7 +265,7 @@ class QueryLogger(BackgroundService[Delivery]):
             self._log.warning("nameless", "%d queries (%s) of nobody that can be named were counted", queries, kind)
 
         with suppress_errors(failed):
-            queries, why = whole(queries), "" if kind == "refused" else word(reason)
+            queries, why = as_count(queries), "" if kind == "refused" else as_reason(reason)
             self.counters.add(kind, queries)
             with suppress_errors(nameless):
                 check_names(model=model)

@@ -41,11 +41,11 @@ class BackgroundThread(ABC):
 
     def _failed(self, error: BaseException) -> None:
         with suppress_errors():
-            self._note(error)
+            self._report_error(error)
         self._closing.wait(self._back_off)
         self._back_off = min(2 * self._back_off, LONGEST_PAUSE_SECONDS)
 
-    def _went_well(self) -> None:
+    def _reset_back_off(self) -> None:
         self._back_off = FIRST_PAUSE_SECONDS
 
     @abstractmethod
@@ -53,7 +53,7 @@ class BackgroundThread(ABC):
         """Does some work, and returns now and then."""
 
     @abstractmethod
-    def _note(self, error: BaseException) -> None:
+    def _report_error(self, error: BaseException) -> None:
         """Counts and logs ``error``."""
 
 

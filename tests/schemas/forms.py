@@ -18,7 +18,7 @@ from detector.contracts.codecs.packed_queries import SCHEMA as PACKED_SCHEMA
 from detector.contracts.codecs.records import SCHEMAS
 from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.core.owner_model import from_json, to_json
-from detector.core.owner_model.json_form import SCHEMA as MODEL_SCHEMA
+from detector.core.owner_model.models import SCHEMA as MODEL_SCHEMA
 
 ROOT = Path(__file__).parents[2] / "schemas"
 BINARY = {field.name for field in fields(PackedQueries) if "bytes" in str(field.type)}

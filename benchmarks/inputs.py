@@ -18,16 +18,7 @@ from detector.cli.calibrating import Request, make_profile
 from detector.cli.honest import read_files
 from detector.cli.replaying import replay
 from detector.core.configuration import EngineConfig
-from detector.lab.inputs import (
-    FEATURES,
-    OUTPUTS,
-    Asked,
-    customers,
-    image_thieves,
-    readers,
-    table_thieves,
-    write_log,
-)
+from detector.lab.inputs import FEATURES, OUTPUTS, Asked, customers, image_thieves, readers, table_thieves, write_log
 from detector.policy.config import Policy
 
 ACCOUNTS, JUDGED = 24, 12

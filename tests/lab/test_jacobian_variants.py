@@ -8,8 +8,8 @@ import pytest
 from detector.contracts.errors import LabError
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.augmentation import SEEDS
 from detector.lab.attackers.perturbations import STEP
+from detector.lab.attackers.substitute import SEEDS
 from detector.lab.data import Dataset
 from detector.lab.fidelity import Yardstick
 from detector.lab.victims.digits import DigitsVictim

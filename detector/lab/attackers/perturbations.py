@@ -1,7 +1,7 @@
 """Adversarial steps on a thief's own network. Inputs are shares of the features' ranges, (n, d) in 0 to 1.
 
-The last three minimise a loss over that box by L-BFGS-B, all rows in one problem; rows do not influence one another
-but through the common step lengths.
+The last three minimise a loss over that box by L-BFGS-B, all rows in one problem; rows influence each other only
+through the common step lengths.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detector.lab.attackers.adam import Array
-from detector.lab.attackers.network import CloneNetwork
+from detector.lab.attackers.attacker import Labels
+from detector.lab.networks import Array, Network
 
 STEP = 64 / 255
-"""How far one pixel may be moved by FGSM, PGD and the feature adversary."""
+"""The distance by which FGSM, PGD and the feature adversary may move one pixel."""
 
 ITERATIONS = 10
 
@@ -24,26 +23,17 @@ _TRIPLET_WEIGHT = 1.0
 _SEARCHES = 30
 _TINY = 1e-12
 
-Loss = Callable[[Array], tuple[float, Array]]
 
-
-def away(network: CloneNetwork, start: Array, targets: Array, iterations: int) -> Array:
-    """FGSM (one iteration) or I-FGSM: up the cross-entropy of ``targets`` (n, k), STEP in all."""
+def signed_steps(network: Network, start: Array, targets: Array, iterations: int, *, uphill: bool = True) -> Array:
+    """FGSM (one iteration) or I-FGSM: up or down the cross-entropy of ``targets`` (n, k), STEP in all."""
+    step = (STEP if uphill else -STEP) / iterations
     moved = start
     for _ in range(iterations):
-        moved = np.clip(moved + STEP / iterations * np.sign(network.loss_gradient(moved, targets)), 0, 1)
+        moved = np.clip(moved + step * np.sign(network.loss_gradient(moved, targets)), 0, 1)
     return moved
 
 
-def towards(network: CloneNetwork, start: Array, targets: Array, iterations: int) -> Array:
-    """Down the cross-entropy of ``targets`` (n, k), STEP in all."""
-    moved = start
-    for _ in range(iterations):
-        moved = np.clip(moved - STEP / iterations * np.sign(network.loss_gradient(moved, targets)), 0, 1)
-    return moved
-
-
-def projected_gradient(network: CloneNetwork, start: Array, targets: Array, rng: np.random.Generator) -> Array:
+def projected_gradient(network: Network, start: Array, targets: Array, rng: np.random.Generator) -> Array:
     """PGD (Madry et al. 2018): from a random point of the STEP cube around ``start``, never out of it.
 
     Ten steps of a quarter of STEP up the cross-entropy of ``targets`` (n, k).
@@ -55,7 +45,7 @@ def projected_gradient(network: CloneNetwork, start: Array, targets: Array, rng:
     return moved
 
 
-def carlini_wagner(network: CloneNetwork, start: Array, labels: NDArray[np.int64]) -> Array:
+def carlini_wagner(network: Network, start: Array, labels: Labels) -> Array:
     """Minimises |x' - x|^2 + max(Z_label - max of the other Z, 0), Z the logits (C&W 2017, untargeted)."""
     rows = np.arange(len(start))
 
@@ -70,23 +60,23 @@ def carlini_wagner(network: CloneNetwork, start: Array, labels: NDArray[np.int64
         by_logit[rows, rivals] = np.where(excess > 0, -_CONFIDENCE_WEIGHT, 0)
         apart = moved - start
         value = (apart**2).sum() + _CONFIDENCE_WEIGHT * np.maximum(excess, 0).sum()
-        return float(value), 2 * apart + network.logit_gradient(moved, by_logit)
+        return float(value), 2 * apart + network.input_gradient(moved, by_logit)
 
-    return _minimised(loss, start, np.zeros_like(start), np.ones_like(start))
+    return _minimum(loss, start)
 
 
-def feature_adversary(network: CloneNetwork, start: Array, guides: Array) -> Array:
-    """Latent features as near as can be to those of ``guides`` (n, d) within STEP (Sabour et al. 2016)."""
+def feature_adversary(network: Network, start: Array, guides: Array) -> Array:
+    """Brings latent features as near to those of ``guides`` (n, d) as STEP allows (Sabour et al. 2016)."""
     aims = network.latent(guides)
 
     def loss(moved: Array) -> tuple[float, Array]:
         apart = network.latent(moved) - aims
         return float((apart**2).sum()), network.latent_gradient(moved, 2 * apart)
 
-    return _minimised(loss, start, np.clip(start - STEP, 0, 1), np.clip(start + STEP, 0, 1))
+    return _minimum(loss, start, STEP)
 
 
-def feature_fool(network: CloneNetwork, start: Array, guides: Array, margin: float) -> Array:
+def feature_fool(network: Network, start: Array, guides: Array, margin: float) -> Array:
     """FeatureFool (Yu et al., NDSS 2020), minimises |x' - x|^2 + max(D(x', guide) - D(x', x) + M, 0).
 
     D is the distance of latent features, and M ``margin`` times D(x, guide): at 0.1 the latent features end little
@@ -105,24 +95,27 @@ def feature_fool(network: CloneNetwork, start: Array, guides: Array, margin: flo
         value = (apart**2).sum() + _TRIPLET_WEIGHT * np.maximum(excess, 0).sum()
         return float(value), 2 * apart + network.latent_gradient(moved, by_latent)
 
-    return _minimised(loss, start, np.zeros_like(start), np.ones_like(start))
+    return _minimum(loss, start)
 
 
 def _distances(latent: Array, others: Array) -> tuple[Array, Array]:
-    """Euclidean distances (n,) row by row, and their gradient (n, h) by ``latent``."""
+    """Returns Euclidean distances (n,) row by row, and their gradient (n, h) by ``latent``."""
     apart = latent - others
     lengths = np.sqrt((apart**2).sum(axis=1) + _TINY)
     return lengths, apart / lengths[:, None]
 
 
-def _minimised(loss: Loss, start: Array, low: Array, high: Array) -> Array:
-    """Where ``loss``, a sum over the rows with its gradient (n, d), is least in the box; from ``start`` (n, d)."""
+def _minimum(loss: Callable[[Array], tuple[float, Array]], start: Array, reach: float = np.inf) -> Array:
+    """Returns the inputs (n, d) at which ``loss``, a sum over the rows with its gradient (n, d), is least.
+
+    Searches from ``start`` (n, d), in 0 to 1 and within ``reach`` of it.
+    """
     from scipy.optimize import Bounds, minimize
 
     def flat(point: Array) -> tuple[float, Array]:
         value, gradient = loss(point.reshape(start.shape))
         return value, gradient.ravel()
 
-    bounds = Bounds(low.ravel(), high.ravel())
+    bounds = Bounds(np.clip(start - reach, 0, 1).ravel(), np.clip(start + reach, 0, 1).ravel())
     found = minimize(flat, start.ravel(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _SEARCHES})
     return np.asarray(found.x.reshape(start.shape))

@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Answers, Classifier
-from detector.lab.attackers import jbda
 from detector.lab.attackers.attacker import Attacker, Knowledge
+from detector.lab.attackers.augmentation import JacobianAugmentation
 from detector.lab.attackers.substitute import natural_seeds
+from detector.lab.networks import Array
 
 if TYPE_CHECKING:
     from detector.lab.victims.zoo import Zoo
 
-Array = NDArray[np.float64]
 Specifications = NDArray[np.float32]
+"""Accuracy 0 to 1 and milliseconds, (m, 2)."""
+
 Result = TypeVar("Result")
-Search: TypeAlias = Generator[Specifications, Array, Result]
-"""Yields specifications (m, 2), is sent the answers to them (m, k), and returns what it found."""
+CellSearch: TypeAlias = Generator[Specifications, Array, Result]
+"""Yields specifications (m, 2), is sent the answers to them (m, k), and returns a result."""
 
 LATENCY = 1_000.0
 _HALVINGS = 14
@@ -43,7 +45,7 @@ class Cell:
 
 
 class SpecificationSweep:
-    """Wants the most accurate model that answers within ``latency`` milliseconds; asks at most ``budget`` queries.
+    """Wants the most accurate model that answers within ``latency`` milliseconds, a second by default.
 
     Three searches by halving find its cell: the highest accuracy that is not refused, the least latency at which
     it is not, and the lowest accuracy at which four probes are answered as before. From then on ``thief`` steals,
@@ -52,7 +54,7 @@ class SpecificationSweep:
     """
 
     def __init__(
-        self, knowledge: Knowledge, *, budget: int, seed: int, latency: float = LATENCY, thief: Attacker | None = None
+        self, knowledge: Knowledge, budget: int, seed: int, latency: float = LATENCY, thief: Attacker | None = None
     ) -> None:
         self._knowledge = knowledge
         self._left = budget
@@ -106,7 +108,7 @@ class SpecificationSweep:
         return makeshift.clone()
 
     def _jacobian(self) -> Attacker:
-        return jbda.new(self._knowledge, self._left, self._seed)
+        return JacobianAugmentation(self._knowledge, self._left, self._seed)
 
     def _go_on(self, heard: Array) -> None:
         self._heard = 0
@@ -115,7 +117,7 @@ class SpecificationSweep:
         except StopIteration as found:
             self.cell = found.value
 
-    def _cell_search(self) -> Search[Cell]:
+    def _cell_search(self) -> CellSearch[Cell]:
         """Asks of the first m probes at a time, with m specifications; returns the cell."""
         if not (yield _request(0, self._latency)).any():
             raise LabError(f"no model answers within {self._latency} ms: sweep up to a higher latency")
@@ -132,7 +134,7 @@ class SpecificationSweep:
 
 def _edge(
     good: float, bad: float, request: Callable[[float], Specifications], accepted: Callable[[Array], bool]
-) -> Search[float]:
+) -> CellSearch[float]:
     """The last value, going from ``good`` to ``bad``, whose ``request`` is answered so that it is ``accepted``."""
     for _ in range(_HALVINGS):
         tried = (good + bad) / 2
@@ -171,8 +173,3 @@ def blind_offline(thief: Attacker, zoo: Zoo, *, latency: float, budget: int, rng
         served = zoo.chosen(asked) >= 0
         thief.observe(batch[served], zoo.answer(batch[served], asked[served]))
         budget -= len(batch)
-
-
-def new(knowledge: Knowledge, budget: int, seed: int) -> SpecificationSweep:
-    """Wants the best model within a second, and steals it with Jacobian augmentation."""
-    return SpecificationSweep(knowledge, budget=budget, seed=seed)

@@ -15,8 +15,8 @@ from detector.core.profile.profile import Profile
 from detector.core.profile.validation import Validation
 from detector.lab.answers import Victim
 from detector.lab.data import Dataset
-from detector.lab.honest.habit import Ask
-from detector.lab.honest.populations import population
+from detector.lab.honest import population
+from detector.lab.honest.habit import HonestRequest
 from detector.lab.victims import tumours
 
 ACCOUNTS = 36
@@ -43,7 +43,7 @@ def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], Non
 
 def _accounts(dataset: Dataset, victim: Victim, seed: int) -> Iterator[QueryBatch]:
     for user in population(dataset, ACCOUNTS, seed):
-        rows = _asked(user.asks)
+        rows = _asked(user.requests)
         yield QueryBatch(
             model=tumours.MODEL,
             model_version=tumours.MODEL_VERSION,
@@ -57,7 +57,7 @@ def _accounts(dataset: Dataset, victim: Victim, seed: int) -> Iterator[QueryBatc
         )
 
 
-def _asked(asks: Iterator[Ask]) -> NDArray[np.float32]:
+def _asked(asks: Iterator[HonestRequest]) -> NDArray[np.float32]:
     """Returns the rows of the first request, and of all that follow it in time."""
     rows, now = [next(asks).rows], 0.0
     for ask in asks:

@@ -9,11 +9,11 @@ from itertools import cycle, islice
 
 from detector.lab.answers import Victim
 from detector.lab.attackers.attacker import Attacker
-from detector.lab.attackers.augmentation import SEEDS
+from detector.lab.attackers.substitute import SEEDS
 from detector.lab.data import Dataset
 from detector.lab.demo.options import DemoOptions
 from detector.lab.demo.outcome import Promise
-from detector.lab.honest.populations import habits_of
+from detector.lab.honest import habits_of
 from detector.lab.population import HonestAccount, honest_accounts
 from detector.lab.server import PREDICT, TUMOURS
 from detector.lab.traffic import jacobian_thief, path_finding_thief

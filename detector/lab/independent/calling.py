@@ -9,24 +9,26 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Answers
-from detector.lab.attackers.dialogue import Questions
+from detector.lab.attackers.attacker import Inputs, Questions
+from detector.lab.networks import Array
 
-Ask = Callable[[NDArray[np.float32]], Answers]
+QueryVictim = Callable[[Inputs], Answers]
 """Inputs (n, d), n at least 1 -> the answers to all of them."""
 
-CallingAttack = Callable[[Ask], None]
-"""A whole attack, which queries as it runs. It must not hold a reference to its caller, or neither is ever freed."""
+CallingAttack = Callable[[QueryVictim], None]
+"""A complete attack, which queries as it runs. It must not hold a reference to its caller, or neither is ever freed."""
+
+_LEAST = 1e-12
 
 
 def questions_of(attack: CallingAttack, seed: list[int]) -> Questions:
-    """What ``attack`` asks, with the draws that it makes from numpy's global generator following from ``seed``.
+    """Yields the queries of ``attack``, whose draws from numpy's global generator follow from ``seed``.
 
     The thread never runs at the same time as the caller, and ends with the attack, with ``close`` and when the
-    generator is forgotten. What the attack raises is a LabError here.
+    generator is freed. Raises LabError for any error of the attack.
     """
     worker, draws = _Worker(attack), _GlobalDraws(seed)
     try:
@@ -43,8 +45,13 @@ def questions_of(attack: CallingAttack, seed: list[int]) -> Questions:
         raise LabError(f"the attack failed with {kind}: {worker.failure}") from worker.failure
 
 
+def logits(answers: Answers) -> Array:
+    """Returns the logs (n, k) of the probabilities, at least log 1e-12: logits up to a constant in each row."""
+    return np.asarray(np.log(np.maximum(answers.probabilities, _LEAST)))
+
+
 class _Dismissed(BaseException):
-    """Ends an attack that nobody will answer any more. No Exception: attacks may catch those and go on."""
+    """Ends an attack that gets no more answers. No Exception: attacks may catch those and go on."""
 
 
 class _Worker:
@@ -52,17 +59,17 @@ class _Worker:
 
     def __init__(self, attack: CallingAttack) -> None:
         self._attack = attack
-        self._asked: SimpleQueue[NDArray[np.float32] | None] = SimpleQueue()
+        self._asked: SimpleQueue[Inputs | None] = SimpleQueue()
         self._answered: SimpleQueue[Answers | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name="calling attack", daemon=True)
         self.failure: Exception | None = None
 
-    def start(self) -> NDArray[np.float32] | None:
+    def start(self) -> Inputs | None:
         """The first question, None if there is none."""
         self._thread.start()
         return self._asked.get()
 
-    def resume(self, answers: Answers) -> NDArray[np.float32] | None:
+    def resume(self, answers: Answers) -> Inputs | None:
         """The question after the one with these ``answers``, None after the last."""
         self._answered.put(answers)
         return self._asked.get()
@@ -82,7 +89,7 @@ class _Worker:
         finally:
             self._asked.put(None)
 
-    def _ask(self, features: NDArray[np.float32]) -> Answers:
+    def _ask(self, features: Inputs) -> Answers:
         self._asked.put(features)
         answers = self._answered.get()
         if answers is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from detector.lab.data import Dataset
 from detector.lab.datasets import breast_cancer
-from detector.lab.victims.tree import LEAVES, TreeVictim
+from detector.lab.victims.tabular import LEAVES, TreeVictim
 
 if TYPE_CHECKING:
     from sklearn.tree import DecisionTreeClassifier

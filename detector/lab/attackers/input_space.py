@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.errors import LabError
 from detector.lab.attackers.attacker import Inputs, Knowledge, Labels
-from detector.lab.networks import Array
+from detector.lab.networks import Array, one_hot
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,22 @@ class Model(Protocol):
     """Class probabilities (n, k) of rescaled features float64 (n, d)."""
 
     def probabilities(self, features: Array) -> Array: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LabelModel:
+    """Gives probability 1 to the class, one of ``classes``, that ``predict`` returns for each row."""
+
+    predict: Callable[[Any], NDArray[np.integer | np.bool_]]
+    classes: int
+
+    @classmethod
+    def constant(cls, label: int, classes: int) -> LabelModel:
+        """Returns the model that gives every row the class ``label``: all that answers of one class teach."""
+        return cls(lambda features: np.full(len(features), label), classes)
+
+    def probabilities(self, features: NDArray[np.floating]) -> Array:
+        return one_hot(self.predict(features).astype(np.int64), self.classes)
 
 
 @dataclass(frozen=True, slots=True)

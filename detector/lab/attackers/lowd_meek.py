@@ -8,34 +8,19 @@ starting point that moves up to delta close to the boundary instead, which compa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Answers, Classifier
 from detector.lab.attackers.attacker import Dialogue, Inputs, Knowledge, Questions, Search
-from detector.lab.attackers.input_space import InputSpace
-from detector.lab.attackers.retraining import OneLabel
+from detector.lab.attackers.input_space import InputSpace, LabelModel
 from detector.lab.networks import Array
 
 _DELTA_EXPONENT = 4
 """A weight below delta = 1e-4 of the first one, by room to move, counts as 0."""
 _PRECISION = 1e-6
 """Where bisections stop, features being scaled to [-1, 1]."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinearThreshold:
-    """Class 1 where ``weights`` (x - ``boundary``) > 0, x scaled to [-1, 1], both (d,)."""
-
-    space: InputSpace
-    weights: Array
-    boundary: Array
-
-    def probabilities(self, features: Inputs) -> Array:
-        positive = (self.space.scaled(features) - self.boundary) @ self.weights > 0
-        return np.eye(2)[positive.astype(np.int64)]
 
 
 class LowdMeek(Dialogue):
@@ -67,9 +52,10 @@ class LowdMeek(Dialogue):
         """Raises LabError before the first answer."""
         if self._label is None:
             raise LabError("nothing has been answered yet, so there is nothing to make a clone of")
-        if self._boundary is None:
-            return OneLabel(self._label, 2)
-        return LinearThreshold(self._space, self._weights, self._boundary)
+        if (boundary := self._boundary) is None:
+            return LabelModel.constant(self._label, 2)
+        space, weights = self._space, self._weights
+        return LabelModel(lambda features: (space.scaled(features) - boundary) @ weights > 0, 2)
 
     def _search(self) -> Questions:
         negative, positive = yield from self._both_labels()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from detector.lab.attackers.attacker import Dialogue, Inputs, Knowledge, Questions
-from detector.lab.attackers.input_space import InputSpace
-from detector.lab.networks import Array, one_hot
+from detector.lab.attackers.attacker import Dialogue, Inputs, Knowledge, Labels, Questions
+from detector.lab.attackers.input_space import InputSpace, LabelModel
+from detector.lab.networks import Array
 
 CONFIDENCE = 0.99
 STEP = 0.02
@@ -14,20 +14,6 @@ STEPS = 100
 DIFFERENCE = 0.01
 
 _NOISE = 0.01
-
-
-class NearestInversion:
-    """Names the class whose ``recovered`` input (k, d), in shares of the ranges, is nearest."""
-
-    def __init__(self, space: InputSpace, recovered: Array) -> None:
-        self._space = space
-        self._recovered = recovered
-
-    def probabilities(self, features: Inputs) -> Array:
-        """Returns 1 at the class named, (n, k), of ``features`` (n, d)."""
-        shares = self._space.shares(features)
-        distances = (self._recovered**2).sum(axis=1) - 2 * shares @ self._recovered.T
-        return one_hot(distances.argmin(axis=1), len(self._recovered))
 
 
 class ModelInversion(Dialogue):
@@ -46,9 +32,15 @@ class ModelInversion(Dialogue):
         self.recovered: Array = 0.5 + noise
         super().__init__(self._climb(), budget)
 
-    def clone(self) -> NearestInversion:
-        """Returns a classifier by the inputs recovered so far."""
-        return NearestInversion(self._space, self.recovered)
+    def clone(self) -> LabelModel:
+        """Returns the classifier that names the class whose recovered input is nearest."""
+        space, recovered = self._space, self.recovered
+
+        def nearest(features: Inputs) -> Labels:
+            distances = (recovered**2).sum(axis=1) - 2 * space.shares(features) @ recovered.T
+            return np.asarray(distances.argmin(axis=1))
+
+        return LabelModel(nearest, len(recovered))
 
     def _climb(self) -> Questions:
         for label in range(len(self.recovered)):

@@ -6,7 +6,6 @@ queries again. Uniform inputs are the weakest choice, inputs near the clone's ow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from detector.lab.answers import Answers, Classifier
 from detector.lab.attackers.attacker import Dialogue, Inputs, Knowledge, Labels, Questions
 from detector.lab.attackers.equation_solving import EquationSolving, SoftmaxRegression, fit_softmax
-from detector.lab.attackers.input_space import InputSpace, Model
+from detector.lab.attackers.input_space import InputSpace, LabelModel, Model
 from detector.lab.networks import Array, one_hot
 
 _ROUNDS = 10
@@ -143,46 +142,24 @@ def _middle(one: Inputs, other: Inputs) -> Inputs:
     return np.asarray((one + other) / 2, np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class OneLabel:
-    """Gives every input the class ``label`` of ``classes``: all that answers of one label teach."""
-
-    label: int
-    classes: int
-
-    def probabilities(self, features: NDArray[np.floating]) -> Array:
-        return one_hot(np.full(len(features), self.label), self.classes)
-
-
-@dataclass(frozen=True, slots=True)
-class SupportVectors:
-    """A fitted scikit-learn ``model`` that predicts one of ``classes``."""
-
-    model: Any
-    classes: int
-
-    def probabilities(self, features: Array) -> Array:
-        return one_hot(self.model.predict(features), self.classes)
-
-
 def softmax_of_labels(features: Array, probabilities: Array) -> SoftmaxRegression:
     """Returns a softmax regression on the likeliest classes of ``probabilities`` (n, k)."""
     return fit_softmax(features, one_hot(probabilities.argmax(axis=1), probabilities.shape[1]))
 
 
-def rbf_svm_of_labels(features: Array, probabilities: Array) -> Model:
+def rbf_svm_of_labels(features: Array, probabilities: Array) -> LabelModel:
     """Returns an RBF SVM on the likeliest classes, with the C and gamma that predict best on three folds.
 
     That is tried on 300 rows at most, spread evenly over all: the latest alone lie on the boundary and teach nothing.
     """
     labels, classes = probabilities.argmax(axis=1), probabilities.shape[1]
     if len(np.unique(labels)) == 1:
-        return OneLabel(int(labels[0]), classes)
+        return LabelModel.constant(int(labels[0]), classes)
     rows = np.linspace(0, len(labels) - 1, min(len(labels), _ROWS_FOR_CHOICE)).astype(np.int64)
     penalty, width = max(
         product(_PENALTIES, _WIDTHS), key=lambda pair: _correct(pair[0], pair[1], features[rows], labels[rows])
     )
-    return SupportVectors(_svm(penalty, width, features, labels), classes)
+    return LabelModel(_svm(penalty, width, features, labels).predict, classes)
 
 
 def _svm(penalty: float, width: float, features: Array, labels: Labels) -> Any:

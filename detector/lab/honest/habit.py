@@ -55,6 +55,17 @@ def retried(rows: Iterator[Rows], rng: Rng) -> Iterator[HonestRequest]:
             yield from repeat(HonestRequest(0.08, row), int(rng.integers(1, 4)))
 
 
+def varied(rows: Iterator[Rows], rng: Rng, values_of: Callable[[int], NDArray[np.floating]]) -> Iterator[HonestRequest]:
+    """Yields a request for each of ``rows``, then for the same row with one feature at each of ``values_of`` it."""
+    for row in rows:
+        yield HonestRequest(rng.exponential(0.3), row)
+        feature = int(rng.integers(row.shape[1]))
+        for value in values_of(feature):
+            changed = row.copy()
+            changed[0, feature] = value
+            yield HonestRequest(rng.exponential(0.3), changed)
+
+
 def health_check(held: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """Sends the same vector for ever."""
     row = int(rng.integers(len(held)))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from detector.lab.data import Examples
-from detector.lab.honest.habit import Behaviour, HonestRequest, Rng, Rows, paced, retried
+from detector.lab.honest.habit import Behaviour, HonestRequest, Rng, Rows, paced, retried, varied
 
 Picture = NDArray[np.floating]
 """One image (side, side)."""
@@ -138,13 +138,7 @@ def video(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
 
 def what_if(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """An analyst all day long: each image, then one pixel of it at seven other values."""
-    for rows in shuffled(images, rng):
-        yield HonestRequest(rng.exponential(0.3), rows)
-        pixel = int(rng.integers(rows.shape[1]))
-        for value in rng.choice(17, _WHAT_IF_VALUES, replace=False) / 16:
-            changed = rows.copy()
-            changed[0, pixel] = value
-            yield HonestRequest(rng.exponential(0.3), changed)
+    return varied(shuffled(images, rng), rng, lambda _: rng.choice(17, _WHAT_IF_VALUES, replace=False) / 16)
 
 
 def short_what_if(images: Examples, rng: Rng) -> Iterator[HonestRequest]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from detector.lab.data import Dataset, Examples
-from detector.lab.honest.habit import Habit, HonestRequest, Rng, Rows, health_check, paced, retried
+from detector.lab.honest.habit import Habit, HonestRequest, Rng, Rows, health_check, paced, retried, varied
 
 _RENEWED_SHARE = 0.1
 _WHAT_IF_VALUES = 7
@@ -56,14 +56,12 @@ def bulk_scoring(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestR
 
 def what_if(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """A row, then the same row with one feature at other values that occur; and the next row."""
-    for row in fresh(dataset, held, rng):
-        yield HonestRequest(rng.exponential(0.3), row)
-        feature = int(rng.integers(dataset.dimension))
+
+    def values_of(feature: int) -> Rows:
         values = np.unique(held.features[:, feature])
-        for value in rng.choice(values, min(_WHAT_IF_VALUES, len(values)), replace=False):
-            changed = row.copy()
-            changed[0, feature] = value
-            yield HonestRequest(rng.exponential(0.3), changed)
+        return rng.choice(values, min(_WHAT_IF_VALUES, len(values)), replace=False)
+
+    return varied(fresh(dataset, held, rng), rng, values_of)
 
 
 def drifted(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:

@@ -40,15 +40,18 @@ class ToolboxEvasion(Evasion):
         return batch
 
     def _turn(self, row: int) -> Questions:
-        turn = _ToolboxTurn(self._generate, self._space, self._classes, self.originals[row], row, self.found)
+        search = _Search(self._generate, self._space, self._classes, self.originals[row], row, self.found)
         rng = np.random.default_rng([self._seed, 5, row])
-        self._asking = questions_of(partial(turn.run, rng), [self._seed, 4, row])
+        self._asking = questions_of(partial(search.run, rng), [self._seed, 4, row])
         yield from self._asking
 
 
 @dataclass(frozen=True, slots=True)
-class _ToolboxTurn:
-    """The search around the input ``original`` (d,), kept in ``found`` under ``row``."""
+class _Search:
+    """The search around the input ``original`` (d,), whose nearest result is in ``found`` under ``row``.
+
+    No method of ``ToolboxEvasion``, to which the thread must hold no reference.
+    """
 
     generate: Generate
     space: InputSpace
@@ -60,17 +63,17 @@ class _ToolboxTurn:
     def run(self, rng: np.random.Generator, query: QueryVictim) -> None:
         label = int(query(self.space.features(self.original[None])).labels[0])
 
-        def said(shares: Inputs) -> Array:
+        def outputs(shares: Inputs) -> Array:
             features = self.space.features(shares.astype(np.float64))
             answers = query(features)
             self._keep_nearest(self.space.shares(features[answers.labels != label]))
             return logits(answers)
 
-        victim = BlackBoxClassifier(said, self.original.shape, self.classes, clip_values=(0.0, 1.0))
+        victim = BlackBoxClassifier(outputs, self.original.shape, self.classes, clip_values=(0.0, 1.0))
         self.generate(victim, self.original[None].astype(np.float32), rng)
 
     def _keep_nearest(self, turned: Array) -> None:
-        """Of ``turned`` (m, d), all named otherwise, m may be 0, and what was found before."""
+        """Keeps the nearest of ``turned`` (m, d), all of another class, and of the earlier result; m may be 0."""
         known = [self.found[self.row][None]] if self.row in self.found else []
         candidates = np.concatenate([*known, turned])
         if len(candidates):

@@ -5,6 +5,8 @@ Columns are what a network is shown, float64 (n, e); see ``ColumnEncoder``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from detector.lab.data import Dataset
@@ -42,10 +44,10 @@ _PLANES = 2
 
 
 class _Task:
-    """A data set as columns and one-hot labels, and the untrained networks for it."""
+    """A data set as columns and one-hot labels, and networks for it; ``stream`` tells the draws of families apart."""
 
-    def __init__(self, dataset: Dataset, rng: np.random.Generator) -> None:
-        self.rng = rng
+    def __init__(self, dataset: Dataset, seed: int, stream: int) -> None:
+        self.rng = np.random.default_rng([seed, stream])
         self.encode = ColumnEncoder(dataset.categories)
         self.columns = self.encode(dataset.training.features)
         self.labels = one_hot(dataset.training.labels, dataset.classes)
@@ -55,7 +57,11 @@ class _Task:
     def network(self, hidden: int = HIDDEN) -> Network:
         return Network(self.columns.shape[1], self.labels.shape[1], self.rng, hidden)
 
-    def victim(self, network: Network) -> FittedVictim:
+    def victim(
+        self, network: Network, loss: Loss, disturbed: Callable[[Array, Rows], Array] | None = None
+    ) -> FittedVictim:
+        """Trains ``network`` and returns it behind an API."""
+        network.fit(self.columns, loss, self.epochs, disturbed)
         return FittedVictim(self.encode, network.probabilities)
 
 
@@ -64,21 +70,15 @@ def epochs_of(rows: int, updates: int) -> int:
     return -(-updates // max(1, rows // BATCH))
 
 
-def _hardened(dataset: Dataset, seed: int) -> _Task:
-    return _Task(dataset, np.random.default_rng([seed, 12]))
-
-
 def perceptron(dataset: Dataset, seed: int, hidden: int = HIDDEN) -> FittedVictim:
     """Trains a network of ``hidden`` units on the labels, without a defence."""
-    task = _Task(dataset, np.random.default_rng([seed, 10]))
-    network = task.network(hidden)
-    network.fit(task.columns, cross_entropy(task.labels), task.epochs)
-    return task.victim(network)
+    task = _Task(dataset, seed, 10)
+    return task.victim(task.network(hidden), cross_entropy(task.labels))
 
 
 def adversarially_trained(dataset: Dataset, seed: int) -> FittedVictim:
     """Shows, instead of each row, the worst within 0.05 of each column's range (Madry et al., ICLR 2018)."""
-    task = _hardened(dataset, seed)
+    task = _Task(dataset, seed, 12)
     network = task.network()
     reach = ADVERSARIAL_SHARE * task.spread
 
@@ -89,8 +89,7 @@ def adversarially_trained(dataset: Dataset, seed: int) -> FittedVictim:
             moved = columns + np.clip(moved + reach / 2 * np.sign(uphill) - columns, -reach, reach)
         return moved
 
-    network.fit(task.columns, cross_entropy(task.labels), task.epochs, worst)
-    return task.victim(network)
+    return task.victim(network, cross_entropy(task.labels), worst)
 
 
 def distilled(dataset: Dataset, seed: int) -> FittedVictim:
@@ -98,12 +97,11 @@ def distilled(dataset: Dataset, seed: int) -> FittedVictim:
 
     Both networks are trained at that temperature; the second answers at 1.
     """
-    task = _hardened(dataset, seed)
+    task = _Task(dataset, seed, 12)
     teacher, student = task.network(), task.network()
     teacher.fit(task.columns, _at_temperature(task.labels), task.epochs)
     lessons = softmax(teacher.logits(task.columns) / TEMPERATURE)
-    student.fit(task.columns, _at_temperature(lessons), task.epochs)
-    return task.victim(student)
+    return task.victim(student, _at_temperature(lessons))
 
 
 def _at_temperature(targets: Array) -> Loss:
@@ -113,17 +111,14 @@ def _at_temperature(targets: Array) -> Loss:
 
 def label_smoothed(dataset: Dataset, seed: int) -> FittedVictim:
     """A tenth of each label is spread over all classes (Szegedy et al., CVPR 2016)."""
-    task = _hardened(dataset, seed)
-    network = task.network()
+    task = _Task(dataset, seed, 12)
     targets = (1 - SMOOTHING) * task.labels + SMOOTHING / dataset.classes
-    network.fit(task.columns, cross_entropy(targets), task.epochs)
-    return task.victim(network)
+    return task.victim(task.network(), cross_entropy(targets))
 
 
 def logit_squeezed(dataset: Dataset, seed: int) -> FittedVictim:
     """Rows with noise, and 0.05 times the squared length of the logits in the loss (Kannan et al. 2018)."""
-    task = _hardened(dataset, seed)
-    network = task.network()
+    task = _Task(dataset, seed, 12)
     loss = cross_entropy(task.labels)
 
     def squeezed(logits: Array, rows: Rows) -> Array:
@@ -133,8 +128,7 @@ def logit_squeezed(dataset: Dataset, seed: int) -> FittedVictim:
         noise: Array = _SQUEEZING_NOISE * task.spread * task.rng.normal(size=columns.shape)
         return columns + noise
 
-    network.fit(task.columns, squeezed, task.epochs, noisy)
-    return task.victim(network)
+    return task.victim(task.network(), squeezed, noisy)
 
 
 class DiverseEnsemble:
@@ -158,8 +152,8 @@ class DiverseEnsemble:
 
 def train_diverse(dataset: Dataset, seed: int, diversity: float = DIVERSITY) -> DiverseEnsemble:
     """Trains on batches of rows with as many uniform inputs, on which agreement costs ``diversity``."""
-    rng = np.random.default_rng([seed, 13])
-    task = _Task(dataset, rng)
+    task = _Task(dataset, seed, 13)
+    rng = task.rng
     members = [task.network() for _ in range(MEMBERS)]
     for rows in batches(len(task.columns), epochs_of(len(task.columns), _ENSEMBLE_UPDATES), rng):
         share = rng.random((len(rows), dataset.dimension), dtype=np.float32)

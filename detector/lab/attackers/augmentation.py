@@ -28,7 +28,7 @@ class Augmentation(SeededTraining):
 
     def _later_round(self) -> Inputs:
         labels = self._answers.argmax(axis=1)
-        return self._space.features(self._moved(self._network(), self._features, labels))
+        return self._space.features(self._moved(self._network(), self._shares(), labels))
 
     @abstractmethod
     def _moved(self, network: Network, shares: Array, labels: Labels) -> Array:

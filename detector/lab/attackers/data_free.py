@@ -64,7 +64,7 @@ class DataFree(SubstituteTraining):
         rng = self._round_rng()
         if self._probe is None:
             if len(self._features) > since:
-                self._student.fit(self._features[since:], logit_distance(self._logits(since)), _EPOCHS)
+                self._student.fit(self._shares(since), logit_distance(self._logits(since)), _EPOCHS)
             self._probe = self._generator.noise(BATCH, rng)
             return self._space.features(_pairs(self._generator.shares(self._probe), rng))
         self._improve_generator(self._probe, since)
@@ -76,9 +76,9 @@ class DataFree(SubstituteTraining):
         """Takes a step along the slopes of disagreement; none when not every pair was answered."""
         if len(self._features) - since < 2 * BATCH:
             return
-        student = _centred(self._student.logits(self._features[since:]))
-        disagreement = np.abs(self._logits(since) - student).sum(axis=1)
-        here, there = np.split(self._features[since:], 2)
+        shares = self._shares(since)
+        disagreement = np.abs(self._logits(since) - _centred(self._student.logits(shares))).sum(axis=1)
+        here, there = np.split(shares, 2)
         rise = disagreement[BATCH:] - disagreement[:BATCH]
         slopes = here.shape[1] * rise[:, None] * (there - here) / DIFFERENCE**2
         self._generator.improve(noise, slopes)

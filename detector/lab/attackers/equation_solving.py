@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from detector.contracts.errors import LabError
-from detector.lab.answers import Answers, Classifier
-from detector.lab.attackers.attacker import Inputs, Knowledge
-from detector.lab.attackers.input_space import InputSpace, Model, ScaledClone
+from detector.lab.answers import Classifier
+from detector.lab.attackers.attacker import Inputs
+from detector.lab.attackers.input_space import Model, ScaledClone
+from detector.lab.attackers.substitute import Extraction
 from detector.lab.networks import Array, softmax
 
 HIDDEN = 20
@@ -26,51 +26,25 @@ _TRIAL_ITERATIONS = 60
 _FINAL_ITERATIONS = 600
 
 
-class EquationSolving:
-    """Against logistic and softmax regression: the whole budget at once; what was refused is drawn anew.
+class EquationSolving(Extraction):
+    """Against logistic and softmax regression: the whole budget at once; what was refused is drawn anew."""
 
-    Subclasses propose other inputs or fit another model. ``asked`` float32 (n, d) and ``answered`` float64 (n, k):
-    everything so far, in order.
-    """
+    def _round(self) -> Inputs:
+        return self._space.uniform(self._left, self._rng())
 
-    def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
-        self._space = InputSpace.of(knowledge)
-        self._budget = budget
-        self._seed = seed
-        self.asked = np.empty((0, knowledge.dimension), np.float32)
-        self.answered = np.empty((0, knowledge.classes))
-
-    def _proposed(self, left: int) -> Inputs:
-        """Returns the inputs to query next, when ``left`` >= 1 queries may still be made; more are cut off."""
-        return self._space.uniform(left, self._round_rng())
+    def _trained(self) -> Classifier:
+        return ScaledClone(self._space.scaled, self._fitted(self._space.scaled(self._features), self._answers))
 
     def _fitted(self, features: Array, probabilities: Array) -> Model:
         """Returns a model of ``features`` (n, d), scaled to [-1, 1], with the answers ``probabilities`` (n, k)."""
         return fit_softmax(features, probabilities)
-
-    def next_batch(self) -> Inputs:
-        left = self._budget - len(self.asked)
-        return self._proposed(left)[:left] if left > 0 else self.asked[:0]
-
-    def observe(self, features: Inputs, answers: Answers) -> None:
-        self.asked = np.concatenate([self.asked, features])
-        self.answered = np.concatenate([self.answered, answers.probabilities])
-
-    def clone(self) -> Classifier:
-        """Raises LabError before the first answer."""
-        if not len(self.asked):
-            raise LabError("nothing has been answered yet, so there is nothing to make a clone of")
-        return ScaledClone(self._space.scaled, self._fitted(self._space.scaled(self.asked), self.answered))
-
-    def _round_rng(self) -> np.random.Generator:
-        return np.random.default_rng([self._seed, len(self.asked)])
 
 
 class PerceptronSolving(EquationSolving):
     """Against a perceptron with one hidden layer, 20 tanh units as published."""
 
     def _fitted(self, features: Array, probabilities: Array) -> Model:
-        return fit_tanh_network(features, probabilities, self._round_rng())
+        return fit_tanh_network(features, probabilities, self._rng())
 
 
 class SoftmaxRegression:

@@ -25,22 +25,22 @@ class PoolThief(SubstituteTraining):
     """Queries random rows in rounds of at most ROUND; ends with the budget or the pool. The random strategy of Knockoff
     Nets (Orekondy, Schiele and Fritz, CVPR 2019).
 
-    ``_left`` bool (m,): the rows of the pool that were not queried. Raises LabError for a pool without rows.
+    ``_unqueried`` bool (m,): the rows of the pool that are left. Raises LabError for a pool without rows.
     """
 
     def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
         super().__init__(knowledge, budget, seed)
-        self._left = np.ones(len(pool_of(knowledge)), dtype=bool)
+        self._unqueried = np.ones(len(pool_of(knowledge)), dtype=bool)
 
     def _round(self) -> Inputs:
-        count = min(ROUND, self._budget - len(self._features), int(self._left.sum()))
+        count = min(ROUND, self._left, int(self._unqueried.sum()))
         rows = self._chosen(count) if count else np.empty(0, dtype=np.int64)
-        self._left[rows] = False
+        self._unqueried[rows] = False
         return self._knowledge.pool[rows]
 
     def _chosen(self, count: int) -> Labels:
         """Returns different rows (count,) of the pool that are left, in the order in which to query them."""
-        return self._round_rng().choice(np.flatnonzero(self._left), count, replace=False)
+        return self._round_rng().choice(np.flatnonzero(self._unqueried), count, replace=False)
 
 
 class Copycat(PoolThief):
@@ -70,7 +70,7 @@ class AdaptiveKnockoff(PoolThief):
     def _chosen(self, count: int) -> Labels:
         if len(self._rewards) < len(self._features):
             self._learn()
-        left = np.flatnonzero(self._left)
+        left = np.flatnonzero(self._unqueried)
         clusters_left = self._cluster[left]
         sizes = np.bincount(clusters_left, minlength=len(self._centres))
         weights = softmax(self._preferences[None])[0][clusters_left] / sizes[clusters_left]
@@ -82,7 +82,7 @@ class AdaptiveKnockoff(PoolThief):
         self._rewards = np.concatenate([self._rewards, self._rewards_since(since)])
         spread = self._rewards.std(axis=0) + _TINY
         rewards = ((self._rewards[since:] - self._rewards.mean(axis=0)) / spread).mean(axis=1)
-        earned = np.bincount(self._nearest(self._features[since:]), rewards, len(self._centres))
+        earned = np.bincount(self._nearest(self._shares(since)), rewards, len(self._centres))
         self._preferences += LEARNING_RATE * (earned - rewards.sum() * softmax(self._preferences[None])[0])
         self._student = self._network()
 
@@ -94,7 +94,7 @@ class AdaptiveKnockoff(PoolThief):
         diversity = np.maximum(answers - self._answers.mean(axis=0), 0).sum(axis=1)
         expected = np.full_like(answers, 1 / answers.shape[1])
         if self._student is not None:
-            expected = self._student.probabilities(self._features[since:])
+            expected = self._student.probabilities(self._shares(since))
         loss = -(answers * np.log(expected + _TINY)).sum(axis=1)
         return np.stack([ordered[:, -1] - ordered[:, -2], diversity, loss], axis=1)
 
@@ -112,10 +112,10 @@ class ActiveLearning(PoolThief):
     def _chosen(self, count: int) -> Labels:
         if not len(self._features):
             return super()._chosen(count)
-        left = np.flatnonzero(self._left)
+        left = np.flatnonzero(self._unqueried)
         network = self._network()
         outputs = network.probabilities(self._space.shares(self._knowledge.pool[left]))
-        return left[self._preferred(outputs, network.probabilities(self._features), count)]
+        return left[self._preferred(outputs, network.probabilities(self._shares()), count)]
 
     @abstractmethod
     def _preferred(self, outputs: Array, known: Array, count: int) -> Labels:

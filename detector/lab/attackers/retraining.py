@@ -51,9 +51,9 @@ class AdaptiveRetraining(UniformRetraining):
         super().__init__(knowledge, budget, seed)
         self._space = InputSpace.continuous(knowledge)
 
-    def _proposed(self, left: int) -> Inputs:
-        rng, rows = self._round_rng(), -(-self._budget // _ROUNDS)
-        if not len(self.asked):
+    def _round(self) -> Inputs:
+        rng, rows = self._rng(), -(-self._budget // _ROUNDS)
+        if not len(self._features):
             return self._space.uniform(rows, rng)
         near = _near_boundary(self.clone(), self._space.uniform(_CANDIDATES, rng), rows, rng)
         return near if len(near) else self._space.uniform(rows, rng)
@@ -88,10 +88,10 @@ class LineSearchRetraining(UniformRetraining):
     def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
         super().__init__(knowledge, budget, seed)
         self._space = InputSpace.continuous(knowledge)
-        self._rng = np.random.default_rng([seed, 0])
+        self._drawing = np.random.default_rng([seed, 0])
         self._dialogue = Dialogue(self._questions(), budget)
 
-    def _proposed(self, left: int) -> Inputs:
+    def _round(self) -> Inputs:
         return self._dialogue.next_batch()
 
     def observe(self, features: Inputs, answers: Answers) -> None:
@@ -100,9 +100,9 @@ class LineSearchRetraining(UniformRetraining):
 
     def _questions(self) -> Questions:
         while True:
-            drawn = self._space.uniform(_DRAWN, self._rng)
+            drawn = self._space.uniform(_DRAWN, self._drawing)
             labels = (yield drawn).labels
-            one, other = opposite_pairs(labels, _PAIRS, self._rng)
+            one, other = opposite_pairs(labels, _PAIRS, self._drawing)
             if len(one):
                 yield from self._search(drawn[one], drawn[other], labels[one])
 

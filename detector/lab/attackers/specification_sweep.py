@@ -101,8 +101,7 @@ class SpecificationSweep:
                 self.cell = end.value
 
     def clone(self) -> Classifier:
-        """Returns a clone of the model in the cell; before the cell is found, of all answers of the zoo. Raises LabError
-        if there are none."""
+        """Returns a clone by the answers from the cell; before, by all that the zoo gave. Raises LabError for none."""
         if self._stolen:
             return self._thief.clone()
         served = self._answers.any(axis=1)

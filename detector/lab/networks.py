@@ -5,7 +5,7 @@ Written in numpy because scikit-learn's perceptron learns from labels only, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,6 +142,27 @@ def batches(count: int, epochs: int, rng: np.random.Generator) -> Iterator[Rows]
 def cross_entropy(targets: Array) -> Loss:
     """Returns the cross-entropy of the ``targets`` (n, k)."""
     return lambda logits, rows: softmax(logits) - targets[rows]
+
+
+def minimum(
+    loss: Callable[[Array], tuple[float, Array]],
+    start: Array,
+    options: Mapping[str, float],
+    bounds: tuple[Array, Array] | None = None,
+) -> tuple[Array, float]:
+    """Returns where ``loss`` is least and its value there, by L-BFGS-B from ``start``, of any shape.
+
+    ``loss`` also returns its gradient, of that shape; ``bounds`` too have it; ``options`` are those of scipy's method.
+    """
+    from scipy.optimize import Bounds, minimize
+
+    def flat(point: Array) -> tuple[float, Array]:
+        value, gradient = loss(point.reshape(start.shape))
+        return value, gradient.ravel()
+
+    box = bounds and Bounds(*(bound.ravel() for bound in bounds))
+    end = minimize(flat, start.ravel(), jac=True, method="L-BFGS-B", bounds=box, options=dict(options))
+    return end.x.reshape(start.shape), float(end.fun)
 
 
 def softmax(logits: Array) -> Array:

@@ -22,6 +22,8 @@ from detector.lab.attackers import (
     specification_sweep,
 )
 from detector.lab.attackers.attacker import Attacker, Knowledge
+from detector.lab.attackers.augmentation import SignedStep
+from detector.lab.attackers.cloudleak import CloudLeak
 
 NewAttacker = Callable[[Knowledge, int, int], Attacker]
 """(the thief's knowledge, the number of queries, seed) -> a thief with its other parameters as published."""
@@ -36,12 +38,12 @@ def _with(attacker: Callable[..., Attacker], **parameters: Any) -> NewAttacker:
 ATTACKS: dict[str, NewAttacker] = {
     "adaptive retraining": retraining.AdaptiveRetraining,
     "boundary walk": evasion.BoundaryWalk,
-    "cloudleak cw": cloudleak.CarliniWagner,
-    "cloudleak feature adversary": cloudleak.FeatureAdversary,
-    "cloudleak featurefool": cloudleak.FeatureFool,
-    "cloudleak featurefool 0.1": _with(cloudleak.FeatureFool, margin=0.1),
-    "cloudleak featurefool 0.8": _with(cloudleak.FeatureFool, margin=0.8),
-    "cloudleak pgd": cloudleak.ProjectedGradient,
+    "cloudleak cw": _with(CloudLeak, perturb=cloudleak.carlini_wagner),
+    "cloudleak feature adversary": _with(CloudLeak, perturb=cloudleak.feature_adversary),
+    "cloudleak featurefool": _with(CloudLeak, perturb=cloudleak.feature_fool),
+    "cloudleak featurefool 0.1": _with(CloudLeak, perturb=partial(cloudleak.feature_fool, margin=0.1)),
+    "cloudleak featurefool 0.8": _with(CloudLeak, perturb=partial(cloudleak.feature_fool, margin=0.8)),
+    "cloudleak pgd": _with(CloudLeak, perturb=cloudleak.projected_gradient),
     "color": augmentation.Color,
     "copycat": public_pool.Copycat,
     "data-free": data_free.DataFree,
@@ -55,14 +57,14 @@ ATTACKS: dict[str, NewAttacker] = {
     "line-search retraining": retraining.LineSearchRetraining,
     "lowd-meek": lowd_meek.LowdMeek,
     "model inversion": model_inversion.ModelInversion,
-    "n-fgsm": _with(augmentation.SignedStep, targeted=False, iterated=False),
-    "n-i-fgsm": _with(augmentation.SignedStep, targeted=False, iterated=True),
+    "n-fgsm": _with(SignedStep, targeted=False, iterated=False),
+    "n-i-fgsm": _with(SignedStep, targeted=False, iterated=True),
     "path finding bottom-up": path_finding.BottomUp,
     "path finding top-down": path_finding.TopDown,
     "psml sweep": specification_sweep.SpecificationSweep,
     "rbf-svm retraining": retraining.RbfSvmRetraining,
-    "t-rnd-fgsm": _with(augmentation.SignedStep, targeted=True, iterated=False),
-    "t-rnd-i-fgsm": _with(augmentation.SignedStep, targeted=True, iterated=True),
+    "t-rnd-fgsm": _with(SignedStep, targeted=True, iterated=False),
+    "t-rnd-i-fgsm": _with(SignedStep, targeted=True, iterated=True),
     "uncertainty": public_pool.Uncertainty,
     "uniform retraining": retraining.UniformRetraining,
 }

@@ -12,11 +12,13 @@ import numpy as np
 
 from detector.contracts.errors import LabError
 from detector.lab.attackers.attacker import Inputs, Knowledge, Labels
-from detector.lab.attackers.perturbations import ITERATIONS, signed_steps
 from detector.lab.attackers.substitute import SeededTraining
 from detector.lab.networks import Array, Network, one_hot
 
 STEP = 0.1
+SIGNED_STEP = 64 / 255
+"""The distance, in shares of the range, by which FGSM, PGD and the feature adversary may move one feature."""
+ITERATIONS = 10
 SHIFT = 25 / 255
 
 
@@ -62,6 +64,15 @@ class SignedStep(Augmentation):
             return signed_steps(network, shares, one_hot(labels, classes), self._iterations)
         others = (labels + self._round_rng().integers(1, classes, len(labels))) % classes
         return signed_steps(network, shares, one_hot(others, classes), self._iterations, uphill=False)
+
+
+def signed_steps(network: Network, start: Array, targets: Array, iterations: int, *, uphill: bool = True) -> Array:
+    """FGSM (one iteration) or I-FGSM: up or down the cross-entropy of ``targets`` (n, k), SIGNED_STEP in all."""
+    step = (SIGNED_STEP if uphill else -SIGNED_STEP) / iterations
+    moved = start
+    for _ in range(iterations):
+        moved = np.clip(moved + step * np.sign(network.loss_gradient(moved, targets)), 0, 1)
+    return moved
 
 
 class Color(SeededTraining):

@@ -7,16 +7,13 @@ k = d h + h + h c + c of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from detector.lab.answers import Classifier
 from detector.lab.attackers.attacker import Inputs
 from detector.lab.attackers.input_space import Model, ScaledClone
 from detector.lab.attackers.substitute import Extraction
-from detector.lab.networks import Array, softmax
+from detector.lab.networks import Array, minimum, softmax
 
 HIDDEN = 20
 
@@ -24,6 +21,7 @@ _ITERATIONS = 500
 _RESTARTS = 4
 _TRIAL_ITERATIONS = 60
 _FINAL_ITERATIONS = 600
+_PRECISION = {"gtol": 1e-9, "ftol": 1e-15}
 
 
 class EquationSolving(Extraction):
@@ -67,12 +65,12 @@ def fit_softmax(features: Array, probabilities: Array) -> SoftmaxRegression:
     inputs, probabilities = _with_one(features), _summing_to_one(probabilities)
     start = _solution(inputs, probabilities)
 
-    def loss(flat: Array) -> tuple[float, Array]:
-        logits = inputs @ flat.reshape(start.shape)
+    def loss(weights: Array) -> tuple[float, Array]:
+        logits = inputs @ weights
         by_logit = softmax(logits) - probabilities
-        return _cross_entropy(logits, probabilities), (inputs.T @ by_logit).ravel() / len(inputs)
+        return _cross_entropy(logits, probabilities), inputs.T @ by_logit / len(inputs)
 
-    return SoftmaxRegression(_minimum(loss, start.ravel(), {"maxiter": _ITERATIONS}).x.reshape(start.shape))
+    return SoftmaxRegression(minimum(loss, start, {"maxiter": _ITERATIONS, **_PRECISION})[0])
 
 
 class TanhNetwork:
@@ -112,25 +110,18 @@ def fit_tanh_network(features: Array, probabilities: Array, rng: np.random.Gener
     def loss(parameters: Array) -> tuple[float, Array]:
         return TanhNetwork(dimension, classes, parameters).loss(features, targets)
 
-    def fitted(start: Array, iterations: int) -> Any:
-        return _minimum(loss, start, {"maxiter": iterations, "maxfun": 2 * iterations})
+    def fitted(start: Array, iterations: int) -> tuple[Array, float]:
+        return minimum(loss, start, {"maxiter": iterations, "maxfun": 2 * iterations, **_PRECISION})
 
     starts = [_random_start(dimension, classes, rng) for _ in range(_RESTARTS)]
-    best = min((fitted(start, _TRIAL_ITERATIONS) for start in starts), key=lambda trial: float(trial.fun))
-    return TanhNetwork(dimension, classes, fitted(best.x, _FINAL_ITERATIONS).x)
+    best, _ = min((fitted(start, _TRIAL_ITERATIONS) for start in starts), key=lambda trial: trial[1])
+    return TanhNetwork(dimension, classes, fitted(best, _FINAL_ITERATIONS)[0])
 
 
 def _random_start(dimension: int, classes: int, rng: np.random.Generator) -> Array:
     inward = rng.normal(0, 1 / np.sqrt(dimension), dimension * HIDDEN)
     outward = rng.normal(0, 1 / np.sqrt(HIDDEN), HIDDEN * classes)
     return np.concatenate([inward, np.zeros(HIDDEN), outward, np.zeros(classes)])
-
-
-def _minimum(loss: Callable[[Array], tuple[float, Array]], start: Array, options: dict[str, int]) -> Any:
-    from scipy.optimize import minimize
-
-    exact = {"gtol": 1e-9, "ftol": 1e-15}
-    return minimize(loss, start, jac=True, method="L-BFGS-B", options=options | exact)
 
 
 def _solution(inputs: Array, probabilities: Array) -> Array:

@@ -7,6 +7,7 @@ with the categories of the first, so that a user seldom repeats a row unless tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -27,7 +28,7 @@ TabularBehaviour = Callable[[Dataset, Examples, Rng], Iterator[HonestRequest]]
 def habits(dataset: Dataset) -> dict[str, Habit]:
     """Returns, by name, the habits that users of ``dataset`` can have, without ``false_alarm``, which depends on the
     data."""
-    return {name: Habit(name, _for(dataset, behaviour), about) for name, (behaviour, about) in _HABITS.items()}
+    return {name: Habit(name, partial(behaviour, dataset), about) for name, (behaviour, about) in _HABITS.items()}
 
 
 def fresh(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Rows]:
@@ -109,10 +110,6 @@ _HABITS: dict[str, tuple[TabularBehaviour, str]] = {
     "slow change": (slow_change, "a sensor that follows a slowly changing input"),
     "short-lived": (short_lived, "a dozen queries at most, then gone"),
 }
-
-
-def _for(dataset: Dataset, behaviour: TabularBehaviour) -> Callable[[Examples, Rng], Iterator[HonestRequest]]:
-    return lambda held, rng: behaviour(dataset, held, rng)
 
 
 def _between(dataset: Dataset, start: Rows, end: Rows, share: float) -> Rows:

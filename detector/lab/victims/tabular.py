@@ -51,11 +51,12 @@ class ColumnEncoder:
 
 
 class FittedVictim:
-    """A model behind an API. ``predict``: columns float64 (n, e) to class probabilities float64 (n, k)."""
+    """A model behind an API. ``encode``: features float32 (n, d) to columns (n, e); ``predict``: those to class
+    probabilities float64 (n, k)."""
 
     output_kind: OutputKind = "probabilities"
 
-    def __init__(self, encode: ColumnEncoder, predict: Callable[[Array], Array]) -> None:
+    def __init__(self, encode: Callable[[Features], Any], predict: Callable[[Any], Array]) -> None:
         self._encode = encode
         self._predict = predict
 

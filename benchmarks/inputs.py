@@ -18,17 +18,17 @@ from detector.cli.calibrating import Request, make_profile
 from detector.cli.honest import read_files
 from detector.cli.replaying import replay
 from detector.core.configuration import EngineConfig
-from detector.lab.inputs import (
+from detector.policy.config import Policy
+from tests.sources.logged_forms import (
     FEATURES,
     OUTPUTS,
-    Asked,
+    LoggedAccount,
     customers,
     image_thieves,
     readers,
     table_thieves,
     write_log,
 )
-from detector.policy.config import Policy
 
 ACCOUNTS, JUDGED = 24, 12
 PLAIN, PROBABILITIES = next(iter(FEATURES)), next(iter(OUTPUTS))
@@ -49,7 +49,9 @@ def main() -> None:
     _report("digits", *images, [(PLAIN, outputs) for outputs in some] + [("by name", PROBABILITIES)])
 
 
-def _report(data: str, honest: Sequence[Asked], judged: Sequence[Asked], ways: Sequence[tuple[str, str]]) -> None:
+def _report(
+    data: str, honest: Sequence[LoggedAccount], judged: Sequence[LoggedAccount], ways: Sequence[tuple[str, str]]
+) -> None:
     first: Verdicts = {}
     for features, outputs in ways:
         with TemporaryDirectory() as folder:
@@ -64,7 +66,7 @@ def _report(data: str, honest: Sequence[Asked], judged: Sequence[Asked], ways: S
 
 
 def verdicts(
-    folder: Path, honest: Sequence[Asked], judged: Sequence[Asked], features: str, outputs: str
+    folder: Path, honest: Sequence[LoggedAccount], judged: Sequence[LoggedAccount], features: str, outputs: str
 ) -> tuple[str, float, Verdicts]:
     """What outputs were taken for, the threshold, and when each of the ``judged`` was flagged."""
     write_log(folder / "honest.jsonl", honest, features, outputs)

@@ -1,8 +1,9 @@
-"""A victim behind HTTP, asked within a budget and a rate, and only where its owner allows it."""
+"""A victim behind HTTP, attacked by its owner within a budget and a rate."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Self
@@ -15,8 +16,12 @@ from detector.contracts.codecs.limits import PROBABILITY_SUM_TOLERANCE
 from detector.contracts.errors import ConfigurationError, LabError
 from detector.contracts.queries import OutputKind
 from detector.lab.answers import Answers
-from detector.lab.client import TOO_MANY_REQUESTS
-from detector.lab.mappings import Mapping, Request
+from detector.lab.experiment import AttackPlan, check_names, course_of, dataset_of, finished, thief_trace
+from detector.lab.fidelity import Yardstick
+from detector.lab.mappings import Mapping, PredictionRequest
+from detector.lab.query_log import QueryLog
+from detector.lab.session import SentQueries
+from detector.lab.traffic import TOO_MANY_REQUESTS
 
 Rows = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -66,7 +71,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EndpointLimits:
     """At most ``budget`` rows in all, retries included, and ``rate`` rows a second."""
 
     budget: int
@@ -81,7 +86,9 @@ class Endpoint:
     says, within a minute, and no faster than the rate. ``sent``: rows so far. To be used in a ``with`` block.
     """
 
-    def __init__(self, url: str, mapping: Mapping, classes: int, limits: Limits, timing: Timing | None = None) -> None:
+    def __init__(
+        self, url: str, mapping: Mapping, classes: int, limits: EndpointLimits, timing: Timing | None = None
+    ) -> None:
         self._url = url
         self._mapping = mapping
         self.classes = classes
@@ -109,13 +116,15 @@ class Endpoint:
     def probabilities(self, features: Rows) -> Array:
         """Answers (n, k) to ``features`` (n, d), asked by an account of its own. LabError if it is turned away."""
         step = self._mapping.rows_at_once
-        pieces = [self.ask(Request(features[at : at + step], MEASURER)) for at in range(0, len(features), step)]
+        pieces = [
+            self.ask(PredictionRequest(features[at : at + step], MEASURER)) for at in range(0, len(features), step)
+        ]
         answers = [piece.probabilities for piece in pieces if piece is not None]
         if len(answers) < len(pieces):
             raise LabError(f"{self._url}: turned {MEASURER} away, so that no clone can be compared with it")
         return np.concatenate(answers)
 
-    def ask(self, request: Request, at: float = 0.0) -> Answers | None:
+    def ask(self, request: PredictionRequest, at: float = 0.0) -> Answers | None:
         """The answers to the rows of ``request``; None when they were turned away (429) or are too many.
 
         Sent no sooner than ``at`` seconds after the endpoint was made. Raises LabError when there is no proper answer.
@@ -139,7 +148,7 @@ class Endpoint:
         self._timing.sleep(max(0.0, start - now))
         self._free_at = max(start, now) + rows / self._limits.rate
 
-    def _post(self, request: Request) -> httpx.Response:
+    def _post(self, request: PredictionRequest) -> httpx.Response:
         self.sent += len(request.rows)
         body, headers = self._mapping.body(request), self._mapping.headers(request.account)
         try:
@@ -147,7 +156,7 @@ class Endpoint:
         except httpx.HTTPError as error:
             raise LabError(f"{self._url}: {type(error).__name__}: {error}") from error
 
-    def _read(self, response: httpx.Response, request: Request) -> Answers:
+    def _read(self, response: httpx.Response, request: PredictionRequest) -> Answers:
         if request.specification and response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
             return Answers(self._checked(np.zeros((len(request.rows), self.classes))))
         if response.status_code != httpx.codes.OK:
@@ -182,3 +191,92 @@ def _retry_after(response: httpx.Response) -> float:
     except (KeyError, ValueError):
         return _DEFAULT_WAIT
     return min(seconds, _LONGEST_WAIT) if seconds >= 0 else _DEFAULT_WAIT
+
+
+MEASURING_ROWS = 300
+"""Natural inputs, and as many uniform ones, that clones are judged by: asked first, by an account of their own."""
+
+_MOST_MEASURING = 4 * MEASURING_ROWS
+
+
+class CutShort(LabError):
+    """The server gave no proper answer, which ended the attack. ``log``: what was answered until then."""
+
+    def __init__(self, why: LabError, log: QueryLog) -> None:
+        super().__init__(str(why))
+        self.log = log
+
+
+def conduct_over_http(plan: AttackPlan, mapping: Mapping, progress: Callable[[int], None] | None = None) -> QueryLog:
+    """The log of ``plan`` against the URL that is its ``victim``; see ``check_allowed``, which must come before.
+
+    Nothing beyond the budget is sent in the attack, cover and retries included, and nothing sooner than ``pause``
+    after the query before. There are no honest accounts, and measuring is not in the log. ``progress`` is told how
+    many queries of the attack were answered since. Raises CutShort when the server gives no proper answer, LabError if
+    it never gave one.
+    """
+    check_names(plan)
+    dataset = dataset_of(plan.dataset)
+    rate = 1 / plan.pause
+    with Endpoint(plan.victim, mapping, dataset.classes, EndpointLimits(_MOST_MEASURING, rate)) as measured:
+        yardstick = Yardstick.of(measured, dataset, plan.seed, MEASURING_ROWS)
+    with Endpoint(plan.victim, mapping, dataset.classes, EndpointLimits(plan.budget, rate)) as endpoint:
+        service = OverHttp(endpoint, progress)
+        course = course_of(plan, dataset, service, yardstick)
+        course.run()
+    if service.failure and not course.exchanges:
+        raise service.failure
+    log = finished(plan, _model(plan.victim), course, [thief_trace(plan.attack, course)])
+    if service.failure:
+        raise CutShort(service.failure, log)
+    return log
+
+
+def _model(url: str) -> str:
+    """``url`` without what may be secret in it."""
+    target = httpx.URL(url)
+    return f"{target.netloc.decode()}{target.path}"
+
+
+class OverHttp:
+    """One query a request, each at its time; ``progress`` is told of each.
+
+    ``failure``: why it gave no proper answer to the query after the last one that it answered, if that was the reason.
+    """
+
+    def __init__(self, endpoint: Endpoint, progress: Callable[[int], None] | None = None) -> None:
+        self._endpoint = endpoint
+        self._progress = progress
+        self.failure: LabError | None = None
+
+    @property
+    def output_kind(self) -> OutputKind:
+        return self._endpoint.output_kind
+
+    def ask(self, asked: SentQueries) -> Answers:
+        answered: list[Answers] = []
+        try:
+            for request, second in zip(_requests(asked), asked.at.tolist(), strict=True):
+                answer = self._endpoint.ask(request, second)
+                if answer is None:
+                    break
+                answered.append(answer)
+                if self._progress:
+                    self._progress(1)
+        except LabError as error:
+            self.failure = error
+        return Answers.joined(answered) if answered else Answers(np.empty((0, self._endpoint.classes)))
+
+    def said(self, features: Rows, answers: Answers) -> Array:
+        return answers.probabilities
+
+
+def _requests(asked: SentQueries) -> Iterator[PredictionRequest]:
+    rows = np.split(asked.features, len(asked.features))
+    wanted = [None] * len(rows) if asked.specifications is None else map(_specification, asked.specifications.tolist())
+    return map(PredictionRequest, rows, asked.accounts, wanted)
+
+
+def _specification(numbers: list[float]) -> tuple[float, float]:
+    accuracy, latency = numbers
+    return accuracy, latency

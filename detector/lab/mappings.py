@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError
-from detector.lab.client import ACCOUNT_HEADER
+from detector.lab.traffic import ACCOUNT_HEADER
 
 Rows = NDArray[np.float32]
-Path = tuple[str, ...]
+JsonPath = tuple[str, ...]
 """Keys and indices from the top of a JSON document."""
 
 ROWS, ROW, ACCOUNT, ACCURACY, LATENCY = "$rows", "$row", "$account", "$accuracy", "$latency"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PredictionRequest:
     """``account`` asks for ``rows`` (n, d), NaN where a feature is left out.
 
     ``specification``: the accuracy, 0 to 1, and the milliseconds that a model zoo is asked for; None for any model.
@@ -54,7 +54,7 @@ class Mapping(Protocol):
         """The headers by which the service knows ``account``."""
         ...
 
-    def body(self, request: Request) -> Any:
+    def body(self, request: PredictionRequest) -> Any:
         """The body, as JSON, that asks ``request``."""
         ...
 
@@ -80,7 +80,7 @@ class KServeV1(_Tabular):
     predictions are lists with a number a row.
     """
 
-    def body(self, request: Request) -> Any:
+    def body(self, request: PredictionRequest) -> Any:
         return {"instances": _listed(request.rows, None), **_parameters(request)}
 
     def reply(self, body: Any, count: int) -> Reply:
@@ -94,7 +94,7 @@ class KServeV2(_Tabular):
     number a row.
     """
 
-    def body(self, request: Request) -> Any:
+    def body(self, request: PredictionRequest) -> Any:
         flat = [value for row in _listed(request.rows, None) for value in row]
         tensor = {"name": "input-0", "shape": list(request.rows.shape), "datatype": "FP32", "data": flat}
         return {"inputs": [tensor], **_parameters(request)}
@@ -117,11 +117,11 @@ class Template:
     """
 
     form: Any
-    answer: Path
+    answer: JsonPath
     head: dict[str, str]
     left_out: Any = None
-    leaf: Path | None = None
-    asked: Path | None = None
+    leaf: JsonPath | None = None
+    asked: JsonPath | None = None
 
     @property
     def rows_at_once(self) -> int:
@@ -130,7 +130,7 @@ class Template:
     def headers(self, account: str) -> dict[str, str]:
         return {name: value.replace(ACCOUNT, account) for name, value in self.head.items()}
 
-    def body(self, request: Request) -> Any:
+    def body(self, request: PredictionRequest) -> Any:
         listed = _listed(request.rows, self.left_out)
         accuracy, latency = request.specification or (None, None)
         values = {ROWS: listed, ROW: listed[0], ACCOUNT: request.account, ACCURACY: accuracy, LATENCY: latency}
@@ -140,7 +140,7 @@ class Template:
         answers, leaf, asked = (self._found(body, path) for path in (self.answer, self.leaf, self.asked))
         return _reply(answers, leaf, asked, count)
 
-    def _found(self, body: Any, path: Path | None) -> Any:
+    def _found(self, body: Any, path: JsonPath | None) -> Any:
         """What ``path`` leads to, as a list with one entry a row."""
         if path is None:
             return None
@@ -201,7 +201,7 @@ def _whole(what: str, numbers: Sequence[Any] | None, count: int) -> NDArray[np.i
     return found.astype(np.int64)
 
 
-def _parameters(request: Request) -> dict[str, Any]:
+def _parameters(request: PredictionRequest) -> dict[str, Any]:
     if request.specification is None:
         return {}
     accuracy, latency = request.specification

@@ -15,8 +15,8 @@ from detector.cli.honest import read_files
 from detector.cli.replaying import replay
 from detector.core.configuration import EngineConfig
 from detector.core.profile.profile import Profile
-from detector.lab.inputs import customers, table_thieves, write_log
 from detector.policy.config import Policy
+from tests.sources.logged_forms import customers, table_thieves, write_log
 
 THIEF = table_thieves(3, 400)[1]
 Row = dict[str, Any]

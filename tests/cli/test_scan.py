@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from detector.cli.main import main
-from detector.cli.scan_report.words import LOOKS, look_at, reasons, sentence
+from detector.cli.scan_report import LOOKS, look_at, reasons, sentence
 from detector.cli.sieve import Sieve
 from detector.contracts.batches import concatenate, take
 from detector.contracts.queries import QueryBatch

@@ -1,29 +1,20 @@
-"""What a running service holds about one principal: queries, alerts, audits and scores, from its topics."""
+"""The alerts, audits and score that a service published about one principal, matched with a replay of their queries."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from heapq import merge
-from typing import Any
 
 import numpy as np
 
-from detector.cli.kafka import Topic
-from detector.cli.records import read_alerts, read_audits, read_scores
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Score
-from detector.contracts.partitioning import partition_of
-from detector.runtime.sections import KafkaSettings
 from detector.runtime.times import rfc3339
-from detector.stream.explaining import Course, OwnQueries, Timed, later, queries_of, streamed
-from detector.stream.intake import SourceRecord
-
-_CLEARED = "clear"
+from detector.stream.explaining import Course, Timed, later
 
 
 @dataclass(frozen=True, slots=True)
-class OnRecord:
+class PublishedRecords:
     """Alerts and audits of one principal of one model; ``score``: the latest one."""
 
     alerts: Sequence[Alert]
@@ -33,38 +24,19 @@ class OnRecord:
     @property
     def cleared_at(self) -> float:
         """When an operator last cleared the principal, seconds UTC; minus infinity for never."""
-        clears = [one.occurred_at for one in self.audits if one.kind == "command" and one.detail["kind"] == _CLEARED]
+        clears = [one.occurred_at for one in self.audits if one.kind == "command" and one.detail["kind"] == "clear"]
         return max(clears, default=-np.inf)
 
 
-def read_queries(kafka: KafkaSettings, principal: str) -> OwnQueries:
-    """Returns the principal's queries that the topics still hold, from their own partition. Raises BrokerError."""
-    topics = kafka.topics
-    with Topic(kafka, topics.queries, principal) as queries, Topic(kafka, topics.rekeyed, principal) as rekeyed:
-        sources = _source("queries", queries), _source("rekeyed", rekeyed)
-        records = merge(*sources, key=lambda record: record.timestamp)
-        partition = partition_of(principal, len(queries))
-        own = queries_of(principal, streamed(records, partition, len(queries), topics))
-    if not own.by_model:
-        own.names.update(name for _, name in read_scores(kafka))
-    return own
-
-
-def read_records(kafka: KafkaSettings, model: str, principal: str) -> OnRecord:
-    """Returns what the topics hold about ``principal``. Raises BrokerError."""
-    alerts, audits = read_alerts(kafka, model, principal), read_audits(kafka, model, principal)
-    return OnRecord(alerts, audits, read_scores(kafka).get((model, principal)))
-
-
-def since_cleared(queries: list[Timed], known: OnRecord) -> list[Timed]:
+def since_cleared(queries: list[Timed], known: PublishedRecords) -> list[Timed]:
     """Drops the ``queries`` before the last clear. Raises ConfigurationError if none is left."""
-    kept = later(queries, known.cleared_at)
-    if not kept:
+    rest = later(queries, known.cleared_at)
+    if not rest:
         raise ConfigurationError(f"the account was cleared at {rfc3339(known.cleared_at)} and has sent no query since")
-    return kept
+    return rest
 
 
-def placed(known: OnRecord, course: Course) -> list[tuple[int, Alert | Audit]]:
+def by_row(known: PublishedRecords, course: Course) -> list[tuple[int, Alert | Audit]]:
     """Returns the records since the first query of ``course``, in order, each with the query that caused it."""
     everything: list[Alert | Audit] = [*known.alerts, *known.audits]
     records = [one for one in everything if one.occurred_at >= course.time[0]]
@@ -78,36 +50,23 @@ def placed(known: OnRecord, course: Course) -> list[tuple[int, Alert | Audit]]:
     return sorted(zip(rows, records, strict=True), key=lambda own: (own[0], own[1].occurred_at))
 
 
-def notes(known: OnRecord, course: Course, configuration: str) -> Iterator[str]:
-    """Yields sentences on how the service's results may differ from this replay of its topics."""
+def differences(known: PublishedRecords, course: Course, configuration: str) -> Iterator[str]:
+    """Yields sentences on how the service's results may differ from ``course``, the replay of its topics."""
     if known.cleared_at > -np.inf:
         yield f"The account was cleared at {rfc3339(known.cleared_at)}; earlier queries do not count."
-    lost = _lost(known, course)
-    if lost:
+    if lost := _lost(known.score, course):
         yield (
             f"{lost:,} of the account's queries are no longer kept; the explanation covers the rest, counted from 1, "
             "and may differ from the service's results."
         )
     if known.score is not None and known.score.flagged != bool(course.flagged[-1]):
         yield f"In the service, the account is {'' if known.score.flagged else 'not '}flagged."
-    others = {one.configuration for one in known.alerts} - {configuration}
-    if others:
+    if others := {one.configuration for one in known.alerts} - {configuration}:
         yield f"The alerts were raised under another configuration: {', '.join(sorted(others))}."
 
 
-def _source(name: str, topic: Topic) -> Iterator[SourceRecord]:
-    for record in topic.until_now(0.0):
-        yield _source_record(name, record)
-
-
-def _source_record(name: str, record: Any) -> SourceRecord:
-    seconds, headers = record.timestamp / 1000, dict(record.headers or ())
-    return SourceRecord(name, record.offset, seconds, record.key, record.value, headers)
-
-
-def _lost(known: OnRecord, course: Course) -> int:
+def _lost(score: Score | None, course: Course) -> int:
     """Returns the number of queries that the service counted and the topics no longer hold."""
-    score = known.score
     if score is None:
         return 0
     if score.judged is None or score.repeats is None:
@@ -119,9 +78,8 @@ def _row_of(alert: Alert, course: Course) -> int:
     """Returns the row by query number if all queries are present, else by time."""
     for version in dict.fromkeys(course.versions):
         rows = [row for row, own in enumerate(course.versions) if own == version]
-        exact = rows[alert.query_index] if alert.query_index < len(rows) else -1
-        if exact >= 0 and course.time[exact] == alert.occurred_at:
-            return exact
+        if alert.query_index < len(rows) and course.time[rows[alert.query_index]] == alert.occurred_at:
+            return rows[alert.query_index]
     return _row_at(alert.occurred_at, course)
 
 

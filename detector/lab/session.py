@@ -1,8 +1,8 @@
-"""The course of one attack: rounds through a disguise, and the clone's fidelity at checkpoints on the way."""
+"""One attack: rounds of queries through a disguise, their answers, and the clone's fidelity at checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -10,13 +10,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.errors import LabError
-from detector.lab.answers import Answers
+from detector.contracts.queries import OutputKind
+from detector.lab.answers import Answers, Victim
 from detector.lab.attackers.attacker import Attacker
 from detector.lab.fidelity import Fidelity, Yardstick
-from detector.lab.population import THIEF
-from detector.lab.query_log import Mark
-from detector.lab.services import Asked, Service
+from detector.lab.query_log import THIEF, Mark
 from detector.lab.wrappers.disguise import Disguise, Stream
+
+Rows = NDArray[np.float32]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SentQueries:
+    """``n`` queries: ``features`` (n, d), who of ``accounts`` (n,) asks each, ``at`` how many seconds (n,).
+
+    ``specifications`` float32 (n, 2) or None: what each requests of a model zoo, accuracy 0 to 1 and milliseconds.
+    """
+
+    features: Rows
+    accounts: Sequence[str]
+    at: Array
+    specifications: Rows | None = None
+
+
+class Service(Protocol):
+    @property
+    def output_kind(self) -> OutputKind:
+        """What it has answered so far."""
+        ...
+
+    def ask(self, asked: SentQueries) -> Answers:
+        """The answers to the first queries of ``asked``; to fewer than all where it did not answer the next one."""
+        ...
+
+    def said(self, features: Rows, answers: Answers) -> Array:
+        """What its log has of ``answers`` to ``features``: float64 (n, k), before any rounding if that is known."""
+        ...
+
+
+class InProcess:
+    """Answers everything at once, whenever it is asked for whatever; ``progress`` is told how many queries."""
+
+    def __init__(self, victim: Victim, progress: Callable[[int], None] | None = None) -> None:
+        self._victim = victim
+        self._progress = progress
+
+    @property
+    def output_kind(self) -> OutputKind:
+        return self._victim.output_kind
+
+    def ask(self, asked: SentQueries) -> Answers:
+        answers = self._victim.answer(asked.features)
+        if self._progress:
+            self._progress(len(asked.features))
+        return answers
+
+    def said(self, features: Rows, answers: Answers) -> Array:
+        return answers.probabilities if self.output_kind == "label" else self._victim.probabilities(features)
+
 
 Specifications = NDArray[np.float32]
 
@@ -31,7 +83,7 @@ class Specifying(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class AnsweredRound:
     """The queries of ``stream`` and the answers to them, all of them.
 
     ``specifications`` float32 (m, 2) or None: the accuracy, 0 to 1, and the milliseconds requested with each.
@@ -42,7 +94,7 @@ class Exchange:
     specifications: Specifications | None
 
 
-class Course:
+class AttackSession:
     """``attacker`` against ``service`` in ``disguise``, measured by ``yardstick`` at each of ``checkpoints``.
 
     A checkpoint is a number of answers that the thief has seen.
@@ -60,7 +112,7 @@ class Course:
         self.service = service
         self._yardstick = yardstick
         self._checkpoints = list(checkpoints)
-        self.exchanges: list[Exchange] = []
+        self.exchanges: list[AnsweredRound] = []
         self.sent = self.useful = 0
         self.curve: list[Fidelity] = []
 
@@ -74,11 +126,11 @@ class Course:
         while len(batch := self._attacker.next_batch()):
             stream = self._disguise.wrap(batch)
             wanted = self._specifications(stream)
-            answers = self.service.ask(Asked(stream.features, self.accounts(stream), stream.at, wanted))
+            answers = self.service.ask(SentQueries(stream.features, self.accounts(stream), stream.at, wanted))
             answered = stream.first(len(answers.probabilities))
             if len(answered):
                 wanted = None if wanted is None else wanted[: len(answered)]
-                self.exchanges.append(Exchange(answered, answers, wanted))
+                self.exchanges.append(AnsweredRound(answered, answers, wanted))
                 self._learn(batch, answered, answers)
             if len(answered) < len(stream):
                 break

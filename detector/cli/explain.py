@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector.cli.logs import Map, files_in, reading
-from detector.cli.operator import ApiKey, principal_of
-from detector.cli.options import Json
+from detector.cli.operator import principal_of
+from detector.cli.options import ApiKey, Json
 from detector.cli.output_files import file_for, write
 from detector.cli.replay import bar, given_profiles, rows_in
 from detector.cli.screen import console, note, say_json, table, tell
@@ -20,15 +19,12 @@ from detector.cli.screen import console, note, say_json, table, tell
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detector.cli.kafka import Topic
     from detector.core.configuration import EngineConfig
     from detector.explain.explanation import Explanation
     from detector.explain.published import PublishedRecords
     from detector.policy.config import Policy
-    from detector.runtime.sections import KafkaSettings
-    from detector.sources import Reading
-    from detector.stream.explaining import Timed
-    from detector.stream.intake import SourceRecord
+    from detector.replay.principal import TimedQueries
+    from detector.sources import LogReader
 
 PAGE = "explanation.html"
 PAGES = (".html", ".htm")
@@ -64,7 +60,7 @@ def explain(
     alerts and decisions that the service published.
     """
     from detector.explain.page import page
-    from detector.explain.published import since_cleared
+    from detector.explain.published import read_queries, read_records, since_cleared
     from detector.explain.tables import as_json
     from detector.runtime.settings import load_settings
     from detector.stream.building import engine_config, policy_of
@@ -81,8 +77,8 @@ def explain(
     if logs:
         explanation = judging.explanation(*_recorded(logs, reading(loaded, map_, merge=merge), name, model))
     else:
-        queries = _streamed(loaded.kafka, name, model)
-        published = _published(loaded.kafka, queries[0][0].model, name)
+        queries = read_queries(loaded.kafka, name).of(model)
+        published = read_records(loaded.kafka, queries[0][0].model, name)
         source = f"the topic {loaded.kafka.topics.queries}"
         explanation = judging.explanation(since_cleared(queries, published), source, published)
     if path is not None:
@@ -103,22 +99,22 @@ class Judging:
     must_fit: bool
 
     def explanation(
-        self, queries: Sequence[Timed], source: str, published: PublishedRecords | None = None
+        self, queries: Sequence[TimedQueries], source: str, published: PublishedRecords | None = None
     ) -> Explanation:
         """Returns the explanation of ``queries``. Raises ConfigurationError if one matches no profile, with
         ``must_fit``."""
         from detector.contracts.errors import ConfigurationError
-        from detector.core.profile.matching import Fitting
+        from detector.core.profile.profile import ProfileMatcher
         from detector.explain.explanation import explanation_of
         from detector.explain.published import by_row, differences
         from detector.explain.words import unseen_values
-        from detector.stream.explaining import follow
+        from detector.replay.principal import replay_principal
 
         batches = [batch for batch, _ in queries]
-        misfits = Fitting(self.config.profiles).misfits(batches)
+        misfits = ProfileMatcher(self.config.profiles).mismatches(batches)
         if misfits and self.must_fit:
             raise ConfigurationError(misfits[0].detail)
-        course = follow(queries, self.config, self.policy)
+        course = replay_principal(queries, self.config, self.policy)
         notes = unseen_values(batches, self.config)
         if published is None:
             return explanation_of(course, self.config, source, notes=notes)
@@ -126,47 +122,14 @@ class Judging:
         return explanation_of(course, self.config, source, records=by_row(published, course), notes=notes)
 
 
-def _recorded(paths: Sequence[Path], how: Reading, name: str, model: str | None) -> tuple[list[Timed], str]:
+def _recorded(paths: Sequence[Path], how: LogReader, name: str, model: str | None) -> tuple[list[TimedQueries], str]:
     """Returns the principal's queries in files, and the names of the files."""
-    from detector.stream.explaining import queries_of, recorded
+    from detector.replay.principal import queries_in_logs, queries_of
 
     logs = files_in(paths)
     with bar(console(stderr=True), "read", rows_in(logs)) as progress:
-        own = queries_of(name, recorded(logs, how, progress))
+        own = queries_of(name, queries_in_logs(logs, how, progress))
     return own.of(model), ", ".join(path.name for path in logs)
-
-
-def _streamed(kafka: KafkaSettings, name: str, model: str | None) -> list[Timed]:
-    """Returns the principal's queries that the topics still hold, from their own partition. Raises BrokerError."""
-    from detector.cli.kafka import Topic
-    from detector.cli.records import read_scores
-    from detector.contracts.partitioning import partition_of
-    from detector.stream.explaining import queries_of, streamed
-
-    topics = kafka.topics
-    with Topic(kafka, topics.queries, name) as queries, Topic(kafka, topics.rekeyed, name) as rekeyed:
-        sources = _source_records("queries", queries), _source_records("rekeyed", rekeyed)
-        records = heapq.merge(*sources, key=lambda record: record.timestamp)
-        own = queries_of(name, streamed(records, partition_of(name, len(queries)), len(queries), topics))
-    if not own.by_model:
-        own.names.update(other for _, other in read_scores(kafka))
-    return own.of(model)
-
-
-def _source_records(source: str, topic: Topic) -> Iterator[SourceRecord]:
-    from detector.stream.intake import SourceRecord
-
-    for own in topic.until_now(0.0):
-        headers = dict(own.headers or ())
-        yield SourceRecord(source, own.offset, own.timestamp / 1000, own.key, own.value, headers)
-
-
-def _published(kafka: KafkaSettings, model: str, name: str) -> PublishedRecords:
-    from detector.cli.records import read_alerts, read_audits, read_scores
-    from detector.explain.published import PublishedRecords
-
-    alerts, audits = read_alerts(kafka, model, name), read_audits(kafka, model, name)
-    return PublishedRecords(alerts, audits, read_scores(kafka).get((model, name)))
 
 
 def show(explanation: Explanation, screen: Console) -> None:

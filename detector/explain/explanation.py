@@ -13,8 +13,8 @@ from detector.core.configuration import EngineConfig
 from detector.core.measures import MEASURES
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import unexplained
-from detector.core.signals.suspicion.scoring import CHANGE
-from detector.stream.explaining import Course
+from detector.core.signals.suspicion import CHANGE
+from detector.replay.principal import PrincipalReplay
 
 Floats = NDArray[np.float64]
 
@@ -79,7 +79,7 @@ class Explanation:
     without a profile. ``main_measures``: those whose contribution is ever large, largest first, which get a plot.
     ``last_decision``: on record, in words. ``notes``: sentences on possible differences from the running service."""
 
-    course: Course
+    course: PrincipalReplay
     config: EngineConfig
     source: str
     row: int
@@ -97,7 +97,7 @@ class Explanation:
 
 
 def explanation_of(
-    course: Course,
+    course: PrincipalReplay,
     config: EngineConfig,
     source: str,
     *,
@@ -132,17 +132,17 @@ def describe(name: str) -> str:
     return _DESCRIPTIONS.get(name, name)
 
 
-def measure_names(course: Course) -> list[str]:
+def measure_names(course: PrincipalReplay) -> list[str]:
     """Returns the names of the measures that suspicion uses."""
     return [name.removeprefix(_PREFIX) for name in course.signals if name.startswith(_PREFIX)]
 
 
-def deviations(course: Course, name: str) -> Floats:
+def deviations(course: PrincipalReplay, name: str) -> Floats:
     """Returns float64 (n,): the deviation in the measure ``name`` as of each query."""
     return course.signals[f"{_PREFIX}{name}"]
 
 
-def break_down(course: Course, row: int, profile: Profile | None) -> Breakdown | None:
+def break_down(course: PrincipalReplay, row: int, profile: Profile | None) -> Breakdown | None:
     """Returns the contributions at ``row``, or None without a profile or before suspicion has a value."""
     d = float(course.signals["suspicion"][row])
     if profile is None or np.isnan(d):
@@ -159,7 +159,7 @@ def break_down(course: Course, row: int, profile: Profile | None) -> Breakdown |
     return Breakdown(row, d, standards.threshold, tuple(ordered), explained)
 
 
-def _main_measures(course: Course, profile: Profile) -> list[str]:
+def _main_measures(course: PrincipalReplay, profile: Profile) -> list[str]:
     """Returns the measures whose contribution to D under ``profile`` is ever large, at least three, largest first."""
     names = measure_names(course)
     judged = np.array([version == profile.model_version for version in course.versions])
@@ -170,7 +170,7 @@ def _main_measures(course: Course, profile: Profile) -> list[str]:
     return [names[at] for at in order[: max(int((largest >= _MAIN_CONTRIBUTION).sum()), _FEWEST_MAIN)]]
 
 
-def _profile_at(row: int, course: Course, config: EngineConfig) -> Profile | None:
+def _profile_at(row: int, course: PrincipalReplay, config: EngineConfig) -> Profile | None:
     """Returns the profile that judges the query ``row``, or None."""
     key = course.model, course.versions[row]
     return next((own for own in config.judging if (own.model, own.model_version) == key), None)

@@ -11,12 +11,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from detector.core.profile.standards import MOST
+from detector.core.profile.standards import MAX_CONTRIBUTION
 from detector.explain import plots
 from detector.explain.explanation import Explanation, measure_names
 from detector.explain.tables import contributions, events, facts, without_deviation
 from detector.explain.words import UNIT, basis, headline, verdict
-from detector.runtime.printable import printable
+from detector.runtime.text import printable
 
 
 def render(template: str, **values: Any) -> str:
@@ -57,7 +57,7 @@ def page(explanation: Explanation) -> str:
         "meters": [plot for plot in (plots.margin(explanation), plots.exposure(explanation)) if plot is not None],
         "events": events(explanation),
         "unit": UNIT,
-        "most": f"{MOST:g}",
+        "most": f"{MAX_CONTRIBUTION:g}",
     }
     if explanation.has_profile:
         parts |= {

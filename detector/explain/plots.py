@@ -9,7 +9,7 @@ from math import ceil, sqrt
 import numpy as np
 
 from detector.core.signals.margin import BLOCKED_AT
-from detector.core.signals.prada.shapiro_wilk import CONSTANT
+from detector.core.signals.shapiro_wilk import CONSTANT
 from detector.explain.chart import Floats, Frame, axes, bars, curve, labels, legend, level, mark, svg
 from detector.explain.explanation import Explanation, describe, deviations
 from detector.explain.words import UNIT, number

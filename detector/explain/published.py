@@ -1,16 +1,28 @@
-"""The alerts, audits and score that a service published about one principal, matched with a replay of their queries."""
+"""What a running service holds about one principal: queries, alerts, audits and the score, from its topics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import merge
 
 import numpy as np
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Score
-from detector.runtime.times import rfc3339
-from detector.stream.explaining import Course, Timed, later
+from detector.contracts.topics import partition_of
+from detector.replay.principal import (
+    OwnQueries,
+    PrincipalReplay,
+    TimedQueries,
+    queries_after,
+    queries_in_partition,
+    queries_of,
+)
+from detector.replay.topics import Topic, read_alerts, read_audits, read_scores
+from detector.runtime.sections import KafkaSettings
+from detector.runtime.text import rfc3339
+from detector.stream.intake import SourceRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +40,40 @@ class PublishedRecords:
         return max(clears, default=-np.inf)
 
 
-def since_cleared(queries: list[Timed], known: PublishedRecords) -> list[Timed]:
+def read_queries(kafka: KafkaSettings, principal: str) -> OwnQueries:
+    """Returns the principal's queries that the topics still hold, from their own partition. Raises BrokerError."""
+    topics = kafka.topics
+    with Topic(kafka, topics.queries, principal) as queries, Topic(kafka, topics.rekeyed, principal) as rekeyed:
+        sources = (_source_records("queries", queries), _source_records("rekeyed", rekeyed))
+        records = merge(*sources, key=lambda record: record.timestamp)
+        partition = partition_of(principal, len(queries))
+        own = queries_of(principal, queries_in_partition(records, partition, len(queries), topics))
+    if not own.by_model:
+        own.names.update(name for _, name in read_scores(kafka))
+    return own
+
+
+def _source_records(source: str, topic: Topic) -> Iterator[SourceRecord]:
+    for own in topic.until_now(0.0):
+        headers = dict(own.headers or ())
+        yield SourceRecord(source, own.offset, own.timestamp / 1000, own.key, own.value, headers)
+
+
+def read_records(kafka: KafkaSettings, model: str, principal: str) -> PublishedRecords:
+    """Returns what the topics hold about ``principal``. Raises BrokerError."""
+    alerts, audits = read_alerts(kafka, model, principal), read_audits(kafka, model, principal)
+    return PublishedRecords(alerts, audits, read_scores(kafka).get((model, principal)))
+
+
+def since_cleared(queries: list[TimedQueries], known: PublishedRecords) -> list[TimedQueries]:
     """Drops the ``queries`` before the last clear. Raises ConfigurationError if none is left."""
-    rest = later(queries, known.cleared_at)
+    rest = queries_after(queries, known.cleared_at)
     if not rest:
         raise ConfigurationError(f"the account was cleared at {rfc3339(known.cleared_at)} and has sent no query since")
     return rest
 
 
-def by_row(known: PublishedRecords, course: Course) -> list[tuple[int, Alert | Audit]]:
+def by_row(known: PublishedRecords, course: PrincipalReplay) -> list[tuple[int, Alert | Audit]]:
     """Returns the records since the first query of ``course``, in order, each with the query that caused it."""
     everything: list[Alert | Audit] = [*known.alerts, *known.audits]
     records = [one for one in everything if one.occurred_at >= course.time[0]]
@@ -50,7 +87,7 @@ def by_row(known: PublishedRecords, course: Course) -> list[tuple[int, Alert | A
     return sorted(zip(rows, records, strict=True), key=lambda own: (own[0], own[1].occurred_at))
 
 
-def differences(known: PublishedRecords, course: Course, configuration: str) -> Iterator[str]:
+def differences(known: PublishedRecords, course: PrincipalReplay, configuration: str) -> Iterator[str]:
     """Yields sentences on how the service's results may differ from ``course``, the replay of its topics."""
     if known.cleared_at > -np.inf:
         yield f"The account was cleared at {rfc3339(known.cleared_at)}; earlier queries do not count."
@@ -65,7 +102,7 @@ def differences(known: PublishedRecords, course: Course, configuration: str) -> 
         yield f"The alerts were raised under another configuration: {', '.join(sorted(others))}."
 
 
-def _lost(score: Score | None, course: Course) -> int:
+def _lost(score: Score | None, course: PrincipalReplay) -> int:
     """Returns the number of queries that the service counted and the topics no longer hold."""
     if score is None:
         return 0
@@ -74,7 +111,7 @@ def _lost(score: Score | None, course: Course) -> int:
     return max(score.judged + score.repeats - len(course), 0)
 
 
-def _row_of(alert: Alert, course: Course) -> int:
+def _row_of(alert: Alert, course: PrincipalReplay) -> int:
     """Returns the row by query number if all queries are present, else by time."""
     for version in dict.fromkeys(course.versions):
         rows = [row for row, own in enumerate(course.versions) if own == version]
@@ -83,5 +120,5 @@ def _row_of(alert: Alert, course: Course) -> int:
     return _row_at(alert.occurred_at, course)
 
 
-def _row_at(time: float, course: Course) -> int:
+def _row_at(time: float, course: PrincipalReplay) -> int:
     return min(int(np.searchsorted(course.time, time)), len(course) - 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from detector.explain.explanation import Breakdown, Explanation, describe
 from detector.explain.words import basis, count, number, verdict
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 
 _LEAST_SHOWN = 0.05
 """Deviations below this are shown as none."""

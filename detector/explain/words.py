@@ -9,8 +9,7 @@ import numpy as np
 
 from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig
-from detector.core.profile.matching import Fitting
-from detector.core.profile.profile import Profile
+from detector.core.profile.profile import Profile, ProfileMatcher
 from detector.core.profile.reference import ReferenceIndex
 from detector.explain.explanation import Breakdown, Contribution, Explanation, describe
 
@@ -62,7 +61,7 @@ def reasons(breakdown: Breakdown) -> str:
 def unseen_values(batches: Sequence[QueryBatch], config: EngineConfig) -> list[str]:
     """Returns a sentence on the features that most often have values that no honest query has. Returns nothing if there
     are no such values, or no profile."""
-    fitting, features, rows = Fitting(config.judging), Counter[str](), 0
+    fitting, features, rows = ProfileMatcher(config.judging), Counter[str](), 0
     profiles = {(own.model, own.model_version): own for own in config.judging}
     for batch in batches:
         profile = profiles.get((batch.model, fitting.judged_as(batch) or ""))
@@ -77,7 +76,7 @@ def unseen_values(batches: Sequence[QueryBatch], config: EngineConfig) -> list[s
 def _unseen_by_feature(profile: Profile, plain: QueryBatch) -> Counter[str]:
     """Returns the number of rows in which each feature has such a value."""
     reference = profile.reference
-    times = reference.seen.strange(ReferenceIndex(reference).scaled(plain.features)).sum(axis=0).tolist()
+    times = reference.seen.unseen_mask(ReferenceIndex(reference).scaled(plain.features)).sum(axis=0).tolist()
     names = profile.form.names or [f"feature {at}" for at in range(1, len(times) + 1)]
     return Counter({name: int(own) for name, own in zip(names, times, strict=True) if own})
 

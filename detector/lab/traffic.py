@@ -24,7 +24,7 @@ from detector.lab.data import Dataset
 from detector.lab.honest import HABITS
 from detector.lab.honest.habit import Habit
 from detector.lab.query_log import THIEF
-from detector.runtime.printable import printable
+from detector.runtime.text import printable
 
 THIEF_HABIT = "thief"
 

@@ -17,10 +17,9 @@ from detector.lab.evaluation.report import (
     headline,
     html,
     markdown,
-    percent,
     write_reports,
 )
-from detector.lab.evaluation.results import HonestResult
+from detector.lab.evaluation.results import HonestResult, percent
 from tests.lab.labelled import evaluation, fidelity, result
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -11,7 +11,7 @@ from detector.explain.tables import TextTable
 from detector.explain.words import count
 from detector.lab.evaluation.picture import picture
 from detector.lab.evaluation.results import AttackResult, CloneAgreement, Evaluation, group_by_attack, percent
-from detector.runtime.printable import printable
+from detector.runtime.text import printable
 
 HTML, MARKDOWN, PICTURE = "report.html", "report.md", "picture.svg"
 

@@ -22,7 +22,7 @@ from benchmarks._detecting import Account, account, judge
 from benchmarks.calibrated import BUDGETS, CALIBRATION, SEED, honest
 from detector.core.calibration.calibrate import calibrate
 from detector.core.calibration.crossfit import COLUMNS
-from detector.lab.experiment import AttackPlan, course_of, thief_trace, victim_of
+from detector.lab.experiment import AttackPlan, session_of, thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.session import InProcess
 
@@ -52,7 +52,7 @@ def case(dataset: str, victim: str, attacks: tuple[str, ...]) -> Case:
     thieves = []
     for name in attacks:
         plan = AttackPlan(name, victim, dataset, budget=BUDGET, seed=SEED)
-        course = course_of(plan, data, InProcess(model), Yardstick.of(model, data, 0, 10))
+        course = session_of(plan, data, InProcess(model), Yardstick.of(model, data, 0, 10))
         course.run()
         trace = thief_trace(name, course)
         thieves.append(account("thief", name, trace.features, trace.outputs))

@@ -15,7 +15,7 @@ from detector.core.calibration.traffic import accounts_of
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
 from detector.lab.data import Dataset
-from detector.lab.experiment import AttackPlan, Trace, course_of, honest_traces, log_of, thief_trace, victim_of
+from detector.lab.experiment import AttackPlan, Trace, honest_traces, log_of, session_of, thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.query_log import THIEF, Run
 from detector.lab.session import InProcess
@@ -69,7 +69,7 @@ def stolen(attack: str, seed: int) -> QueryBatch:
     """Returns the queries of an unhindered thief."""
     dataset, victim = victim_of(DATASET, VICTIM)
     plan = AttackPlan(attack, VICTIM, DATASET, budget=THIEF_QUERIES, seed=seed)
-    course = course_of(plan, dataset, InProcess(victim), Yardstick.of(victim, dataset, seed))
+    course = session_of(plan, dataset, InProcess(victim), Yardstick.of(victim, dataset, seed))
     course.run()
     [account] = accounts([thief_trace(attack, course)])
     return account

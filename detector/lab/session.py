@@ -21,87 +21,71 @@ Rows = NDArray[np.float32]
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class SentQueries:
-    """``n`` queries: ``features`` (n, d), who of ``accounts`` (n,) asks each, ``at`` how many seconds (n,).
-
-    ``specifications`` float32 (n, 2) or None: what each requests of a model zoo, accuracy 0 to 1 and milliseconds.
-    """
-
-    features: Rows
-    accounts: Sequence[str]
-    at: Array
-    specifications: Rows | None = None
-
-
 class Service(Protocol):
+    """A victim that answers the queries of a session."""
+
     @property
     def output_kind(self) -> OutputKind:
-        """What it has answered so far."""
+        """The kind of its answers so far."""
         ...
 
-    def ask(self, asked: SentQueries) -> Answers:
-        """The answers to the first queries of ``asked``; to fewer than all where it did not answer the next one."""
+    def answer(self, features: Rows, accounts: Sequence[str], at: Array, specifications: Rows | None = None) -> Answers:
+        """Returns the answers to ``features`` (n, d), to the first of them where the next one was refused.
+
+        ``accounts`` (n,) send the queries, ``at`` seconds (n,) after the session began. ``specifications`` float32
+        (n, 2) or None: what each requests of a model zoo, accuracy 0 to 1 and milliseconds.
+        """
         ...
 
-    def said(self, features: Rows, answers: Answers) -> Array:
-        """What its log has of ``answers`` to ``features``: float64 (n, k), before any rounding if that is known."""
+    def logged(self, features: Rows, answers: Answers) -> Array:
+        """Returns what its log has of ``answers`` to ``features``: float64 (n, k), not rounded if that is known."""
         ...
 
 
 class InProcess:
-    """Answers everything at once, whenever it is asked for whatever; ``progress`` is told how many queries."""
+    """A victim in this process, which answers everything at once. ``progress`` is called with numbers of queries."""
 
     def __init__(self, victim: Victim, progress: Callable[[int], None] | None = None) -> None:
         self._victim = victim
-        self._progress = progress
+        self._progress = progress or (lambda _: None)
 
     @property
     def output_kind(self) -> OutputKind:
         return self._victim.output_kind
 
-    def ask(self, asked: SentQueries) -> Answers:
-        answers = self._victim.answer(asked.features)
-        if self._progress:
-            self._progress(len(asked.features))
+    def answer(self, features: Rows, accounts: Sequence[str], at: Array, specifications: Rows | None = None) -> Answers:
+        answers = self._victim.answer(features)
+        self._progress(len(features))
         return answers
 
-    def said(self, features: Rows, answers: Answers) -> Array:
+    def logged(self, features: Rows, answers: Answers) -> Array:
         return answers.probabilities if self.output_kind == "label" else self._victim.probabilities(features)
-
-
-Specifications = NDArray[np.float32]
 
 
 @runtime_checkable
 class Specifying(Protocol):
     """An attacker that requests specifications of a model zoo."""
 
-    def next_specifications(self) -> Specifications:
-        """What to request with each row of the last ``next_batch``: (n, 2), accuracy 0 to 1 and milliseconds."""
+    def next_specifications(self) -> Rows:
+        """Returns what to request with each row of the last ``next_batch``: (n, 2), as in ``Service.answer``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AnsweredRound:
-    """The queries of ``stream`` and the answers to them, all of them.
-
-    ``specifications`` float32 (m, 2) or None: the accuracy, 0 to 1, and the milliseconds requested with each.
-    """
+    """The m queries of ``stream``, all answered, and ``specifications`` float32 (m, 2) or None: as in ``Service``."""
 
     stream: Stream
     answers: Answers
-    specifications: Specifications | None
+    specifications: Rows | None
 
 
 class AttackSession:
-    """``attacker`` against ``service`` in ``disguise``, measured by ``yardstick`` at each of ``checkpoints``.
+    """``attacker`` against ``service`` in ``disguise``, measured by ``yardstick`` at each of ``checkpoints``, which are
+    numbers of answers that the thief has seen.
 
-    A checkpoint is a number of answers that the thief has seen.
-
-    ``exchanges``: what was answered, round by round. ``sent``: the thief's queries, dummies included; ``useful``: those
-    whose answers the thief saw. ``curve``: the clone's fidelity, by queries sent; without checkpoints at which there
-    was no clone.
+    ``rounds``: what was answered. ``sent``: the thief's queries, dummies included; ``useful``: those whose answers the
+    thief saw. ``curve``: the clone's fidelity, by queries sent; without checkpoints at which there was no clone.
     """
 
     def __init__(
@@ -112,7 +96,7 @@ class AttackSession:
         self.service = service
         self._yardstick = yardstick
         self._checkpoints = list(checkpoints)
-        self.exchanges: list[AnsweredRound] = []
+        self.rounds: list[AnsweredRound] = []
         self.sent = self.useful = 0
         self.curve: list[Fidelity] = []
 
@@ -126,11 +110,12 @@ class AttackSession:
         while len(batch := self._attacker.next_batch()):
             stream = self._disguise.wrap(batch)
             wanted = self._specifications(stream)
-            answers = self.service.ask(SentQueries(stream.features, self.accounts(stream), stream.at, wanted))
+            answers = self.service.answer(stream.features, self.accounts(stream), stream.at, wanted)
             answered = stream.first(len(answers.probabilities))
             if len(answered):
-                wanted = None if wanted is None else wanted[: len(answered)]
-                self.exchanges.append(AnsweredRound(answered, answers, wanted))
+                self.rounds.append(
+                    AnsweredRound(answered, answers, None if wanted is None else wanted[: len(answered)])
+                )
                 self._learn(batch, answered, answers)
             if len(answered) < len(stream):
                 break
@@ -143,15 +128,15 @@ class AttackSession:
             return [THIEF] * len(stream)
         return [f"{THIEF}-{number}" for number in (stream.account + 1).tolist()]
 
-    def _specifications(self, stream: Stream) -> Specifications | None:
-        """Returns what is requested with each query of ``stream``; a cover query requests what the one before it
-        did."""
+    def _specifications(self, stream: Stream) -> Rows | None:
+        """Returns what is requested with each query of ``stream``; a cover query requests the same as the query before
+        it."""
         if not isinstance(self._attacker, Specifying):
             return None
         source: NDArray[np.int64] = np.maximum.accumulate(stream.source).clip(0)
         return self._attacker.next_specifications()[source]
 
-    def _learn(self, batch: NDArray[np.float32], stream: Stream, answers: Answers) -> None:
+    def _learn(self, batch: Rows, stream: Stream, answers: Answers) -> None:
         """Shows the thief the answers up to each checkpoint in turn. Dummies count as sent, an honest user's work does
         not."""
         own = np.flatnonzero(~stream.cover)
@@ -175,5 +160,5 @@ class AttackSession:
 
 
 def checkpoints(budget: int) -> list[int]:
-    """``budget`` and its halves down to a hundred-and-twenty-eighth, but not below 10, ascending."""
+    """Returns ``budget`` and its halves down to a hundred-and-twenty-eighth, but not below 10, ascending."""
     return sorted({max(10, budget >> halvings) for halvings in range(8)})

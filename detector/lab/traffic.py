@@ -23,6 +23,7 @@ from detector.lab.attackers.path_finding_bottom_up import BottomUp
 from detector.lab.data import Dataset
 from detector.lab.honest import HABITS
 from detector.lab.honest.habit import Habit
+from detector.lab.mappings import KServeV1
 from detector.lab.query_log import THIEF
 from detector.runtime.text import printable
 
@@ -32,19 +33,20 @@ _MIX = (
     "steady", "bursts", "retries", "bulk", "scanner", "shift", "rotation", "one class", "drawing", "light",
     "steady", "blur", "contrast", "several views", "health check", "short what-if",
 )  # fmt: skip
-"""Habits in the order in which accounts are given them, again and again."""
+"""Habits of the accounts, in order; they repeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class HonestAccount:
+    """``number`` seeds the account's own generator, together with the seed of the run."""
+
     name: str
     habit: Habit
     number: int
-    """Seeds the account's own generator, together with the seed of the run."""
 
 
 def honest_accounts(accounts: int) -> list[HonestAccount]:
-    """``accounts`` honest users, none with a habit that is a known false alarm."""
+    """Returns ``accounts`` honest users, none with a habit that is a known false alarm."""
     seen = {name: count(1) for name in HABITS}
     names = islice(cycle(_MIX), accounts)
     return [
@@ -54,21 +56,16 @@ def honest_accounts(accounts: int) -> list[HonestAccount]:
 
 
 def known_false_alarms() -> list[Habit]:
-    """Honest habits that ``prada`` alone, at its defaults, takes for theft."""
+    """Returns the honest habits that ``prada`` alone, at its defaults, takes for theft."""
     return [habit for habit in HABITS.values() if habit.false_alarm]
-
-
-ACCOUNT_HEADER = "X-Account"
-TOO_MANY_REQUESTS = 429
 
 
 @dataclass(slots=True)
 class Tally:
-    """What happened to one account's queries (rows, not requests).
+    """The outcome of one account's queries (rows, not requests).
 
-    ``sent`` = answered + refused + failed once nothing is under way. ``answered_at``: wall-clock seconds of
-    each answered query; ``refusals``: (query number from 1, wall-clock seconds) of each request that was
-    turned away.
+    ``sent`` = answered + refused + failed when no request is open. ``answered_at``: wall-clock seconds of each answered
+    query; ``refusals``: (query number from 1, wall-clock seconds) of each refused request.
     """
 
     account: str
@@ -83,25 +80,25 @@ class Tally:
 
 
 class Client:
-    """``ask`` on behalf of one account, everything that comes of it tallied."""
+    """Sends the queries of one account to ``url`` as KServe v1, and tallies them."""
 
     def __init__(self, http: httpx.AsyncClient, url: str, tally: Tally) -> None:
         self._http = http
         self._url = url
+        self._mapping = KServeV1()
         self.tally = tally
 
     async def ask(self, rows: NDArray[np.float32]) -> Answers | None:
-        """Answers to ``rows`` (n, d), or None when they were refused or the request failed."""
-        tally = self.tally
+        """Returns the answers to ``rows`` (n, d), or None when they were refused or the request failed."""
+        tally, mapping = self.tally, self._mapping
+        body, headers = mapping.body(rows, tally.account), mapping.headers(tally.account)
         tally.sent += len(rows)
         try:
-            response = await self._http.post(
-                self._url, json={"instances": rows.tolist()}, headers={ACCOUNT_HEADER: tally.account}
-            )
+            response = await self._http.post(self._url, json=body, headers=headers)
         except httpx.HTTPError as error:
             self._failed(len(rows), f"{type(error).__name__}: {error}")
             return None
-        if response.status_code == TOO_MANY_REQUESTS:
+        if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
             tally.refused += len(rows)
             tally.refusals.append((tally.sent, time.time()))
             return None
@@ -110,9 +107,7 @@ class Client:
             return None
         tally.answered += len(rows)
         tally.answered_at.extend([time.time()] * len(rows))
-        said = response.json()
-        leaf = np.array(said["leaf"], np.int64) if "leaf" in said else None
-        return Answers(np.array(said["predictions"], np.float64), leaf)
+        return mapping.reply(response.json(), len(rows))
 
     def _failed(self, rows: int, why: str) -> None:
         self.tally.failed += rows
@@ -226,7 +221,7 @@ async def _happened(event: asyncio.Event, seconds: float) -> bool:
 
 
 def account_table(tallies: Iterable[Tally]) -> Table:
-    """One line an account: queries sent, answered, turned away and failed, and the last failure."""
+    """Returns one line per account: queries sent, answered, turned away and failed, and the last failure."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("account", no_wrap=True)
     table.add_column("habit", no_wrap=True)

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from detector.lab.mappings import ACCOUNT_HEADER
 from detector.lab.server import PREDICT
-from detector.lab.traffic import ACCOUNT_HEADER
 from detector.lab.victims.tree import TreeVictim
 from detector.lab.victims.zoo import Zoo
 from detector.runtime.sections import KafkaSettings

@@ -22,7 +22,7 @@ from detector.lab.datasets import read_dataset
 from detector.lab.experiment import START, AttackPlan, conduct, honest_traces, thief_trace
 from detector.lab.fidelity import Yardstick
 from detector.lab.query_log import DUMMY, Mark, QueryLog, read_query_log, write_query_log
-from detector.lab.session import AttackSession, InProcess, SentQueries, checkpoints
+from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import WRAPPERS, Means
 from detector.lab.wrappers.cover import Dummies, Mixed
 from detector.lab.wrappers.disguise import Disguise
@@ -76,8 +76,8 @@ class Stingy(InProcess):
 
     patience = 25
 
-    def ask(self, asked: SentQueries) -> Answers:
-        answers = super().ask(asked).first(self.patience)
+    def answer(self, features: NDArray[np.float32], *sending: Any) -> Answers:
+        answers = super().answer(features, *sending).take(slice(self.patience))
         self.patience -= len(answers.probabilities)
         return answers
 

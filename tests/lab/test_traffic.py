@@ -12,9 +12,10 @@ from starlette.applications import Starlette
 
 from detector.lab.answers import Answers
 from detector.lab.data import Dataset
+from detector.lab.mappings import ACCOUNT_HEADER
 from detector.lab.query_log import THIEF
 from detector.lab.server import PREDICT, create_app
-from detector.lab.traffic import ACCOUNT_HEADER, Client, Tally, TrafficGenerator, honest_accounts, jacobian_thief
+from detector.lab.traffic import Client, Tally, TrafficGenerator, honest_accounts, jacobian_thief
 from detector.lab.victims.digits import DIMENSION, DigitsVictim
 
 URL = f"http://server{PREDICT}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import count, cycle, islice
+from itertools import cycle, islice
 
 import httpx
 import numpy as np
@@ -47,12 +48,17 @@ class HonestAccount:
 
 def honest_accounts(accounts: int) -> list[HonestAccount]:
     """Returns ``accounts`` honest users, none with a habit that is a known false alarm."""
-    seen = {name: count(1) for name in HABITS}
-    names = islice(cycle(_MIX), accounts)
-    return [
-        HonestAccount(f"{habit.replace(' ', '-')}-{next(seen[habit])}", HABITS[habit], number)
-        for number, habit in enumerate(names)
-    ]
+    return accounts_with([HABITS[name] for name in _MIX], accounts)
+
+
+def accounts_with(habits: Sequence[Habit], accounts: int) -> list[HonestAccount]:
+    """Returns ``accounts`` honest users, whose ``habits`` take turns, named by habit and number."""
+    seen: Counter[str] = Counter()
+    made = []
+    for number, habit in enumerate(islice(cycle(habits), accounts)):
+        seen[habit.name] += 1
+        made.append(HonestAccount(f"{habit.name.replace(' ', '-')}-{seen[habit.name]}", habit, number))
+    return made
 
 
 def known_false_alarms() -> list[Habit]:
@@ -65,7 +71,8 @@ class Tally:
     """The outcome of one account's queries (rows, not requests).
 
     ``sent`` = answered + refused + failed when no request is open. ``answered_at``: wall-clock seconds of each answered
-    query; ``refusals``: (query number from 1, wall-clock seconds) of each refused request.
+    query, and ``leaves`` those of its tree, where the server returns them; ``refusals``: (query number from 1,
+    wall-clock seconds) of each refused request.
     """
 
     account: str
@@ -76,6 +83,7 @@ class Tally:
     failed: int = 0
     last_failure: str = ""
     answered_at: list[float] = field(default_factory=list)
+    leaves: list[int] = field(default_factory=list)
     refusals: list[tuple[int, float]] = field(default_factory=list)
 
 
@@ -107,7 +115,9 @@ class Client:
             return None
         tally.answered += len(rows)
         tally.answered_at.extend([time.time()] * len(rows))
-        return mapping.reply(response.json(), len(rows))
+        answers = mapping.reply(response.json(), len(rows))
+        tally.leaves.extend([] if answers.leaf is None else answers.leaf.tolist())
+        return answers
 
     def _failed(self, rows: int, why: str) -> None:
         self.tally.failed += rows

@@ -34,7 +34,7 @@ PATHS = replace(
     leaves=Leaves(3, 4, 12, 1_033),
     exposure={"coverage": 24.5, "information_gain": 3.25},
 )
-ANN = HonestOutcome("ann", "steady", answered=300, refused=0, flagged=False, most=0.52)
+ANN = HonestOutcome("ann", answered=300, refused=0, flagged=False, most=0.52)
 DIGITS = ModelOutcome(
     "digits", "Jacobian augmentation", Promise("prada", 400), THIEF, (ANN, replace(ANN, account="bob"))
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from rich import box
@@ -17,6 +17,19 @@ from detector.lab.fidelity import Fidelity
 from detector.lab.traffic import known_false_alarms
 
 _MOST_FAILED = 0.01
+_JUDGES = {"prada": "prada at its defaults", "suspicion": "all signals, with a profile"}
+_SHOWN = 4
+"""The number of evidence items in the report."""
+
+_WORDS = {name: measure.about for name, measure in MEASURES.items()} | {
+    "shapiro_w": "W of the distances between queries",
+    "consecutive_checks": "suspicious tests in a row",
+    "distances_tested": "distances tested",
+    "mean_distance": "mean distance",
+    "unexplained": "deviation that no honest account explains",
+    "prada": "distances between queries that are not normally distributed",
+    "margin": "queries close to where the tree decides",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,6 @@ class HonestOutcome:
     """One honest account. ``most``: the largest suspicion published about it; 1 is the threshold."""
 
     account: str
-    habit: str
     answered: int
     refused: int
     flagged: bool
@@ -93,35 +105,33 @@ class ModelOutcome:
 
     @property
     def honest_flagged(self) -> list[str]:
-        return [account.account for account in self.honest if account.flagged]
+        return [own.account for own in self.honest if own.flagged]
 
     @property
     def honest_refused(self) -> list[str]:
-        return [account.account for account in self.honest if account.refused]
+        return [own.account for own in self.honest if own.refused]
 
     def broken_promises(self, mode: Mode) -> Iterator[str]:
         """Yields a sentence for each broken promise about the model."""
-        alert = self.thief.alert
-        if alert is None:
+        if self.thief.alert is None:
             yield "the thief was never flagged"
-        elif alert.signal != self.promise.signal:
-            yield f"the thief was flagged by {alert.signal}, not by {self.promise.signal}"
-        yield from self._unenforced() if mode == "observe" else self._enforced()
-        if self.honest_flagged:
-            yield f"honest accounts were flagged: {', '.join(self.honest_flagged)}"
-        if self.honest_refused:
-            yield f"honest accounts were refused: {', '.join(self.honest_refused)}"
-        if silent := [account.account for account in self.honest if not account.answered]:
-            yield f"honest accounts got no answer at all: {', '.join(silent)}"
+        elif self.thief.alert.signal != self.promise.signal:
+            yield f"the thief was flagged by {self.thief.alert.signal}, not by {self.promise.signal}"
+        yield from self._stopped_late() if mode == "enforce" else self._stopped()
+        silent = [own.account for own in self.honest if not own.answered]
+        accounts = {"were flagged": self.honest_flagged, "were refused": self.honest_refused}
+        for what, names in (accounts | {"got no answer at all": silent}).items():
+            if names:
+                yield f"honest accounts {what}: {', '.join(names)}"
 
-    def _enforced(self) -> Iterator[str]:
+    def _stopped_late(self) -> Iterator[str]:
         refused_at, last = self.thief.refused_at, self.promise.query
         if refused_at is None:
             yield f"the thief was never refused in {self.thief.sent:,} queries"
         elif refused_at >= last:
             yield f"the thief was refused at query {refused_at:,}, not before query {last}"
 
-    def _unenforced(self) -> Iterator[str]:
+    def _stopped(self) -> Iterator[str]:
         if self.thief.slowed_at is not None:
             yield "the thief was turned away though nothing was to be enforced"
 
@@ -144,21 +154,6 @@ class Outcome:
         return broken
 
 
-_JUDGES = {"prada": "prada at its defaults", "suspicion": "all signals, with a profile"}
-_SHOWN = 4
-"""The number of evidence items in the report."""
-
-_WORDS = {name: measure.about for name, measure in MEASURES.items()} | {
-    "shapiro_w": "W of the distances between queries",
-    "consecutive_checks": "suspicious tests in a row",
-    "distances_tested": "distances tested",
-    "mean_distance": "mean distance",
-    "unexplained": "deviation that no honest account explains",
-    "prada": "distances between queries that are not normally distributed",
-    "margin": "queries close to where the tree decides",
-}
-
-
 def render_report(outcome: Outcome) -> RenderableType:
     """Returns the figures, the verdict, and what the demo leaves out."""
     return Group(_figures(outcome), _totals(outcome), Text(), _verdict(outcome), Text(), _natural(outcome), _left_out())
@@ -169,54 +164,49 @@ def _figures(outcome: Outcome) -> Table:
     table.add_column(style="bold", no_wrap=True)
     for own in outcome.models:
         table.add_column(own.model, overflow="fold", ratio=1)
-    for name, told in _rows(outcome.mode):
-        table.add_row(name, *map(told, outcome.models))
+    columns = [_column(own, outcome.mode) for own in outcome.models]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     return table
 
 
-def _rows(mode: Mode) -> Iterator[tuple[str, Callable[[ModelOutcome], str]]]:
-    yield "judged by", lambda own: _JUDGES[own.promise.signal]
-    yield "thief", lambda own: own.theft
-    yield "  flagged at", lambda own: _query(own.thief.flagged_at)
-    yield "  because", lambda own: _because(own.thief.alert)
-    if mode == "enforce":
-        yield "  slowed at", lambda own: _query(own.thief.slowed_at)
-        yield "  refused at", lambda own: _query(own.thief.refused_at)
-    yield "  queries", lambda own: f"{own.thief.sent:,} sent, {own.thief.answered:,} answered"
-    yield "  leaves seen", lambda own: _leaves_seen(own.thief.leaves)
-    yield "  exposure", lambda own: _exposure(own.thief)
-    named = "clone with Weirguard" if mode == "enforce" else "clone in this run"
-    yield named, lambda own: _fidelity(own.thief.hindered)
-    yield "clone without", lambda own: _fidelity(own.thief.unhindered)
-    yield "own inputs alone", lambda own: _start(own.thief.own_inputs)
-    yield "honest accounts", lambda own: str(len(own.honest))
-    yield "  flagged", lambda own: _names(own.honest_flagged)
-    yield "  refused", lambda own: _names(own.honest_refused)
-    yield "  suspicion", _suspicion
-    yield "decision latency", lambda own: _latency(own.thief)
+def _column(own: ModelOutcome, mode: Mode) -> dict[str, str]:
+    """Returns the figures of one model by their names."""
+    thief, enforced = own.thief, mode == "enforce"
+    suspicions = [account.most for account in own.honest if account.most is not None]
+    latency = thief.latency_seconds
+    stopped = {"  slowed at": _query(thief.slowed_at), "  refused at": _query(thief.refused_at)} if enforced else {}
+    return {
+        "judged by": _JUDGES[own.promise.signal],
+        "thief": own.theft,
+        "  flagged at": _query(thief.flagged_at),
+        "  because": "\n".join(map(_evidence, thief.alert.evidence[:_SHOWN])) if thief.alert else "",
+        **stopped,
+        "  queries": f"{thief.sent:,} sent, {thief.answered:,} answered",
+        "  leaves seen": _leaves_seen(thief.leaves),
+        "  exposure": ", ".join(f"{name.replace('_', ' ')} {read:.0f}%" for name, read in thief.exposure.items()),
+        "clone with Weirguard" if enforced else "clone in this run": _fidelity(thief.hindered),
+        "clone without": _fidelity(thief.unhindered),
+        "own inputs alone": f"{_fidelity(thief.own_inputs)} to the thief's own natural inputs"
+        if thief.own_inputs
+        else "",
+        "honest accounts": str(len(own.honest)),
+        "  flagged": _names(own.honest_flagged),
+        "  refused": _names(own.honest_refused),
+        "  suspicion": f"{max(suspicions):.2f} at most; 1 is the threshold" if suspicions else "none published",
+        "decision latency": "not measured" if latency is None else f"{1000 * latency:.0f} ms",
+    }
 
 
 def _query(number: int | None) -> str:
     return "never" if number is None else f"query {number:,}"
 
 
-def _because(alert: Alert | None) -> str:
-    return "" if alert is None else "\n".join(map(_evidence, alert.evidence[:_SHOWN]))
-
-
 def _evidence(item: Evidence) -> str:
-    """Returns ``item`` in words."""
-    limit = "" if item.threshold is None else f" ({_limit(item.name)} {item.threshold:.3g})"
-    return f"{_WORDS.get(item.name, item.name)}: {item.value:.3g}{limit}"
-
-
-def _limit(name: str) -> str:
-    """Returns what the threshold is: the closest honest account's value where the evidence contributes to D."""
-    return "closest honest account" if name in (*MEASURES, *WEIGHED) else "limit"
-
-
-def _exposure(thief: ThiefOutcome) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {read:.0f}%" for name, read in thief.exposure.items())
+    """Returns ``item`` in words; what contributes to D is compared with the closest honest account."""
+    limit = "closest honest account" if item.name in (*MEASURES, *WEIGHED) else "limit"
+    threshold = "" if item.threshold is None else f" ({limit} {item.threshold:.3g})"
+    return f"{_WORDS.get(item.name, item.name)}: {item.value:.3g}{threshold}"
 
 
 def _leaves_seen(leaves: Leaves | None) -> str:
@@ -230,24 +220,11 @@ def _names(accounts: list[str]) -> str:
     return f"{len(accounts)}: {', '.join(accounts)}" if accounts else "0"
 
 
-def _suspicion(own: ModelOutcome) -> str:
-    told = [account.most for account in own.honest if account.most is not None]
-    return f"{max(told):.2f} at most; 1 is the threshold" if told else "none published"
-
-
 def _fidelity(fidelity: Fidelity) -> str:
     return (
         f"agrees on {fidelity.test:.1%} of unseen natural inputs and {fidelity.uniform:.1%} of uniform ones; "
         f"{fidelity.queries:,} answers"
     )
-
-
-def _start(fidelity: Fidelity | None) -> str:
-    return "" if fidelity is None else f"{_fidelity(fidelity)} to the thief's own natural inputs"
-
-
-def _latency(thief: ThiefOutcome) -> str:
-    return "not measured" if thief.latency_seconds is None else f"{1000 * thief.latency_seconds:.0f} ms"
 
 
 def _totals(outcome: Outcome) -> Text:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +23,19 @@ from detector.lab.demo.report import Promise
 from detector.lab.honest.habit import Ask
 from detector.lab.honest.populations import habits_of, population
 from detector.lab.server import PREDICT, TUMOURS
-from detector.lab.traffic import HonestAccount, honest_accounts, jacobian_thief, path_finding_thief
+from detector.lab.traffic import HonestAccount, accounts_with, honest_accounts, jacobian_thief, path_finding_thief
 from detector.lab.victims import digits, tumours
 
+ReadModel = Callable[[object], OwnerModel]
+"""Converts a fitted model of scikit-learn to the form that the detector reads."""
+
+TABLE_ACCOUNTS = 12
+CALIBRATION_ACCOUNTS = 36
+BUDGET = 0.01
+
+_CALIBRATION_SECONDS = 50.0
+_OTHERS = 1_000
+"""Added to the seed, so that none of these users takes part in the demo."""
 NATURAL_SECONDS = 50.0
 """The duration of the traffic at its natural pace; more or fewer seconds stretch or squeeze the same queries."""
 
@@ -49,9 +57,6 @@ class DemoOptions:
     def tempo(self) -> float:
         """The factor by which pauses are stretched."""
         return self.seconds / NATURAL_SECONDS
-
-
-TABLE_ACCOUNTS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,33 +107,12 @@ def _tumours(options: DemoOptions) -> Script:
         path=TUMOURS + PREDICT,
         dataset=dataset,
         victim=lambda: victim,
-        accounts=table_accounts(dataset, TABLE_ACCOUNTS),
+        accounts=accounts_with(list(habits_of(dataset).values()), TABLE_ACCOUNTS),  # false alarms of prada included
         theft="path finding",
         thief=lambda: path_finding_thief(dataset, options.seed),
         promise=Promise("suspicion", 200),
         leaves=victim.leaves,
     )
-
-
-def table_accounts(dataset: Dataset, accounts: int) -> list[HonestAccount]:
-    """Returns honest users of ``dataset``. All habits take turns, including those that ``prada`` mistakes for theft."""
-    seen: Counter[str] = Counter()
-    made = []
-    for number, habit in enumerate(islice(cycle(habits_of(dataset).values()), accounts)):
-        seen[habit.name] += 1
-        made.append(HonestAccount(f"{habit.name.replace(' ', '-')}-{seen[habit.name]}", habit, number))
-    return made
-
-
-CALIBRATION_ACCOUNTS = 36
-BUDGET = 0.01
-
-_CALIBRATION_SECONDS = 50.0
-_OTHERS = 1_000
-"""Added to the seed, so that none of these users takes part in the demo."""
-
-ReadModel = Callable[[object], OwnerModel]
-"""Converts a fitted model of scikit-learn to the form that the detector reads."""
 
 
 def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], None] | None = None) -> Profile:
@@ -138,27 +122,12 @@ def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], Non
     victim, model = tumours.victim(dataset), read(tumours.fitted(dataset))
     rows = dataset.training.features
     validation = Validation.of(rows, victim.answer(rows).labels)
-    accounts = list(_accounts(dataset, victim, seed + _OTHERS))
+    users = population(dataset, CALIBRATION_ACCOUNTS, seed + _OTHERS)
+    accounts = [_queries(user.account, _rows(user.asks), victim) for user in users]
     return calibrate(accounts, BUDGET, progress, OwnerInputs(model, validation)).profile
 
 
-def _accounts(dataset: Dataset, victim: Victim, seed: int) -> Iterator[QueryBatch]:
-    for user in population(dataset, CALIBRATION_ACCOUNTS, seed):
-        rows = _asked(user.asks)
-        yield QueryBatch(
-            model=tumours.MODEL,
-            model_version=tumours.MODEL_VERSION,
-            output_kind=victim.output_kind,
-            event_ids=[f"{user.account}-{number}" for number in range(len(rows))],
-            occurred_at=np.zeros(len(rows)),
-            principals=[user.account],
-            principal_index=np.zeros(len(rows), np.int32),
-            features=rows,
-            outputs=victim.answer(rows).probabilities.astype(np.float32),
-        )
-
-
-def _asked(asks: Iterator[Ask]) -> NDArray[np.float32]:
+def _rows(asks: Iterator[Ask]) -> NDArray[np.float32]:
     """Returns the rows of the first request, and of all that follow it in time."""
     rows, now = [next(asks).rows], 0.0
     for ask in asks:
@@ -167,3 +136,17 @@ def _asked(asks: Iterator[Ask]) -> NDArray[np.float32]:
             break
         rows.append(ask.rows)
     return np.concatenate(rows)
+
+
+def _queries(account: str, rows: NDArray[np.float32], victim: Victim) -> QueryBatch:
+    return QueryBatch(
+        model=tumours.MODEL,
+        model_version=tumours.MODEL_VERSION,
+        output_kind=victim.output_kind,
+        event_ids=[f"{account}-{number}" for number in range(len(rows))],
+        occurred_at=np.zeros(len(rows)),
+        principals=[account],
+        principal_index=np.zeros(len(rows), np.int32),
+        features=rows,
+        outputs=victim.answer(rows).probabilities.astype(np.float32),
+    )

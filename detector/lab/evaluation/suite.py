@@ -31,12 +31,38 @@ _TREE = "decision tree"
 
 
 def _plan(attack: str, victim: str, dataset: str, wrapper: str = PLAIN, budget: int = 1_000) -> AttackPlan:
-    """Without honest accounts: those of a data set are the same in every log, and one log with them is enough."""
+    """Returns a plan without honest accounts: those of a data set are the same in every log, and are in one of them."""
     return AttackPlan(attack, victim, dataset, wrapper, budget, accounts=0)
 
 
+_ON_DIGITS = {
+    # substitutes by augmentation
+    **dict.fromkeys(("n-fgsm", "n-i-fgsm", "t-rnd-fgsm", "t-rnd-i-fgsm", "color"), 1_000),
+    # substitutes from a pool
+    **dict.fromkeys(("knockoff random", "knockoff adaptive", "copycat", "uncertainty", "k-center"), 1_000),
+    # substitutes from adversarial examples, and without data
+    "cloudleak pgd": 1_000,
+    **dict.fromkeys(("cloudleak cw", "cloudleak feature adversary", "cloudleak featurefool"), 500),
+    **dict.fromkeys(("cloudleak featurefool 0.1", "cloudleak featurefool 0.8"), 500),
+    "data-free": 4_000,
+    # inversion, fingerprints, evasion
+    **dict.fromkeys(("model inversion", "psml sweep", "finite differences", "boundary walk"), 1_000),
+}
+"""The budget of attacks on the perceptron."""
+_DISGUISES = {
+    "blocks": 1_600,
+    "dummies": 1_000,
+    "dummies-3-to-1": 1_000,
+    "lineage": 1_600,
+    "mixed": 1_000,
+    "random": 1_600,
+    "round-robin": 1_600,
+    "slow": 1_000,
+}
+"""The budget of each disguise of what prada catches."""
+
 QUICK: tuple[AttackPlan, ...] = (
-    # honest users, one log a data set
+    # honest users, one log per data set
     AttackPlan("jbda", _PERCEPTRON, "digits", accounts=112),
     AttackPlan("uniform retraining", _LOGISTIC, "breast cancer", budget=1_200, accounts=72),
     # equations and boundaries
@@ -50,40 +76,8 @@ QUICK: tuple[AttackPlan, ...] = (
     # trees
     _plan("path finding bottom-up", _TREE, "iris", budget=2_000),
     _plan("path finding top-down", _TREE, "iris", budget=2_000),
-    # substitutes by augmentation
-    _plan("n-fgsm", _PERCEPTRON, "digits"),
-    _plan("n-i-fgsm", _PERCEPTRON, "digits"),
-    _plan("t-rnd-fgsm", _PERCEPTRON, "digits"),
-    _plan("t-rnd-i-fgsm", _PERCEPTRON, "digits"),
-    _plan("color", _PERCEPTRON, "digits"),
-    # substitutes from a pool
-    _plan("knockoff random", _PERCEPTRON, "digits"),
-    _plan("knockoff adaptive", _PERCEPTRON, "digits"),
-    _plan("copycat", _PERCEPTRON, "digits"),
-    _plan("uncertainty", _PERCEPTRON, "digits"),
-    _plan("k-center", _PERCEPTRON, "digits"),
-    # substitutes from adversarial examples, and without data
-    _plan("cloudleak pgd", _PERCEPTRON, "digits"),
-    _plan("cloudleak cw", _PERCEPTRON, "digits", budget=500),
-    _plan("cloudleak feature adversary", _PERCEPTRON, "digits", budget=500),
-    _plan("cloudleak featurefool", _PERCEPTRON, "digits", budget=500),
-    _plan("cloudleak featurefool 0.1", _PERCEPTRON, "digits", budget=500),
-    _plan("cloudleak featurefool 0.8", _PERCEPTRON, "digits", budget=500),
-    _plan("data-free", _PERCEPTRON, "digits", budget=4_000),
-    # inversion, fingerprints, evasion
-    _plan("model inversion", _PERCEPTRON, "digits"),
-    _plan("psml sweep", _PERCEPTRON, "digits"),
-    _plan("finite differences", _PERCEPTRON, "digits"),
-    _plan("boundary walk", _PERCEPTRON, "digits"),
-    # disguises of what prada catches
-    _plan("jbda", _PERCEPTRON, "digits", "blocks", 1_600),
-    _plan("jbda", _PERCEPTRON, "digits", "dummies"),
-    _plan("jbda", _PERCEPTRON, "digits", "dummies-3-to-1"),
-    _plan("jbda", _PERCEPTRON, "digits", "lineage", 1_600),
-    _plan("jbda", _PERCEPTRON, "digits", "mixed"),
-    _plan("jbda", _PERCEPTRON, "digits", "random", 1_600),
-    _plan("jbda", _PERCEPTRON, "digits", "round-robin", 1_600),
-    _plan("jbda", _PERCEPTRON, "digits", "slow"),
+    *(_plan(attack, _PERCEPTRON, "digits", budget=budget) for attack, budget in _ON_DIGITS.items()),
+    *(_plan("jbda", _PERCEPTRON, "digits", wrapper, budget) for wrapper, budget in _DISGUISES.items()),
 )
 
 _TARGETS = (

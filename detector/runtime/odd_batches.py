@@ -3,7 +3,7 @@ always.
 
 A record with a header name that is not UTF-8 is read once more, each wrong byte as U+FFFD. A batch that decompresses to
 far more than any client means to send is not decompressed: its records are empty. A megabyte of zstd may hold two
-gigabytes, and a reader needs memory for all of it at once. ``tests/stream/test_faust_internals.py`` fails when this no
+gigabytes, and a reader needs memory for all of it at once. ``tests/stream/test_header_names.py`` fails when this no
 longer fits; the versions are pinned.
 """
 

@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.cli.form_words import form_lines
-from detector.cli.logs import Map, check_refused, reading
-from detector.cli.options import Json
-from detector.cli.output_files import file_for, write
-from detector.cli.replay import OutputsName, bar, rows_in
+from detector.cli.files import bar, check_refused, describe_form, file_for, reading, reading_bar, write
+from detector.cli.options import Json, Map, OutputsName, SettingsFile
 from detector.cli.screen import console, say, say_json
 from detector.contracts.principals import EVERYONE
 from detector.core.calibration.achieved import CONFIDENCE
@@ -73,7 +70,7 @@ def calibrate(
     ] = None,
     json: Json = False,
     map_: Map = None,
-    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Make a profile from honest traffic, with a threshold that flags at most --budget of honest accounts."""
     from detector.replay.calibrate import CalibrationOptions, accounts_in, make_profile
@@ -105,8 +102,7 @@ def told(made: CalibrationResult, traffic: HonestTraffic, budget: float) -> Iter
     least, most = calibration.moves
     yield f"{'model':<12}{profile.model} {profile.model_version}"
     yield f"{'rests on':<12}{len(calibration.accounts)} accounts and {made.queries} queries{_not_used(traffic)}"
-    for heading, line in form_lines(made.traffic):
-        yield f"{heading:<12}{line}"
+    yield from describe_form(made.traffic)
     for name in screened.left_out:
         yield f"{'left out':<12}{name}, as asked"
     yield f"{'threshold':<12}D = {threshold:.1f} standard deviations of honest accounts"
@@ -210,7 +206,7 @@ def _not_used(traffic: HonestTraffic) -> str:
 def _read(screen: Console, logs: list[Path], how: Reading) -> HonestTraffic:
     from detector.replay.calibrate import read_files
 
-    with bar(screen, "rows", rows_in(logs)) as progress:
+    with reading_bar(screen, "rows", logs) as progress:
         return read_files(logs, progress, how)
 
 

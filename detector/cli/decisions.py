@@ -12,6 +12,7 @@ import typer
 from detector.cli.operator import (
     describe_action,
     new_id,
+    note_uncalibrated,
     plain,
     principal_of,
     seconds,
@@ -19,7 +20,7 @@ from detector.cli.operator import (
     write_record,
 )
 from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
-from detector.cli.screen import console, note, say, say_json, table, tell
+from detector.cli.screen import console, say, say_json, table, tell
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Cause, Decision
@@ -204,10 +205,4 @@ def _print_table(decisions: CurrentDecisions, chosen: list[Decision]) -> None:
         for one in chosen
     ]
     screen.print(table(("model", "principal", "action", "mode", "until", "causes"), rows))
-    uncalibrated_models = sorted(
-        {one.model for one in chosen if any(cause.reason == UNCALIBRATED for cause in one.causes)}
-    )
-    if uncalibrated_models:
-        from detector.stream.profiles import uncalibrated
-
-        note(f"{uncalibrated(', '.join(uncalibrated_models))}; write a profile with `weirguard calibrate`.")
+    note_uncalibrated(one.model for one in chosen if any(cause.reason == UNCALIBRATED for cause in one.causes))

@@ -22,13 +22,13 @@ def demo(
 
     from rich.console import Console
 
-    from detector.cli.foreign.scikit_learn import model_of
+    from detector.cli.foreign import from_scikit_learn
     from detector.lab.demo.options import DemoOptions
     from detector.lab.demo.report import render_report
     from detector.lab.demo.run import run_demo
 
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console()
-    outcome = run_demo(DemoOptions(observe=observe, seconds=seconds, seed=seed), model_of, console)
+    outcome = run_demo(DemoOptions(observe=observe, seconds=seconds, seed=seed), from_scikit_learn, console)
     console.print(render_report(outcome))
     raise typer.Exit(1 if outcome.broken_promises() else 0)

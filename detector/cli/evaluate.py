@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.output_files import folder_for
-from detector.cli.replay import bar, configuration, given_profiles, rows_in
+from detector.cli.files import bar, folder_for, given_profiles, reading_bar
+from detector.cli.options import SettingsFile
 from detector.cli.screen import console, note
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def evaluate(
         list[Path] | None,
         typer.Option("--profile", help="Profile of a log's model version, from weirguard calibrate."),
     ] = None,
-    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Report which attacks the detector catches, when, and how good the thief's clone was by then.
 
@@ -57,12 +57,15 @@ def evaluate(
     """
     from detector.lab.evaluation.report import write_reports
     from detector.lab.evaluation.words import gaps, headline
+    from detector.runtime.settings import load_settings
+    from detector.stream.building import engine_config, policy_of
 
     _check(files, suite, so_far)
     folder_for(out)
     screen = console(stderr=True)
     given = given_profiles(profile)
-    config, policy = configuration(settings)
+    loaded = load_settings(settings)
+    config, policy = engine_config(loaded), policy_of(loaded)
     config = replace(config, profiles=given) if given else config
     done = None if suite is None else _suite(screen, suite, out / LOGS, so_far)
     evaluation = _judged(screen, done.logs if done else files or [], out / JUDGED, config, policy)
@@ -96,7 +99,7 @@ def _judged(screen: Console, logs: Sequence[Path], folder: Path, config: EngineC
     from detector.lab.evaluation.kept import judge_once
     from detector.lab.evaluation.results import evaluation_of
 
-    with bar(screen, "queries", rows_in(logs)) as progress:
+    with reading_bar(screen, "queries", logs) as progress:
         judged = [
             judge_once(log, folder, engine_config=config, policy=policy, progress=progress, must_fit=config.profiles)
             for log in logs

@@ -30,7 +30,7 @@ class CommandEntry:
 
 COMMANDS = {
     "demo": CommandEntry("demo:demo", "lab", "Watch a model thief being found and stopped, here and now."),
-    "run": CommandEntry("run:run", "service", "Run the detector."),
+    "run": CommandEntry("service:run", "service", "Run the detector."),
     "scan": CommandEntry("scan:scan", "service", "Say which accounts stand out in a query log."),
     "replay": CommandEntry("replay:replay", "service", "Judge recorded queries from files, without Kafka."),
     "calibrate": CommandEntry("calibrate:calibrate", "service", "Learn from honest traffic what is ordinary."),
@@ -39,12 +39,12 @@ COMMANDS = {
     "explain": CommandEntry("explain:explain", "service", "Say why a principal is a suspect, or is not, and draw it."),
     "decisions": CommandEntry("decisions:app", "service", "List, add and delete decisions."),
     "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),
-    "alerts": CommandEntry("alerts:app", "service", "Follow the alerts."),
-    "config": CommandEntry("config:app", "service", "Check and show the settings."),
+    "alerts": CommandEntry("principals:alerts", "service", "Follow the alerts."),
+    "config": CommandEntry("service:app", "service", "Check and show the settings."),
     "serve-demo": CommandEntry("serve_demo:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
     "traffic": CommandEntry("traffic:traffic", "lab", "Send honest and thieving queries to a model server."),
     "redteam": CommandEntry("redteam:redteam", "lab", "Attack a model of yours, and keep the log of it."),
-    "warm": CommandEntry("warm:warm", "service", "Compile for this machine, once, so that no start has to."),
+    "warm": CommandEntry("service:warm", "service", "Compile for this machine, once, so that no start has to."),
     "completion": CommandEntry("completion:completion", "service", "Let your shell complete commands and options."),
 }
 
@@ -105,10 +105,10 @@ def _refuse(name: str) -> NoReturn:
 
 
 def _run(name: str, arguments: list[str]) -> None:
-    from detector.cli.loops import Told
+    from detector.cli.screen import CompilationMessages
     from detector.core.loops.compiled import listen
 
-    listen(Told())
+    listen(CompilationMessages())
     try:
         command = command_of(name)
         with command.make_context(f"weirguard {name}", arguments) as context:

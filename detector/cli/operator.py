@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import typer
 
-from detector.cli.screen import say
+from detector.cli.screen import note, say
 from detector.contracts.codecs import decode, encode
 from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
 from detector.contracts.findings import Action, Alert, Audit, Command, CommandKind, Mode
@@ -157,6 +158,14 @@ def alert_line(alert: Alert) -> str:
         f"{rfc3339(alert.occurred_at)} {alert.severity} {alert.model} {alert.principal} {alert.signal} "
         f"score {alert.score:.3g}{uncalibrated} at query {alert.query_index + 1:,}: {evidence}{suppressed}"
     )
+
+
+def note_uncalibrated(models: Iterable[str]) -> None:
+    """Prints a warning to standard error if ``models``, judged without a profile, are any."""
+    if names := sorted(set(models)):
+        from detector.stream.profiles import uncalibrated
+
+        note(f"{uncalibrated(', '.join(names))}; write a profile with `weirguard calibrate`.")
 
 
 def plain(record: Any) -> Any:

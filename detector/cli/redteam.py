@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.output_files import file_for
+from detector.cli.files import file_for
 from detector.cli.screen import console, note, verbatim
 
 if TYPE_CHECKING:

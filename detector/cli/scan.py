@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.cli.logs import LOGS, Map, check_refused, files_in, reading
-from detector.cli.options import Json
-from detector.cli.output_files import folder_for, write
-from detector.cli.replay import OutputsName, bar, rows_in
+from detector.cli.files import bar, check_refused, describe_form, folder_for, reading, reading_bar, write
+from detector.cli.options import LOGS, Json, Map, OutputsName, SettingsFile
 from detector.cli.screen import console, note, say, say_json
 from detector.contracts.principals import EVERYONE
 
@@ -39,18 +37,19 @@ def scan(
         OutputsName | None, typer.Option("--outputs", help="Kind of the outputs. [default: the setting, or inferred]")
     ] = None,
     json: Json = False,
-    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Find the accounts of a query log that stand out, and why. Needs no profile: each is compared with all others."""
     from detector.cli.scan_report.page import page
     from detector.cli.scan_report.record import record
     from detector.replay.scan import read, scan_log
     from detector.runtime.settings import load_settings
+    from detector.sources import files_of
 
     folder_for(out)
-    loaded, screen, logs = load_settings(settings), console(stderr=True), files_in(files)
+    loaded, screen, logs = load_settings(settings), console(stderr=True), files_of(files)
     how = reading(loaded, map_)
-    with bar(screen, "rows", rows_in(logs)) as progress:
+    with reading_bar(screen, "rows", logs) as progress:
         log = read(logs, progress, how)
     if not log.sieve.pieces:
         check_refused(log.rows, log.refused)
@@ -78,14 +77,13 @@ def _tell(report: ScanReport, content: Any, out: Path, names: dict[tuple[str, st
 
 def told(report: ScanReport) -> Iterator[str]:
     """Yields the outcome as lines of text."""
-    from detector.cli.form_words import form_lines
     from detector.cli.scan_report.words import headline, not_seen, sureness
 
     yield f"{headline(report)}."
     for version in report.scanned:
         yield ""
         yield f"{version.model} {version.version}"
-        yield from (f"{heading:<12}{line}" for heading, line in form_lines(version.traffic))
+        yield from describe_form(version.traffic)
         yield from _ranked(version)
         for line in sureness(version):
             yield f"{'how sure':<12}{line}"

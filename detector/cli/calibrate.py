@@ -15,18 +15,16 @@ from detector.cli.files import bar, check_refused, describe_form, file_for, read
 from detector.cli.options import Json, Map, OutputsName, SettingsFile
 from detector.cli.screen import console, say, say_json
 from detector.contracts.principals import EVERYONE
-from detector.core.calibration.achieved import CONFIDENCE
-from detector.core.calibration.calibrate import GROUPS
+from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
 from detector.core.calibration.crossfit import FEWEST_QUERIES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detector.core.calibration.screening import Screened
-    from detector.core.calibration.suspects import Outlier
+    from detector.core.calibration.scan import Outlier, Screened
     from detector.replay.calibrate import CalibrationResult, HonestTraffic
     from detector.runtime.settings import Settings
-    from detector.sources import Reading
+    from detector.sources import LogReader
 
 FEW = 9
 """With fewer accounts, the tail of honest behaviour is a guess."""
@@ -203,7 +201,7 @@ def _not_used(traffic: HonestTraffic) -> str:
     return "; left out: " + ", ".join(dishonest + refused) if dishonest + refused else ""
 
 
-def _read(screen: Console, logs: list[Path], how: Reading) -> HonestTraffic:
+def _read(screen: Console, logs: list[Path], how: LogReader) -> HonestTraffic:
     from detector.replay.calibrate import read_files
 
     with reading_bar(screen, "rows", logs) as progress:

@@ -25,10 +25,10 @@ from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Cause, Decision
 from detector.contracts.principals import EVERYONE
-from detector.policy.alerts import UNCALIBRATED
+from detector.policy.records import UNCALIBRATED
 from detector.replay.topics import CurrentDecisions, known_keys, read_decisions
 from detector.runtime.settings import Settings, load_settings
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 
 app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
 

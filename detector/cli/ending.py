@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from detector.cli.screen import printable_stream
 from detector.contracts.errors import WeirguardError
-from detector.runtime.printable import complain
+from detector.runtime.text import complain
 
 TRACEBACK_VARIABLE = "WEIRGUARD_TRACEBACK"
 """Environment variable that shows errors with a traceback."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from detector.policy.config import Policy
     from detector.replay.principal import PrincipalReplay, TimedQueries
     from detector.runtime.sections import KafkaSettings
-    from detector.sources import Reading
+    from detector.sources import LogReader
 
 PAGE = "explanation.html"
 PAGES = (".html", ".htm")
@@ -87,10 +87,10 @@ class Judging:
     def follow(self, queries: Sequence[TimedQueries]) -> PrincipalReplay:
         """Returns the course of ``queries``. Raises ConfigurationError if one matches no profile, with ``must_fit``."""
         from detector.contracts.errors import ConfigurationError
-        from detector.core.profile.matching import Fitting
+        from detector.core.profile.profile import ProfileMatcher
         from detector.replay.principal import replay_principal
 
-        misfits = Fitting(self.config.profiles).misfits([batch for batch, _ in queries])
+        misfits = ProfileMatcher(self.config.profiles).mismatches([batch for batch, _ in queries])
         if misfits and self.must_fit:
             raise ConfigurationError(misfits[0].detail)
         return replay_principal(queries, self.config, self.policy)
@@ -102,7 +102,7 @@ class Judging:
         return unseen_by_name([batch for batch, _ in queries], self.config)
 
 
-def _of_logs(paths: Sequence[Path], how: Reading, name: str, model: str | None, judging: Judging) -> Account:
+def _of_logs(paths: Sequence[Path], how: LogReader, name: str, model: str | None, judging: Judging) -> Account:
     from detector.cli.explanation.account import account_of
     from detector.replay.principal import queries_in_logs, queries_of
     from detector.sources import files_of

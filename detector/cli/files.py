@@ -12,15 +12,15 @@ import typer
 
 from detector.cli.screen import note
 from detector.contracts.errors import ConfigurationError
-from detector.runtime.printable import complain
+from detector.runtime.text import complain
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detector.core.calibration.plain import PlainTraffic
+    from detector.core.calibration.traffic import PlainTraffic
     from detector.core.profile.profile import Profile
     from detector.runtime.settings import Settings
-    from detector.sources import Reading
+    from detector.sources import LogReader
 
 MOST_REFUSED = 0.05
 """If a larger share of rows is refused, the results do not represent the log."""
@@ -47,14 +47,14 @@ _OUTPUTS = {
 }
 
 
-def reading(settings: Settings, given: Sequence[str] | None, *, merge: bool = False) -> Reading:
+def reading(settings: Settings, given: Sequence[str] | None, *, merge: bool = False) -> LogReader:
     """Returns how to read logs, from the settings and ``--map``, which wins. Prints assumptions to standard error.
     Raises ConfigurationError."""
-    from detector.sources import Reading
+    from detector.sources import LogReader
     from detector.sources.mapping import parse_map, sources_of
 
     sources = sources_of(settings.sources.map, "sources.map") | parse_map(given or ())
-    return Reading(sources, note, merge=merge)
+    return LogReader(sources, note, merge=merge)
 
 
 def given_profiles(paths: Sequence[Path] | None) -> tuple[Profile, ...]:

@@ -16,9 +16,8 @@ import numpy as np
 
 from detector.contracts.errors import ConfigurationError
 from detector.core.owner_model import Ensemble, Features, Linear, OwnerModel, Tree
-from detector.core.owner_model.links import Link
-from detector.core.owner_model.tree import LEAF
-from detector.runtime.text_files import read_text
+from detector.core.owner_model.models import LEAF, Link
+from detector.runtime.text import read_text
 
 
 class TreeSplit(NamedTuple):

@@ -14,11 +14,11 @@ from detector.cli.screen import note, say
 from detector.contracts.codecs import decode, encode
 from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
 from detector.contracts.findings import Action, Alert, Audit, Command, CommandKind, Mode
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
 from detector.replay.topics import BOOTSTRAP_MILLISECONDS, REPLY_MILLISECONDS, Topic, broker_errors, partitions_of
 from detector.runtime.sections import KafkaSettings
 from detector.runtime.settings import Settings
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

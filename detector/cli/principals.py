@@ -23,9 +23,8 @@ from detector.cli.screen import flush, say, say_json
 from detector.contracts.findings import Decision, Score
 from detector.core.exposure import EXPOSURES
 from detector.replay.topics import Key, Topic, newest, read_alerts, read_decisions, read_scores, readable_alerts
-from detector.runtime.printable import printable
 from detector.runtime.settings import load_settings
-from detector.runtime.times import rfc3339
+from detector.runtime.text import printable, rfc3339
 
 _SHOWN = 3
 _MEASURE = "suspicion."

@@ -95,8 +95,8 @@ def _ranked(version: ScannedVersion) -> Iterator[str]:
     from detector.cli.scan_report.words import look_at, reasons, sentence
 
     found = version.scan
-    out = [own for own in found.standings if own.stands_out]
-    shown = (out if found.enough else found.standings)[:_SHOWN]
+    out = [own for own in found.accounts if own.stands_out]
+    shown = (out if found.enough else found.accounts)[:_SHOWN]
     for place, own in enumerate(shown, 1):
         yield f"{place:>3}. {own.name}: {sentence(own)}"
         yield from (f"     {reason}" for reason in reasons(own))
@@ -104,7 +104,7 @@ def _ranked(version: ScannedVersion) -> Iterator[str]:
     if len(out) > _SHOWN:
         yield f"     and {len(out) - _SHOWN} more"
     if not out and found.enough:
-        first = found.standings[0]
+        first = found.accounts[0]
         yield f"     No account stands out. The closest to the line is {first.name}: {sentence(first)}"
 
 

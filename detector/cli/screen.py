@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from detector.runtime.printable import complain, printable
+from detector.runtime.text import complain, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

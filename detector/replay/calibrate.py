@@ -14,26 +14,25 @@ import numpy as np
 
 import detector
 from detector.contracts.batches import in_log_order, take
-from detector.contracts.codecs.queries_json import decode_json_run
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, decode_packed_run
+from detector.contracts.codecs.json_queries import decode_json_run
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, decode_packed_run
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import EVERYONE
 from detector.contracts.queries import DecodedQueries, DecodedRun, QueryBatch
-from detector.core.calibration.accounts import accounts_of, of_one_version
-from detector.core.calibration.achieved import CONFIDENCE
-from detector.core.calibration.owned import Owned
-from detector.core.calibration.plain import PlainTraffic, plain_traffic
-from detector.core.calibration.screening import Screened, calibrate_screened
+from detector.core.calibration.calibrate import CONFIDENCE
+from detector.core.calibration.crossfit import OwnerInputs
+from detector.core.calibration.scan import Screened, calibrate_screened
+from detector.core.calibration.traffic import PlainTraffic, accounts_of, of_one_version, plain_traffic
+from detector.core.exposure import VALIDATION_ROWS, Validation
 from detector.core.forms import Outputs
 from detector.core.owner_model import from_json
-from detector.core.pipeline.flatten import labels_of
+from detector.core.pipeline.plan import labels_of
 from detector.core.profile.profile import Profile
-from detector.core.profile.validation import ROWS, Validation
 from detector.replay.topics import Topic
 from detector.runtime.sections import KafkaSettings
-from detector.runtime.text_files import read_text
-from detector.sources import Reading, files_of, format_of
-from detector.sources.labels import honest_rows
+from detector.runtime.text import read_text
+from detector.sources import LogReader, files_of, format_of
+from detector.sources.parquet import honest_rows
 
 _SEED = 0
 """Fixes which rows are kept of a validation log that is too long."""
@@ -61,10 +60,12 @@ class HonestTraffic:
         return sum(map(len, self.pieces)) + self.dishonest + self.refused
 
 
-def read_files(paths: Sequence[Path], progress: Callable[[int], None], reading: Reading | None = None) -> HonestTraffic:
+def read_files(
+    paths: Sequence[Path], progress: Callable[[int], None], reading: LogReader | None = None
+) -> HonestTraffic:
     """Returns the honest queries in ``paths`` (files, folders of parts or patterns), read by ``reading``. ``progress``
     is called with the number of rows read since. Raises ConfigurationError."""
-    traffic, reading = HonestTraffic(), reading or Reading()
+    traffic, reading = HonestTraffic(), reading or LogReader()
     for path in files_of(paths):
         honest = honest_rows(path)
         for portion in format_of(path).read(path, reading):
@@ -135,7 +136,7 @@ class CalibrationOptions:
     owner_model: Path | None = None
     leave_out: Collection[str] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
-    reading: Reading = field(default_factory=Reading)
+    reading: LogReader = field(default_factory=LogReader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ def make_profile(
     outputs = request.outputs.get(pieces[0].model, request.outputs.get(EVERYONE))
     plain = plain_traffic(pieces, cast("Outputs | None", outputs), None if model is None else model.features.names)
     accounts = accounts_of(plain.pieces)
-    owned = Owned(model, _validation(request, plain))
+    owned = OwnerInputs(model, _validation(request, plain))
     screened = calibrate_screened(accounts, request.budget, request.leave_out, progress, owned)
     queries = int(screened.calibration.queries.sum())
     given = [path for path in (request.validation, request.owner_model) if path is not None]
@@ -231,5 +232,5 @@ def _validation(request: CalibrationOptions, honest: PlainTraffic) -> Validation
         )
     features = np.concatenate([own.features for own in pieces])
     labels = np.concatenate([labels_of(own) for own in pieces])
-    kept = np.sort(np.random.default_rng(_SEED).permutation(len(features))[:ROWS])
+    kept = np.sort(np.random.default_rng(_SEED).permutation(len(features))[:VALIDATION_ROWS])
     return Validation.of(features[kept], labels[kept])

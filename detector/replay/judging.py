@@ -16,12 +16,11 @@ from detector.contracts.batches import concatenate, cut
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.matching import Fitting
-from detector.core.profile.profile import Profile
+from detector.core.profile.profile import Profile, ProfileMatcher
 from detector.policy.activity import Counted
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.sources import Reading, open_logs
+from detector.sources import LogReader, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
 from detector.stream.judge import Hearing, Judge, Judgement
@@ -86,7 +85,7 @@ def judge_logs(
     *,
     engine_config: EngineConfig,
     policy: Policy,
-    reading: Reading | None = None,
+    reading: LogReader | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
 ) -> Iterator[tuple[LogBatch, Judgement | None]]:
@@ -97,12 +96,12 @@ def judge_logs(
     at once where a file is missing or of no known format, and later where queries are of none of the profiles
     ``must_fit``, if there are any, or the first ones all have another form.
     """
-    reading = reading or Reading()
+    reading = reading or LogReader()
     logs = [_believed(log, not_after) for log in open_logs(paths, reading)]
     engine = Engine(engine_config)
     judge = Judge(engine, Ledger(policy, engine.configuration_hash()))
     batches = _micro_batches(by_time(logs) if reading.merge else one_after_another(logs))
-    return _judged(judge, _fitting(batches, Fitting(must_fit)) if must_fit else batches)
+    return _judged(judge, _fitting(batches, ProfileMatcher(must_fit)) if must_fit else batches)
 
 
 def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[DecodedQueries]:
@@ -114,12 +113,12 @@ def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[
         yield portion
 
 
-def _fitting(batches: Iterable[LogBatch], fitting: Fitting) -> Iterator[LogBatch]:
+def _fitting(batches: Iterable[LogBatch], fitting: ProfileMatcher) -> Iterator[LogBatch]:
     """Yields ``batches``. Raises ConfigurationError for another model or version, and if no query of the first one has
     the form of a profile; a few of another form are left to the engine, which refuses them."""
     fits = False
     for batch in batches:
-        misfits = fitting.misfits(batch.pieces)
+        misfits = fitting.mismatches(batch.pieces)
         fits |= len(misfits) < len(batch.pieces)
         for misfit in misfits:
             if not fits or misfit.reason in {"model", "model_version"}:

@@ -17,14 +17,13 @@ from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.contracts.findings import Alert, Audit, Finding
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
-from detector.core.batch import MicroBatch, Observation, PrincipalKey
 from detector.core.configuration import EngineConfig
-from detector.core.engine import Engine
-from detector.core.signals.prada.signal import Prada, distances_in
-from detector.policy.activity import Activity, Unjudged
+from detector.core.engine import Engine, Observation, PrincipalKey
+from detector.core.signals.prada import Prada, distances_in
+from detector.policy.activity import Activity, UnjudgedRow
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.sources import Reading, open_logs
+from detector.sources import LogReader, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
 from detector.stream.intake import Receiver, SourceRecord, origin_of
@@ -104,7 +103,9 @@ class PrincipalReplay:
         return int(rows[0]) if len(rows) else None
 
 
-def queries_in_logs(paths: Sequence[Path], reading: Reading, progress: Callable[[int], None]) -> Iterator[TimedQueries]:
+def queries_in_logs(
+    paths: Sequence[Path], reading: LogReader, progress: Callable[[int], None]
+) -> Iterator[TimedQueries]:
     """Yields the good rows of files as ``reading`` says, with the times of ``replay``.
 
     ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
@@ -208,7 +209,7 @@ def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfi
 
 def _observed(engine: Engine, pieces: Sequence[QueryBatch]) -> list[Observation]:
     return [
-        engine.observe(MicroBatch((cut(piece, start, min(start + _ROWS, len(piece))),)))
+        engine.observe([cut(piece, start, min(start + _ROWS, len(piece)))])
         for piece in pieces
         for start in range(0, len(piece), _ROWS)
     ]
@@ -229,7 +230,7 @@ def _told(
     start, versions = 0, [piece.model_version for piece in pieces for _ in range(len(piece))]
     for observation in seen:
         count = len(observation.index)
-        unjudged = {bad.row: Unjudged(bad.reason, versions[start + bad.row]) for bad in observation.refused}
+        unjudged = {bad.row: UnjudgedRow(bad.reason, versions[start + bad.row]) for bad in observation.refused}
         for row in range(count):
             own = [finding for finding in observation.findings if finding.row == row]
             activity = _activity(observation, times[start : start + count], row, own, unjudged.get(row))
@@ -243,7 +244,7 @@ def _told(
 
 
 def _activity(
-    observation: Observation, times: Floats, row: int, findings: Sequence[Finding], unjudged: Unjudged | None
+    observation: Observation, times: Floats, row: int, findings: Sequence[Finding], unjudged: UnjudgedRow | None
 ) -> Activity:
     only = slice(row, row + 1)
     return Activity(

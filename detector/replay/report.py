@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from detector.contracts.codecs import encode
 from detector.contracts.queries import BadRow
-from detector.core.batch import Observation
-from detector.core.engine import EngineConfig
+from detector.core.engine import EngineConfig, Observation
 from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
 from detector.replay.judging import LogBatch, counts_before, judge_logs
-from detector.sources import Reading
+from detector.sources import LogReader
 from detector.stream.judge import Judgement
 
 COUNTED_FROM = 0
@@ -35,7 +34,7 @@ def replay(  # noqa: PLR0913 - one keyword for each option of the command
     *,
     engine_config: EngineConfig,
     policy: Policy,
-    reading: Reading | None = None,
+    reading: LogReader | None = None,
     progress: Callable[[int], None] | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,

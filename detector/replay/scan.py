@@ -14,18 +14,17 @@ from detector.contracts.batches import take
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import EVERYONE
 from detector.contracts.queries import QueryBatch
-from detector.core.calibration.accounts import accounts_of
 from detector.core.calibration.calibrate import FEWEST_ACCOUNTS
-from detector.core.calibration.plain import PlainTraffic, plain_traffic
-from detector.core.calibration.scanning import scan
+from detector.core.calibration.scan import scan
+from detector.core.calibration.traffic import PlainTraffic, accounts_of, plain_traffic
 from detector.replay.calibrate import digest_of
 from detector.replay.judging import counts_before
-from detector.sources import Reading, files_of, format_of
+from detector.sources import LogReader, files_of, format_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from detector.core.calibration.scanning import Scan
+    from detector.core.calibration.scan import Scan
     from detector.core.forms import Outputs
 
 Progress = Callable[[int], None]
@@ -129,7 +128,7 @@ class ScanReport:
     passed_over: list[str] = field(default_factory=list)
 
 
-def read(paths: Sequence[Path], progress: Progress, reading: Reading) -> ScanInput:
+def read(paths: Sequence[Path], progress: Progress, reading: LogReader) -> ScanInput:
     """Returns the queries in ``paths`` (files, folders of parts or patterns), read by ``reading``. Ignores the labels
     of lab logs. ``progress`` is called with the number of rows read since. Raises ConfigurationError."""
     log = ScanInput(Sieve(), Counter(), [])

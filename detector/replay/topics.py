@@ -11,13 +11,12 @@ from math import inf
 from typing import Any, TypeVar
 
 from detector.contracts.codecs import KILL_SWITCH_KEY, decode
-from detector.contracts.compression import not_read
-from detector.contracts.errors import BrokerError, InvalidRecord
+from detector.contracts.errors import BrokerError, InvalidRecord, not_read
 from detector.contracts.findings import Alert, Audit, Decision, Score
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
-from detector.runtime.printable import complain
 from detector.runtime.sections import KafkaSettings
+from detector.runtime.text import complain
 
 BOOTSTRAP_MILLISECONDS = 5_000
 REPLY_MILLISECONDS = 10_000

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch, Observation, Sections
-from detector.core.engine import Engine, observe_together
-from detector.core.profile.matching import Fitting
-from detector.policy.activity import Activity, Counted, Effects, Unjudged
+from detector.core.engine import Engine, Observation, Sections, observe_together
+from detector.core.profile.profile import ProfileMatcher
+from detector.policy.activity import Activity, Counted, Effects, UnjudgedRow
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
@@ -55,7 +54,7 @@ class Judge:
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
         self.engine = engine
         self.ledger = ledger
-        self._fitting = Fitting(engine.config.judging)
+        self._fitting = ProfileMatcher(engine.config.judging)
 
     def judge(self, hearing: Hearing) -> Judgement:
         """Returns the verdicts and decisions for one hearing."""
@@ -78,7 +77,7 @@ class Judge:
 
 def judge_together(work: Sequence[tuple[Judge, Hearing]]) -> list[Judgement]:
     """Returns the result of each judge for its hearing, in one call of their engines, which are siblings."""
-    seen = observe_together([(judge.engine, MicroBatch(tuple(hearing.pieces))) for judge, hearing in work])
+    seen = observe_together([(judge.engine, list(hearing.pieces)) for judge, hearing in work])
     return [judge.conclude(hearing, observation) for (judge, hearing), observation in zip(work, seen, strict=True)]
 
 
@@ -98,9 +97,11 @@ def _activity(observation: Observation, hearing: Hearing) -> Activity:
     )
 
 
-def _unjudged(observation: Observation, hearing: Hearing) -> dict[int, Unjudged]:
+def _unjudged(observation: Observation, hearing: Hearing) -> dict[int, UnjudgedRow]:
     versions = hearing.versions([bad.row for bad in observation.refused])
-    return {bad.row: Unjudged(bad.reason, version) for bad, version in zip(observation.refused, versions, strict=True)}
+    return {
+        bad.row: UnjudgedRow(bad.reason, version) for bad, version in zip(observation.refused, versions, strict=True)
+    }
 
 
 def policy_sections(effects: Effects) -> Sections:

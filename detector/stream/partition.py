@@ -17,8 +17,8 @@ from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Command
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
-from detector.core.batch import Observation
-from detector.core.profile.matching import Fitting
+from detector.core.engine import Observation
+from detector.core.profile.profile import ProfileMatcher
 from detector.policy.activity import Effects
 from detector.stream import agreement
 from detector.stream.checkpoint import Checkpointer
@@ -97,7 +97,7 @@ class Partition:
         self._letters = DeadLetters(topics, number, writer.letters)
         self._assembly = Assembly()
         self._scores = ScoreBoard(topics, number, judge)
-        self._fitting = Fitting(judge.engine.config.profiles)
+        self._fitting = ProfileMatcher(judge.engine.config.profiles)
 
     # -- recovery ----------------------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class Partition:
         last = last_rows(judgement.observation)
         step.after.extend(self._scores.due(judgement.observation, last, received.hearing))
         step.count(intake, judgement, last, refused)
-        step.misfits = self._fitting.misfits(intake.pieces)
+        step.misfits = self._fitting.mismatches(intake.pieces)
         return step
 
     def command(self, record: SourceRecord) -> Step:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from detector.contracts.errors import NewerStateLog, StateLogError, StateLogHole
-from detector.core.batch import Sections
+from detector.core.engine import Sections
 
 FORMAT = 2
 """The newest that is read. Whole records are written in format 1, which earlier versions read, and parts in 2."""

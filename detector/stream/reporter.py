@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from detector.core.profile.matching import Misfit
-from detector.core.profile.profile import Profile
+from detector.core.profile.profile import Profile, ProfileMismatch
 from detector.runtime import metric_defs as names
 from detector.runtime.health import Health
 from detector.runtime.metrics import Metrics
@@ -224,7 +223,7 @@ class Reporter:
         if self._is_new(warning):
             _log.warning(warning)
 
-    def _count_misfits(self, misfits: Iterable[Misfit]) -> None:
+    def _count_misfits(self, misfits: Iterable[ProfileMismatch]) -> None:
         """Counts them, and logs each kind once."""
         for misfit in misfits:
             self.metrics.add(names.MISFITS, misfit.queries, model=misfit.model, reason=misfit.reason)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from detector.contracts.codecs.records import decision_key, encode
 from detector.contracts.findings import Score
 from detector.contracts.topics import Topics
-from detector.core.batch import Observation
+from detector.core.engine import Observation
 from detector.policy.activity import Key
 from detector.stream.judge import Hearing, Judge
 from detector.stream.record import Message
@@ -125,7 +125,7 @@ class ScoreBoard:
         """Returns the principals without a judged row."""
         judged = {_key(observation, row) for row in last}
         odd = {key: said for key, said in _odd(observation, hearing).items() if key not in judged}
-        standing = [self._engine.standing(*key) for key in odd]
+        standing = [self._engine.status(*key) for key in odd]
         accused = self._accounting.accused()
         return _Seen(
             list(odd),
@@ -161,7 +161,7 @@ class ScoreBoard:
 
     def _message(self, seen: _Seen, at: int) -> Message:
         key, score = seen.keys[at], seen.score[at]
-        standing, account = self._engine.standing(*key), self._accounting.of(key)
+        standing, account = self._engine.status(*key), self._accounting.of(key)
         unjudged, dropped = (dict(account.unjudged), dict(account.dropped)) if account is not None else ({}, {})
         signals = zip(seen.names, seen.values[at].tolist(), strict=True)
         record = Score(

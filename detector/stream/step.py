@@ -11,9 +11,9 @@ import numpy as np
 
 from detector.contracts.findings import Alert, Decision
 from detector.contracts.queries import BadRow
-from detector.core.batch import Observation
+from detector.core.engine import Observation
 from detector.core.exposure import EXPOSURES
-from detector.core.profile.matching import Misfit
+from detector.core.profile.profile import ProfileMismatch
 from detector.stream.dead_letters import Letters
 from detector.stream.intake import Intake
 from detector.stream.judge import Judgement
@@ -49,7 +49,7 @@ class Step:
     exposures: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
-    misfits: list[Misfit] = field(default_factory=list)
+    misfits: list[ProfileMismatch] = field(default_factory=list)
     rekeyed: int = 0
     evicted: int = 0
     first_chunk: int | None = None

@@ -11,9 +11,9 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 
 from detector.cli.operator import carry_out
-from detector.contracts.codecs.json_writing import encode_json_query
+from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.findings import Action, Command
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
 from detector.replay.topics import Topic
 from detector.stream.topics import look, shapes
 from tests.conftest import Broker

@@ -24,13 +24,12 @@ from detector.contracts.batches import cut, take
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, decision_key, encode, encode_json_query, encode_packed
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
-from detector.contracts.topics import Topics
+from detector.contracts.topics import Topics, partition_of
 from detector.core.calibration.calibrate import calibrate
 from detector.core.configuration import EngineConfig
+from detector.core.exposure import Validation
 from detector.core.profile.profile import Profile
-from detector.core.profile.validation import Validation
 from detector.policy.config import Policy
 from detector.replay.principal import PrincipalReplay, replay_principal
 from detector.replay.report import replay

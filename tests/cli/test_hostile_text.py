@@ -19,7 +19,7 @@ from detector.core.configuration import EngineConfig
 from detector.policy.config import Policy
 from detector.replay.principal import replay_principal
 from detector.replay.topics import CurrentDecisions, Key
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 from tests.cli.test_operator import alert, decision, score
 from tests.core.honest import thief
 from tests.sources.logs import write_jsonl

@@ -22,9 +22,8 @@ from detector.cli.operator import seconds
 from detector.contracts.codecs import decision_key, decode, encode
 from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.contracts.findings import Action, Alert, Audit, Cause, Command, Decision, Evidence, Score
-from detector.contracts.partitioning import partition_of
 from detector.contracts.principals import PrincipalHasher
-from detector.contracts.topics import Topics
+from detector.contracts.topics import Topics, partition_of
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.replay.topics import Topic

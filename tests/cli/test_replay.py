@@ -25,7 +25,7 @@ from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.replay import judging
 from detector.replay.report import ReplayReport, replay
-from detector.sources import Reading
+from detector.sources import LogReader
 from detector.stream.judge import Judge
 from tests.contracts.batches import make_batch, principals_of
 from tests.core.streams import batch
@@ -52,7 +52,7 @@ def traffic() -> QueryBatch:
 
 
 def _replay(out: Path, *paths: Path, merge: bool = False, config: EngineConfig = COMPATIBLE) -> dict[str, Any]:
-    return replay(paths, out, engine_config=config, policy=Policy(), reading=Reading(merge=merge))
+    return replay(paths, out, engine_config=config, policy=Policy(), reading=LogReader(merge=merge))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

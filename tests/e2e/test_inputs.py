@@ -10,8 +10,8 @@ import pytest
 
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Alert
-from detector.contracts.partitioning import partition_of
-from detector.core.forms import learn
+from detector.contracts.topics import partition_of
+from detector.core.calibration.traffic import learn
 from detector.lab.inputs import FEATURES, OUTPUTS, Asked, customers, image_thieves, readers, table_thieves, write_log
 from detector.replay.calibrate import CalibrationOptions, make_profile, read_files, read_topic
 from detector.serving import QueryLogger

@@ -13,9 +13,8 @@ from detector.contracts.batches import concatenate, cut, take
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
-from detector.contracts.topics import Topics
+from detector.contracts.topics import Topics, partition_of
 from detector.core.configuration import EngineConfig
 from detector.policy.config import Policy
 from detector.replay import principal as replaying
@@ -28,7 +27,7 @@ from detector.replay.principal import (
     queries_of,
     replay_principal,
 )
-from detector.sources import Reading
+from detector.sources import LogReader
 from detector.stream.intake import ORIGIN, SourceRecord
 from tests.core.honest import honest, of_version, thief
 from tests.sources.logs import write_jsonl
@@ -49,7 +48,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def _followed(logs: list[Path], config: EngineConfig, principal: str = "mallory") -> PrincipalReplay:
-    own = queries_of(principal, queries_in_logs(logs, Reading(), lambda _: None))
+    own = queries_of(principal, queries_in_logs(logs, LogReader(), lambda _: None))
     return replay_principal(own.of(None), config, Policy())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Score
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
 from detector.replay.principal import (
     OwnQueries,
     PrincipalReplay,
@@ -22,7 +22,7 @@ from detector.replay.principal import (
 )
 from detector.replay.topics import Topic, read_alerts, read_audits, read_scores
 from detector.runtime.sections import KafkaSettings
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 from detector.stream.intake import SourceRecord
 
 _CLEARED = "clear"

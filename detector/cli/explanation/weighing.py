@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from detector.core.measures import MEASURES
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import unexplained
-from detector.core.signals.suspicion.scoring import CHANGE
+from detector.core.signals.suspicion import CHANGE
 from detector.replay.principal import PrincipalReplay
 
 Floats = NDArray[np.float64]

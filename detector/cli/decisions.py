@@ -23,7 +23,7 @@ from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsF
 from detector.cli.screen import console, say, say_json, table, tell
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action, Cause, Decision
+from detector.contracts.findings import Action, Cause, Command, Decision
 from detector.contracts.principals import EVERYONE
 from detector.policy.records import UNCALIBRATED
 from detector.replay.topics import CurrentDecisions, known_keys, read_decisions
@@ -92,18 +92,19 @@ def add(
     if not force:
         _check_known(loaded, model, name)
     rate = 1.0 if action == "slow" and queries_per_second is None else queries_per_second
-    send(
-        loaded,
+    command = Command(
+        new_id(),
         "add",
+        time.time(),
+        issuer,
         model,
         name,
-        issuer=issuer,
-        reason=reason,
-        wait=wait,
+        reason,
         action=Action(action, rate),
         mode="observe" if observe else "enforce",
         duration_seconds=length,
     )
+    send(loaded, command, wait)
 
 
 @app.command()
@@ -121,7 +122,8 @@ def delete(
     """Delete one cause against PRINCIPAL of MODEL, or all; a signal's comes back only if the signal fires again."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
-    send(loaded, "delete", model, name, issuer=issuer, reason=reason, wait=wait, cause_id=cause)
+    command = Command(new_id(), "delete", time.time(), issuer, model, name, reason, cause_id=cause)
+    send(loaded, command, wait)
 
 
 @app.command("kill-switch")

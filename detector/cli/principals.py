@@ -13,6 +13,7 @@ from detector.cli.ending import end_with_reader
 from detector.cli.operator import (
     alert_line,
     describe_action,
+    new_id,
     note_uncalibrated,
     plain,
     principal_of,
@@ -20,7 +21,7 @@ from detector.cli.operator import (
 )
 from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
 from detector.cli.screen import flush, say, say_json
-from detector.contracts.findings import Decision, Score
+from detector.contracts.findings import Command, Decision, Score
 from detector.core.exposure import EXPOSURES
 from detector.replay.topics import Key, Topic, newest, read_alerts, read_decisions, read_scores, readable_alerts
 from detector.runtime.settings import load_settings
@@ -101,7 +102,7 @@ def clear(
     """Clear PRINCIPAL of MODEL: drop their history, verdicts and decisions."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
-    send(loaded, "clear", model, name, issuer=issuer, reason=reason, wait=wait)
+    send(loaded, Command(new_id(), "clear", time.time(), issuer, model, name, reason), wait)
 
 
 @alerts.callback()

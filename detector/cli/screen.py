@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from detector.runtime.text import complain, printable
 
@@ -48,7 +48,7 @@ def note(line: str) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The console for tables and progress bars; lines are not wrapped if the output is no terminal."""
+    """Returns the console for tables and progress bars; lines are not wrapped if the output is no terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -57,7 +57,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Cell]], texts: int | None = None) -> Table:
-    """A table of plain text; all but the first ``texts`` columns, if given, hold numbers."""
+    """Returns a table of plain text; all but the first ``texts`` columns, if given, hold numbers."""
     from rich.table import Table
 
     result = Table()
@@ -74,16 +74,10 @@ def tell(console: Console, sentence: str, style: str | None = None) -> None:
 
 
 def verbatim(text: str) -> str:
-    """``text``, escaped for places where rich reads markup."""
+    """Returns ``text`` escaped for places where rich reads markup."""
     from rich.markup import escape
 
     return escape(printable(text))
-
-
-def printable_stream(stream: TextIO | None) -> None:
-    """Makes ``stream`` escape characters that its encoding does not have, instead of raising an error."""
-    if stream is not None and hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")
 
 
 def _verbatim(cell: Cell) -> str:

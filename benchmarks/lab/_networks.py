@@ -9,7 +9,7 @@ from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge, run_offline
 from detector.lab.attackers.network import CloneNetwork
 from detector.lab.data import Dataset
-from detector.lab.pools import textures
+from detector.lab.datasets import textures
 
 SEEDS = (2, 3, 4)
 """Not 0 and 1, on which the settings of data-free extraction were chosen."""

@@ -23,9 +23,9 @@ def demo(
     from rich.console import Console
 
     from detector.cli.foreign import from_scikit_learn
-    from detector.lab.demo.options import DemoOptions
     from detector.lab.demo.report import render_report
     from detector.lab.demo.run import run_demo
+    from detector.lab.demo.script import DemoOptions
 
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console()

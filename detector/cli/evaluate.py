@@ -55,8 +55,7 @@ def evaluate(
     Each log is judged separately, as the service would judge it. A suite that was stopped resumes. The exit status is 1
     if plans of the suite failed.
     """
-    from detector.lab.evaluation.report import write_reports
-    from detector.lab.evaluation.words import gaps, headline
+    from detector.lab.evaluation.report import headline, write_reports
     from detector.runtime.settings import load_settings
     from detector.stream.building import engine_config, policy_of
 
@@ -69,7 +68,7 @@ def evaluate(
     config = replace(config, profiles=given) if given else config
     done = None if suite is None else _suite(screen, suite, out / LOGS, so_far)
     evaluation = _judged(screen, done.logs if done else files or [], out / JUDGED, config, policy)
-    evaluation = replace(evaluation, gaps=gaps(done) if done else ())
+    evaluation = replace(evaluation, gaps=done.gaps if done else ())
     write_reports(evaluation, out)
     summary = f"{headline(evaluation)}. See {out / 'report.html'}."
     note(" ".join([summary, *evaluation.gaps]))
@@ -96,7 +95,7 @@ def _suite(screen: Console, suite: SuiteName, folder: Path, so_far: bool) -> Sui
 
 def _judged(screen: Console, logs: Sequence[Path], folder: Path, config: EngineConfig, policy: Policy) -> Evaluation:
     from detector.core.signals import SIGNALS
-    from detector.lab.evaluation.kept import judge_once
+    from detector.lab.evaluation.judging import judge_once
     from detector.lab.evaluation.results import evaluation_of
 
     with reading_bar(screen, "queries", logs) as progress:

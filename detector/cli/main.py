@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # typing itself takes a while to load
 
 
 class CommandEntry:
-    """``path``: where the command is, ``module:attribute``, a function or a typer app. ``extra``: what it needs installed.
-    ``summary``: what it does."""
+    """``path``: where the command is, ``module:attribute``, a function or a typer app. ``extra``: the optional
+    dependencies that it needs. ``summary``: what it does."""
 
     __slots__ = ("extra", "path", "summary")
 

@@ -15,7 +15,7 @@ from detector.cli.screen import console, note, verbatim
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detector.lab.experiment import Plan
+    from detector.lab.experiment import AttackPlan
     from detector.lab.query_log import QueryLog
 
 
@@ -51,14 +51,14 @@ def redteam(
     status is 2.
     """
     from detector.contracts.errors import ConfigurationError, LabError
-    from detector.lab.experiment import Plan
-    from detector.lab.over_http import CutShort
+    from detector.lab.endpoint import CutShort
+    from detector.lab.experiment import AttackPlan
     from detector.lab.query_log import write_query_log
 
     if out.suffix != ".parquet":
         raise ConfigurationError(f"{out}: the log is Parquet; name it FILE.parquet")
     file_for(out)
-    plan = Plan(attack, target, data, wrapper, budget, seed, pause=1 / rate)
+    plan = AttackPlan(attack, target, data, wrapper, budget, seed, pause=1 / rate)
     try:
         with _bar(console(stderr=True), plan) as progress:
             log = _over_http(plan, mapping, own, progress) if "://" in target else _in_process(plan, progress)
@@ -69,23 +69,22 @@ def redteam(
     note(_sentence(log, out))
 
 
-def _over_http(plan: Plan, mapping: str, own: str | None, progress: Callable[[int], None]) -> QueryLog:
-    from detector.lab.endpoint import check_allowed
+def _over_http(plan: AttackPlan, mapping: str, own: str | None, progress: Callable[[int], None]) -> QueryLog:
+    from detector.lab.endpoint import check_allowed, conduct_over_http
     from detector.lab.mappings import mapping_of
-    from detector.lab.over_http import conduct_over_http
 
     check_allowed(plan.victim, own)
     return conduct_over_http(plan, mapping_of(mapping), progress)
 
 
-def _in_process(plan: Plan, progress: Callable[[int], None]) -> QueryLog:
+def _in_process(plan: AttackPlan, progress: Callable[[int], None]) -> QueryLog:
     from detector.lab.experiment import conduct
 
     return conduct(plan, progress)
 
 
 @contextmanager
-def _bar(screen: Console, plan: Plan) -> Iterator[Callable[[int], None]]:
+def _bar(screen: Console, plan: AttackPlan) -> Iterator[Callable[[int], None]]:
     """A progress bar over the attack's budget; call what it yields with the number of further answered queries."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -40,8 +40,7 @@ def scan(
     settings: SettingsFile = None,
 ) -> None:
     """Find the accounts of a query log that stand out, and why. Needs no profile: each is compared with all others."""
-    from detector.cli.scan_report.page import page
-    from detector.cli.scan_report.record import record
+    from detector.explain.scan_report import page, record
     from detector.replay.scan import read, scan_log
     from detector.runtime.settings import load_settings
     from detector.sources import files_of
@@ -77,7 +76,7 @@ def _tell(report: ScanReport, content: Any, out: Path, names: dict[tuple[str, st
 
 def told(report: ScanReport) -> Iterator[str]:
     """Yields the outcome as lines of text."""
-    from detector.cli.scan_report.words import headline, not_seen, sureness
+    from detector.explain.scan_report import headline, not_seen, sureness
 
     yield f"{headline(report)}."
     for version in report.scanned:
@@ -92,7 +91,7 @@ def told(report: ScanReport) -> Iterator[str]:
 
 
 def _ranked(version: ScannedVersion) -> Iterator[str]:
-    from detector.cli.scan_report.words import look_at, reasons, sentence
+    from detector.explain.scan_report import look_at, reasons, sentence
 
     found = version.scan
     out = [own for own in found.accounts if own.stands_out]

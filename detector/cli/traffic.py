@@ -21,13 +21,11 @@ def traffic(
     """
     from rich.console import Console
 
-    from detector.lab.population import honest_accounts
-    from detector.lab.report import account_table
-    from detector.lab.traffic import Traffic, connections, jacobian_thief
+    from detector.lab.traffic import TrafficGenerator, account_table, connections, honest_accounts, jacobian_thief
     from detector.lab.victims.digits import load_split
 
     split = load_split()
-    clients = Traffic(target, split, accounts=honest_accounts(accounts), seed=seed, tempo=1.0)
+    clients = TrafficGenerator(target, split, accounts=honest_accounts(accounts), seed=seed, tempo=1.0)
 
     async def send() -> None:
         async with connections() as http:

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from detector.lab.answers import Victim
-from detector.lab.client import ACCOUNT_HEADER
+from detector.lab.mappings import ACCOUNT_HEADER
 from detector.lab.victims import digits, tumours
 from detector.runtime.sections import KafkaSettings
 from detector.serving import Connection, Gate, Header, Identity, QueryLogger

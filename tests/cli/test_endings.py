@@ -67,7 +67,7 @@ CASES: dict[str, Case] = {
         input=".jsonl",
     ),
     "evaluate": Case(
-        ["{input}", "--out", "{out}"], "detector.lab.evaluation.kept.judge_once", "folder", input=".parquet"
+        ["{input}", "--out", "{out}"], "detector.lab.evaluation.judging.judge_once", "folder", input=".parquet"
     ),
     "model": Case(
         ["export", "{input}", "--out", "{out}"], "detector.cli.model._from_file", "file", input=".json", settings=False
@@ -95,7 +95,7 @@ CASES: dict[str, Case] = {
     "serve-demo": Case([], "detector.lab.server.create_demo"),
     "traffic": Case(
         ["--target", f"http://{NOWHERE}/predict", "--seconds", "1"],
-        "detector.lab.population.honest_accounts",
+        "detector.lab.traffic.honest_accounts",
         settings=False,
     ),
     "redteam": Case(

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from detector.lab.attackers.attacker import run_offline
-from detector.lab.demo.options import DemoOptions
-from detector.lab.demo.outcome import HonestOutcome, Leaves, ModelOutcome, Outcome, Promise, ThiefOutcome
-from detector.lab.demo.report import render_report
-from detector.lab.demo.script import scripts
+from detector.lab.demo.report import HonestOutcome, Leaves, ModelOutcome, Outcome, Promise, ThiefOutcome, render_report
+from detector.lab.demo.script import DemoOptions, scripts
 from detector.lab.fidelity import Fidelity, Yardstick
 from tests.lab.drawing import drawn
 from tests.lab.records import alert, suspected

@@ -12,13 +12,10 @@ from detector.cli.foreign import from_scikit_learn
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
-from detector.lab.client import Client, Tally
-from detector.lab.demo.calibrating import profile_of_tumours
-from detector.lab.demo.diary import Diary
-from detector.lab.demo.options import DemoOptions
-from detector.lab.demo.script import Script, scripts
+from detector.lab.demo.run import Diary
+from detector.lab.demo.script import DemoOptions, Script, profile_of_tumours, scripts
 from detector.lab.server import create_app
-from detector.lab.traffic import path_finding_thief
+from detector.lab.traffic import Client, Tally, path_finding_thief
 from detector.lab.victims import tumours
 
 SEED = 0

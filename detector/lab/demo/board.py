@@ -17,7 +17,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ReadRecord:
     """A record, and the wall-clock second at which it was read."""
 
     record: Score | Alert | Decision
@@ -25,7 +25,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class BoardEvent:
     """A line for people. ``grave`` for more than slowing or releasing an account."""
 
     at: float
@@ -47,9 +47,9 @@ class Board:
     most: dict[str, float] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
     decisions: dict[str, Decision] = field(default_factory=dict)
-    events: deque[Event] = field(default_factory=lambda: deque(maxlen=_EVENTS))
+    events: deque[BoardEvent] = field(default_factory=lambda: deque(maxlen=_EVENTS))
 
-    def absorb(self, seen: Seen) -> Event | None:
+    def absorb(self, seen: ReadRecord) -> BoardEvent | None:
         """Adds a record. Returns its event, or None if there is nothing new."""
         event = self._take(seen)
         if event is not None:
@@ -77,14 +77,14 @@ class Board:
             return "suspect"
         return "watched" if score is not None and score.score is not None else "too few yet"
 
-    def _take(self, seen: Seen) -> Event | None:
+    def _take(self, seen: ReadRecord) -> BoardEvent | None:
         record = seen.record
         if isinstance(record, Score):
             self._take_score(record)
             return None
         if isinstance(record, Alert):
             self.alerts.setdefault(record.principal, record)
-            return Event(seen.at, record.principal, record.model, _alert_text(record), grave=True)
+            return BoardEvent(seen.at, record.principal, record.model, _alert_text(record), grave=True)
         before = self.decisions.get(record.principal)
         if before is not None and record.epoch < before.epoch:
             return None
@@ -92,7 +92,7 @@ class Board:
         if before is not None and (before.action, before.mode) == (record.action, record.mode):
             return None
         grave = record.action.name == "refuse"
-        return Event(seen.at, record.principal, record.model, _decision_text(record), grave)
+        return BoardEvent(seen.at, record.principal, record.model, _decision_text(record), grave)
 
     def _take_score(self, score: Score) -> None:
         self.scores[score.principal] = score

@@ -7,20 +7,136 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+import httpx
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from detector.contracts.errors import WeirguardError
+from detector.contracts.findings import Alert
 from detector.core.profile.profile import Profile
-from detector.lab.client import Tally
-from detector.lab.demo.act import Act
-from detector.lab.demo.calibrating import ACCOUNTS, ReadModel, profile_of_tumours
-from detector.lab.demo.options import DemoOptions
-from detector.lab.demo.outcome import Outcome
-from detector.lab.demo.screen import Screen, screen_for
-from detector.lab.demo.script import scripts
-from detector.lab.demo.stage import Stage, set_stage
-from detector.lab.demo.view import Moment
-from detector.lab.traffic import connections
+from detector.lab.answers import Answers, Classifier, Victim
+from detector.lab.attackers.attacker import Attacker, run_offline
+from detector.lab.demo.board import Board
+from detector.lab.demo.report import HonestOutcome, Leaves, ModelOutcome, Outcome, ThiefOutcome
+from detector.lab.demo.script import CALIBRATION_ACCOUNTS, DemoOptions, ReadModel, Script, profile_of_tumours, scripts
+from detector.lab.demo.stage import GateWatch, Stage, set_stage
+from detector.lab.demo.view import DemoState, Scene, Screen, screen_for
+from detector.lab.fidelity import Fidelity, Yardstick
+from detector.lab.query_log import THIEF
+from detector.lab.traffic import Tally, TrafficGenerator, connections
+
+
+class Diary:
+    """Wraps ``thief`` and records the leaf of each answered query, where the server returns it."""
+
+    def __init__(self, thief: Attacker) -> None:
+        self._thief = thief
+        self._leaves: list[int] = []
+
+    def next_batch(self) -> NDArray[np.float32]:
+        return self._thief.next_batch()
+
+    def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
+        if answers.leaf is not None:
+            self._leaves += answers.leaf.tolist()
+        self._thief.observe(features, answers)
+
+    def clone(self) -> Classifier:
+        return self._thief.clone()
+
+    def leaves(self, queries: int | None = None) -> int:
+        """Returns how many distinct leaves the first ``queries`` answers showed; by default, all answers."""
+        return len(set(self._leaves[:queries]))
+
+
+class Act:
+    """Runs ``script`` on ``stage``. ``board``: what the detector has published so far."""
+
+    def __init__(self, script: Script, stage: Stage, options: DemoOptions) -> None:
+        self.model = script.model
+        self.board = Board(script.promise.signal)
+        self._script = script
+        self._seed = options.seed
+        self._watch = stage.watches[script.model]
+        self._traffic = TrafficGenerator(
+            stage.url + script.path, script.dataset, accounts=script.accounts, seed=options.seed, tempo=options.tempo
+        )
+        self._thief = Diary(script.thief())
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        return self._traffic.tallies
+
+    @property
+    def scene(self) -> Scene:
+        return Scene(self.model, self.tallies, self.board)
+
+    async def play(self, http: httpx.AsyncClient, seconds: float) -> None:
+        await self._traffic.run(http, seconds, self._thief, self._script.promise.query)
+
+    def outcome(self) -> ModelOutcome:
+        """Returns the outcome. Runs the same thief again, offline and unhindered, to compare clones."""
+        honest = [self._honest_outcome(tally) for name, tally in self.tallies.items() if name != THIEF]
+        thief = self._thief_outcome(self.tallies[THIEF], self.board.alerts.get(THIEF))
+        return ModelOutcome(self.model, self._script.theft, self._script.promise, thief, tuple(honest))
+
+    def _thief_outcome(self, tally: Tally, alert: Alert | None) -> ThiefOutcome:
+        if not tally.answered:
+            raise WeirguardError(f"the thief got no answer at all from the model server: {tally.last_failure}")
+        victim, unhindered = self._script.victim(), Diary(self._script.thief())
+        budget = run_offline(unhindered, victim)
+        yardstick = Yardstick.of(victim, self._script.dataset, self._seed)
+        refused_at = self._watch.refused_at
+        return ThiefOutcome(
+            sent=tally.sent,
+            answered=tally.answered,
+            alert=alert,
+            slowed_at=_first_refusal(tally, 0.0),
+            refused_at=None if refused_at is None else _first_refusal(tally, refused_at),
+            latency_seconds=_decision_latency(tally, self._watch, alert),
+            hindered=yardstick.measure(self._thief.clone(), tally.answered),
+            unhindered=yardstick.measure(unhindered.clone(), budget),
+            own_inputs=self._own_inputs(victim, yardstick),
+            leaves=self._leaves(alert, budget),
+            exposure=self.board.exposure(THIEF),
+        )
+
+    def _own_inputs(self, victim: Victim, yardstick: Yardstick) -> Fidelity | None:
+        if self._script.own_inputs is None:
+            return None
+        thief = self._script.own_inputs()
+        queries = run_offline(thief, victim)
+        return yardstick.measure(thief.clone(), queries)
+
+    def _leaves(self, alert: Alert | None, budget: int) -> Leaves | None:
+        if self._script.leaves is None:
+            return None
+        flagged = None if alert is None else self._thief.leaves(alert.query_index + 1)
+        return Leaves(flagged, self._thief.leaves(), self._script.leaves, budget)
+
+    def _honest_outcome(self, tally: Tally) -> HonestOutcome:
+        return HonestOutcome(
+            account=tally.account,
+            habit=tally.habit,
+            answered=tally.answered,
+            refused=tally.refused,
+            flagged=tally.account in self.board.alerts,
+            most=self.board.most.get(tally.account),
+        )
+
+
+def _first_refusal(tally: Tally, since: float) -> int | None:
+    """Returns the number of the first query refused at wall-clock second ``since`` or later."""
+    return next((number for number, at in tally.refusals if at >= since), None)
+
+
+def _decision_latency(tally: Tally, watch: GateWatch, alert: Alert | None) -> float | None:
+    if watch.obeyed_at is None or alert is None or alert.query_index >= len(tally.answered_at):
+        return None
+    return watch.obeyed_at - tally.answered_at[alert.query_index]
+
 
 _FRAME_SECONDS = 0.5
 _RATE_FRAMES = 10
@@ -48,7 +164,9 @@ def run_demo(options: DemoOptions, read: ReadModel, console: Console | None = No
 
 def _calibrated(options: DemoOptions, read: ReadModel, console: Console) -> Profile:
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(f"Calibrating the tree's profile on {ACCOUNTS} honest accounts ...", total=ACCOUNTS)
+        task = progress.add_task(
+            f"Calibrating the tree's profile on {CALIBRATION_ACCOUNTS} honest accounts ...", total=CALIBRATION_ACCOUNTS
+        )
         return profile_of_tumours(options.seed, read, lambda accounts: progress.advance(task, accounts))
 
 
@@ -90,11 +208,11 @@ class _Performance:
         events = [self._boards[seen.record.model].absorb(seen) for seen in self._stage.observer.drain()]
         screen.show(self._moment(), [event for event in events if event is not None])
 
-    def _moment(self) -> Moment:
+    def _moment(self) -> DemoState:
         now = time.time()
         self._sent.append((now, sum(tally.sent for tally in self._tallies)))
         (before, sent_before), (_, sent) = self._sent[0], self._sent[-1]
-        return Moment(
+        return DemoState(
             mode=self._options.mode,
             started_at=self._started_at,
             now=now,

@@ -1,23 +1,55 @@
-"""What happens on each model of the demo: its honest users, its thief, and what the demo promises."""
+"""What happens on each model of the demo: its options, honest users, thief, promise and profile."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.findings import Mode
+from detector.contracts.queries import QueryBatch
+from detector.core.calibration.calibrate import calibrate
+from detector.core.calibration.crossfit import OwnerInputs
+from detector.core.exposure import Validation
+from detector.core.owner_model import OwnerModel
+from detector.core.profile.profile import Profile
 from detector.lab.answers import Victim
 from detector.lab.attackers.attacker import Attacker
 from detector.lab.attackers.augmentation import SEEDS
 from detector.lab.data import Dataset
-from detector.lab.demo.options import DemoOptions
-from detector.lab.demo.outcome import Promise
-from detector.lab.honest.populations import habits_of
-from detector.lab.population import HonestAccount, honest_accounts
+from detector.lab.demo.report import Promise
+from detector.lab.honest.habit import Ask
+from detector.lab.honest.populations import habits_of, population
 from detector.lab.server import PREDICT, TUMOURS
-from detector.lab.traffic import jacobian_thief, path_finding_thief
+from detector.lab.traffic import HonestAccount, honest_accounts, jacobian_thief, path_finding_thief
 from detector.lab.victims import digits, tumours
+
+NATURAL_SECONDS = 50.0
+"""The duration of the traffic at its natural pace; more or fewer seconds stretch or squeeze the same queries."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """``seconds`` of traffic. The same ``seed`` gives the same queries; their interleaving depends on the clock."""
+
+    observe: bool = False
+    seconds: float = NATURAL_SECONDS
+    seed: int = 0
+    accounts: int = 24
+
+    @property
+    def mode(self) -> Mode:
+        return "observe" if self.observe else "enforce"
+
+    @property
+    def tempo(self) -> float:
+        """The factor by which pauses are stretched."""
+        return self.seconds / NATURAL_SECONDS
+
 
 TABLE_ACCOUNTS = 12
 
@@ -86,3 +118,52 @@ def table_accounts(dataset: Dataset, accounts: int) -> list[HonestAccount]:
         seen[habit.name] += 1
         made.append(HonestAccount(f"{habit.name.replace(' ', '-')}-{seen[habit.name]}", habit, number))
     return made
+
+
+CALIBRATION_ACCOUNTS = 36
+BUDGET = 0.01
+
+_CALIBRATION_SECONDS = 50.0
+_OTHERS = 1_000
+"""Added to the seed, so that none of these users takes part in the demo."""
+
+ReadModel = Callable[[object], OwnerModel]
+"""Converts a fitted model of scikit-learn to the form that the detector reads."""
+
+
+def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], None] | None = None) -> Profile:
+    """Returns the profile of 36 honest users' queries in 50 seconds, the owner's tree and its training rows; a share of
+    0.01 of honest accounts may be flagged. ``progress`` is called with the number of accounts replayed."""
+    dataset = tumours.load()
+    victim, model = tumours.victim(dataset), read(tumours.fitted(dataset))
+    rows = dataset.training.features
+    validation = Validation.of(rows, victim.answer(rows).labels)
+    accounts = list(_accounts(dataset, victim, seed + _OTHERS))
+    return calibrate(accounts, BUDGET, progress, OwnerInputs(model, validation)).profile
+
+
+def _accounts(dataset: Dataset, victim: Victim, seed: int) -> Iterator[QueryBatch]:
+    for user in population(dataset, CALIBRATION_ACCOUNTS, seed):
+        rows = _asked(user.asks)
+        yield QueryBatch(
+            model=tumours.MODEL,
+            model_version=tumours.MODEL_VERSION,
+            output_kind=victim.output_kind,
+            event_ids=[f"{user.account}-{number}" for number in range(len(rows))],
+            occurred_at=np.zeros(len(rows)),
+            principals=[user.account],
+            principal_index=np.zeros(len(rows), np.int32),
+            features=rows,
+            outputs=victim.answer(rows).probabilities.astype(np.float32),
+        )
+
+
+def _asked(asks: Iterator[Ask]) -> NDArray[np.float32]:
+    """Returns the rows of the first request, and of all that follow it in time."""
+    rows, now = [next(asks).rows], 0.0
+    for ask in asks:
+        now += ask.pause
+        if now > _CALIBRATION_SECONDS:
+            break
+        rows.append(ask.rows)
+    return np.concatenate(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from detector.lab.data import Dataset
-from detector.lab.datasets import breast_cancer
+from detector.lab.datasets import sklearn_table
 from detector.lab.victims.tree import LEAVES, TreeVictim
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _SEED = 0
 
 def load() -> Dataset:
     """The Wisconsin breast cancer data that scikit-learn carries, in four disjoint sets, always the same."""
-    return breast_cancer()
+    return sklearn_table("breast cancer")
 
 
 def victim(dataset: Dataset) -> TreeVictim:

@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.course import Course, checkpoints
-from detector.lab.experiment import victim_of
+from detector.lab.experiment import thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.honest.populations import population
-from detector.lab.services import InProcess
-from detector.lab.traces import thief_trace
+from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import PLAIN, WRAPPERS, Means
 
 Row = Mapping[str, Any]
@@ -35,7 +33,7 @@ _MISSING = 0.08
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LoggedAccount:
     """What one ``account`` asked, a value a name, None where it is missing, and what it was told: probabilities float64
     (n, k) of ``classes``."""
 
@@ -45,12 +43,12 @@ class Asked:
     classes: tuple[str, ...]
 
 
-def customers(count: int, seed: int, queries: int = 80) -> list[Asked]:
+def customers(count: int, seed: int, queries: int = 80) -> list[LoggedAccount]:
     """``count`` honest accounts who have customers of their own scored, a region or two each."""
     return [_honest(f"honest-{seed}-{number:02}", seed * 1_000 + number, queries) for number in range(count)]
 
 
-def table_thieves(seed: int, queries: int = 160) -> list[Asked]:
+def table_thieves(seed: int, queries: int = 160) -> list[LoggedAccount]:
     """One who asks with numbers and texts drawn at random, and one who goes from row to row in small steps."""
     rng = np.random.default_rng(seed)
     drawn = [_drawn(rng) for _ in range(queries)]
@@ -61,7 +59,7 @@ def table_thieves(seed: int, queries: int = 160) -> list[Asked]:
     return [_asked("thief at random", drawn), _asked("thief in steps", steps)]
 
 
-def _honest(account: str, seed: int, queries: int) -> Asked:
+def _honest(account: str, seed: int, queries: int) -> LoggedAccount:
     rng = np.random.default_rng(seed)
     home, centre = rng.choice(REGIONS, 2), rng.uniform(30, 60)
     return _asked(account, [_row(rng, centre, home) for _ in range(queries)])
@@ -83,9 +81,9 @@ def _drawn(rng: np.random.Generator) -> Row:
     return _row(rng) | numbers | {"plan": str(rng.choice((*PLANS, "any")))}
 
 
-def _asked(account: str, rows: Sequence[Row]) -> Asked:
+def _asked(account: str, rows: Sequence[Row]) -> LoggedAccount:
     likely = np.array([_likely(row) for row in rows])
-    return Asked(account, rows, np.stack((1 - likely, likely), axis=1), ("no", "yes"))
+    return LoggedAccount(account, rows, np.stack((1 - likely, likely), axis=1), ("no", "yes"))
 
 
 def _likely(row: Row) -> float:
@@ -96,7 +94,7 @@ def _likely(row: Row) -> float:
     return float(np.round(_PARTS / (1 + np.exp(-worth))) / _PARTS)
 
 
-def readers(count: int, seed: int, queries: int = 80) -> list[Asked]:
+def readers(count: int, seed: int, queries: int = 80) -> list[LoggedAccount]:
     """``count`` honest accounts who have handwritten digits read."""
     dataset, victim = victim_of("digits", "multilayer perceptron")
     asked = []
@@ -107,21 +105,25 @@ def readers(count: int, seed: int, queries: int = 80) -> list[Asked]:
             if len(rows) >= queries:
                 break
         told = victim.answer(rows[:queries]).probabilities
-        asked.append(Asked(user.account, [_numbered(row) for row in rows[:queries]], told, _DIGITS))
+        asked.append(LoggedAccount(user.account, [_numbered(row) for row in rows[:queries]], told, _DIGITS))
     return asked
 
 
-def image_thieves(seed: int, queries: int = 300) -> list[Asked]:
+def image_thieves(seed: int, queries: int = 300) -> list[LoggedAccount]:
     """Two of the lab's attacks on the model of digits."""
     dataset, victim = victim_of("digits", "multilayer perceptron")
     thieves = []
     for name in ("jbda", "data-free"):
         attacker = ATTACKS[name](Knowledge.of(dataset, None), queries, seed)
         disguise = WRAPPERS[PLAIN](Means(dataset, 0.1, seed))
-        course = Course(attacker, InProcess(victim), disguise, Yardstick.of(victim, dataset, 0), checkpoints(queries))
+        course = AttackSession(
+            attacker, InProcess(victim), disguise, Yardstick.of(victim, dataset, 0), checkpoints(queries)
+        )
         course.run()
         trace = thief_trace(name, course)
-        thieves.append(Asked(f"thief, {name}", [_numbered(row) for row in trace.features], trace.outputs, _DIGITS))
+        thieves.append(
+            LoggedAccount(f"thief, {name}", [_numbered(row) for row in trace.features], trace.outputs, _DIGITS)
+        )
     return thieves
 
 
@@ -132,7 +134,7 @@ def _numbered(row: NDArray[np.float32]) -> Row:
     return {f"pixel {place:02}": value for place, value in enumerate(row.tolist())}
 
 
-def write_log(path: Path, accounts: Sequence[Asked], features: str, outputs: str) -> None:
+def write_log(path: Path, accounts: Sequence[LoggedAccount], features: str, outputs: str) -> None:
     """A log in JSON lines of all queries by time, ``features`` and ``outputs`` as these say."""
     lines = []
     for number, asked in enumerate(accounts):

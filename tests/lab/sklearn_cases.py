@@ -38,7 +38,7 @@ class SklearnVictim:
 
 
 @dataclass(frozen=True)
-class Case:
+class SklearnCase:
     """``victim`` was fitted on one half of a table; ``test`` (n, d) is the other half without what the thief holds."""
 
     victim: SklearnVictim
@@ -62,13 +62,13 @@ class Case:
         return test, uniform
 
 
-def logistic() -> Case:
+def logistic() -> SklearnCase:
     """Logistic regression on breast cancer, d = 30."""
     return softmax("breast cancer")
 
 
 @cache
-def softmax(table: str) -> Case:
+def softmax(table: str) -> SklearnCase:
     """Softmax regression on ``table``: breast cancer, digits, iris or wine."""
     from sklearn.linear_model import LogisticRegression
 
@@ -76,7 +76,7 @@ def softmax(table: str) -> Case:
 
 
 @cache
-def perceptron() -> Case:
+def perceptron() -> SklearnCase:
     """A perceptron with one hidden layer of 20 tanh units on wine."""
     from sklearn.neural_network import MLPClassifier
 
@@ -85,7 +85,7 @@ def perceptron() -> Case:
 
 
 @cache
-def moons() -> Case:
+def moons() -> SklearnCase:
     """An RBF support vector machine, which tells labels only, on two moons that overlap a little, d = 2."""
     from sklearn.datasets import make_moons
     from sklearn.svm import SVC
@@ -109,13 +109,13 @@ def _table(name: str) -> _Rows:
     return features, labels
 
 
-def _case(rows: _Rows, model: Any) -> Case:
+def _case(rows: _Rows, model: Any) -> SklearnCase:
     features, labels = rows
     scaled = _scaled(features)
     training, rest = np.array_split(np.random.default_rng(1).permutation(len(labels)), 2)
     victim = SklearnVictim(model.fit(scaled[training].astype(np.float64), labels[training]))
     own, test = np.split(scaled[rest], [_HELD_BY_THE_THIEF])
-    return Case(victim, thief_of(own, len(np.unique(labels))), test)
+    return SklearnCase(victim, thief_of(own, len(np.unique(labels))), test)
 
 
 def _scaled(features: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from detector.core.engine import EngineConfig, PradaConfig
-from detector.lab.evaluation import kept
-from detector.lab.evaluation.judging import judge_labelled
-from detector.lab.evaluation.kept import judge_once, judged_path
+from detector.lab.evaluation import judging
+from detector.lab.evaluation.judging import judge_labelled, judge_once, judged_path
 from detector.policy.config import Policy
 from tests.lab.labelled import COMPATIBLE, traffic, write_traffic
 
@@ -28,7 +27,7 @@ def test_what_is_kept_is_what_was_judged_and_nothing_is_judged_twice(
     done: list[int] = []
     judged = judge_labelled(log, engine_config=COMPATIBLE, policy=Policy())
     judge_once(log, tmp_path / "kept", engine_config=COMPATIBLE, policy=Policy())
-    monkeypatch.setattr(kept, "judge_labelled", None)
+    monkeypatch.setattr(judging, "judge_labelled", None)
     again = judge_once(log, tmp_path / "kept", engine_config=COMPATIBLE, policy=Policy(), progress=done.append)
     assert sum(done) == 300
     assert (again.run, again.accounts, again.refused) == (judged.run, judged.accounts, 1)
@@ -45,7 +44,7 @@ def test_another_log_another_judge_or_other_source_is_judged_anew(
     places.add(judged_path(tmp_path, log, COMPATIBLE, Policy(decision_seconds=1.0)))
     write_traffic(tmp_path / "log.parquet", traffic(299))
     places.add(judged_path(tmp_path, log, COMPATIBLE, Policy()))
-    monkeypatch.setattr(kept, "_source", lambda: "another")
+    monkeypatch.setattr(judging, "_source", lambda: "another")
     places.add(judged_path(tmp_path, log, COMPATIBLE, Policy()))
     assert len(places) == 5
 

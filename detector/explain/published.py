@@ -1,11 +1,10 @@
-"""What a running service holds about one principal: queries, alerts, audits and scores, from its topics."""
+"""What a running service holds about one principal: queries, alerts, audits and the score, from its topics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
-from typing import Any
 
 import numpy as np
 
@@ -25,11 +24,9 @@ from detector.runtime.sections import KafkaSettings
 from detector.runtime.text import rfc3339
 from detector.stream.intake import SourceRecord
 
-_CLEARED = "clear"
-
 
 @dataclass(frozen=True, slots=True)
-class OnRecord:
+class PublishedRecords:
     """Alerts and audits of one principal of one model; ``score``: the latest one."""
 
     alerts: Sequence[Alert]
@@ -39,7 +36,7 @@ class OnRecord:
     @property
     def cleared_at(self) -> float:
         """When an operator last cleared the principal, seconds UTC; minus infinity for never."""
-        clears = [one.occurred_at for one in self.audits if one.kind == "command" and one.detail["kind"] == _CLEARED]
+        clears = [one.occurred_at for one in self.audits if one.kind == "command" and one.detail["kind"] == "clear"]
         return max(clears, default=-np.inf)
 
 
@@ -47,7 +44,7 @@ def read_queries(kafka: KafkaSettings, principal: str) -> OwnQueries:
     """Returns the principal's queries that the topics still hold, from their own partition. Raises BrokerError."""
     topics = kafka.topics
     with Topic(kafka, topics.queries, principal) as queries, Topic(kafka, topics.rekeyed, principal) as rekeyed:
-        sources = _source("queries", queries), _source("rekeyed", rekeyed)
+        sources = (_source_records("queries", queries), _source_records("rekeyed", rekeyed))
         records = merge(*sources, key=lambda record: record.timestamp)
         partition = partition_of(principal, len(queries))
         own = queries_of(principal, queries_in_partition(records, partition, len(queries), topics))
@@ -56,21 +53,27 @@ def read_queries(kafka: KafkaSettings, principal: str) -> OwnQueries:
     return own
 
 
-def read_records(kafka: KafkaSettings, model: str, principal: str) -> OnRecord:
+def _source_records(source: str, topic: Topic) -> Iterator[SourceRecord]:
+    for own in topic.until_now(0.0):
+        headers = dict(own.headers or ())
+        yield SourceRecord(source, own.offset, own.timestamp / 1000, own.key, own.value, headers)
+
+
+def read_records(kafka: KafkaSettings, model: str, principal: str) -> PublishedRecords:
     """Returns what the topics hold about ``principal``. Raises BrokerError."""
     alerts, audits = read_alerts(kafka, model, principal), read_audits(kafka, model, principal)
-    return OnRecord(alerts, audits, read_scores(kafka).get((model, principal)))
+    return PublishedRecords(alerts, audits, read_scores(kafka).get((model, principal)))
 
 
-def since_cleared(queries: list[TimedQueries], known: OnRecord) -> list[TimedQueries]:
+def since_cleared(queries: list[TimedQueries], known: PublishedRecords) -> list[TimedQueries]:
     """Drops the ``queries`` before the last clear. Raises ConfigurationError if none is left."""
-    kept = queries_after(queries, known.cleared_at)
-    if not kept:
+    rest = queries_after(queries, known.cleared_at)
+    if not rest:
         raise ConfigurationError(f"the account was cleared at {rfc3339(known.cleared_at)} and has sent no query since")
-    return kept
+    return rest
 
 
-def placed(known: OnRecord, course: PrincipalReplay) -> list[tuple[int, Alert | Audit]]:
+def by_row(known: PublishedRecords, course: PrincipalReplay) -> list[tuple[int, Alert | Audit]]:
     """Returns the records since the first query of ``course``, in order, each with the query that caused it."""
     everything: list[Alert | Audit] = [*known.alerts, *known.audits]
     records = [one for one in everything if one.occurred_at >= course.time[0]]
@@ -84,36 +87,23 @@ def placed(known: OnRecord, course: PrincipalReplay) -> list[tuple[int, Alert | 
     return sorted(zip(rows, records, strict=True), key=lambda own: (own[0], own[1].occurred_at))
 
 
-def notes(known: OnRecord, course: PrincipalReplay, configuration: str) -> Iterator[str]:
-    """Yields sentences on how the service's results may differ from this replay of its topics."""
+def differences(known: PublishedRecords, course: PrincipalReplay, configuration: str) -> Iterator[str]:
+    """Yields sentences on how the service's results may differ from ``course``, the replay of its topics."""
     if known.cleared_at > -np.inf:
         yield f"The account was cleared at {rfc3339(known.cleared_at)}; earlier queries do not count."
-    lost = _lost(known, course)
-    if lost:
+    if lost := _lost(known.score, course):
         yield (
             f"{lost:,} of the account's queries are no longer kept; the explanation covers the rest, counted from 1, "
             "and may differ from the service's results."
         )
     if known.score is not None and known.score.flagged != bool(course.flagged[-1]):
         yield f"In the service, the account is {'' if known.score.flagged else 'not '}flagged."
-    others = {one.configuration for one in known.alerts} - {configuration}
-    if others:
+    if others := {one.configuration for one in known.alerts} - {configuration}:
         yield f"The alerts were raised under another configuration: {', '.join(sorted(others))}."
 
 
-def _source(name: str, topic: Topic) -> Iterator[SourceRecord]:
-    for record in topic.until_now(0.0):
-        yield _source_record(name, record)
-
-
-def _source_record(name: str, record: Any) -> SourceRecord:
-    seconds, headers = record.timestamp / 1000, dict(record.headers or ())
-    return SourceRecord(name, record.offset, seconds, record.key, record.value, headers)
-
-
-def _lost(known: OnRecord, course: PrincipalReplay) -> int:
+def _lost(score: Score | None, course: PrincipalReplay) -> int:
     """Returns the number of queries that the service counted and the topics no longer hold."""
-    score = known.score
     if score is None:
         return 0
     if score.judged is None or score.repeats is None:
@@ -125,9 +115,8 @@ def _row_of(alert: Alert, course: PrincipalReplay) -> int:
     """Returns the row by query number if all queries are present, else by time."""
     for version in dict.fromkeys(course.versions):
         rows = [row for row, own in enumerate(course.versions) if own == version]
-        exact = rows[alert.query_index] if alert.query_index < len(rows) else -1
-        if exact >= 0 and course.time[exact] == alert.occurred_at:
-            return exact
+        if alert.query_index < len(rows) and course.time[rows[alert.query_index]] == alert.occurred_at:
+            return rows[alert.query_index]
     return _row_at(alert.occurred_at, course)
 
 

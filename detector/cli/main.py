@@ -28,7 +28,7 @@ class CommandEntry:
 
 
 COMMANDS = {
-    "demo": CommandEntry("demo:demo", "lab", "Watch a model thief being found and stopped, here and now."),
+    "demo": CommandEntry("lab:demo", "lab", "Watch a model thief being found and stopped, here and now."),
     "run": CommandEntry("service:run", "service", "Run the detector."),
     "scan": CommandEntry("scan:scan", "service", "Say which accounts stand out in a query log."),
     "replay": CommandEntry("replay:replay", "service", "Judge recorded queries from files, without Kafka."),
@@ -40,9 +40,9 @@ COMMANDS = {
     "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),
     "alerts": CommandEntry("principals:alerts", "service", "Follow the alerts."),
     "config": CommandEntry("service:app", "service", "Check and show the settings."),
-    "serve-demo": CommandEntry("serve_demo:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
-    "traffic": CommandEntry("traffic:traffic", "lab", "Send honest and thieving queries to a model server."),
-    "redteam": CommandEntry("redteam:redteam", "lab", "Attack a model of yours, and keep the log of it."),
+    "serve-demo": CommandEntry("lab:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
+    "traffic": CommandEntry("lab:traffic", "lab", "Send honest and thieving queries to a model server."),
+    "redteam": CommandEntry("lab:redteam", "lab", "Attack a model of yours, and keep the log of it."),
     "warm": CommandEntry("service:warm", "service", "Compile for this machine, once, so that no start has to."),
     "completion": CommandEntry("completion:completion", "service", "Let your shell complete commands and options."),
 }

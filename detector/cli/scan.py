@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,6 @@ from detector.cli.screen import console, note, say, say_json
 from detector.contracts.principals import EVERYONE
 
 if TYPE_CHECKING:
-    from detector.core.profile.profile import Profile
     from detector.replay.scan import ScannedVersion, ScanReport
 
 PAGE, RECORD = "scan.html", "scan.json"
@@ -54,27 +53,20 @@ def scan(
         check_refused(log.rows, log.refused)
     kinds = {EVERYONE: outputs.value} if outputs else loaded.detection.outputs
     report = scan_log(log, budget, lambda what, count: bar(screen, f"accounts of {what}", count), kinds)
-    profiles = _profiles(report)
-    names = {key: name for key, (name, _) in profiles.items()}
+    names = _write_profiles(report, out)
     content = record(report, names)
-    for name, profile in profiles.values():
-        write(out / name, profile.to_bytes())
     write(out / RECORD, f"{dumps(content, indent=1)}\n".encode())
     write(out / PAGE, page(report).encode("utf-8", "backslashreplace"))
-    _tell(report, content, out, names, as_json=json)
+    if json:
+        say_json(content)
+    else:
+        say(*_describe(report))
+        say(*(f"{'profile':<12}{out / name}, from the accounts that do not stand out" for name in names.values()))
+    note(f"See {out / PAGE}.")
     check_refused(log.rows, log.refused)
 
 
-def _tell(report: ScanReport, content: Any, out: Path, names: dict[tuple[str, str], str], *, as_json: bool) -> None:
-    if as_json:
-        say_json(content)
-    else:
-        say(*told(report))
-        say(*(f"{'profile':<12}{out / name}, from the accounts that do not stand out" for name in names.values()))
-    note(f"See {out / PAGE}.")
-
-
-def told(report: ScanReport) -> Iterator[str]:
+def _describe(report: ScanReport) -> Iterator[str]:
     """Yields the outcome as lines of text."""
     from detector.explain.scan_report import headline, not_seen, sureness
 
@@ -107,15 +99,16 @@ def _ranked(version: ScannedVersion) -> Iterator[str]:
         yield f"     No account stands out. The closest to the line is {first.name}: {sentence(first)}"
 
 
-def _profiles(report: ScanReport) -> dict[tuple[str, str], tuple[str, Profile]]:
-    """Returns the file name and the profile of each model version."""
+def _write_profiles(report: ScanReport, out: Path) -> dict[tuple[str, str], str]:
+    """Writes a profile for each model version to the folder ``out``, and returns the names of the files."""
     from detector.replay.calibrate import with_provenance
 
-    found: dict[tuple[str, str], tuple[str, Profile]] = {}
+    names: dict[tuple[str, str], str] = {}
     for own in report.scanned:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{own.model}-{own.version}").strip(".-")[:80] or "model"
-        taken = sum(other.startswith(name) for other, _ in found.values())
-        name += f"-{taken + 1}" if taken else ""
+        taken = sum(other.startswith(name) for other in names.values())
+        name += f"-{taken + 1}.profile" if taken else ".profile"
         profile = own.traffic.profile(with_provenance(own.scan.screened, report.budget, report.log.digests))
-        found[own.model, own.version] = f"{name}.profile", profile
-    return found
+        write(out / name, profile.to_bytes())
+        names[own.model, own.version] = name
+    return names

@@ -13,8 +13,8 @@ import typer
 
 from detector.cli.files import bar, check_refused, describe_form, file_for, reading, reading_bar, write
 from detector.cli.operator import seconds
-from detector.cli.options import Json, Map, OutputsName, SettingsFile
-from detector.cli.screen import console, say, say_json
+from detector.cli.options import Json, Map, OutputKind, SettingsFile
+from detector.cli.screen import say, say_json
 from detector.contracts.principals import EVERYONE
 from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
 from detector.core.calibration.crossfit import FEWEST_QUERIES
@@ -50,7 +50,7 @@ def calibrate(
         float, typer.Option("--budget", min=1e-6, max=0.5, help="Share of honest accounts that may be flagged.")
     ] = 0.01,
     outputs: Annotated[
-        OutputsName | None,
+        OutputKind | None,
         typer.Option("--outputs", help="Kind of the outputs. [default: the setting, or inferred]"),
     ] = None,
     leave_out: Annotated[
@@ -75,16 +75,16 @@ def calibrate(
     if bool(logs) == (since is not None):
         raise typer.BadParameter("name honest logs with --honest, or a time with --since, and not both")
     file_for(out)
-    screen, loaded = console(stderr=True), load_settings(settings)
+    loaded = load_settings(settings)
     how = reading(loaded, map_)
     if since is None:
-        with reading_bar(screen, "rows", logs) as progress:
+        with reading_bar("rows", logs) as progress:
             traffic = read_files(logs, progress, how)
     else:
         traffic = read_topic(loaded.kafka, time.time() - seconds(since))
-    kinds = {EVERYONE: outputs.value} if outputs else loaded.detection.outputs
+    kinds = {EVERYONE: outputs} if outputs else loaded.detection.outputs
     options = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), kinds, how)
-    with bar(screen, "accounts", traffic.accounts) as progress:
+    with bar("accounts", traffic.accounts) as progress:
         result = make_profile(traffic, options, progress)
     write(out, result.profile.to_bytes())
     if json:

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from detector.cli.screen import say
 
+Shell = Literal["bash", "zsh", "fish"]
 
-class Shell(StrEnum):
-    """The shells that there is a script for."""
-
-    BASH = "bash"
-    ZSH = "zsh"
-    FISH = "fish"
-
-
-_SCRIPTS = {
-    Shell.BASH: """\
+SCRIPTS: dict[Shell, str] = {
+    "bash": """\
 _weirguard() {
     local IFS=$'\\n'
     COMPREPLY=($(weirguard completion bash -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
 }
 complete -o bashdefault -o default -F _weirguard weirguard""",
-    Shell.ZSH: """\
+    "zsh": """\
 #compdef weirguard
 _weirguard() {
     local -a found
@@ -34,7 +26,7 @@ _weirguard() {
     if (( ${#found} )); then compadd -a found; else _files; fi
 }
 compdef _weirguard weirguard""",
-    Shell.FISH: """\
+    "fish": """\
 function __weirguard
     set -l words (commandline -opc) (commandline -ct)
     weirguard completion fish -- $words[2..-1] 2>/dev/null
@@ -48,12 +40,7 @@ def completion(
     words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
 ) -> None:
     """Print the script that lets SHELL complete weirguard's commands: source <(weirguard completion bash)."""
-    say(*(script(shell).split("\n") if words is None else proposals(words)))
-
-
-def script(shell: Shell) -> str:
-    """Returns the lines for a shell's start file."""
-    return _SCRIPTS[shell]
+    say(*(SCRIPTS[shell].split("\n") if words is None else proposals(words)))
 
 
 def proposals(words: Sequence[str]) -> list[str]:

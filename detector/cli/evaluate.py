@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from detector.cli.files import bar, folder_for, given_profiles, reading_bar
 from detector.cli.options import SettingsFile
-from detector.cli.screen import console, note
+from detector.cli.screen import note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.console import Console
 
     from detector.core.configuration import EngineConfig
     from detector.lab.evaluation.results import Evaluation
@@ -26,11 +23,7 @@ if TYPE_CHECKING:
 LOGS, JUDGED = "logs", "judged"
 
 
-class SuiteName(StrEnum):
-    """Values of ``--suite``."""
-
-    QUICK = "quick"
-    FULL = "full"
+SuiteName = Literal["quick", "full"]
 
 
 def evaluate(
@@ -61,13 +54,12 @@ def evaluate(
 
     _check(files, suite, so_far)
     folder_for(out)
-    screen = console(stderr=True)
     given = given_profiles(profile)
     loaded = load_settings(settings)
     config, policy = engine_config(loaded), policy_of(loaded)
     config = replace(config, profiles=given) if given else config
-    done = None if suite is None else _suite(screen, suite, out / LOGS, so_far)
-    evaluation = _judged(screen, done.logs if done else files or [], out / JUDGED, config, policy)
+    done = None if suite is None else _suite(suite, out / LOGS, so_far)
+    evaluation = _judged(done.logs if done else files or [], out / JUDGED, config, policy)
     evaluation = replace(evaluation, gaps=done.gaps if done else ())
     write_reports(evaluation, out)
     summary = f"{headline(evaluation)}. See {out / 'report.html'}."
@@ -83,22 +75,22 @@ def _check(files: Sequence[Path] | None, suite: SuiteName | None, so_far: bool) 
         raise typer.BadParameter("--so-far needs a suite; name one with --suite")
 
 
-def _suite(screen: Console, suite: SuiteName, folder: Path, so_far: bool) -> SuiteProgress:
+def _suite(suite: SuiteName, folder: Path, so_far: bool) -> SuiteProgress:
     from detector.lab.evaluation.suite import make_logs, plans_of, progress_of
 
-    plans = plans_of(suite.value)
+    plans = plans_of(suite)
     if not so_far:
-        with bar(screen, "logs", len(plans)) as progress:
+        with bar("logs", len(plans)) as progress:
             make_logs(plans, folder, progress)
     return progress_of(plans, folder)
 
 
-def _judged(screen: Console, logs: Sequence[Path], folder: Path, config: EngineConfig, policy: Policy) -> Evaluation:
+def _judged(logs: Sequence[Path], folder: Path, config: EngineConfig, policy: Policy) -> Evaluation:
     from detector.core.signals import SIGNALS
     from detector.lab.evaluation.judging import judge_once
     from detector.lab.evaluation.results import evaluation_of
 
-    with reading_bar(screen, "queries", logs) as progress:
+    with reading_bar("queries", logs) as progress:
         judged = [
             judge_once(log, folder, engine_config=config, policy=policy, progress=progress, must_fit=config.profiles)
             for log in logs

@@ -121,7 +121,7 @@ def _recorded(paths: Sequence[Path], how: LogReader, name: str, model: str | Non
     from detector.sources import files_of
 
     logs = files_of(paths)
-    with reading_bar(console(stderr=True), "read", logs) as progress:
+    with reading_bar("read", logs) as progress:
         own = queries_of(name, queries_in_logs(logs, how, progress))
     return own.of(model), ", ".join(path.name for path in logs)
 

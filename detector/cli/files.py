@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from detector.cli.screen import note
+from detector.cli.screen import console, note
 from detector.contracts.errors import ConfigurationError
 from detector.runtime.text import complain
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from detector.core.calibration.traffic import PlainTraffic
     from detector.core.profile.profile import Profile
     from detector.runtime.settings import Settings
@@ -65,23 +63,23 @@ def given_profiles(paths: Sequence[Path] | None) -> tuple[Profile, ...]:
 
 
 @contextmanager
-def reading_bar(screen: Console, what: str, files: Sequence[Path]) -> Iterator[Callable[[int], None]]:
+def reading_bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], None]]:
     """Shows progress over the rows, good and bad, in ``files``; their number is an estimate for compressed ones. See
     ``bar``. Raises ConfigurationError."""
     from detector.sources import files_of, format_of
 
-    with bar(screen, what, sum(format_of(path).rows(path) for path in files_of(files))) as progress:
+    with bar(what, sum(format_of(path).rows(path) for path in files_of(files))) as progress:
         yield progress
 
 
 @contextmanager
-def bar(screen: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows progress. Yields a function to call with the number of items done since, out of ``total``."""
+def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows progress on standard error. Yields a function to call with the number of items done since, out of ``total``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), MofNCompleteColumn())
-    with Progress(*columns, Remaining(), console=screen) as progress:
+    with Progress(*columns, Remaining(), console=console(stderr=True)) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.advance(task, done)
 

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace as changed
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from detector.cli.files import check_refused, folder_for, given_profiles, reading, reading_bar
-from detector.cli.options import LOGS, Json, Map, Merge, OutputsName, Profiles, SettingsFile
-from detector.cli.screen import console, note, say_json
+from detector.cli.options import LOGS, Json, Map, Merge, OutputKind, Profiles, SettingsFile
+from detector.cli.screen import note, say_json
 from detector.contracts.principals import EVERYONE
 
 _NAMED = 3
 """Maximum number of model versions in a warning."""
-
-
-class ModeName(StrEnum):
-    """Values of ``--mode``."""
-
-    COMPATIBLE = "compatible"
-    DEFAULT = "default"
 
 
 def replay(
@@ -31,7 +23,7 @@ def replay(
     files: Annotated[list[Path], typer.Argument(help=LOGS, show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Folder for verdicts, alerts and the summary.")],
     mode: Annotated[
-        ModeName | None,
+        Literal["compatible", "default"] | None,
         typer.Option("--mode", help="compatible: the published PRADA agent, query for query. [default: the setting]"),
     ] = None,
     delta: Annotated[
@@ -42,7 +34,7 @@ def replay(
     profile: Profiles = None,
     json: Json = False,
     outputs: Annotated[
-        OutputsName | None,
+        OutputKind | None,
         typer.Option("--outputs", help="Kind of outputs of models without a profile. [default: the setting]"),
     ] = None,
     settings: SettingsFile = None,
@@ -61,12 +53,12 @@ def replay(
     changes: dict[str, Any] = {
         "prada": None if delta is None else changed(config.prada, delta=delta),
         "profiles": given,
-        "mode": mode and mode.value,
-        "outputs": outputs and {EVERYONE: outputs.value},
+        "mode": mode,
+        "outputs": outputs and {EVERYONE: outputs},
     }
     config = changed(config, **{name: value for name, value in changes.items() if value})
     logs = files_of(files)
-    with reading_bar(console(stderr=True), "replay", logs) as progress:
+    with reading_bar("replay", logs) as progress:
         summary = replay_files(
             logs,
             out,

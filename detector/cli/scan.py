@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector.cli.files import bar, check_refused, describe_form, folder_for, reading, reading_bar, write
-from detector.cli.options import LOGS, Json, Map, OutputsName, SettingsFile
-from detector.cli.screen import console, note, say, say_json
+from detector.cli.options import LOGS, Json, Map, OutputKind, SettingsFile
+from detector.cli.screen import note, say, say_json
 from detector.contracts.principals import EVERYONE
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def scan(
     ] = 0.01,
     map_: Map = None,
     outputs: Annotated[
-        OutputsName | None, typer.Option("--outputs", help="Kind of the outputs. [default: the setting, or inferred]")
+        OutputKind | None, typer.Option("--outputs", help="Kind of the outputs. [default: the setting, or inferred]")
     ] = None,
     json: Json = False,
     settings: SettingsFile = None,
@@ -45,14 +45,14 @@ def scan(
     from detector.sources import files_of
 
     folder_for(out)
-    loaded, screen, logs = load_settings(settings), console(stderr=True), files_of(files)
+    loaded, logs = load_settings(settings), files_of(files)
     how = reading(loaded, map_)
-    with reading_bar(screen, "rows", logs) as progress:
+    with reading_bar("rows", logs) as progress:
         log = read(logs, progress, how)
     if not log.sieve.pieces:
         check_refused(log.rows, log.refused)
-    kinds = {EVERYONE: outputs.value} if outputs else loaded.detection.outputs
-    report = scan_log(log, budget, lambda what, count: bar(screen, f"accounts of {what}", count), kinds)
+    kinds = {EVERYONE: outputs} if outputs else loaded.detection.outputs
+    report = scan_log(log, budget, lambda what, count: bar(f"accounts of {what}", count), kinds)
     names = _write_profiles(report, out)
     content = record(report, names)
     write(out / RECORD, f"{dumps(content, indent=1)}\n".encode())

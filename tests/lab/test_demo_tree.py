@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
-from detector.cli.foreign.scikit_learn import model_of
+from detector.cli.foreign import from_scikit_learn
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
@@ -29,7 +29,7 @@ def script() -> Script:
 
 @pytest.fixture(scope="module")
 def profile() -> Profile:
-    return profile_of_tumours(SEED, model_of)
+    return profile_of_tumours(SEED, from_scikit_learn)
 
 
 def suspected(profile: Profile, script: Script, account: str, rows: np.ndarray) -> int | None:

@@ -20,12 +20,11 @@ File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGU
 @app.command()
 def check(settings: File = None) -> None:
     """Check the settings; prints every error and exits with 2 if one is wrong."""
-    from detector.stream.building import engine_config, policy_of
-    from detector.stream.profiles import told
+    from detector.stream.detection_config import describe_profiles, engine_config, policy_config
 
     loaded = load_settings(settings)
-    policy_of(loaded)
-    say(*told(engine_config(loaded).profiles), "The settings are valid.")
+    policy_config(loaded)
+    say(*describe_profiles(engine_config(loaded).profiles), "The settings are valid.")
 
 
 @app.command()

@@ -213,6 +213,6 @@ def _print_table(decisions: Decisions, chosen: list[Decision]) -> None:
         {one.model for one in chosen if any(cause.reason == UNCALIBRATED for cause in one.causes)}
     )
     if uncalibrated_models:
-        from detector.stream.profiles import uncalibrated
+        from detector.stream.detection_config import uncalibrated_warning
 
-        note(f"{uncalibrated(', '.join(uncalibrated_models))}; write a profile with `weirguard calibrate`.")
+        note(f"{uncalibrated_warning(', '.join(uncalibrated_models))}; write a profile with `weirguard calibrate`.")

@@ -61,7 +61,7 @@ def explain(
     from detector.cli.explanation.plain import plain
     from detector.cli.explanation.terminal import show
     from detector.runtime.settings import load_settings
-    from detector.stream.building import engine_config, policy_of
+    from detector.stream.detection_config import engine_config, policy_config
 
     logs = [*(log or []), *(files or [])]
     if logs and not log:
@@ -70,7 +70,7 @@ def explain(
     loaded = load_settings(settings)
     given = given_profiles(profile)
     config = engine_config(loaded)
-    judging = Judging(replace(config, profiles=given) if given else config, policy_of(loaded), bool(given))
+    judging = Judging(replace(config, profiles=given) if given else config, policy_config(loaded), bool(given))
     name = principal_of(loaded, principal, api_key)
     how = reading(loaded, map_, merge=merge)
     account = _of_logs(logs, how, name, model, judging) if logs else _of_service(loaded.kafka, name, model, judging)

@@ -56,9 +56,9 @@ def top(
         {f"{score.model} {score.model_version}" for _, score in chosen if score.calibrated is False}
     )
     if uncalibrated_models:
-        from detector.stream.profiles import uncalibrated
+        from detector.stream.detection_config import uncalibrated_warning
 
-        note(f"{uncalibrated(', '.join(uncalibrated_models))}; write a profile with `weirguard calibrate`.")
+        note(f"{uncalibrated_warning(', '.join(uncalibrated_models))}; write a profile with `weirguard calibrate`.")
 
 
 @app.command()
@@ -117,8 +117,8 @@ def _score_lines(score: Score | None) -> list[str]:
         return ["score: none yet"]
     value = "none yet" if score.score is None else f"{score.score:.3g} (1 is the threshold)"
     verdict = "a suspect" if score.flagged else "not a suspect"
-    uncalibrated = ", uncalibrated" if score.calibrated is False else ""
-    head = f"score: {value}, {verdict}{uncalibrated}, {score.queries} queries to version {score.model_version}"
+    uncalibrated_warning = ", uncalibrated_warning" if score.calibrated is False else ""
+    head = f"score: {value}, {verdict}{uncalibrated_warning}, {score.queries} queries to version {score.model_version}"
     signals = [f"  {name}: {_statistic(name, statistic, 'g')}" for name, statistic in sorted(score.signals.items())]
     return [f"{head}, {rfc3339(score.occurred_at)}", *_answered_line(score), *signals]
 
@@ -164,7 +164,7 @@ def _lines(score: Score, decision: Decision | None) -> list[str]:
     """The principal with verdict and decision, then the signals, wrapped to the width of a terminal."""
     who = f"{printable(score.principal)}, {printable(score.model)} {printable(score.model_version)}"
     words = ["suspect"] if score.flagged else []
-    words += ["uncalibrated"] if score.calibrated is False else []
+    words += ["uncalibrated_warning"] if score.calibrated is False else []
     words += [] if decision is None else [f"{describe_action(decision.action)} ({decision.mode})"]
     why = ", ".join(f"{own['name']} {_statistic(own['name'], own['value'], '.3g')}" for own in _matters(score))
     texts = [f"{who}: {', '.join(words)}" if words else who, why]

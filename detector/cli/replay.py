@@ -76,8 +76,8 @@ def replay(
     """Judge recorded queries from files as the service would, and write verdicts, alerts and decisions."""
     from detector.cli.replaying import replay as replay_files
     from detector.runtime.settings import load_settings
-    from detector.stream.building import engine_config, policy_of
-    from detector.stream.record_time import AHEAD_SECONDS
+    from detector.stream.detection_config import engine_config, policy_config
+    from detector.stream.source_records import AHEAD_SECONDS
 
     folder_for(out)
     given = given_profiles(profile)
@@ -90,7 +90,7 @@ def replay(
             logs,
             out,
             engine_config=config,
-            policy=policy_of(loaded),
+            policy=policy_config(loaded),
             reading=reading(loaded, map_, merge=merge),
             progress=progress,
             must_fit=given,
@@ -107,15 +107,15 @@ def replay(
 def configuration(settings: Path | None) -> tuple[EngineConfig, Policy]:
     """Returns the engine and policy settings from the file and the environment. Raises ConfigurationError."""
     from detector.runtime.settings import load_settings
-    from detector.stream.building import engine_config, policy_of
+    from detector.stream.detection_config import engine_config, policy_config
 
     loaded = load_settings(settings)
-    return engine_config(loaded), policy_of(loaded)
+    return engine_config(loaded), policy_config(loaded)
 
 
 def given_profiles(paths: Sequence[Path] | None) -> tuple[Profile, ...]:
     """Returns the profiles in the files given by option. Raises ConfigurationError."""
-    from detector.stream.profiles import read_profiles
+    from detector.stream.detection_config import read_profiles
 
     return read_profiles(paths or ())
 
@@ -151,8 +151,8 @@ def _changed(
 
 
 def _warning(summary: dict[str, Any], mode: str) -> str:
-    """Returns a warning with the uncalibrated model versions and the command that calibrates them."""
-    from detector.stream.profiles import uncalibrated
+    """Returns a warning with the uncalibrated_warning model versions and the command that calibrates them."""
+    from detector.stream.detection_config import uncalibrated_warning
 
     names = [f"{own['model']} {own['model_version']}" for own in summary["models"] if not own["calibrated"]]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
@@ -162,7 +162,7 @@ def _warning(summary: dict[str, Any], mode: str) -> str:
         else "Run `weirguard scan LOGS`, or make a profile from honest logs with "
         "`weirguard calibrate --honest LOGS --out FILE` and replay with `--profile FILE`."
     )
-    return f"{uncalibrated(', '.join(names[:_NAMED]) + more)}. {cure}"
+    return f"{uncalibrated_warning(', '.join(names[:_NAMED]) + more)}. {cure}"
 
 
 def _sentence(summary: dict[str, Any], out: Path) -> str:

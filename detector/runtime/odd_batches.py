@@ -2,8 +2,8 @@
 always.
 
 A record with a header name that is not UTF-8 is read once more, each wrong byte as U+FFFD. A batch that would take all
-memory (``bombs``) is not decompressed: its records are empty. ``tests/stream/test_header_names.py`` fails when this no
-longer fits; the versions are pinned.
+memory (``bombs``) is not decompressed: its records are empty. ``tests/stream/test_faust_internals.py`` fails when
+this no longer fits; the versions are pinned.
 """
 
 from __future__ import annotations

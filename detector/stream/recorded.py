@@ -23,8 +23,8 @@ from detector.policy.ledger import Ledger
 from detector.sources import Reading, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
-from detector.stream.judge import Hearing, Judge, Judgement
-from detector.stream.unread import unread
+from detector.stream.detector import DetectionInput, DetectionResult, Detector
+from detector.stream.intake import count_of
 
 QUERIES_AT_ONCE = 512
 """Rows after which a micro-batch is closed; it has less than twice as many. Verdicts do not depend on it."""
@@ -46,7 +46,7 @@ class Part:
     def add(self, log: int, portion: DecodedQueries) -> None:
         self.bad_rows += [(log, bad) for bad in portion.bad_rows]
         self.repaired += portion.repaired
-        counts = (unread(bad, 0.0) for bad in portion.bad_rows)
+        counts = (count_of(bad, 0.0) for bad in portion.bad_rows)
         self.unread += [(self.queries, count) for count in counts if count is not None]
         if portion.batch is not None:
             self.pieces.append(portion.batch)
@@ -79,7 +79,7 @@ def judge_logs(
     reading: Reading | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
-) -> Iterator[tuple[Part, Judgement | None]]:
+) -> Iterator[tuple[Part, DetectionResult | None]]:
     """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None for nobody's rows.
 
     The files are read as ``reading`` says, by default in the order given. Policy time is the running maximum
@@ -90,7 +90,7 @@ def judge_logs(
     reading = reading or Reading()
     logs = [_believed(log, not_after) for log in open_logs(paths, reading)]
     engine = Engine(engine_config)
-    judge = Judge(engine, Ledger(policy, engine.configuration_hash()))
+    judge = Detector(engine, Ledger(policy, engine.configuration_hash()))
     parts = _micro_batches(by_time(logs) if reading.merge else one_after_another(logs))
     return _judged(judge, _fitting(parts, Fitting(must_fit)) if must_fit else parts)
 
@@ -117,7 +117,7 @@ def _fitting(parts: Iterable[Part], fitting: Fitting) -> Iterator[Part]:
         yield part
 
 
-def _judged(judge: Judge, parts: Iterable[Part]) -> Iterator[tuple[Part, Judgement | None]]:
+def _judged(judge: Detector, parts: Iterable[Part]) -> Iterator[tuple[Part, DetectionResult | None]]:
     latest = 0.0
     for part in parts:
         pieces = list(concatenate(part.pieces))
@@ -127,7 +127,7 @@ def _judged(judge: Judge, parts: Iterable[Part]) -> Iterator[tuple[Part, Judgeme
         times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))
         counts = [Counted(count, float(times[row]), row) for row, count in part.unread]
         latest = float(times[-1])
-        yield part, judge.judge(Hearing(pieces, times[1:], counts))
+        yield part, judge.detect(DetectionInput(pieces, times[1:], counts))
 
 
 def _micro_batches(portions: Iterable[Portion]) -> Iterator[Part]:

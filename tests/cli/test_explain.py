@@ -34,7 +34,7 @@ from detector.core.profile.profile import Profile
 from detector.core.profile.validation import Validation
 from detector.policy.config import Policy
 from detector.stream.explaining import Course, follow
-from detector.stream.intake import ORIGIN
+from detector.stream.source_records import ORIGIN
 from tests.conftest import Broker
 from tests.core.honest import account, crowd, honest, of_version, thief
 from tests.sources.logs import write_jsonl

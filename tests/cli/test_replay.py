@@ -27,7 +27,7 @@ from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.sources import Reading
 from detector.stream import recorded
-from detector.stream.judge import Judge
+from detector.stream.detector import Detector
 from tests.contracts.batches import make_batch, principals_of
 from tests.core.streams import batch
 from tests.sources.logs import rows_of, write_jsonl, write_parquet
@@ -111,7 +111,7 @@ def test_rows_that_cannot_be_judged_are_counted_against_their_principal_and_accu
     part = recorded.Part()
     for portion in portions:
         part.add(0, portion)
-    judge = Judge(Engine(EngineConfig()), Ledger(Policy()))
+    judge = Detector(Engine(EngineConfig()), Ledger(Policy()))
     ((_, judgement),) = recorded._judged(judge, [part])
     assert judgement is not None
     assert [(alert.principal, alert.signal) for alert in judgement.effects.alerts] == [("eve", "unjudged")]

@@ -21,8 +21,8 @@ from detector.policy.config import Policy
 from detector.sources import Reading
 from detector.stream import explaining
 from detector.stream.explaining import Course, follow, later, queries_of, recorded, streamed
-from detector.stream.intake import ORIGIN, SourceRecord
 from detector.stream.recorded import judge_logs
+from detector.stream.source_records import ORIGIN, SourceRecord
 from tests.core.honest import honest, of_version, thief
 from tests.sources.logs import write_jsonl
 

@@ -17,7 +17,7 @@ from detector.contracts.partitioning import partition_of
 from detector.runtime.sections import KafkaSettings
 from detector.runtime.times import rfc3339
 from detector.stream.explaining import Course, OwnQueries, Timed, later, queries_of, streamed
-from detector.stream.intake import SourceRecord
+from detector.stream.source_records import SourceRecord
 
 _CLEARED = "clear"
 

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 
 CLASSES = 10
 
@@ -20,7 +19,7 @@ def outputs(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
     return generator.random((count, CLASSES), dtype=np.float32)
 
 
-def batches(features: NDArray[np.float32], who: NDArray[np.int64], size: int) -> list[MicroBatch]:
+def batches(features: NDArray[np.float32], who: NDArray[np.int64], size: int) -> list[list[QueryBatch]]:
     """``features`` of the principals ``who`` in micro-batches of ``size`` rows."""
     generator = np.random.default_rng(len(features))
     answers = outputs(generator, len(features))
@@ -28,7 +27,7 @@ def batches(features: NDArray[np.float32], who: NDArray[np.int64], size: int) ->
     return [_batch(features[at : at + size], answers[at : at + size], who[at : at + size]) for at in cuts]
 
 
-def _batch(features: NDArray[np.float32], answers: NDArray[np.float32], who: NDArray[np.int64]) -> MicroBatch:
+def _batch(features: NDArray[np.float32], answers: NDArray[np.float32], who: NDArray[np.int64]) -> list[QueryBatch]:
     present, index = np.unique(who, return_inverse=True)
     count = len(features)
     batch = QueryBatch(
@@ -42,4 +41,4 @@ def _batch(features: NDArray[np.float32], answers: NDArray[np.float32], who: NDA
         features=features,
         outputs=answers,
     )
-    return MicroBatch((batch,))
+    return [batch]

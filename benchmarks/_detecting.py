@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
 
@@ -69,7 +68,7 @@ def judge(own: Account, profile: Profile | None) -> Verdict:
     evidence: tuple[str, ...] = ()
     borders = [*range(0, len(own.queries), _BATCH), len(own.queries)]
     for start, end in pairwise(borders):
-        seen = engine.observe(MicroBatch((take(own.queries, np.arange(start, end)),)))
+        seen = engine.observe([take(own.queries, np.arange(start, end))])
         most = max(most, float(np.nanmax(seen.score, initial=0.0)))
         if first is None and seen.findings:
             first = start + seen.findings[0].row + 1

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from benchmarks._detecting import Account, account, judge
 from benchmarks.calibrated import BUDGETS, CALIBRATION, SEED, honest
 from detector.core.calibration.calibrate import calibrate
-from detector.core.calibration.recording import COLUMNS
+from detector.core.calibration.crossfit import COLUMNS
 from detector.lab.experiment import Plan, course_of, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.services import InProcess

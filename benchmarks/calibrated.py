@@ -25,8 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks._detecting import Account, account, judge, told_apart
-from detector.core.calibration.achieved import Achieved
-from detector.core.calibration.calibrate import calibrate
+from detector.core.calibration.calibrate import FlaggedRate, calibrate
 from detector.core.profile.profile import Profile
 from detector.lab.answers import Victim
 from detector.lab.attackers import ATTACKS
@@ -162,7 +161,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     print("\n".join(row.line for row in table))
     print(f"\nattacks found: {sum(row.caught for row in table)} of {len(table)}")
-    low, high = Achieved(len(flagged), len(judged)).interval
+    low, high = FlaggedRate(len(flagged), len(judged)).interval
     kinds = ", ".join(f"{count} of {kind}" for kind, count in Counter(own.kind for own in flagged).items())
     print(f"honest accounts flagged: {len(flagged)} of {len(judged)} (95 percent interval {low:.1%} to {high:.1%})")
     print(kinds)

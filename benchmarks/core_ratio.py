@@ -36,7 +36,7 @@ def measure(mode: EngineMode, dimension: int, size: int) -> tuple[float, float]:
     generator = np.random.default_rng(dimension)
     rows = uniform(generator, size + TURNS * BATCH, dimension)
     parts = batches(rows, np.zeros(len(rows), int), BATCH)
-    labels = np.concatenate([part.pieces[0].outputs.argmax(1) for part in parts])
+    labels = np.concatenate([part[0].outputs.argmax(1) for part in parts])
     engine, oracle = Engine(EngineConfig(mode=mode)), OraclePrincipal(0.9)
     warm = batches(rows[:size], np.zeros(size, int), BATCH)
     for part in warm:

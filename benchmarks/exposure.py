@@ -26,11 +26,8 @@ from numpy.typing import NDArray
 from benchmarks._panels import Line, Panel, picture
 from benchmarks.lab._markdown import table
 from detector.cli.foreign.scikit_learn import model_of
-from detector.core.exposure.information import entropy, information_gain
-from detector.core.exposure.learning import Examination
-from detector.core.exposure.sample import hashed, least
+from detector.core.exposure import TreeProbe, Validation, entropy, hash_pairs, information_gain, smallest_of
 from detector.core.owner_model import Tree
-from detector.core.profile.validation import Validation
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.attackers.space import Space
@@ -89,12 +86,12 @@ class Owned(NamedTuple):
         steps = int(np.log(len(queries) / FIRST) / np.log(GROWTH)) + 1
         lengths = sorted({*(FIRST * GROWTH ** np.arange(steps)).astype(int).tolist(), len(queries)})
         sketches = own.levels.sketch(queries[:, own.levels.columns])
-        examination = Examination(own.levels.sketch(own.features[:, own.levels.columns]), own.labels)
-        hashes = hashed(sketches, labels, own.tag)
+        examination = TreeProbe(own.levels.sketch(own.features[:, own.levels.columns]), own.labels)
+        hashes = hash_pairs(sketches, labels, own.tag)
         leaves, held = self.tree.leaf(queries), np.bincount(self.tree.leaf(own.features), minlength=self.tree.leaves)
         gained, covered = [], []
         for length in lengths:
-            kept = least(hashes[:length], np.zeros(length, np.int64))
+            kept = smallest_of(hashes[:length], np.zeros(length, np.int64))
             gained.append(examination.exposure(sketches[kept], labels[kept]))
             covered.append(100 * float(held[np.unique(leaves[:length])].sum() / held.sum()))
         return Curve(lengths, dict(zip(METERS, (gained, covered), strict=True)), self._published(queries, labels))

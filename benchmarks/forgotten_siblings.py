@@ -26,12 +26,11 @@ from numpy.typing import NDArray
 from benchmarks.lab._markdown import table
 from detector.cli.foreign.scikit_learn import model_of
 from detector.contracts.queries import OutputKind
-from detector.core.batch import MicroBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.owner_model import Features, Tree
 from detector.core.owner_model.margins import Margins
 from detector.core.signals.margin import BLOCKED_AT, LEAST_IN_LEAF, Margin
-from detector.core.signals.prada.signal import Prada
+from detector.core.signals.prada import Prada
 from detector.lab.answers import Answers
 from detector.lab.attackers import path_finding_bottom_up
 from detector.lab.attackers.attacker import Knowledge
@@ -120,7 +119,7 @@ class Case:
         for start in range(0, len(features), STEP):
             part = features[start : start + STEP]
             outputs = self.tree.leaf(part)[:, None]
-            yield engine.observe(MicroBatch((batch(part, ["one"] * len(part), outputs=outputs),))).signals["margin"]
+            yield engine.observe([batch(part, ["one"] * len(part), outputs=outputs)]).signals["margin"]
 
     def suspected_at(self, features: Rows) -> int | None:
         """After how many queries the score first reached 1."""

@@ -28,8 +28,7 @@ from rich.progress import Progress
 
 from benchmarks._detecting import Account, Rows, Verdict, account, judge
 from benchmarks.lab._markdown import table
-from detector.core.calibration.achieved import Achieved
-from detector.core.calibration.calibrate import calibrate
+from detector.core.calibration.calibrate import FlaggedRate, calibrate
 from detector.core.profile.profile import Profile
 from detector.lab.data import Examples
 from detector.lab.experiment import dataset_of, victim_of
@@ -170,7 +169,7 @@ def measured(target: Target, pool: ProcessPoolExecutor, progress: Progress) -> s
 
 def _rate(verdicts: dict[str, list[Verdict]]) -> str:
     every = [verdict for own in verdicts.values() for verdict in own]
-    low, high = Achieved(_count(every), len(every)).interval
+    low, high = FlaggedRate(_count(every), len(every)).interval
     return f"{_count(every)} of {len(every)} (95 percent interval {low:.1%} to {high:.1%}){_named(verdicts)}"
 
 

@@ -17,8 +17,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks._detecting import Account, Verdict, account, judge, told_apart
-from detector.core.calibration.achieved import Achieved
-from detector.core.calibration.calibrate import calibrate
+from detector.core.calibration.calibrate import FlaggedRate, calibrate
 
 
 @dataclass(slots=True)
@@ -71,7 +70,7 @@ def main() -> None:
     print("| recording | accounts | queries | `prada` alone | calibrated | told by | told apart |")
     print("|---|---|---|---|---|---|---|")
     print("\n".join(lines))
-    low, high = Achieved(len(flagged), judged).interval
+    low, high = FlaggedRate(len(flagged), judged).interval
     print(f"\nhonest accounts flagged: {len(flagged)} of {judged} (95 percent interval {low:.1%} to {high:.1%})")
     print("\n".join(flagged))
     found = [first for first in firsts if first]

@@ -21,10 +21,9 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from benchmarks._service import Service, retained, service, wait_until
 from detector.contracts.batches import take
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, encode_packed
-from detector.contracts.partitioning import partition_of
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
+from detector.contracts.topics import partition_of
 from detector.core.engine import Engine
 from detector.runtime.sections import DetectionSettings, LimitSettings, WorkerSettings
 from detector.stream.detection_config import engine_config
@@ -93,7 +92,7 @@ def _filled(engine: Engine, names: list[str]) -> Engine:
     generator = np.random.default_rng(5)
     for _ in range(QUERIES // 2):
         rows = np.tile(np.arange(len(names), dtype=np.int32), 2)
-        engine.observe(MicroBatch((_batch(generator, names, rows),)))
+        engine.observe([_batch(generator, names, rows)])
     return engine
 
 

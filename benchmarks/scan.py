@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks._detecting import Account
 from benchmarks._mixed_logs import Target, honest, thief, unnamed
 from benchmarks.recorded import read
-from detector.core.calibration.achieved import Achieved
-from detector.core.calibration.scanning import Standing, scan
+from detector.core.calibration.calibrate import FlaggedRate
+from detector.core.calibration.scan import ScannedAccount, scan
 
 BUDGET = 0.01
 SEEDS = (4, 5)
@@ -59,7 +59,7 @@ def outcome(crowd: Sequence[Account], thieves: Sequence[Account], seed: int) -> 
     log = unnamed([*crowd, *thieves], np.random.default_rng(seed))
     kinds = {own.name: own.kind for own in log}
     bad = {own.name for own in log if id(own.queries.features) in stolen}
-    order: list[Standing] = scan([own.queries for own in log], BUDGET).standings
+    order: list[ScannedAccount] = scan([own.queries for own in log], BUDGET).accounts
     places = tuple(place for place, own in enumerate(order, 1) if own.name in bad)
     out = [own.name for own in order if own.stands_out]
     flagged = tuple(kinds[name] for name in out if name not in bad)
@@ -109,7 +109,7 @@ def _told(own: Outcome) -> str:
 def _summary(kind: str, found: Sequence[Outcome]) -> str:
     flagged = sum(len(own.flagged) for own in found)
     accounts = sum(own.accounts for own in found)
-    low, high = Achieved(flagged, accounts).interval
+    low, high = FlaggedRate(flagged, accounts).interval
     first = sum(own.as_wanted for own in found)
     return (
         f"{kind}: thieves first and at most one honest account out in {first} of {len(found)} logs; thieves out "

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.calibration.calibrate import calibrate
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
@@ -73,7 +72,7 @@ def measure(dimension: int, principals: int) -> tuple[float, float]:
     turns = QUERIES * principals // BATCH + TURNS
     for turn in range(turns):
         who = rng.integers(0, principals, BATCH)
-        batch = MicroBatch((queries(surface(rng, BATCH, dimension), who),))
+        batch = [queries(surface(rng, BATCH, dimension), who)]
         for engine, own in zip((alone, every), times, strict=True):
             started = time.process_time()
             engine.observe(batch)

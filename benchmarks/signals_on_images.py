@@ -23,7 +23,6 @@ from rich.progress import Progress
 from benchmarks._detecting import Account, account
 from benchmarks.calibrated import carried_out, honest, stolen
 from detector.contracts.batches import cut
-from detector.core.batch import MicroBatch
 from detector.core.calibration.calibrate import calibrate
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
@@ -65,7 +64,7 @@ def _run(own: Account, profile: Profile) -> tuple[float, float]:
     engines = (Engine(EngineConfig(), {"prada": SIGNALS["prada"]}), Engine(EngineConfig(profiles=(profile,))))
     times = [0.0, 0.0]
     for start in range(0, len(own.queries), BATCH):
-        batch = MicroBatch((cut(own.queries, start, min(start + BATCH, len(own.queries))),))
+        batch = [cut(own.queries, start, min(start + BATCH, len(own.queries)))]
         for at, engine in enumerate(engines):
             started = time.process_time()
             engine.observe(batch)

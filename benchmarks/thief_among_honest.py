@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
-from detector.core.calibration.accounts import accounts_of
-from detector.core.calibration.screening import Screened, calibrate_screened
+from detector.core.calibration.scan import Screened, calibrate_screened
+from detector.core.calibration.traffic import accounts_of
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
 from detector.lab.data import Dataset
@@ -86,7 +85,7 @@ def accounts(traces: Sequence[Trace]) -> list[QueryBatch]:
 
 def first_verdict(profile: Profile, account: QueryBatch) -> int | None:
     """At which query, from 1, ``account`` is flagged; None if never."""
-    seen = Engine(EngineConfig(profiles=(profile,))).observe(MicroBatch((account,)))
+    seen = Engine(EngineConfig(profiles=(profile,))).observe([account])
     return int(np.argmax(seen.flagged)) + 1 if seen.flagged.any() else None
 
 

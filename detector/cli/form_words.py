@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from detector.core.calibration.plain import PlainTraffic
+from detector.core.calibration.traffic import PlainTraffic
 
 _OUTPUTS = {
     "probability": "one probability per row, taken as that of the second of two classes",

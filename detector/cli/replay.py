@@ -74,7 +74,7 @@ def replay(
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Judge recorded queries from files as the service would, and write verdicts, alerts and decisions."""
-    from detector.cli.replaying import replay as replay_files
+    from detector.replay.report import replay as replay_files
     from detector.runtime.settings import load_settings
     from detector.stream.detection_config import engine_config, policy_config
     from detector.stream.source_records import AHEAD_SECONDS
@@ -151,7 +151,7 @@ def _changed(
 
 
 def _warning(summary: dict[str, Any], mode: str) -> str:
-    """Returns a warning with the uncalibrated_warning model versions and the command that calibrates them."""
+    """Returns a warning with the uncalibrated model versions and the command that calibrates them."""
     from detector.stream.detection_config import uncalibrated_warning
 
     names = [f"{own['model']} {own['model_version']}" for own in summary["models"] if not own["calibrated"]]

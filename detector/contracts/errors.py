@@ -86,3 +86,16 @@ class LabError(WeirguardError):
 
 class NotMergeable(WeirguardError):
     """The states of several principals cannot be merged for this signal without their queries."""
+
+
+_PACKAGES = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
+
+
+def not_read(where: str, error: Exception) -> BrokerError:
+    """What kafka-python's ``error`` means for reading ``where``; of a compression that it cannot read, with the package
+    to install."""
+    if type(error).__name__ != "UnsupportedCodecError":
+        return BrokerError(f"{where}: {error}")
+    package = next((package for codec, package in _PACKAGES.items() if codec in str(error)), None)
+    what = f"pip install {package}" if package else "it is unknown to this version of kafka-python"
+    return BrokerError(f"{where}: the compression cannot be read here ({error}): {what}")

@@ -15,7 +15,7 @@ from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
 from detector.core.forms import Outputs
 from detector.core.profile.profile import Profile
-from detector.core.state.rings import PAGE
+from detector.core.state.columns import PAGE
 
 EngineMode = Literal["default", "compatible"]
 

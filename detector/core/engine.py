@@ -4,24 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 from math import nan
 from typing import Any
 
 import numpy as np
 
 from detector.contracts.errors import NewerStateLog
-from detector.core.batch import MicroBatch, Observation, PrincipalKey, Sections, Standing
+from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
-from detector.core.pipeline.deltas import ENGINE, VERSION
-from detector.core.pipeline.run import Observing
-from detector.core.pipeline.store import Record, Registry, State
-from detector.core.profile.matching import Fitting
+from detector.core.pipeline.run import Observation, Observing
+from detector.core.pipeline.store import ENGINE, VERSION, Record, Registry, State
+from detector.core.profile.profile import ProfileMatcher
 from detector.core.profile.reference import ReferenceIndex
 from detector.core.signals import SIGNALS
-from detector.core.state.arrays import pack, unpack
-from detector.core.state.principals import Shard
+from detector.core.state.arrays import Section, Sections, pack, unpack
+from detector.core.state.principals import PrincipalKey, Shard
 
-__all__ = ["Engine", "EngineConfig", "Limits", "PradaConfig", "observe_together"]
+__all__ = [
+    "Engine",
+    "EngineConfig",
+    "Limits",
+    "Observation",
+    "PradaConfig",
+    "PrincipalKey",
+    "PrincipalStatus",
+    "Section",
+    "Sections",
+    "observe_together",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalStatus:
+    """The state of one principal of one model: ``queries`` taken, ``repeats`` among them, the last ``score`` (NaN
+    before any) and whether it is ``flagged``."""
+
+    queries: int
+    repeats: int
+    score: float
+    flagged: bool
 
 
 class Engine:
@@ -33,7 +55,7 @@ class Engine:
         self.skipped_sections = 0
         self._state = State(config, registry)
         self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in config.judging}
-        self._fitting = Fitting(config.judging, config.outputs)
+        self._fitting = ProfileMatcher(config.judging, config.outputs)
         self._shard = Shard()
 
     def sibling(self) -> Engine:
@@ -46,7 +68,7 @@ class Engine:
     def configuration_hash(self) -> str:
         return self.config.configuration_hash()
 
-    def observe(self, batch: MicroBatch) -> Observation:
+    def observe(self, batch: Sequence[QueryBatch]) -> Observation:
         """Learns from ``batch`` and judges each of its rows as of that row."""
         return observe_together([(self, batch)])[0]
 
@@ -95,15 +117,15 @@ class Engine:
         if ENGINE in bodies:
             self._state.load(self._shard, bodies.pop(ENGINE), bodies)
 
-    def standing(self, model: str, principal: str) -> Standing:
+    def status(self, model: str, principal: str) -> PrincipalStatus:
         """Returns the state of ``principal`` over all versions of ``model``; zeros if it is unknown."""
         principals = self._state.principals
         slots = principals.versions_of(self._shard, model, principal)
         if not slots:
-            return Standing(0, 0, nan, False)
+            return PrincipalStatus(0, 0, nan, False)
         columns = principals.slots
         queries, repeats, active, score = (columns[name] for name in ("queries", "repeats", "active", "score"))
-        return Standing(
+        return PrincipalStatus(
             sum(int(queries[slot]) for slot in slots),
             sum(int(repeats[slot]) for slot in slots),
             float(score[max(slots, key=active.__getitem__)]),
@@ -152,7 +174,7 @@ class Engine:
         return bodies
 
 
-def observe_together(work: Sequence[tuple[Engine, MicroBatch]]) -> list[Observation]:
+def observe_together(work: Sequence[tuple[Engine, Sequence[QueryBatch]]]) -> list[Observation]:
     """What ``observe`` of each engine would say, at little more than the cost of one call: they are siblings."""
     if not work:
         return []

@@ -7,20 +7,17 @@ from numpy.typing import NDArray
 
 from detector.contracts.batches import cut
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig, EngineMode
 from detector.core.engine import Engine, observe_together
-from detector.core.exposure.cells import Cells
-from detector.core.exposure.levels import FEATURES, THRESHOLDS, Levels
+from detector.core.exposure import FEATURES, THRESHOLDS, Cells, QuantileLevels, Validation
 from detector.core.measures import MEASURES
 from detector.core.owner_model import Features, Tree
 from detector.core.owner_model.margins import Margins
 from detector.core.profile.profile import Profile
-from detector.core.profile.reference import Honest, Reference
+from detector.core.profile.reference import HonestQueries, Reference
 from detector.core.profile.standards import Spread, Standards
-from detector.core.profile.validation import Validation
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion.scoring import CHANGE
+from detector.core.signals.suspicion import CHANGE
 from detector.core.state.arrays import Array
 
 _COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
@@ -47,7 +44,7 @@ def warm_for(mode: EngineMode, *, has_profile: bool) -> None:
 def _exercise(engine: Engine, queries: QueryBatch) -> None:
     twin, successor = engine.sibling(), Engine(engine.config)
     for at in range(0, _ROWS, _ROWS // 3):
-        batch = MicroBatch((cut(queries, at, at + _ROWS // 3),))
+        batch = [cut(queries, at, at + _ROWS // 3)]
         for observation in observe_together([(engine, batch), (twin, batch)]):
             successor.absorb(observation.sections)
     successor.load(engine.dump(engine.keys()))
@@ -84,7 +81,7 @@ def _profiles(queries: QueryBatch) -> list[Profile]:
     set: one of a tree, one of an unknown model."""
     ones = np.ones(len(_COLUMNS))
     standards = Standards(_COLUMNS, Spread(0 * ones, ones, ones), np.zeros((1, len(_COLUMNS))), 1.0)
-    reference = Reference.of([Honest(queries.features, queries.outputs)], "probabilities")
+    reference = Reference.of([HonestQueries(queries.features, queries.outputs)], "probabilities")
     validation = _validation(queries.features)
     return [
         Profile(
@@ -112,4 +109,4 @@ def _validation(features: NDArray[np.float32]) -> Validation:
     thresholds = np.full((1, THRESHOLDS), np.inf, np.float32)
     thresholds[0, 0] = 0.5
     cells = Cells(np.zeros((1, FEATURES), np.float32), np.array([len(features)]))
-    return Validation(features, np.zeros(len(features), np.int64), Levels(np.array([0]), thresholds), cells)
+    return Validation(features, np.zeros(len(features), np.int64), QuantileLevels(np.array([0]), thresholds), cells)

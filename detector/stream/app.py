@@ -12,9 +12,8 @@ from faust.tables.table import Table
 
 from detector.contracts.errors import SourceGap
 from detector.contracts.topics import STATE_TABLE
-from detector.runtime.sections import KafkaSettings, secret
+from detector.runtime.sections import KafkaSettings, secret, tls_context
 from detector.runtime.settings import Settings
-from detector.runtime.tls import tls_context
 from detector.stream import faust_internals, topics
 from detector.stream.exit_codes import Exit, stop_now
 from detector.stream.partition_manager import PartitionManager

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from detector.core.batch import PrincipalKey, Sections
+from detector.core.engine import PrincipalKey, Sections
 from detector.stream.detector import ACCOUNTING_SECTION, POLICY_SECTION, Detector
 
 _LEDGER_KEYS = 1_000

@@ -12,7 +12,7 @@ import numpy as np
 from detector.contracts.codecs.records import decision_key, encode
 from detector.contracts.findings import Decision
 from detector.contracts.topics import Topics
-from detector.core.batch import Observation
+from detector.core.engine import Observation
 from detector.core.exposure import EXPOSURES
 from detector.policy.activity import Effects
 from detector.runtime import metric_defs as names

@@ -11,10 +11,9 @@ from detector.core.configuration import EngineConfig, Limits, PradaConfig
 from detector.core.profile.profile import Profile
 from detector.core.signals import SIGNALS
 from detector.policy.allowlist import Allowlist, parse_allowlist
-from detector.policy.config import Policy, Step
-from detector.runtime.settings import Settings
-from detector.runtime.settings_keys import hint
-from detector.runtime.text_files import read_text
+from detector.policy.config import Policy, Rung
+from detector.runtime.settings import Settings, hint
+from detector.runtime.text import read_text
 
 
 def engine_config(settings: Settings) -> EngineConfig:
@@ -38,8 +37,8 @@ def policy_config(settings: Settings) -> Policy:
         if name not in SIGNALS:
             raise ConfigurationError(f"policy.signal_modes: there is no signal {name!r}{hint(name, SIGNALS)}")
     ladder = (
-        Step(0, Action("slow", section.slow_queries_per_second)),
-        Step(section.refuse_after_queries, Action("refuse")),
+        Rung(0, Action("slow", section.slow_queries_per_second)),
+        Rung(section.refuse_after_queries, Action("refuse")),
     )
     return Policy(
         mode=section.mode,

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch, Observation, Sections
-from detector.core.engine import Engine, observe_together
-from detector.core.profile.matching import Fitting
-from detector.policy.activity import Activity, Counted, Effects, Unjudged
+from detector.core.engine import Engine, Observation, Sections, observe_together
+from detector.core.profile.profile import ProfileMatcher
+from detector.policy.activity import Activity, Counted, Effects, UnjudgedRow
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
@@ -55,7 +54,7 @@ class Detector:
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
         self.engine = engine
         self.ledger = ledger
-        self._fitting = Fitting(engine.config.judging)
+        self._fitting = ProfileMatcher(engine.config.judging)
 
     def detect(self, queries: DetectionInput) -> DetectionResult:
         """Returns the verdicts and decisions for ``queries``."""
@@ -76,7 +75,7 @@ class Detector:
 
 def detect_together(work: Sequence[tuple[Detector, DetectionInput]]) -> list[DetectionResult]:
     """Returns the result of each detector for its queries, in one call of their engines, which are siblings."""
-    seen = observe_together([(detector.engine, MicroBatch(tuple(queries.pieces))) for detector, queries in work])
+    seen = observe_together([(detector.engine, list(queries.pieces)) for detector, queries in work])
     return [detector.decide(queries, observation) for (detector, queries), observation in zip(work, seen, strict=True)]
 
 
@@ -92,7 +91,7 @@ def _activity(queries: DetectionInput, observation: Observation) -> Activity:
         learning=queries.learning,
         counts=queries.counts,
         judged=observation.index >= 0,
-        unjudged={bad.row: Unjudged(bad.reason, version) for bad, version in zip(refused, versions, strict=True)},
+        unjudged={bad.row: UnjudgedRow(bad.reason, version) for bad, version in zip(refused, versions, strict=True)},
         score=observation.score,
         index=observation.index,
     )

@@ -22,8 +22,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
-from detector.runtime.bombs import is_bomb
-from detector.runtime.odd_batches import LenientBytes
+from detector.runtime.odd_batches import LenientBytes, is_bomb
 from detector.stream.source_records import FetchState
 
 FETCH_WAIT_SECONDS = 0.1

@@ -16,7 +16,7 @@ from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Command
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
-from detector.core.profile.matching import Fitting
+from detector.core.profile.profile import ProfileMatcher
 from detector.policy.activity import Effects
 from detector.runtime import metric_defs as names
 from detector.stream import source_checks
@@ -89,7 +89,7 @@ class Partition:
         self._letters = DeadLetters(topics, number, writer.letters)
         self._assembly = Assembly()
         self._scores = ScoreBoard(topics, number, detector)
-        self._fitting = Fitting(detector.engine.config.profiles)
+        self._fitting = ProfileMatcher(detector.engine.config.profiles)
 
     # -- recovery ----------------------------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class Partition:
         unit.before += decoded.misrouted
         unit.after.extend(self._scores.due(result.observation, last, decoded))
         unit.count_batch(decoded, result, last)
-        for misfit in self._fitting.misfits(decoded.pieces):
+        for misfit in self._fitting.mismatches(decoded.pieces):
             unit.count(names.MISFITS, misfit.queries, misfit.model, misfit.reason)
             unit.warnings.append(misfit.detail)
         return unit

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from detector.contracts.codecs.records import decision_key, encode
 from detector.contracts.findings import Score
 from detector.contracts.topics import Topics
-from detector.core.batch import Observation
+from detector.core.engine import Observation
 from detector.policy.activity import Key
 from detector.stream.detector import DetectionInput, Detector
 from detector.stream.state_log import Message
@@ -114,7 +114,7 @@ class ScoreBoard:
         judged, accused = {_key(observation, row) for row in last}, self._accounting.accused()
         for key, (version, time) in found.items():
             if key not in judged:
-                own = self._engine.standing(*key)
+                own = self._engine.status(*key)
                 flagged = own.flagged or key in accused
                 yield _Latest(key, version, time, own.queries, own.score, flagged, None, [], np.empty(0))
 
@@ -136,7 +136,7 @@ class ScoreBoard:
             published.popitem(last=False)
 
     def _message(self, latest: _Latest) -> Message:
-        standing, account = self._engine.standing(*latest.key), self._accounting.of(latest.key)
+        standing, account = self._engine.status(*latest.key), self._accounting.of(latest.key)
         unjudged, dropped = (dict(account.unjudged), dict(account.dropped)) if account is not None else ({}, {})
         signals = zip(latest.names, latest.values.tolist(), strict=True)
         record = Score(

@@ -14,8 +14,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from detector.contracts.compression import not_read
-from detector.contracts.errors import BrokerError, ConfigurationError, SourceGap, StateLogError
+from detector.contracts.errors import BrokerError, ConfigurationError, SourceGap, StateLogError, not_read
 from detector.contracts.topics import Topics
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE
 from detector.contracts.errors import InvalidRecord
 
 CONTENT_TYPE = "content-type"

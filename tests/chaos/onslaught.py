@@ -16,7 +16,6 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.engine import Engine
 from detector.policy.ledger import Ledger
 from detector.runtime.sections import DetectionSettings, KafkaSettings, LimitSettings, PolicySettings, WorkerSettings
@@ -223,7 +222,7 @@ def _judged(settings: Settings, names: list[str]) -> Counter[str]:
     for successor in successors.values():
         own = {key.principal for key in successor.detector.engine.keys()} & set(names)
         if own:
-            said = successor.detector.engine.observe(MicroBatch((_one_each(sorted(own)),)))
+            said = successor.detector.engine.observe([_one_each(sorted(own))])
             judged.update(
                 {said.keys[key].principal: int(at) for key, at in zip(said.key_index, said.index, strict=True)}
             )

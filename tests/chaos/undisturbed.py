@@ -20,13 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from detector.cli.replaying import replay
 from detector.contracts.batches import take
-from detector.contracts.codecs.queries import decode_queries
-from detector.contracts.partitioning import partition_of
+from detector.contracts.codecs import decode_queries
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch, Observation
-from detector.core.engine import Engine
+from detector.contracts.topics import partition_of
+from detector.core.engine import Engine, Observation
+from detector.replay.report import replay
 from detector.runtime.settings import Settings
 from detector.stream.detection_config import engine_config, policy_config
 from detector.stream.detector import POLICY_SECTION
@@ -209,7 +208,7 @@ def _sections(entry: Entry) -> dict[str, tuple[int, bytes]]:
 def _verdicts(engine: Engine, further: QueryBatch) -> dict[str, Verdict]:
     if not len(further):
         return {}
-    said: Observation = engine.observe(MicroBatch((further,)))
+    said: Observation = engine.observe([further])
     names = [said.keys[key].principal for key in said.key_index]
     rows = zip(said.index.tolist(), said.flagged.tolist(), said.score.tolist(), strict=True)
     return {name: Verdict(*row) for name, row in zip(names, rows, strict=True)}

@@ -15,14 +15,14 @@ import pytest
 
 from detector.cli.main import main
 from detector.cli.scan_report.words import LOOKS, look_at, reasons, sentence
-from detector.cli.sieve import Sieve
 from detector.contracts.batches import concatenate, take
 from detector.contracts.queries import QueryBatch
-from detector.core.calibration.recording import COLUMNS
-from detector.core.calibration.scanning import Standing
+from detector.core.calibration.crossfit import COLUMNS
+from detector.core.calibration.scan import ScannedAccount
 from detector.core.profile.profile import Profile
 from detector.lab.query_log import Mark, QueryLog, write_query_log
-from detector.runtime.times import rfc3339
+from detector.replay.scan import Sieve
+from detector.runtime.text import rfc3339
 from tests.core.honest import crowd, honest, of_version, thief
 from tests.lab.labelled import run_of
 from tests.sources.logs import write_jsonl
@@ -221,7 +221,7 @@ def test_every_measure_has_words() -> None:
 
 def test_sentences_describe_an_account() -> None:
     parts = (("novelty", 9.0, 1.0, 8.0), ("sign_steps", 4.0, 2.0, 2.0), ("crossings", 0.3, 0.1, 0.2))
-    own = Standing(500, 2.0, 10.2, 5.1, 40, 30, parts, "ana", ("bo",), "eve", left_out=True, stands_out=True)
+    own = ScannedAccount(500, 2.0, 10.2, 5.1, 40, 30, parts, "ana", ("bo",), "eve", left_out=True, stands_out=True)
     assert sentence(own) == "2.0 times the line, crossed at query 31 of 500, once bo does not excuse it"
     assert sentence(replace(own, left_out=False)).endswith("; it stays in the profile")
     assert sentence(replace(own, crossed=None, score=0.4)) == "0.40 times the line after 500 queries"

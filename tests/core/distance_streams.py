@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.signals.prada.published import ReferenceTest
-from detector.core.signals.prada.windowed import WindowedTest
-from detector.core.state.rows import Rows
+from detector.core.signals.prada import WindowedTest
+from detector.core.signals.prada_published import ReferenceTest
+from detector.core.state.rows import StepRows
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Distances:
         """Returns the queries ``rows``."""
         return Distances(*(np.array(column[rows]) for column in vars(self).values()))
 
-    def rows(self, part: slice) -> Rows:
+    def rows(self, part: slice) -> StepRows:
         slots, slot = np.unique(self.who[part], return_inverse=True)
         pools, pool = np.unique(1000 * self.who[part] + self.label[part], return_inverse=True)
         owner, none = np.searchsorted(slots, pools // 1000), np.zeros(len(slot), np.int64)
-        return Rows(
+        return StepRows(
             model="m",
             model_version="1",
             slots=slots,

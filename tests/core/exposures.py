@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits
+from detector.core.exposure import Validation
 from detector.core.owner_model import OwnerModel, Tree
-from detector.core.owner_model.features import Features
+from detector.core.owner_model.models import Features
 from detector.core.profile.profile import Profile
-from detector.core.profile.validation import Validation
-from detector.core.signals.coverage import Coverage
-from detector.core.signals.information_gain import InformationGain
-from detector.core.signals.prada.signal import Prada
+from detector.core.signals.meters import Coverage, InformationGain
+from detector.core.signals.prada import Prada
 from tests.core import profiles
 from tests.core.streams import batch
 

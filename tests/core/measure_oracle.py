@@ -105,9 +105,9 @@ class Account:
 
     def _near(self, point: Vector, beside: float) -> Near:
         found = []
-        for at, (other, off) in enumerate(zip(self.reference.points, self.reference.beside, strict=True)):
+        for at, (other, off) in enumerate(zip(self.reference.points, self.reference.residual, strict=True)):
             along = float(((other.astype(np.float64) - point) ** 2).sum())
-            itself = sqrt(along + (off - beside) ** 2) <= 1e-3 * self.reference.usual
+            itself = sqrt(along + (off - beside) ** 2) <= 1e-3 * self.reference.median_distance
             found.append((inf if itself else sqrt(along + off**2 + beside**2), at))
         found.sort()
         best = found[0][0]

@@ -6,10 +6,10 @@ import numpy as np
 
 from detector.core.measures import MEASURES
 from detector.core.profile.profile import Profile
-from detector.core.profile.reference import Honest, Reference
+from detector.core.profile.reference import HonestQueries, Reference
 from detector.core.profile.standards import Spread, Standards
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion.scoring import CHANGE
+from detector.core.signals.suspicion import CHANGE
 from tests.core.streams import Features, linear_outputs
 
 COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
@@ -18,7 +18,7 @@ COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 def reference(rows: Features, classes: int = 3) -> Reference:
     """Of ``rows``, whose outputs are those of ``linear_outputs``."""
     outputs = linear_outputs(rows, classes)
-    return Reference.of([Honest(rows, outputs)], "probabilities")
+    return Reference.of([HonestQueries(rows, outputs)], "probabilities")
 
 
 def standards(threshold: float = np.inf) -> Standards:

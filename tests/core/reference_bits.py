@@ -14,8 +14,8 @@ from detector.core.measures import MEASURES
 from detector.core.profile.profile import Profile
 from detector.core.profile.reference import Reference, ReferenceIndex
 from detector.core.signals import SIGNALS, WEIGHED
-from detector.core.signals.suspicion.signal import Suspicion
-from detector.core.state.rows import Rows
+from detector.core.signals.suspicion import Suspicion
+from detector.core.state.rows import StepRows
 from tests.core.profiles import reference, standards
 from tests.core.streams import KINDS, Features, batch, linear_outputs, observe, random
 
@@ -32,10 +32,10 @@ def compared(index: ReferenceIndex, features: Features) -> Said:
     """The results for the rows ``features`` (n, d) themselves."""
     own = index.reference
     rows = index.scaled(features)
-    placed = own.embedding.place(rows)
-    near = index.nearest(placed)
-    said = {name: getattr(placed, name) for name in ("points", "beside", "squares", "unusual")}
-    said |= {"distance": near.distance, "rows": near.rows, "scaled": rows, "strange": own.seen.strange(rows)}
+    projection = own.embedding.project(rows)
+    near = index.nearest(projection)
+    said = {name: getattr(projection, name) for name in ("points", "residual", "squares", "mahalanobis")}
+    said |= {"distance": near.distance, "rows": near.rows, "scaled": rows, "strange": own.seen.unseen_mask(rows)}
     return {name: bits(values) for name, values in said.items()}
 
 
@@ -43,7 +43,7 @@ def measured(own: Reference, features: Features, cuts: Sequence[int]) -> Said:
     """The values of all measures and the weights of all clocks for a principal's queries, cut at ``cuts``."""
     heard: list[tuple[Floats, Floats]] = []
 
-    def listen(_rows: Rows, values: Floats, weights: Floats, _others: Floats) -> None:
+    def listen(_rows: StepRows, values: Floats, weights: Floats, _others: Floats) -> None:
         heard.append((values, weights))
 
     suspicion = partial(Suspicion, measures=MEASURES, others=WEIGHED, listener=listen)

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from detector.contracts.batches import cut
 from detector.contracts.findings import Finding
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch, Observation, Sections
-from detector.core.engine import Engine
+from detector.core.engine import Engine, Observation, Sections
 
 Features = NDArray[np.float32]
 
@@ -46,10 +45,10 @@ def batch(
     )
 
 
-def of_one(features: Any, labels: Any = None, who: str = "ann") -> MicroBatch:
+def of_one(features: Any, labels: Any = None, who: str = "ann") -> list[QueryBatch]:
     """A micro-batch of one principal with label outputs."""
     outputs = None if labels is None else np.asarray(labels, np.float32)[:, None]
-    return MicroBatch((batch(features, [who] * len(features), outputs=outputs),))
+    return [batch(features, [who] * len(features), outputs=outputs)]
 
 
 def random(generator: np.random.Generator, count: int, dimension: int) -> Features:
@@ -177,7 +176,7 @@ def _plain(start: int, finding: Finding) -> tuple[Any, ...]:
     return (start + finding.row, *(getattr(finding, name) for name in finding.__slots__ if name != "row"))
 
 
-def rows_between(pieces: Sequence[QueryBatch], start: int, end: int) -> MicroBatch:
+def rows_between(pieces: Sequence[QueryBatch], start: int, end: int) -> list[QueryBatch]:
     """Rows ``start`` to ``end`` of the concatenation of ``pieces``."""
     parts = []
     for piece in pieces:
@@ -185,4 +184,4 @@ def rows_between(pieces: Sequence[QueryBatch], start: int, end: int) -> MicroBat
         if low < high:
             parts.append(cut(piece, low, high))
         start, end = start - len(piece), end - len(piece)
-    return MicroBatch(tuple(parts))
+    return list(parts)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.core.signals.suspicion.averages import DEPTH, MEMORIES, fade
+from detector.core.signals.suspicion import DEPTH, MEMORIES, fade
 from detector.core.state.arrays import Array
 
 COLUMNS = 5

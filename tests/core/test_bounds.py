@@ -7,18 +7,18 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from detector.core.batch import MicroBatch, PrincipalKey
-from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig
+from detector.contracts.queries import QueryBatch
+from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig, PrincipalKey
 from tests.core.streams import batch, observe, of_one, random, unclipped
 
 
-def _newcomers(first: int, count: int, dimension: int = 8) -> MicroBatch:
+def _newcomers(first: int, count: int, dimension: int = 8) -> list[QueryBatch]:
     features = np.random.default_rng(first).random((count, dimension), dtype=np.float32)
-    return MicroBatch((batch(features, [f"new-{first + number}" for number in range(count)]),))
+    return [batch(features, [f"new-{first + number}" for number in range(count)])]
 
 
 def _thief(engine: Engine) -> None:
-    seen = observe(engine, of_one(unclipped(np.random.default_rng(0), 260, 16), who="thief").pieces)
+    seen = observe(engine, of_one(unclipped(np.random.default_rng(0), 260, 16), who="thief"))
     assert seen.flagged[-1]
 
 
@@ -52,7 +52,7 @@ def test_what_is_kept_for_a_dimension_goes_with_its_last_principal() -> None:
 def test_whoever_has_a_score_outlasts_those_without_and_the_suspect_outlasts_both() -> None:
     engine = Engine(EngineConfig(limits=Limits(principals=16)))
     _thief(engine)
-    observe(engine, of_one(random(np.random.default_rng(2), 150, 16), who="scored").pieces)
+    observe(engine, of_one(random(np.random.default_rng(2), 150, 16), who="scored"))
     for first in range(40):
         engine.observe(_newcomers(first, 1))
     assert {key.principal for key in engine.keys()} >= {"thief", "scored"}
@@ -123,14 +123,14 @@ def test_one_principal_of_a_wrong_dimension_does_not_fix_it_for_the_model() -> N
 def test_a_suspect_of_one_model_is_none_of_another() -> None:
     engine = Engine(EngineConfig())
     _thief(engine)
-    assert not engine.observe(MicroBatch((batch(np.ones((1, 16)), ["thief"], model="fraud"),))).flagged.any()
+    assert not engine.observe([batch(np.ones((1, 16)), ["thief"], model="fraud")]).flagged.any()
 
 
 def test_compatible_mode_keeps_everything() -> None:
     config = EngineConfig(mode="compatible", prada=PradaConfig(delta=0.95), limits=Limits(history_queries=10))
     engine = Engine(config)
     rows = random(np.random.default_rng(5), 300, 4)
-    observe(engine, of_one(rows).pieces)
+    observe(engine, of_one(rows))
     assert engine.nbytes_of(PrincipalKey("credit", "1", "ann")) > 200 * 16
 
 
@@ -139,7 +139,7 @@ def test_a_large_batch_of_near_duplicates_takes_bounded_memory() -> None:
     features = (1 + 1e-6 * np.random.default_rng(0).standard_normal((12_000, 16))).astype(np.float32)
     engine = Engine(EngineConfig())
     tracemalloc.start()
-    engine.observe(MicroBatch((batch(features, [f"eve-{row % 15}" for row in range(12_000)]),)))
+    engine.observe([batch(features, [f"eve-{row % 15}" for row in range(12_000)])])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 150_000_000

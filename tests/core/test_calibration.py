@@ -12,16 +12,12 @@ from numpy.typing import NDArray
 from detector.contracts.batches import take
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import OutputKind, QueryBatch
-from detector.core.batch import MicroBatch
-from detector.core.calibration.calibrate import Calibration, calibrate
-from detector.core.calibration.crossfit import CrossFit
-from detector.core.calibration.habits import fields, what_if
-from detector.core.calibration.jury import farthest
-from detector.core.calibration.recording import COLUMNS, record
-from detector.core.calibration.threshold import Tail, oddness
+from detector.core.calibration.calibrate import Calibration, Tail, calibrate, oddness
+from detector.core.calibration.crossfit import COLUMNS, CrossFit, record
+from detector.core.calibration.exemplars import farthest, fields, what_if
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
-from detector.core.profile.standards import FLOOR, unexplained
+from detector.core.profile.standards import MIN_THRESHOLD, unexplained
 from tests.core.honest import CLASSES, DIMENSION, account, crowd, honest, thief
 from tests.core.streams import observe, random
 
@@ -65,17 +61,17 @@ def test_a_smaller_budget_asks_for_more_and_the_tail_says_how_much() -> None:
     tail = Tail.of(_exponential(3, 40))
     budgets = [0.1, 0.03, 0.01, 0.001]
     thresholds = [tail.threshold(budget) for budget in budgets]
-    assert thresholds == sorted(thresholds) and tail.threshold(0.01) > FLOOR
+    assert thresholds == sorted(thresholds) and tail.threshold(0.01) > MIN_THRESHOLD
     slopes = np.diff(thresholds) / np.diff(-np.log(budgets))
     np.testing.assert_allclose(slopes, tail.excess)
     assert tail.threshold(0.5) == tail.start  # there are no more than that above it
 
 
 def test_however_alike_honest_accounts_are_no_threshold_is_below_the_floor_at_one_percent() -> None:
-    assert Tail.of(np.zeros(30)).threshold(0.01) == FLOOR
+    assert Tail.of(np.zeros(30)).threshold(0.01) == MIN_THRESHOLD
     alike = Tail.of(0.2 * _exponential(3, 40))
     thresholds = [alike.threshold(budget) for budget in (0.01, 0.05, 0.2)]
-    assert thresholds[0] == FLOOR
+    assert thresholds[0] == MIN_THRESHOLD
     np.testing.assert_allclose(-np.diff(thresholds), alike.excess * np.log([5, 4]))
 
 
@@ -204,12 +200,12 @@ def test_one_query_of_nonsense_is_no_verdict_and_nonsense_without_end_is() -> No
 
 
 def _ever_flagged(profile: Profile, own: QueryBatch) -> bool:
-    return bool(Engine(EngineConfig(profiles=(profile,))).observe(MicroBatch((own,))).flagged.any())
+    return bool(Engine(EngineConfig(profiles=(profile,))).observe([own]).flagged.any())
 
 
 def _flagged(profile: Profile, accounts: list[QueryBatch]) -> list[bool]:
     engine = Engine(EngineConfig(profiles=(profile,)))
-    return [bool(engine.observe(MicroBatch((own,))).flagged[-1]) for own in accounts]
+    return [bool(engine.observe([own]).flagged[-1]) for own in accounts]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -9,13 +9,12 @@ import pytest
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.engine import EngineConfig, Limits
+from detector.core.exposure import Validation
 from detector.core.owner_model import OwnerModel, Tree
-from detector.core.owner_model.features import Features
-from detector.core.profile.validation import Validation
+from detector.core.owner_model.models import Features
 from detector.core.signals.base import Delta
-from detector.core.signals.coverage import Coverage
+from detector.core.signals.meters import Coverage
 from detector.core.state.arrays import unpack
 from tests.core import profiles
 from tests.core.exposures import asked, engine, interleaved, profile, stream, tree, validation
@@ -92,7 +91,7 @@ def test_it_accuses_nobody_and_is_silent_without_a_validation_set() -> None:
 
 def _columns(piece: QueryBatch) -> np.ndarray:
     """Returns the results for ``piece`` with all its optional columns."""
-    return engine(profile(model=tree())).observe(MicroBatch((piece,))).signals[NAME]
+    return engine(profile(model=tree())).observe([piece]).signals[NAME]
 
 
 def test_the_leaf_is_computed_and_not_taken_from_the_log() -> None:
@@ -139,7 +138,7 @@ def test_only_features_that_vary_are_looked_at() -> None:
     piece = interleaved(44, 60, 2)
     own, rows = validation(), asked(2, 60).features
     wide = replace(profiles.profile(_behind(rows)), validation=Validation.of(_behind(own.features), own.labels))
-    seen = engine(wide).observe(MicroBatch((replace(piece, features=_behind(piece.features)),))).signals[NAME]
+    seen = engine(wide).observe([replace(piece, features=_behind(piece.features))]).signals[NAME]
     np.testing.assert_array_equal(seen, observe(engine(profile()), [piece]).signals[NAME])
 
 

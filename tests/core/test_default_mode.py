@@ -11,7 +11,7 @@ from tests.core.streams import Features, Seen, duplicates, observe, of_one, rand
 
 
 def _observe(features: Features, config: EngineConfig | None = None) -> Seen:
-    return observe(Engine(config or EngineConfig()), of_one(features).pieces)
+    return observe(Engine(config or EngineConfig()), of_one(features))
 
 
 def _retrying(seed: int, count: int = 300) -> Features:
@@ -96,8 +96,8 @@ def test_repeats_do_not_depend_on_who_else_asks() -> None:
     features = duplicates(np.random.default_rng(9), 300, 8)
     alone = _observe(features)
     engine = Engine(EngineConfig(limits=Limits()))
-    observe(engine, of_one(features, who="bob").pieces)
-    together = observe(engine, of_one(features, who="ann").pieces)
+    observe(engine, of_one(features, who="bob"))
+    together = observe(engine, of_one(features, who="ann"))
     np.testing.assert_array_equal(alone.signals["prada.repeats"], together.signals["prada.repeats"])
 
 

@@ -46,29 +46,29 @@ def test_axes_are_the_principal_ones(count: int, dimension: int) -> None:
 def test_a_place_loses_nothing_of_the_distance_to_the_centre(dimension: int) -> None:
     rows = _rows(200, dimension)
     embedding, asked = Embedding.fit(rows), _rows(50, dimension, seed=1)
-    placed = embedding.place(asked)
+    projection = embedding.project(asked)
     along = ((asked - embedding.centre) @ embedding.axes).astype(np.float32)
-    np.testing.assert_allclose(placed.points, along, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(projection.points, along, rtol=1e-5, atol=1e-5)
     whole = ((asked - embedding.centre) ** 2).sum(axis=1)
-    np.testing.assert_allclose((placed.points.astype(float) ** 2).sum(axis=1), placed.squares, rtol=1e-5)
-    np.testing.assert_allclose(placed.squares + placed.beside**2, whole, rtol=1e-5)
-    assert (placed.beside > 1.0).all() == (dimension > AXES)
+    np.testing.assert_allclose((projection.points.astype(float) ** 2).sum(axis=1), projection.squares, rtol=1e-5)
+    np.testing.assert_allclose(projection.squares + projection.residual**2, whole, rtol=1e-5)
+    assert (projection.residual > 1.0).all() == (dimension > AXES)
 
 
 def test_a_row_lies_where_it_would_alone() -> None:
     rows = _rows(400, 90)
     embedding = Embedding.fit(rows)
-    together = embedding.place(rows)
+    together = embedding.project(rows)
     for at in (0, 7, 399):
-        alone = embedding.place(rows[at : at + 1])
-        for name in ("points", "beside", "squares", "unusual"):
+        alone = embedding.project(rows[at : at + 1])
+        for name in ("points", "residual", "squares", "mahalanobis"):
             assert getattr(alone, name)[0].tolist() == getattr(together, name)[at].tolist()
 
 
 @pytest.mark.parametrize(("count", "dimension"), [(300, 12), (300, EXACT), (40, EXACT), (10, 1)])
 def test_of_few_features_what_is_unusual_is_the_mahalanobis_distance(count: int, dimension: int) -> None:
     rows, asked = _rows(count, dimension), _rows(30, dimension, seed=2)
-    said = Embedding.fit(rows).place(asked).unusual
+    said = Embedding.fit(rows).project(asked).mahalanobis
     np.testing.assert_allclose(said, _mahalanobis(rows, asked), rtol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_of_many_features_random_directions_stand_for_all(count: int) -> None:
     asked[:100] += np.random.default_rng(4).normal(0, 9, (100, 90)).astype(np.float32)
     embedding = Embedding.fit(rows)
     assert embedding.whitening.shape == (90, DIRECTIONS)
-    share = embedding.place(asked).unusual / _mahalanobis(rows, asked)
+    share = embedding.project(asked).mahalanobis / _mahalanobis(rows, asked)
     deviation = np.sqrt(2 / DIRECTIONS)
     assert (np.abs(share - 1) < 3.5 * deviation).all()
     assert abs(share.mean() - 1) < deviation
@@ -101,28 +101,28 @@ def test_the_farther_off_the_more_unusual_even_where_honest_rows_never_vary(dime
     embedding = Embedding.fit(rows)
     steps = np.repeat(rows[:1], 5, axis=0)
     steps[:, 3] += np.arange(5, dtype=np.float32)
-    assert (np.diff(np.log(embedding.place(steps).unusual)) > 0.1).all()
+    assert (np.diff(np.log(embedding.project(steps).mahalanobis)) > 0.1).all()
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_rows_all_alike_are_no_obstacle(count: int) -> None:
     rows = np.full((count, 7), 3.0, np.float32)
     embedding = Embedding.fit(rows)
-    said = embedding.place(np.concatenate((rows[:1], rows[:1] + 1))).unusual
+    said = embedding.project(np.concatenate((rows[:1], rows[:1] + 1))).mahalanobis
     assert np.isfinite(said).all() and said[1] > said[0]
 
 
 def test_chosen_rows_keep_their_places() -> None:
     embedding, rows = Embedding.fit(_rows(60, 40)), _rows(9, 40, seed=4)
     some = np.array([7, 0, 3])
-    placed, chosen = embedding.place(rows), embedding.place(rows).at(some)
-    for name in ("points", "beside", "squares", "unusual"):
-        np.testing.assert_array_equal(getattr(chosen, name), getattr(placed, name)[some])
+    projection, chosen = embedding.project(rows), embedding.project(rows).at(some)
+    for name in ("points", "residual", "squares", "mahalanobis"):
+        np.testing.assert_array_equal(getattr(chosen, name), getattr(projection, name)[some])
 
 
 def test_its_record_brings_it_back() -> None:
     embedding = Embedding.fit(_rows(60, 40))
     back = Embedding.from_record(unpack(pack(embedding.to_record())))
     asked = _rows(9, 40, seed=4)
-    np.testing.assert_array_equal(back.place(asked).points, embedding.place(asked).points)
-    np.testing.assert_array_equal(back.place(asked).unusual, embedding.place(asked).unusual)
+    np.testing.assert_array_equal(back.project(asked).points, embedding.project(asked).points)
+    np.testing.assert_array_equal(back.project(asked).mahalanobis, embedding.project(asked).mahalanobis)

@@ -11,14 +11,28 @@ import numpy as np
 import pytest
 
 from detector.contracts.errors import ConfigurationError
-from detector.core.exposure.bitmaps import BYTES, CELLS, first_visits, visit, visited
-from detector.core.exposure.cells import Cells
-from detector.core.exposure.information import entropy, information_gain
-from detector.core.exposure.learning import Examination, is_due
-from detector.core.exposure.levels import FEATURES, THRESHOLDS, Levels
-from detector.core.exposure.sample import PLACES, hashed, least, place
-from detector.core.profile.validation import BYTES as MOST_BYTES
-from detector.core.profile.validation import ROWS, Validation
+from detector.core.exposure import (
+    BITMAP_BYTES,
+    BITMAP_CELLS,
+    BUCKETS,
+    FEATURES,
+    THRESHOLDS,
+    VALIDATION_ROWS,
+    Cells,
+    QuantileLevels,
+    TreeProbe,
+    Validation,
+    bucket_of,
+    entropy,
+    first_visits,
+    hash_pairs,
+    information_gain,
+    is_due,
+    smallest_of,
+    visit,
+    visited,
+)
+from detector.core.exposure import VALIDATION_BYTES as MOST_BYTES
 from detector.core.state.arrays import pack, unpack
 from tests.core.exposures import DIMENSION, asked, tree, validation
 
@@ -84,19 +98,19 @@ def test_an_exposure_is_what_a_tree_grown_by_trying_everything_knows() -> None:
     parts = [_leaf(leaves, row) for row in known.astype(float).tolist()]
     expected = 100 * _gain(parts, own.labels.tolist()) / _entropy(own.labels.tolist())
     # Splits of equal gain are chosen between by chance, so only nearly the same tree is grown.
-    assert Examination(known, own.labels).exposure(taught, learned.labels) == pytest.approx(expected, abs=8)
+    assert TreeProbe(known, own.labels).exposure(taught, learned.labels) == pytest.approx(expected, abs=8)
     assert 40 < expected < 95
 
 
 def test_knowing_all_of_the_validation_set_is_all_and_one_answer_is_nothing() -> None:
     own = validation()
     known = own.levels.sketch(own.features[:, own.levels.columns])
-    examination = Examination(known, own.labels)
+    examination = TreeProbe(known, own.labels)
     assert examination.exposure(known, own.labels) == pytest.approx(100.0, abs=1.0)
     assert examination.exposure(known, np.zeros(len(known), np.int64)) == 0.0
     assert examination.exposure(known[:0], own.labels[:0]) == 0.0
-    assert examination.asks
-    assert not Examination(known, np.ones(len(known), np.int64)).asks
+    assert examination.is_informative
+    assert not TreeProbe(known, np.ones(len(known), np.int64)).is_informative
 
 
 def test_a_fit_is_due_at_20_and_whenever_there_are_eight_times_as_many() -> None:
@@ -105,7 +119,7 @@ def test_a_fit_is_due_at_20_and_whenever_there_are_eight_times_as_many() -> None
 
 def test_levels_are_counts_of_thresholds_between_validation_values() -> None:
     features = np.array([[0, 5, 1], [1, 5, 1], [4, 5, 2], [4, 5, 9]], np.float32)
-    levels = Levels.of(features, np.array([0, 1, 0, 1]))
+    levels = QuantileLevels.of(features, np.array([0, 1, 0, 1]))
     assert levels.columns.tolist() == [0, 2]
     assert levels.thresholds[:, :3].tolist() == [[0.5, 2.5, np.inf], [1.5, 5.5, np.inf]]
     asked_for = np.array([[-9, 1.5], [0.5, 1.6], [0.6, 99], [np.nan, 5.5]], np.float32)
@@ -115,7 +129,7 @@ def test_levels_are_counts_of_thresholds_between_validation_values() -> None:
 
 def test_of_many_values_the_thresholds_hold_equal_shares() -> None:
     values = np.random.default_rng(2).standard_normal((1_000, 1)).astype(np.float32) ** 3
-    levels = Levels.of(values, (values[:, 0] > 0).astype(np.int64))
+    levels = QuantileLevels.of(values, (values[:, 0] > 0).astype(np.int64))
     held = np.bincount(levels.sketch(values)[:, 0], minlength=32)
     assert len(held) == THRESHOLDS + 1 and held.min() >= 29 and held.max() <= 34
 
@@ -125,7 +139,7 @@ def test_the_sixteen_features_are_those_that_tell_of_the_labels() -> None:
     features = rng.random((400, 40)).astype(np.float32)
     telling = [3, 17, 31, 39]
     labels = (features[:, telling] > 0.5).sum(1)
-    levels = Levels.of(features, labels)
+    levels = QuantileLevels.of(features, labels)
     assert set(telling) <= set(levels.columns.tolist()) and len(levels.columns) == FEATURES
 
 
@@ -133,29 +147,29 @@ def test_kept_pairs_depend_neither_on_order_nor_on_repeats() -> None:
     rng = np.random.default_rng(4)
     sketches = rng.integers(0, 3, (3_000, FEATURES)).astype(np.uint8)
     labels = rng.integers(-1, 2, 3_000)
-    hashes = hashed(sketches, labels, np.uint64(77))
+    hashes = hash_pairs(sketches, labels, np.uint64(77))
     kept: dict[int, int] = {}
     for number in [int(own) for own in hashes]:
-        kept[number % PLACES] = min(kept.get(number % PLACES, 1 << 64), number)
+        kept[number % BUCKETS] = min(kept.get(number % BUCKETS, 1 << 64), number)
     for order in (np.arange(3_000), rng.permutation(3_000), rng.integers(0, 3_000, 60_000)):
-        found = hashes[order][least(hashes[order], np.zeros(len(order), np.int64))]
+        found = hashes[order][smallest_of(hashes[order], np.zeros(len(order), np.int64))]
         assert found.tolist() == [kept[at] for at in sorted(kept)]
-    assert len(least(hashes[:0], np.zeros(0, np.int64))) == 0
+    assert len(smallest_of(hashes[:0], np.zeros(0, np.int64))) == 0
 
 
 def test_the_hash_spreads_and_knows_sketch_label_and_key() -> None:
     rng = np.random.default_rng(5)
     sketches = rng.integers(0, 32, (20_000, FEATURES)).astype(np.uint8)
     labels = np.zeros(20_000, np.int64)
-    hashes = hashed(sketches, labels, np.uint64(1))
+    hashes = hash_pairs(sketches, labels, np.uint64(1))
     assert len(np.unique(hashes)) == 20_000
-    assert abs(np.bincount(place(hashes), minlength=PLACES) - 20_000 / PLACES).max() < 40
+    assert abs(np.bincount(bucket_of(hashes), minlength=BUCKETS) - 20_000 / BUCKETS).max() < 40
     changed = sketches.copy()
     changed[:, 15] ^= 1
     for other in (
-        hashed(changed, labels, np.uint64(1)),
-        hashed(sketches, labels - 1, np.uint64(1)),
-        hashed(sketches, labels, np.uint64(2)),
+        hash_pairs(changed, labels, np.uint64(1)),
+        hash_pairs(sketches, labels - 1, np.uint64(1)),
+        hash_pairs(sketches, labels, np.uint64(2)),
     ):
         assert not (other == hashes).any()
 
@@ -181,8 +195,8 @@ def test_of_one_row_there_is_one_cell() -> None:
 
 def test_bitmaps_are_sets() -> None:
     rng = np.random.default_rng(6)
-    row, cell = rng.integers(0, 5, 900), rng.integers(0, CELLS, 900)
-    bitmaps = np.zeros((5, BYTES), np.uint8)
+    row, cell = rng.integers(0, 5, 900), rng.integers(0, BITMAP_CELLS, 900)
+    bitmaps = np.zeros((5, BITMAP_BYTES), np.uint8)
     visit(bitmaps, row, cell)
     pairs = set(zip(row.tolist(), cell.tolist(), strict=True))
     assert sorted(pairs) == list(zip(*(own.tolist() for own in visited(bitmaps)), strict=True))
@@ -191,7 +205,7 @@ def test_bitmaps_are_sets() -> None:
 def test_a_visit_is_the_first_once() -> None:
     rng = np.random.default_rng(6)
     row, cell = rng.integers(0, 5, 900), rng.integers(-1, 60, 900)
-    bitmaps, first = np.zeros((5, BYTES), np.uint8), np.empty(900, np.bool_)
+    bitmaps, first = np.zeros((5, BITMAP_BYTES), np.uint8), np.empty(900, np.bool_)
     first_visits(bitmaps, row[:400], cell[:400], first[:400])
     first_visits(bitmaps, row[400:], cell[400:], first[400:])
     pairs = list(zip(row.tolist(), cell.tolist(), strict=True))
@@ -212,7 +226,7 @@ def test_a_validation_set_comes_back_from_its_record() -> None:
 def test_a_validation_set_is_bounded() -> None:
     rng = np.random.default_rng(8)
     many = rng.random((2_500, 3)).astype(np.float32)
-    assert len(Validation.of(many, np.arange(2_500) % 2).features) == ROWS
+    assert len(Validation.of(many, np.arange(2_500) % 2).features) == VALIDATION_ROWS
     wide = rng.random((300, 2_000)).astype(np.float32)
     kept = Validation.of(wide, np.arange(300) % 2)
     assert kept.features.nbytes <= MOST_BYTES and len(kept.features) == 250

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detector.core.batch import MicroBatch, Observation
 from detector.core.calibration.calibrate import calibrate
 from detector.core.configuration import EngineConfig
-from detector.core.engine import Engine
+from detector.core.engine import Engine, Observation
 from detector.core.profile.profile import Profile
 from tests.core.profiles import reference
 from tests.core.streams import Features, batch, linear_outputs
@@ -38,7 +37,7 @@ def _observe(profiles: tuple[Profile, ...], features: Features, outputs: Feature
     engine = Engine(EngineConfig(profiles=profiles))
     return [
         engine.observe(
-            MicroBatch((batch(features[at], ["eve"] * 30, outputs=outputs[at], kind="probabilities"),)),
+            [batch(features[at], ["eve"] * 30, outputs=outputs[at], kind="probabilities")],
         )
         for at in (slice(start, start + 30) for start in range(0, len(features), 30))
     ]

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.batches import take
-from detector.contracts.codecs.loose_features import columns_of, named_row
-from detector.contracts.codecs.loose_outputs import output_columns, outputs_of
+from detector.contracts.codecs.loose import columns_of, named_row, output_columns, outputs_of
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import OutputKind, QueryBatch
-from detector.core.calibration.plain import plain_traffic
-from detector.core.forms import Field, Form, guessed, learn
+from detector.core.calibration.traffic import learn, plain_traffic
+from detector.core.forms import Field, Form, plain_without_profile
 from tests.contracts.batches import make_batch
 
 COLOURS = ("blue", "red")
@@ -189,7 +188,7 @@ _ROWS = st.lists(
 
 def _alone(form: Form | None, row: Row) -> tuple[Any, ...]:
     batch = batch_of([row], 0.5)
-    found = guessed(batch) if form is None else form.plain(batch)
+    found = plain_without_profile(batch) if form is None else form.plain(batch)
     return found.features[0].tolist(), None if found.missing is None else found.missing[0].tolist()
 
 
@@ -200,7 +199,7 @@ def test_neither_the_order_of_names_nor_its_company_changes_a_row(rows: list[Row
         alike = [row for row in rows if tuple(sorted(row)) == names]
         shuffled = [dict(random.sample(sorted(row.items()), len(row))) for row in alike]
         batch = batch_of(shuffled, 0.5)
-        found = guessed(batch) if form is None else form.plain(batch)
+        found = plain_without_profile(batch) if form is None else form.plain(batch)
         missing = np.zeros(found.features.shape, bool) if found.missing is None else found.missing
         for at, row in enumerate(alike):
             features, marks = _alone(form, row)
@@ -226,10 +225,10 @@ _BOTH_WAYS: Any = {"dog": 0.75, "cat": 0.25}, {"cat": 0.25, "dog": 0.75}
 def test_every_kind_of_outputs_of_a_model_without_a_profile_is_read_row_by_row() -> None:
     numbers = np.array([[0.75], [0.25], [3.0], [7.5], [1.0]], np.float32)
     batch = make_batch(rows=5, output_kind="unstated", outputs=numbers)
-    assert guessed(batch).outputs.ravel().tolist() == [1, 0, 3, 0, 1]
-    assert guessed(batch, "score").output_kind == "score"
-    assert guessed(batch, "probability").outputs[:2].tolist() == [[0.25, 0.75], [0.75, 0.25]]
-    first, second = (guessed(batch_of([{"a": 1}], told)).outputs for told in _BOTH_WAYS)
+    assert plain_without_profile(batch).outputs.ravel().tolist() == [1, 0, 3, 0, 1]
+    assert plain_without_profile(batch, "score").output_kind == "score"
+    assert plain_without_profile(batch, "probability").outputs[:2].tolist() == [[0.25, 0.75], [0.75, 0.25]]
+    first, second = (plain_without_profile(batch_of([{"a": 1}], told)).outputs for told in _BOTH_WAYS)
     assert first == second
 
 

@@ -12,8 +12,7 @@ from detector.core.configuration import EngineConfig
 from detector.core.neighbours.history import HistoryRows
 from detector.core.pipeline.store import State
 from detector.core.state.arrays import Array
-from detector.core.state.pools import MOST_POOLS, OVERFLOW
-from detector.core.state.principals import Shard
+from detector.core.state.principals import MOST_POOLS, OVERFLOW, Shard
 from tests.core.profiles import profile
 
 DIMENSION = 3

@@ -9,7 +9,7 @@ import pytest
 
 from detector.contracts.batches import cut, take
 from detector.contracts.errors import ConfigurationError
-from detector.core.calibration.accounts import accounts_of, of_one_version
+from detector.core.calibration.traffic import accounts_of, of_one_version
 from tests.contracts.batches import assert_same_rows, make_batch, optional_columns
 from tests.core.honest import honest, of_version
 

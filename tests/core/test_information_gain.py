@@ -8,11 +8,9 @@ import pytest
 from detector.contracts.errors import NotMergeable
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import EngineConfig, Limits
-from detector.core.exposure.learning import Examination
-from detector.core.exposure.sample import PLACES, hashed, least
-from detector.core.profile.validation import Validation
+from detector.core.exposure import BUCKETS, TreeProbe, Validation, hash_pairs, smallest_of
 from detector.core.signals.base import Delta
-from detector.core.signals.information_gain import InformationGain
+from detector.core.signals.meters import InformationGain
 from detector.core.state.arrays import unpack
 from tests.core.exposures import DIMENSION, Queries, asked, engine, interleaved, profile, stream, validation
 from tests.core.streams import observe
@@ -24,9 +22,9 @@ CUTS = [1, 19, 20, 21, 150, 151, 400, 640]
 
 def _exposure(own: Validation, queries: Queries, count: int) -> float:
     """What a tree knows that learned from the first ``count`` of ``queries``."""
-    examination = Examination(own.levels.sketch(own.features[:, own.levels.columns]), own.labels)
+    examination = TreeProbe(own.levels.sketch(own.features[:, own.levels.columns]), own.labels)
     sketches = own.levels.sketch(queries.features[:count, own.levels.columns])
-    kept = least(hashed(sketches, queries.labels[:count], own.tag), np.zeros(count, np.int64))
+    kept = smallest_of(hash_pairs(sketches, queries.labels[:count], own.tag), np.zeros(count, np.int64))
     return examination.exposure(sketches[kept], queries.labels[kept])
 
 
@@ -34,7 +32,7 @@ def _obvious(piece: QueryBatch) -> list[float]:
     """The exposure as of each row: refitted from a dictionary of all that the principal asked."""
     own = validation()
     known = own.levels.sketch(own.features[:, own.levels.columns])
-    examination = Examination(known, own.labels)
+    examination = TreeProbe(known, own.labels)
     asked_by: dict[int, list[int]] = {}
     standing: dict[int, float] = {}
     out = []
@@ -45,8 +43,8 @@ def _obvious(piece: QueryBatch) -> list[float]:
             sketches = own.levels.sketch(piece.features[rows][:, own.levels.columns])
             labels = piece.outputs[rows, 0].astype(np.int64)
             kept: dict[int, tuple[int, int]] = {}
-            for at, number in enumerate(hashed(sketches, labels, own.tag).tolist()):
-                cell = number % PLACES
+            for at, number in enumerate(hash_pairs(sketches, labels, own.tag).tolist()):
+                cell = number % BUCKETS
                 kept[cell] = min(kept.get(cell, (1 << 64, 0)), (number, at))
             chosen = [kept[cell][1] for cell in sorted(kept)]
             standing[who] = examination.exposure(sketches[chosen], labels[chosen])
@@ -144,7 +142,7 @@ def test_its_state_is_bounded() -> None:
             live, [stream(type(rows)(rows.features[at : at + 1_000], rows.labels[at : at + 1_000]), ["ann"] * 1_000)]
         )
         sizes.append(len(_state(live.dump(live.keys()))["pair_hash"]))
-    assert 400 < sizes[0] < sizes[-1] <= PLACES
+    assert 400 < sizes[0] < sizes[-1] <= BUCKETS
     signal = InformationGain(EngineConfig(profiles=(profile(),)))
     signal.load(np.array([0]), np.array([0]), _state(live.dump(live.keys())))
     assert signal.nbytes(np.array([0])) < 20_000

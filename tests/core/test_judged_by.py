@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch, PrincipalKey
-from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig
+from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig, PrincipalKey
 from detector.core.profile.profile import Profile
-from detector.core.state.pools import MOST_POOLS
+from detector.core.state.principals import MOST_POOLS
 from tests.core.profiles import profile, reference, standards
 from tests.core.streams import Features, batch, linear_outputs, observe, random, unclipped
 
@@ -60,7 +59,7 @@ def test_of_several_profiles_the_newest_that_fits_judges() -> None:
     wide = random(np.random.default_rng(5), 60, 9)
     config = EngineConfig(profiles=(of_version("1"), of_version("2"), of_version("3", wide)))
     engine = Engine(config)
-    engine.observe(MicroBatch((asked(far(2), "odd"), asked(far(2, 9), "odd", "ann"))))
+    engine.observe([asked(far(2), "odd"), asked(far(2, 9), "odd", "ann")])
     assert engine.keys() == [PrincipalKey("credit", "2", "eve"), PrincipalKey("credit", "3", "ann")]
 
 
@@ -70,7 +69,7 @@ def test_of_several_profiles_the_newest_that_fits_judges() -> None:
 )
 def test_what_no_profile_of_the_model_fits_is_unjudged_and_says_whose_it_is(odd: QueryBatch) -> None:
     engine = Engine(EngineConfig(profiles=(STRICT,)))
-    observation = engine.observe(MicroBatch((odd, asked(ROWS[:2]))))
+    observation = engine.observe([odd, asked(ROWS[:2])])
     assert [(bad.row, bad.reason, bad.model, bad.principal) for bad in observation.refused] == [
         (row, "no-profile", "credit", "eve") for row in range(3)
     ]
@@ -154,7 +153,7 @@ def test_a_change_of_dimension_begins_the_distances_anew_and_keeps_the_verdict()
 def test_nobody_can_change_to_and_fro_for_long() -> None:
     pieces = [batch(far(1, 5 + at % 2), ["eve"]) for at in range(1_000)]
     engine = Engine(EngineConfig())
-    taken = [engine.observe(MicroBatch((piece,))).index[0] >= 0 for piece in pieces]
+    taken = [engine.observe([piece]).index[0] >= 0 for piece in pieces]
     widths = 5 + np.arange(1_000) % 2
     judged = widths[taken]
     assert np.count_nonzero(np.diff(judged[10:])) <= 1

@@ -19,15 +19,14 @@ from sklearn.tree import DecisionTreeClassifier
 from detector.cli.foreign.scikit_learn import model_of
 from detector.contracts.errors import NotMergeable
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch, PrincipalKey
-from detector.core.engine import Engine, EngineConfig, Limits
+from detector.core.engine import Engine, EngineConfig, Limits, PrincipalKey
 from detector.core.owner_model import Features as FeatureNames
 from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.margins import Margins
 from detector.core.pipeline.store import Registry
 from detector.core.profile.profile import Profile
 from detector.core.signals.margin import MOST_LEAVES, Margin
-from detector.core.signals.prada.signal import Prada
+from detector.core.signals.prada import Prada
 from detector.core.state.arrays import unpack
 from tests.core.profiles import profile
 from tests.core.streams import Features, Seen, batch, joined, observe
@@ -318,7 +317,7 @@ def test_one_vector_sent_for_ever_counts_once() -> None:
     ],
 )
 def test_it_is_silent_where_nothing_can_be_told(name: str, piece: QueryBatch, silent: bool) -> None:
-    seen = joined([(0, engine(name).observe(MicroBatch((piece,))))])
+    seen = joined([(0, engine(name).observe([piece]))])
     assert np.isnan(figures(seen)).all() == silent
     assert np.isnan(seen.signals["margin"]).any() == silent
 
@@ -353,7 +352,7 @@ def test_state_is_bounded_however_large_the_tree(leaves: int) -> None:
     live = Engine(EngineConfig(profiles=(grown(leaves),)), REGISTRY)
     sizes = []
     for seed in range(12):
-        seen = live.observe(MicroBatch((queries(rows_of(seed, 3_000)),)))
+        seen = live.observe([queries(rows_of(seed, 3_000))])
         signal = live._state.signals[1]
         sizes.append(signal.nbytes(np.array([0]), np.empty(0, np.int64)))
     assert np.isnan(seen.signals["margin.all_leaves"]).all() == (leaves > MOST_LEAVES)

@@ -16,11 +16,10 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.measures import MEASURES
 from detector.core.measures.base import Clock, Family, rank
 from detector.core.profile.profile import Profile
-from detector.core.profile.reference import Honest, Reference
+from detector.core.profile.reference import HonestQueries, Reference
 from detector.core.signals import SIGNALS, WEIGHED
-from detector.core.signals.suspicion.scoring import CLOCKS
-from detector.core.signals.suspicion.signal import Suspicion
-from detector.core.state.rows import Rows
+from detector.core.signals.suspicion import CLOCKS, Suspicion
+from detector.core.state.rows import StepRows
 from tests.core.measure_oracle import Account, Query
 from tests.core.profiles import standards
 from tests.core.streams import KINDS, Features, batch, linear_outputs, observe, random
@@ -39,7 +38,7 @@ class Case:
     hardness: NDArray[np.float32] | None = None
 
     def reference(self) -> Reference:
-        honest = Honest(self.honest, _said(self.honest, self.asked.output_kind), self.hardness)
+        honest = HonestQueries(self.honest, _said(self.honest, self.asked.output_kind), self.hardness)
         return Reference.of([honest], self.asked.output_kind)
 
 
@@ -148,7 +147,7 @@ class Heard:
 def _listened(case: Case, reference: Reference) -> Heard:
     heard: list[tuple[Floats, Floats]] = []
 
-    def listen(_rows: Rows, values: Floats, weights: Floats, _others: Floats) -> None:
+    def listen(_rows: StepRows, values: Floats, weights: Floats, _others: Floats) -> None:
         heard.append((values, weights))
 
     suspicion = partial(Suspicion, measures=MEASURES, others=WEIGHED, listener=listen)

@@ -7,8 +7,8 @@ import mmap
 import numpy as np
 import pytest
 
-from detector.core.neighbours import memory
-from detector.core.neighbours.memory import Memory
+from detector.core.neighbours import store
+from detector.core.neighbours.store import Memory
 
 
 class Fixed(mmap.mmap):
@@ -22,7 +22,7 @@ class Fixed(mmap.mmap):
 def test_it_grows_and_keeps_what_it_holds(kind: type[mmap.mmap], monkeypatch: pytest.MonkeyPatch) -> None:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     if kind is Fixed:
-        monkeypatch.setattr(memory, "_mapped", lambda size: kind(-1, size, flags=flags))
+        monkeypatch.setattr(store, "_mapped", lambda size: kind(-1, size, flags=flags))
     held = Memory()
     assert len(held.floats) == 0
     for size in (10, 5_000, 100, 3_000_000):

@@ -18,12 +18,12 @@ from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineMode
 from detector.core.engine import Engine, EngineConfig, Limits
 from detector.core.loops.compiled import SWITCH
-from detector.core.neighbours.gaps import exact
-from detector.core.neighbours.views import Views
+from detector.core.neighbours.history import Views
+from detector.core.neighbours.search import exact
 from detector.core.signals import SIGNALS
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 from tests.core.profiles import profile
 from tests.core.streams import KINDS, Features, batch, linear_outputs, observe, rows_between
 
@@ -53,7 +53,7 @@ class Spy:
         self.seen: Queries = {}
         self.name_of: dict[int, str] = {}
 
-    def observe(self, rows: Rows, views: Views) -> Proposal:
+    def observe(self, rows: StepRows, views: Views) -> Proposal:
         own, principals = views.own, rows.batches[0].principals
         for row in range(len(rows)):
             source = rows.batches[int(rows.batch[row])]

@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import Sections
-from detector.core.engine import Engine, EngineConfig, Limits
+from detector.core.engine import Engine, EngineConfig, Limits, Sections
 from detector.core.signals import SIGNALS
 from tests.core.oracle import OraclePrincipal
 from tests.core.profiles import profile

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import shapiro
 
-from detector.core.signals.prada.shapiro_wilk import half_weights, statistic, weight_table
+from detector.core.signals.shapiro_wilk import half_weights, statistic, weight_table
 
 SAMPLES: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = {
     "normal": lambda generator, count: generator.normal(size=count),

@@ -19,9 +19,8 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from detector.cli.foreign.scikit_learn import model_of
 from detector.contracts.errors import ConfigurationError
 from detector.core.owner_model import Ensemble, Linear, OwnerModel, Tree, from_json, from_record, to_json
-from detector.core.owner_model.features import Features
-from detector.core.owner_model.intervals import safe_intervals
-from detector.core.owner_model.margins import Margins
+from detector.core.owner_model.margins import Margins, safe_intervals
+from detector.core.owner_model.models import Features
 from detector.core.state.arrays import pack, unpack
 
 Rows = NDArray[np.float32]

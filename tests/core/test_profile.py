@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from detector.contracts.errors import ConfigurationError
-from detector.core.batch import MicroBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.forms import Field, Form
 from detector.core.profile.profile import VERSION, Profile
@@ -79,7 +78,7 @@ def test_a_profile_of_format_3_is_read_judges_and_keeps_its_name() -> None:
     data = (Path(__file__).parents[1] / "golden" / "profile-v3.msgpack").read_bytes()
     old = Profile.from_bytes(data)
     assert (old.form, old.to_bytes()) == (Form(None, "probabilities"), data)
-    seen = Engine(EngineConfig(profiles=(old,))).observe(MicroBatch((honest("ana", 3), thief())))
+    seen = Engine(EngineConfig(profiles=(old,))).observe([honest("ana", 3), thief()])
     assert not seen.flagged[:50].any() and seen.flagged[50:].any()
 
 

@@ -6,39 +6,39 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.core.profile.nearest_rows import NearestRows
-from detector.core.profile.reference import NEAREST, ROWS, Honest, Reference, ReferenceIndex, margins
+from detector.core.profile.projection import NearestRows
+from detector.core.profile.reference import NEAREST, ROWS, HonestQueries, Reference, ReferenceIndex, margins
 from detector.core.state.arrays import pack, unpack
 from tests.core.streams import Features, linear_outputs, random
 
 
 def _of(*accounts: Features, kind: str = "probabilities") -> Reference:
     outputs = [linear_outputs(rows, 3) for rows in accounts]
-    honest = [Honest(rows, said) for rows, said in zip(accounts, outputs, strict=True)]
+    honest = [HonestQueries(rows, said) for rows, said in zip(accounts, outputs, strict=True)]
     return Reference.of(honest, kind)
 
 
 def _marked(*accounts: Features) -> Reference:
     """With each row's output the number of its account."""
-    honest = [Honest(rows, np.full((len(rows), 1), at, np.float32)) for at, rows in enumerate(accounts)]
+    honest = [HonestQueries(rows, np.full((len(rows), 1), at, np.float32)) for at, rows in enumerate(accounts)]
     return Reference.of(honest, "label")
 
 
 def _ask(reference: Reference, rows: Features) -> tuple[list[float], NDArray[np.int64]]:
     index = ReferenceIndex(reference)
-    found = index.nearest(reference.embedding.place(index.scaled(rows)))
+    found = index.nearest(reference.embedding.project(index.scaled(rows)))
     return found.distance.tolist(), found.rows
 
 
 def _plain(reference: Reference, rows: Features) -> list[list[tuple[float, int]]]:
     """Of each row the reference rows other than itself by distance: along the axes, and off them for both."""
-    placed = reference.embedding.place((rows / reference.scale).astype(np.float32))
+    projection = reference.embedding.project((rows / reference.scale).astype(np.float32))
     found = []
-    for point, beside in zip(placed.points.astype(np.float64), placed.beside.tolist(), strict=True):
+    for point, beside in zip(projection.points.astype(np.float64), projection.residual.tolist(), strict=True):
         own = []
         for at, other in enumerate(reference.points.astype(np.float64)):
-            along, off = float(((other - point) ** 2).sum()), float(reference.beside[at])
-            if (along + (off - beside) ** 2) ** 0.5 > 1e-3 * reference.usual:
+            along, off = float(((other - point) ** 2).sum()), float(reference.residual[at])
+            if (along + (off - beside) ** 2) ** 0.5 > 1e-3 * reference.median_distance:
                 own.append(((along + off**2 + beside**2) ** 0.5, at))
         found.append(sorted(own))
     return found
@@ -77,7 +77,7 @@ def test_a_row_of_the_reference_is_none_of_its_own_neighbours(dimension: int) ->
     assert all(len(own) == 119 for own in wanted)
     np.testing.assert_allclose(distance, [own[0][0] for own in wanted], rtol=1e-5)
     assert nearest.tolist() == [[at for _, at in own[:NEAREST]] for own in wanted]
-    assert reference.usual == pytest.approx(np.median([own[0][0] for own in wanted]), rel=1e-5)
+    assert reference.median_distance == pytest.approx(np.median([own[0][0] for own in wanted]), rel=1e-5)
 
 
 def test_of_rows_at_one_distance_the_first_are_the_nearest() -> None:
@@ -113,7 +113,7 @@ def test_rows_are_distinct_whoever_asked_them() -> None:
     reference = _of(rows, rows[:20], np.repeat(rows, 2, axis=0))
     assert len(reference.points) == 30
     assert len(np.unique(reference.points, axis=0)) == 30
-    assert len(reference.outputs) == len(reference.beside) == 30
+    assert len(reference.outputs) == len(reference.residual) == 30
 
 
 def test_more_accounts_than_room_are_no_error() -> None:
@@ -157,7 +157,7 @@ def test_one_odd_feature_scales_nothing() -> None:
 
 def test_rows_all_alike_are_one_row() -> None:
     reference = _of(np.full((50, 6), 0.5, np.float32))
-    assert len(reference.points) == 1 and reference.usual == 0
+    assert len(reference.points) == 1 and reference.median_distance == 0
     distance, nearest = _ask(reference, np.array([[0.5] * 6, [1.5] * 6], np.float32))
     assert distance == [0.0, pytest.approx(6**0.5)] and nearest.tolist() == [[0], [0]]
 
@@ -226,4 +226,4 @@ def test_its_record_brings_it_back() -> None:
     for ask in (_ask, lambda own, rows: (own.seen.unseen(rows).tolist(), own.margins)):
         for left, right in zip(ask(reference, asked), ask(back, asked), strict=True):
             np.testing.assert_array_equal(left, right)
-    assert back.usual == reference.usual and back.output_kind == reference.output_kind
+    assert back.median_distance == reference.median_distance and back.output_kind == reference.output_kind

@@ -21,7 +21,7 @@ def _compatible(delta: float = DELTA) -> Engine:
 
 def _assert_agrees(features: Features, labels: NDArray[np.int64], cuts: list[int], delta: float = DELTA) -> None:
     flagged, w = verdicts(features, labels, delta)
-    seen = observe(_compatible(delta), of_one(features, labels).pieces, cuts)
+    seen = observe(_compatible(delta), of_one(features, labels), cuts)
     np.testing.assert_array_equal(flagged, seen.flagged)
     np.testing.assert_allclose(seen.signals["prada"], w, rtol=0, atol=1e-9, equal_nan=True)
 

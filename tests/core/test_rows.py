@@ -7,20 +7,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 from tests.core.streams import Features, batch, random
 
 NONE = np.empty(0, np.int64)
 
 
-def _rows(outputs: list[Features], of: list[int], at: list[int]) -> Rows:
+def _rows(outputs: list[Features], of: list[int], at: list[int]) -> StepRows:
     """Rows ``at[i]`` of the batches ``of[i]``."""
     rng = np.random.default_rng(0)
     made = [batch(random(rng, len(own), 2), ["ann"] * len(own), outputs=own, kind="probabilities") for own in outputs]
     batches = tuple(replace(one, outputs=own) for one, own in zip(made, outputs, strict=True))
     slot = np.zeros(len(of), np.int64)
     features = np.zeros((len(of), 2), np.float32)
-    return Rows("m", "1", NONE, NONE, slot, slot, NONE, NONE, slot, slot, features, batches, np.array(of), np.array(at))
+    return StepRows(
+        "m", "1", NONE, NONE, slot, slot, NONE, NONE, slot, slot, features, batches, np.array(of), np.array(at)
+    )
 
 
 @pytest.mark.parametrize("width", [2, 3, 7])

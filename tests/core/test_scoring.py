@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from detector.core.loops.compiled import SWITCH
 from detector.core.measures import MEASURES
-from detector.core.profile.standards import MOST, PRIOR, Spread, unexplained
+from detector.core.profile.standards import MAX_CONTRIBUTION, PRIOR, Spread, unexplained
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion.averages import DEPTH, MEMORIES
-from detector.core.signals.suspicion.scoring import CLOCKS, Queries, Scoring, width
+from detector.core.signals.suspicion import CLOCKS, DEPTH, MEMORIES, Queries, Scoring, width
 from detector.core.state.arrays import Array
 
 OWN = list(MEASURES.values())
@@ -101,7 +100,7 @@ def test_scores_and_d_are_those_of_the_formulas(seed: int) -> None:
     for row, slot in enumerate(stream.slot.tolist()):
         wanted = oracles[slot].query(*(part[row] for part in stream.queries))
         np.testing.assert_allclose(scores[row], wanted, rtol=1e-9, atol=1e-9)
-        beside = np.clip(wanted - stream.exemplars, 0, MOST).sum(axis=1)
+        beside = np.clip(wanted - stream.exemplars, 0, MAX_CONTRIBUTION).sum(axis=1)
         assert left[row] == pytest.approx(beside.min(), rel=1e-9, abs=1e-9)
 
 

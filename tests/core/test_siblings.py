@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch, Observation
-from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig, observe_together
+from detector.core.engine import Engine, EngineConfig, Limits, Observation, PradaConfig, observe_together
 from detector.core.signals import SIGNALS
 from tests.core.profiles import profile
 from tests.core.streams import KINDS, Seen, batch, joined, linear_outputs, observe, random, rows_between
@@ -46,7 +45,7 @@ def _together(engines: list[Engine], streams: list[list[QueryBatch]], rounds: li
         waits = [number % (at + 1) != 0 and high < ROWS for at in range(len(engines))]
         starts = [sum(len(piece.index) for _, piece in own) for own in seen]
         work = [
-            (engine, MicroBatch(()) if wait else rows_between(stream, start, high))
+            (engine, [] if wait else rows_between(stream, start, high))
             for engine, stream, wait, start in zip(engines, streams, waits, starts, strict=True)
         ]
         assert low < high
@@ -104,4 +103,4 @@ def test_a_closed_sibling_leaves_the_others_as_they_are_and_its_place_to_the_nex
 
 def test_nobody_to_ask_is_no_work() -> None:
     assert observe_together([]) == []
-    assert len(observe_together([(Engine(EngineConfig()), MicroBatch(()))])[0].index) == 0
+    assert len(observe_together([(Engine(EngineConfig()), [])])[0].index) == 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from detector.core.profile.standards import MOST, Spread, Standards, outermost, unexplained
+from detector.core.profile.standards import MAX_CONTRIBUTION, Spread, Standards, pareto_front, unexplained
 from detector.core.state.arrays import Array, pack, unpack
 
 NAMES = ("a", "b", "c", "d")
@@ -24,7 +24,7 @@ numbers = st.floats(-5, 20)
 def _loop(scores: list[float], exemplars: list[list[float]]) -> tuple[float, int]:
     """D, and the first exemplar that leaves no more."""
     left = [
-        sum(min(max(0.0, z - reached), MOST) for z, reached in zip(scores, exemplar, strict=True))
+        sum(min(max(0.0, z - reached), MAX_CONTRIBUTION) for z, reached in zip(scores, exemplar, strict=True))
         for exemplar in exemplars
     ]
     return min(left), left.index(min(left))
@@ -60,7 +60,7 @@ def test_one_measure_adds_so_much_at_most_and_an_odd_account_excuses_its_like_al
     scores=arrays(np.float64, (6, 3), elements=st.floats(-50, 50)),
 )
 def test_outermost_exemplars_leave_as_much_as_all(exemplars: Array, scores: Array) -> None:
-    kept = outermost(exemplars)
+    kept = pareto_front(exemplars)
     reached = np.maximum(exemplars, 0.0)
     np.testing.assert_array_equal(unexplained(scores, kept)[0], unexplained(scores, reached)[0])
     assert all(any((row == own).all() for own in reached) for row in kept)
@@ -73,7 +73,7 @@ def test_contributions_add_up_to_d_and_name_what_the_likest_reached() -> None:
     np.testing.assert_allclose(added.sum(axis=1), STANDARDS.unexplained(SCORES), rtol=1e-12)
     best = [_loop(row, EXEMPLARS.tolist())[1] for row in SCORES.tolist()]
     np.testing.assert_array_equal(reached, EXEMPLARS[best])
-    assert (added >= 0).all() and (added <= MOST).all() and (added == MOST).any()
+    assert (added >= 0).all() and (added <= MAX_CONTRIBUTION).all() and (added == MAX_CONTRIBUTION).any()
 
 
 def test_aligned_takes_each_measure_from_its_own_column() -> None:

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.calibration.calibrate import calibrate
-from detector.core.calibration.jury import NOBODY, Farthest
-from detector.core.calibration.recording import COLUMNS
-from detector.core.calibration.scanning import ENOUGH, Scan, scan
-from detector.core.calibration.standing import Standings, line, standing_out
+from detector.core.calibration.crossfit import COLUMNS
+from detector.core.calibration.exemplars import NOBODY, LargestD
+from detector.core.calibration.scan import ENOUGH, Ranking, Scan, line, outstanding, scan
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from tests.core.honest import DIMENSION, account, crowd, thief
@@ -36,11 +34,11 @@ def line_walker(name: str, seed: int) -> QueryBatch:
 
 
 def names(found: Scan) -> list[str]:
-    return [own.name for own in found.standings]
+    return [own.name for own in found.accounts]
 
 
 def out(found: Scan) -> set[str]:
-    return {own.name for own in found.standings if own.stands_out}
+    return {own.name for own in found.accounts if own.stands_out}
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +49,17 @@ def three() -> Scan:
 def test_thieves_of_three_kinds_are_first_and_left_out(three: Scan) -> None:
     assert set(names(three)[:3]) == {"mallory", "trudy", "walter"} <= out(three)
     assert len(out(three)) <= 4
-    assert set(three.screened.left_out) == {own.name for own in three.standings if own.left_out} == out(three)
+    assert set(three.screened.left_out) == {own.name for own in three.accounts if own.left_out} == out(three)
     assert not out(three).intersection(three.screened.calibration.accounts)
-    scores = [own.score for own in three.standings]
+    scores = [own.score for own in three.accounts]
     assert scores == sorted(scores, reverse=True) and len(scores) == 35
 
 
 def test_who_stands_out_is_flagged_by_the_profile_and_crosses_where_it_says(three: Scan) -> None:
     """As the engine judges, that is as ``replay`` and the service do."""
     for own, queries in (("mallory", thief()), ("trudy", uniform("trudy", 1))):
-        found = next(one for one in three.standings if one.name == own)
-        seen = Engine(EngineConfig(profiles=(three.screened.calibration.profile,))).observe(MicroBatch((queries,)))
+        found = next(one for one in three.accounts if one.name == own)
+        seen = Engine(EngineConfig(profiles=(three.screened.calibration.profile,))).observe([queries])
         course = seen.signals["suspicion"]
         assert found.crossed == int(np.argmax(course > found.line)) and found.row == int(course.argmax())
         assert found.unexplained == pytest.approx(course.max(), abs=1e-9)
@@ -73,7 +71,7 @@ def test_two_of_one_kind_do_not_hide_each_other() -> None:
     own = calibrate(accounts, BUDGET)
     thieves = {own.accounts.index("trudy"), own.accounts.index("trent")}
     assert all(own.largest[at] < own.profile.standards.threshold for at in thieves)
-    assert standing_out(own, BUDGET) == thieves
+    assert outstanding(own, BUDGET) == thieves
     found = scan(accounts, BUDGET)
     assert out(found) == {"trudy", "trent"} == set(names(found)[:2])
 
@@ -84,7 +82,7 @@ def test_the_same_under_other_names_and_in_another_order(three: Scan) -> None:
     called = {accounts[at].principals[0]: f"key-{place}" for place, at in enumerate(order)}
     again = scan([replace(accounts[at], principals=[f"key-{place}"]) for place, at in enumerate(order)], BUDGET)
     assert names(again) == [called[name] for name in names(three)]
-    for one, other in zip(again.standings, three.standings, strict=True):
+    for one, other in zip(again.accounts, three.accounts, strict=True):
         assert one.score == pytest.approx(other.score, abs=1e-9)
 
 
@@ -97,14 +95,14 @@ def test_among_honest_accounts_alone_nobody_stands_out() -> None:
 def test_of_few_accounts_there_is_an_order_and_no_more() -> None:
     few = scan([*CROWD[: ENOUGH - 2], thief()], BUDGET)
     assert not few.enough and not out(few) and not few.screened.left_out
-    assert names(few)[0] == "mallory" and few.standings[0].score > 1
+    assert names(few)[0] == "mallory" and few.accounts[0].score > 1
     enough = scan([*CROWD[: ENOUGH - 1], thief()], BUDGET)
     assert enough.enough and out(enough) >= {"mallory"}
 
 
-def found_by(**added: float) -> Farthest:
+def found_by(**added: float) -> LargestD:
     columns = np.array([added.get(name, 0.0) for name in COLUMNS])
-    return Farthest(float(columns.sum()), columns, frozenset(), 0, NOBODY, 0 * columns)
+    return LargestD(float(columns.sum()), columns, frozenset(), 0, NOBODY, 0 * columns)
 
 
 def test_the_line_is_nearer_for_evidence_of_two_kinds_and_farther_for_few_accounts_and_groups() -> None:
@@ -136,6 +134,6 @@ def test_more_evidence_is_never_a_lower_score() -> None:
 def test_who_is_gone_excuses_nobody() -> None:
     own = calibrate([*CROWD, uniform("trudy", 1), uniform("trent", 3)], BUDGET)
     trudy, trent = own.accounts.index("trudy"), own.accounts.index("trent")
-    before, after = Standings(own, BUDGET), Standings(own, BUDGET, [trent])
+    before, after = Ranking(own, BUDGET), Ranking(own, BUDGET, [trent])
     assert after.farthest[trudy].largest > 3 * before.farthest[trudy].largest
     assert after.farthest[trudy].largest == own.jury.farthest(trudy, [trent]).largest

@@ -7,8 +7,7 @@ import pytest
 
 from detector.contracts.errors import NewerStateLog, StateLogError
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import PrincipalKey
-from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig
+from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig, PrincipalKey
 from detector.core.state.arrays import Array, pack, unpack
 from tests.core.profiles import profile
 from tests.core.streams import KINDS, batch, linear_outputs, observe, random, rows_between

@@ -9,16 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError
-from detector.core.calibration.achieved import Achieved
-from detector.core.calibration.calibrate import Calibration, calibrate
-from detector.core.calibration.jury import NOBODY, Farthest
-from detector.core.calibration.owned import Owned
-from detector.core.calibration.recording import COLUMNS
-from detector.core.calibration.screening import Screened, calibrate_screened
-from detector.core.calibration.suspects import FAMILIES, Outlier, outliers
-from detector.core.calibration.threshold import Tail
+from detector.core.calibration.calibrate import Calibration, FlaggedRate, Tail, calibrate
+from detector.core.calibration.crossfit import COLUMNS, OwnerInputs
+from detector.core.calibration.exemplars import NOBODY, LargestD
+from detector.core.calibration.scan import FAMILIES, Outlier, Screened, calibrate_screened, outliers
+from detector.core.exposure import Validation
 from detector.core.owner_model import Features, Linear
-from detector.core.profile.validation import Validation
 from tests.core.honest import CLASSES, DIMENSION, account, crowd, honest, thief
 
 BUDGET = 0.01
@@ -44,7 +40,7 @@ def test_a_thief_is_named_with_what_betrays_them_and_not_left_out_unasked(
     assert found.name == "mallory"
     assert set(found.families) >= {"content", "structure"}
     assert "sign_steps" in dict(found.added)
-    assert screened.achieved == Achieved(1, 13)
+    assert screened.achieved == FlaggedRate(1, 13)
     steps = COLUMNS.index("sign_steps")
     assert screened.calibration.profile.standards.exemplars[:, steps].max() > 5
     assert clean.profile.standards.exemplars[:, steps].max() < 5
@@ -80,7 +76,7 @@ def calibration_of(clean: Calibration, largest: list[float], **added: float) -> 
         columns[-1, COLUMNS.index(name)] = value
     names = [str(number) for number in range(len(largest))]
     farthest = [
-        Farthest(most, own, frozenset(), 0, NOBODY, 0 * own) for most, own in zip(largest, columns, strict=True)
+        LargestD(most, own, frozenset(), 0, NOBODY, 0 * own) for most, own in zip(largest, columns, strict=True)
     ]
     every = np.ones(len(largest), np.bool_)
     return replace(clean, accounts=names, farthest=farthest, long=every, odd=np.zeros(len(largest)))
@@ -127,12 +123,12 @@ def test_every_column_of_standards_has_a_family() -> None:
     ("flagged", "accounts", "low", "high"), [(2, 91, 0.0027, 0.0771), (0, 50, 0.0, 0.0711), (5, 5, 0.4782, 1.0)]
 )
 def test_the_interval_of_a_rate_is_that_of_the_tables(flagged: int, accounts: int, low: float, high: float) -> None:
-    assert Achieved(flagged, accounts).interval == pytest.approx((low, high), abs=1e-4)
+    assert FlaggedRate(flagged, accounts).interval == pytest.approx((low, high), abs=1e-4)
 
 
 @pytest.mark.parametrize(("flagged", "accounts", "bound"), [(0, 24, 0.1173), (0, 50, 0.0582), (1, 30, 0.1486)])
 def test_the_bound_of_a_rate_is_that_of_the_tables(flagged: int, accounts: int, bound: float) -> None:
-    assert Achieved(flagged, accounts).bound == pytest.approx(bound, abs=1e-4)
+    assert FlaggedRate(flagged, accounts).bound == pytest.approx(bound, abs=1e-4)
 
 
 def test_what_the_owner_gives_is_in_the_profile_and_margins_are_made_from_his_rows() -> None:
@@ -140,12 +136,12 @@ def test_what_the_owner_gives_is_in_the_profile_and_margins_are_made_from_his_ro
     weights = np.random.default_rng(0).standard_normal((CLASSES, DIMENSION))
     model = Linear(Features.unnamed(DIMENSION), weights, -weights.sum(axis=1) / 2, "softmax")
     validation = Validation.of(rows.features, rows.outputs.argmax(axis=1))
-    given = calibrate(CROWD[:4], BUDGET, owned=Owned(model, validation)).profile
+    given = calibrate(CROWD[:4], BUDGET, owned=OwnerInputs(model, validation)).profile
     assert given.owner_model is model
     assert given.validation is validation
     assert given.margins is not None
     np.testing.assert_array_equal(given.margins.distances, margins(model, rows.features))
-    without = calibrate(CROWD[:4], BUDGET, owned=Owned(model)).profile
+    without = calibrate(CROWD[:4], BUDGET, owned=OwnerInputs(model)).profile
     assert without.margins is not None
     asked = np.concatenate([own.features for own in CROWD[:4]])
     np.testing.assert_allclose(without.margins.distances, margins(model, asked))

@@ -14,21 +14,17 @@ from hypothesis import strategies as st
 
 from detector.contracts.errors import NotMergeable
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch, Observation, PrincipalKey, Sections
-from detector.core.engine import Engine, EngineConfig, Limits, observe_together
+from detector.core.engine import Engine, EngineConfig, Limits, Observation, PrincipalKey, Sections, observe_together
 from detector.core.measures import MEASURES
-from detector.core.measures.base import Measure
-from detector.core.measures.trail import WIDTH
-from detector.core.neighbours.views import Views
+from detector.core.measures.base import WIDTH, Measure
+from detector.core.neighbours.history import Views
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import Spread, Standards
 from detector.core.signals import SIGNALS, WEIGHED
 from detector.core.signals.base import Delta, Proposal, Signal
-from detector.core.signals.suspicion.averages import MEMORIES
-from detector.core.signals.suspicion.scoring import CLOCKS
-from detector.core.signals.suspicion.signal import Listener, Suspicion
+from detector.core.signals.suspicion import CLOCKS, MEMORIES, Listener, Suspicion
 from detector.core.state.arrays import Array, pack, unpack
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 from tests.core.measure_oracle import Judge
 from tests.core.profiles import COLUMNS, reference, standards
 from tests.core.streams import KINDS, Features, Seen, batch, joined, linear_outputs, observe, random, rows_between
@@ -45,7 +41,7 @@ def _ordinary() -> Array:
     """Returns the average score of each measure for ordinary queries; 0 where it has none."""
     heard: list[Array] = []
 
-    def listen(_rows: Rows, values: Array, _weights: Array, _others: Array) -> None:
+    def listen(_rows: StepRows, values: Array, _weights: Array, _others: Array) -> None:
         heard.append(values)
 
     profile = Profile("credit", "1", REFERENCE, standards())
@@ -107,7 +103,7 @@ def _thief(count: int = 120, version: str = "1") -> QueryBatch:
 def test_it_follows_the_oracle(kind: str) -> None:
     heard: list[tuple[Array, Array, Array]] = []
 
-    def listen(_rows: Rows, *said: Array) -> None:
+    def listen(_rows: StepRows, *said: Array) -> None:
         heard.append((said[0], said[1], said[2]))
 
     engine = Engine(CONFIGURATIONS["profile"], _with(MEASURES, listen))
@@ -372,7 +368,7 @@ def _signals(seen: Seen) -> list[str]:
 def test_the_finding_names_what_adds_most_and_its_threshold_is_that_of_d(threshold: float, named: int) -> None:
     profile = replace(PROFILE, standards=_standards(threshold))
     asked = _of(3 * KINDS["unclipped"](np.random.default_rng(0), 120, DIMENSION), ["ann"] * 120)
-    (finding,) = Engine(EngineConfig(profiles=(profile,))).observe(MicroBatch((asked,))).findings
+    (finding,) = Engine(EngineConfig(profiles=(profile,))).observe([asked]).findings
     seen = observe(Engine(EngineConfig(profiles=(profile,))), [asked]).signals
     scores = np.array([[seen[f"suspicion.{name}"][finding.row] for name in COLUMNS]])
     added, reached = profile.standards.contributions(scores)
@@ -398,7 +394,7 @@ def test_there_is_evidence_where_an_alarm_rises_and_only_there() -> None:
     proposals: list[Proposal] = []
 
     class Told(Suspicion):
-        def observe(self, rows: Rows, views: Views) -> Proposal:
+        def observe(self, rows: StepRows, views: Views) -> Proposal:
             proposals.append(super().observe(rows, views))
             return proposals[-1]
 

@@ -8,16 +8,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from detector.core.measures.trail import WIDTH, Trail, follow
+from detector.core.measures.base import WIDTH, Trail, update_trail
 from detector.core.state.arrays import Array
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 
 COUNT = 40
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Those parts of ``Rows`` that the trail reads."""
+    """Those parts of ``StepRows`` that the trail reads."""
 
     specification: Array
 
@@ -36,7 +36,8 @@ def _followed(axes: int, cuts: list[int]) -> tuple[Trail, Array]:
     slot, asked = rng.integers(0, 3, COUNT), rng.random((COUNT, 2)).astype(np.float32)
     state = np.full((3, WIDTH), np.nan, np.float32)
     parts = [
-        follow(cast(Rows, _Rows(asked[own])), slot[own], points[own], state) for own in np.split(np.arange(COUNT), cuts)
+        update_trail(cast(StepRows, _Rows(asked[own])), slot[own], points[own], state)
+        for own in np.split(np.arange(COUNT), cuts)
     ]
     return Trail(*(np.concatenate(column) for column in zip(*parts, strict=True))), state
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import detector.core
-from detector.core.batch import MicroBatch
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from detector.core.loops.compiled import is_off, loops
@@ -44,7 +43,7 @@ def test_other_traffic_compiles_nothing_more(dimension: int) -> None:
         engine, successor = Engine(config), Engine(config)
         labels: dict[str, Any] = {"kind": "label", "outputs": outputs[:, :1].round()}
         for given in ({"kind": "probabilities", "outputs": outputs}, {**labels, "hardness": rows[:, 0]}, labels):
-            successor.absorb(engine.observe(MicroBatch((batch(rows, who, **given),))).sections)
+            successor.absorb(engine.observe([batch(rows, who, **given)]).sections)
         successor.load(engine.dump(engine.keys()[:2]))
         successor.clear("credit", "p0")
     assert {loop: loop.signatures for loop in before} == before

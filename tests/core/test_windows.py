@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.stats import shapiro
 
 from detector.core.configuration import PradaConfig
-from detector.core.signals.prada.published import ReferenceTest
-from detector.core.signals.prada.windowed import WindowedTest
+from detector.core.signals.prada import WindowedTest
+from detector.core.signals.prada_published import ReferenceTest
 from tests.core.distance_streams import KINDS, Distances, judge, stream
 
 SMALL = PradaConfig(window=160, repeat_memory=128)

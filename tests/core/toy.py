@@ -9,11 +9,11 @@ import numpy as np
 from detector.contracts.errors import NotMergeable
 from detector.contracts.findings import Evidence
 from detector.core.configuration import EngineConfig
-from detector.core.neighbours.views import Views
+from detector.core.neighbours.history import Views
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array
-from detector.core.state.columns import Columns
-from detector.core.state.rows import Rows
+from detector.core.state.columns import ColumnTable
+from detector.core.state.rows import StepRows
 
 FAR = 1e6
 ALARM_AT = 40.0
@@ -28,10 +28,10 @@ class Toy:
     figures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: EngineConfig) -> None:
-        self.slots = Columns({"total": (np.float64, 0.0)})
-        self.pools = Columns({"queries": (np.int64, 0)})
+        self.slots = ColumnTable({"total": (np.float64, 0.0)})
+        self.pools = ColumnTable({"queries": (np.int64, 0)})
 
-    def observe(self, rows: Rows, views: Views) -> Proposal:
+    def observe(self, rows: StepRows, views: Views) -> Proposal:
         self._reserve(rows.slots, rows.pools)
         grouping = rows.by_slot
         total = self._totals(rows, self._nearness(rows, views))
@@ -78,7 +78,7 @@ class Toy:
     def merge(self, states: list[Delta]) -> NoReturn:
         raise NotMergeable("a toy")
 
-    def _nearness(self, rows: Rows, views: Views) -> Array:
+    def _nearness(self, rows: StepRows, views: Views) -> Array:
         hardness = rows.column("hardness", 0.5).astype(np.float64)
         confidence = np.nan_to_num(rows.outputs[:, 0].astype(np.float64))
         return self._familiarity(views) + 0.01 * hardness + 0.001 * confidence
@@ -89,7 +89,7 @@ class Toy:
             of_all += [views.own.distance, views.neighbours.distance]
         return np.asarray(sum(1.0 / (1.0 + np.minimum(distance, FAR)) for distance in of_all))
 
-    def _totals(self, rows: Rows, nearness: Array) -> Array:
+    def _totals(self, rows: StepRows, nearness: Array) -> Array:
         """One after the other, so that rounding does not depend on where a micro-batch begins."""
         total = np.empty(len(rows))
         grouping, before = rows.by_slot, self.slots["total"][rows.slots]

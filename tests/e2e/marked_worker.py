@@ -42,7 +42,7 @@ def _mark() -> None:
     observe, command = detector.observe_together, Ledger.command  # type: ignore[attr-defined]
 
     def observing(work: Sequence[Any]) -> Any:
-        names = {name for _, batch in work for piece in batch.pieces for name in piece.principals}
+        names = {name for _, batch in work for piece in batch for name in piece.principals}
         if any(name.startswith("kill-") for name in names):
             os.kill(os.getpid(), signal.SIGKILL)
         if any(name.startswith("raise-") for name in names):

@@ -10,7 +10,6 @@ import pytest
 
 from detector.cli.foreign.scikit_learn import model_of
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
 from detector.lab.client import Client, Tally
@@ -50,7 +49,7 @@ def suspected(profile: Profile, script: Script, account: str, rows: np.ndarray) 
         features=rows,
         outputs=script.victim().answer(rows).probabilities.astype(np.float32),
     )
-    findings = Engine(EngineConfig(profiles=(profile,))).observe(MicroBatch((batch,))).findings
+    findings = Engine(EngineConfig(profiles=(profile,))).observe([batch]).findings
     assert all(finding.signal == "suspicion" for finding in findings)
     return findings[0].row + 1 if findings else None
 

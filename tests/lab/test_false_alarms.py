@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from detector.contracts.queries import QueryBatch
-from detector.core.batch import MicroBatch, Observation
-from detector.core.engine import Engine, EngineConfig
+from detector.core.engine import Engine, EngineConfig, Observation
 from detector.lab.attackers.attacker import run_offline
 from detector.lab.data import Dataset
 from detector.lab.honest import HABITS
@@ -47,7 +46,7 @@ def judged(features: Rows, victim: DigitsVictim) -> Observation:
         features=features,
         outputs=victim.probabilities(features).astype(np.float32),
     )
-    return Engine(EngineConfig()).observe(MicroBatch((batch,)))
+    return Engine(EngineConfig()).observe([batch])
 
 
 @pytest.mark.parametrize("habit", HABITS.values(), ids=lambda habit: habit.name)

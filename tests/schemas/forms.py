@@ -12,14 +12,13 @@ from typing import Any
 import msgspec
 
 from detector.contracts.codecs import decode, decode_queries, encode, encode_json_query, encode_packed
-from detector.contracts.codecs.packed_form import LOOSE_SCHEMA
-from detector.contracts.codecs.queries_json import SCHEMA as JSON_SCHEMA
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, PackedQueries
-from detector.contracts.codecs.queries_packed import SCHEMA as PACKED_SCHEMA
+from detector.contracts.codecs.json_queries import SCHEMA as JSON_SCHEMA
+from detector.contracts.codecs.packed_queries import LOOSE_SCHEMA, PACKED_CONTENT_TYPE, PackedQueries
+from detector.contracts.codecs.packed_queries import SCHEMA as PACKED_SCHEMA
 from detector.contracts.codecs.records import SCHEMAS
 from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.core.owner_model import from_json, to_json
-from detector.core.owner_model.json_form import SCHEMA as MODEL_SCHEMA
+from detector.core.owner_model.models import SCHEMA as MODEL_SCHEMA
 
 ROOT = Path(__file__).parents[2] / "schemas"
 BINARY = {field.name for field in fields(PackedQueries) if "bytes" in str(field.type)}

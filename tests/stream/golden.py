@@ -8,7 +8,7 @@ import msgspec
 
 from detector.contracts.codecs.records import encode
 from detector.contracts.findings import Action, Command
-from detector.core.pipeline.deltas import VERSION
+from detector.core.pipeline.store import VERSION
 from detector.stream.state_log import FORMAT
 from tests.stream.world import World, command, queries, source
 

@@ -11,8 +11,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs.json_writing import encode_json_query
-from detector.contracts.codecs.queries_packed import encode_packed
+from detector.contracts.codecs.json_queries import encode_json_query
+from detector.contracts.codecs.packed_queries import encode_packed
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Score
 from detector.contracts.queries import BadRow, Count, QueryBatch
@@ -75,7 +75,7 @@ def sent(seed: int, number: int = 40) -> Sent:
 
 def account(partition: Partition, principal: str) -> dict[str, int]:
     """What became of the queries of ``principal``, by the parts of the state that know."""
-    standing = partition.detector.engine.standing("credit", principal)
+    standing = partition.detector.engine.status("credit", principal)
     held = partition.detector.ledger.accounting.of(("credit", principal))
     odd = {} if held is None else held.unjudged | held.dropped
     return {"judged": standing.queries - standing.repeats, "repeats": standing.repeats, **odd}

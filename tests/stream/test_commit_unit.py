@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.core.batch import Observation, PrincipalKey
+from detector.core.engine import Observation, PrincipalKey
 from detector.core.exposure import EXPOSURES
 from detector.core.signals import SIGNALS
 from detector.policy.activity import Effects

@@ -28,8 +28,8 @@ from kafka.record import MemoryRecords as KafkaPythonRecords
 
 from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
 from detector.runtime import odd_batches
-from detector.runtime.bombs import MOST_BYTES, is_bomb
 from detector.runtime.broker import EmbeddedBroker
+from detector.runtime.odd_batches import MOST_BYTES, is_bomb
 from detector.stream import faust_internals
 from detector.stream.app import Application
 from detector.stream.faust_internals import LenientRecords

@@ -9,8 +9,7 @@ import numpy as np
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Score
 from detector.contracts.queries import Count
-from detector.core.batch import Observation, PrincipalKey
-from detector.core.engine import Engine, EngineConfig
+from detector.core.engine import Engine, EngineConfig, Observation, PrincipalKey
 from detector.policy.activity import Counted
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger

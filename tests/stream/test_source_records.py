@@ -1,4 +1,4 @@
-"""Which record times are plausible_time, and how far reading is."""
+"""Which record times are plausible, and how far reading is."""
 
 from __future__ import annotations
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig
-from detector.core.profile.matching import Fitting
-from detector.core.profile.profile import Profile
+from detector.core.profile.profile import Profile, ProfileMatcher
 from detector.core.profile.reference import ReferenceIndex
 
 _SHOWN = 4
@@ -19,7 +18,7 @@ _SHOWN = 4
 def unseen_by_name(batches: Sequence[QueryBatch], config: EngineConfig) -> list[str]:
     """Returns a sentence on the features that most often have values that no honest query has. Returns nothing if there
     are no such values, or no profile."""
-    fitting, found, rows = Fitting(config.judging), Counter[str](), 0
+    fitting, found, rows = ProfileMatcher(config.judging), Counter[str](), 0
     profiles = {(own.model, own.model_version): own for own in config.judging}
     for batch in batches:
         own = profiles.get((batch.model, fitting.judged_as(batch) or ""))
@@ -34,7 +33,7 @@ def unseen_by_name(batches: Sequence[QueryBatch], config: EngineConfig) -> list[
 def _unseen(profile: Profile, plain: QueryBatch) -> Counter[str]:
     """Returns the number of rows in which each feature has such a value."""
     reference = profile.reference
-    counts = reference.seen.strange(ReferenceIndex(reference).scaled(plain.features)).sum(axis=0)
+    counts = reference.seen.unseen_mask(ReferenceIndex(reference).scaled(plain.features)).sum(axis=0)
     names = profile.form.names or [f"feature {number}" for number in range(1, len(counts) + 1)]
     found: Counter[str] = Counter()
     for at in np.flatnonzero(counts).tolist():

@@ -10,8 +10,8 @@ from detector.cli.explanation.plots import Plot
 from detector.cli.explanation.tables import Table, events, facts, silent, weights
 from detector.cli.explanation.weighing import names_in
 from detector.cli.explanation.words import UNIT, basis, headline, verdict
-from detector.core.profile.standards import MOST
-from detector.runtime.printable import html_text
+from detector.core.profile.standards import MAX_CONTRIBUTION
+from detector.runtime.text import html_text
 
 _STYLE = (
     ":root{color-scheme:light dark;--page:#fff;--ink:#1f2328;--soft:#59636e;--line:#dfe4ea;--panel:#f6f8fa;"
@@ -43,7 +43,7 @@ _STYLE = (
 
 _SCALE = (
     f"All values in {UNIT}; 0 is the average account. Closest honest: the calibration account that leaves the "
-    f"smallest D. The contribution of a measure is its deviation beyond that account, at most {MOST:g}."
+    f"smallest D. The contribution of a measure is its deviation beyond that account, at most {MAX_CONTRIBUTION:g}."
 )
 
 

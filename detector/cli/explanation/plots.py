@@ -14,7 +14,7 @@ from detector.cli.explanation.chart import Frame, axes, bars, curve, keys, label
 from detector.cli.explanation.weighing import about, scores_of
 from detector.cli.explanation.words import UNIT, number
 from detector.core.signals.margin import BLOCKED_AT
-from detector.core.signals.prada.shapiro_wilk import CONSTANT
+from detector.core.signals.shapiro_wilk import CONSTANT
 
 Floats = NDArray[np.float64]
 

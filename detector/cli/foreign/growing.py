@@ -9,8 +9,7 @@ import numpy as np
 
 from detector.contracts.errors import ConfigurationError
 from detector.core.owner_model import Ensemble, Features, OwnerModel, Tree
-from detector.core.owner_model.links import Link
-from detector.core.owner_model.tree import LEAF
+from detector.core.owner_model.models import LEAF, Link
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from detector.cli.foreign.growing import Nodes, Split, model_of, split_by, tree_
 from detector.cli.foreign.libraries import library
 from detector.contracts.errors import ConfigurationError
 from detector.core.owner_model import Features, Linear, OwnerModel
-from detector.core.owner_model.links import Link
+from detector.core.owner_model.models import Link
 
 _READERS = ("TreeEnsembleClassifier", "LinearClassifier")
 _TRANSPARENT = ("Cast", "Identity")

@@ -8,8 +8,7 @@ import numpy as np
 
 from detector.contracts.errors import ConfigurationError
 from detector.core.owner_model import Ensemble, Features, Linear, OwnerModel, Tree
-from detector.core.owner_model.links import Link
-from detector.core.owner_model.tree import LEAF
+from detector.core.owner_model.models import LEAF, Link
 
 
 def model_of(fitted: Any) -> OwnerModel:

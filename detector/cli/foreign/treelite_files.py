@@ -10,8 +10,8 @@ from detector.cli.foreign.growing import Split, model_of, split_by, tree_of
 from detector.cli.foreign.libraries import library
 from detector.contracts.errors import ConfigurationError
 from detector.core.owner_model import Features, OwnerModel, Tree
-from detector.core.owner_model.links import Link
-from detector.runtime.text_files import read_text
+from detector.core.owner_model.models import Link
+from detector.runtime.text import read_text
 
 _LINKS: dict[str, Link] = {
     "identity": "identity",

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from detector.cli.explanation.words import count
-from detector.cli.scanning import Report, Scanned
-from detector.core.calibration.achieved import CONFIDENCE
-from detector.core.calibration.calibrate import GROUPS
-from detector.core.calibration.scanning import ENOUGH, Standing
-from detector.core.calibration.suspects import FAMILIES
+from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
+from detector.core.calibration.scan import ENOUGH, FAMILIES, ScannedAccount
 from detector.core.measures.base import Family
-from detector.core.signals.suspicion.scoring import CHANGE
+from detector.core.signals.suspicion import CHANGE
+from detector.replay.scan import ScannedVersion, ScanReport
 
 LOOKS = {
     "novelty": "queries far from those of all other accounts",
@@ -46,16 +44,16 @@ _ADVICE: dict[Family, str] = {
 _MOST_REASONS, _LEAST_SHARE, _LEAST = 4, 0.1, 0.5
 
 
-def headline(report: Report) -> str:
+def headline(report: ScanReport) -> str:
     """Returns how many accounts stand out, of how many."""
-    every = [own for version in report.scanned for own in version.scan.standings]
+    every = [own for version in report.scanned for own in version.scan.accounts]
     number = sum(own.stands_out for own in every)
     if not any(version.scan.enough for version in report.scanned):
         return f"{count(len(every), 'account', 'accounts')}, too few to tell which stand out; they are only ranked"
     return f"{number} of {count(len(every), 'account', 'accounts')} stand{'s' if number == 1 else ''} out"
 
 
-def reasons(own: Standing) -> list[str]:
+def reasons(own: ScannedAccount) -> list[str]:
     """Returns the largest deviations, each compared with the closest other account."""
     telling = [part for part in own.parts if part[3] >= max(_LEAST_SHARE * own.unexplained, _LEAST)]
     closest = "the average account" if own.closest is None else own.closest
@@ -65,13 +63,13 @@ def reasons(own: Standing) -> list[str]:
     ]
 
 
-def look_at(own: Standing) -> list[str]:
+def look_at(own: ScannedAccount) -> list[str]:
     """Returns advice on what to review."""
     families = dict.fromkeys(FAMILIES[name] for name, _, _, added in own.parts if added >= _LEAST)
     return [_ADVICE[family] for family in families]
 
 
-def sentence(own: Standing) -> str:
+def sentence(own: ScannedAccount) -> str:
     """Returns the result for the account in one sentence."""
     if own.crossed is None:
         return f"{own.score:.2f} times the line after {count(own.queries)}"
@@ -80,7 +78,7 @@ def sentence(own: Standing) -> str:
     return f"{own.score:.1f} times the line, crossed at query {own.crossed + 1:,} of {own.queries:,}{with_others}{kept}"
 
 
-def sureness(version: Scanned) -> Iterator[str]:
+def sureness(version: ScannedVersion) -> Iterator[str]:
     """Yields sentences on how reliable the scan is."""
     screened = version.scan.screened
     calibration, achieved = screened.calibration, screened.achieved
@@ -106,7 +104,7 @@ def sureness(version: Scanned) -> Iterator[str]:
     )
 
 
-def not_seen(report: Report) -> Iterator[str]:
+def not_seen(report: ScanReport) -> Iterator[str]:
     """Yields sentences on what was skipped."""
     refused, sieve = report.log.refused, report.log.sieve
     if refused:

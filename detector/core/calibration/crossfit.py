@@ -1,19 +1,31 @@
 """Cross-fitting: each account is compared with the queries of the others, without any row that it sent itself, even if
-others sent that row too."""
+others sent that row too. What the engine's measures say of each query is recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.batches import cut
 from detector.contracts.queries import QueryBatch
-from detector.core.profile.reference import NEAREST, Honest, Reference, shares
+from detector.core.configuration import EngineConfig
+from detector.core.engine import Engine
+from detector.core.exposure import Validation
+from detector.core.measures import MEASURES
+from detector.core.owner_model import OwnerModel
+from detector.core.owner_model.margins import Margins
+from detector.core.profile.profile import Profile
+from detector.core.profile.reference import NEAREST, HonestQueries, Reference, shares
+from detector.core.profile.standards import Spread, Standards
+from detector.core.signals import SIGNALS, WEIGHED
+from detector.core.signals.suspicion import CHANGE, CLOCKS, Queries, Scoring, Suspicion, clock_of, width
 from detector.core.state.arrays import Array
+from detector.core.state.rows import StepRows
 
 FEWEST_QUERIES = 10
 """An account with fewer distinct queries does not count for the spread of accounts."""
@@ -44,7 +56,7 @@ class CrossFit:
         self.order = np.array(sorted(range(len(given)), key=digests.__getitem__), np.int64)
         self.accounts = [given[at] for at in self.order.tolist()]
         self.digests = [digests[at] for at in self.order.tolist()]
-        self.honest = [Honest(own.features, own.outputs, own.hardness) for own in self.accounts]
+        self.honest = [HonestQueries(own.features, own.outputs, own.hardness) for own in self.accounts]
         keys = [own.keys[own.ranked] for own in self.honest]
         self._once, ids = np.unique(np.concatenate(keys), return_inverse=True)
         self._ids = np.split(ids, np.cumsum([len(own) for own in keys])[:-1])
@@ -74,14 +86,14 @@ class CrossFit:
         others, offered = self._offered(fold, part)
         return Reference.of([self.honest[at] for at in others], self.accounts[0].output_kind, offered)
 
-    def sample(self, room: int, fold: Fold | None = None, part: int = 0) -> Honest:
+    def sample(self, room: int, fold: Fold | None = None, part: int = 0) -> HonestQueries:
         """``room`` queries at most of all long accounts outside ``fold``, in equal shares; of many, others than are
         their reference."""
         others, offered = self._offered(fold, part)
         taken = shares([own[::-1] if self.long[at] else own[:0] for at, own in zip(others, offered, strict=True)], room)
         features = [self.honest[other].features[at] for other, at in zip(others, taken, strict=True)]
         outputs = [self.honest[other].outputs[at] for other, at in zip(others, taken, strict=True)]
-        return Honest(np.concatenate(features), np.concatenate(outputs))
+        return HonestQueries(np.concatenate(features), np.concatenate(outputs))
 
     def _offered(self, fold: Fold | None, part: int) -> tuple[list[int], list[Array]]:
         """Returns the accounts outside, and the positions of their rows that may be in the reference."""
@@ -121,3 +133,120 @@ def _digest(account: QueryBatch) -> bytes:
         column = getattr(account, name)
         digest.update(b"" if column is None else np.ascontiguousarray(column).data)
     return digest.digest()
+
+
+_MARGIN_ROWS = 10_000
+"""Maximum number of honest rows for margins."""
+
+
+@dataclass(frozen=True)
+class OwnerInputs:
+    """The owner's ``model`` and ``validation`` set, or None."""
+
+    model: OwnerModel | None = None
+    validation: Validation | None = None
+
+    def profile(self, fit: CrossFit, standards: Standards, fold: Fold | None = None, part: int = 0) -> Profile:
+        """Of what the accounts outside ``fold`` asked. Margins are those of the model, made from the validation set or
+        else from the honest rows; without a model, those between the probabilities that honest rows were told."""
+        first = fit.accounts[0]
+        margins = self._validated
+        if margins is None and (self.model is not None or first.output_kind == "probabilities"):
+            margins = self._margins(fit.sample(_MARGIN_ROWS, fold, part))
+        reference = fit.reference(fold, part)
+        return Profile(first.model, first.model_version, reference, standards, self.model, margins, self.validation)
+
+    @cached_property
+    def _validated(self) -> Margins | None:
+        """The same whoever is honest, so that the folds of a calibration share them."""
+        if self.model is None or self.validation is None:
+            return None
+        return Margins.of(self.model, self.validation.features)
+
+    def _margins(self, honest: HonestQueries) -> Margins | None:
+        twice = 2 if len(honest.features) < 2 else 1
+        features, outputs = (np.tile(column, (twice, 1)) for column in (honest.features, honest.outputs))
+        return Margins.of(self.model, features, None if self.model is not None else outputs)
+
+
+COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
+"""The columns of standards, in order."""
+
+_ROWS = 256
+"""Maximum number of queries of one account in a micro-batch."""
+_TOGETHER = 4
+"""The number of accounts processed together."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """For n queries of one account: ``values`` float64 (n, j) by measure, ``weights`` (n, 3) by clock,
+    ``others`` (n, f)."""
+
+    values: Floats
+    weights: Floats
+    others: Floats
+
+    @classmethod
+    def empty(cls, count: int) -> Recording:
+        """Returns a recording of ``count`` queries, all NaN."""
+        return cls(*(np.full((count, wide), np.nan) for wide in (len(MEASURES), len(CLOCKS), len(WEIGHED))))
+
+    def take(self, rows: NDArray[np.bool_], other: Recording) -> None:
+        """Copies ``rows`` bool (n,) from ``other``."""
+        for own, said in zip(self._parts, other._parts, strict=True):
+            own[rows] = said[rows]
+
+    @property
+    def _parts(self) -> tuple[Floats, Floats, Floats]:
+        return self.values, self.weights, self.others
+
+    def scores(self, spread: Spread) -> Floats:
+        """Returns float64 (n, columns): the standardised scores as of each query, computed as in ``suspicion``."""
+        measures = list(MEASURES.values())
+        alone = np.zeros(len(self.values), np.int64)
+        return Scoring(measures, spread).follow(alone, Queries(*self._parts), np.zeros((1, width(measures))))
+
+
+CLOCK = clock_of(list(MEASURES.values()))[: len(MEASURES)]
+
+
+def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[Recording]:
+    """Returns the values of the measures for each of ``accounts``, queries of one principal each, compared with
+    ``profile``."""
+    config = EngineConfig(profiles=(replace(profile, validation=None),))  # exposure is no part of suspicion
+    found: list[Recording] = []
+    for first in range(0, len(accounts), _TOGETHER):
+        found += _record(accounts[first : first + _TOGETHER], config)
+    return found
+
+
+def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Recording]:
+    recordings = [Recording.empty(len(own)) for own in accounts]
+    numbered = [replace(own, principals=[str(at)] * len(own.principals)) for at, own in enumerate(accounts)]
+    there: list[tuple[int, int]] = []
+
+    def listen(rows: StepRows, *said: Floats) -> None:
+        for piece in np.unique(rows.batch).tolist():
+            of_piece = rows.batch == piece
+            at, start = there[piece]
+            position = start + rows.batch_row[of_piece]
+            own = recordings[at]
+            for part, column in zip((own.values, own.weights, own.others), said, strict=True):
+                part[position] = column[of_piece]
+
+    suspicion = partial(Suspicion, measures=MEASURES, others=WEIGHED, listener=listen)
+    engine = Engine(config, {**SIGNALS, "suspicion": suspicion})
+    for start in range(0, max(map(len, accounts)), _ROWS):
+        there[:] = [(at, start) for at, own in enumerate(accounts) if len(own) > start]
+        engine.observe([cut(numbered[at], start, min(start + _ROWS, len(numbered[at]))) for at, _ in there])
+    return recordings
+
+
+def blank() -> Standards:
+    """Returns placeholder standards that flag no account."""
+    count = len(COLUMNS)
+    spread = Spread(np.zeros(count), np.ones(count), np.ones(count))
+    return Standards(COLUMNS, spread, np.zeros((1, count)), np.inf)

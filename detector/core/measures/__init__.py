@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from detector.core.measures.base import Measure
-from detector.core.measures.content import NOVELTY, OUTLYINGNESS, UNSEEN_VALUES
+from detector.core.measures.content import MISSING_FEATURES, NOVELTY, OUTLYINGNESS, SPECIFICATION_CHANGES, UNSEEN_VALUES
 from detector.core.measures.outputs import HARDNESS, HIGH_MARGIN, LEAPS, LOW_MARGIN, SURPRISE
-from detector.core.measures.protocol import MISSING_FEATURES, SPECIFICATION_CHANGES
 from detector.core.measures.structure import (
     CROSSINGS,
     NEAR_DUPLICATE,

@@ -1,22 +1,68 @@
-"""The interface of a measure, which scores single queries. A new measure is one file in ``signals/`` and one line in
-``MEASURES``."""
+"""The interface of a measure, which scores single queries, and the trail of each principal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
-from detector.core.measures.trail import Trail
-from detector.core.neighbours.views import Views
+from detector.core.neighbours.history import Views
 from detector.core.profile.reference import Reference, log_margins
 from detector.core.state.arrays import Array
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
+
+_AXES = 16
+_REQUESTED = 2
+WIDTH = 2 * _AXES + _REQUESTED
+"""The size of the state: the last point, the step that led to it, and the specification requested with it."""
+
+Points = NDArray[np.float32]
+
+
+class Trail(NamedTuple):
+    """For each of n queries: ``step`` float32 (n, 16), from its principal's query before, and ``step_before``, that
+    query's own step; NaN where there are not as many. ``specification`` float32 (n, 2), the accuracy and latency
+    requested, and that of the query before; NaN for none."""
+
+    step: Points
+    step_before: Points
+    specification: Points
+    specification_before: Points
+
+
+def update_trail(rows: StepRows, slot: NDArray[np.int64], points: Points, state: Points) -> Trail:
+    """Returns the trail of ``rows`` at ``points`` float32 (n, k). ``state`` float32 (slots, 34) is updated in place;
+    ``slot`` int64 (n,) says whose each row is."""
+    count = len(rows)
+    step, step_before = np.empty((count, _AXES), np.float32), np.empty((count, _AXES), np.float32)
+    requested, requested_before = np.empty((count, _REQUESTED), np.float32), np.empty((count, _REQUESTED), np.float32)
+    requested[:] = rows.column("specification", np.float32(np.nan)).reshape(count, -1)
+    trail = Trail(step, step_before, requested, requested_before)
+    _update_trail(slot, np.ascontiguousarray(points), state, trail)
+    return trail
+
+
+@compiled
+def _update_trail(slot: NDArray[np.int64], points: Points, state: Points, trail: Trail) -> None:
+    """Row after row, moves the slot's ``state`` on. Axes that the points do not have stay at 0."""
+    there = min(points.shape[1], _AXES)
+    for row in range(len(slot)):
+        held = state[slot[row]]
+        for axis in range(_AXES):
+            now = points[row, axis] if axis < there else np.float32(0)
+            trail.step[row, axis] = now - held[axis]
+            trail.step_before[row, axis] = held[_AXES + axis]
+            held[_AXES + axis] = trail.step[row, axis]
+            held[axis] = now
+        for at in range(_REQUESTED):
+            trail.specification_before[row, at] = held[2 * _AXES + at]
+            held[2 * _AXES + at] = trail.specification[row, at]
+
 
 Family = Literal["content", "structure", "outputs", "protocol"]
 Clock = Literal["effective", "each", "near"]
@@ -34,10 +80,10 @@ _CHANGE = 1e-4
 
 
 @dataclass(frozen=True)
-class Sight:
+class MeasureInput:
     """The input of a measure, for the rows of one step whose model has a profile."""
 
-    rows: Rows
+    rows: StepRows
     views: Views
     trail: Trail
 
@@ -110,7 +156,7 @@ class Measure:
     clock: Clock
     between: float
     within: float
-    score: Callable[[Sight], Floats]
+    score: Callable[[MeasureInput], Floats]
 
 
 def rank(values: Floats, ascending: Array) -> Floats:

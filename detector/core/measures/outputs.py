@@ -6,22 +6,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
-from detector.core.measures.base import Floats, Measure, Sight, rank
+from detector.core.measures.base import Floats, Measure, MeasureInput, rank
 from detector.core.state.arrays import Array
 
 
-def _surprise(sight: Sight) -> Floats:
+def _surprise(queries: MeasureInput) -> Floats:
     """Returns the total variation between the probabilities and the mean of those of the three nearest reference rows;
     for labels the share of the three with another label; for scores the difference to their mean over the range of
     all."""
-    reference, rows = sight.reference, sight.views.neighbours.rows
+    reference, rows = queries.reference, queries.views.neighbours.rows
     if reference.output_kind == "none":
         return np.full(len(rows), np.nan)
     if reference.output_kind == "label":
-        other = (reference.outputs[rows, 0] != sight.outputs).mean(axis=1)
-        return np.where(np.isnan(sight.outputs[:, 0]), np.nan, other)
+        other = (reference.outputs[rows, 0] != queries.outputs).mean(axis=1)
+        return np.where(np.isnan(queries.outputs[:, 0]), np.nan, other)
     apart: Floats = np.empty(len(rows))
-    _differ(np.ascontiguousarray(sight.outputs), reference.outputs, rows, apart)
+    _differ(np.ascontiguousarray(queries.outputs), reference.outputs, rows, apart)
     if reference.output_kind == "probabilities" and reference.outputs.shape[1] > 1:
         return np.asarray(apart / 2)
     return np.asarray(apart / reference.outputs.shape[1] / reference.range)
@@ -56,9 +56,9 @@ SURPRISE = Measure(
 look like one class and get another; foreign images get any."""
 
 
-def _low_margin(sight: Sight) -> Floats:
+def _low_margin(queries: MeasureInput) -> Floats:
     """Returns -ln of the share of honest queries with a lower top-two log-margin."""
-    return np.asarray(-np.log(sight.margin_rank))
+    return np.asarray(-np.log(queries.margin_rank))
 
 
 LOW_MARGIN = Measure(
@@ -75,9 +75,9 @@ LOW_MARGIN = Measure(
 data."""
 
 
-def _high_margin(sight: Sight) -> Floats:
+def _high_margin(queries: MeasureInput) -> Floats:
     """Returns -ln of the share of honest queries with a higher top-two log-margin."""
-    return np.asarray(-np.log(1.0 - sight.margin_rank))
+    return np.asarray(-np.log(1.0 - queries.margin_rank))
 
 
 HIGH_MARGIN = Measure(
@@ -94,13 +94,13 @@ HIGH_MARGIN = Measure(
 class."""
 
 
-def _hardness(sight: Sight) -> Floats:
+def _hardness(queries: MeasureInput) -> Floats:
     """Returns -ln of the share of honest queries that are harder; NaN where the query or the reference has no
     hardness."""
-    if not len(sight.reference.hardness):
-        return np.full(len(sight.rows), np.nan)
-    hardness = sight.rows.column("hardness", np.nan).astype(np.float64)
-    return np.asarray(-np.log(1.0 - rank(hardness, sight.reference.hardness)))
+    if not len(queries.reference.hardness):
+        return np.full(len(queries.rows), np.nan)
+    hardness = queries.rows.column("hardness", np.nan).astype(np.float64)
+    return np.asarray(-np.log(1.0 - rank(hardness, queries.reference.hardness)))
 
 
 HARDNESS = Measure(
@@ -122,18 +122,18 @@ _LEAP_MOST = 3.0
 _LEAP_LEAST = 0.05
 
 
-def _leaps(sight: Sight) -> Floats:
+def _leaps(queries: MeasureInput) -> Floats:
     """Returns the distance of the answer from that to the nearest own earlier query, over the step from it as a share
     of the distance to the nearest reference row, 3 at most. Answers of one class are as far apart as their largest
     probabilities, those of two classes at least as far as these add up to more than one; scores are taken over their
     range."""
-    now, before = sight.rows.said.astype(np.float64), sight.views.own.said.astype(np.float64)
-    apart = np.abs(now - before) / sight.reference.range
-    if sight.reference.output_kind != "score":
-        other = sight.views.own.distance < sight.views.grown
+    now, before = queries.rows.said.astype(np.float64), queries.views.own.said.astype(np.float64)
+    apart = np.abs(now - before) / queries.reference.range
+    if queries.reference.output_kind != "score":
+        other = queries.views.own.distance < queries.views.grown
         apart = np.where(other, np.maximum(apart, now + before - 1), apart)
-    known = np.where(np.isnan(sight.outputs[:, 0]), np.nan, apart)
-    return np.asarray(np.minimum(known / np.maximum(sight.nearness, _LEAP_LEAST), _LEAP_MOST))
+    known = np.where(np.isnan(queries.outputs[:, 0]), np.nan, apart)
+    return np.asarray(np.minimum(known / np.maximum(queries.nearness, _LEAP_LEAST), _LEAP_MOST))
 
 
 LEAPS = Measure(

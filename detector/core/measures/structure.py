@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
-from detector.core.measures.base import Floats, Measure, Sight
+from detector.core.measures.base import Floats, Measure, MeasureInput
 
 _DUPLICATE_MOST = 5.0
 _DUPLICATE_LEAST = 1e-9
 
 
-def _near_duplicate(sight: Sight) -> Floats:
+def _near_duplicate(queries: MeasureInput) -> Floats:
     """Returns -ln(distance to the nearest own earlier query / distance to the nearest reference row), clipped to
     0..5."""
-    return np.asarray(np.clip(-np.log(sight.nearness + _DUPLICATE_LEAST), 0.0, _DUPLICATE_MOST))
+    return np.asarray(np.clip(-np.log(queries.nearness + _DUPLICATE_LEAST), 0.0, _DUPLICATE_MOST))
 
 
 NEAR_DUPLICATE = Measure(
@@ -37,9 +37,9 @@ bisection, finite differences, gradient steps."""
 _TINY_STEP = 0.01
 
 
-def _tiny_steps(sight: Sight) -> Floats:
+def _tiny_steps(queries: MeasureInput) -> Floats:
     """Returns 1 where the nearest own earlier query is a hundred times nearer than the nearest reference row."""
-    return np.asarray(sight.nearness < _TINY_STEP, np.float64)
+    return np.asarray(queries.nearness < _TINY_STEP, np.float64)
 
 
 TINY_STEPS = Measure(
@@ -58,10 +58,10 @@ TINY_STEPS = Measure(
 _FEATURE_MOST = 2
 
 
-def _one_feature(sight: Sight) -> Floats:
+def _one_feature(queries: MeasureInput) -> Floats:
     """Returns 1 where at most two features differ from the nearest own earlier query; two, since one-hot categories
     change in pairs."""
-    few = (sight.changes <= _FEATURE_MOST) & np.isfinite(sight.views.own.distance)
+    few = (queries.changes <= _FEATURE_MOST) & np.isfinite(queries.views.own.distance)
     return np.asarray(few, np.float64)
 
 
@@ -87,13 +87,13 @@ _SIGN_BEYOND = np.int32(4 * _SIGN_EQUAL * 2**23)
 """The bits of two numbers of single precision that differ by ``_SIGN_EQUAL`` differ by less than this, as integers."""
 
 
-def _sign_steps(sight: Sight) -> Floats:
+def _sign_steps(queries: MeasureInput) -> Floats:
     """Returns 1 where at least five features changed and over half of them by the median magnitude, to a thousandth.
     With many features, about 128 evenly spaced ones are compared."""
-    every = -(-sight.reference.dimension // _SIGN_FEATURES)
-    score = np.zeros(len(sight.rows))
-    _of_one_size(sight.views.own.step, sight.limits, sight.reference.scale, every, score)
-    return np.where(np.isfinite(sight.views.own.distance), score, 0.0)
+    every = -(-queries.reference.dimension // _SIGN_FEATURES)
+    score = np.zeros(len(queries.rows))
+    _of_one_size(queries.views.own.step, queries.limits, queries.reference.scale, every, score)
+    return np.where(np.isfinite(queries.views.own.distance), score, 0.0)
 
 
 @compiled
@@ -158,12 +158,12 @@ _PARALLEL_FEWEST = 3
 _PARALLEL_LEAST = 1e-20
 
 
-def _parallel_steps(sight: Sight) -> Floats:
+def _parallel_steps(queries: MeasureInput) -> Floats:
     """Returns 1 where the cosine of the last two steps is above 0.98 in absolute value; ``one_feature`` covers steps in
     one or two features."""
-    parallel = np.zeros(len(sight.rows))
-    _compare(np.ascontiguousarray(sight.trail.step), np.ascontiguousarray(sight.trail.step_before), parallel)
-    return np.where(sight.changes >= _PARALLEL_FEWEST, parallel, 0.0)
+    parallel = np.zeros(len(queries.rows))
+    _compare(np.ascontiguousarray(queries.trail.step), np.ascontiguousarray(queries.trail.step_before), parallel)
+    return np.where(queries.changes >= _PARALLEL_FEWEST, parallel, 0.0)
 
 
 @compiled
@@ -198,10 +198,10 @@ _CROSSING_MOST = 3.0
 _CROSSING_LEAST = 1e-9
 
 
-def _crossings(sight: Sight) -> Floats:
+def _crossings(queries: MeasureInput) -> Floats:
     """Returns ln(distance to the nearest own earlier query of the same class / that to the nearest of any class), 0..3;
     NaN for the first of a class."""
-    same, nearest = sight.views.grown, sight.views.own.distance
+    same, nearest = queries.views.grown, queries.views.own.distance
     known = np.isfinite(same)
     ratio = np.where(known, same, 1.0) / np.maximum(np.where(known, nearest, 1.0), _CROSSING_LEAST)
     return np.where(known, np.clip(np.log(np.maximum(ratio, _CROSSING_LEAST)), 0.0, _CROSSING_MOST), np.nan)

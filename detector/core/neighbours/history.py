@@ -8,29 +8,31 @@ on the principal's own query numbers alone. If a signal needs it, each row has a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import read_only
-from detector.core.neighbours.growing import (
+from detector.core.neighbours.search import (
     DOUBTFUL,
     LACKS_ROOM,
-    Asked,
     Chains,
-    Found,
+    NearestOwn,
+    QueryArrays,
     Recompute,
+    SearchBuffers,
     Thresholds,
     grow,
     turn,
 )
-from detector.core.neighbours.search import Scratch
 from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, LANES, NONE, START, VectorStore, drop_all, extend
-from detector.core.profile.projection import Embedding, Placed
+from detector.core.profile.projection import Embedding, Projection
+from detector.core.profile.reference import Neighbours, Reference, ReferenceIndex
 from detector.core.state.arrays import Array
-from detector.core.state.columns import Columns
-from detector.core.state.pools import MOST_POOLS, Pools
-from detector.core.state.rows import Rows
+from detector.core.state.columns import ColumnTable
+from detector.core.state.principals import MOST_POOLS, Pools
+from detector.core.state.rows import StepRows
 
 _PARITIES = 2
 _AXES = 7
@@ -53,15 +55,15 @@ class HistoryRows:
 class History:
     """The own-history store of all principals of one engine; ``noted``: whether notes are kept."""
 
-    def __init__(self, slots: Columns, pools: Pools, noted: bool = False) -> None:
+    def __init__(self, slots: ColumnTable, pools: Pools, noted: bool = False) -> None:
         self.noted = noted
         self._slots = slots
         self._pools = pools
-        self._lists = Columns({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
+        self._lists = ColumnTable({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
         self._stores: dict[int, VectorStore] = {}
-        self._unplaced = Columns({"vectors": (np.bool_, False)})
+        self._unplaced = ColumnTable({"vectors": (np.bool_, False)})
         """Slots that have vectors without projections: those that came from the log."""
-        self._scratch = Scratch.of(0, _PARITIES * (MOST_POOLS + 1))
+        self._scratch = SearchBuffers.of(0, _PARITIES * (MOST_POOLS + 1))
         self._longest = 0
 
     @property
@@ -83,21 +85,21 @@ class History:
 
     def observe(
         self,
-        rows: Rows,
+        rows: StepRows,
         thresholds: Thresholds,
         embedding: Embedding | None,
-        placed: Placed | None,
+        projection: Projection | None,
         recompute: Recompute | None,
-    ) -> Found:
+    ) -> NearestOwn:
         """Adds to the growing sets those of ``rows`` that belong to them, and returns what was found on the way; the
-        nearest own query of any class only with the ``embedding`` of a reference, by which the rows are ``placed``.
+        nearest own query of any class only with the ``embedding`` of a reference, by which the rows are ``projection``.
         ``recompute`` makes a threshold exact where rounding could decide."""
         dimension = rows.features.shape[1]
         chains, store = self._chains(), self._store(dimension)
         if embedding is not None:
             self._place(rows.slots, embedding)
-        asked = self._asked(rows, placed, store.width)
-        found = _nothing(len(rows), dimension if placed is not None else 0)
+        asked = self._asked(rows, projection, store.width)
+        found = _nothing(len(rows), dimension if projection is not None else 0)
         scratch = self._scratch_for(rows)
         at, settled = 0, NONE
         while at < len(rows):
@@ -111,7 +113,7 @@ class History:
                 at,
                 settled,
                 recompute is not None,
-                placed is not None,
+                projection is not None,
             )
             if why == LACKS_ROOM:
                 self._make_room(store, lacking)
@@ -191,12 +193,12 @@ class History:
         slots = self._slots
         return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"])
 
-    def _asked(self, rows: Rows, placed: Placed | None, width: int) -> Asked:
+    def _asked(self, rows: StepRows, projection: Projection | None, width: int) -> QueryArrays:
         points, length = np.zeros((len(rows), width), np.float32), np.full(len(rows), -1.0)
-        if placed is not None and width:
-            points = _shortened(placed, width)
+        if projection is not None and width:
+            points = _shortened(projection, width)
             length = np.sqrt(np.einsum("ij,ij->i", points, points, dtype=np.float64))
-        return Asked(
+        return QueryArrays(
             read_only(np.ascontiguousarray(rows.features)),
             points,
             length,
@@ -204,21 +206,21 @@ class History:
             rows.slots[rows.slot],
             rows.pools[rows.pool],
             rows.block,
-            self._order(rows, placed),
+            self._order(rows, projection),
         )
 
-    def _order(self, rows: Rows, placed: Placed | None) -> Array:
+    def _order(self, rows: StepRows, projection: Projection | None) -> Array:
         """Returns the order to take rows in: by pool where nothing else matters to them, else by slot."""
         turns = (rows.block != self._slots["block"][rows.slots[rows.slot]]).any()
-        return (rows.by_slot if turns or placed is not None else rows.by_pool).order
+        return (rows.by_slot if turns or projection is not None else rows.by_pool).order
 
     def _note_longest(self, pools: Array) -> None:
         self._longest = max(self._longest, int(self._lists_of()[pools][:, COUNT::FIELDS].max()))
 
-    def _scratch_for(self, rows: Rows) -> Scratch:
+    def _scratch_for(self, rows: StepRows) -> SearchBuffers:
         """Returns scratch for lists as long as any can become while ``rows`` are taken."""
         if len(self._scratch.gaps) < self._longest + len(rows):
-            self._scratch = Scratch.of(2 * (self._longest + len(rows)), len(self._scratch.runs))
+            self._scratch = SearchBuffers.of(2 * (self._longest + len(rows)), len(self._scratch.runs))
         return self._scratch
 
     def _place(self, slots: Array, embedding: Embedding) -> None:
@@ -231,7 +233,7 @@ class History:
         _, _, locations = self._locations(self._pools.of_slots(without))
         for at in range(0, len(locations), _TOGETHER):
             some = locations[at : at + _TOGETHER]
-            arena.points[some // LANES, :, some % LANES] = _shortened(embedding.place(arena.rows[some]), width)
+            arena.points[some // LANES, :, some % LANES] = _shortened(embedding.project(arena.rows[some]), width)
         self._unplaced["vectors"][without] = False
 
     def _locations(self, pools: Array) -> tuple[Array, Array, Array]:
@@ -244,20 +246,73 @@ class History:
         return place // _PARITIES, place % _PARITIES, lists[place, START] + offset
 
 
-def _nothing(count: int, dimension: int) -> Found:
-    """Returns the arrays of ``Found`` before any row."""
+def _nothing(count: int, dimension: int) -> NearestOwn:
+    """Returns the arrays of ``NearestOwn`` before any row."""
     unknown = np.full(count, np.nan, np.float32)
     far, step = np.full(count, np.inf), np.empty((count, dimension), np.float32)
-    return Found(far, np.zeros(count, np.bool_), far.copy(), step, unknown)
+    return NearestOwn(far, np.zeros(count, np.bool_), far.copy(), step, unknown)
 
 
-def _shortened(placed: Placed, width: int) -> NDArray[np.float32]:
+def _shortened(projection: Projection, width: int) -> NDArray[np.float32]:
     """Returns float32 (n, width): the first axes of projections, and the length of the rest of each. The distance of
     two of them is at most that of the vectors."""
-    points = np.zeros((len(placed.points), width), np.float32)
+    points = np.zeros((len(projection.points), width), np.float32)
     if width:
-        kept = placed.points[:, : width - 1]
-        rest = placed.points[:, width - 1 :].astype(np.float64)
+        kept = projection.points[:, : width - 1]
+        rest = projection.points[:, width - 1 :].astype(np.float64)
         points[:, : kept.shape[1]] = kept
-        points[:, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest) + placed.beside**2)
+        points[:, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest) + projection.residual**2)
     return points
+
+
+class Views:
+    """Views of a step. Each is computed once, on first use. ``repeats`` bool (n,): queries equal to an earlier one.
+    ``scores``: those of the earlier signals in the registry for each row, float64 (n,)."""
+
+    def __init__(self, rows: StepRows, history: History, reference: ReferenceIndex | None) -> None:
+        self._rows = rows
+        self._history = history
+        self._reference = reference
+        self._own: NearestOwn | None = None
+        self.repeats: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
+        self.scores: dict[str, NDArray[np.float64]] = {}
+
+    def grow(self, thresholds: Thresholds, recompute: Recompute | None) -> NearestOwn:
+        """Adds rows to the growing sets and returns what was found (``own``); called by the signal that owns the
+        thresholds, before any other asks."""
+        embedding, projection = (self.reference.embedding, self.projection) if self.has_reference else (None, None)
+        self._own = self._history.observe(self._rows, thresholds, embedding, projection, recompute)
+        return self._own
+
+    @property
+    def own(self) -> NearestOwn:
+        """The nearest of the principal's earlier queries that are in a growing set, of the same class and, for rows
+        that have a reference, of any class."""
+        assert self._own is not None, "the registry puts the owner of the growing sets before those who ask for them"
+        return self._own
+
+    @property
+    def grown(self) -> NDArray[np.float64]:
+        """float64 (n,): distance to the growing set of the row's own pool as of that row, inf where it was empty."""
+        return self.own.grown
+
+    @cached_property
+    def projection(self) -> Projection:
+        """The projection of the rows on the reference; only for rows that have one."""
+        return self.reference.embedding.project(self._rows.features)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The nearest reference rows; only for those that have a reference."""
+        assert self._reference is not None
+        return self._reference.nearest(self.projection)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is a profile for this model version with features of this dimension."""
+        return self._reference is not None and self._reference.reference.dimension == self._rows.features.shape[1]
+
+    @property
+    def reference(self) -> Reference:
+        assert self._reference is not None
+        return self._reference.reference

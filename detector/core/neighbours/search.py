@@ -1,24 +1,105 @@
-"""The nearest vectors of some lists, exactly. Of several at one distance it is the same one in any order of theirs.
+"""The nearest own queries, exactly, and the growing sets of PRADA.
 
-All lists of a query are searched in one call: a call with arrays costs as much as twenty vectors.
+All lists of a query are searched in one call: a call with arrays costs as much as twenty vectors. Single precision
+excludes rows by a proven bound; double precision decides. Of several rows at one distance it is the same one in any
+order of theirs.
+
+An exact distance is ``sqrt(sum((a - b)**2))`` in float64 of float32 rows, summed as numpy sums a contiguous row: by
+halves down to runs of 128, each in eight partial sums. So distances are those of the published PRADA agent, to the bit.
+
+Principals are independent of each other, and without a profile their pools are too: rows of one are taken together, so
+that what they are compared with stays in the processor's cache.
+
+A query joins the set of its pool if it is farther from it than the threshold T = max(T, mean - deviation) of the
+distances that joined before (Juuti et al. 2019); the first counts as distance 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf, sqrt
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import compiled
-from detector.core.neighbours.gaps import LEAST32, UNIT32, exact, gap
-from detector.core.neighbours.store import LANES, NONE, Arena
+from detector.core.loops.compiled import approximate, compiled
+from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, room_for
+
+_RUN = 128
+_DEEPEST = 40
+UNIT32 = 2.0**-24
+LEAST32 = 2.0**-126
 
 Matrix = NDArray[np.float32]
 
 
-class Scratch(NamedTuple):
+@compiled
+def exact(rows: Matrix, at: int, others: Matrix, other: int) -> float:
+    """Returns the distance between row ``at`` of ``rows`` (n, d) and row ``other`` of ``others`` (m, d)."""
+    if rows.shape[1] <= _RUN:
+        return sqrt(_run(rows[at], others[other]))
+    return sqrt(_by_halves(rows[at], others[other]))
+
+
+@compiled
+def _by_halves(row: Matrix, other: Matrix) -> float:
+    """Returns the sum of squares over a tree of halves. At each depth, the sum of the left half waits in ``sums`` for
+    the right one, which is the run of ``length`` from ``start`` on; bits of ``right`` say where that is under way."""
+    sums, start, length = np.empty(_DEEPEST), np.empty(_DEEPEST, np.int64), np.empty(_DEEPEST, np.int64)
+    first, count, depth, right = 0, len(row), 0, 0
+    while True:
+        while count > _RUN:
+            half = count // 2
+            half -= half % 8
+            depth += 1
+            start[depth], length[depth] = first + half, count - half
+            right &= ~(1 << depth)
+            count = half
+        total = _run(row[first : first + count], other[first : first + count])
+        while depth and right >> depth & 1:
+            total = sums[depth] + total
+            depth -= 1
+        if not depth:
+            return total
+        sums[depth] = total
+        right |= 1 << depth
+        first, count = start[depth], length[depth]
+
+
+@compiled
+def _run(row: Matrix, other: Matrix) -> float:
+    count = len(row)
+    whole = count - count % 8
+    total = 0.0
+    if whole:
+        a = b = c = d = e = f = g = h = 0.0
+        for j in range(0, whole, 8):
+            a += (np.float64(row[j]) - np.float64(other[j])) ** 2
+            b += (np.float64(row[j + 1]) - np.float64(other[j + 1])) ** 2
+            c += (np.float64(row[j + 2]) - np.float64(other[j + 2])) ** 2
+            d += (np.float64(row[j + 3]) - np.float64(other[j + 3])) ** 2
+            e += (np.float64(row[j + 4]) - np.float64(other[j + 4])) ** 2
+            f += (np.float64(row[j + 5]) - np.float64(other[j + 5])) ** 2
+            g += (np.float64(row[j + 6]) - np.float64(other[j + 6])) ** 2
+            h += (np.float64(row[j + 7]) - np.float64(other[j + 7])) ** 2
+        total = ((a + b) + (c + d)) + ((e + f) + (g + h))
+    for j in range(whole, count):
+        total += (np.float64(row[j]) - np.float64(other[j])) ** 2
+    return total
+
+
+@approximate
+def gap(rows: Matrix, at: int, others: Matrix, other: int) -> np.float32:
+    """Returns the squared distance of two rows, off by at most the share ``slack`` of it and ``least``."""
+    total = np.float32(0.0)
+    for j in range(rows.shape[1]):
+        step = rows[at, j] - others[other, j]
+        total += step * step
+    return total
+
+
+class SearchBuffers(NamedTuple):
     """The lists to search, ``runs`` int64 (m, 2): first row and number of rows. Of one list: the vectors ``near`` int64
     to a query, by row, and their squared distances ``gaps`` float32; and the squared distances of all projections to
     its projection, ``bounds`` float32, which begin with the first row of the group that the list begins in."""
@@ -29,7 +110,7 @@ class Scratch(NamedTuple):
     bounds: NDArray[np.float32]
 
     @classmethod
-    def of(cls, rows: int, runs: int) -> Scratch:
+    def of(cls, rows: int, runs: int) -> SearchBuffers:
         """Returns scratch for ``runs`` lists of at most ``rows`` each."""
         near, gaps = np.empty(rows, np.int64), np.empty(rows, np.float32)
         return cls(np.empty((runs, 2), np.int64), near, gaps, np.empty(rows + 2 * LANES, np.float32))
@@ -42,7 +123,7 @@ def nearest_of(
     points: Matrix,
     length: float,
     at: int,
-    scratch: Scratch,
+    scratch: SearchBuffers,
     alike: int,
     total: int,
 ) -> tuple[float, float, int]:
@@ -130,3 +211,177 @@ def _precedes(arena: Arena, row: int, other: int) -> bool:
 def _swapped(word: np.uint32) -> int:
     value = int(word)
     return ((value & 0xFF) << 24) | ((value & 0xFF00) << 8) | ((value >> 8) & 0xFF00) | (value >> 24)
+
+
+DONE, LACKS_ROOM, DOUBTFUL = 0, 1, 2
+"""Why a call ended: all rows were taken, the arena must grow by that many rows, or rounding could decide a row."""
+_DOUBT = 1e-9
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Recompute = Callable[[int, list[float]], float]
+"""(position of the pool, distances that joined it in this step) -> its threshold by the reference's formula."""
+
+
+class Thresholds(NamedTuple):
+    """By pool: T (``threshold``) float64, ``number`` int64 of the distances that joined, and their Welford ``mean`` and
+    ``squares`` float64."""
+
+    threshold: Floats
+    number: Integers
+    mean: Floats
+    squares: Floats
+
+
+class Chains(NamedTuple):
+    """By pool, its ``lists`` int64 (pools, 2 * fields) by parity of the block, and the ``following`` pool of the same
+    slot int32, -1 for none. By slot, its ``first`` pool int32, and the ``block`` int64 that it is in."""
+
+    lists: Integers
+    following: NDArray[np.int32]
+    first: NDArray[np.int32]
+    block: Integers
+
+
+class QueryArrays(NamedTuple):
+    """n queries in stream order: ``features`` float32 (n, d); projections ``points`` float32 (n, p), and how long they
+    are, ``length`` float64 (n,), -1 for none; what the model ``said`` float32 (n,); the ``slot`` of the principal, the
+    ``pool`` and the ``block``, int64 (n,); and the ``order`` int64 (n,) in which rows are taken."""
+
+    features: Matrix
+    points: Matrix
+    length: Floats
+    said: Matrix
+    slot: Integers
+    pool: Integers
+    block: Integers
+    order: Integers
+
+
+class NearestOwn(NamedTuple):
+    """``grown`` float64 (n,): the distance to the growing set as of the row, inf where it was empty; ``joined`` bool
+    (n,). ``distance`` float64 (n,): that to the nearest own query of any class, ``step`` float32 (n, d) from it, the
+    query itself where there is none, and what the model ``said`` to it, float32 (n,), NaN where unknown."""
+
+    grown: Floats
+    joined: NDArray[np.bool_]
+    distance: Floats
+    step: Matrix
+    said: Matrix
+
+
+@compiled
+def grow(
+    arena: Arena,
+    chains: Chains,
+    thresholds: Thresholds,
+    asked: QueryArrays,
+    found: NearestOwn,
+    scratch: SearchBuffers,
+    first: int,
+    settled: int,
+    exactly: bool,
+    judged: bool,
+) -> tuple[int, int, int]:
+    """Takes rows from the ``first`` on in their order. Returns why it ended, the place before which, and how many rows
+    of room it lacks. With ``exactly`` it ends before a row whose distance is within 1e-9 of T, unless that is at place
+    ``settled``. The
+    nearest query of any class is looked for if the rows are ``judged`` by a profile."""
+    for place in range(first, len(asked.order)):
+        i = asked.order[place]
+        pool = asked.pool[i]
+        turn(arena, chains, asked.slot[i], asked.block[i])
+        alike, total = _gather(chains, asked.slot[i], pool, judged, scratch.runs)
+        distance, of_any, nearest = nearest_of(
+            arena, asked.features, asked.points, asked.length[i], i, scratch, alike, total
+        )
+        threshold = thresholds.threshold[pool]
+        doubtful = distance > 0 and abs(distance - threshold) <= _DOUBT * (distance + threshold) < inf
+        if exactly and doubtful and place != settled:
+            return DOUBTFUL, place, 0
+        if judged:
+            _note(arena, asked, found, i, of_any, nearest)
+        joins = distance == inf or distance > threshold
+        if joins:
+            lacking = room_for(arena, chains.lists, pool, asked.block[i] % 2)
+            if lacking:
+                return LACKS_ROOM, place, lacking
+            _add(arena, chains.lists, asked, i)
+            _learn(thresholds, pool, distance)
+        found.grown[i] = distance
+        found.joined[i] = joins
+    return DONE, len(asked.order), 0
+
+
+@compiled
+def turn(arena: Arena, chains: Chains, slot: int, block: int) -> None:
+    """Moves a slot on to ``block``, if that is later, and drops its vectors from before the block before."""
+    behind = block - chains.block[slot]
+    if behind <= 0:
+        return
+    pool = int(chains.first[slot])
+    while pool != NONE:
+        drop(arena, chains.lists, pool, block % 2)
+        if behind > 1:
+            drop(arena, chains.lists, pool, 1 - block % 2)
+        pool = int(chains.following[pool])
+    chains.block[slot] = block
+
+
+@compiled
+def _gather(chains: Chains, slot: int, pool: int, judged: bool, runs: NDArray[np.int64]) -> tuple[int, int]:
+    """Writes the lists of ``pool``, and if ``judged`` then those of the slot's other pools, to ``runs`` (m, 2), empty
+    ones left out. Returns how many are of ``pool``, and how many there are."""
+    alike = _write(chains, pool, runs, 0)
+    if not judged:
+        return alike, alike
+    total, other = alike, int(chains.first[slot])
+    while other != NONE:
+        if other != pool:
+            total = _write(chains, other, runs, total)
+        other = int(chains.following[other])
+    return alike, total
+
+
+@compiled
+def _write(chains: Chains, pool: int, runs: NDArray[np.int64], total: int) -> int:
+    for at in (0, FIELDS):
+        if chains.lists[pool, at + COUNT]:
+            runs[total, 0], runs[total, 1] = chains.lists[pool, at + START], chains.lists[pool, at + COUNT]
+            total += 1
+    return total
+
+
+@compiled
+def _note(arena: Arena, asked: QueryArrays, found: NearestOwn, i: int, distance: float, nearest: int) -> None:
+    found.distance[i] = distance
+    found.step[i] = asked.features[i]
+    if nearest != NONE:
+        found.step[i] -= arena.rows[nearest]
+        found.said[i] = arena.notes[nearest]
+
+
+@compiled
+def _add(arena: Arena, lists: Integers, asked: QueryArrays, i: int) -> None:
+    at = asked.block[i] % 2 * FIELDS
+    pool = asked.pool[i]
+    row = lists[pool, at + START] + lists[pool, at + COUNT]
+    arena.rows[row] = asked.features[i]
+    arena.notes[row] = asked.said[i]
+    for axis in range(asked.points.shape[1]):
+        arena.points[row // LANES, axis, row % LANES] = asked.points[i, axis]
+    lists[pool, at + COUNT] += 1
+
+
+@compiled
+def _learn(thresholds: Thresholds, pool: int, distance: float) -> None:
+    if distance == inf:
+        thresholds.number[pool] = max(thresholds.number[pool], 1)
+        return
+    thresholds.number[pool] += 1
+    count = thresholds.number[pool]
+    step = distance - thresholds.mean[pool]
+    thresholds.mean[pool] += step / count
+    thresholds.squares[pool] += step * (distance - thresholds.mean[pool])
+    candidate = thresholds.mean[pool] - sqrt(thresholds.squares[pool] / count)
+    thresholds.threshold[pool] = max(thresholds.threshold[pool], candidate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,24 +10,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Finding, severity_of
-from detector.contracts.queries import BadRow
-from detector.core.batch import MicroBatch, Observation, PrincipalKey
+from detector.contracts.queries import BadRow, QueryBatch
 from detector.core.configuration import EngineConfig
-from detector.core.neighbours.views import Views
-from detector.core.pipeline.deltas import Changes, shares
-from detector.core.pipeline.flatten import Stream
-from detector.core.pipeline.planner import Numbered, Planner, Segment, rows_of_step
-from detector.core.pipeline.store import Record, State
-from detector.core.profile.matching import Fitting
+from detector.core.neighbours.history import Views
+from detector.core.pipeline.plan import FlatBatch, Numbered, Planner, Segment, rows_of_step
+from detector.core.pipeline.store import Changes, Record, State, shares
+from detector.core.profile.profile import ProfileMatcher
 from detector.core.profile.reference import ReferenceIndex
 from detector.core.signals.base import Delta, Proposal
-from detector.core.state.arrays import Array
-from detector.core.state.principals import MOST_VOTES, Shard
-from detector.core.state.rows import Rows
+from detector.core.state.arrays import Array, Sections
+from detector.core.state.principals import MOST_VOTES, PrincipalKey, Shard
+from detector.core.state.rows import StepRows
 
 _EVICTED_SHARE = 16
 DECIDING = ("suspicion",)
 """With a profile, only these signals raise alarms; the budget of false positives applies to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The engine's results for each of the ``n`` rows of a micro-batch, in its order, as of that row.
+
+    ``keys`` and ``key_index`` int32 (n,): the state that judged it, which may be that of another version than the
+    query's own. ``repeats`` bool (n,): queries equal to an earlier one. ``index`` int64 (n,): the query's number within
+    its principal, from 0; -1 where the row was refused. ``flagged`` bool (n,): the verdict. ``score`` float64 (n,):
+    normalised suspicion, 1 at the threshold, NaN while no signal has a result. ``signals``: raw statistic of each
+    signal, float64 (n,), NaN without a result. ``findings``: one for each row at which a principal became a suspect, in
+    row order. ``refused``: rows that could not be judged, because of their dimension or because no profile fits, in row
+    order. ``evicted``: how many principals were evicted because the limit was reached. ``repaired``: rows that were odd
+    to their profile's form, by a word of ``limits.FORM_REPAIRS``. ``sections``: the change of state, for the state log.
+    """
+
+    keys: list[PrincipalKey]
+    key_index: NDArray[np.int32]
+    index: NDArray[np.int64]
+    flagged: NDArray[np.bool_]
+    score: NDArray[np.float64]
+    signals: dict[str, NDArray[np.float64]]
+    repeats: NDArray[np.bool_]
+    findings: list[Finding]
+    sections: Sections
+    refused: list[BadRow] = field(default_factory=list)
+    evicted: int = 0
+    repaired: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +94,18 @@ class Observing:
     def __init__(
         self,
         config: EngineConfig,
-        fitting: Fitting,
+        fitting: ProfileMatcher,
         state: State,
         references: dict[tuple[str, str], ReferenceIndex],
         shards: Sequence[Shard],
-        batches: Sequence[MicroBatch],
+        batches: Sequence[Sequence[QueryBatch]],
     ) -> None:
         self._config = config
         self._state = state
         self._references = references
         self._profiles = {(own.model, own.model_version): own.hash for own in config.profiles}
         self._shards = shards
-        self._stream = Stream(batches, fitting)
+        self._stream = FlatBatch(batches, fitting)
         self._planner = Planner(self._stream, config, fitting, state, shards)
         count = len(self._stream)
         self._out = _Columns(
@@ -189,7 +215,7 @@ class Observing:
             deltas[signal.name] = proposal.delta
         return self._shared_delta(rows, place, np.flatnonzero(growing)), deltas
 
-    def _shared_delta(self, rows: Rows, place: Array, kept: Array) -> Record:
+    def _shared_delta(self, rows: StepRows, place: Array, kept: Array) -> Record:
         step: Record = {
             "slots": place.astype(np.int32),
             "block": self._state.principals.slots["block"][rows.slots],

@@ -1,22 +1,27 @@
-"""The profile of one model version, the artefact of a calibration: honest traffic and the threshold."""
+"""The profile of one model version, which a calibration makes, and the choice of the one that judges a query."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, cast
 
 from detector.contracts.errors import ConfigurationError, StateLogError
+from detector.contracts.principals import EVERYONE
+from detector.contracts.queries import MisfitReason, QueryBatch
 from detector.core import owner_model
-from detector.core.forms import Form, Outputs
+from detector.core.exposure import Validation
+from detector.core.forms import Form, Outputs, plain_without_profile
 from detector.core.owner_model import OwnerModel
 from detector.core.owner_model.margins import Margins
 from detector.core.profile.reference import Reference
 from detector.core.profile.standards import Standards
-from detector.core.profile.validation import Validation
 from detector.core.state.arrays import pack, unpack
+from detector.core.state.principals import ANY
 
 VERSION = 4
 _WITHOUT_FORM = 3
@@ -92,3 +97,134 @@ class Profile:
             return cls(body["model"], body["model_version"], **parts, made=body["made"])
         except (StateLogError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"not a profile ({error}); write one with `weirguard calibrate`") from error
+
+
+_SHOWN = 4
+_ADVICE = "write one for it with `weirguard calibrate`"
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileMismatch:
+    """``queries`` to ``model`` match no profile. ``reason``: what does not match. ``detail``: a sentence on the
+    difference, the consequence and the remedy."""
+
+    model: str
+    queries: int
+    reason: MisfitReason
+    detail: str
+
+
+class ProfileMatcher:
+    """Matches queries with ``profiles``, oldest first, at most one per model version. ``outputs``: kind of outputs
+    of models without a profile, ``*`` for all other models."""
+
+    def __init__(self, profiles: Sequence[Profile], outputs: Mapping[str, Outputs] = MappingProxyType({})) -> None:
+        self._given = outputs
+        self._profiles = {(own.model, own.model_version): own for own in profiles}
+        self._newest_first: dict[str, list[Profile]] = {}
+        for own in reversed(profiles):
+            self._newest_first.setdefault(own.model, []).append(own)
+
+    def judged_as(self, queries: QueryBatch) -> str | None:
+        """Returns the version whose profile judges ``queries``: their own, else the newest match of the model. Returns
+        ``ANY`` if the model has no profile, and None if none of its profiles matches."""
+        if queries.model not in self._newest_first:
+            return ANY
+        own = self._judging(queries)
+        return None if own is None else own.model_version
+
+    def plain(self, queries: QueryBatch, repaired: Counter[str]) -> QueryBatch:
+        """Returns ``queries`` as plain numbers, by the form of the profile that judges them. They have no features if
+        the profile knows none of them. Counts repaired rows in ``repaired``, by a word of ``limits.REPAIRS``."""
+        if queries.model not in self._newest_first:
+            outputs = self._given.get(queries.model, self._given.get(EVERYONE))
+            return plain_without_profile(queries, outputs) if queries.is_loose or outputs else queries
+        own = self._judging(queries)
+        return _without_features(queries) if own is None else _plain(own, queries, repaired)
+
+    def _judging(self, queries: QueryBatch) -> Profile | None:
+        own = self._profiles.get((queries.model, queries.model_version))
+        if own is not None:
+            return own
+        return next((own for own in self._newest_first[queries.model] if _difference(own, queries) is None), None)
+
+    def dimension(self, model: str, version: str) -> int:
+        """Returns the number of features of the profile of ``version``, or 0 without a profile."""
+        own = self._profiles.get((model, version))
+        return 0 if own is None else own.reference.dimension
+
+    def hash_of(self, model: str, version: str) -> str | None:
+        """Returns the hash of the profile of ``version``, or None without a profile."""
+        own = self._profiles.get((model, version))
+        return None if own is None else own.hash
+
+    def mismatch(self, queries: QueryBatch) -> ProfileMismatch | None:
+        """Returns why ``queries`` do not match the profile of their version, or None if they do."""
+        own = self._profiles.get((queries.model, queries.model_version))
+        if own is None:
+            return self._unknown(queries)
+        difference = _difference(own, queries)
+        if difference is None:
+            return None
+        reason, detail = difference
+        advice = f"log them as when it was calibrated, or {_ADVICE}"
+        return ProfileMismatch(queries.model, len(queries), reason, f"{_name(queries)}: {detail}; {advice}")
+
+    def mismatches(self, pieces: Sequence[QueryBatch]) -> list[ProfileMismatch]:
+        """Returns the mismatches of those ``pieces`` that match no profile; nothing if there are no profiles."""
+        found = [self.mismatch(piece) for piece in pieces] if self._profiles else []
+        return [mismatch for mismatch in found if mismatch is not None]
+
+    def _unknown(self, queries: QueryBatch) -> ProfileMismatch:
+        versions = [version for model, version in self._profiles if model == queries.model]
+        models = sorted({model for model, _ in self._profiles})
+        there = f"version {', '.join(versions)}" if versions else ", ".join(models) or "nothing"
+        detail = f"there is no profile for {_name(queries)}, only for {there}; {_ADVICE}{self._until_then(queries)}"
+        return ProfileMismatch(queries.model, len(queries), "model_version" if versions else "model", detail)
+
+    def _until_then(self, queries: QueryBatch) -> str:
+        version = self.judged_as(queries)
+        if version is None:
+            return ". Until then its queries are unjudged, as they have the form of none of these"
+        return f". Until then its queries are judged by the profile of version {version}" if version else ""
+
+
+def _difference(profile: Profile, queries: QueryBatch) -> tuple[MisfitReason, str] | None:
+    """Returns how the form of ``queries`` differs from that of ``profile``, or None if it does not."""
+    reference = profile.reference
+    if not profile.form.takes(queries):
+        return "features", f"queries have the features {_listed(queries)}, and its profile none of them"
+    queries = _plain(profile, queries, Counter())
+    logged = queries.output_kind, queries.outputs.shape[1]
+    known = reference.output_kind, reference.outputs.shape[1]
+    if queries.dimension != reference.dimension:
+        return "features", f"queries have {queries.dimension} features, and in its profile {reference.dimension}"
+    if logged != known:
+        return "outputs", f"outputs are {_told(*logged)}, and in its profile {_told(*known)}"
+    return None
+
+
+def _plain(profile: Profile, queries: QueryBatch, repaired: Counter[str]) -> QueryBatch:
+    form = profile.form
+    return form.plain(queries, repaired) if form.takes(queries) else _without_features(queries)
+
+
+def _without_features(queries: QueryBatch) -> QueryBatch:
+    if not queries.is_loose:
+        return queries
+    nothing = queries.features[:, :0]
+    return plain_without_profile(replace(queries, features=nothing, missing=None, feature_names=None, texts=None))
+
+
+def _listed(queries: QueryBatch) -> str:
+    names = queries.feature_names or ()
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or f"of a list of {queries.dimension}") + more
+
+
+def _name(queries: QueryBatch) -> str:
+    return f"{queries.model} {queries.model_version}"
+
+
+def _told(kind: str, count: int) -> str:
+    return f"{kind} of {count} column{'s' if count != 1 else ''}"

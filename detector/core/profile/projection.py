@@ -1,8 +1,8 @@
-"""The projection of queries on the principal axes of the reference, their residual norms, and their Mahalanobis
-distances.
+"""The projection of queries on the principal axes of the reference, and the nearest reference rows.
 
 Distances of 784 features cost a dozen times those of 32, and natural data lie near few axes. The residuals of two rows
-are taken as independent, so that both add to their distance.
+are taken as independent, so that both add to their distance. Single precision excludes nearly all rows; double
+precision decides.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import compiled
-from detector.core.state.arrays import plain
+from detector.core.loops.compiled import approximate, compiled
+from detector.core.state.arrays import Array, plain
 
 AXES = 32
 """The most principal axes."""
@@ -33,19 +33,19 @@ Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """Projected rows: ``points`` float32 (n, k) on the axes, and ``beside`` float64 (n,), their residual norms.
-    ``squares`` float64 (n,): the squared norms of the points. ``unusual`` float64 (n,): the squared Mahalanobis
+class Projection:
+    """Projected rows: ``points`` float32 (n, k) on the axes, and ``residual`` float64 (n,), their residual norms.
+    ``squares`` float64 (n,): the squared norms of the points. ``mahalanobis`` float64 (n,): the squared Mahalanobis
     distance to the centre (Mahalanobis 1936), per feature."""
 
     points: Rows
-    beside: NDArray[np.float64]
+    residual: NDArray[np.float64]
     squares: NDArray[np.float64]
-    unusual: NDArray[np.float64]
+    mahalanobis: NDArray[np.float64]
 
-    def at(self, some: NDArray[np.int64]) -> Placed:
+    def at(self, some: NDArray[np.int64]) -> Projection:
         """Returns the rows ``some``."""
-        return Placed(self.points[some], self.beside[some], self.squares[some], self.unusual[some])
+        return Projection(self.points[some], self.residual[some], self.squares[some], self.mahalanobis[some])
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +80,14 @@ class Embedding:
     def dimension(self) -> int:
         return len(self.centre)
 
-    def place(self, rows: Rows) -> Placed:
+    def project(self, rows: Rows) -> Projection:
         """Returns the projection of ``rows`` (n, d). Each row has the same bits as it would alone."""
         count, axes = len(rows), self.axes.shape[1]
         along, norms = np.zeros((count, self._directions.shape[1])), np.zeros(count)
         _project(plain(rows), self.centre, self._directions, along, norms)
-        placed = Placed(np.empty((count, axes), np.float32), np.empty(count), np.empty(count), np.empty(count))
-        _settle(along, norms, placed.points, placed.beside, placed.squares, placed.unusual)
-        return placed
+        projection = Projection(np.empty((count, axes), np.float32), np.empty(count), np.empty(count), np.empty(count))
+        _settle(along, norms, projection.points, projection.residual, projection.squares, projection.mahalanobis)
+        return projection
 
     @cached_property
     def _directions(self) -> Matrix:
@@ -156,11 +156,11 @@ def _settle(
     along: Matrix,
     norms: NDArray[np.float64],
     points: Rows,
-    beside: NDArray[np.float64],
+    residual: NDArray[np.float64],
     squares: NDArray[np.float64],
-    unusual: NDArray[np.float64],
+    mahalanobis: NDArray[np.float64],
 ) -> None:
-    """Fills the columns of ``Placed`` from the products (n, k) and squared norms (n,) of ``_project``."""
+    """Fills the columns of ``Projection`` from the products (n, k) and squared norms (n,) of ``_project``."""
     count, axes = points.shape
     others = along.shape[1] - axes
     for row in range(count):
@@ -170,8 +170,193 @@ def _settle(
             sums += along[row, axis] * along[row, axis]
         squares[row] = sums
         # For rows almost along the axes, further digits are rounding alone.
-        beside[row] = np.float32(math.sqrt(max(norms[row] - sums, 0.0)))
+        residual[row] = np.float32(math.sqrt(max(norms[row] - sums, 0.0)))
         sums = 0.0
         for lane in range(axes, along.shape[1]):
             sums += along[row, lane] * along[row, lane]
-        unusual[row] = sums / others
+        mahalanobis[row] = sums / others
+
+
+CANDIDATES = 4
+"""The number of rows that are compared exactly, one more than are found: one may be the query itself."""
+
+_TILE = 16
+_LANES = 32
+_BLOCK = 4 * _LANES
+"""This many rows of the reference are read again for each query of a tile, as they fit into the nearest cache."""
+_AXES = 8
+"""Axes that are added up together, as most of the time goes into reading sums."""
+_UNIT = 2.0**-24
+_TINY = 1e-40
+
+Floats = NDArray[np.float64]
+
+
+class NearestRows:
+    """Finds the nearest of m rows, ``points`` float32 (m, j) and ``residual`` float64 (m,)."""
+
+    def __init__(self, points: Rows, residual: Floats) -> None:
+        count, blocks = len(points), -(-len(points) // _BLOCK)
+        self._own = _padded(points, residual)
+        rows = np.full((blocks * _BLOCK, self._own.shape[1]), np.inf)
+        rows[:count, :-1], rows[:count, -1] = self._own[:, :-1], residual**2
+        by_axis = rows.reshape(blocks, _BLOCK, -1).transpose(0, 2, 1)
+        self._columns = np.ascontiguousarray(by_axis, np.float32)
+
+    def __call__(self, points: Rows, residual: Floats, same: float, count: int) -> tuple[Floats, Array]:
+        """Returns, of queries at ``points`` (n, j) and ``residual`` (n,), in single precision, the distance float64
+        (n,) to the nearest row, 0 if there is none, and the ``count`` nearest rows, int64 (n, count), nearest first.
+
+        Exact except among rows at the same distance to six digits, of which the first is taken. A row within ``same``
+        of the query is not counted, and comes last.
+        """
+        distance, found = np.empty(len(points)), np.empty((len(points), min(count, len(self._own))), np.int64)
+        _search(_padded(points, residual).astype(np.float32), self._columns, self._own, same, distance, found)
+        return distance, found
+
+
+def _padded(points: Rows, residual: Floats) -> Floats:
+    """Returns float64 (n, k + 1): ``points`` with axes of 0 up to a multiple of 8, and ``residual``."""
+    rows = np.zeros((len(points), -(-points.shape[1] // _AXES) * _AXES + 1))
+    rows[:, : points.shape[1]], rows[:, -1] = points, residual
+    return rows
+
+
+class _Best(NamedTuple):
+    """The nearest rows so far of one query: ``keys`` float32 (4,), ascending, their squared distances; ``gaps`` float64
+    (4,), those along the axes; ``chosen`` int64 (4,). ``least`` float32 (32,): the least distance in each lane."""
+
+    keys: Rows
+    gaps: Floats
+    chosen: Array
+    least: Rows
+
+
+@compiled
+def _search(asked: Rows, columns: Rows, own: Floats, same: float, distance: Floats, found: Array) -> None:
+    """Fills ``distance`` (n,) and ``found`` (n, c) for the rows ``asked`` (n, k + 1), compared with the rows ``own``
+    (m, k + 1). ``columns`` (b, k + 1, 128): the same, block by block, axis by axis; last the squared
+    residuals, infinite where there is no row."""
+    near = np.empty((len(columns), _TILE, _BLOCK), np.float32)
+    lanes = near.reshape(len(columns), _TILE, _BLOCK // _LANES, _LANES)
+    best = _Best(
+        np.empty(CANDIDATES, np.float32),
+        np.empty(CANDIDATES),
+        np.empty(CANDIDATES, np.int64),
+        np.empty(_LANES, np.float32),
+    )
+    count = min(CANDIDATES, len(own))
+    for start in range(0, len(asked), _TILE):
+        end = min(start + _TILE, len(asked))
+        _approach(asked[start:end], columns, near)
+        for row in range(start, end):
+            _choose(asked[row], own, lanes, row - start, best)
+            _rank(np.float64(asked[row, -1]), own, same, count, best)
+            distance[row] = best.gaps[0] if best.gaps[0] < np.inf else 0.0
+            for at in range(found.shape[1]):
+                found[row, at] = best.chosen[at]
+
+
+@approximate
+def _approach(asked: Rows, columns: Rows, near: Rows) -> None:
+    """Fills ``near`` (b, n, 128) with the squared distances of the rows ``asked`` (n, k + 1) to ``columns`` (b, k + 1,
+    128), without the residuals of the former, to within k + 8 units of single precision, whatever the order of sums,
+    as no term is negative (Higham 2002, 3.1)."""
+    axes = columns.shape[1] - 1
+    for block in range(len(columns)):
+        for row in range(len(asked)):
+            for lane in range(columns.shape[2]):
+                near[block, row, lane] = columns[block, axes, lane]
+        for at in range(0, axes, _AXES):
+            for row in range(len(asked)):
+                p, q, r, s = asked[row, at], asked[row, at + 1], asked[row, at + 2], asked[row, at + 3]
+                t, u, v, w = asked[row, at + 4], asked[row, at + 5], asked[row, at + 6], asked[row, at + 7]
+                for lane in range(columns.shape[2]):
+                    a = p - columns[block, at, lane]
+                    b = q - columns[block, at + 1, lane]
+                    c = r - columns[block, at + 2, lane]
+                    d = s - columns[block, at + 3, lane]
+                    e = t - columns[block, at + 4, lane]
+                    f = u - columns[block, at + 5, lane]
+                    g = v - columns[block, at + 6, lane]
+                    h = w - columns[block, at + 7, lane]
+                    near[block, row, lane] += a * a + b * b + c * c + d * d + e * e + f * f + g * g + h * h
+
+
+@compiled
+def _choose(asked: Rows, own: Floats, near: Rows, at: int, best: _Best) -> None:
+    """Fills ``best`` with the rows of ``own`` (m, k + 1) nearest to ``asked`` (k + 1,). Their approximate squared
+    distances are those ``at`` a place of ``near`` (b, n, 4, 32). Of rows whose exact ones are equal in single
+    precision, the first are taken."""
+    best.keys[:], best.gaps[:], best.chosen[:] = np.inf, np.inf, 0
+    bound = np.float32(_fourth(near, at, best.least) * (1 + 8 * (len(asked) + 8) * _UNIT) + _TINY)
+    for lane in range(_LANES):
+        if best.least[lane] > bound:
+            continue
+        for row in range(lane, len(own), _LANES):
+            if near[row // _BLOCK, at, row % _BLOCK // _LANES, lane] <= bound:
+                gap, off = _gap(asked, own[row]), own[row, -1]
+                _insert(np.float32(gap + off * off), gap, row, best)
+
+
+@compiled
+def _fourth(near: Rows, at: int, least: Rows) -> float:
+    """Fills ``least`` (32,) with the least of ``near`` (b, n, 4, 32) ``at`` a place in each lane, and returns the
+    fourth of them, which four of all do not exceed."""
+    lanes = len(least)  # Not a constant, which would be unrolled instead of vectorised.
+    least[:] = np.inf
+    for block in range(len(near)):
+        for lane in range(lanes):
+            one = min(near[block, at, 0, lane], near[block, at, 1, lane])
+            two = min(near[block, at, 2, lane], near[block, at, 3, lane])
+            least[lane] = min(least[lane], min(one, two))  # noqa: PLW3301 (three are not vectorised)
+    one = two = three = four = np.float32(np.inf)
+    for lane in range(lanes):
+        four = min(four, least[lane])
+        if four < three:
+            three, four = four, three
+        if three < two:
+            two, three = three, two
+        if two < one:
+            one, two = two, one
+    return float(four)
+
+
+@compiled
+def _gap(one: Rows, other: Floats) -> float:
+    """Returns the squared distance of two rows (k + 1,) along the axes."""
+    even, odd = 0.0, 0.0
+    for axis in range(0, len(one) - 1, 2):
+        first, second = other[axis] - one[axis], other[axis + 1] - one[axis + 1]
+        even += first * first
+        odd += second * second
+    return even + odd
+
+
+@compiled
+def _insert(key: Any, gap: float, row: int, best: _Best) -> None:
+    """Inserts a row in the order of keys, float32, then of rows, and drops the last."""
+    keys, gaps, chosen = best.keys, best.gaps, best.chosen
+    at = CANDIDATES
+    while at > 0 and (key < keys[at - 1] or (key == keys[at - 1] and row < chosen[at - 1])):
+        at -= 1
+    for back in range(CANDIDATES - 1, at, -1):
+        keys[back], gaps[back], chosen[back] = keys[back - 1], gaps[back - 1], chosen[back - 1]
+    if at < CANDIDATES:
+        keys[at], gaps[at], chosen[at] = key, gap, row
+
+
+@compiled
+def _rank(residual: float, own: Floats, same: float, count: int, best: _Best) -> None:
+    """Turns the first ``count`` gaps into distances, infinite within ``same``, and sorts by them, then by row."""
+    gaps, chosen = best.gaps, best.chosen
+    for at in range(count):
+        off = own[chosen[at], -1]
+        apart = math.sqrt(gaps[at] + (off - residual) * (off - residual))
+        gaps[at] = np.inf if apart <= same else math.sqrt(gaps[at] + off * off + residual * residual)
+    for at in range(1, count):
+        for back in range(at, 0, -1):
+            gap, before = gaps[back], gaps[back - 1]
+            if gap < before or (gap == before and chosen[back] < chosen[back - 1]):
+                gaps[back], gaps[back - 1] = before, gap
+                chosen[back], chosen[back - 1] = chosen[back - 1], chosen[back]

@@ -11,11 +11,188 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.profile.nearest_rows import NearestRows
-from detector.core.profile.projection import Embedding, Placed
-from detector.core.profile.ranges import FARTHEST, scale_and_ranges
-from detector.core.profile.seen_values import SeenValues
+from detector.core.loops.compiled import compiled
+from detector.core.profile.projection import Embedding, NearestRows, Projection
 from detector.core.state.arrays import Array, plain
+
+FARTHEST = 1e15
+"""Features are clipped to this when they are scaled, so that squares do not overflow."""
+_DIGITS = 1e-6
+"""The share of a number that single precision can hardly distinguish from zero."""
+_EVEN = 10.0
+"""Features whose ranges differ by more than this, without the outermost tenths, are scaled to one range."""
+_TRIMMED = 0.05
+"""The share of the accounts that vary a feature, at least one, that is left out at either end of its range."""
+_FEWEST = 4
+"""With fewer accounts that vary a feature, none is left out."""
+_STRETCHED = 4.0
+"""A range that the trimmed accounts would make this many times wider is taken without them."""
+
+Rows = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+
+def scale_and_ranges(rows: Rows, owner: NDArray[np.int64]) -> tuple[Rows, Rows, Rows]:
+    """Returns, float32 (d,) each, the scale of each feature of ``rows`` (n, d), the start of its scaled range, and the
+    width of that range. ``owner`` int64 (n,): the account of each row, ascending. A constant feature gets the median
+    range; very large features are always scaled."""
+    low, width = _ranges(rows, owner)
+    moving = width[width > 0]
+    usual = float(np.median(moving)) if len(moving) else 1.0
+    width = np.where(width > 0, width, usual)
+    least, most = np.quantile(moving, (0.1, 0.9)) if len(moving) else (1.0, 1.0)
+    scale = width if most > _EVEN * least else np.ones_like(width)
+    size = np.abs(rows).max(axis=0).astype(np.float64)
+    scale = np.where(size > FARTHEST, np.maximum(width, _DIGITS * size), scale)
+    # Divided as rows are, so that the smallest row is not below the start of the range.
+    begin = np.divide(low, scale, dtype=np.float32, casting="same_kind")
+    return scale.astype(np.float32), begin, (width / scale).astype(np.float32)
+
+
+def _ranges(rows: Rows, owner: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Returns the start and width of the range of each feature: over all rows, unless few accounts widen it."""
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    lows, highs = (take.reduceat(rows, starts, axis=0).astype(np.float64) for take in (np.minimum, np.maximum))
+    low, high = lows.min(axis=0), highs.max(axis=0)
+    common = np.median(rows, axis=0)
+    vary = (lows < highs) | (lows != common)
+    count = vary.sum(axis=0)
+    trimmed = np.where(count >= _FEWEST, np.maximum((_TRIMMED * count).astype(np.int64), 1), 0)
+    inner_low = _ranked(np.where(vary, lows, np.inf), trimmed)
+    inner_high = -_ranked(np.where(vary, -highs, np.inf), trimmed)
+    stretched = (inner_high > inner_low) & (high - low > _STRETCHED * (inner_high - inner_low))
+    low, high = np.where(stretched, inner_low, low), np.where(stretched, inner_high, high)
+    return low, high - low
+
+
+def _ranked(values: Floats, rank: NDArray[np.int64]) -> Floats:
+    """Returns the ``rank``-th smallest value of each column."""
+    return np.asarray(np.take_along_axis(np.sort(values, axis=0), rank[None], axis=0)[0])
+
+
+_BINS = 256
+_MOST_VALUES = 200
+"""A feature with more distinct values than this is continuous: only values outside its range are unseen."""
+_TOLERANCE = 1e-5
+"""Values nearer than this share of a feature's range are equal."""
+_ZERO, _ONE, _LAST = np.float32(0), np.float32(1), np.float32(_BINS - 1)
+_EQUAL, _NEAR = np.float32(_TOLERANCE), np.float32(_TOLERANCE * (_BINS - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class SeenValues:
+    """``low`` and ``spread`` float32 (d,): start and width of each feature's range; ``only`` float32 (d, 256): the one
+    value seen in each bin of that range, NaN where none was seen, inf where any value counts as seen."""
+
+    low: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    only: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, rows: NDArray[np.float32], low: NDArray[np.float32], spread: NDArray[np.float32]) -> SeenValues:
+        """Returns the values of the reference ``rows`` (m, d), whose features range over ``spread`` (d,), all positive,
+        from ``low`` on. Values outside count as never seen."""
+        seen = cls(low, spread, np.full((rows.shape[1], _BINS), np.nan, np.float32))
+        ordered = np.sort(rows, axis=0).T
+        changes = np.diff(ordered, axis=1) > 0
+        few = _row_counts(changes) < _MOST_VALUES
+        seen.only[~few] = np.inf
+        for feature in np.flatnonzero(few).tolist():
+            values = ordered[feature, np.append(True, changes[feature])]
+            seen.only[feature] = _only(values, float(low[feature]), float(spread[feature]))
+        return seen
+
+    def unseen(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Returns int64 (n,): how many features of each row have a value that was never seen."""
+        return _row_counts(self.unseen_mask(rows))
+
+    def unseen_mask(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Returns bool (n, d): which values were never seen."""
+        unseen_mask = np.empty(rows.shape, np.bool_)
+        _mark(plain(rows), self._ranges, self._discrete, self._few, unseen_mask)
+        return unseen_mask
+
+    def within(self, ranges: float, most: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns float32 (d,) each: the values that lie this many ``ranges`` below and above the range of each
+        feature, at most ``most`` from 0."""
+        low, spread = self.low.astype(np.float64), self.spread.astype(np.float64)
+        bounds = low - ranges * spread, low + (1 + ranges) * spread
+        least, greatest = (np.clip(bound, -most, most).astype(np.float32) for bound in bounds)
+        return least, greatest
+
+    @cached_property
+    def _ranges(self) -> NDArray[np.float32]:
+        """float32 (4, d): the start and the width of the range of each feature, the smallest and the largest value that
+        is not outside."""
+        return np.stack((self.low, self.spread, *self.within(_TOLERANCE, np.inf)))
+
+    @cached_property
+    def _discrete(self) -> Array:
+        """int64 (c,): the features that have few values."""
+        return np.flatnonzero(~np.isinf(self.only).all(axis=1))
+
+    @cached_property
+    def _few(self) -> NDArray[np.float32]:
+        """float32 (c, 256): their values."""
+        return self.only[self._discrete]
+
+    def to_record(self) -> dict[str, Any]:
+        continuous = np.isinf(self.only).all(axis=1)
+        return {"low": self.low, "spread": self.spread, "continuous": continuous, "only": self.only[~continuous]}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Array]) -> SeenValues:
+        only = np.full((len(record["low"]), _BINS), np.inf, np.float32)
+        only[~record["continuous"]] = record["only"]
+        return cls(record["low"], record["spread"], only)
+
+
+def _only(values: NDArray[np.float32], low: float, spread: float) -> NDArray[np.float32]:
+    """float32 (256,): a row of ``only`` for a feature with these few distinct ``values``."""
+    bins = (np.clip((values - np.float32(low)) / np.float32(spread), 0, 1) * (_BINS - 1)).astype(np.int64)
+    only = np.full(_BINS, np.nan, np.float32)
+    only[bins] = values
+    only[np.flatnonzero(np.bincount(bins, minlength=_BINS) > 1)] = np.inf
+    return only
+
+
+@compiled
+def _mark(
+    rows: NDArray[np.float32],
+    ranges: NDArray[np.float32],
+    discrete: Array,
+    few: NDArray[np.float32],
+    unseen_mask: NDArray[np.bool_],
+) -> None:
+    """Fills ``unseen_mask`` (n, d): values outside the ``ranges`` (4, d), and those of the features ``discrete`` (c,)
+    that are not among the ``few`` (c, 256)."""
+    low, spread = ranges[0], ranges[1]
+    for row in range(len(rows)):
+        for feature in range(ranges.shape[1]):
+            value = rows[row, feature]
+            unseen_mask[row, feature] = (value < ranges[2, feature]) | (value > ranges[3, feature])
+        for at in range(len(discrete)):
+            feature = discrete[at]
+            value = rows[row, feature]
+            # Most values of images are the smallest one.
+            if value != low[feature] and not unseen_mask[row, feature]:
+                unseen_mask[row, feature] = not _is_seen(value, low[feature], spread[feature], few, at)
+
+
+@compiled
+def _is_seen(value: np.float32, low: np.float32, spread: np.float32, few: NDArray[np.float32], at: int) -> bool:
+    """Returns whether ``value`` was seen in its bin of row ``at`` of ``few``, or, on the border of two bins, in
+    the other one: where values are multiples of a bin, rounding may put the same value on either side."""
+    place = min(max((value - low) / spread, _ZERO), _ONE) * _LAST
+    equal, inside = _EQUAL * spread, int(place)
+    if np.isinf(few[at, inside]) or abs(value - few[at, inside]) <= equal:
+        return True
+    border = np.rint(place)
+    if abs(place - border) > _NEAR:
+        return False
+    beside = int(border) if place < border else max(int(border) - 1, 0)
+    return bool(np.isinf(few[at, beside]) or abs(value - few[at, beside]) <= equal)
+
 
 ROWS = 1_000
 """The most rows that queries are compared with."""
@@ -23,7 +200,7 @@ NEAREST = 3
 """The number of nearest rows that predict the output for a query."""
 
 _RANKS = 1_000
-_SAME = 1e-3
+_DUPLICATE = 1e-3
 """Rows closer than this share of the median nearest-neighbour distance count as duplicates."""
 _LEAST_PROBABILITY = 1e-6
 _LEAST_RANGE = 1e-9
@@ -34,8 +211,15 @@ _FAR = 1_000.0
 to such a distance the steps between a thief's own queries would look like no steps at all."""
 
 
+_KEYS = {
+    name: name
+    for name in ("scale", "points", "residual", "outputs", "output_kind", "margins", "hardness", "median_distance")
+} | {"residual": "beside", "median_distance": "usual"}
+"""The key of each field in a record, in order."""
+
+
 @dataclass(frozen=True, eq=False)
-class Honest:
+class HonestQueries:
     """The queries of one honest account: ``features`` float32 (n, d) and ``outputs`` float32 (n, k), in order;
     ``hardness`` float32 (n,) where the log carries it."""
 
@@ -69,23 +253,25 @@ class Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """``scale`` float32 (d,): features are divided by it first. ``points`` and ``beside``: m rows as projected by
+    """``scale`` float32 (d,): features are divided by it first. ``points`` and ``residual``: m rows as projected by
     ``embedding``, with their ``outputs`` float32 (m, k) of ``output_kind``. ``margins`` float64 (q,), ascending: the
-    margins of honest queries. ``usual``: the median distance from a row to the nearest other."""
+    margins of honest queries. ``median_distance``: the median distance from a row to the nearest other."""
 
     scale: NDArray[np.float32]
     embedding: Embedding
     seen: SeenValues
     points: NDArray[np.float32]
-    beside: NDArray[np.float64]
+    residual: NDArray[np.float64]
     outputs: NDArray[np.float32]
     output_kind: str
     margins: NDArray[np.float64]
     hardness: NDArray[np.float64]
-    usual: float
+    median_distance: float
 
     @classmethod
-    def of(cls, accounts: Sequence[Honest], output_kind: str, offered: Sequence[Array] | None = None) -> Reference:
+    def of(
+        cls, accounts: Sequence[HonestQueries], output_kind: str, offered: Sequence[Array] | None = None
+    ) -> Reference:
         """Returns the reference of honest ``accounts``: distinct rows of each in equal shares, 1,000 in all at most.
         The rows themselves decide which. ``offered``: for each account the positions that may be taken, preferred ones
         first; all by default."""
@@ -99,13 +285,15 @@ class Reference:
         once = np.sort(np.unique(keys, return_index=True)[1])
         rows, outputs = (rows[once] / scale).astype(np.float32), outputs[once]
         embedding = Embedding.fit(rows)
-        placed = embedding.place(rows)
+        projection = embedding.project(rows)
         margin = _spaced(margins(outputs, output_kind))
         seen = SeenValues.of(rows, low, spread)
         hard = _spaced(np.concatenate([np.empty(0), *(own.hardness for own in accounts if own.hardness is not None)]))
-        bare = cls(scale, embedding, seen, placed.points, placed.beside, outputs, output_kind, margin, hard, 0.0)
-        usual = ReferenceIndex(bare).nearest(placed).distance
-        return replace(bare, usual=float(np.median(usual)))
+        bare = cls(
+            scale, embedding, seen, projection.points, projection.residual, outputs, output_kind, margin, hard, 0.0
+        )
+        distance = ReferenceIndex(bare).nearest(projection).distance
+        return replace(bare, median_distance=float(np.median(distance)))
 
     @property
     def dimension(self) -> int:
@@ -117,15 +305,15 @@ class Reference:
         return max(float(np.ptp(self.outputs)), _LEAST_RANGE) if self.output_kind == "score" else 1.0
 
     def to_record(self) -> dict[str, Any]:
-        names = ("scale", "points", "beside", "outputs", "output_kind", "margins", "hardness", "usual")
         parts = {"embedding": self.embedding.to_record(), "seen": self.seen.to_record()}
-        return {name: getattr(self, name) for name in names} | parts
+        return {key: getattr(self, name) for name, key in _KEYS.items()} | parts
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Reference:
         embedding, seen = Embedding.from_record(record["embedding"]), SeenValues.from_record(record["seen"])
-        arrays = {name: plain(part) for name, part in record.items() if isinstance(part, np.ndarray)}
-        return cls(**record | arrays | {"embedding": embedding, "seen": seen})
+        values = {name: record[key] for name, key in _KEYS.items()}
+        arrays = {name: plain(value) for name, value in values.items() if isinstance(value, np.ndarray)}
+        return cls(**values | arrays, embedding=embedding, seen=seen)
 
 
 class ReferenceIndex:
@@ -134,7 +322,7 @@ class ReferenceIndex:
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         self._plain = bool((reference.scale == 1).all())
-        self._nearest = NearestRows(reference.points, reference.beside)
+        self._nearest = NearestRows(reference.points, reference.residual)
         self._least, self._most = reference.seen.within(_FAR, FARTHEST)
         self._near_all = float(self._least.max()), float(self._most.min())
 
@@ -149,13 +337,13 @@ class ReferenceIndex:
         scaled /= self.reference.scale
         return np.clip(scaled, self._least, self._most, out=scaled)
 
-    def nearest(self, placed: Placed) -> Neighbours:
+    def nearest(self, projection: Projection) -> Neighbours:
         """Returns the neighbours of projected rows. A reference row is no neighbour of an equal query.
 
         Exact except among rows at the same distance to six digits, of which the first is taken.
         """
-        same = _SAME * self.reference.usual
-        return Neighbours(*self._nearest(placed.points, placed.beside, same, NEAREST))
+        same = _DUPLICATE * self.reference.median_distance
+        return Neighbours(*self._nearest(projection.points, projection.residual, same, NEAREST))
 
 
 def margins(outputs: NDArray[np.float32], output_kind: str) -> NDArray[np.float64]:
@@ -194,3 +382,9 @@ def _stirred(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+
+
+def _row_counts(rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Returns int64 (n,) of ``rows`` bool (n, k); several times faster than a sum, which casts each entry."""
+    counts: NDArray[np.int64] = np.bitwise_count(np.packbits(rows, axis=1)).sum(axis=1, dtype=np.int64)
+    return counts

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled, plain
 
-MOST = 12.0
+MAX_CONTRIBUTION = 12.0
 """The most that one measure can add to D."""
-FLOOR, FLOOR_BUDGET = 5.0, 0.01
+MIN_THRESHOLD, MIN_THRESHOLD_BUDGET = 5.0, 0.01
 """The lowest threshold at this budget, in standard deviations left unexplained, however alike honest accounts are."""
 PRIOR = 2.0
 """The number of ordinary queries assumed before an account's first: with fewer, one query of nonsense would give a
@@ -73,7 +73,7 @@ class Standards:
         """Returns float64 (n, j) twice: what each measure adds to D of each row of ``scores`` (n, j), and the value of
         the exemplar that explains most of the row."""
         nearest = self.exemplars[unexplained(scores, self.exemplars)[1]]
-        return np.clip(scores - nearest, 0.0, MOST), nearest
+        return np.clip(scores - nearest, 0.0, MAX_CONTRIBUTION), nearest
 
     def to_record(self) -> dict[str, Any]:
         return asdict(self) | {"measures": list(self.measures)}
@@ -105,7 +105,7 @@ def _unexplained(scores: Floats, reached: Floats, least: Floats, left: Floats, b
             if score <= least[column]:
                 continue
             for at in range(len(added)):
-                added[at] += min(max(0.0, score - by[at]), MOST)
+                added[at] += min(max(0.0, score - by[at]), MAX_CONTRIBUTION)
         nearest = 0
         for at in range(1, len(added)):
             if added[at] < added[nearest]:
@@ -113,7 +113,7 @@ def _unexplained(scores: Floats, reached: Floats, least: Floats, left: Floats, b
         left[row], best[row] = added[nearest], nearest
 
 
-def outermost(exemplars: Floats) -> Floats:
+def pareto_front(exemplars: Floats) -> Floats:
     """Returns the rows of ``exemplars`` (e, j), negative entries set to 0, that no other row reaches in every
     measure."""
     rows = np.unique(np.maximum(exemplars, 0.0), axis=0)

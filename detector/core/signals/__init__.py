@@ -8,11 +8,10 @@ from functools import partial
 from detector.core.configuration import EngineConfig
 from detector.core.measures import MEASURES
 from detector.core.signals.base import Signal
-from detector.core.signals.coverage import Coverage
-from detector.core.signals.information_gain import InformationGain
 from detector.core.signals.margin import Margin
-from detector.core.signals.prada.signal import Prada
-from detector.core.signals.suspicion.signal import Suspicion
+from detector.core.signals.meters import Coverage, InformationGain
+from detector.core.signals.prada import Prada
+from detector.core.signals.suspicion import Suspicion
 
 WEIGHED = ("prada", "margin")
 """Signals whose scores count in ``suspicion`` beside the measures."""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
-from detector.core.neighbours.views import Views
+from detector.core.neighbours.history import Views
 from detector.core.state.arrays import Array
-from detector.core.state.rows import Rows
+from detector.core.state.rows import StepRows
 
 Delta = Mapping[str, Array]
 """Named numeric arrays: the values of touched counters after the rows, and rows to append.
@@ -59,12 +59,12 @@ class Signal(Protocol):
     @property
     def figures(self) -> tuple[str, ...]: ...
 
-    def observe(self, rows: Rows, views: Views) -> Proposal:
+    def observe(self, rows: StepRows, views: Views) -> Proposal:
         """Judges ``rows``, each as of that row, and learns from them."""
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         """Applies the delta of a proposal: recovery from the log, without any search. ``slots`` and ``pools`` int64 are
-        those of the step, in the order of ``Rows.slots`` and ``Rows.pools``."""
+        those of the step, in the order of ``StepRows.slots`` and ``StepRows.pools``."""
 
     def dump(self, slots: Array, pools: Array) -> Delta:
         """Returns the whole state of ``slots``, whose pools are ``pools``."""

@@ -22,16 +22,15 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import NotMergeable
 from detector.core.configuration import EngineConfig
-from detector.core.exposure.asked import missing, sent
+from detector.core.exposure import missing_mask, raw_features
 from detector.core.loops.compiled import compiled
-from detector.core.neighbours.views import Views
-from detector.core.owner_model.margins import Close, Margins
+from detector.core.neighbours.history import Views
+from detector.core.owner_model.margins import MarginResult, Margins
 from detector.core.profile.profile import Profile
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array
-from detector.core.state.columns import Columns
-from detector.core.state.rings import PAGE, Rings
-from detector.core.state.rows import Rows
+from detector.core.state.columns import PAGE, ColumnTable, Rings
+from detector.core.state.rows import StepRows
 
 BLOCKED_AT = 0.3
 LEAST_IN_LEAF = 5
@@ -87,10 +86,10 @@ class Margin:
         self._judges = {(own.model, own.model_version): _Judge(own, own.margins) for own in profiles if own.margins}
         widest = max([judge.rule.leaves for judge in self._judges.values()] + [1])
         width = -(-widest // PAGE) * PAGE
-        self._slots = Columns({"profile": (np.uint64, 0)} | dict.fromkeys(_Counters._fields, (np.int64, 0)))
+        self._slots = ColumnTable({"profile": (np.uint64, 0)} | dict.fromkeys(_Counters._fields, (np.int64, 0)))
         self._leaves = Rings(width, _LEAF, 0)
 
-    def observe(self, rows: Rows, views: Views) -> Proposal:
+    def observe(self, rows: StepRows, views: Views) -> Proposal:
         judge = self._judges.get((rows.model, rows.model_version))
         if judge is None:
             return _proposal({name: np.full(len(rows), np.nan) for name in _FIGURES}, {})
@@ -197,10 +196,10 @@ class _Judge:
         self.rule = _Rule(round(_NAT * up), round(_NAT * down), leaves)
         self._model, self._margins = profile.owner_model, margins
 
-    def close(self, rows: Rows) -> Close:
+    def close(self, rows: StepRows) -> MarginResult:
         """Returns which rows are in a margin; unknown where the model needs features that were left out."""
         if self._model is not None:
-            close, absent = self._margins.close(self._model, sent(rows), None), missing(rows)
+            close, absent = self._margins.close(self._model, raw_features(rows), None), missing_mask(rows)
             return close if absent is None else replace(close, known=close.known & ~absent.any(axis=1))
         return self._margins.close(None, rows.features, rows.top)
 

@@ -12,6 +12,11 @@ from detector.contracts.errors import StateLogError
 
 Array = NDArray[Any]
 
+Section = tuple[int, bytes]
+"""(format version, bytes): the part of a state record of one signal, the engine or the ledger."""
+
+Sections = dict[str, Section]
+
 _MARK = "\x00array"
 _KINDS = "biuf"
 _SMALL = 1 << 12

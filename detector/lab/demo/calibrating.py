@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import calibrate
-from detector.core.calibration.owned import Owned
+from detector.core.calibration.crossfit import OwnerInputs
+from detector.core.exposure import Validation
 from detector.core.owner_model import OwnerModel
 from detector.core.profile.profile import Profile
-from detector.core.profile.validation import Validation
 from detector.lab.answers import Victim
 from detector.lab.data import Dataset
 from detector.lab.honest.habit import Ask
@@ -38,7 +38,7 @@ def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], Non
     rows = dataset.training.features
     validation = Validation.of(rows, victim.answer(rows).labels)
     accounts = list(_accounts(dataset, victim, seed + _OTHERS))
-    return calibrate(accounts, BUDGET, progress, Owned(model, validation)).profile
+    return calibrate(accounts, BUDGET, progress, OwnerInputs(model, validation)).profile
 
 
 def _accounts(dataset: Dataset, victim: Victim, seed: int) -> Iterator[QueryBatch]:

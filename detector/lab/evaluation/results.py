@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.calibration.achieved import Achieved
+from detector.core.calibration.calibrate import FlaggedRate
 from detector.lab.evaluation.judging import JudgedLog
 from detector.lab.fidelity import Fidelity
 
@@ -84,7 +84,7 @@ class HonestResult:
     @classmethod
     def of(cls, kind: str, accounts: int, flagged: int) -> HonestResult:
         """``low`` and ``high`` enclose the share of such accounts that is flagged, with 95 percent confidence."""
-        return cls(kind, accounts, flagged, *Achieved(flagged, accounts).interval)
+        return cls(kind, accounts, flagged, *FlaggedRate(flagged, accounts).interval)
 
 
 @dataclass(frozen=True, slots=True)

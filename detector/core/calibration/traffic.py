@@ -1,0 +1,276 @@
+"""Prepares logged honest queries for calibration: their form, plain numbers, and one batch for each account.
+
+The form does not depend on the order of the queries or on the batch boundaries.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import isfinite
+from typing import Any, cast
+
+import numpy as np
+
+from detector.contracts.batches import COLUMNS, concatenate, cut, take
+from detector.contracts.codecs.limits import DIMENSIONS
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.queries import QueryBatch
+from detector.core.forms import Field, Form, Outputs, canonical, names_of, number_of, number_text
+from detector.core.profile.profile import Profile
+
+_OFTEN = 0.01
+"""A feature that a smaller share of the queries names is dropped."""
+_NUMBERS = 0.95
+"""If at least this share of a feature's values are numbers, its texts are missing numbers."""
+_VALUES = 64
+"""Maximum number of values per feature; the most frequent are kept."""
+_CLASSES = 1_000
+"""Maximum number of classes; the most frequent are kept."""
+_LABELS = 100
+"""Outputs are labels if all are whole numbers, with at most this many different values."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedForm:
+    """The ``form``, and in words why the kind of outputs was inferred; empty if the log states it."""
+
+    form: Form
+    why: str
+
+
+def learn(batches: Sequence[QueryBatch], outputs: Outputs | None = None) -> LearnedForm:
+    """Returns the form of honest ``batches`` of one model version. ``outputs`` wins over the inferred kind. Raises
+    ConfigurationError if there are too many features."""
+    kind, why = (outputs, "") if outputs is not None else _output_kind(batches)
+    return LearnedForm(
+        Form(_fields(batches), kind, _classes(batches) if kind in ("label", "probabilities") else None), why
+    )
+
+
+def _fields(batches: Sequence[QueryBatch]) -> tuple[Field, ...] | None:
+    if all(own.feature_names is None for own in batches):
+        return None
+    rows: Counter[str] = Counter()
+    for own in batches:
+        rows.update(dict.fromkeys(names_of(own), len(own)))
+    least = _OFTEN * sum(len(own) for own in batches)
+    texts = {name for own in batches for name in names_of(own)[own.dimension :]}
+    names = sorted(name for name, often in rows.items() if often >= least)
+    fields = tuple(_of_texts(name, batches) if name in texts else Field(name) for name in names)
+    width = sum(own.width for own in fields)
+    if not 0 < width <= DIMENSIONS:
+        raise ConfigurationError(
+            f"the honest queries of {batches[0].model} have {width} features, a text counted once for each of its "
+            f"values; a model may have {DIMENSIONS}: leave those out of the log that the model does not look at"
+        )
+    return fields
+
+
+def _of_texts(name: str, batches: Sequence[QueryBatch]) -> Field:
+    """Returns the feature ``name``, which has at least one text."""
+    often: Counter[str] = Counter()
+    for own in batches:
+        often.update(_texts_of(name, own))
+    numbers = sum(rows for text, rows in often.items() if isfinite(number_of(text)))
+    if numbers >= _NUMBERS * often.total():
+        return Field(name)
+    ranked = sorted(often.items(), key=lambda entry: (-entry[1], entry[0]))
+    # Values that are all different, such as names and ids, carry no information.
+    told = ranked if len(ranked) <= _VALUES else [entry for entry in ranked[:_VALUES] if entry[1] > 1]
+    return Field(name, tuple(sorted(text for text, _ in told)))
+
+
+def _texts_of(name: str, batch: QueryBatch) -> Counter[str]:
+    """Returns the count of each value of ``name`` in ``batch``, numbers as texts."""
+    names = names_of(batch)
+    if name not in names:
+        return Counter()
+    at, found = names.index(name), Counter[str]()
+    if at >= batch.dimension:
+        assert batch.texts is not None
+        given = Counter(batch.texts[:, at - batch.dimension].tolist())
+        found.update({text: rows for text, rows in given.items() if text is not None})
+    else:
+        column = batch.features[:, at]
+        present = ~np.isnan(column) if batch.missing is None else ~(batch.missing[:, at] | np.isnan(column))
+        numbers, rows = np.unique(column[present], return_counts=True)
+        found.update(dict(zip(map(number_text, numbers.tolist()), rows.tolist(), strict=True)))
+    once: Counter[str] = Counter()
+    for text, often in found.items():
+        once[canonical(text)] += often
+    return once
+
+
+def _output_kind(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
+    """Returns the kind of outputs of most rows, and the reason if it was inferred."""
+    rows: Counter[str] = Counter()
+    for own in batches:
+        rows[_sort(own)] += len(own)
+    most = max(sorted(rows), key=rows.__getitem__)
+    return _of_numbers(batches) if most == "unstated" else (cast("Outputs", most), "")
+
+
+def _sort(batch: QueryBatch) -> str:
+    single = batch.output_kind == "probabilities" and batch.outputs.shape[1] == 1 and batch.output_names is None
+    return "probability" if single else batch.output_kind
+
+
+def _of_numbers(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
+    numbers = np.unique(np.concatenate([own.outputs.ravel() for own in batches if own.output_kind == "unstated"]))
+    whole = bool((np.floor(numbers) == numbers).all())
+    if not whole and numbers[0] >= 0 and numbers[-1] <= 1:
+        return "probability", "all numbers lie between 0 and 1"
+    if whole and len(numbers) <= _LABELS:
+        return "label", f"all numbers are whole, {len(numbers)} different ones"
+    return "score", f"the numbers range from {numbers[0]:g} to {numbers[-1]:g}"
+
+
+def _classes(batches: Sequence[QueryBatch]) -> tuple[str, ...] | None:
+    """Returns the sorted class names, the most frequent if there are too many, or None for unnamed classes."""
+    often: Counter[str] = Counter()
+    for own in batches:
+        if own.output_names is not None:
+            often.update(own.output_names.ravel().tolist())
+        elif own.output_kind == "label":
+            labels, rows = np.unique(own.outputs[:, 0], return_counts=True)
+            often.update(dict(zip((str(int(label)) for label in labels.tolist()), rows.tolist(), strict=True)))
+    if all(own.output_names is None for own in batches):
+        return None
+    ranked = sorted(often, key=lambda name: (-often[name], name))
+    return tuple(sorted(ranked[:_CLASSES]))
+
+
+_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTraffic:
+    """``pieces`` of plain queries of one model version, in the form ``learned``. ``left_out``: the number of queries
+    with another form."""
+
+    pieces: list[QueryBatch]
+    learned: LearnedForm
+    left_out: int
+
+    @property
+    def form(self) -> Form:
+        return self.learned.form
+
+    def profile(self, made: Profile) -> Profile:
+        """``made`` from the pieces, with the form, where it does not say as much by itself."""
+        by_itself = self.form.fields is None and self.form.classes is None and self.form.said == made.form.said
+        return made if by_itself else replace(made, stored_form=self.form)
+
+
+def plain_traffic(
+    pieces: Sequence[QueryBatch], outputs: Outputs | None = None, names: Sequence[str] | None = None
+) -> PlainTraffic:
+    """Returns ``pieces`` of one model version as plain numbers. ``outputs``: their kind, if the owner gives it.
+    ``names``: the columns of the owner's model, which set the order. Raises ConfigurationError if the names differ."""
+    learned = learn(pieces, outputs)
+    if names is not None:
+        learned = replace(learned, form=_arranged(learned.form, names))
+    form = learned.form
+    plain = [form.plain(own, Counter()) if form.takes(own) else own for own in pieces]
+    shapes: Counter[tuple[object, ...]] = Counter()
+    for own in plain:
+        shapes[_shape(own)] += len(own)
+    most = max(sorted(shapes, key=str), key=shapes.__getitem__)
+    left_out = shapes.total() - shapes[most]
+    if most[1] != form.said:
+        raise ConfigurationError(
+            f"--outputs {form.outputs}: the honest logs have {most[1]} outputs, and say so; leave the option out"
+        )
+    return PlainTraffic([own for own in plain if _shape(own) == most], learned, left_out)
+
+
+def _shape(batch: QueryBatch) -> tuple[object, ...]:
+    return batch.dimension, batch.output_kind, batch.outputs.shape[1], batch.feature_names is None
+
+
+def _arranged(form: Form, names: Sequence[str]) -> Form:
+    """Returns ``form`` with its features in the order of ``names``."""
+    if form.fields is None:
+        return form
+    place = {name: at for at, name in enumerate(names)}
+    fields = sorted(form.fields, key=lambda own: place.get(own.columns[0] if own.width else "", -1))
+    arranged = replace(form, fields=tuple(fields))
+    if arranged.columns != tuple(names):
+        raise ConfigurationError(
+            f"--model has the features {_listed(names)}, and the honest logs {_listed(form.columns or ())}; name them "
+            "alike (a text is name=value for each of its values), or give the logs as the lists that the model takes"
+        )
+    return arranged
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def of_one_version(
+    pieces: Sequence[QueryBatch], model: str | None = None, version: str | None = None
+) -> list[QueryBatch]:
+    """Returns the ``pieces`` for ``model`` and ``version``, any if None. Raises ConfigurationError, with the names,
+    unless exactly one model version is left."""
+    chosen = [own for own in pieces if model in (None, own.model) and version in (None, own.model_version)]
+    there = sorted({(own.model, own.model_version) for own in chosen})
+    if len(there) > 1:
+        raise ConfigurationError(
+            f"the logs are of {_versions_text(there)}, and a profile is of one model version; choose with --model-name "
+            "and --model-version"
+        )
+    if not there:
+        all_there = sorted({(own.model, own.model_version) for own in pieces})
+        raise ConfigurationError(
+            f"there are no honest queries to calibrate on; the logs are of {_versions_text(all_there)}"
+        )
+    return chosen
+
+
+def accounts_of(pieces: Sequence[QueryBatch]) -> list[QueryBatch]:
+    """Returns one batch for each principal of ``pieces``, queries of one model version, sorted by name. Queries are
+    sorted by time; equal times keep their order. Raises ConfigurationError if features or outputs differ."""
+    _check_form(pieces)
+    whole = next(concatenate(_alike(pieces)))
+    order = np.argsort(whole.occurred_at, kind="stable")
+    order = order[np.argsort(whole.principal_index[order], kind="stable")]
+    edges = np.cumsum(np.bincount(whole.principal_index, minlength=len(whole.principals)))
+    ordered = take(whole, order)
+    ends = dict(zip(whole.principals, pairwise([0, *edges.tolist()]), strict=True))
+    return [_of_account(cut(ordered, *own), name) for name, own in sorted(ends.items()) if own[0] < own[1]]
+
+
+def _of_account(queries: QueryBatch, name: str) -> QueryBatch:
+    return replace(queries, principals=[name], principal_index=np.zeros(len(queries), np.int32))
+
+
+def _check_form(pieces: Sequence[QueryBatch]) -> None:
+    forms = sorted({(own.dimension, own.output_kind, own.outputs.shape[1]) for own in pieces})
+    if len(forms) > 1:
+        told = " and ".join(f"{features} features with {width} {kind}" for features, kind, width in forms)
+        first = pieces[0]
+        raise ConfigurationError(
+            f"{first.model} {first.model_version}: the logs have queries of {told}; a model version has one form: give "
+            "logs of one"
+        )
+
+
+def _alike(pieces: Sequence[QueryBatch]) -> list[QueryBatch]:
+    """Returns the batches with the optional columns that all of them have, and with missing features if any batch has
+    them."""
+    partial = {name for name in COLUMNS if any(getattr(own, name) is None for own in pieces)}
+    masked = any(own.missing is not None for own in pieces)
+    without: dict[str, Any] = dict.fromkeys(partial - {"missing"})
+    alike = [replace(own, **without) for own in pieces]
+    return [
+        replace(own, missing=np.zeros(own.features.shape, np.bool_)) if masked and own.missing is None else own
+        for own in alike
+    ]
+
+
+def _versions_text(versions: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{model} {version}" for model, version in versions) or "no model"

@@ -1,1 +1,0 @@
-"""PRADA, by its default and by its published test."""

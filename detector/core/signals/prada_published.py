@@ -1,0 +1,365 @@
+"""The compatible mode's test: the published PRADA agent's verdict for every query, at a fraction of the cost.
+
+At every tenth query (0, 10, 20...) it tests all distances of classes that have ten or more, drops outliers of three
+deviations or more, and judges if more than 100 are left; in between, the verdict stands. Wherever rounding could decide
+(near the rejection limits, near delta, and on lists without spread), the agent's own formula is evaluated on its own
+list.
+"""
+
+from __future__ import annotations
+
+import warnings
+from math import nan, sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.findings import Evidence
+from detector.core.configuration import PradaConfig
+from detector.core.loops.compiled import compiled
+from detector.core.neighbours.search import Recompute
+from detector.core.signals.base import Delta
+from detector.core.signals.shapiro_wilk import CONSTANT, WARM_UP, Tested, half_weights, mean_of, squares_of, statistic
+from detector.core.state.arrays import Array
+from detector.core.state.columns import ColumnTable
+from detector.core.state.rows import StepRows
+
+_LOG = (("distance", np.float64), ("label", np.int64), ("admitted", np.bool_))
+
+
+class _Log:
+    """One principal's distances in order of arrival, and the sorted pool of those that count so far."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._columns = {name: np.empty(8, dtype) for name, dtype in _LOG}
+        self._pool, self._classes, self._marks = np.empty(0), np.empty((2, 0), np.int64), np.zeros(3, np.int64)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._columns[name][: self.size]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(column.nbytes for column in self._columns.values()) + self._pool.nbytes + self._classes.nbytes
+
+    def append(self, rows: dict[str, Array]) -> None:
+        count = len(rows["distance"])
+        for name, column in self._columns.items():
+            if self.size + count > len(column):
+                grown = np.empty(max(self.size + count, len(column) * 3 // 2), column.dtype)
+                grown[: self.size] = column[: self.size]
+                self._columns[name] = grown
+            self._columns[name][self.size : self.size + count] = rows[name]
+        self.size += count
+
+    def test(self, ends: Array, delta: float) -> tuple[NDArray[np.float64], Array]:
+        """Returns W of the first ``ends[i]`` distances, and whether there are enough for one."""
+        w, outcome = np.empty(len(ends)), np.empty(len(ends), np.int64)
+        passed, pooled, classes = self._marks.tolist()
+        pool = np.empty(self.size)
+        pool[:pooled] = self._pool[:pooled]
+        room = np.empty((2, classes + self.size - passed), np.int64)
+        room[:, :classes] = self._classes
+        run_tests(Log(self["distance"], self["label"], pool, room, self._marks), ends, delta, w, outcome)
+        self._pool, self._classes = pool, room[:, : self._marks[CLASSES]].copy()
+        for at in np.flatnonzero(outcome == DOUBTFUL).tolist():
+            exact = _published(self["distance"][: ends[at]], self["label"][: ends[at]])
+            outcome[at] = TOO_FEW if exact is None else SURE
+            w[at] = np.nan if exact is None else exact
+        return w, outcome != TOO_FEW
+
+
+class ReferenceTest:
+    """State per slot: a log of all distances, W and the verdict."""
+
+    def __init__(self, config: PradaConfig) -> None:
+        self._delta = config.delta
+        self._slots = ColumnTable({"w": (np.float64, np.nan), "verdict": (np.bool_, False)})
+        self._logs: dict[int, _Log] = {}
+
+    def judge(self, rows: StepRows, distance: NDArray[np.float64], admitted: NDArray[np.bool_]) -> Tested:
+        """Judges ``rows`` and learns from them. ``distance`` float64 (n,), inf if there is none, and ``admitted``
+        bool (n,)."""
+        self._reserve(rows.slots)
+        order = rows.by_slot.order
+        known = order[np.isfinite(distance[order])]
+        new: dict[str, Array] = {
+            "row_slot": rows.slot[known].astype(np.int32),
+            "row_distance": distance[known],
+            "row_label": rows.pool_label[rows.pool[known]],
+            "row_admitted": admitted[known],
+        }
+        given = Given(rows.slots, order, rows.by_slot.lengths, np.isfinite(distance), np.ascontiguousarray(rows.index))
+        standing = self._test(given, self._append(rows.slots, new))
+        w, alarm, risen = standing.w_of_row, np.empty(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+        stand(given, standing, self._delta, alarm, risen)
+        evidence: dict[int, tuple[Evidence, ...]] = {
+            row: (Evidence("shapiro_w", float(w[row]), "", self._delta),) for row in np.flatnonzero(risen).tolist()
+        }
+        return Tested(w, alarm, evidence, {**self._columns(rows.slots), **new})
+
+    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        """Applies what ``judge`` returned: recovery alone."""
+        del pools
+        self._reserve(slots)
+        self._slots["w"][slots] = delta["slot_w"]
+        self._slots["verdict"][slots] = delta["slot_verdict"]
+        self._append(slots, delta)
+
+    def dump(self, slots: Array) -> dict[str, Array]:
+        logs = [self._logs.get(slot, _Log()) for slot in slots.tolist()]
+        sizes = [log.size for log in logs]
+        return {
+            **self._columns(slots),
+            "row_slot": np.repeat(np.arange(len(slots), dtype=np.int32), sizes),
+            **{f"row_{name}": _joined([log[name] for log in logs], dtype) for name, dtype in _LOG},
+        }
+
+    def load(self, slots: Array, state: Delta) -> None:
+        self.apply(slots, slots, state)
+
+    def evict(self, slots: Array) -> None:
+        self._slots.reset(slots)
+        for slot in slots.tolist():
+            self._logs.pop(slot, None)
+
+    def nbytes(self, slots: Array | None) -> int:
+        if slots is None:
+            return self._slots.nbytes + sum(log.nbytes for log in self._logs.values())
+        return sum(9 + (self._logs[slot].nbytes if slot in self._logs else 0) for slot in slots.tolist())
+
+    def threshold_of(self, rows: StepRows) -> Recompute:
+        """Returns the threshold of a pool by the agent's formula, for admissions that rounding could decide."""
+
+        def recompute(pool: int, joined: list[float]) -> float:
+            log = self._logs.get(int(rows.slots[rows.pool_slot[pool]]), _Log())
+            own = log["distance"][log["admitted"] & (log["label"] == rows.pool_label[pool])]
+            distances = np.array([0.0, *own.tolist(), *joined])
+            prefixes = (distances[:count] for count in range(2, len(distances) + 1))
+            return max([0.0, *(float(np.mean(prefix) - np.std(prefix)) for prefix in prefixes)])
+
+        return recompute
+
+    def _append(self, slots: Array, rows: Delta) -> NDArray[np.int64]:
+        """Appends ``rows`` to the logs; returns int64 (s,): how many distances each slot had before."""
+        edges = np.searchsorted(rows["row_slot"], np.arange(len(slots) + 1)).tolist()
+        before = np.zeros(len(slots), np.int64)
+        for at, slot in enumerate(slots.tolist()):
+            log = self._logs.setdefault(slot, _Log()) if edges[at] < edges[at + 1] else self._logs.get(slot)
+            if log is not None:
+                before[at] = log.size
+                log.append({name: rows[f"row_{name}"][edges[at] : edges[at + 1]] for name, _ in _LOG})
+        return before
+
+    def _test(self, given: Given, before: Array) -> Standing:
+        """Makes the tests that are due, where the slot has enough distances."""
+        count = len(given.order)
+        tested, w = np.zeros(count, np.bool_), np.empty(count)
+        rows, ends = np.empty(count, np.int64), np.empty(count, np.int64)
+        edges = due(given, before, rows, ends)
+        for at in np.flatnonzero(np.diff(edges)).tolist():
+            own = slice(edges[at], edges[at + 1])
+            w[rows[own]], tested[rows[own]] = self._logs[int(given.slots[at])].test(ends[own], self._delta)
+        return Standing(self._slots["w"], self._slots["verdict"], tested, w)
+
+    def _columns(self, slots: Array) -> dict[str, Array]:
+        self._reserve(slots)
+        return {"slot_w": self._slots["w"][slots], "slot_verdict": self._slots["verdict"][slots]}
+
+    def _reserve(self, slots: Array) -> None:
+        if len(slots):
+            self._slots.reserve(int(slots.max()) + 1)
+
+
+def _published(distances: Array, labels: Array) -> float | None:
+    """Returns W as the agent computes it, on its own list: class by class, in the order of their first distances."""
+    from scipy.stats import shapiro  # seconds of imports, for the rarest of cases
+
+    classes, first, sizes = np.unique(labels, return_index=True, return_counts=True)
+    ordered = classes[np.argsort(first)][(sizes >= CLASS_MINIMUM)[np.argsort(first)]]
+    pool = np.concatenate([distances[labels == label] for label in ordered])
+    pool = pool[np.abs(pool - np.mean(pool)) < 3 * np.std(pool)]
+    if len(pool) <= WARM_UP:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(shapiro(pool).statistic)
+
+
+def _joined(parts: list[Array], dtype: Any) -> Array:
+    return np.concatenate([*parts, np.empty(0, dtype)])
+
+
+EVERY = 10
+CLASS_MINIMUM = 10
+_DOUBT = 1e-9
+_EDGE = 1e-12
+
+TOO_FEW, SURE, DOUBTFUL = range(3)
+PASSED, POOLED, CLASSES = range(3)
+
+
+class Log(NamedTuple):
+    """``distance`` float64 and ``label`` int64 in order of arrival. ``pool`` float64: those of classes with ten or
+    more, ascending. ``classes`` int64 (2, m): label and number of each. ``marks`` int64 (3,): how many distances have
+    been looked at, how many are in the pool, and the number of classes."""
+
+    distance: NDArray[np.float64]
+    label: NDArray[np.int64]
+    pool: NDArray[np.float64]
+    classes: NDArray[np.int64]
+    marks: NDArray[np.int64]
+
+
+@compiled
+def run_tests(
+    log: Log, ends: NDArray[np.int64], delta: float, w: NDArray[np.float64], outcome: NDArray[np.int64]
+) -> None:
+    """Writes W of the first ``ends[i]`` distances, and whether they are too few, or rounding could decide."""
+    count = len(log.distance)
+    fresh, half, work = np.empty(count), np.empty(count // 2 + 1), np.empty(count // 2 + 1)
+    for at in range(len(ends)):
+        found = _fresh(log, ends[at], fresh)
+        fresh[:found].sort()
+        _merge(log.pool, log.marks[POOLED], fresh[:found])
+        log.marks[POOLED] += found
+        w[at], outcome[at] = _judged(log.pool[: log.marks[POOLED]], delta, half, work)
+
+
+@compiled
+def _fresh(log: Log, end: int, fresh: NDArray[np.float64]) -> int:
+    """Writes the distances that count from now on. Returns how many they are."""
+    labels, classes, found = log.label, log.classes, 0
+    for entry in range(log.marks[PASSED], end):
+        label, own = labels[entry], 0
+        while own < log.marks[CLASSES] and classes[0, own] != label:
+            own += 1
+        if own == log.marks[CLASSES]:
+            classes[0, own], classes[1, own] = label, 0
+            log.marks[CLASSES] += 1
+        classes[1, own] += 1
+        if classes[1, own] < CLASS_MINIMUM:
+            continue
+        first = 0 if classes[1, own] == CLASS_MINIMUM else entry
+        for earlier in range(first, entry + 1):
+            if labels[earlier] == label:
+                fresh[found] = log.distance[earlier]
+                found += 1
+    log.marks[PASSED] = end
+    return found
+
+
+@compiled
+def _merge(pool: NDArray[np.float64], held: int, fresh: NDArray[np.float64]) -> None:
+    """Merges ``fresh`` into the first ``held`` values of ``pool``; both are in ascending order."""
+    end = held
+    for number in range(len(fresh) - 1, -1, -1):
+        start = _below(pool[:end], fresh[number])
+        pool[start + number + 1 : end + number + 1] = pool[start:end]
+        pool[start + number] = fresh[number]
+        end = start
+
+
+@compiled
+def _below(ascending: NDArray[np.float64], border: float) -> int:
+    """Returns how many values are below ``border``."""
+    low, high = 0, len(ascending)
+    while low < high:
+        middle = (low + high) // 2
+        if ascending[middle] < border:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def _judged(
+    pool: NDArray[np.float64], delta: float, half: NDArray[np.float64], work: NDArray[np.float64]
+) -> tuple[float, int]:
+    """Returns W of the sorted pool without outliers, and how sure it is."""
+    if len(pool) <= WARM_UP:
+        return nan, TOO_FEW
+    low, high = _kept(pool, work)
+    if high == 0:
+        return nan, DOUBTFUL
+    if high - low <= WARM_UP:
+        return nan, TOO_FEW
+    kept = pool[low:high]
+    # scipy takes values within 1e-19 as equal.
+    if kept[-1] - kept[0] <= max(CONSTANT * kept[-1], 1e-18):
+        return nan, DOUBTFUL
+    half_weights(len(kept), half, work)
+    w = statistic(kept, half, work)
+    return w, SURE if abs(w - delta) >= _DOUBT else DOUBTFUL
+
+
+@compiled
+def _kept(pool: NDArray[np.float64], work: NDArray[np.float64]) -> tuple[int, int]:
+    """Returns from where to where the pool has no outliers, or (0, 0) where rounding could decide which they are."""
+    count, mean = len(pool), mean_of(pool, work)
+    reach = 3.0 * sqrt(squares_of(pool, mean, work) / count)
+    if reach <= 3.0 * CONSTANT * mean:
+        return 0, 0
+    low, high = _below(pool, mean - reach), _below(pool, mean + reach)
+    for border in (low, high):
+        for at in range(max(border - 1, 0), min(border + 1, count)):
+            if abs(abs(pool[at] - mean) - reach) <= _EDGE * (mean + reach):
+                return 0, 0
+    return low, high
+
+
+class Given(NamedTuple):
+    """``slots`` int64, and the rows grouped by position in them. Of each row, whether its distance is ``known``, bool,
+    and its ``number`` int64 among the principal's."""
+
+    slots: NDArray[np.int64]
+    order: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    known: NDArray[np.bool_]
+    number: NDArray[np.int64]
+
+
+@compiled
+def due(given: Given, before: NDArray[np.int64], rows: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Writes, slot by slot, the ``rows`` at which a test is due, and their slot's distances as of each, ``before`` of
+    which it had. Returns int64 (s + 1,): where those of each slot begin and end."""
+    edges = np.zeros(len(given.slots) + 1, np.int64)
+    place = found = 0
+    for at in range(len(given.slots)):
+        count = before[at]
+        for row in given.order[place : place + given.lengths[at]]:
+            count += given.known[row]
+            if given.number[row] % EVERY == 0 and count > WARM_UP:
+                rows[found], ends[found] = row, count
+                found += 1
+        place += given.lengths[at]
+        edges[at + 1] = found
+    return edges
+
+
+class Standing(NamedTuple):
+    """By slot the last ``w`` float64 and ``verdict`` bool; of each row whether it was ``tested``, bool, and with which
+    ``w_of_row`` float64."""
+
+    w: NDArray[np.float64]
+    verdict: NDArray[np.bool_]
+    tested: NDArray[np.bool_]
+    w_of_row: NDArray[np.float64]
+
+
+@compiled
+def stand(given: Given, standing: Standing, delta: float, verdict: NDArray[np.bool_], risen: NDArray[np.bool_]) -> None:
+    """Writes which ``verdict`` stands as of each row, where one of theft has ``risen``, and W to ``w_of_row``; updates
+    the slots."""
+    place = 0
+    for at in range(len(given.slots)):
+        slot = given.slots[at]
+        for row in given.order[place : place + given.lengths[at]]:
+            if standing.tested[row]:
+                failed = standing.w_of_row[row] < delta
+                risen[row] = failed and not standing.verdict[slot]
+                standing.w[slot], standing.verdict[slot] = standing.w_of_row[row], failed
+            standing.w_of_row[row], verdict[row] = standing.w[slot], standing.verdict[slot]
+        place += given.lengths[at]

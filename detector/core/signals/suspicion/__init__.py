@@ -1,1 +1,0 @@
-"""All measures of a principal together."""

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import approximate, compiled
-from detector.core.state.arrays import Array, plain
+from detector.core.loops.compiled import approximate, compiled, plain
+from detector.core.state.arrays import Array
 
 AXES = 32
 """The most principal axes."""
@@ -98,7 +98,7 @@ class Embedding:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Embedding:
-        return cls(**{name: plain(part) for name, part in record.items()})
+        return cls(**{name: np.array(part) for name, part in record.items()})
 
 
 def _principal(centred: Matrix) -> tuple[NDArray[np.float64], Matrix]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import compiled
+from detector.core.loops.compiled import compiled, plain
 from detector.core.profile.projection import Embedding, NearestRows, Projection
-from detector.core.state.arrays import Array, plain
+from detector.core.state.arrays import Array
 
 FARTHEST = 1e15
 """Features are clipped to this when they are scaled, so that squares do not overflow."""
@@ -312,7 +312,7 @@ class Reference:
     def from_record(cls, record: dict[str, Any]) -> Reference:
         embedding, seen = Embedding.from_record(record["embedding"]), SeenValues.from_record(record["seen"])
         values = {name: record[key] for name, key in _KEYS.items()}
-        arrays = {name: plain(value) for name, value in values.items() if isinstance(value, np.ndarray)}
+        arrays = {name: np.array(value) for name, value in values.items() if isinstance(value, np.ndarray)}
         return cls(**values | arrays, embedding=embedding, seen=seen)
 
 

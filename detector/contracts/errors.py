@@ -82,7 +82,3 @@ class BrokerError(WeirguardError):
 
 class LabError(WeirguardError):
     """This victim, attack or log does not support what the lab was asked to do."""
-
-
-class NotMergeable(WeirguardError):
-    """The states of several principals cannot be merged for this signal without their queries."""

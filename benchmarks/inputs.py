@@ -14,9 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from detector.cli.calibrating import Request, make_profile
-from detector.cli.honest import read_files
-from detector.cli.replaying import replay
 from detector.core.configuration import EngineConfig
 from detector.lab.inputs import (
     FEATURES,
@@ -29,6 +26,8 @@ from detector.lab.inputs import (
     write_log,
 )
 from detector.policy.config import Policy
+from detector.replay.calibrate import CalibrationOptions, make_profile, read_files
+from detector.replay.report import replay
 
 ACCOUNTS, JUDGED = 24, 12
 PLAIN, PROBABILITIES = next(iter(FEATURES)), next(iter(OUTPUTS))
@@ -69,7 +68,7 @@ def verdicts(
     """What outputs were taken for, the threshold, and when each of the ``judged`` was flagged."""
     write_log(folder / "honest.jsonl", honest, features, outputs)
     write_log(folder / "judged.jsonl", judged, features, outputs)
-    made = make_profile(read_files([folder / "honest.jsonl"], lambda _: None), Request(0.01))
+    made = make_profile(read_files([folder / "honest.jsonl"], lambda _: None), CalibrationOptions(0.01))
     summary = replay(
         [folder / "judged.jsonl"],
         folder / "out",

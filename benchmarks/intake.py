@@ -13,11 +13,10 @@ from itertools import count, islice
 
 import numpy as np
 
-from detector.contracts.codecs.json_writing import encode_json_query
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, encode_packed
-from detector.contracts.partitioning import partition_of
+from detector.contracts.codecs.json_queries import encode_json_query
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.queries import QueryBatch
-from detector.contracts.topics import Topics
+from detector.contracts.topics import Topics, partition_of
 from detector.stream.intake import Receiver, SourceRecord
 
 RECORDS = 4_000

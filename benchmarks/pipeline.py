@@ -15,7 +15,7 @@ import numpy as np
 from kafka import KafkaProducer
 
 from benchmarks._service import Service, brokers_to_measure, service, wait_until
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE
 from tests.chaos.audit import Counted, Names, counted_records
 from tests.chaos.load import records
 from tests.chaos.population import Population

@@ -21,9 +21,9 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from benchmarks._service import Service, retained, service, wait_until
 from detector.contracts.batches import take
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, encode_packed
-from detector.contracts.partitioning import partition_of
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.queries import QueryBatch
+from detector.contracts.topics import partition_of
 from detector.core.engine import Engine
 from detector.runtime.sections import DetectionSettings, LimitSettings, WorkerSettings
 from detector.stream.building import engine_config

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from detector.cli.ending import end_with_reader
-from detector.cli.kafka import Topic
-from detector.cli.operator import File, alert_line, plain
-from detector.cli.options import Json, Output
-from detector.cli.records import readable_alerts
+from detector.cli.operator import alert_line, plain
+from detector.cli.options import Json, Output, SettingsFile
 from detector.cli.screen import flush, say, say_json
+from detector.replay.topics import Topic, readable_alerts
 from detector.runtime.settings import load_settings
 
 app = typer.Typer(help="Follow the alerts.", no_args_is_help=True)
@@ -30,7 +29,7 @@ def tail(
     ] = False,
     json: Json = False,
     output: Output = "text",
-    settings: File = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Print alerts as they come, one per line, until interrupted; an alert again if its severity rises."""
     kafka = load_settings(settings).kafka

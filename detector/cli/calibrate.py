@@ -24,11 +24,10 @@ from detector.core.calibration.crossfit import FEWEST_QUERIES
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from detector.cli.calibrating import Made
-    from detector.cli.honest import Traffic
     from detector.core.calibration.scan import Outlier, Screened
+    from detector.replay.calibrate import CalibrationResult, HonestTraffic
     from detector.runtime.settings import Settings
-    from detector.sources import Reading
+    from detector.sources import LogReader
 
 FEW = 9
 """With fewer accounts, the tail of honest behaviour is a guess."""
@@ -75,7 +74,7 @@ def calibrate(
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Make a profile from honest traffic, with a threshold that flags at most --budget of honest accounts."""
-    from detector.cli.calibrating import Request, accounts_in, make_profile
+    from detector.replay.calibrate import CalibrationOptions, accounts_in, make_profile
     from detector.runtime.settings import load_settings
 
     logs = [*(honest or []), *(files or [])]
@@ -86,7 +85,7 @@ def calibrate(
     how = reading(loaded, map_)
     traffic = _read(screen, logs, how) if since is None else _hear(since, loaded)
     said = {EVERYONE: outputs.value} if outputs else loaded.detection.outputs
-    request = Request(budget, model_name, model_version, validation, model, leave_out or (), said, how)
+    request = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), said, how)
     with bar(screen, "accounts", accounts_in(traffic)) as progress:
         made = make_profile(traffic, request, progress)
     write(out, made.profile.to_bytes())
@@ -97,7 +96,7 @@ def calibrate(
     check_refused(traffic.rows, traffic.reasons + Counter(dimension=made.traffic.left_out))
 
 
-def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
+def told(made: CalibrationResult, traffic: HonestTraffic, budget: float) -> Iterator[str]:
     """Yields the outcome as lines of text."""
     screened, profile = made.screened, made.profile
     calibration, threshold = screened.calibration, profile.standards.threshold
@@ -118,7 +117,7 @@ def told(made: Made, traffic: Traffic, budget: float) -> Iterator[str]:
         yield f"{'note':<12}{line}"
 
 
-def plain(made: Made, traffic: Traffic, budget: float) -> dict[str, Any]:
+def plain(made: CalibrationResult, traffic: HonestTraffic, budget: float) -> dict[str, Any]:
     """Returns the outcome as data."""
     profile, screened = made.profile, made.screened
     return {
@@ -200,21 +199,21 @@ def _warnings(screened: Screened, budget: float) -> Iterator[str]:
         )
 
 
-def _not_used(traffic: Traffic) -> str:
+def _not_used(traffic: HonestTraffic) -> str:
     dishonest = [f"{traffic.dishonest} rows labelled as a thief's"] if traffic.dishonest else []
     refused = [f"{traffic.refused} rows rejected"] if traffic.refused else []
     return "; left out: " + ", ".join(dishonest + refused) if dishonest + refused else ""
 
 
-def _read(screen: Console, logs: list[Path], how: Reading) -> Traffic:
-    from detector.cli.honest import read_files
+def _read(screen: Console, logs: list[Path], how: LogReader) -> HonestTraffic:
+    from detector.replay.calibrate import read_files
 
     with bar(screen, "rows", rows_in(logs)) as progress:
         return read_files(logs, progress, how)
 
 
-def _hear(since: str, settings: Settings) -> Traffic:
-    from detector.cli.honest import read_topic
+def _hear(since: str, settings: Settings) -> HonestTraffic:
     from detector.cli.operator import seconds
+    from detector.replay.calibrate import read_topic
 
     return read_topic(settings.kafka, time.time() - seconds(since))

@@ -9,30 +9,25 @@ from typing import Annotated, Literal
 
 import typer
 
-from detector.cli.kafka import write
 from detector.cli.operator import (
-    ApiKey,
-    File,
-    Issuer,
-    Reason,
-    Wait,
     describe_action,
     new_id,
     plain,
     principal_of,
     seconds,
     send,
+    write_record,
 )
-from detector.cli.options import Json, Output
-from detector.cli.records import Decisions, known_keys, read_decisions
+from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
 from detector.cli.screen import console, note, say, say_json, table, tell
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Cause, Decision
 from detector.contracts.principals import EVERYONE
-from detector.policy.alerts import UNCALIBRATED
+from detector.policy.records import UNCALIBRATED
+from detector.replay.topics import CurrentDecisions, known_keys, read_decisions
 from detector.runtime.settings import Settings, load_settings
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 
 app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
 
@@ -51,7 +46,7 @@ def list_(
     ] = None,
     json: Json = False,
     output: Output = "text",
-    settings: File = None,
+    settings: SettingsFile = None,
 ) -> None:
     """List the current decisions."""
     decisions = read_decisions(load_settings(settings).kafka, time.time())
@@ -84,7 +79,7 @@ def add(
     force: Annotated[bool, typer.Option("--force", help="Even if PRINCIPAL is not known yet.")] = False,
     api_key: ApiKey = False,
     wait: Wait = 30.0,
-    settings: File = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Add a decision against PRINCIPAL of MODEL, beside other causes; a second one of yours replaces the first.
 
@@ -120,7 +115,7 @@ def delete(
     cause: Annotated[str | None, typer.Option(help="The id of one cause; all if not set.")] = None,
     api_key: ApiKey = False,
     wait: Wait = 30.0,
-    settings: File = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Delete one cause against PRINCIPAL of MODEL, or all; a signal's comes back only if the signal fires again."""
     loaded = load_settings(settings)
@@ -134,11 +129,11 @@ def kill_switch(
     reason: Reason,
     issuer: Issuer,
     duration: Annotated[str | None, typer.Option(help="Time until enforcement resumes: 90s, 15m, 1h30m, 2d.")] = None,
-    settings: File = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Stop all enforcement at once, or resume it. Gates read it directly; no detector is involved."""
     kafka = load_settings(settings).kafka
-    write(
+    write_record(
         kafka,
         kafka.topics.decisions,
         key=KILL_SWITCH_KEY,
@@ -192,7 +187,7 @@ def _has_origin(decision: Decision, origin: str) -> bool:
     return any(cause.origin == origin or cause.origin.startswith(f"{origin}:") for cause in decision.causes)
 
 
-def _print_table(decisions: Decisions, chosen: list[Decision]) -> None:
+def _print_table(decisions: CurrentDecisions, chosen: list[Decision]) -> None:
     screen = console()
     switch = decisions.kill_switch
     if switch is not None:

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
 
-from detector.cli.screen import complain, printable_stream
+from detector.cli.screen import printable_stream
 from detector.contracts.errors import WeirguardError
+from detector.runtime.text import complain
 
 TRACEBACK_VARIABLE = "WEIRGUARD_TRACEBACK"
 """Environment variable that shows errors with a traceback."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector.cli.logs import Map, files_in, reading
-from detector.cli.operator import ApiKey, principal_of
-from detector.cli.options import Json
+from detector.cli.operator import principal_of
+from detector.cli.options import ApiKey, Json
 from detector.cli.output_files import file_for, write
 from detector.cli.replay import bar, given_profiles, rows_in
 from detector.cli.screen import console, note, say_json
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from detector.cli.explanation.account import Account
     from detector.core.configuration import EngineConfig
     from detector.policy.config import Policy
+    from detector.replay.principal import PrincipalReplay, TimedQueries
     from detector.runtime.sections import KafkaSettings
-    from detector.sources import Reading
-    from detector.stream.explaining import Course, Timed
+    from detector.sources import LogReader
 
 PAGE = "explanation.html"
 PAGES = (".html", ".htm")
@@ -91,31 +91,31 @@ class Judging:
     policy: Policy
     must_fit: bool
 
-    def follow(self, queries: Sequence[Timed]) -> Course:
+    def follow(self, queries: Sequence[TimedQueries]) -> PrincipalReplay:
         """Returns the course of ``queries``. Raises ConfigurationError if one matches no profile, with ``must_fit``."""
         from detector.contracts.errors import ConfigurationError
         from detector.core.profile.profile import ProfileMatcher
-        from detector.stream.explaining import follow
+        from detector.replay.principal import replay_principal
 
         misfits = ProfileMatcher(self.config.profiles).mismatches([batch for batch, _ in queries])
         if misfits and self.must_fit:
             raise ConfigurationError(misfits[0].detail)
-        return follow(queries, self.config, self.policy)
+        return replay_principal(queries, self.config, self.policy)
 
-    def unseen(self, queries: Sequence[Timed]) -> list[str]:
+    def unseen(self, queries: Sequence[TimedQueries]) -> list[str]:
         """Returns sentences on features with values that no honest query has."""
         from detector.cli.explanation.features import unseen_by_name
 
         return unseen_by_name([batch for batch, _ in queries], self.config)
 
 
-def _of_logs(paths: Sequence[Path], how: Reading, name: str, model: str | None, judging: Judging) -> Account:
+def _of_logs(paths: Sequence[Path], how: LogReader, name: str, model: str | None, judging: Judging) -> Account:
     from detector.cli.explanation.account import account_of
-    from detector.stream.explaining import queries_of, recorded
+    from detector.replay.principal import queries_in_logs, queries_of
 
     logs = files_in(paths)
     with bar(console(stderr=True), "read", rows_in(logs)) as progress:
-        own = queries_of(name, recorded(logs, how, progress))
+        own = queries_of(name, queries_in_logs(logs, how, progress))
     queries = own.of(model)
     source = ", ".join(path.name for path in logs)
     return account_of(judging.follow(queries), judging.config, source, notes=judging.unseen(queries))

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.screen import complain, note
+from detector.cli.screen import note
+from detector.runtime.text import complain
 
 if TYPE_CHECKING:
     from detector.runtime.settings import Settings
-    from detector.sources import Reading
+    from detector.sources import LogReader
 
 LOGS = "Query logs: .jsonl, .csv, .tsv (also .gz or .zst), .parquet, or folders of these."
 Map = Annotated[
@@ -42,14 +43,14 @@ _MENDS = {
 }
 
 
-def reading(settings: Settings, given: Sequence[str] | None, *, merge: bool = False) -> Reading:
+def reading(settings: Settings, given: Sequence[str] | None, *, merge: bool = False) -> LogReader:
     """Returns how to read logs, from the settings and ``--map``, which wins. Prints assumptions to standard error.
     Raises ConfigurationError."""
-    from detector.sources import Reading
+    from detector.sources import LogReader
     from detector.sources.mapping import parse_map, sources_of
 
     sources = sources_of(settings.sources.map, "sources.map") | parse_map(given or ())
-    return Reading(sources, note, merge=merge)
+    return LogReader(sources, note, merge=merge)
 
 
 def files_in(paths: Sequence[Path]) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from detector.cli.screen import complain
+from detector.runtime.text import complain
 
 QUIET_SECONDS = 2.0
 

@@ -1,29 +1,23 @@
-"""Shared parts of the operator's commands: options, durations, commands to the owner, and output formats."""
+"""Shared parts of the operator's commands: durations, commands to the owner, and output formats."""
 
 from __future__ import annotations
 
-import getpass
 import re
 import secrets
 import time
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from detector.cli.kafka import carry_out
 from detector.cli.screen import say
-from detector.contracts.findings import Action, Alert, Command, CommandKind, Mode
+from detector.contracts.codecs import decode, encode
+from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
+from detector.contracts.findings import Action, Alert, Audit, Command, CommandKind, Mode
+from detector.contracts.topics import partition_of
+from detector.replay.topics import BOOTSTRAP_MILLISECONDS, REPLY_MILLISECONDS, Topic, broker_errors, partitions_of
+from detector.runtime.sections import KafkaSettings
 from detector.runtime.settings import Settings
-from detector.runtime.times import rfc3339
-
-File = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
-Reason = Annotated[str, typer.Option("--reason", help="The reason, for the audit record.")]
-Issuer = Annotated[
-    str, typer.Option("--issuer", help="Your name, for the audit record.", default_factory=getpass.getuser)
-]
-Wait = Annotated[float, typer.Option("--wait", min=0.0, help="Seconds to wait for the detector's answer.")]
-ApiKey = Annotated[bool, typer.Option("--api-key", help="PRINCIPAL is an API key ('-' asks for it): hash it first.")]
+from detector.runtime.text import rfc3339
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -81,6 +75,68 @@ def send(
     say(f"{model} {principal}: {audit.summary}")
     if audit.kind == "command_refused":
         raise typer.Exit(1)
+
+
+def write_record(settings: KafkaSettings, topic: str, **record: Any) -> None:
+    """Writes one record and waits for its acknowledgement. Raises BrokerError.
+
+    ``record``: arguments of kafka-python's ``send``.
+    """
+    import kafka
+
+    partitions_of(settings, topic)
+    with broker_errors(settings):
+        producer = kafka.KafkaProducer(
+            **settings.client_arguments(),
+            bootstrap_timeout_ms=BOOTSTRAP_MILLISECONDS,
+            max_block_ms=REPLY_MILLISECONDS,
+            delivery_timeout_ms=3 * REPLY_MILLISECONDS,
+            request_timeout_ms=REPLY_MILLISECONDS,
+        )
+        try:
+            producer.send(topic, **record).get(timeout=4 * REPLY_MILLISECONDS / 1000)
+        finally:
+            producer.close(timeout=1)
+
+
+def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float) -> Audit:
+    """Sends ``command`` to the owner of its principal and returns the owner's audit record of it.
+
+    Raises BrokerError if there is none after ``wait_seconds``.
+    """
+    value = encode(command)
+    with Topic(settings, settings.topics.audit) as audit:
+        audit.seek_to_end()
+        partition = _partition(settings, command.principal)
+        write_record(
+            settings, settings.topics.commands, key=command.principal.encode(), value=value, partition=partition
+        )
+        for record in audit.follow(wait_seconds):
+            answer = _answer(record.value, command)
+            if answer is not None:
+                return answer
+    raise BrokerError(
+        f"the command was written, and no detector has answered within {wait_seconds:g} seconds; it will be carried "
+        f"out when one takes partition {partition} of {settings.topics.commands}; check that `weirguard run` is ready"
+    )
+
+
+def _answer(value: bytes | None, command: Command) -> Audit | None:
+    try:
+        audit = decode(Audit, value)
+    except InvalidRecord:
+        return None
+    return audit if audit.detail.get("command") == command.id else None
+
+
+def _partition(settings: KafkaSettings, principal: str) -> int:
+    partitions = partitions_of(settings, settings.topics.commands)
+    if partitions != settings.partitions:
+        raise ConfigurationError(
+            f"kafka.partitions is {settings.partitions} and {settings.topics.commands} has {partitions}; set it to "
+            f"{partitions}"
+        )
+    return partition_of(principal, partitions)
 
 
 def describe_action(action: Action) -> str:

@@ -9,25 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from detector.cli.operator import (
-    ApiKey,
-    File,
-    Issuer,
-    Reason,
-    Wait,
     alert_line,
     describe_action,
     plain,
     principal_of,
     send,
 )
-from detector.cli.options import Json, Output
-from detector.cli.records import Key, newest, read_alerts, read_decisions, read_scores
+from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
 from detector.cli.screen import note, say, say_json
 from detector.contracts.findings import Decision, Score
 from detector.core.exposure import EXPOSURES
-from detector.runtime.printable import printable
+from detector.replay.topics import Key, newest, read_alerts, read_decisions, read_scores
 from detector.runtime.settings import load_settings
-from detector.runtime.times import rfc3339
+from detector.runtime.text import printable, rfc3339
 
 _SHOWN = 3
 _WEIGHED = "suspicion."
@@ -42,7 +36,7 @@ def top(
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
     json: Json = False,
     output: Output = "text",
-    settings: File = None,
+    settings: SettingsFile = None,
 ) -> None:
     """List the most suspicious principals, each with its three strongest signals; a score of 1 is the threshold."""
     kafka = load_settings(settings).kafka
@@ -69,7 +63,7 @@ def show(
     api_key: ApiKey = False,
     json: Json = False,
     output: Output = "text",
-    settings: File = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Show the score, signals, decision and alerts of PRINCIPAL of MODEL."""
     loaded = load_settings(settings)
@@ -95,7 +89,7 @@ def clear(
     issuer: Issuer,
     api_key: ApiKey = False,
     wait: Wait = 30.0,
-    settings: File = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Clear PRINCIPAL of MODEL: drop their history, verdicts and decisions."""
     loaded = load_settings(settings)

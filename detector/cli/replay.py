@@ -74,7 +74,7 @@ def replay(
     settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
 ) -> None:
     """Judge recorded queries from files as the service would, and write verdicts, alerts and decisions."""
-    from detector.cli.replaying import replay as replay_files
+    from detector.replay.report import replay as replay_files
     from detector.runtime.settings import load_settings
     from detector.stream.building import engine_config, policy_of
     from detector.stream.record_time import AHEAD_SECONDS

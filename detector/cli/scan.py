@@ -18,8 +18,8 @@ from detector.cli.screen import console, note, say, say_json
 from detector.contracts.principals import EVERYONE
 
 if TYPE_CHECKING:
-    from detector.cli.scanning import Report, Scanned
     from detector.core.profile.profile import Profile
+    from detector.replay.scan import ScannedVersion, ScanReport
 
 PAGE, RECORD = "scan.html", "scan.json"
 _SHOWN = 20
@@ -44,7 +44,7 @@ def scan(
     """Find the accounts of a query log that stand out, and why. Needs no profile: each is compared with all others."""
     from detector.cli.scan_report.page import page
     from detector.cli.scan_report.record import record
-    from detector.cli.scanning import read, scan_log
+    from detector.replay.scan import read, scan_log
     from detector.runtime.settings import load_settings
 
     folder_for(out)
@@ -67,7 +67,7 @@ def scan(
     check_refused(log.rows, log.refused)
 
 
-def _tell(report: Report, content: Any, out: Path, names: dict[tuple[str, str], str], *, as_json: bool) -> None:
+def _tell(report: ScanReport, content: Any, out: Path, names: dict[tuple[str, str], str], *, as_json: bool) -> None:
     if as_json:
         say_json(content)
     else:
@@ -76,7 +76,7 @@ def _tell(report: Report, content: Any, out: Path, names: dict[tuple[str, str], 
     note(f"See {out / PAGE}.")
 
 
-def told(report: Report) -> Iterator[str]:
+def told(report: ScanReport) -> Iterator[str]:
     """Yields the outcome as lines of text."""
     from detector.cli.form_words import form_lines
     from detector.cli.scan_report.words import headline, not_seen, sureness
@@ -93,7 +93,7 @@ def told(report: Report) -> Iterator[str]:
         yield f"{'skipped':<12}{line}"
 
 
-def _ranked(version: Scanned) -> Iterator[str]:
+def _ranked(version: ScannedVersion) -> Iterator[str]:
     from detector.cli.scan_report.words import look_at, reasons, sentence
 
     found = version.scan
@@ -110,9 +110,9 @@ def _ranked(version: Scanned) -> Iterator[str]:
         yield f"     No account stands out. The closest to the line is {first.name}: {sentence(first)}"
 
 
-def _profiles(report: Report) -> dict[tuple[str, str], tuple[str, Profile]]:
+def _profiles(report: ScanReport) -> dict[tuple[str, str], tuple[str, Profile]]:
     """Returns the file name and the profile of each model version."""
-    from detector.cli.calibrating import with_provenance
+    from detector.replay.calibrate import with_provenance
 
     found: dict[tuple[str, str], tuple[str, Profile]] = {}
     for own in report.scanned:

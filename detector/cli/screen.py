@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from detector.runtime.printable import printable
+from detector.runtime.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,12 +42,6 @@ def flush() -> None:
 def note(line: str) -> None:
     """Prints ``line`` to standard error: it is not part of the output."""
     print(printable(line), file=sys.stderr)
-
-
-def complain(*lines: str) -> None:
-    """Prints ``lines`` to standard error, with the name of this program."""
-    for line in lines:
-        note(f"weirguard: {line}")
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -82,3 +82,16 @@ class BrokerError(WeirguardError):
 
 class LabError(WeirguardError):
     """This victim, attack or log does not support what the lab was asked to do."""
+
+
+_PACKAGES = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
+
+
+def not_read(where: str, error: Exception) -> BrokerError:
+    """What kafka-python's ``error`` means for reading ``where``; of a compression that it cannot read, with the package
+    to install."""
+    if type(error).__name__ != "UnsupportedCodecError":
+        return BrokerError(f"{where}: {error}")
+    package = next((package for codec, package in _PACKAGES.items() if codec in str(error)), None)
+    what = f"pip install {package}" if package else "it is unknown to this version of kafka-python"
+    return BrokerError(f"{where}: the compression cannot be read here ({error}): {what}")

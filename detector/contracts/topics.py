@@ -1,8 +1,9 @@
-"""Names of the topics. They share a prefix, which is a setting."""
+"""Names of the topics, which share a prefix that is a setting, and the partition of a principal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 STATE_TABLE = "state"
 
@@ -54,3 +55,33 @@ class Topics:
     def state_log(self) -> str:
         """The changelog topic of the Faust table that holds the state log; Faust sets the form of its name."""
         return f"{self.prefix}-{STATE_TABLE}-changelog"
+
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIER = 0x5BD1E995
+_SEED = 0x9747B28C
+
+
+def murmur2(data: bytes) -> int:
+    """Kafka's 32-bit murmur2 of ``data``, unsigned (org.apache.kafka.common.utils.Utils.murmur2)."""
+    length = len(data)
+    state = (_SEED ^ length) & _MASK
+    blocks = length & ~3
+    for at in range(0, blocks, 4):
+        word = int.from_bytes(data[at : at + 4], "little")
+        word = (word * _MULTIPLIER) & _MASK
+        word ^= word >> 24
+        word = (word * _MULTIPLIER) & _MASK
+        state = ((state * _MULTIPLIER) & _MASK) ^ word
+    if length > blocks:
+        state ^= int.from_bytes(data[blocks:], "little")
+        state = (state * _MULTIPLIER) & _MASK
+    state ^= state >> 13
+    state = (state * _MULTIPLIER) & _MASK
+    return state ^ (state >> 15)
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(principal: str, partitions: int) -> int:
+    """The partition, of ``partitions``, of the queries, commands and decisions of ``principal``."""
+    return (murmur2(principal.encode()) & 0x7FFFFFFF) % partitions

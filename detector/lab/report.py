@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from detector.lab.client import Tally
-from detector.runtime.printable import printable
+from detector.runtime.text import printable
 
 
 def account_table(tallies: Iterable[Tally]) -> Table:

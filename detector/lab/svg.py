@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from detector.runtime.printable import html_text
+from detector.runtime.text import html_text
 
 Point = tuple[float, float]
 

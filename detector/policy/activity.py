@@ -23,7 +23,7 @@ Section = tuple[int, bytes]
 """(format version, bytes): the ledger's or the accounting's part of a state record."""
 
 
-class Identity(Protocol):
+class ModelPrincipal(Protocol):
     """Model, version and principal of a row, as the engine gives them."""
 
     @property
@@ -53,7 +53,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Unjudged:
+class UnjudgedRow:
     """Why a row could not be judged, and the model version that answered it."""
 
     reason: str
@@ -74,14 +74,14 @@ class Activity:
     """
 
     time: NDArray[np.float64]
-    keys: Sequence[Identity]
+    keys: Sequence[ModelPrincipal]
     key_index: NDArray[np.int32]
     flagged: NDArray[np.bool_]
     findings: Sequence[Finding] = ()
     learning: NDArray[np.bool_] | None = None
     counts: Sequence[Counted] = ()
     judged: NDArray[np.bool_] | None = None
-    unjudged: Mapping[int, Unjudged] = field(default_factory=dict)
+    unjudged: Mapping[int, UnjudgedRow] = field(default_factory=dict)
     score: NDArray[np.float64] | None = None
     index: NDArray[np.int64] | None = None
 

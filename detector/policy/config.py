@@ -10,9 +10,9 @@ from typing import get_args
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Mode
-from detector.policy.account import HALF
+from detector.policy.accounting import HALF
 from detector.policy.allowlist import Allowlist
-from detector.policy.identity import content_id
+from detector.policy.records import content_id
 
 LATCHED = "latched"
 """The signal of a principal that the engine has latched while the ledger has no latch for them."""
@@ -23,7 +23,7 @@ _STRENGTH = {"none": 0, "slow": 1, "refuse": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Rung:
     """A rung of the ladder: ``action`` applies after ``after_queries`` further queries of a suspect."""
 
     after_queries: int
@@ -48,7 +48,7 @@ class Policy:
     mode: Mode = "observe"
     model_modes: Mapping[str, Mode] = field(default_factory=dict)
     signal_modes: Mapping[str, Mode] = field(default_factory=dict)
-    ladder: tuple[Step, ...] = (Step(0, Action("slow", 1.0)), Step(50, Action("refuse")))
+    ladder: tuple[Rung, ...] = (Rung(0, Action("slow", 1.0)), Rung(50, Action("refuse")))
     decision_seconds: float = 3600.0
     unjudged_queries: int = UNJUDGED_QUERIES
     allowlist: Allowlist = field(default_factory=Allowlist)
@@ -94,7 +94,7 @@ class Policy:
         return next((step.after_queries for step in self.ladder if step.after_queries > queries), None)
 
 
-def _check_ladder(ladder: tuple[Step, ...]) -> None:
+def _check_ladder(ladder: tuple[Rung, ...]) -> None:
     if not ladder or ladder[0].after_queries != 0:
         raise ConfigurationError("policy: the ladder must begin with a step after 0 queries")
     for step in ladder:

@@ -17,7 +17,7 @@ IDLE_SECONDS = 30 * DAY
 """Suspects without a query for this long are dropped, so that a ledger cannot grow without a bound."""
 
 
-class Latch(msgspec.Struct, array_like=True, frozen=True):
+class LatchedAlert(msgspec.Struct, array_like=True, frozen=True):
     """A signal's latched verdict on one model version. ``lifted``: an operator deleted its cause. ``alert``: the last
     revision published; None if there was none, or if the entry was read from format 1."""
 
@@ -54,7 +54,7 @@ class Entry(msgspec.Struct, array_like=True):
     suspect, to the day. The parts are immutable, so that a shallow copy is enough.
     """
 
-    latches: tuple[Latch, ...] = ()
+    latches: tuple[LatchedAlert, ...] = ()
     active_causes: tuple[ActiveCause, ...] = ()
     decision: Decision | None = None
     queries: int = 0

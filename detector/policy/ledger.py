@@ -14,10 +14,10 @@ from detector.contracts.findings import Action, Alert, Audit, Cause, Command, De
 from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.accounting import Accounting
 from detector.policy.activity import Activity, Counted, Effects, Key, Place, Section
-from detector.policy.audits import command_audit, missing_audit, shortened
-from detector.policy.case import Case
 from detector.policy.config import Policy, check_action
 from detector.policy.entry import ActiveCause, Changes, Entry, decode_changes, encode_changes
+from detector.policy.principal import PrincipalPolicy
+from detector.policy.records import command_audit, missing_audit, shortened
 from detector.policy.timeline import Timeline, timelines
 
 Record = Alert | Decision | Audit
@@ -113,8 +113,8 @@ class Ledger:
 
     # -- inside
 
-    def _case(self, key: Key) -> Case:
-        return Case(key, self._entries.get(key), self._policy, self._configuration)
+    def _case(self, key: Key) -> PrincipalPolicy:
+        return PrincipalPolicy(key, self._entries.get(key), self._policy, self._configuration)
 
     def _conclude(self, records: Iterable[Record], changes: Changes, now: float) -> Effects:
         self._apply(changes)
@@ -151,7 +151,7 @@ class Ledger:
             self._drops = [(at, key) for key, at in self._drop_at.items()]
             heapq.heapify(self._drops)
 
-    def _carry_out(self, case: Case, command: Command, now: float) -> tuple[str, bool]:
+    def _carry_out(self, case: PrincipalPolicy, command: Command, now: float) -> tuple[str, bool]:
         """Returns a summary of the result, and whether the command was refused."""
         if command.kind == "add":
             return self._add(case, command, now)
@@ -164,7 +164,7 @@ class Ledger:
             return f"nothing deleted: there is {wanted} against the principal", True
         return shortened("deleted: " + ", ".join(f"{cause.origin} ({cause.id})" for cause in gone)), False
 
-    def _add(self, case: Case, command: Command, now: float) -> tuple[str, bool]:
+    def _add(self, case: PrincipalPolicy, command: Command, now: float) -> tuple[str, bool]:
         action, duration = command.action, command.duration_seconds
         case.expire(now)
         if action is None or duration is None or not (duration > 0 and is_time(now + duration)):
@@ -191,7 +191,7 @@ def _obstacle(action: Action, issuer: str, causes: int) -> str | None:
     return None
 
 
-def _walk(case: Case, timeline: Timeline) -> list[tuple[Place, Record]]:
+def _walk(case: PrincipalPolicy, timeline: Timeline) -> list[tuple[Place, Record]]:
     """Applies the events that can change ``case``, counts the others, and returns the records with their positions."""
     emitted: list[tuple[Place, Record]] = []
     at, end = 0 if case.before is not None else _next(case, timeline, 0), len(timeline)
@@ -206,7 +206,7 @@ def _walk(case: Case, timeline: Timeline) -> list[tuple[Place, Record]]:
     return emitted
 
 
-def _next(case: Case, timeline: Timeline, start: int) -> int:
+def _next(case: PrincipalPolicy, timeline: Timeline, start: int) -> int:
     """The first event from ``start`` on that can change ``case``; the end if there is none."""
     if start >= len(timeline):
         return start

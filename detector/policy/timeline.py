@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Finding
 from detector.policy.activity import Activity, Key, Place, Turn
-from detector.policy.case import Event
+from detector.policy.principal import PolicyEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class Timeline:
     def __len__(self) -> int:
         return len(self.time)
 
-    def event(self, at: int) -> Event:
+    def event(self, at: int) -> PolicyEvent:
         version = int(self.version[at])
-        return Event(
+        return PolicyEvent(
             time=float(self.time[at]),
             model_version=None if version < 0 else self.versions[version],
             flagged=bool(self.flagged[at]),

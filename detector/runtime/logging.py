@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Collection
 from textwrap import indent
 from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from detector.runtime.log_repeats import Repeats
-from detector.runtime.printable import printable, printable_lines
 from detector.runtime.sections import LoggingSettings
+from detector.runtime.text import printable, printable_lines
 
 _DATA = frozenset({"features", "outputs", "vector", "vectors", "probabilities", "key"})
 _SECRET = ("password", "secret", "token", "authorization", "api_key", "hash_key", "credential")
@@ -90,3 +90,30 @@ def _renderer(settings: LoggingSettings) -> list[Processor]:
         console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         return [structlog.processors.format_exc_info, visible, console]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+
+
+EVERY_SECONDS = 60.0
+
+
+class Repeats(logging.Filter):
+    """Passes a message of ``libraries`` once in EVERY_SECONDS for each place in their code, with how many were left
+    out since. Time is the message's own."""
+
+    def __init__(self, libraries: Collection[str]) -> None:
+        super().__init__()
+        self._libraries = frozenset(libraries)
+        self._said: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether ``record`` is to be written."""
+        if record.name.partition(".")[0] not in self._libraries:
+            return True
+        place = record.pathname, record.lineno
+        said_at, left_out = self._said.get(place, (None, 0))
+        if said_at is not None and 0 <= record.created - said_at < EVERY_SECONDS:
+            self._said[place] = said_at, left_out + 1
+            return False
+        self._said[place] = record.created, 0
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} ({left_out} more like it were left out)", ()
+        return True

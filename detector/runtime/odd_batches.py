@@ -8,8 +8,12 @@ longer fits; the versions are pinned.
 
 from __future__ import annotations
 
+import mmap
 from functools import cache
+from threading import local
 from typing import Any
+
+import cramjam
 
 
 class LenientBytes(bytearray):
@@ -28,7 +32,7 @@ def install() -> None:
     """Makes kafka-python's consumers read this way, from the first call on."""
     from kafka.record.default_records import DefaultRecordBatch
 
-    from detector.runtime.bombs import is_bomb
+    from detector.runtime.odd_batches import is_bomb
 
     read, decompress = DefaultRecordBatch._read_msg, DefaultRecordBatch._maybe_uncompress
 
@@ -61,3 +65,40 @@ def _empty_records(count: int) -> bytearray:
         encode_varint(len(record), found.append)
         found += record
     return found
+
+
+MOST_BYTES = 67_108_864
+"""The most bytes that a batch may decompress to: clients limit a batch, a megabyte by default, before they compress
+it."""
+
+_KEPT_BYTES = 1 << 20
+"""Memory that is not given back after each batch: most batches need no more."""
+
+_CODECS = {1: (cramjam.gzip, 1_032), 3: (cramjam.lz4, 255), 4: (cramjam.zstd, 32_768)}
+"""The module, and the largest factor by which it shrinks data. Snappy, 2, shrinks at most some twenty megabytes to
+one."""
+
+
+def is_bomb(codec: int, data: bytes, most: int = MOST_BYTES) -> bool:
+    """Returns whether ``data``, the records of a batch, decompress to over ``most`` bytes; ``codec`` as Kafka numbers
+    it."""
+    module, ratio = _CODECS.get(codec, (None, 1))
+    if module is None or len(data) * ratio <= most:
+        return False
+    try:
+        module.decompress_into(data, memoryview(_room.memory)[:most])
+    except cramjam.DecompressionError:
+        return True
+    finally:
+        _room.memory.madvise(mmap.MADV_DONTNEED, _KEPT_BYTES)
+    return False
+
+
+class _Room(local):
+    """Memory of each thread, which the system only gives as far as it is written to."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, MOST_BYTES)
+
+
+_room = _Room()

@@ -10,31 +10,243 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from detector.contracts.errors import Unjudged
 from detector.contracts.principals import ANONYMOUS
 from detector.contracts.queries import OutputKind
-from detector.serving.bucket import LONGEST_SECONDS
-from detector.serving.capture import Capture, Message, Receive, Send
-from detector.serving.complaints import Complaints
+from detector.serving.bodies import document, document_with_tensors, rows_told
+from detector.serving.decisions import LONGEST_SECONDS
 from detector.serving.exchange import Exchange
 from detector.serving.extractors import Extractor
 from detector.serving.gate import Gate, Verdict
 from detector.serving.identity import Identity, headers_of
 from detector.serving.logger import QueryLogger
-from detector.serving.metrics import Counters
-from detector.serving.rows import Columns
+from detector.serving.metrics import Counters, RateLimitedLogger
+from detector.serving.rows import OptionalColumns
 from detector.serving.targets import FindTarget, Scope, Target, app_root_of, find_target, kserve_routes, route
-from detector.serving.websockets import Conversation, refuse
+
+__all__ = ["FindTarget", "Target", "WeirguardMiddleware", "kserve_routes", "log", "route", "verdict"]
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["FindTarget", "Target", "WeirguardMiddleware", "kserve_routes", "log", "route", "verdict"]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class _Body:
+    """At most ``limit`` bytes; one more and all are dropped."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._data = bytearray()
+        self.headers: Iterable[tuple[bytes, bytes]] = ()
+        self.too_large = False
+        self.elsewhere = False
+
+    def add(self, chunk: bytes) -> None:
+        if self.too_large or len(self._data) + len(chunk) > self._limit:
+            self.too_large = True
+            self._data = bytearray()
+        else:
+            self._data += chunk
+
+    def document(self) -> Any:
+        """Returns the body as JSON. Raises Unjudged."""
+        if self.too_large:
+            raise Unjudged("too-large", f"a body has over {self._limit} bytes")
+        if self.elsewhere:
+            raise Unjudged("unread", "an answer is sent from a file, past the middleware")
+        if not self._data:
+            raise Unjudged("empty", "a request or its answer has no body, or nobody read it")
+        encodings = ",".join(_values(self.headers, b"content-encoding"))
+        head = "".join(_values(self.headers, b"inference-header-content-length"))
+        read = document if not head else partial(document_with_tensors, head)
+        return read(bytes(self._data), encodings, self._limit)
+
+    def rows(self) -> int:
+        """Returns how many rows the body seems to hold; 1 where that is unknown."""
+        try:
+            return rows_told(self.document())
+        except Exception:  # noqa: BLE001  it is unreadable in whatever way
+            return 1
+
+
+class Capture:
+    """Observes one exchange. With ``limit`` 0 it records the status alone.
+
+    Each message goes on at once and unchanged, so streams are not buffered. ``headers``: of the request.
+    """
+
+    def __init__(self, limit: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._limit = limit
+        self._request = _Body(limit)
+        self._request.headers = headers
+        self._response = _Body(limit)
+        self._status = 0
+        self._empty = True
+        self._ended = False
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the answer was 2xx."""
+        return 200 <= self._status < 300
+
+    @property
+    def negotiation(self) -> bool:
+        """Whether the answer to OPTIONS only lists what is allowed: it is empty, or that of a CORS preflight."""
+        return self._empty or any(_values(self._response.headers, b"access-control-allow-methods"))
+
+    @property
+    def too_large(self) -> bool:
+        return self._request.too_large or self._response.too_large
+
+    @property
+    def over(self) -> bool:
+        """Whether no further part of the answer can be read."""
+        return self._ended or self._response.too_large
+
+    def documents(self) -> tuple[Any, Any]:
+        """Returns request and response. Raises Unjudged where one cannot be read.
+
+        A stream that broke off is read all the same: its last piece may be empty.
+        """
+        request = self._request.document()
+        try:
+            return request, self._response.document()
+        except Unjudged as error:
+            if self.over:
+                raise
+            raise Unjudged("interrupted", "an answer broke off") from error
+
+    def rows(self) -> int:
+        """Returns how many rows were answered, as far as either body shows, for an exchange that cannot be logged.
+        Otherwise a caller could put a thousand rows into each unreadable request and be charged for one."""
+        return max(self._request.rows(), self._response.rows())
+
+    def receiving(self, receive: Receive) -> Receive:
+        if not self._limit:
+            return receive
+
+        async def wrapped() -> Message:
+            message = await receive()
+            self._note(message)
+            return message
+
+        return wrapped
+
+    def sending(self, send: Send, passed: Callable[[], None]) -> Send:
+        """Returns a wrapper of ``send`` that calls ``passed`` after the last piece of the answer, or the first beyond
+        the limit."""
+
+        async def wrapped(message: Message) -> None:
+            over = self.over
+            self._note(message)
+            await send(message)
+            if self.over and not over:
+                passed()
+
+        async def noting(message: Message) -> None:
+            self._note(message)
+            await send(message)
+
+        return wrapped if self._limit else noting
+
+    def _note(self, message: Message) -> None:
+        try:
+            self._take(message)
+        except Exception:  # noqa: BLE001  what is no message of ASGI is for the server to refuse
+            return
+
+    def _take(self, message: Message) -> None:
+        kind = message.get("type")
+        if kind == "http.request":
+            self._request.add(message.get("body") or b"")
+        elif kind == "http.response.start":
+            self._status = int(message["status"])
+            headers = message.get("headers", ())
+            if not isinstance(headers, list | tuple):  # may be readable only once
+                message["headers"] = headers = list(headers)
+            self._response.headers = headers
+        elif kind == "http.response.body":
+            self._add(message.get("body") or b"")
+            self._ended = not message.get("more_body", False)
+        elif kind in {"http.response.pathsend", "http.response.zerocopysend"}:
+            self._empty, self._response.elsewhere = False, True
+            self._ended = not message.get("more_body", False)
+
+    def _add(self, chunk: bytes) -> None:
+        if chunk:
+            self._empty = False
+            if self._limit:
+                self._response.add(chunk)
+
+
+def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    size = len(name)
+    return [bytes(value).decode("latin-1") for key, value in headers if len(key) == size and bytes(key).lower() == name]
+
+
+_POLICY_VIOLATION = 1008
+
+
+class Conversation:
+    """A websocket, over which a caller may send any number of queries.
+
+    A message to the application that the gate refuses ends the conversation: both sides see it closed. Each message of
+    the application is an answer; one without a log call before it counts as unjudged, ``websocket``.
+    """
+
+    def __init__(self, exchange: Exchange, refused: Callable[[Exchange], None]) -> None:
+        self._exchange = exchange
+        self._refused = refused
+        self._closed = False
+
+    def receiving(self, receive: Receive, send: Send) -> Receive:
+        async def wrapped() -> Message:
+            message = await receive()
+            if message.get("type") == "websocket.receive" and not self._allowed():
+                self._refused(self._exchange)
+                self._closed = True
+                await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+                return {"type": "websocket.disconnect", "code": _POLICY_VIOLATION}
+            return message
+
+        return wrapped
+
+    def sending(self, send: Send) -> Send:
+        async def wrapped(message: Message) -> None:
+            if self._closed:
+                return
+            try:
+                await send(message)
+            finally:
+                if message.get("type") == "websocket.send":
+                    self._account()
+
+        return wrapped
+
+    def _allowed(self) -> bool:
+        exchange = self._exchange
+        exchange.verdict = exchange.gate.check(exchange.target.model, exchange.principal)
+        return exchange.verdict.allowed
+
+    def _account(self) -> None:
+        if not self._exchange.logged:
+            self._exchange.unjudged({"websocket": 1})
+        self._exchange.logged = False
+
+
+async def refuse(receive: Receive, send: Send) -> None:
+    """Closes the websocket in answer to its request, which the caller sees as a refused handshake."""
+    await receive()
+    await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -50,7 +262,7 @@ _NOBODY = (
     "the application has given no identity, so all requests count as one account, 'anonymous'; let authentication "
     "stand before WeirguardMiddleware, or give it the Identity of what authenticates a request"
 )
-_complaints = Complaints(logging.getLogger(__name__))
+_log = RateLimitedLogger(logging.getLogger(__name__))
 
 
 def log(
@@ -59,7 +271,7 @@ def log(
     outputs: ArrayLike,
     *,
     output_kind: OutputKind = "probabilities",
-    **columns: Unpack[Columns],
+    **columns: Unpack[OptionalColumns],
 ) -> None:
     """Log from within an endpoint what its model was asked and said, before any perturbation.
 
@@ -69,7 +281,7 @@ def log(
     """
     exchange = scope.get(_SCOPE_KEY)
     if not isinstance(exchange, Exchange):
-        _complaints.say("scope", "a query was not logged: WeirguardMiddleware has not seen its request")
+        _log.warning("scope", "a query was not logged: WeirguardMiddleware has not seen its request")
         return
     if exchange.extracted:
         return
@@ -77,7 +289,7 @@ def log(
         exchange.log(features, outputs, output_kind, columns)
     except Exception as error:  # noqa: BLE001  nothing of ours may break the caller
         exchange.logger.counters.add("invalid")
-        _complaints.say("log", "a query was not logged: %s", error)
+        _log.warning("log", "a query was not logged: %s", error)
 
 
 def verdict(scope: Scope) -> Verdict:
@@ -165,7 +377,7 @@ class WeirguardMiddleware:
         try:
             principal = self._identity.principal(headers_of(scope), scope)
             if principal == ANONYMOUS and self._identity_is_default:
-                _complaints.say("identity", _NOBODY)
+                _log.warning("identity", _NOBODY)
             return principal
         except Exception as error:  # noqa: BLE001  nothing of ours may break the application
             self._fail("failures", "the identity failed, and a request counts as anonymous", error)
@@ -176,7 +388,7 @@ class WeirguardMiddleware:
         if not self._matched:
             self._unmatched += 1
             if self._unmatched == _UNMATCHED_SAID:
-                _complaints.say("unmatched", _NOTHING_MATCHED, _UNMATCHED_SAID)
+                _log.warning("unmatched", _NOTHING_MATCHED, _UNMATCHED_SAID)
 
     def _refused(self, exchange: Exchange) -> None:
         self.counters.add("throttled")
@@ -223,13 +435,13 @@ class WeirguardMiddleware:
         trouble = exchange.trouble or Unjudged("not-logged", "the endpoint did not log, and there is no extractor")
         if trouble.reason == "too-large":
             self.counters.add("too_large")
-        _complaints.say("unjudged", "an answer is unjudged: %s", trouble)
+        _log.warning("unjudged", "an answer is unjudged: %s", trouble)
         queries = capture.rows() if trouble.queries is None else trouble.queries
         exchange.unjudged({trouble.reason: queries})
 
     def _fail(self, counter: str, message: str, error: Exception) -> None:
         self.counters.add(counter)
-        _complaints.say(counter, message, error=error)
+        _log.warning(counter, message, error=error)
 
     def _starting(self, receive: Receive) -> Receive:
         async def wrapped() -> Message:

@@ -1,24 +1,75 @@
-"""In-memory table of current decisions: the newest about each principal, until it expires."""
+"""In-memory table of current decisions: the newest about each principal, until it expires, with its token bucket."""
 
 from __future__ import annotations
 
 import heapq
 import json
 import sys
+import threading
 from dataclasses import dataclass
 
 from detector.contracts.codecs.records import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import ActionName, Decision, Epoch, Mode
 from detector.contracts.principals import DERIVED
-from detector.serving.bucket import TokenBucket
+
+_LOCK = threading.Lock()
+"""One lock for all buckets: it is held for a moment, and a lock per bucket would have to be fetched from memory."""
+
+LONGEST_SECONDS = 1e9
+"""The longest wait, however low the rate: some thirty years, which a header can hold."""
+
+
+def renew_lock() -> None:
+    """Replaces the lock in a forked process: a thread that is gone may have held it."""
+    global _LOCK  # noqa: PLW0603  the one lock of the process
+    _LOCK = threading.Lock()
+
+
+class TokenBucket:
+    """``rate`` queries a second on average, and at most one second's worth, or one query, at once.
+
+    A request passes while a whole token is available and is then charged for all its rows, so that a thousand rows at
+    once only make the next wait longer. Safe for any number of threads.
+    """
+
+    __slots__ = ("_at", "_burst", "_tokens", "rate")
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._burst = self._tokens = max(1.0, rate)
+        self._at = float("inf")
+
+    def take(self, now: float, queries: int = 1) -> float:
+        """Charges ``queries`` at ``now`` (seconds). Returns 0 if they may pass, else the seconds to wait."""
+        _LOCK.acquire()  # `with` and `min` cost more than all the rest, and a request waits for this
+        try:
+            tokens = self._tokens
+            if now > self._at:
+                tokens += (now - self._at) * self.rate
+                tokens = self._burst if tokens > self._burst else tokens  # noqa: FURB136  as above
+            self._at = now
+            if tokens < 1.0:
+                self._tokens = tokens
+                wait = (1.0 - tokens) / self.rate
+                return wait if wait < LONGEST_SECONDS else LONGEST_SECONDS  # noqa: FURB136  as above
+            self._tokens = tokens - queries
+            return 0.0
+        finally:
+            _LOCK.release()
+
+    def charge(self, queries: int) -> None:
+        """Charges ``queries`` more that have passed already."""
+        with _LOCK:
+            self._tokens -= queries
+
 
 Key = tuple[str, str]
 """(model, principal)"""
 
 
 @dataclass(slots=True)
-class Standing:
+class CachedDecision:
     """The part of a decision that the gate needs, flat; ``bucket`` for ``slow`` alone.
 
     A release is kept too, against older decisions. ``kept_until``: seconds UTC from which it has no use.
@@ -41,7 +92,7 @@ class DecisionTable:
     """
 
     def __init__(self) -> None:
-        self._standing: dict[Key, Standing] = {}
+        self._standing: dict[Key, CachedDecision] = {}
         self._expiries: list[tuple[float, Key]] = []
         self._scheduled: set[Key] = set()
         self._everyone: Decision | None = None
@@ -88,7 +139,7 @@ class DecisionTable:
         self.derived_names = self.derived_names or decision.principal.startswith(DERIVED)
         return True
 
-    def _schedule(self, standing: Standing, key: Key) -> None:
+    def _schedule(self, standing: CachedDecision, key: Key) -> None:
         """Keeps one entry per key, however often it is renewed: a later end is looked up when the first is due."""
         self._scheduled.add(key)
         heapq.heappush(self._expiries, (standing.kept_until, key))
@@ -107,8 +158,8 @@ class DecisionTable:
                 self._schedule(standing, key)
 
 
-def _stand(decision: Decision, before: Standing | None) -> Standing:
-    return Standing(
+def _stand(decision: Decision, before: CachedDecision | None) -> CachedDecision:
+    return CachedDecision(
         decision.id,
         decision.action.name,
         decision.mode,
@@ -119,7 +170,7 @@ def _stand(decision: Decision, before: Standing | None) -> Standing:
     )
 
 
-def _bucket(decision: Decision, before: Standing | None) -> TokenBucket | None:
+def _bucket(decision: Decision, before: CachedDecision | None) -> TokenBucket | None:
     """Returns the bucket for ``decision``: a renewal keeps the old one, or it would grant a fresh burst."""
     rate = decision.action.queries_per_second
     if rate is None:

@@ -10,17 +10,15 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE
 from detector.contracts.queries import Count
-from detector.serving.complaints import Complaints
+from detector.serving.buffers import FairQueue, Tallies
 from detector.serving.connection import Connection, TopicMissing, abandon, disown, go_back_to_bootstrap, partitions_of
-from detector.serving.fair_queue import FairQueue
-from detector.serving.forks import load
-from detector.serving.metrics import Counters
+from detector.serving.isolation import load
+from detector.serving.metrics import Counters, RateLimitedLogger
 from detector.serving.packing import Carried, Record, Unpackable, carried, pack, pack_counts
-from detector.serving.rows import Rows
-from detector.serving.tallies import Tallies
-from detector.serving.threads import Background
+from detector.serving.rows import QueuedRows
+from detector.serving.threads import BackgroundThread
 
 _LINGER_SECONDS = 0.005
 """The least time between two looks at the queue: under load, the queries of a record gather meanwhile."""
@@ -37,7 +35,7 @@ _PATIENCE_SECONDS = 0.3
 _HEADERS = [("content-type", PACKED_CONTENT_TYPE.encode())]
 
 
-class Delivery(Background):
+class Delivery(BackgroundThread):
     """Sends the content of ``queue`` and ``tallies``; nothing is lost without a count.
 
     While the broker is away, at most ``_IN_FLIGHT_BYTES`` bytes of records are held and repeated, and the queue fills
@@ -46,13 +44,15 @@ class Delivery(Background):
     through a new producer.
     """
 
-    def __init__(self, connection: Connection, queue: FairQueue[Rows], tallies: Tallies, counters: Counters) -> None:
+    def __init__(
+        self, connection: Connection, queue: FairQueue[QueuedRows], tallies: Tallies, counters: Counters
+    ) -> None:
         super().__init__("weirguard-logger")
         self._connection = connection
         self._queue = queue
         self._tallies = tallies
         self._counters = counters
-        self._complaints = Complaints(logging.getLogger(__name__))
+        self._log = RateLimitedLogger(logging.getLogger(__name__))
         self._wake = threading.Event()
         self._deadline = float("inf")
         self._lock = threading.Lock()
@@ -177,7 +177,7 @@ class Delivery(Background):
         for counter, queries in record.mends.items():
             self._counters.add(counter, queries)
         if record.mends["converted"]:
-            self._complaints.say(
+            self._log.warning(
                 "converted",
                 "outputs of model %r are declared as probabilities, are none, and were made such; correct output_kind",
                 next(iter(record.queries))[0],
@@ -229,7 +229,7 @@ class Delivery(Background):
             self._wake.set()
 
     def _unjudged(self, piece: Unpackable) -> None:
-        self._complaints.say("unjudged", "queries that cannot be judged: %s", piece.error)
+        self._log.warning("unjudged", "queries that cannot be judged: %s", piece.error)
         for (model, principal), number in piece.queries.items():
             self._counters.add("unjudged", number)
             self._tallies.add(Count(model, principal, "unjudged", number, time.time(), piece.error.reason))
@@ -269,4 +269,4 @@ class Delivery(Background):
 
     def _complain(self, kind: str, message: str, detail: object) -> None:
         self._counters.add("failures")
-        self._complaints.say(kind, message, detail)
+        self._log.warning(kind, message, detail)

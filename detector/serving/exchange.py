@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from detector.contracts.errors import Unjudged
 from detector.contracts.queries import OutputKind
+from detector.serving.calls import count_rows
 from detector.serving.gate import Gate, Verdict
 from detector.serving.logger import QueryLogger
-from detector.serving.ragged_calls import count_rows
-from detector.serving.rows import Columns
+from detector.serving.rows import OptionalColumns
 from detector.serving.targets import Target
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Exchange:
     extracted: bool = False
     settled: bool = False
 
-    def log(self, features: ArrayLike, outputs: ArrayLike, output_kind: OutputKind, columns: Columns) -> None:
+    def log(self, features: ArrayLike, outputs: ArrayLike, output_kind: OutputKind, columns: OptionalColumns) -> None:
         """Logs the rows; those after the first are charged to a slowed principal."""
         self.logged = self.accounted = True
         model, model_version = self.target

@@ -11,18 +11,20 @@ filling these with something else: that is ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from detector.contracts.codecs.limits import LARGEST_FLOAT32
+from detector.contracts.codecs.loose import as_float
 from detector.contracts.errors import Unjudged
 from detector.contracts.queries import OutputKind
-from detector.serving.rows import Columns
-from detector.serving.tables import Table, of_columns, of_rows, of_tensor
+from detector.serving.rows import OptionalColumns
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Scored:
     features: ArrayLike
     outputs: ArrayLike
     output_kind: OutputKind = "probabilities"
-    columns: Columns = field(default_factory=Columns)
+    columns: OptionalColumns = field(default_factory=OptionalColumns)
     unjudged: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -140,7 +142,7 @@ def _as_given(rows: list[Any], answers: Any, output_kind: OutputKind, request: M
     if not isinstance(answers, list) or len(answers) != len(rows):
         queries = max(len(rows), len(answers) if isinstance(answers, list) else 1)
         raise Unjudged("rows", f"{len(rows)} rows were asked, and others answered", queries)
-    columns = Columns()
+    columns = OptionalColumns()
     if isinstance(leaf, list) and len(leaf) == len(rows) and all(map(_is_node, leaf)):
         columns["leaf"] = leaf
     specification = _specification(request.get("parameters"))
@@ -149,7 +151,7 @@ def _as_given(rows: list[Any], answers: Any, output_kind: OutputKind, request: M
     return Scored(rows, answers, output_kind, columns)
 
 
-def _instances(request: Mapping[str, Any], names: Sequence[str] | None) -> Table:
+def _instances(request: Mapping[str, Any], names: Sequence[str] | None) -> ParsedMatrix:
     """The rows of ``instances``, or of ``inputs``, which may be one list a feature. ``names``: of the features."""
     if "instances" in request and "inputs" in request:
         raise Unjudged("ambiguous", "a request has both instances and inputs, and servers differ in which they take")
@@ -187,7 +189,9 @@ def _named(tensors: Mapping[str, Mapping[str, Any]], name: str, reason: str) -> 
     return tensors[name]
 
 
-def _scored(asked: Table, answered: Table, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any) -> Scored:
+def _scored(
+    asked: ParsedMatrix, answered: ParsedMatrix, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any
+) -> Scored:
     import numpy as np
 
     if answered.asked != asked.asked:
@@ -197,7 +201,7 @@ def _scored(asked: Table, answered: Table, output_kind: OutputKind, request: Map
     if not len(read):
         raise Unjudged("rows", "no row that can be read has an answer that can be", asked.asked)
     features = np.minimum(np.maximum(read.rows, -LARGEST_FLOAT32), LARGEST_FLOAT32).astype(np.float32)
-    columns = Columns()
+    columns = OptionalColumns()
     missing = np.isnan(features)
     if np.logical_or.reduce(missing, axis=None):
         columns["missing"] = missing
@@ -226,3 +230,109 @@ def _specification(parameters: Any) -> list[float]:
 def _is_plain_number(value: Any) -> bool:
     """Whether it is a number that float32 can hold."""
     return type(value) in (int, float) and abs(value) <= LARGEST_FLOAT32
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedMatrix:
+    """``rows`` float64 (n, d), NaN where a value is missing, out of ``asked`` rows.
+
+    ``places``: the positions of the n among these, None if all are here.
+    """
+
+    rows: NDArray[np.float64]
+    asked: int
+    places: list[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def only(self, places: list[int] | None) -> ParsedMatrix:
+        """Returns the rows that are also at ``places``."""
+        if places is None:
+            return self
+        here = {place: row for row, place in enumerate(self.places or range(self.asked))}
+        both = [place for place in places if place in here]
+        return ParsedMatrix(self.rows[[here[place] for place in both]], self.asked, both)
+
+
+def of_rows(rows: Any, what: str) -> ParsedMatrix:
+    """Returns a table with one of ``rows`` each; a nested row is flattened, one of names and values ordered by name.
+
+    Where rows differ in width or names, those of the most frequent kind are kept. Raises Unjudged, with ``what`` as its
+    reason, where none can be read.
+    """
+    import numpy as np
+
+    if not isinstance(rows, list) or not rows:
+        raise Unjudged(what, f"{what} are {type(rows).__name__}, or empty; a list of rows is expected")
+    try:
+        matrix = np.array(rows, dtype=np.float64).reshape(len(rows), -1)
+    except (TypeError, ValueError, OverflowError):
+        return _most_frequent(rows, what)
+    return ParsedMatrix(matrix, len(rows)) if matrix.size else _most_frequent(rows, what)
+
+
+def _most_frequent(rows: list[Any], what: str) -> ParsedMatrix:
+    import numpy as np
+
+    read = [_row(row) for row in rows]
+    kinds = Counter(kind for kind, numbers in read if numbers)
+    if not kinds:
+        raise Unjudged(what, f"{what} are not numbers", len(rows))
+    ((kind, _),) = kinds.most_common(1)
+    places = [place for place, (its, numbers) in enumerate(read) if its == kind and numbers]
+    return ParsedMatrix(np.array([read[place][1] for place in places], dtype=np.float64), len(rows), places)
+
+
+def of_columns(columns: Sequence[ParsedMatrix], what: str) -> ParsedMatrix:
+    """Returns all ``columns`` side by side. Raises Unjudged where their rows differ."""
+    import numpy as np
+
+    asked = max((column.asked for column in columns), default=1)
+    if not columns or any(len(column) != asked for column in columns):
+        raise Unjudged(what, f"{what} come as columns of different lengths, or not all are numbers", asked)
+    return columns[0] if len(columns) == 1 else ParsedMatrix(np.hstack([column.rows for column in columns]), asked)
+
+
+def of_tensor(tensor: Mapping[str, Any], what: str) -> ParsedMatrix:
+    """Returns the table of a tensor with ``shape`` and flat or nested ``data``; its first dimension counts the rows."""
+    import numpy as np
+
+    name, shape, data = tensor.get("name"), tensor.get("shape"), tensor.get("data")
+    if data is None:
+        raise Unjudged("binary", f"tensor {name!r:.80} has no data in JSON")
+    try:
+        numbers = np.array(data, dtype=np.float64).ravel()
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.array(_row(data)[1], dtype=np.float64)
+    if not isinstance(shape, list) or not all(type(length) is int for length in shape):
+        raise Unjudged(what, f"tensor {name!r:.80} has the shape {shape!r:.80}")
+    try:
+        rows = numbers.reshape(shape or [1])
+        if not rows.size:
+            raise ValueError("there is none")
+        return ParsedMatrix(rows.reshape(len(rows), -1), len(rows))
+    except (ValueError, OverflowError) as error:
+        raise Unjudged(what, f"tensor {name!r:.80} has {len(numbers)} numbers for the shape {shape!r:.80}") from error
+
+
+def _row(value: Any) -> tuple[object, list[float]]:
+    """Returns the kind of a row, its width and names, and its numbers; none where one value is no number."""
+    names: list[str] = []
+    try:
+        numbers = list(_numbers(value, names))
+    except (TypeError, ValueError):
+        return None, []
+    return (len(numbers), *names), numbers
+
+
+def _numbers(value: Any, names: list[str]) -> Iterator[float]:
+    if isinstance(value, list):
+        for one in value:
+            yield from _numbers(one, names)
+    elif isinstance(value, dict):
+        names += sorted(value)
+        for name in sorted(value):
+            yield from _numbers(value[name], names)
+    else:
+        yield as_float(value)

@@ -11,13 +11,11 @@ from typing import Any, Literal, NamedTuple
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import ActionName, Mode
 from detector.contracts.principals import principal_of
-from detector.serving.bucket import renew_lock
-from detector.serving.complaints import Complaints
 from detector.serving.connection import Connection
-from detector.serving.decisions import DecisionTable, Standing
-from detector.serving.follower import Follower
-from detector.serving.metrics import Counters
-from detector.serving.threads import Threaded
+from detector.serving.decision_reader import DecisionReader
+from detector.serving.decisions import CachedDecision, DecisionTable, renew_lock
+from detector.serving.metrics import Counters, RateLimitedLogger
+from detector.serving.threads import BackgroundService
 
 _CONTACT_SECONDS = 2.0
 _RETRY_WHEN_STALE_SECONDS = 5.0
@@ -52,7 +50,7 @@ _ALLOW_STALE = Verdict(stale=True)
 _REFUSE_STALE = Verdict("refuse", retry_after=_RETRY_WHEN_STALE_SECONDS, stale=True)
 
 
-class Gate(Threaded[Follower]):
+class Gate(BackgroundService[DecisionReader]):
     """The detector's decisions in memory: a look-up costs microseconds and never waits for Kafka.
 
     Until the decisions topic has been read once, and when Kafka was out of reach for longer than
@@ -87,7 +85,7 @@ class Gate(Threaded[Follower]):
         self._clock = clock
         self._table = DecisionTable()
         self._connection = connection
-        self._complaints = Complaints(logging.getLogger(__name__))
+        self._log = RateLimitedLogger(logging.getLogger(__name__))
         super().__init__()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
@@ -123,7 +121,7 @@ class Gate(Threaded[Follower]):
             raise
         except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
             self.counters.add("failures")
-            self._complaints.say("check", "the gate failed and let a request pass", error=error)
+            self._log.warning("check", "the gate failed and let a request pass", error=error)
             return _ALLOW_STALE
 
     def charge(self, model: str, principal: str, queries: int) -> None:
@@ -137,9 +135,9 @@ class Gate(Threaded[Follower]):
         age = self._clock() - self._background.latest_contact if self.ready else -1.0
         return {"ready": self.ready, "decisions": len(self._table), "age_seconds": age}
 
-    def _new_background(self, before: Follower | None) -> Follower:
+    def _new_background(self, before: DecisionReader | None) -> DecisionReader:
         contact_seconds = min(_CONTACT_SECONDS, self._max_staleness / 3)
-        follower = Follower(self._connection, self._table, self.counters, self._clock, contact_seconds)
+        follower = DecisionReader(self._connection, self._table, self.counters, self._clock, contact_seconds)
         if before is not None:
             follower.latest_contact = before.latest_contact
         return follower
@@ -161,7 +159,7 @@ class Gate(Threaded[Follower]):
             return self._count(_ALLOW)
         return self._count(_judge(standing, now, queries))
 
-    def _find(self, model: str, principal: str) -> Standing | None:
+    def _find(self, model: str, principal: str) -> CachedDecision | None:
         """Returns the decision about ``principal``, under the name that the logger uses."""
         return self._table.get((model, principal_of(principal)))
 
@@ -191,7 +189,7 @@ _COUNTERS = (
 )
 
 
-def _judge(standing: Standing, now: float, queries: int) -> Verdict:
+def _judge(standing: CachedDecision, now: float, queries: int) -> Verdict:
     """Returns the verdict of the decision in force on a request of ``queries`` rows at ``now``."""
     action, wait, rate = standing.action, standing.expires_at - now, None
     bucket = standing.bucket

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from detector.contracts.principals import ANONYMOUS, PrincipalHasher, principal_of
-from detector.serving.complaints import Complaints
-from detector.serving.metrics import Counters
+from detector.serving.metrics import Counters, RateLimitedLogger
 
 AMBIGUOUS = "ambiguous"
 """The common principal of all requests with several credentials, of which only the application knows the right one."""
@@ -125,14 +124,14 @@ class Identity:
         self._credentials = tuple(source for source in named if isinstance(source, ApiKey | Bearer))
         self._trusted = tuple(source for source in named if source not in self._credentials)
         self._hasher = hasher
-        self._complaints = Complaints(logging.getLogger(__name__))
+        self._log = RateLimitedLogger(logging.getLogger(__name__))
 
     def principal(self, headers: Headers, scope: Scope | None = None) -> str:
         """Returns the principal of a request with ``headers`` and, under ASGI, ``scope``."""
         principal = self._find(headers, scope or {})
         if principal == AMBIGUOUS:
             self.counters.add("ambiguous")
-            self._complaints.say("ambiguous", _SEVERAL)
+            self._log.warning("ambiguous", _SEVERAL)
         else:
             self.counters.add("anonymous" if principal == ANONYMOUS else "identified")
         return principal

@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import principal_of
 from detector.contracts.queries import Count, OutputKind
-from detector.serving.complaints import Complaints, harmless
+from detector.serving.buffers import FairQueue, Tallies, whole, word
+from detector.serving.calls import count_rows, is_loose, loose_rows, pick, salvage
 from detector.serving.connection import Connection
 from detector.serving.delivery import Delivery
-from detector.serving.fair_queue import FairQueue
-from detector.serving.forks import not_forking
-from detector.serving.loose_calls import is_loose, loose_rows
-from detector.serving.metrics import Counters
-from detector.serving.ragged_calls import count_rows, pick, salvage
+from detector.serving.isolation import harmless, not_forking
+from detector.serving.metrics import Counters, RateLimitedLogger
 from detector.serving.rows import (
-    Columns,
-    Rows,
-    Source,
+    OptionalColumns,
+    QueryOrigin,
+    QueuedRows,
     as_columns,
     as_matrix,
     as_outputs,
@@ -36,8 +34,7 @@ from detector.serving.rows import (
     cut,
     source_of,
 )
-from detector.serving.tallies import Tallies, whole, word
-from detector.serving.threads import Threaded
+from detector.serving.threads import BackgroundService
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,13 +42,13 @@ if TYPE_CHECKING:
 
 _TALLY_ENTRIES = 10_000
 
-Call = tuple[Any, Any, Any, Any, Columns]
+Call = tuple[Any, Any, Any, Any, OptionalColumns]
 """Features, outputs, event id, time and optional columns, as they were passed."""
 
 _Kind = Literal["refused", "unjudged"]
 
 
-class QueryLogger(Threaded[Delivery]):
+class QueryLogger(BackgroundService[Delivery]):
     """Sends scored queries to the detector without ever delaying or breaking the caller.
 
     ``max_queries`` and ``max_bytes`` bound what waits while Kafka is slow or away; when they are reached, whoever
@@ -72,9 +69,9 @@ class QueryLogger(Threaded[Delivery]):
         self.counters = Counters(*_COUNTERS)
         self._connection = connection
         self._bounds = {"max_queries": max_queries, "max_bytes": max_bytes}
-        self._queue: FairQueue[Rows] = FairQueue(max_queries, max_bytes)
+        self._queue: FairQueue[QueuedRows] = FairQueue(max_queries, max_bytes)
         self._tallies = Tallies(_TALLY_ENTRIES)
-        self._complaints = Complaints(logging.getLogger(__name__))
+        self._log = RateLimitedLogger(logging.getLogger(__name__))
         self._name_events()
         super().__init__()
 
@@ -99,7 +96,7 @@ class QueryLogger(Threaded[Delivery]):
         output_kind: OutputKind = "probabilities",
         event_id: str | Sequence[str] | None = None,
         occurred_at: ArrayLike | None = None,
-        **columns: Unpack[Columns],
+        **columns: Unpack[OptionalColumns],
     ) -> None:
         """Queue what the model was asked and what it said, before any perturbation.
 
@@ -111,7 +108,7 @@ class QueryLogger(Threaded[Delivery]):
         of the best classes, or None where nobody knows: one, or n of them. ``event_id``: one string, or n; with several
         rows one string is
         numbered. ``occurred_at``: seconds UTC, one or n, by default now. ``columns``: see
-        :class:`detector.serving.rows.Columns`. Never raises and never waits for Kafka; what cannot be used is
+        :class:`detector.serving.rows.OptionalColumns`. Never raises and never waits for Kafka; what cannot be used is
         counted against the principal under ``unjudged``.
         """
         try:
@@ -159,7 +156,7 @@ class QueryLogger(Threaded[Delivery]):
             self._drop(rows, "closed")
         if left or self._background.in_flight:
             unsent, unconfirmed = sum(rows.queries for rows in left), self._background.in_flight
-            self._complaints.say("close", "closed with %d queries unsent and %d unconfirmed", unsent, unconfirmed)
+            self._log.warning("close", "closed with %d queries unsent and %d unconfirmed", unsent, unconfirmed)
 
     def _name_events(self) -> None:
         """Give the events of this process names of their own."""
@@ -169,7 +166,7 @@ class QueryLogger(Threaded[Delivery]):
     def _new_background(self, before: Delivery | None) -> Delivery:
         return Delivery(self._connection, self._queue, self._tallies, self.counters)
 
-    def _read(self, source: Source, call: Call) -> list[Rows]:
+    def _read(self, source: QueryOrigin, call: Call) -> list[QueuedRows]:
         features, outputs, event_id, occurred_at, columns = call
         if outputs is None:
             return self._loose(source, call)
@@ -184,7 +181,7 @@ class QueryLogger(Threaded[Delivery]):
         optional = self._columns(columns, queries, dimension) if columns else {}
         return cut(build(source, ids, times, matrix, answers, optional))
 
-    def _salvage(self, source: Source, call: Call) -> list[Rows]:
+    def _salvage(self, source: QueryOrigin, call: Call) -> list[QueuedRows]:
         """What can be used of a call that does not convert as a whole; the other queries are counted."""
         features, outputs, event_id, occurred_at, columns = call
         queries = count_rows(features)
@@ -192,13 +189,13 @@ class QueryLogger(Threaded[Delivery]):
         ids = self._event_ids(event_id, queries)
         rows = []
         for places, matrix, answers in salvage(features, outputs):
-            chosen = Columns(**{name: pick(values, places, queries) for name, values in columns.items()})  # type: ignore[typeddict-item]
+            chosen = OptionalColumns(**{name: pick(values, places, queries) for name, values in columns.items()})  # type: ignore[typeddict-item]
             optional = self._columns(chosen, *matrix.shape)
             rows += cut(build(source, [ids[place] for place in places], times[places], matrix, answers, optional))
         self._left(source, queries - sum(piece.queries for piece in rows))
         return rows
 
-    def _loose(self, source: Source, call: Call) -> list[Rows]:
+    def _loose(self, source: QueryOrigin, call: Call) -> list[QueuedRows]:
         """What can be used of a call with names or texts; the other queries are counted."""
         features, outputs, event_id, occurred_at, columns = call
         queries = count_rows(features)
@@ -207,19 +204,19 @@ class QueryLogger(Threaded[Delivery]):
         rows = []
         for own in loose_rows(features, outputs, source.output_kind):
             given = {name: pick(values, own.places, queries) for name, values in columns.items() if name != "missing"}
-            optional = self._columns(Columns(**given), *own.features.shape) | own.columns  # type: ignore[typeddict-item]
+            optional = self._columns(OptionalColumns(**given), *own.features.shape) | own.columns  # type: ignore[typeddict-item]
             whose = source_of(source.principal, source.model, source.model_version, own.output_kind)
             taken = [ids[at] for at in own.places], times[own.places], own.features, own.outputs, optional
             rows += cut(replace(build(whose, *taken), feature_names=own.feature_names))
         self._left(source, queries - sum(piece.queries for piece in rows))
         return rows
 
-    def _left(self, source: Source, queries: int) -> None:
+    def _left(self, source: QueryOrigin, queries: int) -> None:
         """Count ``queries`` of a call that cannot be used."""
         if queries:
             self.counters.add("invalid")
             self._count("unjudged", source.principal, source.model, queries, "structure")
-            self._complaints.say("invalid", "of a call for model %r %d rows cannot be used", source.model, queries)
+            self._log.warning("invalid", "of a call for model %r %d rows cannot be used", source.model, queries)
 
     def _times(self, occurred_at: ArrayLike | None, queries: int) -> NDArray[np.float64]:
         now = time.time()
@@ -229,7 +226,7 @@ class QueryLogger(Threaded[Delivery]):
         self._repaired(correct_times(times, now))
         return times
 
-    def _columns(self, columns: Columns, queries: int, dimension: int) -> dict[str, Any]:
+    def _columns(self, columns: OptionalColumns, queries: int, dimension: int) -> dict[str, Any]:
         optional = as_columns(columns, queries, dimension)
         if len(optional) < len(columns):
             self._repaired(queries)
@@ -249,18 +246,18 @@ class QueryLogger(Threaded[Delivery]):
         if queries:
             self.counters.add("repaired", queries)
 
-    def _enqueue(self, pieces: Iterable[Rows]) -> None:
+    def _enqueue(self, pieces: Iterable[QueuedRows]) -> None:
         for piece in pieces:
             self.counters.add("logged", piece.queries)
             if self._closed:
                 self._drop(piece, "closed")
-                self._complaints.say("closed", "the logger is closed: queries are dropped until it is started again")
+                self._log.warning("closed", "the logger is closed: queries are dropped until it is started again")
                 continue
             for lost in self._queue.put(piece):
                 self._drop(lost, "queue-full")
         self._wake()
 
-    def _drop(self, rows: Rows, reason: str) -> None:
+    def _drop(self, rows: QueuedRows, reason: str) -> None:
         self.counters.add("dropped", rows.queries)
         self._tallies.add(Count(rows.source.model, rows.principal, "dropped", rows.queries, time.time(), reason))
 
@@ -271,18 +268,18 @@ class QueryLogger(Threaded[Delivery]):
         reason = error.reason if isinstance(error, InvalidRecord) else "structure"
         if queries:
             self._count("unjudged", principal, model, queries, reason)
-        self._complaints.say("invalid", "a query of model %.80r was not logged: %s", model, error)
+        self._log.warning("invalid", "a query of model %.80r was not logged: %s", model, error)
 
     def _count(self, kind: _Kind, principal: Any, model: Any, queries: int, reason: Any) -> None:
         """Count, and keep a count to be sent; without a name for whose it is, only that there was one. Never raises."""
 
         def failed(error: BaseException) -> None:
             self.counters.add("invalid")
-            self._complaints.say("invalid", "%s queries of model %.80r were not counted: %s", kind, model, error)
+            self._log.warning("invalid", "%s queries of model %.80r were not counted: %s", kind, model, error)
 
         def nameless(_: BaseException) -> None:
             self._tallies.add_unattributed(queries)
-            self._complaints.say("nameless", "%d queries (%s) of nobody that can be named were counted", queries, kind)
+            self._log.warning("nameless", "%d queries (%s) of nobody that can be named were counted", queries, kind)
 
         with harmless(failed):
             queries, why = whole(queries), "" if kind == "refused" else word(reason)

@@ -1,15 +1,47 @@
-"""Counters that need no metrics library, and their export to an installed one."""
+"""Rate-limited warnings, counters that need no metrics library, and their export to an installed one."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any, Protocol
 
 from detector.contracts.errors import ConfigurationError
-from detector.serving.forks import not_forking, renew_in_children
+from detector.serving.isolation import harmless, not_forking, renew_in_children
+
+
+class RateLimitedLogger:
+    """Warnings through ``logger``, each kind at most once in ``seconds``; a log handler that raises disturbs nobody."""
+
+    def __init__(self, logger: logging.Logger, seconds: float = 60.0) -> None:
+        self._logger = logger
+        self._seconds = seconds
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Starts anew in a forked process."""
+        self._said: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def warning(self, kind: str, message: str, *arguments: object, error: BaseException | None = None) -> None:
+        """Logs ``message`` unless this ``kind`` (one of a few fixed words) was logged a moment ago."""
+        if self._due(kind):
+            with harmless():
+                self._logger.warning(message, *arguments, exc_info=error)
+
+    def _due(self, kind: str) -> bool:
+        now = time.monotonic()
+        with self._lock:
+            if now - self._said.get(kind, -self._seconds) < self._seconds:
+                return False
+            self._said[kind] = now
+            return True
+
 
 _GAUGE_SECONDS = 1.0
 _GAUGE_MODES = {"ready": "livemin", "age_seconds": "livemax", "decisions": "livemax"}

@@ -1,19 +1,29 @@
-"""From rows of many principals to packed records, each for one partition of the queries topic."""
+"""From rows of many principals to packed records, each for one partition of the queries topic.
+
+Rows are repaired so that they are valid in a record, for all rows of a record at once. Names, features and optional
+columns are repaired as the detector would (``codecs.screening``). Outputs that the detector would refuse for their kind
+are converted where their meaning is clear.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from detector.contracts.batches import no_queries
-from detector.contracts.codecs.queries_packed import encode_packed
+from detector.contracts.batches import no_queries, take
+from detector.contracts.codecs import screening
+from detector.contracts.codecs.limits import DIMENSIONS, LARGEST_FLOAT32, OUTPUTS, PROBABILITY_SUM_TOLERANCE
+from detector.contracts.codecs.packed_queries import encode_packed
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import Count, QueryBatch
-from detector.serving.mending import mend
-from detector.serving.rows import Rows, in_steps
+from detector.contracts.topics import partition_of
+from detector.serving.rows import QueuedRows, in_steps
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _PACK_BYTES = 800_000
 """Estimated bytes at which a record is closed, below what a record may have."""
@@ -41,9 +51,9 @@ class Unpackable:
     error: InvalidRecord
 
 
-def pack(rows: Iterable[Rows], partitions: int) -> Iterator[Record | Unpackable]:
+def pack(rows: Iterable[QueuedRows], partitions: int) -> Iterator[Record | Unpackable]:
     """Records for ``rows``, which stay in order within each principal and shape. Raises nothing for a row's sake."""
-    groups: dict[tuple[object, ...], list[Rows]] = {}
+    groups: dict[tuple[object, ...], list[QueuedRows]] = {}
     for piece in rows:
         groups.setdefault((partition_of(piece.principal, partitions), piece.shape), []).append(piece)
     for group in groups.values():
@@ -52,8 +62,8 @@ def pack(rows: Iterable[Rows], partitions: int) -> Iterator[Record | Unpackable]
             yield from _encode(part, partition)
 
 
-def _portions(group: list[Rows]) -> Iterator[list[Rows]]:
-    portion: list[Rows] = []
+def _portions(group: list[QueuedRows]) -> Iterator[list[QueuedRows]]:
+    portion: list[QueuedRows] = []
     nbytes = 0
     for piece in group:
         if portion and nbytes + piece.nbytes > _PACK_BYTES:
@@ -64,7 +74,7 @@ def _portions(group: list[Rows]) -> Iterator[list[Rows]]:
     yield portion
 
 
-def _encode(portion: list[Rows], partition: int) -> Iterator[Record | Unpackable]:
+def _encode(portion: list[QueuedRows], partition: int) -> Iterator[Record | Unpackable]:
     """One record, or several where the estimate was too low or a row spoils it."""
     try:
         mended = mend(to_batch(portion))
@@ -81,7 +91,7 @@ def _encode(portion: list[Rows], partition: int) -> Iterator[Record | Unpackable
         yield Record(partition, value, queries, mends=mended.mends)
 
 
-def _encode_apart(portion: list[Rows], partition: int, error: Exception) -> Iterator[Record | Unpackable]:
+def _encode_apart(portion: list[QueuedRows], partition: int, error: Exception) -> Iterator[Record | Unpackable]:
     """Both halves of ``portion``, down to the single row that is at fault."""
     pieces = portion if len(portion) > 1 else in_steps(portion[0], max(1, (portion[0].queries + 1) // 2))
     if len(pieces) > 1:
@@ -93,7 +103,7 @@ def _encode_apart(portion: list[Rows], partition: int, error: Exception) -> Iter
         yield Unpackable(carried(portion), fault)
 
 
-def carried(rows: Iterable[Rows]) -> Carried:
+def carried(rows: Iterable[QueuedRows]) -> Carried:
     """How many queries of each (model, principal) are in ``rows``."""
     queries: Carried = Counter()
     for piece in rows:
@@ -101,7 +111,7 @@ def carried(rows: Iterable[Rows]) -> Carried:
     return queries
 
 
-def to_batch(portion: list[Rows]) -> QueryBatch:
+def to_batch(portion: list[QueuedRows]) -> QueryBatch:
     """One batch of ``portion``, whose rows share their shape."""
     import numpy as np
 
@@ -144,3 +154,124 @@ def pack_counts(counts: Iterable[Count], partitions: int) -> Iterator[Record]:
 
 _COUNTS = 500
 """Counts in one record: each has a name of up to 256 characters of up to four bytes, and a reason."""
+
+
+_REPAIRS = ("event_id", "principal", "attribute", "number", "text")
+"""What of ``limits.REPAIRS`` is counted as ``repaired``."""
+
+
+@dataclass(slots=True)
+class Mended:
+    """``batch`` made fit. ``mends``: how many of its rows, by counter. ``fault``: why others cannot be used, and
+    ``lost``: the principals of these, one entry a row."""
+
+    batch: QueryBatch
+    mends: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    fault: InvalidRecord | None = None
+
+
+def mend(batch: QueryBatch) -> Mended:
+    """``batch`` as the detector takes it: no row is lost but those whose outputs cannot be what their kind says, and
+    those that are too wide. Outputs that are no probabilities become such; the rest is as ``codecs.mending`` does it.
+    """
+    import numpy as np
+
+    mended = Mended(batch)
+    texts = 0 if batch.texts is None else batch.texts.shape[1]
+    for what, width, limit in (
+        ("features", batch.features.shape[1] + texts, DIMENSIONS),
+        ("outputs", batch.outputs.shape[1], OUTPUTS),
+    ):
+        if width > limit:
+            fault = InvalidRecord("too-large", f"{what} of a query have {width} entries; send at most {limit}")
+            _set_aside(mended, np.ones(len(batch), dtype=np.bool_), fault)
+            return mended
+    _MENDERS[batch.output_kind](mended)
+    repaired: Counter[str] = Counter()
+    mended.batch = screening.mend(mended.batch, repaired, None)
+    if repaired:
+        mended.mends.update(clipped=repaired["clipped"], repaired=sum(repaired[word] for word in _REPAIRS))
+    return mended
+
+
+def _probabilities(mended: Mended) -> None:
+    import numpy as np
+
+    outputs, named = mended.batch.outputs, mended.batch.output_names is not None
+    if outputs.shape[1] == 1 and not named:
+        mended.batch = replace(mended.batch, output_kind="unstated")
+        _scores(mended)
+        return
+    with np.errstate(invalid="ignore", over="ignore"):
+        beside = np.add.reduce(outputs, axis=1) - 1
+        fine = (np.maximum(beside, 0) if named else np.abs(beside)) <= PROBABILITY_SUM_TOLERANCE
+        fine &= np.minimum.reduce(outputs, axis=1) >= 0
+    if fine.all():
+        return
+    unusable = np.isnan(outputs).any(axis=1)
+    wrong = ~fine & ~unusable
+    converted = outputs.copy()
+    converted[wrong] = _distributions(outputs[wrong])
+    mended.mends["converted"] += int(np.count_nonzero(wrong))
+    mended.batch = replace(mended.batch, outputs=converted)
+    _set_aside(mended, unusable)
+
+
+def _distributions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows that add up to 1 with the same order: shares of what may be percentages or parts, softmax of logits."""
+    import numpy as np
+
+    wide = np.nan_to_num(rows.astype(np.float64), posinf=LARGEST_FLOAT32, neginf=-LARGEST_FLOAT32)
+    sums = wide.sum(axis=1, keepdims=True)
+    parts = (wide.max(axis=1, keepdims=True) <= 1) | (np.abs(sums - 100) <= 100 * PROBABILITY_SUM_TOLERANCE)
+    parts &= (wide.min(axis=1, keepdims=True) >= 0) & (sums > 0)
+    exponentials = np.exp(wide - wide.max(axis=1, keepdims=True))
+    softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return np.where(parts, wide / np.where(parts, sums, 1), softmax).astype(np.float32)
+
+
+def _labels(mended: Mended) -> None:
+    import numpy as np
+
+    outputs = mended.batch.outputs
+    whole = np.isfinite(outputs) & (np.floor(outputs) == outputs)
+    if not (whole.all() and outputs.shape[1] == 1):
+        _set_aside(mended, ~whole[:, 0] | np.bool_(outputs.shape[1] != 1))
+
+
+def _scores(mended: Mended) -> None:
+    import numpy as np
+
+    outputs = mended.batch.outputs
+    if np.isfinite(outputs).all():
+        return
+    mended.mends["clipped"] += int(np.isinf(outputs).any(axis=1).sum())
+    mended.batch = replace(mended.batch, outputs=np.nan_to_num(outputs))
+    _set_aside(mended, np.isnan(outputs).any(axis=1))
+
+
+def _set_aside(mended: Mended, wrong: Any, fault: InvalidRecord | None = None) -> None:
+    import numpy as np
+
+    if not wrong.any():
+        return
+    batch = mended.batch
+    mended.lost = [batch.principals[at] for at in batch.principal_index[wrong].tolist()]
+    mended.batch = take(batch, np.flatnonzero(~wrong))
+    mended.fault = fault or InvalidRecord("outputs", f"the outputs are no {_MEANINGS[batch.output_kind]}")
+
+
+def _nothing(mended: Mended) -> None:
+    """There are no outputs."""
+    mended.batch = replace(mended.batch, outputs=mended.batch.outputs[:, :0])
+
+
+_MEANINGS = {"probabilities": "probabilities", "label": "class numbers", "score": "numbers", "unstated": "numbers"}
+_MENDERS = {
+    "probabilities": _probabilities,
+    "label": _labels,
+    "score": _scores,
+    "unstated": _scores,
+    "none": _nothing,
+}

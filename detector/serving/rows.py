@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
-from detector.contracts.codecs.mending import are_times
+from detector.contracts.codecs.screening import are_times
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import names_one, usable_principal
 from detector.contracts.queries import OutputKind
@@ -28,7 +28,7 @@ _TEXT_OVERHEAD = 8
 """Bytes charged for what is around a text."""
 
 
-class Columns(TypedDict, total=False):
+class OptionalColumns(TypedDict, total=False):
     """Optional columns, one entry per row, as :class:`detector.contracts.queries.QueryBatch` describes them.
 
     A single string stands for every row.
@@ -49,7 +49,7 @@ _NUMERIC = {"hardness": ("float32", ()), "leaf": ("int64", ()), "specification":
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class QueryOrigin:
     """Principal, model and output kind of rows."""
 
     principal: str
@@ -59,14 +59,14 @@ class Source:
 
 
 @dataclass(slots=True, eq=False)
-class Rows:
+class QueuedRows:
     """``queries`` rows of one principal: ``features`` float32 (n, d), ``outputs`` float32 (n, k), ``columns`` of n.
     ``feature_names`` as in a batch.
 
     Numbers are as they came: what is no finite number, or no probability, is mended when rows are packed, many at once.
     """
 
-    source: Source
+    source: QueryOrigin
     event_ids: list[str]
     occurred_at: NDArray[np.float64]
     features: NDArray[np.float32]
@@ -101,12 +101,12 @@ def check_names(**names: object) -> None:
 
 
 @lru_cache(maxsize=8_192)
-def source_of(principal: str, model: str, model_version: str, output_kind: OutputKind) -> Source:
+def source_of(principal: str, model: str, model_version: str, output_kind: OutputKind) -> QueryOrigin:
     """The source, with its principal made usable. Raises InvalidRecord if the detector would refuse all its rows."""
     check_names(model=model, model_version=model_version)
     if output_kind not in get_args(OutputKind):
         raise InvalidRecord("structure", f"output_kind is {output_kind!r:.80}; use one of {get_args(OutputKind)}")
-    return Source(usable_principal(principal), model, model_version, output_kind)
+    return QueryOrigin(usable_principal(principal), model, model_version, output_kind)
 
 
 def as_matrix(values: ArrayLike, what: str) -> NDArray[np.float32]:
@@ -173,14 +173,14 @@ def correct_times(times: NDArray[np.float64], now: float) -> int:
     return int(np.count_nonzero(odd))
 
 
-def as_columns(columns: Columns, queries: int, dimension: int) -> dict[str, Any]:
+def as_columns(columns: OptionalColumns, queries: int, dimension: int) -> dict[str, Any]:
     """The optional columns as a batch holds them, without numeric columns whose entries cannot be read as numbers.
 
     Raises InvalidRecord for an unknown column and for one of another length.
     """
-    unknown = columns.keys() - Columns.__annotations__
+    unknown = columns.keys() - OptionalColumns.__annotations__
     if unknown:
-        known = ", ".join(Columns.__annotations__)
+        known = ", ".join(OptionalColumns.__annotations__)
         raise InvalidRecord("structure", f"no column is called {', '.join(sorted(unknown))}; there are {known}")
     read = {name: _column(name, values, queries, dimension) for name, values in columns.items()}
     return {name: column for name, column in read.items() if column is not None}
@@ -221,7 +221,7 @@ def _numbers(name: str, values: Any, queries: int) -> NDArray[Any] | None:
     return column if exact else None
 
 
-def cut(rows: Rows) -> list[Rows]:
+def cut(rows: QueuedRows) -> list[QueuedRows]:
     """``rows`` in pieces, each with memory of its own, that the queue can drop separately."""
     if rows.queries == 1:
         return [rows]
@@ -229,12 +229,12 @@ def cut(rows: Rows) -> list[Rows]:
     return [rows] if rows.queries <= step else in_steps(rows, step)
 
 
-def in_steps(rows: Rows, step: int) -> list[Rows]:
+def in_steps(rows: QueuedRows, step: int) -> list[QueuedRows]:
     """``rows`` in pieces of ``step`` queries."""
     return [_slice(rows, start, start + step) for start in range(0, rows.queries, step)]
 
 
-def _slice(rows: Rows, start: int, stop: int) -> Rows:
+def _slice(rows: QueuedRows, start: int, stop: int) -> QueuedRows:
     columns = {name: column[start:stop].copy() for name, column in rows.columns.items()}
     piece = build(
         rows.source,
@@ -248,18 +248,18 @@ def _slice(rows: Rows, start: int, stop: int) -> Rows:
 
 
 def build(
-    source: Source,
+    source: QueryOrigin,
     event_ids: list[str],
     occurred_at: NDArray[np.float64],
     features: NDArray[np.float32],
     outputs: NDArray[np.float32],
     columns: dict[str, Any],
-) -> Rows:
+) -> QueuedRows:
     """Rows with their size estimated."""
     nbytes = features.nbytes + outputs.nbytes + len(event_ids) * _ROW_OVERHEAD + sum(map(len, event_ids))
     for column in columns.values():
         nbytes += sum(map(len, column)) if isinstance(column, list) else _nbytes(column)
-    return Rows(source, event_ids, occurred_at, features, outputs, columns, nbytes)
+    return QueuedRows(source, event_ids, occurred_at, features, outputs, columns, nbytes)
 
 
 def _nbytes(column: NDArray[Any]) -> int:

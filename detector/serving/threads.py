@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from detector.serving.complaints import harmless
-from detector.serving.forks import renew_in_children
+from detector.serving.isolation import harmless, renew_in_children
 from detector.serving.metrics import Counters
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 """Pauses after a failure; each is twice the one before, until something goes well."""
 
 
-class Background(ABC):
+class BackgroundThread(ABC):
     """A thread that works until it is closed. After an error it pauses and goes on."""
 
     def __init__(self, name: str) -> None:
@@ -58,11 +57,11 @@ class Background(ABC):
         """Counts and logs ``error``."""
 
 
-B = TypeVar("B", bound=Background)
+B = TypeVar("B", bound=BackgroundThread)
 
 
-class Threaded(ABC, Generic[B]):
-    """Owns a ``Background``, made again in each forked process and after each end."""
+class BackgroundService(ABC, Generic[B]):
+    """Owns a ``BackgroundThread``, made again in each forked process and after each end."""
 
     counters: Counters
 

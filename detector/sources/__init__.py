@@ -14,20 +14,19 @@ from typing import Protocol
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import DecodedQueries
 from detector.sources import parquet, separated
+from detector.sources.files import COMPRESSED, count_lines, expand, suffix_of
 from detector.sources.jsonl import read_jsonl
 from detector.sources.parquet import read_parquet
-from detector.sources.paths import COMPRESSED, expand, suffix_of
-from detector.sources.reading import Reading
+from detector.sources.plan import LogReader
 from detector.sources.separated import read_separated
-from detector.sources.streams import count_lines
 
-__all__ = ["FORMATS", "Format", "Reading", "files_of", "format_of", "open_logs"]
+__all__ = ["FORMATS", "Format", "LogReader", "files_of", "format_of", "open_logs"]
 
 
 class Read(Protocol):
     """Yields the queries in the file at ``path``. ``reading`` maps its columns; by default they are found by name."""
 
-    def __call__(self, path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]: ...
+    def __call__(self, path: Path, reading: LogReader | None = None) -> Iterator[DecodedQueries]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def format_of(path: Path) -> Format:
     return known
 
 
-def open_logs(paths: Sequence[Path], reading: Reading) -> list[Iterator[DecodedQueries]]:
+def open_logs(paths: Sequence[Path], reading: LogReader) -> list[Iterator[DecodedQueries]]:
     """Yields the queries of each file in ``paths``, read by ``reading``. Raises ConfigurationError, at once if a file
     is missing or has no known format."""
     return [format_of(path).read(path, reading) for path in paths]

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from math import nan
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +14,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.codecs.loose_values import as_float, marks_of, shown, text_of, whole_of
+from detector.contracts.codecs.loose import as_float, marks_of, shown, text_of, whole_of
 from detector.contracts.errors import ConfigurationError
-from detector.sources.looks import as_text, is_list, is_text, values_in
-from detector.sources.times import seconds
+from detector.sources.kinds import as_text, is_list, is_text, values_in
 
 _LISTS = {"features": "float32", "outputs": "float32", "missing": "bool", "specification": "float32"}
 _NUMBERS = {"hardness": "float32", "leaf": "int64"}
@@ -25,7 +25,7 @@ _FLAGS = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(slots=True)
-class Part:
+class TablePart:
     """Rows of a table: ``columns``, Arrow arrays by name, and the ``places`` int64 (n,) of the rows in the file at
     ``path``. ``faults``: reasons of refusal by row. ``repaired``: as in ``DecodedRun``."""
 
@@ -79,7 +79,7 @@ def texts_of(column: Any) -> list[str | None]:
     return [text_of(value) for value in values]
 
 
-def numbers_of(part: Part, name: str, column: Any) -> NDArray[np.float64]:
+def numbers_of(part: TablePart, name: str, column: Any) -> NDArray[np.float64]:
     """Returns ``column``, of numbers, flags, times or texts of these, as float64 (n,), NaN for null."""
     import pyarrow as pa
 
@@ -92,7 +92,7 @@ def numbers_of(part: Part, name: str, column: Any) -> NDArray[np.float64]:
     return np.asarray(column.cast("float64", safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 
-def _numbers_in(part: Part, name: str, texts: Any) -> NDArray[np.float64]:
+def _numbers_in(part: TablePart, name: str, texts: Any) -> NDArray[np.float64]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -109,7 +109,7 @@ def _numbers_in(part: Part, name: str, texts: Any) -> NDArray[np.float64]:
     return found
 
 
-def lists_of(part: Part, role: str, column: Any) -> tuple[Lists, NDArray[np.bool_]]:
+def lists_of(part: TablePart, role: str, column: Any) -> tuple[Lists, NDArray[np.bool_]]:
     """Returns the lists in ``column`` for ``role``, and which of its cells are set, bool (n,). Raises
     ConfigurationError for other types."""
     import pyarrow as pa
@@ -131,7 +131,7 @@ def lists_of(part: Part, role: str, column: Any) -> tuple[Lists, NDArray[np.bool
     return _flat(role, column), is_set(column)
 
 
-def optional_numbers(part: Part, role: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def optional_numbers(part: TablePart, role: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Returns ``column`` for the optional number ``role``, and which of its cells are set, bool (n,)."""
     import pyarrow as pa
 
@@ -144,7 +144,7 @@ def optional_numbers(part: Part, role: str, column: Any) -> tuple[NDArray[Any], 
     return cast_.fill_null(0).to_numpy(zero_copy_only=False), is_set(cast_)
 
 
-def values_of(part: Part, name: str, column: Any) -> list[Any]:
+def values_of(part: TablePart, name: str, column: Any) -> list[Any]:
     """Returns ``column`` as JSON values: maps become objects, and texts are parsed as JSON."""
     if is_text(column.type):
         return [_parsed(part, row, name, text) for row, text in enumerate(texts_of(column))]
@@ -156,7 +156,7 @@ def is_set(column: Any) -> NDArray[np.bool_]:
     return cast("NDArray[np.bool_]", column.is_valid().to_numpy(zero_copy_only=False))
 
 
-def _parsed(part: Part, row: int, name: str, text: str | None) -> Any:
+def _parsed(part: TablePart, row: int, name: str, text: str | None) -> Any:
     try:
         return None if text is None else json.loads(text)
     except (ValueError, RecursionError):
@@ -195,7 +195,7 @@ def _leaf(value: Any) -> int | None:
     return whole_of(_number(value) if isinstance(value, str) else value)
 
 
-def _converted(part: Part, role: str, column: Any, kind: Any, of: Callable[[Any], Any]) -> Any:
+def _converted(part: TablePart, role: str, column: Any, kind: Any, of: Callable[[Any], Any]) -> Any:
     """Converts ``column`` to ``kind`` cell by cell. A bad cell becomes null, and a fault if the row needs it."""
     import pyarrow as pa
 
@@ -224,3 +224,84 @@ def _flat(role: str, column: Any) -> Lists:
     values = column.flatten().cast(_LISTS[role], safe=False)
     values = values.fill_null(False) if role == "missing" else values
     return Lists(values.to_numpy(zero_copy_only=False), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_SIZES = ((1e11, 1e14, 1e3), (1e14, 1e17, 1e6), (1e17, 1e20, 1e9))
+"""(low, high, units per second): numbers from low to below high are milliseconds, microseconds and nanoseconds."""
+
+
+def seconds(column: Any) -> NDArray[np.float64]:
+    """Returns ``column``, an Arrow array of timestamps, dates, numbers or texts, as seconds UTC, float64 (n,). Null and
+    values that are not a time become NaN. Times without a zone are UTC. The size of numbers tells seconds,
+    milliseconds, microseconds and nanoseconds apart."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("s"))
+    if pa.types.is_timestamp(column.type):
+        return _of_ticks(column, _PER_SECOND[column.type.unit])
+    if is_text(column.type):
+        return _of_texts(as_text(column))
+    try:
+        return by_size(_floats(column))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return np.full(len(column), nan)
+
+
+def by_size(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``numbers`` in seconds, which of their unit is told by how large they are."""
+    for least, most, unit in _SIZES:
+        numbers = np.where((numbers >= least) & (numbers < most), numbers / unit, numbers)
+    return numbers
+
+
+def moment(value: object) -> float | None:
+    """A single ``value`` as a number of seconds UTC; None where it is none."""
+    if isinstance(value, str):
+        return _of_text(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return _by_size(as_float(value))
+
+
+def _by_size(number: float) -> float:
+    return next((number / unit for least, most, unit in _SIZES if least <= number < most), number)
+
+
+def _of_ticks(column: Any, per_second: int) -> NDArray[np.float64]:
+    """Whole seconds and their parts apart, or nanoseconds would be rounded twice."""
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    whole, parts = np.divmod(column.cast("int64").fill_null(0).to_numpy(zero_copy_only=False), per_second)
+    return np.where(valid, whole + parts / per_second, nan)
+
+
+def _floats(column: Any) -> NDArray[np.float64]:
+    return np.asarray(column.cast("float64", safe=False).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _of_texts(texts: Any) -> NDArray[np.float64]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for kind in (pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.float64()):
+        try:
+            return seconds(pc.utf8_trim_whitespace(texts).cast(kind))
+        except pa.ArrowInvalid:
+            continue
+    found = (moment(text_of(text)) for text in values_in(texts))
+    return np.array([nan if one is None else one for one in found])
+
+
+def _of_text(text: str) -> float | None:
+    try:
+        return _by_size(float(text))
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

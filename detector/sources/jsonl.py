@@ -14,20 +14,17 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.limits import RECORD_BYTES
-from detector.contracts.codecs.loose_values import json_fields
-from detector.contracts.codecs.queries_json import decode_json_run
+from detector.contracts.codecs.loose import json_fields
 from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.contracts.queries import DecodedQueries
-from detector.sources.looks import Kind, Look
+from detector.sources.cells import moment
+from detector.sources.files import opened, partitions
+from detector.sources.kinds import ColumnLook, Kind
 from detector.sources.mapping import VECTORS
-from detector.sources.paths import partitions
-from detector.sources.plan import Plan
-from detector.sources.reading import Reading
-from detector.sources.streams import opened
-from detector.sources.table import event_ids, of_run
-from detector.sources.times import moment
-from detector.sources.vectors import class_names
+from detector.sources.plan import ColumnPlan, LogReader
+from detector.sources.table import class_names, event_ids, of_run
 
 _LINES = 1024
 _BYTES = 16 << 20
@@ -36,9 +33,9 @@ _MARK = b"\xef\xbb\xbf"
 _BASE64, _BASE64_LETTERS = 16, re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
-def read_jsonl(path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]:
+def read_jsonl(path: Path, reading: LogReader | None = None) -> Iterator[DecodedQueries]:
     """Yields the queries in the JSON lines file at ``path``, without blank lines. Raises ConfigurationError."""
-    reading = reading or Reading()
+    reading = reading or LogReader()
     plan, is_query = None, True
     with opened(path) as file:
         if file.peek(1)[:1] == b"[":  # type: ignore[attr-defined]
@@ -74,7 +71,7 @@ def _portion(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     return portion
 
 
-def _plan(path: Path, reading: Reading, values: list[bytes]) -> tuple[Plan | None, bool]:
+def _plan(path: Path, reading: LogReader, values: list[bytes]) -> tuple[ColumnPlan | None, bool]:
     """Returns the plan for the fields in ``values``, or None if none is an object, and whether they need no mapping."""
     objects = [fields for value in values if (fields := _fields(value)[0]) is not None]
     names = dict.fromkeys(name for fields in objects for name in fields if name != "schema")
@@ -100,13 +97,13 @@ def _fields(value: bytes) -> tuple[dict[str, Any] | None, bool]:
     return (found if isinstance(found, dict) else None), True
 
 
-def _look(name: str, values: list[Any]) -> Look:
+def _look(name: str, values: list[Any]) -> ColumnLook:
     if name in VECTORS:
-        return Look("value")
+        return ColumnLook("value")
     kinds = Counter(map(_kind, values))
     kind = kinds.most_common(1)[0][0]
     distinct = len({value for value in values if isinstance(value, str)})
-    return Look(kind, varied=distinct > min(_DISTINCT, max(2, len(values) // 2)))
+    return ColumnLook(kind, varied=distinct > min(_DISTINCT, max(2, len(values) // 2)))
 
 
 def _kind(value: object) -> Kind:
@@ -127,7 +124,7 @@ def _is_time(value: object) -> bool:
     return not isinstance(value, (int, float)) or moment(value) == value
 
 
-def _is_query(plan: Plan) -> bool:
+def _is_query(plan: ColumnPlan) -> bool:
     """Returns whether its objects have the fields of queries."""
     return (
         not plan.constants
@@ -142,8 +139,8 @@ class _Rewriting:
     """Rewrites objects to queries by ``plan``. Other values stay unchanged, and are refused later."""
 
     path: Path
-    reading: Reading
-    plan: Plan
+    reading: LogReader
+    plan: ColumnPlan
 
     def lines(self, values: list[bytes], places: NDArray[np.int64]) -> Iterator[bytes]:
         """Yields the queries in ``values``, which are at ``places`` int64 (n,) of the file."""

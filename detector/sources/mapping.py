@@ -22,7 +22,7 @@ _ADVICE = "write ROLE=COLUMN, such as principal=user_id, features=f_*, features=
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ColumnSource:
     """The source of a role's values: columns, by name or with ``*`` for any characters, or the same ``constant`` in
     every row. Neither: the log has none."""
 
@@ -38,13 +38,13 @@ class Source:
         return any("*" not in _bare(pattern) and _matches(pattern, name) for pattern in self.patterns)
 
 
-Sources = Mapping[str, Source]
+ColumnSources = Mapping[str, ColumnSource]
 """Sources by role, for the roles that were given."""
 
 
-def parse_map(texts: Sequence[str]) -> dict[str, Source]:
+def parse_map(texts: Sequence[str]) -> dict[str, ColumnSource]:
     """Returns the sources in the values of ``--map``. Raises ConfigurationError."""
-    found: dict[str, Source] = {}
+    found: dict[str, ColumnSource] = {}
     for part in (part for text in texts for part in _split(text, ",")):
         role, equals, source = part.partition("=")
         if not equals:
@@ -55,7 +55,7 @@ def parse_map(texts: Sequence[str]) -> dict[str, Source]:
     return found
 
 
-def sources_of(map_: Mapping[str, str], where: str) -> dict[str, Source]:
+def sources_of(map_: Mapping[str, str], where: str) -> dict[str, ColumnSource]:
     """Returns the sources in ``map_``, texts by role. ``where``: the name of the option or setting. Raises
     ConfigurationError."""
     if unknown := [role for role in map_ if role not in ROLES]:
@@ -69,15 +69,15 @@ def quoted(name: str) -> str:
     return "\\" + plain if plain.startswith("@") else plain
 
 
-def _source(role: str, text: str, where: str) -> Source:
+def _source(role: str, text: str, where: str) -> ColumnSource:
     if text.startswith("@"):
         if role not in TEXTS:
             raise ConfigurationError(f"{where}: {role} cannot be the same in every row; {_ADVICE}")
-        return Source(constant=text[1:])
+        return ColumnSource(constant=text[1:])
     patterns = tuple(_split(text, "|"))
     if role not in VECTORS and (len(patterns) > 1 or any("*" in _bare(one) for one in patterns)):
         raise ConfigurationError(f"{where}: {role} is one column, not {text!r}")
-    return Source(patterns)
+    return ColumnSource(patterns)
 
 
 def _split(text: str, at: str) -> list[str]:

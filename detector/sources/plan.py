@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from detector.contracts.errors import ConfigurationError
-from detector.sources.looks import Kind
-from detector.sources.mapping import LISTS, ROLES, VECTORS, Source, Sources
-from detector.sources.proposing import Looks, alias, feature_columns, listed, proposal
+from detector.sources.files import partitions
+from detector.sources.kinds import ColumnLook, Kind
+from detector.sources.mapping import LISTS, ROLES, VECTORS, ColumnSource, ColumnSources, quoted
 
 STAND_INS = MappingProxyType({"model": "model", "model_version": "1"})
 """Values for all rows if no column has them."""
@@ -20,7 +25,7 @@ _SCALARS = frozenset[Kind]({"number", "text", "time"})
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ColumnPlan:
     """``columns``: the columns of each role; only features and outputs may have several. ``constants``: texts for all
     rows. ``kinds``: the kinds of the columns. ``notes``: sentences on assumptions."""
 
@@ -44,7 +49,7 @@ class Plan:
         return name is not None and (role == "outputs" or self.kinds[name] not in _SCALARS)
 
 
-def make_plan(path: Path, looks: Looks, sources: Sources) -> Plan:
+def make_plan(path: Path, looks: Looks, sources: ColumnSources) -> ColumnPlan:
     """Returns the plan for the table in ``path``, whose columns have ``looks``. Raises ConfigurationError, with a
     proposal, if they do not match."""
     search = _Search(path, looks, sources)
@@ -54,14 +59,14 @@ def make_plan(path: Path, looks: Looks, sources: Sources) -> Plan:
     search.fit()
     search.assume()
     kinds = {name: looks[name].kind for name in dict.fromkeys(name for own in search.columns.values() for name in own)}
-    return Plan(search.columns, search.constants, kinds, tuple(search.notes))
+    return ColumnPlan(search.columns, search.constants, kinds, tuple(search.notes))
 
 
 @dataclass(slots=True)
 class _Search:
     path: Path
     looks: Looks
-    sources: Sources
+    sources: ColumnSources
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -76,7 +81,7 @@ class _Search:
         for role, source in self.sources.items():
             own: dict[str, None] = {}
             for pattern in source.patterns:
-                one = Source((pattern,))
+                one = ColumnSource((pattern,))
                 found = [name for name in self.looks if one.matches(name) and (one.names(name) or name not in claimed)]
                 if not found:
                     raise self._error(f"there is no column {pattern} for {role}")
@@ -142,7 +147,7 @@ class _Search:
         return ConfigurationError(f"{self.path}: {what}, only {listed(self.looks)}; try {told}{advice}")
 
 
-def _text(source: Source) -> str:
+def _text(source: ColumnSource) -> str:
     return "|".join(source.patterns) if source.constant is None else f"@{source.constant}"
 
 
@@ -157,3 +162,156 @@ def _check_kinds(path: Path, columns: Mapping[str, tuple[str, ...]], looks: Look
 
 _KINDS: dict[str, frozenset[Kind]] = {"outputs": frozenset({"number"})}
 """Kinds that one of several columns may have, if not any scalar."""
+
+
+Looks = Mapping[str, ColumnLook]
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "principal": (
+        *(
+            "user_id",
+            "account_id",
+            "customer_id",
+            "client_id",
+            "api_key",
+            "api_key_id",
+            "key_id",
+            "tenant_id",
+            "tenant",
+        ),
+        *("org_id", "organization_id", "member_id", "subscriber_id", "consumer_id", "caller_id", "caller", "uid"),
+        *("user", "account", "customer", "client", "username", "user_name", "userid", "apikey", "login"),
+    ),
+    "occurred_at": (
+        *("ts", "timestamp", "time", "event_time", "request_time", "created_at", "created", "datetime", "date"),
+        *("logged_at", "requested_at", "received_at", "event_timestamp", "when", "at"),
+    ),
+    "features": ("inputs", "input", "feature_vector", "features_json", "instance", "instances", "x", "payload", "data"),
+    "outputs": (
+        *("probabilities", "probs", "probability", "proba", "prob", "prediction", "predictions", "score", "scores"),
+        *("y_pred", "y_hat", "yhat", "y_score", "y_proba", "y_prob", "output", "predicted", "predicted_label"),
+        *("pred", "label", "predicted_class", "class", "response", "result", "logits", "p"),
+    ),
+    "event_id": ("request_id", "query_id", "prediction_id", "event", "id", "uuid", "trace_id"),
+    "model": ("model_name", "model_id", "endpoint", "endpoint_name"),
+    "model_version": ("version", "model_revision", "model_ver", "revision"),
+}
+"""Common column names, likeliest first, in lower case with ``_`` between words."""
+
+_OUTPUT_GROUPS = re.compile(r"(?:p|prob|probs|proba|probability|output|outputs|score|class|y_pred|pred)_\w+|p\d+")
+_IDS = re.compile(
+    r"(?:.*_)?(?:id|ids|uuid|guid|key|token|hash|ip|email|session|trace|span)|index|index_level_\d+|unnamed_.*|row(?:_?number)?"
+)
+_TIMES = re.compile(
+    r"(?:.*_)?(?:at|ts|time|times|timestamp|date|datetime|latency|duration|elapsed)(?:_(?:s|ms|us|ns|utc|seconds))?"
+)
+_TRUTHS = re.compile(r"y|y_true|target|actual|ground_truth|truth|kind|split|fold")
+_ONE_FEATURE = frozenset[Kind]({"list", "record", "value"})
+_SHOWN = 40
+
+
+def alias(role: str, looks: Looks, taken: Collection[str]) -> tuple[str, ...]:
+    """Returns the columns of ``looks`` that are likely ``role``, without those ``taken``."""
+    free = {_plain(name): name for name in looks if name not in taken}
+    if role == "outputs":
+        group = tuple(free[name] for name in free if _OUTPUT_GROUPS.fullmatch(name) and _is_number(looks[free[name]]))
+        if len(group) > 1:
+            return group
+    for name in ALIASES.get(role, ()):
+        found = free.get(name)
+        if found is not None and (role != "features" or looks[found].kind in _ONE_FEATURE):
+            return (found,)
+    return ()
+
+
+def feature_columns(looks: Looks, taken: Collection[str]) -> tuple[str, ...]:
+    """Returns the columns of ``looks`` that may be features: numbers, and texts with few different values. Leaves out
+    those ``taken``, and those that look like ids, times, truths or another role."""
+    others = {name for role, names in ALIASES.items() if role != "features" for name in names}
+    outputs = {*alias("outputs", looks, taken)}
+    return tuple(
+        name
+        for name, look in looks.items()
+        if name not in taken
+        and name not in outputs
+        and (look.kind == "number" or (look.kind == "text" and not look.varied))
+        and not _looks_other(_plain(name), others)
+    )
+
+
+def proposal(found: Mapping[str, str], columns: Mapping[str, Sequence[str]], looks: Looks) -> str:
+    """Returns the option that maps ``columns`` by role, with the sources ``found`` already, quoted for a shell."""
+    sources = dict(found)
+    for role, names in columns.items():
+        others = [name for name in looks if name not in names]
+        sources[role] = "|".join(_patterns(names, others)) or role.upper()
+    text = ",".join(f"{role}={source}" for role, source in sources.items())
+    return f"--map {shlex.quote(text)}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Returns the first ``names``, and the number of the others."""
+    own = list(names)
+    more = f" and {len(own) - _SHOWN} more" if len(own) > _SHOWN else ""
+    return ", ".join(own[:_SHOWN]) + more
+
+
+def _patterns(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Returns ``names`` as sources. Numbered names become one pattern if it matches none of the ``others``."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"(?<=\D)\d+$", "", name), []).append(name)
+    patterns: list[str] = []
+    for start, own in groups.items():
+        whole = len(own) > 2 and not any(name.startswith(start) for name in (*others, *_not(names, own)))
+        patterns += [f"{quoted(start)}*"] if whole else [quoted(name) for name in own]
+    return patterns
+
+
+def _not(names: Sequence[str], own: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in own]
+
+
+def _is_number(look: ColumnLook) -> bool:
+    return look.kind == "number"
+
+
+def _looks_other(name: str, others: Collection[str]) -> bool:
+    return name in others or any(test.fullmatch(name) for test in (_IDS, _TIMES, _TRUTHS))
+
+
+def _plain(name: str) -> str:
+    """Returns ``name`` in lower case with ``_`` between words."""
+    return re.sub(r"\W+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).strip("_").lower()
+
+
+@dataclass(slots=True)
+class LogReader:
+    """``sources``: the column mapping given by the user. ``tell`` is called once with each assumption. ``merge``: read
+    several logs as one, sorted by ``occurred_at``, instead of one after another. Logs with the same columns share a
+    plan. Rows without a time are numbered through all logs."""
+
+    sources: ColumnSources = field(default_factory=dict)
+    tell: Callable[[str], None] = lambda _: None
+    merge: bool = False
+    _plans: dict[frozenset[str], ColumnPlan] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
+    _timeless: int = 0
+
+    def plan(self, path: Path, looks: Callable[[], dict[str, ColumnLook]], names: frozenset[str]) -> ColumnPlan:
+        """Returns the plan for the table in ``path`` with columns ``names``. Calls ``looks`` only for new columns.
+        Raises ConfigurationError."""
+        if names not in self._plans:
+            given = {name: ColumnLook("text", varied=True) for name in partitions(path)}
+            plan = self._plans[names] = make_plan(path, given | looks(), self.sources)
+            for one in plan.notes:
+                if one not in self._told:
+                    self._told.add(one)
+                    self.tell(f"{path}: {one}")
+        return self._plans[names]
+
+    def times(self, rows: int) -> NDArray[np.float64]:
+        """Returns times for the next ``rows`` rows without a time, float64 (rows,), seconds UTC."""
+        first = self._timeless + 1
+        self._timeless += rows
+        return np.arange(first, first + rows, dtype=np.float64)

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import BadRow, DecodedQueries
-from detector.sources.cells import Part
-from detector.sources.looks import looks_of
-from detector.sources.paths import partitions
-from detector.sources.reading import Reading
-from detector.sources.streams import count_lines, opened
+from detector.sources.cells import TablePart
+from detector.sources.files import count_lines, opened, partitions
+from detector.sources.kinds import looks_of
+from detector.sources.plan import LogReader
 from detector.sources.table import read_part
 
 NULLS = ("", "NA", "N/A", "NaN", "nan", "None", "null", "NULL")
@@ -27,10 +26,10 @@ _BLOCK, _LARGEST = 4 << 20, 8 << 20
 """Bytes to read at once, and maximum bytes of a row."""
 
 
-def read_separated(path: Path, reading: Reading | None = None) -> Iterator[DecodedQueries]:
+def read_separated(path: Path, reading: LogReader | None = None) -> Iterator[DecodedQueries]:
     """Yields the queries in the CSV or TSV file at ``path``, one per row; rows count without the line of names. Raises
     ConfigurationError."""
-    reading = reading or Reading()
+    reading = reading or LogReader()
     with opened(path) as file:
         form = _form(path, file)
         if form is None:
@@ -64,7 +63,7 @@ class _Rows:
         return len(self.places) + len(self.bad)
 
 
-def _read(path: Path, reading: Reading, rows: _Rows) -> Iterator[DecodedQueries]:
+def _read(path: Path, reading: LogReader, rows: _Rows) -> Iterator[DecodedQueries]:
     import pyarrow as pa
 
     names = rows.table.schema.names
@@ -80,11 +79,11 @@ def _read(path: Path, reading: Reading, rows: _Rows) -> Iterator[DecodedQueries]
         places = rows.places[start : start + step]
         texts = columns(start, start + step)
         texts |= {name: pa.array([value] * len(places), pa.string()) for name, value in given.items()}
-        yield from read_part(reading, plan, Part(path, texts, places))
+        yield from read_part(reading, plan, TablePart(path, texts, places))
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _Header:
     """The ``names`` of the columns, and the delimiter."""
 
     names: tuple[str, ...]
@@ -132,7 +131,7 @@ class _Form:
         )
 
 
-def _form(path: Path, file: BinaryIO) -> _Form | None:
+def _form(path: Path, file: BinaryIO) -> _Header | None:
     """Returns the header in the first line that is not blank, or None."""
     while line := file.readline(_LARGEST):
         text = line.decode("utf-8-sig", "replace").strip("\r\n")
@@ -144,7 +143,7 @@ def _form(path: Path, file: BinaryIO) -> _Form | None:
         raise ConfigurationError(f"{path}: the first line, which names the columns, has no end")
     separator = max(_SEPARATORS, key=text.count)
     names = next(csv.reader([text], delimiter=separator, strict=False))
-    return _Form(_distinct(names), separator)
+    return _Header(_distinct(names), separator)
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -14,27 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.batches import in_log_order
-from detector.contracts.codecs.loose_values import shown
-from detector.contracts.codecs.mending import TEXT_COLUMNS
-from detector.contracts.codecs.queries_json import decode_json_run
-from detector.contracts.codecs.screening import screen
+from detector.contracts.codecs.json_queries import decode_json_run
+from detector.contracts.codecs.loose import shown
+from detector.contracts.codecs.screening import TEXT_COLUMNS, screen
 from detector.contracts.principals import names_one, usable_principal
 from detector.contracts.queries import BadRow, DecodedQueries, DecodedRun, OutputKind, QueryBatch
-from detector.sources.cells import Lists, Part, lists_of, optional_numbers, texts_of
-from detector.sources.looks import values_in
+from detector.sources.cells import (
+    Lists,
+    TablePart,
+    is_set,
+    lists_of,
+    numbers_of,
+    optional_numbers,
+    seconds,
+    texts_of,
+    values_of,
+)
+from detector.sources.kinds import is_list, kind_of, values_in
 from detector.sources.mapping import LISTS, NUMBERS, TEXTS
-from detector.sources.plan import Plan
-from detector.sources.reading import Reading
-from detector.sources.times import seconds
-from detector.sources.vectors import Named, Values, Vectors, features_of, outputs_of
+from detector.sources.plan import ColumnPlan, LogReader
 
 _NEEDED = ("principal", "model", "model_version")
 _OPTIONAL = (*LISTS, *NUMBERS, *TEXT_COLUMNS)
 
 
-def read_part(reading: Reading, plan: Plan, part: Part) -> Iterator[DecodedQueries]:
+def read_part(reading: LogReader, plan: ColumnPlan, part: TablePart) -> Iterator[DecodedQueries]:
     """Yields the queries in ``part``, and its refused rows."""
-    columns = _Columns.of(reading, plan, part)
+    columns = _TableColumns.of(reading, plan, part)
     bad = [_refused(columns, part, row) for row in sorted(part.faults)]
     good = np.array([row for row in range(len(part)) if row not in part.faults], np.int64)
     columns = columns.take(good) if bad else columns
@@ -61,7 +68,7 @@ def of_run(run: DecodedRun, places: NDArray[np.int64]) -> Iterator[DecodedQuerie
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _TableColumns:
     """Rows as numpy arrays and lists. ``set_``: which rows of an optional column are not null."""
 
     texts: dict[str, list[str | None]]
@@ -74,7 +81,7 @@ class _Columns:
     set_: dict[str, NDArray[np.bool_]]
 
     @classmethod
-    def of(cls, reading: Reading, plan: Plan, part: Part) -> _Columns:
+    def of(cls, reading: LogReader, plan: ColumnPlan, part: TablePart) -> _TableColumns:
         texts = _texts(plan, part)
         occurred_at = _times(reading, plan, part)
         columns = cls(texts, occurred_at, features_of(part, plan), *outputs_of(part, plan), {}, {}, {})
@@ -82,7 +89,7 @@ class _Columns:
         _find_faults(columns, part)
         return columns
 
-    def _add_optional(self, plan: Plan, part: Part) -> None:
+    def _add_optional(self, plan: ColumnPlan, part: TablePart) -> None:
         given = {role: part.columns[name] for role in (*LISTS, *NUMBERS) if (name := plan.column(role))}
         for role in LISTS:
             if role in given:
@@ -94,7 +101,7 @@ class _Columns:
             self.set_[role] = np.array([text is not None for text in self.texts[role]], np.bool_)
         self._leave_out(part)
 
-    def _leave_out(self, part: Part) -> None:
+    def _leave_out(self, part: TablePart) -> None:
         """Treats lists of a wrong length as null."""
         width = self.features.lengths if isinstance(self.features, Lists) else -1
         for role, own in (("missing", width), ("specification", 2)):
@@ -104,10 +111,10 @@ class _Columns:
                 self.set_[role] &= ~odd
         part.repaired = +part.repaired
 
-    def take(self, rows: NDArray[np.int64]) -> _Columns:
+    def take(self, rows: NDArray[np.int64]) -> _TableColumns:
         """Returns those of ``rows``."""
         at = rows.tolist()
-        return _Columns(
+        return _TableColumns(
             {role: [own[row] for row in at] for role, own in self.texts.items()},
             self.occurred_at[rows],
             self.features.take(rows),
@@ -181,7 +188,7 @@ class _Columns:
 
     def _optional(self, first: int, stop: int, texts: dict[str, list[str]]) -> dict[str, Any]:
         columns: dict[str, Any] = {}
-        for role in (role for role, is_set in self.set_.items() if is_set[first]):
+        for role in (role for role, own in self.set_.items() if own[first]):
             if role in self.lists:
                 columns[role] = self.lists[role].matrix(first, stop)
             else:
@@ -196,7 +203,7 @@ class _Columns:
             fields: dict[str, Any] = {role: own[row] for role, own in self.texts.items() if own[row] is not None}
             fields |= {"occurred_at": float(self.occurred_at[row]), "features": features(row)}
             fields["outputs"] = outputs(row) if self.answered[row] else None
-            for role in (role for role, is_set in self.set_.items() if is_set[row] and role not in TEXT_COLUMNS):
+            for role in (role for role, own in self.set_.items() if own[row] and role not in TEXT_COLUMNS):
                 own = self.lists[role].matrix(row, row + 1)[0] if role in self.lists else self.numbers[role][row]
                 fields[role] = own.tolist()
             yield json.dumps(fields).encode()
@@ -214,7 +221,7 @@ def _entries(vectors: Vectors, rows: int) -> Callable[[int], Any]:
     return lambda row: dict(zip(vectors.names, [*vectors.numbers[row].tolist(), *texts[row]], strict=True))
 
 
-def _texts(plan: Plan, part: Part) -> dict[str, list[str | None]]:
+def _texts(plan: ColumnPlan, part: TablePart) -> dict[str, list[str | None]]:
     texts: dict[str, list[str | None]] = {role: [text] * len(part) for role, text in plan.constants.items()}
     for role in TEXTS:
         if name := plan.column(role):
@@ -230,7 +237,7 @@ def event_ids(path: Any, places: NDArray[np.int64]) -> list[str | None]:
     return [f"{name}:{place + 1}" for place in places.tolist()]
 
 
-def _times(reading: Reading, plan: Plan, part: Part) -> NDArray[np.float64]:
+def _times(reading: LogReader, plan: ColumnPlan, part: TablePart) -> NDArray[np.float64]:
     name = plan.column("occurred_at")
     if name is None:
         return reading.times(len(part))
@@ -243,7 +250,7 @@ def _times(reading: Reading, plan: Plan, part: Part) -> NDArray[np.float64]:
     return times
 
 
-def _find_faults(columns: _Columns, part: Part) -> None:
+def _find_faults(columns: _TableColumns, part: TablePart) -> None:
     for role in _NEEDED:
         for row, text in enumerate(columns.texts[role]):
             if text is None:
@@ -254,9 +261,161 @@ def _find_faults(columns: _Columns, part: Part) -> None:
             part.refuse(row, f"output_kind is none of {', '.join(kinds)}")
 
 
-def _refused(columns: _Columns, part: Part, row: int) -> BadRow:
+def _refused(columns: _TableColumns, part: TablePart, row: int) -> BadRow:
     """Returns the bad ``row`` with its place in the file."""
     reason, detail = part.faults[row]
     model, principal = columns.texts["model"][row] or "", columns.texts["principal"][row]
     who = "" if principal is None else usable_principal(principal)
     return BadRow(int(part.places[row]), reason, detail, model if names_one(model) else "", who)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """``names``: first of the columns of ``numbers`` float32 (n, d), NaN if missing, then of ``texts`` object (n, t),
+    None if missing."""
+
+    names: tuple[str, ...]
+    numbers: NDArray[np.float32]
+    texts: NDArray[np.object_] | None = None
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.full(len(self.numbers), self.numbers.shape[1])
+
+    def take(self, rows: NDArray[np.int64]) -> Named:
+        """Those of ``rows``."""
+        return Named(self.names, self.numbers[rows], None if self.texts is None else self.texts[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The JSON value of each row."""
+
+    values: list[Any]
+
+    def take(self, rows: NDArray[np.int64]) -> Values:
+        """Those of ``rows``."""
+        return Values([self.values[row] for row in rows.tolist()])
+
+
+Vectors = Lists | Named | Values
+
+_WORD, _LETTERS = re.compile(r".*[\W_](?=[^\W_]+$)"), re.compile(r"\D+(?=\d+$)")
+_ENTRY = {"label", "class", "name", "score", "probability"}
+"""Fields of a struct that describes one of the best classes, and not a distribution over classes."""
+
+
+def features_of(part: TablePart, plan: ColumnPlan) -> Vectors:
+    """Returns the features of each row of ``part``."""
+    own = plan.columns["features"]
+    if not plan.is_one("features"):
+        return _named(part, plan, sorted(own))
+    column = part.columns[own[0]]
+    for row in np.flatnonzero(~is_set(column)).tolist():
+        part.refuse(row, f"{own[0]} is null")
+    return _whole(part, plan, "features", own[0])
+
+
+def outputs_of(part: TablePart, plan: ColumnPlan) -> tuple[Vectors, NDArray[np.bool_]]:
+    """Returns the outputs of each row of ``part`` (for texts a ``Named`` without names), and which rows have any, bool
+    (n,)."""
+    own = plan.columns.get("outputs", ())
+    if len(own) == 1:
+        return _whole(part, plan, "outputs", own[0]), is_set(part.columns[own[0]])
+    named = _named(part, plan, own)
+    absent: NDArray[np.bool_] = np.isnan(named.numbers)
+    for row in np.flatnonzero(absent.any(axis=1) & ~absent.all(axis=1)).tolist():
+        part.refuse(row, f"{named.names[int(absent[row].argmax())]} is null")
+    is_answered: NDArray[np.bool_] = np.logical_not(np.logical_and.reduce(absent, axis=1))
+    return Named(class_names(named.names), named.numbers), is_answered
+
+
+def class_names(columns: Sequence[str]) -> tuple[str, ...]:
+    """Returns the class names of output ``columns``, without their common prefix."""
+    for beginning in (_WORD, _LETTERS):
+        found = {match[0] if (match := beginning.match(name)) else "" for name in columns}
+        if len(found) == 1:
+            start = len(found.pop())
+            return tuple(name[start:] or name for name in columns)
+    return tuple(columns)
+
+
+def _whole(part: TablePart, plan: ColumnPlan, role: str, name: str) -> Vectors:
+    """Returns a column that holds the whole vector of each row, or a single output."""
+    column = part.columns[name]
+    kind = plan.kinds[name] if kind_of(column.type) == "text" or is_list(column.type) else kind_of(column.type)
+    if kind == "list" or kind is None:
+        return lists_of(part, role, column)[0]
+    if kind == "record" and (role == "features" or _is_distribution(column.type)):
+        return _record(part, column, is_sorted=role == "features")
+    if kind in {"value", "record"}:
+        return _plainly(part, role, values_of(part, name, column))
+    if kind == "text":
+        names = np.array([text or "" for text in texts_of(column)], object)[:, None]
+        return Named((), np.ones((len(part), 1), np.float32), names)
+    return Lists(_float32(numbers_of(part, name, column)), np.arange(len(part) + 1))
+
+
+def _is_distribution(struct: Any) -> bool:
+    """Returns whether the fields of ``struct`` are classes."""
+    names = {field.name for field in struct}
+    return len(names) > 1 and not names & _ENTRY and all(kind_of(field.type) == "number" for field in struct)
+
+
+def _named(part: TablePart, plan: ColumnPlan, names: Sequence[str]) -> Named:
+    """Returns columns that hold one number or text per row."""
+    return _joined(
+        part, {name: part.columns[name] for name in names}, {name for name in names if plan.kinds[name] == "text"}
+    )
+
+
+def _record(part: TablePart, column: Any, *, is_sorted: bool) -> Named:
+    import pyarrow.compute as pc
+
+    names = [field.name for field in column.type]
+    fields = {name: pc.struct_field(column, names.index(name)) for name in (sorted(names) if is_sorted else names)}
+    return _joined(part, fields, {name for name, own in fields.items() if kind_of(own.type) == "text"})
+
+
+def _joined(part: TablePart, columns: Mapping[str, Any], texts: set[str]) -> Named:
+    """Returns ``columns`` by name, ``texts`` last; features are sorted by name, as in a JSON query."""
+    numbers = [name for name in columns if name not in texts]
+    matrix = _together([columns[name] for name in numbers])
+    if matrix is None:
+        matrix = np.empty((len(part), len(numbers)), np.float32)
+        for at, name in enumerate(numbers):
+            matrix[:, at] = _float32(numbers_of(part, name, columns[name]))
+    names = [name for name in columns if name in texts]
+    words = np.empty((len(part), len(names)), object)
+    for at, name in enumerate(names):
+        words[:, at] = texts_of(columns[name])
+    return Named((*numbers, *names), matrix, words if names else None)
+
+
+def _together(columns: Sequence[Any]) -> NDArray[np.float32] | None:
+    """Returns ``columns`` of texts of numbers as a matrix, or None if some are not numbers. Converts all at once, which
+    takes a tenth of the time for thousands of columns."""
+    import pyarrow as pa
+
+    if not columns or any(column.type != pa.string() for column in columns):
+        return None
+    try:
+        numbers = pa.concat_arrays(columns).cast("float64").to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+    return _float32(np.asarray(numbers, np.float64)).reshape(len(columns), -1).T
+
+
+def _float32(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
+
+
+def _plainly(part: TablePart, role: str, values: list[Any]) -> Vectors:
+    """Returns ``values`` as lists of numbers, if they are lists of numbers."""
+    import pyarrow as pa
+
+    try:
+        return lists_of(part, role, pa.array(values, pa.list_(pa.float64())))[0]
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return Values(values)

@@ -11,9 +11,8 @@ from faust.tables.table import Table
 
 from detector.contracts.errors import SourceGap
 from detector.contracts.topics import STATE_TABLE
-from detector.runtime.sections import KafkaSettings, secret
+from detector.runtime.sections import KafkaSettings, secret, tls_context
 from detector.runtime.settings import Settings
-from detector.runtime.tls import tls_context
 from detector.stream import bulk_delivery, faust_edges, topics
 from detector.stream.exits import Exit, stop_now
 from detector.stream.owner import Owner

@@ -11,8 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from detector.contracts.compression import not_read
-from detector.contracts.errors import BrokerError, SourceGap
+from detector.contracts.errors import BrokerError, SourceGap, not_read
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
 from detector.stream import topics

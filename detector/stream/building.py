@@ -7,10 +7,9 @@ from detector.contracts.findings import Action
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
 from detector.core.signals import SIGNALS
 from detector.policy.allowlist import Allowlist, parse_allowlist
-from detector.policy.config import Policy, Step
-from detector.runtime.settings import Settings
-from detector.runtime.settings_keys import hint
-from detector.runtime.text_files import read_text
+from detector.policy.config import Policy, Rung
+from detector.runtime.settings import Settings, hint
+from detector.runtime.text import read_text
 from detector.stream.profiles import read_profiles
 
 
@@ -33,8 +32,8 @@ def policy_of(settings: Settings) -> Policy:
     section = settings.policy
     _refuse_unknown_signals(settings)
     ladder = (
-        Step(0, Action("slow", section.slow_queries_per_second)),
-        Step(section.refuse_after_queries, Action("refuse")),
+        Rung(0, Action("slow", section.slow_queries_per_second)),
+        Rung(section.refuse_after_queries, Action("refuse")),
     )
     return Policy(
         mode=section.mode,

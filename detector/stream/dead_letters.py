@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from detector.contracts.codecs.limits import TEXT_CHARACTERS
-from detector.contracts.codecs.queries_packed import excerpt
+from detector.contracts.codecs.packed_queries import excerpt
 from detector.contracts.codecs.records import encode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import DeadLetter

@@ -18,8 +18,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy, _DefaultRecor
 from aiokafka.record.memory_records import MemoryRecords
 
 from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
-from detector.runtime.bombs import is_bomb
-from detector.runtime.odd_batches import LenientBytes
+from detector.runtime.odd_batches import LenientBytes, is_bomb
 
 _LENGTH = struct.Struct(">8xi")
 """Of a batch, after its base offset: how many bytes follow."""

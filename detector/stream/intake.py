@@ -12,18 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.batches import concatenate, in_log_order, no_queries, select, take
+from detector.contracts.codecs.json_queries import JSON_CONTENT_TYPE, decode_json_run
 from detector.contracts.codecs.limits import RECORD_BYTES, UNREAD_CONTENT_TYPE
-from detector.contracts.codecs.queries_json import JSON_CONTENT_TYPE, decode_json_run
-from detector.contracts.codecs.queries_packed import (
+from detector.contracts.codecs.packed_queries import (
     PACKED_CONTENT_TYPE,
     decode_packed,
     decode_packed_run,
     encode_packed,
 )
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import BadRow, Count, DecodedQueries, DecodedRun, Part, QueryBatch
-from detector.contracts.topics import Topics
+from detector.contracts.topics import Topics, partition_of
 from detector.stream.record import Message, within
 from detector.stream.unread import unread
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, Observation, Sections, observe_together
 from detector.core.profile.profile import ProfileMatcher
-from detector.policy.activity import Activity, Counted, Effects, Unjudged
+from detector.policy.activity import Activity, Counted, Effects, UnjudgedRow
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
@@ -97,9 +97,11 @@ def _activity(observation: Observation, hearing: Hearing) -> Activity:
     )
 
 
-def _unjudged(observation: Observation, hearing: Hearing) -> dict[int, Unjudged]:
+def _unjudged(observation: Observation, hearing: Hearing) -> dict[int, UnjudgedRow]:
     versions = hearing.versions([bad.row for bad in observation.refused])
-    return {bad.row: Unjudged(bad.reason, version) for bad, version in zip(observation.refused, versions, strict=True)}
+    return {
+        bad.row: UnjudgedRow(bad.reason, version) for bad, version in zip(observation.refused, versions, strict=True)
+    }
 
 
 def policy_sections(effects: Effects) -> Sections:

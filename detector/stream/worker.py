@@ -16,14 +16,12 @@ from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.core.engine import Engine
 from detector.policy.ledger import Ledger
 from detector.runtime.broker import answers_versions
-from detector.runtime.health import Health
+from detector.runtime.health import Health, ProbeServer
 from detector.runtime.logging import configure_logging
 from detector.runtime.metric_defs import DEAD_LETTERS, RESTARTS
 from detector.runtime.metrics import new_metrics
-from detector.runtime.probes import ProbeServer
-from detector.runtime.sections import LoggingSettings
+from detector.runtime.sections import LoggingSettings, tls_context
 from detector.runtime.settings import Settings, load_settings
-from detector.runtime.tls import tls_context
 from detector.stream import faust_edges, topics
 from detector.stream.app import Application, create_app
 from detector.stream.black_box import Caution, Notes

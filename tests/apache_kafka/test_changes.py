@@ -10,10 +10,11 @@ import aiokafka
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 
-from detector.cli.kafka import Topic, carry_out
-from detector.contracts.codecs.json_writing import encode_json_query
+from detector.cli.operator import carry_out
+from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.findings import Action, Command
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
+from detector.replay.topics import Topic
 from detector.stream.topics import look, shapes
 from tests.conftest import Broker
 from tests.e2e.service import PARTITIONS, Service, running_service
@@ -100,7 +101,7 @@ def test_all_compressions_are_read_by_worker_gate_and_commands(broker: Broker, p
             assert gate.check("m", "mallory-0").action == "refuse"
         for topic in (service.topics.decisions, service.topics.audit, service.topics.queries, service.topics.scores):
             with Topic(service.kafka, topic) as reader:
-                assert list(reader.to_end())
+                assert list(reader.until_now())
 
 
 def remake(service: Service, topic: str, **configs: str) -> None:

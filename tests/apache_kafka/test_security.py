@@ -11,8 +11,7 @@ from kafka.admin import KafkaAdminClient, ScramMechanism, UserScramCredentialUps
 
 from detector.contracts.errors import BrokerError
 from detector.runtime.broker import answers_metadata, answers_versions
-from detector.runtime.sections import KafkaSettings
-from detector.runtime.tls import tls_context
+from detector.runtime.sections import KafkaSettings, tls_context
 from detector.serving import Gate, QueryLogger
 from detector.stream import topics
 from tests.brokers.node import HOST, KafkaNode

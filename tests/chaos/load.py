@@ -14,10 +14,10 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
 from detector.contracts.batches import take
-from detector.contracts.codecs.json_writing import encode_json_query
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, encode_packed
-from detector.contracts.partitioning import partition_of
+from detector.contracts.codecs.json_queries import encode_json_query
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.queries import QueryBatch
+from detector.contracts.topics import partition_of
 from tests.chaos.audit import Names
 from tests.chaos.population import Population
 

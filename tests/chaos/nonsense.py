@@ -16,11 +16,10 @@ import numpy as np
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from detector.contracts.codecs import encode
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, encode_packed
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.findings import Action, Command, CommandKind
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
-from detector.contracts.topics import Topics
+from detector.contracts.topics import Topics, partition_of
 from tests.contracts.malformed import KINDS, damaged, good_record, nonsense
 
 CODECS = (None, "gzip", "lz4", "snappy", "zstd")

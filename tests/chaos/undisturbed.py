@@ -20,12 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from detector.cli.replaying import replay
 from detector.contracts.batches import take
-from detector.contracts.codecs.queries import decode_queries
-from detector.contracts.partitioning import partition_of
+from detector.contracts.codecs import decode_queries
 from detector.contracts.queries import QueryBatch
+from detector.contracts.topics import partition_of
 from detector.core.engine import Engine, Observation
+from detector.replay.report import replay
 from detector.runtime.settings import Settings
 from detector.stream.agreement import SECTION
 from detector.stream.building import engine_config, policy_of

@@ -12,8 +12,6 @@ import pytest
 
 import detector
 from detector.cli.calibrate import told
-from detector.cli.calibrating import Request, make_profile
-from detector.cli.honest import digest_of, read_files
 from detector.cli.main import main
 from detector.contracts.batches import concatenate, take
 from detector.contracts.errors import ConfigurationError
@@ -21,6 +19,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.owner_model import Features, Linear, to_json
 from detector.core.profile.profile import Profile
 from detector.lab.query_log import Mark, QueryLog, write_query_log
+from detector.replay.calibrate import CalibrationOptions, digest_of, make_profile, read_files
 from tests.core.honest import CLASSES, DIMENSION, crowd, honest, of_version, thief
 from tests.lab.labelled import run_of
 from tests.sources.logs import rows_of, write_jsonl, write_parquet
@@ -126,7 +125,7 @@ def test_a_thief_among_the_honest_is_named(tmp_path: Path, capsys: pytest.Captur
 def test_the_outcome_says_how_sure_the_rate_is_and_for_which_accounts(tmp_path: Path) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD[:4], honest("once", 3, rows=1)))
     traffic = read_files([log], lambda _: None)
-    said = "\n".join(told(make_profile(traffic, Request(0.01)), traffic, 0.01))
+    said = "\n".join(told(make_profile(traffic, CalibrationOptions(0.01)), traffic, 0.01))
     assert "at most 52.7% of accounts like these, with 95% confidence: 0 of 4 were flagged" in said
     assert "each judged by the others, of 50 queries at the median" in said
     assert "4 accounts are few" in said and "Variety of accounts matters more" in said
@@ -152,7 +151,7 @@ def test_names_and_order_change_no_profile_and_the_budget_does(tmp_path: Path) -
     for order, budget in ((range(10), 0.01), ((7, 2, 9, 4, 0, 8, 1, 6, 3, 5), 0.01), (range(10), 0.2)):
         named = [replace(CROWD[at], principals=[f"{place}"]) for place, at in enumerate(order)]
         traffic = read_files([write_jsonl(tmp_path / "log.jsonl", log_of(*named))], lambda _: None)
-        profiles.append(make_profile(traffic, Request(budget)).profile)
+        profiles.append(make_profile(traffic, CalibrationOptions(budget)).profile)
     one, two, lax = (own.standards for own in profiles)
     assert one.threshold == two.threshold and (one.exemplars == two.exemplars).all()
     assert lax.threshold < one.threshold

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import structlog
 
-from detector.cli import kafka
 from detector.cli.ending import FAILED, INTERRUPTED, TRACEBACK_VARIABLE, status_of
 from detector.cli.logs import NOTHING
 from detector.cli.main import COMMANDS, main
 from detector.contracts.errors import ConfigurationError
 from detector.core.warm import warm_all
+from detector.replay import topics
 from tests.core.honest import honest
 from tests.lab.labelled import traffic, write_traffic
 from tests.sources.logs import write_jsonl
@@ -53,16 +53,16 @@ class Case:
 BARS = {"replay", "read", "rows", "accounts", "queries", "jbda"}
 """How progress bars begin."""
 
-READS = "detector.cli.kafka.Topic.__init__"
+READS = "detector.replay.topics.Topic.__init__"
 
 CASES: dict[str, Case] = {
     "demo": Case([], "detector.lab.demo.run.run_demo", settings=False),
     "run": Case([], "detector.stream.supervisor._listens", interrupted=0),
-    "scan": Case(["{input}", "--out", "{out}"], "detector.cli.scanning.scan_log", "folder", input=".jsonl"),
-    "replay": Case(["{input}", "--out", "{out}"], "detector.cli.replaying.replay", "folder", input=".jsonl"),
+    "scan": Case(["{input}", "--out", "{out}"], "detector.replay.scan.scan_log", "folder", input=".jsonl"),
+    "replay": Case(["{input}", "--out", "{out}"], "detector.replay.report.replay", "folder", input=".jsonl"),
     "calibrate": Case(
         ["--honest", "{input}", "--out", "{out}"],
-        "detector.cli.calibrating.make_profile",
+        "detector.replay.calibrate.make_profile",
         "file",
         input=".jsonl",
     ),
@@ -74,7 +74,7 @@ CASES: dict[str, Case] = {
     ),
     "explain": Case(
         ["ana", "--log", "{input}", "--out", "{out}"],
-        "detector.stream.explaining.recorded",
+        "detector.replay.principal.queries_in_logs",
         "file",
         ".html",
         input=".jsonl",
@@ -136,7 +136,7 @@ def weirguard(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     root, old = logging.getLogger(), {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     handlers, level = root.handlers[:], root.level
     monkeypatch.setenv("WEIRGUARD_KAFKA__BOOTSTRAP_SERVERS", NOWHERE)
-    monkeypatch.setattr(kafka, "_BOOTSTRAP_MILLISECONDS", 100)
+    monkeypatch.setattr(topics, "BOOTSTRAP_MILLISECONDS", 100)
 
     def run(*arguments: object, **environment: str) -> Ended:
         for name, value in environment.items():

@@ -20,20 +20,19 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from typer.testing import CliRunner, Result
 
 from detector.cli.explain import PAGE, explain
-from detector.cli.replaying import replay
 from detector.contracts.batches import cut, take
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, decision_key, encode, encode_json_query, encode_packed
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
-from detector.contracts.topics import Topics
+from detector.contracts.topics import Topics, partition_of
 from detector.core.calibration.calibrate import calibrate
 from detector.core.configuration import EngineConfig
 from detector.core.exposure import Validation
 from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
-from detector.stream.explaining import Course, follow
+from detector.replay.principal import PrincipalReplay, replay_principal
+from detector.replay.report import replay
 from detector.stream.intake import ORIGIN
 from tests.conftest import Broker
 from tests.core.honest import account, crowd, honest, of_version, thief
@@ -254,10 +253,10 @@ def publish_records(producer: KafkaProducer, topics: Topics, *records: Alert | A
     producer.flush()
 
 
-def service_course(queries: QueryBatch) -> Course:
+def service_course(queries: QueryBatch) -> PrincipalReplay:
     """What a service with these queries would put on record: its time is that of their records."""
     last = (np.arange(len(queries) - 20) // 20 * 20 + 19).tolist() + list(range(len(queries) - 20, len(queries)))
-    return follow([(queries, queries.occurred_at[last])], EngineConfig(), Policy(mode="enforce"))
+    return replay_principal([(queries, queries.occurred_at[last])], EngineConfig(), Policy(mode="enforce"))
 
 
 def test_a_service_gives_the_queries_and_the_records(topics: Topics, producer: KafkaProducer, tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from detector.contracts.findings import Alert, Audit, Evidence, Score
 from detector.core.configuration import EngineConfig
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import Standards
-from detector.stream.explaining import Course
+from detector.replay.principal import PrincipalReplay
 from tests.core.profiles import COLUMNS, profile, standards
 
 QUERIES, VERDICT = 200, 106
 Scores = dict[str, float]
 
 
-def course(scores: Scores | None = None, verdict: int | None = VERDICT, versions: Any = None) -> Course:
+def course(scores: Scores | None = None, verdict: int | None = VERDICT, versions: Any = None) -> PrincipalReplay:
     """200 queries a second; the measures in ``scores`` rise to these from the verdict, or from the middle, on."""
     scores, rows = scores or {}, np.arange(QUERIES)
     late = rows >= (QUERIES // 2 if verdict is None else verdict)
@@ -33,7 +33,7 @@ def course(scores: Scores | None = None, verdict: int | None = VERDICT, versions
     unknown = np.full(QUERIES, np.nan)
     others = dict.fromkeys(("information_gain", "coverage", "margin.pooled", "margin.all_leaves"), unknown)
     signals |= others | {"suspicion": suspicion, "prada": np.where(rows >= 100, 0.97, np.nan)}
-    return Course(
+    return PrincipalReplay(
         model="credit",
         principal="ana",
         versions=versions or ["1"] * QUERIES,

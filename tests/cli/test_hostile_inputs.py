@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from detector.cli.calibrating import Request, make_profile
-from detector.cli.honest import read_files
-from detector.cli.replaying import replay
 from detector.core.configuration import EngineConfig
 from detector.core.profile.profile import Profile
 from detector.lab.inputs import customers, table_thieves, write_log
 from detector.policy.config import Policy
+from detector.replay.calibrate import CalibrationOptions, make_profile, read_files
+from detector.replay.report import replay
 
 THIEF = table_thieves(3, 400)[1]
 Row = dict[str, Any]
@@ -26,7 +25,7 @@ Row = dict[str, Any]
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     log = tmp_path_factory.mktemp("honest") / "honest.jsonl"
     write_log(log, customers(10, 1, 60), "by name", "one probability")
-    return make_profile(read_files([log], lambda _: None), Request(0.01)).profile
+    return make_profile(read_files([log], lambda _: None), CalibrationOptions(0.01)).profile
 
 
 def _dropped(row: Row, at: int) -> Row:

@@ -14,12 +14,12 @@ from detector.cli import alerts, decisions, main, principals, screen
 from detector.cli.explanation.account import account_of
 from detector.cli.explanation.page import page
 from detector.cli.explanation.terminal import show
-from detector.cli.records import Decisions, Key
 from detector.contracts.findings import Cause, Evidence
 from detector.core.configuration import EngineConfig
 from detector.policy.config import Policy
-from detector.runtime.times import rfc3339
-from detector.stream.explaining import follow
+from detector.replay.principal import replay_principal
+from detector.replay.topics import CurrentDecisions, Key
+from detector.runtime.text import rfc3339
 from tests.cli.test_operator import alert, decision, score
 from tests.core.honest import thief
 from tests.sources.logs import write_jsonl
@@ -45,7 +45,7 @@ def standing(monkeypatch: pytest.MonkeyPatch) -> None:
     key: Key = (HOSTILE, HOSTILE)
     scored = replace(score("p", 1.2, flagged=True), model=HOSTILE, principal=HOSTILE, signals={HOSTILE: 1.0})
     for module in (decisions, principals):
-        monkeypatch.setattr(module, "read_decisions", lambda *_: Decisions({key: one}, one))
+        monkeypatch.setattr(module, "read_decisions", lambda *_: CurrentDecisions({key: one}, one))
     monkeypatch.setattr(principals, "read_scores", lambda *_: {key: scored})
     monkeypatch.setattr(principals, "read_alerts", lambda *_: [hostile_alert()])
     monkeypatch.setattr(alerts, "Topic", Nothing)
@@ -98,7 +98,7 @@ def test_what_is_printed_of_others_text_is_harmless(app: Any, arguments: list[st
 def test_an_explanation_is_harmless_on_the_terminal_and_on_its_page(capsys: pytest.CaptureFixture[str]) -> None:
     queries = replace(thief(rows=60), principals=[HOSTILE], model=HOSTILE, model_version=HOSTILE)
     engine = EngineConfig()
-    account = account_of(follow([(queries, queries.occurred_at)], engine, Policy()), engine, HOSTILE)
+    account = account_of(replay_principal([(queries, queries.occurred_at)], engine, Policy()), engine, HOSTILE)
     show(account, screen.console())
     is_harmless(capsys.readouterr().out)
     shown = page(account)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.cli import replaying
 from detector.cli.logs import check_refused
 from detector.cli.main import main
 from detector.contracts.batches import cut
@@ -19,6 +18,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.engine import EngineConfig
 from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
+from detector.replay.report import replay
 from tests.core.honest import crowd
 from tests.core.profiles import profile
 from tests.sources.flavours import separated
@@ -129,9 +129,9 @@ def test_a_row_of_another_width_is_refused_where_a_profile_is_asked_for(tmp_path
     odd = replace(other, features=np.zeros((100, 9), np.float32))
     log, own = _log(tmp_path, good, cut(odd, 0, 2), other)
     options = {"engine_config": EngineConfig(profiles=(own,)), "policy": Policy(), "must_fit": (own,)}
-    summary = replaying.replay([log], tmp_path / "out", **options)  # type: ignore[arg-type]
+    summary = replay([log], tmp_path / "out", **options)  # type: ignore[arg-type]
     assert (summary["queries"], summary["reasons"]) == (200, {"dimension": 2})
     log, _ = _log(tmp_path, good, odd)
     (tmp_path / "log.jsonl").write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[100:]))
     with pytest.raises(ConfigurationError, match="queries have 9 features, and in its profile 6"):
-        replaying.replay([log], tmp_path / "out", **options)  # type: ignore[arg-type]
+        replay([log], tmp_path / "out", **options)  # type: ignore[arg-type]

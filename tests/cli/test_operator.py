@@ -18,16 +18,15 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from typer.testing import CliRunner, Result
 
 from detector.cli import alerts, decisions, principals
-from detector.cli.kafka import Topic
 from detector.cli.operator import seconds
 from detector.contracts.codecs import decision_key, decode, encode
 from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.contracts.findings import Action, Alert, Audit, Cause, Command, Decision, Evidence, Score
-from detector.contracts.partitioning import partition_of
 from detector.contracts.principals import PrincipalHasher
-from detector.contracts.topics import Topics
+from detector.contracts.topics import Topics, partition_of
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
+from detector.replay.topics import Topic
 from detector.runtime.sections import KafkaSettings
 from tests.conftest import Broker
 
@@ -404,7 +403,7 @@ def test_a_topic_is_read_to_its_real_end_even_if_the_embedded_broker_reports_an_
 ) -> None:
     publish(topics.scores, *(score("thief", float(number)) for number in range(500)))
     with Topic(KafkaSettings(bootstrap_servers=broker.bootstrap, prefix=prefix), topics.scores) as topic:
-        assert len(list(topic.to_end())) == 500
+        assert len(list(topic.until_now())) == 500
 
 
 def test_a_missing_topic_is_named(broker: Broker, prefix: str) -> None:

@@ -13,9 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from detector.cli import replaying
 from detector.cli.main import main
-from detector.cli.replaying import Report
 from detector.contracts.batches import take
 from detector.contracts.codecs import decode
 from detector.contracts.errors import ConfigurationError
@@ -25,8 +23,9 @@ from detector.core.engine import Engine, EngineConfig, PradaConfig
 from detector.core.signals import SIGNALS
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.sources import Reading
-from detector.stream import recorded
+from detector.replay import judging
+from detector.replay.report import ReplayReport, replay
+from detector.sources import LogReader
 from detector.stream.judge import Judge
 from tests.contracts.batches import make_batch, principals_of
 from tests.core.streams import batch
@@ -53,7 +52,7 @@ def traffic() -> QueryBatch:
 
 
 def _replay(out: Path, *paths: Path, merge: bool = False, config: EngineConfig = COMPATIBLE) -> dict[str, Any]:
-    return replaying.replay(paths, out, engine_config=config, policy=Policy(), reading=Reading(merge=merge))
+    return replay(paths, out, engine_config=config, policy=Policy(), reading=LogReader(merge=merge))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -108,17 +107,15 @@ def test_rows_that_cannot_be_judged_are_counted_against_their_principal_and_accu
     portions = [DecodedQueries(piece, np.arange(len(piece))) for piece in pieces]
     portions[0].bad_rows.append(BadRow(0, "outputs", "none", "credit", "eve"))
     portions[0].bad_rows.append(BadRow(1, "syntax", "unreadable"))
-    part = recorded.Part()
+    part = judging.LogBatch()
     for portion in portions:
         part.add(0, portion)
     judge = Judge(Engine(EngineConfig()), Ledger(Policy()))
-    ((_, judgement),) = recorded._judged(judge, [part])
+    ((_, judgement),) = judging._judged(judge, [part])
     assert judgement is not None
     assert [(alert.principal, alert.signal) for alert in judgement.effects.alerts] == [("eve", "unjudged")]
-    with Report(tmp_path, [tmp_path / "log"]) as report:
-        report.judged(part, judgement.observation, judgement.effects.alerts, judgement.effects.decisions)
-        for log, bad in part.bad_rows:
-            report.refused(log, bad)
+    with ReplayReport(tmp_path, [tmp_path / "log"]) as report:
+        report.add(part, judgement)
         (eve,) = report.summary()["principals"]
     assert (eve["principal"], eve["queries"], eve["unjudged"]) == ("eve", 70, {"dimension": 35, "outputs": 1})
 
@@ -129,9 +126,9 @@ def test_the_cut_into_micro_batches_changes_nothing(
 ) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", traffic)
     config = EngineConfig(mode=mode, prada=PradaConfig(delta=0.9))
-    monkeypatch.setattr(recorded, "QUERIES_AT_ONCE", QUERIES)
+    monkeypatch.setattr(judging, "QUERIES_AT_ONCE", QUERIES)
     _replay(tmp_path / "large", log, config=config)
-    monkeypatch.setattr(recorded, "QUERIES_AT_ONCE", 37)
+    monkeypatch.setattr(judging, "QUERIES_AT_ONCE", 37)
     _replay(tmp_path / "small", log, config=config)
     for name in ("alerts.jsonl", "decisions.jsonl", "summary.json"):
         assert (tmp_path / "large" / name).read_bytes() == (tmp_path / "small" / name).read_bytes()

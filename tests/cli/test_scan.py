@@ -15,14 +15,14 @@ import pytest
 
 from detector.cli.main import main
 from detector.cli.scan_report.words import LOOKS, look_at, reasons, sentence
-from detector.cli.sieve import Sieve
 from detector.contracts.batches import concatenate, take
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.crossfit import COLUMNS
 from detector.core.calibration.scan import ScannedAccount
 from detector.core.profile.profile import Profile
 from detector.lab.query_log import Mark, QueryLog, write_query_log
-from detector.runtime.times import rfc3339
+from detector.replay.scan import Sieve
+from detector.runtime.text import rfc3339
 from tests.core.honest import crowd, honest, of_version, thief
 from tests.lab.labelled import run_of
 from tests.sources.logs import write_jsonl

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from detector.contracts.codecs.limits import RECORD_BYTES
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE
 
 _NAN, _INFINITY = float("nan"), float("inf")
 

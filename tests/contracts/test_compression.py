@@ -7,7 +7,7 @@ from kafka import codec
 from kafka.errors import KafkaTimeoutError, UnsupportedCodecError
 from kafka.record.default_records import DefaultRecordBase
 
-from detector.contracts.compression import not_read
+from detector.contracts.errors import not_read
 
 
 @pytest.mark.parametrize(

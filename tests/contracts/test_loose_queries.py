@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from detector.contracts.batches import take
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, decode_queries, encode_json_query, encode_packed
-from detector.contracts.codecs.queries_json import decode_json_run
-from detector.contracts.codecs.queries_packed import decode_packed_run, excerpt
+from detector.contracts.codecs.json_queries import decode_json_run
+from detector.contracts.codecs.packed_queries import decode_packed_run, excerpt
 from detector.contracts.queries import QueryBatch
 from tests.contracts.batches import assert_same_rows, loose_columns, make_batch, optional_columns
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, REASONS, decode_queries, encode_packed
+from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.limits import FORM_REPAIRS, REPAIRS, is_time
-from detector.contracts.codecs.queries_json import decode_json_run
-from detector.contracts.codecs.queries_packed import decode_packed_run
+from detector.contracts.codecs.packed_queries import decode_packed_run
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import names_one
 from detector.contracts.queries import DecodedRun

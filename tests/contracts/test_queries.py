@@ -22,9 +22,9 @@ from detector.contracts.codecs import (
     encode_json_query,
     encode_packed,
 )
+from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.limits import MOST_COUNTED
-from detector.contracts.codecs.queries_json import decode_json_run
-from detector.contracts.codecs.queries_packed import excerpt
+from detector.contracts.codecs.packed_queries import excerpt
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import usable_principal
 from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.batches import take
-from detector.contracts.codecs.loose_features import columns_of, named_row
-from detector.contracts.codecs.loose_outputs import output_columns, outputs_of
+from detector.contracts.codecs.loose import columns_of, named_row, output_columns, outputs_of
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.calibration.traffic import learn, plain_traffic

@@ -15,8 +15,8 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.cli.records import read_scores
 from detector.core.calibration.calibrate import calibrate
+from detector.replay.topics import read_scores
 from detector.serving import Identity
 from detector.serving.identity import AMBIGUOUS
 from tests.core.honest import crowd, thief

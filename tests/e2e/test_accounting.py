@@ -12,11 +12,11 @@ import pytest
 import typer.testing
 
 from detector.cli import principals
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, encode_packed
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Alert, Decision
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import Count, QueryBatch
+from detector.contracts.topics import partition_of
 from tests.conftest import Broker
 from tests.core.profiles import profile
 from tests.core.streams import Features, batch, linear_outputs, random

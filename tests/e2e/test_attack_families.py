@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from starlette.types import ASGIApp
 
 from detector.contracts.batches import take
-from detector.contracts.codecs.queries_packed import decode_packed
-from detector.contracts.partitioning import partition_of
+from detector.contracts.codecs.packed_queries import decode_packed
 from detector.contracts.queries import QueryBatch
+from detector.contracts.topics import partition_of
 from detector.core.state.arrays import unpack
 from detector.lab.experiment import Plan, dataset_of, victim_of
 from detector.lab.mappings import mapping_of

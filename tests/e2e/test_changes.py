@@ -10,13 +10,13 @@ import aiokafka
 import pytest
 from kafka.admin import KafkaAdminClient
 
-from detector.cli.honest import read_topic
-from detector.cli.kafka import carry_out
-from detector.contracts.codecs.json_writing import encode_json_query
+from detector.cli.operator import carry_out
+from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Action, Command, Decision
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
+from detector.contracts.topics import partition_of
+from detector.replay.calibrate import read_topic
 from detector.runtime.sections import KafkaSettings
 from detector.stream.record_time import AHEAD_SECONDS
 from detector.stream.topics import ensure, look

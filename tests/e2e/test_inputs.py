@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from detector.cli.calibrating import Request, make_profile
-from detector.cli.honest import read_files, read_topic
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Alert
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
 from detector.core.calibration.traffic import learn
 from detector.lab.inputs import FEATURES, OUTPUTS, Asked, customers, image_thieves, readers, table_thieves, write_log
+from detector.replay.calibrate import CalibrationOptions, make_profile, read_files, read_topic
 from detector.serving import QueryLogger
 from tests.conftest import Broker
 from tests.e2e.service import PARTITIONS, Service, running_service
@@ -51,7 +50,7 @@ def test_thieves_alone_are_found_and_the_topic_makes_the_same_form(
     honest, others = (customers(12, 1), customers(4, 2)) if of_table else (readers(16, 1, 60), readers(4, 2, 60))
     thieves = table_thieves(3, 60) if of_table else image_thieves(3, 200)
     write_log(tmp_path / "honest.jsonl", honest, features, outputs)
-    profile = make_profile(read_files([tmp_path / "honest.jsonl"], lambda _: None), Request(0.01)).profile
+    profile = make_profile(read_files([tmp_path / "honest.jsonl"], lambda _: None), CalibrationOptions(0.01)).profile
     (tmp_path / "m.profile").write_bytes(profile.to_bytes())
     setting = {"WEIRGUARD_DETECTION__PROFILES": json.dumps([str(tmp_path / "m.profile")])}
     with running_service(broker, prefix, tmp_path, **setting) as service:

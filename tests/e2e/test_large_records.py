@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, encode_packed
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
 from detector.core.state.arrays import unpack
 from detector.stream.record import Part, decode
 from tests.conftest import Broker

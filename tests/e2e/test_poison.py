@@ -8,8 +8,8 @@ import numpy as np
 
 from detector.contracts.codecs import decode, encode, encode_json_query
 from detector.contracts.findings import Action, Audit, Command, DeadLetter
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import QueryBatch
+from detector.contracts.topics import partition_of
 from tests.conftest import Broker
 from tests.contracts.batches import make_batch
 from tests.e2e.marked_worker import SUPERVISE

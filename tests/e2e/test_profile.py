@@ -6,13 +6,13 @@ import json
 import urllib.request
 from pathlib import Path
 
-from detector.cli.honest import read_topic
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Alert
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import calibrate
 from detector.core.calibration.traffic import accounts_of
+from detector.replay.calibrate import read_topic
 from tests.chaos.load import records
 from tests.conftest import Broker
 from tests.core.honest import crowd, thief

@@ -11,11 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from detector.contracts.codecs.json_writing import encode_json_query
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, excerpt
+from detector.contracts.codecs.json_queries import encode_json_query
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, excerpt
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.findings import Alert, Command, DeadLetter
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
 from detector.serving import Connection, Gate
 from detector.stream.intake import ORIGIN
 from detector.stream.partition import Partition

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.cli.replaying import replay
 from detector.contracts.errors import LabError
 from detector.lab.evaluation.judging import JudgedLog, judge_labelled
 from detector.lab.evaluation.results import Evaluation, Got, HonestResult, evaluation_of
 from detector.policy.config import Policy
+from detector.replay.report import replay
 from tests.contracts.batches import make_batch
 from tests.lab.labelled import COMPATIBLE, fidelity, result, run_of, traffic, write_traffic
 from tests.sources.logs import rows_of, write_parquet

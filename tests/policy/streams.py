@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from detector.contracts.findings import Action, Alert, Audit, Command, Decision, Evidence, Finding, severity_of
 from detector.contracts.queries import Count
-from detector.policy.activity import Activity, Counted, Effects, Unjudged
+from detector.policy.activity import Activity, Counted, Effects, UnjudgedRow
 from detector.policy.ledger import Ledger
 
 from .oracle import Item, Order, Published, Row, Uncharted
@@ -60,7 +60,7 @@ def activity(items: Sequence[Row | Uncharted]) -> Activity:
         learning=np.array([row.learning for row in rows], dtype=np.bool_),
         counts=counts,
         judged=np.array([not row.unjudged for row in rows], dtype=np.bool_),
-        unjudged={at: Unjudged(row.unjudged, row.version) for at, row in enumerate(rows) if row.unjudged},
+        unjudged={at: UnjudgedRow(row.unjudged, row.version) for at, row in enumerate(rows) if row.unjudged},
         score=np.array([row.score for row in rows], dtype=np.float64),
         index=np.array([row.time for row in rows], dtype=np.int64),
     )

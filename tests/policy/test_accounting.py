@@ -16,11 +16,10 @@ from detector.contracts.codecs import decode, encode
 from detector.contracts.codecs.limits import MOST_COUNTED
 from detector.contracts.errors import ConfigurationError, NewerStateLog, StateLogError
 from detector.contracts.findings import Action, Alert, Command
-from detector.policy.account import HALF, MOST_REASONS, Account
-from detector.policy.accounting import MOST_WATCHES, Accounting
+from detector.policy.accounting import HALF, MOST_REASONS, MOST_WATCHES, Accounting, PrincipalCounts
 from detector.policy.activity import Counted, Effects
 from detector.policy.allowlist import Allowlist, Exemption
-from detector.policy.config import Policy, Step
+from detector.policy.config import Policy, Rung
 from detector.policy.entry import decode_changes
 from detector.policy.ledger import Ledger
 
@@ -42,7 +41,7 @@ def run(ledger: Ledger, items: Iterable[Item]) -> Effects:
     return ledger.observe(activity([item for item in items if isinstance(item, Row | Uncharted)]))
 
 
-def held(ledger: Ledger, principal: str = "eve") -> Account:
+def held(ledger: Ledger, principal: str = "eve") -> PrincipalCounts:
     account = ledger.accounting.of((MODEL, principal))
     assert account is not None
     return account
@@ -233,7 +232,7 @@ def test_a_later_format_is_refused_and_so_is_nonsense() -> None:
 
 POLICIES = [
     Policy(mode="enforce", decision_seconds=100.0, ladder=ladder, unjudged_queries=limit)
-    for ladder in ((Step(0, Action("slow", 1.0)), Step(3, Action("refuse"))),)
+    for ladder in ((Rung(0, Action("slow", 1.0)), Rung(3, Action("refuse"))),)
     for limit in (1, 5, 30)
 ]
 
@@ -315,7 +314,7 @@ def _state(ledger: Ledger) -> object:
 
 
 def test_no_sum_of_counts_is_too_large_for_a_record() -> None:
-    account = Account(unjudged={"syntax": 2**53 - 1}, dropped={"queue": 2**53 - 1})
+    account = PrincipalCounts(unjudged={"syntax": 2**53 - 1}, dropped={"queue": 2**53 - 1})
     account.refuse("syntax", MOST_COUNTED - 1, 30)
     account.drop("queue", MOST_COUNTED - 1)
     assert (account.unjudged, account.dropped) == ({"syntax": 2**53}, {"queue": 2**53})

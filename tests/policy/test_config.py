@@ -10,7 +10,7 @@ import pytest
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action
 from detector.policy.allowlist import Allowlist, Exemption, parse_allowlist
-from detector.policy.config import Policy, Step
+from detector.policy.config import Policy, Rung
 
 SLOW, REFUSE = Action("slow", 1.0), Action("refuse")
 
@@ -25,7 +25,7 @@ def test_the_version_changes_with_any_part_and_only_then() -> None:
         {"mode": "enforce"},
         {"model_modes": {"a": "observe"}},
         {"signal_modes": {"a": "observe"}},
-        {"ladder": (Step(0, SLOW),)},
+        {"ladder": (Rung(0, SLOW),)},
         {"decision_seconds": 60.0},
         {"allowlist": Allowlist((Exemption("a", "b", "c", 1.0),))},
     ]
@@ -42,11 +42,11 @@ def test_the_version_changes_with_any_part_and_only_then() -> None:
         ({"decision_seconds": 0.0}, "decision_seconds"),
         ({"decision_seconds": float("nan")}, "decision_seconds"),
         ({"ladder": ()}, "begin with a step"),
-        ({"ladder": (Step(1, SLOW),)}, "begin with a step"),
-        ({"ladder": (Step(0, SLOW), Step(0, REFUSE))}, "more queries"),
-        ({"ladder": (Step(0, REFUSE), Step(5, SLOW))}, "harsher"),
-        ({"ladder": (Step(0, Action("slow")),)}, "queries_per_second"),
-        ({"ladder": (Step(0, Action("none")),)}, "cannot be imposed"),
+        ({"ladder": (Rung(1, SLOW),)}, "begin with a step"),
+        ({"ladder": (Rung(0, SLOW), Rung(0, REFUSE))}, "more queries"),
+        ({"ladder": (Rung(0, REFUSE), Rung(5, SLOW))}, "harsher"),
+        ({"ladder": (Rung(0, Action("slow")),)}, "queries_per_second"),
+        ({"ladder": (Rung(0, Action("none")),)}, "cannot be imposed"),
     ],
 )
 def test_an_invalid_policy_is_refused(wrong: dict[str, Any], message: str) -> None:

@@ -15,7 +15,7 @@ from detector.contracts.errors import NewerStateLog, StateLogError
 from detector.contracts.findings import Action, Audit, Command, Decision
 from detector.policy.activity import Effects
 from detector.policy.allowlist import Allowlist, Exemption
-from detector.policy.config import Policy, Step
+from detector.policy.config import Policy, Rung
 from detector.policy.ledger import MOST_CAUSES, Ledger
 
 from .oracle import Row, Uncharted
@@ -225,7 +225,7 @@ def test_a_signal_that_only_observes_does_not_soften_one_that_enforces() -> None
 
 
 def test_a_changed_policy_takes_effect_at_the_next_query() -> None:
-    ledger, stricter = Ledger(Policy()), Ledger(Policy(mode="enforce", ladder=(Step(0, REFUSE),)))
+    ledger, stricter = Ledger(Policy()), Ledger(Policy(mode="enforce", ladder=(Rung(0, REFUSE),)))
     run(ledger, suspect([1000.0]))
     stricter.load(ledger.dump(ledger.keys()))
     assert said(run(stricter, later([1001.0]))) == [("refuse", "enforce")]

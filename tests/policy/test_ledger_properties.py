@@ -9,7 +9,7 @@ from detector.contracts.codecs import decode, encode
 from detector.contracts.findings import Action, Alert, Audit, Command, Decision, Mode
 from detector.policy.activity import Effects
 from detector.policy.allowlist import Allowlist, Exemption
-from detector.policy.config import Policy, Step
+from detector.policy.config import Policy, Rung
 from detector.policy.entry import decode_changes
 from detector.policy.ledger import Ledger
 
@@ -21,8 +21,8 @@ POLICIES = st.sampled_from(
     [
         Policy(mode="enforce", decision_seconds=100.0, ladder=ladder, allowlist=allowlist, signal_modes=modes)
         for ladder in (
-            (Step(0, Action("slow", 1.0)), Step(3, Action("refuse"))),
-            (Step(0, Action("slow", 1.0)), Step(2, Action("slow", 0.25)), Step(6, Action("refuse"))),
+            (Rung(0, Action("slow", 1.0)), Rung(3, Action("refuse"))),
+            (Rung(0, Action("slow", 1.0)), Rung(2, Action("slow", 0.25)), Rung(6, Action("refuse"))),
         )
         for allowlist in (
             Allowlist(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cramjam
 import psutil
 
-from detector.runtime.bombs import MOST_BYTES, is_bomb
+from detector.runtime.odd_batches import MOST_BYTES, is_bomb
 
 
 def test_memory_is_given_back_after_a_bomb_and_after_a_large_batch() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from detector.runtime.log_repeats import EVERY_SECONDS, Repeats
+from detector.runtime.logging import EVERY_SECONDS, Repeats
 
 
 def record(at: float, name: str = "aiokafka.client", line: int = 1, text: str = "node %s") -> logging.LogRecord:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.runtime.printable import html_text, printable, printable_lines
+from detector.runtime.text import html_text, printable, printable_lines
 
 _ANY = st.text(st.characters(codec=None, exclude_categories=()))
 

@@ -15,9 +15,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from detector.contracts.errors import ConfigurationError
-from detector.runtime.health import Health
+from detector.runtime.health import Health, ProbeServer
 from detector.runtime.metrics import CONTENT_TYPE, Metrics
-from detector.runtime.probes import ProbeServer
 
 
 @pytest.fixture

@@ -21,9 +21,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import PrincipalHasher
 from detector.runtime.logging import configure_logging
 from detector.runtime.sections import KafkaSettings, LoggingSettings, secret
-from detector.runtime.settings import Settings, load_settings
-from detector.runtime.settings_keys import Key, is_private, leaf_of, leaves
-from detector.runtime.settings_variables import name_of
+from detector.runtime.settings import Key, Settings, is_private, leaf_of, leaves, load_settings, name_of
 from detector.serving import Connection
 
 MARK = "hunter2-Tr0ub4dor"

@@ -12,9 +12,7 @@ from kafka import KafkaConsumer
 from pydantic import BaseModel
 
 from detector.contracts.errors import ConfigurationError
-from detector.runtime.settings import Settings, load_settings, sources
-from detector.runtime.settings_keys import leaves
-from detector.runtime.settings_variables import name_of
+from detector.runtime.settings import Settings, leaves, load_settings, name_of, sources
 
 
 @pytest.fixture(autouse=True)

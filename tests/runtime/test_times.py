@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 
 
 @pytest.mark.parametrize(

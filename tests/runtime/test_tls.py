@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from detector.contracts.errors import ConfigurationError
-from detector.runtime.sections import KafkaSettings
-from detector.runtime.tls import tls_context
+from detector.runtime.sections import KafkaSettings, tls_context
 
 PASSPHRASE = "opens it"
 

@@ -12,10 +12,9 @@ from typing import Any
 import msgspec
 
 from detector.contracts.codecs import decode, decode_queries, encode, encode_json_query, encode_packed
-from detector.contracts.codecs.packed_form import LOOSE_SCHEMA
-from detector.contracts.codecs.queries_json import SCHEMA as JSON_SCHEMA
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, PackedQueries
-from detector.contracts.codecs.queries_packed import SCHEMA as PACKED_SCHEMA
+from detector.contracts.codecs.json_queries import SCHEMA as JSON_SCHEMA
+from detector.contracts.codecs.packed_queries import LOOSE_SCHEMA, PACKED_CONTENT_TYPE, PackedQueries
+from detector.contracts.codecs.packed_queries import SCHEMA as PACKED_SCHEMA
 from detector.contracts.codecs.records import SCHEMAS
 from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.core.owner_model import from_json, to_json

@@ -11,8 +11,8 @@ from kafka.errors import TopicAlreadyExistsError
 
 from detector.contracts.codecs import decode_queries
 from detector.contracts.findings import Decision
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import Count, DecodedQueries
+from detector.contracts.topics import partition_of
 from detector.serving import Connection
 from tests.serving.doubles import record
 

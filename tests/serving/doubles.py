@@ -9,7 +9,7 @@ from detector.contracts.codecs import decision_key, encode
 from detector.contracts.findings import Action, ActionName, Decision, Epoch, Mode
 from detector.contracts.queries import Count
 from detector.serving import Connection, Gate, QueryLogger
-from detector.serving.rows import Rows
+from detector.serving.rows import QueuedRows
 
 NOWHERE = Connection("127.0.0.1:9")
 """The discard port: nobody listens."""
@@ -71,7 +71,7 @@ class KeepingLogger(QueryLogger):
         self.unread: Counter[tuple[str, str]] = Counter()
         """Queries reported as unjudged, by principal and reason."""
 
-    def kept(self) -> list[Rows]:
+    def kept(self) -> list[QueuedRows]:
         return self._queue.take(1 << 40)
 
     def counts(self) -> list[Count]:

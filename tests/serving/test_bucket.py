@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.serving.bucket import LONGEST_SECONDS, TokenBucket
+from detector.serving.decisions import LONGEST_SECONDS, TokenBucket
 
 
 @settings(deadline=None)

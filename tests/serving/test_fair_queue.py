@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.serving.fair_queue import FairQueue
+from detector.serving.buffers import FairQueue
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ _IMPORTS = """
 import os, sys
 from detector.contracts.topics import Topics
 from detector.serving import Connection, Gate, QueryLogger
-from detector.serving.forks import load
+from detector.serving.isolation import load
 
 load()
 before = set(sys.modules)
@@ -138,15 +138,15 @@ def test_the_threads_import_nothing_once_they_have_loaded(environment: dict[str,
 
 _HELD = """
 import os, signal, threading
-from detector.serving import bucket
+from detector.serving import decisions
 from tests.serving.doubles import FedGate, KeepingLogger, decision
 
 logger, gate = KeepingLogger(), FedGate([decision("slow", rate=1.0)])
 logger.log("p", "digits", "1", [1.0], [1.0])
 logger.refused("p", "digits")
 gate.check("digits", "honest")
-owners = [logger, logger._queue, logger._tallies, logger.counters, logger._complaints, gate, gate.counters]
-for lock in [bucket._LOCK, *(owner._lock for owner in owners)]:
+owners = [logger, logger._queue, logger._tallies, logger.counters, logger._log, gate, gate.counters]
+for lock in [decisions._LOCK, *(owner._lock for owner in owners)]:
     held = threading.Event()
     threading.Thread(target=lambda: (lock.acquire(), held.set(), threading.Event().wait()), daemon=True).start()
     held.wait()

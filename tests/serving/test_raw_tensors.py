@@ -14,8 +14,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from detector.serving.asgi import kserve_routes
+from detector.serving.bodies import _TYPES
 from detector.serving.extractors import kserve_v2
-from detector.serving.raw_tensors import _TYPES
 from tests.serving.stage import Guarded
 
 PATH = "/v2/models/digits/infer"

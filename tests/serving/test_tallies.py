@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detector.contracts.queries import Count
-from detector.serving.tallies import Tallies
+from detector.serving.buffers import Tallies
 
 
 def test_counts_add_up_by_model_principal_and_kind() -> None:

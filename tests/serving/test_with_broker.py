@@ -139,7 +139,7 @@ def test_a_gate_and_a_logger_that_start_before_their_topics_find_them_later(
         create_topics(connection)
         assert gate.wait_until_ready(20)
         assert until(lambda: logger.snapshot()["sent"] == 1)
-    assert [entry for entry in caplog.records if entry.name == "detector.serving.follower"] == []
+    assert [entry for entry in caplog.records if entry.name == "detector.serving.decision_reader"] == []
 
 
 def test_a_gate_whose_topic_never_comes_says_so(broker: Broker, prefix: str, caplog: pytest.LogCaptureFixture) -> None:

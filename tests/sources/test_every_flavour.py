@@ -10,16 +10,16 @@ import pytest
 
 from detector.contracts.batches import concatenate
 from detector.contracts.queries import QueryBatch
-from detector.sources import FORMATS, Reading, files_of, format_of
+from detector.sources import FORMATS, LogReader, files_of, format_of
+from detector.sources.files import suffix_of
 from detector.sources.mapping import parse_map
-from detector.sources.paths import suffix_of
 from tests.contracts.batches import assert_same_rows
 from tests.sources.flavours import FLAVOURS, ROWS, Flavour, named, plain
 
 
 def _read(flavour: Flavour, folder: Path) -> tuple[QueryBatch, list[str]]:
     told: list[str] = []
-    reading = Reading(parse_map([flavour.map]), told.append)
+    reading = LogReader(parse_map([flavour.map]), told.append)
     portions = [
         portion for path in files_of([flavour.write(folder)]) for portion in format_of(path).read(path, reading)
     ]

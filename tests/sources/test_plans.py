@@ -13,10 +13,10 @@ import pytest
 from detector.contracts.batches import concatenate
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
-from detector.sources import Reading, format_of, open_logs
-from detector.sources.looks import Look
-from detector.sources.mapping import Source, parse_map, quoted
-from detector.sources.proposing import feature_columns
+from detector.sources import LogReader, format_of, open_logs
+from detector.sources.kinds import ColumnLook
+from detector.sources.mapping import ColumnSource, parse_map, quoted
+from detector.sources.plan import feature_columns
 from tests.contracts.batches import principals_of
 from tests.sources.flavours import lines, separated
 
@@ -58,7 +58,7 @@ def write(folder: Path, rows: list[Row], suffix: str = ".csv") -> Path:
 def read(path: Path, map_: str = "") -> tuple[QueryBatch, list[str]]:
     """The one batch in ``path``, and what was said aloud."""
     told: list[str] = []
-    portions = list(format_of(path).read(path, Reading(parse_map([map_]), told.append)))
+    portions = list(format_of(path).read(path, LogReader(parse_map([map_]), told.append)))
     assert [bad for portion in portions for bad in portion.bad_rows] == []
     (batch,) = concatenate(portion.batch for portion in portions if portion.batch is not None)
     return batch, told
@@ -138,7 +138,7 @@ def test_without_times_rows_are_a_second_apart_over_all_logs(tmp_path: Path, suf
     told: list[str] = []
     rows = rows if suffix == ".jsonl" else [row | {"features": str(row["features"])} for row in rows]
     paths = [write(tmp_path / name, rows, suffix) for name in "abc"]
-    logs = open_logs(paths, Reading({}, told.append))
+    logs = open_logs(paths, LogReader({}, told.append))
     batches = [portion.batch for log in logs for portion in log if portion.batch is not None]
     assert [time for batch in batches for time in batch.occurred_at] == list(range(1, 10))
     assert {batch.output_kind for batch in batches} == {"none"}
@@ -174,7 +174,7 @@ def test_outputs_may_be_labels_or_the_kind_that_is_said(tmp_path: Path, suffix: 
 
 def test_a_row_without_outputs_among_others_was_told_nothing(tmp_path: Path) -> None:
     path = write(tmp_path, table(4, score=lambda at: None if at == 2 else 0.5))
-    reading = Reading(parse_map(["principal=user_id,occurred_at=ts,features=age,outputs=score"]))
+    reading = LogReader(parse_map(["principal=user_id,occurred_at=ts,features=age,outputs=score"]))
     batches = [portion.batch for portion in format_of(path).read(path, reading) if portion.batch is not None]
     assert [(batch.output_kind, len(batch)) for batch in batches] == [("unstated", 2), ("none", 1), ("unstated", 1)]
 
@@ -219,7 +219,7 @@ def test_any_name_can_be_quoted(name: str) -> None:
 
 
 def test_patterns_mean_what_is_left() -> None:
-    source = Source(("f_*", "age"))
+    source = ColumnSource(("f_*", "age"))
     assert [name for name in ("f_1", "age", "f", "xf_1") if source.matches(name)] == ["f_1", "age"]
 
 
@@ -229,7 +229,7 @@ def test_files_that_have_the_same_columns_are_read_alike(tmp_path: Path) -> None
     (tmp_path / "next").mkdir()
     odd = table(4, age="?", occurred_at=2.0, principal="a", outputs=0.5, user_id=None, ts=None, score=None)
     second = write(tmp_path / "next", odd)
-    reading = Reading()
+    reading = LogReader()
     portions = [portion for path in (first, second) for portion in format_of(path).read(path, reading)]
     bad = [bad for portion in portions for bad in portion.bad_rows]
     assert [(one.row, one.detail) for one in bad] == [(row, "age is '?', which is no number") for row in range(4)]
@@ -254,7 +254,7 @@ def test_of_files_with_the_same_columns_each_has_its_own_unit_of_time(tmp_path: 
         "outputs": [0.5, 0.5],
     }
     times: list[float] = []
-    reading = Reading()
+    reading = LogReader()
     for name, time in (
         ("a", 1.7e9),
         ("b", 1_700_000_001_000),
@@ -273,5 +273,7 @@ def test_what_looks_like_an_id_a_time_or_the_truth_is_no_feature() -> None:
     features = ["V1", "body_mass_index", "is_new", "keyword_count", "timeless", "Age"]
     ids = ["__index_level_0__", "Unnamed: 0", "requestId", "ip", "api_key_hash"]
     others = ["updated_at", "latency_ms", "y_true", "p_a", "p_b"]
-    looks = {name: Look("number") for name in (*ids, *others, *features)} | {"city": Look("text", varied=True)}
+    looks = {name: ColumnLook("number") for name in (*ids, *others, *features)} | {
+        "city": ColumnLook("text", varied=True)
+    }
     assert feature_columns(looks, ()) == tuple(features)

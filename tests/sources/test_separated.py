@@ -31,7 +31,7 @@ def test_rows_and_their_places_are_those_of_a_slow_reader(
     csv.writer(file, lineterminator=end, quoting=quoting).writerows(rows)  # type: ignore[arg-type]
     text = file.getvalue() if is_ended else file.getvalue().removesuffix(end)
     expected = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
-    form = separated._Form(("x", "y", "z"), ",")
+    form = separated._Header(("x", "y", "z"), ",")
     good: dict[int, list[str]] = {}
     bad: list[int] = []
     start = 0

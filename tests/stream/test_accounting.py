@@ -11,8 +11,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs.json_writing import encode_json_query
-from detector.contracts.codecs.queries_packed import encode_packed
+from detector.contracts.codecs.json_queries import encode_json_query
+from detector.contracts.codecs.packed_queries import encode_packed
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Score
 from detector.contracts.queries import BadRow, Count, QueryBatch

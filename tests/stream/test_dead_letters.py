@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from detector.contracts.codecs import decode_queries, encode_json_query, encode_packed
 from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
-from detector.contracts.codecs.queries_packed import excerpt
+from detector.contracts.codecs.packed_queries import decode_packed_run, excerpt
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import DeadLetter
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import BadRow, Count
+from detector.contracts.topics import partition_of
 from detector.runtime.sections import KafkaSettings
 from detector.stream.dead_letters import LETTER, DeadLetters, LetterLimits, Letters, cut_letter, faults_of
 from detector.stream.intake import POISON, Receiver, SourceRecord
@@ -199,15 +199,13 @@ def test_cutting_a_letter_leaves_its_headers() -> None:
 def test_a_record_that_the_decoder_fails_on_is_poison_at_once_and_its_neighbours_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from detector.contracts.codecs import queries_packed
     from detector.stream import intake
 
     def failing(values: list[bytes | None], timestamps: list[float | None]) -> Any:
         if any(b"marked" in (value or b"") for value in values):
             raise RecursionError("deep")
-        return real(values, timestamps)
+        return decode_packed_run(values, timestamps)
 
-    real = queries_packed.decode_packed_run
     monkeypatch.setattr(intake, "decode_packed_run", failing)
     ids = [["a", "b"], ["marked", "c"], ["d", "e"]]
     records = [

@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from detector.core.engine import Engine
 from detector.policy.ledger import Ledger
-from detector.runtime.settings import Settings
-from detector.runtime.settings_keys import leaves
+from detector.runtime.settings import Settings, leaves
 from detector.stream.building import engine_config, policy_of
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.dead_letters import LetterLimits

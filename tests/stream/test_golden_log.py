@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from detector.core.state.arrays import unpack
-from detector.policy.alerts import UNCALIBRATED
 from detector.policy.entry import Entry, decode_changes
+from detector.policy.records import UNCALIBRATED
 from detector.stream.partition import Partition
 from detector.stream.record import FORMAT, decode
 from tests.stream.golden import GOLDEN, RECORDS, WRITTEN, golden_world

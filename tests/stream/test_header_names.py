@@ -13,7 +13,7 @@ from kafka.record import MemoryRecords as KafkaPythonRecords
 
 from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
 from detector.runtime import odd_batches
-from detector.runtime.bombs import MOST_BYTES, is_bomb
+from detector.runtime.odd_batches import MOST_BYTES, is_bomb
 from detector.stream.header_names import LenientRecords
 
 _GOOD, _BAD = b"HHHH", b"\xff\xfeHH"

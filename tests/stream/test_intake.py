@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 from detector.contracts.batches import COLUMNS
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, decode_queries, encode_json_query, encode_packed
-from detector.contracts.codecs.queries_json import decode_json_run
-from detector.contracts.codecs.queries_packed import decode_packed_run
+from detector.contracts.codecs.json_queries import decode_json_run
+from detector.contracts.codecs.packed_queries import decode_packed_run
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.partitioning import partition_of
 from detector.contracts.queries import BadRow, Count, QueryBatch
-from detector.contracts.topics import Topics
+from detector.contracts.topics import Topics, partition_of
 from detector.stream.intake import ORIGIN, Intake, Receiver, SourceRecord
 from detector.stream.record import Message
 from tests.contracts.batches import make_batch, optional_columns

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs.json_writing import encode_json_query
-from detector.contracts.codecs.queries_packed import encode_packed
+from detector.contracts.codecs.json_queries import encode_json_query
+from detector.contracts.codecs.packed_queries import encode_packed
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.errors import OwnershipLost, StateLogHole
 from detector.contracts.findings import Action, Audit, Command, DeadLetter
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
 from detector.stream.intake import ORIGIN, SourceRecord
 from detector.stream.partition import Partition
 from detector.stream.record import StateRecord

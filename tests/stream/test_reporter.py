@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from detector.contracts.findings import Action, Command
-from detector.policy.account import Account
+from detector.policy.accounting import PrincipalCounts
 from detector.runtime.health import QUIET_SECONDS, Health
 from detector.runtime.metrics import Metrics, new_metrics
 from detector.stream.care import Care
@@ -85,7 +85,7 @@ def test_the_state_that_is_counted_has_suspects_and_accounts_of_unjudged_queries
     ledger.command(Command("c1", "add", 0.0, "eve", "m", "ana", "why", action=order, duration_seconds=60.0), 0.0)
     rig.reporter.survey([partition], {}, {})
     assert rig.value("state_bytes") - before == ledger.nbytes > 0
-    ledger.accounting.absorb((1, msgspec.msgpack.encode((1, [("m", "bo", Account({"empty": 1}))], []))))
+    ledger.accounting.absorb((1, msgspec.msgpack.encode((1, [("m", "bo", PrincipalCounts({"empty": 1}))], []))))
     rig.reporter.survey([partition], {}, {})
     assert rig.value("state_bytes") - before == ledger.nbytes + ledger.accounting.nbytes > ledger.nbytes
 

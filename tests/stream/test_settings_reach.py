@@ -25,8 +25,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action
 from detector.policy.allowlist import Allowlist
 from detector.runtime import settings as loading
-from detector.runtime.settings import Settings
-from detector.runtime.settings_keys import leaves
+from detector.runtime.settings import Settings, leaves
 from detector.stream import supervisor, topics, worker
 from detector.stream.app import credentials
 from detector.stream.building import policy_of

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from detector.contracts.batches import take
-from detector.contracts.codecs.queries_packed import PACKED_CONTENT_TYPE, encode_packed
+from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig

@@ -11,7 +11,7 @@ from detector.cli.explanation.weighing import Weighing, telling, weigh
 from detector.contracts.findings import Alert, Audit
 from detector.core.configuration import EngineConfig
 from detector.core.profile.profile import Profile
-from detector.stream.explaining import Course
+from detector.replay.principal import PrincipalReplay
 
 _DECIDED = ("decision", "release")
 
@@ -35,7 +35,7 @@ class Account:
     without a profile. ``telling``: the measures that get a plot. ``notes``: sentences on possible differences from
     the running service."""
 
-    course: Course
+    course: PrincipalReplay
     config: EngineConfig
     source: str
     then_row: int
@@ -58,7 +58,7 @@ class Account:
 
 
 def account_of(
-    course: Course,
+    course: PrincipalReplay,
     config: EngineConfig,
     source: str,
     *,
@@ -87,13 +87,13 @@ def account_of(
     )
 
 
-def _then(course: Course) -> int:
+def _then(course: PrincipalReplay) -> int:
     if course.verdict is not None:
         return course.verdict
     return len(course) - 1 if np.isnan(course.score).all() else int(np.nanargmax(course.score))
 
 
-def _profile(config: EngineConfig, course: Course, row: int) -> Profile | None:
+def _profile(config: EngineConfig, course: PrincipalReplay, row: int) -> Profile | None:
     """Returns the profile that judges the query ``row``, or None."""
     key = course.model, course.versions[row]
     return next((own for own in config.judging if (own.model, own.model_version) == key), None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.runtime.printable import html_text
+from detector.runtime.text import html_text
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from detector.cli.explanation.tables import Table, events, facts, silent, weight
 from detector.cli.explanation.weighing import names_in
 from detector.cli.explanation.words import UNIT, basis, headline, verdict
 from detector.core.profile.standards import MAX_CONTRIBUTION
-from detector.runtime.printable import html_text
+from detector.runtime.text import html_text
 
 _STYLE = (
     ":root{color-scheme:light dark;--page:#fff;--ink:#1f2328;--soft:#59636e;--line:#dfe4ea;--panel:#f6f8fa;"

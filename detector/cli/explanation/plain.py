@@ -8,7 +8,7 @@ from typing import Any
 from detector.cli.explanation.account import Account
 from detector.cli.explanation.weighing import Weighing
 from detector.cli.explanation.words import basis, verdict
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 
 
 def plain(account: Account) -> dict[str, Any]:

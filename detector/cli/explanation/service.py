@@ -9,14 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from detector.cli.kafka import Topic
-from detector.cli.records import read_alerts, read_audits, read_scores
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Score
-from detector.contracts.partitioning import partition_of
+from detector.contracts.topics import partition_of
+from detector.replay.principal import (
+    OwnQueries,
+    PrincipalReplay,
+    TimedQueries,
+    queries_after,
+    queries_in_partition,
+    queries_of,
+)
+from detector.replay.topics import Topic, read_alerts, read_audits, read_scores
 from detector.runtime.sections import KafkaSettings
-from detector.runtime.times import rfc3339
-from detector.stream.explaining import Course, OwnQueries, Timed, later, queries_of, streamed
+from detector.runtime.text import rfc3339
 from detector.stream.intake import SourceRecord
 
 _CLEARED = "clear"
@@ -44,7 +50,7 @@ def read_queries(kafka: KafkaSettings, principal: str) -> OwnQueries:
         sources = _source("queries", queries), _source("rekeyed", rekeyed)
         records = merge(*sources, key=lambda record: record.timestamp)
         partition = partition_of(principal, len(queries))
-        own = queries_of(principal, streamed(records, partition, len(queries), topics))
+        own = queries_of(principal, queries_in_partition(records, partition, len(queries), topics))
     if not own.by_model:
         own.names.update(name for _, name in read_scores(kafka))
     return own
@@ -56,15 +62,15 @@ def read_records(kafka: KafkaSettings, model: str, principal: str) -> OnRecord:
     return OnRecord(alerts, audits, read_scores(kafka).get((model, principal)))
 
 
-def since_cleared(queries: list[Timed], known: OnRecord) -> list[Timed]:
+def since_cleared(queries: list[TimedQueries], known: OnRecord) -> list[TimedQueries]:
     """Drops the ``queries`` before the last clear. Raises ConfigurationError if none is left."""
-    kept = later(queries, known.cleared_at)
+    kept = queries_after(queries, known.cleared_at)
     if not kept:
         raise ConfigurationError(f"the account was cleared at {rfc3339(known.cleared_at)} and has sent no query since")
     return kept
 
 
-def placed(known: OnRecord, course: Course) -> list[tuple[int, Alert | Audit]]:
+def placed(known: OnRecord, course: PrincipalReplay) -> list[tuple[int, Alert | Audit]]:
     """Returns the records since the first query of ``course``, in order, each with the query that caused it."""
     everything: list[Alert | Audit] = [*known.alerts, *known.audits]
     records = [one for one in everything if one.occurred_at >= course.time[0]]
@@ -78,7 +84,7 @@ def placed(known: OnRecord, course: Course) -> list[tuple[int, Alert | Audit]]:
     return sorted(zip(rows, records, strict=True), key=lambda own: (own[0], own[1].occurred_at))
 
 
-def notes(known: OnRecord, course: Course, configuration: str) -> Iterator[str]:
+def notes(known: OnRecord, course: PrincipalReplay, configuration: str) -> Iterator[str]:
     """Yields sentences on how the service's results may differ from this replay of its topics."""
     if known.cleared_at > -np.inf:
         yield f"The account was cleared at {rfc3339(known.cleared_at)}; earlier queries do not count."
@@ -105,7 +111,7 @@ def _source_record(name: str, record: Any) -> SourceRecord:
     return SourceRecord(name, record.offset, seconds, record.key, record.value, headers)
 
 
-def _lost(known: OnRecord, course: Course) -> int:
+def _lost(known: OnRecord, course: PrincipalReplay) -> int:
     """Returns the number of queries that the service counted and the topics no longer hold."""
     score = known.score
     if score is None:
@@ -115,7 +121,7 @@ def _lost(known: OnRecord, course: Course) -> int:
     return max(score.judged + score.repeats - len(course), 0)
 
 
-def _row_of(alert: Alert, course: Course) -> int:
+def _row_of(alert: Alert, course: PrincipalReplay) -> int:
     """Returns the row by query number if all queries are present, else by time."""
     for version in dict.fromkeys(course.versions):
         rows = [row for row, own in enumerate(course.versions) if own == version]
@@ -125,5 +131,5 @@ def _row_of(alert: Alert, course: Course) -> int:
     return _row_at(alert.occurred_at, course)
 
 
-def _row_at(time: float, course: Course) -> int:
+def _row_at(time: float, course: PrincipalReplay) -> int:
     return min(int(np.searchsorted(course.time, time)), len(course) - 1)

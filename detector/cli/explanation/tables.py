@@ -9,7 +9,7 @@ from itertools import chain
 from detector.cli.explanation.account import Account
 from detector.cli.explanation.weighing import Weighing
 from detector.cli.explanation.words import count, number
-from detector.runtime.times import rfc3339
+from detector.runtime.text import rfc3339
 
 _LEAST = 0.05
 """Scores below this are not shown."""

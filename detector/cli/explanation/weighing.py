@@ -11,7 +11,7 @@ from detector.core.measures import MEASURES
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import unexplained
 from detector.core.signals.suspicion import CHANGE
-from detector.stream.explaining import Course
+from detector.replay.principal import PrincipalReplay
 
 Floats = NDArray[np.float64]
 
@@ -65,17 +65,17 @@ def about(name: str) -> str:
     return MEASURES[name].about if name in MEASURES else _ABOUT.get(name, name)
 
 
-def names_in(course: Course) -> list[str]:
+def names_in(course: PrincipalReplay) -> list[str]:
     """Returns the names of the measures that suspicion uses."""
     return [name.removeprefix(_FIGURE) for name in course.signals if name.startswith(_FIGURE)]
 
 
-def scores_of(course: Course, name: str) -> Floats:
+def scores_of(course: PrincipalReplay, name: str) -> Floats:
     """Returns float64 (n,): the deviation in the measure ``name`` as of each query."""
     return course.signals[f"{_FIGURE}{name}"]
 
 
-def weigh(course: Course, row: int, profile: Profile | None) -> Weighing | None:
+def weigh(course: PrincipalReplay, row: int, profile: Profile | None) -> Weighing | None:
     """Returns the contributions at ``row``, or None without a profile or before suspicion has a value."""
     if profile is None or np.isnan(course.signals["suspicion"][row]):
         return None
@@ -90,7 +90,7 @@ def weigh(course: Course, row: int, profile: Profile | None) -> Weighing | None:
     return Weighing(row, left, standards.threshold, tuple(parts), _explained(scores, left))
 
 
-def telling(course: Course, profile: Profile) -> list[str]:
+def telling(course: PrincipalReplay, profile: Profile) -> list[str]:
     """Returns the measures whose contribution to D under ``profile`` is ever large, at least three, largest first."""
     names = names_in(course)
     rows = np.flatnonzero(~np.isnan(course.signals["suspicion"]) & _under(course, profile))
@@ -100,7 +100,7 @@ def telling(course: Course, profile: Profile) -> list[str]:
     return [names[at] for at in order[: max(int((most >= _SEEN_AT).sum()), _FEWEST)]]
 
 
-def _under(course: Course, profile: Profile) -> NDArray[np.bool_]:
+def _under(course: PrincipalReplay, profile: Profile) -> NDArray[np.bool_]:
     return np.array([version == profile.model_version for version in course.versions])
 
 

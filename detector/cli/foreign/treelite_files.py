@@ -11,7 +11,7 @@ from detector.cli.foreign.libraries import library
 from detector.contracts.errors import ConfigurationError
 from detector.core.owner_model import Features, OwnerModel, Tree
 from detector.core.owner_model.models import Link
-from detector.runtime.text_files import read_text
+from detector.runtime.text import read_text
 
 _LINKS: dict[str, Link] = {
     "identity": "identity",

@@ -7,15 +7,15 @@ from typing import Any
 
 import detector
 from detector.cli.scan_report.words import look_at, not_seen, reasons
-from detector.cli.scanning import Report, Scanned, times
 from detector.core.calibration.calibrate import CONFIDENCE
 from detector.core.calibration.scan import ScannedAccount
-from detector.runtime.times import rfc3339
+from detector.replay.scan import ScannedVersion, ScanReport, times
+from detector.runtime.text import rfc3339
 
 _LEAST_ADDED = 0.05
 
 
-def record(report: Report, profiles: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     """Returns the content of ``scan.json``. ``profiles``: the file name for each model version."""
     accounts = [_account(version, own) for version in report.scanned for own in version.scan.accounts]
     return {
@@ -33,7 +33,7 @@ def record(report: Report, profiles: Mapping[tuple[str, str], str]) -> dict[str,
     }
 
 
-def _model(version: Scanned, profile: str) -> dict[str, Any]:
+def _model(version: ScannedVersion, profile: str) -> dict[str, Any]:
     screened = version.scan.screened
     calibration, achieved = screened.calibration, screened.achieved
     reference, (least, most) = calibration.profile.reference, calibration.moves
@@ -64,7 +64,7 @@ def _model(version: Scanned, profile: str) -> dict[str, Any]:
     }
 
 
-def _account(version: Scanned, own: ScannedAccount) -> dict[str, Any]:
+def _account(version: ScannedVersion, own: ScannedAccount) -> dict[str, Any]:
     queries = version.accounts[own.name]
     first, last = times(queries)
     crossed = own.crossed

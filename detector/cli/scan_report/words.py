@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from detector.cli.explanation.words import count
-from detector.cli.scanning import Report, Scanned
 from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
 from detector.core.calibration.scan import ENOUGH, FAMILIES, ScannedAccount
 from detector.core.measures.base import Family
 from detector.core.signals.suspicion import CHANGE
+from detector.replay.scan import ScannedVersion, ScanReport
 
 LOOKS = {
     "novelty": "queries far from those of all other accounts",
@@ -44,7 +44,7 @@ _ADVICE: dict[Family, str] = {
 _MOST_REASONS, _LEAST_SHARE, _LEAST = 4, 0.1, 0.5
 
 
-def headline(report: Report) -> str:
+def headline(report: ScanReport) -> str:
     """Returns how many accounts stand out, of how many."""
     every = [own for version in report.scanned for own in version.scan.accounts]
     number = sum(own.stands_out for own in every)
@@ -78,7 +78,7 @@ def sentence(own: ScannedAccount) -> str:
     return f"{own.score:.1f} times the line, crossed at query {own.crossed + 1:,} of {own.queries:,}{with_others}{kept}"
 
 
-def sureness(version: Scanned) -> Iterator[str]:
+def sureness(version: ScannedVersion) -> Iterator[str]:
     """Yields sentences on how reliable the scan is."""
     screened = version.scan.screened
     calibration, achieved = screened.calibration, screened.achieved
@@ -104,7 +104,7 @@ def sureness(version: Scanned) -> Iterator[str]:
     )
 
 
-def not_seen(report: Report) -> Iterator[str]:
+def not_seen(report: ScanReport) -> Iterator[str]:
     """Yields sentences on what was skipped."""
     refused, sieve = report.log.refused, report.log.sieve
     if refused:

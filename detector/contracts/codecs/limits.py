@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import CONTROL
 
 RECORD_BYTES: Final = 1_048_576
@@ -105,3 +106,18 @@ def all_plain(texts: list[str], characters: int) -> bool:
 def is_time(seconds: float) -> bool:
     """Returns whether ``seconds`` since 1970 is before the year 10000; False for NaN."""
     return 0.0 <= seconds < LATEST_TIME
+
+
+def check_size(value: bytes | None) -> bytes:
+    """Returns ``value``. Raises InvalidRecord unless it has one to RECORD_BYTES bytes."""
+    if not value:
+        raise InvalidRecord("empty", "the record has no value; send one query or one packed batch")
+    if len(value) > RECORD_BYTES:
+        raise InvalidRecord("too-large", f"the value has {len(value)} bytes; send at most {RECORD_BYTES}")
+    return value
+
+
+def check_schema(found: str | None, schema: str) -> None:
+    """Raises InvalidRecord unless ``found`` is ``schema``."""
+    if found != schema:
+        raise InvalidRecord("schema", f"the schema field is {str(found)[:64]!r}; this version reads {schema!r}")

@@ -7,16 +7,26 @@ fields. The same rules apply in both directions: every reader accepts what ``enc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache
 from math import isfinite
 from typing import Any, Final, TypeVar
 
-from detector.contracts.codecs.limits import TEXT_CHARACTERS, is_time
-from detector.contracts.codecs.reading import Envelope, check_schema, check_size, read
+from detector.contracts.codecs.limits import TEXT_CHARACTERS, check_schema, check_size, is_time
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Action, Alert, Audit, Cause, Command, DeadLetter, Decision, Evidence, Score
 from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, names_one, plain
 
+_EXCERPT = 200
+"""Maximum number of characters of msgspec's message: it quotes the refused value in full."""
+
+
+@dataclass(slots=True)
+class Envelope:
+    """The only field that is read before the record is validated."""
+
+
+T = TypeVar("T")
 Record = Alert | Decision | Command | Audit | Score | DeadLetter
 R = TypeVar("R", Alert, Decision, Command, Audit, Score, DeadLetter)
 
@@ -49,10 +59,45 @@ def encode(record: Record) -> bytes:
 def decode(kind: type[R], value: bytes | None) -> R:
     """Returns the record of class ``kind`` in ``value``. Raises only InvalidRecord."""
     data = check_size(value)
-    check_schema(read(data, _envelope(), _envelope(), SCHEMAS[kind]).schema, SCHEMAS[kind])
-    record: R = read(data, _decoders()[kind], _envelope(), SCHEMAS[kind])
+    check_schema(_read(data, _envelope(), _envelope(), SCHEMAS[kind]).schema, SCHEMAS[kind])
+    record: R = _read(data, _decoders()[kind], _envelope(), SCHEMAS[kind])
     _CHECKS[kind](record)
     return record
+
+
+@dataclass(slots=True)
+class _Envelope:
+    """The only field that is read before the record is validated."""
+
+    schema: str | None = None
+
+
+def _read(value: bytes, decode: Callable[[bytes], T], envelope: Callable[[bytes], _Envelope], schema: str) -> T:
+    """Returns ``decode(value)``. Raises InvalidRecord for every error in it.
+
+    Calls ``envelope`` only after a failure, so that a record of a later version is refused because of its version, not
+    its shape.
+    """
+    import msgspec
+
+    try:
+        return decode(value)
+    except msgspec.ValidationError as error:
+        found = _schema_of(value, envelope)
+        if found is not None:
+            check_schema(found, schema)
+        raise InvalidRecord("structure", str(error)[:_EXCERPT]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRecord("syntax", str(error)[:_EXCERPT]) from None
+
+
+def _schema_of(value: bytes, envelope: Callable[[bytes], _Envelope]) -> str | None:
+    import msgspec
+
+    try:
+        return envelope(value).schema
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 @cache
@@ -70,10 +115,10 @@ def _decoders() -> dict[type[Record], Callable[[bytes], Any]]:
 
 
 @cache
-def _envelope() -> Callable[[bytes], Envelope]:
+def _envelope() -> Callable[[bytes], _Envelope]:
     import msgspec
 
-    return msgspec.json.Decoder(Envelope).decode
+    return msgspec.json.Decoder(_Envelope).decode
 
 
 def _check_names(**names: str) -> None:

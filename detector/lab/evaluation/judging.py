@@ -13,7 +13,7 @@ from detector.core.engine import EngineConfig
 from detector.core.profile.profile import Profile
 from detector.lab.query_log import Run, read_run
 from detector.policy.config import Policy
-from detector.stream.recorded import judge_logs
+from detector.replay.judging import judge_logs
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from detector.lab.evaluation.picture import picture
 from detector.lab.evaluation.results import AttackResult, Evaluation, Got, HonestResult
 from detector.lab.evaluation.words import answer, headline, percent
-from detector.runtime.printable import html_text, printable
+from detector.runtime.text import html_text, printable
 
 HTML, MARKDOWN, PICTURE = "report.html", "report.md", "picture.svg"
 

@@ -1,0 +1,142 @@
+"""The records that the policy publishes: ids, revisions of alerts, and audits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+from detector.contracts.codecs.limits import TEXT_CHARACTERS
+from detector.contracts.findings import Alert, Audit, Command, Decision, Evidence, Finding, severity_of
+from detector.policy.accounting import UNJUDGED
+from detector.policy.activity import Counted, Key
+from detector.policy.allowlist import Exemption
+
+
+def content_id(*parts: object, size: int = 16) -> str:
+    """BLAKE2b over ``parts`` (strings, numbers, lists of them) as JSON: ``2 * size`` hexadecimal digits."""
+    text = json.dumps(parts, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+
+
+UNCALIBRATED = "uncalibrated"
+"""The reason given with a cause whose verdict rests on no profile."""
+
+
+def first_alert(finding: Finding, episode: int, now: float, configuration: str, suppressed_by: str | None) -> Alert:
+    """Revision 1 of the alert on ``finding``, at policy time ``now``, seconds."""
+    return Alert(
+        id=content_id("alert", finding.model, finding.principal, finding.signal, episode),
+        occurred_at=now,
+        model=finding.model,
+        model_version=finding.model_version,
+        principal=finding.principal,
+        signal=finding.signal,
+        episode=episode,
+        severity=finding.severity,
+        score=finding.score,
+        threshold=finding.threshold,
+        query_index=finding.query_index,
+        evidence=_floats(finding.evidence),
+        configuration=configuration,
+        profile=finding.profile,
+        suppressed_by=suppressed_by,
+        calibrated=None if finding.signal == UNJUDGED else finding.profile is not None,
+    )
+
+
+def _floats(evidence: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
+    """Makes all values floats: an int would be encoded differently after a recovery, and change a repeated alert."""
+    return tuple(
+        Evidence(item.name, float(item.value), item.unit, None if item.threshold is None else float(item.threshold))
+        for item in evidence
+    )
+
+
+def risen(
+    alert: Alert, now: float, score: float, query_index: int, suppressed_by: str | None, evidence: tuple[Evidence, ...]
+) -> Alert:
+    """The next revision of ``alert``: the query ``query_index`` raised its severity."""
+    return replace(
+        alert,
+        occurred_at=now,
+        severity=severity_of(score),
+        score=score,
+        query_index=query_index,
+        evidence=_floats(evidence),
+        suppressed_by=suppressed_by,
+        revision=alert.revision + 1,
+    )
+
+
+def shortened(text: str) -> str:
+    """``text``, cut to the length that a record may hold."""
+    return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 3] + "..."
+
+
+def decision_audit(decision: Decision) -> Audit:
+    """Records that ``decision`` was published."""
+    release = decision.action.name == "none"
+    origins = ", ".join(cause.origin for cause in decision.causes)
+    detail: dict[str, str | float] = {
+        "decision": decision.id,
+        "action": decision.action.name,
+        "mode": decision.mode,
+        "expires_at": decision.expires_at,
+        "policy_version": decision.policy_version,
+    }
+    if decision.action.queries_per_second is not None:
+        detail["queries_per_second"] = decision.action.queries_per_second
+    return Audit(
+        id=content_id("audit", decision.id),
+        occurred_at=decision.issued_at,
+        kind="release" if release else "decision",
+        model=decision.model,
+        principal=decision.principal,
+        actor="policy",
+        summary="released" if release else shortened(f"{decision.action.name} ({decision.mode}) for {origins}"),
+        detail=detail,
+    )
+
+
+def withheld_audit(key: Key, signal: str, episode: int, exemption: Exemption, now: float) -> Audit:
+    """Records that ``signal`` gives no decision, because the principal is exempt."""
+    return Audit(
+        id=content_id("withheld", *key, signal, episode),
+        occurred_at=now,
+        kind="decision_withheld",
+        model=key[0],
+        principal=key[1],
+        actor="policy",
+        summary=f"no decision for {signal}: {exemption}",
+        detail={"signal": signal, "owner": exemption.owner, "until": exemption.expires_at},
+    )
+
+
+def missing_audit(counted: Counted) -> Audit:
+    """Records that a logger dropped queries, which therefore count in no verdict."""
+    count = counted.count
+    return Audit(
+        id=content_id("missing", count.model, count.principal, count.queries, count.occurred_at, counted.time),
+        occurred_at=counted.time,
+        kind="queries_missing",
+        model=count.model,
+        principal=count.principal,
+        actor="logger",
+        summary=f"{count.queries} queries were dropped before they were logged, and not judged",
+        detail={"queries": count.queries, "counted_at": count.occurred_at},
+    )
+
+
+def command_audit(command: Command, now: float, summary: str, refused: bool) -> Audit:
+    """Records the result of ``command``."""
+    return Audit(
+        id=content_id("command", command.model, command.principal, command.id),
+        occurred_at=now,
+        kind="command_refused" if refused else "command",
+        model=command.model,
+        principal=command.principal,
+        actor=command.issuer,
+        summary=summary,
+        detail={"command": command.id, "kind": command.kind, "reason": command.reason},
+    )

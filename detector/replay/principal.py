@@ -1,0 +1,274 @@
+"""Picks one principal's queries out of files or of the queries topic and judges them again, observed one by one, for
+``explain``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.batches import concatenate, cut, take
+from detector.contracts.errors import ConfigurationError, InvalidRecord
+from detector.contracts.findings import Alert, Audit, Finding
+from detector.contracts.queries import QueryBatch
+from detector.contracts.topics import Topics
+from detector.core.configuration import EngineConfig
+from detector.core.engine import Engine, Observation, PrincipalKey
+from detector.core.signals import SIGNALS
+from detector.core.signals.prada import PRADA, distances_in
+from detector.policy.activity import Activity, UnjudgedRow
+from detector.policy.config import Policy
+from detector.policy.ledger import Ledger
+from detector.sources import LogReader, open_logs
+from detector.sources.merge import Portion, one_after_another
+from detector.sources.merge import merge as by_time
+from detector.stream.intake import Receiver, SourceRecord, origin_of
+
+Floats = NDArray[np.float64]
+TimedQueries = tuple[QueryBatch, Floats]
+"""Queries and the policy time of each, float64 (n,), seconds UTC."""
+
+_ROWS = 512
+_RECORDS = 256
+_CLOSE_NAMES = 5
+
+
+@dataclass(slots=True)
+class OwnQueries:
+    """The queries of ``principal`` in a stream, by model, in order; ``names`` are those of all principals in it."""
+
+    principal: str
+    by_model: dict[str, list[TimedQueries]] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+
+    def of(self, model: str | None) -> list[TimedQueries]:
+        """Returns the principal's queries to ``model``, which may be None if they queried a single model. Raises
+        ConfigurationError."""
+        if not self.by_model:
+            raise ConfigurationError(f"there is no query of {self.principal!r}{self._others()}")
+        if model is None and len(self.by_model) > 1:
+            raise ConfigurationError(
+                f"{self.principal!r} asked several models: {', '.join(sorted(self.by_model))}; choose with --model"
+            )
+        chosen = next(iter(self.by_model)) if model is None else model
+        if chosen not in self.by_model:
+            raise ConfigurationError(
+                f"there is no query of {self.principal!r} to {chosen!r}, only to {', '.join(sorted(self.by_model))}"
+            )
+        return self.by_model[chosen]
+
+    def _others(self) -> str:
+        if not self.names:
+            return ", nor of anybody else"
+        close = difflib.get_close_matches(self.principal, self.names, n=_CLOSE_NAMES, cutoff=0.5)
+        if close:
+            return f"; did you mean {', '.join(map(repr, close))}?"
+        some = ", ".join(map(repr, sorted(self.names)[:_CLOSE_NAMES]))
+        return f"; {len(self.names):,} other principals asked, such as {some}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrincipalReplay:
+    """The results of engine and policy for each of the n queries of one principal of one model, in order.
+
+    ``versions``: the model version under which each was judged. ``time`` float64 (n,): policy time, seconds UTC.
+    ``flagged`` bool (n,), ``score`` float64 (n,) and ``signals`` float64 (n,) each: as in the engine's observation.
+    ``findings`` and ``records`` by row. ``distances``: by row, those that PRADA tests after it, at the first verdict
+    and at the end. ``refused``: rows that the engine refused, which are not among the n.
+    """
+
+    model: str
+    principal: str
+    versions: list[str]
+    time: Floats
+    flagged: NDArray[np.bool_]
+    score: Floats
+    signals: dict[str, Floats]
+    findings: dict[int, Finding]
+    records: list[tuple[int, Alert | Audit]]
+    distances: dict[int, Floats]
+    refused: int
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @property
+    def verdict(self) -> int | None:
+        """The first flagged row."""
+        rows = np.flatnonzero(self.flagged)
+        return int(rows[0]) if len(rows) else None
+
+
+def queries_in_logs(
+    paths: Sequence[Path], reading: LogReader, progress: Callable[[int], None]
+) -> Iterator[TimedQueries]:
+    """Yields the good rows of files as ``reading`` says, with the times of ``replay``.
+
+    ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
+    file is missing or of no known format.
+    """
+    logs = open_logs(paths, reading)
+    return _timed(by_time(logs) if reading.merge else one_after_another(logs), progress)
+
+
+def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iterator[TimedQueries]:
+    latest = 0.0
+    for _, portion in portions:
+        batch = portion.batch
+        if batch is not None and len(batch):
+            times = np.maximum(np.maximum.accumulate(batch.occurred_at), latest)
+            latest = float(times[-1])
+            yield batch, times
+        progress(len(portion.rows) + len(portion.bad_rows))
+
+
+def queries_in_partition(
+    records: Iterable[SourceRecord], partition: int, partitions: int, topics: Topics
+) -> Iterator[TimedQueries]:
+    """Yields the queries of ``partition``, from the records of its sources in order of time, with its owner's times.
+    Skips re-keyed records that are repeated or have no valid origin header, as the owner does."""
+    receiver = Receiver(partition, partitions, topics)
+    own = _unrepeated(records, partitions)
+    latest = 0.0
+    while some := list(islice(own, _RECORDS)):
+        clocks = np.maximum.accumulate([latest, *(record.timestamp for record in some)])[1:]
+        latest = float(clocks[-1])
+        intake = receiver.receive(some)
+        ends = np.cumsum([len(piece) for piece in intake.pieces])
+        for piece, end in zip(intake.pieces, ends.tolist(), strict=True):
+            yield piece, clocks[intake.record_of[end - len(piece) : end]]
+
+
+def _unrepeated(records: Iterable[SourceRecord], partitions: int) -> Iterator[SourceRecord]:
+    latest: dict[int, int] = {}
+    for record in records:
+        if record.source == "rekeyed":
+            try:
+                partition, offset = origin_of(record, partitions)
+            except InvalidRecord:
+                continue
+            if offset <= latest.get(partition, -1):
+                continue
+            latest[partition] = offset
+        yield record
+
+
+def queries_of(principal: str, stream: Iterable[TimedQueries]) -> OwnQueries:
+    """Returns the queries of ``principal`` in ``stream``."""
+    own = OwnQueries(principal)
+    for batch, times in stream:
+        own.names.update(batch.principals)
+        at = [number for number, name in enumerate(batch.principals) if name == principal]
+        rows = np.flatnonzero(np.isin(batch.principal_index, at))
+        if len(rows):
+            own.by_model.setdefault(batch.model, []).append((take(batch, rows), times[rows]))
+    return own
+
+
+def queries_after(queries: Sequence[TimedQueries], moment: float) -> list[TimedQueries]:
+    """Returns the ``queries`` that came after the time ``moment``."""
+    kept = ((batch, times, np.flatnonzero(times > moment)) for batch, times in queries)
+    return [(take(batch, rows), times[rows]) for batch, times, rows in kept if len(rows)]
+
+
+def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfig, policy: Policy) -> PrincipalReplay:
+    """Returns the course of the principal with these ``queries``, of one model, at least one.
+
+    Raises ConfigurationError if the engine takes none of them.
+    """
+    pieces = list(concatenate(batch for batch, _ in queries))
+    times = np.concatenate([own for _, own in queries])
+    engine = Engine(engine_config)
+    seen = _observed(engine, pieces)
+    taken = np.concatenate([observation.index >= 0 for observation in seen])
+    if not taken.any():
+        raise ConfigurationError(f"the engine took no query of these: {seen[0].refused[0].detail}")
+    findings, records = _told(seen, pieces, times, Ledger(policy, engine.configuration_hash()))
+    number = np.cumsum(taken) - 1
+    flagged = np.concatenate([observation.flagged for observation in seen])[taken]
+    ends = {int(rows[0]) for rows in (np.flatnonzero(flagged),) if len(rows)} | {len(flagged) - 1}
+    place = np.flatnonzero(taken)
+    return PrincipalReplay(
+        model=pieces[0].model,
+        principal=seen[0].keys[0].principal,
+        versions=[key.model_version for one in seen for key in _judged_keys(one)],
+        time=times[taken],
+        flagged=flagged,
+        score=np.concatenate([observation.score for observation in seen])[taken],
+        signals={name: np.concatenate([one.signals[name] for one in seen])[taken] for name in seen[0].signals},
+        findings={int(number[row]): finding for row, finding in findings.items()},
+        records=[(max(int(number[row]), 0), record) for row, record in records],
+        distances={row: _distances(pieces, int(place[row]) + 1, engine_config) for row in sorted(ends)},
+        refused=int((~taken).sum()),
+    )
+
+
+def _observed(engine: Engine, pieces: Sequence[QueryBatch]) -> list[Observation]:
+    return [
+        engine.observe([cut(piece, start, min(start + _ROWS, len(piece)))])
+        for piece in pieces
+        for start in range(0, len(piece), _ROWS)
+    ]
+
+
+def _judged_keys(observation: Observation) -> list[PrincipalKey]:
+    """Returns the key of the state that judged each judged row."""
+    return [observation.keys[at] for at in observation.key_index[observation.index >= 0].tolist()]
+
+
+def _told(
+    seen: Sequence[Observation], pieces: Sequence[QueryBatch], times: Floats, ledger: Ledger
+) -> tuple[dict[int, Finding], list[tuple[int, Alert | Audit]]]:
+    """Returns the findings and the policy's records, by row: policy gets one row at a time, so that the row of each
+    record is known."""
+    findings: dict[int, Finding] = {}
+    records: list[tuple[int, Alert | Audit]] = []
+    start, versions = 0, [piece.model_version for piece in pieces for _ in range(len(piece))]
+    for observation in seen:
+        count = len(observation.index)
+        unjudged = {bad.row: UnjudgedRow(bad.reason, versions[start + bad.row]) for bad in observation.refused}
+        for row in range(count):
+            own = [finding for finding in observation.findings if finding.row == row]
+            activity = _activity(observation, times[start : start + count], row, own, unjudged.get(row))
+            effects = ledger.observe(activity)
+            if own:
+                findings[start + row] = own[0]
+            records += [(start + row, alert) for alert in effects.alerts]
+            records += [(start + row, audit) for audit in effects.audits]
+        start += count
+    return findings, records
+
+
+def _activity(
+    observation: Observation, times: Floats, row: int, findings: Sequence[Finding], unjudged: UnjudgedRow | None
+) -> Activity:
+    only = slice(row, row + 1)
+    return Activity(
+        time=times[only],
+        keys=observation.keys,
+        key_index=observation.key_index[only],
+        flagged=observation.flagged[only],
+        findings=[replace(finding, row=0) for finding in findings],
+        judged=observation.index[only] >= 0,
+        unjudged={} if unjudged is None else {0: unjudged},
+        score=observation.score[only],
+        index=observation.index[only],
+    )
+
+
+def _distances(pieces: Sequence[QueryBatch], count: int, engine_config: EngineConfig) -> Floats:
+    """Returns the distances that PRADA tests after the first ``count`` queries, in the state that judged the last of
+    them."""
+    engine, left = Engine(engine_config, {PRADA: SIGNALS[PRADA]}), count
+    for piece in pieces:
+        own = cut(piece, 0, min(left, len(piece)))
+        seen = _observed(engine, [own])
+        left -= len(own)
+        if not left:
+            break
+    return distances_in(engine.dump(_judged_keys(seen[-1])[-1:]))

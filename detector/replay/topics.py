@@ -1,0 +1,259 @@
+"""What the topics of a running service hold: queries, and the scores, alerts, decisions and audit records."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, TypeVar
+
+from detector.contracts.codecs import KILL_SWITCH_KEY, decode
+from detector.contracts.errors import BrokerError, InvalidRecord, not_read
+from detector.contracts.findings import Alert, Audit, Decision, Score
+from detector.contracts.topics import partition_of
+from detector.runtime import odd_batches
+from detector.runtime.sections import KafkaSettings
+from detector.runtime.text import complain
+
+BOOTSTRAP_MILLISECONDS = 5_000
+REPLY_MILLISECONDS = 10_000
+_POLL_MILLISECONDS = 100
+_QUIET_SECONDS, _LATEST_SECONDS = 0.3, 3.0
+_SILENT_SECONDS = 120.0
+_MOST_REMEMBERED = 10_000
+
+Key = tuple[str, str]
+"""(model, principal)"""
+
+R = TypeVar("R", Alert, Audit, Decision, Score)
+
+
+class Topic:
+    """Reads all partitions of the topic ``name``, or only that of ``principal``. A context manager. Raises
+    BrokerError."""
+
+    def __init__(self, settings: KafkaSettings, name: str, principal: str | None = None) -> None:
+        import kafka
+
+        odd_batches.install()
+        self.name = name
+        self._embedded = settings.embedded
+        self._count = partitions_of(settings, name)
+        with broker_errors(settings):
+            self._consumer = kafka.KafkaConsumer(
+                **settings.client_arguments(),
+                bootstrap_timeout_ms=BOOTSTRAP_MILLISECONDS,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                fetch_max_wait_ms=_POLL_MILLISECONDS,
+                isolation_level="read_committed",
+            )
+        wanted = range(self._count) if principal is None else [partition_of(principal, self._count)]
+        self._partitions = [kafka.TopicPartition(name, number) for number in wanted]
+        self._consumer.assign(self._partitions)
+
+    def __enter__(self) -> Topic:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def __len__(self) -> int:
+        """Returns the number of partitions of the topic."""
+        return self._count
+
+    def until_now(self, since: float = -inf) -> Iterator[Any]:
+        """Yields every record with a timestamp of ``since`` (seconds UTC) or later, up to the present end.
+
+        The embedded broker cannot look up a time, and reports ends that are too low, by less than its last batch:
+        reading goes on until it is quiet for a moment.
+        """
+        ends = self._ends()
+        self._seek(since, ends)
+        last_record, at_end = time.monotonic(), inf
+        while True:
+            records = self._poll()
+            now = time.monotonic()
+            last_record = now if records else last_record
+            yield from (record for record in records if record.timestamp >= 1000 * since)
+            if all(self._consumer.position(partition) >= end for partition, end in ends.items() if end):
+                at_end = min(at_end, now)
+            if at_end < inf and (now - last_record >= _QUIET_SECONDS or now - at_end >= _LATEST_SECONDS):
+                return
+            if now - last_record > _SILENT_SECONDS:
+                raise BrokerError(f"{self.name} was silent for {_SILENT_SECONDS:g} seconds before its end")
+
+    def seek_to_end(self) -> None:
+        """Skips to new records (on the embedded broker, to some of its last batch)."""
+        for partition, end in self._ends().items():
+            self._consumer.seek(partition, end)
+
+    def follow(self, seconds: float = inf) -> Iterator[Any]:
+        """Yields records as they come, for ``seconds`` or without end."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            yield from self._poll()
+
+    def _seek(self, since: float, ends: dict[Any, int]) -> None:
+        self._consumer.seek_to_beginning()
+        if self._embedded or since == -inf:
+            return
+        found = self._consumer.offsets_for_times(dict.fromkeys(self._partitions, int(1000 * since)))
+        for partition, first in found.items():
+            self._consumer.seek(partition, ends[partition] if first is None else first.offset)
+
+    def _poll(self) -> list[Any]:
+        from kafka.errors import KafkaError
+
+        try:
+            batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
+        except KafkaError as error:
+            raise not_read(f"cannot read {self.name}", error) from error
+        return [record for records in batches.values() for record in records]
+
+    def _ends(self) -> dict[Any, int]:
+        from kafka.errors import KafkaError
+
+        try:
+            ends: dict[Any, int] = self._consumer.end_offsets(self._partitions, timeout_ms=REPLY_MILLISECONDS)
+        except KafkaError as error:
+            raise BrokerError(
+                f"the broker does not report the end of {self.name}: {error}; check that it runs"
+            ) from error
+        return ends
+
+
+def partitions_of(settings: KafkaSettings, name: str) -> int:
+    """Returns the number of partitions of the topic ``name``. Raises BrokerError.
+
+    Uses the admin client, which never creates a topic: the broker would create it with its own settings, which the
+    detector refuses.
+    """
+    from kafka.admin import KafkaAdminClient
+
+    with broker_errors(settings):
+        admin = KafkaAdminClient(**settings.client_arguments(), bootstrap_timeout_ms=BOOTSTRAP_MILLISECONDS)
+        try:
+            count = sum(len(topic["partitions"]) for topic in admin.describe_topics([name]))
+        finally:
+            admin.close()
+    if not count:
+        raise BrokerError(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
+    return count
+
+
+@contextmanager
+def broker_errors(settings: KafkaSettings) -> Iterator[None]:
+    """Raises a BrokerError that names the address for each error of kafka-python."""
+    from kafka.errors import KafkaError
+
+    try:
+        yield
+    except KafkaError as error:
+        raise BrokerError(f"cannot use Kafka at {settings.bootstrap_servers} as configured: {error}") from error
+
+
+@dataclass(slots=True)
+class CurrentDecisions:
+    """The newest decision of each principal that has not expired, without releases, and the kill switch."""
+
+    current: dict[Key, Decision] = field(default_factory=dict)
+    kill_switch: Decision | None = None
+
+
+def read_decisions(settings: KafkaSettings, now: float) -> CurrentDecisions:
+    """Returns the decisions at ``now``, seconds UTC. Of two records the one with the later epoch counts, as in a
+    gate."""
+    decisions = CurrentDecisions()
+    for record, decision in _read(settings, settings.topics.decisions, Decision):
+        if record.key == KILL_SWITCH_KEY:
+            decisions.kill_switch = decision
+        elif decision is not None:
+            key = decision.model, decision.principal
+            if key not in decisions.current or decision.epoch >= decisions.current[key].epoch:
+                decisions.current[key] = decision
+    for key, decision in [*decisions.current.items()]:
+        if decision.action.name == "none" or decision.expires_at <= now:
+            del decisions.current[key]
+    if decisions.kill_switch is not None and decisions.kill_switch.expires_at <= now:
+        decisions.kill_switch = None
+    return decisions
+
+
+def read_scores(settings: KafkaSettings) -> dict[Key, Score]:
+    """Returns the latest score of each principal."""
+    scores = (score for _, score in _read(settings, settings.topics.scores, Score))
+    return {(score.model, score.principal): score for score in scores if score is not None}
+
+
+def read_alerts(settings: KafkaSettings, model: str, principal: str) -> list[Alert]:
+    """Returns all alerts of one principal in the topic, each revision once, in order of time."""
+    with Topic(settings, settings.topics.alerts) as topic:
+        alerts = {
+            (alert.id, alert.revision): alert
+            for alert in readable_alerts(topic.until_now())
+            if (alert.model, alert.principal) == (model, principal)
+        }
+    return sorted(alerts.values(), key=lambda alert: alert.occurred_at)
+
+
+def newest(alerts: Iterable[Alert]) -> list[Alert]:
+    """Returns the last revision of each of ``alerts``, in order of time."""
+    last = {alert.id: alert for alert in sorted(alerts, key=lambda alert: alert.revision)}
+    return sorted(last.values(), key=lambda alert: alert.occurred_at)
+
+
+def read_audits(settings: KafkaSettings, model: str, principal: str) -> list[Audit]:
+    """Returns all audit records of one principal in the topic, each once, in order of time."""
+    read = (audit for _, audit in _read(settings, settings.topics.audit, Audit))
+    audits = {own.id: own for own in read if own is not None and (own.model, own.principal) == (model, principal)}
+    return sorted(audits.values(), key=lambda audit: audit.occurred_at)
+
+
+def known_keys(settings: KafkaSettings) -> set[Key]:
+    """Returns the principals with a score, an alert or a decision, expired or not, in the topics."""
+    names = settings.topics
+    kinds: dict[str, Any] = {names.scores: Score, names.decisions: Decision, names.alerts: Alert}
+    return {
+        (own.model, own.principal)
+        for name, kind in kinds.items()
+        for record, own in _read(settings, name, kind)
+        if own is not None and record.key != KILL_SWITCH_KEY
+    }
+
+
+def readable_alerts(records: Iterable[Any]) -> Iterator[Alert]:
+    """Yields the alerts in ``records``, and names unreadable records on standard error.
+
+    Skips a repeat, and a revision that follows a higher one, by a memory of the last 10,000 alerts.
+    """
+    revisions: OrderedDict[str, int] = OrderedDict()
+    for record in records:
+        alert = _readable(Alert, record)
+        if alert is None or alert.revision <= revisions.get(alert.id, 0):
+            continue
+        revisions[alert.id] = alert.revision
+        revisions.move_to_end(alert.id)
+        if len(revisions) > _MOST_REMEMBERED:
+            revisions.popitem(last=False)
+        yield alert
+
+
+def _read(settings: KafkaSettings, name: str, kind: type[R]) -> Iterator[tuple[Any, R | None]]:
+    """Yields each record of a topic with its content; None for a record that is empty or cannot be read."""
+    with Topic(settings, name) as topic:
+        for record in topic.until_now():
+            yield record, _readable(kind, record) if record.value else None
+
+
+def _readable(kind: type[R], record: Any) -> R | None:
+    try:
+        return decode(kind, record.value)
+    except InvalidRecord as error:
+        where = f"{record.topic}, partition {record.partition}, offset {record.offset}"
+        complain(f"skipped a record that cannot be read ({where}): {error}")
+        return None

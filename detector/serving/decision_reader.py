@@ -1,0 +1,149 @@
+"""The thread behind the gate: reads the decisions topic from its beginning and follows it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from detector.contracts.codecs.records import KILL_SWITCH_KEY
+from detector.contracts.errors import BrokerError, InvalidRecord, not_read
+from detector.serving.connection import Connection, TopicMissing
+from detector.serving.decisions import DecisionTable
+from detector.serving.isolation import load
+from detector.serving.metrics import Counters, RateLimitedLogger
+from detector.serving.threads import LONGEST_PAUSE_SECONDS, BackgroundThread
+
+_POLL_MILLISECONDS = 200
+_REPLY_MILLISECONDS = 5_000
+
+
+class DecisionReader(BackgroundThread):
+    """Fills ``table``, and knows since when it may be out of date.
+
+    An idle poll looks the same whether the broker lives or not (kafka-python 3.0.12), so every ``contact_seconds``, and
+    after records, it asks for the ends of all partitions; when that fails, or an end went back because the broker lost
+    its records, it reads the topic again.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        table: DecisionTable,
+        counters: Counters,
+        clock: Callable[[], float],
+        contact_seconds: float,
+    ) -> None:
+        super().__init__("weirguard-gate")
+        self._connection = connection
+        self._table = table
+        self._counters = counters
+        self._clock = clock
+        self._contact_seconds = contact_seconds
+        self._log = RateLimitedLogger(logging.getLogger(__name__))
+        self.ready = threading.Event()
+        self.latest_contact = float("-inf")
+        """The last time, by ``clock``, at which the table was known to be complete."""
+
+    def _note(self, error: BaseException) -> None:
+        """Counts and logs ``error``. A gate often starts before its topics: for some seconds that is no failure."""
+        if isinstance(error, TopicMissing) and self._back_off < LONGEST_PAUSE_SECONDS:
+            return
+        self._counters.add("failures")
+        self._log.warning("session", "cannot follow decisions (will go on trying): %s", error)
+
+    def _work(self) -> None:
+        load()
+        consumer = self._connection.consumer()
+        try:
+            topic = _Topic(consumer, self._connection.topics.decisions)
+            self._catch_up(topic)
+            self._follow(topic)
+        finally:
+            consumer.close(timeout_ms=1_000)
+
+    def _catch_up(self, topic: _Topic) -> None:
+        """Reads to the ends seen at the start. Sets the kill switch last, so that no intermediate value takes
+        effect."""
+        switches = []
+        while not topic.caught_up():
+            for record in topic.poll():
+                if record.key == KILL_SWITCH_KEY:
+                    switches.append(record)
+                else:
+                    self._apply(record)
+            if self._closing.is_set():
+                return
+        if switches:
+            self._apply(switches[-1])
+        else:
+            self._table.set_kill_switch(None)
+        self._in_contact()
+        self._went_well()
+
+    def _follow(self, topic: _Topic) -> None:
+        while not self._closing.is_set():
+            records = topic.poll()
+            for record in records:
+                self._apply(record)
+            self._table.sweep(self._clock())
+            if records or abs(self._clock() - self.latest_contact) >= self._contact_seconds:
+                topic.require_contact()
+                self._in_contact()
+
+    def _in_contact(self) -> None:
+        self.latest_contact = self._clock()
+        self.ready.set()
+
+    def _apply(self, record: Any) -> None:
+        try:
+            self._counters.add("applied" if self._table.apply(record.key, record.value) else "outdated")
+        except InvalidRecord as error:
+            self._counters.add("unreadable")
+            self._log.warning("unreadable", "a record of the decisions topic was skipped: %s", error)
+
+
+class _Topic:
+    """All partitions of a topic, assigned to ``consumer`` from the beginning."""
+
+    def __init__(self, consumer: Any, name: str) -> None:
+        from kafka import TopicPartition
+
+        self._consumer = consumer
+        self._name = name
+        numbers = consumer.partitions_for_topic(name)
+        if not numbers:
+            raise TopicMissing(name)
+        self._partitions = [TopicPartition(name, number) for number in sorted(numbers)]
+        consumer.assign(self._partitions)
+        self._ends = self._read_ends()
+
+    def poll(self) -> list[Any]:
+        """Returns the records that came within a moment. Raises BrokerError where they cannot be read."""
+        from kafka.errors import KafkaError
+
+        try:
+            batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
+        except KafkaError as error:
+            raise not_read(f"cannot read {self._name}", error) from None
+        return [record for records in batches.values() for record in records]
+
+    def caught_up(self) -> bool:
+        """Returns whether the ends of the start are reached. The embedded broker's ends are too low, never too high."""
+        return all(self._position(partition) >= end for partition, end in self._ends.items() if end)
+
+    def require_contact(self) -> None:
+        """Raises KafkaError unless every partition answers, BrokerError when they are not those of the start."""
+        before, self._ends = self._ends, self._read_ends()
+        if any(self._ends[partition] < end for partition, end in before.items()):
+            raise BrokerError(f"records of {self._name} are gone, as after a loss of the broker; reading it again")
+        if self._consumer.partitions_for_topic(self._name) != {partition.partition for partition in self._partitions}:
+            raise BrokerError(f"the partitions of {self._name} have changed; reading it again")
+
+    def _position(self, partition: Any) -> int:
+        return self._consumer.position(partition, timeout_ms=_REPLY_MILLISECONDS) or 0
+
+    def _read_ends(self) -> dict[Any, int]:
+        ends: dict[Any, int] = self._consumer.end_offsets(self._partitions, timeout_ms=_REPLY_MILLISECONDS)
+        return ends

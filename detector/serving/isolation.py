@@ -1,0 +1,80 @@
+"""Isolates the caller's process from the SDK: errors do not escape, forked processes inherit no locks or threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Protocol
+from weakref import WeakSet
+
+_PATIENCE_SECONDS = 10.0
+
+
+class Renewable(Protocol):
+    """Something with locks, threads or totals of its own."""
+
+    def renew(self) -> None: ...
+
+
+_living: WeakSet[Renewable] = WeakSet()
+_lock = threading.RLock()
+
+
+def renew_in_children(one: Renewable) -> None:
+    """Registers ``one``: ``one.renew()`` is called in every process forked off this one, while ``one`` is in use."""
+    _living.add(one)
+
+
+@contextlib.contextmanager
+def not_forking() -> Iterator[None]:
+    """Makes a fork by another thread wait until this block has ended.
+
+    For blocks that hold locks of libraries: an import that was under way in a thread never ends in the child.
+    """
+    with _lock:
+        yield
+
+
+def load() -> None:
+    """Imports all that the threads need, as they start. Takes about half a second the first time."""
+    with not_forking():
+        import encodings.idna  # noqa: F401  what looking up a host imports
+
+        import kafka  # noqa: F401
+        import msgspec  # noqa: F401
+        import numpy as np  # noqa: F401
+
+
+@contextlib.contextmanager
+def harmless(failed: Callable[[BaseException], object] | None = None) -> Iterator[None]:
+    """Suppresses whatever is raised in this block, except what is to end the process. ``failed`` is called with it."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller or end a thread
+        if failed is not None:
+            failed(error)
+
+
+def _before() -> None:
+    _lock.acquire(timeout=_PATIENCE_SECONDS)
+
+
+def _in_parent() -> None:
+    with contextlib.suppress(RuntimeError):  # it was not acquired in time
+        _lock.release()
+
+
+def _in_child() -> None:
+    global _lock  # noqa: PLW0603  the one lock of the process
+    _lock = threading.RLock()
+    for one in list(_living):
+        with contextlib.suppress(Exception):  # one that cannot begin anew must not keep the others from it
+            one.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -25,12 +25,12 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     ordered = [by_name[name] for name in calibration.accounts]
     values = _link_values(calibration, ordered)
     spread = _spread(values)
-    linked = [deviations(sums_at(own, VOLUMES), VOLUMES[VOLUMES <= len(own)], spread) for own in values]
+    linked = [deviations(sums_at(own, VOLUMES), VOLUMES[len(own) >= VOLUMES], spread) for own in values]
     exemplars = np.array([own.max(axis=0, initial=0.0) for own in linked])
     jury = calibration.jury
     reached = np.full((len(VOLUMES), len(ordered)), np.nan)
     for at, own in enumerate(jury.scores):
-        due = VOLUMES[VOLUMES <= len(own)]
+        due = VOLUMES[len(own) >= VOLUMES]
         if not len(due):
             continue
         by_links = unexplained(linked[at], np.delete(exemplars, at, axis=0))[0]

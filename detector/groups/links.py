@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
-from detector.core.measures.base import count_changes
-from detector.core.measures.structure import FEW_CHANGES, of_one_size, sign_stride
+from detector.core.measures import FEW_CHANGES, count_changes, of_one_size, sign_stride
 from detector.core.profile.reference import ReferenceIndex
-from detector.core.state.arrays import Array, plain
+from detector.core.state.arrays import Array
 
 LINKS = ("foreign_one_feature", "foreign_sign_steps", "foreign_crossings", "foreign_near")
 """The measures of a link: at most two features differ; over half of the differences have one magnitude; the other
@@ -28,11 +28,12 @@ BYTES = 33_554_432
 """The most bytes of recent queries of one model version."""
 _MOST_ROWS = 32_768
 _CHANGE = 1e-4
-_SAME = 1e-3
+_DUPLICATE = 1e-3
 _NEAR = 0.5
 _MOST_NEAR = 5.0
 _LEAST = 1e-9
 _NOBODY = -1
+_FIRST_AXES = 8
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -55,30 +56,28 @@ class RecentQueries:
         self._index = index
         room = max(min(_MOST_ROWS, BYTES // (4 * reference.dimension)), 1)
         self._limits = (_CHANGE * reference.seen.spread).astype(np.float32)
-        self._cells = plain(reference.points)
-        self._features = np.empty((room, reference.dimension), np.float32)
-        self._points = np.empty((room, self._cells.shape[1] + 1), np.float32)
-        self._whose = np.full((room, 2), _NOBODY, np.int64)
-        self._older = np.full(room, -1, np.int64)
-        self._newest = np.full(len(self._cells), -1, np.int64)
+        cells = reference.points
+        self._kept = _Kept(
+            np.empty((room, reference.dimension), np.float32),
+            np.empty((room, cells.shape[1] + 1), np.float32),
+            np.full((room, 2), _NOBODY, np.int64),
+            np.full(room, -1, np.int64),
+            np.full(len(cells), -1, np.int64),
+            cells,
+        )
         self._count = 0
 
     def link(self, features: Rows, account: Array, label: Array) -> Links:
         """Returns the links of queries with plain ``features`` float32 (n, d), in stream order, and remembers them.
         ``account`` and ``label`` int64 (n,): numbers of the sender and of the predicted class."""
         reference = self._index.reference
-        scaled = plain(self._index.scaled(features))
+        scaled = np.ascontiguousarray(self._index.scaled(features))
         projected = reference.embedding.project(scaled)
         points = np.column_stack((projected.points, projected.residual.astype(np.float32)))
         step = np.zeros_like(scaled)
         distance, other = np.full(len(scaled), np.inf), np.full((len(scaled), 2), _NOBODY, np.int64)
-        self._count = _link(
-            (scaled, points, np.column_stack((account, label))),
-            (self._features, self._points, self._whose, self._older, self._newest, self._cells),
-            self._count,
-            _SAME * reference.median_distance,
-            (step, distance, other),
-        )
+        whose, same = np.column_stack((account, label)), _DUPLICATE * reference.median_distance
+        self._count = _link(scaled, points, whose, self._kept, self._count, same, step, distance, other)
         return Links(self._measured(step, distance, label != other[:, 1]), other[:, 0])
 
     def _measured(self, step: Rows, distance: Floats, crossed: NDArray[np.bool_]) -> Floats:
@@ -97,62 +96,98 @@ class RecentQueries:
         return np.where(known[:, None], np.column_stack(columns).astype(np.float64), 0.0)
 
 
+class _Kept(NamedTuple):
+    """The latest queries, in a ring: ``features`` float32 (w, d); ``points`` float32 (w, k + 1), their projection and
+    residual; ``whose`` int64 (w, 2): account and label; ``older`` int64 (w,): the number of the query before in the
+    same cell. ``newest`` int64 (c,): the number of the last query of each of the ``cells`` float32 (c, k), or -1."""
+
+    features: Rows
+    points: Rows
+    whose: Array
+    older: Array
+    newest: Array
+    cells: Rows
+
+
 @compiled
 def _link(
-    queries: tuple[Rows, Rows, Array],
-    kept: tuple[Rows, Rows, Array, Array, Array, Rows],
+    scaled: Rows,
+    points: Rows,
+    whose: Array,
+    kept: _Kept,
     count: int,
     same: float,
-    found: tuple[Rows, Floats, Array],
+    step: Rows,
+    distance: Floats,
+    other: Array,
 ) -> int:
-    """Row after row, finds the nearest recent query of another account that is not equal, and keeps the row.
+    """Row after row, finds the nearest recent query of another account that is not equal, and keeps the row. Fills
+    ``step`` (n, d), ``distance`` (n,) and ``other`` (n, 2), its account and label, where there is one.
 
-    A recent query is sought in the two nearest cells, whose queries are chained from the newest on. Distances along the
-    axes exclude, those of all features decide. Returns how many rows have been kept so far, with ``count`` before."""
-    scaled, points, whose = queries
-    features, recent, owner, older, newest, cells = kept
-    step, distance, other = found
-    room, axes = len(features), cells.shape[1]
+    Queries are sought in the two nearest cells. Returns how many have been kept so far, with ``count`` before."""
+    room = len(kept.features)
     for row in range(len(scaled)):
-        first = second = -1
-        least = next_least = np.inf
-        for cell in range(len(cells)):
-            gap = 0.0
-            for axis in range(axes):
-                side = np.float64(points[row, axis]) - cells[cell, axis]
-                gap += side * side
-            if gap < least:
-                second, next_least, first, least = first, least, cell, gap
-            elif gap < next_least:
-                second, next_least = cell, gap
-        best, chosen = np.inf, -1
-        for cell in (first, second):
-            at = newest[cell] if cell >= 0 else -1
-            while at >= 0 and at >= count - room:
-                place = at % room
-                at = older[place]
-                if owner[place, 0] == whose[row, 0]:
-                    continue
-                gap = 0.0
-                for axis in range(axes + 1):
-                    side = np.float64(points[row, axis]) - recent[place, axis]
-                    gap += side * side
-                if gap >= best:
-                    continue
-                gap = 0.0
-                for feature in range(scaled.shape[1]):
-                    side = np.float64(scaled[row, feature]) - features[place, feature]
-                    gap += side * side
-                if same * same < gap < best:
-                    best, chosen = gap, place
+        first, second = _nearest_cells(points[row], kept.cells)
+        best, chosen = _nearest(scaled[row], points[row], whose[row, 0], kept, first, count - room, same, np.inf, -1)
+        if second >= 0:
+            best, chosen = _nearest(
+                scaled[row], points[row], whose[row, 0], kept, second, count - room, same, best, chosen
+            )
         if chosen >= 0:
             distance[row] = math.sqrt(best)
-            other[row, 0], other[row, 1] = owner[chosen, 0], owner[chosen, 1]
-            for feature in range(scaled.shape[1]):
-                step[row, feature] = scaled[row, feature] - features[chosen, feature]
+            other[row] = kept.whose[chosen]
+            step[row] = scaled[row] - kept.features[chosen]
         place = count % room
-        features[place], recent[place] = scaled[row], points[row]
-        owner[place, 0], owner[place, 1] = whose[row, 0], whose[row, 1]
-        older[place], newest[first] = newest[first], count
+        kept.features[place], kept.points[place], kept.whose[place] = scaled[row], points[row], whose[row]
+        kept.older[place], kept.newest[first] = kept.newest[first], count
         count += 1
     return count
+
+
+@compiled
+def _nearest_cells(point: Rows, cells: Rows) -> tuple[int, int]:
+    """Returns the two of ``cells`` (c, k) that are nearest to ``point`` on the first axes; -1 for a second if there is
+    only one."""
+    axes = min(cells.shape[1], _FIRST_AXES)
+    first = second = -1
+    least = next_least = np.float32(np.inf)
+    for cell in range(len(cells)):
+        gap = np.float32(0.0)
+        for axis in range(axes):
+            side = point[axis] - cells[cell, axis]
+            gap += side * side
+        if gap < least:
+            second, next_least, first, least = first, least, cell, gap
+        elif gap < next_least:
+            second, next_least = cell, gap
+    return first, second
+
+
+@compiled
+def _nearest(
+    scaled: Rows, point: Rows, account: int, kept: _Kept, cell: int, oldest: int, same: float, best: float, chosen: int
+) -> tuple[float, int]:
+    """Returns the squared distance and the place of the nearest query of another account in ``cell``, or ``best`` and
+    ``chosen`` if it is no nearer. Distances along the axes exclude; those of all features decide."""
+    room, at = len(kept.features), kept.newest[cell]
+    while at >= max(oldest, 0):
+        place = at % room
+        at = kept.older[place]
+        if kept.whose[place, 0] == account or _gap(point, kept.points[place], best) >= best:
+            continue
+        gap = _gap(scaled, kept.features[place], best)
+        if same * same < gap < best:
+            best, chosen = gap, place
+    return best, chosen
+
+
+@compiled
+def _gap(row: Rows, other: Rows, most: float) -> float:
+    """Returns the squared distance of two rows, or a part of it that is at least ``most``."""
+    gap, at = 0.0, 0
+    while at < len(row) and gap < most:
+        for column in range(at, min(at + _FIRST_AXES, len(row))):
+            side = np.float64(row[column]) - other[column]
+            gap += side * side
+        at += _FIRST_AXES
+    return gap

@@ -9,7 +9,6 @@ each are seen, where none of them alone shows anything.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -21,37 +20,38 @@ from detector.contracts.findings import Evidence
 from detector.core.profile.crowd import VOLUMES, Crowd, Floats
 from detector.core.profile.profile import Profile
 from detector.core.profile.reference import ReferenceIndex
-from detector.core.profile.standards import MAX_CONTRIBUTION, Standards
+from detector.core.profile.standards import MAX_CONTRIBUTION, unexplained
 from detector.core.state.arrays import Array
 from detector.groups.links import LINKS, RecentQueries
 from detector.groups.standardised import deviations
 
 CHANCE = 1e-6
 """A verdict when chance would give as rare a cluster with less than this probability."""
-JOINING = 0.02
-"""An account of a group's cluster joins the group when it is rarer than this."""
+STRANGERS = 0.05
+"""The share of a group's members that may be honest: as many of its cluster join as keep the expected share below
+(Benjamini and Hochberg 1995)."""
 FEWEST = 3
 _NOTABLE = 0.2
 _ALIKE = 0.6
 """The least cosine of an account's contributions with those of its cluster."""
 _WINDOW = int(VOLUMES[-1])
 _SHOWN = 4
+_FORGOTTEN_SHARE = 16
 ACCOUNTS = 50_000
 """The most accounts that are remembered for one model version; the longest silent are forgotten first, members last."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedQueries:
-    """Queries of one model version that the engine has judged, n in stream order. ``features`` float32 (n, d), plain.
-    ``label`` int64 (n,): the predicted class. ``principal`` int64 (n,): positions in ``principals``. ``number`` int64
-    (n,): the query's number within its account, from 0. ``distance`` float64 (n,): D. ``deviations`` float64 (n, j):
-    the deviations of the profile's measures. ``row`` int64 (n,): where they stand in the caller's batch."""
+    """Queries of one model version that the engine has judged and that repeat none of their account, n in stream order.
+    ``features`` float32 (n, d), plain. ``label`` int64 (n,): the predicted class. ``principal`` int64 (n,): positions
+    in ``principals``. ``distance`` float64 (n,): D. ``deviations`` float64 (n, j): those of the profile's measures.
+    ``row`` int64 (n,): where the queries stand in the caller's batch."""
 
     features: NDArray[np.float32]
     label: Array
     principals: Sequence[str]
     principal: Array
-    number: Array
     distance: Floats
     deviations: Floats
     row: Array
@@ -72,177 +72,221 @@ class GroupRevision:
 
 
 @dataclass(slots=True, eq=False)
-class _Account:
-    """``epoch``: which 256 queries ``most``, the largest D in them, is of, with the ``contributions`` float64 (j,) to
-    it. ``link_sums`` float64 (4,): of the link measures in this epoch, ``linked`` queries."""
-
-    name: str
-    link_sums: Floats
-    linked: int = 0
-    epoch: int = -1
-    most: float = 0.0
-    contributions: Floats | None = None
-    rarity: float = 1.0
-    cluster: _Cluster | None = None
-
-
-@dataclass(slots=True, eq=False)
 class _Cluster:
-    """Accounts whose contributions, float64 (j,), of length 1 each, add up to ``direction``. ``members``: by name,
+    """Accounts, by slot, whose contributions, float64 (j,), of length 1 each, add up to ``direction``. ``members``:
     those under the group's verdict, in the order in which they joined; none before a verdict."""
 
     id: str
     direction: Floats
-    accounts: dict[str, _Account] = field(default_factory=dict)
-    members: dict[str, _Account] = field(default_factory=dict)
+    slots: dict[int, None] = field(default_factory=dict)
+    members: dict[int, None] = field(default_factory=dict)
     revision: int = 0
 
 
+class _Accounts:
+    """Columns by slot. ``queries`` and ``active`` int64: queries so far, and the number of the last one of all.
+    ``links`` float64 (c, 4): sums of the link measures since the last multiple of 256 queries. ``most`` float64: the
+    largest D since then, with its ``contributions`` float64 (c, j); ``rarity`` float64: its rarity, 1 without any."""
+
+    def __init__(self, width: int) -> None:
+        self.slot_of: dict[str, int] = {}
+        self.names: list[str] = []
+        self._free: list[int] = []
+        self.queries, self.active = np.zeros(64, np.int64), np.zeros(64, np.int64)
+        self.links, self.contributions = np.zeros((64, len(LINKS))), np.zeros((64, width))
+        self.most, self.rarity = np.zeros(64), np.ones(64)
+
+    def __len__(self) -> int:
+        return len(self.slot_of)
+
+    def slots(self, names: Sequence[str]) -> Array:
+        """Returns the slots of ``names``, int64 (n,); new ones for those that have none."""
+        return np.array([self.slot_of[name] if name in self.slot_of else self._add(name) for name in names], np.int64)
+
+    def _add(self, name: str) -> int:
+        if self._free:
+            slot = self._free.pop()
+            self.names[slot] = name
+        else:
+            slot = len(self.names)
+            self.names.append(name)
+            if slot == len(self.most):
+                for column in ("queries", "active", "links", "contributions", "most", "rarity"):
+                    own = getattr(self, column)
+                    setattr(self, column, np.concatenate((own, np.zeros_like(own))))
+        self.slot_of[name] = slot
+        self.queries[slot], self.links[slot], self.most[slot], self.rarity[slot] = 0, 0.0, 0.0, 1.0
+        return slot
+
+    def drop(self, slot: int) -> None:
+        del self.slot_of[self.names[slot]]
+        self._free.append(slot)
+
+
 class GroupWatch:
-    """Watches the accounts of the model version of ``profile``, which has a crowd."""
+    """Watches the accounts of the model version of ``profile``, which has a crowd. ``measures``: the columns of
+    deviations."""
 
     def __init__(self, profile: Profile, measures: Sequence[str]) -> None:
         assert profile.crowd is not None
         self._crowd: Crowd = profile.crowd
-        self._standards: Standards = profile.standards.aligned(measures)
+        self._standards = profile.standards.aligned(measures)
         self._names = (*measures, *LINKS)
         self._profile = profile
         self._recent = RecentQueries(ReferenceIndex(profile.reference))
-        self._accounts: OrderedDict[str, _Account] = OrderedDict()
-        self._numbers: dict[str, int] = {}
+        self._accounts = _Accounts(len(self._names))
         self._clusters: list[_Cluster] = []
+        self._cluster_of: dict[int, _Cluster] = {}
         self._founded = 0
+        self._seen = 0
 
     def observe(self, queries: JudgedQueries) -> list[GroupRevision]:
         """Learns from ``queries`` and returns what is new of groups, in stream order."""
-        named = [self._numbers.setdefault(name, len(self._numbers)) for name in queries.principals]
-        account = np.array(named, np.int64)[queries.principal]
-        links = self._recent.link(queries.features, account, queries.label)
+        if not len(queries.row):
+            return []
+        self._make_room(len(queries.principals))
+        accounts = self._accounts
+        slot = accounts.slots(queries.principals)[queries.principal]
+        links = self._recent.link(queries.features, slot, queries.label)
+        volume, sums = self._counted(slot, links.values)
+        due = np.flatnonzero(np.isin(volume, VOLUMES))
+        linked = deviations(sums[due], volume[due], self._crowd.links)
+        by_links, explained = unexplained(linked, self._crowd.link_exemplars)
+        added = np.concatenate(
+            (
+                self._standards.contributions(queries.deviations[due])[0],
+                np.clip(linked - self._crowd.link_exemplars[explained], 0.0, MAX_CONTRIBUTION),
+            ),
+            axis=1,
+        )
+        total = queries.distance[due] + by_links
         revisions = []
-        volume = queries.number % _WINDOW + 1
-        due = np.isin(volume, VOLUMES)
-        added, _ = self._standards.contributions(queries.deviations[due])
-        at_due = np.cumsum(due) - 1
-        for row in range(len(account)):
-            own = self._account(queries.principals[queries.principal[row]])
-            epoch = int(queries.number[row]) // _WINDOW
-            if epoch != own.epoch:
-                own.epoch, own.most, own.linked = epoch, 0.0, 0
-                own.link_sums[:] = 0.0
-            own.link_sums += links.values[row]
-            own.linked += 1
-            if due[row]:
-                revision = self._update(own, int(volume[row]), float(queries.distance[row]), added[at_due[row]])
-                if revision is not None:
-                    revisions.append(self._revision(revision, int(queries.row[row])))
+        for at, row in enumerate(due.tolist()):
+            changed = self._update(int(slot[row]), int(volume[row]), float(total[at]), added[at])
+            if changed is not None:
+                revisions.append(self._revision(*changed, int(queries.row[row])))
         return revisions
 
     def group_of(self, principal: str) -> str | None:
         """Returns the id of the group under a verdict that ``principal`` belongs to."""
-        own = self._accounts.get(principal)
-        cluster = None if own is None else own.cluster
-        return cluster.id if cluster is not None and principal in cluster.members else None
+        slot = self._accounts.slot_of.get(principal, -1)
+        cluster = self._cluster_of.get(slot)
+        return cluster.id if cluster is not None and slot in cluster.members else None
 
-    def _account(self, name: str) -> _Account:
-        own = self._accounts.get(name)
-        if own is None:
-            if len(self._accounts) >= ACCOUNTS:
-                self._forget()
-            own = self._accounts[name] = _Account(name, np.zeros(len(LINKS)))
-        else:
-            self._accounts.move_to_end(name)
-        return own
+    def _counted(self, slot: Array, values: Floats) -> tuple[Array, Floats]:
+        """Counts rows of the accounts ``slot`` (n,). Returns int64 (n,), the number of each since the last multiple of
+        256, from 1, and float64 (n, 4), the sums of ``values`` since then."""
+        accounts = self._accounts
+        order = np.argsort(slot, kind="stable")
+        own = slot[order]
+        first = np.flatnonzero(np.diff(own, prepend=-1))
+        count = np.diff(first, append=len(own))
+        number = accounts.queries[own] + np.arange(len(own)) - np.repeat(first, count)
+        begins = np.flatnonzero(np.diff(own, prepend=-1) | (number % _WINDOW == 0))
+        sums = np.cumsum(values[order], axis=0)
+        before = sums[begins] - values[order][begins]
+        carried = np.where((number[begins] % _WINDOW == 0)[:, None], 0.0, accounts.links[own[begins]])
+        sums += np.repeat(carried - before, np.diff(begins, append=len(own)), axis=0)
+        last = np.append(first[1:], len(own)) - 1
+        accounts.links[own[last]] = sums[last]
+        accounts.queries[own[last]] = number[last] + 1
+        accounts.active[own[last]] = self._seen + order[last]
+        self._seen += len(own)
+        volume, totals = np.empty_like(number), np.empty_like(sums)
+        volume[order], totals[order] = number % _WINDOW + 1, sums
+        return volume, totals
 
-    def _forget(self) -> None:
-        for name, own in self._accounts.items():
-            if own.cluster is None:
-                del self._accounts[name], self._numbers[name]
-                return
-        name, own = self._accounts.popitem(last=False)
-        self._leave(own)
-        del self._numbers[name]
+    def _make_room(self, arriving: int) -> None:
+        """Forgets the accounts that were silent longest, those of clusters last, if there are too many."""
+        accounts = self._accounts
+        if len(accounts) + arriving <= ACCOUNTS:
+            return
+        slots = np.array(list(accounts.slot_of.values()), np.int64)
+        order = np.lexsort((accounts.active[slots], np.array([slot in self._cluster_of for slot in slots.tolist()])))
+        for slot in slots[order[: ACCOUNTS // _FORGOTTEN_SHARE]].tolist():
+            self._leave(slot)
+            accounts.drop(slot)
 
-    def _update(self, own: _Account, volume: int, distance: float, added: Floats) -> _Cluster | None:
-        """Compares one account again; returns its group if that has changed."""
-        linked = deviations(own.link_sums[None], np.array([own.linked]), self._crowd.links)[0]
-        parts = np.clip(linked - self._crowd.link_exemplars, 0.0, MAX_CONTRIBUTION)
-        by_links = parts[parts.sum(axis=1).argmin()] if len(parts) else np.zeros(len(linked))
-        total = distance + float(by_links.sum())
-        if total > own.most or own.contributions is None:
-            own.most, own.contributions = total, np.concatenate((added, by_links))
-        own.rarity = self._crowd.rarity(volume, own.most)
-        if own.cluster is not None and own.name in own.cluster.members:
+    def _update(self, slot: int, volume: int, distance: float, added: Floats) -> tuple[_Cluster, list[int]] | None:
+        """Compares one account again; returns its group and who joined that, if anybody did."""
+        accounts = self._accounts
+        if volume == 1 or distance > accounts.most[slot]:
+            accounts.most[slot], accounts.contributions[slot] = distance, added
+        accounts.rarity[slot] = self._crowd.rarity(volume, float(accounts.most[slot]))
+        cluster = self._cluster_of.get(slot)
+        if cluster is not None and slot in cluster.members:
             return None
-        if own.rarity > _NOTABLE or own.most <= 0:
-            self._leave(own)
+        self._leave(slot)
+        if accounts.rarity[slot] > _NOTABLE:
             return None
-        self._assign(own)
-        return self._judged(own.cluster) if own.cluster is not None else None
+        cluster = self._join(slot)
+        joined = self._judged(cluster)
+        return (cluster, joined) if joined else None
 
-    def _leave(self, own: _Account) -> None:
-        cluster, own.cluster = own.cluster, None
+    def _leave(self, slot: int) -> None:
+        cluster = self._cluster_of.pop(slot, None)
         if cluster is not None:
-            del cluster.accounts[own.name]
-            cluster.members.pop(own.name, None)
-            if not cluster.accounts:
+            del cluster.slots[slot]
+            cluster.members.pop(slot, None)
+            if not cluster.slots:
                 self._clusters.remove(cluster)
 
-    def _assign(self, own: _Account) -> None:
-        assert own.contributions is not None
-        self._leave(own)
-        direction = own.contributions / max(float(np.linalg.norm(own.contributions)), 1e-12)
+    def _join(self, slot: int) -> _Cluster:
+        """Adds an account to the cluster that it is most alike, or to a new one."""
+        added = self._accounts.contributions[slot]
+        direction = added / np.linalg.norm(added)
         best, most = None, _ALIKE
         for cluster in self._clusters:
-            cosine = float(direction @ cluster.direction) / max(float(np.linalg.norm(cluster.direction)), 1e-12)
+            cosine = float(direction @ cluster.direction) / float(np.linalg.norm(cluster.direction))
             if cosine > most:
                 best, most = cluster, cosine
         if best is None:
             self._founded += 1
-            best = _Cluster(self._named(own.name), np.zeros_like(direction))
+            best = _Cluster(self._identifier(slot), np.zeros_like(direction))
             self._clusters.append(best)
         best.direction = best.direction + direction
-        best.accounts[own.name] = own
-        own.cluster = best
+        best.slots[slot] = None
+        self._cluster_of[slot] = best
+        return best
 
-    def _named(self, founder: str) -> str:
-        text = "\0".join((self._profile.model, self._profile.model_version, founder, str(self._founded)))
-        return blake2b(text.encode(), digest_size=6).hexdigest()
+    def _identifier(self, founder: int) -> str:
+        parts = (self._profile.model, self._profile.model_version, self._accounts.names[founder], str(self._founded))
+        return blake2b("\0".join(parts).encode(), digest_size=6).hexdigest()
 
-    def _judged(self, cluster: _Cluster) -> _Cluster | None:
-        """Adds to the members of ``cluster`` whoever belongs to them now; returns it if anybody was added."""
-        accounts = list(cluster.accounts.values())
-        limit = JOINING
-        if not cluster.members:
-            chance, limit = self._chance(accounts)
-            if chance > CHANCE:
-                return None
-            limit = max(limit, JOINING)
-        joining = [own for own in accounts if own.rarity <= limit and own.name not in cluster.members]
-        cluster.members |= {own.name: own for own in joining}
-        cluster.revision += bool(joining)
-        return cluster if joining else None
+    def _judged(self, cluster: _Cluster) -> list[int]:
+        """Adds to the members of ``cluster`` the accounts that belong to them now; returns these."""
+        if not cluster.members and self._chance(cluster) > CHANCE:
+            return []
+        rarity = self._accounts.rarity
+        ordered = np.sort(rarity[list(cluster.slots)])
+        strangers = len(self._accounts) * ordered / np.arange(1, len(ordered) + 1)
+        below = np.flatnonzero(strangers <= STRANGERS)
+        if not len(below):
+            return []
+        joined = [slot for slot in cluster.slots if rarity[slot] <= ordered[below[-1]] and slot not in cluster.members]
+        cluster.members |= dict.fromkeys(joined)
+        cluster.revision += bool(joined)
+        return joined
 
-    def _chance(self, accounts: Sequence[_Account]) -> tuple[float, float]:
-        """Returns the smallest probability of as many of all accounts as rare as these, and the rarity it is at."""
+    def _chance(self, cluster: _Cluster) -> float:
+        """Returns the smallest probability that as many of all accounts are as rare as those of ``cluster``."""
         from scipy.special import bdtrc
 
-        if len(accounts) < FEWEST:
-            return 1.0, 0.0
-        rarity = np.sort([own.rarity for own in accounts])
-        tails = bdtrc(np.arange(len(rarity)), len(self._accounts), rarity)[FEWEST - 1 :]
-        at = int(tails.argmin())
-        return float(tails[at]), float(rarity[at + FEWEST - 1])
+        rarity = np.sort(self._accounts.rarity[list(cluster.slots)])
+        if len(rarity) < FEWEST:
+            return 1.0
+        return float(bdtrc(np.arange(FEWEST - 1, len(rarity)), len(self._accounts), rarity[FEWEST - 1 :]).min())
 
-    def _revision(self, cluster: _Cluster, row: int) -> GroupRevision:
-        members = list(cluster.members.values())
-        mean = np.mean([own.contributions for own in members if own.contributions is not None], axis=0)
-        first = np.argsort(-mean, kind="stable")[:_SHOWN]
+    def _revision(self, cluster: _Cluster, joined: Sequence[int], row: int) -> GroupRevision:
+        names, members = self._accounts.names, list(cluster.members)
+        mean = self._accounts.contributions[members].mean(axis=0)
+        most = [at for at in np.argsort(-mean, kind="stable")[:_SHOWN].tolist() if mean[at] > 0]
         return GroupRevision(
             cluster.id,
             cluster.revision,
             row,
-            tuple(cluster.members),
-            (members[-1].name,),
-            self._chance(list(cluster.accounts.values()))[0],
-            tuple(Evidence(self._names[at], float(mean[at]), "mean contribution") for at in first if mean[at] > 0),
+            tuple(names[slot] for slot in members),
+            tuple(names[slot] for slot in joined),
+            self._chance(cluster),
+            tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most),
         )

@@ -6,7 +6,7 @@ small D so early, and many accounts that do are no chance.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -54,9 +54,6 @@ class Crowd:
         top = max(int(_TAIL * count), min(_FEWEST, count - 1), 1)
         excess = max(float(reached[:top].mean() - reached[min(top, count - 1)]), _LEAST_EXCESS)
         return float(bound * np.exp((start - distance) / excess))
-
-    def to_record(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Crowd:

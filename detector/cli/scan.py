@@ -108,7 +108,9 @@ def _write_profiles(report: ScanReport, out: Path) -> dict[tuple[str, str], str]
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{own.model}-{own.version}").strip(".-")[:80] or "model"
         taken = sum(other.startswith(name) for other in names.values())
         name += f"-{taken + 1}.profile" if taken else ".profile"
-        profile = own.traffic.profile(with_provenance(own.scan.screened, report.budget, report.log.digests))
+        accounts = list(own.accounts.values())
+        made = with_provenance(own.scan.screened, accounts, report.budget, report.log.digests)
+        profile = own.traffic.profile(made)
         write(out / name, profile.to_bytes())
         names[own.model, own.version] = name
     return names

@@ -9,7 +9,7 @@ import numpy as np
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import Calibration
 from detector.core.pipeline.plan import labels_of
-from detector.core.profile.crowd import VOLUMES, Crowd, Floats
+from detector.core.profile.crowd import EARLY, VOLUMES, Crowd, Floats
 from detector.core.profile.reference import ReferenceIndex
 from detector.core.profile.standards import Spread, unexplained
 from detector.groups.links import LINKS, RecentQueries
@@ -38,8 +38,23 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
         for start in range(_WINDOW, len(own) - _WINDOW + 1, _WINDOW):
             total = np.maximum(total, jury.course(own[start + due - 1], {at}))
         reached[: len(due), at] = np.maximum.accumulate(total)
-    descending = -np.sort(-reached, axis=1)
-    return Crowd(descending, spread, exemplars)
+    early = _early(jury.scores, linked)
+    by_early = np.full(early.shape[:2], np.nan)
+    for volume, every in enumerate(early):
+        for at in np.flatnonzero(np.isfinite(every).all(axis=1)).tolist():
+            by_early[volume, at] = unexplained(every[at : at + 1], np.delete(every, at, axis=0))[0][0]
+    return Crowd(-np.sort(-reached, axis=1), early, -np.sort(-by_early, axis=1), spread, exemplars)
+
+
+def _early(scores: Sequence[Floats], linked: Sequence[Floats]) -> Floats:
+    """Returns float64 (4, a, j + m): the deviations of each account at its first queries, at least 0; inf where it has
+    fewer."""
+    width = scores[0].shape[1] + linked[0].shape[1]
+    early = np.full((EARLY, len(scores), width), np.inf)
+    for at, (own, links) in enumerate(zip(scores, linked, strict=True)):
+        count = min(len(own), EARLY)
+        early[:count, at] = np.maximum(np.concatenate((own[:count], links[:count]), axis=1), 0.0)
+    return early
 
 
 def _link_values(calibration: Calibration, accounts: Sequence[QueryBatch]) -> list[Floats]:

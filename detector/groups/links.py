@@ -34,6 +34,7 @@ _MOST_NEAR = 5.0
 _LEAST = 1e-9
 _NOBODY = -1
 _FIRST_AXES = 8
+_PROBES = 4
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -124,43 +125,44 @@ def _link(
     """Row after row, finds the nearest recent query of another account that is not equal, and keeps the row. Fills
     ``step`` (n, d), ``distance`` (n,) and ``other`` (n, 2), its account and label, where there is one.
 
-    Queries are sought in the two nearest cells. Returns how many have been kept so far, with ``count`` before."""
-    room = len(kept.features)
+    Queries are sought in the four nearest cells. Returns how many have been kept so far, with ``count`` before."""
+    room, gaps, cells = len(kept.features), np.empty(_PROBES, np.float32), np.empty(_PROBES, np.int64)
     for row in range(len(scaled)):
-        first, second = _nearest_cells(points[row], kept.cells)
-        best, chosen = _nearest(scaled[row], points[row], whose[row, 0], kept, first, count - room, same, np.inf, -1)
-        if second >= 0:
-            best, chosen = _nearest(
-                scaled[row], points[row], whose[row, 0], kept, second, count - room, same, best, chosen
-            )
+        _nearest_cells(points[row], kept.cells, gaps, cells)
+        best, chosen = np.inf, -1
+        for cell in cells:
+            if cell >= 0:
+                best, chosen = _nearest(
+                    scaled[row], points[row], whose[row, 0], kept, int(cell), count - room, same, best, chosen
+                )
         if chosen >= 0:
             distance[row] = math.sqrt(best)
             other[row] = kept.whose[chosen]
             step[row] = scaled[row] - kept.features[chosen]
         place = count % room
         kept.features[place], kept.points[place], kept.whose[place] = scaled[row], points[row], whose[row]
-        kept.older[place], kept.newest[first] = kept.newest[first], count
+        kept.older[place], kept.newest[cells[0]] = kept.newest[cells[0]], count
         count += 1
     return count
 
 
 @compiled
-def _nearest_cells(point: Rows, cells: Rows) -> tuple[int, int]:
-    """Returns the two of ``cells`` (c, k) that are nearest to ``point`` on the first axes; -1 for a second if there is
-    only one."""
-    axes = min(cells.shape[1], _FIRST_AXES)
-    first = second = -1
-    least = next_least = np.float32(np.inf)
+def _nearest_cells(point: Rows, cells: Rows, gaps: Rows, found: Array) -> None:
+    """Fills ``found`` (p,) with the ``cells`` (c, k) nearest to ``point`` on the first axes, nearest first, and ``gaps``
+    (p,) with their squared distances; -1 where there are no more."""
+    axes, last = min(cells.shape[1], _FIRST_AXES), len(found) - 1
+    gaps[:], found[:] = np.inf, -1
     for cell in range(len(cells)):
         gap = np.float32(0.0)
         for axis in range(axes):
             side = point[axis] - cells[cell, axis]
             gap += side * side
-        if gap < least:
-            second, next_least, first, least = first, least, cell, gap
-        elif gap < next_least:
-            second, next_least = cell, gap
-    return first, second
+        if gap < gaps[last]:
+            at = last
+            while at > 0 and gap < gaps[at - 1]:
+                gaps[at], found[at] = gaps[at - 1], found[at - 1]
+                at -= 1
+            gaps[at], found[at] = gap, cell
 
 
 @compiled

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from detector.core.profile.crowd import Floats
-from detector.core.profile.standards import PRIOR, Spread
+from detector.core.profile.standards import Spread
 from detector.core.state.arrays import Array
+
+PRIOR = 4.0
+"""The number of ordinary links assumed before an account's first: one link may be a coincidence."""
 
 
 def sums_at(values: Floats, volumes: Array) -> Floats:

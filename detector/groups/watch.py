@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
-from detector.core.profile.crowd import VOLUMES, Crowd, Floats
+from detector.core.profile.crowd import EARLY, VOLUMES, Crowd, Floats
 from detector.core.profile.profile import Profile
 from detector.core.profile.reference import ReferenceIndex
 from detector.core.profile.standards import MAX_CONTRIBUTION, unexplained
@@ -132,6 +132,7 @@ class GroupWatch:
         self._crowd: Crowd = profile.crowd
         self._standards = profile.standards.aligned(measures)
         self._names = (*measures, *LINKS)
+        self._early = _aligned(profile, self._names)
         self._profile = profile
         self._recent = RecentQueries(ReferenceIndex(profile.reference))
         self._accounts = _Accounts(len(self._names))
@@ -160,9 +161,10 @@ class GroupWatch:
             axis=1,
         )
         total = queries.distance[due] + by_links
+        every = np.concatenate((queries.deviations[due], linked), axis=1)
         revisions = []
         for at, row in enumerate(due.tolist()):
-            changed = self._update(int(slot[row]), int(volume[row]), float(total[at]), added[at])
+            changed = self._update(int(slot[row]), int(volume[row]), float(total[at]), added[at], every[at])
             if changed is not None:
                 revisions.append(self._revision(*changed, int(queries.row[row])))
         return revisions
@@ -207,12 +209,22 @@ class GroupWatch:
             self._leave(slot)
             accounts.drop(slot)
 
-    def _update(self, slot: int, volume: int, distance: float, added: Floats) -> tuple[_Cluster, list[int]] | None:
-        """Compares one account again; returns its group and who joined that, if anybody did."""
-        accounts = self._accounts
+    def _update(
+        self, slot: int, volume: int, distance: float, added: Floats, every: Floats
+    ) -> tuple[_Cluster, list[int]] | None:
+        """Compares one account again, at D ``distance`` with the contributions ``added`` (j + m,) and the deviations
+        ``every`` (j + m,); returns its group and who joined that, if anybody did."""
+        accounts, crowd = self._accounts, self._crowd
         if volume == 1 or distance > accounts.most[slot]:
             accounts.most[slot], accounts.contributions[slot] = distance, added
-        accounts.rarity[slot] = self._crowd.rarity(volume, float(accounts.most[slot]))
+        accounts.rarity[slot] = crowd.rarity(volume, float(accounts.most[slot]))
+        if volume <= EARLY:
+            left, best = unexplained(every[None], self._early[volume - 1])
+            rarity = crowd.early_rarity(volume, float(left[0]))
+            if rarity < accounts.rarity[slot]:
+                accounts.rarity[slot] = rarity
+                reached = self._early[volume - 1, best[0]]
+                accounts.contributions[slot] = np.clip(every - reached, 0.0, MAX_CONTRIBUTION)
         cluster = self._cluster_of.get(slot)
         if cluster is not None and slot in cluster.members:
             return None
@@ -290,3 +302,14 @@ class GroupWatch:
             self._chance(cluster),
             tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most),
         )
+
+
+def _aligned(profile: Profile, names: Sequence[str]) -> Floats:
+    """Returns float64 (4, a, n): the crowd's early deviations in the order of ``names``, inf for unknown ones."""
+    assert profile.crowd is not None
+    known = (*profile.standards.measures, *LINKS)
+    aligned = np.full((*profile.crowd.early.shape[:2], len(names)), np.inf)
+    for at, name in enumerate(names):
+        if name in known:
+            aligned[:, :, at] = profile.crowd.early[:, :, known.index(name)]
+    return aligned

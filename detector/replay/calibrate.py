@@ -29,6 +29,7 @@ from detector.core.forms import Outputs
 from detector.core.owner_model import from_json
 from detector.core.pipeline.plan import labels_of
 from detector.core.profile.profile import Profile
+from detector.groups.calibration import crowd_of
 from detector.replay.topics import Topic
 from detector.runtime.sections import KafkaSettings
 from detector.runtime.text import read_text
@@ -153,12 +154,13 @@ def make_profile(
     screened = calibrate_screened(accounts, request.budget, request.leave_out, progress, owned)
     given = [path for path in (request.validation, request.owner_model) if path is not None]
     digests = [*traffic.digests, *map(digest_of, given)]
-    profile = plain.profile(with_provenance(screened, request.budget, digests))
+    profile = plain.profile(with_provenance(screened, accounts, request.budget, digests))
     return CalibrationResult(profile, screened, plain)
 
 
-def with_provenance(screened: Screened, budget: float, digests: list[str]) -> Profile:
-    """Returns the profile of ``screened`` with its provenance, including the ``digests`` of the files.
+def with_provenance(screened: Screened, accounts: Sequence[QueryBatch], budget: float, digests: list[str]) -> Profile:
+    """Returns the profile of ``screened`` with its provenance, including the ``digests`` of the files, and with how far
+    its honest ``accounts`` go together.
 
     It holds no account names, so that readers of a profile do not learn whose queries it was made from.
     """
@@ -186,7 +188,7 @@ def with_provenance(screened: Screened, budget: float, digests: list[str]) -> Pr
         "feature_scale": "as logged" if bool((reference.scale == 1).all()) else "divided by ranges",
         "embedding_axes": int(reference.embedding.axes.shape[1]),
     }
-    return replace(calibration.profile, made=made)
+    return replace(calibration.profile, made=made, crowd=crowd_of(calibration, accounts))
 
 
 def _owner_model(path: Path | None) -> Any:

@@ -20,6 +20,7 @@ from detector.core.profile.profile import Profile, ProfileMatcher
 from detector.policy.activity import Counted
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
+from detector.replay.groups import GroupReplay, GroupsInBatch
 from detector.sources import LogReader, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
@@ -88,8 +89,9 @@ def judge_logs(
     reading: LogReader | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
-) -> Iterator[tuple[LogBatch, DetectionResult | None]]:
-    """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None for nobody's rows.
+) -> Iterator[tuple[LogBatch, Judged | None]]:
+    """Yields the queries in ``paths``, a micro-batch at a time, with what engine, policy and groups say; None if no row
+    has a principal.
 
     The files are read as ``reading`` says, by default in the order given. Policy time is the running maximum
     of ``occurred_at``, of which none is taken to be later than ``not_after``, seconds UTC. Raises ConfigurationError,
@@ -101,7 +103,9 @@ def judge_logs(
     engine = Engine(engine_config)
     judge = Detector(engine, Ledger(policy, engine.configuration_hash()))
     batches = _micro_batches(by_time(logs) if reading.merge else one_after_another(logs))
-    return _judged(judge, _fitting(batches, ProfileMatcher(must_fit)) if must_fit else batches)
+    return _judged(
+        judge, GroupReplay(engine_config.judging), _fitting(batches, ProfileMatcher(must_fit)) if must_fit else batches
+    )
 
 
 def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[DecodedQueries]:
@@ -126,7 +130,17 @@ def _fitting(batches: Iterable[LogBatch], fitting: ProfileMatcher) -> Iterator[L
         yield batch
 
 
-def _judged(judge: Detector, batches: Iterable[LogBatch]) -> Iterator[tuple[LogBatch, DetectionResult | None]]:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is said of one micro-batch: of its accounts, and of their groups."""
+
+    accounts: DetectionResult
+    groups: GroupsInBatch
+
+
+def _judged(
+    judge: Detector, groups: GroupReplay, batches: Iterable[LogBatch]
+) -> Iterator[tuple[LogBatch, Judged | None]]:
     latest = 0.0
     for batch in batches:
         pieces = list(concatenate(batch.pieces))
@@ -136,7 +150,8 @@ def _judged(judge: Detector, batches: Iterable[LogBatch]) -> Iterator[tuple[LogB
         times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))
         counts = [Counted(count, float(times[row]), row) for row, count in batch.unread]
         latest = float(times[-1])
-        yield batch, judge.detect(DetectionInput(pieces, times[1:], counts))
+        result = judge.detect(DetectionInput(pieces, times[1:], counts))
+        yield batch, Judged(result, groups.observe(pieces, result.observation))
 
 
 def _micro_batches(portions: Iterable[Portion]) -> Iterator[LogBatch]:

@@ -19,9 +19,9 @@ from detector.contracts.queries import BadRow
 from detector.core.engine import EngineConfig, Observation
 from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
-from detector.replay.judging import LogBatch, counts_before, judge_logs
+from detector.replay.groups import group_record
+from detector.replay.judging import Judged, LogBatch, counts_before, judge_logs
 from detector.sources import LogReader
-from detector.stream.detector import DetectionResult
 
 COUNTED_FROM = 0
 """``index`` and ``first_flagged`` in the files count from 0, for compatibility; text for people counts from 1."""
@@ -45,7 +45,8 @@ def replay(  # noqa: PLR0913 - one keyword for each option of the command
     ``occurred_at``, capped at ``not_after``, seconds UTC.
 
     ``verdicts.parquet`` has one row per query in the order of judging. ``alerts.jsonl`` and ``decisions.jsonl`` hold
-    the records that the service would publish, with the epoch (0, 0) in decisions. ``refused.jsonl`` lists the bad
+    the records that the service would publish, with the epoch (0, 0) in decisions. ``groups.jsonl`` has a line for each
+    revision of a group. ``refused.jsonl`` lists the bad
     rows, counted from 1. ``summary.json`` has the reasons of refusal, the repairs (``limits.REPAIRS``), the model
     versions with their profiles, and for each principal the number of queries, the first flagged query or null, and
     the unjudged rows by reason. ``index`` and ``first_flagged`` count from 0, ``first_flagged_query`` from 1;
@@ -78,8 +79,10 @@ class ReplayReport:
         self._open = ExitStack()
         self._verdicts = VerdictFile(out / "verdicts.parquet")
         self._open.callback(self._verdicts.close)
-        self._alerts, self._decisions, self._refused = (
-            self._open.enter_context((out / f"{name}.jsonl").open("wb")) for name in ("alerts", "decisions", "refused")
+        self._groups: dict[str, dict[str, Any]] = {}
+        self._alerts, self._decisions, self._refused, self._revisions = (
+            self._open.enter_context((out / f"{name}.jsonl").open("wb"))
+            for name in ("alerts", "decisions", "refused", "groups")
         )
 
     def __enter__(self) -> ReplayReport:
@@ -92,12 +95,14 @@ class ReplayReport:
         """Counts rows with a time too far in the future."""
         self._counts["clamped"] += rows
 
-    def add(self, batch: LogBatch, judgement: DetectionResult | None) -> None:
+    def add(self, batch: LogBatch, judged: Judged | None) -> None:
         """Writes one micro-batch."""
-        if judgement is not None:
+        if judged is not None:
+            judgement = judged.accounts
+            self._add_groups(judged)
             self._profiles.update(judgement.profiles)
             self._verdicts.uncalibrated = [f"{m} {v}" for (m, v), own in self._profiles.items() if own is None]
-            self._add_observation(batch, judgement.observation)
+            self._add_observation(batch, judged)
             for alert in judgement.effects.alerts:
                 self._counts["alerts"] += alert.revision == 1
                 self._alerts.write(encode(alert) + b"\n")
@@ -123,6 +128,7 @@ class ReplayReport:
             "rows_count_from": 1,
             "calibrated": all(own["calibrated"] for own in models),
             "models": models,
+            "groups": list(self._groups.values()),
             "principals": [
                 {"model": model, "principal": principal, **counts.entry()}
                 for (model, principal), counts in self._accounts.items()
@@ -132,14 +138,26 @@ class ReplayReport:
         (self._out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         return summary
 
-    def _add_observation(self, batch: LogBatch, observation: Observation) -> None:
+    def _add_groups(self, judged: Judged) -> None:
+        index = judged.accounts.observation.index
+        for model, version, revision in judged.groups.revisions:
+            row = self._counts["queries"] + int((index[: revision.row] >= 0).sum())
+            record = group_record(model, version, revision, row)
+            self._revisions.write(json.dumps(record).encode() + b"\n")
+            first = self._groups.get(revision.id, record)["row"]
+            del record["joined"]
+            self._groups[revision.id] = record | {"row": first}
+
+    def _add_observation(self, batch: LogBatch, judged: Judged) -> None:
+        observation = judged.accounts.observation
         self._counts["evicted"] += observation.evicted
         self._repaired += observation.repaired
         for bad in observation.refused:
             self._refuse(int(batch.log[bad.row]), replace(bad, row=int(batch.row[bad.row])))
-        judged = np.flatnonzero(observation.index >= 0)
-        self._counts["queries"] += len(judged)
-        self._verdicts.write(observation, judged, self._number(observation, judged), batch.event_ids)
+        rows = np.flatnonzero(observation.index >= 0)
+        self._counts["queries"] += len(rows)
+        groups = judged.groups.ids[rows].tolist()
+        self._verdicts.write(observation, rows, self._number(observation, rows), batch.event_ids, groups)
 
     def _refuse(self, log: int, bad: BadRow) -> None:
         """Writes one bad row of the file with the number ``log``."""
@@ -186,8 +204,9 @@ class _AccountCounts:
 
 
 class VerdictFile:
-    """``verdicts.parquet``: model, principal, index, event_id, flagged, score, and one column per signal; null while
-    a score or signal has no value. ``index`` counts from 0, as the metadata ``index_counts_from`` says;
+    """``verdicts.parquet``: model, principal, index, event_id, flagged, score, group, and one column per signal; null
+    while a score or signal has no value. ``group``: the id of the group under a verdict that the principal belongs to
+    as of the row, or null. ``index`` counts from 0, as the metadata ``index_counts_from`` says;
     ``uncalibrated`` there is a JSON list of the model versions that were judged without a profile."""
 
     def __init__(self, path: Path) -> None:
@@ -198,9 +217,14 @@ class VerdictFile:
         self.uncalibrated: list[str] = []
 
     def write(
-        self, observation: Observation, rows: NDArray[np.int64], index: NDArray[np.int64], event_ids: list[str]
+        self,
+        observation: Observation,
+        rows: NDArray[np.int64],
+        index: NDArray[np.int64],
+        event_ids: list[str],
+        groups: list[str | None],
     ) -> None:
-        """Writes ``rows`` of an observation, numbered by ``index``."""
+        """Writes ``rows`` of an observation, numbered by ``index``, with the ``groups`` of their principals."""
         import pyarrow as pa
 
         key = pa.array(observation.key_index[rows])
@@ -213,6 +237,7 @@ class VerdictFile:
             "event_id": pa.array(event_ids, pa.string()).take(pa.array(rows)),
             "flagged": pa.array(observation.flagged[rows]),
             "score": pa.array(observation.score[rows], from_pandas=True),
+            "group": pa.array(groups, pa.string()),
         }
         signals = {  # without their further values, whose names have a dot and which may be absent
             name: pa.array(values[rows], from_pandas=True)
@@ -230,7 +255,7 @@ class VerdictFile:
 
         if self._writer is None and not self._tables:
             kinds = {"index": pa.int64(), "flagged": pa.bool_(), "score": pa.float64()}
-            columns = ("model", "principal", "index", "event_id", "flagged", "score")
+            columns = ("model", "principal", "index", "event_id", "flagged", "score", "group")
             self._tables.append(pa.table({name: pa.array([], kinds.get(name, pa.string())) for name in columns}))
         self._flush()
         self._writer.add_key_value_metadata({"uncalibrated": json.dumps(self.uncalibrated)})

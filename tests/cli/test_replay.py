@@ -24,6 +24,7 @@ from detector.core.signals import SIGNALS
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.replay import judging
+from detector.replay.groups import GroupReplay
 from detector.replay.report import ReplayReport, replay
 from detector.sources import LogReader
 from detector.stream.detector import Detector
@@ -111,9 +112,9 @@ def test_rows_that_cannot_be_judged_are_counted_against_their_principal_and_accu
     for portion in portions:
         part.add(0, portion)
     judge = Detector(Engine(EngineConfig()), Ledger(Policy()))
-    ((_, judgement),) = judging._judged(judge, [part])
+    ((_, judgement),) = judging._judged(judge, GroupReplay(()), [part])
     assert judgement is not None
-    assert [(alert.principal, alert.signal) for alert in judgement.effects.alerts] == [("eve", "unjudged")]
+    assert [(alert.principal, alert.signal) for alert in judgement.accounts.effects.alerts] == [("eve", "unjudged")]
     with ReplayReport(tmp_path, [tmp_path / "log"]) as report:
         report.add(part, judgement)
         (eve,) = report.summary()["principals"]

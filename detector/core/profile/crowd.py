@@ -27,37 +27,52 @@ draw from other rows than the calibration accounts, and a slight shift is no the
 Floats = NDArray[np.float64]
 
 
+EARLY = 4
+"""Up to this volume an account is also compared with what honest accounts reach at that volume, as what they reach
+later excuses too much of a single query."""
+
+
 @dataclass(frozen=True, eq=False)
 class Crowd:
     """``reached`` float64 (v, a): for each of ``VOLUMES`` the largest D of each honest account so far, descending; NaN,
-    at the end, for accounts with fewer queries. ``links``: the spread of the link measures, and ``link_exemplars``
-    float64 (e, f) the deviations that honest accounts reached in them."""
+    at the end, for accounts with fewer queries. ``early`` float64 (4, a, j + m): the deviations of each honest account,
+    in measures and then in links, at the first volumes; inf for accounts with fewer queries. ``early_reached`` float64
+    (4, a): D of each compared with the others' ``early``, descending as above. ``links``: the spread of the link
+    measures, and ``link_exemplars`` float64 (a, m) the deviations that honest accounts reached in them."""
 
     reached: Floats
+    early: Floats
+    early_reached: Floats
     links: Spread
     link_exemplars: Floats
 
     def rarity(self, volume: int, distance: float) -> float:
         """Returns an upper bound, 90 percent sure, of the share of honest accounts whose D reaches ``distance`` within
-        ``volume`` queries.
+        ``volume`` queries; see ``_rarity``."""
+        return _rarity(self.reached[int(np.searchsorted(VOLUMES, volume, "right")) - 1], distance)
 
-        Within the range of the calibration accounts the bound is that of Clopper and Pearson (1934); beyond their
-        largest value it falls off exponentially, by the mean excess of their highest fifth."""
-        at = int(np.searchsorted(VOLUMES, volume, "right")) - 1
-        reached = self.reached[at]
-        count = int((~np.isnan(reached)).sum())
-        above = int((reached[:count] >= distance).sum())
-        bound = _bound(above, count)
-        start = max(float(reached[0]), _LEAST_REACHED) if count else np.inf
-        if distance < start:
-            return bound if distance >= _LEAST_REACHED else 1.0
-        top = max(int(_TAIL * count), min(_FEWEST, count - 1), 1)
-        excess = max(float(reached[:top].mean() - reached[min(top, count - 1)]), _LEAST_EXCESS)
-        return float(bound * np.exp((start - distance) / excess))
+    def early_rarity(self, volume: int, distance: float) -> float:
+        """Returns the same for D compared with ``early``, for a volume of 4 at most."""
+        return _rarity(self.early_reached[volume - 1], distance)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Crowd:
-        return cls(record["reached"], Spread(**record["links"]), record["link_exemplars"])
+        return cls(**record | {"links": Spread(**record["links"])})
+
+
+def _rarity(reached: Floats, distance: float) -> float:
+    """Within the range of the calibration accounts, ``reached`` float64 (a,), the bound is that of Clopper and Pearson
+    (1934); beyond their largest value it falls off exponentially, by the mean excess of their highest fifth."""
+    count = int((~np.isnan(reached)).sum())
+    if not count or distance < _LEAST_REACHED:
+        return 1.0
+    bound = _bound(int((reached[:count] >= distance).sum()), count)
+    start = max(float(reached[0]), _LEAST_REACHED)
+    if distance < start:
+        return bound
+    top = max(int(_TAIL * count), min(_FEWEST, count - 1), 1)
+    excess = max(float(reached[:top].mean() - reached[min(top, count - 1)]), _LEAST_EXCESS)
+    return float(bound * np.exp((start - distance) / excess))
 
 
 @lru_cache(maxsize=4096)

@@ -56,7 +56,7 @@ def judge_labelled(
     numbers: dict[tuple[str, str], int] = {}
     for part, judgement in judge_logs([path], engine_config=engine_config, policy=policy, must_fit=must_fit):
         if judgement is not None:
-            seen = judgement.observation
+            seen = judgement.accounts.observation
             own = [numbers.setdefault((key.model, key.principal), len(numbers)) for key in seen.keys]
             kept = np.flatnonzero(seen.index >= 0)
             account[part.row[kept]] = np.array(own, dtype=np.int64)[seen.key_index[kept]]

@@ -1,0 +1,99 @@
+"""Groups in recorded queries: the verdicts of ``groups``, row by row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.queries import QueryBatch
+from detector.core.calibration.crossfit import COLUMNS
+from detector.core.engine import Observation
+from detector.core.pipeline.plan import labels_of
+from detector.core.profile.profile import Profile, ProfileMatcher
+from detector.groups.watch import GroupRevision, GroupWatch, JudgedQueries
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsInBatch:
+    """``ids`` object (n,): for each row of a micro-batch the group under a verdict that its principal belongs to as of
+    that row, or None. ``revisions``, each with its model and version."""
+
+    ids: NDArray[np.object_]
+    revisions: list[tuple[str, str, GroupRevision]]
+
+
+class GroupReplay:
+    """Watches the accounts of each model version whose profile has a crowd."""
+
+    def __init__(self, profiles: Sequence[Profile]) -> None:
+        self._matcher = ProfileMatcher(profiles)
+        self._watches = {
+            (own.model, own.model_version): GroupWatch(own, COLUMNS) for own in profiles if own.crowd is not None
+        }
+
+    def observe(self, pieces: Sequence[QueryBatch], observation: Observation) -> GroupsInBatch:
+        """Learns from the judged queries of ``pieces`` and returns the groups as of each of their rows."""
+        found = GroupsInBatch(np.full(len(observation.index), None, object), [])
+        if self._watches:
+            start = 0
+            for piece in pieces:
+                self._observe(piece, observation, start, found)
+                start += len(piece)
+        return found
+
+    def _observe(self, piece: QueryBatch, observation: Observation, start: int, found: GroupsInBatch) -> None:
+        span = slice(start, start + len(piece))
+        named = observation.key_index[span]
+        judged = (observation.index[span] >= 0) & ~np.isnan(observation.signals["suspicion"][span])
+        rows = np.flatnonzero(judged)
+        key = observation.keys[named[rows[0]]] if len(rows) else None
+        watch = None if key is None else self._watches.get((key.model, key.model_version))
+        if key is None or watch is None:
+            return
+        names = [own.principal for own in observation.keys]
+        earlier = {at: watch.group_of(names[at]) for at in np.unique(named[rows]).tolist()}
+        revisions = list(self._watched(watch, piece, observation, start, rows[~observation.repeats[span][rows]]))
+        found.revisions.extend((key.model, key.model_version, own) for own in revisions)
+        for at, group in earlier.items():
+            found.ids[start + rows[named[rows] == at]] = group
+        for own in revisions:
+            for name in own.joined:
+                if name in names:
+                    later = rows[(named[rows] == names.index(name)) & (start + rows >= own.row)]
+                    found.ids[start + later] = own.id
+
+    def _watched(
+        self, watch: GroupWatch, piece: QueryBatch, observation: Observation, start: int, rows: NDArray[np.int64]
+    ) -> Iterator[GroupRevision]:
+        plain = self._matcher.plain(piece, Counter())
+        deviations = [observation.signals[f"suspicion.{name}"][start + rows] for name in COLUMNS]
+        queries = JudgedQueries(
+            features=plain.features[rows],
+            label=labels_of(plain)[rows],
+            principals=[own.principal for own in observation.keys],
+            principal=observation.key_index[start + rows].astype(np.int64),
+            distance=observation.signals["suspicion"][start + rows],
+            deviations=np.column_stack(deviations),
+            row=start + rows,
+        )
+        yield from watch.observe(queries)
+
+
+def group_record(model: str, version: str, revision: GroupRevision, row: int) -> dict[str, Any]:
+    """Returns a line of ``groups.jsonl``; ``row`` counts judged rows of the whole replay from 0."""
+    return {
+        "id": revision.id,
+        "revision": revision.revision,
+        "model": model,
+        "model_version": version,
+        "row": row,
+        "members": list(revision.members),
+        "joined": list(revision.joined),
+        "chance": revision.chance,
+        "evidence": [{"name": own.name, "value": own.value, "unit": own.unit} for own in revision.evidence],
+    }

@@ -1,0 +1,84 @@
+"""Links between accounts, against a search of all queries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from detector.core.profile.reference import ReferenceIndex
+from detector.groups import links
+from detector.groups.links import LINKS, RecentQueries
+from tests.core.profiles import reference
+
+Floats = NDArray[np.float64]
+DIMENSION = 6
+
+
+@pytest.fixture(scope="module")
+def index() -> ReferenceIndex:
+    return ReferenceIndex(reference(np.random.default_rng(1).random((40, DIMENSION)).astype(np.float32)))
+
+
+def _stream(rows: int, accounts: int) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Queries of ``accounts`` accounts; every second one is a step of one size from an earlier query of anybody."""
+    rng = np.random.default_rng(7)
+    features = rng.random((rows, DIMENSION))
+    for row in range(2, rows, 2):
+        features[row] = features[rng.integers(0, row)] + 0.02 * rng.choice([-1.0, 1.0], DIMENSION)
+    return features.astype(np.float32), rng.integers(0, accounts, rows), rng.integers(0, 3, rows)
+
+
+def test_the_nearest_query_of_another_account_is_found(index: ReferenceIndex) -> None:
+    features, account, label = _stream(400, 9)
+    found = RecentQueries(index).link(features, account, label)
+    scaled = index.scaled(features).astype(np.float64)
+    stepped = np.arange(2, 400, 2)
+    right, near = 0, list[int]()
+    for row in stepped.tolist():
+        gap = np.linalg.norm(scaled[:row] - scaled[row], axis=1)
+        gap[account[:row] == account[row]] = np.inf
+        if gap.min() < 0.1:
+            near.append(row)
+            right += int(gap[account[:row] == found.partner[row]].min(initial=np.inf) < gap.min() + 1e-6)
+    assert len(near) > 100
+    assert right >= 0.98 * len(near)
+    signs = found.values[:, LINKS.index("foreign_sign_steps")]
+    assert signs[stepped].mean() > 0.7
+    assert np.delete(signs, stepped).mean() < 0.05
+
+
+def test_any_cut_gives_the_same_links(index: ReferenceIndex) -> None:
+    features, account, label = _stream(300, 5)
+    whole = RecentQueries(index).link(features, account, label)
+    recent = RecentQueries(index)
+    parts = [recent.link(features[at : at + 7], account[at : at + 7], label[at : at + 7]) for at in range(0, 300, 7)]
+    assert np.concatenate([part.values for part in parts]).tolist() == whole.values.tolist()
+    assert np.concatenate([part.partner for part in parts]).tolist() == whole.partner.tolist()
+
+
+def test_own_and_equal_queries_are_no_links(index: ReferenceIndex) -> None:
+    row = np.full((3, DIMENSION), 0.5, np.float32)
+    row[2] += np.float32(0.01)
+    found = RecentQueries(index).link(row, np.array([0, 1, 0]), np.zeros(3, np.int64))
+    assert found.partner.tolist() == [-1, -1, 1]
+
+
+def test_queries_beyond_the_room_are_forgotten(index: ReferenceIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_MOST_ROWS", 8)
+    features, account, label = _stream(60, 60)
+    account = np.arange(60)
+    found = RecentQueries(index).link(features, account, label)
+    linked = np.flatnonzero(found.partner >= 0)
+    assert len(linked)
+    assert (linked - found.partner[linked]).max() <= 8
+
+
+def test_few_changed_features_and_crossings_are_measured(index: ReferenceIndex) -> None:
+    near = np.tile(np.float32(0.5), (2, DIMENSION))
+    near[1, 3] = 0.52
+    values = RecentQueries(index).link(near, np.array([0, 1]), np.array([0, 1])).values[1]
+    assert values[LINKS.index("foreign_one_feature")] == 1
+    assert values[LINKS.index("foreign_crossings")] == 1
+    assert values[LINKS.index("foreign_near")] > 0
+    assert values[LINKS.index("foreign_sign_steps")] == 0

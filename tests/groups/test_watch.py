@@ -1,0 +1,115 @@
+"""Groups: rings that no account of shows alone, and honest crowds that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from detector.contracts.batches import cut, take
+from detector.contracts.queries import QueryBatch
+from detector.core.engine import Engine, EngineConfig
+from detector.core.profile.profile import Profile
+from detector.groups import watch
+from detector.groups.watch import GroupRevision
+from detector.replay.groups import GroupReplay
+from tests.core.honest import honest
+from tests.groups.rings import calibrated, others, ring, stream, uniform
+
+
+def _watched(log: QueryBatch, size: int = 512) -> tuple[list[GroupRevision], list[str | None], list[bool]]:
+    """Returns the revisions of groups, with rows of the whole ``log``, and of each row the group and the verdict."""
+    engine, groups = Engine(EngineConfig(profiles=(calibrated(),))), GroupReplay((calibrated(),))
+    revisions: list[GroupRevision] = []
+    ids: list[str | None] = []
+    flagged: list[bool] = []
+    for start in range(0, len(log), size):
+        piece = cut(log, start, min(start + size, len(log)))
+        observation = engine.observe([piece])
+        found = groups.observe([piece], observation)
+        revisions += [replace(own, row=own.row + start) for _, _, own in found.revisions]
+        ids += found.ids.tolist()
+        flagged += observation.flagged.tolist()
+    return revisions, ids, flagged
+
+
+def _members(revisions: Sequence[GroupRevision]) -> set[str]:
+    return {name for own in revisions for name in own.members}
+
+
+def test_a_ring_whose_accounts_say_nothing_alone_is_found() -> None:
+    log = stream([*others(60), *ring(40, 120)])
+    revisions, ids, flagged = _watched(log)
+    members = _members(revisions)
+    of_ring = {name for name in members if name.startswith("ring")}
+    assert sum(flagged) < 0.5 * 120
+    assert len(of_ring) >= 32
+    assert len(members - of_ring) <= 2
+    assert {own.id for own in revisions} >= {name for name in ids if name is not None}
+    first = revisions[0].row
+    assert all(name is None for name in ids[:first])
+    assert ids[first] == revisions[0].id
+
+
+def test_one_query_an_account_is_enough() -> None:
+    log = stream([*others(60), *uniform(30, 1)])
+    revisions, _, _ = _watched(log)
+    members = _members(revisions)
+    assert sum(name.startswith("ring") for name in members) >= 20
+    assert sum(name.startswith("honest") for name in members) <= 1
+
+
+@pytest.mark.parametrize("seed", [1_000, 2_000, 3_000])
+def test_honest_accounts_alone_are_no_group(seed: int) -> None:
+    assert _watched(stream(others(80, seed)))[0] == []
+
+
+def test_an_office_that_scores_one_public_file_is_no_group() -> None:
+    shared = honest("office", 7_000, 60)
+    office = [replace(shared, principals=[f"office-{at}"]) for at in range(40)]
+    assert _watched(stream([*others(40), *office]))[0] == []
+
+
+def test_newcomers_of_a_launch_are_no_group() -> None:
+    assert _watched(stream([*others(30), *others(200, 5_000, 2)]))[0] == []
+
+
+def test_resold_traffic_of_many_users_is_no_group() -> None:
+    """One file of honest queries, dealt to 50 accounts query by query."""
+    resold = stream(others(50, 6_000))
+    accounts = [replace(take(resold, np.arange(at, len(resold), 50)), principals=[f"user-{at}"]) for at in range(50)]
+    accounts = [replace(own, principal_index=np.zeros(len(own), np.int32)) for own in accounts]
+    assert _watched(stream([*others(30), *accounts]))[0] == []
+
+
+def test_any_cut_gives_the_same_groups() -> None:
+    log = stream([*others(20), *ring(20, 100)])
+    assert _watched(log) == _watched(log, 61)
+
+
+def test_members_are_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ACCOUNTS", 128)
+    revisions, ids, _ = _watched(stream([*ring(30, 120), *others(60)]))
+    late = _watched(stream([*ring(30, 120), *others(100, 8_000, 4)]))[1]
+    assert revisions
+    assert ids[-1] is None or ids[-1] in {own.id for own in revisions}
+    assert any(late[-200:])
+
+
+def test_a_profile_without_a_crowd_has_no_groups() -> None:
+    bare: Profile = replace(calibrated(), crowd=None)
+    log = stream([*others(10), *ring(10, 60)])
+    observation = Engine(EngineConfig(profiles=(bare,))).observe([log])
+    found = GroupReplay((bare,)).observe([log], observation)
+    assert found.revisions == []
+    assert all(name is None for name in found.ids)
+
+
+def test_the_crowd_is_kept_in_the_profile() -> None:
+    again = Profile.from_bytes(calibrated().to_bytes())
+    assert again.hash == calibrated().hash
+    assert again.crowd is not None
+    assert calibrated().crowd is not None
+    np.testing.assert_array_equal(again.crowd.reached, calibrated().crowd.reached)  # type: ignore[union-attr]

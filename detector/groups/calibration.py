@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import Calibration
 from detector.core.pipeline.plan import labels_of
 from detector.core.profile.crowd import EARLY, VOLUMES, Crowd, Floats
-from detector.core.profile.reference import ReferenceIndex
+from detector.core.profile.reference import HonestQueries, ReferenceIndex
 from detector.core.profile.standards import Spread, unexplained
+from detector.core.state.arrays import Array
 from detector.groups.links import LINKS, RecentQueries
 from detector.groups.standardised import deviations, sums_at
 
@@ -22,14 +24,17 @@ _WINDOW = int(VOLUMES[-1])
 def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     """Returns the crowd of the honest ``accounts`` that ``calibration`` rests on, each compared with the others."""
     by_name = {own.principals[own.principal_index[0]]: own for own in accounts}
-    ordered = [by_name[name] for name in calibration.accounts]
+    every = [by_name[name] for name in calibration.accounts]
+    first = [_first_of_equal(own) for own in every]
+    ordered = [take(own, rows) for own, rows in zip(every, first, strict=True)]
     values = _link_values(calibration, ordered)
     spread = _spread(values)
     linked = [deviations(sums_at(own, VOLUMES), VOLUMES[len(own) >= VOLUMES], spread) for own in values]
     exemplars = np.array([own.max(axis=0, initial=0.0) for own in linked])
     jury = calibration.jury
+    scores = [own[rows] for own, rows in zip(jury.scores, first, strict=True)]
     reached = np.full((len(VOLUMES), len(ordered)), np.nan)
-    for at, own in enumerate(jury.scores):
+    for at, own in enumerate(scores):
         due = VOLUMES[len(own) >= VOLUMES]
         if not len(due):
             continue
@@ -38,27 +43,33 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
         for start in range(_WINDOW, len(own) - _WINDOW + 1, _WINDOW):
             total = np.maximum(total, jury.course(own[start + due - 1], {at}))
         reached[: len(due), at] = np.maximum.accumulate(total)
-    early = _early(jury.scores, linked)
+    early = _early(scores, linked)
     by_early = np.full(early.shape[:2], np.nan)
     for volume, every in enumerate(early):
-        for at in np.flatnonzero(np.isfinite(every).all(axis=1)).tolist():
+        for at in [at for at, own in enumerate(scores) if len(own) > volume]:
             by_early[volume, at] = unexplained(every[at : at + 1], np.delete(every, at, axis=0))[0][0]
     return Crowd(-np.sort(-reached, axis=1), early, -np.sort(-by_early, axis=1), spread, exemplars)
 
 
 def _early(scores: Sequence[Floats], linked: Sequence[Floats]) -> Floats:
-    """Returns float64 (4, a, j + m): the deviations of each account at its first queries, at least 0; inf where it has
-    fewer."""
+    """Returns float64 (4, a, j + m): the deviations of each account at its first queries, at least 0; 0 where it has
+    fewer, which excuses nothing."""
     width = scores[0].shape[1] + linked[0].shape[1]
-    early = np.full((EARLY, len(scores), width), np.inf)
+    early = np.zeros((EARLY, len(scores), width))
     for at, (own, links) in enumerate(zip(scores, linked, strict=True)):
         count = min(len(own), EARLY)
         early[:count, at] = np.maximum(np.concatenate((own[:count], links[:count]), axis=1), 0.0)
     return early
 
 
+def _first_of_equal(account: QueryBatch) -> Array:
+    """Returns the rows that repeat no earlier row of ``account``, int64 (n,), ascending."""
+    keys = HonestQueries(account.features, account.outputs).keys
+    return np.sort(np.unique(keys, return_index=True)[1])
+
+
 def _link_values(calibration: Calibration, accounts: Sequence[QueryBatch]) -> list[Floats]:
-    """Returns float64 (n, 4) for each account: its link measures, when all accounts send at the same time, each evenly
+    """Returns float64 (n, 3) for each account: its link measures, when all accounts send at the same time, each evenly
     from its first query to its last."""
     when = np.concatenate([(np.arange(len(own)) + 0.5) / len(own) for own in accounts])
     account = np.repeat(np.arange(len(accounts)), [len(own) for own in accounts])

@@ -19,10 +19,9 @@ from detector.core.measures import FEW_CHANGES, count_changes, of_one_size, sign
 from detector.core.profile.reference import ReferenceIndex
 from detector.core.state.arrays import Array
 
-LINKS = ("foreign_one_feature", "foreign_sign_steps", "foreign_crossings", "foreign_near")
+LINKS = ("foreign_one_feature", "foreign_sign_steps", "foreign_crossings")
 """The measures of a link: at most two features differ; over half of the differences have one magnitude; the other
-account got another class though the query is near; the logarithm of how near, as a share of the usual distance between
-honest queries."""
+account got another class though the query is near. Nearness itself is none: the more traffic, the nearer the nearest."""
 
 BYTES = 33_554_432
 """The most bytes of recent queries of one model version."""
@@ -30,7 +29,6 @@ _MOST_ROWS = 32_768
 _CHANGE = 1e-4
 _DUPLICATE = 1e-3
 _NEAR = 0.5
-_MOST_NEAR = 5.0
 _LEAST = 1e-9
 _NOBODY = -1
 _FIRST_AXES = 8
@@ -42,7 +40,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Of n queries: ``values`` float64 (n, 4), those of ``LINKS``, and ``partner`` int64 (n,), the other account; 0 and
+    """Of n queries: ``values`` float64 (n, 3), those of ``LINKS``, and ``partner`` int64 (n,), the other account; 0 and
     -1 without any."""
 
     values: Floats
@@ -92,7 +90,6 @@ class RecentQueries:
             changes <= FEW_CHANGES,
             signs,
             crossed & (near < _NEAR),
-            np.clip(-np.log(np.minimum(near, 1.0) + _LEAST), 0.0, _MOST_NEAR),
         )
         return np.where(known[:, None], np.column_stack(columns).astype(np.float64), 0.0)
 
@@ -148,8 +145,8 @@ def _link(
 
 @compiled
 def _nearest_cells(point: Rows, cells: Rows, gaps: Rows, found: Array) -> None:
-    """Fills ``found`` (p,) with the ``cells`` (c, k) nearest to ``point`` on the first axes, nearest first, and ``gaps``
-    (p,) with their squared distances; -1 where there are no more."""
+    """Fills ``found`` (p,) with the ``cells`` (c, k) nearest to ``point`` on the first axes, nearest first, and
+    ``gaps`` (p,) with their squared distances; -1 where there are no more."""
     axes, last = min(cells.shape[1], _FIRST_AXES), len(found) - 1
     gaps[:], found[:] = np.inf, -1
     for cell in range(len(cells)):

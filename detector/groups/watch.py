@@ -85,7 +85,7 @@ class _Cluster:
 
 class _Accounts:
     """Columns by slot. ``queries`` and ``active`` int64: queries so far, and the number of the last one of all.
-    ``links`` float64 (c, 4): sums of the link measures since the last multiple of 256 queries. ``most`` float64: the
+    ``links`` float64 (c, 3): sums of the link measures since the last multiple of 256 queries. ``most`` float64: the
     largest D since then, with its ``contributions`` float64 (c, j); ``rarity`` float64: its rarity, 1 without any."""
 
     def __init__(self, width: int) -> None:
@@ -149,7 +149,8 @@ class GroupWatch:
         accounts = self._accounts
         slot = accounts.slots(queries.principals)[queries.principal]
         links = self._recent.link(queries.features, slot, queries.label)
-        volume, sums = self._counted(slot, links.values)
+        number, sums = self._counted(slot, links.values)
+        volume = number % _WINDOW + 1
         due = np.flatnonzero(np.isin(volume, VOLUMES))
         linked = deviations(sums[due], volume[due], self._crowd.links)
         by_links, explained = unexplained(linked, self._crowd.link_exemplars)
@@ -164,7 +165,7 @@ class GroupWatch:
         every = np.concatenate((queries.deviations[due], linked), axis=1)
         revisions = []
         for at, row in enumerate(due.tolist()):
-            changed = self._update(int(slot[row]), int(volume[row]), float(total[at]), added[at], every[at])
+            changed = self._update(int(slot[row]), int(number[row]), float(total[at]), added[at], every[at])
             if changed is not None:
                 revisions.append(self._revision(*changed, int(queries.row[row])))
         return revisions
@@ -176,8 +177,8 @@ class GroupWatch:
         return cluster.id if cluster is not None and slot in cluster.members else None
 
     def _counted(self, slot: Array, values: Floats) -> tuple[Array, Floats]:
-        """Counts rows of the accounts ``slot`` (n,). Returns int64 (n,), the number of each since the last multiple of
-        256, from 1, and float64 (n, 4), the sums of ``values`` since then."""
+        """Counts rows of the accounts ``slot`` (n,). Returns int64 (n,), the number of each within its account, from 0,
+        and float64 (n, 3), the sums of ``values`` since the last multiple of 256."""
         accounts = self._accounts
         order = np.argsort(slot, kind="stable")
         own = slot[order]
@@ -194,9 +195,9 @@ class GroupWatch:
         accounts.queries[own[last]] = number[last] + 1
         accounts.active[own[last]] = self._seen + order[last]
         self._seen += len(own)
-        volume, totals = np.empty_like(number), np.empty_like(sums)
-        volume[order], totals[order] = number % _WINDOW + 1, sums
-        return volume, totals
+        numbers, totals = np.empty_like(number), np.empty_like(sums)
+        numbers[order], totals[order] = number, sums
+        return numbers, totals
 
     def _make_room(self, arriving: int) -> None:
         """Forgets the accounts that were silent longest, those of clusters last, if there are too many."""
@@ -210,15 +211,15 @@ class GroupWatch:
             accounts.drop(slot)
 
     def _update(
-        self, slot: int, volume: int, distance: float, added: Floats, every: Floats
+        self, slot: int, number: int, distance: float, added: Floats, every: Floats
     ) -> tuple[_Cluster, list[int]] | None:
-        """Compares one account again, at D ``distance`` with the contributions ``added`` (j + m,) and the deviations
-        ``every`` (j + m,); returns its group and who joined that, if anybody did."""
-        accounts, crowd = self._accounts, self._crowd
+        """Compares one account again, at its query ``number``, at D ``distance`` with the contributions ``added`` (j + m,) and
+        the deviations ``every`` (j + m,); returns its group and who joined that, if anybody did."""
+        accounts, crowd, volume = self._accounts, self._crowd, number % _WINDOW + 1
         if volume == 1 or distance > accounts.most[slot]:
             accounts.most[slot], accounts.contributions[slot] = distance, added
         accounts.rarity[slot] = crowd.rarity(volume, float(accounts.most[slot]))
-        if volume <= EARLY:
+        if number < EARLY:
             left, best = unexplained(every[None], self._early[volume - 1])
             rarity = crowd.early_rarity(volume, float(left[0]))
             if rarity < accounts.rarity[slot]:

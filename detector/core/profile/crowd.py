@@ -36,7 +36,7 @@ later excuses too much of a single query."""
 class Crowd:
     """``reached`` float64 (v, a): for each of ``VOLUMES`` the largest D of each honest account so far, descending; NaN,
     at the end, for accounts with fewer queries. ``early`` float64 (4, a, j + m): the deviations of each honest account,
-    in measures and then in links, at the first volumes; inf for accounts with fewer queries. ``early_reached`` float64
+    in measures and then in links, at the first volumes; 0 for accounts with fewer queries. ``early_reached`` float64
     (4, a): D of each compared with the others' ``early``, descending as above. ``links``: the spread of the link
     measures, and ``link_exemplars`` float64 (a, m) the deviations that honest accounts reached in them."""
 

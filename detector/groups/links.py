@@ -21,7 +21,7 @@ from detector.core.state.arrays import Array
 
 LINKS = ("foreign_one_feature", "foreign_sign_steps", "foreign_crossings")
 """The measures of a link: at most two features differ; over half of the differences have one magnitude; the other
-account got another class though the query is near. Nearness itself is none: the more traffic, the nearer the nearest."""
+account got another class though the query is near. Nearness is none: the more traffic, the nearer is the nearest."""
 
 BYTES = 33_554_432
 """The most bytes of recent queries of one model version."""

@@ -27,7 +27,7 @@ from detector.groups.standardised import deviations
 
 CHANCE = 1e-6
 """A verdict when chance would give as rare a cluster with less than this probability."""
-STRANGERS = 0.05
+STRANGERS = 0.02
 """The share of a group's members that may be honest: as many of its cluster join as keep the expected share below
 (Benjamini and Hochberg 1995)."""
 FEWEST = 3
@@ -213,8 +213,8 @@ class GroupWatch:
     def _update(
         self, slot: int, number: int, distance: float, added: Floats, every: Floats
     ) -> tuple[_Cluster, list[int]] | None:
-        """Compares one account again, at its query ``number``, at D ``distance`` with the contributions ``added`` (j + m,) and
-        the deviations ``every`` (j + m,); returns its group and who joined that, if anybody did."""
+        """Compares one account again, at its query ``number``: at D ``distance`` with the contributions ``added``
+        (j + m,), and the deviations ``every`` (j + m,). Returns its group and who joined that, if anybody did."""
         accounts, crowd, volume = self._accounts, self._crowd, number % _WINDOW + 1
         if volume == 1 or distance > accounts.most[slot]:
             accounts.most[slot], accounts.contributions[slot] = distance, added

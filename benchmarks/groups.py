@@ -1,0 +1,247 @@
+"""Thieves with many accounts, each in one stream with honest accounts: who is found alone, and which groups.
+
+For each victim 50 honest accounts calibrate and 120 others, of the same habits, are judged: alone, and with each attack
+dealt to 5, 20, 100 and 400 accounts in turn or in blocks. With ``--recorded FOLDER`` (see ``benchmarks.recorded``) the
+colluding runs in it are judged among all honest accounts of their victim that did not calibrate. Run: python -m
+benchmarks.groups [--recorded FOLDER] [DATASET:VICTIM ...]
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.calibrated import SEED, honest
+from benchmarks.recorded import read
+from detector.contracts.batches import cut, take
+from detector.contracts.queries import QueryBatch
+from detector.core.calibration.calibrate import calibrate
+from detector.core.engine import Engine, EngineConfig
+from detector.core.profile.profile import Profile
+from detector.groups.calibration import crowd_of
+from detector.lab.experiment import AttackPlan, session_of, thief_trace, victim_of
+from detector.lab.fidelity import Yardstick
+from detector.lab.session import InProcess
+from detector.replay.groups import GroupReplay
+
+from benchmarks._detecting import account  # isort: skip
+
+TARGETS = {
+    "categorical:decision tree": (
+        "path finding bottom-up",
+        "path finding top-down",
+        "uniform retraining",
+        "knockoff random",
+    ),
+    "breast cancer:logistic regression": (
+        *("equation solving", "uniform retraining", "line-search retraining", "adaptive retraining", "lowd-meek"),
+    ),
+    "digits:multilayer perceptron": (
+        *("jbda", "t-rnd-fgsm", "knockoff random", "equation solving", "line-search retraining", "cloudleak pgd"),
+    ),
+    "mnist:convolutional network": ("jbda", "knockoff random", "uncertainty", "line-search retraining"),
+}
+ACCOUNTS = (5, 20, 100, 400)
+BUDGET, CALIBRATION, JUDGED, LONGEST = 1_000, 50, 120, 300
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``begun``: the union's query at which each account of the ring began. ``alone``: that at which each became a
+    suspect itself, by account. ``found``: that at which each became one or joined a group. ``honest``: honest accounts
+    in groups. ``cpu``: seconds of the engine and of the groups."""
+
+    begun: list[int]
+    alone: dict[int, int]
+    found: dict[int, int]
+    honest: int
+    cpu: tuple[float, float]
+
+    def caught(self, share: float) -> int | None:
+        """The union's first query at which ``share`` of the accounts that had begun were found."""
+        for count, query in enumerate(sorted(self.found.values()), 1):
+            if count >= share * sum(begun <= query for begun in self.begun):
+                return query
+        return None
+
+
+def stream(accounts: Sequence[QueryBatch], spans: Sequence[tuple[float, float]]) -> QueryBatch:
+    """All queries of ``accounts`` in order of time, each account's evenly over its of ``spans``."""
+    when = [
+        low + (high - low) * (np.arange(len(own)) + 0.5) / len(own)
+        for own, (low, high) in zip(accounts, spans, strict=True)
+    ]
+    whose = np.repeat(np.arange(len(accounts)), [len(own) for own in accounts])
+    order = np.lexsort((whose, np.concatenate(when)))
+    masked = any(own.missing is not None for own in accounts)
+    missing = [np.zeros(own.features.shape, np.bool_) if own.missing is None else own.missing for own in accounts]
+    return replace(
+        accounts[0],
+        event_ids=[""] * len(order),
+        occurred_at=np.concatenate(when)[order],
+        principals=[str(at) for at in range(len(accounts))],
+        principal_index=whose[order].astype(np.int32),
+        features=np.concatenate([own.features for own in accounts])[order],
+        outputs=np.concatenate([own.outputs for own in accounts])[order],
+        missing=np.concatenate(missing)[order] if masked else None,
+    )
+
+
+def judged(profile: Profile, others: Sequence[QueryBatch], ring: Sequence[QueryBatch], length: int) -> Outcome:
+    """The outcome of a ``ring`` with ``length`` queries among the honest accounts ``others``, who begin before its
+    middle."""
+    rng, first = np.random.default_rng(SEED), len(others)
+    spans = [(float(start), float(length)) for start in rng.random(first) * length / 2]
+    log = stream([*others, *ring], spans + [(float(at), float(length)) for at in range(len(ring))])
+    engine, groups = Engine(EngineConfig(profiles=(profile,))), GroupReplay((profile,))
+    asked = np.cumsum(log.principal_index >= first)
+    alone: dict[int, int] = {}
+    joined: dict[int, int] = {}
+    cpu = [0.0, 0.0]
+    for start in range(0, len(log), 512):
+        piece = cut(log, start, min(start + 512, len(log)))
+        before = time.process_time()
+        observation = engine.observe([piece])
+        between = time.process_time()
+        seen = groups.observe([piece], observation)
+        cpu[0] += between - before
+        cpu[1] += time.process_time() - between
+        for own in observation.findings:
+            alone.setdefault(int(own.principal), int(asked[start + own.row]))
+        for _, _, revision in seen.revisions:
+            for name in revision.joined:
+                joined.setdefault(int(name), int(asked[start + revision.row]))
+    members = range(first, first + len(ring))
+    return Outcome(
+        [int(asked[np.argmax(log.principal_index == at)]) for at in members],
+        {at: query for at, query in alone.items() if at >= first},
+        {at: min(alone.get(at, length), joined.get(at, length)) for at in members if at in alone or at in joined},
+        sum(at < first for at in joined),
+        (cpu[0], cpu[1]),
+    )
+
+
+def dealt(queries: QueryBatch, accounts: int, how: str) -> list[QueryBatch]:
+    """``queries`` dealt to ``accounts`` accounts: in ``turn``, or in ``blocks`` of neighbours."""
+    rows = np.arange(len(queries))
+    whose = rows % accounts if how == "turn" else rows * accounts // len(queries)
+    return [take(queries, rows[whose == at]) for at in range(accounts) if (whose == at).any()]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One campaign: whether it was caught before the clone had 90 percent of its final fidelity, whether 80 percent of
+    the accounts became suspects themselves, and its line of the table."""
+
+    in_time: bool
+    alone: bool
+    accounts: int
+    line: str
+
+
+def campaign(target: str, attack: str, profile: Profile, others: Sequence[QueryBatch]) -> list[Row]:
+    """One attack, dealt in each way."""
+    data, _, model = target.partition(":")
+    dataset, victim = victim_of(data, model)
+    plan = AttackPlan(attack, model, data, budget=BUDGET, seed=SEED)
+    session = session_of(plan, dataset, InProcess(victim), Yardstick.of(victim, dataset, 0, 10))
+    session.run()
+    trace = thief_trace(attack, session)
+    queries = account("thief", attack, trace.features, trace.outputs).queries
+    curve = [(point.queries, point.uniform) for point in session.curve]
+    end = curve[-1][1] if curve else None
+    late = next((query for query, share in curve if end is not None and share >= 0.9 * end), len(queries))
+    rows = []
+    for accounts in ACCOUNTS:
+        for how in ("turn", "blocks"):
+            ring = dealt(queries, accounts, how)
+            own = judged(profile, others, ring, len(queries))
+            caught = own.caught(0.8)
+            then = max((share for query, share in curve if caught and query <= caught), default=None)
+            found = f"{len(own.found)} of {len(ring)}"
+            fidelity = ("" if share is None else f"{share:.0%}" for share in (then, end))
+            cells = (attack, data, how, len(own.alone), caught or "**missed**", found, own.honest, *fidelity)
+            line = f"| {' | '.join(str(cell) for cell in cells)} |"
+            rows.append(Row(caught is not None and caught <= late, len(own.alone) >= 0.8 * len(ring), accounts, line))
+    return rows
+
+
+def calibrated(accounts: Sequence[QueryBatch]) -> Profile:
+    made = calibrate(accounts, 0.01)
+    return replace(made.profile, crowd=crowd_of(made, accounts))
+
+
+def of_target(target: str, progress: Progress) -> Iterator[Row]:
+    """The rows of one victim; first prints what honest accounts alone give."""
+    dataset, victim = victim_of(*target.split(":"))
+    given = [own.queries for own in honest(dataset, victim, 0, CALIBRATION, SEED)]
+    profile = calibrated([replace(own, principals=[str(at)]) for at, own in enumerate(given)])
+    accounts = [own.queries for own in honest(dataset, victim, 1, JUDGED, SEED + 1)]
+    others = [cut(own, 0, min(len(own), LONGEST)) for own in accounts]
+    alone = judged(profile, others, [], BUDGET)
+    share = alone.cpu[1] / alone.cpu[0]
+    print(f"{target}: {alone.honest} of {JUDGED} honest accounts in a group; CPU of groups {share:.0%} of the engine's")
+    task = progress.add_task(f"campaigns on {target}", total=len(TARGETS[target]))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as workers:
+        futures = [workers.submit(campaign, target, attack, profile, others) for attack in TARGETS[target]]
+        for future in futures:
+            yield from future.result()
+            progress.advance(task)
+
+
+def recorded(folder: Path) -> None:
+    """Prints the colluding runs in ``folder``: members and honest accounts in groups, and when."""
+    print("| recording | accounts | queries | suspects alone | caught | 90 percent found | found | honest in groups |")
+    print("|---|---|---|---|---|---|---|---|")
+    for victim in read(folder).values():
+        given = [replace(own.queries, principals=[own.name]) for own in victim.honest[::2]]
+        profile, others = calibrated(given), [own.queries for own in victim.honest[1::2]]
+        for name, ring in victim.attacks.items():
+            if len(ring) == 1:
+                continue
+            length = sum(len(own.queries) for own in ring)
+            own = judged(profile, others, [each.queries for each in ring], length)
+            ordered = sorted(own.found.values())
+            count = int(np.ceil(0.9 * len(ring)))
+            most = ordered[count - 1] if len(ordered) >= count else "missed"
+            alone = f"{len(own.alone)} of {len(ring)}"
+            cells = (name, len(ring), length, alone, own.caught(0.8) or "missed", most, len(own.found), own.honest)
+            print(f"| {' | '.join(str(cell) for cell in cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("targets", nargs="*", default=list(TARGETS))
+    parser.add_argument("--recorded", type=Path)
+    options = parser.parse_args()
+    if options.recorded:
+        recorded(options.recorded)
+        return
+    rows: list[Row] = []
+    with Progress(console=Console(stderr=True)) as progress:
+        for target in options.targets:
+            rows += of_target(target, progress)
+    print("| attack | data | dealt in | suspects alone | caught | found | honest in groups | clone then | at the end |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    print("\n".join(row.line for row in rows))
+    for accounts in ACCOUNTS:
+        own = [row for row in rows if row.accounts == accounts]
+        caught, alone = sum(row.in_time for row in own), sum(row.alone for row in own)
+        print(f"{accounts} accounts: {caught} of {len(own)} campaigns caught in time; {alone} by their accounts alone")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ import detector
 from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
 from detector.core.calibration.scan import ENOUGH, FAMILIES, ScannedAccount
 from detector.core.configuration import EngineConfig
-from detector.core.measures.base import Family
+from detector.core.measures import Family
 from detector.core.profile.profile import Profile
 from detector.core.signals.suspicion import CHANGE
 from detector.explain import plots

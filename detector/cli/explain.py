@@ -114,12 +114,12 @@ class Judging:
         misfits = ProfileMatcher(self.config.profiles).mismatches(batches)
         if misfits and self.must_fit:
             raise ConfigurationError(misfits[0].detail)
-        course = replay_principal(queries, self.config, self.policy)
+        replay = replay_principal(queries, self.config, self.policy)
         notes = unseen_values(batches, self.config)
         if published is None:
-            return explanation_of(course, self.config, source, notes=notes)
-        notes += differences(published, course, self.config.configuration_hash())
-        return explanation_of(course, self.config, source, records=by_row(published, course), notes=notes)
+            return explanation_of(replay, self.config, source, notes=notes)
+        notes += differences(published, replay, self.config.configuration_hash())
+        return explanation_of(replay, self.config, source, records=by_row(published, replay), notes=notes)
 
 
 def _recorded(paths: Sequence[Path], how: LogReader, name: str, model: str | None) -> tuple[list[TimedQueries], str]:

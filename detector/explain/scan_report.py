@@ -283,5 +283,5 @@ def _explanation(version: ScannedVersion, own: ScannedAccount) -> Explanation:
     profile: Profile = version.scan.screened.calibration.profile
     standards = replace(profile.standards, threshold=own.line)
     config = EngineConfig(profiles=(replace(profile, standards=standards, validation=None),))
-    course = replay_principal([(queries, np.maximum.accumulate(queries.occurred_at))], config, Policy())
-    return explanation_of(course, config, "", records=())
+    replay = replay_principal([(queries, np.maximum.accumulate(queries.occurred_at))], config, Policy())
+    return explanation_of(replay, config, "", records=())

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.core.calibration.calibrate import FlaggedRate
 from detector.lab.evaluation.judging import JudgedLog
@@ -83,7 +82,7 @@ class HonestResult:
 
     @classmethod
     def of(cls, kind: str, accounts: int, flagged: int) -> HonestResult:
-        """``low`` and ``high`` enclose the share of such accounts that is flagged, with 95 percent confidence."""
+        """Returns the result with the interval ``low`` to ``high`` of the flagged share, at 95 percent confidence."""
         return cls(kind, accounts, flagged, *FlaggedRate(flagged, accounts).interval)
 
 
@@ -102,39 +101,38 @@ class Evaluation:
 
     @property
     def all_honest(self) -> HonestResult | None:
-        """All kinds as one; None without an honest account."""
+        """The sum of all kinds; None without an honest account."""
         accounts, flagged = (sum(getattr(each, name) for each in self.honest) for name in ("accounts", "flagged"))
         return HonestResult.of("all", accounts, flagged) if accounts else None
 
 
 def evaluation_of(logs: Iterable[JudgedLog], detector: str, signals: tuple[str, ...]) -> Evaluation:
-    """The results of ``logs``, each judged by itself."""
+    """Returns the results of ``logs``, each judged separately."""
     logs = list(logs)
-    attacks = sorted((_attack_result(log) for log in logs if not log.honest.all()), key=_missed_first)
+    attacks = [_attack_result(log) for log in logs if not log.honest.all()]
+    attacks.sort(key=lambda own: (own.caught, -own.got_unseen, own.attack, own.victim, own.wrapper))
     return Evaluation(detector, signals, tuple(attacks), honest_results(logs), sum(log.refused for log in logs))
 
 
 def honest_results(logs: Iterable[JudgedLog]) -> tuple[HonestResult, ...]:
-    """By kind: accounts without a single query of an attack; the kind most often flagged comes first.
+    """Returns one result per kind of accounts without a query of an attack; the kind most often flagged comes first.
 
     Logs of the same seed have the same honest users: an account of the same name on the same model is counted once.
     """
     flagged: dict[str, dict[tuple[int, str, str], bool]] = {}
     for log in logs:
-        for account in _honest_accounts(log):
-            rows, whose = log.account == account, (log.run.seed, *log.accounts[account])
+        for account in np.setdiff1d(log.account, log.account[~log.honest]):
+            rows, key = log.account == account, (log.run.seed, *log.accounts[account])
             of_kind = flagged.setdefault(log.kind[rows][0], {})
-            of_kind[whose] = of_kind.get(whose, False) or bool(log.flagged[rows].any())
+            of_kind[key] = of_kind.get(key, False) or bool(log.flagged[rows].any())
     results = [HonestResult.of(kind, len(users), sum(users.values())) for kind, users in flagged.items()]
     return tuple(sorted(results, key=lambda each: (-each.flagged / each.accounts, each.kind)))
 
 
-def _missed_first(result: AttackResult) -> tuple[bool, float, str, str, str]:
-    return result.caught, -result.got_unseen, result.attack, result.victim, result.wrapper
-
-
 def _attack_result(log: JudgedLog) -> AttackResult:
     run, accounts = log.run, np.unique(log.account[~log.honest])
+    sent = np.cumsum(~log.honest)
+    verdicts = np.flatnonzero(log.flagged & np.isin(log.account, accounts) & (sent > 0))  # none before the attack
     return AttackResult(
         attack=run.attack,
         victim=run.victim,
@@ -142,21 +140,9 @@ def _attack_result(log: JudgedLog) -> AttackResult:
         accounts=len(accounts),
         sent=run.sent,
         useful=run.useful,
-        first_verdict=_first_verdict(log, np.isin(log.account, accounts)),
+        first_verdict=int(sent[verdicts[0]]) if len(verdicts) else None,
         curve=run.curve,
     )
-
-
-def _first_verdict(log: JudgedLog, on_thief: NDArray[np.bool_]) -> int | None:
-    """Returns the number of the thief's queries up to the first flagged row of ``on_thief``; what came before them is
-    no catch."""
-    sent = np.cumsum(~log.honest)
-    verdicts = np.flatnonzero(log.flagged & on_thief & (sent > 0))
-    return int(sent[verdicts[0]]) if len(verdicts) else None
-
-
-def _honest_accounts(log: JudgedLog) -> NDArray[np.int64]:
-    return np.setdiff1d(log.account, log.account[~log.honest])
 
 
 def group_by_attack(results: Iterable[AttackResult]) -> dict[str, list[AttackResult]]:

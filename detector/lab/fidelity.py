@@ -50,7 +50,7 @@ class Yardstick:
 
     @classmethod
     def of(cls, victim: Classifier, dataset: Dataset, seed: int, rows: int = UNIFORM_ROWS) -> Yardstick:
-        """Returns a yardstick of the test set and of inputs uniform over the features' ranges, at most ``rows`` each."""
+        """Returns a yardstick of test rows and of uniform inputs in the features' ranges, at most ``rows`` of each."""
         spread = np.random.default_rng(seed).random((rows, dataset.dimension), dtype=np.float32)
         uniform = dataset.low + spread * (dataset.high - dataset.low)
         return cls(victim, dataset.test.features[:rows], uniform, dataset.test.labels[:rows])

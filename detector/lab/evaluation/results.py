@@ -9,7 +9,7 @@ import numpy as np
 
 from detector.core.calibration.calibrate import FlaggedRate
 from detector.lab.evaluation.judging import JudgedLog
-from detector.lab.fidelity import Fidelity
+from detector.lab.query_log import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +22,12 @@ class CloneAgreement:
 
 @dataclass(frozen=True, slots=True)
 class AttackResult:
-    """One attack on one victim. ``sent``: the thief's queries; ``useful``: those of them that the clone is made of.
+    """One ``run`` of an attack. ``accounts``: how many the thief used. ``first_verdict``: how many queries were sent
+    when the first of them was flagged, that query included; None if all were missed."""
 
-    ``accounts``: how many the thief used. ``first_verdict``: how many queries were sent when the first of them was
-    flagged, that query included; None if all were missed. ``curve``: the clone's fidelity, by queries sent; empty where
-    there is no clone.
-    """
-
-    attack: str
-    victim: str
-    wrapper: str
+    run: Run
     accounts: int
-    sent: int
-    useful: int
     first_verdict: int | None
-    curve: tuple[Fidelity, ...]
 
     @property
     def caught(self) -> bool:
@@ -49,7 +40,7 @@ class AttackResult:
 
     @property
     def got_at_end(self) -> CloneAgreement | None:
-        return self._got(self.sent)
+        return self._got(self.run.sent)
 
     @property
     def got_unseen(self) -> float:
@@ -60,13 +51,14 @@ class AttackResult:
     @property
     def cost_multiplier(self) -> float:
         """The queries sent per useful one."""
-        return self.sent / self.useful if self.useful else float("inf")
+        return self.run.sent / self.run.useful if self.run.useful else float("inf")
 
     def _got(self, queries: int) -> CloneAgreement | None:
-        if not self.curve or queries < self.curve[0].queries:
+        curve = self.run.curve
+        if not curve or queries < curve[0].queries:
             return None
-        at = [point.queries for point in self.curve]
-        test, uniform = ([getattr(point, name) for point in self.curve] for name in ("test", "uniform"))
+        at = [point.queries for point in curve]
+        test, uniform = ([getattr(point, name) for point in curve] for name in ("test", "uniform"))
         return CloneAgreement(float(np.interp(queries, at, test)), float(np.interp(queries, at, uniform)))
 
 
@@ -110,7 +102,7 @@ def evaluation_of(logs: Iterable[JudgedLog], detector: str, signals: tuple[str, 
     """Returns the results of ``logs``, each judged separately."""
     logs = list(logs)
     attacks = [_attack_result(log) for log in logs if not log.honest.all()]
-    attacks.sort(key=lambda own: (own.caught, -own.got_unseen, own.attack, own.victim, own.wrapper))
+    attacks.sort(key=lambda own: (own.caught, -own.got_unseen, own.run.attack, own.run.victim, own.run.wrapper))
     return Evaluation(detector, signals, tuple(attacks), honest_results(logs), sum(log.refused for log in logs))
 
 
@@ -130,26 +122,17 @@ def honest_results(logs: Iterable[JudgedLog]) -> tuple[HonestResult, ...]:
 
 
 def _attack_result(log: JudgedLog) -> AttackResult:
-    run, accounts = log.run, np.unique(log.account[~log.honest])
+    accounts = np.unique(log.account[~log.honest])
     sent = np.cumsum(~log.honest)
     verdicts = np.flatnonzero(log.flagged & np.isin(log.account, accounts) & (sent > 0))  # none before the attack
-    return AttackResult(
-        attack=run.attack,
-        victim=run.victim,
-        wrapper=run.wrapper,
-        accounts=len(accounts),
-        sent=run.sent,
-        useful=run.useful,
-        first_verdict=int(sent[verdicts[0]]) if len(verdicts) else None,
-        curve=run.curve,
-    )
+    return AttackResult(log.run, len(accounts), int(sent[verdicts[0]]) if len(verdicts) else None)
 
 
 def group_by_attack(results: Iterable[AttackResult]) -> dict[str, list[AttackResult]]:
     """Returns the runs by the attack's name, attacks and runs in the order given."""
     by_attack: dict[str, list[AttackResult]] = {}
     for result in results:
-        by_attack.setdefault(result.attack, []).append(result)
+        by_attack.setdefault(result.run.attack, []).append(result)
     return by_attack
 
 

@@ -15,7 +15,7 @@ from detector.lab.data import Dataset
 from detector.lab.datasets import textures
 from detector.lab.experiment import thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
-from detector.lab.honest.populations import population
+from detector.lab.honest import population
 from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import PLAIN, WRAPPERS, Means
 
@@ -38,7 +38,7 @@ def honest(target: Target, count: int, seed: int) -> list[Account]:
         own = _MORE.get(number % 30)
         if own is None:
             user = next(users)
-            name, rows = user.habit, _first((ask.rows for ask in user.asks), most)
+            name, rows = user.habit, _first((ask.rows for ask in user.requests), most)
         else:
             name, rows = own.__name__, own(dataset, rng)[:most]
         made.append(account(f"{name} {number}", name, rows, victim.answer(rows).probabilities))

@@ -34,7 +34,7 @@ from detector.lab.data import Dataset, Examples
 from detector.lab.datasets import textures
 from detector.lab.experiment import thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
-from detector.lab.honest.populations import population
+from detector.lab.honest import population
 from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import PLAIN, WRAPPERS, Means
 
@@ -69,7 +69,7 @@ def honest(dataset: Dataset, victim: Victim, half: int, count: int, seed: int) -
     accounts = []
     for number, user in enumerate(population(own, count, seed)):
         rows: list[np.ndarray] = []
-        for ask in user.asks:
+        for ask in user.requests:
             rows.append(ask.rows)
             if sum(map(len, rows)) >= LENGTHS[number % len(LENGTHS)]:
                 break

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from detector.lab.answers import Victim
-from detector.lab.victims.answers_given import LabelOnly, Rounded
+from detector.lab.victims.tabular import LabelOnly, Rounded
 from tests.lab import sklearn_cases as cases
 from tests.lab.sklearn_cases import SklearnCase
 

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.logs import Map, files_in, reading
+from detector.cli.files import file_for, given_profiles, reading, reading_bar, write
 from detector.cli.operator import principal_of
-from detector.cli.options import ApiKey, Json
-from detector.cli.output_files import file_for, write
-from detector.cli.replay import bar, given_profiles, rows_in
+from detector.cli.options import ApiKey, Json, Map, Merge, Profiles, SettingsFile
 from detector.cli.screen import console, note, say_json, table, tell
 
 if TYPE_CHECKING:
@@ -39,20 +37,15 @@ def explain(
         typer.Option("--log", help="Query log to replay, with any files after it. [default: the service's topics]"),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Needed if the account queried several models.")] = None,
-    profile: Annotated[
-        list[Path] | None,
-        typer.Option("--profile", help="Profile of a model version, from weirguard calibrate. [default: the setting]"),
-    ] = None,
+    profile: Profiles = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write a page with plots: FILE.html, or a folder.")
     ] = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Merge the files by occurred_at, instead of reading them in turn.")
-    ] = False,
+    merge: Merge = False,
     map_: Map = None,
     api_key: ApiKey = False,
     json: Json = False,
-    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Explain why PRINCIPAL is flagged, or is not, in words and plots.
 
@@ -63,7 +56,7 @@ def explain(
     from detector.explain.published import read_queries, read_records, since_cleared
     from detector.explain.tables import as_json
     from detector.runtime.settings import load_settings
-    from detector.stream.building import engine_config, policy_of
+    from detector.stream.detection_config import engine_config, policy_config
 
     logs = [*(log or []), *(files or [])]
     if logs and not log:
@@ -72,7 +65,7 @@ def explain(
     loaded = load_settings(settings)
     given = given_profiles(profile)
     config = engine_config(loaded)
-    judging = Judging(replace(config, profiles=given) if given else config, policy_of(loaded), bool(given))
+    judging = Judging(replace(config, profiles=given) if given else config, policy_config(loaded), bool(given))
     name = principal_of(loaded, principal, api_key)
     if logs:
         explanation = judging.explanation(*_recorded(logs, reading(loaded, map_, merge=merge), name, model))
@@ -125,9 +118,10 @@ class Judging:
 def _recorded(paths: Sequence[Path], how: LogReader, name: str, model: str | None) -> tuple[list[TimedQueries], str]:
     """Returns the principal's queries in files, and the names of the files."""
     from detector.replay.principal import queries_in_logs, queries_of
+    from detector.sources import files_of
 
-    logs = files_in(paths)
-    with bar(console(stderr=True), "read", rows_in(logs)) as progress:
+    logs = files_of(paths)
+    with reading_bar("read", logs) as progress:
         own = queries_of(name, queries_in_logs(logs, how, progress))
     return own.of(model), ", ".join(path.name for path in logs)
 

@@ -20,8 +20,8 @@ from detector.lab.attackers import EVASIONS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.data import Dataset
 from detector.lab.fidelity import Yardstick
-from detector.lab.honest.habit import Ask
-from detector.lab.honest.populations import population
+from detector.lab.honest import population
+from detector.lab.honest.habit import HonestRequest
 from detector.lab.provenance import digest_of
 from detector.lab.query_log import Mark, QueryLog, Run
 from detector.lab.session import AttackSession, InProcess, Rows, Service, checkpoints
@@ -125,7 +125,7 @@ def honest_traces(dataset: Dataset, service: Service, accounts: int, seed: int, 
     """
     traces = []
     for user in population(dataset, accounts, seed):
-        at, features = _requests(user.asks, dataset.dimension, seconds)
+        at, features = _requests(user.requests, dataset.dimension, seconds)
         if len(features):
             senders, marks = [user.account] * len(at), [Mark("honest", user.habit)] * len(at)
             answers = service.answer(features, senders, at)
@@ -133,15 +133,15 @@ def honest_traces(dataset: Dataset, service: Service, accounts: int, seed: int, 
     return traces
 
 
-def _requests(asks: Iterator[Ask], dimension: int, seconds: float) -> tuple[NDArray[np.float64], Rows]:
-    """Returns the requests of ``asks``: float64 (n,) seconds and float32 (n, d)."""
+def _requests(requests: Iterator[HonestRequest], dimension: int, seconds: float) -> tuple[NDArray[np.float64], Rows]:
+    """Returns the requests of ``requests``: float64 (n,) seconds and float32 (n, d)."""
     at: list[float] = []
     rows, now = [np.empty((0, dimension), np.float32)], 0.0
-    for ask in asks:
-        now += ask.pause
+    for request in requests:
+        now += request.pause
         if now > seconds or len(at) == _MOST_HONEST_QUERIES:
             break
-        rows.append(ask.rows[: _MOST_HONEST_QUERIES - len(at)])
+        rows.append(request.rows[: _MOST_HONEST_QUERIES - len(at)])
         at += [now] * len(rows[-1])
     return np.array(at, np.float64), np.concatenate(rows)
 

@@ -17,27 +17,30 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from detector.lab.answers import Victim
+from detector.lab.datasets import sklearn_table
 from detector.lab.mappings import ACCOUNT_HEADER
-from detector.lab.victims import digits, tumours
+from detector.lab.victims import digits
+from detector.lab.victims.tabular import TreeVictim
 from detector.runtime.sections import KafkaSettings
 from detector.serving import Connection, Gate, Header, Identity, QueryLogger
 from detector.serving.asgi import Target, WeirguardMiddleware, log
 
 PREDICT = "/predict"
 TUMOURS = "/tumours"
+TUMOURS_MODEL = "tumours"
 HEALTH = "/health"
 
 _TARGETS = {
     PREDICT: Target(digits.MODEL, digits.MODEL_VERSION),
-    TUMOURS + PREDICT: Target(tumours.MODEL, tumours.MODEL_VERSION),
+    TUMOURS + PREDICT: Target(TUMOURS_MODEL, digits.MODEL_VERSION),
 }
 _MOST_ROWS = 1_000
 
 
 def create_demo() -> Starlette:
     """Returns both models of the demo in one application."""
-    table = tumours.load()
-    tree = create_app(tumours.victim(table), table.dimension)
+    table = sklearn_table("breast cancer")
+    tree = create_app(TreeVictim(table), table.dimension)
     network = create_app(digits.DigitsVictim(digits.load_split().training), digits.DIMENSION)
     return Starlette(routes=[Mount(TUMOURS, tree), *network.routes])
 
@@ -54,9 +57,11 @@ def create_app(victim: Victim, dimension: int) -> Starlette:
             expected = f'expected {{"instances": [[{dimension} numbers], ...]}} of at most {_MOST_ROWS} rows'
             return JSONResponse({"error": expected}, HTTPStatus.BAD_REQUEST)
         answers = victim.answer(rows)
+        if answers.leaf is None:
+            log(request.scope, rows, answers.probabilities)
+            return JSONResponse({"predictions": answers.probabilities.tolist()})
         log(request.scope, rows, answers.probabilities, leaf=answers.leaf)
-        leaf = {} if answers.leaf is None else {"leaf": answers.leaf.tolist()}
-        return JSONResponse({"predictions": answers.probabilities.tolist(), **leaf})
+        return JSONResponse({"predictions": answers.probabilities.tolist(), "leaf": answers.leaf.tolist()})
 
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})

@@ -15,7 +15,7 @@ from detector.lab.answers import Answers, Victim
 from detector.lab.attackers.attacker import Attacker
 from detector.lab.fidelity import Fidelity, Yardstick
 from detector.lab.query_log import THIEF, Mark
-from detector.lab.wrappers.disguise import Disguise, Stream
+from detector.lab.wrappers.disguises import Disguise, SentQueries
 
 Rows = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -75,7 +75,7 @@ class Specifying(Protocol):
 class AnsweredRound:
     """The m queries of ``stream``, all answered, and ``specifications`` float32 (m, 2) or None: as in ``Service``."""
 
-    stream: Stream
+    stream: SentQueries
     answers: Answers
     specifications: Rows | None
 
@@ -122,13 +122,13 @@ class AttackSession:
         if self.useful and (not self.curve or self.curve[-1].queries < self.sent):
             self._measure(self.sent)
 
-    def accounts(self, stream: Stream) -> list[str]:
+    def accounts(self, stream: SentQueries) -> list[str]:
         """Returns the name of the account that sends each query of ``stream``."""
         if self._disguise.accounts == 1:
             return [THIEF] * len(stream)
         return [f"{THIEF}-{number}" for number in (stream.account + 1).tolist()]
 
-    def _specifications(self, stream: Stream) -> Rows | None:
+    def _specifications(self, stream: SentQueries) -> Rows | None:
         """Returns what is requested with each query of ``stream``; a cover query requests the same as the query before
         it."""
         if not isinstance(self._attacker, Specifying):
@@ -136,7 +136,7 @@ class AttackSession:
         source: NDArray[np.int64] = np.maximum.accumulate(stream.source).clip(0)
         return self._attacker.next_specifications()[source]
 
-    def _learn(self, batch: Rows, stream: Stream, answers: Answers) -> None:
+    def _learn(self, batch: Rows, stream: SentQueries, answers: Answers) -> None:
         """Shows the thief the answers up to each checkpoint in turn. Dummies count as sent, an honest user's work does
         not."""
         own = np.flatnonzero(~stream.cover)

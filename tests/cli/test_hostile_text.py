@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from detector.cli import alerts, decisions, main, principals, screen
+from detector.cli import decisions, main, principals, screen
 from detector.cli.explain import show
 from detector.contracts.findings import Cause, Evidence
 from detector.core.configuration import EngineConfig
@@ -48,8 +48,8 @@ def standing(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "read_decisions", lambda *_: CurrentDecisions({key: one}, one))
     monkeypatch.setattr(principals, "read_scores", lambda *_: {key: scored})
     monkeypatch.setattr(principals, "read_alerts", lambda *_: [hostile_alert()])
-    monkeypatch.setattr(alerts, "Topic", Nothing)
-    monkeypatch.setattr(alerts, "readable_alerts", lambda _: iter([hostile_alert()]))
+    monkeypatch.setattr(principals, "Topic", Nothing)
+    monkeypatch.setattr(principals, "readable_alerts", lambda _: iter([hostile_alert()]))
 
 
 class Nothing:
@@ -79,8 +79,8 @@ def hostile_alert() -> Any:
         (principals.app, ["top", "-o", "json"]),
         (principals.app, ["show", HOSTILE, HOSTILE]),
         (principals.app, ["show", HOSTILE, HOSTILE, "-o", "json"]),
-        (alerts.app, ["tail"]),
-        (alerts.app, ["tail", "-o", "json"]),
+        (principals.alerts, ["tail"]),
+        (principals.alerts, ["tail", "-o", "json"]),
     ],
 )
 @pytest.mark.usefixtures("standing")

@@ -24,8 +24,8 @@ from detector.lab.experiment import AttackPlan, dataset_of, victim_of
 from detector.lab.mappings import mapping_of
 from detector.lab.query_log import THIEF, QueryLog
 from detector.lab.server import PREDICT, create_app, guard
-from detector.lab.victims import perceptron
-from detector.lab.victims.tree import TreeVictim
+from detector.lab.victims.neural import perceptron
+from detector.lab.victims.tabular import TreeVictim
 from detector.lab.victims.zoo import Zoo, ZooModel
 from tests.conftest import Broker
 from tests.e2e.model_servers import tree_server, zoo_server
@@ -103,7 +103,7 @@ def test_path_finding_with_features_left_out_passes_with_its_masks_and_its_leave
 
 def test_a_sweep_of_specifications_passes_with_what_it_requested(broker: Broker, prefix: str, tmp_path: Path) -> None:
     digits = dataset_of("digits")
-    zoo = Zoo([ZooModel(perceptron.new(digits, 0, 6), 0.8, 3.0), ZooModel(perceptron.new(digits, 0, 24), 0.95, 12.0)])
+    zoo = Zoo([ZooModel(perceptron(digits, 0, 6), 0.8, 3.0), ZooModel(perceptron(digits, 0, 24), 0.95, 12.0)])
     with running_service(broker, prefix, tmp_path, WEIRGUARD_POLICY__MODE="observe") as service:
         with serving(zoo_server(zoo, service.kafka)) as url:
             log = conduct_over_http(
@@ -137,7 +137,7 @@ def check_it_arrived(service: Service, logs: list[QueryLog]) -> None:
 def counted(log: list[Any]) -> int:
     """How many of the thief's queries the state holds."""
     owner = recovered(log, partition_of(THIEF, PARTITIONS))
-    engine = owner.judge.engine
+    engine = owner.detector.engine
     thief = [key for key in engine.keys() if key.principal == THIEF]
     return int(unpack(engine.dump(thief)["engine"][1])["queries"][0]) if thief else 0
 

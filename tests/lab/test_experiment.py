@@ -24,8 +24,7 @@ from detector.lab.fidelity import Yardstick
 from detector.lab.query_log import DUMMY, Mark, QueryLog, read_query_log, write_query_log
 from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import WRAPPERS, Means
-from detector.lab.wrappers.cover import Dummies, Mixed
-from detector.lab.wrappers.disguise import Disguise
+from detector.lab.wrappers.disguises import Disguise, Dummies, Mixed
 
 PLAN = AttackPlan("jbda", "logistic regression", "digits", "dummies", budget=120, seed=3, accounts=20)
 PAUSE = 0.1

@@ -17,14 +17,16 @@ from detector.core.owner_model import OwnerModel
 from detector.core.profile.profile import Profile
 from detector.lab.answers import Victim
 from detector.lab.attackers.attacker import Attacker
-from detector.lab.attackers.augmentation import SEEDS
+from detector.lab.attackers.substitute import SEEDS
 from detector.lab.data import Dataset
+from detector.lab.datasets import sklearn_table
 from detector.lab.demo.report import Promise
-from detector.lab.honest.habit import Ask
-from detector.lab.honest.populations import habits_of, population
-from detector.lab.server import PREDICT, TUMOURS
+from detector.lab.honest import habits_of, population
+from detector.lab.honest.habit import HonestRequest
+from detector.lab.server import PREDICT, TUMOURS, TUMOURS_MODEL
 from detector.lab.traffic import HonestAccount, accounts_with, honest_accounts, jacobian_thief, path_finding_thief
-from detector.lab.victims import digits, tumours
+from detector.lab.victims import digits
+from detector.lab.victims.tabular import TreeVictim
 
 ReadModel = Callable[[object], OwnerModel]
 """Converts a fitted model of scikit-learn to the form that the detector reads."""
@@ -100,10 +102,10 @@ def _digits(options: DemoOptions) -> Script:
 
 
 def _tumours(options: DemoOptions) -> Script:
-    dataset = tumours.load()
-    victim = tumours.victim(dataset)
+    dataset = sklearn_table("breast cancer")
+    victim = TreeVictim(dataset)
     return Script(
-        model=tumours.MODEL,
+        model=TUMOURS_MODEL,
         path=TUMOURS + PREDICT,
         dataset=dataset,
         victim=lambda: victim,
@@ -118,30 +120,31 @@ def _tumours(options: DemoOptions) -> Script:
 def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], None] | None = None) -> Profile:
     """Returns the profile of 36 honest users' queries in 50 seconds, the owner's tree and its training rows; a share of
     0.01 of honest accounts may be flagged. ``progress`` is called with the number of accounts replayed."""
-    dataset = tumours.load()
-    victim, model = tumours.victim(dataset), read(tumours.fitted(dataset))
+    dataset = sklearn_table("breast cancer")
+    victim = TreeVictim(dataset)
+    model = read(victim.model)
     rows = dataset.training.features
     validation = Validation.of(rows, victim.answer(rows).labels)
     users = population(dataset, CALIBRATION_ACCOUNTS, seed + _OTHERS)
-    accounts = [_queries(user.account, _rows(user.asks), victim) for user in users]
+    accounts = [_queries(user.account, _rows(user.requests), victim) for user in users]
     return calibrate(accounts, BUDGET, progress, OwnerInputs(model, validation)).profile
 
 
-def _rows(asks: Iterator[Ask]) -> NDArray[np.float32]:
+def _rows(requests: Iterator[HonestRequest]) -> NDArray[np.float32]:
     """Returns the rows of the first request, and of all that follow it in time."""
-    rows, now = [next(asks).rows], 0.0
-    for ask in asks:
-        now += ask.pause
+    rows, now = [next(requests).rows], 0.0
+    for request in requests:
+        now += request.pause
         if now > _CALIBRATION_SECONDS:
             break
-        rows.append(ask.rows)
+        rows.append(request.rows)
     return np.concatenate(rows)
 
 
 def _queries(account: str, rows: NDArray[np.float32], victim: Victim) -> QueryBatch:
     return QueryBatch(
-        model=tumours.MODEL,
-        model_version=tumours.MODEL_VERSION,
+        model=TUMOURS_MODEL,
+        model_version=digits.MODEL_VERSION,
         output_kind=victim.output_kind,
         event_ids=[f"{account}-{number}" for number in range(len(rows))],
         occurred_at=np.zeros(len(rows)),

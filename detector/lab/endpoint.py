@@ -212,9 +212,9 @@ class Endpoint:
         if values.shape[1] == 1:  # a class or, where there are two, the probability of the second
             numbers = values[:, 0]
             if self.output_kind == "label" and np.isin(numbers, np.arange(self._classes)).all():
-                return Answers(np.eye(self._classes)[numbers.astype(np.int64)], reply.leaf, reply.asked)
+                return Answers(np.eye(self._classes)[numbers.astype(np.int64)], reply.leaf, reply.missing_feature)
             values = np.stack([1 - numbers, numbers], axis=1)
-        return Answers(self._checked(values), reply.leaf, reply.asked)
+        return Answers(self._checked(values), reply.leaf, reply.missing_feature)
 
     def _checked(self, answers: Array) -> Array:
         if answers.shape[1] != self._classes:

@@ -163,8 +163,8 @@ def test_kserve_v1_requests_a_specification_and_reads_tree_nodes() -> None:
     with endpoint(lambda _: (200, {}, reply)) as (made, stand, _):
         answers = made.send(ROWS, "ann", (0.75, 20.0))
         assert stand.bodies == [{"instances": AS_JSON, "parameters": {"accuracy": 0.75, "latency": 20.0}}]
-    assert answers is not None and answers.leaf is not None and answers.asked is not None
-    assert (answers.leaf.tolist(), answers.asked.tolist()) == ([3, 0, 4], [-1, 1, -1])
+    assert answers is not None and answers.leaf is not None and answers.missing_feature is not None
+    assert (answers.leaf.tolist(), answers.missing_feature.tolist()) == ([3, 0, 4], [-1, 1, -1])
 
 
 def test_kserve_v2_requests_a_specification_and_reads_tree_nodes() -> None:
@@ -176,8 +176,8 @@ def test_kserve_v2_requests_a_specification_and_reads_tree_nodes() -> None:
     with endpoint(lambda _: (200, {}, {"outputs": tensors}), mapping=mapping_of("kserve-v2")) as (made, stand, _):
         answers = made.send(ROWS, "ann", (0.75, 20.0))
         assert stand.bodies[0]["parameters"] == {"accuracy": 0.75, "latency": 20.0}
-    assert answers is not None and answers.leaf is not None and answers.asked is not None
-    assert (answers.leaf.tolist(), answers.asked.tolist()) == ([3, 0, 4], [-1, 1, -1])
+    assert answers is not None and answers.leaf is not None and answers.missing_feature is not None
+    assert (answers.leaf.tolist(), answers.missing_feature.tolist()) == ([3, 0, 4], [-1, 1, -1])
 
 
 def test_a_template_says_how_features_are_left_out_and_where_specification_and_nodes_stand(tmp_path: Path) -> None:
@@ -194,8 +194,8 @@ def test_a_template_says_how_features_are_left_out_and_where_specification_and_n
             {"row": [1.0, "?"], "want": {"accuracy": 0.75, "milliseconds": 20.0}},
             {"row": [0.5, 0.25], "want": {"accuracy": None, "milliseconds": None}},
         ]
-    assert answers is not None and answers.leaf is not None and answers.asked is not None
-    assert (answers.leaf.tolist(), answers.asked.tolist()) == ([7], [1])
+    assert answers is not None and answers.leaf is not None and answers.missing_feature is not None
+    assert (answers.leaf.tolist(), answers.missing_feature.tolist()) == ([7], [1])
 
 
 def test_a_specification_that_no_model_meets_is_a_row_of_zeros() -> None:

@@ -92,7 +92,7 @@ class Explanation:
 
     @property
     def has_profile(self) -> bool:
-        """Whether there is one for the model version of the query at ``row``."""
+        """Whether a profile exists for the model version of the query at ``row``."""
         return self.at_verdict is not None
 
 

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from detector.contracts.errors import ConfigurationError, LabError
 from detector.lab.answers import Answers
-from detector.lab.endpoint import MEASURER, Endpoint, Timing, check_allowed
+from detector.lab.endpoint import MEASURER, Endpoint, check_allowed
 from detector.lab.mappings import ACCOUNT_HEADER, KServeV1, Mapping, mapping_of
 
 ROWS = np.array([[0.5, 0.25], [1.0, np.nan], [0.0, 2.0]], np.float32)
@@ -25,14 +26,14 @@ ANSWERS = [[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]
 Reply = Callable[[Any], tuple[int, dict[str, str], Any]]
 
 
-class Clock(Timing):
-    """Time passes only in sleep."""
+class Clock:
+    """Stands in for the module ``time``; time passes only in sleep."""
 
     def __init__(self) -> None:
         self.time = 1_000.0
         self.slept: list[float] = []
 
-    def now(self) -> float:
+    def monotonic(self) -> float:
         return self.time
 
     def sleep(self, seconds: float) -> None:
@@ -98,8 +99,9 @@ def endpoint(
 ) -> Iterator[tuple[Endpoint, Served, Clock]]:
     clock = Clock()
     with (
+        patch("detector.lab.endpoint.time", clock),
         served(reply) as stand,
-        Endpoint(stand.url, mapping or KServeV1(), classes, budget=budget, rate=rate, timing=clock) as made,
+        Endpoint(stand.url, mapping or KServeV1(), classes, budget=budget, rate=rate) as made,
     ):
         yield made, stand, clock
 

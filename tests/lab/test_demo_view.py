@@ -12,8 +12,7 @@ from detector.lab.demo.board import Board
 from detector.lab.demo.view import DemoState, Screen, render, summary_line
 from detector.lab.query_log import THIEF
 from detector.lab.traffic import Tally, honest_accounts
-from tests.lab.drawing import drawn
-from tests.lab.records import alert, decision, score, suspected
+from tests.lab.records import alert, decision, drawn, score, suspected
 
 START = 1_000.0
 

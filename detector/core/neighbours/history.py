@@ -23,8 +23,8 @@ from detector.core.neighbours.search import (
     Recompute,
     SearchBuffers,
     Thresholds,
+    advance,
     grow,
-    turn,
 )
 from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, LANES, NONE, START, VectorStore, drop_all, extend
 from detector.core.profile.projection import Embedding, Projection
@@ -61,8 +61,7 @@ class History:
         self._pools = pools
         self._lists = ColumnTable({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
         self._stores: dict[int, VectorStore] = {}
-        self._unplaced = ColumnTable({"vectors": (np.bool_, False)})
-        """Slots that have vectors without projections: those that came from the log."""
+        self._unprojected = ColumnTable({"vectors": (np.bool_, False)})
         self._scratch = SearchBuffers.of(0, _PARITIES * (MOST_POOLS + 1))
         self._longest = 0
 
@@ -74,58 +73,58 @@ class History:
         """Returns the bytes of one row."""
         return self._store(dimension).row_bytes
 
-    def turn(self, slots: Array, blocks: Array) -> None:
+    def advance(self, slots: Array, blocks: Array) -> None:
         """Moves ``slots`` on to ``blocks``. Drops rows older than the block before."""
         dimensions, chains = self._slots["dimension"][slots], self._chains()
         moved = np.flatnonzero(blocks > chains.block[slots])
-        for slot, block, dimension in zip(
-            slots[moved].tolist(), blocks[moved].tolist(), dimensions[moved].tolist(), strict=True
-        ):
-            turn(self._store(dimension).arena, chains, slot, block)
+        columns = (column[moved].tolist() for column in (slots, blocks, dimensions))
+        for slot, block, dimension in zip(*columns, strict=True):
+            advance(self._store(dimension).arena, chains, slot, block)
 
     def observe(
-        self,
-        rows: StepRows,
-        thresholds: Thresholds,
-        embedding: Embedding | None,
-        projection: Projection | None,
-        recompute: Recompute | None,
+        self, rows: StepRows, thresholds: Thresholds, projection: Projection | None, recompute: Recompute | None
     ) -> NearestOwn:
-        """Adds to the growing sets those of ``rows`` that belong to them, and returns what was found on the way; the
-        nearest own query of any class only with the ``embedding`` of a reference, by which the rows are ``projection``.
-        ``recompute`` makes a threshold exact where rounding could decide."""
+        """Adds those of ``rows`` to the growing sets that belong to them, and returns the distances to these.
+
+        Finds the nearest own query of any class only with the ``projection`` of the rows on a reference.
+        ``recompute`` makes a threshold exact where rounding could decide.
+        """
         dimension = rows.features.shape[1]
         chains, store = self._chains(), self._store(dimension)
-        if embedding is not None:
-            self._place(rows.slots, embedding)
-        asked = self._asked(rows, projection, store.width)
+        queries = self._arrays(rows, projection, store.width)
         found = _nothing(len(rows), dimension if projection is not None else 0)
-        scratch = self._scratch_for(rows)
+        if len(self._scratch.gaps) < self._longest + len(rows):  # lists may become that long
+            self._scratch = SearchBuffers.of(2 * (self._longest + len(rows)), len(self._scratch.runs))
         at, settled = 0, NONE
         while at < len(rows):
+            exactly, judged = recompute is not None, projection is not None
             why, at, lacking = grow(
-                store.arena,
-                chains,
-                thresholds,
-                asked,
-                found,
-                scratch,
-                at,
-                settled,
-                recompute is not None,
-                projection is not None,
+                store.arena, chains, thresholds, queries, found, self._scratch, at, settled, exactly, judged
             )
             if why == LACKS_ROOM:
                 self._make_room(store, lacking)
             elif why == DOUBTFUL:
                 assert recompute is not None
-                row = int(asked.order[at])
+                row = int(queries.order[at])
                 pool = int(rows.pool[row])
                 own = (rows.pool[:row] == pool) & found.joined[:row] & np.isfinite(found.grown[:row])
                 thresholds.threshold[rows.pools[pool]] = recompute(pool, found.grown[:row][own].tolist())
                 settled = at
         self._note_longest(rows.pools)
         return found
+
+    def project_missing(self, slots: Array, embedding: Embedding) -> None:
+        """Projects the vectors of ``slots`` whose projections are not known: those that came from the log."""
+        self._unprojected.reserve(int(slots.max()) + 1)
+        without, store = slots[self._unprojected["vectors"][slots]], self._store(embedding.dimension)
+        if not len(without) or not store.width:
+            return
+        arena, width = store.arena, store.width
+        _, _, locations = self._locations(self._pools.of_slots(without))
+        for at in range(0, len(locations), _TOGETHER):
+            some = locations[at : at + _TOGETHER]
+            arena.points[some // LANES, :, some % LANES] = _truncated(embedding.project(arena.rows[some]), width)
+        self._unprojected["vectors"][without] = False
 
     def append(self, rows: HistoryRows) -> None:
         """Adds rows of one dimension; the pools exist."""
@@ -141,8 +140,8 @@ class History:
                 self._make_room(store, lacking)
         self._note_longest(np.unique(pool))
         slots = self._pools.columns["slot"][rows.pool]
-        self._unplaced.reserve(int(slots.max()) + 1)
-        self._unplaced["vectors"][slots] = True
+        self._unprojected.reserve(int(slots.max()) + 1)
+        self._unprojected["vectors"][slots] = True
 
     def rows_of(self, dimension: int, pools: Array) -> HistoryRows:
         """Returns a copy of every row of ``pools``, which are all of this dimension."""
@@ -158,17 +157,16 @@ class History:
         return int(lists[:, COUNT::FIELDS].sum())
 
     def evict(self, pools: Array) -> None:
-        """Drops all rows of ``pools``, which are all pools of their slots, and stores that nobody uses any more: there
-        may be one for each dimension."""
-        lists = self._lists_of()
-        dimensions = self._slots["dimension"][self._pools.columns["slot"][pools]]
+        """Drops all rows of ``pools``, which are all pools of their slots, and stores that are empty then: there may be
+        one for each dimension."""
+        lists, slots = self._lists_of(), self._pools.columns["slot"][pools]
+        dimensions = self._slots["dimension"][slots]
         for dimension in np.unique(dimensions).tolist():
             store = self._store(dimension)
             drop_all(store.arena, lists, pools[dimensions == dimension])
             if store.is_empty:
                 del self._stores[dimension]
-        slots = self._pools.columns["slot"][pools]
-        self._unplaced.reset(slots)
+        self._unprojected.reset(slots)
 
     def _store(self, dimension: int) -> VectorStore:
         if dimension not in self._stores:
@@ -193,10 +191,10 @@ class History:
         slots = self._slots
         return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"])
 
-    def _asked(self, rows: StepRows, projection: Projection | None, width: int) -> QueryArrays:
+    def _arrays(self, rows: StepRows, projection: Projection | None, width: int) -> QueryArrays:
         points, length = np.zeros((len(rows), width), np.float32), np.full(len(rows), -1.0)
         if projection is not None and width:
-            points = _shortened(projection, width)
+            points = _truncated(projection, width)
             length = np.sqrt(np.einsum("ij,ij->i", points, points, dtype=np.float64))
         return QueryArrays(
             read_only(np.ascontiguousarray(rows.features)),
@@ -217,33 +215,14 @@ class History:
     def _note_longest(self, pools: Array) -> None:
         self._longest = max(self._longest, int(self._lists_of()[pools][:, COUNT::FIELDS].max()))
 
-    def _scratch_for(self, rows: StepRows) -> SearchBuffers:
-        """Returns scratch for lists as long as any can become while ``rows`` are taken."""
-        if len(self._scratch.gaps) < self._longest + len(rows):
-            self._scratch = SearchBuffers.of(2 * (self._longest + len(rows)), len(self._scratch.runs))
-        return self._scratch
-
-    def _place(self, slots: Array, embedding: Embedding) -> None:
-        """Projects the vectors of those ``slots`` whose projections are not known."""
-        self._unplaced.reserve(int(slots.max()) + 1)
-        without, store = slots[self._unplaced["vectors"][slots]], self._store(embedding.dimension)
-        if not len(without) or not store.width:
-            return
-        arena, width = store.arena, store.width
-        _, _, locations = self._locations(self._pools.of_slots(without))
-        for at in range(0, len(locations), _TOGETHER):
-            some = locations[at : at + _TOGETHER]
-            arena.points[some // LANES, :, some % LANES] = _shortened(embedding.project(arena.rows[some]), width)
-        self._unplaced["vectors"][without] = False
-
     def _locations(self, pools: Array) -> tuple[Array, Array, Array]:
         """Returns, of every vector of ``pools``, the position in ``pools``, the parity of its list and its row in the
         arena, int64 (n,) each."""
         lists = self._lists_of()[pools].reshape(-1, FIELDS)
         count = lists[:, COUNT]
-        place = np.repeat(np.arange(len(lists)), count)
-        offset = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
-        return place // _PARITIES, place % _PARITIES, lists[place, START] + offset
+        owner = np.repeat(np.arange(len(lists)), count)
+        offset = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+        return owner // _PARITIES, owner % _PARITIES, lists[owner, START] + offset
 
 
 def _nothing(count: int, dimension: int) -> NearestOwn:
@@ -253,15 +232,14 @@ def _nothing(count: int, dimension: int) -> NearestOwn:
     return NearestOwn(far, np.zeros(count, np.bool_), far.copy(), step, unknown)
 
 
-def _shortened(projection: Projection, width: int) -> NDArray[np.float32]:
+def _truncated(projection: Projection, width: int) -> NDArray[np.float32]:
     """Returns float32 (n, width): the first axes of projections, and the length of the rest of each. The distance of
     two of them is at most that of the vectors."""
     points = np.zeros((len(projection.points), width), np.float32)
-    if width:
-        kept = projection.points[:, : width - 1]
-        rest = projection.points[:, width - 1 :].astype(np.float64)
-        points[:, : kept.shape[1]] = kept
-        points[:, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest) + projection.residual**2)
+    kept = projection.points[:, : width - 1]
+    rest = projection.points[:, width - 1 :].astype(np.float64)
+    points[:, : kept.shape[1]] = kept
+    points[:, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest) + projection.residual**2)
     return points
 
 
@@ -278,23 +256,19 @@ class Views:
         self.scores: dict[str, NDArray[np.float64]] = {}
 
     def grow(self, thresholds: Thresholds, recompute: Recompute | None) -> NearestOwn:
-        """Adds rows to the growing sets and returns what was found (``own``); called by the signal that owns the
-        thresholds, before any other asks."""
-        embedding, projection = (self.reference.embedding, self.projection) if self.has_reference else (None, None)
-        self._own = self._history.observe(self._rows, thresholds, embedding, projection, recompute)
+        """Adds rows to the growing sets and returns ``own``. The signal that owns the thresholds calls this first."""
+        if self.has_reference:
+            self._history.project_missing(self._rows.slots, self.reference.embedding)
+        projection = self.projection if self.has_reference else None
+        self._own = self._history.observe(self._rows, thresholds, projection, recompute)
         return self._own
 
     @property
     def own(self) -> NearestOwn:
         """The nearest of the principal's earlier queries that are in a growing set, of the same class and, for rows
         that have a reference, of any class."""
-        assert self._own is not None, "the registry puts the owner of the growing sets before those who ask for them"
+        assert self._own is not None, "the registry puts the owner of the growing sets before signals that need them"
         return self._own
-
-    @property
-    def grown(self) -> NDArray[np.float64]:
-        """float64 (n,): distance to the growing set of the row's own pool as of that row, inf where it was empty."""
-        return self.own.grown
 
     @cached_property
     def projection(self) -> Projection:

@@ -80,7 +80,7 @@ class State:
         deltas: Mapping[str, Delta],
     ) -> None:
         """Applies one logged step: ``step`` for the shared views, and ``deltas`` by signal name."""
-        self.history.turn(slots, step["block"])
+        self.history.advance(slots, step["block"])
         pool = step["row_pool"]
         # Up to the second format no step held a border between blocks.
         block = step["row_block"] if "row_block" in step else step["block"][step["pool_slot"]][pool]

@@ -100,7 +100,7 @@ def told(made: CalibrationResult, traffic: HonestTraffic, budget: float) -> Iter
     """Yields the outcome as lines of text."""
     screened, profile = made.screened, made.profile
     calibration, threshold = screened.calibration, profile.standards.threshold
-    least, most = calibration.moves
+    least, most = calibration.threshold_range
     yield f"{'model':<12}{profile.model} {profile.model_version}"
     yield f"{'rests on':<12}{len(calibration.accounts)} accounts and {made.queries} queries{_not_used(traffic)}"
     for heading, line in form_lines(made.traffic):
@@ -134,7 +134,7 @@ def plain(made: CalibrationResult, traffic: HonestTraffic, budget: float) -> dic
                 "account": own.name,
                 "largest": own.largest,
                 "allowed": own.allowed,
-                "added": dict(own.added),
+                "added": dict(own.contributions),
                 "suspect": own.suspect,
                 "excused": list(own.excused),
             }
@@ -159,13 +159,13 @@ def _rate(screened: Screened) -> str:
 
 def _outlier(outlier: Outlier) -> Iterator[str]:
     """Yields lines on an account that stands out, and the cost of keeping or excluding it."""
-    added = ", ".join(f"{name} {value:.1f}" for name, value in outlier.added[:_SHOWN])
+    added = ", ".join(f"{name} {value:.1f}" for name, value in outlier.contributions[:_SHOWN])
     odd = f"; extreme in {' and '.join(outlier.families)}, like a thief" if outlier.suspect else ""
     yield (
         f"{'stands out':<12}{outlier.name}: {outlier.largest:.1f} where the others allow {outlier.allowed:.1f} "
         f"({added}){odd}"
     )
-    yield f"{'':<12}if kept, it excuses any account as extreme in {outlier.added[0][0]}, including a thief"
+    yield f"{'':<12}if kept, it excuses any account as extreme in {outlier.contributions[0][0]}, including a thief"
     others = f", and with them {_listed(outlier.excused)}" if outlier.excused else ""
     yield f"{'':<12}with --leave-out {shlex.quote(outlier.name)}, accounts like it are flagged{others}"
 

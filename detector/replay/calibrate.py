@@ -184,7 +184,7 @@ def _provenance(screened: Screened, budget: float, queries: int, digests: list[s
     reference = screened.calibration.profile.reference
     achieved, long = screened.achieved, screened.calibration.long
     low, high = achieved.interval
-    least, most = screened.calibration.moves
+    least, most = screened.calibration.threshold_range
     return {
         "code_version": detector.__version__,
         "budget": budget,

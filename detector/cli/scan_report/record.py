@@ -36,7 +36,7 @@ def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[
 def _model(version: ScannedVersion, profile: str) -> dict[str, Any]:
     screened = version.scan.screened
     calibration, achieved = screened.calibration, screened.achieved
-    reference, (least, most) = calibration.profile.reference, calibration.moves
+    reference, (least, most) = calibration.profile.reference, calibration.threshold_range
     return {
         "model": version.model,
         "model_version": version.version,

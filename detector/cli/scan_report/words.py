@@ -82,7 +82,7 @@ def sureness(version: ScannedVersion) -> Iterator[str]:
     """Yields sentences on how reliable the scan is."""
     screened = version.scan.screened
     calibration, achieved = screened.calibration, screened.achieved
-    (least, most), threshold = calibration.moves, calibration.profile.standards.threshold
+    (least, most), threshold = calibration.threshold_range, calibration.profile.standards.threshold
     if not version.scan.enough:
         yield (
             f"With fewer than {ENOUGH} accounts of ten queries or more, the scan only ranks them: it cannot tell which "

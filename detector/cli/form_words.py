@@ -33,7 +33,7 @@ def _features(traffic: PlainTraffic) -> str:
 
 
 def _outputs(traffic: PlainTraffic) -> str:
-    form, why = traffic.form, traffic.learned.why
+    form, why = traffic.form, traffic.why
     classes = len(form.classes) if form.classes is not None else 0
     of_classes = f", of {classes} classes by name" if classes else ""
     others = [kind for kind in ("probability", "label", "score") if kind != form.outputs]

@@ -179,8 +179,8 @@ def _arranged(form: Form, names: Sequence[str]) -> Form:
     if arranged.columns != tuple(names):
         known, logged = listed(names, 6), listed(form.columns or (), 6)
         raise ConfigurationError(
-            f"--model has the features {known}, and the honest logs {logged}; name them alike (a text is name=value for "
-            "each of its values), or give the logs as the lists that the model takes"
+            f"--model has the features {known}, and the honest logs {logged}; name them alike (a text is name=value "
+            "for each of its values), or give the logs as the lists that the model takes"
         )
     return arranged
 

@@ -27,7 +27,7 @@ from detector.core.measures import MEASURES
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import MIN_THRESHOLD, MIN_THRESHOLD_BUDGET, Spread, Standards
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion import Queries, clock_of
+from detector.core.signals.suspicion import MeasuredQueries, clock_of
 
 CONFIDENCE = 0.95
 FEWEST_ACCOUNTS = 3
@@ -242,11 +242,11 @@ def _compared(
 
 def _records(
     fit: CrossFit, progress: Callable[[int], None], owner: OwnerInputs
-) -> tuple[list[Queries], dict[SimulatedUser, Queries]]:
+) -> tuple[list[MeasuredQueries], dict[SimulatedUser, MeasuredQueries]]:
     """Returns the records of each account and of simulated users, each against accounts that share no queries with
     it."""
     records = [unrecorded(len(own)) for own in fit.accounts]
-    simulated: dict[SimulatedUser, Queries] = {}
+    simulated: dict[SimulatedUser, MeasuredQueries] = {}
     for fold in fit.folds:
         users = dict(simulate_users(fit, fold))
         for part in range(fold.parts):
@@ -261,7 +261,7 @@ def _records(
     return records, simulated
 
 
-def _spread(records: Sequence[Queries]) -> Spread:
+def _spread(records: Sequence[MeasuredQueries]) -> Spread:
     """Returns the robust spread of honest accounts: medians and median deviations, at least the floor of each
     measure."""
     means, deviations = (np.array(column) for column in zip(*(_moments(own) for own in records), strict=True))
@@ -277,11 +277,11 @@ def _spread(records: Sequence[Queries]) -> Spread:
     return Spread(*(np.append(column, last) for column, last in zip((mean, *own), (0.0, 1.0, 0.0), strict=True)))
 
 
-def _moments(own: Queries) -> tuple[Floats, Floats]:
+def _moments(own: MeasuredQueries) -> tuple[Floats, Floats]:
     """Returns weighted mean and standard deviation of each column over the account's queries; NaN for a column without
     values."""
-    weights = np.concatenate((own.weights[:, _CLOCK], np.ones_like(own.states)), axis=1)
-    values = np.concatenate((own.values, own.states), axis=1)
+    weights = np.concatenate((own.weights[:, _CLOCK], np.ones_like(own.others)), axis=1)
+    values = np.concatenate((own.values, own.others), axis=1)
     weights = np.where(np.isnan(values), 0.0, weights)
     total = weights.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -23,7 +23,7 @@ from detector.core.profile.profile import Profile
 from detector.core.profile.reference import NEAREST, HonestQueries, Reference, shares
 from detector.core.profile.standards import Spread, Standards
 from detector.core.signals import SIGNALS, WEIGHED
-from detector.core.signals.suspicion import CHANGE, CLOCKS, Queries, Scoring, Suspicion, width
+from detector.core.signals.suspicion import CHANGE, CLOCKS, MeasuredQueries, Scales, Suspicion, width
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 
@@ -183,22 +183,21 @@ _TOGETHER = 4
 Floats = NDArray[np.float64]
 
 
-def unrecorded(count: int) -> Queries:
+def unrecorded(count: int) -> MeasuredQueries:
     """Returns the record of ``count`` queries, all NaN."""
-    return Queries(*(np.full((count, columns), np.nan) for columns in (len(MEASURES), len(CLOCKS), len(WEIGHED))))
+    widths = len(MEASURES), len(CLOCKS), len(WEIGHED)
+    return MeasuredQueries(*(np.full((count, columns), np.nan) for columns in widths))
 
 
-def standardised(queries: Queries, spread: Spread) -> Floats:
-    """Returns float64 (n, columns): the scores as of each of ``queries`` of one account, computed as in
-    ``suspicion``."""
+def standardised(queries: MeasuredQueries, spread: Spread) -> Floats:
+    """Returns float64 (n, columns): the scores as of each of ``queries`` of one account, as in ``suspicion``."""
     measures = list(MEASURES.values())
     alone = np.zeros(len(queries.values), np.int64)
-    return Scoring(measures, spread).follow(alone, queries, np.zeros((1, width(measures))))
+    return Scales.of(measures, spread).update(alone, queries, np.zeros((1, width(measures))))
 
 
-def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[Queries]:
-    """Returns the values of the measures for each of ``accounts``, queries of one principal each, compared with
-    ``profile``."""
+def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[MeasuredQueries]:
+    """Returns the scores of ``accounts``, queries of one principal each, compared with ``profile``."""
     config = EngineConfig(profiles=(replace(profile, validation=None),))  # exposure is no part of suspicion
     return [
         own
@@ -207,7 +206,7 @@ def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[Queries]:
     ]
 
 
-def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Queries]:
+def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[MeasuredQueries]:
     records = [unrecorded(len(own)) for own in accounts]
     numbered = [replace(own, principals=[str(at)] * len(own.principals)) for at, own in enumerate(accounts)]
     pieces: list[tuple[int, int]] = []

@@ -1,4 +1,5 @@
-"""The recent new queries of each principal: the growing sets of the previous and the current block of its queries.
+"""The recent new queries of each principal: the growing sets of the previous and the current block of its queries, with
+the thresholds of their admission.
 
 A row belongs to a pool and is held in one of the pool's two lists, by the parity of its block. When a principal enters
 a block, the lists of that parity still hold the block before the previous one and are dropped: so what is kept depends
@@ -7,13 +8,15 @@ on the principal's own query numbers alone. If a signal needs it, each row has a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import read_only
+from detector.core.loops.compiled import plain
 from detector.core.neighbours.search import (
     DOUBTFUL,
     LACKS_ROOM,
@@ -40,6 +43,13 @@ _AXES = 7
 _FEWEST = 32
 """With fewer features than this a projection saves nothing."""
 _TOGETHER = 1_024
+_THRESHOLDS: dict[str, tuple[Any, ...]] = {
+    "threshold": (np.float64, 0.0),
+    "count": (np.int64, 0),
+    "mean": (np.float64, 0.0),
+    "squares": (np.float64, 0.0),
+}
+"""The columns of ``Thresholds``, by the names that they have in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,7 @@ class History:
         self.noted = noted
         self._slots = slots
         self._pools = pools
+        self._thresholds = ColumnTable(_THRESHOLDS)
         self._lists = ColumnTable({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
         self._stores: dict[int, VectorStore] = {}
         self._unprojected = ColumnTable({"vectors": (np.bool_, False)})
@@ -67,7 +78,7 @@ class History:
 
     @property
     def nbytes(self) -> int:
-        return self._lists.nbytes + sum(own.nbytes for own in self._stores.values())
+        return self._lists.nbytes + self._thresholds.nbytes + sum(own.nbytes for own in self._stores.values())
 
     def row_bytes(self, dimension: int) -> int:
         """Returns the bytes of one row."""
@@ -81,23 +92,41 @@ class History:
         for slot, block, dimension in zip(*columns, strict=True):
             advance(self._store(dimension).arena, chains, slot, block)
 
-    def observe(
-        self, rows: StepRows, thresholds: Thresholds, projection: Projection | None, recompute: Recompute | None
-    ) -> NearestOwn:
+    def admit(self, rows: StepRows, reference: ReferenceIndex | None, recompute: Recompute | None) -> Views:
         """Adds those of ``rows`` to the growing sets that belong to them, and returns the distances to these.
 
-        Finds the nearest own query of any class only with the ``projection`` of the rows on a reference.
-        ``recompute`` makes a threshold exact where rounding could decide.
+        Finds the nearest own query of any class only with a ``reference``. ``recompute`` makes a threshold exact where
+        rounding could decide.
         """
+        projection = None
+        if reference is not None:
+            projection = reference.reference.embedding.project(rows.features)
+            self._project_missing(rows.slots, reference.reference.embedding)
+        return Views(rows, self._admit(rows, projection, recompute), reference, projection)
+
+    def thresholds_of(self, pools: Array) -> dict[str, Array]:
+        """Returns the thresholds of ``pools`` and what they are computed from, by name."""
+        self._thresholds.cover(pools)
+        return {name: self._thresholds[name][pools] for name in _THRESHOLDS}
+
+    def set_thresholds(self, pools: Array, thresholds: Mapping[str, Array]) -> None:
+        """Sets what ``thresholds_of`` returned."""
+        self._thresholds.cover(pools)
+        for name in _THRESHOLDS:
+            self._thresholds[name][pools] = thresholds[name]
+
+    def _admit(self, rows: StepRows, projection: Projection | None, recompute: Recompute | None) -> NearestOwn:
         dimension = rows.features.shape[1]
+        self._thresholds.cover(rows.pools)
+        thresholds = Thresholds(*(self._thresholds[name] for name in _THRESHOLDS))
         chains, store = self._chains(), self._store(dimension)
         queries = self._arrays(rows, projection, store.width)
         found = _nothing(len(rows), dimension if projection is not None else 0)
         if len(self._scratch.gaps) < self._longest + len(rows):  # lists may become that long
             self._scratch = SearchBuffers.of(2 * (self._longest + len(rows)), len(self._scratch.runs))
+        exactly, judged = recompute is not None, projection is not None
         at, settled = 0, NONE
         while at < len(rows):
-            exactly, judged = recompute is not None, projection is not None
             why, at, lacking = grow(
                 store.arena, chains, thresholds, queries, found, self._scratch, at, settled, exactly, judged
             )
@@ -112,19 +141,6 @@ class History:
                 settled = at
         self._note_longest(rows.pools)
         return found
-
-    def project_missing(self, slots: Array, embedding: Embedding) -> None:
-        """Projects the vectors of ``slots`` whose projections are not known: those that came from the log."""
-        self._unprojected.reserve(int(slots.max()) + 1)
-        without, store = slots[self._unprojected["vectors"][slots]], self._store(embedding.dimension)
-        if not len(without) or not store.width:
-            return
-        arena, width = store.arena, store.width
-        _, _, locations = self._locations(self._pools.of_slots(without))
-        for at in range(0, len(locations), _TOGETHER):
-            some = locations[at : at + _TOGETHER]
-            arena.points[some // LANES, :, some % LANES] = _truncated(embedding.project(arena.rows[some]), width)
-        self._unprojected["vectors"][without] = False
 
     def append(self, rows: HistoryRows) -> None:
         """Adds rows of one dimension; the pools exist."""
@@ -167,6 +183,7 @@ class History:
             if store.is_empty:
                 del self._stores[dimension]
         self._unprojected.reset(slots)
+        self._thresholds.reset(pools)
 
     def _store(self, dimension: int) -> VectorStore:
         if dimension not in self._stores:
@@ -197,7 +214,7 @@ class History:
             points = _truncated(projection, width)
             length = np.sqrt(np.einsum("ij,ij->i", points, points, dtype=np.float64))
         return QueryArrays(
-            read_only(np.ascontiguousarray(rows.features)),
+            plain(rows.features),
             points,
             length,
             np.ascontiguousarray(rows.said) if self.noted else np.full(len(rows), np.nan, np.float32),
@@ -214,6 +231,19 @@ class History:
 
     def _note_longest(self, pools: Array) -> None:
         self._longest = max(self._longest, int(self._lists_of()[pools][:, COUNT::FIELDS].max()))
+
+    def _project_missing(self, slots: Array, embedding: Embedding) -> None:
+        """Projects the vectors of ``slots`` whose projections are not known: those that came from the log."""
+        self._unprojected.reserve(int(slots.max()) + 1)
+        without, store = slots[self._unprojected["vectors"][slots]], self._store(embedding.dimension)
+        if not len(without) or not store.width:
+            return
+        arena, width = store.arena, store.width
+        _, _, locations = self._locations(self._pools.of_slots(without))
+        for at in range(0, len(locations), _TOGETHER):
+            some = locations[at : at + _TOGETHER]
+            arena.points[some // LANES, :, some % LANES] = _truncated(embedding.project(arena.rows[some]), width)
+        self._unprojected["vectors"][without] = False
 
     def _locations(self, pools: Array) -> tuple[Array, Array, Array]:
         """Returns, of every vector of ``pools``, the position in ``pools``, the parity of its list and its row in the
@@ -244,49 +274,41 @@ def _truncated(projection: Projection, width: int) -> NDArray[np.float32]:
 
 
 class Views:
-    """Views of a step. Each is computed once, on first use. ``repeats`` bool (n,): queries equal to an earlier one.
-    ``scores``: those of the earlier signals in the registry for each row, float64 (n,)."""
+    """What signals need to know about the rows of a step, from vectors that the engine stores once.
 
-    def __init__(self, rows: StepRows, history: History, reference: ReferenceIndex | None) -> None:
-        self._rows = rows
-        self._history = history
+    ``own``: the nearest of the principal's earlier queries that are in a growing set, of the same class and, for rows
+    that have a reference, of any class. ``repeats`` bool (n,): queries equal to an earlier one. ``scores``: those of
+    the earlier signals in the registry for each row, float64 (n,).
+    """
+
+    def __init__(
+        self, rows: StepRows, own: NearestOwn, reference: ReferenceIndex | None, projection: Projection | None
+    ) -> None:
+        self.own = own
         self._reference = reference
-        self._own: NearestOwn | None = None
+        self._projection = projection
         self.repeats: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
         self.scores: dict[str, NDArray[np.float64]] = {}
-
-    def grow(self, thresholds: Thresholds, recompute: Recompute | None) -> NearestOwn:
-        """Adds rows to the growing sets and returns ``own``. The signal that owns the thresholds calls this first."""
-        if self.has_reference:
-            self._history.project_missing(self._rows.slots, self.reference.embedding)
-        projection = self.projection if self.has_reference else None
-        self._own = self._history.observe(self._rows, thresholds, projection, recompute)
-        return self._own
-
-    @property
-    def own(self) -> NearestOwn:
-        """The nearest of the principal's earlier queries that are in a growing set, of the same class and, for rows
-        that have a reference, of any class."""
-        assert self._own is not None, "the registry puts the owner of the growing sets before signals that need them"
-        return self._own
-
-    @cached_property
-    def projection(self) -> Projection:
-        """The projection of the rows on the reference; only for rows that have one."""
-        return self.reference.embedding.project(self._rows.features)
-
-    @cached_property
-    def neighbours(self) -> Neighbours:
-        """The nearest reference rows; only for those that have a reference."""
-        assert self._reference is not None
-        return self._reference.nearest(self.projection)
 
     @property
     def has_reference(self) -> bool:
         """Whether there is a profile for this model version with features of this dimension."""
-        return self._reference is not None and self._reference.reference.dimension == self._rows.features.shape[1]
+        return self._reference is not None
 
     @property
     def reference(self) -> Reference:
+        """The reference; only for rows that have one, as for what follows."""
         assert self._reference is not None
         return self._reference.reference
+
+    @property
+    def projection(self) -> Projection:
+        """The projection of the rows on the reference."""
+        assert self._projection is not None
+        return self._projection
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The nearest reference rows."""
+        assert self._reference is not None
+        return self._reference.nearest(self.projection)

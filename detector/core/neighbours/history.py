@@ -73,7 +73,7 @@ class History:
         self._lists = ColumnTable({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
         self._stores: dict[int, VectorStore] = {}
         self._unprojected = ColumnTable({"vectors": (np.bool_, False)})
-        self._scratch = SearchBuffers.of(0, _PARITIES * (MOST_POOLS + 1))
+        self._buffers = SearchBuffers.of(0, _PARITIES * (MOST_POOLS + 1))
         self._longest = 0
 
     @property
@@ -122,13 +122,13 @@ class History:
         chains, store = self._chains(), self._store(dimension)
         queries = self._arrays(rows, projection, store.width)
         found = _nothing(len(rows), dimension if projection is not None else 0)
-        if len(self._scratch.gaps) < self._longest + len(rows):  # lists may become that long
-            self._scratch = SearchBuffers.of(2 * (self._longest + len(rows)), len(self._scratch.runs))
+        if len(self._buffers.gaps) < self._longest + len(rows):  # lists may become that long
+            self._buffers = SearchBuffers.of(2 * (self._longest + len(rows)), len(self._buffers.runs))
         exactly, judged = recompute is not None, projection is not None
         at, settled = 0, NONE
         while at < len(rows):
             why, at, lacking = grow(
-                store.arena, chains, thresholds, queries, found, self._scratch, at, settled, exactly, judged
+                store.arena, chains, thresholds, queries, found, self._buffers, at, settled, exactly, judged
             )
             if why == LACKS_ROOM:
                 self._make_room(store, lacking)

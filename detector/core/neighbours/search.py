@@ -111,29 +111,23 @@ class SearchBuffers(NamedTuple):
 
     @classmethod
     def of(cls, rows: int, runs: int) -> SearchBuffers:
-        """Returns scratch for ``runs`` lists of at most ``rows`` each."""
+        """Returns buffers for ``runs`` lists of at most ``rows`` each."""
         near, gaps = np.empty(rows, np.int64), np.empty(rows, np.float32)
         return cls(np.empty((runs, 2), np.int64), near, gaps, np.empty(rows + 2 * LANES, np.float32))
 
 
 @compiled
 def nearest_of(
-    arena: Arena,
-    queries: Matrix,
-    points: Matrix,
-    length: float,
-    at: int,
-    scratch: SearchBuffers,
-    alike: int,
-    total: int,
+    arena: Arena, queries: QueryArrays, at: int, buffers: SearchBuffers, alike: int, total: int
 ) -> tuple[float, float, int]:
-    """Returns the distance to the nearest vector of the first ``alike`` lists, that of all ``total``, and the row of
-    the latter; inf and -1 for none. Vectors whose projections are farther from that of the query, in ``points`` (n, p)
-    and ``length`` long, than the nearest so far are left out, unless ``length`` is negative."""
-    rows, columns, runs = arena.rows, arena.points, scratch.runs
-    near, gaps, bounds = scratch.near, scratch.gaps, scratch.bounds
+    """Returns the distance of query ``at`` to the nearest vector of the first ``alike`` lists, that of all ``total``,
+    and the row of the latter; inf and -1 for none. Vectors whose projections are farther from that of the query than
+    the nearest so far are left out, unless its ``length`` is negative."""
+    features, points, length = queries.features, queries.points, queries.length[at]
+    rows, columns, runs = arena.rows, arena.points, buffers.runs
+    near, gaps, bounds = buffers.near, buffers.gaps, buffers.bounds
     # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
-    slack, least = 1.0 + 2 * (queries.shape[1] + 8) * UNIT32, queries.shape[1] * LEAST32
+    slack, least = 1.0 + 2 * (features.shape[1] + 8) * UNIT32, features.shape[1] * LEAST32
     bound, nearest, of_alike = inf, NONE, inf
     for run in range(total):
         if run == alike:
@@ -147,7 +141,7 @@ def nearest_of(
         for row in range(start, start + count):
             if length >= 0 and bounds[shift + row - start] > reach:
                 continue
-            squared = gap(rows, row, queries, at)
+            squared = gap(rows, row, features, at)
             if squared <= limit:
                 near[number], gaps[number] = row, squared
                 number += 1
@@ -156,7 +150,7 @@ def nearest_of(
                     limit, reach = within, _reach(within, length)
         for candidate in range(number):
             if gaps[candidate] <= limit:
-                bound, nearest = _nearer(arena, near[candidate], queries, at, bound, nearest)
+                bound, nearest = _nearer(arena, near[candidate], features, at, bound, nearest)
     return (of_alike if alike < total else bound), bound, nearest
 
 
@@ -178,8 +172,8 @@ def _bound_all(
 
 
 @compiled
-def _nearer(arena: Arena, row: int, queries: Matrix, at: int, bound: float, nearest: int) -> tuple[float, int]:
-    distance = exact(arena.rows, row, queries, at)
+def _nearer(arena: Arena, row: int, features: Matrix, at: int, bound: float, nearest: int) -> tuple[float, int]:
+    distance = exact(arena.rows, row, features, at)
     if distance < bound or (distance == bound and (nearest == NONE or _precedes(arena, row, nearest))):
         return distance, row
     return bound, nearest
@@ -277,7 +271,7 @@ def grow(
     thresholds: Thresholds,
     queries: QueryArrays,
     found: NearestOwn,
-    scratch: SearchBuffers,
+    buffers: SearchBuffers,
     first: int,
     settled: int,
     exactly: bool,
@@ -293,10 +287,8 @@ def grow(
         i = queries.order[position]
         pool = queries.pool[i]
         advance(arena, chains, queries.slot[i], queries.block[i])
-        alike, total = _gather(chains, queries.slot[i], pool, judged, scratch.runs)
-        distance, of_any, nearest = nearest_of(
-            arena, queries.features, queries.points, queries.length[i], i, scratch, alike, total
-        )
+        alike, total = _gather(chains, queries.slot[i], pool, judged, buffers.runs)
+        distance, of_any, nearest = nearest_of(arena, queries, i, buffers, alike, total)
         threshold = thresholds.threshold[pool]
         doubtful = distance > 0 and abs(distance - threshold) <= _DOUBT * (distance + threshold) < inf
         if exactly and doubtful and position != settled:

@@ -101,7 +101,7 @@ def reliability(version: ScannedVersion) -> Iterator[str]:
     """Yields sentences on how reliable the scan is."""
     screened = version.scan.screened
     calibration, achieved = screened.calibration, screened.achieved
-    (least, most), threshold = calibration.moves, calibration.profile.standards.threshold
+    (least, most), threshold = calibration.threshold_range, calibration.profile.standards.threshold
     if not version.scan.enough:
         yield (
             f"With fewer than {ENOUGH} accounts of ten queries or more, the scan only ranks them: it cannot tell which "
@@ -161,7 +161,7 @@ def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[
 def _model_json(version: ScannedVersion, profile: str) -> dict[str, Any]:
     screened = version.scan.screened
     calibration, achieved = screened.calibration, screened.achieved
-    reference, (least, most) = calibration.profile.reference, calibration.moves
+    reference, (least, most) = calibration.profile.reference, calibration.threshold_range
     return {
         "model": version.model,
         "model_version": version.version,

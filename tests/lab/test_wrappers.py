@@ -57,7 +57,7 @@ def test_dummies_are_natural_inputs_at_their_ratio_whatever_the_rounds(split: Da
     assert longest == int(np.ceil(ratio)) + 1
 
 
-def test_the_honest_user_goes_on_at_his_own_pace_under_the_same_account(split: Dataset) -> None:
+def test_the_honest_user_goes_on_at_their_own_pace_under_the_same_account(split: Dataset) -> None:
     disguise = Mixed(split.honest, PAUSE, seed=3)
     streams = [disguise.wrap(batch) for batch in rounds(split, 500, 500)]
     cover = sum(int(stream.cover.sum()) for stream in streams)

@@ -71,7 +71,7 @@ class RbfSvmRetraining(AdaptiveRetraining):
             return LabelModel.constant(int(labels[0]), classes)
         rows = np.linspace(0, len(labels) - 1, min(len(labels), _ROWS_FOR_CHOICE)).astype(np.int64)
         choices = product(_PENALTIES, _WIDTHS)
-        penalty, width = max(choices, key=lambda choice: _correct(*choice, features[rows], labels[rows]))
+        penalty, width = max(choices, key=lambda choice: _correct(choice[0], choice[1], features[rows], labels[rows]))
         return LabelModel(_svm(penalty, width, features, labels).predict, classes)
 
 

@@ -162,10 +162,7 @@ class Rounded:
     def __init__(self, victim: Victim, digits: int) -> None:
         self._victim = victim
         self._digits = digits
-
-    @property
-    def output_kind(self) -> OutputKind:
-        return self._victim.output_kind
+        self.output_kind: OutputKind = victim.output_kind
 
     def answer(self, features: Features) -> Answers:
         return Answers(self._victim.answer(features).probabilities.round(self._digits))

@@ -318,3 +318,5 @@ _FORMAT = QueryFormat(
 )
 decode_json_run = _FORMAT.decode_run
 """Returns the queries in JSON records, one each; see ``QueryFormat.decode_run``."""
+decode_json = _FORMAT.decode
+"""Returns the query in one JSON record; see ``QueryFormat.decode``."""

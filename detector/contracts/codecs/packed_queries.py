@@ -44,7 +44,7 @@ from detector.contracts.codecs.runs import QueryFormat
 from detector.contracts.codecs.screening import NO_MODEL, TEXT_COLUMNS, with_usable_names
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import names_one, usable_principal
-from detector.contracts.queries import Count, CountKind, DecodedQueries, OutputKind, QueryBatch
+from detector.contracts.queries import Count, CountKind, OutputKind, QueryBatch
 
 if TYPE_CHECKING:
     import msgspec
@@ -451,17 +451,5 @@ _FORMAT = QueryFormat(
 )
 decode_packed_run = _FORMAT.decode_run
 """Returns the queries and counts in packed records; see ``QueryFormat.decode_run``."""
-
-
-def decode_packed(value: bytes | None, *, timestamp: float | None = None) -> DecodedQueries:
-    """Returns the queries and counts in ``value``; ``timestamp`` as in ``decode_packed_run``.
-
-    Raises InvalidRecord for a structural error. A row that breaks a rule goes to ``bad_rows``; the others are kept. A
-    record without rows has only counts.
-    """
-    run = decode_packed_run([value], [timestamp])
-    bad = [fault for _, fault in run.bad]
-    if bad and bad[0].row < 0:
-        raise InvalidRecord(bad[0].reason, bad[0].detail)
-    batch, _, rows = run.parts[0] if run.parts else (None, None, np.zeros(0, dtype=np.int64))
-    return DecodedQueries(batch, rows, [count for _, count in run.counts], bad, run.repaired)
+decode_packed = _FORMAT.decode
+"""Returns the queries and counts in one packed record; see ``QueryFormat.decode``."""

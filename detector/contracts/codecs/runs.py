@@ -14,7 +14,7 @@ from detector.contracts.codecs.loose import Fields, text_of
 from detector.contracts.codecs.screening import screen
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import names_one, usable_principal
-from detector.contracts.queries import Count, DecodedRun, QueryBatch
+from detector.contracts.queries import Count, DecodedQueries, DecodedRun, QueryBatch
 
 if TYPE_CHECKING:
     import msgspec
@@ -85,6 +85,16 @@ class QueryFormat(Generic[W, P]):
         for alike in layouts.values():
             self._screen(alike, timestamps, run)
         return run
+
+    def decode(self, value: bytes | None, *, timestamp: float | None = None) -> DecodedQueries:
+        """Returns the queries and counts in the one record ``value``; ``timestamp`` as in ``decode_run``. Raises only
+        InvalidRecord, if the whole record is unusable; bad rows are listed."""
+        run = self.decode_run([value], [timestamp])
+        bad = [fault for _, fault in run.bad]
+        if bad and bad[0].row < 0:
+            raise InvalidRecord(bad[0].reason, bad[0].detail)
+        batch, _, rows = run.parts[0] if run.parts else (None, None, np.zeros(0, dtype=np.int64))
+        return DecodedQueries(batch, rows, [count for _, count in run.counts], bad, run.repaired)
 
     def _attribution(self, value: bytes | None) -> tuple[str, str, int]:
         """Returns the model, the principal if there is only one, and the number of queries of a refused record."""

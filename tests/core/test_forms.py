@@ -16,6 +16,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.calibration.traffic import learn, plain_traffic
 from detector.core.forms import Field, Form, plain_without_profile
+from detector.core.state.arrays import pack, unpack
 from tests.contracts.batches import make_batch
 
 COLOURS = ("blue", "red")
@@ -77,9 +78,9 @@ def test_a_number_is_a_value_by_its_text_and_a_text_by_its_number() -> None:
 
 
 def test_a_batch_without_any_name_of_the_form_is_not_taken() -> None:
-    assert not FORM.takes(batch_of([{"weight": 1.0, "height": 2.0}]))
-    assert FORM.takes(batch_of([{"weight": 1.0, "age": 2.0}]))
-    assert not FORM.takes(make_batch())
+    assert not FORM.accepts(batch_of([{"weight": 1.0, "height": 2.0}]))
+    assert FORM.accepts(batch_of([{"weight": 1.0, "age": 2.0}]))
+    assert not FORM.accepts(make_batch())
 
 
 def test_a_list_with_a_text_in_it_and_one_without_are_the_same_features() -> None:
@@ -127,7 +128,7 @@ def test_plain_queries_are_passed_on_as_they_are() -> None:
 
 def test_a_form_is_kept_in_its_record() -> None:
     for form in (FORM, Form(None, "label", ("cat", "dog")), Form((), "none")):
-        assert Form.from_record(form.to_record()) == form
+        assert Form.from_record(unpack(pack(form))) == form
 
 
 # -- learning --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ COLUMNS = tuple(field.name for field in fields(QueryBatch) if field.name not in 
 """Fields of a batch that have one entry a row."""
 
 
-def no_queries(model: str, model_version: str) -> QueryBatch:
+def empty_batch(model: str, model_version: str) -> QueryBatch:
     """A batch without rows: what a packed record that only counts queries is made from."""
     nothing = np.zeros((0, 0), dtype=np.float32)
     index = np.zeros(0, dtype=np.int32)

@@ -91,7 +91,7 @@ class NotMergeable(WeirguardError):
 _PACKAGES = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
 
 
-def not_read(where: str, error: Exception) -> BrokerError:
+def read_error(where: str, error: Exception) -> BrokerError:
     """What kafka-python's ``error`` means for reading ``where``; of a compression that it cannot read, with the package
     to install."""
     if type(error).__name__ != "UnsupportedCodecError":

@@ -38,12 +38,12 @@ def usable_principal(text: str) -> str:
     Logger, gate and codecs share this rule, so that a decision about the derived name applies to the caller that sent
     ``text``.
     """
-    return text if names_one(text) else _derived(text)
+    return text if is_name(text) else _derived(text)
 
 
 def usable_event_id(text: str) -> str:
     """``text`` if it can be an event id: 1 to 128 plain characters; else an id derived from it."""
-    return text if text and plain(text, EVENT_ID_CHARACTERS) else _derived(text)
+    return text if text and is_plain(text, EVENT_ID_CHARACTERS) else _derived(text)
 
 
 def principal_of(value: object) -> str:
@@ -57,14 +57,14 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and surrogates, which UTF-8 cannot carry."""
 
 
-def plain(text: str, characters: int) -> bool:
+def is_plain(text: str, characters: int) -> bool:
     """Whether ``text`` is at most ``characters`` long and has no control characters; an empty text is plain."""
     return len(text) <= characters and (text.isprintable() or not CONTROL.search(text))
 
 
-def names_one(name: str) -> bool:
+def is_name(name: str) -> bool:
     """Whether ``name`` can name a model or a principal; ``*`` is reserved for everyone."""
-    return name not in {"", EVERYONE} and plain(name, NAME_CHARACTERS)
+    return name not in {"", EVERYONE} and is_plain(name, NAME_CHARACTERS)
 
 
 def _derived(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from detector.contracts.batches import no_queries, take
+from detector.contracts.batches import empty_batch, take
 from detector.contracts.codecs import screening
 from detector.contracts.codecs.limits import DIMENSIONS, LARGEST_FLOAT32, OUTPUTS, PROBABILITY_SUM_TOLERANCE
 from detector.contracts.codecs.packed_queries import encode_packed
@@ -78,7 +78,7 @@ def pack_counts(counts: Iterable[Count], partitions: int) -> Iterator[Record]:
     for (partition, model), group in groups.items():
         for start in range(0, len(group), _COUNTS):
             part = tuple(group[start : start + _COUNTS])
-            yield Record(partition, encode_packed(no_queries(model, "-"), part), Counter(), part)
+            yield Record(partition, encode_packed(empty_batch(model, "-"), part), Counter(), part)
 
 
 def count_by_owner(rows: Iterable[QueuedRows]) -> QueriesByOwner:

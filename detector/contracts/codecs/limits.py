@@ -82,7 +82,7 @@ _WORD = re.compile("[a-z-]{0,40}")
 _ASCII_CONTROLS = bytes([*range(32), 127])
 
 
-def made_plain(text: str, characters: int) -> str:
+def make_plain(text: str, characters: int) -> str:
     """Returns ``text`` cut to ``characters``, with a mark in place of each control character."""
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:characters])
 
@@ -92,7 +92,7 @@ def is_word(text: str) -> bool:
     return _WORD.fullmatch(text) is not None
 
 
-def all_plain(texts: list[str], characters: int) -> bool:
+def are_plain(texts: list[str], characters: int) -> bool:
     """Returns True if no text is empty and all are plain. A fast check: False means that each must be checked."""
     lengths = set(map(len, texts))
     joined = "".join(texts)

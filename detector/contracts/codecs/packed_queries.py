@@ -43,7 +43,7 @@ from detector.contracts.codecs.loose import (
 from detector.contracts.codecs.runs import QueryFormat
 from detector.contracts.codecs.screening import NO_MODEL, TEXT_COLUMNS, with_usable_names
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import names_one, usable_principal
+from detector.contracts.principals import is_name, usable_principal
 from detector.contracts.queries import Count, CountKind, OutputKind, QueryBatch
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ def _parse(packed: PackedQueries, timestamp: float | None, repaired: Counter[str
 
 
 def _check_model(packed: PackedQueries) -> None:
-    if not (names_one(packed.model) and names_one(packed.model_version)):
+    if not (is_name(packed.model) and is_name(packed.model_version)):
         raise InvalidRecord(*NO_MODEL)
 
 
@@ -368,7 +368,7 @@ def _counts(packed: PackedQueries, timestamp: float | None, repaired: Counter[st
         if not is_time(time):
             time = -1.0 if timestamp is None else timestamp
             repaired["time"] += 1
-        if not (0 < count.queries < MOST_COUNTED and is_time(time) and names_one(packed.model)):
+        if not (0 < count.queries < MOST_COUNTED and is_time(time) and is_name(packed.model)):
             repaired["count"] += 1
             continue
         if principal != count.principal:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from detector.contracts.codecs.limits import TEXT_CHARACTERS, check_schema, check_size, is_time
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Action, Alert, Audit, Cause, Command, DeadLetter, Decision, Evidence, Score
-from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, names_one, plain
+from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, is_name, is_plain
 
 if TYPE_CHECKING:
     import msgspec
@@ -85,7 +85,7 @@ def _decoders() -> dict[type[Any], Callable[[bytes], Any]]:
 
 def _check_names(**names: str) -> None:
     for what, name in names.items():
-        if not names_one(name):
+        if not is_name(name):
             raise InvalidRecord("identity", f"{what} must be 1 to {NAME_CHARACTERS} plain characters and not '*'")
 
 
@@ -97,7 +97,7 @@ def _check_texts(**texts: str | None) -> None:
 
 def _check_labels(**labels: str | None) -> None:
     for what, label in labels.items():
-        if label is not None and not plain(label, NAME_CHARACTERS):
+        if label is not None and not is_plain(label, NAME_CHARACTERS):
             raise InvalidRecord("attribute", f"{what} must be at most {NAME_CHARACTERS} plain characters")
 
 

@@ -13,7 +13,7 @@ from detector.contracts.codecs.limits import check_size
 from detector.contracts.codecs.loose import Fields, text_of
 from detector.contracts.codecs.screening import screen
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import names_one, usable_principal
+from detector.contracts.principals import is_name, usable_principal
 from detector.contracts.queries import Count, DecodedQueries, DecodedRun, QueryBatch
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class QueryFormat(Generic[W, P]):
             return "", "", 1
         model, (principals, queries) = text_of(fields.get("model")) or "", self.owners(fields)
         only = principals[0] if len(principals) == 1 else None
-        return model if names_one(model) else "", "" if only is None else usable_principal(only), queries
+        return model if is_name(model) else "", "" if only is None else usable_principal(only), queries
 
     def _screen(self, alike: list[tuple[int, P]], timestamps: Sequence[float | None], run: DecodedRun) -> None:
         """Screens the rows of ``alike``, records of one layout, as one batch, and assigns each row to its record."""

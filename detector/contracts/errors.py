@@ -92,8 +92,8 @@ _PACKAGES = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
 
 
 def read_error(where: str, error: Exception) -> BrokerError:
-    """What kafka-python's ``error`` means for reading ``where``; of a compression that it cannot read, with the package
-    to install."""
+    """Returns the BrokerError for kafka-python's ``error`` in reading ``where``. If it cannot read the compression, the
+    message names the package to install."""
     if type(error).__name__ != "UnsupportedCodecError":
         return BrokerError(f"{where}: {error}")
     package = next((package for codec, package in _PACKAGES.items() if codec in str(error)), None)

@@ -1,12 +1,12 @@
-"""What was asked and answered, out of the JSON of a request and its response.
+"""Reads queries and answers out of the JSON of a request and its response.
 
 An extractor takes both documents and returns the scored rows. What it cannot read it raises as Unjudged, or names in
 ``Scored.unjudged``; any other error of it counts as one query unjudged, and so does None.
 
-Of what KServe leaves open, those here read: a feature that is null or NaN is missing, one beyond float32 is the
-farthest that float32 holds; ``leaf`` in an answer is the tree node of each row; ``accuracy`` (0 to 1) and ``latency``
-(milliseconds) among a request's ``parameters`` are what it asks a model zoo for. A caller cannot hide a query by
-filling these with something else: that is ignored.
+KServe leaves some things open. Here a feature that is null or NaN is missing, and one beyond float32 becomes the
+largest float32; ``leaf`` in an answer is the tree node of each row; ``accuracy`` (0 to 1) and ``latency``
+(milliseconds) among the ``parameters`` of a request are what it asks a model zoo for. A caller cannot hide a query by
+other values there: these are ignored.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ class ParsedMatrix:
 
 
 def of_rows(rows: Any, what: str) -> ParsedMatrix:
-    """Returns a table with one of ``rows`` each; a nested row is flattened, one of names and values ordered by name.
+    """Returns a matrix with one of ``rows`` each; a nested row is flattened, one of names and values ordered by name.
 
     Where rows differ in width or names, those of the most frequent kind are kept. Raises Unjudged, with ``what`` as its
     reason, where none can be read.
@@ -281,7 +281,7 @@ def side_by_side(columns: Sequence[ParsedMatrix], what: str) -> ParsedMatrix:
 
 
 def of_tensor(tensor: Mapping[str, Any], what: str) -> ParsedMatrix:
-    """Returns the table of a tensor with ``shape`` and flat or nested ``data``; its first dimension counts the rows."""
+    """Returns the matrix of a tensor with ``shape`` and flat or nested ``data``; the first dimension is the rows."""
     name, shape, data = tensor.get("name"), tensor.get("shape"), tensor.get("data")
     if data is None:
         raise Unjudged("binary", f"tensor {name!r:.80} has no data in JSON")

@@ -19,7 +19,7 @@ _GAUGE_MODES = {"ready": "livemin", "age_seconds": "livemax", "decisions": "live
 
 
 class RateLimitedLogger:
-    """Warnings through ``logger``, each kind at most once in ``seconds``; a log handler that raises disturbs nobody."""
+    """Warnings through ``logger``, each kind at most once in ``seconds``; a log handler that raises has no effect."""
 
     def __init__(self, logger: logging.Logger, seconds: float = 60.0) -> None:
         self._logger = logger

@@ -89,14 +89,15 @@ def _join(pieces: list[QueryBatch]) -> QueryBatch:
     first = pieces[0]
     if len(pieces) == 1:
         return first
-    columns = {name: _join_column([getattr(piece, name) for piece in pieces]) for name in COLUMNS if name != "missing"}
+    columns = {name: join_columns([getattr(piece, name) for piece in pieces]) for name in COLUMNS if name != "missing"}
     columns["missing"] = _join_missing(pieces)
     names, rows = [piece.principals for piece in pieces], [len(piece) for piece in pieces]
     principals, index = join_principals(names, rows, columns["principal_index"])
     return replace(first, **{**columns, "principals": principals, "principal_index": index})
 
 
-def _join_column(columns: list[Any]) -> Any:
+def join_columns(columns: list[Any]) -> Any:
+    """Returns one column of all rows: a list, an array, or None if the first column is None."""
     if columns[0] is None:
         return None
     if isinstance(columns[0], list):

@@ -158,7 +158,10 @@ class WeirguardMiddleware:
             self._fail("failures", "target failed, and a request passed unseen", error)
             return None
         if target is None:
-            self._count_unmatched()
+            self.counters.add("unmatched")
+            self._unmatched += 1
+            if self._unmatched == _UNMATCHED_REQUESTS and not self._matched:
+                _log.warning("unmatched", _NOTHING_MATCHED, _UNMATCHED_REQUESTS)
             return None
         self._matched = True
         principal = self._principal(scope)
@@ -173,13 +176,6 @@ class WeirguardMiddleware:
         except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
             self._fail("failures", "the identity failed, and a request counts as anonymous", error)
             return ANONYMOUS
-
-    def _count_unmatched(self) -> None:
-        self.counters.add("unmatched")
-        if not self._matched:
-            self._unmatched += 1
-            if self._unmatched == _UNMATCHED_REQUESTS:
-                _log.warning("unmatched", _NOTHING_MATCHED, _UNMATCHED_REQUESTS)
 
     def _count_refusal(self, exchange: Exchange) -> None:
         self.counters.add("throttled")
@@ -376,7 +372,7 @@ class WebsocketGuard:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if message.get("type") == "websocket.receive" and not self._is_allowed():
+        if message.get("type") == "websocket.receive" and not self._exchange.check():
             self._refused(self._exchange)
             self._closed = True
             await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION})
@@ -393,11 +389,6 @@ class WebsocketGuard:
                 if not self._exchange.logged:
                     self._exchange.unjudged({"websocket": 1})
                 self._exchange.logged = False
-
-    def _is_allowed(self) -> bool:
-        exchange = self._exchange
-        exchange.verdict = exchange.gate.check(exchange.target.model, exchange.principal)
-        return exchange.verdict.allowed
 
 
 async def _refuse_websocket(receive: Receive, send: Send) -> None:

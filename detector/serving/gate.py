@@ -147,7 +147,8 @@ class Gate(BackgroundService[DecisionReader]):
             self._ensure_started()
         now = self._clock()
         if now - self._background.latest_contact > self._max_staleness:
-            return self._check_stale()
+            self.counters.add("stale_refused" if self._stale.action == "refuse" else "stale_allowed")
+            return self._count(self._stale)
         cached = self._table.get((model, principal))
         if cached is None and (self._table.derived_names or type(principal) is not str):
             cached = self._find(model, principal)
@@ -162,10 +163,6 @@ class Gate(BackgroundService[DecisionReader]):
     def _find(self, model: str, principal: str) -> CachedDecision | None:
         """Returns the decision about ``principal``, under the name that the logger uses."""
         return self._table.get((model, principal_of(principal)))
-
-    def _check_stale(self) -> Verdict:
-        self.counters.add("stale_refused" if self._stale.action == "refuse" else "stale_allowed")
-        return self._count(self._stale)
 
     def _count(self, verdict: Verdict) -> Verdict:
         self.counters.add(_OUTCOMES[verdict.action])

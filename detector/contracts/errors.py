@@ -24,7 +24,6 @@ class WeirguardError(Exception):
     """
 
     reason = "error"
-    retriable = False
 
 
 class ConfigurationError(WeirguardError):
@@ -67,17 +66,14 @@ class NewerStateLog(StateLogError):
 
 class OwnershipLost(WeirguardError):
     reason = "ownership-lost"
-    retriable = True
 
 
 class SourceGap(WeirguardError):
     reason = "source-gap"
-    retriable = True
 
 
 class BrokerError(WeirguardError):
     reason = "broker"
-    retriable = True
 
 
 class LabError(WeirguardError):

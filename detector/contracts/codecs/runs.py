@@ -71,7 +71,7 @@ class QueryFormat(Generic[W, P]):
         """Returns the queries and counts in the records ``values``. Does not raise for a bad one; its reason is one of
         ``limits.REASONS``. ``timestamps`` (seconds) replace absent or invalid times; None if there are none."""
         run = DecodedRun()
-        layouts: dict[object, list[tuple[int, P]]] = {}
+        layouts: dict[object, tuple[list[int], list[P]]] = {}
         for index, (value, timestamp) in enumerate(zip(values, timestamps, strict=True)):
             try:
                 record = self.parse(self.read(value, run.repaired), timestamp, run.repaired)
@@ -81,9 +81,12 @@ class QueryFormat(Generic[W, P]):
             if record.counts:
                 run.counts.extend((index, count) for count in record.counts)
             if record.rows:
-                layouts.setdefault(self.layout(record), []).append((index, record))
-        for alike in layouts.values():
-            self._screen(alike, timestamps, run)
+                layout = self.layout(record)
+                indexes, alike = layouts.get(layout) or layouts.setdefault(layout, ([], []))
+                indexes.append(index)
+                alike.append(record)
+        for indexes, alike in layouts.values():
+            self._screen(indexes, alike, timestamps, run)
         return run
 
     def decode(self, value: bytes | None, *, timestamp: float | None = None) -> DecodedQueries:
@@ -106,19 +109,18 @@ class QueryFormat(Generic[W, P]):
         only = principals[0] if len(principals) == 1 else None
         return model if is_name(model) else "", "" if only is None else usable_principal(only), queries
 
-    def _screen(self, alike: list[tuple[int, P]], timestamps: Sequence[float | None], run: DecodedRun) -> None:
+    def _screen(self, indexes: list[int], alike: list[P], timestamps: Sequence[float | None], run: DecodedRun) -> None:
         """Screens the rows of ``alike``, records of one layout, as one batch, and assigns each row to its record."""
-        indexes, parsed = zip(*alike, strict=True)
         records, within = np.array(indexes, dtype=np.int64), np.zeros(len(alike), dtype=np.int64)
         if self.by_row:
-            rows = [record.rows for record in parsed]
+            rows = [record.rows for record in alike]
             records = records.repeat(rows)
             within = np.arange(len(records)) - np.array([0, *accumulate(rows[:-1])]).repeat(rows)
 
         def record_times() -> NDArray[np.float64]:
             return np.array(timestamps, dtype=np.float64).take(records)
 
-        decoded = screen(self.batch(parsed), run.repaired, record_times)
+        decoded = screen(self.batch(alike), run.repaired, record_times)
         if decoded.bad_rows:
             for bad in decoded.bad_rows:
                 own = replace(bad, row=int(within[bad.row]) if self.by_row else -1)

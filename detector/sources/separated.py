@@ -39,7 +39,7 @@ def read_separated(path: Path, reader: LogReader | None = None) -> Iterator[Deco
             start += rows.count
             if rows.bad:
                 yield DecodedQueries(None, np.zeros(0, np.int64), bad_rows=rows.bad)
-            if len(rows.places):
+            if len(rows.file_rows):
                 yield from _read(path, reader, rows)
 
 
@@ -50,16 +50,16 @@ def count_rows(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """A ``table`` of good rows, their ``places`` int64 (n,) in the file, the ``bad`` rows, and the number of all
+    """A ``table`` of good rows, their ``file_rows`` int64 (n,) in the file, the ``bad`` rows, and the number of all
     rows."""
 
     table: Any
-    places: NDArray[np.int64]
+    file_rows: NDArray[np.int64]
     bad: list[BadRow]
 
     @property
     def count(self) -> int:
-        return len(self.places) + len(self.bad)
+        return len(self.file_rows) + len(self.bad)
 
 
 def _read(path: Path, reader: LogReader, rows: _Rows) -> Iterator[DecodedQueries]:
@@ -70,8 +70,8 @@ def _read(path: Path, reader: LogReader, rows: _Rows) -> Iterator[DecodedQueries
         return dict(zip(names, rows.table.slice(start, length).columns, strict=True))
 
     plan = reader.plan(path, lambda: kinds_of(columns(0, _ROWS), texts_only=True), names)
-    for start in range(0, len(rows.places), step):
-        yield from read_part(reader, plan, path, columns(start, step), rows.places[start : start + step])
+    for start in range(0, len(rows.file_rows), step):
+        yield from read_part(reader, plan, path, columns(start, step), rows.file_rows[start : start + step])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,13 @@ class _Header:
             return "skip"
 
         table = self._table(chunk, note)
-        places = np.delete(np.arange(table.num_rows + len(odd)), list(odd))
+        file_rows = np.delete(np.arange(table.num_rows + len(odd)), list(odd))
         want = len(self.names)
         bad = [
             BadRow(start + row, "structure", f"the row has {found} cells, and the first line names {want} columns")
             for row, found in odd.items()
         ]
-        return _Rows(table, start + places, bad)
+        return _Rows(table, start + file_rows, bad)
 
     def _table(self, chunk: bytes, note: Any) -> Any:
         import pyarrow as pa

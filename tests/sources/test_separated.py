@@ -41,7 +41,7 @@ def test_rows_and_their_places_are_those_of_a_slow_reader(
             start += found.count
             bad += [one.row for one in found.bad]
             cells = [[value or "" for value in column.to_pylist()] for column in found.table.columns]
-            good |= dict(zip(found.places.tolist(), map(list, zip(*cells, strict=True)), strict=True))
+            good |= dict(zip(found.file_rows.tolist(), map(list, zip(*cells, strict=True)), strict=True))
     assert start == len(expected)
     assert good == {at: row for at, row in enumerate(expected) if len(row) == WIDTH}
     assert bad == [at for at, row in enumerate(expected) if len(row) != WIDTH]

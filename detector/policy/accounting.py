@@ -7,9 +7,8 @@ on the stream alone, not on how it is cut into micro-batches.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from detector.contracts.findings import Evidence, Finding, severity_of
 from detector.contracts.principals import plain
-from detector.policy.activity import Accusation, Activity, Key, RowsByKey, Section, decode_section
+from detector.policy.activity import Accusation, Activity, Key, Section, decode_section
 
 HALF = 150
 """Answered queries in each half of a principal's recent ones; the older half is dropped when the newer one is full."""
@@ -89,17 +88,12 @@ class PrincipalCounts(msgspec.Struct, array_like=True):
         if self.new_answered >= HALF:
             self._start_half(limit)
 
-    def judge(self, queries: int, limit: int) -> int | None:
-        """Counts judged queries; returns the index of the one that ended the accusation, or None."""
-        passed, released = 0, None
-        while self.watched and queries - passed >= HALF - self.new_answered:
-            passed += HALF - self.new_answered
-            self.new_answered = HALF
-            if self._start_half(limit):
-                released = passed - 1
-        if self.watched:
-            self.new_answered += queries - passed
-        return released
+    def judge(self, limit: int) -> bool:
+        """Counts a judged query; returns whether it ends the accusation."""
+        if not self.watched:
+            return False
+        self.new_answered += 1
+        return self.new_answered >= HALF and self._start_half(limit)
 
     def _start_half(self, limit: int) -> bool:
         """Starts a new half and drops the oldest; returns whether this ends the accusation, as few recent queries are
@@ -147,18 +141,15 @@ class ModelWatch(msgspec.Struct, array_like=True):
         """
         return len(self.odd) >= LEAST_ODD and len(self.odd) > MOST_ODD * len(self.clean)
 
-    def judge(self, principals: Sequence[str]) -> None:
-        """Counts judged queries of these principals, in log order."""
-        if not self.watched:
-            return
-        left = QUIET - self.quiet
-        if len(principals) >= left:
+    def judge(self, principal: str) -> None:
+        """Counts a judged query of ``principal``."""
+        self.quiet += 1
+        if self.quiet >= QUIET:
             self.quiet = 0
             self.odd, self.starting, self.clean = {}, {}, {}
             return
-        self.quiet += len(principals)
-        for principal in principals:
-            self._put_run(principal, CLEAN if (run := self._pop_run(principal)) in (-1, CLEAN) else run + 1)
+        run = self._pop_run(principal)
+        self._put_run(principal, CLEAN if run in (-1, CLEAN) else run + 1)
 
     def refuse(self, principal: str) -> None:
         """Counts an unjudged query of ``principal``."""
@@ -253,14 +244,12 @@ class Accounting:
         events, done = _odd_events(activity), Accounted()
         if not (events or self._watched):
             return done
-        rows = _JudgedRows(activity)
-        for event in events:
-            self._events += 1
-            if event.key not in self._principals:
-                self._make_room(event, rows, done)
-            self._count(event, rows, done)
-        for key in self._watched & rows.members.keys():
-            self._catch_up(key, rows, len(activity), done)
+        steps = [*((event.position, event.key, event) for event in events), *self._judged_steps(activity, events)]
+        for position, key, event in sorted(steps, key=lambda step: step[0]):
+            if event is not None:
+                self._count(event, done)
+            else:
+                self._judge(position, key, done)
         for key in done.changed:
             self._update_watched(key)
         done.section = self.dump(done.changed) if done.changed else None
@@ -317,16 +306,41 @@ class Accounting:
 
     # -- inside
 
-    def _count(self, event: _OddEvent, rows: _JudgedRows, done: Accounted) -> None:
-        """Counts one event of a principal, and records whether it makes them a suspect."""
+    def _judged_steps(
+        self, activity: Activity, events: Sequence[_OddEvent]
+    ) -> Iterator[tuple[int, Key, _OddEvent | None]]:
+        """Yields position and key of the judged rows that can change a state."""
+        models = {event.key[0] for event in events} | {model for model, principal in self._watched if not principal}
+        keys = [(key.model, key.principal) for key in activity.keys]
+        counts = np.array([key[0] in models or key in self._watched for key in keys], np.bool_)[activity.key_index]
+        rows = np.flatnonzero(counts if activity.judged is None else counts & activity.judged)
+        positions, indices = activity.row_positions()[rows], activity.key_index[rows]
+        for position, index in zip(positions.tolist(), indices.tolist(), strict=True):
+            yield position, keys[index], None
+
+    def _judge(self, position: int, key: Key, done: Accounted) -> None:
+        """Counts a judged row."""
+        watch, counts = self._watches.get(key[0]), self._principals.get(key)
+        if watch is not None and watch.watched:
+            watch.judge(key[1])
+            done.changed[key[0], ""] = None
+        if counts is not None and counts.watched:
+            done.changed[key] = None
+            if counts.judge(self._limit):
+                done.accusations[position] = Accusation(key, None)
+
+    def _count(self, event: _OddEvent, done: Accounted) -> None:
+        """Counts an unjudged or dropped query, and records whether it makes the principal a suspect."""
+        self._events += 1
+        if event.key not in self._principals:
+            self._make_room(done)
         counts = self._principals.setdefault(event.key, PrincipalCounts())
         counts.touched = self._events
         done.changed[event.key] = None
         if event.kind == "dropped":
             counts.drop(event.reason, event.queries)
             return
-        self._catch_up(event.key, rows, event.rows, done)
-        watch, was_accused = self._watch(event, rows, done), counts.accused
+        watch, was_accused = self._watch(event.key, done), counts.accused
         counts.refuse(event.reason, event.queries, self._limit)
         if counts.accused or counts.recent >= self._limit:
             counts.accused = not watch.deployment()
@@ -335,51 +349,31 @@ class Accounting:
         if was_accused or counts.accused:
             finding = self._finding(event, counts) if counts.accused else None
             done.accusations[event.position] = Accusation(event.key, finding)
-        self._update_watched(event.key)
 
-    def _watch(self, event: _OddEvent, rows: _JudgedRows, done: Accounted) -> ModelWatch:
-        """Returns the watch over the event's model, after counting the event."""
-        model = event.key[0]
+    def _watch(self, key: Key, done: Accounted) -> ModelWatch:
+        """Returns the watch over the model of ``key``, after counting an unjudged query of the principal."""
+        model, principal = key
         if model not in self._watches:
             if len(self._watches) >= MOST_WATCHES:
                 oldest = min(self._watches, key=lambda name: self._watches[name].touched)
                 del self._watches[oldest]
                 done.changed[oldest, ""] = None
-                self._update_watched((oldest, ""))
             self._watches[model] = ModelWatch()
         watch = self._watches[model]
         watch.touched = self._events
-        self._catch_up((model, ""), rows, event.rows, done)
-        watch.refuse(event.key[1])
-        self._update_watched((model, ""))
+        watch.refuse(principal)
+        done.changed[model, ""] = None
         return watch
 
-    def _catch_up(self, key: Key, rows: _JudgedRows, before: int, done: Accounted) -> None:
-        """Counts the judged rows of ``key`` before the row ``before``."""
-        done.changed[key] = None
-        model, principal = key
-        judged = rows.take(key, before)
-        if not principal:
-            if self._watches[model].watched:
-                self._watches[model].judge([rows.principal(row) for row in judged])
-            return
-        released = self._principals[key].judge(len(judged), self._limit)
-        if released is not None:
-            done.accusations[int(rows.positions[judged[released]])] = Accusation(key, None)
-
-    def _make_room(self, event: _OddEvent, rows: _JudgedRows, done: Accounted) -> None:
+    def _make_room(self, done: Accounted) -> None:
         """Evicts principals if the limit is reached: the unaccused first, and of these the longest unchanged first."""
         if len(self._principals) < self._most:
             return
-        for key in self._watched & rows.members.keys():
-            if key[1]:
-                self._catch_up(key, rows, event.rows, done)
         order = sorted(self._principals, key=lambda key: (self._principals[key].accused, self._principals[key].touched))
         evicted = order[: max(self._most // _EVICTED_SHARE, 1)]
         for key in evicted:
             del self._principals[key]
             done.changed[key] = None
-            self._update_watched(key)
         done.forgotten += len(evicted)
 
     def _update_watched(self, key: Key) -> None:
@@ -407,37 +401,6 @@ class Accounting:
                 *(Evidence(f"unjudged: {reason}", float(queries), "queries") for reason, queries in reasons),
             ),
         )
-
-
-class _JudgedRows:
-    """The judged rows of an activity, by key; each is returned once."""
-
-    def __init__(self, activity: Activity) -> None:
-        self.positions = activity.row_positions()
-        self.members: dict[Key, list[int]] = {}
-        self._activity = activity
-        self._by_key = RowsByKey(activity)
-        self._rows: dict[Key, list[int]] = {}
-        self._taken: dict[Key, int] = {}
-        for at, key in enumerate(activity.keys):
-            self.members.setdefault((key.model, key.principal), []).append(at)
-            self.members.setdefault((key.model, ""), []).append(at)
-
-    def take(self, key: Key, before: int) -> list[int]:
-        """Returns the next judged rows of ``key`` before the row ``before``."""
-        if key not in self._rows:
-            members = (self._by_key[at] for at in self.members.get(key, ()))
-            rows = np.sort(np.concatenate([np.empty(0, np.int64), *members]))
-            judged = self._activity.judged
-            self._rows[key] = (rows if judged is None else rows[judged[rows]]).tolist()
-        judged_rows, start = self._rows[key], self._taken.get(key, 0)
-        end = self._taken[key] = bisect_left(judged_rows, before, start)
-        return judged_rows[start:end]
-
-    def principal(self, row: int) -> str:
-        """Returns the principal of ``row``."""
-        name: str = self._activity.keys[self._activity.key_index[row]].principal
-        return name
 
 
 def _odd_events(activity: Activity) -> list[_OddEvent]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Finding
-from detector.policy.activity import Accusation, Activity, Key, RowsByKey
+from detector.policy.activity import Accusation, Activity, Key
 
 _COLUMNS = np.dtype(
     [
@@ -88,9 +88,12 @@ def timelines(activity: Activity, known: Collection[Key], accusations: Mapping[i
     for finding in activity.findings:
         findings.setdefault(int(positions[finding.row]), []).append(finding)
     with_finding = np.array([*findings, *accusations], np.int64)
-    rows = RowsByKey(activity)
+    by_key = np.argsort(activity.key_index, kind="stable")
+    bounds = np.searchsorted(activity.key_index[by_key], np.arange(len(activity.keys) + 1))
     for key, indices in members.items():
-        events = _events(activity, positions, [rows[at] for at in indices], counts.get(key, []))
+        events = _events(
+            activity, positions, [by_key[bounds[at] : bounds[at + 1]] for at in indices], counts.get(key, [])
+        )
         has_finding = np.isin(events["position"], with_finding)
         versions = [activity.keys[at].model_version for at in indices]
         yield Timeline(key, versions, events, has_finding, findings, accusations)

@@ -3,8 +3,8 @@ always.
 
 A record with a header name that is not UTF-8 is read once more, each wrong byte as U+FFFD. A batch that decompresses to
 far more than any client means to send is not decompressed: its records are empty. A megabyte of zstd may hold two
-gigabytes, and a reader needs memory for all of it at once. ``tests/stream/test_header_names.py`` fails when this no
-longer fits; the versions are pinned.
+gigabytes, and a reader needs memory for all of it at once. ``tests/stream/test_faust_internals.py`` fails when
+this no longer fits; the versions are pinned.
 """
 
 from __future__ import annotations
@@ -84,19 +84,19 @@ def is_bomb(codec: int, data: bytes, most: int = MOST_BYTES) -> bool:
     if module is None or len(data) * ratio <= most:
         return False
     try:
-        module.decompress_into(data, memoryview(_buffer_of_thread.memory)[:most])
+        module.decompress_into(data, memoryview(_thread_buffer.memory)[:most])
     except cramjam.DecompressionError:
         return True
     finally:
-        _buffer_of_thread.memory.madvise(mmap.MADV_DONTNEED, _KEPT_BYTES)
+        _thread_buffer.memory.madvise(mmap.MADV_DONTNEED, _KEPT_BYTES)
     return False
 
 
-class _Buffer(local):
+class _ThreadBuffer(local):
     """Memory of each thread, which the system only gives as far as it is written to."""
 
     def __init__(self) -> None:
         self.memory = mmap.mmap(-1, MOST_BYTES)
 
 
-_buffer_of_thread = _Buffer()
+_thread_buffer = _ThreadBuffer()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.batches import take
-from detector.contracts.codecs.loose import columns_of, named_row, output_columns, outputs_of
+from detector.contracts.codecs.loose import feature_columns, named_row, output_columns, outputs_of
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.calibration.traffic import learn, plain_traffic
@@ -27,7 +27,9 @@ Row = dict[str, Any]
 
 def batch_of(rows: list[Row], outputs: Any = 0.25, kind: OutputKind | None = None) -> QueryBatch:
     """Rows of the same names, each told ``outputs``."""
-    columns = columns_of([named_row(row) for row in rows]) | output_columns([outputs_of(outputs, kind)] * len(rows))
+    columns = feature_columns([named_row(row) for row in rows]) | output_columns(
+        [outputs_of(outputs, kind)] * len(rows)
+    )
     told = outputs_of(outputs, kind).kind
     return make_batch(rows=len(rows), output_kind=told, **columns)
 

@@ -72,8 +72,29 @@ def timelines(activity: Activity, known: Collection[Key], accusations: Mapping[i
     """Yields a timeline for each principal that is flagged at a row, has ``accusations``, or is ``known`` and
     active. ``accusations`` by position."""
     suspects = _suspects(activity) | {accusation.key for accusation in accusations.values()}
-    if not (suspects or known):
+    members, counts = _members(activity, suspects, known) if suspects or known else ({}, {})
+    if not members:
         return
+    positions = activity.row_positions()
+    findings: dict[int, list[Finding]] = {}
+    for finding in activity.findings:
+        findings.setdefault(int(positions[finding.row]), []).append(finding)
+    with_finding = np.array([*findings, *accusations], np.int64)
+    by_key = np.argsort(activity.key_index, kind="stable")
+    bounds = np.searchsorted(activity.key_index[by_key], np.arange(len(activity.keys) + 1))
+    for key, indices in members.items():
+        rows_of = [by_key[bounds[at] : bounds[at + 1]] for at in indices]
+        events = _events(activity, positions, rows_of, counts.get(key, []))
+        has_finding = np.isin(events["position"], with_finding)
+        versions = [activity.keys[at].model_version for at in indices]
+        yield Timeline(key, versions, events, has_finding, findings, accusations)
+
+
+def _members(
+    activity: Activity, suspects: Collection[Key], known: Collection[Key]
+) -> tuple[dict[Key, list[int]], dict[Key, list[int]]]:
+    """Returns, for each principal to look at, the indices of their keys (one for each model version), and of their
+    counts."""
     members: dict[Key, list[int]] = {}
     for at in range(len(activity.keys)):
         if (key := _key(activity, at)) in suspects or key in known:
@@ -83,20 +104,7 @@ def timelines(activity: Activity, known: Collection[Key], accusations: Mapping[i
         if (key := (counted.count.model, counted.count.principal)) in suspects or key in known:
             counts.setdefault(key, []).append(at)
             members.setdefault(key, [])
-    positions = activity.row_positions()
-    findings: dict[int, list[Finding]] = {}
-    for finding in activity.findings:
-        findings.setdefault(int(positions[finding.row]), []).append(finding)
-    with_finding = np.array([*findings, *accusations], np.int64)
-    by_key = np.argsort(activity.key_index, kind="stable")
-    bounds = np.searchsorted(activity.key_index[by_key], np.arange(len(activity.keys) + 1))
-    for key, indices in members.items():
-        events = _events(
-            activity, positions, [by_key[bounds[at] : bounds[at + 1]] for at in indices], counts.get(key, [])
-        )
-        has_finding = np.isin(events["position"], with_finding)
-        versions = [activity.keys[at].model_version for at in indices]
-        yield Timeline(key, versions, events, has_finding, findings, accusations)
+    return members, counts
 
 
 def _suspects(activity: Activity) -> set[Key]:

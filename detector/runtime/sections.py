@@ -132,10 +132,7 @@ class KafkaSettings(Section):
 
     def client_arguments(self) -> dict[str, Any]:
         """Keyword arguments for any kafka-python client. Raises ConfigurationError for an unreadable secret."""
-        arguments: dict[str, Any] = {
-            "bootstrap_servers": self.servers,
-            "security_protocol": self.security_protocol,
-        }
+        arguments: dict[str, Any] = {"bootstrap_servers": self.servers, "security_protocol": self.security_protocol}
         if self.security_protocol.startswith("SASL"):
             arguments["sasl_mechanism"] = self.sasl_mechanism
             arguments["sasl_plain_username"] = self.sasl_plain_username

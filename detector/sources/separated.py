@@ -87,10 +87,7 @@ def _parsed(chunk: bytes, start: int, names: Sequence[str], separator: str) -> _
     read = arrow.ReadOptions(column_names=names, use_threads=False, block_size=len(chunk) + 1)
     parse = arrow.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=skip)
     convert = arrow.ConvertOptions(
-        check_utf8=False,
-        column_types=dict.fromkeys(names, pa.string()),
-        null_values=NULLS,
-        strings_can_be_null=True,
+        check_utf8=False, column_types=dict.fromkeys(names, pa.string()), null_values=NULLS, strings_can_be_null=True
     )
     table = arrow.read_csv(pa.BufferReader(chunk), read, parse, convert).combine_chunks()
     file_rows = start + np.delete(np.arange(table.num_rows + len(odd)), list(odd))

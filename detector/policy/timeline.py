@@ -85,7 +85,9 @@ def timelines(activity: Activity, known: Collection[Key], accusations: Mapping[i
     for key, indices in members.items():
         rows_of = [by_key[bounds[at] : bounds[at + 1]] for at in indices]
         events = _events(activity, positions, rows_of, counts.get(key, []))
-        has_finding = np.isin(events["position"], with_finding)
+        has_finding = (
+            np.isin(events["position"], with_finding) if len(with_finding) else np.zeros(len(events), np.bool_)
+        )
         versions = [activity.keys[at].model_version for at in indices]
         yield Timeline(key, versions, events, has_finding, findings, accusations)
 

@@ -169,14 +169,10 @@ class WorkerSettings(Section):
     """The longest that the supervisor waits before a restart."""
 
     @model_validator(mode="after")
-    def _heartbeats_fit_the_session(self) -> Self:
+    def _durations_agree(self) -> Self:
+        """With a short stall the watchdog would stop workers that only wait for their assignment or the next commit."""
         if 3 * self.heartbeat_seconds > self.session_timeout_seconds:
             raise ValueError("heartbeat_seconds must be at most a third of session_timeout_seconds")
-        return self
-
-    @model_validator(mode="after")
-    def _stall_exceeds_what_is_slow(self) -> Self:
-        """Otherwise the watchdog would stop workers that only wait for their assignment or the next commit."""
         if self.stall_seconds < self.session_timeout_seconds:
             raise ValueError("stall_seconds must be at least session_timeout_seconds: an assignment may take that long")
         if self.stall_seconds < 2 * self.commit_seconds:

@@ -84,19 +84,19 @@ def is_bomb(codec: int, data: bytes, most: int = MOST_BYTES) -> bool:
     if module is None or len(data) * ratio <= most:
         return False
     try:
-        module.decompress_into(data, memoryview(_scratch.memory)[:most])
+        module.decompress_into(data, memoryview(_thread_buffer.memory)[:most])
     except cramjam.DecompressionError:
         return True
     finally:
-        _scratch.memory.madvise(mmap.MADV_DONTNEED, _KEPT_BYTES)
+        _thread_buffer.memory.madvise(mmap.MADV_DONTNEED, _KEPT_BYTES)
     return False
 
 
-class _Scratch(local):
+class _ThreadBuffer(local):
     """Memory of each thread, which the system only gives as far as it is written to."""
 
     def __init__(self) -> None:
         self.memory = mmap.mmap(-1, MOST_BYTES)
 
 
-_scratch = _Scratch()
+_thread_buffer = _ThreadBuffer()

@@ -11,14 +11,12 @@ import numpy as np
 from benchmarks._detecting import Account, Rows, account
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.course import Course, checkpoints
 from detector.lab.data import Dataset
-from detector.lab.experiment import victim_of
+from detector.lab.datasets import textures
+from detector.lab.experiment import thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
-from detector.lab.honest.populations import population
-from detector.lab.pools import textures
-from detector.lab.services import InProcess
-from detector.lab.traces import thief_trace
+from detector.lab.honest import population
+from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import PLAIN, WRAPPERS, Means
 
 LENGTHS = (300, 500, 120)
@@ -40,7 +38,7 @@ def honest(target: Target, count: int, seed: int) -> list[Account]:
         own = _MORE.get(number % 30)
         if own is None:
             user = next(users)
-            name, rows = user.habit, _first((ask.rows for ask in user.asks), most)
+            name, rows = user.habit, _first((ask.rows for ask in user.requests), most)
         else:
             name, rows = own.__name__, own(dataset, rng)[:most]
         made.append(account(f"{name} {number}", name, rows, victim.answer(rows).probabilities))
@@ -79,7 +77,9 @@ def thief(target: Target, attack: str, seed: int, wrapper: str = PLAIN, queries:
     knowledge = Knowledge.of(dataset, pool)
     disguise = WRAPPERS[wrapper](Means(dataset, _PAUSE, seed))
     yardstick = Yardstick.of(victim, dataset, 0)
-    course = Course(ATTACKS[attack](knowledge, queries, seed), InProcess(victim), disguise, yardstick, checkpoints(1))
+    course = AttackSession(
+        ATTACKS[attack](knowledge, queries, seed), InProcess(victim), disguise, yardstick, checkpoints(1)
+    )
     course.run()
     trace = thief_trace(attack, course)
     names = np.array(trace.accounts)

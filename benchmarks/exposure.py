@@ -25,15 +25,15 @@ from numpy.typing import NDArray
 
 from benchmarks._panels import Line, Panel, picture
 from benchmarks.lab._markdown import table
-from detector.cli.foreign.scikit_learn import model_of
+from detector.cli.foreign import from_scikit_learn
 from detector.core.exposure import TreeProbe, Validation, entropy, hash_pairs, information_gain, smallest_of
 from detector.core.owner_model import Tree
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.space import Space
+from detector.lab.attackers.input_space import InputSpace
 from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
-from detector.lab.victims.tree import LEAVES, TreeVictim
+from detector.lab.victims.tabular import LEAVES, TreeVictim
 
 NAMES = ("digits", "categorical")
 SEEDS = range(3)
@@ -76,7 +76,7 @@ class Owned(NamedTuple):
         dataset = DATASETS[name]()
         rows = dataset.training
         fitted = DecisionTreeClassifier(max_leaf_nodes=LEAVES, random_state=seed).fit(rows.features, rows.labels)
-        tree = model_of(fitted)
+        tree = from_scikit_learn(fitted)
         assert isinstance(tree, Tree)
         validation = Validation.of(rows.features, tree.outputs(rows.features).argmax(axis=1))
         return cls(dataset, TreeVictim(dataset, seed=seed), tree, validation)
@@ -121,7 +121,7 @@ def honest(owned: Owned, count: int, seed: int) -> Rows:
 
 
 def uniform(owned: Owned, count: int, seed: int) -> Rows:
-    return Space.of(Knowledge.of(owned.dataset)).uniform(count, np.random.default_rng(seed))
+    return InputSpace.of(Knowledge.of(owned.dataset)).uniform(count, np.random.default_rng(seed))
 
 
 def curves(name: str) -> dict[str, list[Curve]]:

@@ -121,7 +121,7 @@ class Partition:
         if sources is not None:
             self.identities = source_checks.decode_identities(sources)
         if policy is not None:
-            (ledger.load if replaces else ledger.absorb)(policy)
+            ledger.absorb(policy)
         if accounting is not None:
             ledger.accounting.absorb(accounting)
 

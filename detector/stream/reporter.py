@@ -116,7 +116,7 @@ class Reporter:
         """When a fetch was last answered, Unix time; where nothing is fetched a connection has to do."""
         answered = connected if at is None else at != self._answered_at
         self._answered_at = at
-        self.health.heard(answered, connected)
+        self.health.contacted(answered, connected)
 
     def passed_gap(self, source: str, missing: int) -> None:
         """A gap in ``source`` was passed; ``missing`` of its offsets were deleted unread."""
@@ -132,7 +132,7 @@ class Reporter:
         """Reports the state of ``partitions``, and how far their sources are ``fetched`` and ``committed``."""
         held = {(source, one.number): offset for one in partitions for source, offset in one.applied.items()}
         behind = {place: state.behind(held.get(place, -1)) for place, state in fetched.items()}
-        if self.health.hears():
+        if self.health.brokers_answer():
             self.health.behind(sum(behind.values()))
         self.metrics.replace(names.RECORDS_BEHIND, _by_place(behind))
         waiting = {place: max(offset + 1 - committed.get(place, 0), 0) for place, offset in self.applied.items()}

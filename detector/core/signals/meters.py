@@ -1,12 +1,12 @@
 """``coverage``: the share of the owner's model that the principal's queries have reached, in percent (Kesarwani et al.
-2018, strategy 2, with bitmaps of visited leaves; ``core.exposure.bitmaps`` has the formula).
+2018, strategy 2, with bitmaps of visited leaves; ``core.exposure`` has the formula).
 
 Cells are the leaves of the owner's tree, or for other models those of a coarse quantiser, weighted by their share of
 the validation set. The cell is computed from the features, so that a log cannot forge it. It is a meter: its score is
 NaN and it raises no alarm. Without a validation set in the profile it has no result.
 
 ``information_gain``: how much a tree learned from the principal's answers knows of the owner's model, in percent
-(Kesarwani et al. 2018, strategy 1; ``core.exposure.learning`` has the formula).
+(Kesarwani et al. 2018, strategy 1; ``core.exposure`` has the formula).
 
 At most 512 of a principal's queries are kept, as sixteen small numbers each, and the tree is learned from them at
 queries 20, 160, 1,280 and so on; in between the exposure stays. It is a meter: its score is NaN and it raises no alarm.
@@ -38,8 +38,6 @@ from detector.core.exposure import (
     first_visits,
     hash_pairs,
     is_due,
-    missing_mask,
-    raw_features,
     smallest_of,
     visit,
     visited,
@@ -168,7 +166,7 @@ class _Leaves:
 
     def __init__(self, tree: Tree, validation: Validation) -> None:
         self.dimension = validation.features.shape[1]
-        record = hashlib.blake2b(pack(tree.to_record()), digest_size=8).digest()
+        record = hashlib.blake2b(pack(tree), digest_size=8).digest()
         self.tag = np.uint64(int.from_bytes(record, "little")) ^ validation.tag
         if len(tree.features) != self.dimension:
             raise ConfigurationError(
@@ -183,7 +181,7 @@ class _Leaves:
 
     def cell(self, rows: StepRows) -> Array:
         """Returns int64 (n,). A query that leaves out a feature on its path reaches no leaf."""
-        features, absent = raw_features(rows), missing_mask(rows)
+        features, absent = rows.raw_features(), rows.missing
         if absent is None:
             return np.asarray(self._cell[self._tree.leaf(features)])
         ends = [self._tree.leaf(np.where(absent, np.float32(value), features)) for value in (-np.inf, np.inf)]
@@ -200,7 +198,7 @@ class _Quantised:
         self.rows, self.total = self._cells.rows, len(validation.features)
 
     def cell(self, rows: StepRows) -> Array:
-        return self._cells.cell(self._levels.sketch(raw_features(rows, self._levels.columns)))
+        return self._cells.cell(self._levels.sketch(rows.raw_features(self._levels.columns)))
 
 
 def _cells_of(profile: Profile, validation: Validation) -> _Leaves | _Quantised:
@@ -343,7 +341,7 @@ class _ValidationMeter:
     def pairs(self, rows: StepRows) -> Pairs:
         """Returns (n,): each query with the model's class."""
         pairs = np.empty(len(rows), PAIR)
-        sketches: Sketches = self._levels.sketch(raw_features(rows, self._levels.columns))
+        sketches: Sketches = self._levels.sketch(rows.raw_features(self._levels.columns))
         pairs["sketch"], pairs["label"] = sketches, rows.pool_label[rows.pool]
         pairs["hash"] = hash_pairs(sketches, pairs["label"], self.tag)
         return pairs

@@ -107,6 +107,28 @@ class StepRows:
                 column[rows] = values[self.batch_row[rows]]
         return column
 
+    def raw_features(self, columns: Array | None = None) -> NDArray[np.float32]:
+        """Returns float32 (n, m): the ``columns`` int64 (m,) as they were sent, or all; 0 where left out.
+
+        Thresholds are compared exactly, so that these are used, and not the scaled ``features``.
+        """
+        width = self.features.shape[1] if columns is None else len(columns)
+        features = np.empty((len(self), width), np.float32)
+        for at, rows in self.sources:
+            logged, own = self.batches[at].features, self.batch_row[rows]
+            features[rows] = logged[own] if columns is None else logged[own[:, None], columns]
+        return features
+
+    @cached_property
+    def missing(self) -> NDArray[np.bool_] | None:
+        """bool (n, d): which features were left out; None if none were."""
+        absent = np.zeros(self.features.shape, np.bool_)
+        for at, rows in self.sources:
+            logged = self.batches[at].missing
+            if logged is not None:
+                absent[rows] = logged[self.batch_row[rows]]
+        return absent if absent.any() else None
+
     @cached_property
     def sources(self) -> list[tuple[int, Array | slice]]:
         """The batches that rows are from, and which rows."""

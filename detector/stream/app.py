@@ -25,8 +25,12 @@ class StateStore(Store[bytes, bytes]):
 
     def __post_init__(self) -> None:
         self.data: dict[bytes, bytes] = {}
+
+    @property
+    def manager(self) -> PartitionManager:
         application: Any = self.app
-        self.manager: PartitionManager = application.weirguard_manager
+        manager: PartitionManager = application.weirguard_manager
+        return manager
 
     def persisted_offset(self, tp: Any) -> int | None:
         return None
@@ -86,7 +90,7 @@ def _add_agent(app: faust_internals.Application, settings: Settings) -> None:
     app.weirguard_delivered = {}
 
     @app.agent(app.weirguard_deliveries, name="owner")
-    async def own(stream: Any) -> None:
+    async def process(stream: Any) -> None:
         async for delivery in stream:
             messages = faust_internals.messages(stream, delivery)
             try:

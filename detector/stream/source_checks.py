@@ -116,14 +116,7 @@ class BrokerReads:
     def _consumer_for(self, what: str) -> Iterator[KafkaConsumer]:
         try:
             if self._consumer is None:
-                odd_batches.install()
-                self._consumer = KafkaConsumer(
-                    group_id=None,
-                    enable_auto_commit=False,
-                    auto_offset_reset="earliest",
-                    isolation_level="read_committed",
-                    **self._kafka.client_arguments(),
-                )
+                self._consumer = odd_batches.new_consumer(self._kafka)
             yield self._consumer
         except KafkaError as error:
             raise not_read(f"cannot read {what}", error) from error

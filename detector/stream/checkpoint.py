@@ -28,7 +28,7 @@ class Checkpointer:
         self._round: Iterator[Sections] | None = None
 
     def logged(self, nbytes: int) -> None:
-        """A delta of ``nbytes`` went into the log."""
+        """Counts a delta of ``nbytes`` that went into the log."""
         self._since_round += nbytes
         self._credit += nbytes
         if self._round is None and self._since_round >= self._round_bytes:
@@ -44,13 +44,13 @@ class Checkpointer:
         return None if self._round is None else next(self._round, None)
 
     def chunk_written(self, offset: int, nbytes: int) -> None:
-        """A chunk of ``nbytes`` stands at ``offset`` of the log."""
+        """Notes that a chunk of ``nbytes`` is at ``offset`` of the log."""
         self._credit -= nbytes
         if self.first_chunk is None:
             self.first_chunk = offset
 
     def ended(self) -> None:
-        """The record that ends the round stands in the log."""
+        """Notes that the record that ends the round is in the log."""
         self._round = self.first_chunk = None
 
     def _chunks(self) -> Iterator[Sections]:

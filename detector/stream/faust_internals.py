@@ -67,7 +67,7 @@ class Application(faust.App):
         """Makes no folder: Faust would keep a file per table there, and our state is in Kafka."""
 
     async def on_stop(self) -> None:
-        """The worker is not ready from here on."""
+        """Reports that the worker is not ready from here on."""
         self.weirguard_manager.stopping()
         await super().on_stop()
 
@@ -123,9 +123,8 @@ def _create_worker_consumer(self: Any, transport: Any) -> aiokafka.AIOKafkaConsu
 
 
 async def _embedded_highwaters(self: Any, partitions: Iterable[TP]) -> Mapping[TP, int]:
-    """The embedded broker answers ListOffsets(latest) with the first offset of its last batch plus one.
-
-    Recovery would stop there and lose the rest of the state. Its Fetch answers tell the true end.
+    """Returns true ends, by Fetch: the embedded broker answers ListOffsets(latest) with the first offset of its last
+    batch plus one, where recovery would stop and lose the rest of the state.
     """
     wanted = list(partitions)
     if not wanted:
@@ -159,7 +158,7 @@ async def _until_known(probe: aiokafka.AIOKafkaConsumer, partitions: list[Any]) 
 
 
 async def _seek_to_state(self: Any) -> Mapping[TP, int]:
-    """Reading goes on where the state ends, whatever is committed.
+    """Continues reading where the state ends, whatever is committed.
 
     aiokafka does not seek at all where nothing, or offset 0, is committed; records that were fetched and thrown away
     during recovery are then lost. What is committed may also be ahead of, or behind, the state; the state is the truth.

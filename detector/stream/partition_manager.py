@@ -137,8 +137,8 @@ class PartitionManager:
         self.reporter.health.absorbed()
 
     async def recovered(self, numbers: Iterable[int]) -> None:
-        """Recovery has read to the end: publishes what may be missing, agrees on offsets, and becomes the live
-        owner."""
+        """Becomes the live owner once recovery has read to the end: checks the sources, and publishes what may be
+        missing."""
         restored = [one for number in numbers if (one := self.partitions.get(number)) and not one.ready]
         try:
             ends = await self._in_broker_thread(check_restored, self._broker, self._topics, SOURCES, restored)
@@ -176,7 +176,7 @@ class PartitionManager:
         }
 
     def stopping(self) -> None:
-        """The worker is asked to stop."""
+        """Reports that the worker was asked to stop."""
         self.reporter.health.stopped("it was asked to")
 
     def _ready(self) -> list[Partition]:

@@ -38,17 +38,17 @@ class Reporter:
         self._answered_at: float | None = None
 
     def failed(self, where: str, error: Exception) -> None:
-        """A failure outside the stream, which goes on: counted, and each kind is logged once."""
+        """Counts a failure outside the stream, which goes on, and logs each kind once."""
         self.metrics.add(names.INTERNAL_ERRORS, where=where)
         if self._is_new(f"{where} {type(error).__name__}"):
             _log.error("an internal error; it goes on", where=where, exc_info=error)
 
     def left_out(self, topic: str) -> None:
-        """A message to ``topic`` was refused for good."""
+        """Counts a message to ``topic`` that was refused for good."""
         self.metrics.add(names.REFUSED, topic=topic)
 
     def judged_by(self, profiles: Sequence[Profile]) -> None:
-        """These profiles are in use."""
+        """Reports the profiles in use."""
         self.health.profiles = {f"{own.model} {own.model_version}": own.hash for own in profiles}
         for own in profiles:
             self.metrics.set(names.PROFILE_INFO, 1, model=own.model, model_version=own.model_version, profile=own.hash)
@@ -58,24 +58,24 @@ class Reporter:
             self._warn(f"{uncalibrated_warning('every model')}; {_CALIBRATE}")
 
     def assigned(self, partitions: Collection[int]) -> None:
-        """These partitions are ours now, their state not yet restored."""
+        """Reports the partitions that are ours now; their state is not restored yet."""
         self.health.assigned(len(partitions))
         self.applied = {place: offset for place, offset in self.applied.items() if place[1] in partitions}
         self.metrics.set(names.PARTITIONS_ASSIGNED, len(partitions))
         self.metrics.set(names.PARTITIONS_RECOVERED, 0)
 
     def recovered(self, partitions: int) -> None:
-        """The state of this many partitions is restored."""
+        """Reports how many partitions have their state."""
         self.health.recovered(partitions)
         self.metrics.set(names.PARTITIONS_RECOVERED, partitions)
 
     def restored(self, partition: Partition) -> None:
-        """This partition's state log was read to its end; counts what was left out."""
+        """Counts what was left out of a state log that was read to its end."""
         self.metrics.add(names.STALE_RECORDS, partition.cursor.stale_records)
         self.metrics.add(names.SKIPPED_SECTIONS, partition.detector.engine.skipped_sections)
 
     def time_replaced(self, fault: TimeFault, topic: str, timestamp: float | None) -> None:
-        """A record's Kafka timestamp was impossible; logged once per topic and fault."""
+        """Counts an impossible Kafka timestamp, and logs it once per topic and fault."""
         self.metrics.add(names.RECORD_TIMES_CLAMPED, fault=fault)
         if self._is_new(f"{topic} {fault}"):
             _log.warning("a record's timestamp is not believed", topic=topic, fault=fault, stamped=timestamp)
@@ -88,11 +88,11 @@ class Reporter:
         return new
 
     def took(self, stage: str, seconds: Iterable[float]) -> None:
-        """How long ``stage`` took, each time."""
+        """Observes how long ``stage`` took, each time."""
         self.metrics.observe(names.STAGE_DURATION, seconds, stage=stage)
 
     def performed(self, done: Sequence[tuple[Partition, Sequence[SourceRecord], CommitUnit]]) -> None:
-        """These micro-batches are applied, and all that follows from them is published."""
+        """Reports micro-batches that are applied, and whose results are published."""
         if not done:
             return
         now = self.wall()
@@ -106,20 +106,20 @@ class Reporter:
         self._count([unit for _, _, unit in done])
 
     def logged(self, units: Sequence[CommitUnit]) -> None:
-        """The state records of ``units`` are on the broker."""
+        """Counts the state records of ``units``, which are on the broker."""
         for unit in units:
             self.metrics.add(names.STATE_LOG_RECORDS, kind=unit.kind)
             self.metrics.add(names.STATE_LOG_BYTES, unit.nbytes, kind=unit.kind)
             self.metrics.add(names.CHECKPOINT_ROUNDS, unit.kind == "round")
 
     def broker_answered(self, at: float | None, connected: bool) -> None:
-        """When a fetch was last answered, Unix time; where nothing is fetched a connection has to do."""
+        """Reports when a fetch was last answered, Unix time; where nothing is fetched, a connection is enough."""
         answered = connected if at is None else at != self._answered_at
         self._answered_at = at
         self.health.contacted(answered, connected)
 
     def passed_gap(self, source: str, missing: int) -> None:
-        """A gap in ``source`` was passed; ``missing`` of its offsets were deleted unread."""
+        """Counts a gap in ``source``, ``missing`` of whose offsets were deleted unread."""
         self.metrics.add(names.GAPS, topic=source)
         self.metrics.add(names.RECORDS_LOST, missing, topic=source)
 

@@ -19,7 +19,8 @@ from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine, Observation, PrincipalKey
-from detector.core.signals.prada import Prada, distances_in
+from detector.core.signals import SIGNALS
+from detector.core.signals.prada import PRADA, distances_in
 from detector.policy.activity import Activity, Effects, UnjudgedRow
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
@@ -242,7 +243,7 @@ def _policy_by_row(
 def _distances(pieces: Sequence[QueryBatch], count: int, engine_config: EngineConfig) -> Floats:
     """Returns the distances that PRADA tests after the first ``count`` queries, in the state that judged the last of
     them."""
-    engine = Engine(engine_config, {Prada.name: Prada})
+    engine = Engine(engine_config, {PRADA: SIGNALS[PRADA]})
     for piece in pieces:
         own = cut(piece, 0, min(count, len(piece)))
         seen = _observe(engine, [own])

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from detector.contracts.findings import Evidence, Finding, severity_of
-from detector.contracts.principals import plain
+from detector.contracts.principals import is_plain
 from detector.policy.activity import Accusation, Activity, Key, RowsByKey, Section, decode_section
 
 HALF = 150
@@ -451,7 +451,7 @@ def _odd_events(activity: Activity) -> list[_OddEvent]:
         count, rows = counted.count, counted.at_row
         if count.kind != "refused":
             # The reason comes from outside: a record may be unable to hold it.
-            reason = (count.reason if plain(count.reason, _REASON_CHARACTERS) else OTHER) or count.kind
+            reason = (count.reason if is_plain(count.reason, _REASON_CHARACTERS) else OTHER) or count.kind
             key = count.model, count.principal
             events.append(_OddEvent(position, rows, count.kind, key, _UNKNOWN_VERSION, count.queries, reason))
     return sorted(events)

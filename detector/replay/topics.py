@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from detector.contracts.codecs import KILL_SWITCH_KEY, decode
-from detector.contracts.errors import BrokerError, InvalidRecord, not_read
+from detector.contracts.errors import BrokerError, InvalidRecord, read_error
 from detector.contracts.findings import Alert, Audit, Decision, Score
 from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
@@ -105,7 +105,7 @@ class Topic:
         try:
             batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
         except KafkaError as error:
-            raise not_read(f"cannot read {self.name}", error) from error
+            raise read_error(f"cannot read {self.name}", error) from error
         return [record for records in batches.values() for record in records]
 
     def _ends(self) -> dict[Any, int]:

@@ -19,7 +19,7 @@ from detector.contracts.batches import in_log_order
 from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.loose import shown
 from detector.contracts.codecs.screening import TEXT_COLUMNS, screen
-from detector.contracts.principals import names_one, usable_principal
+from detector.contracts.principals import is_name, usable_principal
 from detector.contracts.queries import BadRow, DecodedQueries, DecodedRun, OutputKind, QueryBatch
 from detector.sources.cells import (
     ListColumn,
@@ -283,7 +283,7 @@ def _refused(columns: _TableColumns, part: TablePart, row: int) -> BadRow:
     reason, detail = part.faults[row]
     model, principal = columns.texts["model"][row] or "", columns.texts["principal"][row]
     who = "" if principal is None else usable_principal(principal)
-    return BadRow(int(part.places[row]), reason, detail, model if names_one(model) else "", who)
+    return BadRow(int(part.places[row]), reason, detail, model if is_name(model) else "", who)
 
 
 def _times(reader: LogReader, plan: ColumnPlan, part: TablePart) -> NDArray[np.float64]:

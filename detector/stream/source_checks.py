@@ -14,7 +14,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from detector.contracts.errors import BrokerError, ConfigurationError, SourceGap, StateLogError, not_read
+from detector.contracts.errors import BrokerError, ConfigurationError, SourceGap, StateLogError, read_error
 from detector.contracts.topics import Topics
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
@@ -119,7 +119,7 @@ class BrokerReads:
                 self._consumer = odd_batches.new_consumer(self._kafka)
             yield self._consumer
         except KafkaError as error:
-            raise not_read(f"cannot read {what}", error) from error
+            raise read_error(f"cannot read {what}", error) from error
 
 
 class TopicWatch:

@@ -38,19 +38,12 @@ class Topic:
     def __init__(self, settings: KafkaSettings, name: str, principal: str | None = None) -> None:
         import kafka
 
-        odd_batches.install()
         self.name = name
         self._embedded = settings.embedded
         self._count = partitions_of(settings, name)
         with broker_errors(settings):
-            self._consumer = kafka.KafkaConsumer(
-                **settings.client_arguments(),
-                bootstrap_timeout_ms=BOOTSTRAP_MILLISECONDS,
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                fetch_max_wait_ms=_POLL_MILLISECONDS,
-                isolation_level="read_committed",
+            self._consumer = odd_batches.new_consumer(
+                settings, bootstrap_timeout_ms=BOOTSTRAP_MILLISECONDS, fetch_max_wait_ms=_POLL_MILLISECONDS
             )
         wanted = range(self._count) if principal is None else [partition_of(principal, self._count)]
         self._partitions = [kafka.TopicPartition(name, number) for number in wanted]

@@ -58,7 +58,7 @@ class DecodedRecords(DetectionInput):
     repaired: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Returns the number of rows."""
         return len(self.record_of)
 
     def reject(self, bad: BadRow) -> None:

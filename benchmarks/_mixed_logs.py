@@ -15,7 +15,7 @@ from detector.lab.course import Course, checkpoints
 from detector.lab.data import Dataset
 from detector.lab.experiment import victim_of
 from detector.lab.fidelity import Yardstick
-from detector.lab.honest.populations import population
+from detector.lab.honest import population
 from detector.lab.pools import textures
 from detector.lab.services import InProcess
 from detector.lab.traces import thief_trace
@@ -40,7 +40,7 @@ def honest(target: Target, count: int, seed: int) -> list[Account]:
         own = _MORE.get(number % 30)
         if own is None:
             user = next(users)
-            name, rows = user.habit, _first((ask.rows for ask in user.asks), most)
+            name, rows = user.habit, _first((ask.rows for ask in user.requests), most)
         else:
             name, rows = own.__name__, own(dataset, rng)[:most]
         made.append(account(f"{name} {number}", name, rows, victim.answer(rows).probabilities))

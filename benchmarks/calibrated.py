@@ -34,7 +34,7 @@ from detector.lab.course import Course, checkpoints
 from detector.lab.data import Dataset, Examples
 from detector.lab.experiment import victim_of
 from detector.lab.fidelity import Yardstick
-from detector.lab.honest.populations import population
+from detector.lab.honest import population
 from detector.lab.pools import textures
 from detector.lab.services import InProcess
 from detector.lab.traces import thief_trace
@@ -71,7 +71,7 @@ def honest(dataset: Dataset, victim: Victim, half: int, count: int, seed: int) -
     accounts = []
     for number, user in enumerate(population(own, count, seed)):
         rows: list[np.ndarray] = []
-        for ask in user.asks:
+        for ask in user.requests:
             rows.append(ask.rows)
             if sum(map(len, rows)) >= LENGTHS[number % len(LENGTHS)]:
                 break

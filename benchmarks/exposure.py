@@ -30,10 +30,10 @@ from detector.core.exposure import TreeProbe, Validation, entropy, hash_pairs, i
 from detector.core.owner_model import Tree
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.space import Space
+from detector.lab.attackers.input_space import InputSpace
 from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
-from detector.lab.victims.tree import LEAVES, TreeVictim
+from detector.lab.victims.tabular import LEAVES, TreeVictim
 
 NAMES = ("digits", "categorical")
 SEEDS = range(3)
@@ -121,7 +121,7 @@ def honest(owned: Owned, count: int, seed: int) -> Rows:
 
 
 def uniform(owned: Owned, count: int, seed: int) -> Rows:
-    return Space.of(Knowledge.of(owned.dataset)).uniform(count, np.random.default_rng(seed))
+    return InputSpace.of(Knowledge.of(owned.dataset)).uniform(count, np.random.default_rng(seed))
 
 
 def curves(name: str) -> dict[str, list[Curve]]:

@@ -32,9 +32,9 @@ from detector.core.owner_model.margins import Margins
 from detector.core.signals import prada
 from detector.core.signals.margin import BLOCKED_AT, LEAST_IN_LEAF, Margin
 from detector.lab.answers import Answers
-from detector.lab.attackers import path_finding_bottom_up
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.space import Space
+from detector.lab.attackers.input_space import InputSpace
+from detector.lab.attackers.path_finding import BottomUp
 from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
 from tests.core.profiles import profile
@@ -74,7 +74,7 @@ class Case:
 
     tree: Tree
     margins: Margins
-    space: Space
+    space: InputSpace
     training: Rows
     honest: Rows
     attack: Rows
@@ -146,7 +146,7 @@ def case_of(name: str, seed: int) -> Case:
     assert margins is not None
     knowledge = _knowledge(dataset)
     attack, extracted = _attacked(tree, knowledge, seed)
-    return Case(tree, margins, Space.of(knowledge), rows[train], rows[test], attack, extracted)
+    return Case(tree, margins, InputSpace.of(knowledge), rows[train], rows[test], attack, extracted)
 
 
 def _knowledge(dataset: Dataset) -> Knowledge:
@@ -156,7 +156,7 @@ def _knowledge(dataset: Dataset) -> Knowledge:
 
 
 def _attacked(tree: Tree, knowledge: Knowledge, seed: int) -> tuple[Rows, Ints]:
-    victim, thief = Numbered(tree), path_finding_bottom_up.new(knowledge, PLENTY, seed)
+    victim, thief = Numbered(tree), BottomUp(knowledge, PLENTY, seed)
     asked: list[Rows] = []
     extracted: list[Ints] = []
     while len(batch := thief.next_batch()):

@@ -32,8 +32,8 @@ from detector.core.calibration.calibrate import FlaggedRate, calibrate
 from detector.core.profile.profile import Profile
 from detector.lab.data import Examples
 from detector.lab.experiment import dataset_of, victim_of
-from detector.lab.honest.habit import Ask
-from detector.lab.honest.populations import habits_of
+from detector.lab.honest import habits_of
+from detector.lab.honest.habit import HonestRequest
 
 TARGETS = (("digits", "multilayer perceptron"), ("categorical", "decision tree"))
 CALIBRATION, JUDGED = 2, 10
@@ -102,7 +102,7 @@ def _half(held: Examples, first: int) -> Examples:
     return Examples(held.features[first::2], held.labels[first::2])
 
 
-def _asked(asks: Iterator[Ask]) -> Rows:
+def _asked(asks: Iterator[HonestRequest]) -> Rows:
     rows: list[Rows] = []
     for ask in asks:
         rows.append(ask.rows)

@@ -16,7 +16,7 @@ from detector.lab.answers import Victim
 from detector.lab.attackers import EVERY_ATTACK
 from detector.lab.attackers.attacker import Attacker, Knowledge, run_offline
 from detector.lab.attackers.evasion import Evasion
-from detector.lab.attackers.pool import PoolThief
+from detector.lab.attackers.public_pool import PoolThief
 from detector.lab.data import Dataset
 from detector.lab.fidelity import agreement
 from detector.lab.pools import textures

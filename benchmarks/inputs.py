@@ -15,16 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from detector.core.configuration import EngineConfig
-from detector.lab.inputs import (
-    FEATURES,
-    OUTPUTS,
-    Asked,
-    customers,
-    image_thieves,
-    readers,
-    table_thieves,
-    write_log,
-)
+from detector.lab.inputs import FEATURES, OUTPUTS, Asked, customers, image_thieves, readers, table_thieves, write_log
 from detector.policy.config import Policy
 from detector.replay.calibrate import CalibrationOptions, make_profile, read_files
 from detector.replay.report import replay

@@ -8,7 +8,7 @@ from functools import partial
 from detector.lab import cases
 from detector.lab.answers import Victim
 from detector.lab.cases import Case
-from detector.lab.victims.answers_given import LabelOnly, Rounded
+from detector.lab.victims.tabular import LabelOnly, Rounded
 
 CASES: dict[str, Callable[[], Case]] = {
     "logistic, d = 30": cases.logistic,

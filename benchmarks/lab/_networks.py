@@ -7,8 +7,8 @@ import numpy as np
 from detector.lab.answers import Classifier, Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge, run_offline
-from detector.lab.attackers.network import CloneNetwork
 from detector.lab.data import Dataset
+from detector.lab.networks import Network, cross_entropy
 from detector.lab.pools import textures
 
 SEEDS = (2, 3, 4)
@@ -37,8 +37,8 @@ def clone_of(victim: Victim, split: Dataset, attack: str, budget: int, seed: int
     return thief.clone()
 
 
-def _of_uniform_inputs(victim: Victim, split: Dataset, budget: int, seed: int) -> CloneNetwork:
+def _of_uniform_inputs(victim: Victim, split: Dataset, budget: int, seed: int) -> Network:
     asked = np.random.default_rng([seed, 6]).random((budget, split.dimension), dtype=np.float32)
-    clone = CloneNetwork(split.dimension, split.classes, np.random.default_rng(seed))
-    clone.fit(asked.astype(np.float64), victim.answer(asked).probabilities, epochs=20)
+    clone = Network(split.dimension, split.classes, np.random.default_rng(seed))
+    clone.fit(asked.astype(np.float64), cross_entropy(victim.answer(asked).probabilities), epochs=20)
     return clone

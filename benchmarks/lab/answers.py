@@ -14,12 +14,11 @@ from benchmarks.lab._networks import BUDGETS, SEEDS, clone_of
 from benchmarks.lab._workers import Workers
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge, run_offline
-from detector.lab.attackers.space import Space
+from detector.lab.attackers.input_space import InputSpace
 from detector.lab.datasets import DATASETS
 from detector.lab.fidelity import UNIFORM_ROWS, Yardstick
-from detector.lab.victims.answers_given import Rounded
 from detector.lab.victims.digits import DigitsVictim, load_split
-from detector.lab.victims.tree import TreeVictim
+from detector.lab.victims.tabular import Rounded, TreeVictim
 
 LESS, SAME, UNKNOWN = "less", "the same", ""
 WITHIN = 0.01
@@ -79,7 +78,7 @@ def from_tree(row: Row, answers: str, seed: int) -> Agreements:
     tree, knowledge = TreeVictim(dataset), Knowledge.of(dataset)
     thief = ATTACKS[row.attack](knowledge, row.budget, seed)
     queries = run_offline(thief, Rounded(tree, _ALL_DIGITS) if answers == "exact" else served_by(tree, answers))
-    uniform = Space.of(knowledge).uniform(UNIFORM_ROWS, np.random.default_rng(5))
+    uniform = InputSpace.of(knowledge).uniform(UNIFORM_ROWS, np.random.default_rng(5))
     fidelity = Yardstick(tree, dataset.test.features, uniform).measure(thief.clone(), queries)
     return fidelity.test, fidelity.uniform
 

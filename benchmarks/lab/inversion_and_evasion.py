@@ -9,15 +9,16 @@ import numpy as np
 from benchmarks.lab._markdown import percent, table
 from benchmarks.lab._workers import Workers
 from detector.lab.answers import Victim
-from detector.lab.attackers import boundary_walk, finite_differences, model_inversion
 from detector.lab.attackers.attacker import Knowledge, run_offline
+from detector.lab.attackers.evasion import BoundaryWalk, FiniteDifferences
+from detector.lab.attackers.model_inversion import ModelInversion
 from detector.lab.fidelity import agreement
-from detector.lab.victims.answers_given import LabelOnly
 from detector.lab.victims.digits import CLASSES, DigitsVictim, load_split
+from detector.lab.victims.tabular import LabelOnly
 
 INPUTS = 10
 PLENTY = 50_000
-EVASIONS = {"finite differences": finite_differences.new, "boundary walk": boundary_walk.new}
+EVASIONS = {"finite differences": FiniteDifferences, "boundary walk": BoundaryWalk}
 
 
 def inverted() -> tuple[int, float, int, float]:
@@ -25,7 +26,7 @@ def inverted() -> tuple[int, float, int, float]:
     among unseen digits, by correlation; agreement of the clone that names the class whose input is nearest."""
     split = load_split()
     victim = DigitsVictim(split.training)
-    thief = model_inversion.new(Knowledge.of(split), PLENTY, 0)
+    thief = ModelInversion(Knowledge.of(split), PLENTY, 0)
     queries = run_offline(thief, victim)
     sure = victim.probabilities(thief.recovered.astype(np.float32)).diagonal().min()
     rows, labels = split.test.features, split.test.labels

@@ -10,10 +10,10 @@ from benchmarks.lab._markdown import percent, table
 from benchmarks.lab._workers import Workers
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.space import Space
+from detector.lab.attackers.input_space import InputSpace
 from detector.lab.datasets import DATASETS
 from detector.lab.fidelity import UNIFORM_ROWS, agreement
-from detector.lab.victims.tree import TreeVictim
+from detector.lab.victims.tabular import TreeVictim
 
 NAMES = ("digits", "categorical", "breast cancer", "iris")
 WAYS = ("path finding bottom-up", "path finding top-down")
@@ -40,7 +40,7 @@ def found(name: str, way: str) -> Found:
         batches.append(batch)
         thief.observe(batch, tree.answer(batch))
     asked, clone = np.concatenate(batches), thief.clone()
-    uniform = Space.of(knowledge).uniform(UNIFORM_ROWS, np.random.default_rng(5))
+    uniform = InputSpace.of(knowledge).uniform(UNIFORM_ROWS, np.random.default_rng(5))
     changed = ((asked[1:] != asked[:-1]) & ~(np.isnan(asked[1:]) & np.isnan(asked[:-1]))).sum(axis=1)
     return Found(
         tree.leaves,

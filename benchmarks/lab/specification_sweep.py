@@ -6,8 +6,8 @@ import numpy as np
 
 from benchmarks.lab._markdown import percent, table
 from benchmarks.lab._workers import Workers
-from detector.lab.attackers import jbda
 from detector.lab.attackers.attacker import Knowledge
+from detector.lab.attackers.augmentation import JacobianAugmentation
 from detector.lab.attackers.specification_sweep import SpecificationSweep, blind_offline, sweep_offline
 from detector.lab.fidelity import agreement
 from detector.lab.victims import zoo
@@ -26,7 +26,7 @@ def stolen(latency: float, seed: int) -> tuple[int, float, float]:
     sweep = SpecificationSweep(knowledge, budget=BUDGET, seed=seed, latency=latency)
     to_cell = _to_cell(SpecificationSweep(knowledge, budget=BUDGET, seed=seed, latency=latency), models)
     sweep_offline(sweep, models)
-    blind = jbda.new(knowledge, BUDGET, seed)
+    blind = JacobianAugmentation(knowledge, BUDGET, seed)
     blind_offline(blind, models, latency=latency, budget=BUDGET, rng=np.random.default_rng([2, seed]))
     informed, other = (agreement(wanted, thief.clone(), split.test.features) for thief in (sweep, blind))
     return to_cell, informed, other

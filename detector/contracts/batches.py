@@ -12,6 +12,8 @@ from detector.contracts.queries import Part, QueryBatch
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+else:
+    from detector.contracts.lazy import np
 
 _WHOLE = frozenset({"model", "model_version", "output_kind", "principals", "feature_names"})
 COLUMNS = tuple(field.name for field in fields(QueryBatch) if field.name not in _WHOLE)
@@ -20,8 +22,6 @@ COLUMNS = tuple(field.name for field in fields(QueryBatch) if field.name not in 
 
 def no_queries(model: str, model_version: str) -> QueryBatch:
     """A batch without rows: what a packed record that only counts queries is made from."""
-    import numpy as np
-
     nothing = np.zeros((0, 0), dtype=np.float32)
     index = np.zeros(0, dtype=np.int32)
     return QueryBatch(model, model_version, "probabilities", [], np.zeros(0), [], index, nothing, nothing)
@@ -34,8 +34,6 @@ def take(batch: QueryBatch, rows: NDArray[np.int64]) -> QueryBatch:
 
 def select(batch: QueryBatch, rows: Sequence[int] | NDArray[np.int64]) -> QueryBatch:
     """As ``take``, with the principals of those rows alone."""
-    import numpy as np
-
     taken = take(batch, np.array(rows, dtype=np.int64))
     used, index = np.unique(taken.principal_index, return_inverse=True)
     names = [batch.principals[number] for number in used.tolist()]
@@ -57,8 +55,6 @@ def cut(batch: QueryBatch, start: int, stop: int) -> QueryBatch:
 
 def in_log_order(parts: Sequence[Part]) -> Iterator[Part]:
     """The rows of ``parts``, no record of which is in two of them, cut so that all stand in log order."""
-    import numpy as np
-
     if len(parts) < 2:
         yield from parts
         return
@@ -101,8 +97,6 @@ def _join(pieces: list[QueryBatch]) -> QueryBatch:
 
 
 def _join_column(columns: list[Any]) -> Any:
-    import numpy as np
-
     if columns[0] is None:
         return None
     if isinstance(columns[0], list):
@@ -111,8 +105,6 @@ def _join_column(columns: list[Any]) -> Any:
 
 
 def _join_missing(pieces: list[QueryBatch]) -> NDArray[np.bool_] | None:
-    import numpy as np
-
     if all(piece.missing is None for piece in pieces):
         return None
     masks = [np.zeros(piece.features.shape, np.bool_) if piece.missing is None else piece.missing for piece in pieces]
@@ -127,8 +119,6 @@ def join_principals(
     ``index`` (n,) holds each piece's index into its own. Nobody stands in the list twice, and where there are more
     names than rows, nobody without a row.
     """
-    import numpy as np
-
     listed: list[str] = []
     before = []
     for some in names:

@@ -17,32 +17,9 @@ from numpy.typing import NDArray
 from detector.contracts.errors import ConfigurationError
 from detector.core.loops.compiled import compiled, plain
 from detector.core.state.arrays import Array, pack
-from detector.core.state.rows import StepRows
 
 EXPOSURES = ("information_gain", "coverage")
 """The signals whose statistic is an exposure in percent."""
-
-
-def raw_features(rows: StepRows, columns: Array | None = None) -> NDArray[np.float32]:
-    """float32 (n, m): the chosen ``columns`` int64 (m,) of all rows, or all; features that were left out are 0."""
-    width = rows.features.shape[1] if columns is None else len(columns)
-    features = np.empty((len(rows), width), np.float32)
-    for at, own in rows.sources:
-        logged, asked = rows.batches[at].features, rows.batch_row[own]
-        features[own] = logged[asked] if columns is None else logged[asked[:, None], columns]
-    return features
-
-
-def missing_mask(rows: StepRows) -> NDArray[np.bool_] | None:
-    """bool (n, d): which were left out; None if none were."""
-    if all(batch.missing is None for batch in rows.batches):
-        return None
-    absent = np.zeros(rows.features.shape, np.bool_)
-    for at, own in rows.sources:
-        logged = rows.batches[at].missing
-        if logged is not None:
-            absent[own] = logged[rows.batch_row[own]]
-    return absent if absent.any() else None
 
 
 FEATURES = 16
@@ -64,7 +41,7 @@ class QuantileLevels:
     @classmethod
     def of(cls, features: NDArray[np.float32], labels: Array) -> QuantileLevels:
         """Returns the levels of the validation ``features`` (v, d) with ``labels`` int64 (v,)."""
-        columns = _telling(features, labels)
+        columns = _most_informative(features, labels)
         thresholds = np.full((len(columns), THRESHOLDS), np.inf, np.float32)
         for own, column in zip(thresholds, columns.tolist(), strict=True):
             between = _thresholds(features[:, column])
@@ -84,17 +61,9 @@ class QuantileLevels:
         widths: NDArray[np.int64] = THRESHOLDS // np.isfinite(self.thresholds).sum(axis=1)
         return widths
 
-    def to_record(self) -> dict[str, Any]:
-        return {"columns": self.columns, "thresholds": self.thresholds}
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> QuantileLevels:
-        return cls(record["columns"], record["thresholds"])
-
-
-def _telling(features: NDArray[np.float32], labels: Array) -> Array:
-    """Returns the features that matter most to an entropy tree of the labels, then those with most values;
-    ascending."""
+def _most_informative(features: NDArray[np.float32], labels: Array) -> Array:
+    """Returns the features that matter most to an entropy tree of labels, then those with most values, ascending."""
     from sklearn.tree import DecisionTreeClassifier
 
     tree = DecisionTreeClassifier(criterion="entropy", random_state=0).fit(features, labels)
@@ -131,16 +100,17 @@ def _sketch(
 
 
 _MOST_CELLS = 256
-"""The most cells; there are also few enough that each has about eight validation rows."""
+"""There are also few enough that each has about eight validation rows."""
 _ROWS_A_CELL = 8
-_ROUNDS = 20
-_SEED = 1
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """``centres`` float32 (c, 16), whole numbers, so that no cell depends on how a product of matrices rounds. ``rows``
-    int64 (c,): the validation rows in each, at least 1, which give its weight."""
+    """Cells of the feature space for models that have no leaves: k-means (Lloyd 1982) of the validation rows' levels.
+
+    ``centres`` float32 (c, 16), whole numbers, so that no cell depends on how a product of matrices rounds. ``rows``
+    int64 (c,): the validation rows in each, at least 1, which give its weight.
+    """
 
     centres: NDArray[np.float32]
     rows: Array
@@ -153,7 +123,7 @@ class Cells:
         faiss.omp_set_num_threads(1)
         points = sketches.astype(np.float32)
         count = min(_MOST_CELLS, max(len(points) // _ROWS_A_CELL, 1), len(np.unique(points, axis=0)))
-        kmeans = faiss.Kmeans(points.shape[1], count, niter=_ROUNDS, seed=_SEED, min_points_per_centroid=1)
+        kmeans = faiss.Kmeans(points.shape[1], count, niter=20, seed=1, min_points_per_centroid=1)
         kmeans.train(points)
         found: NDArray[np.float32] = np.asarray(kmeans.centroids, np.float32)
         centres = np.unique(found.round(), axis=0)
@@ -175,13 +145,6 @@ class Cells:
     @cached_property
     def _half_squares(self) -> NDArray[np.float32]:
         return np.asarray((self.centres**2).sum(axis=1) / np.float32(2))
-
-    def to_record(self) -> dict[str, Any]:
-        return {"centres": self.centres, "rows": self.rows}
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Cells:
-        return cls(record["centres"], record["rows"])
 
 
 VALIDATION_ROWS = 2_000
@@ -213,28 +176,20 @@ class Validation:
     @cached_property
     def tag(self) -> np.uint64:
         """Differs from that of any other validation set: exposures under different sets are not comparable."""
-        digest = hashlib.blake2b(pack(self.to_record()), digest_size=8).digest()
+        digest = hashlib.blake2b(pack(self), digest_size=8).digest()
         return np.uint64(int.from_bytes(digest, "little"))
-
-    def to_record(self) -> dict[str, Any]:
-        parts = {"levels": self.levels.to_record(), "cells": self.cells.to_record()}
-        return {"features": self.features, "labels": self.labels} | parts
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Validation:
-        """Returns the set of ``to_record``. Raises ConfigurationError if its rows are invalid."""
+        """Returns the set that was packed. Raises ConfigurationError if its rows are invalid."""
         _check_validation(record["features"], record["labels"])
-        levels, cells = QuantileLevels.from_record(record["levels"]), Cells.from_record(record["cells"])
+        levels, cells = QuantileLevels(**record["levels"]), Cells(**record["cells"])
         return cls(record["features"], record["labels"], levels, cells)
 
 
 def _check_validation(features: Array, labels: Array) -> None:
-    if (
-        features.ndim != 2
-        or features.dtype != np.float32
-        or not len(features)
-        or 4 * features.shape[1] > VALIDATION_BYTES
-    ):
+    matrix = features.ndim == 2 and features.dtype == np.float32
+    if not matrix or not len(features) or 4 * features.shape[1] > VALIDATION_BYTES:
         raise ConfigurationError(
             f"the validation set has features of shape {features.shape} and dtype {features.dtype}; "
             f"give float32 (rows, features), at least one row, none of more than {VALIDATION_BYTES} bytes"
@@ -249,11 +204,8 @@ def _check_validation(features: Array, labels: Array) -> None:
         raise ConfigurationError(f"row {row + 1} of the validation set holds NaN or infinity; leave such rows out")
 
 
-Floats = NDArray[np.float64]
-
-
-def entropy(counts: Array) -> Floats:
-    """float64 (n,), in bits: the entropy of labels that occur ``counts`` (n, k) times; 0 where there are none."""
+def entropy(counts: Array) -> NDArray[np.float64]:
+    """Returns float64 (n,), in bits: the entropy of labels that occur ``counts`` (n, k) times; 0 for none."""
     total = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(total, 1)
     logarithm = np.log2(share, out=np.zeros(share.shape), where=share > 0)
@@ -261,8 +213,8 @@ def entropy(counts: Array) -> Floats:
 
 
 def information_gain(parts: Array, labels: Array) -> float:
-    """IG(S, T) = Entropy(S) - sum over parts of |S_l| / |S| * Entropy(S_l), in bits, where ``parts`` int64 (n,)
-    says which leaf of T each row of S is in, and ``labels`` int64 (n,), from 0, what it is."""
+    """Returns IG(S, T) = Entropy(S) - sum over parts of |S_l| / |S| * Entropy(S_l), in bits, where ``parts`` int64 (n,)
+    has the leaf of T of each row of S, and ``labels`` int64 (n,), from 0, its class."""
     part = np.unique(parts, return_inverse=True)[1]
     classes = int(labels.max()) + 1
     counts = np.bincount(part * classes + labels, minlength=(int(part.max()) + 1) * classes).reshape(-1, classes)
@@ -270,21 +222,23 @@ def information_gain(parts: Array, labels: Array) -> float:
     return float(entropy(counts.sum(axis=0)[None])[0]) - within
 
 
-_FIRST_FIT = 20
-"""The first fit is after this many queries..."""
-_FIT_GROWTH = 8
-"""...and the next at this many times as many. A fit costs about as much as PRADA on a hundred queries."""
-_SCHEDULE = _FIRST_FIT * _FIT_GROWTH ** np.arange(19, dtype=np.int64)
+_FIT_SCHEDULE = 20 * 8 ** np.arange(19, dtype=np.int64)
+"""The numbers of queries after which a tree is fitted. A fit costs about as much as PRADA on a hundred queries."""
 
 
 def is_due(queries: Array) -> NDArray[np.bool_]:
     """Returns bool (n,): whether a tree is fitted after this number of ``queries`` int64 (n,)."""
-    following = np.searchsorted(_SCHEDULE, queries)
-    return np.asarray(_SCHEDULE[np.minimum(following, len(_SCHEDULE) - 1)] == queries)
+    following = np.searchsorted(_FIT_SCHEDULE, queries)
+    return np.asarray(_FIT_SCHEDULE[np.minimum(following, len(_FIT_SCHEDULE) - 1)] == queries)
 
 
 class TreeProbe:
-    """Measures trees on validation rows with levels uint8 (v, 16) and ``labels`` int64 (v,)."""
+    """Measures how well a tree trained on a principal's answers predicts the labels of validation rows (strategy 1).
+
+    status = 100 * IG(S, T_user) / IG(S, T_owner) with S the validation rows, levels uint8 (v, 16) and ``labels`` int64
+    (v,). The labels are the predictions of the owner's model, so IG(S, T_owner) is Entropy(S) for any model, and the
+    exposure measures agreement with the model, not accuracy.
+    """
 
     def __init__(self, sketches: Sketches, labels: Array) -> None:
         self._rows = np.ascontiguousarray(sketches, np.float32)
@@ -312,13 +266,20 @@ class TreeProbe:
 
 
 BUCKETS = 512
+"""A principal's tree is learned from at most so many pairs of query and label, chosen by a keyed hash.
+
+The hash selects a bucket, and of all pairs sent to a bucket the one with the smallest hash stays (one-permutation
+hashing, Li, Owen and Zhang, NeurIPS 2012). So neither order nor repeats change the sample, the samples of two
+principals merge to the sample of both, and nobody who does not know the validation rows, which are the key, can choose
+what is kept.
+"""
 
 Hashes = NDArray[np.uint64]
 
 PAIR = np.dtype([("hash", np.uint64), ("label", np.int64), ("sketch", np.uint8, (FEATURES,))])
 """One kept pair."""
 EMPTY = np.uint64(2**64 - 1)
-"""The hash of an empty place."""
+"""The hash of an empty bucket."""
 NOTHING = np.array((EMPTY, 0, 0), PAIR)
 
 
@@ -331,12 +292,12 @@ def hash_pairs(sketches: Sketches, labels: Array, key: np.uint64) -> Hashes:
 
 
 def bucket_of(hashes: Hashes) -> Array:
-    """Returns int64 (n,): the places of pairs with ``hashes``."""
+    """Returns int64 (n,): the buckets of pairs with ``hashes``."""
     return (hashes % np.uint64(BUCKETS)).astype(np.int64)
 
 
 def smallest_of(hashes: Hashes, group: Array) -> Array:
-    """Returns int64: the row with the smallest hash of each (group, place), ascending by group and place."""
+    """Returns int64: the row with the smallest hash of each (group, bucket), ascending by group and bucket."""
     where = group * BUCKETS + bucket_of(hashes)
     order = np.lexsort((hashes, where))
     first = np.diff(where[order], prepend=-1) != 0
@@ -352,7 +313,11 @@ def _mixed(words: Hashes) -> Hashes:
 
 
 BITMAP_CELLS = 2_048
-"""The bits of a bitmap. Only cells with validation rows count, and there are at most 2,000 of those."""
+"""The bits of a bitmap of visited cells. Only cells with validation rows count, and there are at most 2,000 of those.
+
+Strategy 2 without bounding boxes: status = 100 * sum over visited cells of w_l, w_l = |S_l| / |S|. The visits of
+several principals are the OR of their bits.
+"""
 BITMAP_BYTES = BITMAP_CELLS // 8
 
 Bitmaps = NDArray[np.uint8]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
+from itertools import accumulate
 from math import isfinite, isnan, nan
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.queries import OutputKind, QueryBatch
-from detector.core.state.arrays import Array
 
 Floats = NDArray[np.float32]
 Marks = NDArray[np.bool_]
@@ -24,8 +24,11 @@ _UNSEEN = -1.0
 as these are from each other."""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+Outputs = Literal["probability", "score", "label", "probabilities", "none"]
+"""``probability``: one number, the probability of the second of two classes; it becomes two probabilities."""
+
+
+class Field(NamedTuple):
     """A feature by ``name``. ``values``: its known texts, with one column of 0 and 1 for each, or None for a number."""
 
     name: str
@@ -41,98 +44,145 @@ class Field:
         return (self.name,) if self.values is None else tuple(f"{self.name}={value}" for value in self.values)
 
 
-class Layout:
-    """The columns of ``fields``, side by side."""
+@dataclass(frozen=True)
+class Form:
+    """``fields``: the features in order, or None for unnamed numbers. ``outputs``: their kind. ``classes``: the class
+    names, or None for unnamed classes."""
 
-    def __init__(self, fields: Sequence[Field]) -> None:
-        self._fields = {own.name: own for own in fields}
-        self._start: dict[str, int] = {}
-        self._width = 0
-        for own in fields:
-            self._start[own.name] = self._width
-            self._width += own.width
-        self._codes = {
+    fields: tuple[Field, ...] | None
+    outputs: Outputs
+    classes: tuple[str, ...] | None = None
+
+    def accepts(self, batch: QueryBatch) -> bool:
+        """Returns whether ``batch`` has any feature of the form; always true for a form without names."""
+        return self.fields is None or not self._by_name.keys().isdisjoint(names_of(batch))
+
+    def plain(self, batch: QueryBatch, repaired: Counter[str] | None = None) -> QueryBatch:
+        """Returns ``batch``, which the form ``accepts``, as plain numbers, in the same order. Missing features are 0
+        and marked. Counts repaired rows in ``repaired`` by a word of ``limits.REPAIRS``."""
+        counted: Counter[str] = Counter() if repaired is None else repaired
+        kind, outputs = plain_outputs(self.outputs, self._class_numbers, batch, counted)
+        if outputs is not batch.outputs or kind != batch.output_kind:
+            batch = replace(batch, output_kind=kind, outputs=outputs, output_names=None)
+        if self.fields is None and batch.feature_names is None:
+            return batch
+        named = self if self.fields is not None else Form(_fields_in_order(batch), self.outputs)
+        features, missing = named._plain_features(batch, counted)
+        return replace(batch, features=features, missing=missing, feature_names=None, texts=None)
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The name of each plain feature, as in ``Field.columns``; None if unnamed."""
+        return None if self.fields is None else tuple(name for own in self.fields for name in own.columns)
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The feature name of each plain column; None if unnamed."""
+        return None if self.fields is None else tuple(own.name for own in self.fields for _ in range(own.width))
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """The kind of plain outputs."""
+        return "probabilities" if self.outputs == "probability" else self.outputs
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Form:
+        """Returns the form that was packed."""
+        fields, classes = record["fields"], record["classes"]
+        read = None if fields is None else tuple(Field(name, values and tuple(values)) for name, values in fields)
+        return cls(read, record["outputs"], classes and tuple(classes))
+
+    @cached_property
+    def _by_name(self) -> dict[str, Field]:
+        return {own.name: own for own in self.fields or ()}
+
+    @cached_property
+    def _spans(self) -> dict[str, slice]:
+        """The columns of each feature."""
+        widths = [own.width for own in self._by_name.values()]
+        ends = accumulate(widths)
+        return {name: slice(end - width, end) for name, width, end in zip(self._by_name, widths, ends, strict=True)}
+
+    @cached_property
+    def _codes(self) -> dict[str, dict[str, int]]:
+        """The column of each known text in its feature."""
+        return {
             own.name: {canonical(value): at for at, value in enumerate(own.values)}
-            for own in fields
+            for own in self._by_name.values()
             if own.values is not None
         }
 
     @cached_property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(name for own in self._fields.values() for name in own.columns)
+    def _class_numbers(self) -> dict[str, int] | None:
+        return None if self.classes is None else {name: number for number, name in enumerate(self.classes)}
 
-    def knows(self, batch: QueryBatch) -> bool:
-        """Returns whether ``batch`` has any of the fields."""
-        return not self._fields.keys().isdisjoint(names_of(batch))
-
-    def plain(self, batch: QueryBatch, counted: Counter[str]) -> tuple[Floats, Marks | None]:
+    def _plain_features(self, batch: QueryBatch, counted: Counter[str]) -> tuple[Floats, Marks | None]:
         """Returns the features float32 (n, width) of ``batch``, and its missing features bool (n, width) or None."""
-        names = names_of(batch)
-        features, missing = np.zeros((len(batch), self._width), np.float32), np.zeros((len(batch), self._width), bool)
-        absent = np.isnan(batch.features) if batch.missing is None else batch.missing | np.isnan(batch.features)
-        numbers = batch.dimension
-        self._place_numbers(batch.features, absent, names[:numbers], features, missing, counted)
-        for at, name in enumerate(names[numbers:]):
-            if name in self._fields:
-                assert batch.texts is not None
-                self._place_texts(batch.texts[:, at].tolist(), self._fields[name], features, missing, counted)
-        self._note_names(names, len(batch), missing, counted)
+        names, absent = names_of(batch), absent_in(batch)
+        shape = len(batch), sum(own.width for own in self._by_name.values())
+        features, missing = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+        numbers = [
+            at for at, name in enumerate(names[: batch.dimension]) if name in self._by_name and name not in self._codes
+        ]
+        target = [self._spans[names[at]].start for at in numbers]
+        features[:, target] = np.where(absent[:, numbers], np.float32(0), batch.features[:, numbers])
+        missing[:, target] = absent[:, numbers]
+        for name, texts in self._texts(batch, names, absent):
+            span = self._spans[name]
+            self._place_texts(texts, name, features[:, span], missing[:, span], counted)
+        left_out = self._by_name.keys() - set(names)
+        for name in left_out:
+            missing[:, self._spans[name]] = True
+        _count(counted, "absent", len(batch) if left_out else 0)
+        _count(counted, "unknown", len(batch) if set(names) - self._by_name.keys() else 0)
         return features, missing if missing.any() else None
 
-    def _note_names(self, names: Sequence[str], rows: int, missing: Marks, counted: Counter[str]) -> None:
-        left_out = self._fields.keys() - set(names)
-        for name in left_out:
-            missing[:, self._span(name)] = True
-        if left_out:
-            counted["absent"] += rows
-        if set(names) - self._fields.keys():
-            counted["unknown"] += rows
-
-    def _span(self, name: str) -> slice:
-        return slice(self._start[name], self._start[name] + self._fields[name].width)
-
-    def _place_numbers(
-        self,
-        given: Floats,
-        absent: Marks,
-        names: Sequence[str],
-        features: Floats,
-        missing: Marks,
-        counted: Counter[str],
-    ) -> None:
-        plain = [at for at, name in enumerate(names) if name in self._fields and name not in self._codes]
-        target = [self._start[names[at]] for at in plain]
-        features[:, target] = np.where(absent[:, plain], np.float32(0), given[:, plain])
-        missing[:, target] = absent[:, plain]
-        for at, name in enumerate(names):
+    def _texts(
+        self, batch: QueryBatch, names: Sequence[str], absent: Marks
+    ) -> Iterator[tuple[str, Sequence[str | None]]]:
+        """Yields the known features that are texts in the form or in ``batch``, with the text of each row."""
+        for at, name in enumerate(names[: batch.dimension]):
             if name in self._codes:
-                texts = [
-                    None if gone else number_text(value)
-                    for value, gone in zip(given[:, at].tolist(), absent[:, at].tolist(), strict=True)
-                ]
-                self._place_texts(texts, self._fields[name], features, missing, counted)
+                values = zip(batch.features[:, at].tolist(), absent[:, at].tolist(), strict=True)
+                yield name, [None if gone else number_text(value) for value, gone in values]
+        for at, name in enumerate(names[batch.dimension :]):
+            if name in self._by_name:
+                assert batch.texts is not None
+                yield name, batch.texts[:, at].tolist()
 
     def _place_texts(
-        self, texts: Sequence[str | None], own: Field, features: Floats, missing: Marks, counted: Counter[str]
+        self, texts: Sequence[str | None], name: str, features: Floats, missing: Marks, counted: Counter[str]
     ) -> None:
+        """Fills the columns ``features`` and ``missing`` (n, width) of one feature from its ``texts``."""
         gone = np.array([text is None for text in texts], np.bool_)
-        span = self._span(own.name)
-        if own.values is None:
+        codes = self._codes.get(name)
+        if codes is None:
             numbers = np.array([nan if text is None else number_of(text) for text in texts], np.float32)
             odd = np.isnan(numbers)
             _count(counted, "unreadable", int((odd & ~gone).sum()))
-            features[:, span.start] = np.where(odd, np.float32(0), numbers)
-            missing[:, span.start] = odd
+            features[:, 0], missing[:, 0] = np.where(odd, np.float32(0), numbers), odd
             return
-        missing[gone, span] = True
-        if own.values:
-            codes = self._codes[own.name]
-            found = np.array([-1 if text is None else _code(codes, text) for text in texts], np.int64)
-            at = np.flatnonzero(found >= 0)
-            features[at, span.start + found[at]] = 1
-            unseen = (found < 0) & ~gone
-            features[unseen, span.start] = _UNSEEN
+        missing[gone] = True
+        if codes:
+            code = np.array([-1 if text is None else _code(codes, text) for text in texts], np.int64)
+            known, unseen = np.flatnonzero(code >= 0), (code < 0) & ~gone
+            features[known, code[known]] = 1
+            features[unseen, 0] = _UNSEEN
             _count(counted, "category", int(unseen.sum()))
+
+
+def _fields_in_order(batch: QueryBatch) -> tuple[Field, ...]:
+    """Returns the features of ``batch`` in the order of names: by position for lists that hold texts, else by name, as
+    older loggers sent them."""
+    names = batch.feature_names or ()
+    positions = tuple(map(str, range(1, len(names) + 1)))
+    return tuple(Field(name) for name in (positions if set(positions) == set(names) else sorted(names)))
+
+
+def absent_in(batch: QueryBatch) -> Marks:
+    """Returns bool (n, d): the numbers of ``batch`` that are missing or NaN."""
+    absent: Marks = np.isnan(batch.features)
+    return absent if batch.missing is None else batch.missing | absent
 
 
 def names_of(batch: QueryBatch) -> tuple[str, ...]:
@@ -200,13 +250,13 @@ def _of_number(wanted: str, batch: QueryBatch, classes: Mapping[str, int] | None
     if kind == "label" or (wanted == "label" and kind != "score"):
         whole = np.floor(values)
         odd = whole != values
-        _count_rows(counted, odd)
+        _count(counted, "output", int(odd.any(axis=1).sum()))
         if classes is not None:
             return "label", _numbered(classes, whole)
         return "label", whole if odd.any() else values
     if wanted == "probability":
         likely = np.clip(values, 0, 1)
-        _count_rows(counted, likely != values)
+        _count(counted, "output", int((likely != values).any(axis=1).sum()))
         return "probabilities", np.concatenate((1 - likely, likely), axis=1)
     return "score", values
 
@@ -226,15 +276,15 @@ def _of_names(wanted: str, classes: Mapping[str, int] | None, batch: QueryBatch,
     if batch.output_kind == "label" or wanted == "label":
         best = names[np.arange(len(batch)), batch.outputs.argmax(axis=1)]
         number = np.array([classes.get(name, len(classes)) for name in best.tolist()], np.float32)
-        _count_rows(counted, number[:, None] == len(classes))
+        _count(counted, "output", int((number[:, None] == len(classes)).any(axis=1).sum()))
         return "label", number[:, None]
-    codes = _codes(classes, batch)
+    codes = np.array([classes.get(name, -1) for name in names.ravel().tolist()], np.int64).reshape(names.shape)
     row, at = np.nonzero(codes >= 0)
     outputs, given = np.zeros((len(batch), len(classes)), np.float32), np.zeros((len(batch), len(classes)), np.bool_)
     outputs[row, codes[row, at]], given[row, codes[row, at]] = batch.outputs[row, at], True
     if batch.output_kind == "score":
         return "score", outputs
-    _count_rows(counted, codes < 0)
+    _count(counted, "output", int((codes < 0).any(axis=1).sum()))
     if len(classes) == 1:
         return "probabilities", np.concatenate((1 - outputs, outputs), axis=1)
     rest = np.maximum(1 - outputs.sum(axis=1, dtype=np.float64), 0) / np.maximum((~given).sum(axis=1), 1)
@@ -248,89 +298,6 @@ def _outputs_by_name(wanted: str, batch: QueryBatch) -> Plain:
         return "none", batch.outputs[:, :0]
     order = np.array([sorted(range(len(row)), key=row.__getitem__) for row in names.tolist()], np.int64)
     return batch.output_kind, np.take_along_axis(batch.outputs, order, axis=1)
-
-
-def _codes(classes: Mapping[str, int], batch: QueryBatch) -> Array:
-    """Returns int64 (n, k): the class number of each output, -1 for unknown classes."""
-    names: Any = batch.output_names
-    return np.array([classes.get(name, -1) for name in names.ravel().tolist()], np.int64).reshape(names.shape)
-
-
-def _count_rows(counted: Counter[str], odd: NDArray[np.bool_]) -> None:
-    if rows := int(odd.any(axis=1).sum()):
-        counted["output"] += rows
-
-
-Outputs = Literal["probability", "score", "label", "probabilities", "none"]
-"""``probability``: one number, the probability of the second of two classes; it becomes two probabilities."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """``fields``: the features in order, or None for unnamed numbers. ``outputs``: their kind. ``classes``: the class
-    names, or None for unnamed classes."""
-
-    fields: tuple[Field, ...] | None
-    outputs: Outputs
-    classes: tuple[str, ...] | None = None
-
-    def takes(self, batch: QueryBatch) -> bool:
-        """Returns whether ``batch`` has any feature of the form; always true for a form without names."""
-        return self.fields is None or self._layout.knows(batch)
-
-    def plain(self, batch: QueryBatch, repaired: Counter[str] | None = None) -> QueryBatch:
-        """Returns ``batch``, which the form ``takes``, as plain numbers, in the same order. Missing features are 0 and
-        marked. Counts repaired rows in ``repaired`` by a word of ``limits.REPAIRS``."""
-        counted: Counter[str] = Counter() if repaired is None else repaired
-        kind, outputs = plain_outputs(self.outputs, self._numbers, batch, counted)
-        if outputs is not batch.outputs or kind != batch.output_kind:
-            batch = replace(batch, output_kind=kind, outputs=outputs, output_names=None)
-        if self.fields is None and batch.feature_names is None:
-            return batch
-        layout = self._layout if self.fields is not None else _in_order(batch)
-        features, missing = layout.plain(batch, counted)
-        return replace(batch, features=features, missing=missing, feature_names=None, texts=None)
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        """The name of each plain feature, as in ``Field.columns``; None if unnamed."""
-        return None if self.fields is None else self._layout.columns
-
-    @cached_property
-    def _layout(self) -> Layout:
-        return Layout(self.fields or ())
-
-    @cached_property
-    def _numbers(self) -> dict[str, int] | None:
-        return None if self.classes is None else {name: number for number, name in enumerate(self.classes)}
-
-    @property
-    def names(self) -> tuple[str, ...] | None:
-        """The feature name of each plain column; None if unnamed."""
-        return None if self.fields is None else tuple(own.name for own in self.fields for _ in range(own.width))
-
-    @property
-    def said(self) -> OutputKind:
-        """The kind of plain outputs."""
-        return "probabilities" if self.outputs == "probability" else self.outputs
-
-    def to_record(self) -> dict[str, Any]:
-        fields = None if self.fields is None else [[own.name, own.values and list(own.values)] for own in self.fields]
-        return {"fields": fields, "outputs": self.outputs, "classes": self.classes and list(self.classes)}
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Form:
-        fields, classes = record["fields"], record["classes"]
-        read = None if fields is None else tuple(Field(name, values and tuple(values)) for name, values in fields)
-        return cls(read, record["outputs"], classes and tuple(classes))
-
-
-def _in_order(batch: QueryBatch) -> Layout:
-    """Returns a layout in the order of names: by position for lists that hold texts, else by name, as older loggers
-    sent them."""
-    names = batch.feature_names or ()
-    positions = tuple(map(str, range(1, len(names) + 1)))
-    return Layout([Field(name) for name in (positions if set(positions) == set(names) else sorted(names))])
 
 
 _LABELS = 65_536
@@ -349,7 +316,7 @@ def plain_without_profile(batch: QueryBatch, outputs: Outputs | None = None) -> 
 def _features_by_name(batch: QueryBatch) -> QueryBatch:
     names = names_of(batch)
     order = sorted(range(len(names)), key=names.__getitem__)
-    absent = np.isnan(batch.features) if batch.missing is None else batch.missing | np.isnan(batch.features)
+    absent = absent_in(batch)
     features = np.where(absent, np.float32(0), batch.features)
     if batch.texts is not None:
         texts = [[None if text is None else _number(text) for text in row] for row in batch.texts.tolist()]

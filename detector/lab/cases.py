@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import OutputKind
 from detector.lab.answers import Answers, Classifier
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.tanh_network import HIDDEN
+from detector.lab.attackers.equation_solving import HIDDEN
 from detector.lab.fidelity import UNIFORM_ROWS, agreement
 
 _HELD_BY_THE_THIEF = 40

@@ -16,7 +16,7 @@ from detector.lab.fidelity import Fidelity, Yardstick
 from detector.lab.population import THIEF
 from detector.lab.query_log import Mark
 from detector.lab.services import Asked, Service
-from detector.lab.wrappers.disguise import Disguise, Stream
+from detector.lab.wrappers.disguises import Disguise, SentQueries
 
 Specifications = NDArray[np.float32]
 
@@ -37,7 +37,7 @@ class Exchange:
     ``specifications`` float32 (m, 2) or None: the accuracy, 0 to 1, and the milliseconds requested with each.
     """
 
-    stream: Stream
+    stream: SentQueries
     answers: Answers
     specifications: Specifications | None
 
@@ -85,13 +85,13 @@ class Course:
         if self.useful and (not self.curve or self.curve[-1].queries < self.sent):
             self._measure(self.sent)
 
-    def accounts(self, stream: Stream) -> list[str]:
+    def accounts(self, stream: SentQueries) -> list[str]:
         """Returns the name of the account that sends each query of ``stream``."""
         if self._disguise.accounts == 1:
             return [THIEF] * len(stream)
         return [f"{THIEF}-{number}" for number in (stream.account + 1).tolist()]
 
-    def _specifications(self, stream: Stream) -> Specifications | None:
+    def _specifications(self, stream: SentQueries) -> Specifications | None:
         """Returns what is requested with each query of ``stream``; a cover query requests what the one before it
         did."""
         if not isinstance(self._attacker, Specifying):
@@ -99,7 +99,7 @@ class Course:
         source: NDArray[np.int64] = np.maximum.accumulate(stream.source).clip(0)
         return self._attacker.next_specifications()[source]
 
-    def _learn(self, batch: NDArray[np.float32], stream: Stream, answers: Answers) -> None:
+    def _learn(self, batch: NDArray[np.float32], stream: SentQueries, answers: Answers) -> None:
         """Shows the thief the answers up to each checkpoint in turn. Dummies count as sent, an honest user's work does
         not."""
         own = np.flatnonzero(~stream.cover)

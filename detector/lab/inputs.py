@@ -17,7 +17,7 @@ from detector.lab.attackers.attacker import Knowledge
 from detector.lab.course import Course, checkpoints
 from detector.lab.experiment import victim_of
 from detector.lab.fidelity import Yardstick
-from detector.lab.honest.populations import population
+from detector.lab.honest import population
 from detector.lab.services import InProcess
 from detector.lab.traces import thief_trace
 from detector.lab.wrappers import PLAIN, WRAPPERS, Means
@@ -102,7 +102,7 @@ def readers(count: int, seed: int, queries: int = 80) -> list[Asked]:
     asked = []
     for user in population(dataset, count, seed):
         rows = np.zeros((0, dataset.honest.features.shape[1]), np.float32)
-        for ask in user.asks:
+        for ask in user.requests:
             rows = np.concatenate((rows, ask.rows))
             if len(rows) >= queries:
                 break

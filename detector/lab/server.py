@@ -18,26 +18,29 @@ from starlette.routing import Mount, Route
 
 from detector.lab.answers import Victim
 from detector.lab.client import ACCOUNT_HEADER
-from detector.lab.victims import digits, tumours
+from detector.lab.datasets import breast_cancer
+from detector.lab.victims import digits
+from detector.lab.victims.tabular import TreeVictim
 from detector.runtime.sections import KafkaSettings
 from detector.serving import Connection, Gate, Header, Identity, QueryLogger
 from detector.serving.asgi import Target, WeirguardMiddleware, log
 
 PREDICT = "/predict"
 TUMOURS = "/tumours"
+TUMOURS_MODEL = "tumours"
 HEALTH = "/health"
 
 _TARGETS = {
     PREDICT: Target(digits.MODEL, digits.MODEL_VERSION),
-    TUMOURS + PREDICT: Target(tumours.MODEL, tumours.MODEL_VERSION),
+    TUMOURS + PREDICT: Target(TUMOURS_MODEL, digits.MODEL_VERSION),
 }
 _MOST_ROWS = 1_000
 
 
 def create_demo() -> Starlette:
     """Both models of the demo in one application."""
-    table = tumours.load()
-    tree = create_app(tumours.victim(table), table.dimension)
+    table = breast_cancer()
+    tree = create_app(TreeVictim(table), table.dimension)
     network = create_app(digits.DigitsVictim(digits.load_split().training), digits.DIMENSION)
     return Starlette(routes=[Mount(TUMOURS, tree), *network.routes])
 

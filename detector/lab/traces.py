@@ -16,8 +16,8 @@ from detector.lab.answers import Answers
 from detector.lab.attackers import EVASIONS
 from detector.lab.course import Course
 from detector.lab.data import Dataset
-from detector.lab.honest.habit import Ask
-from detector.lab.honest.populations import population
+from detector.lab.honest import population
+from detector.lab.honest.habit import HonestRequest
 from detector.lab.query_log import Label, Mark, QueryLog, Run
 from detector.lab.services import Asked, Service
 
@@ -79,7 +79,7 @@ def honest_traces(dataset: Dataset, service: Service, accounts: int, seed: int, 
     """
     traces = []
     for user in population(dataset, accounts, seed):
-        at, features = _asked(user.asks, dataset.dimension, seconds)
+        at, features = _asked(user.requests, dataset.dimension, seconds)
         if len(features):
             accounts_of_rows, marks = [user.account] * len(at), [Mark("honest", user.habit)] * len(at)
             answers = service.ask(Asked(features, accounts_of_rows, at))
@@ -88,7 +88,7 @@ def honest_traces(dataset: Dataset, service: Service, accounts: int, seed: int, 
     return traces
 
 
-def _asked(asks: Iterator[Ask], dimension: int, seconds: float) -> tuple[NDArray[np.float64], Rows]:
+def _asked(asks: Iterator[HonestRequest], dimension: int, seconds: float) -> tuple[NDArray[np.float64], Rows]:
     """Returns the requests of ``asks``: float64 (n,) seconds and float32 (n, d)."""
     at: list[float] = []
     rows, now = [np.empty((0, dimension), np.float32)], 0.0

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.lab.answers import Answers
-from detector.lab.attackers import jbda, path_finding_bottom_up
 from detector.lab.attackers.attacker import Attacker, Knowledge
-from detector.lab.attackers.jbda import JacobianAugmentation
-from detector.lab.attackers.path_finding_bottom_up import BottomUp
+from detector.lab.attackers.augmentation import JacobianAugmentation
+from detector.lab.attackers.path_finding import BottomUp
 from detector.lab.client import Client, Tally
 from detector.lab.data import Dataset
 from detector.lab.population import THIEF, THIEF_HABIT, HonestAccount
@@ -30,12 +29,12 @@ _EXTENSION = 0.5
 
 def jacobian_thief(split: Dataset, seed: int, budget: int = THIEF_BUDGET) -> JacobianAugmentation:
     """Returns the thief of the demo: 100 natural images, step 0.1, six rounds unless ``budget`` ends them."""
-    return jbda.new(Knowledge.of(split), budget, seed)
+    return JacobianAugmentation(Knowledge.of(split), budget, seed)
 
 
 def path_finding_thief(dataset: Dataset, seed: int, budget: int = THIEF_BUDGET) -> BottomUp:
     """Returns the thief of the demo's tree, who goes from leaf to leaf until all are known."""
-    return path_finding_bottom_up.new(Knowledge.of(dataset), budget, seed)
+    return BottomUp(Knowledge.of(dataset), budget, seed)
 
 
 def connections() -> httpx.AsyncClient:

@@ -1,20 +1,24 @@
-"""Counts the unjudged and dropped queries of one principal of one model, and the model's traffic around them."""
+"""Counts each answered query that is not judged, by principal and reason; too many of them raise the signal
+``unjudged``.
+
+Only principals with a dropped or unjudged query have counts: the engine counts judged queries. The result depends
+on the stream alone, not on how it is cut into micro-batches.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Container, Iterable, KeysView, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
-from detector.contracts.errors import NewerStateLog, StateLogError
 from detector.contracts.findings import Evidence, Finding, severity_of
 from detector.contracts.principals import plain
-from detector.policy.activity import Activity, Key, Place, Section, Turn
+from detector.policy.activity import Accusation, Activity, Key, RowsByKey, Section, decode_section
 
 HALF = 150
 """Answered queries in each half of a principal's recent ones; the older half is dropped when the newer one is full."""
@@ -180,16 +184,29 @@ def _add(counts: dict[str, int], reason: str, queries: int) -> None:
     counts[name] = min(counts.get(name, 0) + queries, _MOST)
 
 
+FORMAT = 1
+UNJUDGED = "unjudged"
+"""The signal of a principal that sends too many queries that cannot be judged."""
+
+MOST_ACCOUNTS = 10_000
+MOST_WATCHES = 64
+_EVICTED_SHARE = 16
 _UNKNOWN_VERSION = "unknown"
-_WORD_CHARACTERS = 64
+_REASON_CHARACTERS = 64
+
+_Name = TypeVar("_Name")
+_Counts = TypeVar("_Counts")
+
+_decoder = msgspec.msgpack.Decoder(
+    tuple[int, list[tuple[str, str, PrincipalCounts | None]], list[tuple[str, ModelWatch | None]]]
+)
 
 
-@dataclass(frozen=True, slots=True)
-class OddEvent:
-    """``queries`` of ``key`` to ``version`` that were "dropped" or "unjudged", at ``place``, after ``rows`` rows of the
+class _OddEvent(NamedTuple):
+    """``queries`` of ``key`` to ``version`` that were "dropped" or "unjudged", after ``rows`` rows of the
     micro-batch."""
 
-    place: Place
+    position: int
     rows: int
     kind: str
     key: Key
@@ -198,106 +215,16 @@ class OddEvent:
     reason: str
 
 
-def odd_events(activity: Activity) -> list[OddEvent]:
-    """All unjudged and dropped queries of a micro-batch, in log order."""
-    events = []
-    for row, why in activity.unjudged.items():
-        identity = activity.keys[activity.key_index[row]]
-        key = identity.model, identity.principal
-        events.append(OddEvent((2 * row + 1, 0), row, "unjudged", key, why.model_version, 1, why.reason))
-    for at, counted in enumerate(activity.counts):
-        count, place = counted.count, (2 * counted.at_row, at)
-        if count.kind != "refused":
-            key = count.model, count.principal
-            reason = _word(count.reason) or count.kind
-            events.append(OddEvent(place, counted.at_row, count.kind, key, _UNKNOWN_VERSION, count.queries, reason))
-    events.sort(key=lambda event: event.place)
-    return events
-
-
-def _word(reason: str) -> str:
-    """``reason`` if a record can hold it, else ``OTHER``: it comes from outside."""
-    return reason if plain(reason, _WORD_CHARACTERS) else OTHER
-
-
-class JudgedRows:
-    """The judged rows of an activity, by principal and by model; each row is returned once."""
-
-    def __init__(self, activity: Activity) -> None:
-        judged = np.arange(len(activity)) if activity.judged is None else np.flatnonzero(activity.judged)
-        own = activity.key_index[judged]
-        order = np.argsort(own, kind="stable")
-        self._rows, self._own = judged[order], own[order]
-        self._bounds = np.searchsorted(self._own, np.arange(len(activity.keys) + 1)).tolist()
-        self._names = [identity.principal for identity in activity.keys]
-        self._members: dict[Key, list[int]] = {}
-        for at, identity in enumerate(activity.keys):
-            self._members.setdefault((identity.model, identity.principal), []).append(at)
-            self._members.setdefault((identity.model, ""), []).append(at)
-        self._found: dict[Key, tuple[list[int], list[int]]] = {}
-        self._taken: dict[Key, int] = {}
-
-    @property
-    def keys(self) -> KeysView[Key]:
-        """The keys that can have rows; (model, "") is the key of all rows of a model."""
-        return self._members.keys()
-
-    def of(self, key: Key, before: int) -> list[int]:
-        """The next rows of ``key`` up to the row ``before``."""
-        start, end = self._next(key, before)
-        return self._of(key)[0][start:end]
-
-    def principals_of(self, model: str, before: int) -> list[str]:
-        """The principals of the next rows of ``model`` up to the row ``before``."""
-        start, end = self._next((model, ""), before)
-        return [self._names[own] for own in self._of((model, ""))[1][start:end]]
-
-    def pass_by(self, key: Key, before: int) -> None:
-        """Skips the rows of ``key`` up to the row ``before``."""
-        self._next(key, before)
-
-    def _next(self, key: Key, before: int) -> tuple[int, int]:
-        start = self._taken.get(key, 0)
-        end = self._taken[key] = bisect_left(self._of(key)[0], before, start)
-        return start, end
-
-    def _of(self, key: Key) -> tuple[list[int], list[int]]:
-        """The rows of ``key`` in order, and the index of each row's principal."""
-        if key not in self._found:
-            parts = [slice(self._bounds[at], self._bounds[at + 1]) for at in self._members.get(key, ())]
-            rows = np.concatenate([self._rows[:0], *(self._rows[part] for part in parts)])
-            own = np.concatenate([self._own[:0], *(self._own[part] for part in parts)])
-            order = np.argsort(rows)
-            self._found[key] = rows[order].tolist(), own[order].tolist()
-        return self._found[key]
-
-
-FORMAT = 1
-UNJUDGED = "unjudged"
-"""The signal of a principal that sends too many queries that cannot be judged."""
-
-MOST_ACCOUNTS = 10_000
-MOST_WATCHES = 64
-_FORGOTTEN_SHARE = 16
-
-_Name = TypeVar("_Name")
-_Held = TypeVar("_Held")
-
-_decoder = msgspec.msgpack.Decoder(
-    tuple[int, list[tuple[str, str, PrincipalCounts | None]], list[tuple[str, ModelWatch | None]]]
-)
-
-
 @dataclass(slots=True)
 class Accounted:
     """The result of a micro-batch.
 
-    ``turns``: accusations and releases of each principal, in log order. ``excused``: by model, unjudged queries that
-    accuse nobody because the deployment is at fault. ``forgotten``: accounts evicted because the limit was reached.
-    ``section``: the state of the keys ``changed``, None where nothing changed.
+    ``accusations`` by position. ``excused``: by model, unjudged queries that accuse nobody because the deployment is at
+    fault. ``forgotten``: principals whose counts were evicted because the limit was reached. ``section``: the state of
+    the keys ``changed``, None where nothing changed.
     """
 
-    turns: dict[Key, list[Turn]] = field(default_factory=dict)
+    accusations: dict[int, Accusation] = field(default_factory=dict)
     excused: Counter[str] = field(default_factory=Counter)
     forgotten: int = 0
     changed: dict[Key, None] = field(default_factory=dict)
@@ -305,7 +232,10 @@ class Accounted:
 
 
 class Accounting:
-    """The accounts of one partition, ``most`` of them. ``limit``: recent unjudged queries that make a suspect."""
+    """The counts of one partition, of ``most`` principals. ``limit``: recent unjudged queries that make a suspect.
+
+    A key is (model, principal), or (model, "") for the watch over a model.
+    """
 
     def __init__(self, limit: int, most: int = MOST_ACCOUNTS) -> None:
         self._limit = limit
@@ -313,73 +243,63 @@ class Accounting:
         self._events = 0
         self._accounts: dict[Key, PrincipalCounts] = {}
         self._watches: dict[str, ModelWatch] = {}
-        self._followed: set[Key] = set()
+        self._watched: set[Key] = set()
 
     # -- live
 
     def take(self, activity: Activity) -> Accounted:
         """Applies a micro-batch; the result holds the change."""
-        events = odd_events(activity)
-        done = Accounted()
-        if not (events or self._followed):
+        events, done = _odd_events(activity), Accounted()
+        if not (events or self._watched):
             return done
-        rows = JudgedRows(activity)
+        rows = _JudgedRows(activity)
         for event in events:
             self._events += 1
             if event.key not in self._accounts:
                 self._make_room(event, rows, done)
-            self._event(event, rows, done)
-        for key in self._followed & rows.keys:
+            self._count(event, rows, done)
+        for key in self._watched & rows.members.keys():
             self._catch_up(key, rows, len(activity), done)
         for key in done.changed:
-            self._follow(key)
+            self._update_watched(key)
         done.section = self.dump(done.changed) if done.changed else None
         return done
 
     def of(self, key: Key) -> PrincipalCounts | None:
-        """Returns the account of a principal, or None."""
+        """Returns the counts of a principal, or None."""
         return self._accounts.get(key)
 
     @property
     def known(self) -> Container[Key]:
-        """The principals with an account."""
+        """The principals with counts."""
         return self._accounts
 
     def accused(self) -> set[Key]:
         """The principals that are suspects because of unjudged queries."""
-        return {key for key in self._followed if key[1] and self._accounts[key].accused}
+        return {key for key in self._watched if key[1] and self._accounts[key].accused}
 
     def forget(self, key: Key) -> Section | None:
-        """Drops the account of a principal; returns the change, or None if there is no account."""
+        """Drops the counts of a principal; returns the change, or None if there are none."""
         if self._accounts.pop(key, None) is None:
             return None
-        self._follow(key)
+        self._update_watched(key)
         return self.dump([key])
 
     # -- state
 
     def absorb(self, section: Section) -> None:
         """Applies a change or a dump. Raises NewerStateLog, StateLogError."""
-        version, data = section
-        if version > FORMAT:
-            raise NewerStateLog(
-                f"accounting section: format {version} was written by a later Weirguard, this one reads up to "
-                f"{FORMAT}; run that version or a later one"
-            )
-        try:
-            events, accounts, watches = _decoder.decode(data)
-        except msgspec.MsgspecError as error:
-            raise StateLogError(f"accounting section of {len(data)} bytes cannot be read: {error}") from error
+        events, accounts, watches = decode_section("accounting", section, FORMAT, _decoder)
         self._events = max(self._events, events)
         for model, principal, account in accounts:
             _put(self._accounts, (model, principal), account)
-            self._follow((model, principal))
+            self._update_watched((model, principal))
         for model, watch in watches:
             _put(self._watches, model, watch)
-            self._follow((model, ""))
+            self._update_watched((model, ""))
 
     def keys(self) -> list[Key]:
-        """The principals with an account, and (model, "") for each watched model."""
+        """The keys with state."""
         return [*self._accounts, *((model, "") for model in self._watches)]
 
     def dump(self, keys: Iterable[Key]) -> Section:
@@ -392,12 +312,11 @@ class Accounting:
     @property
     def nbytes(self) -> int:
         """Approximate memory in bytes."""
-        accounts = sum(account.nbytes for account in self._accounts.values())
-        return accounts + sum(watch.nbytes for watch in self._watches.values())
+        return sum(one.nbytes for held in (self._accounts, self._watches) for one in held.values())
 
     # -- inside
 
-    def _event(self, event: OddEvent, rows: JudgedRows, done: Accounted) -> None:
+    def _count(self, event: _OddEvent, rows: _JudgedRows, done: Accounted) -> None:
         """Counts one event of a principal, and records whether it makes them a suspect."""
         account = self._accounts.setdefault(event.key, PrincipalCounts())
         account.touched = self._events
@@ -406,69 +325,68 @@ class Accounting:
             account.drop(event.reason, event.queries)
             return
         self._catch_up(event.key, rows, event.rows, done)
-        watch, accused = self._watch(event, rows, done), account.accused
+        watch, was_accused = self._watch(event, rows, done), account.accused
         account.refuse(event.reason, event.queries, self._limit)
         if account.accused or account.recent >= self._limit:
             account.accused = not watch.deployment()
             if not account.accused:
                 done.excused[event.key[0]] += event.queries
-        if accused or account.accused:
-            _turn(done, event.key, event.place, self._finding(event, account) if account.accused else None)
-        self._follow(event.key)
+        if was_accused or account.accused:
+            finding = self._finding(event, account) if account.accused else None
+            done.accusations[event.position] = Accusation(event.key, finding)
+        self._update_watched(event.key)
 
-    def _watch(self, event: OddEvent, rows: JudgedRows, done: Accounted) -> ModelWatch:
+    def _watch(self, event: _OddEvent, rows: _JudgedRows, done: Accounted) -> ModelWatch:
         """Returns the watch over the event's model, after counting the event."""
-        key = event.key[0], ""
-        if key[0] not in self._watches:
+        model = event.key[0]
+        if model not in self._watches:
             if len(self._watches) >= MOST_WATCHES:
                 oldest = min(self._watches, key=lambda name: self._watches[name].touched)
                 del self._watches[oldest]
                 done.changed[oldest, ""] = None
-                self._follow((oldest, ""))
-            self._watches[key[0]] = ModelWatch()
-        watch = self._watches[key[0]]
+                self._update_watched((oldest, ""))
+            self._watches[model] = ModelWatch()
+        watch = self._watches[model]
         watch.touched = self._events
-        if key in self._followed:
-            self._catch_up(key, rows, event.rows, done)
-        else:
-            rows.pass_by(key, event.rows)
+        self._catch_up((model, ""), rows, event.rows, done)
         watch.refuse(event.key[1])
-        done.changed[key] = None
-        self._follow(key)
+        self._update_watched((model, ""))
         return watch
 
-    def _catch_up(self, key: Key, rows: JudgedRows, before: int, done: Accounted) -> None:
-        """Counts the judged rows of the account or watch ``key`` up to the row ``before``."""
+    def _catch_up(self, key: Key, rows: _JudgedRows, before: int, done: Accounted) -> None:
+        """Counts the judged rows of ``key`` before the row ``before``."""
         done.changed[key] = None
-        if not key[1]:
-            self._watches[key[0]].judge(rows.principals_of(key[0], before))
+        model, principal = key
+        own = rows.take(key, before)
+        if not principal:
+            if self._watches[model].watched:
+                self._watches[model].judge([rows.principal(row) for row in own])
             return
-        account, own = self._accounts[key], rows.of(key, before)
-        released = account.judge(len(own), self._limit)
+        released = self._accounts[key].judge(len(own), self._limit)
         if released is not None:
-            _turn(done, key, (2 * own[released] + 1, 0), None)
+            done.accusations[int(rows.positions[own[released]])] = Accusation(key, None)
 
-    def _make_room(self, event: OddEvent, rows: JudgedRows, done: Accounted) -> None:
-        """Evicts accounts if the limit is reached: those without an accusation first, the longest unchanged first."""
+    def _make_room(self, event: _OddEvent, rows: _JudgedRows, done: Accounted) -> None:
+        """Evicts principals if the limit is reached: the unaccused first, and of these the longest unchanged first."""
         if len(self._accounts) < self._most:
             return
-        for key in self._followed & rows.keys:
+        for key in self._watched & rows.members.keys():
             if key[1]:
                 self._catch_up(key, rows, event.rows, done)
         order = sorted(self._accounts, key=lambda key: (self._accounts[key].accused, self._accounts[key].touched))
-        gone = order[: max(self._most // _FORGOTTEN_SHARE, 1)]
-        for key in gone:
+        evicted = order[: max(self._most // _EVICTED_SHARE, 1)]
+        for key in evicted:
             del self._accounts[key]
             done.changed[key] = None
-            self._follow(key)
-        done.forgotten += len(gone)
+            self._update_watched(key)
+        done.forgotten += len(evicted)
 
-    def _follow(self, key: Key) -> None:
+    def _update_watched(self, key: Key) -> None:
         """Notes whether judged queries change the state of ``key``."""
-        held = self._accounts.get(key) if key[1] else self._watches.get(key[0])
-        (self._followed.add if held is not None and held.watched else self._followed.discard)(key)
+        state = self._accounts.get(key) if key[1] else self._watches.get(key[0])
+        (self._watched.add if state is not None and state.watched else self._watched.discard)(key)
 
-    def _finding(self, event: OddEvent, account: PrincipalCounts) -> Finding:
+    def _finding(self, event: _OddEvent, account: PrincipalCounts) -> Finding:
         score = account.recent / self._limit
         reasons = sorted(account.unjudged.items())
         return Finding(
@@ -490,12 +408,57 @@ class Accounting:
         )
 
 
-def _put(held: dict[_Name, _Held], key: _Name, value: _Held | None) -> None:
-    if value is None:
-        held.pop(key, None)
+class _JudgedRows:
+    """The judged rows of an activity, by key; each is returned once."""
+
+    def __init__(self, activity: Activity) -> None:
+        self.positions = activity.row_positions()
+        self.members: dict[Key, list[int]] = {}
+        self._activity = activity
+        self._by_key = RowsByKey(activity)
+        self._rows: dict[Key, list[int]] = {}
+        self._taken: dict[Key, int] = {}
+        for at, key in enumerate(activity.keys):
+            self.members.setdefault((key.model, key.principal), []).append(at)
+            self.members.setdefault((key.model, ""), []).append(at)
+
+    def take(self, key: Key, before: int) -> list[int]:
+        """Returns the next judged rows of ``key`` before the row ``before``."""
+        if key not in self._rows:
+            own = (self._by_key[at] for at in self.members.get(key, ()))
+            rows = np.sort(np.concatenate([np.empty(0, np.int64), *own]))
+            judged = self._activity.judged
+            self._rows[key] = (rows if judged is None else rows[judged[rows]]).tolist()
+        known, start = self._rows[key], self._taken.get(key, 0)
+        end = self._taken[key] = bisect_left(known, before, start)
+        return known[start:end]
+
+    def principal(self, row: int) -> str:
+        """Returns the principal of ``row``."""
+        name: str = self._activity.keys[self._activity.key_index[row]].principal
+        return name
+
+
+def _odd_events(activity: Activity) -> list[_OddEvent]:
+    """Returns all unjudged and dropped queries of a micro-batch, in log order."""
+    events = []
+    positions = activity.row_positions() if activity.unjudged else np.empty(0)
+    for row, why in activity.unjudged.items():
+        name = activity.keys[activity.key_index[row]]
+        key = name.model, name.principal
+        events.append(_OddEvent(int(positions[row]), row, "unjudged", key, why.model_version, 1, why.reason))
+    for position, counted in zip(activity.count_positions(), activity.counts, strict=True):
+        count, rows = counted.count, counted.at_row
+        if count.kind != "refused":
+            # The reason comes from outside: a record may be unable to hold it.
+            reason = (count.reason if plain(count.reason, _REASON_CHARACTERS) else OTHER) or count.kind
+            key = count.model, count.principal
+            events.append(_OddEvent(position, rows, count.kind, key, _UNKNOWN_VERSION, count.queries, reason))
+    return sorted(events)
+
+
+def _put(states: dict[_Name, _Counts], name: _Name, state: _Counts | None) -> None:
+    if state is None:
+        states.pop(name, None)
     else:
-        held[key] = value
-
-
-def _turn(done: Accounted, key: Key, place: Place, finding: Finding | None) -> None:
-    done.turns.setdefault(key, []).append(Turn(place, finding))
+        states[name] = state

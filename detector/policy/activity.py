@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.errors import NewerStateLog, StateLogError
 from detector.contracts.findings import Alert, Audit, Decision, Finding
 from detector.contracts.queries import Count
 
 Key = tuple[str, str]
-"""(model, principal) of a ledger entry."""
-
-Place = tuple[int, int]
-"""Position in the micro-batch: (2 * row + 1, 0) for a row, (2 * at_row, i) for the count ``i``."""
+"""(model, principal)."""
 
 Section = tuple[int, bytes]
 """(format version, bytes): the ledger's or the accounting's part of a state record."""
+
+_State = TypeVar("_State")
 
 
 class ModelPrincipal(Protocol):
@@ -45,19 +46,19 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """At ``place`` unjudged queries make a principal a suspect, or (``finding`` None) no longer do."""
-
-    place: Place
-    finding: Finding | None
-
-
-@dataclass(frozen=True, slots=True)
 class UnjudgedRow:
     """Why a row could not be judged, and the model version that answered it."""
 
     reason: str
     model_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accusation:
+    """From here on unjudged queries make the principal ``key`` a suspect, or (``finding`` None) no longer do."""
+
+    key: Key
+    finding: Finding | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ class Activity:
     that the engine judged; None for all. ``unjudged`` has the others by row. ``score`` float64 (n,) and ``index`` int64
     (n,): normalised suspicion and the query's number from 0, as the engine gives them; None if they are unknown, and
     then no severity rises.
+
+    Rows and counts together are the events of the micro-batch. An event's position is its index among them, in log
+    order: a count comes before the row that it names.
     """
 
     time: NDArray[np.float64]
@@ -94,15 +98,36 @@ class Activity:
         last_row = float(self.time[-1]) if len(self.time) else -np.inf
         return max([last_row, *(counted.time for counted in self.counts[-1:])])
 
+    def row_positions(self) -> NDArray[np.int64]:
+        """Returns the position of each row, int64 (n,)."""
+        rows = np.arange(len(self))
+        return rows + np.searchsorted([counted.at_row for counted in self.counts], rows, side="right")
+
+    def count_positions(self) -> list[int]:
+        """Returns the position of each of ``counts``."""
+        return [counted.at_row + at for at, counted in enumerate(self.counts)]
+
+
+class RowsByKey:
+    """The rows of each of an activity's ``keys``, by their index: int64, in log order."""
+
+    def __init__(self, activity: Activity) -> None:
+        self._rows = np.argsort(activity.key_index, kind="stable")
+        self._bounds = np.searchsorted(activity.key_index[self._rows], np.arange(len(activity.keys) + 1))
+
+    def __getitem__(self, at: int) -> NDArray[np.int64]:
+        return self._rows[self._bounds[at] : self._bounds[at + 1]]
+
 
 @dataclass(slots=True)
 class Effects:
     """The records to publish, in stream order, and the state to record.
 
     Decisions carry the epoch (0, 0): the writer of the state record sets it. ``section``: the ledger's delta, and
-    ``accounting`` that of the accounts, None where nothing changed. ``clear``: principals whose engine state must be
-    dropped, in all model versions. ``excused``: by model, unjudged queries that accuse nobody because most of the
-    model's principals send such queries. ``forgotten``: accounts evicted because the limit was reached.
+    ``accounting`` that of the counts of unjudged queries, None where nothing changed. ``clear``: principals whose
+    engine state must be dropped, in all model versions. ``excused``: by model, unjudged queries that accuse nobody
+    because most of the model's principals send such queries. ``forgotten``: principals whose counts were evicted
+    because the limit was reached.
     """
 
     alerts: list[Alert] = field(default_factory=list)
@@ -114,11 +139,17 @@ class Effects:
     excused: Counter[str] = field(default_factory=Counter)
     forgotten: int = 0
 
-    def emit(self, record: Alert | Decision | Audit) -> None:
-        """Adds ``record`` to the list of its kind."""
-        if isinstance(record, Alert):
-            self.alerts.append(record)
-        elif isinstance(record, Decision):
-            self.decisions.append(record)
-        else:
-            self.audits.append(record)
+
+def decode_section(name: str, section: Section, newest: int, decoder: msgspec.msgpack.Decoder[_State]) -> _State:
+    """Decodes the section ``name``. Raises NewerStateLog for a format above ``newest``, and StateLogError for bytes
+    that cannot be read."""
+    version, data = section
+    if version > newest:
+        raise NewerStateLog(
+            f"{name} section: format {version} was written by a later Weirguard, this one reads up to {newest}; "
+            "run that version or a later one"
+        )
+    try:
+        return decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise StateLogError(f"{name} section of {len(data)} bytes cannot be read: {error}") from error

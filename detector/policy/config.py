@@ -69,7 +69,7 @@ class Policy:
     @cached_property
     def version(self) -> str:
         """Twelve hexadecimal digits that change with any part of the policy."""
-        ladder = [[step.after_queries, step.action.name, step.action.queries_per_second] for step in self.ladder]
+        ladder = [[rung.after_queries, rung.action.name, rung.action.queries_per_second] for rung in self.ladder]
         exemptions = [asdict(exemption) for exemption in self.allowlist.exemptions]
         modes = [self.mode, sorted(self.model_modes.items()), sorted(self.signal_modes.items())]
         # A setting added later counts only where it is not the default: its addition must not change the version.
@@ -87,18 +87,18 @@ class Policy:
 
     def action_after(self, queries: int) -> Action:
         """The ladder's action after ``queries`` further queries of a suspect."""
-        return [step.action for step in self.ladder if step.after_queries <= queries][-1]
+        return [rung.action for rung in self.ladder if rung.after_queries <= queries][-1]
 
-    def next_step(self, queries: int) -> int | None:
-        """The number of further queries at the next step of the ladder after ``queries``; None at its end."""
-        return next((step.after_queries for step in self.ladder if step.after_queries > queries), None)
+    def next_rung(self, queries: int) -> int | None:
+        """The number of further queries at the next rung of the ladder after ``queries``; None at its end."""
+        return next((rung.after_queries for rung in self.ladder if rung.after_queries > queries), None)
 
 
 def _check_ladder(ladder: tuple[Rung, ...]) -> None:
     if not ladder or ladder[0].after_queries != 0:
         raise ConfigurationError("policy: the ladder must begin with a step after 0 queries")
-    for step in ladder:
-        check_action(step.action, "policy")
+    for rung in ladder:
+        check_action(rung.action, "policy")
     for lower, upper in pairwise(ladder):
         if lower.after_queries >= upper.after_queries:
             raise ConfigurationError("policy: each step of the ladder must come after more queries than the one before")

@@ -6,9 +6,8 @@ import math
 
 import msgspec
 
-from detector.contracts.errors import NewerStateLog, StateLogError
 from detector.contracts.findings import HIGH_SCORE, Action, Alert, Cause, Decision, Mode
-from detector.policy.activity import Key, Section
+from detector.policy.activity import Key, Section, decode_section
 
 FORMAT = 2
 """Format 2 adds the last alert to each latch; format 1 can still be read."""
@@ -50,7 +49,7 @@ class Entry(msgspec.Struct, array_like=True):
     """One principal of one model.
 
     ``decision``: the last one published, until it expires. ``queries``: the principal's queries as a suspect, up to
-    the last step of the ladder. ``episode``: the number of the last latch. ``seen``: the time of their last query as a
+    the last rung of the ladder. ``episode``: the number of the last latch. ``seen``: the time of their last query as a
     suspect, to the day. The parts are immutable, so that a shallow copy is enough.
     """
 
@@ -78,34 +77,18 @@ class Entry(msgspec.Struct, array_like=True):
         return 800 + 350 * causes + sum(latch.nbytes for latch in self.latches)
 
 
-class _Row(msgspec.Struct, array_like=True, frozen=True):
-    model: str
-    principal: str
-    entry: Entry | None
-
-
 Changes = dict[Key, Entry | None]
 """New values of the entries that changed; None for a dropped one."""
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[_Row])
+_decoder = msgspec.msgpack.Decoder(list[tuple[str, str, Entry | None]])
 
 
 def encode_changes(changes: Changes) -> Section:
     """The section that :func:`decode_changes` turns back into ``changes``, in the same order."""
-    return FORMAT, _encoder.encode([_Row(*key, entry) for key, entry in changes.items()])
+    return FORMAT, msgspec.msgpack.encode([(*key, entry) for key, entry in changes.items()])
 
 
 def decode_changes(section: Section) -> Changes:
     """Decodes a section. Raises NewerStateLog for a later format and StateLogError for bytes that cannot be read."""
-    version, data = section
-    if version > FORMAT:
-        raise NewerStateLog(
-            f"policy section: format {version} was written by a later Weirguard, this one reads up to {FORMAT}; "
-            "run that version or a later one"
-        )
-    try:
-        rows = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
-        raise StateLogError(f"policy section of {len(data)} bytes cannot be read: {error}") from error
-    return {(row.model, row.principal): row.entry for row in rows}
+    rows = decode_section("policy", section, FORMAT, _decoder)
+    return {(model, principal): entry for model, principal, entry in rows}

@@ -5,22 +5,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from detector.contracts.codecs.limits import is_time
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action, Alert, Audit, Cause, Command, Decision
+from detector.contracts.findings import Alert, Cause, Command, Decision
 from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.accounting import Accounting
-from detector.policy.activity import Activity, Counted, Effects, Key, Place, Section
+from detector.policy.activity import Activity, Effects, Key, Section
 from detector.policy.config import Policy, check_action
 from detector.policy.entry import ActiveCause, Changes, Entry, decode_changes, encode_changes
-from detector.policy.principal import PrincipalPolicy
+from detector.policy.principal import PrincipalPolicy, Record
 from detector.policy.records import command_audit, missing_audit, shortened
-from detector.policy.timeline import Timeline, timelines
-
-Record = Alert | Decision | Audit
+from detector.policy.timeline import timelines
 
 _OPERATOR = "operator:"
 
@@ -53,14 +48,17 @@ class Ledger:
 
     def observe(self, activity: Activity) -> Effects:
         """Applies a micro-batch; the effects hold the delta of the ledger."""
-        emitted = _missing(activity.counts)
+        counts = zip(activity.count_positions(), activity.counts, strict=True)
+        emitted: list[tuple[int, Record]] = [
+            (position, missing_audit(counted)) for position, counted in counts if counted.count.kind == "dropped"
+        ]
         accounted = self.accounting.take(activity)
         changes: Changes = {}
-        for timeline in timelines(activity, self._entries.keys(), accounted.turns):
-            case = self._case(timeline.key)
-            emitted += _walk(case, timeline)
-            if case.entry != case.before:
-                changes[timeline.key] = case.entry
+        for timeline in timelines(activity, self._entries.keys(), accounted.accusations):
+            principal = self._principal(timeline.key)
+            emitted += principal.run(timeline)
+            if principal.entry != principal.before:
+                changes[timeline.key] = principal.entry
         emitted.sort(key=lambda placed: placed[0])
         effects = self._conclude((record for _, record in emitted), changes, activity.ends_at)
         effects.accounting, effects.excused = accounted.section, accounted.excused
@@ -70,11 +68,13 @@ class Ledger:
     def command(self, command: Command, now: float) -> Effects:
         """Applies a command at policy time ``now``, seconds. A refused command is audited with the reason."""
         key = command.model, command.principal
-        case = self._case(key)
-        summary, refused = self._carry_out(case, command, now)
-        audit = command_audit(command, now, summary, refused)
-        changes: Changes = {key: case.entry} if case.entry != (case.before or Entry()) else {}
-        effects = self._conclude([audit, *case.emitted], changes, now)
+        principal = self._principal(key)
+        try:
+            audit = command_audit(command, now, self._carry_out(principal, command, now), refused=False)
+        except ConfigurationError as refusal:
+            audit = command_audit(command, now, str(refusal), refused=True)
+        changes: Changes = {key: principal.entry} if principal.entry != (principal.before or Entry()) else {}
+        effects = self._conclude([audit, *principal.emitted], changes, now)
         if command.kind == "clear":
             effects.clear.append(key)
             effects.accounting = self.accounting.forget(key)
@@ -91,7 +91,7 @@ class Ledger:
     # -- state
 
     def absorb(self, section: Section) -> None:
-        """Applies a delta; applying it twice changes nothing. Raises NewerStateLog, StateLogError."""
+        """Applies a delta or a dump; applying it twice changes nothing. Raises NewerStateLog, StateLogError."""
         self._apply(decode_changes(section))
 
     def keys(self) -> list[Key]:
@@ -102,10 +102,6 @@ class Ledger:
         """The complete entries of ``keys``; a key without an entry is recorded as dropped."""
         return encode_changes({key: self._entries.get(key) for key in keys})
 
-    def load(self, section: Section) -> None:
-        """Replaces the entries that a dump names by its content. Raises NewerStateLog, StateLogError."""
-        self._apply(decode_changes(section))
-
     @property
     def nbytes(self) -> int:
         """Memory of the entries in bytes, to within a third."""
@@ -113,7 +109,7 @@ class Ledger:
 
     # -- inside
 
-    def _case(self, key: Key) -> PrincipalPolicy:
+    def _principal(self, key: Key) -> PrincipalPolicy:
         return PrincipalPolicy(key, self._entries.get(key), self._policy, self._configuration)
 
     def _conclude(self, records: Iterable[Record], changes: Changes, now: float) -> Effects:
@@ -123,17 +119,22 @@ class Ledger:
         changes |= dropped
         effects = Effects(section=encode_changes(changes) if changes else None)
         for record in records:
-            effects.emit(record)
+            if isinstance(record, Alert):
+                effects.alerts.append(record)
+            elif isinstance(record, Decision):
+                effects.decisions.append(record)
+            else:
+                effects.audits.append(record)
         return effects
 
     def _dropped(self, now: float) -> Changes:
         """The entries that have no effect any more at ``now``."""
-        gone: Changes = {}
+        dropped: Changes = {}
         while self._drops and self._drops[0][0] <= now:
             at, key = heapq.heappop(self._drops)
             if self._drop_at.get(key) == at:
-                gone[key] = None
-        return gone
+                dropped[key] = None
+        return dropped
 
     def _apply(self, changes: Changes) -> None:
         for key, entry in changes.items():
@@ -151,80 +152,32 @@ class Ledger:
             self._drops = [(at, key) for key, at in self._drop_at.items()]
             heapq.heapify(self._drops)
 
-    def _carry_out(self, case: PrincipalPolicy, command: Command, now: float) -> tuple[str, bool]:
-        """Returns a summary of the result, and whether the command was refused."""
+    def _carry_out(self, principal: PrincipalPolicy, command: Command, now: float) -> str:
+        """Returns a summary of the result. Raises ConfigurationError with the reason if the command is refused."""
         if command.kind == "add":
-            return self._add(case, command, now)
+            return self._add(principal, command, now)
         if command.kind == "clear":
-            case.clear(now)
-            return "cleared: causes, latches and detection state", False
-        gone = case.lift(command.cause_id, now)
-        if not gone:
+            principal.clear(now)
+            return "cleared: causes, latches and detection state"
+        lifted = principal.lift(command.cause_id, now)
+        if not lifted:
             wanted = "no cause" if command.cause_id is None else f"no cause {command.cause_id}"
-            return f"nothing deleted: there is {wanted} against the principal", True
-        return shortened("deleted: " + ", ".join(f"{cause.origin} ({cause.id})" for cause in gone)), False
+            raise ConfigurationError(f"nothing deleted: there is {wanted} against the principal")
+        return shortened("deleted: " + ", ".join(f"{cause.origin} ({cause.id})" for cause in lifted))
 
-    def _add(self, case: PrincipalPolicy, command: Command, now: float) -> tuple[str, bool]:
-        action, duration = command.action, command.duration_seconds
-        case.expire(now)
+    def _add(self, principal: PrincipalPolicy, command: Command, now: float) -> str:
+        action, duration, origin = command.action, command.duration_seconds, _OPERATOR + command.issuer
+        principal.expire(now)
         if action is None or duration is None or not (duration > 0 and is_time(now + duration)):
-            return f"not added: it needs an action and a duration above 0, not {action} for {duration}", True
-        obstacle = _obstacle(action, command.issuer, len(case.entry.active_causes))
-        if obstacle is not None:
-            return obstacle, True
-        cause = Cause(command.id, _OPERATOR + command.issuer, now + duration, command.reason)
-        mode = command.mode or self._policy.mode_of(command.model)
-        case.impose(ActiveCause(cause, action, mode), now)
-        return f"added: {action.name} ({mode}) for {duration:g} seconds", False
-
-
-def _obstacle(action: Action, issuer: str, causes: int) -> str | None:
-    """Returns why ``issuer`` may not impose ``action`` on a principal with ``causes`` causes, or None."""
-    if len(_OPERATOR + issuer) > NAME_CHARACTERS:
-        return f"not added: the issuer's name is longer than {NAME_CHARACTERS - len(_OPERATOR)} characters"
-    if causes >= MOST_CAUSES:
-        return f"not added: the principal already has {MOST_CAUSES} causes; delete some first"
-    try:
+            raise ConfigurationError(
+                f"not added: it needs an action and a duration above 0, not {action} for {duration}"
+            )
+        if len(origin) > NAME_CHARACTERS:
+            most = NAME_CHARACTERS - len(_OPERATOR)
+            raise ConfigurationError(f"not added: the issuer's name is longer than {most} characters")
+        if len(principal.entry.active_causes) >= MOST_CAUSES:
+            raise ConfigurationError(f"not added: the principal already has {MOST_CAUSES} causes; delete some first")
         check_action(action, "not added")
-    except ConfigurationError as error:
-        return str(error)
-    return None
-
-
-def _walk(case: PrincipalPolicy, timeline: Timeline) -> list[tuple[Place, Record]]:
-    """Applies the events that can change ``case``, counts the others, and returns the records with their positions."""
-    emitted: list[tuple[Place, Record]] = []
-    at, end = 0 if case.before is not None else _next(case, timeline, 0), len(timeline)
-    while at < end:
-        already = len(case.emitted)
-        case.observe(timeline.event(at))
-        emitted += [(timeline.place_of(at), record) for record in case.emitted[already:]]
-        following = _next(case, timeline, at + 1)
-        if case.entry.latches:
-            case.count(int(timeline.queries[at + 1 : following].sum()))
-        at = following
-    return emitted
-
-
-def _next(case: PrincipalPolicy, timeline: Timeline, start: int) -> int:
-    """The first event from ``start`` on that can change ``case``; the end if there is none."""
-    if start >= len(timeline):
-        return start
-    rest = slice(start, None)
-    latched = case.latched_versions()
-    is_latched = np.array([version in latched for version in timeline.versions] + [False])[timeline.version[rest]]
-    is_row = timeline.version[rest] >= 0
-    rises = case.scores_that_rise()
-    rise_at = np.array([rises.get(version, np.inf) for version in timeline.versions] + [np.inf])[timeline.version[rest]]
-    matters: NDArray[np.bool_] = timeline.has_finding[rest] | (is_row & (timeline.flagged[rest] != is_latched))
-    matters |= timeline.flagged[rest] & (timeline.score[rest] >= rise_at)
-    matters |= timeline.time[rest] >= case.deadline(float(timeline.time[start - 1]) if start else -np.inf)
-    matters |= np.cumsum(timeline.queries[rest]) >= case.queries_to_next_step()
-    if case.awaits_enforcement():
-        matters |= ~timeline.learning[rest]
-    return start + int(matters.argmax()) if matters.any() else len(timeline)
-
-
-def _missing(counts: Iterable[Counted]) -> list[tuple[Place, Record]]:
-    """Audit records of the queries that the logger dropped, with their positions."""
-    return [((2 * one.at_row, at), missing_audit(one)) for at, one in enumerate(counts) if one.count.kind == "dropped"]
+        mode = command.mode or self._policy.mode_of(command.model)
+        principal.impose(ActiveCause(Cause(command.id, origin, now + duration, command.reason), action, mode), now)
+        return f"added: {action.name} ({mode}) for {duration:g} seconds"

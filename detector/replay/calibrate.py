@@ -223,7 +223,7 @@ def _validation(request: CalibrationOptions, honest: PlainTraffic) -> Validation
     if path is None:
         return None
     rows = [portion.batch for portion in format_of(path).read(path, request.reading) if portion.batch is not None]
-    pieces, dimension = [honest.form.plain(own) for own in rows if honest.form.takes(own)], honest.pieces[0].dimension
+    pieces, dimension = [honest.form.plain(own) for own in rows if honest.form.accepts(own)], honest.pieces[0].dimension
     if not pieces or {own.dimension for own in pieces} != {dimension}:
         found = sorted({own.dimension for own in rows})
         raise ConfigurationError(

@@ -43,7 +43,7 @@ def configure_logging(settings: LoggingSettings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(settings)],
         )
     )
-    handler.addFilter(Repeats(_LIBRARIES))
+    handler.addFilter(RepeatFilter(_LIBRARIES))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
@@ -92,11 +92,11 @@ def _renderer(settings: LoggingSettings) -> list[Processor]:
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
 
 
-EVERY_SECONDS = 60.0
+REPEAT_SECONDS = 60.0
 
 
-class Repeats(logging.Filter):
-    """Passes a message of ``libraries`` once in EVERY_SECONDS for each place in their code, with how many were left
+class RepeatFilter(logging.Filter):
+    """Passes a message of ``libraries`` once in REPEAT_SECONDS for each place in their code, with how many were left
     out since. Time is the message's own."""
 
     def __init__(self, libraries: Collection[str]) -> None:
@@ -110,7 +110,7 @@ class Repeats(logging.Filter):
             return True
         place = record.pathname, record.lineno
         said_at, left_out = self._said.get(place, (None, 0))
-        if said_at is not None and 0 <= record.created - said_at < EVERY_SECONDS:
+        if said_at is not None and 0 <= record.created - said_at < REPEAT_SECONDS:
             self._said[place] = said_at, left_out + 1
             return False
         self._said[place] = record.created, 0

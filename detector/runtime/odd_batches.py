@@ -1,8 +1,9 @@
 """Batches that kafka-python cannot read although any client of librdkafka can write them; it fails on each of them,
 always.
 
-A record with a header name that is not UTF-8 is read once more, each wrong byte as U+FFFD. A batch that would take all
-memory (``bombs``) is not decompressed: its records are empty. ``tests/stream/test_header_names.py`` fails when this no
+A record with a header name that is not UTF-8 is read once more, each wrong byte as U+FFFD. A batch that decompresses to
+far more than any client means to send is not decompressed: its records are empty. A megabyte of zstd may hold two
+gigabytes, and a reader needs memory for all of it at once. ``tests/stream/test_faust_internals.py`` fails when this no
 longer fits; the versions are pinned.
 """
 
@@ -15,13 +16,24 @@ from typing import Any
 
 import cramjam
 
+MOST_BYTES = 67_108_864
+"""The most bytes that a batch may decompress to: clients limit a batch, a megabyte by default, before they compress
+it."""
+
+_KEPT_BYTES = 1 << 20
+"""Memory that is not given back after each batch: most batches need no more."""
+
+_CODECS = {1: (cramjam.gzip, 1_032), 3: (cramjam.lz4, 255), 4: (cramjam.zstd, 32_768)}
+"""The module, and the largest factor by which it shrinks data. Snappy, 2, shrinks at most some twenty megabytes to
+one."""
+
 
 class LenientBytes(bytearray):
     """Bytes of which any slice is some text."""
 
-    def __getitem__(self, place: Any) -> Any:
-        found = super().__getitem__(place)
-        return LenientBytes(found) if isinstance(place, slice) else found
+    def __getitem__(self, index: Any) -> Any:
+        value = super().__getitem__(index)
+        return LenientBytes(value) if isinstance(index, slice) else value
 
     def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
         return super().decode(encoding, "replace")
@@ -31,8 +43,6 @@ class LenientBytes(bytearray):
 def install() -> None:
     """Makes kafka-python's consumers read this way, from the first call on."""
     from kafka.record.default_records import DefaultRecordBatch
-
-    from detector.runtime.odd_batches import is_bomb
 
     read, decompress = DefaultRecordBatch._read_msg, DefaultRecordBatch._maybe_uncompress
 
@@ -57,26 +67,14 @@ def _empty_records(count: int) -> bytearray:
     """Returns ``count`` records in the form of a batch, without key, value and headers."""
     from kafka.record.util import encode_varint
 
-    found = bytearray()
+    records = bytearray()
     for offset in range(count):
         record = bytearray(b"\x00\x00")  # attributes, and no later than the first
         encode_varint(offset, record.append)
         record += b"\x01\x01\x00"  # no key, no value, no headers
-        encode_varint(len(record), found.append)
-        found += record
-    return found
-
-
-MOST_BYTES = 67_108_864
-"""The most bytes that a batch may decompress to: clients limit a batch, a megabyte by default, before they compress
-it."""
-
-_KEPT_BYTES = 1 << 20
-"""Memory that is not given back after each batch: most batches need no more."""
-
-_CODECS = {1: (cramjam.gzip, 1_032), 3: (cramjam.lz4, 255), 4: (cramjam.zstd, 32_768)}
-"""The module, and the largest factor by which it shrinks data. Snappy, 2, shrinks at most some twenty megabytes to
-one."""
+        encode_varint(len(record), records.append)
+        records += record
+    return records
 
 
 def is_bomb(codec: int, data: bytes, most: int = MOST_BYTES) -> bool:
@@ -86,19 +84,19 @@ def is_bomb(codec: int, data: bytes, most: int = MOST_BYTES) -> bool:
     if module is None or len(data) * ratio <= most:
         return False
     try:
-        module.decompress_into(data, memoryview(_room.memory)[:most])
+        module.decompress_into(data, memoryview(_scratch.memory)[:most])
     except cramjam.DecompressionError:
         return True
     finally:
-        _room.memory.madvise(mmap.MADV_DONTNEED, _KEPT_BYTES)
+        _scratch.memory.madvise(mmap.MADV_DONTNEED, _KEPT_BYTES)
     return False
 
 
-class _Room(local):
+class _Scratch(local):
     """Memory of each thread, which the system only gives as far as it is written to."""
 
     def __init__(self) -> None:
         self.memory = mmap.mmap(-1, MOST_BYTES)
 
 
-_room = _Room()
+_scratch = _Scratch()

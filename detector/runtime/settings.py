@@ -1,7 +1,7 @@
 """The settings of the service: one YAML file and ``WEIRGUARD_SECTION__KEY`` environment variables, which win.
 
-A setting that does not exist is refused, and every error names the key and where it was set.
-Settings are frozen: a change needs a restart.
+A setting that does not exist is refused. Every error names the key and where it was set, and shows no value that may be
+a secret. Settings are frozen: a change needs a restart.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,9 +35,22 @@ from detector.runtime.text import printable, read_text
 
 PREFIX = "WEIRGUARD_"
 DELIMITER = "__"
-
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 """Environment variable that names the settings file when the command line does not."""
+
+Key = tuple[str, ...]
+"""The parts of a dotted key."""
+
+_PRIVATE = ("sasl_", "ssl_")
+"""Keys that are as private as secrets: a secret may stand there by mistake, such as a password for a user name."""
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
+_SHOWN_CHARACTERS = 100
+_ALIKE = 0.8
+"""So like the name of a setting must another variable be to be taken for a slip."""
+_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
+"""Ends of the names that Kubernetes sets by itself for a service called weirguard, or weirguard-something."""
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+"""What Kubernetes gives NAME_PORT."""
 
 
 class Settings(BaseSettings):
@@ -94,15 +107,22 @@ def load_settings(path: Path | None = None) -> Settings:
     The errors behind it are left out on purpose: they hold the values.
     """
     path = path or _named_file()
-    data = read_file(path) if path else {}
-    refuse_wrong_variables(Settings)
+    data = _read_file(path) if path else {}
+    for variable, value in os.environ.items():
+        _check_variable(variable, value)
     try:
         settings = Settings(**data)
     except ValidationError as error:
-        raise ConfigurationError(refusals(error, Settings, path)) from None
+        refusals = (_refusal(detail, path) for detail in error.errors(include_url=False))
+        raise ConfigurationError("; ".join(refusals)) from None
     except SettingsError:
         raise ConfigurationError("an environment variable is not the JSON its key needs") from None
-    _check_together(settings)
+    batch, record = settings.worker.microbatch_bytes, settings.kafka.state_record_bytes
+    if batch > record:
+        raise ConfigurationError(
+            f"worker.microbatch_bytes is {batch} and kafka.state_record_bytes is {record}: what a micro-batch changes "
+            "is logged as one state record; lower the first or raise the second"
+        )
     settings.kafka.client_arguments()
     tls_context(settings.kafka)
     settings.principals.hasher()
@@ -113,21 +133,13 @@ def load_settings(path: Path | None = None) -> Settings:
     return settings
 
 
-def _check_together(settings: Settings) -> None:
-    """Raises ConfigurationError for settings that contradict each other across sections."""
-    batch, record = settings.worker.microbatch_bytes, settings.kafka.state_record_bytes
-    if batch > record:
-        raise ConfigurationError(
-            f"worker.microbatch_bytes is {batch} and kafka.state_record_bytes is {record}: what a micro-batch changes "
-            "is logged as one state record; lower the first or raise the second"
-        )
-
-
 def sources(path: Path | None = None) -> dict[str, str]:
     """Where each setting comes from, by dotted key: a variable's name, the file's, or "default"."""
     path = path or _named_file()
-    data = read_file(path) if path else {}
-    return {".".join(key): _source(key, data, path) for key in leaves(Settings)}
+    data = _read_file(path) if path else {}
+    return {
+        ".".join(key): variable_of(key) or (str(path) if _has(data, key) else "default") for key in leaves(Settings)
+    }
 
 
 def _named_file() -> Path | None:
@@ -135,54 +147,52 @@ def _named_file() -> Path | None:
     return Path(name) if name else None
 
 
-def _source(key: Key, data: Mapping[str, Any], path: Path | None) -> str:
-    variable = variable_of(key)
-    if variable:
-        return variable
-    found: Any = data
+def _has(data: Any, key: Key) -> bool:
     for part in key:
-        if not isinstance(found, dict) or part not in found:
-            return "default"
-        found = found[part]
-    return str(path)
+        if not isinstance(data, dict) or part not in data:
+            return False
+        data = data[part]
+    return True
 
 
-_SYNTAX = "not valid YAML; look for quotes, brackets or indentation that do not match there or just before"
+# -- the file
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The mapping in the YAML file at ``path``. Raises ConfigurationError when there is none or it is not one."""
-    what = f"settings file {path}"
-    text = read_text(path, "settings file")
-    try:
-        data = yaml.load(text, _StrictLoader)  # noqa: S506 - a safe loader, and stricter
-    except _StandsTwice as error:
-        raise ConfigurationError(f"{what}: {_place(error)}: a key stands twice; keep one") from None
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{what}: {_place(error)}: {_SYNTAX}") from None
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        # A tag or a date that its value does not fit; the message would show the value.
-        raise ConfigurationError(f"{what}: a value is not of the kind that it is written as; quote it") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict) or any(not isinstance(key, str) for key in data):
-        raise ConfigurationError(f"{what}: expected sections such as 'kafka:'; is a space missing after a colon?")
-    return data
-
-
-class _StandsTwice(yaml.constructor.ConstructorError):
+class _DuplicateKey(yaml.constructor.ConstructorError):
     pass
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML as usual, but a key that stands twice in a mapping is an error and not the later one's victory."""
+    """Refuses a key that stands twice in a mapping, where YAML would take the later one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for (written, _), key in zip(node.value, keys, strict=True):
             if keys.count(key) > 1:
-                raise _StandsTwice(None, None, None, written.start_mark)
+                raise _DuplicateKey(None, None, None, written.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """Returns the mapping in the YAML file at ``path``. Raises ConfigurationError, which says where the mistake is and
+    shows nothing of the text."""
+    where = f"settings file {path}"
+    text = read_text(path, "settings file")
+    try:
+        data = yaml.load(text, _StrictLoader)  # noqa: S506 - a safe loader, and stricter
+    except _DuplicateKey as error:
+        raise ConfigurationError(f"{where}: {_place(error)}: a key stands twice; keep one") from None
+    except yaml.YAMLError as error:
+        advice = "not valid YAML; look for quotes, brackets or indentation that do not match there or just before"
+        raise ConfigurationError(f"{where}: {_place(error)}: {advice}") from None
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        # A tag or a date that its value does not fit; the message would show the value.
+        raise ConfigurationError(f"{where}: a value is not of the kind that it is written as; quote it") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict) or any(not isinstance(key, str) for key in data):
+        raise ConfigurationError(f"{where}: expected sections such as 'kafka:'; is a space missing after a colon?")
+    return data
 
 
 def _place(error: yaml.YAMLError) -> str:
@@ -192,13 +202,7 @@ def _place(error: yaml.YAMLError) -> str:
     return f"character {getattr(error, 'position', 0) + 1}"
 
 
-_OF_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
-"""Ends of the names that Kubernetes sets by itself for a service called weirguard, or weirguard-something."""
-_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
-"""What Kubernetes gives NAME_PORT."""
-
-_ALIKE = 0.8
-"""So like the name of a setting must another be to be taken for a slip."""
+# -- environment variables
 
 
 def name_of(key: Key) -> str:
@@ -209,142 +213,100 @@ def name_of(key: Key) -> str:
 def variable_of(key: Key) -> str | None:
     """The environment variable that is set and sets ``key``, or a part of the settings around it."""
     present = {name.upper(): name for name, value in os.environ.items() if value}
-    for length in range(len(key), 0, -1):
-        name = name_of(key[:length])
-        if name in present:
-            return present[name]
-    return None
+    names = (name_of(key[:length]) for length in range(len(key), 0, -1))
+    return next((present[name] for name in names if name in present), None)
 
 
-def refuse_wrong_variables(settings: type[BaseModel]) -> None:
-    """Refuse variables that look like settings and set none, which pydantic-settings overlooks, and those that are not
-    the JSON that their key needs. An empty one counts as not set, but its name must be right.
+def _check_variable(variable: str, value: str) -> None:
+    """Refuses a variable that looks like a setting and sets none, which pydantic-settings overlooks, or that is not the
+    JSON that its key needs. An empty one counts as not set, but its name must be right.
 
     Raises ConfigurationError, which shows the name and never the value.
     """
-    for variable, value in os.environ.items():
-        name = variable.upper()
-        if not name.startswith(PREFIX):
-            continue
-        if DELIMITER in name:
-            _check(variable, value, name.removeprefix(PREFIX).lower().split(DELIMITER), settings)
-        elif name.removeprefix(PREFIX).lower() in settings.model_fields:
-            _check(variable, value, [name.removeprefix(PREFIX).lower()], settings)
-        else:
-            _refuse_look_alike(variable, value, settings)
-
-
-def _check(variable: str, value: str, key: list[str], settings: type[BaseModel]) -> None:
-    model: type[BaseModel] | None = settings
-    needs_json = False
-    for at, part in enumerate(key):
-        if model is None:
-            whole = name_of(tuple(key[:at]))
-            what = "entries as one JSON value" if needs_json else "which holds one value"
-            raise _wrong_variable(variable, f"set {whole} instead, {what}")
-        if part not in model.model_fields:
-            raise _wrong_variable(variable, f"unknown key {printable(part)!r}{hint(part, model.model_fields)}")
-        needs_json = is_json(model, part)
-        model = submodel(model, part)
-    if needs_json and value:
-        _check_json(variable, value)
-
-
-def _check_json(variable: str, value: str) -> None:
-    try:
-        json.loads(value)
-    except (ValueError, RecursionError):
-        raise _wrong_variable(variable, 'expected one JSON value, such as {"name": 1} or ["file"]') from None
-
-
-def _refuse_look_alike(variable: str, value: str, settings: type[BaseModel]) -> None:
-    """One underscore for two, or a typo besides. What Kubernetes sets, and other names of one's own, are left alone."""
     name = variable.upper()
-    if name == FILE_VARIABLE or _OF_KUBERNETES.search(name) or (name.endswith("_PORT") and _ADDRESS.match(value)):
+    if not name.startswith(PREFIX):
         return
-    known = {name_of(key).replace(DELIMITER, "_"): name_of(key) for key in leaves(settings)} | {
-        FILE_VARIABLE: FILE_VARIABLE
-    }
-    close = nearest(name.removeprefix(PREFIX), (other.removeprefix(PREFIX) for other in known), _ALIKE)
+    key = tuple(name.removeprefix(PREFIX).lower().split(DELIMITER))
+    if len(key) > 1 or key[0] in Settings.model_fields:
+        mistake = _mistake_in_key(key, value)
+    elif name == FILE_VARIABLE or _KUBERNETES.search(name) or (name.endswith("_PORT") and _ADDRESS.match(value)):
+        mistake = None
+    else:
+        mistake = _look_alike(name)
+    if mistake is not None:
+        raise ConfigurationError(f"environment variable {printable(variable)}: {mistake}")
+
+
+def _mistake_in_key(key: Key, value: str) -> str | None:
+    section, rest = _innermost(key)
+    if rest and rest[0] not in section.model_fields:
+        return f"unknown key {printable(rest[0])!r}{hint(rest[0], section.model_fields)}"
+    takes_json = not rest or _takes_json(section, rest[0])
+    if len(rest) > 1:
+        what = "entries as one JSON value" if takes_json else "which holds one value"
+        return f"set {name_of(key[: 1 - len(rest)])} instead, {what}"
+    try:
+        if takes_json and value:
+            json.loads(value)
+    except (ValueError, RecursionError):
+        return 'expected one JSON value, such as {"name": 1} or ["file"]'
+    return None
+
+
+def _look_alike(name: str) -> str | None:
+    """Finds one underscore for two, or a typo; other names of one's own are left alone."""
+    known = {name_of(key).replace(DELIMITER, "_"): name_of(key) for key in leaves(Settings)}
+    known[FILE_VARIABLE] = FILE_VARIABLE
+    close = _nearest(name.removeprefix(PREFIX), (other.removeprefix(PREFIX) for other in known), _ALIKE)
     if close is not None:
-        raise _wrong_variable(variable, f"there is no such setting; did you mean {known[PREFIX + close]}?")
-    if name.removeprefix(PREFIX).partition("_")[0].lower() in settings.model_fields:
-        raise _wrong_variable(variable, f"there is no such setting; sections and keys are joined by {DELIMITER!r}")
+        return f"there is no such setting; did you mean {known[PREFIX + close]}?"
+    if name.removeprefix(PREFIX).partition("_")[0].lower() in Settings.model_fields:
+        return f"there is no such setting; sections and keys are joined by {DELIMITER!r}"
+    return None
 
 
-def _wrong_variable(variable: str, why: str) -> ConfigurationError:
-    return ConfigurationError(f"environment variable {printable(variable)}: {why}")
+# -- wrong values in sentences
 
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
-_LONG = 100
-
-
-def refusals(error: ValidationError, settings: type[BaseModel], path: Path | None) -> str:
-    """All that is wrong, in one line."""
-    return "; ".join(_refusal(detail, settings, path) for detail in error.errors(include_url=False))
-
-
-def _refusal(detail: ErrorDetails, settings: type[BaseModel], path: Path | None) -> str:
+def _refusal(detail: ErrorDetails, path: Path | None) -> str:
+    """Says which key is wrong, its value if it can be no secret, what is wrong, and where it was set."""
     key = tuple(str(part) for part in detail["loc"])
-    where = _where(key, path)
+    variable = variable_of(key)
+    file = f"settings file {path}" if path else "environment"
+    where = f"environment variable {variable}" if variable else file
     if detail["type"] == "extra_forbidden":
-        return _unknown(key, settings, where)
+        return _unknown(key, where)
     name = ".".join(map(printable, key)) or "settings"
-    value = f" = {detail['input']!r}" if _may_be_shown(key, detail["input"], settings) else ""
+    value = f" = {detail['input']!r}" if _may_be_shown(key, detail["input"]) else ""
     return f"{name}{value}: {printable(detail['msg'].removeprefix('Value error, '))} ({where})"
 
 
-def _unknown(key: Key, settings: type[BaseModel], where: str) -> str:
-    model, name = _section(key[:-1], settings), key[-1]
+def _unknown(key: Key, where: str) -> str:
+    fields, name = _innermost(key[:-1])[0].model_fields, key[-1]
     before = ".".join((*key[:-1], ""))
     if _NAME.fullmatch(name):
-        return f"unknown key {before}{name} ({where}){hint(name, model.model_fields)}"
+        return f"unknown key {before}{name} ({where}){hint(name, fields)}"
     # What is no name may be a key and its value, a secret even, without the space between.
     start = re.match(r"\w*", name)
-    known = start[0] if start and start[0] in model.model_fields else ""
+    known = start[0] if start and start[0] in fields else ""
     return f"a key {before}{known}… is no name ({where}); is a space missing after a colon?"
 
 
-def _may_be_shown(key: Key, value: object, settings: type[BaseModel]) -> bool:
+def _may_be_shown(key: Key, value: object) -> bool:
     """Whether ``value`` can be no secret: one short plain value, of a key that is known and not private."""
-    leaf = leaf_of(settings, key)
+    leaf = leaf_of(Settings, key)
     if leaf is None or is_private(*leaf) or not isinstance(value, str | int | float):
         return False
-    return len(str(value)) <= _LONG and "@" not in str(value) and str(value).isprintable()
+    return len(str(value)) <= _SHOWN_CHARACTERS and "@" not in str(value) and str(value).isprintable()
 
 
-def _where(key: Key, path: Path | None) -> str:
-    variable = variable_of(key)
-    if variable:
-        return f"environment variable {variable}"
-    return f"settings file {path}" if path else "environment"
-
-
-def _section(key: Key, settings: type[BaseModel]) -> type[BaseModel]:
-    model = settings
-    for part in key:
-        model = submodel(model, part) or model
-    return model
-
-
-Key = tuple[str, ...]
-"""The parts of a dotted key."""
-
-_PRIVATE = ("sasl_", "ssl_")
-"""Beside secrets themselves: where one may stand by mistake, such as a password for a user name."""
-
-
-def submodel(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The section behind field ``name`` of ``model``; None where the field holds a value."""
-    annotation = model.model_fields[name].annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+# -- keys
 
 
 def leaves(model: type[BaseModel], prefix: Key = ()) -> Iterator[Key]:
     """The keys of all values, in order."""
     for name in model.model_fields:
-        section = submodel(model, name)
+        section = _subsection(model, name)
         if section is not None:
             yield from leaves(section, (*prefix, name))
         else:
@@ -352,39 +314,40 @@ def leaves(model: type[BaseModel], prefix: Key = ()) -> Iterator[Key]:
 
 
 def leaf_of(model: type[BaseModel], key: Key) -> tuple[type[BaseModel], str] | None:
-    """The section and field that ``key`` leads to or into; None where it stops at a section or is unknown."""
-    for part in key:
-        if part not in model.model_fields:
-            return None
-        section = submodel(model, part)
-        if section is None:
-            return model, part
-        model = section
-    return None
+    """The section and field that ``key`` leads to or into; None if it stops at a section or is unknown."""
+    section, rest = _innermost(key, model)
+    return (section, rest[0]) if rest and rest[0] in section.model_fields else None
 
 
 def is_private(model: type[BaseModel], name: str) -> bool:
     """Whether field ``name`` of ``model`` holds a secret, names the file of one, or may hold one by mistake."""
     field = model.model_fields.get(name.removesuffix("_file"), model.model_fields[name])
-    return name.startswith(_PRIVATE) or _mentions_secret(field.annotation)
-
-
-def is_json(model: type[BaseModel], name: str) -> bool:
-    """Whether an environment variable gives field ``name`` as JSON: sections, mappings and lists."""
-    annotation = model.model_fields[name].annotation
-    return submodel(model, name) is not None or getattr(annotation, "__origin__", None) in (dict, list, set, tuple)
-
-
-def nearest(name: str, names: Iterable[str], likeness: float = 0.6) -> str | None:
-    """Which of ``names`` was likely meant by ``name``."""
-    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=likeness)), None)
+    return name.startswith(_PRIVATE) or SecretStr in (field.annotation, *get_args(field.annotation))
 
 
 def hint(name: str, names: Collection[str]) -> str:
     """The end of an error about ``name``, which is none of ``names``."""
-    close = nearest(name, names)
+    close = _nearest(name, names, 0.6)
     return f"; did you mean {close!r}?" if close else f"; there are {', '.join(names)}"
 
 
-def _mentions_secret(annotation: Any) -> bool:
-    return annotation is SecretStr or any(_mentions_secret(part) for part in get_args(annotation))
+def _innermost(key: Key, model: type[BaseModel] = Settings) -> tuple[type[BaseModel], Key]:
+    """Returns the innermost section that ``key`` leads into, and the rest of ``key``."""
+    while key and (section := _subsection(model, key[0])) is not None:
+        model, key = section, key[1:]
+    return model, key
+
+
+def _subsection(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """Returns the section behind field ``name`` of ``model``; None if there is none."""
+    annotation = model.model_fields[name].annotation if name in model.model_fields else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _takes_json(model: type[BaseModel], name: str) -> bool:
+    """Returns whether an environment variable gives field ``name`` as JSON: mappings and lists."""
+    return getattr(model.model_fields[name].annotation, "__origin__", None) in (dict, list, set, tuple)
+
+
+def _nearest(name: str, names: Iterable[str], likeness: float) -> str | None:
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=likeness)), None)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from detector.contracts.errors import Unjudged
 from detector.contracts.principals import ANONYMOUS
 from detector.contracts.queries import OutputKind
-from detector.serving.bodies import document, document_with_tensors, rows_told
+from detector.serving.bodies import Body, header_values
 from detector.serving.decisions import LONGEST_SECONDS
 from detector.serving.exchange import Exchange
 from detector.serving.extractors import Extractor
@@ -29,236 +29,26 @@ from detector.serving.metrics import Counters, RateLimitedLogger
 from detector.serving.rows import OptionalColumns
 from detector.serving.targets import FindTarget, Scope, Target, app_root_of, find_target, kserve_routes, route
 
-__all__ = ["FindTarget", "Target", "WeirguardMiddleware", "kserve_routes", "log", "route", "verdict"]
-
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+__all__ = ["FindTarget", "Target", "WeirguardMiddleware", "kserve_routes", "log", "route", "verdict"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-
-class _Body:
-    """At most ``limit`` bytes; one more and all are dropped."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._data = bytearray()
-        self.headers: Iterable[tuple[bytes, bytes]] = ()
-        self.too_large = False
-        self.elsewhere = False
-
-    def add(self, chunk: bytes) -> None:
-        if self.too_large or len(self._data) + len(chunk) > self._limit:
-            self.too_large = True
-            self._data = bytearray()
-        else:
-            self._data += chunk
-
-    def document(self) -> Any:
-        """Returns the body as JSON. Raises Unjudged."""
-        if self.too_large:
-            raise Unjudged("too-large", f"a body has over {self._limit} bytes")
-        if self.elsewhere:
-            raise Unjudged("unread", "an answer is sent from a file, past the middleware")
-        if not self._data:
-            raise Unjudged("empty", "a request or its answer has no body, or nobody read it")
-        encodings = ",".join(_values(self.headers, b"content-encoding"))
-        head = "".join(_values(self.headers, b"inference-header-content-length"))
-        read = document if not head else partial(document_with_tensors, head)
-        return read(bytes(self._data), encodings, self._limit)
-
-    def rows(self) -> int:
-        """Returns how many rows the body seems to hold; 1 where that is unknown."""
-        try:
-            return rows_told(self.document())
-        except Exception:  # noqa: BLE001  it is unreadable in whatever way
-            return 1
-
-
-class Capture:
-    """Observes one exchange. With ``limit`` 0 it records the status alone.
-
-    Each message goes on at once and unchanged, so streams are not buffered. ``headers``: of the request.
-    """
-
-    def __init__(self, limit: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self._limit = limit
-        self._request = _Body(limit)
-        self._request.headers = headers
-        self._response = _Body(limit)
-        self._status = 0
-        self._empty = True
-        self._ended = False
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the answer was 2xx."""
-        return 200 <= self._status < 300
-
-    @property
-    def negotiation(self) -> bool:
-        """Whether the answer to OPTIONS only lists what is allowed: it is empty, or that of a CORS preflight."""
-        return self._empty or any(_values(self._response.headers, b"access-control-allow-methods"))
-
-    @property
-    def too_large(self) -> bool:
-        return self._request.too_large or self._response.too_large
-
-    @property
-    def over(self) -> bool:
-        """Whether no further part of the answer can be read."""
-        return self._ended or self._response.too_large
-
-    def documents(self) -> tuple[Any, Any]:
-        """Returns request and response. Raises Unjudged where one cannot be read.
-
-        A stream that broke off is read all the same: its last piece may be empty.
-        """
-        request = self._request.document()
-        try:
-            return request, self._response.document()
-        except Unjudged as error:
-            if self.over:
-                raise
-            raise Unjudged("interrupted", "an answer broke off") from error
-
-    def rows(self) -> int:
-        """Returns how many rows were answered, as far as either body shows, for an exchange that cannot be logged.
-        Otherwise a caller could put a thousand rows into each unreadable request and be charged for one."""
-        return max(self._request.rows(), self._response.rows())
-
-    def receiving(self, receive: Receive) -> Receive:
-        if not self._limit:
-            return receive
-
-        async def wrapped() -> Message:
-            message = await receive()
-            self._note(message)
-            return message
-
-        return wrapped
-
-    def sending(self, send: Send, passed: Callable[[], None]) -> Send:
-        """Returns a wrapper of ``send`` that calls ``passed`` after the last piece of the answer, or the first beyond
-        the limit."""
-
-        async def wrapped(message: Message) -> None:
-            over = self.over
-            self._note(message)
-            await send(message)
-            if self.over and not over:
-                passed()
-
-        async def noting(message: Message) -> None:
-            self._note(message)
-            await send(message)
-
-        return wrapped if self._limit else noting
-
-    def _note(self, message: Message) -> None:
-        try:
-            self._take(message)
-        except Exception:  # noqa: BLE001  what is no message of ASGI is for the server to refuse
-            return
-
-    def _take(self, message: Message) -> None:
-        kind = message.get("type")
-        if kind == "http.request":
-            self._request.add(message.get("body") or b"")
-        elif kind == "http.response.start":
-            self._status = int(message["status"])
-            headers = message.get("headers", ())
-            if not isinstance(headers, list | tuple):  # may be readable only once
-                message["headers"] = headers = list(headers)
-            self._response.headers = headers
-        elif kind == "http.response.body":
-            self._add(message.get("body") or b"")
-            self._ended = not message.get("more_body", False)
-        elif kind in {"http.response.pathsend", "http.response.zerocopysend"}:
-            self._empty, self._response.elsewhere = False, True
-            self._ended = not message.get("more_body", False)
-
-    def _add(self, chunk: bytes) -> None:
-        if chunk:
-            self._empty = False
-            if self._limit:
-                self._response.add(chunk)
-
-
-def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
-    size = len(name)
-    return [bytes(value).decode("latin-1") for key, value in headers if len(key) == size and bytes(key).lower() == name]
-
-
-_POLICY_VIOLATION = 1008
-
-
-class Conversation:
-    """A websocket, over which a caller may send any number of queries.
-
-    A message to the application that the gate refuses ends the conversation: both sides see it closed. Each message of
-    the application is an answer; one without a log call before it counts as unjudged, ``websocket``.
-    """
-
-    def __init__(self, exchange: Exchange, refused: Callable[[Exchange], None]) -> None:
-        self._exchange = exchange
-        self._refused = refused
-        self._closed = False
-
-    def receiving(self, receive: Receive, send: Send) -> Receive:
-        async def wrapped() -> Message:
-            message = await receive()
-            if message.get("type") == "websocket.receive" and not self._allowed():
-                self._refused(self._exchange)
-                self._closed = True
-                await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
-                return {"type": "websocket.disconnect", "code": _POLICY_VIOLATION}
-            return message
-
-        return wrapped
-
-    def sending(self, send: Send) -> Send:
-        async def wrapped(message: Message) -> None:
-            if self._closed:
-                return
-            try:
-                await send(message)
-            finally:
-                if message.get("type") == "websocket.send":
-                    self._account()
-
-        return wrapped
-
-    def _allowed(self) -> bool:
-        exchange = self._exchange
-        exchange.verdict = exchange.gate.check(exchange.target.model, exchange.principal)
-        return exchange.verdict.allowed
-
-    def _account(self) -> None:
-        if not self._exchange.logged:
-            self._exchange.unjudged({"websocket": 1})
-        self._exchange.logged = False
-
-
-async def refuse(receive: Receive, send: Send) -> None:
-    """Closes the websocket in answer to its request, which the caller sees as a refused handshake."""
-    await receive()
-    await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
-
-
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _COUNTERS = ("throttled", "logged", "unlogged", "too_large", "extract_failures", "unmatched", "failures")
-_ENDS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
+_LIFESPAN_ENDS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
+_POLICY_VIOLATION = 1008
 _SCOPE_KEY = "weirguard"
-_UNMATCHED_SAID = 100
+_UNMATCHED_REQUESTS = 100
 _NOTHING_MATCHED = (
     "none of the first %d requests was for the target of WeirguardMiddleware, so none was checked or logged; give the "
     "path as the application's own routes have it"
 )
-_NOBODY = (
+_NO_IDENTITY = (
     "the application has given no identity, so all requests count as one account, 'anonymous'; let authentication "
     "stand before WeirguardMiddleware, or give it the Identity of what authenticates a request"
 )
@@ -273,7 +63,7 @@ def log(
     output_kind: OutputKind = "probabilities",
     **columns: Unpack[OptionalColumns],
 ) -> None:
-    """Log from within an endpoint what its model was asked and said, before any perturbation.
+    """Logs from within an endpoint what its model was asked and said, before any perturbation.
 
     Shapes and ``columns`` as :meth:`QueryLogger.log` takes them. The middleware knows the rest from ``scope``;
     without it nothing happens but one warning. May be called several times for one request, and from a background task;
@@ -341,33 +131,34 @@ class WeirguardMiddleware:
         self._unmatched = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, self._starting(receive), self._stopping(send))
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._live(scope, receive, send)
             return
-        exchange = self._open(scope) if scope["type"] in {"http", "websocket"} else None
+        exchange = self._open(scope) if kind in {"http", "websocket"} else None
         if exchange is None:
             await self._app(scope, receive, send)
         elif not exchange.verdict.allowed:
-            self._refused(exchange)
-            await (_throttle(exchange.verdict, send) if scope["type"] == "http" else refuse(receive, send))
-        elif scope["type"] == "http":
+            self._count_refusal(exchange)
+            await (_throttle(exchange.verdict, send) if kind == "http" else _refuse_websocket(receive, send))
+        elif kind == "http":
             await self._serve(exchange, scope, receive, send)
         else:
-            talk = Conversation(exchange, self._refused)
-            await self._app({**scope, _SCOPE_KEY: exchange}, talk.receiving(receive, send), talk.sending(send))
+            guard = WebsocketGuard(exchange, receive, send, self._count_refusal)
+            await self._app({**scope, _SCOPE_KEY: exchange}, guard.receive, guard.send)
 
     def gauges(self) -> Mapping[str, float]:
         return {}
 
     def _open(self, scope: Scope) -> Exchange | None:
-        """The exchange, if the request is for a model; None as well after a fault of ours."""
+        """Returns the exchange if the request is for a model; None as well after a fault of ours."""
         try:
             target = find_target(self._target, scope, self._app_root)
         except Exception as error:  # noqa: BLE001  nothing of ours may break the application
             self._fail("failures", "target failed, and a request passed unseen", error)
             return None
         if target is None:
-            self._pass_by()
+            self._count_unmatched()
             return None
         self._matched = True
         principal = self._principal(scope)
@@ -377,37 +168,38 @@ class WeirguardMiddleware:
         try:
             principal = self._identity.principal(headers_of(scope), scope)
             if principal == ANONYMOUS and self._identity_is_default:
-                _log.warning("identity", _NOBODY)
+                _log.warning("identity", _NO_IDENTITY)
             return principal
         except Exception as error:  # noqa: BLE001  nothing of ours may break the application
             self._fail("failures", "the identity failed, and a request counts as anonymous", error)
             return ANONYMOUS
 
-    def _pass_by(self) -> None:
+    def _count_unmatched(self) -> None:
         self.counters.add("unmatched")
         if not self._matched:
             self._unmatched += 1
-            if self._unmatched == _UNMATCHED_SAID:
-                _log.warning("unmatched", _NOTHING_MATCHED, _UNMATCHED_SAID)
+            if self._unmatched == _UNMATCHED_REQUESTS:
+                _log.warning("unmatched", _NOTHING_MATCHED, _UNMATCHED_REQUESTS)
 
-    def _refused(self, exchange: Exchange) -> None:
+    def _count_refusal(self, exchange: Exchange) -> None:
         self.counters.add("throttled")
         self._logger.refused(exchange.principal, exchange.target.model)
 
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        capture = Capture(self._max_body_bytes if self._extract else 0, scope.get("headers") or ())
-        passed = partial(self._read, exchange, capture)
+        limit = self._max_body_bytes if self._extract else 0
+        headers = scope.get("headers") or ()
+        capture = Capture(limit, headers, receive, send, partial(self._read, exchange))
         try:
-            await self._app({**scope, _SCOPE_KEY: exchange}, capture.receiving(receive), capture.sending(send, passed))
+            await self._app({**scope, _SCOPE_KEY: exchange}, capture.receive if limit else receive, capture.send)
         finally:
             if capture.succeeded and not (scope.get("method") == "OPTIONS" and capture.negotiation):
                 self._read(exchange, capture)
                 self._settle(exchange, capture)
 
     def _read(self, exchange: Exchange, capture: Capture) -> None:
-        """Log what the extractor finds, once, unless the endpoint has logged. What it does not find waits: an endpoint
+        """Logs what the extractor finds, once, unless the endpoint has logged. What it does not find waits: an endpoint
         may log in a background task."""
-        if self._extract is None or exchange.accounted or exchange.trouble or not capture.succeeded:
+        if self._extract is None or exchange.accounted or exchange.fault or not capture.succeeded:
             return
         try:
             scored = self._extract(*capture.documents())
@@ -416,56 +208,202 @@ class WeirguardMiddleware:
             exchange.extracted = True
             exchange.log(scored.features, scored.outputs, scored.output_kind, scored.columns)
             exchange.unjudged(scored.unjudged)
-        except Unjudged as trouble:
-            exchange.trouble = trouble
+        except Unjudged as fault:
+            exchange.fault = fault
         except Exception as error:  # noqa: BLE001  nothing of ours may break the application
             self._fail("extract_failures", "the extractor failed, and a query is unjudged", error)
-            exchange.trouble = Unjudged("extractor", "the extractor failed")
-        if capture.too_large and exchange.trouble:  # a stream may go on for ever
+            exchange.fault = Unjudged("extractor", "the extractor failed")
+        if capture.too_large and exchange.fault:  # a stream may go on for ever
             self._settle(exchange, capture)
 
     def _settle(self, exchange: Exchange, capture: Capture) -> None:
-        """Count the answer: once, however often this is called."""
+        """Counts the answer: once, however often this is called."""
         if exchange.settled:
             return
         exchange.settled = True
         self.counters.add("logged" if exchange.logged else "unlogged")
         if exchange.accounted:
             return
-        trouble = exchange.trouble or Unjudged("not-logged", "the endpoint did not log, and there is no extractor")
-        if trouble.reason == "too-large":
+        fault = exchange.fault or Unjudged("not-logged", "the endpoint did not log, and there is no extractor")
+        if fault.reason == "too-large":
             self.counters.add("too_large")
-        _log.warning("unjudged", "an answer is unjudged: %s", trouble)
-        queries = capture.rows() if trouble.queries is None else trouble.queries
-        exchange.unjudged({trouble.reason: queries})
+        _log.warning("unjudged", "an answer is unjudged: %s", fault)
+        exchange.unjudged({fault.reason: capture.rows() if fault.queries is None else fault.queries})
 
     def _fail(self, counter: str, message: str, error: Exception) -> None:
         self.counters.add(counter)
         _log.warning(counter, message, error=error)
 
-    def _starting(self, receive: Receive) -> Receive:
-        async def wrapped() -> Message:
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_and_start() -> Message:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                self._guarded(self._logger.start, self._gate.start)
+                self._try(self._logger.start, self._gate.start)
             return message
 
-        return wrapped
-
-    def _stopping(self, send: Send) -> Send:
-        async def wrapped(message: Message) -> None:
-            if message["type"] in _ENDS:
-                self._guarded(self._logger.close, self._gate.close)
+        async def stop_and_send(message: Message) -> None:
+            if message["type"] in _LIFESPAN_ENDS:
+                self._try(self._logger.close, self._gate.close)
             await send(message)
 
-        return wrapped
+        await self._app(scope, receive_and_start, stop_and_send)
 
-    def _guarded(self, *steps: Callable[[], None]) -> None:
+    def _try(self, *steps: Callable[[], None]) -> None:
         for step in steps:
             try:
                 step()
             except Exception as error:  # noqa: BLE001  nothing of ours may break the application
                 self._fail("failures", "logger or gate did not start or stop", error)
+
+
+class Capture:
+    """Copies the bodies of one exchange while they pass, up to ``limit`` bytes each; with 0 it sees the status alone.
+
+    Each message goes on at once and unchanged, so streams are not buffered. ``headers``: of the request. ``answered``
+    is called after the last piece of the answer, or the first beyond the limit.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        receive: Receive,
+        send: Send,
+        answered: Callable[[Capture], None],
+    ) -> None:
+        self._limit = limit
+        self._receive = receive
+        self._send = send
+        self._answered = answered
+        self._request = Body(limit, headers)
+        self._response = Body(limit)
+        self._status = 0
+        self._empty = True
+        self._ended = False
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the answer was 2xx."""
+        return 200 <= self._status < 300
+
+    @property
+    def negotiation(self) -> bool:
+        """Whether the answer to OPTIONS only lists what is allowed: it is empty, or that of a CORS preflight."""
+        return self._empty or any(header_values(self._response.headers, b"access-control-allow-methods"))
+
+    @property
+    def too_large(self) -> bool:
+        return self._request.too_large or self._response.too_large
+
+    @property
+    def _over(self) -> bool:
+        """Whether no further part of the answer can be read."""
+        return self._ended or self._response.too_large
+
+    def documents(self) -> tuple[Any, Any]:
+        """Returns request and response. Raises Unjudged where one cannot be read.
+
+        A stream that broke off is read all the same: its last piece may be empty.
+        """
+        request = self._request.document()
+        try:
+            return request, self._response.document()
+        except Unjudged as error:
+            if self._over:
+                raise
+            raise Unjudged("interrupted", "an answer broke off") from error
+
+    def rows(self) -> int:
+        """Returns how many rows were answered, as far as either body shows, for an exchange that cannot be logged.
+        Otherwise a caller could put a thousand rows into each unreadable request and be charged for one."""
+        return max(self._request.rows(), self._response.rows())
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._note(message)
+        return message
+
+    async def send(self, message: Message) -> None:
+        over = self._over
+        self._note(message)
+        await self._send(message)
+        if self._limit and self._over and not over:
+            self._answered(self)
+
+    def _note(self, message: Message) -> None:
+        try:
+            kind = message.get("type")
+            if kind == "http.request":
+                self._request.add(message.get("body") or b"")
+            elif kind == "http.response.start":
+                self._status = int(message["status"])
+                headers = message.get("headers", ())
+                if not isinstance(headers, list | tuple):  # may be readable only once
+                    message["headers"] = headers = list(headers)
+                self._response.headers = headers
+            elif kind in _BODY_MESSAGES:
+                self._note_body(message)
+        except Exception:  # noqa: BLE001  what is no message of ASGI is for the server to refuse
+            return
+
+    def _note_body(self, message: Message) -> None:
+        if message["type"] != "http.response.body":
+            self._empty, self._response.elsewhere = False, True
+        elif chunk := message.get("body") or b"":
+            self._empty = False
+            if self._limit:
+                self._response.add(chunk)
+        self._ended = not message.get("more_body", False)
+
+
+_BODY_MESSAGES = {"http.response.body", "http.response.pathsend", "http.response.zerocopysend"}
+
+
+class WebsocketGuard:
+    """A websocket, over which a caller may send any number of queries: the gate is checked before each message.
+
+    A message to the application that the gate refuses ends the conversation: both sides see it closed, and ``refused``
+    is called. Each message of the application is an answer; one without a log call before it counts as unjudged,
+    ``websocket``.
+    """
+
+    def __init__(self, exchange: Exchange, receive: Receive, send: Send, refused: Callable[[Exchange], None]) -> None:
+        self._exchange = exchange
+        self._receive = receive
+        self._send = send
+        self._refused = refused
+        self._closed = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message.get("type") == "websocket.receive" and not self._is_allowed():
+            self._refused(self._exchange)
+            self._closed = True
+            await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return {"type": "websocket.disconnect", "code": _POLICY_VIOLATION}
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self._closed:
+            return
+        try:
+            await self._send(message)
+        finally:
+            if message.get("type") == "websocket.send":
+                if not self._exchange.logged:
+                    self._exchange.unjudged({"websocket": 1})
+                self._exchange.logged = False
+
+    def _is_allowed(self) -> bool:
+        exchange = self._exchange
+        exchange.verdict = exchange.gate.check(exchange.target.model, exchange.principal)
+        return exchange.verdict.allowed
+
+
+async def _refuse_websocket(receive: Receive, send: Send) -> None:
+    """Closes the websocket in answer to its request, which the caller sees as a refused handshake."""
+    await receive()
+    await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
 
 
 async def _throttle(verdict: Verdict, send: Send) -> None:

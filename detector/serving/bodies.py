@@ -7,13 +7,83 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from detector.contracts.errors import Unjudged
 
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    from detector.contracts.lazy import np
+
 _MOST_ENCODINGS = 3
-_PLAIN = {"", "identity"}
+_NO_ENCODING = {"", "identity"}
+_MOST_DIGITS = 1_000
+"""Whole numbers with more digits become infinite, as other readers take them."""
+_ROWS = ("instances", "inputs", "predictions", "outputs")
+_DTYPES = {
+    "BOOL": "u1",
+    "UINT8": "u1",
+    "UINT16": "<u2",
+    "UINT32": "<u4",
+    "UINT64": "<u8",
+    "INT8": "i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+}
+
+
+class Body:
+    """A copy of at most ``limit`` bytes of a body; one more and all are dropped.
+
+    ``headers``: of the request or answer. ``elsewhere``: it was sent from a file.
+    """
+
+    def __init__(self, limit: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self._limit = limit
+        self._data = bytearray()
+        self.headers = headers
+        self.too_large = False
+        self.elsewhere = False
+
+    def add(self, chunk: bytes) -> None:
+        if self.too_large or len(self._data) + len(chunk) > self._limit:
+            self.too_large = True
+            self._data = bytearray()
+        else:
+            self._data += chunk
+
+    def document(self) -> Any:
+        """Returns the body as JSON. Raises Unjudged."""
+        if self.too_large:
+            raise Unjudged("too-large", f"a body has over {self._limit} bytes")
+        if self.elsewhere:
+            raise Unjudged("unread", "an answer is sent from a file, past the middleware")
+        if not self._data:
+            raise Unjudged("empty", "a request or its answer has no body, or nobody read it")
+        encodings = ",".join(header_values(self.headers, b"content-encoding"))
+        head = "".join(header_values(self.headers, b"inference-header-content-length"))
+        if head:
+            return document_with_tensors(head, bytes(self._data), encodings, self._limit)
+        return document(bytes(self._data), encodings, self._limit)
+
+    def rows(self) -> int:
+        """Returns how many rows the body seems to hold; 1 where that is unknown."""
+        try:
+            return estimate_rows(self.document())
+        except Exception:  # noqa: BLE001  it is unreadable in whatever way
+            return 1
+
+
+def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    """Returns the values of the ``headers`` with the lower-case ``name``."""
+    size = len(name)
+    return [bytes(value).decode("latin-1") for key, value in headers if len(key) == size and bytes(key).lower() == name]
 
 
 def document(data: bytes, encodings: str, limit: int) -> Any:
@@ -43,50 +113,44 @@ def _parse(data: bytes) -> Any:
     """Returns the JSON of ``data`` in any Unicode; other bytes are read as Latin-1, in which numbers are the same."""
     try:
         try:
-            return _loads(data)
+            return _loads(data.decode(json.detect_encoding(data), "surrogatepass"))
         except UnicodeDecodeError:
             return _loads(data.decode("latin-1"))
-    except Unjudged:
-        raise
     except RecursionError as error:
         raise Unjudged("syntax", "a body is nested too deep") from error
     except ValueError as error:
         raise Unjudged("syntax", f"a body is not JSON: {error}") from error
 
 
-def _loads(data: bytes | str) -> Any:
-    text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
+def _loads(text: str) -> Any:
     try:
         return _JSON.decode(text)
     except json.JSONDecodeError:
         raise
-    except ValueError:  # an integer of over 4,300 digits, which other readers take for infinite
-        return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
+    except ValueError:  # Python refuses a whole number of over 4,300 digits
+        return json.loads(text, object_pairs_hook=_object, parse_int=_parse_int)
 
 
-def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) < 1_000 else float(digits)
+def _parse_int(digits: str) -> int | float:
+    return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Returns an object. Raises Unjudged if a name occurs twice: some readers take the first value, some the last."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise Unjudged("ambiguous", "an object of a body has two values under one name")
-    return found
+    return members
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_object)
-"""Made once: ``json.loads`` makes another one with each call that says more than the text."""
+"""Made once: ``json.loads`` makes another one with each call that has options."""
 
 
-def rows_told(found: Any) -> int:
-    """Returns how many rows the JSON ``found``, of a request or an answer, seems to hold; 1 where that is unknown."""
-    parts = [found.get(name) for name in _ROWS] if isinstance(found, dict) else [found]
+def estimate_rows(body: Any) -> int:
+    """Returns how many rows the JSON ``body`` of a request or an answer seems to hold; 1 where that is unknown."""
+    parts = [body.get(name) for name in _ROWS] if isinstance(body, dict) else [body]
     return max(1, *map(_rows_of, parts))
-
-
-_ROWS = ("instances", "inputs", "predictions", "outputs")
 
 
 def _rows_of(part: Any) -> int:
@@ -108,7 +172,7 @@ def _rows_of_tensor(tensor: dict[str, Any]) -> int:
 
 def decode(data: bytes, encodings: str, limit: int) -> bytes:
     """Returns ``data`` without its ``encodings``, undone from the last one on. Raises Unjudged."""
-    layers = [layer for layer in encodings.lower().replace(" ", "").split(",") if layer not in _PLAIN]
+    layers = [layer for layer in encodings.lower().replace(" ", "").split(",") if layer not in _NO_ENCODING]
     if len(layers) > _MOST_ENCODINGS:
         raise Unjudged("encoding", f"a body has {len(layers)} encodings; at most {_MOST_ENCODINGS} are read")
     for layer in reversed(layers):
@@ -135,17 +199,17 @@ def _deflate(data: bytes, limit: int) -> bytes:
 
 def _inflate(data: bytes, limit: int, window: int) -> bytes:
     """Returns at most ``limit`` + 1 bytes of all members in ``data``."""
-    found = b""
-    while data and len(found) <= limit:
+    inflated = b""
+    while data and len(inflated) <= limit:
         inflater = zlib.decompressobj(window)
         try:
-            found += inflater.decompress(data, limit + 1 - len(found))
+            inflated += inflater.decompress(data, limit + 1 - len(inflated))
         except zlib.error as error:
             raise Unjudged("encoding", f"a body does not decode: {error}") from error
-        if not inflater.eof and len(found) <= limit:
+        if not inflater.eof and len(inflated) <= limit:
             raise Unjudged("encoding", "a body ends before what it was encoded from")
         data = inflater.unused_data.lstrip(b"\0")
-    return found
+    return inflated
 
 
 def _with_cramjam(name: str) -> Callable[[bytes, int], bytes]:
@@ -172,22 +236,6 @@ _DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
 }
 
 
-_TYPES = {
-    "BOOL": "u1",
-    "UINT8": "u1",
-    "UINT16": "<u2",
-    "UINT32": "<u4",
-    "UINT64": "<u8",
-    "INT8": "i1",
-    "INT16": "<i2",
-    "INT32": "<i4",
-    "INT64": "<i8",
-    "FP16": "<f2",
-    "FP32": "<f4",
-    "FP64": "<f8",
-}
-
-
 def document_with_tensors(head: str, data: bytes, encodings: str, limit: int) -> Any:
     """Returns the JSON in the first ``head`` bytes of ``data``, each tensor with its raw bytes as an array under
     ``data``.
@@ -202,13 +250,8 @@ def document_with_tensors(head: str, data: bytes, encodings: str, limit: int) ->
     data = decode(data, encodings, limit)
     if not (head.isascii() and head.isdecimal()):
         raise Unjudged("binary", f"Inference-Header-Content-Length is {head!r:.40}")
-    found = document(data[: int(head[:20])], "", limit)
-    _fill(found, data[int(head[:20]) :])
-    return found
-
-
-def _fill(found: Any, raw: bytes) -> None:
-    tensors = (found.get("inputs") or found.get("outputs")) if isinstance(found, dict) else None
+    body, raw = document(data[: int(head[:20])], "", limit), data[int(head[:20]) :]
+    tensors = (body.get("inputs") or body.get("outputs")) if isinstance(body, dict) else None
     for tensor in tensors if isinstance(tensors, list) else ():
         parameters = tensor.get("parameters") if isinstance(tensor, dict) else None
         size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
@@ -216,16 +259,15 @@ def _fill(found: Any, raw: bytes) -> None:
             continue
         if type(size) is not int or not 0 <= size <= len(raw) or "data" in tensor:
             raise Unjudged("binary", f"a tensor claims {size!r:.40} of {len(raw)} raw bytes")
-        tensor["data"] = _numbers(tensor.get("datatype"), raw[:size])
+        tensor["data"] = _array(tensor.get("datatype"), raw[:size])
         raw = raw[size:]
+    return body
 
 
-def _numbers(datatype: Any, raw: bytes) -> Any:
-    import numpy as np
-
-    if datatype not in _TYPES:
+def _array(datatype: Any, raw: bytes) -> Any:
+    if datatype not in _DTYPES:
         raise Unjudged("binary", f"raw tensors of type {datatype!r:.40} are not read here")
     try:
-        return np.frombuffer(raw, _TYPES[datatype])
+        return np.frombuffer(raw, _DTYPES[datatype])
     except ValueError as error:
         raise Unjudged("binary", f"a raw tensor of type {datatype} has {len(raw)} bytes") from error

@@ -18,7 +18,7 @@ from detector.contracts.queries import Count, CountKind
 from detector.serving.isolation import renew_in_children
 
 
-class Waiting(Protocol):
+class Queueable(Protocol):
     """What can be queued: ``queries`` rows of one principal that take ``nbytes`` bytes."""
 
     @property
@@ -31,7 +31,7 @@ class Waiting(Protocol):
     def nbytes(self) -> int: ...
 
 
-T = TypeVar("T", bound=Waiting)
+T = TypeVar("T", bound=Queueable)
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class FairQueue(Generic[T]):
         self._queries -= item.queries
 
     def _find_heaviest(self) -> str:
-        """The principal with the largest charge, by a heap that is built only while the queue is full.
+        """Returns the principal with the largest charge, by a heap that is built only while the queue is full.
 
         Entries are corrected when they come to the top: a lane's entry is never below its charge.
         """
@@ -173,15 +173,16 @@ class Tallies:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def add(self, count: Count) -> None:
-        key = (count.model, count.principal, count.kind, count.reason)
-        with self._lock:
-            queries, latest = self._counts.get(key, (0, count.occurred_at))
-            if queries or len(self._counts) < self._max_entries:
-                queries = min(queries + count.queries, MOST_COUNTED - 1)
-                self._counts[key] = (queries, max(latest, count.occurred_at))
-            else:
-                self.unattributed += count.queries
+    def add(self, *counts: Count) -> None:
+        for count in counts:
+            key = (count.model, count.principal, count.kind, count.reason)
+            with self._lock:
+                queries, latest = self._counts.get(key, (0, count.occurred_at))
+                if queries or len(self._counts) < self._max_entries:
+                    queries = min(queries + count.queries, MOST_COUNTED - 1)
+                    self._counts[key] = (queries, max(latest, count.occurred_at))
+                else:
+                    self.unattributed += count.queries
 
     def add_unattributed(self, queries: int) -> None:
         """Counts queries whose principal is unknown."""
@@ -198,7 +199,7 @@ class Tallies:
         ]
 
 
-def whole(queries: Any) -> int:
+def as_count(queries: Any) -> int:
     """Returns ``queries`` as an int of one or more. Raises InvalidRecord, or TypeError for what is no integer."""
     number = operator.index(queries)
     if not 0 < number < MOST_COUNTED:
@@ -206,6 +207,6 @@ def whole(queries: Any) -> int:
     return number
 
 
-def word(reason: Any) -> str:
+def as_reason(reason: Any) -> str:
     """Returns ``reason`` if it is a word of ``a-z`` and ``-``; else ``unknown``."""
     return reason if isinstance(reason, str) and reason and is_word(reason) else "unknown"

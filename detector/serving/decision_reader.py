@@ -1,4 +1,4 @@
-"""The thread behind the gate: reads the decisions topic from its beginning and follows it."""
+"""The thread of the gate: reads the decisions topic from its beginning, and then new records as they come."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REPLY_MILLISECONDS = 5_000
 
 
 class DecisionReader(BackgroundThread):
-    """Fills ``table``, and knows since when it may be out of date.
+    """Fills ``table``, and records since when it may be out of date.
 
     An idle poll looks the same whether the broker lives or not (kafka-python 3.0.12), so every ``contact_seconds``, and
     after records, it asks for the ends of all partitions; when that fails, or an end went back because the broker lost
@@ -46,7 +46,7 @@ class DecisionReader(BackgroundThread):
         self.latest_contact = float("-inf")
         """The last time, by ``clock``, at which the table was known to be complete."""
 
-    def _note(self, error: BaseException) -> None:
+    def _report_error(self, error: BaseException) -> None:
         """Counts and logs ``error``. A gate often starts before its topics: for some seconds that is no failure."""
         if isinstance(error, TopicMissing) and self._back_off < LONGEST_PAUSE_SECONDS:
             return
@@ -59,7 +59,7 @@ class DecisionReader(BackgroundThread):
         try:
             topic = _Topic(consumer, self._connection.topics.decisions)
             self._catch_up(topic)
-            self._follow(topic)
+            self._read_on(topic)
         finally:
             consumer.close(timeout_ms=1_000)
 
@@ -79,10 +79,10 @@ class DecisionReader(BackgroundThread):
             self._apply(switches[-1])
         else:
             self._table.set_kill_switch(None)
-        self._in_contact()
-        self._went_well()
+        self._note_contact()
+        self._reset_back_off()
 
-    def _follow(self, topic: _Topic) -> None:
+    def _read_on(self, topic: _Topic) -> None:
         while not self._closing.is_set():
             records = topic.poll()
             for record in records:
@@ -90,9 +90,9 @@ class DecisionReader(BackgroundThread):
             self._table.sweep(self._clock())
             if records or abs(self._clock() - self.latest_contact) >= self._contact_seconds:
                 topic.require_contact()
-                self._in_contact()
+                self._note_contact()
 
-    def _in_contact(self) -> None:
+    def _note_contact(self) -> None:
         self.latest_contact = self._clock()
         self.ready.set()
 
@@ -120,7 +120,7 @@ class _Topic:
         self._ends = self._read_ends()
 
     def poll(self) -> list[Any]:
-        """Returns the records that came within a moment. Raises BrokerError where they cannot be read."""
+        """Returns the records that came within ``_POLL_MILLISECONDS``. Raises BrokerError where they cannot be read."""
         from kafka.errors import KafkaError
 
         try:

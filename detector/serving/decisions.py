@@ -72,7 +72,8 @@ Key = tuple[str, str]
 class CachedDecision:
     """The part of a decision that the gate needs, flat; ``bucket`` for ``slow`` alone.
 
-    A release is kept too, against older decisions. ``kept_until``: seconds UTC from which it has no use.
+    A release is cached too, so that older decisions do not replace it. ``useful_until``: seconds UTC until which it is
+    of use.
     """
 
     decision_id: str
@@ -80,7 +81,7 @@ class CachedDecision:
     mode: Mode
     epoch: Epoch
     expires_at: float
-    kept_until: float
+    useful_until: float
     bucket: TokenBucket | None
 
 
@@ -92,27 +93,27 @@ class DecisionTable:
     """
 
     def __init__(self) -> None:
-        self._standing: dict[Key, CachedDecision] = {}
+        self._decisions: dict[Key, CachedDecision] = {}
         self._expiries: list[tuple[float, Key]] = []
         self._scheduled: set[Key] = set()
-        self._everyone: Decision | None = None
+        self._kill_switch: Decision | None = None
         self.derived_names = False
         """Whether there ever was a decision about a name that :func:`usable_principal` derived."""
-        self.get = self._standing.get
+        self.get = self._decisions.get
 
     def __len__(self) -> int:
-        return len(self._standing)
+        return len(self._decisions)
 
     def switched_off(self, now: float) -> bool:
         """Whether the kill switch is on at ``now``."""
-        return self._everyone is not None and now < self._everyone.expires_at
+        return self._kill_switch is not None and now < self._kill_switch.expires_at
 
     def set_kill_switch(self, value: bytes | None) -> None:
         """Applies the record under ``["*"]``: a decision ``none`` about everyone, or None to enforce again.
 
         Raises InvalidRecord.
         """
-        self._everyone = None if value is None else decode(Decision, value)
+        self._kill_switch = None if value is None else decode(Decision, value)
 
     def apply(self, key: bytes | None, value: bytes | None) -> bool:
         """Applies one record of the decisions topic. Returns False if it is older than the current one. Raises
@@ -122,7 +123,7 @@ class DecisionTable:
             return True
         names = _read_key(key)
         if value is None:
-            self._standing.pop(names, None)
+            self._decisions.pop(names, None)
             return True
         decision = decode(Decision, value)
         if (decision.model, decision.principal) != names:
@@ -130,49 +131,47 @@ class DecisionTable:
         return self._replace(names, decision)
 
     def _replace(self, key: Key, decision: Decision) -> bool:
-        before = self._standing.get(key)
+        before = self._decisions.get(key)
         if before is not None and decision.epoch < before.epoch:
             return False
-        standing = self._standing[key] = _stand(decision, before)
+        action, useful_until = decision.action, decision.expires_at
+        if before is not None:
+            useful_until = max(useful_until, before.useful_until)
+        self._decisions[key] = CachedDecision(
+            decision.id,
+            action.name,
+            decision.mode,
+            decision.epoch,
+            decision.expires_at,
+            useful_until,
+            _bucket(action.queries_per_second, before),
+        )
         if key not in self._scheduled:
-            self._schedule(standing, key)
+            self._schedule(useful_until, key)
         self.derived_names = self.derived_names or decision.principal.startswith(DERIVED)
         return True
 
-    def _schedule(self, standing: CachedDecision, key: Key) -> None:
+    def _schedule(self, useful_until: float, key: Key) -> None:
         """Keeps one entry per key, however often it is renewed: a later end is looked up when the first is due."""
         self._scheduled.add(key)
-        heapq.heappush(self._expiries, (standing.kept_until, key))
+        heapq.heappush(self._expiries, (useful_until, key))
 
     def sweep(self, now: float) -> None:
         """Drops what has no use after ``now``."""
         while self._expiries and self._expiries[0][0] <= now:
             _, key = heapq.heappop(self._expiries)
             self._scheduled.discard(key)
-            standing = self._standing.get(key)
-            if standing is None:
+            cached = self._decisions.get(key)
+            if cached is None:
                 continue
-            if standing.kept_until <= now:
-                del self._standing[key]
+            if cached.useful_until <= now:
+                del self._decisions[key]
             else:
-                self._schedule(standing, key)
+                self._schedule(cached.useful_until, key)
 
 
-def _stand(decision: Decision, before: CachedDecision | None) -> CachedDecision:
-    return CachedDecision(
-        decision.id,
-        decision.action.name,
-        decision.mode,
-        decision.epoch,
-        decision.expires_at,
-        max(decision.expires_at, before.kept_until if before else 0.0),
-        _bucket(decision, before),
-    )
-
-
-def _bucket(decision: Decision, before: CachedDecision | None) -> TokenBucket | None:
-    """Returns the bucket for ``decision``: a renewal keeps the old one, or it would grant a fresh burst."""
-    rate = decision.action.queries_per_second
+def _bucket(rate: float | None, before: CachedDecision | None) -> TokenBucket | None:
+    """Returns the bucket for a decision: a renewal keeps the old one, or it would grant a fresh burst."""
     if rate is None:
         return None
     if before is not None and before.bucket is not None and before.bucket.rate == rate:

@@ -1,4 +1,4 @@
-"""The thread behind the logger: sends the queue to Kafka, with retries and within bounds."""
+"""The thread of the logger: sends the queue to Kafka, with retries and within bounds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE
 from detector.contracts.queries import Count
@@ -16,7 +15,7 @@ from detector.serving.buffers import FairQueue, Tallies
 from detector.serving.connection import Connection, TopicMissing, abandon, disown, go_back_to_bootstrap, partitions_of
 from detector.serving.isolation import load
 from detector.serving.metrics import Counters, RateLimitedLogger
-from detector.serving.packing import Carried, Record, Unpackable, carried, pack, pack_counts
+from detector.serving.packing import QueriesByOwner, Record, Unpackable, count_by_owner, pack, pack_counts
 from detector.serving.rows import QueuedRows
 from detector.serving.threads import BackgroundThread
 
@@ -59,11 +58,11 @@ class Delivery(BackgroundThread):
         self._packed: deque[Record] = deque()
         self._in_flight_bytes = 0
         self._in_flight_queries = 0
-        self._heard = 0.0
+        self._last_contact = 0.0
         self._producer: Any = None
         self._broken = False
         self._counts_due = 0.0
-        self._looked = 0.0
+        self._last_look = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -89,12 +88,14 @@ class Delivery(BackgroundThread):
 
     def _run(self) -> None:
         super()._run()
-        self._give_up()
+        while self._packed:
+            self._lose(self._packed.popleft(), "closed")
+        self._disconnect()
 
     def _work(self) -> None:
         self._wait()
         self._step()
-        self._went_well()
+        self._reset_back_off()
 
     def _finished(self) -> bool:
         if not self._closing.is_set():
@@ -109,17 +110,17 @@ class Delivery(BackgroundThread):
         else:
             self._wake.wait(_COUNTS_SECONDS if len(self._tallies) or self._in_flight_bytes else None)
         self._wake.clear()
-        time.sleep(max(_BURST_SECONDS, self._looked + _LINGER_SECONDS - time.monotonic()))
+        time.sleep(max(_BURST_SECONDS, self._last_look + _LINGER_SECONDS - time.monotonic()))
 
     def _step(self) -> None:
         if self._broken:
             self._disconnect()
             raise ConnectionError("Kafka refused a record; a new producer will go on")
-        self._listen()
+        self._check_silence()
         if not (len(self._queue) or len(self._tallies) or self._packed):
             return
         partitions = self._partitions()
-        self._looked = time.monotonic()
+        self._last_look = time.monotonic()
         self._flush()
         if self._in_flight_bytes < _IN_FLIGHT_BYTES:
             self._pack_rows(partitions)
@@ -128,14 +129,16 @@ class Delivery(BackgroundThread):
         if len(self._queue) and self._in_flight_bytes < _IN_FLIGHT_BYTES:
             self._wake.set()
 
-    def _listen(self) -> None:
-        """Looks for the brokers again when they have acknowledged nothing for a while."""
+    def _check_silence(self) -> None:
+        """Looks for the brokers again when they have acknowledged nothing for ``_SILENCE_SECONDS``."""
         now = time.monotonic()
         if self._producer is None or not self._in_flight_bytes:
-            self._heard = now
-        elif now - self._heard > _SILENCE_SECONDS:
-            self._complain("silence", "no broker acknowledges query logs since %.0f s (will go on)", now - self._heard)
-            self._heard = now
+            self._last_contact = now
+        elif now - self._last_contact > _SILENCE_SECONDS:
+            self._report(
+                "silence", "no broker acknowledges query logs since %.0f s (will go on)", now - self._last_contact
+            )
+            self._last_contact = now
             go_back_to_bootstrap(self._producer)
 
     def _partitions(self) -> int:
@@ -146,16 +149,17 @@ class Delivery(BackgroundThread):
 
     def _pack_rows(self, partitions: int) -> None:
         rows = self._queue.take(_TAKE_BYTES)
-        unpacked = carried(rows)
+        unpacked = count_by_owner(rows)
         try:
             for piece in pack(rows, partitions):
                 if isinstance(piece, Unpackable):
-                    self._unjudged(piece)
+                    self._log.warning("unjudged", "queries that cannot be judged: %s", piece.error)
+                    self._count_lost(piece.queries, "unjudged", piece.error.reason)
                 else:
                     self._hold(piece)
                 unpacked -= piece.queries
         finally:
-            self._drop(unpacked, "fault")
+            self._count_lost(unpacked, "dropped", "fault")
 
     def _pack_counts(self, partitions: int) -> None:
         now = time.monotonic()
@@ -169,14 +173,14 @@ class Delivery(BackgroundThread):
                 for count in record.counts:
                     del unpacked[count]
         finally:
-            self._give_back(unpacked)
+            self._tallies.add(*unpacked)
 
     def _hold(self, record: Record) -> None:
         self._packed.append(record)
-        self._fly(record, 1)
-        for counter, queries in record.mends.items():
+        self._track(record, 1)
+        for counter, queries in record.repairs.items():
             self._counters.add(counter, queries)
-        if record.mends["converted"]:
+        if record.repairs["converted"]:
             self._log.warning(
                 "converted",
                 "outputs of model %r are declared as probabilities, are none, and were made such; correct output_kind",
@@ -184,7 +188,7 @@ class Delivery(BackgroundThread):
             )
 
     def _flush(self) -> None:
-        """Sends the packed records; one without room yet stays first in line."""
+        """Sends the packed records; one for which the producer has no room stays first in line."""
         from kafka.errors import IllegalStateError, KafkaTimeoutError
 
         while self._packed:
@@ -202,52 +206,36 @@ class Delivery(BackgroundThread):
                 self._refused(self._packed.popleft(), error)
                 return
             self._packed.popleft()
-            future.add_callback(partial(self._arrived, record))
+            future.add_callback(partial(self._acknowledged, record))
             future.add_errback(partial(self._refused, record))
 
-    def _arrived(self, record: Record, _metadata: object) -> None:
-        self._heard = time.monotonic()
+    def _acknowledged(self, record: Record, _metadata: object) -> None:
+        self._last_contact = time.monotonic()
         self._counters.add("sent", record.queries.total())
         self._counters.add("records")
-        self._fly(record, -1)
+        self._track(record, -1)
 
     def _refused(self, record: Record, error: BaseException) -> None:
         self._broken = True
-        self._complain("refused", "Kafka refused a record of query logs: %s", error)
+        self._report("refused", "Kafka refused a record of query logs: %s", error)
         self._lose(record, "kafka")
 
     def _lose(self, record: Record, reason: str) -> None:
-        self._drop(record.queries, reason)
-        self._give_back(record.counts)
-        self._fly(record, -1)
+        self._count_lost(record.queries, "dropped", reason)
+        self._tallies.add(*record.counts)
+        self._track(record, -1)
 
-    def _fly(self, record: Record, direction: int) -> None:
+    def _track(self, record: Record, direction: int) -> None:
         with self._lock:
             self._in_flight_bytes += direction * len(record.value)
             self._in_flight_queries += direction * record.queries.total()
         if direction < 0:
             self._wake.set()
 
-    def _unjudged(self, piece: Unpackable) -> None:
-        self._log.warning("unjudged", "queries that cannot be judged: %s", piece.error)
-        for (model, principal), number in piece.queries.items():
-            self._counters.add("unjudged", number)
-            self._tallies.add(Count(model, principal, "unjudged", number, time.time(), piece.error.reason))
-
-    def _drop(self, queries: Carried, reason: str) -> None:
+    def _count_lost(self, queries: QueriesByOwner, kind: Literal["dropped", "unjudged"], reason: str) -> None:
         for (model, principal), number in queries.items():
-            self._counters.add("dropped", number)
-            self._tallies.add(Count(model, principal, "dropped", number, time.time(), reason))
-
-    def _give_back(self, counts: Iterable[Count]) -> None:
-        for count in counts:
-            self._tallies.add(count)
-
-    def _give_up(self) -> None:
-        """Ends the delivery: packed records that were not sent are lost."""
-        while self._packed:
-            self._lose(self._packed.popleft(), "closed")
-        self._disconnect()
+            self._counters.add(kind, number)
+            self._tallies.add(Count(model, principal, kind, number, time.time(), reason))
 
     def _disconnect(self) -> None:
         producer, self._producer = self._producer, None
@@ -259,14 +247,14 @@ class Delivery(BackgroundThread):
         super()._failed(error)
         self._wake.set()
 
-    def _note(self, error: BaseException) -> None:
+    def _report_error(self, error: BaseException) -> None:
         """Counts and logs ``error``. A logger often starts before its topic: for some seconds that is no failure."""
         if isinstance(error, TopicMissing):
             self._disconnect()
             if self._back_off < _PATIENCE_SECONDS:
                 return
-        self._complain("delivery", "cannot send query logs to Kafka (will go on trying): %s", error)
+        self._report("delivery", "cannot send query logs to Kafka (will go on trying): %s", error)
 
-    def _complain(self, kind: str, message: str, detail: object) -> None:
+    def _report(self, kind: str, message: str, detail: object) -> None:
         self._counters.add("failures")
         self._log.warning(kind, message, detail)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class Exchange:
     """``logged``: rows were logged, by the extractor where ``extracted``. ``accounted``: they were logged or counted as
-    unjudged. ``trouble``: why they could not be read so far. ``settled``: the answer as a whole is counted."""
+    unjudged. ``fault``: why they could not be read so far. ``settled``: the answer as a whole is counted."""
 
     logger: QueryLogger
     gate: Gate
@@ -30,7 +30,7 @@ class Exchange:
     verdict: Verdict
     logged: bool = False
     accounted: bool = False
-    trouble: Unjudged | None = None
+    fault: Unjudged | None = None
     extracted: bool = False
     settled: bool = False
 

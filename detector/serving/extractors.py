@@ -25,6 +25,8 @@ from detector.serving.rows import OptionalColumns
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
+else:
+    from detector.contracts.lazy import np
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +194,6 @@ def _named(tensors: Mapping[str, Mapping[str, Any]], name: str, reason: str) -> 
 def _scored(
     asked: ParsedMatrix, answered: ParsedMatrix, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any
 ) -> Scored:
-    import numpy as np
-
     if answered.asked != asked.asked:
         queries = max(asked.asked, answered.asked)
         raise Unjudged("rows", f"{asked.asked} rows were asked and {answered.asked} answered", queries)
@@ -261,8 +261,6 @@ def of_rows(rows: Any, what: str) -> ParsedMatrix:
     Where rows differ in width or names, those of the most frequent kind are kept. Raises Unjudged, with ``what`` as its
     reason, where none can be read.
     """
-    import numpy as np
-
     if not isinstance(rows, list) or not rows:
         raise Unjudged(what, f"{what} are {type(rows).__name__}, or empty; a list of rows is expected")
     try:
@@ -273,8 +271,6 @@ def of_rows(rows: Any, what: str) -> ParsedMatrix:
 
 
 def _most_frequent(rows: list[Any], what: str) -> ParsedMatrix:
-    import numpy as np
-
     read = [_row(row) for row in rows]
     kinds = Counter(kind for kind, numbers in read if numbers)
     if not kinds:
@@ -286,8 +282,6 @@ def _most_frequent(rows: list[Any], what: str) -> ParsedMatrix:
 
 def of_columns(columns: Sequence[ParsedMatrix], what: str) -> ParsedMatrix:
     """Returns all ``columns`` side by side. Raises Unjudged where their rows differ."""
-    import numpy as np
-
     asked = max((column.asked for column in columns), default=1)
     if not columns or any(len(column) != asked for column in columns):
         raise Unjudged(what, f"{what} come as columns of different lengths, or not all are numbers", asked)
@@ -296,8 +290,6 @@ def of_columns(columns: Sequence[ParsedMatrix], what: str) -> ParsedMatrix:
 
 def of_tensor(tensor: Mapping[str, Any], what: str) -> ParsedMatrix:
     """Returns the table of a tensor with ``shape`` and flat or nested ``data``; its first dimension counts the rows."""
-    import numpy as np
-
     name, shape, data = tensor.get("name"), tensor.get("shape"), tensor.get("data")
     if data is None:
         raise Unjudged("binary", f"tensor {name!r:.80} has no data in JSON")

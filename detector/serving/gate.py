@@ -126,9 +126,9 @@ class Gate(BackgroundService[DecisionReader]):
 
     def charge(self, model: str, principal: str, queries: int) -> None:
         """Charges ``queries`` more rows for a request that :meth:`check` let through, once their number is known."""
-        standing = self._find(model, principal)
-        if standing is not None and standing.bucket is not None:
-            standing.bucket.charge(queries)
+        cached = self._find(model, principal)
+        if cached is not None and cached.bucket is not None:
+            cached.bucket.charge(queries)
 
     def gauges(self) -> Mapping[str, float]:
         """``ready`` (0 or 1), ``decisions`` held, and ``age_seconds`` since Kafka last answered (-1: never)."""
@@ -148,16 +148,16 @@ class Gate(BackgroundService[DecisionReader]):
         now = self._clock()
         if now - self._background.latest_contact > self._max_staleness:
             return self._check_stale()
-        standing = self._table.get((model, principal))
-        if standing is None and (self._table.derived_names or type(principal) is not str):
-            standing = self._find(model, principal)
-        if standing is None or standing.expires_at <= now or standing.action == "none":
+        cached = self._table.get((model, principal))
+        if cached is None and (self._table.derived_names or type(principal) is not str):
+            cached = self._find(model, principal)
+        if cached is None or cached.expires_at <= now or cached.action == "none":
             self.counters.add("allowed")
             return _ALLOW
         if self._table.switched_off(now):
             self.counters.add("switched_off")
             return self._count(_ALLOW)
-        return self._count(_judge(standing, now, queries))
+        return self._count(_verdict_of(cached, now, queries))
 
     def _find(self, model: str, principal: str) -> CachedDecision | None:
         """Returns the decision about ``principal``, under the name that the logger uses."""
@@ -189,14 +189,14 @@ _COUNTERS = (
 )
 
 
-def _judge(standing: CachedDecision, now: float, queries: int) -> Verdict:
+def _verdict_of(cached: CachedDecision, now: float, queries: int) -> Verdict:
     """Returns the verdict of the decision in force on a request of ``queries`` rows at ``now``."""
-    action, wait, rate = standing.action, standing.expires_at - now, None
-    bucket = standing.bucket
+    action, wait, rate = cached.action, cached.expires_at - now, None
+    bucket = cached.bucket
     if bucket is not None:
         rate, refill = bucket.rate, bucket.take(now, queries)
         action = "slow" if refill else "none"
         wait = refill if refill < wait else wait  # noqa: FURB136  a third of the time
-    if standing.mode == "observe":
-        return _verdict(("none", rate, standing.decision_id, 0.0, "observe", action, False))
-    return _verdict((action, rate, standing.decision_id, wait, "enforce", "none", False))
+    if cached.mode == "observe":
+        return _verdict(("none", rate, cached.decision_id, 0.0, "observe", action, False))
+    return _verdict((action, rate, cached.decision_id, wait, "enforce", "none", False))

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 from weakref import WeakSet
 
-_PATIENCE_SECONDS = 10.0
+_LOCK_SECONDS = 10.0
+"""The longest time that a fork waits for blocks of ``not_forking``."""
 
 
 class Renewable(Protocol):
@@ -18,13 +19,13 @@ class Renewable(Protocol):
     def renew(self) -> None: ...
 
 
-_living: WeakSet[Renewable] = WeakSet()
+_renewables: WeakSet[Renewable] = WeakSet()
 _lock = threading.RLock()
 
 
 def renew_in_children(one: Renewable) -> None:
     """Registers ``one``: ``one.renew()`` is called in every process forked off this one, while ``one`` is in use."""
-    _living.add(one)
+    _renewables.add(one)
 
 
 @contextlib.contextmanager
@@ -48,7 +49,7 @@ def load() -> None:
 
 
 @contextlib.contextmanager
-def harmless(failed: Callable[[BaseException], object] | None = None) -> Iterator[None]:
+def suppress_errors(failed: Callable[[BaseException], object] | None = None) -> Iterator[None]:
     """Suppresses whatever is raised in this block, except what is to end the process. ``failed`` is called with it."""
     try:
         yield
@@ -60,7 +61,7 @@ def harmless(failed: Callable[[BaseException], object] | None = None) -> Iterato
 
 
 def _before() -> None:
-    _lock.acquire(timeout=_PATIENCE_SECONDS)
+    _lock.acquire(timeout=_LOCK_SECONDS)
 
 
 def _in_parent() -> None:
@@ -71,8 +72,8 @@ def _in_parent() -> None:
 def _in_child() -> None:
     global _lock  # noqa: PLW0603  the one lock of the process
     _lock = threading.RLock()
-    for one in list(_living):
-        with contextlib.suppress(Exception):  # one that cannot begin anew must not keep the others from it
+    for one in list(_renewables):
+        with contextlib.suppress(Exception):  # one that fails must not keep the others from it
             one.renew()
 
 

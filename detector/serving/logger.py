@@ -6,7 +6,6 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import principal_of
 from detector.contracts.queries import Count, OutputKind
-from detector.serving.buffers import FairQueue, Tallies, whole, word
-from detector.serving.calls import count_rows, is_loose, loose_rows, pick, salvage
+from detector.serving.buffers import FairQueue, Tallies, as_count, as_reason
+from detector.serving.calls import count_rows, is_loose, pick, rows_of_call
 from detector.serving.connection import Connection
 from detector.serving.delivery import Delivery
-from detector.serving.isolation import harmless, not_forking
+from detector.serving.isolation import not_forking, suppress_errors
 from detector.serving.metrics import Counters, RateLimitedLogger
 from detector.serving.rows import (
     OptionalColumns,
@@ -28,11 +27,10 @@ from detector.serving.rows import (
     as_matrix,
     as_outputs,
     as_times,
-    build,
     check_names,
     correct_times,
     cut,
-    source_of,
+    origin_of,
 )
 from detector.serving.threads import BackgroundService
 
@@ -76,11 +74,11 @@ class QueryLogger(BackgroundService[Delivery]):
         super().__init__()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
-        """What a spawned process is given: a logger of its own, without what waits here."""
+        """Gives a spawned process a logger of its own, without what waits here."""
         return partial(type(self), self._connection, **self._bounds), ()
 
     def renew(self) -> None:
-        """Begin anew, in a forked process, as the queue does: the thread is gone."""
+        """Starts anew in a forked process, where the thread is gone."""
         self._background.disown()
         super().renew()
         self._name_events()
@@ -98,7 +96,7 @@ class QueryLogger(BackgroundService[Delivery]):
         occurred_at: ArrayLike | None = None,
         **columns: Unpack[OptionalColumns],
     ) -> None:
-        """Queue what the model was asked and what it said, before any perturbation.
+        """Queues what the model was asked and what it said, before any perturbation.
 
         ``features``: (d,) for one query or (n, d) for many; an image must be flattened. None or NaN is a missing
         feature, a number beyond float32 is clipped. By name: an object of numbers, booleans and texts, or a list of n
@@ -106,8 +104,7 @@ class QueryLogger(BackgroundService[Delivery]):
         second of two classes, a score or a class number, which the detector infers unless ``output_kind`` says. Also a
         label that is a text, an object of classes and their probabilities, a list of ``{"label": ..., "score": ...}``
         of the best classes, or None where nobody knows: one, or n of them. ``event_id``: one string, or n; with several
-        rows one string is
-        numbered. ``occurred_at``: seconds UTC, one or n, by default now. ``columns``: see
+        rows one string is numbered. ``occurred_at``: seconds UTC, one or n, by default now. ``columns``: see
         :class:`detector.serving.rows.OptionalColumns`. Never raises and never waits for Kafka; what cannot be used is
         counted against the principal under ``unjudged``.
         """
@@ -116,9 +113,9 @@ class QueryLogger(BackgroundService[Delivery]):
                 self._ensure_started()
             if type(principal) is not str:
                 principal = principal_of(principal)
-            source = source_of(principal, model, model_version, output_kind)
-            pieces = self._read(source, (features, outputs, event_id, occurred_at, columns))
-            if source.principal != principal:
+            origin = origin_of(principal, model, model_version, output_kind)
+            pieces = self._read(origin, (features, outputs, event_id, occurred_at, columns))
+            if origin.principal != principal:
                 self._repaired(sum(piece.queries for piece in pieces))
             self._enqueue(pieces)
         except (SystemExit, KeyboardInterrupt):
@@ -127,11 +124,11 @@ class QueryLogger(BackgroundService[Delivery]):
             self._reject(principal, model, features, error)
 
     def refused(self, principal: str, model: str, queries: int = 1) -> None:
-        """Count ``queries`` that were refused unanswered; the counts are sent about once a second."""
+        """Counts ``queries`` that were refused unanswered; the counts are sent about once a second."""
         self._count("refused", principal, model, queries, "")
 
     def unjudged(self, principal: str, model: str, queries: int = 1, *, reason: str) -> None:
-        """Count ``queries`` that were answered and cannot be logged; ``reason`` is a short word of ``a-z`` and ``-``.
+        """Counts ``queries`` that were answered and cannot be logged; ``reason`` is a short word of ``a-z`` and ``-``.
 
         Never raises.
         """
@@ -146,7 +143,7 @@ class QueryLogger(BackgroundService[Delivery]):
         }
 
     def close(self, timeout: float = 5.0) -> None:
-        """Send what waits, for at most ``timeout`` seconds; what is left then is counted as dropped.
+        """Sends what waits, for at most ``timeout`` seconds; what is left then is counted as dropped.
 
         Later calls are counted as dropped too, until :meth:`start`.
         """
@@ -159,64 +156,50 @@ class QueryLogger(BackgroundService[Delivery]):
             self._log.warning("close", "closed with %d queries unsent and %d unconfirmed", unsent, unconfirmed)
 
     def _name_events(self) -> None:
-        """Give the events of this process names of their own."""
+        """Gives the events of this process names of their own."""
         self._prefix = uuid.uuid4().hex[:16]
         self._numbers = count()
 
     def _new_background(self, before: Delivery | None) -> Delivery:
         return Delivery(self._connection, self._queue, self._tallies, self.counters)
 
-    def _read(self, source: QueryOrigin, call: Call) -> list[QueuedRows]:
+    def _read(self, origin: QueryOrigin, call: Call) -> list[QueuedRows]:
         features, outputs, event_id, occurred_at, columns = call
         if outputs is None:
-            return self._loose(source, call)
+            return self._read_by_row(origin, call, loose=True)
         try:
-            matrix = as_matrix(features, "features")
+            matrix = as_matrix(features)
             answers = as_outputs(outputs, len(matrix))
         except (TypeError, ValueError, OverflowError):
-            return (self._loose if is_loose(features, outputs) else self._salvage)(source, call)
+            return self._read_by_row(origin, call, is_loose(features, outputs))
         queries, dimension = matrix.shape
         times = self._times(occurred_at, queries)
         ids = self._event_ids(event_id, queries)
         optional = self._columns(columns, queries, dimension) if columns else {}
-        return cut(build(source, ids, times, matrix, answers, optional))
+        return cut(QueuedRows(origin, ids, times, matrix, answers, optional))
 
-    def _salvage(self, source: QueryOrigin, call: Call) -> list[QueuedRows]:
-        """What can be used of a call that does not convert as a whole; the other queries are counted."""
+    def _read_by_row(self, origin: QueryOrigin, call: Call, loose: bool) -> list[QueuedRows]:
+        """Returns the usable rows of a call that does not convert as a whole, and counts the others."""
         features, outputs, event_id, occurred_at, columns = call
         queries = count_rows(features)
         times = self._times(occurred_at, queries)
         ids = self._event_ids(event_id, queries)
+        given = {name: values for name, values in columns.items() if name != "missing" or not loose}
         rows = []
-        for places, matrix, answers in salvage(features, outputs):
-            chosen = OptionalColumns(**{name: pick(values, places, queries) for name, values in columns.items()})  # type: ignore[typeddict-item]
-            optional = self._columns(chosen, *matrix.shape)
-            rows += cut(build(source, [ids[place] for place in places], times[places], matrix, answers, optional))
-        self._left(source, queries - sum(piece.queries for piece in rows))
-        return rows
-
-    def _loose(self, source: QueryOrigin, call: Call) -> list[QueuedRows]:
-        """What can be used of a call with names or texts; the other queries are counted."""
-        features, outputs, event_id, occurred_at, columns = call
-        queries = count_rows(features)
-        times = self._times(occurred_at, queries)
-        ids = self._event_ids(event_id, queries)
-        rows = []
-        for own in loose_rows(features, outputs, source.output_kind):
-            given = {name: pick(values, own.places, queries) for name, values in columns.items() if name != "missing"}
-            optional = self._columns(OptionalColumns(**given), *own.features.shape) | own.columns  # type: ignore[typeddict-item]
-            whose = source_of(source.principal, source.model, source.model_version, own.output_kind)
-            taken = [ids[at] for at in own.places], times[own.places], own.features, own.outputs, optional
-            rows += cut(replace(build(whose, *taken), feature_names=own.feature_names))
-        self._left(source, queries - sum(piece.queries for piece in rows))
-        return rows
-
-    def _left(self, source: QueryOrigin, queries: int) -> None:
-        """Count ``queries`` of a call that cannot be used."""
-        if queries:
+        for own in rows_of_call(features, outputs, origin.output_kind, loose):
+            picked: Any = {name: pick(values, own.positions, queries) for name, values in given.items()}
+            optional = self._columns(picked, *own.features.shape) | own.columns
+            whose = origin_of(origin.principal, origin.model, origin.model_version, own.output_kind)
+            own_ids = [ids[position] for position in own.positions]
+            rows += cut(
+                QueuedRows(whose, own_ids, times[own.positions], own.features, own.outputs, optional, own.feature_names)
+            )
+        unusable = queries - sum(piece.queries for piece in rows)
+        if unusable:
             self.counters.add("invalid")
-            self._count("unjudged", source.principal, source.model, queries, "structure")
-            self._log.warning("invalid", "of a call for model %r %d rows cannot be used", source.model, queries)
+            self._count("unjudged", origin.principal, origin.model, unusable, "structure")
+            self._log.warning("invalid", "of a call for model %r %d rows cannot be used", origin.model, unusable)
+        return rows
 
     def _times(self, occurred_at: ArrayLike | None, queries: int) -> NDArray[np.float64]:
         now = time.time()
@@ -259,10 +242,10 @@ class QueryLogger(BackgroundService[Delivery]):
 
     def _drop(self, rows: QueuedRows, reason: str) -> None:
         self.counters.add("dropped", rows.queries)
-        self._tallies.add(Count(rows.source.model, rows.principal, "dropped", rows.queries, time.time(), reason))
+        self._tallies.add(Count(rows.origin.model, rows.principal, "dropped", rows.queries, time.time(), reason))
 
     def _reject(self, principal: Any, model: Any, features: Any, error: BaseException) -> None:
-        """Count the queries of a call of which no row can be made."""
+        """Counts the queries of a call of which no row can be made."""
         self.counters.add("invalid")
         queries = count_rows(features)
         reason = error.reason if isinstance(error, InvalidRecord) else "structure"
@@ -271,7 +254,7 @@ class QueryLogger(BackgroundService[Delivery]):
         self._log.warning("invalid", "a query of model %.80r was not logged: %s", model, error)
 
     def _count(self, kind: _Kind, principal: Any, model: Any, queries: int, reason: Any) -> None:
-        """Count, and keep a count to be sent; without a name for whose it is, only that there was one. Never raises."""
+        """Counts ``queries``, and keeps a count to be sent if their principal and model can be named. Never raises."""
 
         def failed(error: BaseException) -> None:
             self.counters.add("invalid")
@@ -281,10 +264,10 @@ class QueryLogger(BackgroundService[Delivery]):
             self._tallies.add_unattributed(queries)
             self._log.warning("nameless", "%d queries (%s) of nobody that can be named were counted", queries, kind)
 
-        with harmless(failed):
-            queries, why = whole(queries), "" if kind == "refused" else word(reason)
+        with suppress_errors(failed):
+            queries, why = as_count(queries), "" if kind == "refused" else as_reason(reason)
             self.counters.add(kind, queries)
-            with harmless(nameless):
+            with suppress_errors(nameless):
                 check_names(model=model)
                 self._tallies.add(Count(model, principal_of(principal), kind, queries, time.time(), why))
             self._wake()

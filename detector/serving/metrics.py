@@ -11,7 +11,11 @@ from functools import cache, partial
 from typing import Any, Protocol
 
 from detector.contracts.errors import ConfigurationError
-from detector.serving.isolation import harmless, not_forking, renew_in_children
+from detector.serving.isolation import not_forking, renew_in_children, suppress_errors
+
+_GAUGE_SECONDS = 1.0
+_GAUGE_MODES = {"ready": "livemin", "age_seconds": "livemax", "decisions": "livemax"}
+"""How the gauges of several processes are combined; other gauges are added up."""
 
 
 class RateLimitedLogger:
@@ -25,27 +29,22 @@ class RateLimitedLogger:
 
     def renew(self) -> None:
         """Starts anew in a forked process."""
-        self._said: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def warning(self, kind: str, message: str, *arguments: object, error: BaseException | None = None) -> None:
-        """Logs ``message`` unless this ``kind`` (one of a few fixed words) was logged a moment ago."""
+        """Logs ``message`` unless this ``kind`` (one of a few fixed words) was logged less than ``seconds`` ago."""
         if self._due(kind):
-            with harmless():
+            with suppress_errors():
                 self._logger.warning(message, *arguments, exc_info=error)
 
     def _due(self, kind: str) -> bool:
         now = time.monotonic()
         with self._lock:
-            if now - self._said.get(kind, -self._seconds) < self._seconds:
+            if now - self._logged.get(kind, -self._seconds) < self._seconds:
                 return False
-            self._said[kind] = now
+            self._logged[kind] = now
             return True
-
-
-_GAUGE_SECONDS = 1.0
-_GAUGE_MODES = {"ready": "livemin", "age_seconds": "livemax", "decisions": "livemax"}
-"""How the gauges of several processes are combined; other gauges are added up."""
 
 
 class Counters:
@@ -79,7 +78,7 @@ class Counters:
             return self._totals.copy()
 
 
-class Measured(Protocol):
+class MetricSource(Protocol):
     """A logger, a gate, an identity or a middleware."""
 
     NAME: str
@@ -90,8 +89,8 @@ class Measured(Protocol):
     def gauges(self) -> Mapping[str, float]: ...
 
 
-def export_metrics(*measured: Measured, registry: Any = None) -> None:
-    """Registers ``measured`` with prometheus_client, read at each scrape.
+def export_metrics(*sources: MetricSource, registry: Any = None) -> None:
+    """Registers ``sources`` with prometheus_client, read at each scrape.
 
     Metrics are ``weirguard_sdk_NAME_COUNTER_total`` and ``weirguard_sdk_NAME_GAUGE``. ``registry``: a
     CollectorRegistry, the default one if None. In prometheus_client's multiprocess mode its MultiProcessCollector finds
@@ -101,24 +100,24 @@ def export_metrics(*measured: Measured, registry: Any = None) -> None:
     from prometheus_client import REGISTRY, values
 
     if values.ValueClass is values.MutexValue:
-        (registry or REGISTRY).register(_Collector(measured))
+        (registry or REGISTRY).register(_Collector(sources))
     else:
-        _mirror(measured)
+        _MultiprocessMirror(sources)
 
 
-def _described(one: Measured, name: str) -> tuple[str, str]:
+def _described(one: MetricSource, name: str) -> tuple[str, str]:
     """Returns name and help text of a metric."""
     return f"weirguard_sdk_{one.NAME}_{name}", f"{name} of the {one.NAME}"
 
 
 class _Collector:
-    def __init__(self, measured: tuple[Measured, ...]) -> None:
-        self._measured = measured
+    def __init__(self, sources: tuple[MetricSource, ...]) -> None:
+        self._sources = sources
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        for one in self._measured:
+        for one in self._sources:
             for name, total in one.counters.snapshot().items():
                 label, text = _described(one, name)
                 yield CounterMetricFamily(label, f"{text}, since the start", value=total)
@@ -126,22 +125,50 @@ class _Collector:
                 yield GaugeMetricFamily(*_described(one, name), value=level)
 
 
-def _mirror(measured: tuple[Measured, ...]) -> None:
-    """Mirrors the counters of ``measured`` in real ones from now on, and their gauges about once a second.
+class _MultiprocessMirror:
+    """Mirrors the counters of ``sources`` in real ones, and sets real gauges by a thread that starts with the first
+    count of each process.
 
     prometheus_client's multiprocess mode calls no collector: it reads only its files.
     """
-    try:
-        levels = _Levels(measured)
-        for one in measured:
-            count = partial(_count, levels, one)
-            for name, total in one.counters.snapshot().items():
-                _counter(*_described(one, name)).inc(total)
-            one.counters.mirror = count
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot write prometheus_client's files, correct PROMETHEUS_MULTIPROC_DIR: {error}"
-        ) from None
+
+    def __init__(self, sources: tuple[MetricSource, ...]) -> None:
+        self._sources = sources
+        self._started = False
+        try:
+            self._set_gauges()
+            for one in sources:
+                for name, total in one.counters.snapshot().items():
+                    _counter(*_described(one, name)).inc(total)
+                one.counters.mirror = partial(self._count, one)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot write prometheus_client's files, correct PROMETHEUS_MULTIPROC_DIR: {error}"
+            ) from None
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        self._started = False
+
+    def _count(self, one: MetricSource, name: str, amount: int) -> None:
+        with contextlib.suppress(Exception), not_forking():  # prometheus_client's lock is one that a fork would break
+            _counter(*_described(one, name)).inc(amount)
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._run, name="weirguard-metrics", daemon=True).start()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            with contextlib.suppress(Exception):
+                self._set_gauges()
+            pause.wait(_GAUGE_SECONDS)
+
+    def _set_gauges(self) -> None:
+        with not_forking():
+            for one in self._sources:
+                for name, level in one.gauges().items():
+                    _gauge(*_described(one, name), _GAUGE_MODES.get(name, "livesum")).set(level)
 
 
 @cache
@@ -157,40 +184,3 @@ def _gauge(name: str, text: str, mode: Any) -> Any:
     from prometheus_client import Gauge
 
     return Gauge(name, text, registry=None, multiprocess_mode=mode)
-
-
-def _count(levels: _Levels, one: Measured, name: str, amount: int) -> None:
-    with contextlib.suppress(Exception), not_forking():  # prometheus_client's lock is one that a fork would break
-        _counter(*_described(one, name)).inc(amount)
-        levels.keep()
-
-
-class _Levels:
-    """The gauges of ``measured``, set by a thread that starts with the first count of each process."""
-
-    def __init__(self, measured: tuple[Measured, ...]) -> None:
-        self._measured = measured
-        self._kept = False
-        self._set()
-        renew_in_children(self)
-
-    def renew(self) -> None:
-        self._kept = False
-
-    def keep(self) -> None:
-        if not self._kept:
-            self._kept = True
-            threading.Thread(target=self._run, name="weirguard-metrics", daemon=True).start()
-
-    def _run(self) -> None:
-        pause = threading.Event()
-        while True:
-            with contextlib.suppress(Exception):
-                self._set()
-            pause.wait(_GAUGE_SECONDS)
-
-    def _set(self) -> None:
-        with not_forking():
-            for one in self._measured:
-                for name, level in one.gauges().items():
-                    _gauge(*_described(one, name), _GAUGE_MODES.get(name, "livesum")).set(level)

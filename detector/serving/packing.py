@@ -24,42 +24,69 @@ from detector.serving.rows import QueuedRows, in_steps
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+else:
+    from detector.contracts.lazy import np
 
 _PACK_BYTES = 800_000
 """Estimated bytes at which a record is closed, below what a record may have."""
+_COUNTS = 500
+"""Counts in one record: each has a name of up to 256 characters of up to four bytes, and a reason."""
+_COUNTED_REPAIRS = ("event_id", "principal", "attribute", "number", "text")
+"""The words of ``limits.REPAIRS`` that are counted as ``repaired``."""
+_MEANINGS = {"probabilities": "probabilities", "label": "class numbers", "score": "numbers", "unstated": "numbers"}
 
-Carried = Counter[tuple[str, str]]
+QueriesByOwner = Counter[tuple[str, str]]
 """Queries by model and principal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One packed record and what it carries: ``counts`` alone or ``queries``; ``mends``: rows mended, by counter."""
+    """One packed record and what it carries: ``counts`` alone or ``queries``; ``repairs``: rows repaired, by
+    counter."""
 
     partition: int
     value: bytes
-    queries: Carried
+    queries: QueriesByOwner
     counts: tuple[Count, ...] = ()
-    mends: Counter[str] = field(default_factory=Counter)
+    repairs: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
 class Unpackable:
     """Queries that no record can hold, and why."""
 
-    queries: Carried
+    queries: QueriesByOwner
     error: InvalidRecord
 
 
 def pack(rows: Iterable[QueuedRows], partitions: int) -> Iterator[Record | Unpackable]:
-    """Records for ``rows``, which stay in order within each principal and shape. Raises nothing for a row's sake."""
-    groups: dict[tuple[object, ...], list[QueuedRows]] = {}
+    """Yields records of ``rows``, which stay in order within each principal and layout. Raises nothing because of a
+    row."""
+    groups: dict[tuple[int, object], list[QueuedRows]] = {}
     for piece in rows:
-        groups.setdefault((partition_of(piece.principal, partitions), piece.shape), []).append(piece)
-    for group in groups.values():
-        partition = partition_of(group[0].principal, partitions)
-        for part in _portions(group):
-            yield from _encode(part, partition)
+        groups.setdefault((partition_of(piece.principal, partitions), piece.layout), []).append(piece)
+    for (partition, _), group in groups.items():
+        for portion in _portions(group):
+            yield from _encode(portion, partition)
+
+
+def pack_counts(counts: Iterable[Count], partitions: int) -> Iterator[Record]:
+    """Yields records that carry ``counts`` and no rows, one for each partition and model, or several for very many."""
+    groups: dict[tuple[int, str], list[Count]] = {}
+    for count in counts:
+        groups.setdefault((partition_of(count.principal, partitions), count.model), []).append(count)
+    for (partition, model), group in groups.items():
+        for start in range(0, len(group), _COUNTS):
+            part = tuple(group[start : start + _COUNTS])
+            yield Record(partition, encode_packed(no_queries(model, "-"), part), Counter(), part)
+
+
+def count_by_owner(rows: Iterable[QueuedRows]) -> QueriesByOwner:
+    """Returns how many queries of each model and principal are in ``rows``."""
+    queries: QueriesByOwner = Counter()
+    for piece in rows:
+        queries[piece.origin.model, piece.principal] += piece.queries
+    return queries
 
 
 def _portions(group: list[QueuedRows]) -> Iterator[list[QueuedRows]]:
@@ -75,24 +102,26 @@ def _portions(group: list[QueuedRows]) -> Iterator[list[QueuedRows]]:
 
 
 def _encode(portion: list[QueuedRows], partition: int) -> Iterator[Record | Unpackable]:
-    """One record, or several where the estimate was too low or a row spoils it."""
+    """Yields one record, or several where the estimate was too low or a row spoils it."""
     try:
-        mended = mend(to_batch(portion))
-        value = encode_packed(mended.batch) if len(mended.batch) else None
+        whole = _to_batch(portion)
+        batch, unusable, repairs = _repair(whole)
+        value = encode_packed(batch) if len(batch) else None
     except Exception as error:  # noqa: BLE001  whatever a row holds, the others must not be lost with it
-        yield from _encode_apart(portion, partition, error)
+        yield from _encode_halves(portion, partition, error)
         return
-    queries = carried(portion)
-    if mended.fault is not None:
-        lost = Counter((mended.batch.model, principal) for principal in mended.lost)
+    queries = count_by_owner(portion)
+    if unusable is not None:
+        rows, fault = unusable
+        lost = Counter((whole.model, whole.principals[at]) for at in whole.principal_index[rows].tolist())
         queries -= lost
-        yield Unpackable(lost, mended.fault)
+        yield Unpackable(lost, fault)
     if value is not None:
-        yield Record(partition, value, queries, mends=mended.mends)
+        yield Record(partition, value, queries, repairs=repairs)
 
 
-def _encode_apart(portion: list[QueuedRows], partition: int, error: Exception) -> Iterator[Record | Unpackable]:
-    """Both halves of ``portion``, down to the single row that is at fault."""
+def _encode_halves(portion: list[QueuedRows], partition: int, error: Exception) -> Iterator[Record | Unpackable]:
+    """Encodes both halves of ``portion`` apart, down to the single row that is at fault."""
     pieces = portion if len(portion) > 1 else in_steps(portion[0], max(1, (portion[0].queries + 1) // 2))
     if len(pieces) > 1:
         half = len(pieces) // 2
@@ -100,28 +129,18 @@ def _encode_apart(portion: list[QueuedRows], partition: int, error: Exception) -
         yield from _encode(pieces[half:], partition)
     else:
         fault = error if isinstance(error, InvalidRecord) else InvalidRecord("structure", str(error)[:200])
-        yield Unpackable(carried(portion), fault)
+        yield Unpackable(count_by_owner(portion), fault)
 
 
-def carried(rows: Iterable[QueuedRows]) -> Carried:
-    """How many queries of each (model, principal) are in ``rows``."""
-    queries: Carried = Counter()
-    for piece in rows:
-        queries[piece.source.model, piece.principal] += piece.queries
-    return queries
-
-
-def to_batch(portion: list[QueuedRows]) -> QueryBatch:
-    """One batch of ``portion``, whose rows share their shape."""
-    import numpy as np
-
-    source = portion[0].source
+def _to_batch(portion: list[QueuedRows]) -> QueryBatch:
+    """Returns one batch of ``portion``, whose rows share their layout."""
+    origin = portion[0].origin
     numbers: dict[str, int] = {}
     index = [numbers.setdefault(piece.principal, len(numbers)) for piece in portion]
     return QueryBatch(
-        model=source.model,
-        model_version=source.model_version,
-        output_kind=source.output_kind,
+        model=origin.model,
+        model_version=origin.model_version,
+        output_kind=origin.output_kind,
         event_ids=[event_id for piece in portion for event_id in piece.event_ids],
         occurred_at=np.concatenate([piece.occurred_at for piece in portion]),
         principals=list(numbers),
@@ -134,94 +153,76 @@ def to_batch(portion: list[QueuedRows]) -> QueryBatch:
 
 
 def _join(columns: list[Any]) -> Any:
-    import numpy as np
-
     if isinstance(columns[0], list):
         return [entry for column in columns for entry in column]
     return np.concatenate(columns)
 
 
-def pack_counts(counts: Iterable[Count], partitions: int) -> Iterator[Record]:
-    """Records that carry ``counts`` and no rows, one for each partition and model, some for a great many."""
-    groups: dict[tuple[int, str], list[Count]] = {}
-    for count in counts:
-        groups.setdefault((partition_of(count.principal, partitions), count.model), []).append(count)
-    for (partition, model), group in groups.items():
-        for start in range(0, len(group), _COUNTS):
-            part = tuple(group[start : start + _COUNTS])
-            yield Record(partition, encode_packed(no_queries(model, "-"), part), Counter(), part)
+def _repair(batch: QueryBatch) -> tuple[QueryBatch, tuple[NDArray[np.bool_], InvalidRecord] | None, Counter[str]]:
+    """Returns the rows that the detector takes, repaired; which rows (n,) of ``batch`` cannot be used, and why, or
+    None; and how many rows were repaired, by counter.
 
-
-_COUNTS = 500
-"""Counts in one record: each has a name of up to 256 characters of up to four bytes, and a reason."""
-
-
-_REPAIRS = ("event_id", "principal", "attribute", "number", "text")
-"""What of ``limits.REPAIRS`` is counted as ``repaired``."""
-
-
-@dataclass(slots=True)
-class Mended:
-    """``batch`` made fit. ``mends``: how many of its rows, by counter. ``fault``: why others cannot be used, and
-    ``lost``: the principals of these, one entry a row."""
-
-    batch: QueryBatch
-    mends: Counter[str] = field(default_factory=Counter)
-    lost: list[str] = field(default_factory=list)
-    fault: InvalidRecord | None = None
-
-
-def mend(batch: QueryBatch) -> Mended:
-    """``batch`` as the detector takes it: no row is lost but those whose outputs cannot be what their kind says, and
-    those that are too wide. Outputs that are no probabilities become such; the rest is as ``codecs.mending`` does it.
+    No row is lost except those whose outputs cannot be what their kind says, and those that are too wide.
     """
-    import numpy as np
+    repairs: Counter[str] = Counter()
+    fault = _too_wide(batch)
+    if fault is not None:
+        repaired, usable = batch, np.zeros(len(batch), dtype=np.bool_)
+    else:
+        repaired, usable = _repair_outputs(batch, repairs)
+    unusable = None
+    if not usable.all():
+        meaning = _MEANINGS.get(repaired.output_kind)
+        unusable = ~usable, fault or InvalidRecord("outputs", f"the outputs are no {meaning}")
+        repaired = take(repaired, np.flatnonzero(usable))
+    if fault is None:
+        words: Counter[str] = Counter()
+        repaired = screening.repair(repaired, words, None)
+        if words:
+            repairs.update(clipped=words["clipped"], repaired=sum(words[word] for word in _COUNTED_REPAIRS))
+    return repaired, unusable, repairs
 
-    mended = Mended(batch)
+
+def _too_wide(batch: QueryBatch) -> InvalidRecord | None:
     texts = 0 if batch.texts is None else batch.texts.shape[1]
     for what, width, limit in (
         ("features", batch.features.shape[1] + texts, DIMENSIONS),
         ("outputs", batch.outputs.shape[1], OUTPUTS),
     ):
         if width > limit:
-            fault = InvalidRecord("too-large", f"{what} of a query have {width} entries; send at most {limit}")
-            _set_aside(mended, np.ones(len(batch), dtype=np.bool_), fault)
-            return mended
-    _MENDERS[batch.output_kind](mended)
-    repaired: Counter[str] = Counter()
-    mended.batch = screening.mend(mended.batch, repaired, None)
-    if repaired:
-        mended.mends.update(clipped=repaired["clipped"], repaired=sum(repaired[word] for word in _REPAIRS))
-    return mended
+            return InvalidRecord("too-large", f"{what} of a query have {width} entries; send at most {limit}")
+    return None
 
 
-def _probabilities(mended: Mended) -> None:
-    import numpy as np
-
-    outputs, named = mended.batch.outputs, mended.batch.output_names is not None
-    if outputs.shape[1] == 1 and not named:
-        mended.batch = replace(mended.batch, output_kind="unstated")
-        _scores(mended)
-        return
-    with np.errstate(invalid="ignore", over="ignore"):
-        beside = np.add.reduce(outputs, axis=1) - 1
-        fine = (np.maximum(beside, 0) if named else np.abs(beside)) <= PROBABILITY_SUM_TOLERANCE
-        fine &= np.minimum.reduce(outputs, axis=1) >= 0
-    if fine.all():
-        return
-    unusable = np.isnan(outputs).any(axis=1)
-    wrong = ~fine & ~unusable
-    converted = outputs.copy()
-    converted[wrong] = _distributions(outputs[wrong])
-    mended.mends["converted"] += int(np.count_nonzero(wrong))
-    mended.batch = replace(mended.batch, outputs=converted)
-    _set_aside(mended, unusable)
+def _repair_outputs(batch: QueryBatch, repairs: Counter[str]) -> tuple[QueryBatch, NDArray[np.bool_]]:
+    """Returns ``batch`` with outputs that are what their kind says, and which rows (n,) are usable."""
+    outputs, named = batch.outputs, batch.output_names is not None
+    if batch.output_kind == "none":
+        return replace(batch, outputs=outputs[:, :0]), np.ones(len(batch), dtype=np.bool_)
+    if batch.output_kind == "label":
+        return batch, screening.usable_outputs(batch)
+    if batch.output_kind == "probabilities" and (named or outputs.shape[1] != 1):
+        good = screening.are_probabilities(outputs, named)
+        if good.all():
+            return batch, good
+        usable: NDArray[np.bool_] = np.logical_and.reduce(~np.isnan(outputs), axis=1)
+        wrong = usable & ~good
+        converted = outputs.copy()
+        converted[wrong] = _distributions(outputs[wrong])
+        repairs["converted"] += int(np.count_nonzero(wrong))
+        return replace(batch, outputs=converted), usable
+    if batch.output_kind == "probabilities":
+        batch = replace(batch, output_kind="unstated")
+    if np.isfinite(outputs).all():
+        return batch, np.ones(len(batch), dtype=np.bool_)
+    repairs["clipped"] += int(np.isinf(outputs).any(axis=1).sum())
+    usable = np.logical_and.reduce(~np.isnan(outputs), axis=1)
+    return replace(batch, outputs=np.nan_to_num(outputs)), usable
 
 
 def _distributions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows that add up to 1 with the same order: shares of what may be percentages or parts, softmax of logits."""
-    import numpy as np
-
+    """Returns rows that add up to 1 with the same order: shares of what may be percentages or parts, softmax of
+    logits."""
     wide = np.nan_to_num(rows.astype(np.float64), posinf=LARGEST_FLOAT32, neginf=-LARGEST_FLOAT32)
     sums = wide.sum(axis=1, keepdims=True)
     parts = (wide.max(axis=1, keepdims=True) <= 1) | (np.abs(sums - 100) <= 100 * PROBABILITY_SUM_TOLERANCE)
@@ -229,49 +230,3 @@ def _distributions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     exponentials = np.exp(wide - wide.max(axis=1, keepdims=True))
     softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
     return np.where(parts, wide / np.where(parts, sums, 1), softmax).astype(np.float32)
-
-
-def _labels(mended: Mended) -> None:
-    import numpy as np
-
-    outputs = mended.batch.outputs
-    whole = np.isfinite(outputs) & (np.floor(outputs) == outputs)
-    if not (whole.all() and outputs.shape[1] == 1):
-        _set_aside(mended, ~whole[:, 0] | np.bool_(outputs.shape[1] != 1))
-
-
-def _scores(mended: Mended) -> None:
-    import numpy as np
-
-    outputs = mended.batch.outputs
-    if np.isfinite(outputs).all():
-        return
-    mended.mends["clipped"] += int(np.isinf(outputs).any(axis=1).sum())
-    mended.batch = replace(mended.batch, outputs=np.nan_to_num(outputs))
-    _set_aside(mended, np.isnan(outputs).any(axis=1))
-
-
-def _set_aside(mended: Mended, wrong: Any, fault: InvalidRecord | None = None) -> None:
-    import numpy as np
-
-    if not wrong.any():
-        return
-    batch = mended.batch
-    mended.lost = [batch.principals[at] for at in batch.principal_index[wrong].tolist()]
-    mended.batch = take(batch, np.flatnonzero(~wrong))
-    mended.fault = fault or InvalidRecord("outputs", f"the outputs are no {_MEANINGS[batch.output_kind]}")
-
-
-def _nothing(mended: Mended) -> None:
-    """There are no outputs."""
-    mended.batch = replace(mended.batch, outputs=mended.batch.outputs[:, :0])
-
-
-_MEANINGS = {"probabilities": "probabilities", "label": "class numbers", "score": "numbers", "unstated": "numbers"}
-_MENDERS = {
-    "probabilities": _probabilities,
-    "label": _labels,
-    "score": _scores,
-    "unstated": _scores,
-    "none": _nothing,
-}

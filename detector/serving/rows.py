@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
@@ -17,6 +17,8 @@ from detector.contracts.queries import OutputKind
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
+else:
+    from detector.contracts.lazy import np
 
 _ROWS = 128
 _BYTES = 400_000
@@ -63,34 +65,42 @@ class QueuedRows:
     """``queries`` rows of one principal: ``features`` float32 (n, d), ``outputs`` float32 (n, k), ``columns`` of n.
     ``feature_names`` as in a batch.
 
-    Numbers are as they came: what is no finite number, or no probability, is mended when rows are packed, many at once.
+    Numbers are as they came; those that are not finite, or no probabilities, are repaired when rows are packed.
     """
 
-    source: QueryOrigin
+    origin: QueryOrigin
     event_ids: list[str]
     occurred_at: NDArray[np.float64]
     features: NDArray[np.float32]
     outputs: NDArray[np.float32]
     columns: dict[str, Any]
-    nbytes: int
     feature_names: tuple[str, ...] | None = None
+    nbytes: int = field(init=False)
+    """An estimate of the memory that the rows take."""
+
+    def __post_init__(self) -> None:
+        ids = self.event_ids
+        nbytes = self.features.nbytes + self.outputs.nbytes + len(ids) * _ROW_OVERHEAD + sum(map(len, ids))
+        for column in self.columns.values():
+            nbytes += sum(map(len, column)) if isinstance(column, list) else _nbytes(column)
+        self.nbytes = nbytes
 
     @property
     def principal(self) -> str:
-        return self.source.principal
+        return self.origin.principal
 
     @property
     def queries(self) -> int:
         return len(self.event_ids)
 
     @property
-    def shape(self) -> tuple[object, ...]:
-        """What rows must share to stand in one packed batch, but for the partition."""
-        source = self.source
+    def layout(self) -> tuple[object, ...]:
+        """What rows must share to be packed in one batch, besides the partition."""
+        origin = self.origin
         widths = self.features.shape[1], self.outputs.shape[1]
         texts = self.columns["texts"].shape[1] if "texts" in self.columns else 0
-        layout = (*widths, texts, self.feature_names, *sorted(self.columns))
-        return source.model, source.model_version, source.output_kind, *layout
+        columns = (*widths, texts, self.feature_names, *sorted(self.columns))
+        return origin.model, origin.model_version, origin.output_kind, *columns
 
 
 def check_names(**names: object) -> None:
@@ -101,29 +111,32 @@ def check_names(**names: object) -> None:
 
 
 @lru_cache(maxsize=8_192)
-def source_of(principal: str, model: str, model_version: str, output_kind: OutputKind) -> QueryOrigin:
-    """The source, with its principal made usable. Raises InvalidRecord if the detector would refuse all its rows."""
+def origin_of(principal: str, model: str, model_version: str, output_kind: OutputKind) -> QueryOrigin:
+    """Returns the origin, with its principal made usable. Raises InvalidRecord if the detector would refuse all its
+    rows."""
     check_names(model=model, model_version=model_version)
     if output_kind not in get_args(OutputKind):
         raise InvalidRecord("structure", f"output_kind is {output_kind!r:.80}; use one of {get_args(OutputKind)}")
     return QueryOrigin(usable_principal(principal), model, model_version, output_kind)
 
 
-def as_matrix(values: ArrayLike, what: str) -> NDArray[np.float32]:
-    """A float32 copy of ``values`` with one row per query: (d,) counts as one row. Raises InvalidRecord.
+def as_matrix(features: ArrayLike) -> NDArray[np.float32]:
+    """Returns a float32 copy of ``features`` with one row per query: (d,) counts as one row. Raises InvalidRecord.
 
     None becomes NaN, and a number beyond float32 becomes infinite.
     """
-    matrix = _as_floats(values)
+    matrix = _as_floats(features)
     if matrix.ndim == 1:
         matrix = matrix.reshape(1, -1)
     if matrix.ndim != 2 or not matrix.size:
-        raise InvalidRecord("dimension", f"{what} have shape {matrix.shape}; flatten each query to one row of numbers")
+        raise InvalidRecord(
+            "dimension", f"features have shape {matrix.shape}; flatten each query to one row of numbers"
+        )
     return matrix
 
 
 def as_outputs(values: ArrayLike, queries: int) -> NDArray[np.float32]:
-    """A float32 copy of ``values`` as (queries, k); one number per query may come as (queries,)."""
+    """Returns a float32 copy of ``values`` as (queries, k); one number per query may come as (queries,)."""
     outputs = _as_floats(values)
     if outputs.ndim < 2:
         outputs = outputs.reshape(1, -1) if queries == 1 else outputs.reshape(-1, 1)
@@ -148,17 +161,13 @@ _thread = threading.local()
 
 
 def _silent_numpy() -> tuple[Callable[..., Any], Any]:
-    import numpy as np
-
     silently = contextvars.Context().run
     silently(np.seterr, all="ignore")
     return silently, np
 
 
 def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:
-    """Float64 (queries,) of ``seconds``, one for all or one each."""
-    import numpy as np
-
+    """Returns float64 (queries,) of ``seconds``, one for all or one each."""
     times = np.empty(queries, dtype=np.float64)
     times[:] = seconds
     return times
@@ -166,15 +175,13 @@ def as_times(seconds: ArrayLike, queries: int) -> NDArray[np.float64]:
 
 def correct_times(times: NDArray[np.float64], now: float) -> int:
     """Replaces times that are not between 1970 and 9999 by ``now``; returns their number."""
-    import numpy as np
-
-    odd = ~are_times(times)
-    times[odd] = now
-    return int(np.count_nonzero(odd))
+    invalid = ~are_times(times)
+    times[invalid] = now
+    return int(np.count_nonzero(invalid))
 
 
 def as_columns(columns: OptionalColumns, queries: int, dimension: int) -> dict[str, Any]:
-    """The optional columns as a batch holds them, without numeric columns whose entries cannot be read as numbers.
+    """Returns optional columns as a batch holds them, without numeric columns whose entries cannot be read as numbers.
 
     Raises InvalidRecord for an unknown column and for one of another length.
     """
@@ -182,8 +189,8 @@ def as_columns(columns: OptionalColumns, queries: int, dimension: int) -> dict[s
     if unknown:
         known = ", ".join(OptionalColumns.__annotations__)
         raise InvalidRecord("structure", f"no column is called {', '.join(sorted(unknown))}; there are {known}")
-    read = {name: _column(name, values, queries, dimension) for name, values in columns.items()}
-    return {name: column for name, column in read.items() if column is not None}
+    converted = {name: _column(name, values, queries, dimension) for name, values in columns.items()}
+    return {name: column for name, column in converted.items() if column is not None}
 
 
 def _column(name: str, values: Any, queries: int, dimension: int) -> Any:
@@ -198,8 +205,6 @@ def _column(name: str, values: Any, queries: int, dimension: int) -> Any:
 
 
 def _mask(values: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    import numpy as np
-
     mask = np.array(values, dtype=np.bool_)
     if mask.size != shape[0] * shape[1]:
         raise InvalidRecord("length", f"missing has {mask.size} marks for {shape[0]} queries of {shape[1]} features")
@@ -207,9 +212,7 @@ def _mask(values: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _numbers(name: str, values: Any, queries: int) -> NDArray[Any] | None:
-    """The column, or None if it cannot be read: the caller chooses its values, and must not hide a query by them."""
-    import numpy as np
-
+    """Returns the column, or None if it cannot be read: a caller must not hide a query by the values of a column."""
     dtype, entry = _NUMERIC[name]
     try:
         with np.errstate(all="ignore"):
@@ -222,7 +225,7 @@ def _numbers(name: str, values: Any, queries: int) -> NDArray[Any] | None:
 
 
 def cut(rows: QueuedRows) -> list[QueuedRows]:
-    """``rows`` in pieces, each with memory of its own, that the queue can drop separately."""
+    """Returns ``rows`` in pieces, each with memory of its own, that the queue can drop separately."""
     if rows.queries == 1:
         return [rows]
     step = max(1, min(_ROWS, _BYTES // (rows.features[0].nbytes + rows.outputs[0].nbytes)))
@@ -230,36 +233,20 @@ def cut(rows: QueuedRows) -> list[QueuedRows]:
 
 
 def in_steps(rows: QueuedRows, step: int) -> list[QueuedRows]:
-    """``rows`` in pieces of ``step`` queries."""
+    """Returns ``rows`` in pieces of ``step`` queries."""
     return [_slice(rows, start, start + step) for start in range(0, rows.queries, step)]
 
 
 def _slice(rows: QueuedRows, start: int, stop: int) -> QueuedRows:
-    columns = {name: column[start:stop].copy() for name, column in rows.columns.items()}
-    piece = build(
-        rows.source,
+    return QueuedRows(
+        rows.origin,
         rows.event_ids[start:stop],
         rows.occurred_at[start:stop].copy(),
         rows.features[start:stop].copy(),
         rows.outputs[start:stop].copy(),
-        columns,
+        {name: column[start:stop].copy() for name, column in rows.columns.items()},
+        rows.feature_names,
     )
-    return replace(piece, feature_names=rows.feature_names)
-
-
-def build(
-    source: QueryOrigin,
-    event_ids: list[str],
-    occurred_at: NDArray[np.float64],
-    features: NDArray[np.float32],
-    outputs: NDArray[np.float32],
-    columns: dict[str, Any],
-) -> QueuedRows:
-    """Rows with their size estimated."""
-    nbytes = features.nbytes + outputs.nbytes + len(event_ids) * _ROW_OVERHEAD + sum(map(len, event_ids))
-    for column in columns.values():
-        nbytes += sum(map(len, column)) if isinstance(column, list) else _nbytes(column)
-    return QueuedRows(source, event_ids, occurred_at, features, outputs, columns, nbytes)
 
 
 def _nbytes(column: NDArray[Any]) -> int:

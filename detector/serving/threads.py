@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from detector.serving.isolation import harmless, renew_in_children
+from detector.serving.isolation import renew_in_children, suppress_errors
 from detector.serving.metrics import Counters
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
@@ -33,19 +33,19 @@ class BackgroundThread(ABC):
 
     def _run(self) -> None:
         while not self._finished():
-            with harmless(self._failed):
+            with suppress_errors(self._failed):
                 self._work()
 
     def _finished(self) -> bool:
         return self._closing.is_set()
 
     def _failed(self, error: BaseException) -> None:
-        with harmless():
-            self._note(error)
+        with suppress_errors():
+            self._report_error(error)
         self._closing.wait(self._back_off)
         self._back_off = min(2 * self._back_off, LONGEST_PAUSE_SECONDS)
 
-    def _went_well(self) -> None:
+    def _reset_back_off(self) -> None:
         self._back_off = FIRST_PAUSE_SECONDS
 
     @abstractmethod
@@ -53,7 +53,7 @@ class BackgroundThread(ABC):
         """Does some work, and returns now and then."""
 
     @abstractmethod
-    def _note(self, error: BaseException) -> None:
+    def _report_error(self, error: BaseException) -> None:
         """Counts and logs ``error``."""
 
 

@@ -24,9 +24,9 @@ __all__ = ["FORMATS", "Format", "LogReader", "files_of", "format_of", "open_logs
 
 
 class Read(Protocol):
-    """Yields the queries in the file at ``path``. ``reading`` maps its columns; by default they are found by name."""
+    """Yields the queries in the file at ``path``. ``reader`` maps its columns; by default they are found by name."""
 
-    def __call__(self, path: Path, reading: LogReader | None = None) -> Iterator[DecodedQueries]: ...
+    def __call__(self, path: Path, reader: LogReader | None = None) -> Iterator[DecodedQueries]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ def format_of(path: Path) -> Format:
     return known
 
 
-def open_logs(paths: Sequence[Path], reading: LogReader) -> list[Iterator[DecodedQueries]]:
-    """Yields the queries of each file in ``paths``, read by ``reading``. Raises ConfigurationError, at once if a file
+def open_logs(paths: Sequence[Path], reader: LogReader) -> list[Iterator[DecodedQueries]]:
+    """Yields the queries of each file in ``paths``, read by ``reader``. Raises ConfigurationError, at once if a file
     is missing or has no known format."""
-    return [format_of(path).read(path, reading) for path in paths]
+    return [format_of(path).read(path, reader) for path in paths]
 
 
 _ADVICE = f"write the log as one of {', '.join(FORMATS)}, of which all but .parquet may end in .gz or .zst besides"

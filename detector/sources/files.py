@@ -16,6 +16,10 @@ from urllib.parse import unquote
 from detector.contracts.errors import ConfigurationError
 
 COMPRESSED = (".gz", ".gzip", ".zst", ".zstd")
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_OTHERS = {b"PAR1": "Parquet; name it .parquet", b"PK\x03\x04": "a zip archive; unpack it", b"ORC": "ORC"}
+_BUFFER = 1 << 20
+_SAMPLE = 4 << 20
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -33,17 +37,23 @@ def expand(paths: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
 
 def partitions(path: Path) -> dict[str, str | None]:
     """Returns the Hive partitions in ``path``, such as ``model=x/``: texts by column, None for null."""
-    found: dict[str, str | None] = {}
-    for folder in path.parts[:-1]:
-        name, equals, value = folder.partition("=")
-        if equals and name:
-            found[unquote(name)] = None if value == _NULL_PARTITION else unquote(value)
-    return found
+    named = (folder.partition("=") for folder in path.parts[:-1])
+    return {
+        unquote(name): None if value == _NULL_PARTITION else unquote(value)
+        for name, equals, value in named
+        if name and equals
+    }
 
 
 def _files(path: Path, suffixes: Collection[str]) -> Iterator[Path]:
     if path.is_dir():
-        yield from _parts(path, suffixes)
+        below = (file for file in path.rglob("*") if file.is_file() and suffix_of(file) in suffixes)
+        files = [
+            file for file in below if not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+        ]
+        if not files:
+            raise ConfigurationError(f"{path}: the folder has no file that ends in one of {', '.join(suffixes)}")
+        yield from sorted(files, key=_natural)
     elif not path.exists() and has_magic(str(path)):
         matches = [Path(name) for name in glob(str(path), recursive=True)]  # noqa: PTH207 - its pattern may begin with /
         if not matches:
@@ -54,27 +64,9 @@ def _files(path: Path, suffixes: Collection[str]) -> Iterator[Path]:
         yield path
 
 
-def _parts(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    files = [path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder))]
-    parts = sorted((path for path in files if suffix_of(path) in suffixes), key=_natural)
-    if not parts:
-        raise ConfigurationError(f"{folder}: the folder has no file that ends in one of {', '.join(suffixes)}")
-    return parts
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in path.parts)
-
-
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Returns a sort key that puts ``part.10`` after ``part.9``."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", str(path))]
-
-
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_OTHERS = {b"PAR1": "Parquet; name it .parquet", b"PK\x03\x04": "a zip archive; unpack it", b"ORC": "ORC"}
-_BUFFER = 1 << 20
-_SAMPLE = 4 << 20
 
 
 @contextmanager
@@ -102,22 +94,16 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
     try:
         with path.open("rb") as raw:
-            file = _decompressed(raw)
+            magic = raw.read(4)
+            raw.seek(0)
+            codec = next((name for start, name in _MAGIC.items() if magic.startswith(start)), None)
+            file = raw
+            if codec is not None:
+                file = io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw), codec), _BUFFER)
             _check(path, file.peek(4)[:1024])
             yield raw, cast("BinaryIO", file)
     except (OSError, pa.ArrowException) as error:
         raise ConfigurationError(f"{path}: cannot read it: {error}") from error
-
-
-def _decompressed(raw: BinaryIO) -> io.BufferedReader:
-    import pyarrow as pa
-
-    start = raw.read(4)
-    raw.seek(0)
-    codec = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-    if codec is None:
-        return cast("io.BufferedReader", raw)
-    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw), codec), _BUFFER)
 
 
 def _check(path: Path, start: bytes) -> None:

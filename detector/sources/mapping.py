@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from detector.contracts.errors import ConfigurationError
 
@@ -29,6 +28,9 @@ class ColumnSource:
     patterns: tuple[str, ...] = ()
     constant: str | None = None
 
+    def __str__(self) -> str:
+        return "|".join(self.patterns) if self.constant is None else f"@{self.constant}"
+
     def matches(self, name: str) -> bool:
         """Returns whether the source includes the column ``name``."""
         return any(_matches(pattern, name) for pattern in self.patterns)
@@ -44,15 +46,15 @@ ColumnSources = Mapping[str, ColumnSource]
 
 def parse_map(texts: Sequence[str]) -> dict[str, ColumnSource]:
     """Returns the sources in the values of ``--map``. Raises ConfigurationError."""
-    found: dict[str, ColumnSource] = {}
+    sources: dict[str, ColumnSource] = {}
     for part in (part for text in texts for part in _split(text, ",")):
         role, equals, source = part.partition("=")
         if not equals:
             raise ConfigurationError(f"--map: {part!r} says nothing; {_ADVICE}")
-        if role.strip() in found:
+        if role.strip() in sources:
             raise ConfigurationError(f"--map: {role.strip()} is there twice; join columns with |")
-        found |= sources_of({role.strip(): source.strip()}, "--map")
-    return found
+        sources |= sources_of({role.strip(): source.strip()}, "--map")
+    return sources
 
 
 def sources_of(map_: Mapping[str, str], where: str) -> dict[str, ColumnSource]:
@@ -91,8 +93,5 @@ def _bare(pattern: str) -> str:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    if "*" in _bare(pattern):
-        parts = re.split(r"(?<!\\)\*", pattern)
-        shell = "*".join(re.sub(r"([\[?*])", r"[\1]", re.sub(r"\\(.)", r"\1", part)) for part in parts)
-        return fnmatchcase(name, shell)
-    return re.sub(r"\\(.)", r"\1", pattern) == name
+    parts = (re.sub(r"\\(.)", r"\1", part) for part in re.split(r"(?<!\\)\*", pattern))
+    return re.fullmatch(".*".join(map(re.escape, parts)), name, re.DOTALL) is not None

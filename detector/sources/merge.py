@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -14,13 +14,6 @@ from detector.contracts.queries import DecodedQueries
 
 Portion = tuple[int, DecodedQueries]
 """The number of the log, and a portion of it."""
-
-
-class _Head(NamedTuple):
-    """The next row of a log, ordered by time, then by the number of the log."""
-
-    time: float
-    log: int
 
 
 def one_after_another(logs: Sequence[Iterator[DecodedQueries]]) -> Iterator[Portion]:
@@ -37,25 +30,21 @@ def merge(logs: Sequence[Iterator[DecodedQueries]]) -> Iterator[Portion]:
     gets the time of that row.
     """
     cursors = [_Cursor(log) for log in logs]
-    heads: list[_Head] = []
-    for number, cursor in enumerate(cursors):
-        yield from _advance(cursor, number, heads)
-    heapq.heapify(heads)
+    heads: list[tuple[float, int]] = []  # the time of each log's next row, and the log's number
+
+    def advance(number: int) -> Iterator[Portion]:
+        cursor = cursors[number]
+        for portion in cursor.load():
+            yield number, portion
+        if cursor.loaded:
+            heapq.heappush(heads, (cursor.time, number))
+
+    for number in range(len(cursors)):
+        yield from advance(number)
     while heads:
-        number = heapq.heappop(heads).log
-        yield number, cursors[number].take(heads[0] if heads else None, number)
-        following: list[_Head] = []
-        yield from _advance(cursors[number], number, following)
-        for head in following:
-            heapq.heappush(heads, head)
-
-
-def _advance(cursor: _Cursor, number: int, heads: list[_Head]) -> Iterator[Portion]:
-    """Moves ``cursor`` to its next row and adds it to ``heads``; yields portions without good rows."""
-    for portion in cursor.load():
-        yield number, portion
-    if cursor.loaded:
-        heads.append(_Head(cursor.time, number))
+        _, number = heapq.heappop(heads)
+        yield number, cursors[number].take(number, *heads[0] if heads else (np.inf, number))
+        yield from advance(number)
 
 
 class _Cursor:
@@ -89,15 +78,13 @@ class _Cursor:
             self._times = np.maximum(np.maximum.accumulate(portion.batch.occurred_at), self._latest)
             self._latest = float(self._times[-1])
 
-    def take(self, until: _Head | None, number: int) -> DecodedQueries:
-        """Returns the next rows before ``until``, at least one."""
+    def take(self, number: int, time: float, other: int) -> DecodedQueries:
+        """Returns the next rows of log ``number`` before the row at ``time`` of log ``other``, at least one."""
         portion = self._portion
         assert portion is not None
         assert portion.batch is not None
-        start, stop = self._at, len(self._times)
-        if until is not None:
-            side: Literal["left", "right"] = "right" if number < until.log else "left"
-            stop = max(int(np.searchsorted(self._times, until.time, side=side)), start + 1)
-        self._at = stop
-        taken = DecodedQueries(cut(portion.batch, start, stop), portion.rows[start:stop])
-        return replace(taken, bad_rows=portion.bad_rows, repaired=portion.repaired) if start == 0 else taken
+        side: Literal["left", "right"] = "right" if number <= other else "left"
+        start = self._at
+        stop = self._at = max(int(np.searchsorted(self._times, time, side=side)), start + 1)
+        rows = DecodedQueries(cut(portion.batch, start, stop), portion.rows[start:stop])
+        return replace(rows, bad_rows=portion.bad_rows, repaired=portion.repaired) if start == 0 else rows

@@ -1,4 +1,7 @@
-"""Assigns roles to the columns of a table: by the given mapping, by name, or by a guess with a note."""
+"""Assigns roles to the columns of a table: by the given mapping, by name, or by a guess with a note.
+
+A table whose columns cannot be assigned is an error that proposes a ``--map`` to paste.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,54 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError
 from detector.sources.files import partitions
-from detector.sources.kinds import ColumnLook, Kind
+from detector.sources.kinds import ColumnKind, Kind
 from detector.sources.mapping import LISTS, ROLES, VECTORS, ColumnSource, ColumnSources, quoted
+
+Kinds = Mapping[str, ColumnKind]
+"""The kind of each column of a table, by name."""
 
 STAND_INS = MappingProxyType({"model": "model", "model_version": "1"})
 """Values for all rows if no column has them."""
 
-_FITTING = ("principal", "occurred_at", "model", "model_version", "features", "outputs")
+_IMPORTANT = ("principal", "occurred_at", "model", "model_version", "features", "outputs")
 _SCALARS = frozenset[Kind]({"number", "text", "time"})
+_ONE_FEATURE = frozenset[Kind]({"list", "record", "value"})
+_LISTED = 40
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "principal": _words(
+        "user_id account_id customer_id client_id api_key api_key_id key_id tenant_id tenant org_id organization_id "
+        "member_id subscriber_id consumer_id caller_id caller uid user account customer client username user_name "
+        "userid apikey login"
+    ),
+    "occurred_at": _words(
+        "ts timestamp time event_time request_time created_at created datetime date logged_at requested_at received_at "
+        "event_timestamp when at"
+    ),
+    "features": _words("inputs input feature_vector features_json instance instances x payload data"),
+    "outputs": _words(
+        "probabilities probs probability proba prob prediction predictions score scores y_pred y_hat yhat y_score "
+        "y_proba y_prob output predicted predicted_label pred label predicted_class class response result logits p"
+    ),
+    "event_id": _words("request_id query_id prediction_id event id uuid trace_id"),
+    "model": _words("model_name model_id endpoint endpoint_name"),
+    "model_version": _words("version model_revision model_ver revision"),
+}
+"""Common column names, likeliest first, in lower case with ``_`` between words."""
+
+_OUTPUT_GROUPS = re.compile(r"(?:p|prob|probs|proba|probability|output|outputs|score|class|y_pred|pred)_\w+|p\d+")
+_IDS = re.compile(
+    r"(?:.*_)?(?:id|ids|uuid|guid|key|token|hash|ip|email|session|trace|span)|index|index_level_\d+|unnamed_.*|row(?:_?number)?"
+)
+_TIMES = re.compile(
+    r"(?:.*_)?(?:at|ts|time|times|timestamp|date|datetime|latency|duration|elapsed)(?:_(?:s|ms|us|ns|utc|seconds))?"
+)
+_TRUTHS = re.compile(r"y|y_true|target|actual|ground_truth|truth|kind|split|fold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,83 +78,124 @@ class ColumnPlan:
     notes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """All columns that the plan needs."""
-        return list(dict.fromkeys(name for own in self.columns.values() for name in own))
+        """Returns all columns that the plan needs."""
+        return list(dict.fromkeys(name for names in self.columns.values() for name in names))
 
     def column(self, role: str) -> str | None:
         """Returns the only column of ``role``, or None if there are none or several."""
-        own = self.columns.get(role, ())
-        return own[0] if len(own) == 1 else None
+        names = self.columns.get(role, ())
+        return names[0] if len(names) == 1 else None
 
     def is_one(self, role: str) -> bool:
-        """Returns whether one column holds whole vectors, and not one number or text of them."""
+        """Returns whether one column holds complete vectors, and not one number or text of them."""
         name = self.column(role)
         return name is not None and (role == "outputs" or self.kinds[name] not in _SCALARS)
 
 
-def make_plan(path: Path, looks: Looks, sources: ColumnSources) -> ColumnPlan:
-    """Returns the plan for the table in ``path``, whose columns have ``looks``. Raises ConfigurationError, with a
-    proposal, if they do not match."""
-    search = _Search(path, looks, sources)
-    search.said()
-    search.named()
-    _check_kinds(path, search.columns, looks)
-    search.fit()
-    search.assume()
-    kinds = {name: looks[name].kind for name in dict.fromkeys(name for own in search.columns.values() for name in own)}
-    return ColumnPlan(search.columns, search.constants, kinds, tuple(search.notes))
+@dataclass(slots=True)
+class LogReader:
+    """The options and the state of reading one set of logs.
+
+    ``sources``: the column mapping given by the user. ``tell`` is called once with each assumption. ``merge``: read
+    several logs as one, sorted by ``occurred_at``, instead of one after another. Logs with the same columns share a
+    plan. Rows without a time are numbered through all logs.
+    """
+
+    sources: ColumnSources = field(default_factory=dict)
+    tell: Callable[[str], None] = lambda _: None
+    merge: bool = False
+    _plans: dict[frozenset[str], ColumnPlan] = field(default_factory=dict)
+    _notes: set[str] = field(default_factory=set)
+    _timeless: int = 0
+
+    def plan(self, path: Path, kinds: Callable[[], Kinds], names: Iterable[str]) -> ColumnPlan:
+        """Returns the plan for the table in ``path`` with columns ``names``, besides those that its folders name. Calls
+        ``kinds`` only for new columns. Raises ConfigurationError."""
+        from_path = {name: ColumnKind("text", varied=True) for name in partitions(path)}
+        columns = frozenset([*names, *from_path])
+        if columns not in self._plans:
+            plan = self._plans[columns] = _Assignment(path, {**from_path, **kinds()}, self.sources).plan()
+            for note in plan.notes:
+                if note not in self._notes:
+                    self._notes.add(note)
+                    self.tell(f"{path}: {note}")
+        return self._plans[columns]
+
+    def times(self, rows: int) -> NDArray[np.float64]:
+        """Returns times for the next ``rows`` rows without a time, float64 (rows,), seconds UTC."""
+        first = self._timeless + 1
+        self._timeless += rows
+        return np.arange(first, first + rows, dtype=np.float64)
 
 
 @dataclass(slots=True)
-class _Search:
+class _Assignment:
+    """Assigns the columns of the table in ``path``, whose columns have ``kinds``."""
+
     path: Path
-    looks: Looks
+    kinds: Kinds
     sources: ColumnSources
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def said(self) -> None:
+    def plan(self) -> ColumnPlan:
+        """Returns the plan. Raises ConfigurationError, with a proposal, if the columns do not match."""
+        self._assign_given()
+        self.columns |= {role: (role,) for role in ROLES if role in self.kinds and role not in self.sources}
+        self._check_kinds()
+        self._check_important()
+        self._assume()
+        kinds = {name: self.kinds[name].kind for names in self.columns.values() for name in names}
+        return ColumnPlan(self.columns, self.constants, kinds, tuple(self.notes))
+
+    def _assign_given(self) -> None:
         """Assigns the given sources: full names first, then patterns for the remaining columns."""
+        named = {name for source in self.sources.values() for name in self.kinds if source.names(name)}
+        claimed = {name for name in ROLES if name not in self.sources} | named
         for role, source in self.sources.items():
             if source.constant is not None:
                 self.constants[role] = source.constant
-        exact = {name for source in self.sources.values() for name in self.looks if source.names(name)}
-        claimed = {name for name in ROLES if name not in self.sources} | exact
-        for role, source in self.sources.items():
-            own: dict[str, None] = {}
+            names: dict[str, None] = {}
             for pattern in source.patterns:
                 one = ColumnSource((pattern,))
-                found = [name for name in self.looks if one.matches(name) and (one.names(name) or name not in claimed)]
-                if not found:
+                matches = [
+                    name for name in self.kinds if one.matches(name) and (one.names(name) or name not in claimed)
+                ]
+                if not matches:
                     raise self._error(f"there is no column {pattern} for {role}")
-                own |= dict.fromkeys(found)
-            if own:
-                self.columns[role] = tuple(own)
+                names |= dict.fromkeys(matches)
+            if names:
+                self.columns[role] = tuple(names)
 
-    def named(self) -> None:
-        """Assigns columns with the name of a role."""
-        for role in ROLES:
-            if role in self.looks and role not in self.sources:
-                self.columns[role] = (role,)
+    def _check_kinds(self) -> None:
+        for role, names in self.columns.items():
+            if len(names) == 1 and role in (*VECTORS, *LISTS):
+                continue
+            # An output among several is a number; anything else that is not a vector is a scalar.
+            fitting: Collection[Kind] = {"number"} if role == "outputs" else _SCALARS
+            odd = next((name for name in names if self.kinds[name].kind not in fitting), None)
+            if odd is not None:
+                kind = self.kinds[odd].kind
+                raise ConfigurationError(f"{self.path}: the column {odd} is a {kind} and cannot be {role}")
 
-    def fit(self) -> None:
+    def _check_important(self) -> None:
         """Raises if an important role has no column and a likely column exists."""
-        lacking = [role for role in _FITTING if not self._has(role)]
-        likely = {role: alias(role, self.looks, self._taken()) for role in lacking if role not in self.sources}
-        if "features" in lacking and not likely.get("features") and feature_columns(self.looks, self._taken()):
+        lacking = [role for role in _IMPORTANT if not self._has(role)]
+        likely = {role: alias(role, self.kinds, self._taken()) for role in lacking if role not in self.sources}
+        if "features" in lacking and not likely.get("features") and feature_columns(self.kinds, self._taken()):
             lacking.remove("features")
         unfit = [role for role in lacking if role in {"principal", "features"} or likely.get(role)]
         if unfit:
             raise self._error(f"there is no column {' or '.join(unfit)}")
 
-    def assume(self) -> None:
+    def _assume(self) -> None:
         """Sets the defaults for absent columns."""
         if not self._has("features"):
-            own = self.columns["features"] = feature_columns(self.looks, self._taken())
-            others = [name for name in self.looks if name not in self._taken()]
-            but = f", and not {listed(others)}" if others else ""
-            self.notes.append(f"took as features the columns {listed(own)}{but}; others with --map features=COLUMNS")
+            names = self.columns["features"] = feature_columns(self.kinds, self._taken())
+            others = [name for name in self.kinds if name not in self._taken()]
+            but = f", and not {_listed(others)}" if others else ""
+            self.notes.append(f"took as features the columns {_listed(names)}{but}; others with --map features=COLUMNS")
         if not self._has("outputs"):
             self.notes.append("no outputs; only what was asked is judged. Name them with --map outputs=COLUMNS")
         if not self._has("occurred_at"):
@@ -129,131 +213,56 @@ class _Search:
         return role in self.columns or role in self.constants
 
     def _taken(self) -> set[str]:
-        return {name for own in self.columns.values() for name in own}
+        return {name for names in self.columns.values() for name in names}
 
-    def _error(self, what: str) -> ConfigurationError:
-        """Returns an error with ``what`` is wrong, the columns, and a ``--map`` to paste."""
-        columns: dict[str, tuple[str, ...]] = {}
-        for role in (*_FITTING[:4], "event_id", "outputs", "features"):
+    def _error(self, mistake: str) -> ConfigurationError:
+        """Returns an error with the ``mistake``, the columns, and a ``--map`` to paste."""
+        guesses: dict[str, tuple[str, ...]] = {}
+        for role in (*_IMPORTANT[:4], "event_id", "outputs", "features"):
             if not self._has(role):
-                taken = self._taken() | {name for own in columns.values() for name in own}
-                found = alias(role, self.looks, taken)
-                columns[role] = found or (feature_columns(self.looks, taken) if role == "features" else ())
-        asked = {role: own for role, own in columns.items() if own or role in {"principal", "features"}}
-        given = {role: _text(source) for role, source in self.sources.items() if role not in asked}
-        blank = [role for role, own in asked.items() if not own]
+                taken = self._taken().union(*guesses.values())
+                names = alias(role, self.kinds, taken)
+                guesses[role] = names or (feature_columns(self.kinds, taken) if role == "features" else ())
+        proposed = {role: names for role, names in guesses.items() if names or role in {"principal", "features"}}
+        sources = {role: str(source) for role, source in self.sources.items() if role not in proposed}
+        for role, names in proposed.items():
+            others = [name for name in self.kinds if name not in names]
+            sources[role] = "|".join(_patterns(names, others)) or role.upper()
+        option = shlex.quote(",".join(f"{role}={source}" for role, source in sources.items()))
+        blank = [role for role, names in proposed.items() if not names]
         advice = f" with the {' and the '.join(blank)} filled in" if blank else ""
-        told = proposal(given, asked, self.looks)
-        return ConfigurationError(f"{self.path}: {what}, only {listed(self.looks)}; try {told}{advice}")
+        columns = _listed(self.kinds)
+        return ConfigurationError(f"{self.path}: {mistake}, only {columns}; try --map {option}{advice}")
 
 
-def _text(source: ColumnSource) -> str:
-    return "|".join(source.patterns) if source.constant is None else f"@{source.constant}"
-
-
-def _check_kinds(path: Path, columns: Mapping[str, tuple[str, ...]], looks: Looks) -> None:
-    for role, own in columns.items():
-        whole = len(own) == 1 and role in (*VECTORS, *LISTS)
-        fitting = _KINDS.get(role, _SCALARS)
-        odd = None if whole else next((name for name in own if looks[name].kind not in fitting), None)
-        if odd is not None:
-            raise ConfigurationError(f"{path}: the column {odd} is a {looks[odd].kind} and cannot be {role}")
-
-
-_KINDS: dict[str, frozenset[Kind]] = {"outputs": frozenset({"number"})}
-"""Kinds that one of several columns may have, if not any scalar."""
-
-
-Looks = Mapping[str, ColumnLook]
-
-ALIASES: dict[str, tuple[str, ...]] = {
-    "principal": (
-        *(
-            "user_id",
-            "account_id",
-            "customer_id",
-            "client_id",
-            "api_key",
-            "api_key_id",
-            "key_id",
-            "tenant_id",
-            "tenant",
-        ),
-        *("org_id", "organization_id", "member_id", "subscriber_id", "consumer_id", "caller_id", "caller", "uid"),
-        *("user", "account", "customer", "client", "username", "user_name", "userid", "apikey", "login"),
-    ),
-    "occurred_at": (
-        *("ts", "timestamp", "time", "event_time", "request_time", "created_at", "created", "datetime", "date"),
-        *("logged_at", "requested_at", "received_at", "event_timestamp", "when", "at"),
-    ),
-    "features": ("inputs", "input", "feature_vector", "features_json", "instance", "instances", "x", "payload", "data"),
-    "outputs": (
-        *("probabilities", "probs", "probability", "proba", "prob", "prediction", "predictions", "score", "scores"),
-        *("y_pred", "y_hat", "yhat", "y_score", "y_proba", "y_prob", "output", "predicted", "predicted_label"),
-        *("pred", "label", "predicted_class", "class", "response", "result", "logits", "p"),
-    ),
-    "event_id": ("request_id", "query_id", "prediction_id", "event", "id", "uuid", "trace_id"),
-    "model": ("model_name", "model_id", "endpoint", "endpoint_name"),
-    "model_version": ("version", "model_revision", "model_ver", "revision"),
-}
-"""Common column names, likeliest first, in lower case with ``_`` between words."""
-
-_OUTPUT_GROUPS = re.compile(r"(?:p|prob|probs|proba|probability|output|outputs|score|class|y_pred|pred)_\w+|p\d+")
-_IDS = re.compile(
-    r"(?:.*_)?(?:id|ids|uuid|guid|key|token|hash|ip|email|session|trace|span)|index|index_level_\d+|unnamed_.*|row(?:_?number)?"
-)
-_TIMES = re.compile(
-    r"(?:.*_)?(?:at|ts|time|times|timestamp|date|datetime|latency|duration|elapsed)(?:_(?:s|ms|us|ns|utc|seconds))?"
-)
-_TRUTHS = re.compile(r"y|y_true|target|actual|ground_truth|truth|kind|split|fold")
-_ONE_FEATURE = frozenset[Kind]({"list", "record", "value"})
-_SHOWN = 40
-
-
-def alias(role: str, looks: Looks, taken: Collection[str]) -> tuple[str, ...]:
-    """Returns the columns of ``looks`` that are likely ``role``, without those ``taken``."""
-    free = {_plain(name): name for name in looks if name not in taken}
+def alias(role: str, kinds: Kinds, taken: Collection[str]) -> tuple[str, ...]:
+    """Returns the columns of ``kinds`` that are likely ``role``, without those ``taken``."""
+    free = {_plain(name): name for name in kinds if name not in taken}
     if role == "outputs":
-        group = tuple(free[name] for name in free if _OUTPUT_GROUPS.fullmatch(name) and _is_number(looks[free[name]]))
-        if len(group) > 1:
-            return group
-    for name in ALIASES.get(role, ()):
-        found = free.get(name)
-        if found is not None and (role != "features" or looks[found].kind in _ONE_FEATURE):
-            return (found,)
+        group = [name for plain, name in free.items() if _OUTPUT_GROUPS.fullmatch(plain)]
+        numbers = tuple(name for name in group if kinds[name].kind == "number")
+        if len(numbers) > 1:
+            return numbers
+    for plain in ALIASES.get(role, ()):
+        name = free.get(plain)
+        if name is not None and (role != "features" or kinds[name].kind in _ONE_FEATURE):
+            return (name,)
     return ()
 
 
-def feature_columns(looks: Looks, taken: Collection[str]) -> tuple[str, ...]:
-    """Returns the columns of ``looks`` that may be features: numbers, and texts with few different values. Leaves out
-    those ``taken``, and those that look like ids, times, truths or another role."""
+def feature_columns(kinds: Kinds, taken: Collection[str]) -> tuple[str, ...]:
+    """Returns the columns of ``kinds`` that may be features: numbers, and texts with few different values. Leaves out
+    those ``taken``, and those whose names are like those of ids, times, truths or another role."""
     others = {name for role, names in ALIASES.items() if role != "features" for name in names}
-    outputs = {*alias("outputs", looks, taken)}
+    excluded = {*taken, *alias("outputs", kinds, taken)}
     return tuple(
         name
-        for name, look in looks.items()
-        if name not in taken
-        and name not in outputs
-        and (look.kind == "number" or (look.kind == "text" and not look.varied))
-        and not _looks_other(_plain(name), others)
+        for name, column in kinds.items()
+        if name not in excluded
+        and (column.kind == "number" or (column.kind == "text" and not column.varied))
+        and (plain := _plain(name)) not in others
+        and not any(test.fullmatch(plain) for test in (_IDS, _TIMES, _TRUTHS))
     )
-
-
-def proposal(found: Mapping[str, str], columns: Mapping[str, Sequence[str]], looks: Looks) -> str:
-    """Returns the option that maps ``columns`` by role, with the sources ``found`` already, quoted for a shell."""
-    sources = dict(found)
-    for role, names in columns.items():
-        others = [name for name in looks if name not in names]
-        sources[role] = "|".join(_patterns(names, others)) or role.upper()
-    text = ",".join(f"{role}={source}" for role, source in sources.items())
-    return f"--map {shlex.quote(text)}"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Returns the first ``names``, and the number of the others."""
-    own = list(names)
-    more = f" and {len(own) - _SHOWN} more" if len(own) > _SHOWN else ""
-    return ", ".join(own[:_SHOWN]) + more
 
 
 def _patterns(names: Sequence[str], others: Sequence[str]) -> list[str]:
@@ -262,56 +271,20 @@ def _patterns(names: Sequence[str], others: Sequence[str]) -> list[str]:
     for name in names:
         groups.setdefault(re.sub(r"(?<=\D)\d+$", "", name), []).append(name)
     patterns: list[str] = []
-    for start, own in groups.items():
-        whole = len(own) > 2 and not any(name.startswith(start) for name in (*others, *_not(names, own)))
-        patterns += [f"{quoted(start)}*"] if whole else [quoted(name) for name in own]
+    for start, group in groups.items():
+        outside = [*others, *(name for name in names if name not in group)]
+        is_pattern = len(group) > 2 and not any(name.startswith(start) for name in outside)
+        patterns += [f"{quoted(start)}*"] if is_pattern else [quoted(name) for name in group]
     return patterns
 
 
-def _not(names: Sequence[str], own: Sequence[str]) -> list[str]:
-    return [name for name in names if name not in own]
-
-
-def _is_number(look: ColumnLook) -> bool:
-    return look.kind == "number"
-
-
-def _looks_other(name: str, others: Collection[str]) -> bool:
-    return name in others or any(test.fullmatch(name) for test in (_IDS, _TIMES, _TRUTHS))
+def _listed(names: Iterable[str]) -> str:
+    """Returns the first ``names``, and the number of the others."""
+    own = list(names)
+    more = f" and {len(own) - _LISTED} more" if len(own) > _LISTED else ""
+    return ", ".join(own[:_LISTED]) + more
 
 
 def _plain(name: str) -> str:
     """Returns ``name`` in lower case with ``_`` between words."""
     return re.sub(r"\W+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).strip("_").lower()
-
-
-@dataclass(slots=True)
-class LogReader:
-    """``sources``: the column mapping given by the user. ``tell`` is called once with each assumption. ``merge``: read
-    several logs as one, sorted by ``occurred_at``, instead of one after another. Logs with the same columns share a
-    plan. Rows without a time are numbered through all logs."""
-
-    sources: ColumnSources = field(default_factory=dict)
-    tell: Callable[[str], None] = lambda _: None
-    merge: bool = False
-    _plans: dict[frozenset[str], ColumnPlan] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
-    _timeless: int = 0
-
-    def plan(self, path: Path, looks: Callable[[], dict[str, ColumnLook]], names: frozenset[str]) -> ColumnPlan:
-        """Returns the plan for the table in ``path`` with columns ``names``. Calls ``looks`` only for new columns.
-        Raises ConfigurationError."""
-        if names not in self._plans:
-            given = {name: ColumnLook("text", varied=True) for name in partitions(path)}
-            plan = self._plans[names] = make_plan(path, given | looks(), self.sources)
-            for one in plan.notes:
-                if one not in self._told:
-                    self._told.add(one)
-                    self.tell(f"{path}: {one}")
-        return self._plans[names]
-
-    def times(self, rows: int) -> NDArray[np.float64]:
-        """Returns times for the next ``rows`` rows without a time, float64 (rows,), seconds UTC."""
-        first = self._timeless + 1
-        self._timeless += rows
-        return np.arange(first, first + rows, dtype=np.float64)

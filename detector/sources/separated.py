@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import BadRow, DecodedQueries
-from detector.sources.cells import TablePart
-from detector.sources.files import count_lines, opened, partitions
-from detector.sources.kinds import looks_of
+from detector.sources.files import count_lines, opened
+from detector.sources.kinds import kinds_of
 from detector.sources.plan import LogReader
 from detector.sources.table import read_part
 
@@ -26,22 +25,22 @@ _BLOCK, _LARGEST = 4 << 20, 8 << 20
 """Bytes to read at once, and maximum bytes of a row."""
 
 
-def read_separated(path: Path, reading: LogReader | None = None) -> Iterator[DecodedQueries]:
+def read_separated(path: Path, reader: LogReader | None = None) -> Iterator[DecodedQueries]:
     """Yields the queries in the CSV or TSV file at ``path``, one per row; rows count without the line of names. Raises
     ConfigurationError."""
-    reading = reading or LogReader()
+    reader = reader or LogReader()
     with opened(path) as file:
-        form = _form(path, file)
-        if form is None:
+        header = _header(path, file)
+        if header is None:
             return
         start = 0
         for chunk in _chunks(file):
-            rows = form.parse(chunk, start)
+            rows = header.parse(chunk, start)
             start += rows.count
             if rows.bad:
                 yield DecodedQueries(None, np.zeros(0, np.int64), bad_rows=rows.bad)
             if len(rows.places):
-                yield from _read(path, reading, rows)
+                yield from _read(path, reader, rows)
 
 
 def count_rows(path: Path) -> int:
@@ -63,23 +62,16 @@ class _Rows:
         return len(self.places) + len(self.bad)
 
 
-def _read(path: Path, reading: LogReader, rows: _Rows) -> Iterator[DecodedQueries]:
-    import pyarrow as pa
-
+def _read(path: Path, reader: LogReader, rows: _Rows) -> Iterator[DecodedQueries]:
     names = rows.table.schema.names
-    given = {name: value for name, value in partitions(path).items() if name not in names}
     step = max(1, min(_ROWS, _CELLS // len(names)))
 
-    def columns(start: int, stop: int) -> dict[str, Any]:
-        own = rows.table.slice(start, stop - start)
-        return dict(zip(names, own.columns, strict=True))
+    def columns(start: int, length: int) -> dict[str, Any]:
+        return dict(zip(names, rows.table.slice(start, length).columns, strict=True))
 
-    plan = reading.plan(path, lambda: looks_of(columns(0, _ROWS), texts_only=True), frozenset([*names, *given]))
+    plan = reader.plan(path, lambda: kinds_of(columns(0, _ROWS), texts_only=True), names)
     for start in range(0, len(rows.places), step):
-        places = rows.places[start : start + step]
-        texts = columns(start, start + step)
-        texts |= {name: pa.array([value] * len(places), pa.string()) for name, value in given.items()}
-        yield from read_part(reading, plan, TablePart(path, texts, places))
+        yield from read_part(reader, plan, path, columns(start, step), rows.places[start : start + step])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +123,7 @@ class _Header:
         )
 
 
-def _form(path: Path, file: BinaryIO) -> _Header | None:
+def _header(path: Path, file: BinaryIO) -> _Header | None:
     """Returns the header in the first line that is not blank, or None."""
     while line := file.readline(_LARGEST):
         text = line.decode("utf-8-sig", "replace").strip("\r\n")

@@ -1,7 +1,7 @@
 """Delivers source records to the agent one fetch at a time.
 
 In Faust's own way each record costs three tasks, two queues and an event, some 0.3 ms: more than judging it. Records of
-the state log, which are few and large, still go that way. ``tests/stream/test_bulk_delivery.py`` fails when this no
+the state log, which are few and large, still go that way. ``tests/stream/test_faust_internals.py`` fails when this no
 longer fits; the versions are pinned in ``pyproject.toml``.
 """
 

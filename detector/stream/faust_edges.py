@@ -1,6 +1,6 @@
 """All that reaches into private parts of Faust 0.15.3 and aiokafka 0.14; nothing else in the project does.
 
-Each piece says what happens without it. ``tests/stream/test_faust_edges.py`` fails when a piece is no longer needed
+Each piece says what happens without it. ``tests/stream/test_faust_internals.py`` fails when a piece is no longer needed
 or no longer fits; the versions are pinned in ``pyproject.toml``.
 """
 

@@ -3,7 +3,7 @@
 A batch with a header name that is not UTF-8 is read once more by aiokafka's own Python reader, each wrong byte as
 U+FFFD. One that would take all memory (``bombs``) is not decompressed: a record that says so stands in for each of its
 own, and the first of these holds the batch's bytes as they came. All others are read as before.
-``tests/stream/test_header_names.py`` fails when this no longer fits; the versions are pinned.
+``tests/stream/test_faust_internals.py`` fails when this no longer fits; the versions are pinned.
 """
 
 from __future__ import annotations

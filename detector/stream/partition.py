@@ -129,7 +129,7 @@ class Partition:
         if sources is not None:
             self.identities = agreement.decode(sources)
         if policy is not None:
-            (self.judge.ledger.load if whole else self.judge.ledger.absorb)(policy)
+            self.judge.ledger.absorb(policy)
         if accounting is not None:
             self.judge.ledger.accounting.absorb(accounting)
 

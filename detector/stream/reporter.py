@@ -139,7 +139,7 @@ class Reporter:
         """When a fetch was last answered, Unix time; where nothing is fetched a connection has to do."""
         answered = connected if at is None else at != self._heard_at
         self._heard_at = at
-        self.health.heard(answered, connected)
+        self.health.contacted(answered, connected)
 
     def passed_gap(self, source: str, missing: int) -> None:
         """A gap in ``source`` was passed; ``missing`` of its offsets were deleted unread."""
@@ -152,7 +152,7 @@ class Reporter:
         """A look at everything held, and at how far the ``readings`` of the sources are, every few seconds."""
         held = {(source, one.number): offset for one in partitions for source, offset in one.applied.items()}
         behind = {place: reading.waiting(held.get(place, -1)) for place, reading in readings.items()}
-        if self.health.hears():
+        if self.health.brokers_answer():
             self.health.behind(sum(behind.values()))
         self.metrics.replace(names.RECORDS_BEHIND, _labelled(behind))
         waiting = {place: max(offset + 1 - committed.get(place, 0), 0) for place, offset in self.applied.items()}

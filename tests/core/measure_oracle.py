@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.measures.base import Measure
+from detector.core.measures import Measure
 from detector.core.profile.reference import Reference
 from detector.core.profile.standards import Standards
 from tests.core.oracle import OraclePrincipal

@@ -112,17 +112,9 @@ def test_rows_all_alike_are_no_obstacle(count: int) -> None:
     assert np.isfinite(said).all() and said[1] > said[0]
 
 
-def test_chosen_rows_keep_their_places() -> None:
-    embedding, rows = Embedding.fit(_rows(60, 40)), _rows(9, 40, seed=4)
-    some = np.array([7, 0, 3])
-    projection, chosen = embedding.project(rows), embedding.project(rows).at(some)
-    for name in ("points", "residual", "squares", "mahalanobis"):
-        np.testing.assert_array_equal(getattr(chosen, name), getattr(projection, name)[some])
-
-
 def test_its_record_brings_it_back() -> None:
     embedding = Embedding.fit(_rows(60, 40))
-    back = Embedding.from_record(unpack(pack(embedding.to_record())))
+    back = Embedding(**unpack(pack(embedding)))
     asked = _rows(9, 40, seed=4)
     np.testing.assert_array_equal(back.project(asked).points, embedding.project(asked).points)
     np.testing.assert_array_equal(back.project(asked).mahalanobis, embedding.project(asked).mahalanobis)

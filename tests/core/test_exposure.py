@@ -215,7 +215,7 @@ def test_a_visit_is_the_first_once() -> None:
 
 def test_a_validation_set_comes_back_from_its_record() -> None:
     own = validation()
-    back = Validation.from_record(unpack(pack(own.to_record())))
+    back = Validation.from_record(unpack(pack(own)))
     assert back.tag == own.tag
     rows = asked(7, 50).features[:, own.levels.columns]
     np.testing.assert_array_equal(back.levels.sketch(rows), own.levels.sketch(rows))

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.batches import take
-from detector.contracts.codecs.loose import columns_of, named_row, output_columns, outputs_of
+from detector.contracts.codecs.loose import feature_columns, named_row, output_columns, outputs_of
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.calibration.traffic import learn, plain_traffic
 from detector.core.forms import Field, Form, plain_without_profile
+from detector.core.state.arrays import pack, unpack
 from tests.contracts.batches import make_batch
 
 COLOURS = ("blue", "red")
@@ -26,7 +27,9 @@ Row = dict[str, Any]
 
 def batch_of(rows: list[Row], outputs: Any = 0.25, kind: OutputKind | None = None) -> QueryBatch:
     """Rows of the same names, each told ``outputs``."""
-    columns = columns_of([named_row(row) for row in rows]) | output_columns([outputs_of(outputs, kind)] * len(rows))
+    columns = feature_columns([named_row(row) for row in rows]) | output_columns(
+        [outputs_of(outputs, kind)] * len(rows)
+    )
     told = outputs_of(outputs, kind).kind
     return make_batch(rows=len(rows), output_kind=told, **columns)
 
@@ -75,9 +78,9 @@ def test_a_number_is_a_value_by_its_text_and_a_text_by_its_number() -> None:
 
 
 def test_a_batch_without_any_name_of_the_form_is_not_taken() -> None:
-    assert not FORM.takes(batch_of([{"weight": 1.0, "height": 2.0}]))
-    assert FORM.takes(batch_of([{"weight": 1.0, "age": 2.0}]))
-    assert not FORM.takes(make_batch())
+    assert not FORM.accepts(batch_of([{"weight": 1.0, "height": 2.0}]))
+    assert FORM.accepts(batch_of([{"weight": 1.0, "age": 2.0}]))
+    assert not FORM.accepts(make_batch())
 
 
 def test_a_list_with_a_text_in_it_and_one_without_are_the_same_features() -> None:
@@ -125,7 +128,7 @@ def test_plain_queries_are_passed_on_as_they_are() -> None:
 
 def test_a_form_is_kept_in_its_record() -> None:
     for form in (FORM, Form(None, "label", ("cat", "dog")), Form((), "none")):
-        assert Form.from_record(form.to_record()) == form
+        assert Form.from_record(unpack(pack(form))) == form
 
 
 # -- learning --------------------------------------------------------------------------------------------------------

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.measures import MEASURES
-from detector.core.measures.base import Clock, Family, rank
+from detector.core.measures import MEASURES, Clock, Family, rank
 from detector.core.profile.profile import Profile
 from detector.core.profile.reference import HonestQueries, Reference
 from detector.core.signals import SIGNALS, WEIGHED
 from detector.core.signals.suspicion import CLOCKS, Suspicion
 from detector.core.state.rows import StepRows
 from tests.core.measure_oracle import Account, Query
-from tests.core.profiles import standards
+from tests.core.profiles import profile, standards
 from tests.core.streams import KINDS, Features, batch, linear_outputs, observe, random
 
 COUNT = 80
@@ -315,3 +314,17 @@ def test_a_rank_is_the_share_below_with_ties_half_and_never_all() -> None:
     said = rank(np.array([0.0, 1.0, 2.0, 3.0, 9.0, np.nan]), ascending)
     np.testing.assert_allclose(said, [0.1, 0.2, 0.5, 0.7, 0.9, np.nan])
     assert np.isnan(rank(np.array([1.0]), np.empty(0))).all()
+
+
+def test_features_left_out_of_another_models_queries_change_nothing() -> None:
+    """A micro-batch holds queries of several models, with features of several dimensions."""
+    rng = np.random.default_rng(1)
+    (asked, odd), own = (random(rng, 20, dimension) for dimension in (5, 3)), profile(random(rng, 60, 5))
+    missing = rng.random((20, 5)) < 0.3
+    ours = batch(asked, ["bob"] * 20, outputs=linear_outputs(asked, 3), kind="probabilities", missing=missing)
+    other = batch(odd, ["ann"] * 20, model="other", missing=np.zeros((20, 3), np.bool_))
+    alone, beside = (
+        Engine(EngineConfig(profiles=(own,))).observe(pieces).signals["suspicion.missing_features"]
+        for pieces in ([ours], [other, ours])
+    )
+    np.testing.assert_array_equal(beside[20:], alone)

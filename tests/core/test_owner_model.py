@@ -135,7 +135,7 @@ def test_a_leaf_beyond_all_rows_has_an_interval_that_is_none() -> None:
 def test_it_comes_back_from_its_file_and_its_record(name: str) -> None:
     model = model_of(FITTED[name]())
     rows = data(11, 200)[0]
-    for back in (from_json(to_json(model)), from_record(unpack(pack(model.to_record())))):
+    for back in (from_json(to_json(model)), from_record(unpack(pack(model)))):
         assert type(back) is type(model)
         np.testing.assert_array_equal(back.outputs(rows), model.outputs(rows))
         assert to_json(back) == to_json(model)
@@ -203,7 +203,7 @@ def test_a_wrong_file_is_refused_with_the_field(body: Any, said: str) -> None:
 
 
 def test_a_record_with_a_loop_is_refused() -> None:
-    record = tree().to_record()
+    record = unpack(pack(tree()))
     children = record["children"].copy()
     children[0] = 0
     with pytest.raises(ConfigurationError, match=r"nodes\[0\]\.left"):
@@ -363,7 +363,7 @@ def test_margins_come_back_from_their_record(name: str) -> None:
     rows = data(19, 200)[0]
     margins = Margins.of(model, rows)
     assert margins is not None
-    back = Margins.from_record(unpack(pack(margins.to_record())))
+    back = Margins(**unpack(pack(margins)))
     np.testing.assert_array_equal(back.close(model, rows, None).inside, margins.close(model, rows, None).inside)
     assert back.rate == margins.rate
 

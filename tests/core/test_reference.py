@@ -203,8 +203,8 @@ def test_one_account_of_extreme_values_stretches_no_feature() -> None:
     with_tester, without = _marked(*plain, tester), _marked(*plain)
     np.testing.assert_allclose(with_tester.scale, without.scale, rtol=0.1)
     np.testing.assert_allclose(with_tester.seen.spread, without.seen.spread, rtol=0.1)
-    assert (with_tester.seen.unseen(ReferenceIndex(with_tester).scaled(tester))[::2] > 0).mean() > 0.9
-    assert with_tester.seen.unseen(ReferenceIndex(with_tester).scaled(plain[0])).mean() < 0.1
+    assert (with_tester.seen.count_unseen(ReferenceIndex(with_tester).scaled(tester))[::2] > 0).mean() > 0.9
+    assert with_tester.seen.count_unseen(ReferenceIndex(with_tester).scaled(plain[0])).mean() < 0.1
 
 
 def test_two_that_reach_as_far_as_others_or_a_rare_flag_are_not_cut() -> None:
@@ -223,7 +223,7 @@ def test_its_record_brings_it_back() -> None:
     reference = _of(rows)
     back = Reference.from_record(unpack(pack(reference.to_record())))
     asked = random(np.random.default_rng(12), 30, 7)
-    for ask in (_ask, lambda own, rows: (own.seen.unseen(rows).tolist(), own.margins)):
+    for ask in (_ask, lambda own, rows: (own.seen.count_unseen(rows).tolist(), own.margins)):
         for left, right in zip(ask(reference, asked), ask(back, asked), strict=True):
             np.testing.assert_array_equal(left, right)
     assert back.median_distance == reference.median_distance and back.output_kind == reference.output_kind

@@ -109,7 +109,7 @@ def test_its_parts_are_those_of_its_columns() -> None:
 
 
 def test_its_record_brings_it_back() -> None:
-    back = Standards.from_record(unpack(pack(STANDARDS.to_record())))
+    back = Standards.from_record(unpack(pack(STANDARDS)))
     assert (back.measures, back.threshold) == (NAMES, 7.5)
     np.testing.assert_array_equal(back.unexplained(SCORES), STANDARDS.unexplained(SCORES))
     np.testing.assert_array_equal(back.spread.within, SPREAD.within)

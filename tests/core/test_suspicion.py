@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits, Observation, PrincipalKey, Sections, observe_together
-from detector.core.measures import MEASURES
-from detector.core.measures.base import WIDTH, Measure
+from detector.core.measures import MEASURES, WIDTH, Measure
 from detector.core.neighbours.history import Views
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import Spread, Standards

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from detector.core.measures.base import WIDTH, Trail, update_trail
+from detector.core.measures import WIDTH, Trail, update_trail
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from detector.lab.client import ACCOUNT_HEADER
 from detector.lab.server import PREDICT
-from detector.lab.victims.tree import TreeVictim
+from detector.lab.victims.tabular import TreeVictim
 from detector.lab.victims.zoo import Zoo
 from detector.runtime.sections import KafkaSettings
 from detector.serving import Connection, Gate, Header, Identity, QueryLogger

@@ -25,8 +25,8 @@ from detector.lab.over_http import conduct_over_http
 from detector.lab.population import THIEF
 from detector.lab.query_log import QueryLog
 from detector.lab.server import PREDICT, create_app, guard
-from detector.lab.victims import perceptron
-from detector.lab.victims.tree import TreeVictim
+from detector.lab.victims.neural import perceptron
+from detector.lab.victims.tabular import TreeVictim
 from detector.lab.victims.zoo import Zoo, ZooModel
 from tests.conftest import Broker
 from tests.e2e.model_servers import tree_server, zoo_server
@@ -102,7 +102,7 @@ def test_path_finding_with_features_left_out_passes_with_its_masks_and_its_leave
 
 def test_a_sweep_of_specifications_passes_with_what_it_requested(broker: Broker, prefix: str, tmp_path: Path) -> None:
     digits = dataset_of("digits")
-    zoo = Zoo([ZooModel(perceptron.new(digits, 0, 6), 0.8, 3.0), ZooModel(perceptron.new(digits, 0, 24), 0.95, 12.0)])
+    zoo = Zoo([ZooModel(perceptron(digits, 0, 6), 0.8, 3.0), ZooModel(perceptron(digits, 0, 24), 0.95, 12.0)])
     with running_service(broker, prefix, tmp_path, WEIRGUARD_POLICY__MODE="observe") as service:
         with serving(zoo_server(zoo, service.kafka)) as url:
             log = conduct_over_http(

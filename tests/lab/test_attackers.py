@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from detector.lab.attackers.attacker import Knowledge, run_offline
-from detector.lab.attackers.jbda import STEP, JacobianAugmentation
-from detector.lab.attackers.network import CloneNetwork
+from detector.lab.attackers.augmentation import STEP, JacobianAugmentation
 from detector.lab.data import Dataset
 from detector.lab.fidelity import Yardstick
+from detector.lab.networks import Network
 from detector.lab.victims.digits import DigitsVictim
 
 
 def thief(split: Dataset, budget: int, seed: int = 0) -> JacobianAugmentation:
-    return JacobianAugmentation(Knowledge.of(split), split.thief.features[:100], budget=budget, seed=seed)
+    return JacobianAugmentation(Knowledge.of(split), budget, seed, split.thief.features[:100])
 
 
 def test_more_queries_give_a_better_clone(split: Dataset, victim: DigitsVictim) -> None:
@@ -65,16 +65,16 @@ def test_the_same_seed_gives_the_same_queries_and_another_one_others(split: Data
 
 def test_the_input_gradient_is_that_of_the_probability() -> None:
     rng = np.random.default_rng(0)
-    network = CloneNetwork(5, 3, rng)
+    network = Network(5, 3, rng)
     features = rng.random((4, 5))
     classes = np.array([0, 2, 1, 0])
-    gradient = network.input_gradient(features, classes)
+    gradient = network.probability_gradient(features, classes)
     rows, small = np.arange(4), 1e-6
     for pixel in range(5):
         up, down = features.copy(), features.copy()
         up[:, pixel] += small
         down[:, pixel] -= small
-        difference = network._forward(up)[1][rows, classes] - network._forward(down)[1][rows, classes]
+        difference = network.probabilities(up)[rows, classes] - network.probabilities(down)[rows, classes]
         assert gradient[:, pixel] == pytest.approx(difference / (2 * small), abs=1e-5)
 
 

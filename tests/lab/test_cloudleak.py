@@ -7,7 +7,8 @@ import pytest
 
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.cloudleak import ROUND, SEEDS
+from detector.lab.attackers.cloudleak import ROUND
+from detector.lab.attackers.substitute import SEEDS
 from detector.lab.data import Dataset
 from detector.lab.victims.digits import DigitsVictim
 from tests.lab.thieves import asked, is_seeded, progress

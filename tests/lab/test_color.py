@@ -11,8 +11,8 @@ from detector.contracts.errors import LabError
 from detector.lab.answers import Answers
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.augmentation import SEEDS
-from detector.lab.attackers.color import SHIFT
+from detector.lab.attackers.augmentation import SHIFT
+from detector.lab.attackers.substitute import SEEDS
 from detector.lab.data import Dataset
 from detector.lab.victims.digits import DigitsVictim
 from tests.lab.thieves import asked, is_seeded, progress

@@ -9,8 +9,7 @@ import pytest
 
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.data_free import BATCH, DIFFERENCE, STUDENT_BATCHES
-from detector.lab.attackers.generator import Generator
+from detector.lab.attackers.data_free import BATCH, DIFFERENCE, STUDENT_BATCHES, InputGenerator
 from detector.lab.data import Dataset
 from detector.lab.victims.digits import DigitsVictim
 from tests.lab.thieves import asked, is_seeded, progress
@@ -52,7 +51,7 @@ def test_a_round_refused_half_way_does_not_stop_him(knowledge: Knowledge, victim
 
 def test_a_generator_climbs_the_slopes_it_is_given() -> None:
     rng = np.random.default_rng(0)
-    generator = Generator(6, rng)
+    generator = InputGenerator(6, rng)
     noise = generator.noise(50, rng)
     before = generator.shares(noise)
     for _ in range(20):

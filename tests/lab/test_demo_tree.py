@@ -19,7 +19,8 @@ from detector.lab.demo.options import DemoOptions
 from detector.lab.demo.script import Script, scripts
 from detector.lab.server import create_app
 from detector.lab.traffic import path_finding_thief
-from detector.lab.victims import tumours
+from detector.lab.victims.digits import MODEL_VERSION
+from detector.lab.victims.tabular import TreeVictim
 
 SEED = 0
 ENOUGH = 120
@@ -40,7 +41,7 @@ def suspected(profile: Profile, script: Script, account: str, rows: np.ndarray) 
     count = len(rows)
     batch = QueryBatch(
         model=script.model,
-        model_version=tumours.MODEL_VERSION,
+        model_version=MODEL_VERSION,
         output_kind="probabilities",
         event_ids=[str(number) for number in range(count)],
         occurred_at=np.zeros(count),
@@ -79,7 +80,7 @@ def test_no_honest_account_of_the_show_is_suspected(profile: Profile, script: Sc
 
 
 def test_the_owner_s_tree_is_the_one_that_is_served(profile: Profile, script: Script) -> None:
-    rows = np.random.default_rng(1).uniform(-1, 1, (500, tumours.DIMENSION)).astype(np.float32)
+    rows = np.random.default_rng(1).uniform(-1, 1, (500, 30)).astype(np.float32)
     assert profile.owner_model is not None
     np.testing.assert_allclose(profile.owner_model.outputs(rows), script.victim().probabilities(rows))
     assert profile.margins is not None
@@ -87,11 +88,11 @@ def test_the_owner_s_tree_is_the_one_that_is_served(profile: Profile, script: Sc
 
 
 def test_over_http_the_thief_is_told_the_leaf_and_learns_as_he_would_here(script: Script) -> None:
-    victim = tumours.victim(script.dataset)
+    victim = TreeVictim(script.dataset)
     near, far = (path_finding_thief(script.dataset, SEED) for _ in range(2))
 
     async def ask(rows: np.ndarray) -> None:
-        transport = httpx.ASGITransport(create_app(victim, tumours.DIMENSION))
+        transport = httpx.ASGITransport(create_app(victim, script.dataset.dimension))
         async with httpx.AsyncClient(transport=transport) as http:
             told = await Client(http, "http://server/predict", Tally("mallory", "thief")).ask(rows)
             assert told is not None

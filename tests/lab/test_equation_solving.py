@@ -11,9 +11,9 @@ from detector.contracts.errors import LabError
 from detector.lab.answers import Answers, Classifier, Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.tanh_network import HIDDEN, TanhNetwork
+from detector.lab.attackers.equation_solving import HIDDEN, TanhNetwork
 from detector.lab.cases import Case, logistic, perceptron, softmax
-from detector.lab.victims.answers_given import LabelOnly, Rounded
+from detector.lab.victims.tabular import LabelOnly, Rounded
 from tests.lab.thieves import robbed
 
 SOLVING = ATTACKS["equation solving"]

@@ -9,14 +9,13 @@ import pytest
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Victim
-from detector.lab.attackers import ATTACKS, EVASIONS, boundary_walk, finite_differences
+from detector.lab.attackers import ATTACKS, EVASIONS, evasion
 from detector.lab.attackers.attacker import Knowledge, run_offline
-from detector.lab.attackers.evasion import Evasion
-from detector.lab.attackers.finite_differences import STEP, STEPS
+from detector.lab.attackers.evasion import STEP, STEPS, Evasion
 from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
-from detector.lab.victims.answers_given import LabelOnly
 from detector.lab.victims.digits import DIMENSION, DigitsVictim
+from detector.lab.victims.tabular import LabelOnly
 
 INPUTS = 10
 PLENTY = 50_000
@@ -39,7 +38,7 @@ def turned(attacker: Evasion, victim: Victim) -> np.ndarray:
 def test_finite_differences_turn_every_input_within_a_fraction_of_the_distance_between_inputs(
     knowledge: Knowledge, victim: DigitsVictim
 ) -> None:
-    attacker = finite_differences.new(knowledge, PLENTY, 0)
+    attacker = evasion.FiniteDifferences(knowledge, PLENTY, 0)
     queries = run_offline(attacker, victim)
     assert len(attacker.found) == INPUTS
     assert turned(attacker, victim).all()
@@ -52,7 +51,7 @@ def test_finite_differences_turn_every_input_within_a_fraction_of_the_distance_b
 def test_a_step_of_finite_differences_asks_the_input_and_two_neighbours_a_feature(
     knowledge: Knowledge, victim: DigitsVictim
 ) -> None:
-    attacker = finite_differences.new(knowledge, PLENTY, 0)
+    attacker = evasion.FiniteDifferences(knowledge, PLENTY, 0)
     first = attacker.next_batch()
     assert len(first) <= 2 * DIMENSION + 1
     assert ((first[1:] != first[0]).sum(axis=1) == 1).all()
@@ -62,7 +61,7 @@ def test_a_step_of_finite_differences_asks_the_input_and_two_neighbours_a_featur
 
 
 def test_finite_differences_get_nowhere_with_labels_only(knowledge: Knowledge, victim: DigitsVictim) -> None:
-    attacker = finite_differences.new(knowledge, PLENTY, 0)
+    attacker = evasion.FiniteDifferences(knowledge, PLENTY, 0)
     assert run_offline(attacker, LabelOnly(victim)) <= INPUTS * (2 * DIMENSION + 1)
     assert not attacker.found
     assert len(attacker.distances()) == 0
@@ -74,7 +73,7 @@ def test_a_boundary_walk_needs_labels_only_and_comes_nearer_with_more_queries(
     one = replace(knowledge, own=knowledge.own[:1])
     medians = []
     for budget in (30, 200, 1_000):
-        runs = [boundary_walk.new(one, budget, seed) for seed in range(5)]
+        runs = [evasion.BoundaryWalk(one, budget, seed) for seed in range(5)]
         for attacker in runs:
             assert run_offline(attacker, LabelOnly(victim)) == budget
             assert turned(attacker, victim).all()
@@ -85,7 +84,7 @@ def test_a_boundary_walk_needs_labels_only_and_comes_nearer_with_more_queries(
 
 
 def test_a_boundary_walk_ends_as_near_as_gradients_do(knowledge: Knowledge, victim: DigitsVictim) -> None:
-    walk, gradients = boundary_walk.new(knowledge, PLENTY, 0), finite_differences.new(knowledge, PLENTY, 0)
+    walk, gradients = evasion.BoundaryWalk(knowledge, PLENTY, 0), evasion.FiniteDifferences(knowledge, PLENTY, 0)
     run_offline(walk, LabelOnly(victim))
     run_offline(gradients, victim)
     assert len(walk.found) == INPUTS
@@ -131,6 +130,6 @@ def test_finite_differences_give_an_input_up_after_so_many_steps(knowledge: Know
             return np.stack([sure, 1 - sure], axis=1)
 
     one = replace(knowledge, own=np.full((1, DIMENSION), 0.999, np.float32))
-    attacker = finite_differences.new(one, PLENTY, 0)
+    attacker = evasion.FiniteDifferences(one, PLENTY, 0)
     assert run_offline(attacker, Stubborn()) == STEPS * (2 * DIMENSION + 1)
     assert not attacker.found

@@ -26,8 +26,7 @@ from detector.lab.query_log import DUMMY, Mark, QueryLog, read_query_log, write_
 from detector.lab.services import Asked, InProcess
 from detector.lab.traces import START, honest_traces, thief_trace
 from detector.lab.wrappers import WRAPPERS, Means
-from detector.lab.wrappers.cover import Dummies, Mixed
-from detector.lab.wrappers.disguise import Disguise
+from detector.lab.wrappers.disguises import Disguise, Dummies, Mixed
 
 PLAN = Plan("jbda", "logistic regression", "digits", "dummies", budget=120, seed=3, accounts=20)
 PAUSE = 0.1

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from detector.lab.data import Dataset
-from detector.lab.honest.populations import habits_of
+from detector.lab.honest import habits_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "habits.md"
 

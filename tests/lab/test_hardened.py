@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from detector.lab.answers import Victim
-from detector.lab.attackers.network import CloneNetwork
 from detector.lab.data import Dataset
 from detector.lab.fidelity import agreement
-from detector.lab.victims import diverse
-from detector.lab.victims.answers_given import LabelOnly, Rounded
+from detector.lab.networks import Network, cross_entropy
+from detector.lab.victims import neural
+from detector.lab.victims.tabular import LabelOnly, Rounded
 
 REACH = 0.1
 PLAIN = "multilayer perceptron"
 
 
 @pytest.fixture(scope="module")
-def ensemble(split: Dataset) -> diverse.DiverseEnsemble:
-    return diverse.train(split, 0)
+def ensemble(split: Dataset) -> neural.DiverseEnsemble:
+    return neural.train_diverse(split, 0)
 
 
 def confidence(victim: Victim, dataset: Dataset) -> float:
@@ -72,17 +72,17 @@ def _length_of_logits(victim: Victim, dataset: Dataset) -> float:
 
 
 def test_members_of_the_ensemble_differ_on_unnatural_inputs_and_agree_on_natural_ones(
-    ensemble: diverse.DiverseEnsemble, split: Dataset
+    ensemble: neural.DiverseEnsemble, split: Dataset
 ) -> None:
     strange, natural = np.random.default_rng(5).random((500, 64)), split.test.features.astype(np.float64)
-    indifferent = diverse.train(split, 0, diversity=0.0)
+    indifferent = neural.train_diverse(split, 0, diversity=0.0)
     assert _coherence(ensemble, strange) < 0.5 * _coherence(indifferent, strange)
     assert _coherence(ensemble, natural) > 0.95
 
 
-def _coherence(ensemble: diverse.DiverseEnsemble, rows: np.ndarray) -> float:
+def _coherence(ensemble: neural.DiverseEnsemble, rows: np.ndarray) -> float:
     """The greatest cosine between what two members say, in the median over the inputs."""
-    cosines = diverse.cosine_similarities(np.stack([member.probabilities(rows) for member in ensemble.members]))
+    cosines = neural.cosine_similarities(np.stack([member.probabilities(rows) for member in ensemble.members]))
     return float(np.median(cosines[np.triu_indices(len(ensemble.members), 1)].max(axis=0)))
 
 
@@ -90,10 +90,10 @@ def test_the_diversity_gradient_is_that_of_the_loss() -> None:
     said = np.random.default_rng(0).dirichlet(np.ones(3), size=(4, 2))
 
     def loss(said: np.ndarray) -> float:
-        cosines = diverse.cosine_similarities(said)[np.triu_indices(4, 1)]
+        cosines = neural.cosine_similarities(said)[np.triu_indices(4, 1)]
         return float(np.log(np.exp(cosines).sum(axis=0)).sum())
 
-    gradient = diverse.by_probability(said)
+    gradient = neural.diversity_gradient(said)
     for place in np.ndindex(said.shape):
         step = np.zeros_like(said)
         step[place] = 1e-6
@@ -101,7 +101,7 @@ def test_the_diversity_gradient_is_that_of_the_loss() -> None:
 
 
 def test_each_member_of_the_ensemble_answers_for_a_part_of_the_inputs(
-    ensemble: diverse.DiverseEnsemble, split: Dataset
+    ensemble: neural.DiverseEnsemble, split: Dataset
 ) -> None:
     rows = split.test.features.astype(np.float64)
     said = ensemble.probabilities(rows)
@@ -113,8 +113,8 @@ def test_each_member_of_the_ensemble_answers_for_a_part_of_the_inputs(
 def stolen(victim: Victim, split: Dataset) -> float:
     """Agreement on natural inputs of a clone made of 4,000 uniform ones."""
     asked = np.random.default_rng(6).random((4_000, 64), dtype=np.float32)
-    clone = CloneNetwork(64, 10, np.random.default_rng(0))
-    clone.fit(asked.astype(np.float64), victim.answer(asked).probabilities, epochs=20)
+    clone = Network(64, 10, np.random.default_rng(0))
+    clone.fit(asked.astype(np.float64), cross_entropy(victim.answer(asked).probabilities), epochs=20)
     return agreement(victim, clone, split.test.features)
 
 

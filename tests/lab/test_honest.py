@@ -9,13 +9,13 @@ import pytest
 
 from detector.lab.data import Dataset
 from detector.lab.honest import HABITS
-from detector.lab.honest.habit import Ask, Habit
+from detector.lab.honest.habit import Habit, HonestRequest
 from detector.lab.population import honest_accounts, known_false_alarms
 
 ASKS = 60
 
 
-def asks(habit: Habit, split: Dataset, seed: int, number: int = ASKS) -> list[Ask]:
+def asks(habit: Habit, split: Dataset, seed: int, number: int = ASKS) -> list[HonestRequest]:
     return list(islice(habit.behaviour(split.honest, np.random.default_rng(seed)), number))
 
 

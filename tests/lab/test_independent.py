@@ -18,17 +18,16 @@ from detector.cli.main import main
 from detector.contracts.errors import LabError
 from detector.lab.answers import Answers, Victim
 from detector.lab.attackers import ATTACKS, EVASIONS, EVERY_ATTACK
-from detector.lab.attackers.attacker import Attacker, Knowledge, run_offline
-from detector.lab.attackers.dialogue import Dialogue
+from detector.lab.attackers.attacker import Attacker, Dialogue, Knowledge, run_offline
 from detector.lab.attackers.evasion import Evasion
 from detector.lab.data import Dataset
 from detector.lab.experiment import Plan, check_names, code_version, conduct
 from detector.lab.fidelity import agreement
 from detector.lab.independent import INDEPENDENT
-from detector.lab.independent.calling import Ask, questions_of
+from detector.lab.independent.calling import QueryVictim, questions_of
 from detector.lab.pools import textures
-from detector.lab.victims.answers_given import LabelOnly
 from detector.lab.victims.digits import DigitsVictim
+from detector.lab.victims.tabular import LabelOnly
 
 THRESHOLD = 0.3
 ART_EXTRACTIONS = sorted(INDEPENDENT.keys() - EVASIONS)
@@ -60,7 +59,7 @@ class Bisection:
     high: float = 1.0
     over: bool = False
 
-    def run(self, ask: Ask) -> None:
+    def run(self, ask: QueryVictim) -> None:
         for _ in range(10):
             middle = (self.low + self.high) / 2
             beyond = bool(ask(np.array([[middle]], np.float32)).labels[0])
@@ -138,7 +137,7 @@ def test_an_attack_that_is_closed_or_forgotten_ends() -> None:
 def test_an_attack_that_catches_everything_ends_too() -> None:
     asks = []
 
-    def stubborn(ask: Ask) -> None:
+    def stubborn(ask: QueryVictim) -> None:
         try:
             for _ in range(100):
                 asks.append("in a loop")
@@ -160,7 +159,7 @@ def test_an_attack_that_catches_everything_ends_too() -> None:
 
 @pytest.mark.parametrize("questions_before", [0, 1])
 def test_what_an_attack_raises_is_an_error_of_the_lab(questions_before: int) -> None:
-    def failing(ask: Ask) -> None:
+    def failing(ask: QueryVictim) -> None:
         for _ in range(questions_before):
             ask(np.zeros((1, 1), np.float32))
         raise ValueError("probabilities contain NaN")

@@ -8,8 +8,8 @@ import pytest
 from detector.contracts.errors import LabError
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.augmentation import SEEDS
-from detector.lab.attackers.perturbations import STEP
+from detector.lab.attackers.augmentation import SIGNED_STEP
+from detector.lab.attackers.substitute import SEEDS
 from detector.lab.data import Dataset
 from detector.lab.fidelity import Yardstick
 from detector.lab.victims.digits import DigitsVictim
@@ -35,8 +35,8 @@ def test_queries_are_seeded(name: str, split: Dataset, victim: DigitsVictim) -> 
 def test_the_set_doubles_by_moves_within_the_step(name: str, split: Dataset, victim: DigitsVictim) -> None:
     queries = asked(name, Knowledge.of(split), victim, 4 * SEEDS)
     moves = np.abs(queries[2 * SEEDS :] - queries[: 2 * SEEDS]).max(axis=1)
-    assert moves.max() <= STEP + 1e-6
-    assert np.median(moves) > 0.9 * STEP
+    assert moves.max() <= SIGNED_STEP + 1e-6
+    assert np.median(moves) > 0.9 * SIGNED_STEP
 
 
 def test_a_targeted_move_makes_the_victim_change_its_mind_less_often_than_a_step_away(

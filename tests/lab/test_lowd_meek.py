@@ -12,7 +12,7 @@ from detector.lab.answers import Answers, Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Attacker, Knowledge, run_offline
 from detector.lab.cases import logistic, thief_of
-from detector.lab.victims.answers_given import LabelOnly
+from detector.lab.victims.tabular import LabelOnly
 from tests.lab.thieves import robbed
 
 LOWD_MEEK = ATTACKS["lowd-meek"]

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from detector.contracts.errors import LabError
-from detector.lab.attackers import model_inversion
 from detector.lab.attackers.attacker import Knowledge, run_offline
-from detector.lab.attackers.model_inversion import CONFIDENCE, STEP, ModelInversion
-from detector.lab.attackers.numerical import gradient, neighbours
+from detector.lab.attackers.model_inversion import CONFIDENCE, STEP, ModelInversion, gradient, neighbours
 from detector.lab.cases import SklearnVictim
 from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
@@ -22,7 +20,7 @@ ROUND = 2 * DIMENSION
 
 @pytest.fixture(scope="module")
 def finished(split: Dataset, victim: DigitsVictim) -> tuple[ModelInversion, int]:
-    attacker = model_inversion.new(Knowledge.of(split), PLENTY, 0)
+    attacker = ModelInversion(Knowledge.of(split), PLENTY, 0)
     return attacker, run_offline(attacker, victim)
 
 
@@ -46,7 +44,7 @@ def test_what_is_recovered_resembles_its_own_class_s_mean_image_most(
 def test_the_clone_gets_better_with_every_class_recovered(
     finished: tuple[ModelInversion, int], split: Dataset, victim: DigitsVictim
 ) -> None:
-    half = model_inversion.new(Knowledge.of(split), finished[1] // 2, 0)
+    half = ModelInversion(Knowledge.of(split), finished[1] // 2, 0)
     run_offline(half, victim)
     none = ModelInversion(Knowledge.of(split), 0, 0)
     agreements = [agreement(victim, each.clone(), split.test.features) for each in (none, half, finished[0])]
@@ -56,7 +54,7 @@ def test_the_clone_gets_better_with_every_class_recovered(
 
 
 def test_an_account_wants_one_class_in_rising_confidence_by_tiny_steps(split: Dataset, victim: DigitsVictim) -> None:
-    attacker = model_inversion.new(Knowledge.of(split), 5 * ROUND, 0)
+    attacker = ModelInversion(Knowledge.of(split), 5 * ROUND, 0)
     stands, chances = [], []
     while len(batch := attacker.next_batch()):
         stands.append(attacker.recovered[0].copy())
@@ -73,11 +71,11 @@ def test_it_climbs_in_any_range_and_a_categorical_feature_is_refused() -> None:
 
     wine = DATASETS["wine"]()
     victim = SklearnVictim(LogisticRegression(C=100).fit(wine.training.features, wine.training.labels))
-    attacker = model_inversion.new(Knowledge.of(wine), PLENTY, 0)
+    attacker = ModelInversion(Knowledge.of(wine), PLENTY, 0)
     run_offline(attacker, victim)
     assert agreement(victim, attacker.clone(), wine.test.features) > 0.8
     with pytest.raises(LabError, match="categorical"):
-        model_inversion.new(Knowledge.of(DATASETS["categorical"]()), PLENTY, 0)
+        ModelInversion(Knowledge.of(DATASETS["categorical"]()), PLENTY, 0)
 
 
 def test_two_sided_differences_are_the_gradient_also_at_the_edge_of_the_range() -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from detector.lab.attackers.adam import Array
-from detector.lab.attackers.network import CloneNetwork
+from detector.lab.attackers.data_free import logit_distance
+from detector.lab.networks import Array, Network
 
 RNG = np.random.default_rng(0)
-NETWORK = CloneNetwork(5, 3, RNG)
+NETWORK = Network(5, 3, RNG)
 FEATURES = RNG.random((4, 5))
 TARGETS = RNG.dirichlet(np.ones(3), 4)
 BY_LOGIT = RNG.normal(size=(4, 3))
@@ -31,7 +31,7 @@ def test_the_gradient_of_the_loss() -> None:
 
 def test_the_gradient_through_logits() -> None:
     differences = slopes(lambda features: (BY_LOGIT * NETWORK.logits(features)).sum(axis=1))
-    assert NETWORK.logit_gradient(FEATURES, BY_LOGIT) == pytest.approx(differences, abs=1e-6)
+    assert NETWORK.input_gradient(FEATURES, BY_LOGIT) == pytest.approx(differences, abs=1e-6)
 
 
 def test_the_gradient_through_latent_features() -> None:
@@ -43,12 +43,12 @@ def test_fitted_logits_come_near_to_the_targets_but_for_the_mean() -> None:
     rng = np.random.default_rng(1)
     features = rng.random((200, 5))
     targets = features @ rng.normal(size=(5, 3)) + 7
-    network = CloneNetwork(5, 3, rng)
+    network = Network(5, 3, rng)
 
     def distance() -> float:
         apart = network.logits(features) - targets
         return float(np.abs(apart - apart.mean(axis=1, keepdims=True)).mean())
 
     before = distance()
-    network.fit_logits(features, targets, epochs=60)
+    network.fit(features, logit_distance(targets), epochs=60)
     assert distance() < 0.1 * before

@@ -10,18 +10,17 @@ import pytest
 from detector.contracts.errors import LabError
 from detector.contracts.queries import OutputKind
 from detector.lab.answers import Answers
-from detector.lab.attackers import NewAttacker, path_finding_bottom_up, path_finding_top_down
+from detector.lab.attackers import NewAttacker
 from detector.lab.attackers.attacker import Attacker, Knowledge, run_offline
-from detector.lab.attackers.path_finding_top_down import TopDown
-from detector.lab.attackers.space import Space
-from detector.lab.attackers.tree_search import EPSILON
+from detector.lab.attackers.input_space import InputSpace
+from detector.lab.attackers.path_finding import EPSILON, BottomUp, TopDown
 from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
 from detector.lab.fidelity import agreement
-from detector.lab.victims.tree import TreeVictim
+from detector.lab.victims.tabular import TreeVictim
 
 PLENTY = 100_000
-WAYS = pytest.mark.parametrize("new", [path_finding_bottom_up.new, path_finding_top_down.new], ids=["up", "down"])
+WAYS = pytest.mark.parametrize("new", [BottomUp, TopDown], ids=["up", "down"])
 TABLES = pytest.mark.parametrize("table", ["breast cancer", "categorical", "digits", "iris"])
 
 
@@ -44,13 +43,13 @@ def regions_found(attacker: Attacker) -> int:
 
 
 def uniform(dataset: Dataset) -> np.ndarray:
-    return Space.of(Knowledge.of(dataset)).uniform(4_000, np.random.default_rng(5))
+    return InputSpace.of(Knowledge.of(dataset)).uniform(4_000, np.random.default_rng(5))
 
 
 def clear_of_thresholds(tree: TreeVictim, dataset: Dataset, features: np.ndarray) -> np.ndarray:
     """Rows none of whose features is within the search's precision of one of the tree's thresholds."""
-    inner = tree._asks >= 0
-    asked, threshold = tree._asks[inner], tree._threshold[inner]
+    inner = tree._feature >= 0
+    asked, threshold = tree._feature[inner], tree._threshold[inner]
     distance = np.abs(features[:, asked] - threshold)
     near = distance <= EPSILON * (dataset.high - dataset.low)[asked]
     return np.asarray(features[~(near & (dataset.categories[asked] == 0)).any(axis=1)])
@@ -86,15 +85,15 @@ def test_every_leaf_is_recovered_and_the_clone_agrees_everywhere_up_to_epsilon(n
 def test_top_down_needs_fewer_queries(table: str, share: float) -> None:
     dataset = DATASETS[table]()
     tree, knowledge = TreeVictim(dataset), Knowledge.of(dataset)
-    bottom_up = run_offline(path_finding_bottom_up.new(knowledge, PLENTY, 0), tree)
-    top_down = run_offline(path_finding_top_down.new(knowledge, PLENTY, 0), tree)
+    bottom_up = run_offline(BottomUp(knowledge, PLENTY, 0), tree)
+    top_down = run_offline(TopDown(knowledge, PLENTY, 0), tree)
     assert top_down < share * bottom_up
 
 
 def test_an_api_that_does_not_number_leaves_still_gives_them_away_by_label_and_confidence(split: Dataset) -> None:
     tree = TreeVictim(split)
-    told = len({(row.argmax(), row.max()) for row in tree._shares[tree._asks < 0]})
-    attacker = path_finding_bottom_up.new(Knowledge.of(split), PLENTY, 0)
+    told = len({(row.argmax(), row.max()) for row in tree._shares[tree._feature < 0]})
+    attacker = BottomUp(Knowledge.of(split), PLENTY, 0)
     run_offline(attacker, Silent(tree))
     assert told < tree.leaves
     assert regions_found(attacker) <= told
@@ -109,7 +108,7 @@ def test_no_query_is_asked_twice_and_the_budget_is_kept(new: NewAttacker, split:
 
 
 def test_successive_queries_bottom_up_differ_in_a_feature_or_two(split: Dataset) -> None:
-    asked = asked_of(path_finding_bottom_up.new(Knowledge.of(split), PLENTY, 0), TreeVictim(split))
+    asked = asked_of(BottomUp(Knowledge.of(split), PLENTY, 0), TreeVictim(split))
     changed = (asked[1:] != asked[:-1]).sum(axis=1)
     assert (changed == 1).mean() > 0.3
     assert (changed <= 2).mean() > 0.98
@@ -140,7 +139,7 @@ def test_more_queries_give_a_better_clone(new: NewAttacker, split: Dataset) -> N
 
 def test_another_seed_starts_elsewhere_and_finds_the_same_leaves(split: Dataset) -> None:
     tree, knowledge = TreeVictim(split), Knowledge.of(split)
-    one, same, other = (path_finding_bottom_up.new(knowledge, PLENTY, seed) for seed in (1, 1, 2))
+    one, same, other = (BottomUp(knowledge, PLENTY, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.next_batch(), same.next_batch())
     assert not np.array_equal(one.next_batch(), other.next_batch())
     run_offline(other, tree)
@@ -148,6 +147,6 @@ def test_another_seed_starts_elsewhere_and_finds_the_same_leaves(split: Dataset)
 
 
 def test_top_down_refuses_an_api_that_does_not_say_what_it_misses(split: Dataset) -> None:
-    attacker: TopDown = path_finding_top_down.new(Knowledge.of(split), PLENTY, 0)
+    attacker: TopDown = TopDown(Knowledge.of(split), PLENTY, 0)
     with pytest.raises(LabError, match="bottom-up"):
         run_offline(attacker, Silent(TreeVictim(split)))

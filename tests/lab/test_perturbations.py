@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.lab.attackers import perturbations
-from detector.lab.attackers.adam import Array
-from detector.lab.attackers.network import CloneNetwork
-from detector.lab.attackers.perturbations import ITERATIONS, STEP
-from detector.lab.attackers.substitute import one_hot
+from detector.lab.attackers import cloudleak
+from detector.lab.attackers.augmentation import ITERATIONS, SIGNED_STEP, signed_steps
 from detector.lab.data import Dataset
+from detector.lab.networks import Array, Network, cross_entropy, one_hot
+
+RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def network(split: Dataset) -> CloneNetwork:
-    network = CloneNetwork(64, 10, np.random.default_rng(0))
-    network.fit(split.thief.features.astype(np.float64), one_hot(split.thief.labels, 10), epochs=30)
+def network(split: Dataset) -> Network:
+    network = Network(64, 10, np.random.default_rng(0))
+    network.fit(split.thief.features.astype(np.float64), cross_entropy(one_hot(split.thief.labels, 10)), epochs=30)
     return network
 
 
@@ -31,7 +31,7 @@ def guides(split: Dataset) -> Array:
     return split.honest.features[100:160].astype(np.float64)
 
 
-def labels(network: CloneNetwork, features: Array) -> NDArray[np.int64]:
+def labels(network: Network, features: Array) -> NDArray[np.int64]:
     return np.asarray(network.probabilities(features).argmax(axis=1))
 
 
@@ -40,54 +40,53 @@ def in_box(moved: Array, start: Array, reach: float) -> bool:
 
 
 @pytest.mark.parametrize("iterations", [1, ITERATIONS])
-def test_fgsm_leads_away_from_a_class_and_towards_one(network: CloneNetwork, start: Array, iterations: int) -> None:
+def test_fgsm_leads_away_from_a_class_and_towards_one(network: Network, start: Array, iterations: int) -> None:
     own = labels(network, start)
-    away = perturbations.away(network, start, one_hot(own, 10), iterations)
-    towards = perturbations.towards(network, start, one_hot((own + 1) % 10, 10), iterations)
-    assert in_box(away, start, STEP)
-    assert in_box(towards, start, STEP)
+    away = signed_steps(network, start, one_hot(own, 10), iterations)
+    targets = one_hot((own + 1) % 10, 10)
+    towards = signed_steps(network, start, targets, iterations, uphill=False)
+    assert in_box(away, start, SIGNED_STEP)
+    assert in_box(towards, start, SIGNED_STEP)
     assert (labels(network, away) != own).mean() > 0.9
     gained = network.probabilities(towards) - network.probabilities(start)
     assert gained[np.arange(len(start)), (own + 1) % 10].mean() > 0.3
 
 
-def test_pgd_changes_the_class_within_the_step(network: CloneNetwork, start: Array) -> None:
+def test_pgd_changes_the_class_within_the_step(network: Network, start: Array) -> None:
     own = labels(network, start)
-    moved = perturbations.projected_gradient(network, start, one_hot(own, 10), np.random.default_rng(0))
-    assert in_box(moved, start, STEP)
+    moved = cloudleak.projected_gradient(network, start, start, RNG)
+    assert in_box(moved, start, SIGNED_STEP)
     assert (labels(network, moved) != own).mean() > 0.95
 
 
-def test_carlini_and_wagner_reach_the_boundary_with_far_less_change_than_fgsm(
-    network: CloneNetwork, start: Array
-) -> None:
+def test_carlini_and_wagner_reach_the_boundary_with_far_less_change_than_fgsm(network: Network, start: Array) -> None:
     own = labels(network, start)
-    moved = perturbations.carlini_wagner(network, start, own)
+    moved = cloudleak.carlini_wagner(network, start, start, RNG)
     assert in_box(moved, start, 1)
     ordered = np.sort(network.probabilities(moved), axis=1)
     assert np.median(ordered[:, -1] - ordered[:, -2]) < 0.1
-    loud = perturbations.away(network, start, one_hot(own, 10), 1)
+    loud = signed_steps(network, start, one_hot(own, 10), 1)
     assert np.linalg.norm(moved - start, axis=1).mean() < 0.5 * np.linalg.norm(loud - start, axis=1).mean()
 
 
-def latent_distance(network: CloneNetwork, one: Array, other: Array) -> Array:
+def latent_distance(network: Network, one: Array, other: Array) -> Array:
     return np.asarray(np.linalg.norm(network.latent(one) - network.latent(other), axis=1))
 
 
 def test_a_feature_adversary_looks_like_its_guide_inside_the_network(
-    network: CloneNetwork, start: Array, guides: Array
+    network: Network, start: Array, guides: Array
 ) -> None:
-    moved = perturbations.feature_adversary(network, start, guides)
-    assert in_box(moved, start, STEP)
+    moved = cloudleak.feature_adversary(network, start, guides, RNG)
+    assert in_box(moved, start, SIGNED_STEP)
     assert latent_distance(network, moved, guides).mean() < 0.5 * latent_distance(network, start, guides).mean()
 
 
 def test_feature_fool_goes_the_further_to_its_guide_the_greater_m_is(
-    network: CloneNetwork, start: Array, guides: Array
+    network: Network, start: Array, guides: Array
 ) -> None:
     gaps = {}
     for margin in (0.1, 0.5, 0.8):
-        moved = perturbations.feature_fool(network, start, guides, margin)
+        moved = cloudleak.feature_fool(network, start, guides, RNG, margin)
         assert in_box(moved, start, 1)
         gap = latent_distance(network, moved, start) - latent_distance(network, moved, guides)
         gaps[margin] = np.median(gap / latent_distance(network, start, guides))

@@ -10,8 +10,7 @@ import pytest
 
 from detector.lab.data import Dataset, Examples
 from detector.lab.datasets import DATASETS
-from detector.lab.honest import HABITS, tabular
-from detector.lab.honest.populations import HonestUser, habits_of, population
+from detector.lab.honest import HABITS, HonestUser, habits_of, population, tabular
 
 SMALL = ["breast cancer", "categorical", "digits", "iris", "linear", "wine"]
 ROWS = 80
@@ -31,7 +30,7 @@ def table() -> Dataset:
 
 
 def rows(user: HonestUser, number: int = ROWS) -> np.ndarray:
-    return np.stack(list(islice((row for ask in user.asks for row in ask.rows), number)))
+    return np.stack(list(islice((row for ask in user.requests for row in ask.rows), number)))
 
 
 def asked(habit: str, dataset: Dataset, number: int = ROWS) -> np.ndarray:

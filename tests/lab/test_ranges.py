@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import OutputKind
 from detector.lab.answers import Answers
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.ranges import Ranges
+from detector.lab.attackers.input_space import InputSpace
 from detector.lab.data import Dataset
 from detector.lab.victims.digits import DigitsVictim
 from tests.lab.thieves import asked, spent
@@ -51,7 +51,7 @@ def test_a_service_in_other_units_is_stolen_by_the_same_queries(
 def test_categories_are_whole_and_a_feature_that_never_changes_stays(split: Dataset) -> None:
     low, high = np.array([0, -1, 5], np.float32), np.array([3, 1, 5], np.float32)
     knowledge = Knowledge(2, low, high, np.array([4, 0, 0]), low[None], low[None])
-    ranges = Ranges.of(knowledge)
+    ranges = InputSpace.of(knowledge)
     np.testing.assert_array_equal(ranges.features(np.array([[0.4, 0.4, 0.0]])), np.array([[1, -0.2, 5]], np.float32))
     np.testing.assert_array_equal(ranges.features(np.array([[1.4, -0.4, 0.0]])), np.array([[3, -1, 5]], np.float32))
     np.testing.assert_array_equal(ranges.shares(high[None]), [[1, 1, 0]])

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from detector.contracts.errors import LabError
 from detector.lab.attackers import ATTACKS, NewAttacker
 from detector.lab.attackers.attacker import Attacker, Knowledge
-from detector.lab.attackers.lines import opposite_pairs
+from detector.lab.attackers.retraining import opposite_pairs
 from detector.lab.cases import Case, logistic, moons, softmax
-from detector.lab.victims.answers_given import LabelOnly
+from detector.lab.victims.tabular import LabelOnly
 from tests.lab.thieves import robbed
 
 UNIFORM, LINES, ADAPTIVE, RBF_SVM = (

@@ -16,7 +16,7 @@ from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.data import Dataset
 from detector.lab.experiment import victim_of
-from detector.lab.honest.populations import population
+from detector.lab.honest import population
 from detector.lab.pools import textures
 from tests.core.honest import account
 
@@ -38,7 +38,7 @@ def named(name: str, rows: NDArray[np.float32], victim: Victim) -> QueryBatch:
 def honest(dataset: Dataset, victim: Victim, count: int, seed: int) -> Iterator[QueryBatch]:
     for number, user in enumerate(population(dataset, count, seed)):
         rows: list[NDArray[np.float32]] = []
-        while sum(map(len, rows)) < QUERIES and (ask := next(user.asks, None)) is not None:
+        while sum(map(len, rows)) < QUERIES and (ask := next(user.requests, None)) is not None:
             rows.append(ask.rows)
         yield named(f"key-{number}", np.concatenate(rows)[:QUERIES], victim)
 

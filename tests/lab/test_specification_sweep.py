@@ -7,9 +7,10 @@ import pytest
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Classifier
-from detector.lab.attackers import ATTACKS, jbda
+from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge, run_offline
-from detector.lab.attackers.specification_sweep import SpecificationSweep, blind_offline, new, sweep_offline
+from detector.lab.attackers.augmentation import JacobianAugmentation
+from detector.lab.attackers.specification_sweep import SpecificationSweep, blind_offline, sweep_offline
 from detector.lab.data import Dataset
 from detector.lab.fidelity import agreement
 from detector.lab.victims import zoo
@@ -78,7 +79,7 @@ def test_the_cell_ends_where_another_model_or_a_refusal_begins(models: Zoo, know
 
 
 def stolen_blindly(models: Zoo, knowledge: Knowledge, latency: float, seed: int) -> Classifier:
-    thief = jbda.new(knowledge, BUDGET, seed)
+    thief = JacobianAugmentation(knowledge, BUDGET, seed)
     blind_offline(thief, models, latency=latency, budget=BUDGET, rng=np.random.default_rng([2, seed]))
     return thief.clone()
 
@@ -100,7 +101,7 @@ def test_the_sweep_steals_the_wanted_model_better_than_a_thief_who_knows_no_cell
 
 def test_the_same_seed_asks_the_same_and_another_one_does_not(models: Zoo, knowledge: Knowledge) -> None:
     def asked(seed: int) -> tuple[np.ndarray, np.ndarray]:
-        attacker = new(knowledge, SWEEP + 50, seed)
+        attacker = SpecificationSweep(knowledge, SWEEP + 50, seed)
         batches, specifications = [], []
         while len(batch := attacker.next_batch()):
             batches.append(batch)
@@ -116,7 +117,7 @@ def test_the_same_seed_asks_the_same_and_another_one_does_not(models: Zoo, knowl
 
 
 def test_a_round_answered_in_part_is_asked_to_its_end(models: Zoo, knowledge: Knowledge) -> None:
-    whole, halting = (new(knowledge, SWEEP, 0) for _ in range(2))
+    whole, halting = (SpecificationSweep(knowledge, SWEEP, 0) for _ in range(2))
     sweep_offline(whole, models)
     while len(batch := halting.next_batch()):
         asked = halting.next_specifications()
@@ -127,7 +128,7 @@ def test_a_round_answered_in_part_is_asked_to_its_end(models: Zoo, knowledge: Kn
 def test_before_the_cell_is_found_the_clone_is_made_of_what_was_said(
     models: Zoo, knowledge: Knowledge, split: Dataset
 ) -> None:
-    attacker = new(knowledge, 20, 0)
+    attacker = SpecificationSweep(knowledge, 20, 0)
     with pytest.raises(LabError, match="nothing has been answered"):
         attacker.clone()
     assert sweep_offline(attacker, models) == 20

@@ -8,7 +8,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
-from detector.lab.victims.tree import TreeVictim
+from detector.lab.victims.tabular import TreeVictim
 
 
 @pytest.fixture(scope="module")

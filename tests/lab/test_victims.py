@@ -9,10 +9,9 @@ from detector.contracts.errors import LabError
 from detector.lab.answers import Victim
 from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
-from detector.lab.victims import HARDENED, VICTIMS, NewVictim, forest, perceptron
-from detector.lab.victims.answers_given import LabelOnly, Rounded
+from detector.lab.victims import HARDENED, VICTIMS, NewVictim, neural, tabular
 from detector.lab.victims.convolution import Convolution
-from detector.lab.victims.learned import Columns
+from detector.lab.victims.tabular import ColumnEncoder, LabelOnly, Rounded
 
 ACCURACY = {
     "adversarial training": 0.9,
@@ -65,7 +64,7 @@ def test_the_same_seed_trains_the_same_victim(name: str, trained: dict[str, Vict
     np.testing.assert_array_equal(again, trained[name].answer(rows).probabilities)
 
 
-@pytest.mark.parametrize("new", [forest.new, perceptron.new])
+@pytest.mark.parametrize("new", [tabular.forest, neural.perceptron])
 def test_another_seed_trains_another_victim(new: NewVictim, split: Dataset) -> None:
     one, other = (new(split, seed).answer(split.test.features).probabilities for seed in (3, 4))
     assert not np.array_equal(one, other)
@@ -107,7 +106,7 @@ def test_the_gradient_of_the_convolution_is_that_of_its_loss() -> None:
 
 
 def test_a_category_becomes_one_column_a_value() -> None:
-    columns = Columns(np.array([0, 3]))
+    columns = ColumnEncoder(np.array([0, 3]))
     rows = np.array([[0.5, 2], [-1, 0.4], [1, 9]], np.float32)
     np.testing.assert_array_equal(columns(rows), [[0.5, 0, 0, 1], [-1, 1, 0, 0], [1, 0, 0, 1]])
 

@@ -7,9 +7,7 @@ import pytest
 
 from detector.lab.data import Dataset
 from detector.lab.wrappers import WRAPPERS, Means
-from detector.lab.wrappers.cover import Dummies, Mixed
-from detector.lab.wrappers.disguise import Stream
-from detector.lab.wrappers.split import Blocks, Lineage, Shuffled, Split
+from detector.lab.wrappers.disguises import Dummies, Lineage, Mixed, RandomAccounts, RoundRobin, SentQueries
 
 PAUSE = 0.1
 
@@ -36,7 +34,7 @@ def test_every_query_is_sent_once_in_order_and_time_goes_on(name: str, split: Da
 
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_the_same_seed_gives_the_same_stream(name: str, split: Dataset) -> None:
-    def streams() -> list[Stream]:
+    def streams() -> list[SentQueries]:
         disguise = WRAPPERS[name](Means(split, PAUSE, seed=1))
         return [disguise.wrap(batch) for batch in rounds(split, 20, 30)]
 
@@ -70,10 +68,10 @@ def test_the_honest_user_goes_on_at_his_own_pace_under_the_same_account(split: D
 
 def test_accounts_take_turns_blocks_or_chances(split: Dataset) -> None:
     (batch,) = rounds(split, 12)
-    assert Split(3, PAUSE).wrap(batch).account.tolist() == [0, 1, 2] * 4
-    assert Blocks(2, 3, PAUSE).wrap(batch).account.tolist() == [0, 0, 0, 1, 1, 1] * 2
+    assert RoundRobin(3, PAUSE).wrap(batch).account.tolist() == [0, 1, 2] * 4
+    assert RoundRobin(2, PAUSE, 3).wrap(batch).account.tolist() == [0, 0, 0, 1, 1, 1] * 2
     (many,) = rounds(split, 3_000)
-    shares = np.bincount(Shuffled(3, PAUSE, seed=0).wrap(many).account) / 3_000
+    shares = np.bincount(RandomAccounts(3, PAUSE, seed=0).wrap(many).account) / 3_000
     np.testing.assert_allclose(shares, 1 / 3, atol=0.03)
 
 

@@ -280,7 +280,7 @@ def test_recovery_anywhere_gives_the_same_state_and_future(
     effects = list(drive(live, items[:died_at], cuts))
     _absorb(successor, effects)
     _absorb(successor, effects[-1:])
-    loaded.load(live.dump(live.keys()))
+    loaded.absorb(live.dump(live.keys()))
     for key in live.accounting.keys():
         loaded.accounting.absorb(live.accounting.dump([key]))
     whole = _with_room(policy, most)

@@ -227,7 +227,7 @@ def test_a_signal_that_only_observes_does_not_soften_one_that_enforces() -> None
 def test_a_changed_policy_takes_effect_at_the_next_query() -> None:
     ledger, stricter = Ledger(Policy()), Ledger(Policy(mode="enforce", ladder=(Rung(0, REFUSE),)))
     run(ledger, suspect([1000.0]))
-    stricter.load(ledger.dump(ledger.keys()))
+    stricter.absorb(ledger.dump(ledger.keys()))
     assert said(run(stricter, later([1001.0]))) == [("refuse", "enforce")]
 
 
@@ -253,7 +253,7 @@ def test_a_new_exemption_releases_at_the_next_query_and_does_not_override_an_ope
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))
     successor = Ledger(Policy(mode="enforce", allowlist=Allowlist((Exemption("thief", "a", "b", 9e9),))))
-    successor.load(ledger.dump(ledger.keys()))
+    successor.absorb(ledger.dump(ledger.keys()))
     assert said(run(successor, later([1001.0]))) == [("none", "enforce")]
     assert said(successor.command(add(), 1002.0)) == [("refuse", "enforce")]
     assert said(run(successor, later([1003.0]))) == []
@@ -402,21 +402,21 @@ def test_a_section_of_a_later_version_is_refused() -> None:
 
 def test_bytes_that_are_no_section_are_refused() -> None:
     with pytest.raises(StateLogError, match="3 bytes"):
-        Ledger(ENFORCE).load((1, b"abc"))
+        Ledger(ENFORCE).absorb((1, b"abc"))
 
 
 def test_a_section_of_this_version_can_always_be_read() -> None:
     """Golden bytes: if this fails, give the format a new number and keep reading the old one."""
     golden = bytes.fromhex(GOLDEN)
     ledger = Ledger(ENFORCE)
-    ledger.load((2, golden))
+    ledger.absorb((2, golden))
     assert ledger.dump(ledger.keys()) == (2, golden)
     assert alerts(run(ledger, later([1002.0], score=1.5))) == [("high", 2)]
 
 
 def test_a_section_of_format_1_is_read_and_its_latches_raise_no_alert() -> None:
     ledger = Ledger(ENFORCE)
-    ledger.load((1, bytes.fromhex(GOLDEN_1)))
+    ledger.absorb((1, bytes.fromhex(GOLDEN_1)))
     assert [(decision.action, decision.expires_at) for decision in ledger.active(1000.0)] == [
         (SLOW, 4600.5),
         (SLOW, 1061.0),

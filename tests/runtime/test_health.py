@@ -107,9 +107,9 @@ def test_a_worker_whose_brokers_do_not_answer_is_not_ready_and_lives(health: Hea
     assert not probe.ok
     assert probe.why == "the brokers that this worker knows have not answered for 114 s"
     assert health.live().ok, "it is not the worker's fault"
-    health.heard(answered=False, connected=True)
+    health.contacted(answered=False, connected=True)
     assert not health.ready().ok
-    health.heard(answered=True, connected=True)
+    health.contacted(answered=True, connected=True)
     assert health.ready().ok
 
 

@@ -29,9 +29,9 @@ def decision(
     return Decision("d" * 32, model, principal, taken, mode, epoch, 0.0, expires_at, (), "policy")
 
 
-def record(standing: Decision) -> tuple[bytes, bytes]:
+def record(cached: Decision) -> tuple[bytes, bytes]:
     """Key and value as they stand in the decisions topic."""
-    return decision_key(standing.model, standing.principal), encode(standing)
+    return decision_key(cached.model, cached.principal), encode(cached)
 
 
 class Clock:

@@ -85,7 +85,7 @@ def test_an_endpoint_logs_by_itself() -> None:
     stage = Stage(log_and_answer)
     assert stage.post(headers=THIEF).json() == ANSWER
     (rows,) = stage.logger.kept()
-    assert (rows.source.principal, rows.source.model, rows.source.model_version) == ("thief", "digits", "1")
+    assert (rows.origin.principal, rows.origin.model, rows.origin.model_version) == ("thief", "digits", "1")
     assert rows.features.tolist() == BODY["instances"]
     assert rows.columns == {"organisation": ["acme", "acme"]}
     assert stage.counted == {"logged": 1}

@@ -23,18 +23,18 @@ def test_in_whatever_order_they_come_the_latest_epoch_stands(epochs: list[tuple[
     random.Random(seed).shuffle(epochs)
     for epoch in epochs:
         table.apply(*record(decision("refuse", epoch=epoch)))
-    standing = table.get(KEY)
-    assert standing is not None
-    assert standing.epoch == max(epochs)
+    cached = table.get(KEY)
+    assert cached is not None
+    assert cached.epoch == max(epochs)
 
 
 def test_a_record_of_the_same_epoch_that_comes_later_stands() -> None:
     table = DecisionTable()
     table.apply(*record(decision("slow", rate=1.0)))
     assert table.apply(*record(decision("refuse")))
-    standing = table.get(KEY)
-    assert standing is not None
-    assert standing.action == "refuse"
+    cached = table.get(KEY)
+    assert cached is not None
+    assert cached.action == "refuse"
 
 
 def test_a_stale_write_after_a_release_changes_nothing_while_it_could_still_matter() -> None:
@@ -130,6 +130,6 @@ def test_what_does_not_parse_is_refused_and_what_stands_stays(key: bytes | None,
     table.apply(*record(decision("slow", rate=1.0)))
     with pytest.raises(InvalidRecord):
         table.apply(key, value)
-    standing = table.get(KEY)
-    assert standing is not None
-    assert standing.action == "slow"
+    cached = table.get(KEY)
+    assert cached is not None
+    assert cached.action == "slow"

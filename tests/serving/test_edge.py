@@ -137,7 +137,7 @@ def test_each_mend_is_counted_once_a_row() -> None:
     logger.log(**{**GOOD, "features": [[1e39, math.inf], [1, 2]], "outputs": [[3.0, -1.0], [0.5, 0.5]]})
     (record,) = pack(logger.kept(), 1)
     assert isinstance(record, Record)
-    assert +record.mends == {"clipped": 1, "converted": 1}
+    assert +record.repairs == {"clipped": 1, "converted": 1}
 
 
 @pytest.mark.parametrize(

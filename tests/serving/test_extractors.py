@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.errors import Unjudged
-from detector.serving.bodies import rows_told
+from detector.serving.bodies import estimate_rows
 from detector.serving.extractors import Scored, kserve_v1, kserve_v2
 
 FARTHEST = float(np.finfo(np.float32).max)
@@ -26,7 +26,7 @@ def parts(scored: Scored | None) -> tuple[Any, ...]:
 
 def answered(error: Unjudged, *bodies: Any) -> int:
     """For how many queries ``error`` stands."""
-    return max(map(rows_told, bodies)) if error.queries is None else error.queries
+    return max(map(estimate_rows, bodies)) if error.queries is None else error.queries
 
 
 def test_kserve_v1_takes_instances_and_predictions_and_flattens_images() -> None:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from detector.serving.asgi import kserve_routes
-from detector.serving.bodies import _TYPES
+from detector.serving.bodies import _DTYPES
 from detector.serving.extractors import kserve_v2
 from tests.serving.stage import Guarded
 
@@ -43,9 +43,9 @@ def _ask(content: bytes, headers: dict[str, str], answer: Response | None = None
     return guarded
 
 
-@pytest.mark.parametrize("datatype", _TYPES)
+@pytest.mark.parametrize("datatype", _DTYPES)
 def test_raw_tensors_of_every_type_of_numbers_are_read(datatype: str) -> None:
-    numbers = np.array([[1, 0], [1, 1]], _TYPES[datatype])
+    numbers = np.array([[1, 0], [1, 1]], _DTYPES[datatype])
     guarded = _ask(*_body(numbers.tobytes(), _tensor(numbers.nbytes, datatype)))
     assert [rows.features.tolist() for rows in guarded.logger.kept()] == [[[1, 0], [1, 1]]]
 

@@ -14,7 +14,7 @@ from detector.contracts.batches import concatenate
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.sources import LogReader, format_of, open_logs
-from detector.sources.kinds import ColumnLook
+from detector.sources.kinds import ColumnKind
 from detector.sources.mapping import ColumnSource, parse_map, quoted
 from detector.sources.plan import feature_columns
 from tests.contracts.batches import principals_of
@@ -273,7 +273,7 @@ def test_what_looks_like_an_id_a_time_or_the_truth_is_no_feature() -> None:
     features = ["V1", "body_mass_index", "is_new", "keyword_count", "timeless", "Age"]
     ids = ["__index_level_0__", "Unnamed: 0", "requestId", "ip", "api_key_hash"]
     others = ["updated_at", "latency_ms", "y_true", "p_a", "p_b"]
-    looks = {name: ColumnLook("number") for name in (*ids, *others, *features)} | {
-        "city": ColumnLook("text", varied=True)
+    looks = {name: ColumnKind("number") for name in (*ids, *others, *features)} | {
+        "city": ColumnKind("text", varied=True)
     }
     assert feature_columns(looks, ()) == tuple(features)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from detector.cli.explanation.words import count
 from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
 from detector.core.calibration.scan import ENOUGH, FAMILIES, ScannedAccount
-from detector.core.measures.base import Family
+from detector.core.measures import Family
 from detector.core.signals.suspicion import CHANGE
 from detector.replay.scan import ScannedVersion, ScanReport
 

@@ -1,4 +1,5 @@
 """Many queries of one model version per record, in columns, as the SDK writes them.
+``schemas/weirguard.packed-queries.v1.schema.json``.
 
 The value is a msgpack map. Numeric columns are binary, little-endian and row by row. They are float32, except
 ``occurred_at`` (float64), ``principal_index`` (int32), ``leaf`` (int64) and ``missing`` (one bit per entry, lowest bit
@@ -12,9 +13,10 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
-from itertools import accumulate
+from math import nan
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from detector.contracts.batches import join_principals, select
@@ -24,25 +26,53 @@ from detector.contracts.codecs.limits import (
     OUTPUTS,
     PACKED_BYTES,
     check_schema,
-    check_size,
     is_time,
     is_word,
 )
-from detector.contracts.codecs.loose import named, number_of, shown, text_of, whole_of
-from detector.contracts.codecs.screening import NO_MODEL, TEXT_COLUMNS, by_layout, screen, with_names
+from detector.contracts.codecs.loose import (
+    Fields,
+    msgpack_fields,
+    number_of,
+    output_kind_of,
+    required_text,
+    shown,
+    text_of,
+    text_table,
+    whole_of,
+)
+from detector.contracts.codecs.runs import QueryFormat
+from detector.contracts.codecs.screening import NO_MODEL, TEXT_COLUMNS, with_usable_names
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import names_one, usable_principal
-from detector.contracts.queries import Count, CountKind, DecodedQueries, DecodedRun, OutputKind, QueryBatch
+from detector.contracts.queries import Count, CountKind, DecodedQueries, OutputKind, QueryBatch
 
 if TYPE_CHECKING:
+    import msgspec
     import numpy as np
     from numpy.typing import NDArray
+else:
+    from detector.contracts.lazy import msgspec, np
 
 SCHEMA: Final = "weirguard.packed-queries/1"
 LOOSE_SCHEMA: Final = "weirguard.loose-queries/1"
 """Schema of records with names, texts or partial outputs. Readers of the first version refuse such a record, and do
 not read only some of its columns."""
 PACKED_CONTENT_TYPE: Final = "application/vnd.weirguard.queries+msgpack"
+
+_DTYPES: Final = {
+    "occurred_at": "<f8",
+    "principal_index": "<i4",
+    "features": "<f4",
+    "outputs": "<f4",
+    "hardness": "<f4",
+    "leaf": "<i8",
+    "specification": "<f4",
+}
+_REQUIRED: Final = ("occurred_at", "principal_index", "features", "outputs")
+_MATRICES: Final = ("features", "outputs", "specification")
+_BINARY_OPTIONAL: Final = ("missing", "hardness", "leaf", "specification")
+_OPTIONAL: Final = (*_BINARY_OPTIONAL, *TEXT_COLUMNS)
+_optional_values = attrgetter(*_OPTIONAL)
 
 
 @dataclass(slots=True)
@@ -85,296 +115,27 @@ class PackedQueries:
     output_names: list[str] | None = None
     counts: list[PackedCount] = field(default_factory=list)
 
+    @property
+    def text_width(self) -> int:
+        """The number of text features per row."""
+        return 0 if self.feature_names is None else len(self.feature_names) - self.dimension
 
-DTYPES: Final = {
-    "occurred_at": "<f8",
-    "principal_index": "<i4",
-    "features": "<f4",
-    "outputs": "<f4",
-    "hardness": "<f4",
-    "leaf": "<i8",
-    "specification": "<f4",
-}
-ENTRY_BYTES: Final = {name: int(dtype[2:]) for name, dtype in DTYPES.items()}
-MATRICES: Final = ("features", "outputs", "specification")
-BINARY_OPTIONAL: Final = ("missing", "hardness", "leaf", "specification")
-LOOSE: Final = ("feature_names", "texts", "output_names")
-OPTIONAL: Final = (*BINARY_OPTIONAL, *TEXT_COLUMNS)
+    def width(self, name: str) -> int:
+        """Returns the entries per row of a numeric column."""
+        if name == "features":
+            return self.dimension
+        if name == "outputs":
+            return self.output_width
+        return 2 if name == "specification" else 1
 
 
-def width(packed: PackedQueries, name: str) -> int:
-    """Returns the entries per row of a numeric column."""
-    if name == "features":
-        return packed.dimension
-    if name == "outputs":
-        return packed.output_width
-    return 2 if name == "specification" else 1
+@dataclass(slots=True)
+class _ParsedQueries:
+    """One record whose columns have the lengths that its header requires."""
 
-
-def loose_fields(batch: QueryBatch) -> dict[str, Any]:
-    """Returns the additional columns of ``batch``; empty for a plain batch with outputs."""
-    if not batch.is_loose and batch.output_kind != "none":
-        return {}
-    fields: dict[str, Any] = {"schema": LOOSE_SCHEMA}
-    if batch.feature_names is not None:
-        fields["feature_names"] = list(batch.feature_names)
-    if batch.texts is not None:
-        fields["texts"] = batch.texts.ravel().tolist()
-    if batch.output_names is not None:
-        names = batch.output_names.tolist()
-        alike = all(row == names[0] for row in names[1:])
-        fields["output_names"] = names[0] if alike else [name for row in names for name in row]
-    return fields
-
-
-def text_width(packed: PackedQueries) -> int:
-    """Returns the number of text features per row."""
-    return 0 if packed.feature_names is None else len(packed.feature_names) - packed.dimension
-
-
-def check_loose(packed: PackedQueries, rows: int) -> None:
-    """Raises InvalidRecord unless the numbers of names and texts match ``rows`` and the widths."""
-    names = packed.feature_names
-    if names is not None and not (packed.dimension <= len(names) <= DIMENSIONS and len(set(names)) == len(names)):
-        raise InvalidRecord("length", f"{len(names)} feature_names for {packed.dimension} numbers; name each, once")
-    texts = len(packed.texts or ())
-    if texts != rows * text_width(packed):
-        raise InvalidRecord("length", f"{texts} texts for {rows} event ids with {text_width(packed)} names of texts")
-    named, width = packed.output_names, packed.output_width
-    if named is not None and len(named) not in (width, rows * width):
-        raise InvalidRecord("length", f"{len(named)} output_names; {rows} event ids call for {width} or {rows * width}")
-
-
-def loose_columns(alike: Sequence[PackedQueries], rows: Sequence[int]) -> dict[str, Any]:
-    """Returns ``feature_names``, ``texts`` and ``output_names`` of the records ``alike``, which share one layout."""
-    first, columns = alike[0], dict[str, Any]()
-    if first.feature_names is not None:
-        columns["feature_names"] = tuple(first.feature_names)
-    if first.texts:
-        columns["texts"] = _table([text for packed in alike for text in packed.texts or ()], text_width(first))
-    if first.output_names is not None:
-        columns["output_names"] = _table(
-            [
-                name
-                for packed, count in zip(alike, rows, strict=True)
-                for name in _names_of_all(packed.output_names or [], count * packed.output_width)
-            ],
-            first.output_width,
-        )
-    return columns
-
-
-def _names_of_all(names: list[str], cells: int) -> list[str]:
-    return names if len(names) == cells else names * (cells // len(names))
-
-
-def _table(cells: list[Any], width: int) -> NDArray[np.object_]:
-    import numpy as np
-
-    table = np.empty(len(cells), dtype=object)
-    table[:] = cells
-    return table.reshape(-1, width)
-
-
-_REQUIRED = ("occurred_at", "principal_index", "features", "outputs")
-
-Fields = dict[str, Any]
-"""Raw columns by name, not yet decoded."""
-
-
-def packed_fields(value: bytes) -> Fields:
-    """Returns the columns in ``value``. Raises InvalidRecord if it is not a map of names to values."""
-    import msgspec
-
-    try:
-        return msgspec.msgpack.decode(value, type=dict[str, msgspec.Raw])
-    except msgspec.ValidationError as error:
-        raise InvalidRecord("structure", f"not a map of columns: {str(error)[:200]}") from None
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise InvalidRecord("syntax", f"not msgpack: {str(error)[:200]}") from None
-
-
-def salvaged(fields: Fields, repaired: Counter[str]) -> PackedQueries:
-    """Returns the record in ``fields``. Raises InvalidRecord if a mandatory column is absent or of a wrong type; drops
-    bad optional columns."""
-    schema = text_of(_value(fields, "schema"))
-    if schema != LOOSE_SCHEMA:
-        check_schema(schema, SCHEMA)
-    kind = _value(fields, "output_kind")
-    if kind not in get_args(OutputKind):
-        raise InvalidRecord("structure", f"output_kind is {shown(kind)}; use {', '.join(get_args(OutputKind))}")
-    columns: dict[str, Any] = {name: _bytes(fields, name) for name in _REQUIRED}
-    columns |= {name: _optional(fields, name, repaired) for name in BINARY_OPTIONAL}
-    columns |= {name: _attributes(fields, name, repaired) for name in TEXT_COLUMNS}
-    columns |= {name: _names(fields, name) for name in LOOSE} if schema == LOOSE_SCHEMA else {}
-    return PackedQueries(
-        schema=schema or SCHEMA,
-        model=named(_value(fields, "model"), "model"),
-        model_version=named(_value(fields, "model_version"), "model_version"),
-        output_kind=cast("OutputKind", kind),
-        dimension=_whole(fields, "dimension"),
-        output_width=_whole(fields, "output_width"),
-        event_ids=[text or "" for text in _text_items(fields, "event_ids")],
-        principals=principals_in(fields),
-        counts=_salvaged_counts(fields, repaired),
-        **columns,
-    )
-
-
-def principals_in(fields: Fields) -> list[str]:
-    """Returns the principals in ``fields``. Raises InvalidRecord if one is not a text."""
-    return [named(text, "a principal") for text in _text_items(fields, "principals")]
-
-
-def rows_in(fields: Fields) -> int:
-    """Returns the number of event ids in ``fields``, or 1 if it is unknown."""
-    try:
-        return len(_text_items(fields, "event_ids"))
-    except InvalidRecord:
-        return 1
-
-
-def model_in(fields: Fields) -> str:
-    """Returns the model in ``fields``, or an empty text."""
-    return text_of(_value(fields, "model")) or ""
-
-
-def _value(fields: Fields, name: str) -> object:
-    return _decoded(fields[name]) if name in fields else None
-
-
-def _decoded(raw: Any) -> object:
-    """Returns the value of ``raw``, or None if it cannot be decoded. Text that is not UTF-8 gets lone surrogates."""
-    import msgspec
-
-    data = bytes(raw)
-    try:
-        return cast("object", msgspec.msgpack.decode(data))
-    except UnicodeDecodeError:
-        return _loose_text(data)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return None
-
-
-def _loose_text(data: bytes) -> str | None:
-    """Returns the text in ``data``, one msgpack value, or None if it is not a text."""
-    first = data[0]
-    header = 1 if 0xA0 <= first <= 0xBF else {0xD9: 2, 0xDA: 3, 0xDB: 5}.get(first)
-    return None if header is None else data[header:].decode("utf-8", "surrogateescape")
-
-
-def _items(fields: Fields, name: str) -> list[Any] | None:
-    """Returns the raw entries of the list ``name``, or None if there is no such list."""
-    import msgspec
-
-    try:
-        return msgspec.msgpack.decode(fields[name], type=list[msgspec.Raw])
-    except (KeyError, msgspec.DecodeError, ValueError, RecursionError):
-        return None
-
-
-def _text_items(fields: Fields, name: str) -> list[str | None]:
-    items = _items(fields, name)
-    if items is None:
-        raise InvalidRecord("structure", f"{name} is {shown(_value(fields, name))}; send a list of texts")
-    return [text_of(_decoded(item)) for item in items]
-
-
-def _names(fields: Fields, name: str) -> list[Any] | None:
-    """Returns a list of names or texts, or None if it is absent. Entries that are not texts become missing."""
-    absent = _value(fields, name) is None and _items(fields, name) is None
-    texts = [] if absent else _text_items(fields, name)
-    return None if absent else texts if name == "texts" else [text or "" for text in texts]
-
-
-def _attributes(fields: Fields, name: str, repaired: Counter[str]) -> list[str] | None:
-    if _value(fields, name) is None and _items(fields, name) is None:
-        return None
-    items = _items(fields, name)
-    if items is None:
-        repaired["column"] += 1
-        return None
-    texts = [text_of(_decoded(item)) for item in items]
-    if None in texts:
-        repaired["attribute"] += texts.count(None)
-    return [text or "" for text in texts]
-
-
-def _bytes(fields: Fields, name: str) -> bytes:
-    value = _value(fields, name)
-    if not isinstance(value, bytes):
-        raise InvalidRecord("structure", f"{name} is {shown(value)}; send the little-endian bytes of the column")
-    return value
-
-
-def _optional(fields: Fields, name: str, repaired: Counter[str]) -> bytes | None:
-    value = _value(fields, name)
-    if value is None or isinstance(value, bytes):
-        return value
-    repaired["column"] += 1
-    return None
-
-
-def _whole(fields: Fields, name: str) -> int:
-    whole = whole_of(_value(fields, name))
-    if whole is None:
-        raise InvalidRecord("structure", f"{name} is {shown(_value(fields, name))}; send a whole number")
-    return whole
-
-
-def _salvaged_counts(fields: Fields, repaired: Counter[str]) -> list[PackedCount]:
-    items = _items(fields, "counts")
-    if items is None:
-        if _value(fields, "counts") is not None:
-            repaired["count"] += 1
-        return []
-    counts = [_count(item) for item in items]
-    if None in counts:
-        repaired["count"] += counts.count(None)
-    return [count for count in counts if count is not None]
-
-
-def _count(item: Any) -> PackedCount | None:
-    """Returns one count, or None if a mandatory field is absent."""
-    try:
-        fields = packed_fields(bytes(item))
-    except InvalidRecord:
-        return None
-    kind, principal = _value(fields, "kind"), text_of(_value(fields, "principal"))
-    queries, occurred_at = whole_of(_value(fields, "queries")), number_of(_value(fields, "occurred_at"))
-    if kind not in get_args(CountKind) or principal is None or queries is None:
-        return None
-    reason = text_of(_value(fields, "reason")) or ""
-    when = float("nan") if occurred_at is None else occurred_at
-    return PackedCount(principal, cast("CountKind", kind), queries, when, reason)
-
-
-def decode_packed(value: bytes | None, *, timestamp: float | None = None) -> DecodedQueries:
-    """Returns the queries and counts in ``value``; ``timestamp`` as in ``decode_packed_run``.
-
-    Raises InvalidRecord for a structural error. A row that breaks a rule goes to ``bad_rows``; the others are kept. A
-    record without rows has only counts.
-    """
-    import numpy as np
-
-    run = decode_packed_run([value], [timestamp])
-    bad = [fault for _, fault in run.bad]
-    if bad and bad[0].row < 0:
-        raise InvalidRecord(bad[0].reason, bad[0].detail)
-    batch, _, rows = run.parts[0] if run.parts else (None, None, np.zeros(0, dtype=np.int64))
-    return DecodedQueries(batch, rows, [count for _, count in run.counts], bad, run.repaired)
-
-
-def decode_packed_run(values: Sequence[bytes | None], timestamps: Sequence[float | None]) -> DecodedRun:
-    """Returns the queries and counts in the records ``values``. Does not raise for a bad one; its reason is one of
-    ``limits.REASONS``. ``timestamps`` (seconds) replace invalid times; None if there are none."""
-    run = DecodedRun()
-    given = enumerate(zip(values, timestamps, strict=True))
-    parsed = [one for place, (value, time) in given if (one := _take(place, value, time, run)) is not None]
-    for alike in by_layout((one for one in parsed if one.rows), _layout):
-        _screen(alike, timestamps, run)
-    run.counts.extend((one.place, count) for one in parsed for count in one.counts)
-    return run
+    packed: PackedQueries
+    rows: int
+    counts: list[Count]
 
 
 def encode_packed(batch: QueryBatch, counts: Sequence[Count] = (), most: int = PACKED_BYTES) -> bytes:
@@ -382,7 +143,7 @@ def encode_packed(batch: QueryBatch, counts: Sequence[Count] = (), most: int = P
 
     Raises InvalidRecord ``too-large`` above ``most`` bytes; cut the batch in that case.
     """
-    value = _encoder()(_packed(batch, counts))
+    value = msgspec.msgpack.encode(_packed(batch, counts))
     if len(value) > most:
         raise InvalidRecord("too-large", f"{len(batch)} queries pack into {len(value)} bytes, over {most}")
     return value
@@ -392,217 +153,9 @@ def excerpt(value: bytes, rows: Sequence[int]) -> bytes:
     """Returns ``rows`` (indices) of the packed record ``value`` as a separate record, which names no other principal.
     The rows are unchanged except for names that cannot be written. Raises InvalidRecord if the structure of ``value``
     is wrong, or if its model cannot be written."""
-    parsed = _parse(0, _read(value, Counter()), None, Counter())
-    packed = parsed.packed
-    _check_model(packed)
-    return _encoder()(_packed(with_names(select(_batch([packed], [parsed.rows]), rows)), ()))
-
-
-@cache
-def _decoder() -> Callable[[bytes], PackedQueries]:
-    import msgspec
-
-    return msgspec.msgpack.Decoder(PackedQueries).decode
-
-
-@cache
-def _encoder() -> Callable[[dict[str, Any]], bytes]:
-    import msgspec
-
-    return msgspec.msgpack.Encoder().encode
-
-
-@dataclass(slots=True)
-class _Parsed:
-    """One record whose columns have the lengths that its header requires."""
-
-    place: int
-    packed: PackedQueries
-    rows: int
-    counts: list[Count]
-
-
-def _take(place: int, value: bytes | None, timestamp: float | None, run: DecodedRun) -> _Parsed | None:
-    """Returns the record in ``value``, or None if it is refused, and adds the refusal to ``run``."""
-    try:
-        return _parse(place, _read(value, run.repaired), timestamp, run.repaired)
-    except InvalidRecord as error:
-        run.refuse(place, error, *_whose(value))
-        return None
-
-
-def _read(value: bytes | None, repaired: Counter[str]) -> PackedQueries:
-    import msgspec
-
-    data = check_size(value)
-    try:
-        packed = _decoder()(data)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        packed = salvaged(packed_fields(data), repaired)
-    if packed.schema != LOOSE_SCHEMA:
-        check_schema(packed.schema, SCHEMA)
-    return packed
-
-
-def _whose(value: bytes | None) -> tuple[str, str, int]:
-    """Returns the arguments of ``DecodedRun.refuse``: the model, the principal if there is only one, and the number of
-    queries."""
-    try:
-        fields = packed_fields(check_size(value))
-    except InvalidRecord:
-        return "", "", 1
-    model, queries = model_in(fields), rows_in(fields)
-    try:
-        principals = principals_in(fields)
-    except InvalidRecord:
-        principals = []
-    return model if names_one(model) else "", usable_principal(principals[0]) if len(principals) == 1 else "", queries
-
-
-def _parse(place: int, packed: PackedQueries, timestamp: float | None, repaired: Counter[str]) -> _Parsed:
-    rows = len(packed.event_ids)
-    if not rows:
-        _check_model(packed)
-    _check_widths(packed, rows)
-    _check_lengths(packed, rows, repaired)
-    if packed.schema == LOOSE_SCHEMA:
-        check_loose(packed, rows)
-    _check_index(packed, rows)
-    return _Parsed(place, packed, rows, _counts(packed, timestamp, repaired) if packed.counts else [])
-
-
-def _check_model(packed: PackedQueries) -> None:
-    if not (names_one(packed.model) and names_one(packed.model_version)):
-        raise InvalidRecord(*NO_MODEL)
-
-
-def _check_widths(packed: PackedQueries, rows: int) -> None:
-    """Checks that dimension and output width are within the limits; a record of counts may have 0."""
-    for what, entries, least, limit in (
-        ("dimension", packed.dimension, not text_width(packed), DIMENSIONS),
-        ("output_width", packed.output_width, packed.output_kind != "none", OUTPUTS),
-    ):
-        if not (least if rows else 0) <= entries <= limit:
-            raise InvalidRecord("dimension", f"{what} is {entries}; send 1 to {limit}")
-
-
-def _check_lengths(packed: PackedQueries, rows: int, repaired: Counter[str]) -> None:
-    """Drops optional columns whose length does not match ``rows``; raises InvalidRecord for others."""
-    for name, nbytes in ENTRY_BYTES.items():
-        data: bytes | None = getattr(packed, name)
-        if data is not None and len(data) != (expected := rows * nbytes * width(packed, name)):
-            if name not in OPTIONAL:
-                raise InvalidRecord("length", f"{name} has {len(data)} bytes; {rows} event ids call for {expected}")
-            _leave_out(packed, name, repaired)
-    if packed.missing is not None and len(packed.missing) != (rows * packed.dimension + 7) // 8:
-        _leave_out(packed, "missing", repaired)
-    for name in TEXT_COLUMNS:
-        texts: list[str] | None = getattr(packed, name)
-        if texts is not None and len(texts) != rows:
-            _leave_out(packed, name, repaired)
-
-
-def _leave_out(packed: PackedQueries, name: str, repaired: Counter[str]) -> None:
-    setattr(packed, name, None)
-    repaired["column"] += 1
-
-
-def _check_index(packed: PackedQueries, rows: int) -> None:
-    index = struct.unpack(f"<{rows}i", packed.principal_index)
-    if rows and not (min(index) >= 0 and max(index) < len(packed.principals)):
-        raise InvalidRecord("length", f"principal_index points outside the {len(packed.principals)} principals")
-
-
-def _counts(packed: PackedQueries, timestamp: float | None, repaired: Counter[str]) -> list[Count]:
-    """Returns the usable counts; replaces invalid names, times and reasons."""
-    counts = []
-    for count in packed.counts:
-        principal, reason, moment = usable_principal(count.principal), count.reason, count.occurred_at
-        if not is_time(moment):
-            moment = -1.0 if timestamp is None else timestamp
-            repaired["time"] += 1
-        if not (0 < count.queries < MOST_COUNTED and is_time(moment) and names_one(packed.model)):
-            repaired["count"] += 1
-            continue
-        if principal != count.principal:
-            repaired["principal"] += 1
-        if not is_word(reason):
-            reason = "other"
-            repaired["reason"] += 1
-        counts.append(Count(packed.model, principal, count.kind, count.queries, moment, reason))
-    return counts
-
-
-def _layout(parsed: _Parsed) -> tuple[object, ...]:
-    """Returns the properties that records must share to be joined."""
-    packed = parsed.packed
-    absent = tuple(getattr(packed, name) is None for name in OPTIONAL)
-    names = packed.feature_names and tuple(packed.feature_names)
-    widths = packed.dimension, packed.output_width, names, packed.output_names is None
-    return packed.model, packed.model_version, packed.output_kind, widths, absent
-
-
-def _screen(alike: list[_Parsed], timestamps: Sequence[float | None], run: DecodedRun) -> None:
-    """Screens the rows of ``alike``, records of one layout, as one batch, and assigns each row to its record."""
-    import numpy as np
-
-    rows = [parsed.rows for parsed in alike]
-    before = [0, *accumulate(rows[:-1])]
-    records = np.array([parsed.place for parsed in alike]).repeat(rows)
-    within = np.arange(len(records)) - np.array(before).repeat(rows)
-
-    def moments() -> NDArray[np.float64]:
-        return np.array(timestamps, dtype=np.float64).take(records)
-
-    decoded = screen(_batch([parsed.packed for parsed in alike], rows), run.repaired, moments)
-    if decoded.bad_rows:
-        for bad in decoded.bad_rows:
-            run.bad.append((int(records[bad.row]), replace(bad, row=int(within[bad.row]))))
-        records, within = records[decoded.rows], within[decoded.rows]
-    if decoded.batch is not None:
-        run.parts.append((decoded.batch, records, within))
-
-
-def _batch(alike: list[PackedQueries], rows: list[int]) -> QueryBatch:
-    first = alike[0]
-    columns: dict[str, Any] = {name: _column(alike, name) for name in DTYPES if getattr(first, name) is not None}
-    columns |= {name: _texts(alike, name) for name in TEXT_COLUMNS if getattr(first, name) is not None}
-    names = [packed.principals for packed in alike]
-    principals, columns["principal_index"] = join_principals(names, rows, columns["principal_index"])
-    return QueryBatch(
-        model=first.model,
-        model_version=first.model_version,
-        output_kind=first.output_kind,
-        event_ids=[event_id for packed in alike for event_id in packed.event_ids],
-        principals=principals,
-        missing=None if first.missing is None else _missing(alike, rows),
-        **(loose_columns(alike, rows) if first.schema == LOOSE_SCHEMA else {}),
-        **columns,
-    )
-
-
-def _column(alike: list[PackedQueries], name: str) -> NDArray[Any]:
-    """Returns a numeric column of all rows; for a single record, a view of its bytes."""
-    import numpy as np
-
-    column = np.frombuffer(b"".join([getattr(packed, name) for packed in alike]), dtype=DTYPES[name])
-    rows = sum(len(packed.event_ids) for packed in alike)
-    return column.reshape(rows, width(alike[0], name)) if name in MATRICES else column
-
-
-def _missing(alike: list[PackedQueries], rows: list[int]) -> NDArray[np.bool_]:
-    import numpy as np
-
-    width = alike[0].dimension
-    bits = [
-        np.unpackbits(np.frombuffer(packed.missing or b"", dtype=np.uint8), count=count * width, bitorder="little")
-        for packed, count in zip(alike, rows, strict=True)
-    ]
-    return np.concatenate(bits).reshape(sum(rows), width).view(np.bool_)
-
-
-def _texts(alike: list[PackedQueries], name: str) -> list[str]:
-    return [text for packed in alike for text in getattr(packed, name)]
+    parsed = _parse(_FORMAT.read(value, Counter()), None, Counter())
+    _check_model(parsed.packed)
+    return msgspec.msgpack.encode(_packed(with_usable_names(select(_batch([parsed]), rows)), ()))
 
 
 def _packed(batch: QueryBatch, counts: Sequence[Count]) -> dict[str, Any]:
@@ -615,30 +168,300 @@ def _packed(batch: QueryBatch, counts: Sequence[Count]) -> dict[str, Any]:
         "output_width": batch.outputs.shape[1],
         "event_ids": batch.event_ids,
         "principals": batch.principals,
-        "counts": [_pack_count(batch.model, count) for count in counts],
+        "counts": [_packed_count(batch.model, count) for count in counts],
     }
-    for name, dtype in DTYPES.items():
+    for name, dtype in _DTYPES.items():
         if (column := getattr(batch, name)) is not None:
             record[name] = column.astype(dtype, copy=False).tobytes()
     record.update({name: texts for name in TEXT_COLUMNS if (texts := getattr(batch, name)) is not None})
     if batch.missing is not None:
-        record["missing"] = _bits(batch.missing)
-    return record | loose_fields(batch)
+        record["missing"] = np.packbits(batch.missing.reshape(-1), bitorder="little").tobytes()
+    return record | _written_texts(batch)
 
 
-def _bits(missing: NDArray[np.bool_]) -> bytes:
-    import numpy as np
+def _written_texts(batch: QueryBatch) -> dict[str, Any]:
+    """Returns the names and texts of ``batch``, and the schema that a record with them has."""
+    if not batch.is_loose and batch.output_kind != "none":
+        return {}
+    record: dict[str, Any] = {"schema": LOOSE_SCHEMA}
+    if batch.feature_names is not None:
+        record["feature_names"] = list(batch.feature_names)
+    if batch.texts is not None:
+        record["texts"] = batch.texts.ravel().tolist()
+    if batch.output_names is not None:
+        names = batch.output_names.tolist()
+        alike = all(row == names[0] for row in names[1:])
+        record["output_names"] = names[0] if alike else [name for row in names for name in row]
+    return record
 
-    return np.packbits(missing.reshape(-1), bitorder="little").tobytes()
 
-
-def _pack_count(model: str, count: Count) -> dict[str, Any]:
+def _packed_count(model: str, count: Count) -> PackedCount:
     if count.model != model:
         raise InvalidRecord("counts", "a packed record counts queries of its own model alone; send another record")
-    return {
-        "principal": count.principal,
-        "kind": count.kind,
-        "queries": count.queries,
-        "occurred_at": count.occurred_at,
-        "reason": count.reason,
-    }
+    return PackedCount(count.principal, count.kind, count.queries, count.occurred_at, count.reason)
+
+
+@cache
+def _decoder() -> Callable[[bytes], PackedQueries]:
+    return msgspec.msgpack.Decoder(PackedQueries).decode
+
+
+def _loose(fields: Fields, repaired: Counter[str]) -> PackedQueries:
+    """Returns the record in ``fields``. Raises InvalidRecord if a mandatory column is absent or of a wrong type; drops
+    bad optional columns."""
+    schema = text_of(fields.get("schema"))
+    if schema != LOOSE_SCHEMA:
+        check_schema(schema, SCHEMA)
+    kind = output_kind_of(fields.get("output_kind"))
+    columns: dict[str, Any] = {name: _bytes(fields, name) for name in _REQUIRED}
+    columns |= {name: _optional(name, fields.get(name), repaired) for name in _OPTIONAL}
+    for name in ("feature_names", "texts", "output_names") if schema == LOOSE_SCHEMA else ():
+        texts = None if fields.get(name) is None else _texts(fields, name)
+        columns[name] = texts if texts is None or name == "texts" else [text or "" for text in texts]
+    return PackedQueries(
+        schema=schema or SCHEMA,
+        model=required_text(fields.get("model"), "model"),
+        model_version=required_text(fields.get("model_version"), "model_version"),
+        output_kind=kind,
+        dimension=_whole(fields, "dimension"),
+        output_width=_whole(fields, "output_width"),
+        event_ids=[text or "" for text in _texts(fields, "event_ids")],
+        principals=[required_text(text, "a principal") for text in _texts(fields, "principals")],
+        counts=_loose_counts(fields.get("counts"), repaired),
+        **columns,
+    )
+
+
+def _owners(fields: Fields) -> tuple[list[str | None], int]:
+    principals, event_ids = fields.get("principals"), fields.get("event_ids")
+    texts = list(map(text_of, principals)) if isinstance(principals, list) else []
+    return texts, len(event_ids) if isinstance(event_ids, list) else 1
+
+
+def _bytes(fields: Fields, name: str) -> bytes:
+    value = fields.get(name)
+    if not isinstance(value, bytes):
+        raise InvalidRecord("structure", f"{name} is {shown(value)}; send the little-endian bytes of the column")
+    return value
+
+
+def _texts(fields: Fields, name: str) -> list[str | None]:
+    value = fields.get(name)
+    if not isinstance(value, list):
+        raise InvalidRecord("structure", f"{name} is {shown(value)}; send a list of texts")
+    return list(map(text_of, value))
+
+
+def _whole(fields: Fields, name: str) -> int:
+    number = whole_of(fields.get(name))
+    if number is None:
+        raise InvalidRecord("structure", f"{name} is {shown(fields.get(name))}; send a whole number")
+    return number
+
+
+def _optional(name: str, value: object, repaired: Counter[str]) -> Any:
+    """Returns the optional column ``name``, or None if ``value`` is of another type."""
+    if name in TEXT_COLUMNS and isinstance(value, list):
+        texts = list(map(text_of, value))
+        if None in texts:
+            repaired["attribute"] += texts.count(None)
+        return [text or "" for text in texts]
+    if value is None or (name in _BINARY_OPTIONAL and isinstance(value, bytes)):
+        return value
+    repaired["column"] += 1
+    return None
+
+
+def _loose_counts(value: object, repaired: Counter[str]) -> list[PackedCount]:
+    if not isinstance(value, list):
+        if value is not None:
+            repaired["count"] += 1
+        return []
+    counts = [count for item in value if (count := _loose_count(item)) is not None]
+    if len(counts) < len(value):
+        repaired["count"] += len(value) - len(counts)
+    return counts
+
+
+def _loose_count(fields: Any) -> PackedCount | None:
+    """Returns one count, or None if a mandatory field is absent."""
+    if not isinstance(fields, dict):
+        return None
+    kind, principal = fields.get("kind"), text_of(fields.get("principal"))
+    queries, occurred_at = whole_of(fields.get("queries")), number_of(fields.get("occurred_at"))
+    if kind not in get_args(CountKind) or principal is None or queries is None:
+        return None
+    time = nan if occurred_at is None else occurred_at
+    return PackedCount(principal, cast("CountKind", kind), queries, time, text_of(fields.get("reason")) or "")
+
+
+def _parse(packed: PackedQueries, timestamp: float | None, repaired: Counter[str]) -> _ParsedQueries:
+    if packed.schema != LOOSE_SCHEMA:
+        check_schema(packed.schema, SCHEMA)
+    rows = len(packed.event_ids)
+    if not rows:
+        _check_model(packed)
+    _check_widths(packed, rows)
+    _check_lengths(packed, rows, repaired)
+    if packed.schema == LOOSE_SCHEMA:
+        _check_texts(packed, rows)
+    index = struct.unpack(f"<{rows}i", packed.principal_index)
+    if rows and not (min(index) >= 0 and max(index) < len(packed.principals)):
+        raise InvalidRecord("length", f"principal_index points outside the {len(packed.principals)} principals")
+    return _ParsedQueries(packed, rows, _counts(packed, timestamp, repaired) if packed.counts else [])
+
+
+def _check_model(packed: PackedQueries) -> None:
+    if not (names_one(packed.model) and names_one(packed.model_version)):
+        raise InvalidRecord(*NO_MODEL)
+
+
+def _check_widths(packed: PackedQueries, rows: int) -> None:
+    """Checks that dimension and output width are within the limits; a record of counts may have 0."""
+    for what, entries, least, limit in (
+        ("dimension", packed.dimension, not packed.text_width, DIMENSIONS),
+        ("output_width", packed.output_width, packed.output_kind != "none", OUTPUTS),
+    ):
+        if not (least if rows else 0) <= entries <= limit:
+            raise InvalidRecord("dimension", f"{what} is {entries}; send 1 to {limit}")
+
+
+def _check_lengths(packed: PackedQueries, rows: int, repaired: Counter[str]) -> None:
+    """Drops optional columns whose length does not match ``rows``; raises InvalidRecord for others."""
+    for name, dtype in _DTYPES.items():
+        data: bytes | None = getattr(packed, name)
+        if data is not None and len(data) != (expected := rows * int(dtype[2:]) * packed.width(name)):
+            if name not in _OPTIONAL:
+                raise InvalidRecord("length", f"{name} has {len(data)} bytes; {rows} event ids call for {expected}")
+            _drop_column(packed, name, repaired)
+    if packed.missing is not None and len(packed.missing) != (rows * packed.dimension + 7) // 8:
+        _drop_column(packed, "missing", repaired)
+    for name in TEXT_COLUMNS:
+        texts: list[str] | None = getattr(packed, name)
+        if texts is not None and len(texts) != rows:
+            _drop_column(packed, name, repaired)
+
+
+def _drop_column(packed: PackedQueries, name: str, repaired: Counter[str]) -> None:
+    setattr(packed, name, None)
+    repaired["column"] += 1
+
+
+def _check_texts(packed: PackedQueries, rows: int) -> None:
+    """Raises InvalidRecord unless the numbers of names and texts match ``rows`` and the widths."""
+    names = packed.feature_names
+    if names is not None and not (packed.dimension <= len(names) <= DIMENSIONS and len(set(names)) == len(names)):
+        raise InvalidRecord("length", f"{len(names)} feature_names for {packed.dimension} numbers; name each, once")
+    texts = len(packed.texts or ())
+    if texts != rows * packed.text_width:
+        raise InvalidRecord("length", f"{texts} texts for {rows} event ids with {packed.text_width} names of texts")
+    named, width = packed.output_names, packed.output_width
+    if named is not None and len(named) not in (width, rows * width):
+        raise InvalidRecord("length", f"{len(named)} output_names; {rows} event ids call for {width} or {rows * width}")
+
+
+def _counts(packed: PackedQueries, timestamp: float | None, repaired: Counter[str]) -> list[Count]:
+    """Returns the usable counts; replaces invalid names, times and reasons."""
+    counts = []
+    for count in packed.counts:
+        principal, reason, time = usable_principal(count.principal), count.reason, count.occurred_at
+        if not is_time(time):
+            time = -1.0 if timestamp is None else timestamp
+            repaired["time"] += 1
+        if not (0 < count.queries < MOST_COUNTED and is_time(time) and names_one(packed.model)):
+            repaired["count"] += 1
+            continue
+        if principal != count.principal:
+            repaired["principal"] += 1
+        if not is_word(reason):
+            reason = "other"
+            repaired["reason"] += 1
+        counts.append(Count(packed.model, principal, count.kind, count.queries, time, reason))
+    return counts
+
+
+def _layout(parsed: _ParsedQueries) -> tuple[object, ...]:
+    packed = parsed.packed
+    absent = tuple([value is None for value in _optional_values(packed)])
+    names = packed.feature_names and tuple(packed.feature_names)
+    widths = packed.dimension, packed.output_width, names, packed.output_names is None
+    return packed.model, packed.model_version, packed.output_kind, widths, absent
+
+
+def _batch(alike: Sequence[_ParsedQueries]) -> QueryBatch:
+    pieces, rows = [parsed.packed for parsed in alike], [parsed.rows for parsed in alike]
+    first = pieces[0]
+    columns: dict[str, Any] = {}
+    for name, dtype in _DTYPES.items():
+        if getattr(first, name) is not None:
+            column = np.frombuffer(b"".join([getattr(packed, name) for packed in pieces]), dtype=dtype)
+            columns[name] = column.reshape(sum(rows), first.width(name)) if name in _MATRICES else column
+    for name in TEXT_COLUMNS:
+        if getattr(first, name) is not None:
+            columns[name] = [text for packed in pieces for text in getattr(packed, name)]
+    if first.missing is not None:
+        columns["missing"] = np.concatenate([_mask(parsed) for parsed in alike])
+    names = [packed.principals for packed in pieces]
+    principals, columns["principal_index"] = join_principals(names, rows, columns["principal_index"])
+    if first.schema == LOOSE_SCHEMA:
+        columns |= _loose_columns(alike)
+    return QueryBatch(
+        model=first.model,
+        model_version=first.model_version,
+        output_kind=first.output_kind,
+        event_ids=[event_id for packed in pieces for event_id in packed.event_ids],
+        principals=principals,
+        **columns,
+    )
+
+
+def _mask(parsed: _ParsedQueries) -> NDArray[np.bool_]:
+    width = parsed.packed.dimension
+    packed = np.frombuffer(parsed.packed.missing or b"", dtype=np.uint8)
+    bits = np.unpackbits(packed, count=parsed.rows * width, bitorder="little")
+    return bits.reshape(parsed.rows, width).view(np.bool_)
+
+
+def _loose_columns(alike: Sequence[_ParsedQueries]) -> dict[str, Any]:
+    """Returns ``feature_names``, ``texts`` and ``output_names`` of the records ``alike``, which share one layout."""
+    first, columns = alike[0].packed, dict[str, Any]()
+    if first.feature_names is not None:
+        columns["feature_names"] = tuple(first.feature_names)
+    if first.texts:
+        texts = [text for parsed in alike for text in parsed.packed.texts or ()]
+        columns["texts"] = text_table(texts, first.text_width)
+    if first.output_names is not None:
+        names: list[str | None] = []
+        for parsed in alike:
+            own, cells = parsed.packed.output_names or [], parsed.rows * first.output_width
+            names += own if len(own) == cells else own * parsed.rows
+        columns["output_names"] = text_table(names, first.output_width)
+    return columns
+
+
+_FORMAT = QueryFormat(
+    decoder=_decoder,
+    fields=msgpack_fields,
+    loose=_loose,
+    parse=_parse,
+    owners=_owners,
+    layout=_layout,
+    batch=_batch,
+    by_row=True,
+)
+decode_packed_run = _FORMAT.decode_run
+"""Returns the queries and counts in packed records; see ``QueryFormat.decode_run``."""
+
+
+def decode_packed(value: bytes | None, *, timestamp: float | None = None) -> DecodedQueries:
+    """Returns the queries and counts in ``value``; ``timestamp`` as in ``decode_packed_run``.
+
+    Raises InvalidRecord for a structural error. A row that breaks a rule goes to ``bad_rows``; the others are kept. A
+    record without rows has only counts.
+    """
+    run = decode_packed_run([value], [timestamp])
+    bad = [fault for _, fault in run.bad]
+    if bad and bad[0].row < 0:
+        raise InvalidRecord(bad[0].reason, bad[0].detail)
+    batch, _, rows = run.parts[0] if run.parts else (None, None, np.zeros(0, dtype=np.int64))
+    return DecodedQueries(batch, rows, [count for _, count in run.counts], bad, run.repaired)

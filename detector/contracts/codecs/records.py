@@ -10,23 +10,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from detector.contracts.codecs.limits import TEXT_CHARACTERS, check_schema, check_size, is_time
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Action, Alert, Audit, Cause, Command, DeadLetter, Decision, Evidence, Score
 from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, names_one, plain
 
-_EXCERPT = 200
-"""Maximum number of characters of msgspec's message: it quotes the refused value in full."""
+if TYPE_CHECKING:
+    import msgspec
+else:
+    from detector.contracts.lazy import msgspec
 
-
-@dataclass(slots=True)
-class Envelope:
-    """The only field that is read before the record is validated."""
-
-
-T = TypeVar("T")
 Record = Alert | Decision | Command | Audit | Score | DeadLetter
 R = TypeVar("R", Alert, Decision, Command, Audit, Score, DeadLetter)
 
@@ -42,26 +37,37 @@ SCHEMAS: Final[dict[type[Record], str]] = {
 KILL_SWITCH_KEY: Final = b'["*"]'
 """Key of the one decision record (model and principal ``*``, action ``none``) that switches enforcement off."""
 
+_EXCERPT = 200
+"""Maximum number of characters of msgspec's message: it quotes the refused value in full."""
+
 
 def decision_key(model: str, principal: str) -> bytes:
     """Returns the key of decisions and scores: the JSON array of both names, UTF-8, without spaces."""
     if (model, principal) == (EVERYONE, EVERYONE):
         return KILL_SWITCH_KEY
-    return _encoder()([model, principal])
+    return msgspec.json.encode([model, principal])
 
 
 def encode(record: Record) -> bytes:
     """Returns ``record`` as a value. Raises InvalidRecord if readers would refuse it."""
     _CHECKS[type(record)](record)
-    return b'{"schema":"%b",%b' % (SCHEMAS[type(record)].encode(), _encoder()(record)[1:])
+    return b'{"schema":"%b",%b' % (SCHEMAS[type(record)].encode(), msgspec.json.encode(record)[1:])
 
 
 def decode(kind: type[R], value: bytes | None) -> R:
-    """Returns the record of class ``kind`` in ``value``. Raises only InvalidRecord."""
+    """Returns the record of class ``kind`` in ``value``. Raises only InvalidRecord.
+
+    The schema is read first, so that a record of a later version is refused because of its version, not its shape.
+    """
     data = check_size(value)
-    check_schema(_read(data, _envelope(), _envelope(), SCHEMAS[kind]).schema, SCHEMAS[kind])
-    record: R = _read(data, _decoders()[kind], _envelope(), SCHEMAS[kind])
-    _CHECKS[kind](record)
+    try:
+        check_schema(_decoders()[_Envelope](data).schema, SCHEMAS[kind])
+        record: R = _decoders()[kind](data)
+    except msgspec.ValidationError as error:
+        raise InvalidRecord("structure", str(error)[:_EXCERPT]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRecord("syntax", str(error)[:_EXCERPT]) from None
+    _CHECKS[type(record)](record)
     return record
 
 
@@ -72,53 +78,9 @@ class _Envelope:
     schema: str | None = None
 
 
-def _read(value: bytes, decode: Callable[[bytes], T], envelope: Callable[[bytes], _Envelope], schema: str) -> T:
-    """Returns ``decode(value)``. Raises InvalidRecord for every error in it.
-
-    Calls ``envelope`` only after a failure, so that a record of a later version is refused because of its version, not
-    its shape.
-    """
-    import msgspec
-
-    try:
-        return decode(value)
-    except msgspec.ValidationError as error:
-        found = _schema_of(value, envelope)
-        if found is not None:
-            check_schema(found, schema)
-        raise InvalidRecord("structure", str(error)[:_EXCERPT]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRecord("syntax", str(error)[:_EXCERPT]) from None
-
-
-def _schema_of(value: bytes, envelope: Callable[[bytes], _Envelope]) -> str | None:
-    import msgspec
-
-    try:
-        return envelope(value).schema
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
 @cache
-def _encoder() -> Callable[[Any], bytes]:
-    import msgspec
-
-    return msgspec.json.Encoder().encode
-
-
-@cache
-def _decoders() -> dict[type[Record], Callable[[bytes], Any]]:
-    import msgspec
-
-    return {kind: msgspec.json.Decoder(kind).decode for kind in SCHEMAS}
-
-
-@cache
-def _envelope() -> Callable[[bytes], _Envelope]:
-    import msgspec
-
-    return msgspec.json.Decoder(_Envelope).decode
+def _decoders() -> dict[type[Any], Callable[[bytes], Any]]:
+    return {kind: msgspec.json.Decoder(kind).decode for kind in (*SCHEMAS, _Envelope)}
 
 
 def _check_names(**names: str) -> None:

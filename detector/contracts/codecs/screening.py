@@ -7,10 +7,10 @@ the largest number, and the time of the record replaces an invalid time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from detector.contracts.batches import take
 from detector.contracts.codecs.limits import (
@@ -36,200 +36,98 @@ from detector.contracts.queries import BadRow, DecodedQueries, QueryBatch
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-T = TypeVar("T")
+else:
+    from detector.contracts.lazy import np
 
 TEXT_COLUMNS = ("served_mode", "network_prefix", "organisation", "user_agent_hash")
 
-Moments = Callable[[], "NDArray[np.float64]"]
+RecordTimes = Callable[[], "NDArray[np.float64]"]
 """Returns the time of each row's record, float64 (n,) seconds UTC, or NaN."""
 
-
-def mend(batch: QueryBatch, repaired: Counter[str], moments: Moments | None) -> QueryBatch:
-    """Returns ``batch`` with bad values replaced, and counts them in ``repaired`` by a word of ``limits.REPAIRS``.
-
-    A NaN feature becomes missing, and 0 like every missing one; an infinite one becomes the largest float32.
-    ``moments`` replace invalid times. If ``batch`` itself is returned, its times are valid.
-    """
-    changed: dict[str, Any] = {}
-    _names(batch, changed, repaired)
-    _times(batch, changed, repaired, moments)
-    _features(batch, changed, repaired)
-    _numbers(batch, changed, repaired)
-    if batch.is_loose:
-        changed |= plain_texts(batch, repaired)
-    return replace(batch, **changed) if changed else batch
+NO_MODEL = "identity", f"model and model_version must be 1 to {NAME_CHARACTERS} plain characters and not {EVERYONE!r}"
+_NO_TIME = "time", "occurred_at must be RFC 3339 with a zone, or seconds (not milliseconds) since 1970"
+_NOT_FINITE = "non-finite", "outputs must be finite numbers"
+_NO_OUTPUTS = "outputs", "outputs must be probabilities (of all classes, or named), a whole class number, or one number"
+_LONG = 8_192
+"""Entries of an array from which a sum of squares is the faster test."""
 
 
-def with_names(batch: QueryBatch) -> QueryBatch:
-    """Returns ``batch`` with usable names and plain texts; other values are unchanged."""
-    changed: dict[str, Any] = {}
-    _names(batch, changed, Counter())
-    changed |= plain_texts(batch, Counter())
-    return replace(batch, **changed)
-
-
-def all_of(fine: NDArray[np.bool_]) -> bool:
-    """``fine.all()`` at a third of its cost on the few entries of a single query."""
-    import numpy as np
-
-    return int(np.count_nonzero(fine)) == fine.size
-
-
-def are_times(seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Returns which of ``seconds`` since 1970 are before the year 10000; False for NaN."""
-    fine: NDArray[np.bool_] = (seconds >= 0) & (seconds < LATEST_TIME)
-    return fine
-
-
-def _names(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]) -> None:
-    if not all_plain(batch.event_ids, EVENT_ID_CHARACTERS):
-        changed["event_ids"] = [usable_event_id(event_id) for event_id in batch.event_ids]
-        _note(repaired, "event_id", _differing(batch.event_ids, changed["event_ids"]))
-    if EVERYONE in batch.principals or not all_plain(batch.principals, NAME_CHARACTERS):
-        changed["principals"] = [usable_principal(principal) for principal in batch.principals]
-        _note(repaired, "principal", _rows_renamed(batch, changed["principals"]))
-    for name in TEXT_COLUMNS:
-        texts = getattr(batch, name)
-        if texts is not None and not all_plain(texts, NAME_CHARACTERS):
-            changed[name] = [
-                text if plain(text, NAME_CHARACTERS) else made_plain(text, NAME_CHARACTERS) for text in texts
-            ]
-            _note(repaired, "attribute", _differing(texts, changed[name]))
-
-
-def _differing(before: list[str], after: list[str]) -> int:
-    return sum(map(str.__ne__, before, after))
-
-
-def _rows_renamed(batch: QueryBatch, usable: list[str]) -> int:
-    import numpy as np
-
-    renamed = np.array([old != new for old, new in zip(batch.principals, usable, strict=True)])
-    return int(np.count_nonzero(renamed[batch.principal_index]))
-
-
-def _times(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str], moments: Moments | None) -> None:
-    import numpy as np
-
-    times, fine = batch.occurred_at, are_times(batch.occurred_at)
-    if not all_of(fine):
-        changed["occurred_at"] = times if moments is None else np.where(fine, times, moments())
-        _note(repaired, "time", int(np.count_nonzero(are_times(changed["occurred_at"]) & ~fine)))
-
-
-def _features(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]) -> None:
-    import numpy as np
-
-    features, given = batch.features, batch.missing
-    if _finite(features):
-        if given is not None:
-            changed["features"] = np.where(given, np.float32(0), features)
-        return
-    absent = np.isnan(features)
-    if given is not None:
-        _note(repaired, "missing", _rows_with(absent & ~given))
-        absent |= given
-    _note(repaired, "clipped", _rows_with(np.isinf(features) & ~absent))
-    changed["features"] = np.where(absent, np.float32(0), np.clip(features, -LARGEST_FLOAT32, LARGEST_FLOAT32))
-    changed["missing"] = absent if given is not None or absent.any() else None
-
-
-def _finite(numbers: NDArray[np.float32]) -> bool:
-    """Returns whether all are finite. For long arrays, a sum of squares is twice as fast, except for very large
-    numbers."""
-    import numpy as np
-
-    flat = numbers.ravel()
-    if flat.size < _MANY:
-        return all_of(np.isfinite(flat))
-    with np.errstate(over="ignore", invalid="ignore"):
-        if isfinite(flat.dot(flat)):
-            return True
-    return all_of(np.isfinite(flat))
-
-
-_MANY = 8_192
-
-
-def _rows_with(cells: NDArray[np.bool_]) -> int:
-    return int(cells.any(axis=1).sum())
-
-
-def _note(repaired: Counter[str], word: str, rows: int) -> None:
-    if rows:
-        repaired[word] += rows
-
-
-def _numbers(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]) -> None:
-    """Replaces infinite numbers of optional columns by NaN, which marks them as absent."""
-    import numpy as np
-
-    for name in ("hardness", "specification"):
-        column = getattr(batch, name)
-        if column is not None and np.isinf(column).any():
-            changed[name] = np.where(np.isinf(column), np.float32(np.nan), column)
-            _note(repaired, "number", _rows_with(np.isinf(column).reshape(len(batch), -1)))
-
-
-def plain_texts(batch: QueryBatch, repaired: Counter[str]) -> dict[str, Any]:
-    """Returns the repaired columns of a loose ``batch`` with texts that are not plain. Names of features stay
-    different. ``repaired`` counts the texts by a word of ``limits.REPAIRS``."""
-    changed: dict[str, Any] = {}
-    names = batch.feature_names
-    if names is not None and not all_plain(list(names), NAME_CHARACTERS) and (apart := _apart(names)) != names:
-        changed["feature_names"] = apart
-        repaired["text"] += len(batch)
-    for name in ("texts", "output_names"):
-        column = getattr(batch, name)
-        if column is not None and (mended := _mended(column, repaired)) is not None:
-            changed[name] = mended
-    return changed
-
-
-def _apart(names: tuple[str, ...]) -> tuple[str, ...]:
-    kept: dict[str, None] = {}
-    for name in names:
-        shown = name if plain(name, NAME_CHARACTERS) else made_plain(name, NAME_CHARACTERS - 1)
-        while not shown or shown in kept:
-            shown += "~"
-        kept[shown] = None
-    return tuple(kept)
-
-
-def _mended(column: NDArray[np.object_], repaired: Counter[str]) -> NDArray[np.object_] | None:
-    """Returns ``column`` with plain texts, or None if all are plain already."""
-    import numpy as np
-
-    texts = column.ravel().tolist()
-    if all_plain([text for text in texts if text], NAME_CHARACTERS):
-        return None
-    made = [text and made_plain(text, NAME_CHARACTERS) for text in texts]
-    odd = sum(text != other for text, other in zip(texts, made, strict=True))
-    if not odd:
-        return None
-    repaired["text"] += odd
-    mended = np.empty(len(made), dtype=object)
-    mended[:] = made
-    return mended.reshape(column.shape)
-
-
-def screen(batch: QueryBatch, repaired: Counter[str], moments: Moments | None = None) -> DecodedQueries:
-    """Mends the rows of ``batch`` (see ``mend``) and splits them into good and bad ones.
+def screen(batch: QueryBatch, repaired: Counter[str], record_times: RecordTimes | None = None) -> DecodedQueries:
+    """Repairs the rows of ``batch`` (see ``repair``) and splits them into good and bad ones.
 
     A row that breaks several rules is reported for the first of them, independent of the other rows, with its
     principal. If model, version or dimensions are wrong, all rows are bad.
     """
-    mended = mend(batch, repaired, moments)
-    fault = _fault_of_all(mended)
+    screened = repair(batch, repaired, record_times)
+    fault = _fault_of_all(screened)
     if fault:
-        return _split(mended, dict.fromkeys(range(len(mended)), fault), repaired)
+        return _split(screened, dict.fromkeys(range(len(screened)), fault), repaired)
     bad: dict[int, tuple[str, str]] = {}
-    if mended is not batch:
-        bad = dict.fromkeys(_where_not(are_times(mended.occurred_at)), _NO_TIME)
-    for row in _bad_outputs(mended):
-        bad.setdefault(row, _NOT_FINITE if not isfinite(sum(mended.outputs[row].tolist())) else _NO_OUTPUTS)
-    return _split(mended, bad, repaired)
+    if screened is not batch:
+        bad = dict.fromkeys(_rows_without(are_times(screened.occurred_at)), _NO_TIME)
+    for row in _rows_without(usable_outputs(screened)):
+        bad.setdefault(row, _NO_OUTPUTS if isfinite(sum(screened.outputs[row].tolist())) else _NOT_FINITE)
+    return _split(screened, bad, repaired)
+
+
+def repair(batch: QueryBatch, repaired: Counter[str], record_times: RecordTimes | None) -> QueryBatch:
+    """Returns ``batch`` with bad values replaced, and counts them in ``repaired`` by a word of ``limits.REPAIRS``.
+
+    A NaN feature becomes missing, and 0 like every missing one; an infinite one becomes the largest float32.
+    ``record_times`` replace invalid times. If ``batch`` itself is returned, its times are valid.
+    """
+    changed: dict[str, Any] = {}
+    _repair_names(batch, changed, repaired)
+    _repair_times(batch, changed, repaired, record_times)
+    _repair_features(batch, changed, repaired)
+    for name in ("hardness", "specification"):
+        column = getattr(batch, name)
+        if column is not None and (infinite := np.isinf(column)).any():
+            changed[name] = np.where(infinite, np.float32(np.nan), column)
+            _note(repaired, "number", _count_rows(infinite.reshape(len(batch), -1)))
+    if batch.is_loose:
+        _repair_texts(batch, changed, repaired)
+    return replace(batch, **changed) if changed else batch
+
+
+def with_usable_names(batch: QueryBatch) -> QueryBatch:
+    """Returns ``batch`` with usable names and plain texts; other values are unchanged."""
+    changed: dict[str, Any] = {}
+    _repair_names(batch, changed, Counter())
+    _repair_texts(batch, changed, Counter())
+    return replace(batch, **changed)
+
+
+def are_times(seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Returns which of ``seconds`` since 1970 are before the year 10000; False for NaN."""
+    valid: NDArray[np.bool_] = (seconds >= 0) & (seconds < LATEST_TIME)
+    return valid
+
+
+def usable_outputs(batch: QueryBatch) -> NDArray[np.bool_]:
+    """Returns which rows (n,) of ``batch`` have outputs that are what their kind says."""
+    outputs, width = batch.outputs, batch.outputs.shape[1]
+    if batch.output_kind == "probabilities":
+        partial = batch.output_names is not None or width == 1
+        return are_probabilities(outputs, partial) if len(batch) else np.ones(0, dtype=np.bool_)
+    if width != {"label": 1, "none": 0, "unstated": 1}.get(batch.output_kind, width):
+        return np.zeros(len(batch), dtype=np.bool_)
+    finite = np.isfinite(outputs)
+    if batch.output_kind == "label":
+        finite &= np.floor(outputs) == outputs
+    usable: NDArray[np.bool_] = np.logical_and.reduce(finite, axis=1)
+    return usable
+
+
+def are_probabilities(outputs: NDArray[np.float32], partial: bool) -> NDArray[np.bool_]:
+    """Returns which rows (n,) of ``outputs`` (n, k) are probabilities of all classes, or with ``partial`` of some."""
+    possible = (outputs >= 0) & (outputs <= 1 + PROBABILITY_SUM_TOLERANCE)
+    if not _all(possible):
+        outputs = np.where(np.logical_and.reduce(possible, axis=1)[:, None], outputs, np.float32(2))
+    sums = np.add.reduce(outputs, axis=1)  # a product with ones rounds a row by the number of its neighbours
+    excess = np.maximum(sums - 1, 0) if partial else np.abs(sums - 1)
+    usable: NDArray[np.bool_] = excess <= PROBABILITY_SUM_TOLERANCE
+    return usable
 
 
 def _fault_of_all(batch: QueryBatch) -> tuple[str, str] | None:
@@ -246,73 +144,113 @@ def _fault_of_all(batch: QueryBatch) -> tuple[str, str] | None:
 
 
 def _split(batch: QueryBatch, bad: dict[int, tuple[str, str]], repaired: Counter[str]) -> DecodedQueries:
-    import numpy as np
-
     rows = np.arange(len(batch), dtype=np.int64)
     if not bad:
         return DecodedQueries(batch if len(batch) else None, rows, repaired=repaired)
     model = batch.model if names_one(batch.model) else ""
-    who = batch.principal_index.tolist()
-    faults = [BadRow(row, *bad[row], model, batch.principals[who[row]]) for row in sorted(bad)]
+    principals = batch.principal_index.tolist()
+    faults = [BadRow(row, *bad[row], model, batch.principals[principals[row]]) for row in sorted(bad)]
     rows = np.delete(rows, list(bad))
     good = take(batch, rows) if len(rows) else None
     return DecodedQueries(good, rows, bad_rows=faults, repaired=repaired)
 
 
-def _where_not(fine: NDArray[np.bool_]) -> list[int]:
-    import numpy as np
-
-    return [] if all_of(fine) else np.flatnonzero(~fine).tolist()
-
-
-def _bad_outputs(batch: QueryBatch) -> list[int]:
-    import numpy as np
-
-    if batch.output_kind == "probabilities":
-        some = batch.output_names is not None or batch.outputs.shape[1] == 1
-        return _not_probabilities(batch.outputs, some) if len(batch) else []
-    if batch.output_kind == "label":
-        return _not_label(batch.outputs)
-    if batch.outputs.shape[1] != _WIDTHS.get(batch.output_kind, batch.outputs.shape[1]):
-        return list(range(len(batch)))
-    if all_of(finite := np.isfinite(batch.outputs)):
-        return []
-    return _where_not(np.logical_and.reduce(finite, axis=1))
+def _all(flags: NDArray[np.bool_]) -> bool:
+    """``flags.all()`` at a third of its cost on the few entries of a single query."""
+    return int(np.count_nonzero(flags)) == flags.size
 
 
-def _not_label(outputs: NDArray[np.float32]) -> list[int]:
-    import numpy as np
-
-    if outputs.shape[1] != 1:
-        return list(range(len(outputs)))
-    labels = outputs[:, 0]
-    return _where_not(np.isfinite(labels) & (np.floor(labels) == labels))
+def _rows_without(flags: NDArray[np.bool_]) -> list[int]:
+    return [] if _all(flags) else np.flatnonzero(~flags).tolist()
 
 
-_WIDTHS: dict[str, int] = {"none": 0, "unstated": 1}
+def _count_rows(cells: NDArray[np.bool_]) -> int:
+    """Returns the number of rows with a True cell."""
+    return int(cells.any(axis=1).sum())
 
 
-def _not_probabilities(outputs: NDArray[np.float32], some: bool) -> list[int]:
-    """Returns the rows of ``outputs`` that are not probabilities of all classes, or of ``some`` classes."""
-    import numpy as np
-
-    if not all_of(possible := (outputs >= 0) & (outputs <= 1 + PROBABILITY_SUM_TOLERANCE)):
-        outputs = np.where(np.logical_and.reduce(possible, axis=1)[:, None], outputs, np.float32(2))
-    sums = np.add.reduce(outputs, axis=1)  # a product with ones rounds a row by the number of its neighbours
-    beside = np.maximum(sums - 1, 0) if some else np.abs(sums - 1)
-    fine: NDArray[np.bool_] = beside <= PROBABILITY_SUM_TOLERANCE
-    return _where_not(fine)
+def _note(repaired: Counter[str], word: str, rows: int) -> None:
+    if rows:
+        repaired[word] += rows
 
 
-NO_MODEL = "identity", f"model and model_version must be 1 to {NAME_CHARACTERS} plain characters and not {EVERYONE!r}"
-_NO_TIME = "time", "occurred_at must be RFC 3339 with a zone, or seconds (not milliseconds) since 1970"
-_NOT_FINITE = "non-finite", "outputs must be finite numbers"
-_NO_OUTPUTS = "outputs", "outputs must be probabilities (of all classes, or named), a whole class number, or one number"
+def _repair_names(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]) -> None:
+    if not all_plain(batch.event_ids, EVENT_ID_CHARACTERS):
+        changed["event_ids"] = [usable_event_id(event_id) for event_id in batch.event_ids]
+        _note(repaired, "event_id", sum(map(str.__ne__, batch.event_ids, changed["event_ids"])))
+    if EVERYONE in batch.principals or not all_plain(batch.principals, NAME_CHARACTERS):
+        changed["principals"] = [usable_principal(principal) for principal in batch.principals]
+        renamed = np.array(list(map(str.__ne__, batch.principals, changed["principals"])))
+        _note(repaired, "principal", int(np.count_nonzero(renamed[batch.principal_index])))
+    for name in TEXT_COLUMNS:
+        texts = getattr(batch, name)
+        if texts is not None and not all_plain(texts, NAME_CHARACTERS):
+            changed[name] = [
+                text if plain(text, NAME_CHARACTERS) else made_plain(text, NAME_CHARACTERS) for text in texts
+            ]
+            _note(repaired, "attribute", sum(map(str.__ne__, texts, changed[name])))
 
 
-def by_layout(parsed: Iterable[T], layout: Callable[[T], object]) -> Iterable[list[T]]:
-    """Returns groups of ``parsed`` records with the same ``layout``, which can be joined; each keeps the order."""
-    groups: dict[object, list[T]] = {}
-    for one in parsed:
-        groups.setdefault(layout(one), []).append(one)
-    return groups.values()
+def _repair_times(
+    batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str], record_times: RecordTimes | None
+) -> None:
+    times, valid = batch.occurred_at, are_times(batch.occurred_at)
+    if not _all(valid):
+        changed["occurred_at"] = times if record_times is None else np.where(valid, times, record_times())
+        _note(repaired, "time", int(np.count_nonzero(are_times(changed["occurred_at"]) & ~valid)))
+
+
+def _repair_features(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]) -> None:
+    features, mask = batch.features, batch.missing
+    if _is_finite(features):
+        if mask is not None:
+            changed["features"] = np.where(mask, np.float32(0), features)
+        return
+    missing = np.isnan(features)
+    if mask is not None:
+        _note(repaired, "missing", _count_rows(missing & ~mask))
+        missing |= mask
+    _note(repaired, "clipped", _count_rows(np.isinf(features) & ~missing))
+    changed["features"] = np.where(missing, np.float32(0), np.clip(features, -LARGEST_FLOAT32, LARGEST_FLOAT32))
+    changed["missing"] = missing if mask is not None or missing.any() else None
+
+
+def _is_finite(numbers: NDArray[np.float32]) -> bool:
+    """Returns whether all are finite. For long arrays, a sum of squares is twice as fast, except for very large
+    numbers."""
+    flat = numbers.ravel()
+    if flat.size >= _LONG:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if isfinite(flat.dot(flat)):
+                return True
+    return _all(np.isfinite(flat))
+
+
+def _repair_texts(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]) -> None:
+    """Cuts names of features and classes, and text features, and marks control characters. Names of features stay
+    different."""
+    names = batch.feature_names
+    if names is not None and not all_plain(list(names), NAME_CHARACTERS):
+        different = _made_different(names)
+        if different != names:
+            changed["feature_names"] = different
+            repaired["text"] += len(batch)
+    for name in ("texts", "output_names"):
+        column = getattr(batch, name)
+        texts = [] if column is None else column.ravel().tolist()
+        if all_plain([text for text in texts if text], NAME_CHARACTERS):
+            continue
+        made = [text and made_plain(text, NAME_CHARACTERS) for text in texts]
+        if made != texts:
+            repaired["text"] += sum(text != other for text, other in zip(texts, made, strict=True))
+            changed[name] = np.array([*made, None], dtype=object)[:-1].reshape(column.shape)
+
+
+def _made_different(names: tuple[str, ...]) -> tuple[str, ...]:
+    different: dict[str, None] = {}
+    for name in names:
+        made = name if plain(name, NAME_CHARACTERS) else made_plain(name, NAME_CHARACTERS - 1)
+        while not made or made in different:
+            made += "~"
+        different[made] = None
+    return tuple(different)

@@ -229,10 +229,10 @@ def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Record
     there: list[tuple[int, int]] = []
 
     def listen(rows: StepRows, *said: Floats) -> None:
-        for piece in np.unique(rows.batch).tolist():
-            of_piece = rows.batch == piece
+        for piece in np.unique(rows.piece).tolist():
+            of_piece = rows.piece == piece
             at, start = there[piece]
-            position = start + rows.batch_row[of_piece]
+            position = start + rows.piece_row[of_piece]
             own = recordings[at]
             for part, column in zip((own.values, own.weights, own.others), said, strict=True):
                 part[position] = column[of_piece]

@@ -21,8 +21,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import NOTHING, Calibration, FlaggedRate, Tail, calibrate, oddness
 from detector.core.calibration.crossfit import OwnerInputs, record
 from detector.core.calibration.exemplars import NOBODY, LargestD
-from detector.core.measures import MEASURES
-from detector.core.measures.base import Family
+from detector.core.measures import MEASURES, Family
 from detector.core.profile.standards import MIN_THRESHOLD
 from detector.core.signals.suspicion import CHANGE
 

@@ -161,7 +161,9 @@ class PlainTraffic:
 
     def profile(self, made: Profile) -> Profile:
         """``made`` from the pieces, with the form, where it does not say as much by itself."""
-        by_itself = self.form.fields is None and self.form.classes is None and self.form.said == made.form.said
+        by_itself = (
+            self.form.fields is None and self.form.classes is None and self.form.output_kind == made.form.output_kind
+        )
         return made if by_itself else replace(made, stored_form=self.form)
 
 
@@ -174,13 +176,13 @@ def plain_traffic(
     if names is not None:
         learned = replace(learned, form=_arranged(learned.form, names))
     form = learned.form
-    plain = [form.plain(own, Counter()) if form.takes(own) else own for own in pieces]
+    plain = [form.plain(own, Counter()) if form.accepts(own) else own for own in pieces]
     shapes: Counter[tuple[object, ...]] = Counter()
     for own in plain:
         shapes[_shape(own)] += len(own)
     most = max(sorted(shapes, key=str), key=shapes.__getitem__)
     left_out = shapes.total() - shapes[most]
-    if most[1] != form.said:
+    if most[1] != form.output_kind:
         raise ConfigurationError(
             f"--outputs {form.outputs}: the honest logs have {most[1]} outputs, and say so; leave the option out"
         )

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError
 from detector.core.loops.compiled import compiled, plain
-from detector.core.owner_model.models import Floats, Linear, OwnerModel, Tree
+from detector.core.owner_model.models import Ensemble, Floats, Linear, OwnerModel, Tree
 from detector.core.state.arrays import Array
 
 WIDEST = 0.075
@@ -29,10 +29,25 @@ _GRID = 1_000
 _MOST = 250
 """The most rows of a leaf whose density is estimated, evenly chosen: cross-validation takes time quadratic in them."""
 
+LOW = 0.05
+"""The share of honest queries that lie in the margin of a linear model or of any classifier."""
 
-def safe_intervals(tree: Tree, features: NDArray[np.float32]) -> tuple[Floats, Floats]:
+Rows = NDArray[np.float32]
+
+
+def safe_intervals(tree: Tree, features: Rows) -> tuple[Floats, Floats]:
     """Returns float64: the lower and upper ends, for each entry of the tree's ``paths``, from rows ``features`` float32
-    (n, d) like the training data."""
+    (n, d) like the training data.
+
+    On the path to a leaf each feature has an interval; open sides are closed by its range. A Gaussian kernel density of
+    the leaf's own rows gives the point at either end beyond which 0.5 percent of their mass lies; a margin is that
+    wide, at most 7.5 percent of the interval. In leaves with five rows or fewer the margin ends at their nearest row.
+
+    Two things differ from the published code. Bandwidths are shares of the feature's range, which is the same for the
+    published data in 0..1, so that units do not matter. And a margin never covers more than 0.5 percent of the rows
+    themselves: the kernels of a category's value at the end of its range would else put all rows with that value in the
+    margin.
+    """
     paths, leaf = tree.paths, tree.leaf(features)
     low, high, spread = _closed(tree, features)
     for at in range(tree.leaves):
@@ -44,7 +59,7 @@ def safe_intervals(tree: Tree, features: NDArray[np.float32]) -> tuple[Floats, F
     return low, high
 
 
-def _closed(tree: Tree, features: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+def _closed(tree: Tree, features: Rows) -> tuple[Floats, Floats, Floats]:
     """Returns the bounds of each entry of the paths with open sides closed, and the range of its feature."""
     paths = tree.paths
     least = np.fmin(tree.features.low, features.min(axis=0))[paths.feature]
@@ -96,17 +111,10 @@ def _bandwidth(values: Floats) -> float:
 
 
 def _likelihood(beyond: Floats, nearest: Floats, width: float) -> float:
-    """Returns, up to a constant, the log-likelihood of values whose squared distances to others are ``nearest`` +
-    ``beyond``."""
+    """Returns the log-likelihood, up to a constant, of values at squared distances ``nearest`` + ``beyond`` from
+    others."""
     kernels = np.log(np.exp(-beyond / (2 * width**2)).sum(axis=1)) - nearest / (2 * width**2)
     return float(kernels.sum() - len(nearest) * np.log(width))
-
-
-LOW = 0.05
-"""The share of honest queries that lie in the margin of a linear model or of any classifier."""
-_LEAST_RATE, _HIGHEST_RATE = 0.005, 0.3
-
-Outputs = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,80 +149,60 @@ class Margins:
         return max(len(self.starts) - 1, 0)
 
     @classmethod
-    def of(
-        cls, model: OwnerModel | None, features: NDArray[np.float32], probabilities: Outputs | None = None
-    ) -> Margins | None:
+    def of(cls, model: OwnerModel | None, features: Rows, probabilities: Rows | None = None) -> Margins | None:
         """Returns margins from rows like the training data: ``features`` float32 (n, d), and, where there is no model,
         its ``probabilities`` (n, k) for them. Returns None where there is neither. Raises ConfigurationError."""
         if model is None and (probabilities is None or probabilities.shape[1] < 2):
             return None
         if len(features) < 2:
             raise ConfigurationError(f"margins need rows like the training data, and there are {len(features)} of them")
-        _check_dimension(model, features)
+        if model is not None and features.shape[1] != len(model.features):
+            raise ConfigurationError(
+                f"features: the model has {len(model.features)} of them and the rows {features.shape[1]}; "
+                "give rows in the form that the model is asked in"
+            )
         inside = np.empty(len(features), bool)
-        for half in (slice(0, None, 2), slice(1, None, 2)):
-            other = slice(1 - half.start, None, 2)
-            fitted = _fitted(model, features[half], _rows_of(probabilities, half), np.nan)
-            inside[other] = fitted.close(model, features[other], _rows_of(probabilities, other)).inside
-        rate = np.clip((inside.sum() + 0.5) / (len(inside) + 1), _LEAST_RATE, _HIGHEST_RATE)
+        for half, other in ((_EVEN, _ODD), (_ODD, _EVEN)):
+            told, asked = (None if probabilities is None else probabilities[rows] for rows in (half, other))
+            fitted = _fitted(model, features[half], told, np.nan)
+            inside[other] = fitted.close(model, features[other], asked).inside
+        rate = np.clip((inside.sum() + 0.5) / (len(inside) + 1), 0.005, 0.3)
         return _fitted(model, features, probabilities, float(rate))
 
-    def close(
-        self, model: OwnerModel | None, features: NDArray[np.float32], probabilities: Outputs | None
-    ) -> MarginResult:
+    def close(self, model: OwnerModel | None, features: Rows, probabilities: Rows | None) -> MarginResult:
         """Judges queries by the ``model`` of these margins; ``probabilities`` (n, k) are needed where there is no
         model, and may be NaN where unknown."""
         count = len(features)
-        leaf, known = np.zeros(count, np.int64), np.ones(count, bool)
+        leaf, inside, known = np.zeros(count, np.int64), np.zeros(count, np.bool_), np.ones(count, np.bool_)
         if model is not None and features.shape[1] != len(model.features):
-            return MarginResult(leaf, np.zeros(count, bool), np.zeros(count, bool))
+            return MarginResult(leaf, inside, ~known)
         if isinstance(model, Tree):
             leaf = model.leaf(features)
-            return MarginResult(leaf, self._outside(leaf, features), known)
+            starts, feature = plain(self.starts), plain(self.feature)
+            _find_outside(leaf, plain(features), starts, feature, plain(self.low), plain(self.high), inside)
+            return MarginResult(leaf, inside, known)
         if isinstance(model, Linear):
             side, distance = model.distances(features)
             return MarginResult(leaf, distance < self.distances[side], known)
-        lead = _lead(probabilities, count) if model is None else _lead(model.outputs(features), count)
+        lead = _lead(model, features, probabilities)
         return MarginResult(leaf, lead < self.low_margin, ~np.isnan(lead))
 
-    def to_record(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Margins:
-        return cls(**record)
-
-    def _outside(self, leaf: Array, features: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Returns bool (n,): rows with some feature outside the safe interval of their leaf."""
-        outside = np.empty(len(leaf), np.bool_)
-        safe = _Intervals(*(plain(getattr(self, name)) for name in _Intervals._fields))
-        _beyond(leaf, plain(features), safe, outside)
-        return outside
-
-
-class _Intervals(NamedTuple):
-    """As in ``Margins``."""
-
-    starts: Array
-    feature: Array
-    low: Floats
-    high: Floats
+_EVEN, _ODD = slice(0, None, 2), slice(1, None, 2)
 
 
 @compiled
-def _beyond(
-    leaf: NDArray[np.int64], features: NDArray[np.float32], safe: _Intervals, outside: NDArray[np.bool_]
+def _find_outside(
+    leaf: Array, features: Rows, starts: Array, feature: Array, low: Floats, high: Floats, outside: NDArray[np.bool_]
 ) -> None:
+    """Sets ``outside`` (n,) for rows with some feature outside the safe interval of their leaf."""
     for row in range(len(leaf)):
-        outside[row] = False
-        for at in range(safe.starts[leaf[row]], safe.starts[leaf[row] + 1]):
-            value = features[row, safe.feature[at]]
-            outside[row] |= value < safe.low[at] or value > safe.high[at]
+        for at in range(starts[leaf[row]], starts[leaf[row] + 1]):
+            value = features[row, feature[at]]
+            outside[row] |= value < low[at] or value > high[at]
 
 
-def _fitted(
-    model: OwnerModel | None, features: NDArray[np.float32], probabilities: Outputs | None, rate: float
-) -> Margins:
+def _fitted(model: OwnerModel | None, features: Rows, probabilities: Rows | None, rate: float) -> Margins:
     none, empty = np.empty(0, np.int64), np.empty(0)
     if isinstance(model, Tree):
         low, high = safe_intervals(model, features)
@@ -224,13 +212,14 @@ def _fitted(
         own = [distance[side == at] for at in range(model.sides)]
         distances = np.array([np.quantile(each, LOW) if len(each) else 0.0 for each in own])
         return Margins(none, none, empty, empty, distances, np.nan, rate)
-    lead = _lead(probabilities, len(features)) if model is None else _lead(model.outputs(features), len(features))
-    return Margins(none, none, empty, empty, empty, float(np.nanquantile(lead, LOW)), rate)
+    low_margin = float(np.nanquantile(_lead(model, features, probabilities), LOW))
+    return Margins(none, none, empty, empty, empty, low_margin, rate)
 
 
-def _lead(outputs: NDArray[Any] | None, count: int) -> Floats:
-    """Returns float64 (n,): the highest of ``outputs`` (n, k) less the next, NaN where there are no two."""
-    lead = np.full(count, np.nan)
+def _lead(model: Ensemble | None, features: Rows, probabilities: Rows | None) -> Floats:
+    """Returns float64 (n,): the highest output less the next, NaN where there are no two."""
+    outputs: NDArray[Any] | None = probabilities if model is None else model.outputs(features)
+    lead = np.full(len(features), np.nan)
     if outputs is not None:
         _leads(plain(outputs.astype(np.float64)), lead)
     return lead
@@ -248,15 +237,3 @@ def _leads(outputs: Floats, lead: Floats) -> None:
                 second = value
         if math.isfinite(first) and math.isfinite(second):
             lead[row] = first - second
-
-
-def _rows_of(probabilities: Outputs | None, rows: slice) -> Outputs | None:
-    return None if probabilities is None else probabilities[rows]
-
-
-def _check_dimension(model: OwnerModel | None, features: NDArray[np.float32]) -> None:
-    if model is not None and features.shape[1] != len(model.features):
-        raise ConfigurationError(
-            f"features: the model has {len(model.features)} of them and the rows {features.shape[1]}; "
-            "give rows in the form that the model is asked in"
-        )

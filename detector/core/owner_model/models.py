@@ -7,9 +7,9 @@ pickle. Errors name the field of the file that is wrong.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import msgspec
 import numpy as np
@@ -49,25 +49,18 @@ class Features:
         """Returns features with these names, of unknown ranges."""
         return cls(tuple(names), np.full(len(names), np.nan), np.full(len(names), np.nan))
 
-    def to_record(self) -> dict[str, Any]:
-        return {"names": list(self.names), "low": self.low, "high": self.high}
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Features:
-        return cls(tuple(record["names"]), record["low"], record["high"])
-
-
-def require(good: bool, field: str, complaint: str) -> None:
-    """Raises ConfigurationError, with the field of the model file that is wrong, unless ``good``."""
+def require(good: bool, name: str, complaint: str) -> None:
+    """Raises ConfigurationError, with the ``name`` of the field of the model file that is wrong, unless ``good``."""
     if not good:
-        raise ConfigurationError(f"{field} {complaint}")
+        raise ConfigurationError(f"{name} {complaint}")
 
 
-def require_all(good: NDArray[np.bool_], field: str, complaint: str) -> None:
-    """Raises ConfigurationError for the first entry of ``field`` that is wrong."""
+def require_all(good: NDArray[np.bool_], name: str, complaint: str) -> None:
+    """Raises ConfigurationError for the first entry of the field ``name`` that is wrong."""
     wrong = np.flatnonzero(~good)
     if len(wrong):
-        raise ConfigurationError(f"{field.format(int(wrong[0]))} {complaint}")
+        raise ConfigurationError(f"{name.format(int(wrong[0]))} {complaint}")
 
 
 Link = Literal["identity", "logistic", "softmax"]
@@ -76,11 +69,8 @@ Link = Literal["identity", "logistic", "softmax"]
 def require_link(link: str, scores: int) -> None:
     """Raises ConfigurationError for an unknown link, or one that does not fit this number of ``scores``."""
     require(link in get_args(Link), "link", f"is {link!r}; it must be one of {', '.join(get_args(Link))}")
-    require(
-        link != "softmax" or scores > 1,
-        "link",
-        "is softmax, which takes one score a class; for a single score say logistic",
-    )
+    complaint = "is softmax, which takes one score a class; for a single score say logistic"
+    require(link != "softmax" or scores > 1, "link", complaint)
 
 
 def linked(scores: Floats, link: Link) -> Floats:
@@ -122,6 +112,7 @@ class Tree:
     come after their parent. ``values`` float64 (leaves, k): class counts, shares or scores of each leaf, or its one
     number. Leaves are numbered in the order of their nodes."""
 
+    kind: Literal["tree"] = field(default="tree", kw_only=True)
     features: Features
     feature: NDArray[np.int32]
     threshold: Floats
@@ -157,7 +148,7 @@ class Tree:
         As in scikit-learn, float32 values are compared with float64 thresholds.
         """
         leaf = np.empty(len(features), np.int64)
-        _descend(plain(features), self._nodes, leaf)
+        _descend(plain(features), *self._nodes, leaf)
         return leaf
 
     def outputs(self, features: NDArray[np.float32]) -> Floats:
@@ -181,39 +172,27 @@ class Tree:
         asked_for = np.array([feature for box in own for feature in box], np.int64)
         return Paths(starts, asked_for, bounds[:, 0], bounds[:, 1])
 
-    def to_record(self) -> dict[str, Any]:
-        names = ("feature", "threshold", "children", "values")
-        arrays = {name: getattr(self, name) for name in names}
-        return {"kind": "tree", "features": self.features.to_record(), **arrays}
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Tree:
-        arrays = (record[name] for name in ("feature", "threshold", "children", "values"))
-        return cls(Features.from_record(record["features"]), *arrays)
-
     @cached_property
-    def _nodes(self) -> _NodeArrays:
+    def _nodes(self) -> tuple[NDArray[np.int32], Floats, NDArray[np.int32], Array]:
+        """The fields that a search reads, and the number of each leaf int64 (nodes,)."""
         number = np.cumsum(self.feature == LEAF) - 1
-        return _NodeArrays(plain(self.feature), plain(self.threshold), plain(self.children), number)
-
-
-class _NodeArrays(NamedTuple):
-    """As in ``Tree``; ``number`` int64 (nodes,): that of each leaf."""
-
-    feature: NDArray[np.int32]
-    threshold: Floats
-    children: NDArray[np.int32]
-    number: NDArray[np.int64]
+        return plain(self.feature), plain(self.threshold), plain(self.children), number
 
 
 @compiled
-def _descend(features: NDArray[np.float32], nodes: _NodeArrays, leaf: NDArray[np.int64]) -> None:
+def _descend(
+    features: NDArray[np.float32],
+    feature: NDArray[np.int32],
+    threshold: Floats,
+    children: NDArray[np.int32],
+    number: Array,
+    leaf: Array,
+) -> None:
     for row in range(len(features)):
         node = 0
-        while nodes.feature[node] != LEAF:
-            left = features[row, nodes.feature[node]] <= nodes.threshold[node]
-            node = nodes.children[node, 0 if left else 1]
-        leaf[row] = nodes.number[node]
+        while feature[node] != LEAF:
+            node = children[node, 0 if features[row, feature[node]] <= threshold[node] else 1]
+        leaf[row] = number[node]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,6 +200,7 @@ class Linear:
     """``weights`` float64 (k, d) and ``intercepts`` (k,) give a score for each of k classes, of which the highest wins;
     (1, d) and (1,) give one for class 1 of two, which wins above 0."""
 
+    kind: Literal["linear"] = field(default="linear", kw_only=True)
     features: Features
     weights: Floats
     intercepts: Floats
@@ -228,15 +208,10 @@ class Linear:
 
     def __post_init__(self) -> None:
         require(self.weights.ndim == 2 and len(self.weights) >= 1, "weights", "is not a list of lists of numbers")
-        wide = self.weights.shape[1] == len(self.features)
-        require(
-            wide,
-            "weights",
-            f"have {self.weights.shape[1]} numbers a class, and there are {len(self.features)} features",
-        )
-        require_all(
-            np.asarray(np.isfinite(self.weights).all(axis=1)), "weights[{}]", "holds something else than finite numbers"
-        )
+        numbers, features = self.weights.shape[1], len(self.features)
+        require(numbers == features, "weights", f"have {numbers} numbers a class, and there are {features} features")
+        finite = np.asarray(np.isfinite(self.weights).all(axis=1))
+        require_all(finite, "weights[{}]", "holds something else than finite numbers")
         require(self.intercepts.shape == self.weights.shape[:1], "intercepts", "must be as many as the rows of weights")
         require_all(np.isfinite(self.intercepts), "intercepts[{}]", "is not a finite number")
         require_link(self.link, len(self.weights))
@@ -269,21 +244,13 @@ class Linear:
         far = np.divide(lead, apart, out=np.full_like(lead, np.inf), where=apart > 0)
         return top, far.min(axis=1)
 
-    def to_record(self) -> dict[str, Any]:
-        named = {name: getattr(self, name) for name in ("weights", "intercepts", "link")}
-        return {"kind": "linear", "features": self.features.to_record(), **named}
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Linear:
-        features = Features.from_record(record["features"])
-        return cls(features, record["weights"], record["intercepts"], cast("Link", record["link"]))
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ensemble:
     """Scores are ``base`` float64 (k,) plus the values of the leaf in each of ``trees``, which are already divided if
     they are averaged; a single score stands for class 1 of two, which wins above 0."""
 
+    kind: Literal["ensemble"] = field(default="ensemble", kw_only=True)
     trees: tuple[Tree, ...]
     base: Floats
     link: Link
@@ -306,33 +273,21 @@ class Ensemble:
             scores += tree.outputs(features)
         return linked(scores, self.link)
 
-    def to_record(self) -> dict[str, Any]:
-        trees = [tree.to_record() for tree in self.trees]
-        return {"kind": "ensemble", "trees": trees, "base": self.base, "link": self.link}
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Ensemble:
-        trees = tuple(Tree.from_record(tree) for tree in record["trees"])
-        return cls(trees, record["base"], cast("Link", record["link"]))
-
-
-_KINDS: dict[str, type[Tree] | type[Linear] | type[Ensemble]] = {
-    "tree": Tree,
-    "linear": Linear,
-    "ensemble": Ensemble,
-}
+OwnerModel = Tree | Linear | Ensemble
 
 
 def from_record(record: dict[str, Any]) -> OwnerModel:
-    """What ``to_record`` of a model gave. Raises ConfigurationError for a kind that this version does not know."""
-    if record["kind"] not in _KINDS:
-        raise ConfigurationError(f"kind is {record['kind']!r}; it must be one of {', '.join(_KINDS)}")
-    return _KINDS[record["kind"]].from_record(record)
+    """Returns the model that was packed. Raises ConfigurationError for a kind that this version does not know."""
+    kind, values = record["kind"], {name: value for name, value in record.items() if name not in ("kind", "features")}
+    if kind == "ensemble":
+        return Ensemble(tuple(cast("Tree", from_record(tree)) for tree in values.pop("trees")), **values)
+    require(kind in ("tree", "linear"), "kind", f"is {kind!r}; it must be one of tree, linear, ensemble")
+    features = Features(**record["features"] | {"names": tuple(record["features"]["names"])})
+    return (Tree if kind == "tree" else Linear)(features, **values)
 
 
 SCHEMA = "weirguard.model/1"
-
-OwnerModel = Tree | Linear | Ensemble
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
@@ -472,11 +427,10 @@ def _nodes(tree: Tree) -> list[dict[str, Any]]:
 
 def _listed(features: Features) -> list[dict[str, Any]]:
     ranges = zip(features.names, features.low.tolist(), features.high.tolist(), strict=True)
-    return [{"name": name} | _known(low=low, high=high) for name, low, high in ranges]
-
-
-def _known(**bounds: float) -> dict[str, float]:
-    return {side: bound for side, bound in bounds.items() if not np.isnan(bound)}
+    return [
+        {"name": name} | {side: bound for side, bound in (("low", low), ("high", high)) if not np.isnan(bound)}
+        for name, low, high in ranges
+    ]
 
 
 def _lines(body: dict[str, Any]) -> str:

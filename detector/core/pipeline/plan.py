@@ -248,9 +248,9 @@ class Planner:
             index=segment.index[at],
             block=segment.block[at],
             features=batch.features(space, rows),
-            batches=batch.pieces,
-            batch=batch.piece[rows],
-            batch_row=batch.piece_row[rows],
+            pieces=batch.pieces,
+            piece=batch.piece[rows],
+            piece_row=batch.piece_row[rows],
         )
         return step, position
 

@@ -14,8 +14,7 @@ from detector.core.neighbours.history import History, HistoryRows
 from detector.core.neighbours.search import Recompute
 from detector.core.profile.profile import ProfileMatcher
 from detector.core.profile.reference import ReferenceIndex
-from detector.core.signals.base import Delta, Signal
-from detector.core.signals.prada import PRADA
+from detector.core.signals.base import PRADA, Delta, Signal
 from detector.core.signals.prada_published import PublishedPrada
 from detector.core.state.arrays import Array, Sections, pack
 from detector.core.state.principals import MOST_VOTES, Key, Pools, PrincipalKey, Principals, Shard

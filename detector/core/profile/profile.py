@@ -31,7 +31,7 @@ _PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "reference": Reference.from_record,
     "standards": Standards.from_record,
     "owner_model": owner_model.from_record,
-    "margins": Margins.from_record,
+    "margins": lambda record: Margins(**record),
     "validation": Validation.from_record,
     "stored_form": Form.from_record,
 }
@@ -69,7 +69,7 @@ class Profile:
 
     def to_bytes(self) -> bytes:
         """Returns the file content, as msgpack."""
-        parts = {name: None if (part := getattr(self, name)) is None else part.to_record() for name in _PARTS}
+        parts = {name: getattr(self, name) for name in _PARTS} | {"reference": self.reference.to_record()}
         if self.stored_form is None:
             del parts["stored_form"]
         return pack(
@@ -192,7 +192,7 @@ class ProfileMatcher:
 def _difference(profile: Profile, queries: QueryBatch) -> tuple[MisfitReason, str] | None:
     """Returns how the form of ``queries`` differs from that of ``profile``, or None if it does not."""
     reference = profile.reference
-    if not profile.form.takes(queries):
+    if not profile.form.accepts(queries):
         return "features", f"queries have the features {_listed(queries)}, and its profile none of them"
     queries = _plain(profile, queries, Counter())
     logged = queries.output_kind, queries.outputs.shape[1]
@@ -206,7 +206,7 @@ def _difference(profile: Profile, queries: QueryBatch) -> tuple[MisfitReason, st
 
 def _plain(profile: Profile, queries: QueryBatch, repaired: Counter[str]) -> QueryBatch:
     form = profile.form
-    return form.plain(queries, repaired) if form.takes(queries) else _without_features(queries)
+    return form.plain(queries, repaired) if form.accepts(queries) else _without_features(queries)
 
 
 def _without_features(queries: QueryBatch) -> QueryBatch:

@@ -8,7 +8,7 @@ precision decides.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -42,10 +42,6 @@ class Projection:
     residual: NDArray[np.float64]
     squares: NDArray[np.float64]
     mahalanobis: NDArray[np.float64]
-
-    def at(self, some: NDArray[np.int64]) -> Projection:
-        """Returns the rows ``some``."""
-        return Projection(self.points[some], self.residual[some], self.squares[some], self.mahalanobis[some])
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +88,6 @@ class Embedding:
     @cached_property
     def _directions(self) -> Matrix:
         return np.concatenate((self.axes, self.whitening), axis=1)
-
-    def to_record(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Embedding:
-        return cls(**{name: np.array(part) for name, part in record.items()})
 
 
 def _principal(centred: Matrix) -> tuple[NDArray[np.float64], Matrix]:

@@ -38,8 +38,7 @@ def scale_and_ranges(rows: Rows, owner: NDArray[np.int64]) -> tuple[Rows, Rows, 
     range; very large features are always scaled."""
     low, width = _ranges(rows, owner)
     moving = width[width > 0]
-    usual = float(np.median(moving)) if len(moving) else 1.0
-    width = np.where(width > 0, width, usual)
+    width = np.where(width > 0, width, float(np.median(moving)) if len(moving) else 1.0)
     least, most = np.quantile(moving, (0.1, 0.9)) if len(moving) else (1.0, 1.0)
     scale = width if most > _EVEN * least else np.ones_like(width)
     size = np.abs(rows).max(axis=0).astype(np.float64)
@@ -81,38 +80,43 @@ _EQUAL, _NEAR = np.float32(_TOLERANCE), np.float32(_TOLERANCE * (_BINS - 1))
 
 @dataclass(frozen=True, eq=False)
 class SeenValues:
-    """``low`` and ``spread`` float32 (d,): start and width of each feature's range; ``only`` float32 (d, 256): the one
-    value seen in each bin of that range, NaN where none was seen, inf where any value counts as seen."""
+    """The values of each feature that occur in the reference. Thieves invent numbers that no customer ever sends.
 
-    low: NDArray[np.float32]
-    spread: NDArray[np.float32]
-    only: NDArray[np.float32]
+    ``low`` and ``spread`` float32 (d,): start and width of each feature's range. ``continuous`` bool (d,): features of
+    which any value in the range counts as seen. ``only`` float32 (c, 256), for each of the others: the one value seen
+    in each bin of the range, NaN where none was seen, inf where any value counts as seen.
+    """
+
+    low: Rows
+    spread: Rows
+    continuous: NDArray[np.bool_]
+    only: Rows
 
     @classmethod
-    def of(cls, rows: NDArray[np.float32], low: NDArray[np.float32], spread: NDArray[np.float32]) -> SeenValues:
+    def of(cls, rows: Rows, low: Rows, spread: Rows) -> SeenValues:
         """Returns the values of the reference ``rows`` (m, d), whose features range over ``spread`` (d,), all positive,
         from ``low`` on. Values outside count as never seen."""
-        seen = cls(low, spread, np.full((rows.shape[1], _BINS), np.nan, np.float32))
         ordered = np.sort(rows, axis=0).T
         changes = np.diff(ordered, axis=1) > 0
-        few = _row_counts(changes) < _MOST_VALUES
-        seen.only[~few] = np.inf
-        for feature in np.flatnonzero(few).tolist():
+        continuous = _row_counts(changes) >= _MOST_VALUES
+        few = np.flatnonzero(~continuous)
+        only = np.full((len(few), _BINS), np.nan, np.float32)
+        for own, feature in zip(only, few.tolist(), strict=True):
             values = ordered[feature, np.append(True, changes[feature])]
-            seen.only[feature] = _only(values, float(low[feature]), float(spread[feature]))
-        return seen
+            _fill_bins(own, values, float(low[feature]), float(spread[feature]))
+        return cls(low, spread, continuous, only)
 
-    def unseen(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
+    def count_unseen(self, rows: Rows) -> NDArray[np.int64]:
         """Returns int64 (n,): how many features of each row have a value that was never seen."""
         return _row_counts(self.unseen_mask(rows))
 
-    def unseen_mask(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def unseen_mask(self, rows: Rows) -> NDArray[np.bool_]:
         """Returns bool (n, d): which values were never seen."""
-        unseen_mask = np.empty(rows.shape, np.bool_)
-        _mark(plain(rows), self._ranges, self._discrete, self._few, unseen_mask)
-        return unseen_mask
+        unseen = np.empty(rows.shape, np.bool_)
+        _mark(plain(rows), self._ranges, np.flatnonzero(~self.continuous), self.only, unseen)
+        return unseen
 
-    def within(self, ranges: float, most: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def within(self, ranges: float, most: float) -> tuple[Rows, Rows]:
         """Returns float32 (d,) each: the values that lie this many ``ranges`` below and above the range of each
         feature, at most ``most`` from 0."""
         low, spread = self.low.astype(np.float64), self.spread.astype(np.float64)
@@ -121,77 +125,49 @@ class SeenValues:
         return least, greatest
 
     @cached_property
-    def _ranges(self) -> NDArray[np.float32]:
+    def _ranges(self) -> Rows:
         """float32 (4, d): the start and the width of the range of each feature, the smallest and the largest value that
         is not outside."""
         return np.stack((self.low, self.spread, *self.within(_TOLERANCE, np.inf)))
 
-    @cached_property
-    def _discrete(self) -> Array:
-        """int64 (c,): the features that have few values."""
-        return np.flatnonzero(~np.isinf(self.only).all(axis=1))
 
-    @cached_property
-    def _few(self) -> NDArray[np.float32]:
-        """float32 (c, 256): their values."""
-        return self.only[self._discrete]
-
-    def to_record(self) -> dict[str, Any]:
-        continuous = np.isinf(self.only).all(axis=1)
-        return {"low": self.low, "spread": self.spread, "continuous": continuous, "only": self.only[~continuous]}
-
-    @classmethod
-    def from_record(cls, record: dict[str, Array]) -> SeenValues:
-        only = np.full((len(record["low"]), _BINS), np.inf, np.float32)
-        only[~record["continuous"]] = record["only"]
-        return cls(record["low"], record["spread"], only)
-
-
-def _only(values: NDArray[np.float32], low: float, spread: float) -> NDArray[np.float32]:
-    """float32 (256,): a row of ``only`` for a feature with these few distinct ``values``."""
+def _fill_bins(only: Rows, values: Rows, low: float, spread: float) -> None:
+    """Fills ``only`` float32 (256,), NaN, for a feature with these few distinct ``values``."""
     bins = (np.clip((values - np.float32(low)) / np.float32(spread), 0, 1) * (_BINS - 1)).astype(np.int64)
-    only = np.full(_BINS, np.nan, np.float32)
     only[bins] = values
     only[np.flatnonzero(np.bincount(bins, minlength=_BINS) > 1)] = np.inf
-    return only
 
 
 @compiled
-def _mark(
-    rows: NDArray[np.float32],
-    ranges: NDArray[np.float32],
-    discrete: Array,
-    few: NDArray[np.float32],
-    unseen_mask: NDArray[np.bool_],
-) -> None:
-    """Fills ``unseen_mask`` (n, d): values outside the ``ranges`` (4, d), and those of the features ``discrete`` (c,)
+def _mark(rows: Rows, ranges: Rows, discrete: Array, few: Rows, unseen: NDArray[np.bool_]) -> None:
+    """Fills ``unseen`` (n, d): values outside the ``ranges`` (4, d), and those of the features ``discrete`` (c,)
     that are not among the ``few`` (c, 256)."""
     low, spread = ranges[0], ranges[1]
     for row in range(len(rows)):
         for feature in range(ranges.shape[1]):
             value = rows[row, feature]
-            unseen_mask[row, feature] = (value < ranges[2, feature]) | (value > ranges[3, feature])
+            unseen[row, feature] = (value < ranges[2, feature]) | (value > ranges[3, feature])
         for at in range(len(discrete)):
             feature = discrete[at]
             value = rows[row, feature]
             # Most values of images are the smallest one.
-            if value != low[feature] and not unseen_mask[row, feature]:
-                unseen_mask[row, feature] = not _is_seen(value, low[feature], spread[feature], few, at)
+            if value != low[feature] and not unseen[row, feature]:
+                unseen[row, feature] = not _is_seen(value, low[feature], spread[feature], few, at)
 
 
 @compiled
-def _is_seen(value: np.float32, low: np.float32, spread: np.float32, few: NDArray[np.float32], at: int) -> bool:
+def _is_seen(value: np.float32, low: np.float32, spread: np.float32, few: Rows, at: int) -> bool:
     """Returns whether ``value`` was seen in its bin of row ``at`` of ``few``, or, on the border of two bins, in
     the other one: where values are multiples of a bin, rounding may put the same value on either side."""
-    place = min(max((value - low) / spread, _ZERO), _ONE) * _LAST
-    equal, inside = _EQUAL * spread, int(place)
+    position = min(max((value - low) / spread, _ZERO), _ONE) * _LAST
+    equal, inside = _EQUAL * spread, int(position)
     if np.isinf(few[at, inside]) or abs(value - few[at, inside]) <= equal:
         return True
-    border = np.rint(place)
-    if abs(place - border) > _NEAR:
+    border = np.rint(position)
+    if abs(position - border) > _NEAR:
         return False
-    beside = int(border) if place < border else max(int(border) - 1, 0)
-    return bool(np.isinf(few[at, beside]) or abs(value - few[at, beside]) <= equal)
+    other = int(border) if position < border else max(int(border) - 1, 0)
+    return bool(np.isinf(few[at, other]) or abs(value - few[at, other]) <= equal)
 
 
 ROWS = 1_000
@@ -199,17 +175,13 @@ ROWS = 1_000
 NEAREST = 3
 """The number of nearest rows that predict the output for a query."""
 
-_RANKS = 1_000
 _DUPLICATE = 1e-3
 """Rows closer than this share of the median nearest-neighbour distance count as duplicates."""
-_LEAST_PROBABILITY = 1e-6
-_LEAST_RANGE = 1e-9
 _LARGEST = 1e30
 """Features are clipped to this before they are scaled."""
 _FAR = 1_000.0
 """Features are clipped to this many ranges from honest ones. Beyond that all honest queries are equally far, and next
 to such a distance the steps between a thief's own queries would look like no steps at all."""
-
 
 _KEYS = {
     name: name
@@ -223,9 +195,9 @@ class HonestQueries:
     """The queries of one honest account: ``features`` float32 (n, d) and ``outputs`` float32 (n, k), in order;
     ``hardness`` float32 (n,) where the log carries it."""
 
-    features: NDArray[np.float32]
-    outputs: NDArray[np.float32]
-    hardness: NDArray[np.float32] | None = None
+    features: Rows
+    outputs: Rows
+    hardness: Rows | None = None
 
     @cached_property
     def keys(self) -> NDArray[np.uint64]:
@@ -247,7 +219,7 @@ class Neighbours:
     """For each of n queries: ``distance`` float64 (n,) to the nearest reference row other than itself, and ``rows``
     int64 (n, 3): the three nearest."""
 
-    distance: NDArray[np.float64]
+    distance: Floats
     rows: NDArray[np.int64]
 
 
@@ -257,15 +229,15 @@ class Reference:
     ``embedding``, with their ``outputs`` float32 (m, k) of ``output_kind``. ``margins`` float64 (q,), ascending: the
     margins of honest queries. ``median_distance``: the median distance from a row to the nearest other."""
 
-    scale: NDArray[np.float32]
+    scale: Rows
     embedding: Embedding
     seen: SeenValues
-    points: NDArray[np.float32]
-    residual: NDArray[np.float64]
-    outputs: NDArray[np.float32]
+    points: Rows
+    residual: Floats
+    outputs: Rows
     output_kind: str
-    margins: NDArray[np.float64]
-    hardness: NDArray[np.float64]
+    margins: Floats
+    hardness: Floats
     median_distance: float
 
     @classmethod
@@ -289,9 +261,8 @@ class Reference:
         margin = _spaced(margins(outputs, output_kind))
         seen = SeenValues.of(rows, low, spread)
         hard = _spaced(np.concatenate([np.empty(0), *(own.hardness for own in accounts if own.hardness is not None)]))
-        bare = cls(
-            scale, embedding, seen, projection.points, projection.residual, outputs, output_kind, margin, hard, 0.0
-        )
+        points, residual = projection.points, projection.residual
+        bare = cls(scale, embedding, seen, points, residual, outputs, output_kind, margin, hard, 0.0)
         distance = ReferenceIndex(bare).nearest(projection).distance
         return replace(bare, median_distance=float(np.median(distance)))
 
@@ -302,18 +273,22 @@ class Reference:
     @cached_property
     def range(self) -> float:
         """The range of outputs: that of the reference for scores, 1 for probabilities and labels."""
-        return max(float(np.ptp(self.outputs)), _LEAST_RANGE) if self.output_kind == "score" else 1.0
+        return max(float(np.ptp(self.outputs)), 1e-9) if self.output_kind == "score" else 1.0
 
     def to_record(self) -> dict[str, Any]:
-        parts = {"embedding": self.embedding.to_record(), "seen": self.seen.to_record()}
+        parts = {"embedding": self.embedding, "seen": self.seen}
         return {key: getattr(self, name) for name, key in _KEYS.items()} | parts
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Reference:
-        embedding, seen = Embedding.from_record(record["embedding"]), SeenValues.from_record(record["seen"])
-        values = {name: record[key] for name, key in _KEYS.items()}
-        arrays = {name: np.array(value) for name, value in values.items() if isinstance(value, np.ndarray)}
-        return cls(**values | arrays, embedding=embedding, seen=seen)
+        embedding, seen = Embedding(**_plain_values(record["embedding"])), SeenValues(**_plain_values(record["seen"]))
+        values = _plain_values({name: record[key] for name, key in _KEYS.items()})
+        return cls(**values, embedding=embedding, seen=seen)
+
+
+def _plain_values(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns ``record`` with copies of its arrays, which are read-only there, as those of a new reference are not."""
+    return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in record.items()}
 
 
 class ReferenceIndex:
@@ -326,7 +301,7 @@ class ReferenceIndex:
         self._least, self._most = reference.seen.within(_FAR, FARTHEST)
         self._near_all = float(self._least.max()), float(self._most.min())
 
-    def scaled(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scaled(self, features: Rows) -> Rows:
         """Returns ``features`` (n, d) scaled for comparison; those of another dimension unchanged."""
         if features.shape[1] != self.reference.dimension:
             return features
@@ -346,23 +321,23 @@ class ReferenceIndex:
         return Neighbours(*self._nearest(projection.points, projection.residual, same, NEAREST))
 
 
-def margins(outputs: NDArray[np.float32], output_kind: str) -> NDArray[np.float64]:
+def margins(outputs: Rows, output_kind: str) -> Floats:
     """Returns float64 (n,): the logarithm of the largest probability over the second largest; NaN for other outputs."""
     if output_kind != "probabilities" or outputs.shape[1] < 2:
         return np.full(len(outputs), np.nan)
     return log_margins(np.partition(outputs, -2, axis=1)[:, -2:])
 
 
-def log_margins(top: NDArray[np.float32]) -> NDArray[np.float64]:
+def log_margins(top: Rows) -> Floats:
     """Returns float64 (n,): the logarithm of the second of ``top`` (n, 2) over the first."""
-    logs = np.log(np.maximum(top.astype(np.float64), _LEAST_PROBABILITY))
+    logs = np.log(np.maximum(top.astype(np.float64), 1e-6))
     return np.asarray(logs[:, 1] - logs[:, 0])
 
 
-def _spaced(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _spaced(values: Floats) -> Floats:
     """Returns float64 (q,), ascending: the ``values`` at evenly spaced ranks, 1,000 at most, without NaN."""
     known = np.sort(values[~np.isnan(values)]).astype(np.float64)
-    return known[np.linspace(0, len(known) - 1, min(_RANKS, len(known))).astype(np.int64)]
+    return known[np.linspace(0, len(known) - 1, min(1_000, len(known))).astype(np.int64)]
 
 
 def shares(offered: Sequence[Array], room: int) -> list[Array]:

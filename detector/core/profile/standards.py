@@ -12,7 +12,7 @@ one honest account shows them all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,11 +57,9 @@ class Standards:
 
     def aligned(self, measures: Sequence[str]) -> Standards:
         """Returns the same for ``measures`` in that order; a measure that the calibration did not know never counts."""
-        own = [self.measures.index(name) if name in self.measures else -1 for name in measures]
-        known, at = np.array(own) >= 0, np.array(own)
-        columns = (
-            np.where(known, column[at], 1.0) for column in (self.spread.mean, self.spread.between, self.spread.within)
-        )
+        at = np.array([self.measures.index(name) if name in self.measures else -1 for name in measures])
+        known, spread = at >= 0, self.spread
+        columns = (np.where(known, column[at], 1.0) for column in (spread.mean, spread.between, spread.within))
         exemplars = np.asfortranarray(np.where(known, self.exemplars[:, at], np.inf))  # as ``unexplained`` reads them
         return Standards(tuple(measures), Spread(*columns), exemplars, self.threshold)
 
@@ -74,9 +72,6 @@ class Standards:
         the exemplar that explains most of the row."""
         nearest = self.exemplars[unexplained(scores, self.exemplars)[1]]
         return np.clip(scores - nearest, 0.0, MAX_CONTRIBUTION), nearest
-
-    def to_record(self) -> dict[str, Any]:
-        return asdict(self) | {"measures": list(self.measures)}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Standards:

@@ -16,6 +16,10 @@ from detector.core.state.arrays import Array
 from detector.core.state.columns import ColumnTable, Rings
 from detector.core.state.rows import StepRows
 
+PRADA = "prada"
+PRADA_FIGURES = ("constant_steps", "repeats")
+"""The signal that has another class in each mode."""
+
 Arrays = dict[str, Array]
 Events = dict[str, Arrays]
 
@@ -34,6 +38,8 @@ class Delta:
 
     def part(self, slots: slice, pools: slice) -> Delta:
         """Returns the part of the ``slots`` from one to another, and of their ``pools``."""
+        if not (self.slots or self.pools):
+            return self
         return Delta(
             {name: values[slots] for name, values in self.slots.items()},
             {name: values[pools] for name, values in self.pools.items()},
@@ -42,6 +48,8 @@ class Delta:
 
     def to_record(self) -> Arrays:
         """Returns the arrays by the names that they have in the log: ``slot_...``, ``pool_...`` or the kind first."""
+        if not (self.slots or self.pools):
+            return {}
         groups = {"pool": self.pools, "slot": self.slots, **self.events}
         return {f"{group}_{name}": values for group, own in groups.items() for name, values in own.items()}
 

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.configuration import EngineConfig
-from detector.core.exposure import missing_mask, raw_features
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.owner_model.margins import MarginResult, Margins
@@ -147,9 +146,9 @@ class _MarginProfile:
     def close(self, rows: StepRows) -> MarginResult:
         """Returns which rows are in a margin; unknown where the model needs features that were left out."""
         if self._model is not None:
-            close, absent = self._margins.close(self._model, raw_features(rows), None), missing_mask(rows)
+            close, absent = self._margins.close(self._model, rows.raw_features(), None), rows.missing
             return close if absent is None else replace(close, known=close.known & ~absent.any(axis=1))
-        return self._margins.close(None, rows.features, rows.top)
+        return self._margins.close(None, rows.features, rows.top_two)
 
 
 class _CountingRule(NamedTuple):

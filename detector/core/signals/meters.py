@@ -35,8 +35,6 @@ from detector.core.exposure import (
     first_visits,
     hash_pairs,
     is_due,
-    missing_mask,
-    raw_features,
     smallest_of,
     visit,
     visited,
@@ -105,7 +103,7 @@ class _TreeCells:
 
     def __init__(self, tree: Tree, validation: Validation) -> None:
         self.dimension = validation.features.shape[1]
-        record = hashlib.blake2b(pack(tree.to_record()), digest_size=8).digest()
+        record = hashlib.blake2b(pack(tree), digest_size=8).digest()
         self.tag = np.uint64(int.from_bytes(record, "little")) ^ validation.tag
         if len(tree.features) != self.dimension:
             raise ConfigurationError(
@@ -120,7 +118,7 @@ class _TreeCells:
 
     def cell(self, rows: StepRows) -> Array:
         """Returns int64 (n,). A query that leaves out a feature on its path reaches no leaf."""
-        features, absent = raw_features(rows), missing_mask(rows)
+        features, absent = rows.raw_features(), rows.missing
         if absent is None:
             return np.asarray(self._cell[self._tree.leaf(features)])
         ends = [self._tree.leaf(np.where(absent, np.float32(value), features)) for value in (-np.inf, np.inf)]
@@ -137,7 +135,7 @@ class _QuantisedCells:
         self.rows, self.total = self._cells.rows, len(validation.features)
 
     def cell(self, rows: StepRows) -> Array:
-        return self._cells.cell(self._levels.sketch(raw_features(rows, self._levels.columns)))
+        return self._cells.cell(self._levels.sketch(rows.raw_features(self._levels.columns)))
 
 
 def _cells_of(profile: Profile, validation: Validation) -> _TreeCells | _QuantisedCells:
@@ -228,7 +226,7 @@ class _AnswerProbe:
     def pairs(self, rows: StepRows) -> Pairs:
         """Returns (n,): each query with the model's class."""
         pairs = np.empty(len(rows), PAIR)
-        sketches = self._levels.sketch(raw_features(rows, self._levels.columns))
+        sketches = self._levels.sketch(rows.raw_features(self._levels.columns))
         pairs["sketch"], pairs["label"] = sketches, rows.pool_label[rows.pool]
         pairs["hash"] = hash_pairs(sketches, pairs["label"], self.tag)
         return pairs

@@ -28,14 +28,11 @@ from detector.contracts.findings import Evidence
 from detector.core.configuration import MOST, PradaConfig
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
-from detector.core.signals.base import Events, Proposal, SlotState
+from detector.core.signals.base import PRADA, PRADA_FIGURES, Events, Proposal, SlotState
 from detector.core.signals.shapiro_wilk import CONSTANT, LANES, WARM_UP, pairwise, statistic, weight_table
 from detector.core.state.arrays import Array, Sections, unpack
 from detector.core.state.columns import BLANK, PAGE, Ring, Rings, lacking, page_of, put
 from detector.core.state.rows import StepRows
-
-PRADA = "prada"
-FIGURES = ("constant_steps", "repeats")
 
 
 class WindowedPrada(SlotState):
@@ -47,7 +44,7 @@ class WindowedPrada(SlotState):
 
     name: ClassVar[str] = PRADA
     version: ClassVar[int] = 1
-    figures = FIGURES
+    figures = PRADA_FIGURES
 
     def __init__(self, config: PradaConfig) -> None:
         self._config = config
@@ -89,7 +86,7 @@ class WindowedPrada(SlotState):
             evidence=self._evidence(output),
             delta=self._delta(rows.slots, events),
             repeats=output.repeat,
-            figures=dict(zip(FIGURES, (constant, repeats), strict=True)),
+            figures=dict(zip(PRADA_FIGURES, (constant, repeats), strict=True)),
         )
 
     def _state(self) -> WindowState:

@@ -20,8 +20,7 @@ from detector.core.configuration import PradaConfig
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.neighbours.search import Recompute
-from detector.core.signals.base import Arrays, Events, Proposal, SlotState
-from detector.core.signals.prada import FIGURES, PRADA
+from detector.core.signals.base import PRADA, PRADA_FIGURES, Arrays, Events, Proposal, SlotState
 from detector.core.signals.shapiro_wilk import CONSTANT, WARM_UP, half_weights, mean_of, squares_of, statistic
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
@@ -85,7 +84,7 @@ class PublishedPrada(SlotState):
 
     name: ClassVar[str] = PRADA
     version: ClassVar[int] = 1
-    figures = FIGURES
+    figures = PRADA_FIGURES
 
     def __init__(self, config: PradaConfig) -> None:
         super().__init__({"w": (np.float64, np.nan), "verdict": (np.bool_, False)})

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from detector.contracts.findings import Evidence
 from detector.core.configuration import EngineConfig
 from detector.core.loops.compiled import compiled
-from detector.core.measures.base import WIDTH, Clock, Measure, MeasureInput, update_trail
+from detector.core.measures import WIDTH, Clock, Measure, MeasureInput, update_trail
 from detector.core.neighbours.history import Views
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import PRIOR, Spread

@@ -207,7 +207,7 @@ class Pools:
         slots, labels = slots.astype(np.int64), labels.astype(np.int64)
         pools = self._find(slots, labels)
         for at in np.flatnonzero(pools == _NONE).tolist():
-            pools[at] = self._find_or_make(slots[at : at + 1], int(labels[at]))
+            pools[at] = self._add(slots[at : at + 1], labels[at : at + 1])
         return pools
 
     def grouped(self, pools: Array, slot: Array, slots: int) -> tuple[Array, Array, Array]:
@@ -237,19 +237,14 @@ class Pools:
     def _find(self, slots: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
         return _find_pools(slots, labels, self._slots["pool"], self.columns["label"], self.columns["next"])
 
-    def _find_or_make(self, slot: NDArray[np.int64], label: int) -> int:
-        """Returns the pool of a label that had none, as many as a slot may have; then that of ``OVERFLOW``."""
-        for own in (label, OVERFLOW):
-            pool = int(self._find(slot, np.array([own]))[0])
-            if pool != _NONE:
-                return pool
-            if own == OVERFLOW or self._own_pools(slot) < MOST_POOLS:
-                return self._make(int(slot[0]), own)
-        raise AssertionError("a slot has room for the pool of all further labels")
-
-    def _own_pools(self, slot: NDArray[np.int64]) -> int:
-        shared = self._find(slot, np.array([OVERFLOW]))[0] != _NONE
-        return int(self._slots["pools"][slot[0]]) - int(shared)
+    def _add(self, slot: NDArray[np.int64], label: NDArray[np.int64]) -> int:
+        """Returns a new pool; that of ``OVERFLOW`` if the slot has as many as it may, or the one that was just made."""
+        found, overflow = (int(self._find(slot, own)[0]) for own in (label, np.array([OVERFLOW])))
+        if found != _NONE:
+            return found
+        if self._slots["pools"][slot[0]] - (overflow != _NONE) < MOST_POOLS:
+            return self._make(int(slot[0]), int(label[0]))
+        return self._make(int(slot[0]), OVERFLOW) if overflow == _NONE else overflow
 
     def _make(self, slot: int, label: int) -> int:
         pool, first = self._ids.take(), self._slots["pool"]

@@ -1,72 +1,76 @@
-"""Thieves, one file each, and their registry. A thief chooses inputs, learns the answers, and returns a clone."""
+"""Thieves, a file per family, and their registry. A thief chooses inputs, learns the answers, and returns a clone."""
 
 from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from detector.lab import independent
 from detector.lab.attackers import (
-    active_learning,
-    boundary_walk,
+    augmentation,
     cloudleak,
-    color,
-    copycat,
     data_free,
     equation_solving,
-    finite_differences,
-    jacobian_variants,
-    jbda,
-    knockoff,
-    line_search,
+    evasion,
     lowd_meek,
     model_inversion,
-    path_finding_bottom_up,
-    path_finding_top_down,
+    path_finding,
+    public_pool,
     retraining,
     specification_sweep,
 )
 from detector.lab.attackers.attacker import Attacker, Knowledge
+from detector.lab.attackers.augmentation import SignedStep
+from detector.lab.attackers.cloudleak import CloudLeak
 
 NewAttacker = Callable[[Knowledge, int, int], Attacker]
 """(the thief's knowledge, the number of queries, seed) -> a thief with its other parameters as published."""
 
+
+def _with(attacker: Callable[..., Attacker], **parameters: Any) -> NewAttacker:
+    new = partial(attacker, **parameters)
+    new.__module__ = attacker.__module__  # whose source its logs depend on
+    return new
+
+
 ATTACKS: dict[str, NewAttacker] = {
-    "adaptive retraining": retraining.new_adaptive,
-    "boundary walk": boundary_walk.new,
-    "cloudleak cw": cloudleak.carlini_wagner,
-    "cloudleak feature adversary": cloudleak.feature_adversary,
-    "cloudleak featurefool": cloudleak.feature_fool,
-    "cloudleak featurefool 0.1": cloudleak.feature_fool_near,
-    "cloudleak featurefool 0.8": cloudleak.feature_fool_far,
-    "cloudleak pgd": cloudleak.pgd,
-    "color": color.new,
-    "copycat": copycat.new,
-    "data-free": data_free.new,
-    "equation solving": equation_solving.new,
-    "equation solving mlp": equation_solving.new_mlp,
-    "finite differences": finite_differences.new,
-    "jbda": jbda.new,
-    "k-center": active_learning.k_center,
-    "knockoff adaptive": knockoff.adaptive,
-    "knockoff random": knockoff.random,
-    "line-search retraining": line_search.new,
-    "lowd-meek": lowd_meek.new,
-    "model inversion": model_inversion.new,
-    "n-fgsm": jacobian_variants.n_fgsm,
-    "n-i-fgsm": jacobian_variants.n_i_fgsm,
-    "path finding bottom-up": path_finding_bottom_up.new,
-    "path finding top-down": path_finding_top_down.new,
-    "psml sweep": specification_sweep.new,
-    "rbf-svm retraining": retraining.new_rbf_svm,
-    "t-rnd-fgsm": jacobian_variants.t_rnd_fgsm,
-    "t-rnd-i-fgsm": jacobian_variants.t_rnd_i_fgsm,
-    "uncertainty": active_learning.uncertainty,
-    "uniform retraining": retraining.new_uniform,
+    "adaptive retraining": retraining.AdaptiveRetraining,
+    "boundary walk": evasion.BoundaryWalk,
+    "cloudleak cw": _with(CloudLeak, perturb=cloudleak.carlini_wagner),
+    "cloudleak feature adversary": _with(CloudLeak, perturb=cloudleak.feature_adversary),
+    "cloudleak featurefool": _with(CloudLeak, perturb=cloudleak.feature_fool),
+    "cloudleak featurefool 0.1": _with(CloudLeak, perturb=partial(cloudleak.feature_fool, margin=0.1)),
+    "cloudleak featurefool 0.8": _with(CloudLeak, perturb=partial(cloudleak.feature_fool, margin=0.8)),
+    "cloudleak pgd": _with(CloudLeak, perturb=cloudleak.projected_gradient),
+    "color": augmentation.Color,
+    "copycat": public_pool.Copycat,
+    "data-free": data_free.DataFree,
+    "equation solving": equation_solving.EquationSolving,
+    "equation solving mlp": equation_solving.PerceptronSolving,
+    "finite differences": evasion.FiniteDifferences,
+    "jbda": augmentation.JacobianAugmentation,
+    "k-center": public_pool.KCenter,
+    "knockoff adaptive": public_pool.AdaptiveKnockoff,
+    "knockoff random": public_pool.PoolThief,
+    "line-search retraining": retraining.LineSearchRetraining,
+    "lowd-meek": lowd_meek.LowdMeek,
+    "model inversion": model_inversion.ModelInversion,
+    "n-fgsm": _with(SignedStep, targeted=False, iterated=False),
+    "n-i-fgsm": _with(SignedStep, targeted=False, iterated=True),
+    "path finding bottom-up": path_finding.BottomUp,
+    "path finding top-down": path_finding.TopDown,
+    "psml sweep": specification_sweep.SpecificationSweep,
+    "rbf-svm retraining": retraining.RbfSvmRetraining,
+    "t-rnd-fgsm": _with(SignedStep, targeted=True, iterated=False),
+    "t-rnd-i-fgsm": _with(SignedStep, targeted=True, iterated=True),
+    "uncertainty": public_pool.Uncertainty,
+    "uniform retraining": retraining.UniformRetraining,
 }
 
 EVERY_ATTACK = ChainMap(ATTACKS, independent.INDEPENDENT)
 """With the attacks of adversarial-robustness-toolbox, which raise LabError where it is not installed; in no suite."""
 
 EVASIONS = frozenset({"boundary walk", "finite differences"}) | independent.EVASIONS
-"""Attacks that look for another label of an input and steal nothing: their ``clone`` raises LabError."""
+"""Attacks that look for another class of an input and steal nothing: their ``clone`` raises LabError."""

@@ -1,9 +1,10 @@
-"""The knowledge and the interface of every thief."""
+"""The knowledge and the interface of every thief, and the base of adaptive ones."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,17 @@ from detector.lab.answers import Answers, Classifier, Victim
 from detector.lab.data import Dataset
 
 _POOL_ROWS = 5_000
+
+Inputs = NDArray[np.float32]
+"""Rows of features (n, d) as a victim takes them."""
+
+Labels = NDArray[np.int64]
+
+Result = TypeVar("Result")
+Search: TypeAlias = Generator[Inputs, Answers, Result]
+"""Yields inputs (n, d), n at least 1, is sent the answers to all n of them, and returns a result."""
+
+Questions: TypeAlias = Search[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +37,13 @@ class Knowledge:
     classes: int
     low: NDArray[np.float32]
     high: NDArray[np.float32]
-    categories: NDArray[np.int64]
-    own: NDArray[np.float32]
-    pool: NDArray[np.float32]
+    categories: Labels
+    own: Inputs
+    pool: Inputs
     side: int | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, pool: NDArray[np.float32] | None = None) -> Knowledge:
+    def of(cls, dataset: Dataset, pool: Inputs | None = None) -> Knowledge:
         """Returns the knowledge of a thief about a victim trained on ``dataset``; ``pool`` (m, d), by default uniform
         over its range."""
         if pool is None:
@@ -53,12 +65,12 @@ class Attacker(Protocol):
     same answers.
     """
 
-    def next_batch(self) -> NDArray[np.float32]:
+    def next_batch(self) -> Inputs:
         """Returns the inputs (n, d) to query next, in order; no rows when the budget is spent. NaN leaves a feature
         out."""
         ...
 
-    def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
+    def observe(self, features: Inputs, answers: Answers) -> None:
         """Learns that the victim answered ``features`` (m, d) with ``answers``.
 
         May be called several times per round, each time with its next rows.
@@ -77,3 +89,47 @@ def run_offline(attacker: Attacker, victim: Victim) -> int:
         attacker.observe(batch, victim.answer(batch))
         queries += len(batch)
     return queries
+
+
+class Dialogue:
+    """Sends the inputs that ``questions`` yields to the victim, at most ``budget`` queries.
+
+    The base of attacks that are written as they are published: query, read the answers, query again. An input that was
+    answered before is looked up and not sent again. A round that was answered only in part is sent again until it is
+    complete; only then do the questions go on.
+    """
+
+    def __init__(self, questions: Questions, budget: int) -> None:
+        self._questions = questions
+        self._budget = budget
+        self._known: dict[bytes, int] = {}
+        self._answers: Answers | None = None
+        self._wanted = next(questions)
+
+    def next_batch(self) -> Inputs:
+        return self._wanted[self._unanswered()][: max(0, self._budget - self._spent)]
+
+    def observe(self, features: Inputs, answers: Answers) -> None:
+        for number, key in enumerate(_keys(features), self._spent):
+            self._known[key] = number
+        self._answers = answers if self._answers is None else Answers.joined([self._answers, answers])
+        while len(self._wanted) and not self._unanswered():
+            rows = np.array([self._known[key] for key in _keys(self._wanted)])
+            try:
+                self._wanted = self._questions.send(self._answers.take(rows))
+            except StopIteration:
+                self._wanted = self._wanted[:0]
+
+    @property
+    def _spent(self) -> int:
+        return 0 if self._answers is None else len(self._answers.probabilities)
+
+    def _unanswered(self) -> list[int]:
+        """Returns the first row of each wanted input that was not answered yet."""
+        keys = _keys(self._wanted)
+        first = dict(zip(reversed(keys), range(len(keys) - 1, -1, -1), strict=True))
+        return sorted(row for key, row in first.items() if key not in self._known)
+
+
+def _keys(features: Inputs) -> list[bytes]:
+    return [row.tobytes() for row in np.ascontiguousarray(features, dtype=np.float32)]

@@ -1,109 +1,142 @@
-"""CloudLeak (Yu, Yang, Zhang, Tsai, Ho and Jin, NDSS 2020): adversarial examples where the substitute is least sure."""
+"""CloudLeak (Yu, Yang, Zhang, Tsai, Ho and Jin, NDSS 2020): adversarial examples where the substitute is least sure.
+
+Perturbations take and return shares of the features' ranges, (n, d) in 0 to 1; those that need no guides or no draws
+leave them unused. All but PGD minimise a loss over that box by L-BFGS-B, all rows in one problem; rows influence each
+other only through the common step lengths.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detector.lab.attackers import perturbations
-from detector.lab.attackers.adam import Array
-from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.network import CloneNetwork
-from detector.lab.attackers.substitute import SubstituteTraining, natural_seeds, one_hot
+from detector.lab.attackers.attacker import Inputs, Knowledge, Labels
+from detector.lab.attackers.augmentation import ITERATIONS, SIGNED_STEP
+from detector.lab.attackers.substitute import SeededTraining
+from detector.lab.networks import Array, Network, minimum, one_hot
 
-SEEDS = 100
+Perturbation = Callable[[Network, Array, Array, np.random.Generator], Array]
+"""(network, start, guides of another class, draws) -> adversarial examples."""
+
 ROUND = 50
 MARGIN = 0.5
 """FeatureFool's M, as a share of the latent distance of input and guide."""
 
 _CANDIDATES = 2 * ROUND
+_CONFIDENCE_WEIGHT = 1.0
+_TRIPLET_WEIGHT = 1.0
+_SEARCHES = 30
+_TINY = 1e-12
 
 
-class CloudLeak(SubstituteTraining):
-    """Trains a substitute on the answers to ``seeds`` (n, d), natural inputs, and then improves it with every round.
+class CloudLeak(SeededTraining):
+    """Trains a substitute on the answers to natural inputs, and then improves it with every round.
 
-    A round makes adversarial examples of natural inputs, each with a guide that the substitute gives another class,
-    and asks the half with the least margin between the substitute's first and second probability.
+    A round makes adversarial examples of natural inputs by ``perturb``, each with a guide that the substitute gives
+    another class, and queries the half with the least margin between the substitute's first and second probability.
     """
 
-    def __init__(self, knowledge: Knowledge, seeds: NDArray[np.float32], *, budget: int, seed: int) -> None:
-        super().__init__(knowledge, budget=budget, seed=seed)
-        self._seeds = seeds
-        self._natural = self._ranges.shares(knowledge.own)
+    def __init__(self, knowledge: Knowledge, budget: int, seed: int, perturb: Perturbation) -> None:
+        super().__init__(knowledge, budget, seed)
+        self._perturb = perturb
+        self._natural = self._space.shares(knowledge.own)
 
-    def _round(self) -> NDArray[np.float32]:
-        if not len(self._features):
-            return self._seeds
-        network, rng = self._network(), self._draws()
+    def _later_round(self) -> Inputs:
+        network, rng = self._network(), self._round_rng()
         labels = network.probabilities(self._natural).argmax(axis=1)
         sources = rng.integers(0, len(self._natural), _CANDIDATES)
         guides = _of_another_class(labels, sources, rng)
-        examples = self._examples(network, self._natural[sources], self._natural[guides], rng)
+        examples = self._perturb(network, self._natural[sources], self._natural[guides], rng)
         ordered = np.sort(network.probabilities(examples), axis=1)
         least = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")[:ROUND]
-        return self._ranges.features(examples[least])
-
-    @abstractmethod
-    def _examples(self, network: CloneNetwork, start: Array, guides: Array, rng: np.random.Generator) -> Array:
-        """Adversarial ones (n, d) for ``network`` from ``start`` (n, d)."""
+        return self._space.features(examples[least])
 
 
-class ProjectedGradient(CloudLeak):
-    def _examples(self, network: CloneNetwork, start: Array, guides: Array, rng: np.random.Generator) -> Array:
-        labels = network.probabilities(start).argmax(axis=1)
-        return perturbations.projected_gradient(network, start, one_hot(labels, self._knowledge.classes), rng)
-
-
-class CarliniWagner(CloudLeak):
-    def _examples(self, network: CloneNetwork, start: Array, guides: Array, rng: np.random.Generator) -> Array:
-        return perturbations.carlini_wagner(network, start, network.probabilities(start).argmax(axis=1))
-
-
-class FeatureAdversary(CloudLeak):
-    def _examples(self, network: CloneNetwork, start: Array, guides: Array, rng: np.random.Generator) -> Array:
-        return perturbations.feature_adversary(network, start, guides)
-
-
-class FeatureFool(CloudLeak):
-    """With M = ``margin`` times the latent distance of input and guide."""
-
-    def __init__(
-        self, knowledge: Knowledge, seeds: NDArray[np.float32], *, margin: float, budget: int, seed: int
-    ) -> None:
-        super().__init__(knowledge, seeds, budget=budget, seed=seed)
-        self._margin = margin
-
-    def _examples(self, network: CloneNetwork, start: Array, guides: Array, rng: np.random.Generator) -> Array:
-        return perturbations.feature_fool(network, start, guides, self._margin)
-
-
-def _of_another_class(
-    labels: NDArray[np.int64], rows: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """For each of ``rows`` (n,) a random row whose label differs; any row where all labels are the same."""
+def _of_another_class(labels: Labels, rows: Labels, rng: np.random.Generator) -> Labels:
+    """Returns for each of ``rows`` (n,) a random row whose label differs; any row where all labels are the same."""
     lots = rng.random((len(rows), len(labels))) - (labels == labels[rows][:, None])
-    best: NDArray[np.int64] = lots.argmax(axis=1)
+    best: Labels = lots.argmax(axis=1)
     return best
 
 
-def _new(
-    attack: type[ProjectedGradient | CarliniWagner | FeatureAdversary], knowledge: Knowledge, budget: int, seed: int
-) -> CloudLeak:
-    return attack(knowledge, natural_seeds(knowledge, SEEDS, seed), budget=budget, seed=seed)
+def projected_gradient(network: Network, start: Array, _guides: Array, rng: np.random.Generator) -> Array:
+    """PGD (Madry et al. 2018): from a random point of the SIGNED_STEP cube around ``start``, never out of it.
+
+    Ten steps of a quarter of SIGNED_STEP up the cross-entropy of the likeliest classes at ``start``.
+    """
+    outputs = network.probabilities(start)
+    targets = one_hot(outputs.argmax(axis=1), outputs.shape[1])
+    low, high = np.clip(start - SIGNED_STEP, 0, 1), np.clip(start + SIGNED_STEP, 0, 1)
+    moved = rng.uniform(low, high)
+    for _ in range(ITERATIONS):
+        moved = np.clip(moved + SIGNED_STEP / 4 * np.sign(network.loss_gradient(moved, targets)), low, high)
+    return moved
 
 
-pgd = partial(_new, ProjectedGradient)
-carlini_wagner = partial(_new, CarliniWagner)
-feature_adversary = partial(_new, FeatureAdversary)
+def carlini_wagner(network: Network, start: Array, _guides: Array, _rng: np.random.Generator) -> Array:
+    """Minimises |x' - x|^2 + max(Z_label - max of the other Z, 0), Z the logits (C&W 2017, untargeted)."""
+    rows, labels = np.arange(len(start)), network.probabilities(start).argmax(axis=1)
+
+    def loss(moved: Array) -> tuple[float, Array]:
+        logits = network.logits(moved)
+        others = logits.copy()
+        others[rows, labels] = -np.inf
+        rivals = others.argmax(axis=1)
+        excess = logits[rows, labels] - logits[rows, rivals]
+        by_logit = np.zeros_like(logits)
+        by_logit[rows, labels] = np.where(excess > 0, _CONFIDENCE_WEIGHT, 0)
+        by_logit[rows, rivals] = np.where(excess > 0, -_CONFIDENCE_WEIGHT, 0)
+        apart = moved - start
+        value = (apart**2).sum() + _CONFIDENCE_WEIGHT * np.maximum(excess, 0).sum()
+        return float(value), 2 * apart + network.input_gradient(moved, by_logit)
+
+    return _minimum(loss, start)
 
 
-def feature_fool(knowledge: Knowledge, budget: int, seed: int, *, margin: float = MARGIN) -> FeatureFool:
-    seeds = natural_seeds(knowledge, SEEDS, seed)
-    return FeatureFool(knowledge, seeds, margin=margin, budget=budget, seed=seed)
+def feature_adversary(network: Network, start: Array, guides: Array, _rng: np.random.Generator) -> Array:
+    """Brings latent features as near to those of ``guides`` (n, d) as SIGNED_STEP allows (Sabour et al. 2016)."""
+    aims = network.latent(guides)
+
+    def loss(moved: Array) -> tuple[float, Array]:
+        apart = network.latent(moved) - aims
+        return float((apart**2).sum()), network.latent_gradient(moved, 2 * apart)
+
+    return _minimum(loss, start, SIGNED_STEP)
 
 
-feature_fool_near = partial(feature_fool, margin=0.1)
-feature_fool_far = partial(feature_fool, margin=0.8)
+def feature_fool(
+    network: Network, start: Array, guides: Array, _rng: np.random.Generator, margin: float = MARGIN
+) -> Array:
+    """FeatureFool (Yu et al., NDSS 2020), minimises |x' - x|^2 + max(D(x', guide) - D(x', x) + M, 0).
+
+    D is the distance of latent features, and M ``margin`` times D(x, guide): at 0.1 the latent features end little
+    more than half way to the guide's, at 0.8 nine tenths.
+    """
+    home, aims = network.latent(start), network.latent(guides)
+    margins = margin * np.sqrt(((home - aims) ** 2).sum(axis=1))
+
+    def loss(moved: Array) -> tuple[float, Array]:
+        latent = network.latent(moved)
+        near, by_near = _distances(latent, aims)
+        far, by_far = _distances(latent, home)
+        excess = near - far + margins
+        by_latent = np.where(excess[:, None] > 0, _TRIPLET_WEIGHT * (by_near - by_far), 0)
+        apart = moved - start
+        value = (apart**2).sum() + _TRIPLET_WEIGHT * np.maximum(excess, 0).sum()
+        return float(value), 2 * apart + network.latent_gradient(moved, by_latent)
+
+    return _minimum(loss, start)
+
+
+def _distances(latent: Array, others: Array) -> tuple[Array, Array]:
+    """Returns Euclidean distances (n,) row by row, and their gradient (n, h) by ``latent``."""
+    apart = latent - others
+    lengths = np.sqrt((apart**2).sum(axis=1) + _TINY)
+    return lengths, apart / lengths[:, None]
+
+
+def _minimum(loss: Callable[[Array], tuple[float, Array]], start: Array, reach: float = np.inf) -> Array:
+    """Returns the inputs (n, d) in 0 to 1, within ``reach`` of ``start`` (n, d), at which ``loss`` is least."""
+    bounds = np.clip(start - reach, 0, 1), np.clip(start + reach, 0, 1)
+    return minimum(loss, start, {"maxiter": _SEARCHES}, bounds)[0]

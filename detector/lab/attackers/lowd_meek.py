@@ -1,26 +1,21 @@
 """Adversarial classifier reverse engineering of a linear model from its labels (Lowd and Meek, KDD 2005).
 
-As in Tramèr et al. 2016: a sign witness, a bisection to the boundary, then one line search a dimension. The original
-moves up to 1/delta away to find the weight of a feature; here every question stays within the ranges, and it is the
+As in Tramèr et al. 2016: a sign witness, a bisection to the boundary, then one line search per dimension. The original
+moves up to 1/delta away to find the weight of a feature; here every query stays within the ranges, and it is the
 starting point that moves up to delta close to the boundary instead, which compares the same weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Answers, Classifier
-from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.dialogue import Dialogue, Questions
-from detector.lab.attackers.label_models import OneLabel
-from detector.lab.attackers.space import Space
-
-Array = NDArray[np.float64]
+from detector.lab.attackers.attacker import Dialogue, Inputs, Knowledge, Questions, Search
+from detector.lab.attackers.input_space import InputSpace, LabelModel
+from detector.lab.networks import Array
 
 _DELTA_EXPONENT = 4
 """A weight below delta = 1e-4 of the first one, by room to move, counts as 0."""
@@ -28,59 +23,48 @@ _PRECISION = 1e-6
 """Where bisections stop, features being scaled to [-1, 1]."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinearThreshold:
-    """Class 1 where ``weights`` (x - ``boundary``) > 0, x scaled to [-1, 1], both (d,)."""
-
-    space: Space
-    weights: Array
-    boundary: Array
-
-    def probabilities(self, features: NDArray[np.float32]) -> Array:
-        positive = (self.space.scaled(features) - self.boundary) @ self.weights > 0
-        return np.eye(2)[positive.astype(np.int64)]
-
-
-class LowdMeek:
-    """One question after the other. ``natural`` (n, d): scaled inputs among which both labels may be found first.
+class LowdMeek(Dialogue):
+    """One query after the other. The thief's natural inputs are tried first to find both labels.
 
     Until the first boundary point is known the clone names the label that was seen; a feature whose weight is not
-    found yet has weight 0.
+    found yet has weight 0. Raises LabError for more classes than two, and for categorical features.
     """
 
-    def __init__(self, space: Space, natural: Array, budget: int, *, seed: int) -> None:
-        self._space = space
-        self._natural = natural
+    def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
+        if knowledge.classes != 2:
+            raise LabError(
+                f"lowd-meek steals models of two classes, not of {knowledge.classes}: use adaptive retraining"
+            )
+        self._space = InputSpace.continuous(knowledge)
+        self._natural = self._space.scaled(knowledge.own)
         self._rng = np.random.default_rng([seed, 0])
-        self._weights = np.zeros(space.dimension)
+        self._weights = np.zeros(knowledge.dimension)
         self._boundary: Array | None = None
         self._label: int | None = None
-        self._dialogue = Dialogue(self._questions(), budget)
+        super().__init__(self._search(), budget)
 
-    def next_batch(self) -> NDArray[np.float32]:
-        return self._dialogue.next_batch()
-
-    def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
+    def observe(self, features: Inputs, answers: Answers) -> None:
         if len(features):
             self._label = int(answers.labels[-1])
-        self._dialogue.observe(features, answers)
+        super().observe(features, answers)
 
     def clone(self) -> Classifier:
         """Raises LabError before the first answer."""
         if self._label is None:
             raise LabError("nothing has been answered yet, so there is nothing to make a clone of")
-        if self._boundary is None:
-            return OneLabel(self._label, 2)
-        return LinearThreshold(self._space, self._weights, self._boundary)
+        if (boundary := self._boundary) is None:
+            return LabelModel.constant(self._label, 2)
+        space, weights = self._space, self._weights
+        return LabelModel(lambda features: (space.scaled(features) - boundary) @ weights > 0, 2)
 
-    def _questions(self) -> Questions:
+    def _search(self) -> Questions:
         negative, positive = yield from self._both_labels()
         first = yield from self._sign_witness(negative, positive)
         for feature in range(self._space.dimension):
             if feature != first:
                 self._weights[feature] = yield from self._weight(feature, first)
 
-    def _both_labels(self) -> Generator[NDArray[np.float32], Answers, tuple[Array, Array]]:
+    def _both_labels(self) -> Search[tuple[Array, Array]]:
         seen: dict[bool, Array] = {}
         for point in self._candidates():
             seen[(yield from self._is_positive(point))] = point
@@ -93,8 +77,9 @@ class LowdMeek:
         while True:
             yield self._rng.uniform(-1, 1, self._space.dimension)
 
-    def _sign_witness(self, negative: Array, positive: Array) -> Generator[NDArray[np.float32], Answers, int]:
-        """Walks from ``negative`` to ``positive``, a feature at a time; that which turns the label gets weight +-1."""
+    def _sign_witness(self, negative: Array, positive: Array) -> Search[int]:
+        """Walks from ``negative`` to ``positive``, a feature at a time, and returns the feature that turns the label;
+        its weight is +-1."""
         point, feature = negative, -1
         while not (yield from self._is_positive(point)):
             feature = int(np.flatnonzero(point != positive)[0])
@@ -104,8 +89,9 @@ class LowdMeek:
         self._boundary = _moved(point, feature, crossing)
         return feature
 
-    def _weight(self, feature: int, first: int) -> Generator[NDArray[np.float32], Answers, float]:
-        """That of ``feature`` when ``first`` has +-1, found where a move of one makes up for a move of the other."""
+    def _weight(self, feature: int, first: int) -> Search[float]:
+        """Returns the weight of ``feature`` when ``first`` has +-1, found where a move of one makes up for a move of
+        the other."""
         assert self._boundary is not None
         side = -1.0 if self._boundary[first] > 0 else 1.0
         room = side - self._boundary[first]
@@ -119,10 +105,8 @@ class LowdMeek:
                     return float(-self._weights[first] * step / (crossing - point[feature]))
         return 0.0
 
-    def _crossing(
-        self, point: Array, feature: int, negative: float, positive: float
-    ) -> Generator[NDArray[np.float32], Answers, float]:
-        """Where ``feature`` of ``point`` turns the label, between a ``negative`` and a ``positive`` value."""
+    def _crossing(self, point: Array, feature: int, negative: float, positive: float) -> Search[float]:
+        """Returns where ``feature`` of ``point`` turns the label, between a ``negative`` and a ``positive`` value."""
         while abs(positive - negative) > _PRECISION:
             middle = (negative + positive) / 2
             if (yield from self._is_positive(_moved(point, feature, middle))):
@@ -131,8 +115,8 @@ class LowdMeek:
                 negative = middle
         return (negative + positive) / 2
 
-    def _is_positive(self, point: Array) -> Generator[NDArray[np.float32], Answers, bool]:
-        answers = yield self._space.features(point[None])
+    def _is_positive(self, point: Array) -> Search[bool]:
+        answers = yield self._space.from_scaled(point[None])
         return bool(answers.labels[0])
 
 
@@ -140,11 +124,3 @@ def _moved(point: Array, feature: int, value: float) -> Array:
     moved = point.copy()
     moved[feature] = value
     return moved
-
-
-def new(knowledge: Knowledge, budget: int, seed: int) -> LowdMeek:
-    """For two classes and continuous features; anything else is a LabError."""
-    if knowledge.classes != 2:
-        raise LabError(f"lowd-meek steals models of two classes, not of {knowledge.classes}: use adaptive retraining")
-    space = Space.continuous(knowledge)
-    return LowdMeek(space, space.scaled(knowledge.own), budget, seed=seed)

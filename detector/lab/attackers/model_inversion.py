@@ -3,66 +3,50 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detector.lab.answers import Answers
-from detector.lab.attackers.adam import Array
-from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.dialogue import Dialogue, Questions
-from detector.lab.attackers.numerical import gradient, neighbours
-from detector.lab.attackers.ranges import Ranges
-from detector.lab.attackers.space import Space
+from detector.lab.attackers.attacker import Dialogue, Inputs, Knowledge, Labels, Questions
+from detector.lab.attackers.input_space import InputSpace, LabelModel
+from detector.lab.networks import Array
 
 CONFIDENCE = 0.99
 STEP = 0.02
 STEPS = 100
+DIFFERENCE = 0.01
+
 _NOISE = 0.01
 
 
-class NearestInversion:
-    """Names the class whose ``recovered`` input (k, d), in shares of the ranges, is nearest."""
-
-    def __init__(self, ranges: Ranges, recovered: Array) -> None:
-        self._ranges = ranges
-        self._recovered = recovered
-
-    def probabilities(self, features: NDArray[np.float32]) -> Array:
-        """1 at the class named, (n, k), of ``features`` (n, d)."""
-        shares = self._ranges.shares(features)
-        distances = (self._recovered**2).sum(axis=1) - 2 * shares @ self._recovered.T
-        return np.asarray(np.eye(len(self._recovered))[distances.argmin(axis=1)])
-
-
-class ModelInversion:
+class ModelInversion(Dialogue):
     """Climbs to an input that the victim is sure of, for one class after another.
 
     From about the middle of the range it takes steps of length ``STEP`` * sqrt(d), in shares of the ranges, up the
-    gradient of the class's probability: 2 d queries a step. A class is done at ``CONFIDENCE``, where the gradient
-    vanishes, or after ``STEPS``. ``recovered`` float64 (k, d): where it stands for each class, in shares.
+    gradient of the class's probability: 2 d queries per step. A class is done at ``CONFIDENCE``, where the gradient
+    vanishes, or after ``STEPS``. ``recovered`` float64 (k, d): the latest input of each class, in shares; a class not
+    begun is in the middle of the range. Raises LabError for categorical features.
     """
 
     def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
-        self._ranges = Space.continuous(knowledge).ranges
+        self._space = InputSpace.continuous(knowledge)
         rng = np.random.default_rng([seed, 0])
         noise = rng.uniform(-_NOISE, _NOISE, (knowledge.classes, knowledge.dimension))
         self.recovered: Array = 0.5 + noise
-        self._dialogue = Dialogue(self._questions(), budget)
+        super().__init__(self._climb(), budget)
 
-    def next_batch(self) -> NDArray[np.float32]:
-        return self._dialogue.next_batch()
+    def clone(self) -> LabelModel:
+        """Returns the classifier that names the class whose recovered input is nearest."""
+        space, recovered = self._space, self.recovered
 
-    def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
-        self._dialogue.observe(features, answers)
+        def nearest(features: Inputs) -> Labels:
+            distances = (recovered**2).sum(axis=1) - 2 * space.shares(features) @ recovered.T
+            return np.asarray(distances.argmin(axis=1))
 
-    def clone(self) -> NearestInversion:
-        """Judges by the inputs recovered so far; a class not begun is in the middle of the range."""
-        return NearestInversion(self._ranges, self.recovered)
+        return LabelModel(nearest, len(recovered))
 
-    def _questions(self) -> Questions:
+    def _climb(self) -> Questions:
         for label in range(len(self.recovered)):
             for _ in range(STEPS):
                 around = neighbours(self.recovered[label])
-                chances = (yield self._ranges.features(around)).probabilities[:, label]
+                chances = (yield self._space.features(around)).probabilities[:, label]
                 slope = gradient(around, chances)
                 steepness = np.linalg.norm(slope)
                 if chances.mean() >= CONFIDENCE or steepness == 0:
@@ -71,6 +55,15 @@ class ModelInversion:
                 self.recovered[label] = np.clip(self.recovered[label] + move, 0, 1)
 
 
-def new(knowledge: Knowledge, budget: int, seed: int) -> ModelInversion:
-    """Categorical features are a LabError."""
-    return ModelInversion(knowledge, budget, seed)
+def neighbours(shares: Array) -> Array:
+    """Returns the 2 d inputs (2d, d), in [0, 1], that are ``DIFFERENCE`` above, then below ``shares`` (d,) in one
+    feature."""
+    steps = DIFFERENCE * np.eye(len(shares))
+    return np.asarray(np.clip(np.concatenate([shares + steps, shares - steps]), 0, 1))
+
+
+def gradient(around: Array, values: Array) -> Array:
+    """Returns the two-sided differences (d,) of a function with ``values`` (2d,) at the inputs ``around`` (2d, d)."""
+    above, below = np.split(values, 2)
+    points_above, points_below = np.split(around, 2)
+    return (above - below) / np.diagonal(points_above - points_below)

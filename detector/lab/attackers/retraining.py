@@ -6,62 +6,175 @@ queries again. Uniform inputs are the weakest choice, inputs near the clone's ow
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.lab.answers import Classifier
-from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.extraction import Extraction, Train, UniformExtraction
-from detector.lab.attackers.label_models import rbf_svm_of_labels, softmax_of_labels
-from detector.lab.attackers.lines import halved, middle_of, opposite_pairs
-from detector.lab.attackers.space import Space
+from detector.lab.answers import Answers, Classifier
+from detector.lab.attackers.attacker import Dialogue, Inputs, Knowledge, Labels, Questions
+from detector.lab.attackers.equation_solving import EquationSolving, SoftmaxRegression, fit_softmax
+from detector.lab.attackers.input_space import InputSpace, LabelModel, Model
+from detector.lab.networks import Array, one_hot
 
 _ROUNDS = 10
 _CANDIDATES = 2_000
 _HALVINGS = 20
 
+_CLOSE = 1e-3
+"""A line search ends when its ends are nearer than this times sqrt(d), features being scaled to [-1, 1]."""
+_PAIRS = 10
+_DRAWN = 20
 
-class AdaptiveRetraining(Extraction):
-    """Ten equal rounds: the first uniform, each later one near the boundary of the clone trained until then."""
-
-    def __init__(self, space: Space, classes: int, budget: int, train: Train, *, seed: int) -> None:
-        super().__init__(space, classes, budget, train)
-        self._round = -(-budget // _ROUNDS)
-        self._seed = seed
-
-    def _proposed(self, left: int) -> NDArray[np.float32]:
-        rng = np.random.default_rng([self._seed, len(self.asked)])
-        if not len(self.asked):
-            return self._space.uniform(self._round, rng)
-        near = _near_boundary(self.clone(), self._space.uniform(_CANDIDATES, rng), self._round, rng)
-        return near if len(near) else self._space.uniform(self._round, rng)
+_PENALTIES = (10.0, 1e3)
+_WIDTHS = (0.1, 0.3, 1.0, 3.0)
+"""Kernel width gamma times d: with features in [-1, 1], squared distances grow with d."""
+_FOLDS = 3
+_ROWS_FOR_CHOICE = 300
 
 
-def _near_boundary(
-    clone: Classifier, candidates: NDArray[np.float32], rows: int, rng: np.random.Generator
-) -> NDArray[np.float32]:
+class UniformRetraining(EquationSolving):
+    """Queries uniform inputs, the whole budget at once. The clone is a softmax regression on the labels."""
+
+    def _fitted(self, features: Array, probabilities: Array) -> Model:
+        return softmax_of_labels(features, probabilities)
+
+
+class AdaptiveRetraining(UniformRetraining):
+    """Ten equal rounds: the first uniform, each later one near the boundary of the clone trained until then.
+
+    Raises LabError for categorical features.
+    """
+
+    def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
+        super().__init__(knowledge, budget, seed)
+        self._space = InputSpace.continuous(knowledge)
+
+    def _round(self) -> Inputs:
+        rng, rows = self._rng(), -(-self._budget // _ROUNDS)
+        if not len(self._features):
+            return self._space.uniform(rows, rng)
+        near = _near_boundary(self.clone(), self._space.uniform(_CANDIDATES, rng), rows, rng)
+        return near if len(near) else self._space.uniform(rows, rng)
+
+
+class RbfSvmRetraining(AdaptiveRetraining):
+    """Adaptive, with an RBF SVM as clone."""
+
+    def _fitted(self, features: Array, probabilities: Array) -> Model:
+        return rbf_svm_of_labels(features, probabilities)
+
+
+def _near_boundary(clone: Classifier, candidates: Inputs, rows: int, rng: np.random.Generator) -> Inputs:
     """Returns inputs (rows, d) on the boundary of ``clone`` between ``candidates``; none if it gives all of those one
     label."""
     labels = clone.probabilities(candidates).argmax(axis=1)
     first, second = opposite_pairs(labels, rows, rng)
     one, other = candidates[first], candidates[second]
     for _ in range(_HALVINGS if len(first) else 0):
-        middle = middle_of(one, other)
+        middle = _middle(one, other)
         same = clone.probabilities(middle).argmax(axis=1) == labels[first]
-        one, other = halved(one, other, middle, same)
-    return middle_of(one, other)
+        one, other = _halved(one, other, middle, same)
+    return _middle(one, other)
 
 
-def new_uniform(knowledge: Knowledge, budget: int, seed: int) -> UniformExtraction:
-    """With a softmax regression as clone."""
-    return UniformExtraction(Space.of(knowledge), knowledge.classes, budget, softmax_of_labels, seed=seed)
+class LineSearchRetraining(UniformRetraining):
+    """Queries 20 uniform inputs, then searches 10 lines between those with different labels, and so on anew.
+
+    The lines of a round advance together, and every answer trains the clone. Raises LabError for categorical features.
+    """
+
+    def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
+        super().__init__(knowledge, budget, seed)
+        self._space = InputSpace.continuous(knowledge)
+        self._drawing = np.random.default_rng([seed, 0])
+        self._dialogue = Dialogue(self._questions(), budget)
+
+    def _round(self) -> Inputs:
+        return self._dialogue.next_batch()
+
+    def observe(self, features: Inputs, answers: Answers) -> None:
+        super().observe(features, answers)
+        self._dialogue.observe(features, answers)
+
+    def _questions(self) -> Questions:
+        while True:
+            drawn = self._space.uniform(_DRAWN, self._drawing)
+            labels = (yield drawn).labels
+            one, other = opposite_pairs(labels, _PAIRS, self._drawing)
+            if len(one):
+                yield from self._search(drawn[one], drawn[other], labels[one])
+
+    def _search(self, one: Inputs, other: Inputs, labels: Labels) -> Questions:
+        """Halves the segments ``one`` to ``other`` (n, d), ``labels`` (n,) those of ``one``, until all are short."""
+        while self._longest(one, other) > _CLOSE:
+            middle = _middle(one, other)
+            one, other = _halved(one, other, middle, (yield middle).labels == labels)
+
+    def _longest(self, one: Inputs, other: Inputs) -> float:
+        gaps = np.linalg.norm(self._space.scaled(one) - self._space.scaled(other), axis=1)
+        return float(gaps.max() / np.sqrt(self._space.dimension))
 
 
-def new_adaptive(knowledge: Knowledge, budget: int, seed: int) -> AdaptiveRetraining:
-    """With a softmax regression as clone. Categorical features are a LabError."""
-    return AdaptiveRetraining(Space.continuous(knowledge), knowledge.classes, budget, softmax_of_labels, seed=seed)
+def opposite_pairs(labels: Labels, pairs: int, rng: np.random.Generator) -> tuple[Labels, Labels]:
+    """Returns rows (m,) and (m,) whose ``labels`` differ, drawn with repetition; m is ``pairs``, or 0 of one label."""
+    present = np.unique(labels)
+    if len(present) == 1:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    one = rng.integers(len(labels), size=pairs)
+    other = np.empty(pairs, np.int64)
+    for label in present:
+        mine = labels[one] == label
+        other[mine] = rng.choice(np.flatnonzero(labels != label), mine.sum())
+    return one, other
 
 
-def new_rbf_svm(knowledge: Knowledge, budget: int, seed: int) -> AdaptiveRetraining:
-    """Adaptive, with an RBF SVM as clone. Categorical features are a LabError."""
-    return AdaptiveRetraining(Space.continuous(knowledge), knowledge.classes, budget, rbf_svm_of_labels, seed=seed)
+def _halved(one: Inputs, other: Inputs, middle: Inputs, same: NDArray[np.bool_]) -> tuple[Inputs, Inputs]:
+    """Returns the half with the boundary of each segment ``one`` to ``other`` (n, d).
+
+    ``same`` (n,): whether ``middle`` (n, d) has the label of ``one``.
+    """
+    return np.where(same[:, None], middle, one), np.where(same[:, None], other, middle)
+
+
+def _middle(one: Inputs, other: Inputs) -> Inputs:
+    return np.asarray((one + other) / 2, np.float32)
+
+
+def softmax_of_labels(features: Array, probabilities: Array) -> SoftmaxRegression:
+    """Returns a softmax regression on the likeliest classes of ``probabilities`` (n, k)."""
+    return fit_softmax(features, one_hot(probabilities.argmax(axis=1), probabilities.shape[1]))
+
+
+def rbf_svm_of_labels(features: Array, probabilities: Array) -> LabelModel:
+    """Returns an RBF SVM on the likeliest classes, with the C and gamma that predict best on three folds.
+
+    That is tried on 300 rows at most, spread evenly over all: the latest alone lie on the boundary and teach nothing.
+    """
+    labels, classes = probabilities.argmax(axis=1), probabilities.shape[1]
+    if len(np.unique(labels)) == 1:
+        return LabelModel.constant(int(labels[0]), classes)
+    rows = np.linspace(0, len(labels) - 1, min(len(labels), _ROWS_FOR_CHOICE)).astype(np.int64)
+    penalty, width = max(
+        product(_PENALTIES, _WIDTHS), key=lambda pair: _correct(pair[0], pair[1], features[rows], labels[rows])
+    )
+    return LabelModel(_svm(penalty, width, features, labels).predict, classes)
+
+
+def _svm(penalty: float, width: float, features: Array, labels: Labels) -> Any:
+    from sklearn.svm import SVC
+
+    return SVC(C=penalty, gamma=width / features.shape[1]).fit(features, labels)
+
+
+def _correct(penalty: float, width: float, features: Array, labels: Labels) -> int:
+    """Returns the number of rows that a model trained without their fold predicts correctly."""
+    correct = 0
+    fold = np.arange(len(labels)) % _FOLDS
+    for left_out in range(_FOLDS):
+        seen, unseen = fold != left_out, fold == left_out
+        if unseen.any() and len(np.unique(labels[seen])) > 1:
+            model = _svm(penalty, width, features[seen], labels[seen])
+            correct += int((model.predict(features[unseen]) == labels[unseen]).sum())
+    return correct

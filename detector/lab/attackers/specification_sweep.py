@@ -11,20 +11,23 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Answers, Classifier
-from detector.lab.attackers import jbda
-from detector.lab.attackers.attacker import Attacker, Knowledge
+from detector.lab.attackers.attacker import Attacker, Inputs, Knowledge
+from detector.lab.attackers.augmentation import JacobianAugmentation
 from detector.lab.attackers.substitute import natural_seeds
+from detector.lab.networks import Array
 
 if TYPE_CHECKING:
     from detector.lab.victims.zoo import Zoo
 
-Array = NDArray[np.float64]
 Specifications = NDArray[np.float32]
-Result = TypeVar("Result")
-Search: TypeAlias = Generator[Specifications, Array, Result]
-"""Yields specifications (m, 2), is sent the answers to them (m, k), and returns what it found."""
+"""(accuracy 0 to 1, milliseconds) of each request, (m, 2)."""
+
+Value = TypeVar("Value")
+CellSearch: TypeAlias = Generator[Specifications, Array, Value]
+"""Yields specifications (m, 2), is sent the answers (m, k) to the first m probes with them, and returns a value."""
 
 LATENCY = 1_000.0
+
 _HALVINGS = 14
 _PROBES = 4
 _SAME = 1e-9
@@ -43,16 +46,16 @@ class Cell:
 
 
 class SpecificationSweep:
-    """Wants the most accurate model that answers within ``latency`` milliseconds; asks at most ``budget`` queries.
+    """Wants the most accurate model that answers within ``latency`` milliseconds, a second by default.
 
     Three searches by halving find its cell: the highest accuracy that is not refused, the least latency at which
     it is not, and the lowest accuracy at which four probes are answered as before. From then on ``thief`` steals,
     always in the middle of the cell; by default with Jacobian augmentation. A row of zeros is a refusal. An API without
-    specifications is a zoo of one model.
+    specifications is a zoo of one model. ``cell`` is None until it is found.
     """
 
     def __init__(
-        self, knowledge: Knowledge, *, budget: int, seed: int, latency: float = LATENCY, thief: Attacker | None = None
+        self, knowledge: Knowledge, budget: int, seed: int, latency: float = LATENCY, thief: Attacker | None = None
     ) -> None:
         self._knowledge = knowledge
         self._left = budget
@@ -64,63 +67,58 @@ class SpecificationSweep:
         self._answers = np.empty((0, knowledge.classes))
         self._stolen = 0
         self._search = self._cell_search()
-        self._asked = next(self._search)
-        self._heard = self._batch_rows = 0
+        self._wanted = next(self._search)
+        self._answered = self._batch_rows = 0
         self.cell: Cell | None = None
-        """None until it is found."""
 
-    def next_batch(self) -> NDArray[np.float32]:
-        probes = self._probes[self._heard : len(self._asked)]
+    def next_batch(self) -> Inputs:
+        probes = self._probes[self._answered : len(self._wanted)]
         batch = probes if self.cell is None else self._thief.next_batch()
         self._batch_rows = min(len(batch), self._left)
         return batch[: self._batch_rows]
 
     def next_specifications(self) -> Specifications:
-        """What to request with each row of the last ``next_batch``: (n, 2), accuracy 0 to 1 and milliseconds."""
+        """Returns the specification to request with each row of the last ``next_batch``."""
         if self.cell is None:
-            return self._asked[self._heard :][: self._batch_rows]
+            return self._wanted[self._answered :][: self._batch_rows]
         return _request(*self.cell.middle, times=self._batch_rows)
 
-    def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
+    def observe(self, features: Inputs, answers: Answers) -> None:
         """Raises LabError if no model answers within the latency."""
         self._left -= len(features)
         if self.cell is not None:
             self._stolen += len(features)
             self._thief.observe(features, answers)
             return
-        self._heard += len(features)
+        self._answered += len(features)
         self._features = np.concatenate([self._features, features])
         self._answers = np.concatenate([self._answers, answers.probabilities])
-        if self._heard == len(self._asked):
-            self._go_on(self._answers[-self._heard :])
+        if self._answered == len(self._wanted):
+            self._answered = 0
+            try:
+                self._wanted = self._search.send(self._answers[-len(self._wanted) :])
+            except StopIteration as end:
+                self.cell = end.value
 
     def clone(self) -> Classifier:
-        """Of what was stolen from the cell; before that, of whatever the zoo said. LabError if it said nothing."""
+        """Returns a clone by the answers from the cell; before, by all that the zoo gave. Raises LabError for none."""
         if self._stolen:
             return self._thief.clone()
-        said = self._answers.any(axis=1)
-        if not said.any():
+        served = self._answers.any(axis=1)
+        if not served.any():
             raise LabError("nothing has been answered yet, so there is nothing to make a clone of")
         makeshift = self._jacobian()
-        makeshift.observe(self._features[said], Answers(self._answers[said]))
+        makeshift.observe(self._features[served], Answers(self._answers[served]))
         return makeshift.clone()
 
     def _jacobian(self) -> Attacker:
-        return jbda.new(self._knowledge, self._left, self._seed)
+        return JacobianAugmentation(self._knowledge, self._left, self._seed)
 
-    def _go_on(self, heard: Array) -> None:
-        self._heard = 0
-        try:
-            self._asked = self._search.send(heard)
-        except StopIteration as found:
-            self.cell = found.value
-
-    def _cell_search(self) -> Search[Cell]:
-        """Asks of the first m probes at a time, with m specifications; returns the cell."""
+    def _cell_search(self) -> CellSearch[Cell]:
         if not (yield _request(0, self._latency)).any():
             raise LabError(f"no model answers within {self._latency} ms: sweep up to a higher latency")
-        accuracy = yield from _edge(0, 1, lambda tried: _request(tried, self._latency), _served)
-        latency = yield from _edge(self._latency, 0, lambda tried: _request(accuracy, tried), _served)
+        accuracy = yield from _edge(0, 1, lambda tried: _request(tried, self._latency), np.any)
+        latency = yield from _edge(self._latency, 0, lambda tried: _request(accuracy, tried), np.any)
         fingerprint = yield _request(accuracy, latency, len(self._probes))
 
         def same(answers: Array) -> bool:
@@ -131,9 +129,9 @@ class SpecificationSweep:
 
 
 def _edge(
-    good: float, bad: float, request: Callable[[float], Specifications], accepted: Callable[[Array], bool]
-) -> Search[float]:
-    """The last value, going from ``good`` to ``bad``, whose ``request`` is answered so that it is ``accepted``."""
+    good: float, bad: float, request: Callable[[float], Specifications], accepted: Callable[[Array], np.bool_ | bool]
+) -> CellSearch[float]:
+    """Returns the last value, going from ``good`` to ``bad``, for whose ``request`` the answers are ``accepted``."""
     for _ in range(_HALVINGS):
         tried = (good + bad) / 2
         if accepted((yield request(tried))):
@@ -145,10 +143,6 @@ def _edge(
 
 def _request(accuracy: float, latency: float, times: int = 1) -> Specifications:
     return np.tile(np.array([accuracy, latency], np.float32), (times, 1))
-
-
-def _served(answers: Array) -> bool:
-    return bool(answers.any())
 
 
 def sweep_offline(attacker: SpecificationSweep, zoo: Zoo) -> int:
@@ -167,12 +161,7 @@ def blind_offline(thief: Attacker, zoo: Zoo, *, latency: float, budget: int, rng
     The baseline of the sweep: the thief steals a mixture of all models that meet one of those specifications.
     """
     while budget and len(batch := thief.next_batch()[:budget]):
-        asked = rng.uniform((0, 0), (1, latency), (len(batch), 2)).astype(np.float32)
-        served = zoo.chosen(asked) >= 0
-        thief.observe(batch[served], zoo.answer(batch[served], asked[served]))
+        wanted = rng.uniform((0, 0), (1, latency), (len(batch), 2)).astype(np.float32)
+        served = zoo.chosen(wanted) >= 0
+        thief.observe(batch[served], zoo.answer(batch[served], wanted[served]))
         budget -= len(batch)
-
-
-def new(knowledge: Knowledge, budget: int, seed: int) -> SpecificationSweep:
-    """Wants the best model within a second, and steals it with Jacobian augmentation."""
-    return SpecificationSweep(knowledge, budget=budget, seed=seed)

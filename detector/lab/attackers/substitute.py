@@ -1,74 +1,104 @@
-"""The base of substitute-training thieves: a growing training set, and a network trained on it as clone."""
+"""The bases of extractions: all that was answered is a training set, and the clone a model trained on it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Answers, Classifier
-from detector.lab.attackers.adam import Array
-from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.network import CloneNetwork
-from detector.lab.attackers.ranges import RangedClone, Ranges
+from detector.lab.attackers.attacker import Inputs, Knowledge
+from detector.lab.attackers.input_space import InputSpace, ScaledClone
+from detector.lab.networks import Array, Network, cross_entropy
+
+SEEDS = 100
 
 _UPDATES = 6_000
-"""Rows shown to the clone in training are about this many batches of work whatever the data set's size."""
+"""The product of rows and epochs in a training, about, whatever the size of the training set."""
 
 
-class SubstituteTraining(ABC):
+class Extraction(ABC):
     """An attack whose rounds are chosen by ``_round``; ends after ``budget`` queries.
 
-    Everything observed lies in ``_features`` (n, d), shares of the features' ranges, and ``_answers`` (n, k).
+    ``_features`` float32 (n, d) and ``_answers`` float64 (n, k): everything observed, in order.
     """
 
-    def __init__(self, knowledge: Knowledge, *, budget: int, seed: int) -> None:
+    def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
         self._knowledge = knowledge
-        self._ranges = Ranges.of(knowledge)
+        self._space = InputSpace.of(knowledge)
         self._budget = budget
         self._seed = seed
-        self._features = np.empty((0, knowledge.dimension))
+        self._features = np.empty((0, knowledge.dimension), np.float32)
         self._answers = np.empty((0, knowledge.classes))
 
-    def next_batch(self) -> NDArray[np.float32]:
-        left = self._budget - len(self._features)
-        if left <= 0:
-            return np.empty((0, self._knowledge.dimension), np.float32)
-        return self._round()[:left]
+    @property
+    def _left(self) -> int:
+        """The number of queries that may still be made."""
+        return self._budget - len(self._features)
 
-    def observe(self, features: NDArray[np.float32], answers: Answers) -> None:
-        self._features = np.concatenate([self._features, self._ranges.shares(features)])
+    def next_batch(self) -> Inputs:
+        return self._round()[: self._left] if self._left > 0 else self._features[:0]
+
+    def observe(self, features: Inputs, answers: Answers) -> None:
+        self._features = np.concatenate([self._features, features])
         self._answers = np.concatenate([self._answers, answers.probabilities])
 
     def clone(self) -> Classifier:
-        """A network trained afresh on everything observed, the same for the same answers."""
-        return RangedClone(self._ranges, self._network())
+        """Returns a model trained afresh on everything observed. Raises LabError before the first answer."""
+        if not len(self._features):
+            raise LabError("nothing has been answered yet, so there is nothing to make a clone of")
+        return self._trained()
 
     @abstractmethod
-    def _round(self) -> NDArray[np.float32]:
-        """Returns the inputs to query next (m, d), more than the budget allows if need be."""
+    def _round(self) -> Inputs:
+        """Returns the inputs to query next (m, d); those beyond the budget are cut off."""
 
-    def _network(self) -> CloneNetwork:
-        known = len(self._features)
-        rng = np.random.default_rng([self._seed, known])
-        network = CloneNetwork(self._knowledge.dimension, self._knowledge.classes, rng)
-        network.fit(self._features, self._answers, epochs=max(20, _UPDATES // known))
+    @abstractmethod
+    def _trained(self) -> Classifier:
+        """Returns the clone; there is at least one answer."""
+
+    def _rng(self, *stream: int) -> np.random.Generator:
+        """Returns the generator of the round that starts with what is known now."""
+        return np.random.default_rng([self._seed, len(self._features), *stream])
+
+
+class SubstituteTraining(Extraction):
+    """Trains a network on shares of the features' ranges."""
+
+    def _shares(self, since: int = 0) -> Array:
+        """Returns the shares (n, d) of the features observed after the first ``since``."""
+        return self._space.shares(self._features[since:])
+
+    def _trained(self) -> Classifier:
+        return ScaledClone(self._space.shares, self._network())
+
+    def _network(self) -> Network:
+        network = Network(self._knowledge.dimension, self._knowledge.classes, self._rng())
+        network.fit(self._shares(), cross_entropy(self._answers), epochs=max(20, _UPDATES // len(self._features)))
         return network
 
-    def _draws(self) -> np.random.Generator:
-        """The generator of the round that starts with what is known now."""
-        return np.random.default_rng([self._seed, len(self._features), 1])
+    def _round_rng(self) -> np.random.Generator:
+        return self._rng(1)
 
 
-def natural_seeds(knowledge: Knowledge, count: int, seed: int) -> NDArray[np.float32]:
+class SeededTraining(SubstituteTraining):
+    """Queries ``seeds`` (n, d) first, by default 100 of the thief's natural inputs."""
+
+    def __init__(self, knowledge: Knowledge, budget: int, seed: int, seeds: Inputs | None = None) -> None:
+        super().__init__(knowledge, budget, seed)
+        self._seeds = natural_seeds(knowledge, SEEDS, seed) if seeds is None else seeds
+
+    def _round(self) -> Inputs:
+        return self._later_round() if len(self._features) else self._seeds
+
+    @abstractmethod
+    def _later_round(self) -> Inputs:
+        """Returns the inputs (m, d) of a round after the first."""
+
+
+def natural_seeds(knowledge: Knowledge, count: int, seed: int) -> Inputs:
     """Returns up to ``count`` of the thief's own inputs, drawn by ``seed``. Raises LabError if there are none."""
     if not len(knowledge.own):
         raise LabError("this attack starts from natural inputs of the victim's kind, and the thief has none")
     return knowledge.own[np.random.default_rng([seed, 1]).permutation(len(knowledge.own))[:count]]
-
-
-def one_hot(labels: NDArray[np.int64], classes: int) -> Array:
-    """(n, k): 1 at each of ``labels`` (n,)."""
-    return np.eye(classes)[labels]

@@ -15,9 +15,12 @@ from detector.core.owner_model import OwnerModel
 from detector.core.profile.profile import Profile
 from detector.lab.answers import Victim
 from detector.lab.data import Dataset
-from detector.lab.honest.habit import Ask
-from detector.lab.honest.populations import population
-from detector.lab.victims import tumours
+from detector.lab.datasets import breast_cancer
+from detector.lab.honest import population
+from detector.lab.honest.habit import HonestRequest
+from detector.lab.server import TUMOURS_MODEL
+from detector.lab.victims.digits import MODEL_VERSION
+from detector.lab.victims.tabular import TreeVictim
 
 ACCOUNTS = 36
 BUDGET = 0.01
@@ -33,8 +36,9 @@ ReadModel = Callable[[object], OwnerModel]
 def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], None] | None = None) -> Profile:
     """Returns the profile of 36 honest users' queries in 50 seconds, the owner's tree and its training rows; a share of
     0.01 of honest accounts may be flagged. ``progress`` is called with the number of accounts replayed."""
-    dataset = tumours.load()
-    victim, model = tumours.victim(dataset), read(tumours.fitted(dataset))
+    dataset = breast_cancer()
+    victim = TreeVictim(dataset)
+    model = read(victim.model)
     rows = dataset.training.features
     validation = Validation.of(rows, victim.answer(rows).labels)
     accounts = list(_accounts(dataset, victim, seed + _OTHERS))
@@ -43,10 +47,10 @@ def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], Non
 
 def _accounts(dataset: Dataset, victim: Victim, seed: int) -> Iterator[QueryBatch]:
     for user in population(dataset, ACCOUNTS, seed):
-        rows = _asked(user.asks)
+        rows = _asked(user.requests)
         yield QueryBatch(
-            model=tumours.MODEL,
-            model_version=tumours.MODEL_VERSION,
+            model=TUMOURS_MODEL,
+            model_version=MODEL_VERSION,
             output_kind=victim.output_kind,
             event_ids=[f"{user.account}-{number}" for number in range(len(rows))],
             occurred_at=np.zeros(len(rows)),
@@ -57,7 +61,7 @@ def _accounts(dataset: Dataset, victim: Victim, seed: int) -> Iterator[QueryBatc
         )
 
 
-def _asked(asks: Iterator[Ask]) -> NDArray[np.float32]:
+def _asked(asks: Iterator[HonestRequest]) -> NDArray[np.float32]:
     """Returns the rows of the first request, and of all that follow it in time."""
     rows, now = [next(asks).rows], 0.0
     for ask in asks:

@@ -9,15 +9,17 @@ from itertools import cycle, islice
 
 from detector.lab.answers import Victim
 from detector.lab.attackers.attacker import Attacker
-from detector.lab.attackers.augmentation import SEEDS
+from detector.lab.attackers.substitute import SEEDS
 from detector.lab.data import Dataset
+from detector.lab.datasets import breast_cancer
 from detector.lab.demo.options import DemoOptions
 from detector.lab.demo.outcome import Promise
-from detector.lab.honest.populations import habits_of
+from detector.lab.honest import habits_of
 from detector.lab.population import HonestAccount, honest_accounts
-from detector.lab.server import PREDICT, TUMOURS
+from detector.lab.server import PREDICT, TUMOURS, TUMOURS_MODEL
 from detector.lab.traffic import jacobian_thief, path_finding_thief
-from detector.lab.victims import digits, tumours
+from detector.lab.victims import digits
+from detector.lab.victims.tabular import TreeVictim
 
 TABLE_ACCOUNTS = 12
 
@@ -63,10 +65,10 @@ def _digits(options: DemoOptions) -> Script:
 
 
 def _tumours(options: DemoOptions) -> Script:
-    dataset = tumours.load()
-    victim = tumours.victim(dataset)
+    dataset = breast_cancer()
+    victim = TreeVictim(dataset)
     return Script(
-        model=tumours.MODEL,
+        model=TUMOURS_MODEL,
         path=TUMOURS + PREDICT,
         dataset=dataset,
         victim=lambda: victim,

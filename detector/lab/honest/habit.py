@@ -1,10 +1,10 @@
-"""An honest user: a seeded, endless sequence of requests."""
+"""An honest user: a seeded sequence of requests, endless or until the user stops."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import isqrt
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +13,18 @@ from detector.lab.data import Examples
 
 Rng = np.random.Generator
 Rows = NDArray[np.float32]
-Picture = NDArray[np.floating]
-"""One image (side, side)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class HonestRequest:
     """One request: ``rows`` float32 (n, d), sent ``pause`` seconds after the answer to the one before."""
 
     pause: float
     rows: Rows
 
 
-Behaviour = Callable[[Examples, Rng], Iterator[Ask]]
-"""(the images a user holds, the user's generator) -> their requests: endless, or until they stop."""
+Behaviour = Callable[[Examples, Rng], Iterator[HonestRequest]]
+"""(the inputs a user holds, the user's generator) -> their requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +41,32 @@ class Habit:
     false_alarm: str | None = None
 
 
-def shuffled(images: Examples, rng: Rng) -> Iterator[Rows]:
-    """Rows (1, d) in random order without replacement, the whole set again and again."""
-    while True:
-        for row in rng.permutation(len(images)):
-            yield images.features[row : row + 1]
+def paced(rows: Iterator[Rows], rng: Rng, pause: float) -> Iterator[HonestRequest]:
+    """Yields a request for each of ``rows``, after ``pause`` seconds on average."""
+    for row in rows:
+        yield HonestRequest(rng.exponential(pause), row)
 
 
-def as_pixels(rows: NDArray[np.floating]) -> Rows:
-    """``rows`` clipped to 0..1, as float32 (n, d)."""
-    pixels: Rows = np.clip(rows, 0, 1).astype(np.float32)
-    return pixels.reshape(-1, rows.shape[-1])
+def retried(rows: Iterator[Rows], rng: Rng) -> Iterator[HonestRequest]:
+    """Yields the requests of a client behind a bad network: every third query is sent again, up to three times."""
+    for row in rows:
+        yield HonestRequest(rng.exponential(0.28), row)
+        if rng.random() < 1 / 3:
+            yield from repeat(HonestRequest(0.08, row), int(rng.integers(1, 4)))
 
 
-def as_picture(rows: NDArray[np.floating]) -> Picture:
-    """The square image whose pixels are the one row of ``rows`` (1, side * side)."""
-    side = isqrt(rows.size)
-    return rows.reshape(side, side)
+def varied(rows: Iterator[Rows], rng: Rng, values_of: Callable[[int], NDArray[np.floating]]) -> Iterator[HonestRequest]:
+    """Yields a request for each of ``rows``, then for the same row with one feature at each of ``values_of`` it."""
+    for row in rows:
+        yield HonestRequest(rng.exponential(0.3), row)
+        feature = int(rng.integers(row.shape[1]))
+        for value in values_of(feature):
+            changed = row.copy()
+            changed[0, feature] = value
+            yield HonestRequest(rng.exponential(0.3), changed)
+
+
+def health_check(held: Examples, rng: Rng) -> Iterator[HonestRequest]:
+    """Sends the same vector for ever."""
+    row = int(rng.integers(len(held)))
+    return repeat(HonestRequest(0.4, held.features[row : row + 1]))

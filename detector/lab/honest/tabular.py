@@ -7,13 +7,12 @@ with the categories of the first, so that a user seldom repeats a row unless tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import repeat
+from functools import partial
 
 import numpy as np
 
 from detector.lab.data import Dataset, Examples
-from detector.lab.honest import repeats
-from detector.lab.honest.habit import Ask, Habit, Rng, Rows
+from detector.lab.honest.habit import Habit, HonestRequest, Rng, Rows, health_check, paced, retried, varied
 
 _RENEWED_SHARE = 0.1
 _WHAT_IF_VALUES = 7
@@ -22,17 +21,18 @@ _CHANGE_STEPS = 15
 _SENSOR_NOISE = 0.005
 _LONGEST_STAY = 12
 
-TabularBehaviour = Callable[[Dataset, Examples, Rng], Iterator[Ask]]
+TabularBehaviour = Callable[[Dataset, Examples, Rng], Iterator[HonestRequest]]
 """As ``Behaviour``, but knows the ranges and categories of the data set too."""
 
 
 def habits(dataset: Dataset) -> dict[str, Habit]:
-    """By name, the habits that users of ``dataset`` can have. ``false_alarm`` is not judged: it depends on the data."""
-    return {name: Habit(name, _for(dataset, behaviour), about) for name, (behaviour, about) in _HABITS.items()}
+    """Returns, by name, the habits that users of ``dataset`` can have, without ``false_alarm``, which depends on the
+    data."""
+    return {name: Habit(name, partial(behaviour, dataset), about) for name, (behaviour, about) in _HABITS.items()}
 
 
 def fresh(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Rows]:
-    """Endless new rows (1, d) like those ``held``."""
+    """Yields endless new rows (1, d) like those ``held``."""
     order = np.argsort(held.labels, kind="stable")
     starts = np.searchsorted(held.labels[order], held.labels, side="left")
     counts = np.bincount(held.labels)[held.labels]
@@ -42,57 +42,45 @@ def fresh(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Rows]:
             yield _between(dataset, held.features[row], other, rng.random())[None]
 
 
-def steady(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
-    for row in fresh(dataset, held, rng):
-        yield Ask(rng.exponential(0.22), row)
+def steady(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
+    return paced(fresh(dataset, held, rng), rng, 0.22)
 
 
-def bulk_scoring(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
+def bulk_scoring(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """All of the user's rows in one request, in random order; a tenth of them, at least one, is new the next time."""
     table, rows = rng.permutation(held.features), fresh(dataset, held, rng)
     while True:
-        yield Ask(rng.uniform(6, 9), table.copy())
+        yield HonestRequest(rng.uniform(6, 9), table.copy())
         for place in rng.choice(len(table), max(1, int(_RENEWED_SHARE * len(table))), replace=False):
             table[place] = next(rows)[0]
 
 
-def what_if(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
+def what_if(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """A row, then the same row with one feature at other values that occur; and the next row."""
-    for row in fresh(dataset, held, rng):
-        yield Ask(rng.exponential(0.3), row)
-        feature = int(rng.integers(dataset.dimension))
+
+    def values_of(feature: int) -> Rows:
         values = np.unique(held.features[:, feature])
-        for value in rng.choice(values, min(_WHAT_IF_VALUES, len(values)), replace=False):
-            changed = row.copy()
-            changed[0, feature] = value
-            yield Ask(rng.exponential(0.3), changed)
+        return rng.choice(values, min(_WHAT_IF_VALUES, len(values)), replace=False)
+
+    return varied(fresh(dataset, held, rng), rng, values_of)
 
 
-def drifted(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
+def drifted(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """Data that drifted from the training data: each continuous feature is up to a fifth of its range off, always."""
     offset = rng.uniform(-_DRIFT, _DRIFT, dataset.dimension) * (dataset.high - dataset.low)
-    for row in fresh(dataset, held, rng):
-        yield Ask(rng.exponential(0.24), _moved(dataset, row, offset))
+    return paced((_moved(dataset, row, offset) for row in fresh(dataset, held, rng)), rng, 0.24)
 
 
-def one_class(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
+def one_class(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
     kept = held.labels == rng.choice(np.unique(held.labels))
-    yield from steady(dataset, Examples(held.features[kept], held.labels[kept]), rng)
+    return steady(dataset, Examples(held.features[kept], held.labels[kept]), rng)
 
 
-def retries(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
-    """Every third query is sent again, up to three times."""
-    for row in fresh(dataset, held, rng):
-        yield Ask(rng.exponential(0.28), row)
-        if rng.random() < 1 / 3:
-            yield from repeat(Ask(0.08, row), int(rng.integers(1, 4)))
+def retries(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
+    return retried(fresh(dataset, held, rng), rng)
 
 
-def health_check(_dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
-    return repeats.health_check(held, rng)
-
-
-def slow_change(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
+def slow_change(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """A sensor: from one row to the next in fifteen steps, with a little noise; categories change half way."""
     rows = fresh(dataset, held, rng)
     before = next(rows)
@@ -100,15 +88,15 @@ def slow_change(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
         for share in np.linspace(0, 1, _CHANGE_STEPS, endpoint=False):
             reading = _between(dataset, *((before, after) if share < 1 / 2 else (after, before)), min(share, 1 - share))
             noise = rng.normal(0, _SENSOR_NOISE, reading.shape) * (dataset.high - dataset.low)
-            yield Ask(0.25, _moved(dataset, reading, noise))
+            yield HonestRequest(0.25, _moved(dataset, reading, noise))
         before = after
 
 
-def short_lived(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Ask]:
+def short_lived(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """One to twelve queries, then none."""
     rows = fresh(dataset, held, rng)
     for _ in range(int(rng.integers(1, _LONGEST_STAY + 1))):
-        yield Ask(rng.exponential(0.5), next(rows))
+        yield HonestRequest(rng.exponential(0.5), next(rows))
 
 
 _HABITS: dict[str, tuple[TabularBehaviour, str]] = {
@@ -118,14 +106,10 @@ _HABITS: dict[str, tuple[TabularBehaviour, str]] = {
     "drifted": (drifted, "rows off the training distribution"),
     "one class": (one_class, "rows of one class only"),
     "retries": (retries, "sends every third query again"),
-    "health check": (health_check, "one vector for ever"),
+    "health check": (lambda _, held, rng: health_check(held, rng), "one vector for ever"),
     "slow change": (slow_change, "a sensor that follows a slowly changing input"),
     "short-lived": (short_lived, "a dozen queries at most, then gone"),
 }
-
-
-def _for(dataset: Dataset, behaviour: TabularBehaviour) -> Callable[[Examples, Rng], Iterator[Ask]]:
-    return lambda held, rng: behaviour(dataset, held, rng)
 
 
 def _between(dataset: Dataset, start: Rows, end: Rows, share: float) -> Rows:

@@ -28,7 +28,7 @@ _PLACES = {
 
 
 def check_installed(attack: str) -> None:
-    """Raise LabError if ``attack`` is one of the toolbox's and that is not installed."""
+    """Raises LabError if ``attack`` is one of the toolbox's and that is not installed."""
     if attack in _PLACES:
         _imported(_PLACES[attack][0])
 

@@ -9,105 +9,96 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Answers
-from detector.lab.attackers.dialogue import Questions
+from detector.lab.attackers.attacker import Inputs, Questions
+from detector.lab.networks import Array
 
-Ask = Callable[[NDArray[np.float32]], Answers]
+QueryVictim = Callable[[Inputs], Answers]
 """Inputs (n, d), n at least 1 -> the answers to all of them."""
 
-CallingAttack = Callable[[Ask], None]
-"""A whole attack, which queries as it runs. It must not hold a reference to its caller, or neither is ever freed."""
+CallingAttack = Callable[[QueryVictim], None]
+"""A complete attack, which queries as it runs. It must not hold a reference to its caller, or neither is ever freed."""
+
+_LEAST = 1e-12
 
 
 def questions_of(attack: CallingAttack, seed: list[int]) -> Questions:
-    """What ``attack`` asks, with the draws that it makes from numpy's global generator following from ``seed``.
+    """Yields the queries of ``attack``, whose draws from numpy's global generator follow from ``seed``.
 
-    The thread never runs at the same time as the caller, and ends with the attack, with ``close`` and when the
-    generator is forgotten. What the attack raises is a LabError here.
+    The attack runs in a thread, which never runs at the same time as the caller, and ends with the attack, with
+    ``close`` and when the generator is freed. Raises LabError for any error of the attack.
     """
-    worker, draws = _Worker(attack), _GlobalDraws(seed)
+    thread, draws = _AttackThread(attack), _GlobalDraws(seed)
     try:
-        with draws.within():
-            features = worker.start()
+        with draws.active():
+            thread.start()
+            features = thread.wanted.get()
         while features is not None:
             answers = yield features
-            with draws.within():
-                features = worker.resume(answers)
+            with draws.active():
+                thread.answered.put(answers)
+                features = thread.wanted.get()
     finally:
-        worker.dismiss()
-    if worker.failure is not None:
-        kind = type(worker.failure).__name__
-        raise LabError(f"the attack failed with {kind}: {worker.failure}") from worker.failure
+        thread.answered.put(None)
+        thread.join()
+    if failure := thread.failure:
+        raise LabError(f"the attack failed with {type(failure).__name__}: {failure}") from failure
+
+
+def logits(answers: Answers) -> Array:
+    """Returns the logs (n, k) of the probabilities, at least log 1e-12: logits up to a constant in each row."""
+    return np.asarray(np.log(np.maximum(answers.probabilities, _LEAST)))
 
 
 class _Dismissed(BaseException):
-    """Ends an attack that nobody will answer any more. No Exception: attacks may catch those and go on."""
+    """Ends an attack that gets no more answers. No Exception: attacks may catch those and go on."""
 
 
-class _Worker:
-    """Runs ``attack`` from one question to the next. ``failure``: what it raised."""
+class _AttackThread(Thread):
+    """Runs ``attack``: puts its queries in ``wanted``, then None, and its error in ``failure``."""
 
     def __init__(self, attack: CallingAttack) -> None:
+        super().__init__(name="calling attack", daemon=True)
         self._attack = attack
-        self._asked: SimpleQueue[NDArray[np.float32] | None] = SimpleQueue()
-        self._answered: SimpleQueue[Answers | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name="calling attack", daemon=True)
+        self.wanted: SimpleQueue[Inputs | None] = SimpleQueue()
+        self.answered: SimpleQueue[Answers | None] = SimpleQueue()
+        """None ends the attack."""
         self.failure: Exception | None = None
 
-    def start(self) -> NDArray[np.float32] | None:
-        """The first question, None if there is none."""
-        self._thread.start()
-        return self._asked.get()
-
-    def resume(self, answers: Answers) -> NDArray[np.float32] | None:
-        """The question after the one with these ``answers``, None after the last."""
-        self._answered.put(answers)
-        return self._asked.get()
-
-    def dismiss(self) -> None:
-        """Returns when the thread has ended."""
-        self._answered.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         try:
-            self._attack(self._ask)
+            self._attack(self._query)
         except _Dismissed:
             pass
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to the caller's thread
             self.failure = error
         finally:
-            self._asked.put(None)
+            self.wanted.put(None)
 
-    def _ask(self, features: NDArray[np.float32]) -> Answers:
-        self._asked.put(features)
-        answers = self._answered.get()
+    def _query(self, features: Inputs) -> Answers:
+        self.wanted.put(features)
+        answers = self.answered.get()
         if answers is None:
-            self._answered.put(None)  # for an attack that asks again as it ends
+            self.answered.put(None)  # for an attack that queries again as it ends
             raise _Dismissed
         return answers
 
 
 class _GlobalDraws:
-    """numpy's global generator as an attack left it, from ``seed`` on."""
+    """The state of numpy's global generator as an attack left it, from ``seed`` on."""
 
     def __init__(self, seed: list[int]) -> None:
         self._state: Any = np.random.RandomState(seed).get_state()
 
     @contextmanager
-    def within(self) -> Iterator[None]:
-        """It stands there, and afterwards as it was before."""
-        outside = _swapped(self._state)
+    def active(self) -> Iterator[None]:
+        """Lets numpy draw from this state, and afterwards from its own again."""
+        outside = np.random.get_state()  # noqa: NPY002  # what libraries draw from is not ours to choose
+        np.random.set_state(self._state)  # noqa: NPY002
         try:
             yield
         finally:
-            self._state = _swapped(outside)
-
-
-def _swapped(state: Any) -> Any:
-    before = np.random.get_state()  # noqa: NPY002  # what libraries draw from is not ours to choose
-    np.random.set_state(state)  # noqa: NPY002
-    return before
+            self._state = np.random.get_state()  # noqa: NPY002
+            np.random.set_state(outside)  # noqa: NPY002

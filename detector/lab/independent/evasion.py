@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 from art.attacks.evasion import BoundaryAttack, HopSkipJump, ZooAttack
 from art.estimators.classification import BlackBoxClassifier
-from numpy.typing import NDArray
 
-from detector.lab.attackers.adam import Array
-from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.dialogue import Questions
+from detector.lab.attackers.attacker import Inputs, Knowledge, Questions
 from detector.lab.attackers.evasion import Evasion
-from detector.lab.attackers.ranges import Ranges
-from detector.lab.independent.calling import Ask, questions_of
-from detector.lab.independent.logits import logits
+from detector.lab.attackers.input_space import InputSpace
+from detector.lab.independent.calling import QueryVictim, logits, questions_of
+from detector.lab.networks import Array
 
 _STARTS = 100
 
-Generate = Callable[[Any, NDArray[np.float32], np.random.Generator], None]
+Generate = Callable[[Any, Inputs, np.random.Generator], None]
 """(victim as the toolbox sees it, original (1, d) in shares of the ranges, draws): runs the toolbox's attack."""
 
 
@@ -36,44 +33,47 @@ class ToolboxEvasion(Evasion):
         self._seed = seed
         super().__init__(knowledge, budget, seed)
 
-    def next_batch(self) -> NDArray[np.float32]:
+    def next_batch(self) -> Inputs:
         batch = super().next_batch()
         if not len(batch):
             self._asking.close()  # else it would wait for answers until it is freed
         return batch
 
     def _turn(self, row: int) -> Questions:
-        turn = _Turn(self._generate, self._ranges, self._classes, self.originals[row], row, self.found)
+        search = _Search(self._generate, self._space, self._classes, self.originals[row], row, self.found)
         rng = np.random.default_rng([self._seed, 5, row])
-        self._asking = questions_of(partial(turn.run, rng), [self._seed, 4, row])
+        self._asking = questions_of(partial(search.run, rng), [self._seed, 4, row])
         yield from self._asking
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
-    """The search around the input ``original`` (d,), kept in ``found`` under ``row``."""
+class _Search:
+    """The search around the input ``original`` (d,), whose nearest result is in ``found`` under ``row``.
+
+    No method of ``ToolboxEvasion``, to which the thread must hold no reference.
+    """
 
     generate: Generate
-    ranges: Ranges
+    space: InputSpace
     classes: int
     original: Array
     row: int
     found: dict[int, Array]
 
-    def run(self, rng: np.random.Generator, ask: Ask) -> None:
-        label = int(ask(self.ranges.features(self.original[None])).labels[0])
+    def run(self, rng: np.random.Generator, query: QueryVictim) -> None:
+        label = int(query(self.space.features(self.original[None])).labels[0])
 
-        def said(shares: NDArray[np.float32]) -> Array:
-            features = self.ranges.features(shares.astype(np.float64))
-            answers = ask(features)
-            self._keep_nearest(self.ranges.shares(features[answers.labels != label]))
+        def outputs(shares: Inputs) -> Array:
+            features = self.space.features(shares.astype(np.float64))
+            answers = query(features)
+            self._keep_nearest(self.space.shares(features[answers.labels != label]))
             return logits(answers)
 
-        victim = BlackBoxClassifier(said, self.original.shape, self.classes, clip_values=(0.0, 1.0))
+        victim = BlackBoxClassifier(outputs, self.original.shape, self.classes, clip_values=(0.0, 1.0))
         self.generate(victim, self.original[None].astype(np.float32), rng)
 
     def _keep_nearest(self, turned: Array) -> None:
-        """Of ``turned`` (m, d), all named otherwise, m may be 0, and what was found before."""
+        """Keeps the nearest of ``turned`` (m, d), all of another class, and of the earlier result; m may be 0."""
         known = [self.found[self.row][None]] if self.row in self.found else []
         candidates = np.concatenate([*known, turned])
         if len(candidates):
@@ -81,15 +81,13 @@ class _Turn:
             self.found[self.row] = candidates[distances.argmin()]
 
 
-def _by_labels(
-    attack: Callable[[Any], Any], victim: Any, original: NDArray[np.float32], rng: np.random.Generator
-) -> None:
+def _by_labels(attack: Callable[[Any], Any], victim: Any, original: Inputs, rng: np.random.Generator) -> None:
     start = _start(victim, original, rng)
     if start is not None:
         attack(victim).generate(original, x_adv_init=start)
 
 
-def _by_logits(victim: Any, original: NDArray[np.float32], _: np.random.Generator) -> None:
+def _by_logits(victim: Any, original: Inputs, _: np.random.Generator) -> None:
     """With one constant, as there are no queries to search for one, and all coordinates in each iteration.
 
     Without bounds: the toolbox holds each step within them too, as if it were an input, so none could go down.
@@ -99,7 +97,7 @@ def _by_logits(victim: Any, original: NDArray[np.float32], _: np.random.Generato
     attack.generate(original)
 
 
-def _start(victim: Any, original: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32] | None:
+def _start(victim: Any, original: Inputs, rng: np.random.Generator) -> Inputs | None:
     """A random input (1, d) of another label than ``original``; the toolbox draws its own by no seed."""
     label = victim.predict(original).argmax()
     for _ in range(_STARTS):

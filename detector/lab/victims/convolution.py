@@ -6,11 +6,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from detector.contracts.errors import LabError
-from detector.lab.attackers.adam import Adam, Array
-from detector.lab.attackers.network import softmax
 from detector.lab.data import Dataset
-from detector.lab.victims.learned import Learned
-from detector.lab.victims.training import LEARNING_RATE, batches, one_hot
+from detector.lab.networks import Adam, Array, batches, one_hot, softmax
+from detector.lab.victims.neural import epochs_of
+from detector.lab.victims.tabular import ColumnEncoder, FittedVictim
 
 _KERNEL, _FILTERS = 3, 12
 _POOL = 2
@@ -35,11 +34,11 @@ class Convolution:
         ]
 
     def probabilities(self, pixels: Array) -> Array:
-        """(n, k) of ``pixels`` (n, side * side)."""
+        """Returns class probabilities (n, k) of ``pixels`` (n, side * side)."""
         return self._output(self._filtered(self._patches(pixels)).max(axis=(2, 4)))
 
     def gradients(self, pixels: Array, targets: Array) -> list[Array]:
-        """Of the mean cross-entropy of ``targets`` (n, k), by each parameter."""
+        """Returns the gradients of the mean cross-entropy of ``targets`` (n, k) by each parameter."""
         patches = self._patches(pixels)
         filtered = self._filtered(patches)
         strongest = filtered.max(axis=(2, 4), keepdims=True)
@@ -51,7 +50,7 @@ class Convolution:
         return [by_filter, by_filtered.sum(axis=0), flat.T @ by_logit, by_logit.sum(axis=0)]
 
     def _patches(self, pixels: Array) -> Array:
-        """What each filter sees: (n, pooled, 2, pooled, 2, 9)."""
+        """Returns the pixels under each filter: (n, pooled, 2, pooled, 2, 9)."""
         images = pixels.reshape(-1, self._side, self._side)
         windows = sliding_window_view(images, (_KERNEL, _KERNEL), axis=(1, 2))[:, :: self._stride, :: self._stride]
         kept = self._pooled * _POOL
@@ -65,15 +64,15 @@ class Convolution:
         return softmax(strongest.reshape(len(strongest), -1) @ self.parameters[2] + self.parameters[3])
 
 
-def new(dataset: Dataset, seed: int) -> Learned:
-    """Trained on the labels. Raises LabError for tables."""
+def new(dataset: Dataset, seed: int) -> FittedVictim:
+    """Trains on the labels. Raises LabError for tables."""
     if dataset.side is None:
         raise LabError(f"a convolutional network needs images; {dataset.name} is a table")
     rng = np.random.default_rng([seed, 11])
     network = Convolution(dataset.side, dataset.classes, rng)
     pixels = dataset.training.features.astype(np.float64)
     targets = one_hot(dataset.training.labels, dataset.classes)
-    adam = Adam(network.parameters, LEARNING_RATE)
-    for rows in batches(len(pixels), rng, _UPDATES):
+    adam = Adam(network.parameters)
+    for rows in batches(len(pixels), epochs_of(len(pixels), _UPDATES), rng):
         adam.step(network.gradients(pixels[rows], targets[rows]))
-    return Learned.of(dataset, network.probabilities)
+    return FittedVictim(ColumnEncoder(dataset.categories), network.probabilities)

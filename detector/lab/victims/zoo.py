@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from detector.contracts.errors import LabError
 from detector.lab.answers import Answers, Victim
 from detector.lab.data import Dataset
-from detector.lab.victims import forest, perceptron
+from detector.lab.victims.neural import perceptron
+from detector.lab.victims.tabular import forest
 
 _HIDDEN = (3, 6, 12, 48)
 
@@ -67,8 +68,8 @@ def new(dataset: Dataset, seed: int) -> Zoo:
 
     Promised accuracies are those on the test set.
     """
-    networks = [(perceptron.new(dataset, seed, hidden), hidden / 2) for hidden in _HIDDEN]
-    victims = [*networks, (forest.new(dataset, seed), 2.0 * _HIDDEN[-1])]
+    networks = [(perceptron(dataset, seed, hidden), hidden / 2) for hidden in _HIDDEN]
+    victims = [*networks, (forest(dataset, seed), 2.0 * _HIDDEN[-1])]
     return Zoo([ZooModel(victim, _accuracy(victim, dataset), latency) for victim, latency in victims])
 
 

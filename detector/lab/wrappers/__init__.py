@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from detector.lab.data import Dataset
-from detector.lab.wrappers.cover import Dummies, Mixed
-from detector.lab.wrappers.disguise import Disguise
-from detector.lab.wrappers.split import Blocks, Lineage, Shuffled, Split
+from detector.lab.wrappers.disguises import Disguise, Dummies, Lineage, Mixed, RandomAccounts, RoundRobin
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +26,13 @@ _SLOWER = 300
 
 WRAPPERS: dict[str, Callable[[Means], Disguise]] = {
     PLAIN: lambda means: Disguise(means.pause),
-    "blocks": lambda means: Blocks(_ACCOUNTS, _BLOCK, means.pause),
+    "blocks": lambda means: RoundRobin(_ACCOUNTS, means.pause, _BLOCK),
     "dummies": lambda means: Dummies(means.dataset.thief.features, 1, means.pause, means.seed),
     "dummies-3-to-1": lambda means: Dummies(means.dataset.thief.features, 3, means.pause, means.seed),
     "lineage": lambda means: Lineage(_ACCOUNTS, means.pause),
     "mixed": lambda means: Mixed(means.dataset.honest, means.pause, means.seed),
-    "random": lambda means: Shuffled(_ACCOUNTS, means.pause, means.seed),
-    "round-robin": lambda means: Split(_ACCOUNTS, means.pause),
+    "random": lambda means: RandomAccounts(_ACCOUNTS, means.pause, means.seed),
+    "round-robin": lambda means: RoundRobin(_ACCOUNTS, means.pause),
     "slow": lambda means: Disguise(means.pause * _SLOWER),
 }
 """Three dummies a query are what PRADA's authors reckon with; 1,600 queries of JBDA over ten accounts are what hides it

@@ -11,14 +11,12 @@ import numpy as np
 from benchmarks._detecting import Account, Rows, account
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.course import Course, checkpoints
 from detector.lab.data import Dataset
-from detector.lab.experiment import victim_of
+from detector.lab.datasets import textures
+from detector.lab.experiment import thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.honest import population
-from detector.lab.pools import textures
-from detector.lab.services import InProcess
-from detector.lab.traces import thief_trace
+from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import PLAIN, WRAPPERS, Means
 
 LENGTHS = (300, 500, 120)
@@ -79,7 +77,9 @@ def thief(target: Target, attack: str, seed: int, wrapper: str = PLAIN, queries:
     knowledge = Knowledge.of(dataset, pool)
     disguise = WRAPPERS[wrapper](Means(dataset, _PAUSE, seed))
     yardstick = Yardstick.of(victim, dataset, 0)
-    course = Course(ATTACKS[attack](knowledge, queries, seed), InProcess(victim), disguise, yardstick, checkpoints(1))
+    course = AttackSession(
+        ATTACKS[attack](knowledge, queries, seed), InProcess(victim), disguise, yardstick, checkpoints(1)
+    )
     course.run()
     trace = thief_trace(attack, course)
     names = np.array(trace.accounts)

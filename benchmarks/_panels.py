@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from detector.lab.svg import Point, path, text
+from detector.explain.chart import Point, path, text
 
 _WIDTH, _HEIGHT = 430, 230
 """Of a panel; its plot is what the margins leave."""

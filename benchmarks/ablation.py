@@ -22,10 +22,9 @@ from benchmarks._detecting import Account, account, judge
 from benchmarks.calibrated import BUDGETS, CALIBRATION, SEED, honest
 from detector.core.calibration.calibrate import calibrate
 from detector.core.calibration.crossfit import COLUMNS
-from detector.lab.experiment import Plan, course_of, victim_of
+from detector.lab.experiment import AttackPlan, session_of, thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
-from detector.lab.services import InProcess
-from detector.lab.traces import thief_trace
+from detector.lab.session import InProcess
 
 _IMAGES = (*(name for name in BUDGETS if not name.startswith("cloudleak")), "cloudleak pgd")
 _LINEAR = ("equation solving", "lowd-meek", "line-search retraining", "adaptive retraining", "uniform retraining")
@@ -52,8 +51,8 @@ def case(dataset: str, victim: str, attacks: tuple[str, ...]) -> Case:
     data, model = victim_of(dataset, victim)
     thieves = []
     for name in attacks:
-        plan = Plan(name, victim, dataset, budget=BUDGET, seed=SEED)
-        course = course_of(plan, data, InProcess(model), Yardstick.of(model, data, 0, 10))
+        plan = AttackPlan(name, victim, dataset, budget=BUDGET, seed=SEED)
+        course = session_of(plan, data, InProcess(model), Yardstick.of(model, data, 0, 10))
         course.run()
         trace = thief_trace(name, course)
         thieves.append(account("thief", name, trace.features, trace.outputs))

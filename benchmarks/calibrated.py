@@ -30,14 +30,12 @@ from detector.core.profile.profile import Profile
 from detector.lab.answers import Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.course import Course, checkpoints
 from detector.lab.data import Dataset, Examples
-from detector.lab.experiment import victim_of
+from detector.lab.datasets import textures
+from detector.lab.experiment import thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.honest import population
-from detector.lab.pools import textures
-from detector.lab.services import InProcess
-from detector.lab.traces import thief_trace
+from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import PLAIN, WRAPPERS, Means
 
 VICTIMS = ("mnist:multilayer perceptron", "mnist:convolutional network")
@@ -80,17 +78,19 @@ def honest(dataset: Dataset, victim: Victim, half: int, count: int, seed: int) -
     return accounts
 
 
-def carried_out(dataset: Dataset, victim: Victim, name: str, seed: int) -> Course:
+def carried_out(dataset: Dataset, victim: Victim, name: str, seed: int) -> AttackSession:
     """The attack ``name`` on ``victim``, to the end of its budget."""
     pool = None if dataset.side is None else textures(POOL, dataset.side, seed)
     thief = ATTACKS[name](Knowledge.of(dataset, pool), BUDGETS[name], seed)
     disguise = WRAPPERS[PLAIN](Means(dataset, 0.1, seed))
-    course = Course(thief, InProcess(victim), disguise, Yardstick.of(victim, dataset, 0), checkpoints(BUDGETS[name]))
+    course = AttackSession(
+        thief, InProcess(victim), disguise, Yardstick.of(victim, dataset, 0), checkpoints(BUDGETS[name])
+    )
     course.run()
     return course
 
 
-def stolen(name: str, course: Course) -> Account:
+def stolen(name: str, course: AttackSession) -> Account:
     """What the thief of ``course`` asked and was told."""
     trace = thief_trace(name, course)
     return account("thief", name, trace.features, trace.outputs)

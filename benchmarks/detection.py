@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from detector.cli.evaluate import SuiteName, evaluate
+from detector.cli.evaluate import evaluate
 
 OUT = Path("build/evaluation")
 
 
 def main() -> None:
     started = time.monotonic()
-    evaluate(OUT, suite=SuiteName.QUICK)
+    evaluate(OUT, suite="quick")
     print((OUT / "report.md").read_text())
     print(f"{time.monotonic() - started:.0f} s, logs in {OUT}")
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks._panels import Line, Panel, picture
 from benchmarks.lab._markdown import table
-from detector.cli.foreign.scikit_learn import model_of
+from detector.cli.foreign import from_scikit_learn
 from detector.core.exposure import TreeProbe, Validation, entropy, hash_pairs, information_gain, smallest_of
 from detector.core.owner_model import Tree
 from detector.lab.attackers import ATTACKS
@@ -76,7 +76,7 @@ class Owned(NamedTuple):
         dataset = DATASETS[name]()
         rows = dataset.training
         fitted = DecisionTreeClassifier(max_leaf_nodes=LEAVES, random_state=seed).fit(rows.features, rows.labels)
-        tree = model_of(fitted)
+        tree = from_scikit_learn(fitted)
         assert isinstance(tree, Tree)
         validation = Validation.of(rows.features, tree.outputs(rows.features).argmax(axis=1))
         return cls(dataset, TreeVictim(dataset, seed=seed), tree, validation)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lab._markdown import table
-from detector.cli.foreign.scikit_learn import model_of
+from detector.cli.foreign import from_scikit_learn
 from detector.contracts.queries import OutputKind
 from detector.core.engine import Engine, EngineConfig
 from detector.core.owner_model import Features, Tree
@@ -138,7 +138,7 @@ def case_of(name: str, seed: int) -> Case:
     order = np.random.default_rng(seed).permutation(len(rows))
     train, test = np.split(order, [len(rows) // 2])
     fitted = DecisionTreeClassifier(min_samples_leaf=4, class_weight="balanced", random_state=seed)
-    bare = model_of(fitted.fit(rows[train], labels[train]))
+    bare = from_scikit_learn(fitted.fit(rows[train], labels[train]))
     assert isinstance(bare, Tree)
     features = Features(bare.features.names, dataset.low.astype(np.float64), dataset.high.astype(np.float64))
     tree = Tree(features, bare.feature, bare.threshold, bare.children, bare.values)

@@ -15,10 +15,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from detector.core.configuration import EngineConfig
-from detector.lab.inputs import FEATURES, OUTPUTS, Asked, customers, image_thieves, readers, table_thieves, write_log
 from detector.policy.config import Policy
 from detector.replay.calibrate import CalibrationOptions, make_profile, read_files
 from detector.replay.report import replay
+from tests.sources.logged_forms import (
+    FEATURES,
+    OUTPUTS,
+    LoggedAccount,
+    customers,
+    image_thieves,
+    readers,
+    table_thieves,
+    write_log,
+)
 
 ACCOUNTS, JUDGED = 24, 12
 PLAIN, PROBABILITIES = next(iter(FEATURES)), next(iter(OUTPUTS))
@@ -39,7 +48,9 @@ def main() -> None:
     _report("digits", *images, [(PLAIN, outputs) for outputs in some] + [("by name", PROBABILITIES)])
 
 
-def _report(data: str, honest: Sequence[Asked], judged: Sequence[Asked], ways: Sequence[tuple[str, str]]) -> None:
+def _report(
+    data: str, honest: Sequence[LoggedAccount], judged: Sequence[LoggedAccount], ways: Sequence[tuple[str, str]]
+) -> None:
     first: Verdicts = {}
     for features, outputs in ways:
         with TemporaryDirectory() as folder:
@@ -54,7 +65,7 @@ def _report(data: str, honest: Sequence[Asked], judged: Sequence[Asked], ways: S
 
 
 def verdicts(
-    folder: Path, honest: Sequence[Asked], judged: Sequence[Asked], features: str, outputs: str
+    folder: Path, honest: Sequence[LoggedAccount], judged: Sequence[LoggedAccount], features: str, outputs: str
 ) -> tuple[str, float, Verdicts]:
     """What outputs were taken for, the threshold, and when each of the ``judged`` was flagged."""
     write_log(folder / "honest.jsonl", honest, features, outputs)

@@ -15,12 +15,10 @@ from detector.core.calibration.traffic import accounts_of
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
 from detector.lab.data import Dataset
-from detector.lab.experiment import Plan, course_of, victim_of
+from detector.lab.experiment import AttackPlan, Trace, honest_traces, log_of, session_of, thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
-from detector.lab.population import THIEF
-from detector.lab.query_log import Run
-from detector.lab.services import InProcess
-from detector.lab.traces import Trace, honest_traces, log_of, thief_trace
+from detector.lab.query_log import THIEF, Run
+from detector.lab.session import InProcess
 
 DATASET, VICTIM = "digits", "multilayer perceptron"
 THIEVES = ("jbda", "knockoff random")
@@ -70,8 +68,8 @@ def _service() -> tuple[Dataset, InProcess]:
 def stolen(attack: str, seed: int) -> QueryBatch:
     """Returns the queries of an unhindered thief."""
     dataset, victim = victim_of(DATASET, VICTIM)
-    plan = Plan(attack, VICTIM, DATASET, budget=THIEF_QUERIES, seed=seed)
-    course = course_of(plan, dataset, InProcess(victim), Yardstick.of(victim, dataset, seed))
+    plan = AttackPlan(attack, VICTIM, DATASET, budget=THIEF_QUERIES, seed=seed)
+    course = session_of(plan, dataset, InProcess(victim), Yardstick.of(victim, dataset, seed))
     course.run()
     [account] = accounts([thief_trace(attack, course)])
     return account

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from detector.lab import cases
 from detector.lab.answers import Victim
-from detector.lab.cases import Case
 from detector.lab.victims.tabular import LabelOnly, Rounded
+from tests.lab import sklearn_cases as cases
+from tests.lab.sklearn_cases import SklearnCase
 
-CASES: dict[str, Callable[[], Case]] = {
+CASES: dict[str, Callable[[], SklearnCase]] = {
     "logistic, d = 30": cases.logistic,
     "softmax, digits": partial(cases.softmax, "digits"),
     "softmax, wine": partial(cases.softmax, "wine"),

@@ -5,29 +5,23 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.cli.form_words import form_lines
-from detector.cli.logs import Map, check_refused, reading
-from detector.cli.options import Json
-from detector.cli.output_files import file_for, write
-from detector.cli.replay import OutputsName, bar, rows_in
-from detector.cli.screen import console, say, say_json
+from detector.cli.files import bar, check_refused, describe_form, file_for, reading, reading_bar, write
+from detector.cli.operator import seconds
+from detector.cli.options import Json, Map, OutputKind, SettingsFile
+from detector.cli.screen import say, say_json
 from detector.contracts.principals import EVERYONE
 from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
 from detector.core.calibration.crossfit import FEWEST_QUERIES
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from detector.core.calibration.scan import Outlier, Screened
     from detector.replay.calibrate import CalibrationResult, HonestTraffic
-    from detector.runtime.settings import Settings
-    from detector.sources import LogReader
 
 FEW = 9
 """With fewer accounts, the tail of honest behaviour is a guess."""
@@ -56,7 +50,7 @@ def calibrate(
         float, typer.Option("--budget", min=1e-6, max=0.5, help="Share of honest accounts that may be flagged.")
     ] = 0.01,
     outputs: Annotated[
-        OutputsName | None,
+        OutputKind | None,
         typer.Option("--outputs", help="Kind of the outputs. [default: the setting, or inferred]"),
     ] = None,
     leave_out: Annotated[
@@ -71,55 +65,66 @@ def calibrate(
     ] = None,
     json: Json = False,
     map_: Map = None,
-    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Make a profile from honest traffic, with a threshold that flags at most --budget of honest accounts."""
-    from detector.replay.calibrate import CalibrationOptions, accounts_in, make_profile
+    from detector.replay.calibrate import CalibrationOptions, make_profile, read_files, read_topic
     from detector.runtime.settings import load_settings
 
     logs = [*(honest or []), *(files or [])]
     if bool(logs) == (since is not None):
         raise typer.BadParameter("name honest logs with --honest, or a time with --since, and not both")
     file_for(out)
-    screen, loaded = console(stderr=True), load_settings(settings)
+    loaded = load_settings(settings)
     how = reading(loaded, map_)
-    traffic = _read(screen, logs, how) if since is None else _hear(since, loaded)
-    said = {EVERYONE: outputs.value} if outputs else loaded.detection.outputs
-    request = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), said, how)
-    with bar(screen, "accounts", accounts_in(traffic)) as progress:
-        made = make_profile(traffic, request, progress)
-    write(out, made.profile.to_bytes())
-    if json:
-        say_json({"out": str(out)} | plain(made, traffic, budget))
+    if since is None:
+        with reading_bar("rows", logs) as progress:
+            traffic = read_files(logs, progress, how)
     else:
-        say(*told(made, traffic, budget), f"{'profile':<12}{out}, {made.profile.hash}")
-    check_refused(traffic.rows, traffic.reasons + Counter(dimension=made.traffic.left_out))
+        traffic = read_topic(loaded.kafka, time.time() - seconds(since))
+    kinds = {EVERYONE: outputs} if outputs else loaded.detection.outputs
+    options = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), kinds, how)
+    with bar("accounts", traffic.accounts) as progress:
+        result = make_profile(traffic, options, progress)
+    write(out, result.profile.to_bytes())
+    if json:
+        say_json({"out": str(out)} | _as_json(result, traffic, budget))
+    else:
+        say(*describe(result, traffic, budget), f"{'profile':<12}{out}, {result.profile.hash}")
+    check_refused(traffic.rows, traffic.reasons + Counter(dimension=result.traffic.left_out))
 
 
-def told(made: CalibrationResult, traffic: HonestTraffic, budget: float) -> Iterator[str]:
+def describe(result: CalibrationResult, traffic: HonestTraffic, budget: float) -> Iterator[str]:
     """Yields the outcome as lines of text."""
-    screened, profile = made.screened, made.profile
-    calibration, threshold = screened.calibration, profile.standards.threshold
+    screened, profile = result.screened, result.profile
+    calibration, achieved = screened.calibration, screened.achieved
     least, most = calibration.moves
+    skipped = [f"{traffic.dishonest} rows labelled as a thief's"] if traffic.dishonest else []
+    skipped += [f"{traffic.refused} rows rejected"] if traffic.refused else []
+    left_out = f"; left out: {', '.join(skipped)}" if skipped else ""
+    some = "any one account" if achieved.accounts <= GROUPS else f"a {GROUPS}th of the accounts"
     yield f"{'model':<12}{profile.model} {profile.model_version}"
-    yield f"{'rests on':<12}{len(calibration.accounts)} accounts and {made.queries} queries{_not_used(traffic)}"
-    for heading, line in form_lines(made.traffic):
-        yield f"{heading:<12}{line}"
+    yield f"{'rests on':<12}{len(calibration.accounts)} accounts and {calibration.queries.sum()} queries{left_out}"
+    yield from describe_form(result.traffic)
     for name in screened.left_out:
         yield f"{'left out':<12}{name}, as asked"
-    yield f"{'threshold':<12}D = {threshold:.1f} standard deviations of honest accounts"
-    yield f"{'':<12}{least:.1f} to {most:.1f} if made without {_some(screened.achieved.accounts)}"
+    yield f"{'threshold':<12}D = {profile.standards.threshold:.1f} standard deviations of honest accounts"
+    yield f"{'':<12}{least:.1f} to {most:.1f} if made without {some}"
     yield f"{'budget':<12}{budget:.3%} of honest accounts may be flagged"
-    yield f"{'rate':<12}{_rate(screened)}"
+    yield (
+        f"{'rate':<12}at most {achieved.bound:.1%} of accounts like these, with {CONFIDENCE:.0%} confidence: "
+        f"{achieved.flagged} of {achieved.accounts} were flagged, each judged by the others, of {screened.length} "
+        "queries at the median"
+    )
     for outlier in screened.outliers:
-        yield from _outlier(outlier)
+        yield from _describe_outlier(outlier)
     for line in _warnings(screened, budget):
         yield f"{'note':<12}{line}"
 
 
-def plain(made: CalibrationResult, traffic: HonestTraffic, budget: float) -> dict[str, Any]:
+def _as_json(result: CalibrationResult, traffic: HonestTraffic, budget: float) -> dict[str, Any]:
     """Returns the outcome as data."""
-    profile, screened = made.profile, made.screened
+    profile, screened = result.profile, result.screened
     return {
         "profile": profile.hash,
         "model": profile.model,
@@ -144,20 +149,7 @@ def plain(made: CalibrationResult, traffic: HonestTraffic, budget: float) -> dic
     }
 
 
-def _some(accounts: int) -> str:
-    return "any one account" if accounts <= GROUPS else f"a {GROUPS}th of the accounts"
-
-
-def _rate(screened: Screened) -> str:
-    achieved = screened.achieved
-    return (
-        f"at most {achieved.bound:.1%} of accounts like these, with {CONFIDENCE:.0%} confidence: "
-        f"{achieved.flagged} of {achieved.accounts} were flagged, each judged by the others, of {screened.length} "
-        "queries at the median"
-    )
-
-
-def _outlier(outlier: Outlier) -> Iterator[str]:
+def _describe_outlier(outlier: Outlier) -> Iterator[str]:
     """Yields lines on an account that stands out, and the cost of keeping or excluding it."""
     added = ", ".join(f"{name} {value:.1f}" for name, value in outlier.added[:_SHOWN])
     odd = f"; extreme in {' and '.join(outlier.families)}, like a thief" if outlier.suspect else ""
@@ -166,13 +158,10 @@ def _outlier(outlier: Outlier) -> Iterator[str]:
         f"({added}){odd}"
     )
     yield f"{'':<12}if kept, it excuses any account as extreme in {outlier.added[0][0]}, including a thief"
-    others = f", and with them {_listed(outlier.excused)}" if outlier.excused else ""
+    names, rest = outlier.excused[:_SHOWN], len(outlier.excused) - _SHOWN
+    more = f" and {rest} more" if rest > 0 else ""
+    others = f", and with them {', '.join(names)}{more}" if names else ""
     yield f"{'':<12}with --leave-out {shlex.quote(outlier.name)}, accounts like it are flagged{others}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _warnings(screened: Screened, budget: float) -> Iterator[str]:
@@ -197,23 +186,3 @@ def _warnings(screened: Screened, budget: float) -> Iterator[str]:
             f"so few accounts cannot show that the budget is met: the true rate may be up to {achieved.bound:.1%}. The "
             "threshold assumes that the outermost fifth of honest accounts thins out exponentially"
         )
-
-
-def _not_used(traffic: HonestTraffic) -> str:
-    dishonest = [f"{traffic.dishonest} rows labelled as a thief's"] if traffic.dishonest else []
-    refused = [f"{traffic.refused} rows rejected"] if traffic.refused else []
-    return "; left out: " + ", ".join(dishonest + refused) if dishonest + refused else ""
-
-
-def _read(screen: Console, logs: list[Path], how: LogReader) -> HonestTraffic:
-    from detector.replay.calibrate import read_files
-
-    with bar(screen, "rows", rows_in(logs)) as progress:
-        return read_files(logs, progress, how)
-
-
-def _hear(since: str, settings: Settings) -> HonestTraffic:
-    from detector.cli.operator import seconds
-    from detector.replay.calibrate import read_topic
-
-    return read_topic(settings.kafka, time.time() - seconds(since))

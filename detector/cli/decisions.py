@@ -12,6 +12,7 @@ import typer
 from detector.cli.operator import (
     describe_action,
     new_id,
+    note_uncalibrated,
     plain,
     principal_of,
     seconds,
@@ -19,10 +20,10 @@ from detector.cli.operator import (
     write_record,
 )
 from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
-from detector.cli.screen import console, note, say, say_json, table, tell
+from detector.cli.screen import console, say, say_json, table, tell
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action, Cause, Decision
+from detector.contracts.findings import Action, Cause, Command, Decision
 from detector.contracts.principals import EVERYONE
 from detector.policy.records import UNCALIBRATED
 from detector.replay.topics import CurrentDecisions, known_keys, read_decisions
@@ -91,18 +92,19 @@ def add(
     if not force:
         _check_known(loaded, model, name)
     rate = 1.0 if action == "slow" and queries_per_second is None else queries_per_second
-    send(
-        loaded,
+    command = Command(
+        new_id(),
         "add",
+        time.time(),
+        issuer,
         model,
         name,
-        issuer=issuer,
-        reason=reason,
-        wait=wait,
+        reason,
         action=Action(action, rate),
         mode="observe" if observe else "enforce",
         duration_seconds=length,
     )
+    send(loaded, command, wait)
 
 
 @app.command()
@@ -120,7 +122,8 @@ def delete(
     """Delete one cause against PRINCIPAL of MODEL, or all; a signal's comes back only if the signal fires again."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
-    send(loaded, "delete", model, name, issuer=issuer, reason=reason, wait=wait, cause_id=cause)
+    command = Command(new_id(), "delete", time.time(), issuer, model, name, reason, cause_id=cause)
+    send(loaded, command, wait)
 
 
 @app.command("kill-switch")
@@ -204,10 +207,4 @@ def _print_table(decisions: CurrentDecisions, chosen: list[Decision]) -> None:
         for one in chosen
     ]
     screen.print(table(("model", "principal", "action", "mode", "until", "causes"), rows))
-    uncalibrated_models = sorted(
-        {one.model for one in chosen if any(cause.reason == UNCALIBRATED for cause in one.causes)}
-    )
-    if uncalibrated_models:
-        from detector.stream.profiles import uncalibrated
-
-        note(f"{uncalibrated(', '.join(uncalibrated_models))}; write a profile with `weirguard calibrate`.")
+    note_uncalibrated(one.model for one in chosen if any(cause.reason == UNCALIBRATED for cause in one.causes))

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
 
-from detector.cli.screen import printable_stream
 from detector.contracts.errors import WeirguardError
 from detector.runtime.text import complain
 
@@ -31,12 +30,23 @@ _REPORT = f"this is a fault of Weirguard; please report it with the output under
 def status_of(command: Callable[[], object]) -> int:
     """Runs ``command`` and returns the exit status of the process; an error is one line on standard error.
 
-    A reader that closes the output, as ``head`` does, ends the command without an error.
+    A reader that closes the output, as ``head`` does, ends the command without an error. Characters that the encoding
+    of the output does not have are escaped.
     """
     for stream in (sys.stdout, sys.stderr):
-        printable_stream(stream)
-    status = _status(command)
-    return _flushed(status)
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        command()
+        status = 0
+    except KeyboardInterrupt:
+        status = _complain("interrupted", INTERRUPTED)
+    except SystemExit as error:
+        status = _of_exit(error)
+    except Exception as error:  # noqa: BLE001 - each error gets one line
+        _show_traceback(error)
+        status = _of_error(error)
+    return _flush(status)
 
 
 def end_with_reader() -> None:
@@ -60,72 +70,56 @@ def end_with_reader() -> None:
     threading.Thread(target=wait, name="weirguard-reader", daemon=True).start()
 
 
-def _status(command: Callable[[], object]) -> int:
-    try:
-        command()
-    except KeyboardInterrupt:
-        return _told("interrupted", INTERRUPTED)
-    except SystemExit as error:
-        return _of_exit(error)
-    except Exception as error:  # noqa: BLE001 - each error gets one line
-        _show_traceback(error)
-        return _of_error(error)
-    return 0
-
-
 def _of_exit(error: SystemExit) -> int:
-    """The status of an exit; 0 if rich ends the process because its output is closed."""
+    """Returns the status of an exit; 0 if rich ends the process because its output is closed."""
     if isinstance(error.__context__, BrokenPipeError):
         return 0
-    if isinstance(error.code, str):
-        return _told(error.code, FAILED)
-    return error.code or 0
+    return _complain(error.code, FAILED) if isinstance(error.code, str) else error.code or 0
 
 
 def _of_error(error: Exception) -> int:
-    if isinstance(error, BrokenPipeError):
-        return 0
-    line = _line_of(error)
-    return _of_command_line(error) if line is None else _told(line, FAILED)
+    match error:
+        case BrokenPipeError():
+            return 0
+        case WeirguardError():
+            line = str(error)
+        case OSError():
+            line = _describe(error)
+        case UnicodeEncodeError():
+            line = f"{error.object[:_LONG]!r} is no UTF-8 text; write it in UTF-8"
+        case RecursionError():
+            line = "the input is nested too deeply to be read"
+        case MemoryError():
+            line = "there is not enough memory; give less input at once"
+        case _:
+            return _of_typer(error)
+    return _complain(line, FAILED)
 
 
-def _line_of(error: Exception) -> str | None:
-    """The line of an error with a known cause outside this program; None for others."""
-    if isinstance(error, WeirguardError):
-        return str(error)
-    if isinstance(error, OSError):
-        return _of_system(error)
-    if isinstance(error, UnicodeEncodeError):
-        return f"{error.object[:_LONG]!r} is no UTF-8 text; write it in UTF-8"
-    if isinstance(error, RecursionError):
-        return "the input is nested too deeply to be read"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory; give less input at once"
-    return None
-
-
-def _of_command_line(error: Any) -> int:
-    """Ends typer's own errors: Exit, Abort and wrong usage, by name and attributes, since typer moves the classes."""
-    if type(error).__name__ == "Exit" and isinstance(getattr(error, "exit_code", None), int):
+def _of_typer(error: Any) -> int:
+    """Returns the status of typer's errors: Exit, Abort and wrong usage, by name and attributes, since typer moves the
+    classes; and that of an unexpected error."""
+    name = type(error).__name__
+    if name == "Exit" and isinstance(getattr(error, "exit_code", None), int):
         return int(error.exit_code)
-    if type(error).__name__ == "Abort":
-        return _told("interrupted", INTERRUPTED)
-    if type(error).__name__ == "NoArgsIsHelpError":
+    if name == "Abort":
+        return _complain("interrupted", INTERRUPTED)
+    if name == "NoArgsIsHelpError":
         error.show()
         return FAILED
     if hasattr(error, "format_message"):
-        where = getattr(error, "ctx", None)
-        path = where.command_path.removeprefix("weirguard ") + ": " if where else ""
-        return _told(f"{path}{error.format_message().rstrip('.')}; see --help", FAILED)
-    return _told(f"unexpected {type(error).__name__}: {str(error)[:_LONG]}; {_REPORT}", FAILED)
+        context = getattr(error, "ctx", None)
+        path = context.command_path.removeprefix("weirguard ") + ": " if context else ""
+        return _complain(f"{path}{error.format_message().rstrip('.')}; see --help", FAILED)
+    return _complain(f"unexpected {name}: {str(error)[:_LONG]}; {_REPORT}", FAILED)
 
 
-def _of_system(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     why = error.strerror or str(error)
     return f"{error.filename}: {why}" if error.filename is not None else why
 
 
-def _told(line: str, status: int) -> int:
+def _complain(line: str, status: int) -> int:
     with suppress(OSError, ValueError):
         complain(line)
     return status
@@ -135,12 +129,11 @@ def _show_traceback(error: Exception) -> None:
     if os.environ.get(TRACEBACK_VARIABLE):
         import traceback
 
-        lines = "".join(traceback.format_exception(error)).splitlines()
         with suppress(OSError, ValueError):
-            complain(*lines)
+            complain(*"".join(traceback.format_exception(error)).splitlines())
 
 
-def _flushed(status: int) -> int:
+def _flush(status: int) -> int:
     """Flushes both streams now: a failure at the end of the interpreter would print several lines."""
     try:
         if sys.stdout is not None:
@@ -148,7 +141,7 @@ def _flushed(status: int) -> int:
     except OSError as error:
         _silence(sys.stdout)
         if error.errno != errno.EPIPE and status not in (FAILED, INTERRUPTED):  # else a line was printed already
-            status = _told(f"cannot write the output: {_of_system(error)}", FAILED)
+            status = _complain(f"cannot write the output: {_describe(error)}", FAILED)
     except ValueError:  # closed
         pass
     try:

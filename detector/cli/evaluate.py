@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from detector.cli.output_files import folder_for
-from detector.cli.replay import bar, configuration, given_profiles, rows_in
-from detector.cli.screen import console, note
+from detector.cli.files import bar, folder_for, given_profiles, reading_bar
+from detector.cli.options import SettingsFile
+from detector.cli.screen import note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.console import Console
 
     from detector.core.configuration import EngineConfig
     from detector.lab.evaluation.results import Evaluation
@@ -26,11 +23,7 @@ if TYPE_CHECKING:
 LOGS, JUDGED = "logs", "judged"
 
 
-class SuiteName(StrEnum):
-    """Values of ``--suite``."""
-
-    QUICK = "quick"
-    FULL = "full"
+SuiteName = Literal["quick", "full"]
 
 
 def evaluate(
@@ -48,25 +41,26 @@ def evaluate(
         list[Path] | None,
         typer.Option("--profile", help="Profile of a log's model version, from weirguard calibrate."),
     ] = None,
-    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Report which attacks the detector catches, when, and how good the thief's clone was by then.
 
     Each log is judged separately, as the service would judge it. A suite that was stopped resumes. The exit status is 1
     if plans of the suite failed.
     """
-    from detector.lab.evaluation.report import write_reports
-    from detector.lab.evaluation.words import gaps, headline
+    from detector.lab.evaluation.report import headline, write_reports
+    from detector.runtime.settings import load_settings
+    from detector.stream.detection_config import engine_config, policy_config
 
     _check(files, suite, so_far)
     folder_for(out)
-    screen = console(stderr=True)
     given = given_profiles(profile)
-    config, policy = configuration(settings)
+    loaded = load_settings(settings)
+    config, policy = engine_config(loaded), policy_config(loaded)
     config = replace(config, profiles=given) if given else config
-    done = None if suite is None else _suite(screen, suite, out / LOGS, so_far)
-    evaluation = _judged(screen, done.logs if done else files or [], out / JUDGED, config, policy)
-    evaluation = replace(evaluation, gaps=gaps(done) if done else ())
+    done = None if suite is None else _suite(suite, out / LOGS, so_far)
+    evaluation = _judged(done.logs if done else files or [], out / JUDGED, config, policy)
+    evaluation = replace(evaluation, gaps=done.gaps if done else ())
     write_reports(evaluation, out)
     summary = f"{headline(evaluation)}. See {out / 'report.html'}."
     note(" ".join([summary, *evaluation.gaps]))
@@ -81,22 +75,22 @@ def _check(files: Sequence[Path] | None, suite: SuiteName | None, so_far: bool) 
         raise typer.BadParameter("--so-far needs a suite; name one with --suite")
 
 
-def _suite(screen: Console, suite: SuiteName, folder: Path, so_far: bool) -> SuiteProgress:
+def _suite(suite: SuiteName, folder: Path, so_far: bool) -> SuiteProgress:
     from detector.lab.evaluation.suite import make_logs, plans_of, progress_of
 
-    plans = plans_of(suite.value)
+    plans = plans_of(suite)
     if not so_far:
-        with bar(screen, "logs", len(plans)) as progress:
+        with bar("logs", len(plans)) as progress:
             make_logs(plans, folder, progress)
     return progress_of(plans, folder)
 
 
-def _judged(screen: Console, logs: Sequence[Path], folder: Path, config: EngineConfig, policy: Policy) -> Evaluation:
+def _judged(logs: Sequence[Path], folder: Path, config: EngineConfig, policy: Policy) -> Evaluation:
     from detector.core.signals import SIGNALS
-    from detector.lab.evaluation.kept import judge_once
+    from detector.lab.evaluation.judging import judge_once
     from detector.lab.evaluation.results import evaluation_of
 
-    with bar(screen, "queries", rows_in(logs)) as progress:
+    with reading_bar("queries", logs) as progress:
         judged = [
             judge_once(log, folder, engine_config=config, policy=policy, progress=progress, must_fit=config.profiles)
             for log in logs

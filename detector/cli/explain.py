@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.logs import Map, files_in, reading
+from detector.cli.files import file_for, given_profiles, reading, reading_bar, write
 from detector.cli.operator import principal_of
-from detector.cli.options import ApiKey, Json
-from detector.cli.output_files import file_for, write
-from detector.cli.replay import bar, given_profiles, rows_in
-from detector.cli.screen import console, note, say_json
+from detector.cli.options import ApiKey, Json, Map, Merge, Profiles, SettingsFile
+from detector.cli.screen import console, note, say_json, table, tell
 
 if TYPE_CHECKING:
-    from detector.cli.explanation.account import Account
+    from rich.console import Console
+
     from detector.core.configuration import EngineConfig
+    from detector.explain.explanation import Explanation
+    from detector.explain.published import PublishedRecords
     from detector.policy.config import Policy
-    from detector.replay.principal import PrincipalReplay, TimedQueries
-    from detector.runtime.sections import KafkaSettings
+    from detector.replay.principal import TimedQueries
     from detector.sources import LogReader
 
 PAGE = "explanation.html"
@@ -37,31 +37,26 @@ def explain(
         typer.Option("--log", help="Query log to replay, with any files after it. [default: the service's topics]"),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Needed if the account queried several models.")] = None,
-    profile: Annotated[
-        list[Path] | None,
-        typer.Option("--profile", help="Profile of a model version, from weirguard calibrate. [default: the setting]"),
-    ] = None,
+    profile: Profiles = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write a page with plots: FILE.html, or a folder.")
     ] = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Merge the files by occurred_at, instead of reading them in turn.")
-    ] = False,
+    merge: Merge = False,
     map_: Map = None,
     api_key: ApiKey = False,
     json: Json = False,
-    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Explain why PRINCIPAL is flagged, or is not, in words and plots.
 
     Replays the account's queries, from log files or from the service's topics. With the topics, it also shows the
     alerts and decisions that the service published.
     """
-    from detector.cli.explanation.page import page
-    from detector.cli.explanation.plain import plain
-    from detector.cli.explanation.terminal import show
+    from detector.explain.page import page
+    from detector.explain.published import read_queries, read_records, since_cleared
+    from detector.explain.tables import as_json
     from detector.runtime.settings import load_settings
-    from detector.stream.building import engine_config, policy_of
+    from detector.stream.detection_config import engine_config, policy_config
 
     logs = [*(log or []), *(files or [])]
     if logs and not log:
@@ -70,17 +65,22 @@ def explain(
     loaded = load_settings(settings)
     given = given_profiles(profile)
     config = engine_config(loaded)
-    judging = Judging(replace(config, profiles=given) if given else config, policy_of(loaded), bool(given))
+    judging = Judging(replace(config, profiles=given) if given else config, policy_config(loaded), bool(given))
     name = principal_of(loaded, principal, api_key)
-    how = reading(loaded, map_, merge=merge)
-    account = _of_logs(logs, how, name, model, judging) if logs else _of_service(loaded.kafka, name, model, judging)
+    if logs:
+        explanation = judging.explanation(*_recorded(logs, reading(loaded, map_, merge=merge), name, model))
+    else:
+        queries = read_queries(loaded.kafka, name).of(model)
+        published = read_records(loaded.kafka, queries[0][0].model, name)
+        source = f"the topic {loaded.kafka.topics.queries}"
+        explanation = judging.explanation(since_cleared(queries, published), source, published)
     if path is not None:
-        write(path, page(account).encode("utf-8", "backslashreplace"))
+        write(path, page(explanation).encode("utf-8", "backslashreplace"))
         note(f"See {path}.")
     if json:
-        say_json(plain(account))
+        say_json(as_json(explanation))
     else:
-        show(account, console())
+        show(explanation, console())
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,48 +91,50 @@ class Judging:
     policy: Policy
     must_fit: bool
 
-    def follow(self, queries: Sequence[TimedQueries]) -> PrincipalReplay:
-        """Returns the course of ``queries``. Raises ConfigurationError if one matches no profile, with ``must_fit``."""
+    def explanation(
+        self, queries: Sequence[TimedQueries], source: str, published: PublishedRecords | None = None
+    ) -> Explanation:
+        """Returns the explanation of ``queries``. Raises ConfigurationError if one matches no profile, with
+        ``must_fit``."""
         from detector.contracts.errors import ConfigurationError
         from detector.core.profile.profile import ProfileMatcher
+        from detector.explain.explanation import explanation_of
+        from detector.explain.published import by_row, differences
+        from detector.explain.words import unseen_values
         from detector.replay.principal import replay_principal
 
-        misfits = ProfileMatcher(self.config.profiles).mismatches([batch for batch, _ in queries])
+        batches = [batch for batch, _ in queries]
+        misfits = ProfileMatcher(self.config.profiles).mismatches(batches)
         if misfits and self.must_fit:
             raise ConfigurationError(misfits[0].detail)
-        return replay_principal(queries, self.config, self.policy)
+        course = replay_principal(queries, self.config, self.policy)
+        notes = unseen_values(batches, self.config)
+        if published is None:
+            return explanation_of(course, self.config, source, notes=notes)
+        notes += differences(published, course, self.config.configuration_hash())
+        return explanation_of(course, self.config, source, records=by_row(published, course), notes=notes)
 
-    def unseen(self, queries: Sequence[TimedQueries]) -> list[str]:
-        """Returns sentences on features with values that no honest query has."""
-        from detector.cli.explanation.features import unseen_by_name
 
-        return unseen_by_name([batch for batch, _ in queries], self.config)
-
-
-def _of_logs(paths: Sequence[Path], how: LogReader, name: str, model: str | None, judging: Judging) -> Account:
-    from detector.cli.explanation.account import account_of
+def _recorded(paths: Sequence[Path], how: LogReader, name: str, model: str | None) -> tuple[list[TimedQueries], str]:
+    """Returns the principal's queries in files, and the names of the files."""
     from detector.replay.principal import queries_in_logs, queries_of
+    from detector.sources import files_of
 
-    logs = files_in(paths)
-    with bar(console(stderr=True), "read", rows_in(logs)) as progress:
+    logs = files_of(paths)
+    with reading_bar("read", logs) as progress:
         own = queries_of(name, queries_in_logs(logs, how, progress))
-    queries = own.of(model)
-    source = ", ".join(path.name for path in logs)
-    return account_of(judging.follow(queries), judging.config, source, notes=judging.unseen(queries))
+    return own.of(model), ", ".join(path.name for path in logs)
 
 
-def _of_service(kafka: KafkaSettings, name: str, model: str | None, judging: Judging) -> Account:
-    from detector.cli.explanation.account import account_of
-    from detector.cli.explanation.service import notes, placed, read_queries, read_records, since_cleared
+def show(explanation: Explanation, screen: Console) -> None:
+    """Prints the verdict, the measures that contribute, and the events on record."""
+    from detector.explain.tables import contributions, events, facts
+    from detector.explain.words import basis, verdict
 
-    queries = read_queries(kafka, name).of(model)
-    known = read_records(kafka, queries[0][0].model, name)
-    queries = since_cleared(queries, known)
-    course = judging.follow(queries)
-    return account_of(
-        course,
-        judging.config,
-        f"the topic {kafka.topics.queries}",
-        records=placed(known, course),
-        notes=[*judging.unseen(queries), *notes(known, course, judging.config.configuration_hash())],
-    )
+    for sentence in (verdict(explanation), *basis(explanation), facts(explanation)):
+        tell(screen, sentence)
+    shown = [events(explanation)]
+    if explanation.at_verdict is not None:
+        shown.insert(0, contributions(explanation, {*explanation.main_measures, "D"}))
+    for own in shown:
+        screen.print(table(own.head, own.rows, own.texts))

@@ -1,6 +1,6 @@
-"""``weirguard``: finds the command and runs it. A command's module is imported only when the command is asked for.
+"""``weirguard``: finds the command and runs it. Only the module of the command that is run is imported.
 
-This module loads next to nothing, as what it does first cannot wait: see ``_stop_when_told``.
+This module loads next to nothing, as what it does first cannot wait: see ``_end_at_sigterm``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ if TYPE_CHECKING:  # typing itself takes a while to load
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
-_SIGTERM_STATUS = 128 + signal.SIGTERM
-
 
 class CommandEntry:
-    """A command: where it is (``module:attribute``, a function or a typer app), what it needs, what it does."""
+    """``path``: where the command is, ``module:attribute``, a function or a typer app. ``extra``: the optional
+    dependencies that it needs. ``summary``: what it does."""
 
     __slots__ = ("extra", "path", "summary")
 
@@ -29,8 +28,8 @@ class CommandEntry:
 
 
 COMMANDS = {
-    "demo": CommandEntry("demo:demo", "lab", "Watch a model thief being found and stopped, here and now."),
-    "run": CommandEntry("run:run", "service", "Run the detector."),
+    "demo": CommandEntry("lab:demo", "lab", "Watch a model thief being found and stopped, here and now."),
+    "run": CommandEntry("service:run", "service", "Run the detector."),
     "scan": CommandEntry("scan:scan", "service", "Say which accounts stand out in a query log."),
     "replay": CommandEntry("replay:replay", "service", "Judge recorded queries from files, without Kafka."),
     "calibrate": CommandEntry("calibrate:calibrate", "service", "Learn from honest traffic what is ordinary."),
@@ -39,36 +38,27 @@ COMMANDS = {
     "explain": CommandEntry("explain:explain", "service", "Say why a principal is a suspect, or is not, and draw it."),
     "decisions": CommandEntry("decisions:app", "service", "List, add and delete decisions."),
     "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),
-    "alerts": CommandEntry("alerts:app", "service", "Follow the alerts."),
-    "config": CommandEntry("config:app", "service", "Check and show the settings."),
-    "serve-demo": CommandEntry("serve_demo:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
-    "traffic": CommandEntry("traffic:traffic", "lab", "Send honest and thieving queries to a model server."),
-    "redteam": CommandEntry("redteam:redteam", "lab", "Attack a model of yours, and keep the log of it."),
-    "warm": CommandEntry("warm:warm", "service", "Compile for this machine, once, so that no start has to."),
+    "alerts": CommandEntry("principals:alerts", "service", "Follow the alerts."),
+    "config": CommandEntry("service:app", "service", "Check and show the settings."),
+    "serve-demo": CommandEntry("lab:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
+    "traffic": CommandEntry("lab:traffic", "lab", "Send honest and thieving queries to a model server."),
+    "redteam": CommandEntry("lab:redteam", "lab", "Attack a model of yours, and keep the log of it."),
+    "warm": CommandEntry("service:warm", "service", "Compile for this machine, once, so that no start has to."),
     "completion": CommandEntry("completion:completion", "service", "Let your shell complete commands and options."),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0, what the command says, 130 when interrupted, or 2 when something is wrong."""
+    """Runs the command line and exits: with 0, what the command says, 130 when interrupted, or 2 after an error."""
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
-    _stop_when_told(name)
+    _end_at_sigterm(name)
     from detector.cli.ending import status_of
 
-    sys.exit(status_of(lambda: _dispatch(name, rest)))
+    sys.exit(status_of(lambda: _run(name, rest)))
 
 
-def usage() -> str:
-    """What ``weirguard --help`` says."""
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{entry.summary}" for name, entry in COMMANDS.items()]
-    head = ["Usage: weirguard COMMAND [OPTIONS]", "", "Finds model theft in the query logs of prediction APIs.", ""]
-    tail = ["", "weirguard COMMAND --help tells more; weirguard --version says which version this is."]
-    return "\n".join([*head, "Commands:", *lines, *tail])
-
-
-def _stop_when_told(name: str) -> None:
-    """End at SIGTERM from now on, until the command has a handler of its own.
+def _end_at_sigterm(name: str) -> None:
+    """Makes SIGTERM end the process until the command has a handler of its own.
 
     For process 1, as in a container, the kernel ignores every signal that has no handler: one that came while a command
     is still being loaded would be lost, and the container run on until it is killed.
@@ -76,39 +66,30 @@ def _stop_when_told(name: str) -> None:
     if name == "run":
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # nothing has begun
     elif os.getpid() == 1:
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(_SIGTERM_STATUS))
-
-
-def _dispatch(name: str, arguments: list[str]) -> None:
-    from detector.cli.screen import say
-
-    if name in ("--help", "-h"):
-        say(*usage().split("\n"))
-    elif name in ("--version", "-V"):
-        import detector
-
-        say(f"weirguard {detector.__version__}")
-    elif name in COMMANDS:
-        _run(name, arguments)
-    else:
-        _refuse(name)
-
-
-def _refuse(name: str) -> NoReturn:
-    import difflib
-
-    from detector.contracts.errors import ConfigurationError
-
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "; try weirguard --help"
-    raise ConfigurationError(f"there is no command {name!r}{hint}")
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
 
 def _run(name: str, arguments: list[str]) -> None:
-    from detector.cli.loops import Told
+    from detector.cli.screen import CompilationMessages, say
+    from detector.contracts.errors import ConfigurationError
+
+    if name in ("--help", "-h"):
+        say(*_usage())
+        return
+    if name in ("--version", "-V"):
+        import detector
+
+        say(f"weirguard {detector.__version__}")
+        return
+    if name not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "try weirguard --help"
+        raise ConfigurationError(f"there is no command {name!r}; {hint}")
     from detector.core.loops.compiled import listen
 
-    listen(Told())
+    listen(CompilationMessages())
     try:
         command = command_of(name)
         with command.make_context(f"weirguard {name}", arguments) as context:
@@ -116,16 +97,27 @@ def _run(name: str, arguments: list[str]) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("detector.") and error.name != "detector.lab":  # the image has no lab
             raise
-        from detector.contracts.errors import ConfigurationError
+        needs = f"pip install 'weirguard[{COMMANDS[name].extra}]'"
+        raise ConfigurationError(f"{name} needs the module {error.name}, which is not installed: {needs}") from None
 
-        extra = COMMANDS[name].extra
-        needs = f"{name} needs the module {error.name}, which is not installed: pip install 'weirguard[{extra}]'"
-        raise ConfigurationError(needs) from None
+
+def _usage() -> list[str]:
+    """Returns the lines of ``weirguard --help``, for which typer need not be loaded."""
+    width = max(map(len, COMMANDS)) + 2
+    return [
+        "Usage: weirguard COMMAND [OPTIONS]",
+        "",
+        "Finds model theft in the query logs of prediction APIs.",
+        "",
+        "Commands:",
+        *(f"  {name:<{width}}{entry.summary}" for name, entry in COMMANDS.items()),
+        "",
+        "weirguard COMMAND --help tells more; weirguard --version says which version this is.",
+    ]
 
 
 def command_of(name: str) -> Any:
-    """The command ``name``, loaded, without typer's own ending, which has other statuses and several lines: ``ending``
-    sees to it."""
+    """Returns typer's command ``name``, without typer's own ending, which has other statuses and several lines."""
     from importlib import import_module
 
     import typer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.cli.output_files import file_for, write
+from detector.cli.files import file_for, write
 from detector.cli.screen import say
 from detector.contracts.errors import ConfigurationError
 
@@ -48,8 +48,8 @@ def export(
 
 
 def _imported(source: str) -> OwnerModel:
-    """The model that a module of the owner's holds, which is imported as if from the current folder."""
-    from detector.cli.foreign.scikit_learn import model_of
+    """Returns the model that a module of the owner's holds, imported as if from the current folder."""
+    from detector.cli.foreign import from_scikit_learn
 
     module, _, attribute = source.partition(":")
     sys.path.insert(0, str(Path.cwd()))
@@ -61,11 +61,11 @@ def _imported(source: str) -> OwnerModel:
         raise ConfigurationError(f"{source}: {error}; give package.module:attribute, or a file that exists") from error
     finally:
         sys.path.pop(0)
-    return model_of(found)
+    return from_scikit_learn(found)
 
 
 def _from_file(path: Path) -> OwnerModel:
-    from detector.cli.foreign import onnx_files, treelite_files
+    from detector.cli.foreign import from_onnx, from_treelite
 
     if not path.is_file():
         raise ConfigurationError(f"there is no file {path}; give one, or package.module:attribute")
@@ -76,9 +76,7 @@ def _from_file(path: Path) -> OwnerModel:
             f"{path} looks like a pickle, and whoever wrote a pickle runs code where it is loaded. Load it "
             "yourself in a module of yours, and give package.module:attribute; or save it as ONNX or with treelite"
         )
-    if path.suffix.lower() == ".onnx":
-        return onnx_files.read(path)
-    return treelite_files.read_json(path) if path.suffix.lower() == ".json" else treelite_files.read_checkpoint(path)
+    return from_onnx(path) if path.suffix.lower() == ".onnx" else from_treelite(path)
 
 
 def _described(found: OwnerModel) -> str:

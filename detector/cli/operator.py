@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import typer
 
-from detector.cli.screen import say
+from detector.cli.screen import note, say
 from detector.contracts.codecs import decode, encode
 from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
-from detector.contracts.findings import Action, Alert, Audit, Command, CommandKind, Mode
+from detector.contracts.findings import Action, Alert, Audit, Command
 from detector.contracts.topics import partition_of
 from detector.replay.topics import BOOTSTRAP_MILLISECONDS, REPLY_MILLISECONDS, Topic, broker_errors, partitions_of
 from detector.runtime.sections import KafkaSettings
@@ -23,7 +24,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def principal_of(settings: Settings, name: str, api_key: bool) -> str:
-    """The principal that ``name`` means: the name itself, or its hash if it is an API key."""
+    """Returns the principal that ``name`` means: the name itself, or its hash if it is an API key."""
     if not api_key:
         return name
     secret = typer.prompt("API key", hide_input=True, err=True) if name == "-" else name
@@ -31,7 +32,7 @@ def principal_of(settings: Settings, name: str, api_key: bool) -> str:
 
 
 def seconds(duration: str) -> float:
-    """The seconds in ``90s``, ``15m``, ``1h30m`` or ``2d``."""
+    """Returns the seconds in ``90s``, ``15m``, ``1h30m`` or ``2d``."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", duration)
     if not parts or "".join(number + unit for number, unit in parts) != duration:
         raise typer.BadParameter(f"{duration!r} is not a duration; write it like 90s, 15m, 1h30m or 2d")
@@ -39,40 +40,14 @@ def seconds(duration: str) -> float:
 
 
 def new_id() -> str:
-    """A random id for a command."""
+    """Returns a random id for a command."""
     return secrets.token_hex(8)
 
 
-def send(
-    settings: Settings,
-    kind: CommandKind,
-    model: str,
-    principal: str,
-    *,
-    issuer: str,
-    reason: str,
-    wait: float,
-    action: Action | None = None,
-    mode: Mode | None = None,
-    duration_seconds: float | None = None,
-    cause_id: str | None = None,
-) -> None:
-    """Sends a command, prints its result, and exits with 1 if the owner refused it."""
-    command = Command(
-        id=new_id(),
-        kind=kind,
-        issued_at=time.time(),
-        issuer=issuer,
-        model=model,
-        principal=principal,
-        reason=reason,
-        action=action,
-        mode=mode,
-        duration_seconds=duration_seconds,
-        cause_id=cause_id,
-    )
-    audit = carry_out(settings.kafka, command, wait)
-    say(f"{model} {principal}: {audit.summary}")
+def send(settings: Settings, command: Command, wait_seconds: float) -> None:
+    """Sends ``command``, prints its result, and exits with 1 if the owner refused it."""
+    audit = carry_out(settings.kafka, command, wait_seconds)
+    say(f"{command.model} {command.principal}: {audit.summary}")
     if audit.kind == "command_refused":
         raise typer.Exit(1)
 
@@ -104,49 +79,35 @@ def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float) ->
 
     Raises BrokerError if there is none after ``wait_seconds``.
     """
-    value = encode(command)
+    topic, value = settings.topics.commands, encode(command)
     with Topic(settings, settings.topics.audit) as audit:
         audit.seek_to_end()
-        partition = _partition(settings, command.principal)
-        write_record(
-            settings, settings.topics.commands, key=command.principal.encode(), value=value, partition=partition
-        )
+        partitions = partitions_of(settings, topic)
+        if partitions != settings.partitions:
+            raise ConfigurationError(
+                f"kafka.partitions is {settings.partitions} and {topic} has {partitions}; set it to {partitions}"
+            )
+        partition = partition_of(command.principal, partitions)
+        write_record(settings, topic, key=command.principal.encode(), value=value, partition=partition)
         for record in audit.follow(wait_seconds):
-            answer = _answer(record.value, command)
-            if answer is not None:
-                return answer
+            with suppress(InvalidRecord):
+                answer = decode(Audit, record.value)
+                if answer.detail.get("command") == command.id:
+                    return answer
     raise BrokerError(
         f"the command was written, and no detector has answered within {wait_seconds:g} seconds; it will be carried "
-        f"out when one takes partition {partition} of {settings.topics.commands}; check that `weirguard run` is ready"
+        f"out when one takes partition {partition} of {topic}; check that `weirguard run` is ready"
     )
 
 
-def _answer(value: bytes | None, command: Command) -> Audit | None:
-    try:
-        audit = decode(Audit, value)
-    except InvalidRecord:
-        return None
-    return audit if audit.detail.get("command") == command.id else None
-
-
-def _partition(settings: KafkaSettings, principal: str) -> int:
-    partitions = partitions_of(settings, settings.topics.commands)
-    if partitions != settings.partitions:
-        raise ConfigurationError(
-            f"kafka.partitions is {settings.partitions} and {settings.topics.commands} has {partitions}; set it to "
-            f"{partitions}"
-        )
-    return partition_of(principal, partitions)
-
-
 def describe_action(action: Action) -> str:
-    """``action`` for people."""
+    """Returns ``action`` in words."""
     rate = action.queries_per_second
     return action.name if rate is None else f"{action.name} to {rate:g}/s"
 
 
 def alert_line(alert: Alert) -> str:
-    """``alert`` in one line for people."""
+    """Returns ``alert`` in one line for people."""
     evidence = ", ".join(
         f"{item.name}={item.value:g}" + ("" if item.threshold is None else f" (threshold {item.threshold:g})")
         for item in alert.evidence
@@ -159,8 +120,16 @@ def alert_line(alert: Alert) -> str:
     )
 
 
+def note_uncalibrated(models: Iterable[str]) -> None:
+    """Prints a warning to standard error if ``models``, judged without a profile, are any."""
+    if names := sorted(set(models)):
+        from detector.stream.detection_config import uncalibrated_warning
+
+        note(f"{uncalibrated_warning(', '.join(names))}; write a profile with `weirguard calibrate`.")
+
+
 def plain(record: Any) -> Any:
-    """``record`` as data that JSON can hold, field by field."""
+    """Returns ``record`` as data that JSON can hold, field by field."""
     import msgspec
 
     return msgspec.to_builtins(record)

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import getpass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-
-class OutputsName(StrEnum):
-    """Values of ``--outputs``."""
-
-    PROBABILITY = "probability"
-    SCORE = "score"
-    LABEL = "label"
-    PROBABILITIES = "probabilities"
-    NONE = "none"
-
+OutputKind = Literal["probability", "score", "label", "probabilities", "none"]
+"""Values of ``--outputs``."""
 
 Json = Annotated[bool, typer.Option("--json", help="For scripts: JSON on standard output, and nothing else there.")]
 Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", hidden=True)]

@@ -1,34 +1,39 @@
-"""``weirguard principals``: list suspicious principals, show one, or clear one."""
+"""``weirguard principals`` and ``alerts``: list suspicious principals, show or clear one, and follow the alerts."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
 
+from detector.cli.ending import end_with_reader
 from detector.cli.operator import (
     alert_line,
     describe_action,
+    new_id,
+    note_uncalibrated,
     plain,
     principal_of,
     send,
 )
 from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
-from detector.cli.screen import note, say, say_json
-from detector.contracts.findings import Decision, Score
+from detector.cli.screen import flush, say, say_json
+from detector.contracts.findings import Command, Decision, Score
 from detector.core.exposure import EXPOSURES
-from detector.replay.topics import Key, newest, read_alerts, read_decisions, read_scores
+from detector.replay.topics import Key, Topic, newest, read_alerts, read_decisions, read_scores, readable_alerts
 from detector.runtime.settings import load_settings
 from detector.runtime.text import printable, rfc3339
 
 _SHOWN = 3
-_WEIGHED = "suspicion."
+_MEASURE = "suspicion."
 _WIDTH = 80 - 18
 """Characters beside the columns of numbers."""
 
 app = typer.Typer(help="Look at principals, and clear one.", no_args_is_help=True)
+alerts = typer.Typer(help="Follow the alerts.", no_args_is_help=True)
 
 
 @app.command()
@@ -45,14 +50,17 @@ def top(
     if json or output == "json":
         say_json([_joined(score, decisions.get(key)) | {"matters": _matters(score)} for key, score in chosen])
         return
-    _print_list(chosen, decisions)
-    uncalibrated_models = sorted(
-        {f"{score.model} {score.model_version}" for _, score in chosen if score.calibrated is False}
-    )
-    if uncalibrated_models:
-        from detector.stream.profiles import uncalibrated
-
-        note(f"{uncalibrated(', '.join(uncalibrated_models))}; write a profile with `weirguard calibrate`.")
+    if not chosen:
+        say("There are no scores yet.")
+        return
+    say(f"{'score':>7}{'queries':>9}  principal, model and version; the signals that matter most")
+    for key, score in chosen:
+        value = "" if score.score is None else f"{score.score:.2f}"
+        figures = f"{value:>7}{score.queries:>9}  "
+        for line in _lines(score, decisions.get(key)):
+            say(figures + line)
+            figures = " " * len(figures)
+    note_uncalibrated(f"{score.model} {score.model_version}" for _, score in chosen if score.calibrated is False)
 
 
 @app.command()
@@ -70,13 +78,13 @@ def show(
     key = model, principal_of(loaded, principal, api_key)
     score = read_scores(loaded.kafka).get(key)
     decision = read_decisions(loaded.kafka, time.time()).current.get(key)
-    alerts = newest(read_alerts(loaded.kafka, *key))
+    known = newest(read_alerts(loaded.kafka, *key))
     if json or output == "json":
-        say_json({**_joined(score, decision), "alerts": [plain(alert) for alert in alerts]})
+        say_json({**_joined(score, decision), "alerts": [plain(alert) for alert in known]})
     else:
         say(f"{key[0]} {key[1]}", *_score_lines(score), _decision_line(decision))
-        say("alerts:" if alerts else "alerts: none", *(f"  {alert_line(alert)}" for alert in alerts))
-    if score is None and decision is None and not alerts:
+        say("alerts:" if known else "alerts: none", *(f"  {alert_line(alert)}" for alert in known))
+    if score is None and decision is None and not known:
         raise typer.Exit(1)
 
 
@@ -94,7 +102,35 @@ def clear(
     """Clear PRINCIPAL of MODEL: drop their history, verdicts and decisions."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
-    send(loaded, "clear", model, name, issuer=issuer, reason=reason, wait=wait)
+    send(loaded, Command(new_id(), "clear", time.time(), issuer, model, name, reason), wait)
+
+
+@alerts.callback()
+def _alerts() -> None:
+    """Follow the alerts."""
+
+
+@alerts.command()
+def tail(
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="First all stored alerts, then new ones.")
+    ] = False,
+    json: Json = False,
+    output: Output = "text",
+    settings: SettingsFile = None,
+) -> None:
+    """Print alerts as they come, one per line, until interrupted; an alert again if its severity rises."""
+    kafka = load_settings(settings).kafka
+    end_with_reader()
+    with suppress(KeyboardInterrupt), Topic(kafka, kafka.topics.alerts) as topic:
+        if not from_beginning:
+            topic.seek_to_end()
+        for alert in readable_alerts(topic.follow()):
+            if json or output == "json":
+                say_json(plain(alert), indent=None)
+            else:
+                say(alert_line(alert))
+            flush()
 
 
 def _suspicion(item: tuple[Key, Score]) -> tuple[bool, float, int]:
@@ -118,7 +154,7 @@ def _score_lines(score: Score | None) -> list[str]:
 
 
 def _answered_line(score: Score) -> list[str]:
-    """The line of answered queries; none for a score of an earlier version."""
+    """Returns the line of answered queries; none for a score of an earlier version."""
     if score.answered is None:
         return []
     parts = [f"{score.judged} judged", f"{score.repeats} repeated"]
@@ -129,7 +165,7 @@ def _answered_line(score: Score) -> list[str]:
 
 
 def _statistic(name: str, statistic: float, form: str) -> str:
-    """A signal's statistic for people; that of a meter of exposure with its unit."""
+    """Returns a signal's statistic for people; that of a meter of exposure with its unit."""
     return f"{statistic:.1f}% exposed" if name in EXPOSURES else format(statistic, form)
 
 
@@ -141,21 +177,8 @@ def _decision_line(decision: Decision | None) -> str:
     return f"decision: {action} until {rfc3339(decision.expires_at)} for {causes}"
 
 
-def _print_list(chosen: list[tuple[Key, Score]], decisions: dict[Key, Decision]) -> None:
-    if not chosen:
-        say("There are no scores yet.")
-        return
-    say(f"{'score':>7}{'queries':>9}  principal, model and version; the signals that matter most")
-    for key, score in chosen:
-        value = "" if score.score is None else f"{score.score:.2f}"
-        figures = f"{value:>7}{score.queries:>9}  "
-        for line in _lines(score, decisions.get(key)):
-            say(figures + line)
-            figures = " " * len(figures)
-
-
 def _lines(score: Score, decision: Decision | None) -> list[str]:
-    """The principal with verdict and decision, then the signals, wrapped to the width of a terminal."""
+    """Returns the principal with verdict and decision, then the signals, wrapped to the width of a terminal."""
     who = f"{printable(score.principal)}, {printable(score.model)} {printable(score.model_version)}"
     words = ["suspect"] if score.flagged else []
     words += ["uncalibrated"] if score.calibrated is False else []
@@ -166,13 +189,13 @@ def _lines(score: Score, decision: Decision | None) -> list[str]:
 
 
 def _matters(score: Score) -> list[dict[str, Any]]:
-    """The three strongest signals: with a profile the measures with the largest deviations, else the first signals with
-    a value."""
-    weighed = {name.removeprefix(_WEIGHED): value for name, value in score.signals.items() if name.startswith(_WEIGHED)}
-    ranked = sorted(weighed.items(), key=lambda own: -own[1]) if weighed else sorted(score.signals.items(), key=_order)
-    return [{"name": name, "value": value} for name, value in ranked[:_SHOWN]]
-
-
-def _order(signal: tuple[str, float]) -> tuple[bool, bool, str]:
-    """Sort key: ``prada`` first, then the meters of exposure."""
-    return signal[0] != "prada", signal[0] not in EXPOSURES, signal[0]
+    """Returns the three strongest signals: with a profile the measures with the largest deviations, else the first
+    signals with a value: ``prada``, then the meters of exposure."""
+    measures = {
+        name.removeprefix(_MEASURE): value for name, value in score.signals.items() if name.startswith(_MEASURE)
+    }
+    if measures:
+        ranked = sorted(measures.items(), key=lambda own: -own[1])
+    else:
+        ranked = sorted(score.signals.items(), key=lambda own: (own[0] != "prada", own[0] not in EXPOSURES, own[0]))
+    return [{"name": name.removeprefix(_MEASURE), "value": value} for name, value in ranked[:_SHOWN]]

@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace as changed
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from detector.cli.logs import LOGS, Map, check_refused, files_in, reading
-from detector.cli.options import Json
-from detector.cli.output_files import folder_for
-from detector.cli.screen import console, note, say_json
+from detector.cli.files import check_refused, folder_for, given_profiles, reading, reading_bar
+from detector.cli.options import LOGS, Json, Map, Merge, OutputKind, Profiles, SettingsFile
+from detector.cli.screen import note, say_json
 from detector.contracts.principals import EVERYONE
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from detector.core.configuration import EngineConfig
-    from detector.core.profile.profile import Profile
-    from detector.policy.config import Policy
-
 
 _NAMED = 3
 """Maximum number of model versions in a warning."""
-
-
-class ModeName(StrEnum):
-    """Values of ``--mode``."""
-
-    COMPATIBLE = "compatible"
-    DEFAULT = "default"
-
-
-class OutputsName(StrEnum):
-    """Values of ``--outputs``."""
-
-    PROBABILITY = "probability"
-    SCORE = "score"
-    LABEL = "label"
-    PROBABILITIES = "probabilities"
-    NONE = "none"
 
 
 def replay(
@@ -52,51 +23,53 @@ def replay(
     files: Annotated[list[Path], typer.Argument(help=LOGS, show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Folder for verdicts, alerts and the summary.")],
     mode: Annotated[
-        ModeName | None,
+        Literal["compatible", "default"] | None,
         typer.Option("--mode", help="compatible: the published PRADA agent, query for query. [default: the setting]"),
     ] = None,
     delta: Annotated[
         float | None, typer.Option("--delta", help="PRADA's threshold of W. [default: the setting]")
     ] = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Merge the files by occurred_at, instead of reading them in turn.")
-    ] = False,
+    merge: Merge = False,
     map_: Map = None,
-    profile: Annotated[
-        list[Path] | None,
-        typer.Option("--profile", help="Profile of a model version, from weirguard calibrate. [default: the setting]"),
-    ] = None,
+    profile: Profiles = None,
     json: Json = False,
     outputs: Annotated[
-        OutputsName | None,
+        OutputKind | None,
         typer.Option("--outputs", help="Kind of outputs of models without a profile. [default: the setting]"),
     ] = None,
-    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Judge recorded queries from files as the service would, and write verdicts, alerts and decisions."""
     from detector.replay.report import replay as replay_files
     from detector.runtime.settings import load_settings
-    from detector.stream.building import engine_config, policy_of
-    from detector.stream.record_time import AHEAD_SECONDS
+    from detector.sources import files_of
+    from detector.stream.detection_config import engine_config, policy_config
+    from detector.stream.source_records import AHEAD_SECONDS
 
     folder_for(out)
     given = given_profiles(profile)
     loaded = load_settings(settings)
-    config = _changed(engine_config(loaded), mode, delta, given)
-    config = changed(config, outputs={EVERYONE: outputs.value}) if outputs else config
-    logs = files_in(files)
-    with bar(console(stderr=True), "replay", rows_in(logs)) as progress:
+    config = engine_config(loaded)
+    changes: dict[str, Any] = {
+        "prada": None if delta is None else changed(config.prada, delta=delta),
+        "profiles": given,
+        "mode": mode,
+        "outputs": outputs and {EVERYONE: outputs},
+    }
+    config = changed(config, **{name: value for name, value in changes.items() if value})
+    logs = files_of(files)
+    with reading_bar("replay", logs) as progress:
         summary = replay_files(
             logs,
             out,
             engine_config=config,
-            policy=policy_of(loaded),
+            policy=policy_config(loaded),
             reading=reading(loaded, map_, merge=merge),
             progress=progress,
             must_fit=given,
             not_after=time.time() + AHEAD_SECONDS,
         )
-    note(_sentence(summary, out))
+    note(_describe(summary, out))
     if not summary["calibrated"]:
         note(_warning(summary, config.mode))
     if json:
@@ -104,55 +77,9 @@ def replay(
     check_refused(summary["queries"] + summary["refused"], summary["reasons"])
 
 
-def configuration(settings: Path | None) -> tuple[EngineConfig, Policy]:
-    """Returns the engine and policy settings from the file and the environment. Raises ConfigurationError."""
-    from detector.runtime.settings import load_settings
-    from detector.stream.building import engine_config, policy_of
-
-    loaded = load_settings(settings)
-    return engine_config(loaded), policy_of(loaded)
-
-
-def given_profiles(paths: Sequence[Path] | None) -> tuple[Profile, ...]:
-    """Returns the profiles in the files given by option. Raises ConfigurationError."""
-    from detector.stream.profiles import read_profiles
-
-    return read_profiles(paths or ())
-
-
-def rows_in(files: Sequence[Path]) -> int:
-    """Returns the number of rows, good and bad, in all ``files``; an estimate for compressed ones. Raises
-    ConfigurationError."""
-    from detector.sources import files_of, format_of
-
-    return sum(format_of(path).rows(path) for path in files_of(files))
-
-
-@contextmanager
-def bar(screen: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with the number of items done since, out of ``total`` (None if unknown)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), MofNCompleteColumn())
-    with Progress(*columns, Remaining(), console=screen) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
-
-
-def _changed(
-    config: EngineConfig, mode: ModeName | None, delta: float | None, profiles: tuple[Profile, ...]
-) -> EngineConfig:
-    """Returns ``config`` with the options applied."""
-    if delta is not None:
-        config = changed(config, prada=changed(config.prada, delta=delta))
-    config = changed(config, profiles=profiles) if profiles else config
-    return config if mode is None else changed(config, mode=mode.value)
-
-
 def _warning(summary: dict[str, Any], mode: str) -> str:
     """Returns a warning with the uncalibrated model versions and the command that calibrates them."""
-    from detector.stream.profiles import uncalibrated
+    from detector.stream.detection_config import uncalibrated_warning
 
     names = [f"{own['model']} {own['model_version']}" for own in summary["models"] if not own["calibrated"]]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
@@ -162,16 +89,16 @@ def _warning(summary: dict[str, Any], mode: str) -> str:
         else "Run `weirguard scan LOGS`, or make a profile from honest logs with "
         "`weirguard calibrate --honest LOGS --out FILE` and replay with `--profile FILE`."
     )
-    return f"{uncalibrated(', '.join(names[:_NAMED]) + more)}. {cure}"
+    return f"{uncalibrated_warning(', '.join(names[:_NAMED]) + more)}. {cure}"
 
 
-def _sentence(summary: dict[str, Any], out: Path) -> str:
+def _describe(summary: dict[str, Any], out: Path) -> str:
     reasons = summary["reasons"]
     most = f" (most for the reason {next(iter(reasons))})" if reasons else ""
     flagged = sum(entry["first_flagged"] is not None for entry in summary["principals"])
+    clamped = f"{summary['clamped']} rows with a time too far in the future. " if summary["clamped"] else ""
     return (
         f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, "
         f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused{most}. "
-        + (f"{summary['clamped']} rows with a time too far in the future. " if summary["clamped"] else "")
-        + f"See {out}."
+        f"{clamped}See {out}."
     )

@@ -6,19 +6,16 @@ import re
 from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.logs import LOGS, Map, check_refused, files_in, reading
-from detector.cli.options import Json
-from detector.cli.output_files import folder_for, write
-from detector.cli.replay import OutputsName, bar, rows_in
-from detector.cli.screen import console, note, say, say_json
+from detector.cli.files import bar, check_refused, describe_form, folder_for, reading, reading_bar, write
+from detector.cli.options import LOGS, Json, Map, OutputKind, SettingsFile
+from detector.cli.screen import note, say, say_json
 from detector.contracts.principals import EVERYONE
 
 if TYPE_CHECKING:
-    from detector.core.profile.profile import Profile
     from detector.replay.scan import ScannedVersion, ScanReport
 
 PAGE, RECORD = "scan.html", "scan.json"
@@ -36,56 +33,48 @@ def scan(
     ] = 0.01,
     map_: Map = None,
     outputs: Annotated[
-        OutputsName | None, typer.Option("--outputs", help="Kind of the outputs. [default: the setting, or inferred]")
+        OutputKind | None, typer.Option("--outputs", help="Kind of the outputs. [default: the setting, or inferred]")
     ] = None,
     json: Json = False,
-    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")] = None,
+    settings: SettingsFile = None,
 ) -> None:
     """Find the accounts of a query log that stand out, and why. Needs no profile: each is compared with all others."""
-    from detector.cli.scan_report.page import page
-    from detector.cli.scan_report.record import record
+    from detector.explain.scan_report import page, record
     from detector.replay.scan import read, scan_log
     from detector.runtime.settings import load_settings
+    from detector.sources import files_of
 
     folder_for(out)
-    loaded, screen, logs = load_settings(settings), console(stderr=True), files_in(files)
+    loaded, logs = load_settings(settings), files_of(files)
     how = reading(loaded, map_)
-    with bar(screen, "rows", rows_in(logs)) as progress:
+    with reading_bar("rows", logs) as progress:
         log = read(logs, progress, how)
     if not log.sieve.pieces:
         check_refused(log.rows, log.refused)
-    kinds = {EVERYONE: outputs.value} if outputs else loaded.detection.outputs
-    report = scan_log(log, budget, lambda what, count: bar(screen, f"accounts of {what}", count), kinds)
-    profiles = _profiles(report)
-    names = {key: name for key, (name, _) in profiles.items()}
+    kinds = {EVERYONE: outputs} if outputs else loaded.detection.outputs
+    report = scan_log(log, budget, lambda what, count: bar(f"accounts of {what}", count), kinds)
+    names = _write_profiles(report, out)
     content = record(report, names)
-    for name, profile in profiles.values():
-        write(out / name, profile.to_bytes())
     write(out / RECORD, f"{dumps(content, indent=1)}\n".encode())
     write(out / PAGE, page(report).encode("utf-8", "backslashreplace"))
-    _tell(report, content, out, names, as_json=json)
+    if json:
+        say_json(content)
+    else:
+        say(*_describe(report))
+        say(*(f"{'profile':<12}{out / name}, from the accounts that do not stand out" for name in names.values()))
+    note(f"See {out / PAGE}.")
     check_refused(log.rows, log.refused)
 
 
-def _tell(report: ScanReport, content: Any, out: Path, names: dict[tuple[str, str], str], *, as_json: bool) -> None:
-    if as_json:
-        say_json(content)
-    else:
-        say(*told(report))
-        say(*(f"{'profile':<12}{out / name}, from the accounts that do not stand out" for name in names.values()))
-    note(f"See {out / PAGE}.")
-
-
-def told(report: ScanReport) -> Iterator[str]:
+def _describe(report: ScanReport) -> Iterator[str]:
     """Yields the outcome as lines of text."""
-    from detector.cli.form_words import form_lines
-    from detector.cli.scan_report.words import headline, not_seen, sureness
+    from detector.explain.scan_report import headline, not_seen, sureness
 
     yield f"{headline(report)}."
     for version in report.scanned:
         yield ""
         yield f"{version.model} {version.version}"
-        yield from (f"{heading:<12}{line}" for heading, line in form_lines(version.traffic))
+        yield from describe_form(version.traffic)
         yield from _ranked(version)
         for line in sureness(version):
             yield f"{'how sure':<12}{line}"
@@ -94,7 +83,7 @@ def told(report: ScanReport) -> Iterator[str]:
 
 
 def _ranked(version: ScannedVersion) -> Iterator[str]:
-    from detector.cli.scan_report.words import look_at, reasons, sentence
+    from detector.explain.scan_report import look_at, reasons, sentence
 
     found = version.scan
     out = [own for own in found.accounts if own.stands_out]
@@ -110,15 +99,16 @@ def _ranked(version: ScannedVersion) -> Iterator[str]:
         yield f"     No account stands out. The closest to the line is {first.name}: {sentence(first)}"
 
 
-def _profiles(report: ScanReport) -> dict[tuple[str, str], tuple[str, Profile]]:
-    """Returns the file name and the profile of each model version."""
+def _write_profiles(report: ScanReport, out: Path) -> dict[tuple[str, str], str]:
+    """Writes a profile for each model version to the folder ``out``, and returns the names of the files."""
     from detector.replay.calibrate import with_provenance
 
-    found: dict[tuple[str, str], tuple[str, Profile]] = {}
+    names: dict[tuple[str, str], str] = {}
     for own in report.scanned:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{own.model}-{own.version}").strip(".-")[:80] or "model"
-        taken = sum(other.startswith(name) for other, _ in found.values())
-        name += f"-{taken + 1}" if taken else ""
+        taken = sum(other.startswith(name) for other in names.values())
+        name += f"-{taken + 1}.profile" if taken else ".profile"
         profile = own.traffic.profile(with_provenance(own.scan.screened, report.budget, report.log.digests))
-        found[own.model, own.version] = f"{name}.profile", profile
-    return found
+        write(out / name, profile.to_bytes())
+        names[own.model, own.version] = name
+    return names

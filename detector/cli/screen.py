@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from detector.runtime.text import printable
+from detector.runtime.text import complain, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +21,8 @@ Cell = str | Sequence[str]
 """The text of a cell, or its lines."""
 
 _WIDE = 1_000
+QUIET_SECONDS = 2.0
+"""Seconds of compilation before a message."""
 
 
 def say(*lines: str) -> None:
@@ -45,7 +48,7 @@ def note(line: str) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The console for tables and progress bars; lines are not wrapped if the output is no terminal."""
+    """Returns the console for tables and progress bars; lines are not wrapped if the output is no terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -54,7 +57,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Cell]], texts: int | None = None) -> Table:
-    """A table of plain text; all but the first ``texts`` columns, if given, hold numbers."""
+    """Returns a table of plain text; all but the first ``texts`` columns, if given, hold numbers."""
     from rich.table import Table
 
     result = Table()
@@ -71,17 +74,38 @@ def tell(console: Console, sentence: str, style: str | None = None) -> None:
 
 
 def verbatim(text: str) -> str:
-    """``text``, escaped for places where rich reads markup."""
+    """Returns ``text`` escaped for places where rich reads markup."""
     from rich.markup import escape
 
     return escape(printable(text))
 
 
-def printable_stream(stream: TextIO | None) -> None:
-    """Makes ``stream`` escape characters that its encoding does not have, instead of raising an error."""
-    if stream is not None and hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")
-
-
 def _verbatim(cell: Cell) -> str:
     return "\n".join(map(verbatim, (cell,) if isinstance(cell, str) else cell))
+
+
+class CompilationMessages:
+    """Reports on standard error that loops are compiled, once it takes a while, and everything that makes them slow.
+    ``each``: names each function as it is compiled."""
+
+    def __init__(self, *, each: bool = False) -> None:
+        self._each = each
+        self._since: float | None = None
+        self._announced = False
+
+    def compiling(self, name: str) -> None:
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._since < QUIET_SECONDS:
+            return
+        if not self._announced:
+            self._announced = True
+            complain("compiling the loops for this machine, once, which takes up to a minute; see weirguard warm")
+        if self._each:
+            complain(f"compiling {name}")
+
+    def slow(self, why: str) -> None:
+        complain(f"SLOW: loops run uncompiled, a hundred times slower: {why}")
+
+    def not_kept(self, why: str) -> None:
+        complain(f"each command compiles the loops anew: {why}")

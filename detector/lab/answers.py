@@ -1,20 +1,22 @@
-"""What a prediction API says, and who says it."""
+"""The answers of a prediction API, and the interfaces of what gives them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.queries import OutputKind
 
+Number = TypeVar("Number", bound=np.generic)
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """To ``n`` inputs. ``probabilities`` float64 (n, k); of a label-only API each row is 1 at the label.
+    """The answers to ``n`` inputs. ``probabilities`` float64 (n, k); each row of a label-only API is 1 at the label.
 
     ``leaf`` int64 (n,) or None: the tree node at which the input ended, where the API tells (with the confidence, or
     outright). ``asked`` int64 (n,) or None: the feature whose absence ended it there, -1 at a leaf.
@@ -31,29 +33,23 @@ class Answers:
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
-        """All of ``parts`` in order; what one of them does not tell, the whole does not."""
+        """Returns all of ``parts`` in order, without the columns that one of them lacks."""
         return cls(
             np.concatenate([part.probabilities for part in parts]),
-            _joined([part.leaf for part in parts]),
-            _joined([part.asked for part in parts]),
+            concatenated([part.leaf for part in parts]),
+            concatenated([part.asked for part in parts]),
         )
 
-    def first(self, count: int) -> Answers:
-        """Those to the first ``count`` inputs."""
-        leaf = None if self.leaf is None else self.leaf[:count]
-        asked = None if self.asked is None else self.asked[:count]
-        return Answers(self.probabilities[:count], leaf, asked)
-
-    def take(self, rows: NDArray[np.int64]) -> Answers:
-        """Those to the inputs ``rows``, int64 (m,)."""
-        leaf = None if self.leaf is None else self.leaf[rows]
-        asked = None if self.asked is None else self.asked[rows]
+    def take(self, rows: NDArray[np.int64] | slice) -> Answers:
+        """Returns the answers to the inputs ``rows``, int64 (m,) or a slice."""
+        leaf, asked = (None if column is None else column[rows] for column in (self.leaf, self.asked))
         return Answers(self.probabilities[rows], leaf, asked)
 
 
-def _joined(columns: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
-    told = [column for column in columns if column is not None]
-    return np.concatenate(told) if len(told) == len(columns) else None
+def concatenated(columns: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
+    """Returns all of ``columns`` as one, or None if one of them is None."""
+    present = [column for column in columns if column is not None]
+    return np.concatenate(present) if len(present) == len(columns) else None
 
 
 class Classifier(Protocol):

@@ -5,17 +5,27 @@ Tables are scaled to -1..1 (Tramèr et al. 2016); identical rows are kept once, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.errors import LabError
 from detector.lab.data import Dataset, Examples
 from detector.lab.victims import digits
+
+Ints = NDArray[np.int64]
 
 _SPLIT_SEED = 20_160_810
 _SHARES = (0.4, 0.3, 0.1)
 """Of the rows: for training, for honest users, for the thief. The rest judges clones."""
+
+_OWN_SPLIT_SEED = 20_260_101
+_OWN_SHARES = (0.3, 0.3)
+"""The shares of a user's rows for honest users and for the thief. The rest judges clones; none trains a model."""
 
 _LINEAR_ROWS, _LINEAR_FEATURES, _LINEAR_NOISE = 2_000, 10, 0.1
 _TABLE_ROWS = 3_000
@@ -23,25 +33,12 @@ _TABLE_CATEGORIES = (0, 0, 0, 2, 3, 4, 5, 8)
 _MNIST_SIDE = 28
 
 
-def iris() -> Dataset:
-    """149 flowers, 4 lengths, 3 classes."""
-    from sklearn.datasets import load_iris
+def sklearn_table(name: str) -> Dataset:
+    """Returns a table of scikit-learn: ``iris`` (149 flowers, 4 lengths, 3 classes), ``wine`` (178 wines, 13
+    measurements, 3 classes) or ``breast cancer`` (569 tumours, 30 measurements, 2 classes)."""
+    from sklearn import datasets
 
-    return _table("iris", *load_iris(return_X_y=True))
-
-
-def wine() -> Dataset:
-    """178 wines, 13 measurements, 3 classes."""
-    from sklearn.datasets import load_wine
-
-    return _table("wine", *load_wine(return_X_y=True))
-
-
-def breast_cancer() -> Dataset:
-    """569 tumours, 30 measurements, 2 classes."""
-    from sklearn.datasets import load_breast_cancer
-
-    return _table("breast cancer", *load_breast_cancer(return_X_y=True))
+    return _table(name, *getattr(datasets, f"load_{name.replace(' ', '_')}")(return_X_y=True))
 
 
 def linear() -> Dataset:
@@ -79,20 +76,20 @@ def mnist() -> Dataset:
 
 
 DATASETS: dict[str, Callable[[], Dataset]] = {
-    "breast cancer": breast_cancer,
+    "breast cancer": partial(sklearn_table, "breast cancer"),
     "categorical": categorical,
     "digits": digits.load_split,
-    "iris": iris,
+    "iris": partial(sklearn_table, "iris"),
     "linear": linear,
     "mnist": mnist,
-    "wine": wine,
+    "wine": partial(sklearn_table, "wine"),
 }
 
 
 def _table(
     name: str, rows: NDArray[np.float64], labels: NDArray[np.int64], categories: NDArray[np.int64] | None = None
 ) -> Dataset:
-    """``rows`` (n, d) in four sets, each continuous feature scaled to -1..1; ``categories`` as in ``Dataset``."""
+    """Returns ``rows`` (n, d) in four sets, each continuous feature scaled to -1..1; ``categories`` as there."""
     if categories is None:
         categories = np.zeros(rows.shape[1], np.int64)
     least, spread = rows.min(axis=0), np.ptp(rows, axis=0)
@@ -102,10 +99,50 @@ def _table(
     return Dataset(name, int(labels.max()) + 1, *_split(scaled, labels), low, high, categories)
 
 
-def _split(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Examples, Examples, Examples, Examples]:
-    """For training, honest users, the thief and judging clones."""
-    _, kept = np.unique(rows, axis=0, return_index=True)
-    order = np.random.default_rng(_SPLIT_SEED).permutation(np.sort(kept))
-    cuts = (np.cumsum(_SHARES) * len(order)).astype(np.int64)
-    parts = [Examples(rows[part], labels[part].astype(np.int64)) for part in np.split(order, cuts)]
-    return parts[0], parts[1], parts[2], parts[3]
+def _split(rows: NDArray[np.float32], labels: Ints) -> tuple[Examples, Examples, Examples, Examples]:
+    """Returns the distinct rows for training, honest users, the thief and judging clones."""
+    _, distinct = np.unique(rows, axis=0, return_index=True)
+    order = np.random.default_rng(_SPLIT_SEED).permutation(np.sort(distinct))
+    training, honest, thief, test = _cut(rows, labels.astype(np.int64), order, _SHARES)
+    return training, honest, thief, test
+
+
+def _cut(rows: NDArray[np.float32], labels: NDArray[np.int64], order: Ints, shares: Sequence[float]) -> list[Examples]:
+    """Returns ``order`` in parts of ``shares``, and a last part of the rest."""
+    cuts = (np.cumsum(shares) * len(order)).astype(np.int64)
+    return [Examples(rows[part], labels[part]) for part in np.split(order, cuts)]
+
+
+def read_dataset(path: Path) -> Dataset:
+    """Returns the data set in the .npz file ``path``: ``features`` (n, d), inputs of the model, and ``labels`` (n,) 0,
+    1, ...; at least ten rows. Each feature is continuous and ranges as it does there. Raises LabError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            features, labels = file["features"].astype(np.float32), file["labels"]
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise LabError(f"{path}: cannot read features and labels as .npz: {error}") from error
+    if features.ndim != 2 or len(features) < 10 or labels.shape != (len(features),) or not np.isfinite(features).all():
+        shapes = f"features {features.shape}, labels {labels.shape}"
+        raise LabError(f"{path}: {shapes}; a data set has ten or more rows of finite numbers, and a label for each")
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or not labels.max():
+        raise LabError(f"{path}: labels must be whole numbers from 0, of two classes or more")
+    labels = labels.astype(np.int64)
+    order = np.random.default_rng(_OWN_SPLIT_SEED).permutation(len(features))
+    honest, thief, test = _cut(features, labels, order, _OWN_SHARES)
+    nothing = Examples(features[:0], labels[:0])
+    low, high = features.min(axis=0), features.max(axis=0)
+    categories = np.zeros(features.shape[1], np.int64)
+    return Dataset(path.stem, int(labels.max()) + 1, nothing, honest, thief, test, low, high, categories)
+
+
+def textures(count: int, side: int, seed: int) -> NDArray[np.float32]:
+    """Returns smooth random shapes (count, side * side), 0 to 1: noise with a random width of blur, with contrast."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(count, side, side))
+    widths = rng.uniform(0.4, 1.2, count)
+    smooth = np.stack([gaussian_filter(image, width) for image, width in zip(noise, widths, strict=True)])
+    smooth /= smooth.std(axis=(1, 2), keepdims=True)
+    shades = 1 / (1 + np.exp(-3 * (smooth - rng.uniform(0, 0.8, (count, 1, 1)))))
+    return shades.reshape(count, side * side).astype(np.float32)

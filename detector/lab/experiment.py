@@ -1,29 +1,39 @@
-"""One attack on one victim in one disguise, among honest accounts, on a simulated clock: what comes of it is a log."""
+"""One attack on one victim in one disguise, among honest accounts, on a simulated clock; the result is a log."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 import detector
 from detector.contracts.errors import LabError
-from detector.lab.answers import Victim
+from detector.contracts.queries import OutputKind, QueryBatch
+from detector.lab.answers import Answers, Victim, concatenated
+from detector.lab.attackers import EVASIONS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.course import Course, checkpoints
 from detector.lab.data import Dataset
 from detector.lab.fidelity import Yardstick
+from detector.lab.honest import population
+from detector.lab.honest.habit import HonestRequest
 from detector.lab.provenance import digest_of
-from detector.lab.query_log import QueryLog, Run
-from detector.lab.services import InProcess, Service
-from detector.lab.traces import Trace, honest_traces, log_of, thief_trace
+from detector.lab.query_log import Mark, QueryLog, Run
+from detector.lab.session import AttackSession, InProcess, Rows, Service, checkpoints
 from detector.lab.wrappers import PLAIN, WRAPPERS, Means
 
+START = 1_767_225_600.0
+"""The start of the simulated clock: the year 2026."""
+MODEL_VERSION = "1"
 PAUSE = 0.1
 """Seconds between two queries of an undisguised thief."""
 
+_MOST_HONEST_QUERIES = 500
 _VICTIM_SEED = 0
 _SHORTEST = 120.0
 
@@ -31,11 +41,9 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """All by name. ``budget``: queries that the attack may make, cover not counted. ``accounts``: honest ones.
-
-    ``pause``: seconds between two queries of a thief who does not hide.
-    """
+class AttackPlan:
+    """An experiment, all parts by name. ``budget``: queries that the attack may make, cover not counted. ``accounts``:
+    the number of honest accounts. ``pause``: seconds between two queries of a thief who does not hide."""
 
     attack: str
     victim: str
@@ -47,36 +55,149 @@ class Plan:
     pause: float = PAUSE
 
 
-def conduct(plan: Plan, progress: Callable[[int], None] | None = None) -> QueryLog:
-    """The log of ``plan`` against a victim in this process; the same for the same plan.
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """n answered queries. ``accounts`` and ``marks``, n each: sender and truth; ``at`` float64 (n,): seconds since the
+    experiment began; ``features`` float32 (n, d), NaN where one was left out; ``outputs`` float64 (n, k): what the
+    service logs; ``leaf`` int64 (n,) or None: the tree node, where the service returns it; ``specification`` float32
+    (n, 2) or None: the accuracy and the milliseconds requested, where an attacker sweeps them."""
 
-    Honest accounts are at work as long as the attack takes, two minutes at least, each for 500 queries at most.
-    ``progress`` is told how many queries of the attack were answered since. Raises LabError for an unknown name, or an
-    attack that cannot handle the victim.
+    accounts: list[str]
+    marks: list[Mark]
+    at: NDArray[np.float64]
+    features: Rows
+    outputs: NDArray[np.float64]
+    leaf: NDArray[np.int64] | None
+    specification: NDArray[np.float32] | None = None
+
+
+def conduct(plan: AttackPlan, progress: Callable[[int], None] | None = None) -> QueryLog:
+    """Returns the log of ``plan`` against a victim in this process; the same for the same plan.
+
+    Honest accounts are active as long as the attack takes, two minutes at least, each for 500 queries at most.
+    ``progress`` is called with the number of queries of the attack answered since. Raises LabError for an unknown name,
+    or an attack that cannot handle the victim.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     with threadpool_limits(1):  # sums that several threads share are not the same twice
         dataset, victim = victim_of(plan.dataset, plan.victim)
-        course = course_of(plan, dataset, InProcess(victim, progress), Yardstick.of(victim, dataset, plan.seed))
-        course.run()
-        thief = thief_trace(plan.attack, course)
+        session = session_of(plan, dataset, InProcess(victim, progress), Yardstick.of(victim, dataset, plan.seed))
+        session.run()
+        thief = thief_trace(plan.attack, session)
         seconds = max(_SHORTEST, float(thief.at[-1]))
         honest = honest_traces(dataset, InProcess(victim), plan.accounts, plan.seed, seconds)
-        return finished(plan, f"{plan.victim} on {plan.dataset}", course, [thief, *honest])
+        return finished(plan, f"{plan.victim} on {plan.dataset}", session, [thief, *honest])
 
 
-def course_of(plan: Plan, dataset: Dataset, service: Service, yardstick: Yardstick) -> Course:
+def session_of(plan: AttackPlan, dataset: Dataset, service: Service, yardstick: Yardstick) -> AttackSession:
     """Returns the attack of ``plan`` on ``service``, not begun, by a thief who knows ``dataset``."""
     from detector.lab.attackers import EVERY_ATTACK
 
     attacker = named(EVERY_ATTACK, plan.attack, "attack")(Knowledge.of(dataset), plan.budget, plan.seed)
     disguise = named(WRAPPERS, plan.wrapper, "wrapper")(Means(dataset, plan.pause, plan.seed))
-    return Course(attacker, service, disguise, yardstick, checkpoints(plan.budget))
+    return AttackSession(attacker, service, disguise, yardstick, checkpoints(plan.budget))
 
 
-def check_names(plan: Plan) -> None:
-    """Raise LabError for an attack or a wrapper that there is not, or is not installed."""
+def thief_trace(attack: str, session: AttackSession) -> Trace:
+    """Returns all queries of the thief's accounts. Raises LabError if nothing was answered."""
+    if not session.rounds:
+        raise LabError(f"{attack}: not one query was answered")
+    streams = [own.stream for own in session.rounds]
+    answers = Answers.joined([own.answers for own in session.rounds])
+    features = np.concatenate([stream.features for stream in streams])
+    marks = Mark("evasion" if attack in EVASIONS else "extraction", attack), session.cover
+    return Trace(
+        accounts=[account for stream in streams for account in session.accounts(stream)],
+        marks=[marks[int(covered)] for stream in streams for covered in stream.cover.tolist()],
+        at=np.concatenate([stream.at for stream in streams]),
+        features=features,
+        outputs=session.service.logged(features, answers),
+        leaf=answers.leaf,
+        specification=concatenated([own.specifications for own in session.rounds]),
+    )
+
+
+def honest_traces(dataset: Dataset, service: Service, accounts: int, seed: int, seconds: float) -> list[Trace]:
+    """Returns the queries of ``accounts`` honest users to ``service`` in ``seconds``, each at most 500.
+
+    The habits of the data set take turns, known false alarms included.
+    """
+    traces = []
+    for user in population(dataset, accounts, seed):
+        at, features = _requests(user.requests, dataset.dimension, seconds)
+        if len(features):
+            senders, marks = [user.account] * len(at), [Mark("honest", user.habit)] * len(at)
+            answers = service.answer(features, senders, at)
+            traces.append(Trace(senders, marks, at, features, service.logged(features, answers), answers.leaf))
+    return traces
+
+
+def _requests(requests: Iterator[HonestRequest], dimension: int, seconds: float) -> tuple[NDArray[np.float64], Rows]:
+    """Returns the requests of ``requests``: float64 (n,) seconds and float32 (n, d)."""
+    at: list[float] = []
+    rows, now = [np.empty((0, dimension), np.float32)], 0.0
+    for request in requests:
+        now += request.pause
+        if now > seconds or len(at) == _MOST_HONEST_QUERIES:
+            break
+        rows.append(request.rows[: _MOST_HONEST_QUERIES - len(at)])
+        at += [now] * len(rows[-1])
+    return np.array(at, np.float64), np.concatenate(rows)
+
+
+def finished(plan: AttackPlan, victim: str, session: AttackSession, traces: list[Trace]) -> QueryLog:
+    """Returns the log of ``traces`` and of the outcome of ``session``; ``victim`` is its model."""
+    run = Run(
+        attack=plan.attack,
+        victim=victim,
+        wrapper=plan.wrapper,
+        seed=plan.seed,
+        budget=plan.budget,
+        sent=session.sent,
+        useful=session.useful,
+        curve=tuple(session.curve),
+        code_version=code_version(plan.attack),
+    )
+    return log_of(run, session.service.output_kind, traces)
+
+
+def log_of(run: Run, output_kind: OutputKind, traces: Sequence[Trace]) -> QueryLog:
+    """Returns all of ``traces`` by time as the log of ``run``, whose victim names the model. Event ids are numbers
+    after a digest of the run, so that two logs can be read together."""
+    at = np.concatenate([trace.at for trace in traces])
+    order = np.argsort(at, kind="stable")
+    features = np.concatenate([trace.features for trace in traces])[order]
+    outputs = np.concatenate([trace.outputs for trace in traces])[order]
+    if output_kind == "label":
+        outputs = outputs.argmax(axis=1)[:, None]
+    accounts = [account for trace in traces for account in trace.accounts]
+    marks = [mark for trace in traces for mark in trace.marks]
+    names = sorted(set(accounts))
+    numbers = {name: number for number, name in enumerate(names)}
+    absent = np.isnan(features)
+    leaf = concatenated([trace.leaf for trace in traces])
+    specification = concatenated([trace.specification for trace in traces])
+    digest = sha256(repr(asdict(run)).encode()).hexdigest()[:12]
+    queries = QueryBatch(
+        model=run.victim,
+        model_version=MODEL_VERSION,
+        output_kind=output_kind,
+        event_ids=[f"{digest}-{row}" for row in range(len(order))],
+        occurred_at=START + at[order],
+        principals=names,
+        principal_index=np.array([numbers[account] for account in accounts], np.int32)[order],
+        features=np.where(absent, np.float32(0), features),
+        outputs=np.asarray(outputs, np.float32),
+        missing=absent if absent.any() else None,
+        leaf=None if leaf is None else leaf[order],
+        specification=None if specification is None else specification[order],
+    )
+    return QueryLog(queries, [marks[row] for row in order.tolist()], run)
+
+
+def check_names(plan: AttackPlan) -> None:
+    """Raises LabError for an attack or a wrapper that does not exist, or is not installed."""
     from detector.lab.attackers import EVERY_ATTACK
     from detector.lab.independent import check_installed
 
@@ -85,25 +206,9 @@ def check_names(plan: Plan) -> None:
     named(WRAPPERS, plan.wrapper, "wrapper")
 
 
-def finished(plan: Plan, victim: str, course: Course, traces: list[Trace]) -> QueryLog:
-    """The log of ``traces`` and of what ``course`` came to; ``victim`` is its model."""
-    run = Run(
-        attack=plan.attack,
-        victim=victim,
-        wrapper=plan.wrapper,
-        seed=plan.seed,
-        budget=plan.budget,
-        sent=course.sent,
-        useful=course.useful,
-        curve=tuple(course.curve),
-        code_version=code_version(plan.attack),
-    )
-    return log_of(run, course.service.output_kind, traces)
-
-
 @cache
 def code_version(attack: str) -> str:
-    """The package's version, and a digest of the source that logs of ``attack`` are made by."""
+    """Returns the package's version, and a digest of the source that makes logs of ``attack``."""
     from detector.lab.attackers import EVERY_ATTACK
 
     module = [EVERY_ATTACK[attack].__module__] if attack in EVERY_ATTACK else []
@@ -112,7 +217,7 @@ def code_version(attack: str) -> str:
 
 @lru_cache(maxsize=8)
 def victim_of(dataset: str, victim: str) -> tuple[Dataset, Victim]:
-    """The data set called ``dataset`` and the victim called ``victim`` trained on it. Raises LabError."""
+    """Returns the data set called ``dataset`` and the victim called ``victim`` trained on it. Raises LabError."""
     from detector.lab.victims import VICTIMS
 
     new = named(VICTIMS, victim, "victim")
@@ -121,15 +226,14 @@ def victim_of(dataset: str, victim: str) -> tuple[Dataset, Victim]:
 
 
 def dataset_of(name: str) -> Dataset:
-    """The data set called ``name``, or the one in the .npz file ``name``. Raises LabError."""
-    from detector.lab.datasets import DATASETS
-    from detector.lab.own_data import read_dataset
+    """Returns the data set called ``name``, or the one in the .npz file ``name``. Raises LabError."""
+    from detector.lab.datasets import DATASETS, read_dataset
 
     return read_dataset(Path(name)) if name.endswith(".npz") else named(DATASETS, name, "data set")()
 
 
 def named(registry: Mapping[str, T], name: str, what: str) -> T:
-    """The entry called ``name``. Raises LabError that lists the names there are."""
+    """Returns the entry called ``name``. Raises LabError that lists the existing names."""
     if name not in registry:
         raise LabError(f"there is no {what} {name!r}; there is {', '.join(sorted(registry))}")
     return registry[name]

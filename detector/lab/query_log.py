@@ -27,6 +27,9 @@ Label = Literal["honest", "extraction", "evasion"]
 PARTIAL = ".partial"
 """The suffix of a log that is being written, or was never finished."""
 
+THIEF = "mallory"
+"""The thief's account, or the first part of the names of several."""
+
 DUMMY = "dummy"
 """The ``kind`` of a thief's cover query, which has the thief's label."""
 

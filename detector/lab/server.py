@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from detector.lab.answers import Victim
-from detector.lab.client import ACCOUNT_HEADER
-from detector.lab.datasets import breast_cancer
+from detector.lab.datasets import sklearn_table
+from detector.lab.mappings import ACCOUNT_HEADER
 from detector.lab.victims import digits
 from detector.lab.victims.tabular import TreeVictim
 from detector.runtime.sections import KafkaSettings
@@ -39,7 +39,7 @@ _MOST_ROWS = 1_000
 
 def create_demo() -> Starlette:
     """Both models of the demo in one application."""
-    table = breast_cancer()
+    table = sklearn_table("breast cancer")
     tree = create_app(TreeVictim(table), table.dimension)
     network = create_app(digits.DigitsVictim(digits.load_split().training), digits.DIMENSION)
     return Starlette(routes=[Mount(TUMOURS, tree), *network.routes])

@@ -3,19 +3,125 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
 from detector.lab.answers import Answers
 from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.attackers.augmentation import JacobianAugmentation
 from detector.lab.attackers.path_finding import BottomUp
-from detector.lab.client import Client, Tally
 from detector.lab.data import Dataset
-from detector.lab.population import THIEF, THIEF_HABIT, HonestAccount
+from detector.lab.honest import HABITS
+from detector.lab.honest.habit import Habit
+from detector.lab.mappings import KServeV1
+from detector.lab.query_log import THIEF
+from detector.runtime.text import printable
+
+THIEF_HABIT = "thief"
+
+_MIX = (
+    "steady", "bursts", "retries", "bulk", "scanner", "shift", "rotation", "one class", "drawing", "light",
+    "steady", "blur", "contrast", "several views", "health check", "short what-if",
+)  # fmt: skip
+"""Habits of the accounts, in order; they repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class HonestAccount:
+    """``number`` seeds the account's own generator, together with the seed of the run."""
+
+    name: str
+    habit: Habit
+    number: int
+
+
+def honest_accounts(accounts: int) -> list[HonestAccount]:
+    """Returns ``accounts`` honest users, none with a habit that is a known false alarm."""
+    return accounts_with([HABITS[name] for name in _MIX], accounts)
+
+
+def accounts_with(habits: Sequence[Habit], accounts: int) -> list[HonestAccount]:
+    """Returns ``accounts`` honest users, whose ``habits`` take turns, named by habit and number."""
+    seen: Counter[str] = Counter()
+    made = []
+    for number, habit in enumerate(islice(cycle(habits), accounts)):
+        seen[habit.name] += 1
+        made.append(HonestAccount(f"{habit.name.replace(' ', '-')}-{seen[habit.name]}", habit, number))
+    return made
+
+
+def known_false_alarms() -> list[Habit]:
+    """Returns the honest habits that ``prada`` alone, at its defaults, takes for theft."""
+    return [habit for habit in HABITS.values() if habit.false_alarm]
+
+
+@dataclass(slots=True)
+class Tally:
+    """The outcome of one account's queries (rows, not requests).
+
+    ``sent`` = answered + refused + failed when no request is open. ``answered_at``: wall-clock seconds of each answered
+    query, and ``leaves`` those of its tree, where the server returns them; ``refusals``: (query number from 1,
+    wall-clock seconds) of each refused request.
+    """
+
+    account: str
+    habit: str
+    sent: int = 0
+    answered: int = 0
+    refused: int = 0
+    failed: int = 0
+    last_failure: str = ""
+    answered_at: list[float] = field(default_factory=list)
+    leaves: list[int] = field(default_factory=list)
+    refusals: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Client:
+    """Sends the queries of one account to ``url`` as KServe v1, and tallies them."""
+
+    def __init__(self, http: httpx.AsyncClient, url: str, tally: Tally) -> None:
+        self._http = http
+        self._url = url
+        self._mapping = KServeV1()
+        self.tally = tally
+
+    async def ask(self, rows: NDArray[np.float32]) -> Answers | None:
+        """Returns the answers to ``rows`` (n, d), or None when they were refused or the request failed."""
+        tally, mapping = self.tally, self._mapping
+        body, headers = mapping.body(rows, tally.account), mapping.headers(tally.account)
+        tally.sent += len(rows)
+        try:
+            response = await self._http.post(self._url, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            self._failed(len(rows), f"{type(error).__name__}: {error}")
+            return None
+        if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            tally.refused += len(rows)
+            tally.refusals.append((tally.sent, time.time()))
+            return None
+        if response.status_code != httpx.codes.OK:
+            self._failed(len(rows), f"HTTP {response.status_code}: {response.text[:200]}")
+            return None
+        tally.answered += len(rows)
+        tally.answered_at.extend([time.time()] * len(rows))
+        answers = mapping.reply(response.json(), len(rows))
+        tally.leaves.extend([] if answers.leaf is None else answers.leaf.tolist())
+        return answers
+
+    def _failed(self, rows: int, why: str) -> None:
+        self.tally.failed += rows
+        self.tally.last_failure = why
+
 
 THIEF_BUDGET = 6_400
 
@@ -42,7 +148,7 @@ def connections() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=10.0, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None))
 
 
-class Traffic:
+class TrafficGenerator:
     """The clients of all accounts. ``tempo`` stretches all pauses: 2 is half the speed.
 
     ``tallies`` by account is always up to date; read it from the event loop that runs the traffic.
@@ -121,3 +227,19 @@ async def _happened(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def account_table(tallies: Iterable[Tally]) -> Table:
+    """Returns one line per account: queries sent, answered, turned away and failed, and the last failure."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("account", no_wrap=True)
+    table.add_column("habit", no_wrap=True)
+    for name in ("sent", "answered", "turned away", "failed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("last failure", overflow="fold")
+    for tally in tallies:
+        counts = (tally.sent, tally.answered, tally.refused, tally.failed)
+        table.add_row(
+            tally.account, tally.habit, *(f"{count:,}" for count in counts), escape(printable(tally.last_failure))
+        )
+    return table

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
+from functools import partial
+from hashlib import blake2b, file_digest
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, decode_packed_run
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import EVERYONE
-from detector.contracts.queries import DecodedQueries, DecodedRun, QueryBatch
+from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import CONFIDENCE
 from detector.core.calibration.crossfit import OwnerInputs
 from detector.core.calibration.scan import Screened, calibrate_screened
@@ -36,8 +37,7 @@ from detector.sources.parquet import honest_rows
 
 _SEED = 0
 """Fixes which rows are kept of a validation log that is too long."""
-_DIGEST_BYTES = 16
-_CHUNK = 1 << 20
+_new_digest = partial(blake2b, digest_size=16)
 
 
 @dataclass(slots=True)
@@ -59,6 +59,11 @@ class HonestTraffic:
         """The number of rows read, good and bad."""
         return sum(map(len, self.pieces)) + self.dishonest + self.refused
 
+    @property
+    def accounts(self) -> int:
+        """The number of accounts, over all model versions."""
+        return len({name for own in self.pieces for name in own.principals})
+
 
 def read_files(
     paths: Sequence[Path], progress: Callable[[int], None], reading: LogReader | None = None
@@ -70,7 +75,13 @@ def read_files(
         honest = honest_rows(path)
         for portion in format_of(path).read(path, reading):
             traffic.reasons.update(bad.reason for bad in portion.bad_rows)
-            traffic.pieces += _honest(portion, honest, traffic)
+            batch = portion.batch
+            if batch is not None and honest is not None:
+                kept = honest[portion.rows]
+                traffic.dishonest += int((~kept).sum())
+                batch = take(batch, np.flatnonzero(kept))
+            if batch is not None and len(batch):
+                traffic.pieces.append(batch)
             progress(len(portion.rows) + len(portion.bad_rows))
         traffic.digests.append(digest_of(path))
     return traffic
@@ -78,48 +89,28 @@ def read_files(
 
 def digest_of(path: Path) -> str:
     """Returns 32 hexadecimal digits of the content of the file at ``path``."""
-    digest = blake2b(digest_size=_DIGEST_BYTES)
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return file_digest(file, _new_digest).hexdigest()
 
 
 def read_topic(settings: KafkaSettings, since: float) -> HonestTraffic:
     """Returns all queries on the queries topic since the time ``since``, seconds UTC. Raises BrokerError."""
     with Topic(settings, settings.topics.queries) as topic:
         records = sorted(topic.until_now(since), key=lambda record: (record.partition, record.offset))
-    digest = blake2b(digest_size=_DIGEST_BYTES)
+    digest = _new_digest()
     for record in records:
         digest.update(record.value or b"")
     traffic = HonestTraffic(digests=[digest.hexdigest()])
-    for run in _runs(records):
-        traffic.reasons.update(bad.reason for _, bad in run.bad)
-        traffic.pieces += [batch for batch, _, _ in in_log_order(run.parts)]
+    for packed, neighbours in groupby(records, key=_is_packed):
+        run = [*neighbours]
+        decode = decode_packed_run if packed else decode_json_run
+        decoded = decode([record.value for record in run], [record.timestamp / 1000 for record in run])
+        traffic.reasons.update(bad.reason for _, bad in decoded.bad)
+        traffic.pieces += [batch for batch, _, _ in in_log_order(decoded.parts)]
     return traffic
 
 
-def _honest(portion: DecodedQueries, honest: Any, traffic: HonestTraffic) -> Iterator[QueryBatch]:
-    batch = portion.batch
-    if batch is None:
-        return
-    if honest is not None:
-        kept = honest[portion.rows]
-        traffic.dishonest += int((~kept).sum())
-        batch = take(batch, np.flatnonzero(kept))
-    if len(batch):
-        yield batch
-
-
-def _runs(records: Iterable[Any]) -> Iterator[DecodedRun]:
-    """Yields runs of neighbouring records with the same encoding, decoded together."""
-    for packed, run in groupby(records, key=_packed):
-        own = list(run)
-        values = [record.value for record in own]
-        yield (decode_packed_run if packed else decode_json_run)(values, [record.timestamp / 1000 for record in own])
-
-
-def _packed(record: Any) -> bool:
+def _is_packed(record: Any) -> bool:
     content_type = dict(record.headers or ()).get("content-type") or b""  # a header's value may be null
     return bool(content_type.partition(b";")[0].strip().lower() == PACKED_CONTENT_TYPE.encode())
 
@@ -141,11 +132,10 @@ class CalibrationOptions:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationResult:
-    """The ``profile``, the calibration behind it, and the number of ``queries`` and the ``traffic`` used."""
+    """The ``profile``, the calibration behind it, and the ``traffic`` used."""
 
     profile: Profile
     screened: Screened
-    queries: int
     traffic: PlainTraffic
 
 
@@ -161,37 +151,28 @@ def make_profile(
     accounts = accounts_of(plain.pieces)
     owned = OwnerInputs(model, _validation(request, plain))
     screened = calibrate_screened(accounts, request.budget, request.leave_out, progress, owned)
-    queries = int(screened.calibration.queries.sum())
     given = [path for path in (request.validation, request.owner_model) if path is not None]
     digests = [*traffic.digests, *map(digest_of, given)]
     profile = plain.profile(with_provenance(screened, request.budget, digests))
-    return CalibrationResult(profile, screened, queries, plain)
+    return CalibrationResult(profile, screened, plain)
 
 
 def with_provenance(screened: Screened, budget: float, digests: list[str]) -> Profile:
-    """Returns the profile of ``screened`` with its provenance, including the ``digests`` of the files."""
-    queries = int(screened.calibration.queries.sum())
-    return replace(screened.calibration.profile, made=_provenance(screened, budget, queries, digests))
+    """Returns the profile of ``screened`` with its provenance, including the ``digests`` of the files.
 
-
-def accounts_in(traffic: HonestTraffic) -> int:
-    """Returns the number of accounts in ``traffic``, over all model versions."""
-    return len({name for own in traffic.pieces for name in own.principals})
-
-
-def _provenance(screened: Screened, budget: float, queries: int, digests: list[str]) -> dict[str, Any]:
-    """Holds no account names, so that readers of a profile do not learn whose queries it was made from."""
-    reference = screened.calibration.profile.reference
-    achieved, long = screened.achieved, screened.calibration.long
+    It holds no account names, so that readers of a profile do not learn whose queries it was made from.
+    """
+    calibration, achieved = screened.calibration, screened.achieved
+    reference, long = calibration.profile.reference, calibration.long
     low, high = achieved.interval
-    least, most = screened.calibration.moves
-    return {
+    least, most = calibration.moves
+    made = {
         "code_version": detector.__version__,
         "budget": budget,
         "accounts": len(long),
         "accounts_left_out": len(screened.left_out),
         "accounts_too_short": int((~long).sum()),
-        "queries": queries,
+        "queries": int(calibration.queries.sum()),
         "queries_median": screened.length,
         "flagged": achieved.flagged,
         "rate": achieved.rate,
@@ -205,6 +186,7 @@ def _provenance(screened: Screened, budget: float, queries: int, digests: list[s
         "feature_scale": "as logged" if bool((reference.scale == 1).all()) else "divided by ranges",
         "embedding_axes": int(reference.embedding.axes.shape[1]),
     }
+    return replace(calibration.profile, made=made)
 
 
 def _owner_model(path: Path | None) -> Any:

@@ -1,4 +1,4 @@
-"""Picks one principal's queries out of files or of the queries topic and judges them again, observed one by one, for
+"""Finds one principal's queries in files or in the service's topics, and judges them again, row by row, for
 ``explain``."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.batches import concatenate, cut, take
-from detector.contracts.errors import ConfigurationError, InvalidRecord
+from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Finding
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
@@ -22,13 +22,14 @@ from detector.core.engine import Engine, Observation, PrincipalKey
 from detector.core.signals import SIGNALS
 from detector.core.signals.base import PRADA
 from detector.core.signals.prada import distances_in
-from detector.policy.activity import Activity, UnjudgedRow
+from detector.policy.activity import Activity, Effects, UnjudgedRow
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.sources import LogReader, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
-from detector.stream.intake import Receiver, SourceRecord, origin_of
+from detector.stream.intake import RecordDecoder
+from detector.stream.source_records import SourceRecord
 
 Floats = NDArray[np.float64]
 TimedQueries = tuple[QueryBatch, Floats]
@@ -133,30 +134,14 @@ def queries_in_partition(
 ) -> Iterator[TimedQueries]:
     """Yields the queries of ``partition``, from the records of its sources in order of time, with its owner's times.
     Skips re-keyed records that are repeated or have no valid origin header, as the owner does."""
-    receiver = Receiver(partition, partitions, topics)
-    own = _unrepeated(records, partitions)
-    latest = 0.0
-    while some := list(islice(own, _RECORDS)):
-        clocks = np.maximum.accumulate([latest, *(record.timestamp for record in some)])[1:]
-        latest = float(clocks[-1])
-        intake = receiver.receive(some)
-        ends = np.cumsum([len(piece) for piece in intake.pieces])
-        for piece, end in zip(intake.pieces, ends.tolist(), strict=True):
-            yield piece, clocks[intake.record_of[end - len(piece) : end]]
-
-
-def _unrepeated(records: Iterable[SourceRecord], partitions: int) -> Iterator[SourceRecord]:
-    latest: dict[int, int] = {}
-    for record in records:
-        if record.source == "rekeyed":
-            try:
-                partition, offset = origin_of(record, partitions)
-            except InvalidRecord:
-                continue
-            if offset <= latest.get(partition, -1):
-                continue
-            latest[partition] = offset
-        yield record
+    decoder = RecordDecoder(partition, partitions, topics)
+    latest, source = 0.0, iter(records)
+    while some := list(islice(source, _RECORDS)):
+        decoded = decoder.decode(some, latest)
+        latest = decoded.policy_time
+        ends = np.cumsum([len(piece) for piece in decoded.pieces])
+        for piece, end in zip(decoded.pieces, ends.tolist(), strict=True):
+            yield piece, decoded.times[end - len(piece) : end]
 
 
 def queries_of(principal: str, stream: Iterable[TimedQueries]) -> OwnQueries:
@@ -178,38 +163,45 @@ def queries_after(queries: Sequence[TimedQueries], moment: float) -> list[TimedQ
 
 
 def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfig, policy: Policy) -> PrincipalReplay:
-    """Returns the course of the principal with these ``queries``, of one model, at least one.
+    """Returns the results for the principal with these ``queries``, of one model, at least one.
 
     Raises ConfigurationError if the engine takes none of them.
     """
     pieces = list(concatenate(batch for batch, _ in queries))
     times = np.concatenate([own for _, own in queries])
     engine = Engine(engine_config)
-    seen = _observed(engine, pieces)
-    taken = np.concatenate([observation.index >= 0 for observation in seen])
+    seen = _observe(engine, pieces)
+    taken = np.concatenate([one.index >= 0 for one in seen])
     if not taken.any():
         raise ConfigurationError(f"the engine took no query of these: {seen[0].refused[0].detail}")
-    findings, records = _told(seen, pieces, times, Ledger(policy, engine.configuration_hash()))
     number = np.cumsum(taken) - 1
-    flagged = np.concatenate([observation.flagged for observation in seen])[taken]
-    ends = {int(rows[0]) for rows in (np.flatnonzero(flagged),) if len(rows)} | {len(flagged) - 1}
-    place = np.flatnonzero(taken)
+    findings: dict[int, Finding] = {}
+    records: list[tuple[int, Alert | Audit]] = []
+    for row, own, effects in _policy_by_row(seen, pieces, times, Ledger(policy, engine.configuration_hash())):
+        findings.update((int(number[row]), finding) for finding in own[:1])
+        published: list[Alert | Audit] = [*effects.alerts, *effects.audits]
+        records += [(max(int(number[row]), 0), record) for record in published]
+    flagged = np.concatenate([one.flagged for one in seen])[taken]
+    rows = np.flatnonzero(taken)
     return PrincipalReplay(
         model=pieces[0].model,
         principal=seen[0].keys[0].principal,
         versions=[key.model_version for one in seen for key in _judged_keys(one)],
         time=times[taken],
         flagged=flagged,
-        score=np.concatenate([observation.score for observation in seen])[taken],
+        score=np.concatenate([one.score for one in seen])[taken],
         signals={name: np.concatenate([one.signals[name] for one in seen])[taken] for name in seen[0].signals},
-        findings={int(number[row]): finding for row, finding in findings.items()},
-        records=[(max(int(number[row]), 0), record) for row, record in records],
-        distances={row: _distances(pieces, int(place[row]) + 1, engine_config) for row in sorted(ends)},
+        findings=findings,
+        records=records,
+        distances={
+            row: _distances(pieces, int(rows[row]) + 1, engine_config)
+            for row in sorted({*np.flatnonzero(flagged)[:1].tolist(), len(flagged) - 1})
+        },
         refused=int((~taken).sum()),
     )
 
 
-def _observed(engine: Engine, pieces: Sequence[QueryBatch]) -> list[Observation]:
+def _observe(engine: Engine, pieces: Sequence[QueryBatch]) -> list[Observation]:
     return [
         engine.observe([cut(piece, start, min(start + _ROWS, len(piece)))])
         for piece in pieces
@@ -222,54 +214,41 @@ def _judged_keys(observation: Observation) -> list[PrincipalKey]:
     return [observation.keys[at] for at in observation.key_index[observation.index >= 0].tolist()]
 
 
-def _told(
+def _policy_by_row(
     seen: Sequence[Observation], pieces: Sequence[QueryBatch], times: Floats, ledger: Ledger
-) -> tuple[dict[int, Finding], list[tuple[int, Alert | Audit]]]:
-    """Returns the findings and the policy's records, by row: policy gets one row at a time, so that the row of each
-    record is known."""
-    findings: dict[int, Finding] = {}
-    records: list[tuple[int, Alert | Audit]] = []
-    start, versions = 0, [piece.model_version for piece in pieces for _ in range(len(piece))]
-    for observation in seen:
-        count = len(observation.index)
-        unjudged = {bad.row: UnjudgedRow(bad.reason, versions[start + bad.row]) for bad in observation.refused}
-        for row in range(count):
-            own = [finding for finding in observation.findings if finding.row == row]
-            activity = _activity(observation, times[start : start + count], row, own, unjudged.get(row))
-            effects = ledger.observe(activity)
-            if own:
-                findings[start + row] = own[0]
-            records += [(start + row, alert) for alert in effects.alerts]
-            records += [(start + row, audit) for audit in effects.audits]
-        start += count
-    return findings, records
-
-
-def _activity(
-    observation: Observation, times: Floats, row: int, findings: Sequence[Finding], unjudged: UnjudgedRow | None
-) -> Activity:
-    only = slice(row, row + 1)
-    return Activity(
-        time=times[only],
-        keys=observation.keys,
-        key_index=observation.key_index[only],
-        flagged=observation.flagged[only],
-        findings=[replace(finding, row=0) for finding in findings],
-        judged=observation.index[only] >= 0,
-        unjudged={} if unjudged is None else {0: unjudged},
-        score=observation.score[only],
-        index=observation.index[only],
-    )
+) -> Iterator[tuple[int, list[Finding], Effects]]:
+    """Yields each row with its findings and the policy's effects. Policy gets one row at a time, so that the row of
+    each record is known."""
+    versions = [piece.model_version for piece in pieces for _ in range(len(piece))]
+    start = 0
+    for one in seen:
+        unjudged = {bad.row: UnjudgedRow(bad.reason, versions[start + bad.row]) for bad in one.refused}
+        for row in range(len(one.index)):
+            only = slice(row, row + 1)
+            findings = [finding for finding in one.findings if finding.row == row]
+            activity = Activity(
+                time=times[start + row : start + row + 1],
+                keys=one.keys,
+                key_index=one.key_index[only],
+                flagged=one.flagged[only],
+                findings=[replace(finding, row=0) for finding in findings],
+                judged=one.index[only] >= 0,
+                unjudged={0: unjudged[row]} if row in unjudged else {},
+                score=one.score[only],
+                index=one.index[only],
+            )
+            yield start + row, findings, ledger.observe(activity)
+        start += len(one.index)
 
 
 def _distances(pieces: Sequence[QueryBatch], count: int, engine_config: EngineConfig) -> Floats:
     """Returns the distances that PRADA tests after the first ``count`` queries, in the state that judged the last of
     them."""
-    engine, left = Engine(engine_config, {PRADA: SIGNALS[PRADA]}), count
+    engine = Engine(engine_config, {PRADA: SIGNALS[PRADA]})
     for piece in pieces:
-        own = cut(piece, 0, min(left, len(piece)))
-        seen = _observed(engine, [own])
-        left -= len(own)
-        if not left:
+        own = cut(piece, 0, min(count, len(piece)))
+        seen = _observe(engine, [own])
+        count -= len(own)
+        if not count:
             break
     return distances_in(engine.dump(_judged_keys(seen[-1])[-1:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -152,31 +153,26 @@ def scan_log(
     accounts. ``outputs``: kind of outputs by model, ``*`` for all other models; inferred by default. Raises
     ConfigurationError if no model version has enough accounts."""
     report = ScanReport(log, budget)
-    for (model, version), pieces in _versions(log):
-        plain = plain_traffic(pieces, cast("Outputs | None", outputs.get(model, outputs.get(EVERYONE))))
-        pieces.clear()
-        accounts = accounts_of(plain.pieces)
-        if len(accounts) < FEWEST_ACCOUNTS:
-            report.passed_over.append(f"{model} {version} has {len(accounts)} accounts, and it takes {FEWEST_ACCOUNTS}")
-            continue
-        plain = replace(plain, pieces=plain.pieces[:1])
-        found = scan(accounts, budget, lambda count, what=f"{model} {version}": stage(what, count))  # type: ignore[misc]
-        asked = {name: count for (*own, name), count in log.sieve.seen.items() if own == [model, version]}
-        named = {own.principals[0]: own for own in accounts}
-        report.scanned.append(ScannedVersion(model, version, named, found, asked, plain))
-    if not report.scanned:
-        raise ConfigurationError(f"nothing was scanned: {'; '.join(report.passed_over)}")
-    return report
-
-
-def _versions(log: ScanInput) -> Iterator[tuple[tuple[str, str], list[QueryBatch]]]:
-    """Yields each model version with its queries, and removes them from the log."""
     by_version: dict[tuple[str, str], list[QueryBatch]] = {}
     for piece in log.sieve.pieces:
         by_version.setdefault((piece.model, piece.model_version), []).append(piece)
     log.sieve.pieces.clear()
-    for key in sorted(by_version):
-        yield key, by_version.pop(key)
+    for model, version in sorted(by_version):
+        what = f"{model} {version}"
+        kind = cast("Outputs | None", outputs.get(model, outputs.get(EVERYONE)))
+        plain = plain_traffic(by_version.pop((model, version)), kind)
+        accounts = accounts_of(plain.pieces)
+        if len(accounts) < FEWEST_ACCOUNTS:
+            report.passed_over.append(f"{what} has {len(accounts)} accounts, and it takes {FEWEST_ACCOUNTS}")
+            continue
+        plain = replace(plain, pieces=plain.pieces[:1])
+        result = scan(accounts, budget, partial(stage, what))
+        asked = {name: count for (*own, name), count in log.sieve.seen.items() if own == [model, version]}
+        named = {own.principals[0]: own for own in accounts}
+        report.scanned.append(ScannedVersion(model, version, named, result, asked, plain))
+    if not report.scanned:
+        raise ConfigurationError(f"nothing was scanned: {'; '.join(report.passed_over)}")
+    return report
 
 
 def times(queries: QueryBatch) -> tuple[float, float]:

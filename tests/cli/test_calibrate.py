@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import detector
-from detector.cli.calibrate import told
+from detector.cli.calibrate import describe
 from detector.cli.main import main
 from detector.contracts.batches import concatenate, take
 from detector.contracts.errors import ConfigurationError
@@ -125,7 +125,7 @@ def test_a_thief_among_the_honest_is_named(tmp_path: Path, capsys: pytest.Captur
 def test_the_outcome_says_how_sure_the_rate_is_and_for_which_accounts(tmp_path: Path) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD[:4], honest("once", 3, rows=1)))
     traffic = read_files([log], lambda _: None)
-    said = "\n".join(told(make_profile(traffic, CalibrationOptions(0.01)), traffic, 0.01))
+    said = "\n".join(describe(make_profile(traffic, CalibrationOptions(0.01)), traffic, 0.01))
     assert "at most 52.7% of accounts like these, with 95% confidence: 0 of 4 were flagged" in said
     assert "each judged by the others, of 50 queries at the median" in said
     assert "4 accounts are few" in said and "Variety of accounts matters more" in said

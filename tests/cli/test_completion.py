@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.cli.completion import Shell, proposals, script
+from detector.cli.completion import SCRIPTS, Shell, proposals
 from detector.cli.main import COMMANDS
 
 
@@ -50,11 +50,11 @@ def test_the_names_of_commands_are_completed_without_loading_any() -> None:
     assert {"faust", "sklearn", "numpy", "kafka", "msgspec"}.isdisjoint(loaded.split())
 
 
-@pytest.mark.parametrize("shell", Shell)
+@pytest.mark.parametrize("shell", SCRIPTS)
 def test_the_script_asks_the_command_itself(shell: Shell) -> None:
-    assert f"weirguard completion {shell} -- " in script(shell)
+    assert f"weirguard completion {shell} -- " in SCRIPTS[shell]
     if shutil.which(shell):
-        subprocess.run([shell.value, "-n"], input=script(shell), text=True, timeout=20, check=True)
+        subprocess.run([shell, "-n"], input=SCRIPTS[shell], text=True, timeout=20, check=True)
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
@@ -65,6 +65,6 @@ def test_bash_completes(tmp_path: Path) -> None:
     asked = 'COMP_WORDS=(weirguard decisions "$1"); COMP_CWORD=2; _weirguard; printf "%s\\n" "${COMPREPLY[@]}"'
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     for begun, found in (("de", ["delete"]), ("", ["list", "add", "delete", "kill-switch"])):
-        command = ["bash", "--norc", "-c", f"{script(Shell.BASH)}\n{asked}", "bash", begun]
+        command = ["bash", "--norc", "-c", f"{SCRIPTS['bash']}\n{asked}", "bash", begun]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
         assert done.stdout.split() == found

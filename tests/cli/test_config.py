@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from detector.cli.config import app
+from detector.cli.service import app
 from detector.contracts.errors import ConfigurationError
 
 

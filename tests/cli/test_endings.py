@@ -19,7 +19,7 @@ import pytest
 import structlog
 
 from detector.cli.ending import FAILED, INTERRUPTED, TRACEBACK_VARIABLE, status_of
-from detector.cli.logs import NOTHING
+from detector.cli.files import NOTHING
 from detector.cli.main import COMMANDS, main
 from detector.contracts.errors import ConfigurationError
 from detector.core.warm import warm_all
@@ -67,7 +67,7 @@ CASES: dict[str, Case] = {
         input=".jsonl",
     ),
     "evaluate": Case(
-        ["{input}", "--out", "{out}"], "detector.lab.evaluation.kept.judge_once", "folder", input=".parquet"
+        ["{input}", "--out", "{out}"], "detector.lab.evaluation.judging.judge_once", "folder", input=".parquet"
     ),
     "model": Case(
         ["export", "{input}", "--out", "{out}"], "detector.cli.model._from_file", "file", input=".json", settings=False
@@ -91,11 +91,11 @@ CASES: dict[str, Case] = {
     ),
     "principals": Case(["top"], READS, more=[["show", "m", "p"], ["clear", "m", "p", "--reason", "r"]]),
     "alerts": Case(["tail"], READS, interrupted=0),
-    "config": Case(["show"], "detector.cli.config.load_settings", more=[["check"]]),
+    "config": Case(["show"], "detector.runtime.settings.load_settings", more=[["check"]]),
     "serve-demo": Case([], "detector.lab.server.create_demo"),
     "traffic": Case(
         ["--target", f"http://{NOWHERE}/predict", "--seconds", "1"],
-        "detector.lab.population.honest_accounts",
+        "detector.lab.traffic.honest_accounts",
         settings=False,
     ),
     "redteam": Case(
@@ -106,7 +106,7 @@ CASES: dict[str, Case] = {
         settings=False,
     ),
     "warm": Case([], "detector.core.warm.warm_all", settings=False),
-    "completion": Case(["bash"], "detector.cli.completion.script", settings=False),
+    "completion": Case(["bash"], "detector.cli.completion.say", settings=False),
 }
 WITH_OUT = [name for name, case in CASES.items() if case.out]
 WITH_INPUT = [name for name, case in CASES.items() if case.input]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from detector.cli.main import main
-from detector.lab.evaluation import kept, plans, suite
-from detector.lab.experiment import Plan
+from detector.lab.evaluation import judging, suite
+from detector.lab.experiment import AttackPlan
 from tests.lab.labelled import traffic, write_traffic
 
 
@@ -47,9 +47,9 @@ def test_settings_decide_who_judges(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_suite_makes_its_logs_once_and_tells_what_does_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = Plan("jbda", "logistic regression", "iris", budget=20, accounts=3)
-    unfit = Plan("no such attack", "logistic regression", "iris")
-    monkeypatch.setitem(plans.SUITES, "quick", lambda: (small, unfit))
+    small = AttackPlan("jbda", "logistic regression", "iris", budget=20, accounts=3)
+    unfit = AttackPlan("no such attack", "logistic regression", "iris")
+    monkeypatch.setitem(suite.SUITES, "quick", lambda: (small, unfit))
     assert _weirguard("evaluate", "--suite", "quick", "--out", tmp_path) == 0
     said = capsys.readouterr().err
     assert "1 of 2 plans have an attack that cannot handle the victim" in said
@@ -63,12 +63,12 @@ def test_a_suite_makes_its_logs_once_and_tells_what_does_not_fit(
 def test_a_part_of_a_suite_is_reported_as_such_and_a_plan_that_fails_gives_status_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = Plan("jbda", "logistic regression", "iris", budget=20, accounts=3)
+    small = AttackPlan("jbda", "logistic regression", "iris", budget=20, accounts=3)
     monkeypatch.setattr(suite, "_made", lambda missing: map(suite.make_log, missing, missing.values()))
-    monkeypatch.setitem(plans.SUITES, "quick", lambda: (small,))
+    monkeypatch.setitem(suite.SUITES, "quick", lambda: (small,))
     assert _weirguard("evaluate", "--suite", "quick", "--out", tmp_path) == 0
     faulty = replace(small, accounts=-1)
-    monkeypatch.setitem(plans.SUITES, "quick", lambda: (small, replace(small, seed=1), faulty))
+    monkeypatch.setitem(suite.SUITES, "quick", lambda: (small, replace(small, seed=1), faulty))
     assert _weirguard("evaluate", "--suite", "quick", "--so-far", "--out", tmp_path) == 0
     assert len(list((tmp_path / "logs").glob("*.parquet"))) == 1
     assert "2 of 3 plans are not carried out yet" in capsys.readouterr().err
@@ -82,7 +82,7 @@ def test_what_was_judged_is_not_judged_again(tmp_path: Path, monkeypatch: pytest
     log = write_traffic(tmp_path / "a.parquet", traffic(90))
     assert _weirguard("evaluate", log, "--out", tmp_path) == 0
     before = (tmp_path / "report.html").read_text()
-    monkeypatch.setattr(kept, "judge_labelled", None)
+    monkeypatch.setattr(judging, "judge_labelled", None)
     assert _weirguard("evaluate", log, "--out", tmp_path) == 0
     assert (tmp_path / "report.html").read_text() == before
 

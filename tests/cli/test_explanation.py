@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.cli.explanation import chart, plots, tables, words
-from detector.cli.explanation.account import account_of
-from detector.cli.explanation.service import OnRecord, notes, placed
-from detector.cli.explanation.weighing import Part, Weighing
 from detector.contracts.findings import Alert, Audit, Evidence, Score
 from detector.core.configuration import EngineConfig
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import Standards
+from detector.explain import chart, plots, tables, words
+from detector.explain.explanation import Breakdown, Contribution, explanation_of
+from detector.explain.published import PublishedRecords, by_row, differences
 from detector.replay.principal import PrincipalReplay
 from tests.core.profiles import COLUMNS, profile, standards
 
@@ -70,7 +69,7 @@ def alert(second: float, query_index: int, version: str = "1", configuration: st
 
 def test_the_verdict_names_the_query_from_1_and_what_adds_most() -> None:
     config = judging({"novelty": 9.0}, {"sign_steps": 3.9, "novelty": 1.0})
-    account = account_of(course({"sign_steps": 10.0, "novelty": 4.0, "surprise": 0.2}), config, "a log")
+    account = explanation_of(course({"sign_steps": 10.0, "novelty": 4.0, "surprise": 0.2}), config, "a log")
     assert words.verdict(account) == (
         "Suspect since query 107 of 200: many features changed by one magnitude from an earlier query, far beyond "
         "any honest account; distance to the nearest honest query, beyond the closest honest account."
@@ -87,19 +86,21 @@ def test_the_verdict_names_the_query_from_1_and_what_adds_most() -> None:
     ],
 )
 def test_how_far_a_measure_is_beyond_honest_accounts(score: float, most: float, expected: str) -> None:
-    weighing = Weighing(0, score, 2.0, (Part("novelty", score, 0.0, most, score),), 0.0)
+    weighing = Breakdown(0, score, 2.0, (Contribution("novelty", score, 0.0, most, score),), 0.0)
     assert words.reasons(weighing).endswith(f", {expected}")
 
 
 def test_three_reasons_at_most_and_none_that_adds_next_to_nothing() -> None:
-    parts = tuple(Part(name, 1.0, 0.0, 0.0, added) for name, added in zip(COLUMNS, (5, 3, 2, 2, 0.1), strict=False))
-    assert words.reasons(Weighing(0, 12.1, 2.0, parts, 0.0)).count(";") == 2
-    assert words.reasons(Weighing(0, 29.0, 2.0, parts, 0.0)).count(";") == 1
-    assert words.reasons(Weighing(0, 100.0, 2.0, parts, 0.0)).startswith("distance to the nearest honest query, ")
+    parts = tuple(
+        Contribution(name, 1.0, 0.0, 0.0, added) for name, added in zip(COLUMNS, (5, 3, 2, 2, 0.1), strict=False)
+    )
+    assert words.reasons(Breakdown(0, 12.1, 2.0, parts, 0.0)).count(";") == 2
+    assert words.reasons(Breakdown(0, 29.0, 2.0, parts, 0.0)).count(";") == 1
+    assert words.reasons(Breakdown(0, 100.0, 2.0, parts, 0.0)).startswith("distance to the nearest honest query, ")
 
 
 def test_how_much_is_explained_and_what_stands() -> None:
-    account = account_of(course({"sign_steps": 10.0}), judging({"novelty": 4.0}), "a log")
+    account = explanation_of(course({"sign_steps": 10.0}), judging({"novelty": 4.0}), "a log")
     honest = "standard deviations of honest accounts; the threshold is 5.0."
     assert words.basis(account) == [
         f"No honest account explains any of the deviation: D = 10.0 {honest}",
@@ -108,9 +109,9 @@ def test_how_much_is_explained_and_what_stands() -> None:
     own = course({"sign_steps": 10.0})
     own.signals["suspicion"][VERDICT:] = 6.0
     closest = "The closest honest account explains 40% of the deviation and leaves D = 6.0"
-    assert words.basis(account_of(own, judging({"sign_steps": 4.0}), "a log"))[0] == f"{closest} {honest}"
+    assert words.basis(explanation_of(own, judging({"sign_steps": 4.0}), "a log"))[0] == f"{closest} {honest}"
     decided = [(VERDICT, audit(VERDICT, "decision", "slow (observe) for signal:suspicion"))]
-    later = account_of(course({"sign_steps": 10.0}), judging(), "a log", records=decided, notes=["Look twice."])
+    later = explanation_of(course({"sign_steps": 10.0}), judging(), "a log", records=decided, notes=["Look twice."])
     assert words.basis(later)[-2:] == [
         "The last decision on record: slow (observe) for signal:suspicion.",
         "Look twice.",
@@ -120,7 +121,7 @@ def test_how_much_is_explained_and_what_stands() -> None:
 def test_a_verdict_outlives_the_suspicion_and_a_sentence_says_so() -> None:
     own = course({"sign_steps": 10.0})
     own.signals["suspicion"][-1] = own.signals["suspicion.sign_steps"][-1] = 1.0
-    said = " ".join(words.basis(account_of(own, judging(), "a log")))
+    said = " ".join(words.basis(explanation_of(own, judging(), "a log")))
     assert (
         "After query 200, D is 1.0, below the threshold. The account stays flagged until an operator clears it." in said
     )
@@ -130,18 +131,18 @@ def test_weights_are_those_of_the_standards_and_add_up_to_d() -> None:
     config = judging({"novelty": 2.0}, {"novelty": 3.0, "surprise": 9.0})
     own = course({"sign_steps": 4.0, "novelty": 2.5, "surprise": 1.0})
     own.signals["suspicion"][VERDICT:] = 4.0
-    account = account_of(own, config, "a log")
-    assert account.then is not None
-    assert account.then.unexplained == pytest.approx(sum(part.added for part in account.then.parts))
-    assert [part.name for part in account.then.parts[:1]] == ["sign_steps"]
-    assert (account.then.part("novelty").likest, account.then.part("novelty").most) == (3.0, 3.0)
-    assert account.then.explained == pytest.approx(1 - 4.0 / 7.5)
-    table = tables.weights(account)
+    account = explanation_of(own, config, "a log")
+    assert account.at_verdict is not None
+    assert account.at_verdict.d == pytest.approx(sum(part.added for part in account.at_verdict.contributions))
+    assert [part.name for part in account.at_verdict.contributions[:1]] == ["sign_steps"]
+    assert (account.at_verdict.of("novelty").closest, account.at_verdict.of("novelty").largest) == (3.0, 3.0)
+    assert account.at_verdict.explained == pytest.approx(1 - 4.0 / 7.5)
+    table = tables.contributions(account)
     rows = {row[0]: row for row in table.rows}
     assert rows["sign_steps"][2:5] == ("4.0", "0.0", "4.0")
     assert rows["D"][4] == rows["D"][7] == "4.0"
-    assert rows.keys() | set(tables.silent(account)) == {*COLUMNS, "D"}
-    assert "sign_steps" not in tables.silent(account)
+    assert rows.keys() | set(tables.without_deviation(account)) == {*COLUMNS, "D"}
+    assert "sign_steps" not in tables.without_deviation(account)
 
 
 def test_a_measure_that_the_calibration_did_not_know_counts_nothing_and_shows_a_dash() -> None:
@@ -150,10 +151,10 @@ def test_a_measure_that_the_calibration_did_not_know_counts_nothing_and_shows_a_
     names = COLUMNS[1:]
     known = standards()
     fewer = Standards(names, known.spread.at(slice(1, None)), np.zeros((1, len(names))), 5.0)
-    account = account_of(
+    account = explanation_of(
         course({"sign_steps": 10.0, COLUMNS[0]: 3.0}), EngineConfig(profiles=(replace(own, standards=fewer),)), "a log"
     )
-    row = next(row for row in tables.weights(account).rows if row[0] == COLUMNS[0])
+    row = next(row for row in tables.contributions(account).rows if row[0] == COLUMNS[0])
     assert row[2:5] == ("3.0", "-", "0.0")
     assert next(plot.title for plot in plots.measures(account)) == "sign_steps"
 
@@ -162,7 +163,7 @@ def test_an_account_that_is_no_suspect_gets_its_worst_query() -> None:
     own = course({"sign_steps": 2.0}, verdict=None)
     own.score[150] = 0.9
     own.signals["suspicion"][150] = own.signals["suspicion.sign_steps"][150] = 4.5
-    assert words.verdict(account_of(own, judging(), "a log")) == (
+    assert words.verdict(explanation_of(own, judging(), "a log")) == (
         "Not a suspect after 200 queries: the largest unexplained deviation was 4.5 standard deviations of honest "
         "accounts, at query 151; the threshold is 5.0."
     )
@@ -178,23 +179,23 @@ def test_decisions_that_are_renewed_show_once_and_operators_are_named() -> None:
         (80, audit(80, "release", "released")),
         (90, audit(90, "decision", slow)),
     ]
-    account = account_of(course(), EngineConfig(), "a log", records=told)
-    assert [(moment.row, moment.word) for moment in account.moments] == [
+    account = explanation_of(course(), EngineConfig(), "a log", records=told)
+    assert [(event.row, event.word) for event in account.events] == [
         (10, "alert"), (10, "slow"), (70, "command"), (80, "released"), (90, "slow"),
     ]  # fmt: skip
-    assert account.moments[2].sentence == "command: cleared (eve)"
-    assert account.stands == slow
+    assert account.events[2].sentence == "command: cleared (eve)"
+    assert account.last_decision == slow
 
 
 def test_records_of_a_service_are_placed_by_number_where_they_can_be_and_by_time_else() -> None:
     own = course(versions=["1"] * 100 + ["2"] * 100)
     own.time[110:120] = own.time[110]
-    known = OnRecord(
+    known = PublishedRecords(
         [alert(110, 15, version="2"), alert(110, 18, version="2"), alert(50.5, 7)],
         [audit(110, "decision", "slow"), audit(150, "decision", "refuse"), audit(-5, "release", "released")],
         None,
     )
-    assert [(row, type(record).__name__) for row, record in placed(known, own)] == [
+    assert [(row, type(record).__name__) for row, record in by_row(known, own)] == [
         (51, "Alert"), (115, "Alert"), (115, "Audit"), (118, "Alert"), (150, "Audit"),
     ]  # fmt: skip
 
@@ -202,10 +203,10 @@ def test_records_of_a_service_are_placed_by_number_where_they_can_be_and_by_time
 def test_notes_say_where_the_topics_and_the_service_may_differ() -> None:
     own = course()
     same = Score("credit", "1", "ana", 0.0, QUERIES, 1.2, True, {})
-    assert list(notes(OnRecord([alert(1, 1)], [], same), own, "c")) == []
+    assert list(differences(PublishedRecords([alert(1, 1)], [], same), own, "c")) == []
     clear = audit(1, "command", "cleared", "eve", "clear")
-    known = OnRecord([alert(1, 1, configuration="d")], [clear], replace(same, queries=1_250, flagged=False))
-    assert [sentence.partition(";")[0] for sentence in notes(known, own, "c")] == [
+    known = PublishedRecords([alert(1, 1, configuration="d")], [clear], replace(same, queries=1_250, flagged=False))
+    assert [sentence.partition(";")[0] for sentence in differences(known, own, "c")] == [
         "The account was cleared at 2001-09-09T01:46:41.000Z",
         "1,050 of the account's queries are no longer kept",
         "In the service, the account is not flagged.",
@@ -249,14 +250,14 @@ def test_ticks_are_round_numbers_within_the_axis(low: float, high: float, expect
 
 
 def test_every_measure_is_drawn_or_named_and_those_that_count_come_first() -> None:
-    own = account_of(course({"sign_steps": 10.0, "novelty": 6.0, "surprise": 0.4}), judging(), "a log")
-    assert own.telling[:2] == ("sign_steps", "novelty")
-    assert len(own.telling) == 3
+    own = explanation_of(course({"sign_steps": 10.0, "novelty": 6.0, "surprise": 0.4}), judging(), "a log")
+    assert own.main_measures[:2] == ("sign_steps", "novelty")
+    assert len(own.main_measures) == 3
 
 
 def test_equal_distances_are_drawn_without_a_normal_distribution() -> None:
     own = course()
     own.distances[QUERIES - 1] = np.full(120, 0.25)
-    (plot,) = plots.prada_distances(account_of(own, EngineConfig(), "a log"))
+    (plot,) = plots.prada_distances(explanation_of(own, EngineConfig(), "a log"))
     assert 'class="bar"' in plot.svg
     assert 'class="fitted"' not in plot.svg

@@ -12,10 +12,10 @@ import pytest
 
 from detector.core.configuration import EngineConfig
 from detector.core.profile.profile import Profile
-from detector.lab.inputs import customers, table_thieves, write_log
 from detector.policy.config import Policy
 from detector.replay.calibrate import CalibrationOptions, make_profile, read_files
 from detector.replay.report import replay
+from tests.sources.logged_forms import customers, table_thieves, write_log
 
 THIEF = table_thieves(3, 400)[1]
 Row = dict[str, Any]

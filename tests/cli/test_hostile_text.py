@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from detector.cli import alerts, decisions, main, principals, screen
-from detector.cli.explanation.account import account_of
-from detector.cli.explanation.page import page
-from detector.cli.explanation.terminal import show
+from detector.cli import decisions, main, principals, screen
+from detector.cli.explain import show
 from detector.contracts.findings import Cause, Evidence
 from detector.core.configuration import EngineConfig
+from detector.explain.explanation import explanation_of
+from detector.explain.page import page
 from detector.policy.config import Policy
 from detector.replay.principal import replay_principal
 from detector.replay.topics import CurrentDecisions, Key
@@ -48,8 +48,8 @@ def standing(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "read_decisions", lambda *_: CurrentDecisions({key: one}, one))
     monkeypatch.setattr(principals, "read_scores", lambda *_: {key: scored})
     monkeypatch.setattr(principals, "read_alerts", lambda *_: [hostile_alert()])
-    monkeypatch.setattr(alerts, "Topic", Nothing)
-    monkeypatch.setattr(alerts, "readable_alerts", lambda _: iter([hostile_alert()]))
+    monkeypatch.setattr(principals, "Topic", Nothing)
+    monkeypatch.setattr(principals, "readable_alerts", lambda _: iter([hostile_alert()]))
 
 
 class Nothing:
@@ -79,8 +79,8 @@ def hostile_alert() -> Any:
         (principals.app, ["top", "-o", "json"]),
         (principals.app, ["show", HOSTILE, HOSTILE]),
         (principals.app, ["show", HOSTILE, HOSTILE, "-o", "json"]),
-        (alerts.app, ["tail"]),
-        (alerts.app, ["tail", "-o", "json"]),
+        (principals.alerts, ["tail"]),
+        (principals.alerts, ["tail", "-o", "json"]),
     ],
 )
 @pytest.mark.usefixtures("standing")
@@ -98,7 +98,8 @@ def test_what_is_printed_of_others_text_is_harmless(app: Any, arguments: list[st
 def test_an_explanation_is_harmless_on_the_terminal_and_on_its_page(capsys: pytest.CaptureFixture[str]) -> None:
     queries = replace(thief(rows=60), principals=[HOSTILE], model=HOSTILE, model_version=HOSTILE)
     engine = EngineConfig()
-    account = account_of(replay_principal([(queries, queries.occurred_at)], engine, Policy()), engine, HOSTILE)
+    replayed = replay_principal([(queries, queries.occurred_at)], engine, Policy())
+    account = explanation_of(replayed, engine, HOSTILE)
     show(account, screen.console())
     is_harmless(capsys.readouterr().out)
     shown = page(account)

@@ -11,7 +11,7 @@ import pytest
 
 from detector.cli.main import main
 from detector.core.profile.profile import Profile
-from detector.lab.inputs import customers, table_thieves, write_log
+from tests.sources.logged_forms import customers, table_thieves, write_log
 
 ACCOUNTS, THIEVES = 8, {"thief at random", "thief in steps"}
 

@@ -18,9 +18,9 @@ import uvicorn
 
 from detector.cli.main import main
 from detector.lab.demo import run
-from detector.lab.demo.options import DemoOptions
-from detector.lab.demo.outcome import Outcome
-from detector.lab.population import THIEF
+from detector.lab.demo.report import Outcome
+from detector.lab.demo.script import DemoOptions
+from detector.lab.query_log import THIEF
 from detector.lab.server import PREDICT, TUMOURS
 from detector.serving.asgi import WeirguardMiddleware
 from tests.lab.test_demo_outcome import AS_PROMISED

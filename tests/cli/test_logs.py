@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.cli.logs import check_refused
+from detector.cli.files import check_refused
 from detector.cli.main import main
 from detector.contracts.batches import cut
 from detector.contracts.errors import ConfigurationError

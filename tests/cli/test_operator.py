@@ -17,7 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 from typer.testing import CliRunner, Result
 
-from detector.cli import alerts, decisions, principals
+from detector.cli import decisions, principals
 from detector.cli.operator import seconds
 from detector.contracts.codecs import decision_key, decode, encode
 from detector.contracts.errors import BrokerError, ConfigurationError
@@ -364,7 +364,7 @@ def tail_of(topics: Topics, monkeypatch: pytest.MonkeyPatch, *arguments: str, du
 
     follow = Topic.follow
     monkeypatch.setattr(Topic, "follow", two_seconds)
-    result = run(alerts.app, "tail", *arguments)
+    result = run(principals.alerts, "tail", *arguments)
     assert result.exit_code == 0
     return result.stdout.splitlines()
 

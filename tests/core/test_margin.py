@@ -16,7 +16,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
-from detector.cli.foreign.scikit_learn import model_of
+from detector.cli.foreign import from_scikit_learn
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits, PrincipalKey
 from detector.core.owner_model import Features as FeatureNames
@@ -53,7 +53,7 @@ def score_of(rows: Features) -> Features:
 
 def fitted(kind: Any) -> OwnerModel:
     rows = rows_of(0)
-    return model_of(kind.fit(rows, labels_of(rows)))
+    return from_scikit_learn(kind.fit(rows, labels_of(rows)))
 
 
 MODELS: dict[str, OwnerModel | None] = {

@@ -16,7 +16,7 @@ from sklearn.neighbors import KernelDensity
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from detector.cli.foreign.scikit_learn import model_of
+from detector.cli.foreign import from_scikit_learn
 from detector.contracts.errors import ConfigurationError
 from detector.core.owner_model import Ensemble, Linear, OwnerModel, Tree, from_json, from_record, to_json
 from detector.core.owner_model.margins import Margins, safe_intervals
@@ -37,7 +37,7 @@ def data(seed: int, count: int = 400, classes: int = 3) -> tuple[Rows, NDArray[n
 
 def tree(seed: int = 0, **options: Any) -> Tree:
     fitted = DecisionTreeClassifier(random_state=0, **options).fit(*data(seed))
-    found = model_of(fitted)
+    found = from_scikit_learn(fitted)
     assert isinstance(found, Tree)
     return found
 
@@ -58,21 +58,21 @@ EVERY = pytest.mark.parametrize("name", FITTED)
 def test_it_says_what_scikit_learn_says(name: str) -> None:
     fitted = FITTED[name]()
     rows = data(9, 500)[0] * np.float32(1.5) - np.float32(0.2)
-    np.testing.assert_allclose(model_of(fitted).outputs(rows), fitted.predict_proba(rows), atol=1e-5)
+    np.testing.assert_allclose(from_scikit_learn(fitted).outputs(rows), fitted.predict_proba(rows), atol=1e-5)
 
 
 def test_a_regressor_and_a_support_vector_machine_are_read_too() -> None:
     rows, labels = data(5)
     regressor = DecisionTreeRegressor(max_depth=4).fit(rows, rows[:, 0])
-    np.testing.assert_allclose(model_of(regressor).outputs(rows)[:, 0], regressor.predict(rows))
+    np.testing.assert_allclose(from_scikit_learn(regressor).outputs(rows)[:, 0], regressor.predict(rows))
     for classes in (2, 3):
         machine = LinearSVC().fit(rows, labels % classes)
-        np.testing.assert_array_equal(model_of(machine).outputs(rows).argmax(axis=1), machine.predict(rows))
+        np.testing.assert_array_equal(from_scikit_learn(machine).outputs(rows).argmax(axis=1), machine.predict(rows))
 
 
 def test_leaves_are_scikit_learns_in_the_order_of_their_nodes() -> None:
     fitted = DecisionTreeClassifier(random_state=0).fit(*data(6))
-    found = model_of(fitted)
+    found = from_scikit_learn(fitted)
     assert isinstance(found, Tree)
     rows = data(7, 1_000)[0]
     nodes, own = np.unique(fitted.apply(rows), return_inverse=True)
@@ -84,7 +84,7 @@ def test_leaves_are_scikit_learns_in_the_order_of_their_nodes() -> None:
 def test_values_on_a_threshold_go_where_scikit_learn_sends_them() -> None:
     """float32 rows against float64 thresholds: the float32 nearest to a threshold may lie on either side of it."""
     fitted = DecisionTreeClassifier(random_state=0).fit(*data(8))
-    found = model_of(fitted)
+    found = from_scikit_learn(fitted)
     assert isinstance(found, Tree)
     inner = np.flatnonzero(fitted.tree_.feature >= 0)
     rows = np.repeat(data(8)[0][: len(inner)], 3, axis=0)
@@ -133,7 +133,7 @@ def test_a_leaf_beyond_all_rows_has_an_interval_that_is_none() -> None:
 
 @EVERY
 def test_it_comes_back_from_its_file_and_its_record(name: str) -> None:
-    model = model_of(FITTED[name]())
+    model = from_scikit_learn(FITTED[name]())
     rows = data(11, 200)[0]
     for back in (from_json(to_json(model)), from_record(unpack(pack(model)))):
         assert type(back) is type(model)
@@ -242,7 +242,7 @@ def test_safe_intervals_are_the_published_ones() -> None:
     rows, labels = data(12, 120)
     rows[:, 3] /= 2
     rows[0], rows[1] = 0.0, 1.0
-    fitted = model_of(DecisionTreeClassifier(max_leaf_nodes=9, random_state=0).fit(rows, labels))
+    fitted = from_scikit_learn(DecisionTreeClassifier(max_leaf_nodes=9, random_state=0).fit(rows, labels))
     assert isinstance(fitted, Tree)
     paths, leaf = fitted.paths, fitted.leaf(rows)
     keep = (leaf != 3) & ((leaf != 5) | (np.cumsum(leaf == 5) <= 4))  # one leaf without rows and one with few
@@ -264,7 +264,7 @@ def test_units_do_not_matter() -> None:
     marks = []
     for units in ([1, 1, 1, 1], [1024, 1 / 4, 1, 8]):
         scale = np.array(units, np.float32)
-        fitted = model_of(DecisionTreeClassifier(max_leaf_nodes=12, random_state=0).fit(rows * scale, labels))
+        fitted = from_scikit_learn(DecisionTreeClassifier(max_leaf_nodes=12, random_state=0).fit(rows * scale, labels))
         assert isinstance(fitted, Tree)
         low, high = safe_intervals(fitted, rows * scale)
         width = scale[fitted.paths.feature]
@@ -274,7 +274,7 @@ def test_units_do_not_matter() -> None:
 
 def test_who_has_the_lowest_category_is_not_in_its_margin() -> None:
     rows, labels = data(14, 1_000)
-    fitted = model_of(DecisionTreeClassifier(max_leaf_nodes=12, random_state=0).fit(rows, labels))
+    fitted = from_scikit_learn(DecisionTreeClassifier(max_leaf_nodes=12, random_state=0).fit(rows, labels))
     margins = Margins.of(fitted, rows)
     assert margins is not None and isinstance(fitted, Tree)
     assert (fitted.feature == 3).any()
@@ -286,7 +286,7 @@ def test_who_has_the_lowest_category_is_not_in_its_margin() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_few_honest_queries_lie_in_margins_and_most_near_a_threshold_do(seed: int) -> None:
     rows, labels = data(seed, 600)
-    fitted = model_of(DecisionTreeClassifier(max_leaf_nodes=8, random_state=0).fit(rows, labels))
+    fitted = from_scikit_learn(DecisionTreeClassifier(max_leaf_nodes=8, random_state=0).fit(rows, labels))
     margins = Margins.of(fitted, rows)
     assert margins is not None and isinstance(fitted, Tree)
     assert 0.005 <= margins.rate < 0.25
@@ -301,7 +301,7 @@ def test_few_honest_queries_lie_in_margins_and_most_near_a_threshold_do(seed: in
 def test_distances_to_a_linear_boundary_are_those_to_points_beyond_it(classes: int) -> None:
     """Going that far towards the nearest other class changes the answer, and a little less does not."""
     rows, labels = data(15, classes=classes)
-    fitted = model_of(LogisticRegression(C=10).fit(rows, labels))
+    fitted = from_scikit_learn(LogisticRegression(C=10).fit(rows, labels))
     assert isinstance(fitted, Linear)
     side, distance = fitted.distances(rows)
     np.testing.assert_array_equal(side, fitted.outputs(rows).argmax(axis=1))
@@ -316,7 +316,7 @@ def test_distances_to_a_linear_boundary_are_those_to_points_beyond_it(classes: i
 
 def test_linear_margins_hold_a_twentieth_of_each_side() -> None:
     rows, labels = data(16, 2_000, classes=3)
-    fitted = model_of(LogisticRegression().fit(rows, labels))
+    fitted = from_scikit_learn(LogisticRegression().fit(rows, labels))
     assert isinstance(fitted, Linear)
     margins = Margins.of(fitted, rows)
     assert margins is not None
@@ -339,7 +339,7 @@ def test_probability_margins_need_probabilities_or_an_ensemble() -> None:
     rows, labels = data(18)
     forest = RandomForestClassifier(20, max_depth=5, random_state=0).fit(rows, labels)
     told = forest.predict_proba(rows).astype(np.float32)
-    model = model_of(forest)
+    model = from_scikit_learn(forest)
     assert isinstance(model, Ensemble)
     of_model, of_log = Margins.of(model, rows), Margins.of(None, rows, told)
     assert of_model is not None and of_log is not None
@@ -359,7 +359,7 @@ def test_probability_margins_need_probabilities_or_an_ensemble() -> None:
 
 @EVERY
 def test_margins_come_back_from_their_record(name: str) -> None:
-    model: OwnerModel = model_of(FITTED[name]())
+    model: OwnerModel = from_scikit_learn(FITTED[name]())
     rows = data(19, 200)[0]
     margins = Margins.of(model, rows)
     assert margins is not None

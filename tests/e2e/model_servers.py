@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from detector.lab.client import ACCOUNT_HEADER
+from detector.lab.mappings import ACCOUNT_HEADER
 from detector.lab.server import PREDICT
 from detector.lab.victims.tabular import TreeVictim
 from detector.lab.victims.zoo import Zoo

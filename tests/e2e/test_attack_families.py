@@ -19,11 +19,10 @@ from detector.contracts.codecs.packed_queries import decode_packed
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import partition_of
 from detector.core.state.arrays import unpack
-from detector.lab.experiment import Plan, dataset_of, victim_of
+from detector.lab.endpoint import conduct_over_http
+from detector.lab.experiment import AttackPlan, dataset_of, victim_of
 from detector.lab.mappings import mapping_of
-from detector.lab.over_http import conduct_over_http
-from detector.lab.population import THIEF
-from detector.lab.query_log import QueryLog
+from detector.lab.query_log import THIEF, QueryLog
 from detector.lab.server import PREDICT, create_app, guard
 from detector.lab.victims.neural import perceptron
 from detector.lab.victims.tabular import TreeVictim
@@ -76,7 +75,9 @@ def test_what_a_thief_asks_over_http_is_what_the_detector_counts(
     data, model = victim_of(dataset, victim)
     with running_service(broker, prefix, tmp_path, WEIRGUARD_POLICY__MODE="observe") as service:
         with serving(guard(create_app(model, data.dimension), service.kafka)) as url:
-            plans = [Plan(attack, url, dataset, budget=BUDGET, pause=1e-6) for attack in FAMILIES[dataset, victim]]
+            plans = [
+                AttackPlan(attack, url, dataset, budget=BUDGET, pause=1e-6) for attack in FAMILIES[dataset, victim]
+            ]
             logs = [conduct_over_http(plan, mapping_of("kserve-v1")) for plan in plans]
         assert all(0 < len(log.queries) <= BUDGET for log in logs)
         check_it_arrived(service, logs)
@@ -90,7 +91,7 @@ def test_path_finding_with_features_left_out_passes_with_its_masks_and_its_leave
     with running_service(broker, prefix, tmp_path, WEIRGUARD_POLICY__MODE="observe") as service:
         with serving(tree_server(tree, service.kafka)) as url:
             log = conduct_over_http(
-                Plan("path finding top-down", url, "iris", budget=BUDGET, pause=1e-6), mapping_of("kserve-v1")
+                AttackPlan("path finding top-down", url, "iris", budget=BUDGET, pause=1e-6), mapping_of("kserve-v1")
             )
         queries = log.queries
         assert queries.missing is not None and queries.leaf is not None
@@ -106,7 +107,7 @@ def test_a_sweep_of_specifications_passes_with_what_it_requested(broker: Broker,
     with running_service(broker, prefix, tmp_path, WEIRGUARD_POLICY__MODE="observe") as service:
         with serving(zoo_server(zoo, service.kafka)) as url:
             log = conduct_over_http(
-                Plan("psml sweep", url, "digits", budget=SWEEP + 60, pause=1e-6), mapping_of("kserve-v2")
+                AttackPlan("psml sweep", url, "digits", budget=SWEEP + 60, pause=1e-6), mapping_of("kserve-v2")
             )
         specification = log.queries.specification
         assert specification is not None
@@ -136,7 +137,7 @@ def check_it_arrived(service: Service, logs: list[QueryLog]) -> None:
 def counted(log: list[Any]) -> int:
     """How many of the thief's queries the state holds."""
     owner = recovered(log, partition_of(THIEF, PARTITIONS))
-    engine = owner.judge.engine
+    engine = owner.detector.engine
     thief = [key for key in engine.keys() if key.principal == THIEF]
     return int(unpack(engine.dump(thief)["engine"][1])["queries"][0]) if thief else 0
 

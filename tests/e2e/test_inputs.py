@@ -12,15 +12,24 @@ from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Alert
 from detector.contracts.topics import partition_of
 from detector.core.calibration.traffic import learn
-from detector.lab.inputs import FEATURES, OUTPUTS, Asked, customers, image_thieves, readers, table_thieves, write_log
 from detector.replay.calibrate import CalibrationOptions, make_profile, read_files, read_topic
 from detector.serving import QueryLogger
 from tests.conftest import Broker
 from tests.e2e.service import PARTITIONS, Service, running_service
 from tests.e2e.test_service import _rows, connection_of
+from tests.sources.logged_forms import (
+    FEATURES,
+    OUTPUTS,
+    LoggedAccount,
+    customers,
+    image_thieves,
+    readers,
+    table_thieves,
+    write_log,
+)
 
 
-def _send(service: Service, folder: Path, asked: Sequence[Asked], features: str, outputs: str) -> None:
+def _send(service: Service, folder: Path, asked: Sequence[LoggedAccount], features: str, outputs: str) -> None:
     """One query a record, keyed by the account as any producer would."""
     write_log(folder / "sent.jsonl", asked, features, outputs)
     for line in (folder / "sent.jsonl").read_bytes().splitlines():
@@ -30,7 +39,7 @@ def _send(service: Service, folder: Path, asked: Sequence[Asked], features: str,
     service.producer.flush()
 
 
-def _log(service: Service, asked: Sequence[Asked], features: str, outputs: str) -> None:
+def _log(service: Service, asked: Sequence[LoggedAccount], features: str, outputs: str) -> None:
     with QueryLogger(connection_of(service)) as logger:
         for own in asked:
             for at, (row, told) in enumerate(zip(own.rows, own.told, strict=True)):

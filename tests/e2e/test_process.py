@@ -78,8 +78,11 @@ LOADED = ["detector.cli.ending", "detector.cli.screen", "typer", "detector.runti
 @pytest.mark.parametrize(
     ("name", "module", "status"),
     [
-        *(("run", module, 0) for module in (*LOADED, "detector.cli.run", "structlog", "detector.stream.supervisor")),
-        *(("alerts", module, 128 + signal.SIGTERM) for module in (*LOADED, "detector.cli.alerts")),
+        *(
+            ("run", module, 0)
+            for module in (*LOADED, "detector.cli.service", "structlog", "detector.stream.supervisor")
+        ),
+        *(("alerts", module, 128 + signal.SIGTERM) for module in (*LOADED, "detector.cli.principals")),
     ],
 )
 def test_process_one_stops_at_a_signal_whatever_it_is_loading(name: str, module: str, status: int) -> None:

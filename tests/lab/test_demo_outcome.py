@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from detector.lab.attackers.attacker import run_offline
-from detector.lab.demo.options import DemoOptions
-from detector.lab.demo.outcome import HonestOutcome, Leaves, ModelOutcome, Outcome, Promise, ThiefOutcome
-from detector.lab.demo.report import render_report
-from detector.lab.demo.script import scripts
+from detector.lab.demo.report import HonestOutcome, Leaves, ModelOutcome, Outcome, Promise, ThiefOutcome, render_report
+from detector.lab.demo.script import DemoOptions, scripts
 from detector.lab.fidelity import Fidelity, Yardstick
 from tests.lab.drawing import drawn
 from tests.lab.records import alert, suspected
@@ -36,7 +34,7 @@ PATHS = replace(
     leaves=Leaves(3, 4, 12, 1_033),
     exposure={"coverage": 24.5, "information_gain": 3.25},
 )
-ANN = HonestOutcome("ann", "steady", answered=300, refused=0, flagged=False, most=0.52)
+ANN = HonestOutcome("ann", answered=300, refused=0, flagged=False, most=0.52)
 DIGITS = ModelOutcome(
     "digits", "Jacobian augmentation", Promise("prada", 400), THIEF, (ANN, replace(ANN, account="bob"))
 )

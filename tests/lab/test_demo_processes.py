@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from detector.contracts.errors import WeirguardError
-from detector.lab.demo.processes import Child
+from detector.lab.demo.stage import Child
 
 
 def test_a_child_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> None:

@@ -8,17 +8,13 @@ import httpx
 import numpy as np
 import pytest
 
-from detector.cli.foreign.scikit_learn import model_of
+from detector.cli.foreign import from_scikit_learn
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
-from detector.lab.client import Client, Tally
-from detector.lab.demo.calibrating import profile_of_tumours
-from detector.lab.demo.diary import Diary
-from detector.lab.demo.options import DemoOptions
-from detector.lab.demo.script import Script, scripts
+from detector.lab.demo.script import DemoOptions, Script, profile_of_tumours, scripts
 from detector.lab.server import create_app
-from detector.lab.traffic import path_finding_thief
+from detector.lab.traffic import Client, Tally, path_finding_thief
 from detector.lab.victims.digits import MODEL_VERSION
 from detector.lab.victims.tabular import TreeVictim
 
@@ -33,7 +29,7 @@ def script() -> Script:
 
 @pytest.fixture(scope="module")
 def profile() -> Profile:
-    return profile_of_tumours(SEED, model_of)
+    return profile_of_tumours(SEED, from_scikit_learn)
 
 
 def suspected(profile: Profile, script: Script, account: str, rows: np.ndarray) -> int | None:
@@ -56,16 +52,19 @@ def suspected(profile: Profile, script: Script, account: str, rows: np.ndarray) 
 
 
 def test_the_thief_is_suspected_long_before_he_knows_the_tree(profile: Profile, script: Script) -> None:
-    thief, rows = Diary(script.thief()), list[np.ndarray]()
+    thief, rows, leaves = script.thief(), list[np.ndarray](), list[int]()
     while sum(map(len, rows)) < ENOUGH:
         rows.append(thief.next_batch())
-        thief.observe(rows[-1], script.victim().answer(rows[-1]))
+        answers = script.victim().answer(rows[-1])
+        assert answers.leaf is not None
+        leaves += answers.leaf.tolist()
+        thief.observe(rows[-1], answers)
     first = suspected(profile, script, "mallory", np.concatenate(rows))
     assert first is not None
     assert first < ENOUGH
     assert script.leaves is not None
-    assert thief.leaves(1) == 1 < thief.leaves(ENOUGH)
-    assert thief.leaves(first) <= thief.leaves() < script.leaves / 2
+    assert len(set(leaves[:ENOUGH])) > 1
+    assert len(set(leaves[:first])) <= len(set(leaves)) < script.leaves / 2
 
 
 def test_no_honest_account_of_the_show_is_suspected(profile: Profile, script: Script) -> None:
@@ -90,12 +89,14 @@ def test_the_owner_s_tree_is_the_one_that_is_served(profile: Profile, script: Sc
 def test_over_http_the_thief_is_told_the_leaf_and_learns_as_he_would_here(script: Script) -> None:
     victim = TreeVictim(script.dataset)
     near, far = (path_finding_thief(script.dataset, SEED) for _ in range(2))
+    tally = Tally("mallory", "thief")
 
     async def ask(rows: np.ndarray) -> None:
         transport = httpx.ASGITransport(create_app(victim, script.dataset.dimension))
         async with httpx.AsyncClient(transport=transport) as http:
-            told = await Client(http, "http://server/predict", Tally("mallory", "thief")).ask(rows)
-            assert told is not None
+            told = await Client(http, "http://server/predict", tally).ask(rows)
+            assert told is not None and told.leaf is not None
+            assert tally.leaves[-len(rows) :] == told.leaf.tolist()
             far.observe(rows, told)
 
     for _ in range(3):

@@ -8,36 +8,35 @@ import pytest
 from rich.console import Console
 
 from detector.contracts.findings import Action, Score
-from detector.lab.client import Tally
-from detector.lab.demo.board import Board, Seen
-from detector.lab.demo.screen import PlainScreen, screen_for
-from detector.lab.demo.view import Moment, Scene, render, summary_line
-from detector.lab.population import THIEF, honest_accounts
+from detector.lab.demo.board import Board
+from detector.lab.demo.view import DemoState, Scene, Screen, render, summary_line
+from detector.lab.query_log import THIEF
+from detector.lab.traffic import Tally, honest_accounts
 from tests.lab.drawing import drawn
 from tests.lab.records import alert, decision, score, suspected
 
 START = 1_000.0
 
 
-def moment(now: float = START + 31) -> Moment:
+def moment(now: float = START + 31) -> DemoState:
     board = Board("prada")
     tallies = {a.name: Tally(a.name, a.habit.name, sent=150, answered=150) for a in honest_accounts(24)}
     for number, name in enumerate(tallies):
-        board.absorb(Seen(score(name, statistic=0.95 + number / 1000, queries=150), START + 20))
+        board.absorb(score(name, statistic=0.95 + number / 1000, queries=150), START + 20)
     tallies[THIEF] = Tally(THIEF, "thief", sent=230, answered=180, refused=50)
-    board.absorb(Seen(score(THIEF, statistic=0.8, flagged=True), START + 21))
-    board.absorb(Seen(alert(THIEF, query_index=169), START + 21))
-    board.absorb(Seen(decision(THIEF, Action("slow", 1.0), sequence=1), START + 21))
-    board.absorb(Seen(decision(THIEF, Action("refuse"), sequence=2), START + 28))
-    return Moment("enforce", START, now, 60.0, [Scene("digits", tallies, board), tree()], 118.0)
+    board.absorb(score(THIEF, statistic=0.8, flagged=True), START + 21)
+    board.absorb(alert(THIEF, query_index=169), START + 21)
+    board.absorb(decision(THIEF, Action("slow", 1.0), sequence=1), START + 21)
+    board.absorb(decision(THIEF, Action("refuse"), sequence=2), START + 28)
+    return DemoState("enforce", START, now, 60.0, [Scene("digits", tallies, board), tree()], 118.0)
 
 
 def tree() -> Scene:
     """A model with one account and a thief who was found already."""
     board = Board("suspicion")
     said = Score("tumours", "1", THIEF, 1.0, 40, 1.5, True, {"suspicion": 21.25})
-    board.absorb(Seen(said, START + 3))
-    board.absorb(Seen(suspected(THIEF, query_index=22), START + 3))
+    board.absorb(said, START + 3)
+    board.absorb(suspected(THIEF, query_index=22), START + 3)
     tallies = {"drifted-1": Tally("drifted-1", "drifted"), THIEF: Tally(THIEF, "thief", sent=40, answered=40)}
     return Scene("tumours", tallies, board)
 
@@ -71,8 +70,7 @@ def test_accounts_without_room_are_counted() -> None:
 
 def test_without_a_terminal_events_come_at_once_and_a_summary_every_five_seconds() -> None:
     console = Console(file=StringIO(), width=100)
-    screen = screen_for(console)
-    assert isinstance(screen, PlainScreen)
+    screen = Screen(console)
     first = moment()
     with screen:
         screen.show(first, list(first.scenes[0].board.events))

@@ -15,9 +15,8 @@ import pytest
 
 from detector.contracts.errors import ConfigurationError, LabError
 from detector.lab.answers import Answers
-from detector.lab.client import ACCOUNT_HEADER
-from detector.lab.endpoint import MEASURER, Endpoint, Limits, Timing, check_allowed
-from detector.lab.mappings import KServeV1, Mapping, Request, mapping_of
+from detector.lab.endpoint import MEASURER, Endpoint, Timing, check_allowed
+from detector.lab.mappings import ACCOUNT_HEADER, KServeV1, Mapping, mapping_of
 
 ROWS = np.array([[0.5, 0.25], [1.0, np.nan], [0.0, 2.0]], np.float32)
 AS_JSON = [[0.5, 0.25], [1.0, None], [0.0, 2.0]]
@@ -100,7 +99,7 @@ def endpoint(
     clock = Clock()
     with (
         served(reply) as stand,
-        Endpoint(stand.url, mapping or KServeV1(), classes, Limits(budget, rate), clock) as made,
+        Endpoint(stand.url, mapping or KServeV1(), classes, budget=budget, rate=rate, timing=clock) as made,
     ):
         yield made, stand, clock
 
@@ -144,7 +143,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 
 def test_kserve_v1() -> None:
     with endpoint(predictions(*ANSWERS)) as (made, stand, _):
-        np.testing.assert_array_equal(said(made.ask(Request(ROWS, "ann"))), ANSWERS)
+        np.testing.assert_array_equal(said(made.send(ROWS, "ann")), ANSWERS)
         assert stand.bodies == [{"instances": AS_JSON}]
         assert stand.headers[0][ACCOUNT_HEADER] == "ann"
         assert (made.output_kind, made.sent) == ("probabilities", 3)
@@ -153,7 +152,7 @@ def test_kserve_v1() -> None:
 def test_kserve_v2() -> None:
     tensor = {"name": "out", "shape": [3, 2], "datatype": "FP32", "data": [0.75, 0.25, 0.5, 0.5, 0.25, 0.75]}
     with endpoint(lambda _: (200, {}, {"outputs": [tensor]}), mapping=mapping_of("kserve-v2")) as (made, stand, _):
-        np.testing.assert_array_equal(said(made.ask(Request(ROWS, "ann"))), ANSWERS)
+        np.testing.assert_array_equal(said(made.send(ROWS, "ann")), ANSWERS)
         (asked,) = stand.bodies[0]["inputs"]
         assert (asked["shape"], asked["datatype"]) == ([3, 2], "FP32")
         assert asked["data"] == [0.5, 0.25, 1.0, None, 0.0, 2.0]
@@ -162,7 +161,7 @@ def test_kserve_v2() -> None:
 def test_kserve_v1_requests_a_specification_and_reads_tree_nodes() -> None:
     reply = {"predictions": ANSWERS, "leaf": [3, 0, 4], "asked": [-1, 1, -1]}
     with endpoint(lambda _: (200, {}, reply)) as (made, stand, _):
-        answers = made.ask(Request(ROWS, "ann", (0.75, 20.0)))
+        answers = made.send(ROWS, "ann", (0.75, 20.0))
         assert stand.bodies == [{"instances": AS_JSON, "parameters": {"accuracy": 0.75, "latency": 20.0}}]
     assert answers is not None and answers.leaf is not None and answers.asked is not None
     assert (answers.leaf.tolist(), answers.asked.tolist()) == ([3, 0, 4], [-1, 1, -1])
@@ -175,7 +174,7 @@ def test_kserve_v2_requests_a_specification_and_reads_tree_nodes() -> None:
         {"name": "leaf", "shape": [3], "datatype": "INT64", "data": [3, 0, 4]},
     ]
     with endpoint(lambda _: (200, {}, {"outputs": tensors}), mapping=mapping_of("kserve-v2")) as (made, stand, _):
-        answers = made.ask(Request(ROWS, "ann", (0.75, 20.0)))
+        answers = made.send(ROWS, "ann", (0.75, 20.0))
         assert stand.bodies[0]["parameters"] == {"accuracy": 0.75, "latency": 20.0}
     assert answers is not None and answers.leaf is not None and answers.asked is not None
     assert (answers.leaf.tolist(), answers.asked.tolist()) == ([3, 0, 4], [-1, 1, -1])
@@ -189,8 +188,8 @@ def test_a_template_says_how_features_are_left_out_and_where_specification_and_n
     )
     reply = {"scores": [0.75, 0.25], "node": {"id": 7, "missing": [1]}}
     with endpoint(lambda _: (200, {}, reply), mapping=mapping_of(str(written))) as (made, stand, _):
-        answers = made.ask(Request(ROWS[1:2], "ann", (0.75, 20.0)))
-        made.ask(Request(ROWS[:1], "ann"))
+        answers = made.send(ROWS[1:2], "ann", (0.75, 20.0))
+        made.send(ROWS[:1], "ann")
         assert stand.bodies == [
             {"row": [1.0, "?"], "want": {"accuracy": 0.75, "milliseconds": 20.0}},
             {"row": [0.5, 0.25], "want": {"accuracy": None, "milliseconds": None}},
@@ -201,10 +200,10 @@ def test_a_template_says_how_features_are_left_out_and_where_specification_and_n
 
 def test_a_specification_that_no_model_meets_is_a_row_of_zeros() -> None:
     with endpoint(lambda _: (422, {}, {"error": "no model"})) as (made, _, _):
-        np.testing.assert_array_equal(said(made.ask(Request(ROWS, "ann", (0.99, 1.0)))), np.zeros((3, 2)))
+        np.testing.assert_array_equal(said(made.send(ROWS, "ann", (0.99, 1.0))), np.zeros((3, 2)))
         assert made.output_kind == "score"
         with pytest.raises(LabError, match="HTTP 422"):
-            made.ask(Request(ROWS, "ann"))
+            made.send(ROWS, "ann")
 
 
 def test_a_template_for_many_rows_and_one_for_a_single_row(tmp_path: Path) -> None:
@@ -212,7 +211,7 @@ def test_a_template_for_many_rows_and_one_for_a_single_row(tmp_path: Path) -> No
     many.write_text('request: {data: {rows: $rows}, for: $account}\nanswer: "result.0.scores"')
     single.write_text("request: {row: $row}\nanswer: scores\nheaders: {Authorization: Bearer $account}")
     with endpoint(lambda _: (200, {}, {"result": [{"scores": ANSWERS}]}), mapping=mapping_of(str(many))) as parts:
-        np.testing.assert_array_equal(said(parts[0].ask(Request(ROWS, "ann"))), ANSWERS)
+        np.testing.assert_array_equal(said(parts[0].send(ROWS, "ann")), ANSWERS)
         assert parts[1].bodies == [{"data": {"rows": AS_JSON}, "for": "ann"}]
     with endpoint(lambda _: (200, {}, {"scores": ANSWERS[0]}), mapping=mapping_of(str(single))) as parts:
         np.testing.assert_array_equal(parts[0].probabilities(ROWS), [ANSWERS[0]] * 3)
@@ -236,20 +235,20 @@ def test_a_mapping_that_is_not_there_names_those_that_are() -> None:
 
 def test_labels_and_the_probability_of_one_class_become_rows() -> None:
     with endpoint(predictions(2, 0, 1), classes=3) as (made, _, _):
-        np.testing.assert_array_equal(said(made.ask(Request(ROWS, "ann"))), np.eye(3)[[2, 0, 1]])
+        np.testing.assert_array_equal(said(made.send(ROWS, "ann")), np.eye(3)[[2, 0, 1]])
         assert made.output_kind == "label"
     with endpoint(predictions([0.25], [0.5], [1.0])) as (made, stand, _):
-        np.testing.assert_array_equal(said(made.ask(Request(ROWS, "ann"))), [[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
+        np.testing.assert_array_equal(said(made.send(ROWS, "ann")), [[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
         stand.reply = predictions(1.0)
-        np.testing.assert_array_equal(said(made.ask(Request(ROWS[:1], "ann"))), [[0.0, 1.0]])
+        np.testing.assert_array_equal(said(made.send(ROWS[:1], "ann")), [[0.0, 1.0]])
         assert made.output_kind == "probabilities"
 
 
 def test_answers_that_are_no_probabilities_are_scores() -> None:
     with endpoint(predictions([-1.0, 3.0])) as (made, stand, _):
-        made.ask(Request(ROWS[:1], "ann"))
+        made.send(ROWS[:1], "ann")
         stand.reply = predictions([0.5, 0.5])
-        made.ask(Request(ROWS[:1], "ann"))
+        made.send(ROWS[:1], "ann")
         assert made.output_kind == "score"
 
 
@@ -257,7 +256,7 @@ def test_rows_are_sent_at_the_rate_and_not_before_their_time() -> None:
     with endpoint(predictions([1.0, 0.0]), rate=2.0) as (made, _, clock):
         times = []
         for at in (0.0, 0.1, 5.0, 5.1):
-            made.ask(Request(ROWS[:1], "ann"), at)
+            made.send(ROWS[:1], "ann", at=at)
             times.append(clock.time - 1_000)
     assert times == pytest.approx([0.0, 0.5, 5.0, 5.5])
 
@@ -270,7 +269,7 @@ def test_a_refusal_is_tried_again_when_it_says_so_and_counts_in_the_budget(statu
         return (status, refusals.pop(0), {}) if refusals else (200, {}, {"predictions": [[1.0, 0.0]]})
 
     with endpoint(reply) as (made, _, clock):
-        np.testing.assert_array_equal(said(made.ask(Request(ROWS[:1], "ann"))), [[1.0, 0.0]])
+        np.testing.assert_array_equal(said(made.send(ROWS[:1], "ann")), [[1.0, 0.0]])
         assert [seconds for seconds in clock.slept if seconds > 0.5] == [3.0, 1.0, 60.0, 1.0]
         assert made.sent == 5
 
@@ -282,25 +281,25 @@ def test_tries_again_keep_to_the_rate() -> None:
         return (503, refusals.pop(0), {}) if refusals else (200, {}, {"predictions": [[1.0, 0.0]]})
 
     with endpoint(reply, rate=0.5) as (made, stand, clock):
-        assert made.ask(Request(ROWS[:1], "ann")) is not None
+        assert made.send(ROWS[:1], "ann") is not None
         assert (len(stand.bodies), clock.time) == (3, 1_007.0)
-        assert made.ask(Request(ROWS[:1], "ann")) is not None
+        assert made.send(ROWS[:1], "ann") is not None
         assert clock.time == 1_009.0
 
 
 def test_patience_and_budget_end() -> None:
     with endpoint(lambda _: (429, {}, {})) as (made, stand, _):
-        assert made.ask(Request(ROWS[:1], "ann")) is None
+        assert made.send(ROWS[:1], "ann") is None
         assert len(stand.bodies) == 6
         with pytest.raises(LabError, match=f"turned {MEASURER} away"):
             made.probabilities(ROWS)
     with endpoint(lambda _: (503, {}, {})) as (made, stand, _):
         with pytest.raises(LabError, match="HTTP 503"):
-            made.ask(Request(ROWS[:1], "ann"))
+            made.send(ROWS[:1], "ann")
         assert len(stand.bodies) == 6
     with endpoint(predictions([1.0, 0.0], [1.0, 0.0]), budget=3) as (made, stand, _):
-        assert made.ask(Request(ROWS[:2], "ann")) is not None
-        assert made.ask(Request(ROWS[:2], "ann")) is None
+        assert made.send(ROWS[:2], "ann") is not None
+        assert made.send(ROWS[:2], "ann") is None
         assert len(stand.bodies) == 1
 
 
@@ -324,12 +323,12 @@ def test_what_is_no_answer_is_an_error(status: int, document: Any, complaint: st
         endpoint(lambda _: (status, elsewhere, document)) as (made, _, _),
         pytest.raises(LabError, match=complaint),
     ):
-        made.ask(Request(ROWS[:1], "ann"))
+        made.send(ROWS[:1], "ann")
 
 
 def test_nobody_there_is_an_error() -> None:
     with (
-        Endpoint("http://127.0.0.1:9/", KServeV1(), 2, Limits(10, 1e9)) as made,
+        Endpoint("http://127.0.0.1:9/", KServeV1(), 2, budget=10, rate=1e9) as made,
         pytest.raises(LabError, match="ConnectError"),
     ):
-        made.ask(Request(ROWS[:1], "ann"))
+        made.send(ROWS[:1], "ann")

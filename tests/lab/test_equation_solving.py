@@ -12,8 +12,8 @@ from detector.lab.answers import Answers, Classifier, Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.attackers.equation_solving import HIDDEN, TanhNetwork
-from detector.lab.cases import Case, logistic, perceptron, softmax
 from detector.lab.victims.tabular import LabelOnly, Rounded
+from tests.lab.sklearn_cases import SklearnCase, logistic, perceptron, softmax
 from tests.lab.thieves import robbed
 
 SOLVING = ATTACKS["equation solving"]
@@ -29,7 +29,7 @@ def perceptron_clone(share: float, served: Victim | None = None) -> Classifier:
     return robbed(perceptron(), SOLVING_MLP, int(share * parameters), served=served)
 
 
-def unknowns(of: Case) -> int:
+def unknowns(of: SklearnCase) -> int:
     """Parameters of the model by what the thief knows: d + 1, or c(d + 1) of more than two classes."""
     classes, dimension = of.knowledge.classes, of.knowledge.dimension
     return dimension + 1 if classes == 2 else classes * (dimension + 1)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
-from detector.lab.evaluation.picture import Axis, picture, worst_runs
-from detector.lab.evaluation.report import HTML, MARKDOWN, PICTURE, html, markdown, write_reports
-from detector.lab.evaluation.results import HonestResult
-from detector.lab.evaluation.words import answer, headline, percent
+from detector.lab.evaluation.picture import picture, query_axis, worst_runs
+from detector.lab.evaluation.report import (
+    HTML,
+    MARKDOWN,
+    PICTURE,
+    answer,
+    headline,
+    html,
+    markdown,
+    write_reports,
+)
+from detector.lab.evaluation.results import HonestResult, percent
 from tests.lab.labelled import evaluation, fidelity, result
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -94,16 +103,18 @@ def steps(line: ET.Element, kind: str) -> list[tuple[float, float]]:
 
 
 def test_the_mark_stands_at_the_first_verdict_on_the_curve() -> None:
-    missed, caught = lines(result("missed"), result("caught", first_verdict=200))
+    runs = [result("missed"), result("caught", first_verdict=200)]
+    missed, caught = lines(*runs)
     assert (missed.attrib["class"], caught.attrib["class"]) == ("missed", "caught")
-    axis = Axis(2, 3)
+    axis = query_axis(runs)
+    assert (axis.low, axis.high) == (100, 1_000)
     base = float(caught.find(f"{SVG}line").attrib["y1"])  # type: ignore[union-attr]
-    assert circle(caught) == pytest.approx((axis.x(200), base - 0.7 * 32), abs=0.1)
+    assert circle(caught) == pytest.approx((axis.at(200), base - 0.7 * 32), abs=0.1)
     assert steps(caught, "sooner")[-1] == steps(caught, "later")[0] == circle(caught)
     assert len(steps(caught, "sooner")) == 2
     assert len(steps(caught, "later")) == 3
     assert circle(missed) == steps(missed, "sooner")[-1]
-    assert circle(missed)[0] == pytest.approx(axis.x(400), abs=0.1)
+    assert circle(missed)[0] == pytest.approx(axis.at(400), abs=0.1)
 
 
 def test_each_line_says_in_which_disguise_and_what_he_got() -> None:
@@ -143,7 +154,7 @@ def test_the_page_stands_alone_and_names_from_a_log_are_no_markup() -> None:
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "src=" not in page
-    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert set(re.findall(r"https?://[^\"]+", page)) == {"http://www.w3.org/1999/xhtml", "http://www.w3.org/2000/svg"}
     text = markdown(evaluation(result("a|b_c <i>")), with_picture=False)
     assert "| a\\|b\\_c &lt;i&gt; | small |" in text
 
@@ -157,7 +168,9 @@ def test_missed_rows_stand_first_in_both_tables() -> None:
     assert "| what-if | 2 | 2 | 100% | 15.8% to 100% |" in rows
     assert "| all | 12 | 2 | 16.7% | 2.1% to 48.4% |" in rows
     page = html(shown, picture(shown.attacks))
-    assert page.index('<tr class="missed"><td>knockoff') < page.index('<tr class="caught"><td>jbda')
+    assert page.index('<tr class="missed"><td class="text">knockoff') < page.index(
+        '<tr class="caught"><td class="text">jbda'
+    )
     assert page.index("<h1>") < page.index("<svg") < page.index("<table>")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from detector.contracts.errors import LabError
 from detector.lab.evaluation.judging import JudgedLog, judge_labelled
-from detector.lab.evaluation.results import Evaluation, Got, HonestResult, evaluation_of
+from detector.lab.evaluation.results import CloneAgreement, Evaluation, HonestResult, evaluation_of
 from detector.policy.config import Policy
 from detector.replay.report import replay
 from tests.contracts.batches import make_batch
@@ -109,7 +109,7 @@ def test_fidelity_is_read_off_the_curve_at_the_verdict_and_at_the_end() -> None:
     then = caught.got_at_verdict
     assert then is not None
     assert (then.test, then.uniform) == pytest.approx((0.7, 0.2))
-    assert caught.got_at_end == Got(0.95, 0.35)
+    assert caught.got_at_end == CloneAgreement(0.95, 0.35)
     assert caught.got_unseen == pytest.approx(0.7)
     early = result(first_verdict=99)
     assert early.got_at_verdict is None

@@ -13,26 +13,25 @@ from detector.contracts.errors import LabError
 from detector.lab.attackers import ATTACKS
 from detector.lab.datasets import DATASETS
 from detector.lab.evaluation import suite
-from detector.lab.evaluation.plans import SUITES
-from detector.lab.evaluation.suite import log_path, make_log, make_logs, plans_of, progress_of
-from detector.lab.experiment import Plan
+from detector.lab.evaluation.suite import SUITES, log_path, make_log, make_logs, plans_of, progress_of
+from detector.lab.experiment import AttackPlan
 from detector.lab.query_log import PARTIAL, QueryLog, read_run
 from detector.lab.victims import VICTIMS
 from detector.lab.wrappers import PLAIN, WRAPPERS
 from tests.contracts.batches import make_batch
 from tests.lab.labelled import run_of
 
-PLAN = Plan("jbda", "logistic regression", "iris", budget=20, accounts=2)
+PLAN = AttackPlan("jbda", "logistic regression", "iris", budget=20, accounts=2)
 
 
 class Conduct:
     """Stands in for the experiment: counts, refuses one attack and, while it is ``broken``, fails at another."""
 
     def __init__(self) -> None:
-        self.plans: list[Plan] = []
+        self.plans: list[AttackPlan] = []
         self.broken = True
 
-    def __call__(self, plan: Plan) -> QueryLog:
+    def __call__(self, plan: AttackPlan) -> QueryLog:
         self.plans.append(plan)
         if plan.attack == "impossible":
             raise LabError("the victim has no leaves")
@@ -107,8 +106,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from detector.lab.evaluation.suite import make_logs
-from detector.lab.experiment import Plan
-make_logs([Plan("jbda", "logistic regression", "iris", budget=20, accounts=2, seed=seed) for seed in range(99)],
+from detector.lab.experiment import AttackPlan
+make_logs([AttackPlan("jbda", "logistic regression", "iris", budget=20, accounts=2, seed=seed) for seed in range(99)],
           Path(sys.argv[1]), lambda _: print(flush=True))
 """
 
@@ -124,7 +123,7 @@ def test_a_suite_that_is_killed_takes_its_processes_along_and_leaves_no_log_dama
     made = {path.name: path.read_bytes() for path in tmp_path.glob("*.parquet")}
     assert len(made) >= 2
     for seed in range(len(made)):
-        plan = Plan("jbda", "logistic regression", "iris", budget=20, accounts=2, seed=seed)
+        plan = AttackPlan("jbda", "logistic regression", "iris", budget=20, accounts=2, seed=seed)
         make_log(tmp_path / "again" / "log.parquet", plan)
         assert made.pop(log_path(tmp_path, plan).name, None) in {
             None,

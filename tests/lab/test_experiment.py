@@ -17,18 +17,16 @@ from detector.contracts.queries import OutputKind
 from detector.lab.answers import Answers, Classifier
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.course import Course, checkpoints
 from detector.lab.data import Dataset
-from detector.lab.experiment import Plan, conduct
+from detector.lab.datasets import read_dataset
+from detector.lab.experiment import START, AttackPlan, conduct, honest_traces, thief_trace
 from detector.lab.fidelity import Yardstick
-from detector.lab.own_data import read_dataset
 from detector.lab.query_log import DUMMY, Mark, QueryLog, read_query_log, write_query_log
-from detector.lab.services import Asked, InProcess
-from detector.lab.traces import START, honest_traces, thief_trace
+from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import WRAPPERS, Means
 from detector.lab.wrappers.disguises import Disguise, Dummies, Mixed
 
-PLAN = Plan("jbda", "logistic regression", "digits", "dummies", budget=120, seed=3, accounts=20)
+PLAN = AttackPlan("jbda", "logistic regression", "digits", "dummies", budget=120, seed=3, accounts=20)
 PAUSE = 0.1
 
 
@@ -77,14 +75,14 @@ class Stingy(InProcess):
 
     patience = 25
 
-    def ask(self, asked: Asked) -> Answers:
-        answers = super().ask(asked).first(self.patience)
+    def answer(self, features: NDArray[np.float32], *sending: Any) -> Answers:
+        answers = super().answer(features, *sending).take(slice(self.patience))
         self.patience -= len(answers.probabilities)
         return answers
 
 
-def course(split: Dataset, sizes: Sequence[int], disguise: Disguise, service: InProcess | None = None) -> Course:
-    return Course(
+def course(split: Dataset, sizes: Sequence[int], disguise: Disguise, service: InProcess | None = None) -> AttackSession:
+    return AttackSession(
         Tellable(sizes, split.dimension),
         service or InProcess(Certain(1)),
         disguise,
@@ -148,7 +146,9 @@ def test_what_is_requested_of_a_zoo_goes_with_each_query_and_a_dummy_requests_wh
 ) -> None:
     disguise = Dummies(split.thief.features, 1, PAUSE, seed=0)
     yardstick = Yardstick.of(Certain(1), split, seed=0, rows=50)
-    played = Course(Sweeping([4, 20], split.dimension), Stingy(Certain(1)), disguise, yardstick, checkpoints=[40])
+    played = AttackSession(
+        Sweeping([4, 20], split.dimension), Stingy(Certain(1)), disguise, yardstick, checkpoints=[40]
+    )
     played.run()
     specification = thief_trace("toy", played).specification
     assert specification is not None
@@ -157,7 +157,7 @@ def test_what_is_requested_of_a_zoo_goes_with_each_query_and_a_dummy_requests_wh
 
 
 def test_what_was_requested_is_in_the_log_of_a_sweep() -> None:
-    sweep = conduct(Plan("psml sweep", "logistic regression", "digits", budget=40, accounts=0)).queries
+    sweep = conduct(AttackPlan("psml sweep", "logistic regression", "digits", budget=40, accounts=0)).queries
     assert sweep.specification is not None
     np.testing.assert_array_equal(sweep.specification[:2], [[0.0, 1_000.0], [0.5, 1_000.0]])
     assert conduct(replace(PLAN, budget=10)).queries.specification is None
@@ -232,7 +232,7 @@ def test_features_left_out_are_marked_and_tree_nodes_kept(monkeypatch: pytest.Mo
         return Partial([20], knowledge.dimension)
 
     monkeypatch.setitem(ATTACKS, "toy", new)
-    queries = conduct(Plan("toy", "decision tree", "iris", accounts=2)).queries
+    queries = conduct(AttackPlan("toy", "decision tree", "iris", accounts=2)).queries
     assert queries.missing is not None
     assert queries.leaf is not None
     assert queries.missing.sum(axis=0).tolist() == [20, 0, 0, 0]

@@ -10,7 +10,7 @@ import pytest
 from detector.lab.data import Dataset
 from detector.lab.honest import HABITS
 from detector.lab.honest.habit import Habit, HonestRequest
-from detector.lab.population import honest_accounts, known_false_alarms
+from detector.lab.traffic import honest_accounts, known_false_alarms
 
 ASKS = 60
 

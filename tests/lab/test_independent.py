@@ -21,11 +21,11 @@ from detector.lab.attackers import ATTACKS, EVASIONS, EVERY_ATTACK
 from detector.lab.attackers.attacker import Attacker, Dialogue, Knowledge, run_offline
 from detector.lab.attackers.evasion import Evasion
 from detector.lab.data import Dataset
-from detector.lab.experiment import Plan, check_names, code_version, conduct
+from detector.lab.datasets import textures
+from detector.lab.experiment import AttackPlan, check_names, code_version, conduct
 from detector.lab.fidelity import agreement
 from detector.lab.independent import INDEPENDENT
 from detector.lab.independent.calling import QueryVictim, questions_of
-from detector.lab.pools import textures
 from detector.lab.victims.digits import DigitsVictim
 from detector.lab.victims.tabular import LabelOnly
 
@@ -185,7 +185,7 @@ def test_without_the_toolbox_they_name_the_extra(name: str, knowledge: Knowledge
     with pytest.raises(LabError, match=r"pip install 'weirguard\[independent\]'"):
         EVERY_ATTACK[name](knowledge, 100, 0)
     with pytest.raises(LabError, match="not installed"):
-        check_names(Plan(name, "http://127.0.0.1:1", "digits"))
+        check_names(AttackPlan(name, "http://127.0.0.1:1", "digits"))
 
 
 @pytest.mark.usefixtures("no_toolbox")
@@ -323,7 +323,7 @@ def test_zoo_turns_every_input_by_probabilities_and_none_by_labels(knowledge: Kn
 @pytest.mark.usefixtures("toolbox")
 @pytest.mark.parametrize(("name", "label"), [("art-knockoff-random", "extraction"), ("art-boundary", "evasion")])
 def test_a_plan_of_theirs_gives_a_labelled_log(name: str, label: str) -> None:
-    plan = Plan(name, "logistic regression", "breast cancer", budget=120, accounts=0)
+    plan = AttackPlan(name, "logistic regression", "breast cancer", budget=120, accounts=0)
     log = conduct(plan)
     assert {(mark.label, mark.kind) for mark in log.marks} == {(label, name)}
     assert len(log.marks) == 120

@@ -11,8 +11,8 @@ from detector.contracts.queries import OutputKind
 from detector.lab.answers import Answers, Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Attacker, Knowledge, run_offline
-from detector.lab.cases import logistic, thief_of
 from detector.lab.victims.tabular import LabelOnly
+from tests.lab.sklearn_cases import logistic, thief_of
 from tests.lab.thieves import robbed
 
 LOWD_MEEK = ATTACKS["lowd-meek"]

@@ -8,11 +8,11 @@ import pytest
 from detector.contracts.errors import LabError
 from detector.lab.attackers.attacker import Knowledge, run_offline
 from detector.lab.attackers.model_inversion import CONFIDENCE, STEP, ModelInversion, gradient, neighbours
-from detector.lab.cases import SklearnVictim
 from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
 from detector.lab.fidelity import agreement
 from detector.lab.victims.digits import CLASSES, DIMENSION, DigitsVictim
+from tests.lab.sklearn_cases import SklearnVictim
 
 PLENTY = 50_000
 ROUND = 2 * DIMENSION

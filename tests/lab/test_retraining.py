@@ -10,8 +10,8 @@ from detector.contracts.errors import LabError
 from detector.lab.attackers import ATTACKS, NewAttacker
 from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.attackers.retraining import opposite_pairs
-from detector.lab.cases import Case, logistic, moons, softmax
 from detector.lab.victims.tabular import LabelOnly
+from tests.lab.sklearn_cases import SklearnCase, logistic, moons, softmax
 from tests.lab.thieves import robbed
 
 UNIFORM, LINES, ADAPTIVE, RBF_SVM = (
@@ -22,18 +22,18 @@ EACH = pytest.mark.parametrize("new", [UNIFORM, LINES, ADAPTIVE, RBF_SVM], ids=[
 SEEDS = range(3)
 
 
-def mean_agreements(of: Case, new: NewAttacker, budget: int) -> NDArray[np.float64]:
+def mean_agreements(of: SklearnCase, new: NewAttacker, budget: int) -> NDArray[np.float64]:
     """1 - R_test and 1 - R_unif, the mean over three seeds."""
     served = LabelOnly(of.victim)
     clones = [robbed(of, new, budget, served=served, seed=seed) for seed in SEEDS]
     return np.asarray(np.mean([of.agreements(clone) for clone in clones], axis=0))
 
 
-def margins(of: Case, asked: NDArray[np.float32]) -> NDArray[np.float64]:
+def margins(of: SklearnCase, asked: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(np.abs(of.victim.model.decision_function(asked.astype(np.float64))))
 
 
-def rounds(of: Case, attacker: Attacker) -> list[NDArray[np.float32]]:
+def rounds(of: SklearnCase, attacker: Attacker) -> list[NDArray[np.float32]]:
     batches = []
     while len(batch := attacker.next_batch()):
         batches.append(batch)

@@ -15,9 +15,9 @@ from detector.lab.answers import Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.data import Dataset
+from detector.lab.datasets import textures
 from detector.lab.experiment import victim_of
 from detector.lab.honest import population
-from detector.lab.pools import textures
 from tests.core.honest import account
 
 MODELS = {

@@ -11,11 +11,11 @@ import pytest
 from starlette.applications import Starlette
 
 from detector.lab.answers import Answers
-from detector.lab.client import ACCOUNT_HEADER, Client, Tally
 from detector.lab.data import Dataset
-from detector.lab.population import THIEF, honest_accounts
+from detector.lab.mappings import ACCOUNT_HEADER
+from detector.lab.query_log import THIEF
 from detector.lab.server import PREDICT, create_app
-from detector.lab.traffic import Traffic, jacobian_thief
+from detector.lab.traffic import Client, Tally, TrafficGenerator, honest_accounts, jacobian_thief
 from detector.lab.victims.digits import DIMENSION, DigitsVictim
 
 URL = f"http://server{PREDICT}"
@@ -96,7 +96,7 @@ def test_the_server_says_what_it_wants_to_whoever_sends_something_else(app: Star
 
 
 def test_everybody_works_at_once_and_the_thief_learns(app: Starlette, victim: DigitsVictim, split: Dataset) -> None:
-    traffic = Traffic(URL, split, accounts=honest_accounts(12), seed=0, tempo=0.02)
+    traffic = TrafficGenerator(URL, split, accounts=honest_accounts(12), seed=0, tempo=0.02)
     thief = jacobian_thief(split, seed=0, budget=400)
 
     async def run() -> None:
@@ -117,7 +117,7 @@ def test_a_refused_thief_gives_up_and_keeps_what_he_got(split: Dataset, victim: 
         answers_left -= 1
         return httpx.Response(200, json={"predictions": [[0.1] * 10]}) if answers_left >= 0 else httpx.Response(429)
 
-    traffic = Traffic(URL, split, accounts=[], seed=0, tempo=0.001)
+    traffic = TrafficGenerator(URL, split, accounts=[], seed=0, tempo=0.001)
 
     async def run() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:

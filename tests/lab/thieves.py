@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from detector.lab.answers import Classifier, Victim
 from detector.lab.attackers import ATTACKS, NewAttacker
 from detector.lab.attackers.attacker import Attacker, Knowledge, run_offline
-from detector.lab.cases import Case
 from detector.lab.data import Dataset
 from detector.lab.fidelity import agreement
+from tests.lab.sklearn_cases import SklearnCase
 
 
 def spent(name: str, knowledge: Knowledge, victim: Victim, budget: int, seed: int = 0) -> Attacker:
@@ -20,7 +20,9 @@ def spent(name: str, knowledge: Knowledge, victim: Victim, budget: int, seed: in
     return thief
 
 
-def robbed(of: Case, new: NewAttacker, budget: int, *, served: Victim | None = None, seed: int = 0) -> Classifier:
+def robbed(
+    of: SklearnCase, new: NewAttacker, budget: int, *, served: Victim | None = None, seed: int = 0
+) -> Classifier:
     """The clone after ``budget`` queries at most of ``served``, by default the victim of ``of`` as it is."""
     attacker = new(of.knowledge, budget, seed)
     assert run_offline(attacker, served or of.victim) <= budget

@@ -30,9 +30,9 @@ from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
 from detector.runtime import odd_batches
 from detector.runtime.broker import EmbeddedBroker
 from detector.runtime.odd_batches import MOST_BYTES, is_bomb
-from detector.stream import bulk_delivery, faust_edges
+from detector.stream import faust_internals
 from detector.stream.app import Application
-from detector.stream.header_names import LenientRecords
+from detector.stream.faust_internals import LenientRecords
 
 
 def test_the_versions_are_those_that_were_read() -> None:
@@ -45,7 +45,7 @@ def test_faust_still_never_clears_the_event_that_says_no_fetch_is_in_flight() ->
 
 
 def test_faust_still_fixes_the_fetch_wait() -> None:
-    assert "fetch_max_wait_ms=1500" in inspect.getsource(faust_edges._original_consumer)
+    assert "fetch_max_wait_ms=1500" in inspect.getsource(faust_internals._original_consumer)
     assert "self._fetch_max_wait_ms" in inspect.getsource(aiokafka.AIOKafkaConsumer)
 
 
@@ -56,12 +56,12 @@ def test_faust_would_still_make_folders_for_tables_that_need_none() -> None:
 
 
 def test_faust_still_reads_what_transactions_gave_up() -> None:
-    assert 'isolation_level: str = "read_uncommitted"' in inspect.getsource(faust_edges._original_consumer)
+    assert 'isolation_level: str = "read_uncommitted"' in inspect.getsource(faust_internals._original_consumer)
     assert "isolation_level=self._isolation_level" in inspect.getsource(aiokafka.AIOKafkaConsumer.start)
 
 
 def test_faust_still_leaves_the_size_of_an_answer_to_aiokafka() -> None:
-    assert "fetch_max_bytes" not in inspect.getsource(faust_edges._original_consumer)
+    assert "fetch_max_bytes" not in inspect.getsource(faust_internals._original_consumer)
     assert "fetch_max_bytes=self._fetch_max_bytes" in inspect.getsource(aiokafka.AIOKafkaConsumer.start)
     assert inspect.signature(aiokafka.AIOKafkaConsumer).parameters["fetch_max_bytes"].default > 50_000_000
 
@@ -71,8 +71,8 @@ def test_the_consumer_is_made_with_our_limits_and_for_committed_records(
     monkeypatch: pytest.MonkeyPatch, largest: int, answer: int
 ) -> None:
     made: Any = SimpleNamespace(_max_partition_fetch_bytes=largest)
-    monkeypatch.setattr(faust_edges, "_original_consumer", lambda *_: made)
-    consumer = faust_edges._create_worker_consumer(None, None)
+    monkeypatch.setattr(faust_internals, "_original_consumer", lambda *_: made)
+    consumer = faust_internals._create_worker_consumer(None, None)
     assert (consumer._fetch_max_wait_ms, consumer._isolation_level) == (100, "read_committed")
     assert consumer._fetch_max_bytes == answer
 
@@ -82,18 +82,21 @@ def test_how_far_reading_is_comes_from_aiokafka_itself() -> None:
         consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=bootstrap)
         inner = SimpleNamespace(_thread=SimpleNamespace(_consumer=consumer))
         app = SimpleNamespace(_consumer=inner, consumer=inner, weirguard_delivered={TP("topic", 0): 2})
-        none = [faust_edges.readings(SimpleNamespace(_consumer=None)), faust_edges.readings(app)]
-        connected = [faust_edges.any_connection(app)]
+        none = [faust_internals.fetch_states(SimpleNamespace(_consumer=None)), faust_internals.fetch_states(app)]
+        connected = [faust_internals.any_connection(app)]
         await consumer.start()
         place = aiokafka.TopicPartition("topic", 0)
         consumer.assign([place, aiokafka.TopicPartition("topic", 1)])
         consumer.seek(place, 0)
         while await consumer.position(place) < 3:
             await consumer.getmany(timeout_ms=100)
-        found = faust_edges.readings(app)[TP("topic", 0)]
-        connected.append(faust_edges.any_connection(app))
+        found = faust_internals.fetch_states(app)[TP("topic", 0)]
+        connected.append(faust_internals.any_connection(app))
         await consumer.stop()
-        return [*none, (found.end, found.position, found.delivered, abs(found.heard_at - time.time()) < 60)], connected
+        return [
+            *none,
+            (found.end, found.position, found.delivered, abs(found.answered_at - time.time()) < 60),
+        ], connected
 
     with EmbeddedBroker() as broker:
         with KafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
@@ -113,11 +116,11 @@ def test_install_puts_the_pieces_in_and_the_brokers_own_one_only_for_it(monkeypa
     for name in ("_create_worker_consumer", "seek_to_committed", "_highwaters"):
         monkeypatch.setattr(thread, name, getattr(thread, name))
     monkeypatch.setattr(ThreadDelegateConsumer, "_getmany", ThreadDelegateConsumer._getmany)
-    faust_edges.install(embedded=True)
-    assert thread._highwaters is faust_edges._embedded_highwaters
-    faust_edges.install(embedded=False)
-    assert thread._highwaters is faust_edges._original_highwaters
-    assert ThreadDelegateConsumer._getmany is faust_edges._getmany
+    faust_internals.install(embedded=True)
+    assert thread._highwaters is faust_internals._embedded_highwaters
+    faust_internals.install(embedded=False)
+    assert thread._highwaters is faust_internals._original_highwaters
+    assert ThreadDelegateConsumer._getmany is faust_internals._getmany
 
 
 def test_the_event_is_clear_while_a_fetch_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,10 +130,10 @@ def test_the_event_is_clear_while_a_fetch_is_in_flight(monkeypatch: pytest.Monke
 
         async def fetch(self: Any, partitions: Any, timeout: float) -> None:  # noqa: ASYNC109 - as Faust calls it
             seen.append(consumer.not_waiting_next_records.is_set())
-            assert timeout <= faust_edges.FLOW_POLL_SECONDS
+            assert timeout <= faust_internals.FLOW_POLL_SECONDS
 
-        monkeypatch.setattr(faust_edges, "_original_getmany", fetch)
-        await faust_edges._getmany(consumer, None, 1.0)
+        monkeypatch.setattr(faust_internals, "_original_getmany", fetch)
+        await faust_internals._getmany(consumer, None, 1.0)
         return [*seen, consumer.not_waiting_next_records.is_set()]
 
     assert asyncio.run(run()) == [False, True]
@@ -152,12 +155,12 @@ def test_reading_goes_on_where_the_state_ends(monkeypatch: pytest.MonkeyPatch) -
         )
         owner = SimpleNamespace(next_offsets=lambda: {mine: 0, other: 5})
         thread = SimpleNamespace(
-            app=SimpleNamespace(weirguard_owner=owner, weirguard_delivered={mine: 3}),
+            app=SimpleNamespace(weirguard_manager=owner, weirguard_delivered={mine: 3}),
             call_thread=call,
             _ensure_consumer=lambda: consumer,
         )
-        monkeypatch.setattr(faust_edges, "_original_seek", committed)
-        return dict(await faust_edges._seek_to_state(thread))
+        monkeypatch.setattr(faust_internals, "_original_seek", committed)
+        return dict(await faust_internals._seek_to_state(thread))
 
     assert asyncio.run(run()) == {mine: 0, TP("log", 0): 3}
     assert sought == {("queries", 0): 0}
@@ -171,7 +174,7 @@ def test_the_embedded_broker_still_tells_a_wrong_end_and_fetch_the_right_one() -
             producer.flush()
         with KafkaConsumer(bootstrap_servers=broker.bootstrap) as consumer:
             claimed = consumer.end_offsets([TopicPartition("topic", 0)])[TopicPartition("topic", 0)]
-        ends = asyncio.run(faust_edges.true_ends(broker.bootstrap, [TP("topic", 0), TP("topic", 1)]))
+        ends = asyncio.run(faust_internals.true_ends(broker.bootstrap, [TP("topic", 0), TP("topic", 1)]))
     assert claimed < 30
     assert ends == {TP("topic", 0): 30, TP("topic", 1): 0}
 
@@ -248,7 +251,7 @@ def taken(
         records = {tp: [Record(offset) for offset in offsets] for tp, offsets in fetched.items()}
         consumer = FaustConsumer(records, {ZERO, ONE, LOG})
         prepare(consumer)
-        return consumer, [message async for _, message in bulk_delivery.getmany(consumer, 1.0)]
+        return consumer, [message async for _, message in faust_internals.getmany(consumer, 1.0)]
 
     return asyncio.run(run())
 
@@ -296,7 +299,7 @@ def test_a_new_generation_ends_the_fetch() -> None:
     async def run() -> list[Message]:
         consumer = FaustConsumer({LOG: [Record(0), Record(1)]}, None)
         seen = []
-        async for _, message in bulk_delivery.getmany(consumer, 1.0):
+        async for _, message in faust_internals.getmany(consumer, 1.0):
             seen.append(message)
             consumer.app.consumer_generation_id += 1
         return seen

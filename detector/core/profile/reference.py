@@ -287,7 +287,7 @@ class Reference:
 
 
 def _plain_values(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns ``record`` with copies of its arrays, which are read-only there, as those of a new reference are not."""
+    """Returns ``record`` with its arrays copied: those of a record are read-only."""
     return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in record.items()}
 
 

@@ -17,16 +17,8 @@ _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A record, and the wall-clock second at which it was read."""
-
-    record: Score | Alert | Decision
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A line for people. ``grave`` for more than slowing or releasing an account."""
+class BoardEvent:
+    """A line for people at the wall-clock second ``at``. ``grave``: more than slowing or releasing an account."""
 
     at: float
     principal: str
@@ -47,14 +39,28 @@ class Board:
     most: dict[str, float] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
     decisions: dict[str, Decision] = field(default_factory=dict)
-    events: deque[Event] = field(default_factory=lambda: deque(maxlen=_EVENTS))
+    events: deque[BoardEvent] = field(default_factory=lambda: deque(maxlen=_EVENTS))
 
-    def absorb(self, seen: Seen) -> Event | None:
-        """Adds a record. Returns its event, or None if there is nothing new."""
-        event = self._take(seen)
-        if event is not None:
-            self.events.append(event)
-        return event
+    def absorb(self, record: Score | Alert | Decision, at: float) -> BoardEvent | None:
+        """Adds a record that was read at the wall-clock second ``at``. Returns its event, or None without news."""
+        if isinstance(record, Score):
+            self.scores[record.principal] = record
+            if record.score is not None:
+                self.most[record.principal] = max(record.score, self.most.get(record.principal, record.score))
+            return None
+        if isinstance(record, Alert):
+            self.alerts.setdefault(record.principal, record)
+            text, grave = _alert_text(record), True
+        else:
+            before = self.decisions.get(record.principal)
+            if before is not None and record.epoch < before.epoch:
+                return None
+            self.decisions[record.principal] = record
+            if before is not None and (before.action, before.mode) == (record.action, record.mode):
+                return None
+            text, grave = _decision_text(record), record.action.name == "refuse"
+        self.events.append(BoardEvent(at, record.principal, record.model, text, grave))
+        return self.events[-1]
 
     def statistic(self, principal: str) -> float | None:
         """Returns the signal's latest statistic of ``principal``, None without one."""
@@ -76,28 +82,6 @@ class Board:
         if principal in self.alerts or (score is not None and score.flagged):
             return "suspect"
         return "watched" if score is not None and score.score is not None else "too few yet"
-
-    def _take(self, seen: Seen) -> Event | None:
-        record = seen.record
-        if isinstance(record, Score):
-            self._take_score(record)
-            return None
-        if isinstance(record, Alert):
-            self.alerts.setdefault(record.principal, record)
-            return Event(seen.at, record.principal, record.model, _alert_text(record), grave=True)
-        before = self.decisions.get(record.principal)
-        if before is not None and record.epoch < before.epoch:
-            return None
-        self.decisions[record.principal] = record
-        if before is not None and (before.action, before.mode) == (record.action, record.mode):
-            return None
-        grave = record.action.name == "refuse"
-        return Event(seen.at, record.principal, record.model, _decision_text(record), grave)
-
-    def _take_score(self, score: Score) -> None:
-        self.scores[score.principal] = score
-        if score.score is not None:
-            self.most[score.principal] = max(score.score, self.most.get(score.principal, score.score))
 
 
 def _alert_text(alert: Alert) -> str:

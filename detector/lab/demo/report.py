@@ -1,8 +1,9 @@
-"""The final report of the demo."""
+"""The outcome of a demo run, whether it is what the demo promises, and the final report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,10 +13,10 @@ from rich.text import Text
 from detector.contracts.findings import Alert, Evidence, Mode
 from detector.core.measures import MEASURES
 from detector.core.signals import WEIGHED
-from detector.lab.demo.outcome import Leaves, ModelOutcome, Outcome, ThiefOutcome
 from detector.lab.fidelity import Fidelity
-from detector.lab.population import known_false_alarms
+from detector.lab.traffic import known_false_alarms
 
+_MOST_FAILED = 0.01
 _JUDGES = {"prada": "prada at its defaults", "suspicion": "all signals, with a profile"}
 _SHOWN = 4
 """The number of evidence items in the report."""
@@ -31,6 +32,128 @@ _WORDS = {name: measure.about for name, measure in MEASURES.items()} | {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """The thief is flagged by ``signal`` and refused before their query number ``query``."""
+
+    signal: str
+    query: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """How many of a tree's ``of`` leaves the thief had seen when ``flagged`` and at the ``end``.
+
+    ``unhindered``: the number of queries after which an unhindered thief has seen them all.
+    """
+
+    flagged: int | None
+    end: int
+    of: int
+    unhindered: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThiefOutcome:
+    """Query numbers count from 1 and include refused queries; None for what did not happen.
+
+    ``alert``: the first alert. ``slowed_at``: the first query refused. ``refused_at``: the first query refused after
+    which none was answered. ``latency_seconds``: from the answer to the flagged query until a gate obeys the decision.
+    ``hindered``: the clone from the answers of this run; ``unhindered``: the same thief's clone from the whole budget;
+    ``own_inputs``: the same thief's clone from the answers to their own natural inputs alone. ``exposure``: the final
+    readings of the meters, in percent, by meter.
+    """
+
+    sent: int
+    answered: int
+    alert: Alert | None
+    slowed_at: int | None
+    refused_at: int | None
+    latency_seconds: float | None
+    hindered: Fidelity
+    unhindered: Fidelity
+    own_inputs: Fidelity | None = None
+    leaves: Leaves | None = None
+    exposure: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def flagged_at(self) -> int | None:
+        """The number of the query at which the thief was flagged."""
+        return None if self.alert is None else self.alert.query_index + 1
+
+
+@dataclass(frozen=True, slots=True)
+class HonestOutcome:
+    """One honest account. ``most``: the largest suspicion published about it; 1 is the threshold."""
+
+    account: str
+    answered: int
+    refused: int
+    flagged: bool
+    most: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutcome:
+    """The outcome on one ``model``. ``theft``: the attack, in words."""
+
+    model: str
+    theft: str
+    promise: Promise
+    thief: ThiefOutcome
+    honest: tuple[HonestOutcome, ...]
+
+    @property
+    def honest_flagged(self) -> list[str]:
+        return [own.account for own in self.honest if own.flagged]
+
+    @property
+    def honest_refused(self) -> list[str]:
+        return [own.account for own in self.honest if own.refused]
+
+    def broken_promises(self, mode: Mode) -> Iterator[str]:
+        """Yields a sentence for each broken promise about the model."""
+        if self.thief.alert is None:
+            yield "the thief was never flagged"
+        elif self.thief.alert.signal != self.promise.signal:
+            yield f"the thief was flagged by {self.thief.alert.signal}, not by {self.promise.signal}"
+        yield from self._stopped_late() if mode == "enforce" else self._stopped()
+        silent = [own.account for own in self.honest if not own.answered]
+        accounts = {"were flagged": self.honest_flagged, "were refused": self.honest_refused}
+        for what, names in (accounts | {"got no answer at all": silent}).items():
+            if names:
+                yield f"honest accounts {what}: {', '.join(names)}"
+
+    def _stopped_late(self) -> Iterator[str]:
+        refused_at, last = self.thief.refused_at, self.promise.query
+        if refused_at is None:
+            yield f"the thief was never refused in {self.thief.sent:,} queries"
+        elif refused_at >= last:
+            yield f"the thief was refused at query {refused_at:,}, not before query {last}"
+
+    def _stopped(self) -> Iterator[str]:
+        if self.thief.slowed_at is not None:
+            yield "the thief was turned away though nothing was to be enforced"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The outcome on all models. ``queries`` were sent in ``seconds`` of traffic; ``failed`` got no valid answer."""
+
+    mode: Mode
+    seconds: float
+    queries: int
+    failed: int
+    models: tuple[ModelOutcome, ...]
+
+    def broken_promises(self) -> list[str]:
+        """Returns a sentence for each broken promise of the demo."""
+        broken = [f"{own.model}: {sentence}" for own in self.models for sentence in own.broken_promises(self.mode)]
+        if self.failed > _MOST_FAILED * self.queries:
+            broken.append(f"{self.failed:,} of {self.queries:,} queries failed")
+        return broken
+
+
 def render_report(outcome: Outcome) -> RenderableType:
     """Returns the figures, the verdict, and what the demo leaves out."""
     return Group(_figures(outcome), _totals(outcome), Text(), _verdict(outcome), Text(), _natural(outcome), _left_out())
@@ -41,57 +164,52 @@ def _figures(outcome: Outcome) -> Table:
     table.add_column(style="bold", no_wrap=True)
     for own in outcome.models:
         table.add_column(own.model, overflow="fold", ratio=1)
-    for name, told in _rows(outcome.mode):
-        table.add_row(name, *map(told, outcome.models))
+    columns = [_column(own, outcome.mode) for own in outcome.models]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     return table
 
 
-def _rows(mode: Mode) -> Iterator[tuple[str, Callable[[ModelOutcome], str]]]:
-    yield "judged by", lambda own: _JUDGES[own.promise.signal]
-    yield "thief", lambda own: own.theft
-    yield "  flagged at", lambda own: _query(own.thief.flagged_at)
-    yield "  because", lambda own: _because(own.thief.alert)
-    if mode == "enforce":
-        yield "  slowed at", lambda own: _query(own.thief.slowed_at)
-        yield "  refused at", lambda own: _query(own.thief.refused_at)
-    yield "  queries", lambda own: f"{own.thief.sent:,} sent, {own.thief.answered:,} answered"
-    yield "  leaves seen", lambda own: _leaves(own.thief.leaves)
-    yield "  exposure", lambda own: _exposure(own.thief)
-    named = "clone with Weirguard" if mode == "enforce" else "clone in this run"
-    yield named, lambda own: _fidelity(own.thief.hindered)
-    yield "clone without", lambda own: _fidelity(own.thief.unhindered)
-    yield "own inputs alone", lambda own: _start(own.thief.own_inputs)
-    yield "honest accounts", lambda own: str(len(own.honest))
-    yield "  flagged", lambda own: _names(own.honest_flagged)
-    yield "  refused", lambda own: _names(own.honest_refused)
-    yield "  suspicion", _suspicion
-    yield "decision latency", lambda own: _latency(own.thief)
+def _column(own: ModelOutcome, mode: Mode) -> dict[str, str]:
+    """Returns the figures of one model by their names."""
+    thief, enforced = own.thief, mode == "enforce"
+    suspicions = [account.most for account in own.honest if account.most is not None]
+    latency = thief.latency_seconds
+    stopped = {"  slowed at": _query(thief.slowed_at), "  refused at": _query(thief.refused_at)} if enforced else {}
+    return {
+        "judged by": _JUDGES[own.promise.signal],
+        "thief": own.theft,
+        "  flagged at": _query(thief.flagged_at),
+        "  because": "\n".join(map(_evidence, thief.alert.evidence[:_SHOWN])) if thief.alert else "",
+        **stopped,
+        "  queries": f"{thief.sent:,} sent, {thief.answered:,} answered",
+        "  leaves seen": _leaves_seen(thief.leaves),
+        "  exposure": ", ".join(f"{name.replace('_', ' ')} {read:.0f}%" for name, read in thief.exposure.items()),
+        "clone with Weirguard" if enforced else "clone in this run": _fidelity(thief.hindered),
+        "clone without": _fidelity(thief.unhindered),
+        "own inputs alone": f"{_fidelity(thief.own_inputs)} to the thief's own natural inputs"
+        if thief.own_inputs
+        else "",
+        "honest accounts": str(len(own.honest)),
+        "  flagged": _names(own.honest_flagged),
+        "  refused": _names(own.honest_refused),
+        "  suspicion": f"{max(suspicions):.2f} at most; 1 is the threshold" if suspicions else "none published",
+        "decision latency": "not measured" if latency is None else f"{1000 * latency:.0f} ms",
+    }
 
 
 def _query(number: int | None) -> str:
     return "never" if number is None else f"query {number:,}"
 
 
-def _because(alert: Alert | None) -> str:
-    return "" if alert is None else "\n".join(map(_evidence, alert.evidence[:_SHOWN]))
-
-
 def _evidence(item: Evidence) -> str:
-    """Returns ``item`` in words."""
-    limit = "" if item.threshold is None else f" ({_limit(item.name)} {item.threshold:.3g})"
-    return f"{_WORDS.get(item.name, item.name)}: {item.value:.3g}{limit}"
+    """Returns ``item`` in words; what contributes to D is compared with the closest honest account."""
+    limit = "closest honest account" if item.name in (*MEASURES, *WEIGHED) else "limit"
+    threshold = "" if item.threshold is None else f" ({limit} {item.threshold:.3g})"
+    return f"{_WORDS.get(item.name, item.name)}: {item.value:.3g}{threshold}"
 
 
-def _limit(name: str) -> str:
-    """Returns what the threshold is: the closest honest account's value where the evidence contributes to D."""
-    return "closest honest account" if name in (*MEASURES, *WEIGHED) else "limit"
-
-
-def _exposure(thief: ThiefOutcome) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {read:.0f}%" for name, read in thief.exposure.items())
-
-
-def _leaves(leaves: Leaves | None) -> str:
+def _leaves_seen(leaves: Leaves | None) -> str:
     if leaves is None:
         return ""
     flagged = "" if leaves.flagged is None else f"{leaves.flagged} of {leaves.of} when flagged, "
@@ -102,24 +220,11 @@ def _names(accounts: list[str]) -> str:
     return f"{len(accounts)}: {', '.join(accounts)}" if accounts else "0"
 
 
-def _suspicion(own: ModelOutcome) -> str:
-    told = [account.most for account in own.honest if account.most is not None]
-    return f"{max(told):.2f} at most; 1 is the threshold" if told else "none published"
-
-
 def _fidelity(fidelity: Fidelity) -> str:
     return (
         f"agrees on {fidelity.test:.1%} of unseen natural inputs and {fidelity.uniform:.1%} of uniform ones; "
         f"{fidelity.queries:,} answers"
     )
-
-
-def _start(fidelity: Fidelity | None) -> str:
-    return "" if fidelity is None else f"{_fidelity(fidelity)} to the thief's own natural inputs"
-
-
-def _latency(thief: ThiefOutcome) -> str:
-    return "not measured" if thief.latency_seconds is None else f"{1000 * thief.latency_seconds:.0f} ms"
 
 
 def _totals(outcome: Outcome) -> Text:

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 
+import httpx
 from rich.console import Console
 from rich.progress import Progress
 
+from detector.contracts.errors import WeirguardError
+from detector.contracts.findings import Alert
 from detector.core.profile.profile import Profile
-from detector.lab.client import Tally
-from detector.lab.demo.act import Act
-from detector.lab.demo.calibrating import ACCOUNTS, ReadModel, profile_of_tumours
-from detector.lab.demo.options import DemoOptions
-from detector.lab.demo.outcome import Outcome
-from detector.lab.demo.screen import Screen, screen_for
-from detector.lab.demo.script import scripts
+from detector.lab.attackers.attacker import run_offline
+from detector.lab.demo.board import Board, BoardEvent
+from detector.lab.demo.report import HonestOutcome, Leaves, ModelOutcome, Outcome, ThiefOutcome
+from detector.lab.demo.script import (
+    CALIBRATION_ACCOUNTS,
+    DemoOptions,
+    ReadModel,
+    Script,
+    profile_of_tumours,
+    scripts,
+)
 from detector.lab.demo.stage import Stage, set_stage
-from detector.lab.demo.view import Moment
-from detector.lab.traffic import connections
+from detector.lab.demo.view import DemoState, Scene, Screen
+from detector.lab.fidelity import Yardstick
+from detector.lab.query_log import THIEF
+from detector.lab.traffic import Tally, TrafficGenerator, connections
+from detector.serving import Gate
 
 _FRAME_SECONDS = 0.5
 _RATE_FRAMES = 10
 _SETTLE_SECONDS = 2.0
 """How long to observe after the last answer, for the last scores and decisions."""
+_GATE_SECONDS = 0.005
 
 
 def run_demo(options: DemoOptions, read: ReadModel, console: Console | None = None) -> Outcome:
@@ -39,79 +51,146 @@ def run_demo(options: DemoOptions, read: ReadModel, console: Console | None = No
     profile = _calibrated(options, read, console)
     console.print("Starting the embedded broker, one detector worker and a model server ...", style="dim")
     played = scripts(options)
-    with set_stage(options.mode, profile, [script.model for script in played]) as stage:
-        performance = _Performance(options, stage, [Act(script, stage, options) for script in played])
-        seconds = asyncio.run(performance.play(screen_for(console)))
+    with set_stage(options.mode, profile) as stage:
+        acts = [Act(script, stage, options) for script in played]
+        seconds = asyncio.run(_play(acts, stage, options, Screen(console)))
     console.print("Letting both thieves steal without Weirguard, to compare ...", style="dim")
-    return performance.outcome(seconds)
+    tallies = _tallies(acts)
+    return Outcome(
+        mode=options.mode,
+        seconds=seconds,
+        queries=sum(tally.sent for tally in tallies),
+        failed=sum(tally.failed for tally in tallies),
+        models=tuple(act.outcome() for act in acts),
+    )
 
 
 def _calibrated(options: DemoOptions, read: ReadModel, console: Console) -> Profile:
+    task = f"Calibrating the tree's profile on {CALIBRATION_ACCOUNTS} honest accounts ..."
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(f"Calibrating the tree's profile on {ACCOUNTS} honest accounts ...", total=ACCOUNTS)
-        return profile_of_tumours(options.seed, read, lambda accounts: progress.advance(task, accounts))
+        own = progress.add_task(task, total=CALIBRATION_ACCOUNTS)
+        return profile_of_tumours(options.seed, read, lambda accounts: progress.advance(own, accounts))
 
 
-class _Performance:
-    """One run of the traffic on all models, observed meanwhile."""
+def _tallies(acts: Sequence[Act]) -> list[Tally]:
+    return [tally for act in acts for tally in act.scene.tallies.values()]
 
-    def __init__(self, options: DemoOptions, stage: Stage, acts: Sequence[Act]) -> None:
-        self._options = options
-        self._stage = stage
-        self._acts = acts
-        self._boards = {act.model: act.board for act in acts}
-        self._sent: deque[tuple[float, int]] = deque(maxlen=_RATE_FRAMES)
-        self._started_at = time.time()
 
-    async def play(self, screen: Screen) -> float:
-        """Runs the traffic. Returns the seconds it took."""
-        self._started_at = time.time()
-        traffic = asyncio.create_task(self._send())
-        try:
-            with screen:
-                while not traffic.done():
-                    await self._look(screen)
-                seconds = time.time() - self._started_at
-                for _ in range(int(_SETTLE_SECONDS / _FRAME_SECONDS)):
-                    await self._look(screen)
-        finally:
-            traffic.cancel()
-        await traffic
-        return seconds
+async def _play(acts: Sequence[Act], stage: Stage, options: DemoOptions, screen: Screen) -> float:
+    """Runs the traffic of all ``acts`` and shows it on ``screen``. Returns the seconds it took."""
+    boards = {act.scene.model: act.scene.board for act in acts}
+    sent: deque[tuple[float, int]] = deque(maxlen=_RATE_FRAMES)
+    started_at = time.time()
 
-    async def _send(self) -> None:
-        async with connections() as http, asyncio.TaskGroup() as group:
-            for act in self._acts:
-                group.create_task(act.play(http, self._options.seconds))
-
-    async def _look(self, screen: Screen) -> None:
+    async def look() -> None:
         await asyncio.sleep(_FRAME_SECONDS)
-        self._stage.check()
-        events = [self._boards[seen.record.model].absorb(seen) for seen in self._stage.observer.drain()]
-        screen.show(self._moment(), [event for event in events if event is not None])
+        stage.check()
+        records, now = await asyncio.to_thread(stage.observer.read), time.time()
+        events: list[BoardEvent | None] = [boards[record.model].absorb(record, now) for record in records]
+        sent.append((now, sum(tally.sent for tally in _tallies(acts))))
+        (before, sent_before), (_, sent_now) = sent[0], sent[-1]
+        rate = (sent_now - sent_before) / max(now - before, _FRAME_SECONDS)
+        state = DemoState(options.mode, started_at, now, options.seconds, [act.scene for act in acts], rate)
+        screen.show(state, [event for event in events if event is not None])
 
-    def _moment(self) -> Moment:
-        now = time.time()
-        self._sent.append((now, sum(tally.sent for tally in self._tallies)))
-        (before, sent_before), (_, sent) = self._sent[0], self._sent[-1]
-        return Moment(
-            mode=self._options.mode,
-            started_at=self._started_at,
-            now=now,
-            seconds=self._options.seconds,
-            scenes=[act.scene for act in self._acts],
-            per_second=(sent - sent_before) / max(now - before, _FRAME_SECONDS),
+    traffic = asyncio.create_task(_send(acts, options.seconds))
+    stop = threading.Event()
+    watches = [asyncio.create_task(asyncio.to_thread(act.watch, stage.gate, stop)) for act in acts]
+    try:
+        with screen:
+            while not traffic.done():
+                await look()
+            seconds = time.time() - started_at
+            for _ in range(int(_SETTLE_SECONDS / _FRAME_SECONDS)):
+                await look()
+    finally:
+        stop.set()
+        traffic.cancel()
+    await asyncio.gather(traffic, *watches)
+    return seconds
+
+
+async def _send(acts: Sequence[Act], seconds: float) -> None:
+    async with connections() as http, asyncio.TaskGroup() as group:
+        for act in acts:
+            group.create_task(act.play(http, seconds))
+
+
+class Act:
+    """One model of the demo: runs ``script`` on ``stage``. ``scene``: its accounts, and what the detector published
+    about them. ``obeyed_at``: the wall-clock second at which a gate first knew of a decision about the thief;
+    ``refused_at``: of a decision to refuse. Observed and enforced decisions both count. None until then."""
+
+    def __init__(self, script: Script, stage: Stage, options: DemoOptions) -> None:
+        self._script = script
+        self._seed = options.seed
+        self._traffic = TrafficGenerator(
+            stage.url + script.path, script.dataset, accounts=script.accounts, seed=options.seed, tempo=options.tempo
+        )
+        self._thief = script.thief()
+        self.scene = Scene(script.model, self._traffic.tallies, Board(script.promise.signal))
+        self.obeyed_at: float | None = None
+        self.refused_at: float | None = None
+
+    async def play(self, http: httpx.AsyncClient, seconds: float) -> None:
+        await self._traffic.run(http, seconds, self._thief, self._script.promise.query)
+
+    def watch(self, gate: Gate, stop: threading.Event) -> None:
+        """Notes when ``gate`` begins to obey; in a thread of its own, so that a busy event loop adds no latency."""
+        while self.refused_at is None and not stop.wait(_GATE_SECONDS):
+            verdict = gate.check(self._script.model, THIEF)
+            if verdict.decision_id is not None and self.obeyed_at is None:
+                self.obeyed_at = time.time()
+            if "refuse" in (verdict.action, verdict.would_have):
+                self.refused_at = time.time()
+
+    def outcome(self) -> ModelOutcome:
+        """Returns the outcome. Runs the same thief again, offline and unhindered, to compare clones."""
+        board, script = self.scene.board, self._script
+        honest = tuple(
+            HonestOutcome(name, tally.answered, tally.refused, name in board.alerts, board.most.get(name))
+            for name, tally in self.scene.tallies.items()
+            if name != THIEF
+        )
+        thief = self._thief_outcome(self.scene.tallies[THIEF], board.alerts.get(THIEF))
+        return ModelOutcome(script.model, script.theft, script.promise, thief, honest)
+
+    def _thief_outcome(self, tally: Tally, alert: Alert | None) -> ThiefOutcome:
+        if not tally.answered:
+            raise WeirguardError(f"the thief got no answer at all from the model server: {tally.last_failure}")
+        script, victim, unhindered = self._script, self._script.victim(), self._script.thief()
+        budget = run_offline(unhindered, victim)
+        yardstick = Yardstick.of(victim, script.dataset, self._seed)
+        own_inputs = None
+        if script.own_inputs is not None:
+            thief = script.own_inputs()
+            answers = run_offline(thief, victim)
+            own_inputs = yardstick.measure(thief.clone(), answers)
+        leaves = None
+        if script.leaves is not None:
+            flagged = None if alert is None else len(set(tally.leaves[: alert.query_index + 1]))
+            leaves = Leaves(flagged, len(set(tally.leaves)), script.leaves, budget)
+        return ThiefOutcome(
+            sent=tally.sent,
+            answered=tally.answered,
+            alert=alert,
+            slowed_at=_first_refusal(tally, 0.0),
+            refused_at=None if self.refused_at is None else _first_refusal(tally, self.refused_at),
+            latency_seconds=self._latency(tally, alert),
+            hindered=yardstick.measure(self._thief.clone(), tally.answered),
+            unhindered=yardstick.measure(unhindered.clone(), budget),
+            own_inputs=own_inputs,
+            leaves=leaves,
+            exposure=self.scene.board.exposure(THIEF),
         )
 
-    @property
-    def _tallies(self) -> list[Tally]:
-        return [tally for act in self._acts for tally in act.tallies.values()]
+    def _latency(self, tally: Tally, alert: Alert | None) -> float | None:
+        """Returns the seconds from the answer to the flagged query until a gate obeyed, or None if unknown."""
+        if self.obeyed_at is None or alert is None or alert.query_index >= len(tally.answered_at):
+            return None
+        return self.obeyed_at - tally.answered_at[alert.query_index]
 
-    def outcome(self, seconds: float) -> Outcome:
-        return Outcome(
-            mode=self._options.mode,
-            seconds=seconds,
-            queries=sum(tally.sent for tally in self._tallies),
-            failed=sum(tally.failed for tally in self._tallies),
-            models=tuple(act.outcome() for act in self._acts),
-        )
+
+def _first_refusal(tally: Tally, since: float) -> int | None:
+    """Returns the number of the first query refused at wall-clock second ``since`` or later."""
+    return next((number for number, at in tally.refusals if at >= since), None)

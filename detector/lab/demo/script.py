@@ -1,27 +1,64 @@
-"""What happens on each model of the demo: its honest users, its thief, and what the demo promises."""
+"""What happens on each model of the demo: its options, honest users, thief, promise and profile."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.findings import Mode
+from detector.contracts.queries import QueryBatch
+from detector.core.calibration.calibrate import calibrate
+from detector.core.calibration.crossfit import OwnerInputs
+from detector.core.exposure import Validation
+from detector.core.owner_model import OwnerModel
+from detector.core.profile.profile import Profile
 from detector.lab.answers import Victim
 from detector.lab.attackers.attacker import Attacker
 from detector.lab.attackers.substitute import SEEDS
 from detector.lab.data import Dataset
-from detector.lab.datasets import breast_cancer
-from detector.lab.demo.options import DemoOptions
-from detector.lab.demo.outcome import Promise
-from detector.lab.honest import habits_of
-from detector.lab.population import HonestAccount, honest_accounts
+from detector.lab.datasets import sklearn_table
+from detector.lab.demo.report import Promise
+from detector.lab.honest import habits_of, population
+from detector.lab.honest.habit import HonestRequest
 from detector.lab.server import PREDICT, TUMOURS, TUMOURS_MODEL
-from detector.lab.traffic import jacobian_thief, path_finding_thief
+from detector.lab.traffic import HonestAccount, accounts_with, honest_accounts, jacobian_thief, path_finding_thief
 from detector.lab.victims import digits
 from detector.lab.victims.tabular import TreeVictim
 
+ReadModel = Callable[[object], OwnerModel]
+"""Converts a fitted model of scikit-learn to the form that the detector reads."""
+
 TABLE_ACCOUNTS = 12
+CALIBRATION_ACCOUNTS = 36
+BUDGET = 0.01
+
+_CALIBRATION_SECONDS = 50.0
+_OTHERS = 1_000
+"""Added to the seed, so that none of these users takes part in the demo."""
+NATURAL_SECONDS = 50.0
+"""The duration of the traffic at its natural pace; more or fewer seconds stretch or squeeze the same queries."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """``seconds`` of traffic. The same ``seed`` gives the same queries; their interleaving depends on the clock."""
+
+    observe: bool = False
+    seconds: float = NATURAL_SECONDS
+    seed: int = 0
+    accounts: int = 24
+
+    @property
+    def mode(self) -> Mode:
+        return "observe" if self.observe else "enforce"
+
+    @property
+    def tempo(self) -> float:
+        """The factor by which pauses are stretched."""
+        return self.seconds / NATURAL_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +102,14 @@ def _digits(options: DemoOptions) -> Script:
 
 
 def _tumours(options: DemoOptions) -> Script:
-    dataset = breast_cancer()
+    dataset = sklearn_table("breast cancer")
     victim = TreeVictim(dataset)
     return Script(
         model=TUMOURS_MODEL,
         path=TUMOURS + PREDICT,
         dataset=dataset,
         victim=lambda: victim,
-        accounts=table_accounts(dataset, TABLE_ACCOUNTS),
+        accounts=accounts_with(list(habits_of(dataset).values()), TABLE_ACCOUNTS),  # false alarms of prada included
         theft="path finding",
         thief=lambda: path_finding_thief(dataset, options.seed),
         promise=Promise("suspicion", 200),
@@ -80,11 +117,39 @@ def _tumours(options: DemoOptions) -> Script:
     )
 
 
-def table_accounts(dataset: Dataset, accounts: int) -> list[HonestAccount]:
-    """Returns honest users of ``dataset``. All habits take turns, including those that ``prada`` mistakes for theft."""
-    seen: Counter[str] = Counter()
-    made = []
-    for number, habit in enumerate(islice(cycle(habits_of(dataset).values()), accounts)):
-        seen[habit.name] += 1
-        made.append(HonestAccount(f"{habit.name.replace(' ', '-')}-{seen[habit.name]}", habit, number))
-    return made
+def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], None] | None = None) -> Profile:
+    """Returns the profile of 36 honest users' queries in 50 seconds, the owner's tree and its training rows; a share of
+    0.01 of honest accounts may be flagged. ``progress`` is called with the number of accounts replayed."""
+    dataset = sklearn_table("breast cancer")
+    victim = TreeVictim(dataset)
+    model = read(victim.model)
+    rows = dataset.training.features
+    validation = Validation.of(rows, victim.answer(rows).labels)
+    users = population(dataset, CALIBRATION_ACCOUNTS, seed + _OTHERS)
+    accounts = [_queries(user.account, _rows(user.requests), victim) for user in users]
+    return calibrate(accounts, BUDGET, progress, OwnerInputs(model, validation)).profile
+
+
+def _rows(requests: Iterator[HonestRequest]) -> NDArray[np.float32]:
+    """Returns the rows of the first request, and of all that follow it in time."""
+    rows, now = [next(requests).rows], 0.0
+    for request in requests:
+        now += request.pause
+        if now > _CALIBRATION_SECONDS:
+            break
+        rows.append(request.rows)
+    return np.concatenate(rows)
+
+
+def _queries(account: str, rows: NDArray[np.float32], victim: Victim) -> QueryBatch:
+    return QueryBatch(
+        model=TUMOURS_MODEL,
+        model_version=digits.MODEL_VERSION,
+        output_kind=victim.output_kind,
+        event_ids=[f"{account}-{number}" for number in range(len(rows))],
+        occurred_at=np.zeros(len(rows)),
+        principals=[account],
+        principal_index=np.zeros(len(rows), np.int32),
+        features=rows,
+        outputs=victim.answer(rows).probabilities.astype(np.float32),
+    )

@@ -1,23 +1,26 @@
-"""The live terminal view: a pure function of the current state, so that it can be tested and drawn anywhere."""
+"""The view of a running demo: drawn in place on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from detector.contracts.findings import Mode
-from detector.lab.client import Tally
-from detector.lab.demo.board import Board, Event
+from detector.lab.demo.board import Board, BoardEvent
+from detector.lab.traffic import Tally
 
 _EVENT_LINES = 6
 _CHROME_LINES = 8
 """Lines that are neither account nor event: title, borders, table head."""
+_SUMMARY_SECONDS = 5.0
 
 _STATISTICS = {"prada": "W {:.3f}", "suspicion": "D {:.1f}"}
 _STATE_STYLES = {"refused": "bold red", "slowed": "red", "suspect": "yellow", "too few yet": "dim"}
@@ -37,7 +40,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class DemoState:
     """The content of the view. ``started_at``: wall-clock second at which the traffic began."""
 
     mode: Mode
@@ -52,54 +55,78 @@ class Moment:
         return [(scene, tally) for scene in self.scenes for tally in scene.tallies.values()]
 
 
-def render(moment: Moment, lines: int) -> RenderableType:
+class Screen:
+    """Redraws the view in place on a terminal. Elsewhere writes events as they come, and a summary every five seconds.
+    A context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._next = 0.0
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, state: DemoState, events: Sequence[BoardEvent]) -> None:
+        """Shows ``state``, and the ``events`` since the state before."""
+        if self._live is not None:
+            self._live.update(render(state, self._console.size.height - 1), refresh=True)
+            return
+        lines = [event_line(event, state.started_at) for event in events]
+        if state.now >= self._next:
+            self._next = state.now + _SUMMARY_SECONDS
+            lines.append(summary_line(state))
+        for line in lines:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def render(state: DemoState, lines: int) -> RenderableType:
     """Returns the whole view in about ``lines`` lines: the most suspicious accounts first, as many as fit."""
+    headline = Text(" Weirguard ", style="bold reverse", no_wrap=True)
+    headline.append(f"  {state.mode}", style="bold")
+    headline.append(f"   {summary_line(state).strip()}")
     rows = max(5, lines - _EVENT_LINES - _CHROME_LINES)
-    return Group(_headline(moment), _accounts(moment, rows), _events(moment))
+    return Group(headline, _accounts(state, rows), _events(state))
 
 
-def summary_line(moment: Moment) -> str:
-    """Returns the same as one plain line, for output without a terminal."""
-    suspects = [f"{name} on {scene.model}" for scene in moment.scenes for name in scene.suspects]
+def summary_line(state: DemoState) -> str:
+    """Returns the state as one plain line."""
+    suspects = [f"{name} on {scene.model}" for scene in state.scenes for name in scene.suspects]
     named = f" ({', '.join(suspects)})" if suspects else ""
-    queries = sum(tally.sent for _, tally in moment.accounts)
+    queries = sum(tally.sent for _, tally in state.accounts)
     return (
-        f"{moment.now - moment.started_at:4.0f} of {moment.seconds:.0f} s  {queries:6,} queries, "
-        f"{moment.per_second:4.0f} a second; "
-        f"{len(moment.accounts)} accounts, flagged: {len(suspects)}{named}"
+        f"{state.now - state.started_at:4.0f} of {state.seconds:.0f} s  {queries:6,} queries, "
+        f"{state.per_second:4.0f} a second; "
+        f"{len(state.accounts)} accounts, flagged: {len(suspects)}{named}"
     )
 
 
-def event_line(event: Event, started_at: float) -> str:
-    """``event`` as a plain line."""
+def event_line(event: BoardEvent, started_at: float) -> str:
+    """Returns ``event`` as a plain line."""
     return f"{event.at - started_at:4.0f} s  {event.principal} on {event.model}: {event.text}"
 
 
-def _headline(moment: Moment) -> Text:
-    line = Text(" Weirguard ", style="bold reverse")
-    line.append(f"  {moment.mode}", style="bold")
-    line.append(f"   {summary_line(moment).strip()}")
-    line.no_wrap = True
-    return line
-
-
-def _accounts(moment: Moment, rows: int) -> Table:
+def _accounts(state: DemoState, rows: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
-    for name in ("account", "model"):
-        table.add_column(name, no_wrap=True)
-    for name in ("queries", "refused", "signal", "suspicion"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    ranked = sorted(moment.accounts, key=_rank)
+    for name in ("account", "model", "queries", "refused", "signal", "suspicion", "verdict"):
+        numeric = name in ("queries", "refused", "signal", "suspicion")
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    ranked = sorted(state.accounts, key=_rank)
     for scene, tally in ranked[:rows]:
-        _add_account(table, scene, tally)
+        _add_account(table, scene.board, scene.model, tally)
     if len(ranked) > rows:
         table.caption = f"and {len(ranked) - rows} accounts that are less suspicious"
     return table
 
 
 def _rank(account: tuple[Scene, Tally]) -> tuple[bool, float, int]:
-    """Suspects first, then by suspicion."""
+    """Returns a key that sorts suspects first, then by suspicion."""
     scene, tally = account
     return tally.account not in scene.board.alerts, -(_suspicion(scene.board, tally.account) or 0), -tally.sent
 
@@ -109,33 +136,27 @@ def _suspicion(board: Board, account: str) -> float | None:
     return None if score is None else score.score
 
 
-def _add_account(table: Table, scene: Scene, tally: Tally) -> None:
-    board = scene.board
+def _add_account(table: Table, board: Board, model: str, tally: Tally) -> None:
     state = board.state(tally.account)
-    style = _STATE_STYLES.get(state.removeprefix("would be "), "")
+    statistic, suspicion = board.statistic(tally.account), _suspicion(board, tally.account)
     table.add_row(
         tally.account,
-        Text(scene.model, style="dim"),
+        Text(model, style="dim"),
         f"{tally.sent:,}",
         f"{tally.refused:,}" if tally.refused else "",
-        _figure(board.statistic(tally.account), _STATISTICS[board.signal]),
-        _figure(_suspicion(board, tally.account), "{:.2f}"),
-        Text(state, style=style),
+        "" if statistic is None else _STATISTICS[board.signal].format(statistic),
+        "" if suspicion is None else f"{suspicion:.2f}",
+        Text(state, style=_STATE_STYLES.get(state.removeprefix("would be "), "")),
         style="bold" if tally.account in board.alerts else "",
     )
 
 
-def _figure(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
-
-
-def _events(moment: Moment) -> Panel:
-    events = (event for scene in moment.scenes for event in scene.board.events)
-    shown: Sequence[Event] = sorted(events, key=lambda event: event.at)[-_EVENT_LINES:]
+def _events(state: DemoState) -> Panel:
+    events = [event for scene in state.scenes for event in scene.board.events]
     text = Text(no_wrap=True, overflow="ellipsis")
-    for event in shown:
-        text.append(event_line(event, moment.started_at) + "\n", style="bold red" if event.grave else "")
-    if not shown:
+    for event in sorted(events, key=lambda event: event.at)[-_EVENT_LINES:]:
+        text.append(event_line(event, state.started_at) + "\n", style="bold red" if event.grave else "")
+    if not events:
         text.append("nothing yet", style="dim")
     text.rstrip()
     return Panel(text, title="alerts and decisions", title_align="left", height=_EVENT_LINES + 2)

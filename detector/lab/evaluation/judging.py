@@ -1,16 +1,21 @@
-"""Labelled query logs through the engine and policy of the service, as ``weirguard replay`` does it."""
+"""Labelled query logs, judged by engine and policy of the service; results are cached by what they depend on."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.engine import EngineConfig
 from detector.core.profile.profile import Profile
+from detector.lab.provenance import digest_of
 from detector.lab.query_log import Run, read_run
 from detector.policy.config import Policy
 from detector.replay.judging import judge_logs
@@ -71,3 +76,64 @@ def _marks(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.object_]]:
     marks = pq.read_table(path, columns=["label", "kind"])
     label, kind = (np.array(marks[name].to_pylist(), dtype=np.object_) for name in ("label", "kind"))
     return np.asarray(label == "honest", dtype=np.bool_), kind
+
+
+def judge_once(
+    path: Path,
+    folder: Path,
+    *,
+    engine_config: EngineConfig,
+    policy: Policy,
+    progress: Callable[[int], None] | None = None,
+    must_fit: Sequence[Profile] = (),
+) -> JudgedLog:
+    """As ``judge_labelled``, but what is kept in ``folder`` is not judged again; what is not, is kept there."""
+    place = judged_path(folder, path, engine_config, policy)
+    judged = _read_judged(place, path)
+    if judged is None:
+        judged = judge_labelled(path, engine_config=engine_config, policy=policy, progress=progress, must_fit=must_fit)
+        _write_judged(place, judged)
+    elif progress:
+        progress(len(judged.account) + judged.refused)
+    return judged
+
+
+def judged_path(folder: Path, path: Path, engine_config: EngineConfig, policy: Policy) -> Path:
+    """Where the judged log at ``path`` is kept, or would be."""
+    who = [_source(), engine_config.configuration_hash(), policy.version]
+    log = sha256(path.read_bytes()).hexdigest()
+    return folder / f"{sha256(json.dumps([log, *who]).encode()).hexdigest()[:24]}.npz"
+
+
+@cache
+def _source() -> str:
+    return digest_of([__name__])
+
+
+def _write_judged(place: Path, judged: JudgedLog) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            accounts=np.array(json.dumps(judged.accounts)),
+            account=judged.account,
+            honest=judged.honest,
+            kind=judged.kind.astype(np.str_),
+            flagged=judged.flagged,
+            refused=np.array(judged.refused),
+        )
+    partial.replace(place)
+
+
+def _read_judged(place: Path, log: Path) -> JudgedLog | None:
+    """What is kept at ``place`` of ``log``; None where nothing is, or nothing whole."""
+    try:
+        with place.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            accounts = [(model, principal) for model, principal in json.loads(str(kept["accounts"]))]
+            kind, refused = kept["kind"].astype(np.object_), int(kept["refused"])
+            return JudgedLog(
+                read_run(log), accounts, kept["account"], kept["honest"], kind, kept["flagged"], refused=refused
+            )
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None

@@ -1,14 +1,12 @@
-"""The report's picture, as SVG: a line an attack, its clone's fidelity over queries, a mark where it was flagged."""
+"""The report's picture, as SVG: a line per attack, its clone's fidelity over queries, a mark where it was flagged."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from detector.lab.evaluation.results import AttackResult
-from detector.lab.evaluation.words import group_by_attack, percent
-from detector.lab.svg import Point, circle, path, text
+from detector.explain.chart import Point, Scale, circle, line, path, svg, text
+from detector.lab.evaluation.results import AttackResult, group_by_attack, percent
 from detector.lab.wrappers import PLAIN
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 960, 240, 250, 44, 52
@@ -25,27 +23,6 @@ _STYLE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """Queries on a logarithmic axis from 10**``low`` to 10**``high``, in pixels of the picture."""
-
-    low: int
-    high: int
-
-    @classmethod
-    def over(cls, runs: Sequence[AttackResult]) -> Axis:
-        """Whole powers of ten, so that there is a number at either end."""
-        first = min(_first(run) for run in runs)
-        last = max(run.sent for run in runs)
-        low = math.floor(math.log10(max(first, 1)))
-        return cls(low, max(math.ceil(math.log10(last)), low + 1))
-
-    def x(self, queries: float) -> float:
-        """Where ``queries`` stand; fewer than the axis begins with stand at its beginning."""
-        share = (math.log10(max(queries, 10**self.low)) - self.low) / (self.high - self.low)
-        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
-
-
 def worst_runs(results: Iterable[AttackResult]) -> list[AttackResult]:
     """Returns, for each attack, the run that got furthest unseen; missed ones first."""
     worst = [max(runs, key=lambda run: (not run.caught, run.got_unseen)) for runs in group_by_attack(results).values()]
@@ -53,18 +30,21 @@ def worst_runs(results: Iterable[AttackResult]) -> list[AttackResult]:
 
 
 def picture(results: Iterable[AttackResult]) -> str:
-    """One SVG element; empty without an attack."""
+    """Returns one SVG element, or nothing without an attack."""
     runs = worst_runs(results)
     if not runs:
         return ""
-    axis, height = Axis.over(runs), _TOP + _ROW * len(runs) + _BOTTOM
-    lines = [_line(run, axis, _TOP + _ROW * number) for number, run in enumerate(runs)]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
-        f'aria-label="Fidelity of the clone over queries, one line an attack">\n<style>{_STYLE}</style>\n'
-        + "\n".join([*_axes(axis, _TOP + _ROW * len(runs)), *lines])
-        + "\n</svg>"
-    )
+    axis, bottom = query_axis(runs), _TOP + _ROW * len(runs)
+    lines = [_row(run, axis, _TOP + _ROW * number) for number, run in enumerate(runs)]
+    label = "Fidelity of the clone over queries, one line an attack"
+    return svg(_WIDTH, bottom + _BOTTOM, [*_axes(axis, bottom), *lines], label, _STYLE)
+
+
+def query_axis(runs: Sequence[AttackResult]) -> Scale:
+    """Returns a logarithmic axis of queries, from one power of ten to another."""
+    low = math.floor(math.log10(max(min(_first(run) for run in runs), 1)))
+    high = max(math.ceil(math.log10(max(run.sent for run in runs))), low + 1)
+    return Scale(10**low, 10**high, _LEFT, _WIDTH - _RIGHT, log=True)
 
 
 def _first(run: AttackResult) -> int:
@@ -72,48 +52,54 @@ def _first(run: AttackResult) -> int:
     return min([run.sent, *(point.queries for point in run.curve[:1]), run.first_verdict or run.sent])
 
 
-def _axes(axis: Axis, bottom: float) -> list[str]:
-    left, right = _LEFT, _WIDTH - _RIGHT
+def _axes(axis: Scale, bottom: float) -> list[str]:
     parts = []
-    for power in range(axis.low, axis.high + 1):
-        x = axis.x(10.0**power)
-        parts.append(f'<line class="grid" x1="{x:.1f}" y1="{_TOP - 6}" x2="{x:.1f}" y2="{bottom:.1f}"/>')
-        parts.append(text(f"{10**power:,}", (x, bottom + 18), "small", "middle"))
-    parts.append(text("queries sent", ((left + right) / 2, bottom + 38), anchor="middle"))
-    parts.append(text("attack, and where it was tried", (0, 16), "small"))
-    parts.append(text("clone agrees with the model, 0 to 100% in each line", (left, 16), "small"))
-    parts.append(text("stolen unseen", (right + 16, 16), "small"))
-    return parts
+    for power in range(round(math.log10(axis.low)), round(math.log10(axis.high)) + 1):
+        x = axis.at(10**power)
+        parts += [line("grid", (x, _TOP - 6), (x, bottom)), text(f"{10**power:,}", (x, bottom + 18), "small", "middle")]
+    return [
+        *parts,
+        text("queries sent", ((axis.start + axis.end) / 2, bottom + 38), anchor="middle"),
+        text("attack, and where it was tried", (0, 16), "small"),
+        text("clone agrees with the model, 0 to 100% in each line", (axis.start, 16), "small"),
+        text("stolen unseen", (axis.end + 16, 16), "small"),
+    ]
 
 
-def _line(run: AttackResult, axis: Axis, top: float) -> str:
-    """Name, curve with its mark, and the outcome of one run."""
-    base, kind, right = top + _PLOT, "caught" if run.caught else "missed", _WIDTH - _RIGHT
+def _row(run: AttackResult, axis: Scale, top: float) -> str:
+    """Returns the name, the curve with its mark, and the outcome of one run."""
+    base, kind, right = top + _PLOT, "caught" if run.caught else "missed", axis.end + 16
     name = run.attack if run.wrapper == PLAIN else f"{run.attack}, {run.wrapper}"
     outcome, detail = _outcome(run)
-    return (
-        f'<g class="{kind}"><line class="base" x1="{_LEFT}" y1="{base}" x2="{right}" y2="{base}"/>'
-        + _curve(run, axis, base)
-        + text(_short(name), (0, base - 14), "name")
-        + text(_short(run.victim), (0, base + 1), "small")
-        + text(outcome, (right + 16, base - 14), kind)
-        + text(detail, (right + 16, base + 1), "small")
-        + "</g>"
-    )
+    parts = [
+        line("base", (axis.start, base), (axis.end, base)),
+        _curve(run, axis, base),
+        text(_short(name), (0, base - 14), "name"),
+        text(_short(run.victim), (0, base + 1), "small"),
+        text(outcome, (right, base - 14), kind),
+        text(detail, (right, base + 1), "small"),
+    ]
+    return f'<g class="{kind}">{"".join(parts)}</g>'
 
 
-def _curve(run: AttackResult, axis: Axis, base: float) -> str:
-    """Solid up to the first verdict, dotted from there on; a ring at the end of a run that was missed."""
-    points = [(axis.x(point.queries), base - point.test * _PLOT) for point in run.curve]
+def _curve(run: AttackResult, axis: Scale, base: float) -> str:
+    """Returns a line, solid up to the first verdict and dotted from there on; a ring at the end of a missed run."""
+    points = [(axis.at(point.queries), base - point.test * _PLOT) for point in run.curve]
     if run.first_verdict is None:
-        end = points[-1] if points else (axis.x(run.sent), base)
+        end = points[-1] if points else (axis.at(run.sent), base)
         return _area(points, base) + path(points, "sooner") + circle(end, 3.5)
     got = run.got_at_verdict
-    mark = axis.x(run.first_verdict), base - (0 if got is None else got.test) * _PLOT
+    mark = axis.at(run.first_verdict), base - (0 if got is None else got.test) * _PLOT
     before = [*(point for point in points if point[0] < mark[0]), mark]
     after = [point for point in points if point[0] > mark[0]]
     later = after if got is None else [mark, *after]
     return _area(before, base) + path(before, "sooner") + path(later, "later") + circle(mark, 5)
+
+
+def _area(points: Sequence[Point], base: float) -> str:
+    if len(points) < 2:
+        return ""
+    return path([(points[0][0], base), *points, (points[-1][0], base)], "area")
 
 
 def _outcome(run: AttackResult) -> tuple[str, str]:
@@ -129,9 +115,3 @@ def _outcome(run: AttackResult) -> tuple[str, str]:
 
 def _short(words: str) -> str:
     return words if len(words) <= 36 else f"{words[:35]}…"
-
-
-def _area(points: Sequence[Point], base: float) -> str:
-    if len(points) < 2:
-        return ""
-    return path([(points[0][0], base), *points, (points[-1][0], base)], "area")

@@ -1,50 +1,42 @@
-"""The report, as one self-contained HTML file and as Markdown with the picture beside it."""
+"""The report of an evaluation: in sentences, as one self-contained HTML file, and as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from detector.explain.page import render
+from detector.explain.tables import TextTable
+from detector.explain.words import count
 from detector.lab.evaluation.picture import picture
-from detector.lab.evaluation.results import AttackResult, Evaluation, Got, HonestResult
-from detector.lab.evaluation.words import answer, headline, percent
-from detector.runtime.text import html_text, printable
+from detector.lab.evaluation.results import AttackResult, CloneAgreement, Evaluation, group_by_attack, percent
+from detector.runtime.text import printable
 
 HTML, MARKDOWN, PICTURE = "report.html", "report.md", "picture.svg"
 
 _CAPTION = (
-    "One line an attack, in the run that got furthest unseen. Red: missed. Green: caught, at the dot; the dotted rest "
+    "One line per attack, in the run that got furthest unseen. Red: missed. Green: caught, at the dot; the dotted rest "
     "is what the clone would have become had nobody acted."
 )
-
 _NOTE = (
     "First verdict: how many queries of the attack had been sent when one of its accounts was first a suspect. "
     "Fidelity: share of inputs on which clone and model name the same class, natural inputs / uniform inputs, linear "
     "between measurements. Cost: queries sent for each that the clone is made of."
 )
-
 _ATTACK_HEAD = (
     "attack", "victim", "wrapper", "accounts", "queries", "first verdict", "fidelity then", "fidelity at the end",
     "cost",
 )  # fmt: skip
 _HONEST_HEAD = ("kind", "accounts", "flagged", "share", "95% interval")
-
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;color:#24292f;background:#fff;max-width:60rem;margin:2rem auto;"
-    "padding:0 1rem}h1{font-size:1.7rem;line-height:1.2}h2{margin-top:2.5rem;font-size:1.2rem}"
-    "svg{width:100%;height:auto}"
-    "figure{margin:1.5rem 0}figcaption,.note{color:#57606a;font-size:.9rem}"
-    ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}"
-    "th,td{padding:.25rem .7rem;border-bottom:1px solid #d8dee4;text-align:right;white-space:nowrap}"
-    "th:first-child,td:first-child{text-align:left}tr.missed td{background:#fdf0ef}"
-)
-
-Table = list[Sequence[str]]
+_ONE_SIGNAL = {
+    "prada": " prada is the only signal at work. It looks for a thief who takes small steps from earlier queries, and "
+    "misses all other attacks; more signals would catch them.",
+}
 
 
 def write_reports(evaluation: Evaluation, out: Path) -> None:
-    """``report.html``, ``report.md`` and the picture that the latter shows, in the folder ``out``."""
+    """Writes ``report.html``, ``report.md`` and the picture that the latter shows to the folder ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     svg = picture(evaluation.attacks)
     (out / HTML).write_text(html(evaluation, svg), "utf-8")
@@ -56,39 +48,107 @@ def write_reports(evaluation: Evaluation, out: Path) -> None:
 
 
 def html(evaluation: Evaluation, svg: str) -> str:
-    """The whole page; ``svg`` is its picture, or empty."""
-    figure = f"<figure>\n{svg}\n<figcaption>{_CAPTION}</figcaption>\n</figure>\n" if svg else ""
-    paragraphs = "\n".join(f"<p>{html_text(paragraph)}</p>" for paragraph in answer(evaluation))
-    classes = ["caught" if result.caught else "missed" for result in evaluation.attacks]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n'
-        f"<title>Weirguard: {html_text(headline(evaluation))}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{html_text(headline(evaluation))}</h1>\n{paragraphs}\n{figure}"
-        f"<h2>Attacks</h2>\n{_html_table(_ATTACK_HEAD, _attack_rows(evaluation.attacks), classes)}"
-        f'<p class="note">{_NOTE}</p>\n'
-        f"<h2>Honest accounts</h2>\n{_html_table(_HONEST_HEAD, _honest_rows(evaluation), None)}</body>\n</html>\n"
+    """Returns the whole page; ``svg`` is its picture, or empty."""
+    return render(
+        "evaluation.html",
+        heading=headline(evaluation),
+        answer=answer(evaluation),
+        picture=svg,
+        caption=_CAPTION,
+        attacks=_attack_table(evaluation),
+        outcomes=["caught" if result.caught else "missed" for result in evaluation.attacks],
+        note=_NOTE,
+        honest=_honest_table(evaluation),
     )
 
 
 def markdown(evaluation: Evaluation, with_picture: bool) -> str:
-    """The same in Markdown; ``with_picture`` shows the picture beside the file."""
+    """Returns the same in Markdown; ``with_picture`` shows the picture beside the file."""
     figure = [f"![Fidelity over queries]({PICTURE})", _CAPTION] if with_picture else []
     blocks = [
         f"# {headline(evaluation)}",
-        *(_plain(paragraph) for paragraph in answer(evaluation)),
+        *(_without_markup(paragraph) for paragraph in answer(evaluation)),
         *figure,
         "## Attacks",
-        _markdown_table(_ATTACK_HEAD, _attack_rows(evaluation.attacks)),
+        _markdown_table(_attack_table(evaluation)),
         _NOTE,
         "## Honest accounts",
-        _markdown_table(_HONEST_HEAD, _honest_rows(evaluation)),
+        _markdown_table(_honest_table(evaluation)),
     ]
     return "\n\n".join(blocks) + "\n"
 
 
-def _attack_rows(results: Iterable[AttackResult]) -> Table:
-    return [
+def headline(evaluation: Evaluation) -> str:
+    """Returns one line: how many attack runs are missed."""
+    missed = sum(not result.caught for result in evaluation.attacks)
+    runs = len(evaluation.attacks)
+    if not runs:
+        return "No attack was in the logs"
+    if not missed:
+        return f"All {runs:,} attack runs are caught" if runs > 1 else "The attack is caught"
+    return f"{missed} of {count(runs, 'attack run', 'attack runs')} {'is' if missed == 1 else 'are'} missed"
+
+
+def answer(evaluation: Evaluation) -> list[str]:
+    """Returns paragraphs: what is missed and caught, the cost for honest users, the judge, and what is not in it."""
+    by_attack = group_by_attack(evaluation.attacks)
+    caught = [_caught(name, runs) for name, runs in by_attack.items()]
+    paragraphs = [_missed(by_attack), *caught, _honest(evaluation), _judge(evaluation), " ".join(evaluation.gaps)]
+    return [paragraph for paragraph in paragraphs if paragraph]
+
+
+def _missed(by_attack: dict[str, list[AttackResult]]) -> str:
+    """Returns a paragraph on the attacks never or not always caught, with the best result of a thief."""
+    parts = []
+    for name, runs in by_attack.items():
+        if missed := [run for run in runs if not run.caught]:
+            got = max(missed, key=lambda run: run.got_unseen).got_at_end
+            often = "" if len(missed) == len(runs) else f" in {len(missed)} of {len(runs)} runs"
+            parts.append(f"{name} ({'no clone' if got is None else percent(got.test)}{often})")
+    lead = "Missed, with the share of natural inputs on which the clone came to agree with the model"
+    return f"{lead}: {', '.join(parts)}." if parts else ""
+
+
+def _caught(name: str, runs: Sequence[AttackResult]) -> str:
+    caught = [run for run in runs if run.first_verdict is not None]
+    if not caught:
+        return ""
+    latest = max(caught, key=lambda run: run.first_verdict or 0)
+    often = "" if len(runs) == 1 else f" in {len(caught)} of {len(runs)} runs, at the latest"
+    then, end = latest.got_at_verdict, latest.got_at_end
+    if end is None:
+        clone = "No clone was measured."
+    elif then is None:
+        clone = f"There was no clone yet; unhindered, it would have reached {percent(end.test)}."
+    else:
+        clone = (
+            f"By then the clone agreed with the model on {percent(then.test)} of natural inputs; let alone, it would "
+            f"have reached {percent(end.test)}."
+        )
+    return f"{name} is caught{often} at query {latest.first_verdict:,} of {latest.sent:,}. {clone}"
+
+
+def _honest(evaluation: Evaluation) -> str:
+    total = evaluation.all_honest
+    if total is None:
+        return "No honest account was in the logs, so nothing is said about false alarms."
+    kinds = ", ".join(f"{own.kind} ({own.flagged} of {own.accounts})" for own in evaluation.honest if own.flagged)
+    return (
+        f"Of {count(total.accounts, 'honest account', 'honest accounts')}, {total.flagged:,} "
+        f"{'was' if total.flagged == 1 else 'were'} flagged (95% interval {percent(total.low)} to "
+        f"{percent(total.high)}){f': {kinds}' if kinds else ''}."
+    )
+
+
+def _judge(evaluation: Evaluation) -> str:
+    refused = f" {count(evaluation.refused, 'row', 'rows')} could not be judged." if evaluation.refused else ""
+    alone = len(evaluation.signals) == 1 and any(not run.caught for run in evaluation.attacks)
+    note = _ONE_SIGNAL.get(evaluation.signals[0], "") if alone else ""
+    return f"Judged by {evaluation.detector}.{note}{refused}"
+
+
+def _attack_table(evaluation: Evaluation) -> TextTable:
+    rows = [
         (
             result.attack,
             result.victim,
@@ -100,42 +160,37 @@ def _attack_rows(results: Iterable[AttackResult]) -> Table:
             _both(result.got_at_end),
             f"{result.cost_multiplier:.3g}",
         )
-        for result in results
+        for result in evaluation.attacks
     ]
+    return TextTable(_ATTACK_HEAD, rows, 1)
 
 
-def _both(got: Got | None) -> str:
+def _both(got: CloneAgreement | None) -> str:
     return "-" if got is None else f"{percent(got.test)} / {percent(got.uniform)}"
 
 
-def _honest_rows(evaluation: Evaluation) -> Table:
-    everybody = evaluation.all_honest
-    return [_honest_row(each) for each in (*evaluation.honest, *([everybody] if everybody else []))]
+def _honest_table(evaluation: Evaluation) -> TextTable:
+    total = evaluation.all_honest
+    rows = [
+        (
+            own.kind,
+            f"{own.accounts:,}",
+            f"{own.flagged:,}",
+            percent(own.flagged / own.accounts),
+            f"{percent(own.low)} to {percent(own.high)}",
+        )
+        for own in (*evaluation.honest, *([] if total is None else [total]))
+    ]
+    return TextTable(_HONEST_HEAD, rows, 1)
 
 
-def _honest_row(each: HonestResult) -> Sequence[str]:
-    share, interval = percent(each.flagged / each.accounts), f"{percent(each.low)} to {percent(each.high)}"
-    return each.kind, f"{each.accounts:,}", f"{each.flagged:,}", share, interval
+def _markdown_table(table: TextTable) -> str:
+    rule = ["---", *("--:" for _ in table.head[1:])]
+    return "\n".join(f"| {' | '.join(map(_without_markup, row))} |" for row in (table.head, rule, *table.rows))
 
 
-def _html_table(head: Sequence[str], rows: Table, classes: Sequence[str] | None) -> str:
-    marks = [""] * len(rows) if classes is None else [f' class="{name}"' for name in classes]
-    lines = [_cells("th", head, html_text), *(_cells("td", row, html_text) for row in rows)]
-    body = "\n".join(f"<tr{mark}>{line}</tr>" for mark, line in zip(["", *marks], lines, strict=True))
-    return f'<div class="wide"><table>\n{body}\n</table></div>\n'
-
-
-def _cells(tag: str, cells: Iterable[str], escaped: Callable[[str], str]) -> str:
-    return "".join(f"<{tag}>{escaped(cell)}</{tag}>" for cell in cells)
-
-
-def _markdown_table(head: Sequence[str], rows: Table) -> str:
-    rule = ["---", *("--:" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(map(_plain, row))} |" for row in (head, rule, *rows))
-
-
-def _plain(text: str) -> str:
-    """``text`` that names from a log cannot turn into markup."""
+def _without_markup(text: str) -> str:
+    """Returns ``text`` so that names from a log cannot turn into markup."""
     safe = escape(printable(" ".join(text.split())), quote=False)
     for mark in ("\\", "|", "[", "`", "*", "_"):
         safe = safe.replace(mark, f"\\{mark}")

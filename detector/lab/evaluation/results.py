@@ -14,7 +14,7 @@ from detector.lab.fidelity import Fidelity
 
 
 @dataclass(frozen=True, slots=True)
-class Got:
+class CloneAgreement:
     """Agreement of the clone with the victim, 0 to 1: on natural inputs and on uniform ones."""
 
     test: float
@@ -44,12 +44,12 @@ class AttackResult:
         return self.first_verdict is not None
 
     @property
-    def got_at_verdict(self) -> Got | None:
+    def got_at_verdict(self) -> CloneAgreement | None:
         """Linear between checkpoints; None if the thief was missed, or caught before the first checkpoint."""
         return None if self.first_verdict is None else self._got(self.first_verdict)
 
     @property
-    def got_at_end(self) -> Got | None:
+    def got_at_end(self) -> CloneAgreement | None:
         return self._got(self.sent)
 
     @property
@@ -63,12 +63,12 @@ class AttackResult:
         """The queries sent per useful one."""
         return self.sent / self.useful if self.useful else float("inf")
 
-    def _got(self, queries: int) -> Got | None:
+    def _got(self, queries: int) -> CloneAgreement | None:
         if not self.curve or queries < self.curve[0].queries:
             return None
         at = [point.queries for point in self.curve]
         test, uniform = ([getattr(point, name) for point in self.curve] for name in ("test", "uniform"))
-        return Got(float(np.interp(queries, at, test)), float(np.interp(queries, at, uniform)))
+        return CloneAgreement(float(np.interp(queries, at, test)), float(np.interp(queries, at, uniform)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +157,21 @@ def _first_verdict(log: JudgedLog, on_thief: NDArray[np.bool_]) -> int | None:
 
 def _honest_accounts(log: JudgedLog) -> NDArray[np.int64]:
     return np.setdiff1d(log.account, log.account[~log.honest])
+
+
+def group_by_attack(results: Iterable[AttackResult]) -> dict[str, list[AttackResult]]:
+    """Returns the runs by the attack's name, attacks and runs in the order given."""
+    by_attack: dict[str, list[AttackResult]] = {}
+    for result in results:
+        by_attack.setdefault(result.attack, []).append(result)
+    return by_attack
+
+
+def percent(share: float) -> str:
+    """Returns ``share``, 0 to 1, in percent; only 0 and 1 themselves give 0 and 100."""
+    rounded = f"{100 * share:.1f}"
+    if rounded == "100.0" and share < 1:
+        rounded = "99.9"
+    if rounded == "0.0" and share > 0:
+        rounded = "0.1"
+    return f"{rounded.removesuffix('.0')}%"

@@ -1,4 +1,4 @@
-"""Suites of attacks: their logs are made here, kept by the hash of what they depend on, and not made twice."""
+"""Suites of attacks: the plans, and their logs, which are made once."""
 
 from __future__ import annotations
 
@@ -10,21 +10,123 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from itertools import product
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 
 from detector.contracts.errors import LabError
-from detector.lab.evaluation.plans import SUITES
-from detector.lab.experiment import Plan, code_version, conduct
+from detector.lab.attackers import ATTACKS
+from detector.lab.experiment import AttackPlan, code_version, conduct
 from detector.lab.query_log import PARTIAL, write_query_log
+from detector.lab.victims import HARDENED
+from detector.lab.wrappers import PLAIN, WRAPPERS
+
+_PERCEPTRON = "multilayer perceptron"
+_LOGISTIC = "logistic regression"
+_MACHINE = "support vector machine"
+_TREE = "decision tree"
+
+
+def _plan(attack: str, victim: str, dataset: str, wrapper: str = PLAIN, budget: int = 1_000) -> AttackPlan:
+    """Returns a plan without honest accounts: those of a data set are the same in every log, and are in one of them."""
+    return AttackPlan(attack, victim, dataset, wrapper, budget, accounts=0)
+
+
+_ON_DIGITS = {
+    # substitutes by augmentation
+    **dict.fromkeys(("n-fgsm", "n-i-fgsm", "t-rnd-fgsm", "t-rnd-i-fgsm", "color"), 1_000),
+    # substitutes from a pool
+    **dict.fromkeys(("knockoff random", "knockoff adaptive", "copycat", "uncertainty", "k-center"), 1_000),
+    # substitutes from adversarial examples, and without data
+    "cloudleak pgd": 1_000,
+    **dict.fromkeys(("cloudleak cw", "cloudleak feature adversary", "cloudleak featurefool"), 500),
+    **dict.fromkeys(("cloudleak featurefool 0.1", "cloudleak featurefool 0.8"), 500),
+    "data-free": 4_000,
+    # inversion, fingerprints, evasion
+    **dict.fromkeys(("model inversion", "psml sweep", "finite differences", "boundary walk"), 1_000),
+}
+"""The budget of attacks on the perceptron."""
+_DISGUISES = {
+    "blocks": 1_600,
+    "dummies": 1_000,
+    "dummies-3-to-1": 1_000,
+    "lineage": 1_600,
+    "mixed": 1_000,
+    "random": 1_600,
+    "round-robin": 1_600,
+    "slow": 1_000,
+}
+"""The budget of each disguise of what prada catches."""
+
+QUICK: tuple[AttackPlan, ...] = (
+    # honest users, one log per data set
+    AttackPlan("jbda", _PERCEPTRON, "digits", accounts=112),
+    AttackPlan("uniform retraining", _LOGISTIC, "breast cancer", budget=1_200, accounts=72),
+    # equations and boundaries
+    _plan("equation solving", _LOGISTIC, "breast cancer", budget=31),
+    _plan("equation solving", _LOGISTIC, "digits", budget=650),
+    _plan("equation solving mlp", _PERCEPTRON, "iris", budget=300),
+    _plan("lowd-meek", _LOGISTIC, "breast cancer", budget=2_000),
+    _plan("line-search retraining", _LOGISTIC, "breast cancer"),
+    _plan("adaptive retraining", _LOGISTIC, "breast cancer", budget=500),
+    _plan("rbf-svm retraining", _MACHINE, "linear", budget=500),
+    # trees
+    _plan("path finding bottom-up", _TREE, "iris", budget=2_000),
+    _plan("path finding top-down", _TREE, "iris", budget=2_000),
+    *(_plan(attack, _PERCEPTRON, "digits", budget=budget) for attack, budget in _ON_DIGITS.items()),
+    *(_plan("jbda", _PERCEPTRON, "digits", wrapper, budget) for wrapper, budget in _DISGUISES.items()),
+)
+
+_TARGETS = (
+    (_LOGISTIC, "linear"),
+    (_LOGISTIC, "breast cancer"),
+    (_LOGISTIC, "digits"),
+    (_TREE, "iris"),
+    (_TREE, "categorical"),
+    ("random forest", "wine"),
+    (_MACHINE, "linear"),
+    (_PERCEPTRON, "breast cancer"),
+    (_PERCEPTRON, "digits"),
+    (_PERCEPTRON, "mnist"),
+    ("convolutional network", "digits"),
+)
+_FULL_BUDGET = 2_000
+_FULL_ACCOUNTS = 112
+_CARRIER = "knockoff random"
+"""In whose plain logs the honest users are: it handles every data set."""
+
+
+def full() -> tuple[AttackPlan, ...]:
+    """Every attack on every target in every disguise, and undisguised on victims with a defence in their training.
+
+    Undisguised ones stand first, so that a part of the suite says something of every attack.
+    """
+    hardened = [(attack, victim, "digits", PLAIN) for attack, victim in product(sorted(ATTACKS), HARDENED)]
+    disguised = [(attack, *target, wrapper) for wrapper, target, attack in product(WRAPPERS, _TARGETS, sorted(ATTACKS))]
+    populated = {(_CARRIER, victim, dataset, PLAIN) for dataset, victim in _first_victims().items()}
+    plans = (_plan(*names, budget=_FULL_BUDGET) for names in (*hardened, *disguised))
+    return tuple(replace(plan, accounts=_FULL_ACCOUNTS if _key(plan) in populated else 0) for plan in plans)
+
+
+def _first_victims() -> dict[str, str]:
+    """Of each data set the victim that stands first."""
+    return {dataset: victim for victim, dataset in reversed(_TARGETS)}
+
+
+def _key(plan: AttackPlan) -> tuple[str, str, str, str]:
+    return plan.attack, plan.victim, plan.dataset, plan.wrapper
+
+
+SUITES: dict[str, Callable[[], tuple[AttackPlan, ...]]] = {"quick": lambda: QUICK, "full": full}
+
 
 _LOCK = "being-made.lock"
 
 
-def plans_of(suite: str) -> tuple[Plan, ...]:
+def plans_of(suite: str) -> tuple[AttackPlan, ...]:
     """The plans of the suite of that name."""
     return SUITES[suite]()
 
@@ -42,8 +144,19 @@ class SuiteProgress:
     def left(self) -> int:
         return self.plans - len(self.logs) - self.unfit - self.failed
 
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """Sentences on the plans without a log."""
+        of = f"of {self.plans:,} plans"
+        sentences = {
+            f"{self.left:,} {of} are not carried out yet; without --so-far, the same command goes on.": self.left,
+            f"{self.failed:,} {of} failed and are tried again the next time; see logs/*.failed.txt.": self.failed,
+            f"{self.unfit:,} {of} have an attack that cannot handle the victim; see logs/*.unfit.txt.": self.unfit,
+        }
+        return tuple(sentence for sentence, number in sentences.items() if number)
 
-def progress_of(plans: Sequence[Plan], folder: Path) -> SuiteProgress:
+
+def progress_of(plans: Sequence[AttackPlan], folder: Path) -> SuiteProgress:
     """What has become of ``plans`` in ``folder``."""
     paths = [log_path(folder, plan) for plan in plans]
     logs = [path for path in paths if path.exists()]
@@ -51,7 +164,7 @@ def progress_of(plans: Sequence[Plan], folder: Path) -> SuiteProgress:
     return SuiteProgress(len(plans), logs, unfit, sum(_failed(path).exists() for path in paths))
 
 
-def make_logs(plans: Sequence[Plan], folder: Path, progress: Callable[[int], None] | None = None) -> None:
+def make_logs(plans: Sequence[AttackPlan], folder: Path, progress: Callable[[int], None] | None = None) -> None:
     """Make the logs of ``plans`` that are not in ``folder`` yet; as many at a time as there are cores.
 
     What is there already stays, so that this goes on where it was stopped, however it was. ``progress`` is told how
@@ -71,7 +184,7 @@ def make_logs(plans: Sequence[Plan], folder: Path, progress: Callable[[int], Non
             told(1)
 
 
-def make_log(path: Path, plan: Plan) -> None:
+def make_log(path: Path, plan: AttackPlan) -> None:
     """Carry out ``plan``; its log, or beside it the note why there is none, is at ``path`` afterwards."""
     try:
         write_query_log(path, conduct(plan))
@@ -83,7 +196,7 @@ def make_log(path: Path, plan: Plan) -> None:
     _failed(path).unlink(missing_ok=True)
 
 
-def log_path(folder: Path, plan: Plan) -> Path:
+def log_path(folder: Path, plan: AttackPlan) -> Path:
     """Where the log of ``plan`` is, or would be: another one for another plan or other source that makes it."""
     depends = json.dumps([code_version(plan.attack), asdict(plan)], sort_keys=True)
     return folder / f"{sha256(depends.encode()).hexdigest()[:24]}.parquet"
@@ -110,7 +223,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _made(missing: Mapping[Path, Plan]) -> Iterator[None]:
+def _made(missing: Mapping[Path, AttackPlan]) -> Iterator[None]:
     """Makes each log in one of several processes; yields as each is done."""
     if not missing:
         return

@@ -1,1 +1,0 @@
-"""What ``weirguard explain`` shows about a principal: contributions, sentences, plots and the page."""

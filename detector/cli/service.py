@@ -1,0 +1,101 @@
+"""``weirguard run``, ``config`` and ``warm``: start the service, check its settings, compile its loops."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import reduce
+from json import dumps
+
+import typer
+
+from detector.cli.options import Json, Output, SettingsFile
+from detector.cli.screen import CompilationMessages, say, say_json
+from detector.contracts.errors import ConfigurationError
+
+app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
+
+
+def run(settings: SettingsFile = None) -> None:
+    """Run the detector: one worker process under a supervisor that restarts it when it exits on an inconsistency."""
+    from detector.runtime.logging import configure_logging
+    from detector.runtime.settings import FILE_VARIABLE, load_settings
+    from detector.stream.supervisor import Backoff, Supervisor, worker_command
+
+    loaded = load_settings(settings)
+    configure_logging(loaded.logging)
+    if settings is not None:
+        os.environ[FILE_VARIABLE] = str(settings)
+    backoff = Backoff(loaded.worker.restart_first_seconds, loaded.worker.restart_most_seconds)
+    raise typer.Exit(Supervisor(worker_command(), loaded.kafka.servers, backoff).run())
+
+
+@app.command()
+def check(settings: SettingsFile = None) -> None:
+    """Check the settings; prints every error and exits with 2 if one is wrong."""
+    from detector.runtime.settings import load_settings
+    from detector.stream.detection_config import describe_profiles, engine_config, policy_config
+
+    loaded = load_settings(settings)
+    policy_config(loaded)
+    say(*describe_profiles(engine_config(loaded).profiles), "The settings are valid.")
+
+
+@app.command()
+def show(settings: SettingsFile = None, json: Json = False, output: Output = "text") -> None:
+    """Print every setting with its source. Secrets are shown as asterisks."""
+    from detector.runtime.settings import load_settings, sources
+
+    values, origins = load_settings(settings).redacted(), sources(settings)
+    if json or output == "json":
+        say_json({"settings": values, "sources": origins})
+        return
+    for key, origin in origins.items():
+        value = reduce(lambda section, name: section[name], key.split("."), values)
+        line = f"{key}: {dumps(value)}"
+        say(line if origin == "default" else f"{line}  # {origin}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the settings file, for editors and for checks before deployment."""
+    from detector.runtime.settings import Settings
+
+    say_json(Settings.model_json_schema())
+
+
+class _StrictMessages(CompilationMessages):
+    """Names each function as it is compiled, and collects problems instead of printing them."""
+
+    def __init__(self) -> None:
+        super().__init__(each=True)
+        self.problems: list[str] = []
+        self.compiled = 0
+
+    def compiling(self, name: str) -> None:
+        self.compiled += 1
+        super().compiling(name)
+
+    def slow(self, why: str) -> None:
+        self.problems.append(why)
+
+    def not_kept(self, why: str) -> None:
+        self.problems.append(why)
+
+
+def warm() -> None:
+    """Compile all loops for this machine and keep the machine code on disk: in the folder that WEIRGUARD_CACHE names,
+    else beside the installed package, else in your cache folder. Ends with status 2 if that is not possible."""
+    from detector.core.loops.compiled import SWITCH, is_off, listen, loops
+    from detector.core.warm import warm_all
+
+    if is_off():
+        raise ConfigurationError(f"{SWITCH} is off: nothing is compiled; unset it")
+    messages = _StrictMessages()
+    listen(messages)
+    started = time.monotonic()
+    warm_all()
+    if messages.problems:
+        raise ConfigurationError("; ".join(messages.problems))
+    seconds = time.monotonic() - started
+    say(f"{len(loops())} loops are ready: {messages.compiled} compiled now, {seconds:.1f} s")

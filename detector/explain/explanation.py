@@ -1,0 +1,204 @@
+"""An explanation: the replay of one principal, what contributes to their D, and the events on record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.findings import Alert, Audit
+from detector.core.configuration import EngineConfig
+from detector.core.measures import MEASURES
+from detector.core.profile.profile import Profile
+from detector.core.profile.standards import unexplained
+from detector.core.signals.suspicion import CHANGE
+from detector.replay.principal import PrincipalReplay
+
+Floats = NDArray[np.float64]
+
+_PREFIX = "suspicion."
+_MAIN_CONTRIBUTION = 0.5
+"""A measure is a main one if its contribution ever reaches this."""
+_FEWEST_MAIN = 3
+_DECISIONS = ("decision", "release")
+
+_DESCRIPTIONS = {
+    "prada": "distances between the account's own queries, not distributed as honest ones are (PRADA)",
+    "margin": "queries close to the decision boundary",
+    CHANGE: "queries unlike the account's earlier ones",
+} | {name: measure.about for name, measure in MEASURES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What the measure ``name`` adds to D (``added``), with the account's ``deviation`` in it, that of the ``closest``
+    honest account and the ``largest`` of any honest account, all in standard deviations of honest accounts.
+    ``closest`` and ``largest`` are infinite if the calibration lacks the measure."""
+
+    name: str
+    deviation: float
+    closest: float
+    largest: float
+    added: float
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """D after query ``row``, its ``threshold``, and the ``contributions``, largest first. The closest honest account
+    explains the share ``explained`` of the deviation."""
+
+    row: int
+    d: float
+    threshold: float
+    contributions: tuple[Contribution, ...]
+    explained: float
+
+    def of(self, name: str) -> Contribution:
+        """Returns the contribution of the measure ``name``."""
+        return next(own for own in self.contributions if own.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEvent:
+    """An event on record at query ``row``, as one word and as a sentence; ``time`` in seconds UTC. ``accuses``: whether
+    it is evidence against the principal."""
+
+    row: int
+    time: float
+    word: str
+    sentence: str
+    accuses: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """``source``: where the queries come from, in words. ``row``: the first verdict or, without one, the query with the
+    largest score; ``at_verdict``: the contributions to D there, and ``at_end`` those at the last query, both None
+    without a profile. ``main_measures``: those whose contribution is ever large, largest first, which get a plot.
+    ``last_decision``: on record, in words. ``notes``: sentences on possible differences from the running service."""
+
+    course: PrincipalReplay
+    config: EngineConfig
+    source: str
+    row: int
+    at_verdict: Breakdown | None
+    at_end: Breakdown | None
+    main_measures: tuple[str, ...]
+    events: tuple[TimelineEvent, ...]
+    last_decision: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def has_profile(self) -> bool:
+        """Whether there is one for the model version of the query at ``row``."""
+        return self.at_verdict is not None
+
+
+def explanation_of(
+    course: PrincipalReplay,
+    config: EngineConfig,
+    source: str,
+    *,
+    records: Sequence[tuple[int, Alert | Audit]] | None = None,
+    notes: Iterable[str] = (),
+) -> Explanation:
+    """Returns the explanation of ``course``. ``records``: the service's alerts and audits with their rows; by default,
+    those of the replay."""
+    records = course.records if records is None else records
+    row = course.verdict
+    if row is None:
+        row = len(course) - 1 if np.isnan(course.score).all() else int(np.nanargmax(course.score))
+    profile = _profile_at(row, course, config)
+    at_verdict = break_down(course, row, profile)
+    decisions = [record.summary for _, record in records if isinstance(record, Audit) and record.kind in _DECISIONS]
+    return Explanation(
+        course=course,
+        config=config,
+        source=source,
+        row=row,
+        at_verdict=at_verdict,
+        at_end=break_down(course, len(course) - 1, _profile_at(len(course) - 1, course, config)),
+        main_measures=() if at_verdict is None or profile is None else tuple(_main_measures(course, profile)),
+        events=tuple(_events(records)),
+        last_decision=decisions[-1] if decisions else None,
+        notes=tuple(notes),
+    )
+
+
+def describe(name: str) -> str:
+    """Returns what the measure or signal ``name`` describes, in words."""
+    return _DESCRIPTIONS.get(name, name)
+
+
+def measure_names(course: PrincipalReplay) -> list[str]:
+    """Returns the names of the measures that suspicion uses."""
+    return [name.removeprefix(_PREFIX) for name in course.signals if name.startswith(_PREFIX)]
+
+
+def deviations(course: PrincipalReplay, name: str) -> Floats:
+    """Returns float64 (n,): the deviation in the measure ``name`` as of each query."""
+    return course.signals[f"{_PREFIX}{name}"]
+
+
+def break_down(course: PrincipalReplay, row: int, profile: Profile | None) -> Breakdown | None:
+    """Returns the contributions at ``row``, or None without a profile or before suspicion has a value."""
+    d = float(course.signals["suspicion"][row])
+    if profile is None or np.isnan(d):
+        return None
+    names = measure_names(course)
+    standards = profile.standards.aligned(names)
+    own = np.array([[deviations(course, name)[row] for name in names]])
+    added, closest = standards.contributions(own)
+    columns = (own[0], closest[0], standards.exemplars.max(axis=0), added[0])
+    parts = [Contribution(name, *values) for name, *values in zip(names, *(c.tolist() for c in columns), strict=True)]
+    from_average = float(unexplained(own, np.zeros((1, len(names))))[0][0])
+    explained = max(1 - d / from_average, 0.0) if from_average > 0 else 0.0
+    ordered = sorted(parts, key=lambda part: (-part.added, -part.deviation))
+    return Breakdown(row, d, standards.threshold, tuple(ordered), explained)
+
+
+def _main_measures(course: PrincipalReplay, profile: Profile) -> list[str]:
+    """Returns the measures whose contribution to D under ``profile`` is ever large, at least three, largest first."""
+    names = measure_names(course)
+    judged = np.array([version == profile.model_version for version in course.versions])
+    rows = np.flatnonzero(~np.isnan(course.signals["suspicion"]) & judged)
+    own = np.stack([deviations(course, name)[rows] for name in names], axis=1)
+    largest = profile.standards.aligned(names).contributions(own)[0].max(axis=0)
+    order = np.argsort(-largest, kind="stable")
+    return [names[at] for at in order[: max(int((largest >= _MAIN_CONTRIBUTION).sum()), _FEWEST_MAIN)]]
+
+
+def _profile_at(row: int, course: PrincipalReplay, config: EngineConfig) -> Profile | None:
+    """Returns the profile that judges the query ``row``, or None."""
+    key = course.model, course.versions[row]
+    return next((own for own in config.judging if (own.model, own.model_version) == key), None)
+
+
+def _events(records: Iterable[tuple[int, Alert | Audit]]) -> Iterator[TimelineEvent]:
+    """Yields ``records`` without decisions that repeat the previous one."""
+    previous = ""
+    for row, record in records:
+        if isinstance(record, Alert):
+            yield TimelineEvent(row, record.occurred_at, "alert", _alert_sentence(record))
+            continue
+        if record.kind in _DECISIONS:
+            if record.summary == previous:
+                continue
+            previous = record.summary
+        yield _audit_event(row, record)
+
+
+def _alert_sentence(alert: Alert) -> str:
+    withheld = "" if alert.suppressed_by is None else f" (withheld: {alert.suppressed_by})"
+    severity = f"severity {alert.severity}" if alert.revision == 1 else f"severity rises to {alert.severity}"
+    return f"alert: {alert.signal}, {severity}, {alert.score:.2f} times the threshold{withheld}"
+
+
+def _audit_event(row: int, audit: Audit) -> TimelineEvent:
+    if audit.kind == "decision":
+        return TimelineEvent(row, audit.occurred_at, audit.summary.partition(" ")[0], f"decision: {audit.summary}")
+    word = {"release": "released", "queries_missing": "gap"}.get(audit.kind, audit.kind.replace("_", " "))
+    summary = audit.summary if audit.actor == "policy" else f"{audit.summary} ({audit.actor})"
+    return TimelineEvent(row, audit.occurred_at, word, f"{word}: {summary}", accuses=False)

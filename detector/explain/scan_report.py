@@ -1,0 +1,287 @@
+"""The report of a scan: in sentences, as JSON, and as an HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+import detector
+from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
+from detector.core.calibration.scan import ENOUGH, FAMILIES, ScannedAccount
+from detector.core.configuration import EngineConfig
+from detector.core.measures import Family
+from detector.core.profile.profile import Profile
+from detector.core.signals.suspicion import CHANGE
+from detector.explain import plots
+from detector.explain.explanation import Explanation, explanation_of
+from detector.explain.page import render
+from detector.explain.tables import TextTable
+from detector.explain.words import count, number
+from detector.policy.config import Policy
+from detector.replay.principal import replay_principal
+from detector.replay.scan import ScannedVersion, ScanReport, times
+from detector.runtime.text import rfc3339
+
+LOOKS = {
+    "novelty": "queries far from those of all other accounts",
+    "unseen_values": "feature values that no other account sends",
+    "outlyingness": "combinations of features that no other account sends",
+    "surprise": "answers unlike those to similar queries of other accounts",
+    "low_margin": "answers of low confidence, as near the decision boundary",
+    "high_margin": "answers of higher confidence than those of other accounts",
+    "hardness": "queries like those that the model learned late",
+    "near_duplicate": "close variants of its own earlier queries",
+    "tiny_steps": "steps from its earlier queries much smaller than those of other accounts",
+    "one_feature": "one or two features of an earlier query changed at a time",
+    "sign_steps": "many features of an earlier query changed by one magnitude, as in gradient-sign steps",
+    "parallel_steps": "walks along a line, query after query",
+    "missing_features": "features left out",
+    "specification_changes": "requests for one model of the zoo after another",
+    "crossings": "close variants of its earlier queries that get another answer: a walk across the decision boundary",
+    "leaps": "answers that change far over small steps",
+    "prada": "distances between its own queries, not distributed as those of other accounts (PRADA)",
+    "margin": "too many queries close to the decision boundary",
+    CHANGE: "queries unlike its earlier ones",
+}
+"""Describes the queries of an account with a large deviation in a measure."""
+
+_ADVICE: dict[Family, str] = {
+    "content": "a few of its queries beside other accounts': can your application produce such values?",
+    "structure": "its queries in order of time, each beside the nearest earlier one: a tool that varies one case "
+    "(what-if, price grid, camera), or a search?",
+    "outputs": "the answers around that query: honest users seldom query the decision boundary again and again",
+    "protocol": "the features it leaves out, or the models it requests: does one of your clients have a reason?",
+}
+_MOST_REASONS, _LEAST_SHARE, _LEAST = 4, 0.1, 0.5
+
+
+def headline(report: ScanReport) -> str:
+    """Returns how many accounts stand out, of how many."""
+    every = [own for version in report.scanned for own in version.scan.accounts]
+    number = sum(own.stands_out for own in every)
+    if not any(version.scan.enough for version in report.scanned):
+        return f"{count(len(every), 'account', 'accounts')}, too few to tell which stand out; they are only ranked"
+    return f"{number} of {count(len(every), 'account', 'accounts')} stand{'s' if number == 1 else ''} out"
+
+
+def reasons(own: ScannedAccount) -> list[str]:
+    """Returns the largest deviations, each compared with the closest other account."""
+    telling = [part for part in own.parts if part[3] >= max(_LEAST_SHARE * own.unexplained, _LEAST)]
+    closest = "the average account" if own.closest is None else own.closest
+    return [
+        f"{LOOKS[name]}: {name} {score:.1f}, while {closest} reaches {reached:.1f}"
+        for name, score, reached, _ in telling[:_MOST_REASONS]
+    ]
+
+
+def look_at(own: ScannedAccount) -> list[str]:
+    """Returns advice on what to review."""
+    families = dict.fromkeys(FAMILIES[name] for name, _, _, added in own.parts if added >= _LEAST)
+    return [_ADVICE[family] for family in families]
+
+
+def sentence(own: ScannedAccount) -> str:
+    """Returns the result for the account in one sentence."""
+    if own.crossed is None:
+        return f"{own.score:.2f} times the line after {count(own.queries)}"
+    with_others = f", once {', '.join(own.like)} does not excuse it" if own.like else ""
+    kept = "" if own.left_out else "; it stays in the profile"
+    return f"{own.score:.1f} times the line, crossed at query {own.crossed + 1:,} of {own.queries:,}{with_others}{kept}"
+
+
+def sureness(version: ScannedVersion) -> Iterator[str]:
+    """Yields sentences on how reliable the scan is."""
+    screened = version.scan.screened
+    calibration, achieved = screened.calibration, screened.achieved
+    (least, most), threshold = calibration.moves, calibration.profile.standards.threshold
+    if not version.scan.enough:
+        yield (
+            f"With fewer than {ENOUGH} accounts of ten queries or more, the scan only ranks them: it cannot tell which "
+            "of them are normal. Scan a log with more accounts."
+        )
+    some = "any one account" if achieved.accounts <= GROUPS else f"a {GROUPS}th of the accounts"
+    yield (
+        f"The profile rests on {count(len(calibration.accounts), 'account', 'accounts')}; its threshold is "
+        f"{threshold:.1f}, and {least:.1f} to {most:.1f} if made without {some}."
+    )
+    yield (
+        f"It would flag at most {achieved.bound:.1%} of accounts like these, with {CONFIDENCE:.0%} confidence: "
+        f"{achieved.flagged} of {achieved.accounts} were flagged when each was judged by the others. The median "
+        f"account has {screened.length:,} queries."
+    )
+    yield (
+        "A place in this list is no proof: an honest account with a habit of its own stands out too, and a thief who "
+        "sends the same queries as honest accounts does not."
+    )
+
+
+def not_seen(report: ScanReport) -> Iterator[str]:
+    """Yields sentences on what was skipped."""
+    refused, sieve = report.log.refused, report.log.sieve
+    if refused:
+        told = ", ".join(f"{reason} {number:,}" for reason, number in refused.most_common(3))
+        yield f"{count(refused.total(), 'row', 'rows')} refused: {told}."
+    yield from (f"{passed}." for passed in report.passed_over)
+    for version in report.scanned:
+        if version.traffic.left_out:
+            yield f"{version.model} {version.version}: {count(version.traffic.left_out)} of another form."
+    if cut := list(sieve.cut()):
+        yield (
+            f"{count(len(cut), 'account has', 'accounts have')} more than the {sieve.most:,} queries scanned; judge "
+            "the rest with weirguard replay and the profile."
+        )
+
+
+_LEAST_ADDED = 0.05
+
+
+def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """Returns the content of ``scan.json``. ``profiles``: the file name for each model version."""
+    accounts = [_account_json(version, own) for version in report.scanned for own in version.scan.accounts]
+    return {
+        "code_version": detector.__version__,
+        "rows_count_from": 1,
+        "budget": report.budget,
+        "confidence": CONFIDENCE,
+        "data": report.log.digests,
+        "queries": sum(report.log.sieve.seen.values()),
+        "refused": report.log.refused.total(),
+        "refused_reasons": dict(report.log.refused.most_common()),
+        "notes": list(not_seen(report)),
+        "models": [_model_json(own, profiles[own.model, own.version]) for own in report.scanned],
+        "accounts": sorted(accounts, key=lambda own: -own["score"]),
+    }
+
+
+def _model_json(version: ScannedVersion, profile: str) -> dict[str, Any]:
+    screened = version.scan.screened
+    calibration, achieved = screened.calibration, screened.achieved
+    reference, (least, most) = calibration.profile.reference, calibration.moves
+    return {
+        "model": version.model,
+        "model_version": version.version,
+        "form": {
+            "features": reference.dimension,
+            "feature_names": None if version.traffic.form.fields is None else list(version.traffic.form.columns or ()),
+            "outputs": version.traffic.form.outputs,
+            "outputs_width": int(reference.outputs.shape[1]),
+        },
+        "accounts": len(version.accounts),
+        "accounts_left_out": len(screened.left_out),
+        "accounts_too_short": int((~calibration.long).sum()),
+        "accounts_enough": version.scan.enough,
+        "queries": sum(version.asked.values()),
+        "queries_of_another_form": version.traffic.left_out,
+        "queries_median": screened.length,
+        "threshold": calibration.profile.standards.threshold,
+        "threshold_low": least,
+        "threshold_high": most,
+        "flagged": achieved.flagged,
+        "of_accounts": achieved.accounts,
+        "bound": achieved.bound,
+        "confidence": CONFIDENCE,
+        "profile": profile,
+    }
+
+
+def _account_json(version: ScannedVersion, own: ScannedAccount) -> dict[str, Any]:
+    queries = version.accounts[own.name]
+    first, last = times(queries)
+    crossed = own.crossed
+    return {
+        "principal": own.name,
+        "model": version.model,
+        "model_version": version.version,
+        "stands_out": own.stands_out,
+        "score": own.score,
+        "reasons": reasons(own),
+        "look_at": look_at(own),
+        "queries": version.asked[own.name],
+        "queries_looked_at": own.queries,
+        "crossed_at_query": None if crossed is None else crossed + 1,
+        "crossed_at": None if crossed is None else rfc3339(float(queries.occurred_at[crossed])),
+        "farthest_at_query": own.row + 1,
+        "first_at": rfc3339(first),
+        "last_at": rfc3339(last),
+        "unexplained": own.unexplained,
+        "line": own.line,
+        "closest": own.closest,
+        "without_excuse_of": list(own.like),
+        "left_out_of_profile": own.left_out,
+        "measures": [
+            {"measure": name, "score": score, "closest": reached, "adds": added}
+            for name, score, reached, added in own.parts
+            if added >= _LEAST_ADDED
+        ],
+    }
+
+
+_DRAWN, _MEASURES = 20, 2
+"""Maximum number of accounts with plots, and of measures in each."""
+_LISTED = 1_000
+_HEAD = ("account", "largest contributions", "times the line", "queries", "crossed at", "first", "last")
+
+
+def page(report: ScanReport) -> str:
+    """Returns the report as one HTML page."""
+    versions = [_version_section(version) for version in report.scanned]
+    return render("scan.html", heading=f"Scan: {headline(report)}", skipped=not_seen(report), versions=versions)
+
+
+def _version_section(version: ScannedVersion) -> dict[str, Any]:
+    out = [own for own in version.scan.accounts if own.stands_out]
+    rest = [own for own in version.scan.accounts if not own.stands_out]
+    more = len(rest) - _LISTED
+    return {
+        "name": f"{version.model} {version.version}",
+        "table": _account_table(version, out),
+        "sureness": sureness(version),
+        "suspects": [_suspect_section(version, own, drawn=at < _DRAWN) for at, own in enumerate(out)],
+        "others": _account_table(version, rest[:_LISTED]),
+        "more": count(more, "more is", "more are") if more > 0 else "",
+    }
+
+
+def _suspect_section(version: ScannedVersion, own: ScannedAccount, *, drawn: bool) -> dict[str, Any]:
+    explanation = _explanation(version, own) if drawn and own.left_out else None
+    closest = "closest average" if own.closest is None else f"closest account, {own.closest}"
+    rows = [
+        (name, number(score), number(reached), number(added))
+        for name, score, reached, added in own.parts
+        if round(added, 1)
+    ]
+    rows.append(("sum", "", "", number(own.unexplained)))
+    return {
+        "name": own.name,
+        "sentence": sentence(own),
+        "reasons": reasons(own),
+        "look_at": look_at(own),
+        "table": TextTable(("measure", "this account", closest, "contribution"), rows, 1),
+        "query": f"{own.row + 1:,}",
+        "suspicion": explanation and plots.suspicion(explanation),
+        "measures": [] if explanation is None else plots.measures(explanation)[:_MEASURES],
+    }
+
+
+def _account_table(version: ScannedVersion, accounts: list[ScannedAccount]) -> TextTable:
+    return TextTable(_HEAD, [_account_row(version, own) for own in accounts], 2)
+
+
+def _account_row(version: ScannedVersion, own: ScannedAccount) -> tuple[str, ...]:
+    first, last = (rfc3339(time)[:16].replace("T", " ") for time in times(version.accounts[own.name]))
+    crossed = "-" if own.crossed is None else f"{own.crossed + 1:,}"
+    largest = ", ".join(f"{name} {number(added)}" for name, _, _, added in own.parts[:2] if round(added, 1))
+    return own.name, largest or "-", f"{own.score:.2f}", f"{version.asked[own.name]:,}", crossed, first, last
+
+
+def _explanation(version: ScannedVersion, own: ScannedAccount) -> Explanation:
+    """Returns the account, judged by the profile without it and against its own line."""
+    queries = version.accounts[own.name]
+    profile: Profile = version.scan.screened.calibration.profile
+    standards = replace(profile.standards, threshold=own.line)
+    config = EngineConfig(profiles=(replace(profile, standards=standards, validation=None),))
+    course = replay_principal([(queries, np.maximum.accumulate(queries.occurred_at))], config, Policy())
+    return explanation_of(course, config, "", records=())

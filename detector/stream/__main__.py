@@ -1,0 +1,17 @@
+"""Starts a worker. What its imports create stays, so that collecting garbage meanwhile would only take time."""
+
+from __future__ import annotations
+
+import gc
+
+
+def main() -> None:
+    """Imports the worker, which enables garbage collection again, and runs it."""
+    gc.disable()
+    from detector.stream import worker
+
+    worker.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Engine and ledger together: queries in, verdicts, alerts and decisions out. The same under Faust and in
+``replay``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.queries import QueryBatch
+from detector.core.engine import Engine, Observation, Sections, observe_together
+from detector.core.profile.profile import ProfileMatcher
+from detector.policy.activity import Activity, Counted, Effects, UnjudgedRow
+from detector.policy.ledger import Ledger
+
+POLICY_SECTION = "policy"
+ACCOUNTING_SECTION = "accounting"
+
+
+@dataclass(slots=True)
+class DetectionInput:
+    """Queries to judge: ``pieces`` in log order; ``times`` float64 (n,), policy time, nondecreasing; ``counts`` of
+    queries without features; ``learning`` bool (n,), rows on which nothing is enforced, or None for none."""
+
+    pieces: Sequence[QueryBatch] = ()
+    times: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    counts: Sequence[Counted] = ()
+    learning: NDArray[np.bool_] | None = None
+
+    def versions(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """Returns the model versions of the queries of ``rows``."""
+        if len(self.pieces) == 1:
+            return [self.pieces[0].model_version] * len(rows)
+        ends = np.cumsum([len(piece) for piece in self.pieces])
+        return [self.pieces[at].model_version for at in np.searchsorted(ends, rows, side="right").tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionResult:
+    """The engine's observation, the policy's effects, and both changes of state for the log. ``profiles``: for each
+    model and version that was judged, the hash of the profile it was judged by; None without one."""
+
+    observation: Observation
+    effects: Effects
+    sections: Sections
+    profiles: Mapping[tuple[str, str], str | None]
+
+
+class Detector:
+    """Holds the engine and the ledger of one partition, or of one replayed log."""
+
+    def __init__(self, engine: Engine, ledger: Ledger) -> None:
+        self.engine = engine
+        self.ledger = ledger
+        self._fitting = ProfileMatcher(engine.config.judging)
+
+    def detect(self, queries: DetectionInput) -> DetectionResult:
+        """Returns the verdicts and decisions for ``queries``."""
+        return detect_together([(self, queries)])[0]
+
+    def decide(self, queries: DetectionInput, observation: Observation) -> DetectionResult:
+        """Returns the result of the policy for the engine's observation of ``queries``."""
+        effects = self.ledger.observe(_activity(queries, observation))
+        sections = observation.sections | policy_sections(effects)
+        judged = [(piece, self._fitting.judged_as(piece)) for piece in queries.pieces]
+        profiles = {
+            (piece.model, piece.model_version): self._fitting.hash_of(piece.model, version)
+            for piece, version in judged
+            if version is not None
+        }
+        return DetectionResult(observation, effects, sections, profiles)
+
+
+def detect_together(work: Sequence[tuple[Detector, DetectionInput]]) -> list[DetectionResult]:
+    """Returns the result of each detector for its queries, in one call of their engines, which are siblings."""
+    seen = observe_together([(detector.engine, list(queries.pieces)) for detector, queries in work])
+    return [detector.decide(queries, observation) for (detector, queries), observation in zip(work, seen, strict=True)]
+
+
+def _activity(queries: DetectionInput, observation: Observation) -> Activity:
+    refused = observation.refused
+    versions = queries.versions([bad.row for bad in refused]) if refused else []
+    return Activity(
+        time=queries.times,
+        keys=observation.keys,
+        key_index=observation.key_index,
+        flagged=observation.flagged,
+        findings=observation.findings,
+        learning=queries.learning,
+        counts=queries.counts,
+        judged=observation.index >= 0,
+        unjudged={bad.row: UnjudgedRow(bad.reason, version) for bad, version in zip(refused, versions, strict=True)},
+        score=observation.score,
+        index=observation.index,
+    )
+
+
+def policy_sections(effects: Effects) -> Sections:
+    """Returns the policy's change of state, for the log."""
+    parts = {POLICY_SECTION: effects.section, ACCOUNTING_SECTION: effects.accounting}
+    return {name: section for name, section in parts.items() if section is not None}

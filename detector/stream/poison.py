@@ -1,0 +1,207 @@
+"""Finds the record that ends its worker: a worker notes what it is about to process, and the note outlives the worker.
+
+The note is in memory that the supervisor makes and the worker inherits: it outlives a killed process, and needs no
+disk. When a worker ends twice at the same offsets, these are suspects: the next worker processes each of them alone. A
+suspect that ends a worker alone is poison: the next worker sends it to the dead letters, unread.
+
+Standard library only, so that the supervisor has little that can fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self, TypeVar
+
+BOX_VARIABLE = "WEIRGUARD_BLACK_BOX"
+"""Environment variable with the file descriptor of the note."""
+
+CAUTION_VARIABLE = "WEIRGUARD_CAUTION"
+"""Environment variable with the suspects and the poison, as JSON."""
+
+_BYTES = 65_536
+_LENGTH = struct.Struct("<I")
+_MOST = 1_000
+"""The most suspects and poison records that are kept: an environment variable has a size limit."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+SourcePartition = tuple[str, int]
+"""(source, partition)."""
+
+
+class OffsetRange(NamedTuple):
+    """Records ``first`` to ``last`` of a partition of a source, being processed."""
+
+    source: str
+    partition: int
+    first: int
+    last: int
+
+    @property
+    def source_partition(self) -> SourcePartition:
+        return self.source, self.partition
+
+    def common(self, other: OffsetRange | None) -> OffsetRange | None:
+        """Returns the offsets that both have, of the same partition; None for none."""
+        if other is None:
+            return None
+        first, last = max(self.first, other.first), min(self.last, other.last)
+        return OffsetRange(*self.source_partition, first, last) if first <= last else None
+
+
+class InFlightReader:
+    """The supervisor's end. Without memory to share there are no ``descriptors``, and nothing is ever noted."""
+
+    def __init__(self) -> None:
+        self._fd = _memory()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The descriptors that the worker has to inherit."""
+        return () if self._fd is None else (self._fd,)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables for the worker."""
+        return {} if self._fd is None else {BOX_VARIABLE: str(self._fd)}
+
+    def clear(self) -> None:
+        """Clears the note."""
+        if self._fd is not None:
+            os.pwrite(self._fd, bytes(_LENGTH.size), 0)
+
+    def read(self) -> list[OffsetRange]:
+        """Returns what the worker was processing at its last note; nothing if it had finished."""
+        if self._fd is None:
+            return []
+        (length,) = _LENGTH.unpack(os.pread(self._fd, _LENGTH.size, 0))
+        note = os.pread(self._fd, length, _LENGTH.size) or b"[]"
+        try:
+            return [OffsetRange(*entry) for entry in json.loads(note)]
+        except (ValueError, TypeError):
+            return []
+
+
+def _memory() -> int | None:
+    try:
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("weirguard-black-box")
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, _BYTES)
+    except OSError:
+        return None
+    return fd
+
+
+class InFlightWriter:
+    """The worker's end: a few microseconds a note. Without a supervisor, or its memory, ``enabled`` is false and
+    nothing is noted."""
+
+    def __init__(self, memory: mmap.mmap | None = None) -> None:
+        self._memory = memory
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        with contextlib.suppress(KeyError, ValueError, OSError):
+            return cls(mmap.mmap(int(environment[BOX_VARIABLE]), _BYTES))
+        return cls()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is noted."""
+        return self._memory is not None
+
+    def begin(self, ranges: Iterable[OffsetRange]) -> None:
+        """Notes that the records of ``ranges`` are being processed. Writes the length last, so that a
+        note is never partial."""
+        if self._memory is None:
+            return
+        note = json.dumps(list(ranges)[:_MOST], separators=(",", ":")).encode()[: _BYTES - _LENGTH.size]
+        self._memory[_LENGTH.size : _LENGTH.size + len(note)] = note
+        self._memory[: _LENGTH.size] = _LENGTH.pack(len(note))
+
+    def end(self) -> None:
+        """Notes that they were processed."""
+        if self._memory is not None:
+            self._memory[: _LENGTH.size] = bytes(_LENGTH.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """The records that a worker must process alone, or not at all."""
+
+    suspects: Mapping[SourcePartition, OffsetRange] = field(default_factory=dict)
+    poison: frozenset[tuple[str, int, int]] = frozenset()
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Returns what the supervisor found; nothing where that cannot be read."""
+        try:
+            found = json.loads(environment.get(CAUTION_VARIABLE, "{}"))
+            suspects = [OffsetRange(*entry) for entry in found.get("suspects", ())]
+            poison = frozenset((source, partition, offset) for source, partition, offset in found.get("poison", ()))
+        except (ValueError, TypeError, AttributeError):
+            return cls()
+        return cls({suspect.source_partition: suspect for suspect in suspects}, poison)
+
+    def __bool__(self) -> bool:
+        return bool(self.suspects or self.poison)
+
+    def is_suspect(self, source: str, partition: int, offset: int) -> bool:
+        """Returns whether this record must be processed alone."""
+        suspect = self.suspects.get((source, partition)) if self else None
+        suspected = suspect is not None and suspect.first <= offset <= suspect.last
+        return suspected or self.is_poison(source, partition, offset)
+
+    def is_poison(self, source: str, partition: int, offset: int) -> bool:
+        """Returns whether this record must not be processed."""
+        return (source, partition, offset) in self.poison
+
+
+class PoisonFinder:
+    """Finds suspects and poison, from one end of a worker to the next."""
+
+    def __init__(self) -> None:
+        self._last: dict[SourcePartition, OffsetRange] = {}
+        self._suspects: dict[SourcePartition, OffsetRange] = {}
+        self._poison: dict[tuple[str, int, int], None] = {}
+
+    def worker_ended(self, in_flight: Sequence[OffsetRange]) -> list[tuple[str, int, int]]:
+        """Notes that a worker ended while it processed the records ``in_flight``. Returns new poison."""
+        poison = []
+        for own in in_flight:
+            suspect = own.common(self._suspects.get(own.source_partition))
+            again = own.common(self._last.get(own.source_partition))
+            if suspect is not None and len(in_flight) == 1 and own.first == own.last:
+                poison.append((*own.source_partition, own.first))
+            elif again is not None:
+                self._suspects[own.source_partition] = again
+            self._last[own.source_partition] = own
+        self._poison |= dict.fromkeys(poison)
+        _forget(self._last)
+        _forget(self._suspects)
+        _forget(self._poison)
+        return poison
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables for the next worker."""
+        if not (self._suspects or self._poison):
+            return {}
+        found = {"suspects": list(self._suspects.values()), "poison": list(self._poison)}
+        return {CAUTION_VARIABLE: json.dumps(found, separators=(",", ":"))}
+
+
+def _forget(known: dict[K, V]) -> None:
+    for oldest in list(known)[: max(len(known) - _MOST, 0)]:
+        del known[oldest]

@@ -32,7 +32,7 @@ from detector.core.state.rows import StepRows, positions
 
 MOST_ROWS = 1_024
 _EVICTED_SHARE = 16
-"""One in so many principals is evicted at once."""
+"""At once, one of this number of principals is evicted."""
 
 
 class FlatBatch:

@@ -138,7 +138,7 @@ class State:
     def dump(self, shard: Shard, slots: Array) -> Sections:
         """Returns the state of ``slots``."""
         pools = self.pools.of_slots(slots)
-        position = np.full(self.principals.capacity, -1, np.int64)
+        position = np.full(self.principals.slots.count, -1, np.int64)
         position[slots] = np.arange(len(slots))
         owner = position[self.pools.columns["slot"][pools]]
         record = self.counters(shard, slots)
@@ -220,7 +220,7 @@ class State:
         for dimension in np.unique(dimensions).tolist():
             own = np.flatnonzero(dimensions == dimension)
             rows = self.history.rows_of(dimension, pools[own])
-            position = np.full(self.pools.capacity, -1, np.int64)
+            position = np.full(self.pools.columns.count, -1, np.int64)
             position[pools[own]] = own
             part = {"pool": position[rows.pool], "block": rows.block, "vectors": rows.vectors}
             parts.append(part | ({"notes": rows.notes} if self.history.noted else {}))

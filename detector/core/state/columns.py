@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -22,8 +21,11 @@ class ColumnTable:
     """
 
     def __init__(self, fields: dict[str, tuple[Any, ...]]) -> None:
+        self.count = 0
+        """The number of ids that ``add`` has made: all are below it."""
         self._fields = fields
         self._size = 0
+        self._free: list[int] = []
         self._columns = {name: _filled(0, field) for name, field in fields.items()}
 
     def __getitem__(self, name: str) -> Array:
@@ -37,6 +39,19 @@ class ColumnTable:
     def row_bytes(self) -> int:
         """The bytes of one id's entries."""
         return sum(column.itemsize * prod(column.shape[1:]) for column in self._columns.values())
+
+    def add(self) -> int:
+        """Returns a new id, the one that was dropped last if there is one."""
+        if self._free:
+            return self._free.pop()
+        self.count += 1
+        self.reserve(self.count)
+        return self.count - 1
+
+    def drop(self, ids: Array) -> None:
+        """Resets ``ids``, which ``add`` returns again."""
+        self.reset(ids)
+        self._free.extend(ids.tolist())
 
     def cover(self, ids: Array) -> None:
         """Makes room for ``ids``."""
@@ -59,23 +74,6 @@ class ColumnTable:
         ids = ids[ids < self._size]
         for name, field in self._fields.items():
             self._columns[name][ids] = field[1]
-
-
-class Ids:
-    """Allocates dense integers, the last returned ones first."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._free: list[int] = []
-
-    def take(self) -> int:
-        if self._free:
-            return self._free.pop()
-        self.size += 1
-        return self.size - 1
-
-    def give_back(self, ids: Sequence[int]) -> None:
-        self._free.extend(ids)
 
 
 def _filled(size: int, field: tuple[Any, ...]) -> Array:

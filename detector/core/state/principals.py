@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
 from detector.core.state.arrays import Array
-from detector.core.state.columns import ColumnTable, Ids
+from detector.core.state.columns import ColumnTable
 from detector.core.state.rows import grouped
 
 
@@ -82,19 +82,11 @@ class Principals:
         )
         self.slots.reserve(1)
         self.accounts = ColumnTable({"latch": (np.int64, 0), "versions": (np.int32, 0)})
-        self._slot_ids = Ids()
-        self._account_ids = Ids()
         self._text_bytes = 0
-
-    @property
-    def capacity(self) -> int:
-        """Every slot is below this."""
-        return self._slot_ids.size
 
     def add(self, shard: Shard, key: Key, dimension: int) -> int:
         """Returns a new slot for ``key``, which has none."""
-        slot = self._slot_ids.take()
-        self.slots.reserve(slot + 1)
+        slot = self.slots.add()
         shard.slot_of[key] = slot
         self.key_of[slot] = PrincipalKey(*key)
         self._text_bytes += len(key[2])
@@ -114,8 +106,7 @@ class Principals:
             del shard.slot_of[key]
             self._text_bytes -= len(key[2])
             self._leave_account(shard, slot, key)
-        self.slots.reset(np.asarray(slots, dtype=np.int64))
-        self._slot_ids.give_back(slots)
+        self.slots.drop(np.asarray(slots, dtype=np.int64))
 
     def find(self, shard: Shard, keys: Sequence[Key]) -> list[int]:
         """Returns the slot that judges each key of a stream, -1 where there is none: for ``ANY`` version the home of
@@ -155,8 +146,7 @@ class Principals:
         name = (key[0], key[2])
         account = shard.account_of.get(name)
         if account is None:
-            account = shard.account_of[name] = self._account_ids.take()
-            self.accounts.reserve(account + 1)
+            account = shard.account_of[name] = self.accounts.add()
         return account
 
     def _leave_account(self, shard: Shard, slot: int, key: Key) -> None:
@@ -165,14 +155,13 @@ class Principals:
         accounts["versions"][account] -= 1
         if accounts["versions"][account] == 0:
             del shard.account_of[key[0], key[2]], shard.home_of[key[0], ANY, key[2]]
-            accounts.reset(np.array([account]))
-            self._account_ids.give_back([account])
+            accounts.drop(np.array([account]))
         elif shard.home_of[key[0], ANY, key[2]] == slot:
             home = min(self._slots_of(account), key=lambda own: self.key_of[own][1])
             shard.home_of[key[0], ANY, key[2]] = home
 
     def _slots_of(self, account: int) -> list[int]:
-        own: list[int] = np.flatnonzero(self.slots["account"][: self.capacity] == account).tolist()
+        own: list[int] = np.flatnonzero(self.slots["account"][: self.slots.count] == account).tolist()
         return own
 
 
@@ -192,11 +181,6 @@ class Pools:
         self.columns = ColumnTable({"slot": (np.int32, _NONE), "label": (np.int64, 0), "next": (np.int32, _NONE)})
         self._place = ColumnTable({"place": (np.int64, _NONE)})
         self._slots = slots
-        self._ids = Ids()
-
-    @property
-    def capacity(self) -> int:
-        return self._ids.size
 
     @property
     def nbytes(self) -> int:
@@ -212,7 +196,7 @@ class Pools:
 
     def grouped(self, pools: Array, slot: Array, slots: int) -> tuple[Array, Array, Array]:
         """Returns the pools that occur among rows of ``pools`` and ``slot``, one of ``slots``; see ``grouped``."""
-        self._place.reserve(self.capacity)
+        self._place.reserve(self.columns.count)
         return grouped(pools, slot, slots, self._place["place"])
 
     def of_slots(self, slots: Array) -> Array:
@@ -231,8 +215,7 @@ class Pools:
         slots = self.columns["slot"][pools].astype(np.int64)
         self._slots["pool"][slots] = _NONE
         self._slots["pools"][slots] = 0
-        self.columns.reset(pools)
-        self._ids.give_back(pools.tolist())
+        self.columns.drop(pools)
 
     def _find(self, slots: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
         return _find_pools(slots, labels, self._slots["pool"], self.columns["label"], self.columns["next"])
@@ -247,8 +230,7 @@ class Pools:
         return self._make(int(slot[0]), OVERFLOW) if overflow == _NONE else overflow
 
     def _make(self, slot: int, label: int) -> int:
-        pool, first = self._ids.take(), self._slots["pool"]
-        self.columns.reserve(self.capacity)
+        pool, first = self.columns.add(), self._slots["pool"]
         columns = self.columns
         columns["slot"][pool], columns["label"][pool], columns["next"][pool] = slot, label, first[slot]
         first[slot] = pool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ from detector.core.loops.compiled import compiled, plain
 from detector.core.state.arrays import Array
 
 
-@dataclass(frozen=True, slots=True)
-class Grouping:
+class Grouping(NamedTuple):
     """Rows sorted by group, in stream order within each: ``order`` int64 (n,) of row numbers, then for each
     group its ``starts`` and ``lengths`` in that order."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -166,7 +165,8 @@ class State:
     def with_thresholds(self, deltas: dict[str, Delta], pools: Array) -> dict[str, Delta]:
         """Returns ``deltas`` by signal, with the thresholds of the growing sets of ``pools`` in their section."""
         if THRESHOLDS in deltas:
-            deltas[THRESHOLDS] = replace(deltas[THRESHOLDS], pools=self.history.thresholds_of(pools))
+            own = deltas[THRESHOLDS]
+            deltas[THRESHOLDS] = Delta(own.slots, self.history.thresholds_of(pools), own.events)
         return deltas
 
     def packed(self, record: Any, bodies: Mapping[str, Any]) -> Sections:
@@ -270,18 +270,20 @@ def divide(step: Step, edges: Sequence[int]) -> list[Step]:
     pools = np.searchsorted(record["pool_slot"], slots)
     shard_of_pool = np.repeat(np.arange(len(edges) - 1), np.diff(pools))
     rows = np.searchsorted(shard_of_pool[record["row_pool"]], np.arange(len(edges)))
-    parts = []
-    for first, slot, pool, row in zip(edges, _slices(slots), _slices(pools), _slices(rows), strict=False):
+    cuts = _slices(slots), _slices(pools), _slices(rows)
+    parts = {name: delta.divide(*cuts[:2]) for name, delta in deltas.items()}
+    divided = []
+    for at, (slot, pool, row) in enumerate(zip(*cuts, strict=True)):
         part = {
-            "slots": record["slots"][slot] - first,
+            "slots": record["slots"][slot] - edges[at],
             "block": record["block"][slot],
             "pool_slot": record["pool_slot"][pool] - slot.start,
             "pool_label": record["pool_label"][pool],
             "row_pool": record["row_pool"][row] - pool.start,
         }
         part |= {name: record[name][row] for name in ("row_block", "row_vector", "row_note") if name in record}
-        parts.append((part, {name: delta.part(slot, pool) for name, delta in deltas.items()}))
-    return parts
+        divided.append((part, {name: own[at] for name, own in parts.items()}))
+    return divided
 
 
 def _slices(edges: Array) -> list[slice]:

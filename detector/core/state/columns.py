@@ -112,12 +112,12 @@ class Rings:
         return self._table.nbytes + self._pages.nbytes
 
     def nbytes_of(self, slots: Array) -> int:
-        self.cover(slots)
+        self._table.cover(slots)
         pages = self._table["pages"][slots]
         return int(pages.nbytes + (pages != BLANK).sum() * PAGE * self._pages["values"].itemsize)
 
     def ring(self) -> Ring:
-        """Returns the arrays; views until ``cover`` or ``stock`` make room for more."""
+        """Returns the arrays; views until ``reserve`` or ``stock`` make room for more."""
         return Ring(self._table["pages"], self._pages["values"], self._pages["free"], self._left)
 
     def stock(self, count: int) -> None:
@@ -130,13 +130,13 @@ class Rings:
         self._pages["free"][left : left + len(fresh)] = fresh
         self._left[0] = left + len(fresh)
 
-    def cover(self, slots: Array) -> None:
-        """Makes room for ``slots``."""
-        self._table.cover(slots)
+    def reserve(self, size: int) -> None:
+        """Makes room for slots below ``size``."""
+        self._table.reserve(size)
 
     def read(self, slots: Array) -> Array:
         """Returns (n, width): the cells of each slot, the fill value where nothing was written."""
-        self.cover(slots)
+        self._table.cover(slots)
         return self._pages["values"][self._table["pages"][slots]].reshape(len(slots), self.width)
 
     @property
@@ -146,7 +146,7 @@ class Rings:
 
     def find(self, slots: Array, positions: Array) -> Array:
         """Returns int64 (n,): the index in ``values`` of position i of slot i, that of a fill value if it has none."""
-        self.cover(slots)
+        self._table.cover(slots)
         cell = positions % self.width
         pages = self._table["pages"][slots, cell // PAGE].astype(np.int64)
         places: Array = pages * PAGE + cell % PAGE
@@ -170,7 +170,7 @@ class Rings:
             self.values[places] = values
 
     def evict(self, slots: Array) -> None:
-        self.cover(slots)
+        self._table.cover(slots)
         pages = self._table["pages"][slots].ravel()
         pages = pages[pages != BLANK]
         self._pages["values"][pages] = self._fill

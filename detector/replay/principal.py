@@ -20,7 +20,8 @@ from detector.contracts.topics import Topics
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine, Observation, PrincipalKey
 from detector.core.signals import SIGNALS
-from detector.core.signals.prada import PRADA, distances_in
+from detector.core.signals.base import PRADA
+from detector.core.signals.prada import distances_in
 from detector.policy.activity import Activity, Effects, UnjudgedRow
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger

@@ -74,7 +74,7 @@ def reading_bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], No
 
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows progress on standard error. Yields a function to call with the number of items done since, out of ``total``."""
+    """Shows progress on standard error. Yields a function to call with the number of items done since, of ``total``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 

@@ -29,8 +29,8 @@ from detector.contracts.queries import OutputKind
 from detector.core.engine import Engine, EngineConfig
 from detector.core.owner_model import Features, Tree
 from detector.core.owner_model.margins import Margins
+from detector.core.signals import prada
 from detector.core.signals.margin import BLOCKED_AT, LEAST_IN_LEAF, Margin
-from detector.core.signals.prada import Prada
 from detector.lab.answers import Answers
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.attackers.input_space import InputSpace
@@ -115,7 +115,7 @@ class Case:
     def scores(self, features: Rows) -> Iterator[NDArray[np.float64]]:
         """Returns the results of Weirguard's ``margin`` for one user's queries, some at a time."""
         known = replace(profile(self.training), owner_model=self.tree, margins=self.margins)
-        engine = Engine(EngineConfig(profiles=(known,)), {"prada": Prada, "margin": Margin})
+        engine = Engine(EngineConfig(profiles=(known,)), {"prada": prada, "margin": Margin})
         for start in range(0, len(features), STEP):
             part = features[start : start + STEP]
             outputs = self.tree.leaf(part)[:, None]

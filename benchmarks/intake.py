@@ -17,7 +17,8 @@ from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics, partition_of
-from detector.stream.intake import Receiver, SourceRecord
+from detector.stream.intake import RecordDecoder
+from detector.stream.source_records import SourceRecord
 
 RECORDS = 4_000
 PARTITIONS = 12
@@ -62,13 +63,13 @@ def records(kind: str) -> list[SourceRecord]:
 
 def microseconds(made: list[SourceRecord], run: int) -> float:
     """Per record, taken in by runs of ``run``; the median over the runs."""
-    receiver = Receiver(0, PARTITIONS, Topics("bench"))
+    decoder = RecordDecoder(0, PARTITIONS, Topics("bench"))
     spent = []
     for start in range(0, len(made) - run + 1, run):
         begun = time.perf_counter_ns()
-        intake = receiver.receive(made[start : start + run])
+        decoded = decoder.decode(made[start : start + run])
         spent.append(time.perf_counter_ns() - begun)
-        assert not intake.refused and not intake.strays
+        assert not decoded.rejected and not decoded.misrouted
     return float(np.median(spent)) / run / 1_000
 
 

@@ -26,8 +26,8 @@ from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import partition_of
 from detector.core.engine import Engine
 from detector.runtime.sections import DetectionSettings, LimitSettings, WorkerSettings
-from detector.stream.building import engine_config
-from detector.stream.record import StateRecord, encode
+from detector.stream.detection_config import engine_config
+from detector.stream.state_log import StateRecord, encode
 from tests.chaos.audit import Counted, Names, counted_records
 from tests.chaos.load import records
 from tests.chaos.population import Population

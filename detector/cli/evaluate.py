@@ -50,13 +50,13 @@ def evaluate(
     """
     from detector.lab.evaluation.report import headline, write_reports
     from detector.runtime.settings import load_settings
-    from detector.stream.building import engine_config, policy_of
+    from detector.stream.detection_config import engine_config, policy_config
 
     _check(files, suite, so_far)
     folder_for(out)
     given = given_profiles(profile)
     loaded = load_settings(settings)
-    config, policy = engine_config(loaded), policy_of(loaded)
+    config, policy = engine_config(loaded), policy_config(loaded)
     config = replace(config, profiles=given) if given else config
     done = None if suite is None else _suite(suite, out / LOGS, so_far)
     evaluation = _judged(done.logs if done else files or [], out / JUDGED, config, policy)

@@ -56,7 +56,7 @@ def explain(
     from detector.explain.published import read_queries, read_records, since_cleared
     from detector.explain.tables import as_json
     from detector.runtime.settings import load_settings
-    from detector.stream.building import engine_config, policy_of
+    from detector.stream.detection_config import engine_config, policy_config
 
     logs = [*(log or []), *(files or [])]
     if logs and not log:
@@ -65,7 +65,7 @@ def explain(
     loaded = load_settings(settings)
     given = given_profiles(profile)
     config = engine_config(loaded)
-    judging = Judging(replace(config, profiles=given) if given else config, policy_of(loaded), bool(given))
+    judging = Judging(replace(config, profiles=given) if given else config, policy_config(loaded), bool(given))
     name = principal_of(loaded, principal, api_key)
     if logs:
         explanation = judging.explanation(*_recorded(logs, reading(loaded, map_, merge=merge), name, model))

@@ -57,7 +57,7 @@ def reading(settings: Settings, given: Sequence[str] | None, *, merge: bool = Fa
 
 def given_profiles(paths: Sequence[Path] | None) -> tuple[Profile, ...]:
     """Returns the profiles in the files given by option. Raises ConfigurationError."""
-    from detector.stream.profiles import read_profiles
+    from detector.stream.detection_config import read_profiles
 
     return read_profiles(paths or ())
 
@@ -74,7 +74,7 @@ def reading_bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], No
 
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows progress on standard error. Yields a function to call with the number of items done since, of ``total``."""
+    """Shows progress on standard error. Yields a function that takes the number of items done since, of ``total``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 

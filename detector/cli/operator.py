@@ -123,9 +123,9 @@ def alert_line(alert: Alert) -> str:
 def note_uncalibrated(models: Iterable[str]) -> None:
     """Prints a warning to standard error if ``models``, judged without a profile, are any."""
     if names := sorted(set(models)):
-        from detector.stream.profiles import uncalibrated
+        from detector.stream.detection_config import uncalibrated_warning
 
-        note(f"{uncalibrated(', '.join(names))}; write a profile with `weirguard calibrate`.")
+        note(f"{uncalibrated_warning(', '.join(names))}; write a profile with `weirguard calibrate`.")
 
 
 def plain(record: Any) -> Any:

@@ -43,8 +43,8 @@ def replay(
     from detector.replay.report import replay as replay_files
     from detector.runtime.settings import load_settings
     from detector.sources import files_of
-    from detector.stream.building import engine_config, policy_of
-    from detector.stream.record_time import AHEAD_SECONDS
+    from detector.stream.detection_config import engine_config, policy_config
+    from detector.stream.source_records import AHEAD_SECONDS
 
     folder_for(out)
     given = given_profiles(profile)
@@ -63,7 +63,7 @@ def replay(
             logs,
             out,
             engine_config=config,
-            policy=policy_of(loaded),
+            policy=policy_config(loaded),
             reading=reading(loaded, map_, merge=merge),
             progress=progress,
             must_fit=given,
@@ -79,7 +79,7 @@ def replay(
 
 def _warning(summary: dict[str, Any], mode: str) -> str:
     """Returns a warning with the uncalibrated model versions and the command that calibrates them."""
-    from detector.stream.profiles import uncalibrated
+    from detector.stream.detection_config import uncalibrated_warning
 
     names = [f"{own['model']} {own['model_version']}" for own in summary["models"] if not own["calibrated"]]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
@@ -89,7 +89,7 @@ def _warning(summary: dict[str, Any], mode: str) -> str:
         else "Run `weirguard scan LOGS`, or make a profile from honest logs with "
         "`weirguard calibrate --honest LOGS --out FILE` and replay with `--profile FILE`."
     )
-    return f"{uncalibrated(', '.join(names[:_NAMED]) + more)}. {cure}"
+    return f"{uncalibrated_warning(', '.join(names[:_NAMED]) + more)}. {cure}"
 
 
 def _describe(summary: dict[str, Any], out: Path) -> str:

@@ -34,12 +34,11 @@ def run(settings: SettingsFile = None) -> None:
 def check(settings: SettingsFile = None) -> None:
     """Check the settings; prints every error and exits with 2 if one is wrong."""
     from detector.runtime.settings import load_settings
-    from detector.stream.building import engine_config, policy_of
-    from detector.stream.profiles import told
+    from detector.stream.detection_config import describe_profiles, engine_config, policy_config
 
     loaded = load_settings(settings)
-    policy_of(loaded)
-    say(*told(engine_config(loaded).profiles), "The settings are valid.")
+    policy_config(loaded)
+    say(*describe_profiles(engine_config(loaded).profiles), "The settings are valid.")
 
 
 @app.command()

@@ -84,10 +84,6 @@ class LabError(WeirguardError):
     """This victim, attack or log does not support what the lab was asked to do."""
 
 
-class NotMergeable(WeirguardError):
-    """The states of several principals cannot be merged for this signal without their queries."""
-
-
 _PACKAGES = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
 
 

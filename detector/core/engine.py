@@ -13,10 +13,8 @@ import numpy as np
 from detector.contracts.errors import NewerStateLog
 from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
-from detector.core.pipeline.run import Observation, Observing
-from detector.core.pipeline.store import ENGINE, VERSION, Record, Registry, State
-from detector.core.profile.profile import ProfileMatcher
-from detector.core.profile.reference import ReferenceIndex
+from detector.core.pipeline.run import MicroBatchRun, Observation
+from detector.core.pipeline.store import ENGINE, VERSION, Registry, State
 from detector.core.signals import SIGNALS
 from detector.core.state.arrays import Section, Sections, pack, unpack
 from detector.core.state.principals import PrincipalKey, Shard
@@ -54,8 +52,6 @@ class Engine:
         self.config = config
         self.skipped_sections = 0
         self._state = State(config, registry)
-        self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in config.judging}
-        self._fitting = ProfileMatcher(config.judging, config.outputs)
         self._shard = Shard()
 
     def sibling(self) -> Engine:
@@ -77,9 +73,7 @@ class Engine:
         signals are skipped and counted; a signal without one starts cold. Raises NewerStateLog, StateLogError."""
         bodies = self._bodies(sections)
         for number, segment in enumerate(bodies.pop(ENGINE, ())):
-            self._state.evict_keys(self._shard, segment["evicted"])
-            if "keys" in segment:
-                self._absorb_segment(segment, {name: body[number] for name, body in bodies.items()})
+            self._state.absorb(self._shard, segment, {name: body[number] for name, body in bodies.items()})
 
     def clear(self, model: str, principal: str) -> Sections:
         """Drops all state of ``principal`` under every version of ``model``, including its latch. Returns nothing if it
@@ -108,8 +102,7 @@ class Engine:
         """Returns the state of those of ``keys`` that are known, for ``load``."""
         slots = self._shard.find((key.model, key.model_version, key.principal) for key in keys)
         known = np.array([slot for slot in slots if slot >= 0], dtype=np.int64)
-        record, states = self._state.dump(self._shard, known)
-        return self._packed(record, states)
+        return self._state.dump(self._shard, known)
 
     def load(self, sections: Sections) -> None:
         """Replaces the principals of a ``dump`` by what it holds."""
@@ -141,22 +134,6 @@ class Engine:
         slot = self._shard.slot_of.get((key.model, key.model_version, key.principal))
         return 0 if slot is None else self._state.nbytes_of(slot)
 
-    def _absorb_segment(self, segment: Record, deltas: dict[str, Any]) -> None:
-        state = self._state
-        keys = [(model, version, principal) for model, version, principal in segment["keys"]]
-        slots = state.slots_for(self._shard, keys, segment["dimension"])
-        for number, step in enumerate(segment["steps"]):
-            own = slots[step["slots"]]
-            pools = state.pools.find_or_add(own[step["pool_slot"]], step["pool_label"])
-            state.apply_step(own, pools, step, {name: steps[number] for name, steps in deltas.items()})
-        state.set_counters(slots, segment)
-        self._shard.queries = max(self._shard.queries, int(segment["total"]))
-
-    def _packed(self, record: Any, states: dict[str, Any]) -> Sections:
-        versions = {signal.name: signal.version for signal in self._state.signals}
-        own = {name: (versions[name], pack(state)) for name, state in states.items()}
-        return {ENGINE: (VERSION, pack(record)), **own}
-
     def _bodies(self, sections: Sections) -> dict[str, Any]:
         """Returns the sections that this engine knows, unpacked."""
         versions = {ENGINE: VERSION, **{signal.name: signal.version for signal in self._state.signals}}
@@ -175,9 +152,8 @@ class Engine:
 
 
 def observe_together(work: Sequence[tuple[Engine, Sequence[QueryBatch]]]) -> list[Observation]:
-    """What ``observe`` of each engine would say, at little more than the cost of one call: they are siblings."""
+    """Returns what ``observe`` of each engine would, at little more than the cost of one call; they are siblings."""
     if not work:
         return []
-    first = work[0][0]
     shards, batches = [engine._shard for engine, _ in work], [batch for _, batch in work]
-    return Observing(first.config, first._fitting, first._state, first._references, shards, batches).run()
+    return MicroBatchRun(work[0][0]._state, shards, batches).run()

@@ -22,7 +22,7 @@ from detector.replay.principal import (
 from detector.replay.topics import Topic, read_alerts, read_audits, read_scores
 from detector.runtime.sections import KafkaSettings
 from detector.runtime.text import rfc3339
-from detector.stream.intake import SourceRecord
+from detector.stream.source_records import SourceRecord
 
 
 @dataclass(frozen=True, slots=True)

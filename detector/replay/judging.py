@@ -23,8 +23,8 @@ from detector.policy.ledger import Ledger
 from detector.sources import LogReader, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
-from detector.stream.judge import Hearing, Judge, Judgement
-from detector.stream.unread import unread
+from detector.stream.detector import DetectionInput, DetectionResult, Detector
+from detector.stream.intake import count_of
 
 QUERIES_AT_ONCE = 512
 """Rows after which a micro-batch is closed; it has less than twice as many. Verdicts do not depend on it."""
@@ -46,7 +46,7 @@ class LogBatch:
     def add(self, log: int, portion: DecodedQueries) -> None:
         self.bad_rows += [(log, bad) for bad in portion.bad_rows]
         self.repaired += portion.repaired
-        counts = (unread(bad, 0.0) for bad in portion.bad_rows)
+        counts = (count_of(bad, 0.0) for bad in portion.bad_rows)
         self.unread += [(self.queries, count) for count in counts if count is not None]
         if portion.batch is not None:
             self.pieces.append(portion.batch)
@@ -88,7 +88,7 @@ def judge_logs(
     reading: LogReader | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
-) -> Iterator[tuple[LogBatch, Judgement | None]]:
+) -> Iterator[tuple[LogBatch, DetectionResult | None]]:
     """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None for nobody's rows.
 
     The files are read as ``reading`` says, by default in the order given. Policy time is the running maximum
@@ -99,7 +99,7 @@ def judge_logs(
     reading = reading or LogReader()
     logs = [_believed(log, not_after) for log in open_logs(paths, reading)]
     engine = Engine(engine_config)
-    judge = Judge(engine, Ledger(policy, engine.configuration_hash()))
+    judge = Detector(engine, Ledger(policy, engine.configuration_hash()))
     batches = _micro_batches(by_time(logs) if reading.merge else one_after_another(logs))
     return _judged(judge, _fitting(batches, ProfileMatcher(must_fit)) if must_fit else batches)
 
@@ -126,7 +126,7 @@ def _fitting(batches: Iterable[LogBatch], fitting: ProfileMatcher) -> Iterator[L
         yield batch
 
 
-def _judged(judge: Judge, batches: Iterable[LogBatch]) -> Iterator[tuple[LogBatch, Judgement | None]]:
+def _judged(judge: Detector, batches: Iterable[LogBatch]) -> Iterator[tuple[LogBatch, DetectionResult | None]]:
     latest = 0.0
     for batch in batches:
         pieces = list(concatenate(batch.pieces))
@@ -136,7 +136,7 @@ def _judged(judge: Judge, batches: Iterable[LogBatch]) -> Iterator[tuple[LogBatc
         times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))
         counts = [Counted(count, float(times[row]), row) for row, count in batch.unread]
         latest = float(times[-1])
-        yield batch, judge.judge(Hearing(pieces, times[1:], counts))
+        yield batch, judge.detect(DetectionInput(pieces, times[1:], counts))
 
 
 def _micro_batches(portions: Iterable[Portion]) -> Iterator[LogBatch]:

@@ -13,20 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.batches import concatenate, cut, take
-from detector.contracts.errors import ConfigurationError, InvalidRecord
+from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Finding
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine, Observation, PrincipalKey
-from detector.core.signals.prada import Prada, distances_in
+from detector.core.signals import SIGNALS
+from detector.core.signals.prada import PRADA, distances_in
 from detector.policy.activity import Activity, Effects, UnjudgedRow
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.sources import LogReader, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
-from detector.stream.intake import Receiver, SourceRecord, origin_of
+from detector.stream.intake import RecordDecoder
+from detector.stream.source_records import SourceRecord
 
 Floats = NDArray[np.float64]
 TimedQueries = tuple[QueryBatch, Floats]
@@ -131,30 +133,14 @@ def queries_in_partition(
 ) -> Iterator[TimedQueries]:
     """Yields the queries of ``partition``, from the records of its sources in order of time, with its owner's times.
     Skips re-keyed records that are repeated or have no valid origin header, as the owner does."""
-    receiver = Receiver(partition, partitions, topics)
-    own = _unrepeated(records, partitions)
-    latest = 0.0
-    while some := list(islice(own, _RECORDS)):
-        clocks = np.maximum.accumulate([latest, *(record.timestamp for record in some)])[1:]
-        latest = float(clocks[-1])
-        intake = receiver.receive(some)
-        ends = np.cumsum([len(piece) for piece in intake.pieces])
-        for piece, end in zip(intake.pieces, ends.tolist(), strict=True):
-            yield piece, clocks[intake.record_of[end - len(piece) : end]]
-
-
-def _unrepeated(records: Iterable[SourceRecord], partitions: int) -> Iterator[SourceRecord]:
-    latest: dict[int, int] = {}
-    for record in records:
-        if record.source == "rekeyed":
-            try:
-                partition, offset = origin_of(record, partitions)
-            except InvalidRecord:
-                continue
-            if offset <= latest.get(partition, -1):
-                continue
-            latest[partition] = offset
-        yield record
+    decoder = RecordDecoder(partition, partitions, topics)
+    latest, source = 0.0, iter(records)
+    while some := list(islice(source, _RECORDS)):
+        decoded = decoder.decode(some, latest)
+        latest = decoded.policy_time
+        ends = np.cumsum([len(piece) for piece in decoded.pieces])
+        for piece, end in zip(decoded.pieces, ends.tolist(), strict=True):
+            yield piece, decoded.times[end - len(piece) : end]
 
 
 def queries_of(principal: str, stream: Iterable[TimedQueries]) -> OwnQueries:
@@ -257,7 +243,7 @@ def _policy_by_row(
 def _distances(pieces: Sequence[QueryBatch], count: int, engine_config: EngineConfig) -> Floats:
     """Returns the distances that PRADA tests after the first ``count`` queries, in the state that judged the last of
     them."""
-    engine = Engine(engine_config, {Prada.name: Prada})
+    engine = Engine(engine_config, {PRADA: SIGNALS[PRADA]})
     for piece in pieces:
         own = cut(piece, 0, min(count, len(piece)))
         seen = _observe(engine, [own])

@@ -21,7 +21,7 @@ from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
 from detector.replay.judging import LogBatch, counts_before, judge_logs
 from detector.sources import LogReader
-from detector.stream.judge import Judgement
+from detector.stream.detector import DetectionResult
 
 COUNTED_FROM = 0
 """``index`` and ``first_flagged`` in the files count from 0, for compatibility; text for people counts from 1."""
@@ -92,7 +92,7 @@ class ReplayReport:
         """Counts rows with a time too far in the future."""
         self._counts["clamped"] += rows
 
-    def add(self, batch: LogBatch, judgement: Judgement | None) -> None:
+    def add(self, batch: LogBatch, judgement: DetectionResult | None) -> None:
         """Writes one micro-batch."""
         if judgement is not None:
             self._profiles.update(judgement.profiles)

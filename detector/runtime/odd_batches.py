@@ -3,8 +3,8 @@ always.
 
 A record with a header name that is not UTF-8 is read once more, each wrong byte as U+FFFD. A batch that decompresses to
 far more than any client means to send is not decompressed: its records are empty. A megabyte of zstd may hold two
-gigabytes, and a reader needs memory for all of it at once. ``tests/stream/test_header_names.py`` fails when this no
-longer fits; the versions are pinned.
+gigabytes, and a reader needs memory for all of it at once. ``tests/stream/test_faust_internals.py`` fails when
+this no longer fits; the versions are pinned.
 """
 
 from __future__ import annotations

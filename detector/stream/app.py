@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 import faust
@@ -13,24 +14,24 @@ from detector.contracts.errors import SourceGap
 from detector.contracts.topics import STATE_TABLE
 from detector.runtime.sections import KafkaSettings, secret, tls_context
 from detector.runtime.settings import Settings
-from detector.stream import bulk_delivery, faust_edges, topics
-from detector.stream.exits import Exit, stop_now
-from detector.stream.owner import Owner
+from detector.stream import faust_internals, topics
+from detector.stream.exit_codes import Exit, stop_now
+from detector.stream.partition_manager import PartitionManager
 
 _RECOVERY_BUFFER_RECORDS = 8
 
 
 class StateStore(Store[bytes, bytes]):
-    """Holds nothing: the partitions are the state. Passes state log and rebalances to the owner."""
+    """Holds nothing: the partitions are the state. Passes state log and rebalances to the partition manager."""
 
     def __post_init__(self) -> None:
         self.data: dict[bytes, bytes] = {}
 
     @property
-    def owner(self) -> Owner:
+    def manager(self) -> PartitionManager:
         application: Any = self.app
-        owner: Owner = application.weirguard_owner
-        return owner
+        manager: PartitionManager = application.weirguard_manager
+        return manager
 
     def persisted_offset(self, tp: Any) -> int | None:
         return None
@@ -47,18 +48,16 @@ class StateStore(Store[bytes, bytes]):
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
         for event in batch:
             if event.message.value is not None:
-                self.owner.absorb(event.message.partition, event.message.offset, event.message.value)
+                self.manager.absorb(event.message.partition, event.message.offset, event.message.value)
 
     async def on_rebalance(self, assigned: Any, revoked: Any, newly_assigned: Any, generation_id: int = 0) -> None:
-        try:
-            await self.owner.reassigned(self._mine(revoked), self._mine(newly_assigned))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the process must end
-            stop_now(Exit.STATE_NOT_WRITTEN, "the fence could not be written", error)
+        work = partial(self.manager.reassigned, self._mine(revoked), self._mine(newly_assigned))
+        await _or_stop(work, "the fence could not be written")
 
     async def on_recovery_completed(self, active_tps: Any, standby_tps: Any) -> None:
         self.app.consumer.stop_flow()
-        await faust_edges.stopped_flow(self.app)
-        await self.owner.recovered(self._mine(active_tps))
+        await faust_internals.stopped_flow(self.app)
+        await self.manager.recovered(self._mine(active_tps))
 
     def _mine(self, partitions: Iterable[Any]) -> list[int]:
         table: Any = self.table
@@ -77,7 +76,7 @@ class Application(faust.App):
     """A Faust app in which an agent's error ends the process, since Faust would acknowledge the event and go on. It
     writes to no disk."""
 
-    weirguard_owner: Owner
+    weirguard_manager: PartitionManager
     weirguard_sources: frozenset[str]
     weirguard_deliveries: Any
     weirguard_delivered: dict[Any, int]
@@ -87,18 +86,18 @@ class Application(faust.App):
 
     async def on_stop(self) -> None:
         """The worker is not ready from here on."""
-        self.weirguard_owner.stopping()
+        self.weirguard_manager.stopping()
         await super().on_stop()
 
     async def _on_agent_error(self, agent: Any, error: BaseException) -> None:
         stop_now(Exit.UNEXPECTED, f"agent {agent.name} failed", error)
 
 
-def create_app(settings: Settings, new_owner: Callable[[faust.App], Owner]) -> Application:
+def create_app(settings: Settings, new_manager: Callable[[faust.App], PartitionManager]) -> Application:
     """Returns the application for ``settings``; importing this module creates nothing."""
-    faust_edges.install(settings.kafka.embedded)
+    faust_internals.install(settings.kafka.embedded)
     app = Application(settings.kafka.topics.application, **_options(settings))
-    app.weirguard_owner = new_owner(app)
+    app.weirguard_manager = new_manager(app)
     app.Table(
         STATE_TABLE,
         key_type=bytes,
@@ -123,9 +122,9 @@ def _add_agent(app: Application, settings: Settings) -> None:
     @app.agent(app.weirguard_deliveries, name="owner")
     async def own(stream: Any) -> None:
         async for delivery in stream:
-            messages = bulk_delivery.messages(stream, delivery)
+            messages = faust_internals.messages(stream, delivery)
             try:
-                await app.weirguard_owner.process(messages)
+                await app.weirguard_manager.process(messages)
             except SourceGap as error:
                 stop_now(Exit.SOURCE_GAP, str(error))
             except Exception as error:  # noqa: BLE001 - Faust would acknowledge and go on
@@ -135,27 +134,31 @@ def _add_agent(app: Application, settings: Settings) -> None:
 
 
 def _add_timers(app: Application) -> None:
+    manager = app.weirguard_manager
+
     @app.timer(5.0)  # type: ignore[untyped-decorator]
     async def survey() -> None:
         try:
-            await app.weirguard_owner.survey()
+            await manager.survey()
         except Exception as error:  # noqa: BLE001 - without figures the worker is still a worker
-            app.weirguard_owner.reporter.failed("survey", error)
-        try:
-            await app.weirguard_owner.publish_scores()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the process must end
-            stop_now(Exit.STATE_NOT_WRITTEN, "scores could not be published", error)
+            manager.reporter.failed("survey", error)
+        await _or_stop(manager.publish_scores, "scores could not be published")
 
     @app.timer(20.0)  # type: ignore[untyped-decorator]
-    async def look() -> None:
-        await app.weirguard_owner.look()
+    async def check_topics() -> None:
+        await manager.check_topics()
 
     @app.timer(60.0)  # type: ignore[untyped-decorator]
     async def assert_decisions() -> None:
-        try:
-            await app.weirguard_owner.assert_decisions()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the process must end
-            stop_now(Exit.STATE_NOT_WRITTEN, "standing decisions could not be published again", error)
+        await _or_stop(manager.assert_decisions, "standing decisions could not be published again")
+
+
+async def _or_stop(work: Callable[[], Awaitable[None]], why: str) -> None:
+    """Does ``work``. Ends the process if it fails, whatever the error."""
+    try:
+        await work()
+    except Exception as error:  # noqa: BLE001 - Faust would log and go on
+        stop_now(Exit.STATE_NOT_WRITTEN, why, error)
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -177,7 +180,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "broker_session_timeout": worker.session_timeout_seconds,
         "broker_heartbeat_interval": worker.heartbeat_seconds,
         "broker_commit_interval": worker.commit_seconds,
-        "broker_max_poll_records": bulk_delivery.RECORDS_AT_ONCE,
+        "broker_max_poll_records": faust_internals.RECORDS_AT_ONCE,
         "stream_recovery_delay": 0,
         "web_enabled": False,
         "worker_redirect_stdouts": False,
@@ -185,7 +188,7 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 
 def credentials(kafka: KafkaSettings) -> faust.auth.Credentials | None:
-    """Faust's form of the security settings."""
+    """Returns Faust's form of the security settings."""
     if kafka.security_protocol == "PLAINTEXT":
         return None
     context = tls_context(kafka)

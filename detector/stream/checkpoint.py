@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from detector.core.engine import PrincipalKey, Sections
-from detector.stream.judge import ACCOUNTING_SECTION, POLICY_SECTION, Judge
+from detector.stream.detector import ACCOUNTING_SECTION, POLICY_SECTION, Detector
 
 _LEDGER_KEYS = 1_000
 
@@ -18,8 +18,8 @@ _LEDGER_KEYS = 1_000
 class Checkpointer:
     """Paces the rounds of one partition. ``round_bytes``: the bytes of deltas before a new round begins."""
 
-    def __init__(self, judge: Judge, round_bytes: int, chunk_bytes: int) -> None:
-        self._judge = judge
+    def __init__(self, detector: Detector, round_bytes: int, chunk_bytes: int) -> None:
+        self._detector = detector
         self._round_bytes = round_bytes
         self._chunk_bytes = chunk_bytes
         self._since_round = 0
@@ -48,13 +48,13 @@ class Checkpointer:
             self._list()
         keys = self._engine_keys()
         if keys:
-            return self._judge.engine.dump(keys)
+            return self._detector.engine.dump(keys)
         if self._ledger_keys:
             taken = [self._ledger_keys.popleft() for _ in range(min(_LEDGER_KEYS, len(self._ledger_keys)))]
-            return {POLICY_SECTION: self._judge.ledger.dump(taken)}
+            return {POLICY_SECTION: self._detector.ledger.dump(taken)}
         if self._accounts:
             taken = [self._accounts.popleft() for _ in range(min(_LEDGER_KEYS, len(self._accounts)))]
-            return {ACCOUNTING_SECTION: self._judge.ledger.accounting.dump(taken)}
+            return {ACCOUNTING_SECTION: self._detector.ledger.accounting.dump(taken)}
         return None
 
     def chunk_written(self, offset: int, nbytes: int) -> None:
@@ -76,16 +76,16 @@ class Checkpointer:
     def _list(self) -> None:
         """Lists the principals as the first chunk is made: what came before it is deleted with the round's end."""
         self._listed = True
-        self._keys = deque(self._judge.engine.keys())
-        self._ledger_keys = deque(self._judge.ledger.keys())
-        self._accounts = deque(self._judge.ledger.accounting.keys())
+        self._keys = deque(self._detector.engine.keys())
+        self._ledger_keys = deque(self._detector.ledger.keys())
+        self._accounts = deque(self._detector.ledger.accounting.keys())
 
     def _engine_keys(self) -> Sequence[PrincipalKey]:
         taken: list[PrincipalKey] = []
         room = self._chunk_bytes
         while self._keys and room > 0:
             key = self._keys.popleft()
-            nbytes = self._judge.engine.nbytes_of(key)
+            nbytes = self._detector.engine.nbytes_of(key)
             if nbytes:
                 taken.append(key)
                 room -= nbytes

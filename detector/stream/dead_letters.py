@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
 
 from detector.contracts.codecs.limits import TEXT_CHARACTERS
 from detector.contracts.codecs.packed_queries import excerpt
@@ -20,8 +22,8 @@ from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import DeadLetter
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
-from detector.stream.intake import SourceRecord
-from detector.stream.record import Message, within
+from detector.stream.source_records import SourceRecord
+from detector.stream.state_log import Message, headers_within
 
 LETTER = "weirguard.dead-letter"
 """Header that holds the description of the letter, a ``DeadLetter`` as JSON."""
@@ -42,36 +44,6 @@ class LetterLimits:
     per_minute: int = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What is wrong with one record: ``rows``, or all of it (row -1)."""
-
-    rows: Sequence[BadRow]
-
-    @property
-    def whole(self) -> bool:
-        """Whether no part of the record could be used."""
-        return any(row.row < 0 for row in self.rows)
-
-    @property
-    def reason(self) -> str:
-        """The most frequent one."""
-        return Counter(row.reason for row in self.rows).most_common(1)[0][0]
-
-
-def faults_of(refused: Mapping[int, Sequence[BadRow]]) -> dict[int, Faults]:
-    """The faults of records, by their place: rows ``refused``."""
-    return {at: Faults(rows) for at, rows in refused.items()}
-
-
-@dataclass(slots=True)
-class Letters:
-    """``kept``, to be sent; ``not_kept``: the bad rows and records that are in none of them, by reason."""
-
-    kept: list[Message] = field(default_factory=list)
-    not_kept: Counter[str] = field(default_factory=Counter)
-
-
 class DeadLetters:
     """Writes the dead letters of one partition."""
 
@@ -82,22 +54,24 @@ class DeadLetters:
         self._minute = 0.0
         self._seen: Counter[str] = Counter()
 
-    def write(self, records: Sequence[SourceRecord], faults: Mapping[int, Faults], now: float) -> Letters:
-        """Letters for the ``faults`` of ``records``, by their place there; ``now``: policy time, seconds."""
-        letters = Letters()
-        if not faults:
-            return letters
-        if now // _MINUTE != self._minute:
+    def write(
+        self, records: Sequence[SourceRecord], rejected: Mapping[int, Sequence[BadRow]], now: float
+    ) -> tuple[list[Message], Counter[str]]:
+        """Returns the letters for the ``rejected`` rows of ``records``, by their index, and how many bad rows and
+        records are in none of them, by reason. ``now``: policy time, seconds."""
+        letters: list[Message] = []
+        not_kept: Counter[str] = Counter()
+        if rejected and now // _MINUTE != self._minute:
             self._minute = now // _MINUTE
             self._seen.clear()
-        for at, found in sorted(faults.items()):
-            if self._is_kept(found.reason):
-                letter, left = self._letter(records[at], found)
-                letters.kept.append(letter)
-            else:
-                left = found.rows
-            letters.not_kept.update(row.reason for row in left)
-        return letters
+        for at, rows in sorted(rejected.items()):
+            reason = Counter(row.reason for row in rows).most_common(1)[0][0]
+            left = rows
+            if self._is_kept(reason):
+                letter, left = self._letter(records[at], rows, reason)
+                letters.append(letter)
+            not_kept.update(row.reason for row in left)
+        return letters, not_kept
 
     def _is_kept(self, reason: str) -> bool:
         """All up to the limit, then the one that doubles it, and again."""
@@ -106,33 +80,33 @@ class DeadLetters:
         times, over = divmod(seen, limit)
         return seen <= limit or (over == 0 and times & (times - 1) == 0)
 
-    def _letter(self, record: SourceRecord, faults: Faults) -> tuple[Message, Sequence[BadRow]]:
-        """The letter, and the bad rows that it has no room for."""
-        value, rows = self._value(record, faults)
-        whole = record.value or b""
+    def _letter(self, record: SourceRecord, bad: Sequence[BadRow], reason: str) -> tuple[Message, Sequence[BadRow]]:
+        """Returns the letter, and the bad rows that it has no room for."""
+        value, rows = self._value(record, bad)
         described = DeadLetter(
             topic=getattr(self._topics, record.source),
             partition=self._partition,
             offset=record.offset,
-            row=faults.rows[0].row if len(faults.rows) == 1 and faults.rows[0].row >= 0 else None,
-            reason=faults.reason,
-            message=_message(faults.rows),
+            row=bad[0].row if len(bad) == 1 and bad[0].row >= 0 else None,
+            reason=reason,
+            message=_message(bad),
             rows=tuple(rows),
-            size=len(whole),
-            digest=hashlib.blake2b(whole, digest_size=16).hexdigest(),
+            size=len(record.value or b""),
+            digest=hashlib.blake2b(record.value or b"", digest_size=16).hexdigest(),
         )
-        headers = (*_headers_of(record), *_own_headers(described))
+        foreign = ((name, data) for name, data in record.headers.items() if not name.startswith(_OWN_HEADERS))
+        headers = (*headers_within(foreign, _HEADER_BYTES), *_own_headers(described))
         key = record.key if record.key is None else record.key[:_KEY_BYTES]
         letter = Message(self._topics.dead_letters, None, key, value, headers, record.timestamp)
-        left = [row for row in faults.rows if row.row >= 0 and rows and row.row not in described.rows]
+        left = [row for row in bad if row.row >= 0 and rows and row.row not in described.rows]
         return cut_letter(letter, self._limits.largest), left
 
-    def _value(self, record: SourceRecord, faults: Faults) -> tuple[bytes, list[int]]:
-        """What the letter holds, and which rows these are; none for the record as it came."""
+    def _value(self, record: SourceRecord, bad: Sequence[BadRow]) -> tuple[bytes, list[int]]:
+        """Returns what the letter holds, and which rows these are; none for the record as it came."""
         value = record.value or b""
-        rows = [row.row for row in faults.rows if row.row >= 0][:_MOST_ROWS]
-        if faults.whole or not record.packed:
+        if not record.packed or any(row.row < 0 for row in bad):
             return value, []
+        rows = [row.row for row in bad][:_MOST_ROWS]
         room = self._limits.largest - 2 * _HEADER_BYTES
         try:
             part = excerpt(value, rows)
@@ -145,24 +119,18 @@ class DeadLetters:
 
 
 def cut_letter(letter: Message, largest: int) -> Message:
-    """``letter`` with no more of its value than lets it have ``largest`` bytes."""
+    """Returns ``letter`` with its value cut so that it has at most ``largest`` bytes."""
     room = len(letter.value) - max(letter.nbytes - largest, 0)
-    return letter if room == len(letter.value) else replace(letter, value=letter.value[: max(room, 0)])
+    return letter if room == len(letter.value) else msgspec.structs.replace(letter, value=letter.value[: max(room, 0)])
 
 
 def _message(rows: Sequence[BadRow]) -> str:
-    """For people, who count rows from 1."""
+    """Returns a text for people, who count rows from 1."""
     text = "; ".join(
         (f"row {row.row + 1}: " if row.row >= 0 else "") + f"{row.reason}: {row.detail}" for row in rows[:_LISTED_ROWS]
     )
     text = text.encode(errors="replace").decode()
     return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 3] + "..."
-
-
-def _headers_of(record: SourceRecord) -> Iterable[tuple[str, bytes]]:
-    """The record's own headers, as far as there is room; none that looks like ours."""
-    foreign = ((name, data) for name, data in record.headers.items() if not name.startswith(_OWN_HEADERS))
-    return within(foreign, _HEADER_BYTES)
 
 
 def _own_headers(described: DeadLetter) -> Iterator[tuple[str, bytes]]:

@@ -1,12 +1,12 @@
-"""Decodes source records into rows of this partition; finds strays and dead letters."""
+"""Decodes source records into the queries of one partition, and finds misrouted queries and bad rows."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,158 +21,202 @@ from detector.contracts.codecs.packed_queries import (
     encode_packed,
 )
 from detector.contracts.errors import InvalidRecord
+from detector.contracts.principals import names_one
 from detector.contracts.queries import BadRow, Count, DecodedQueries, DecodedRun, Part, QueryBatch
 from detector.contracts.topics import Topics, partition_of
-from detector.stream.record import Message, within
-from detector.stream.unread import unread
-
-CONTENT_TYPE = "content-type"
-ORIGIN = "weirguard-origin"
-"""Header of a re-keyed record: ``partition:offset`` of its first arrival."""
+from detector.policy.activity import Counted
+from detector.stream.detector import DetectionInput
+from detector.stream.source_records import CONTENT_TYPE, ORIGIN, SourceRecord, is_repeated
+from detector.stream.state_log import Message, headers_within
 
 POISON = "poison"
 """The reason of a record that ends, or would end, every worker that processes it."""
 
 _HEADER_BYTES = 16_384
-_ORIGIN = re.compile(rb"([0-9]{1,6}):([0-9]{1,18})")
 _ERROR_CHARACTERS = 1_000
 _PACKED = PACKED_CONTENT_TYPE.encode()
 _KNOWN = (_PACKED, JSON_CONTENT_TYPE.encode(), None)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRecord:
-    """One Kafka record of a source ("queries", "rekeyed" or "commands"); ``timestamp`` in seconds UTC."""
-
-    source: str
-    offset: int
-    timestamp: float
-    key: bytes | None
-    value: bytes | None
-    headers: Mapping[str, bytes] = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        return len(self.value or b"") + 200
-
-    @property
-    def packed(self) -> bool:
-        """Whether it says that it is a packed record."""
-        return _media_type(self) == _PACKED
-
-
 @dataclass(slots=True)
-class Intake:
-    """The content of a run of source records, in log order.
+class DecodedRecords(DetectionInput):
+    """The queries of ``records`` that belong to the partition, ready to be judged, and what else the records hold.
 
-    ``record_of`` and ``row_of`` int64 (rows,) give the record index of each row of the pieces and its position in that
-    record. ``counts`` precede a row. ``strays`` are messages to the right partition, ``refused`` the bad rows by record
-    index, and ``repaired`` as in ``DecodedRun``.
+    ``record_of`` and ``row_of`` int64 (n,): the record of each row of the pieces, as an index into ``records``, and its
+    position in that record. ``policy_time``: policy time after the last record. ``reported``: the counts that loggers
+    sent, each as (record, count, row that it precedes). ``misrouted``: messages to other partitions. ``rejected``: the
+    bad rows by record. ``repaired``: as in ``DecodedRun``.
     """
 
-    pieces: list[QueryBatch] = field(default_factory=list)
+    records: Sequence[SourceRecord] = ()
     record_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     row_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    counts: list[tuple[int, Count, int]] = field(default_factory=list)
-    strays: list[Message] = field(default_factory=list)
-    refused: dict[int, list[BadRow]] = field(default_factory=dict)
+    policy_time: float = 0.0
+    reported: list[tuple[int, Count, int]] = field(default_factory=list)
+    misrouted: list[Message] = field(default_factory=list)
+    rejected: dict[int, list[BadRow]] = field(default_factory=dict)
     repaired: Counter[str] = field(default_factory=Counter)
-    _parts: list[Part] = field(default_factory=list)
 
-    @property
-    def rows(self) -> int:
-        return sum(len(piece) for piece in self.pieces)
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.record_of)
 
-    def add(self, part: Part) -> None:
-        """Adds rows of records that no other part has rows of."""
-        self._parts.append(part)
+    def reject(self, bad: BadRow) -> None:
+        """Rejects a row that the engine could not judge; ``bad.row`` is its row among the pieces."""
+        row = replace(bad, row=int(self.row_of[bad.row]))
+        self.rejected.setdefault(int(self.record_of[bad.row]), []).append(row)
 
-    def close(self) -> None:
-        """Ends the input: puts it in log order and joins what can be joined, for the engine."""
-        if len(self._parts) == 1:
-            batch, self.record_of, self.row_of = self._parts[0]
+    def join(self, parts: Sequence[Part]) -> None:
+        """Sets the rows: those of ``parts``, no record of which is in two of them, in log order and in few pieces."""
+        if len(parts) == 1:
+            batch, self.record_of, self.row_of = parts[0]
             self.pieces = [batch]
-        elif self._parts:
-            pieces, records, rows = zip(*in_log_order(self._parts), strict=True)
+        elif parts:
+            pieces, records, rows = zip(*in_log_order(parts), strict=True)
             self.pieces = list(concatenate(pieces))
             self.record_of, self.row_of = np.concatenate(records), np.concatenate(rows)
 
+    def counted(
+        self, is_home: Callable[[str], bool], clocks: NDArray[np.float64], learning: NDArray[np.bool_]
+    ) -> list[Counted]:
+        """Returns the reported counts, and those of the rejected rows of principals that are home, in log order;
+        the rows of others were sent on. ``clocks`` float64 and ``learning`` bool (records,): as of each record."""
+        counts = self.reported
+        if self.rejected:
+            own = [one for one in self._unjudged() if is_home(one[1].principal)]
+            counts = sorted([*own, *counts], key=lambda one: (one[0], one[2]))
+        return [Counted(count, float(clocks[at]), row, bool(learning[at])) for at, count, row in counts]
 
-class Receiver:
-    """Decodes the records of one partition."""
+    def _unjudged(self) -> Iterator[tuple[int, Count, int]]:
+        """Yields the counts of rejected rows as in ``reported``; a row without a known principal has none."""
+        for at, rows in self.rejected.items():
+            start, end = np.searchsorted(self.record_of, (at, at + 1)).tolist()
+            for bad in rows:
+                count = count_of(bad, 0.0)
+                if count is not None:
+                    yield at, count, start + int(np.searchsorted(self.row_of[start:end], bad.row))
+
+
+def count_of(bad: BadRow, time: float) -> Count | None:
+    """Returns the count that stands for a row that could not be read; None if its principal is unknown."""
+    if not (names_one(bad.model) and names_one(bad.principal) and bad.queries > 0):
+        return None
+    return Count(bad.model, bad.principal, "unjudged", bad.queries, time, bad.reason)
+
+
+class RecordDecoder:
+    """Decodes the records of one partition. ``origins``: by partition of first arrival, the last offset of it that
+    came in re-keyed."""
 
     def __init__(self, partition: int, partitions: int, topics: Topics) -> None:
         self.partitions = partitions
+        self.origins: dict[int, int] = {}
         self._partition = partition
         self._topics = topics
 
-    def receive(self, records: Sequence[SourceRecord]) -> Intake:
-        """Decodes ``records``. Raises nothing for bad ones; they are in ``refused``.
+    def decode(
+        self, records: Sequence[SourceRecord], policy_time: float = 0.0, learn_below: float = 0
+    ) -> DecodedRecords:
+        """Decodes ``records``. Raises nothing for bad ones, which are in ``rejected``.
 
-        A record on which the decoder fails unexpectedly is refused as poison; its neighbours are kept.
+        A record on which the decoder fails unexpectedly is rejected as poison; its neighbours are kept. Repeated
+        re-keyed records are left out. ``policy_time``: as of the record before. Offsets below ``learn_below`` are
+        learned from, and nothing is enforced on them.
         """
+        skipped, rejected = self._skipped(records)
         try:
-            return self._receive(records, {})
+            decoded = self._decode(records, skipped, rejected)
         except MemoryError:
             raise
         except Exception:
-            poison = {at: bad for at, record in enumerate(records) if (bad := self._poison(record)) is not None}
-            if not poison:
+            poison = {at: [bad] for at, record in enumerate(records) if (bad := self._poison(record)) is not None}
+            if not poison.keys() - skipped:
                 raise
-            return self._receive(records, poison)
+            decoded = self._decode(records, skipped | poison.keys(), poison | rejected)
+        stamps = [-inf if at in skipped else record.timestamp for at, record in enumerate(records)]
+        clocks = np.maximum.accumulate([policy_time, *stamps])[1:]
+        decoded.policy_time = float(clocks[-1]) if records else policy_time
+        learning = np.array([record.offset for record in records]) < learn_below
+        decoded.times = clocks[decoded.record_of]
+        decoded.learning = learning[decoded.record_of] if learning.any() else None
+        decoded.counts = decoded.counted(self._is_home, clocks, learning)
+        return decoded
+
+    def _skipped(self, records: Sequence[SourceRecord]) -> tuple[set[int], dict[int, list[BadRow]]]:
+        """Returns the re-keyed records that do not count, and the reasons of those without a valid origin."""
+        skipped: set[int] = set()
+        rejected: dict[int, list[BadRow]] = {}
+        for at, record in enumerate(records):
+            try:
+                if is_repeated(record, self.partitions, self.origins):
+                    skipped.add(at)
+            except InvalidRecord as error:
+                skipped.add(at)
+                rejected[at] = [BadRow(-1, error.reason, error.detail)]
+        return skipped, rejected
 
     def _poison(self, record: SourceRecord) -> BadRow | None:
         try:
-            self._receive([record], {})
+            self._decode([record], set(), {})
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
             return BadRow(-1, POISON, f"the decoder failed: {error!r}"[:_ERROR_CHARACTERS])
         return None
 
-    def _receive(self, records: Sequence[SourceRecord], poison: Mapping[int, BadRow]) -> Intake:
-        intake = Intake(refused={at: [bad] for at, bad in poison.items()})
+    def _decode(
+        self, records: Sequence[SourceRecord], left_out: set[int], rejected: Mapping[int, list[BadRow]]
+    ) -> DecodedRecords:
+        """Decodes ``records`` but those ``left_out``."""
+        decoded = DecodedRecords(records=records, rejected=dict(rejected))
+        media_types = [record.media_type for record in records]
+        known = []
+        for at, media_type in enumerate(media_types):
+            if at in left_out:
+                continue
+            if media_type in _KNOWN:
+                known.append(at)
+            else:
+                decoded.rejected[at] = [_unknown(media_type)]
+        parts: list[Part] = []
         counts: list[tuple[int, Count]] = []
-        media_types = [_media_type(record) for record in records]
-        known = [at for at, media_type in enumerate(media_types) if media_type in _KNOWN and at not in poison]
-        if len(known) < len(records):
-            for at in sorted({*range(len(records))} - {*known, *poison}):
-                intake.refused[at] = [_unknown(media_types[at])]
         for packed, run in groupby(known, key=lambda at: media_types[at] == _PACKED):
-            places = list(run)
-            counts += self._take_in(intake, places, [records[at] for at in places], packed)
-        intake.close()
-        self._place_counts(intake, counts)
-        return intake
+            counts += self._decode_run(decoded, parts, list(run), packed)
+        decoded.join(parts)
+        if counts:
+            rows = np.searchsorted(decoded.record_of, [at for at, _ in counts], side="right").tolist()
+            decoded.reported = [(at, count, row) for (at, count), row in zip(counts, rows, strict=True)]
+        return decoded
 
-    def _take_in(
-        self, intake: Intake, places: list[int], records: list[SourceRecord], packed: bool
+    def _decode_run(
+        self, decoded: DecodedRecords, parts: list[Part], places: list[int], packed: bool
     ) -> list[tuple[int, Count]]:
-        """Decodes neighbours of one encoding together. Returns their counts."""
+        """Decodes neighbours of one encoding together: adds their rows to ``parts`` and returns their counts."""
+        records = [decoded.records[at] for at in places]
         values = [record.value for record in records]
         run = (decode_packed_run if packed else decode_json_run)(values, [record.timestamp for record in records])
         if run.repaired:
-            intake.repaired.update(run.repaired)
-        away = self._away(run)
+            decoded.repaired.update(run.repaired)
+        home_of = self._homes_elsewhere(run)
         lost: list[int] = []
-        if away:
-            lost = self._forward(intake, places, records, away, {place for place, bad in run.bad if bad.row < 0})
+        if home_of:
+            lost = self._forward(decoded, places, home_of, {at for at, bad in run.bad if bad.row < 0})
         if run.bad:
-            self._refuse(intake, places, run, lost)
+            self._reject(decoded, places, run, lost)
         numbers = np.array(places, np.int64)
         for batch, record, row in run.parts:
-            if away:
+            if home_of:
                 here = np.flatnonzero((self._homes(batch) == self._partition) & ~np.isin(record, lost))
                 batch, record, row = take(batch, here), record[here], row[here]  # noqa: PLW2901
             if len(batch):
-                intake.add((batch, numbers[record], row))
+                parts.append((batch, numbers[record], row))
         return [
-            (places[place], count)
-            for place, count in run.counts
-            if place not in away or (place not in lost and self.lives_here(count.principal))
+            (places[at], count)
+            for at, count in run.counts
+            if at not in home_of or (at not in lost and self._is_home(count.principal))
         ]
 
-    def lives_here(self, principal: str) -> bool:
+    def _is_home(self, principal: str) -> bool:
         """Returns whether this is the principal's partition."""
         return self._home(principal) == self._partition
 
@@ -183,59 +227,54 @@ class Receiver:
         homes = [self._home(principal) for principal in batch.principals]
         return np.asarray(homes, np.int64)[batch.principal_index]
 
-    def _away(self, run: DecodedRun) -> dict[int, int]:
+    def _homes_elsewhere(self, run: DecodedRun) -> dict[int, int]:
         """Returns the records of ``run``, in order, that have rows (also bad ones) or counts of another partition, and
         the last such partition of each."""
-        away: dict[int, int] = {}
+        home_of: dict[int, int] = {}
         if run.counts or run.bad:
-            told = [*run.counts, *((place, count) for place, bad in run.bad if (count := unread(bad, 0.0)) is not None)]
-            homes = ((place, self._home(count.principal)) for place, count in told)
-            away = {place: home for place, home in homes if home != self._partition}
+            bad = ((at, count) for at, row in run.bad if (count := count_of(row, 0.0)) is not None)
+            homes = ((at, self._home(count.principal)) for at, count in (*run.counts, *bad))
+            home_of = {at: home for at, home in homes if home != self._partition}
         for batch, record, _ in run.parts:
             home = self._homes(batch)
-            if np.count_nonzero(home != self._partition):
-                rows = np.flatnonzero(home != self._partition)
-                away.update(zip(record[rows].tolist(), home[rows].tolist(), strict=True))
-        return dict(sorted(away.items()))
+            rows = np.flatnonzero(home != self._partition)
+            if len(rows):
+                home_of.update(zip(record[rows].tolist(), home[rows].tolist(), strict=True))
+        return dict(sorted(home_of.items()))
 
     def _forward(
-        self,
-        intake: Intake,
-        places: list[int],
-        records: list[SourceRecord],
-        away: Mapping[int, int],
-        unreadable: set[int],
+        self, decoded: DecodedRecords, places: list[int], home_of: Mapping[int, int], unreadable: set[int]
     ) -> list[int]:
-        """Re-keys what belongs to other partitions, ``unreadable`` records whole. Returns the records that are refused
+        """Re-keys what belongs to other partitions, ``unreadable`` records whole. Returns the records that are rejected
         for it."""
         lost = []
-        for place, home in away.items():
+        for at, home in home_of.items():
             try:
-                intake.strays.extend(self._strays(records[place], home, place in unreadable))
+                decoded.misrouted.extend(self._rekeyed(decoded.records[places[at]], home, at in unreadable))
             except InvalidRecord as error:
-                intake.refused[places[place]] = [BadRow(-1, error.reason, error.detail)]
-                lost.append(place)
+                decoded.rejected[places[at]] = [BadRow(-1, error.reason, error.detail)]
+                lost.append(at)
         return lost
 
-    def _refuse(self, intake: Intake, places: list[int], run: DecodedRun, lost: list[int]) -> None:
-        """Notes the bad rows of ``run``. A row of another partition is no query here: it was re-keyed, whole or as a
+    def _reject(self, decoded: DecodedRecords, places: list[int], run: DecodedRun, lost: list[int]) -> None:
+        """Adds the bad rows of ``run``. A row of another partition is no query here: it was re-keyed, whole or as a
         count."""
-        for place, bad in run.bad:
-            elsewhere = unread(bad, 0.0) is not None and not self.lives_here(bad.principal)
-            if place in lost or (elsewhere and bad.row < 0):
+        for at, bad in run.bad:
+            elsewhere = count_of(bad, 0.0) is not None and not self._is_home(bad.principal)
+            if at in lost or (elsewhere and bad.row < 0):
                 continue
-            intake.refused.setdefault(places[place], []).append(replace(bad, queries=0) if elsewhere else bad)
+            decoded.rejected.setdefault(places[at], []).append(replace(bad, queries=0) if elsewhere else bad)
 
-    def _strays(self, record: SourceRecord, home: int, unreadable: bool) -> list[Message]:
+    def _rekeyed(self, record: SourceRecord, home: int, unreadable: bool) -> list[Message]:
         """Returns the messages for ``home``. A single query, or an ``unreadable`` record, goes there as it came: there
-        it counts against its principal. Of a packed record each group of rows goes to its partition; a stray that was
-        sent here twice is an error."""
+        it counts against its principal. Of a packed record each group of rows goes to its partition. Raises
+        InvalidRecord for a record that was sent here twice."""
         if record.source == "rekeyed":
             raise InvalidRecord("partition", "a re-keyed record arrived in a partition that is not its principal's")
         if record.packed and not unreadable:
             return list(self._repacked(record))
         own = ((name, data) for name, data in record.headers.items() if name != ORIGIN)
-        headers = (*within(own, _HEADER_BYTES), (ORIGIN, self._origin(record)))
+        headers = (*headers_within(own, _HEADER_BYTES), (ORIGIN, self._origin(record)))
         key = record.key if len(record.key or b"") <= _HEADER_BYTES else None
         return [Message(self._topics.rekeyed, home, key, record.value or b"", headers, record.timestamp)]
 
@@ -262,18 +301,12 @@ class Receiver:
     def _counts_elsewhere(self, decoded: DecodedQueries, time: float) -> dict[int, list[Count]]:
         """Returns, by home, the counts in ``decoded``, and counts of its bad rows, one for each principal and
         reason."""
-        bad = [count for row in decoded.bad_rows if (count := unread(row, time)) is not None]
+        bad = [count for row in decoded.bad_rows if (count := count_of(row, time)) is not None]
         summed = [replace(count, queries=rows * count.queries) for count, rows in Counter(bad).items()]
         counts: dict[int, list[Count]] = {}
         for count in (*decoded.counts, *summed):
             counts.setdefault(self._home(count.principal), []).append(count)
         return {home: own for home, own in counts.items() if home != self._partition}
-
-    def _place_counts(self, intake: Intake, counts: list[tuple[int, Count]]) -> None:
-        """Places each count after the rows of its record."""
-        if counts:
-            rows = np.searchsorted(intake.record_of, [at for at, _ in counts], side="right").tolist()
-            intake.counts += [(at, count, row) for (at, count), row in zip(counts, rows, strict=True)]
 
     def _origin(self, record: SourceRecord) -> bytes:
         return f"{self._partition}:{record.offset}".encode()
@@ -283,21 +316,3 @@ def _unknown(media_type: bytes | None) -> BadRow:
     if media_type == UNREAD_CONTENT_TYPE:
         return BadRow(-1, "too-large", "its batch was not read: it decompresses to far more than a batch may have")
     return BadRow(-1, "content-type", f"{(media_type or b'')[:64]!r} is neither JSON nor {PACKED_CONTENT_TYPE}")
-
-
-def _media_type(record: SourceRecord) -> bytes | None:
-    content_type = record.headers.get(CONTENT_TYPE)
-    return content_type.partition(b";")[0].strip().lower() if content_type else None
-
-
-def origin_of(record: SourceRecord, partitions: int) -> tuple[int, int]:
-    """Returns (partition, offset) of the first arrival of a re-keyed record.
-
-    Raises InvalidRecord where the header is missing or malformed, or names none of the ``partitions``: each named one
-    takes memory.
-    """
-    found = _ORIGIN.fullmatch(record.headers.get(ORIGIN, b""))
-    if found is None or int(found[1]) >= partitions:
-        detail = f"a re-keyed record needs the header {ORIGIN}: partition:offset, of {partitions} partitions"
-        raise InvalidRecord("origin", detail)
-    return int(found[1]), int(found[2])

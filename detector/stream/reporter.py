@@ -3,48 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import structlog
 
-from detector.core.profile.profile import Profile, ProfileMismatch
+from detector.core.profile.profile import Profile
 from detector.runtime import metric_defs as names
 from detector.runtime.health import Health
 from detector.runtime.metrics import Metrics
-from detector.stream.intake import SourceRecord
-from detector.stream.profiles import hashes, told, uncalibrated
-from detector.stream.reading import Reading
-from detector.stream.record_time import TimeFault
+from detector.stream.detection_config import describe_profiles, profile_hashes, uncalibrated_warning
+from detector.stream.poison import SourcePartition
+from detector.stream.source_records import FetchState, SourceRecord, TimeFault
 
 if TYPE_CHECKING:
+    from detector.stream.commit_unit import CommitUnit, Series
     from detector.stream.partition import Partition
-    from detector.stream.step import Step
 
 _log = structlog.get_logger("weirguard.stream")
 _MOST_LOGGED = 100
-_FAULT = (
-    "see weirguard_queries_unjudged_total for the reasons, and whether the deployment and its profile fit each other"
-)
 _CALIBRATE = "write one with `weirguard calibrate` and name it in detection.profiles"
-
-_Name = TypeVar("_Name")
-
-Place = tuple[str, int]
-"""(source, partition)."""
 
 
 class Reporter:
-    """Gathers facts from the owner. ``wall`` gives Unix time: how old a record is, and whether that can be."""
+    """Gathers facts from the partition manager. ``wall`` gives Unix time: how old a record is, and
+    whether that can be."""
 
     def __init__(self, health: Health, metrics: Metrics, wall: Callable[[], float] = time.time) -> None:
         self.health = health
         self.metrics = metrics
-        self.applied: dict[Place, int] = {}
+        self.applied: dict[SourcePartition, int] = {}
         self._wall = wall
         self._logged: set[str] = set()
-        self._heard_at: float | None = None
+        self._answered_at: float | None = None
 
     def failed(self, where: str, error: Exception) -> None:
         """A failure outside the stream, which goes on: counted, and each kind is logged once."""
@@ -58,13 +50,13 @@ class Reporter:
 
     def judged_by(self, profiles: Sequence[Profile]) -> None:
         """These profiles are in use."""
-        self.health.profiles = hashes(profiles)
+        self.health.profiles = profile_hashes(profiles)
         for own in profiles:
             self.metrics.set(names.PROFILE_INFO, 1, model=own.model, model_version=own.model_version, profile=own.hash)
-        for line in told(profiles):
+        for line in describe_profiles(profiles):
             _log.info(line)
         if not profiles:
-            self._warn(f"{uncalibrated('every model')}; {_CALIBRATE}")
+            self._warn(f"{uncalibrated_warning('every model')}; {_CALIBRATE}")
 
     def assigned(self, partitions: Collection[int]) -> None:
         """These partitions are ours now, their state not yet restored."""
@@ -84,15 +76,15 @@ class Reporter:
 
     def restored(self, partition: Partition) -> None:
         """This partition's state log was read to its end; counts what was left out."""
-        self.metrics.add(names.STALE_RECORDS, partition.place.stale_records)
-        self.metrics.add(names.SKIPPED_SECTIONS, partition.judge.engine.skipped_sections)
+        self.metrics.add(names.STALE_RECORDS, partition.cursor.stale_records)
+        self.metrics.add(names.SKIPPED_SECTIONS, partition.detector.engine.skipped_sections)
 
     def now(self) -> float:
         """Unix time."""
         return self._wall()
 
-    def disbelieved(self, fault: TimeFault, topic: str, timestamp: float | None) -> None:
-        """A record's Kafka timestamp is impossible; logged once per topic and fault."""
+    def time_replaced(self, fault: TimeFault, topic: str, timestamp: float | None) -> None:
+        """A record's Kafka timestamp was impossible; logged once per topic and fault."""
         self.metrics.add(names.RECORD_TIMES_CLAMPED, fault=fault)
         if self._is_new(f"{topic} {fault}"):
             _log.warning("a record's timestamp is not believed", topic=topic, fault=fault, stamped=timestamp)
@@ -108,7 +100,7 @@ class Reporter:
         """How long ``stage`` took, each time."""
         self.metrics.observe(names.STAGE_DURATION, seconds, stage=stage)
 
-    def performed(self, done: Sequence[tuple[Partition, Sequence[SourceRecord], Step]]) -> None:
+    def performed(self, done: Sequence[tuple[Partition, Sequence[SourceRecord], CommitUnit]]) -> None:
         """These micro-batches are applied, and all that follows from them is published."""
         if not done:
             return
@@ -124,21 +116,21 @@ class Reporter:
         oldest = min(records[-1].timestamp for _, records, _ in done)
         self.metrics.set(names.EVENT_TIME_LAG, max(now - oldest, 0.0))
         self.metrics.set(names.LAST_RECORD, now)
-        self._count([step for _, _, step in done])
+        self._count([unit for _, _, unit in done])
 
-    def logged(self, steps: Sequence[Step]) -> None:
-        """The state records of ``steps`` are on the broker."""
-        for kind in {step.kind for step in steps}:
-            nbytes = [step.nbytes for step in steps if step.kind == kind]
+    def logged(self, units: Sequence[CommitUnit]) -> None:
+        """The state records of ``units`` are on the broker."""
+        for kind in {unit.kind for unit in units}:
+            nbytes = [unit.nbytes for unit in units if unit.kind == kind]
             self.metrics.add(names.STATE_LOG_RECORDS, len(nbytes), kind=kind)
             self.metrics.add(names.STATE_LOG_BYTES, sum(nbytes), kind=kind)
             if kind == "round":
                 self.metrics.add(names.CHECKPOINT_ROUNDS, len(nbytes))
 
-    def heard(self, at: float | None, connected: bool) -> None:
+    def broker_answered(self, at: float | None, connected: bool) -> None:
         """When a fetch was last answered, Unix time; where nothing is fetched a connection has to do."""
-        answered = connected if at is None else at != self._heard_at
-        self._heard_at = at
+        answered = connected if at is None else at != self._answered_at
+        self._answered_at = at
         self.health.contacted(answered, connected)
 
     def passed_gap(self, source: str, missing: int) -> None:
@@ -147,102 +139,57 @@ class Reporter:
         self.metrics.add(names.RECORDS_LOST, missing, topic=source)
 
     def survey(
-        self, partitions: Collection[Partition], readings: Mapping[Place, Reading], committed: Mapping[Place, int]
+        self,
+        partitions: Collection[Partition],
+        fetched: Mapping[SourcePartition, FetchState],
+        committed: Mapping[SourcePartition, int],
     ) -> None:
-        """A look at everything held, and at how far the ``readings`` of the sources are, every few seconds."""
+        """Reports the state of ``partitions``, and how far their sources are ``fetched`` and ``committed``."""
         held = {(source, one.number): offset for one in partitions for source, offset in one.applied.items()}
-        behind = {place: reading.waiting(held.get(place, -1)) for place, reading in readings.items()}
+        behind = {place: state.behind(held.get(place, -1)) for place, state in fetched.items()}
         if self.health.brokers_answer():
             self.health.behind(sum(behind.values()))
-        self.metrics.replace(names.RECORDS_BEHIND, _labelled(behind))
+        self.metrics.replace(names.RECORDS_BEHIND, _by_place(behind))
         waiting = {place: max(offset + 1 - committed.get(place, 0), 0) for place, offset in self.applied.items()}
-        self.metrics.replace(names.RECORDS_UNCOMMITTED, _labelled(waiting))
-        engines = [partition.judge.engine for partition in partitions]
+        self.metrics.replace(names.RECORDS_UNCOMMITTED, _by_place(waiting))
+        engines = [partition.detector.engine for partition in partitions]
         self.metrics.set(names.PRINCIPALS_TRACKED, sum(len(engine) for engine in engines))
-        ledgers = [partition.judge.ledger for partition in partitions]
+        ledgers = [partition.detector.ledger for partition in partitions]
         policy = sum(ledger.nbytes + ledger.accounting.nbytes for ledger in ledgers)
         self.metrics.set(names.STATE_BYTES, policy + (engines[0].nbytes() if engines else 0))
         standing: Counter[tuple[str, ...]] = Counter()
         for partition in partitions:
-            for decision in partition.judge.ledger.active(partition.policy_time):
+            for decision in partition.detector.ledger.active(partition.policy_time):
                 standing[decision.model, decision.action.name, decision.mode] += 1
         self.metrics.replace(names.DECISIONS_ACTIVE, dict(standing))
 
-    def _count(self, steps: Sequence[Step]) -> None:
-        self._count_answered(steps)
-        counts = (
-            (names.DEAD_LETTERS, "reason", _total(step.refused for step in steps)),
-            (names.DEAD_LETTERS_NOT_KEPT, "reason", _total(step.not_kept for step in steps)),
-            (names.QUERIES_MISSING, "kind", _total(step.missing for step in steps)),
-            (names.REPAIRED, "what", _total(step.repaired for step in steps)),
-        )
-        for metric, label, total in counts:
-            for value, count in total.items():
-                self.metrics.add(metric, count, **{label: value})
-        for model in {model for step in steps for model in step.scores}:
-            self.metrics.observe(names.SCORE, [v for step in steps for v in step.scores.get(model, ())], model=model)
-        for model, signal in {key for step in steps for key in step.exposures}:
-            shares = [share for step in steps for share in step.exposures.get((model, signal), ())]
-            self.metrics.observe(names.EXPOSURE, shares, model=model, signal=signal)
-        for step in steps:
-            self._count_findings(step)
-            self._count_misfits(step.misfits)
-        self.metrics.add(names.REKEYED, sum(step.rekeyed for step in steps))
-        self.metrics.add(names.EVICTIONS, sum(step.evicted for step in steps))
-
-    def _count_answered(self, steps: Sequence[Step]) -> None:
-        """Counts the fate of answered queries: the first figure is the sum of the others."""
-        answered: Counter[str] = Counter()
-        for metric, plain in ((names.QUERIES, "judged"), (names.QUERIES_REPEATED, "repeated")):
-            for model, queries in _total(getattr(step, plain) for step in steps).items():
-                self.metrics.add(metric, queries, model=model)
-                answered[model] += queries
-        for (model, version), queries in _total(step.uncalibrated for step in steps).items():
-            self.metrics.add(names.QUERIES_UNCALIBRATED, queries, model=model)
-            self._uncalibrated(f"{model} {version}")
-        for metric, parts in ((names.QUERIES_UNJUDGED, "unjudged"), (names.QUERIES_DROPPED, "dropped")):
-            for (model, reason), queries in _total(getattr(step, parts) for step in steps).items():
-                self.metrics.add(metric, queries, model=model, reason=reason)
-                answered[model] += queries
-        for model, queries in answered.items():
-            self.metrics.add(names.QUERIES_ANSWERED, queries, model=model)
-        for model, queries in _total(step.excused for step in steps).items():
-            self.metrics.add(names.QUERIES_EXCUSED, queries, model=model)
-            self._warn(
-                f"most active principals of {model} send what cannot be judged, and none is accused of it; {_FAULT}"
-            )
-
-    def _uncalibrated(self, version: str) -> None:
-        """Say it of each model version once, to the probes and in the log."""
-        if version not in self.health.uncalibrated and len(self.health.uncalibrated) < _MOST_LOGGED:
-            self.health.uncalibrated.add(version)
-            self._warn(f"{uncalibrated(version)}; {_CALIBRATE}")
+    def _count(self, units: Sequence[CommitUnit]) -> None:
+        counts: Counter[Series] = Counter()
+        observed: defaultdict[Series, list[float]] = defaultdict(list)
+        for unit in units:
+            counts.update(unit.counts)
+            for series, values in unit.observed.items():
+                observed[series] += values
+        for (metric, labels), amount in counts.items():
+            self.metrics.add(metric, amount, **_labels(metric, labels))
+        for (metric, labels), values in observed.items():
+            self.metrics.observe(metric, values, **_labels(metric, labels))
+        for version in sorted({version for unit in units for version in unit.uncalibrated} - self.health.uncalibrated):
+            if len(self.health.uncalibrated) < _MOST_LOGGED:
+                self.health.uncalibrated.add(version)
+                self._warn(f"{uncalibrated_warning(version)}; {_CALIBRATE}")
+        for warning in (warning for unit in units for warning in unit.warnings):
+            self._warn(warning)
 
     def _warn(self, warning: str) -> None:
-        """Log ``warning`` once."""
+        """Logs ``warning`` once."""
         if self._is_new(warning):
             _log.warning(warning)
 
-    def _count_misfits(self, misfits: Iterable[ProfileMismatch]) -> None:
-        """Counts them, and logs each kind once."""
-        for misfit in misfits:
-            self.metrics.add(names.MISFITS, misfit.queries, model=misfit.model, reason=misfit.reason)
-            self._warn(misfit.detail)
 
-    def _count_findings(self, step: Step) -> None:
-        for alert in (alert for alert in step.alerts if alert.revision == 1):
-            self.metrics.add(names.ALERTS, model=alert.model, signal=alert.signal, severity=alert.severity)
-        for decision in step.decisions:
-            origin = decision.causes[0].origin.partition(":")[0] if decision.causes else "operator"
-            self.metrics.add(names.DECISIONS, action=decision.action.name, mode=decision.mode, origin=origin)
+def _labels(metric: names.Metric, values: tuple[str, ...]) -> dict[str, str]:
+    return {label.name: value for label, value in zip(metric.labels, values, strict=True)}
 
 
-def _total(counts: Iterable[Counter[_Name]]) -> Counter[_Name]:
-    total: Counter[_Name] = Counter()
-    for one in counts:
-        total.update(one)
-    return total
-
-
-def _labelled(by_place: Mapping[Place, int]) -> dict[tuple[str, ...], float]:
-    return {(source, str(partition)): value for (source, partition), value in by_place.items()}
+def _by_place(values: Mapping[SourcePartition, int]) -> dict[tuple[str, ...], float]:
+    return {(source, str(partition)): value for (source, partition), value in values.items()}

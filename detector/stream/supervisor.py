@@ -18,8 +18,8 @@ from types import FrameType
 import structlog
 
 from detector.runtime.broker import dying_with_parent
-from detector.stream.black_box import BlackBox, PoisonFinder
-from detector.stream.exits import FINAL, Exit, blames_records, meaning
+from detector.stream.exit_codes import FINAL, Exit, blames_records, meaning
+from detector.stream.poison import InFlightReader, PoisonFinder
 
 RESTARTS_VARIABLE = "WEIRGUARD_RESTARTS"
 """Environment variable by which a worker learns how many came before it."""
@@ -50,7 +50,7 @@ class Backoff:
         self._next = first
 
     def after(self, ran_seconds: float, code: int = Exit.UNEXPECTED) -> float:
-        """The wait after a run of ``ran_seconds`` that ended with ``code``."""
+        """Returns the wait after a run of ``ran_seconds`` that ended with ``code``."""
         if code == Exit.REFUSED:
             return self._most
         if ran_seconds >= HEALTHY_SECONDS:
@@ -74,14 +74,14 @@ class Supervisor:
         self._patience = patience
         self._stopping = False
         self._starts = 0
-        self._box = BlackBox()
+        self._in_flight = InFlightReader()
         self._poison = PoisonFinder()
 
     def run(self) -> int:
-        """Supervise until the end; returns the exit status for this process."""
+        """Supervises until the end. Returns the exit status for this process."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        if not self._box.descriptors:
+        if not self._in_flight.descriptors:
             _log.warning("no memory to share with the worker: a record that ends it will not be found")
         while not self._stopping:
             self._wait_for_broker()
@@ -102,20 +102,20 @@ class Supervisor:
         return Exit.CLEAN if self._stopping else code
 
     def _look_for_poison(self, code: int) -> None:
-        flights = self._box.read() if blames_records(code) else []
-        for flight in flights:
-            _log.warning("the worker ended while it processed records", **flight._asdict())
-        for source, partition, offset in self._poison.ended(flights):
+        in_flight = self._in_flight.read() if blames_records(code) else []
+        for records in in_flight:
+            _log.warning("the worker ended while it processed records", **records._asdict())
+        for source, partition, offset in self._poison.worker_ended(in_flight):
             where = {"source": source, "partition": partition, "offset": offset}
             _log.error("a record ends workers and goes to the dead letters", **where)
 
     def _run_once(self) -> int:
-        own = {RESTARTS_VARIABLE: str(self._starts)} | self._box.environment | self._poison.environment
+        own = {RESTARTS_VARIABLE: str(self._starts)} | self._in_flight.environment | self._poison.environment
         self._starts += 1
-        self._box.clear()
+        self._in_flight.clear()
         # In a group of its own: Ctrl-C at a terminal is for the supervisor, which lets the worker finish.
         environment = ALLOCATOR | _ONE_THREAD | os.environ | own
-        worker = subprocess.Popen(self._command, env=environment, pass_fds=self._box.descriptors, process_group=0)
+        worker = subprocess.Popen(self._command, env=environment, pass_fds=self._in_flight.descriptors, process_group=0)
         while not self._stopping:
             try:
                 return worker.wait(_GLANCE_SECONDS)
@@ -146,7 +146,7 @@ class Supervisor:
             self._pause(1.0)
 
     def _pause(self, seconds: float) -> None:
-        """Sleep for ``seconds``, or until there is a signal to stop."""
+        """Sleeps for ``seconds``, or until there is a signal to stop."""
         until = time.monotonic() + seconds
         while not self._stopping and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _GLANCE_SECONDS))
@@ -164,4 +164,4 @@ def _listens(server: str) -> bool:
 def worker_command() -> list[str]:
     """Returns the command that starts a worker of this installation; settings come by environment and
     WEIRGUARD_CONFIG."""
-    return [sys.executable, "-m", "detector.stream.start"]
+    return [sys.executable, "-m", "detector.stream"]

@@ -40,7 +40,7 @@ class TopicShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ExistingTopic:
     """A topic as the cluster has it. ``identity``: Kafka's topic id, another one once it was deleted and made again;
     empty where the broker has none."""
 
@@ -112,13 +112,13 @@ def ensure(kafka: KafkaSettings) -> None:
             _advise(wanted, describe(admin, wanted), _settings(admin, wanted))
 
 
-def look(kafka: KafkaSettings) -> dict[str, Found]:
+def existing(kafka: KafkaSettings) -> dict[str, ExistingTopic]:
     """Returns the topics that exist now, by name. Raises BrokerError."""
     with _admin(kafka) as admin:
         return describe(admin, shapes(kafka))
 
 
-def describe(admin: KafkaAdminClient, wanted: Sequence[TopicShape]) -> dict[str, Found]:
+def describe(admin: KafkaAdminClient, wanted: Sequence[TopicShape]) -> dict[str, ExistingTopic]:
     """Returns the ``wanted`` topics that exist. The request creates none, even where the cluster creates topics by
     itself."""
     found = {}
@@ -126,11 +126,11 @@ def describe(admin: KafkaAdminClient, wanted: Sequence[TopicShape]) -> dict[str,
         partitions = topic["partitions"]
         if partitions:
             replicas = min(len(one["replica_nodes"]) for one in partitions)
-            found[topic["name"]] = Found(len(partitions), replicas, str(topic.get("topic_id") or ""))
+            found[topic["name"]] = ExistingTopic(len(partitions), replicas, str(topic.get("topic_id") or ""))
     return found
 
 
-def misfit(shape: TopicShape, found: Found | None) -> str | None:
+def misfit(shape: TopicShape, found: ExistingTopic | None) -> str | None:
     """Returns what to say if the topic has another number of partitions than is set."""
     count = found.partitions if found else 0
     if count == shape.partitions:
@@ -155,7 +155,9 @@ def _admin(kafka: KafkaSettings) -> Iterator[KafkaAdminClient]:
         admin.close()
 
 
-def _adopt(admin: KafkaAdminClient, wanted: Sequence[TopicShape], found: Mapping[str, Found]) -> list[TopicShape]:
+def _adopt(
+    admin: KafkaAdminClient, wanted: Sequence[TopicShape], found: Mapping[str, ExistingTopic]
+) -> list[TopicShape]:
     """Alters topics that a broker made by itself, with its own defaults, for a client that came before the detector.
 
     Nothing was judged yet, so no account's partition changes: a record in another than its principal's is re-keyed.
@@ -218,7 +220,7 @@ def _fault(kafka: KafkaSettings, shape: TopicShape, has: Mapping[str, str], repl
 
 
 def _advise(
-    wanted: Sequence[TopicShape], found: Mapping[str, Found], settings: Mapping[str, Mapping[str, str]]
+    wanted: Sequence[TopicShape], found: Mapping[str, ExistingTopic], settings: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Logs what is allowed but could be safer: how long records are kept, and what the loss of a broker costs."""
     for shape in wanted:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from detector.stream.exits import Exit
+from detector.stream.exit_codes import Exit
 from detector.stream.reporter import Reporter
 
 CUT_OFF_SECONDS = 30.0

@@ -13,7 +13,10 @@ import faust
 import structlog
 
 from detector.contracts.errors import BrokerError, ConfigurationError
+from detector.core.configuration import EngineMode
 from detector.core.engine import Engine
+from detector.core.loops.compiled import SWITCH, is_off, listen
+from detector.core.warm import warm_for
 from detector.policy.ledger import Ledger
 from detector.runtime.broker import answers_versions
 from detector.runtime.health import Health, ProbeServer
@@ -22,22 +25,20 @@ from detector.runtime.metric_defs import DEAD_LETTERS, RESTARTS
 from detector.runtime.metrics import new_metrics
 from detector.runtime.sections import LoggingSettings, tls_context
 from detector.runtime.settings import Settings, load_settings
-from detector.stream import faust_edges, topics
+from detector.stream import faust_internals, topics
 from detector.stream.app import Application, create_app
-from detector.stream.black_box import Caution, Notes
-from detector.stream.broker_reads import BrokerReads
-from detector.stream.building import engine_config, policy_of
-from detector.stream.care import Care
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.dead_letters import LetterLimits
-from detector.stream.exits import Exit, stop_now
-from detector.stream.intake import POISON, Receiver
-from detector.stream.judge import Judge
-from detector.stream.loops import make_ready
-from detector.stream.owner import Owner
-from detector.stream.partition import Partition, Writer
+from detector.stream.detection_config import engine_config, policy_config
+from detector.stream.detector import Detector
+from detector.stream.exit_codes import Exit, stop_now
+from detector.stream.intake import POISON, RecordDecoder
+from detector.stream.partition import LogWriter, Partition
+from detector.stream.partition_manager import Batching, PartitionManager
+from detector.stream.poison import InFlightWriter, Quarantine
 from detector.stream.reporter import Reporter
-from detector.stream.sending import denied
+from detector.stream.sender import is_denied
+from detector.stream.source_checks import BrokerReads
 from detector.stream.supervisor import RESTARTS_VARIABLE
 from detector.stream.watchdog import Watchdog, watch
 
@@ -50,7 +51,7 @@ _log = structlog.get_logger("weirguard.stream")
 
 
 def main() -> None:
-    """Run until SIGTERM, or until something is in doubt; exit statuses are in ``exits``."""
+    """Runs until SIGTERM, or until something is in doubt; the exit codes are in ``exit_codes``."""
     configure_logging(LoggingSettings())  # for what is wrong with the settings themselves
     try:
         settings = load_settings()
@@ -62,12 +63,12 @@ def main() -> None:
     except ConfigurationError as error:
         stop_now(Exit.CONFIGURATION, str(error))
     except BrokerError as error:
-        stop_now(Exit.REFUSED if denied(error) else Exit.BROKER, str(error))
-    make_ready(settings.detection.mode, has_profile=bool(settings.detection.profiles))
+        stop_now(Exit.REFUSED if is_denied(error) else Exit.BROKER, str(error))
+    load_loops(settings.detection.mode, has_profile=bool(settings.detection.profiles))
     gc.freeze()  # all that was made so far stays
     gc.enable()
     reporter.metrics.add(DEAD_LETTERS, 0, reason=POISON)
-    reporter.metrics.add(RESTARTS, _restarts())
+    reporter.metrics.add(RESTARTS, int(os.environ.get(RESTARTS_VARIABLE, "0")))
     watch(_watchdog(app, reporter, settings), stop_now)
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
@@ -77,47 +78,36 @@ def main() -> None:
 
 
 def build(settings: Settings) -> tuple[Application, Reporter]:
-    """The application and what it reports to. Raises ConfigurationError."""
-    health = Health(time.monotonic, settings.worker.stall_seconds)
-    reporter = Reporter(health, new_metrics(settings.metrics.models))
-    config, policy = engine_config(settings), policy_of(settings)
+    """Returns the application and what it reports to. Raises ConfigurationError."""
+    reporter = Reporter(Health(time.monotonic, settings.worker.stall_seconds), new_metrics(settings.metrics.models))
+    config, policy = engine_config(settings), policy_config(settings)
     reporter.judged_by(config.judging)
-    names = settings.kafka.topics
-    reads = BrokerReads(settings.kafka)
-    engine = Engine(config)
-    letters = LetterLimits(topics.letter_bytes(settings.kafka), settings.worker.dead_letters_per_minute)
-    writer = Writer(
+    names, engine = settings.kafka.topics, Engine(config)
+    writer = LogWriter(
         f"{socket.gethostname()}:{os.getpid()}",
         config.configuration_hash(),
         settings.kafka.state_record_bytes,
-        letters,
+        LetterLimits(topics.letter_bytes(settings.kafka), settings.worker.dead_letters_per_minute),
     )
-
-    caution, notes = Caution.from_environment(os.environ), Notes.from_environment(os.environ)
-    if not notes.kept:
+    quarantine, in_flight = Quarantine.from_environment(os.environ), InFlightWriter.from_environment(os.environ)
+    if not in_flight.enabled:
         _log.info("no supervisor: a record that ends this worker will not be found")
-    if caution:
+    if quarantine:
         _log.warning(
-            "records have ended workers", suspects=list(caution.suspects.values()), poison=list(caution.poison)
+            "records have ended workers", suspects=list(quarantine.suspects.values()), poison=list(quarantine.poison)
         )
 
     def new_partition(number: int) -> Partition:
-        judge = Judge(engine.sibling(), Ledger(policy, writer.configuration))
-        receiver = Receiver(number, settings.kafka.partitions, names)
-        checkpointer = Checkpointer(judge, settings.worker.checkpoint_bytes, _CHUNK_BYTES)
-        return Partition(receiver, judge, checkpointer, names, number, writer)
+        detector = Detector(engine.sibling(), Ledger(policy, writer.configuration))
+        decoder = RecordDecoder(number, settings.kafka.partitions, names)
+        checkpointer = Checkpointer(detector, settings.worker.checkpoint_bytes, _CHUNK_BYTES)
+        return Partition(decoder, detector, checkpointer, names, number, writer)
 
-    def new_owner(app: faust.App) -> Owner:
-        return Owner(
-            app,
-            names,
-            new_partition,
-            reads,
-            reporter,
-            Care(settings.worker.microbatch_bytes, caution, notes),
-        )
+    def new_manager(app: faust.App) -> PartitionManager:
+        batching = Batching(settings.worker.microbatch_bytes, quarantine, in_flight)
+        return PartitionManager(app, names, new_partition, BrokerReads(settings.kafka), reporter, batching)
 
-    return create_app(settings, new_owner), reporter
+    return create_app(settings, new_manager), reporter
 
 
 def _watchdog(app: Application, reporter: Reporter, settings: Settings) -> Watchdog:
@@ -125,7 +115,7 @@ def _watchdog(app: Application, reporter: Reporter, settings: Settings) -> Watch
     sources = {names.queries: "queries", names.rekeyed: "rekeyed", names.commands: "commands"}
 
     def committed() -> Mapping[tuple[str, int], int]:
-        offsets = faust_edges.committed_offsets(app)
+        offsets = faust_internals.committed_offsets(app)
         return {(sources[tp.topic], tp.partition): offset for tp, offset in offsets.items() if tp.topic in sources}
 
     tls = tls_context(settings.kafka)
@@ -137,9 +127,33 @@ def _watchdog(app: Application, reporter: Reporter, settings: Settings) -> Watch
     return Watchdog(reporter, committed, broker_answers, settings.worker.stall_seconds)
 
 
-def _restarts() -> int:
-    """How often the supervisor has started a worker again, as it says."""
-    return int(os.environ.get(RESTARTS_VARIABLE, "0"))
+class _LoopEvents:
+    """Logs what happens to the compiled loops."""
+
+    def __init__(self) -> None:
+        self.compiled = 0
+
+    def compiling(self, name: str) -> None:
+        if not self.compiled:
+            _log.warning("compiling the loops, once for this machine and version; `weirguard warm` does it beforehand")
+        self.compiled += 1
+
+    def slow(self, why: str) -> None:
+        _log.error(f"SLOW: loops run uncompiled, a hundred times slower: {why}")
+
+    def not_kept(self, why: str) -> None:
+        _log.warning(f"every start compiles the loops anew: {why}")
+
+
+def load_loops(mode: EngineMode, *, has_profile: bool) -> None:
+    """Loads the machine code of the loops that an engine of this ``mode`` calls, or compiles them."""
+    if is_off():
+        _log.error(f"SLOW: loops run uncompiled, a hundred times slower, as {SWITCH} says")
+        return
+    started, events = time.monotonic(), _LoopEvents()
+    listen(events)
+    warm_for(mode, has_profile=has_profile)
+    _log.info("loops are ready", compiled=events.compiled, seconds=round(time.monotonic() - started, 2))
 
 
 if __name__ == "__main__":

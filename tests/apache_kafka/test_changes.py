@@ -15,7 +15,7 @@ from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.findings import Action, Command
 from detector.contracts.topics import partition_of
 from detector.replay.topics import Topic
-from detector.stream.topics import look, shapes
+from detector.stream.topics import existing, shapes
 from tests.conftest import Broker
 from tests.e2e.service import PARTITIONS, Service, running_service
 from tests.e2e.test_service import _rows, gate_of, send, until
@@ -106,11 +106,11 @@ def test_all_compressions_are_read_by_worker_gate_and_commands(broker: Broker, p
 
 def remake(service: Service, topic: str, **configs: str) -> None:
     with KafkaAdminClient(bootstrap_servers=service.kafka.bootstrap_servers) as admin:
-        before = look(service.kafka)[topic].identity
+        before = existing(service.kafka)[topic].identity
         admin.delete_topics([topic])
-        until(lambda: topic not in look(service.kafka))
+        until(lambda: topic not in existing(service.kafka))
         admin.create_topics([NewTopic(topic, PARTITIONS, 1, topic_configs=configs)])
-        until(lambda: topic in look(service.kafka) and look(service.kafka)[topic].identity != before)
+        until(lambda: topic in existing(service.kafka) and existing(service.kafka)[topic].identity != before)
 
 
 def test_a_topic_that_is_made_again_stops_the_worker_if_state_depends_on_it(

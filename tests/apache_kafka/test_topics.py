@@ -9,7 +9,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, Ne
 
 from detector.contracts.errors import ConfigurationError
 from detector.runtime.sections import KafkaSettings
-from detector.stream.topics import TopicShape, ensure, look, shapes
+from detector.stream.topics import TopicShape, ensure, existing, shapes
 from tests.conftest import Broker
 from tests.stream.test_topics import settings_of
 
@@ -108,7 +108,7 @@ def test_a_topic_that_a_client_made_by_being_first_is_made_right(
     (first,) = (shape for shape in shapes(kafka) if shape.name == getattr(kafka.topics, topic))
     make(kafka, first, partitions=partitions)
     ensure(kafka)
-    assert {found.partitions for found in look(kafka).values()} == {3}
+    assert {found.partitions for found in existing(kafka).values()} == {3}
 
 
 def test_once_there_is_a_state_log_nothing_is_widened(broker: Broker, prefix: str) -> None:
@@ -116,14 +116,14 @@ def test_once_there_is_a_state_log_nothing_is_widened(broker: Broker, prefix: st
     ensure(kafka)
     with KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers) as admin:
         admin.delete_topics([kafka.topics.queries])
-    while kafka.topics.queries in look(kafka):
+    while kafka.topics.queries in existing(kafka):
         pass
     (queries,) = (shape for shape in shapes(kafka) if shape.name == kafka.topics.queries)
     make(kafka, queries, partitions=1)
     with pytest.raises(ConfigurationError, match=r"has 1 partitions and kafka\.partitions is 3"):
         ensure(kafka)
-    assert look(kafka)[kafka.topics.queries].partitions == 1
+    assert existing(kafka)[kafka.topics.queries].partitions == 1
 
 
 def test_asking_for_topics_makes_none(broker: Broker, prefix: str) -> None:
-    assert look(settings_of(broker, prefix)) == {}
+    assert existing(settings_of(broker, prefix)) == {}

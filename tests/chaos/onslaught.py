@@ -21,11 +21,11 @@ from detector.policy.ledger import Ledger
 from detector.runtime.sections import DetectionSettings, KafkaSettings, LimitSettings, PolicySettings, WorkerSettings
 from detector.runtime.settings import Settings
 from detector.stream import topics
-from detector.stream.building import engine_config, policy_of
 from detector.stream.checkpoint import Checkpointer
-from detector.stream.intake import Receiver
-from detector.stream.judge import Judge
-from detector.stream.partition import Partition, Writer
+from detector.stream.detection_config import engine_config, policy_config
+from detector.stream.detector import Detector
+from detector.stream.intake import RecordDecoder
+from detector.stream.partition import LogWriter, Partition
 from tests.chaos.looks import Look, look, looking, metric
 from tests.chaos.nonsense import DIMENSION, HostileProducer, Sent
 from tests.chaos.stage import environment
@@ -210,9 +210,9 @@ def _judged(settings: Settings, names: list[str]) -> Counter[str]:
     """How many queries of each of ``names`` the state log holds: what a next one of theirs would be numbered."""
     engine, successors = Engine(engine_config(settings)), {}
     for number in _numbers():
-        judge = Judge(engine.sibling(), Ledger(policy_of(settings), ""))
-        receiver = Receiver(number, PARTITIONS, settings.kafka.topics)
-        writer = Writer("successor", "", settings.kafka.state_record_bytes)
+        judge = Detector(engine.sibling(), Ledger(policy_config(settings), ""))
+        receiver = RecordDecoder(number, PARTITIONS, settings.kafka.topics)
+        writer = LogWriter("successor", "", settings.kafka.state_record_bytes)
         successors[number] = Partition(
             receiver, judge, Checkpointer(judge, 1 << 40, 1), settings.kafka.topics, number, writer
         )
@@ -220,9 +220,9 @@ def _judged(settings: Settings, names: list[str]) -> Counter[str]:
         successors[number].absorb(offset, value)
     judged: Counter[str] = Counter()
     for successor in successors.values():
-        own = {key.principal for key in successor.judge.engine.keys()} & set(names)
+        own = {key.principal for key in successor.detector.engine.keys()} & set(names)
         if own:
-            said = successor.judge.engine.observe([_one_each(sorted(own))])
+            said = successor.detector.engine.observe([_one_each(sorted(own))])
             judged.update(
                 {said.keys[key].principal: int(at) for key, at in zip(said.key_index, said.index, strict=True)}
             )

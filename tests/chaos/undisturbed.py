@@ -27,9 +27,9 @@ from detector.contracts.topics import partition_of
 from detector.core.engine import Engine, Observation
 from detector.replay.report import replay
 from detector.runtime.settings import Settings
-from detector.stream.agreement import SECTION
-from detector.stream.building import engine_config, policy_of
-from detector.stream.judge import POLICY_SECTION
+from detector.stream.detection_config import engine_config, policy_config
+from detector.stream.detector import POLICY_SECTION
+from detector.stream.source_checks import SECTION
 from tests.chaos.audit import Counted, Names, content, counted_records
 from tests.chaos.logs import Entry, Logs
 
@@ -159,7 +159,7 @@ def _as_table(batch: QueryBatch, time: float) -> pa.Table:
 
 
 def _replay(files: Sequence[Path], out: Path, settings: Settings) -> Path:
-    replay(files, out, engine_config=engine_config(settings), policy=policy_of(settings))
+    replay(files, out, engine_config=engine_config(settings), policy=policy_config(settings))
     return out
 
 

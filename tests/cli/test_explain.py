@@ -33,7 +33,7 @@ from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
 from detector.replay.principal import PrincipalReplay, replay_principal
 from detector.replay.report import replay
-from detector.stream.intake import ORIGIN
+from detector.stream.source_records import ORIGIN
 from tests.conftest import Broker
 from tests.core.honest import account, crowd, honest, of_version, thief
 from tests.sources.logs import write_jsonl

@@ -26,7 +26,7 @@ from detector.policy.ledger import Ledger
 from detector.replay import judging
 from detector.replay.report import ReplayReport, replay
 from detector.sources import LogReader
-from detector.stream.judge import Judge
+from detector.stream.detector import Detector
 from tests.contracts.batches import make_batch, principals_of
 from tests.core.streams import batch
 from tests.sources.logs import rows_of, write_jsonl, write_parquet
@@ -110,7 +110,7 @@ def test_rows_that_cannot_be_judged_are_counted_against_their_principal_and_accu
     part = judging.LogBatch()
     for portion in portions:
         part.add(0, portion)
-    judge = Judge(Engine(EngineConfig()), Ledger(Policy()))
+    judge = Detector(Engine(EngineConfig()), Ledger(Policy()))
     ((_, judgement),) = judging._judged(judge, [part])
     assert judgement is not None
     assert [(alert.principal, alert.signal) for alert in judgement.effects.alerts] == [("eve", "unjudged")]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.signals.prada import WindowedTest
-from detector.core.signals.prada_published import ReferenceTest
+from detector.core.signals.prada import WindowedPrada
+from detector.core.signals.prada_published import PublishedPrada
 from detector.core.state.rows import StepRows
 
 
@@ -77,7 +77,7 @@ KINDS = ("honest", "thief", "outliers", "one step")
 
 
 def judge(
-    test: WindowedTest | ReferenceTest, queries: Distances, cuts: Sequence[int] = ()
+    test: WindowedPrada | PublishedPrada, queries: Distances, cuts: Sequence[int] = ()
 ) -> dict[str, NDArray[np.float64]]:
     """Returns what is given for each query, cut before the rows ``cuts``."""
     said: list[dict[str, NDArray[np.float64]]] = []

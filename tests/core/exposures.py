@@ -16,12 +16,12 @@ from detector.core.exposure import Validation
 from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.models import Features
 from detector.core.profile.profile import Profile
+from detector.core.signals import prada
 from detector.core.signals.meters import Coverage, InformationGain
-from detector.core.signals.prada import Prada
 from tests.core import profiles
 from tests.core.streams import batch
 
-REGISTRY: dict[str, Any] = {"prada": Prada, "information_gain": InformationGain, "coverage": Coverage}
+REGISTRY: dict[str, Any] = {"prada": prada, "information_gain": InformationGain, "coverage": Coverage}
 DIMENSION = 6
 
 

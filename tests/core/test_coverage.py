@@ -13,9 +13,7 @@ from detector.core.engine import EngineConfig, Limits
 from detector.core.exposure import Validation
 from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.models import Features
-from detector.core.signals.base import Delta
 from detector.core.signals.meters import Coverage
-from detector.core.state.arrays import unpack
 from tests.core import profiles
 from tests.core.exposures import asked, engine, interleaved, profile, stream, tree, validation
 from tests.core.streams import batch, observe
@@ -153,28 +151,3 @@ def test_evicted_ones_are_forgotten_and_state_stays_small() -> None:
     live.clear("credit", "p1")
     assert observe(live, [stream(asked(40, 1), ["p1"])]).signals[NAME][0] < 50
     assert Coverage(EngineConfig()).nbytes(np.arange(3)) == 3 * 272
-
-
-def _state(seed: int, count: int, model: OwnerModel | None) -> tuple[QueryBatch, Delta]:
-    live = engine(profile(model=model))
-    piece = stream(asked(seed, count, spread=0.6), ["ann"] * count)
-    observe(live, [piece])
-    own: Delta = unpack(live.dump(live.keys())[NAME][1])
-    return piece, own
-
-
-@EVERY
-def test_merged_members_are_one_who_asked_it_all(model: OwnerModel | None) -> None:
-    own = profile(model=model)
-    signal = Coverage(EngineConfig(profiles=(own,)))
-    members = [_state(seed, count, model) for seed, count in ((41, 3), (42, 20), (43, 2))]
-    merged = signal.merge([state for _, state in members])
-    live = engine(own)
-    for piece, _ in members:
-        observe(live, [piece])
-    alone: Delta = unpack(live.dump(live.keys())[NAME][1])
-    assert merged.keys() == alone.keys()
-    backwards = signal.merge([signal.merge([members[2][1], members[1][1]]), members[0][1]])
-    for name, values in alone.items():
-        np.testing.assert_array_equal(merged[name], values, err_msg=name)
-        np.testing.assert_array_equal(backwards[name], values, err_msg=name)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detector.contracts.errors import NotMergeable
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import EngineConfig, Limits
 from detector.core.exposure import BUCKETS, TreeProbe, Validation, hash_pairs, smallest_of
-from detector.core.signals.base import Delta
+from detector.core.signals.base import Arrays, Delta
 from detector.core.signals.meters import InformationGain
-from detector.core.state.arrays import unpack
-from tests.core.exposures import DIMENSION, Queries, asked, engine, interleaved, profile, stream, validation
+from detector.core.state.arrays import Sections, unpack
+from tests.core.exposures import Queries, asked, engine, interleaved, profile, stream, validation
 from tests.core.streams import observe
 
 NAME = "information_gain"
@@ -144,10 +143,10 @@ def test_its_state_is_bounded() -> None:
         sizes.append(len(_state(live.dump(live.keys()))["pair_hash"]))
     assert 400 < sizes[0] < sizes[-1] <= BUCKETS
     signal = InformationGain(EngineConfig(profiles=(profile(),)))
-    signal.load(np.array([0]), np.array([0]), _state(live.dump(live.keys())))
+    signal.apply(np.array([0]), np.array([0]), Delta.from_record(_state(live.dump(live.keys()))))
     assert signal.nbytes(np.array([0])) < 20_000
     signal.evict(np.array([0]), np.array([0]))
-    assert not len(signal.dump(np.array([0]), np.array([0]))["pair_hash"])
+    assert not len(signal.dump(np.array([0]), np.array([0])).events["pair"]["hash"])
 
 
 def test_evicted_ones_are_forgotten() -> None:
@@ -159,38 +158,6 @@ def test_evicted_ones_are_forgotten() -> None:
     np.testing.assert_array_equal(again, observe(engine(profile()), [stream(rows, ["p1"] * 25)]).signals[NAME])
 
 
-def _state(sections: dict[str, tuple[int, bytes]]) -> Delta:
-    own: Delta = unpack(sections[NAME][1])
+def _state(sections: Sections) -> Arrays:
+    own: Arrays = unpack(sections[NAME][1])
     return own
-
-
-def _held(seed: int, count: int) -> tuple[QueryBatch, Delta]:
-    live = engine(profile())
-    piece = stream(asked(seed, count), ["ann"] * count)
-    observe(live, [piece])
-    return piece, _state(live.dump(live.keys()))
-
-
-def test_merged_members_are_one_who_asked_it_all() -> None:
-    signal = InformationGain(EngineConfig(profiles=(profile(),)))
-    members = [_held(seed, count) for seed, count in ((23, 700), (24, 40), (25, 300))]
-    merged = signal.merge([state for _, state in members])
-    live = engine(profile())
-    for piece, _ in members:
-        observe(live, [piece])
-    alone = _state(live.dump(live.keys()))
-    for name in ("pair_hash", "pair_sketch", "pair_label", "pair_slot"):
-        np.testing.assert_array_equal(merged[name], alone[name], err_msg=name)
-    backwards = signal.merge([signal.merge([members[2][1], members[1][1]]), members[0][1]])
-    for name in merged:
-        np.testing.assert_array_equal(merged[name], backwards[name], err_msg=name)
-    assert merged["slot_exposure"][0] > max(float(state["slot_exposure"][0]) for _, state in members)
-
-
-def test_members_of_different_validation_sets_are_not_merged() -> None:
-    signal = InformationGain(EngineConfig(profiles=(profile(),)))
-    first, second = _held(23, 30)[1], dict(_held(24, 30)[1])
-    second["slot_tag"] = second["slot_tag"] + np.uint64(1)
-    with pytest.raises(NotMergeable, match="validation sets"):
-        signal.merge([first, second])
-    assert validation().features.shape[1] == DIMENSION

@@ -17,7 +17,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
 from detector.cli.foreign import from_scikit_learn
-from detector.contracts.errors import NotMergeable
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits, PrincipalKey
 from detector.core.owner_model import Features as FeatureNames
@@ -25,13 +24,14 @@ from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.margins import Margins
 from detector.core.pipeline.store import Registry
 from detector.core.profile.profile import Profile
+from detector.core.signals import prada
+from detector.core.signals.base import Delta
 from detector.core.signals.margin import MOST_LEAVES, Margin
-from detector.core.signals.prada import Prada
 from detector.core.state.arrays import unpack
 from tests.core.profiles import profile
 from tests.core.streams import Features, Seen, batch, joined, observe
 
-REGISTRY: Registry = {"prada": Prada, "margin": Margin}
+REGISTRY: Registry = {"prada": prada, "margin": Margin}
 FIGURES = ("margin", "margin.all_leaves", "margin.pooled", "margin.cusum")
 
 
@@ -226,7 +226,7 @@ def test_what_was_evicted_is_forgotten() -> None:
     np.testing.assert_array_equal(again[own], figures(observe(engine(), [later]))[own])
     assert (again[~own] != figures(observe(engine(), [later]))[~own]).any()
     signal, slot, pools = Margin(live.config), np.array([0]), np.empty(0, np.int64)
-    signal.load(slot, pools, _state(live, "p1"))
+    signal.apply(slot, pools, Delta.from_record(_state(live, "p1")))
     held = signal.nbytes(slot, pools)
     signal.evict(slot, pools)
     assert signal.nbytes(slot, pools) <= held - 2 * 4 * 32
@@ -246,38 +246,6 @@ def test_counts_of_another_profile_are_not_taken_over() -> None:
 
 def _state(live: Engine, who: str) -> dict[str, Any]:
     return dict(unpack(live.dump([PrincipalKey("credit", "1", who)])["margin"][1]))
-
-
-@EVERY
-@settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 1_000), members=st.integers(1, 5))
-def test_members_merge_into_what_one_alone_would_be(name: str, seed: int, members: int) -> None:
-    rng = np.random.default_rng(seed)
-    rows = np.concatenate((rows_of(seed, 120), close_to(name, rows_of(seed + 1, 4_000))[:80]))
-    who = [f"m{number}" for number in rng.integers(0, members, len(rows))]
-    split, one = engine(name), engine(name)
-    observe(split, [queries(rows, who)])
-    observe(one, [queries(rows)])
-    merged = Margin(one.config).merge([_state(split, member) for member in sorted(set(who))])
-    alone = _state(one, "ann")
-    for column, values in alone.items():
-        if column == "slot_cusum":
-            assert merged[column] >= values
-        else:
-            np.testing.assert_array_equal(merged[column], values)
-    signal = Margin(one.config)
-    signal.load(np.array([0]), np.empty(0, np.int64), merged)
-    np.testing.assert_array_equal(
-        signal.dump(np.array([0]), np.empty(0, np.int64))["leaf_inside"], alone["leaf_inside"]
-    )
-
-
-def test_counts_by_different_profiles_are_not_merged() -> None:
-    live, other = engine(), engine("linear")
-    observe(live, [stream(4)])
-    observe(other, [stream(4)])
-    with pytest.raises(NotMergeable, match="different profiles"):
-        Margin(live.config).merge([_state(live, "p1"), _state(other, "p1")])
 
 
 def test_a_long_honest_past_hides_nothing() -> None:

@@ -46,7 +46,6 @@ class Spy:
 
     name: ClassVar[str] = "spy"
     version: ClassVar[int] = 1
-    mergeable: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: EngineConfig) -> None:
@@ -64,22 +63,17 @@ class Spy:
             query = Query(label, rows.features[row].copy(), rows.said[row], found)
             self.seen[principals, int(rows.index[row])] = query
         nothing = np.full(len(rows), np.nan)
-        return Proposal(nothing, nothing, np.zeros(len(rows), np.bool_), np.nan, {}, {})
+        return Proposal(nothing, nothing, np.zeros(len(rows), np.bool_), np.nan, {}, Delta())
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None: ...
 
     def dump(self, slots: Array, pools: Array) -> Delta:
-        return {}
-
-    def load(self, slots: Array, pools: Array, state: Delta) -> None: ...
+        return Delta()
 
     def evict(self, slots: Array, pools: Array) -> None: ...
 
     def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
         return 0
-
-    def merge(self, states: list[Delta]) -> Delta:
-        return {}
 
 
 @dataclass

@@ -17,7 +17,7 @@ from detector.core.loops.compiled import SWITCH
 from detector.core.measures import MEASURES
 from detector.core.profile.standards import MAX_CONTRIBUTION, PRIOR, Spread, unexplained
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion import CLOCKS, DEPTH, MEMORIES, Queries, Scoring, width
+from detector.core.signals.suspicion import CLOCKS, DEPTH, MEMORIES, MeasuredQueries, Scales, width
 from detector.core.state.arrays import Array
 
 OWN = list(MEASURES.values())
@@ -29,12 +29,12 @@ COLUMNS = COUNT + len(WEIGHED) + 1
 
 @dataclass(frozen=True)
 class Stream:
-    """Queries of several principals: ``slot`` int64 (n,) says whose each is."""
+    """MeasuredQueries of several principals: ``slot`` int64 (n,) says whose each is."""
 
     spread: Spread
     exemplars: Array
     slot: Array
-    queries: Queries
+    queries: MeasuredQueries
 
     @classmethod
     def of(cls, seed: int, count: int = 120, principals: int = 3) -> Stream:
@@ -46,16 +46,16 @@ class Stream:
         weights = np.where(rng.random((count, 3)) < 0.5, rng.integers(0, 2, (count, 3)), rng.random((count, 3)))
         states = np.where(rng.random((count, 2)) < 0.2, nan, rng.normal(0, 4, (count, 2)))
         exemplars = np.concatenate((np.zeros((1, COLUMNS)), rng.exponential(1, (6, COLUMNS))))
-        return cls(spread, exemplars, rng.integers(0, principals, count), Queries(values, weights, states))
+        return cls(spread, exemplars, rng.integers(0, principals, count), MeasuredQueries(values, weights, states))
 
     def scored(self, cuts: list[int]) -> tuple[Array, Array]:
         """Returns the scores and D as of each query, in calls that end at ``cuts``; each has only slots that occur."""
-        scoring, held = Scoring(OWN, self.spread), np.zeros((self.slot.max() + 1, width(OWN)))
+        scoring, held = Scales.of(OWN, self.spread), np.zeros((self.slot.max() + 1, width(OWN)))
         parts = []
         for own in np.split(np.arange(len(self.slot)), cuts):
             slots, slot = np.unique(self.slot[own], return_inverse=True)
             sums = held[slots]
-            parts.append(scoring.follow(slot, Queries(*(part[own] for part in self.queries)), sums))
+            parts.append(scoring.update(slot, MeasuredQueries(*(part[own] for part in self.queries)), sums))
             held[slots] = sums
         scores = np.concatenate(parts)
         return scores, unexplained(scores, self.exemplars)[0]
@@ -126,7 +126,9 @@ def test_each_principal_is_scored_as_if_alone(seed: int) -> None:
     scores, left = stream.scored([])
     for slot in range(3):
         own = stream.slot == slot
-        alone = Stream(stream.spread, stream.exemplars, stream.slot[own], Queries(*(p[own] for p in stream.queries)))
+        alone = Stream(
+            stream.spread, stream.exemplars, stream.slot[own], MeasuredQueries(*(p[own] for p in stream.queries))
+        )
         assert alone.scored([])[0].tobytes() == scores[own].tobytes()
         assert alone.scored([])[1].tobytes() == left[own].tobytes()
 
@@ -148,7 +150,7 @@ def test_the_plain_source_gives_the_same_bits() -> None:
     assert plain.stdout.strip() == _bits()
 
 
-def _queries(count: int, **columns: float | Array) -> Queries:
+def _queries(count: int, **columns: float | Array) -> MeasuredQueries:
     """Ordinary queries of weight 1, but for the ``columns`` named."""
     values, states = np.zeros((count, COUNT)), np.zeros((count, len(WEIGHED)))
     for name, column in columns.items():
@@ -156,14 +158,14 @@ def _queries(count: int, **columns: float | Array) -> Queries:
             values[:, NAMES.index(name)] = column
         else:
             states[:, WEIGHED.index(name)] = column
-    return Queries(values, np.ones((count, len(CLOCKS))), states)
+    return MeasuredQueries(values, np.ones((count, len(CLOCKS))), states)
 
 
-def _scored(queries: Queries, between: float = 5.0, within: float = 5.0) -> Array:
+def _scored(queries: MeasuredQueries, between: float = 5.0, within: float = 5.0) -> Array:
     """As of each query of one principal, where honest accounts average 0."""
     spread = Spread(np.zeros(COLUMNS), np.full(COLUMNS, between), np.full(COLUMNS, within))
     alone = np.zeros(len(queries.values), np.int64)
-    return Scoring(OWN, spread).follow(alone, queries, np.zeros((1, width(OWN))))
+    return Scales.of(OWN, spread).update(alone, queries, np.zeros((1, width(OWN))))
 
 
 def test_scores_of_single_queries_are_brought_in_to_eight_deviations() -> None:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.errors import NotMergeable
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits, Observation, PrincipalKey, Sections, observe_together
 from detector.core.measures import MEASURES, WIDTH, Measure
@@ -32,6 +31,7 @@ ROWS = 180
 DIMENSION = 16
 THRESHOLD = 9.0
 REFERENCE = reference(random(np.random.default_rng(99), 60, DIMENSION))
+NONE = np.empty(0, np.int64)
 ANN = PrincipalKey("credit", "1", "ann")
 
 
@@ -202,10 +202,10 @@ def test_state_is_bounded_per_principal() -> None:
             observe(one, [_of(part, ["ann"] * 100)])
         assert engine.nbytes_of(ANN) - bare.nbytes_of(ANN) <= own + notes
     signal = Suspicion(CONFIGURATIONS["profile"], MEASURES, WEIGHED)
-    signal.load(np.arange(500), np.empty(0, np.int64), _repeated(_dumped(engine, "ann"), 500))
+    signal.apply(np.arange(500), NONE, Delta.from_record(_repeated(_dumped(engine, "ann"), 500)))
     assert 500 * own <= signal.nbytes() <= 800 * own and signal.nbytes(np.arange(3)) == 3 * own
-    signal.evict(np.arange(500), np.empty(0, np.int64))
-    assert not signal.dump(np.arange(500), np.empty(0, np.int64))["slot_sums"].any()
+    signal.evict(np.arange(500), NONE)
+    assert not signal.dump(np.arange(500), NONE).slots["sums"].any()
 
 
 def _repeated(state: dict[str, Array], count: int) -> dict[str, Array]:
@@ -230,46 +230,6 @@ def _dumped(engine: Engine, who: str) -> dict[str, Array]:
     sections = engine.dump([PrincipalKey("credit", "1", who)])
     state: dict[str, Array] = unpack(sections["suspicion"][1])
     return state
-
-
-def _merged(states: list[dict[str, Array]]) -> dict[str, Array]:
-    merge = Suspicion(CONFIGURATIONS["profile"], MEASURES, WEIGHED).merge
-    return dict(merge(list[Delta](states)))
-
-
-def test_two_states_merge_to_the_sums_of_both() -> None:
-    """Of every measure the total of both over the weight of both."""
-    engine = _engine()
-    observe(engine, _stream(7))
-    one, two = _dumped(engine, "ann"), _dumped(engine, "bob")
-    merged = _merged([one, two])
-    np.testing.assert_array_equal(merged["slot_sums"], one["slot_sums"] + two["slot_sums"])
-    assert merged["slot_profile"] == one["slot_profile"] == two["slot_profile"]
-    assert np.isnan(merged["slot_trail"]).all() and not merged["slot_alarm"].any()
-    assert {name: array.shape for name, array in merged.items()} == {name: array.shape for name, array in one.items()}
-
-
-def test_a_member_who_never_asked_adds_nothing() -> None:
-    engine = Engine(CONFIGURATIONS["another profile too"])
-    observe(engine, [_thief()])
-    wider = Engine(replace(CONFIGURATIONS["another profile too"], dimensions={"credit": 4}))
-    observe(wider, [_of(random(np.random.default_rng(9), 3, 4), ["bob"] * 3)])  # no profile has this dimension
-    ann, bob = _dumped(engine, "ann"), _dumped(wider, "bob")
-    assert bob["slot_profile"].tolist() == [0] and ann["slot_alarm"].tolist() == [True]
-    for states in ([ann, bob], [bob, ann]):
-        merged = _merged(states)
-        np.testing.assert_array_equal(merged["slot_sums"], ann["slot_sums"])
-        assert merged["slot_profile"] == ann["slot_profile"] and merged["slot_alarm"].tolist() == [False]
-
-
-def test_states_of_different_profiles_are_not_merged() -> None:
-    states = []
-    for profile in (PROFILE, replace(PROFILE, standards=_standards(5.0))):
-        engine = Engine(EngineConfig(profiles=(profile,)))
-        observe(engine, [_thief(20)])
-        states.append(_dumped(engine, "ann"))
-    with pytest.raises(NotMergeable, match="different profiles"):
-        _merged(states)
 
 
 def test_another_profile_starts_afresh() -> None:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.stats import shapiro
 
 from detector.core.configuration import PradaConfig
-from detector.core.signals.prada import WindowedTest
-from detector.core.signals.prada_published import ReferenceTest
+from detector.core.signals.prada import WindowedPrada
+from detector.core.signals.prada_published import PublishedPrada
 from tests.core.distance_streams import KINDS, Distances, judge, stream
 
 SMALL = PradaConfig(window=160, repeat_memory=128)
@@ -28,9 +28,9 @@ CONFIGURATIONS = {
     "every distance": PradaConfig(window=128, check_every=1, consecutive_checks=1),
     "rarely": PradaConfig(window=128, check_every=150, consecutive_checks=1),
 }
-TESTS: dict[str, Callable[[], WindowedTest | ReferenceTest]] = {
-    "default": lambda: WindowedTest(SMALL),
-    "compatible": lambda: ReferenceTest(PradaConfig(delta=0.95)),
+TESTS: dict[str, Callable[[], WindowedPrada | PublishedPrada]] = {
+    "default": lambda: WindowedPrada(SMALL),
+    "compatible": lambda: PublishedPrada(PradaConfig(delta=0.95)),
 }
 
 
@@ -94,7 +94,7 @@ def _assert_same_bits(one: dict[str, NDArray[np.float64]], other: dict[str, NDAr
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_what_is_said_is_what_lists_and_scipy_say(name: str, kind: str) -> None:
     config, queries = CONFIGURATIONS[name], stream(kind, 1, 2400)
-    found, expected = judge(WindowedTest(config), queries, [700, 1500]), _by_lists(queries, config)
+    found, expected = judge(WindowedPrada(config), queries, [700, 1500]), _by_lists(queries, config)
     assert found.keys() == expected.keys()
     for column, values in expected.items():
         np.testing.assert_allclose(found[column], values, rtol=0, atol=1e-9, err_msg=column)
@@ -125,7 +125,7 @@ def test_after_recovery_the_same_is_said_to_the_bit(name: str, kind: str) -> Non
         tested = before.judge(rows, queries.distance[:cut].copy(), queries.admitted[:cut].copy())
         after.apply(rows.slots, rows.pools, tested.delta)
         loaded = TESTS[name]()
-        loaded.load(slots, before.dump(slots))
+        loaded.apply(slots, slots, before.dump(slots, slots))
         rest = queries.part(slice(cut, None))
         expected = {column: values[cut:] for column, values in whole.items()}
         for test in (before, after, loaded):
@@ -149,14 +149,14 @@ def test_what_another_has_judged_can_be_applied_at_any_time(name: str) -> None:
 def test_a_slot_that_was_dropped_begins_anew(name: str) -> None:
     test, queries, slots = TESTS[name](), stream("thief", 5, 900), np.arange(3)
     fresh, first, own = test.nbytes(slots), judge(test, queries), queries.who == 1
-    test.evict(np.array([1]))
+    test.evict(np.array([1]), np.array([1]))
     again = judge(test, queries.part(own))
     _assert_same_bits(again, {column: values[own] for column, values in first.items()})
     untouched = TESTS[name]()
     judge(untouched, queries)
     others = queries.part(~own)
     _assert_same_bits(judge(test, others), judge(untouched, others))
-    test.evict(slots)
+    test.evict(slots, slots)
     assert test.nbytes(slots) == fresh
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import numpy as np
 
-from detector.contracts.errors import NotMergeable
 from detector.contracts.findings import Evidence
 from detector.core.configuration import EngineConfig
 from detector.core.neighbours.history import Views
@@ -24,7 +23,6 @@ class Toy:
 
     name: ClassVar[str] = "toy"
     version: ClassVar[int] = 1
-    mergeable: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: EngineConfig) -> None:
@@ -32,7 +30,8 @@ class Toy:
         self.pools = ColumnTable({"queries": (np.int64, 0)})
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
-        self._reserve(rows.slots, rows.pools)
+        self.slots.cover(rows.slots)
+        self.pools.cover(rows.pools)
         grouping = rows.by_slot
         total = self._totals(rows, self._nearness(rows, views))
         statistic = np.empty(len(rows))
@@ -42,10 +41,10 @@ class Toy:
         before = np.roll(alarm[grouping.order], 1)
         before[grouping.starts] = standing
         risen = grouping.order[alarm[grouping.order] & ~before]
-        delta = {
-            "slot_total": total[grouping.starts + grouping.lengths - 1],
-            "pool_queries": self.pools["queries"][rows.pools] + rows.by_pool.lengths,
-        }
+        delta = Delta(
+            {"total": total[grouping.starts + grouping.lengths - 1]},
+            {"queries": self.pools["queries"][rows.pools] + rows.by_pool.lengths},
+        )
         self.apply(rows.slots, rows.pools, delta)
         return Proposal(
             statistic=statistic,
@@ -57,16 +56,15 @@ class Toy:
         )
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        self._reserve(slots, pools)
-        self.slots["total"][slots] = delta["slot_total"]
-        self.pools["queries"][pools] = delta["pool_queries"]
+        self.slots.cover(slots)
+        self.pools.cover(pools)
+        self.slots["total"][slots] = delta.slots["total"]
+        self.pools["queries"][pools] = delta.pools["queries"]
 
     def dump(self, slots: Array, pools: Array) -> Delta:
-        self._reserve(slots, pools)
-        return {"slot_total": self.slots["total"][slots], "pool_queries": self.pools["queries"][pools]}
-
-    def load(self, slots: Array, pools: Array, state: Delta) -> None:
-        self.apply(slots, pools, state)
+        self.slots.cover(slots)
+        self.pools.cover(pools)
+        return Delta({"total": self.slots["total"][slots]}, {"queries": self.pools["queries"][pools]})
 
     def evict(self, slots: Array, pools: Array) -> None:
         self.slots.reset(slots)
@@ -74,9 +72,6 @@ class Toy:
 
     def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
         return self.slots.nbytes + self.pools.nbytes
-
-    def merge(self, states: list[Delta]) -> NoReturn:
-        raise NotMergeable("a toy")
 
     def _nearness(self, rows: StepRows, views: Views) -> Array:
         hardness = rows.column("hardness", 0.5).astype(np.float64)
@@ -97,7 +92,3 @@ class Toy:
             own = nearness[grouping.order[start : start + length]]
             total[start : start + length] = np.cumsum(np.concatenate((before[group : group + 1], own)))[1:]
         return total
-
-    def _reserve(self, slots: Array, pools: Array) -> None:
-        self.slots.reserve(int(slots.max(initial=-1)) + 1)
-        self.pools.reserve(int(pools.max(initial=-1)) + 1)

@@ -20,15 +20,15 @@ KILL_AFTER_PART = "TEST_KILL_AFTER_PART"
 
 
 def _kill_between_parts(number: int) -> None:
-    from detector.stream.record import Message, Part, decode
-    from detector.stream.sending import Sender
+    from detector.stream.sender import Sender
+    from detector.stream.state_log import Message, RecordPart, decode
 
     send = Sender.send
 
     async def sending(self: Sender, message: Message) -> int:
         offset = await send(self, message)
         part = decode(message.value)
-        if isinstance(part, Part) and part.number == number and int(os.environ["WEIRGUARD_RESTARTS"]) < 2:
+        if isinstance(part, RecordPart) and part.number == number and int(os.environ["WEIRGUARD_RESTARTS"]) < 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return offset
 
@@ -37,9 +37,9 @@ def _kill_between_parts(number: int) -> None:
 
 def _mark() -> None:
     from detector.policy.ledger import Ledger
-    from detector.stream import judge
+    from detector.stream import detector
 
-    observe, command = judge.observe_together, Ledger.command  # type: ignore[attr-defined]
+    observe, command = detector.observe_together, Ledger.command  # type: ignore[attr-defined]
 
     def observing(work: Sequence[Any]) -> Any:
         names = {name for _, batch in work for piece in batch for name in piece.principals}
@@ -54,7 +54,7 @@ def _mark() -> None:
             raise RuntimeError("a marked command")
         return command(self, word, now)
 
-    judge.observe_together = observing  # type: ignore[attr-defined]
+    detector.observe_together = observing  # type: ignore[attr-defined]
     Ledger.command = commanding  # type: ignore[method-assign, assignment]
 
 

@@ -137,7 +137,7 @@ def check_it_arrived(service: Service, logs: list[QueryLog]) -> None:
 def counted(log: list[Any]) -> int:
     """How many of the thief's queries the state holds."""
     owner = recovered(log, partition_of(THIEF, PARTITIONS))
-    engine = owner.judge.engine
+    engine = owner.detector.engine
     thief = [key for key in engine.keys() if key.principal == THIEF]
     return int(unpack(engine.dump(thief)["engine"][1])["queries"][0]) if thief else 0
 

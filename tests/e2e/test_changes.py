@@ -18,8 +18,8 @@ from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import partition_of
 from detector.replay.calibrate import read_topic
 from detector.runtime.sections import KafkaSettings
-from detector.stream.record_time import AHEAD_SECONDS
-from detector.stream.topics import ensure, look
+from detector.stream.source_records import AHEAD_SECONDS
+from detector.stream.topics import ensure, existing
 from tests.conftest import Broker
 from tests.e2e.service import PARTITIONS, running_service
 from tests.e2e.test_service import _rows, send, until
@@ -38,7 +38,7 @@ def test_a_source_that_was_made_again_is_refused_at_the_next_start(
         topic = getattr(service.topics, which)
         with KafkaAdminClient(bootstrap_servers=broker.bootstrap) as admin:
             admin.delete_topics([topic])
-        until(lambda: topic not in look(service.kafka))
+        until(lambda: topic not in existing(service.kafka))
         ensure(service.kafka)
         service.worker.start()
         until(lambda: not service.worker.running)

@@ -11,7 +11,7 @@ import numpy as np
 from detector.contracts.codecs import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.topics import partition_of
 from detector.core.state.arrays import unpack
-from detector.stream.record import Part, decode
+from detector.stream.state_log import RecordPart, decode
 from tests.conftest import Broker
 from tests.contracts.batches import make_batch
 from tests.e2e.marked_worker import KILL_AFTER_PART, SUPERVISE
@@ -43,7 +43,7 @@ def _halves(log: list[Any]) -> int:
     """Records of which a dead owner left some parts."""
     decoded = [decode(record.value) for record in log if record.partition == 0]
     return sum(
-        isinstance(one, Part) and one.number + 1 < one.count and not isinstance(two, Part)
+        isinstance(one, RecordPart) and one.number + 1 < one.count and not isinstance(two, RecordPart)
         for one, two in pairwise(decoded)
     )
 
@@ -59,7 +59,7 @@ def test_workers_killed_between_the_parts_of_a_record_lose_and_repeat_nothing(
         assert _halves(log) == 2
         assert all(len(record.value) < LIMIT for record in log)
         successor = recovered(log, 0)
-        assert {key.principal for key in successor.judge.engine.keys()} == set(names)
-        section = unpack(successor.judge.engine.dump(successor.judge.engine.keys())["engine"][1])
+        assert {key.principal for key in successor.detector.engine.keys()} == set(names)
+        section = unpack(successor.detector.engine.dump(successor.detector.engine.keys())["engine"][1])
         assert section["queries"].tolist() == [1] * len(names)
         assert "poison" not in service.worker.log.read_text()

@@ -17,10 +17,10 @@ from detector.contracts.codecs.records import decode, encode
 from detector.contracts.findings import Alert, Command, DeadLetter
 from detector.contracts.topics import partition_of
 from detector.serving import Connection, Gate
-from detector.stream.intake import ORIGIN
 from detector.stream.partition import Partition
-from detector.stream.record import StateRecord
-from detector.stream.record import decode as decode_state
+from detector.stream.source_records import ORIGIN
+from detector.stream.state_log import StateRecord
+from detector.stream.state_log import decode as decode_state
 from tests.chaos.load import records
 from tests.conftest import Broker
 from tests.contracts.malformed import malformed
@@ -82,7 +82,7 @@ def test_foreign_partitioning_is_mended_and_every_query_counts_once(
         service.producer.flush()
         log = service.read(service.topics.state_log, lambda found: _rows(found) >= len(batch))
         owners = [recovered(log, number) for number in range(PARTITIONS)]
-        homes = {key.principal: owner.number for owner in owners for key in owner.judge.engine.keys()}
+        homes = {key.principal: owner.number for owner in owners for key in owner.detector.engine.keys()}
         assert homes == {name: partition_of(name, PARTITIONS) for name in batch.principals}
         assert _rows(log) == len(batch)
 

@@ -28,7 +28,7 @@ from detector.replay.principal import (
     replay_principal,
 )
 from detector.sources import LogReader
-from detector.stream.intake import ORIGIN, SourceRecord
+from detector.stream.source_records import ORIGIN, SourceRecord
 from tests.core.honest import honest, of_version, thief
 from tests.sources.logs import write_jsonl
 

@@ -9,7 +9,7 @@ import msgspec
 from detector.contracts.codecs.records import encode
 from detector.contracts.findings import Action, Command
 from detector.core.pipeline.store import VERSION
-from detector.stream.record import FORMAT
+from detector.stream.state_log import FORMAT
 from tests.stream.world import World, command, queries, source
 
 GOLDEN = Path(__file__).parent.parent / "golden" / f"state-log-v{FORMAT}-engine-{VERSION}.msgpack"

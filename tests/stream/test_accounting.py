@@ -19,16 +19,17 @@ from detector.contracts.queries import BadRow, Count, QueryBatch
 from detector.contracts.topics import Topics
 from detector.policy.entry import decode_changes
 from detector.runtime.health import Health
+from detector.runtime.metric_defs import QUERIES, QUERIES_DROPPED, QUERIES_EXCUSED, QUERIES_REPEATED, QUERIES_UNJUDGED
 from detector.runtime.metrics import new_metrics
-from detector.stream.intake import Intake, Receiver, SourceRecord
+from detector.stream.commit_unit import CommitUnit
+from detector.stream.intake import DecodedRecords, RecordDecoder
 from detector.stream.partition import Partition
-from detector.stream.record import Message
-from detector.stream.record import decode as decode_record
 from detector.stream.reporter import Reporter
-from detector.stream.step import Step
-from detector.stream.unread import counted
+from detector.stream.source_records import SourceRecord
+from detector.stream.state_log import Message
+from detector.stream.state_log import decode as decode_record
 from tests.core.streams import batch, linear_outputs, random, unclipped
-from tests.stream.world import PACKED, TOPICS, World, new_partition, state_of
+from tests.stream.world import PACKED, TOPICS, World, apply, figures, new_partition, state_of
 
 PEOPLE = ("ana", "bo", "eve")
 
@@ -74,8 +75,8 @@ def sent(seed: int, number: int = 40) -> Sent:
 
 def account(partition: Partition, principal: str) -> dict[str, int]:
     """What became of the queries of ``principal``, by the parts of the state that know."""
-    standing = partition.judge.engine.status("credit", principal)
-    held = partition.judge.ledger.accounting.of(("credit", principal))
+    standing = partition.detector.engine.status("credit", principal)
+    held = partition.detector.ledger.accounting.of(("credit", principal))
     odd = {} if held is None else held.unjudged | held.dropped
     return {"judged": standing.queries - standing.repeats, "repeats": standing.repeats, **odd}
 
@@ -124,7 +125,7 @@ def test_the_metrics_and_the_last_scores_give_the_same_account() -> None:
     published = []
     for start in range(0, len(whole.records), 4):
         records = whole.records[start : start + 4]
-        step = partition.step(records)
+        step = apply(partition, records)
         published += step.after
         reporter.performed([(partition, records, step)])
     published += partition.waiting_scores()
@@ -154,7 +155,8 @@ def _sum(page: str, name: str) -> float:
 def test_queries_excused_by_the_deployment_are_counted() -> None:
     metrics = new_metrics(5)
     reporter = Reporter(Health(lambda: 0.0, 60.0), metrics, lambda: 2.0)
-    step = Step((1, 1), "delta", b"", excused=Counter({"credit": 7}))
+    step = CommitUnit((1, 1), "delta", [b""])
+    step.count(QUERIES_EXCUSED, 7, "credit")
     partition: Any = SimpleNamespace(number=0)
     for _ in range(2):
         reporter.performed([(partition, [SourceRecord("queries", 0, 1.0, None, b"")], step)])
@@ -162,17 +164,17 @@ def test_queries_excused_by_the_deployment_are_counted() -> None:
 
 
 def test_rows_that_could_not_be_read_stand_where_they_were_and_belong_to_their_principal() -> None:
-    intake = Intake(
+    decoded = DecodedRecords(
         record_of=np.array([0, 0, 2, 2]),
         row_of=np.array([0, 3, 0, 1]),
-        counts=[(0, Count("m", "ana", "dropped", 2, 1.0), 2)],
-        refused={
+        reported=[(0, Count("m", "ana", "dropped", 2, 1.0), 2)],
+        rejected={
             0: [BadRow(1, "features", "", "m", "ana"), BadRow(2, "time", "", "", "")],
             1: [BadRow(-1, "syntax", "", "m", "bo", 4)],
             2: [BadRow(5, "outputs", "", "m", "away"), BadRow(6, "counts", "", "m", "bo", 0)],
         },
     )
-    found = counted(intake, lambda name: name != "away", np.array([1.0, 2.0, 3.0]), np.array([True, False, False]))
+    found = decoded.counted(lambda name: name != "away", np.array([1.0, 2.0, 3.0]), np.array([True, False, False]))
     assert [(one.count.principal, one.count.reason, one.count.queries, one.at_row) for one in found] == [
         ("ana", "features", 1, 1),
         ("ana", "", 2, 2),
@@ -187,7 +189,7 @@ def test_what_comes_in_the_wrong_partition_is_accounted_for_in_the_right_one(see
     rng = np.random.default_rng(seed)
     owners = [new_partition(number, 3) for number in range(3)]
     for owner in owners:
-        owner.place.fence, owner.place.live = 0, True
+        owner.cursor.fence, owner.cursor.live = 0, True
     answered: Counter[str] = Counter()
     waiting: dict[int, list[Message]] = {}
     told: Counter[str] = Counter()
@@ -203,7 +205,7 @@ def test_what_comes_in_the_wrong_partition_is_accounted_for_in_the_right_one(see
         answered.update({} if as_json else {count.principal: 3 for count in counts})
         for at, value in enumerate(values):
             record = SourceRecord("queries", 4 * offset + at, 1000.0, None, value, {} if as_json else PACKED)
-            step = owners[0].step([record])
+            step = apply(owners[0], [record])
             told.update({"answered": _answered(step)})
             for message in step.before:
                 if message.topic == TOPICS.rekeyed:
@@ -213,20 +215,21 @@ def test_what_comes_in_the_wrong_partition_is_accounted_for_in_the_right_one(see
         for at, message in enumerate(messages):
             headers = dict(message.headers)
             record = SourceRecord("rekeyed", at, 1000.0, message.key, message.value, headers)
-            told.update({"answered": _answered(owners[number].step([record]))})
+            told.update({"answered": _answered(apply(owners[number], [record]))})
     given = Counter({name: sum(sum(account(owner, name).values()) for owner in owners) for name in PEOPLE})
     assert given == answered
     assert told["answered"] == answered.total()
 
 
-def _answered(step: Step) -> int:
+def _answered(step: CommitUnit) -> int:
     """Queries that the metrics tell of."""
-    return sum(part.total() for part in (step.judged, step.repeated, step.unjudged, step.dropped))
+    metrics = QUERIES, QUERIES_REPEATED, QUERIES_UNJUDGED, QUERIES_DROPPED
+    return sum(amount for metric in metrics for amount in figures(step, metric).values())
 
 
 def test_who_lives_elsewhere_is_not_accounted_for_here() -> None:
-    receivers = [Receiver(number, 4, Topics("x")) for number in range(4)]
-    assert [sum(receiver.lives_here(name) for receiver in receivers) for name in PEOPLE] == [1, 1, 1]
+    decoders = [RecordDecoder(number, 4, Topics("x")) for number in range(4)]
+    assert [sum(decoder._is_home(name) for decoder in decoders) for name in PEOPLE] == [1, 1, 1]
 
 
 def test_a_suspect_who_rotates_versions_has_one_latch() -> None:
@@ -235,8 +238,8 @@ def test_a_suspect_who_rotates_versions_has_one_latch() -> None:
         whole.send(batch(rows[at : at + 4], ["eve"] * 4, version=f"v{at}"), [])
     partition = World(whole.records).take_over()
     for record in whole.records:
-        partition.step([record])
-    section = partition.judge.ledger.dump([("credit", "eve")])
+        apply(partition, [record])
+    section = partition.detector.ledger.dump([("credit", "eve")])
     (entry,) = decode_changes(section).values()
     assert entry is not None
     assert len(entry.latches) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -19,22 +20,24 @@ from detector.contracts.codecs.records import decode
 from detector.contracts.findings import DeadLetter
 from detector.contracts.queries import BadRow, Count
 from detector.contracts.topics import partition_of
+from detector.runtime.metric_defs import DEAD_LETTERS, DEAD_LETTERS_NOT_KEPT, QUERIES, QUERIES_REPEATED
 from detector.runtime.sections import KafkaSettings
-from detector.stream.dead_letters import LETTER, DeadLetters, LetterLimits, Letters, cut_letter, faults_of
-from detector.stream.intake import POISON, Receiver, SourceRecord
+from detector.stream.commit_unit import CommitUnit
+from detector.stream.dead_letters import LETTER, DeadLetters, LetterLimits, cut_letter
+from detector.stream.intake import POISON, RecordDecoder
 from detector.stream.partition import Partition
-from detector.stream.record import Message
-from detector.stream.step import Step
+from detector.stream.source_records import SourceRecord
+from detector.stream.state_log import Message
 from detector.stream.topics import letter_bytes, shapes
 from tests.contracts.batches import make_batch
-from tests.stream.world import PACKED, TOPICS, World, new_partition
+from tests.stream.world import PACKED, TOPICS, World, apply, figures, new_partition
 
 LIMITS = LetterLimits()
 
 
 def _live(number: int = 0, partitions: int = 1) -> Partition:
     partition = new_partition(number, partitions)
-    partition.place.live, partition.place.fence = True, 0
+    partition.cursor.live, partition.cursor.fence = True, 0
     return partition
 
 
@@ -56,7 +59,7 @@ def _customers(rows: int, bad: list[int]) -> SourceRecord:
 
 def test_the_letter_of_a_bad_row_holds_that_row_and_names_nobody_else() -> None:
     record = _customers(3000, [17, 2999])
-    (letter,) = _live().step([record]).before
+    (letter,) = apply(_live(), [record]).before
     assert len(letter.value) < 2_000
     assert b"customer-17" in letter.value
     assert b"customer-2999" in letter.value
@@ -80,7 +83,7 @@ def test_a_letter_because_of_a_count_holds_that_count_alone() -> None:
     batch = make_batch(rows=2, principals=[home], principal_index=np.zeros(2, np.int32))
     counts = [Count(batch.model, name, "dropped", 5, 3.0) for name in (home, away)]
     record = SourceRecord("queries", 0, 1000.0, None, encode_packed(batch, counts), PACKED)
-    step = _live(0, 2).step([record])
+    step = apply(_live(0, 2), [record])
     (letter,) = step.before
     held = decode_queries(letter.value, PACKED["content-type"].decode(), timestamp=0.0)
     assert (held.batch, held.counts) == (None, [counts[1]])
@@ -88,7 +91,7 @@ def test_a_letter_because_of_a_count_holds_that_count_alone() -> None:
 
 def test_what_was_not_read_because_it_would_take_all_memory_is_too_large() -> None:
     record = SourceRecord("queries", 0, 1000.0, None, b"compressed", {"content-type": UNREAD_CONTENT_TYPE})
-    (letter,) = _live().step([record]).before
+    (letter,) = apply(_live(), [record]).before
     assert (_described(letter).reason, letter.value) == ("too-large", b"compressed")
 
 
@@ -96,7 +99,7 @@ def test_what_was_not_read_because_it_would_take_all_memory_is_too_large() -> No
 def test_a_packed_record_of_a_model_that_cannot_be_written_is_kept_as_it_came(name: str) -> None:
     counts = [Count("digits", "bo", "dropped", 5, 3.0)]
     value = msgspec.msgpack.encode(msgspec.msgpack.decode(encode_packed(make_batch(rows=3), counts)) | {"model": name})
-    (letter,) = _live().step([SourceRecord("queries", 0, 1000.0, None, value, PACKED)]).before
+    (letter,) = apply(_live(), [SourceRecord("queries", 0, 1000.0, None, value, PACKED)]).before
     assert letter.value == value
     assert _described(letter).reason == "identity"
 
@@ -104,7 +107,7 @@ def test_a_packed_record_of_a_model_that_cannot_be_written_is_kept_as_it_came(na
 def test_a_record_that_is_all_bad_is_kept_whole_and_cut_where_it_must_be() -> None:
     value = json.dumps({"features": [0.0] * 700_000}).encode()
     record = SourceRecord("queries", 0, 1.0, b"k", value, {})
-    (letter,) = _live().step([record]).before
+    (letter,) = apply(_live(), [record]).before
     assert letter.nbytes <= LIMITS.largest
     assert value.startswith(letter.value)
     assert (_described(letter).size, _described(letter).rows) == (len(value), ())
@@ -127,8 +130,8 @@ def test_any_letter_fits(
 ) -> None:
     own = {"h" * size + str(at): b"v" * data for at, (size, data) in enumerate(headers)}
     record = SourceRecord("queries", 3, 1.0, None if key is None else b"k" * key, b"x" * value, own)
-    faults = faults_of({0: [BadRow(-1, "syntax", detail)] * rows})
-    (letter,) = DeadLetters(TOPICS, 0, LetterLimits(largest)).write([record], faults, 0.0).kept
+    bad = {0: [BadRow(-1, "syntax", detail)] * rows}
+    (letter,), _ = DeadLetters(TOPICS, 0, LetterLimits(largest)).write([record], bad, 0.0)
     assert letter.nbytes <= largest
     assert _described(letter).size == value
 
@@ -137,49 +140,43 @@ def test_a_bad_row_that_is_too_large_for_a_letter_is_cut_and_many_are_fewer() ->
     batch = make_batch(rows=50, dimension=4_000)
     batch.outputs[:] = np.nan
     record = SourceRecord("queries", 0, 1.0, None, encode_packed(batch), PACKED)
-    faults = faults_of({0: [BadRow(at, "outputs", "nan") for at in range(50)]})
-    letters = DeadLetters(TOPICS, 0, LetterLimits(200_000)).write([record], faults, 0.0)
-    (letter,) = letters.kept
+    rejected = {0: [BadRow(at, "outputs", "nan") for at in range(50)]}
+    (letter,), not_kept = DeadLetters(TOPICS, 0, LetterLimits(200_000)).write([record], rejected, 0.0)
     held = decode_queries(letter.value, PACKED["content-type"].decode(), timestamp=0.0)
     assert [bad.row for bad in held.bad_rows] == list(range(len(_described(letter).rows)))
     assert 1 < len(held.bad_rows) < 50
-    assert letters.not_kept == {"outputs": 50 - len(held.bad_rows)}
-    (cut,) = (
-        DeadLetters(TOPICS, 0, LetterLimits(65_536))
-        .write(
-            [SourceRecord("queries", 0, 1.0, None, encode_packed(make_batch(rows=1, dimension=30_000)), PACKED)],
-            faults_of({0: [BadRow(0, "outputs", "nan")]}),
-            0.0,
-        )
-        .kept
-    )
+    assert not_kept == {"outputs": 50 - len(held.bad_rows)}
+    wide = SourceRecord("queries", 0, 1.0, None, encode_packed(make_batch(rows=1, dimension=30_000)), PACKED)
+    rejected = {0: [BadRow(0, "outputs", "nan")]}
+    (cut,), _ = DeadLetters(TOPICS, 0, LetterLimits(65_536)).write([wide], rejected, 0.0)
     assert cut.nbytes <= 65_536
 
 
-def _write(box: DeadLetters, letters: int, now: float, reason: str = "syntax") -> Letters:
+def _write(box: DeadLetters, letters: int, now: float, reason: str = "syntax") -> tuple[list[Message], Counter[str]]:
     records = [SourceRecord("queries", at, now, None, b"x") for at in range(letters)]
-    return box.write(records, faults_of({at: [BadRow(-1, reason, "")] for at in range(letters)}), now)
+    return box.write(records, {at: [BadRow(-1, reason, "")] for at in range(letters)}, now)
 
 
 def test_beyond_the_limit_of_a_reason_and_minute_a_sample_is_kept_and_all_are_counted() -> None:
     box = DeadLetters(TOPICS, 0, LetterLimits(per_minute=10))
-    flood = _write(box, 1_000, 30.0)
-    assert [_described(letter).offset for letter in flood.kept] == [*range(10), 19, 39, 79, 159, 319, 639]
-    assert flood.not_kept == {"syntax": 1_000 - len(flood.kept)}
-    assert len(_write(box, 5, 31.0, "empty").kept) == 5
-    assert len(_write(box, 12, 60.0).kept) == 10
+    flood, not_kept = _write(box, 1_000, 30.0)
+    assert [_described(letter).offset for letter in flood] == [*range(10), 19, 39, 79, 159, 319, 639]
+    assert not_kept == {"syntax": 1_000 - len(flood)}
+    assert len(_write(box, 5, 31.0, "empty")[0]) == 5
+    assert len(_write(box, 12, 60.0)[0]) == 10
 
 
 def test_a_step_counts_what_no_letter_holds() -> None:
     partition = _live()
     partition._letters = DeadLetters(TOPICS, 0, LetterLimits(per_minute=2))
-    step: Step = partition.step([SourceRecord("queries", at, 1.0, None, b"{") for at in range(5)])
-    assert (dict(step.refused), dict(step.not_kept), len(step.before)) == ({"syntax": 5}, {"syntax": 2}, 3)
+    step: CommitUnit = apply(partition, [SourceRecord("queries", at, 1.0, None, b"{") for at in range(5)])
+    assert (figures(step, DEAD_LETTERS), figures(step, DEAD_LETTERS_NOT_KEPT)) == ({("syntax",): 5}, {("syntax",): 2})
+    assert len(step.before) == 3
 
 
 def test_a_letter_does_not_take_over_headers_that_look_like_ours() -> None:
     headers = {LETTER: b"forged", "__connect.errors.topic": b"forged", "trace": b"t"}
-    (letter,) = _live().step([SourceRecord("queries", 0, 1.0, b"k", b"{", headers)]).before
+    (letter,) = apply(_live(), [SourceRecord("queries", 0, 1.0, b"k", b"{", headers)]).before
     assert [name for name, _ in letter.headers].count(LETTER) == 1
     assert dict(letter.headers)["trace"] == b"t"
     assert b"forged" not in dict(letter.headers).values()
@@ -212,8 +209,9 @@ def test_a_record_that_the_decoder_fails_on_is_poison_at_once_and_its_neighbours
         SourceRecord("queries", at, 1.0, None, encode_packed(make_batch(rows=2, event_ids=own)), PACKED)
         for at, own in enumerate(ids)
     ]
-    step = _live().step(records)
-    assert (dict(step.refused), (step.judged + step.repeated).total()) == ({POISON: 1}, 4)
+    step = apply(_live(), records)
+    assert figures(step, DEAD_LETTERS) == {(POISON,): 1}
+    assert sum(step.counts[metric, ("digits",)] for metric in (QUERIES, QUERIES_REPEATED)) == 4
     (letter,) = step.before
     assert (letter.value, _described(letter).offset) == (records[1].value, 1)
     assert "RecursionError" in _described(letter).message
@@ -222,9 +220,9 @@ def test_a_record_that_the_decoder_fails_on_is_poison_at_once_and_its_neighbours
 def test_a_record_may_be_passed_by_unread() -> None:
     world = World([])
     owner = world.take_over()
-    step = owner.bury(SourceRecord("queries", 0, 5.0, None, b"whatever"), "it ended two workers")
+    step = owner.skip(SourceRecord("queries", 0, 5.0, None, b"whatever"), "it ended two workers")
     world.append_step(step)
-    assert (owner.applied, dict(step.refused)) == ({"queries": 0}, {POISON: 1})
+    assert (owner.applied, figures(step, DEAD_LETTERS)) == ({"queries": 0}, {(POISON,): 1})
     assert [_described(letter).reason for letter in step.before] == [POISON]
     assert world.take_over().applied == {"queries": 0}
 
@@ -239,29 +237,29 @@ def _rekeyed_bytes() -> int:
 
 
 @pytest.mark.parametrize("size", [900_000, 1_048_000])
-def test_a_stray_record_of_any_size_that_is_read_fits_the_rekeyed_topic_and_is_read_there(size: int) -> None:
+def test_a_misrouted_record_of_any_size_that_is_read_fits_the_rekeyed_topic_and_is_read_there(size: int) -> None:
     away = next(name for name in map(str, range(99)) if partition_of(name, 2) == 1)
     rows = 100
     dimension = (size // rows - 60) // 4
     batch = make_batch(rows=rows, dimension=dimension, principals=[away], principal_index=np.zeros(rows, np.int32))
     record = SourceRecord("queries", 0, 1.0, None, encode_packed(batch, (), 1_048_576), PACKED)
     assert len(record.value or b"") > size * 0.98
-    intake = Receiver(0, 2, TOPICS).receive([record])
-    (message,) = intake.strays
-    assert (intake.refused, message.nbytes <= _rekeyed_bytes()) == ({}, True)
+    decoded = RecordDecoder(0, 2, TOPICS).decode([record])
+    (message,) = decoded.misrouted
+    assert (decoded.rejected, message.nbytes <= _rekeyed_bytes()) == ({}, True)
     again = SourceRecord("rekeyed", 0, 1.0, None, message.value, dict(message.headers))
-    assert Receiver(1, 2, TOPICS).receive([again]).rows == rows
+    assert len(RecordDecoder(1, 2, TOPICS).decode([again])) == rows
 
 
-def test_a_stray_record_leaves_the_names_of_others_and_huge_headers_behind() -> None:
+def test_a_misrouted_record_leaves_the_names_of_others_and_huge_headers_behind() -> None:
     home, away = (next(name for name in map(str, range(99)) if partition_of(name, 2) == at) for at in (0, 1))
     batch = make_batch(rows=2, principals=[home, away], principal_index=np.array([0, 1], np.int32))
     packed = SourceRecord("queries", 0, 1.0, None, encode_packed(batch), PACKED)
-    (message,) = Receiver(0, 2, TOPICS).receive([packed]).strays
+    (message,) = RecordDecoder(0, 2, TOPICS).decode([packed]).misrouted
     assert decode_queries(message.value, PACKED["content-type"].decode(), timestamp=0.0).batch.principals == [away]  # type: ignore[union-attr]
     headers = {"big": b"x" * 3_000_000, "trace": b"t"}
     single = SourceRecord("queries", 0, 1.0, b"k" * 3_000_000, encode_json_query(batch, 1), headers)
-    (message,) = Receiver(0, 2, TOPICS).receive([single]).strays
+    (message,) = RecordDecoder(0, 2, TOPICS).decode([single]).misrouted
     assert message.nbytes <= _rekeyed_bytes()
     assert dict(message.headers)["trace"] == b"t"
 

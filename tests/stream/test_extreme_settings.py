@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from detector.core.engine import Engine
 from detector.policy.ledger import Ledger
 from detector.runtime.settings import Settings, leaves
-from detector.stream.building import engine_config, policy_of
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.dead_letters import LetterLimits
-from detector.stream.intake import Receiver
-from detector.stream.judge import Judge
-from detector.stream.partition import Partition, Writer
+from detector.stream.detection_config import engine_config, policy_config
+from detector.stream.detector import Detector
+from detector.stream.intake import RecordDecoder
+from detector.stream.partition import LogWriter, Partition
 from tests.stream.world import TOPICS, World, queries, source
 
 SECTIONS = {"detection", "policy"}
@@ -53,15 +53,15 @@ def test_a_worker_judges_with_the_most_extreme_numbers_that_are_accepted(key: tu
     settings = _accepted(key, value)
     assert settings is not None
     world = World(source(queries(120, 1), [30] * 4))
-    judge = Judge(Engine(engine_config(settings)), Ledger(policy_of(settings), "test"))
+    judge = Detector(Engine(engine_config(settings)), Ledger(policy_config(settings), "test"))
     partition = Partition(
-        Receiver(0, 1, TOPICS),
+        RecordDecoder(0, 1, TOPICS),
         judge,
         Checkpointer(judge, 1, 3_000),
         TOPICS,
         0,
-        Writer("w", "test", letters=LetterLimits(per_minute=1)),
+        LogWriter("w", "test", letters=LetterLimits(per_minute=1)),
     )
-    partition.takeover(partition.place.fence, 0)
+    partition.takeover(partition.cursor.fence, 0)
     world.run(partition, 4)
     assert partition.applied == {"queries": 3}

@@ -15,7 +15,7 @@ from detector.core.state.arrays import unpack
 from detector.policy.entry import Entry, decode_changes
 from detector.policy.records import UNCALIBRATED
 from detector.stream.partition import Partition
-from detector.stream.record import FORMAT, decode
+from detector.stream.state_log import FORMAT, decode
 from tests.stream.golden import GOLDEN, RECORDS, WRITTEN, golden_world
 from tests.stream.world import World, state_of
 
@@ -86,7 +86,7 @@ def test_recovery_from_the_golden_log_gives_the_state_that_wrote_it(path: Path) 
     recovered, fresh = golden(path).take_over(), golden_world().take_over()
     assert recovered.applied == {"queries": WRITTEN - 1, "commands": 0}
     assert alike(known_of_old(recovered), known_of_old(fresh))
-    standing = {decision.principal: decision.action.name for decision in recovered.judge.ledger.active(1045.0)}
+    standing = {decision.principal: decision.action.name for decision in recovered.detector.ledger.active(1045.0)}
     assert standing == {"bo": "refuse", "thief": "refuse"}
 
 

@@ -20,8 +20,9 @@ from detector.contracts.codecs.packed_queries import decode_packed_run
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.queries import BadRow, Count, QueryBatch
 from detector.contracts.topics import Topics, partition_of
-from detector.stream.intake import ORIGIN, Intake, Receiver, SourceRecord
-from detector.stream.record import Message
+from detector.stream.intake import DecodedRecords, RecordDecoder
+from detector.stream.source_records import ORIGIN, SourceRecord
+from detector.stream.state_log import Message
 from tests.contracts.batches import make_batch, optional_columns
 from tests.contracts.malformed import KINDS, malformed
 
@@ -50,17 +51,18 @@ def _rows(batch: QueryBatch) -> Iterator[Row]:
 
 @dataclass
 class Outcome:
-    """An intake, row by row: one of ``rows`` starts with its record and its place there, a stray with its new home."""
+    """The queries, row by row: one of ``rows`` starts with its record and its place there, a misrouted one
+    with its new home."""
 
     rows: list[Row] = field(default_factory=list)
     counts: list[tuple[int, Count, int]] = field(default_factory=list)
-    strays: list[Row] = field(default_factory=list)
-    stray_counts: Counter[tuple[int, bytes, Count]] = field(default_factory=Counter)
+    misrouted: list[Row] = field(default_factory=list)
+    misrouted_counts: Counter[tuple[int, bytes, Count]] = field(default_factory=Counter)
     refused: dict[int, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, at: int, record: SourceRecord, partition: int, partitions: int) -> None:
         """Take in one record by itself, one row after another."""
-        content_type = record.headers["content-type"].decode() if record.headers else None
+        content_type = record.headers["content-type"].decode() if "content-type" in record.headers else None
         try:
             decoded = decode_queries(record.value, content_type, timestamp=record.timestamp)
         except InvalidRecord as error:
@@ -81,12 +83,12 @@ class Outcome:
         self.rows += [(at, number, *row) for (number, row), home in zip(rows, homes, strict=True) if home == partition]
         away = sorted((home, number, row) for (number, row), home in zip(rows, homes, strict=True) if home != partition)
         origin = f"{partition}:{record.offset}".encode()
-        self.strays += [(home, origin, *row) for home, _, row in away]
+        self.misrouted += [(home, origin, *row) for home, _, row in away]
         self.counts += [(at, count, len(self.rows)) for count in decoded.counts if _lives(count, partition, partitions)]
         for (home, count), number in Counter(told).items():
             if home != partition:
                 queries = count.queries if count.kind == "dropped" else number
-                self.stray_counts[home, origin, replace(count, queries=queries)] += 1
+                self.misrouted_counts[home, origin, replace(count, queries=queries)] += 1
 
     def _unreadable(self, at: int, record: SourceRecord, reason: str, partition: int, partitions: int) -> None:
         """Refused, unless it says that it is of somebody who lives elsewhere: then it goes there as it came."""
@@ -101,7 +103,7 @@ class Outcome:
             self.refused[at] = [(-1, "partition")]
         else:
             home = partition_of(bad.principal, partitions)
-            self.strays.append((home, f"{partition}:{record.offset}".encode(), record.value))
+            self.misrouted.append((home, f"{partition}:{record.offset}".encode(), record.value))
 
 
 def _lives(one: Count | BadRow, partition: int, partitions: int) -> bool:
@@ -116,7 +118,7 @@ def _one_at_a_time(records: Sequence[SourceRecord], partition: int, partitions: 
     return outcome
 
 
-def _strays(message: Message) -> tuple[Iterator[Row], list[Any]]:
+def _sent_on(message: Message) -> tuple[Iterator[Row], list[Any]]:
     headers = dict(message.headers)
     content_type = headers["content-type"].decode() if "content-type" in headers else None
     assert message.topic == TOPICS.rekeyed
@@ -130,14 +132,16 @@ def _strays(message: Message) -> tuple[Iterator[Row], list[Any]]:
 
 
 def _together(records: Sequence[SourceRecord], partition: int, partitions: int) -> Outcome:
-    intake = Receiver(partition, partitions, TOPICS).receive(records)
-    rows = [row for piece in intake.pieces for row in _rows(piece)]
-    numbered = zip(intake.record_of.tolist(), intake.row_of.tolist(), rows, strict=True)
-    sent = [_strays(message) for message in intake.strays]
-    strays = [row for rows, _ in sent for row in rows]
-    stray_counts = Counter(count for _, counts in sent for count in counts)
-    refused = {at: [(bad.row, bad.reason) for bad in rows] for at, rows in intake.refused.items()}
-    return Outcome([(at, number, *row) for at, number, row in numbered], intake.counts, strays, stray_counts, refused)
+    decoded = RecordDecoder(partition, partitions, TOPICS).decode(records)
+    rows = [row for piece in decoded.pieces for row in _rows(piece)]
+    numbered = zip(decoded.record_of.tolist(), decoded.row_of.tolist(), rows, strict=True)
+    sent = [_sent_on(message) for message in decoded.misrouted]
+    misrouted = [row for rows, _ in sent for row in rows]
+    misrouted_counts = Counter(count for _, counts in sent for count in counts)
+    refused = {at: [(bad.row, bad.reason) for bad in rows] for at, rows in decoded.rejected.items()}
+    return Outcome(
+        [(at, number, *row) for at, number, row in numbered], decoded.reported, misrouted, misrouted_counts, refused
+    )
 
 
 def _spoil(batch: QueryBatch, row: int, fault: str) -> None:
@@ -195,12 +199,17 @@ def bad(draw: st.DrawFn) -> SourceRecord:
     return SourceRecord("queries", 0, 1000.0, one.key, one.value, headers)
 
 
+def _at(record: SourceRecord, offset: int) -> SourceRecord:
+    origin = {ORIGIN: b"0:%d" % offset} if record.source == "rekeyed" else {}
+    return replace(record, offset=offset, headers={**record.headers, **origin})
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(packed() | packed() | single() | bad(), max_size=12), st.sampled_from([(0, 1), (0, 3), (2, 3)]))
 def test_records_together_come_to_what_they_come_to_one_at_a_time(
     drawn: list[SourceRecord], place: tuple[int, int]
 ) -> None:
-    records = [replace(record, offset=offset) for offset, record in enumerate(drawn)]
+    records = [_at(record, offset) for offset, record in enumerate(drawn)]
     assert _together(records, *place) == _one_at_a_time(records, *place)
 
 
@@ -209,7 +218,7 @@ def test_records_with_and_without_an_optional_column_are_not_joined(name: str) -
     column = {name: optional_columns(2, 4)[name]}
     records = [_record(make_batch(rows=2, seed=seed, **(column if seed % 2 else {}))) for seed in range(4)]
     assert _together(records, 0, 1) == _one_at_a_time(records, 0, 1)
-    assert len(_receive(*records).pieces) == 4
+    assert len(_decode(*records).pieces) == 4
 
 
 def test_missing_features_here_and_there_do_not_break_a_run_into_pieces() -> None:
@@ -219,7 +228,7 @@ def test_missing_features_here_and_there_do_not_break_a_run_into_pieces() -> Non
     given = make_batch(rows=2, seed=6, missing=np.eye(2, 4, dtype=np.bool_))
     records = [_record(batch) for batch in [*batches, given]]
     assert _together(records, 0, 1) == _one_at_a_time(records, 0, 1)
-    (piece,) = _receive(*records).pieces
+    (piece,) = _decode(*records).pieces
     assert piece.missing is not None
     assert np.flatnonzero(piece.missing.any(axis=1)).tolist() == [1, 5, 9, 12, 13]
 
@@ -228,47 +237,47 @@ def test_what_was_replaced_is_counted() -> None:
     odd = make_batch(rows=3, event_ids=["\n", "", "fine"], occurred_at=np.array([np.nan, 1.0, 2.0]))
     odd.features[2, 0] = np.inf
     query = encode_json_query(make_batch(rows=1)).replace(b'"ana"', b'"*"').replace(b'"bo"', b'"*"')
-    intake = _receive(_record(odd), SourceRecord("queries", 1, 1000.0, None, query.replace("çelik".encode(), b"*"), {}))
-    assert intake.repaired == {"event_id": 2, "time": 1, "clipped": 1, "principal": 1}
-    assert intake.rows == 4 and not intake.refused
+    decoded = _decode(_record(odd), SourceRecord("queries", 1, 1000.0, None, query.replace("çelik".encode(), b"*"), {}))
+    assert decoded.repaired == {"event_id": 2, "time": 1, "clipped": 1, "principal": 1}
+    assert len(decoded) == 4 and not decoded.rejected
 
 
-def _receive(*records: SourceRecord) -> Intake:
-    return Receiver(0, 1, TOPICS).receive(records)
+def _decode(*records: SourceRecord) -> DecodedRecords:
+    return RecordDecoder(0, 1, TOPICS).decode(records)
 
 
 def test_records_of_one_layout_make_one_piece() -> None:
-    intake = _receive(*(_record(make_batch(rows=1 + seed % 2, seed=seed)) for seed in range(9)))
-    assert [len(piece) for piece in intake.pieces] == [13]
-    assert intake.record_of.tolist() == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7, 8]
-    assert intake.row_of.tolist() == [0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0]
+    decoded = _decode(*(_record(make_batch(rows=1 + seed % 2, seed=seed)) for seed in range(9)))
+    assert [len(piece) for piece in decoded.pieces] == [13]
+    assert decoded.record_of.tolist() == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7, 8]
+    assert decoded.row_of.tolist() == [0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0]
 
 
 def test_models_in_turn_stay_in_log_order() -> None:
     models = ["digits", "faces", "faces", "digits", "faces"]
-    intake = _receive(*(_record(make_batch(rows=2, seed=at, model=model)) for at, model in enumerate(models)))
-    assert [(piece.model, len(piece)) for piece in intake.pieces] == [
+    decoded = _decode(*(_record(make_batch(rows=2, seed=at, model=model)) for at, model in enumerate(models)))
+    assert [(piece.model, len(piece)) for piece in decoded.pieces] == [
         ("digits", 2),
         ("faces", 4),
         ("digits", 2),
         ("faces", 2),
     ]
-    assert intake.record_of.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert decoded.record_of.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
 @pytest.mark.parametrize("spoiled", [b"", b"\xc1", encode_packed(make_batch(rows=2))[:-9]])
 def test_a_bad_record_leaves_its_neighbours_alone(spoiled: bytes) -> None:
     good = _record(make_batch(rows=2))
-    intake = _receive(good, replace(good, value=spoiled), good)
-    assert list(intake.refused) == [1]
-    assert intake.record_of.tolist() == [0, 0, 2, 2]
+    decoded = _decode(good, replace(good, value=spoiled), good)
+    assert list(decoded.rejected) == [1]
+    assert decoded.record_of.tolist() == [0, 0, 2, 2]
 
 
 def test_a_count_stands_after_the_rows_of_its_record() -> None:
     counts = [Count("digits", "ana", "dropped", 1, 3.0)]
     alone = make_batch(rows=0, dimension=0, classes=0)
     records = [_record(make_batch(rows=2), counts), _record(alone, counts), _record(make_batch(rows=1), counts)]
-    assert [(at, row) for at, _, row in _receive(*records).counts] == [(0, 2), (1, 2), (2, 3)]
+    assert [(at, row) for at, _, row in _decode(*records).reported] == [(0, 2), (1, 2), (2, 3)]
 
 
 def test_whether_outputs_add_up_does_not_depend_on_the_neighbours() -> None:
@@ -277,6 +286,6 @@ def test_whether_outputs_add_up_does_not_depend_on_the_neighbours() -> None:
     outputs *= 1.05 / outputs.sum(axis=1, keepdims=True)
     rows = [make_batch(rows=1, seed=seed, outputs=row[None].astype(np.float32)) for seed, row in enumerate(outputs)]
     records = [_record(row) for row in rows]
-    alone = [at for at, record in enumerate(records) if _receive(record).refused]
+    alone = [at for at, record in enumerate(records) if _decode(record).rejected]
     assert 0 < len(alone) < len(rows)
-    assert sorted(_receive(*records).refused) == alone
+    assert sorted(_decode(*records).rejected) == alone

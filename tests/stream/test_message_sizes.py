@@ -11,8 +11,8 @@ from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.config import Policy
 from detector.policy.ledger import MOST_CAUSES, Ledger
 from detector.runtime.sections import KafkaSettings
-from detector.stream.outbox import Outbox
-from detector.stream.record import Message
+from detector.stream.commit_unit import Outbox
+from detector.stream.state_log import Message
 from detector.stream.topics import shapes
 from tests.stream.world import TOPICS
 

@@ -16,12 +16,26 @@ from detector.contracts.codecs.records import decode, encode
 from detector.contracts.errors import OwnershipLost, StateLogHole
 from detector.contracts.findings import Action, Audit, Command, DeadLetter
 from detector.contracts.topics import partition_of
-from detector.stream.intake import ORIGIN, SourceRecord
+from detector.runtime.metric_defs import DEAD_LETTERS, QUERIES, QUERIES_REPEATED, QUERIES_UNJUDGED
 from detector.stream.partition import Partition
-from detector.stream.record import StateRecord
-from detector.stream.record import decode as decode_record
-from detector.stream.record import encode as encode_record
-from tests.stream.world import PACKED, TOPICS, World, at, command, new_partition, queries, source, state_of
+from detector.stream.source_records import ORIGIN, SourceRecord
+from detector.stream.state_log import StateRecord
+from detector.stream.state_log import decode as decode_record
+from detector.stream.state_log import encode as encode_record
+from tests.stream.world import (
+    PACKED,
+    TOPICS,
+    World,
+    apply,
+    at,
+    command,
+    decisions_of,
+    figures,
+    new_partition,
+    queries,
+    source,
+    state_of,
+)
 
 BATCH = queries(1200, seed=1)
 RECORDS = source(BATCH, [20] * 60)
@@ -72,13 +86,13 @@ def test_what_a_frozen_owner_writes_late_is_ignored_whole(frozen_at: int, wakes_
     world = World(RECORDS)
     frozen = world.take_over()
     world.run(frozen, frozen_at, batch)
-    late = frozen.step(RECORDS[frozen_at : frozen_at + 1])
+    late = apply(frozen, RECORDS[frozen_at : frozen_at + 1])
     owner = world.take_over()
     world.run(owner, min(frozen_at + wakes_at, 60), batch)
-    world.append(late.record)
+    world.append(late.values[0])
     world.run(owner, 60, batch)
     successor = world.take_over()
-    assert successor.place.stale_records == 1
+    assert successor.cursor.stale_records == 1
     assert state_of(successor) == state_of(owner)
     assert world.outcome() == OUTCOME
 
@@ -134,7 +148,7 @@ def test_checkpoints_keep_the_log_bounded() -> None:
 def test_records_are_applied_once_and_gaps_are_told() -> None:
     partition = World(RECORDS).take_over()
     fresh, gap = partition.contiguous(RECORDS[:3])
-    partition.step(fresh)
+    apply(partition, fresh)
     again, gap = partition.contiguous(RECORDS[1:5])
     assert ([record.offset for record in again], gap) == ([3, 4], None)
     before_gap, gap = partition.contiguous([RECORDS[3], RECORDS[5], RECORDS[4]])
@@ -145,7 +159,7 @@ def test_records_are_applied_once_and_gaps_are_told() -> None:
 
 def test_policy_time_never_goes_back() -> None:
     partition = World(RECORDS).take_over()
-    partition.step([RECORDS[0], at(RECORDS[1], timestamp=5.0)])
+    apply(partition, [RECORDS[0], at(RECORDS[1], timestamp=5.0)])
     assert partition.policy_time == RECORDS[0].timestamp
 
 
@@ -154,8 +168,8 @@ def test_an_owner_who_lost_the_partition_in_a_round_of_checkpoints_writes_no_mor
     world = World(RECORDS, round_bytes=2_000)
     owner = world.take_over()
     while not owner.checkpointer.due():
-        step = owner.step(RECORDS[owner.applied.get("queries", -1) + 1 :][:1])
-        owner.confirm(step, world.append(step.record))
+        step = apply(owner, RECORDS[owner.applied.get("queries", -1) + 1 :][:1])
+        owner.confirm(step, world.append_step(step))
     owner.close()
     assert owner.checkpointer.due()
     assert owner.checkpoint() is None
@@ -168,12 +182,12 @@ def test_a_new_owner_learns_no_longer_than_a_first_owner_who_died_before_any_que
     first = new_partition()
     first.absorb(*world.log[-1])
     first.takeover(fence, end_of_queries=7)
-    opening = first.opening()
+    opening = first.taken_over()
     assert opening is not None
-    world.append(opening.record)
+    world.append_step(opening)
     successor = world.take_over()
     assert successor.learn_until == 7
-    assert successor.opening() is None
+    assert successor.taken_over() is None
 
 
 def test_a_first_start_learns_from_the_backlog_and_enforces_from_its_end() -> None:
@@ -209,13 +223,13 @@ def test_rows_that_live_elsewhere_are_sent_there_with_their_origin() -> None:
     homes = [partition_of(name, 4) for name in BATCH.principals]
     here = homes[0]
     partition = new_partition(here, 4)
-    partition.place.live = True
-    step = partition.step(RECORDS[:1])
+    partition.cursor.live = True
+    step = apply(partition, RECORDS[:1])
     elsewhere = {home for home in homes if home != here}
     assert {message.partition for message in step.before} == elsewhere
     assert {dict(message.headers)[ORIGIN] for message in step.before} == {f"{here}:0".encode()}
     assert all(message.timestamp == RECORDS[0].timestamp for message in step.before)
-    assert {key.principal for key in partition.judge.engine.keys()} <= {
+    assert {key.principal for key in partition.detector.engine.keys()} <= {
         name for name, home in zip(BATCH.principals, homes, strict=True) if home == here
     }
 
@@ -223,10 +237,11 @@ def test_rows_that_live_elsewhere_are_sent_there_with_their_origin() -> None:
 def test_a_rekeyed_record_counts_once_however_often_it_comes() -> None:
     partition = World(RECORDS).take_over()
     first = at(RECORDS[0], source="rekeyed", headers=PACKED | {ORIGIN: b"0:12"})
-    partition.step([first, at(first, offset=1)])
-    partition.step([at(first, offset=2)])
-    assert partition.step([at(first, offset=3, headers=PACKED | {ORIGIN: b"0:13"})]).repeated == {"m": 20}
-    record = decode_record(partition.step([at(first, offset=4)]).record)
+    apply(partition, [first, at(first, offset=1)])
+    apply(partition, [at(first, offset=2)])
+    later = apply(partition, [at(first, offset=3, headers=PACKED | {ORIGIN: b"0:13"})])
+    assert figures(later, QUERIES_REPEATED) == {("m",): 20}
+    record = decode_record(apply(partition, [at(first, offset=4)]).values[0])
     assert isinstance(record, StateRecord)
     assert (record.applied["rekeyed"], record.origins, record.rows) == (4, {0: 13}, 0)
 
@@ -236,10 +251,10 @@ def test_a_rekeyed_record_without_origin_is_a_dead_letter(origin: bytes | None) 
     headers = PACKED if origin is None else PACKED | {ORIGIN: origin}
     partition = World(RECORDS).take_over()
     record = at(RECORDS[0], source="rekeyed", headers=headers)
-    step = partition.step([record])
+    step = apply(partition, [record])
     assert [message.topic for message in step.before] == [TOPICS.dead_letters]
-    assert dict(step.refused) == {"origin": 1}
-    buried = decode_record(partition.bury(at(record, offset=1), "it ends workers").record)
+    assert figures(step, DEAD_LETTERS) == {("origin",): 1}
+    buried = decode_record(partition.skip(at(record, offset=1), "it ends workers").values[0])
     assert isinstance(buried, StateRecord)
     assert buried.origins == {}
 
@@ -247,23 +262,23 @@ def test_a_rekeyed_record_without_origin_is_a_dead_letter(origin: bytes | None) 
 def test_bad_records_become_dead_letters_byte_for_byte_and_good_ones_count() -> None:
     partition = World(RECORDS).take_over()
     bad = SourceRecord("queries", 0, 1.0, b"key", b"{broken", {"trace": b"t"})
-    step = partition.step([bad, at(RECORDS[0], offset=1)])
+    step = apply(partition, [bad, at(RECORDS[0], offset=1)])
     letter = step.before[0]
     assert (letter.topic, letter.key, letter.value) == (TOPICS.dead_letters, b"key", b"{broken")
     described = decode(DeadLetter, dict(letter.headers)["weirguard.dead-letter"])
     assert (described.topic, described.offset, described.row) == (TOPICS.queries, 0, None)
     assert dict(letter.headers)["trace"] == b"t"
-    assert step.judged["m"] + step.repeated["m"] == 20
-    assert step.unjudged == {("unknown", "syntax"): 1}
+    assert step.counts[QUERIES, ("m",)] + step.counts[QUERIES_REPEATED, ("m",)] == 20
+    assert figures(step, QUERIES_UNJUDGED) == {("unknown", "syntax"): 1}
 
 
 def test_a_row_of_another_dimension_is_refused_with_its_record() -> None:
     partition = World(RECORDS).take_over()
-    partition.step(RECORDS[:1])
+    apply(partition, RECORDS[:1])
     wide = queries(20, seed=5, dimension=9)
-    step = partition.step([SourceRecord("queries", 1, 1.0, b"k", encode_json_query(wide, 0))])
-    assert dict(step.refused) == {"dimension": 1}
-    assert step.unjudged == {("m", "dimension"): 1}
+    step = apply(partition, [SourceRecord("queries", 1, 1.0, b"k", encode_json_query(wide, 0))])
+    assert figures(step, DEAD_LETTERS) == {("dimension",): 1}
+    assert figures(step, QUERIES_UNJUDGED) == {("m", "dimension"): 1}
     assert [message.topic for message in step.before] == [TOPICS.dead_letters]
 
 
@@ -271,7 +286,7 @@ def test_a_command_is_applied_once_and_audited() -> None:
     partition = World(RECORDS).take_over()
     word = Command("c1", "add", 1999.0, "eve", "m", "ana", "test", Action("refuse"), None, 60.0)
     step = partition.command(command(0, encode(word)))
-    assert [decision.action.name for decision in step.decisions] == ["refuse"]
+    assert [decision.action.name for decision in decisions_of(step)] == ["refuse"]
     audits = [decode(Audit, message.value) for message in step.after if message.topic == TOPICS.audit]
     assert any(audit.actor == "eve" for audit in audits)
     assert partition.contiguous([command(0, encode(word))]) == ([], None)
@@ -283,10 +298,10 @@ def test_clear_forgets_the_latch_in_recovery_too() -> None:
     world.run(owner, 60)
     word = Command("c1", "clear", 1999.0, "eve", "m", "thief", "an internal test account")
     step = owner.command(command(0, encode(word)))
-    world.append(step.record)
-    assert step.decisions[-1].action.name == "none"
+    world.append_step(step)
+    assert decisions_of(step)[-1].action.name == "none"
     successor = world.take_over()
-    assert "thief" not in {key.principal for key in successor.judge.engine.keys()}
+    assert "thief" not in {key.principal for key in successor.detector.engine.keys()}
     assert state_of(successor) == state_of(owner)
 
 
@@ -306,4 +321,4 @@ def test_who_comes_between_the_begin_of_a_round_and_its_first_chunk_outlives_the
     owner = world.take_over()
     world.run(owner, len(packed), 1)
     assert decode_record(world.log[0][1]).kind == "chunk"
-    assert "late" in {key.principal for key in world.take_over().judge.engine.keys()}
+    assert "late" in {key.principal for key in world.take_over().detector.engine.keys()}

@@ -17,46 +17,51 @@ from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.runtime.health import Health
+from detector.runtime.metric_defs import MISFITS
 from detector.runtime.metrics import new_metrics
 from detector.stream.checkpoint import Checkpointer
-from detector.stream.intake import Receiver
-from detector.stream.judge import Judge
-from detector.stream.partition import Partition, Writer
-from detector.stream.profiles import read_profiles
-from detector.stream.record import StateRecord, encode
+from detector.stream.commit_unit import CommitUnit
+from detector.stream.detection_config import read_profiles
+from detector.stream.detector import Detector
+from detector.stream.intake import RecordDecoder
+from detector.stream.partition import LogWriter, Partition
 from detector.stream.reporter import Reporter
-from detector.stream.step import Step
+from detector.stream.state_log import StateRecord, encode
 from tests.core.honest import crowd, honest, of_version, thief
 from tests.core.profiles import profile
-from tests.stream.world import TOPICS, at, source
+from tests.stream.world import TOPICS, apply, at, figures, source
 
 PROFILE = profile(crowd(1, rows=200)[0].features, threshold=3.0)
 
 
 def partition_with(*profiles: Profile) -> Partition:
-    judge = Judge(Engine(EngineConfig(profiles=profiles)), Ledger(Policy(), "test"))
+    judge = Detector(Engine(EngineConfig(profiles=profiles)), Ledger(Policy(), "test"))
     checkpointer = Checkpointer(judge, 1 << 30, 3_000)
-    partition = Partition(Receiver(0, 1, TOPICS), judge, checkpointer, TOPICS, 0, Writer("w", "test"))
+    partition = Partition(RecordDecoder(0, 1, TOPICS), judge, checkpointer, TOPICS, 0, LogWriter("w", "test"))
     partition.absorb(0, encode(StateRecord("fence", -1, 0)))
     partition.takeover(0, 0)
     return partition
 
 
-def stepped(partition: Partition, queries: QueryBatch) -> Step:
-    return partition.step(source(queries, [len(queries)]))
+def stepped(partition: Partition, queries: QueryBatch) -> CommitUnit:
+    return apply(partition, source(queries, [len(queries)]))
+
+
+def alerts_of(unit: CommitUnit) -> list[Alert]:
+    return [decode(Alert, message.value) for message in unit.after if message.topic == TOPICS.alerts]
 
 
 def test_an_alert_of_a_profile_names_it() -> None:
-    alerts: list[Alert] = stepped(partition_with(PROFILE), thief()).alerts
+    alerts = alerts_of(stepped(partition_with(PROFILE), thief()))
     said = [(alert.signal, alert.profile, alert.calibrated, alert.severity, alert.revision) for alert in alerts]
     assert said == [("suspicion", PROFILE.hash, True, "medium", 1), ("suspicion", PROFILE.hash, True, "high", 2)]
     assert len({alert.id for alert in alerts}) == 1
     reporter, records = Reporter(Health(lambda: 0.0, 60.0), new_metrics(5), lambda: 2.0), source(thief(), [120])
     partition = partition_with(PROFILE)
-    reporter.performed([(partition, records, partition.step(records))])
+    reporter.performed([(partition, records, apply(partition, records))])
     served = [line for line in reporter.metrics.render().decode().splitlines() if "alerts_total{" in line]
     assert served == ['weirguard_alerts_total{model="credit",severity="medium",signal="suspicion"} 1.0']
-    assert stepped(partition_with(), honest("ana", 1)).alerts == []
+    assert alerts_of(stepped(partition_with(), honest("ana", 1))) == []
 
 
 def test_queries_that_fit_no_profile_are_counted_by_reason_and_told_of_once() -> None:
@@ -65,14 +70,14 @@ def test_queries_that_fit_no_profile_are_counted_by_reason_and_told_of_once() ->
     with capture_logs() as told:
         for queries in (honest("ana", 1), of_version(honest("bo", 2), "2"), of_version(honest("bo", 3), "2")):
             records = source(queries, [len(queries)])
-            reporter.performed([(partition, records, partition.step(records))])
+            reporter.performed([(partition, records, apply(partition, records))])
     served = [line for line in reporter.metrics.render().decode().splitlines() if "profile_misfits_total{" in line]
     assert served == ['weirguard_profile_misfits_total{model="credit",reason="model_version"} 100.0']
     assert [line["event"][:47] for line in told] == ["there is no profile for credit 2, only for vers"]
 
 
 def test_without_profiles_nothing_fits_ill() -> None:
-    assert stepped(partition_with(), honest("ana", 1)).misfits == []
+    assert figures(stepped(partition_with(), honest("ana", 1)), MISFITS) == {}
 
 
 def test_what_is_judged_without_a_profile_is_called_uncalibrated_everywhere() -> None:
@@ -84,7 +89,7 @@ def test_what_is_judged_without_a_profile_is_called_uncalibrated_everywhere() ->
     with capture_logs() as told:
         for offset, queries in enumerate(own):
             records = [at(source(queries, [len(queries)])[0], offset=offset)]
-            step = partition.step(records)
+            step = apply(partition, records)
             reporter.performed([(partition, records, step)])
             said = [decode(Score, message.value) for message in step.after if message.topic == TOPICS.scores]
             scores |= {score.principal: score.calibrated for score in said}

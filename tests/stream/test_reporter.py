@@ -13,10 +13,10 @@ from detector.contracts.findings import Action, Command
 from detector.policy.accounting import PrincipalCounts
 from detector.runtime.health import QUIET_SECONDS, Health
 from detector.runtime.metrics import Metrics, new_metrics
-from detector.stream.care import Care
-from detector.stream.owner import _steps
-from detector.stream.reading import Reading
+from detector.stream.partition_manager import apply_together
+from detector.stream.poison import Quarantine
 from detector.stream.reporter import Reporter
+from detector.stream.source_records import FetchState
 from tests.stream.world import World, command, new_partition, queries, source
 
 
@@ -50,15 +50,15 @@ def test_gaps_and_what_they_lost_are_counted(rig: Rig) -> None:
 def test_times_that_are_not_believed_are_counted_and_said_once_of_each_kind(rig: Rig) -> None:
     with structlog.testing.capture_logs() as said:
         for _ in range(3):
-            rig.reporter.disbelieved("future", "a.queries", 5.0)
-            rig.reporter.disbelieved("absent", "a.queries", None)
+            rig.reporter.time_replaced("future", "a.queries", 5.0)
+            rig.reporter.time_replaced("absent", "a.queries", None)
     assert len(said) == 2
     assert rig.value('record_times_clamped_total{fault="future"}') == 3
 
 
 def test_what_recovery_left_out_is_counted(rig: Rig) -> None:
     partition: Any = SimpleNamespace(
-        place=SimpleNamespace(stale_records=3), judge=SimpleNamespace(engine=SimpleNamespace(skipped_sections=2))
+        cursor=SimpleNamespace(stale_records=3), detector=SimpleNamespace(engine=SimpleNamespace(skipped_sections=2))
     )
     rig.reporter.restored(partition)
     assert rig.value("state_log_stale_records_total") == 3
@@ -67,19 +67,19 @@ def test_what_recovery_left_out_is_counted(rig: Rig) -> None:
 
 def test_what_waits_is_told_only_while_brokers_are_heard(rig: Rig) -> None:
     partition = World(source(queries(40, 1), [20, 20])).take_over()
-    rig.reporter.heard(1.0, connected=True)
-    rig.reporter.survey([partition], {("queries", 0): Reading(9, 0, -1, 1.0)}, {})
+    rig.reporter.broker_answered(1.0, connected=True)
+    rig.reporter.survey([partition], {("queries", 0): FetchState(9, 0, -1, 1.0)}, {})
     assert rig.health.records_behind == 9
     rig.now += QUIET_SECONDS
-    rig.reporter.heard(1.0, connected=True)
-    rig.reporter.survey([partition], {("queries", 0): Reading(12, 0, -1, 1.0)}, {})
+    rig.reporter.broker_answered(1.0, connected=True)
+    rig.reporter.survey([partition], {("queries", 0): FetchState(12, 0, -1, 1.0)}, {})
     assert rig.health.records_behind == 9, "an old answer is no news"
     assert rig.value('records_behind{partition="0",topic="queries"}') == 12
 
 
 def test_the_state_that_is_counted_has_suspects_and_accounts_of_unjudged_queries(rig: Rig) -> None:
     partition = World(source(queries(40, 1), [20, 20])).take_over()
-    ledger, order = partition.judge.ledger, Action("refuse")
+    ledger, order = partition.detector.ledger, Action("refuse")
     rig.reporter.survey([partition], {}, {})
     before = rig.value("state_bytes")
     ledger.command(Command("c1", "add", 0.0, "eve", "m", "ana", "why", action=order, duration_seconds=60.0), 0.0)
@@ -93,7 +93,9 @@ def test_the_state_that_is_counted_has_suspects_and_accounts_of_unjudged_queries
 def test_decoding_is_timed_apart_from_judging() -> None:
     partition = World(source(queries(40, 1), [40])).take_over()
     records = source(queries(40, 1), [40])
-    done, decoding = _steps([(partition, [command(0, b"{}")]), (partition, records)], Care(1 << 20))
+    done, decoding = apply_together([(partition, [command(0, b"{}")]), (partition, records)], Quarantine())
     assert [step.kind for _, _, step in done] == ["delta", "delta"]
     assert decoding > 0
-    assert _steps([(new_partition(), records)], Care(1 << 20))[0] == [], "what is not ours any more is left alone"
+    assert apply_together([(new_partition(), records)], Quarantine())[0] == [], (
+        "what is not ours any more is left alone"
+    )

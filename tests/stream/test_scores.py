@@ -13,7 +13,7 @@ from detector.core.engine import Engine, EngineConfig, Observation, PrincipalKey
 from detector.policy.activity import Counted
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.stream.judge import Hearing, Judge
+from detector.stream.detector import DetectionInput, Detector
 from detector.stream.scores import LEAST_QUERIES, ScoreBoard, last_rows
 from tests.core.streams import batch
 from tests.stream.world import TOPICS
@@ -35,15 +35,15 @@ def observation(indices: list[int], flagged: bool = False, score: float = float(
 
 
 def board() -> ScoreBoard:
-    return ScoreBoard(TOPICS, 0, Judge(Engine(EngineConfig()), Ledger(Policy())))
+    return ScoreBoard(TOPICS, 0, Detector(Engine(EngineConfig()), Ledger(Policy())))
 
 
-def hearing(rows: int, time: float) -> Hearing:
-    return Hearing([batch(np.zeros((rows, 2)), ["ana"] * rows, version="7")], np.full(rows, time))
+def queries(rows: int, time: float) -> DetectionInput:
+    return DetectionInput([batch(np.zeros((rows, 2)), ["ana"] * rows, version="7")], np.full(rows, time))
 
 
 def spoken(scores: ScoreBoard, seen: Observation, time: float) -> list[Score]:
-    said = scores.due(seen, last_rows(seen), hearing(len(seen.index), time))
+    said = scores.due(seen, last_rows(seen), queries(len(seen.index), time))
     return [decode(Score, message.value) for message in said]
 
 
@@ -117,8 +117,8 @@ def test_a_waiting_score_keeps_nothing_of_the_other_principals_of_its_batch() ->
         for number in range(20):
             for key in ("p0", f"q{number}"):
                 wide.keys[0] = PrincipalKey("m", "1", key)
-                assert list(scores.due(wide, [0], hearing(rows, 10.0))) == []
-                assert list(scores.due(wide, last_rows(wide), hearing(rows, 10.0))) == []
+                assert list(scores.due(wide, [0], queries(rows, 10.0))) == []
+                assert list(scores.due(wide, last_rows(wide), queries(rows, 10.0))) == []
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
@@ -146,15 +146,15 @@ def test_a_refused_row_has_no_score() -> None:
 
 def test_who_only_sends_what_cannot_be_judged_has_a_score_that_says_so() -> None:
     engine = Engine(EngineConfig(dimensions={"credit": 2}))
-    judge = Judge(engine, Ledger(Policy()))
+    detector = Detector(engine, Ledger(Policy()))
     counts = [
         Counted(Count("credit", "eve", "unjudged", 35, 0.0, "encoding"), 10.0, 1),
         Counted(Count("credit", "eve", "dropped", 3, 0.0, "queue"), 10.0, 1),
         Counted(Count("credit", "eve", "refused", 9, 0.0), 10.0, 1),
     ]
-    heard = Hearing([batch(np.zeros((1, 3)), ["eve"])], np.full(1, 10.0), counts)
-    judgement = judge.judge(heard)
-    said = ScoreBoard(TOPICS, 0, judge).due(judgement.observation, last_rows(judgement.observation), heard)
+    asked = DetectionInput([batch(np.zeros((1, 3)), ["eve"])], np.full(1, 10.0), counts)
+    result = detector.detect(asked)
+    said = ScoreBoard(TOPICS, 0, detector).due(result.observation, last_rows(result.observation), asked)
     (score,) = [decode(Score, message.value) for message in said]
     assert (score.principal, score.queries, score.score, score.flagged) == ("eve", 0, None, True)
     assert (score.answered, score.judged, score.repeats) == (39, 0, 0)
@@ -162,10 +162,10 @@ def test_who_only_sends_what_cannot_be_judged_has_a_score_that_says_so() -> None
 
 
 def test_repeats_are_told_apart_from_what_was_judged() -> None:
-    judge = Judge(Engine(EngineConfig()), Ledger(Policy()))
+    detector = Detector(Engine(EngineConfig()), Ledger(Policy()))
     rows = np.random.default_rng(0).random((30, 2))
-    heard = Hearing([batch(np.concatenate((rows, rows[:10])), ["ana"] * 40)], np.full(40, 10.0))
-    observation = judge.judge(heard).observation
-    (message,) = ScoreBoard(TOPICS, 0, judge).due(observation, last_rows(observation), heard)
+    asked = DetectionInput([batch(np.concatenate((rows, rows[:10])), ["ana"] * 40)], np.full(40, 10.0))
+    observation = detector.detect(asked).observation
+    (message,) = ScoreBoard(TOPICS, 0, detector).due(observation, last_rows(observation), asked)
     score = decode(Score, message.value)
     assert (score.answered, score.judged, score.repeats) == (40, 30, 10)

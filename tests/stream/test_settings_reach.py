@@ -29,7 +29,7 @@ from detector.runtime import settings as loading
 from detector.runtime.settings import Settings, leaves
 from detector.stream import supervisor, topics, worker
 from detector.stream.app import credentials
-from detector.stream.building import policy_of
+from detector.stream.detection_config import policy_config
 from tests.core.honest import crowd
 from tests.core.profiles import profile
 
@@ -94,7 +94,7 @@ REACH: dict[str, Reach] = {
     "kafka.ssl_password": Reach("opens", _client, CERTIFICATE),
     "kafka.ssl_password_file": Reach("FILE:two", _client, CERTIFICATE),
     "kafka.ssl_check_hostname": Reach(False, _client, TLS),
-    "worker.microbatch_bytes": Reach(2_000, lambda built: built.owner._care.microbatch_bytes),
+    "worker.microbatch_bytes": Reach(2_000, lambda built: built.manager._batching.most_bytes),
     "worker.dead_letters_per_minute": Reach(7, lambda built: built.partition._letters._limits.per_minute),
     "worker.checkpoint_bytes": Reach(2_000, lambda built: built.partition.checkpointer._round_bytes),
     "worker.session_timeout_seconds": Reach(20.0, _conf("broker_session_timeout")),
@@ -218,10 +218,10 @@ def build(
 def _run_worker(settings: Settings, seen: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     class Worker:
         def __init__(self, app: Any, **_: Any) -> None:
-            seen.app, seen.owner = app, app.weirguard_owner
+            seen.app, seen.manager = app, app.weirguard_manager
 
         def execute_from_commandline(self) -> None:
-            seen.partition = seen.owner._new_partition(0)
+            seen.partition = seen.manager._new_partition(0)
 
     class Probes:
         def __init__(self, metrics: Any, health: Any, host: str, port: int, failed: Any) -> None:
@@ -249,7 +249,7 @@ def _run_worker(settings: Settings, seen: SimpleNamespace, monkeypatch: pytest.M
     monkeypatch.setattr(worker, "watch", lambda watchdog, _: setattr(seen, "watchdog", watchdog))
     monkeypatch.setattr(faust, "Worker", Worker)
     worker.main()
-    judge = seen.partition.judge
+    judge = seen.partition.detector
     seen.engine, seen.policy = judge.engine.config, judge.ledger._policy
 
 
@@ -284,4 +284,4 @@ def test_the_steps_of_the_ladder_are_those_of_the_settings(files: Path, build: C
 @pytest.mark.parametrize(("name", "meant"), [("prda", "'prada'"), ("xyzzy", "suspicion")])
 def test_a_mode_of_a_signal_that_there_is_not_is_refused(name: str, meant: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}.*{meant}"):
-        policy_of(Settings(policy={"signal_modes": {name: "enforce"}}))
+        policy_config(Settings(policy={"signal_modes": {name: "enforce"}}))

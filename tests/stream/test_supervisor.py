@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from detector.runtime.broker import EmbeddedBroker, free_port
-from detector.stream.exits import FINAL, MEANING, Exit, meaning
+from detector.stream.exit_codes import FINAL, MEANING, Exit, meaning
 from detector.stream.supervisor import HEALTHY_SECONDS, Backoff
 
 SCRIPT = """
@@ -142,9 +142,9 @@ def test_a_worker_that_ends_twice_at_the_same_offsets_is_followed_by_one_that_is
 ) -> None:
     mark = tmp_path / "caution"
     worker = (
-        "import os, sys; from detector.stream.black_box import *; from detector.stream.exits import Exit;"
-        f"caution = Caution.from_environment(os.environ); open({str(mark)!r}, 'a').write(str(int(bool(caution))));"
-        "Notes.from_environment(os.environ).enter([Flight('queries', 0, 5, 9)]);"
+        "import os, sys; from detector.stream.poison import *; from detector.stream.exit_codes import Exit;"
+        f"found = Quarantine.from_environment(os.environ); open({str(mark)!r}, 'a').write(str(int(bool(found))));"
+        "InFlightWriter.from_environment(os.environ).begin([OffsetRange('queries', 0, 5, 9)]);"
         f"sys.exit(0) if os.environ['WEIRGUARD_RESTARTS'] == '3' else {end}"
     )
     supervise(worker, server).communicate(timeout=60)

@@ -9,7 +9,7 @@ import pytest
 
 from detector.runtime.health import Health
 from detector.runtime.metrics import new_metrics
-from detector.stream.exits import Exit
+from detector.stream.exit_codes import Exit
 from detector.stream.reporter import Reporter
 from detector.stream.watchdog import CUT_OFF_SECONDS, RECOVERY_SECONDS, Watchdog, watch
 
@@ -28,7 +28,7 @@ class Rig:
 
     def verdict(self, after: float) -> Exit | None:
         self.now += after
-        self.reporter.heard(self.fetched_at, self.connected)
+        self.reporter.broker_answered(self.fetched_at, self.connected)
         found = self.watchdog.verdict(self.now)
         return found[0] if found else None
 

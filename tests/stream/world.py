@@ -11,18 +11,22 @@ import numpy as np
 
 from detector.contracts.batches import take
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
+from detector.contracts.codecs.records import decode
+from detector.contracts.findings import Decision
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
+from detector.runtime.metric_defs import Metric
 from detector.stream.checkpoint import Checkpointer
-from detector.stream.intake import Receiver, SourceRecord
-from detector.stream.judge import Judge
-from detector.stream.partition import Partition, Writer
-from detector.stream.record import RECORD_BYTES, Message, StateRecord
-from detector.stream.record import encode as encode_record
-from detector.stream.step import Step
+from detector.stream.commit_unit import CommitUnit
+from detector.stream.detector import Detector
+from detector.stream.intake import RecordDecoder
+from detector.stream.partition import LogWriter, Partition, commit_together
+from detector.stream.source_records import SourceRecord
+from detector.stream.state_log import RECORD_BYTES, Message, StateRecord
+from detector.stream.state_log import encode as encode_record
 
 TOPICS = Topics("test")
 PACKED = {"content-type": PACKED_CONTENT_TYPE.encode()}
@@ -37,9 +41,9 @@ def new_partition(
 ) -> Partition:
     """A partition with small limits, so that everything happens within a few hundred queries."""
     config = EngineConfig(prada=PradaConfig(delta=0.85, window=128, consecutive_checks=1), limits=Limits(1000, 400))
-    judge = Judge(Engine(config), Ledger(Policy(mode="enforce", decision_seconds=40.0), "test"))
-    receiver = Receiver(number, partitions, TOPICS)
-    writer = Writer(name, "test", record_bytes)
+    judge = Detector(Engine(config), Ledger(Policy(mode="enforce", decision_seconds=40.0), "test"))
+    receiver = RecordDecoder(number, partitions, TOPICS)
+    writer = LogWriter(name, "test", record_bytes)
     return Partition(receiver, judge, Checkpointer(judge, round_bytes, 3_000), TOPICS, number, writer)
 
 
@@ -86,7 +90,7 @@ class World:
         self._end += 1
         return self._end - 1
 
-    def append_step(self, step: Step) -> int:
+    def append_step(self, step: CommitUnit) -> int:
         """Log the state record of ``step``; gives the offset of its first part."""
         first, *_ = [self.append(value) for _, value in step.log_entries]
         return first
@@ -99,18 +103,17 @@ class World:
         for offset, value in self.log:
             partition.absorb(offset, value)
         self.published += partition.takeover(fence, 0)
-        partition.taken_over()
-        opening = partition.opening()
+        opening = partition.taken_over()
         if opening is not None:
             partition.confirm(opening, self.append_step(opening))
         return partition
 
-    def run(self, partition: Partition, upto: int, batch: int = 2, dies_after: str = "") -> Step | None:
+    def run(self, partition: Partition, upto: int, batch: int = 2, dies_after: str = "") -> CommitUnit | None:
         """Let ``partition`` apply records up to offset ``upto``; in the last step it dies at a named point."""
         step = None
         while (start := partition.applied.get("queries", -1) + 1) < upto:
             records = self.source[start : min(start + batch, upto)]
-            step = partition.step(records)
+            step = apply(partition, records)
             last = records[-1].offset + 1 >= upto
             if last and dies_after == "step":
                 return step
@@ -150,7 +153,7 @@ def _without_epoch(value: bytes) -> bytes:
 
 def state_of(partition: Partition) -> tuple[Any, ...]:
     """Everything that must be equal in two owners of the same state."""
-    engine, ledger = partition.judge.engine, partition.judge.ledger
+    engine, ledger = partition.detector.engine, partition.detector.ledger
     keys = sorted(engine.keys(), key=lambda key: key.principal)
     entries = sorted(ledger.keys())
     return (
@@ -161,6 +164,22 @@ def state_of(partition: Partition) -> tuple[Any, ...]:
         [ledger.dump([key]) for key in entries],
         [ledger.accounting.dump([key]) for key in sorted(ledger.accounting.keys())],
     )
+
+
+def apply(partition: Partition, records: Sequence[SourceRecord]) -> CommitUnit:
+    """Applies fresh ``records`` of queries or re-keyed queries as one state record."""
+    (unit,) = commit_together([(partition, partition.decode(records))])
+    return unit
+
+
+def figures(unit: CommitUnit, metric: Metric) -> dict[tuple[str, ...], int]:
+    """What ``unit`` adds to ``metric``, by its labels, without zeros."""
+    return {labels: amount for (one, labels), amount in unit.counts.items() if one is metric and amount}
+
+
+def decisions_of(unit: CommitUnit) -> list[Decision]:
+    """The decisions that ``unit`` publishes."""
+    return [decode(Decision, message.value) for message in unit.after if message.topic == TOPICS.decisions]
 
 
 def command(offset: int, value: bytes, timestamp: float = 1060.0) -> SourceRecord:

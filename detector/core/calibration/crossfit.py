@@ -23,7 +23,7 @@ from detector.core.profile.profile import Profile
 from detector.core.profile.reference import NEAREST, HonestQueries, Reference, shares
 from detector.core.profile.standards import Spread, Standards
 from detector.core.signals import SIGNALS, WEIGHED
-from detector.core.signals.suspicion import CHANGE, CLOCKS, Queries, Scoring, Suspicion, clock_of, width
+from detector.core.signals.suspicion import CHANGE, CLOCKS, MeasuredQueries, Scales, Suspicion, clock_of, width
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 
@@ -207,7 +207,7 @@ class Recording:
         """Returns float64 (n, columns): the standardised scores as of each query, computed as in ``suspicion``."""
         measures = list(MEASURES.values())
         alone = np.zeros(len(self.values), np.int64)
-        return Scoring(measures, spread).follow(alone, Queries(*self._parts), np.zeros((1, width(measures))))
+        return Scales.of(measures, spread).update(alone, MeasuredQueries(*self._parts), np.zeros((1, width(measures))))
 
 
 CLOCK = clock_of(list(MEASURES.values()))[: len(MEASURES)]

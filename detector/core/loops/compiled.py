@@ -44,9 +44,13 @@ class Listener(Protocol):
 
 
 def plain(array: NDArray[Scalar]) -> NDArray[Scalar]:
-    """Returns ``array``, or a copy if it is not contiguous or is read-only, as arrays from records are."""
-    flags = array.flags
-    return array if flags.c_contiguous and flags.writeable else array.copy(order="C")
+    """Returns a read-only view of ``array`` in C order, of a copy where it is in another order.
+
+    Arrays of records are read-only, and Numba compiles a loop anew for each kind of array: an argument of a loop must
+    always be prepared so, or never."""
+    view = array.view() if array.flags.c_contiguous else array.copy(order="C")
+    view.flags.writeable = False
+    return view
 
 
 def compiled(function: Function) -> Function:
@@ -57,14 +61,6 @@ def compiled(function: Function) -> Function:
 def approximate(function: Function) -> Function:
     """Like ``compiled``, but sums may be formed in any order."""
     return _compiled(function, fastmath=_ANY_ORDER)
-
-
-def read_only(array: NDArray[Scalar]) -> NDArray[Scalar]:
-    """Returns a view of ``array`` that nobody writes to. Numba compiles anew for what comes read-only from the wire, so
-    that a loop must always be given such arrays, or never."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def listen(listener: Listener | None) -> None:

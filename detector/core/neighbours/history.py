@@ -1,4 +1,5 @@
-"""The recent new queries of each principal: the growing sets of the previous and the current block of its queries.
+"""The recent new queries of each principal: the growing sets of the previous and the current block of its queries, with
+the thresholds of their admission.
 
 A row belongs to a pool and is held in one of the pool's two lists, by the parity of its block. When a principal enters
 a block, the lists of that parity still hold the block before the previous one and are dropped: so what is kept depends
@@ -7,13 +8,15 @@ on the principal's own query numbers alone. If a signal needs it, each row has a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import read_only
+from detector.core.loops.compiled import plain
 from detector.core.neighbours.search import (
     DOUBTFUL,
     LACKS_ROOM,
@@ -40,6 +43,13 @@ _AXES = 7
 _FEWEST = 32
 """With fewer features than this a projection saves nothing."""
 _TOGETHER = 1_024
+_THRESHOLDS: dict[str, tuple[Any, ...]] = {
+    "threshold": (np.float64, 0.0),
+    "count": (np.int64, 0),
+    "mean": (np.float64, 0.0),
+    "squares": (np.float64, 0.0),
+}
+"""The columns of ``Thresholds``, by the names that they have in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,7 @@ class History:
         self.noted = noted
         self._slots = slots
         self._pools = pools
+        self._thresholds = ColumnTable(_THRESHOLDS)
         self._lists = ColumnTable({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
         self._stores: dict[int, VectorStore] = {}
         self._unplaced = ColumnTable({"vectors": (np.bool_, False)})
@@ -68,7 +79,7 @@ class History:
 
     @property
     def nbytes(self) -> int:
-        return self._lists.nbytes + sum(own.nbytes for own in self._stores.values())
+        return self._lists.nbytes + self._thresholds.nbytes + sum(own.nbytes for own in self._stores.values())
 
     def row_bytes(self, dimension: int) -> int:
         """Returns the bytes of one row."""
@@ -83,7 +94,29 @@ class History:
         ):
             turn(self._store(dimension).arena, chains, slot, block)
 
-    def observe(
+    def admit(self, rows: StepRows, reference: ReferenceIndex | None, recompute: Recompute | None) -> Views:
+        """Adds to the growing sets those of ``rows`` that belong to them, and returns what was found on the way; the
+        nearest own query of any class only with a ``reference``. ``recompute`` makes a threshold exact where rounding
+        could decide."""
+        embedding = None if reference is None else reference.reference.embedding
+        projection = None if embedding is None else embedding.project(rows.features)
+        self._thresholds.cover(rows.pools)
+        thresholds = Thresholds(*(self._thresholds[name] for name in _THRESHOLDS))
+        own = self._admit(rows, thresholds, embedding, projection, recompute)
+        return Views(rows, own, reference, projection)
+
+    def thresholds_of(self, pools: Array) -> dict[str, Array]:
+        """Returns the thresholds of ``pools`` and what they are computed from, by name."""
+        self._thresholds.cover(pools)
+        return {name: self._thresholds[name][pools] for name in _THRESHOLDS}
+
+    def set_thresholds(self, pools: Array, thresholds: Mapping[str, Array]) -> None:
+        """Sets what ``thresholds_of`` returned."""
+        self._thresholds.cover(pools)
+        for name in _THRESHOLDS:
+            self._thresholds[name][pools] = thresholds[name]
+
+    def _admit(
         self,
         rows: StepRows,
         thresholds: Thresholds,
@@ -91,9 +124,6 @@ class History:
         projection: Projection | None,
         recompute: Recompute | None,
     ) -> NearestOwn:
-        """Adds to the growing sets those of ``rows`` that belong to them, and returns what was found on the way; the
-        nearest own query of any class only with the ``embedding`` of a reference, by which the rows are ``projection``.
-        ``recompute`` makes a threshold exact where rounding could decide."""
         dimension = rows.features.shape[1]
         chains, store = self._chains(), self._store(dimension)
         if embedding is not None:
@@ -169,6 +199,7 @@ class History:
                 del self._stores[dimension]
         slots = self._pools.columns["slot"][pools]
         self._unplaced.reset(slots)
+        self._thresholds.reset(pools)
 
     def _store(self, dimension: int) -> VectorStore:
         if dimension not in self._stores:
@@ -199,7 +230,7 @@ class History:
             points = _shortened(projection, width)
             length = np.sqrt(np.einsum("ij,ij->i", points, points, dtype=np.float64))
         return QueryArrays(
-            read_only(np.ascontiguousarray(rows.features)),
+            plain(rows.features),
             points,
             length,
             np.ascontiguousarray(rows.said) if self.noted else np.full(len(rows), np.nan, np.float32),
@@ -266,53 +297,46 @@ def _shortened(projection: Projection, width: int) -> NDArray[np.float32]:
 
 
 class Views:
-    """Views of a step. Each is computed once, on first use. ``repeats`` bool (n,): queries equal to an earlier one.
-    ``scores``: those of the earlier signals in the registry for each row, float64 (n,)."""
+    """What signals need to know about the rows of a step, from vectors that the engine stores once.
 
-    def __init__(self, rows: StepRows, history: History, reference: ReferenceIndex | None) -> None:
-        self._rows = rows
-        self._history = history
+    ``own``: the nearest of the principal's earlier queries that are in a growing set, of the same class and, for rows
+    that have a reference, of any class. ``repeats`` bool (n,): queries equal to an earlier one. ``scores``: those of
+    the earlier signals in the registry for each row, float64 (n,).
+    """
+
+    def __init__(
+        self, rows: StepRows, own: NearestOwn, reference: ReferenceIndex | None, projection: Projection | None
+    ) -> None:
+        self.own = own
         self._reference = reference
-        self._own: NearestOwn | None = None
+        self._projection = projection
         self.repeats: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
         self.scores: dict[str, NDArray[np.float64]] = {}
-
-    def grow(self, thresholds: Thresholds, recompute: Recompute | None) -> NearestOwn:
-        """Adds rows to the growing sets and returns what was found (``own``); called by the signal that owns the
-        thresholds, before any other asks."""
-        embedding, projection = (self.reference.embedding, self.projection) if self.has_reference else (None, None)
-        self._own = self._history.observe(self._rows, thresholds, embedding, projection, recompute)
-        return self._own
-
-    @property
-    def own(self) -> NearestOwn:
-        """The nearest of the principal's earlier queries that are in a growing set, of the same class and, for rows
-        that have a reference, of any class."""
-        assert self._own is not None, "the registry puts the owner of the growing sets before those who ask for them"
-        return self._own
 
     @property
     def grown(self) -> NDArray[np.float64]:
         """float64 (n,): distance to the growing set of the row's own pool as of that row, inf where it was empty."""
         return self.own.grown
 
-    @cached_property
-    def projection(self) -> Projection:
-        """The projection of the rows on the reference; only for rows that have one."""
-        return self.reference.embedding.project(self._rows.features)
-
-    @cached_property
-    def neighbours(self) -> Neighbours:
-        """The nearest reference rows; only for those that have a reference."""
-        assert self._reference is not None
-        return self._reference.nearest(self.projection)
-
     @property
     def has_reference(self) -> bool:
         """Whether there is a profile for this model version with features of this dimension."""
-        return self._reference is not None and self._reference.reference.dimension == self._rows.features.shape[1]
+        return self._reference is not None
 
     @property
     def reference(self) -> Reference:
+        """The reference; only for rows that have one, as for what follows."""
         assert self._reference is not None
         return self._reference.reference
+
+    @property
+    def projection(self) -> Projection:
+        """The projection of the rows on the reference."""
+        assert self._projection is not None
+        return self._projection
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The nearest reference rows."""
+        assert self._reference is not None
+        return self._reference.nearest(self.projection)

@@ -1,9 +1,9 @@
-"""One call of ``observe_together``: runs segments and steps, and collects proposals, latches and results."""
+"""One call of ``observe_together``: runs the segments of micro-batches step by step, and collects the results."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,20 +11,18 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Finding, severity_of
 from detector.contracts.queries import BadRow, QueryBatch
-from detector.core.configuration import EngineConfig
-from detector.core.neighbours.history import Views
-from detector.core.pipeline.plan import FlatBatch, Numbered, Planner, Segment, rows_of_step
-from detector.core.pipeline.store import Changes, Record, State, shares
-from detector.core.profile.profile import ProfileMatcher
-from detector.core.profile.reference import ReferenceIndex
+from detector.core.pipeline.plan import FlatBatch, Planner, Segment
+from detector.core.pipeline.store import Record, ShardLog, State, Step, divide
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array, Sections
 from detector.core.state.principals import MOST_VOTES, PrincipalKey, Shard
 from detector.core.state.rows import StepRows
 
-_EVICTED_SHARE = 16
 DECIDING = ("suspicion",)
 """With a profile, only these signals raise alarms; the budget of false positives applies to them."""
+
+Rise = tuple[int, int, int, Finding]
+"""The start of an alarm: row of the batch, number of the signal, slot, and the finding if the latch is not set yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,300 +53,170 @@ class Observation:
     repaired: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rise:
-    """The start of an alarm at ``row`` of the stream."""
+class MicroBatchRun:
+    """Runs one micro-batch of each of ``shards``. Arrays are over all rows of these."""
 
-    row: int
-    signal: int
-    proposal: Proposal
-    own_row: int
-    slot: int
-
-
-@dataclass(slots=True)
-class _Columns:
-    """The results per row of the stream."""
-
-    index: NDArray[np.int64]
-    flagged: NDArray[np.bool_]
-    score: NDArray[np.float64]
-    repeats: NDArray[np.bool_]
-    name: NDArray[np.int64]
-    signals: dict[str, NDArray[np.float64]]
-
-
-@dataclass(slots=True)
-class _Of:
-    """The other results of one shard; rows are counted within its own micro-batch."""
-
-    changes: Changes
-    findings: list[Finding] = field(default_factory=list)
-    refused: list[BadRow] = field(default_factory=list)
-    evicted: int = 0
-
-
-class Observing:
-    """Runs one micro-batch of each of ``shards``."""
-
-    def __init__(
-        self,
-        config: EngineConfig,
-        fitting: ProfileMatcher,
-        state: State,
-        references: dict[tuple[str, str], ReferenceIndex],
-        shards: Sequence[Shard],
-        batches: Sequence[Sequence[QueryBatch]],
-    ) -> None:
-        self._config = config
+    def __init__(self, state: State, shards: Sequence[Shard], batches: Sequence[Sequence[QueryBatch]]) -> None:
         self._state = state
-        self._references = references
-        self._profiles = {(own.model, own.model_version): own.hash for own in config.profiles}
         self._shards = shards
-        self._stream = FlatBatch(batches, fitting)
-        self._planner = Planner(self._stream, config, fitting, state, shards)
-        count = len(self._stream)
-        self._out = _Columns(
-            np.full(count, -1, np.int64),
-            np.zeros(count, bool),
-            np.full(count, np.nan),
-            np.zeros(count, bool),
-            np.zeros(count, np.int64),
-            dict(zip(state.columns, np.full((len(state.columns), count), np.nan), strict=True)),
-        )
-        self._of = [_Of(Changes(state.signals)) for _ in shards]
+        self._profiles = {(own.model, own.model_version): own.hash for own in state.config.profiles}
+        self._batch = FlatBatch(batches, state.matcher)
+        self._logs = [ShardLog(state) for _ in shards]
+        self._planner = Planner(self._batch, state, shards, self._logs)
+        self._findings: list[list[Finding]] = [[] for _ in shards]
+        count, columns = len(self._batch), state.columns
+        self._name, self._index = np.zeros(count, np.int64), np.full(count, -1, np.int64)
+        self._flagged, self._repeats = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        self._score = np.full(count, np.nan)
+        self._columns = dict(zip(columns, np.full((len(columns), count), np.nan), strict=True))
 
     def run(self) -> list[Observation]:
-        start = 0
-        while start < len(self._stream):
-            segment = self._planner.next(start)
-            if segment.end > start:
-                self._take(segment)
-            if segment.full is not None:
-                self._make_room(segment.full)
-            start = segment.end
+        for segment in self._planner.segments():
+            span = slice(segment.start, segment.end)
+            self._name[span] = self._planner.name_of[self._batch.key[span]]
+            self._index[segment.rows] = segment.index
+            alarms, rises = np.zeros(len(segment.rows), np.int64), list[Rise]()
+            steps = [
+                divide(self._step(segment, at, alarms, rises), segment.edges) for at in self._planner.steps(segment)
+            ]
+            self._count(segment, self._latch(segment, alarms, rises))
+            self._log(segment, steps)
         return [self._observation(at) for at in range(len(self._shards))]
 
-    def _make_room(self, at: int) -> None:
-        principals, shard, own = self._state.principals, self._shards[at], self._of[at]
-        slots = principals.to_forget(shard, max(self._config.limits.principals // _EVICTED_SHARE, 1))
-        own.changes.evicted += [list(key) for key in principals.keys_of(slots)]
-        self._state.evict(shard, slots)
-        own.evicted += len(slots)
-        self._planner.look_up()
-
-    def _take(self, segment: Segment) -> None:
-        self._planner.admit(segment)
-        span = slice(segment.start, segment.end)
-        self._out.name[span] = self._planner.name_of[self._stream.key[span]]
-        self._refuse(segment.refused)
-        rows, steps = segment.accepted, []
-        numbered = Numbered.of(self._stream, rows, self._planner.slots, self._state.principals, self._config)
-        if len(rows):
-            steps = self._run_steps(numbered)
-        self._log(numbered, steps, self._counted(segment))
-
-    def _run_steps(self, numbered: Numbered) -> list[list[tuple[Record, dict[str, Delta]]]]:
-        """Runs all steps; returns the changes of each step by shard."""
-        alarms: dict[str, Array] = {name: np.zeros(len(numbered.rows), bool) for name in self._state.signal_names}
-        rises: list[_Rise] = []
-        self._out.index[numbered.rows] = numbered.index
-        steps = [
-            shares(*self._step(numbered, at, alarms, rises), numbered.edges)
-            for at in numbered.steps(self._stream.space[numbered.rows])
-        ]
-        rises.sort(key=lambda rise: (rise.row, rise.signal))
-        latch = self._latch(numbered, alarms, rises)
-        self._finish(numbered, latch)
-        return steps
-
-    def _counted(self, segment: Segment) -> Array:
-        """Stores the votes of ``segment``; returns int64 (2, n): shard and slot of each."""
-        keys = np.array(list(segment.votes), np.int64)
-        shard, slots = self._stream.shard_of_key[keys], self._planner.slots[keys]
-        if len(keys):
-            columns = self._state.principals.slots
-            columns["votes"][slots] = [vote.votes for vote in segment.votes.values()]
-            columns["flips"][slots] = [vote.flips for vote in segment.votes.values()]
-        return np.stack((shard, slots))
-
-    def _log(
-        self, numbered: Numbered, steps: Sequence[Sequence[tuple[Record, dict[str, Delta]]]], counted: Array
-    ) -> None:
-        """Adds to each shard's changes those of the steps, and the counters of all slots with rows."""
-        for at, own in enumerate(self._of):
-            slots = numbered.slots[numbered.edges[at] : numbered.edges[at + 1]]
-            if counted.size:
-                others = counted[1, counted[0] == at]
-                slots = np.concatenate((slots, others[~np.isin(others, slots)]))
-            if len(slots):
-                parts = [step[at] for step in steps if len(step[at][0]["slots"])]
-                own.changes.add(parts, self._state.counters(self._shards[at], slots))
-
-    def _step(
-        self, numbered: Numbered, at: Array, alarms: dict[str, Array], rises: list[_Rise]
-    ) -> tuple[Record, dict[str, Delta]]:
+    def _step(self, segment: Segment, at: Array, alarms: Array, rises: list[Rise]) -> Step:
+        """Runs one step. Sets bits of ``alarms`` int64 (n,), one for each signal, and adds to ``rises``."""
         state = self._state
-        rows, place = rows_of_step(self._stream, numbered, at, state)
-        reference = self._references.get((rows.model, rows.model_version))
+        rows, position = self._planner.rows(segment, at)
+        reference = state.reference_of(rows)
         if reference is not None:
             rows = replace(rows, features=reference.scaled(rows.features))
-        views = Views(rows, state.history, reference)
-        deciding = DECIDING if views.has_reference else state.signal_names
-        growing = np.zeros(len(rows), bool)
-        deltas: dict[str, Delta] = {}
+        views = state.history.admit(rows, reference, state.exact_threshold(rows))
+        deciding = state.signal_names if reference is None else DECIDING
+        where, deltas = segment.rows[at], dict[str, Delta]()
         for number, signal in enumerate(state.signals):
             proposal = signal.observe(rows, views)
-            self._note(numbered.rows[at], signal.name, proposal)
             views.scores[signal.name] = proposal.score
-            if signal.name in deciding:
-                self._out.score[numbered.rows[at]] = np.fmax(self._out.score[numbered.rows[at]], proposal.score)
-                alarms[signal.name][at] = proposal.alarm
-                rises += [
-                    _Rise(int(numbered.rows[at[row]]), number, proposal, row, int(rows.slots[rows.slot[row]]))
-                    for row in proposal.evidence
-                ]
             if proposal.repeats is not None:
-                views.repeats = self._out.repeats[numbered.rows[at]] = proposal.repeats
-            if proposal.growing is not None:
-                growing = proposal.growing
+                views.repeats = self._repeats[where] = proposal.repeats
+            self._show(where, signal.name, proposal)
+            if signal.name in deciding:
+                self._score[where] = np.fmax(self._score[where], proposal.score)
+                alarms[at] |= np.where(proposal.alarm, 1 << number, 0)
+                rises += self._rises(where, rows, number, proposal)
             deltas[signal.name] = proposal.delta
-        return self._shared_delta(rows, place, np.flatnonzero(growing)), deltas
+        record = self._record(rows, position, np.flatnonzero(views.own.joined))
+        return record, state.with_thresholds(deltas, rows.pools)
 
-    def _shared_delta(self, rows: StepRows, place: Array, kept: Array) -> Record:
-        step: Record = {
-            "slots": place.astype(np.int32),
+    def _record(self, rows: StepRows, position: Array, joined: Array) -> Record:
+        """Returns the change of the engine's own state: blocks, pools, and the rows that ``joined`` growing sets."""
+        record: Record = {
+            "slots": position.astype(np.int32),
             "block": self._state.principals.slots["block"][rows.slots],
             "pool_slot": rows.pool_slot.astype(np.int32),
             "pool_label": rows.pool_label,
-            "row_pool": rows.pool[kept].astype(np.int32),
-            "row_block": rows.block[kept],
-            "row_vector": rows.features[kept],
+            "row_pool": rows.pool[joined].astype(np.int32),
+            "row_block": rows.block[joined],
+            "row_vector": rows.features[joined],
         }
-        if self._state.history.noted:
-            step["row_note"] = rows.said[kept]
-        return step
+        return record | ({"row_note": rows.said[joined]} if self._state.history.noted else {})
 
-    def _note(self, rows: Array, name: str, proposal: Proposal) -> None:
-        out, first = self._out, int(rows[0])
+    def _show(self, where: Array, name: str, proposal: Proposal) -> None:
+        first = int(where[0])
         # Writing to a slice is several times faster.
-        at = slice(first, first + len(rows)) if int(rows[-1]) - first + 1 == len(rows) else rows
-        out.signals[name][at] = proposal.statistic
+        at = slice(first, first + len(where)) if int(where[-1]) - first + 1 == len(where) else where
+        self._columns[name][at] = proposal.statistic
         for figure, values in proposal.figures.items():
-            out.signals[f"{name}.{figure}"][at] = values
+            self._columns[f"{name}.{figure}"][at] = values
 
-    def _latch(self, numbered: Numbered, alarms: dict[str, Array], rises: list[_Rise]) -> Array:
+    def _rises(self, where: Array, rows: StepRows, number: int, proposal: Proposal) -> Iterable[Rise]:
+        for at, evidence in proposal.evidence.items():
+            row, slot = int(where[at]), int(rows.slots[rows.slot[at]])
+            model, judged_as, principal = self._state.principals.key_of[slot]
+            name, score = self._state.signals[number].name, float(proposal.score[at])
+            finding = Finding(
+                row=row - self._batch.edges[self._batch.shard[row]],
+                model=model,
+                model_version=self._batch.version(row),
+                principal=principal,
+                signal=name,
+                severity=severity_of(score),
+                score=score,
+                statistic=float(proposal.statistic[at]),
+                threshold=proposal.threshold,
+                query_index=int(self._index[row]),
+                evidence=evidence,
+                profile=self._profiles.get((model, judged_as)) if name in DECIDING else None,
+            )
+            yield row, number, slot, finding
+
+    def _latch(self, segment: Segment, alarms: Array, rises: list[Rise]) -> Array:
         """Writes findings and verdicts; returns the latch of each slot after the segment."""
-        if self._config.mode == "compatible":
-            return self._unlatched(numbered, alarms, rises)
-        principals = self._state.principals
-        account = principals.slots["account"][numbered.slots]
-        latch = principals.accounts["latch"]
-        flagged = (latch[account] != 0)[numbered.slot]
-        for rise in rises:
-            own = principals.slots["account"][rise.slot]
-            bit = 1 << rise.signal
-            if latch[own] & bit:
-                continue
-            latch[own] |= bit
-            flagged |= (account[numbered.slot] == own) & (numbered.rows >= rise.row)
-            self._find(rise)
-        self._out.flagged[numbered.rows] = flagged
+        principals, unlatched = self._state.principals, self._state.config.mode == "compatible"
+        account, latch = principals.slots["account"][segment.slots], principals.accounts["latch"]
+        flagged = alarms != 0 if unlatched else (latch[account] != 0)[segment.slot]
+        for row, number, slot, finding in sorted(rises, key=lambda rise: rise[:2]):
+            own, bit = principals.slots["account"][slot], 1 << number
+            if not unlatched:
+                if latch[own] & bit:
+                    continue
+                latch[own] |= bit
+                flagged |= (account[segment.slot] == own) & (segment.rows >= row)
+            self._findings[self._batch.shard[row]].append(finding)
+        self._flagged[segment.rows] = flagged
         after: Array = latch[account]
+        if unlatched:
+            after[segment.slot] = alarms
         return after
 
-    def _unlatched(self, numbered: Numbered, alarms: dict[str, Array], rises: list[_Rise]) -> Array:
-        bits = np.zeros(len(numbered.rows), np.int64)
-        for number, alarm in enumerate(alarms.values()):
-            bits |= np.where(alarm, 1 << number, 0)
-        self._out.flagged[numbered.rows] = bits != 0
-        for rise in rises:
-            self._find(rise)
-        latch = np.empty(len(numbered.slots), np.int64)
-        latch[numbered.slot] = bits
-        return latch
+    def _count(self, segment: Segment, latch: Array) -> None:
+        """Updates the counters of the segment's slots and shards."""
+        columns, slots = self._state.principals.slots, segment.slots
+        counters: Record = {name: columns[name][slots] for name in ("votes", "flips", "active", "score")}
+        shard = self._batch.shard[segment.rows]
+        first_rows = np.searchsorted(shard, np.arange(len(self._batch.edges)))
+        number = np.array([own.queries for own in self._shards])[shard] + np.arange(len(shard)) - first_rows[shard]
+        counters["active"][segment.slot], counters["score"][segment.slot] = number, self._score[segment.rows]
+        count = np.bincount(segment.slot, minlength=len(slots))
+        repeats = np.bincount(segment.slot[self._repeats[segment.rows]], minlength=len(slots))
+        counters["queries"] = columns["queries"][slots] + count
+        counters["repeats"] = columns["repeats"][slots] + repeats
+        counters["votes"] = np.minimum(counters["votes"] + count, MOST_VOTES)
+        for at, vote in segment.votes.items():
+            counters["votes"][at], counters["flips"][at] = vote.votes, vote.flips
+        self._state.set_counters(slots, counters | {"latch": latch, "signals": self._state.signal_names})
+        for own, taken in zip(self._shards, np.diff(first_rows).tolist(), strict=True):
+            own.queries += taken
 
-    def _find(self, rise: _Rise) -> None:
-        at = int(self._stream.shard[rise.row])
-        self._of[at].findings.append(self._finding(rise, rise.row - self._stream.edges[at]))
-
-    def _finding(self, rise: _Rise, row_of_shard: int) -> Finding:
-        model, judged_as, principal = self._state.principals.key_of[rise.slot]
-        proposal, row, signal = rise.proposal, rise.own_row, self._state.signals[rise.signal].name
-        score = float(proposal.score[row])
-        return Finding(
-            row=row_of_shard,
-            model=model,
-            model_version=self._stream.version(rise.row),
-            principal=principal,
-            signal=signal,
-            severity=severity_of(score),
-            score=score,
-            statistic=float(proposal.statistic[row]),
-            threshold=proposal.threshold,
-            query_index=int(self._out.index[rise.row]),
-            evidence=proposal.evidence[row],
-            profile=self._profiles.get((model, judged_as)) if signal in DECIDING else None,
-        )
-
-    def _finish(self, numbered: Numbered, latch: Array) -> None:
-        """Updates the engine's own counters."""
-        last = np.empty(len(numbered.slots), np.int64)
-        last[numbered.slot] = np.arange(len(numbered.rows))
-        rows = np.searchsorted(numbered.shard, np.arange(len(self._stream.edges)))
-        before = np.array([shard.queries for shard in self._shards]) - rows[:-1]
-        columns = self._state.principals.slots
-        count = np.bincount(numbered.slot)
-        repeats = np.bincount(numbered.slot[self._out.repeats[numbered.rows]], minlength=len(count))
-        counters = {
-            "queries": numbered.index[last] + 1,
-            "repeats": columns["repeats"][numbered.slots] + repeats,
-            "votes": np.minimum(columns["votes"][numbered.slots] + count, MOST_VOTES),
-            "flips": columns["flips"][numbered.slots],
-            "active": before[numbered.shard[last]] + last,
-            "score": self._out.score[numbered.rows[last]],
-            "latch": latch,
-            "signals": self._state.signal_names,
-        }
-        self._state.set_counters(numbered.slots, counters)
-        for shard, taken in zip(self._shards, np.diff(rows).tolist(), strict=True):
-            shard.queries += taken
-
-    def _refuse(self, rows: Array) -> None:
-        stream = self._stream
-        for row in rows.tolist():
-            at, key = int(stream.shard[row]), stream.keys[stream.key[row]]
-            named = f"{key[2]!r} sent {stream.dimension[row]} features to {key[0]} {stream.version(row)}"
-            if stream.fits[row]:
-                reason, detail = "dimension", "which is not what the setting, its profile or most of their queries have"
-            else:
-                reason, detail = "no-profile", "which has no profile, and none of the model's others fits"
-            bad = BadRow(row - stream.edges[at], reason, f"{named}, {detail}", model=key[0], principal=key[2])
-            self._of[at].refused.append(bad)
+    def _log(self, segment: Segment, steps: Sequence[Sequence[Step]]) -> None:
+        """Adds to each shard's log the changes of the steps, and the counters of all its slots."""
+        for at, log in enumerate(self._logs):
+            slots = segment.slots[segment.edges[at] : segment.edges[at + 1]]
+            if len(slots):
+                parts = [step[at] for step in steps if len(step[at][0]["slots"])]
+                log.add(parts, self._state.counters(self._shards[at], slots))
 
     def _observation(self, at: int) -> Observation:
-        out, own, stream = self._out, self._of[at], self._stream
-        rows = slice(stream.edges[at], stream.edges[at + 1])
-        keys, key_index = self._named(at, rows)
+        rows = slice(self._batch.edges[at], self._batch.edges[at + 1])
+        keys, key_index = self._keys(at, rows)
         return Observation(
             keys=keys,
             key_index=key_index,
-            index=out.index[rows],
-            flagged=out.flagged[rows],
-            score=out.score[rows],
-            signals={name: column[rows] for name, column in out.signals.items()},
-            repeats=out.repeats[rows],
-            findings=own.findings,
-            sections=own.changes.sections(),
-            refused=own.refused,
-            evicted=own.evicted,
-            repaired=stream.repaired[at],
+            index=self._index[rows],
+            flagged=self._flagged[rows],
+            score=self._score[rows],
+            signals={name: column[rows] for name, column in self._columns.items()},
+            repeats=self._repeats[rows],
+            findings=self._findings[at],
+            sections=self._logs[at].sections(),
+            refused=self._planner.refused[at],
+            evicted=self._planner.evicted[at],
+            repaired=self._batch.repaired[at],
         )
 
-    def _named(self, at: int, rows: slice) -> tuple[list[PrincipalKey], Array]:
+    def _keys(self, at: int, rows: slice) -> tuple[list[PrincipalKey], Array]:
         """Returns the keys of the rows of shard ``at``, and the position of each row's key."""
-        names, (first, last) = self._planner.names, self._stream.key_edges[at : at + 2]
-        if len(names) == len(self._stream.keys):
-            return names[first:last], self._stream.key[rows] - first
-        used, key_index = np.unique(self._out.name[rows], return_inverse=True)
+        names, (first, last) = self._planner.names, self._batch.key_edges[at : at + 2]
+        if len(names) == len(self._batch.keys):
+            return names[first:last], self._batch.key[rows] - first
+        used, key_index = np.unique(self._name[rows], return_inverse=True)
         return [names[name] for name in used.tolist()], key_index.astype(np.int32)

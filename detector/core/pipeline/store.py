@@ -1,8 +1,9 @@
-"""The whole state of an engine, and the one way it changes, live and in recovery."""
+"""The whole state of an engine, the one way it changes, live and in recovery, and the log of its changes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,30 +11,47 @@ import numpy as np
 
 from detector.core.configuration import EngineConfig
 from detector.core.neighbours.history import History, HistoryRows
+from detector.core.neighbours.search import Recompute
+from detector.core.profile.profile import ProfileMatcher
+from detector.core.profile.reference import ReferenceIndex
 from detector.core.signals.base import Delta, Signal
+from detector.core.signals.prada import PRADA
+from detector.core.signals.prada_published import PublishedPrada
 from detector.core.state.arrays import Array, Sections, pack
-from detector.core.state.principals import MOST_VOTES, Key, Pools, Principals, Shard
+from detector.core.state.principals import MOST_VOTES, Key, Pools, PrincipalKey, Principals, Shard
+from detector.core.state.rows import StepRows
 
 Registry = Mapping[str, Callable[[EngineConfig], Signal]]
 Record = dict[str, Any]
 """A part of a state section before packing: numbers, strings, arrays, lists and dictionaries of them."""
+Step = tuple[Record, dict[str, Delta]]
+"""The change that a step made to the engine's own state, and to that of each signal."""
 
+ENGINE = "engine"
+VERSION = 3
+"""From the second on a dimension may change, and repeats are counted. From the third on each row has its block."""
+THRESHOLDS = PRADA
+"""The section that the thresholds of the growing sets are logged in."""
+
+_COUNTERS = ("queries", "repeats", "votes", "flips", "active", "score")
 _UNKNOWN_SIGNAL = 1 << 62
 """The latch bit of a signal that this version does not have."""
 
 
 class State:
-    """Principals, pools, the shared views' vectors and the signals' own state, of all shards in common arrays."""
+    """What siblings have in common: the configuration, and in common arrays of all shards the principals, pools,
+    growing sets and signals."""
 
     def __init__(self, config: EngineConfig, registry: Registry) -> None:
+        self.config = config
+        self.matcher = ProfileMatcher(config.judging, config.outputs)
         self.signals: list[Signal] = [build(config) for build in registry.values()]
+        self.signal_names = [signal.name for signal in self.signals]
         self.principals = Principals()
         self.pools = Pools(self.principals.slots)
         self.history = History(self.principals.slots, self.pools, noted=bool(config.judging))
-
-    @property
-    def signal_names(self) -> list[str]:
-        return [signal.name for signal in self.signals]
+        self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in config.judging}
+        self._published = next((signal for signal in self.signals if isinstance(signal, PublishedPrada)), None)
 
     @property
     def columns(self) -> list[str]:
@@ -41,13 +59,20 @@ class State:
         figures = [f"{signal.name}.{figure}" for signal in self.signals for figure in signal.figures]
         return self.signal_names + figures
 
+    def reference_of(self, rows: StepRows) -> ReferenceIndex | None:
+        """Returns the reference of the profile that judges ``rows``, None without one of their dimension."""
+        index = self._references.get((rows.model, rows.model_version))
+        return index if index is not None and index.reference.dimension == rows.features.shape[1] else None
+
+    def exact_threshold(self, rows: StepRows) -> Recompute | None:
+        """Returns the published agent's threshold of ``rows`` in compatible mode, else None."""
+        return None if self._published is None else self._published.threshold_of(rows)
+
     def slots_for(self, shard: Shard, keys: Sequence[Key], dimensions: Array) -> Array:
         """Returns int64 (n,): the slots of ``keys``, made where missing and reset where the dimension was another."""
-        found = shard.find(keys)
-        for at, slot in enumerate(found):
-            if slot < 0:
-                found[at] = self.principals.add(shard, keys[at], int(dimensions[at]))
-        slots = np.array(found, dtype=np.int64)
+        slots = np.array(shard.find(keys), dtype=np.int64)
+        for at in np.flatnonzero(slots < 0).tolist():
+            slots[at] = self.principals.add(shard, keys[at], int(dimensions[at]))
         changed = np.flatnonzero(self.principals.slots["dimension"][slots] != dimensions)
         if len(changed):
             self.begin_anew(slots[changed], dimensions[changed])
@@ -61,43 +86,40 @@ class State:
 
     def evict(self, shard: Shard, slots: Sequence[int]) -> None:
         """Drops ``slots`` and all their state."""
-        own = np.array(slots, dtype=np.int64)
-        if not len(own):
-            return
-        self._forget(own)
-        self.principals.remove(shard, slots)
+        if slots:
+            self._forget(np.array(slots, dtype=np.int64))
+            self.principals.remove(shard, slots)
 
     def evict_keys(self, shard: Shard, keys: Sequence[Sequence[str]]) -> None:
         """Drops the ``keys`` that are known."""
         slots = shard.find((model, version, principal) for model, version, principal in keys)
         self.evict(shard, [slot for slot in slots if slot >= 0])
 
-    def apply_step(
-        self,
-        slots: Array,
-        pools: Array,
-        step: Record,
-        deltas: Mapping[str, Delta],
-    ) -> None:
-        """Applies one logged step: ``step`` for the shared views, and ``deltas`` by signal name."""
-        self.history.turn(slots, step["block"])
-        pool = step["row_pool"]
-        # Up to the second format no step held a border between blocks.
-        block = step["row_block"] if "row_block" in step else step["block"][step["pool_slot"]][pool]
-        self.history.append(_history_rows(pools[pool], block, step["row_vector"], step.get("row_note")))
-        for signal in self.signals:
-            if signal.name in deltas:
-                signal.apply(slots, pools, deltas[signal.name])
+    def absorb(self, shard: Shard, segment: Record, deltas: Mapping[str, Sequence[Record]]) -> None:
+        """Applies a logged segment: its steps, of which ``deltas`` has the changes by signal, and its counters."""
+        self.evict_keys(shard, segment["evicted"])
+        if "keys" not in segment:
+            return
+        slots = self.slots_for(shard, _keys(segment), segment["dimension"])
+        for number, step in enumerate(segment["steps"]):
+            own = slots[step["slots"]]
+            pools = self.pools.find_or_add(own[step["pool_slot"]], step["pool_label"])
+            self.history.turn(own, step["block"])
+            pool = step["row_pool"]
+            # Up to the second format no step held a border between blocks.
+            block = step["row_block"] if "row_block" in step else step["block"][step["pool_slot"]][pool]
+            self.history.append(_history_rows(pools[pool], block, step["row_vector"], step.get("row_note")))
+            self._apply(own, pools, {name: steps[number] for name, steps in deltas.items()})
+        self.set_counters(slots, segment)
+        shard.queries = max(shard.queries, int(segment["total"]))
 
     def set_counters(self, slots: Array, record: Record) -> None:
         """Sets the counters of ``slots`` after a segment. Logs of the first format have no votes, flips and repeats."""
         columns = self.principals.slots
-        for name in ("queries", "active", "score"):
-            columns[name][slots] = record[name]
-        if "votes" in record:
-            for name in ("votes", "flips", "repeats"):
+        for name in _COUNTERS:
+            if name in record:
                 columns[name][slots] = record[name]
-        else:
+        if "votes" not in record:
             columns["votes"][slots] = np.minimum(record["queries"], MOST_VOTES)
         latch = self._own_latch(record["latch"], record["signals"])
         self.principals.accounts["latch"][columns["account"][slots]] = latch
@@ -108,19 +130,14 @@ class State:
         return {
             "keys": self.principals.keys_of(slots.tolist()),
             "dimension": columns["dimension"][slots],
-            "votes": columns["votes"][slots],
-            "flips": columns["flips"][slots],
-            "queries": columns["queries"][slots],
-            "repeats": columns["repeats"][slots],
-            "active": columns["active"][slots],
-            "score": columns["score"][slots],
+            **{name: columns[name][slots] for name in _COUNTERS},
             "latch": self.principals.latch_of(slots),
             "signals": self.signal_names,
             "total": shard.queries,
         }
 
-    def dump(self, shard: Shard, slots: Array) -> tuple[Record, dict[str, Delta]]:
-        """Returns the state of ``slots``: the engine's record and each signal's."""
+    def dump(self, shard: Shard, slots: Array) -> Sections:
+        """Returns the state of ``slots``."""
         pools = self.pools.of_slots(slots)
         position = np.full(self.principals.capacity, -1, np.int64)
         position[slots] = np.arange(len(slots))
@@ -130,11 +147,12 @@ class State:
         record["pool_slot"] = owner
         record["pool_label"] = self.pools.columns["label"][pools]
         record["history"] = self._dump_history(slots, pools, owner)
-        return record, {signal.name: signal.dump(slots, pools) for signal in self.signals}
+        deltas = self.with_thresholds({signal.name: signal.dump(slots, pools) for signal in self.signals}, pools)
+        return self.packed(record, {name: delta.to_record() for name, delta in deltas.items()})
 
-    def load(self, shard: Shard, record: Record, states: Mapping[str, Delta]) -> None:
+    def load(self, shard: Shard, record: Record, states: Mapping[str, Record]) -> None:
         """Replaces the principals of a dump by what it holds."""
-        keys = [(model, version, principal) for model, version, principal in record["keys"]]
+        keys = _keys(record)
         self.evict_keys(shard, keys)
         slots = self.slots_for(shard, keys, record["dimension"])
         self.set_counters(slots, record)
@@ -144,9 +162,18 @@ class State:
         for part in record["history"]:
             own = pools[part["pool"]]
             self.history.append(_history_rows(own, part["block"], part["vectors"], part.get("notes")))
-        for signal in self.signals:
-            if signal.name in states:
-                signal.load(slots, pools, states[signal.name])
+        self._apply(slots, pools, states)
+
+    def with_thresholds(self, deltas: dict[str, Delta], pools: Array) -> dict[str, Delta]:
+        """Returns ``deltas`` by signal, with the thresholds of the growing sets of ``pools`` in their section."""
+        if THRESHOLDS in deltas:
+            deltas[THRESHOLDS] = replace(deltas[THRESHOLDS], pools=self.history.thresholds_of(pools))
+        return deltas
+
+    def packed(self, record: Any, bodies: Mapping[str, Any]) -> Sections:
+        """Returns the sections of the engine's own ``record`` and of the signals' ``bodies``."""
+        own = {signal.name: (signal.version, pack(bodies[signal.name])) for signal in self.signals}
+        return {ENGINE: (VERSION, pack(record)), **own}
 
     @property
     def nbytes(self) -> int:
@@ -159,7 +186,16 @@ class State:
         dimension = int(self.principals.slots["dimension"][slot])
         per_row, rows = self.history.row_bytes(dimension), self.history.rows_held(pools)
         own = sum(signal.nbytes(slots, pools) for signal in self.signals)
-        return 500 + 250 * len(pools) + rows * per_row + own
+        return 500 + 282 * len(pools) + rows * per_row + own
+
+    def _apply(self, slots: Array, pools: Array, records: Mapping[str, Record]) -> None:
+        """Applies logged changes, or dumps, by signal."""
+        for signal in self.signals:
+            if signal.name in records:
+                delta = Delta.from_record(records[signal.name])
+                signal.apply(slots, pools, delta)
+                if signal.name == THRESHOLDS:
+                    self.history.set_thresholds(pools, delta.pools)
 
     def _forget(self, slots: Array) -> None:
         """Drops the pools of ``slots``, and their state in history and signals."""
@@ -185,11 +221,15 @@ class State:
         for dimension in np.unique(dimensions).tolist():
             own = np.flatnonzero(dimensions == dimension)
             rows = self.history.rows_of(dimension, pools[own])
-            place = np.full(self.pools.capacity, -1, np.int64)
-            place[pools[own]] = own
-            part = {"pool": place[rows.pool], "block": rows.block, "vectors": rows.vectors}
+            position = np.full(self.pools.capacity, -1, np.int64)
+            position[pools[own]] = own
+            part = {"pool": position[rows.pool], "block": rows.block, "vectors": rows.vectors}
             parts.append(part | ({"notes": rows.notes} if self.history.noted else {}))
         return parts
+
+
+def _keys(record: Record) -> list[Key]:
+    return [(model, version, principal) for model, version, principal in record["keys"]]
 
 
 def _history_rows(pool: Array, block: Array, vectors: Array, notes: Array | None) -> HistoryRows:
@@ -197,93 +237,53 @@ def _history_rows(pool: Array, block: Array, vectors: Array, notes: Array | None
     return HistoryRows(pool, block, vectors, np.full(len(pool), np.nan, np.float32) if notes is None else notes)
 
 
-ENGINE = "engine"
-VERSION = 3
-"""From the second on a dimension may change, and repeats are counted. From the third on each row has its block."""
+class ShardLog:
+    """The change of one shard's state in one call, for the state log: segments and, alongside, the deltas of each
+    signal. ``evicted``: the principals evicted since the last segment."""
 
-Steps = Sequence[tuple[Record, Mapping[str, Delta]]]
-"""For each step, the change of the engine itself and of each signal."""
-
-
-class Changes:
-    """The log entry of one shard: segments and, alongside, the deltas of each signal."""
-
-    def __init__(self, signals: Sequence[Signal]) -> None:
-        self.evicted: list[list[str]] = []
-        self._signals = signals
+    def __init__(self, state: State) -> None:
+        self.evicted: list[PrincipalKey] = []
+        self._state = state
         self._segments: list[Record] = []
-        self._deltas: dict[str, list[list[Delta]]] = {signal.name: [] for signal in signals}
+        self._deltas: dict[str, list[list[Record]]] = {name: [] for name in state.signal_names}
 
-    def add(self, steps: Steps, counters: Record) -> None:
+    def add(self, steps: Sequence[Step], counters: Record) -> None:
         """Adds a segment, after what was evicted before it."""
         self._segments.append({"evicted": self.evicted, "steps": [step for step, _ in steps], **counters})
         for name, own in self._deltas.items():
-            own.append([deltas[name] for _, deltas in steps])
+            own.append([deltas[name].to_record() for _, deltas in steps])
         self.evicted = []
 
     def sections(self) -> Sections:
         """Returns all of it, packed."""
         if self.evicted:
             self.add([], {})
-        packed = {ENGINE: (VERSION, pack(self._segments))}
-        for signal in self._signals:
-            packed[signal.name] = (signal.version, pack(self._deltas[signal.name]))
-        return packed
+        return self._state.packed(self._segments, self._deltas)
 
 
-def shares(step: Record, deltas: Mapping[str, Delta], edges: Sequence[int]) -> list[tuple[Record, dict[str, Delta]]]:
-    """Returns a step's change divided by shard; ``edges`` are the starts of the shards' slots in the segment, and the
-    end."""
+def divide(step: Step, edges: Sequence[int]) -> list[Step]:
+    """Returns a step's change divided by shard, as each shard has a log of its own. ``edges``: the starts of the
+    shards' slots in the segment, and the end. Slots, pools and rows are ordered by shard, so each part is a slice."""
     if len(edges) == 2:
-        return [(step, dict(deltas))]
-    slots = np.searchsorted(step["slots"], edges)
-    pools = np.searchsorted(step["pool_slot"], slots)
+        return [step]
+    record, deltas = step
+    slots = np.searchsorted(record["slots"], edges)
+    pools = np.searchsorted(record["pool_slot"], slots)
     shard_of_pool = np.repeat(np.arange(len(edges) - 1), np.diff(pools))
-    rows = np.searchsorted(shard_of_pool[step["row_pool"]], np.arange(len(edges)))
-    events = {name: _event_edges(delta, slots) for name, delta in deltas.items()}
-    cuts = zip(*(pairwise(bounds) for bounds in (edges, *(cut.tolist() for cut in (slots, pools, rows)))), strict=True)
-    return [
-        (
-            _share(step, segment[0], slot, pool, row),
-            {name: _delta_share(delta, slot, pool, events[name], at) for name, delta in deltas.items()},
-        )
-        for at, (segment, slot, pool, row) in enumerate(cuts)
-    ]
+    rows = np.searchsorted(shard_of_pool[record["row_pool"]], np.arange(len(edges)))
+    parts = []
+    for first, slot, pool, row in zip(edges, _slices(slots), _slices(pools), _slices(rows), strict=False):
+        part = {
+            "slots": record["slots"][slot] - first,
+            "block": record["block"][slot],
+            "pool_slot": record["pool_slot"][pool] - slot.start,
+            "pool_label": record["pool_label"][pool],
+            "row_pool": record["row_pool"][row] - pool.start,
+        }
+        part |= {name: record[name][row] for name in ("row_block", "row_vector", "row_note") if name in record}
+        parts.append((part, {name: delta.part(slot, pool) for name, delta in deltas.items()}))
+    return parts
 
 
-_Pair = tuple[int, int]
-
-
-def _share(step: Record, first_slot: int, slot: _Pair, pool: _Pair, row: _Pair) -> Record:
-    part: Record = {
-        "slots": step["slots"][slice(*slot)] - first_slot,
-        "block": step["block"][slice(*slot)],
-        "pool_slot": step["pool_slot"][slice(*pool)] - slot[0],
-        "pool_label": step["pool_label"][slice(*pool)],
-        "row_pool": step["row_pool"][slice(*row)] - pool[0],
-        "row_block": step["row_block"][slice(*row)],
-        "row_vector": step["row_vector"][slice(*row)],
-    }
-    if "row_note" in step:
-        part["row_note"] = step["row_note"][slice(*row)]
-    return part
-
-
-def _event_edges(delta: Delta, slots: Array) -> dict[str, list[_Pair]]:
-    """Returns, by event name, the start and end of each shard's events."""
-    names = [name.removesuffix("_slot") for name in delta if name.endswith("_slot")]
-    return {name: [*pairwise(np.searchsorted(delta[f"{name}_slot"], slots).tolist())] for name in names}
-
-
-def _delta_share(delta: Delta, slot: _Pair, pool: _Pair, events: Mapping[str, list[_Pair]], shard: int) -> Delta:
-    part: dict[str, Any] = {}
-    for name, values in delta.items():
-        kind = name.partition("_")[0]
-        if kind == "slot":
-            part[name] = values[slice(*slot)]
-        elif kind == "pool":
-            part[name] = values[slice(*pool)]
-        else:
-            own = values[slice(*events[kind][shard])]
-            part[name] = own - slot[0] if name == f"{kind}_slot" else own
-    return part
+def _slices(edges: Array) -> list[slice]:
+    return [slice(*pair) for pair in pairwise(edges.tolist())]

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import approximate, compiled
-from detector.core.state.arrays import Array, plain
+from detector.core.loops.compiled import approximate, compiled, plain
+from detector.core.state.arrays import Array
 
 AXES = 32
 """The most principal axes."""

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import compiled
+from detector.core.loops.compiled import compiled, plain
 from detector.core.profile.projection import Embedding, NearestRows, Projection
-from detector.core.state.arrays import Array, plain
+from detector.core.state.arrays import Array
 
 FARTHEST = 1e15
 """Features are clipped to this when they are scaled, so that squares do not overflow."""
@@ -287,8 +287,8 @@ class Reference:
 
 
 def _plain_values(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns ``record`` with its arrays as compiled loops take them."""
-    return {name: plain(value) if isinstance(value, np.ndarray) else value for name, value in record.items()}
+    """Returns ``record`` with its arrays copied: those of a record are read-only."""
+    return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in record.items()}
 
 
 class ReferenceIndex:

@@ -1,4 +1,5 @@
-"""The signals and their registry: a new one is one more line here."""
+"""The signals and their registry: a new one is one more line here. In this order they judge the rows of a step, and a
+later one may read the scores and the repeats of those before it."""
 
 from __future__ import annotations
 
@@ -10,14 +11,21 @@ from detector.core.measures import MEASURES
 from detector.core.signals.base import Signal
 from detector.core.signals.margin import Margin
 from detector.core.signals.meters import Coverage, InformationGain
-from detector.core.signals.prada import Prada
+from detector.core.signals.prada import PRADA, WindowedPrada
+from detector.core.signals.prada_published import PublishedPrada
 from detector.core.signals.suspicion import Suspicion
 
-WEIGHED = ("prada", "margin")
+WEIGHED = (PRADA, "margin")
 """Signals whose scores count in ``suspicion`` beside the measures."""
 
+
+def prada(config: EngineConfig) -> Signal:
+    """Returns the ``prada`` signal of the mode."""
+    return PublishedPrada(config.prada) if config.mode == "compatible" else WindowedPrada(config.prada)
+
+
 SIGNALS: dict[str, Callable[[EngineConfig], Signal]] = {
-    "prada": Prada,
+    PRADA: prada,
     "margin": Margin,
     "information_gain": InformationGain,
     "coverage": Coverage,

@@ -1,10 +1,11 @@
-"""The interface of a signal. A new signal is one file in ``signals/`` and one line in its registry."""
+"""The interface of a signal, and the base class of those whose state is kept by slot. A new signal is one file in
+``signals/`` and one line in its registry."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +13,51 @@ from numpy.typing import NDArray
 from detector.contracts.findings import Evidence
 from detector.core.neighbours.history import Views
 from detector.core.state.arrays import Array
+from detector.core.state.columns import ColumnTable, Rings
 from detector.core.state.rows import StepRows
 
-Delta = Mapping[str, Array]
-"""Named numeric arrays: the values of touched counters after the rows, and rows to append.
+Arrays = dict[str, Array]
+Events = dict[str, Arrays]
 
-The name says what an array is aligned with: ``slot_...`` with the ``slots`` passed to ``apply``, ``pool_...`` with the
-``pools``, and ``EVENT_...``, for any other word EVENT, with that word's events, whose slots ``EVENT_slot`` gives as
-ascending positions in ``slots``.
-"""
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A change of a signal's state, or all of it, by what its arrays are aligned with.
+
+    ``slots`` and ``pools``: values of columns, one for each slot or pool. ``events``: what joins the state, by kind.
+    The arrays of a kind have equal lengths; its ``slot`` gives ascending positions in the slots.
+    """
+
+    slots: Arrays = field(default_factory=dict)
+    pools: Arrays = field(default_factory=dict)
+    events: Events = field(default_factory=dict)
+
+    def part(self, slots: slice, pools: slice) -> Delta:
+        """Returns the part of the ``slots`` from one to another, and of their ``pools``."""
+        return Delta(
+            {name: values[slots] for name, values in self.slots.items()},
+            {name: values[pools] for name, values in self.pools.items()},
+            {kind: _cut(columns, slots) for kind, columns in self.events.items()},
+        )
+
+    def to_record(self) -> Arrays:
+        """Returns the arrays by the names that they have in the log: ``slot_...``, ``pool_...`` or the kind first."""
+        groups = {"pool": self.pools, "slot": self.slots, **self.events}
+        return {f"{group}_{name}": values for group, own in groups.items() for name, values in own.items()}
+
+    @classmethod
+    def from_record(cls, record: Arrays) -> Delta:
+        groups: Events = {"slot": {}, "pool": {}}
+        for full_name, values in record.items():
+            group, _, name = full_name.partition("_")
+            groups.setdefault(group, {})[name] = values
+        return cls(groups.pop("slot"), groups.pop("pool"), groups)
+
+
+def _cut(columns: Arrays, slots: slice) -> Arrays:
+    first, last = np.searchsorted(columns["slot"], (slots.start, slots.stop)).tolist()
+    part = {name: values[first:last] for name, values in columns.items()}
+    return part | {"slot": part["slot"] - slots.start}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +66,8 @@ class Proposal:
 
     ``statistic`` float64 (n,) in the signal's own unit and ``score`` float64 (n,), 1 at the threshold; NaN while the
     signal has no result. ``alarm`` bool (n,). ``evidence`` for each row at which an alarm rises; ``threshold`` in the
-    statistic's unit. ``growing`` bool (n,): rows that join the growing set, from the one signal that owns it.
-    ``repeats`` bool (n,), from the same signal: queries equal to an earlier one. ``figures``: further float64 (n,)
-    columns to show, by name.
+    statistic's unit. ``repeats`` bool (n,), from the one signal that looks for them: queries equal to an earlier one.
+    ``figures``: further float64 (n,) columns to show, by name.
     """
 
     statistic: NDArray[np.float64]
@@ -40,21 +76,29 @@ class Proposal:
     threshold: float
     evidence: Mapping[int, tuple[Evidence, ...]]
     delta: Delta
-    growing: NDArray[np.bool_] | None = None
     repeats: NDArray[np.bool_] | None = None
     figures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @classmethod
+    def meter(cls, statistic: NDArray[np.float64], delta: Delta) -> Proposal:
+        """Returns a proposal with a ``statistic`` alone."""
+        count = len(statistic)
+        return cls(statistic, np.full(count, np.nan), np.zeros(count, np.bool_), np.nan, {}, delta)
+
+    @classmethod
+    def empty(cls, count: int) -> Proposal:
+        """Returns a proposal for ``count`` rows that the signal has no result for."""
+        return cls.meter(np.full(count, np.nan), Delta())
 
 
 class Signal(Protocol):
     """State of one signal over all slots of an engine. Slots and pools are dense integers that are reused.
 
-    ``figures``: names of the further columns it may show. ``mergeable``: whether the states of two principals can
-    be added up without their queries (``merge``).
+    ``figures``: names of the further columns it may show.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
-    mergeable: ClassVar[bool]
 
     @property
     def figures(self) -> tuple[str, ...]: ...
@@ -63,14 +107,11 @@ class Signal(Protocol):
         """Judges ``rows``, each as of that row, and learns from them."""
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        """Applies the delta of a proposal: recovery from the log, without any search. ``slots`` and ``pools`` int64 are
-        those of the step, in the order of ``StepRows.slots`` and ``StepRows.pools``."""
+        """Applies the delta of a proposal, or a dump for empty slots: recovery, without any search. ``slots`` and
+        ``pools`` int64 are those of the step, in the order of ``StepRows.slots`` and ``StepRows.pools``."""
 
     def dump(self, slots: Array, pools: Array) -> Delta:
         """Returns the whole state of ``slots``, whose pools are ``pools``."""
-
-    def load(self, slots: Array, pools: Array, state: Delta) -> None:
-        """Restores what ``dump`` returned for as many slots and pools, all of which are empty."""
 
     def evict(self, slots: Array, pools: Array) -> None:
         """Drops ``slots``, whose pools are ``pools``."""
@@ -78,5 +119,69 @@ class Signal(Protocol):
     def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
         """Returns the bytes of all state, or of these slots with these pools."""
 
-    def merge(self, states: list[Delta]) -> Delta:
-        """Returns the state of a group, merged from its members' dumps. Raises NotMergeable unless ``mergeable``."""
+
+class SlotState:
+    """Columns and ``rings`` by slot. Deltas hold the values of the ``logged`` columns; what else is kept follows from
+    ``unlogged`` columns and events, for which subclasses have ``_events_of`` and ``_apply_events``.
+
+    ``tag``: the column that names what a slot's state rests on, such as a profile. State of another tag is dropped.
+    """
+
+    figures: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        logged: Mapping[str, tuple[Any, ...]],
+        *,
+        unlogged: Mapping[str, tuple[Any, ...]] | None = None,
+        rings: Sequence[Rings] = (),
+        tag: str = "",
+    ) -> None:
+        self._columns = ColumnTable({**logged, **(unlogged or {})})
+        self._logged = tuple(logged)
+        self._rings = rings
+        self._tag = tag
+
+    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        if not delta.slots:
+            return
+        self._begin(slots, delta.slots[self._tag] if self._tag else None)
+        for name in self._logged:
+            self._columns[name][slots] = delta.slots[name]
+        self._apply_events(slots, delta.events)
+
+    def dump(self, slots: Array, pools: Array) -> Delta:
+        self._begin(slots)
+        return self._delta(slots, self._events_of(slots))
+
+    def evict(self, slots: Array, pools: Array) -> None:
+        self._columns.reset(slots)
+        for rings in self._rings:
+            rings.evict(slots)
+
+    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
+        if slots is None:
+            return self._columns.nbytes + sum(rings.nbytes for rings in self._rings)
+        return self._columns.row_bytes * len(slots) + sum(rings.nbytes_of(slots) for rings in self._rings)
+
+    def _begin(self, slots: Array, tag: Array | np.uint64 | None = None) -> None:
+        """Makes room for ``slots``; those whose state has another ``tag`` get that of a new account."""
+        self._columns.cover(slots)
+        for rings in self._rings:
+            rings.cover(slots)
+        if tag is not None:
+            stale = self._columns[self._tag][slots] != tag
+            if stale.any():
+                self.evict(slots[stale], slots[stale])
+                self._columns[self._tag][slots] = tag
+
+    def _delta(self, slots: Array, events: Events) -> Delta:
+        """Returns the logged columns of ``slots``, with ``events``."""
+        return Delta({name: self._columns[name][slots] for name in self._logged}, events=events)
+
+    def _events_of(self, slots: Array) -> Events:
+        """Returns the events that lead to the state of ``slots``."""
+        return {}
+
+    def _apply_events(self, slots: Array, events: Events) -> None:
+        """Adds ``events`` to the state of ``slots``, whose logged columns are set."""

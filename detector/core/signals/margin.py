@@ -20,15 +20,14 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.errors import NotMergeable
 from detector.core.configuration import EngineConfig
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.owner_model.margins import MarginResult, Margins
 from detector.core.profile.profile import Profile
-from detector.core.signals.base import Delta, Proposal
+from detector.core.signals.base import Delta, Events, Proposal, SlotState
 from detector.core.state.arrays import Array
-from detector.core.state.columns import PAGE, ColumnTable, Rings
+from detector.core.state.columns import PAGE, Rings
 from detector.core.state.rows import StepRows
 
 BLOCKED_AT = 0.3
@@ -51,7 +50,7 @@ _NONE = np.empty(0, np.int64)
 Floats = NDArray[np.float64]
 
 
-class _Counters(NamedTuple):
+class _SlotCounts(NamedTuple):
     """int64 (slots,) each: queries counted, those in a margin, the sum of leaf shares, and the sequential test."""
 
     queries: Array
@@ -60,139 +59,88 @@ class _Counters(NamedTuple):
     cusum: Array
 
 
-class _Leaves(NamedTuple):
-    """int32 (places,) each: queries counted in a leaf, and those in its margin."""
+class _LeafCounts(NamedTuple):
+    """int32 (cells,) each: queries counted in a leaf, and those in its margin."""
 
     queries: Array
     inside: Array
 
 
-_COLUMNS = ("profile", *_Counters._fields)
-_LEAF = np.dtype([(name, np.int32) for name in _Leaves._fields])
+_LEAF = np.dtype([(name, np.int32) for name in _LeafCounts._fields])
 
 
-class Margin:
+class Margin(SlotState):
     """State per slot: the tag of its profile, queries counted and those in a margin, the sum of leaf shares, the
     sequential test; and per reached leaf, queries counted and those in the margin."""
 
     name: ClassVar[str] = "margin"
     version: ClassVar[int] = 1
-    mergeable: ClassVar[bool] = True
-    figures: ClassVar[tuple[str, ...]] = _FIGURES[:-1]
+    figures = _FIGURES[:-1]
 
     def __init__(self, config: EngineConfig) -> None:
-        profiles = [own for own in config.judging if own.margins is not None]
-        self._judges = {(own.model, own.model_version): _Judge(own, own.margins) for own in profiles if own.margins}
-        widest = max([judge.rule.leaves for judge in self._judges.values()] + [1])
-        width = -(-widest // PAGE) * PAGE
-        self._slots = ColumnTable({"profile": (np.uint64, 0)} | dict.fromkeys(_Counters._fields, (np.int64, 0)))
-        self._leaves = Rings(width, _LEAF, 0)
+        self._judged = {
+            (own.model, own.model_version): _MarginProfile(own, own.margins)
+            for own in config.judging
+            if own.margins is not None
+        }
+        widest = max([judged.rule.leaves for judged in self._judged.values()] + [1])
+        self._leaves = Rings(-(-widest // PAGE) * PAGE, _LEAF, 0)
+        columns = {"profile": (np.uint64, 0)} | dict.fromkeys(_SlotCounts._fields, (np.int64, 0))
+        super().__init__(columns, rings=[self._leaves], tag="profile")
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
-        judge = self._judges.get((rows.model, rows.model_version))
-        if judge is None:
-            return _proposal({name: np.full(len(rows), np.nan) for name in _FIGURES}, {})
-        self._begin(rows.slots, judge.tag)
-        close, slot = judge.close(rows), rows.slots[rows.slot]
+        judged = self._judged.get((rows.model, rows.model_version))
+        if judged is None:
+            return _proposal(np.full((len(_FIGURES), len(rows)), np.nan), Delta())
+        self._begin(rows.slots, judged.tag)
+        close, slot = judged.close(rows), rows.slots[rows.slot]
         counted = close.known & ~views.repeats
-        at = np.flatnonzero(counted) if judge.rule.leaves else _NONE
-        place = np.zeros(len(rows), np.int64)
+        at = np.flatnonzero(counted) if judged.rule.leaves else _NONE
+        cell = np.zeros(len(rows), np.int64)
         if len(at):
-            place[at] = self._leaves.places(slot[at], close.leaf[at])
-        counters = _Counters(*(self._slots[name] for name in _Counters._fields))
+            cell[at] = self._leaves.places(slot[at], close.leaf[at])
+        counts = _SlotCounts(*(self._columns[name] for name in _SlotCounts._fields))
+        leaves = _LeafCounts(*(self._leaves.values[name] for name in _LeafCounts._fields))
         figures = np.empty((len(_FIGURES), len(rows)))
-        _count(_Asked(slot, counted, close.inside, place), counters, self._counts, judge.rule, figures)
-        delta = self._of_slots(rows.slots) | self._reached(rows.slot[at], close.leaf[at], place[at])
-        return _proposal(dict(zip(_FIGURES, figures, strict=True)), delta)
+        _count(_CountedQueries(slot, counted, close.inside, cell), counts, leaves, judged.rule, figures)
+        leaf = rows.slot[at] * self._leaves.width + close.leaf[at]
+        reached, first = np.unique(leaf, return_index=True)
+        own = self._leaves.values[cell[at[first]]]
+        return _proposal(figures, self._delta(rows.slots, _leaf_events(*divmod(reached, self._leaves.width), own)))
 
-    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        del pools
-        if not delta:
-            return
-        self._reserve(slots)
-        stale = slots[self._slots["profile"][slots] != delta["slot_profile"]]
-        for name in _COLUMNS:
-            self._slots[name][slots] = delta[f"slot_{name}"]
-        self._leaves.evict(stale)
-        counts = np.empty(len(delta["leaf_slot"]), _LEAF)
-        for name in _Leaves._fields:
-            counts[name] = delta[f"leaf_{name}"]
-        self._leaves.write(slots[delta["leaf_slot"]], delta["leaf_number"], counts)
-
-    def dump(self, slots: Array, pools: Array) -> Delta:
-        del pools
-        self._reserve(slots)
+    def _events_of(self, slots: Array) -> Events:
         counts = self._leaves.read(slots)
         slot, leaf = np.nonzero(counts["queries"])
-        reached = _Leaves(*(counts[name][slot, leaf] for name in _Leaves._fields))
-        return self._of_slots(slots) | _leaf_rows(slot, leaf, reached)
+        return _leaf_events(slot, leaf, counts[slot, leaf])
 
-    def load(self, slots: Array, pools: Array, state: Delta) -> None:
-        self.apply(slots, pools, state)
-
-    def evict(self, slots: Array, pools: Array) -> None:
-        del pools
-        self._slots.reset(slots)
-        self._leaves.evict(slots)
-
-    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
-        del pools
-        if slots is None:
-            return self._slots.nbytes + self._leaves.nbytes
-        return 8 * len(_COLUMNS) * len(slots) + self._leaves.nbytes_of(slots)
-
-    def merge(self, states: list[Delta]) -> Delta:
-        """Returns summed counts and shares. The sequential test adds up too, to at least its value over the members'
-        queries in any order."""
-        tags = {int(tag) for state in states for tag in state["slot_profile"]} - {0}
-        if len(tags) > 1:
-            raise NotMergeable("the members' queries were counted by different profiles; count them by one")
-        joined = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
-        number, member = np.unique(joined["leaf_number"], return_inverse=True)
-        counts = _Leaves(*(np.zeros(len(number), np.int32) for _ in _Leaves._fields))
-        for name, column in counts._asdict().items():
-            np.add.at(column, member, joined[f"leaf_{name}"])
-        own = {f"slot_{name}": joined[f"slot_{name}"].sum(keepdims=True) for name in _Counters._fields}
-        shares = map(_share, counts.queries.tolist(), counts.inside.tolist())
-        own["slot_shares"] = np.array([sum(shares)])
-        own["slot_profile"] = joined["slot_profile"].max(keepdims=True)
-        return own | _leaf_rows(np.zeros_like(number), number, counts)
-
-    def _begin(self, slots: Array, tag: np.uint64) -> None:
-        """Gives those of ``slots`` whose state belongs to another profile that of a new account."""
-        self._reserve(slots)
-        stale = slots[self._slots["profile"][slots] != tag]
-        if len(stale):
-            self.evict(stale, stale)
-            self._slots["profile"][stale] = tag
-
-    def _of_slots(self, slots: Array) -> dict[str, Array]:
-        return {f"slot_{name}": self._slots[name][slots] for name in _COLUMNS}
-
-    @property
-    def _counts(self) -> _Leaves:
-        values = self._leaves.values
-        return _Leaves(*(values[name] for name in _Leaves._fields))
-
-    def _reached(self, slot: Array, leaf: Array, place: Array) -> dict[str, Array]:
-        """Returns the counts of the leaves that rows reach, by slot."""
-        first = np.unique(slot * self._leaves.width + leaf, return_index=True)[1]
-        counts = _Leaves(*(column[place[first]] for column in self._counts))
-        return _leaf_rows(slot[first], leaf[first], counts)
-
-    def _reserve(self, slots: Array) -> None:
-        if len(slots):
-            self._slots.reserve(int(slots.max()) + 1)
+    def _apply_events(self, slots: Array, events: Events) -> None:
+        leaves = events["leaf"]
+        counts = np.empty(len(leaves["slot"]), _LEAF)
+        for name in _LeafCounts._fields:
+            counts[name] = leaves[name]
+        self._leaves.write(slots[leaves["slot"]], leaves["number"], counts)
 
 
-class _Judge:
+def _leaf_events(slot: Array, number: Array, counts: Array) -> Events:
+    """Returns the ``counts`` of dtype ``_LEAF`` that leaves have now."""
+    columns = {name: np.ascontiguousarray(counts[name]) for name in _LeafCounts._fields}
+    return {"leaf": {"slot": slot.astype(np.int32), "number": number.astype(np.int32), **columns}}
+
+
+def _proposal(figures: Floats, delta: Delta) -> Proposal:
+    score, no_alarm = figures[-1], np.zeros(figures.shape[1], np.bool_)
+    shown = dict(zip(_FIGURES[:-1], figures, strict=False))
+    return Proposal(score, score, no_alarm, 1.0, {}, delta, figures=shown)
+
+
+class _MarginProfile:
     """One profile's margins."""
 
     def __init__(self, profile: Profile, margins: Margins) -> None:
         self.tag = np.uint64(int(profile.hash, 16))
         up, down = math.log(_FACTOR), math.log((1 - _FACTOR * margins.rate) / (1 - margins.rate))
         leaves = margins.leaves if margins.leaves <= MOST_LEAVES else 0
-        self.rule = _Rule(round(_NAT * up), round(_NAT * down), leaves)
+        self.rule = _CountingRule(round(_NAT * up), round(_NAT * down), leaves)
         self._model, self._margins = profile.owner_model, margins
 
     def close(self, rows: StepRows) -> MarginResult:
@@ -203,7 +151,7 @@ class _Judge:
         return self._margins.close(None, rows.features, rows.top)
 
 
-class _Rule(NamedTuple):
+class _CountingRule(NamedTuple):
     """``up`` and ``down``: what a query inside or outside the margins adds to the sequential test. ``leaves``: the
     number of leaves that are counted, 0 for none."""
 
@@ -212,42 +160,34 @@ class _Rule(NamedTuple):
     leaves: int
 
 
-class _Asked(NamedTuple):
+class _CountedQueries(NamedTuple):
     """For each of n queries: its ``slot`` int64 (n,), whether it is ``counted`` and ``inside`` a margin, bool (n,), and
-    the ``place`` of its leaf's counts int64 (n,)."""
+    the ``cell`` of its leaf's counts int64 (n,)."""
 
     slot: Array
     counted: NDArray[np.bool_]
     inside: NDArray[np.bool_]
-    place: Array
-
-
-def _proposal(figures: dict[str, Floats], delta: Delta) -> Proposal:
-    score = figures.pop("score")
-    return Proposal(score, score, np.zeros(len(score), np.bool_), 1.0, {}, delta, figures=figures)
-
-
-def _leaf_rows(slot: Array, number: Array, counts: _Leaves) -> dict[str, Array]:
-    rows = {f"leaf_{name}": column for name, column in counts._asdict().items()}
-    return {"leaf_slot": slot.astype(np.int32), "leaf_number": number.astype(np.int32), **rows}
+    cell: Array
 
 
 @compiled
-def _count(asked: _Asked, counters: _Counters, leaves: _Leaves, rule: _Rule, figures: Floats) -> None:
+def _count(
+    queries: _CountedQueries, counters: _SlotCounts, leaves: _LeafCounts, rule: _CountingRule, figures: Floats
+) -> None:
     """Row after row, counts the query, and sets ``figures`` (figures, n) as of it."""
-    for row in range(len(asked.slot)):
-        slot, inside = asked.slot[row], asked.inside[row]
-        if asked.counted[row]:
+    for row in range(len(queries.slot)):
+        slot, inside = queries.slot[row], queries.inside[row]
+        if queries.counted[row]:
             counters.queries[slot] += 1
             counters.inside[slot] += inside
             counters.cusum[slot] = max(counters.cusum[slot] + (rule.up if inside else rule.down), 0)
             if rule.leaves > 0:
-                counters.shares[slot] += _gain(leaves, asked.place[row], inside)
+                counters.shares[slot] += _gain(leaves, queries.cell[row], inside)
         _show(counters, slot, rule.leaves, figures[:, row])
 
 
 @compiled
-def _gain(leaves: _Leaves, place: int, inside: bool) -> int:
+def _gain(leaves: _LeafCounts, place: int, inside: bool) -> int:
     """Counts a query in its leaf, and returns what that adds to the sum of shares."""
     before = _share(int(leaves.queries[place]), int(leaves.inside[place]))
     leaves.queries[place] += 1
@@ -262,7 +202,7 @@ def _share(queries: int, inside: int) -> int:
 
 
 @compiled
-def _show(counters: _Counters, slot: int, leaves: int, figures: Floats) -> None:
+def _show(counters: _SlotCounts, slot: int, leaves: int, figures: Floats) -> None:
     """Sets ``figures`` (figures,) from the counters; NaN before any query counted."""
     queries = counters.queries[slot]
     if queries == 0:

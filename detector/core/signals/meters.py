@@ -1,28 +1,26 @@
-"""``coverage``: the share of the owner's model that the principal's queries have reached, in percent (Kesarwani et al.
-2018, strategy 2, with bitmaps of visited leaves; ``core.exposure`` has the formula).
+"""The meters of exposure, which estimate how much of the owner's model a principal has learned (Kesarwani et al. 2018).
+Their scores are NaN and they raise no alarm. Without a validation set in the profile they have no result.
 
-Cells are the leaves of the owner's tree, or for other models those of a coarse quantiser, weighted by their share of
-the validation set. The cell is computed from the features, so that a log cannot forge it. It is a meter: its score is
-NaN and it raises no alarm. Without a validation set in the profile it has no result.
+``coverage`` (strategy 2, with bitmaps of visited leaves; ``core.exposure`` has the formula) is the share of the model
+that the principal's queries have reached, in percent. Cells are the leaves of the owner's tree, or for other models
+those of a coarse quantiser, weighted by their share of the validation set. The cell is computed from the features, so
+that a log cannot forge it.
 
-``information_gain``: how much a tree learned from the principal's answers knows of the owner's model, in percent
-(Kesarwani et al. 2018, strategy 1; ``core.exposure`` has the formula).
-
-At most 512 of a principal's queries are kept, as sixteen small numbers each, and the tree is learned from them at
-queries 20, 160, 1,280 and so on; in between the exposure stays. It is a meter: its score is NaN and it raises no alarm.
-Without a validation set in the profile, or if the model gives all its rows one class, it has no result.
+``information_gain`` (strategy 1) is how much a tree learned from the principal's answers knows of the owner's model, in
+percent. At most 512 of a principal's queries are kept, as sixteen small numbers each, and the tree is learned from them
+at queries 20, 160, 1,280 and so on; in between the exposure stays. If the model gives all validation rows one class,
+there is no result.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.errors import ConfigurationError, NotMergeable
+from detector.contracts.errors import ConfigurationError
 from detector.core.configuration import EngineConfig
 from detector.core.exposure import (
     BITMAP_BYTES,
@@ -31,7 +29,6 @@ from detector.core.exposure import (
     EMPTY,
     NOTHING,
     PAIR,
-    Sketches,
     TreeProbe,
     Validation,
     bucket_of,
@@ -46,122 +43,62 @@ from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.owner_model.models import Tree
 from detector.core.profile.profile import Profile
-from detector.core.signals.base import Delta, Proposal
+from detector.core.signals.base import Events, Proposal, SlotState
 from detector.core.state.arrays import Array, pack
-from detector.core.state.columns import ColumnTable, Rings
+from detector.core.state.columns import Rings
 from detector.core.state.rows import StepRows
-
-
-def metered(statistic: NDArray[np.float64], delta: Delta) -> Proposal:
-    """Returns a proposal with an exposure, ``statistic`` float64 (n,) in percent, that raises no alarm."""
-    count = len(statistic)
-    return Proposal(statistic, np.full(count, np.nan), np.zeros(count, np.bool_), np.nan, {}, delta)
-
-
-def silent(count: int) -> Proposal:
-    """Returns an empty proposal for ``count`` rows."""
-    return metered(np.full(count, np.nan), {})
-
-
-def one_tag(states: Sequence[Delta]) -> Array:
-    """Returns uint64 (slots,): the validation set of all members' ``slot_tag``, 0 if they have none. Raises
-    NotMergeable if there are several."""
-    tags = np.stack([state["slot_tag"] for state in states])
-    tag: Array = tags.max(axis=0)
-    if ((tags != tag) & (tags != 0)).any():
-        raise NotMergeable("these exposures were measured by different validation sets; clear these principals")
-    return tag
-
 
 NOWHERE = -1
 """The cell of a query that reaches no cell with validation rows."""
 
+Floats = NDArray[np.float64]
+Pairs = NDArray[Any]
+"""Of dtype ``PAIR``."""
 
-class Coverage:
+
+class Coverage(SlotState):
     """State per slot: the bitmap of visited cells, the number of validation rows in them, and the tag of their
     validation set."""
 
     name: ClassVar[str] = "coverage"
     version: ClassVar[int] = 1
-    mergeable: ClassVar[bool] = True
-    figures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: EngineConfig) -> None:
-        self._meters = {
+        super().__init__(
+            {"covered": (np.int64, 0), "tag": (np.uint64, 0)}, unlogged={"bits": (np.uint8, 0, BITMAP_BYTES)}, tag="tag"
+        )
+        self._cells = {
             (own.model, own.model_version): _cells_of(own, own.validation)
             for own in config.judging
             if own.validation is not None
         }
-        self._by_tag = {meter.tag: meter for meter in self._meters.values()}
-        self._slots = ColumnTable(
-            {"bits": (np.uint8, 0, BITMAP_BYTES), "covered": (np.int64, 0), "tag": (np.uint64, 0)}
-        )
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
-        meter = self._meters.get((rows.model, rows.model_version))
-        if meter is None or meter.dimension != rows.features.shape[1]:
-            return silent(len(rows))
-        self._begin(rows.slots, meter.tag)
-        cell, slot = meter.cell(rows), rows.slots[rows.slot]
+        cells = self._cells.get((rows.model, rows.model_version))
+        if cells is None or cells.dimension != rows.features.shape[1]:
+            return Proposal.empty(len(rows))
+        self._begin(rows.slots, cells.tag)
+        cell, slot = cells.cell(rows), rows.slots[rows.slot]
         first, covered = np.empty(len(rows), np.bool_), np.empty(len(rows), np.int64)
-        first_visits(self._slots["bits"], slot, cell, first)
-        _add_up(slot, np.where(first, meter.rows[cell], 0), self._slots["covered"], covered)
-        key = np.sort(rows.slot[first] * BITMAP_CELLS + cell[first])
-        delta = self._of_slots(rows.slots) | _visits(key // BITMAP_CELLS, key % BITMAP_CELLS)
-        return metered(100.0 * covered / meter.total, delta)
+        first_visits(self._columns["bits"], slot, cell, first)
+        _add_up(slot, np.where(first, cells.rows[cell], 0), self._columns["covered"], covered)
+        visits = np.sort(rows.slot[first] * BITMAP_CELLS + cell[first])
+        delta = self._delta(rows.slots, _visits(visits // BITMAP_CELLS, visits % BITMAP_CELLS))
+        return Proposal.meter(100.0 * covered / cells.total, delta)
 
-    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        if not delta:
-            return
-        self._reserve(slots)
-        self._slots["bits"][slots[self._slots["tag"][slots] != delta["slot_tag"]]] = 0
-        for name in ("covered", "tag"):
-            self._slots[name][slots] = delta[f"slot_{name}"]
-        visit(self._slots["bits"], slots[delta["visit_slot"]], delta["visit_cell"].astype(np.int64))
+    def _events_of(self, slots: Array) -> Events:
+        return _visits(*visited(self._columns["bits"][slots]))
 
-    def dump(self, slots: Array, pools: Array) -> Delta:
-        self._reserve(slots)
-        return self._of_slots(slots) | _visits(*visited(self._slots["bits"][slots]))
-
-    def load(self, slots: Array, pools: Array, state: Delta) -> None:
-        self.apply(slots, pools, state)
-
-    def evict(self, slots: Array, pools: Array) -> None:
-        self._slots.reset(slots)
-
-    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
-        return self._slots.nbytes if slots is None else (BITMAP_BYTES + 16) * len(slots)
-
-    def merge(self, states: list[Delta]) -> Delta:
-        """Returns the OR of the members' bitmaps."""
-        tag = one_tag(states)
-        bits = np.zeros((len(tag), BITMAP_BYTES), np.uint8)
-        for state in states:
-            visit(bits, state["visit_slot"], state["visit_cell"].astype(np.int64))
-        slot, cell = visited(bits)
-        covered = np.zeros(len(tag), np.int64)
-        for at, meter in enumerate(map(self._by_tag.get, tag.tolist())):
-            if meter is not None:
-                covered[at] = meter.rows[cell[slot == at]].sum()
-        return {"slot_covered": covered, "slot_tag": tag, **_visits(slot, cell)}
-
-    def _begin(self, slots: Array, tag: np.uint64) -> None:
-        """Gives those of ``slots`` whose visits are of another validation set an empty state."""
-        self._reserve(slots)
-        stale = slots[self._slots["tag"][slots] != tag]
-        if len(stale):
-            self._slots.reset(stale)
-            self._slots["tag"][stale] = tag
-
-    def _of_slots(self, slots: Array) -> dict[str, Array]:
-        return {f"slot_{name}": self._slots[name][slots] for name in ("covered", "tag")}
-
-    def _reserve(self, slots: Array) -> None:
-        if len(slots):
-            self._slots.reserve(int(slots.max()) + 1)
+    def _apply_events(self, slots: Array, events: Events) -> None:
+        visits = events["visit"]
+        visit(self._columns["bits"], slots[visits["slot"]], visits["cell"].astype(np.int64))
 
 
-class _Leaves:
+def _visits(slot: Array, cell: Array) -> Events:
+    return {"visit": {"slot": slot.astype(np.int32), "cell": cell.astype(np.int32)}}
+
+
+class _TreeCells:
     """The leaves of the owner's tree that hold validation rows: ``rows`` int64 (c,) in each, ``total`` in all."""
 
     def __init__(self, tree: Tree, validation: Validation) -> None:
@@ -188,8 +125,8 @@ class _Leaves:
         return np.where(ends[0] == ends[1], self._cell[ends[0]], NOWHERE)
 
 
-class _Quantised:
-    """The cells of a model without leaves; see ``_Leaves``."""
+class _QuantisedCells:
+    """The cells of a model without leaves; see ``_TreeCells``."""
 
     def __init__(self, validation: Validation) -> None:
         self.dimension = validation.features.shape[1]
@@ -201,130 +138,81 @@ class _Quantised:
         return self._cells.cell(self._levels.sketch(rows.raw_features(self._levels.columns)))
 
 
-def _cells_of(profile: Profile, validation: Validation) -> _Leaves | _Quantised:
+def _cells_of(profile: Profile, validation: Validation) -> _TreeCells | _QuantisedCells:
     model = profile.owner_model
-    return _Leaves(model, validation) if isinstance(model, Tree) else _Quantised(validation)
-
-
-def _visits(slot: Array, cell: Array) -> dict[str, Array]:
-    return {"visit_slot": slot.astype(np.int32), "visit_cell": cell.astype(np.int32)}
+    return _TreeCells(model, validation) if isinstance(model, Tree) else _QuantisedCells(validation)
 
 
 @compiled
 def _add_up(slot: Array, gain: Array, totals: Array, after: Array) -> None:
-    """Row after row, adds ``gain`` int64 (n,) to the slot's entry of ``totals`` (slots,); ``after`` (n,) receives
-    it."""
+    """Row after row, adds ``gain`` int64 (n,) to the slot's entry of ``totals`` (slots,), and copies it to ``after``
+    (n,)."""
     for row in range(len(slot)):
         totals[slot[row]] += gain[row]
         after[row] = totals[slot[row]]
 
 
-Pairs = NDArray[Any]
-"""Of dtype ``PAIR``."""
-
-
-class InformationGain:
-    """State per slot: the kept pairs, the last exposure, and the tag of the validation set."""
+class InformationGain(SlotState):
+    """State per slot: a sample of the queries with their answers, the last exposure, and the tag of the validation
+    set."""
 
     name: ClassVar[str] = "information_gain"
     version: ClassVar[int] = 1
-    mergeable: ClassVar[bool] = True
-    figures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: EngineConfig) -> None:
+        self._sample = Rings(BUCKETS, PAIR, NOTHING)
+        super().__init__({"exposure": (np.float64, np.nan), "tag": (np.uint64, 0)}, rings=[self._sample], tag="tag")
         own = {(profile.model, profile.model_version): profile.validation for profile in config.judging}
-        meters = {key: _ValidationMeter(validation) for key, validation in own.items() if validation is not None}
-        self._meters = {key: meter for key, meter in meters.items() if meter.asks}
-        self._by_tag = {meter.tag: meter for meter in self._meters.values()}
-        self._slots = ColumnTable({"exposure": (np.float64, np.nan), "tag": (np.uint64, 0)})
-        self._kept = Rings(BUCKETS, PAIR, NOTHING)
+        probes = {key: _AnswerProbe(validation) for key, validation in own.items() if validation is not None}
+        self._probes = {key: probe for key, probe in probes.items() if probe.is_informative}
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
-        meter = self._meters.get((rows.model, rows.model_version))
-        if meter is None or meter.dimension != rows.features.shape[1]:
-            return silent(len(rows))
-        self._begin(rows.slots, meter.tag)
-        pairs = meter.pairs(rows)
-        places = self._kept.find(rows.slots[rows.slot], bucket_of(pairs["hash"]))
-        at = np.flatnonzero(pairs["hash"] < self._kept.values["hash"][places])
-        exposure = self._exposures(rows, meter, pairs, at)
+        probe = self._probes.get((rows.model, rows.model_version))
+        if probe is None or probe.dimension != rows.features.shape[1]:
+            return Proposal.empty(len(rows))
+        self._begin(rows.slots, probe.tag)
+        pairs = probe.pairs(rows)
+        cells = self._sample.find(rows.slots[rows.slot], bucket_of(pairs["hash"]))
+        at = np.flatnonzero(pairs["hash"] < self._sample.values["hash"][cells])
+        exposure = self._exposures(rows, probe, pairs, at)
         chosen = at[smallest_of(pairs["hash"][at], rows.slot[at])] if len(at) else at
-        last = np.empty(len(rows.slots))
-        last[rows.slot] = exposure
-        tag = np.full(len(rows.slots), meter.tag)
-        delta = {"slot_exposure": last, "slot_tag": tag, **_pair_rows(rows.slot[chosen], pairs[chosen])}
-        self.apply(rows.slots, rows.pools, delta)
-        return metered(exposure, delta)
+        self._columns["exposure"][rows.slots[rows.slot]] = exposure
+        events = _sampled(rows.slot[chosen], pairs[chosen])
+        self._apply_events(rows.slots, events)
+        return Proposal.meter(exposure, self._delta(rows.slots, events))
 
-    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        if not delta:
-            return
-        self._reserve(slots)
-        self._kept.evict(slots[self._slots["tag"][slots] != delta["slot_tag"]])
-        for name in ("exposure", "tag"):
-            self._slots[name][slots] = delta[f"slot_{name}"]
-        pairs = _pairs(delta)
-        self._kept.write(slots[delta["pair_slot"]], bucket_of(pairs["hash"]), pairs)
+    def _events_of(self, slots: Array) -> Events:
+        pairs = self._sample.read(slots)
+        slot, bucket = np.nonzero(pairs["hash"] != EMPTY)
+        return _sampled(slot, pairs[slot, bucket])
 
-    def dump(self, slots: Array, pools: Array) -> Delta:
-        self._reserve(slots)
-        kept = self._kept.read(slots)
-        slot, held = np.nonzero(kept["hash"] != EMPTY)
-        columns = {f"slot_{name}": self._slots[name][slots] for name in ("exposure", "tag")}
-        return columns | _pair_rows(slot, kept[slot, held])
+    def _apply_events(self, slots: Array, events: Events) -> None:
+        sampled = events["pair"]
+        pairs = np.empty(len(sampled["slot"]), PAIR)
+        for name in ("hash", "label", "sketch"):
+            pairs[name] = sampled[name]
+        self._sample.write(slots[sampled["slot"]], bucket_of(pairs["hash"]), pairs)
 
-    def load(self, slots: Array, pools: Array, state: Delta) -> None:
-        self.apply(slots, pools, state)
-
-    def evict(self, slots: Array, pools: Array) -> None:
-        self._slots.reset(slots)
-        self._kept.evict(slots)
-
-    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
-        if slots is None:
-            return self._slots.nbytes + self._kept.nbytes
-        return 16 * len(slots) + self._kept.nbytes_of(slots)
-
-    def merge(self, states: list[Delta]) -> Delta:
-        """Returns the merged sample, identical to sampling the combined stream, and its exposure."""
-        tag = one_tag(states)
-        slot = np.concatenate([state["pair_slot"] for state in states]).astype(np.int64)
-        pairs = np.concatenate([_pairs(state) for state in states])
-        chosen = smallest_of(pairs["hash"], slot)
-        slot, pairs = slot[chosen], pairs[chosen]
-        exposure = np.full(len(tag), np.nan)
-        for at in np.unique(slot).tolist():
-            meter = self._by_tag.get(tag[at])
-            exposure[at] = np.nan if meter is None else meter.exposure(pairs[slot == at])
-        return {"slot_exposure": exposure, "slot_tag": tag, **_pair_rows(slot, pairs)}
-
-    def _begin(self, slots: Array, tag: np.uint64) -> None:
-        """Gives those of ``slots`` whose pairs are of another validation set an empty state."""
-        self._reserve(slots)
-        stale = slots[self._slots["tag"][slots] != tag]
-        if len(stale):
-            self.evict(stale, stale)
-            self._slots["tag"][stale] = tag
-
-    def _exposures(self, rows: StepRows, meter: _ValidationMeter, pairs: Pairs, at: Array) -> NDArray[np.float64]:
-        """Returns float64 (n,): the exposure as of each row; rows ``at`` may be kept."""
-        exposure: NDArray[np.float64] = self._slots["exposure"][rows.slots[rows.slot]]
+    def _exposures(self, rows: StepRows, probe: _AnswerProbe, pairs: Pairs, at: Array) -> Floats:
+        """Returns float64 (n,): the exposure as of each row; rows ``at`` may join the sample."""
+        exposure: Floats = self._columns["exposure"][rows.slots[rows.slot]]
         for row in np.flatnonzero(is_due(rows.index + 1)).tolist():
             slot = int(rows.slot[row])
             own = np.flatnonzero(rows.slot == slot)
-            held = self._kept.read(rows.slots[slot : slot + 1]).ravel()
-            seen = pairs[at[(rows.slot[at] == slot) & (at <= row)]]
-            joined = np.concatenate((held[held["hash"] != EMPTY], seen))
+            held = self._sample.read(rows.slots[slot : slot + 1]).ravel()
+            fresh = pairs[at[(rows.slot[at] == slot) & (at <= row)]]
+            joined = np.concatenate((held[held["hash"] != EMPTY], fresh))
             chosen = smallest_of(joined["hash"], np.zeros(len(joined), np.int64))
-            exposure[own[own >= row]] = meter.exposure(joined[chosen])
+            exposure[own[own >= row]] = probe.exposure(joined[chosen])
         return exposure
 
-    def _reserve(self, slots: Array) -> None:
-        if len(slots):
-            self._slots.reserve(int(slots.max()) + 1)
+
+def _sampled(slot: Array, pairs: Pairs) -> Events:
+    columns = {name: np.ascontiguousarray(pairs[name]) for name in ("hash", "label", "sketch")}
+    return {"pair": {"slot": slot.astype(np.int32), **columns}}
 
 
-class _ValidationMeter:
+class _AnswerProbe:
     """One model version's validation set."""
 
     def __init__(self, validation: Validation) -> None:
@@ -333,30 +221,15 @@ class _ValidationMeter:
         self._levels = validation.levels
         rows = validation.features[:, self._levels.columns]
         self._probe = TreeProbe(self._levels.sketch(rows), validation.labels)
-
-    @property
-    def asks(self) -> bool:
-        return self._probe.is_informative
+        self.is_informative = self._probe.is_informative
 
     def pairs(self, rows: StepRows) -> Pairs:
         """Returns (n,): each query with the model's class."""
         pairs = np.empty(len(rows), PAIR)
-        sketches: Sketches = self._levels.sketch(rows.raw_features(self._levels.columns))
+        sketches = self._levels.sketch(rows.raw_features(self._levels.columns))
         pairs["sketch"], pairs["label"] = sketches, rows.pool_label[rows.pool]
         pairs["hash"] = hash_pairs(sketches, pairs["label"], self.tag)
         return pairs
 
     def exposure(self, pairs: Pairs) -> float:
         return self._probe.exposure(pairs["sketch"], pairs["label"])
-
-
-def _pair_rows(slot: Array, pairs: Pairs) -> dict[str, Array]:
-    named = {f"pair_{name}": np.ascontiguousarray(pairs[name]) for name in ("hash", "label", "sketch")}
-    return {"pair_slot": slot.astype(np.int32), **named}
-
-
-def _pairs(delta: Delta) -> Pairs:
-    pairs = np.empty(len(delta["pair_slot"]), PAIR)
-    for name in ("hash", "label", "sketch"):
-        pairs[name] = delta[f"pair_{name}"]
-    return pairs

@@ -1,4 +1,4 @@
-"""The compatible mode's test: the published PRADA agent's verdict for every query, at a fraction of the cost.
+"""``prada`` in compatible mode: the published agent's verdict for every query, at a fraction of the cost.
 
 At every tenth query (0, 10, 20...) it tests all distances of classes that have ten or more, drops outliers of three
 deviations or more, and judges if more than 100 are left; in between, the verdict stands. Wherever rounding could decide
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from math import nan, sqrt
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,22 +18,31 @@ from numpy.typing import NDArray
 from detector.contracts.findings import Evidence
 from detector.core.configuration import PradaConfig
 from detector.core.loops.compiled import compiled
+from detector.core.neighbours.history import Views
 from detector.core.neighbours.search import Recompute
-from detector.core.signals.base import Delta
-from detector.core.signals.shapiro_wilk import CONSTANT, WARM_UP, Tested, half_weights, mean_of, squares_of, statistic
+from detector.core.signals.base import Arrays, Events, Proposal, SlotState
+from detector.core.signals.prada import FIGURES, PRADA
+from detector.core.signals.shapiro_wilk import CONSTANT, WARM_UP, half_weights, mean_of, squares_of, statistic
 from detector.core.state.arrays import Array
-from detector.core.state.columns import ColumnTable
 from detector.core.state.rows import StepRows
 
-_LOG = (("distance", np.float64), ("label", np.int64), ("admitted", np.bool_))
+EVERY = 10
+CLASS_MINIMUM = 10
+_DOUBT = 1e-9
+_EDGE = 1e-12
+
+TOO_FEW, SURE, DOUBTFUL = range(3)
+PASSED, POOLED, CLASSES = range(3)
+
+_LOGGED = {"distance": np.float64, "label": np.int64, "admitted": np.bool_}
 
 
-class _Log:
+class DistanceLog:
     """One principal's distances in order of arrival, and the sorted pool of those that count so far."""
 
     def __init__(self) -> None:
         self.size = 0
-        self._columns = {name: np.empty(8, dtype) for name, dtype in _LOG}
+        self._columns: Arrays = {name: np.empty(8, dtype) for name, dtype in _LOGGED.items()}
         self._pool, self._classes, self._marks = np.empty(0), np.empty((2, 0), np.int64), np.zeros(3, np.int64)
 
     def __getitem__(self, name: str) -> Array:
@@ -43,15 +52,16 @@ class _Log:
     def nbytes(self) -> int:
         return sum(column.nbytes for column in self._columns.values()) + self._pool.nbytes + self._classes.nbytes
 
-    def append(self, rows: dict[str, Array]) -> None:
-        count = len(rows["distance"])
+    def append(self, rows: Arrays, start: int, end: int) -> None:
+        """Adds entries ``start`` to ``end`` of ``rows``."""
+        size = self.size + end - start
         for name, column in self._columns.items():
-            if self.size + count > len(column):
-                grown = np.empty(max(self.size + count, len(column) * 3 // 2), column.dtype)
+            if size > len(column):
+                grown = np.empty(max(size, len(column) * 3 // 2), column.dtype)
                 grown[: self.size] = column[: self.size]
                 self._columns[name] = grown
-            self._columns[name][self.size : self.size + count] = rows[name]
-        self.size += count
+            self._columns[name][self.size : size] = rows[name][start:end]
+        self.size = size
 
     def test(self, ends: Array, delta: float) -> tuple[NDArray[np.float64], Array]:
         """Returns W of the first ``ends[i]`` distances, and whether there are enough for one."""
@@ -61,7 +71,7 @@ class _Log:
         pool[:pooled] = self._pool[:pooled]
         room = np.empty((2, classes + self.size - passed), np.int64)
         room[:, :classes] = self._classes
-        run_tests(Log(self["distance"], self["label"], pool, room, self._marks), ends, delta, w, outcome)
+        run_tests(LogArrays(self["distance"], self["label"], pool, room, self._marks), ends, delta, w, outcome)
         self._pool, self._classes = pool, room[:, : self._marks[CLASSES]].copy()
         for at in np.flatnonzero(outcome == DOUBTFUL).tolist():
             exact = _published(self["distance"][: ends[at]], self["label"][: ends[at]])
@@ -70,70 +80,55 @@ class _Log:
         return w, outcome != TOO_FEW
 
 
-class ReferenceTest:
-    """State per slot: a log of all distances, W and the verdict."""
+class PublishedPrada(SlotState):
+    """State per slot: a log of all distances, W and the verdict. Statistic and score are those of the default mode."""
+
+    name: ClassVar[str] = PRADA
+    version: ClassVar[int] = 1
+    figures = FIGURES
 
     def __init__(self, config: PradaConfig) -> None:
-        self._delta = config.delta
-        self._slots = ColumnTable({"w": (np.float64, np.nan), "verdict": (np.bool_, False)})
-        self._logs: dict[int, _Log] = {}
+        super().__init__({"w": (np.float64, np.nan), "verdict": (np.bool_, False)})
+        self._threshold = config.delta
+        self._logs: dict[int, DistanceLog] = {}
 
-    def judge(self, rows: StepRows, distance: NDArray[np.float64], admitted: NDArray[np.bool_]) -> Tested:
+    def observe(self, rows: StepRows, views: Views) -> Proposal:
+        return self.judge(rows, views.own.grown, views.own.joined)
+
+    def judge(self, rows: StepRows, distance: NDArray[np.float64], admitted: NDArray[np.bool_]) -> Proposal:
         """Judges ``rows`` and learns from them. ``distance`` float64 (n,), inf if there is none, and ``admitted``
-        bool (n,)."""
-        self._reserve(rows.slots)
+        bool (n,): whether the row joined the growing set."""
+        self._begin(rows.slots)
         order = rows.by_slot.order
         known = order[np.isfinite(distance[order])]
-        new: dict[str, Array] = {
-            "row_slot": rows.slot[known].astype(np.int32),
-            "row_distance": distance[known],
-            "row_label": rows.pool_label[rows.pool[known]],
-            "row_admitted": admitted[known],
+        fresh: Arrays = {
+            "slot": rows.slot[known].astype(np.int32),
+            "distance": distance[known],
+            "label": rows.pool_label[rows.pool[known]],
+            "admitted": admitted[known],
         }
-        given = Given(rows.slots, order, rows.by_slot.lengths, np.isfinite(distance), np.ascontiguousarray(rows.index))
-        standing = self._test(given, self._append(rows.slots, new))
-        w, alarm, risen = standing.w_of_row, np.empty(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
-        stand(given, standing, self._delta, alarm, risen)
+        number = np.ascontiguousarray(rows.index)
+        groups = RowGroups(rows.slots, order, rows.by_slot.lengths, np.isfinite(distance), number)
+        w, tested = self._test(groups, self._append(rows.slots, fresh))
+        alarm, risen = np.empty(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+        carry_verdicts(groups, tested, self._threshold, self._columns["w"], self._columns["verdict"], w, alarm, risen)
         evidence: dict[int, tuple[Evidence, ...]] = {
-            row: (Evidence("shapiro_w", float(w[row]), "", self._delta),) for row in np.flatnonzero(risen).tolist()
+            row: (Evidence("shapiro_w", float(w[row]), "", self._threshold),) for row in np.flatnonzero(risen).tolist()
         }
-        return Tested(w, alarm, evidence, {**self._columns(rows.slots), **new})
-
-    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        """Applies what ``judge`` returned: recovery alone."""
-        del pools
-        self._reserve(slots)
-        self._slots["w"][slots] = delta["slot_w"]
-        self._slots["verdict"][slots] = delta["slot_verdict"]
-        self._append(slots, delta)
-
-    def dump(self, slots: Array) -> dict[str, Array]:
-        logs = [self._logs.get(slot, _Log()) for slot in slots.tolist()]
-        sizes = [log.size for log in logs]
-        return {
-            **self._columns(slots),
-            "row_slot": np.repeat(np.arange(len(slots), dtype=np.int32), sizes),
-            **{f"row_{name}": _joined([log[name] for log in logs], dtype) for name, dtype in _LOG},
-        }
-
-    def load(self, slots: Array, state: Delta) -> None:
-        self.apply(slots, slots, state)
-
-    def evict(self, slots: Array) -> None:
-        self._slots.reset(slots)
-        for slot in slots.tolist():
-            self._logs.pop(slot, None)
-
-    def nbytes(self, slots: Array | None) -> int:
-        if slots is None:
-            return self._slots.nbytes + sum(log.nbytes for log in self._logs.values())
-        return sum(9 + (self._logs[slot].nbytes if slot in self._logs else 0) for slot in slots.tolist())
+        return Proposal(
+            statistic=w,
+            score=(1.0 - w) / (1.0 - self._threshold),
+            alarm=alarm,
+            threshold=self._threshold,
+            evidence=evidence,
+            delta=self._delta(rows.slots, {"row": fresh}),
+        )
 
     def threshold_of(self, rows: StepRows) -> Recompute:
         """Returns the threshold of a pool by the agent's formula, for admissions that rounding could decide."""
 
         def recompute(pool: int, joined: list[float]) -> float:
-            log = self._logs.get(int(rows.slots[rows.pool_slot[pool]]), _Log())
+            log = self._logs.get(int(rows.slots[rows.pool_slot[pool]]), DistanceLog())
             own = log["distance"][log["admitted"] & (log["label"] == rows.pool_label[pool])]
             distances = np.array([0.0, *own.tolist(), *joined])
             prefixes = (distances[:count] for count in range(2, len(distances) + 1))
@@ -141,35 +136,48 @@ class ReferenceTest:
 
         return recompute
 
-    def _append(self, slots: Array, rows: Delta) -> NDArray[np.int64]:
+    def evict(self, slots: Array, pools: Array) -> None:
+        super().evict(slots, pools)
+        for slot in slots.tolist():
+            self._logs.pop(slot, None)
+
+    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
+        held = self._logs if slots is None else self._logs.keys() & set(slots.tolist())
+        return super().nbytes(slots, pools) + sum(self._logs[slot].nbytes for slot in held)
+
+    def _events_of(self, slots: Array) -> Events:
+        logs = [self._logs.get(slot, DistanceLog()) for slot in slots.tolist()]
+        owner = np.repeat(np.arange(len(slots), dtype=np.int32), [log.size for log in logs])
+        columns = {
+            name: np.concatenate([*(log[name] for log in logs), np.empty(0, kind)]) for name, kind in _LOGGED.items()
+        }
+        return {"row": {"slot": owner, **columns}}
+
+    def _apply_events(self, slots: Array, events: Events) -> None:
+        self._append(slots, events["row"])
+
+    def _append(self, slots: Array, rows: Arrays) -> NDArray[np.int64]:
         """Appends ``rows`` to the logs; returns int64 (s,): how many distances each slot had before."""
-        edges = np.searchsorted(rows["row_slot"], np.arange(len(slots) + 1)).tolist()
+        edges = np.searchsorted(rows["slot"], np.arange(len(slots) + 1)).tolist()
         before = np.zeros(len(slots), np.int64)
         for at, slot in enumerate(slots.tolist()):
-            log = self._logs.setdefault(slot, _Log()) if edges[at] < edges[at + 1] else self._logs.get(slot)
+            log = self._logs.setdefault(slot, DistanceLog()) if edges[at] < edges[at + 1] else self._logs.get(slot)
             if log is not None:
                 before[at] = log.size
-                log.append({name: rows[f"row_{name}"][edges[at] : edges[at + 1]] for name, _ in _LOG})
+                log.append(rows, edges[at], edges[at + 1])
         return before
 
-    def _test(self, given: Given, before: Array) -> Standing:
-        """Makes the tests that are due, where the slot has enough distances."""
-        count = len(given.order)
+    def _test(self, groups: RowGroups, before: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Makes the tests that are due, where the slot has enough distances. Returns, of each row, W float64 (n,) and
+        whether it was tested, bool (n,)."""
+        count = len(groups.order)
         tested, w = np.zeros(count, np.bool_), np.empty(count)
         rows, ends = np.empty(count, np.int64), np.empty(count, np.int64)
-        edges = due(given, before, rows, ends)
+        edges = find_due(groups, before, rows, ends)
         for at in np.flatnonzero(np.diff(edges)).tolist():
             own = slice(edges[at], edges[at + 1])
-            w[rows[own]], tested[rows[own]] = self._logs[int(given.slots[at])].test(ends[own], self._delta)
-        return Standing(self._slots["w"], self._slots["verdict"], tested, w)
-
-    def _columns(self, slots: Array) -> dict[str, Array]:
-        self._reserve(slots)
-        return {"slot_w": self._slots["w"][slots], "slot_verdict": self._slots["verdict"][slots]}
-
-    def _reserve(self, slots: Array) -> None:
-        if len(slots):
-            self._slots.reserve(int(slots.max()) + 1)
+            w[rows[own]], tested[rows[own]] = self._logs[int(groups.slots[at])].test(ends[own], self._threshold)
+        return w, tested
 
 
 def _published(distances: Array, labels: Array) -> float | None:
@@ -187,20 +195,7 @@ def _published(distances: Array, labels: Array) -> float | None:
         return float(shapiro(pool).statistic)
 
 
-def _joined(parts: list[Array], dtype: Any) -> Array:
-    return np.concatenate([*parts, np.empty(0, dtype)])
-
-
-EVERY = 10
-CLASS_MINIMUM = 10
-_DOUBT = 1e-9
-_EDGE = 1e-12
-
-TOO_FEW, SURE, DOUBTFUL = range(3)
-PASSED, POOLED, CLASSES = range(3)
-
-
-class Log(NamedTuple):
+class LogArrays(NamedTuple):
     """``distance`` float64 and ``label`` int64 in order of arrival. ``pool`` float64: those of classes with ten or
     more, ascending. ``classes`` int64 (2, m): label and number of each. ``marks`` int64 (3,): how many distances have
     been looked at, how many are in the pool, and the number of classes."""
@@ -212,9 +207,20 @@ class Log(NamedTuple):
     marks: NDArray[np.int64]
 
 
+class RowGroups(NamedTuple):
+    """``slots`` int64, and the rows grouped by position in them. Of each row, whether its distance is ``known``, bool,
+    and its ``number`` int64 among the principal's."""
+
+    slots: NDArray[np.int64]
+    order: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    known: NDArray[np.bool_]
+    number: NDArray[np.int64]
+
+
 @compiled
 def run_tests(
-    log: Log, ends: NDArray[np.int64], delta: float, w: NDArray[np.float64], outcome: NDArray[np.int64]
+    log: LogArrays, ends: NDArray[np.int64], delta: float, w: NDArray[np.float64], outcome: NDArray[np.int64]
 ) -> None:
     """Writes W of the first ``ends[i]`` distances, and whether they are too few, or rounding could decide."""
     count = len(log.distance)
@@ -228,7 +234,7 @@ def run_tests(
 
 
 @compiled
-def _fresh(log: Log, end: int, fresh: NDArray[np.float64]) -> int:
+def _fresh(log: LogArrays, end: int, fresh: NDArray[np.float64]) -> int:
     """Writes the distances that count from now on. Returns how many they are."""
     labels, classes, found = log.label, log.classes, 0
     for entry in range(log.marks[PASSED], end):
@@ -310,56 +316,46 @@ def _kept(pool: NDArray[np.float64], work: NDArray[np.float64]) -> tuple[int, in
     return low, high
 
 
-class Given(NamedTuple):
-    """``slots`` int64, and the rows grouped by position in them. Of each row, whether its distance is ``known``, bool,
-    and its ``number`` int64 among the principal's."""
-
-    slots: NDArray[np.int64]
-    order: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    known: NDArray[np.bool_]
-    number: NDArray[np.int64]
-
-
 @compiled
-def due(given: Given, before: NDArray[np.int64], rows: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+def find_due(
+    groups: RowGroups, before: NDArray[np.int64], rows: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Writes, slot by slot, the ``rows`` at which a test is due, and their slot's distances as of each, ``before`` of
     which it had. Returns int64 (s + 1,): where those of each slot begin and end."""
-    edges = np.zeros(len(given.slots) + 1, np.int64)
-    place = found = 0
-    for at in range(len(given.slots)):
+    edges = np.zeros(len(groups.slots) + 1, np.int64)
+    place = number = 0
+    for at in range(len(groups.slots)):
         count = before[at]
-        for row in given.order[place : place + given.lengths[at]]:
-            count += given.known[row]
-            if given.number[row] % EVERY == 0 and count > WARM_UP:
-                rows[found], ends[found] = row, count
-                found += 1
-        place += given.lengths[at]
-        edges[at + 1] = found
+        for row in groups.order[place : place + groups.lengths[at]]:
+            count += groups.known[row]
+            if groups.number[row] % EVERY == 0 and count > WARM_UP:
+                rows[number], ends[number] = row, count
+                number += 1
+        place += groups.lengths[at]
+        edges[at + 1] = number
     return edges
 
 
-class Standing(NamedTuple):
-    """By slot the last ``w`` float64 and ``verdict`` bool; of each row whether it was ``tested``, bool, and with which
-    ``w_of_row`` float64."""
-
-    w: NDArray[np.float64]
-    verdict: NDArray[np.bool_]
-    tested: NDArray[np.bool_]
-    w_of_row: NDArray[np.float64]
-
-
 @compiled
-def stand(given: Given, standing: Standing, delta: float, verdict: NDArray[np.bool_], risen: NDArray[np.bool_]) -> None:
-    """Writes which ``verdict`` stands as of each row, where one of theft has ``risen``, and W to ``w_of_row``; updates
-    the slots."""
+def carry_verdicts(
+    groups: RowGroups,
+    tested: NDArray[np.bool_],
+    delta: float,
+    last_w: NDArray[np.float64],
+    last_verdict: NDArray[np.bool_],
+    w: NDArray[np.float64],
+    verdict: NDArray[np.bool_],
+    risen: NDArray[np.bool_],
+) -> None:
+    """Writes to ``w`` and ``verdict`` the last ones as of each row, and to ``risen`` where a verdict of theft begins;
+    updates the last ones by slot."""
     place = 0
-    for at in range(len(given.slots)):
-        slot = given.slots[at]
-        for row in given.order[place : place + given.lengths[at]]:
-            if standing.tested[row]:
-                failed = standing.w_of_row[row] < delta
-                risen[row] = failed and not standing.verdict[slot]
-                standing.w[slot], standing.verdict[slot] = standing.w_of_row[row], failed
-            standing.w_of_row[row], verdict[row] = standing.w[slot], standing.verdict[slot]
-        place += given.lengths[at]
+    for at in range(len(groups.slots)):
+        slot = groups.slots[at]
+        for row in groups.order[place : place + groups.lengths[at]]:
+            if tested[row]:
+                failed = w[row] < delta
+                risen[row] = failed and not last_verdict[slot]
+                last_w[slot], last_verdict[slot] = w[row], failed
+            w[row], verdict[row] = last_w[slot], last_verdict[slot]
+        place += groups.lengths[at]

@@ -5,17 +5,13 @@ W = (sum_i a_i y_(i))^2 / sum_i (y_i - mean)^2 with weights a that depend on the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from math import log, nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.findings import Evidence
 from detector.core.loops.compiled import compiled
-from detector.core.state.arrays import Array
 
 WARM_UP = 100
 """A test needs more than this many distances after outlier rejection."""
@@ -169,17 +165,3 @@ def _lanes(values: NDArray[np.float64]) -> float:
         g += values[at + 6]
         h += values[at + 7]
     return ((a + b) + (c + d)) + ((e + f) + (g + h))
-
-
-@dataclass(frozen=True, slots=True)
-class Tested:
-    """As of each row, in stream order: ``statistic`` W float64 (n,), NaN before the first test, and ``alarm`` bool
-    (n,). ``evidence`` at rows where an alarm rises; ``delta``: the change of state. ``repeats`` bool (n,): rows that
-    are known to repeat an earlier query, where the test looks for them."""
-
-    statistic: NDArray[np.float64]
-    alarm: NDArray[np.bool_]
-    evidence: dict[int, tuple[Evidence, ...]]
-    delta: dict[str, Array]
-    figures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    repeats: NDArray[np.bool_] | None = None

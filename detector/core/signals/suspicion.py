@@ -3,21 +3,18 @@
 The only signal that raises alarms where there is a profile. Its statistic is D, the deviation that no honest account
 explains; its score is D over the profile's threshold. It also weighs the scores of earlier signals in the registry.
 
+Scores of single queries become scores of a principal, in standard deviations of honest accounts: the averages of each
+measure, then the scores of other signals, then ``change``.
 
-Turns scores of single queries into scores of a principal, in standard deviations of honest accounts.
-
-The columns are the averages of each measure, then the states of other signals, then ``change``.
+Averages are quotients of decayed sums, over several memories at once, on clocks that advance by a weight per query.
+With weight w, a sum S becomes S e^(-w/s) + w v at a query that scores v, where s is the memory. The same sum of v = 1
+is the weight so far, and the quotient is an exponentially weighted mean of about the last s queries. Thirty frames of a
+video, each of little weight, count as a few queries.
 
 ``change`` is how far a principal's queries have moved from their earlier ones: the average of a content measure over
 the last 32 queries, less that over the last 512, in the least standard deviations of such averages; the largest over
 the content measures. Thieves often begin with natural inputs. But honest users change their tools too, so ``change`` is
 capped below any threshold and never decides alone.
-
-Decayed sums of query scores, over several memories at once, on clocks that advance by a weight per query.
-
-With weight w, a sum S becomes S e^(-w/s) + w v at a query that scores v, where s is the memory. The same sum of v = 1
-is the weight so far, and the quotient is an exponentially weighted mean of about the last s queries. Thirty frames of a
-video, each of little weight, count as a few queries. The sums of two principals add up.
 """
 
 from __future__ import annotations
@@ -30,7 +27,6 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.errors import NotMergeable
 from detector.contracts.findings import Evidence
 from detector.core.configuration import EngineConfig
 from detector.core.loops.compiled import compiled
@@ -38,29 +34,52 @@ from detector.core.measures import WIDTH, Clock, Measure, MeasureInput, update_t
 from detector.core.neighbours.history import Views
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import PRIOR, Spread
-from detector.core.signals.base import Delta, Proposal
+from detector.core.signals.base import Delta, Proposal, SlotState
 from detector.core.state.arrays import Array
-from detector.core.state.columns import ColumnTable
 from detector.core.state.rows import StepRows
 
-_STATE = ("sums", "trail", "profile", "alarm")
+CHANGE = "change"
+CLOCKS: tuple[Clock, ...] = ("effective", "each", "near")
+MEMORIES = np.array((8.0, 32.0, 128.0, 512.0))
+"""In queries of weight 1."""
+DEPTH = len(MEMORIES)
+
+_RATES = -1.0 / MEMORIES  # powers of two, so that a product is the quotient to the bit
+_AFTER_ONE = np.array([math.exp(rate) for rate in _RATES.tolist()])
+_FAST, _SLOW = 1, 3
+"""The memories that are compared."""
+_MOST_CHANGE = 3.0
+_MOST_STATE = 2.0
+"""The most that another signal counts, in deviations: honest habits reach the same values as thieves."""
+_CLIP = 8.0
+"""A query's score is clipped to this many standard deviations of a single query, about the mean."""
 _SHOWN = 4
 """The most measures that are named as evidence. Those that add only rounding are left out."""
 _LEAST_ADDED = 1e-9
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class MeasuredQueries(NamedTuple):
+    """Contiguous float64 arrays about n queries: ``values`` (n, j) of the measures, ``weights`` (n, clocks), and
+    ``others`` (n, f), the scores of other signals."""
+
+    values: Floats
+    weights: Floats
+    others: Floats
+
+
 Listener = Callable[[StepRows, Floats, Floats, Floats], None]
-"""Is called for each step: its rows, the scores of each measure float64 (n, j), the weights of each clock (n, 3) and
-the scores of the other signals (n, f)."""
+"""Is called for each step, with its rows and the arrays of ``MeasuredQueries``."""
 
 
-class Suspicion:
+class Suspicion(SlotState):
     """State per slot: the decayed sums of all measures and of all clocks' weights, the trail, the tag of the profile,
     and whether the alarm is on."""
 
     name: ClassVar[str] = "suspicion"
     version: ClassVar[int] = 1
-    mergeable: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -71,190 +90,112 @@ class Suspicion:
     ) -> None:
         self._measures, self._others, self._listener = list(measures.values()), list(others), listener
         self.figures = (*measures, *others, CHANGE)
-        self._judges = {
-            (own.model, own.model_version): _Judge(own, self.figures, self._measures) for own in config.judging
+        self._scorers = {
+            (own.model, own.model_version): _ProfileScorer(own, self.figures, self._measures) for own in config.judging
         }
-        self._slots = ColumnTable(
+        super().__init__(
             {
                 "sums": (np.float64, 0.0, width(self._measures)),
                 "trail": (np.float32, np.nan, WIDTH),
                 "profile": (np.uint64, 0),
                 "alarm": (np.bool_, False),
-            }
+            },
+            tag="profile",
         )
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
-        judge = self._judges.get((rows.model, rows.model_version))
-        if judge is None or not views.has_reference:
-            return self._silent(len(rows))
-        self._begin(rows.slots, judge.tag)
+        scorer = self._scorers.get((rows.model, rows.model_version))
+        if scorer is None or not views.has_reference:
+            return Proposal.empty(len(rows))
+        self._begin(rows.slots, scorer.tag)
         slot = rows.slots[rows.slot]
-        sight = MeasureInput(rows, views, update_trail(rows, slot, views.projection.points, self._slots["trail"]))
-        columns = (
-            [measure.score(sight) for measure in self._measures],
-            [sight.weights[clock] for clock in CLOCKS],
-            [views.scores[name] for name in self._others],
-        )
-        queries = Queries(*(_together(own, len(rows)) for own in columns))
+        trail = update_trail(rows, slot, views.projection.points, self._columns["trail"])
+        queries = self._measured(MeasureInput(rows, views, trail))
         if self._listener is not None:
             self._listener(rows, *queries)
-        return self._judged(rows, judge, slot, judge.scoring.follow(slot, queries, self._slots["sums"]))
-
-    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        del pools
-        if not delta or delta["slot_sums"].shape[1:] != self._slots["sums"].shape[1:]:
-            return  # of nobody with a profile, or of a version with other measures: a cold start
-        self._reserve(slots)
-        for name in _STATE:
-            self._slots[name][slots] = delta[f"slot_{name}"]
-
-    def dump(self, slots: Array, pools: Array) -> Delta:
-        del pools
-        if not self._judges:
-            return {}
-        self._reserve(slots)
-        return {f"slot_{name}": self._slots[name][slots] for name in _STATE}
-
-    def load(self, slots: Array, pools: Array, state: Delta) -> None:
-        self.apply(slots, pools, state)
-
-    def evict(self, slots: Array, pools: Array) -> None:
-        del pools
-        self._slots.reset(slots)
-
-    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
-        del pools
-        per_slot = sum(self._slots[name][:1].nbytes for name in _STATE)
-        return self._slots.nbytes if slots is None else per_slot * len(slots)
-
-    def merge(self, states: list[Delta]) -> Delta:
-        """Returns summed states; a group has no trail, and its alarm is decided at its next query."""
-        tags = {int(tag) for state in states for tag in state["slot_profile"]} - {0}
-        if len(tags) > 1:
-            raise NotMergeable("the members' sums follow different profiles; count them by one")
-        joined = {name: np.concatenate([state[f"slot_{name}"] for state in states]) for name in _STATE}
-        return {
-            "slot_sums": joined["sums"].sum(axis=0, keepdims=True),
-            "slot_trail": np.full_like(joined["trail"][:1], np.nan),
-            "slot_profile": joined["profile"].max(keepdims=True),
-            "slot_alarm": np.zeros(1, np.bool_),
-        }
-
-    def _begin(self, slots: Array, tag: np.uint64) -> None:
-        """Gives those of ``slots`` whose state belongs to another profile that of a new account."""
-        self._reserve(slots)
-        stale = slots[self._slots["profile"][slots] != tag]
-        if len(stale):
-            self._slots.reset(stale)
-            self._slots["profile"][stale] = tag
-
-    def _judged(self, rows: StepRows, judge: _Judge, slot: Array, scores: Floats) -> Proposal:
-        left = judge.unexplained(scores)
-        alarm = left > judge.threshold
+        scores = scorer.scales.update(slot, queries, self._columns["sums"])
+        deviation = scorer.standards.unexplained(scores)
+        alarm = deviation > scorer.threshold
         risen = np.empty_like(alarm)
-        _rise(slot, alarm, self._slots["alarm"], risen)
+        _rise(slot, alarm, self._columns["alarm"], risen)
         return Proposal(
-            statistic=left,
-            score=left / judge.threshold,
+            statistic=deviation,
+            score=deviation / scorer.threshold,
             alarm=alarm,
-            threshold=judge.threshold,
-            evidence={row: judge.evidence(scores[row], float(left[row])) for row in np.flatnonzero(risen).tolist()},
-            delta=self.dump(rows.slots, rows.pools),
+            threshold=scorer.threshold,
+            evidence={row: scorer.evidence(scores[row], deviation[row]) for row in np.flatnonzero(risen).tolist()},
+            delta=self._delta(rows.slots, {}),
             figures=dict(zip(self.figures, scores.T, strict=True)),
         )
 
-    def _silent(self, count: int) -> Proposal:
-        unknown = np.full(count, np.nan)
-        return Proposal(unknown, unknown, np.zeros(count, np.bool_), np.nan, {}, {})
+    def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
+        """Applies ``delta``, unless it is of a version with other measures: a cold start."""
+        if delta.slots and delta.slots["sums"].shape[1:] == self._columns["sums"].shape[1:]:
+            super().apply(slots, pools, delta)
 
-    def _reserve(self, slots: Array) -> None:
-        if len(slots):
-            self._slots.reserve(int(slots.max()) + 1)
+    def dump(self, slots: Array, pools: Array) -> Delta:
+        return super().dump(slots, pools) if self._scorers else Delta()
+
+    def _measured(self, queries: MeasureInput) -> MeasuredQueries:
+        columns = (
+            [measure.score(queries) for measure in self._measures],
+            [queries.weights[clock] for clock in CLOCKS],
+            [queries.views.scores[name] for name in self._others],
+        )
+        return MeasuredQueries(*(_side_by_side(own, len(queries.rows)) for own in columns))
 
 
-class _Judge:
+def _side_by_side(columns: Sequence[Floats], count: int) -> Floats:
+    """Returns float64 (n, m): ``columns``, float64 (n,) each, row after row; there may be none."""
+    matrix = np.empty((count, len(columns)))
+    for at, column in enumerate(columns):
+        matrix[:, at] = column
+    return matrix
+
+
+class _ProfileScorer:
     """One profile's standards, in the order of this version's measures. ``tag``: a hash of both."""
 
     def __init__(self, profile: Profile, names: Sequence[str], measures: Sequence[Measure]) -> None:
-        whose = " ".join((profile.hash, *names)).encode()
-        self.tag = np.uint64(int.from_bytes(blake2b(whose, digest_size=8).digest(), "big"))
+        rests_on = " ".join((profile.hash, *names)).encode()
+        self.tag = np.uint64(int.from_bytes(blake2b(rests_on, digest_size=8).digest(), "big"))
         self._names = names
-        self._standards = profile.standards.aligned(names)
-        self.scoring = Scoring(measures, self._standards.spread)
-        self.threshold = self._standards.threshold
+        self.standards = profile.standards.aligned(names)
+        self.scales = Scales.of(measures, self.standards.spread)
+        self.threshold = self.standards.threshold
 
-    def unexplained(self, scores: Floats) -> Floats:
-        return self._standards.unexplained(scores)
-
-    def evidence(self, scores: Floats, left: float) -> tuple[Evidence, ...]:
+    def evidence(self, scores: Floats, deviation: float) -> tuple[Evidence, ...]:
         """Returns D and the measures that add most to it, beside the closest honest account's values."""
-        added, reached = self._standards.contributions(scores[None])
+        added, reached = self.standards.contributions(scores[None])
         first = np.argsort(-added[0], kind="stable")[:_SHOWN]
         most = [
             Evidence(self._names[at], float(scores[at]), "standard deviations", float(reached[0, at]))
             for at in first.tolist()
             if added[0, at] > _LEAST_ADDED
         ]
-        return (Evidence("unexplained", left, "standard deviations", self.threshold), *most)
+        return (Evidence("unexplained", float(deviation), "standard deviations", self.threshold), *most)
 
 
-def _together(columns: Sequence[Floats], count: int) -> Floats:
-    """Returns float64 (n, m): ``columns``, float64 (n,) each, row after row; there may be none."""
-    together = np.empty((count, len(columns)))
-    for at, column in enumerate(columns):
-        together[:, at] = column
-    return together
-
-
-@compiled
-def _rise(
-    slot: NDArray[np.int64], alarm: NDArray[np.bool_], standing: NDArray[np.bool_], risen: NDArray[np.bool_]
-) -> None:
-    """Row after row, sets ``risen`` where the slot's alarm was off before, and moves ``standing`` (slots,) on."""
-    for row in range(len(slot)):
-        risen[row] = alarm[row] and not standing[slot[row]]
-        standing[slot[row]] = alarm[row]
-
-
-CHANGE = "change"
-CLOCKS: tuple[Clock, ...] = ("effective", "each", "near")
-
-_FAST, _SLOW = 1, 3
-"""The memories that are compared."""
-_MOST_CHANGE = 3.0
-_MOST_STATE = 2.0
-"""The most that another signal counts, in deviations: honest habits reach the same values as thieves."""
-_CLIP = 8.0
-"""A query's score is clipped to this many standard deviations of a single query, about the mean."""
 _MEAN, _LOW, _HIGH, _LEAST = range(4)
-"""The columns of ``_Scales.measures``."""
-
-Integers = NDArray[np.int64]
+"""The columns of ``Scales.measures``."""
 
 
-class Queries(NamedTuple):
-    """Contiguous float64 arrays about n queries: ``values`` (n, j) of the measures, ``weights`` (n, clocks), and
-    ``states`` (n, f), the scores of other signals."""
+class Scales(NamedTuple):
+    """What the scores of measures, in order, then of other signals, then ``change``, are scaled by.
 
-    values: Floats
-    weights: Floats
-    states: Floats
-
-
-class _Scales(NamedTuple):
-    """``clock`` int64 (j + clocks,): see ``clock_of``. ``measures`` float64 (j, 4): the mean, the bounds of a query's
+    ``clock`` int64 (j + clocks,): see ``clock_of``. ``measures`` float64 (j, 4): the mean, the bounds of a query's
     score, and the least deviation that ``change`` is measured in, infinite where it leaves the measure out. ``lanes``
-    (3, j * memories): the mean and the variances between and within accounts, for each sum. ``states`` (f, 2): mean and
+    (3, j * memories): the mean and the variances between and within accounts, for each sum. ``others`` (f, 2): mean and
     deviation between accounts."""
 
     clock: Integers
     measures: Floats
     lanes: Floats
-    states: Floats
+    others: Floats
 
     @classmethod
-    def of(cls, measures: Sequence[Measure], spread: Spread) -> _Scales:
-        own, states = spread.at(slice(len(measures))), spread.at(slice(len(measures), -1))
+    def of(cls, measures: Sequence[Measure], spread: Spread) -> Scales:
+        own, others = spread.at(slice(len(measures))), spread.at(slice(len(measures), -1))
         reach = _CLIP * np.hypot(own.between, own.within)
         least = [
             math.hypot(measure.between, measure.within / math.sqrt(MEMORIES[_FAST] + PRIOR))
@@ -266,26 +207,19 @@ class _Scales(NamedTuple):
             clock_of(measures),
             np.column_stack((own.mean, own.mean - reach, own.mean + reach, least)),
             np.repeat(np.stack((own.mean, own.between**2, own.within**2)), DEPTH, axis=1),
-            np.column_stack((states.mean, states.between)),
+            np.column_stack((others.mean, others.between)),
         )
 
-
-class Scoring:
-    """Scores ``measures``, in order, then the states of other signals, then ``change``, by ``spread``."""
-
-    def __init__(self, measures: Sequence[Measure], spread: Spread) -> None:
-        self._scales = _Scales.of(measures, spread)
-
-    def follow(self, slot: Integers, queries: Queries, sums: Floats) -> Floats:
-        """Returns float64 (n, j + f + 1): the scores as of each of ``queries``, of which ``slot`` int64 (n,) says whose
-        it is. The contiguous ``sums`` float64 (slots, ``width``) are updated in place."""
-        scores = np.empty((len(slot), queries.values.shape[1] + queries.states.shape[1] + 1))
-        _follow(slot, queries, sums, self._scales, scores)
+    def update(self, slot: Integers, queries: MeasuredQueries, sums: Floats) -> Floats:
+        """Returns float64 (n, j + f + 1): the scores as of each of ``queries``, whose slots are ``slot`` int64 (n,).
+        Updates the contiguous ``sums`` float64 (slots, ``width``) in place."""
+        scores = np.empty((len(slot), queries.values.shape[1] + queries.others.shape[1] + 1))
+        _update(slot, queries, sums, self, scores)
         return scores
 
 
 def clock_of(measures: Sequence[Measure]) -> Integers:
-    """int64 (j + clocks,): the clock of each sum, of the measures first and then of the clocks' own weights."""
+    """Returns int64 (j + clocks,): the clock of each sum, of the measures first and then of the clocks' own weights."""
     return np.array([*(CLOCKS.index(own.clock) for own in measures), *range(len(CLOCKS))], np.int64)
 
 
@@ -295,9 +229,9 @@ def width(measures: Sequence[Measure]) -> int:
 
 
 @compiled
-def _follow(slot: Integers, queries: Queries, sums: Floats, scales: _Scales, scores: Floats) -> None:
+def _update(slot: Integers, queries: MeasuredQueries, sums: Floats, scales: Scales, scores: Floats) -> None:
     """Row after row, adds the query to its slot's sums, and scores them."""
-    count, others = len(scales.measures), len(scales.states)
+    count, others = len(scales.measures), len(scales.others)
     added, kept = np.empty(len(scales.clock)), np.empty((len(CLOCKS), DEPTH))
     each, weight = np.empty(count * DEPTH), np.empty(count * DEPTH)
     for row in range(len(slot)):
@@ -312,12 +246,12 @@ def _follow(slot: Integers, queries: Queries, sums: Floats, scales: _Scales, sco
                 most = max(most, each[column * DEPTH + memory])
             scores[row, column] = most
         for at in range(others):
-            scores[row, count + at] = _state(queries.states[row, at], scales.states[at])
+            scores[row, count + at] = _weighed(queries.others[row, at], scales.others[at])
         scores[row, count + others] = _change(held, weight, scales.measures)
 
 
 @compiled
-def _increments(values: Floats, weights: Floats, scales: _Scales, added: Floats) -> None:
+def _increments(values: Floats, weights: Floats, scales: Scales, added: Floats) -> None:
     """Sets ``added`` (j + clocks,) to what a query adds to the sums. NaN counts as ordinary, extremes are clipped."""
     count = len(values)
     for column in range(count):
@@ -363,20 +297,12 @@ def _change(total: Floats, weight: Floats, measures: Floats) -> float:
 
 
 @compiled
-def _state(score: float, spread: Floats) -> float:
+def _weighed(score: float, spread: Floats) -> float:
     """Returns the ``score`` of another signal in deviations, ``spread`` (mean, between); 0 for NaN."""
     if math.isnan(score):
         return 0.0
     deviation: float = (score - spread[0]) / spread[1]
     return min(deviation, _MOST_STATE)
-
-
-MEMORIES = np.array((8.0, 32.0, 128.0, 512.0))
-"""In queries of weight 1."""
-DEPTH = len(MEMORIES)
-
-_RATES = -1.0 / MEMORIES  # powers of two, so that a product is the quotient to the bit
-_AFTER_ONE = np.array([math.exp(rate) for rate in _RATES.tolist()])
 
 
 @compiled
@@ -398,3 +324,13 @@ def fade(sums: Floats, added: Floats, weights: Floats, clock: NDArray[np.int64],
         for memory in range(DEPTH):
             at = column * DEPTH + memory
             sums[at] = sums[at] * kept[own, memory] + added[column]
+
+
+@compiled
+def _rise(
+    slot: NDArray[np.int64], alarm: NDArray[np.bool_], is_on: NDArray[np.bool_], risen: NDArray[np.bool_]
+) -> None:
+    """Row after row, sets ``risen`` where the slot's alarm was off before, and updates ``is_on`` (slots,)."""
+    for row in range(len(slot)):
+        risen[row] = alarm[row] and not is_on[slot[row]]
+        is_on[slot[row]] = alarm[row]

@@ -28,11 +28,6 @@ def pack(body: Any) -> bytes:
     return msgspec.msgpack.encode(body, enc_hook=_encode_array)
 
 
-def plain(values: Array) -> Array:
-    """Returns ``values`` in C order and writable. For arrays of another kind, a compiled function is compiled again."""
-    return values if values.flags.c_contiguous and values.flags.writeable else values.copy(order="C")
-
-
 def unpack(data: bytes) -> Any:
     """Returns what was passed to ``pack``; arrays are read-only views of copies. Raises StateLogError for other
     bytes."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
 from detector.core.state.arrays import Array
@@ -31,6 +32,16 @@ class ColumnTable:
     @property
     def nbytes(self) -> int:
         return sum(column.nbytes for column in self._columns.values())
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one id's entries."""
+        return sum(column.itemsize * prod(column.shape[1:]) for column in self._columns.values())
+
+    def cover(self, ids: Array) -> None:
+        """Makes room for ``ids``."""
+        if len(ids):
+            self.reserve(int(ids.max()) + 1)
 
     def reserve(self, size: int) -> None:
         """Makes room for ids below ``size``."""
@@ -68,9 +79,8 @@ class Ids:
 
 
 def _filled(size: int, field: tuple[Any, ...]) -> Array:
-    dtype: DTypeLike = field[0]
-    shape = (size,) if len(field) == 2 else (size, field[2])
-    return np.full(shape, field[1], dtype=dtype)
+    dtype, fill, *width = field
+    return np.full((size, *width), fill, dtype)
 
 
 PAGE = 32
@@ -104,12 +114,12 @@ class Rings:
         return self._table.nbytes + self._pages.nbytes
 
     def nbytes_of(self, slots: Array) -> int:
-        self.reserve(slots)
+        self.cover(slots)
         pages = self._table["pages"][slots]
         return int(pages.nbytes + (pages != BLANK).sum() * PAGE * self._pages["values"].itemsize)
 
     def ring(self) -> Ring:
-        """Returns the arrays; views until ``reserve`` or ``stock`` make room for more."""
+        """Returns the arrays; views until ``cover`` or ``stock`` make room for more."""
         return Ring(self._table["pages"], self._pages["values"], self._pages["free"], self._left)
 
     def stock(self, count: int) -> None:
@@ -122,14 +132,13 @@ class Rings:
         self._pages["free"][left : left + len(fresh)] = fresh
         self._left[0] = left + len(fresh)
 
-    def reserve(self, slots: Array) -> None:
+    def cover(self, slots: Array) -> None:
         """Makes room for ``slots``."""
-        if len(slots):
-            self._table.reserve(int(slots.max()) + 1)
+        self._table.cover(slots)
 
     def read(self, slots: Array) -> Array:
         """Returns (n, width): the cells of each slot, the fill value where nothing was written."""
-        self.reserve(slots)
+        self.cover(slots)
         return self._pages["values"][self._table["pages"][slots]].reshape(len(slots), self.width)
 
     @property
@@ -139,7 +148,7 @@ class Rings:
 
     def find(self, slots: Array, positions: Array) -> Array:
         """Returns int64 (n,): the index in ``values`` of position i of slot i, that of a fill value if it has none."""
-        self.reserve(slots)
+        self.cover(slots)
         cell = positions % self.width
         pages = self._table["pages"][slots, cell // PAGE].astype(np.int64)
         places: Array = pages * PAGE + cell % PAGE
@@ -163,7 +172,7 @@ class Rings:
             self.values[places] = values
 
     def evict(self, slots: Array) -> None:
-        self.reserve(slots)
+        self.cover(slots)
         pages = self._table["pages"][slots].ravel()
         pages = pages[pages != BLANK]
         self._pages["values"][pages] = self._fill

@@ -1,4 +1,4 @@
-"""Starts a worker. What its imports make stays, so that looking for garbage meanwhile would only take time."""
+"""Starts a worker. What its imports create stays, so that collecting garbage meanwhile would only take time."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ import structlog
 
 from detector.core.loops import compiled
 from detector.core.loops.compiled import SWITCH, listen
-from detector.stream import loops
-from detector.stream.loops import make_ready
+from detector.stream import worker
+from detector.stream.worker import load_loops
 
 Log = list[MutableMapping[str, Any]]
 
@@ -25,13 +25,13 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
 
 
 def test_it_says_how_long_the_loops_took(log: Log) -> None:
-    make_ready("default", has_profile=False)
+    load_loops("default", has_profile=False)
     assert log[-1]["event"] == "loops are ready"
 
 
 def test_it_says_that_loops_are_switched_off(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "off")
-    make_ready("default", has_profile=False)
+    load_loops("default", has_profile=False)
     assert [entry["log_level"] for entry in log] == ["error"]
     assert SWITCH in str(log[0]["event"])
 
@@ -43,8 +43,8 @@ def test_what_happens_to_the_loops_is_logged(log: Log, monkeypatch: pytest.Monke
         compiled._events.add("slow", "there is no Numba")
         compiled._events.add("not_kept", "the disk is full")
 
-    monkeypatch.setattr(loops, "warm_for", eventful)
-    make_ready("default", has_profile=False)
+    monkeypatch.setattr(worker, "warm_for", eventful)
+    load_loops("default", has_profile=False)
     assert [entry["log_level"] for entry in log] == ["warning", "error", "warning", "info"]
     assert "there is no Numba" in str(log[1]["event"])
     assert "the disk is full" in str(log[2]["event"])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,13 @@ POLICY_SECTION = "policy"
 ACCOUNTING_SECTION = "accounting"
 
 
-@dataclass(frozen=True, slots=True)
-class Hearing:
+@dataclass(slots=True)
+class DetectionInput:
     """Queries to judge: ``pieces`` in log order; ``times`` float64 (n,), policy time, nondecreasing; ``counts`` of
     queries without features; ``learning`` bool (n,), rows on which nothing is enforced, or None for none."""
 
-    pieces: Sequence[QueryBatch]
-    times: NDArray[np.float64]
+    pieces: Sequence[QueryBatch] = ()
+    times: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     counts: Sequence[Counted] = ()
     learning: NDArray[np.bool_] | None = None
 
@@ -38,7 +38,7 @@ class Hearing:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class DetectionResult:
     """The engine's observation, the policy's effects, and both changes of state for the log. ``profiles``: for each
     model and version that was judged, the hash of the profile it was judged by; None without one."""
 
@@ -48,7 +48,7 @@ class Judgement:
     profiles: Mapping[tuple[str, str], str | None]
 
 
-class Judge:
+class Detector:
     """Holds the engine and the ledger of one partition, or of one replayed log."""
 
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
@@ -56,52 +56,45 @@ class Judge:
         self.ledger = ledger
         self._fitting = ProfileMatcher(engine.config.judging)
 
-    def judge(self, hearing: Hearing) -> Judgement:
-        """Returns the verdicts and decisions for one hearing."""
-        return judge_together([(self, hearing)])[0]
+    def detect(self, queries: DetectionInput) -> DetectionResult:
+        """Returns the verdicts and decisions for ``queries``."""
+        return detect_together([(self, queries)])[0]
 
-    def conclude(self, hearing: Hearing, observation: Observation) -> Judgement:
-        """Returns the result of the policy for the engine's observation."""
-        effects = self.ledger.observe(_activity(observation, hearing))
+    def decide(self, queries: DetectionInput, observation: Observation) -> DetectionResult:
+        """Returns the result of the policy for the engine's observation of ``queries``."""
+        effects = self.ledger.observe(_activity(queries, observation))
         sections = observation.sections | policy_sections(effects)
-        return Judgement(observation, effects, sections, self._profiles(hearing))
-
-    def _profiles(self, hearing: Hearing) -> dict[tuple[str, str], str | None]:
-        judged = [(piece, self._fitting.judged_as(piece)) for piece in hearing.pieces]
-        return {
+        judged = [(piece, self._fitting.judged_as(piece)) for piece in queries.pieces]
+        profiles = {
             (piece.model, piece.model_version): self._fitting.hash_of(piece.model, version)
             for piece, version in judged
             if version is not None
         }
+        return DetectionResult(observation, effects, sections, profiles)
 
 
-def judge_together(work: Sequence[tuple[Judge, Hearing]]) -> list[Judgement]:
-    """Returns the result of each judge for its hearing, in one call of their engines, which are siblings."""
-    seen = observe_together([(judge.engine, list(hearing.pieces)) for judge, hearing in work])
-    return [judge.conclude(hearing, observation) for (judge, hearing), observation in zip(work, seen, strict=True)]
+def detect_together(work: Sequence[tuple[Detector, DetectionInput]]) -> list[DetectionResult]:
+    """Returns the result of each detector for its queries, in one call of their engines, which are siblings."""
+    seen = observe_together([(detector.engine, list(queries.pieces)) for detector, queries in work])
+    return [detector.decide(queries, observation) for (detector, queries), observation in zip(work, seen, strict=True)]
 
 
-def _activity(observation: Observation, hearing: Hearing) -> Activity:
+def _activity(queries: DetectionInput, observation: Observation) -> Activity:
+    refused = observation.refused
+    versions = queries.versions([bad.row for bad in refused]) if refused else []
     return Activity(
-        time=hearing.times,
+        time=queries.times,
         keys=observation.keys,
         key_index=observation.key_index,
         flagged=observation.flagged,
         findings=observation.findings,
-        learning=hearing.learning,
-        counts=hearing.counts,
+        learning=queries.learning,
+        counts=queries.counts,
         judged=observation.index >= 0,
-        unjudged=_unjudged(observation, hearing) if observation.refused else {},
+        unjudged={bad.row: UnjudgedRow(bad.reason, version) for bad, version in zip(refused, versions, strict=True)},
         score=observation.score,
         index=observation.index,
     )
-
-
-def _unjudged(observation: Observation, hearing: Hearing) -> dict[int, UnjudgedRow]:
-    versions = hearing.versions([bad.row for bad in observation.refused])
-    return {
-        bad.row: UnjudgedRow(bad.reason, version) for bad, version in zip(observation.refused, versions, strict=True)
-    }
 
 
 def policy_sections(effects: Effects) -> Sections:

@@ -1,15 +1,16 @@
 """All partitions of this worker: joins the pure ``Partition`` to Faust's consumer, producer and recovery.
 
-Errors end the process (``exits``), since Faust would acknowledge, log and go on.
+Errors end the process (``exit_codes``), since Faust would acknowledge, log and go on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import faust
 import structlog
@@ -24,23 +25,24 @@ from detector.contracts.errors import (
     StateLogError,
 )
 from detector.contracts.topics import Topics
-from detector.stream import agreement, faust_edges
-from detector.stream.care import Care, Work, flights
-from detector.stream.exits import Exit, stop_now
-from detector.stream.intake import SourceRecord
-from detector.stream.partition import Partition, conclude_together
-from detector.stream.record import Message, StateRecord
-from detector.stream.record import encode as encode_record
-from detector.stream.record_time import believed
+from detector.stream import faust_internals
+from detector.stream.commit_unit import CommitUnit
+from detector.stream.exit_codes import Exit, stop_now
+from detector.stream.partition import Partition, commit_together
+from detector.stream.poison import InFlightWriter, OffsetRange, Quarantine
 from detector.stream.reporter import Reporter
-from detector.stream.sending import Sender
-from detector.stream.step import Step
-from detector.stream.survey import Survey
+from detector.stream.sender import Sender
+from detector.stream.source_checks import BrokerReads, EndCheck, check_restored
+from detector.stream.source_records import SourceRecord, plausible_time
+from detector.stream.state_log import Message, StateRecord, encode
 
 SOURCES = ("commands", "queries", "rekeyed")
 
-Done = tuple[Partition, list[SourceRecord], Step]
-"""A partition, the records of a micro-batch, and the step they gave."""
+PartitionBatch = tuple[Partition, list[SourceRecord]]
+"""A partition and the records to apply to it next: of queries, of re-keyed queries, or one command."""
+
+Applied = tuple[Partition, list[SourceRecord], CommitUnit]
+"""A micro-batch and its outcome."""
 
 _LARGE_BYTES = 1_048_576
 _POISON = "it ended a worker that processed it alone, after it had ended others"
@@ -48,14 +50,32 @@ _POISON = "it ended a worker that processed it alone, after it had ended others"
 _log = structlog.get_logger("weirguard.stream")
 
 
-class Broker(agreement.Broker, Protocol):
-    """The requests of the owner to the broker outside of Faust; all raise BrokerError, and ``missing`` SourceGap."""
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How source records are cut into micro-batches of at most ``most_bytes``. ``quarantine``: the records to process
+    alone, or not at all. ``in_flight``: notes what is being processed."""
 
-    def missing(self, topic: str, partition: int, expected: int, found: int) -> int: ...
-    def cut(self, topic: str, partition: int, before: int) -> None: ...
+    most_bytes: int
+    quarantine: Quarantine = field(default_factory=Quarantine)
+    in_flight: InFlightWriter = field(default_factory=InFlightWriter)
+
+    def cut(self, partition: int, records: Sequence[SourceRecord]) -> Iterator[list[SourceRecord]]:
+        """Yields ``records`` of one source in micro-batches, in order; a command, or a suspect, is one by itself."""
+        batch: list[SourceRecord] = []
+        room, alone = self.most_bytes, False
+        for record in records:
+            suspect = self.quarantine.is_suspect(record.source, partition, record.offset)
+            before, alone = alone, suspect or record.source == "commands"
+            if batch and (record.nbytes > room or before or alone):
+                yield batch
+                batch, room = [], self.most_bytes
+            batch.append(record)
+            room -= record.nbytes
+        if batch:
+            yield batch
 
 
-class Owner:
+class PartitionManager:
     """Owns partitions from fence to revocation. Their state is in common arrays that one thread alone touches."""
 
     def __init__(
@@ -63,19 +83,19 @@ class Owner:
         app: faust.App,
         topics: Topics,
         new_partition: Callable[[int], Partition],
-        broker: Broker,
+        broker: BrokerReads,
         reporter: Reporter,
-        care: Care,
+        batching: Batching,
     ) -> None:
         self.partitions: dict[int, Partition] = {}
+        self.reporter = reporter
         self._app = app
         self._sender = Sender(app, topics, reporter.left_out)
         self._topics = topics
         self._new_partition = new_partition
         self._broker = broker
-        self.reporter = reporter
-        self._care = care
-        self._survey = Survey(app, topics, SOURCES, reporter)
+        self._batching = batching
+        self._end_check = EndCheck(topics)
         self._fences: dict[int, int] = {}
         self._logic = ThreadPoolExecutor(1, "weirguard-logic")
         self._large = asyncio.Lock()
@@ -86,21 +106,18 @@ class Owner:
 
     async def reassigned(self, lost: Iterable[int], taken: Iterable[int]) -> None:
         """Drops lost partitions, and writes our fence into the log of taken ones, before recovery reads its end."""
-        await faust_edges.stopped_flow(self._app)
+        await faust_internals.stopped_flow(self._app)
         gone = [self.partitions.pop(number) for number in {*lost, *taken} if number in self.partitions]
         for partition in gone:
             self._fences.pop(partition.number, None)
             await self._in_logic_thread(partition.close)
         wanted = sorted(taken)
-        offsets = await asyncio.gather(*(self._fence(number) for number in wanted))
-        for number, offset in zip(wanted, offsets, strict=True):
+        fence = encode(StateRecord("fence", -1, 0))
+        writes = (self._sender.send(Message(self._topics.state_log, number, b"fence", fence)) for number in wanted)
+        for number, offset in zip(wanted, await asyncio.gather(*writes), strict=True):
             self._fences[number] = offset
             self.partitions[number] = self._new_partition(number)
         self.reporter.assigned(self.partitions)
-
-    async def _fence(self, number: int) -> int:
-        fence = encode_record(StateRecord("fence", -1, 0))
-        return await self._sender.send(Message(self._topics.state_log, number, b"fence", fence))
 
     def absorb(self, number: int, offset: int, value: bytes) -> None:
         """Applies one record of the state log, from recovery or read again after a rebalance."""
@@ -120,12 +137,11 @@ class Owner:
     async def recovered(self, numbers: Iterable[int]) -> None:
         """Recovery has read to the end: publishes what may be missing, agrees on offsets, and becomes the live
         owner."""
-        fresh = [number for number in numbers if number in self.partitions and not self.partitions[number].ready]
+        restored = [one for number in numbers if (one := self.partitions.get(number)) and not one.ready]
         try:
-            restored = [self.partitions[number] for number in fresh]
-            ends = await self._in_broker_thread(agreement.agree, self._broker, self._topics, SOURCES, restored)
-            await asyncio.gather(*(self._take_over(number, ends[number]) for number in fresh))
-            await faust_edges.commit(self._app, self.next_offsets())
+            ends = await self._in_broker_thread(check_restored, self._broker, self._topics, SOURCES, restored)
+            await asyncio.gather(*(self._take_over(partition, ends[partition.number]) for partition in restored))
+            await faust_internals.commit(self._app, self.next_offsets())
         except OwnershipLost as error:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
         except ConfigurationError as error:
@@ -134,19 +150,17 @@ class Owner:
             stop_now(Exit.STATE_NOT_WRITTEN, "the takeover could not be completed", error)
         self.reporter.recovered(len(self.partitions))
 
-    async def _take_over(self, number: int, end_of_queries: int) -> None:
-        partition = self.partitions[number]
-        messages = partition.takeover(self._fences[number], end_of_queries)
+    async def _take_over(self, partition: Partition, end_of_queries: int) -> None:
+        messages = partition.takeover(self._fences[partition.number], end_of_queries)
         self.reporter.restored(partition)
         await self._sender.publish(messages)
-        partition.taken_over()
-        opening = partition.opening()
-        if opening is not None:
-            await self._finish([(partition, opening)])
+        first = partition.taken_over()
+        if first is not None:
+            await self._write_all([(partition, first)])
         _log.info(
             "partition taken",
-            partition=number,
-            fence=partition.place.fence,
+            partition=partition.number,
+            fence=partition.cursor.fence,
             repeated=len(messages),
             **partition.applied,
         )
@@ -155,8 +169,7 @@ class Owner:
         """Returns where reading of each source must continue, according to the state."""
         return {
             TP(getattr(self._topics, source), partition.number): partition.applied.get(source, -1) + 1
-            for partition in list(self.partitions.values())
-            if partition.ready
+            for partition in self._ready()
             for source in SOURCES
         }
 
@@ -164,18 +177,38 @@ class Owner:
         """The worker is asked to stop."""
         self.reporter.health.stopped("it was asked to")
 
-    async def survey(self) -> None:
-        """Reports the partitions and their progress."""
-        ready = [partition for partition in self.partitions.values() if partition.ready]
-        await self._survey.take(ready, self._in_logic_thread)
+    def _ready(self) -> list[Partition]:
+        return [partition for partition in list(self.partitions.values()) if partition.ready]
 
-    async def look(self) -> None:
-        """Checks that the topics are still those of the start."""
+    # -- every few seconds ---------------------------------------------------------------------------------------------
+
+    async def survey(self) -> None:
+        """Reports the partitions and how far their sources are read. Ends the process where a source keeps ending
+        before the applied offset."""
+        ready = self._ready()
+        places = {
+            TP(topic, one.number): (source, one.number) for topic, source in self._source_of.items() for one in ready
+        }
+        states = faust_internals.fetch_states(self._app)
+        answered_at = max((state.answered_at for state in states.values()), default=None)
+        self.reporter.broker_answered(answered_at, faust_internals.any_connection(self._app))
+        fetched = {places[tp]: state for tp, state in states.items() if tp in places}
+        committed = faust_internals.committed_offsets(self._app)
+        applied = {(source, one.number): one.applied.get(source, -1) for source in SOURCES for one in ready}
         try:
-            await self._in_broker_thread(self._broker.look)
+            self._end_check.check({place: state.end for place, state in fetched.items()}, applied)
         except ConfigurationError as error:
             stop_now(Exit.CONFIGURATION, str(error))
-        except Exception as error:  # noqa: BLE001 - looking must not end what goes well; the next look may succeed
+        done = {places[tp]: offset for tp, offset in committed.items() if tp in places}
+        await self._in_logic_thread(self.reporter.survey, ready, fetched, done)
+
+    async def check_topics(self) -> None:
+        """Checks that the topics are still those of the start."""
+        try:
+            await self._in_broker_thread(self._broker.identities)
+        except ConfigurationError as error:
+            stop_now(Exit.CONFIGURATION, str(error))
+        except Exception as error:  # noqa: BLE001 - a failed check must not end what goes well; the next may succeed
             _log.warning("the topics could not be looked at", why=str(error))
 
     async def publish_scores(self) -> None:
@@ -185,9 +218,8 @@ class Owner:
 
     async def assert_decisions(self) -> None:
         """Publishes all standing decisions again, so that a frozen owner's late decision does not stand for long."""
-        for partition in list(self.partitions.values()):
-            if partition.ready:
-                await self._sender.publish(await self._in_logic_thread(partition.assertions))
+        for partition in self._ready():
+            await self._sender.publish(await self._in_logic_thread(partition.assertions))
 
     # -- the flow ------------------------------------------------------------------------------------------------------
 
@@ -204,13 +236,14 @@ class Owner:
             if number in self.partitions
         ]
         while work := [due for flow in flows if (due := await anext(flow, None)) is not None]:
-            for group in self._care.groups(work):
+            alone = any(self._batching.quarantine.is_suspect(*own[:3]) for own in _offset_ranges(work))
+            for group in [[one] for one in work] if alone else [work]:
                 await self._perform(group)
 
     def _source_record(self, message: Any, now: float) -> SourceRecord:
-        timestamp, fault = believed(message.timestamp, now)
+        timestamp, fault = plausible_time(message.timestamp, now)
         if fault:
-            self.reporter.disbelieved(fault, message.topic, message.timestamp)
+            self.reporter.time_replaced(fault, message.topic, message.timestamp)
         headers = message.headers or {}
         pairs = headers.items() if hasattr(headers, "items") else headers
         return SourceRecord(
@@ -222,7 +255,9 @@ class Owner:
             headers={name: data for name, data in pairs if data is not None},
         )
 
-    async def _micro_batches(self, partition: Partition, runs: Sequence[Sequence[SourceRecord]]) -> AsyncIterator[Work]:
+    async def _micro_batches(
+        self, partition: Partition, runs: Sequence[Sequence[SourceRecord]]
+    ) -> AsyncIterator[PartitionBatch]:
         """Yields the micro-batches of one partition; each must be applied before the next is requested."""
         if not partition.ready:
             raise SourceGap(f"partition {partition.number}: queries were delivered before its state was restored")
@@ -230,7 +265,7 @@ class Owner:
             waiting = list(run)
             while waiting:
                 fresh, gap = partition.contiguous(waiting)
-                for records in self._care.micro_batches(partition.number, fresh):
+                for records in self._batching.cut(partition.number, fresh):
                     yield partition, records
                 if gap is None:
                     break
@@ -247,53 +282,49 @@ class Owner:
             _log.error("records were deleted before they were judged", missing=missing, **where)
         partition.pass_gap(source, found)
 
-    async def _perform(self, work: Sequence[Work]) -> None:
+    async def _perform(self, work: Sequence[PartitionBatch]) -> None:
+        """Applies ``work``, of different partitions, and publishes what follows from it."""
         started = perf_counter()
-        done, decoding = await self._process(work)
-        self.reporter.took("decode", [decoding])
-        self.reporter.took("judge", [perf_counter() - started - decoding])
-        await self._finish([(partition, step) for partition, _, step in done])
-        self.reporter.performed(done)
-        for partition, _, _ in done:
-            while partition.checkpointer.due() and (chunk := await self._in_logic_thread(partition.checkpoint)):
-                await self._finish([(partition, chunk)])
-
-    async def _process(self, work: Sequence[Work]) -> tuple[list[Done], float]:
-        """Applies ``work``. Errors here are caused by its records, which are noted for the supervisor meanwhile."""
-        self._care.notes.enter(flights(work))
+        self._batching.in_flight.begin(_offset_ranges(work))
         try:
-            done: tuple[list[Done], float] = await self._in_logic_thread(_steps, work, self._care)
-            return done
+            done, decoding = await self._in_logic_thread(apply_together, work, self._batching.quarantine)
         except Exception as error:  # noqa: BLE001 - the state may be half changed; it must not be acknowledged
             stop_now(Exit.PROCESSING, "records could not be processed", error)
         finally:
-            self._care.notes.leave()
+            self._batching.in_flight.end()
+        self.reporter.took("decode", [decoding])
+        self.reporter.took("judge", [perf_counter() - started - decoding])
+        await self._write_all([(partition, unit) for partition, _, unit in done])
+        self.reporter.performed(done)
+        for partition, _, _ in done:
+            while partition.checkpointer.due() and (chunk := await self._in_logic_thread(partition.checkpoint)):
+                await self._write_all([(partition, chunk)])
 
-    async def _finish(self, steps: Sequence[tuple[Partition, Step]]) -> None:
-        """Writes ``steps`` of different partitions to the broker."""
-        took = await asyncio.gather(*(self._write(partition, step) for partition, step in steps))
+    async def _write_all(self, units: Sequence[tuple[Partition, CommitUnit]]) -> None:
+        """Writes ``units``, of different partitions, to the broker."""
+        took = await asyncio.gather(*(self._write(partition, unit) for partition, unit in units))
         for stage, seconds in zip(("state_log", "publish"), zip(*took, strict=True), strict=False):
             self.reporter.took(stage, seconds)
-        self.reporter.logged([step for _, step in steps])
+        self.reporter.logged([unit for _, unit in units])
 
-    async def _write(self, partition: Partition, step: Step) -> tuple[float, float]:
-        """Writes ``step``. Returns the seconds that its state record took, and what follows it."""
-        await self._sender.publish(step.before)
+    async def _write(self, partition: Partition, unit: CommitUnit) -> tuple[float, float]:
+        """Writes ``unit``. Returns the seconds that its state record took, and what follows it."""
+        await self._sender.publish(unit.before)
         started = perf_counter()
-        offset = await self._log(partition.number, step)
+        offset = await self._log(partition.number, unit)
         written = perf_counter()
-        await self._sender.publish(step.after)
-        partition.confirm(step, offset)
-        if step.kind == "round" and step.first_chunk is not None:
-            await self._cut(partition, step.first_chunk)
+        await self._sender.publish(unit.after)
+        partition.confirm(unit, offset)
+        if unit.kind == "round" and unit.first_chunk is not None:
+            await self._cut(partition, unit.first_chunk)
         return written - started, perf_counter() - written
 
-    async def _log(self, number: int, step: Step) -> int:
-        """Writes the state record of ``step``. Returns its offset, or that of its first part.
+    async def _log(self, number: int, unit: CommitUnit) -> int:
+        """Writes the state record of ``unit``. Returns its offset, or that of its first part.
 
         Large parts go one after another: a request holds the messages of all partitions, and has a limit.
         """
-        entries = [Message(self._topics.state_log, number, key, value) for key, value in step.log_entries]
+        entries = [Message(self._topics.state_log, number, key, value) for key, value in unit.log_entries]
         if len(entries) == 1 and entries[0].nbytes <= _LARGE_BYTES:
             return await self._sender.send(entries[0])
         async with self._large:
@@ -307,7 +338,7 @@ class Owner:
         except BrokerError as error:
             _log.warning("the state log was not cut", partition=partition.number, before=before, why=str(error))
 
-    # -- threads ------------------------------------------------------------------------------------------------------
+    # -- threads -------------------------------------------------------------------------------------------------------
 
     async def _in_logic_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._logic, work, *arguments)
@@ -319,18 +350,28 @@ class Owner:
             raise BrokerError(f"the broker did not answer: {error}") from error
 
 
-def _steps(work: Sequence[Work], care: Care) -> tuple[list[Done], float]:
-    """Applies what is due; skips lost partitions, which their new owners process. Returns also how long decoding
-    took."""
-    held = [(partition, records) for partition, records in work if partition.ready]
-    poison = [(partition, records) for partition, records in held if care.is_poison(partition.number, records[0])]
-    if poison:
-        return [(partition, records, partition.bury(records[0], _POISON)) for partition, records in poison], 0.0
-    commands = [(partition, records) for partition, records in held if records[0].source == "commands"]
-    queries = [(partition, records) for partition, records in held if records[0].source != "commands"]
-    done = [(partition, records, partition.command(records[0])) for partition, records in commands]
+def apply_together(work: Sequence[PartitionBatch], quarantine: Quarantine) -> tuple[list[Applied], float]:
+    """Applies ``work``, and skips lost partitions, which their new owners process. Returns also the seconds that
+    decoding took."""
+    queries: list[PartitionBatch] = []
+    done: list[Applied] = []
+    for partition, records in work:
+        first = records[0]
+        if not partition.ready:
+            continue
+        if quarantine.is_poison(first.source, partition.number, first.offset):
+            done.append((partition, records, partition.skip(first, _POISON)))
+        elif first.source == "commands":
+            done.append((partition, records, partition.command(first)))
+        else:
+            queries.append((partition, records))
     started = perf_counter()
-    received = [(partition, partition.receive(records)) for partition, records in queries]
+    decoded = [(partition, partition.decode(records)) for partition, records in queries]
     decoding = perf_counter() - started
-    done += [(*one, step) for one, step in zip(queries, conclude_together(received), strict=True)]
-    return done, decoding
+    units = commit_together(decoded)
+    return done + [(*one, unit) for one, unit in zip(queries, units, strict=True)], decoding
+
+
+def _offset_ranges(work: Iterable[PartitionBatch]) -> Iterator[OffsetRange]:
+    for partition, records in work:
+        yield OffsetRange(records[0].source, partition.number, records[0].offset, records[-1].offset)

@@ -1,4 +1,4 @@
-"""Finds the record that ends its worker: a worker notes what it is about to process where the note survives the worker.
+"""Finds the record that ends its worker: a worker notes what it is about to process, and the note outlives the worker.
 
 The note is in memory that the supervisor makes and the worker inherits: it outlives a killed process, and needs no
 disk. When a worker ends twice at the same offsets, these are suspects: the next worker processes each of them alone. A
@@ -33,11 +33,11 @@ _MOST = 1_000
 K = TypeVar("K")
 V = TypeVar("V")
 
-Place = tuple[str, int]
+SourcePartition = tuple[str, int]
 """(source, partition)."""
 
 
-class Flight(NamedTuple):
+class OffsetRange(NamedTuple):
     """Records ``first`` to ``last`` of a partition of a source, being processed."""
 
     source: str
@@ -46,18 +46,18 @@ class Flight(NamedTuple):
     last: int
 
     @property
-    def place(self) -> Place:
+    def source_partition(self) -> SourcePartition:
         return self.source, self.partition
 
-    def common(self, other: Flight | None) -> Flight | None:
-        """The offsets that both have, of one partition."""
+    def common(self, other: OffsetRange | None) -> OffsetRange | None:
+        """Returns the offsets that both have, of the same partition; None for none."""
         if other is None:
             return None
         first, last = max(self.first, other.first), min(self.last, other.last)
-        return Flight(*self.place, first, last) if first <= last else None
+        return OffsetRange(*self.source_partition, first, last) if first <= last else None
 
 
-class BlackBox:
+class InFlightReader:
     """The supervisor's end. Without memory to share there are no ``descriptors``, and nothing is ever noted."""
 
     def __init__(self) -> None:
@@ -78,13 +78,14 @@ class BlackBox:
         if self._fd is not None:
             os.pwrite(self._fd, bytes(_LENGTH.size), 0)
 
-    def read(self) -> list[Flight]:
+    def read(self) -> list[OffsetRange]:
         """Returns what the worker was processing at its last note; nothing if it had finished."""
         if self._fd is None:
             return []
         (length,) = _LENGTH.unpack(os.pread(self._fd, _LENGTH.size, 0))
+        note = os.pread(self._fd, length, _LENGTH.size) or b"[]"
         try:
-            return [Flight(*entry) for entry in json.loads(os.pread(self._fd, length, _LENGTH.size))] if length else []
+            return [OffsetRange(*entry) for entry in json.loads(note)]
         except (ValueError, TypeError):
             return []
 
@@ -102,9 +103,9 @@ def _memory() -> int | None:
     return fd
 
 
-class Notes:
-    """The worker's end: a few microseconds a note. Without a supervisor, or its memory, ``kept`` is false and nothing
-    is noted."""
+class InFlightWriter:
+    """The worker's end: a few microseconds a note. Without a supervisor, or its memory, ``enabled`` is false and
+    nothing is noted."""
 
     def __init__(self, memory: mmap.mmap | None = None) -> None:
         self._memory = memory
@@ -116,57 +117,54 @@ class Notes:
         return cls()
 
     @property
-    def kept(self) -> bool:
+    def enabled(self) -> bool:
         """Whether anything is noted."""
         return self._memory is not None
 
-    def enter(self, flights: Iterable[Flight]) -> None:
-        """Notes that ``flights`` begin. Writes the length last, so that a note is never partial."""
+    def begin(self, ranges: Iterable[OffsetRange]) -> None:
+        """Notes that the records of ``ranges`` are being processed. Writes the length last, so that a
+        note is never partial."""
         if self._memory is None:
             return
-        note = _json(flights)
+        note = json.dumps(list(ranges)[:_MOST], separators=(",", ":")).encode()[: _BYTES - _LENGTH.size]
         self._memory[_LENGTH.size : _LENGTH.size + len(note)] = note
         self._memory[: _LENGTH.size] = _LENGTH.pack(len(note))
 
-    def leave(self) -> None:
-        """Notes that they ended well."""
+    def end(self) -> None:
+        """Notes that they were processed."""
         if self._memory is not None:
             self._memory[: _LENGTH.size] = bytes(_LENGTH.size)
 
 
-def _json(flights: Iterable[Flight]) -> bytes:
-    return json.dumps(list(flights)[:_MOST], separators=(",", ":")).encode()[: _BYTES - _LENGTH.size]
-
-
 @dataclass(frozen=True, slots=True)
-class Caution:
-    """The records that a worker must treat with care."""
+class Quarantine:
+    """The records that a worker must process alone, or not at all."""
 
-    suspects: Mapping[Place, Flight] = field(default_factory=dict)
+    suspects: Mapping[SourcePartition, OffsetRange] = field(default_factory=dict)
     poison: frozenset[tuple[str, int, int]] = frozenset()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Returns what the supervisor says; no caution where that cannot be read."""
+        """Returns what the supervisor found; nothing where that cannot be read."""
         try:
-            said = json.loads(environment.get(CAUTION_VARIABLE, "{}"))
-            suspects = [Flight(*entry) for entry in said.get("suspects", ())]
-            poison = frozenset((source, partition, offset) for source, partition, offset in said.get("poison", ()))
+            found = json.loads(environment.get(CAUTION_VARIABLE, "{}"))
+            suspects = [OffsetRange(*entry) for entry in found.get("suspects", ())]
+            poison = frozenset((source, partition, offset) for source, partition, offset in found.get("poison", ()))
         except (ValueError, TypeError, AttributeError):
             return cls()
-        return cls({flight.place: flight for flight in suspects}, poison)
+        return cls({suspect.source_partition: suspect for suspect in suspects}, poison)
 
     def __bool__(self) -> bool:
         return bool(self.suspects or self.poison)
 
-    def suspects_one(self, source: str, partition: int, offset: int) -> bool:
-        """Whether this record must be processed alone."""
-        flight = self.suspects.get((source, partition)) if self else None
-        suspected = flight is not None and flight.first <= offset <= flight.last
+    def is_suspect(self, source: str, partition: int, offset: int) -> bool:
+        """Returns whether this record must be processed alone."""
+        suspect = self.suspects.get((source, partition)) if self else None
+        suspected = suspect is not None and suspect.first <= offset <= suspect.last
         return suspected or self.is_poison(source, partition, offset)
 
     def is_poison(self, source: str, partition: int, offset: int) -> bool:
-        """Whether this record must not be processed."""
+        """Returns whether this record must not be processed."""
         return (source, partition, offset) in self.poison
 
 
@@ -174,28 +172,26 @@ class PoisonFinder:
     """Finds suspects and poison, from one end of a worker to the next."""
 
     def __init__(self) -> None:
-        self._last: dict[Place, Flight] = {}
-        self._suspects: dict[Place, Flight] = {}
+        self._last: dict[SourcePartition, OffsetRange] = {}
+        self._suspects: dict[SourcePartition, OffsetRange] = {}
         self._poison: dict[tuple[str, int, int], None] = {}
 
-    def ended(self, flights: Sequence[Flight]) -> list[tuple[str, int, int]]:
-        """Notes that a worker ended while ``flights`` were processed. Returns new poison."""
-        found = [flight for flight in flights if len(flights) == 1 and self._ended_alone(flight)]
-        for flight in flights:
-            again = flight.common(self._last.get(flight.place))
-            if again is not None and flight not in found:
-                self._suspects[flight.place] = again
-            self._last[flight.place] = flight
-        poison = [(*flight.place, flight.first) for flight in found]
+    def worker_ended(self, in_flight: Sequence[OffsetRange]) -> list[tuple[str, int, int]]:
+        """Notes that a worker ended while it processed the records ``in_flight``. Returns new poison."""
+        poison = []
+        for own in in_flight:
+            suspect = own.common(self._suspects.get(own.source_partition))
+            again = own.common(self._last.get(own.source_partition))
+            if suspect is not None and len(in_flight) == 1 and own.first == own.last:
+                poison.append((*own.source_partition, own.first))
+            elif again is not None:
+                self._suspects[own.source_partition] = again
+            self._last[own.source_partition] = own
         self._poison |= dict.fromkeys(poison)
         _forget(self._last)
         _forget(self._suspects)
         _forget(self._poison)
         return poison
-
-    def _ended_alone(self, flight: Flight) -> bool:
-        suspect = flight.common(self._suspects.get(flight.place))
-        return suspect is not None and flight.first == flight.last
 
     @property
     def environment(self) -> dict[str, str]:

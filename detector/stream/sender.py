@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import faust
+import msgspec
 import structlog
 from aiokafka import errors
 
 from detector.contracts.codecs.limits import is_time
 from detector.contracts.topics import Topics
 from detector.stream.dead_letters import cut_letter
-from detector.stream.exits import Exit, stop_now
-from detector.stream.record import Message
+from detector.stream.exit_codes import Exit, stop_now
+from detector.stream.state_log import Message
 
 _TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 _FOR_GOOD = (
@@ -92,13 +92,13 @@ class Sender:
         """Yields replacements of ``message`` that the broker may take: a record without its time, and shorter and
         shorter dead letters."""
         if message.timestamp is not None and not _is(error, _TOO_LARGE):
-            yield replace(message, timestamp=None)
+            yield msgspec.structs.replace(message, timestamp=None)
         size = message.nbytes if message.topic == self._letters else 0
         while (size := size // 2) >= _SMALLEST_LETTER:
-            yield replace(cut_letter(message, size), timestamp=None)
+            yield msgspec.structs.replace(cut_letter(message, size), timestamp=None)
 
     def _stop_if_hopeless(self, message: Message, error: BaseException) -> None:
-        if denied(error):
+        if is_denied(error):
             stop_now(Exit.REFUSED, f"this worker may not write to {message.topic}: grant it Write there", error)
         if _is(error, _FOR_GOOD):
             why = f"{message.topic} refuses a record of {message.nbytes} bytes: {error}; look at the topic's settings"
@@ -123,7 +123,7 @@ class Sender:
         return sent
 
 
-def denied(error: BaseException) -> bool:
+def is_denied(error: BaseException) -> bool:
     """Returns whether ``error``, of any Kafka client, means a missing permission."""
     return any(type(cause).__name__.endswith(_DENIED) for cause in _causes(error))
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
+from kafka import KafkaProducer
 
-from detector.contracts.errors import ConfigurationError, StateLogError
+from detector.contracts.errors import BrokerError, ConfigurationError, SourceGap, StateLogError
+from detector.runtime.broker import free_port
 from detector.runtime.sections import KafkaSettings
-from detector.stream import agreement
-from detector.stream.agreement import Reach, agree
-from detector.stream.topic_watch import TopicWatch
-from detector.stream.topics import Found, shapes
+from detector.stream.source_checks import BrokerReads, EndCheck, TopicWatch, check_restored, decode_identities
+from detector.stream.topics import ExistingTopic, ensure, shapes
+from tests.conftest import Broker
+from tests.stream.test_topics import settings_of
 from tests.stream.world import TOPICS, World, new_partition, queries, source, state_of
 
 KAFKA = KafkaSettings(prefix="test", partitions=3)
-THERE = {shape.name: Found(3, 1, f"id of {shape.name}") for shape in shapes(KAFKA)}
+THERE = {shape.name: ExistingTopic(3, 1, f"id of {shape.name}") for shape in shapes(KAFKA)}
 NEEDED = (TOPICS.queries, TOPICS.rekeyed, TOPICS.commands, TOPICS.state_log)
 WRITTEN = tuple(THERE.keys() - set(NEEDED))
 
@@ -28,7 +30,7 @@ def watch() -> TopicWatch:
     return watch
 
 
-def without(*names: str) -> dict[str, Found]:
+def without(*names: str) -> dict[str, ExistingTopic]:
     return {name: found for name, found in THERE.items() if name not in names}
 
 
@@ -69,17 +71,15 @@ def test_a_broker_without_topic_ids_shows_no_change() -> None:
 
 
 @dataclass
-class Answers:
+class Answers(BrokerReads):
     """A broker whose answers the test sets; every source ends at ``end`` and holds what is below ``truly``."""
 
-    identities: Mapping[str, str] = field(
-        default_factory=lambda: {name: found.identity for name, found in THERE.items()}
-    )
+    topic_ids: dict[str, str] = field(default_factory=lambda: {name: found.identity for name, found in THERE.items()})
     end: int = 10
     truly: int = 10
 
-    def look(self) -> Mapping[str, str]:
-        return self.identities
+    def identities(self) -> dict[str, str]:
+        return self.topic_ids
 
     def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         return dict.fromkeys(partitions, self.end)
@@ -94,7 +94,7 @@ SOURCES = ("commands", "queries", "rekeyed")
 def test_state_says_which_topics_it_is_of_through_deltas_chunks_and_takeovers() -> None:
     world = World(source(queries(400, 1), [20] * 20), round_bytes=6_000)
     first = world.take_over()
-    assert agree(Answers(), TOPICS, SOURCES, [first]) == {0: 10}
+    assert check_restored(Answers(), TOPICS, SOURCES, [first]) == {0: 10}
     world.run(first, 20)
     assert world.log[0][0] > 0, "the log was cut, so that chunks have to carry it"
     successor = world.take_over()
@@ -106,33 +106,33 @@ def test_state_says_which_topics_it_is_of_through_deltas_chunks_and_takeovers() 
 def test_state_of_a_topic_that_was_made_again_is_refused(which: str) -> None:
     topic = getattr(TOPICS, which)
     successor = new_partition()
-    agree(Answers(), TOPICS, SOURCES, [successor])
-    other = Answers({**Answers().identities, topic: "another"})
+    check_restored(Answers(), TOPICS, SOURCES, [successor])
+    other = Answers({**Answers().topic_ids, topic: "another"})
     with pytest.raises(ConfigurationError, match=f"{topic} was deleted and made again"):
-        agree(other, TOPICS, SOURCES, [successor])
+        check_restored(other, TOPICS, SOURCES, [successor])
 
 
 @pytest.mark.parametrize("which", SOURCES)
 def test_state_beyond_the_end_of_its_topic_is_refused(which: str) -> None:
     successor = new_partition()
     successor.applied[which] = 9
-    agree(Answers(), TOPICS, SOURCES, [successor])
-    agree(Answers(end=7), TOPICS, SOURCES, [successor])  # the embedded broker's ends are too low
+    check_restored(Answers(), TOPICS, SOURCES, [successor])
+    check_restored(Answers(end=7), TOPICS, SOURCES, [successor])  # the embedded broker's ends are too low
     with pytest.raises(ConfigurationError, match=r"ends at 9 and all below 10 is applied"):
-        agree(Answers(end=9, truly=9), TOPICS, SOURCES, [successor])
+        check_restored(Answers(end=9, truly=9), TOPICS, SOURCES, [successor])
 
 
 def test_a_broker_that_knows_no_identities_takes_none_away() -> None:
     successor = new_partition()
-    agree(Answers(), TOPICS, SOURCES, [successor])
+    check_restored(Answers(), TOPICS, SOURCES, [successor])
     before = dict(successor.identities)
-    agree(Answers({}), TOPICS, SOURCES, [successor])
-    agree(Answers(dict.fromkeys(THERE, "")), TOPICS, SOURCES, [successor])
+    check_restored(Answers({}), TOPICS, SOURCES, [successor])
+    check_restored(Answers(dict.fromkeys(THERE, "")), TOPICS, SOURCES, [successor])
     assert successor.identities == before
 
 
 def test_a_source_that_goes_on_ending_too_early_is_refused() -> None:
-    reach, place = Reach(TOPICS), ("queries", 0)
+    reach, place = EndCheck(TOPICS), ("queries", 0)
     for _ in range(5):  # for a moment after a change of leaders
         reach.check({place: 5}, {place: 9})
         reach.check({place: 5}, {place: 9})
@@ -145,4 +145,36 @@ def test_a_source_that_goes_on_ending_too_early_is_refused() -> None:
 
 def test_identities_that_cannot_be_read_are_an_error_of_the_log() -> None:
     with pytest.raises(StateLogError, match="unreadable"):
-        agreement.decode((1, b"\xc1"))
+        decode_identities((1, b"\xc1"))
+
+
+@pytest.fixture
+def kafka(broker: Broker, prefix: str) -> KafkaSettings:
+    """Ten queries in partition 1."""
+    kafka = settings_of(broker, prefix)
+    ensure(kafka)
+    with KafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
+        for _ in range(10):
+            producer.send(kafka.topics.queries, b"{}", partition=1).get(20)
+    return kafka
+
+
+def test_a_hole_in_which_the_broker_holds_records_is_none(kafka: KafkaSettings) -> None:
+    reads, topic = BrokerReads(kafka), kafka.topics.queries
+    for expected, found in ((0, 5), (8, 9), (0, 10)):
+        with pytest.raises(SourceGap, match=rf"{found} was delivered while {expected} is there"):
+            reads.missing(topic, 1, expected, found)
+    assert reads.missing(topic, 1, 5, 5) == 0
+
+
+def test_it_says_what_it_holds_and_where_topics_end(kafka: KafkaSettings) -> None:
+    reads, topic = BrokerReads(kafka), kafka.topics.queries
+    assert [reads.holds(topic, 1, offset) for offset in (0, 9)] == [True, True]
+    assert reads.ends(topic, [0, 1]) == {0: 0, 1: 10}
+    assert reads.identities().keys() >= {topic, kafka.topics.state_log}
+
+
+def test_a_broker_that_is_away_is_an_error_of_its_own() -> None:
+    nowhere = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}")
+    with pytest.raises(BrokerError):
+        BrokerReads(nowhere).identities()

@@ -12,12 +12,13 @@ from detector.core.exposure import EXPOSURES
 from detector.core.signals import SIGNALS
 from detector.policy.activity import Effects
 from detector.runtime.health import Health
+from detector.runtime.metric_defs import EXPOSURE
 from detector.runtime.metrics import new_metrics
-from detector.stream.intake import Intake
-from detector.stream.judge import Judgement
+from detector.stream.commit_unit import CommitUnit
+from detector.stream.detector import DetectionResult
+from detector.stream.intake import DecodedRecords
 from detector.stream.reporter import Reporter
 from detector.stream.scores import last_rows
-from detector.stream.step import Step
 
 SEEN = Observation(
     keys=[PrincipalKey("iris", "1", "ana"), PrincipalKey("iris", "1", "bob"), PrincipalKey("wine", "1", "ana")],
@@ -36,17 +37,17 @@ SEEN = Observation(
 )
 
 
-def _counted() -> Step:
-    step = Step((1, 1), "delta", b"")
-    step.count(Intake(), Judgement(SEEN, Effects(), {}, {}), last_rows(SEEN), {})
+def _counted() -> CommitUnit:
+    step = CommitUnit((1, 1), "delta", [b""])
+    step.count_batch(DecodedRecords(), DetectionResult(SEEN, Effects(), {}, {}), last_rows(SEEN))
     return step
 
 
 def test_the_last_row_of_each_principal_counts() -> None:
-    assert _counted().exposures == {
-        ("iris", "information_gain"): [0.62, 0.93],
-        ("iris", "coverage"): [0.31, 1.0],
-        ("wine", "coverage"): [0.05],
+    assert _counted().observed == {
+        (EXPOSURE, ("iris", "information_gain")): [0.62, 0.93],
+        (EXPOSURE, ("iris", "coverage")): [0.31, 1.0],
+        (EXPOSURE, ("wine", "coverage")): [0.05],
     }
 
 

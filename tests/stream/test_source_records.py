@@ -1,4 +1,4 @@
-"""Which record times are believed, and how far reading is."""
+"""Which record times are plausible, and how far reading is."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from detector.stream.reading import Reading
-from detector.stream.record_time import AHEAD_SECONDS, believed
+from detector.stream.source_records import AHEAD_SECONDS, FetchState, plausible_time
 
 NOW = 1_800_000_000.0
 YEAR = 365 * 86_400.0
@@ -29,12 +28,12 @@ YEAR = 365 * 86_400.0
     ],
 )
 def test_a_time_that_cannot_be_is_not_believed(stamped: float | None, taken: float, fault: str | None) -> None:
-    assert believed(stamped, NOW) == (taken, fault)
+    assert plausible_time(stamped, NOW) == (taken, fault)
 
 
 @given(some.integers(-(2**63), 2**63 - 1))
 def test_whatever_stands_in_a_record_policy_time_stays_near_ours(milliseconds: int) -> None:
-    taken, fault = believed(milliseconds / 1000, NOW)
+    taken, fault = plausible_time(milliseconds / 1000, NOW)
     assert 0 < taken <= NOW + AHEAD_SECONDS
     assert (fault is None) == (taken == milliseconds / 1000)
 
@@ -55,4 +54,4 @@ def test_whatever_stands_in_a_record_policy_time_stays_near_ours(milliseconds: i
 def test_what_holds_no_record_does_not_wait(
     end: int, position: int, delivered: int, applied: int, waiting: int
 ) -> None:
-    assert Reading(end, position, delivered, 0.0).waiting(applied) == waiting
+    assert FetchState(end, position, delivered, 0.0).behind(applied) == waiting

@@ -1,0 +1,106 @@
+"""The configuration of engine and policy from the settings, and the profiles from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import Action
+from detector.core.configuration import EngineConfig, Limits, PradaConfig
+from detector.core.profile.profile import Profile
+from detector.core.signals import SIGNALS
+from detector.policy.allowlist import Allowlist, parse_allowlist
+from detector.policy.config import Policy, Rung
+from detector.runtime.settings import Settings, hint
+from detector.runtime.text import read_text
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    """Returns the configuration of the engine of every partition. Raises ConfigurationError."""
+    section = settings.detection
+    return EngineConfig(
+        mode=section.mode,
+        prada=PradaConfig(**section.prada.model_dump()),
+        limits=Limits(**section.limits.model_dump()),
+        dimensions=dict(section.dimensions),
+        outputs=dict(section.outputs),
+        profiles=read_profiles(section.profiles),
+    )
+
+
+def policy_config(settings: Settings) -> Policy:
+    """Returns the policy of ``settings.policy``. Raises ConfigurationError for a bad allowlist, and for the mode of an
+    unknown signal."""
+    section = settings.policy
+    for name in section.signal_modes:
+        if name not in SIGNALS:
+            raise ConfigurationError(f"policy.signal_modes: there is no signal {name!r}{hint(name, SIGNALS)}")
+    ladder = (
+        Rung(0, Action("slow", section.slow_queries_per_second)),
+        Rung(section.refuse_after_queries, Action("refuse")),
+    )
+    return Policy(
+        mode=section.mode,
+        model_modes=dict(section.model_modes),
+        signal_modes=dict(section.signal_modes),
+        ladder=ladder,
+        decision_seconds=section.decision_seconds,
+        unjudged_queries=section.unjudged_queries,
+        allowlist=_allowlist(section.allowlist),
+    )
+
+
+def _allowlist(path: Path | None) -> Allowlist:
+    if path is None:
+        return Allowlist()
+    try:
+        return parse_allowlist(read_text(path, "policy.allowlist"))
+    except RecursionError:
+        raise ConfigurationError(
+            f"policy.allowlist: {path} nests too deeply; it holds [[allow]] tables alone"
+        ) from None
+
+
+def read_profiles(paths: Sequence[Path]) -> tuple[Profile, ...]:
+    """Returns the profiles in ``paths``. Raises ConfigurationError where one is missing or damaged, or two are for one
+    model version."""
+    path_of: dict[tuple[str, str], Path] = {}
+    profiles = []
+    for path in paths:
+        profile = _read(path)
+        earlier = path_of.setdefault((profile.model, profile.model_version), path)
+        if earlier is not path:
+            who = f"{profile.model} {profile.model_version}"
+            raise ConfigurationError(f"{earlier} and {path} are both profiles of {who}; keep one")
+        profiles.append(profile)
+    return tuple(profiles)
+
+
+def profile_hashes(profiles: Sequence[Profile]) -> dict[str, str]:
+    """Returns the hash of the profile of each model version, by their names."""
+    return {f"{own.model} {own.model_version}": own.hash for own in profiles}
+
+
+def describe_profiles(profiles: Sequence[Profile]) -> Iterator[str]:
+    """Yields a line for people on each of ``profiles``."""
+    for own in profiles:
+        made = ", ".join(f"{name} {own.made[name]:g}" for name in ("accounts", "queries", "budget") if name in own.made)
+        yield f"profile {own.hash} of {own.model} {own.model_version}" + (f": {made}" if made else "")
+
+
+def uncalibrated_warning(what: str) -> str:
+    """Returns the warning that no profile judges ``what``."""
+    return (
+        f"UNCALIBRATED: {what} is judged without a profile of honest traffic: honest accounts may be flagged in "
+        "numbers, and most kinds of thieves missed"
+    )
+
+
+def _read(path: Path) -> Profile:
+    try:
+        return Profile.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"profile {path}: cannot read it: {error.strerror or error}") from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"profile {path}: {error}") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b, file_digest
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import numpy as np
 import detector
 from detector.contracts.batches import in_log_order, take
 from detector.contracts.codecs.json_queries import decode_json_run
-from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, decode_packed_run
+from detector.contracts.codecs.packed_queries import decode_packed_run
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import EVERYONE
 from detector.contracts.queries import QueryBatch
@@ -29,7 +30,7 @@ from detector.core.forms import Outputs
 from detector.core.owner_model import from_json
 from detector.core.pipeline.plan import labels_of
 from detector.core.profile.profile import Profile
-from detector.replay.topics import Topic
+from detector.replay.topics import Topic, source_record
 from detector.runtime.sections import KafkaSettings
 from detector.runtime.text import read_text
 from detector.sources import LogReader, files_of, format_of
@@ -101,18 +102,13 @@ def read_topic(settings: KafkaSettings, since: float) -> HonestTraffic:
     for record in records:
         digest.update(record.value or b"")
     traffic = HonestTraffic(digests=[digest.hexdigest()])
-    for packed, neighbours in groupby(records, key=_is_packed):
+    for packed, neighbours in groupby(map(partial(source_record, "queries"), records), key=attrgetter("packed")):
         run = [*neighbours]
         decode = decode_packed_run if packed else decode_json_run
-        decoded = decode([record.value for record in run], [record.timestamp / 1000 for record in run])
+        decoded = decode([record.value for record in run], [record.timestamp for record in run])
         traffic.reasons.update(bad.reason for _, bad in decoded.bad)
         traffic.pieces += [batch for batch, _, _ in in_log_order(decoded.parts)]
     return traffic
-
-
-def _is_packed(record: Any) -> bool:
-    content_type = dict(record.headers or ()).get("content-type") or b""  # a header's value may be null
-    return bool(content_type.partition(b";")[0].strip().lower() == PACKED_CONTENT_TYPE.encode())
 
 
 @dataclass(frozen=True, slots=True)

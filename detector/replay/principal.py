@@ -24,9 +24,9 @@ from detector.core.signals.prada import PRADA, distances_in
 from detector.policy.activity import Activity, Effects, UnjudgedRow
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.sources import LogReader, open_logs
-from detector.sources.merge import Portion, one_after_another
-from detector.sources.merge import merge as by_time
+from detector.replay.judging import portions_of
+from detector.sources import LogReader
+from detector.sources.merge import Portion
 from detector.stream.intake import RecordDecoder
 from detector.stream.source_records import SourceRecord
 
@@ -113,8 +113,7 @@ def queries_in_logs(
     ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
     file is missing or of no known format.
     """
-    logs = open_logs(paths, reading)
-    return _timed(by_time(logs) if reading.merge else one_after_another(logs), progress)
+    return _timed(portions_of(paths, reading), progress)
 
 
 def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iterator[TimedQueries]:

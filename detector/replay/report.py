@@ -135,8 +135,10 @@ class ReplayReport:
     def _add_observation(self, batch: LogBatch, observation: Observation) -> None:
         self._counts["evicted"] += observation.evicted
         self._repaired += observation.repaired
-        for bad in observation.refused:
-            self._refuse(int(batch.log[bad.row]), replace(bad, row=int(batch.row[bad.row])))
+        if observation.refused:
+            log, row = batch.log, batch.row
+            for bad in observation.refused:
+                self._refuse(int(log[bad.row]), replace(bad, row=int(row[bad.row])))
         judged = np.flatnonzero(observation.index >= 0)
         self._counts["queries"] += len(judged)
         self._verdicts.write(observation, judged, self._number(observation, judged), batch.event_ids)

@@ -17,6 +17,7 @@ from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
 from detector.runtime.text import complain
+from detector.stream.source_records import SourceRecord
 
 BOOTSTRAP_MILLISECONDS = 5_000
 REPLY_MILLISECONDS = 10_000
@@ -125,6 +126,12 @@ class Topic:
                 f"the broker does not report the end of {self.name}: {error}; check that it runs"
             ) from error
         return ends
+
+
+def source_record(source: str, record: Any) -> SourceRecord:
+    """Returns a record that kafka-python read from the topic of ``source`` ("queries" or "rekeyed")."""
+    headers = dict(record.headers or ())
+    return SourceRecord(source, record.offset, record.timestamp / 1000, record.key, record.value, headers)
 
 
 def partitions_of(settings: KafkaSettings, name: str) -> int:

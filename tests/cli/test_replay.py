@@ -111,7 +111,7 @@ def test_rows_that_cannot_be_judged_are_counted_against_their_principal_and_accu
     for portion in portions:
         part.add(0, portion)
     judge = Detector(Engine(EngineConfig()), Ledger(Policy()))
-    ((_, judgement),) = judging._judged(judge, [part])
+    ((_, judgement),) = judging._detect(judge, [part])
     assert judgement is not None
     assert [(alert.principal, alert.signal) for alert in judgement.effects.alerts] == [("eve", "unjudged")]
     with ReplayReport(tmp_path, [tmp_path / "log"]) as report:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.files import file_for, given_profiles, reading, reading_bar, write
+from detector.cli.files import file_for, log_reader, reading_bar, write
 from detector.cli.operator import principal_of
 from detector.cli.options import ApiKey, Json, Map, Merge, Profiles, SettingsFile
-from detector.cli.screen import console, note, say_json, table, tell
+from detector.cli.screen import console, print_json, print_note, print_sentence, table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from detector.core.configuration import EngineConfig
+    from detector.core.profile.profile import Profile
     from detector.explain.explanation import Explanation
     from detector.explain.published import PublishedRecords
     from detector.policy.config import Policy
     from detector.replay.principal import TimedQueries
+    from detector.runtime.sections import KafkaSettings
     from detector.sources import LogReader
 
 PAGE = "explanation.html"
@@ -53,77 +55,83 @@ def explain(
     alerts and decisions that the service published.
     """
     from detector.explain.page import page
-    from detector.explain.published import read_queries, read_records, since_cleared
     from detector.explain.tables import as_json
     from detector.runtime.settings import load_settings
-    from detector.stream.detection_config import engine_config, policy_config
+    from detector.stream.detection_config import engine_config, policy_config, read_profiles
 
     logs = [*(log or []), *(files or [])]
     if logs and not log:
         raise typer.BadParameter(f"name {logs[0]} with --log")
     path = None if out is None else file_for(out if out.suffix.lower() in PAGES else out / PAGE)
     loaded = load_settings(settings)
-    given = given_profiles(profile)
+    given = read_profiles(profile or ())
     config = engine_config(loaded)
-    judging = Judging(replace(config, profiles=given) if given else config, policy_config(loaded), bool(given))
+    config = replace(config, profiles=given) if given else config
     name = principal_of(loaded, principal, api_key)
     if logs:
-        explanation = judging.explanation(*_recorded(logs, reading(loaded, map_, merge=merge), name, model))
+        queries, source, published = _recorded(logs, log_reader(loaded, map_, merge=merge), name, model)
     else:
-        queries = read_queries(loaded.kafka, name).of(model)
-        published = read_records(loaded.kafka, queries[0][0].model, name)
-        source = f"the topic {loaded.kafka.topics.queries}"
-        explanation = judging.explanation(since_cleared(queries, published), source, published)
+        queries, source, published = _streamed(loaded.kafka, name, model)
+    if given:
+        _check_fit(queries, given)
+    explanation = _explanation(queries, source, config, policy_config(loaded), published)
     if path is not None:
         write(path, page(explanation).encode("utf-8", "backslashreplace"))
-        note(f"See {path}.")
+        print_note(f"See {path}.")
     if json:
-        say_json(as_json(explanation))
+        print_json(as_json(explanation))
     else:
         show(explanation, console())
 
 
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """How queries are judged. ``must_fit``: profiles were given by option, so every query must match one."""
+def _check_fit(queries: Sequence[TimedQueries], profiles: Sequence[Profile]) -> None:
+    from detector.contracts.errors import ConfigurationError
+    from detector.core.profile.profile import ProfileMatcher
 
-    config: EngineConfig
-    policy: Policy
-    must_fit: bool
-
-    def explanation(
-        self, queries: Sequence[TimedQueries], source: str, published: PublishedRecords | None = None
-    ) -> Explanation:
-        """Returns the explanation of ``queries``. Raises ConfigurationError if one matches no profile, with
-        ``must_fit``."""
-        from detector.contracts.errors import ConfigurationError
-        from detector.core.profile.profile import ProfileMatcher
-        from detector.explain.explanation import explanation_of
-        from detector.explain.published import by_row, differences
-        from detector.explain.words import unseen_values
-        from detector.replay.principal import replay_principal
-
-        batches = [batch for batch, _ in queries]
-        misfits = ProfileMatcher(self.config.profiles).mismatches(batches)
-        if misfits and self.must_fit:
-            raise ConfigurationError(misfits[0].detail)
-        course = replay_principal(queries, self.config, self.policy)
-        notes = unseen_values(batches, self.config)
-        if published is None:
-            return explanation_of(course, self.config, source, notes=notes)
-        notes += differences(published, course, self.config.configuration_hash())
-        return explanation_of(course, self.config, source, records=by_row(published, course), notes=notes)
+    for mismatch in ProfileMatcher(profiles).mismatches([batch for batch, _ in queries])[:1]:
+        raise ConfigurationError(mismatch.detail)
 
 
-def _recorded(paths: Sequence[Path], how: LogReader, name: str, model: str | None) -> tuple[list[TimedQueries], str]:
-    """Returns the principal's queries in files, and the names of the files."""
+def _explanation(
+    queries: Sequence[TimedQueries],
+    source: str,
+    config: EngineConfig,
+    policy: Policy,
+    published: PublishedRecords | None,
+) -> Explanation:
+    from detector.explain.explanation import explanation_of
+    from detector.explain.published import by_row, differences
+    from detector.explain.words import unseen_values
+    from detector.replay.principal import replay_principal
+
+    result = replay_principal(queries, config, policy)
+    notes = unseen_values([batch for batch, _ in queries], config)
+    if published is None:
+        return explanation_of(result, config, source, notes=notes)
+    notes += differences(published, result, config.configuration_hash())
+    return explanation_of(result, config, source, records=by_row(published, result), notes=notes)
+
+
+PrincipalRecords = tuple[list["TimedQueries"], str, "PublishedRecords | None"]
+"""The principal's queries, the name of their source, and the records that the service published."""
+
+
+def _recorded(paths: Sequence[Path], reader: LogReader, name: str, model: str | None) -> PrincipalRecords:
     from detector.replay.principal import queries_in_logs, queries_of
     from detector.sources import files_of
 
     logs = files_of(paths)
     with reading_bar("read", logs) as progress:
-        own = queries_of(name, queries_in_logs(logs, how, progress))
-    return own.of(model), ", ".join(path.name for path in logs)
+        own = queries_of(name, queries_in_logs(logs, reader, progress))
+    return own.of(model), ", ".join(path.name for path in logs), None
+
+
+def _streamed(kafka: KafkaSettings, name: str, model: str | None) -> PrincipalRecords:
+    from detector.explain.published import read_queries, read_records, since_cleared
+
+    queries = read_queries(kafka, name).of(model)
+    published = read_records(kafka, queries[0][0].model, name)
+    return since_cleared(queries, published), f"the topic {kafka.topics.queries}", published
 
 
 def show(explanation: Explanation, screen: Console) -> None:
@@ -132,7 +140,7 @@ def show(explanation: Explanation, screen: Console) -> None:
     from detector.explain.words import basis, verdict
 
     for sentence in (verdict(explanation), *basis(explanation), facts(explanation)):
-        tell(screen, sentence)
+        print_sentence(screen, sentence)
     shown = [events(explanation)]
     if explanation.at_verdict is not None:
         shown.insert(0, contributions(explanation, {*explanation.main_measures, "D"}))

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from detector.cli.screen import console, note
+from detector.cli.screen import console, print_note
 from detector.contracts.errors import ConfigurationError
-from detector.runtime.text import complain
+from detector.runtime.text import print_error
 
 if TYPE_CHECKING:
     from detector.core.calibration.traffic import PlainTraffic
-    from detector.core.profile.profile import Profile
     from detector.runtime.settings import Settings
     from detector.sources import LogReader
 
@@ -45,21 +44,14 @@ _OUTPUTS = {
 }
 
 
-def reading(settings: Settings, given: Sequence[str] | None, *, merge: bool = False) -> LogReader:
+def log_reader(settings: Settings, given: Sequence[str] | None, *, merge: bool = False) -> LogReader:
     """Returns how to read logs, from the settings and ``--map``, which wins. Prints assumptions to standard error.
     Raises ConfigurationError."""
     from detector.sources import LogReader
     from detector.sources.mapping import parse_map, sources_of
 
     sources = sources_of(settings.sources.map, "sources.map") | parse_map(given or ())
-    return LogReader(sources, note, merge=merge)
-
-
-def given_profiles(paths: Sequence[Path] | None) -> tuple[Profile, ...]:
-    """Returns the profiles in the files given by option. Raises ConfigurationError."""
-    from detector.stream.detection_config import read_profiles
-
-    return read_profiles(paths or ())
+    return LogReader(sources, print_note, merge=merge)
 
 
 @contextmanager
@@ -91,10 +83,10 @@ def check_refused(rows: int, reasons: Mapping[str, int]) -> None:
         most = sorted(reasons, key=reasons.__getitem__, reverse=True)[:_SHOWN]
         shares = ", ".join(f"{reasons[reason]} for the reason {reason}" for reason in most)
         advice = next((_ADVICE[reason] for reason in most if reason in _ADVICE), "mend the log")
-        complain(f"{refused} of {rows} rows were refused: {shares}; {advice}")
+        print_error(f"{refused} of {rows} rows were refused: {shares}; {advice}")
         raise typer.Exit(NOTHING if refused == rows else REFUSED)
     if not rows:
-        complain("the logs hold no query")
+        print_error("the logs hold no query")
         raise typer.Exit(NOTHING)
 
 

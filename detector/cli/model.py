@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.cli.files import file_for, write
-from detector.cli.screen import say
+from detector.cli.screen import print_lines
 from detector.contracts.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def export(
     file_for(out)
     found = _from_file(Path(source)) if Path(source).exists() or ":" not in source else _imported(source)
     write(out, to_json(found).encode())
-    say(f"{out}: {_described(found)}")
+    print_lines(f"{out}: {_described(found)}")
 
 
 def _imported(source: str) -> OwnerModel:

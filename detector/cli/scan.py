@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.files import bar, check_refused, describe_form, folder_for, reading, reading_bar, write
+from detector.cli.files import bar, check_refused, describe_form, folder_for, log_reader, reading_bar, write
 from detector.cli.options import LOGS, Json, Map, OutputKind, SettingsFile
-from detector.cli.screen import note, say, say_json
+from detector.cli.screen import print_json, print_lines, print_note
 from detector.contracts.principals import EVERYONE
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def scan(
 
     folder_for(out)
     loaded, logs = load_settings(settings), files_of(files)
-    how = reading(loaded, map_)
+    how = log_reader(loaded, map_)
     with reading_bar("rows", logs) as progress:
         log = read(logs, progress, how)
     if not log.sieve.pieces:
@@ -58,11 +58,13 @@ def scan(
     write(out / RECORD, f"{dumps(content, indent=1)}\n".encode())
     write(out / PAGE, page(report).encode("utf-8", "backslashreplace"))
     if json:
-        say_json(content)
+        print_json(content)
     else:
-        say(*_describe(report))
-        say(*(f"{'profile':<12}{out / name}, from the accounts that do not stand out" for name in names.values()))
-    note(f"See {out / PAGE}.")
+        print_lines(*_describe(report))
+        print_lines(
+            *(f"{'profile':<12}{out / name}, from the accounts that do not stand out" for name in names.values())
+        )
+    print_note(f"See {out / PAGE}.")
     check_refused(log.rows, log.refused)
 
 

@@ -67,14 +67,14 @@ class HonestTraffic:
 
 
 def read_files(
-    paths: Sequence[Path], progress: Callable[[int], None], reading: LogReader | None = None
+    paths: Sequence[Path], progress: Callable[[int], None], reader: LogReader | None = None
 ) -> HonestTraffic:
-    """Returns the honest queries in ``paths`` (files, folders of parts or patterns), read by ``reading``. ``progress``
+    """Returns the honest queries in ``paths`` (files, folders of parts or patterns), read by ``reader``. ``progress``
     is called with the number of rows read since. Raises ConfigurationError."""
-    traffic, reading = HonestTraffic(), reading or LogReader()
+    traffic, reader = HonestTraffic(), reader or LogReader()
     for path in files_of(paths):
         honest = honest_rows(path)
-        for portion in format_of(path).read(path, reading):
+        for portion in format_of(path).read(path, reader):
             traffic.reasons.update(bad.reason for bad in portion.bad_rows)
             batch = portion.batch
             if batch is not None and honest is not None:
@@ -114,7 +114,7 @@ def read_topic(settings: KafkaSettings, since: float) -> HonestTraffic:
 @dataclass(frozen=True, slots=True)
 class CalibrationOptions:
     """The options of ``calibrate``. ``leave_out``: names of accounts to exclude. ``outputs``: kind of outputs by model,
-    ``*`` for all other models; inferred by default. ``reading``: how to read ``validation``."""
+    ``*`` for all other models; inferred by default. ``reader``: how to read ``validation``."""
 
     budget: float
     model: str | None = None
@@ -123,7 +123,7 @@ class CalibrationOptions:
     owner_model: Path | None = None
     leave_out: Collection[str] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
-    reading: LogReader = field(default_factory=LogReader)
+    reader: LogReader = field(default_factory=LogReader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ def _validation(request: CalibrationOptions, honest: PlainTraffic) -> Validation
     path = request.validation
     if path is None:
         return None
-    rows = [portion.batch for portion in format_of(path).read(path, request.reading) if portion.batch is not None]
+    rows = [portion.batch for portion in format_of(path).read(path, request.reader) if portion.batch is not None]
     pieces, dimension = [honest.form.plain(own) for own in rows if honest.form.accepts(own)], honest.pieces[0].dimension
     if not pieces or {own.dimension for own in pieces} != {dimension}:
         found = sorted({own.dimension for own in rows})

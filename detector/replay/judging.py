@@ -85,29 +85,29 @@ def judge_logs(
     *,
     engine_config: EngineConfig,
     policy: Policy,
-    reading: LogReader | None = None,
+    reader: LogReader | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
 ) -> Iterator[tuple[LogBatch, DetectionResult | None]]:
     """Yields the queries in ``paths`` by micro-batches, with the results of engine and policy; None for a batch that
     has neither queries nor a principal with unreadable ones.
 
-    ``reading`` tells how to read the files, by default in the order given. Policy time is the running maximum of
+    ``reader`` tells how to read the files, by default in the order given. Policy time is the running maximum of
     ``occurred_at``, capped at ``not_after``, seconds UTC. Raises ConfigurationError, at once if a file is missing or
     has no known format. Also raises it, if ``must_fit`` has profiles, for a query of another model or version, or if
     none of the first queries has the form of a profile.
     """
     engine = Engine(engine_config)
     detector = Detector(engine, Ledger(policy, engine.configuration_hash()))
-    batches = _micro_batches(portions_of(paths, reading or LogReader()))
+    batches = _micro_batches(portions_of(paths, reader or LogReader()))
     return _detect(detector, _check_fit(batches, ProfileMatcher(must_fit)) if must_fit else batches, not_after)
 
 
-def portions_of(paths: Sequence[Path], reading: LogReader) -> Iterator[Portion]:
-    """Returns the portions of the logs in ``paths``, in order of time if ``reading`` merges. Raises
+def portions_of(paths: Sequence[Path], reader: LogReader) -> Iterator[Portion]:
+    """Returns the portions of the logs in ``paths``, in order of time if ``reader`` merges. Raises
     ConfigurationError, at once if a file is missing or has no known format."""
-    logs = open_logs(paths, reading)
-    return by_time(logs) if reading.merge else one_after_another(logs)
+    logs = open_logs(paths, reader)
+    return by_time(logs) if reader.merge else one_after_another(logs)
 
 
 def _micro_batches(portions: Iterable[Portion]) -> Iterator[LogBatch]:

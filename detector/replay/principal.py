@@ -106,14 +106,14 @@ class PrincipalReplay:
 
 
 def queries_in_logs(
-    paths: Sequence[Path], reading: LogReader, progress: Callable[[int], None]
+    paths: Sequence[Path], reader: LogReader, progress: Callable[[int], None]
 ) -> Iterator[TimedQueries]:
-    """Yields the good rows of files as ``reading`` says, with the times of ``replay``.
+    """Yields the good rows of files as ``reader`` says, with the times of ``replay``.
 
     ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
     file is missing or of no known format.
     """
-    return _timed(portions_of(paths, reading), progress)
+    return _timed(portions_of(paths, reader), progress)
 
 
 def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iterator[TimedQueries]:

@@ -129,12 +129,12 @@ class ScanReport:
     passed_over: list[str] = field(default_factory=list)
 
 
-def read(paths: Sequence[Path], progress: Progress, reading: LogReader) -> ScanInput:
-    """Returns the queries in ``paths`` (files, folders of parts or patterns), read by ``reading``. Ignores the labels
+def read(paths: Sequence[Path], progress: Progress, reader: LogReader) -> ScanInput:
+    """Returns the queries in ``paths`` (files, folders of parts or patterns), read by ``reader``. Ignores the labels
     of lab logs. ``progress`` is called with the number of rows read since. Raises ConfigurationError."""
     log = ScanInput(Sieve(), Counter(), [])
     for path in files_of(paths):
-        for portion in format_of(path).read(path, reading):
+        for portion in format_of(path).read(path, reader):
             log.refused.update(bad.reason for bad in portion.bad_rows)
             if portion.batch is not None and len(portion.batch):
                 log.sieve.put(portion.batch)

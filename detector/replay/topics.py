@@ -16,7 +16,7 @@ from detector.contracts.findings import Alert, Audit, Decision, Score
 from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
-from detector.runtime.text import complain
+from detector.runtime.text import print_error
 from detector.stream.source_records import SourceRecord
 
 BOOTSTRAP_MILLISECONDS = 5_000
@@ -262,5 +262,5 @@ def _readable(kind: type[R], record: Any) -> R | None:
         return decode(kind, record.value)
     except InvalidRecord as error:
         where = f"{record.topic}, partition {record.partition}, offset {record.offset}"
-        complain(f"skipped a record that cannot be read ({where}): {error}")
+        print_error(f"skipped a record that cannot be read ({where}): {error}")
         return None

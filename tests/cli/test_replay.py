@@ -52,7 +52,7 @@ def traffic() -> QueryBatch:
 
 
 def _replay(out: Path, *paths: Path, merge: bool = False, config: EngineConfig = COMPATIBLE) -> dict[str, Any]:
-    return replay(paths, out, engine_config=config, policy=Policy(), reading=LogReader(merge=merge))
+    return replay(paths, out, engine_config=config, policy=Policy(), reader=LogReader(merge=merge))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ def explain(
     path = None if out is None else file_for(out if out.suffix.lower() in PAGES else out / PAGE)
     loaded = load_settings(settings)
     given = read_profiles(profile or ())
-    config = engine_config(loaded)
+    config, policy = engine_config(loaded), policy_config(loaded)
     config = replace(config, profiles=given) if given else config
     name = principal_of(loaded, principal, api_key)
     if logs:
@@ -74,7 +74,7 @@ def explain(
         queries, source, published = _streamed(loaded.kafka, name, model)
     if given:
         _check_fit(queries, given)
-    explanation = _explanation(queries, source, config, policy_config(loaded), published)
+    explanation = _explanation(queries, source, config, policy, published)
     if path is not None:
         write(path, page(explanation).encode("utf-8", "backslashreplace"))
         print_note(f"See {path}.")

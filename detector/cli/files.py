@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,14 +54,12 @@ def log_reader(settings: Settings, given: Sequence[str] | None, *, merge: bool =
     return LogReader(sources, print_note, merge=merge)
 
 
-@contextmanager
-def reading_bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], None]]:
+def reading_bar(what: str, files: Sequence[Path]) -> AbstractContextManager[Callable[[int], None]]:
     """Shows progress over the rows, good and bad, in ``files``; their number is an estimate for compressed ones. See
     ``bar``. Raises ConfigurationError."""
     from detector.sources import files_of, format_of
 
-    with bar(what, sum(format_of(path).rows(path) for path in files_of(files))) as progress:
-        yield progress
+    return bar(what, sum(format_of(path).rows(path) for path in files_of(files)))
 
 
 @contextmanager

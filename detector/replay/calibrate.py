@@ -10,7 +10,7 @@ from hashlib import blake2b, file_digest
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +122,7 @@ class CalibrationOptions:
     validation: Path | None = None
     owner_model: Path | None = None
     leave_out: Collection[str] = ()
-    outputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, Outputs] = field(default_factory=dict)
     reader: LogReader = field(default_factory=LogReader)
 
 
@@ -143,7 +143,7 @@ def make_profile(
     pieces = of_one_version(traffic.pieces, request.model, request.model_version)
     model = _owner_model(request.owner_model)
     outputs = request.outputs.get(pieces[0].model, request.outputs.get(EVERYONE))
-    plain = plain_traffic(pieces, cast("Outputs | None", outputs), None if model is None else model.features.names)
+    plain = plain_traffic(pieces, outputs, None if model is None else model.features.names)
     accounts = accounts_of(plain.pieces)
     owned = OwnerInputs(model, _validation(request, plain))
     screened = calibrate_screened(accounts, request.budget, request.leave_out, progress, owned)

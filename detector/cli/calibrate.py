@@ -76,14 +76,14 @@ def calibrate(
         raise typer.BadParameter("name honest logs with --honest, or a time with --since, and not both")
     file_for(out)
     loaded = load_settings(settings)
-    how = log_reader(loaded, map_)
+    reader = log_reader(loaded, map_)
     if since is None:
         with reading_bar("rows", logs) as progress:
-            traffic = read_files(logs, progress, how)
+            traffic = read_files(logs, progress, reader)
     else:
         traffic = read_topic(loaded.kafka, time.time() - seconds(since))
     kinds = {EVERYONE: outputs} if outputs else loaded.detection.outputs
-    options = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), kinds, how)
+    options = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), kinds, reader)
     with bar("accounts", traffic.accounts) as progress:
         result = make_profile(traffic, options, progress)
     write(out, result.profile.to_bytes())

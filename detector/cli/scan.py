@@ -46,9 +46,9 @@ def scan(
 
     folder_for(out)
     loaded, logs = load_settings(settings), files_of(files)
-    how = log_reader(loaded, map_)
+    reader = log_reader(loaded, map_)
     with reading_bar("rows", logs) as progress:
-        log = read(logs, progress, how)
+        log = read(logs, progress, reader)
     if not log.sieve.pieces:
         check_refused(log.rows, log.refused)
     kinds = {EVERYONE: outputs} if outputs else loaded.detection.outputs
@@ -87,17 +87,17 @@ def _describe(report: ScanReport) -> Iterator[str]:
 def _ranked(version: ScannedVersion) -> Iterator[str]:
     from detector.explain.scan_report import look_at, reasons, sentence
 
-    found = version.scan
-    out = [own for own in found.accounts if own.stands_out]
-    shown = (out if found.enough else found.accounts)[:_SHOWN]
-    for place, own in enumerate(shown, 1):
-        yield f"{place:>3}. {own.name}: {sentence(own)}"
+    result = version.scan
+    out = [own for own in result.accounts if own.stands_out]
+    shown = (out if result.enough else result.accounts)[:_SHOWN]
+    for rank, own in enumerate(shown, 1):
+        yield f"{rank:>3}. {own.name}: {sentence(own)}"
         yield from (f"     {reason}" for reason in reasons(own))
         yield from (f"     to look at: {advice}" for advice in look_at(own) if own.stands_out)
     if len(out) > _SHOWN:
         yield f"     and {len(out) - _SHOWN} more"
-    if not out and found.enough:
-        first = found.accounts[0]
+    if not out and result.enough:
+        first = result.accounts[0]
         yield f"     No account stands out. The closest to the line is {first.name}: {sentence(first)}"
 
 

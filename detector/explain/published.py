@@ -13,7 +13,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Score
 from detector.contracts.topics import partition_of
 from detector.replay.principal import (
-    OwnQueries,
+    PrincipalQueries,
     PrincipalReplay,
     TimedQueries,
     queries_after,
@@ -40,7 +40,7 @@ class PublishedRecords:
         return max(clears, default=-np.inf)
 
 
-def read_queries(kafka: KafkaSettings, principal: str) -> OwnQueries:
+def read_queries(kafka: KafkaSettings, principal: str) -> PrincipalQueries:
     """Returns the principal's queries that the topics still hold, from their own partition. Raises BrokerError."""
     topics = kafka.topics
     with Topic(kafka, topics.queries, principal) as queries, Topic(kafka, topics.rekeyed, principal) as rekeyed:

@@ -40,7 +40,7 @@ _CLOSE_NAMES = 5
 
 
 @dataclass(slots=True)
-class OwnQueries:
+class PrincipalQueries:
     """The queries of ``principal`` in a stream, by model, in order; ``names`` are those of all principals in it."""
 
     principal: str
@@ -142,9 +142,9 @@ def queries_in_partition(
             yield piece, decoded.times[end - len(piece) : end]
 
 
-def queries_of(principal: str, stream: Iterable[TimedQueries]) -> OwnQueries:
+def queries_of(principal: str, stream: Iterable[TimedQueries]) -> PrincipalQueries:
     """Returns the queries of ``principal`` in ``stream``."""
-    own = OwnQueries(principal)
+    own = PrincipalQueries(principal)
     for batch, times in stream:
         own.names.update(batch.principals)
         at = [number for number, name in enumerate(batch.principals) if name == principal]
@@ -154,9 +154,9 @@ def queries_of(principal: str, stream: Iterable[TimedQueries]) -> OwnQueries:
     return own
 
 
-def queries_after(queries: Sequence[TimedQueries], moment: float) -> list[TimedQueries]:
-    """Returns the ``queries`` that came after the time ``moment``."""
-    kept = ((batch, times, np.flatnonzero(times > moment)) for batch, times in queries)
+def queries_after(queries: Sequence[TimedQueries], time: float) -> list[TimedQueries]:
+    """Returns the ``queries`` that came after ``time``, seconds UTC."""
+    kept = ((batch, times, np.flatnonzero(times > time)) for batch, times in queries)
     return [(take(batch, rows), times[rows]) for batch, times, rows in kept if len(rows)]
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.cli.files import bar, check_refused, describe_form, file_for, log_reader, reading_bar, write
-from detector.cli.operator import seconds
 from detector.cli.options import Json, Map, OutputKind, SettingsFile
 from detector.cli.screen import print_json, print_lines
 from detector.contracts.principals import EVERYONE
@@ -81,6 +80,8 @@ def calibrate(
         with reading_bar("rows", logs) as progress:
             traffic = read_files(logs, progress, reader)
     else:
+        from detector.cli.operator import seconds
+
         traffic = read_topic(loaded.kafka, time.time() - seconds(since))
     kinds = {EVERYONE: outputs} if outputs else loaded.detection.outputs
     options = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), kinds, reader)

@@ -22,7 +22,6 @@ from detector.cli.operator import (
 from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
 from detector.cli.screen import flush, print_json, print_lines
 from detector.contracts.findings import Command, Decision, Score
-from detector.core.exposure import EXPOSURES
 from detector.replay.topics import Key, Topic, newest, read_alerts, read_decisions, read_scores, readable_alerts
 from detector.runtime.settings import load_settings
 from detector.runtime.text import printable, rfc3339
@@ -166,6 +165,8 @@ def _answered_line(score: Score) -> list[str]:
 
 def _statistic(name: str, statistic: float, form: str) -> str:
     """Returns a signal's statistic for people; that of a meter of exposure with its unit."""
+    from detector.core.exposure import EXPOSURES
+
     return f"{statistic:.1f}% exposed" if name in EXPOSURES else format(statistic, form)
 
 
@@ -191,6 +192,8 @@ def _lines(score: Score, decision: Decision | None) -> list[str]:
 def _matters(score: Score) -> list[dict[str, Any]]:
     """Returns the three strongest signals: with a profile the measures with the largest deviations, else the first
     signals with a value: ``prada``, then the meters of exposure."""
+    from detector.core.exposure import EXPOSURES
+
     measures = {
         name.removeprefix(_MEASURE): value for name, value in score.signals.items() if name.startswith(_MEASURE)
     }

@@ -52,8 +52,9 @@ def replay(  # noqa: PLR0913 - one keyword for each option of the command
     ``alerts`` counts the revisions of one alert once. ``progress`` is called with the number of rows, good or bad,
     processed since. Raises ConfigurationError, also if ``must_fit`` has profiles and a query matches none of them.
     """
-    options: dict[str, Any] = {"reader": reader, "must_fit": must_fit, "not_after": not_after}
-    batches = judge_logs(paths, engine_config=engine_config, policy=policy, **options)
+    batches = judge_logs(
+        paths, engine_config=engine_config, policy=policy, reader=reader, must_fit=must_fit, not_after=not_after
+    )
     out.mkdir(parents=True, exist_ok=True)
     with ReplayReport(out, paths) as report:
         for batch, judgement in batches:

@@ -136,20 +136,20 @@ class CalibrationResult:
 
 
 def make_profile(
-    traffic: HonestTraffic, request: CalibrationOptions, progress: Callable[[int], None] | None = None
+    traffic: HonestTraffic, options: CalibrationOptions, progress: Callable[[int], None] | None = None
 ) -> CalibrationResult:
     """Returns a profile from honest ``traffic``. ``progress`` is called with the number of accounts replayed since.
     Raises ConfigurationError."""
-    pieces = of_one_version(traffic.pieces, request.model, request.model_version)
-    model = _owner_model(request.owner_model)
-    outputs = request.outputs.get(pieces[0].model, request.outputs.get(EVERYONE))
+    pieces = of_one_version(traffic.pieces, options.model, options.model_version)
+    model = _owner_model(options.owner_model)
+    outputs = options.outputs.get(pieces[0].model, options.outputs.get(EVERYONE))
     plain = plain_traffic(pieces, outputs, None if model is None else model.features.names)
     accounts = accounts_of(plain.pieces)
-    owned = OwnerInputs(model, _validation(request, plain))
-    screened = calibrate_screened(accounts, request.budget, request.leave_out, progress, owned)
-    given = [path for path in (request.validation, request.owner_model) if path is not None]
+    owned = OwnerInputs(model, _validation(options, plain))
+    screened = calibrate_screened(accounts, options.budget, options.leave_out, progress, owned)
+    given = [path for path in (options.validation, options.owner_model) if path is not None]
     digests = [*traffic.digests, *map(digest_of, given)]
-    profile = plain.profile(with_provenance(screened, request.budget, digests))
+    profile = plain.profile(with_provenance(screened, options.budget, digests))
     return CalibrationResult(profile, screened, plain)
 
 
@@ -195,12 +195,12 @@ def _owner_model(path: Path | None) -> Any:
         raise ConfigurationError(f"--model: {path}: {error}") from error
 
 
-def _validation(request: CalibrationOptions, honest: PlainTraffic) -> Validation | None:
+def _validation(options: CalibrationOptions, honest: PlainTraffic) -> Validation | None:
     """Returns the validation set, or None if no log is given. Keeps random rows of a log that is too long."""
-    path = request.validation
+    path = options.validation
     if path is None:
         return None
-    rows = [portion.batch for portion in format_of(path).read(path, request.reader) if portion.batch is not None]
+    rows = [portion.batch for portion in format_of(path).read(path, options.reader) if portion.batch is not None]
     pieces, dimension = [honest.form.plain(own) for own in rows if honest.form.accepts(own)], honest.pieces[0].dimension
     if not pieces or {own.dimension for own in pieces} != {dimension}:
         found = sorted({own.dimension for own in rows})

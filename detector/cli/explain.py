@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from detector.core.configuration import EngineConfig
-    from detector.core.profile.profile import Profile
     from detector.explain.explanation import Explanation
     from detector.explain.published import PublishedRecords
     from detector.policy.config import Policy
     from detector.replay.principal import TimedQueries
-    from detector.runtime.sections import KafkaSettings
     from detector.sources import LogReader
 
 PAGE = "explanation.html"
@@ -55,6 +53,7 @@ def explain(
     alerts and decisions that the service published.
     """
     from detector.explain.page import page
+    from detector.explain.published import read_queries, read_records, since_cleared
     from detector.explain.tables import as_json
     from detector.runtime.settings import load_settings
     from detector.stream.detection_config import engine_config, policy_config, read_profiles
@@ -67,14 +66,14 @@ def explain(
     given = read_profiles(profile or ())
     config, policy = engine_config(loaded), policy_config(loaded)
     config = replace(config, profiles=given) if given else config
-    name = principal_of(loaded, principal, api_key)
+    name, published = principal_of(loaded, principal, api_key), None
     if logs:
-        queries, source, published = _recorded(logs, log_reader(loaded, map_, merge=merge), name, model)
+        queries, source = _recorded(logs, log_reader(loaded, map_, merge=merge), name, model)
     else:
-        queries, source, published = _streamed(loaded.kafka, name, model)
-    if given:
-        _check_fit(queries, given)
-    explanation = _explanation(queries, source, config, policy, published)
+        queries, source = read_queries(loaded.kafka, name).of(model), f"the topic {loaded.kafka.topics.queries}"
+        published = read_records(loaded.kafka, queries[0][0].model, name)
+        queries = since_cleared(queries, published)
+    explanation = _explanation(queries, source, config, policy, published, must_match=bool(given))
     if path is not None:
         write(path, page(explanation).encode("utf-8", "backslashreplace"))
         print_note(f"See {path}.")
@@ -84,54 +83,44 @@ def explain(
         show(explanation, console())
 
 
-def _check_fit(queries: Sequence[TimedQueries], profiles: Sequence[Profile]) -> None:
-    from detector.contracts.errors import ConfigurationError
-    from detector.core.profile.profile import ProfileMatcher
-
-    for mismatch in ProfileMatcher(profiles).mismatches([batch for batch, _ in queries])[:1]:
-        raise ConfigurationError(mismatch.detail)
-
-
 def _explanation(
     queries: Sequence[TimedQueries],
     source: str,
     config: EngineConfig,
     policy: Policy,
     published: PublishedRecords | None,
+    *,
+    must_match: bool,
 ) -> Explanation:
+    """Returns the explanation of ``queries``. ``must_match``: profiles were given by option, so every query must match
+    one. Raises ConfigurationError."""
+    from detector.contracts.errors import ConfigurationError
+    from detector.core.profile.profile import ProfileMatcher
     from detector.explain.explanation import explanation_of
     from detector.explain.published import by_row, differences
     from detector.explain.words import unseen_values
     from detector.replay.principal import replay_principal
 
-    result = replay_principal(queries, config, policy)
-    notes = unseen_values([batch for batch, _ in queries], config)
+    batches = [batch for batch, _ in queries]
+    if must_match and (mismatches := ProfileMatcher(config.profiles).mismatches(batches)):
+        raise ConfigurationError(mismatches[0].detail)
+    replay = replay_principal(queries, config, policy)
+    notes = unseen_values(batches, config)
     if published is None:
-        return explanation_of(result, config, source, notes=notes)
-    notes += differences(published, result, config.configuration_hash())
-    return explanation_of(result, config, source, records=by_row(published, result), notes=notes)
+        return explanation_of(replay, config, source, notes=notes)
+    notes += differences(published, replay, config.configuration_hash())
+    return explanation_of(replay, config, source, records=by_row(published, replay), notes=notes)
 
 
-PrincipalRecords = tuple[list["TimedQueries"], str, "PublishedRecords | None"]
-"""The principal's queries, the name of their source, and the records that the service published."""
-
-
-def _recorded(paths: Sequence[Path], reader: LogReader, name: str, model: str | None) -> PrincipalRecords:
+def _recorded(paths: Sequence[Path], reader: LogReader, name: str, model: str | None) -> tuple[list[TimedQueries], str]:
+    """Returns the principal's queries in files, and the names of the files."""
     from detector.replay.principal import queries_in_logs, queries_of
     from detector.sources import files_of
 
     logs = files_of(paths)
     with reading_bar("read", logs) as progress:
         own = queries_of(name, queries_in_logs(logs, reader, progress))
-    return own.of(model), ", ".join(path.name for path in logs), None
-
-
-def _streamed(kafka: KafkaSettings, name: str, model: str | None) -> PrincipalRecords:
-    from detector.explain.published import read_queries, read_records, since_cleared
-
-    queries = read_queries(kafka, name).of(model)
-    published = read_records(kafka, queries[0][0].model, name)
-    return since_cleared(queries, published), f"the topic {kafka.topics.queries}", published
+    return own.of(model), ", ".join(path.name for path in logs)
 
 
 def show(explanation: Explanation, screen: Console) -> None:

@@ -58,7 +58,7 @@ class Spy:
             source = rows.batches[int(rows.batch[row])]
             principals = source.principals[source.principal_index[rows.batch_row[row]]]
             step = own.step[row].tobytes() if len(own.step) else b""
-            found = (own.grown[row], own.joined[row], own.distance[row], step, own.said[row].tobytes())
+            found = (own.grown[row], own.joined[row], own.distance[row], step, own.answer[row].tobytes())
             label = int(rows.pool_label[rows.pool[row]])
             query = Query(label, rows.features[row].copy(), rows.said[row], found)
             self.seen[principals, int(rows.index[row])] = query

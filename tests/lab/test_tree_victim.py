@@ -24,7 +24,7 @@ def test_whole_inputs_get_the_leaf_and_the_probabilities_that_scikit_learn_gives
     answers = tree.answer(split.test.features)
     np.testing.assert_allclose(answers.probabilities, model.predict_proba(split.test.features))
     np.testing.assert_array_equal(answers.leaf, model.apply(split.test.features))
-    np.testing.assert_array_equal(answers.asked, -1)
+    np.testing.assert_array_equal(answers.missing_feature, -1)
     assert tree.leaves == 12
 
 
@@ -37,10 +37,10 @@ def test_an_input_with_a_gap_ends_where_the_tree_asks_for_it_and_reaches_its_lea
     leaves = tree.answer(whole).leaf
     for _ in range(12):
         answers = tree.answer(given)
-        assert answers.asked is not None
-        assert np.isnan(given[rows, answers.asked][answers.asked >= 0]).all()
-        missing = answers.asked >= 0
-        given[rows[missing], answers.asked[missing]] = whole[rows[missing], answers.asked[missing]]
+        assert answers.missing_feature is not None
+        assert np.isnan(given[rows, answers.missing_feature][answers.missing_feature >= 0]).all()
+        missing = answers.missing_feature >= 0
+        given[rows[missing], answers.missing_feature[missing]] = whole[rows[missing], answers.missing_feature[missing]]
     np.testing.assert_array_equal(answers.leaf, leaves)
     assert np.isnan(given).any(axis=1).all()
 

@@ -127,7 +127,7 @@ def test_a_label_only_api_says_which_class_and_not_which_node(trained: dict[str,
     silent = LabelOnly(victim)
     said = silent.answer(rows)
     assert silent.output_kind == "label"
-    assert said.leaf is None and said.asked is None
+    assert said.leaf is None and said.missing_feature is None
     np.testing.assert_array_equal(said.labels, victim.answer(rows).labels)
     np.testing.assert_array_equal(np.sort(said.probabilities, axis=1)[:, -2:], [[0, 1]] * len(rows))
     np.testing.assert_array_equal(silent.probabilities(rows), victim.probabilities(rows))

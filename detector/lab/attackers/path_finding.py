@@ -283,7 +283,7 @@ class TopDown(Dialogue):
 
     def observe(self, features: Inputs, answers: Answers) -> None:
         """Raises LabError for an API that does not return which feature it misses."""
-        if answers.asked is None:
+        if answers.missing_feature is None:
             raise LabError("path finding top-down needs an API that says which feature it misses; use bottom-up")
         super().observe(features, answers)
 
@@ -323,8 +323,8 @@ def _parts(line: Marks, categorical: bool) -> list[tuple[float, Values]]:
 
 
 def _answered(nodes: list[ReachedNode], answers: Answers) -> list[ReachedNode]:
-    assert answers.asked is not None
+    assert answers.missing_feature is not None
     return [
         replace(node, region=replace(node.region, answer=answer), missing=missing)
-        for node, answer, missing in zip(nodes, answers.probabilities, answers.asked.tolist(), strict=True)
+        for node, answer, missing in zip(nodes, answers.probabilities, answers.missing_feature.tolist(), strict=True)
     ]

@@ -76,7 +76,7 @@ class TreeVictim:
 
     An input goes down to its leaf, or to the first node that tests a feature which is NaN, as in BigML's API (Tramèr et
     al. 2016). It is answered with that node's class shares, its number in ``Answers.leaf``, and the missing feature, or
-    -1, in ``Answers.asked``.
+    -1, in ``Answers.missing_feature``.
     """
 
     output_kind: OutputKind = "probabilities"

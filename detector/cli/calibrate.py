@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.cli.files import bar, check_refused, describe_form, file_for, reading, reading_bar, write
-from detector.cli.operator import seconds
+from detector.cli.files import bar, check_refused, describe_form, file_for, log_reader, reading_bar, write
 from detector.cli.options import Json, Map, OutputKind, SettingsFile
-from detector.cli.screen import say, say_json
+from detector.cli.screen import print_json, print_lines
 from detector.contracts.principals import EVERYONE
 from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
 from detector.core.calibration.crossfit import FEWEST_QUERIES
@@ -76,21 +75,23 @@ def calibrate(
         raise typer.BadParameter("name honest logs with --honest, or a time with --since, and not both")
     file_for(out)
     loaded = load_settings(settings)
-    how = reading(loaded, map_)
+    reader = log_reader(loaded, map_)
     if since is None:
         with reading_bar("rows", logs) as progress:
-            traffic = read_files(logs, progress, how)
+            traffic = read_files(logs, progress, reader)
     else:
+        from detector.cli.operator import seconds
+
         traffic = read_topic(loaded.kafka, time.time() - seconds(since))
     kinds = {EVERYONE: outputs} if outputs else loaded.detection.outputs
-    options = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), kinds, how)
+    options = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), kinds, reader)
     with bar("accounts", traffic.accounts) as progress:
         result = make_profile(traffic, options, progress)
     write(out, result.profile.to_bytes())
     if json:
-        say_json({"out": str(out)} | _as_json(result, traffic, budget))
+        print_json({"out": str(out)} | _as_json(result, traffic, budget))
     else:
-        say(*describe(result, traffic, budget), f"{'profile':<12}{out}, {result.profile.hash}")
+        print_lines(*describe(result, traffic, budget), f"{'profile':<12}{out}, {result.profile.hash}")
     check_refused(traffic.rows, traffic.reasons + Counter(dimension=result.traffic.left_out))
 
 
@@ -98,7 +99,7 @@ def describe(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
     """Yields the outcome as lines of text."""
     screened, profile = result.screened, result.profile
     calibration, achieved = screened.calibration, screened.achieved
-    least, most = calibration.moves
+    least, most = calibration.threshold_range
     skipped = [f"{traffic.dishonest} rows labelled as a thief's"] if traffic.dishonest else []
     skipped += [f"{traffic.refused} rows rejected"] if traffic.refused else []
     left_out = f"; left out: {', '.join(skipped)}" if skipped else ""
@@ -139,7 +140,7 @@ def _as_json(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
                 "account": own.name,
                 "largest": own.largest,
                 "allowed": own.allowed,
-                "added": dict(own.added),
+                "added": dict(own.contributions),
                 "suspect": own.suspect,
                 "excused": list(own.excused),
             }
@@ -151,13 +152,13 @@ def _as_json(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
 
 def _describe_outlier(outlier: Outlier) -> Iterator[str]:
     """Yields lines on an account that stands out, and the cost of keeping or excluding it."""
-    added = ", ".join(f"{name} {value:.1f}" for name, value in outlier.added[:_SHOWN])
+    added = ", ".join(f"{name} {value:.1f}" for name, value in outlier.contributions[:_SHOWN])
     odd = f"; extreme in {' and '.join(outlier.families)}, like a thief" if outlier.suspect else ""
     yield (
         f"{'stands out':<12}{outlier.name}: {outlier.largest:.1f} where the others allow {outlier.allowed:.1f} "
         f"({added}){odd}"
     )
-    yield f"{'':<12}if kept, it excuses any account as extreme in {outlier.added[0][0]}, including a thief"
+    yield f"{'':<12}if kept, it excuses any account as extreme in {outlier.contributions[0][0]}, including a thief"
     names, rest = outlier.excused[:_SHOWN], len(outlier.excused) - _SHOWN
     more = f" and {rest} more" if rest > 0 else ""
     others = f", and with them {', '.join(names)}{more}" if names else ""

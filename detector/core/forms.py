@@ -190,6 +190,12 @@ def names_of(batch: QueryBatch) -> tuple[str, ...]:
     return tuple(map(str, range(1, batch.dimension + 1))) if batch.feature_names is None else batch.feature_names
 
 
+def listed(names: Sequence[str], most: int) -> str:
+    """Returns the first ``most`` of ``names``, and how many there are more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def number_of(text: str) -> float:
     """Returns the number in ``text``, or NaN if it is not a number that is finite as float32."""
     try:

@@ -31,17 +31,17 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     spread = _spread(values)
     linked = [deviations(sums_at(own, VOLUMES), VOLUMES[len(own) >= VOLUMES], spread) for own in values]
     exemplars = np.array([own.max(axis=0, initial=0.0) for own in linked])
-    jury = calibration.jury
-    scores = [own[rows] for own, rows in zip(jury.scores, first, strict=True)]
+    comparison = calibration.comparison
+    scores = [own[rows] for own, rows in zip(comparison.scores, first, strict=True)]
     reached = np.full((len(VOLUMES), len(ordered)), np.nan)
     for at, own in enumerate(scores):
         due = VOLUMES[len(own) >= VOLUMES]
         if not len(due):
             continue
         by_links = unexplained(linked[at], np.delete(exemplars, at, axis=0))[0]
-        total = jury.course(own[due - 1], {at}) + by_links
+        total = comparison.course(own[due - 1], {at}) + by_links
         for start in range(_WINDOW, len(own) - _WINDOW + 1, _WINDOW):
-            total = np.maximum(total, jury.course(own[start + due - 1], {at}))
+            total = np.maximum(total, comparison.course(own[start + due - 1], {at}))
         reached[: len(due), at] = np.maximum.accumulate(total)
     early = _early(scores, linked)
     by_early = np.full(early.shape[:2], np.nan)

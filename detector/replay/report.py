@@ -20,7 +20,7 @@ from detector.core.engine import EngineConfig, Observation
 from detector.core.profile.profile import Profile
 from detector.policy.config import Policy
 from detector.replay.groups import group_record
-from detector.replay.judging import Judged, LogBatch, counts_before, judge_logs
+from detector.replay.judging import LogBatch, ReplayResult, counts_before, judge_logs
 from detector.sources import LogReader
 
 COUNTED_FROM = 0
@@ -34,14 +34,14 @@ def replay(  # noqa: PLR0913 - one keyword for each option of the command
     *,
     engine_config: EngineConfig,
     policy: Policy,
-    reading: LogReader | None = None,
+    reader: LogReader | None = None,
     progress: Callable[[int], None] | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
 ) -> dict[str, Any]:
     """Judges the queries in ``paths``, writes the results to the folder ``out``, and returns the summary.
 
-    ``reading`` tells how to read the files, by default in the order given. Policy time is the running maximum of
+    ``reader`` tells how to read the files, by default in the order given. Policy time is the running maximum of
     ``occurred_at``, capped at ``not_after``, seconds UTC.
 
     ``verdicts.parquet`` has one row per query in the order of judging. ``alerts.jsonl`` and ``decisions.jsonl`` hold
@@ -53,8 +53,9 @@ def replay(  # noqa: PLR0913 - one keyword for each option of the command
     ``alerts`` counts the revisions of one alert once. ``progress`` is called with the number of rows, good or bad,
     processed since. Raises ConfigurationError, also if ``must_fit`` has profiles and a query matches none of them.
     """
-    options: dict[str, Any] = {"reading": reading, "must_fit": must_fit, "not_after": not_after}
-    batches = judge_logs(paths, engine_config=engine_config, policy=policy, **options)
+    batches = judge_logs(
+        paths, engine_config=engine_config, policy=policy, reader=reader, must_fit=must_fit, not_after=not_after
+    )
     out.mkdir(parents=True, exist_ok=True)
     with ReplayReport(out, paths) as report:
         for batch, judgement in batches:
@@ -95,7 +96,7 @@ class ReplayReport:
         """Counts rows with a time too far in the future."""
         self._counts["clamped"] += rows
 
-    def add(self, batch: LogBatch, judged: Judged | None) -> None:
+    def add(self, batch: LogBatch, judged: ReplayResult | None) -> None:
         """Writes one micro-batch."""
         if judged is not None:
             judgement = judged.accounts
@@ -138,7 +139,7 @@ class ReplayReport:
         (self._out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         return summary
 
-    def _add_groups(self, judged: Judged) -> None:
+    def _add_groups(self, judged: ReplayResult) -> None:
         index = judged.accounts.observation.index
         for model, version, revision in judged.groups.revisions:
             row = self._counts["queries"] + int((index[: revision.row] >= 0).sum())
@@ -148,12 +149,14 @@ class ReplayReport:
             del record["joined"]
             self._groups[revision.id] = record | {"row": first}
 
-    def _add_observation(self, batch: LogBatch, judged: Judged) -> None:
+    def _add_observation(self, batch: LogBatch, judged: ReplayResult) -> None:
         observation = judged.accounts.observation
         self._counts["evicted"] += observation.evicted
         self._repaired += observation.repaired
-        for bad in observation.refused:
-            self._refuse(int(batch.log[bad.row]), replace(bad, row=int(batch.row[bad.row])))
+        if observation.refused:
+            log, row = batch.log, batch.row
+            for bad in observation.refused:
+                self._refuse(int(log[bad.row]), replace(bad, row=int(row[bad.row])))
         rows = np.flatnonzero(observation.index >= 0)
         self._counts["queries"] += len(rows)
         groups = judged.groups.ids[rows].tolist()

@@ -11,12 +11,13 @@ from math import inf
 from typing import Any, TypeVar
 
 from detector.contracts.codecs import KILL_SWITCH_KEY, decode
-from detector.contracts.errors import BrokerError, InvalidRecord, not_read
+from detector.contracts.errors import BrokerError, InvalidRecord, read_error
 from detector.contracts.findings import Alert, Audit, Decision, Score
 from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
-from detector.runtime.text import complain
+from detector.runtime.text import print_error
+from detector.stream.source_records import SourceRecord
 
 BOOTSTRAP_MILLISECONDS = 5_000
 REPLY_MILLISECONDS = 10_000
@@ -38,19 +39,12 @@ class Topic:
     def __init__(self, settings: KafkaSettings, name: str, principal: str | None = None) -> None:
         import kafka
 
-        odd_batches.install()
         self.name = name
         self._embedded = settings.embedded
         self._count = partitions_of(settings, name)
         with broker_errors(settings):
-            self._consumer = kafka.KafkaConsumer(
-                **settings.client_arguments(),
-                bootstrap_timeout_ms=BOOTSTRAP_MILLISECONDS,
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                fetch_max_wait_ms=_POLL_MILLISECONDS,
-                isolation_level="read_committed",
+            self._consumer = odd_batches.new_consumer(
+                settings, bootstrap_timeout_ms=BOOTSTRAP_MILLISECONDS, fetch_max_wait_ms=_POLL_MILLISECONDS
             )
         wanted = range(self._count) if principal is None else [partition_of(principal, self._count)]
         self._partitions = [kafka.TopicPartition(name, number) for number in wanted]
@@ -112,7 +106,7 @@ class Topic:
         try:
             batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
         except KafkaError as error:
-            raise not_read(f"cannot read {self.name}", error) from error
+            raise read_error(f"cannot read {self.name}", error) from error
         return [record for records in batches.values() for record in records]
 
     def _ends(self) -> dict[Any, int]:
@@ -125,6 +119,12 @@ class Topic:
                 f"the broker does not report the end of {self.name}: {error}; check that it runs"
             ) from error
         return ends
+
+
+def source_record(source: str, record: Any) -> SourceRecord:
+    """Returns a record that kafka-python read from the topic of ``source`` ("queries" or "rekeyed")."""
+    headers = dict(record.headers or ())
+    return SourceRecord(source, record.offset, record.timestamp / 1000, record.key, record.value, headers)
 
 
 def partitions_of(settings: KafkaSettings, name: str) -> int:
@@ -255,5 +255,5 @@ def _readable(kind: type[R], record: Any) -> R | None:
         return decode(kind, record.value)
     except InvalidRecord as error:
         where = f"{record.topic}, partition {record.partition}, offset {record.offset}"
-        complain(f"skipped a record that cannot be read ({where}): {error}")
+        print_error(f"skipped a record that cannot be read ({where}): {error}")
         return None

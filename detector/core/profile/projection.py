@@ -30,18 +30,17 @@ _RIDGE = 1e-5
 _LEAST = 1e-12
 Rows = NDArray[np.float32]
 Matrix = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
     """Projected rows: ``points`` float32 (n, k) on the axes, and ``residual`` float64 (n,), their residual norms.
-    ``squares`` float64 (n,): the squared norms of the points. ``mahalanobis`` float64 (n,): the squared Mahalanobis
-    distance to the centre (Mahalanobis 1936), per feature."""
+    ``mahalanobis`` float64 (n,): the squared Mahalanobis distance to the centre (Mahalanobis 1936), per feature."""
 
     points: Rows
-    residual: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    mahalanobis: NDArray[np.float64]
+    residual: Floats
+    mahalanobis: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ class Embedding:
     """``centre`` float64 (d,); ``axes`` float64 (d, k), orthonormal; ``whitening`` float64 (d, r): directions along
     which rows have unit variance on average, so that the mean square along them is the Mahalanobis distance."""
 
-    centre: NDArray[np.float64]
+    centre: Floats
     axes: Matrix
     whitening: Matrix
 
@@ -81,16 +80,16 @@ class Embedding:
         count, axes = len(rows), self.axes.shape[1]
         along, norms = np.zeros((count, self._directions.shape[1])), np.zeros(count)
         _project(plain(rows), self.centre, self._directions, along, norms)
-        projection = Projection(np.empty((count, axes), np.float32), np.empty(count), np.empty(count), np.empty(count))
-        _settle(along, norms, projection.points, projection.residual, projection.squares, projection.mahalanobis)
-        return projection
+        points, residual, mahalanobis = np.empty((count, axes), np.float32), np.empty(count), np.empty(count)
+        _settle(along, norms, points, residual, mahalanobis)
+        return Projection(points, residual, mahalanobis)
 
     @cached_property
     def _directions(self) -> Matrix:
         return np.concatenate((self.axes, self.whitening), axis=1)
 
 
-def _principal(centred: Matrix) -> tuple[NDArray[np.float64], Matrix]:
+def _principal(centred: Matrix) -> tuple[Floats, Matrix]:
     """Returns, of ``centred`` rows (m, d), the variance along each of their axes, largest first, and the axes (d,
     k)."""
     from scipy.linalg import eigh, svd
@@ -115,7 +114,7 @@ def _mixed(rows: Rows) -> Matrix:
 
 
 @compiled
-def _project(rows: Rows, centre: NDArray[np.float64], directions: Matrix, along: Matrix, norms: Matrix) -> None:
+def _project(rows: Rows, centre: Floats, directions: Matrix, along: Matrix, norms: Matrix) -> None:
     """Adds to ``along`` (n, k) the products of ``rows`` (n, d), less their ``centre``, with ``directions`` (d, k), and
     to ``norms`` (n,) their squared norms. Eight features at a time, as most of the time goes into reading sums."""
     count, dimension = rows.shape
@@ -141,14 +140,7 @@ def _project(rows: Rows, centre: NDArray[np.float64], directions: Matrix, along:
 
 
 @compiled
-def _settle(
-    along: Matrix,
-    norms: NDArray[np.float64],
-    points: Rows,
-    residual: NDArray[np.float64],
-    squares: NDArray[np.float64],
-    mahalanobis: NDArray[np.float64],
-) -> None:
+def _settle(along: Matrix, norms: Floats, points: Rows, residual: Floats, mahalanobis: Floats) -> None:
     """Fills the columns of ``Projection`` from the products (n, k) and squared norms (n,) of ``_project``."""
     count, axes = points.shape
     others = along.shape[1] - axes
@@ -157,7 +149,6 @@ def _settle(
         for axis in range(axes):
             points[row, axis] = along[row, axis]
             sums += along[row, axis] * along[row, axis]
-        squares[row] = sums
         # For rows almost along the axes, further digits are rounding alone.
         residual[row] = np.float32(math.sqrt(max(norms[row] - sums, 0.0)))
         sums = 0.0
@@ -177,8 +168,6 @@ _AXES = 8
 """Axes that are added up together, as most of the time goes into reading sums."""
 _UNIT = 2.0**-24
 _TINY = 1e-40
-
-Floats = NDArray[np.float64]
 
 
 class NearestRows:

@@ -39,9 +39,9 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
         if not len(due):
             continue
         by_links = unexplained(linked[at], np.delete(exemplars, at, axis=0))[0]
-        total = comparison.course(own[due - 1], {at}) + by_links
+        total = comparison.by_query(own[due - 1], {at}) + by_links
         for start in range(_WINDOW, len(own) - _WINDOW + 1, _WINDOW):
-            total = np.maximum(total, comparison.course(own[start + due - 1], {at}))
+            total = np.maximum(total, comparison.by_query(own[start + due - 1], {at}))
         reached[: len(due), at] = np.maximum.accumulate(total)
     early = _early(scores, linked)
     by_early = np.full(early.shape[:2], np.nan)

@@ -122,6 +122,8 @@ class StepRows:
     @cached_property
     def missing(self) -> NDArray[np.bool_] | None:
         """bool (n, d): which features were left out; None if none were."""
+        if all(self.batches[at].missing is None for at, _ in self.sources):
+            return None
         absent = np.zeros(self.features.shape, np.bool_)
         for at, rows in self.sources:
             logged = self.pieces[at].missing

@@ -17,7 +17,7 @@ from detector.lab.experiment import thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.honest import population
 from detector.lab.session import AttackSession, InProcess, checkpoints
-from detector.lab.wrappers import PLAIN, WRAPPERS, Means
+from detector.lab.wrappers import PLAIN, WRAPPERS
 
 LENGTHS = (300, 500, 120)
 """Queries of the honest accounts, in turn, at most."""
@@ -75,7 +75,7 @@ def thief(target: Target, attack: str, seed: int, wrapper: str = PLAIN, queries:
     dataset, victim = victim_of(*target)
     pool = None if dataset.side is None else textures(_POOL, dataset.side, seed)
     knowledge = Knowledge.of(dataset, pool)
-    disguise = WRAPPERS[wrapper](Means(dataset, _PAUSE, seed))
+    disguise = WRAPPERS[wrapper](dataset, _PAUSE, seed)
     yardstick = Yardstick.of(victim, dataset, 0)
     course = AttackSession(
         ATTACKS[attack](knowledge, queries, seed), InProcess(victim), disguise, yardstick, checkpoints(1)

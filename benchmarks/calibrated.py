@@ -36,7 +36,7 @@ from detector.lab.experiment import thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.honest import population
 from detector.lab.session import AttackSession, InProcess, checkpoints
-from detector.lab.wrappers import PLAIN, WRAPPERS, Means
+from detector.lab.wrappers import PLAIN, WRAPPERS
 
 VICTIMS = ("mnist:multilayer perceptron", "mnist:convolutional network")
 BUDGETS = {
@@ -82,7 +82,7 @@ def carried_out(dataset: Dataset, victim: Victim, name: str, seed: int) -> Attac
     """The attack ``name`` on ``victim``, to the end of its budget."""
     pool = None if dataset.side is None else textures(POOL, dataset.side, seed)
     thief = ATTACKS[name](Knowledge.of(dataset, pool), BUDGETS[name], seed)
-    disguise = WRAPPERS[PLAIN](Means(dataset, 0.1, seed))
+    disguise = WRAPPERS[PLAIN](dataset, 0.1, seed)
     course = AttackSession(
         thief, InProcess(victim), disguise, Yardstick.of(victim, dataset, 0), checkpoints(BUDGETS[name])
     )

@@ -98,7 +98,7 @@ def describe(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
     """Yields the outcome as lines of text."""
     screened, profile = result.screened, result.profile
     calibration, achieved = screened.calibration, screened.achieved
-    least, most = calibration.moves
+    least, most = calibration.threshold_range
     skipped = [f"{traffic.dishonest} rows labelled as a thief's"] if traffic.dishonest else []
     skipped += [f"{traffic.refused} rows rejected"] if traffic.refused else []
     left_out = f"; left out: {', '.join(skipped)}" if skipped else ""
@@ -139,7 +139,7 @@ def _as_json(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
                 "account": own.name,
                 "largest": own.largest,
                 "allowed": own.allowed,
-                "added": dict(own.added),
+                "added": dict(own.contributions),
                 "suspect": own.suspect,
                 "excused": list(own.excused),
             }
@@ -151,13 +151,13 @@ def _as_json(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
 
 def _describe_outlier(outlier: Outlier) -> Iterator[str]:
     """Yields lines on an account that stands out, and the cost of keeping or excluding it."""
-    added = ", ".join(f"{name} {value:.1f}" for name, value in outlier.added[:_SHOWN])
+    added = ", ".join(f"{name} {value:.1f}" for name, value in outlier.contributions[:_SHOWN])
     odd = f"; extreme in {' and '.join(outlier.families)}, like a thief" if outlier.suspect else ""
     yield (
         f"{'stands out':<12}{outlier.name}: {outlier.largest:.1f} where the others allow {outlier.allowed:.1f} "
         f"({added}){odd}"
     )
-    yield f"{'':<12}if kept, it excuses any account as extreme in {outlier.added[0][0]}, including a thief"
+    yield f"{'':<12}if kept, it excuses any account as extreme in {outlier.contributions[0][0]}, including a thief"
     names, rest = outlier.excused[:_SHOWN], len(outlier.excused) - _SHOWN
     more = f" and {rest} more" if rest > 0 else ""
     others = f", and with them {', '.join(names)}{more}" if names else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,15 +65,15 @@ def explain(
     loaded = load_settings(settings)
     given = given_profiles(profile)
     config = engine_config(loaded)
-    judging = Judging(replace(config, profiles=given) if given else config, policy_config(loaded), bool(given))
-    name = principal_of(loaded, principal, api_key)
+    config = replace(config, profiles=given) if given else config
+    name, published = principal_of(loaded, principal, api_key), None
     if logs:
-        explanation = judging.explanation(*_recorded(logs, reading(loaded, map_, merge=merge), name, model))
+        queries, source = _recorded(logs, reading(loaded, map_, merge=merge), name, model)
     else:
-        queries = read_queries(loaded.kafka, name).of(model)
+        queries, source = read_queries(loaded.kafka, name).of(model), f"the topic {loaded.kafka.topics.queries}"
         published = read_records(loaded.kafka, queries[0][0].model, name)
-        source = f"the topic {loaded.kafka.topics.queries}"
-        explanation = judging.explanation(since_cleared(queries, published), source, published)
+        queries = since_cleared(queries, published)
+    explanation = _explanation(queries, source, config, policy_config(loaded), published, must_match=bool(given))
     if path is not None:
         write(path, page(explanation).encode("utf-8", "backslashreplace"))
         note(f"See {path}.")
@@ -83,36 +83,33 @@ def explain(
         show(explanation, console())
 
 
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """How queries are judged. ``must_fit``: profiles were given by option, so every query must match one."""
+def _explanation(
+    queries: Sequence[TimedQueries],
+    source: str,
+    config: EngineConfig,
+    policy: Policy,
+    published: PublishedRecords | None,
+    *,
+    must_match: bool,
+) -> Explanation:
+    """Returns the explanation of ``queries``. ``must_match``: profiles were given by option, so every query must match
+    one. Raises ConfigurationError."""
+    from detector.contracts.errors import ConfigurationError
+    from detector.core.profile.profile import ProfileMatcher
+    from detector.explain.explanation import explanation_of
+    from detector.explain.published import by_row, differences
+    from detector.explain.words import unseen_values
+    from detector.replay.principal import replay_principal
 
-    config: EngineConfig
-    policy: Policy
-    must_fit: bool
-
-    def explanation(
-        self, queries: Sequence[TimedQueries], source: str, published: PublishedRecords | None = None
-    ) -> Explanation:
-        """Returns the explanation of ``queries``. Raises ConfigurationError if one matches no profile, with
-        ``must_fit``."""
-        from detector.contracts.errors import ConfigurationError
-        from detector.core.profile.profile import ProfileMatcher
-        from detector.explain.explanation import explanation_of
-        from detector.explain.published import by_row, differences
-        from detector.explain.words import unseen_values
-        from detector.replay.principal import replay_principal
-
-        batches = [batch for batch, _ in queries]
-        misfits = ProfileMatcher(self.config.profiles).mismatches(batches)
-        if misfits and self.must_fit:
-            raise ConfigurationError(misfits[0].detail)
-        course = replay_principal(queries, self.config, self.policy)
-        notes = unseen_values(batches, self.config)
-        if published is None:
-            return explanation_of(course, self.config, source, notes=notes)
-        notes += differences(published, course, self.config.configuration_hash())
-        return explanation_of(course, self.config, source, records=by_row(published, course), notes=notes)
+    batches = [batch for batch, _ in queries]
+    if must_match and (mismatches := ProfileMatcher(config.profiles).mismatches(batches)):
+        raise ConfigurationError(mismatches[0].detail)
+    replay = replay_principal(queries, config, policy)
+    notes = unseen_values(batches, config)
+    if published is None:
+        return explanation_of(replay, config, source, notes=notes)
+    notes += differences(published, replay, config.configuration_hash())
+    return explanation_of(replay, config, source, records=by_row(published, replay), notes=notes)
 
 
 def _recorded(paths: Sequence[Path], how: LogReader, name: str, model: str | None) -> tuple[list[TimedQueries], str]:

@@ -100,7 +100,7 @@ def check_refused(rows: int, reasons: Mapping[str, int]) -> None:
 
 def describe_form(traffic: PlainTraffic) -> Iterator[str]:
     """Yields lines on how the features and outputs of a model were interpreted."""
-    form, width, why = traffic.form, traffic.pieces[0].dimension, traffic.learned.why
+    form, width, why = traffic.form, traffic.pieces[0].dimension, traffic.why
     features = f"{width} numbers"
     if form.fields is not None:
         texts = [own for own in form.fields if own.values is not None]

@@ -68,7 +68,7 @@ def scan(
 
 def _describe(report: ScanReport) -> Iterator[str]:
     """Yields the outcome as lines of text."""
-    from detector.explain.scan_report import headline, not_seen, sureness
+    from detector.explain.scan_report import headline, reliability, skipped
 
     yield f"{headline(report)}."
     for version in report.scanned:
@@ -76,9 +76,9 @@ def _describe(report: ScanReport) -> Iterator[str]:
         yield f"{version.model} {version.version}"
         yield from describe_form(version.traffic)
         yield from _ranked(version)
-        for line in sureness(version):
+        for line in reliability(version):
             yield f"{'how sure':<12}{line}"
-    for line in not_seen(report):
+    for line in skipped(report):
         yield f"{'skipped':<12}{line}"
 
 

@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 else:
     from detector.contracts.lazy import np
 
-_WHOLE = frozenset({"model", "model_version", "output_kind", "principals", "feature_names"})
-COLUMNS = tuple(field.name for field in fields(QueryBatch) if field.name not in _WHOLE)
+_PER_BATCH = frozenset({"model", "model_version", "output_kind", "principals", "feature_names"})
+COLUMNS = tuple(field.name for field in fields(QueryBatch) if field.name not in _PER_BATCH)
 """Fields of a batch that have one entry a row."""
 
 
-def no_queries(model: str, model_version: str) -> QueryBatch:
-    """A batch without rows: what a packed record that only counts queries is made from."""
+def empty_batch(model: str, model_version: str) -> QueryBatch:
+    """Returns a batch without rows, for a packed record that only counts queries."""
     nothing = np.zeros((0, 0), dtype=np.float32)
     index = np.zeros(0, dtype=np.int32)
     return QueryBatch(model, model_version, "probabilities", [], np.zeros(0), [], index, nothing, nothing)
 
 
 def take(batch: QueryBatch, rows: NDArray[np.int64]) -> QueryBatch:
-    """The ``rows`` (indices, int64) of ``batch`` in that order, as copies."""
+    """Returns the ``rows`` (indices, int64) of ``batch`` in that order, as copies."""
     return replace(batch, **{name: _pick(getattr(batch, name), rows) for name in COLUMNS})
 
 
 def select(batch: QueryBatch, rows: Sequence[int] | NDArray[np.int64]) -> QueryBatch:
-    """As ``take``, with the principals of those rows alone."""
+    """Returns the same as ``take``, with only the principals of those rows."""
     taken = take(batch, np.array(rows, dtype=np.int64))
     used, index = np.unique(taken.principal_index, return_inverse=True)
     names = [batch.principals[number] for number in used.tolist()]
@@ -47,14 +47,14 @@ def _pick(column: Any, rows: NDArray[np.int64]) -> Any:
 
 
 def cut(batch: QueryBatch, start: int, stop: int) -> QueryBatch:
-    """Rows ``start`` to ``stop`` of ``batch``; arrays are views."""
+    """Returns rows ``start`` to ``stop`` of ``batch``; arrays are views."""
     columns: dict[str, Any] = {name: getattr(batch, name) for name in COLUMNS}
     cuts: dict[str, Any] = {name: None if column is None else column[start:stop] for name, column in columns.items()}
     return replace(batch, **cuts)
 
 
 def in_log_order(parts: Sequence[Part]) -> Iterator[Part]:
-    """The rows of ``parts``, no record of which is in two of them, cut so that all stand in log order."""
+    """Yields the rows of ``parts`` in log order. No record may be in two parts."""
     if len(parts) < 2:
         yield from parts
         return
@@ -70,7 +70,7 @@ def in_log_order(parts: Sequence[Part]) -> Iterator[Part]:
 
 
 def concatenate(pieces: Iterable[QueryBatch]) -> Iterator[QueryBatch]:
-    """The same rows in the same order in as few batches as their shapes allow.
+    """Yields the same rows in the same order in as few batches as their shapes allow.
 
     Neighbours are joined when they agree in model, version, output kind, dimension, output width, names of features
     and in which optional columns they carry; where only some carry ``missing``, nothing is missing in the others.
@@ -89,14 +89,15 @@ def _join(pieces: list[QueryBatch]) -> QueryBatch:
     first = pieces[0]
     if len(pieces) == 1:
         return first
-    columns = {name: _join_column([getattr(piece, name) for piece in pieces]) for name in COLUMNS if name != "missing"}
+    columns = {name: join_columns([getattr(piece, name) for piece in pieces]) for name in COLUMNS if name != "missing"}
     columns["missing"] = _join_missing(pieces)
     names, rows = [piece.principals for piece in pieces], [len(piece) for piece in pieces]
     principals, index = join_principals(names, rows, columns["principal_index"])
     return replace(first, **{**columns, "principals": principals, "principal_index": index})
 
 
-def _join_column(columns: list[Any]) -> Any:
+def join_columns(columns: list[Any]) -> Any:
+    """Returns one column of all rows: a list, an array, or None if the first column is None."""
     if columns[0] is None:
         return None
     if isinstance(columns[0], list):
@@ -114,19 +115,19 @@ def _join_missing(pieces: list[QueryBatch]) -> NDArray[np.bool_] | None:
 def join_principals(
     names: Sequence[list[str]], rows: Sequence[int], index: NDArray[np.int32]
 ) -> tuple[list[str], NDArray[np.int32]]:
-    """One list of principals, and the index (n,) into it, for pieces of ``rows`` rows with principals ``names``.
+    """Returns one list of principals, and the index (n,) into it, of pieces of ``rows`` rows with principals ``names``.
 
-    ``index`` (n,) holds each piece's index into its own. Nobody stands in the list twice, and where there are more
-    names than rows, nobody without a row.
+    ``index`` (n,) holds the index of each piece into its own names. No principal is in the list twice, and where there
+    are more names than rows, each has a row.
     """
     listed: list[str] = []
     before = []
-    for some in names:
+    for own in names:
         before.append(len(listed))
-        listed += some
-    places = index + np.array(before).repeat(rows)
-    if len(places) < len(listed):
-        listed, places = [listed[place] for place in places.tolist()], np.arange(len(places))
+        listed += own
+    positions = index + np.array(before).repeat(rows)
+    if len(positions) < len(listed):
+        listed, positions = [listed[position] for position in positions.tolist()], np.arange(len(positions))
     numbers: dict[str, int] = {}
     numbered = [numbers.setdefault(name, len(numbers)) for name in listed]
-    return list(numbers), np.array(numbered, dtype=np.int32)[places]
+    return list(numbers), np.array(numbered, dtype=np.int32)[positions]

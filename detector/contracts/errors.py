@@ -24,7 +24,6 @@ class WeirguardError(Exception):
     """
 
     reason = "error"
-    retriable = False
 
 
 class ConfigurationError(WeirguardError):
@@ -67,17 +66,14 @@ class NewerStateLog(StateLogError):
 
 class OwnershipLost(WeirguardError):
     reason = "ownership-lost"
-    retriable = True
 
 
 class SourceGap(WeirguardError):
     reason = "source-gap"
-    retriable = True
 
 
 class BrokerError(WeirguardError):
     reason = "broker"
-    retriable = True
 
 
 class LabError(WeirguardError):
@@ -87,9 +83,9 @@ class LabError(WeirguardError):
 _PACKAGES = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
 
 
-def not_read(where: str, error: Exception) -> BrokerError:
-    """What kafka-python's ``error`` means for reading ``where``; of a compression that it cannot read, with the package
-    to install."""
+def read_error(where: str, error: Exception) -> BrokerError:
+    """Returns the BrokerError for kafka-python's ``error`` in reading ``where``. If it cannot read the compression, the
+    message names the package to install."""
     if type(error).__name__ != "UnsupportedCodecError":
         return BrokerError(f"{where}: {error}")
     package = next((package for codec, package in _PACKAGES.items() if codec in str(error)), None)

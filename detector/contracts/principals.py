@@ -27,27 +27,27 @@ class PrincipalHasher:
     key: bytes = field(default=b"", repr=False)
 
     def api_key(self, secret: str) -> str:
-        """``key:`` and 32 hexadecimal digits for ``secret``."""
+        """Returns ``key:`` and 32 hexadecimal digits for ``secret``."""
         digest = hashlib.blake2b(secret.encode(), key=self.key, digest_size=16)
         return f"key:{digest.hexdigest()}"
 
 
 def usable_principal(text: str) -> str:
-    """``text`` if it can name a principal: 1 to 256 plain characters and not ``*``; else a name derived from it.
+    """Returns ``text`` if it can name a principal: 1 to 256 plain characters, not ``*``; else a name derived from it.
 
     Logger, gate and codecs share this rule, so that a decision about the derived name applies to the caller that sent
     ``text``.
     """
-    return text if names_one(text) else _derived(text)
+    return text if is_name(text) else _derived(text)
 
 
 def usable_event_id(text: str) -> str:
-    """``text`` if it can be an event id: 1 to 128 plain characters; else an id derived from it."""
-    return text if text and plain(text, EVENT_ID_CHARACTERS) else _derived(text)
+    """Returns ``text`` if it can be an event id: 1 to 128 plain characters; else an id derived from it."""
+    return text if text and is_plain(text, EVENT_ID_CHARACTERS) else _derived(text)
 
 
 def principal_of(value: object) -> str:
-    """The principal that a value of a caller names: ``anonymous`` for None, else its text, made usable."""
+    """Returns the principal that a caller names by ``value``: ``anonymous`` for None, else its text, made usable."""
     if isinstance(value, str):
         return usable_principal(str.__str__(value))  # the text of an enumeration member, not its name
     return ANONYMOUS if value is None else usable_principal(str(value))
@@ -57,16 +57,16 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and surrogates, which UTF-8 cannot carry."""
 
 
-def plain(text: str, characters: int) -> bool:
-    """Whether ``text`` is at most ``characters`` long and has no control characters; an empty text is plain."""
+def is_plain(text: str, characters: int) -> bool:
+    """Returns whether ``text`` is at most ``characters`` long and has no control characters; an empty text is plain."""
     return len(text) <= characters and (text.isprintable() or not CONTROL.search(text))
 
 
-def names_one(name: str) -> bool:
-    """Whether ``name`` can name a model or a principal; ``*`` is reserved for everyone."""
-    return name not in {"", EVERYONE} and plain(name, NAME_CHARACTERS)
+def is_name(name: str) -> bool:
+    """Returns whether ``name`` can name a model or a principal; ``*`` is reserved for everyone."""
+    return name not in {"", EVERYONE} and is_plain(name, NAME_CHARACTERS)
 
 
 def _derived(text: str) -> str:
-    """``DERIVED`` and 32 hexadecimal digits, the same for a text in every process."""
+    """Returns ``DERIVED`` and 32 hexadecimal digits, the same for a text in every process."""
     return f"{DERIVED}{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"

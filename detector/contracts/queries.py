@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OutputKind = Literal["probabilities", "label", "score", "none", "unstated"]
-"""``none``: no outputs were logged. ``unstated``: one number a row, and nobody said what it is."""
+"""``none``: no outputs were logged. ``unstated``: one number per row of unknown meaning."""
 
 CountKind = Literal["dropped", "refused", "unjudged"]
-"""Lost before they were logged; refused by the gate, so never answered; answered, and not fit to be logged."""
+"""Lost before they were logged; refused by the gate, so never answered; answered, but not loggable."""
 
 MisfitReason = Literal["model", "model_version", "features", "outputs"]
-"""What of queries there is no profile for."""
+"""The property of queries for which there is no profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Count:
 class QueryBatch:
     """Queries of one model version with one dimension, in log order, as columns of ``n`` rows.
 
-    ``features`` float32 (n, d); ``outputs`` float32 (n, k), always what the model said before any
+    ``features`` float32 (n, d); ``outputs`` float32 (n, k), always the answer of the model before any
     perturbation; ``occurred_at`` float64 (n,) seconds UTC; ``principal_index`` int32 (n,) into
     ``principals``. Optional columns are None where the log does not carry them: ``missing`` bool (n, d) marks
     features that were absent (stored as 0), ``hardness`` float32 (n,), ``leaf`` int64 (n,),
@@ -47,7 +47,7 @@ class QueryBatch:
     them.
 
     ``outputs`` of kind ``none`` are (n, 0); probabilities of one column are those of the second of two classes. A
-    *loose* batch holds queries as people have them, and a ``Form`` (``detector.core.forms``) makes it plain.
+    *loose* batch holds queries with names or texts, and a ``Form`` (``detector.core.forms``) makes it plain.
     ``feature_names`` (d + t) name the columns of ``features``, then those of ``texts``, each once; None: unnamed.
     ``texts`` object (n, t): features that are texts, None where missing. A list of features with a text among them
     is named by position from 1. In named batches NaN in ``features`` is missing as well. ``output_names`` object
@@ -84,7 +84,7 @@ class QueryBatch:
 
     @property
     def is_loose(self) -> bool:
-        """Whether the engine cannot take it as it is: it needs a form."""
+        """Whether the engine cannot take it unchanged, because it needs a form."""
         named = self.feature_names is not None or self.output_names is not None
         single = self.output_kind == "probabilities" and self.outputs.shape[1] == 1
         return named or single or self.output_kind == "unstated"
@@ -94,8 +94,8 @@ class QueryBatch:
 class BadRow:
     """A row that was refused: its index in the record (-1 for all of it), a reason word and a sentence.
 
-    ``model`` and ``principal`` say whose query is unjudged for it; they are empty where the record does not tell.
-    ``queries``: how many rows it stands for, as far as the record tells; 0 for one that holds counts alone.
+    ``model`` and ``principal``: of the unjudged query; empty where they are unknown. ``queries``: how many rows were
+    refused, as far as known; 0 for a record that holds counts alone.
     """
 
     row: int
@@ -122,16 +122,16 @@ class DecodedQueries:
 
 
 Part = tuple[QueryBatch, "NDArray[np.int64]", "NDArray[np.int64]"]
-"""Rows of several records: of each, the place of its record (ascending) and its index there, both (n,)."""
+"""Rows of several records: for each, the position of its record (ascending) and its index in the record, both (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedRun:
     """Kafka records of queries, decoded together: the same as one by one, at a fraction of the cost.
 
-    ``parts``: one batch for each layout. ``counts`` and ``bad`` each with the place of their record among the records,
-    in its order; row -1 is the whole record, which then has nothing else here. ``repaired``: how often something odd
-    was replaced, by a word of ``limits.REPAIRS``.
+    ``parts``: one batch for each layout. ``counts`` and ``bad`` with the position of their record among the records, in
+    order; row -1 is the whole record, which then has no other entry. ``repaired``: how often a bad value was replaced,
+    by a word of ``limits.REPAIRS``.
     """
 
     parts: list[Part] = field(default_factory=list)
@@ -139,6 +139,8 @@ class DecodedRun:
     bad: list[tuple[int, BadRow]] = field(default_factory=list)
     repaired: Counter[str] = field(default_factory=Counter)
 
-    def refuse(self, place: int, error: InvalidRecord, model: str = "", principal: str = "", queries: int = 1) -> None:
-        """Record ``place`` cannot be used at all; the rest as in ``BadRow``."""
-        self.bad.append((place, BadRow(-1, error.reason, error.detail, model, principal, queries)))
+    def refuse(
+        self, position: int, error: InvalidRecord, model: str = "", principal: str = "", queries: int = 1
+    ) -> None:
+        """Adds the record at ``position``, which cannot be used at all; the rest as in ``BadRow``."""
+        self.bad.append((position, BadRow(-1, error.reason, error.detail, model, principal, queries)))

@@ -8,48 +8,35 @@ from functools import lru_cache
 STATE_TABLE = "state"
 
 
+class _TopicName:
+    """The name of a topic: the prefix, and the name of the attribute with hyphens."""
+
+    def __set_name__(self, owner: type[object], name: str) -> None:
+        self._suffix = name.replace("_", "-")
+
+    def __get__(self, topics: Topics, owner: type[object]) -> str:
+        return f"{topics.prefix}.{self._suffix}"
+
+
 @dataclass(frozen=True, slots=True)
 class Topics:
     """Topic names under ``prefix``; the prefix is also the application id."""
 
     prefix: str = "weirguard"
 
+    queries = _TopicName()
+    rekeyed = _TopicName()
+    """Strays: queries that a producer wrote to another partition than their principal's."""
+    commands = _TopicName()
+    alerts = _TopicName()
+    decisions = _TopicName()
+    audit = _TopicName()
+    scores = _TopicName()
+    dead_letters = _TopicName()
+
     @property
     def application(self) -> str:
         return self.prefix
-
-    @property
-    def queries(self) -> str:
-        return f"{self.prefix}.queries"
-
-    @property
-    def rekeyed(self) -> str:
-        """Strays: queries that a producer wrote to another partition than their principal's."""
-        return f"{self.prefix}.rekeyed"
-
-    @property
-    def commands(self) -> str:
-        return f"{self.prefix}.commands"
-
-    @property
-    def alerts(self) -> str:
-        return f"{self.prefix}.alerts"
-
-    @property
-    def decisions(self) -> str:
-        return f"{self.prefix}.decisions"
-
-    @property
-    def audit(self) -> str:
-        return f"{self.prefix}.audit"
-
-    @property
-    def scores(self) -> str:
-        return f"{self.prefix}.scores"
-
-    @property
-    def dead_letters(self) -> str:
-        return f"{self.prefix}.dead-letters"
 
     @property
     def state_log(self) -> str:
@@ -63,7 +50,7 @@ _SEED = 0x9747B28C
 
 
 def murmur2(data: bytes) -> int:
-    """Kafka's 32-bit murmur2 of ``data``, unsigned (org.apache.kafka.common.utils.Utils.murmur2)."""
+    """Returns Kafka's 32-bit murmur2 of ``data``, unsigned (org.apache.kafka.common.utils.Utils.murmur2)."""
     length = len(data)
     state = (_SEED ^ length) & _MASK
     blocks = length & ~3
@@ -83,5 +70,8 @@ def murmur2(data: bytes) -> int:
 
 @lru_cache(maxsize=65_536)
 def partition_of(principal: str, partitions: int) -> int:
-    """The partition, of ``partitions``, of the queries, commands and decisions of ``principal``."""
+    """Returns the partition, of ``partitions``, of the queries, commands and decisions of ``principal``.
+
+    Producers in Java, Python or librdkafka (``murmur2_random``) that key records by principal choose the same one.
+    """
     return (murmur2(principal.encode()) & 0x7FFFFFFF) % partitions

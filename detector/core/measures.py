@@ -153,10 +153,10 @@ class Measure:
 
 
 def measure(
-    family: Family, about: str, unit: str, clock: Clock, *, between: float, within: float
+    family: Family, about: str, unit: str, clock: Clock, floors: tuple[float, float]
 ) -> Callable[[Callable[[MeasureInput], Floats]], Measure]:
-    """Makes the decorated function a ``Measure`` of its name."""
-    return lambda score: Measure(score.__name__, family, about, unit, clock, between, within, score)
+    """Makes the decorated function a ``Measure`` of its name; ``floors``: its ``between`` and ``within``."""
+    return lambda score: Measure(score.__name__, family, about, unit, clock, *floors, score)
 
 
 def rank(values: Floats, ascending: Array) -> Floats:
@@ -178,42 +178,40 @@ def _count_changes(step: NDArray[np.float32], limits: NDArray[np.float32], chang
         changes[row] = count
 
 
-@measure("content", "distance to the nearest honest query", "log feature units", "effective", between=0.15, within=0.3)
+_content = partial(measure, "content", clock="effective", floors=(0.15, 0.3))
+_confidence = partial(measure, "outputs", unit="-ln share", clock="effective", floors=(0.15, 0.5))
+_steps = partial(measure, "structure", unit="share of queries", clock="each", floors=(0.05, 0.15))
+
+
+@_content("distance to the nearest honest query", "log feature units")
 def novelty(queries: MeasureInput) -> Floats:
     """The logarithm of the distance to the nearest reference row. Synthetic inputs and foreign images have a large
     one."""
     return np.asarray(np.log(queries.views.neighbours.distance + 1e-6))
 
 
-@measure("content", "feature values that no honest query has", "log2 features", "effective", between=0.15, within=0.3)
+@_content("feature values that no honest query has", "log2 features")
 def unseen_values(queries: MeasureInput) -> Floats:
     """log2(1 + number of features with a value that no honest query has). Random numbers are seldom among the values in
     use."""
     return np.asarray(np.log2(1.0 + queries.reference.seen.count_unseen(queries.rows.features)))
 
 
-@measure(
-    "content",
-    "Mahalanobis distance to the honest queries",
-    "log squared deviations a feature",
-    "effective",
-    between=0.15,
-    within=0.3,
-)
+@_content("Mahalanobis distance to the honest queries", "log squared deviations a feature")
 def outlyingness(queries: MeasureInput) -> Floats:
     """The logarithm of the squared Mahalanobis distance per feature. Directions without honest variance weigh most:
     steps along no natural direction, above all gradient steps, stand out however small they are."""
     return np.asarray(np.log(queries.views.projection.mahalanobis + 1e-12))
 
 
-@measure("protocol", "features left out", "share of features", "each", between=0.05, within=0.1)
+@measure("protocol", "features left out", "share of features", "each", floors=(0.05, 0.1))
 def missing_features(queries: MeasureInput) -> Floats:
     """The share of features left out, as top-down path finding does to reach the nodes above a leaf."""
     missing = queries.rows.missing
     return np.zeros(len(queries.rows)) if missing is None else np.asarray(missing.mean(axis=1))
 
 
-@measure("protocol", "requests for another model of the zoo", "share of queries", "each", between=0.05, within=0.15)
+@measure("protocol", "requests for another model of the zoo", "share of queries", "each", floors=(0.05, 0.15))
 def specification_changes(queries: MeasureInput) -> Floats:
     """1 where the requested accuracy or latency differs from that of the principal's query before; NaN where none is
     logged. Fingerprinting a model zoo (PSML) sweeps through its cells; a client has one specification, or few."""
@@ -223,12 +221,7 @@ def specification_changes(queries: MeasureInput) -> Floats:
 
 
 @measure(
-    "outputs",
-    "answers unlike those to similar honest queries",
-    "total variation",
-    "effective",
-    between=0.03,
-    within=0.05,
+    "outputs", "answers unlike those to similar honest queries", "total variation", "effective", floors=(0.03, 0.05)
 )
 def surprise(queries: MeasureInput) -> Floats:
     """The total variation between the probabilities and the mean of those of the three nearest reference rows; for
@@ -262,21 +255,21 @@ def _sum_differences(outputs: NDArray[np.float32], honest: NDArray[np.float32], 
         apart[row] = sums
 
 
-@measure("outputs", "answers of low confidence", "-ln share", "effective", between=0.15, within=0.5)
+@_confidence("answers of low confidence")
 def low_margin(queries: MeasureInput) -> Floats:
     """-ln of the share of honest queries with a lower top-two log-margin: queries near the decision boundary, or off
     the data."""
     return np.asarray(-np.log(queries.margin_rank))
 
 
-@measure("outputs", "answers of unusually high confidence", "-ln share", "effective", between=0.15, within=0.5)
+@_confidence("answers of unusually high confidence")
 def high_margin(queries: MeasureInput) -> Floats:
     """-ln of the share of honest queries with a higher top-two log-margin: inputs far from the data, inversion of a
     class."""
     return np.asarray(-np.log(1.0 - queries.margin_rank))
 
 
-@measure("outputs", "queries that the model learned late", "-ln share", "effective", between=0.15, within=0.5)
+@_confidence("queries that the model learned late")
 def hardness(queries: MeasureInput) -> Floats:
     """-ln of the share of honest queries that the model learned later (HODA; Sadeghzadeh et al.); NaN where the query
     or the reference has no hardness. ``low_margin`` and ``high_margin`` stand in for it."""
@@ -291,8 +284,7 @@ def hardness(queries: MeasureInput) -> Floats:
     "answers that change far over a small step",
     "probability a share of the way",
     "near",
-    between=0.05,
-    within=0.15,
+    floors=(0.05, 0.15),
 )
 def leaps(queries: MeasureInput) -> Floats:
     """The distance of the answer from that to the nearest own earlier query, over ``nearness``, 3 at most.
@@ -301,7 +293,7 @@ def leaps(queries: MeasureInput) -> Floats:
     add up to more than one; scores are taken over their range. Between near honest queries the outputs are nearly
     equal; adversarial examples are made to change the answer, and a walk along a boundary crosses it.
     """
-    now, before = queries.rows.confidence.astype(np.float64), queries.views.own.said.astype(np.float64)
+    now, before = queries.rows.answer.astype(np.float64), queries.views.own.answer.astype(np.float64)
     apart = np.abs(now - before) / queries.reference.range
     if queries.reference.output_kind != "score":
         other_class = queries.views.own.distance < queries.views.own.grown
@@ -317,10 +309,8 @@ _SIGN_LESS, _SIGN_MORE = np.float32(1 - _SIGN_EQUAL), np.float32(1 + _SIGN_EQUAL
 _SIGN_BEYOND = np.int32(4 * _SIGN_EQUAL * 2**23)
 """The bits of two numbers of single precision that differ by ``_SIGN_EQUAL`` differ by less than this, as integers."""
 
-_steps = partial(measure, "structure", unit="share of queries", clock="each", between=0.05, within=0.15)
 
-
-@measure("structure", "near-duplicates of the account's earlier queries", "log ratio", "each", between=0.25, within=0.5)
+@measure("structure", "near-duplicates of the account's earlier queries", "log ratio", "each", floors=(0.25, 0.5))
 def near_duplicate(queries: MeasureInput) -> Floats:
     """-ln(``nearness``), clipped to 0..5: bisection, finite differences, gradient steps."""
     return np.asarray(np.clip(-np.log(queries.nearness + 1e-9), 0.0, 5.0))
@@ -420,12 +410,7 @@ def _find_parallel(last: NDArray[np.float32], before: NDArray[np.float32], paral
 
 
 @measure(
-    "structure",
-    "near-duplicates of earlier queries that get another answer",
-    "log ratio",
-    "each",
-    between=0.05,
-    within=0.15,
+    "structure", "near-duplicates of earlier queries that get another answer", "log ratio", "each", floors=(0.05, 0.15)
 )
 def crossings(queries: MeasureInput) -> Floats:
     """ln(distance to the nearest own earlier query of the same class / that to the nearest of any class), 0..3; NaN for

@@ -68,9 +68,9 @@ def svg(width: int, height: int, parts: Iterable[str], label: str, style: str = 
     )
 
 
-def text(words: str, place: Point, kind: str = "", anchor: str = "start") -> str:
-    """Returns ``words`` with their baseline at ``place``."""
-    x, y = place
+def text(words: str, at: Point, kind: str = "", anchor: str = "start") -> str:
+    """Returns ``words`` with their baseline at ``at``."""
+    x, y = at
     return f'<text{_class(kind)} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html_text(words)}</text>'
 
 
@@ -96,8 +96,8 @@ def axes(frame: Frame, x_label: str, y_label: str) -> str:
     parts = []
     for value in ticks(across.low, across.high, frame.width // 90):
         x, words = across.at(value), _number(value)
-        place = min(x, frame.width - _CHARACTER * len(words) / 2), up.start + 15
-        parts += [line("grid", (x, up.start), (x, up.end)), text(words, place, "soft", "middle")]
+        below = min(x, frame.width - _CHARACTER * len(words) / 2), up.start + 15
+        parts += [line("grid", (x, up.start), (x, up.end)), text(words, below, "soft", "middle")]
     for value in ticks(up.low, up.high, frame.height // 45):
         y = up.at(value)
         parts += [line("grid", (across.start, y), (across.end, y))]

@@ -79,7 +79,7 @@ class Explanation:
     without a profile. ``main_measures``: those whose contribution is ever large, largest first, which get a plot.
     ``last_decision``: on record, in words. ``notes``: sentences on possible differences from the running service."""
 
-    course: PrincipalReplay
+    replay: PrincipalReplay
     config: EngineConfig
     source: str
     row: int
@@ -92,35 +92,35 @@ class Explanation:
 
     @property
     def has_profile(self) -> bool:
-        """Whether there is one for the model version of the query at ``row``."""
+        """Whether a profile exists for the model version of the query at ``row``."""
         return self.at_verdict is not None
 
 
 def explanation_of(
-    course: PrincipalReplay,
+    replay: PrincipalReplay,
     config: EngineConfig,
     source: str,
     *,
     records: Sequence[tuple[int, Alert | Audit]] | None = None,
     notes: Iterable[str] = (),
 ) -> Explanation:
-    """Returns the explanation of ``course``. ``records``: the service's alerts and audits with their rows; by default,
+    """Returns the explanation of ``replay``. ``records``: the service's alerts and audits with their rows; by default,
     those of the replay."""
-    records = course.records if records is None else records
-    row = course.verdict
+    records = replay.records if records is None else records
+    row = replay.verdict
     if row is None:
-        row = len(course) - 1 if np.isnan(course.score).all() else int(np.nanargmax(course.score))
-    profile = _profile_at(row, course, config)
-    at_verdict = break_down(course, row, profile)
+        row = len(replay) - 1 if np.isnan(replay.score).all() else int(np.nanargmax(replay.score))
+    profile = _profile_at(row, replay, config)
+    at_verdict = break_down(replay, row, profile)
     decisions = [record.summary for _, record in records if isinstance(record, Audit) and record.kind in _DECISIONS]
     return Explanation(
-        course=course,
+        replay=replay,
         config=config,
         source=source,
         row=row,
         at_verdict=at_verdict,
-        at_end=break_down(course, len(course) - 1, _profile_at(len(course) - 1, course, config)),
-        main_measures=() if at_verdict is None or profile is None else tuple(_main_measures(course, profile)),
+        at_end=break_down(replay, len(replay) - 1, _profile_at(len(replay) - 1, replay, config)),
+        main_measures=() if at_verdict is None or profile is None else tuple(_main_measures(replay, profile)),
         events=tuple(_events(records)),
         last_decision=decisions[-1] if decisions else None,
         notes=tuple(notes),
@@ -132,24 +132,24 @@ def describe(name: str) -> str:
     return _DESCRIPTIONS.get(name, name)
 
 
-def measure_names(course: PrincipalReplay) -> list[str]:
+def measure_names(replay: PrincipalReplay) -> list[str]:
     """Returns the names of the measures that suspicion uses."""
-    return [name.removeprefix(_PREFIX) for name in course.signals if name.startswith(_PREFIX)]
+    return [name.removeprefix(_PREFIX) for name in replay.signals if name.startswith(_PREFIX)]
 
 
-def deviations(course: PrincipalReplay, name: str) -> Floats:
+def deviations(replay: PrincipalReplay, name: str) -> Floats:
     """Returns float64 (n,): the deviation in the measure ``name`` as of each query."""
-    return course.signals[f"{_PREFIX}{name}"]
+    return replay.signals[f"{_PREFIX}{name}"]
 
 
-def break_down(course: PrincipalReplay, row: int, profile: Profile | None) -> Breakdown | None:
+def break_down(replay: PrincipalReplay, row: int, profile: Profile | None) -> Breakdown | None:
     """Returns the contributions at ``row``, or None without a profile or before suspicion has a value."""
-    d = float(course.signals["suspicion"][row])
+    d = float(replay.signals["suspicion"][row])
     if profile is None or np.isnan(d):
         return None
-    names = measure_names(course)
+    names = measure_names(replay)
     standards = profile.standards.aligned(names)
-    own = np.array([[deviations(course, name)[row] for name in names]])
+    own = np.array([[deviations(replay, name)[row] for name in names]])
     added, closest = standards.contributions(own)
     columns = (own[0], closest[0], standards.exemplars.max(axis=0), added[0])
     parts = [Contribution(name, *values) for name, *values in zip(names, *(c.tolist() for c in columns), strict=True)]
@@ -159,20 +159,20 @@ def break_down(course: PrincipalReplay, row: int, profile: Profile | None) -> Br
     return Breakdown(row, d, standards.threshold, tuple(ordered), explained)
 
 
-def _main_measures(course: PrincipalReplay, profile: Profile) -> list[str]:
+def _main_measures(replay: PrincipalReplay, profile: Profile) -> list[str]:
     """Returns the measures whose contribution to D under ``profile`` is ever large, at least three, largest first."""
-    names = measure_names(course)
-    judged = np.array([version == profile.model_version for version in course.versions])
-    rows = np.flatnonzero(~np.isnan(course.signals["suspicion"]) & judged)
-    own = np.stack([deviations(course, name)[rows] for name in names], axis=1)
+    names = measure_names(replay)
+    judged = np.array([version == profile.model_version for version in replay.versions])
+    rows = np.flatnonzero(~np.isnan(replay.signals["suspicion"]) & judged)
+    own = np.stack([deviations(replay, name)[rows] for name in names], axis=1)
     largest = profile.standards.aligned(names).contributions(own)[0].max(axis=0)
     order = np.argsort(-largest, kind="stable")
     return [names[at] for at in order[: max(int((largest >= _MAIN_CONTRIBUTION).sum()), _FEWEST_MAIN)]]
 
 
-def _profile_at(row: int, course: PrincipalReplay, config: EngineConfig) -> Profile | None:
+def _profile_at(row: int, replay: PrincipalReplay, config: EngineConfig) -> Profile | None:
     """Returns the profile that judges the query ``row``, or None."""
-    key = course.model, course.versions[row]
+    key = replay.model, replay.versions[row]
     return next((own for own in config.judging if (own.model, own.model_version) == key), None)
 
 

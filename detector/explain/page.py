@@ -48,7 +48,7 @@ def page(explanation: Explanation) -> str:
     drawn = explanation.main_measures
     parts: dict[str, Any] = {
         "heading": headline(explanation),
-        "suspect": explanation.course.verdict is not None,
+        "suspect": explanation.replay.verdict is not None,
         "verdict": verdict(explanation),
         "basis": basis(explanation),
         "facts": facts(explanation),
@@ -64,6 +64,6 @@ def page(explanation: Explanation) -> str:
             "contributions": contributions(explanation),
             "without_deviation": without_deviation(explanation),
             "measures": plots.measures(explanation),
-            "not_drawn": [name for name in measure_names(explanation.course) if name not in drawn],
+            "not_drawn": [name for name in measure_names(explanation.replay) if name not in drawn],
         }
     return render("explanation.html", has_profile=explanation.has_profile, **parts)

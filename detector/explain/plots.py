@@ -32,7 +32,7 @@ def suspicion(explanation: Explanation) -> Plot | None:
     """Returns D against the threshold, with all events on record, or None without a profile."""
     if explanation.at_verdict is None:
         return None
-    values, threshold = explanation.course.signals["suspicion"], explanation.at_verdict.threshold
+    values, threshold = explanation.replay.signals["suspicion"], explanation.at_verdict.threshold
     frame, marks = _with_events(explanation, (0.0, _above(values, threshold)))
     parts = [
         *marks,
@@ -55,7 +55,7 @@ def measures(explanation: Explanation) -> list[Plot]:
 
 def prada_over_time(explanation: Explanation) -> Plot:
     """Returns W against delta."""
-    values, delta = explanation.course.signals["prada"], explanation.config.prada.delta
+    values, delta = explanation.replay.signals["prada"], explanation.config.prada.delta
     low = min(float(np.nanmin(values)) if np.isfinite(values).any() else 1.0, delta) - 0.02
     if explanation.has_profile:
         frame = Frame.of(_HALF, _span(explanation), (low, 1.0))
@@ -77,7 +77,7 @@ def prada_over_time(explanation: Explanation) -> Plot:
 
 def prada_distances(explanation: Explanation) -> list[Plot]:
     """Returns histograms of the distances that PRADA tests, at the verdict and at the end, with the fitted normal."""
-    tested = explanation.course.distances.items()
+    tested = explanation.replay.distances.items()
     return [_distances(distances, row) for row, distances in tested if len(distances) >= _FEWEST_BINS]
 
 
@@ -145,7 +145,7 @@ def _signals(
 ) -> tuple[str, str]:
     """Returns an SVG of the signals of ``lines`` (name, kind, words) that have values, and their colours in words; both
     empty if none has. The axis ends between the two values of ``top``."""
-    signals = explanation.course.signals
+    signals = explanation.replay.signals
     lines = [own for own in lines if np.isfinite(signals[own[0]]).any()]
     if not lines:
         return "", ""
@@ -163,7 +163,7 @@ def _signals(
 
 def _measure(explanation: Explanation, name: str) -> Plot:
     assert explanation.at_verdict is not None
-    own, values = explanation.at_verdict.of(name), deviations(explanation.course, name)
+    own, values = explanation.at_verdict.of(name), deviations(explanation.replay, name)
     top = _above(values, own.closest if np.isfinite(own.closest) else 0.0)
     if own.largest < 2 * top:
         top = _above(values, own.largest)
@@ -194,7 +194,7 @@ def _with_events(explanation: Explanation, y: tuple[float, float]) -> tuple[Fram
 
 def _event_marks(explanation: Explanation) -> Iterator[tuple[float, str, str]]:
     """Yields the events by query, with one label each."""
-    verdict = explanation.course.verdict
+    verdict = explanation.replay.verdict
     words: dict[int, list[str]] = {} if verdict is None else {verdict: ["suspect"]}
     for event in explanation.events:
         words.setdefault(event.row, []).append(event.word)
@@ -205,17 +205,17 @@ def _event_marks(explanation: Explanation) -> Iterator[tuple[float, str, str]]:
 
 
 def _verdict_mark(explanation: Explanation, frame: Frame) -> str:
-    verdict = explanation.course.verdict
+    verdict = explanation.replay.verdict
     return "" if verdict is None else mark(frame, verdict + 1.0, "verdict")
 
 
 def _queries(explanation: Explanation) -> Floats:
-    numbers: Floats = np.arange(1.0, len(explanation.course) + 1)
+    numbers: Floats = np.arange(1.0, len(explanation.replay) + 1)
     return numbers
 
 
 def _span(explanation: Explanation) -> tuple[float, float]:
-    return 0.0, max(float(len(explanation.course)), 2.0)
+    return 0.0, max(float(len(explanation.replay)), 2.0)
 
 
 def _above(values: Floats, *others: float) -> float:

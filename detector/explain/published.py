@@ -73,52 +73,52 @@ def since_cleared(queries: list[TimedQueries], known: PublishedRecords) -> list[
     return rest
 
 
-def by_row(known: PublishedRecords, course: PrincipalReplay) -> list[tuple[int, Alert | Audit]]:
-    """Returns the records since the first query of ``course``, in order, each with the query that caused it."""
+def by_row(known: PublishedRecords, replay: PrincipalReplay) -> list[tuple[int, Alert | Audit]]:
+    """Returns the records since the first query of ``replay``, in order, each with the query that caused it."""
     everything: list[Alert | Audit] = [*known.alerts, *known.audits]
-    records = [one for one in everything if one.occurred_at >= course.time[0]]
+    records = [one for one in everything if one.occurred_at >= replay.time[0]]
     first: dict[float, int] = {}
     for alert in known.alerts:  # a later revision may have the same time
-        first[alert.occurred_at] = min(_row_of(alert, course), first.get(alert.occurred_at, len(course)))
+        first[alert.occurred_at] = min(_row_of(alert, replay), first.get(alert.occurred_at, len(replay)))
     rows = [
-        _row_of(one, course) if isinstance(one, Alert) else first.get(one.occurred_at, _row_at(one.occurred_at, course))
+        _row_of(one, replay) if isinstance(one, Alert) else first.get(one.occurred_at, _row_at(one.occurred_at, replay))
         for one in records
     ]
     return sorted(zip(rows, records, strict=True), key=lambda own: (own[0], own[1].occurred_at))
 
 
-def differences(known: PublishedRecords, course: PrincipalReplay, configuration: str) -> Iterator[str]:
-    """Yields sentences on how the service's results may differ from ``course``, the replay of its topics."""
+def differences(known: PublishedRecords, replay: PrincipalReplay, configuration: str) -> Iterator[str]:
+    """Yields sentences on how the service's results may differ from ``replay``, the replay of its topics."""
     if known.cleared_at > -np.inf:
         yield f"The account was cleared at {rfc3339(known.cleared_at)}; earlier queries do not count."
-    if lost := _lost(known.score, course):
+    if lost := _lost(known.score, replay):
         yield (
             f"{lost:,} of the account's queries are no longer kept; the explanation covers the rest, counted from 1, "
             "and may differ from the service's results."
         )
-    if known.score is not None and known.score.flagged != bool(course.flagged[-1]):
+    if known.score is not None and known.score.flagged != bool(replay.flagged[-1]):
         yield f"In the service, the account is {'' if known.score.flagged else 'not '}flagged."
     if others := {one.configuration for one in known.alerts} - {configuration}:
         yield f"The alerts were raised under another configuration: {', '.join(sorted(others))}."
 
 
-def _lost(score: Score | None, course: PrincipalReplay) -> int:
+def _lost(score: Score | None, replay: PrincipalReplay) -> int:
     """Returns the number of queries that the service counted and the topics no longer hold."""
     if score is None:
         return 0
     if score.judged is None or score.repeats is None:
-        return max(score.queries - course.versions.count(score.model_version), 0)
-    return max(score.judged + score.repeats - len(course), 0)
+        return max(score.queries - replay.versions.count(score.model_version), 0)
+    return max(score.judged + score.repeats - len(replay), 0)
 
 
-def _row_of(alert: Alert, course: PrincipalReplay) -> int:
+def _row_of(alert: Alert, replay: PrincipalReplay) -> int:
     """Returns the row by query number if all queries are present, else by time."""
-    for version in dict.fromkeys(course.versions):
-        rows = [row for row, own in enumerate(course.versions) if own == version]
-        if alert.query_index < len(rows) and course.time[rows[alert.query_index]] == alert.occurred_at:
+    for version in dict.fromkeys(replay.versions):
+        rows = [row for row, own in enumerate(replay.versions) if own == version]
+        if alert.query_index < len(rows) and replay.time[rows[alert.query_index]] == alert.occurred_at:
             return rows[alert.query_index]
-    return _row_at(alert.occurred_at, course)
+    return _row_at(alert.occurred_at, replay)
 
 
-def _row_at(time: float, course: PrincipalReplay) -> int:
-    return min(int(np.searchsorted(course.time, time)), len(course) - 1)
+def _row_at(time: float, replay: PrincipalReplay) -> int:
+    return min(int(np.searchsorted(replay.time, time)), len(replay) - 1)

@@ -56,6 +56,11 @@ _ADVICE: dict[Family, str] = {
     "protocol": "the features it leaves out, or the models it requests: does one of your clients have a reason?",
 }
 _MOST_REASONS, _LEAST_SHARE, _LEAST = 4, 0.1, 0.5
+_LEAST_ADDED = 0.05
+_DRAWN, _MEASURES = 20, 2
+"""Maximum number of accounts with plots, and of measures in each."""
+_LISTED = 1_000
+_HEAD = ("account", "largest contributions", "times the line", "queries", "crossed at", "first", "last")
 
 
 def headline(report: ScanReport) -> str:
@@ -69,11 +74,11 @@ def headline(report: ScanReport) -> str:
 
 def reasons(own: ScannedAccount) -> list[str]:
     """Returns the largest deviations, each compared with the closest other account."""
-    telling = [part for part in own.parts if part[3] >= max(_LEAST_SHARE * own.unexplained, _LEAST)]
+    large = [part for part in own.parts if part[3] >= max(_LEAST_SHARE * own.unexplained, _LEAST)]
     closest = "the average account" if own.closest is None else own.closest
     return [
         f"{LOOKS[name]}: {name} {score:.1f}, while {closest} reaches {reached:.1f}"
-        for name, score, reached, _ in telling[:_MOST_REASONS]
+        for name, score, reached, _ in large[:_MOST_REASONS]
     ]
 
 
@@ -88,15 +93,15 @@ def sentence(own: ScannedAccount) -> str:
     if own.crossed is None:
         return f"{own.score:.2f} times the line after {count(own.queries)}"
     with_others = f", once {', '.join(own.like)} does not excuse it" if own.like else ""
-    kept = "" if own.left_out else "; it stays in the profile"
-    return f"{own.score:.1f} times the line, crossed at query {own.crossed + 1:,} of {own.queries:,}{with_others}{kept}"
+    note = "" if own.left_out else "; it stays in the profile"
+    return f"{own.score:.1f} times the line, crossed at query {own.crossed + 1:,} of {own.queries:,}{with_others}{note}"
 
 
-def sureness(version: ScannedVersion) -> Iterator[str]:
+def reliability(version: ScannedVersion) -> Iterator[str]:
     """Yields sentences on how reliable the scan is."""
     screened = version.scan.screened
     calibration, achieved = screened.calibration, screened.achieved
-    (least, most), threshold = calibration.moves, calibration.profile.standards.threshold
+    (least, most), threshold = calibration.threshold_range, calibration.profile.standards.threshold
     if not version.scan.enough:
         yield (
             f"With fewer than {ENOUGH} accounts of ten queries or more, the scan only ranks them: it cannot tell which "
@@ -118,12 +123,12 @@ def sureness(version: ScannedVersion) -> Iterator[str]:
     )
 
 
-def not_seen(report: ScanReport) -> Iterator[str]:
+def skipped(report: ScanReport) -> Iterator[str]:
     """Yields sentences on what was skipped."""
     refused, sieve = report.log.refused, report.log.sieve
     if refused:
-        told = ", ".join(f"{reason} {number:,}" for reason, number in refused.most_common(3))
-        yield f"{count(refused.total(), 'row', 'rows')} refused: {told}."
+        named = ", ".join(f"{reason} {number:,}" for reason, number in refused.most_common(3))
+        yield f"{count(refused.total(), 'row', 'rows')} refused: {named}."
     yield from (f"{passed}." for passed in report.passed_over)
     for version in report.scanned:
         if version.traffic.left_out:
@@ -133,9 +138,6 @@ def not_seen(report: ScanReport) -> Iterator[str]:
             f"{count(len(cut), 'account has', 'accounts have')} more than the {sieve.most:,} queries scanned; judge "
             "the rest with weirguard replay and the profile."
         )
-
-
-_LEAST_ADDED = 0.05
 
 
 def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[
         "queries": sum(report.log.sieve.seen.values()),
         "refused": report.log.refused.total(),
         "refused_reasons": dict(report.log.refused.most_common()),
-        "notes": list(not_seen(report)),
+        "notes": list(skipped(report)),
         "models": [_model_json(own, profiles[own.model, own.version]) for own in report.scanned],
         "accounts": sorted(accounts, key=lambda own: -own["score"]),
     }
@@ -159,7 +161,7 @@ def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[
 def _model_json(version: ScannedVersion, profile: str) -> dict[str, Any]:
     screened = version.scan.screened
     calibration, achieved = screened.calibration, screened.achieved
-    reference, (least, most) = calibration.profile.reference, calibration.moves
+    reference, (least, most) = calibration.profile.reference, calibration.threshold_range
     return {
         "model": version.model,
         "model_version": version.version,
@@ -219,16 +221,10 @@ def _account_json(version: ScannedVersion, own: ScannedAccount) -> dict[str, Any
     }
 
 
-_DRAWN, _MEASURES = 20, 2
-"""Maximum number of accounts with plots, and of measures in each."""
-_LISTED = 1_000
-_HEAD = ("account", "largest contributions", "times the line", "queries", "crossed at", "first", "last")
-
-
 def page(report: ScanReport) -> str:
     """Returns the report as one HTML page."""
     versions = [_version_section(version) for version in report.scanned]
-    return render("scan.html", heading=f"Scan: {headline(report)}", skipped=not_seen(report), versions=versions)
+    return render("scan.html", heading=f"Scan: {headline(report)}", skipped=skipped(report), versions=versions)
 
 
 def _version_section(version: ScannedVersion) -> dict[str, Any]:
@@ -238,7 +234,7 @@ def _version_section(version: ScannedVersion) -> dict[str, Any]:
     return {
         "name": f"{version.model} {version.version}",
         "table": _account_table(version, out),
-        "sureness": sureness(version),
+        "reliability": reliability(version),
         "suspects": [_suspect_section(version, own, drawn=at < _DRAWN) for at, own in enumerate(out)],
         "others": _account_table(version, rest[:_LISTED]),
         "more": count(more, "more is", "more are") if more > 0 else "",
@@ -283,5 +279,5 @@ def _explanation(version: ScannedVersion, own: ScannedAccount) -> Explanation:
     profile: Profile = version.scan.screened.calibration.profile
     standards = replace(profile.standards, threshold=own.line)
     config = EngineConfig(profiles=(replace(profile, standards=standards, validation=None),))
-    course = replay_principal([(queries, np.maximum.accumulate(queries.occurred_at))], config, Policy())
-    return explanation_of(course, config, "", records=())
+    replay = replay_principal([(queries, np.maximum.accumulate(queries.occurred_at))], config, Policy())
+    return explanation_of(replay, config, "", records=())

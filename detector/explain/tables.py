@@ -62,32 +62,32 @@ def events(explanation: Explanation) -> TextTable:
 
 def facts(explanation: Explanation) -> str:
     """Returns a sentence on the queries: model, versions, time span, source and configuration."""
-    course = explanation.course
-    versions = list(dict.fromkeys(course.versions))
+    replay = explanation.replay
+    versions = list(dict.fromkeys(replay.versions))
     which = f"version{'s' if len(versions) > 1 else ''} {', '.join(versions)}"
     return (
-        f"{count(len(course))} to {course.model}, {which}, from {rfc3339(course.time[0])} to "
-        f"{rfc3339(course.time[-1])}, read from {explanation.source} and judged under configuration "
+        f"{count(len(replay))} to {replay.model}, {which}, from {rfc3339(replay.time[0])} to "
+        f"{rfc3339(replay.time[-1])}, read from {explanation.source} and judged under configuration "
         f"{explanation.config.configuration_hash()}. Queries are counted from 1."
     )
 
 
 def as_json(explanation: Explanation) -> dict[str, Any]:
     """Returns the content of the page without the plots. Queries count from 1; times are RFC 3339."""
-    course = explanation.course
+    replay = explanation.replay
     return {
-        "principal": course.principal,
-        "model": course.model,
-        "model_versions": list(dict.fromkeys(course.versions)),
+        "principal": replay.principal,
+        "model": replay.model,
+        "model_versions": list(dict.fromkeys(replay.versions)),
         "source": explanation.source,
         "configuration": explanation.config.configuration_hash(),
         "queries_count_from": 1,
-        "queries": len(course),
-        "unjudged": course.refused,
-        "since": rfc3339(course.time[0]),
-        "until": rfc3339(course.time[-1]),
-        "suspect": course.verdict is not None,
-        "first_flagged_query": None if course.verdict is None else course.verdict + 1,
+        "queries": len(replay),
+        "unjudged": replay.refused,
+        "since": rfc3339(replay.time[0]),
+        "until": rfc3339(replay.time[-1]),
+        "suspect": replay.verdict is not None,
+        "first_flagged_query": None if replay.verdict is None else replay.verdict + 1,
         "calibrated": explanation.has_profile,
         "verdict": verdict(explanation),
         "basis": basis(explanation),

@@ -25,15 +25,15 @@ _MOST_FEATURES = 4
 
 def headline(explanation: Explanation) -> str:
     """Returns the principal and the verdict, in a few words."""
-    course = explanation.course
-    if course.verdict is None:
-        return f"{course.principal} is not a suspect"
-    return f"{course.principal} is a suspect since query {course.verdict + 1:,}"
+    replay = explanation.replay
+    if replay.verdict is None:
+        return f"{replay.principal} is not a suspect"
+    return f"{replay.principal} is a suspect since query {replay.verdict + 1:,}"
 
 
 def verdict(explanation: Explanation) -> str:
     """Returns the verdict in one sentence."""
-    return _flagged(explanation) if explanation.course.verdict is not None else _not_flagged(explanation)
+    return _flagged(explanation) if explanation.replay.verdict is not None else _not_flagged(explanation)
 
 
 def basis(explanation: Explanation) -> list[str]:
@@ -90,24 +90,24 @@ def _how_far(own: Contribution) -> str:
 
 
 def _flagged(explanation: Explanation) -> str:
-    course, row = explanation.course, explanation.row
-    since = f"Suspect since query {row + 1:,} of {len(course):,}"
+    replay, row = explanation.replay, explanation.row
+    since = f"Suspect since query {row + 1:,} of {len(replay):,}"
     if explanation.at_verdict is not None:
         return f"{since}: {reasons(explanation.at_verdict)}."
-    finding = course.findings.get(row)
+    finding = replay.findings.get(row)
     if finding is None or finding.signal == "prada":
-        w, delta = course.signals["prada"][row], explanation.config.prada.delta
+        w, delta = replay.signals["prada"][row], explanation.config.prada.delta
         return f"{since}: {describe('prada')}; W fell to {w:.3f}; the threshold is {delta:g}."
     return f"{since}: {finding.signal} reached {finding.statistic:.3g}; the threshold is {finding.threshold:.3g}."
 
 
 def _not_flagged(explanation: Explanation) -> str:
-    course, row, breakdown = explanation.course, explanation.row, explanation.at_verdict
-    lead = f"Not a suspect after {count(len(course))}"
-    if np.isnan(course.score).all():
+    replay, row, breakdown = explanation.replay, explanation.row, explanation.at_verdict
+    lead = f"Not a suspect after {count(len(replay))}"
+    if np.isnan(replay.score).all():
         return f"{lead}: there are too few queries for any test."
     if breakdown is None:
-        w, delta = course.signals["prada"][row], explanation.config.prada.delta
+        w, delta = replay.signals["prada"][row], explanation.config.prada.delta
         return f"{lead}: the lowest W was {w:.3f}, at query {row + 1:,}; the threshold is {delta:g}."
     return (
         f"{lead}: the largest unexplained deviation was {breakdown.d:.1f} {UNIT}, at query {row + 1:,}; "
@@ -116,23 +116,23 @@ def _not_flagged(explanation: Explanation) -> str:
 
 
 def _basis(explanation: Explanation) -> Iterator[str]:
-    course = explanation.course
+    replay = explanation.replay
     if not explanation.has_profile:
         yield "UNCALIBRATED: honest accounts may be flagged, and most kinds of theft are missed."
-    if course.verdict is not None:
+    if replay.verdict is not None:
         yield from _d_since_verdict(explanation)
     if explanation.last_decision is not None:
         yield f"The last decision on record: {explanation.last_decision}."
     if not explanation.has_profile:
         yield _without_profile(explanation)
-    if course.refused:
-        yield f"{count(course.refused)} could not be judged: the number of features differs from that of the others."
+    if replay.refused:
+        yield f"{count(replay.refused)} could not be judged: the number of features differs from that of the others."
     yield from explanation.notes
 
 
 def _d_since_verdict(explanation: Explanation) -> Iterator[str]:
     """Yields D at the verdict, and at the last query."""
-    course, then, now = explanation.course, explanation.at_verdict, explanation.at_end
+    replay, then, now = explanation.replay, explanation.at_verdict, explanation.at_end
     if then is not None:
         lead = f"The closest honest account explains {then.explained:.0%} of the deviation and leaves"
         if then.explained < _LEAST_EXPLAINED:
@@ -141,17 +141,17 @@ def _d_since_verdict(explanation: Explanation) -> Iterator[str]:
     if now is not None and now.row > explanation.row:
         state = ""
         if now.d <= now.threshold:
-            latched = " The account stays flagged until an operator clears it." if course.flagged[-1] else ""
+            latched = " The account stays flagged until an operator clears it." if replay.flagged[-1] else ""
             state = f", below the threshold.{latched}"
-        yield f"After query {len(course):,}, D is {now.d:.1f}{state or '.'}"
+        yield f"After query {len(replay):,}, D is {now.d:.1f}{state or '.'}"
 
 
 def _without_profile(explanation: Explanation) -> str:
     if explanation.config.mode != "default":
         return "Only PRADA was used, exactly as published (compatible mode); this mode uses no profile."
-    course = explanation.course
+    replay = explanation.replay
     return (
-        f"There is no profile for {course.model} {course.versions[explanation.row]}: only PRADA was used. It detects "
+        f"There is no profile for {replay.model} {replay.versions[explanation.row]}: only PRADA was used. It detects "
         "thieves who step from their own earlier queries, and no others; a profile (weirguard calibrate) adds more "
         "measures."
     )

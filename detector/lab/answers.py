@@ -19,12 +19,12 @@ class Answers:
     """The answers to ``n`` inputs. ``probabilities`` float64 (n, k); each row of a label-only API is 1 at the label.
 
     ``leaf`` int64 (n,) or None: the tree node at which the input ended, where the API tells (with the confidence, or
-    outright). ``asked`` int64 (n,) or None: the feature whose absence ended it there, -1 at a leaf.
+    outright). ``missing_feature`` int64 (n,) or None: the feature whose absence ended it there, -1 at a leaf.
     """
 
     probabilities: NDArray[np.float64]
     leaf: NDArray[np.int64] | None = None
-    asked: NDArray[np.int64] | None = None
+    missing_feature: NDArray[np.int64] | None = None
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -37,13 +37,13 @@ class Answers:
         return cls(
             np.concatenate([part.probabilities for part in parts]),
             concatenated([part.leaf for part in parts]),
-            concatenated([part.asked for part in parts]),
+            concatenated([part.missing_feature for part in parts]),
         )
 
     def take(self, rows: NDArray[np.int64] | slice) -> Answers:
         """Returns the answers to the inputs ``rows``, int64 (m,) or a slice."""
-        leaf, asked = (None if column is None else column[rows] for column in (self.leaf, self.asked))
-        return Answers(self.probabilities[rows], leaf, asked)
+        leaf, missing = (None if column is None else column[rows] for column in (self.leaf, self.missing_feature))
+        return Answers(self.probabilities[rows], leaf, missing)
 
 
 def concatenated(columns: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:

@@ -21,11 +21,11 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Four disjoint sets: what trained the victim, what honest users hold, what the thief holds, what judges clones.
+    """Four disjoint sets: for the victim's training, for honest users, for the thief, and to judge clones.
 
-    ``low`` and ``high`` float32 (d,): the range of each feature, which everybody knows. ``categories`` int64 (d,):
-    how many values 0, 1, ... a categorical feature has, 0 for a continuous one. ``side``: images are side x side
-    pixels in row order; None for tables.
+    ``low`` and ``high`` float32 (d,): the range of each feature, which is public. ``categories`` int64 (d,): how many
+    values 0, 1, ... a categorical feature has, 0 for a continuous one. ``side``: images are side x side pixels in row
+    order; None for tables.
     """
 
     name: str

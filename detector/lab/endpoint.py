@@ -77,8 +77,7 @@ def conduct_over_http(plan: AttackPlan, mapping: Mapping, progress: Callable[[in
     rate = 1 / plan.pause
     with Endpoint(plan.victim, mapping, dataset.classes, budget=_MOST_MEASURING, rate=rate) as measured:
         yardstick = Yardstick.of(measured, dataset, plan.seed, MEASURING_ROWS)
-    with Endpoint(plan.victim, mapping, dataset.classes, budget=plan.budget, rate=rate) as endpoint:
-        endpoint.progress = progress or endpoint.progress
+    with Endpoint(plan.victim, mapping, dataset.classes, budget=plan.budget, rate=rate, progress=progress) as endpoint:
         session = session_of(plan, dataset, endpoint, yardstick)
         session.run()
     if endpoint.failure and not session.rounds:
@@ -89,17 +88,6 @@ def conduct_over_http(plan: AttackPlan, mapping: Mapping, progress: Callable[[in
     if endpoint.failure:
         raise CutShort(endpoint.failure, log)
     return log
-
-
-class Timing:
-    """Real time; tests pass their own."""
-
-    def now(self) -> float:
-        """Returns the seconds since a fixed time."""
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
 
 
 class Endpoint:
@@ -114,19 +102,25 @@ class Endpoint:
     """
 
     def __init__(
-        self, url: str, mapping: Mapping, classes: int, *, budget: int, rate: float, timing: Timing | None = None
+        self,
+        url: str,
+        mapping: Mapping,
+        classes: int,
+        *,
+        budget: int,
+        rate: float,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self._url = url
         self._mapping = mapping
         self._classes = classes
         self._budget = budget
         self._rate = rate
-        self._timing = timing or Timing()
-        self._started_at = self._free_at = self._timing.now()
+        self._progress = progress or (lambda _: None)
+        self._started_at = self._free_at = time.monotonic()
         self._http = httpx.Client(timeout=_TIMEOUT, follow_redirects=False, trust_env=False)
         self.output_kind: OutputKind = "label"
         self.sent = 0
-        self.progress: Callable[[int], None] = lambda _: None
         self.failure: LabError | None = None
 
     def __enter__(self) -> Self:
@@ -145,7 +139,7 @@ class Endpoint:
                 if answer is None:
                     break
                 answers.append(answer)
-                self.progress(1)
+                self._progress(1)
         except LabError as error:
             self.failure = error
         return Answers.joined(answers) if answers else Answers(np.empty((0, self._classes)))
@@ -176,7 +170,7 @@ class Endpoint:
         for _ in range(1 + _RETRIES):
             if self.sent + len(rows) > self._budget:
                 return None
-            self._timing.sleep(pause)
+            time.sleep(pause)
             self._wait(len(rows), at)
             self.sent += len(rows)
             response = self._post(self._mapping.body(rows, account, specification), self._mapping.headers(account))
@@ -191,8 +185,8 @@ class Endpoint:
 
     def _wait(self, rows: int, at: float) -> None:
         start = max(self._free_at, self._started_at + at)
-        now = self._timing.now()
-        self._timing.sleep(max(0.0, start - now))
+        now = time.monotonic()
+        time.sleep(max(0.0, start - now))
         self._free_at = max(start, now) + rows / self._rate
 
     def _post(self, body: object, headers: dict[str, str]) -> httpx.Response:
@@ -212,9 +206,9 @@ class Endpoint:
         if values.shape[1] == 1:  # a class or, where there are two, the probability of the second
             numbers = values[:, 0]
             if self.output_kind == "label" and np.isin(numbers, np.arange(self._classes)).all():
-                return Answers(np.eye(self._classes)[numbers.astype(np.int64)], reply.leaf, reply.asked)
+                return Answers(np.eye(self._classes)[numbers.astype(np.int64)], reply.leaf, reply.missing_feature)
             values = np.stack([1 - numbers, numbers], axis=1)
-        return Answers(self._checked(values), reply.leaf, reply.asked)
+        return Answers(self._checked(values), reply.leaf, reply.missing_feature)
 
     def _checked(self, answers: Array) -> Array:
         if answers.shape[1] != self._classes:

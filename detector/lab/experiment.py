@@ -25,7 +25,7 @@ from detector.lab.honest.habit import HonestRequest
 from detector.lab.provenance import digest_of
 from detector.lab.query_log import Mark, QueryLog, Run
 from detector.lab.session import AttackSession, InProcess, Rows, Service, checkpoints
-from detector.lab.wrappers import PLAIN, WRAPPERS, Means
+from detector.lab.wrappers import PLAIN, WRAPPERS
 
 START = 1_767_225_600.0
 """The start of the simulated clock: the year 2026."""
@@ -95,7 +95,7 @@ def session_of(plan: AttackPlan, dataset: Dataset, service: Service, yardstick: 
     from detector.lab.attackers import EVERY_ATTACK
 
     attacker = named(EVERY_ATTACK, plan.attack, "attack")(Knowledge.of(dataset), plan.budget, plan.seed)
-    disguise = named(WRAPPERS, plan.wrapper, "wrapper")(Means(dataset, plan.pause, plan.seed))
+    disguise = named(WRAPPERS, plan.wrapper, "wrapper")(dataset, plan.pause, plan.seed)
     return AttackSession(attacker, service, disguise, yardstick, checkpoints(plan.budget))
 
 

@@ -1,4 +1,4 @@
-"""How good a stolen clone is: 1 - R_test, 1 - R_unif, their total-variation forms (Tramèr et al. 2016)."""
+"""The fidelity of a stolen clone: 1 - R_test, 1 - R_unif, their total-variation forms (Tramèr et al. 2016)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNIFORM_ROWS = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """How near a clone is to its victim, each figure 0 to 1 and best at 1, and how many ``queries`` it cost.
+    """The agreement of a clone with its victim, each figure 0 to 1 and best at 1, and how many ``queries`` it cost.
 
     ``test`` and ``uniform``: share of inputs on which both name the same class, over held-out natural inputs and over
     the whole input space. ``tv_test`` and ``tv_uniform``: 1 less the mean of half the sum of the absolute differences
@@ -32,9 +32,9 @@ class Fidelity:
 
 
 class Yardstick:
-    """Measures clones of one victim, who is asked once: on ``test`` (n, d) and on ``uniform`` (m, d), both float32.
+    """Measures clones of one victim, which is queried once: on ``test`` (n, d) and on ``uniform`` (m, d), both float32.
 
-    ``labels`` int64 (n,): the true ones of ``test``, or None.
+    ``labels`` int64 (n,): the true labels of ``test``, or None.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Yardstick:
 
     @classmethod
     def of(cls, victim: Classifier, dataset: Dataset, seed: int, rows: int = UNIFORM_ROWS) -> Yardstick:
-        """On the test set, and on ``rows`` inputs uniform over the features' ranges; at most ``rows`` of each."""
+        """Returns a yardstick of test rows and of uniform inputs in the features' ranges, at most ``rows`` of each."""
         spread = np.random.default_rng(seed).random((rows, dataset.dimension), dtype=np.float32)
         uniform = dataset.low + spread * (dataset.high - dataset.low)
         return cls(victim, dataset.test.features[:rows], uniform, dataset.test.labels[:rows])
 
     def measure(self, clone: Classifier, queries: int) -> Fidelity:
-        """The fidelity of ``clone``, which cost ``queries``."""
+        """Returns the fidelity of ``clone``, which cost ``queries``."""
         on_test, on_uniform = clone.probabilities(self._test), clone.probabilities(self._uniform)
         return Fidelity(
             queries,
@@ -69,7 +69,7 @@ class Yardstick:
 
 
 def agreement(victim: Classifier, clone: Classifier, features: NDArray[np.float32]) -> float:
-    """Share of the rows of ``features`` on which both name the same class."""
+    """Returns the share of the rows of ``features`` on which both name the same class."""
     return _agreement(victim.probabilities(features), clone.probabilities(features))
 
 

@@ -113,10 +113,10 @@ class Template:
         return _filled(self.form, values)
 
     def reply(self, body: Any, count: int) -> Answers:
-        values, leaf, asked = (self._found(body, steps) for steps in (self.answer, self.leaf, self.asked))
+        values, leaf, asked = (self._entries(body, steps) for steps in (self.answer, self.leaf, self.asked))
         return _answers(values, leaf, asked, count)
 
-    def _found(self, body: Any, steps: Sequence[str] | None) -> Any:
+    def _entries(self, body: Any, steps: Sequence[str] | None) -> Any:
         """Returns what ``steps`` lead to, as a list with one entry per row."""
         if steps is None:
             return None

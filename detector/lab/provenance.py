@@ -1,4 +1,4 @@
-"""Which source a result was made by: a digest of the text of the modules that its making imports."""
+"""The source that made a result: a digest of the text of the modules that its making imports."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import detector
 
 _PACKAGE = detector.__name__
 _REGISTRIES = frozenset({"detector.lab.attackers"})
-"""Whose text counts, but not what they import: of all the entries, a result is made by one."""
+"""The text of these counts, but not what they import: one of their entries makes a result."""
 
 
 def digest_of(roots: Iterable[str], source: Path | None = None) -> str:
-    """Twelve hexadecimal digits of the text of the modules ``roots`` and of all in this package that they import.
+    """Returns twelve hexadecimal digits of the text of the modules ``roots`` and of all of this package they import.
 
     Imports inside functions count; what is imported by a computed name does not. ``source``: the package's folder.
     """
@@ -28,25 +28,25 @@ def digest_of(roots: Iterable[str], source: Path | None = None) -> str:
 
 
 def imported(roots: Iterable[str], folder: Path) -> set[str]:
-    """The modules ``roots`` and all that they import, directly or not, that are of the package in ``folder``."""
-    left, found = set(filter(_is_ours, roots)), set[str]()
+    """Returns the modules ``roots`` and all that they import, directly or not, of the package in ``folder``."""
+    left, modules = set(filter(_is_ours, roots)), set[str]()
     first = frozenset(left)
     while left:
         module = left.pop()
-        found.add(module)
+        modules.add(module)
         if module not in _REGISTRIES - first:
-            left |= _imports(_path(module, folder), folder) - found
-    return found
+            left |= _imports(_path(module, folder), folder) - modules
+    return modules
 
 
 @cache
 def _imports(path: Path, folder: Path) -> frozenset[str]:
-    """The modules of the package that the one at ``path`` imports by name."""
+    """Returns the modules of the package that the one at ``path`` imports by name."""
     nodes = ast.walk(ast.parse(path.read_bytes()))
-    return frozenset(name for node in nodes for name in _named(node, folder))
+    return frozenset(name for node in nodes for name in _names(node, folder))
 
 
-def _named(node: ast.AST, folder: Path) -> Iterator[str]:
+def _names(node: ast.AST, folder: Path) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names if _is_ours(alias.name))
     elif isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module):
@@ -62,6 +62,6 @@ def _is_ours(module: str) -> bool:
 
 
 def _path(module: str, folder: Path) -> Path:
-    """Where ``module`` is, or would be."""
-    place = folder.joinpath(*module.split(".")[1:])
-    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    """Returns where ``module`` is, or would be."""
+    path = folder.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

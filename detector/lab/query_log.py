@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -122,26 +121,16 @@ def read_run(path: Path) -> Run:
 def _table(log: QueryLog) -> Any:
     import pyarrow as pa
 
+    def lists(matrix: NDArray[Any]) -> Any:
+        return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).ravel()), matrix.shape[1])
+
     queries = log.queries
-    rows = len(queries)
     columns = {
         "event_id": pa.array(queries.event_ids, pa.string()),
         "principal": pa.array(queries.principals, pa.string()).take(pa.array(queries.principal_index)),
-        **{name: pa.array([getattr(queries, name)] * rows, pa.string()) for name in _NAMED},
+        **{name: pa.array([getattr(queries, name)] * len(queries), pa.string()) for name in _NAMED},
         **{name: pa.array(values) for name in _NUMBERS if (values := getattr(queries, name)) is not None},
-        **{name: _lists(values) for name in _LISTS if (values := getattr(queries, name)) is not None},
-        **_marks(log.marks),
+        **{name: lists(values) for name in _LISTS if (values := getattr(queries, name)) is not None},
+        **{name: pa.array([getattr(mark, name) for mark in log.marks], pa.string()) for name in ("label", "kind")},
     }
     return pa.table(columns)
-
-
-def _lists(matrix: NDArray[Any]) -> Any:
-    import pyarrow as pa
-
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).ravel()), matrix.shape[1])
-
-
-def _marks(marks: Sequence[Mark]) -> dict[str, Any]:
-    import pyarrow as pa
-
-    return {name: pa.array([getattr(mark, name) for mark in marks], pa.string()) for name in ("label", "kind")}

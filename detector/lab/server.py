@@ -38,7 +38,7 @@ _MOST_ROWS = 1_000
 
 
 def create_demo() -> Starlette:
-    """Both models of the demo in one application."""
+    """Returns both models of the demo in one application."""
     table = sklearn_table("breast cancer")
     tree = create_app(TreeVictim(table), table.dimension)
     network = create_app(digits.DigitsVictim(digits.load_split().training), digits.DIMENSION)
@@ -46,7 +46,7 @@ def create_demo() -> Starlette:
 
 
 def create_app(victim: Victim, dimension: int) -> Starlette:
-    """The application of one model; the one line of Weirguard in it is the call of ``log``."""
+    """Returns the application of one model; the one line of Weirguard in it is the call of ``log``."""
 
     async def predict(request: Request) -> JSONResponse:
         try:
@@ -70,11 +70,8 @@ def create_app(victim: Victim, dimension: int) -> Starlette:
 
 
 def guard(app: Starlette, kafka: KafkaSettings) -> WeirguardMiddleware:
-    """``app``, which has one model of the demo or both, with its predictions logged to ``kafka`` and the detector's
-    decisions obeyed.
-
-    The account is taken from X-Account as it stands, which only a demo may do: nobody authenticates it.
-    """
+    """Returns ``app``, with one model of the demo or both, so that it logs predictions to ``kafka`` and applies the
+    detector's decisions. The account is X-Account as sent, which only a demo may do: nobody authenticates it."""
     connection = Connection(",".join(kafka.servers), kafka.topics, kafka.client_arguments())
     return WeirguardMiddleware(
         app,

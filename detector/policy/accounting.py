@@ -7,9 +7,8 @@ on the stream alone, not on how it is cut into micro-batches.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -17,8 +16,8 @@ import msgspec
 import numpy as np
 
 from detector.contracts.findings import Evidence, Finding, severity_of
-from detector.contracts.principals import plain
-from detector.policy.activity import Accusation, Activity, Key, RowsByKey, Section, decode_section
+from detector.contracts.principals import is_plain
+from detector.policy.activity import Accusation, Activity, Key, Section, decode_section
 
 HALF = 150
 """Answered queries in each half of a principal's recent ones; the older half is dropped when the newer one is full."""
@@ -44,33 +43,33 @@ class PrincipalCounts(msgspec.Struct, array_like=True):
 
     ``unjudged`` and ``dropped``: queries by reason. ``touched``: the number of the last event that changed these.
 
-    ``answered`` and ``odd``: answered and unjudged queries in the newer half of the recent ones; ``answered_before``
-    and ``odd_before``: the same in the older half. All are 0 while no recent query was unjudged. ``accused``: whether
-    the unjudged queries make the principal a suspect.
+    ``new_answered`` and ``new_unjudged``: answered and unjudged queries in the newer half of the recent ones;
+    ``old_answered`` and ``old_unjudged``: the same in the older half. All are 0 while no recent query was unjudged.
+    ``accused``: whether the unjudged queries make the principal a suspect.
     """
 
     unjudged: dict[str, int] = msgspec.field(default_factory=dict)
     dropped: dict[str, int] = msgspec.field(default_factory=dict)
     touched: int = 0
-    answered: int = 0
-    odd: int = 0
-    answered_before: int = 0
-    odd_before: int = 0
+    new_answered: int = 0
+    new_unjudged: int = 0
+    old_answered: int = 0
+    old_unjudged: int = 0
     accused: bool = False
 
     @property
     def recent(self) -> int:
         """Unjudged queries among the recent ones."""
-        return self.odd + self.odd_before
+        return self.new_unjudged + self.old_unjudged
 
     @property
     def share(self) -> float:
         """Unjudged queries as a share of the recent ones."""
-        return self.recent / max(self.answered + self.answered_before, 1)
+        return self.recent / max(self.new_answered + self.old_answered, 1)
 
     @property
     def watched(self) -> bool:
-        """Whether further judged queries change this account."""
+        """Whether further judged queries change these counts."""
         return self.accused or self.recent > 0
 
     @property
@@ -84,32 +83,28 @@ class PrincipalCounts(msgspec.Struct, array_like=True):
     def refuse(self, reason: str, queries: int, limit: int) -> None:
         """Counts answered queries that could not be judged."""
         _add(self.unjudged, reason, queries)
-        self.answered += queries
-        self.odd += queries
-        if self.answered >= HALF:
-            self.turn(limit)
+        self.new_answered += queries
+        self.new_unjudged += queries
+        if self.new_answered >= HALF:
+            self._start_half(limit)
 
-    def judge(self, queries: int, limit: int) -> int | None:
-        """Counts judged queries; returns the index of the one that ended the accusation, or None."""
-        passed, released = 0, None
-        while self.watched and queries - passed >= HALF - self.answered:
-            passed += HALF - self.answered
-            self.answered = HALF
-            if self.turn(limit):
-                released = passed - 1
-        if self.watched:
-            self.answered += queries - passed
-        return released
+    def judge(self, limit: int) -> bool:
+        """Counts a judged query; returns whether it ends the accusation."""
+        if not self.watched:
+            return False
+        self.new_answered += 1
+        return self.new_answered >= HALF and self._start_half(limit)
 
-    def turn(self, limit: int) -> bool:
-        """Drops the older half; returns whether this ends the accusation, since few recent queries were unjudged."""
-        self.answered_before, self.odd_before = self.answered, self.odd
-        self.answered = self.odd = 0
+    def _start_half(self, limit: int) -> bool:
+        """Starts a new half and drops the oldest; returns whether this ends the accusation, as few recent queries are
+        unjudged."""
+        self.old_answered, self.old_unjudged = self.new_answered, self.new_unjudged
+        self.new_answered = self.new_unjudged = 0
         ends = self.accused and 2 * self.recent < limit
         if ends:
             self.accused = False
         if not self.watched:
-            self.answered_before = 0
+            self.old_answered = 0
         return ends
 
 
@@ -146,18 +141,15 @@ class ModelWatch(msgspec.Struct, array_like=True):
         """
         return len(self.odd) >= LEAST_ODD and len(self.odd) > MOST_ODD * len(self.clean)
 
-    def judge(self, principals: Sequence[str]) -> None:
-        """Counts judged queries of these principals, in log order."""
-        if not self.watched:
-            return
-        left = QUIET - self.quiet
-        if len(principals) >= left:
+    def judge(self, principal: str) -> None:
+        """Counts a judged query of ``principal``."""
+        self.quiet += 1
+        if self.quiet >= QUIET:
             self.quiet = 0
             self.odd, self.starting, self.clean = {}, {}, {}
             return
-        self.quiet += len(principals)
-        for principal in principals:
-            self._put_run(principal, CLEAN if (run := self._pop_run(principal)) in (-1, CLEAN) else run + 1)
+        run = self._pop_run(principal)
+        self._put_run(principal, CLEAN if run in (-1, CLEAN) else run + 1)
 
     def refuse(self, principal: str) -> None:
         """Counts an unjudged query of ``principal``."""
@@ -188,7 +180,7 @@ FORMAT = 1
 UNJUDGED = "unjudged"
 """The signal of a principal that sends too many queries that cannot be judged."""
 
-MOST_ACCOUNTS = 10_000
+MOST_PRINCIPALS = 10_000
 MOST_WATCHES = 64
 _EVICTED_SHARE = 16
 _UNKNOWN_VERSION = "unknown"
@@ -237,11 +229,11 @@ class Accounting:
     A key is (model, principal), or (model, "") for the watch over a model.
     """
 
-    def __init__(self, limit: int, most: int = MOST_ACCOUNTS) -> None:
+    def __init__(self, limit: int, most: int = MOST_PRINCIPALS) -> None:
         self._limit = limit
         self._most = most
         self._events = 0
-        self._accounts: dict[Key, PrincipalCounts] = {}
+        self._principals: dict[Key, PrincipalCounts] = {}
         self._watches: dict[str, ModelWatch] = {}
         self._watched: set[Key] = set()
 
@@ -252,14 +244,12 @@ class Accounting:
         events, done = _odd_events(activity), Accounted()
         if not (events or self._watched):
             return done
-        rows = _JudgedRows(activity)
-        for event in events:
-            self._events += 1
-            if event.key not in self._accounts:
-                self._make_room(event, rows, done)
-            self._count(event, rows, done)
-        for key in self._watched & rows.members.keys():
-            self._catch_up(key, rows, len(activity), done)
+        steps = [*((event.position, event.key, event) for event in events), *self._judged_steps(activity, events)]
+        for position, key, event in sorted(steps, key=lambda step: step[0]):
+            if event is not None:
+                self._count(event, done)
+            else:
+                self._judge(position, key, done)
         for key in done.changed:
             self._update_watched(key)
         done.section = self.dump(done.changed) if done.changed else None
@@ -267,20 +257,20 @@ class Accounting:
 
     def of(self, key: Key) -> PrincipalCounts | None:
         """Returns the counts of a principal, or None."""
-        return self._accounts.get(key)
+        return self._principals.get(key)
 
     @property
     def known(self) -> Container[Key]:
         """The principals with counts."""
-        return self._accounts
+        return self._principals
 
     def accused(self) -> set[Key]:
         """The principals that are suspects because of unjudged queries."""
-        return {key for key in self._watched if key[1] and self._accounts[key].accused}
+        return {key for key in self._watched if key[1] and self._principals[key].accused}
 
     def forget(self, key: Key) -> Section | None:
         """Drops the counts of a principal; returns the change, or None if there are none."""
-        if self._accounts.pop(key, None) is None:
+        if self._principals.pop(key, None) is None:
             return None
         self._update_watched(key)
         return self.dump([key])
@@ -289,10 +279,10 @@ class Accounting:
 
     def absorb(self, section: Section) -> None:
         """Applies a change or a dump. Raises NewerStateLog, StateLogError."""
-        events, accounts, watches = decode_section("accounting", section, FORMAT, _decoder)
+        events, principals, watches = decode_section("accounting", section, FORMAT, _decoder)
         self._events = max(self._events, events)
-        for model, principal, account in accounts:
-            _put(self._accounts, (model, principal), account)
+        for model, principal, counts in principals:
+            _put(self._principals, (model, principal), counts)
             self._update_watched((model, principal))
         for model, watch in watches:
             _put(self._watches, model, watch)
@@ -300,95 +290,100 @@ class Accounting:
 
     def keys(self) -> list[Key]:
         """The keys with state."""
-        return [*self._accounts, *((model, "") for model in self._watches)]
+        return [*self._principals, *((model, "") for model in self._watches)]
 
     def dump(self, keys: Iterable[Key]) -> Section:
         """The state of ``keys``; a key without state is recorded as deleted."""
         chosen = list(keys)
-        accounts = [(*key, self._accounts.get(key)) for key in chosen if key[1]]
+        principals = [(*key, self._principals.get(key)) for key in chosen if key[1]]
         watches = [(model, self._watches.get(model)) for model, name in chosen if not name]
-        return FORMAT, msgspec.msgpack.encode((self._events, accounts, watches))
+        return FORMAT, msgspec.msgpack.encode((self._events, principals, watches))
 
     @property
     def nbytes(self) -> int:
         """Approximate memory in bytes."""
-        return sum(one.nbytes for held in (self._accounts, self._watches) for one in held.values())
+        return sum(state.nbytes for states in (self._principals, self._watches) for state in states.values())
 
     # -- inside
 
-    def _count(self, event: _OddEvent, rows: _JudgedRows, done: Accounted) -> None:
-        """Counts one event of a principal, and records whether it makes them a suspect."""
-        account = self._accounts.setdefault(event.key, PrincipalCounts())
-        account.touched = self._events
+    def _judged_steps(
+        self, activity: Activity, events: Sequence[_OddEvent]
+    ) -> Iterator[tuple[int, Key, _OddEvent | None]]:
+        """Yields position and key of the judged rows that can change a state."""
+        models = {event.key[0] for event in events} | {model for model, principal in self._watched if not principal}
+        keys = [(key.model, key.principal) for key in activity.keys]
+        counts = np.array([key[0] in models or key in self._watched for key in keys], np.bool_)[activity.key_index]
+        rows = np.flatnonzero(counts if activity.judged is None else counts & activity.judged)
+        positions, indices = activity.row_positions()[rows], activity.key_index[rows]
+        for position, index in zip(positions.tolist(), indices.tolist(), strict=True):
+            yield position, keys[index], None
+
+    def _judge(self, position: int, key: Key, done: Accounted) -> None:
+        """Counts a judged row."""
+        watch, counts = self._watches.get(key[0]), self._principals.get(key)
+        if watch is not None and watch.watched:
+            watch.judge(key[1])
+            done.changed[key[0], ""] = None
+        if counts is not None and counts.watched:
+            done.changed[key] = None
+            if counts.judge(self._limit):
+                done.accusations[position] = Accusation(key, None)
+
+    def _count(self, event: _OddEvent, done: Accounted) -> None:
+        """Counts an unjudged or dropped query, and records whether it makes the principal a suspect."""
+        self._events += 1
+        if event.key not in self._principals:
+            self._make_room(done)
+        counts = self._principals.setdefault(event.key, PrincipalCounts())
+        counts.touched = self._events
         done.changed[event.key] = None
         if event.kind == "dropped":
-            account.drop(event.reason, event.queries)
+            counts.drop(event.reason, event.queries)
             return
-        self._catch_up(event.key, rows, event.rows, done)
-        watch, was_accused = self._watch(event, rows, done), account.accused
-        account.refuse(event.reason, event.queries, self._limit)
-        if account.accused or account.recent >= self._limit:
-            account.accused = not watch.deployment()
-            if not account.accused:
+        watch, was_accused = self._watch(event.key, done), counts.accused
+        counts.refuse(event.reason, event.queries, self._limit)
+        if counts.accused or counts.recent >= self._limit:
+            counts.accused = not watch.deployment()
+            if not counts.accused:
                 done.excused[event.key[0]] += event.queries
-        if was_accused or account.accused:
-            finding = self._finding(event, account) if account.accused else None
+        if was_accused or counts.accused:
+            finding = self._finding(event, counts) if counts.accused else None
             done.accusations[event.position] = Accusation(event.key, finding)
-        self._update_watched(event.key)
 
-    def _watch(self, event: _OddEvent, rows: _JudgedRows, done: Accounted) -> ModelWatch:
-        """Returns the watch over the event's model, after counting the event."""
-        model = event.key[0]
+    def _watch(self, key: Key, done: Accounted) -> ModelWatch:
+        """Returns the watch over the model of ``key``, after counting an unjudged query of the principal."""
+        model, principal = key
         if model not in self._watches:
             if len(self._watches) >= MOST_WATCHES:
                 oldest = min(self._watches, key=lambda name: self._watches[name].touched)
                 del self._watches[oldest]
                 done.changed[oldest, ""] = None
-                self._update_watched((oldest, ""))
             self._watches[model] = ModelWatch()
         watch = self._watches[model]
         watch.touched = self._events
-        self._catch_up((model, ""), rows, event.rows, done)
-        watch.refuse(event.key[1])
-        self._update_watched((model, ""))
+        watch.refuse(principal)
+        done.changed[model, ""] = None
         return watch
 
-    def _catch_up(self, key: Key, rows: _JudgedRows, before: int, done: Accounted) -> None:
-        """Counts the judged rows of ``key`` before the row ``before``."""
-        done.changed[key] = None
-        model, principal = key
-        own = rows.take(key, before)
-        if not principal:
-            if self._watches[model].watched:
-                self._watches[model].judge([rows.principal(row) for row in own])
-            return
-        released = self._accounts[key].judge(len(own), self._limit)
-        if released is not None:
-            done.accusations[int(rows.positions[own[released]])] = Accusation(key, None)
-
-    def _make_room(self, event: _OddEvent, rows: _JudgedRows, done: Accounted) -> None:
+    def _make_room(self, done: Accounted) -> None:
         """Evicts principals if the limit is reached: the unaccused first, and of these the longest unchanged first."""
-        if len(self._accounts) < self._most:
+        if len(self._principals) < self._most:
             return
-        for key in self._watched & rows.members.keys():
-            if key[1]:
-                self._catch_up(key, rows, event.rows, done)
-        order = sorted(self._accounts, key=lambda key: (self._accounts[key].accused, self._accounts[key].touched))
+        order = sorted(self._principals, key=lambda key: (self._principals[key].accused, self._principals[key].touched))
         evicted = order[: max(self._most // _EVICTED_SHARE, 1)]
         for key in evicted:
-            del self._accounts[key]
+            del self._principals[key]
             done.changed[key] = None
-            self._update_watched(key)
         done.forgotten += len(evicted)
 
     def _update_watched(self, key: Key) -> None:
         """Notes whether judged queries change the state of ``key``."""
-        state = self._accounts.get(key) if key[1] else self._watches.get(key[0])
+        state = self._principals.get(key) if key[1] else self._watches.get(key[0])
         (self._watched.add if state is not None and state.watched else self._watched.discard)(key)
 
-    def _finding(self, event: _OddEvent, account: PrincipalCounts) -> Finding:
-        score = account.recent / self._limit
-        reasons = sorted(account.unjudged.items())
+    def _finding(self, event: _OddEvent, counts: PrincipalCounts) -> Finding:
+        score = counts.recent / self._limit
+        reasons = sorted(counts.unjudged.items())
         return Finding(
             row=event.rows,
             model=event.key[0],
@@ -397,46 +392,15 @@ class Accounting:
             signal=UNJUDGED,
             severity=severity_of(score),
             score=score,
-            statistic=float(account.recent),
+            statistic=float(counts.recent),
             threshold=float(self._limit),
-            query_index=sum(account.unjudged.values()) - 1,
+            query_index=sum(counts.unjudged.values()) - 1,
             evidence=(
-                Evidence("unjudged", float(account.recent), "queries", float(self._limit)),
-                Evidence("share", account.share, "of the recent queries"),
+                Evidence("unjudged", float(counts.recent), "queries", float(self._limit)),
+                Evidence("share", counts.share, "of the recent queries"),
                 *(Evidence(f"unjudged: {reason}", float(queries), "queries") for reason, queries in reasons),
             ),
         )
-
-
-class _JudgedRows:
-    """The judged rows of an activity, by key; each is returned once."""
-
-    def __init__(self, activity: Activity) -> None:
-        self.positions = activity.row_positions()
-        self.members: dict[Key, list[int]] = {}
-        self._activity = activity
-        self._by_key = RowsByKey(activity)
-        self._rows: dict[Key, list[int]] = {}
-        self._taken: dict[Key, int] = {}
-        for at, key in enumerate(activity.keys):
-            self.members.setdefault((key.model, key.principal), []).append(at)
-            self.members.setdefault((key.model, ""), []).append(at)
-
-    def take(self, key: Key, before: int) -> list[int]:
-        """Returns the next judged rows of ``key`` before the row ``before``."""
-        if key not in self._rows:
-            own = (self._by_key[at] for at in self.members.get(key, ()))
-            rows = np.sort(np.concatenate([np.empty(0, np.int64), *own]))
-            judged = self._activity.judged
-            self._rows[key] = (rows if judged is None else rows[judged[rows]]).tolist()
-        known, start = self._rows[key], self._taken.get(key, 0)
-        end = self._taken[key] = bisect_left(known, before, start)
-        return known[start:end]
-
-    def principal(self, row: int) -> str:
-        """Returns the principal of ``row``."""
-        name: str = self._activity.keys[self._activity.key_index[row]].principal
-        return name
 
 
 def _odd_events(activity: Activity) -> list[_OddEvent]:
@@ -451,7 +415,7 @@ def _odd_events(activity: Activity) -> list[_OddEvent]:
         count, rows = counted.count, counted.at_row
         if count.kind != "refused":
             # The reason comes from outside: a record may be unable to hold it.
-            reason = (count.reason if plain(count.reason, _REASON_CHARACTERS) else OTHER) or count.kind
+            reason = (count.reason if is_plain(count.reason, _REASON_CHARACTERS) else OTHER) or count.kind
             key = count.model, count.principal
             events.append(_OddEvent(position, rows, count.kind, key, _UNKNOWN_VERSION, count.queries, reason))
     return sorted(events)

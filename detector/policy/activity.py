@@ -108,17 +108,6 @@ class Activity:
         return [counted.at_row + at for at, counted in enumerate(self.counts)]
 
 
-class RowsByKey:
-    """The rows of each of an activity's ``keys``, by their index: int64, in log order."""
-
-    def __init__(self, activity: Activity) -> None:
-        self._rows = np.argsort(activity.key_index, kind="stable")
-        self._bounds = np.searchsorted(activity.key_index[self._rows], np.arange(len(activity.keys) + 1))
-
-    def __getitem__(self, at: int) -> NDArray[np.int64]:
-        return self._rows[self._bounds[at] : self._bounds[at + 1]]
-
-
 @dataclass(slots=True)
 class Effects:
     """The records to publish, in stream order, and the state to record.

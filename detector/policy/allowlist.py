@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, time
 from typing import Any
 
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.principals import NAME_CHARACTERS, names_one, plain
+from detector.contracts.principals import NAME_CHARACTERS, is_name, is_plain
 
 _FIELDS = {"principal", "model", "owner", "reason", "expires"}
 _REQUIRED = _FIELDS - {"model"}
@@ -25,7 +25,7 @@ class Exemption:
     model: str | None = None
 
     def __post_init__(self) -> None:
-        if not (names_one(self.principal) and plain(str(self), NAME_CHARACTERS)):
+        if not (is_name(self.principal) and is_plain(str(self), NAME_CHARACTERS)):
             raise ConfigurationError(
                 f"allowlist entry of {self.principal!r}: principal, or owner and reason together, are empty, hold "
                 f"control characters or are longer than {NAME_CHARACTERS} characters"

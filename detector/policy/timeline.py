@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Finding
-from detector.policy.activity import Accusation, Activity, Key, RowsByKey
+from detector.policy.activity import Accusation, Activity, Key
 
 _COLUMNS = np.dtype(
     [
@@ -46,7 +46,7 @@ class Timeline:
     """The ``m`` events of one principal of one model, in log order.
 
     ``events``: structured array (m,). Its field ``version`` is an index into ``versions``, or -1 without a verdict;
-    ``score`` is NaN without one. ``findings`` and ``accusations`` of the whole micro-batch, by position.
+    ``score`` is NaN without one. ``findings`` and ``accusations`` of the micro-batch, by position.
     ``has_finding`` bool (m,): events with one of these.
     """
 
@@ -72,8 +72,31 @@ def timelines(activity: Activity, known: Collection[Key], accusations: Mapping[i
     """Yields a timeline for each principal that is flagged at a row, has ``accusations``, or is ``known`` and
     active. ``accusations`` by position."""
     suspects = _suspects(activity) | {accusation.key for accusation in accusations.values()}
-    if not (suspects or known):
+    members, counts = _members(activity, suspects, known) if suspects or known else ({}, {})
+    if not members:
         return
+    positions = activity.row_positions()
+    findings: dict[int, list[Finding]] = {}
+    for finding in activity.findings:
+        findings.setdefault(int(positions[finding.row]), []).append(finding)
+    with_finding = np.array([*findings, *accusations], np.int64)
+    by_key = np.argsort(activity.key_index, kind="stable")
+    bounds = np.searchsorted(activity.key_index[by_key], np.arange(len(activity.keys) + 1))
+    for key, indices in members.items():
+        rows_of = [by_key[bounds[at] : bounds[at + 1]] for at in indices]
+        events = _events(activity, positions, rows_of, counts.get(key, []))
+        has_finding = (
+            np.isin(events["position"], with_finding) if len(with_finding) else np.zeros(len(events), np.bool_)
+        )
+        versions = [activity.keys[at].model_version for at in indices]
+        yield Timeline(key, versions, events, has_finding, findings, accusations)
+
+
+def _members(
+    activity: Activity, suspects: Collection[Key], known: Collection[Key]
+) -> tuple[dict[Key, list[int]], dict[Key, list[int]]]:
+    """Returns, for each principal to look at, the indices of their keys (one for each model version), and of their
+    counts."""
     members: dict[Key, list[int]] = {}
     for at in range(len(activity.keys)):
         if (key := _key(activity, at)) in suspects or key in known:
@@ -83,17 +106,7 @@ def timelines(activity: Activity, known: Collection[Key], accusations: Mapping[i
         if (key := (counted.count.model, counted.count.principal)) in suspects or key in known:
             counts.setdefault(key, []).append(at)
             members.setdefault(key, [])
-    positions = activity.row_positions()
-    findings: dict[int, list[Finding]] = {}
-    for finding in activity.findings:
-        findings.setdefault(int(positions[finding.row]), []).append(finding)
-    with_finding = np.array([*findings, *accusations], np.int64)
-    rows = RowsByKey(activity)
-    for key, own in members.items():
-        events = _events(activity, positions, [rows[at] for at in own], counts.get(key, []))
-        has_finding = np.isin(events["position"], with_finding)
-        versions = [activity.keys[at].model_version for at in own]
-        yield Timeline(key, versions, events, has_finding, findings, accusations)
+    return members, counts
 
 
 def _suspects(activity: Activity) -> set[Key]:
@@ -116,19 +129,19 @@ def _events(
     ``positions`` of all rows."""
     rows = np.concatenate([np.empty(0, np.int64), *rows_of])
     events = np.empty(len(rows) + len(counts), _COLUMNS)
-    own = events[: len(rows)]
-    own["position"] = positions[rows]
-    own["time"] = activity.time[rows]
-    own["version"] = np.repeat(np.arange(len(rows_of)), [len(of_version) for of_version in rows_of])
+    of_rows = events[: len(rows)]
+    of_rows["position"] = positions[rows]
+    of_rows["time"] = activity.time[rows]
+    of_rows["version"] = np.repeat(np.arange(len(rows_of)), [len(own_rows) for own_rows in rows_of])
     if activity.judged is not None:
-        own["version"][~activity.judged[rows]] = -1
-    own["flagged"] = activity.flagged[rows]
-    own["learning"] = False if activity.learning is None else activity.learning[rows]
-    own["queries"] = 1
-    own["score"] = np.nan if activity.score is None else activity.score[rows]
-    own["query_index"] = 0 if activity.index is None else activity.index[rows]
-    for place, at in enumerate(counts, start=len(rows)):
+        of_rows["version"][~activity.judged[rows]] = -1
+    of_rows["flagged"] = activity.flagged[rows]
+    of_rows["learning"] = False if activity.learning is None else activity.learning[rows]
+    of_rows["queries"] = 1
+    of_rows["score"] = np.nan if activity.score is None else activity.score[rows]
+    of_rows["query_index"] = 0 if activity.index is None else activity.index[rows]
+    for row, at in enumerate(counts, start=len(rows)):
         one = activity.counts[at]
-        events[place] = (one.at_row + at, one.time, -1, False, one.learning, one.count.queries, np.nan, 0)
+        events[row] = (one.at_row + at, one.time, -1, False, one.learning, one.count.queries, np.nan, 0)
     ordered: NDArray[np.void] = events[np.argsort(events["position"])]
     return ordered

@@ -165,7 +165,7 @@ def with_provenance(screened: Screened, budget: float, digests: list[str]) -> Pr
     calibration, achieved = screened.calibration, screened.achieved
     reference, long = calibration.profile.reference, calibration.long
     low, high = achieved.interval
-    least, most = calibration.moves
+    least, most = calibration.threshold_range
     made = {
         "code_version": detector.__version__,
         "budget": budget,

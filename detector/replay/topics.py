@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from detector.contracts.codecs import KILL_SWITCH_KEY, decode
-from detector.contracts.errors import BrokerError, InvalidRecord, not_read
+from detector.contracts.errors import BrokerError, InvalidRecord, read_error
 from detector.contracts.findings import Alert, Audit, Decision, Score
 from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
@@ -38,19 +38,12 @@ class Topic:
     def __init__(self, settings: KafkaSettings, name: str, principal: str | None = None) -> None:
         import kafka
 
-        odd_batches.install()
         self.name = name
         self._embedded = settings.embedded
         self._count = partitions_of(settings, name)
         with broker_errors(settings):
-            self._consumer = kafka.KafkaConsumer(
-                **settings.client_arguments(),
-                bootstrap_timeout_ms=BOOTSTRAP_MILLISECONDS,
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                fetch_max_wait_ms=_POLL_MILLISECONDS,
-                isolation_level="read_committed",
+            self._consumer = odd_batches.new_consumer(
+                settings, bootstrap_timeout_ms=BOOTSTRAP_MILLISECONDS, fetch_max_wait_ms=_POLL_MILLISECONDS
             )
         wanted = range(self._count) if principal is None else [partition_of(principal, self._count)]
         self._partitions = [kafka.TopicPartition(name, number) for number in wanted]
@@ -112,7 +105,7 @@ class Topic:
         try:
             batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
         except KafkaError as error:
-            raise not_read(f"cannot read {self.name}", error) from error
+            raise read_error(f"cannot read {self.name}", error) from error
         return [record for records in batches.values() for record in records]
 
     def _ends(self) -> dict[Any, int]:

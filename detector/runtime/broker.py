@@ -13,9 +13,7 @@ import struct
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from detector.contracts.errors import BrokerError, ConfigurationError
@@ -84,12 +82,13 @@ def answers_versions(host: str, port: int, tls: ssl.SSLContext | None, timeout_s
 
 def _answers(request: bytes, host: str, port: int, tls: ssl.SSLContext | None, timeout_seconds: float) -> bool:
     try:
-        with ExitStack() as stack:
-            connection = stack.enter_context(socket.create_connection((host, port), timeout_seconds))
-            if tls is not None:
-                connection = stack.enter_context(tls.wrap_socket(connection, server_hostname=host))
+        with (
+            socket.create_connection((host, port), timeout_seconds) as plain,
+            plain if tls is None else tls.wrap_socket(plain, server_hostname=host) as connection,
+            connection.makefile("rb") as answer,
+        ):
             connection.sendall(struct.pack(">i", len(request)) + request)
-            header = stack.enter_context(connection.makefile("rb")).read(8)
+            header = answer.read(8)
     except OSError:
         return False
     return len(header) == 8 and struct.unpack(">ii", header)[1] == 1
@@ -109,7 +108,7 @@ def _binary() -> str:
 
 
 class EmbeddedBroker:
-    """One broker process on a free loopback port; dies with the thread that started it.
+    """One broker process on a free loopback port; it ends with the thread that started it.
 
     ``log``: file that receives the broker's output, appended; None discards it.
     """
@@ -132,13 +131,11 @@ class EmbeddedBroker:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self, timeout_seconds: float = 20.0) -> None:
-        """Starts, and returns once a Metadata request is answered. Raises BrokerError when that takes too long."""
+        """Starts, and returns once a Metadata request is answered. Raises BrokerError if that takes too long."""
         if self._process is not None:
             raise BrokerError(f"the embedded broker already runs on {self.bootstrap}")
         _require_free(self.port)

@@ -96,24 +96,24 @@ REPEAT_SECONDS = 60.0
 
 
 class RepeatFilter(logging.Filter):
-    """Passes a message of ``libraries`` once in REPEAT_SECONDS for each place in their code, with how many were left
-    out since. Time is the message's own."""
+    """Passes a message of ``libraries`` once in REPEAT_SECONDS for each line of their code, with the number that was
+    left out since: an absent broker causes some 80 messages a second. Time is the message's own."""
 
     def __init__(self, libraries: Collection[str]) -> None:
         super().__init__()
         self._libraries = frozenset(libraries)
-        self._said: dict[tuple[str, int], tuple[float, int]] = {}
+        self._passed: dict[tuple[str, int], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether ``record`` is to be written."""
+        """Returns whether ``record`` is written."""
         if record.name.partition(".")[0] not in self._libraries:
             return True
-        place = record.pathname, record.lineno
-        said_at, left_out = self._said.get(place, (None, 0))
-        if said_at is not None and 0 <= record.created - said_at < REPEAT_SECONDS:
-            self._said[place] = said_at, left_out + 1
+        line = record.pathname, record.lineno
+        passed_at, left_out = self._passed.get(line, (None, 0))
+        if passed_at is not None and 0 <= record.created - passed_at < REPEAT_SECONDS:
+            self._passed[line] = passed_at, left_out + 1
             return False
-        self._said[place] = record.created, 0
+        self._passed[line] = record.created, 0
         if left_out:
             record.msg, record.args = f"{record.getMessage()} ({left_out} more like it were left out)", ()
         return True

@@ -1,6 +1,6 @@
 """Metrics for Prometheus: the one place that knows prometheus_client."""
 
-# ruff: noqa: E402 - the environment is put right before prometheus_client looks at it
+# ruff: noqa: E402 - the environment is set before prometheus_client reads it
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ class Metrics:
         self.set(BUILD_INFO, 1, version=detector.__version__)
 
     def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
-        """Add ``amount``, at least 0, to a counter."""
+        """Adds ``amount``, at least 0, to a counter."""
         family = self._family(metric, labels)
         assert isinstance(family, Counter), f"{metric.name} is no counter"
         family.inc(amount)
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """Give a gauge its value."""
+        """Sets a gauge."""
         family = self._family(metric, labels)
         assert isinstance(family, Gauge), f"{metric.name} is no gauge"
         family.set(value)
 
     def replace(self, metric: Metric, values: Mapping[tuple[str, ...], float]) -> None:
-        """Give a gauge all its values, by label values in order; what is not among them goes away."""
+        """Sets all values of a gauge, by label values in order; other label values are removed."""
         sums: dict[tuple[str, ...], float] = {}
         for key, value in values.items():
             checked = self._checked(metric, dict(zip((label.name for label in metric.labels), key, strict=True)))
@@ -70,7 +70,7 @@ class Metrics:
             family.labels(*key).set(value)
 
     def observe(self, metric: Metric, values: Iterable[float], **labels: str) -> None:
-        """Put ``values`` into a histogram."""
+        """Adds ``values`` to a histogram."""
         family = self._family(metric, labels)
         assert isinstance(family, Histogram), f"{metric.name} is no histogram"
         for value in values:
@@ -104,22 +104,19 @@ class Metrics:
 
 
 def new_metrics(models: int) -> Metrics:
-    """Metrics in a registry of their own."""
+    """Returns metrics in a registry of their own."""
     return Metrics(CollectorRegistry(), models)
 
 
 def _family(metric: Metric, registry: CollectorRegistry) -> MetricWrapperBase:
-    family = _new(metric, registry)
-    if metric.labels and metric.kind == "counter" and all(label.values for label in metric.labels):
-        for values in product(*(label.values for label in metric.labels)):
-            family.labels(*values)  # present from the start, so that the first count is an increase
-    return family
-
-
-def _new(metric: Metric, registry: CollectorRegistry) -> MetricWrapperBase:
     names = [label.name for label in metric.labels]
     name = PREFIX + metric.name.removesuffix("_total")
     if metric.kind == "histogram":
         return Histogram(name, metric.help, names, registry=registry, buckets=metric.buckets)
-    family = Counter if metric.kind == "counter" else Gauge
-    return family(name, metric.help, names, registry=registry)
+    if metric.kind == "gauge":
+        return Gauge(name, metric.help, names, registry=registry)
+    counter = Counter(name, metric.help, names, registry=registry)
+    if names and all(label.values for label in metric.labels):
+        for values in product(*(label.values for label in metric.labels)):
+            counter.labels(*values)  # present from the start, so that the first count is an increase
+    return counter

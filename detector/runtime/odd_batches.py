@@ -16,6 +16,8 @@ from typing import Any
 
 import cramjam
 
+from detector.runtime.sections import KafkaSettings
+
 MOST_BYTES = 67_108_864
 """The most bytes that a batch may decompress to: clients limit a batch, a megabyte by default, before they compress
 it."""
@@ -37,6 +39,22 @@ class LenientBytes(bytearray):
 
     def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
         return super().decode(encoding, "replace")
+
+
+def new_consumer(kafka: KafkaSettings, **options: Any) -> Any:
+    """Returns a KafkaConsumer without a group, for committed records alone, that reads this way. ``options``: further
+    ones of its own. Raises KafkaError."""
+    from kafka import KafkaConsumer
+
+    install()
+    return KafkaConsumer(
+        **kafka.client_arguments(),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        **options,
+    )
 
 
 @cache
@@ -84,19 +102,19 @@ def is_bomb(codec: int, data: bytes, most: int = MOST_BYTES) -> bool:
     if module is None or len(data) * ratio <= most:
         return False
     try:
-        module.decompress_into(data, memoryview(_scratch.memory)[:most])
+        module.decompress_into(data, memoryview(_thread_buffer.memory)[:most])
     except cramjam.DecompressionError:
         return True
     finally:
-        _scratch.memory.madvise(mmap.MADV_DONTNEED, _KEPT_BYTES)
+        _thread_buffer.memory.madvise(mmap.MADV_DONTNEED, _KEPT_BYTES)
     return False
 
 
-class _Scratch(local):
+class _ThreadBuffer(local):
     """Memory of each thread, which the system only gives as far as it is written to."""
 
     def __init__(self) -> None:
         self.memory = mmap.mmap(-1, MOST_BYTES)
 
 
-_scratch = _Scratch()
+_thread_buffer = _ThreadBuffer()

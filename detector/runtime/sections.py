@@ -1,4 +1,4 @@
-"""The sections of the settings: what each key is called, its unit, its default and what it means."""
+"""The sections of the settings: the name, unit, default and meaning of each key, and what they mean for TLS."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from detector.runtime.text import read_text
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0.05, le=86_400)]
-"""Of a process: clients count milliseconds, and in 32 bits."""
+"""Durations of a process: clients count milliseconds, and in 32 bits."""
 Pages = Annotated[int, Field(ge=128, le=65_536, multiple_of=32)]
 Width = Annotated[int, Field(ge=1, le=DIMENSIONS)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 def _named_host(host: str) -> str:
-    """``host`` if it can be looked up; Python's resolver raises something else for what cannot."""
+    """Returns ``host`` if it can be looked up; Python's resolver raises other errors for names that cannot."""
     try:
         host.encode("idna")
     except UnicodeError:
@@ -103,7 +103,7 @@ class KafkaSettings(Section):
         return self
 
     @model_validator(mode="after")
-    def _security_is_whole(self) -> Self:
+    def _security_is_complete(self) -> Self:
         sasl, tls = self.security_protocol.startswith("SASL"), self.security_protocol.endswith("SSL")
         password = self.sasl_plain_password or self.sasl_plain_password_file
         if sasl and not (self.sasl_mechanism and self.sasl_plain_username and password):
@@ -132,10 +132,7 @@ class KafkaSettings(Section):
 
     def client_arguments(self) -> dict[str, Any]:
         """Keyword arguments for any kafka-python client. Raises ConfigurationError for an unreadable secret."""
-        arguments: dict[str, Any] = {
-            "bootstrap_servers": self.servers,
-            "security_protocol": self.security_protocol,
-        }
+        arguments: dict[str, Any] = {"bootstrap_servers": self.servers, "security_protocol": self.security_protocol}
         if self.security_protocol.startswith("SASL"):
             arguments["sasl_mechanism"] = self.sasl_mechanism
             arguments["sasl_plain_username"] = self.sasl_plain_username
@@ -172,14 +169,10 @@ class WorkerSettings(Section):
     """The longest that the supervisor waits before a restart."""
 
     @model_validator(mode="after")
-    def _heartbeats_fit_the_session(self) -> Self:
+    def _durations_agree(self) -> Self:
+        """With a short stall the watchdog would stop workers that only wait for their assignment or the next commit."""
         if 3 * self.heartbeat_seconds > self.session_timeout_seconds:
             raise ValueError("heartbeat_seconds must be at most a third of session_timeout_seconds")
-        return self
-
-    @model_validator(mode="after")
-    def _what_is_slow_is_not_stuck(self) -> Self:
-        """Or the watchdog would stop a worker that waits for its assignment, or for its next commit, for ever."""
         if self.stall_seconds < self.session_timeout_seconds:
             raise ValueError("stall_seconds must be at least session_timeout_seconds: an assignment may take that long")
         if self.stall_seconds < 2 * self.commit_seconds:
@@ -250,7 +243,7 @@ class PolicySettings(Section):
     signal_modes: dict[str, Mode] = Field(default_factory=dict)
     """Mode by signal."""
     decision_seconds: Annotated[float, Field(ge=1, le=10 * 365 * 86_400)] = 3600.0
-    """How long a decision stands without renewal."""
+    """How long a decision holds without renewal."""
     slow_queries_per_second: Positive = 1.0
     """The rate that a slowed principal is left with, in each gate process."""
     refuse_after_queries: Count = 50
@@ -262,7 +255,7 @@ class PolicySettings(Section):
 
 
 class PrincipalSettings(Section):
-    """Who is who."""
+    """How API keys become principals."""
 
     hash_key: SecretStr | None = None
     """Key of the hash that stands for an API key, the same for logger, gate and commands; better in hash_key_file."""
@@ -301,7 +294,7 @@ class SourcesSettings(Section):
     """Log files that commands read."""
 
     map: dict[str, str] = Field(default_factory=dict)
-    """Which columns are what: columns by role, as the option --map has them, which wins. principal: user_id."""
+    """The columns of each role, as in the option --map, which wins; for example principal: user_id."""
 
 
 def secret(section: Section, section_name: str, key: str) -> str | None:

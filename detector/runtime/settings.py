@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     """From verdict to decision."""
     principals: PrincipalSettings = PrincipalSettings()
-    """Who is who."""
+    """How API keys become principals."""
     sources: SourcesSettings = SourcesSettings()
     """Log files that commands read."""
     metrics: MetricsSettings = MetricsSettings()

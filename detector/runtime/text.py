@@ -12,8 +12,8 @@ from detector.contracts.errors import ConfigurationError
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text in the file at ``path``. Raises ConfigurationError that names ``what`` and the file, and shows nothing
-    that is in it."""
+    """Returns the text in the file at ``path``. Raises ConfigurationError that names ``what`` and the file, and shows
+    nothing of its content."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -58,9 +58,9 @@ def _escaped(character: str) -> str:
 
 
 def rfc3339(seconds: float) -> str:
-    """``seconds`` since 1970 as RFC 3339 in UTC, to the millisecond: ``2026-11-30T03:08:51.250Z``.
+    """Returns ``seconds`` since 1970 as RFC 3339 in UTC, to the millisecond: ``2026-11-30T03:08:51.250Z``.
 
-    Others' records may be of no day that the calendar has; these are told in seconds.
+    A time beyond the calendar is given in seconds.
     """
     try:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""ASGI middleware that asks the gate before the application runs and logs what it answered.
+"""ASGI middleware that checks the gate before the application runs and logs what it answered.
 
     app = WeirguardMiddleware(app, logger=..., gate=..., target=route("/predict", "digits", "1"))
 
@@ -63,7 +63,7 @@ def log(
     output_kind: OutputKind = "probabilities",
     **columns: Unpack[OptionalColumns],
 ) -> None:
-    """Logs from within an endpoint what its model was asked and said, before any perturbation.
+    """Logs from within an endpoint the input and the output of its model, before any perturbation.
 
     Shapes and ``columns`` as :meth:`QueryLogger.log` takes them. The middleware knows the rest from ``scope``;
     without it nothing happens but one warning. May be called several times for one request, and from a background task;
@@ -77,7 +77,7 @@ def log(
         return
     try:
         exchange.log(features, outputs, output_kind, columns)
-    except Exception as error:  # noqa: BLE001  nothing of ours may break the caller
+    except Exception as error:  # noqa: BLE001  no fault of the SDK may break the caller
         exchange.logger.counters.add("invalid")
         _log.warning("log", "a query was not logged: %s", error)
 
@@ -93,8 +93,8 @@ class WeirguardMiddleware:
 
     A throttled request is answered with 429 (503 where the gate does not know and is set to refuse), Retry-After
     and an opaque decision id, never with a reason. With ``extract``, bodies of at most ``max_body_bytes`` are
-    copied while they pass and read when the answer has gone out. Nothing of ours breaks or delays the application:
-    errors are counted and the request goes on. Lifespan events start and stop the threads.
+    copied while they pass and read when the answer is out. No fault of the middleware breaks or delays the application:
+    it is counted and the request goes on. Lifespan events start and stop the threads.
 
     Each answer of 2xx is logged, by the endpoint or the extractor, or counted as unjudged against its principal. By
     default a principal is only who the application authenticated before; see :class:`Identity`.
@@ -151,14 +151,17 @@ class WeirguardMiddleware:
         return {}
 
     def _open(self, scope: Scope) -> Exchange | None:
-        """Returns the exchange if the request is for a model; None as well after a fault of ours."""
+        """Returns the exchange if the request is for a model; None also after a fault of the middleware."""
         try:
             target = find_target(self._target, scope, self._app_root)
-        except Exception as error:  # noqa: BLE001  nothing of ours may break the application
+        except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
             self._fail("failures", "target failed, and a request passed unseen", error)
             return None
         if target is None:
-            self._count_unmatched()
+            self.counters.add("unmatched")
+            self._unmatched += 1
+            if self._unmatched == _UNMATCHED_REQUESTS and not self._matched:
+                _log.warning("unmatched", _NOTHING_MATCHED, _UNMATCHED_REQUESTS)
             return None
         self._matched = True
         principal = self._principal(scope)
@@ -170,16 +173,9 @@ class WeirguardMiddleware:
             if principal == ANONYMOUS and self._identity_is_default:
                 _log.warning("identity", _NO_IDENTITY)
             return principal
-        except Exception as error:  # noqa: BLE001  nothing of ours may break the application
+        except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
             self._fail("failures", "the identity failed, and a request counts as anonymous", error)
             return ANONYMOUS
-
-    def _count_unmatched(self) -> None:
-        self.counters.add("unmatched")
-        if not self._matched:
-            self._unmatched += 1
-            if self._unmatched == _UNMATCHED_REQUESTS:
-                _log.warning("unmatched", _NOTHING_MATCHED, _UNMATCHED_REQUESTS)
 
     def _count_refusal(self, exchange: Exchange) -> None:
         self.counters.add("throttled")
@@ -210,7 +206,7 @@ class WeirguardMiddleware:
             exchange.unjudged(scored.unjudged)
         except Unjudged as fault:
             exchange.fault = fault
-        except Exception as error:  # noqa: BLE001  nothing of ours may break the application
+        except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
             self._fail("extract_failures", "the extractor failed, and a query is unjudged", error)
             exchange.fault = Unjudged("extractor", "the extractor failed")
         if capture.too_large and exchange.fault:  # a stream may go on for ever
@@ -252,7 +248,7 @@ class WeirguardMiddleware:
         for step in steps:
             try:
                 step()
-            except Exception as error:  # noqa: BLE001  nothing of ours may break the application
+            except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
                 self._fail("failures", "logger or gate did not start or stop", error)
 
 
@@ -376,7 +372,7 @@ class WebsocketGuard:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if message.get("type") == "websocket.receive" and not self._is_allowed():
+        if message.get("type") == "websocket.receive" and not self._exchange.check():
             self._refused(self._exchange)
             self._closed = True
             await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION})
@@ -393,11 +389,6 @@ class WebsocketGuard:
                 if not self._exchange.logged:
                     self._exchange.unjudged({"websocket": 1})
                 self._exchange.logged = False
-
-    def _is_allowed(self) -> bool:
-        exchange = self._exchange
-        exchange.verdict = exchange.gate.check(exchange.target.model, exchange.principal)
-        return exchange.verdict.allowed
 
 
 async def _refuse_websocket(receive: Receive, send: Send) -> None:
@@ -425,6 +416,6 @@ async def _throttle(verdict: Verdict, send: Send) -> None:
 
 
 def _policy(rate: float) -> bytes:
-    """A quota in whole queries over whole seconds, as the RateLimit-Policy field wants it."""
+    """Returns a quota in whole queries over whole seconds, as the RateLimit-Policy field requires."""
     window = max(1, math.ceil(min(1 / rate, LONGEST_SECONDS)))
     return b'"queries";q=%d;w=%d' % (max(1, int(rate * window)), window)

@@ -50,7 +50,7 @@ class CallRows:
 
 def count_rows(features: Any) -> int:
     """Returns how many queries ``features`` hold: (n, d) n, (d,) one; one as well where that is unknown."""
-    with suppress_errors():  # an object of the caller may raise whatever it is asked
+    with suppress_errors():  # an object of the caller may raise anything
         shape = getattr(features, "shape", None)
         if shape is not None:
             return int(shape[0]) if len(shape) > 1 else 1

@@ -103,14 +103,14 @@ def partitions_of(producer: Any, topic: str) -> int:
 def go_back_to_bootstrap(producer: Any) -> None:
     """Asks the bootstrap servers again where the brokers are, and goes on with the same records. Returns at once.
 
-    kafka-python 3.0.12 knows only the brokers that it heard of last, and tries these for ever. The producer stays the
+    kafka-python 3.0.12 knows only the brokers that it learned of last, and tries these for ever. The producer stays the
     same, so that nothing is sent twice: its records have their numbers already.
     """
     producer._sender._client._manager.bootstrap_async(_BOOTSTRAP_MILLISECONDS)
 
 
 def disown(producer: Any) -> None:
-    """Drops ``producer`` in a forked process, untouched: its thread is gone, and its sockets are the parent's."""
+    """Drops ``producer`` in a forked process without closing it: its sockets belong to the parent."""
     producer._closed = True
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from detector.contracts.codecs.records import KILL_SWITCH_KEY
-from detector.contracts.errors import BrokerError, InvalidRecord, not_read
+from detector.contracts.errors import BrokerError, InvalidRecord, read_error
 from detector.serving.connection import Connection, TopicMissing
 from detector.serving.decisions import DecisionTable
 from detector.serving.isolation import load
@@ -126,7 +126,7 @@ class _Topic:
         try:
             batches = self._consumer.poll(timeout_ms=_POLL_MILLISECONDS)
         except KafkaError as error:
-            raise not_read(f"cannot read {self._name}", error) from None
+            raise read_error(f"cannot read {self._name}", error) from None
         return [record for records in batches.values() for record in records]
 
     def caught_up(self) -> bool:

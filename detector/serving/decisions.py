@@ -105,7 +105,7 @@ class DecisionTable:
         return len(self._decisions)
 
     def switched_off(self, now: float) -> bool:
-        """Whether the kill switch is on at ``now``."""
+        """Returns whether the kill switch is on at ``now``."""
         return self._kill_switch is not None and now < self._kill_switch.expires_at
 
     def set_kill_switch(self, value: bytes | None) -> None:

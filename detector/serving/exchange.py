@@ -34,6 +34,11 @@ class Exchange:
     extracted: bool = False
     settled: bool = False
 
+    def check(self) -> bool:
+        """Checks the gate again. Returns whether the principal may query now."""
+        self.verdict = self.gate.check(self.target.model, self.principal)
+        return self.verdict.allowed
+
     def log(self, features: ArrayLike, outputs: ArrayLike, output_kind: OutputKind, columns: OptionalColumns) -> None:
         """Logs the rows; those after the first are charged to a slowed principal."""
         self.logged = self.accounted = True

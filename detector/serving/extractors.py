@@ -1,12 +1,12 @@
-"""What was asked and answered, out of the JSON of a request and its response.
+"""Reads queries and answers out of the JSON of a request and its response.
 
 An extractor takes both documents and returns the scored rows. What it cannot read it raises as Unjudged, or names in
 ``Scored.unjudged``; any other error of it counts as one query unjudged, and so does None.
 
-Of what KServe leaves open, those here read: a feature that is null or NaN is missing, one beyond float32 is the
-farthest that float32 holds; ``leaf`` in an answer is the tree node of each row; ``accuracy`` (0 to 1) and ``latency``
-(milliseconds) among a request's ``parameters`` are what it asks a model zoo for. A caller cannot hide a query by
-filling these with something else: that is ignored.
+KServe leaves some things open. Here a feature that is null or NaN is missing, and one beyond float32 becomes the
+largest float32; ``leaf`` in an answer is the tree node of each row; ``accuracy`` (0 to 1) and ``latency``
+(milliseconds) among the ``parameters`` of a request are what it asks a model zoo for. A caller cannot hide a query by
+other values there: these are ignored.
 """
 
 from __future__ import annotations
@@ -60,12 +60,14 @@ def kserve_v1(output_kind: OutputKind = "probabilities", *, inputs: Sequence[str
 
     def extract(request: Any, response: Any) -> Scored:
         request, response = _object(request, "features"), _object(response, "outputs")
-        answered = _only(response.get("predictions", response.get("outputs")))
+        answers, leaf = _only(response.get("predictions", response.get("outputs"))), response.get("leaf")
         rows = _rows(request, inputs)
-        if rows and (any(map(_has_names, rows)) or _are_named(rows, answered)):
-            return _as_given(rows, answered, output_kind, request, response.get("leaf"))
-        asked = _instances(request, inputs)
-        return _scored(asked, of_rows(answered, "outputs"), output_kind, request, response.get("leaf"))
+        if rows and (any(map(_has_names, rows)) or _are_named(rows, answers)):
+            if not isinstance(answers, list) or len(answers) != len(rows):
+                queries = max(len(rows), len(answers) if isinstance(answers, list) else 1)
+                raise Unjudged("rows", f"{len(rows)} rows were asked, and others answered", queries)
+            return Scored(rows, answers, output_kind, _columns(request, leaf, len(rows), None))
+        return _scored(_instances(request, inputs), of_rows(answers, "outputs"), output_kind, request, leaf)
 
     return extract
 
@@ -87,11 +89,11 @@ def kserve_v2(
     def extract(request: Any, response: Any) -> Scored:
         request, response = _object(request, "features"), _object(response, "outputs")
         tensors = _tensors(request.get("inputs"), "features")
-        columns = [of_tensor(_named(tensors, name, "features"), "features") for name in wanted or tensors]
-        found = _tensors(response.get("outputs"), "outputs")
-        leaf = found.pop("leaf", {}).get("data")
-        answered = of_tensor(_named(found, outputs or next(iter(found), ""), "outputs"), "outputs")
-        return _scored(of_columns(columns, "rows"), answered, output_kind, request, leaf)
+        features = [of_tensor(_named(tensors, name, "features"), "features") for name in wanted or tensors]
+        results = _tensors(response.get("outputs"), "outputs")
+        leaf = results.pop("leaf", {}).get("data")
+        answered = of_tensor(_named(results, outputs or next(iter(results), ""), "outputs"), "outputs")
+        return _scored(side_by_side(features, "rows"), answered, output_kind, request, leaf)
 
     return extract
 
@@ -102,9 +104,14 @@ def _object(document: Any, reason: str) -> dict[str, Any]:
     return document
 
 
+def _only(outputs: Any) -> Any:
+    """Returns the one entry of an object with one, and anything else unchanged."""
+    return next(iter(outputs.values())) if isinstance(outputs, dict) and len(outputs) == 1 else outputs
+
+
 def _rows(request: Mapping[str, Any], names: Sequence[str] | None) -> list[Any] | None:
-    """The rows of ``instances`` or ``inputs``, each as it was given, or with ``names`` a list of these features. None
-    where there are no rows to speak of."""
+    """Returns the rows of ``instances`` or ``inputs``, each as it came, or with ``names`` a list of these features.
+    None where there are no rows, or it is not clear which."""
     rows = request.get("instances", request.get("inputs"))
     if isinstance(rows, dict) and len(rows) > 1 and all(isinstance(column, list) for column in rows.values()):
         if len({len(column) for column in rows.values()}) > 1:
@@ -112,19 +119,26 @@ def _rows(request: Mapping[str, Any], names: Sequence[str] | None) -> list[Any] 
         rows = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
     if not isinstance(rows, list) or ("instances" in request and "inputs" in request):
         return None
+    return _select(rows, names)
+
+
+def _select(rows: list[Any], names: Sequence[str] | None) -> list[Any]:
+    """Returns the features called ``names``, if any, of the rows that are objects."""
     if names is None:
         return rows
     return [[row.get(name) for name in names] if isinstance(row, dict) else row for row in rows]
 
 
 def _has_names(row: Any) -> bool:
-    """Whether a row has texts in it or names; an object with a single name is a tensor."""
+    """Returns whether a row has texts in it or names; an object with a single name is a tensor."""
     if isinstance(row, dict):
         return len(row) > 1
-    return isinstance(row, list) and any(isinstance(cell, str) and _is_text(cell) for cell in row)
+    return isinstance(row, list) and any(map(_is_text, row))
 
 
-def _is_text(cell: str) -> bool:
+def _is_text(cell: Any) -> bool:
+    if not isinstance(cell, str):
+        return False
     try:
         float(cell)
     except ValueError:
@@ -133,56 +147,38 @@ def _is_text(cell: str) -> bool:
 
 
 def _are_named(rows: list[Any], answers: Any) -> bool:
-    """Whether any of ``answers`` to ``rows`` of features is a label that is a text, or says which class it is about."""
+    """Returns whether any of ``answers`` to ``rows`` of features is a label that is a text, or says which class it is
+    about."""
     if not isinstance(answers, list) or not any(isinstance(row, (dict, list)) for row in rows):
         return False
     firsts = [answer[0] if isinstance(answer, list) and answer else answer for answer in answers]
-    return any(isinstance(one, dict) or (isinstance(one, str) and _is_text(one)) for one in firsts)
-
-
-def _as_given(rows: list[Any], answers: Any, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any) -> Scored:
-    if not isinstance(answers, list) or len(answers) != len(rows):
-        queries = max(len(rows), len(answers) if isinstance(answers, list) else 1)
-        raise Unjudged("rows", f"{len(rows)} rows were asked, and others answered", queries)
-    columns = OptionalColumns()
-    if isinstance(leaf, list) and len(leaf) == len(rows) and all(map(_is_node, leaf)):
-        columns["leaf"] = leaf
-    specification = _specification(request.get("parameters"))
-    if specification:
-        columns["specification"] = [specification] * len(rows)
-    return Scored(rows, answers, output_kind, columns)
+    return any(isinstance(first, dict) or _is_text(first) for first in firsts)
 
 
 def _instances(request: Mapping[str, Any], names: Sequence[str] | None) -> ParsedMatrix:
-    """The rows of ``instances``, or of ``inputs``, which may be one list a feature. ``names``: of the features."""
+    """Returns the rows of ``instances``, or of ``inputs``, which may be one list a feature. ``names``: of the
+    features."""
     if "instances" in request and "inputs" in request:
         raise Unjudged("ambiguous", "a request has both instances and inputs, and servers differ in which they take")
     inputs = request.get("inputs")
     if not isinstance(inputs, dict) or not inputs:
         rows = request.get("instances", inputs)
-        if names is not None and isinstance(rows, list):
-            rows = [[row.get(name) for name in names] if isinstance(row, dict) else row for row in rows]
-        return of_rows(rows, "features")
+        return of_rows(_select(rows, names) if isinstance(rows, list) else rows, "features")
     if names is None:
         names = sorted(inputs)
-    found = [len(inputs[name]) for name in names if isinstance(inputs.get(name), list)]
-    absent = [None] * max(found, default=0)
-    return of_columns([of_rows(inputs.get(name, absent), "features") for name in names], "rows")
-
-
-def _only(outputs: Any) -> Any:
-    """``outputs``, or where they have one name the one that it names."""
-    return next(iter(outputs.values())) if isinstance(outputs, dict) and len(outputs) == 1 else outputs
+    lengths = [len(inputs[name]) for name in names if isinstance(inputs.get(name), list)]
+    absent = [None] * max(lengths, default=0)
+    return side_by_side([of_rows(inputs.get(name, absent), "features") for name in names], "rows")
 
 
 def _tensors(tensors: Any, reason: str) -> dict[str, Mapping[str, Any]]:
-    """By name, in order. Raises Unjudged, for ``ambiguous`` where two have one name."""
+    """Returns tensors by name, in order. Raises Unjudged, for ``ambiguous`` where two have one name."""
     if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
         raise Unjudged(reason, "a body has no list of tensors")
-    found = {str(tensor.get("name")): tensor for tensor in tensors}
-    if len(found) != len(tensors):
+    by_name = {str(tensor.get("name")): tensor for tensor in tensors}
+    if len(by_name) != len(tensors):
         raise Unjudged("ambiguous", "two tensors of a body have the same name")
-    return found
+    return by_name
 
 
 def _named(tensors: Mapping[str, Mapping[str, Any]], name: str, reason: str) -> Mapping[str, Any]:
@@ -194,69 +190,65 @@ def _named(tensors: Mapping[str, Mapping[str, Any]], name: str, reason: str) -> 
 def _scored(
     asked: ParsedMatrix, answered: ParsedMatrix, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any
 ) -> Scored:
-    if answered.asked != asked.asked:
-        queries = max(asked.asked, answered.asked)
-        raise Unjudged("rows", f"{asked.asked} rows were asked and {answered.asked} answered", queries)
-    read = asked.only(answered.places)
-    if not len(read):
-        raise Unjudged("rows", "no row that can be read has an answer that can be", asked.asked)
-    features = np.minimum(np.maximum(read.rows, -LARGEST_FLOAT32), LARGEST_FLOAT32).astype(np.float32)
-    columns = OptionalColumns()
+    rows = asked.total
+    if answered.total != rows:
+        raise Unjudged("rows", f"{rows} rows were asked and {answered.total} answered", max(rows, answered.total))
+    usable = asked.only(answered.positions)
+    if not len(usable):
+        raise Unjudged("rows", "no row that can be read has an answer that can be", rows)
+    features = np.minimum(np.maximum(usable.rows, -LARGEST_FLOAT32), LARGEST_FLOAT32).astype(np.float32)
+    columns = _columns(request, leaf, rows, usable.positions)
     missing = np.isnan(features)
     if np.logical_or.reduce(missing, axis=None):
         columns["missing"] = missing
-    if isinstance(leaf, list) and len(leaf) == asked.asked and all(map(_is_node, leaf)):
-        columns["leaf"] = leaf if read.places is None else [leaf[place] for place in read.places]
-    specification = _specification(request.get("parameters"))
-    if specification:
-        columns["specification"] = [specification] * len(read)
-    unjudged = {"features": asked.asked - len(asked), "outputs": len(asked) - len(read)}
+    unjudged = {"features": rows - len(asked), "outputs": len(asked) - len(usable)}
     counts = {reason: queries for reason, queries in unjudged.items() if queries}
-    return Scored(features, answered.only(read.places).rows, output_kind, columns, counts)
+    return Scored(features, answered.only(usable.positions).rows, output_kind, columns, counts)
+
+
+def _columns(request: Mapping[str, Any], leaf: Any, rows: int, positions: list[int] | None) -> OptionalColumns:
+    """Returns the optional columns of the ``rows`` that were asked, or of those at ``positions``: tree nodes, and the
+    accuracy and latency that the request asks for. Anything else in their place is ignored."""
+    columns = OptionalColumns()
+    if isinstance(leaf, list) and len(leaf) == rows and all(map(_is_node, leaf)):
+        columns["leaf"] = leaf if positions is None else [leaf[position] for position in positions]
+    parameters = request.get("parameters")
+    if isinstance(parameters, dict):
+        specification: list[Any] = [parameters.get("accuracy"), parameters.get("latency")]
+        if all(type(value) in (int, float) and abs(value) <= LARGEST_FLOAT32 for value in specification):
+            columns["specification"] = [specification] * (rows if positions is None else len(positions))
+    return columns
 
 
 def _is_node(value: Any) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
-def _specification(parameters: Any) -> list[float]:
-    """Accuracy and latency, or nothing where they are no such numbers."""
-    asked: list[Any] = [None]
-    if isinstance(parameters, dict):
-        asked = [parameters.get("accuracy"), parameters.get("latency")]
-    return asked if all(map(_is_plain_number, asked)) else []
-
-
-def _is_plain_number(value: Any) -> bool:
-    """Whether it is a number that float32 can hold."""
-    return type(value) in (int, float) and abs(value) <= LARGEST_FLOAT32
-
-
 @dataclass(frozen=True, slots=True)
 class ParsedMatrix:
-    """``rows`` float64 (n, d), NaN where a value is missing, out of ``asked`` rows.
+    """``rows`` float64 (n, d), NaN where a value is missing, out of a ``total`` of rows.
 
-    ``places``: the positions of the n among these, None if all are here.
+    ``positions``: those of the n rows among all, None if all are here.
     """
 
     rows: NDArray[np.float64]
-    asked: int
-    places: list[int] | None = None
+    total: int
+    positions: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def only(self, places: list[int] | None) -> ParsedMatrix:
-        """Returns the rows that are also at ``places``."""
-        if places is None:
+    def only(self, positions: list[int] | None) -> ParsedMatrix:
+        """Returns the rows that are also at ``positions``."""
+        if positions is None:
             return self
-        here = {place: row for row, place in enumerate(self.places or range(self.asked))}
-        both = [place for place in places if place in here]
-        return ParsedMatrix(self.rows[[here[place] for place in both]], self.asked, both)
+        here = {position: row for row, position in enumerate(self.positions or range(self.total))}
+        both = [position for position in positions if position in here]
+        return ParsedMatrix(self.rows[[here[position] for position in both]], self.total, both)
 
 
 def of_rows(rows: Any, what: str) -> ParsedMatrix:
-    """Returns a table with one of ``rows`` each; a nested row is flattened, one of names and values ordered by name.
+    """Returns a matrix with one of ``rows`` each; a nested row is flattened, one of names and values ordered by name.
 
     Where rows differ in width or names, those of the most frequent kind are kept. Raises Unjudged, with ``what`` as its
     reason, where none can be read.
@@ -276,20 +268,20 @@ def _most_frequent(rows: list[Any], what: str) -> ParsedMatrix:
     if not kinds:
         raise Unjudged(what, f"{what} are not numbers", len(rows))
     ((kind, _),) = kinds.most_common(1)
-    places = [place for place, (its, numbers) in enumerate(read) if its == kind and numbers]
-    return ParsedMatrix(np.array([read[place][1] for place in places], dtype=np.float64), len(rows), places)
+    positions = [position for position, (own, numbers) in enumerate(read) if own == kind and numbers]
+    return ParsedMatrix(np.array([read[position][1] for position in positions], dtype=np.float64), len(rows), positions)
 
 
-def of_columns(columns: Sequence[ParsedMatrix], what: str) -> ParsedMatrix:
+def side_by_side(columns: Sequence[ParsedMatrix], what: str) -> ParsedMatrix:
     """Returns all ``columns`` side by side. Raises Unjudged where their rows differ."""
-    asked = max((column.asked for column in columns), default=1)
-    if not columns or any(len(column) != asked for column in columns):
-        raise Unjudged(what, f"{what} come as columns of different lengths, or not all are numbers", asked)
-    return columns[0] if len(columns) == 1 else ParsedMatrix(np.hstack([column.rows for column in columns]), asked)
+    total = max((column.total for column in columns), default=1)
+    if not columns or any(len(column) != total for column in columns):
+        raise Unjudged(what, f"{what} come as columns of different lengths, or not all are numbers", total)
+    return columns[0] if len(columns) == 1 else ParsedMatrix(np.hstack([column.rows for column in columns]), total)
 
 
 def of_tensor(tensor: Mapping[str, Any], what: str) -> ParsedMatrix:
-    """Returns the table of a tensor with ``shape`` and flat or nested ``data``; its first dimension counts the rows."""
+    """Returns the matrix of a tensor with ``shape`` and flat or nested ``data``; the first dimension is the rows."""
     name, shape, data = tensor.get("name"), tensor.get("shape"), tensor.get("data")
     if data is None:
         raise Unjudged("binary", f"tensor {name!r:.80} has no data in JSON")

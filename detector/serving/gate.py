@@ -100,7 +100,7 @@ class Gate(BackgroundService[DecisionReader]):
         return self._background.ready.is_set()
 
     def renew(self) -> None:
-        """Starts anew in a forked process, where the thread is gone. Decisions so far still hold."""
+        """Starts anew in a forked process, where the thread is gone. Decisions so far remain in force."""
         renew_lock()
         super().renew()
 
@@ -119,7 +119,7 @@ class Gate(BackgroundService[DecisionReader]):
             return self._check(model, principal, queries)
         except (SystemExit, KeyboardInterrupt):
             raise
-        except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
+        except BaseException as error:  # noqa: BLE001  no fault of the SDK may break the caller
             self.counters.add("failures")
             self._log.warning("check", "the gate failed and let a request pass", error=error)
             return _ALLOW_STALE
@@ -131,7 +131,7 @@ class Gate(BackgroundService[DecisionReader]):
             cached.bucket.charge(queries)
 
     def gauges(self) -> Mapping[str, float]:
-        """``ready`` (0 or 1), ``decisions`` held, and ``age_seconds`` since Kafka last answered (-1: never)."""
+        """Returns ``ready`` (0 or 1), ``decisions`` known, and ``age_seconds`` since Kafka answered (-1: never)."""
         age = self._clock() - self._background.latest_contact if self.ready else -1.0
         return {"ready": self.ready, "decisions": len(self._table), "age_seconds": age}
 
@@ -147,7 +147,8 @@ class Gate(BackgroundService[DecisionReader]):
             self._ensure_started()
         now = self._clock()
         if now - self._background.latest_contact > self._max_staleness:
-            return self._check_stale()
+            self.counters.add("stale_refused" if self._stale.action == "refuse" else "stale_allowed")
+            return self._count(self._stale)
         cached = self._table.get((model, principal))
         if cached is None and (self._table.derived_names or type(principal) is not str):
             cached = self._find(model, principal)
@@ -162,10 +163,6 @@ class Gate(BackgroundService[DecisionReader]):
     def _find(self, model: str, principal: str) -> CachedDecision | None:
         """Returns the decision about ``principal``, under the name that the logger uses."""
         return self._table.get((model, principal_of(principal)))
-
-    def _check_stale(self) -> Verdict:
-        self.counters.add("stale_refused" if self._stale.action == "refuse" else "stale_allowed")
-        return self._count(self._stale)
 
     def _count(self, verdict: Verdict) -> Verdict:
         self.counters.add(_OUTCOMES[verdict.action])

@@ -67,7 +67,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """The API key in the header ``name``, hashed. Only where the application answers nobody without a valid one."""
+    """The API key in the header ``name``, hashed. Only where the application requires a valid one."""
 
     name: str = "x-api-key"
 
@@ -80,10 +80,10 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """The bearer token of the Authorization header, hashed. Only where the application answers nobody without one.
+    """The bearer token of the Authorization header, hashed. Only where the application requires one.
 
-    Of a JSON Web Token issuer and subject count: it changes by the hour, and one token can be written in many ways. The
-    application must have verified it, as it must any token.
+    Of a JSON Web Token only issuer and subject are used: tokens are renewed, and one can be written in many ways. The
+    application must have verified it, like any token.
     """
 
     def find(self, headers: Headers, scope: Scope, hasher: PrincipalHasher) -> str | None:
@@ -145,7 +145,7 @@ class Identity:
             if principal is not None:
                 return principal
         if self._doubtful and "user" in scope:
-            return ANONYMOUS  # what authenticates before this found nobody
+            return ANONYMOUS  # the application authenticates requests, and this one has no user
         found = {source.find(headers, scope, self._hasher) or ANONYMOUS for source in self._credentials} - {ANONYMOUS}
         if len(found) > 1 or (found and any(source.find(headers, scope, self._hasher) for source in self._doubtful)):
             return AMBIGUOUS

@@ -55,7 +55,7 @@ def suppress_errors(failed: Callable[[BaseException], object] | None = None) -> 
         yield
     except (SystemExit, KeyboardInterrupt):
         raise
-    except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller or end a thread
+    except BaseException as error:  # noqa: BLE001  no fault of the SDK may break the caller or end a thread
         if failed is not None:
             failed(error)
 

@@ -56,7 +56,7 @@ class QueryLogger(BackgroundService[Delivery]):
     Every query given to ``log`` is in one of ``sent`` (acknowledged by Kafka), ``dropped`` (given up), ``unjudged``
     (no row could be made of it, by principal and reason), or the gauges ``queued`` and ``in_flight``. Other
     counters: ``logged`` queries were queued, ``refused`` ones reported by the gate; ``invalid`` calls could not be
-    used in whole; of the queries that are kept, ``clipped`` had a number beyond float32, ``converted`` outputs that
+    used in whole; of the queries that are sent, ``clipped`` had a number beyond float32, ``converted`` outputs that
     were no probabilities, ``repaired`` an odd name, id, time or column; ``failures`` are errors of Kafka, ``records``
     its acknowledged records.
     """
@@ -96,14 +96,14 @@ class QueryLogger(BackgroundService[Delivery]):
         occurred_at: ArrayLike | None = None,
         **columns: Unpack[OptionalColumns],
     ) -> None:
-        """Queues what the model was asked and what it said, before any perturbation.
+        """Queues the inputs and the outputs of the model, before any perturbation.
 
         ``features``: (d,) for one query or (n, d) for many; an image must be flattened. None or NaN is a missing
         feature, a number beyond float32 is clipped. By name: an object of numbers, booleans and texts, or a list of n
         of them; a list may hold texts as well. ``outputs``: (k,) or (n, k), or a number or (n,): the probability of the
         second of two classes, a score or a class number, which the detector infers unless ``output_kind`` says. Also a
         label that is a text, an object of classes and their probabilities, a list of ``{"label": ..., "score": ...}``
-        of the best classes, or None where nobody knows: one, or n of them. ``event_id``: one string, or n; with several
+        of the best classes, or None for unknown ones: one, or n of them. ``event_id``: one string, or n; with several
         rows one string is numbered. ``occurred_at``: seconds UTC, one or n, by default now. ``columns``: see
         :class:`detector.serving.rows.OptionalColumns`. Never raises and never waits for Kafka; what cannot be used is
         counted against the principal under ``unjudged``.
@@ -120,7 +120,7 @@ class QueryLogger(BackgroundService[Delivery]):
             self._enqueue(pieces)
         except (SystemExit, KeyboardInterrupt):
             raise
-        except BaseException as error:  # noqa: BLE001  nothing of ours may break the caller
+        except BaseException as error:  # noqa: BLE001  no fault of the SDK may break the caller
             self._reject(principal, model, features, error)
 
     def refused(self, principal: str, model: str, queries: int = 1) -> None:
@@ -135,7 +135,7 @@ class QueryLogger(BackgroundService[Delivery]):
         self._count("unjudged", principal, model, queries, reason)
 
     def gauges(self) -> Mapping[str, float]:
-        """``queued`` and ``in_flight`` queries, and ``unattributed`` losses, whose principal was not kept."""
+        """Returns ``queued`` and ``in_flight`` queries, and ``unattributed`` losses, whose principal is unknown."""
         return {
             "queued": len(self._queue),
             "in_flight": self._background.in_flight,
@@ -262,7 +262,7 @@ class QueryLogger(BackgroundService[Delivery]):
 
         def nameless(_: BaseException) -> None:
             self._tallies.add_unattributed(queries)
-            self._log.warning("nameless", "%d queries (%s) of nobody that can be named were counted", queries, kind)
+            self._log.warning("nameless", "%d queries (%s) were counted without a name", queries, kind)
 
         with suppress_errors(failed):
             queries, why = as_count(queries), "" if kind == "refused" else as_reason(reason)

@@ -19,7 +19,7 @@ _GAUGE_MODES = {"ready": "livemin", "age_seconds": "livemax", "decisions": "live
 
 
 class RateLimitedLogger:
-    """Warnings through ``logger``, each kind at most once in ``seconds``; a log handler that raises disturbs nobody."""
+    """Warnings through ``logger``, each kind at most once in ``seconds``; a log handler that raises has no effect."""
 
     def __init__(self, logger: logging.Logger, seconds: float = 60.0) -> None:
         self._logger = logger
@@ -34,17 +34,13 @@ class RateLimitedLogger:
 
     def warning(self, kind: str, message: str, *arguments: object, error: BaseException | None = None) -> None:
         """Logs ``message`` unless this ``kind`` (one of a few fixed words) was logged less than ``seconds`` ago."""
-        if self._due(kind):
-            with suppress_errors():
-                self._logger.warning(message, *arguments, exc_info=error)
-
-    def _due(self, kind: str) -> bool:
         now = time.monotonic()
         with self._lock:
             if now - self._logged.get(kind, -self._seconds) < self._seconds:
-                return False
+                return
             self._logged[kind] = now
-            return True
+        with suppress_errors():
+            self._logger.warning(message, *arguments, exc_info=error)
 
 
 class Counters:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from detector.contracts.batches import no_queries, take
+from detector.contracts.batches import empty_batch, join_columns, take
 from detector.contracts.codecs import screening
 from detector.contracts.codecs.limits import DIMENSIONS, LARGEST_FLOAT32, OUTPUTS, PROBABILITY_SUM_TOLERANCE
 from detector.contracts.codecs.packed_queries import encode_packed
@@ -78,7 +78,7 @@ def pack_counts(counts: Iterable[Count], partitions: int) -> Iterator[Record]:
     for (partition, model), group in groups.items():
         for start in range(0, len(group), _COUNTS):
             part = tuple(group[start : start + _COUNTS])
-            yield Record(partition, encode_packed(no_queries(model, "-"), part), Counter(), part)
+            yield Record(partition, encode_packed(empty_batch(model, "-"), part), Counter(), part)
 
 
 def count_by_owner(rows: Iterable[QueuedRows]) -> QueriesByOwner:
@@ -148,14 +148,8 @@ def _to_batch(portion: list[QueuedRows]) -> QueryBatch:
         features=np.concatenate([piece.features for piece in portion]),
         outputs=np.concatenate([piece.outputs for piece in portion]),
         feature_names=portion[0].feature_names,
-        **{name: _join([piece.columns[name] for piece in portion]) for name in portion[0].columns},
+        **{name: join_columns([piece.columns[name] for piece in portion]) for name in portion[0].columns},
     )
-
-
-def _join(columns: list[Any]) -> Any:
-    if isinstance(columns[0], list):
-        return [entry for column in columns for entry in column]
-    return np.concatenate(columns)
 
 
 def _repair(batch: QueryBatch) -> tuple[QueryBatch, tuple[NDArray[np.bool_], InvalidRecord] | None, Counter[str]]:

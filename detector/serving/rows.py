@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 from detector.contracts.codecs.screening import are_times
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import names_one, usable_principal
+from detector.contracts.principals import is_name, usable_principal
 from detector.contracts.queries import OutputKind
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class QueuedRows:
 def check_names(**names: object) -> None:
     """Raises InvalidRecord unless each can name a model or a version."""
     for what, name in names.items():
-        if not (isinstance(name, str) and names_one(name)):
+        if not (isinstance(name, str) and is_name(name)):
             raise InvalidRecord("identity", f"{what} is {name!r:.80}; it must be 1 to 256 plain characters and not '*'")
 
 

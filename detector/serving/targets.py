@@ -52,9 +52,9 @@ _KSERVE = re.compile(
 
 
 def kserve_routes(model_version: str = "1") -> FindTarget:
-    """The model is named in the path: ``/v1/models/M[/versions/V]:predict``, ``/v2/models/M[/versions/V]/infer``.
+    """Returns the model in the path: ``/v1/models/M[/versions/V]:predict``, ``/v2/models/M[/versions/V]/infer``.
 
-    The other verbs that make a server answer with its model are matched too. ``model_version`` stands in where the path
+    The other verbs that make a server answer with its model are matched too. ``model_version`` is used where the path
     names none. Only for servers that refuse a name they do not know: where any name gets an answer, the caller would
     choose which model the gate asks about; such an application has ``route("/v1/models/{name}:predict", ...)``.
     """
@@ -99,7 +99,7 @@ _UNTIDY = re.compile(r"//|/\.|.[/\s]$|[%;\n]|^[^/]|^$")
 
 
 def tidy(path: str) -> str:
-    """``path`` with one slash where there are several, no dot segments, parameters, escapes or end."""
+    """Returns ``path`` with one slash where there are several, no dot segments, parameters, escapes or end."""
     if not _UNTIDY.search(path):
         return path
     path = re.sub(r";[^/]*", "", unquote(path)).strip()
@@ -107,7 +107,7 @@ def tidy(path: str) -> str:
 
 
 def app_root_of(app: Any) -> str:
-    """The prefix that ``app``, or what it wraps, strips by itself: ``FastAPI(root_path=...)``; else empty."""
+    """Returns the prefix that ``app``, or what it wraps, strips by itself: ``FastAPI(root_path=...)``; else empty."""
     for _ in range(_WRAPPERS):
         root = getattr(app, "root_path", None)
         if isinstance(root, str):

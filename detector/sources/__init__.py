@@ -14,7 +14,7 @@ from typing import Protocol
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import DecodedQueries
 from detector.sources import parquet, separated
-from detector.sources.files import COMPRESSED, count_lines, expand, suffix_of
+from detector.sources.files import COMPRESSED, count_lines, files_at, suffix_of
 from detector.sources.jsonl import read_jsonl
 from detector.sources.parquet import read_parquet
 from detector.sources.plan import LogReader
@@ -54,14 +54,15 @@ FORMATS: dict[str, Format] = {
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
     """Returns the files that ``paths`` name, which may be folders of parts or patterns. Raises ConfigurationError."""
-    return expand(paths, FORMATS)
+    return [file for path in paths for file in files_at(path, FORMATS)]
 
 
 def format_of(path: Path) -> Format:
     """Returns the format of the file at ``path``, by its suffix. Raises ConfigurationError if either is unknown."""
     known = FORMATS.get(suffix_of(path))
+    advice = f"write the log as one of {', '.join(FORMATS)}, of which all but .parquet may end in .gz or .zst besides"
     if known is None or (known.read is read_parquet and path.suffix.lower() in COMPRESSED):
-        raise ConfigurationError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}; {_ADVICE}")
+        raise ConfigurationError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}; {advice}")
     if not path.is_file():
         raise ConfigurationError(f"{path}: there is no such file")
     return known
@@ -71,6 +72,3 @@ def open_logs(paths: Sequence[Path], reader: LogReader) -> list[Iterator[Decoded
     """Yields the queries of each file in ``paths``, read by ``reader``. Raises ConfigurationError, at once if a file
     is missing or has no known format."""
     return [format_of(path).read(path, reader) for path in paths]
-
-
-_ADVICE = f"write the log as one of {', '.join(FORMATS)}, of which all but .parquet may end in .gz or .zst besides"

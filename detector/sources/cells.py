@@ -29,17 +29,17 @@ _SIZES = ((1e11, 1e14, 1e3), (1e14, 1e17, 1e6), (1e17, 1e20, 1e9))
 
 @dataclass(slots=True)
 class TablePart:
-    """Rows of a table: ``columns``, Arrow arrays by name, and the ``places`` int64 (n,) of the rows in the file at
+    """Rows of a table: ``columns``, Arrow arrays by name, and the ``file_rows`` int64 (n,) of the rows in the file at
     ``path``. ``faults``: reasons of refusal by row. ``repaired``: as in ``DecodedRun``."""
 
     path: Path
     columns: dict[str, Any]
-    places: NDArray[np.int64]
+    file_rows: NDArray[np.int64]
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)
     repaired: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.file_rows)
 
     def refuse(self, row: int, detail: str, reason: str = "structure") -> None:
         """Refuses ``row``; the first reason counts."""
@@ -61,8 +61,8 @@ class ListColumn:
         """Returns the lists of ``rows``."""
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        places = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return ListColumn(self.values[places], offsets)
+        index = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return ListColumn(self.values[index], offsets)
 
     def matrix(self, first: int, stop: int) -> NDArray[Any]:
         """Returns lists ``first`` to ``stop``, all of one length, as rows of a matrix."""

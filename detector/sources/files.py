@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from glob import glob, has_magic
 from math import inf
@@ -29,12 +29,6 @@ def suffix_of(path: Path) -> str:
     return Path(path.stem).suffix.lower() if suffix in COMPRESSED else suffix
 
 
-def expand(paths: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
-    """Returns the files that ``paths`` name. A folder stands for all files below it with one of ``suffixes``, sorted by
-    name, without names that begin with ``.`` or ``_``. Raises ConfigurationError if there are none."""
-    return [file for path in paths for file in _files(path, suffixes)]
-
-
 def partitions(path: Path) -> dict[str, str | None]:
     """Returns the Hive partitions in ``path``, such as ``model=x/``: texts by column, None for null."""
     named = (folder.partition("=") for folder in path.parts[:-1])
@@ -45,7 +39,9 @@ def partitions(path: Path) -> dict[str, str | None]:
     }
 
 
-def _files(path: Path, suffixes: Collection[str]) -> Iterator[Path]:
+def files_at(path: Path, suffixes: Collection[str]) -> Iterator[Path]:
+    """Yields the files that ``path`` names. A folder stands for all files below it with one of ``suffixes``, sorted by
+    name, without names that begin with ``.`` or ``_``. Raises ConfigurationError if there are none."""
     if path.is_dir():
         below = (file for file in path.rglob("*") if file.is_file() and suffix_of(file) in suffixes)
         files = [
@@ -59,7 +55,7 @@ def _files(path: Path, suffixes: Collection[str]) -> Iterator[Path]:
         if not matches:
             raise ConfigurationError(f"{path}: no file has such a name")
         for match in sorted(matches, key=_natural):
-            yield from _files(match, suffixes)
+            yield from files_at(match, suffixes)
     else:
         yield path
 

@@ -41,13 +41,13 @@ def read_jsonl(path: Path, reader: LogReader | None = None) -> Iterator[DecodedQ
         lines = enumerate(_lines(file))
         while portion := _portion(lines):
             written = [(number, line) for number, line in portion if line.strip(b" \t\r\n" + _BYTE_ORDER_MARK)]
-            places = np.array([number for number, _ in written], np.int64)
+            file_rows = np.array([number for number, _ in written], np.int64)
             values = [line for _, line in written]
             if plan is None:
                 plan, is_query = _plan(path, reader, values)
             if plan is not None and not is_query:
-                values = [*_rewritten(path, reader, plan, values, places)]
-            yield from of_run(decode_json_run(values, [None] * len(values)), places)
+                values = [*_rewritten(path, reader, plan, values, file_rows)]
+            yield from of_run(decode_json_run(values, [None] * len(values)), file_rows)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -129,13 +129,13 @@ def _is_query_time(value: object) -> bool:
 
 
 def _rewritten(
-    path: Path, reader: LogReader, plan: ColumnPlan, values: list[bytes], places: NDArray[np.int64]
+    path: Path, reader: LogReader, plan: ColumnPlan, values: list[bytes], file_rows: NDArray[np.int64]
 ) -> Iterator[bytes]:
-    """Yields the objects in ``values``, which are at ``places`` int64 (n,) of the file, as queries by ``plan``. Other
+    """Yields the objects in ``values``, the lines ``file_rows`` int64 (n,) of the file, as queries by ``plan``. Other
     values stay unchanged, and are refused later."""
     import msgspec
 
-    from_path, ids = partitions(path), event_ids(path, places)
+    from_path, ids = partitions(path), event_ids(path, file_rows)
     times = reader.times(len(values)) if "occurred_at" not in plan.columns else None
     for at, value in enumerate(values):
         fields, is_strict = _fields(value)

@@ -96,13 +96,13 @@ class ColumnPlan:
 class LogReader:
     """The options and the state of reading one set of logs.
 
-    ``sources``: the column mapping given by the user. ``tell`` is called once with each assumption. ``merge``: read
-    several logs as one, sorted by ``occurred_at``, instead of one after another. Logs with the same columns share a
-    plan. Rows without a time are numbered through all logs.
+    ``sources``: the column mapping given by the user. ``on_assumption`` is called once with each assumption.
+    ``merge``: read several logs as one, sorted by ``occurred_at``, instead of one after another. Logs with the same
+    columns share a plan. Rows without a time are numbered through all logs.
     """
 
     sources: ColumnSources = field(default_factory=dict)
-    tell: Callable[[str], None] = lambda _: None
+    on_assumption: Callable[[str], None] = lambda _: None
     merge: bool = False
     _plans: dict[frozenset[str], ColumnPlan] = field(default_factory=dict)
     _notes: set[str] = field(default_factory=set)
@@ -118,7 +118,7 @@ class LogReader:
             for note in plan.notes:
                 if note not in self._notes:
                     self._notes.add(note)
-                    self.tell(f"{path}: {note}")
+                    self.on_assumption(f"{path}: {note}")
         return self._plans[columns]
 
     def times(self, rows: int) -> NDArray[np.float64]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,36 +29,20 @@ def read_separated(path: Path, reader: LogReader | None = None) -> Iterator[Deco
     ConfigurationError."""
     reader = reader or LogReader()
     with opened(path) as file:
-        header = _header(path, file)
-        if header is None:
-            return
+        names, separator = _header(path, file)
         start = 0
-        for chunk in _chunks(file):
-            rows = header.parse(chunk, start)
-            start += rows.count
+        for chunk in _chunks(file) if names else ():
+            rows = _parsed(chunk, start, names, separator)
+            start += rows.total
             if rows.bad:
                 yield DecodedQueries(None, np.zeros(0, np.int64), bad_rows=rows.bad)
-            if len(rows.places):
+            if len(rows.file_rows):
                 yield from _read(path, reader, rows)
 
 
 def count_rows(path: Path) -> int:
     """Returns the number of rows in the file at ``path``, estimated from its lines."""
     return max(0, count_lines(path) - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """A ``table`` of good rows, their ``places`` int64 (n,) in the file, the ``bad`` rows, and the number of all
-    rows."""
-
-    table: Any
-    places: NDArray[np.int64]
-    bad: list[BadRow]
-
-    @property
-    def count(self) -> int:
-        return len(self.places) + len(self.bad)
 
 
 def _read(path: Path, reader: LogReader, rows: _Rows) -> Iterator[DecodedQueries]:
@@ -70,85 +53,77 @@ def _read(path: Path, reader: LogReader, rows: _Rows) -> Iterator[DecodedQueries
         return dict(zip(names, rows.table.slice(start, length).columns, strict=True))
 
     plan = reader.plan(path, lambda: kinds_of(columns(0, _ROWS), texts_only=True), names)
-    for start in range(0, len(rows.places), step):
-        yield from read_part(reader, plan, path, columns(start, step), rows.places[start : start + step])
+    for start in range(0, len(rows.file_rows), step):
+        yield from read_part(reader, plan, path, columns(start, step), rows.file_rows[start : start + step])
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """The ``names`` of the columns, and the delimiter."""
+class _Rows(NamedTuple):
+    """A ``table`` of good rows, their numbers ``file_rows`` int64 (n,) in the file, and the ``bad`` rows."""
 
-    names: tuple[str, ...]
-    separator: str
+    table: Any
+    file_rows: NDArray[np.int64]
+    bad: list[BadRow]
 
-    def parse(self, chunk: bytes, start: int) -> _Rows:
-        """Returns the rows in ``chunk``, the first of which has the number ``start``. An empty chunk stands for a row
-        that is too large."""
-        import pyarrow as pa
-
-        if not chunk:
-            none = pa.RecordBatch.from_pylist([], pa.schema([(name, pa.string()) for name in self.names]))
-            detail = f"the row has more than {_LARGEST} bytes"
-            return _Rows(none, np.zeros(0, np.int64), [BadRow(start, "too-large", detail)])
-        odd: dict[int, int] = {}
-
-        def note(row: Any) -> str:
-            odd[row.number - 1] = row.actual_columns
-            return "skip"
-
-        table = self._table(chunk, note)
-        places = np.delete(np.arange(table.num_rows + len(odd)), list(odd))
-        want = len(self.names)
-        bad = [
-            BadRow(start + row, "structure", f"the row has {found} cells, and the first line names {want} columns")
-            for row, found in odd.items()
-        ]
-        return _Rows(table, start + places, bad)
-
-    def _table(self, chunk: bytes, note: Any) -> Any:
-        import pyarrow as pa
-        from pyarrow import csv as arrow
-
-        read = arrow.ReadOptions(column_names=self.names, use_threads=False, block_size=len(chunk) + 1)
-        parse = arrow.ParseOptions(delimiter=self.separator, newlines_in_values=True, invalid_row_handler=note)
-        convert = arrow.ConvertOptions(
-            check_utf8=False,
-            column_types=dict.fromkeys(self.names, pa.string()),
-            null_values=NULLS,
-            strings_can_be_null=True,
-        )
-        table = arrow.read_csv(pa.BufferReader(chunk), read, parse, convert)
-        return (
-            table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], table.schema)
-        )
+    @property
+    def total(self) -> int:
+        return len(self.file_rows) + len(self.bad)
 
 
-def _header(path: Path, file: BinaryIO) -> _Header | None:
-    """Returns the header in the first line that is not blank, or None."""
+def _parsed(chunk: bytes, start: int, names: Sequence[str], separator: str) -> _Rows:
+    """Returns the rows in ``chunk``, the first of which has the number ``start``. An empty chunk stands for a row that
+    is too large."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+
+    if not chunk:
+        detail = f"the row has more than {_LARGEST} bytes"
+        return _Rows(None, np.zeros(0, np.int64), [BadRow(start, "too-large", detail)])
+    odd: dict[int, int] = {}
+
+    def skip(row: Any) -> str:
+        odd[row.number - 1] = row.actual_columns
+        return "skip"
+
+    read = arrow.ReadOptions(column_names=names, use_threads=False, block_size=len(chunk) + 1)
+    parse = arrow.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=skip)
+    convert = arrow.ConvertOptions(
+        check_utf8=False, column_types=dict.fromkeys(names, pa.string()), null_values=NULLS, strings_can_be_null=True
+    )
+    table = arrow.read_csv(pa.BufferReader(chunk), read, parse, convert).combine_chunks()
+    file_rows = start + np.delete(np.arange(table.num_rows + len(odd)), list(odd))
+    bad = [
+        BadRow(start + row, "structure", f"the row has {cells} cells, and the first line names {len(names)} columns")
+        for row, cells in odd.items()
+    ]
+    return _Rows(table.to_batches()[0] if table.num_rows else table, file_rows, bad)
+
+
+def _header(path: Path, file: BinaryIO) -> tuple[tuple[str, ...], str]:
+    """Returns the names of the columns, in the first line that is not blank, and the separator; no names if there is no
+    such line."""
     while line := file.readline(_LARGEST):
         text = line.decode("utf-8-sig", "replace").strip("\r\n")
         if text.strip():
             break
     else:
-        return None
+        return (), ","
     if len(line) == _LARGEST:
         raise ConfigurationError(f"{path}: the first line, which names the columns, has no end")
     separator = max(_SEPARATORS, key=text.count)
-    names = next(csv.reader([text], delimiter=separator, strict=False))
-    return _Header(_distinct(names), separator)
+    return _distinct(next(csv.reader([text], delimiter=separator, strict=False))), separator
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:
     """Returns unique and non-empty ``names``, as pandas would name them."""
-    found: dict[str, None] = {}
+    distinct: dict[str, None] = {}
     for at, name in enumerate(names):
-        own = base = name.strip() or f"Unnamed: {at}"
+        new = base = name.strip() or f"Unnamed: {at}"
         number = 0
-        while own in found:
+        while new in distinct:
             number += 1
-            own = f"{base}.{number}"
-        found[own] = None
-    return tuple(found)
+            new = f"{base}.{number}"
+        distinct[new] = None
+    return tuple(distinct)
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from detector.contracts.batches import in_log_order
 from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.loose import shown
 from detector.contracts.codecs.screening import TEXT_COLUMNS, screen
-from detector.contracts.principals import names_one, usable_principal
+from detector.contracts.principals import is_name, usable_principal
 from detector.contracts.queries import BadRow, DecodedQueries, DecodedRun, OutputKind, QueryBatch
 from detector.sources.cells import (
     ListColumn,
@@ -72,44 +72,44 @@ Vectors = ListColumn | NamedColumns | JsonColumn
 
 
 def read_part(
-    reader: LogReader, plan: ColumnPlan, path: Path, columns: dict[str, Any], places: NDArray[np.int64]
+    reader: LogReader, plan: ColumnPlan, path: Path, columns: dict[str, Any], file_rows: NDArray[np.int64]
 ) -> Iterator[DecodedQueries]:
     """Yields the queries in rows of the table at ``path``, and the refused rows. ``columns``: Arrow arrays by name;
-    ``places`` int64 (n,): the rows in the file."""
+    ``file_rows`` int64 (n,): the rows in the file."""
     import pyarrow as pa
 
-    from_path = {name: pa.array([text] * len(places), pa.string()) for name, text in partitions(path).items()}
-    part = TablePart(path, from_path | columns, places)
+    from_path = {name: pa.array([text] * len(file_rows), pa.string()) for name, text in partitions(path).items()}
+    part = TablePart(path, from_path | columns, file_rows)
     rows = _read_columns(reader, plan, part)
     bad = [_refused(rows, part, row) for row in sorted(part.faults)]
     good = np.array([row for row in range(len(part)) if row not in part.faults], np.int64)
     rows = rows.take(good) if bad else rows
     if bad or part.repaired:
         yield DecodedQueries(None, good[:0], bad_rows=bad, repaired=part.repaired)
-    places = places[good]
+    file_rows = file_rows[good]
     if isinstance(rows.features, JsonColumn) or isinstance(rows.outputs, JsonColumn):
-        yield from of_run(decode_json_run([*rows.lines()], [None] * len(good)), places)
+        yield from of_run(decode_json_run([*rows.lines()], [None] * len(good)), file_rows)
         return
     for first, stop in pairwise([*np.flatnonzero(rows.breaks()).tolist(), len(good)]):
         decoded = screen(rows.batch(first, stop), Counter())
-        own = places[first:stop]
+        own = file_rows[first:stop]
         faults = [replace(fault, row=int(own[fault.row])) for fault in decoded.bad_rows]
         yield DecodedQueries(decoded.batch, own[decoded.rows], bad_rows=faults, repaired=decoded.repaired)
 
 
-def of_run(run: DecodedRun, places: NDArray[np.int64]) -> Iterator[DecodedQueries]:
-    """Yields the queries of ``run``, one per record, in order. ``places`` int64 (n,): the records in their file."""
+def of_run(run: DecodedRun, file_rows: NDArray[np.int64]) -> Iterator[DecodedQueries]:
+    """Yields the queries of ``run``, one per record, in order. ``file_rows`` int64 (n,): the records in their file."""
     for batch, records, _ in in_log_order(run.parts):
-        yield DecodedQueries(batch, places[records])
+        yield DecodedQueries(batch, file_rows[records])
     if run.bad or run.repaired:
-        bad = [replace(fault, row=int(places[record])) for record, fault in run.bad]
-        yield DecodedQueries(None, places[:0], bad_rows=bad, repaired=run.repaired)
+        bad = [replace(fault, row=int(file_rows[record])) for record, fault in run.bad]
+        yield DecodedQueries(None, file_rows[:0], bad_rows=bad, repaired=run.repaired)
 
 
-def event_ids(path: Path, places: NDArray[np.int64]) -> list[str]:
-    """Returns ids for a log without ids: file and row, from 1, for ``places`` int64 (n,)."""
+def event_ids(path: Path, file_rows: NDArray[np.int64]) -> list[str]:
+    """Returns ids for a log without ids: file and row, from 1, for ``file_rows`` int64 (n,)."""
     name = "/".join(path.parts[-2:])[-80:]
-    return [f"{name}:{place + 1}" for place in places.tolist()]
+    return [f"{name}:{place + 1}" for place in file_rows.tolist()]
 
 
 def class_names(columns: Sequence[str]) -> tuple[str, ...]:
@@ -242,7 +242,7 @@ def _read_columns(reader: LogReader, plan: ColumnPlan, part: TablePart) -> _Tabl
     texts = {role: np.full(len(part), text, object) for role, text in plan.constants.items()}
     texts |= {role: texts_of(part.columns[name]) for role in TEXTS if (name := plan.column(role))}
     if "event_id" not in texts:
-        texts["event_id"] = np.array(event_ids(part.path, part.places), object)
+        texts["event_id"] = np.array(event_ids(part.path, part.file_rows), object)
     times = _times(reader, plan, part)
     columns = _TableColumns(texts, times, _features(part, plan), *_outputs(part, plan), {}, {})
     for role in (*LISTS, *NUMBERS):
@@ -283,7 +283,7 @@ def _refused(columns: _TableColumns, part: TablePart, row: int) -> BadRow:
     reason, detail = part.faults[row]
     model, principal = columns.texts["model"][row] or "", columns.texts["principal"][row]
     who = "" if principal is None else usable_principal(principal)
-    return BadRow(int(part.places[row]), reason, detail, model if names_one(model) else "", who)
+    return BadRow(int(part.file_rows[row]), reason, detail, model if is_name(model) else "", who)
 
 
 def _times(reader: LogReader, plan: ColumnPlan, part: TablePart) -> NDArray[np.float64]:

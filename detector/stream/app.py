@@ -8,7 +8,6 @@ from typing import Any
 
 import faust
 from faust.stores.base import Store
-from faust.tables.table import Table
 
 from detector.contracts.errors import SourceGap
 from detector.contracts.topics import STATE_TABLE
@@ -61,43 +60,14 @@ class StateStore(Store[bytes, bytes]):
 
     def _mine(self, partitions: Iterable[Any]) -> list[int]:
         table: Any = self.table
-        log = table.changelog_topic_name
-        return [tp.partition for tp in partitions if tp.topic == log]
+        return [tp.partition for tp in partitions if tp.topic == table.changelog_topic_name]
 
 
-class StateTable(Table[bytes, bytes]):
-    """A Faust table whose store is the engine's own state."""
-
-    def _new_store_by_url(self, url: Any) -> StateStore:
-        return StateStore(url, self.app, self, table_name=self.name)
-
-
-class Application(faust.App):
-    """A Faust app in which an agent's error ends the process, since Faust would acknowledge the event and go on. It
-    writes to no disk."""
-
-    weirguard_manager: PartitionManager
-    weirguard_sources: frozenset[str]
-    weirguard_deliveries: Any
-    weirguard_delivered: dict[Any, int]
-
-    def _create_directories(self) -> None:
-        """Makes no folder: Faust would keep a file per table there, and our state is in Kafka."""
-
-    async def on_stop(self) -> None:
-        """The worker is not ready from here on."""
-        self.weirguard_manager.stopping()
-        await super().on_stop()
-
-    async def _on_agent_error(self, agent: Any, error: BaseException) -> None:
-        stop_now(Exit.UNEXPECTED, f"agent {agent.name} failed", error)
-
-
-def create_app(settings: Settings, new_manager: Callable[[faust.App], PartitionManager]) -> Application:
+def create_app(settings: Settings, new_manager: Callable[[faust.App], PartitionManager]) -> faust_internals.Application:
     """Returns the application for ``settings``; importing this module creates nothing."""
     faust_internals.install(settings.kafka.embedded)
-    app = Application(settings.kafka.topics.application, **_options(settings))
-    app.weirguard_manager = new_manager(app)
+    app = faust_internals.Application(settings.kafka.topics.application, **_options(settings))
+    app.weirguard_manager, app.weirguard_store = new_manager(app), StateStore
     app.Table(
         STATE_TABLE,
         key_type=bytes,
@@ -110,7 +80,7 @@ def create_app(settings: Settings, new_manager: Callable[[faust.App], PartitionM
     return app
 
 
-def _add_agent(app: Application, settings: Settings) -> None:
+def _add_agent(app: faust_internals.Application, settings: Settings) -> None:
     topics = settings.kafka.topics
     sources = [topics.queries, topics.rekeyed, topics.commands]
     raw: dict[str, Any] = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
@@ -120,7 +90,7 @@ def _add_agent(app: Application, settings: Settings) -> None:
     app.weirguard_delivered = {}
 
     @app.agent(app.weirguard_deliveries, name="owner")
-    async def own(stream: Any) -> None:
+    async def process(stream: Any) -> None:
         async for delivery in stream:
             messages = faust_internals.messages(stream, delivery)
             try:
@@ -133,7 +103,7 @@ def _add_agent(app: Application, settings: Settings) -> None:
                 message.ack(app.consumer)
 
 
-def _add_timers(app: Application) -> None:
+def _add_timers(app: faust_internals.Application) -> None:
     manager = app.weirguard_manager
 
     @app.timer(5.0)  # type: ignore[untyped-decorator]
@@ -168,7 +138,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "broker": ";".join(f"kafka://{server}" for server in kafka.servers),
         "broker_credentials": credentials(kafka),
         "store": "memory://",
-        "Table": StateTable,
+        "Table": faust_internals.StateTable,
         "table_standby_replicas": 0,
         "topic_partitions": kafka.partitions,
         "topic_allow_declare": False,

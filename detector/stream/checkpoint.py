@@ -6,8 +6,7 @@ first chunk may be deleted once the round has ended: chunks and later deltas hol
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from detector.core.engine import PrincipalKey, Sections
 from detector.stream.detector import ACCOUNTING_SECTION, POLICY_SECTION, Detector
@@ -16,77 +15,67 @@ _LEDGER_KEYS = 1_000
 
 
 class Checkpointer:
-    """Paces the rounds of one partition. ``round_bytes``: the bytes of deltas before a new round begins."""
+    """Paces the rounds of one partition. ``round_bytes``: the bytes of deltas before a new round begins.
+    ``first_chunk``: the offset of the first chunk of the round, None before it is written."""
 
     def __init__(self, detector: Detector, round_bytes: int, chunk_bytes: int) -> None:
+        self.first_chunk: int | None = None
         self._detector = detector
         self._round_bytes = round_bytes
         self._chunk_bytes = chunk_bytes
         self._since_round = 0
         self._credit = 0
-        self._keys: deque[PrincipalKey] = deque()
-        self._ledger_keys: deque[tuple[str, str]] = deque()
-        self._accounts: deque[tuple[str, str]] = deque()
-        self.first_chunk: int | None = None
-        self.in_round = False
-        self._listed = False
+        self._round: Iterator[Sections] | None = None
 
     def logged(self, nbytes: int) -> None:
-        """A delta of ``nbytes`` went into the log."""
+        """Counts a delta of ``nbytes`` that went into the log."""
         self._since_round += nbytes
         self._credit += nbytes
-        if not self.in_round and self._since_round >= self._round_bytes:
-            self._begin()
+        if self._round is None and self._since_round >= self._round_bytes:
+            self._round = self._chunks()
+            self._since_round = self._credit = 0
 
     def due(self) -> bool:
-        """Whether a chunk, or the end of the round, should be written now."""
-        return self.in_round and self._credit > 0
+        """Returns whether a chunk, or the end of the round, should be written now."""
+        return self._round is not None and self._credit > 0
 
     def next_chunk(self) -> Sections | None:
         """Returns the sections of the next chunk, or None when the round holds all principals."""
-        if not self._listed:
-            self._list()
-        keys = self._engine_keys()
-        if keys:
-            return self._detector.engine.dump(keys)
-        if self._ledger_keys:
-            taken = [self._ledger_keys.popleft() for _ in range(min(_LEDGER_KEYS, len(self._ledger_keys)))]
-            return {POLICY_SECTION: self._detector.ledger.dump(taken)}
-        if self._accounts:
-            taken = [self._accounts.popleft() for _ in range(min(_LEDGER_KEYS, len(self._accounts)))]
-            return {ACCOUNTING_SECTION: self._detector.ledger.accounting.dump(taken)}
-        return None
+        return None if self._round is None else next(self._round, None)
 
     def chunk_written(self, offset: int, nbytes: int) -> None:
-        """A chunk of ``nbytes`` stands at ``offset`` of the log."""
+        """Notes that a chunk of ``nbytes`` is at ``offset`` of the log."""
         self._credit -= nbytes
         if self.first_chunk is None:
             self.first_chunk = offset
 
     def ended(self) -> None:
-        """The record that ends the round stands in the log."""
-        self.in_round = self._listed = False
-        self.first_chunk = None
+        """Notes that the record that ends the round is in the log."""
+        self._round = self.first_chunk = None
 
-    def _begin(self) -> None:
-        self.in_round = True
-        self.first_chunk = None
-        self._since_round = self._credit = 0
+    def _chunks(self) -> Iterator[Sections]:
+        """Yields the chunks of a round. The principals are listed as the first chunk is made: what came before it is
+        deleted with the round's end."""
+        engine, ledger = self._detector.engine, self._detector.ledger
+        principals, entries, accounts = list(engine.keys()), list(ledger.keys()), list(ledger.accounting.keys())
+        for keys in self._batches(principals):
+            yield engine.dump(keys)
+        for start in range(0, len(entries), _LEDGER_KEYS):
+            yield {POLICY_SECTION: ledger.dump(entries[start : start + _LEDGER_KEYS])}
+        for start in range(0, len(accounts), _LEDGER_KEYS):
+            yield {ACCOUNTING_SECTION: ledger.accounting.dump(accounts[start : start + _LEDGER_KEYS])}
 
-    def _list(self) -> None:
-        """Lists the principals as the first chunk is made: what came before it is deleted with the round's end."""
-        self._listed = True
-        self._keys = deque(self._detector.engine.keys())
-        self._ledger_keys = deque(self._detector.ledger.keys())
-        self._accounts = deque(self._detector.ledger.accounting.keys())
-
-    def _engine_keys(self) -> Sequence[PrincipalKey]:
-        taken: list[PrincipalKey] = []
+    def _batches(self, principals: Sequence[PrincipalKey]) -> Iterator[list[PrincipalKey]]:
+        """Yields ``principals`` that are still held, in batches of the bytes of a chunk."""
+        batch: list[PrincipalKey] = []
         room = self._chunk_bytes
-        while self._keys and room > 0:
-            key = self._keys.popleft()
+        for key in principals:
             nbytes = self._detector.engine.nbytes_of(key)
             if nbytes:
-                taken.append(key)
+                batch.append(key)
                 room -= nbytes
-        return taken
+            if room <= 0:
+                yield batch
+                batch, room = [], self._chunk_bytes
+        if batch:
+            yield batch

@@ -74,7 +74,7 @@ class DeadLetters:
         return letters, not_kept
 
     def _is_kept(self, reason: str) -> bool:
-        """All up to the limit, then the one that doubles it, and again."""
+        """Returns True up to the limit, then for the letter that doubles it, and so on."""
         self._seen[reason] += 1
         seen, limit = self._seen[reason], self._limits.per_minute
         times, over = divmod(seen, limit)

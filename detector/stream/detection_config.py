@@ -77,11 +77,6 @@ def read_profiles(paths: Sequence[Path]) -> tuple[Profile, ...]:
     return tuple(profiles)
 
 
-def profile_hashes(profiles: Sequence[Profile]) -> dict[str, str]:
-    """Returns the hash of the profile of each model version, by their names."""
-    return {f"{own.model} {own.model_version}": own.hash for own in profiles}
-
-
 def describe_profiles(profiles: Sequence[Profile]) -> Iterator[str]:
     """Yields a line for people on each of ``profiles``."""
     for own in profiles:

@@ -7,44 +7,35 @@ import os
 import signal
 import sys
 from enum import IntEnum
-from typing import NoReturn
+from typing import NoReturn, Self
 
 import structlog
 
 
 class Exit(IntEnum):
-    """Exit codes of the worker process."""
+    """Exit codes of the worker process, and what each means."""
 
-    CLEAN = 0
-    CONFIGURATION = 2
-    BROKER = 69
-    STATE_NOT_WRITTEN = 70
-    STATE_LOG = 71
-    SOURCE_GAP = 72
-    OWNERSHIP_LOST = 73
-    RECOVERY_STALLED = 74
-    PROGRESS_STALLED = 75
-    PROCESSING = 76
-    UNEXPECTED = 77
-    NEWER_STATE_LOG = 78
-    REFUSED = 79
+    meaning: str
 
+    def __new__(cls, code: int, meaning: str) -> Self:
+        own = int.__new__(cls, code)
+        own._value_, own.meaning = code, meaning
+        return own
 
-MEANING = {
-    Exit.CLEAN: "stopped cleanly",
-    Exit.CONFIGURATION: "the configuration is wrong; a restart would not help",
-    Exit.BROKER: "Kafka could not be reached or asked",
-    Exit.STATE_NOT_WRITTEN: "a state record or its outbox could not be written",
-    Exit.STATE_LOG: "the state log has a hole or an unreadable record",
-    Exit.SOURCE_GAP: "queries were delivered out of order around a rebalance",
-    Exit.OWNERSHIP_LOST: "another worker has taken a partition of ours",
-    Exit.RECOVERY_STALLED: "state recovery stood still",
-    Exit.PROGRESS_STALLED: "records flowed but nothing was processed or committed",
-    Exit.PROCESSING: "records could not be processed; if they end the next worker too, they are taken one by one",
-    Exit.UNEXPECTED: "an error that should not happen; see the log line before",
-    Exit.REFUSED: "Kafka refuses for good what must be written or read: a right or a topic's setting is wrong",
-    Exit.NEWER_STATE_LOG: "the state log was written by a later version; a restart would not help",
-}
+    CLEAN = 0, "stopped cleanly"
+    CONFIGURATION = 2, "the configuration is wrong; a restart would not help"
+    BROKER = 69, "Kafka could not be reached or asked"
+    STATE_NOT_WRITTEN = 70, "a state record or its outbox could not be written"
+    STATE_LOG = 71, "the state log has a hole or an unreadable record"
+    SOURCE_GAP = 72, "queries were delivered out of order around a rebalance"
+    OWNERSHIP_LOST = 73, "another worker has taken a partition of ours"
+    RECOVERY_STALLED = 74, "state recovery stood still"
+    PROGRESS_STALLED = 75, "records flowed but nothing was processed or committed"
+    PROCESSING = 76, "records could not be processed; if they end the next worker too, they are taken one by one"
+    UNEXPECTED = 77, "an error that should not happen; see the log line before"
+    NEWER_STATE_LOG = 78, "the state log was written by a later version; a restart would not help"
+    REFUSED = 79, "Kafka refuses for good what must be written or read: a right or a topic's setting is wrong"
+
 
 FINAL = frozenset({Exit.CLEAN, Exit.CONFIGURATION, Exit.NEWER_STATE_LOG})
 """After these the supervisor does not restart the worker."""
@@ -62,7 +53,7 @@ def meaning(code: int) -> str:
     """Returns a sentence for any exit status of a worker, as ``subprocess`` reports it."""
     if code < 0:
         return f"killed by signal {-code}"
-    return MEANING[Exit(code)] if code in set(Exit) else f"exit status {code}"
+    return next((own.meaning for own in Exit if own == code), f"exit status {code}")
 
 
 def stop_now(code: Exit, why: str, error: BaseException | None = None) -> NoReturn:
@@ -71,7 +62,7 @@ def stop_now(code: Exit, why: str, error: BaseException | None = None) -> NoRetu
     A clean shutdown would let Faust acknowledge what was not applied; ending the process cannot.
     """
     structlog.get_logger("weirguard").critical(
-        "worker stops", exit=int(code), meaning=MEANING[code], why=why, exc_info=error
+        "worker stops", exit=int(code), meaning=code.meaning, why=why, exc_info=error
     )
     for output in (sys.stdout, sys.stderr):
         output.flush()

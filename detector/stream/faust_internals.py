@@ -11,19 +11,26 @@ import struct
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiokafka
+import faust
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy, _DefaultRecordPy
 from aiokafka.record.memory_records import MemoryRecords
+from faust.stores.base import Store
+from faust.tables.table import Table
 from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
 from detector.runtime.odd_batches import LenientBytes, is_bomb
+from detector.stream.exit_codes import Exit, stop_now
 from detector.stream.source_records import FetchState
+
+if TYPE_CHECKING:
+    from detector.stream.partition_manager import PartitionManager
 
 FETCH_WAIT_SECONDS = 0.1
 FETCH_BYTES = 16_777_216
@@ -44,6 +51,37 @@ _original_getmany = ThreadDelegateConsumer._getmany
 _original_consumer = driver.AIOKafkaConsumerThread._create_worker_consumer
 _original_seek = driver.AIOKafkaConsumerThread.seek_to_committed
 _original_highwaters = driver.AIOKafkaConsumerThread._highwaters
+
+
+class Application(faust.App):
+    """A Faust app in which an agent's error ends the process, since Faust would acknowledge the event and go on. It
+    writes to no disk."""
+
+    weirguard_manager: PartitionManager
+    weirguard_store: type[Store[bytes, bytes]]
+    weirguard_sources: frozenset[str]
+    weirguard_deliveries: Any
+    weirguard_delivered: dict[Any, int]
+
+    def _create_directories(self) -> None:
+        """Makes no folder: Faust would keep a file per table there, and our state is in Kafka."""
+
+    async def on_stop(self) -> None:
+        """Reports that the worker is not ready from here on."""
+        self.weirguard_manager.stopping()
+        await super().on_stop()
+
+    async def _on_agent_error(self, agent: Any, error: BaseException) -> None:
+        stop_now(Exit.UNEXPECTED, f"agent {agent.name} failed", error)
+
+
+class StateTable(Table[bytes, bytes]):
+    """A Faust table whose store is of the app's ``weirguard_store``."""
+
+    def _new_store_by_url(self, url: Any) -> Store[bytes, bytes]:
+        app: Any = self.app
+        store: Store[bytes, bytes] = app.weirguard_store(url, app, self, table_name=self.name)
+        return store
 
 
 def install(embedded: bool) -> None:
@@ -85,9 +123,8 @@ def _create_worker_consumer(self: Any, transport: Any) -> aiokafka.AIOKafkaConsu
 
 
 async def _embedded_highwaters(self: Any, partitions: Iterable[TP]) -> Mapping[TP, int]:
-    """The embedded broker answers ListOffsets(latest) with the first offset of its last batch plus one.
-
-    Recovery would stop there and lose the rest of the state. Its Fetch answers tell the true end.
+    """Returns true ends, by Fetch: the embedded broker answers ListOffsets(latest) with the first offset of its last
+    batch plus one, where recovery would stop and lose the rest of the state.
     """
     wanted = list(partitions)
     if not wanted:
@@ -121,7 +158,7 @@ async def _until_known(probe: aiokafka.AIOKafkaConsumer, partitions: list[Any]) 
 
 
 async def _seek_to_state(self: Any) -> Mapping[TP, int]:
-    """Reading goes on where the state ends, whatever is committed.
+    """Continues reading where the state ends, whatever is committed.
 
     aiokafka does not seek at all where nothing, or offset 0, is committed; records that were fetched and thrown away
     during recovery are then lost. What is committed may also be ahead of, or behind, the state; the state is the truth.

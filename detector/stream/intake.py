@@ -11,7 +11,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.batches import concatenate, in_log_order, no_queries, select, take
+from detector.contracts.batches import concatenate, empty_batch, in_log_order, select, take
 from detector.contracts.codecs.json_queries import JSON_CONTENT_TYPE, decode_json_run
 from detector.contracts.codecs.limits import RECORD_BYTES, UNREAD_CONTENT_TYPE
 from detector.contracts.codecs.packed_queries import (
@@ -21,7 +21,7 @@ from detector.contracts.codecs.packed_queries import (
     encode_packed,
 )
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import names_one
+from detector.contracts.principals import is_name
 from detector.contracts.queries import BadRow, Count, DecodedQueries, DecodedRun, Part, QueryBatch
 from detector.contracts.topics import Topics, partition_of
 from detector.policy.activity import Counted
@@ -58,7 +58,7 @@ class DecodedRecords(DetectionInput):
     repaired: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Returns the number of rows."""
         return len(self.record_of)
 
     def reject(self, bad: BadRow) -> None:
@@ -99,7 +99,7 @@ class DecodedRecords(DetectionInput):
 
 def count_of(bad: BadRow, time: float) -> Count | None:
     """Returns the count that stands for a row that could not be read; None if its principal is unknown."""
-    if not (names_one(bad.model) and names_one(bad.principal) and bad.queries > 0):
+    if not (is_name(bad.model) and is_name(bad.principal) and bad.queries > 0):
         return None
     return Count(bad.model, bad.principal, "unjudged", bad.queries, time, bad.reason)
 
@@ -287,7 +287,7 @@ class RecordDecoder:
         """
         decoded = decode_packed(record.value, timestamp=record.timestamp)
         counts = self._counts_elsewhere(decoded, record.timestamp)
-        batch = decoded.batch or no_queries(next(iter(counts.values()))[0].model, "-")
+        batch = decoded.batch or empty_batch(next(iter(counts.values()))[0].model, "-")
         home = self._homes(batch) if len(batch) else np.zeros(0, np.int64)
         headers = ((CONTENT_TYPE, _PACKED), (ORIGIN, self._origin(record)))
         for partition in sorted({*home.tolist(), *counts} - {self._partition}):

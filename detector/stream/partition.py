@@ -218,7 +218,7 @@ class Partition:
         sections = policy_sections(effects)
         for model, principal in effects.clear:
             sections |= self.detector.engine.clear(model, principal)
-        return self._commit_unit("delta", effects, sections)
+        return self._commit_unit("delta", effects, sections, [record])
 
     def skip(self, record: SourceRecord, why: str) -> CommitUnit:
         """Skips ``record`` unread, because it ends every worker that processes it."""
@@ -273,7 +273,7 @@ class Partition:
         records: Sequence[SourceRecord] = (),
         rows: int = 0,
     ) -> CommitUnit:
-        """Returns the next state record; ``records``: those of ``queries`` that it covers are named in it."""
+        """Returns the next state record, for what came of ``records``, with ``rows`` queries."""
         position = self.cursor.advance()
         outbox = tuple(self._outbox.messages(effects, position)) if effects else ()
         first_chunk = self.checkpointer.first_chunk if kind == "round" else None
@@ -299,6 +299,8 @@ class Partition:
         values = encode_in_parts(record, self._writer.record_bytes)
         self.cursor.sequence += len(values) - 1
         unit = CommitUnit(position, kind, values, after=list(outbox), first_chunk=first_chunk)
+        if records:
+            unit.count(names.RECORDS, len(records), records[0].source)
         if effects:
             unit.count_findings(effects)
         return unit

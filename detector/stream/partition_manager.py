@@ -6,11 +6,11 @@ Errors end the process (``exit_codes``), since Faust would acknowledge, log and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import faust
 import structlog
@@ -29,7 +29,7 @@ from detector.stream import faust_internals
 from detector.stream.commit_unit import CommitUnit
 from detector.stream.exit_codes import Exit, stop_now
 from detector.stream.partition import Partition, commit_together
-from detector.stream.poison import InFlightWriter, OffsetRange, Quarantine
+from detector.stream.poison import InFlightNote, OffsetRange, Quarantine, SourcePartition
 from detector.stream.reporter import Reporter
 from detector.stream.sender import Sender
 from detector.stream.source_checks import BrokerReads, EndCheck, check_restored
@@ -47,6 +47,8 @@ Applied = tuple[Partition, list[SourceRecord], CommitUnit]
 _LARGE_BYTES = 1_048_576
 _POISON = "it ended a worker that processed it alone, after it had ended others"
 
+V = TypeVar("V")
+
 _log = structlog.get_logger("weirguard.stream")
 
 
@@ -57,7 +59,7 @@ class Batching:
 
     most_bytes: int
     quarantine: Quarantine = field(default_factory=Quarantine)
-    in_flight: InFlightWriter = field(default_factory=InFlightWriter)
+    in_flight: InFlightNote = field(default_factory=InFlightNote)
 
     def cut(self, partition: int, records: Sequence[SourceRecord]) -> Iterator[list[SourceRecord]]:
         """Yields ``records`` of one source in micro-batches, in order; a command, or a suspect, is one by itself."""
@@ -132,11 +134,11 @@ class PartitionManager:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
         except StateLogError as error:
             stop_now(Exit.STATE_LOG, str(error))
-        self.reporter.absorbed()
+        self.reporter.health.absorbed()
 
     async def recovered(self, numbers: Iterable[int]) -> None:
-        """Recovery has read to the end: publishes what may be missing, agrees on offsets, and becomes the live
-        owner."""
+        """Becomes the live owner once recovery has read to the end: checks the sources, and publishes what may be
+        missing."""
         restored = [one for number in numbers if (one := self.partitions.get(number)) and not one.ready]
         try:
             ends = await self._in_broker_thread(check_restored, self._broker, self._topics, SOURCES, restored)
@@ -174,7 +176,7 @@ class PartitionManager:
         }
 
     def stopping(self) -> None:
-        """The worker is asked to stop."""
+        """Reports that the worker was asked to stop."""
         self.reporter.health.stopped("it was asked to")
 
     def _ready(self) -> list[Partition]:
@@ -186,21 +188,24 @@ class PartitionManager:
         """Reports the partitions and how far their sources are read. Ends the process where a source keeps ending
         before the applied offset."""
         ready = self._ready()
-        places = {
-            TP(topic, one.number): (source, one.number) for topic, source in self._source_of.items() for one in ready
-        }
         states = faust_internals.fetch_states(self._app)
         answered_at = max((state.answered_at for state in states.values()), default=None)
         self.reporter.broker_answered(answered_at, faust_internals.any_connection(self._app))
-        fetched = {places[tp]: state for tp, state in states.items() if tp in places}
-        committed = faust_internals.committed_offsets(self._app)
         applied = {(source, one.number): one.applied.get(source, -1) for source in SOURCES for one in ready}
+        fetched = {place: state for place, state in self._by_source(states).items() if place in applied}
         try:
             self._end_check.check({place: state.end for place, state in fetched.items()}, applied)
         except ConfigurationError as error:
             stop_now(Exit.CONFIGURATION, str(error))
-        done = {places[tp]: offset for tp, offset in committed.items() if tp in places}
-        await self._in_logic_thread(self.reporter.survey, ready, fetched, done)
+        await self._in_logic_thread(self.reporter.survey, ready, fetched, self.committed())
+
+    def committed(self) -> dict[SourcePartition, int]:
+        """Returns the offsets of the sources that this worker has committed."""
+        return self._by_source(faust_internals.committed_offsets(self._app))
+
+    def _by_source(self, values: Mapping[TP, V]) -> dict[SourcePartition, V]:
+        sources = self._source_of
+        return {(sources[tp.topic], tp.partition): value for tp, value in values.items() if tp.topic in sources}
 
     async def check_topics(self) -> None:
         """Checks that the topics are still those of the start."""
@@ -226,7 +231,7 @@ class PartitionManager:
     async def process(self, messages: Sequence[Any]) -> None:
         """Applies messages of all sources and partitions. Returns when all that follows is on the broker."""
         runs: dict[tuple[int, str], list[SourceRecord]] = {}
-        now = self.reporter.now()
+        now = self.reporter.wall()
         for message in messages:
             record = self._source_record(message, now)
             runs.setdefault((message.partition, record.source), []).append(record)

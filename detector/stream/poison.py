@@ -9,9 +9,7 @@ Standard library only, so that the supervisor has little that can fail.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import mmap
 import os
 import struct
 import tempfile
@@ -19,10 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self, TypeVar
 
-BOX_VARIABLE = "WEIRGUARD_BLACK_BOX"
+NOTE_VARIABLE = "WEIRGUARD_BLACK_BOX"
 """Environment variable with the file descriptor of the note."""
 
-CAUTION_VARIABLE = "WEIRGUARD_CAUTION"
+QUARANTINE_VARIABLE = "WEIRGUARD_CAUTION"
 """Environment variable with the suspects and the poison, as JSON."""
 
 _BYTES = 65_536
@@ -57,83 +55,76 @@ class OffsetRange(NamedTuple):
         return OffsetRange(*self.source_partition, first, last) if first <= last else None
 
 
-class InFlightReader:
-    """The supervisor's end. Without memory to share there are no ``descriptors``, and nothing is ever noted."""
+class InFlightNote:
+    """The ranges that a worker is processing, in memory that supervisor and worker share: a few microseconds a note.
+    Without such memory, or a supervisor, it is not ``enabled`` and nothing is ever noted."""
 
-    def __init__(self) -> None:
-        self._fd = _memory()
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._descriptor = descriptor
 
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """The descriptors that the worker has to inherit."""
-        return () if self._fd is None else (self._fd,)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables for the worker."""
-        return {} if self._fd is None else {BOX_VARIABLE: str(self._fd)}
-
-    def clear(self) -> None:
-        """Clears the note."""
-        if self._fd is not None:
-            os.pwrite(self._fd, bytes(_LENGTH.size), 0)
-
-    def read(self) -> list[OffsetRange]:
-        """Returns what the worker was processing at its last note; nothing if it had finished."""
-        if self._fd is None:
-            return []
-        (length,) = _LENGTH.unpack(os.pread(self._fd, _LENGTH.size, 0))
-        note = os.pread(self._fd, length, _LENGTH.size) or b"[]"
+    @classmethod
+    def create(cls) -> Self:
+        """Returns the supervisor's end."""
         try:
-            return [OffsetRange(*entry) for entry in json.loads(note)]
-        except (ValueError, TypeError):
-            return []
-
-
-def _memory() -> int | None:
-    try:
-        if hasattr(os, "memfd_create"):
-            fd = os.memfd_create("weirguard-black-box")
-        else:
-            with tempfile.TemporaryFile() as file:
-                fd = os.dup(file.fileno())
-        os.ftruncate(fd, _BYTES)
-    except OSError:
-        return None
-    return fd
-
-
-class InFlightWriter:
-    """The worker's end: a few microseconds a note. Without a supervisor, or its memory, ``enabled`` is false and
-    nothing is noted."""
-
-    def __init__(self, memory: mmap.mmap | None = None) -> None:
-        self._memory = memory
+            if hasattr(os, "memfd_create"):
+                descriptor = os.memfd_create("weirguard-black-box")
+            else:
+                with tempfile.TemporaryFile() as file:
+                    descriptor = os.dup(file.fileno())
+            os.ftruncate(descriptor, _BYTES)
+        except OSError:
+            return cls()
+        return cls(descriptor)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        with contextlib.suppress(KeyError, ValueError, OSError):
-            return cls(mmap.mmap(int(environment[BOX_VARIABLE]), _BYTES))
-        return cls()
+        """Returns the worker's end."""
+        try:
+            descriptor = int(environment[NOTE_VARIABLE])
+            os.pread(descriptor, 1, 0)
+        except (KeyError, ValueError, OSError):
+            return cls()
+        return cls(descriptor)
 
     @property
     def enabled(self) -> bool:
         """Whether anything is noted."""
-        return self._memory is not None
+        return self._descriptor is not None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The descriptors that the worker has to inherit."""
+        return () if self._descriptor is None else (self._descriptor,)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables for the worker."""
+        return {} if self._descriptor is None else {NOTE_VARIABLE: str(self._descriptor)}
 
     def begin(self, ranges: Iterable[OffsetRange]) -> None:
-        """Notes that the records of ``ranges`` are being processed. Writes the length last, so that a
-        note is never partial."""
-        if self._memory is None:
-            return
-        note = json.dumps(list(ranges)[:_MOST], separators=(",", ":")).encode()[: _BYTES - _LENGTH.size]
-        self._memory[_LENGTH.size : _LENGTH.size + len(note)] = note
-        self._memory[: _LENGTH.size] = _LENGTH.pack(len(note))
+        """Notes that the records of ``ranges`` are being processed. Writes the length last, so that a note is never
+        partial."""
+        if self._descriptor is not None:
+            note = json.dumps(list(ranges)[:_MOST], separators=(",", ":")).encode()[: _BYTES - _LENGTH.size]
+            os.pwrite(self._descriptor, note, _LENGTH.size)
+            os.pwrite(self._descriptor, _LENGTH.pack(len(note)), 0)
 
     def end(self) -> None:
-        """Notes that they were processed."""
-        if self._memory is not None:
-            self._memory[: _LENGTH.size] = bytes(_LENGTH.size)
+        """Notes that nothing is being processed."""
+        if self._descriptor is not None:
+            os.pwrite(self._descriptor, bytes(_LENGTH.size), 0)
+
+    def read(self) -> list[OffsetRange]:
+        """Returns what the worker was processing at its last note; nothing if it had finished."""
+        if self._descriptor is None:
+            return []
+        (length,) = _LENGTH.unpack(os.pread(self._descriptor, _LENGTH.size, 0))
+        try:
+            return [
+                OffsetRange(*entry) for entry in json.loads(os.pread(self._descriptor, length, _LENGTH.size) or "[]")
+            ]
+        except (ValueError, TypeError):
+            return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +138,7 @@ class Quarantine:
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Returns what the supervisor found; nothing where that cannot be read."""
         try:
-            found = json.loads(environment.get(CAUTION_VARIABLE, "{}"))
+            found = json.loads(environment.get(QUARANTINE_VARIABLE, "{}"))
             suspects = [OffsetRange(*entry) for entry in found.get("suspects", ())]
             poison = frozenset((source, partition, offset) for source, partition, offset in found.get("poison", ()))
         except (ValueError, TypeError, AttributeError):
@@ -199,7 +190,7 @@ class PoisonFinder:
         if not (self._suspects or self._poison):
             return {}
         found = {"suspects": list(self._suspects.values()), "poison": list(self._poison)}
-        return {CAUTION_VARIABLE: json.dumps(found, separators=(",", ":"))}
+        return {QUARANTINE_VARIABLE: json.dumps(found, separators=(",", ":"))}
 
 
 def _forget(known: dict[K, V]) -> None:

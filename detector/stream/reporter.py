@@ -13,7 +13,7 @@ from detector.core.profile.profile import Profile
 from detector.runtime import metric_defs as names
 from detector.runtime.health import Health
 from detector.runtime.metrics import Metrics
-from detector.stream.detection_config import describe_profiles, profile_hashes, uncalibrated_warning
+from detector.stream.detection_config import describe_profiles, uncalibrated_warning
 from detector.stream.poison import SourcePartition
 from detector.stream.source_records import FetchState, SourceRecord, TimeFault
 
@@ -27,30 +27,29 @@ _CALIBRATE = "write one with `weirguard calibrate` and name it in detection.prof
 
 
 class Reporter:
-    """Gathers facts from the partition manager. ``wall`` gives Unix time: how old a record is, and
-    whether that can be."""
+    """Gathers facts from the partition manager. ``wall`` gives Unix time."""
 
     def __init__(self, health: Health, metrics: Metrics, wall: Callable[[], float] = time.time) -> None:
         self.health = health
         self.metrics = metrics
         self.applied: dict[SourcePartition, int] = {}
-        self._wall = wall
+        self.wall = wall
         self._logged: set[str] = set()
         self._answered_at: float | None = None
 
     def failed(self, where: str, error: Exception) -> None:
-        """A failure outside the stream, which goes on: counted, and each kind is logged once."""
+        """Counts a failure outside the stream, which goes on, and logs each kind once."""
         self.metrics.add(names.INTERNAL_ERRORS, where=where)
         if self._is_new(f"{where} {type(error).__name__}"):
             _log.error("an internal error; it goes on", where=where, exc_info=error)
 
     def left_out(self, topic: str) -> None:
-        """A message to ``topic`` was refused for good."""
+        """Counts a message to ``topic`` that was refused for good."""
         self.metrics.add(names.REFUSED, topic=topic)
 
     def judged_by(self, profiles: Sequence[Profile]) -> None:
-        """These profiles are in use."""
-        self.health.profiles = profile_hashes(profiles)
+        """Reports the profiles in use."""
+        self.health.profiles = {f"{own.model} {own.model_version}": own.hash for own in profiles}
         for own in profiles:
             self.metrics.set(names.PROFILE_INFO, 1, model=own.model, model_version=own.model_version, profile=own.hash)
         for line in describe_profiles(profiles):
@@ -59,32 +58,24 @@ class Reporter:
             self._warn(f"{uncalibrated_warning('every model')}; {_CALIBRATE}")
 
     def assigned(self, partitions: Collection[int]) -> None:
-        """These partitions are ours now, their state not yet restored."""
+        """Reports the partitions that are ours now; their state is not restored yet."""
         self.health.assigned(len(partitions))
         self.applied = {place: offset for place, offset in self.applied.items() if place[1] in partitions}
         self.metrics.set(names.PARTITIONS_ASSIGNED, len(partitions))
         self.metrics.set(names.PARTITIONS_RECOVERED, 0)
 
-    def absorbed(self) -> None:
-        """A record of the state log was read."""
-        self.health.absorbed()
-
     def recovered(self, partitions: int) -> None:
-        """The state of this many partitions is restored."""
+        """Reports how many partitions have their state."""
         self.health.recovered(partitions)
         self.metrics.set(names.PARTITIONS_RECOVERED, partitions)
 
     def restored(self, partition: Partition) -> None:
-        """This partition's state log was read to its end; counts what was left out."""
+        """Counts what was left out of a state log that was read to its end."""
         self.metrics.add(names.STALE_RECORDS, partition.cursor.stale_records)
         self.metrics.add(names.SKIPPED_SECTIONS, partition.detector.engine.skipped_sections)
 
-    def now(self) -> float:
-        """Unix time."""
-        return self._wall()
-
     def time_replaced(self, fault: TimeFault, topic: str, timestamp: float | None) -> None:
-        """A record's Kafka timestamp was impossible; logged once per topic and fault."""
+        """Counts an impossible Kafka timestamp, and logs it once per topic and fault."""
         self.metrics.add(names.RECORD_TIMES_CLAMPED, fault=fault)
         if self._is_new(f"{topic} {fault}"):
             _log.warning("a record's timestamp is not believed", topic=topic, fault=fault, stamped=timestamp)
@@ -97,44 +88,38 @@ class Reporter:
         return new
 
     def took(self, stage: str, seconds: Iterable[float]) -> None:
-        """How long ``stage`` took, each time."""
+        """Observes how long ``stage`` took, each time."""
         self.metrics.observe(names.STAGE_DURATION, seconds, stage=stage)
 
     def performed(self, done: Sequence[tuple[Partition, Sequence[SourceRecord], CommitUnit]]) -> None:
-        """These micro-batches are applied, and all that follows from them is published."""
+        """Reports micro-batches that are applied, and whose results are published."""
         if not done:
             return
-        now = self._wall()
-        counts: Counter[str] = Counter()
+        now = self.wall()
         for partition, records, _ in done:
             last = records[-1]
             self.health.applied(last.timestamp)
             self.applied[last.source, partition.number] = last.offset
-            counts[last.source] += len(records)
-        for source, count in counts.items():
-            self.metrics.add(names.RECORDS, count, topic=source)
         oldest = min(records[-1].timestamp for _, records, _ in done)
         self.metrics.set(names.EVENT_TIME_LAG, max(now - oldest, 0.0))
         self.metrics.set(names.LAST_RECORD, now)
         self._count([unit for _, _, unit in done])
 
     def logged(self, units: Sequence[CommitUnit]) -> None:
-        """The state records of ``units`` are on the broker."""
-        for kind in {unit.kind for unit in units}:
-            nbytes = [unit.nbytes for unit in units if unit.kind == kind]
-            self.metrics.add(names.STATE_LOG_RECORDS, len(nbytes), kind=kind)
-            self.metrics.add(names.STATE_LOG_BYTES, sum(nbytes), kind=kind)
-            if kind == "round":
-                self.metrics.add(names.CHECKPOINT_ROUNDS, len(nbytes))
+        """Counts the state records of ``units``, which are on the broker."""
+        for unit in units:
+            self.metrics.add(names.STATE_LOG_RECORDS, kind=unit.kind)
+            self.metrics.add(names.STATE_LOG_BYTES, unit.nbytes, kind=unit.kind)
+            self.metrics.add(names.CHECKPOINT_ROUNDS, unit.kind == "round")
 
     def broker_answered(self, at: float | None, connected: bool) -> None:
-        """When a fetch was last answered, Unix time; where nothing is fetched a connection has to do."""
+        """Reports when a fetch was last answered, Unix time; where nothing is fetched, a connection is enough."""
         answered = connected if at is None else at != self._answered_at
         self._answered_at = at
         self.health.contacted(answered, connected)
 
     def passed_gap(self, source: str, missing: int) -> None:
-        """A gap in ``source`` was passed; ``missing`` of its offsets were deleted unread."""
+        """Counts a gap in ``source``, ``missing`` of whose offsets were deleted unread."""
         self.metrics.add(names.GAPS, topic=source)
         self.metrics.add(names.RECORDS_LOST, missing, topic=source)
 
@@ -153,15 +138,13 @@ class Reporter:
         waiting = {place: max(offset + 1 - committed.get(place, 0), 0) for place, offset in self.applied.items()}
         self.metrics.replace(names.RECORDS_UNCOMMITTED, _by_place(waiting))
         engines = [partition.detector.engine for partition in partitions]
-        self.metrics.set(names.PRINCIPALS_TRACKED, sum(len(engine) for engine in engines))
         ledgers = [partition.detector.ledger for partition in partitions]
+        self.metrics.set(names.PRINCIPALS_TRACKED, sum(map(len, engines)))
         policy = sum(ledger.nbytes + ledger.accounting.nbytes for ledger in ledgers)
-        self.metrics.set(names.STATE_BYTES, policy + (engines[0].nbytes() if engines else 0))
-        standing: Counter[tuple[str, ...]] = Counter()
-        for partition in partitions:
-            for decision in partition.detector.ledger.active(partition.policy_time):
-                standing[decision.model, decision.action.name, decision.mode] += 1
-        self.metrics.replace(names.DECISIONS_ACTIVE, dict(standing))
+        self.metrics.set(names.STATE_BYTES, policy + (engines[0].nbytes() if engines else 0))  # shared by all engines
+        active = (decision for one in partitions for decision in one.detector.ledger.active(one.policy_time))
+        kinds: Counter[tuple[str, ...]] = Counter((one.model, one.action.name, one.mode) for one in active)
+        self.metrics.replace(names.DECISIONS_ACTIVE, dict(kinds))
 
     def _count(self, units: Sequence[CommitUnit]) -> None:
         counts: Counter[Series] = Counter()

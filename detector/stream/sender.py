@@ -32,7 +32,6 @@ _FOR_GOOD = (
     errors.UnsupportedForMessageFormatError,
     errors.PolicyViolationError,
 )
-_DENIED = "AuthorizationFailedError"
 _SMALLEST_LETTER = 1_024
 
 _log = structlog.get_logger("weirguard.stream")
@@ -45,12 +44,7 @@ class Sender:
         self._app = app
         self._refused = refused
         self._letters = topics.dead_letters
-        self._for_people = {
-            topics.alerts: "alerts",
-            topics.audit: "audit",
-            topics.scores: "scores",
-            topics.dead_letters: "dead_letters",
-        }
+        self._for_people = {getattr(topics, name): name for name in ("alerts", "audit", "scores", "dead_letters")}
 
     async def send(self, message: Message) -> int:
         """Sends a required message. Returns its offset."""
@@ -82,11 +76,10 @@ class Sender:
                     raise
             else:
                 return
-        topic = self._for_people[message.topic]
         _log.error(
             "Kafka refuses a record for good; it is left out", topic=message.topic, bytes=message.nbytes, why=str(error)
         )
-        self._refused(topic)
+        self._refused(self._for_people[message.topic])
 
     def _smaller(self, message: Message, error: BaseException) -> Iterator[Message]:
         """Yields replacements of ``message`` that the broker may take: a record without its time, and shorter and
@@ -125,7 +118,7 @@ class Sender:
 
 def is_denied(error: BaseException) -> bool:
     """Returns whether ``error``, of any Kafka client, means a missing permission."""
-    return any(type(cause).__name__.endswith(_DENIED) for cause in _causes(error))
+    return any(type(cause).__name__.endswith("AuthorizationFailedError") for cause in _causes(error))
 
 
 def _is(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:

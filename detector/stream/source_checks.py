@@ -14,7 +14,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from detector.contracts.errors import BrokerError, ConfigurationError, SourceGap, StateLogError, not_read
+from detector.contracts.errors import BrokerError, ConfigurationError, SourceGap, StateLogError, read_error
 from detector.contracts.topics import Topics
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
@@ -51,26 +51,29 @@ class BrokerReads:
         """
         place = TopicPartition(topic, partition)
         with self._consumer_for(f"{topic}[{partition}] at {expected}") as consumer:
-            consumer.assign([place])
             start = int(consumer.beginning_offsets([place])[place])
-            if start < found:
-                consumer.seek(place, max(start, expected))
-                self._nothing_before(consumer, place, found)
-        return max(min(start, found) - expected, 0)
+            if start >= found:
+                return found - expected
+            position, is_record = self._next(consumer, place, max(start, expected), found)
+        if position < found:
+            there = f"{position} is there" if is_record else f"the broker shows nothing at {position}"
+            raise SourceGap(f"{topic}[{partition}]: {found} was delivered while {there}")
+        return max(start - expected, 0)
 
-    def _nothing_before(self, consumer: KafkaConsumer, place: TopicPartition, found: int) -> None:
-        """Reads until the consumer is at ``found``; without progress for a while, or at a record, it is no gap."""
+    def _next(self, consumer: KafkaConsumer, place: TopicPartition, start: int, end: int) -> tuple[int, bool]:
+        """Returns the offset of the first record from ``start`` on and True; or how far it read and False, when that is
+        at ``end`` or there is no progress for a while."""
+        consumer.assign([place])
+        consumer.seek(place, start)
         at, deadline = -1, monotonic() + _PATIENCE_SECONDS
         while monotonic() < deadline:
             records = consumer.poll(timeout_ms=200, max_records=1).get(place)
             position = records[0].offset if records else consumer.position(place)
-            if position >= found:
-                return
-            if records:
-                raise SourceGap(f"{place.topic}[{place.partition}]: {found} was delivered while {position} is there")
+            if records or position >= end:
+                return position, bool(records)
             if position > at:
                 at, deadline = position, monotonic() + _PATIENCE_SECONDS
-        raise SourceGap(f"{place.topic}[{place.partition}]: {found} was delivered and the broker shows nothing at {at}")
+        return at, False
 
     def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         """Returns the end offsets of ``partitions`` of ``topic``; the embedded broker's are low by less than its last
@@ -81,16 +84,8 @@ class BrokerReads:
 
     def holds(self, topic: str, partition: int, offset: int) -> bool:
         """Returns whether ``topic`` holds a record at ``offset``."""
-        place = TopicPartition(topic, partition)
         with self._consumer_for(f"{topic}[{partition}] at {offset}") as consumer:
-            consumer.assign([place])
-            consumer.seek(place, offset)
-            deadline = monotonic() + _PATIENCE_SECONDS
-            while monotonic() < deadline:
-                records = consumer.poll(timeout_ms=200, max_records=1).get(place)
-                if records:
-                    return bool(records[0].offset == offset)
-        return False
+            return self._next(consumer, TopicPartition(topic, partition), offset, offset + 1) == (offset, True)
 
     def identities(self) -> dict[str, str]:
         """Returns the identity of each topic, empty where the broker has none.
@@ -121,17 +116,10 @@ class BrokerReads:
     def _consumer_for(self, what: str) -> Iterator[KafkaConsumer]:
         try:
             if self._consumer is None:
-                odd_batches.install()
-                self._consumer = KafkaConsumer(
-                    group_id=None,
-                    enable_auto_commit=False,
-                    auto_offset_reset="earliest",
-                    isolation_level="read_committed",
-                    **self._kafka.client_arguments(),
-                )
+                self._consumer = odd_batches.new_consumer(self._kafka)
             yield self._consumer
         except KafkaError as error:
-            raise not_read(f"cannot read {what}", error) from error
+            raise read_error(f"cannot read {what}", error) from error
 
 
 class TopicWatch:

@@ -19,7 +19,7 @@ import structlog
 
 from detector.runtime.broker import dying_with_parent
 from detector.stream.exit_codes import FINAL, Exit, blames_records, meaning
-from detector.stream.poison import InFlightReader, PoisonFinder
+from detector.stream.poison import InFlightNote, PoisonFinder
 
 RESTARTS_VARIABLE = "WEIRGUARD_RESTARTS"
 """Environment variable by which a worker learns how many came before it."""
@@ -74,14 +74,14 @@ class Supervisor:
         self._patience = patience
         self._stopping = False
         self._starts = 0
-        self._in_flight = InFlightReader()
+        self._in_flight = InFlightNote.create()
         self._poison = PoisonFinder()
 
     def run(self) -> int:
         """Supervises until the end. Returns the exit status for this process."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        if not self._in_flight.descriptors:
+        if not self._in_flight.enabled:
             _log.warning("no memory to share with the worker: a record that ends it will not be found")
         while not self._stopping:
             self._wait_for_broker()
@@ -112,7 +112,7 @@ class Supervisor:
     def _run_once(self) -> int:
         own = {RESTARTS_VARIABLE: str(self._starts)} | self._in_flight.environment | self._poison.environment
         self._starts += 1
-        self._in_flight.clear()
+        self._in_flight.end()
         # In a group of its own: Ctrl-C at a terminal is for the supervisor, which lets the worker finish.
         environment = ALLOCATOR | _ONE_THREAD | os.environ | own
         worker = subprocess.Popen(self._command, env=environment, pass_fds=self._in_flight.descriptors, process_group=0)

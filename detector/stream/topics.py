@@ -81,12 +81,12 @@ def shapes(kafka: KafkaSettings) -> list[TopicShape]:
 
 
 def letter_bytes(kafka: KafkaSettings) -> int:
-    """The most bytes of a message in the dead letters."""
+    """Returns the most bytes of a message in the dead letters."""
     return kafka.query_record_bytes + _ORDINARY_BYTES
 
 
 def largest_bytes(kafka: KafkaSettings) -> int:
-    """The most bytes of any message that a worker writes."""
+    """Returns the most bytes of any message that a worker writes."""
     return max(int(shape.config["max.message.bytes"]) for shape in shapes(kafka))
 
 

@@ -6,7 +6,6 @@ import gc
 import os
 import socket
 import time
-from collections.abc import Mapping
 from functools import partial
 
 import faust
@@ -25,17 +24,18 @@ from detector.runtime.metric_defs import DEAD_LETTERS, RESTARTS
 from detector.runtime.metrics import new_metrics
 from detector.runtime.sections import LoggingSettings, tls_context
 from detector.runtime.settings import Settings, load_settings
-from detector.stream import faust_internals, topics
-from detector.stream.app import Application, create_app
+from detector.stream import topics
+from detector.stream.app import create_app
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.dead_letters import LetterLimits
 from detector.stream.detection_config import engine_config, policy_config
 from detector.stream.detector import Detector
 from detector.stream.exit_codes import Exit, stop_now
+from detector.stream.faust_internals import Application
 from detector.stream.intake import POISON, RecordDecoder
 from detector.stream.partition import LogWriter, Partition
 from detector.stream.partition_manager import Batching, PartitionManager
-from detector.stream.poison import InFlightWriter, Quarantine
+from detector.stream.poison import InFlightNote, Quarantine
 from detector.stream.reporter import Reporter
 from detector.stream.sender import is_denied
 from detector.stream.source_checks import BrokerReads
@@ -89,7 +89,7 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
         settings.kafka.state_record_bytes,
         LetterLimits(topics.letter_bytes(settings.kafka), settings.worker.dead_letters_per_minute),
     )
-    quarantine, in_flight = Quarantine.from_environment(os.environ), InFlightWriter.from_environment(os.environ)
+    quarantine, in_flight = Quarantine.from_environment(os.environ), InFlightNote.from_environment(os.environ)
     if not in_flight.enabled:
         _log.info("no supervisor: a record that ends this worker will not be found")
     if quarantine:
@@ -111,20 +111,13 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
 
 
 def _watchdog(app: Application, reporter: Reporter, settings: Settings) -> Watchdog:
-    names = settings.kafka.topics
-    sources = {names.queries: "queries", names.rekeyed: "rekeyed", names.commands: "commands"}
-
-    def committed() -> Mapping[tuple[str, int], int]:
-        offsets = faust_internals.committed_offsets(app)
-        return {(sources[tp.topic], tp.partition): offset for tp, offset in offsets.items() if tp.topic in sources}
-
     tls = tls_context(settings.kafka)
 
     def broker_answers() -> bool:
         addresses = (server.rpartition(":") for server in settings.kafka.servers)
         return any(answers_versions(host.strip("[]"), int(port), tls) for host, _, port in addresses)
 
-    return Watchdog(reporter, committed, broker_answers, settings.worker.stall_seconds)
+    return Watchdog(reporter, app.weirguard_manager.committed, broker_answers, settings.worker.stall_seconds)
 
 
 class _LoopEvents:

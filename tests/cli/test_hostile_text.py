@@ -16,12 +16,16 @@ from detector.contracts.findings import Cause, Evidence
 from detector.core.configuration import EngineConfig
 from detector.explain.explanation import explanation_of
 from detector.explain.page import page
+from detector.lab.evaluation.picture import picture
+from detector.lab.evaluation.report import html
+from detector.lab.evaluation.results import HonestResult
 from detector.policy.config import Policy
 from detector.replay.principal import replay_principal
 from detector.replay.topics import CurrentDecisions, Key
 from detector.runtime.text import rfc3339
 from tests.cli.test_operator import alert, decision, score
 from tests.core.honest import thief
+from tests.lab.labelled import evaluation, result
 from tests.sources.logs import write_jsonl
 
 HOSTILE = "a\x1b[2J\x1b]0;t\x07\u202eb\u2066\u200b\nall is well\r\x9b[red]x[/red][/]<b>&"
@@ -103,6 +107,13 @@ def test_an_explanation_is_harmless_on_the_terminal_and_on_its_page(capsys: pyte
     show(account, screen.console())
     is_harmless(capsys.readouterr().out)
     shown = page(account)
+    is_harmless(shown)
+    assert "<b>&" not in shown
+
+
+def test_the_report_of_an_evaluation_is_harmless() -> None:
+    results = [result(HOSTILE, victim=HOSTILE, wrapper=HOSTILE)]
+    shown = html(evaluation(*results, honest=(HonestResult.of(HOSTILE, 1, 1),), gaps=(HOSTILE,)), picture(results))
     is_harmless(shown)
     assert "<b>&" not in shown
 

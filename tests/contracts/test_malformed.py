@@ -12,7 +12,7 @@ from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.limits import FORM_REPAIRS, REPAIRS, is_time
 from detector.contracts.codecs.packed_queries import decode_packed_run
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import names_one
+from detector.contracts.principals import is_name
 from detector.contracts.queries import DecodedRun
 from tests.contracts.malformed import KINDS, ODD, Malformed, good_record, malformed, nonsense
 
@@ -87,7 +87,7 @@ def _holds(run: DecodedRun, records: int) -> None:
         assert len(batch) == len(places) == len(rows) > 0
         assert np.isfinite(batch.features).all() and np.isfinite(batch.outputs).all()
         assert batch.missing is None or not batch.features[batch.missing].any()
-        assert all(map(names_one, (batch.model, batch.model_version, *batch.principals)))
+        assert all(map(is_name, (batch.model, batch.model_version, *batch.principals)))
         assert all(map(is_time, batch.occurred_at.tolist()))
         seen += zip(places.tolist(), rows.tolist(), strict=True)
         if batch.features.nbytes < 500_000:
@@ -102,8 +102,8 @@ def _holds(run: DecodedRun, records: int) -> None:
     assert not set(whole) & (places_of_rows | counted)
     assert set(whole) | places_of_rows | counted <= set(range(records))
     assert all(fault.reason in REASONS and fault.queries >= 0 for _, fault in run.bad)
-    assert all(fault.model == "" or names_one(fault.model) for _, fault in run.bad)
-    assert all(fault.principal == "" or names_one(fault.principal) for _, fault in run.bad)
+    assert all(fault.model == "" or is_name(fault.model) for _, fault in run.bad)
+    assert all(fault.principal == "" or is_name(fault.principal) for _, fault in run.bad)
     assert all(len(fault.detail.encode()) < 600 for _, fault in run.bad)
     assert set(run.repaired) <= set(REPAIRS)
 

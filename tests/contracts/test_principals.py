@@ -12,8 +12,8 @@ from detector.contracts.principals import (
     ANONYMOUS,
     EVENT_ID_CHARACTERS,
     NAME_CHARACTERS,
-    names_one,
-    plain,
+    is_name,
+    is_plain,
     principal_of,
     usable_event_id,
     usable_principal,
@@ -26,7 +26,7 @@ _DERIVED = re.compile("odd:[0-9a-f]{32}")
 @given(_ANY_TEXT)
 def test_what_comes_out_is_fit_for_a_record_and_stays_as_it_is(text: str) -> None:
     name, event_id = usable_principal(text), usable_event_id(text)
-    assert names_one(name) and plain(event_id, EVENT_ID_CHARACTERS) and event_id
+    assert is_name(name) and is_plain(event_id, EVENT_ID_CHARACTERS) and event_id
     assert (name + event_id).encode()
     assert usable_principal(name) == name
     assert usable_event_id(event_id) == event_id

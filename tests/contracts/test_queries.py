@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.batches import cut, no_queries, take
+from detector.contracts.batches import cut, empty_batch, take
 from detector.contracts.codecs import (
     PACKED_BYTES,
     PACKED_CONTENT_TYPE,
@@ -231,7 +231,7 @@ def test_probabilities_rounded_to_two_decimals_are_probabilities() -> None:
 def test_counts_travel_with_queries_or_alone() -> None:
     counts = [Count("digits", "ana", "dropped", 12, 3.5), Count("digits", "bo", "refused", 1, 4.0)]
     assert _unpack(encode_packed(make_batch(), counts)).counts == counts
-    alone = _unpack(encode_packed(no_queries("digits", "3"), counts))
+    alone = _unpack(encode_packed(empty_batch("digits", "3"), counts))
     assert (alone.batch, alone.rows.tolist(), alone.bad_rows, alone.counts) == (None, [], [], counts)
 
 

@@ -34,7 +34,7 @@ def compared(index: ReferenceIndex, features: Features) -> Said:
     rows = index.scaled(features)
     projection = own.embedding.project(rows)
     near = index.nearest(projection)
-    said = {name: getattr(projection, name) for name in ("points", "residual", "squares", "mahalanobis")}
+    said = {name: getattr(projection, name) for name in ("points", "residual", "mahalanobis")}
     said |= {"distance": near.distance, "rows": near.rows, "scaled": rows, "strange": own.seen.unseen_mask(rows)}
     return {name: bits(values) for name, values in said.items()}
 

@@ -13,8 +13,8 @@ from detector.contracts.batches import take
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.calibration.calibrate import Calibration, Tail, calibrate, oddness
-from detector.core.calibration.crossfit import COLUMNS, CrossFit, record
-from detector.core.calibration.exemplars import farthest, fields, what_if
+from detector.core.calibration.crossfit import COLUMNS, CrossFit, record, standardised
+from detector.core.calibration.exemplars import d_of, fields, largest_unexplained, what_if
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import MIN_THRESHOLD, unexplained
@@ -90,7 +90,7 @@ def test_a_threshold_does_not_jump_where_an_account_becomes_odd() -> None:
     limits = []
     for reach in np.linspace(0, 60, 1200):
         largest = np.append(ordinary, reach)
-        limits.append(Tail.beside(largest, oddness(largest)).threshold(0.01))
+        limits.append(Tail.weighted(largest, oddness(largest)).threshold(0.01))
     assert np.abs(np.diff(limits)).max() < 0.05 * np.mean(limits)
     assert limits[-1] == pytest.approx(Tail.of(ordinary).threshold(0.01))
 
@@ -184,7 +184,7 @@ def _calibrated() -> Calibration:
 @pytest.mark.parametrize("budget", [0.01, 0.05, 0.2])
 def test_the_budget_decides_where_the_threshold_is(budget: float) -> None:
     own = _calibrated()
-    assert own.tail.threshold(budget) == Tail.beside(own.largest[own.long], own.odd[own.long]).threshold(budget)
+    assert own.tail.threshold(budget) == Tail.weighted(own.largest[own.long], own.odd[own.long]).threshold(budget)
     assert own.tail.threshold(2 * budget) < 0.97 * own.tail.threshold(budget)
 
 
@@ -228,20 +228,20 @@ def test_others_like_them_are_not_flagged_and_a_thief_is_before_his_fiftieth_que
 def test_each_account_is_held_against_the_others_alone() -> None:
     """Its largest D is within what its scores leave beside those of all others, and what adds to it adds up."""
     own = _calibrated()
-    reached = own.jury.reached
+    reached = own.comparison.reached
     assert sorted(own.accounts) == [f"user-{number:02}" for number in range(16)]
     assert reached.shape == (16, len(COLUMNS)) and own.largest.shape == own.odd.shape == own.queries.shape == (16,)
-    np.testing.assert_allclose([each.added.sum() for each in own.farthest], own.largest)
+    np.testing.assert_allclose([each.contributions.sum() for each in own.results], own.largest)
     for at in range(16):
         others = np.maximum(np.delete(reached, at, 0), 0.0)
         assert own.largest[at] <= unexplained(reached[at : at + 1], others)[0][0] + 1e-9
     assert (own.largest > 0).any()
-    assert own.profile.standards.threshold == Tail.beside(own.largest, own.odd).threshold(BUDGET)
+    assert own.profile.standards.threshold == Tail.weighted(own.largest, own.odd).threshold(BUDGET)
 
 
 def test_no_account_is_unexplained_by_a_profile_that_knows_it() -> None:
     own = _calibrated()
-    left = own.profile.standards.unexplained(own.jury.reached)
+    left = own.profile.standards.unexplained(own.comparison.reached)
     np.testing.assert_allclose(left, 0.0, atol=1e-9)
 
 
@@ -250,21 +250,21 @@ def test_the_farthest_query_is_that_of_a_plain_search(seed: int) -> None:
     """And without any account that it does not rest on, it is the same."""
     generator = np.random.default_rng(seed)
     scores, exemplars = generator.normal(0, 3, (300, 7)), np.maximum(generator.normal(0, 3, (40, 7)), 0)
-    largest, used = farthest(scores, exemplars)
+    largest, used = largest_unexplained(scores, exemplars)
     left, best = unexplained(scores, exemplars)
     assert largest == pytest.approx(left.max(), abs=1e-12)
     assert next(reversed(used.items())) == (int(left.argmax()), int(best[left.argmax()]))
     assert len(used) < 40
     for gone in np.setdiff1d(np.arange(40), list(used.values())).tolist():
-        assert farthest(scores, np.delete(exemplars, gone, 0))[0] == largest
+        assert largest_unexplained(scores, np.delete(exemplars, gone, 0))[0] == largest
 
 
 def test_how_far_the_threshold_moves_is_told() -> None:
     own = _calibrated()
-    least, most = own.moves
+    least, most = own.threshold_range
     assert least <= own.profile.standards.threshold <= 1.5 * most
-    alone = own.jury.without([0], own.farthest)
-    np.testing.assert_allclose(alone[1:], [own.jury.farthest(at, {0}).largest for at in range(1, 16)])
+    alone = d_of(own.comparison.recompare([0], own.results))
+    np.testing.assert_allclose(alone[1:], [own.comparison.largest_d(at, {0}).d for at in range(1, 16)])
 
 
 def _renamed(accounts: list[QueryBatch], seed: int) -> list[QueryBatch]:
@@ -336,7 +336,7 @@ def test_who_asked_nearly_all_rows_is_judged_beside_half_of_them() -> None:
 
 def test_a_recording_says_what_the_engine_will_say() -> None:
     profile, other = _calibrated().profile, honest("other", 77)
-    scores = record([other], profile)[0].scores(profile.standards.spread)
+    scores = standardised(record([other], profile)[0], profile.standards.spread)
     shown = observe(Engine(EngineConfig(profiles=(profile,))), [other]).signals
     for at, name in enumerate(COLUMNS):
         np.testing.assert_allclose(scores[:, at], shown[f"suspicion.{name}"], rtol=1e-9, atol=1e-9, err_msg=name)

@@ -148,21 +148,21 @@ def test_a_form_is_kept_in_its_record() -> None:
 def test_one_number_a_row_is_taken_for_what_it_looks_like(numbers: list[float], outputs: str) -> None:
     column = np.array(numbers, np.float32)[:, None]
     batch = make_batch(rows=len(numbers), output_kind="unstated", outputs=column)
-    found = learn([batch])
-    assert (found.form.outputs, bool(found.why)) == (outputs, True)
-    assert learn([batch], "score").form == Form(None, "score")
+    form, why = learn([batch])
+    assert (form.outputs, bool(why)) == (outputs, True)
+    assert learn([batch], "score")[0] == Form(None, "score")
 
 
 def test_what_is_seldom_named_is_no_feature_and_what_is_mostly_numbers_no_text() -> None:
     rows: list[Row] = [{"age": str(age), "colour": COLOURS[age % 2]} for age in range(200)]
     rows[3]["age"] = "unknown"
-    found = learn([batch_of(rows), batch_of([{"age": 1, "colour": "red", "junk": 1}])]).form
+    found = learn([batch_of(rows), batch_of([{"age": 1, "colour": "red", "junk": 1}])])[0]
     assert found.fields == (Field("age"), Field("colour", COLOURS))
 
 
 def test_a_feature_that_always_differs_has_no_values_and_one_with_many_the_most_frequent() -> None:
     rows: list[Row] = [{"id": f"u-{row}", "shop": f"shop {min(row, row % 80)}"} for row in range(400)]
-    fields = {own.name: own.values for own in learn([batch_of(rows)]).form.fields or ()}
+    fields = {own.name: own.values for own in learn([batch_of(rows)])[0].fields or ()}
     assert fields["id"] == () and len(fields["shop"] or ()) == 64
 
 

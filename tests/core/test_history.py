@@ -38,7 +38,7 @@ class Plain:
         self.asked[slot] += 1
         pool = self.state.pools.find_or_add(np.array([slot]), np.array([label]))
         self.pools[slot][label] = int(pool[0])
-        self.state.history.turn(np.array([slot]), np.array([block]))
+        self.state.history.advance(np.array([slot]), np.array([block]))
         row = HistoryRows(pool, np.array([block]), vector[None], np.array([note], np.float32))
         self.state.history.append(row)
         kept = [held for held in self.rows[slot] if held[0] >= block - 1]

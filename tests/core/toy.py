@@ -79,7 +79,7 @@ class Toy:
         return self._familiarity(views) + 0.01 * hardness + 0.001 * confidence
 
     def _familiarity(self, views: Views) -> Array:
-        of_all = [views.grown]
+        of_all = [views.own.grown]
         if views.has_reference:
             of_all += [views.own.distance, views.neighbours.distance]
         return np.asarray(sum(1.0 / (1.0 + np.minimum(distance, FAR)) for distance in of_all))

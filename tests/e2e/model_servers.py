@@ -25,8 +25,8 @@ def tree_server(victim: TreeVictim, kafka: KafkaSettings) -> WeirguardMiddleware
 
     async def predict(request: Request) -> JSONResponse:
         answers = victim.answer(np.array((await request.json())["instances"], np.float32))
-        assert answers.leaf is not None and answers.asked is not None
-        node = {"leaf": answers.leaf.tolist(), "asked": answers.asked.tolist()}
+        assert answers.leaf is not None and answers.missing_feature is not None
+        node = {"leaf": answers.leaf.tolist(), "asked": answers.missing_feature.tolist()}
         return JSONResponse({"predictions": answers.probabilities.tolist(), **node})
 
     return _watched(predict, kafka, kserve_v1())

@@ -72,6 +72,6 @@ def test_thieves_alone_are_found_and_the_topic_makes_the_same_form(
         assert {alert.principal for alert in told} == {own.account for own in thieves}
         assert {alert.profile for alert in told} == {profile.hash}
         assert service.metric("weirguard_unjudged_total") == 0
-        form = learn(read_topic(service.kafka, since=0.0).pieces).form
+        form = learn(read_topic(service.kafka, since=0.0).pieces)[0]
         assert (form.outputs, form.classes) == (profile.form.outputs, profile.form.classes)
         assert set(profile.form.columns or ()) <= set(form.columns or ())

@@ -60,17 +60,9 @@ def write_traffic(path: Path, queries: QueryBatch, **changes: Any) -> Path:
 
 
 def result(attack: str = "steps", first_verdict: int | None = None, **changes: Any) -> AttackResult:
-    fields: dict[str, Any] = {
-        "attack": attack,
-        "victim": "small",
-        "wrapper": "plain",
-        "accounts": 1,
-        "sent": 400,
-        "useful": 100,
-        "first_verdict": first_verdict,
-        "curve": (fidelity(100, 0.5, 0.1), fidelity(300, 0.9, 0.3), fidelity(400, 0.95, 0.35)),
-    }
-    return AttackResult(**fields | changes)
+    curve = (fidelity(100, 0.5, 0.1), fidelity(300, 0.9, 0.3), fidelity(400, 0.95, 0.35))
+    run = run_of(**{"attack": attack, "sent": 400, "useful": 100, "curve": curve} | changes)
+    return AttackResult(run, 1, first_verdict)
 
 
 def evaluation(*attacks: AttackResult, honest: tuple[HonestResult, ...] = (), **changes: Any) -> Evaluation:

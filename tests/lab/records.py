@@ -1,8 +1,11 @@
-"""Records as the detector would write them."""
+"""Records as the detector would write them, and what a terminal would show."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from io import StringIO
+
+from rich.console import Console, RenderableType
 
 from detector.contracts.findings import Action, Alert, Cause, Decision, Evidence, Mode, Score
 from detector.lab.victims.digits import MODEL, MODEL_VERSION
@@ -62,3 +65,12 @@ def decision(principal: str, action: Action, *, sequence: int, mode: Mode = "enf
         causes=(Cause("cause", "signal:prada", 3601.0),),
         policy_version="p",
     )
+
+
+def drawn(renderable: RenderableType, width: int = 120, height: int = 40) -> str:
+    """Returns what a terminal of this size would show."""
+    console = Console(file=StringIO(), width=width, height=height, force_terminal=False)
+    console.print(renderable)
+    output = console.file
+    assert isinstance(output, StringIO)
+    return output.getvalue()

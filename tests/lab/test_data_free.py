@@ -12,7 +12,7 @@ from detector.lab.attackers.attacker import Knowledge
 from detector.lab.attackers.data_free import BATCH, DIFFERENCE, STUDENT_BATCHES, InputGenerator
 from detector.lab.data import Dataset
 from detector.lab.victims.digits import DigitsVictim
-from tests.lab.thieves import asked, is_seeded, progress
+from tests.lab.thieves import asked, progress
 
 NOTHING = np.empty((0, 64), np.float32)
 
@@ -26,10 +26,6 @@ def test_clones_improve_with_queries(knowledge: Knowledge, split: Dataset, victi
     early, late = progress("data-free", knowledge, victim, split, 8_000)
     assert early + 0.1 < late
     assert late > 0.6
-
-
-def test_queries_are_seeded(knowledge: Knowledge, victim: DigitsVictim) -> None:
-    assert is_seeded("data-free", knowledge, victim, 1_000)
 
 
 def test_the_generator_is_judged_by_pairs_a_small_step_apart(knowledge: Knowledge, victim: DigitsVictim) -> None:

@@ -11,8 +11,7 @@ from detector.lab.attackers.attacker import run_offline
 from detector.lab.demo.report import HonestOutcome, Leaves, ModelOutcome, Outcome, Promise, ThiefOutcome, render_report
 from detector.lab.demo.script import DemoOptions, scripts
 from detector.lab.fidelity import Fidelity, Yardstick
-from tests.lab.drawing import drawn
-from tests.lab.records import alert, suspected
+from tests.lab.records import alert, drawn, suspected
 
 THIEF = ThiefOutcome(
     sent=260,

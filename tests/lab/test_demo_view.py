@@ -9,18 +9,17 @@ from rich.console import Console
 
 from detector.contracts.findings import Action, Score
 from detector.lab.demo.board import Board
-from detector.lab.demo.view import DemoState, Scene, Screen, render, summary_line
+from detector.lab.demo.view import DemoState, Screen, render, summary_line
 from detector.lab.query_log import THIEF
 from detector.lab.traffic import Tally, honest_accounts
-from tests.lab.drawing import drawn
-from tests.lab.records import alert, decision, score, suspected
+from tests.lab.records import alert, decision, drawn, score, suspected
 
 START = 1_000.0
 
 
 def moment(now: float = START + 31) -> DemoState:
-    board = Board("prada")
     tallies = {a.name: Tally(a.name, a.habit.name, sent=150, answered=150) for a in honest_accounts(24)}
+    board = Board("digits", "prada", tallies)
     for number, name in enumerate(tallies):
         board.absorb(score(name, statistic=0.95 + number / 1000, queries=150), START + 20)
     tallies[THIEF] = Tally(THIEF, "thief", sent=230, answered=180, refused=50)
@@ -28,17 +27,17 @@ def moment(now: float = START + 31) -> DemoState:
     board.absorb(alert(THIEF, query_index=169), START + 21)
     board.absorb(decision(THIEF, Action("slow", 1.0), sequence=1), START + 21)
     board.absorb(decision(THIEF, Action("refuse"), sequence=2), START + 28)
-    return DemoState("enforce", START, now, 60.0, [Scene("digits", tallies, board), tree()], 118.0)
+    return DemoState("enforce", START, now, 60.0, [board, tree()], 118.0)
 
 
-def tree() -> Scene:
+def tree() -> Board:
     """A model with one account and a thief who was found already."""
-    board = Board("suspicion")
+    tallies = {"drifted-1": Tally("drifted-1", "drifted"), THIEF: Tally(THIEF, "thief", sent=40, answered=40)}
+    board = Board("tumours", "suspicion", tallies)
     said = Score("tumours", "1", THIEF, 1.0, 40, 1.5, True, {"suspicion": 21.25})
     board.absorb(said, START + 3)
     board.absorb(suspected(THIEF, query_index=22), START + 3)
-    tallies = {"drifted-1": Tally("drifted-1", "drifted"), THIEF: Tally(THIEF, "thief", sent=40, answered=40)}
-    return Scene("tumours", tallies, board)
+    return board
 
 
 @pytest.mark.parametrize("lines", [23, 40])
@@ -73,7 +72,7 @@ def test_without_a_terminal_events_come_at_once_and_a_summary_every_five_seconds
     screen = Screen(console)
     first = moment()
     with screen:
-        screen.show(first, list(first.scenes[0].board.events))
+        screen.show(first, list(first.boards[0].events))
         screen.show(moment(first.now + 1), [])
         screen.show(moment(first.now + 6), [])
     assert isinstance(console.file, StringIO)

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from detector.contracts.errors import ConfigurationError, LabError
 from detector.lab.answers import Answers
-from detector.lab.endpoint import MEASURER, Endpoint, Timing, check_allowed
+from detector.lab.endpoint import MEASURER, Endpoint, check_allowed
 from detector.lab.mappings import ACCOUNT_HEADER, KServeV1, Mapping, mapping_of
 
 ROWS = np.array([[0.5, 0.25], [1.0, np.nan], [0.0, 2.0]], np.float32)
@@ -25,14 +26,14 @@ ANSWERS = [[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]
 Reply = Callable[[Any], tuple[int, dict[str, str], Any]]
 
 
-class Clock(Timing):
-    """Time passes only in sleep."""
+class Clock:
+    """Stands in for the module ``time``; time passes only in sleep."""
 
     def __init__(self) -> None:
         self.time = 1_000.0
         self.slept: list[float] = []
 
-    def now(self) -> float:
+    def monotonic(self) -> float:
         return self.time
 
     def sleep(self, seconds: float) -> None:
@@ -98,8 +99,9 @@ def endpoint(
 ) -> Iterator[tuple[Endpoint, Served, Clock]]:
     clock = Clock()
     with (
+        patch("detector.lab.endpoint.time", clock),
         served(reply) as stand,
-        Endpoint(stand.url, mapping or KServeV1(), classes, budget=budget, rate=rate, timing=clock) as made,
+        Endpoint(stand.url, mapping or KServeV1(), classes, budget=budget, rate=rate) as made,
     ):
         yield made, stand, clock
 
@@ -163,8 +165,8 @@ def test_kserve_v1_requests_a_specification_and_reads_tree_nodes() -> None:
     with endpoint(lambda _: (200, {}, reply)) as (made, stand, _):
         answers = made.send(ROWS, "ann", (0.75, 20.0))
         assert stand.bodies == [{"instances": AS_JSON, "parameters": {"accuracy": 0.75, "latency": 20.0}}]
-    assert answers is not None and answers.leaf is not None and answers.asked is not None
-    assert (answers.leaf.tolist(), answers.asked.tolist()) == ([3, 0, 4], [-1, 1, -1])
+    assert answers is not None and answers.leaf is not None and answers.missing_feature is not None
+    assert (answers.leaf.tolist(), answers.missing_feature.tolist()) == ([3, 0, 4], [-1, 1, -1])
 
 
 def test_kserve_v2_requests_a_specification_and_reads_tree_nodes() -> None:
@@ -176,8 +178,8 @@ def test_kserve_v2_requests_a_specification_and_reads_tree_nodes() -> None:
     with endpoint(lambda _: (200, {}, {"outputs": tensors}), mapping=mapping_of("kserve-v2")) as (made, stand, _):
         answers = made.send(ROWS, "ann", (0.75, 20.0))
         assert stand.bodies[0]["parameters"] == {"accuracy": 0.75, "latency": 20.0}
-    assert answers is not None and answers.leaf is not None and answers.asked is not None
-    assert (answers.leaf.tolist(), answers.asked.tolist()) == ([3, 0, 4], [-1, 1, -1])
+    assert answers is not None and answers.leaf is not None and answers.missing_feature is not None
+    assert (answers.leaf.tolist(), answers.missing_feature.tolist()) == ([3, 0, 4], [-1, 1, -1])
 
 
 def test_a_template_says_how_features_are_left_out_and_where_specification_and_nodes_stand(tmp_path: Path) -> None:
@@ -194,8 +196,8 @@ def test_a_template_says_how_features_are_left_out_and_where_specification_and_n
             {"row": [1.0, "?"], "want": {"accuracy": 0.75, "milliseconds": 20.0}},
             {"row": [0.5, 0.25], "want": {"accuracy": None, "milliseconds": None}},
         ]
-    assert answers is not None and answers.leaf is not None and answers.asked is not None
-    assert (answers.leaf.tolist(), answers.asked.tolist()) == ([7], [1])
+    assert answers is not None and answers.leaf is not None and answers.missing_feature is not None
+    assert (answers.leaf.tolist(), answers.missing_feature.tolist()) == ([7], [1])
 
 
 def test_a_specification_that_no_model_meets_is_a_row_of_zeros() -> None:

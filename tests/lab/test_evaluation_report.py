@@ -84,7 +84,7 @@ def test_percent_is_never_rounded_to_all_or_nothing(share: float, said: str) -> 
 
 def test_the_picture_has_a_line_an_attack_in_its_worst_run() -> None:
     runs = [result("b", first_verdict=150), result("b", first_verdict=300), result("a"), result("a", first_verdict=2)]
-    assert [(run.attack, run.first_verdict) for run in worst_runs(runs)] == [("a", None), ("b", 300)]
+    assert [(own.run.attack, own.first_verdict) for own in worst_runs(runs)] == [("a", None), ("b", 300)]
 
 
 def lines(*runs: object) -> list[ET.Element]:

@@ -135,7 +135,7 @@ def test_missed_attacks_stand_first_and_the_best_clone_first_among_them() -> Non
             ("caught, poor", 0.2, ".f......."),
         ]
     ]
-    names = [attack.attack for attack in evaluation_of(logs, "prada", ("prada",)).attacks]
+    names = [attack.run.attack for attack in evaluation_of(logs, "prada", ("prada",)).attacks]
     assert names == ["missed, good", "missed, poor", "caught late", "caught, poor"]
 
 
@@ -158,5 +158,5 @@ def test_the_kinds_most_often_flagged_stand_first_and_all_are_summed() -> None:
 def test_the_run_survives_the_file(tmp_path: Path) -> None:
     log = write_traffic(tmp_path / "log.parquet", traffic(90), attack="a|b", wrapper="dummies")
     (attack,) = judged(log).attacks
-    assert (attack.attack, attack.wrapper, attack.curve) == ("a|b", "dummies", run_of().curve)
-    assert json.dumps(attack.cost_multiplier) == json.dumps(attack.sent / attack.useful)
+    assert (attack.run.attack, attack.run.wrapper, attack.run.curve) == ("a|b", "dummies", run_of().curve)
+    assert json.dumps(attack.cost_multiplier) == json.dumps(attack.run.sent / attack.run.useful)

@@ -23,7 +23,7 @@ from detector.lab.experiment import START, AttackPlan, conduct, honest_traces, t
 from detector.lab.fidelity import Yardstick
 from detector.lab.query_log import DUMMY, Mark, QueryLog, read_query_log, write_query_log
 from detector.lab.session import AttackSession, InProcess, checkpoints
-from detector.lab.wrappers import WRAPPERS, Means
+from detector.lab.wrappers import WRAPPERS
 from detector.lab.wrappers.disguises import Disguise, Dummies, Mixed
 
 PLAN = AttackPlan("jbda", "logistic regression", "digits", "dummies", budget=120, seed=3, accounts=20)
@@ -124,7 +124,7 @@ def test_an_honest_user_s_own_queries_are_no_cost_of_the_thief(split: Dataset) -
 
 
 def test_a_thief_who_is_turned_away_keeps_what_he_got(split: Dataset) -> None:
-    played = course(split, [10, 30, 20], WRAPPERS["round-robin"](Means(split, PAUSE, 0)), Stingy(Certain(1)))
+    played = course(split, [10, 30, 20], WRAPPERS["round-robin"](split, PAUSE, 0), Stingy(Certain(1)))
     played.run()
     assert (played.sent, played.useful) == (25, 25)
     assert [point.queries for point in played.curve] == [20, 25]

@@ -231,7 +231,7 @@ def test_their_thieves_ask_what_is_in_the_pool_and_need_one(
 
 @pytest.mark.usefixtures("toolbox")
 @pytest.mark.parametrize("name", ART_EXTRACTIONS)
-def test_a_thief_who_is_stopped_has_a_clone_of_what_he_was_told(
+def test_a_thief_who_is_stopped_has_a_clone_of_the_answers(
     name: str, knowledge: Knowledge, victim: DigitsVictim, split: Dataset
 ) -> None:
     thief = EVERY_ATTACK[name](knowledge, 1_000, 0)

@@ -118,7 +118,7 @@ def test_the_same_seed_asks_the_same_and_another_one_other_things(new: NewAttack
 
 
 @EACH
-def test_a_thief_who_was_refused_half_way_goes_on_with_what_he_has(new: NewAttacker) -> None:
+def test_a_thief_who_was_refused_half_way_goes_on(new: NewAttacker) -> None:
     of = moons()
     attacker = new(of.knowledge, 40, 0)
     with pytest.raises(LabError, match="nothing has been answered"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.tree import DecisionTreeClassifier
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Victim
@@ -11,7 +12,7 @@ from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
 from detector.lab.victims import HARDENED, VICTIMS, NewVictim, neural, tabular
 from detector.lab.victims.convolution import Convolution
-from detector.lab.victims.tabular import ColumnEncoder, LabelOnly, Rounded
+from detector.lab.victims.tabular import ColumnEncoder, LabelOnly, Rounded, TreeVictim
 
 ACCURACY = {
     "adversarial training": 0.9,
@@ -127,7 +128,64 @@ def test_a_label_only_api_says_which_class_and_not_which_node(trained: dict[str,
     silent = LabelOnly(victim)
     said = silent.answer(rows)
     assert silent.output_kind == "label"
-    assert said.leaf is None and said.asked is None
+    assert said.leaf is None and said.missing_feature is None
     np.testing.assert_array_equal(said.labels, victim.answer(rows).labels)
     np.testing.assert_array_equal(np.sort(said.probabilities, axis=1)[:, -2:], [[0, 1]] * len(rows))
     np.testing.assert_array_equal(silent.probabilities(rows), victim.probabilities(rows))
+
+
+@pytest.fixture(scope="module")
+def tree(split: Dataset) -> TreeVictim:
+    return TreeVictim(split, leaves=12)
+
+
+def test_whole_inputs_get_the_leaf_and_the_probabilities_that_scikit_learn_gives(
+    split: Dataset, tree: TreeVictim
+) -> None:
+    model = DecisionTreeClassifier(max_leaf_nodes=12, random_state=0)
+    model.fit(split.training.features, split.training.labels)
+    answers = tree.answer(split.test.features)
+    np.testing.assert_allclose(answers.probabilities, model.predict_proba(split.test.features))
+    np.testing.assert_array_equal(answers.leaf, model.apply(split.test.features))
+    np.testing.assert_array_equal(answers.missing_feature, -1)
+    assert tree.leaves == 12
+
+
+def test_an_input_with_a_gap_ends_where_the_tree_asks_for_it_and_reaches_its_leaf_once_that_is_given(
+    split: Dataset, tree: TreeVictim
+) -> None:
+    whole = split.test.features[:50]
+    given = np.full_like(whole, np.nan)
+    rows = np.arange(len(whole))
+    leaves = tree.answer(whole).leaf
+    for _ in range(12):
+        answers = tree.answer(given)
+        assert answers.missing_feature is not None
+        assert np.isnan(given[rows, answers.missing_feature][answers.missing_feature >= 0]).all()
+        missing = answers.missing_feature >= 0
+        given[rows[missing], answers.missing_feature[missing]] = whole[rows[missing], answers.missing_feature[missing]]
+    np.testing.assert_array_equal(answers.leaf, leaves)
+    assert np.isnan(given).any(axis=1).all()
+
+
+def test_with_nothing_given_it_tells_the_shares_of_the_classes_in_training(split: Dataset, tree: TreeVictim) -> None:
+    answers = tree.answer(np.full((1, split.dimension), np.nan, dtype=np.float32))
+    shares = np.bincount(split.training.labels, minlength=split.classes) / len(split.training)
+    np.testing.assert_allclose(answers.probabilities[0], shares)
+
+
+def test_a_class_that_training_lacked_has_probability_0(split: Dataset) -> None:
+    without = split.training.labels != 3
+    kept = type(split.training)(split.training.features[without], split.training.labels[without])
+    answers = TreeVictim(
+        Dataset("x", 10, kept, kept, kept, kept, split.low, split.high, split.categories)
+    ).probabilities(split.test.features)
+    assert answers.shape[1] == 10
+    np.testing.assert_array_equal(answers[:, 3], 0)
+
+
+def test_the_seed_decides_between_splits_that_are_equally_good() -> None:
+    tumours = DATASETS["breast cancer"]()
+    first, again, other = (TreeVictim(tumours, seed=seed).probabilities(tumours.test.features) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)

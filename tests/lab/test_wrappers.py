@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detector.lab.data import Dataset
-from detector.lab.wrappers import WRAPPERS, Means
+from detector.lab.wrappers import WRAPPERS
 from detector.lab.wrappers.disguises import Dummies, Lineage, Mixed, RandomAccounts, RoundRobin, SentQueries
 
 PAUSE = 0.1
@@ -19,7 +19,7 @@ def rounds(split: Dataset, *sizes: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_every_query_is_sent_once_in_order_and_time_goes_on(name: str, split: Dataset) -> None:
-    disguise = WRAPPERS[name](Means(split, PAUSE, seed=1))
+    disguise = WRAPPERS[name](split, PAUSE, 1)
     before = -1.0
     for batch in rounds(split, 7, 1, 40):
         stream = disguise.wrap(batch)
@@ -35,7 +35,7 @@ def test_every_query_is_sent_once_in_order_and_time_goes_on(name: str, split: Da
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_the_same_seed_gives_the_same_stream(name: str, split: Dataset) -> None:
     def streams() -> list[SentQueries]:
-        disguise = WRAPPERS[name](Means(split, PAUSE, seed=1))
+        disguise = WRAPPERS[name](split, PAUSE, 1)
         return [disguise.wrap(batch) for batch in rounds(split, 20, 30)]
 
     for one, two in zip(streams(), streams(), strict=True):
@@ -57,7 +57,7 @@ def test_dummies_are_natural_inputs_at_their_ratio_whatever_the_rounds(split: Da
     assert longest == int(np.ceil(ratio)) + 1
 
 
-def test_the_honest_user_goes_on_at_his_own_pace_under_the_same_account(split: Dataset) -> None:
+def test_the_honest_user_goes_on_at_their_own_pace_under_the_same_account(split: Dataset) -> None:
     disguise = Mixed(split.honest, PAUSE, seed=3)
     streams = [disguise.wrap(batch) for batch in rounds(split, 500, 500)]
     cover = sum(int(stream.cover.sum()) for stream in streams)

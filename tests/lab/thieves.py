@@ -49,9 +49,3 @@ def asked(name: str, knowledge: Knowledge, victim: Victim, budget: int, seed: in
         batches.append(batch)
         thief.observe(batch, victim.answer(batch))
     return np.concatenate(batches)
-
-
-def is_seeded(name: str, knowledge: Knowledge, victim: Victim, budget: int) -> bool:
-    """Whether the same seed gives the same queries byte for byte, and another one others."""
-    first, again, other = (asked(name, knowledge, victim, budget, seed).tobytes() for seed in (3, 3, 4))
-    return first == again != other

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import structlog
 
-from detector.runtime.logging import configure_logging
+from detector.runtime.logging import REPEAT_SECONDS, RepeatFilter, configure_logging
 from detector.runtime.sections import LoggingSettings
 
 
@@ -95,3 +95,28 @@ def test_text_from_outside_cannot_act_on_a_terminal_or_forge_a_line(
     assert not set(written) & {"\x1b", "\x07", "\u202e", "\u2066", "\r", "\x9b"}
     assert not any(line.startswith("level=info") for line in written.splitlines())
     assert "ana" in written
+
+
+def record(at: float, name: str = "aiokafka.client", line: int = 1, text: str = "node %s") -> logging.LogRecord:
+    made = logging.LogRecord(name, logging.ERROR, "client.py", line, text, ("7",), None)
+    made.created = at
+    return made
+
+
+def test_a_library_says_the_same_once_a_minute_and_how_often_it_would_have() -> None:
+    repeats = RepeatFilter(["aiokafka"])
+    assert [repeats.filter(record(at)) for at in (0.0, 0.1, 30.0, REPEAT_SECONDS - 1)] == [True, False, False, False]
+    later = record(REPEAT_SECONDS)
+    assert repeats.filter(later)
+    assert later.getMessage() == "node 7 (3 more like it were left out)"
+
+
+def test_another_place_in_the_code_and_other_loggers_are_heard() -> None:
+    repeats = RepeatFilter(["aiokafka"])
+    assert all(repeats.filter(record(0.0, line=line)) for line in range(5))
+    assert all(repeats.filter(record(0.0, name=name)) for name in ("weirguard.stream", "aiokafka_tools") * 2)
+
+
+def test_a_clock_that_is_set_back_silences_nobody() -> None:
+    repeats = RepeatFilter(["kafka"])
+    assert [repeats.filter(record(at, name="kafka")) for at in (1000.0, 10.0)] == [True, True]

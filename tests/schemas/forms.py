@@ -61,9 +61,9 @@ def _read_packed(value: bytes) -> Any:
 
 
 def _write_packed(decoded: Any) -> bytes:
-    from detector.contracts.batches import no_queries
+    from detector.contracts.batches import empty_batch
 
-    return encode_packed(decoded.batch or no_queries("digits", "3"), decoded.counts)
+    return encode_packed(decoded.batch or empty_batch("digits", "3"), decoded.counts)
 
 
 def _read_model(value: bytes) -> Any:

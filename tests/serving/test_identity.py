@@ -20,7 +20,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from detector.contracts.principals import ANONYMOUS, PrincipalHasher, names_one, usable_principal
+from detector.contracts.principals import ANONYMOUS, PrincipalHasher, is_name, usable_principal
 from detector.serving import ApiKey, Bearer, Header, Identity
 from detector.serving.identity import AMBIGUOUS, headers_of
 from tests.serving.stage import ANSWER, Guarded
@@ -53,7 +53,7 @@ def test_the_first_source_that_finds_somebody_names_them(headers: dict[str, str]
 def test_whatever_is_found_can_be_a_principal() -> None:
     identity = Identity(SOURCES, HASHER)
     for account in ("*", "a\x00b", "x" * 10_000, "\N{SNOWMAN}" * 500):
-        assert names_one(identity.principal({"x-account": account}))
+        assert is_name(identity.principal({"x-account": account}))
 
 
 def test_a_header_that_anybody_could_set_is_not_believed_unless_named() -> None:

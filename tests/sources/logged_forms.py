@@ -18,7 +18,7 @@ from detector.lab.experiment import thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.honest import population
 from detector.lab.session import AttackSession, InProcess, checkpoints
-from detector.lab.wrappers import PLAIN, WRAPPERS, Means
+from detector.lab.wrappers import PLAIN, WRAPPERS
 
 Row = Mapping[str, Any]
 Floats = NDArray[np.float64]
@@ -115,7 +115,7 @@ def image_thieves(seed: int, queries: int = 300) -> list[LoggedAccount]:
     thieves = []
     for name in ("jbda", "data-free"):
         attacker = ATTACKS[name](Knowledge.of(dataset, None), queries, seed)
-        disguise = WRAPPERS[PLAIN](Means(dataset, 0.1, seed))
+        disguise = WRAPPERS[PLAIN](dataset, 0.1, seed)
         course = AttackSession(
             attacker, InProcess(victim), disguise, Yardstick.of(victim, dataset, 0), checkpoints(queries)
         )

@@ -31,17 +31,16 @@ def test_rows_and_their_places_are_those_of_a_slow_reader(
     csv.writer(file, lineterminator=end, quoting=quoting).writerows(rows)  # type: ignore[arg-type]
     text = file.getvalue() if is_ended else file.getvalue().removesuffix(end)
     expected = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
-    form = separated._Header(("x", "y", "z"), ",")
     good: dict[int, list[str]] = {}
     bad: list[int] = []
     start = 0
     with patch.object(separated, "_BLOCK", block):
         for chunk in separated._chunks(io.BytesIO(text.encode())):
-            found = form.parse(chunk, start)
-            start += found.count
+            found = separated._parsed(chunk, start, ("x", "y", "z"), ",")
+            start += found.total
             bad += [one.row for one in found.bad]
             cells = [[value or "" for value in column.to_pylist()] for column in found.table.columns]
-            good |= dict(zip(found.places.tolist(), map(list, zip(*cells, strict=True)), strict=True))
+            good |= dict(zip(found.file_rows.tolist(), map(list, zip(*cells, strict=True)), strict=True))
     assert start == len(expected)
     assert good == {at: row for at, row in enumerate(expected) if len(row) == WIDTH}
     assert bad == [at for at, row in enumerate(expected) if len(row) != WIDTH]

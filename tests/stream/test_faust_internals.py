@@ -31,8 +31,7 @@ from detector.runtime import odd_batches
 from detector.runtime.broker import EmbeddedBroker
 from detector.runtime.odd_batches import MOST_BYTES, is_bomb
 from detector.stream import faust_internals
-from detector.stream.app import Application
-from detector.stream.faust_internals import LenientRecords
+from detector.stream.faust_internals import Application, LenientRecords
 
 
 def test_the_versions_are_those_that_were_read() -> None:

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from detector.stream.exit_codes import Exit, blames_records
 from detector.stream.partition_manager import Batching
 from detector.stream.poison import (
-    BOX_VARIABLE,
-    CAUTION_VARIABLE,
-    InFlightReader,
-    InFlightWriter,
+    NOTE_VARIABLE,
+    QUARANTINE_VARIABLE,
+    InFlightNote,
     OffsetRange,
     PoisonFinder,
     Quarantine,
@@ -36,24 +35,24 @@ def _records(offsets: Sequence[int], source: str = "queries", nbytes: int = 10) 
 
 
 def test_a_note_is_read_until_it_is_withdrawn() -> None:
-    box = InFlightReader()
-    notes = InFlightWriter.from_environment(box.environment)
+    box = InFlightNote.create()
+    notes = InFlightNote.from_environment(box.environment)
     assert (notes.enabled, box.read()) == (True, [])
     notes.begin(RANGES)
     assert box.read() == RANGES
     notes.end()
     assert box.read() == []
     notes.begin(RANGES[:1])
-    box.clear()
+    box.end()
     assert box.read() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_a_note_outlives_a_worker_however_it_dies(number: signal.Signals) -> None:
-    box = InFlightReader()
+    box = InFlightNote.create()
     script = (
-        "import os; from detector.stream.poison import OffsetRange, InFlightWriter;"
-        "in_flight = InFlightWriter.from_environment(os.environ);"
+        "import os; from detector.stream.poison import OffsetRange, InFlightNote;"
+        "in_flight = InFlightNote.from_environment(os.environ);"
         "in_flight.begin([OffsetRange('queries', 3, 10, 20), OffsetRange('commands', 0, 5, 5)]);"
         f"os.kill(os.getpid(), {int(number)})"
     )
@@ -64,17 +63,17 @@ def test_a_note_outlives_a_worker_however_it_dies(number: signal.Signals) -> Non
     assert box.read() == RANGES
 
 
-@pytest.mark.parametrize("environment", [{}, {BOX_VARIABLE: "x"}, {BOX_VARIABLE: "987"}])
+@pytest.mark.parametrize("environment", [{}, {NOTE_VARIABLE: "x"}, {NOTE_VARIABLE: "987"}])
 def test_without_shared_memory_a_worker_goes_on_without_notes(environment: dict[str, str]) -> None:
-    notes = InFlightWriter.from_environment(environment)
+    notes = InFlightNote.from_environment(environment)
     notes.begin(RANGES)
     notes.end()
     assert not notes.enabled
 
 
 def test_a_note_of_more_than_there_is_room_for_is_shortened() -> None:
-    box = InFlightReader()
-    notes = InFlightWriter.from_environment(box.environment)
+    box = InFlightNote.create()
+    notes = InFlightNote.from_environment(box.environment)
     notes.begin(OffsetRange("queries", at, 2**40 + at, 2**40 + at) for at in range(5_000))
     assert len(box.read()) == 1_000
 
@@ -84,8 +83,8 @@ def test_a_supervisor_without_memory_to_share_supervises_all_the_same(monkeypatc
         raise OSError("not here")
 
     monkeypatch.setattr(os, "memfd_create", refuse)
-    box = InFlightReader()
-    box.clear()
+    box = InFlightNote.create()
+    box.end()
     assert (box.descriptors, box.environment, box.read()) == ((), {}, [])
 
 
@@ -172,12 +171,12 @@ def test_what_is_remembered_is_bounded() -> None:
         for _ in range(3):
             finder.worker_ended([OffsetRange("queries", at, 10**12, 10**12)])
     assert len(_caution(finder).poison) == len(_caution(finder).suspects) == 1_000
-    assert len(finder.environment[CAUTION_VARIABLE]) < 131_072
+    assert len(finder.environment[QUARANTINE_VARIABLE]) < 131_072
 
 
 @pytest.mark.parametrize("told", ["", "[]", "{", '{"suspects": [[1]]}', '{"poison": 3}'])
 def test_a_worker_that_is_told_nonsense_is_not_cautious(told: str) -> None:
-    assert not Quarantine.from_environment({CAUTION_VARIABLE: told})
+    assert not Quarantine.from_environment({QUARANTINE_VARIABLE: told})
 
 
 def test_only_ends_that_a_record_can_cause_count() -> None:

@@ -130,7 +130,7 @@ REACH: dict[str, Reach] = {
     "policy.decision_seconds": Reach(60.0, lambda built: built.policy.decision_seconds),
     "policy.slow_queries_per_second": Reach(2.0, lambda built: built.policy.action_after(0)),
     "policy.unjudged_queries": Reach(7, lambda built: built.policy.unjudged_queries),
-    "policy.refuse_after_queries": Reach(9, lambda built: built.policy.next_step(0)),
+    "policy.refuse_after_queries": Reach(9, lambda built: built.policy.next_rung(0)),
     "policy.allowlist": Reach("FILE:allow.toml", _exemptions),
     "principals.hash_key": Reach("k", lambda built: built.settings.principals.hasher().api_key("abc")),
     "principals.hash_key_file": Reach("FILE:one", lambda built: built.settings.principals.hasher().api_key("abc")),

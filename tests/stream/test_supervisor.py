@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from detector.runtime.broker import EmbeddedBroker, free_port
-from detector.stream.exit_codes import FINAL, MEANING, Exit, meaning
+from detector.stream.exit_codes import FINAL, Exit, meaning
 from detector.stream.supervisor import HEALTHY_SECONDS, Backoff
 
 SCRIPT = """
@@ -62,7 +62,7 @@ def test_a_worker_that_stops_on_doubt_is_started_again_and_told_how_often(server
     process = supervise(worker, server)
     output, _ = process.communicate(timeout=60)
     assert mark.read_text() == "0123"
-    assert output.count(MEANING[Exit.SOURCE_GAP]) == 3
+    assert output.count(Exit.SOURCE_GAP.meaning) == 3
 
 
 def test_a_worker_gets_settings_of_the_allocator_and_those_of_the_operator_come_first(
@@ -91,7 +91,7 @@ def test_what_a_restart_cannot_mend_ends_the_supervisor_with_its_code(server: st
     process = supervise(f"raise SystemExit({int(code)})", server)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code
-    assert MEANING[code] in output
+    assert code.meaning in output
 
 
 def test_sigterm_stops_the_worker_and_ends_well(server: str, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_no_worker_is_started_while_the_broker_is_away(tmp_path: Path) -> None:
 
 
 def test_every_exit_has_a_meaning() -> None:
-    assert set(MEANING) == set(Exit)
+    assert all(code.meaning for code in Exit)
     assert meaning(-9) == "killed by signal 9"
     assert meaning(123) == "exit status 123"
 
@@ -144,7 +144,7 @@ def test_a_worker_that_ends_twice_at_the_same_offsets_is_followed_by_one_that_is
     worker = (
         "import os, sys; from detector.stream.poison import *; from detector.stream.exit_codes import Exit;"
         f"found = Quarantine.from_environment(os.environ); open({str(mark)!r}, 'a').write(str(int(bool(found))));"
-        "InFlightWriter.from_environment(os.environ).begin([OffsetRange('queries', 0, 5, 9)]);"
+        "InFlightNote.from_environment(os.environ).begin([OffsetRange('queries', 0, 5, 9)]);"
         f"sys.exit(0) if os.environ['WEIRGUARD_RESTARTS'] == '3' else {end}"
     )
     supervise(worker, server).communicate(timeout=60)

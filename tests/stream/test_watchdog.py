@@ -43,7 +43,7 @@ def rig() -> Rig:
 def test_recovery_that_reads_is_left_alone_and_one_that_stands_still_is_stopped(rig: Rig) -> None:
     for _ in range(10):
         assert rig.verdict(RECOVERY_SECONDS - 1) is None
-        rig.reporter.absorbed()
+        rig.reporter.health.absorbed()
     assert rig.verdict(RECOVERY_SECONDS + 1) is Exit.RECOVERY_STALLED
 
 

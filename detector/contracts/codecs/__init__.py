@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detector.contracts.codecs.json_queries import JSON_CONTENT_TYPE, decode_json_run, encode_json_query
+from detector.contracts.codecs.json_queries import JSON_CONTENT_TYPE, decode_json, encode_json_query
 from detector.contracts.codecs.limits import PACKED_BYTES, REASONS, RECORD_BYTES
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, decode_packed, encode_packed
 from detector.contracts.codecs.records import KILL_SWITCH_KEY, decision_key, decode, encode
@@ -37,8 +37,4 @@ def decode_queries(value: bytes | None, content_type: str | None, *, timestamp: 
         return decode_packed(value, timestamp=timestamp)
     if media_type != JSON_CONTENT_TYPE:
         raise InvalidRecord("content-type", f"{media_type[:64]!r} is neither JSON nor {PACKED_CONTENT_TYPE}")
-    run = decode_json_run([value], [timestamp])
-    for _, fault in run.bad:
-        raise InvalidRecord(fault.reason, fault.detail)
-    batch, _, rows = run.parts[0]
-    return DecodedQueries(batch, rows, repaired=run.repaired)
+    return decode_json(value, timestamp=timestamp)

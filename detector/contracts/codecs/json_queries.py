@@ -267,8 +267,8 @@ def _layout(parsed: _ParsedQuery) -> tuple[object, ...]:
     query, features, outputs = parsed.query, parsed.features, parsed.outputs
     absent = tuple([value is None for value in _optional_values(query)])
     columns = len(features) if isinstance(features, bytes) else features.names
-    widths = columns, outputs.kind, len(outputs.values), outputs.names is None
-    return str(query.model), str(query.model_version), widths, absent
+    unnamed = outputs.names is None
+    return str(query.model), str(query.model_version), columns, outputs.kind, len(outputs.values), unnamed, absent
 
 
 def _batch(alike: Sequence[_ParsedQuery]) -> QueryBatch:
@@ -318,3 +318,5 @@ _FORMAT = QueryFormat(
 )
 decode_json_run = _FORMAT.decode_run
 """Returns the queries in JSON records, one each; see ``QueryFormat.decode_run``."""
+decode_json = _FORMAT.decode
+"""Returns the query in one JSON record; see ``QueryFormat.decode``."""

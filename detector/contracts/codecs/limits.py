@@ -38,42 +38,42 @@ REASONS: Final[dict[str, str]] = {
     "content-type": "the content-type header names a format that is not known here",
     "syntax": "the bytes are not JSON or msgpack, are cut short or nested too deep",
     "schema": "the schema field names another record or an unknown version",
-    "structure": "a field that a query cannot do without is absent or of the wrong type",
+    "structure": "a mandatory field is absent or of the wrong type",
     "length": "two fields that must have the same length do not",
     "dimension": "the vector has no entry, or too many",
     "encoding": "a vector in base64 is not base64, or not whole float32 numbers",
     "identity": "a name is empty, reserved, too long or holds control characters; of a query: its model or version",
-    "time": "a time is not a moment between 1970 and 9999 and nothing can stand in for it, or it contradicts another",
+    "time": "a time is not between 1970 and 9999 and has no replacement, or contradicts another time",
     "non-finite": "an output, or a number of another record, is NaN or infinite",
-    "outputs": "the outputs are not what their kind says: probabilities, a class number or scores",
+    "outputs": "the outputs are not of their kind: probabilities, a class number or scores",
     "counts": "a count of queries is below one, or of another model than its record",
     "attribute": "an optional text of another record than a query is too long or holds control characters",
-    "action": "an action, its parameter or its duration is absent, or present where it means nothing",
-    "value": "a number is outside what it can mean",
+    "action": "an action, its parameter or its duration is absent, or present where it has no meaning",
+    "value": "a number is outside its range",
 }
 """Reasons why a record, or a row of it, is refused."""
 
 FORM_REPAIRS: Final[dict[str, str]] = {
     "unknown": "a feature whose name the profile does not know: left out",
     "absent": "a feature of the profile that is not named: missing",
-    "unreadable": "a text that is no number where the profile has one: missing",
-    "category": "a text, or a number, that no honest query had there: a value of its own, the same for all such",
-    "output": "an output that is none of the profile: a probability cut to 0 to 1, a class nobody knows",
+    "unreadable": "a text that is not a number where the profile has one: missing",
+    "category": "a text or number that no honest query had there: one additional value stands for all of these",
+    "output": "an output that is not in the profile: a probability is cut to 0 to 1, a class is unknown",
 }
 """Repairs per row because a query does not match the form of its profile."""
 
 REPAIRS: Final[dict[str, str]] = {
-    "event_id": "an event id that is absent or no usable text: a name derived from it stands in",
-    "principal": "a principal that is no usable name: a name derived from it stands in",
+    "event_id": "an event id that is absent or not usable: replaced by one derived from it",
+    "principal": "a principal that is not a usable name: replaced by a name derived from it",
     "attribute": "an optional text that is too long, holds control characters or is no text: cut, marked or left out",
     "text": "a text or a name of a loose query that is too long or holds control characters: cut, marked",
-    "missing": "a NaN that the given mask does not mark: marked as missing all the same",
-    "clipped": "an infinite feature, or one beyond float32: the largest float32 stands in",
-    "time": "a time that is not a moment: that of the record stands in",
-    "column": "an optional column of another type or length than the rows call for: left out",
-    "number": "an optional number that is infinite or no number: left out",
-    "count": "a count of queries that says nothing: left out",
-    "reason": "a word for why queries were not judged that is none: 'other' stands in",
+    "missing": "a NaN that the given mask does not mark: marked as missing",
+    "clipped": "an infinite feature, or one beyond float32: replaced by the largest float32",
+    "time": "an invalid time: replaced by that of the record",
+    "column": "an optional column of another type or length than the rows have: left out",
+    "number": "an optional number that is infinite or not a number: left out",
+    "count": "an invalid count of queries: left out",
+    "reason": "an invalid reason why queries were not judged: replaced by 'other'",
     **FORM_REPAIRS,
 }
 """Repairs of a query that keep its row."""
@@ -82,7 +82,7 @@ _WORD = re.compile("[a-z-]{0,40}")
 _ASCII_CONTROLS = bytes([*range(32), 127])
 
 
-def made_plain(text: str, characters: int) -> str:
+def make_plain(text: str, characters: int) -> str:
     """Returns ``text`` cut to ``characters``, with a mark in place of each control character."""
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:characters])
 
@@ -92,7 +92,7 @@ def is_word(text: str) -> bool:
     return _WORD.fullmatch(text) is not None
 
 
-def all_plain(texts: list[str], characters: int) -> bool:
+def are_plain(texts: list[str], characters: int) -> bool:
     """Returns True if no text is empty and all are plain. A fast check: False means that each must be checked."""
     lengths = set(map(len, texts))
     joined = "".join(texts)

@@ -43,8 +43,8 @@ from detector.contracts.codecs.loose import (
 from detector.contracts.codecs.runs import QueryFormat
 from detector.contracts.codecs.screening import NO_MODEL, TEXT_COLUMNS, with_usable_names
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import names_one, usable_principal
-from detector.contracts.queries import Count, CountKind, DecodedQueries, OutputKind, QueryBatch
+from detector.contracts.principals import is_name, usable_principal
+from detector.contracts.queries import Count, CountKind, OutputKind, QueryBatch
 
 if TYPE_CHECKING:
     import msgspec
@@ -312,7 +312,7 @@ def _parse(packed: PackedQueries, timestamp: float | None, repaired: Counter[str
 
 
 def _check_model(packed: PackedQueries) -> None:
-    if not (names_one(packed.model) and names_one(packed.model_version)):
+    if not (is_name(packed.model) and is_name(packed.model_version)):
         raise InvalidRecord(*NO_MODEL)
 
 
@@ -368,7 +368,7 @@ def _counts(packed: PackedQueries, timestamp: float | None, repaired: Counter[st
         if not is_time(time):
             time = -1.0 if timestamp is None else timestamp
             repaired["time"] += 1
-        if not (0 < count.queries < MOST_COUNTED and is_time(time) and names_one(packed.model)):
+        if not (0 < count.queries < MOST_COUNTED and is_time(time) and is_name(packed.model)):
             repaired["count"] += 1
             continue
         if principal != count.principal:
@@ -451,17 +451,5 @@ _FORMAT = QueryFormat(
 )
 decode_packed_run = _FORMAT.decode_run
 """Returns the queries and counts in packed records; see ``QueryFormat.decode_run``."""
-
-
-def decode_packed(value: bytes | None, *, timestamp: float | None = None) -> DecodedQueries:
-    """Returns the queries and counts in ``value``; ``timestamp`` as in ``decode_packed_run``.
-
-    Raises InvalidRecord for a structural error. A row that breaks a rule goes to ``bad_rows``; the others are kept. A
-    record without rows has only counts.
-    """
-    run = decode_packed_run([value], [timestamp])
-    bad = [fault for _, fault in run.bad]
-    if bad and bad[0].row < 0:
-        raise InvalidRecord(bad[0].reason, bad[0].detail)
-    batch, _, rows = run.parts[0] if run.parts else (None, None, np.zeros(0, dtype=np.int64))
-    return DecodedQueries(batch, rows, [count for _, count in run.counts], bad, run.repaired)
+decode_packed = _FORMAT.decode
+"""Returns the queries and counts in one packed record; see ``QueryFormat.decode``."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from detector.contracts.codecs.limits import TEXT_CHARACTERS, check_schema, check_size, is_time
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import Action, Alert, Audit, Cause, Command, DeadLetter, Decision, Evidence, Score
-from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, names_one, plain
+from detector.contracts.findings import Action, Alert, Audit, Command, DeadLetter, Decision, Score
+from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, is_name, is_plain
 
 if TYPE_CHECKING:
     import msgspec
@@ -85,7 +85,7 @@ def _decoders() -> dict[type[Any], Callable[[bytes], Any]]:
 
 def _check_names(**names: str) -> None:
     for what, name in names.items():
-        if not names_one(name):
+        if not is_name(name):
             raise InvalidRecord("identity", f"{what} must be 1 to {NAME_CHARACTERS} plain characters and not '*'")
 
 
@@ -97,7 +97,7 @@ def _check_texts(**texts: str | None) -> None:
 
 def _check_labels(**labels: str | None) -> None:
     for what, label in labels.items():
-        if label is not None and not plain(label, NAME_CHARACTERS):
+        if label is not None and not is_plain(label, NAME_CHARACTERS):
             raise InvalidRecord("attribute", f"{what} must be at most {NAME_CHARACTERS} plain characters")
 
 
@@ -127,11 +127,7 @@ def _check_alert(alert: Alert) -> None:
     _check_least(0, episode=alert.episode, query_index=alert.query_index)
     _check_least(1, revision=alert.revision)
     _check_finite([("score", alert.score), ("threshold", alert.threshold)])
-    _check_evidence(alert.evidence)
-
-
-def _check_evidence(evidence: tuple[Evidence, ...]) -> None:
-    for item in evidence:
+    for item in alert.evidence:
         _check_names(evidence_name=item.name)
         _check_labels(evidence_unit=item.unit)
         _check_finite([("evidence value", item.value), ("evidence threshold", item.threshold)])
@@ -139,19 +135,17 @@ def _check_evidence(evidence: tuple[Evidence, ...]) -> None:
 
 def _check_decision(decision: Decision) -> None:
     _check_names(id=decision.id, policy_version=decision.policy_version)
-    _check_subject(decision)
-    _check_action(decision.action)
-    _check_least(0, fence=decision.epoch[0], sequence=decision.epoch[1])
-    _check_times(issued_at=decision.issued_at, expires_at=decision.expires_at)
-    for cause in decision.causes:
-        _check_cause(cause)
-
-
-def _check_subject(decision: Decision) -> None:
     if decision.model != EVERYONE or decision.principal != EVERYONE:
         _check_names(model=decision.model, principal=decision.principal)
     elif decision.action.name != "none":
         raise InvalidRecord("action", "a decision about everyone can only be 'none', which switches enforcement off")
+    _check_action(decision.action)
+    _check_least(0, fence=decision.epoch[0], sequence=decision.epoch[1])
+    _check_times(issued_at=decision.issued_at, expires_at=decision.expires_at)
+    for cause in decision.causes:
+        _check_names(cause_id=cause.id, cause_origin=cause.origin)
+        _check_times(cause_expires_at=cause.expires_at)
+        _check_texts(cause_reason=cause.reason)
 
 
 def _check_action(action: Action) -> None:
@@ -160,12 +154,6 @@ def _check_action(action: Action) -> None:
         raise InvalidRecord("action", "queries_per_second belongs to the action 'slow' and to no other")
     if rate is not None and not (rate > 0 and isfinite(rate)):
         raise InvalidRecord("action", f"queries_per_second is {rate}; it must be above 0")
-
-
-def _check_cause(cause: Cause) -> None:
-    _check_names(cause_id=cause.id, cause_origin=cause.origin)
-    _check_times(cause_expires_at=cause.expires_at)
-    _check_texts(cause_reason=cause.reason)
 
 
 def _check_command(command: Command) -> None:

@@ -13,8 +13,8 @@ from detector.contracts.codecs.limits import check_size
 from detector.contracts.codecs.loose import Fields, text_of
 from detector.contracts.codecs.screening import screen
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.principals import names_one, usable_principal
-from detector.contracts.queries import Count, DecodedRun, QueryBatch
+from detector.contracts.principals import is_name, usable_principal
+from detector.contracts.queries import Count, DecodedQueries, DecodedRun, QueryBatch
 
 if TYPE_CHECKING:
     import msgspec
@@ -71,7 +71,7 @@ class QueryFormat(Generic[W, P]):
         """Returns the queries and counts in the records ``values``. Does not raise for a bad one; its reason is one of
         ``limits.REASONS``. ``timestamps`` (seconds) replace absent or invalid times; None if there are none."""
         run = DecodedRun()
-        layouts: dict[object, list[tuple[int, P]]] = {}
+        layouts: dict[object, tuple[list[int], list[P]]] = {}
         for index, (value, timestamp) in enumerate(zip(values, timestamps, strict=True)):
             try:
                 record = self.parse(self.read(value, run.repaired), timestamp, run.repaired)
@@ -81,10 +81,23 @@ class QueryFormat(Generic[W, P]):
             if record.counts:
                 run.counts.extend((index, count) for count in record.counts)
             if record.rows:
-                layouts.setdefault(self.layout(record), []).append((index, record))
-        for alike in layouts.values():
-            self._screen(alike, timestamps, run)
+                layout = self.layout(record)
+                indexes, alike = layouts.get(layout) or layouts.setdefault(layout, ([], []))
+                indexes.append(index)
+                alike.append(record)
+        for indexes, alike in layouts.values():
+            self._screen(indexes, alike, timestamps, run)
         return run
+
+    def decode(self, value: bytes | None, *, timestamp: float | None = None) -> DecodedQueries:
+        """Returns the queries and counts in the one record ``value``; ``timestamp`` as in ``decode_run``. Raises only
+        InvalidRecord, if the whole record is unusable; bad rows are listed."""
+        run = self.decode_run([value], [timestamp])
+        bad = [fault for _, fault in run.bad]
+        if bad and bad[0].row < 0:
+            raise InvalidRecord(bad[0].reason, bad[0].detail)
+        batch, _, rows = run.parts[0] if run.parts else (None, None, np.zeros(0, dtype=np.int64))
+        return DecodedQueries(batch, rows, [count for _, count in run.counts], bad, run.repaired)
 
     def _attribution(self, value: bytes | None) -> tuple[str, str, int]:
         """Returns the model, the principal if there is only one, and the number of queries of a refused record."""
@@ -94,21 +107,20 @@ class QueryFormat(Generic[W, P]):
             return "", "", 1
         model, (principals, queries) = text_of(fields.get("model")) or "", self.owners(fields)
         only = principals[0] if len(principals) == 1 else None
-        return model if names_one(model) else "", "" if only is None else usable_principal(only), queries
+        return model if is_name(model) else "", "" if only is None else usable_principal(only), queries
 
-    def _screen(self, alike: list[tuple[int, P]], timestamps: Sequence[float | None], run: DecodedRun) -> None:
+    def _screen(self, indexes: list[int], alike: list[P], timestamps: Sequence[float | None], run: DecodedRun) -> None:
         """Screens the rows of ``alike``, records of one layout, as one batch, and assigns each row to its record."""
-        indexes, parsed = zip(*alike, strict=True)
         records, within = np.array(indexes, dtype=np.int64), np.zeros(len(alike), dtype=np.int64)
         if self.by_row:
-            rows = [record.rows for record in parsed]
+            rows = [record.rows for record in alike]
             records = records.repeat(rows)
             within = np.arange(len(records)) - np.array([0, *accumulate(rows[:-1])]).repeat(rows)
 
         def record_times() -> NDArray[np.float64]:
             return np.array(timestamps, dtype=np.float64).take(records)
 
-        decoded = screen(self.batch(parsed), run.repaired, record_times)
+        decoded = screen(self.batch(alike), run.repaired, record_times)
         if decoded.bad_rows:
             for bad in decoded.bad_rows:
                 own = replace(bad, row=int(within[bad.row]) if self.by_row else -1)

@@ -19,15 +19,15 @@ from detector.contracts.codecs.limits import (
     LATEST_TIME,
     OUTPUTS,
     PROBABILITY_SUM_TOLERANCE,
-    all_plain,
-    made_plain,
+    are_plain,
+    make_plain,
 )
 from detector.contracts.principals import (
     EVENT_ID_CHARACTERS,
     EVERYONE,
     NAME_CHARACTERS,
-    names_one,
-    plain,
+    is_name,
+    is_plain,
     usable_event_id,
     usable_principal,
 )
@@ -131,7 +131,7 @@ def are_probabilities(outputs: NDArray[np.float32], partial: bool) -> NDArray[np
 
 
 def _fault_of_all(batch: QueryBatch) -> tuple[str, str] | None:
-    if not (names_one(batch.model) and names_one(batch.model_version)):
+    if not (is_name(batch.model) and is_name(batch.model_version)):
         return NO_MODEL
     texts = 0 if batch.texts is None else batch.texts.shape[1]
     for what, width, limit in (
@@ -147,7 +147,7 @@ def _split(batch: QueryBatch, bad: dict[int, tuple[str, str]], repaired: Counter
     rows = np.arange(len(batch), dtype=np.int64)
     if not bad:
         return DecodedQueries(batch if len(batch) else None, rows, repaired=repaired)
-    model = batch.model if names_one(batch.model) else ""
+    model = batch.model if is_name(batch.model) else ""
     principals = batch.principal_index.tolist()
     faults = [BadRow(row, *bad[row], model, batch.principals[principals[row]]) for row in sorted(bad)]
     rows = np.delete(rows, list(bad))
@@ -175,18 +175,18 @@ def _note(repaired: Counter[str], word: str, rows: int) -> None:
 
 
 def _repair_names(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[str]) -> None:
-    if not all_plain(batch.event_ids, EVENT_ID_CHARACTERS):
+    if not are_plain(batch.event_ids, EVENT_ID_CHARACTERS):
         changed["event_ids"] = [usable_event_id(event_id) for event_id in batch.event_ids]
         _note(repaired, "event_id", sum(map(str.__ne__, batch.event_ids, changed["event_ids"])))
-    if EVERYONE in batch.principals or not all_plain(batch.principals, NAME_CHARACTERS):
+    if EVERYONE in batch.principals or not are_plain(batch.principals, NAME_CHARACTERS):
         changed["principals"] = [usable_principal(principal) for principal in batch.principals]
         renamed = np.array(list(map(str.__ne__, batch.principals, changed["principals"])))
         _note(repaired, "principal", int(np.count_nonzero(renamed[batch.principal_index])))
     for name in TEXT_COLUMNS:
         texts = getattr(batch, name)
-        if texts is not None and not all_plain(texts, NAME_CHARACTERS):
+        if texts is not None and not are_plain(texts, NAME_CHARACTERS):
             changed[name] = [
-                text if plain(text, NAME_CHARACTERS) else made_plain(text, NAME_CHARACTERS) for text in texts
+                text if is_plain(text, NAME_CHARACTERS) else make_plain(text, NAME_CHARACTERS) for text in texts
             ]
             _note(repaired, "attribute", sum(map(str.__ne__, texts, changed[name])))
 
@@ -230,7 +230,7 @@ def _repair_texts(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[
     """Cuts names of features and classes, and text features, and marks control characters. Names of features stay
     different."""
     names = batch.feature_names
-    if names is not None and not all_plain(list(names), NAME_CHARACTERS):
+    if names is not None and not are_plain(list(names), NAME_CHARACTERS):
         different = _made_different(names)
         if different != names:
             changed["feature_names"] = different
@@ -238,9 +238,9 @@ def _repair_texts(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[
     for name in ("texts", "output_names"):
         column = getattr(batch, name)
         texts = [] if column is None else column.ravel().tolist()
-        if all_plain([text for text in texts if text], NAME_CHARACTERS):
+        if are_plain([text for text in texts if text], NAME_CHARACTERS):
             continue
-        made = [text and made_plain(text, NAME_CHARACTERS) for text in texts]
+        made = [text and make_plain(text, NAME_CHARACTERS) for text in texts]
         if made != texts:
             repaired["text"] += sum(text != other for text, other in zip(texts, made, strict=True))
             changed[name] = np.array([*made, None], dtype=object)[:-1].reshape(column.shape)
@@ -249,7 +249,7 @@ def _repair_texts(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[
 def _made_different(names: tuple[str, ...]) -> tuple[str, ...]:
     different: dict[str, None] = {}
     for name in names:
-        made = name if plain(name, NAME_CHARACTERS) else made_plain(name, NAME_CHARACTERS - 1)
+        made = name if is_plain(name, NAME_CHARACTERS) else make_plain(name, NAME_CHARACTERS - 1)
         while not made or made in different:
             made += "~"
         different[made] = None

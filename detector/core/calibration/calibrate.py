@@ -12,14 +12,35 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
-from detector.core.calibration.crossfit import CLOCK, COLUMNS, CrossFit, OwnerInputs, Recording, blank, record
-from detector.core.calibration.exemplars import AccountComparison, LargestD, SimulatedUser, SimulatedUsers, draws
+from detector.core.calibration.crossfit import (
+    COLUMNS,
+    NOTHING,
+    CrossFit,
+    OwnerInputs,
+    blank,
+    record,
+    standardised,
+    unrecorded,
+)
+from detector.core.calibration.exemplars import AccountComparison, LargestD, SimulatedUser, d_of, simulate_users
 from detector.core.measures import MEASURES
 from detector.core.profile.profile import Profile
 from detector.core.profile.standards import MIN_THRESHOLD, MIN_THRESHOLD_BUDGET, Spread, Standards
 from detector.core.signals import WEIGHED
+from detector.core.signals.suspicion import MeasuredQueries, clock_of
 
 CONFIDENCE = 0.95
+FEWEST_ACCOUNTS = 3
+"""Fewer accounts do not show how accounts differ."""
+GROUPS = 24
+"""Maximum number of groups left out in turn to find the range of the threshold."""
+
+_LEAST_STATE = (0.5, 0.0)
+"""The lowest standard deviations of signals whose score is 1 at their own threshold; see ``Measure``."""
+_CLOCK = clock_of(list(MEASURES.values()))[: len(MEASURES)]
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +57,18 @@ class FlaggedRate:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 percent confidence interval of the rate (Clopper and Pearson 1934)."""
-        from scipy.stats import binomtest
-
-        found = binomtest(self.flagged, self.accounts).proportion_ci(CONFIDENCE, method="exact")
-        return float(found.low), float(found.high)
+        return self._interval("two-sided")
 
     @property
     def bound(self) -> float:
         """The upper bound of the rate with 95 percent confidence, one-sided."""
+        return self._interval("less")[1]
+
+    def _interval(self, alternative: str) -> tuple[float, float]:
         from scipy.stats import binomtest
 
-        found = binomtest(self.flagged, self.accounts, alternative="less").proportion_ci(CONFIDENCE, method="exact")
-        return float(found.high)
-
-
-_TAIL = 0.2
-_FEWEST = 4
-_SURE = 0.75
-_ODD = 1.25
-_APART = 2.0
-_LEAST = 1e-9
+        found = binomtest(self.flagged, self.accounts, alternative=alternative).proportion_ci(CONFIDENCE, "exact")
+        return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,34 +81,31 @@ class Tail:
     excess: float
 
     @classmethod
-    def of(cls, largest: NDArray[np.float64]) -> Tail:
-        """Of the largest D of each of n honest accounts, taken as exponential above the highest fifth (four accounts
-        at least).
+    def of(cls, largest: Floats) -> Tail:
+        """Returns the tail of the ``largest`` D of each of n honest accounts, taken as exponential above the highest
+        fifth (four accounts at least).
 
         The sum of k exponential excesses is gamma distributed (2 sum / mean ~ chi squared with 2k degrees), which
         bounds their mean. Pickands (1975) for why tails above a high level are of this family.
         """
         ordered = np.sort(largest)[::-1]
-        count = min(max(ceil(_TAIL * len(ordered)), _FEWEST), len(ordered))
+        count = min(max(ceil(0.2 * len(ordered)), 4), len(ordered))
         start = float(ordered[count]) if count < len(ordered) else 0.0
         excess = float((ordered[:count] - start).mean())
-        return cls(start, count / len(ordered), excess * _bound(count))
+        return cls(start, count / len(ordered), excess * _mean_bound(count))
 
     @classmethod
-    def beside(cls, largest: NDArray[np.float64], odd: NDArray[np.float64]) -> Tail:
-        """The same, where accounts count the less the more they are ``odd``, float64 (n,)."""
+    def weighted(cls, largest: Floats, odd: Floats) -> Tail:
+        """Returns the tail where accounts count the less the more they are ``odd``, float64 (n,)."""
         part = float(odd.max(initial=0.0))
         if part == 0:
             return cls.of(largest)
         own, rest = cls.of(largest), cls.of(largest[odd == 0])
-        start, share, excess = (
-            (1 - part) * getattr(own, name) + part * getattr(rest, name) for name in ("start", "share", "excess")
-        )
-        return cls(start, share, excess)
+        return cls(*((1 - part) * getattr(own, name) + part * getattr(rest, name) for name in cls.__slots__))
 
     def threshold(self, budget: float) -> float:
-        """The D that a share ``budget`` of honest accounts exceeds at most; never below 5 at a budget of 1 percent, and
-        as far from that at another as the tail says."""
+        """Returns the D that a share ``budget`` of honest accounts exceeds at most; never below 5 at a budget of 1
+        percent, and as far from that at another as the tail says."""
         lift = max(MIN_THRESHOLD - self._reached(MIN_THRESHOLD_BUDGET), 0.0)
         return self._reached(budget) + lift
 
@@ -103,18 +113,30 @@ class Tail:
         return self.start + self.excess * max(log(self.share / share), 0.0)
 
 
-def oddness(largest: NDArray[np.float64]) -> NDArray[np.float64]:
-    """float64 (n,): 1 for accounts whose D is a quarter above what all others allow at a budget of 1 percent and twice
-    as large as theirs, 0 where it is within what they allow, and between in between; more than 0 for one in five at
-    most. They are kinds of their own, which excuse their like; the tail of the rest says nothing of them, nor they of
-    it. As many as stand out together are taken: each would hide the others if these stayed with the rest."""
+@lru_cache
+def _mean_bound(count: int) -> float:
+    """Returns the factor by which the true mean of n exponential values may exceed theirs, with 75 percent
+    confidence."""
+    from scipy.stats import chi2
+
+    return 2 * count / float(chi2.ppf(0.25, 2 * count))
+
+
+def oddness(largest: Floats) -> Floats:
+    """Returns float64 (n,): how far accounts are of a kind of their own, by their ``largest`` D.
+
+    1 for accounts whose D is a quarter above what all others allow at a budget of 1 percent and twice as large as
+    theirs, 0 where it is within what they allow, and between in between; more than 0 for one in five at most. Such
+    accounts excuse each other; the tail of the rest says nothing of them, nor they of it. As many as stand out together
+    are taken: each would hide the others if these stayed with the rest.
+    """
     order = np.argsort(-largest, kind="stable")
     odd = np.zeros(len(largest))
     best, most = 0, 0.0
     for count in range(max(len(largest) // 5, 1), 0, -1):
         least, rest = largest[order[count - 1]], largest[order[count:]]
         limit = Tail.of(rest).threshold(MIN_THRESHOLD_BUDGET)
-        border = max(_ODD * limit, _APART * rest.max(), limit + _LEAST)
+        border = max(1.25 * limit, 2.0 * rest.max(), limit + 1e-9)
         own = min(max((least - limit) / (border - limit), 0.0), 1.0)
         if own > most:
             best, most = count, own
@@ -122,61 +144,41 @@ def oddness(largest: NDArray[np.float64]) -> NDArray[np.float64]:
     return odd
 
 
-@lru_cache
-def _bound(count: int) -> float:
-    """The factor by which the true mean of n exponential values may exceed theirs, with 75 percent confidence."""
-    from scipy.stats import chi2
-
-    return 2 * count / float(chi2.ppf(1 - _SURE, 2 * count))
-
-
-FEWEST_ACCOUNTS = 3
-"""Fewer accounts do not show how accounts differ."""
-
-NOTHING = OwnerInputs()
-
-GROUPS = 24
-"""Maximum number of groups left out in turn to find the range of the threshold."""
-
-Floats = NDArray[np.float64]
-
-
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """A ``profile``, and the accounts it rests on, in an order that their content decides: their names, how many
-    ``queries`` int64 (n,) each asked, and bool (n,) which are ``long`` enough to say how far honest accounts go;
-    ``farthest``, how far each was from all others, and ``odd`` float64 (n,), how unlike all others, from 0 to 1; the
-    ``tail`` of that distance D, the ``jury`` that it comes from, and within what the threshold ``moves`` when some
-    accounts are left out."""
+    ``queries`` int64 (n,) each sent, and bool (n,) which are ``long`` enough to count; the ``results`` of each against
+    all others, and ``odd`` float64 (n,), see ``oddness``; the ``tail`` of D, the ``comparison`` that it comes from, and
+    the ``threshold_range`` when some accounts are left out."""
 
     profile: Profile
     accounts: list[str]
     queries: NDArray[np.int64]
-    long: NDArray[np.bool_]
-    farthest: list[LargestD]
+    long: Mask
+    results: list[LargestD]
     odd: Floats
     tail: Tail
-    jury: AccountComparison
-    moves: tuple[float, float]
+    comparison: AccountComparison
+    threshold_range: tuple[float, float]
 
     @property
     def largest(self) -> Floats:
         """float64 (n,): the largest D of each account."""
-        return np.array([own.largest for own in self.farthest])
+        return d_of(self.results)
 
 
 def calibrate(
     accounts: Sequence[QueryBatch],
     budget: float,
     progress: Callable[[int], None] | None = None,
-    owned: OwnerInputs = NOTHING,
+    owner: OwnerInputs = NOTHING,
     measures: Sequence[str] = COLUMNS,
 ) -> Calibration:
-    """A profile from honest ``accounts``, the queries of one principal to one model version each, such that a share
-    ``budget`` of accounts like them is flagged. ``progress`` is told how many accounts were replayed since. What the
-    owner gives besides, if anything, is ``owned``. ``measures``: those that count.
+    """Returns a profile from honest ``accounts``, the queries of one principal to one model version each, such that a
+    share ``budget`` of accounts like them is flagged. ``progress`` is called with the number of accounts replayed
+    since. ``owner``: what the model owner gives besides. ``measures``: those that count.
 
-    Every account is compared with the others alone: with their queries as reference, less those that it asked itself,
+    Every account is compared with the others alone: with their queries as reference, less those that it sent itself,
     and with their scores as exemplars. Neither names nor the order of accounts change anything. Raises
     ConfigurationError for fewer than three accounts.
     """
@@ -186,73 +188,83 @@ def calibrate(
             "better of twenty with habits that differ"
         )
     fit = CrossFit(accounts)
-    spread, jury = _judged(fit, progress or (lambda _: None), owned, measures)
-    farthest = [jury.farthest(at) for at in range(len(accounts))]
-    odd, tail = _tail(np.array([own.largest for own in farthest]), fit.long)
-    moves = _moves(jury, farthest, fit.long, budget)
-    standards = Standards(tuple(measures), spread, jury.pareto_front(), tail.threshold(budget))
-    names = [own.principals[own.principal_index[0]] for own in fit.accounts]
-    queries = np.array([len(own) for own in fit.accounts])
-    return Calibration(owned.profile(fit, standards), names, queries, fit.long, farthest, odd, tail, jury, moves)
+    spread, comparison = _compared(fit, progress or (lambda _: None), owner, measures)
+    results = [comparison.largest_d(at) for at in range(len(accounts))]
+    odd, tail = _tail(d_of(results), fit.long)
+    standards = Standards(tuple(measures), spread, comparison.pareto_front(), tail.threshold(budget))
+    return Calibration(
+        profile=owner.profile(fit, standards),
+        accounts=[own.principals[own.principal_index[0]] for own in fit.accounts],
+        queries=np.array([len(own) for own in fit.accounts]),
+        long=fit.long,
+        results=results,
+        odd=odd,
+        tail=tail,
+        comparison=comparison,
+        threshold_range=_threshold_range(comparison, results, fit.long, budget),
+    )
 
 
-def _tail(largest: Floats, long: NDArray[np.bool_]) -> tuple[Floats, Tail]:
-    """Returns how unusual each account is, float64 (n,), and the tail of the rest."""
+def _tail(largest: Floats, long: Mask) -> tuple[Floats, Tail]:
+    """Returns the oddness of each account, float64 (n,), and the tail of the rest."""
     odd = np.zeros(len(largest))
     odd[long] = oddness(largest[long])
-    return odd, Tail.beside(largest[long], odd[long])
+    return odd, Tail.weighted(largest[long], odd[long])
 
 
-def _moves(
-    jury: AccountComparison, farthest: list[LargestD], long: NDArray[np.bool_], budget: float
+def _threshold_range(
+    comparison: AccountComparison, results: list[LargestD], long: Mask, budget: float
 ) -> tuple[float, float]:
     """Returns the smallest and the largest threshold with one account left out, or one group if there are many."""
     accounts = np.flatnonzero(long)
     count = min(len(accounts), GROUPS)
-    found = []
+    thresholds = []
     for group in range(count):
-        gone = accounts[group::count]
-        left = long & ~np.isin(np.arange(len(long)), gone)
-        found.append(_tail(jury.without(gone.tolist(), farthest), left)[1].threshold(budget))
-    return min(found), max(found)
+        left_out = accounts[group::count]
+        rest = long & ~np.isin(np.arange(len(long)), left_out)
+        largest = d_of(comparison.recompare(left_out.tolist(), results))
+        thresholds.append(_tail(largest, rest)[1].threshold(budget))
+    return min(thresholds), max(thresholds)
 
 
-def _judged(
-    fit: CrossFit, progress: Callable[[int], None], owned: OwnerInputs, measures: Sequence[str]
+def _compared(
+    fit: CrossFit, progress: Callable[[int], None], owner: OwnerInputs, measures: Sequence[str]
 ) -> tuple[Spread, AccountComparison]:
-    """Returns the spread of honest accounts in ``measures``, and the scores of each account."""
-    recordings, invented = _recordings(fit, progress, owned)
-    spread = _spread([own for own, long in zip(recordings, fit.long.tolist(), strict=True) if long])
-    counting = [COLUMNS.index(name) for name in measures]
-    scores = [own.scores(spread)[:, counting] for own in recordings]
+    """Returns the spread of honest accounts in ``measures``, and their comparison."""
+    records, simulated = _records(fit, progress, owner)
+    spread = _spread([own for own, long in zip(records, fit.long.tolist(), strict=True) if long])
+    columns = [COLUMNS.index(name) for name in measures]
+    scores = [standardised(own, spread)[:, columns] for own in records]
     reached = np.array([own.max(axis=0) for own in scores])
-    drawn = np.array([own.scores(spread)[:, counting].max(axis=0) for own in invented.values()])
-    return spread.at(counting), AccountComparison(scores, reached, SimulatedUsers(list(invented), drawn, measures))
+    simulated_reached = np.array([standardised(own, spread)[:, columns].max(axis=0) for own in simulated.values()])
+    return spread.at(columns), AccountComparison(measures, scores, reached, list(simulated), simulated_reached)
 
 
-def _recordings(
-    fit: CrossFit, progress: Callable[[int], None], owned: OwnerInputs
-) -> tuple[list[Recording], dict[SimulatedUser, Recording]]:
-    """Returns recordings of each account and of simulated users, each against accounts that share no queries with
+def _records(
+    fit: CrossFit, progress: Callable[[int], None], owner: OwnerInputs
+) -> tuple[list[MeasuredQueries], dict[SimulatedUser, MeasuredQueries]]:
+    """Returns the records of each account and of simulated users, each against accounts that share no queries with
     it."""
-    found = [Recording.empty(len(own)) for own in fit.accounts]
-    invented: dict[SimulatedUser, Recording] = {}
+    records = [unrecorded(len(own)) for own in fit.accounts]
+    simulated: dict[SimulatedUser, MeasuredQueries] = {}
     for fold in fit.folds:
-        made = dict(draws(fit, fold))
+        users = dict(simulate_users(fit, fold))
         for part in range(fold.parts):
-            profile = owned.profile(fit, blank(), fold, part)
+            profile = owner.profile(fit, blank(), fold, part)
             inside = record([fit.accounts[at] for at in fold.inside], profile)
             for at, own in zip(fold.inside, inside, strict=True):
-                found[at].take(fit.parts(at, fold) == part, own)
-        invented |= zip(made, record(list(made.values()), profile), strict=True)
+                rows = fit.parts(at, fold) == part
+                for column, new in zip(records[at], own, strict=True):
+                    column[rows] = new[rows]
+        simulated |= zip(users, record(list(users.values()), profile), strict=True)
         progress(len(fold.inside))
-    return found, invented
+    return records, simulated
 
 
-def _spread(recordings: Sequence[Recording]) -> Spread:
+def _spread(records: Sequence[MeasuredQueries]) -> Spread:
     """Returns the robust spread of honest accounts: medians and median deviations, at least the floor of each
     measure."""
-    means, deviations = (np.array(column) for column in zip(*(_moments(own) for own in recordings), strict=True))
+    means, deviations = (np.array(column) for column in zip(*(_moments(own) for own in records), strict=True))
     known = ~np.isnan(means).all(axis=0)
     means, deviations = np.where(known, means, 0.0), np.where(known, deviations, 0.0)
     mean = np.nanmedian(means, axis=0)
@@ -265,14 +277,10 @@ def _spread(recordings: Sequence[Recording]) -> Spread:
     return Spread(*(np.append(column, last) for column, last in zip((mean, *own), (0.0, 1.0, 0.0), strict=True)))
 
 
-_LEAST_STATE = (0.5, 0.0)
-"""The floors for signals whose score is 1 at their own threshold."""
-
-
-def _moments(own: Recording) -> tuple[Floats, Floats]:
+def _moments(own: MeasuredQueries) -> tuple[Floats, Floats]:
     """Returns weighted mean and standard deviation of each column over the account's queries; NaN for a column without
     values."""
-    weights = np.concatenate((own.weights[:, CLOCK], np.ones_like(own.others)), axis=1)
+    weights = np.concatenate((own.weights[:, _CLOCK], np.ones_like(own.others)), axis=1)
     values = np.concatenate((own.values, own.others), axis=1)
     weights = np.where(np.isnan(values), 0.0, weights)
     total = weights.sum(axis=0)

@@ -1,5 +1,5 @@
 """Cross-fitting: each account is compared with the queries of the others, without any row that it sent itself, even if
-others sent that row too. What the engine's measures say of each query is recorded."""
+others sent that row too. The scores of its queries are recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from detector.core.profile.profile import Profile
 from detector.core.profile.reference import NEAREST, HonestQueries, Reference, shares
 from detector.core.profile.standards import Spread, Standards
 from detector.core.signals import SIGNALS, WEIGHED
-from detector.core.signals.suspicion import CHANGE, CLOCKS, MeasuredQueries, Scales, Suspicion, clock_of, width
+from detector.core.signals.suspicion import CHANGE, CLOCKS, MeasuredQueries, Scales, Suspicion, width
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 
@@ -87,8 +87,8 @@ class CrossFit:
         return Reference.of([self.honest[at] for at in others], self.accounts[0].output_kind, offered)
 
     def sample(self, room: int, fold: Fold | None = None, part: int = 0) -> HonestQueries:
-        """``room`` queries at most of all long accounts outside ``fold``, in equal shares; of many, others than are
-        their reference."""
+        """Returns at most ``room`` queries of all long accounts outside ``fold``, in equal shares; of many, others than
+        the reference has."""
         others, offered = self._offered(fold, part)
         taken = shares([own[::-1] if self.long[at] else own[:0] for at, own in zip(others, offered, strict=True)], room)
         features = [self.honest[other].features[at] for other, at in zip(others, taken, strict=True)]
@@ -127,7 +127,7 @@ class CrossFit:
 
 
 def _digest(account: QueryBatch) -> bytes:
-    """16 bytes of all that was asked and said, and of no name or time."""
+    """Returns 16 bytes, a hash of queries and answers, and of no name or time."""
     digest = blake2b(digest_size=16)
     for name in _CONTENT:
         column = getattr(account, name)
@@ -147,8 +147,9 @@ class OwnerInputs:
     validation: Validation | None = None
 
     def profile(self, fit: CrossFit, standards: Standards, fold: Fold | None = None, part: int = 0) -> Profile:
-        """Of what the accounts outside ``fold`` asked. Margins are those of the model, made from the validation set or
-        else from the honest rows; without a model, those between the probabilities that honest rows were told."""
+        """Returns the profile of the queries of accounts outside ``fold``. Margins are those of the model, made from
+        the validation set or else from the honest rows; without a model, those between the probabilities of honest
+        rows."""
         first = fit.accounts[0]
         margins = self._validated
         if margins is None and (self.model is not None or first.output_kind == "probabilities"):
@@ -158,7 +159,7 @@ class OwnerInputs:
 
     @cached_property
     def _validated(self) -> Margins | None:
-        """The same whoever is honest, so that the folds of a calibration share them."""
+        """Does not depend on the accounts, so that the folds of a calibration share them."""
         if self.model is None or self.validation is None:
             return None
         return Margins.of(self.model, self.validation.features)
@@ -168,6 +169,8 @@ class OwnerInputs:
         features, outputs = (np.tile(column, (twice, 1)) for column in (honest.features, honest.outputs))
         return Margins.of(self.model, features, None if self.model is not None else outputs)
 
+
+NOTHING = OwnerInputs()
 
 COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 """The columns of standards, in order."""
@@ -180,69 +183,47 @@ _TOGETHER = 4
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """For n queries of one account: ``values`` float64 (n, j) by measure, ``weights`` (n, 3) by clock,
-    ``others`` (n, f)."""
-
-    values: Floats
-    weights: Floats
-    others: Floats
-
-    @classmethod
-    def empty(cls, count: int) -> Recording:
-        """Returns a recording of ``count`` queries, all NaN."""
-        return cls(*(np.full((count, wide), np.nan) for wide in (len(MEASURES), len(CLOCKS), len(WEIGHED))))
-
-    def take(self, rows: NDArray[np.bool_], other: Recording) -> None:
-        """Copies ``rows`` bool (n,) from ``other``."""
-        for own, said in zip(self._parts, other._parts, strict=True):
-            own[rows] = said[rows]
-
-    @property
-    def _parts(self) -> tuple[Floats, Floats, Floats]:
-        return self.values, self.weights, self.others
-
-    def scores(self, spread: Spread) -> Floats:
-        """Returns float64 (n, columns): the standardised scores as of each query, computed as in ``suspicion``."""
-        measures = list(MEASURES.values())
-        alone = np.zeros(len(self.values), np.int64)
-        return Scales.of(measures, spread).update(alone, MeasuredQueries(*self._parts), np.zeros((1, width(measures))))
+def unrecorded(count: int) -> MeasuredQueries:
+    """Returns the record of ``count`` queries, all NaN."""
+    widths = len(MEASURES), len(CLOCKS), len(WEIGHED)
+    return MeasuredQueries(*(np.full((count, columns), np.nan) for columns in widths))
 
 
-CLOCK = clock_of(list(MEASURES.values()))[: len(MEASURES)]
+def standardised(queries: MeasuredQueries, spread: Spread) -> Floats:
+    """Returns float64 (n, columns): the scores as of each of ``queries`` of one account, as in ``suspicion``."""
+    measures = list(MEASURES.values())
+    alone = np.zeros(len(queries.values), np.int64)
+    return Scales.of(measures, spread).update(alone, queries, np.zeros((1, width(measures))))
 
 
-def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[Recording]:
-    """Returns the values of the measures for each of ``accounts``, queries of one principal each, compared with
-    ``profile``."""
+def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[MeasuredQueries]:
+    """Returns the scores of ``accounts``, queries of one principal each, compared with ``profile``."""
     config = EngineConfig(profiles=(replace(profile, validation=None),))  # exposure is no part of suspicion
-    found: list[Recording] = []
-    for first in range(0, len(accounts), _TOGETHER):
-        found += _record(accounts[first : first + _TOGETHER], config)
-    return found
+    return [
+        own
+        for first in range(0, len(accounts), _TOGETHER)
+        for own in _record(accounts[first : first + _TOGETHER], config)
+    ]
 
 
-def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Recording]:
-    recordings = [Recording.empty(len(own)) for own in accounts]
+def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[MeasuredQueries]:
+    records = [unrecorded(len(own)) for own in accounts]
     numbered = [replace(own, principals=[str(at)] * len(own.principals)) for at, own in enumerate(accounts)]
-    there: list[tuple[int, int]] = []
+    pieces: list[tuple[int, int]] = []
 
-    def listen(rows: StepRows, *said: Floats) -> None:
+    def listen(rows: StepRows, *columns: Floats) -> None:
         for piece in np.unique(rows.piece).tolist():
             of_piece = rows.piece == piece
-            at, start = there[piece]
-            position = start + rows.piece_row[of_piece]
-            own = recordings[at]
-            for part, column in zip((own.values, own.weights, own.others), said, strict=True):
-                part[position] = column[of_piece]
+            at, start = pieces[piece]
+            for part, column in zip(records[at], columns, strict=True):
+                part[start + rows.piece_row[of_piece]] = column[of_piece]
 
     suspicion = partial(Suspicion, measures=MEASURES, others=WEIGHED, listener=listen)
     engine = Engine(config, {**SIGNALS, "suspicion": suspicion})
     for start in range(0, max(map(len, accounts)), _ROWS):
-        there[:] = [(at, start) for at, own in enumerate(accounts) if len(own) > start]
-        engine.observe([cut(numbered[at], start, min(start + _ROWS, len(numbered[at]))) for at, _ in there])
-    return recordings
+        pieces[:] = [(at, start) for at, own in enumerate(accounts) if len(own) > start]
+        engine.observe([cut(numbered[at], start, min(start + _ROWS, len(numbered[at]))) for at, _ in pieces])
+    return records
 
 
 def blank() -> Standards:

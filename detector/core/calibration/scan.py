@@ -11,21 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
-from detector.core.calibration.calibrate import NOTHING, Calibration, FlaggedRate, Tail, calibrate, oddness
-from detector.core.calibration.crossfit import OwnerInputs, record
-from detector.core.calibration.exemplars import NOBODY, LargestD
+from detector.core.calibration.calibrate import Calibration, FlaggedRate, Floats, Mask, Tail, calibrate, oddness
+from detector.core.calibration.crossfit import NOTHING, OwnerInputs, record, standardised
+from detector.core.calibration.exemplars import SIMULATED, LargestD, d_of
 from detector.core.measures import MEASURES, Family
 from detector.core.profile.standards import MIN_THRESHOLD
 from detector.core.signals.suspicion import CHANGE
-
-Floats = NDArray[np.float64]
 
 NOTABLE = 2.0
 """A family of measures counts if its contribution to an account's D is at least this."""
@@ -41,21 +37,21 @@ FAMILIES: dict[str, Family] = {name: own.family for name, own in MEASURES.items(
 @dataclass(frozen=True, slots=True)
 class Outlier:
     """Account ``name``, number ``at`` of the calibration, whose D against all others is ``largest``, more than they
-    allow: ``allowed``. ``added``: the measures that add to it, what each adds, most first. ``excused``: names of the
-    accounts that would be flagged too if this one were left out."""
+    allow: ``allowed``. ``contributions``: what measures add to it, largest first. ``excused``: names of the accounts
+    that would be flagged too if this one were left out."""
 
     at: int
     name: str
     largest: float
     allowed: float
-    added: tuple[tuple[str, float], ...]
+    contributions: tuple[tuple[str, float], ...]
     excused: tuple[str, ...] = ()
 
     @property
     def families(self) -> tuple[Family, ...]:
         """The families of measures with a notable contribution."""
         total: dict[Family, float] = {}
-        for name, value in self.added:
+        for name, value in self.contributions:
             total[FAMILIES[name]] = total.get(FAMILIES[name], 0.0) + value
         return tuple(family for family, value in total.items() if value >= NOTABLE)
 
@@ -67,31 +63,31 @@ class Outlier:
 
 def outliers(calibration: Calibration, budget: float) -> list[Outlier]:
     """Returns the accounts that would be flagged if they were not in the calibration, largest first."""
-    found = list(_outliers(calibration, allowed(calibration, budget)))
+    measures, largest = calibration.profile.standards.measures, calibration.largest
+    limits, found = _limits(largest, calibration.odd, calibration.long, budget), []
+    for at in np.flatnonzero(largest > limits).tolist():
+        values = zip(measures, calibration.results[at].contributions.tolist(), strict=True)
+        contributions = sorted((own for own in values if own[1] > 0), key=lambda own: -own[1])
+        alone = d_of(calibration.comparison.recompare([at], calibration.results))
+        excused = np.flatnonzero((largest <= limits) & (alone > limits)).tolist()
+        found.append(
+            Outlier(
+                at,
+                calibration.accounts[at],
+                float(largest[at]),
+                float(limits[at]),
+                tuple(contributions),
+                tuple(sorted(calibration.accounts[other] for other in excused)),
+            )
+        )
     return sorted(found, key=lambda outlier: -outlier.largest)
 
 
-def allowed(calibration: Calibration, budget: float) -> Floats:
-    """Returns float64 (n,): for each account the threshold of all others."""
-    return limits(calibration.largest, calibration.odd, calibration.long, budget)
-
-
-def limits(largest: Floats, odd: Floats, counts: NDArray[np.bool_], budget: float) -> Floats:
-    """float64 (n,): for each account with its ``largest`` D the threshold that those others give which ``counts``."""
+def _limits(largest: Floats, odd: Floats, counts: Mask, budget: float) -> Floats:
+    """Returns float64 (n,): for each account with its ``largest`` D the threshold that those others give which
+    ``counts`` names."""
     rest = [counts & (np.arange(len(largest)) != at) for at in range(len(largest))]
-    return np.array([Tail.beside(largest[own], odd[own]).threshold(budget) for own in rest])
-
-
-def _outliers(calibration: Calibration, limits: Floats) -> Iterator[Outlier]:
-    measures, largest = calibration.profile.standards.measures, calibration.largest
-    for at in np.flatnonzero(largest > limits).tolist():
-        added = calibration.farthest[at].added
-        order = [column for column in np.argsort(-added, kind="stable").tolist() if added[column] > 0]
-        names = tuple((measures[column], cast("float", added[column].item())) for column in order)
-        alone = calibration.jury.without([at], calibration.farthest)
-        excused = np.flatnonzero((largest <= limits) & (alone > limits)).tolist()
-        like = tuple(sorted(calibration.accounts[other] for other in excused))
-        yield Outlier(at, calibration.accounts[at], float(largest[at]), float(limits[at]), names, like)
+    return np.array([Tail.weighted(largest[own], odd[own]).threshold(budget) for own in rest])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,7 @@ class Screened:
 
     @property
     def achieved(self) -> FlaggedRate:
-        """The number of long accounts that the others would flag, of all long accounts."""
+        """The share of long accounts that the others would flag."""
         long = self.calibration.long
         return FlaggedRate(sum(bool(long[own.at]) for own in self.outliers), int(long.sum()))
 
@@ -120,16 +116,16 @@ def calibrate_screened(
     budget: float,
     leave_out: Collection[str] = (),
     progress: Callable[[int], None] | None = None,
-    owned: OwnerInputs = NOTHING,
+    owner: OwnerInputs = NOTHING,
 ) -> Screened:
     """Calibrates as ``calibrate`` without the accounts in ``leave_out``. Raises ConfigurationError for an unknown
     name."""
-    names = {own.principals[own.principal_index[0]]: own for own in accounts}
-    strangers = sorted(set(leave_out) - names.keys())
-    if strangers:
-        raise ConfigurationError(f"--leave-out: there is no account {', '.join(strangers)} in the honest logs")
-    rest = [own for name, own in names.items() if name not in leave_out]
-    calibration = calibrate(rest, budget, progress, owned)
+    by_name = {_name(own): own for own in accounts}
+    unknown = sorted(set(leave_out) - by_name.keys())
+    if unknown:
+        raise ConfigurationError(f"--leave-out: there is no account {', '.join(unknown)} in the honest logs")
+    kept = [own for name, own in by_name.items() if name not in leave_out]
+    calibration = calibrate(kept, budget, progress, owner)
     return Screened(calibration, sorted(leave_out), outliers(calibration, budget))
 
 
@@ -148,7 +144,7 @@ _EACH, _MOST_TOGETHER = 15, 4
 """A group may have one account for each 15 accounts of the log, and at most 4."""
 _NEAR = 0.5
 """A group counts if its score is at least this."""
-_MOST_GONE = 1 / 6
+_MOST_LEFT_OUT = 1 / 6
 """Maximum share of accounts that are taken out."""
 
 
@@ -161,10 +157,10 @@ class Rank:
     with_others: tuple[int, ...] = ()
 
 
-def line(found: LargestD, limit: float, measures: Sequence[str], accounts: int, *, together: bool = False) -> float:
+def line(result: LargestD, limit: float, measures: Sequence[str], accounts: int, *, together: bool = False) -> float:
     """Returns the D above which one of ``accounts`` accounts stands out, if the others allow ``limit``."""
     total: dict[str, float] = dict.fromkeys(FAMILIES.values(), 0.0)
-    for name, value in zip(measures, found.added.tolist(), strict=True):
+    for name, value in zip(measures, result.contributions.tolist(), strict=True):
         total[FAMILIES[name]] += value
     second = sorted(total.values())[-2]
     if together:
@@ -175,74 +171,71 @@ def line(found: LargestD, limit: float, measures: Sequence[str], accounts: int, 
 
 
 class Ranking:
-    """Ranks the accounts of ``calibration`` at ``budget``, where those ``gone`` excuse no account."""
+    """Ranks the accounts of ``calibration`` at ``budget``, where those ``left_out`` excuse no account."""
 
-    def __init__(self, calibration: Calibration, budget: float, gone: Collection[int] = ()) -> None:
-        self._jury = calibration.jury
-        self._measures = calibration.profile.standards.measures
-        self._gone = frozenset(gone)
-        self.farthest = self._jury.again(self._gone, calibration.farthest) if gone else calibration.farthest
-        largest = np.array([own.largest for own in self.farthest])
-        counts = calibration.long.copy()
-        counts[list(gone)] = False
+    def __init__(self, calibration: Calibration, budget: float, left_out: Collection[int] = ()) -> None:
+        self._comparison, self._measures = calibration.comparison, calibration.profile.standards.measures
+        self._left_out = frozenset(left_out)
+        self.results = calibration.results
+        if left_out:
+            self.results = self._comparison.recompare(self._left_out, self.results)
+        largest, counts = d_of(self.results), calibration.long.copy()
+        counts[list(left_out)] = False
         odd = np.zeros(len(largest))
         odd[counts] = oddness(largest[counts])
-        self.limits = limits(largest, odd, counts, budget)
+        self._limits = _limits(largest, odd, counts, budget)
         self._count = int(counts.sum())
         self._most = min(self._count // _EACH, _MOST_TOGETHER)
 
     def alone(self) -> list[Rank]:
         """Returns the rank of each account by itself."""
-        return [self._rank(own, at) for at, own in enumerate(self.farthest)]
+        return [self._rank(at, own) for at, own in enumerate(self.results)]
 
     def every(self) -> list[Rank]:
         """Returns the higher rank of each account: by itself, or with the few that excuse it."""
         return [
-            max((own, *self._together(at)), key=lambda rank: rank.score) if at not in self._gone else own
+            max((own, *self._together(at)), key=lambda rank: rank.score) if at not in self._left_out else own
             for at, own in enumerate(self.alone())
         ]
 
     def _together(self, at: int) -> Iterator[Rank]:
-        """Returns the rank of account ``at`` in a group with those that excuse it; a group ranks as its lowest
+        """Yields the ranks of account ``at`` in groups with those that excuse it; a group ranks as its lowest
         member."""
-        members, found = [at], self.farthest[at]
-        while len(members) < self._most and found.excused_by != NOBODY:
-            members.append(found.excused_by)
-            found = self._without(at, members)
-            own = self._of_group(at, found)
+        members, result = [at], self.results[at]
+        while len(members) < self._most and result.closest != SIMULATED:
+            members.append(result.closest)
+            result = self._without(at, members)
+            own = self._rank(at, result, together=True)
             if own.score >= _NEAR:
-                others = [self._of_group(other, self._without(other, members)) for other in members[1:]]
+                others = (self._rank(other, self._without(other, members), together=True) for other in members[1:])
                 least = min(own.score, *(other.score for other in others))
-                yield Rank(least, found.largest / least if least else own.line, tuple(sorted(members[1:])))
+                yield Rank(least, result.d / least if least else own.line, tuple(sorted(members[1:])))
 
     def _without(self, at: int, members: Sequence[int]) -> LargestD:
-        return self._jury.farthest(at, self._gone.union(members) - {at})
+        return self._comparison.largest_d(at, self._left_out.union(members) - {at})
 
-    def _of_group(self, at: int, found: LargestD) -> Rank:
-        return self._rank(found, at, together=True)
-
-    def _rank(self, found: LargestD, at: int, *, together: bool = False) -> Rank:
-        own = line(found, float(self.limits[at]), self._measures, self._count, together=together)
-        return Rank(found.largest / own, own)
+    def _rank(self, at: int, result: LargestD, *, together: bool = False) -> Rank:
+        own = line(result, float(self._limits[at]), self._measures, self._count, together=together)
+        return Rank(result.d / own, own)
 
 
 def outstanding(calibration: Calibration, budget: float) -> set[int]:
     """Returns the numbers of the accounts that stand out, at most a sixth of all; these excuse no other account."""
-    most = max(int(len(calibration.accounts) * _MOST_GONE), 1)
-    gone: list[int] = []
-    while len(gone) < most:
-        standings = Ranking(calibration, budget, gone)
-        found = _above(standings.alone(), gone) or _above(standings.every(), gone)[:1]
+    most = max(int(len(calibration.accounts) * _MOST_LEFT_OUT), 1)
+    left_out: list[int] = []
+    while len(left_out) < most:
+        ranking = Ranking(calibration, budget, left_out)
+        found = _above(ranking.alone(), left_out) or _above(ranking.every(), left_out)[:1]
         if not found:
             break
         for at, own in found:
-            gone += [one for one in (at, *own.with_others) if one not in gone]
-    return set(gone[:most])
+            left_out += [one for one in (at, *own.with_others) if one not in left_out]
+    return set(left_out[:most])
 
 
-def _above(ranks: Sequence[Rank], gone: Collection[int]) -> list[tuple[int, Rank]]:
-    """Returns the accounts above the line that are not ``gone``, largest first."""
-    above = [(at, own) for at, own in enumerate(ranks) if own.score > 1 and at not in gone]
+def _above(ranks: Sequence[Rank], left_out: Collection[int]) -> list[tuple[int, Rank]]:
+    """Returns the accounts above the line that are not ``left_out``, largest first."""
+    above = [(at, own) for at, own in enumerate(ranks) if own.score > 1 and at not in left_out]
     return sorted(above, key=lambda found: -found[1].score)
 
 
@@ -253,17 +246,13 @@ _ROUNDS = 4
 Stage = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
-def _silent(_: int) -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda _: None)
-
-
 @dataclass(frozen=True, slots=True)
 class ScannedAccount:
-    """The result for the account ``name`` with ``queries``. ``score``: ``unexplained`` divided by ``line``, both in
-    standard deviations of the other accounts. ``row``: the query, from 0, with the largest D. ``parts``: for each
-    measure at that row the score, the value of the ``closest`` account (None: a simulated or the average one) and the
-    contribution, largest first. ``crossed``: the row at which D crossed the line. ``like``: accounts that were not
-    allowed to excuse it. ``left_out``: of the profile."""
+    """The result for the account ``name`` with ``queries``. ``score``: ``unexplained``, its largest D, divided by
+    ``line``. ``row``: the query, from 0, with the largest D. ``parts``: for each measure at that row the score, the
+    value of the ``closest`` account (None: a simulated or the average one) and the contribution, largest first.
+    ``crossed``: the row at which D crossed the line. ``like``: accounts that were not allowed to excuse it.
+    ``left_out``: of the profile."""
 
     queries: int
     score: float
@@ -281,8 +270,8 @@ class ScannedAccount:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """``accounts``: of all accounts, most suspicious first. ``screened``: the calibration on those that do not stand
-    out. ``enough``: whether there are enough accounts to tell which stand out."""
+    """``accounts``: all results, most suspicious first. ``screened``: the calibration on those that do not stand out.
+    ``enough``: whether there are enough accounts to tell which stand out."""
 
     accounts: list[ScannedAccount]
     screened: Screened
@@ -292,8 +281,8 @@ class Scan:
 def scan(
     accounts: Sequence[QueryBatch],
     budget: float,
-    stage: Stage = _silent,
-    owned: OwnerInputs = NOTHING,
+    stage: Stage = lambda _: nullcontext(lambda _: None),
+    owner: OwnerInputs = NOTHING,
 ) -> Scan:
     """Returns which of ``accounts`` stand out, each the queries of one principal to one model version. At most a share
     ``budget`` of honest accounts stands out. ``stage`` gets the number of accounts for each calibration; it yields a
@@ -302,24 +291,22 @@ def scan(
     Leaves out the accounts that stand out and calibrates on the others again, until the same accounts stand out.
     Raises ConfigurationError for fewer than three accounts.
     """
-    gone: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
     cleared: set[str] = set()
     for _ in range(_ROUNDS):
-        with stage(len(accounts) - len(gone)) as progress:
-            screened = calibrate_screened(accounts, budget, gone, progress, owned)
+        with stage(len(accounts) - len(left_out)) as progress:
+            screened = calibrate_screened(accounts, budget, left_out, progress, owner)
         calibration = screened.calibration
-        enough = bool(calibration.long.sum() + len(gone) >= ENOUGH)
-        left = [own for own in accounts if _name(own) in gone]
-        outside = [_outside(own, calibration, enough) for own in left]
+        enough = bool(calibration.long.sum() + len(left_out) >= ENOUGH)
+        outside = [_outside(own, calibration, enough) for own in accounts if _name(own) in left_out]
         found = outstanding(calibration, budget) if enough else set()
         cleared |= {own.name for own in outside if not own.stands_out}
-        after = gone.union(calibration.accounts[at] for at in found) - cleared
-        if after == gone:
+        after = left_out.union(calibration.accounts[at] for at in found) - cleared
+        if after == left_out:
             break
-        gone = after
+        left_out = after
     inside = [_at_the_line(own) if own.name in cleared else own for own in _inside(calibration, budget, enough)]
-    order = sorted([*outside, *inside], key=lambda own: -own.score)
-    return Scan(order, screened, enough)
+    return Scan(sorted([*outside, *inside], key=lambda own: -own.score), screened, enough)
 
 
 def _at_the_line(own: ScannedAccount) -> ScannedAccount:
@@ -334,45 +321,44 @@ def _name(account: QueryBatch) -> str:
 
 
 def _outside(account: QueryBatch, calibration: Calibration, enough: bool) -> ScannedAccount:
-    """Returns the scanned of an account outside the calibration, judged by its profile as in ``replay``."""
+    """Returns the result of an account outside the calibration, judged by its profile as in ``replay``."""
     standards = calibration.profile.standards
-    [recording] = record([account], calibration.profile)
-    scores = recording.scores(standards.spread)
-    found = calibration.jury.judged(scores)
-    own = line(found, standards.threshold, standards.measures, int(calibration.long.sum()))
-    scanned = _scanned(calibration, Rank(found.largest / own, own), found, scores, ())
+    [queries] = record([account], calibration.profile)
+    scores = standardised(queries, standards.spread)
+    result = calibration.comparison.compare(scores)
+    own = line(result, standards.threshold, standards.measures, int(calibration.long.sum()))
+    scanned = _scanned(calibration, Rank(result.d / own, own), result, scores, ())
     return replace(scanned, name=_name(account), left_out=True, stands_out=enough and scanned.score > 1)
 
 
 def _inside(calibration: Calibration, budget: float, enough: bool) -> Iterator[ScannedAccount]:
-    """Yields the scanned of each account against all others."""
+    """Yields the result of each account against all others."""
+    comparison = calibration.comparison
     for at, rank in enumerate(Ranking(calibration, budget).every()):
-        found = calibration.farthest[at]
-        if rank.with_others:
-            found = calibration.jury.farthest(at, rank.with_others)
-        scanned = _scanned(calibration, rank, found, calibration.jury.scores[at], {at, *rank.with_others})
+        result = comparison.largest_d(at, rank.with_others) if rank.with_others else calibration.results[at]
+        scanned = _scanned(calibration, rank, result, comparison.scores[at], {at, *rank.with_others})
         yield replace(scanned, name=calibration.accounts[at], stands_out=enough and rank.score > 1)
 
 
 def _scanned(
-    calibration: Calibration, rank: Rank, found: LargestD, scores: Floats, without: Collection[int]
+    calibration: Calibration, rank: Rank, result: LargestD, scores: Floats, without: Collection[int]
 ) -> ScannedAccount:
-    """Returns the scanned of an account with ``scores`` float64 (queries, j), which ``without`` do not excuse."""
+    """Returns the result of an account with ``scores`` float64 (queries, j), which ``without`` do not excuse."""
     crossed = None
     if rank.score > 1:
-        above = np.flatnonzero(calibration.jury.course(scores, without) > rank.line)
-        crossed = int(above[0]) if len(above) else found.row
-    columns = (column.tolist() for column in (scores[found.row], found.reached, found.added))
+        above = np.flatnonzero(calibration.comparison.by_query(scores, without) > rank.line)
+        crossed = int(above[0]) if len(above) else result.row
+    columns = (column.tolist() for column in (scores[result.row], result.closest_values, result.contributions))
     parts = zip(calibration.profile.standards.measures, *columns, strict=True)
     names = calibration.accounts
     return ScannedAccount(
         queries=len(scores),
         score=rank.score,
-        unexplained=found.largest,
+        unexplained=result.d,
         line=rank.line,
-        row=found.row,
+        row=result.row,
         crossed=crossed,
         parts=tuple(sorted((part for part in parts if part[3] > 0), key=lambda part: -part[3])),
-        closest=None if found.excused_by == NOBODY else names[found.excused_by],
+        closest=None if result.closest == SIMULATED else names[result.closest],
         like=tuple(sorted(names[other] for other in rank.with_others)),
     )

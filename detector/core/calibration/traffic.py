@@ -6,7 +6,7 @@ The form does not depend on the order of the queries or on the batch boundaries.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
@@ -18,7 +18,7 @@ from detector.contracts.batches import COLUMNS, concatenate, cut, take
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
-from detector.core.forms import Field, Form, Outputs, canonical, names_of, number_of, number_text
+from detector.core.forms import Field, Form, Outputs, absent_in, canonical, listed, names_of, number_of, number_text
 from detector.core.profile.profile import Profile
 
 _OFTEN = 0.01
@@ -33,21 +33,12 @@ _LABELS = 100
 """Outputs are labels if all are whole numbers, with at most this many different values."""
 
 
-@dataclass(frozen=True, slots=True)
-class LearnedForm:
-    """The ``form``, and in words why the kind of outputs was inferred; empty if the log states it."""
-
-    form: Form
-    why: str
-
-
-def learn(batches: Sequence[QueryBatch], outputs: Outputs | None = None) -> LearnedForm:
-    """Returns the form of honest ``batches`` of one model version. ``outputs`` wins over the inferred kind. Raises
-    ConfigurationError if there are too many features."""
+def learn(batches: Sequence[QueryBatch], outputs: Outputs | None = None) -> tuple[Form, str]:
+    """Returns the form of honest ``batches`` of one model version, and in words why the kind of outputs was inferred;
+    empty if the log states it. ``outputs`` wins over the inferred kind. Raises ConfigurationError if there are too many
+    features."""
     kind, why = (outputs, "") if outputs is not None else _output_kind(batches)
-    return LearnedForm(
-        Form(_fields(batches), kind, _classes(batches) if kind in ("label", "probabilities") else None), why
-    )
+    return Form(_fields(batches), kind, _classes(batches) if kind in ("label", "probabilities") else None), why
 
 
 def _fields(batches: Sequence[QueryBatch]) -> tuple[Field, ...] | None:
@@ -71,37 +62,30 @@ def _fields(batches: Sequence[QueryBatch]) -> tuple[Field, ...] | None:
 
 def _of_texts(name: str, batches: Sequence[QueryBatch]) -> Field:
     """Returns the feature ``name``, which has at least one text."""
-    often: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for own in batches:
-        often.update(_texts_of(name, own))
-    numbers = sum(rows for text, rows in often.items() if isfinite(number_of(text)))
-    if numbers >= _NUMBERS * often.total():
+        for text, rows in _values_of(name, own):
+            counts[canonical(text)] += rows
+    numbers = sum(rows for text, rows in counts.items() if isfinite(number_of(text)))
+    if numbers >= _NUMBERS * counts.total():
         return Field(name)
-    ranked = sorted(often.items(), key=lambda entry: (-entry[1], entry[0]))
+    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     # Values that are all different, such as names and ids, carry no information.
-    told = ranked if len(ranked) <= _VALUES else [entry for entry in ranked[:_VALUES] if entry[1] > 1]
-    return Field(name, tuple(sorted(text for text, _ in told)))
+    kept = ranked if len(ranked) <= _VALUES else [entry for entry in ranked[:_VALUES] if entry[1] > 1]
+    return Field(name, tuple(sorted(text for text, _ in kept)))
 
 
-def _texts_of(name: str, batch: QueryBatch) -> Counter[str]:
-    """Returns the count of each value of ``name`` in ``batch``, numbers as texts."""
+def _values_of(name: str, batch: QueryBatch) -> Iterator[tuple[str, int]]:
+    """Yields each value of ``name`` in ``batch``, numbers as texts, and how often it occurs."""
     names = names_of(batch)
-    if name not in names:
-        return Counter()
-    at, found = names.index(name), Counter[str]()
+    at = names.index(name) if name in names else -1
     if at >= batch.dimension:
         assert batch.texts is not None
-        given = Counter(batch.texts[:, at - batch.dimension].tolist())
-        found.update({text: rows for text, rows in given.items() if text is not None})
-    else:
-        column = batch.features[:, at]
-        present = ~np.isnan(column) if batch.missing is None else ~(batch.missing[:, at] | np.isnan(column))
-        numbers, rows = np.unique(column[present], return_counts=True)
-        found.update(dict(zip(map(number_text, numbers.tolist()), rows.tolist(), strict=True)))
-    once: Counter[str] = Counter()
-    for text, often in found.items():
-        once[canonical(text)] += often
-    return once
+        texts = Counter(batch.texts[:, at - batch.dimension].tolist())
+        yield from ((text, rows) for text, rows in texts.items() if text is not None)
+    elif at >= 0:
+        numbers, rows = np.unique(batch.features[~absent_in(batch)[:, at], at], return_counts=True)
+        yield from zip(map(number_text, numbers.tolist()), rows.tolist(), strict=True)
 
 
 def _output_kind(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
@@ -143,28 +127,21 @@ def _classes(batches: Sequence[QueryBatch]) -> tuple[str, ...] | None:
     return tuple(sorted(ranked[:_CLASSES]))
 
 
-_SHOWN = 6
-
-
 @dataclass(frozen=True, slots=True)
 class PlainTraffic:
-    """``pieces`` of plain queries of one model version, in the form ``learned``. ``left_out``: the number of queries
-    with another form."""
+    """``pieces`` of plain queries of one model version, in the ``form`` learned; ``why`` as ``learn`` says.
+    ``left_out``: the number of queries with another form."""
 
     pieces: list[QueryBatch]
-    learned: LearnedForm
+    form: Form
+    why: str
     left_out: int
 
-    @property
-    def form(self) -> Form:
-        return self.learned.form
-
     def profile(self, made: Profile) -> Profile:
-        """``made`` from the pieces, with the form, where it does not say as much by itself."""
-        by_itself = (
-            self.form.fields is None and self.form.classes is None and self.form.output_kind == made.form.output_kind
-        )
-        return made if by_itself else replace(made, stored_form=self.form)
+        """Returns the profile ``made`` from the pieces with the form, unless it implies the form."""
+        form = self.form
+        implied = form.fields is None and form.classes is None and form.output_kind == made.form.output_kind
+        return made if implied else replace(made, stored_form=form)
 
 
 def plain_traffic(
@@ -172,10 +149,9 @@ def plain_traffic(
 ) -> PlainTraffic:
     """Returns ``pieces`` of one model version as plain numbers. ``outputs``: their kind, if the owner gives it.
     ``names``: the columns of the owner's model, which set the order. Raises ConfigurationError if the names differ."""
-    learned = learn(pieces, outputs)
+    form, why = learn(pieces, outputs)
     if names is not None:
-        learned = replace(learned, form=_arranged(learned.form, names))
-    form = learned.form
+        form = _arranged(form, names)
     plain = [form.plain(own, Counter()) if form.accepts(own) else own for own in pieces]
     shapes: Counter[tuple[object, ...]] = Counter()
     for own in plain:
@@ -186,7 +162,7 @@ def plain_traffic(
         raise ConfigurationError(
             f"--outputs {form.outputs}: the honest logs have {most[1]} outputs, and say so; leave the option out"
         )
-    return PlainTraffic([own for own in plain if _shape(own) == most], learned, left_out)
+    return PlainTraffic([own for own in plain if _shape(own) == most], form, why, left_out)
 
 
 def _shape(batch: QueryBatch) -> tuple[object, ...]:
@@ -197,20 +173,16 @@ def _arranged(form: Form, names: Sequence[str]) -> Form:
     """Returns ``form`` with its features in the order of ``names``."""
     if form.fields is None:
         return form
-    place = {name: at for at, name in enumerate(names)}
-    fields = sorted(form.fields, key=lambda own: place.get(own.columns[0] if own.width else "", -1))
+    position = {name: at for at, name in enumerate(names)}
+    fields = sorted(form.fields, key=lambda own: position.get(own.columns[0] if own.width else "", -1))
     arranged = replace(form, fields=tuple(fields))
     if arranged.columns != tuple(names):
+        known, logged = listed(names, 6), listed(form.columns or (), 6)
         raise ConfigurationError(
-            f"--model has the features {_listed(names)}, and the honest logs {_listed(form.columns or ())}; name them "
-            "alike (a text is name=value for each of its values), or give the logs as the lists that the model takes"
+            f"--model has the features {known}, and the honest logs {logged}; name them alike (a text is name=value "
+            "for each of its values), or give the logs as the lists that the model takes"
         )
     return arranged
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def of_one_version(
@@ -219,17 +191,16 @@ def of_one_version(
     """Returns the ``pieces`` for ``model`` and ``version``, any if None. Raises ConfigurationError, with the names,
     unless exactly one model version is left."""
     chosen = [own for own in pieces if model in (None, own.model) and version in (None, own.model_version)]
-    there = sorted({(own.model, own.model_version) for own in chosen})
-    if len(there) > 1:
+    found, every = (sorted({(own.model, own.model_version) for own in some}) for some in (chosen, pieces))
+    if len(found) > 1:
+        versions = ", ".join(map(" ".join, found))
         raise ConfigurationError(
-            f"the logs are of {_versions_text(there)}, and a profile is of one model version; choose with --model-name "
-            "and --model-version"
+            f"the logs are of {versions}, and a profile is of one model version; choose with --model-name and "
+            "--model-version"
         )
-    if not there:
-        all_there = sorted({(own.model, own.model_version) for own in pieces})
-        raise ConfigurationError(
-            f"there are no honest queries to calibrate on; the logs are of {_versions_text(all_there)}"
-        )
+    if not found:
+        versions = ", ".join(map(" ".join, every)) or "no model"
+        raise ConfigurationError(f"there are no honest queries to calibrate on; the logs are of {versions}")
     return chosen
 
 
@@ -243,36 +214,32 @@ def accounts_of(pieces: Sequence[QueryBatch]) -> list[QueryBatch]:
     edges = np.cumsum(np.bincount(whole.principal_index, minlength=len(whole.principals)))
     ordered = take(whole, order)
     ends = dict(zip(whole.principals, pairwise([0, *edges.tolist()]), strict=True))
-    return [_of_account(cut(ordered, *own), name) for name, own in sorted(ends.items()) if own[0] < own[1]]
-
-
-def _of_account(queries: QueryBatch, name: str) -> QueryBatch:
-    return replace(queries, principals=[name], principal_index=np.zeros(len(queries), np.int32))
+    return [
+        replace(cut(ordered, *own), principals=[name], principal_index=np.zeros(own[1] - own[0], np.int32))
+        for name, own in sorted(ends.items())
+        if own[0] < own[1]
+    ]
 
 
 def _check_form(pieces: Sequence[QueryBatch]) -> None:
     forms = sorted({(own.dimension, own.output_kind, own.outputs.shape[1]) for own in pieces})
     if len(forms) > 1:
-        told = " and ".join(f"{features} features with {width} {kind}" for features, kind, width in forms)
-        first = pieces[0]
+        found = " and ".join(f"{features} features with {width} {kind}" for features, kind, width in forms)
         raise ConfigurationError(
-            f"{first.model} {first.model_version}: the logs have queries of {told}; a model version has one form: give "
-            "logs of one"
+            f"{pieces[0].model} {pieces[0].model_version}: the logs have queries of {found}; a model version has one "
+            "form: give logs of one"
         )
 
 
 def _alike(pieces: Sequence[QueryBatch]) -> list[QueryBatch]:
     """Returns the batches with the optional columns that all of them have, and with missing features if any batch has
     them."""
-    partial = {name for name in COLUMNS if any(getattr(own, name) is None for own in pieces)}
     masked = any(own.missing is not None for own in pieces)
+    partial = {name for name in COLUMNS if any(getattr(own, name) is None for own in pieces)}
     without: dict[str, Any] = dict.fromkeys(partial - {"missing"})
-    alike = [replace(own, **without) for own in pieces]
     return [
-        replace(own, missing=np.zeros(own.features.shape, np.bool_)) if masked and own.missing is None else own
-        for own in alike
+        replace(own, missing=np.zeros(own.features.shape, np.bool_), **without)
+        if masked and own.missing is None
+        else replace(own, **without)
+        for own in pieces
     ]
-
-
-def _versions_text(versions: Sequence[tuple[str, str]]) -> str:
-    return ", ".join(f"{model} {version}" for model, version in versions) or "no model"

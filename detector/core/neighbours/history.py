@@ -26,8 +26,8 @@ from detector.core.neighbours.search import (
     Recompute,
     SearchBuffers,
     Thresholds,
+    advance,
     grow,
-    turn,
 )
 from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, LANES, NONE, START, VectorStore, drop_all, extend
 from detector.core.profile.projection import Embedding, Projection
@@ -72,9 +72,8 @@ class History:
         self._thresholds = ColumnTable(_THRESHOLDS)
         self._lists = ColumnTable({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
         self._stores: dict[int, VectorStore] = {}
-        self._unplaced = ColumnTable({"vectors": (np.bool_, False)})
-        """Slots that have vectors without projections: those that came from the log."""
-        self._scratch = SearchBuffers.of(0, _PARITIES * (MOST_POOLS + 1))
+        self._unprojected = ColumnTable({"vectors": (np.bool_, False)})
+        self._buffers = SearchBuffers.of(0, _PARITIES * (MOST_POOLS + 1))
         self._longest = 0
 
     @property
@@ -85,25 +84,25 @@ class History:
         """Returns the bytes of one row."""
         return self._store(dimension).row_bytes
 
-    def turn(self, slots: Array, blocks: Array) -> None:
+    def advance(self, slots: Array, blocks: Array) -> None:
         """Moves ``slots`` on to ``blocks``. Drops rows older than the block before."""
         dimensions, chains = self._slots["dimension"][slots], self._chains()
         moved = np.flatnonzero(blocks > chains.block[slots])
-        for slot, block, dimension in zip(
-            slots[moved].tolist(), blocks[moved].tolist(), dimensions[moved].tolist(), strict=True
-        ):
-            turn(self._store(dimension).arena, chains, slot, block)
+        columns = (column[moved].tolist() for column in (slots, blocks, dimensions))
+        for slot, block, dimension in zip(*columns, strict=True):
+            advance(self._store(dimension).arena, chains, slot, block)
 
     def admit(self, rows: StepRows, reference: ReferenceIndex | None, recompute: Recompute | None) -> Views:
-        """Adds to the growing sets those of ``rows`` that belong to them, and returns what was found on the way; the
-        nearest own query of any class only with a ``reference``. ``recompute`` makes a threshold exact where rounding
-        could decide."""
-        embedding = None if reference is None else reference.reference.embedding
-        projection = None if embedding is None else embedding.project(rows.features)
-        self._thresholds.cover(rows.pools)
-        thresholds = Thresholds(*(self._thresholds[name] for name in _THRESHOLDS))
-        own = self._admit(rows, thresholds, embedding, projection, recompute)
-        return Views(rows, own, reference, projection)
+        """Adds those of ``rows`` to the growing sets that belong to them, and returns the distances to these.
+
+        Finds the nearest own query of any class only with a ``reference``. ``recompute`` makes a threshold exact where
+        rounding could decide.
+        """
+        projection = None
+        if reference is not None:
+            projection = reference.reference.embedding.project(rows.features)
+            self._project_missing(rows.slots, reference.reference.embedding)
+        return Views(rows, self._admit(rows, projection, recompute), reference, projection)
 
     def thresholds_of(self, pools: Array) -> dict[str, Array]:
         """Returns the thresholds of ``pools`` and what they are computed from, by name."""
@@ -116,40 +115,26 @@ class History:
         for name in _THRESHOLDS:
             self._thresholds[name][pools] = thresholds[name]
 
-    def _admit(
-        self,
-        rows: StepRows,
-        thresholds: Thresholds,
-        embedding: Embedding | None,
-        projection: Projection | None,
-        recompute: Recompute | None,
-    ) -> NearestOwn:
+    def _admit(self, rows: StepRows, projection: Projection | None, recompute: Recompute | None) -> NearestOwn:
         dimension = rows.features.shape[1]
+        self._thresholds.cover(rows.pools)
+        thresholds = Thresholds(*(self._thresholds[name] for name in _THRESHOLDS))
         chains, store = self._chains(), self._store(dimension)
-        if embedding is not None:
-            self._place(rows.slots, embedding)
-        asked = self._asked(rows, projection, store.width)
+        queries = self._arrays(rows, projection, store.width)
         found = _nothing(len(rows), dimension if projection is not None else 0)
-        scratch = self._scratch_for(rows)
+        if len(self._buffers.gaps) < self._longest + len(rows):  # lists may become that long
+            self._buffers = SearchBuffers.of(2 * (self._longest + len(rows)), len(self._buffers.runs))
+        exactly, judged = recompute is not None, projection is not None
         at, settled = 0, NONE
         while at < len(rows):
             why, at, lacking = grow(
-                store.arena,
-                chains,
-                thresholds,
-                asked,
-                found,
-                scratch,
-                at,
-                settled,
-                recompute is not None,
-                projection is not None,
+                store.arena, chains, thresholds, queries, found, self._buffers, at, settled, exactly, judged
             )
             if why == LACKS_ROOM:
                 self._make_room(store, lacking)
             elif why == DOUBTFUL:
                 assert recompute is not None
-                row = int(asked.order[at])
+                row = int(queries.order[at])
                 pool = int(rows.pool[row])
                 own = (rows.pool[:row] == pool) & found.joined[:row] & np.isfinite(found.grown[:row])
                 thresholds.threshold[rows.pools[pool]] = recompute(pool, found.grown[:row][own].tolist())
@@ -171,8 +156,8 @@ class History:
                 self._make_room(store, lacking)
         self._note_longest(np.unique(pool))
         slots = self._pools.columns["slot"][rows.pool]
-        self._unplaced.reserve(int(slots.max()) + 1)
-        self._unplaced["vectors"][slots] = True
+        self._unprojected.reserve(int(slots.max()) + 1)
+        self._unprojected["vectors"][slots] = True
 
     def rows_of(self, dimension: int, pools: Array) -> HistoryRows:
         """Returns a copy of every row of ``pools``, which are all of this dimension."""
@@ -188,17 +173,16 @@ class History:
         return int(lists[:, COUNT::FIELDS].sum())
 
     def evict(self, pools: Array) -> None:
-        """Drops all rows of ``pools``, which are all pools of their slots, and stores that nobody uses any more: there
-        may be one for each dimension."""
-        lists = self._lists_of()
-        dimensions = self._slots["dimension"][self._pools.columns["slot"][pools]]
+        """Drops all rows of ``pools``, which are all pools of their slots, and stores that are empty then: there may be
+        one for each dimension."""
+        lists, slots = self._lists_of(), self._pools.columns["slot"][pools]
+        dimensions = self._slots["dimension"][slots]
         for dimension in np.unique(dimensions).tolist():
             store = self._store(dimension)
             drop_all(store.arena, lists, pools[dimensions == dimension])
             if store.is_empty:
                 del self._stores[dimension]
-        slots = self._pools.columns["slot"][pools]
-        self._unplaced.reset(slots)
+        self._unprojected.reset(slots)
         self._thresholds.reset(pools)
 
     def _store(self, dimension: int) -> VectorStore:
@@ -224,16 +208,16 @@ class History:
         slots = self._slots
         return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"])
 
-    def _asked(self, rows: StepRows, projection: Projection | None, width: int) -> QueryArrays:
+    def _arrays(self, rows: StepRows, projection: Projection | None, width: int) -> QueryArrays:
         points, length = np.zeros((len(rows), width), np.float32), np.full(len(rows), -1.0)
         if projection is not None and width:
-            points = _shortened(projection, width)
+            points = _truncated(projection, width)
             length = np.sqrt(np.einsum("ij,ij->i", points, points, dtype=np.float64))
         return QueryArrays(
             plain(rows.features),
             points,
             length,
-            np.ascontiguousarray(rows.confidence) if self.noted else np.full(len(rows), np.nan, np.float32),
+            np.ascontiguousarray(rows.answer) if self.noted else np.full(len(rows), np.nan, np.float32),
             rows.slots[rows.slot],
             rows.pools[rows.pool],
             rows.block,
@@ -248,33 +232,27 @@ class History:
     def _note_longest(self, pools: Array) -> None:
         self._longest = max(self._longest, int(self._lists_of()[pools][:, COUNT::FIELDS].max()))
 
-    def _scratch_for(self, rows: StepRows) -> SearchBuffers:
-        """Returns scratch for lists as long as any can become while ``rows`` are taken."""
-        if len(self._scratch.gaps) < self._longest + len(rows):
-            self._scratch = SearchBuffers.of(2 * (self._longest + len(rows)), len(self._scratch.runs))
-        return self._scratch
-
-    def _place(self, slots: Array, embedding: Embedding) -> None:
-        """Projects the vectors of those ``slots`` whose projections are not known."""
-        self._unplaced.reserve(int(slots.max()) + 1)
-        without, store = slots[self._unplaced["vectors"][slots]], self._store(embedding.dimension)
+    def _project_missing(self, slots: Array, embedding: Embedding) -> None:
+        """Projects the vectors of ``slots`` whose projections are not known: those that came from the log."""
+        self._unprojected.reserve(int(slots.max()) + 1)
+        without, store = slots[self._unprojected["vectors"][slots]], self._store(embedding.dimension)
         if not len(without) or not store.width:
             return
         arena, width = store.arena, store.width
         _, _, locations = self._locations(self._pools.of_slots(without))
         for at in range(0, len(locations), _TOGETHER):
             some = locations[at : at + _TOGETHER]
-            arena.points[some // LANES, :, some % LANES] = _shortened(embedding.project(arena.rows[some]), width)
-        self._unplaced["vectors"][without] = False
+            arena.points[some // LANES, :, some % LANES] = _truncated(embedding.project(arena.rows[some]), width)
+        self._unprojected["vectors"][without] = False
 
     def _locations(self, pools: Array) -> tuple[Array, Array, Array]:
         """Returns, of every vector of ``pools``, the position in ``pools``, the parity of its list and its row in the
         arena, int64 (n,) each."""
         lists = self._lists_of()[pools].reshape(-1, FIELDS)
         count = lists[:, COUNT]
-        place = np.repeat(np.arange(len(lists)), count)
-        offset = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
-        return place // _PARITIES, place % _PARITIES, lists[place, START] + offset
+        owner = np.repeat(np.arange(len(lists)), count)
+        offset = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+        return owner // _PARITIES, owner % _PARITIES, lists[owner, START] + offset
 
 
 def _nothing(count: int, dimension: int) -> NearestOwn:
@@ -284,15 +262,14 @@ def _nothing(count: int, dimension: int) -> NearestOwn:
     return NearestOwn(far, np.zeros(count, np.bool_), far.copy(), step, unknown)
 
 
-def _shortened(projection: Projection, width: int) -> NDArray[np.float32]:
+def _truncated(projection: Projection, width: int) -> NDArray[np.float32]:
     """Returns float32 (n, width): the first axes of projections, and the length of the rest of each. The distance of
     two of them is at most that of the vectors."""
     points = np.zeros((len(projection.points), width), np.float32)
-    if width:
-        kept = projection.points[:, : width - 1]
-        rest = projection.points[:, width - 1 :].astype(np.float64)
-        points[:, : kept.shape[1]] = kept
-        points[:, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest) + projection.residual**2)
+    kept = projection.points[:, : width - 1]
+    rest = projection.points[:, width - 1 :].astype(np.float64)
+    points[:, : kept.shape[1]] = kept
+    points[:, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest) + projection.residual**2)
     return points
 
 
@@ -312,11 +289,6 @@ class Views:
         self._projection = projection
         self.repeats: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
         self.scores: dict[str, NDArray[np.float64]] = {}
-
-    @property
-    def grown(self) -> NDArray[np.float64]:
-        """float64 (n,): distance to the growing set of the row's own pool as of that row, inf where it was empty."""
-        return self.own.grown
 
     @property
     def has_reference(self) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import approximate, compiled
-from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, room_for
+from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, push, room_for
 
 _RUN = 128
 _DEEPEST = 40
@@ -111,7 +111,7 @@ class SearchBuffers(NamedTuple):
 
     @classmethod
     def of(cls, rows: int, runs: int) -> SearchBuffers:
-        """Returns scratch for ``runs`` lists of at most ``rows`` each."""
+        """Returns buffers for ``runs`` lists of at most ``rows`` each."""
         near, gaps = np.empty(rows, np.int64), np.empty(rows, np.float32)
         return cls(np.empty((runs, 2), np.int64), near, gaps, np.empty(rows + 2 * LANES, np.float32))
 
@@ -119,21 +119,21 @@ class SearchBuffers(NamedTuple):
 @compiled
 def nearest_of(
     arena: Arena,
-    queries: Matrix,
+    features: Matrix,
     points: Matrix,
     length: float,
     at: int,
-    scratch: SearchBuffers,
+    buffers: SearchBuffers,
     alike: int,
     total: int,
 ) -> tuple[float, float, int]:
-    """Returns the distance to the nearest vector of the first ``alike`` lists, that of all ``total``, and the row of
-    the latter; inf and -1 for none. Vectors whose projections are farther from that of the query, in ``points`` (n, p)
-    and ``length`` long, than the nearest so far are left out, unless ``length`` is negative."""
-    rows, columns, runs = arena.rows, arena.points, scratch.runs
-    near, gaps, bounds = scratch.near, scratch.gaps, scratch.bounds
+    """Returns the distance of query ``at`` to the nearest vector of the first ``alike`` lists, that of all ``total``,
+    and the row of the latter; inf and -1 for none. Vectors whose projections are farther from that of the query than
+    the nearest so far are left out, unless ``length``, its projection's, is negative."""
+    rows, columns, runs = arena.rows, arena.points, buffers.runs
+    near, gaps, bounds = buffers.near, buffers.gaps, buffers.bounds
     # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
-    slack, least = 1.0 + 2 * (queries.shape[1] + 8) * UNIT32, queries.shape[1] * LEAST32
+    slack, least = 1.0 + 2 * (features.shape[1] + 8) * UNIT32, features.shape[1] * LEAST32
     bound, nearest, of_alike = inf, NONE, inf
     for run in range(total):
         if run == alike:
@@ -147,7 +147,7 @@ def nearest_of(
         for row in range(start, start + count):
             if length >= 0 and bounds[shift + row - start] > reach:
                 continue
-            squared = gap(rows, row, queries, at)
+            squared = gap(rows, row, features, at)
             if squared <= limit:
                 near[number], gaps[number] = row, squared
                 number += 1
@@ -156,7 +156,7 @@ def nearest_of(
                     limit, reach = within, _reach(within, length)
         for candidate in range(number):
             if gaps[candidate] <= limit:
-                bound, nearest = _nearer(arena, near[candidate], queries, at, bound, nearest)
+                bound, nearest = _nearer(arena, near[candidate], features, at, bound, nearest)
     return (of_alike if alike < total else bound), bound, nearest
 
 
@@ -178,8 +178,8 @@ def _bound_all(
 
 
 @compiled
-def _nearer(arena: Arena, row: int, queries: Matrix, at: int, bound: float, nearest: int) -> tuple[float, int]:
-    distance = exact(arena.rows, row, queries, at)
+def _nearer(arena: Arena, row: int, features: Matrix, at: int, bound: float, nearest: int) -> tuple[float, int]:
+    distance = exact(arena.rows, row, features, at)
     if distance < bound or (distance == bound and (nearest == NONE or _precedes(arena, row, nearest))):
         return distance, row
     return bound, nearest
@@ -245,13 +245,13 @@ class Chains(NamedTuple):
 
 class QueryArrays(NamedTuple):
     """n queries in stream order: ``features`` float32 (n, d); projections ``points`` float32 (n, p), and how long they
-    are, ``length`` float64 (n,), -1 for none; what the model ``said`` float32 (n,); the ``slot`` of the principal, the
+    are, ``length`` float64 (n,), -1 for none; the model's ``answer`` float32 (n,); the ``slot`` of the principal, the
     ``pool`` and the ``block``, int64 (n,); and the ``order`` int64 (n,) in which rows are taken."""
 
     features: Matrix
     points: Matrix
     length: Floats
-    said: Matrix
+    answer: Matrix
     slot: Integers
     pool: Integers
     block: Integers
@@ -261,13 +261,13 @@ class QueryArrays(NamedTuple):
 class NearestOwn(NamedTuple):
     """``grown`` float64 (n,): the distance to the growing set as of the row, inf where it was empty; ``joined`` bool
     (n,). ``distance`` float64 (n,): that to the nearest own query of any class, ``step`` float32 (n, d) from it, the
-    query itself where there is none, and what the model ``said`` to it, float32 (n,), NaN where unknown."""
+    query itself where there is none, and the ``answer`` to that query, float32 (n,), NaN where unknown."""
 
     grown: Floats
     joined: NDArray[np.bool_]
     distance: Floats
     step: Matrix
-    said: Matrix
+    answer: Matrix
 
 
 @compiled
@@ -275,46 +275,47 @@ def grow(
     arena: Arena,
     chains: Chains,
     thresholds: Thresholds,
-    asked: QueryArrays,
+    queries: QueryArrays,
     found: NearestOwn,
-    scratch: SearchBuffers,
+    buffers: SearchBuffers,
     first: int,
     settled: int,
     exactly: bool,
     judged: bool,
 ) -> tuple[int, int, int]:
-    """Takes rows from the ``first`` on in their order. Returns why it ended, the place before which, and how many rows
-    of room it lacks. With ``exactly`` it ends before a row whose distance is within 1e-9 of T, unless that is at place
-    ``settled``. The
-    nearest query of any class is looked for if the rows are ``judged`` by a profile."""
-    for place in range(first, len(asked.order)):
-        i = asked.order[place]
-        pool = asked.pool[i]
-        turn(arena, chains, asked.slot[i], asked.block[i])
-        alike, total = _gather(chains, asked.slot[i], pool, judged, scratch.runs)
-        distance, of_any, nearest = nearest_of(
-            arena, asked.features, asked.points, asked.length[i], i, scratch, alike, total
-        )
+    """Takes rows from the ``first`` on in their order. Returns why it ended, the position before which, and how many
+    rows of room it lacks.
+
+    With ``exactly`` it ends before a row whose distance is within 1e-9 of T, unless that is at position ``settled``.
+    The nearest query of any class is looked for if the rows are ``judged`` by a profile.
+    """
+    for position in range(first, len(queries.order)):
+        i = queries.order[position]
+        pool = queries.pool[i]
+        advance(arena, chains, queries.slot[i], queries.block[i])
+        alike, total = _gather(chains, queries.slot[i], pool, judged, buffers.runs)
+        features, points, length = queries.features, queries.points, queries.length[i]
+        distance, of_any, nearest = nearest_of(arena, features, points, length, i, buffers, alike, total)
         threshold = thresholds.threshold[pool]
         doubtful = distance > 0 and abs(distance - threshold) <= _DOUBT * (distance + threshold) < inf
-        if exactly and doubtful and place != settled:
-            return DOUBTFUL, place, 0
+        if exactly and doubtful and position != settled:
+            return DOUBTFUL, position, 0
         if judged:
-            _note(arena, asked, found, i, of_any, nearest)
+            _note(arena, queries, found, i, of_any, nearest)
         joins = distance == inf or distance > threshold
         if joins:
-            lacking = room_for(arena, chains.lists, pool, asked.block[i] % 2)
+            lacking = room_for(arena, chains.lists, pool, queries.block[i] % 2)
             if lacking:
-                return LACKS_ROOM, place, lacking
-            _add(arena, chains.lists, asked, i)
+                return LACKS_ROOM, position, lacking
+            _add(arena, chains.lists, queries, i)
             _learn(thresholds, pool, distance)
         found.grown[i] = distance
         found.joined[i] = joins
-    return DONE, len(asked.order), 0
+    return DONE, len(queries.order), 0
 
 
 @compiled
-def turn(arena: Arena, chains: Chains, slot: int, block: int) -> None:
+def advance(arena: Arena, chains: Chains, slot: int, block: int) -> None:
     """Moves a slot on to ``block``, if that is later, and drops its vectors from before the block before."""
     behind = block - chains.block[slot]
     if behind <= 0:
@@ -353,24 +354,19 @@ def _write(chains: Chains, pool: int, runs: NDArray[np.int64], total: int) -> in
 
 
 @compiled
-def _note(arena: Arena, asked: QueryArrays, found: NearestOwn, i: int, distance: float, nearest: int) -> None:
+def _note(arena: Arena, queries: QueryArrays, found: NearestOwn, i: int, distance: float, nearest: int) -> None:
     found.distance[i] = distance
-    found.step[i] = asked.features[i]
+    found.step[i] = queries.features[i]
     if nearest != NONE:
         found.step[i] -= arena.rows[nearest]
-        found.said[i] = arena.notes[nearest]
+        found.answer[i] = arena.notes[nearest]
 
 
 @compiled
-def _add(arena: Arena, lists: Integers, asked: QueryArrays, i: int) -> None:
-    at = asked.block[i] % 2 * FIELDS
-    pool = asked.pool[i]
-    row = lists[pool, at + START] + lists[pool, at + COUNT]
-    arena.rows[row] = asked.features[i]
-    arena.notes[row] = asked.said[i]
-    for axis in range(asked.points.shape[1]):
-        arena.points[row // LANES, axis, row % LANES] = asked.points[i, axis]
-    lists[pool, at + COUNT] += 1
+def _add(arena: Arena, lists: Integers, queries: QueryArrays, i: int) -> None:
+    row = push(arena, lists, queries.pool[i], queries.block[i] % 2, queries.features[i], queries.answer[i])
+    for axis in range(queries.points.shape[1]):
+        arena.points[row // LANES, axis, row % LANES] = queries.points[i, axis]
 
 
 @compiled

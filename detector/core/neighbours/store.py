@@ -14,10 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
-from detector.core.state.arrays import Array
 
 _HUGE = 4 << 20
 """From this size on the system may use huge pages, so that a search misses fewer addresses."""
+
+
+Matrix = NDArray[np.float32]
+Lists = NDArray[np.int64]
+"""int64 (pools, 2 * FIELDS): of each pool the lists of the even and of the odd blocks."""
 
 
 class Memory:
@@ -27,7 +31,7 @@ class Memory:
         self._map: mmap.mmap | None = None
 
     @property
-    def floats(self) -> NDArray[np.float32]:
+    def floats(self) -> Matrix:
         """To be let go before ``grow``, which raises BufferError otherwise."""
         return np.empty(0, np.float32) if self._map is None else np.frombuffer(self._map, np.float32)
 
@@ -74,15 +78,10 @@ _SMALL, _GAPS_OF_SMALL, _GAPS = 64 << 20, 2, 4
 """The arena is sparse when more than one part in this many is free blocks. An arena of fewer than ``_SMALL`` bytes may
 have more of them, because moving all lists costs more than the memory is worth."""
 
-
-def _sizes() -> Array:
-    sizes = [1]
-    while sizes[-1] < 1 << 31:
-        sizes.append(sizes[-1] + max(sizes[-1] // 4, 1))
-    return np.array(sizes, np.int64)
-
-
-SIZES = _sizes()
+_sizes = [1]
+while _sizes[-1] < 1 << 31:
+    _sizes.append(_sizes[-1] + max(_sizes[-1] // 4, 1))
+SIZES = np.array(_sizes, np.int64)
 
 
 class Arena(NamedTuple):
@@ -92,10 +91,10 @@ class Arena(NamedTuple):
     ``free`` int64: the first free block of each size, -1 for none, then how many rows blocks were made of, and how many
     rows are in blocks that lists have. A free block names the next one in its first word."""
 
-    rows: NDArray[np.float32]
+    rows: Matrix
     words: NDArray[np.uint32]
-    notes: NDArray[np.float32]
-    points: NDArray[np.float32]
+    notes: Matrix
+    points: Matrix
     free: NDArray[np.int64]
 
 
@@ -127,7 +126,7 @@ class VectorStore:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of one vector with what is kept beside it."""
+        """The bytes of one vector with its note and projection."""
         return 4 * (self.dimension + 1 + self.width)
 
     @property
@@ -136,7 +135,7 @@ class VectorStore:
         part = _GAPS_OF_SMALL if self.nbytes < _SMALL else _GAPS
         return bool(part * (self._free[_MADE] - self._free[_TAKEN]) > self._free[_MADE])
 
-    def compact(self, lists: NDArray[np.int64], pools: NDArray[np.int64]) -> None:
+    def compact(self, lists: Lists, pools: NDArray[np.int64]) -> None:
         """Moves the blocks of ``pools``, which are all that have blocks here, to the start of the arena."""
         at = np.stack((np.repeat(pools, 2), np.tile((0, FIELDS), len(pools))), axis=1)
         at = at[lists[at[:, 0], at[:, 1] + SIZE] != NONE]
@@ -147,7 +146,7 @@ class VectorStore:
         return bool(self._free[_MADE] + rows <= self._capacity)
 
     def grow(self, rows: int) -> None:
-        """Makes room for a block of this many ``rows``. Nobody may hold an array of the arena meanwhile."""
+        """Makes room for a block of this many ``rows``. No array of the arena may be held meanwhile."""
         self._capacity = max(int(self._free[_MADE]) + rows, self._capacity + self._capacity // _GROWTH)
         self._rows.grow(self._capacity * self.dimension)
         self._notes.grow(self._capacity)
@@ -159,9 +158,8 @@ class VectorStore:
 
 
 @compiled
-def room_for(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> int:
-    """Sees to it that the list has room for one more vector, and returns 0; or, where the arena has none, the number
-    of rows that it lacks."""
+def room_for(arena: Arena, lists: Lists, pool: int, parity: int) -> int:
+    """Makes room in the list for one more vector and returns 0, or the number of rows that the arena lacks for it."""
     at = parity * FIELDS
     size = lists[pool, at + SIZE]
     count = lists[pool, at + COUNT]
@@ -183,11 +181,11 @@ def room_for(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> 
 
 
 @compiled
-def _compact(arena: Arena, lists: NDArray[np.int64], places: NDArray[np.int64]) -> None:
-    """Moves the lists at ``places`` int64 (n, 2), pool and first field in ascending order of their blocks."""
+def _compact(arena: Arena, lists: Lists, chosen: NDArray[np.int64]) -> None:
+    """Moves the ``chosen`` lists int64 (n, 2), pool and first field, in ascending order of their blocks."""
     made = 0
-    for place in range(len(places)):
-        pool, at = places[place]
+    for i in range(len(chosen)):
+        pool, at = chosen[i]
         before, count = lists[pool, at + START], lists[pool, at + COUNT]
         for row in range(count if made < before else 0):
             arena.rows[made + row] = arena.rows[before + row]
@@ -200,39 +198,45 @@ def _compact(arena: Arena, lists: NDArray[np.int64], places: NDArray[np.int64]) 
 
 
 @compiled
-def _move_points(points: NDArray[np.float32], before: int, start: int, count: int) -> None:
+def _move_points(points: Matrix, before: int, start: int, count: int) -> None:
     for i in range(count if points.shape[1] else 0):
-        source, place = before + i, start + i
+        source, target = before + i, start + i
         for axis in range(points.shape[1]):
-            points[place // LANES, axis, place % LANES] = points[source // LANES, axis, source % LANES]
+            points[target // LANES, axis, target % LANES] = points[source // LANES, axis, source % LANES]
 
 
 @compiled
 def extend(
     arena: Arena,
-    lists: NDArray[np.int64],
+    lists: Lists,
     pool: NDArray[np.int64],
     block: NDArray[np.int64],
-    vectors: NDArray[np.float32],
-    notes: NDArray[np.float32],
+    vectors: Matrix,
+    notes: Matrix,
     first: int,
 ) -> tuple[int, int]:
     """Adds vectors from ``first`` on; returns which it did not add, and how many rows of room the arena lacks."""
     for i in range(first, len(pool)):
-        parity = block[i] % 2
-        lacking = room_for(arena, lists, pool[i], parity)
+        lacking = room_for(arena, lists, pool[i], block[i] % 2)
         if lacking:
             return i, lacking
-        at = parity * FIELDS
-        row = lists[pool[i], at + START] + lists[pool[i], at + COUNT]
-        arena.rows[row] = vectors[i]
-        arena.notes[row] = notes[i]
-        lists[pool[i], at + COUNT] += 1
+        push(arena, lists, pool[i], block[i] % 2, vectors[i], notes[i])
     return len(pool), 0
 
 
 @compiled
-def drop_all(arena: Arena, lists: NDArray[np.int64], pools: NDArray[np.int64]) -> None:
+def push(arena: Arena, lists: Lists, pool: int, parity: int, vector: Matrix, note: np.float32) -> int:
+    """Adds a vector to a list that has room for it, and returns its row."""
+    at = parity * FIELDS
+    row = int(lists[pool, at + START] + lists[pool, at + COUNT])
+    arena.rows[row] = vector
+    arena.notes[row] = note
+    lists[pool, at + COUNT] += 1
+    return row
+
+
+@compiled
+def drop_all(arena: Arena, lists: Lists, pools: NDArray[np.int64]) -> None:
     """Drops all vectors of ``pools``."""
     for pool in pools:
         drop(arena, lists, pool, 0)
@@ -240,7 +244,7 @@ def drop_all(arena: Arena, lists: NDArray[np.int64], pools: NDArray[np.int64]) -
 
 
 @compiled
-def drop(arena: Arena, lists: NDArray[np.int64], pool: int, parity: int) -> None:
+def drop(arena: Arena, lists: Lists, pool: int, parity: int) -> None:
     """Drops all vectors of a list."""
     at = parity * FIELDS
     if lists[pool, at + SIZE] != NONE:

@@ -102,7 +102,7 @@ class State:
         for number, step in enumerate(segment["steps"]):
             own = slots[step["slots"]]
             pools = self.pools.find_or_add(own[step["pool_slot"]], step["pool_label"])
-            self.history.turn(own, step["block"])
+            self.history.advance(own, step["block"])
             pool = step["row_pool"]
             # Up to the second format no step held a border between blocks.
             block = step["row_block"] if "row_block" in step else step["block"][step["pool_slot"]][pool]

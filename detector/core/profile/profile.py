@@ -15,7 +15,7 @@ from detector.contracts.principals import EVERYONE
 from detector.contracts.queries import MisfitReason, QueryBatch
 from detector.core import owner_model
 from detector.core.exposure import Validation
-from detector.core.forms import Form, Outputs, plain_without_profile
+from detector.core.forms import Form, Outputs, listed, plain_without_profile
 from detector.core.owner_model import OwnerModel
 from detector.core.owner_model.margins import Margins
 from detector.core.profile.reference import Reference
@@ -99,7 +99,6 @@ class Profile:
             raise ConfigurationError(f"not a profile ({error}); write one with `weirguard calibrate`") from error
 
 
-_SHOWN = 4
 _ADVICE = "write one for it with `weirguard calibrate`"
 
 
@@ -140,13 +139,17 @@ class ProfileMatcher:
             outputs = self._given.get(queries.model, self._given.get(EVERYONE))
             return plain_without_profile(queries, outputs) if queries.is_loose or outputs else queries
         own = self._judging(queries)
-        return _without_features(queries) if own is None else _plain(own, queries, repaired)
+        if own is not None and own.form.accepts(queries):
+            return own.form.plain(queries, repaired)
+        if not queries.is_loose:
+            return queries
+        nothing = queries.features[:, :0]
+        return plain_without_profile(replace(queries, features=nothing, missing=None, feature_names=None, texts=None))
 
     def _judging(self, queries: QueryBatch) -> Profile | None:
         own = self._profiles.get((queries.model, queries.model_version))
-        if own is not None:
-            return own
-        return next((own for own in self._newest_first[queries.model] if _difference(own, queries) is None), None)
+        matches = (own for own in self._newest_first[queries.model] if _difference(own, queries) is None)
+        return own or next(matches, None)
 
     def dimension(self, model: str, version: str) -> int:
         """Returns the number of features of the profile of ``version``, or 0 without a profile."""
@@ -193,38 +196,21 @@ def _difference(profile: Profile, queries: QueryBatch) -> tuple[MisfitReason, st
     """Returns how the form of ``queries`` differs from that of ``profile``, or None if it does not."""
     reference = profile.reference
     if not profile.form.accepts(queries):
-        return "features", f"queries have the features {_listed(queries)}, and its profile none of them"
-    queries = _plain(profile, queries, Counter())
+        names = listed(queries.feature_names or (), 4) or f"of a list of {queries.dimension}"
+        return "features", f"queries have the features {names}, and its profile none of them"
+    queries = profile.form.plain(queries)
     logged = queries.output_kind, queries.outputs.shape[1]
     known = reference.output_kind, reference.outputs.shape[1]
     if queries.dimension != reference.dimension:
         return "features", f"queries have {queries.dimension} features, and in its profile {reference.dimension}"
     if logged != known:
-        return "outputs", f"outputs are {_told(*logged)}, and in its profile {_told(*known)}"
+        return "outputs", f"outputs are {_outputs_text(*logged)}, and in its profile {_outputs_text(*known)}"
     return None
-
-
-def _plain(profile: Profile, queries: QueryBatch, repaired: Counter[str]) -> QueryBatch:
-    form = profile.form
-    return form.plain(queries, repaired) if form.accepts(queries) else _without_features(queries)
-
-
-def _without_features(queries: QueryBatch) -> QueryBatch:
-    if not queries.is_loose:
-        return queries
-    nothing = queries.features[:, :0]
-    return plain_without_profile(replace(queries, features=nothing, missing=None, feature_names=None, texts=None))
-
-
-def _listed(queries: QueryBatch) -> str:
-    names = queries.feature_names or ()
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) or f"of a list of {queries.dimension}") + more
 
 
 def _name(queries: QueryBatch) -> str:
     return f"{queries.model} {queries.model_version}"
 
 
-def _told(kind: str, count: int) -> str:
+def _outputs_text(kind: str, count: int) -> str:
     return f"{kind} of {count} column{'s' if count != 1 else ''}"

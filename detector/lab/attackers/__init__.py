@@ -24,6 +24,7 @@ from detector.lab.attackers import (
 from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.attackers.augmentation import SignedStep
 from detector.lab.attackers.cloudleak import CloudLeak
+from detector.lab.attackers.public_pool import ActiveLearning
 
 NewAttacker = Callable[[Knowledge, int, int], Attacker]
 """(the thief's knowledge, the number of queries, seed) -> a thief with its other parameters as published."""
@@ -51,7 +52,7 @@ ATTACKS: dict[str, NewAttacker] = {
     "equation solving mlp": equation_solving.PerceptronSolving,
     "finite differences": evasion.FiniteDifferences,
     "jbda": augmentation.JacobianAugmentation,
-    "k-center": public_pool.KCenter,
+    "k-center": _with(ActiveLearning, prefer=public_pool.k_center),
     "knockoff adaptive": public_pool.AdaptiveKnockoff,
     "knockoff random": public_pool.PoolThief,
     "line-search retraining": retraining.LineSearchRetraining,
@@ -65,7 +66,7 @@ ATTACKS: dict[str, NewAttacker] = {
     "rbf-svm retraining": retraining.RbfSvmRetraining,
     "t-rnd-fgsm": _with(SignedStep, targeted=True, iterated=False),
     "t-rnd-i-fgsm": _with(SignedStep, targeted=True, iterated=True),
-    "uncertainty": public_pool.Uncertainty,
+    "uncertainty": _with(ActiveLearning, prefer=public_pool.uncertainty),
     "uniform retraining": retraining.UniformRetraining,
 }
 

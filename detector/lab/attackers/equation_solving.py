@@ -83,22 +83,19 @@ class TanhNetwork:
         self._outward = outward.reshape(HIDDEN, classes)
 
     def probabilities(self, features: Array) -> Array:
-        return softmax(self._logits(self._hidden(features)))
+        return softmax(self._forward(features)[1])
 
     def loss(self, features: Array, targets: Array) -> tuple[float, Array]:
         """Returns the cross-entropy of ``targets`` (n, c) at ``features`` (n, d), and its gradient (k,)."""
-        hidden = self._hidden(features)
-        logits = self._logits(hidden)
+        hidden, logits = self._forward(features)
         by_logit = (softmax(logits) - targets) / len(features)
         by_hidden = by_logit @ self._outward.T * (1 - hidden**2)
         parts = (features.T @ by_hidden, by_hidden.sum(axis=0), hidden.T @ by_logit, by_logit.sum(axis=0))
         return _cross_entropy(logits, targets), np.concatenate([part.ravel() for part in parts])
 
-    def _hidden(self, features: Array) -> Array:
-        return np.tanh(features @ self._inward + self._inward_bias)
-
-    def _logits(self, hidden: Array) -> Array:
-        return np.asarray(hidden @ self._outward + self._outward_bias)
+    def _forward(self, features: Array) -> tuple[Array, Array]:
+        hidden = np.tanh(features @ self._inward + self._inward_bias)
+        return hidden, hidden @ self._outward + self._outward_bias
 
 
 def fit_tanh_network(features: Array, probabilities: Array, rng: np.random.Generator) -> TanhNetwork:

@@ -73,20 +73,6 @@ class RegionClone:
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
-    """Line i varies feature ``features[i]`` (n,) of the input ``bases[i]`` (n, d)."""
-
-    bases: Inputs
-    features: Labels
-
-    def points(self, line: Labels, value: Values) -> Inputs:
-        """Returns for each j the input on ``line[j]`` (m,) where its feature is ``value[j]``, (m, d)."""
-        points = self.bases[line]
-        points[np.arange(len(line)), self.features[line]] = value
-        return points
-
-
-@dataclass(frozen=True, slots=True)
 class Marks:
     """Queried points of some lines, sorted by line and, on a line, by value.
 
@@ -128,24 +114,31 @@ def identities(answers: Answers) -> Array:
     return np.asarray(2.0 * answers.labels + answers.probabilities.max(axis=1))
 
 
-def search_lines(knowledge: Knowledge, lines: Lines, first: Sequence[Values]) -> Search[Marks]:
+def search_lines(knowledge: Knowledge, bases: Inputs, features: Labels, first: Sequence[Values]) -> Search[Marks]:
     """Queries the values ``first[i]``, ascending, on line i; and where neighbours differ, the value halfway between.
 
-    Goes on until they are within ``EPSILON`` of the feature's range, every pair of every line in one round. Categories
-    have nothing between them. LINE_SEARCH and CATEGORY_SPLIT of Tramèr et al.
+    Line i varies feature ``features[i]`` (n,) of the input ``bases[i]`` (n, d). Goes on until neighbours are within
+    ``EPSILON`` of the feature's range, every pair of every line in one round. Categories have nothing between them.
+    LINE_SEARCH and CATEGORY_SPLIT of Tramèr et al.
     """
     line = np.repeat(np.arange(len(first)), [len(values) for values in first])
     value = np.concatenate(first)
-    marks = Marks(line, value, identities((yield lines.points(line, value))))
-    narrow = EPSILON * (knowledge.high - knowledge.low)[lines.features]
-    narrow[knowledge.categories[lines.features] > 0] = np.inf
+    marks = Marks(line, value, identities((yield _with_values(bases[line], features[line], value))))
+    narrow = EPSILON * (knowledge.high - knowledge.low)[features]
+    narrow[knowledge.categories[features] > 0] = np.inf
     while True:
         wide = marks.changes()
         wide = wide[marks.value[wide + 1] - marks.value[wide] > narrow[marks.line[wide]]]
         if not len(wide):
             return marks
         line, value = marks.line[wide], np.asarray((marks.value[wide] + marks.value[wide + 1]) / 2, np.float32)
-        marks = marks.insert(wide, value, identities((yield lines.points(line, value))))
+        marks = marks.insert(wide, value, identities((yield _with_values(bases[line], features[line], value))))
+
+
+def _with_values(points: Inputs, features: Labels, values: Values) -> Inputs:
+    """Sets the feature ``features[i]`` (n,) of each of ``points`` (n, d) to ``values[i]``, and returns the points."""
+    points[np.arange(len(points)), features] = values
+    return points
 
 
 class BottomUp(Dialogue):
@@ -179,11 +172,11 @@ class BottomUp(Dialogue):
             if len(unseen):
                 self._see(unseen, (yield unseen))
             leaf, point = next(iter(self._waiting.items()))
-            lines = Lines(np.tile(point, (len(point), 1)), np.arange(len(point)))
-            marks = yield from search_lines(self._knowledge, lines, self._first)
+            bases = np.tile(point, (len(point), 1))
+            marks = yield from search_lines(self._knowledge, bases, np.arange(len(point)), self._first)
             self._regions[leaf] = self._searched(leaf, point, marks)
             del self._waiting[leaf]
-            unseen = self._unseen(lines, marks)
+            unseen = self._unseen(point, marks)
 
     def _see(self, points: Inputs, answers: Answers) -> None:
         leaves = identities(answers).tolist()
@@ -191,11 +184,11 @@ class BottomUp(Dialogue):
             self._regions[leaf] = replace(Region.everywhere(self._knowledge, answer), low=point, high=point)
             self._waiting[leaf] = point
 
-    def _unseen(self, lines: Lines, marks: Marks) -> Inputs:
-        """Returns an input of each leaf that the lines met for the first time; its answer is known already."""
+    def _unseen(self, point: Values, marks: Marks) -> Inputs:
+        """Returns an input of each leaf that the lines through ``point`` met first; its answer is known already."""
         leaves, first = np.unique(marks.identity, return_index=True)
         rows = np.sort(first[~np.isin(leaves, list(self._regions))])
-        return lines.points(marks.line[rows], marks.value[rows])
+        return _with_values(np.tile(point, (len(rows), 1)), marks.line[rows], marks.value[rows])
 
     def _searched(self, leaf: float, point: Values, marks: Marks) -> Region:
         low, high = self._bounds(leaf, point, marks)
@@ -283,7 +276,7 @@ class TopDown(Dialogue):
 
     def observe(self, features: Inputs, answers: Answers) -> None:
         """Raises LabError for an API that does not return which feature it misses."""
-        if answers.asked is None:
+        if answers.missing_feature is None:
             raise LabError("path finding top-down needs an API that says which feature it misses; use bottom-up")
         super().observe(features, answers)
 
@@ -306,7 +299,7 @@ class TopDown(Dialogue):
             lines = [(each, point, feature) for each in unfinished for point, feature in each.lines]
             first = [each.first_values(point, feature) for each, point, feature in lines]
             bases, features = np.stack([point for _, point, _ in lines]), np.array([feature for *_, feature in lines])
-            marks = yield from search_lines(self._knowledge, Lines(bases, features), first)
+            marks = yield from search_lines(self._knowledge, bases, features, first)
             by_line = iter(marks.by_line())
             for each in unfinished:
                 each.learn([next(by_line) for _ in each.lines])
@@ -323,8 +316,8 @@ def _parts(line: Marks, categorical: bool) -> list[tuple[float, Values]]:
 
 
 def _answered(nodes: list[ReachedNode], answers: Answers) -> list[ReachedNode]:
-    assert answers.asked is not None
+    assert answers.missing_feature is not None
     return [
         replace(node, region=replace(node.region, answer=answer), missing=missing)
-        for node, answer, missing in zip(nodes, answers.probabilities, answers.asked.tolist(), strict=True)
+        for node, answer, missing in zip(nodes, answers.probabilities, answers.missing_feature.tolist(), strict=True)
     ]

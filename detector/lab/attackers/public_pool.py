@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -105,9 +105,18 @@ class AdaptiveKnockoff(PoolThief):
         return nearest
 
 
+Preference = Callable[[Array, Array, int], Labels]
+"""(the clone's outputs (m, k) for rows that are left, its outputs (n, k) for rows queried before, count) -> the count
+rows of the first to query."""
+
+
 class ActiveLearning(PoolThief):
-    """A random round first; later rounds depend on the clone's outputs for the rows that are left (ActiveThief: Pal,
-    Gupta, Shukla, Kanade, Shevade and Ganapathy, AAAI 2020)."""
+    """A random round first; in later rounds ``prefer`` chooses by the clone's outputs for the rows that are left
+    (ActiveThief: Pal, Gupta, Shukla, Kanade, Shevade and Ganapathy, AAAI 2020)."""
+
+    def __init__(self, knowledge: Knowledge, budget: int, seed: int, prefer: Preference) -> None:
+        super().__init__(knowledge, budget, seed)
+        self._prefer = prefer
 
     def _chosen(self, count: int) -> Labels:
         if not len(self._features):
@@ -115,35 +124,26 @@ class ActiveLearning(PoolThief):
         left = np.flatnonzero(self._unqueried)
         network = self._network()
         outputs = network.probabilities(self._space.shares(self._knowledge.pool[left]))
-        return left[self._preferred(outputs, network.probabilities(self._shares()), count)]
-
-    @abstractmethod
-    def _preferred(self, outputs: Array, known: Array, count: int) -> Labels:
-        """Returns ``count`` rows of the clone's ``outputs`` (m, k) to query; ``known`` (n, k) are its outputs for the
-        rows queried before."""
+        return left[self._prefer(outputs, network.probabilities(self._shares()), count)]
 
 
-class Uncertainty(ActiveLearning):
-    """Queries the rows for which the clone's output has the greatest entropy."""
-
-    def _preferred(self, outputs: Array, known: Array, count: int) -> Labels:
-        entropy = -(outputs * np.log(outputs + _TINY)).sum(axis=1)
-        return np.argsort(-entropy, kind="stable")[:count]
+def uncertainty(outputs: Array, _known: Array, count: int) -> Labels:
+    """Prefers the rows for which the clone's output has the greatest entropy."""
+    entropy = -(outputs * np.log(outputs + _TINY)).sum(axis=1)
+    return np.argsort(-entropy, kind="stable")[:count]
 
 
-class KCenter(ActiveLearning):
-    """Queries, one after another, the row for which the clone's output is farthest from those of all rows queried."""
+def k_center(outputs: Array, known: Array, count: int) -> Labels:
+    """Prefers, one after another, the row for which the clone's output is farthest from those of all rows queried."""
+    from scipy.spatial.distance import cdist
 
-    def _preferred(self, outputs: Array, known: Array, count: int) -> Labels:
-        from scipy.spatial.distance import cdist
-
-        nearest = cdist(outputs, known, "sqeuclidean").min(axis=1)
-        chosen = np.empty(count, dtype=np.int64)
-        for number in range(count):
-            chosen[number] = nearest.argmax()
-            nearest = np.minimum(nearest, ((outputs - outputs[chosen[number]]) ** 2).sum(axis=1))
-            nearest[chosen[: number + 1]] = -1
-        return chosen
+    nearest = cdist(outputs, known, "sqeuclidean").min(axis=1)
+    chosen = np.empty(count, dtype=np.int64)
+    for number in range(count):
+        chosen[number] = nearest.argmax()
+        nearest = np.minimum(nearest, ((outputs - outputs[chosen[number]]) ** 2).sum(axis=1))
+        nearest[chosen[: number + 1]] = -1
+    return chosen
 
 
 def pool_of(knowledge: Knowledge) -> Inputs:

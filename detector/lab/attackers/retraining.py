@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from detector.lab.answers import Answers, Classifier
 from detector.lab.attackers.attacker import Dialogue, Inputs, Knowledge, Labels, Questions
-from detector.lab.attackers.equation_solving import EquationSolving, SoftmaxRegression, fit_softmax
+from detector.lab.attackers.equation_solving import EquationSolving, fit_softmax
 from detector.lab.attackers.input_space import InputSpace, LabelModel, Model
 from detector.lab.networks import Array, one_hot
 
@@ -38,7 +38,7 @@ class UniformRetraining(EquationSolving):
     """Queries uniform inputs, the whole budget at once. The clone is a softmax regression on the labels."""
 
     def _fitted(self, features: Array, probabilities: Array) -> Model:
-        return softmax_of_labels(features, probabilities)
+        return fit_softmax(features, one_hot(probabilities.argmax(axis=1), probabilities.shape[1]))
 
 
 class AdaptiveRetraining(UniformRetraining):
@@ -60,10 +60,19 @@ class AdaptiveRetraining(UniformRetraining):
 
 
 class RbfSvmRetraining(AdaptiveRetraining):
-    """Adaptive, with an RBF SVM as clone."""
+    """Adaptive, with an RBF SVM as clone, whose C and gamma predict best on three folds.
+
+    That is tried on 300 rows at most, spread evenly over all: the latest alone lie on the boundary and teach nothing.
+    """
 
     def _fitted(self, features: Array, probabilities: Array) -> Model:
-        return rbf_svm_of_labels(features, probabilities)
+        labels, classes = probabilities.argmax(axis=1), probabilities.shape[1]
+        if len(np.unique(labels)) == 1:
+            return LabelModel.constant(int(labels[0]), classes)
+        rows = np.linspace(0, len(labels) - 1, min(len(labels), _ROWS_FOR_CHOICE)).astype(np.int64)
+        choices = product(_PENALTIES, _WIDTHS)
+        penalty, width = max(choices, key=lambda choice: _correct(choice[0], choice[1], features[rows], labels[rows]))
+        return LabelModel(_svm(penalty, width, features, labels).predict, classes)
 
 
 def _near_boundary(clone: Classifier, candidates: Inputs, rows: int, rng: np.random.Generator) -> Inputs:
@@ -140,26 +149,6 @@ def _halved(one: Inputs, other: Inputs, middle: Inputs, same: NDArray[np.bool_])
 
 def _middle(one: Inputs, other: Inputs) -> Inputs:
     return np.asarray((one + other) / 2, np.float32)
-
-
-def softmax_of_labels(features: Array, probabilities: Array) -> SoftmaxRegression:
-    """Returns a softmax regression on the likeliest classes of ``probabilities`` (n, k)."""
-    return fit_softmax(features, one_hot(probabilities.argmax(axis=1), probabilities.shape[1]))
-
-
-def rbf_svm_of_labels(features: Array, probabilities: Array) -> LabelModel:
-    """Returns an RBF SVM on the likeliest classes, with the C and gamma that predict best on three folds.
-
-    That is tried on 300 rows at most, spread evenly over all: the latest alone lie on the boundary and teach nothing.
-    """
-    labels, classes = probabilities.argmax(axis=1), probabilities.shape[1]
-    if len(np.unique(labels)) == 1:
-        return LabelModel.constant(int(labels[0]), classes)
-    rows = np.linspace(0, len(labels) - 1, min(len(labels), _ROWS_FOR_CHOICE)).astype(np.int64)
-    penalty, width = max(
-        product(_PENALTIES, _WIDTHS), key=lambda pair: _correct(pair[0], pair[1], features[rows], labels[rows])
-    )
-    return LabelModel(_svm(penalty, width, features, labels).predict, classes)
 
 
 def _svm(penalty: float, width: float, features: Array, labels: Labels) -> Any:

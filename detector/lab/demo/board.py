@@ -1,13 +1,15 @@
-"""The detector's published state of one model, as read from its topics."""
+"""One model of the demo: its accounts, and what the detector published about them."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from detector.contracts.findings import Alert, Decision, Score
 from detector.core.measures import MEASURES
 from detector.core.signals import WEIGHED
+from detector.lab.traffic import Tally
 
 METERS = ("coverage", "information_gain")
 
@@ -29,17 +31,21 @@ class BoardEvent:
 
 @dataclass(slots=True)
 class Board:
-    """By principal the latest score and decision, the largest suspicion and the first alert; and the last 200 events.
+    """The accounts of ``model`` by name (``tallies``), and by principal the latest score and decision, the largest
+    suspicion and the first alert; and the last 200 events. ``signal``: the signal whose statistic is shown."""
 
-    ``signal``: the signal whose statistic is shown.
-    """
-
+    model: str
     signal: str
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
     most: dict[str, float] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
     decisions: dict[str, Decision] = field(default_factory=dict)
     events: deque[BoardEvent] = field(default_factory=lambda: deque(maxlen=_EVENTS))
+
+    @property
+    def suspects(self) -> list[str]:
+        return [name for name in self.tallies if name in self.alerts]
 
     def absorb(self, record: Score | Alert | Decision, at: float) -> BoardEvent | None:
         """Adds a record that was read at the wall-clock second ``at``. Returns its event, or None without news."""
@@ -66,6 +72,11 @@ class Board:
         """Returns the signal's latest statistic of ``principal``, None without one."""
         score = self.scores.get(principal)
         return None if score is None else score.signals.get(self.signal)
+
+    def suspicion(self, principal: str) -> float | None:
+        """Returns the latest score of ``principal``, None without one."""
+        score = self.scores.get(principal)
+        return None if score is None else score.score
 
     def exposure(self, principal: str) -> dict[str, float]:
         """Returns the latest exposure of ``principal`` by meter, in percent; empty where the model has none."""

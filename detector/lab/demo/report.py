@@ -240,9 +240,9 @@ def _verdict(outcome: Outcome) -> Text:
     broken = outcome.broken_promises()
     if broken:
         return Text("Not as promised: " + "; ".join(broken) + ".", style="bold red")
-    kept = "refused" if outcome.mode == "enforce" else "flagged and nobody was refused"
+    done = "refused" if outcome.mode == "enforce" else "flagged and nobody was refused"
     nobody = " and nobody honest was even flagged" if outcome.mode == "enforce" else ", and nobody honest was flagged"
-    return Text(f"As promised: both thieves were {kept}{nobody}.", style="bold green")
+    return Text(f"As promised: both thieves were {done}{nobody}.", style="bold green")
 
 
 def _natural(outcome: Outcome) -> Text:

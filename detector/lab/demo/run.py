@@ -27,7 +27,7 @@ from detector.lab.demo.script import (
     scripts,
 )
 from detector.lab.demo.stage import Stage, set_stage
-from detector.lab.demo.view import DemoState, Scene, Screen
+from detector.lab.demo.view import DemoState, Screen
 from detector.lab.fidelity import Yardstick
 from detector.lab.query_log import THIEF
 from detector.lab.traffic import Tally, TrafficGenerator, connections
@@ -73,12 +73,12 @@ def _calibrated(options: DemoOptions, read: ReadModel, console: Console) -> Prof
 
 
 def _tallies(acts: Sequence[Act]) -> list[Tally]:
-    return [tally for act in acts for tally in act.scene.tallies.values()]
+    return [tally for act in acts for tally in act.board.tallies.values()]
 
 
 async def _play(acts: Sequence[Act], stage: Stage, options: DemoOptions, screen: Screen) -> float:
     """Runs the traffic of all ``acts`` and shows it on ``screen``. Returns the seconds it took."""
-    boards = {act.scene.model: act.scene.board for act in acts}
+    boards = {act.board.model: act.board for act in acts}
     sent: deque[tuple[float, int]] = deque(maxlen=_RATE_FRAMES)
     started_at = time.time()
 
@@ -90,7 +90,7 @@ async def _play(acts: Sequence[Act], stage: Stage, options: DemoOptions, screen:
         sent.append((now, sum(tally.sent for tally in _tallies(acts))))
         (before, sent_before), (_, sent_now) = sent[0], sent[-1]
         rate = (sent_now - sent_before) / max(now - before, _FRAME_SECONDS)
-        state = DemoState(options.mode, started_at, now, options.seconds, [act.scene for act in acts], rate)
+        state = DemoState(options.mode, started_at, now, options.seconds, list(boards.values()), rate)
         screen.show(state, [event for event in events if event is not None])
 
     traffic = asyncio.create_task(_send(acts, options.seconds))
@@ -117,7 +117,7 @@ async def _send(acts: Sequence[Act], seconds: float) -> None:
 
 
 class Act:
-    """One model of the demo: runs ``script`` on ``stage``. ``scene``: its accounts, and what the detector published
+    """One model of the demo: runs ``script`` on ``stage``. ``board``: its accounts, and what the detector published
     about them. ``obeyed_at``: the wall-clock second at which a gate first knew of a decision about the thief;
     ``refused_at``: of a decision to refuse. Observed and enforced decisions both count. None until then."""
 
@@ -128,7 +128,7 @@ class Act:
             stage.url + script.path, script.dataset, accounts=script.accounts, seed=options.seed, tempo=options.tempo
         )
         self._thief = script.thief()
-        self.scene = Scene(script.model, self._traffic.tallies, Board(script.promise.signal))
+        self.board = Board(script.model, script.promise.signal, self._traffic.tallies)
         self.obeyed_at: float | None = None
         self.refused_at: float | None = None
 
@@ -146,13 +146,13 @@ class Act:
 
     def outcome(self) -> ModelOutcome:
         """Returns the outcome. Runs the same thief again, offline and unhindered, to compare clones."""
-        board, script = self.scene.board, self._script
+        board, script = self.board, self._script
         honest = tuple(
             HonestOutcome(name, tally.answered, tally.refused, name in board.alerts, board.most.get(name))
-            for name, tally in self.scene.tallies.items()
+            for name, tally in board.tallies.items()
             if name != THIEF
         )
-        thief = self._thief_outcome(self.scene.tallies[THIEF], board.alerts.get(THIEF))
+        thief = self._thief_outcome(board.tallies[THIEF], board.alerts.get(THIEF))
         return ModelOutcome(script.model, script.theft, script.promise, thief, honest)
 
     def _thief_outcome(self, tally: Tally, alert: Alert | None) -> ThiefOutcome:
@@ -181,7 +181,7 @@ class Act:
             unhindered=yardstick.measure(unhindered.clone(), budget),
             own_inputs=own_inputs,
             leaves=leaves,
-            exposure=self.scene.board.exposure(THIEF),
+            exposure=self.board.exposure(THIEF),
         )
 
     def _latency(self, tally: Tally, alert: Alert | None) -> float | None:

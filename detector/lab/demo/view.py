@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -27,19 +27,6 @@ _STATE_STYLES = {"refused": "bold red", "slowed": "red", "suspect": "yellow", "t
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """One ``model``: its accounts, and what the detector published about them."""
-
-    model: str
-    tallies: Mapping[str, Tally]
-    board: Board
-
-    @property
-    def suspects(self) -> list[str]:
-        return [name for name in self.tallies if name in self.board.alerts]
-
-
-@dataclass(frozen=True, slots=True)
 class DemoState:
     """The content of the view. ``started_at``: wall-clock second at which the traffic began."""
 
@@ -47,12 +34,12 @@ class DemoState:
     started_at: float
     now: float
     seconds: float
-    scenes: Sequence[Scene]
+    boards: Sequence[Board]
     per_second: float
 
     @property
-    def accounts(self) -> list[tuple[Scene, Tally]]:
-        return [(scene, tally) for scene in self.scenes for tally in scene.tallies.values()]
+    def accounts(self) -> list[tuple[Board, Tally]]:
+        return [(board, tally) for board in self.boards for tally in board.tallies.values()]
 
 
 class Screen:
@@ -97,7 +84,7 @@ def render(state: DemoState, lines: int) -> RenderableType:
 
 def summary_line(state: DemoState) -> str:
     """Returns the state as one plain line."""
-    suspects = [f"{name} on {scene.model}" for scene in state.scenes for name in scene.suspects]
+    suspects = [f"{name} on {board.model}" for board in state.boards for name in board.suspects]
     named = f" ({', '.join(suspects)})" if suspects else ""
     queries = sum(tally.sent for _, tally in state.accounts)
     return (
@@ -118,30 +105,25 @@ def _accounts(state: DemoState, rows: int) -> Table:
         numeric = name in ("queries", "refused", "signal", "suspicion")
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     ranked = sorted(state.accounts, key=_rank)
-    for scene, tally in ranked[:rows]:
-        _add_account(table, scene.board, scene.model, tally)
+    for board, tally in ranked[:rows]:
+        _add_account(table, board, tally)
     if len(ranked) > rows:
         table.caption = f"and {len(ranked) - rows} accounts that are less suspicious"
     return table
 
 
-def _rank(account: tuple[Scene, Tally]) -> tuple[bool, float, int]:
+def _rank(account: tuple[Board, Tally]) -> tuple[bool, float, int]:
     """Returns a key that sorts suspects first, then by suspicion."""
-    scene, tally = account
-    return tally.account not in scene.board.alerts, -(_suspicion(scene.board, tally.account) or 0), -tally.sent
+    board, tally = account
+    return tally.account not in board.alerts, -(board.suspicion(tally.account) or 0), -tally.sent
 
 
-def _suspicion(board: Board, account: str) -> float | None:
-    score = board.scores.get(account)
-    return None if score is None else score.score
-
-
-def _add_account(table: Table, board: Board, model: str, tally: Tally) -> None:
+def _add_account(table: Table, board: Board, tally: Tally) -> None:
     state = board.state(tally.account)
-    statistic, suspicion = board.statistic(tally.account), _suspicion(board, tally.account)
+    statistic, suspicion = board.statistic(tally.account), board.suspicion(tally.account)
     table.add_row(
         tally.account,
-        Text(model, style="dim"),
+        Text(board.model, style="dim"),
         f"{tally.sent:,}",
         f"{tally.refused:,}" if tally.refused else "",
         "" if statistic is None else _STATISTICS[board.signal].format(statistic),
@@ -152,7 +134,7 @@ def _add_account(table: Table, board: Board, model: str, tally: Tally) -> None:
 
 
 def _events(state: DemoState) -> Panel:
-    events = [event for scene in state.scenes for event in scene.board.events]
+    events = [event for board in state.boards for event in board.events]
     text = Text(no_wrap=True, overflow="ellipsis")
     for event in sorted(events, key=lambda event: event.at)[-_EVENT_LINES:]:
         text.append(event_line(event, state.started_at) + "\n", style="bold red" if event.grave else "")

@@ -20,13 +20,15 @@ from detector.lab.query_log import Run, read_run
 from detector.policy.config import Policy
 from detector.replay.judging import judge_logs
 
+_COLUMNS = ("account", "honest", "kind", "flagged")
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedLog:
-    """The ``n`` queries of one log that could be judged, in log order, and the ``run`` that it tells of.
+    """The ``n`` queries of one log that could be judged, in log order, and the ``run`` of the log.
 
     ``account`` int64 (n,) into ``accounts``, each (model, principal); ``honest`` bool (n,) and ``kind`` (n,), texts:
-    what the log says they are; ``flagged`` bool (n,): the verdict as of that query. ``refused``: rows without one.
+    the labels of the log; ``flagged`` bool (n,): the verdict as of that query. ``refused``: rows without one.
     """
 
     run: Run
@@ -46,36 +48,31 @@ def judge_labelled(
     progress: Callable[[int], None] | None = None,
     must_fit: Sequence[Profile] = (),
 ) -> JudgedLog:
-    """The log at ``path``, judged by an engine that has seen nothing else; ``progress`` is told rows done since.
+    """Returns the log at ``path``, judged by an engine without earlier queries. ``progress`` is called with the number
+    of rows done since.
 
     Raises ConfigurationError or LabError where the file is no labelled log, or fits none of the profiles ``must_fit``,
     if there are any.
     """
-    run, (honest, kind) = read_run(path), _marks(path)
-    account, flagged = np.full(len(honest), -1, dtype=np.int64), np.zeros(len(honest), dtype=np.bool_)
+    import pyarrow.parquet as pq
+
+    run, marks = read_run(path), pq.read_table(path, columns=["label", "kind"])
+    label, kind = (np.array(marks[name].to_pylist(), dtype=np.object_) for name in ("label", "kind"))
+    account, flagged = np.full(len(label), -1, dtype=np.int64), np.zeros(len(label), dtype=np.bool_)
     numbers: dict[tuple[str, str], int] = {}
     for part, judgement in judge_logs([path], engine_config=engine_config, policy=policy, must_fit=must_fit):
         if judgement is not None:
             seen = judgement.observation
             own = [numbers.setdefault((key.model, key.principal), len(numbers)) for key in seen.keys]
-            kept = np.flatnonzero(seen.index >= 0)
-            account[part.row[kept]] = np.array(own, dtype=np.int64)[seen.key_index[kept]]
-            flagged[part.row[kept]] = seen.flagged[kept]
+            rows = np.flatnonzero(seen.index >= 0)
+            account[part.row[rows]] = np.array(own, dtype=np.int64)[seen.key_index[rows]]
+            flagged[part.row[rows]] = seen.flagged[rows]
         if progress:
             progress(len(part))
     judged = account >= 0
-    return JudgedLog(
-        run, list(numbers), account[judged], honest[judged], kind[judged], flagged[judged], int((~judged).sum())
-    )
-
-
-def _marks(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.object_]]:
-    """Of each row in the file: whether it is honest, and its kind."""
-    import pyarrow.parquet as pq
-
-    marks = pq.read_table(path, columns=["label", "kind"])
-    label, kind = (np.array(marks[name].to_pylist(), dtype=np.object_) for name in ("label", "kind"))
-    return np.asarray(label == "honest", dtype=np.bool_), kind
+    honest = np.asarray(label == "honest", dtype=np.bool_)
+    columns = (account[judged], honest[judged], kind[judged], flagged[judged])
+    return JudgedLog(run, list(numbers), *columns, refused=int((~judged).sum()))
 
 
 def judge_once(
@@ -87,22 +84,22 @@ def judge_once(
     progress: Callable[[int], None] | None = None,
     must_fit: Sequence[Profile] = (),
 ) -> JudgedLog:
-    """As ``judge_labelled``, but what is kept in ``folder`` is not judged again; what is not, is kept there."""
-    place = judged_path(folder, path, engine_config, policy)
-    judged = _read_judged(place, path)
+    """Returns the same as ``judge_labelled``, from the cache in ``folder`` where it is there."""
+    cached = judged_path(folder, path, engine_config, policy)
+    judged = _read_judged(cached, path)
     if judged is None:
         judged = judge_labelled(path, engine_config=engine_config, policy=policy, progress=progress, must_fit=must_fit)
-        _write_judged(place, judged)
+        _write_judged(cached, judged)
     elif progress:
         progress(len(judged.account) + judged.refused)
     return judged
 
 
 def judged_path(folder: Path, path: Path, engine_config: EngineConfig, policy: Policy) -> Path:
-    """Where the judged log at ``path`` is kept, or would be."""
-    who = [_source(), engine_config.configuration_hash(), policy.version]
+    """Returns where the judged log at ``path`` is cached, or would be."""
     log = sha256(path.read_bytes()).hexdigest()
-    return folder / f"{sha256(json.dumps([log, *who]).encode()).hexdigest()[:24]}.npz"
+    depends = json.dumps([log, _source(), engine_config.configuration_hash(), policy.version])
+    return folder / f"{sha256(depends.encode()).hexdigest()[:24]}.npz"
 
 
 @cache
@@ -110,30 +107,22 @@ def _source() -> str:
     return digest_of([__name__])
 
 
-def _write_judged(place: Path, judged: JudgedLog) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_suffix(".partial")
+def _write_judged(path: Path, judged: JudgedLog) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {name: getattr(judged, name) for name in _COLUMNS} | {"kind": judged.kind.astype(np.str_)}
+    others = {"accounts": np.array(json.dumps(judged.accounts)), "refused": np.array(judged.refused)}
+    partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            accounts=np.array(json.dumps(judged.accounts)),
-            account=judged.account,
-            honest=judged.honest,
-            kind=judged.kind.astype(np.str_),
-            flagged=judged.flagged,
-            refused=np.array(judged.refused),
-        )
-    partial.replace(place)
+        np.savez_compressed(file, **columns, **others)  # type: ignore[arg-type]  # no array is called allow_pickle
+    partial.replace(path)
 
 
-def _read_judged(place: Path, log: Path) -> JudgedLog | None:
-    """What is kept at ``place`` of ``log``; None where nothing is, or nothing whole."""
+def _read_judged(path: Path, log: Path) -> JudgedLog | None:
+    """Returns what is cached of ``log`` at ``path``, or None if it is missing or damaged."""
     try:
-        with place.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            accounts = [(model, principal) for model, principal in json.loads(str(kept["accounts"]))]
-            kind, refused = kept["kind"].astype(np.object_), int(kept["refused"])
-            return JudgedLog(
-                read_run(log), accounts, kept["account"], kept["honest"], kind, kept["flagged"], refused=refused
-            )
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            accounts = [(model, principal) for model, principal in json.loads(str(stored["accounts"]))]
+            columns = {name: stored[name] for name in _COLUMNS} | {"kind": stored["kind"].astype(np.object_)}
+            return JudgedLog(read_run(log), accounts, refused=int(stored["refused"]), **columns)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None

@@ -125,7 +125,7 @@ def _caught(name: str, runs: Sequence[AttackResult]) -> str:
             f"By then the clone agreed with the model on {percent(then.test)} of natural inputs; let alone, it would "
             f"have reached {percent(end.test)}."
         )
-    return f"{name} is caught{often} at query {latest.first_verdict:,} of {latest.sent:,}. {clone}"
+    return f"{name} is caught{often} at query {latest.first_verdict:,} of {latest.run.sent:,}. {clone}"
 
 
 def _honest(evaluation: Evaluation) -> str:
@@ -150,11 +150,11 @@ def _judge(evaluation: Evaluation) -> str:
 def _attack_table(evaluation: Evaluation) -> TextTable:
     rows = [
         (
-            result.attack,
-            result.victim,
-            result.wrapper,
+            result.run.attack,
+            result.run.victim,
+            result.run.wrapper,
             f"{result.accounts:,}",
-            f"{result.sent:,}",
+            f"{result.run.sent:,}",
             "missed" if result.first_verdict is None else f"{result.first_verdict:,}",
             _both(result.got_at_verdict),
             _both(result.got_at_end),

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detector.core.calibration.calibrate import FlaggedRate
 from detector.lab.evaluation.judging import JudgedLog
-from detector.lab.fidelity import Fidelity
+from detector.lab.query_log import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +22,12 @@ class CloneAgreement:
 
 @dataclass(frozen=True, slots=True)
 class AttackResult:
-    """One attack on one victim. ``sent``: the thief's queries; ``useful``: those of them that the clone is made of.
+    """One ``run`` of an attack. ``accounts``: how many the thief used. ``first_verdict``: how many queries were sent
+    when the first of them was flagged, that query included; None if all were missed."""
 
-    ``accounts``: how many the thief used. ``first_verdict``: how many queries were sent when the first of them was
-    flagged, that query included; None if all were missed. ``curve``: the clone's fidelity, by queries sent; empty where
-    there is no clone.
-    """
-
-    attack: str
-    victim: str
-    wrapper: str
+    run: Run
     accounts: int
-    sent: int
-    useful: int
     first_verdict: int | None
-    curve: tuple[Fidelity, ...]
 
     @property
     def caught(self) -> bool:
@@ -50,7 +40,7 @@ class AttackResult:
 
     @property
     def got_at_end(self) -> CloneAgreement | None:
-        return self._got(self.sent)
+        return self._got(self.run.sent)
 
     @property
     def got_unseen(self) -> float:
@@ -61,13 +51,14 @@ class AttackResult:
     @property
     def cost_multiplier(self) -> float:
         """The queries sent per useful one."""
-        return self.sent / self.useful if self.useful else float("inf")
+        return self.run.sent / self.run.useful if self.run.useful else float("inf")
 
     def _got(self, queries: int) -> CloneAgreement | None:
-        if not self.curve or queries < self.curve[0].queries:
+        curve = self.run.curve
+        if not curve or queries < curve[0].queries:
             return None
-        at = [point.queries for point in self.curve]
-        test, uniform = ([getattr(point, name) for point in self.curve] for name in ("test", "uniform"))
+        at = [point.queries for point in curve]
+        test, uniform = ([getattr(point, name) for point in curve] for name in ("test", "uniform"))
         return CloneAgreement(float(np.interp(queries, at, test)), float(np.interp(queries, at, uniform)))
 
 
@@ -83,7 +74,7 @@ class HonestResult:
 
     @classmethod
     def of(cls, kind: str, accounts: int, flagged: int) -> HonestResult:
-        """``low`` and ``high`` enclose the share of such accounts that is flagged, with 95 percent confidence."""
+        """Returns the result with the interval ``low`` to ``high`` of the flagged share, at 95 percent confidence."""
         return cls(kind, accounts, flagged, *FlaggedRate(flagged, accounts).interval)
 
 
@@ -102,68 +93,46 @@ class Evaluation:
 
     @property
     def all_honest(self) -> HonestResult | None:
-        """All kinds as one; None without an honest account."""
+        """The sum of all kinds; None without an honest account."""
         accounts, flagged = (sum(getattr(each, name) for each in self.honest) for name in ("accounts", "flagged"))
         return HonestResult.of("all", accounts, flagged) if accounts else None
 
 
 def evaluation_of(logs: Iterable[JudgedLog], detector: str, signals: tuple[str, ...]) -> Evaluation:
-    """The results of ``logs``, each judged by itself."""
+    """Returns the results of ``logs``, each judged separately."""
     logs = list(logs)
-    attacks = sorted((_attack_result(log) for log in logs if not log.honest.all()), key=_missed_first)
+    attacks = [_attack_result(log) for log in logs if not log.honest.all()]
+    attacks.sort(key=lambda own: (own.caught, -own.got_unseen, own.run.attack, own.run.victim, own.run.wrapper))
     return Evaluation(detector, signals, tuple(attacks), honest_results(logs), sum(log.refused for log in logs))
 
 
 def honest_results(logs: Iterable[JudgedLog]) -> tuple[HonestResult, ...]:
-    """By kind: accounts without a single query of an attack; the kind most often flagged comes first.
+    """Returns one result per kind of accounts without a query of an attack; the kind most often flagged comes first.
 
     Logs of the same seed have the same honest users: an account of the same name on the same model is counted once.
     """
     flagged: dict[str, dict[tuple[int, str, str], bool]] = {}
     for log in logs:
-        for account in _honest_accounts(log):
-            rows, whose = log.account == account, (log.run.seed, *log.accounts[account])
+        for account in np.setdiff1d(log.account, log.account[~log.honest]):
+            rows, key = log.account == account, (log.run.seed, *log.accounts[account])
             of_kind = flagged.setdefault(log.kind[rows][0], {})
-            of_kind[whose] = of_kind.get(whose, False) or bool(log.flagged[rows].any())
+            of_kind[key] = of_kind.get(key, False) or bool(log.flagged[rows].any())
     results = [HonestResult.of(kind, len(users), sum(users.values())) for kind, users in flagged.items()]
     return tuple(sorted(results, key=lambda each: (-each.flagged / each.accounts, each.kind)))
 
 
-def _missed_first(result: AttackResult) -> tuple[bool, float, str, str, str]:
-    return result.caught, -result.got_unseen, result.attack, result.victim, result.wrapper
-
-
 def _attack_result(log: JudgedLog) -> AttackResult:
-    run, accounts = log.run, np.unique(log.account[~log.honest])
-    return AttackResult(
-        attack=run.attack,
-        victim=run.victim,
-        wrapper=run.wrapper,
-        accounts=len(accounts),
-        sent=run.sent,
-        useful=run.useful,
-        first_verdict=_first_verdict(log, np.isin(log.account, accounts)),
-        curve=run.curve,
-    )
-
-
-def _first_verdict(log: JudgedLog, on_thief: NDArray[np.bool_]) -> int | None:
-    """Returns the number of the thief's queries up to the first flagged row of ``on_thief``; what came before them is
-    no catch."""
+    accounts = np.unique(log.account[~log.honest])
     sent = np.cumsum(~log.honest)
-    verdicts = np.flatnonzero(log.flagged & on_thief & (sent > 0))
-    return int(sent[verdicts[0]]) if len(verdicts) else None
-
-
-def _honest_accounts(log: JudgedLog) -> NDArray[np.int64]:
-    return np.setdiff1d(log.account, log.account[~log.honest])
+    verdicts = np.flatnonzero(log.flagged & np.isin(log.account, accounts) & (sent > 0))  # none before the attack
+    return AttackResult(log.run, len(accounts), int(sent[verdicts[0]]) if len(verdicts) else None)
 
 
 def group_by_attack(results: Iterable[AttackResult]) -> dict[str, list[AttackResult]]:
     """Returns the runs by the attack's name, attacks and runs in the order given."""
     by_attack: dict[str, list[AttackResult]] = {}
     for result in results:
-        by_attack.setdefault(result.attack, []).append(result)
+        by_attack.setdefault(result.run.attack, []).append(result)
     return by_attack
 
 

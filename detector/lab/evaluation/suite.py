@@ -96,44 +96,34 @@ _TARGETS = (
 _FULL_BUDGET = 2_000
 _FULL_ACCOUNTS = 112
 _CARRIER = "knockoff random"
-"""In whose plain logs the honest users are: it handles every data set."""
+"""The attack whose plain logs have honest users: it handles every data set."""
+_LOCK = "being-made.lock"
 
 
 def full() -> tuple[AttackPlan, ...]:
-    """Every attack on every target in every disguise, and undisguised on victims with a defence in their training.
-
-    Undisguised ones stand first, so that a part of the suite says something of every attack.
-    """
+    """Returns every attack on every target in every disguise, and undisguised on victims with a defence in their
+    training. Undisguised ones come first, so that a part of the suite covers every attack."""
     hardened = [(attack, victim, "digits", PLAIN) for attack, victim in product(sorted(ATTACKS), HARDENED)]
     disguised = [(attack, *target, wrapper) for wrapper, target, attack in product(WRAPPERS, _TARGETS, sorted(ATTACKS))]
-    populated = {(_CARRIER, victim, dataset, PLAIN) for dataset, victim in _first_victims().items()}
-    plans = (_plan(*names, budget=_FULL_BUDGET) for names in (*hardened, *disguised))
-    return tuple(replace(plan, accounts=_FULL_ACCOUNTS if _key(plan) in populated else 0) for plan in plans)
-
-
-def _first_victims() -> dict[str, str]:
-    """Of each data set the victim that stands first."""
-    return {dataset: victim for victim, dataset in reversed(_TARGETS)}
-
-
-def _key(plan: AttackPlan) -> tuple[str, str, str, str]:
-    return plan.attack, plan.victim, plan.dataset, plan.wrapper
+    first_victims = {dataset: victim for victim, dataset in reversed(_TARGETS)}
+    populated = {(_CARRIER, victim, dataset, PLAIN) for dataset, victim in first_victims.items()}
+    plans = {names: _plan(*names, budget=_FULL_BUDGET) for names in (*hardened, *disguised)}
+    return tuple(
+        replace(plan, accounts=_FULL_ACCOUNTS) if names in populated else plan for names, plan in plans.items()
+    )
 
 
 SUITES: dict[str, Callable[[], tuple[AttackPlan, ...]]] = {"quick": lambda: QUICK, "full": full}
 
 
-_LOCK = "being-made.lock"
-
-
 def plans_of(suite: str) -> tuple[AttackPlan, ...]:
-    """The plans of the suite of that name."""
+    """Returns the plans of ``suite``."""
     return SUITES[suite]()
 
 
 @dataclass(frozen=True, slots=True)
 class SuiteProgress:
-    """What has become of ``plans`` plans: ``logs``; how many are ``unfit``, ``failed``, or not carried out yet."""
+    """The state of a number of ``plans``: their ``logs``, and how many are ``unfit``, ``failed``, or ``left``."""
 
     plans: int
     logs: list[Path]
@@ -157,20 +147,19 @@ class SuiteProgress:
 
 
 def progress_of(plans: Sequence[AttackPlan], folder: Path) -> SuiteProgress:
-    """What has become of ``plans`` in ``folder``."""
+    """Returns the state of ``plans`` in ``folder``."""
     paths = [log_path(folder, plan) for plan in plans]
-    logs = [path for path in paths if path.exists()]
-    unfit = sum(_unfit(path).exists() for path in paths)
-    return SuiteProgress(len(plans), logs, unfit, sum(_failed(path).exists() for path in paths))
+    unfit, failed = (sum(note(path).exists() for path in paths) for note in (_unfit, _failed))
+    return SuiteProgress(len(plans), [path for path in paths if path.exists()], unfit, failed)
 
 
 def make_logs(plans: Sequence[AttackPlan], folder: Path, progress: Callable[[int], None] | None = None) -> None:
-    """Make the logs of ``plans`` that are not in ``folder`` yet; as many at a time as there are cores.
+    """Makes the logs of ``plans`` that are not in ``folder`` yet; as many at a time as there are cores.
 
-    What is there already stays, so that this goes on where it was stopped, however it was. ``progress`` is told how
-    many plans were dealt with since. A plan whose attack cannot handle the victim (LabError) leaves a note instead of a
-    log; so does any other error, but that plan is tried again the next time. Raises LabError where another process
-    makes logs in ``folder``, or one of ours was killed.
+    A suite that was stopped in any way resumes. ``progress`` is called with the number of plans dealt with since. A
+    plan whose attack cannot handle the victim (LabError) leaves a note instead of a log; so does any other error, but
+    that plan is tried again the next time. Raises LabError where another process makes logs in ``folder``, or one of
+    ours was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
@@ -178,14 +167,14 @@ def make_logs(plans: Sequence[AttackPlan], folder: Path, progress: Callable[[int
             path.unlink()
         logs = {log_path(folder, plan): plan for plan in plans}
         missing = {path: plan for path, plan in logs.items() if not (path.exists() or _unfit(path).exists())}
-        told = progress or (lambda _: None)
-        told(len(plans) - len(missing))
+        report = progress or (lambda _: None)
+        report(len(plans) - len(missing))
         for _ in _made(missing):
-            told(1)
+            report(1)
 
 
 def make_log(path: Path, plan: AttackPlan) -> None:
-    """Carry out ``plan``; its log, or beside it the note why there is none, is at ``path`` afterwards."""
+    """Carries out ``plan``. Writes its log to ``path``, or a note beside it on why there is none."""
     try:
         write_query_log(path, conduct(plan))
     except LabError as error:
@@ -197,7 +186,7 @@ def make_log(path: Path, plan: AttackPlan) -> None:
 
 
 def log_path(folder: Path, plan: AttackPlan) -> Path:
-    """Where the log of ``plan`` is, or would be: another one for another plan or other source that makes it."""
+    """Returns where the log of ``plan`` is, or would be. It differs by plan and by the source that makes the log."""
     depends = json.dumps([code_version(plan.attack), asdict(plan)], sort_keys=True)
     return folder / f"{sha256(depends.encode()).hexdigest()[:24]}.parquet"
 
@@ -212,7 +201,7 @@ def _failed(path: Path) -> Path:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else makes logs in ``folder`` meanwhile; the lock ends with the process, even one that is killed."""
+    """Keeps other processes from making logs in ``folder``. The lock ends with the process, even if it is killed."""
     from fcntl import LOCK_EX, LOCK_NB, flock
 
     with (folder / _LOCK).open("wb") as lock:
@@ -243,7 +232,7 @@ def _made(missing: Mapping[Path, AttackPlan]) -> Iterator[None]:
 
 
 def _begin() -> None:
-    """In each process: Ctrl-C is for the one that started it, with which it ends."""
+    """Leaves Ctrl-C to the parent process, and ends this one with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
 

@@ -89,7 +89,7 @@ def new_device(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
 
 
 def several_views(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """Test-time augmentation: each image with three turned and moved copies, averaged by the caller."""
+    """Sends each image with three turned and moved copies: test-time augmentation."""
     for rows in shuffled(images, rng):
         picture = _as_picture(rows)
         views = [picture] + [_turned_and_moved(picture, rng) for _ in range(3)]
@@ -108,7 +108,7 @@ def rescans(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
 
 
 def drawing(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """A drawing pad that sends a query after each quarter of the strokes."""
+    """Sends a drawing after each quarter of its strokes."""
     for rows in shuffled(images, rng):
         side = len(_as_picture(rows))
         order = np.argsort(np.repeat(np.arange(side), side) + rng.uniform(0, 0.5, side * side))
@@ -120,14 +120,14 @@ def drawing(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
 
 
 def camera(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """A fixed camera: one sheet lies before it for some forty frames, each frame with the sensor's own noise."""
+    """Sends some forty frames of one sheet after another, from a fixed camera with noise."""
     for rows in shuffled(images, rng):
         for _ in range(int(rng.integers(30, 50))):
             yield HonestRequest(0.25, _as_pixels(rows + rng.normal(0, 0.05, rows.shape)))
 
 
 def video(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """Noise-free video in which one image melts into the next in twenty equal steps."""
+    """Sends noise-free video in which one image melts into the next in twenty equal steps."""
     rows = shuffled(images, rng)
     before = next(rows)
     for after in rows:
@@ -137,12 +137,12 @@ def video(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
 
 
 def what_if(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """An analyst all day long: each image, then one pixel of it at seven other values."""
+    """Sends each image, then the same image with one pixel at seven other values, all day long."""
     return varied(shuffled(images, rng), rng, lambda _: rng.choice(17, _WHAT_IF_VALUES, replace=False) / 16)
 
 
 def short_what_if(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """The same question about five images, and then no more."""
+    """Does what ``what_if`` does for five images, then stops."""
     return islice(what_if(images, rng), 5 * (1 + _WHAT_IF_VALUES))
 
 

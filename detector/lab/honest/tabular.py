@@ -47,16 +47,16 @@ def steady(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest
 
 
 def bulk_scoring(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """All of the user's rows in one request, in random order; a tenth of them, at least one, is new the next time."""
+    """Sends all rows of the user in one request, in random order; each time a tenth of them, at least one, is new."""
     table, rows = rng.permutation(held.features), fresh(dataset, held, rng)
     while True:
         yield HonestRequest(rng.uniform(6, 9), table.copy())
-        for place in rng.choice(len(table), max(1, int(_RENEWED_SHARE * len(table))), replace=False):
-            table[place] = next(rows)[0]
+        for number in rng.choice(len(table), max(1, int(_RENEWED_SHARE * len(table))), replace=False):
+            table[number] = next(rows)[0]
 
 
 def what_if(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """A row, then the same row with one feature at other values that occur; and the next row."""
+    """Sends each row, then the same row with one feature at other values that occur."""
 
     def values_of(feature: int) -> Rows:
         values = np.unique(held.features[:, feature])
@@ -66,14 +66,14 @@ def what_if(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestReques
 
 
 def drifted(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """Data that drifted from the training data: each continuous feature is up to a fifth of its range off, always."""
+    """Sends rows whose continuous features are all off by up to a fifth of their range, always by the same."""
     offset = rng.uniform(-_DRIFT, _DRIFT, dataset.dimension) * (dataset.high - dataset.low)
     return paced((_moved(dataset, row, offset) for row in fresh(dataset, held, rng)), rng, 0.24)
 
 
 def one_class(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    kept = held.labels == rng.choice(np.unique(held.labels))
-    return steady(dataset, Examples(held.features[kept], held.labels[kept]), rng)
+    chosen = held.labels == rng.choice(np.unique(held.labels))
+    return steady(dataset, Examples(held.features[chosen], held.labels[chosen]), rng)
 
 
 def retries(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
@@ -81,7 +81,7 @@ def retries(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestReques
 
 
 def slow_change(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """A sensor: from one row to the next in fifteen steps, with a little noise; categories change half way."""
+    """Goes from one row to the next in fifteen steps, with a sensor's noise; categories change half way."""
     rows = fresh(dataset, held, rng)
     before = next(rows)
     for after in rows:
@@ -93,7 +93,7 @@ def slow_change(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRe
 
 
 def short_lived(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """One to twelve queries, then none."""
+    """Sends one to twelve queries, then none."""
     rows = fresh(dataset, held, rng)
     for _ in range(int(rng.integers(1, _LONGEST_STAY + 1))):
         yield HonestRequest(rng.exponential(0.5), next(rows))
@@ -113,12 +113,12 @@ _HABITS: dict[str, tuple[TabularBehaviour, str]] = {
 
 
 def _between(dataset: Dataset, start: Rows, end: Rows, share: float) -> Rows:
-    """``share`` of the way from ``start`` to ``end``, both (..., d); categories are those of ``start``."""
+    """Returns ``share`` of the way from ``start`` to ``end`` (..., d); categories are those of ``start``."""
     mixed = np.where(dataset.categories > 0, start, start + share * (end - start))
     return mixed.astype(np.float32)
 
 
 def _moved(dataset: Dataset, rows: Rows, offset: np.ndarray) -> Rows:
-    """``rows`` (n, d) with their continuous features moved by ``offset`` (d,) or (n, d), within the ranges."""
+    """Returns ``rows`` (n, d) with continuous features moved by ``offset`` (d,) or (n, d), within the ranges."""
     moved = np.clip(rows + offset, dataset.low, dataset.high)
     return np.where(dataset.categories > 0, rows, moved).astype(np.float32)

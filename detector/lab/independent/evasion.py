@@ -88,7 +88,7 @@ def _by_labels(attack: Callable[[Any], Any], victim: Any, original: Inputs, rng:
 
 
 def _by_logits(victim: Any, original: Inputs, _: np.random.Generator) -> None:
-    """With one constant, as there are no queries to search for one, and all coordinates in each iteration.
+    """Runs ZOO with one constant, as there are no queries to search for one, and all coordinates in each iteration.
 
     Without bounds: the toolbox holds each step within them too, as if it were an input, so none could go down.
     """
@@ -98,7 +98,7 @@ def _by_logits(victim: Any, original: Inputs, _: np.random.Generator) -> None:
 
 
 def _start(victim: Any, original: Inputs, rng: np.random.Generator) -> Inputs | None:
-    """A random input (1, d) of another label than ``original``; the toolbox draws its own by no seed."""
+    """Returns a random input (1, d) of another class than ``original``, or None; the toolbox's own has no seed."""
     label = victim.predict(original).argmax()
     for _ in range(_STARTS):
         drawn = rng.random(original.shape, dtype=np.float32)

@@ -59,19 +59,19 @@ class ThievedNetwork(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class _Extraction:
-    """``attack`` makes the toolbox's attack on a victim. ``said``: what that victim is made to say for answers, (n, k);
-    ``targets``: what the attack makes of it to train on, (n, k). ``actions`` int64 (m,) or None: the class of each row
-    of ``pool``, of which a bandit learns which is worth asking.
+    """``attack`` makes the toolbox's attack on a victim. From answers, ``outputs`` makes the outputs (n, k) of that
+    victim, and ``targets`` those (n, k) on which the attack trains. ``actions`` int64 (m,) or None: the cluster of each
+    row of the pool, for a bandit that learns which clusters are worth querying.
     """
 
     attack: Callable[..., Any]
-    said: Callable[[Answers], Array]
+    outputs: Callable[[Answers], Array]
     targets: Callable[[Answers], Array]
     actions: NDArray[np.int64] | None = None
 
     def run(self, pool: Inputs, budget: int, network: ThievedNetwork, ended: list[bool], query: QueryVictim) -> None:
-        """Trains ``network`` with at most ``budget`` queries, and says in ``ended`` that the last training is done."""
-        victim = BlackBoxClassifier(lambda x: self.said(query(x)), network.input_shape, network.nb_classes)
+        """Trains ``network`` with at most ``budget`` queries, and appends to ``ended`` after the last training."""
+        victim = BlackBoxClassifier(lambda x: self.outputs(query(x)), network.input_shape, network.nb_classes)
         attack = self.attack(victim, nb_stolen=min(budget, len(pool)), batch_size_query=ROUND, nb_epochs=EPOCHS)
         attack.extract(pool, self.actions, thieved_classifier=network)
         ended.append(True)

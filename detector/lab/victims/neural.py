@@ -25,7 +25,7 @@ from detector.lab.networks import (
 from detector.lab.victims.tabular import ColumnEncoder, FittedVictim
 
 ADVERSARIAL_SHARE = 0.05
-"""Of a column's range: the distance that adversarial training moves it."""
+"""The distance, in shares of a column's range, by which adversarial training moves it."""
 
 TEMPERATURE = 20.0
 SMOOTHING = 0.1
@@ -44,7 +44,7 @@ _PLANES = 2
 
 
 class _Task:
-    """A data set as columns and one-hot labels, and networks for it; ``stream`` tells the draws of families apart."""
+    """A data set as columns and one-hot labels, and networks for it, drawn by ``seed`` and ``stream``."""
 
     def __init__(self, dataset: Dataset, seed: int, stream: int) -> None:
         self.rng = np.random.default_rng([seed, stream])
@@ -93,7 +93,7 @@ def adversarially_trained(dataset: Dataset, seed: int) -> FittedVictim:
 
 
 def distilled(dataset: Dataset, seed: int) -> FittedVictim:
-    """Defensive distillation (Papernot et al., S&P 2016): taught by a network's answers at temperature 20.
+    """Trains on another network's answers at temperature 20: defensive distillation (Papernot et al., S&P 2016).
 
     Both networks are trained at that temperature; the second answers at 1.
     """
@@ -110,14 +110,14 @@ def _at_temperature(targets: Array) -> Loss:
 
 
 def label_smoothed(dataset: Dataset, seed: int) -> FittedVictim:
-    """A tenth of each label is spread over all classes (Szegedy et al., CVPR 2016)."""
+    """Spreads a tenth of each label over all classes (Szegedy et al., CVPR 2016)."""
     task = _Task(dataset, seed, 12)
     targets = (1 - SMOOTHING) * task.labels + SMOOTHING / dataset.classes
     return task.victim(task.network(), cross_entropy(targets))
 
 
 def logit_squeezed(dataset: Dataset, seed: int) -> FittedVictim:
-    """Rows with noise, and 0.05 times the squared length of the logits in the loss (Kannan et al. 2018)."""
+    """Trains on rows with noise, with 0.05 times the squared length of the logits in the loss (Kannan et al. 2018)."""
     task = _Task(dataset, seed, 12)
     loss = cross_entropy(task.labels)
 

@@ -76,7 +76,7 @@ class TreeVictim:
 
     An input goes down to its leaf, or to the first node that tests a feature which is NaN, as in BigML's API (Tramèr et
     al. 2016). It is answered with that node's class shares, its number in ``Answers.leaf``, and the missing feature, or
-    -1, in ``Answers.asked``.
+    -1, in ``Answers.missing_feature``.
     """
 
     output_kind: OutputKind = "probabilities"
@@ -162,10 +162,7 @@ class Rounded:
     def __init__(self, victim: Victim, digits: int) -> None:
         self._victim = victim
         self._digits = digits
-
-    @property
-    def output_kind(self) -> OutputKind:
-        return self._victim.output_kind
+        self.output_kind: OutputKind = victim.output_kind
 
     def answer(self, features: Features) -> Answers:
         return Answers(self._victim.answer(features).probabilities.round(self._digits))

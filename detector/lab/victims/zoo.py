@@ -1,4 +1,4 @@
-"""A model zoo behind one API: callers ask for an accuracy and a latency, and a model that gives both answers.
+"""A model zoo behind one API: callers request an accuracy and a latency, and a model that gives both answers.
 
 The setting of the fingerprinting attack on inference serving (PSML; Sanyal et al. 2023).
 """
@@ -30,9 +30,9 @@ class ZooModel:
 
 
 class Zoo:
-    """A request with the specification (a, l) is for accuracy >= a within l milliseconds.
+    """The fastest model answers that has the accuracy of the request or more, and its latency or less.
 
-    The cheapest model that gives it, which is the fastest, answers.
+    ``models`` are sorted by latency. Raises LabError if there are none.
     """
 
     def __init__(self, models: Sequence[ZooModel]) -> None:
@@ -41,30 +41,29 @@ class Zoo:
         self.models = tuple(sorted(models, key=lambda model: model.latency))
 
     def chosen(self, specifications: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Index into ``models`` (n,) of who answers each of ``specifications`` float32 (n, 2); -1 where none can."""
+        """Returns the index into ``models`` (n,) for each of ``specifications`` float32 (n, 2); -1 where none can."""
         accuracy, latency = np.array([(model.accuracy, model.latency) for model in self.models], np.float32).T
         feasible = (accuracy >= specifications[:, :1]) & (latency <= specifications[:, 1:])
-        first: NDArray[np.int64] = np.where(feasible.any(axis=1), feasible.argmax(axis=1), -1)
-        return first
+        return np.where(feasible.any(axis=1), feasible.argmax(axis=1), -1)
 
     def best_within(self, latency: float) -> int:
-        """Index into ``models`` of the most accurate within ``latency`` milliseconds, the fastest of several."""
+        """Returns the index of the most accurate model within ``latency`` milliseconds, the fastest of several."""
         feasible = [index for index, model in enumerate(self.models) if model.latency <= latency]
         return max(feasible, key=lambda index: (self.models[index].accuracy, -index))
 
     def answer(self, features: NDArray[np.float32], specifications: NDArray[np.float32]) -> Answers:
-        """To ``features`` (n, d), of the models chosen. A row of zeros: refused, no model meets its specification."""
+        """Returns the answers to ``features`` (n, d) of the models chosen; a row of zeros where no model can."""
         chosen = self.chosen(specifications)
         first = self.models[0].victim.answer(features).probabilities
-        said = np.where((chosen == 0)[:, None], first, 0.0)
+        outputs = np.where((chosen == 0)[:, None], first, 0.0)
         for index in np.unique(chosen[chosen > 0]):
             rows = chosen == index
-            said[rows] = self.models[index].victim.answer(features[rows]).probabilities
-        return Answers(said)
+            outputs[rows] = self.models[index].victim.answer(features[rows]).probabilities
+        return Answers(outputs)
 
 
 def new(dataset: Dataset, seed: int) -> Zoo:
-    """Networks of 3, 6, 12 and 48 hidden units, a millisecond for each 2, and a random forest slower than all.
+    """Returns networks of 3, 6, 12 and 48 hidden units, a millisecond for each 2, and a random forest slower than all.
 
     Promised accuracies are those on the test set.
     """

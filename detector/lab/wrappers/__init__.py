@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from detector.lab.data import Dataset
 from detector.lab.wrappers.disguises import Disguise, Dummies, Lineage, Mixed, RandomAccounts, RoundRobin
 
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What there is to hide with: natural inputs of ``dataset``, ``pause`` seconds between queries, a ``seed``."""
-
-    dataset: Dataset
-    pause: float
-    seed: int
-
+NewDisguise = Callable[[Dataset, float, int], Disguise]
+"""(the data set with natural inputs to hide among, seconds between queries, seed) -> a disguise."""
 
 PLAIN = "plain"
 
@@ -24,17 +16,16 @@ _ACCOUNTS = 10
 _BLOCK = 160
 _SLOWER = 300
 
-WRAPPERS: dict[str, Callable[[Means], Disguise]] = {
-    PLAIN: lambda means: Disguise(means.pause),
-    "blocks": lambda means: RoundRobin(_ACCOUNTS, means.pause, _BLOCK),
-    "dummies": lambda means: Dummies(means.dataset.thief.features, 1, means.pause, means.seed),
-    "dummies-3-to-1": lambda means: Dummies(means.dataset.thief.features, 3, means.pause, means.seed),
-    "lineage": lambda means: Lineage(_ACCOUNTS, means.pause),
-    "mixed": lambda means: Mixed(means.dataset.honest, means.pause, means.seed),
-    "random": lambda means: RandomAccounts(_ACCOUNTS, means.pause, means.seed),
-    "round-robin": lambda means: RoundRobin(_ACCOUNTS, means.pause),
-    "slow": lambda means: Disguise(means.pause * _SLOWER),
+WRAPPERS: dict[str, NewDisguise] = {
+    PLAIN: lambda _, pause, __: Disguise(pause),
+    "blocks": lambda _, pause, __: RoundRobin(_ACCOUNTS, pause, _BLOCK),
+    "dummies": lambda dataset, pause, seed: Dummies(dataset.thief.features, 1, pause, seed),
+    "dummies-3-to-1": lambda dataset, pause, seed: Dummies(dataset.thief.features, 3, pause, seed),
+    "lineage": lambda _, pause, __: Lineage(_ACCOUNTS, pause),
+    "mixed": lambda dataset, pause, seed: Mixed(dataset.honest, pause, seed),
+    "random": lambda _, pause, seed: RandomAccounts(_ACCOUNTS, pause, seed),
+    "round-robin": lambda _, pause, __: RoundRobin(_ACCOUNTS, pause),
+    "slow": lambda _, pause, __: Disguise(pause * _SLOWER),
 }
-"""Three dummies a query are what PRADA's authors reckon with; 1,600 queries of JBDA over ten accounts are what hides it
-from PRADA when they share them at random, and does not by lineage. ``slow`` is two queries a minute instead of ten a
-second."""
+"""PRADA's authors assume three dummies per query. 1,600 queries of JBDA over ten accounts escape PRADA when
+accounts are drawn at random, and do not by lineage. ``slow`` is two queries a minute instead of ten a second."""

@@ -7,7 +7,7 @@ from kafka import codec
 from kafka.errors import KafkaTimeoutError, UnsupportedCodecError
 from kafka.record.default_records import DefaultRecordBase
 
-from detector.contracts.errors import not_read
+from detector.contracts.errors import read_error
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_the_package_that_is_missing_is_named(
     monkeypatch.setattr(codec, module, None)
     with pytest.raises(UnsupportedCodecError) as raised:
         DefaultRecordBase()._assert_has_codec(number)
-    said = str(not_read("cannot read alerts", raised.value))
+    said = str(read_error("cannot read alerts", raised.value))
     assert said.startswith("cannot read alerts: ")
     assert said.endswith(f": pip install {package}")
 
@@ -31,8 +31,8 @@ def test_the_extras_bring_them_all(number: int) -> None:
 
 
 def test_a_codec_of_the_future_is_said_to_be_unknown() -> None:
-    assert "unknown to this version" in str(not_read("it", UnsupportedCodecError("Unrecognized compression type: 7")))
+    assert "unknown to this version" in str(read_error("it", UnsupportedCodecError("Unrecognized compression type: 7")))
 
 
 def test_other_errors_say_what_they_say() -> None:
-    assert str(not_read("it", KafkaTimeoutError("silent"))) == f"it: {KafkaTimeoutError('silent')}"
+    assert str(read_error("it", KafkaTimeoutError("silent"))) == f"it: {KafkaTimeoutError('silent')}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from detector.contracts.errors import ConfigurationError
 from detector.core.calibration.calibrate import Calibration, FlaggedRate, Tail, calibrate
 from detector.core.calibration.crossfit import COLUMNS, OwnerInputs
-from detector.core.calibration.exemplars import NOBODY, LargestD
+from detector.core.calibration.exemplars import SIMULATED, LargestD
 from detector.core.calibration.scan import FAMILIES, Outlier, Screened, calibrate_screened, outliers
 from detector.core.exposure import Validation
 from detector.core.owner_model import Features, Linear
@@ -39,7 +39,7 @@ def test_a_thief_is_named_with_what_betrays_them_and_not_left_out_unasked(
     [found] = screened.outliers
     assert found.name == "mallory"
     assert set(found.families) >= {"content", "structure"}
-    assert "sign_steps" in dict(found.added)
+    assert "sign_steps" in dict(found.contributions)
     assert screened.achieved == FlaggedRate(1, 13)
     steps = COLUMNS.index("sign_steps")
     assert screened.calibration.profile.standards.exemplars[:, steps].max() > 5
@@ -75,11 +75,11 @@ def calibration_of(clean: Calibration, largest: list[float], **added: float) -> 
     for name, value in added.items():
         columns[-1, COLUMNS.index(name)] = value
     names = [str(number) for number in range(len(largest))]
-    farthest = [
-        LargestD(most, own, frozenset(), 0, NOBODY, 0 * own) for most, own in zip(largest, columns, strict=True)
+    results = [
+        LargestD(most, own, frozenset(), 0, SIMULATED, 0 * own) for most, own in zip(largest, columns, strict=True)
     ]
     every = np.ones(len(largest), np.bool_)
-    return replace(clean, accounts=names, farthest=farthest, long=every, odd=np.zeros(len(largest)))
+    return replace(clean, accounts=names, results=results, long=every, odd=np.zeros(len(largest)))
 
 
 def test_an_account_stands_out_above_what_the_others_allow(clean: Calibration) -> None:
@@ -136,12 +136,12 @@ def test_what_the_owner_gives_is_in_the_profile_and_margins_are_made_from_his_ro
     weights = np.random.default_rng(0).standard_normal((CLASSES, DIMENSION))
     model = Linear(Features.unnamed(DIMENSION), weights, -weights.sum(axis=1) / 2, "softmax")
     validation = Validation.of(rows.features, rows.outputs.argmax(axis=1))
-    given = calibrate(CROWD[:4], BUDGET, owned=OwnerInputs(model, validation)).profile
+    given = calibrate(CROWD[:4], BUDGET, owner=OwnerInputs(model, validation)).profile
     assert given.owner_model is model
     assert given.validation is validation
     assert given.margins is not None
     np.testing.assert_array_equal(given.margins.distances, margins(model, rows.features))
-    without = calibrate(CROWD[:4], BUDGET, owned=OwnerInputs(model)).profile
+    without = calibrate(CROWD[:4], BUDGET, owner=OwnerInputs(model)).profile
     assert without.margins is not None
     asked = np.concatenate([own.features for own in CROWD[:4]])
     np.testing.assert_allclose(without.margins.distances, margins(model, asked))

@@ -10,7 +10,7 @@ import pytest
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import calibrate
 from detector.core.calibration.crossfit import COLUMNS
-from detector.core.calibration.exemplars import NOBODY, LargestD
+from detector.core.calibration.exemplars import SIMULATED, LargestD
 from detector.core.calibration.scan import ENOUGH, Ranking, Scan, line, outstanding, scan
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
@@ -102,7 +102,7 @@ def test_of_few_accounts_there_is_an_order_and_no_more() -> None:
 
 def found_by(**added: float) -> LargestD:
     columns = np.array([added.get(name, 0.0) for name in COLUMNS])
-    return LargestD(float(columns.sum()), columns, frozenset(), 0, NOBODY, 0 * columns)
+    return LargestD(float(columns.sum()), columns, frozenset(), 0, SIMULATED, 0 * columns)
 
 
 def test_the_line_is_nearer_for_evidence_of_two_kinds_and_farther_for_few_accounts_and_groups() -> None:
@@ -125,8 +125,7 @@ def test_more_evidence_is_never_a_lower_score() -> None:
         more = less | {name: less[name] + rng.exponential(1.0) for name in rng.choice(COLUMNS, 3).tolist()}
         for together in (False, True):
             low, high = (
-                own.largest / line(own, 5.0, COLUMNS, 40, together=together)
-                for own in (found_by(**less), found_by(**more))
+                own.d / line(own, 5.0, COLUMNS, 40, together=together) for own in (found_by(**less), found_by(**more))
             )
             assert high >= low
 
@@ -135,5 +134,5 @@ def test_who_is_gone_excuses_nobody() -> None:
     own = calibrate([*CROWD, uniform("trudy", 1), uniform("trent", 3)], BUDGET)
     trudy, trent = own.accounts.index("trudy"), own.accounts.index("trent")
     before, after = Ranking(own, BUDGET), Ranking(own, BUDGET, [trent])
-    assert after.farthest[trudy].largest > 3 * before.farthest[trudy].largest
-    assert after.farthest[trudy].largest == own.jury.farthest(trudy, [trent]).largest
+    assert after.results[trudy].d > 3 * before.results[trudy].d
+    assert after.results[trudy].d == own.comparison.largest_d(trudy, [trent]).d

@@ -1,4 +1,4 @@
-"""The queue between a service's requests and Kafka."""
+"""The queue and the counts between a service's requests and Kafka."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.serving.buffers import FairQueue
+from detector.contracts.queries import Count
+from detector.serving.buffers import FairQueue, Tallies
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,21 @@ def test_taking_goes_round_the_principals() -> None:
     taken = queue.take(4)
     assert Counter(item.principal for item in taken) == {"flood": 2, "quiet": 2}
     assert len(queue) == 48
+
+
+def test_counts_add_up_by_model_principal_and_kind() -> None:
+    tallies = Tallies(10)
+    for moment in (3.0, 1.0):
+        tallies.add(Count("m", "p", "dropped", 2, moment))
+    tallies.add(Count("m", "p", "refused", 1, 1.0))
+    assert tallies.take() == [Count("m", "p", "dropped", 4, 3.0), Count("m", "p", "refused", 1, 1.0)]
+    assert tallies.take() == []
+
+
+def test_a_million_principals_need_no_more_room_than_was_given_and_none_is_forgotten() -> None:
+    tallies = Tallies(100)
+    for number in range(1_000):
+        tallies.add(Count("m", f"p{number}", "dropped", 3, 0.0))
+    tallies.add(Count("m", "p5", "dropped", 1, 0.0))
+    assert len(tallies) == 100
+    assert sum(count.queries for count in tallies.take()) + tallies.unattributed == 3_001

@@ -131,11 +131,6 @@ class Cells:
         rows = np.bincount(every.cell(sketches), minlength=len(centres))
         return cls(centres[rows > 0], rows[rows > 0])
 
-    @property
-    def weights(self) -> NDArray[np.float64]:
-        """float64 (c,): w_l = |S_l| / |S|."""
-        return np.asarray(self.rows / self.rows.sum())
-
     def cell(self, sketches: Sketches) -> Array:
         """Returns int64 (n,): the nearest centre to each row of levels uint8 (n, 16), the first of equally near
         ones."""
@@ -305,7 +300,7 @@ def smallest_of(hashes: Hashes, group: Array) -> Array:
 
 
 def _mixed(words: Hashes) -> Hashes:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
+    """Returns ``words``, each mapped to another that looks random (the finaliser of SplitMix64, Steele et al. 2014)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: Hashes = words ^ (words >> np.uint64(31))

@@ -144,7 +144,7 @@ class Form:
         for at, name in enumerate(names[: batch.dimension]):
             if name in self._codes:
                 values = zip(batch.features[:, at].tolist(), absent[:, at].tolist(), strict=True)
-                yield name, [None if gone else number_text(value) for value, gone in values]
+                yield name, [None if left_out else number_text(value) for value, left_out in values]
         for at, name in enumerate(names[batch.dimension :]):
             if name in self._by_name:
                 assert batch.texts is not None
@@ -154,18 +154,18 @@ class Form:
         self, texts: Sequence[str | None], name: str, features: Floats, missing: Marks, counted: Counter[str]
     ) -> None:
         """Fills the columns ``features`` and ``missing`` (n, width) of one feature from its ``texts``."""
-        gone = np.array([text is None for text in texts], np.bool_)
+        absent = np.array([text is None for text in texts], np.bool_)
         codes = self._codes.get(name)
         if codes is None:
             numbers = np.array([nan if text is None else number_of(text) for text in texts], np.float32)
             odd = np.isnan(numbers)
-            _count(counted, "unreadable", int((odd & ~gone).sum()))
+            _count(counted, "unreadable", int((odd & ~absent).sum()))
             features[:, 0], missing[:, 0] = np.where(odd, np.float32(0), numbers), odd
             return
-        missing[gone] = True
+        missing[absent] = True
         if codes:
             code = np.array([-1 if text is None else _code(codes, text) for text in texts], np.int64)
-            known, unseen = np.flatnonzero(code >= 0), (code < 0) & ~gone
+            known, unseen = np.flatnonzero(code >= 0), (code < 0) & ~absent
             features[known, code[known]] = 1
             features[unseen, 0] = _UNSEEN
             _count(counted, "category", int(unseen.sum()))
@@ -314,8 +314,8 @@ def plain_without_profile(batch: QueryBatch, outputs: Outputs | None = None) -> 
     """Returns ``batch`` as plain numbers. Features are ordered by name. A text becomes its number, or else a hash from
     0 to 1; the best of named classes becomes a hashed label. ``outputs``: their kind. By default, a number from 0 to 1
     is the probability of the second of two classes, and any other whole number is a label."""
-    kind, said = _outputs(batch, outputs)
-    plain = replace(batch, output_kind=kind, outputs=said, output_names=None)
+    kind, converted = _outputs(batch, outputs)
+    plain = replace(batch, output_kind=kind, outputs=converted, output_names=None)
     return plain if batch.feature_names is None else _features_by_name(plain)
 
 

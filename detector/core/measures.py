@@ -293,7 +293,7 @@ def leaps(queries: MeasureInput) -> Floats:
     add up to more than one; scores are taken over their range. Between near honest queries the outputs are nearly
     equal; adversarial examples are made to change the answer, and a walk along a boundary crosses it.
     """
-    now, before = queries.rows.confidence.astype(np.float64), queries.views.own.answer.astype(np.float64)
+    now, before = queries.rows.answer.astype(np.float64), queries.views.own.answer.astype(np.float64)
     apart = np.abs(now - before) / queries.reference.range
     if queries.reference.output_kind != "score":
         other_class = queries.views.own.distance < queries.views.own.grown

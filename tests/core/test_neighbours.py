@@ -60,7 +60,7 @@ class Spy:
             step = own.step[row].tobytes() if len(own.step) else b""
             found = (own.grown[row], own.joined[row], own.distance[row], step, own.answer[row].tobytes())
             label = int(rows.pool_label[rows.pool[row]])
-            query = Query(label, rows.features[row].copy(), rows.confidence[row], found)
+            query = Query(label, rows.features[row].copy(), rows.answer[row], found)
             self.seen[principals, int(rows.index[row])] = query
         nothing = np.full(len(rows), np.nan)
         return Proposal(nothing, nothing, np.zeros(len(rows), np.bool_), np.nan, {}, Delta())

@@ -224,11 +224,10 @@ def accounts_of(pieces: Sequence[QueryBatch]) -> list[QueryBatch]:
 def _check_form(pieces: Sequence[QueryBatch]) -> None:
     forms = sorted({(own.dimension, own.output_kind, own.outputs.shape[1]) for own in pieces})
     if len(forms) > 1:
-        told = " and ".join(f"{features} features with {width} {kind}" for features, kind, width in forms)
-        first = pieces[0]
+        found = " and ".join(f"{features} features with {width} {kind}" for features, kind, width in forms)
         raise ConfigurationError(
-            f"{first.model} {first.model_version}: the logs have queries of {told}; a model version has one form: give "
-            "logs of one"
+            f"{pieces[0].model} {pieces[0].model_version}: the logs have queries of {found}; a model version has one "
+            "form: give logs of one"
         )
 
 

@@ -217,7 +217,7 @@ class History:
             plain(rows.features),
             points,
             length,
-            np.ascontiguousarray(rows.confidence) if self.noted else np.full(len(rows), np.nan, np.float32),
+            np.ascontiguousarray(rows.answer) if self.noted else np.full(len(rows), np.nan, np.float32),
             rows.slots[rows.slot],
             rows.pools[rows.pool],
             rows.block,

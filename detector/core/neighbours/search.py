@@ -118,12 +118,18 @@ class SearchBuffers(NamedTuple):
 
 @compiled
 def nearest_of(
-    arena: Arena, queries: QueryArrays, at: int, buffers: SearchBuffers, alike: int, total: int
+    arena: Arena,
+    features: Matrix,
+    points: Matrix,
+    length: float,
+    at: int,
+    buffers: SearchBuffers,
+    alike: int,
+    total: int,
 ) -> tuple[float, float, int]:
     """Returns the distance of query ``at`` to the nearest vector of the first ``alike`` lists, that of all ``total``,
     and the row of the latter; inf and -1 for none. Vectors whose projections are farther from that of the query than
-    the nearest so far are left out, unless its ``length`` is negative."""
-    features, points, length = queries.features, queries.points, queries.length[at]
+    the nearest so far are left out, unless ``length``, its projection's, is negative."""
     rows, columns, runs = arena.rows, arena.points, buffers.runs
     near, gaps, bounds = buffers.near, buffers.gaps, buffers.bounds
     # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
@@ -288,7 +294,8 @@ def grow(
         pool = queries.pool[i]
         advance(arena, chains, queries.slot[i], queries.block[i])
         alike, total = _gather(chains, queries.slot[i], pool, judged, buffers.runs)
-        distance, of_any, nearest = nearest_of(arena, queries, i, buffers, alike, total)
+        features, points, length = queries.features, queries.points, queries.length[i]
+        distance, of_any, nearest = nearest_of(arena, features, points, length, i, buffers, alike, total)
         threshold = thresholds.threshold[pool]
         doubtful = distance > 0 and abs(distance - threshold) <= _DOUBT * (distance + threshold) < inf
         if exactly and doubtful and position != settled:

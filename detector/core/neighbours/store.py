@@ -19,7 +19,7 @@ _HUGE = 4 << 20
 """From this size on the system may use huge pages, so that a search misses fewer addresses."""
 
 
-Floats = NDArray[np.float32]
+Matrix = NDArray[np.float32]
 Lists = NDArray[np.int64]
 """int64 (pools, 2 * FIELDS): of each pool the lists of the even and of the odd blocks."""
 
@@ -31,7 +31,7 @@ class Memory:
         self._map: mmap.mmap | None = None
 
     @property
-    def floats(self) -> Floats:
+    def floats(self) -> Matrix:
         """To be let go before ``grow``, which raises BufferError otherwise."""
         return np.empty(0, np.float32) if self._map is None else np.frombuffer(self._map, np.float32)
 
@@ -78,7 +78,6 @@ _SMALL, _GAPS_OF_SMALL, _GAPS = 64 << 20, 2, 4
 """The arena is sparse when more than one part in this many is free blocks. An arena of fewer than ``_SMALL`` bytes may
 have more of them, because moving all lists costs more than the memory is worth."""
 
-
 _sizes = [1]
 while _sizes[-1] < 1 << 31:
     _sizes.append(_sizes[-1] + max(_sizes[-1] // 4, 1))
@@ -92,10 +91,10 @@ class Arena(NamedTuple):
     ``free`` int64: the first free block of each size, -1 for none, then how many rows blocks were made of, and how many
     rows are in blocks that lists have. A free block names the next one in its first word."""
 
-    rows: Floats
+    rows: Matrix
     words: NDArray[np.uint32]
-    notes: Floats
-    points: Floats
+    notes: Matrix
+    points: Matrix
     free: NDArray[np.int64]
 
 
@@ -199,7 +198,7 @@ def _compact(arena: Arena, lists: Lists, chosen: NDArray[np.int64]) -> None:
 
 
 @compiled
-def _move_points(points: Floats, before: int, start: int, count: int) -> None:
+def _move_points(points: Matrix, before: int, start: int, count: int) -> None:
     for i in range(count if points.shape[1] else 0):
         source, target = before + i, start + i
         for axis in range(points.shape[1]):
@@ -212,8 +211,8 @@ def extend(
     lists: Lists,
     pool: NDArray[np.int64],
     block: NDArray[np.int64],
-    vectors: Floats,
-    notes: Floats,
+    vectors: Matrix,
+    notes: Matrix,
     first: int,
 ) -> tuple[int, int]:
     """Adds vectors from ``first`` on; returns which it did not add, and how many rows of room the arena lacks."""
@@ -226,7 +225,7 @@ def extend(
 
 
 @compiled
-def push(arena: Arena, lists: Lists, pool: int, parity: int, vector: Floats, note: np.float32) -> int:
+def push(arena: Arena, lists: Lists, pool: int, parity: int, vector: Matrix, note: np.float32) -> int:
     """Adds a vector to a list that has room for it, and returns its row."""
     at = parity * FIELDS
     row = int(lists[pool, at + START] + lists[pool, at + COUNT])

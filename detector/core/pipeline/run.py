@@ -121,7 +121,7 @@ class MicroBatchRun:
             "row_block": rows.block[joined],
             "row_vector": rows.features[joined],
         }
-        return record | ({"row_note": rows.confidence[joined]} if self._state.history.noted else {})
+        return record | ({"row_note": rows.answer[joined]} if self._state.history.noted else {})
 
     def _show(self, where: Array, name: str, proposal: Proposal) -> None:
         first = int(where[0])

@@ -211,8 +211,8 @@ class _Best(NamedTuple):
 
 
 @compiled
-def _search(asked: Rows, columns: Rows, own: Floats, same: float, distance: Floats, found: Array) -> None:
-    """Fills ``distance`` (n,) and ``found`` (n, c) for the rows ``asked`` (n, k + 1), compared with the rows ``own``
+def _search(queries: Rows, columns: Rows, own: Floats, same: float, distance: Floats, found: Array) -> None:
+    """Fills ``distance`` (n,) and ``found`` (n, c) for the rows ``queries`` (n, k + 1), compared with the rows ``own``
     (m, k + 1). ``columns`` (b, k + 1, 128): the same, block by block, axis by axis; last the squared
     residuals, infinite where there is no row."""
     near = np.empty((len(columns), _TILE, _BLOCK), np.float32)
@@ -224,31 +224,31 @@ def _search(asked: Rows, columns: Rows, own: Floats, same: float, distance: Floa
         np.empty(_LANES, np.float32),
     )
     count = min(CANDIDATES, len(own))
-    for start in range(0, len(asked), _TILE):
-        end = min(start + _TILE, len(asked))
-        _approach(asked[start:end], columns, near)
+    for start in range(0, len(queries), _TILE):
+        end = min(start + _TILE, len(queries))
+        _approach(queries[start:end], columns, near)
         for row in range(start, end):
-            _choose(asked[row], own, lanes, row - start, best)
-            _rank(np.float64(asked[row, -1]), own, same, count, best)
+            _choose(queries[row], own, lanes, row - start, best)
+            _rank(np.float64(queries[row, -1]), own, same, count, best)
             distance[row] = best.gaps[0] if best.gaps[0] < np.inf else 0.0
             for at in range(found.shape[1]):
                 found[row, at] = best.chosen[at]
 
 
 @approximate
-def _approach(asked: Rows, columns: Rows, near: Rows) -> None:
-    """Fills ``near`` (b, n, 128) with the squared distances of the rows ``asked`` (n, k + 1) to ``columns`` (b, k + 1,
-    128), without the residuals of the former, to within k + 8 units of single precision, whatever the order of sums,
-    as no term is negative (Higham 2002, 3.1)."""
+def _approach(queries: Rows, columns: Rows, near: Rows) -> None:
+    """Fills ``near`` (b, n, 128) with the squared distances of ``queries`` (n, k + 1) to ``columns`` (b, k + 1, 128),
+    without the residuals of the former, to within k + 8 units of single precision, whatever the order of sums, as no
+    term is negative (Higham 2002, 3.1)."""
     axes = columns.shape[1] - 1
     for block in range(len(columns)):
-        for row in range(len(asked)):
+        for row in range(len(queries)):
             for lane in range(columns.shape[2]):
                 near[block, row, lane] = columns[block, axes, lane]
         for at in range(0, axes, _AXES):
-            for row in range(len(asked)):
-                p, q, r, s = asked[row, at], asked[row, at + 1], asked[row, at + 2], asked[row, at + 3]
-                t, u, v, w = asked[row, at + 4], asked[row, at + 5], asked[row, at + 6], asked[row, at + 7]
+            for row in range(len(queries)):
+                p, q, r, s = queries[row, at], queries[row, at + 1], queries[row, at + 2], queries[row, at + 3]
+                t, u, v, w = queries[row, at + 4], queries[row, at + 5], queries[row, at + 6], queries[row, at + 7]
                 for lane in range(columns.shape[2]):
                     a = p - columns[block, at, lane]
                     b = q - columns[block, at + 1, lane]
@@ -262,18 +262,18 @@ def _approach(asked: Rows, columns: Rows, near: Rows) -> None:
 
 
 @compiled
-def _choose(asked: Rows, own: Floats, near: Rows, at: int, best: _Best) -> None:
-    """Fills ``best`` with the rows of ``own`` (m, k + 1) nearest to ``asked`` (k + 1,). Their approximate squared
+def _choose(queries: Rows, own: Floats, near: Rows, at: int, best: _Best) -> None:
+    """Fills ``best`` with the rows of ``own`` (m, k + 1) nearest to ``queries`` (k + 1,). Their approximate squared
     distances are those ``at`` a place of ``near`` (b, n, 4, 32). Of rows whose exact ones are equal in single
     precision, the first are taken."""
     best.keys[:], best.gaps[:], best.chosen[:] = np.inf, np.inf, 0
-    bound = np.float32(_fourth(near, at, best.least) * (1 + 8 * (len(asked) + 8) * _UNIT) + _TINY)
+    bound = np.float32(_fourth(near, at, best.least) * (1 + 8 * (len(queries) + 8) * _UNIT) + _TINY)
     for lane in range(_LANES):
         if best.least[lane] > bound:
             continue
         for row in range(lane, len(own), _LANES):
             if near[row // _BLOCK, at, row % _BLOCK // _LANES, lane] <= bound:
-                gap, off = _gap(asked, own[row]), own[row, -1]
+                gap, off = _gap(queries, own[row]), own[row, -1]
                 _insert(np.float32(gap + off * off), gap, row, best)
 
 

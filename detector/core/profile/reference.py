@@ -113,7 +113,7 @@ class SeenValues:
     def unseen_mask(self, rows: Rows) -> NDArray[np.bool_]:
         """Returns bool (n, d): which values were never seen."""
         unseen = np.empty(rows.shape, np.bool_)
-        _mark(plain(rows), self._ranges, np.flatnonzero(~self.continuous), self.only, unseen)
+        _mark(plain(rows), self._ranges, self._discrete, self.only, unseen)
         return unseen
 
     def within(self, ranges: float, most: float) -> tuple[Rows, Rows]:
@@ -129,6 +129,10 @@ class SeenValues:
         """float32 (4, d): the start and the width of the range of each feature, the smallest and the largest value that
         is not outside."""
         return np.stack((self.low, self.spread, *self.within(_TOLERANCE, np.inf)))
+
+    @cached_property
+    def _discrete(self) -> Array:
+        return np.flatnonzero(~self.continuous)
 
 
 def _fill_bins(only: Rows, values: Rows, low: float, spread: float) -> None:

@@ -90,7 +90,7 @@ def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, NDArray[np.i
 
 @compiled
 def _unexplained(scores: Floats, reached: Floats, least: Floats, left: Floats, best: NDArray[np.int64]) -> None:
-    """Row after row and measure after measure, beside all exemplars at once: ``reached`` (j, e), at least ``least``
+    """Row after row and measure after measure, against all exemplars at once: ``reached`` (j, e), at least ``least``
     (j,) by each."""
     added = np.empty(reached.shape[1])
     for row in range(len(scores)):

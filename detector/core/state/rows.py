@@ -88,13 +88,13 @@ class StepRows:
         return top
 
     @cached_property
-    def confidence(self) -> NDArray[np.float32]:
+    def answer(self) -> NDArray[np.float32]:
         """float32 (n,): the model's answer as one number: the largest probability, 1 for a label, or the score."""
-        confidence = self.top_two[:, 1].copy()
+        answer = self.top_two[:, 1].copy()
         for at, rows in self.sources:
             if self.pieces[at].output_kind == "label":
-                confidence[rows] = 1.0
-        return confidence
+                answer[rows] = 1.0
+        return answer
 
     def column(self, name: str, fill: Any) -> Array:
         """Returns an optional column of the queries (``hardness``, ``leaf``...), ``fill`` where it was not logged."""
@@ -122,6 +122,8 @@ class StepRows:
     @cached_property
     def missing(self) -> NDArray[np.bool_] | None:
         """bool (n, d): which features were left out; None if none were."""
+        if all(self.pieces[at].missing is None for at, _ in self.sources):
+            return None
         absent = np.zeros(self.features.shape, np.bool_)
         for at, rows in self.sources:
             logged = self.pieces[at].missing

@@ -55,13 +55,13 @@ class RecentQueries:
         self._index = index
         room = max(min(_MOST_ROWS, BYTES // (4 * reference.dimension)), 1)
         self._limits = (_CHANGE * reference.seen.spread).astype(np.float32)
-        cells = reference.points
+        cells = np.ascontiguousarray(reference.points[:, :_FIRST_AXES].T)
         self._kept = _Kept(
             np.empty((room, reference.dimension), np.float32),
-            np.empty((room, cells.shape[1] + 1), np.float32),
+            np.empty((room, reference.points.shape[1] + 1), np.float32),
             np.full((room, 2), _NOBODY, np.int64),
             np.full(room, -1, np.int64),
-            np.full(len(cells), -1, np.int64),
+            np.full(cells.shape[1], -1, np.int64),
             cells,
         )
         self._count = 0
@@ -97,7 +97,8 @@ class RecentQueries:
 class _Kept(NamedTuple):
     """The latest queries, in a ring: ``features`` float32 (w, d); ``points`` float32 (w, k + 1), their projection and
     residual; ``whose`` int64 (w, 2): account and label; ``older`` int64 (w,): the number of the query before in the
-    same cell. ``newest`` int64 (c,): the number of the last query of each of the ``cells`` float32 (c, k), or -1."""
+    same cell. ``newest`` int64 (c,): the number of the last query of each cell, or -1; ``cells`` float32 (k, c): their
+    centres, the reference's rows on the first axes."""
 
     features: Rows
     points: Rows
@@ -123,15 +124,17 @@ def _link(
     ``step`` (n, d), ``distance`` (n,) and ``other`` (n, 2), its account and label, where there is one.
 
     Queries are sought in the four nearest cells. Returns how many have been kept so far, with ``count`` before."""
-    room, gaps, cells = len(kept.features), np.empty(_PROBES, np.float32), np.empty(_PROBES, np.int64)
+    room, gaps, cells = len(kept.features), np.empty(kept.cells.shape[1], np.float32), np.empty(_PROBES, np.int64)
     for row in range(len(scaled)):
         _nearest_cells(points[row], kept.cells, gaps, cells)
         best, chosen = np.inf, -1
         for cell in cells:
             if cell >= 0:
+                newest = kept.newest[cell]
                 best, chosen = _nearest(
-                    scaled[row], points[row], whose[row, 0], kept, int(cell), count - room, same, best, chosen
-                )
+                    row, scaled, points, whose, kept.features, kept.points, kept.whose, kept.older, newest,
+                    count - room, same, best, chosen,
+                )  # fmt: skip
         if chosen >= 0:
             distance[row] = math.sqrt(best)
             other[row] = kept.whose[chosen]
@@ -145,48 +148,64 @@ def _link(
 
 @compiled
 def _nearest_cells(point: Rows, cells: Rows, gaps: Rows, found: Array) -> None:
-    """Fills ``found`` (p,) with the ``cells`` (c, k) nearest to ``point`` on the first axes, nearest first, and
-    ``gaps`` (p,) with their squared distances; -1 where there are no more."""
-    axes, last = min(cells.shape[1], _FIRST_AXES), len(found) - 1
-    gaps[:], found[:] = np.inf, -1
-    for cell in range(len(cells)):
-        gap = np.float32(0.0)
-        for axis in range(axes):
-            side = point[axis] - cells[cell, axis]
-            gap += side * side
-        if gap < gaps[last]:
-            at = last
-            while at > 0 and gap < gaps[at - 1]:
-                gaps[at], found[at] = gaps[at - 1], found[at - 1]
-                at -= 1
-            gaps[at], found[at] = gap, cell
+    """Fills ``found`` (p,) with the ``cells`` (k, c), axis by axis, that are nearest to ``point`` on the first axes,
+    nearest first; -1 where there are no more. ``gaps`` (c,) is overwritten. Cells lie innermost, as the processor then
+    takes several at once."""
+    gaps[:], found[:] = 0.0, -1
+    for axis in range(len(cells)):
+        own = point[axis]
+        for cell in range(len(gaps)):
+            side = own - cells[axis, cell]
+            gaps[cell] += side * side
+    last = len(found) - 1
+    for cell in range(len(gaps)):
+        if found[last] >= 0 and gaps[cell] >= gaps[found[last]]:
+            continue
+        at = last
+        while at > 0 and (found[at - 1] < 0 or gaps[cell] < gaps[found[at - 1]]):
+            found[at] = found[at - 1]
+            at -= 1
+        found[at] = cell
 
 
 @compiled
 def _nearest(
-    scaled: Rows, point: Rows, account: int, kept: _Kept, cell: int, oldest: int, same: float, best: float, chosen: int
+    row: int,
+    scaled: Rows,
+    points: Rows,
+    whose: Array,
+    features: Rows,
+    recent: Rows,
+    owner: Array,
+    older: Array,
+    at: int,
+    oldest: int,
+    same: float,
+    best: float,
+    chosen: int,
 ) -> tuple[float, int]:
-    """Returns the squared distance and the place of the nearest query of another account in ``cell``, or ``best`` and
-    ``chosen`` if it is no nearer. Distances along the axes exclude; those of all features decide."""
-    room, at = len(kept.features), kept.newest[cell]
+    """Returns the squared distance and the place of the nearest query of another account among those chained from
+    ``at`` on, or ``best`` and ``chosen`` if it is no nearer. Distances along the axes exclude; those of all features
+    decide."""
+    room = len(features)
     while at >= max(oldest, 0):
         place = at % room
-        at = kept.older[place]
-        if kept.whose[place, 0] == account or _gap(point, kept.points[place], best) >= best:
+        at = older[place]
+        if owner[place, 0] == whose[row, 0] or _gap(points, row, recent, place, best) >= best:
             continue
-        gap = _gap(scaled, kept.features[place], best)
+        gap = _gap(scaled, row, features, place, best)
         if same * same < gap < best:
             best, chosen = gap, place
     return best, chosen
 
 
 @compiled
-def _gap(row: Rows, other: Rows, most: float) -> float:
+def _gap(rows: Rows, row: int, others: Rows, other: int, most: float) -> float:
     """Returns the squared distance of two rows, or a part of it that is at least ``most``."""
     gap, at = 0.0, 0
-    while at < len(row) and gap < most:
-        for column in range(at, min(at + _FIRST_AXES, len(row))):
-            side = np.float64(row[column]) - other[column]
+    while at < rows.shape[1] and gap < most:
+        for column in range(at, min(at + _FIRST_AXES, rows.shape[1])):
+            side = np.float64(rows[row, column]) - others[other, column]
             gap += side * side
         at += _FIRST_AXES
     return gap

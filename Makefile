@@ -34,11 +34,12 @@ test-kafka: $(STAMP) ## run the end-to-end tests on a real Apache Kafka
 test-deploy: $(STAMP) ## check deploy/ with promtool and docker compose
 	$(BIN)/python -m deploy.check
 
-lint: $(STAMP)  ## ruff, mypy, import contracts
+lint: $(STAMP)  ## ruff, mypy, import contracts, dead code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/vulture
 
 bench: $(STAMP) ## run the benchmarks
 	$(BIN)/python -m benchmarks

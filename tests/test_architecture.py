@@ -69,6 +69,19 @@ def _dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+def test_no_class_name_stands_for_two_classes() -> None:
+    where: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(_dotted(path))
+    assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}
+
+
+def test_no_file_of_the_package_is_named_like_a_test() -> None:
+    assert [path.name for path in MODULES if path.stem.startswith("test_") or path.stem.endswith("_test")] == []
+
+
 PURE = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in ("core", "policy")]
 
 

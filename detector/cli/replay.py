@@ -97,8 +97,10 @@ def _describe(summary: dict[str, Any], out: Path) -> str:
     most = f" (most for the reason {next(iter(reasons))})" if reasons else ""
     flagged = sum(entry["first_flagged"] is not None for entry in summary["principals"])
     clamped = f"{summary['clamped']} rows with a time too far in the future. " if summary["clamped"] else ""
+    groups = [len(own["members"]) for own in summary["groups"]]
+    accounts = f"{len(groups)} groups of {sum(groups)} accounts in all, " if groups else ""
     return (
-        f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, "
+        f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, {accounts}"
         f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused{most}. "
         f"{clamped}See {out}."
     )

@@ -207,7 +207,7 @@ class _AccountCounts:
 
 
 class VerdictFile:
-    """``verdicts.parquet``: model, principal, index, event_id, flagged, score, group, and one column per signal; null
+    """``verdicts.parquet``: model, principal, index, event_id, flagged, score, one column per signal, and group; null
     while a score or signal has no value. ``group``: the id of the group under a verdict that the principal belongs to
     as of the row, or null. ``index`` counts from 0, as the metadata ``index_counts_from`` says;
     ``uncalibrated`` there is a JSON list of the model versions that were judged without a profile."""
@@ -240,14 +240,13 @@ class VerdictFile:
             "event_id": pa.array(event_ids, pa.string()).take(pa.array(rows)),
             "flagged": pa.array(observation.flagged[rows]),
             "score": pa.array(observation.score[rows], from_pandas=True),
-            "group": pa.array(groups, pa.string()),
         }
         signals = {  # without their further values, whose names have a dot and which may be absent
             name: pa.array(values[rows], from_pandas=True)
             for name, values in observation.signals.items()
             if "." not in name
         }
-        self._tables.append(pa.table({**names, **verdicts, **signals}))
+        self._tables.append(pa.table({**names, **verdicts, **signals, "group": pa.array(groups, pa.string())}))
         self._rows += len(rows)
         if self._rows >= _ROWS_IN_A_GROUP:
             self._flush()

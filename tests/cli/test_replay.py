@@ -75,7 +75,7 @@ def _verdicts(out: Path) -> pa.Table:
 def test_each_query_has_a_verdict_in_input_order(tmp_path: Path, traffic: QueryBatch) -> None:
     _replay(tmp_path, write_parquet(tmp_path / "log.parquet", rows_of(traffic)))
     verdicts = _verdicts(tmp_path)
-    assert verdicts.column_names == ["model", "principal", "index", "event_id", "flagged", "score", *SIGNALS]
+    assert verdicts.column_names == ["model", "principal", "index", "event_id", "flagged", "score", *SIGNALS, "group"]
     assert verdicts["event_id"].to_pylist() == traffic.event_ids
     assert verdicts["principal"].to_pylist() == principals_of(traffic)
     for principal in range(3):

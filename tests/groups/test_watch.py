@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from detector.contracts.batches import cut, take
@@ -14,9 +17,12 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.profile.profile import Profile
 from detector.groups import watch
 from detector.groups.watch import GroupRevision
+from detector.policy.config import Policy
 from detector.replay.groups import GroupReplay
+from detector.replay.report import replay
 from tests.core.honest import honest
 from tests.groups.rings import calibrated, others, ring, stream, uniform
+from tests.sources.logs import write_jsonl
 
 
 def _watched(log: QueryBatch, size: int = 512) -> tuple[list[GroupRevision], list[str | None], list[bool]]:
@@ -113,3 +119,21 @@ def test_the_crowd_is_kept_in_the_profile() -> None:
     assert again.crowd is not None
     assert calibrated().crowd is not None
     np.testing.assert_array_equal(again.crowd.reached, calibrated().crowd.reached)  # type: ignore[union-attr]
+
+
+def test_a_replay_names_groups_row_by_row(tmp_path: Path) -> None:
+    log = stream([*others(40), *ring(30, 120)])
+    config = EngineConfig(profiles=(calibrated(),))
+    summary = replay(
+        [write_jsonl(tmp_path / "log.jsonl", log)], tmp_path / "out", engine_config=config, policy=Policy()
+    )
+    revisions = [json.loads(line) for line in (tmp_path / "out" / "groups.jsonl").read_text("utf-8").splitlines()]
+    verdicts = pq.read_table(tmp_path / "out" / "verdicts.parquet").to_pylist()
+    first = revisions[0]
+    assert summary["groups"][0]["id"] == first["id"]
+    assert summary["groups"][0]["row"] == first["row"]
+    assert verdicts[first["row"]]["group"] == first["id"]
+    assert all(row["group"] is None for row in verdicts[: first["row"]])
+    later = {row["principal"] for row in verdicts[revisions[-1]["row"] :] if row["group"] is not None}
+    assert later <= {name for own in revisions for name in own["members"]}
+    assert all(own["chance"] < 1e-6 for own in revisions[:1])

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detector.cli.files import bar, check_refused, describe_form, file_for, reading, reading_bar, write
-from detector.cli.operator import seconds
+from detector.cli.files import bar, check_refused, describe_form, file_for, log_reader, reading_bar, write
 from detector.cli.options import Json, Map, OutputKind, SettingsFile
-from detector.cli.screen import say, say_json
+from detector.cli.screen import print_json, print_lines
 from detector.contracts.principals import EVERYONE
 from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
 from detector.core.calibration.crossfit import FEWEST_QUERIES
@@ -76,21 +75,23 @@ def calibrate(
         raise typer.BadParameter("name honest logs with --honest, or a time with --since, and not both")
     file_for(out)
     loaded = load_settings(settings)
-    how = reading(loaded, map_)
+    reader = log_reader(loaded, map_)
     if since is None:
         with reading_bar("rows", logs) as progress:
-            traffic = read_files(logs, progress, how)
+            traffic = read_files(logs, progress, reader)
     else:
+        from detector.cli.operator import seconds
+
         traffic = read_topic(loaded.kafka, time.time() - seconds(since))
     kinds = {EVERYONE: outputs} if outputs else loaded.detection.outputs
-    options = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), kinds, how)
+    options = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), kinds, reader)
     with bar("accounts", traffic.accounts) as progress:
         result = make_profile(traffic, options, progress)
     write(out, result.profile.to_bytes())
     if json:
-        say_json({"out": str(out)} | _as_json(result, traffic, budget))
+        print_json({"out": str(out)} | _as_json(result, traffic, budget))
     else:
-        say(*describe(result, traffic, budget), f"{'profile':<12}{out}, {result.profile.hash}")
+        print_lines(*describe(result, traffic, budget), f"{'profile':<12}{out}, {result.profile.hash}")
     check_refused(traffic.rows, traffic.reasons + Counter(dimension=result.traffic.left_out))
 
 

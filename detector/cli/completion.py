@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from detector.cli.screen import say
+from detector.cli.screen import print_lines
 
 Shell = Literal["bash", "zsh", "fish"]
 
@@ -40,7 +40,7 @@ def completion(
     words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
 ) -> None:
     """Print the script that lets SHELL complete weirguard's commands: source <(weirguard completion bash)."""
-    say(*(SCRIPTS[shell].split("\n") if words is None else proposals(words)))
+    print_lines(*(SCRIPTS[shell].split("\n") if words is None else proposals(words)))
 
 
 def proposals(words: Sequence[str]) -> list[str]:

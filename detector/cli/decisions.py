@@ -10,17 +10,17 @@ from typing import Annotated, Literal
 import typer
 
 from detector.cli.operator import (
+    as_json,
     describe_action,
     new_id,
     note_uncalibrated,
-    plain,
     principal_of,
     seconds,
     send,
     write_record,
 )
 from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
-from detector.cli.screen import console, say, say_json, table, tell
+from detector.cli.screen import console, print_json, print_lines, print_sentence, table
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Cause, Command, Decision
@@ -60,8 +60,8 @@ def list_(
     ]
     if json or output == "json":
         switch = decisions.kill_switch
-        listing = {"kill_switch": switch and plain(switch), "decisions": [plain(decision) for decision in chosen]}
-        say_json(listing)
+        listing = {"kill_switch": switch and as_json(switch), "decisions": [as_json(decision) for decision in chosen]}
+        print_json(listing)
     else:
         _print_table(decisions, chosen)
 
@@ -144,7 +144,7 @@ def kill_switch(
         partition=_KILL_SWITCH_PARTITION,
         headers=[("issuer", issuer.encode()), ("reason", reason.encode())],
     )
-    say("Enforcement is OFF: every gate passes all requests." if state == "on" else "Enforcement is on again.")
+    print_lines("Enforcement is OFF: every gate passes all requests." if state == "on" else "Enforcement is on again.")
 
 
 def _switched_off(issuer: str, reason: str, duration: str | None) -> Decision:
@@ -195,9 +195,9 @@ def _print_table(decisions: CurrentDecisions, chosen: list[Decision]) -> None:
     switch = decisions.kill_switch
     if switch is not None:
         why = ", ".join(f"{cause.origin}: {cause.reason}" for cause in switch.causes)
-        tell(screen, f"The kill switch is on: no gate enforces anything ({why}).", style="bold red")
+        print_sentence(screen, f"The kill switch is on: no gate enforces anything ({why}).", style="bold red")
     if not chosen:
-        say("There are no decisions.")
+        print_lines("There are no decisions.")
         return
     rows = [
         (

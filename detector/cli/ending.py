@@ -13,10 +13,10 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any
 
 from detector.contracts.errors import WeirguardError
-from detector.runtime.text import complain
+from detector.runtime.text import print_error
 
 TRACEBACK_VARIABLE = "WEIRGUARD_TRACEBACK"
 """Environment variable that shows errors with a traceback."""
@@ -40,7 +40,7 @@ def status_of(command: Callable[[], object]) -> int:
         command()
         status = 0
     except KeyboardInterrupt:
-        status = _complain("interrupted", INTERRUPTED)
+        status = _fail("interrupted", INTERRUPTED)
     except SystemExit as error:
         status = _of_exit(error)
     except Exception as error:  # noqa: BLE001 - each error gets one line
@@ -74,7 +74,7 @@ def _of_exit(error: SystemExit) -> int:
     """Returns the status of an exit; 0 if rich ends the process because its output is closed."""
     if isinstance(error.__context__, BrokenPipeError):
         return 0
-    return _complain(error.code, FAILED) if isinstance(error.code, str) else error.code or 0
+    return _fail(error.code, FAILED) if isinstance(error.code, str) else error.code or 0
 
 
 def _of_error(error: Exception) -> int:
@@ -93,7 +93,7 @@ def _of_error(error: Exception) -> int:
             line = "there is not enough memory; give less input at once"
         case _:
             return _of_typer(error)
-    return _complain(line, FAILED)
+    return _fail(line, FAILED)
 
 
 def _of_typer(error: Any) -> int:
@@ -103,15 +103,15 @@ def _of_typer(error: Any) -> int:
     if name == "Exit" and isinstance(getattr(error, "exit_code", None), int):
         return int(error.exit_code)
     if name == "Abort":
-        return _complain("interrupted", INTERRUPTED)
+        return _fail("interrupted", INTERRUPTED)
     if name == "NoArgsIsHelpError":
         error.show()
         return FAILED
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         path = context.command_path.removeprefix("weirguard ") + ": " if context else ""
-        return _complain(f"{path}{error.format_message().rstrip('.')}; see --help", FAILED)
-    return _complain(f"unexpected {name}: {str(error)[:_LONG]}; {_REPORT}", FAILED)
+        return _fail(f"{path}{error.format_message().rstrip('.')}; see --help", FAILED)
+    return _fail(f"unexpected {name}: {str(error)[:_LONG]}; {_REPORT}", FAILED)
 
 
 def _describe(error: OSError) -> str:
@@ -119,9 +119,9 @@ def _describe(error: OSError) -> str:
     return f"{error.filename}: {why}" if error.filename is not None else why
 
 
-def _complain(line: str, status: int) -> int:
+def _fail(line: str, status: int) -> int:
     with suppress(OSError, ValueError):
-        complain(line)
+        print_error(line)
     return status
 
 
@@ -130,28 +130,21 @@ def _show_traceback(error: Exception) -> None:
         import traceback
 
         with suppress(OSError, ValueError):
-            complain(*"".join(traceback.format_exception(error)).splitlines())
+            print_error(*"".join(traceback.format_exception(error)).splitlines())
 
 
 def _flush(status: int) -> int:
     """Flushes both streams now: a failure at the end of the interpreter would print several lines."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        _silence(sys.stdout)
-        if error.errno != errno.EPIPE and status not in (FAILED, INTERRUPTED):  # else a line was printed already
-            status = _complain(f"cannot write the output: {_describe(error)}", FAILED)
-    except ValueError:  # closed
-        pass
-    try:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-    except (OSError, ValueError):
-        _silence(sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            with suppress(OSError, ValueError):  # a later flush is to write nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            no_line_yet = stream is sys.stdout and status not in (FAILED, INTERRUPTED)
+            if no_line_yet and error.errno != errno.EPIPE:
+                status = _fail(f"cannot write the output: {_describe(error)}", FAILED)
+        except ValueError:  # closed
+            pass
     return status
-
-
-def _silence(stream: TextIO) -> None:
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

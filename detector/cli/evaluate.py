@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from detector.cli.files import bar, folder_for, given_profiles, reading_bar
+from detector.cli.files import bar, folder_for, reading_bar
 from detector.cli.options import SettingsFile
-from detector.cli.screen import note
+from detector.cli.screen import print_note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +50,11 @@ def evaluate(
     """
     from detector.lab.evaluation.report import headline, write_reports
     from detector.runtime.settings import load_settings
-    from detector.stream.detection_config import engine_config, policy_config
+    from detector.stream.detection_config import engine_config, policy_config, read_profiles
 
     _check(files, suite, so_far)
     folder_for(out)
-    given = given_profiles(profile)
+    given = read_profiles(profile or ())
     loaded = load_settings(settings)
     config, policy = engine_config(loaded), policy_config(loaded)
     config = replace(config, profiles=given) if given else config
@@ -63,7 +63,7 @@ def evaluate(
     evaluation = replace(evaluation, gaps=done.gaps if done else ())
     write_reports(evaluation, out)
     summary = f"{headline(evaluation)}. See {out / 'report.html'}."
-    note(" ".join([summary, *evaluation.gaps]))
+    print_note(" ".join([summary, *evaluation.gaps]))
     if done and done.failed:
         raise typer.Exit(1)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.files import file_for, given_profiles, reading, reading_bar, write
+from detector.cli.files import file_for, log_reader, reading_bar, write
 from detector.cli.operator import principal_of
 from detector.cli.options import ApiKey, Json, Map, Merge, Profiles, SettingsFile
-from detector.cli.screen import console, note, say_json, table, tell
+from detector.cli.screen import console, print_json, print_note, print_sentence, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,29 +56,29 @@ def explain(
     from detector.explain.published import read_queries, read_records, since_cleared
     from detector.explain.tables import as_json
     from detector.runtime.settings import load_settings
-    from detector.stream.detection_config import engine_config, policy_config
+    from detector.stream.detection_config import engine_config, policy_config, read_profiles
 
     logs = [*(log or []), *(files or [])]
     if logs and not log:
         raise typer.BadParameter(f"name {logs[0]} with --log")
     path = None if out is None else file_for(out if out.suffix.lower() in PAGES else out / PAGE)
     loaded = load_settings(settings)
-    given = given_profiles(profile)
-    config = engine_config(loaded)
+    given = read_profiles(profile or ())
+    config, policy = engine_config(loaded), policy_config(loaded)
     config = replace(config, profiles=given) if given else config
     name, published = principal_of(loaded, principal, api_key), None
     if logs:
-        queries, source = _recorded(logs, reading(loaded, map_, merge=merge), name, model)
+        queries, source = _recorded(logs, log_reader(loaded, map_, merge=merge), name, model)
     else:
         queries, source = read_queries(loaded.kafka, name).of(model), f"the topic {loaded.kafka.topics.queries}"
         published = read_records(loaded.kafka, queries[0][0].model, name)
         queries = since_cleared(queries, published)
-    explanation = _explanation(queries, source, config, policy_config(loaded), published, must_match=bool(given))
+    explanation = _explanation(queries, source, config, policy, published, must_match=bool(given))
     if path is not None:
         write(path, page(explanation).encode("utf-8", "backslashreplace"))
-        note(f"See {path}.")
+        print_note(f"See {path}.")
     if json:
-        say_json(as_json(explanation))
+        print_json(as_json(explanation))
     else:
         show(explanation, console())
 
@@ -112,14 +112,14 @@ def _explanation(
     return explanation_of(replay, config, source, records=by_row(published, replay), notes=notes)
 
 
-def _recorded(paths: Sequence[Path], how: LogReader, name: str, model: str | None) -> tuple[list[TimedQueries], str]:
+def _recorded(paths: Sequence[Path], reader: LogReader, name: str, model: str | None) -> tuple[list[TimedQueries], str]:
     """Returns the principal's queries in files, and the names of the files."""
     from detector.replay.principal import queries_in_logs, queries_of
     from detector.sources import files_of
 
     logs = files_of(paths)
     with reading_bar("read", logs) as progress:
-        own = queries_of(name, queries_in_logs(logs, how, progress))
+        own = queries_of(name, queries_in_logs(logs, reader, progress))
     return own.of(model), ", ".join(path.name for path in logs)
 
 
@@ -129,7 +129,7 @@ def show(explanation: Explanation, screen: Console) -> None:
     from detector.explain.words import basis, verdict
 
     for sentence in (verdict(explanation), *basis(explanation), facts(explanation)):
-        tell(screen, sentence)
+        print_sentence(screen, sentence)
     shown = [events(explanation)]
     if explanation.at_verdict is not None:
         shown.insert(0, contributions(explanation, {*explanation.main_measures, "D"}))

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from detector.cli.screen import console, note
+from detector.cli.screen import console, print_note
 from detector.contracts.errors import ConfigurationError
-from detector.runtime.text import complain
+from detector.runtime.text import print_error
 
 if TYPE_CHECKING:
     from detector.core.calibration.traffic import PlainTraffic
-    from detector.core.profile.profile import Profile
     from detector.runtime.settings import Settings
     from detector.sources import LogReader
 
@@ -45,31 +44,22 @@ _OUTPUTS = {
 }
 
 
-def reading(settings: Settings, given: Sequence[str] | None, *, merge: bool = False) -> LogReader:
+def log_reader(settings: Settings, given: Sequence[str] | None, *, merge: bool = False) -> LogReader:
     """Returns how to read logs, from the settings and ``--map``, which wins. Prints assumptions to standard error.
     Raises ConfigurationError."""
     from detector.sources import LogReader
     from detector.sources.mapping import parse_map, sources_of
 
     sources = sources_of(settings.sources.map, "sources.map") | parse_map(given or ())
-    return LogReader(sources, note, merge=merge)
+    return LogReader(sources, print_note, merge=merge)
 
 
-def given_profiles(paths: Sequence[Path] | None) -> tuple[Profile, ...]:
-    """Returns the profiles in the files given by option. Raises ConfigurationError."""
-    from detector.stream.detection_config import read_profiles
-
-    return read_profiles(paths or ())
-
-
-@contextmanager
-def reading_bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], None]]:
+def reading_bar(what: str, files: Sequence[Path]) -> AbstractContextManager[Callable[[int], None]]:
     """Shows progress over the rows, good and bad, in ``files``; their number is an estimate for compressed ones. See
     ``bar``. Raises ConfigurationError."""
     from detector.sources import files_of, format_of
 
-    with bar(what, sum(format_of(path).rows(path) for path in files_of(files))) as progress:
-        yield progress
+    return bar(what, sum(format_of(path).rows(path) for path in files_of(files)))
 
 
 @contextmanager
@@ -91,10 +81,10 @@ def check_refused(rows: int, reasons: Mapping[str, int]) -> None:
         most = sorted(reasons, key=reasons.__getitem__, reverse=True)[:_SHOWN]
         shares = ", ".join(f"{reasons[reason]} for the reason {reason}" for reason in most)
         advice = next((_ADVICE[reason] for reason in most if reason in _ADVICE), "mend the log")
-        complain(f"{refused} of {rows} rows were refused: {shares}; {advice}")
+        print_error(f"{refused} of {rows} rows were refused: {shares}; {advice}")
         raise typer.Exit(NOTHING if refused == rows else REFUSED)
     if not rows:
-        complain("the logs hold no query")
+        print_error("the logs hold no query")
         raise typer.Exit(NOTHING)
 
 

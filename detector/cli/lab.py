@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector.cli.files import file_for
-from detector.cli.screen import console, note, verbatim
+from detector.cli.screen import console, print_note, verbatim
 from detector.contracts.errors import ConfigurationError, LabError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def redteam(
         write_query_log(out, cut.log)
         raise LabError(f"{cut}. The attack ended there. {_describe(cut.log, out)}") from cut
     write_query_log(out, log)
-    note(_describe(log, out))
+    print_note(_describe(log, out))
 
 
 @contextmanager

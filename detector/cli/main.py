@@ -70,16 +70,16 @@ def _end_at_sigterm(name: str) -> None:
 
 
 def _run(name: str, arguments: list[str]) -> None:
-    from detector.cli.screen import CompilationMessages, say
+    from detector.cli.screen import CompilationMessages, print_lines
     from detector.contracts.errors import ConfigurationError
 
     if name in ("--help", "-h"):
-        say(*_usage())
+        print_lines(*_usage())
         return
     if name in ("--version", "-V"):
         import detector
 
-        say(f"weirguard {detector.__version__}")
+        print_lines(f"weirguard {detector.__version__}")
         return
     if name not in COMMANDS:
         import difflib

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detector.cli.files import file_for, write
-from detector.cli.screen import say
+from detector.cli.screen import print_lines
 from detector.contracts.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def export(
     from detector.core.owner_model import to_json
 
     file_for(out)
-    found = _from_file(Path(source)) if Path(source).exists() or ":" not in source else _imported(source)
-    write(out, to_json(found).encode())
-    say(f"{out}: {_described(found)}")
+    exported = _from_file(Path(source)) if Path(source).exists() or ":" not in source else _imported(source)
+    write(out, to_json(exported).encode())
+    print_lines(f"{out}: {_describe(exported)}")
 
 
 def _imported(source: str) -> OwnerModel:
@@ -54,14 +54,14 @@ def _imported(source: str) -> OwnerModel:
     module, _, attribute = source.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found: Any = import_module(module)
+        fitted: Any = import_module(module)
         for name in attribute.split("."):
-            found = getattr(found, name)
+            fitted = getattr(fitted, name)
     except (ModuleNotFoundError, AttributeError, ValueError) as error:
         raise ConfigurationError(f"{source}: {error}; give package.module:attribute, or a file that exists") from error
     finally:
         sys.path.pop(0)
-    return from_scikit_learn(found)
+    return from_scikit_learn(fitted)
 
 
 def _from_file(path: Path) -> OwnerModel:
@@ -79,12 +79,12 @@ def _from_file(path: Path) -> OwnerModel:
     return from_onnx(path) if path.suffix.lower() == ".onnx" else from_treelite(path)
 
 
-def _described(found: OwnerModel) -> str:
+def _describe(model: OwnerModel) -> str:
     from detector.core.owner_model import Linear, Tree
 
-    over = f"over {len(found.features)} features"
-    if isinstance(found, Tree):
-        return f"a tree of {found.leaves} leaves {over}"
-    if isinstance(found, Linear):
-        return f"a linear model of {found.sides} classes {over}"
-    return f"an ensemble of {len(found.trees)} trees {over}; margins are those of its probabilities"
+    over = f"over {len(model.features)} features"
+    if isinstance(model, Tree):
+        return f"a tree of {model.leaves} leaves {over}"
+    if isinstance(model, Linear):
+        return f"a linear model of {model.sides} classes {over}"
+    return f"an ensemble of {len(model.trees)} trees {over}; margins are those of its probabilities"

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from detector.cli.screen import note, say
+from detector.cli.screen import print_lines, print_note
 from detector.contracts.codecs import decode, encode
 from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
 from detector.contracts.findings import Action, Alert, Audit, Command
@@ -47,7 +47,7 @@ def new_id() -> str:
 def send(settings: Settings, command: Command, wait_seconds: float) -> None:
     """Sends ``command``, prints its result, and exits with 1 if the owner refused it."""
     audit = carry_out(settings.kafka, command, wait_seconds)
-    say(f"{command.model} {command.principal}: {audit.summary}")
+    print_lines(f"{command.model} {command.principal}: {audit.summary}")
     if audit.kind == "command_refused":
         raise typer.Exit(1)
 
@@ -125,10 +125,10 @@ def note_uncalibrated(models: Iterable[str]) -> None:
     if names := sorted(set(models)):
         from detector.stream.detection_config import uncalibrated_warning
 
-        note(f"{uncalibrated_warning(', '.join(names))}; write a profile with `weirguard calibrate`.")
+        print_note(f"{uncalibrated_warning(', '.join(names))}; write a profile with `weirguard calibrate`.")
 
 
-def plain(record: Any) -> Any:
+def as_json(record: Any) -> Any:
     """Returns ``record`` as data that JSON can hold, field by field."""
     import msgspec
 

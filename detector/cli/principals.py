@@ -12,17 +12,16 @@ import typer
 from detector.cli.ending import end_with_reader
 from detector.cli.operator import (
     alert_line,
+    as_json,
     describe_action,
     new_id,
     note_uncalibrated,
-    plain,
     principal_of,
     send,
 )
 from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
-from detector.cli.screen import flush, say, say_json
+from detector.cli.screen import flush, print_json, print_lines
 from detector.contracts.findings import Command, Decision, Score
-from detector.core.exposure import EXPOSURES
 from detector.replay.topics import Key, Topic, newest, read_alerts, read_decisions, read_scores, readable_alerts
 from detector.runtime.settings import load_settings
 from detector.runtime.text import printable, rfc3339
@@ -48,17 +47,17 @@ def top(
     decisions = read_decisions(kafka, time.time()).current
     chosen = sorted(read_scores(kafka).items(), key=_suspicion, reverse=True)[:count]
     if json or output == "json":
-        say_json([_joined(score, decisions.get(key)) | {"matters": _matters(score)} for key, score in chosen])
+        print_json([_joined(score, decisions.get(key)) | {"matters": _matters(score)} for key, score in chosen])
         return
     if not chosen:
-        say("There are no scores yet.")
+        print_lines("There are no scores yet.")
         return
-    say(f"{'score':>7}{'queries':>9}  principal, model and version; the signals that matter most")
+    print_lines(f"{'score':>7}{'queries':>9}  principal, model and version; the signals that matter most")
     for key, score in chosen:
         value = "" if score.score is None else f"{score.score:.2f}"
         figures = f"{value:>7}{score.queries:>9}  "
         for line in _lines(score, decisions.get(key)):
-            say(figures + line)
+            print_lines(figures + line)
             figures = " " * len(figures)
     note_uncalibrated(f"{score.model} {score.model_version}" for _, score in chosen if score.calibrated is False)
 
@@ -80,10 +79,10 @@ def show(
     decision = read_decisions(loaded.kafka, time.time()).current.get(key)
     known = newest(read_alerts(loaded.kafka, *key))
     if json or output == "json":
-        say_json({**_joined(score, decision), "alerts": [plain(alert) for alert in known]})
+        print_json({**_joined(score, decision), "alerts": [as_json(alert) for alert in known]})
     else:
-        say(f"{key[0]} {key[1]}", *_score_lines(score), _decision_line(decision))
-        say("alerts:" if known else "alerts: none", *(f"  {alert_line(alert)}" for alert in known))
+        print_lines(f"{key[0]} {key[1]}", *_score_lines(score), _decision_line(decision))
+        print_lines("alerts:" if known else "alerts: none", *(f"  {alert_line(alert)}" for alert in known))
     if score is None and decision is None and not known:
         raise typer.Exit(1)
 
@@ -127,9 +126,9 @@ def tail(
             topic.seek_to_end()
         for alert in readable_alerts(topic.follow()):
             if json or output == "json":
-                say_json(plain(alert), indent=None)
+                print_json(as_json(alert), indent=None)
             else:
-                say(alert_line(alert))
+                print_lines(alert_line(alert))
             flush()
 
 
@@ -139,7 +138,7 @@ def _suspicion(item: tuple[Key, Score]) -> tuple[bool, float, int]:
 
 
 def _joined(score: Score | None, decision: Decision | None) -> dict[str, object]:
-    return {"score": score and plain(score), "decision": decision and plain(decision)}
+    return {"score": score and as_json(score), "decision": decision and as_json(decision)}
 
 
 def _score_lines(score: Score | None) -> list[str]:
@@ -166,6 +165,8 @@ def _answered_line(score: Score) -> list[str]:
 
 def _statistic(name: str, statistic: float, form: str) -> str:
     """Returns a signal's statistic for people; that of a meter of exposure with its unit."""
+    from detector.core.exposure import EXPOSURES
+
     return f"{statistic:.1f}% exposed" if name in EXPOSURES else format(statistic, form)
 
 
@@ -191,6 +192,8 @@ def _lines(score: Score, decision: Decision | None) -> list[str]:
 def _matters(score: Score) -> list[dict[str, Any]]:
     """Returns the three strongest signals: with a profile the measures with the largest deviations, else the first
     signals with a value: ``prada``, then the meters of exposure."""
+    from detector.core.exposure import EXPOSURES
+
     measures = {
         name.removeprefix(_MEASURE): value for name, value in score.signals.items() if name.startswith(_MEASURE)
     }

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from detector.cli.files import check_refused, folder_for, given_profiles, reading, reading_bar
+from detector.cli.files import check_refused, folder_for, log_reader, reading_bar
 from detector.cli.options import LOGS, Json, Map, Merge, OutputKind, Profiles, SettingsFile
-from detector.cli.screen import note, say_json
+from detector.cli.screen import print_json, print_note
 from detector.contracts.principals import EVERYONE
 
 _NAMED = 3
@@ -43,11 +43,11 @@ def replay(
     from detector.replay.report import replay as replay_files
     from detector.runtime.settings import load_settings
     from detector.sources import files_of
-    from detector.stream.detection_config import engine_config, policy_config
+    from detector.stream.detection_config import engine_config, policy_config, read_profiles
     from detector.stream.source_records import AHEAD_SECONDS
 
     folder_for(out)
-    given = given_profiles(profile)
+    given = read_profiles(profile or ())
     loaded = load_settings(settings)
     config = engine_config(loaded)
     changes: dict[str, Any] = {
@@ -64,16 +64,16 @@ def replay(
             out,
             engine_config=config,
             policy=policy_config(loaded),
-            reading=reading(loaded, map_, merge=merge),
+            reader=log_reader(loaded, map_, merge=merge),
             progress=progress,
             must_fit=given,
             not_after=time.time() + AHEAD_SECONDS,
         )
-    note(_describe(summary, out))
+    print_note(_describe(summary, out))
     if not summary["calibrated"]:
-        note(_warning(summary, config.mode))
+        print_note(_warning(summary, config.mode))
     if json:
-        say_json(summary)
+        print_json(summary)
     check_refused(summary["queries"] + summary["refused"], summary["reasons"])
 
 

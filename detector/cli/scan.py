@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.files import bar, check_refused, describe_form, folder_for, reading, reading_bar, write
+from detector.cli.files import bar, check_refused, describe_form, folder_for, log_reader, reading_bar, write
 from detector.cli.options import LOGS, Json, Map, OutputKind, SettingsFile
-from detector.cli.screen import note, say, say_json
+from detector.cli.screen import print_json, print_lines, print_note
 from detector.contracts.principals import EVERYONE
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def scan(
 
     folder_for(out)
     loaded, logs = load_settings(settings), files_of(files)
-    how = reading(loaded, map_)
+    reader = log_reader(loaded, map_)
     with reading_bar("rows", logs) as progress:
-        log = read(logs, progress, how)
+        log = read(logs, progress, reader)
     if not log.sieve.pieces:
         check_refused(log.rows, log.refused)
     kinds = {EVERYONE: outputs} if outputs else loaded.detection.outputs
@@ -58,11 +58,13 @@ def scan(
     write(out / RECORD, f"{dumps(content, indent=1)}\n".encode())
     write(out / PAGE, page(report).encode("utf-8", "backslashreplace"))
     if json:
-        say_json(content)
+        print_json(content)
     else:
-        say(*_describe(report))
-        say(*(f"{'profile':<12}{out / name}, from the accounts that do not stand out" for name in names.values()))
-    note(f"See {out / PAGE}.")
+        print_lines(*_describe(report))
+        print_lines(
+            *(f"{'profile':<12}{out / name}, from the accounts that do not stand out" for name in names.values())
+        )
+    print_note(f"See {out / PAGE}.")
     check_refused(log.rows, log.refused)
 
 
@@ -85,17 +87,17 @@ def _describe(report: ScanReport) -> Iterator[str]:
 def _ranked(version: ScannedVersion) -> Iterator[str]:
     from detector.explain.scan_report import look_at, reasons, sentence
 
-    found = version.scan
-    out = [own for own in found.accounts if own.stands_out]
-    shown = (out if found.enough else found.accounts)[:_SHOWN]
-    for place, own in enumerate(shown, 1):
-        yield f"{place:>3}. {own.name}: {sentence(own)}"
+    result = version.scan
+    out = [own for own in result.accounts if own.stands_out]
+    shown = (out if result.enough else result.accounts)[:_SHOWN]
+    for rank, own in enumerate(shown, 1):
+        yield f"{rank:>3}. {own.name}: {sentence(own)}"
         yield from (f"     {reason}" for reason in reasons(own))
         yield from (f"     to look at: {advice}" for advice in look_at(own) if own.stands_out)
     if len(out) > _SHOWN:
         yield f"     and {len(out) - _SHOWN} more"
-    if not out and found.enough:
-        first = found.accounts[0]
+    if not out and result.enough:
+        first = result.accounts[0]
         yield f"     No account stands out. The closest to the line is {first.name}: {sentence(first)}"
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from detector.runtime.text import complain, printable
+from detector.runtime.text import print_error, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,13 +25,13 @@ QUIET_SECONDS = 2.0
 """Seconds of compilation before a message."""
 
 
-def say(*lines: str) -> None:
+def print_lines(*lines: str) -> None:
     """Prints each of ``lines`` on one line, with control characters escaped."""
     for line in lines:
         print(printable(line))
 
 
-def say_json(value: Any, indent: int | None = 2) -> None:
+def print_json(value: Any, indent: int | None = 2) -> None:
     """Prints ``value`` as JSON, in ASCII."""
     print(json.dumps(value, indent=indent))
 
@@ -42,7 +42,7 @@ def flush() -> None:
         sys.stdout.flush()
 
 
-def note(line: str) -> None:
+def print_note(line: str) -> None:
     """Prints ``line`` to standard error: it is not part of the output."""
     print(printable(line), file=sys.stderr)
 
@@ -68,7 +68,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Cell]], texts: int | None
     return result
 
 
-def tell(console: Console, sentence: str, style: str | None = None) -> None:
+def print_sentence(console: Console, sentence: str, style: str | None = None) -> None:
     """Prints ``sentence`` on ``console`` as plain text, wrapped to its width."""
     console.print(printable(sentence), markup=False, highlight=False, style=style)
 
@@ -86,26 +86,35 @@ def _verbatim(cell: Cell) -> str:
 
 class CompilationMessages:
     """Reports on standard error that loops are compiled, once it takes a while, and everything that makes them slow.
-    ``each``: names each function as it is compiled."""
+    ``strict``: names each function as it is compiled, and collects ``problems`` instead of printing them."""
 
-    def __init__(self, *, each: bool = False) -> None:
-        self._each = each
-        self._since: float | None = None
+    def __init__(self, *, strict: bool = False) -> None:
+        self.compiled = 0
+        self.problems: list[str] = []
+        self._strict = strict
+        self._since = 0.0
         self._announced = False
 
     def compiling(self, name: str) -> None:
         now = time.monotonic()
-        self._since = now if self._since is None else self._since
+        self._since = self._since or now
+        self.compiled += 1
         if now - self._since < QUIET_SECONDS:
             return
         if not self._announced:
             self._announced = True
-            complain("compiling the loops for this machine, once, which takes up to a minute; see weirguard warm")
-        if self._each:
-            complain(f"compiling {name}")
+            print_error("compiling the loops for this machine, once, which takes up to a minute; see weirguard warm")
+        if self._strict:
+            print_error(f"compiling {name}")
 
     def slow(self, why: str) -> None:
-        complain(f"SLOW: loops run uncompiled, a hundred times slower: {why}")
+        self._report(why, "SLOW: loops run uncompiled, a hundred times slower")
 
     def not_kept(self, why: str) -> None:
-        complain(f"each command compiles the loops anew: {why}")
+        self._report(why, "each command compiles the loops anew")
+
+    def _report(self, why: str, problem: str) -> None:
+        if self._strict:
+            self.problems.append(why)
+        else:
+            print_error(f"{problem}: {why}")

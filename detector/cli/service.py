@@ -10,7 +10,7 @@ from json import dumps
 import typer
 
 from detector.cli.options import Json, Output, SettingsFile
-from detector.cli.screen import CompilationMessages, say, say_json
+from detector.cli.screen import CompilationMessages, print_json, print_lines
 from detector.contracts.errors import ConfigurationError
 
 app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
@@ -38,7 +38,7 @@ def check(settings: SettingsFile = None) -> None:
 
     loaded = load_settings(settings)
     policy_config(loaded)
-    say(*describe_profiles(engine_config(loaded).profiles), "The settings are valid.")
+    print_lines(*describe_profiles(engine_config(loaded).profiles), "The settings are valid.")
 
 
 @app.command()
@@ -48,12 +48,12 @@ def show(settings: SettingsFile = None, json: Json = False, output: Output = "te
 
     values, origins = load_settings(settings).redacted(), sources(settings)
     if json or output == "json":
-        say_json({"settings": values, "sources": origins})
+        print_json({"settings": values, "sources": origins})
         return
     for key, origin in origins.items():
         value = reduce(lambda section, name: section[name], key.split("."), values)
         line = f"{key}: {dumps(value)}"
-        say(line if origin == "default" else f"{line}  # {origin}")
+        print_lines(line if origin == "default" else f"{line}  # {origin}")
 
 
 @app.command()
@@ -61,26 +61,7 @@ def schema() -> None:
     """Print the JSON Schema of the settings file, for editors and for checks before deployment."""
     from detector.runtime.settings import Settings
 
-    say_json(Settings.model_json_schema())
-
-
-class _StrictMessages(CompilationMessages):
-    """Names each function as it is compiled, and collects problems instead of printing them."""
-
-    def __init__(self) -> None:
-        super().__init__(each=True)
-        self.problems: list[str] = []
-        self.compiled = 0
-
-    def compiling(self, name: str) -> None:
-        self.compiled += 1
-        super().compiling(name)
-
-    def slow(self, why: str) -> None:
-        self.problems.append(why)
-
-    def not_kept(self, why: str) -> None:
-        self.problems.append(why)
+    print_json(Settings.model_json_schema())
 
 
 def warm() -> None:
@@ -91,11 +72,11 @@ def warm() -> None:
 
     if is_off():
         raise ConfigurationError(f"{SWITCH} is off: nothing is compiled; unset it")
-    messages = _StrictMessages()
+    messages = CompilationMessages(strict=True)
     listen(messages)
     started = time.monotonic()
     warm_all()
     if messages.problems:
         raise ConfigurationError("; ".join(messages.problems))
     seconds = time.monotonic() - started
-    say(f"{len(loops())} loops are ready: {messages.compiled} compiled now, {seconds:.1f} s")
+    print_lines(f"{len(loops())} loops are ready: {messages.compiled} compiled now, {seconds:.1f} s")

@@ -91,12 +91,12 @@ class MeasureInput:
     def outputs(self) -> NDArray[np.float32]:
         """float32 (n, k): the model's outputs, NaN where they do not have the reference's kind and width."""
         rows, (kind, width) = self.rows, (self.reference.output_kind, self.reference.outputs.shape[1])
-        fits = [width > 0 and own.output_kind == kind and own.outputs.shape[1] == width for own in rows.batches]
+        fits = [width > 0 and own.output_kind == kind and own.outputs.shape[1] == width for own in rows.pieces]
         if all(fits):
             return rows.outputs
         outputs = np.full((len(rows), max(width, 1)), np.nan, np.float32)
         if any(fits):
-            own = np.array(fits)[rows.batch]
+            own = np.array(fits)[rows.piece]
             outputs[own] = rows.outputs[own][:, :width]
         return outputs
 
@@ -105,7 +105,7 @@ class MeasureInput:
         """float64 (n,): the share of honest queries with a lower top-two log-margin (``reference.margins``)."""
         if self.reference.output_kind != "probabilities" or self.outputs.shape[1] < 2:
             return np.full(len(self.rows), np.nan)
-        top = np.where(np.isnan(self.outputs[:, :1]), np.float32(np.nan), self.rows.top)
+        top = np.where(np.isnan(self.outputs[:, :1]), np.float32(np.nan), self.rows.top_two)
         return rank(log_margins(top), self.reference.margins)
 
     @cached_property
@@ -293,7 +293,7 @@ def leaps(queries: MeasureInput) -> Floats:
     add up to more than one; scores are taken over their range. Between near honest queries the outputs are nearly
     equal; adversarial examples are made to change the answer, and a walk along a boundary crosses it.
     """
-    now, before = queries.rows.said.astype(np.float64), queries.views.own.answer.astype(np.float64)
+    now, before = queries.rows.answer.astype(np.float64), queries.views.own.answer.astype(np.float64)
     apart = np.abs(now - before) / queries.reference.range
     if queries.reference.output_kind != "score":
         other_class = queries.views.own.distance < queries.views.own.grown

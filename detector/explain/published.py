@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from heapq import merge
 
 import numpy as np
@@ -12,17 +13,16 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit, Score
 from detector.contracts.topics import partition_of
 from detector.replay.principal import (
-    OwnQueries,
+    PrincipalQueries,
     PrincipalReplay,
     TimedQueries,
     queries_after,
     queries_in_partition,
     queries_of,
 )
-from detector.replay.topics import Topic, read_alerts, read_audits, read_scores
+from detector.replay.topics import Topic, read_alerts, read_audits, read_scores, source_record
 from detector.runtime.sections import KafkaSettings
 from detector.runtime.text import rfc3339
-from detector.stream.source_records import SourceRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +40,18 @@ class PublishedRecords:
         return max(clears, default=-np.inf)
 
 
-def read_queries(kafka: KafkaSettings, principal: str) -> OwnQueries:
+def read_queries(kafka: KafkaSettings, principal: str) -> PrincipalQueries:
     """Returns the principal's queries that the topics still hold, from their own partition. Raises BrokerError."""
     topics = kafka.topics
     with Topic(kafka, topics.queries, principal) as queries, Topic(kafka, topics.rekeyed, principal) as rekeyed:
-        sources = (_source_records("queries", queries), _source_records("rekeyed", rekeyed))
-        records = merge(*sources, key=lambda record: record.timestamp)
+        sources = {"queries": queries, "rekeyed": rekeyed}
+        each = [map(partial(source_record, name), topic.until_now(0.0)) for name, topic in sources.items()]
+        records = merge(*each, key=lambda record: record.timestamp)
         partition = partition_of(principal, len(queries))
         own = queries_of(principal, queries_in_partition(records, partition, len(queries), topics))
     if not own.by_model:
         own.names.update(name for _, name in read_scores(kafka))
     return own
-
-
-def _source_records(source: str, topic: Topic) -> Iterator[SourceRecord]:
-    for own in topic.until_now(0.0):
-        headers = dict(own.headers or ())
-        yield SourceRecord(source, own.offset, own.timestamp / 1000, own.key, own.value, headers)
 
 
 def read_records(kafka: KafkaSettings, model: str, principal: str) -> PublishedRecords:

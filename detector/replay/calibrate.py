@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b, file_digest
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 import detector
 from detector.contracts.batches import in_log_order, take
 from detector.contracts.codecs.json_queries import decode_json_run
-from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, decode_packed_run
+from detector.contracts.codecs.packed_queries import decode_packed_run
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import EVERYONE
 from detector.contracts.queries import QueryBatch
@@ -29,7 +30,7 @@ from detector.core.forms import Outputs
 from detector.core.owner_model import from_json
 from detector.core.pipeline.plan import labels_of
 from detector.core.profile.profile import Profile
-from detector.replay.topics import Topic
+from detector.replay.topics import Topic, source_record
 from detector.runtime.sections import KafkaSettings
 from detector.runtime.text import read_text
 from detector.sources import LogReader, files_of, format_of
@@ -66,14 +67,14 @@ class HonestTraffic:
 
 
 def read_files(
-    paths: Sequence[Path], progress: Callable[[int], None], reading: LogReader | None = None
+    paths: Sequence[Path], progress: Callable[[int], None], reader: LogReader | None = None
 ) -> HonestTraffic:
-    """Returns the honest queries in ``paths`` (files, folders of parts or patterns), read by ``reading``. ``progress``
+    """Returns the honest queries in ``paths`` (files, folders of parts or patterns), read by ``reader``. ``progress``
     is called with the number of rows read since. Raises ConfigurationError."""
-    traffic, reading = HonestTraffic(), reading or LogReader()
+    traffic, reader = HonestTraffic(), reader or LogReader()
     for path in files_of(paths):
         honest = honest_rows(path)
-        for portion in format_of(path).read(path, reading):
+        for portion in format_of(path).read(path, reader):
             traffic.reasons.update(bad.reason for bad in portion.bad_rows)
             batch = portion.batch
             if batch is not None and honest is not None:
@@ -101,24 +102,19 @@ def read_topic(settings: KafkaSettings, since: float) -> HonestTraffic:
     for record in records:
         digest.update(record.value or b"")
     traffic = HonestTraffic(digests=[digest.hexdigest()])
-    for packed, neighbours in groupby(records, key=_is_packed):
+    for packed, neighbours in groupby(map(partial(source_record, "queries"), records), key=attrgetter("packed")):
         run = [*neighbours]
         decode = decode_packed_run if packed else decode_json_run
-        decoded = decode([record.value for record in run], [record.timestamp / 1000 for record in run])
+        decoded = decode([record.value for record in run], [record.timestamp for record in run])
         traffic.reasons.update(bad.reason for _, bad in decoded.bad)
         traffic.pieces += [batch for batch, _, _ in in_log_order(decoded.parts)]
     return traffic
 
 
-def _is_packed(record: Any) -> bool:
-    content_type = dict(record.headers or ()).get("content-type") or b""  # a header's value may be null
-    return bool(content_type.partition(b";")[0].strip().lower() == PACKED_CONTENT_TYPE.encode())
-
-
 @dataclass(frozen=True, slots=True)
 class CalibrationOptions:
     """The options of ``calibrate``. ``leave_out``: names of accounts to exclude. ``outputs``: kind of outputs by model,
-    ``*`` for all other models; inferred by default. ``reading``: how to read ``validation``."""
+    ``*`` for all other models; inferred by default. ``reader``: how to read ``validation``."""
 
     budget: float
     model: str | None = None
@@ -126,8 +122,8 @@ class CalibrationOptions:
     validation: Path | None = None
     owner_model: Path | None = None
     leave_out: Collection[str] = ()
-    outputs: Mapping[str, str] = field(default_factory=dict)
-    reading: LogReader = field(default_factory=LogReader)
+    outputs: Mapping[str, Outputs] = field(default_factory=dict)
+    reader: LogReader = field(default_factory=LogReader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,20 +136,20 @@ class CalibrationResult:
 
 
 def make_profile(
-    traffic: HonestTraffic, request: CalibrationOptions, progress: Callable[[int], None] | None = None
+    traffic: HonestTraffic, options: CalibrationOptions, progress: Callable[[int], None] | None = None
 ) -> CalibrationResult:
     """Returns a profile from honest ``traffic``. ``progress`` is called with the number of accounts replayed since.
     Raises ConfigurationError."""
-    pieces = of_one_version(traffic.pieces, request.model, request.model_version)
-    model = _owner_model(request.owner_model)
-    outputs = request.outputs.get(pieces[0].model, request.outputs.get(EVERYONE))
-    plain = plain_traffic(pieces, cast("Outputs | None", outputs), None if model is None else model.features.names)
+    pieces = of_one_version(traffic.pieces, options.model, options.model_version)
+    model = _owner_model(options.owner_model)
+    outputs = options.outputs.get(pieces[0].model, options.outputs.get(EVERYONE))
+    plain = plain_traffic(pieces, outputs, None if model is None else model.features.names)
     accounts = accounts_of(plain.pieces)
-    owned = OwnerInputs(model, _validation(request, plain))
-    screened = calibrate_screened(accounts, request.budget, request.leave_out, progress, owned)
-    given = [path for path in (request.validation, request.owner_model) if path is not None]
+    owned = OwnerInputs(model, _validation(options, plain))
+    screened = calibrate_screened(accounts, options.budget, options.leave_out, progress, owned)
+    given = [path for path in (options.validation, options.owner_model) if path is not None]
     digests = [*traffic.digests, *map(digest_of, given)]
-    profile = plain.profile(with_provenance(screened, request.budget, digests))
+    profile = plain.profile(with_provenance(screened, options.budget, digests))
     return CalibrationResult(profile, screened, plain)
 
 
@@ -199,12 +195,12 @@ def _owner_model(path: Path | None) -> Any:
         raise ConfigurationError(f"--model: {path}: {error}") from error
 
 
-def _validation(request: CalibrationOptions, honest: PlainTraffic) -> Validation | None:
+def _validation(options: CalibrationOptions, honest: PlainTraffic) -> Validation | None:
     """Returns the validation set, or None if no log is given. Keeps random rows of a log that is too long."""
-    path = request.validation
+    path = options.validation
     if path is None:
         return None
-    rows = [portion.batch for portion in format_of(path).read(path, request.reading) if portion.batch is not None]
+    rows = [portion.batch for portion in format_of(path).read(path, options.reader) if portion.batch is not None]
     pieces, dimension = [honest.form.plain(own) for own in rows if honest.form.accepts(own)], honest.pieces[0].dimension
     if not pieces or {own.dimension for own in pieces} != {dimension}:
         found = sorted({own.dimension for own in rows})

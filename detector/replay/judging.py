@@ -55,7 +55,7 @@ class LogBatch:
             self._rows.append(portion.rows)
 
     def __len__(self) -> int:
-        """All its rows, good and bad."""
+        """Returns the number of its rows, good and bad."""
         return self.queries + len(self.bad_rows)
 
     @property
@@ -85,58 +85,29 @@ def judge_logs(
     *,
     engine_config: EngineConfig,
     policy: Policy,
-    reading: LogReader | None = None,
+    reader: LogReader | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
 ) -> Iterator[tuple[LogBatch, DetectionResult | None]]:
-    """The queries in ``paths``, a micro-batch at a time, with what engine and policy say; None for nobody's rows.
+    """Yields the queries in ``paths`` by micro-batches, with the results of engine and policy; None for a batch that
+    has neither queries nor a principal with unreadable ones.
 
-    The files are read as ``reading`` says, by default in the order given. Policy time is the running maximum
-    of ``occurred_at``, of which none is taken to be later than ``not_after``, seconds UTC. Raises ConfigurationError,
-    at once where a file is missing or of no known format, and later where queries are of none of the profiles
-    ``must_fit``, if there are any, or the first ones all have another form.
+    ``reader`` tells how to read the files, by default in the order given. Policy time is the running maximum of
+    ``occurred_at``, capped at ``not_after``, seconds UTC. Raises ConfigurationError, at once if a file is missing or
+    has no known format. Also raises it, if ``must_fit`` has profiles, for a query of another model or version, or if
+    none of the first queries has the form of a profile.
     """
-    reading = reading or LogReader()
-    logs = [_believed(log, not_after) for log in open_logs(paths, reading)]
     engine = Engine(engine_config)
-    judge = Detector(engine, Ledger(policy, engine.configuration_hash()))
-    batches = _micro_batches(by_time(logs) if reading.merge else one_after_another(logs))
-    return _judged(judge, _fitting(batches, ProfileMatcher(must_fit)) if must_fit else batches)
+    detector = Detector(engine, Ledger(policy, engine.configuration_hash()))
+    batches = _micro_batches(portions_of(paths, reader or LogReader()))
+    return _detect(detector, _check_fit(batches, ProfileMatcher(must_fit)) if must_fit else batches, not_after)
 
 
-def _believed(portions: Iterable[DecodedQueries], not_after: float) -> Iterator[DecodedQueries]:
-    """No time of a row is later than ``not_after``: policy time never goes back."""
-    for portion in portions:
-        batch = portion.batch
-        if batch is not None and len(batch) and batch.occurred_at.max() > not_after:
-            portion = replace(portion, batch=replace(batch, occurred_at=np.minimum(batch.occurred_at, not_after)))  # noqa: PLW2901
-        yield portion
-
-
-def _fitting(batches: Iterable[LogBatch], fitting: ProfileMatcher) -> Iterator[LogBatch]:
-    """Yields ``batches``. Raises ConfigurationError for another model or version, and if no query of the first one has
-    the form of a profile; a few of another form are left to the engine, which refuses them."""
-    fits = False
-    for batch in batches:
-        misfits = fitting.mismatches(batch.pieces)
-        fits |= len(misfits) < len(batch.pieces)
-        for misfit in misfits:
-            if not fits or misfit.reason in {"model", "model_version"}:
-                raise ConfigurationError(misfit.detail)
-        yield batch
-
-
-def _judged(judge: Detector, batches: Iterable[LogBatch]) -> Iterator[tuple[LogBatch, DetectionResult | None]]:
-    latest = 0.0
-    for batch in batches:
-        pieces = list(concatenate(batch.pieces))
-        if not (pieces or batch.unread):
-            yield batch, None
-            continue
-        times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))
-        counts = [Counted(count, float(times[row]), row) for row, count in batch.unread]
-        latest = float(times[-1])
-        yield batch, judge.detect(DetectionInput(pieces, times[1:], counts))
+def portions_of(paths: Sequence[Path], reader: LogReader) -> Iterator[Portion]:
+    """Returns the portions of the logs in ``paths``, in order of time if ``reader`` merges. Raises
+    ConfigurationError, at once if a file is missing or has no known format."""
+    logs = open_logs(paths, reader)
+    return by_time(logs) if reader.merge else one_after_another(logs)
 
 
 def _micro_batches(portions: Iterable[Portion]) -> Iterator[LogBatch]:
@@ -151,9 +122,37 @@ def _micro_batches(portions: Iterable[Portion]) -> Iterator[LogBatch]:
 
 
 def _cut(portion: DecodedQueries) -> Iterator[DecodedQueries]:
-    """``portion`` in pieces of at most QUERIES_AT_ONCE rows; what it has besides rows goes with the first."""
+    """Yields ``portion`` in pieces of at most QUERIES_AT_ONCE rows; first what it has besides rows."""
     yield replace(portion, batch=None, rows=portion.rows[:0])
     for start in range(0, len(portion.rows), QUERIES_AT_ONCE):
         stop = start + QUERIES_AT_ONCE
         assert portion.batch is not None
         yield DecodedQueries(cut(portion.batch, start, stop), portion.rows[start:stop])
+
+
+def _check_fit(batches: Iterable[LogBatch], matcher: ProfileMatcher) -> Iterator[LogBatch]:
+    """Yields ``batches``; a few queries of another form are left to the engine, which refuses them."""
+    fits = False
+    for batch in batches:
+        mismatches = matcher.mismatches(batch.pieces)
+        fits |= len(mismatches) < len(batch.pieces)
+        for mismatch in mismatches:
+            if not fits or mismatch.reason in {"model", "model_version"}:
+                raise ConfigurationError(mismatch.detail)
+        yield batch
+
+
+def _detect(
+    detector: Detector, batches: Iterable[LogBatch], not_after: float = inf
+) -> Iterator[tuple[LogBatch, DetectionResult | None]]:
+    latest = 0.0
+    for batch in batches:
+        pieces = list(concatenate(batch.pieces))
+        if not (pieces or batch.unread):
+            yield batch, None
+            continue
+        times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in pieces)]))
+        times = np.minimum(times, not_after)
+        counts = [Counted(count, float(times[row]), row) for row, count in batch.unread]
+        latest = float(times[-1])
+        yield batch, detector.detect(DetectionInput(pieces, times[1:], counts))

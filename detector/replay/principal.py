@@ -20,13 +20,14 @@ from detector.contracts.topics import Topics
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine, Observation, PrincipalKey
 from detector.core.signals import SIGNALS
-from detector.core.signals.prada import PRADA, distances_in
+from detector.core.signals.base import PRADA
+from detector.core.signals.prada import distances_in
 from detector.policy.activity import Activity, Effects, UnjudgedRow
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
-from detector.sources import LogReader, open_logs
-from detector.sources.merge import Portion, one_after_another
-from detector.sources.merge import merge as by_time
+from detector.replay.judging import portions_of
+from detector.sources import LogReader
+from detector.sources.merge import Portion
 from detector.stream.intake import RecordDecoder
 from detector.stream.source_records import SourceRecord
 
@@ -40,7 +41,7 @@ _CLOSE_NAMES = 5
 
 
 @dataclass(slots=True)
-class OwnQueries:
+class PrincipalQueries:
     """The queries of ``principal`` in a stream, by model, in order; ``names`` are those of all principals in it."""
 
     principal: str
@@ -106,15 +107,14 @@ class PrincipalReplay:
 
 
 def queries_in_logs(
-    paths: Sequence[Path], reading: LogReader, progress: Callable[[int], None]
+    paths: Sequence[Path], reader: LogReader, progress: Callable[[int], None]
 ) -> Iterator[TimedQueries]:
-    """Yields the good rows of files as ``reading`` says, with the times of ``replay``.
+    """Yields the good rows of files as ``reader`` says, with the times of ``replay``.
 
     ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
     file is missing or of no known format.
     """
-    logs = open_logs(paths, reading)
-    return _timed(by_time(logs) if reading.merge else one_after_another(logs), progress)
+    return _timed(portions_of(paths, reader), progress)
 
 
 def _timed(portions: Iterable[Portion], progress: Callable[[int], None]) -> Iterator[TimedQueries]:
@@ -143,9 +143,9 @@ def queries_in_partition(
             yield piece, decoded.times[end - len(piece) : end]
 
 
-def queries_of(principal: str, stream: Iterable[TimedQueries]) -> OwnQueries:
+def queries_of(principal: str, stream: Iterable[TimedQueries]) -> PrincipalQueries:
     """Returns the queries of ``principal`` in ``stream``."""
-    own = OwnQueries(principal)
+    own = PrincipalQueries(principal)
     for batch, times in stream:
         own.names.update(batch.principals)
         at = [number for number, name in enumerate(batch.principals) if name == principal]
@@ -155,9 +155,9 @@ def queries_of(principal: str, stream: Iterable[TimedQueries]) -> OwnQueries:
     return own
 
 
-def queries_after(queries: Sequence[TimedQueries], moment: float) -> list[TimedQueries]:
-    """Returns the ``queries`` that came after the time ``moment``."""
-    kept = ((batch, times, np.flatnonzero(times > moment)) for batch, times in queries)
+def queries_after(queries: Sequence[TimedQueries], time: float) -> list[TimedQueries]:
+    """Returns the ``queries`` that came after ``time``, seconds UTC."""
+    kept = ((batch, times, np.flatnonzero(times > time)) for batch, times in queries)
     return [(take(batch, rows), times[rows]) for batch, times, rows in kept if len(rows)]
 
 

@@ -34,14 +34,14 @@ def replay(  # noqa: PLR0913 - one keyword for each option of the command
     *,
     engine_config: EngineConfig,
     policy: Policy,
-    reading: LogReader | None = None,
+    reader: LogReader | None = None,
     progress: Callable[[int], None] | None = None,
     must_fit: Sequence[Profile] = (),
     not_after: float = inf,
 ) -> dict[str, Any]:
     """Judges the queries in ``paths``, writes the results to the folder ``out``, and returns the summary.
 
-    ``reading`` tells how to read the files, by default in the order given. Policy time is the running maximum of
+    ``reader`` tells how to read the files, by default in the order given. Policy time is the running maximum of
     ``occurred_at``, capped at ``not_after``, seconds UTC.
 
     ``verdicts.parquet`` has one row per query in the order of judging. ``alerts.jsonl`` and ``decisions.jsonl`` hold
@@ -52,8 +52,9 @@ def replay(  # noqa: PLR0913 - one keyword for each option of the command
     ``alerts`` counts the revisions of one alert once. ``progress`` is called with the number of rows, good or bad,
     processed since. Raises ConfigurationError, also if ``must_fit`` has profiles and a query matches none of them.
     """
-    options: dict[str, Any] = {"reading": reading, "must_fit": must_fit, "not_after": not_after}
-    batches = judge_logs(paths, engine_config=engine_config, policy=policy, **options)
+    batches = judge_logs(
+        paths, engine_config=engine_config, policy=policy, reader=reader, must_fit=must_fit, not_after=not_after
+    )
     out.mkdir(parents=True, exist_ok=True)
     with ReplayReport(out, paths) as report:
         for batch, judgement in batches:
@@ -135,8 +136,10 @@ class ReplayReport:
     def _add_observation(self, batch: LogBatch, observation: Observation) -> None:
         self._counts["evicted"] += observation.evicted
         self._repaired += observation.repaired
-        for bad in observation.refused:
-            self._refuse(int(batch.log[bad.row]), replace(bad, row=int(batch.row[bad.row])))
+        if observation.refused:
+            log, row = batch.log, batch.row
+            for bad in observation.refused:
+                self._refuse(int(log[bad.row]), replace(bad, row=int(row[bad.row])))
         judged = np.flatnonzero(observation.index >= 0)
         self._counts["queries"] += len(judged)
         self._verdicts.write(observation, judged, self._number(observation, judged), batch.event_ids)

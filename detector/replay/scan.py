@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -16,17 +16,12 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import EVERYONE
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import FEWEST_ACCOUNTS
-from detector.core.calibration.scan import scan
+from detector.core.calibration.scan import Scan, scan
 from detector.core.calibration.traffic import PlainTraffic, accounts_of, plain_traffic
+from detector.core.forms import Outputs
 from detector.replay.calibrate import digest_of
 from detector.replay.judging import counts_before
 from detector.sources import LogReader, files_of, format_of
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from detector.core.calibration.scan import Scan
-    from detector.core.forms import Outputs
 
 Progress = Callable[[int], None]
 
@@ -129,12 +124,12 @@ class ScanReport:
     passed_over: list[str] = field(default_factory=list)
 
 
-def read(paths: Sequence[Path], progress: Progress, reading: LogReader) -> ScanInput:
-    """Returns the queries in ``paths`` (files, folders of parts or patterns), read by ``reading``. Ignores the labels
+def read(paths: Sequence[Path], progress: Progress, reader: LogReader) -> ScanInput:
+    """Returns the queries in ``paths`` (files, folders of parts or patterns), read by ``reader``. Ignores the labels
     of lab logs. ``progress`` is called with the number of rows read since. Raises ConfigurationError."""
     log = ScanInput(Sieve(), Counter(), [])
     for path in files_of(paths):
-        for portion in format_of(path).read(path, reading):
+        for portion in format_of(path).read(path, reader):
             log.refused.update(bad.reason for bad in portion.bad_rows)
             if portion.batch is not None and len(portion.batch):
                 log.sieve.put(portion.batch)
@@ -147,7 +142,7 @@ def scan_log(
     log: ScanInput,
     budget: float,
     stage: Callable[[str, int], AbstractContextManager[Progress]],
-    outputs: Mapping[str, str],
+    outputs: Mapping[str, Outputs],
 ) -> ScanReport:
     """Returns the scan of each model version of ``log``. ``stage`` gets the name of each task and its number of
     accounts. ``outputs``: kind of outputs by model, ``*`` for all other models; inferred by default. Raises
@@ -159,8 +154,7 @@ def scan_log(
     log.sieve.pieces.clear()
     for model, version in sorted(by_version):
         what = f"{model} {version}"
-        kind = cast("Outputs | None", outputs.get(model, outputs.get(EVERYONE)))
-        plain = plain_traffic(by_version.pop((model, version)), kind)
+        plain = plain_traffic(by_version.pop((model, version)), outputs.get(model, outputs.get(EVERYONE)))
         accounts = accounts_of(plain.pieces)
         if len(accounts) < FEWEST_ACCOUNTS:
             report.passed_over.append(f"{what} has {len(accounts)} accounts, and it takes {FEWEST_ACCOUNTS}")

@@ -16,7 +16,8 @@ from detector.contracts.findings import Alert, Audit, Decision, Score
 from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
-from detector.runtime.text import complain
+from detector.runtime.text import print_error
+from detector.stream.source_records import SourceRecord
 
 BOOTSTRAP_MILLISECONDS = 5_000
 REPLY_MILLISECONDS = 10_000
@@ -118,6 +119,12 @@ class Topic:
                 f"the broker does not report the end of {self.name}: {error}; check that it runs"
             ) from error
         return ends
+
+
+def source_record(source: str, record: Any) -> SourceRecord:
+    """Returns a record that kafka-python read from the topic of ``source`` ("queries" or "rekeyed")."""
+    headers = dict(record.headers or ())
+    return SourceRecord(source, record.offset, record.timestamp / 1000, record.key, record.value, headers)
 
 
 def partitions_of(settings: KafkaSettings, name: str) -> int:
@@ -248,5 +255,5 @@ def _readable(kind: type[R], record: Any) -> R | None:
         return decode(kind, record.value)
     except InvalidRecord as error:
         where = f"{record.topic}, partition {record.partition}, offset {record.offset}"
-        complain(f"skipped a record that cannot be read ({where}): {error}")
+        print_error(f"skipped a record that cannot be read ({where}): {error}")
         return None

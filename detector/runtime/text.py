@@ -47,7 +47,7 @@ def html_text(text: str) -> str:
     return escape(printable(text))
 
 
-def complain(*lines: str) -> None:
+def print_error(*lines: str) -> None:
     """Writes ``lines`` to standard error, each made printable, after the name of this program."""
     for line in lines:
         print(f"weirguard: {printable(line)}", file=sys.stderr)  # noqa: T201 - as cli/screen does

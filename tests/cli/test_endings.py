@@ -106,7 +106,7 @@ CASES: dict[str, Case] = {
         settings=False,
     ),
     "warm": Case([], "detector.core.warm.warm_all", settings=False),
-    "completion": Case(["bash"], "detector.cli.completion.say", settings=False),
+    "completion": Case(["bash"], "detector.cli.completion.print_lines", settings=False),
 }
 WITH_OUT = [name for name, case in CASES.items() if case.out]
 WITH_INPUT = [name for name, case in CASES.items() if case.input]

@@ -52,7 +52,7 @@ def traffic() -> QueryBatch:
 
 
 def _replay(out: Path, *paths: Path, merge: bool = False, config: EngineConfig = COMPATIBLE) -> dict[str, Any]:
-    return replay(paths, out, engine_config=config, policy=Policy(), reading=LogReader(merge=merge))
+    return replay(paths, out, engine_config=config, policy=Policy(), reader=LogReader(merge=merge))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def test_rows_that_cannot_be_judged_are_counted_against_their_principal_and_accu
     for portion in portions:
         part.add(0, portion)
     judge = Detector(Engine(EngineConfig()), Ledger(Policy()))
-    ((_, judgement),) = judging._judged(judge, [part])
+    ((_, judgement),) = judging._detect(judge, [part])
     assert judgement is not None
     assert [(alert.principal, alert.signal) for alert in judgement.effects.alerts] == [("eve", "unjudged")]
     with ReplayReport(tmp_path, [tmp_path / "log"]) as report:

@@ -47,9 +47,9 @@ class Distances:
             index=self.index[part],
             block=none,
             features=self.features[part],
-            batches=(),
-            batch=none,
-            batch_row=none,
+            pieces=(),
+            piece=none,
+            piece_row=none,
         )
 
 

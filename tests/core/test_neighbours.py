@@ -53,14 +53,14 @@ class Spy:
         self.name_of: dict[int, str] = {}
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
-        own, principals = views.own, rows.batches[0].principals
+        own, principals = views.own, rows.pieces[0].principals
         for row in range(len(rows)):
-            source = rows.batches[int(rows.batch[row])]
-            principals = source.principals[source.principal_index[rows.batch_row[row]]]
+            source = rows.pieces[int(rows.piece[row])]
+            principals = source.principals[source.principal_index[rows.piece_row[row]]]
             step = own.step[row].tobytes() if len(own.step) else b""
             found = (own.grown[row], own.joined[row], own.distance[row], step, own.answer[row].tobytes())
             label = int(rows.pool_label[rows.pool[row]])
-            query = Query(label, rows.features[row].copy(), rows.said[row], found)
+            query = Query(label, rows.features[row].copy(), rows.answer[row], found)
             self.seen[principals, int(rows.index[row])] = query
         nothing = np.full(len(rows), np.nan)
         return Proposal(nothing, nothing, np.zeros(len(rows), np.bool_), np.nan, {}, Delta())

@@ -31,12 +31,12 @@ def test_the_two_largest_outputs_ascend_and_nan_is_the_largest(width: int) -> No
     outputs = rng.integers(-3, 4, (200, width)).astype(np.float32)
     outputs[rng.random(outputs.shape) < 0.1] = np.nan
     outputs[rng.random(outputs.shape) < 0.1] = -np.inf
-    found = _rows([outputs], [0] * 200, list(range(200))).top
+    found = _rows([outputs], [0] * 200, list(range(200))).top_two
     np.testing.assert_array_equal(found, np.partition(outputs, -2, axis=1)[:, -2:])
 
 
 def test_where_there_are_no_two_outputs_they_are_nan() -> None:
     wide, one, none = (np.array([[1, 5, 3]], "f4"), np.array([[4], [6]], "f4"), np.empty((1, 0), "f4"))
-    found = _rows([wide, one, none], [1, 0, 2, 1], [1, 0, 0, 0]).top
+    found = _rows([wide, one, none], [1, 0, 2, 1], [1, 0, 0, 0]).top_two
     nan = np.nan
     np.testing.assert_array_equal(found, np.array([[nan, 6], [3, 5], [nan, nan], [nan, 4]], "f4"))

@@ -21,7 +21,7 @@ from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 
 from detector.cli import service
-from detector.cli.files import reading
+from detector.cli.files import log_reader
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action
 from detector.policy.allowlist import Allowlist
@@ -134,7 +134,7 @@ REACH: dict[str, Reach] = {
     "policy.allowlist": Reach("FILE:allow.toml", _exemptions),
     "principals.hash_key": Reach("k", lambda built: built.settings.principals.hasher().api_key("abc")),
     "principals.hash_key_file": Reach("FILE:one", lambda built: built.settings.principals.hasher().api_key("abc")),
-    "sources.map": Reach({"principal": "user_id"}, lambda built: reading(built.settings, None).sources),
+    "sources.map": Reach({"principal": "user_id"}, lambda built: log_reader(built.settings, None).sources),
     "metrics.host": Reach("127.0.0.2", lambda built: built.listening),
     "metrics.port": Reach(1234, lambda built: built.listening),
     "metrics.models": Reach(1, lambda built: built.model_labels),

@@ -212,11 +212,11 @@ def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Measur
     pieces: list[tuple[int, int]] = []
 
     def listen(rows: StepRows, *columns: Floats) -> None:
-        for piece in np.unique(rows.batch).tolist():
-            of_piece = rows.batch == piece
+        for piece in np.unique(rows.piece).tolist():
+            of_piece = rows.piece == piece
             at, start = pieces[piece]
             for part, column in zip(records[at], columns, strict=True):
-                part[start + rows.batch_row[of_piece]] = column[of_piece]
+                part[start + rows.piece_row[of_piece]] = column[of_piece]
 
     suspicion = partial(Suspicion, measures=MEASURES, others=WEIGHED, listener=listen)
     engine = Engine(config, {**SIGNALS, "suspicion": suspicion})

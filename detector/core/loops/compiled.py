@@ -2,11 +2,11 @@
 
 A compiled function takes and returns numbers and arrays, keeps no state, and gives the same bits as its plain source.
 It is compiled again for arrays of another type, layout or access: see ``plain``.
-It divides by no zero: only the plain source would say so.
-Only ``approximate`` sums may be formed in another order: they exclude candidates by a proven bound, and decide nothing.
+It divides by no zero: only the plain source would raise an error.
+Only ``approximate`` functions may sum in another order: they exclude candidates by a proven bound, and decide nothing.
 
 Numba is imported at the first call of a loop, as that takes a while. Machine code is kept on disk, see
-``machine_code``. A loop that cannot be compiled runs as plain source, a hundred times slower; ``listen`` tells.
+``machine_code``. A loop that cannot be compiled runs as plain source, a hundred times slower; a listener is called.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _ANY_ORDER = {"reassoc", "contract", "nsz"}
 
 
 class Listener(Protocol):
-    """Hears what a user should know. Nothing is said twice."""
+    """Is called with what a user should know, once for each event."""
 
     def compiling(self, name: str) -> None:
         """The function ``name`` has no machine code for this machine on disk, and is compiled now."""
 
     def slow(self, why: str) -> None:
-        """Plain source runs. ``why`` says what to do."""
+        """Plain source runs. ``why`` gives the reason and the remedy."""
 
     def not_kept(self, why: str) -> None:
-        """Machine code cannot be written to disk, so that each process compiles anew. ``why`` says what to do."""
+        """Machine code cannot be written to disk, so that each process compiles anew. ``why`` gives the remedy."""
 
 
 def plain(array: NDArray[Scalar]) -> NDArray[Scalar]:
@@ -64,18 +64,18 @@ def approximate(function: Function) -> Function:
 
 
 def listen(listener: Listener | None) -> None:
-    """From now on ``listener`` is told, first of what happened before; None: nobody."""
+    """Sets the ``listener``, which is first called with the events so far; None for no listener."""
     _events.listener = listener
-    _events.tell()
+    _events.deliver()
 
 
 def loops() -> list[Loop]:
-    """Returns all functions that were made compiled so far, in the order of their modules' imports."""
+    """Returns all compiled functions so far, in the order of their modules' imports."""
     return list(_loops)
 
 
 def is_off() -> bool:
-    """Returns whether loops run as plain source because ``SWITCH`` says so."""
+    """Returns whether ``SWITCH`` makes loops run as plain source."""
     return os.environ.get(SWITCH) == "off"
 
 
@@ -103,12 +103,12 @@ class Loop:
 
     @property
     def signatures(self) -> int:
-        """For how many types of arguments there is machine code; 0 before the first call, and where there is none."""
+        """The number of argument types that have machine code; 0 before the first call, and without Numba."""
         return len(self._dispatcher.signatures) if self._dispatcher is not None else 0
 
     @property
     def _numba_type_(self) -> Any:
-        """By this Numba knows what a compiled caller calls."""
+        """Tells Numba what a compiled caller calls."""
         return self._built()._numba_type_
 
     def _first(self, *arguments: Any) -> Any:
@@ -123,7 +123,7 @@ class Loop:
         except Exception as error:  # noqa: BLE001 - Numba and LLVM raise all sorts, and the plain source does as well
             first = (str(error).strip().splitlines() or [""])[0]
             name = f"{self.py_func.__module__}.{self.py_func.__qualname__}"
-            _events.add("slow", f"Numba does not compile {name} ({type(error).__name__}: {first}); {_CURE}")
+            _events.add("slow", f"Numba does not compile {name} ({type(error).__name__}: {first}); {_REMEDY}")
             return self.py_func
         return cast("Callable[..., Any]", built)
 
@@ -138,7 +138,7 @@ class Loop:
 
 _loops: list[Loop] = []
 
-_CURE = "install the release of Numba that weirguard[service] names, or report this"
+_REMEDY = "install the release of Numba that weirguard[service] names, or report this"
 
 
 @cache
@@ -157,7 +157,7 @@ def _numba() -> Any:
 
 
 class _Events:
-    """What a listener is told, and what it will be told once there is one."""
+    """Calls the listener with each event once; keeps events until there is a listener."""
 
     def __init__(self) -> None:
         self.listener: Listener | None = None
@@ -165,16 +165,16 @@ class _Events:
         self._waiting: list[tuple[str, ...]] = []
 
     def add(self, *event: str) -> None:
-        """``event``: the name of the listener's method and its words."""
+        """Adds an ``event``: the name of the listener's method and its argument."""
         if event not in self._seen:
             self._seen.add(event)
             self._waiting.append(event)
-            self.tell()
+            self.deliver()
 
-    def tell(self) -> None:
+    def deliver(self) -> None:
         while self.listener is not None and self._waiting:
-            name, *words = self._waiting.pop(0)
-            getattr(self.listener, name)(*words)
+            name, *arguments = self._waiting.pop(0)
+            getattr(self.listener, name)(*arguments)
 
 
 _events = _Events()

@@ -1,4 +1,4 @@
-"""Machine code of compiled loops on disk: for which processors it is made, where it is kept, and when it is believed.
+"""Machine code of compiled loops on disk: for which processors it is made, where it is, and when it is used.
 
 A file is named for a function, the types of its arguments, the processor and the versions. Its data end in a digest of
 themselves, and of the sources and constants of the function and of all that it calls. What is damaged, stale or foreign
@@ -40,9 +40,9 @@ _BLAS = "scipy.linalg.cython_blas"
 
 
 def prepare() -> None:
-    """Makes Numba compile for all processors of ``LEVEL``, where this is one, so that an image's machine code fits the
-    machines it runs on. NUMBA_CPU_NAME wins; other processors get code of their own."""
-    begun = "_toplevel_target_context" in vars(cpu_target)  # somebody else has compiled in this process
+    """Makes Numba compile for all processors of ``LEVEL``, if this is one, so that an image's machine code fits the
+    machines that it runs on. NUMBA_CPU_NAME takes precedence; other processors get code of their own."""
+    begun = "_toplevel_target_context" in vars(cpu_target)  # Numba has compiled something else in this process
     if not begun and numba.config.CPU_NAME is None and _is_of_level():
         numba.config.CPU_NAME, numba.config.CPU_FEATURES = LEVEL, ""
     with _without_blas():
@@ -70,7 +70,7 @@ def _without_blas() -> Iterator[None]:
 
 
 def folders() -> list[Path]:
-    """Returns where machine code is looked for, in this order; it is written to the first that takes it. They are the
+    """Returns the folders to read machine code from, in this order; it is written to the first that is writable: the
     folder that ``FOLDER`` names, or that beside the source and the user's own."""
     named = os.environ.get(FOLDER)
     if named:
@@ -81,7 +81,7 @@ def folders() -> list[Path]:
 
 
 def _is_own(folder: Path) -> bool:
-    """Returns whether ``folder`` belongs to this user, or is not there. A home in /tmp may be somebody else's work."""
+    """Returns whether ``folder`` belongs to this user, or is not there. A home in /tmp may be that of another user."""
     try:
         return folder.stat().st_uid == os.getuid()
     except OSError:
@@ -89,14 +89,14 @@ def _is_own(folder: Path) -> bool:
 
 
 class Files(NullCache):  # type: ignore[misc]
-    """The machine code of one function, as Numba asks for it. ``tell``: gets an event of ``compiled.Listener``."""
+    """The machine code of one function, which Numba calls a cache. ``report`` takes events of ``compiled.Listener``."""
 
-    def __init__(self, function: Callable[..., Any], tell: Callable[..., None]) -> None:
+    def __init__(self, function: Callable[..., Any], report: Callable[..., None]) -> None:
         self._function = function
-        self._tell = tell
+        self._report = report
 
     def load_overload(self, signature: Any, context: Any) -> Any:
-        """Returns the function compiled for ``signature``; None if no folder has it whole and fresh."""
+        """Returns the function compiled for ``signature``; None if no folder has it undamaged and up to date."""
         for folder in folders():
             try:
                 data = self._file(folder, signature, context.codegen()).load(signature)
@@ -104,12 +104,12 @@ class Files(NullCache):  # type: ignore[misc]
                     return CompileResult._rebuild(context, *data)
             except Exception:  # noqa: BLE001, S112 - whatever is wrong with a file: it is compiled and replaced
                 continue
-        self._tell("compiling", _name(self._function))
+        self._report("compiling", _name(self._function))
         return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
-        """Keeps ``result`` in the first folder that takes it."""
-        if result.library.has_dynamic_globals:  # it holds addresses of this process
+        """Writes ``result`` to the first folder that is writable."""
+        if result.library.has_dynamic_globals:  # the code has addresses of this process in it
             return
         troubles = []
         for folder in folders():
@@ -123,7 +123,7 @@ class Files(NullCache):  # type: ignore[misc]
             else:
                 return
         why = f"no machine code can be kept in {' or '.join(troubles)}"
-        self._tell("not_kept", f"{why}; let {FOLDER} name a folder that this user can write to, and nobody else")
+        self._report("not_kept", f"{why}; let {FOLDER} name a folder that this user can write to, and nobody else")
 
     def _file(self, folder: Path, signature: Any, codegen: Any) -> _DigestedFile:
         kind = "\n".join((str(signature), *codegen.magic_tuple(), *_versions())).encode()
@@ -132,7 +132,7 @@ class Files(NullCache):  # type: ignore[misc]
 
 
 class _DigestedFile(IndexDataCacheFile):  # type: ignore[misc]
-    """Numba's index and data file, but the data end in a digest: unpickling stops before it."""
+    """Numba's index and data file, with a digest after the data, where unpickling stops."""
 
     def _dump(self, obj: Any) -> bytes:
         content: bytes = super()._dump(obj)
@@ -149,15 +149,15 @@ class _DigestedFile(IndexDataCacheFile):  # type: ignore[misc]
 
 
 def reached(functions: Iterable[Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
-    """Returns the compiled ``functions`` and all compiled ones that they call, by name; all of them as plain source."""
-    found: dict[str, Callable[..., Any]] = {}
+    """Returns the plain source of the compiled ``functions`` and of all compiled ones that they call, by name."""
+    sources: dict[str, Callable[..., Any]] = {}
     waiting = list(functions)
     while waiting:
         one = waiting.pop()
-        if _name(one) not in found:
-            found[_name(one)] = one
+        if _name(one) not in sources:
+            sources[_name(one)] = one
             waiting += [value.py_func for _, value in _read_by(one) if isinstance(value, Loop)]
-    return found
+    return sources
 
 
 def _read_by(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:

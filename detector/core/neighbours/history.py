@@ -193,14 +193,14 @@ class History:
 
     def _make_room(self, store: VectorStore, rows: int) -> None:
         if store.is_sparse:
-            owner = self._pools.columns["slot"][: self._pools.capacity]
+            owner = self._pools.columns["slot"][: self._pools.columns.count]
             own = (owner >= 0) & (self._slots["dimension"][owner] == store.dimension)
             store.compact(self._lists_of(), np.flatnonzero(own))
         if not store.has_room(rows):
             store.grow(rows)
 
     def _lists_of(self) -> Array:
-        self._lists.reserve(self._pools.capacity)
+        self._lists.reserve(self._pools.columns.count)
         lists: Array = self._lists["lists"]
         return lists
 
@@ -217,7 +217,7 @@ class History:
             plain(rows.features),
             points,
             length,
-            np.ascontiguousarray(rows.said) if self.noted else np.full(len(rows), np.nan, np.float32),
+            np.ascontiguousarray(rows.answer) if self.noted else np.full(len(rows), np.nan, np.float32),
             rows.slots[rows.slot],
             rows.pools[rows.pool],
             rows.block,

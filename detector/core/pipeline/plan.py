@@ -32,7 +32,7 @@ from detector.core.state.rows import StepRows, positions
 
 MOST_ROWS = 1_024
 _EVICTED_SHARE = 16
-"""One in so many principals is evicted at once."""
+"""At once, one of this number of principals is evicted."""
 
 
 class FlatBatch:
@@ -248,9 +248,9 @@ class Planner:
             index=segment.index[at],
             block=segment.block[at],
             features=batch.features(space, rows),
-            batches=batch.pieces,
-            batch=batch.piece[rows],
-            batch_row=batch.piece_row[rows],
+            pieces=batch.pieces,
+            piece=batch.piece[rows],
+            piece_row=batch.piece_row[rows],
         )
         return step, position
 

@@ -63,6 +63,7 @@ class MicroBatchRun:
         self._batch = FlatBatch(batches, state.matcher)
         self._logs = [ShardLog(state) for _ in shards]
         self._planner = Planner(self._batch, state, shards, self._logs)
+        self._unlatched = state.config.mode == "compatible"
         self._findings: list[list[Finding]] = [[] for _ in shards]
         count, columns = len(self._batch), state.columns
         self._name, self._index = np.zeros(count, np.int64), np.full(count, -1, np.int64)
@@ -84,7 +85,8 @@ class MicroBatchRun:
         return [self._observation(at) for at in range(len(self._shards))]
 
     def _step(self, segment: Segment, at: Array, alarms: Array, rises: list[Rise]) -> Step:
-        """Runs one step. Sets bits of ``alarms`` int64 (n,), one for each signal, and adds to ``rises``."""
+        """Runs one step. Sets bits of ``alarms`` int64 (n,), one for each signal, if these are the verdict, and adds to
+        ``rises``."""
         state = self._state
         rows, position = self._planner.rows(segment, at)
         reference = state.reference_of(rows)
@@ -101,7 +103,8 @@ class MicroBatchRun:
             self._show(where, signal.name, proposal)
             if signal.name in deciding:
                 self._score[where] = np.fmax(self._score[where], proposal.score)
-                alarms[at] |= np.where(proposal.alarm, 1 << number, 0)
+                if self._unlatched:
+                    alarms[at] |= np.where(proposal.alarm, 1 << number, 0)
                 rises += self._rises(where, rows, number, proposal)
             deltas[signal.name] = proposal.delta
         record = self._record(rows, position, np.flatnonzero(views.own.joined))
@@ -118,7 +121,7 @@ class MicroBatchRun:
             "row_block": rows.block[joined],
             "row_vector": rows.features[joined],
         }
-        return record | ({"row_note": rows.said[joined]} if self._state.history.noted else {})
+        return record | ({"row_note": rows.answer[joined]} if self._state.history.noted else {})
 
     def _show(self, where: Array, name: str, proposal: Proposal) -> None:
         first = int(where[0])
@@ -151,7 +154,7 @@ class MicroBatchRun:
 
     def _latch(self, segment: Segment, alarms: Array, rises: list[Rise]) -> Array:
         """Writes findings and verdicts; returns the latch of each slot after the segment."""
-        principals, unlatched = self._state.principals, self._state.config.mode == "compatible"
+        principals, unlatched = self._state.principals, self._unlatched
         account, latch = principals.slots["account"][segment.slots], principals.accounts["latch"]
         flagged = alarms != 0 if unlatched else (latch[account] != 0)[segment.slot]
         for row, number, slot, finding in sorted(rises, key=lambda rise: rise[:2]):

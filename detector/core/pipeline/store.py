@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +13,7 @@ from detector.core.neighbours.history import History, HistoryRows
 from detector.core.neighbours.search import Recompute
 from detector.core.profile.profile import ProfileMatcher
 from detector.core.profile.reference import ReferenceIndex
-from detector.core.signals.base import Delta, Signal
-from detector.core.signals.prada import PRADA
+from detector.core.signals.base import PRADA, Delta, Signal
 from detector.core.signals.prada_published import PublishedPrada
 from detector.core.state.arrays import Array, Sections, pack
 from detector.core.state.principals import MOST_VOTES, Key, Pools, PrincipalKey, Principals, Shard
@@ -139,7 +137,7 @@ class State:
     def dump(self, shard: Shard, slots: Array) -> Sections:
         """Returns the state of ``slots``."""
         pools = self.pools.of_slots(slots)
-        position = np.full(self.principals.capacity, -1, np.int64)
+        position = np.full(self.principals.slots.count, -1, np.int64)
         position[slots] = np.arange(len(slots))
         owner = position[self.pools.columns["slot"][pools]]
         record = self.counters(shard, slots)
@@ -167,7 +165,8 @@ class State:
     def with_thresholds(self, deltas: dict[str, Delta], pools: Array) -> dict[str, Delta]:
         """Returns ``deltas`` by signal, with the thresholds of the growing sets of ``pools`` in their section."""
         if THRESHOLDS in deltas:
-            deltas[THRESHOLDS] = replace(deltas[THRESHOLDS], pools=self.history.thresholds_of(pools))
+            own = deltas[THRESHOLDS]
+            deltas[THRESHOLDS] = Delta(own.slots, self.history.thresholds_of(pools), own.events)
         return deltas
 
     def packed(self, record: Any, bodies: Mapping[str, Any]) -> Sections:
@@ -221,7 +220,7 @@ class State:
         for dimension in np.unique(dimensions).tolist():
             own = np.flatnonzero(dimensions == dimension)
             rows = self.history.rows_of(dimension, pools[own])
-            position = np.full(self.pools.capacity, -1, np.int64)
+            position = np.full(self.pools.columns.count, -1, np.int64)
             position[pools[own]] = own
             part = {"pool": position[rows.pool], "block": rows.block, "vectors": rows.vectors}
             parts.append(part | ({"notes": rows.notes} if self.history.noted else {}))
@@ -271,18 +270,20 @@ def divide(step: Step, edges: Sequence[int]) -> list[Step]:
     pools = np.searchsorted(record["pool_slot"], slots)
     shard_of_pool = np.repeat(np.arange(len(edges) - 1), np.diff(pools))
     rows = np.searchsorted(shard_of_pool[record["row_pool"]], np.arange(len(edges)))
-    parts = []
-    for first, slot, pool, row in zip(edges, _slices(slots), _slices(pools), _slices(rows), strict=False):
+    cuts = _slices(slots), _slices(pools), _slices(rows)
+    parts = {name: delta.divide(*cuts[:2]) for name, delta in deltas.items()}
+    divided = []
+    for at, (slot, pool, row) in enumerate(zip(*cuts, strict=True)):
         part = {
-            "slots": record["slots"][slot] - first,
+            "slots": record["slots"][slot] - edges[at],
             "block": record["block"][slot],
             "pool_slot": record["pool_slot"][pool] - slot.start,
             "pool_label": record["pool_label"][pool],
             "row_pool": record["row_pool"][row] - pool.start,
         }
         part |= {name: record[name][row] for name in ("row_block", "row_vector", "row_note") if name in record}
-        parts.append((part, {name: delta.part(slot, pool) for name, delta in deltas.items()}))
-    return parts
+        divided.append((part, {name: own[at] for name, own in parts.items()}))
+    return divided
 
 
 def _slices(edges: Array) -> list[slice]:

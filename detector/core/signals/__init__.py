@@ -8,10 +8,10 @@ from functools import partial
 
 from detector.core.configuration import EngineConfig
 from detector.core.measures import MEASURES
-from detector.core.signals.base import Signal
+from detector.core.signals.base import PRADA, Signal
 from detector.core.signals.margin import Margin
 from detector.core.signals.meters import Coverage, InformationGain
-from detector.core.signals.prada import PRADA, WindowedPrada
+from detector.core.signals.prada import WindowedPrada
 from detector.core.signals.prada_published import PublishedPrada
 from detector.core.signals.suspicion import Suspicion
 

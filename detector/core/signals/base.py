@@ -16,6 +16,10 @@ from detector.core.state.arrays import Array
 from detector.core.state.columns import ColumnTable, Rings
 from detector.core.state.rows import StepRows
 
+PRADA = "prada"
+PRADA_FIGURES = ("constant_steps", "repeats")
+"""The signal that has another class in each mode."""
+
 Arrays = dict[str, Array]
 Events = dict[str, Arrays]
 
@@ -32,16 +36,25 @@ class Delta:
     pools: Arrays = field(default_factory=dict)
     events: Events = field(default_factory=dict)
 
-    def part(self, slots: slice, pools: slice) -> Delta:
-        """Returns the part of the ``slots`` from one to another, and of their ``pools``."""
-        return Delta(
-            {name: values[slots] for name, values in self.slots.items()},
-            {name: values[pools] for name, values in self.pools.items()},
-            {kind: _cut(columns, slots) for kind, columns in self.events.items()},
-        )
+    def divide(self, slots: Sequence[slice], pools: Sequence[slice]) -> list[Delta]:
+        """Returns the part of each run of ``slots``, which follow one another, and of their ``pools``."""
+        if not (self.slots or self.pools):
+            return [self] * len(slots)
+        starts = [*(own.start for own in slots), slots[-1].stop]
+        edges = {kind: np.searchsorted(own["slot"], starts).tolist() for kind, own in self.events.items()}
+        return [
+            Delta(
+                {name: values[own] for name, values in self.slots.items()},
+                {name: values[pool] for name, values in self.pools.items()},
+                {kind: _cut(events, edges[kind][at : at + 2], own.start) for kind, events in self.events.items()},
+            )
+            for at, (own, pool) in enumerate(zip(slots, pools, strict=True))
+        ]
 
     def to_record(self) -> Arrays:
         """Returns the arrays by the names that they have in the log: ``slot_...``, ``pool_...`` or the kind first."""
+        if not (self.slots or self.pools):
+            return {}
         groups = {"pool": self.pools, "slot": self.slots, **self.events}
         return {f"{group}_{name}": values for group, own in groups.items() for name, values in own.items()}
 
@@ -54,10 +67,12 @@ class Delta:
         return cls(groups.pop("slot"), groups.pop("pool"), groups)
 
 
-def _cut(columns: Arrays, slots: slice) -> Arrays:
-    first, last = np.searchsorted(columns["slot"], (slots.start, slots.stop)).tolist()
-    part = {name: values[first:last] for name, values in columns.items()}
-    return part | {"slot": part["slot"] - slots.start}
+def _cut(events: Arrays, run: list[int], slot: int) -> Arrays:
+    """Returns the events of ``run``, from the first to the last but one, with slots counted from ``slot`` on."""
+    first, last = run
+    part = {name: values[first:last] for name, values in events.items()}
+    part["slot"] = part["slot"] - slot
+    return part
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +181,10 @@ class SlotState:
 
     def _begin(self, slots: Array, tag: Array | np.uint64 | None = None) -> None:
         """Makes room for ``slots``; those whose state has another ``tag`` get that of a new account."""
-        self._columns.cover(slots)
+        size = int(slots.max(initial=-1)) + 1
+        self._columns.reserve(size)
         for rings in self._rings:
-            rings.cover(slots)
+            rings.reserve(size)
         if tag is not None:
             stale = self._columns[self._tag][slots] != tag
             if stale.any():

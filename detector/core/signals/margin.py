@@ -148,7 +148,7 @@ class _MarginProfile:
         if self._model is not None:
             close, absent = self._margins.close(self._model, rows.raw_features(), None), rows.missing
             return close if absent is None else replace(close, known=close.known & ~absent.any(axis=1))
-        return self._margins.close(None, rows.features, rows.top)
+        return self._margins.close(None, rows.features, rows.top_two)
 
 
 class _CountingRule(NamedTuple):

@@ -28,14 +28,11 @@ from detector.contracts.findings import Evidence
 from detector.core.configuration import MOST, PradaConfig
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
-from detector.core.signals.base import Events, Proposal, SlotState
+from detector.core.signals.base import PRADA, PRADA_FIGURES, Events, Proposal, SlotState
 from detector.core.signals.shapiro_wilk import CONSTANT, LANES, WARM_UP, pairwise, statistic, weight_table
 from detector.core.state.arrays import Array, Sections, unpack
 from detector.core.state.columns import BLANK, PAGE, Ring, Rings, lacking, page_of, put
-from detector.core.state.rows import StepRows
-
-PRADA = "prada"
-FIGURES = ("constant_steps", "repeats")
+from detector.core.state.rows import Grouping, StepRows
 
 
 class WindowedPrada(SlotState):
@@ -47,7 +44,7 @@ class WindowedPrada(SlotState):
 
     name: ClassVar[str] = PRADA
     version: ClassVar[int] = 1
-    figures = FIGURES
+    figures = PRADA_FIGURES
 
     def __init__(self, config: PradaConfig) -> None:
         self._config = config
@@ -65,9 +62,8 @@ class WindowedPrada(SlotState):
         """Judges ``rows`` and learns from them. ``distance`` float64 (n,), inf or NaN if there is none, and
         ``admitted`` bool (n,): whether the row joined the growing set."""
         self._begin(rows.slots)
-        groups = rows.by_slot
         hashes = _hashes(rows.features, np.isfinite(distance) & (distance > 0) & ~admitted)
-        queries = DistanceGroups(rows.slots, groups.order, groups.starts, groups.lengths, distance, admitted, hashes)
+        queries = DistanceRows(rows.slots, rows.by_slot, distance, admitted, hashes)
         for rings, pages in zip(self._rings, pages_needed(self._state(), queries), strict=True):
             rings.stock(pages)
         output = WindowOutput.of(len(rows))
@@ -89,7 +85,7 @@ class WindowedPrada(SlotState):
             evidence=self._evidence(output),
             delta=self._delta(rows.slots, events),
             repeats=output.repeat,
-            figures=dict(zip(FIGURES, (constant, repeats), strict=True)),
+            figures=dict(zip(PRADA_FIGURES, (constant, repeats), strict=True)),
         )
 
     def _state(self) -> WindowState:
@@ -164,14 +160,12 @@ class WindowState(NamedTuple):
     order: Ring
 
 
-class DistanceGroups(NamedTuple):
-    """``slots`` int64, and the rows grouped by position in them. Of each row ``distance`` float64, ``admitted`` bool,
-    and ``hashes`` uint64 if it is not admitted and at a distance above 0."""
+class DistanceRows(NamedTuple):
+    """``slots`` int64 and the rows of each, ``groups``. Of each row ``distance`` float64, ``admitted`` bool, and
+    ``hashes`` uint64 if it is not admitted and at a distance above 0."""
 
     slots: NDArray[np.int64]
-    order: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    groups: Grouping
     distance: NDArray[np.float64]
     admitted: NDArray[np.bool_]
     hashes: NDArray[np.uint64]
@@ -223,7 +217,7 @@ class WindowOutput(NamedTuple):
         return cls(np.empty((3, count)), alarm, repeat, np.zeros(3, np.int64), distances, hashes, np.empty((count, 3)))
 
 
-class _Scratch(NamedTuple):
+class _Buffers(NamedTuple):
     """Of the window: ``cells`` as in the ring; the order ``known`` from the last test; ``order`` and ``sample``
     ascending; ``work`` for sums; ``fresh`` and ``fresh_order``: the distances since the last test, ascending."""
 
@@ -237,12 +231,12 @@ class _Scratch(NamedTuple):
 
 
 @compiled
-def pages_needed(state: WindowState, queries: DistanceGroups) -> tuple[int, int, int]:
+def pages_needed(state: WindowState, queries: DistanceRows) -> tuple[int, int, int]:
     """Returns how many pages of the window, of the hashes, and of the order the rows may take."""
-    window = hashes = order = 0
+    groups, window, hashes, order = queries.groups, 0, 0, 0
     for at in range(len(queries.slots)):
         slot, distances, inside = queries.slots[at], 0, 0
-        for row in queries.order[queries.starts[at] : queries.starts[at] + queries.lengths[at]]:
+        for row in groups.order[groups.starts[at] : groups.starts[at] + groups.lengths[at]]:
             if isfinite(queries.distance[row]) and queries.distance[row] > 0.0:
                 distances += 1
                 inside += not queries.admitted[row]
@@ -255,16 +249,15 @@ def pages_needed(state: WindowState, queries: DistanceGroups) -> tuple[int, int,
 
 
 @compiled
-def judge_windows(state: WindowState, queries: DistanceGroups, rule: WindowRule, output: WindowOutput) -> None:
+def judge_windows(state: WindowState, queries: DistanceRows, rule: WindowRule, output: WindowOutput) -> None:
     """Row after row, leaves out repeats, tests the window when that is due, and updates ``state``."""
     window, joined, event = state.window, output.distances, 0
-    scratch = _scratch(window.table.shape[1] * PAGE, rule.every)
-    order, distances, admitted = queries.order, queries.distance, queries.admitted
+    buffers = _buffers_of(window.table.shape[1] * PAGE, rule.every)
+    groups, distances, admitted = queries.groups, queries.distance, queries.admitted
     shown, alarm, repeat = output.figures, output.alarm, output.repeat
     for at in range(len(queries.slots)):
         slot = queries.slots[at]
-        for place in range(queries.starts[at], queries.starts[at] + queries.lengths[at]):
-            row = order[place]
+        for row in groups.order[groups.starts[at] : groups.starts[at] + groups.lengths[at]]:
             distance = distances[row]
             if isfinite(distance):
                 if distance == 0.0 or (not admitted[row] and _repeats(state, queries, output, at, row)):
@@ -277,17 +270,17 @@ def judge_windows(state: WindowState, queries: DistanceGroups, rule: WindowRule,
                     event += 1
                     state.distances[slot] += 1
                     if (position + 1) % rule.every == 0 and position >= WARM_UP:
-                        _sort(state, slot, rule.every, scratch)
-                        _test(state, slot, row, rule, scratch, output)
+                        _sort(state, slot, rule.every, buffers)
+                        _test(state, slot, row, rule, buffers, output)
             shown[0, row], shown[1, row], shown[2, row] = state.w[slot], state.constant[slot], state.repeats[slot]
             alarm[row] = state.below[slot] >= rule.consecutive
     output.written[0] = event
 
 
 @compiled
-def _scratch(width: int, every: int) -> _Scratch:
+def _buffers_of(width: int, every: int) -> _Buffers:
     fresh = min(every, width)
-    return _Scratch(
+    return _Buffers(
         np.empty(width),
         np.empty(width, np.uint16),
         np.empty(width, np.uint16),
@@ -299,7 +292,7 @@ def _scratch(width: int, every: int) -> _Scratch:
 
 
 @compiled
-def _repeats(state: WindowState, queries: DistanceGroups, output: WindowOutput, at: int, row: int) -> bool:
+def _repeats(state: WindowState, queries: DistanceRows, output: WindowOutput, at: int, row: int) -> bool:
     """Returns whether the row repeats an earlier query; remembers the hash of its features."""
     slot, own, ring = queries.slots[at], queries.hashes[row], state.hashes
     position = state.inside[slot]
@@ -317,20 +310,20 @@ def _repeats(state: WindowState, queries: DistanceGroups, output: WindowOutput, 
 
 
 @compiled
-def _sort(state: WindowState, slot: int, every: int, scratch: _Scratch) -> None:
-    """Writes the window's distances to the scratch in ascending order, and keeps that order."""
-    width, count = len(scratch.cells), state.distances[slot]
+def _sort(state: WindowState, slot: int, every: int, buffers: _Buffers) -> None:
+    """Writes the window's distances to the buffers in ascending order, and keeps that order."""
+    width, count = len(buffers.cells), state.distances[slot]
     known = state.order.table[slot, 0] != BLANK and every < width
-    _gather(state.window, slot, count, scratch.cells)
+    _gather(state.window, slot, count, buffers.cells)
     if known:
-        _gather(state.order, slot, count - every, scratch.known)
-        _merge(scratch.known[: min(count - every, width)], (count - every) % width, scratch)
+        _gather(state.order, slot, count - every, buffers.known)
+        _merge(buffers.known[: min(count - every, width)], (count - every) % width, buffers)
     else:
-        scratch.order[: min(count, width)] = np.argsort(scratch.cells[: min(count, width)])
+        buffers.order[: min(count, width)] = np.argsort(buffers.cells[: min(count, width)])
         for rank in range(min(count, width)):
-            scratch.sample[rank] = scratch.cells[scratch.order[rank]]
+            buffers.sample[rank] = buffers.cells[buffers.order[rank]]
     for place in range((min(count, width) + PAGE - 1) // PAGE):
-        state.order.values[page_of(state.order, slot, place)] = scratch.order[place * PAGE : place * PAGE + PAGE]
+        state.order.values[page_of(state.order, slot, place)] = buffers.order[place * PAGE : place * PAGE + PAGE]
 
 
 @compiled
@@ -341,12 +334,12 @@ def _gather(ring: Ring, slot: int, count: int, cells: Array) -> None:
 
 
 @compiled
-def _merge(order: NDArray[np.uint16], first: int, scratch: _Scratch) -> None:
+def _merge(order: NDArray[np.uint16], first: int, buffers: _Buffers) -> None:
     """Merges the fresh distances, from cell ``first`` on, into those of ``order`` that they do not replace."""
-    cells, every = scratch.cells, len(scratch.fresh)
-    _sort_fresh(first, scratch)
+    cells, every = buffers.cells, len(buffers.fresh)
+    _sort_fresh(first, buffers)
     at = fresh = 0
-    least = scratch.fresh[0]
+    least = buffers.fresh[0]
     for cell in order:
         age = np.int64(cell) - first
         if age < 0:
@@ -355,31 +348,31 @@ def _merge(order: NDArray[np.uint16], first: int, scratch: _Scratch) -> None:
             continue
         distance = cells[cell]
         while least < distance:
-            scratch.order[at], scratch.sample[at] = scratch.fresh_order[fresh], least
+            buffers.order[at], buffers.sample[at] = buffers.fresh_order[fresh], least
             at, fresh = at + 1, fresh + 1
-            least = scratch.fresh[fresh] if fresh < every else inf
-        scratch.order[at], scratch.sample[at] = cell, distance
+            least = buffers.fresh[fresh] if fresh < every else inf
+        buffers.order[at], buffers.sample[at] = cell, distance
         at += 1
     for rest in range(fresh, every):
-        scratch.order[at], scratch.sample[at] = scratch.fresh_order[rest], scratch.fresh[rest]
+        buffers.order[at], buffers.sample[at] = buffers.fresh_order[rest], buffers.fresh[rest]
         at += 1
 
 
 @compiled
-def _sort_fresh(first: int, scratch: _Scratch) -> None:
-    for number in range(len(scratch.fresh)):
-        cell = (first + number) % len(scratch.cells)
+def _sort_fresh(first: int, buffers: _Buffers) -> None:
+    for number in range(len(buffers.fresh)):
+        cell = (first + number) % len(buffers.cells)
         at = number
-        while at > 0 and scratch.fresh[at - 1] > scratch.cells[cell]:
-            scratch.fresh[at], scratch.fresh_order[at] = scratch.fresh[at - 1], scratch.fresh_order[at - 1]
+        while at > 0 and buffers.fresh[at - 1] > buffers.cells[cell]:
+            buffers.fresh[at], buffers.fresh_order[at] = buffers.fresh[at - 1], buffers.fresh_order[at - 1]
             at -= 1
-        scratch.fresh[at], scratch.fresh_order[at] = scratch.cells[cell], cell
+        buffers.fresh[at], buffers.fresh_order[at] = buffers.cells[cell], cell
 
 
 @compiled
-def _test(state: WindowState, slot: int, row: int, rule: WindowRule, scratch: _Scratch, output: WindowOutput) -> None:
+def _test(state: WindowState, slot: int, row: int, rule: WindowRule, buffers: _Buffers, output: WindowOutput) -> None:
     """Tests the window without its outliers, which lie three deviations or more from its mean."""
-    sample, work = scratch.sample[: min(state.distances[slot], len(scratch.sample))], scratch.work
+    sample, work = buffers.sample[: min(state.distances[slot], len(buffers.sample))], buffers.work
     count = len(sample)
     for at in range(count):
         work[at] = sample[at]

@@ -1,7 +1,7 @@
 """``prada`` in compatible mode: the published agent's verdict for every query, at a fraction of the cost.
 
 At every tenth query (0, 10, 20...) it tests all distances of classes that have ten or more, drops outliers of three
-deviations or more, and judges if more than 100 are left; in between, the verdict stands. Wherever rounding could decide
+deviations or more, and judges if more than 100 are left; in between, the verdict stays. Wherever rounding could decide
 (near the rejection limits, near delta, and on lists without spread), the agent's own formula is evaluated on its own
 list.
 """
@@ -20,11 +20,10 @@ from detector.core.configuration import PradaConfig
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.neighbours.search import Recompute
-from detector.core.signals.base import Arrays, Events, Proposal, SlotState
-from detector.core.signals.prada import FIGURES, PRADA
+from detector.core.signals.base import PRADA, PRADA_FIGURES, Arrays, Events, Proposal, SlotState
 from detector.core.signals.shapiro_wilk import CONSTANT, WARM_UP, half_weights, mean_of, squares_of, statistic
 from detector.core.state.arrays import Array
-from detector.core.state.rows import StepRows
+from detector.core.state.rows import Grouping, StepRows
 
 EVERY = 10
 CLASS_MINIMUM = 10
@@ -85,7 +84,7 @@ class PublishedPrada(SlotState):
 
     name: ClassVar[str] = PRADA
     version: ClassVar[int] = 1
-    figures = FIGURES
+    figures = PRADA_FIGURES
 
     def __init__(self, config: PradaConfig) -> None:
         super().__init__({"w": (np.float64, np.nan), "verdict": (np.bool_, False)})
@@ -107,11 +106,10 @@ class PublishedPrada(SlotState):
             "label": rows.pool_label[rows.pool[known]],
             "admitted": admitted[known],
         }
-        number = np.ascontiguousarray(rows.index)
-        groups = RowGroups(rows.slots, order, rows.by_slot.lengths, np.isfinite(distance), number)
-        w, tested = self._test(groups, self._append(rows.slots, fresh))
+        w, tested = self._test(rows, np.isfinite(distance), self._append(rows.slots, fresh))
         alarm, risen = np.empty(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
-        carry_verdicts(groups, tested, self._threshold, self._columns["w"], self._columns["verdict"], w, alarm, risen)
+        last_w, last_verdict = self._columns["w"], self._columns["verdict"]
+        carry_verdicts(rows.slots, rows.by_slot, tested, self._threshold, last_w, last_verdict, w, alarm, risen)
         evidence: dict[int, tuple[Evidence, ...]] = {
             row: (Evidence("shapiro_w", float(w[row]), "", self._threshold),) for row in np.flatnonzero(risen).tolist()
         }
@@ -167,16 +165,18 @@ class PublishedPrada(SlotState):
                 log.append(rows, edges[at], edges[at + 1])
         return before
 
-    def _test(self, groups: RowGroups, before: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Makes the tests that are due, where the slot has enough distances. Returns, of each row, W float64 (n,) and
-        whether it was tested, bool (n,)."""
-        count = len(groups.order)
+    def _test(
+        self, rows: StepRows, known: NDArray[np.bool_], before: Array
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Makes the tests that are due, where the slot has enough distances; ``known`` bool (n,) has one, and slots had
+        ``before`` int64 (s,). Returns, of each row, W float64 (n,) and whether it was tested, bool (n,)."""
+        count = len(rows)
         tested, w = np.zeros(count, np.bool_), np.empty(count)
-        rows, ends = np.empty(count, np.int64), np.empty(count, np.int64)
-        edges = find_due(groups, before, rows, ends)
+        due, ends = np.empty(count, np.int64), np.empty(count, np.int64)
+        edges = find_due(rows.by_slot, known, np.ascontiguousarray(rows.index), before, due, ends)
         for at in np.flatnonzero(np.diff(edges)).tolist():
             own = slice(edges[at], edges[at + 1])
-            w[rows[own]], tested[rows[own]] = self._logs[int(groups.slots[at])].test(ends[own], self._threshold)
+            w[due[own]], tested[due[own]] = self._logs[int(rows.slots[at])].test(ends[own], self._threshold)
         return w, tested
 
 
@@ -207,17 +207,6 @@ class LogArrays(NamedTuple):
     marks: NDArray[np.int64]
 
 
-class RowGroups(NamedTuple):
-    """``slots`` int64, and the rows grouped by position in them. Of each row, whether its distance is ``known``, bool,
-    and its ``number`` int64 among the principal's."""
-
-    slots: NDArray[np.int64]
-    order: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    known: NDArray[np.bool_]
-    number: NDArray[np.int64]
-
-
 @compiled
 def run_tests(
     log: LogArrays, ends: NDArray[np.int64], delta: float, w: NDArray[np.float64], outcome: NDArray[np.int64]
@@ -226,17 +215,17 @@ def run_tests(
     count = len(log.distance)
     fresh, half, work = np.empty(count), np.empty(count // 2 + 1), np.empty(count // 2 + 1)
     for at in range(len(ends)):
-        found = _fresh(log, ends[at], fresh)
-        fresh[:found].sort()
-        _merge(log.pool, log.marks[POOLED], fresh[:found])
-        log.marks[POOLED] += found
+        added = fresh[: _fresh(log, ends[at], fresh)]
+        added.sort()
+        _merge(log.pool, log.marks[POOLED], added)
+        log.marks[POOLED] += len(added)
         w[at], outcome[at] = _judged(log.pool[: log.marks[POOLED]], delta, half, work)
 
 
 @compiled
 def _fresh(log: LogArrays, end: int, fresh: NDArray[np.float64]) -> int:
     """Writes the distances that count from now on. Returns how many they are."""
-    labels, classes, found = log.label, log.classes, 0
+    labels, classes, count = log.label, log.classes, 0
     for entry in range(log.marks[PASSED], end):
         label, own = labels[entry], 0
         while own < log.marks[CLASSES] and classes[0, own] != label:
@@ -250,10 +239,10 @@ def _fresh(log: LogArrays, end: int, fresh: NDArray[np.float64]) -> int:
         first = 0 if classes[1, own] == CLASS_MINIMUM else entry
         for earlier in range(first, entry + 1):
             if labels[earlier] == label:
-                fresh[found] = log.distance[earlier]
-                found += 1
+                fresh[count] = log.distance[earlier]
+                count += 1
     log.marks[PASSED] = end
-    return found
+    return count
 
 
 @compiled
@@ -287,22 +276,22 @@ def _judged(
     """Returns W of the sorted pool without outliers, and how sure it is."""
     if len(pool) <= WARM_UP:
         return nan, TOO_FEW
-    low, high = _kept(pool, work)
+    low, high = _without_outliers(pool, work)
     if high == 0:
         return nan, DOUBTFUL
     if high - low <= WARM_UP:
         return nan, TOO_FEW
-    kept = pool[low:high]
+    sample = pool[low:high]
     # scipy takes values within 1e-19 as equal.
-    if kept[-1] - kept[0] <= max(CONSTANT * kept[-1], 1e-18):
+    if sample[-1] - sample[0] <= max(CONSTANT * sample[-1], 1e-18):
         return nan, DOUBTFUL
-    half_weights(len(kept), half, work)
-    w = statistic(kept, half, work)
+    half_weights(len(sample), half, work)
+    w = statistic(sample, half, work)
     return w, SURE if abs(w - delta) >= _DOUBT else DOUBTFUL
 
 
 @compiled
-def _kept(pool: NDArray[np.float64], work: NDArray[np.float64]) -> tuple[int, int]:
+def _without_outliers(pool: NDArray[np.float64], work: NDArray[np.float64]) -> tuple[int, int]:
     """Returns from where to where the pool has no outliers, or (0, 0) where rounding could decide which they are."""
     count, mean = len(pool), mean_of(pool, work)
     reach = 3.0 * sqrt(squares_of(pool, mean, work) / count)
@@ -318,27 +307,32 @@ def _kept(pool: NDArray[np.float64], work: NDArray[np.float64]) -> tuple[int, in
 
 @compiled
 def find_due(
-    groups: RowGroups, before: NDArray[np.int64], rows: NDArray[np.int64], ends: NDArray[np.int64]
+    groups: Grouping,
+    known: NDArray[np.bool_],
+    index: NDArray[np.int64],
+    before: NDArray[np.int64],
+    due: NDArray[np.int64],
+    ends: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Writes, slot by slot, the ``rows`` at which a test is due, and their slot's distances as of each, ``before`` of
-    which it had. Returns int64 (s + 1,): where those of each slot begin and end."""
-    edges = np.zeros(len(groups.slots) + 1, np.int64)
-    place = number = 0
-    for at in range(len(groups.slots)):
+    """Writes, group by group, the rows at which a test is ``due``, and the distances of their slot as of each: those
+    that are ``known``, and ``before`` of them. Returns int64 (s + 1,): where those of each group begin and end."""
+    edges = np.zeros(len(groups.starts) + 1, np.int64)
+    number = 0
+    for at in range(len(groups.starts)):
         count = before[at]
-        for row in groups.order[place : place + groups.lengths[at]]:
-            count += groups.known[row]
-            if groups.number[row] % EVERY == 0 and count > WARM_UP:
-                rows[number], ends[number] = row, count
+        for row in groups.order[groups.starts[at] : groups.starts[at] + groups.lengths[at]]:
+            count += known[row]
+            if index[row] % EVERY == 0 and count > WARM_UP:
+                due[number], ends[number] = row, count
                 number += 1
-        place += groups.lengths[at]
         edges[at + 1] = number
     return edges
 
 
 @compiled
 def carry_verdicts(
-    groups: RowGroups,
+    slots: NDArray[np.int64],
+    groups: Grouping,
     tested: NDArray[np.bool_],
     delta: float,
     last_w: NDArray[np.float64],
@@ -349,13 +343,11 @@ def carry_verdicts(
 ) -> None:
     """Writes to ``w`` and ``verdict`` the last ones as of each row, and to ``risen`` where a verdict of theft begins;
     updates the last ones by slot."""
-    place = 0
-    for at in range(len(groups.slots)):
-        slot = groups.slots[at]
-        for row in groups.order[place : place + groups.lengths[at]]:
+    for at in range(len(slots)):
+        slot = slots[at]
+        for row in groups.order[groups.starts[at] : groups.starts[at] + groups.lengths[at]]:
             if tested[row]:
                 failed = w[row] < delta
                 risen[row] = failed and not last_verdict[slot]
                 last_w[slot], last_verdict[slot] = w[row], failed
             w[row], verdict[row] = last_w[slot], last_verdict[slot]
-        place += groups.lengths[at]

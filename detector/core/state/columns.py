@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -22,8 +21,11 @@ class ColumnTable:
     """
 
     def __init__(self, fields: dict[str, tuple[Any, ...]]) -> None:
+        self.count = 0
+        """The number of ids that ``add`` has made: all are below it."""
         self._fields = fields
         self._size = 0
+        self._free: list[int] = []
         self._columns = {name: _filled(0, field) for name, field in fields.items()}
 
     def __getitem__(self, name: str) -> Array:
@@ -37,6 +39,19 @@ class ColumnTable:
     def row_bytes(self) -> int:
         """The bytes of one id's entries."""
         return sum(column.itemsize * prod(column.shape[1:]) for column in self._columns.values())
+
+    def add(self) -> int:
+        """Returns a new id, the one that was dropped last if there is one."""
+        if self._free:
+            return self._free.pop()
+        self.count += 1
+        self.reserve(self.count)
+        return self.count - 1
+
+    def drop(self, ids: Array) -> None:
+        """Resets ``ids``, which ``add`` returns again."""
+        self.reset(ids)
+        self._free.extend(ids.tolist())
 
     def cover(self, ids: Array) -> None:
         """Makes room for ``ids``."""
@@ -59,23 +74,6 @@ class ColumnTable:
         ids = ids[ids < self._size]
         for name, field in self._fields.items():
             self._columns[name][ids] = field[1]
-
-
-class Ids:
-    """Allocates dense integers, the last returned ones first."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._free: list[int] = []
-
-    def take(self) -> int:
-        if self._free:
-            return self._free.pop()
-        self.size += 1
-        return self.size - 1
-
-    def give_back(self, ids: Sequence[int]) -> None:
-        self._free.extend(ids)
 
 
 def _filled(size: int, field: tuple[Any, ...]) -> Array:
@@ -114,12 +112,12 @@ class Rings:
         return self._table.nbytes + self._pages.nbytes
 
     def nbytes_of(self, slots: Array) -> int:
-        self.cover(slots)
+        self._table.cover(slots)
         pages = self._table["pages"][slots]
         return int(pages.nbytes + (pages != BLANK).sum() * PAGE * self._pages["values"].itemsize)
 
     def ring(self) -> Ring:
-        """Returns the arrays; views until ``cover`` or ``stock`` make room for more."""
+        """Returns the arrays; views until ``reserve`` or ``stock`` make room for more."""
         return Ring(self._table["pages"], self._pages["values"], self._pages["free"], self._left)
 
     def stock(self, count: int) -> None:
@@ -132,13 +130,13 @@ class Rings:
         self._pages["free"][left : left + len(fresh)] = fresh
         self._left[0] = left + len(fresh)
 
-    def cover(self, slots: Array) -> None:
-        """Makes room for ``slots``."""
-        self._table.cover(slots)
+    def reserve(self, size: int) -> None:
+        """Makes room for slots below ``size``."""
+        self._table.reserve(size)
 
     def read(self, slots: Array) -> Array:
         """Returns (n, width): the cells of each slot, the fill value where nothing was written."""
-        self.cover(slots)
+        self._table.cover(slots)
         return self._pages["values"][self._table["pages"][slots]].reshape(len(slots), self.width)
 
     @property
@@ -148,7 +146,7 @@ class Rings:
 
     def find(self, slots: Array, positions: Array) -> Array:
         """Returns int64 (n,): the index in ``values`` of position i of slot i, that of a fill value if it has none."""
-        self.cover(slots)
+        self._table.cover(slots)
         cell = positions % self.width
         pages = self._table["pages"][slots, cell // PAGE].astype(np.int64)
         places: Array = pages * PAGE + cell % PAGE
@@ -172,7 +170,7 @@ class Rings:
             self.values[places] = values
 
     def evict(self, slots: Array) -> None:
-        self.cover(slots)
+        self._table.cover(slots)
         pages = self._table["pages"][slots].ravel()
         pages = pages[pages != BLANK]
         self._pages["values"][pages] = self._fill

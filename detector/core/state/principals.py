@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
 from detector.core.state.arrays import Array
-from detector.core.state.columns import ColumnTable, Ids
+from detector.core.state.columns import ColumnTable
 from detector.core.state.rows import grouped
 
 
@@ -82,19 +82,11 @@ class Principals:
         )
         self.slots.reserve(1)
         self.accounts = ColumnTable({"latch": (np.int64, 0), "versions": (np.int32, 0)})
-        self._slot_ids = Ids()
-        self._account_ids = Ids()
         self._text_bytes = 0
-
-    @property
-    def capacity(self) -> int:
-        """Every slot is below this."""
-        return self._slot_ids.size
 
     def add(self, shard: Shard, key: Key, dimension: int) -> int:
         """Returns a new slot for ``key``, which has none."""
-        slot = self._slot_ids.take()
-        self.slots.reserve(slot + 1)
+        slot = self.slots.add()
         shard.slot_of[key] = slot
         self.key_of[slot] = PrincipalKey(*key)
         self._text_bytes += len(key[2])
@@ -114,8 +106,7 @@ class Principals:
             del shard.slot_of[key]
             self._text_bytes -= len(key[2])
             self._leave_account(shard, slot, key)
-        self.slots.reset(np.asarray(slots, dtype=np.int64))
-        self._slot_ids.give_back(slots)
+        self.slots.drop(np.asarray(slots, dtype=np.int64))
 
     def find(self, shard: Shard, keys: Sequence[Key]) -> list[int]:
         """Returns the slot that judges each key of a stream, -1 where there is none: for ``ANY`` version the home of
@@ -155,8 +146,7 @@ class Principals:
         name = (key[0], key[2])
         account = shard.account_of.get(name)
         if account is None:
-            account = shard.account_of[name] = self._account_ids.take()
-            self.accounts.reserve(account + 1)
+            account = shard.account_of[name] = self.accounts.add()
         return account
 
     def _leave_account(self, shard: Shard, slot: int, key: Key) -> None:
@@ -165,14 +155,13 @@ class Principals:
         accounts["versions"][account] -= 1
         if accounts["versions"][account] == 0:
             del shard.account_of[key[0], key[2]], shard.home_of[key[0], ANY, key[2]]
-            accounts.reset(np.array([account]))
-            self._account_ids.give_back([account])
+            accounts.drop(np.array([account]))
         elif shard.home_of[key[0], ANY, key[2]] == slot:
             home = min(self._slots_of(account), key=lambda own: self.key_of[own][1])
             shard.home_of[key[0], ANY, key[2]] = home
 
     def _slots_of(self, account: int) -> list[int]:
-        own: list[int] = np.flatnonzero(self.slots["account"][: self.capacity] == account).tolist()
+        own: list[int] = np.flatnonzero(self.slots["account"][: self.slots.count] == account).tolist()
         return own
 
 
@@ -192,11 +181,6 @@ class Pools:
         self.columns = ColumnTable({"slot": (np.int32, _NONE), "label": (np.int64, 0), "next": (np.int32, _NONE)})
         self._place = ColumnTable({"place": (np.int64, _NONE)})
         self._slots = slots
-        self._ids = Ids()
-
-    @property
-    def capacity(self) -> int:
-        return self._ids.size
 
     @property
     def nbytes(self) -> int:
@@ -207,12 +191,12 @@ class Pools:
         slots, labels = slots.astype(np.int64), labels.astype(np.int64)
         pools = self._find(slots, labels)
         for at in np.flatnonzero(pools == _NONE).tolist():
-            pools[at] = self._find_or_make(slots[at : at + 1], int(labels[at]))
+            pools[at] = self._add(slots[at : at + 1], labels[at : at + 1])
         return pools
 
     def grouped(self, pools: Array, slot: Array, slots: int) -> tuple[Array, Array, Array]:
         """Returns the pools that occur among rows of ``pools`` and ``slot``, one of ``slots``; see ``grouped``."""
-        self._place.reserve(self.capacity)
+        self._place.reserve(self.columns.count)
         return grouped(pools, slot, slots, self._place["place"])
 
     def of_slots(self, slots: Array) -> Array:
@@ -231,29 +215,22 @@ class Pools:
         slots = self.columns["slot"][pools].astype(np.int64)
         self._slots["pool"][slots] = _NONE
         self._slots["pools"][slots] = 0
-        self.columns.reset(pools)
-        self._ids.give_back(pools.tolist())
+        self.columns.drop(pools)
 
     def _find(self, slots: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
         return _find_pools(slots, labels, self._slots["pool"], self.columns["label"], self.columns["next"])
 
-    def _find_or_make(self, slot: NDArray[np.int64], label: int) -> int:
-        """Returns the pool of a label that had none, as many as a slot may have; then that of ``OVERFLOW``."""
-        for own in (label, OVERFLOW):
-            pool = int(self._find(slot, np.array([own]))[0])
-            if pool != _NONE:
-                return pool
-            if own == OVERFLOW or self._own_pools(slot) < MOST_POOLS:
-                return self._make(int(slot[0]), own)
-        raise AssertionError("a slot has room for the pool of all further labels")
-
-    def _own_pools(self, slot: NDArray[np.int64]) -> int:
-        shared = self._find(slot, np.array([OVERFLOW]))[0] != _NONE
-        return int(self._slots["pools"][slot[0]]) - int(shared)
+    def _add(self, slot: NDArray[np.int64], label: NDArray[np.int64]) -> int:
+        """Returns a new pool; that of ``OVERFLOW`` if the slot has as many as it may, or the one that was just made."""
+        found, overflow = (int(self._find(slot, own)[0]) for own in (label, np.array([OVERFLOW])))
+        if found != _NONE:
+            return found
+        if self._slots["pools"][slot[0]] - (overflow != _NONE) < MOST_POOLS:
+            return self._make(int(slot[0]), int(label[0]))
+        return self._make(int(slot[0]), OVERFLOW) if overflow == _NONE else overflow
 
     def _make(self, slot: int, label: int) -> int:
-        pool, first = self._ids.take(), self._slots["pool"]
-        self.columns.reserve(self.capacity)
+        pool, first = self.columns.add(), self._slots["pool"]
         columns = self.columns
         columns["slot"][pool], columns["label"][pool], columns["next"][pool] = slot, label, first[slot]
         first[slot] = pool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ from detector.core.loops.compiled import compiled, plain
 from detector.core.state.arrays import Array
 
 
-@dataclass(frozen=True, slots=True)
-class Grouping:
+class Grouping(NamedTuple):
     """Rows sorted by group, in stream order within each: ``order`` int64 (n,) of row numbers, then for each
     group its ``starts`` and ``lengths`` in that order."""
 
@@ -37,7 +36,8 @@ class StepRows:
     ``slots`` and ``pools`` int64: those that occur; ``slot`` and ``pool`` int64 (n,) are positions in them.
     ``pool_slot`` gives the position of each pool's slot, ``pool_label`` its class. ``index`` int64 (n,): the
     query's number within its principal, and its history ``block`` int64 (n,). ``features`` float32 (n, d).
-    ``outputs`` float32 (n, k), what the model said, NaN to the right where a record had fewer, or none.
+    ``outputs`` float32 (n, k), the model's answers, NaN to the right where a record had fewer, or none. ``pieces``:
+    what was logged; ``piece`` and ``piece_row`` int64 (n,) are where in it.
     """
 
     model: str
@@ -51,9 +51,9 @@ class StepRows:
     index: Array
     block: Array
     features: NDArray[np.float32]
-    batches: tuple[QueryBatch, ...]
-    batch: Array
-    batch_row: Array
+    pieces: tuple[QueryBatch, ...]
+    piece: Array
+    piece_row: Array
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -68,43 +68,43 @@ class StepRows:
 
     @cached_property
     def outputs(self) -> NDArray[np.float32]:
-        widest = max(1, *(batch.outputs.shape[1] for batch in self.batches))
+        widest = max(1, *(piece.outputs.shape[1] for piece in self.pieces))
         outputs = np.full((len(self), widest), np.nan, np.float32)
         for at, rows in self.sources:
-            values = self.batches[at].outputs
-            outputs[rows, : values.shape[1]] = values[self.batch_row[rows]]
+            values = self.pieces[at].outputs
+            outputs[rows, : values.shape[1]] = values[self.piece_row[rows]]
         return outputs
 
     @cached_property
-    def top(self) -> NDArray[np.float32]:
+    def top_two(self) -> NDArray[np.float32]:
         """float32 (n, 2): the two largest outputs, ascending; NaN where there are no two, and for NaN,
         which counts as the largest."""
         top = np.full((len(self), 2), np.nan, np.float32)
         for at, rows in self.sources:
-            outputs = plain(self.batches[at].outputs[self.batch_row[rows]])
+            outputs = plain(self.pieces[at].outputs[self.piece_row[rows]])
             own = np.full((len(outputs), 2), np.nan, np.float32)
             _largest(outputs, own)
             top[rows] = own
         return top
 
     @cached_property
-    def said(self) -> NDArray[np.float32]:
+    def answer(self) -> NDArray[np.float32]:
         """float32 (n,): the model's answer as one number: the largest probability, 1 for a label, or the score."""
-        said = self.top[:, 1].copy()
+        answer = self.top_two[:, 1].copy()
         for at, rows in self.sources:
-            if self.batches[at].output_kind == "label":
-                said[rows] = 1.0
-        return said
+            if self.pieces[at].output_kind == "label":
+                answer[rows] = 1.0
+        return answer
 
     def column(self, name: str, fill: Any) -> Array:
         """Returns an optional column of the queries (``hardness``, ``leaf``...), ``fill`` where it was not logged."""
-        like = [getattr(batch, name) for batch in self.batches if getattr(batch, name) is not None]
+        like = [getattr(piece, name) for piece in self.pieces if getattr(piece, name) is not None]
         shape, dtype = (like[0].shape[1:], like[0].dtype) if like else ((), np.asarray(fill).dtype)
         column = np.full((len(self), *shape), fill, dtype)
         for at, rows in self.sources:
-            values = getattr(self.batches[at], name)
+            values = getattr(self.pieces[at], name)
             if values is not None:
-                column[rows] = values[self.batch_row[rows]]
+                column[rows] = values[self.piece_row[rows]]
         return column
 
     def raw_features(self, columns: Array | None = None) -> NDArray[np.float32]:
@@ -115,29 +115,29 @@ class StepRows:
         width = self.features.shape[1] if columns is None else len(columns)
         features = np.empty((len(self), width), np.float32)
         for at, rows in self.sources:
-            logged, own = self.batches[at].features, self.batch_row[rows]
+            logged, own = self.pieces[at].features, self.piece_row[rows]
             features[rows] = logged[own] if columns is None else logged[own[:, None], columns]
         return features
 
     @cached_property
     def missing(self) -> NDArray[np.bool_] | None:
         """bool (n, d): which features were left out; None if none were."""
-        if all(self.batches[at].missing is None for at, _ in self.sources):
+        if all(self.pieces[at].missing is None for at, _ in self.sources):
             return None
         absent = np.zeros(self.features.shape, np.bool_)
         for at, rows in self.sources:
-            logged = self.batches[at].missing
+            logged = self.pieces[at].missing
             if logged is not None:
-                absent[rows] = logged[self.batch_row[rows]]
+                absent[rows] = logged[self.piece_row[rows]]
         return absent if absent.any() else None
 
     @cached_property
     def sources(self) -> list[tuple[int, Array | slice]]:
-        """The batches that rows are from, and which rows."""
-        first = int(self.batch[0])
-        if (self.batch == first).all():
+        """The pieces that rows are from, by number, and which rows."""
+        first = int(self.piece[0])
+        if (self.piece == first).all():
             return [(first, slice(None))]
-        return [(at, np.flatnonzero(self.batch == at)) for at in np.unique(self.batch).tolist()]
+        return [(at, np.flatnonzero(self.piece == at)) for at in np.unique(self.piece).tolist()]
 
 
 @compiled

@@ -261,7 +261,7 @@ class TreeProbe:
 
 
 BUCKETS = 512
-"""A principal's tree is learned from at most so many pairs of query and label, chosen by a keyed hash.
+"""A principal's tree is learned from at most this many pairs of query and label, chosen by a keyed hash.
 
 The hash selects a bucket, and of all pairs sent to a bucket the one with the smallest hash stays (one-permutation
 hashing, Li, Owen and Zhang, NeurIPS 2012). So neither order nor repeats change the sample, the samples of two

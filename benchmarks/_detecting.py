@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 
 MODEL = ("m", "1")
 _BATCH = 256

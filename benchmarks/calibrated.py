@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from benchmarks._detecting import Account, account, judge, told_apart
 from detector.core.calibration.calibrate import FlaggedRate, calibrate
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.lab.answers import Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge

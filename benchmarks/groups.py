@@ -30,7 +30,7 @@ from detector.contracts.batches import cut, take
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import calibrate
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.groups.calibration import crowd_of
 from detector.lab.experiment import AttackPlan, session_of, thief_trace, victim_of
 from detector.lab.fidelity import Yardstick

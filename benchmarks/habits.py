@@ -29,7 +29,7 @@ from rich.progress import Progress
 from benchmarks._detecting import Account, Rows, Verdict, account, judge
 from benchmarks.lab._markdown import table
 from detector.core.calibration.calibrate import FlaggedRate, calibrate
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.lab.data import Examples
 from detector.lab.experiment import dataset_of, victim_of
 from detector.lab.honest import habits_of

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import calibrate
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.core.signals import SIGNALS
 
 BATCH = 256

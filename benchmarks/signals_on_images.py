@@ -25,7 +25,7 @@ from benchmarks.calibrated import carried_out, honest, stolen
 from detector.contracts.batches import cut
 from detector.core.calibration.calibrate import calibrate
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.core.signals import SIGNALS
 from detector.lab.answers import Victim
 from detector.lab.data import Dataset

@@ -13,7 +13,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.calibration.scan import Screened, calibrate_screened
 from detector.core.calibration.traffic import accounts_of
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.lab.data import Dataset
 from detector.lab.experiment import AttackPlan, Trace, honest_traces, log_of, session_of, thief_trace, victim_of
 from detector.lab.fidelity import Yardstick

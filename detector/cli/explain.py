@@ -95,7 +95,7 @@ def _explanation(
     """Returns the explanation of ``queries``. ``must_match``: profiles were given by option, so every query must match
     one. Raises ConfigurationError."""
     from detector.contracts.errors import ConfigurationError
-    from detector.core.profile.profile import ProfileMatcher
+    from detector.core.profile import ProfileMatcher
     from detector.explain.explanation import explanation_of
     from detector.explain.published import by_row, differences
     from detector.explain.words import unseen_values

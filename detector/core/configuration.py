@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
 from detector.core.forms import Outputs
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.core.state.columns import PAGE
 
 EngineMode = Literal["default", "compatible"]

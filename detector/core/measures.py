@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
-from detector.core.profile.reference import Reference, log_margins
+from detector.core.reference.reference import Reference, log_margins
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 

@@ -13,9 +13,9 @@ from detector.core.exposure import FEATURES, THRESHOLDS, Cells, QuantileLevels, 
 from detector.core.measures import MEASURES
 from detector.core.owner_model import Features, Tree
 from detector.core.owner_model.margins import Margins
-from detector.core.profile.profile import Profile
-from detector.core.profile.reference import HonestQueries, Reference
-from detector.core.profile.standards import Spread, Standards
+from detector.core.profile import Profile
+from detector.core.reference.reference import HonestQueries, Reference
+from detector.core.reference.standards import Spread, Standards
 from detector.core.signals import WEIGHED
 from detector.core.signals.suspicion import CHANGE
 from detector.core.state.arrays import Array

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from detector.contracts.findings import Alert, Audit
 from detector.core.configuration import EngineConfig
 from detector.core.measures import MEASURES
-from detector.core.profile.profile import Profile
-from detector.core.profile.standards import unexplained
+from detector.core.profile import Profile
+from detector.core.reference.standards import unexplained
 from detector.core.signals.suspicion import CHANGE
 from detector.replay.principal import PrincipalReplay
 

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from detector.core.profile.standards import MAX_CONTRIBUTION
+from detector.core.reference.standards import MAX_CONTRIBUTION
 from detector.explain import plots
 from detector.explain.explanation import Explanation, measure_names
 from detector.explain.tables import contributions, events, facts, without_deviation

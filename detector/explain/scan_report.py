@@ -13,7 +13,7 @@ from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
 from detector.core.calibration.scan import ENOUGH, FAMILIES, ScannedAccount
 from detector.core.configuration import EngineConfig
 from detector.core.measures import Family
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.core.signals.suspicion import CHANGE
 from detector.explain import plots
 from detector.explain.explanation import Explanation, explanation_of

@@ -9,8 +9,8 @@ import numpy as np
 
 from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig
-from detector.core.profile.profile import Profile, ProfileMatcher
-from detector.core.profile.reference import ReferenceIndex
+from detector.core.profile import Profile, ProfileMatcher
+from detector.core.reference.reference import ReferenceIndex
 from detector.explain.explanation import Breakdown, Contribution, Explanation, describe
 
 UNIT = "standard deviations of honest accounts"

@@ -10,9 +10,8 @@ from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import Calibration
 from detector.core.pipeline.plan import labels_of
-from detector.core.profile.crowd import EARLY, VOLUMES, Crowd, Floats
-from detector.core.profile.reference import HonestQueries, ReferenceIndex
-from detector.core.profile.standards import Spread, unexplained
+from detector.core.reference.reference import HonestQueries, ReferenceIndex
+from detector.core.reference.standards import EARLY, VOLUMES, Crowd, Floats, Spread, unexplained
 from detector.core.state.arrays import Array
 from detector.groups.links import LINKS, RecentQueries
 from detector.groups.standardised import deviations, sums_at

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
 from detector.core.measures import FEW_CHANGES, count_changes, of_one_size, sign_stride
-from detector.core.profile.reference import ReferenceIndex
+from detector.core.reference.reference import ReferenceIndex
 from detector.core.state.arrays import Array
 
 LINKS = ("foreign_one_feature", "foreign_sign_steps", "foreign_crossings")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detector.core.profile.crowd import Floats
-from detector.core.profile.standards import Spread
+from detector.core.reference.standards import Floats, Spread
 from detector.core.state.arrays import Array
 
 PRIOR = 4.0

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
-from detector.core.profile.crowd import EARLY, VOLUMES, Crowd, Floats
-from detector.core.profile.profile import Profile
-from detector.core.profile.reference import ReferenceIndex
-from detector.core.profile.standards import MAX_CONTRIBUTION, unexplained
+from detector.core.profile import Profile
+from detector.core.reference.reference import ReferenceIndex
+from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, VOLUMES, Crowd, Floats, unexplained
 from detector.core.state.arrays import Array
 from detector.groups.links import LINKS, RecentQueries
 from detector.groups.standardised import deviations

@@ -29,7 +29,7 @@ from detector.core.exposure import VALIDATION_ROWS, Validation
 from detector.core.forms import Outputs
 from detector.core.owner_model import from_json
 from detector.core.pipeline.plan import labels_of
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.groups.calibration import crowd_of
 from detector.replay.topics import Topic, source_record
 from detector.runtime.sections import KafkaSettings

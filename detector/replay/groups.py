@@ -14,7 +14,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.calibration.crossfit import COLUMNS
 from detector.core.engine import Observation
 from detector.core.pipeline.plan import labels_of
-from detector.core.profile.profile import Profile, ProfileMatcher
+from detector.core.profile import Profile, ProfileMatcher
 from detector.groups.watch import GroupRevision, GroupWatch, JudgedQueries
 
 

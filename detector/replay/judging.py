@@ -16,7 +16,7 @@ from detector.contracts.batches import concatenate, cut
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.profile import Profile, ProfileMatcher
+from detector.core.profile import Profile, ProfileMatcher
 from detector.policy.activity import Counted
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from detector.contracts.codecs import encode
 from detector.contracts.queries import BadRow
 from detector.core.engine import EngineConfig, Observation
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.policy.config import Policy
 from detector.replay.groups import group_record
 from detector.replay.judging import LogBatch, ReplayResult, counts_before, judge_logs

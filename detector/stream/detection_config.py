@@ -8,7 +8,7 @@ from pathlib import Path
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.core.signals import SIGNALS
 from detector.policy.allowlist import Allowlist, parse_allowlist
 from detector.policy.config import Policy, Rung

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, Observation, Sections, observe_together
-from detector.core.profile.profile import ProfileMatcher
+from detector.core.profile import ProfileMatcher
 from detector.policy.activity import Activity, Counted, Effects, UnjudgedRow
 from detector.policy.ledger import Ledger
 

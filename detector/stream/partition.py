@@ -16,7 +16,7 @@ from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Command
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
-from detector.core.profile.profile import ProfileMatcher
+from detector.core.profile import ProfileMatcher
 from detector.policy.activity import Effects
 from detector.runtime import metric_defs as names
 from detector.stream import source_checks

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.runtime import metric_defs as names
 from detector.runtime.health import Health
 from detector.runtime.metrics import Metrics

@@ -17,7 +17,7 @@ from detector.contracts.batches import concatenate, take
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.core.owner_model import Features, Linear, to_json
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.lab.query_log import Mark, QueryLog, write_query_log
 from detector.replay.calibrate import CalibrationOptions, digest_of, make_profile, read_files
 from tests.core.honest import CLASSES, DIMENSION, crowd, honest, of_version, thief

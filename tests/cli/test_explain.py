@@ -29,7 +29,7 @@ from detector.contracts.topics import Topics, partition_of
 from detector.core.calibration.calibrate import calibrate
 from detector.core.configuration import EngineConfig
 from detector.core.exposure import Validation
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.policy.config import Policy
 from detector.replay.principal import PrincipalReplay, replay_principal
 from detector.replay.report import replay

@@ -11,8 +11,8 @@ import pytest
 
 from detector.contracts.findings import Alert, Audit, Evidence, Score
 from detector.core.configuration import EngineConfig
-from detector.core.profile.profile import Profile
-from detector.core.profile.standards import Standards
+from detector.core.profile import Profile
+from detector.core.reference.standards import Standards
 from detector.explain import chart, plots, tables, words
 from detector.explain.explanation import Breakdown, Contribution, explanation_of
 from detector.explain.published import PublishedRecords, by_row, differences

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from detector.core.configuration import EngineConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.policy.config import Policy
 from detector.replay.calibrate import CalibrationOptions, make_profile, read_files
 from detector.replay.report import replay

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from detector.cli.main import main
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from tests.sources.logged_forms import customers, table_thieves, write_log
 
 ACCOUNTS, THIEVES = 8, {"thief at random", "thief in steps"}

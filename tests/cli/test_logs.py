@@ -16,7 +16,7 @@ from detector.contracts.batches import cut
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import EngineConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.policy.config import Policy
 from detector.replay.report import replay
 from tests.core.honest import crowd

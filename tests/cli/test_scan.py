@@ -18,7 +18,7 @@ from detector.contracts.batches import concatenate, take
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.crossfit import COLUMNS
 from detector.core.calibration.scan import ScannedAccount
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.explain.scan_report import LOOKS, look_at, reasons, sentence
 from detector.lab.query_log import Mark, QueryLog, write_query_log
 from detector.replay.scan import Sieve

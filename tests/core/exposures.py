@@ -15,7 +15,7 @@ from detector.core.engine import Engine, EngineConfig, Limits
 from detector.core.exposure import Validation
 from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.models import Features
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.core.signals import prada
 from detector.core.signals.meters import Coverage, InformationGain
 from tests.core import profiles

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.measures import Measure
-from detector.core.profile.reference import Reference
-from detector.core.profile.standards import Standards
+from detector.core.reference.reference import Reference
+from detector.core.reference.standards import Standards
 from tests.core.oracle import OraclePrincipal
 
 MEMORIES = (8.0, 32.0, 128.0, 512.0)

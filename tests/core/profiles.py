@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from detector.core.measures import MEASURES
-from detector.core.profile.profile import Profile
-from detector.core.profile.reference import HonestQueries, Reference
-from detector.core.profile.standards import Spread, Standards
+from detector.core.profile import Profile
+from detector.core.reference.reference import HonestQueries, Reference
+from detector.core.reference.standards import Spread, Standards
 from detector.core.signals import WEIGHED
 from detector.core.signals.suspicion import CHANGE
 from tests.core.streams import Features, linear_outputs

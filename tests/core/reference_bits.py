@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from detector.core.engine import Engine, EngineConfig
 from detector.core.measures import MEASURES
-from detector.core.profile.profile import Profile
-from detector.core.profile.reference import Reference, ReferenceIndex
+from detector.core.profile import Profile
+from detector.core.reference.reference import Reference, ReferenceIndex
 from detector.core.signals import SIGNALS, WEIGHED
 from detector.core.signals.suspicion import Suspicion
 from detector.core.state.rows import StepRows

@@ -16,8 +16,8 @@ from detector.core.calibration.calibrate import Calibration, Tail, calibrate, od
 from detector.core.calibration.crossfit import COLUMNS, CrossFit, record, standardised
 from detector.core.calibration.exemplars import d_of, fields, largest_unexplained, what_if
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.profile import Profile
-from detector.core.profile.standards import MIN_THRESHOLD, unexplained
+from detector.core.profile import Profile
+from detector.core.reference.standards import MIN_THRESHOLD, unexplained
 from tests.core.honest import CLASSES, DIMENSION, account, crowd, honest, thief
 from tests.core.streams import observe, random
 

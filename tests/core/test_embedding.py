@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.core.profile.projection import AXES, DIRECTIONS, EXACT, Embedding
+from detector.core.reference.projection import AXES, DIRECTIONS, EXACT, Embedding
 from detector.core.state.arrays import pack, unpack
 
 Rows = NDArray[np.float32]

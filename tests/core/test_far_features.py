@@ -8,7 +8,7 @@ import pytest
 from detector.core.calibration.calibrate import calibrate
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine, Observation
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from tests.core.profiles import reference
 from tests.core.streams import Features, batch, linear_outputs
 
@@ -75,7 +75,7 @@ def test_every_row_of_any_size_is_judged_by_finite_numbers(
 
 
 def test_honest_values_are_compared_as_they_are_and_others_from_a_thousand_ranges_on_alike() -> None:
-    from detector.core.profile.reference import ReferenceIndex
+    from detector.core.reference.reference import ReferenceIndex
 
     rows = np.random.default_rng(3).uniform(5, 9, (60, 2)).astype(np.float32)
     index = ReferenceIndex(reference(rows))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig, PrincipalKey
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.core.state.principals import MOST_POOLS
 from tests.core.profiles import profile, reference, standards
 from tests.core.streams import Features, batch, linear_outputs, observe, random, unclipped

@@ -23,7 +23,7 @@ from detector.core.owner_model import Features as FeatureNames
 from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.margins import Margins
 from detector.core.pipeline.store import Registry
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.core.signals import prada
 from detector.core.signals.base import Delta
 from detector.core.signals.margin import MOST_LEAVES, Margin

@@ -12,7 +12,7 @@ import pytest
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.forms import Field, Form
-from detector.core.profile.profile import ProfileMatcher
+from detector.core.profile import ProfileMatcher
 from tests.core.honest import honest, of_version
 from tests.core.profiles import profile
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.measures import MEASURES, Clock, Family, rank
-from detector.core.profile.profile import Profile
-from detector.core.profile.reference import HonestQueries, Reference
+from detector.core.profile import Profile
+from detector.core.reference.reference import HonestQueries, Reference
 from detector.core.signals import SIGNALS, WEIGHED
 from detector.core.signals.suspicion import CLOCKS, Suspicion
 from detector.core.state.rows import StepRows

@@ -12,7 +12,7 @@ import pytest
 from detector.contracts.errors import ConfigurationError
 from detector.core.engine import Engine, EngineConfig
 from detector.core.forms import Field, Form
-from detector.core.profile.profile import VERSION, Profile
+from detector.core.profile import VERSION, Profile
 from detector.core.state.arrays import pack, unpack
 from tests.core.honest import honest, thief
 from tests.core.profiles import profile, reference, standards

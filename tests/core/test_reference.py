@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.core.profile.projection import NearestRows
-from detector.core.profile.reference import NEAREST, ROWS, HonestQueries, Reference, ReferenceIndex, margins
+from detector.core.reference.projection import NearestRows
+from detector.core.reference.reference import NEAREST, ROWS, HonestQueries, Reference, ReferenceIndex, margins
 from detector.core.state.arrays import pack, unpack
 from tests.core.streams import Features, linear_outputs, random
 

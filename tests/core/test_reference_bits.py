@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.core.loops.compiled import SWITCH
-from detector.core.profile.reference import ReferenceIndex
+from detector.core.reference.reference import ReferenceIndex
 from tests.core.reference_bits import Said, compared, everything, examples, measured
 
 COUNT = 20

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from detector.core.loops.compiled import SWITCH
 from detector.core.measures import MEASURES
-from detector.core.profile.standards import MAX_CONTRIBUTION, PRIOR, Spread, unexplained
+from detector.core.reference.standards import MAX_CONTRIBUTION, PRIOR, Spread, unexplained
 from detector.core.signals import WEIGHED
 from detector.core.signals.suspicion import CLOCKS, DEPTH, MEMORIES, MeasuredQueries, Scales, width
 from detector.core.state.arrays import Array

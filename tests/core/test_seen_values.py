@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.core.profile.reference import SeenValues
+from detector.core.reference.reference import SeenValues
 from detector.core.state.arrays import pack, unpack
 
 Rows = NDArray[np.float32]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from detector.core.profile.standards import MAX_CONTRIBUTION, Spread, Standards, pareto_front, unexplained
+from detector.core.reference.standards import MAX_CONTRIBUTION, Spread, Standards, pareto_front, unexplained
 from detector.core.state.arrays import Array, pack, unpack
 
 NAMES = ("a", "b", "c", "d")

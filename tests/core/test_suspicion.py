@@ -16,8 +16,8 @@ from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits, Observation, PrincipalKey, Sections, observe_together
 from detector.core.measures import MEASURES, WIDTH, Measure
 from detector.core.neighbours.history import Views
-from detector.core.profile.profile import Profile
-from detector.core.profile.standards import Spread, Standards
+from detector.core.profile import Profile
+from detector.core.reference.standards import Spread, Standards
 from detector.core.signals import SIGNALS, WEIGHED
 from detector.core.signals.base import Delta, Proposal, Signal
 from detector.core.signals.suspicion import CLOCKS, MEMORIES, Listener, Suspicion

@@ -11,7 +11,7 @@ import numpy as np
 from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import calibrate
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.groups.calibration import crowd_of
 from tests.core.honest import account, honest, thief
 

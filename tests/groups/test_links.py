@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.core.profile.reference import ReferenceIndex
+from detector.core.reference.reference import ReferenceIndex
 from detector.groups import links
 from detector.groups.links import LINKS, RecentQueries
 from tests.core.profiles import reference

@@ -14,7 +14,7 @@ import pytest
 from detector.contracts.batches import cut, take
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.groups import watch
 from detector.groups.watch import GroupRevision
 from detector.policy.config import Policy

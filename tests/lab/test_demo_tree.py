@@ -11,7 +11,7 @@ import pytest
 from detector.cli.foreign import from_scikit_learn
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.lab.demo.script import DemoOptions, Script, profile_of_tumours, scripts
 from detector.lab.server import create_app
 from detector.lab.traffic import Client, Tally, path_finding_thief

@@ -13,7 +13,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Score
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.runtime.health import Health

@@ -24,8 +24,8 @@ from detector.core.calibration.crossfit import (
 )
 from detector.core.calibration.exemplars import AccountComparison, LargestD, SimulatedUser, d_of, simulate_users
 from detector.core.measures import MEASURES
-from detector.core.profile.profile import Profile
-from detector.core.profile.standards import MIN_THRESHOLD, MIN_THRESHOLD_BUDGET, Spread, Standards
+from detector.core.profile import Profile
+from detector.core.reference.standards import MIN_THRESHOLD, MIN_THRESHOLD_BUDGET, Spread, Standards
 from detector.core.signals import WEIGHED
 from detector.core.signals.suspicion import MeasuredQueries, clock_of
 

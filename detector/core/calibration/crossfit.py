@@ -19,9 +19,9 @@ from detector.core.exposure import Validation
 from detector.core.measures import MEASURES
 from detector.core.owner_model import OwnerModel
 from detector.core.owner_model.margins import Margins
-from detector.core.profile.profile import Profile
-from detector.core.profile.reference import NEAREST, HonestQueries, Reference, shares
-from detector.core.profile.standards import Spread, Standards
+from detector.core.profile import Profile
+from detector.core.reference.reference import NEAREST, HonestQueries, Reference, shares
+from detector.core.reference.standards import Spread, Standards
 from detector.core.signals import SIGNALS, WEIGHED
 from detector.core.signals.suspicion import CHANGE, CLOCKS, MeasuredQueries, Scales, Suspicion, width
 from detector.core.state.arrays import Array

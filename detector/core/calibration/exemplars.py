@@ -14,7 +14,7 @@ from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.crossfit import CrossFit, Fold
 from detector.core.measures import MEASURES
-from detector.core.profile.standards import MAX_CONTRIBUTION, pareto_front, unexplained
+from detector.core.reference.standards import MAX_CONTRIBUTION, pareto_front, unexplained
 from detector.core.state.arrays import Array
 
 WHAT_IFS = ((30, 7), (6, 40))

@@ -20,7 +20,7 @@ from detector.core.calibration.calibrate import Calibration, FlaggedRate, Floats
 from detector.core.calibration.crossfit import NOTHING, OwnerInputs, record, standardised
 from detector.core.calibration.exemplars import SIMULATED, LargestD, d_of
 from detector.core.measures import MEASURES, Family
-from detector.core.profile.standards import MIN_THRESHOLD
+from detector.core.reference.standards import MIN_THRESHOLD
 from detector.core.signals.suspicion import CHANGE
 
 NOTABLE = 2.0

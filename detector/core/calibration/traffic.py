@@ -19,7 +19,7 @@ from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import QueryBatch
 from detector.core.forms import Field, Form, Outputs, absent_in, canonical, listed, names_of, number_of, number_text
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 
 _OFTEN = 0.01
 """A feature that a smaller share of the queries names is dropped."""

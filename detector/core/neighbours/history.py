@@ -30,8 +30,8 @@ from detector.core.neighbours.search import (
     grow,
 )
 from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, LANES, NONE, START, VectorStore, drop_all, extend
-from detector.core.profile.projection import Embedding, Projection
-from detector.core.profile.reference import Neighbours, Reference, ReferenceIndex
+from detector.core.reference.projection import Embedding, Projection
+from detector.core.reference.reference import Neighbours, Reference, ReferenceIndex
 from detector.core.state.arrays import Array
 from detector.core.state.columns import ColumnTable
 from detector.core.state.principals import MOST_POOLS, Pools

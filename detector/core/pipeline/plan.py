@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import BadRow, QueryBatch
 from detector.core.pipeline.store import ShardLog, State
-from detector.core.profile.profile import ProfileMatcher
+from detector.core.profile import ProfileMatcher
 from detector.core.state.arrays import Array
 from detector.core.state.principals import LABEL_LIMIT, MOST_VOTES, Key, PrincipalKey, Shard
 from detector.core.state.rows import StepRows, positions

@@ -11,8 +11,8 @@ import numpy as np
 from detector.core.configuration import EngineConfig
 from detector.core.neighbours.history import History, HistoryRows
 from detector.core.neighbours.search import Recompute
-from detector.core.profile.profile import ProfileMatcher
-from detector.core.profile.reference import ReferenceIndex
+from detector.core.profile import ProfileMatcher
+from detector.core.reference.reference import ReferenceIndex
 from detector.core.signals.base import PRADA, Delta, Signal
 from detector.core.signals.prada_published import PublishedPrada
 from detector.core.state.arrays import Array, Sections, pack

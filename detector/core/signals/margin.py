@@ -24,7 +24,7 @@ from detector.core.configuration import EngineConfig
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.owner_model.margins import MarginResult, Margins
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.core.signals.base import Delta, Events, Proposal, SlotState
 from detector.core.state.arrays import Array
 from detector.core.state.columns import PAGE, Rings

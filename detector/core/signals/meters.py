@@ -42,7 +42,7 @@ from detector.core.exposure import (
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.owner_model.models import Tree
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.core.signals.base import Events, Proposal, SlotState
 from detector.core.state.arrays import Array, pack
 from detector.core.state.columns import Rings

@@ -32,8 +32,8 @@ from detector.core.configuration import EngineConfig
 from detector.core.loops.compiled import compiled
 from detector.core.measures import WIDTH, Clock, Measure, MeasureInput, update_trail
 from detector.core.neighbours.history import Views
-from detector.core.profile.profile import Profile
-from detector.core.profile.standards import PRIOR, Spread
+from detector.core.profile import Profile
+from detector.core.reference.standards import PRIOR, Spread
 from detector.core.signals.base import Delta, Proposal, SlotState
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from detector.contracts.errors import WeirguardError
 from detector.contracts.findings import Alert
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.lab.attackers.attacker import run_offline
 from detector.lab.demo.board import Board, BoardEvent
 from detector.lab.demo.report import HonestOutcome, Leaves, ModelOutcome, Outcome, ThiefOutcome

@@ -14,7 +14,7 @@ from detector.core.calibration.calibrate import calibrate
 from detector.core.calibration.crossfit import OwnerInputs
 from detector.core.exposure import Validation
 from detector.core.owner_model import OwnerModel
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.lab.answers import Victim
 from detector.lab.attackers.attacker import Attacker
 from detector.lab.attackers.substitute import SEEDS

@@ -21,7 +21,7 @@ from detector.contracts.codecs.records import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import WeirguardError
 from detector.contracts.findings import Alert, Decision, Mode, Score
 from detector.contracts.topics import Topics
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.lab.server import HEALTH
 from detector.runtime.broker import EmbeddedBroker, answers_metadata, dying_with_parent, free_port
 from detector.serving import Connection, Gate

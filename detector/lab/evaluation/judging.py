@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.engine import EngineConfig
-from detector.core.profile.profile import Profile
+from detector.core.profile import Profile
 from detector.lab.provenance import digest_of
 from detector.lab.query_log import Run, read_run
 from detector.policy.config import Policy

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled, plain
-from detector.core.profile.projection import Embedding, NearestRows, Projection
+from detector.core.reference.projection import Embedding, NearestRows, Projection
 from detector.core.state.arrays import Array
 
 FARTHEST = 1e15

@@ -18,9 +18,8 @@ from detector.core.exposure import Validation
 from detector.core.forms import Form, Outputs, listed, plain_without_profile
 from detector.core.owner_model import OwnerModel
 from detector.core.owner_model.margins import Margins
-from detector.core.profile.crowd import Crowd
-from detector.core.profile.reference import Reference
-from detector.core.profile.standards import Standards
+from detector.core.reference.reference import Reference
+from detector.core.reference.standards import Crowd, Standards
 from detector.core.state.arrays import pack, unpack
 from detector.core.state.principals import ANY
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
 from detector.core.measures import FEW_CHANGES, count_changes, of_one_size, sign_stride
-from detector.core.reference.reference import ReferenceIndex
+from detector.core.reference.reference import HonestQueries, Reference, ReferenceIndex
 from detector.core.state.arrays import Array
 
 LINKS = ("foreign_one_feature", "foreign_sign_steps", "foreign_crossings")
@@ -106,6 +106,13 @@ class _Kept(NamedTuple):
     older: Array
     newest: Array
     cells: Rows
+
+
+def warm_links() -> None:
+    """Calls the loops once, with the types of real traffic, so that later calls find them compiled."""
+    rows = np.random.default_rng(0).random((64, 4), dtype=np.float32)
+    reference = Reference.of([HonestQueries(rows, rows[:, :2])], "probabilities")
+    RecentQueries(ReferenceIndex(reference)).link(rows, np.arange(64) % 4, np.arange(64) % 2)
 
 
 @compiled

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import detector.core
+import detector.groups
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
 from detector.core.loops.compiled import is_off, loops
 from detector.core.loops.machine_code import reached
 from detector.core.warm import warm_all
+from detector.groups.links import warm_links
 from tests.core.profiles import profile
 from tests.core.streams import batch, clustered, linear_outputs
 
@@ -22,9 +24,11 @@ pytestmark = pytest.mark.skipif(is_off(), reason="nothing is compiled")
 
 
 def test_every_loop_is_called() -> None:
-    for found in walk_packages(detector.core.__path__, "detector.core."):
-        import_module(found.name)
+    for package in (detector.core, detector.groups):
+        for found in walk_packages(package.__path__, f"{package.__name__}."):
+            import_module(found.name)
     warm_all()
+    warm_links()
     ours = [loop for loop in loops() if loop.py_func.__module__.startswith("detector.")]
     called = reached(loop.py_func for loop in ours if loop.signatures)
     assert reached(loop.py_func for loop in ours).keys() == called.keys()

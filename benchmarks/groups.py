@@ -157,7 +157,7 @@ def campaign(target: str, attack: str, profile: Profile, others: Sequence[QueryB
     data, _, model = target.partition(":")
     dataset, victim = victim_of(data, model)
     plan = AttackPlan(attack, model, data, budget=BUDGET, seed=SEED)
-    session = session_of(plan, dataset, InProcess(victim), Yardstick.of(victim, dataset, 0, 10))
+    session = session_of(plan, dataset, InProcess(victim), Yardstick.of(victim, dataset, 0))
     session.run()
     trace = thief_trace(attack, session)
     queries = account("thief", attack, trace.features, trace.outputs).queries

@@ -86,11 +86,11 @@ class Policy:
         return "observe" if "observe" in modes else "enforce"
 
     def action_after(self, queries: int) -> Action:
-        """The ladder's action after ``queries`` further queries of a suspect."""
+        """Returns the ladder's action after ``queries`` further queries of a suspect."""
         return [rung.action for rung in self.ladder if rung.after_queries <= queries][-1]
 
     def next_rung(self, queries: int) -> int | None:
-        """The number of further queries at the next rung of the ladder after ``queries``; None at its end."""
+        """Returns the number of further queries at the next rung of the ladder after ``queries``; None at its end."""
         return next((rung.after_queries for rung in self.ladder if rung.after_queries > queries), None)
 
 

@@ -56,7 +56,7 @@ def _floats(evidence: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
 def risen(
     alert: Alert, now: float, score: float, query_index: int, suppressed_by: str | None, evidence: tuple[Evidence, ...]
 ) -> Alert:
-    """The next revision of ``alert``: the query ``query_index`` raised its severity."""
+    """Returns the next revision of ``alert``: the query ``query_index`` raised its severity."""
     return replace(
         alert,
         occurred_at=now,

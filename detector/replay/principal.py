@@ -109,7 +109,7 @@ class PrincipalReplay:
 def queries_in_logs(
     paths: Sequence[Path], reader: LogReader, progress: Callable[[int], None]
 ) -> Iterator[TimedQueries]:
-    """Yields the good rows of files as ``reader`` says, with the times of ``replay``.
+    """Yields the good rows that ``reader`` reads from files, with the times of ``replay``.
 
     ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
     file is missing or of no known format.

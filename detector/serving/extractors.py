@@ -49,7 +49,7 @@ Extractor = Callable[[Any, Any], Scored | None]
 
 
 def kserve_v1(output_kind: OutputKind = "probabilities", *, inputs: Sequence[str] | None = None) -> Extractor:
-    """For ``{"instances": [row, ...]}`` answered by ``{"predictions": [row, ...]}`` (KServe v1, TensorFlow Serving).
+    """Reads ``{"instances": [row, ...]}`` answered by ``{"predictions": [row, ...]}`` (KServe v1, TensorFlow Serving).
 
     An instance of several dimensions, an image, is flattened. Named features, as an object a row or as TensorFlow's
     ``inputs`` of one list a feature, are logged with their names, and so are texts among them. With ``inputs`` they are
@@ -78,11 +78,11 @@ def kserve_v2(
     inputs: str | Sequence[str] | None = None,
     outputs: str | None = None,
 ) -> Extractor:
-    """For the Open Inference Protocol (KServe v2): the tensors called ``inputs`` and the one called ``outputs``.
+    """Reads the Open Inference Protocol (KServe v2): the tensors called ``inputs`` and the one called ``outputs``.
 
     The first dimension of a tensor counts the queries; the rest is flattened. Several tensors are columns, or groups of
-    columns, of one table, in the order of ``inputs``, else in that of the request: name them where the model goes by
-    names, or a caller can change the order. Without ``outputs`` the first tensor of the answer counts.
+    columns, of one table, in the order of ``inputs``, else in that of the request: name them if the model reads them
+    by name, or a caller can change the order. Without ``outputs`` the first tensor of the answer counts.
     """
     wanted = [inputs] if isinstance(inputs, str) else inputs
 

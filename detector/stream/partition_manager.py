@@ -222,7 +222,7 @@ class PartitionManager:
             await self._sender.publish(await self._in_logic_thread(partition.waiting_scores))
 
     async def assert_decisions(self) -> None:
-        """Publishes all standing decisions again, so that a frozen owner's late decision does not stand for long."""
+        """Publishes all current decisions again, so that a frozen owner's late decision does not last long."""
         for partition in self._ready():
             await self._sender.publish(await self._in_logic_thread(partition.assertions))
 

@@ -105,7 +105,7 @@ def are_times(seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def usable_outputs(batch: QueryBatch) -> NDArray[np.bool_]:
-    """Returns which rows (n,) of ``batch`` have outputs that are what their kind says."""
+    """Returns which rows (n,) of ``batch`` have outputs that fit their kind."""
     outputs, width = batch.outputs, batch.outputs.shape[1]
     if batch.output_kind == "probabilities":
         partial = batch.output_names is not None or width == 1

@@ -244,7 +244,7 @@ class GroupWatch:
                 self._clusters.remove(cluster)
 
     def _join(self, slot: int) -> _Cluster:
-        """Adds an account to the cluster that it is most alike, or to a new one."""
+        """Adds an account to the cluster that is most like it, or to a new one."""
         added = self._accounts.contributions[slot]
         direction = added / np.linalg.norm(added)
         best, most = None, _ALIKE

@@ -54,8 +54,8 @@ class _Tabular:
 class KServeV1(_Tabular):
     """{"instances": [row, ...]} answered by {"predictions": [row or number, ...]}; a feature left out is null.
 
-    A specification is {"parameters": {"accuracy": a, "latency": l}} beside the instances. "leaf" and "asked" beside the
-    predictions are lists with one number per row.
+    A specification is {"parameters": {"accuracy": a, "latency": l}} next to the instances. "leaf" and "asked" next to
+    the predictions are lists with one number per row.
     """
 
     def body(self, rows: Rows, account: str, specification: Specification | None = None) -> Any:

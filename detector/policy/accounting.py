@@ -211,7 +211,7 @@ class _OddEvent(NamedTuple):
 class Accounted:
     """The result of a micro-batch.
 
-    ``accusations`` by position. ``excused``: by model, unjudged queries that accuse nobody because the deployment is at
+    ``accusations`` by position. ``excused``: by model, unjudged queries that accuse no one because the deployment is at
     fault. ``forgotten``: principals whose counts were evicted because the limit was reached. ``section``: the state of
     the keys ``changed``, None where nothing changed.
     """

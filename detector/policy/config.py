@@ -31,7 +31,7 @@ class Rung:
 
 
 def strength(mode: Mode, action: Action) -> tuple[bool, int, float]:
-    """Sort key of an action: enforced ones above observed ones, then by harshness."""
+    """Returns the sort key of an action: enforced ones above observed ones, then by harshness."""
     rate = action.queries_per_second
     return mode == "enforce", _STRENGTH[action.name], 0.0 if rate is None else -rate
 
@@ -77,7 +77,7 @@ class Policy:
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:
-        """``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``."""
+        """Returns ``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``."""
         modes = {self.mode, self.model_modes.get(model, self.mode)}
         if signal == LATCHED:
             modes.update(self.signal_modes.values())

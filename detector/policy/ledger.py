@@ -95,7 +95,7 @@ class Ledger:
         self._apply(decode_changes(section))
 
     def keys(self) -> list[Key]:
-        """(model, principal) of each entry, in order of insertion."""
+        """Returns (model, principal) of each entry, in order of insertion."""
         return list(self._entries)
 
     def dump(self, keys: Iterable[Key]) -> Section:

@@ -164,7 +164,7 @@ def queries_after(queries: Sequence[TimedQueries], time: float) -> list[TimedQue
 def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfig, policy: Policy) -> PrincipalReplay:
     """Returns the results for the principal with these ``queries``, of one model, at least one.
 
-    Raises ConfigurationError if the engine takes none of them.
+    Raises ConfigurationError if the engine does not take any of them.
     """
     pieces = list(concatenate(batch for batch, _ in queries))
     times = np.concatenate([own for _, own in queries])

@@ -116,7 +116,7 @@ class Health:
         return self.clock() - self._moved_at
 
     def live(self) -> Probe:
-        """Not live: stopped, or still for ``stall_seconds`` while restoring state or while records wait."""
+        """Returns not live if stopped, or still for ``stall_seconds`` while restoring state or while records wait."""
         still = self.still_seconds()
         stalled = still >= self.stall_seconds
         return self._probe(
@@ -126,7 +126,7 @@ class Health:
         )
 
     def ready(self) -> Probe:
-        """Ready: assigned, all state restored, brokers answer. A spare worker, assigned no partition, is ready."""
+        """Returns ready if assigned, all state is restored and brokers answer. A worker without partitions is ready."""
         restored = f"state of {self.partitions_recovered} of {self.partitions_assigned} partitions restored"
         silent = f"the brokers that this worker knows have not answered for {self.silent_seconds():.0f} s"
         return self._probe(

@@ -131,7 +131,7 @@ class KafkaSettings(Section):
         return [server.strip() for server in self.bootstrap_servers.split(",")]
 
     def client_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for any kafka-python client. Raises ConfigurationError for an unreadable secret."""
+        """Returns keyword arguments for any kafka-python client. Raises ConfigurationError for an unreadable secret."""
         arguments: dict[str, Any] = {"bootstrap_servers": self.servers, "security_protocol": self.security_protocol}
         if self.security_protocol.startswith("SASL"):
             arguments["sasl_mechanism"] = self.sasl_mechanism
@@ -170,7 +170,7 @@ class WorkerSettings(Section):
 
     @model_validator(mode="after")
     def _durations_agree(self) -> Self:
-        """With a short stall the watchdog would stop workers that only wait for their assignment or the next commit."""
+        """Checks the durations: a short stall would stop workers that only wait for an assignment or the next commit."""
         if 3 * self.heartbeat_seconds > self.session_timeout_seconds:
             raise ValueError("heartbeat_seconds must be at most a third of session_timeout_seconds")
         if self.stall_seconds < self.session_timeout_seconds:

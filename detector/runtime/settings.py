@@ -54,7 +54,7 @@ _ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Settings(BaseSettings):
-    """All settings. Keyword arguments are what the file says; environment variables win over them."""
+    """All settings. Keyword arguments are the values of the file; environment variables win over them."""
 
     model_config = SettingsConfigDict(
         frozen=True,

@@ -5,8 +5,8 @@ An extractor takes both documents and returns the scored rows. What it cannot re
 
 KServe leaves some things open. Here a feature that is null or NaN is missing, and one beyond float32 becomes the
 largest float32; ``leaf`` in an answer is the tree node of each row; ``accuracy`` (0 to 1) and ``latency``
-(milliseconds) among the ``parameters`` of a request are what it asks a model zoo for. A caller cannot hide a query by
-other values there: these are ignored.
+(milliseconds) among the ``parameters`` of a request are what it requests from a model zoo. A caller cannot hide a query
+by other values there: these are ignored.
 """
 
 from __future__ import annotations
@@ -207,8 +207,8 @@ def _scored(
 
 
 def _columns(request: Mapping[str, Any], leaf: Any, rows: int, positions: list[int] | None) -> OptionalColumns:
-    """Returns the optional columns of the ``rows`` that were asked, or of those at ``positions``: tree nodes, and the
-    accuracy and latency that the request asks for. Anything else in their place is ignored."""
+    """Returns the optional columns of the ``rows`` that were sent, or of those at ``positions``: tree nodes, and the
+    accuracy and latency that the request specifies. Anything else in their place is ignored."""
     columns = OptionalColumns()
     if isinstance(leaf, list) and len(leaf) == rows and all(map(_is_node, leaf)):
         columns["leaf"] = leaf if positions is None else [leaf[position] for position in positions]

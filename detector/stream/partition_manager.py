@@ -176,7 +176,7 @@ class PartitionManager:
         }
 
     def stopping(self) -> None:
-        """Reports that the worker was asked to stop."""
+        """Reports that the worker is about to stop."""
         self.reporter.health.stopped("it was asked to")
 
     def _ready(self) -> list[Partition]:

@@ -47,7 +47,7 @@ class SourceRecord:
 
     @property
     def packed(self) -> bool:
-        """Whether it says that it is a packed record."""
+        """Whether its content type is that of a packed record."""
         return self.media_type == _PACKED
 
 

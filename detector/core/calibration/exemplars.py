@@ -18,7 +18,7 @@ from detector.core.reference.standards import MAX_CONTRIBUTION, pareto_front, un
 from detector.core.state.arrays import Array
 
 WHAT_IFS = ((30, 7), (6, 40))
-"""The kinds of simulated users of what-if tools: rows, and how often each is asked again with one field changed."""
+"""The kinds of simulated users of what-if tools: rows, and how often each is sent again with one field changed."""
 SIMULATED = -1
 """The account number of a simulated user's exemplar."""
 

@@ -170,7 +170,7 @@ class WorkerSettings(Section):
 
     @model_validator(mode="after")
     def _durations_agree(self) -> Self:
-        """Checks the durations: a short stall would stop workers that only wait for an assignment or the next commit."""
+        """Checks the durations: a short stall would stop workers that only wait for an assignment or a commit."""
         if 3 * self.heartbeat_seconds > self.session_timeout_seconds:
             raise ValueError("heartbeat_seconds must be at most a third of session_timeout_seconds")
         if self.stall_seconds < self.session_timeout_seconds:

@@ -82,7 +82,7 @@ def add(
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """Add a decision against PRINCIPAL of MODEL, beside other causes; a second one of yours replaces the first.
+    """Add a decision against PRINCIPAL of MODEL, next to other causes; your second decision replaces your first.
 
     It is enforced in any mode of the policy, unless you give --observe.
     """

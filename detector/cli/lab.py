@@ -148,7 +148,7 @@ def redteam(
 
 @contextmanager
 def _attack_bar(plan: AttackPlan) -> Iterator[Callable[[int], None]]:
-    """A progress bar over the attack's budget; call what it yields with the number of further answered queries."""
+    """Shows a progress bar over the attack's budget; yields a function that adds further answered queries."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.completed:,}"), TimeElapsedColumn())

@@ -49,7 +49,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line and exits: with 0, what the command says, 130 when interrupted, or 2 after an error."""
+    """Runs the command line and exits: with 0, the command's own status, 130 when interrupted, or 2 after an error."""
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     _end_at_sigterm(name)
     from detector.cli.ending import status_of
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _end_at_sigterm(name: str) -> None:
-    """Makes SIGTERM end the process until the command has a handler of its own.
+    """Makes SIGTERM end the process until the command has its own handler.
 
     For process 1, as in a container, the kernel ignores every signal that has no handler: one that came while a command
     is still being loaded would be lost, and the container run on until it is killed.

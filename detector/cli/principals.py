@@ -29,7 +29,7 @@ from detector.runtime.text import printable, rfc3339
 _SHOWN = 3
 _MEASURE = "suspicion."
 _WIDTH = 80 - 18
-"""Characters beside the columns of numbers."""
+"""Characters in front of the columns of numbers."""
 
 app = typer.Typer(help="Look at principals, and clear one.", no_args_is_help=True)
 alerts = typer.Typer(help="Follow the alerts.", no_args_is_help=True)

@@ -66,7 +66,7 @@ def schema() -> None:
 
 def warm() -> None:
     """Compile all loops for this machine and keep the machine code on disk: in the folder that WEIRGUARD_CACHE names,
-    else beside the installed package, else in your cache folder. Ends with status 2 if that is not possible."""
+    else next to the installed package, else in your cache folder. Ends with status 2 if that is not possible."""
     from detector.core.loops.compiled import SWITCH, is_off, listen, loops
     from detector.core.warm import warm_all
     from detector.groups.links import warm_links

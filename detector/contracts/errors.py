@@ -77,7 +77,7 @@ class BrokerError(WeirguardError):
 
 
 class LabError(WeirguardError):
-    """This victim, attack or log does not support what the lab was asked to do."""
+    """This victim, attack or log does not support the requested operation."""
 
 
 _PACKAGES = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}

@@ -1,1 +1,1 @@
-"""Pure detection: what a stream of queries says about who sends them. No Kafka, no clock, no files but the profile."""
+"""Pure detection: what a stream of queries reveals about its senders. No Kafka, no clock, no files but the profile."""

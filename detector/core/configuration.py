@@ -74,7 +74,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """``dimensions`` fixes the feature count of a model. Else its profile does, or most of a principal's own queries.
-    ``outputs`` says what those of a model without a profile are.
+    ``outputs`` gives the kind of outputs of a model without a profile.
 
     ``compatible`` mode follows the published PRADA agent query for query: unlatched and unbounded per principal.
     """

@@ -129,7 +129,7 @@ class ProfileMatcher:
 
     def judged_as(self, queries: QueryBatch) -> str | None:
         """Returns the version whose profile judges ``queries``: their own, else the newest match of the model. Returns
-        ``ANY`` if the model has no profile, and None if none of its profiles matches."""
+        ``ANY`` if the model has no profile, and None if no profile of it matches."""
         if queries.model not in self._newest_first:
             return ANY
         own = self._judging(queries)

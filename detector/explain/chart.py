@@ -59,7 +59,7 @@ class Frame:
 
 
 def svg(width: int, height: int, parts: Iterable[str], label: str, style: str = "") -> str:
-    """Returns the picture; ``label`` describes it for screen readers, ``style`` is a style sheet of its own."""
+    """Returns the picture; ``label`` describes it for screen readers, ``style`` is its own style sheet."""
     own_style = [f"<style>{style}</style>"] if style else []
     body = "\n".join([*own_style, *(part for part in parts if part)])
     return (

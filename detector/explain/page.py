@@ -1,4 +1,4 @@
-"""Pages in HTML, from the templates beside this file: one file each, without scripts or external resources.
+"""Pages in HTML, from the templates next to this file: one file each, without scripts or external resources.
 
 All text from outside is made printable and escaped by the environment; only SVG from ``chart`` is marked as safe.
 """

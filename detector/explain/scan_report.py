@@ -64,7 +64,7 @@ _HEAD = ("account", "largest contributions", "times the line", "queries", "cross
 
 
 def headline(report: ScanReport) -> str:
-    """Returns how many accounts stand out, of how many."""
+    """Returns the sentence on how many of all accounts stand out."""
     every = [own for version in report.scanned for own in version.scan.accounts]
     number = sum(own.stands_out for own in every)
     if not any(version.scan.enough for version in report.scanned):

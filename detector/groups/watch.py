@@ -4,7 +4,7 @@ Each account is compared, within each 256 of its queries, with honest accounts o
 share of them that would reach its D. Rare accounts whose D has like causes form a cluster. A cluster is a group, with a
 verdict, once it has more rare accounts than chance allows among all accounts: the smallest binomial tail over its
 members' rarities (the one-sided statistic of Berk and Jones 1979) is below ``CHANCE``. So ten accounts of three queries
-each are seen, where none of them alone shows anything.
+each are found, although no single one shows anything.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ ACCOUNTS = 50_000
 
 @dataclass(frozen=True, slots=True)
 class JudgedQueries:
-    """Queries of one model version that the engine has judged and that repeat none of their account, n in stream order.
+    """Queries of one model version, judged by the engine and not repeats in their account, n in stream order.
     ``features`` float32 (n, d), plain. ``label`` int64 (n,): the predicted class. ``principal`` int64 (n,): positions
     in ``principals``. ``distance`` float64 (n,): D. ``deviations`` float64 (n, j): those of the profile's measures.
-    ``row`` int64 (n,): where the queries stand in the caller's batch."""
+    ``row`` int64 (n,): the positions of the queries in the caller's batch."""
 
     features: NDArray[np.float32]
     label: Array
@@ -244,7 +244,7 @@ class GroupWatch:
                 self._clusters.remove(cluster)
 
     def _join(self, slot: int) -> _Cluster:
-        """Adds an account to the cluster that it is most alike, or to a new one."""
+        """Adds an account to the cluster that is most like it, or to a new one."""
         added = self._accounts.contributions[slot]
         direction = added / np.linalg.norm(added)
         best, most = None, _ALIKE

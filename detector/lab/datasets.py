@@ -42,7 +42,7 @@ def sklearn_table(name: str) -> Dataset:
 
 
 def linear() -> Dataset:
-    """Returns 2,000 uniform rows of 10 features; a plane parts the 2 classes, but for noise near it."""
+    """Returns 2,000 uniform rows of 10 features; a plane separates the 2 classes, except for noise near it."""
     rng = np.random.default_rng(1)
     rows = rng.uniform(-1, 1, (_LINEAR_ROWS, _LINEAR_FEATURES))
     height = rows @ rng.normal(size=_LINEAR_FEATURES) + rng.normal(0, _LINEAR_NOISE, _LINEAR_ROWS)
@@ -53,7 +53,7 @@ def categorical() -> Dataset:
     """Returns 3,000 rows of 3 continuous and 5 categorical features (2 to 8 values); 3 classes of equal size.
 
     The class is the tercile of a score: each value of a category is worth something, and of the second category,
-    it says what the first continuous feature is worth.
+    it also sets the weight of the first continuous feature.
     """
     rng = np.random.default_rng(2)
     categories = np.array(_TABLE_CATEGORIES, np.int64)

@@ -54,8 +54,8 @@ class _Tabular:
 class KServeV1(_Tabular):
     """{"instances": [row, ...]} answered by {"predictions": [row or number, ...]}; a feature left out is null.
 
-    A specification is {"parameters": {"accuracy": a, "latency": l}} beside the instances. "leaf" and "asked" beside the
-    predictions are lists with one number per row.
+    A specification is {"parameters": {"accuracy": a, "latency": l}} next to the instances. "leaf" and "asked" next to
+    the predictions are lists with one number per row.
     """
 
     def body(self, rows: Rows, account: str, specification: Specification | None = None) -> Any:
@@ -86,9 +86,9 @@ class KServeV2(_Tabular):
 
 @dataclass(frozen=True)
 class Template:
-    """Any API with JSON bodies. In ``form``, the body, and ``head``, the headers, "$rows" stands for all rows of a
+    """Any API with JSON bodies. In ``form``, the body, and ``head``, the headers, "$rows" is replaced by all rows of a
     request as lists, "$row" for its one row, "$account" for the account; in ``form``, "$accuracy" and "$latency" for
-    the two numbers of a specification, null without one. ``left_out``: what stands for a feature left out. ``answer``,
+    the two numbers of a specification, null without one. ``left_out``: the value of a feature left out. ``answer``,
     ``leaf`` and ``asked``: the keys and indices that lead to the parts of ``Answers``; the last two may be None.
     """
 

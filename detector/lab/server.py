@@ -71,7 +71,7 @@ def create_app(victim: Victim, dimension: int) -> Starlette:
 
 def guard(app: Starlette, kafka: KafkaSettings) -> WeirguardMiddleware:
     """Returns ``app``, with one model of the demo or both, so that it logs predictions to ``kafka`` and applies the
-    detector's decisions. The account is X-Account as sent, which only a demo may do: nobody authenticates it."""
+    detector's decisions. The account is X-Account as sent, which only a demo may do: it is not authenticated."""
     connection = Connection(",".join(kafka.servers), kafka.topics, kafka.client_arguments())
     return WeirguardMiddleware(
         app,

@@ -111,7 +111,7 @@ class PrincipalCounts(msgspec.Struct, array_like=True):
 class ModelWatch(msgspec.Struct, array_like=True):
     """The principals that query a model while some of its queries cannot be judged.
 
-    Each kind has a limit of its own, so that many made-up accounts of one kind cannot evict the others.
+    Each kind has a separate limit, so that many made-up accounts of one kind cannot evict the others.
 
     ``odd``: principals with an unjudged query among their last ``CLEAN``, with the number of judged queries since,
     minus ``CLEAN``. ``starting``: principals with fewer than ``CLEAN`` queries since the watch began, all judged, with
@@ -211,7 +211,7 @@ class _OddEvent(NamedTuple):
 class Accounted:
     """The result of a micro-batch.
 
-    ``accusations`` by position. ``excused``: by model, unjudged queries that accuse nobody because the deployment is at
+    ``accusations`` by position. ``excused``: by model, unjudged queries that accuse no one because the deployment is at
     fault. ``forgotten``: principals whose counts were evicted because the limit was reached. ``section``: the state of
     the keys ``changed``, None where nothing changed.
     """
@@ -265,7 +265,7 @@ class Accounting:
         return self._principals
 
     def accused(self) -> set[Key]:
-        """The principals that are suspects because of unjudged queries."""
+        """Returns the principals that are suspects because of unjudged queries."""
         return {key for key in self._watched if key[1] and self._principals[key].accused}
 
     def forget(self, key: Key) -> Section | None:
@@ -289,11 +289,11 @@ class Accounting:
             self._update_watched((model, ""))
 
     def keys(self) -> list[Key]:
-        """The keys with state."""
+        """Returns the keys with state."""
         return [*self._principals, *((model, "") for model in self._watches)]
 
     def dump(self, keys: Iterable[Key]) -> Section:
-        """The state of ``keys``; a key without state is recorded as deleted."""
+        """Returns the state of ``keys``; a key without state is recorded as deleted."""
         chosen = list(keys)
         principals = [(*key, self._principals.get(key)) for key in chosen if key[1]]
         watches = [(model, self._watches.get(model)) for model, name in chosen if not name]

@@ -114,8 +114,8 @@ class Effects:
 
     Decisions carry the epoch (0, 0): the writer of the state record sets it. ``section``: the ledger's delta, and
     ``accounting`` that of the counts of unjudged queries, None where nothing changed. ``clear``: principals whose
-    engine state must be dropped, in all model versions. ``excused``: by model, unjudged queries that accuse nobody
-    because most of the model's principals send such queries. ``forgotten``: principals whose counts were evicted
+    engine state must be dropped, in all model versions. ``excused``: by model, unjudged queries that accuse no
+    one because most of the model's principals send such queries. ``forgotten``: principals whose counts were evicted
     because the limit was reached.
     """
 

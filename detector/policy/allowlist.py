@@ -47,7 +47,7 @@ class Allowlist:
             self._by_principal.setdefault(exemption.principal, []).append(exemption)
 
     def covering(self, model: str, principal: str, now: float) -> Exemption | None:
-        """The exemption of ``principal`` for ``model`` that lasts longest after ``now``, or None."""
+        """Returns the exemption of ``principal`` for ``model`` that lasts longest after ``now``, or None."""
         current = [
             exemption
             for exemption in self._by_principal.get(principal, ())

@@ -31,7 +31,7 @@ class Rung:
 
 
 def strength(mode: Mode, action: Action) -> tuple[bool, int, float]:
-    """Sort key of an action: enforced ones above observed ones, then by harshness."""
+    """Returns the sort key of an action: enforced ones above observed ones, then by harshness."""
     rate = action.queries_per_second
     return mode == "enforce", _STRENGTH[action.name], 0.0 if rate is None else -rate
 
@@ -77,7 +77,7 @@ class Policy:
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:
-        """``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``."""
+        """Returns ``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``."""
         modes = {self.mode, self.model_modes.get(model, self.mode)}
         if signal == LATCHED:
             modes.update(self.signal_modes.values())
@@ -86,11 +86,11 @@ class Policy:
         return "observe" if "observe" in modes else "enforce"
 
     def action_after(self, queries: int) -> Action:
-        """The ladder's action after ``queries`` further queries of a suspect."""
+        """Returns the ladder's action after ``queries`` further queries of a suspect."""
         return [rung.action for rung in self.ladder if rung.after_queries <= queries][-1]
 
     def next_rung(self, queries: int) -> int | None:
-        """The number of further queries at the next rung of the ladder after ``queries``; None at its end."""
+        """Returns the number of further queries at the next rung of the ladder after ``queries``; None at its end."""
         return next((rung.after_queries for rung in self.ladder if rung.after_queries > queries), None)
 
 

@@ -38,7 +38,7 @@ class LatchedAlert(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ActiveCause(msgspec.Struct, array_like=True, frozen=True):
-    """One active cause, with the action and mode that it asks for."""
+    """One active cause, with the action and mode that it requires."""
 
     cause: Cause
     action: Action
@@ -84,7 +84,7 @@ _decoder = msgspec.msgpack.Decoder(list[tuple[str, str, Entry | None]])
 
 
 def encode_changes(changes: Changes) -> Section:
-    """The section that :func:`decode_changes` turns back into ``changes``, in the same order."""
+    """Returns the section that :func:`decode_changes` turns back into ``changes``, in the same order."""
     return FORMAT, msgspec.msgpack.encode([(*key, entry) for key, entry in changes.items()])
 
 

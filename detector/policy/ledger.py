@@ -81,7 +81,7 @@ class Ledger:
         return effects
 
     def active(self, now: float) -> list[Decision]:
-        """The published decisions, releases included, that have not expired at ``now``, exactly as published.
+        """Returns the published decisions, releases included, that have not expired at ``now``, exactly as published.
 
         A new owner publishes them again, because a former owner may have written a stale record over them.
         """
@@ -95,11 +95,11 @@ class Ledger:
         self._apply(decode_changes(section))
 
     def keys(self) -> list[Key]:
-        """(model, principal) of each entry, in order of insertion."""
+        """Returns (model, principal) of each entry, in order of insertion."""
         return list(self._entries)
 
     def dump(self, keys: Iterable[Key]) -> Section:
-        """The complete entries of ``keys``; a key without an entry is recorded as dropped."""
+        """Returns the complete entries of ``keys``; a key without an entry is recorded as dropped."""
         return encode_changes({key: self._entries.get(key) for key in keys})
 
     @property
@@ -128,7 +128,7 @@ class Ledger:
         return effects
 
     def _dropped(self, now: float) -> Changes:
-        """The entries that have no effect any more at ``now``."""
+        """Returns the entries that have no effect any more at ``now``, as dropped."""
         dropped: Changes = {}
         while self._drops and self._drops[0][0] <= now:
             at, key = heapq.heappop(self._drops)

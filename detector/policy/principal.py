@@ -133,7 +133,7 @@ class PrincipalPolicy:
         return start + int(matters.argmax()) if matters.any() else len(timeline)
 
     def _rising_scores(self) -> dict[str, float]:
-        """For each model version with a latched verdict of the engine, the score at which an alert's severity rises."""
+        """Returns, by model version with a latched verdict of the engine, the score that raises an alert's severity."""
         rising: dict[str, float] = {}
         for latch in self.entry.latches:
             if latch.signal != UNJUDGED:
@@ -141,7 +141,7 @@ class PrincipalPolicy:
         return rising
 
     def _deadline(self, now: float) -> float:
-        """The policy time from which an event can matter even if it changes no verdict."""
+        """Returns the policy time from which an event can matter even if it changes no verdict."""
         entry = self.entry
         times = [active.cause.expires_at for active in entry.active_causes]
         if entry.decision is not None:
@@ -155,7 +155,7 @@ class PrincipalPolicy:
         return min(times, default=math.inf)
 
     def _awaits_enforcement(self) -> bool:
-        """Whether a cause is in ``observe`` only because it was given while learning."""
+        """Returns whether a cause is in ``observe`` only because it was given while learning."""
         return any(
             active.mode == "observe" and self._policy.mode_of(self.key[0], signal) == "enforce"
             for signal, active in self._signal_causes().items()
@@ -270,7 +270,7 @@ class PrincipalPolicy:
         return active.cause.expires_at - self._policy.decision_seconds / 2
 
     def _signal_causes(self) -> dict[str, ActiveCause]:
-        """The current cause of each signal that flags the principal and was not lifted."""
+        """Returns the current cause of each signal that flags the principal and was not lifted."""
         flagging = {latch.signal for latch in self.entry.latches if not latch.lifted}
         by_signal = ((_signal_of(active), active) for active in self.entry.active_causes)
         return {signal: active for signal, active in by_signal if signal is not None and signal in flagging}

@@ -14,7 +14,7 @@ from detector.policy.allowlist import Exemption
 
 
 def content_id(*parts: object, size: int = 16) -> str:
-    """BLAKE2b over ``parts`` (strings, numbers, lists of them) as JSON: ``2 * size`` hexadecimal digits."""
+    """Returns BLAKE2b over ``parts`` (strings, numbers, lists of them) as JSON: ``2 * size`` hexadecimal digits."""
     text = json.dumps(parts, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
@@ -24,7 +24,7 @@ UNCALIBRATED = "uncalibrated"
 
 
 def first_alert(finding: Finding, episode: int, now: float, configuration: str, suppressed_by: str | None) -> Alert:
-    """Revision 1 of the alert on ``finding``, at policy time ``now``, seconds."""
+    """Returns revision 1 of the alert on ``finding``, at policy time ``now``, seconds."""
     return Alert(
         id=content_id("alert", finding.model, finding.principal, finding.signal, episode),
         occurred_at=now,
@@ -56,7 +56,7 @@ def _floats(evidence: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
 def risen(
     alert: Alert, now: float, score: float, query_index: int, suppressed_by: str | None, evidence: tuple[Evidence, ...]
 ) -> Alert:
-    """The next revision of ``alert``: the query ``query_index`` raised its severity."""
+    """Returns the next revision of ``alert``: the query ``query_index`` raised its severity."""
     return replace(
         alert,
         occurred_at=now,
@@ -70,7 +70,7 @@ def risen(
 
 
 def shortened(text: str) -> str:
-    """``text``, cut to the length that a record may hold."""
+    """Returns ``text``, cut to the length that a record may hold."""
     return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 3] + "..."
 
 

@@ -96,7 +96,7 @@ def judge_logs(
     ``reader`` tells how to read the files, by default in the order given. Policy time is the running maximum of
     ``occurred_at``, capped at ``not_after``, seconds UTC. Raises ConfigurationError, at once if a file is missing or
     has no known format. Also raises it, if ``must_fit`` has profiles, for a query of another model or version, or if
-    none of the first queries has the form of a profile.
+    no query among the first has the form of a profile.
     """
     engine = Engine(engine_config)
     detector = Detector(engine, Ledger(policy, engine.configuration_hash()))

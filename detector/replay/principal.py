@@ -109,7 +109,7 @@ class PrincipalReplay:
 def queries_in_logs(
     paths: Sequence[Path], reader: LogReader, progress: Callable[[int], None]
 ) -> Iterator[TimedQueries]:
-    """Yields the good rows of files as ``reader`` says, with the times of ``replay``.
+    """Yields the good rows that ``reader`` reads from files, with the times of ``replay``.
 
     ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
     file is missing or of no known format.
@@ -164,7 +164,7 @@ def queries_after(queries: Sequence[TimedQueries], time: float) -> list[TimedQue
 def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfig, policy: Policy) -> PrincipalReplay:
     """Returns the results for the principal with these ``queries``, of one model, at least one.
 
-    Raises ConfigurationError if the engine takes none of them.
+    Raises ConfigurationError if the engine does not take any of them.
     """
     pieces = list(concatenate(batch for batch, _ in queries))
     times = np.concatenate([own for _, own in queries])

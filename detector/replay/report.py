@@ -1,4 +1,4 @@
-"""Writes what engine and policy say about recorded queries: verdicts, alerts, decisions, bad rows and a summary."""
+"""Writes the results of engine and policy for recorded queries: verdicts, alerts, decisions, bad rows and a summary."""
 
 from __future__ import annotations
 

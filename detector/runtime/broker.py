@@ -158,7 +158,7 @@ class EmbeddedBroker:
         self._forget()
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kills the process, as ``kill -9`` does."""
         if self._process is not None:
             self._process.kill()
             self._forget()

@@ -59,12 +59,12 @@ class Health:
         self._moved_at = self._behind_at = self._answered_at = self.clock()
 
     def assigned(self, partitions: int) -> None:
-        """The group assigned ``partitions`` to this worker; their state is to be restored."""
+        """Notes that the group assigned ``partitions`` to this worker; their state is not restored yet."""
         self.partitions_assigned, self.partitions_recovered = partitions, 0
         self._moved_at = self._answered_at = self.clock()
 
     def absorbed(self) -> None:
-        """A record of the state log was read back."""
+        """Notes that a record of the state log was read back."""
         self._moved_at = self._answered_at = self.clock()
 
     def contacted(self, answered: bool, connected: bool) -> None:
@@ -77,29 +77,29 @@ class Health:
             self._cut_off_since = self.clock()
 
     def cut_off_seconds(self) -> float:
-        """Seconds since there is no connection to any broker, as far as is known; 0 while there is one."""
+        """Returns the seconds without a connection to any broker, as far as is known; 0 while there is one."""
         return 0.0 if self._cut_off_since is None else self.clock() - self._cut_off_since
 
     def silent_seconds(self) -> float:
-        """Seconds since a broker answered."""
+        """Returns the seconds since a broker answered."""
         return self.clock() - self._answered_at
 
     def brokers_answer(self) -> bool:
-        """Whether brokers answer, or did so within ``QUIET_SECONDS``."""
+        """Returns whether brokers answer, or did so within ``QUIET_SECONDS``."""
         return self.silent_seconds() < QUIET_SECONDS
 
     def recovered(self, partitions: int) -> None:
-        """The state of ``partitions`` is restored."""
+        """Notes that the state of ``partitions`` is restored."""
         self.partitions_recovered = partitions
         self._moved_at = self.clock()
 
     def applied(self, event_time: float) -> None:
-        """A micro-batch is done; ``event_time`` is its newest Kafka timestamp."""
+        """Notes that a micro-batch is done; ``event_time`` is its newest Kafka timestamp."""
         self.event_time = max(event_time, self.event_time or event_time)
         self._moved_at = self.clock()
 
     def behind(self, records: int) -> None:
-        """The broker reports that ``records`` wait."""
+        """Notes that the broker reports ``records`` waiting."""
         self.records_behind = records
         self._behind_at = self.clock()
         if records == 0:
@@ -108,15 +108,15 @@ class Health:
             self._behind_since = self._behind_at
 
     def stopped(self, why: str) -> None:
-        """The worker has stopped."""
+        """Notes that the worker has stopped."""
         self.stop_reason = why
 
     def still_seconds(self) -> float:
-        """Seconds since anything moved."""
+        """Returns the seconds since anything moved."""
         return self.clock() - self._moved_at
 
     def live(self) -> Probe:
-        """Not live: stopped, or still for ``stall_seconds`` while restoring state or while records wait."""
+        """Returns not live if stopped, or still for ``stall_seconds`` while restoring state or while records wait."""
         still = self.still_seconds()
         stalled = still >= self.stall_seconds
         return self._probe(
@@ -126,7 +126,7 @@ class Health:
         )
 
     def ready(self) -> Probe:
-        """Ready: assigned, all state restored, brokers answer. A spare worker, assigned no partition, is ready."""
+        """Returns ready if assigned, all state is restored and brokers answer. A worker without partitions is ready."""
         restored = f"state of {self.partitions_recovered} of {self.partitions_assigned} partitions restored"
         silent = f"the brokers that this worker knows have not answered for {self.silent_seconds():.0f} s"
         return self._probe(
@@ -140,7 +140,7 @@ class Health:
         return self.partitions_recovered < (self.partitions_assigned or 0)
 
     def _starved(self) -> bool:
-        """Whether records have waited for ``stall_seconds``, as far as the broker still reports."""
+        """Returns whether records have waited for ``stall_seconds``, as far as the broker still reports."""
         now = self.clock()
         long_enough = self._behind_since is not None and now - self._behind_since >= self.stall_seconds
         return long_enough and now - self._behind_at < self.stall_seconds
@@ -162,7 +162,7 @@ class Health:
 
 
 class ProbeServer(ThreadingHTTPServer):
-    """Serves /metrics, /livez and /readyz on ``host`` and ``port``, 0 for any, in threads of its own: it answers while
+    """Serves /metrics, /livez and /readyz on ``host`` and ``port``, 0 for any, in its own threads: it answers while
     the stream is busy.
 
     ``failed`` is called with each error of an answer; the server goes on. Raises ConfigurationError when the port is

@@ -229,7 +229,7 @@ METRICS: tuple[Metric, ...] = tuple(one for one in list(globals().values()) if i
 
 
 def document() -> str:
-    """The text of docs/metrics.md."""
+    """Returns the text of docs/metrics.md."""
     lines = [
         "# Metrics",
         "",

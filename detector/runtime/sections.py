@@ -88,7 +88,7 @@ class KafkaSettings(Section):
     @field_validator("bootstrap_servers")
     @classmethod
     def _servers_have_ports(cls, value: str) -> str:
-        """The message shows no server: with a user and a password before the host it would show those."""
+        """Checks that each server has a port. The message shows no server, which may contain a user and a password."""
         for at, server in enumerate(value.split(","), start=1):
             found = re.fullmatch(r"\s*(\[[0-9a-fA-F:]+\]|[^\s:\[\]@/]+):(\d{1,5})\s*", server)
             if not found or not 0 < int(found[2]) < 65_536:
@@ -131,7 +131,7 @@ class KafkaSettings(Section):
         return [server.strip() for server in self.bootstrap_servers.split(",")]
 
     def client_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for any kafka-python client. Raises ConfigurationError for an unreadable secret."""
+        """Returns keyword arguments for any kafka-python client. Raises ConfigurationError for an unreadable secret."""
         arguments: dict[str, Any] = {"bootstrap_servers": self.servers, "security_protocol": self.security_protocol}
         if self.security_protocol.startswith("SASL"):
             arguments["sasl_mechanism"] = self.sasl_mechanism
@@ -170,7 +170,7 @@ class WorkerSettings(Section):
 
     @model_validator(mode="after")
     def _durations_agree(self) -> Self:
-        """With a short stall the watchdog would stop workers that only wait for their assignment or the next commit."""
+        """Checks the durations: a short stall would stop workers that only wait for an assignment or a commit."""
         if 3 * self.heartbeat_seconds > self.session_timeout_seconds:
             raise ValueError("heartbeat_seconds must be at most a third of session_timeout_seconds")
         if self.stall_seconds < self.session_timeout_seconds:
@@ -258,12 +258,12 @@ class PrincipalSettings(Section):
     """How API keys become principals."""
 
     hash_key: SecretStr | None = None
-    """Key of the hash that stands for an API key, the same for logger, gate and commands; better in hash_key_file."""
+    """Key of the hash that replaces an API key, the same for logger, gate and commands; better in hash_key_file."""
     hash_key_file: FilePath | None = None
     """File that holds the key of the hash."""
 
     def hasher(self) -> PrincipalHasher:
-        """The hasher of API keys. Raises ConfigurationError for an unreadable or too long key."""
+        """Returns the hasher of API keys. Raises ConfigurationError for an unreadable or too long key."""
         key = (secret(self, "principals", "hash_key") or "").encode()
         if len(key) > 64:
             raise ConfigurationError("principals.hash_key is longer than the 64 bytes that BLAKE2b takes; shorten it")
@@ -298,7 +298,7 @@ class SourcesSettings(Section):
 
 
 def secret(section: Section, section_name: str, key: str) -> str | None:
-    """The secret ``key`` of ``section``, from itself or from the file ``key_file`` names; None when neither is set.
+    """Returns the secret ``key`` of ``section``, from itself or from the file in ``key_file``; None if neither is set.
 
     Raises ConfigurationError when both are set, or the file cannot be read or is empty.
     """
@@ -316,7 +316,7 @@ def secret(section: Section, section_name: str, key: str) -> str | None:
 
 
 def tls_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """The context for connections to the brokers; None where they do without TLS.
+    """Returns the context for connections to the brokers; None where they do without TLS.
 
     Raises ConfigurationError where a file holds no certificate, or the key does not open or fit.
     """

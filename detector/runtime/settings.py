@@ -42,7 +42,7 @@ Key = tuple[str, ...]
 """The parts of a dotted key."""
 
 _PRIVATE = ("sasl_", "ssl_")
-"""Keys that are as private as secrets: a secret may stand there by mistake, such as a password for a user name."""
+"""Keys that are as private as secrets: a secret may be there by mistake, such as a password for a user name."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 _SHOWN_CHARACTERS = 100
 _ALIKE = 0.8
@@ -54,7 +54,7 @@ _ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Settings(BaseSettings):
-    """All settings. Keyword arguments are what the file says; environment variables win over them."""
+    """All settings. Keyword arguments are the values of the file; environment variables win over them."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -96,12 +96,12 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
     def redacted(self) -> dict[str, Any]:
-        """All settings as plain data that is safe to show: secrets are asterisks."""
+        """Returns all settings as plain data that is safe to show: secrets are asterisks."""
         return self.model_dump(mode="json")
 
 
 def load_settings(path: Path | None = None) -> Settings:
-    """Settings from the file at ``path``, or that WEIRGUARD_CONFIG names, or none; environment variables win.
+    """Returns the settings in the file at ``path``, or that WEIRGUARD_CONFIG names, or none; the environment wins.
 
     Raises ConfigurationError that names every wrong key, where it was set, and its value unless it may be a secret.
     The errors behind it are left out on purpose: they hold the values.
@@ -134,7 +134,7 @@ def load_settings(path: Path | None = None) -> Settings:
 
 
 def sources(path: Path | None = None) -> dict[str, str]:
-    """Where each setting comes from, by dotted key: a variable's name, the file's, or "default"."""
+    """Returns where each setting comes from, by dotted key: a variable's name, the file's, or "default"."""
     path = path or _named_file()
     data = _read_file(path) if path else {}
     return {
@@ -163,7 +163,7 @@ class _DuplicateKey(yaml.constructor.ConstructorError):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, where YAML would take the later one."""
+    """Refuses a key that occurs twice in a mapping, where YAML would take the later one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -206,12 +206,12 @@ def _place(error: yaml.YAMLError) -> str:
 
 
 def name_of(key: Key) -> str:
-    """The environment variable that sets ``key``."""
+    """Returns the environment variable that sets ``key``."""
     return PREFIX + DELIMITER.join(key).upper()
 
 
 def variable_of(key: Key) -> str | None:
-    """The environment variable that is set and sets ``key``, or a part of the settings around it."""
+    """Returns the environment variable that is set and sets ``key``, or a part of the settings around it."""
     present = {name.upper(): name for name, value in os.environ.items() if value}
     names = (name_of(key[:length]) for length in range(len(key), 0, -1))
     return next((present[name] for name in names if name in present), None)
@@ -293,7 +293,7 @@ def _unknown(key: Key, where: str) -> str:
 
 
 def _may_be_shown(key: Key, value: object) -> bool:
-    """Whether ``value`` can be no secret: one short plain value, of a key that is known and not private."""
+    """Returns whether ``value`` cannot be a secret: one short plain value, of a key that is known and not private."""
     leaf = leaf_of(Settings, key)
     if leaf is None or is_private(*leaf) or not isinstance(value, str | int | float):
         return False
@@ -304,7 +304,7 @@ def _may_be_shown(key: Key, value: object) -> bool:
 
 
 def leaves(model: type[BaseModel], prefix: Key = ()) -> Iterator[Key]:
-    """The keys of all values, in order."""
+    """Yields the keys of all values, in order."""
     for name in model.model_fields:
         section = _subsection(model, name)
         if section is not None:
@@ -314,19 +314,19 @@ def leaves(model: type[BaseModel], prefix: Key = ()) -> Iterator[Key]:
 
 
 def leaf_of(model: type[BaseModel], key: Key) -> tuple[type[BaseModel], str] | None:
-    """The section and field that ``key`` leads to or into; None if it stops at a section or is unknown."""
+    """Returns the section and field that ``key`` leads to or into; None if it stops at a section or is unknown."""
     section, rest = _innermost(key, model)
     return (section, rest[0]) if rest and rest[0] in section.model_fields else None
 
 
 def is_private(model: type[BaseModel], name: str) -> bool:
-    """Whether field ``name`` of ``model`` holds a secret, names the file of one, or may hold one by mistake."""
+    """Returns whether field ``name`` of ``model`` holds a secret, names the file of one, or may hold one by mistake."""
     field = model.model_fields.get(name.removesuffix("_file"), model.model_fields[name])
     return name.startswith(_PRIVATE) or SecretStr in (field.annotation, *get_args(field.annotation))
 
 
 def hint(name: str, names: Collection[str]) -> str:
-    """The end of an error about ``name``, which is none of ``names``."""
+    """Returns the end of an error about ``name``, which is not in ``names``."""
     close = _nearest(name, names, 0.6)
     return f"; did you mean {close!r}?" if close else f"; there are {', '.join(names)}"
 

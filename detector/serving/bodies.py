@@ -1,6 +1,6 @@
 """The JSON of a body in any encoding, within a size limit, or the reason why there is none.
 
-Tensors may stand as raw bytes behind the JSON: the binary extension of the Open Inference Protocol.
+Tensors may follow the JSON as raw bytes: the binary extension of the Open Inference Protocol.
 """
 
 from __future__ import annotations

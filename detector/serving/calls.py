@@ -70,7 +70,7 @@ def is_loose(features: Any, outputs: Any) -> bool:
 
 
 def rows_of_call(features: Any, outputs: Any, kind: OutputKind, loose: bool) -> list[CallRows]:
-    """Returns the rows of a call by their layout; those in none of them cannot be used. Unless the call is ``loose``,
+    """Returns the rows of a call by their layout; those without a layout cannot be used. Unless the call is ``loose``,
     all features and outputs must be numbers. Raises InvalidRecord when outputs and features do not belong together row
     by row."""
     asked = _queries(features, loose)

@@ -39,7 +39,7 @@ class Delivery(BackgroundThread):
 
     While the broker is away, at most ``_IN_FLIGHT_BYTES`` bytes of records are held and repeated, and the queue fills
     behind them. When nothing was acknowledged for ``_SILENCE_SECONDS``, the bootstrap servers are asked where the
-    brokers are now. A record that Kafka refuses for good turns into counts of dropped queries, and the next ones go
+    brokers are now. A record that Kafka refuses permanently turns into counts of dropped queries, and the next ones go
     through a new producer.
     """
 

@@ -5,8 +5,8 @@ An extractor takes both documents and returns the scored rows. What it cannot re
 
 KServe leaves some things open. Here a feature that is null or NaN is missing, and one beyond float32 becomes the
 largest float32; ``leaf`` in an answer is the tree node of each row; ``accuracy`` (0 to 1) and ``latency``
-(milliseconds) among the ``parameters`` of a request are what it asks a model zoo for. A caller cannot hide a query by
-other values there: these are ignored.
+(milliseconds) among the ``parameters`` of a request are what it requests from a model zoo. A caller cannot hide a query
+by other values there: these are ignored.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Extractor = Callable[[Any, Any], Scored | None]
 
 
 def kserve_v1(output_kind: OutputKind = "probabilities", *, inputs: Sequence[str] | None = None) -> Extractor:
-    """For ``{"instances": [row, ...]}`` answered by ``{"predictions": [row, ...]}`` (KServe v1, TensorFlow Serving).
+    """Reads ``{"instances": [row, ...]}`` answered by ``{"predictions": [row, ...]}`` (KServe v1, TensorFlow Serving).
 
     An instance of several dimensions, an image, is flattened. Named features, as an object a row or as TensorFlow's
     ``inputs`` of one list a feature, are logged with their names, and so are texts among them. With ``inputs`` they are
@@ -78,11 +78,11 @@ def kserve_v2(
     inputs: str | Sequence[str] | None = None,
     outputs: str | None = None,
 ) -> Extractor:
-    """For the Open Inference Protocol (KServe v2): the tensors called ``inputs`` and the one called ``outputs``.
+    """Reads the Open Inference Protocol (KServe v2): the tensors called ``inputs`` and the one called ``outputs``.
 
     The first dimension of a tensor counts the queries; the rest is flattened. Several tensors are columns, or groups of
-    columns, of one table, in the order of ``inputs``, else in that of the request: name them where the model goes by
-    names, or a caller can change the order. Without ``outputs`` the first tensor of the answer counts.
+    columns, of one table, in the order of ``inputs``, else in that of the request: name them if the model reads them
+    by name, or a caller can change the order. Without ``outputs`` the first tensor of the answer counts.
     """
     wanted = [inputs] if isinstance(inputs, str) else inputs
 
@@ -207,8 +207,8 @@ def _scored(
 
 
 def _columns(request: Mapping[str, Any], leaf: Any, rows: int, positions: list[int] | None) -> OptionalColumns:
-    """Returns the optional columns of the ``rows`` that were asked, or of those at ``positions``: tree nodes, and the
-    accuracy and latency that the request asks for. Anything else in their place is ignored."""
+    """Returns the optional columns of the ``rows`` that were sent, or of those at ``positions``: tree nodes, and the
+    accuracy and latency that the request specifies. Anything else in their place is ignored."""
     columns = OptionalColumns()
     if isinstance(leaf, list) and len(leaf) == rows and all(map(_is_node, leaf)):
         columns["leaf"] = leaf if positions is None else [leaf[position] for position in positions]

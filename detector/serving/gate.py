@@ -100,7 +100,7 @@ class Gate(BackgroundService[DecisionReader]):
         return self._background.ready.is_set()
 
     def renew(self) -> None:
-        """Starts anew in a forked process, where the thread is gone. Decisions so far remain in force."""
+        """Starts again in a forked process, where the thread is gone. Decisions so far remain in force."""
         renew_lock()
         super().renew()
 

@@ -104,7 +104,7 @@ class Identity:
     has several different credentials, only the application knows which counts, and a caller could add another one to
     each request: all such requests together are the principal ``ambiguous``.
 
-    By default :class:`Authenticated`, then :class:`Bearer`: an API key beside the token makes the request ambiguous,
+    By default :class:`Authenticated`, then :class:`Bearer`: an API key next to the token makes the request ambiguous,
     and an API key alone is not believed, as it may be anything. An application that checks something else must name it.
 
     ``hasher`` must have the key that the detector's commands hash with. Counters: ``identified``, ``ambiguous``,

@@ -14,7 +14,7 @@ _LOCK_SECONDS = 10.0
 
 
 class Renewable(Protocol):
-    """Something with locks, threads or totals of its own."""
+    """Something with its own locks, threads or totals."""
 
     def renew(self) -> None: ...
 

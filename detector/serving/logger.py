@@ -49,15 +49,15 @@ _Kind = Literal["refused", "unjudged"]
 class QueryLogger(BackgroundService[Delivery]):
     """Sends scored queries to the detector without ever delaying or breaking the caller.
 
-    ``max_queries`` and ``max_bytes`` bound what waits while Kafka is slow or away; when they are reached, whoever
-    holds most of the queue loses their newest rows, and these losses are counted and sent. The thread starts with
-    the first call of each process, so a logger made or used before a server forks works in each of its workers.
+    ``max_queries`` and ``max_bytes`` bound what waits while Kafka is slow or away; when they are reached, the
+    principal with most of the queue loses their newest rows, and these losses are counted and sent. The thread
+    starts with the first call of each process, so a logger made or used before a server forks works in each worker.
 
     Every query given to ``log`` is in one of ``sent`` (acknowledged by Kafka), ``dropped`` (given up), ``unjudged``
     (no row could be made of it, by principal and reason), or the gauges ``queued`` and ``in_flight``. Other
     counters: ``logged`` queries were queued, ``refused`` ones reported by the gate; ``invalid`` calls could not be
     used in whole; of the queries that are sent, ``clipped`` had a number beyond float32, ``converted`` outputs that
-    were no probabilities, ``repaired`` an odd name, id, time or column; ``failures`` are errors of Kafka, ``records``
+    were not probabilities, ``repaired`` an odd name, id, time or column; ``failures`` are errors of Kafka, ``records``
     its acknowledged records.
     """
 
@@ -74,11 +74,11 @@ class QueryLogger(BackgroundService[Delivery]):
         super().__init__()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
-        """Gives a spawned process a logger of its own, without what waits here."""
+        """Gives a spawned process its own logger, without the rows that wait here."""
         return partial(type(self), self._connection, **self._bounds), ()
 
     def renew(self) -> None:
-        """Starts anew in a forked process, where the thread is gone."""
+        """Starts again in a forked process, where the thread is gone."""
         self._background.disown()
         super().renew()
         self._name_events()

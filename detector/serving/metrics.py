@@ -28,7 +28,7 @@ class RateLimitedLogger:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Starts anew in a forked process."""
+        """Starts again in a forked process."""
         self._logged: dict[str, float] = {}
         self._lock = threading.Lock()
 

@@ -156,7 +156,7 @@ def _repair(batch: QueryBatch) -> tuple[QueryBatch, tuple[NDArray[np.bool_], Inv
     """Returns the rows that the detector takes, repaired; which rows (n,) of ``batch`` cannot be used, and why, or
     None; and how many rows were repaired, by counter.
 
-    No row is lost except those whose outputs cannot be what their kind says, and those that are too wide.
+    No row is lost except those whose outputs cannot fit their kind, and those that are too wide.
     """
     repairs: Counter[str] = Counter()
     fault = _too_wide(batch)
@@ -189,7 +189,7 @@ def _too_wide(batch: QueryBatch) -> InvalidRecord | None:
 
 
 def _repair_outputs(batch: QueryBatch, repairs: Counter[str]) -> tuple[QueryBatch, NDArray[np.bool_]]:
-    """Returns ``batch`` with outputs that are what their kind says, and which rows (n,) are usable."""
+    """Returns ``batch`` with outputs that fit their kind, and which rows (n,) are usable."""
     outputs, named = batch.outputs, batch.output_names is not None
     if batch.output_kind == "none":
         return replace(batch, outputs=outputs[:, :0]), np.ones(len(batch), dtype=np.bool_)

@@ -33,7 +33,7 @@ _TEXT_OVERHEAD = 8
 class OptionalColumns(TypedDict, total=False):
     """Optional columns, one entry per row, as :class:`detector.contracts.queries.QueryBatch` describes them.
 
-    A single string stands for every row.
+    A single string applies to every row.
     """
 
     missing: ArrayLike
@@ -225,7 +225,7 @@ def _numbers(name: str, values: Any, queries: int) -> NDArray[Any] | None:
 
 
 def cut(rows: QueuedRows) -> list[QueuedRows]:
-    """Returns ``rows`` in pieces, each with memory of its own, that the queue can drop separately."""
+    """Returns ``rows`` in pieces, each with its own memory, that the queue can drop separately."""
     if rows.queries == 1:
         return [rows]
     step = max(1, min(_ROWS, _BYTES // (rows.features[0].nbytes + rows.outputs[0].nbytes)))

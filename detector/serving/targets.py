@@ -31,7 +31,7 @@ def route(path: str, model: str, model_version: str) -> FindTarget:
     """Returns the target of requests to ``path``; other paths are passed through.
 
     ``path`` is as in the application, without a prefix that ``--root-path`` or a mount adds. A parameter, ``{name}``,
-    stands for one segment and ``{name:path}`` for the rest. Case does not matter.
+    matches one segment and ``{name:path}`` for the rest. Case does not matter.
     """
     target = Target(model, model_version)
     pieces = re.split(r"(\{\w+(?::\w+)?\})", tidy(path))
@@ -55,8 +55,8 @@ def kserve_routes(model_version: str = "1") -> FindTarget:
     """Returns the model in the path: ``/v1/models/M[/versions/V]:predict``, ``/v2/models/M[/versions/V]/infer``.
 
     The other verbs that make a server answer with its model are matched too. ``model_version`` is used where the path
-    names none. Only for servers that refuse a name they do not know: where any name gets an answer, the caller would
-    choose which model the gate asks about; such an application has ``route("/v1/models/{name}:predict", ...)``.
+    names none. Only for servers that refuse an unknown name: where any name gets an answer, the caller would
+    choose which model the gate checks; such an application uses ``route("/v1/models/{name}:predict", ...)``.
     """
 
     def find(scope: Scope) -> Target | None:

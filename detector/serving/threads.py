@@ -96,7 +96,7 @@ class BackgroundService(ABC, Generic[B]):
         """Ends the thread until :meth:`start`; waits at most ``timeout`` seconds."""
 
     def renew(self) -> None:
-        """Starts anew in a forked process, where the thread is gone."""
+        """Starts again in a forked process, where the thread is gone."""
         self._lock = threading.Lock()
         self._started = False
         self._background = self._new_background(self._background)

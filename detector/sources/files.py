@@ -40,7 +40,7 @@ def partitions(path: Path) -> dict[str, str | None]:
 
 
 def files_at(path: Path, suffixes: Collection[str]) -> Iterator[Path]:
-    """Yields the files that ``path`` names. A folder stands for all files below it with one of ``suffixes``, sorted by
+    """Yields the files that ``path`` names. A folder means all files below it with one of ``suffixes``, sorted by
     name, without names that begin with ``.`` or ``_``. Raises ConfigurationError if there are none."""
     if path.is_dir():
         below = (file for file in path.rglob("*") if file.is_file() and suffix_of(file) in suffixes)

@@ -266,7 +266,7 @@ def feature_columns(kinds: Kinds, taken: Collection[str]) -> tuple[str, ...]:
 
 
 def _patterns(names: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Returns ``names`` as sources. Numbered names become one pattern if it matches none of the ``others``."""
+    """Returns ``names`` as sources. Numbered names become one pattern if it does not match any of the ``others``."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(re.sub(r"(?<=\D)\d+$", "", name), []).append(name)

@@ -70,7 +70,7 @@ class _Rows(NamedTuple):
 
 
 def _parsed(chunk: bytes, start: int, names: Sequence[str], separator: str) -> _Rows:
-    """Returns the rows in ``chunk``, the first of which has the number ``start``. An empty chunk stands for a row that
+    """Returns the rows in ``chunk``, the first of which has the number ``start``. An empty chunk means a row that
     is too large."""
     import pyarrow as pa
     from pyarrow import csv as arrow

@@ -57,8 +57,8 @@ class DeadLetters:
     def write(
         self, records: Sequence[SourceRecord], rejected: Mapping[int, Sequence[BadRow]], now: float
     ) -> tuple[list[Message], Counter[str]]:
-        """Returns the letters for the ``rejected`` rows of ``records``, by their index, and how many bad rows and
-        records are in none of them, by reason. ``now``: policy time, seconds."""
+        """Returns the letters for the ``rejected`` rows of ``records``, by their index, and how many bad rows
+        and records have no letter, by reason. ``now``: policy time, seconds."""
         letters: list[Message] = []
         not_kept: Counter[str] = Counter()
         if rejected and now // _MINUTE != self._minute:

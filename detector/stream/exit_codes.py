@@ -45,7 +45,7 @@ _FATAL = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SI
 
 def blames_records(code: int) -> bool:
     """Returns whether the processed records may have ended the worker: an error, a crash, too much memory, or a hang.
-    Trouble with the broker or with ownership is none of these."""
+    Trouble with the broker or with ownership does not count."""
     return -code in _FATAL or code in {Exit.PROCESSING, Exit.PROGRESS_STALLED}
 
 

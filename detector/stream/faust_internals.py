@@ -1,7 +1,7 @@
 """All that reaches into private parts of Faust 0.15.3 and aiokafka 0.14; nothing else in the project does.
 
-Each piece says what happens without it. ``tests/stream/test_faust_internals.py`` fails when a piece is no longer needed
-or no longer fits; the versions are pinned in ``pyproject.toml``.
+Each piece documents what happens without it. ``tests/stream/test_faust_internals.py`` fails when a piece is no
+longer needed or no longer fits; the versions are pinned in ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ async def _getmany(self: Any, active_partitions: set[TP] | None, timeout: float)
 def _create_worker_consumer(self: Any, transport: Any) -> aiokafka.AIOKafkaConsumer:
     """Fetches wait 100 ms at the broker, not the 1.5 s that Faust hard-codes: rebalances wait behind a fetch.
 
-    Records of transactions that were given up are left out: Faust reads them but for its own transactions. An answer
+    Records of aborted transactions are left out: Faust reads them except with its own transactions. An answer
     may have 50 MB by default, which a worker that is behind would hold all the time.
     """
     consumer = _original_consumer(self, transport)

@@ -98,7 +98,7 @@ class DecodedRecords(DetectionInput):
 
 
 def count_of(bad: BadRow, time: float) -> Count | None:
-    """Returns the count that stands for a row that could not be read; None if its principal is unknown."""
+    """Returns the count for a row that could not be read; None if its principal is unknown."""
     if not (is_name(bad.model) and is_name(bad.principal) and bad.queries > 0):
         return None
     return Count(bad.model, bad.principal, "unjudged", bad.queries, time, bad.reason)
@@ -282,7 +282,7 @@ class RecordDecoder:
         """Yields the rows of ``record`` that belong elsewhere, decoded again without their neighbours, and counts of
         bad ones.
 
-        A record whose rows all go to one partition stays as it is: packed again it might be a little too large to be
+        A record whose rows all go to one partition is not changed: packed again it might be a little too large to be
         read.
         """
         decoded = decode_packed(record.value, timestamp=record.timestamp)

@@ -176,7 +176,7 @@ class PartitionManager:
         }
 
     def stopping(self) -> None:
-        """Reports that the worker was asked to stop."""
+        """Reports that the worker is about to stop."""
         self.reporter.health.stopped("it was asked to")
 
     def _ready(self) -> list[Partition]:
@@ -222,7 +222,7 @@ class PartitionManager:
             await self._sender.publish(await self._in_logic_thread(partition.waiting_scores))
 
     async def assert_decisions(self) -> None:
-        """Publishes all standing decisions again, so that a frozen owner's late decision does not stand for long."""
+        """Publishes all current decisions again, so that a frozen owner's late decision does not last long."""
         for partition in self._ready():
             await self._sender.publish(await self._in_logic_thread(partition.assertions))
 

@@ -1,8 +1,8 @@
 """Sends messages to Kafka, and handles refusals.
 
-The producer waits for a broker that is away or slow, and in the end the worker stops. The broker would refuse again
-after a restart what it refused for good: a dead letter is cut until it is taken, messages for people alone are counted
-and left out, and without a required message the worker stops and says what has to be changed.
+The producer waits for a broker that is away or slow, and in the end the worker stops. After a restart the broker
+would refuse the same message again: a dead letter is cut until it is taken, messages that only people read are counted
+and left out, and without a required message the worker stops and says what to change.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def check_restored(
 
 
 class EndCheck:
-    """Checks that sources go on ending where they must, by what each fetch says. Pure."""
+    """Checks, by the result of each fetch, that sources still end where they must. Pure."""
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
@@ -208,7 +208,7 @@ def decode_identities(section: tuple[int, bytes]) -> dict[str, str]:
 
 
 def _deleted(topics: Topics, name: str, gone: bool = False) -> str:
-    """Returns what to say, and to do, about a topic that is not the one that the state belongs to."""
+    """Returns the error, with the remedy, for a topic that is not the one that the state belongs to."""
     return f"topic {name} was deleted{'' if gone else ' and made again'}; {_remedy(topics, name)}"
 
 

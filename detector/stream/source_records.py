@@ -47,7 +47,7 @@ class SourceRecord:
 
     @property
     def packed(self) -> bool:
-        """Whether it says that it is a packed record."""
+        """Whether its content type is that of a packed record."""
         return self.media_type == _PACKED
 
 
@@ -68,8 +68,8 @@ def plausible_time(timestamp: float | None, now: float) -> tuple[float, TimeFaul
 def origin_of(record: SourceRecord, partitions: int) -> tuple[int, int]:
     """Returns (partition, offset) of the first arrival of a re-keyed record.
 
-    Raises InvalidRecord where the header is missing or malformed, or names none of the ``partitions``: each named one
-    takes memory.
+    Raises InvalidRecord where the header is missing or malformed, or does not name one of the ``partitions``: each
+    named one takes memory.
     """
     found = _ORIGIN.fullmatch(record.headers.get(ORIGIN, b""))
     if found is None or int(found[1]) >= partitions:

@@ -1,6 +1,6 @@
 """The state log: its records, one per micro-batch, and the rules by which a partition's owners read them.
 
-A record is one msgpack map. Its header says who wrote it and what it covers; its sections hold the change of state.
+A record is one msgpack map. Its header records who wrote it and what it covers; its sections hold the change of state.
 Kinds:
 
 ``fence``   a new owner takes the partition; its offset in the log is the fence number of all that this owner writes
@@ -29,7 +29,7 @@ _BATCH_BYTES = 128
 """Most that Kafka adds to a record that is alone in its batch."""
 
 _PART_BYTES = 1_024
-"""Room for the fields beside the data of a part, for its key, and for what Kafka adds."""
+"""Room for the fields of a part except its data, for its key, and for what Kafka adds."""
 
 Kind = Literal["fence", "delta", "chunk", "round"]
 Position = tuple[int, int]
@@ -167,7 +167,7 @@ def _refuse_newer(value: bytes) -> None:
 
 class Assembly:
     """Puts records that came in parts together again. A record of which an owner wrote some parts and died is dropped:
-    what it covers was not acknowledged, and the next owner applies it anew."""
+    what it covers was not acknowledged, and the next owner applies it again."""
 
     def __init__(self) -> None:
         self._parts: list[RecordPart] = []

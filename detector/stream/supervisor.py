@@ -35,7 +35,7 @@ _GLANCE_SECONDS = 0.25
 """How long a signal to stop may go unnoticed: one that comes just before a call blocks does not end it."""
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""For the worker, unless the operator says otherwise. Partitions spread over workers, not threads: those that OpenMP
+"""For the worker, unless the operator sets them. Partitions spread over workers, not threads: those that OpenMP
 starts for FAISS outside of the main thread spend most of their time spinning, a third of a worker's CPU."""
 
 _log = structlog.get_logger("weirguard.supervisor")

@@ -131,7 +131,7 @@ def describe(admin: KafkaAdminClient, wanted: Sequence[TopicShape]) -> dict[str,
 
 
 def misfit(shape: TopicShape, found: ExistingTopic | None) -> str | None:
-    """Returns what to say if the topic has another number of partitions than is set."""
+    """Returns the error if the topic has another number of partitions than is set; None otherwise."""
     count = found.partitions if found else 0
     if count == shape.partitions:
         return None

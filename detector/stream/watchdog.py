@@ -30,7 +30,7 @@ class Watchdog:
     _behind_since: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
 
     def verdict(self, now: float) -> tuple[Exit, str] | None:
-        """Returns why the worker must stop, or None; also None for one that was told to stop."""
+        """Returns why the worker must stop, or None; also None if it is already stopping."""
         if self.reporter.health.stop_reason is not None:
             return None
         found = self._cut_off() or self._recovery() or self._commits(now)

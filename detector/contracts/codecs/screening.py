@@ -105,7 +105,7 @@ def are_times(seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def usable_outputs(batch: QueryBatch) -> NDArray[np.bool_]:
-    """Returns which rows (n,) of ``batch`` have outputs that are what their kind says."""
+    """Returns which rows (n,) of ``batch`` have outputs that fit their kind."""
     outputs, width = batch.outputs, batch.outputs.shape[1]
     if batch.output_kind == "probabilities":
         partial = batch.output_names is not None or width == 1
@@ -156,7 +156,7 @@ def _split(batch: QueryBatch, bad: dict[int, tuple[str, str]], repaired: Counter
 
 
 def _all(flags: NDArray[np.bool_]) -> bool:
-    """``flags.all()`` at a third of its cost on the few entries of a single query."""
+    """Returns ``flags.all()``, at a third of its cost on the few entries of a single query."""
     return int(np.count_nonzero(flags)) == flags.size
 
 

@@ -105,7 +105,7 @@ class Tail:
 
     def threshold(self, budget: float) -> float:
         """Returns the D that a share ``budget`` of honest accounts exceeds at most; never below 5 at a budget of 1
-        percent, and as far from that at another as the tail says."""
+        percent, and at another, as far from that as the tail gives."""
         lift = max(MIN_THRESHOLD - self._reached(MIN_THRESHOLD_BUDGET), 0.0)
         return self._reached(budget) + lift
 
@@ -123,11 +123,11 @@ def _mean_bound(count: int) -> float:
 
 
 def oddness(largest: Floats) -> Floats:
-    """Returns float64 (n,): how far accounts are of a kind of their own, by their ``largest`` D.
+    """Returns float64 (n,): how far accounts form separate kinds, by their ``largest`` D.
 
     1 for accounts whose D is a quarter above what all others allow at a budget of 1 percent and twice as large as
     theirs, 0 where it is within what they allow, and between in between; more than 0 for one in five at most. Such
-    accounts excuse each other; the tail of the rest says nothing of them, nor they of it. As many as stand out together
+    accounts excuse each other; the tail of the rest does not describe them, nor they it. As many as stand out together
     are taken: each would hide the others if these stayed with the rest.
     """
     order = np.argsort(-largest, kind="stable")

@@ -18,7 +18,7 @@ from detector.core.reference.standards import MAX_CONTRIBUTION, pareto_front, un
 from detector.core.state.arrays import Array
 
 WHAT_IFS = ((30, 7), (6, 40))
-"""The kinds of simulated users of what-if tools: rows, and how often each is asked again with one field changed."""
+"""The kinds of simulated users of what-if tools: rows, and how often each is sent again with one field changed."""
 SIMULATED = -1
 """The account number of a simulated user's exemplar."""
 
@@ -73,7 +73,7 @@ def what_if(account: QueryBatch, bases: Array, donors: Rows, changes: int, rng: 
 
 def fields(rows: Rows) -> list[slice]:
     """Returns the columns of ``rows`` (n, d) as a person fills them in: a one-hot encoded category, neighbouring
-    columns of 0 and 1 of which in every row exactly one is 1, is one field; any other column is a field of its own."""
+    columns of 0 and 1 of which in every row exactly one is 1, is one field; any other column is a separate field."""
     binary = ((rows == 0) | (rows == 1)).all(axis=0)
     found, start = [], 0
     while start < rows.shape[1]:

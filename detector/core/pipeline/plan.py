@@ -7,8 +7,8 @@ micro-batches.
 How many features a principal's queries have is a setting, or comes from the profile, or is what most of their own
 queries have. For the last, each slot has a candidate and its votes (Boyer and Moore's majority vote, with a cap): a
 query of that dimension adds a vote and is judged, another takes one away and is not. Once no votes are left the next
-query that differs becomes the candidate, and the slot's history begins anew. A candidate that came by the k-th change
-starts with 2^k votes, so that nobody can change to and fro for long. The majority is the principal's own: a partition
+query that differs becomes the candidate, and the slot's history starts again. A candidate that came by the k-th change
+starts with 2^k votes, so that no principal can alternate for long. The majority is the principal's own: a partition
 sees only a part of a model's traffic, and a group of accounts could outvote the honest.
 """
 
@@ -182,7 +182,7 @@ class Segment:
 
 
 class Planner:
-    """Cuts one batch into segments, and gives principals their slots: evicts, begins anew and refuses.
+    """Cuts one batch into segments, and gives principals their slots: evicts, starts again and refuses.
 
     ``slots`` int64: the slot of each key of the batch, -1 if it has none. ``names``: the full names of the states.
     ``name_of`` int64: the position in ``names`` of each key; if all versions share one state, the name has the version

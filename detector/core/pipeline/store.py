@@ -261,7 +261,7 @@ class ShardLog:
 
 
 def divide(step: Step, edges: Sequence[int]) -> list[Step]:
-    """Returns a step's change divided by shard, as each shard has a log of its own. ``edges``: the starts of the
+    """Returns a step's change divided by shard, as each shard has its own log. ``edges``: the starts of the
     shards' slots in the segment, and the end. Slots, pools and rows are ordered by shard, so each part is a slice."""
     if len(edges) == 2:
         return [step]

@@ -16,7 +16,7 @@ from detector.core.signals.prada_published import PublishedPrada
 from detector.core.signals.suspicion import Suspicion
 
 WEIGHED = (PRADA, "margin")
-"""Signals whose scores count in ``suspicion`` beside the measures."""
+"""Signals whose scores count in ``suspicion`` like measures."""
 
 
 def prada(config: EngineConfig) -> Signal:

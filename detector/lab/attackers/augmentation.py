@@ -50,7 +50,7 @@ class SignedStep(Augmentation):
     """PRADA's variants of JBDA: moves each known input by 64/255 of the ranges along the sign of the loss gradient.
 
     Up the loss at the label that the victim gave (N), or, ``targeted``, down the loss at another class that is drawn
-    anew in every round (T-RND); in a single step or, ``iterated``, in ten (I).
+    again in every round (T-RND); in a single step or, ``iterated``, in ten (I).
     """
 
     def __init__(self, knowledge: Knowledge, budget: int, seed: int, *, targeted: bool, iterated: bool) -> None:

@@ -25,7 +25,7 @@ _PRECISION = {"gtol": 1e-9, "ftol": 1e-15}
 
 
 class EquationSolving(Extraction):
-    """Against logistic and softmax regression: the whole budget at once; what was refused is drawn anew."""
+    """Against logistic and softmax regression: the whole budget at once; refused queries are replaced by new draws."""
 
     def _round(self) -> Inputs:
         return self._space.uniform(self._left, self._rng())

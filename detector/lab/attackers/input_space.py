@@ -35,8 +35,8 @@ class InputSpace:
 
     @classmethod
     def continuous(cls, knowledge: Knowledge) -> InputSpace:
-        """For searches along lines. Raises LabError for a categorical feature, which has no point between two
-        values."""
+        """Returns the space for searches along lines. Raises LabError for a categorical feature, which has no point
+        between two values."""
         if knowledge.categories.any():
             where = np.flatnonzero(knowledge.categories).tolist()
             raise LabError(f"features {where} are categorical and this attack searches along lines: use another one")

@@ -89,7 +89,7 @@ def _near_boundary(clone: Classifier, candidates: Inputs, rows: int, rng: np.ran
 
 
 class LineSearchRetraining(UniformRetraining):
-    """Queries 20 uniform inputs, then searches 10 lines between those with different labels, and so on anew.
+    """Queries 20 uniform inputs, then searches 10 lines between those with different labels, and repeats both.
 
     The lines of a round advance together, and every answer trains the clone. Raises LabError for categorical features.
     """

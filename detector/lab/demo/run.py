@@ -136,7 +136,7 @@ class Act:
         await self._traffic.run(http, seconds, self._thief, self._script.promise.query)
 
     def watch(self, gate: Gate, stop: threading.Event) -> None:
-        """Notes when ``gate`` begins to obey; in a thread of its own, so that a busy event loop adds no latency."""
+        """Notes when ``gate`` begins to obey; in its own thread, so that a busy event loop adds no latency."""
         while self.refused_at is None and not stop.wait(_GATE_SECONDS):
             verdict = gate.check(self._script.model, THIEF)
             if verdict.decision_id is not None and self.obeyed_at is None:

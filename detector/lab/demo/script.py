@@ -37,7 +37,7 @@ BUDGET = 0.01
 
 _CALIBRATION_SECONDS = 50.0
 _OTHERS = 1_000
-"""Added to the seed, so that none of these users takes part in the demo."""
+"""Added to the seed, so that these users do not take part in the demo."""
 NATURAL_SECONDS = 50.0
 """The duration of the traffic at its natural pace; more or fewer seconds stretch or squeeze the same queries."""
 

@@ -38,9 +38,9 @@ _HOST = "127.0.0.1"
 
 
 class Child:
-    """``weirguard COMMAND`` in a process of its own, its output in ``folder``. A context manager.
+    """``weirguard COMMAND`` in its own process, its output in ``folder``. A context manager.
 
-    It sees ``settings`` and none of the caller's own WEIRGUARD_ variables. It is in a session of its own, so
+    It sees ``settings`` and not the caller's own WEIRGUARD_ variables. It is in its own session, so
     that Ctrl-C reaches the demo alone, which then stops its children in order.
     """
 

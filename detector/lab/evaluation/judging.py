@@ -51,7 +51,7 @@ def judge_labelled(
     """Returns the log at ``path``, judged by an engine without earlier queries. ``progress`` is called with the number
     of rows done since.
 
-    Raises ConfigurationError or LabError where the file is no labelled log, or fits none of the profiles ``must_fit``,
+    Raises ConfigurationError or LabError where the file is not a labelled log, or fits no profile of ``must_fit``,
     if there are any.
     """
     import pyarrow.parquet as pq

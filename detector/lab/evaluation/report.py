@@ -63,7 +63,7 @@ def html(evaluation: Evaluation, svg: str) -> str:
 
 
 def markdown(evaluation: Evaluation, with_picture: bool) -> str:
-    """Returns the same in Markdown; ``with_picture`` shows the picture beside the file."""
+    """Returns the same in Markdown; ``with_picture`` shows the picture next to the file."""
     figure = [f"![Fidelity over queries]({PICTURE})", _CAPTION] if with_picture else []
     blocks = [
         f"# {headline(evaluation)}",

@@ -174,7 +174,7 @@ def make_logs(plans: Sequence[AttackPlan], folder: Path, progress: Callable[[int
 
 
 def make_log(path: Path, plan: AttackPlan) -> None:
-    """Carries out ``plan``. Writes its log to ``path``, or a note beside it on why there is none."""
+    """Carries out ``plan``. Writes its log to ``path``, or a note next to it on why there is none."""
     try:
         write_query_log(path, conduct(plan))
     except LabError as error:

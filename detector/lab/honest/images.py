@@ -79,7 +79,7 @@ scanner = _distorting(lambda picture, rng: _turned_and_moved(picture, rng) + rng
 
 
 def new_device(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """Sends a hundred and fifty images as they are, later ones through a camera that blurs and fades them all alike."""
+    """Sends a hundred and fifty images as they are, later ones through a camera that blurs and fades all equally."""
     width, fade = rng.uniform(0.3, 0.8), rng.uniform(0.5, 0.9)
     sheets = shuffled(images, rng)
     yield from paced(islice(sheets, 150), rng, 0.24)

@@ -1,7 +1,7 @@
-"""Attacks of adversarial-robustness-toolbox, run as attackers of the lab: a check of its own that others wrote.
+"""Attacks of adversarial-robustness-toolbox, run as attackers of the lab: an independent check.
 
 The toolbox is imported when one of them is made, and needs no deep-learning framework for these. It writes a folder
-``.art`` into the home directory of whoever imports it.
+``.art`` into the home directory of the user who imports it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attacks that call the victim, turned inside out: each runs in a thread of its own, and waits there for answers."""
+"""Attacks that call the victim, turned inside out: each runs in its own thread, and waits there for answers."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ EPOCHS = 20
 class ThievedNetwork(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """The lab's network as a classifier that the toolbox trains. Takes features as the victim does.
 
-    Trains in batches of its own size, whatever size is asked for.
+    Trains in batches of its own size and ignores the requested size.
     """
 
     def __init__(self, knowledge: Knowledge, seed: int) -> None:
@@ -115,7 +115,7 @@ def knockoff_random(knowledge: Knowledge, budget: int, seed: int) -> ToolboxExtr
 
 
 def knockoff_adaptive(knowledge: Knowledge, budget: int, seed: int) -> ToolboxExtraction:
-    """The toolbox's bandit wants logits for its rewards, and trains on labels whatever it is told."""
+    """The toolbox's bandit wants logits for its rewards, and trains on labels whatever its parameters say."""
     attack = partial(KnockoffNets, sampling_strategy="adaptive", verbose=False)
     return ToolboxExtraction(knowledge, budget, seed, _Extraction(attack, logits, _labels, _clusters(knowledge, seed)))
 

@@ -31,7 +31,7 @@ TEMPERATURE = 20.0
 SMOOTHING = 0.1
 SQUEEZING = 0.05
 DIVERSITY = 0.2
-"""Weight of the diversity loss beside the cross-entropy, as published."""
+"""Weight of the diversity loss relative to the cross-entropy, as published."""
 
 MEMBERS = 4
 

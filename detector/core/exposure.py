@@ -265,7 +265,7 @@ BUCKETS = 512
 
 The hash selects a bucket, and of all pairs sent to a bucket the one with the smallest hash stays (one-permutation
 hashing, Li, Owen and Zhang, NeurIPS 2012). So neither order nor repeats change the sample, the samples of two
-principals merge to the sample of both, and nobody who does not know the validation rows, which are the key, can choose
+principals merge to the sample of both, and only someone who knows the validation rows, which are the key, can choose
 what is kept.
 """
 

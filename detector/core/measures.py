@@ -1,5 +1,5 @@
-"""Measures: scores of single queries, and their registry. A new one is a function beside its family and an entry at the
-end.
+"""Measures: scores of single queries, and their registry. A new one is a function next to its family and an entry at
+the end.
 
 Content: how unlike honest queries a query is. Outputs: answers that honest queries seldom get. Structure: how a query
 follows from the principal's own earlier ones. Protocol: how a query is put. ``suspicion`` averages the scores.
@@ -185,36 +185,36 @@ _steps = partial(measure, "structure", unit="share of queries", clock="each", fl
 
 @_content("distance to the nearest honest query", "log feature units")
 def novelty(queries: MeasureInput) -> Floats:
-    """The logarithm of the distance to the nearest reference row. Synthetic inputs and foreign images have a large
-    one."""
+    """Returns the logarithm of the distance to the nearest reference row. Synthetic inputs and foreign images have a
+    large one."""
     return np.asarray(np.log(queries.views.neighbours.distance + 1e-6))
 
 
 @_content("feature values that no honest query has", "log2 features")
 def unseen_values(queries: MeasureInput) -> Floats:
-    """log2(1 + number of features with a value that no honest query has). Random numbers are seldom among the values in
-    use."""
+    """Returns log2(1 + number of features with a value that no honest query has). Random numbers are seldom among the
+    values in use."""
     return np.asarray(np.log2(1.0 + queries.reference.seen.count_unseen(queries.rows.features)))
 
 
 @_content("Mahalanobis distance to the honest queries", "log squared deviations a feature")
 def outlyingness(queries: MeasureInput) -> Floats:
-    """The logarithm of the squared Mahalanobis distance per feature. Directions without honest variance weigh most:
-    steps along no natural direction, above all gradient steps, stand out however small they are."""
+    """Returns the logarithm of the squared Mahalanobis distance per feature. Directions without honest variance weigh
+    most: steps along no natural direction, above all gradient steps, stand out however small they are."""
     return np.asarray(np.log(queries.views.projection.mahalanobis + 1e-12))
 
 
 @measure("protocol", "features left out", "share of features", "each", floors=(0.05, 0.1))
 def missing_features(queries: MeasureInput) -> Floats:
-    """The share of features left out, as top-down path finding does to reach the nodes above a leaf."""
+    """Returns the share of features left out, as top-down path finding does to reach the nodes above a leaf."""
     missing = queries.rows.missing
     return np.zeros(len(queries.rows)) if missing is None else np.asarray(missing.mean(axis=1))
 
 
 @measure("protocol", "requests for another model of the zoo", "share of queries", "each", floors=(0.05, 0.15))
 def specification_changes(queries: MeasureInput) -> Floats:
-    """1 where the requested accuracy or latency differs from that of the principal's query before; NaN where none is
-    logged. Fingerprinting a model zoo (PSML) sweeps through its cells; a client has one specification, or few."""
+    """Returns 1 where the requested accuracy or latency differs from that of the principal's previous query; NaN where
+    none is logged. Fingerprinting a model zoo (PSML) sweeps through its cells; a client has one or a few."""
     now, before = queries.trail.specification, queries.trail.specification_before
     changed = (now != before).any(axis=1) & ~np.isnan(before).any(axis=1)
     return np.where(np.isnan(now).any(axis=1), np.nan, changed.astype(np.float64))
@@ -224,8 +224,8 @@ def specification_changes(queries: MeasureInput) -> Floats:
     "outputs", "answers unlike those to similar honest queries", "total variation", "effective", floors=(0.03, 0.05)
 )
 def surprise(queries: MeasureInput) -> Floats:
-    """The total variation between the probabilities and the mean of those of the three nearest reference rows; for
-    labels the share of the three with another label; for scores the difference to their mean over the range of all.
+    """Returns the total variation between the probabilities and the mean of those of the three nearest reference rows;
+    for labels the share of the three with another label; for scores the difference to their mean over the range of all.
     Adversarial inputs look like one class and get another; foreign images get any."""
     reference, rows = queries.reference, queries.views.neighbours.rows
     if reference.output_kind == "none":
@@ -287,7 +287,7 @@ def hardness(queries: MeasureInput) -> Floats:
     floors=(0.05, 0.15),
 )
 def leaps(queries: MeasureInput) -> Floats:
-    """The distance of the answer from that to the nearest own earlier query, over ``nearness``, 3 at most.
+    """Returns the distance of the answer from that to the nearest own earlier query, over ``nearness``, 3 at most.
 
     Answers of one class are as far apart as their largest probabilities, those of two classes at least as far as these
     add up to more than one; scores are taken over their range. Between near honest queries the outputs are nearly

@@ -142,7 +142,7 @@ class VectorStore:
         _compact(self.arena, lists, at[np.argsort(lists[at[:, 0], at[:, 1] + START])])
 
     def has_room(self, rows: int) -> bool:
-        """Whether a block of this many ``rows`` can be made."""
+        """Returns whether a block of this many ``rows`` can be made."""
         return bool(self._free[_MADE] + rows <= self._capacity)
 
     def grow(self, rows: int) -> None:

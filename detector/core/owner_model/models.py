@@ -74,7 +74,7 @@ def require_link(link: str, scores: int) -> None:
 
 
 def linked(scores: Floats, link: Link) -> Floats:
-    """Returns float64 (n, k) from ``scores`` (n, k), or (n, 1), which stand for class 1 of two.
+    """Returns float64 (n, k) from ``scores`` (n, k), or (n, 1), which belong to class 1 of two.
 
     ``softmax`` and ``logistic`` give probabilities, ``logistic`` of several scores after division by their sum (one
     against the rest); ``identity`` gives the scores themselves, (-s, s) for a single one.
@@ -248,7 +248,7 @@ class Linear:
 @dataclass(frozen=True, slots=True, eq=False)
 class Ensemble:
     """Scores are ``base`` float64 (k,) plus the values of the leaf in each of ``trees``, which are already divided if
-    they are averaged; a single score stands for class 1 of two, which wins above 0."""
+    they are averaged; a single score belongs to class 1 of two, which wins above 0."""
 
     kind: Literal["ensemble"] = field(default="ensemble", kw_only=True)
     trees: tuple[Tree, ...]

@@ -22,7 +22,7 @@ from detector.core.state.arrays import Array
 AXES = 32
 """The most principal axes."""
 DIRECTIONS = 32
-"""The number of random directions that stand for all where there are more features than ``EXACT``."""
+"""The number of random directions that represent all where there are more features than ``EXACT``."""
 EXACT = 64
 
 _RIDGE = 1e-5
@@ -57,8 +57,8 @@ class Embedding:
         """Returns the principal axes of ``rows`` (m, d), 32 at most.
 
         With more than 64 features, ``whitening`` holds 32 random combinations of all directions, whose mean square is
-        right on average (Johnson and Lindenstrauss 1984). The rows seed them: without the rows nobody can choose inputs
-        that avoid them.
+        right on average (Johnson and Lindenstrauss 1984). The rows seed them: only someone with the rows can choose
+        inputs that avoid them.
         """
         count, dimension = rows.shape
         centre = rows.mean(axis=0, dtype=np.float64)

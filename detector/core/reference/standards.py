@@ -8,7 +8,7 @@ is compared with the exemplar that explains most of their deviations; what even 
 So an unusual honest account excuses only accounts that are unusual in the same ways; many weak deviations add up unless
 one honest account shows them all.
 
-The *crowd* says how far honest accounts go within their first queries, which groups are compared with. One account of
+The *crowd* records how far honest accounts go within their first queries; groups are compared with it. One account of
 few queries proves nothing: its D stays below any threshold. But honest accounts hardly ever reach even a small D so
 early.
 """
@@ -180,7 +180,7 @@ def _rarity(reached: Floats, distance: float) -> float:
 
 @lru_cache(maxsize=4096)
 def _bound(above: int, count: int) -> float:
-    """The 90 percent upper bound of a share of which ``above`` of ``count`` were seen."""
+    """Returns the 90 percent upper bound of a share of which ``above`` of ``count`` were seen."""
     from scipy.stats import beta
 
     return 1.0 if above >= count else float(beta.ppf(_SURE, above + 1, count - above))

@@ -8,7 +8,7 @@ all queries, from the 30th on; and ``cusum``, Wald's sequential test of a share 
 honest one, held at 0 from below (Page's test), so that a long honest past hides nothing. Exact repeats do not count.
 
 Counts and sums are integers: shares of leaves in units of 2^-30, likelihoods in 2^-20, so that they are the same
-however the stream is cut. Without margins in the profile, the signal has no result, and it raises no alarm of its own.
+however the stream is cut. Without margins in the profile, the signal has no result; it never raises an alarm itself.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class _ProfileScorer:
         self.threshold = self.standards.threshold
 
     def evidence(self, scores: Floats, deviation: float) -> tuple[Evidence, ...]:
-        """Returns D and the measures that add most to it, beside the closest honest account's values."""
+        """Returns D and the measures that add most to it, with the closest honest account's values."""
         added, reached = self.standards.contributions(scores[None])
         first = np.argsort(-added[0], kind="stable")[:_SHOWN]
         most = [

@@ -82,7 +82,7 @@ def _filled(size: int, field: tuple[Any, ...]) -> Array:
 
 PAGE = 32
 BLANK = 0
-"""The page that stands in for pages that a slot does not have."""
+"""The page that replaces pages that a slot does not have."""
 
 
 class Ring(NamedTuple):
@@ -152,7 +152,7 @@ class Rings:
         return places
 
     def places(self, slots: Array, positions: Array) -> Array:
-        """The same as ``find``, after a slot without that page has got it."""
+        """Returns the same as ``find``, after giving each slot a page that it lacks."""
         places = self.find(slots, positions)
         blank = np.flatnonzero(places // PAGE == BLANK)
         if len(blank):

@@ -55,6 +55,14 @@ class JudgedQueries:
     deviations: Floats
     row: Array
 
+    def between(self, start: int, end: int) -> JudgedQueries:
+        """Returns the queries from ``start`` to ``end``."""
+        rows = slice(start, end)
+        columns = (self.principal, self.distance, self.deviations, self.row)
+        return JudgedQueries(
+            self.features[rows], self.label[rows], self.principals, *(column[rows] for column in columns)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class GroupRevision:
@@ -139,14 +147,25 @@ class GroupWatch:
         self._cluster_of: dict[int, _Cluster] = {}
         self._founded = 0
         self._seen = 0
+        self._present = 0
 
     def observe(self, queries: JudgedQueries) -> list[GroupRevision]:
-        """Learns from ``queries`` and returns what is new of groups, in stream order."""
-        if not len(queries.row):
-            return []
-        self._make_room(len(queries.principals))
+        """Learns from ``queries`` and returns what is new of groups, in stream order. The cut of the stream into calls
+        changes nothing."""
+        revisions, start = list[GroupRevision](), 0
+        while start < len(queries.row):
+            end = self._fitting(queries, start)
+            if end == start:
+                self._make_room()
+            else:
+                revisions += self._observe(queries.between(start, end))
+                start = end
+        return revisions
+
+    def _observe(self, queries: JudgedQueries) -> list[GroupRevision]:
         accounts = self._accounts
-        slot = accounts.slots(queries.principals)[queries.principal]
+        used, principal = np.unique(queries.principal, return_inverse=True)
+        slot = accounts.slots([queries.principals[at] for at in used.tolist()])[principal]
         links = self._recent.link(queries.features, slot, queries.label)
         number, sums = self._counted(slot, links.values)
         volume = number % _WINDOW + 1
@@ -198,16 +217,22 @@ class GroupWatch:
         numbers[order], totals[order] = number, sums
         return numbers, totals
 
-    def _make_room(self, arriving: int) -> None:
-        """Forgets the accounts that were silent longest, those of clusters last, if there are too many."""
+    def _fitting(self, queries: JudgedQueries, start: int) -> int:
+        """Returns the first row from ``start`` on that begins an account for which there is no room, or the end."""
+        known, room = self._accounts.slot_of, ACCOUNTS - len(self._accounts)
+        used, first = np.unique(queries.principal[start:], return_index=True)
+        begins = [row for at, row in zip(used, first, strict=True) if queries.principals[at] not in known]
+        return start + int(np.sort(begins)[room]) if len(begins) > room else len(queries.row)
+
+    def _make_room(self) -> None:
+        """Forgets the accounts that were silent longest, those of clusters last."""
         accounts = self._accounts
-        if len(accounts) + arriving <= ACCOUNTS:
-            return
         slots = np.array(list(accounts.slot_of.values()), np.int64)
         order = np.lexsort((accounts.active[slots], np.array([slot in self._cluster_of for slot in slots.tolist()])))
-        for slot in slots[order[: ACCOUNTS // _FORGOTTEN_SHARE]].tolist():
+        for slot in slots[order[: max(ACCOUNTS // _FORGOTTEN_SHARE, 1)]].tolist():
             self._leave(slot)
             accounts.drop(slot)
+            self._present -= 1
 
     def _update(
         self, slot: int, number: int, distance: float, added: Floats, every: Floats
@@ -215,6 +240,7 @@ class GroupWatch:
         """Compares one account again, at its query ``number``: at D ``distance`` with the contributions ``added``
         (j + m,), and the deviations ``every`` (j + m,). Returns its group and who joined that, if anybody did."""
         accounts, crowd, volume = self._accounts, self._crowd, number % _WINDOW + 1
+        self._present += number == 0
         if volume == 1 or distance > accounts.most[slot]:
             accounts.most[slot], accounts.contributions[slot] = distance, added
         accounts.rarity[slot] = crowd.rarity(volume, float(accounts.most[slot]))
@@ -271,7 +297,7 @@ class GroupWatch:
             return []
         rarity = self._accounts.rarity
         ordered = np.sort(rarity[list(cluster.slots)])
-        strangers = len(self._accounts) * ordered / np.arange(1, len(ordered) + 1)
+        strangers = self._present * ordered / np.arange(1, len(ordered) + 1)
         below = np.flatnonzero(strangers <= STRANGERS)
         if not len(below):
             return []
@@ -287,7 +313,7 @@ class GroupWatch:
         rarity = np.sort(self._accounts.rarity[list(cluster.slots)])
         if len(rarity) < FEWEST:
             return 1.0
-        return float(bdtrc(np.arange(FEWEST - 1, len(rarity)), len(self._accounts), rarity[FEWEST - 1 :]).min())
+        return float(bdtrc(np.arange(FEWEST - 1, len(rarity)), self._present, rarity[FEWEST - 1 :]).min())
 
     def _revision(self, cluster: _Cluster, joined: Sequence[int], row: int) -> GroupRevision:
         names, members = self._accounts.names, list(cluster.members)

@@ -95,6 +95,55 @@ def test_any_cut_gives_the_same_groups() -> None:
     assert _watched(log) == _watched(log, 61)
 
 
+def test_the_cut_says_nothing_of_how_many_accounts_there_are() -> None:
+    accounts = [*others(5), *uniform(20, 3), *others(60, rows=4)]
+    log = _one_after_another(accounts)
+    first, *_ = _watched(log)[0]
+    assert first.row < 5 * 40 + 20 * 3
+    assert _watched(log) == _watched(log, 61)
+
+
+def test_accounts_are_forgotten_at_any_cut_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ACCOUNTS", 20)
+    log = _one_after_another([*uniform(8, 3), *others(40, rows=4), *ring(8, 60), *others(20, 4_000, 4)])
+    revisions, ids, flagged = _watched(log)
+    assert revisions
+    assert (revisions, ids, flagged) == _watched(log, 61) == _watched(log, 7)
+
+
+def test_versions_that_share_account_names_have_groups_of_their_own(tmp_path: Path) -> None:
+    log = stream([*others(20), *ring(20, 100)])
+    profiles = (calibrated(), replace(calibrated(), model_version="2"))
+    pieces = []
+    for start in range(0, len(log), 10):
+        piece = cut(log, start, start + 10)
+        pieces += [piece, replace(piece, model_version="2", event_ids=[f"2-{name}" for name in piece.event_ids])]
+    path = write_jsonl(tmp_path / "log.jsonl", *pieces)
+    summary = replay([path], tmp_path / "out", engine_config=EngineConfig(profiles=profiles), policy=Policy())
+    verdicts = pq.read_table(tmp_path / "out" / "verdicts.parquet").to_pylist()
+    revisions, ids, _ = _watched(log)
+    assert revisions
+    assert [own["chance"] for own in summary["groups"][:1]] == [_watched(log)[0][-1].chance]
+    of_first = [row["group"] for row in verdicts if not row["event_id"].startswith("2-")]
+    of_second = [row["group"] for row in verdicts if row["event_id"].startswith("2-")]
+    assert of_first == ids
+    assert [name is None for name in of_second] == [name is None for name in ids]
+    assert set(of_first) & set(of_second) == {None}
+
+
+def _one_after_another(accounts: Sequence[QueryBatch]) -> QueryBatch:
+    lengths = [len(own) for own in accounts]
+    return replace(
+        accounts[0],
+        event_ids=[str(row) for row in range(sum(lengths))],
+        occurred_at=1_700_000_000 + np.arange(sum(lengths), dtype=np.float64),
+        principals=[own.principals[0] for own in accounts],
+        principal_index=np.repeat(np.arange(len(accounts)), lengths).astype(np.int32),
+        features=np.concatenate([own.features for own in accounts]),
+        outputs=np.concatenate([own.outputs for own in accounts]),
+    )
+
+
 def test_members_are_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "ACCOUNTS", 128)
     revisions, ids, _ = _watched(stream([*ring(30, 120), *others(60)]))

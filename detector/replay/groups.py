@@ -100,7 +100,7 @@ def group_record(model: str, version: str, revision: GroupRevision, row: int) ->
         "model": model,
         "model_version": version,
         "row": row,
-        "members": list(revision.members),
+        "size": revision.size,
         "joined": list(revision.joined),
         "chance": revision.chance,
         "evidence": [{"name": own.name, "value": own.value, "unit": own.unit} for own in revision.evidence],

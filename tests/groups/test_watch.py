@@ -42,7 +42,7 @@ def _watched(log: QueryBatch, size: int = 512) -> tuple[list[GroupRevision], lis
 
 
 def _members(revisions: Sequence[GroupRevision]) -> set[str]:
-    return {name for own in revisions for name in own.members}
+    return {name for own in revisions for name in own.joined}
 
 
 def test_a_ring_whose_accounts_say_nothing_alone_is_found() -> None:
@@ -184,5 +184,9 @@ def test_a_replay_names_groups_row_by_row(tmp_path: Path) -> None:
     assert verdicts[first["row"]]["group"] == first["id"]
     assert all(row["group"] is None for row in verdicts[: first["row"]])
     later = {row["principal"] for row in verdicts[revisions[-1]["row"] :] if row["group"] is not None}
-    assert later <= {name for own in revisions for name in own["members"]}
+    assert later <= {name for own in revisions for name in own["joined"]}
+    joined = [name for own in revisions for name in own["joined"]]
+    assert len(joined) == len(set(joined)) == sum(len(own["members"]) for own in summary["groups"])
+    last = {own["id"]: own["size"] for own in revisions}
+    assert {own["id"]: len(set(own["members"])) for own in summary["groups"]} == last
     assert all(own["chance"] < 1e-6 for own in revisions[:1])

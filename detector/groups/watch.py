@@ -55,16 +55,24 @@ class JudgedQueries:
     deviations: Floats
     row: Array
 
+    def between(self, start: int, end: int) -> JudgedQueries:
+        """Returns the queries from ``start`` to ``end``."""
+        rows = slice(start, end)
+        columns = (self.principal, self.distance, self.deviations, self.row)
+        return JudgedQueries(
+            self.features[rows], self.label[rows], self.principals, *(column[rows] for column in columns)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class GroupRevision:
-    """The ``members`` of a group after ``joined`` joined it at ``row``. ``chance``: the probability of as rare a
-    cluster among honest accounts. ``evidence``: what the members show most, by mean contribution to D."""
+    """A group after ``joined`` joined it at ``row``, so that it has ``size`` members. ``chance``: the probability of as
+    rare a cluster among honest accounts. ``evidence``: what the members show most, by mean contribution to D."""
 
     id: str
     revision: int
     row: int
-    members: tuple[str, ...]
+    size: int
     joined: tuple[str, ...]
     chance: float
     evidence: tuple[Evidence, ...]
@@ -72,20 +80,21 @@ class GroupRevision:
 
 @dataclass(slots=True, eq=False)
 class _Cluster:
-    """Accounts, by slot, whose contributions, float64 (j,), of length 1 each, add up to ``direction``. ``members``:
-    those under the group's verdict, in the order in which they joined; none before a verdict."""
+    """Accounts, by slot, whose contributions, float64 (j,), of length 1 each, add up to ``direction``. ``size``: how
+    many are members, under the group's verdict; 0 before a verdict."""
 
     id: str
     direction: Floats
     slots: dict[int, None] = field(default_factory=dict)
-    members: dict[int, None] = field(default_factory=dict)
+    size: int = 0
     revision: int = 0
 
 
 class _Accounts:
     """Columns by slot. ``queries`` and ``active`` int64: queries so far, and the number of the last one of all.
     ``links`` float64 (c, 3): sums of the link measures since the last multiple of 256 queries. ``most`` float64: the
-    largest D since then, with its ``contributions`` float64 (c, j); ``rarity`` float64: its rarity, 1 without any."""
+    largest D since then, with its ``contributions`` float64 (c, j); ``rarity`` float64: its rarity, 1 without any.
+    ``member`` bool: whether it is a member of its cluster's group."""
 
     def __init__(self, width: int) -> None:
         self.slot_of: dict[str, int] = {}
@@ -93,7 +102,7 @@ class _Accounts:
         self._free: list[int] = []
         self.queries, self.active = np.zeros(64, np.int64), np.zeros(64, np.int64)
         self.links, self.contributions = np.zeros((64, len(LINKS))), np.zeros((64, width))
-        self.most, self.rarity = np.zeros(64), np.ones(64)
+        self.most, self.rarity, self.member = np.zeros(64), np.ones(64), np.zeros(64, np.bool_)
 
     def __len__(self) -> int:
         return len(self.slot_of)
@@ -110,11 +119,12 @@ class _Accounts:
             slot = len(self.names)
             self.names.append(name)
             if slot == len(self.most):
-                for column in ("queries", "active", "links", "contributions", "most", "rarity"):
+                for column in ("queries", "active", "links", "contributions", "most", "rarity", "member"):
                     own = getattr(self, column)
                     setattr(self, column, np.concatenate((own, np.zeros_like(own))))
         self.slot_of[name] = slot
         self.queries[slot], self.links[slot], self.most[slot], self.rarity[slot] = 0, 0.0, 0.0, 1.0
+        self.member[slot] = False
         return slot
 
     def drop(self, slot: int) -> None:
@@ -139,14 +149,25 @@ class GroupWatch:
         self._cluster_of: dict[int, _Cluster] = {}
         self._founded = 0
         self._seen = 0
+        self._present = 0
 
     def observe(self, queries: JudgedQueries) -> list[GroupRevision]:
-        """Learns from ``queries`` and returns what is new of groups, in stream order."""
-        if not len(queries.row):
-            return []
-        self._make_room(len(queries.principals))
+        """Learns from ``queries`` and returns what is new of groups, in stream order. The cut of the stream into calls
+        changes nothing."""
+        revisions, start = list[GroupRevision](), 0
+        while start < len(queries.row):
+            end = self._fitting(queries, start)
+            if end == start:
+                self._make_room()
+            else:
+                revisions += self._observe(queries.between(start, end))
+                start = end
+        return revisions
+
+    def _observe(self, queries: JudgedQueries) -> list[GroupRevision]:
         accounts = self._accounts
-        slot = accounts.slots(queries.principals)[queries.principal]
+        used, principal = np.unique(queries.principal, return_inverse=True)
+        slot = accounts.slots([queries.principals[at] for at in used.tolist()])[principal]
         links = self._recent.link(queries.features, slot, queries.label)
         number, sums = self._counted(slot, links.values)
         volume = number % _WINDOW + 1
@@ -173,7 +194,7 @@ class GroupWatch:
         """Returns the id of the group under a verdict that ``principal`` belongs to."""
         slot = self._accounts.slot_of.get(principal, -1)
         cluster = self._cluster_of.get(slot)
-        return cluster.id if cluster is not None and slot in cluster.members else None
+        return cluster.id if cluster is not None and self._accounts.member[slot] else None
 
     def _counted(self, slot: Array, values: Floats) -> tuple[Array, Floats]:
         """Counts rows of the accounts ``slot`` (n,). Returns int64 (n,), the number of each within its account, from 0,
@@ -198,16 +219,22 @@ class GroupWatch:
         numbers[order], totals[order] = number, sums
         return numbers, totals
 
-    def _make_room(self, arriving: int) -> None:
-        """Forgets the accounts that were silent longest, those of clusters last, if there are too many."""
+    def _fitting(self, queries: JudgedQueries, start: int) -> int:
+        """Returns the first row from ``start`` on that begins an account for which there is no room, or the end."""
+        known, room = self._accounts.slot_of, ACCOUNTS - len(self._accounts)
+        used, first = np.unique(queries.principal[start:], return_index=True)
+        begins = [row for at, row in zip(used, first, strict=True) if queries.principals[at] not in known]
+        return start + int(np.sort(begins)[room]) if len(begins) > room else len(queries.row)
+
+    def _make_room(self) -> None:
+        """Forgets the accounts that were silent longest, those of clusters last."""
         accounts = self._accounts
-        if len(accounts) + arriving <= ACCOUNTS:
-            return
         slots = np.array(list(accounts.slot_of.values()), np.int64)
         order = np.lexsort((accounts.active[slots], np.array([slot in self._cluster_of for slot in slots.tolist()])))
-        for slot in slots[order[: ACCOUNTS // _FORGOTTEN_SHARE]].tolist():
+        for slot in slots[order[: max(ACCOUNTS // _FORGOTTEN_SHARE, 1)]].tolist():
             self._leave(slot)
             accounts.drop(slot)
+            self._present -= 1
 
     def _update(
         self, slot: int, number: int, distance: float, added: Floats, every: Floats
@@ -215,6 +242,7 @@ class GroupWatch:
         """Compares one account again, at its query ``number``: at D ``distance`` with the contributions ``added``
         (j + m,), and the deviations ``every`` (j + m,). Returns its group and who joined that, if anybody did."""
         accounts, crowd, volume = self._accounts, self._crowd, number % _WINDOW + 1
+        self._present += number == 0
         if volume == 1 or distance > accounts.most[slot]:
             accounts.most[slot], accounts.contributions[slot] = distance, added
         accounts.rarity[slot] = crowd.rarity(volume, float(accounts.most[slot]))
@@ -226,7 +254,7 @@ class GroupWatch:
                 reached = self._early[volume - 1, best[0]]
                 accounts.contributions[slot] = np.clip(every - reached, 0.0, MAX_CONTRIBUTION)
         cluster = self._cluster_of.get(slot)
-        if cluster is not None and slot in cluster.members:
+        if cluster is not None and accounts.member[slot]:
             return None
         self._leave(slot)
         if accounts.rarity[slot] > _NOTABLE:
@@ -239,7 +267,7 @@ class GroupWatch:
         cluster = self._cluster_of.pop(slot, None)
         if cluster is not None:
             del cluster.slots[slot]
-            cluster.members.pop(slot, None)
+            cluster.size -= bool(self._accounts.member[slot])
             if not cluster.slots:
                 self._clusters.remove(cluster)
 
@@ -267,41 +295,49 @@ class GroupWatch:
 
     def _judged(self, cluster: _Cluster) -> list[int]:
         """Adds to the members of ``cluster`` the accounts that belong to them now; returns these."""
-        if not cluster.members and self._chance(cluster) > CHANCE:
+        accounts, slots = self._accounts, _slots(cluster)
+        rarity = accounts.rarity[slots]
+        if not cluster.size and self._chance(rarity) > CHANCE:
             return []
-        rarity = self._accounts.rarity
-        ordered = np.sort(rarity[list(cluster.slots)])
-        strangers = len(self._accounts) * ordered / np.arange(1, len(ordered) + 1)
+        ordered = np.sort(rarity)
+        strangers = self._present * ordered / np.arange(1, len(ordered) + 1)
         below = np.flatnonzero(strangers <= STRANGERS)
         if not len(below):
             return []
-        joined = [slot for slot in cluster.slots if rarity[slot] <= ordered[below[-1]] and slot not in cluster.members]
-        cluster.members |= dict.fromkeys(joined)
-        cluster.revision += bool(joined)
-        return joined
+        joined = slots[(rarity <= ordered[below[-1]]) & ~accounts.member[slots]]
+        accounts.member[joined] = True
+        cluster.size += len(joined)
+        cluster.revision += len(joined) > 0
+        return [int(slot) for slot in joined]
 
-    def _chance(self, cluster: _Cluster) -> float:
-        """Returns the smallest probability that as many of all accounts are as rare as those of ``cluster``."""
+    def _chance(self, rarity: Floats) -> float:
+        """Returns the smallest probability that as many of all accounts are as rare as those of a cluster, whose
+        ``rarity`` is float64 (n,)."""
         from scipy.special import bdtrc
 
-        rarity = np.sort(self._accounts.rarity[list(cluster.slots)])
         if len(rarity) < FEWEST:
             return 1.0
-        return float(bdtrc(np.arange(FEWEST - 1, len(rarity)), len(self._accounts), rarity[FEWEST - 1 :]).min())
+        tails = bdtrc(np.arange(FEWEST - 1, len(rarity)), self._present, np.sort(rarity)[FEWEST - 1 :])
+        return float(tails.min())
 
     def _revision(self, cluster: _Cluster, joined: Sequence[int], row: int) -> GroupRevision:
-        names, members = self._accounts.names, list(cluster.members)
-        mean = self._accounts.contributions[members].mean(axis=0)
+        accounts, slots = self._accounts, _slots(cluster)
+        mean = accounts.contributions[slots[accounts.member[slots]]].mean(axis=0)
         most = [at for at in np.argsort(-mean, kind="stable")[:_SHOWN].tolist() if mean[at] > 0]
         return GroupRevision(
             cluster.id,
             cluster.revision,
             row,
-            tuple(names[slot] for slot in members),
-            tuple(names[slot] for slot in joined),
-            self._chance(cluster),
+            cluster.size,
+            tuple(accounts.names[slot] for slot in joined),
+            self._chance(accounts.rarity[slots]),
             tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most),
         )
+
+
+def _slots(cluster: _Cluster) -> Array:
+    """Returns the slots of ``cluster``, int64 (n,)."""
+    return np.fromiter(cluster.slots, np.int64, len(cluster.slots))
 
 
 def _aligned(profile: Profile, names: Sequence[str]) -> Floats:

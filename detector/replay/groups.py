@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from detector.core.calibration.crossfit import COLUMNS
 from detector.core.engine import Observation
 from detector.core.pipeline.plan import labels_of
 from detector.core.profile import Profile, ProfileMatcher
+from detector.core.state.arrays import Array
 from detector.groups.watch import GroupRevision, GroupWatch, JudgedQueries
 
 
@@ -55,33 +56,40 @@ class GroupReplay:
         watch = None if key is None else self._watches.get((key.model, key.model_version))
         if key is None or watch is None:
             return
-        names = [own.principal for own in observation.keys]
-        earlier = {at: watch.group_of(names[at]) for at in np.unique(named[rows]).tolist()}
-        revisions = list(self._watched(watch, piece, observation, start, rows[~observation.repeats[span][rows]]))
-        found.revisions.extend((key.model, key.model_version, own) for own in revisions)
-        for at, group in earlier.items():
-            found.ids[start + rows[named[rows] == at]] = group
-        for own in revisions:
+        used, principal = np.unique(named[rows], return_inverse=True)
+        names = [observation.keys[at].principal for at in used.tolist()]
+        ids = np.array([watch.group_of(name) for name in names], object)[principal]
+        fresh = ~observation.repeats[span][rows]
+        queries = self._queries(piece, observation, start, rows[fresh], names, principal[fresh])
+        number = {name: at for at, name in enumerate(names)}
+        for own in watch.observe(queries):
+            found.revisions.append((key.model, key.model_version, own))
             for name in own.joined:
-                if name in names:
-                    later = rows[(named[rows] == names.index(name)) & (start + rows >= own.row)]
-                    found.ids[start + later] = own.id
+                ids[(principal == number.get(name, -1)) & (start + rows >= own.row)] = own.id
+        found.ids[start + rows] = ids
 
-    def _watched(
-        self, watch: GroupWatch, piece: QueryBatch, observation: Observation, start: int, rows: NDArray[np.int64]
-    ) -> Iterator[GroupRevision]:
+    def _queries(
+        self,
+        piece: QueryBatch,
+        observation: Observation,
+        start: int,
+        rows: Array,
+        names: Sequence[str],
+        principal: Array,
+    ) -> JudgedQueries:
+        """Returns the ``rows`` of ``piece``, whose first row is ``start`` in ``observation``, each of a ``principal``
+        int64 (n,) among ``names``."""
         plain = self._matcher.plain(piece, Counter())
         deviations = [observation.signals[f"suspicion.{name}"][start + rows] for name in COLUMNS]
-        queries = JudgedQueries(
+        return JudgedQueries(
             features=plain.features[rows],
             label=labels_of(plain)[rows],
-            principals=[own.principal for own in observation.keys],
-            principal=observation.key_index[start + rows].astype(np.int64),
+            principals=names,
+            principal=principal,
             distance=observation.signals["suspicion"][start + rows],
             deviations=np.column_stack(deviations),
             row=start + rows,
         )
-        yield from watch.observe(queries)
 
 
 def group_record(model: str, version: str, revision: GroupRevision, row: int) -> dict[str, Any]:
@@ -92,7 +100,7 @@ def group_record(model: str, version: str, revision: GroupRevision, row: int) ->
         "model": model,
         "model_version": version,
         "row": row,
-        "members": list(revision.members),
+        "size": revision.size,
         "joined": list(revision.joined),
         "chance": revision.chance,
         "evidence": [{"name": own.name, "value": own.value, "unit": own.unit} for own in revision.evidence],

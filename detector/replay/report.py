@@ -145,9 +145,9 @@ class ReplayReport:
             row = self._counts["queries"] + int((index[: revision.row] >= 0).sum())
             record = group_record(model, version, revision, row)
             self._revisions.write(json.dumps(record).encode() + b"\n")
-            first = self._groups.get(revision.id, record)["row"]
-            del record["joined"]
-            self._groups[revision.id] = record | {"row": first}
+            joined = record.pop("joined")
+            first = self._groups.get(revision.id, {"row": row, "members": []})
+            self._groups[revision.id] = record | {"row": first["row"], "members": first["members"] + joined}
 
     def _add_observation(self, batch: LogBatch, judged: ReplayResult) -> None:
         observation = judged.accounts.observation

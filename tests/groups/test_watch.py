@@ -42,7 +42,7 @@ def _watched(log: QueryBatch, size: int = 512) -> tuple[list[GroupRevision], lis
 
 
 def _members(revisions: Sequence[GroupRevision]) -> set[str]:
-    return {name for own in revisions for name in own.members}
+    return {name for own in revisions for name in own.joined}
 
 
 def test_a_ring_whose_accounts_say_nothing_alone_is_found() -> None:
@@ -95,6 +95,55 @@ def test_any_cut_gives_the_same_groups() -> None:
     assert _watched(log) == _watched(log, 61)
 
 
+def test_the_cut_says_nothing_of_how_many_accounts_there_are() -> None:
+    accounts = [*others(5), *uniform(20, 3), *others(60, rows=4)]
+    log = _one_after_another(accounts)
+    first, *_ = _watched(log)[0]
+    assert first.row < 5 * 40 + 20 * 3
+    assert _watched(log) == _watched(log, 61)
+
+
+def test_accounts_are_forgotten_at_any_cut_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ACCOUNTS", 20)
+    log = _one_after_another([*uniform(8, 3), *others(40, rows=4), *ring(8, 60), *others(20, 4_000, 4)])
+    revisions, ids, flagged = _watched(log)
+    assert revisions
+    assert (revisions, ids, flagged) == _watched(log, 61) == _watched(log, 7)
+
+
+def test_versions_that_share_account_names_have_groups_of_their_own(tmp_path: Path) -> None:
+    log = stream([*others(20), *ring(20, 100)])
+    profiles = (calibrated(), replace(calibrated(), model_version="2"))
+    pieces = []
+    for start in range(0, len(log), 10):
+        piece = cut(log, start, start + 10)
+        pieces += [piece, replace(piece, model_version="2", event_ids=[f"2-{name}" for name in piece.event_ids])]
+    path = write_jsonl(tmp_path / "log.jsonl", *pieces)
+    summary = replay([path], tmp_path / "out", engine_config=EngineConfig(profiles=profiles), policy=Policy())
+    verdicts = pq.read_table(tmp_path / "out" / "verdicts.parquet").to_pylist()
+    revisions, ids, _ = _watched(log)
+    assert revisions
+    assert [own["chance"] for own in summary["groups"][:1]] == [_watched(log)[0][-1].chance]
+    of_first = [row["group"] for row in verdicts if not row["event_id"].startswith("2-")]
+    of_second = [row["group"] for row in verdicts if row["event_id"].startswith("2-")]
+    assert of_first == ids
+    assert [name is None for name in of_second] == [name is None for name in ids]
+    assert set(of_first) & set(of_second) == {None}
+
+
+def _one_after_another(accounts: Sequence[QueryBatch]) -> QueryBatch:
+    lengths = [len(own) for own in accounts]
+    return replace(
+        accounts[0],
+        event_ids=[str(row) for row in range(sum(lengths))],
+        occurred_at=1_700_000_000 + np.arange(sum(lengths), dtype=np.float64),
+        principals=[own.principals[0] for own in accounts],
+        principal_index=np.repeat(np.arange(len(accounts)), lengths).astype(np.int32),
+        features=np.concatenate([own.features for own in accounts]),
+        outputs=np.concatenate([own.outputs for own in accounts]),
+    )
+
+
 def test_members_are_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "ACCOUNTS", 128)
     revisions, ids, _ = _watched(stream([*ring(30, 120), *others(60)]))
@@ -135,5 +184,9 @@ def test_a_replay_names_groups_row_by_row(tmp_path: Path) -> None:
     assert verdicts[first["row"]]["group"] == first["id"]
     assert all(row["group"] is None for row in verdicts[: first["row"]])
     later = {row["principal"] for row in verdicts[revisions[-1]["row"] :] if row["group"] is not None}
-    assert later <= {name for own in revisions for name in own["members"]}
+    assert later <= {name for own in revisions for name in own["joined"]}
+    joined = [name for own in revisions for name in own["joined"]]
+    assert len(joined) == len(set(joined)) == sum(len(own["members"]) for own in summary["groups"])
+    last = {own["id"]: own["size"] for own in revisions}
+    assert {own["id"]: len(set(own["members"])) for own in summary["groups"]} == last
     assert all(own["chance"] < 1e-6 for own in revisions[:1])

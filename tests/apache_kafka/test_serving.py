@@ -172,4 +172,4 @@ def test_a_broker_that_comes_back_under_another_address_is_found_and_gets_every_
         logger.close()
         gate.close()
     said = [line.name for line in caplog.records if line.name.startswith("detector.serving")]
-    assert sorted(set(said)) == sorted(said) == ["detector.serving.delivery", "detector.serving.decision_reader"]
+    assert sorted(set(said)) == sorted(said) == ["detector.serving.decision_reader", "detector.serving.delivery"]

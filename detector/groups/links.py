@@ -33,6 +33,8 @@ _LEAST = 1e-9
 _NOBODY = -1
 _FIRST_AXES = 8
 _PROBES = 4
+_MOST_SOUGHT = 512
+"""The most queries of a cell that a query is compared with, the latest: a thief may send all of theirs to one cell."""
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -130,7 +132,8 @@ def _link(
     """Row after row, finds the nearest recent query of another account that is not equal, and keeps the row. Fills
     ``step`` (n, d), ``distance`` (n,) and ``other`` (n, 2), its account and label, where there is one.
 
-    Queries are sought in the four nearest cells. Returns how many have been kept so far, with ``count`` before."""
+    Queries are sought in the four nearest cells, among the latest 512 of each. Returns how many have been kept so far,
+    with ``count`` before."""
     room, gaps, cells = len(kept.features), np.empty(kept.cells.shape[1], np.float32), np.empty(_PROBES, np.int64)
     for row in range(len(scaled)):
         _nearest_cells(points[row], kept.cells, gaps, cells)
@@ -194,8 +197,9 @@ def _nearest(
     """Returns the squared distance and the place of the nearest query of another account among those chained from
     ``at`` on, or ``best`` and ``chosen`` if it is no nearer. Distances along the axes exclude; those of all features
     decide."""
-    room = len(features)
-    while at >= max(oldest, 0):
+    room, left = len(features), _MOST_SOUGHT
+    while at >= max(oldest, 0) and left > 0:
+        left -= 1
         place = at % room
         at = older[place]
         if owner[place, 0] == whose[row, 0] or _gap(points, row, recent, place, best) >= best:

@@ -129,7 +129,7 @@ class ReplayReport:
             "rows_count_from": 1,
             "calibrated": all(own["calibrated"] for own in models),
             "models": models,
-            "groups": list(self._groups.values()),
+            "groups": [own | {"members": list(own["members"])} for own in self._groups.values()],
             "principals": [
                 {"model": model, "principal": principal, **counts.entry()}
                 for (model, principal), counts in self._accounts.items()
@@ -146,8 +146,9 @@ class ReplayReport:
             record = group_record(model, version, revision, row)
             self._revisions.write(json.dumps(record).encode() + b"\n")
             joined = record.pop("joined")
-            first = self._groups.get(revision.id, {"row": row, "members": []})
-            self._groups[revision.id] = record | {"row": first["row"], "members": first["members"] + joined}
+            first = self._groups.get(revision.id, {"row": row, "members": {}})
+            first["members"].update(dict.fromkeys(joined))  # a member that was forgotten may join again
+            self._groups[revision.id] = record | {name: first[name] for name in ("row", "members")}
 
     def _add_observation(self, batch: LogBatch, judged: ReplayResult) -> None:
         observation = judged.accounts.observation

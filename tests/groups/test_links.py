@@ -74,6 +74,17 @@ def test_queries_beyond_the_room_are_forgotten(index: ReferenceIndex, monkeypatc
     assert (linked - found.partner[linked]).max() <= 8
 
 
+def test_a_crowded_cell_is_not_searched_to_its_end(index: ReferenceIndex) -> None:
+    crowded = np.tile(np.float32(0.5), (602, DIMENSION))
+    crowded[1:-1] += np.linspace(0.011, 0.012, 600, dtype=np.float32)[:, None]
+    crowded[-1] += np.float32(0.001)
+    account = np.array([0, *[1] * 600, 2])
+    late = RecentQueries(index).link(crowded, account, np.zeros(602, np.int64))
+    soon = RecentQueries(index).link(crowded[[0, *range(201, 602)]], account[[0, *range(201, 602)]], np.zeros(402, int))
+    assert late.partner[-1] == 1
+    assert soon.partner[-1] == 0
+
+
 def test_few_changed_features_and_crossings_are_measured(index: ReferenceIndex) -> None:
     near = np.tile(np.float32(0.5), (2, DIMENSION))
     near[1, 3] = 0.52

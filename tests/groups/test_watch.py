@@ -153,6 +153,14 @@ def test_members_are_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(late[-200:])
 
 
+def test_a_member_that_was_forgotten_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ACCOUNTS", 20)
+    path = write_jsonl(tmp_path / "log.jsonl", stream([*uniform(30, 4), *others(40, rows=5)]))
+    config = EngineConfig(profiles=(calibrated(),))
+    (group,) = replay([path], tmp_path / "out", engine_config=config, policy=Policy())["groups"]
+    assert len(group["members"]) == len(set(group["members"])) > group["size"]
+
+
 def test_a_profile_without_a_crowd_has_no_groups() -> None:
     bare: Profile = replace(calibrated(), crowd=None)
     log = stream([*others(10), *ring(10, 60)])

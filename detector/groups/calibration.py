@@ -18,6 +18,8 @@ from detector.groups.standardised import deviations, sums_at
 
 _LEAST_BETWEEN, _LEAST_WITHIN = 0.05, 0.15
 _WINDOW = int(VOLUMES[-1])
+_ROWS = 4_096
+"""The number of queries linked at once: the copies of all of them could be larger than the logs."""
 
 
 def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
@@ -25,7 +27,7 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     by_name = {own.principals[own.principal_index[0]]: own for own in accounts}
     every = [by_name[name] for name in calibration.accounts]
     first = [_first_of_equal(own) for own in every]
-    ordered = [take(own, rows) for own, rows in zip(every, first, strict=True)]
+    ordered = [own if len(rows) == len(own) else take(own, rows) for own, rows in zip(every, first, strict=True)]
     values = _link_values(calibration, ordered)
     spread = _spread(values)
     linked = [deviations(sums_at(own, VOLUMES), VOLUMES[len(own) >= VOLUMES], spread) for own in values]
@@ -74,10 +76,15 @@ def _link_values(calibration: Calibration, accounts: Sequence[QueryBatch]) -> li
     account = np.repeat(np.arange(len(accounts)), [len(own) for own in accounts])
     order = np.lexsort((account, when))
     recent = RecentQueries(ReferenceIndex(calibration.profile.reference))
-    features = np.concatenate([own.features for own in accounts])[order]
-    label = np.concatenate([labels_of(own) for own in accounts])[order]
-    values = recent.link(features, account[order], label).values
-    return [values[account[order] == at] for at in range(len(accounts))]
+    own_row = np.concatenate([np.arange(len(own)) for own in accounts])
+    label = np.concatenate([labels_of(own) for own in accounts])
+    values = np.empty((len(order), len(LINKS)))
+    for start in range(0, len(order), _ROWS):
+        rows = order[start : start + _ROWS]
+        places = zip(account[rows].tolist(), own_row[rows].tolist(), strict=True)
+        features = np.array([accounts[at].features[row] for at, row in places])
+        values[rows] = recent.link(features, account[rows], label[rows]).values
+    return np.split(values, np.cumsum([len(own) for own in accounts])[:-1])
 
 
 def _spread(values: Sequence[Floats]) -> Spread:

@@ -98,7 +98,7 @@ def _describe(summary: dict[str, Any], out: Path) -> str:
     flagged = sum(entry["first_flagged"] is not None for entry in summary["principals"])
     clamped = f"{summary['clamped']} rows with a time too far in the future. " if summary["clamped"] else ""
     groups = [len(own["members"]) for own in summary["groups"]]
-    accounts = f"{len(groups)} groups of {sum(groups)} accounts in all, " if groups else ""
+    accounts = f"{sum(groups)} accounts in {len(groups)} group{'s' if len(groups) > 1 else ''}, " if groups else ""
     return (
         f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, {accounts}"
         f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused{most}. "

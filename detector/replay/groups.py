@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from detector.core.engine import Observation
 from detector.core.pipeline.plan import labels_of
 from detector.core.profile import Profile, ProfileMatcher
 from detector.core.state.arrays import Array
-from detector.groups.watch import GroupRevision, GroupWatch, JudgedQueries
+from detector.groups.watch import CHANCE, GroupRevision, GroupWatch, JudgedQueries
+
+_LEAST_CHANCE = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +96,15 @@ class GroupReplay:
 
 
 def group_record(model: str, version: str, revision: GroupRevision, row: int) -> dict[str, Any]:
-    """Returns a line of ``groups.jsonl``; ``row`` counts judged rows of the whole replay from 0."""
+    """Returns a line of ``groups.jsonl``, all but the members; ``row`` counts judged rows of the whole replay from 0,
+    and ``score`` is 1 at the verdict."""
     return {
         "id": revision.id,
         "revision": revision.revision,
         "model": model,
         "model_version": version,
         "row": row,
-        "size": revision.size,
-        "joined": list(revision.joined),
+        "score": log(max(revision.chance, _LEAST_CHANCE)) / log(CHANCE),
         "chance": revision.chance,
         "evidence": [{"name": own.name, "value": own.value, "unit": own.unit} for own in revision.evidence],
     }

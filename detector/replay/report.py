@@ -26,6 +26,8 @@ from detector.sources import LogReader
 COUNTED_FROM = 0
 """``index`` and ``first_flagged`` in the files count from 0, for compatibility; text for people counts from 1."""
 _ROWS_IN_A_GROUP = 65_536
+_GROWN = 1.125
+"""A group is written again when it has grown by this, as each line holds all its members."""
 
 
 def replay(  # noqa: PLR0913 - one keyword for each option of the command
@@ -81,6 +83,7 @@ class ReplayReport:
         self._verdicts = VerdictFile(out / "verdicts.parquet")
         self._open.callback(self._verdicts.close)
         self._groups: dict[str, dict[str, Any]] = {}
+        self._written: dict[str, int] = {}
         self._alerts, self._decisions, self._refused, self._revisions = (
             self._open.enter_context((out / f"{name}.jsonl").open("wb"))
             for name in ("alerts", "decisions", "refused", "groups")
@@ -120,6 +123,9 @@ class ReplayReport:
             {"model": model, "model_version": version, "calibrated": profile is not None, "profile": profile}
             for (model, version), profile in self._profiles.items()
         ]
+        for group, own in self._groups.items():
+            if len(own["members"]) > self._written[group]:
+                self._write_group(group, max(self._counts["queries"] - 1, 0))
         summary = {
             **self._counts,
             "reasons": dict(self._reasons.most_common()),
@@ -143,12 +149,18 @@ class ReplayReport:
         index = judged.accounts.observation.index
         for model, version, revision in judged.groups.revisions:
             row = self._counts["queries"] + int((index[: revision.row] >= 0).sum())
-            record = group_record(model, version, revision, row)
-            self._revisions.write(json.dumps(record).encode() + b"\n")
-            joined = record.pop("joined")
             first = self._groups.get(revision.id, {"row": row, "members": {}})
-            first["members"].update(dict.fromkeys(joined))  # a member that was forgotten may join again
-            self._groups[revision.id] = record | {name: first[name] for name in ("row", "members")}
+            first["members"].update(dict.fromkeys(revision.joined))  # a member that was forgotten may join again
+            self._groups[revision.id] = group_record(model, version, revision, first["row"]) | {
+                "members": first["members"]
+            }
+            if len(first["members"]) >= _GROWN * self._written.get(revision.id, 0):
+                self._write_group(revision.id, row)
+
+    def _write_group(self, group: str, row: int) -> None:
+        record = self._groups[group] | {"row": row, "members": list(self._groups[group]["members"])}
+        self._written[group] = len(record["members"])
+        self._revisions.write(json.dumps(record).encode() + b"\n")
 
     def _add_observation(self, batch: LogBatch, judged: ReplayResult) -> None:
         observation = judged.accounts.observation

@@ -66,13 +66,12 @@ class JudgedQueries:
 
 @dataclass(frozen=True, slots=True)
 class GroupRevision:
-    """A group after ``joined`` joined it at ``row``, so that it has ``size`` members. ``chance``: the probability of as
-    rare a cluster among honest accounts. ``evidence``: what the members show most, by mean contribution to D."""
+    """A group after ``joined`` joined it at ``row``. ``chance``: the probability of as rare a cluster among honest
+    accounts. ``evidence``: what the members show most, by mean contribution to D."""
 
     id: str
     revision: int
     row: int
-    size: int
     joined: tuple[str, ...]
     chance: float
     evidence: tuple[Evidence, ...]
@@ -328,7 +327,6 @@ class GroupWatch:
             cluster.id,
             cluster.revision,
             row,
-            cluster.size,
             tuple(accounts.names[slot] for slot in joined),
             self._chance(accounts.rarity[slots]),
             tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most),

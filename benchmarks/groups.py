@@ -3,7 +3,7 @@
 For each victim 50 honest accounts calibrate and 120 others, of the same habits, are judged: alone, and with each attack
 dealt to 5, 20, 100 and 400 accounts in turn or in blocks. With ``--recorded FOLDER`` (see ``benchmarks.recorded``) the
 colluding runs in it are judged among all honest accounts of their victim that did not calibrate. Run: python -m
-benchmarks.groups [--recorded FOLDER] [DATASET:VICTIM ...]
+benchmarks.groups [--recorded FOLDER | --populations] [DATASET:VICTIM ...]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.calibrated import SEED, honest
 from benchmarks.recorded import read
 from detector.contracts.batches import cut, take
 from detector.contracts.queries import QueryBatch
-from detector.core.calibration.calibrate import calibrate
+from detector.core.calibration.calibrate import FlaggedRate, calibrate
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
 from detector.groups.calibration import crowd_of
@@ -56,6 +56,7 @@ TARGETS = {
 }
 ACCOUNTS = (5, 20, 100, 400)
 BUDGET, CALIBRATION, JUDGED, LONGEST = 1_000, 50, 120, 300
+POPULATION, POPULATIONS = 300, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,20 @@ def of_target(target: str, progress: Progress) -> Iterator[Row]:
             progress.advance(task)
 
 
+def populations(target: str, progress: Progress) -> None:
+    """Prints how many accounts of ten honest populations of 300 are ever in a group."""
+    dataset, victim = victim_of(*target.split(":"))
+    given = [own.queries for own in honest(dataset, victim, 0, CALIBRATION, SEED)]
+    profile = calibrated([replace(own, principals=[str(at)]) for at, own in enumerate(given)])
+    task, found = progress.add_task(f"populations of {target}", total=POPULATIONS), 0
+    for seed in range(SEED + 1, SEED + 1 + POPULATIONS):
+        accounts = [own.queries for own in honest(dataset, victim, 1, POPULATION, seed)]
+        found += judged(profile, accounts, [], BUDGET).honest
+        progress.advance(task)
+    low, high = FlaggedRate(found, POPULATION * POPULATIONS).interval
+    print(f"{target}: {found} of {POPULATION * POPULATIONS:,} honest accounts in a group ({low:.2%} to {high:.2%})")
+
+
 def recorded(folder: Path) -> None:
     """Prints the colluding runs in ``folder``: members and honest accounts in groups, and when."""
     print("| recording | accounts | queries | suspects alone | caught | 90 percent found | found | honest in groups |")
@@ -226,12 +241,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--recorded", type=Path)
+    parser.add_argument("--populations", action="store_true", help="ten honest populations of 300 accounts")
     options = parser.parse_args()
     if options.recorded:
         recorded(options.recorded)
         return
     rows: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:
+        if options.populations:
+            for target in options.targets:
+                populations(target, progress)
+            return
         for target in options.targets:
             rows += of_target(target, progress)
     print("| attack | data | dealt in | suspects alone | caught | found | honest in groups | clone then | at the end |")

@@ -136,6 +136,9 @@ class Suspicion(SlotState):
     def dump(self, slots: Array, pools: Array) -> Delta:
         return super().dump(slots, pools) if self._scorers else Delta()
 
+    def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
+        return super().nbytes(slots, pools) if self._scorers else 0
+
     def _measured(self, queries: MeasureInput) -> MeasuredQueries:
         columns = (
             [measure.score(queries) for measure in self._measures],

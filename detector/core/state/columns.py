@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +37,8 @@ class ColumnTable:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of one id's entries; 0 while there is room for none."""
-        return self.nbytes // self._size if self._size else 0
+        """The bytes of one id's entries."""
+        return sum(column.itemsize * prod(column.shape[1:]) for column in self._columns.values())
 
     def add(self) -> int:
         """Returns a new id, the one that was dropped last if there is one."""

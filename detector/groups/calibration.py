@@ -13,8 +13,7 @@ from detector.core.pipeline.plan import labels_of
 from detector.core.reference.reference import HonestQueries, ReferenceIndex
 from detector.core.reference.standards import EARLY, VOLUMES, Crowd, Floats, Spread, unexplained
 from detector.core.state.arrays import Array
-from detector.groups.links import LINKS, RecentQueries
-from detector.groups.standardised import deviations, sums_at
+from detector.groups.links import LINKS, RecentQueries, deviations, sums_at
 
 _LEAST_BETWEEN, _LEAST_WITHIN = 0.05, 0.15
 _WINDOW = int(VOLUMES[-1])

@@ -21,8 +21,7 @@ from detector.core.profile import Profile
 from detector.core.reference.reference import ReferenceIndex
 from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, VOLUMES, Crowd, Floats, unexplained
 from detector.core.state.arrays import Array
-from detector.groups.links import LINKS, RecentQueries
-from detector.groups.standardised import deviations
+from detector.groups.links import LINKS, RecentQueries, deviations
 
 CHANCE = 1e-6
 """A verdict when chance would give as rare a cluster with less than this probability."""

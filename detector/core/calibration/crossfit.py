@@ -227,7 +227,7 @@ def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Measur
 
 
 def blank() -> Standards:
-    """Returns placeholder standards that flag no account."""
+    """Returns standards that flag no account."""
     count = len(COLUMNS)
     spread = Spread(np.zeros(count), np.ones(count), np.ones(count))
     return Standards(COLUMNS, spread, np.zeros((1, count)), np.inf)

@@ -1,7 +1,7 @@
 """Evasions: change own inputs one after another until the victim gives them another class.
 
-By estimated gradients (Chen et al., AISec 2017; Bhagoji, He, Li and Song, ECCV 2018) and by labels alone, the boundary
-attack (Brendel, Rauber and Bethge, ICLR 2018).
+By estimated gradients (Chen et al., AISec 2017; Bhagoji, He, Li and Song, ECCV 2018) and from labels only, the
+boundary attack (Brendel, Rauber and Bethge, ICLR 2018).
 """
 
 from __future__ import annotations

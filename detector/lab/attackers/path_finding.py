@@ -39,7 +39,7 @@ class Region:
         return cls(knowledge.low, knowledge.high, allowed, answer)
 
     def cut(self, feature: int, values: Values) -> Region:
-        """Returns the part where ``feature`` has one of ``values``, or lies between them."""
+        """Returns the part where ``feature`` has one of ``values`` or a value between them."""
         low, high, allowed = self.low.copy(), self.high.copy(), self.allowed.copy()
         low[feature], high[feature] = values.min(), values.max()
         allowed[feature] = np.isin(np.arange(allowed.shape[1]), values)

@@ -38,6 +38,7 @@ COMMANDS = {
     "explain": CommandEntry("explain:explain", "service", "Say why a principal is a suspect, or is not, and draw it."),
     "decisions": CommandEntry("decisions:app", "service", "List, add and delete decisions."),
     "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),
+    "groups": CommandEntry("groups:app", "service", "Look at groups of accounts that share one theft."),
     "alerts": CommandEntry("principals:alerts", "service", "Follow the alerts."),
     "config": CommandEntry("service:app", "service", "Check and show the settings."),
     "serve-demo": CommandEntry("lab:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),

@@ -32,10 +32,10 @@ def engine_config(settings: Settings) -> EngineConfig:
 def policy_config(settings: Settings) -> Policy:
     """Returns the policy of ``settings.policy``. Raises ConfigurationError for a bad allowlist, and for the mode of an
     unknown signal."""
-    section = settings.policy
+    section, known = settings.policy, [*SIGNALS, GROUP]
     for name in section.signal_modes:
-        if name not in SIGNALS:
-            raise ConfigurationError(f"policy.signal_modes: there is no signal {name!r}{hint(name, SIGNALS)}")
+        if name not in known:
+            raise ConfigurationError(f"policy.signal_modes: there is no signal {name!r}{hint(name, known)}")
     ladder = (
         Rung(0, Action("slow", section.slow_queries_per_second)),
         Rung(section.refuse_after_queries, Action("refuse")),

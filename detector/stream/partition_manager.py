@@ -368,6 +368,8 @@ def apply_together(work: Sequence[PartitionBatch], quarantine: Quarantine) -> tu
             done.append((partition, records, partition.skip(first, _POISON)))
         elif first.source == "commands":
             done.append((partition, records, partition.command(first)))
+        elif first.source == "judged":
+            done.append((partition, records, partition.watch(records)))
         else:
             queries.append((partition, records))
     started = perf_counter()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from detector.contracts.codecs.limits import TEXT_CHARACTERS, check_schema, check_size, is_time
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import Action, Alert, Audit, Command, DeadLetter, Decision, Score
+from detector.contracts.findings import GROUP_ORIGIN, Action, Alert, Audit, Command, DeadLetter, Decision, Score
 from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, is_name, is_plain
 
 if TYPE_CHECKING:
@@ -168,6 +168,23 @@ def _check_command(command: Command) -> None:
     seconds = command.duration_seconds
     if seconds is not None and not (seconds > 0 and isfinite(seconds)):
         raise InvalidRecord("action", f"duration_seconds is {seconds}; it must be above 0")
+    if command.kind in ("join", "leave"):
+        _check_membership(command)
+    elif (command.group, command.group_size, command.model_version) != (None, None, None):
+        raise InvalidRecord("action", "group, group_size and model_version belong to join and leave")
+
+
+def _check_membership(command: Command) -> None:
+    """Checks a command about a member of a group."""
+    issuer = GROUP_ORIGIN + (command.group or "")
+    _check_names(group=command.group or "", group_as_issuer=issuer)
+    if command.issuer != issuer:
+        raise InvalidRecord("identity", f"the issuer of {command.kind} is its group, {GROUP_ORIGIN}ID")
+    if command.model_version is not None:
+        _check_names(model_version=command.model_version)
+    _check_least(1, group_size=command.group_size)
+    if (command.action, command.mode, command.duration_seconds, command.cause_id) != (None,) * 4:
+        raise InvalidRecord("action", f"{command.kind} takes no action, mode, duration_seconds or cause_id")
 
 
 def _check_audit(audit: Audit) -> None:

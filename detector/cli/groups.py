@@ -97,7 +97,6 @@ def dismiss(
         found.model,
         found.id,
         reason,
-        group=found.id,
         model_version=found.model_version,
     )
     audit = carry_out(loaded.kafka, command, wait, partition)

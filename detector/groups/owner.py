@@ -121,7 +121,7 @@ class GroupOwner:
             effects.audits.append(command_audit(command, now, str(refusal), refused=True))
             return effects
         effects.audits.append(command_audit(command, now, summary, refused=False))
-        dismissal = [command.model, command.model_version, command.group, command.issuer, now]
+        dismissal = [command.model, command.model_version, command.principal, command.issuer, now]
         effects.section = _VERSION, pack({"dismissed": dismissal})
         return effects
 
@@ -265,7 +265,7 @@ class GroupOwner:
 
     def _dismiss(self, command: Command, now: float, effects: GroupEffects) -> str:
         """Returns a summary of the result. Raises ConfigurationError with the reason if there is nothing to do."""
-        key, group = (command.model, command.model_version or ""), command.group or ""
+        key, group = (command.model, command.model_version or ""), command.principal
         own = self._watched.get(key)
         if own is None or group not in own.published:
             raise ConfigurationError(f"nothing dismissed: there is no group {group} of {key[0]} {key[1]}")

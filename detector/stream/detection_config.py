@@ -10,8 +10,10 @@ from detector.contracts.findings import Action
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
 from detector.core.profile import Profile
 from detector.core.signals import SIGNALS
+from detector.policy.accounting import UNJUDGED
 from detector.policy.allowlist import Allowlist, parse_allowlist
 from detector.policy.config import Policy, Rung
+from detector.policy.entry import GROUP
 from detector.runtime.settings import Settings, hint
 from detector.runtime.text import read_text
 
@@ -32,7 +34,7 @@ def engine_config(settings: Settings) -> EngineConfig:
 def policy_config(settings: Settings) -> Policy:
     """Returns the policy of ``settings.policy``. Raises ConfigurationError for a bad allowlist, and for the mode of an
     unknown signal."""
-    section, known = settings.policy, [*SIGNALS, GROUP]
+    section, known = settings.policy, (*SIGNALS, UNJUDGED, GROUP)
     for name in section.signal_modes:
         if name not in known:
             raise ConfigurationError(f"policy.signal_modes: there is no signal {name!r}{hint(name, known)}")

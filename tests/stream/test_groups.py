@@ -204,7 +204,7 @@ def test_a_dismissed_group_releases_its_members_and_takes_nobody_else() -> None:
     cluster = _run(Cluster(), _traffic())
     (group,) = [own for own in cluster.groups().values() if own.size >= 10]
     command = Command(
-        "c1", "dismiss", 2_000.0, "alice", "credit", group.id, "an office", group=group.id, model_version="1"
+        "c1", "dismiss", 2_000.0, "alice", "credit", group.id, "an office", model_version="1"
     )
     from detector.contracts.codecs.records import encode as encode_record
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from detector.contracts.codecs.limits import TEXT_CHARACTERS, check_schema, check_size, is_time
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import (
+    GROUP_ORIGIN,
     MEMBERS_SHOWN,
     Action,
     Alert,
@@ -208,6 +209,32 @@ def _check_command(command: Command) -> None:
     seconds = command.duration_seconds
     if seconds is not None and not (seconds > 0 and isfinite(seconds)):
         raise InvalidRecord("action", f"duration_seconds is {seconds}; it must be above 0")
+    if command.kind in ("join", "leave"):
+        _check_membership(command)
+    elif command.kind == "dismiss":
+        _check_names(model_version=command.model_version or "")
+        _check_bare(command)
+        if (command.group, command.group_size) != (None, None):
+            raise InvalidRecord("action", "group and group_size belong to join and leave")
+    elif (command.group, command.group_size, command.model_version) != (None, None, None):
+        raise InvalidRecord("action", "group, group_size and model_version belong to join, leave and dismiss")
+
+
+def _check_membership(command: Command) -> None:
+    """Checks a command about a member of a group."""
+    issuer = GROUP_ORIGIN + (command.group or "")
+    _check_names(group=command.group or "", group_as_issuer=issuer)
+    if command.issuer != issuer:
+        raise InvalidRecord("identity", f"the issuer of {command.kind} is its group, {GROUP_ORIGIN}ID")
+    if command.model_version is not None:
+        _check_names(model_version=command.model_version)
+    _check_least(1, group_size=command.group_size)
+    _check_bare(command)
+
+
+def _check_bare(command: Command) -> None:
+    if (command.action, command.mode, command.duration_seconds, command.cause_id) != (None,) * 4:
+        raise InvalidRecord("action", f"{command.kind} takes no action, mode, duration_seconds or cause_id")
 
 
 def _check_audit(audit: Audit) -> None:

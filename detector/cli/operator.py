@@ -74,9 +74,7 @@ def write_record(settings: KafkaSettings, topic: str, **record: Any) -> None:
             producer.close(timeout=1)
 
 
-def carry_out(
-    settings: KafkaSettings, command: Command, wait_seconds: float, partition: int | None = None
-) -> Audit:
+def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float, partition: int | None = None) -> Audit:
     """Sends ``command`` to the owner of ``partition``, None for that of its principal, and returns the owner's audit
     record of it.
 

@@ -4,7 +4,7 @@ account to the owner that watches the groups of their model version."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
 
 import msgspec
@@ -47,9 +47,14 @@ class JudgedRecord:
 
     def between(self, start: int, end: int) -> JudgedRecord:
         """Returns the rows from ``start`` to ``end``."""
-        rows = (column[start:end] for column in (self.offset, self.time, self.learning))
-        head = self.model, self.model_version, self.profile, self.source, self.partition
-        return JudgedRecord(*head, self.queries.between(start, end), *rows)
+        rows = slice(start, end)
+        return replace(
+            self,
+            queries=self.queries.between(start, end),
+            offset=self.offset[rows],
+            time=self.time[rows],
+            learning=self.learning[rows],
+        )
 
     def after(self, offset: int, row: int) -> JudgedRecord:
         """Returns the rows that come after this one of their source partition."""
@@ -102,6 +107,13 @@ _OF_LINKED: Final = ("linked", "features", "points", "cells", "label")
 _OWN: Final = ("offset", "time", "learning")
 _QUERY_FIELDS: Final = tuple(field.name for field in fields(JudgedQueries) if field.name != "principals")
 
+
+class _Head(msgspec.Struct):
+    """The only field that is read before the record is validated."""
+
+    schema: str | None = None
+
+
 _decoder = msgspec.msgpack.Decoder(_Columns)
 
 
@@ -121,7 +133,7 @@ def decode_judged(value: bytes | None) -> JudgedRecord:
     if not value:
         raise InvalidRecord("empty", "the record has no value")
     try:
-        check_schema(msgspec.msgpack.decode(value, type=_Envelope).schema, SCHEMA)
+        check_schema(msgspec.msgpack.decode(value, type=_Head).schema, SCHEMA)
         columns = _decoder.decode(value)
     except msgspec.ValidationError as error:
         raise InvalidRecord("structure", str(error)[:_EXCERPT]) from None
@@ -130,10 +142,6 @@ def decode_judged(value: bytes | None) -> JudgedRecord:
     record = _record(columns)
     _check(record)
     return record
-
-
-class _Envelope(msgspec.Struct):
-    schema: str | None = None
 
 
 def _row_bytes(queries: JudgedQueries) -> Array:
@@ -152,19 +160,11 @@ def _encode(record: JudgedRecord) -> bytes:
     used, principal = np.unique(queries.principal, return_inverse=True)
     arrays: dict[str, Any] = {name: getattr(queries, name) for name in _QUERY_FIELDS}
     arrays |= {name: getattr(record, name) for name in _OWN} | {"principal": principal}
-    return msgspec.msgpack.encode(
-        _Columns(
-            schema=SCHEMA,
-            model=record.model,
-            model_version=record.model_version,
-            profile=record.profile,
-            source=record.source,
-            partition=record.partition,
-            principals=[queries.principals[at] for at in used.tolist()],
-            **{width: arrays[name].shape[1] for name, width in _WIDTHS.items()},
-            **{name: np.ascontiguousarray(own, COLUMNS[name]).tobytes() for name, own in arrays.items()},
-        )
-    )
+    head = {name: getattr(record, name) for name in ("model", "model_version", "profile", "source", "partition")}
+    names = [queries.principals[at] for at in used.tolist()]
+    widths = {width: arrays[name].shape[1] for name, width in _WIDTHS.items()}
+    columns = {name: np.ascontiguousarray(own, COLUMNS[name]).tobytes() for name, own in arrays.items()}
+    return msgspec.msgpack.encode({"schema": SCHEMA, **head, "principals": names, **widths, **columns})
 
 
 def _record(columns: _Columns) -> JudgedRecord:
@@ -173,7 +173,9 @@ def _record(columns: _Columns) -> JudgedRecord:
     for names in (_OF_ROWS, _OF_DUE, _OF_LINKED):
         lengths = {len(arrays[name]) for name in names}
         if len(lengths) > 1:
-            raise InvalidRecord("length", f"the columns {', '.join(names)} have {sorted(lengths)} rows; make them agree")
+            raise InvalidRecord(
+                "length", f"the columns {', '.join(names)} have {sorted(lengths)} rows; make them agree"
+            )
     queries = JudgedQueries(principals=columns.principals, **{name: _wide(arrays[name]) for name in _QUERY_FIELDS})
     return JudgedRecord(
         columns.model,
@@ -208,6 +210,15 @@ def _check(record: JudgedRecord) -> None:
             raise InvalidRecord("identity", f"a name must be 1 to {NAME_CHARACTERS} plain characters and not '*'")
     if not count or record.partition < 0:
         raise InvalidRecord("value", "a record needs a row, and a partition of at least 0")
+    _check_positions(record)
+    if not all(map(is_time, record.time.tolist())):
+        raise InvalidRecord("time", "time must be in seconds (not milliseconds) since 1970")
+    if not all(np.isfinite(own).all() for own in (queries.distance, queries.features, queries.points)):
+        raise InvalidRecord("non-finite", "distance, features and points must be finite")
+
+
+def _check_positions(record: JudgedRecord) -> None:
+    queries, count = record.queries, len(record)
     inside = {"principal": len(queries.principals), "due": count, "linked": count}
     for name, end in inside.items():
         values = getattr(queries, name)
@@ -221,7 +232,3 @@ def _check(record: JudgedRecord) -> None:
         raise InvalidRecord("value", "offset and row must ascend together")
     if min(int(own.min()) for own in (queries.number, queries.row, record.offset)) < 0:
         raise InvalidRecord("value", "number, row and offset must be at least 0")
-    if not all(map(is_time, record.time.tolist())):
-        raise InvalidRecord("time", "time must be in seconds (not milliseconds) since 1970")
-    if not all(np.isfinite(own).all() for own in (queries.distance, queries.features, queries.points)):
-        raise InvalidRecord("non-finite", "distance, features and points must be finite")

@@ -8,9 +8,10 @@ out, as many accounts send the examples of the documentation, or score the same 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +99,21 @@ class RecentQueries:
     @property
     def nbytes(self) -> int:
         return sum(column.nbytes for column in self._kept)
+
+    def dump(self) -> dict[str, Any]:
+        """Returns the queries that are remembered."""
+        held = min(self._count, len(self._kept.features))
+        columns = {name: getattr(self._kept, name)[:held] for name in _Kept._fields if name != "newest"}
+        return {"count": self._count, "room": len(self._kept.features), "newest": self._kept.newest, **columns}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Replaces everything with what ``dump`` returned; forgets all queries if there was other room for them."""
+        self._count = 0
+        self._kept.newest[:] = -1
+        if state["room"] == len(self._kept.features):
+            self._count, held = state["count"], len(state["features"])
+            for name in _Kept._fields:
+                getattr(self._kept, name)[: len(state["newest"]) if name == "newest" else held] = state[name]
 
     def link(self, features: Rows, points: Rows, cells: Array, account: Array, label: Array) -> Links:
         """Returns the links of queries, in stream order, and remembers them. ``features`` float32 (n, d), scaled;

@@ -108,8 +108,8 @@ class GroupOwner:
         if has != needs:
             raise InvalidRecord("dimension", f"features, points and deviations have {has} columns and need {needs}")
         cells = queries.cells
-        if cells.size and not -1 <= int(cells.min()) <= int(cells.max()) < len(reference.points):
-            raise InvalidRecord("value", f"cells must be from -1 to below {len(reference.points)}")
+        if cells.size and not 0 <= int(cells.min()) <= int(cells.max()) < len(reference.points):
+            raise InvalidRecord("value", f"cells must be from 0 to below {len(reference.points)}")
 
     def command(self, command: Command, now: float) -> GroupEffects:
         """Applies an operator's dismissal at policy time ``now``. One that does not apply is audited with the
@@ -207,9 +207,9 @@ class GroupOwner:
         fresh = record.after(*own.applied.get(place, (-1, -1)))
         if not len(fresh):
             return False
+        effects.linked[key] = effects.linked.get(key, 0) + len(fresh.queries.linked)
         own.applied[place] = int(fresh.offset[-1]), int(fresh.queries.row[-1])
         effects.watched[key] = effects.watched.get(key, 0) + len(fresh)
-        effects.linked[key] = effects.linked.get(key, 0) + len(fresh.queries.linked)
         now, joined = float(fresh.time.max()), list[str]()
         for revision in own.watch.observe(fresh.queries):
             own.published.setdefault(revision.id, _Published()).changed = True
@@ -224,15 +224,16 @@ class GroupOwner:
         the whole group. One whose members were all forgotten has ended: its last alert has the size 0."""
         for group, one in list(own.published.items()):
             size = own.watch.size_of(group)
-            if not size or (one.changed and (size >= _GROWN * one.size or now >= one.time + _STALE_SECONDS)):
+            due = one.changed and (size >= _GROWN * one.size or now >= one.time + _STALE_SECONDS)
+            if due or (one.size and not size):
                 effects.alerts.append(self._alert(own, group, one, now))
-            if not size:
+            if not own.watch.knows(group):
                 del own.published[group]
 
     def _alert(self, own: _Watched, group: str, one: _Published, now: float) -> GroupAlert:
         state = own.watch.state_of(group)
         score = log(max(state.chance, _LEAST_CHANCE)) / log(CHANCE)
-        one.revision, one.size, one.time, one.changed = one.revision + 1, state.size, now, False
+        one.revision, one.size, one.time, one.changed = one.revision + 1, len(state.members), now, False
         return GroupAlert(
             id=group,
             revision=one.revision,
@@ -242,7 +243,7 @@ class GroupOwner:
             severity=severity_of(score),
             score=score,
             chance=state.chance,
-            size=state.size,
+            size=len(state.members),
             members=state.members[:MEMBERS_SHOWN],
             evidence=state.evidence,
             configuration=self._configuration,

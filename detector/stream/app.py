@@ -1,4 +1,5 @@
-"""The Faust application: one agent over queries, re-keyed and judged queries and commands, and the state log as its table."""
+"""The Faust application: one agent over queries, also re-keyed and judged ones, and commands, and the state log as its
+table."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from detector.contracts.codecs.records import decode as decode_record
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Command
 from detector.contracts.queries import BadRow
-from detector.contracts.topics import Topics
 from detector.core.profile import ProfileMatcher
 from detector.groups.judged_record import JudgedRecord, decode_judged
 from detector.groups.owner import SECTION as GROUPS_SECTION
@@ -73,30 +72,28 @@ class Partition:
         self,
         decoder: RecordDecoder,
         detector: Detector,
-        checkpointer: Checkpointer,
-        topics: Topics,
-        number: int,
-        writer: LogWriter,
         groups: GroupOwner,
+        checkpointer: Checkpointer,
+        writer: LogWriter,
     ) -> None:
-        self.number = number
+        self.number, topics = decoder.partition, decoder.topics
         self.detector = detector
         self.groups = groups
         self.checkpointer = checkpointer
-        self.cursor = FencedCursor(number)
+        self.cursor = FencedCursor(self.number)
         self.applied: dict[str, int] = {}
         self.identities: dict[str, str] = {}
         self.policy_time = 0.0
         self.learn_until: int | None = None
         self._first = False
-        self._outbox = Outbox(topics, number)
+        self._outbox = Outbox(topics, self.number)
         self._decoder = decoder
         self._writer = writer
-        self._letters = DeadLetters(topics, number, writer.letters)
+        self._letters = DeadLetters(topics, self.number, writer.letters)
         self._assembly = Assembly()
-        self._scores = ScoreBoard(topics, number, detector)
+        self._scores = ScoreBoard(topics, self.number, detector)
         self._fitting = ProfileMatcher(detector.engine.config.profiles)
-        self._outlet = JudgedQueriesOutlet(detector.engine.config.judging, topics, number, decoder.partitions)
+        self._outlet = JudgedQueriesOutlet(detector.engine.config.judging, topics, self.number, decoder.partitions)
 
     # -- recovery ----------------------------------------------------------------------------------------------------
 

@@ -142,7 +142,9 @@ class Reporter:
         self.metrics.set(names.PRINCIPALS_TRACKED, sum(map(len, engines)))
         policy = sum(ledger.nbytes + ledger.accounting.nbytes for ledger in ledgers)
         groups = sum(one.groups.nbytes for one in partitions)
-        self.metrics.set(names.STATE_BYTES, policy + groups + (engines[0].nbytes() if engines else 0))  # shared by all engines
+        self.metrics.set(
+            names.STATE_BYTES, policy + groups + (engines[0].nbytes() if engines else 0)
+        )  # shared by all engines
         sizes = [size for one in partitions for size in one.groups.sizes().items()]
         for metric, at in ((names.GROUPS, 0), (names.GROUP_MEMBERS, 1)):
             counts: Counter[tuple[str, ...]] = Counter()

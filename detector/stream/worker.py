@@ -103,7 +103,7 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
         decoder = RecordDecoder(number, settings.kafka.partitions, names)
         groups = GroupOwner(config.judging, writer.configuration, settings.detection.group_bytes)
         checkpointer = Checkpointer(detector, groups, settings.worker.checkpoint_bytes, _CHUNK_BYTES)
-        return Partition(decoder, detector, checkpointer, names, number, writer, groups)
+        return Partition(decoder, detector, groups, checkpointer, writer)
 
     def new_manager(app: faust.App) -> PartitionManager:
         batching = Batching(settings.worker.microbatch_bytes, quarantine, in_flight)

@@ -216,7 +216,7 @@ def _judged(settings: Settings, names: list[str]) -> Counter[str]:
         writer = LogWriter("successor", "", settings.kafka.state_record_bytes)
         groups = GroupOwner((), "", settings.detection.group_bytes)
         checkpointer = Checkpointer(judge, groups, 1 << 40, 1)
-        successors[number] = Partition(receiver, judge, checkpointer, settings.kafka.topics, number, writer, groups)
+        successors[number] = Partition(receiver, judge, groups, checkpointer, writer)
     for number, offset, value in _records(settings, settings.kafka.topics.state_log):
         successors[number].absorb(offset, value)
     judged: Counter[str] = Counter()

@@ -59,11 +59,9 @@ def test_a_worker_judges_with_the_most_extreme_numbers_that_are_accepted(key: tu
     partition = Partition(
         RecordDecoder(0, 1, TOPICS),
         judge,
-        Checkpointer(judge, groups, 1, 3_000),
-        TOPICS,
-        0,
-        LogWriter("w", "test", letters=LetterLimits(per_minute=1)),
         groups,
+        Checkpointer(judge, groups, 1, 3_000),
+        LogWriter("w", "test", letters=LetterLimits(per_minute=1)),
     )
     partition.takeover(partition.cursor.fence, 0)
     world.run(partition, 4)

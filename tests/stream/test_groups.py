@@ -65,14 +65,14 @@ class Cluster:
 
     def settle(self) -> None:
         """Applies everything, until nothing follows from it any more."""
-        while any([self.step(number) for number in range(PARTITIONS)]):
+        while sum(self.step(number) for number in range(PARTITIONS)):
             pass
 
     def step(self, number: int, publish: bool = True) -> bool:
         """Applies what has come to one partition; without ``publish`` the owner dies before it says what follows."""
         partition, batching = self.owners[number], Batching(1 << 20)
         worked = False
-        for topic, source in SOURCE_OF.items():
+        for topic in SOURCE_OF:
             fresh, gap = partition.contiguous(self.topics[topic, number])
             assert gap is None
             for records in batching.cut(number, fresh):
@@ -203,9 +203,7 @@ def _without_time(decisions: dict[str, Decision]) -> dict[str, tuple[str, str, s
 def test_a_dismissed_group_releases_its_members_and_takes_nobody_else() -> None:
     cluster = _run(Cluster(), _traffic())
     (group,) = [own for own in cluster.groups().values() if own.size >= 10]
-    command = Command(
-        "c1", "dismiss", 2_000.0, "alice", "credit", group.id, "an office", model_version="1"
-    )
+    command = Command("c1", "dismiss", 2_000.0, "alice", "credit", group.id, "an office", model_version="1")
     from detector.contracts.codecs.records import encode as encode_record
 
     cluster._append(TOPICS.commands, HOME, encode_record(command), {})
@@ -215,7 +213,9 @@ def test_a_dismissed_group_releases_its_members_and_takes_nobody_else() -> None:
     audits = [decode(Audit, own.value) for own in cluster.published if own.topic == TOPICS.audit]
     assert any(own.detail.get("command") == "c1" and own.kind == "command" for own in audits)
     leaves = [
-        own for own in cluster.topics[TOPICS.commands, 0] + cluster.topics[TOPICS.commands, 1] if b'"leave"' in own.value
+        own
+        for own in cluster.topics[TOPICS.commands, 0] + cluster.topics[TOPICS.commands, 1]
+        if own.value is not None and b'"leave"' in own.value
     ]
     assert len(leaves) == group.size
     again = replace(command, id="c2")

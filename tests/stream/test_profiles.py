@@ -39,7 +39,7 @@ def partition_with(*profiles: Profile) -> Partition:
     judge = Detector(Engine(EngineConfig(profiles=profiles)), Ledger(Policy(), "test"))
     groups = GroupOwner((), "test", 1 << 20)
     checkpointer = Checkpointer(judge, groups, 1 << 30, 3_000)
-    partition = Partition(RecordDecoder(0, 1, TOPICS), judge, checkpointer, TOPICS, 0, LogWriter("w", "test"), groups)
+    partition = Partition(RecordDecoder(0, 1, TOPICS), judge, groups, checkpointer, LogWriter("w", "test"))
     partition.absorb(0, encode(StateRecord("fence", -1, 0)))
     partition.takeover(0, 0)
     return partition

@@ -223,7 +223,7 @@ def _partition(config: EngineConfig, record_bytes: int) -> Partition:
     writer = LogWriter("w", "test", record_bytes)
     groups = GroupOwner((), "test", 1 << 20)
     checkpointer = Checkpointer(judge, groups, 1, 1_000_000)
-    own = Partition(RecordDecoder(0, 1, TOPICS), judge, checkpointer, TOPICS, 0, writer, groups)
+    own = Partition(RecordDecoder(0, 1, TOPICS), judge, groups, checkpointer, writer)
     own.cursor.live, own.cursor.fence = True, 0
     return own
 

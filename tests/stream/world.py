@@ -52,7 +52,7 @@ def new_partition(
     receiver = RecordDecoder(number, partitions, TOPICS)
     writer = LogWriter(name, "test", record_bytes)
     groups = GroupOwner(profiles, "test", 1 << 22)
-    return Partition(receiver, judge, Checkpointer(judge, groups, round_bytes, 3_000), TOPICS, number, writer, groups)
+    return Partition(receiver, judge, groups, Checkpointer(judge, groups, round_bytes, 3_000), writer)
 
 
 def queries(rows: int, seed: int, dimension: int = 16) -> QueryBatch:

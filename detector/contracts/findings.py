@@ -106,11 +106,23 @@ class GroupAlert:
 
 
 @dataclass(frozen=True, slots=True)
+class Graded:
+    """An action of ``detector.contracts.actions`` that the first gates did not know, with its parameters."""
+
+    name: str
+    parameters: dict[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
-    """What a gate does. Only ``slow`` has ``queries_per_second``."""
+    """What a gate does: ``graded`` if there is one that it knows, else ``name``, which every gate knows.
+
+    Only ``slow`` has ``queries_per_second``.
+    """
 
     name: ActionName
     queries_per_second: float | None = None
+    graded: Graded | None = None
 
 
 @dataclass(frozen=True, slots=True)

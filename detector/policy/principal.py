@@ -16,12 +16,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.actions import is_release
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import SIGNAL_ORIGIN, Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Accusation, Key
 from detector.policy.allowlist import Exemption
-from detector.policy.config import LATCHED, Policy, strength
+from detector.policy.config import LATCHED, Policy, encoded_action, strength
 from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
 from detector.policy.records import UNCALIBRATED, content_id, decision_audit, first_alert, risen, withheld_audit
 from detector.policy.timeline import PolicyEvent, Timeline
@@ -347,7 +348,7 @@ class PrincipalPolicy:
         """Publishes the decision that should hold, if it differs from the one published last."""
         active_causes, current = self.entry.active_causes, self.entry.decision
         if not active_causes:
-            if current is not None and current.action.name != "none":
+            if current is not None and not is_release(current.action):
                 self._issue(Action("none"), current.mode, (), now, current.expires_at)
             return
         strongest = max(strength(active.mode, active.action) for active in active_causes)
@@ -365,7 +366,7 @@ class PrincipalPolicy:
 
     def _issue(self, action: Action, mode: Mode, causes: tuple[Cause, ...], now: float, expires_at: float) -> None:
         reasons = [[cause.id, cause.origin, cause.expires_at] for cause in causes]
-        effect = [action.name, action.queries_per_second, mode, now, expires_at]
+        effect = [*encoded_action(action), mode, now, expires_at]
         decision = Decision(
             id=content_id("decision", *self.key, effect, reasons),
             model=self.key[0],

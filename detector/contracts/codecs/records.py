@@ -12,6 +12,7 @@ from functools import cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from detector.contracts.actions import parameters_fault
 from detector.contracts.codecs.limits import TEXT_CHARACTERS, check_schema, check_size, is_time
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import (
@@ -178,7 +179,7 @@ def _check_decision(decision: Decision) -> None:
     _check_names(id=decision.id, policy_version=decision.policy_version)
     if decision.model != EVERYONE or decision.principal != EVERYONE:
         _check_names(model=decision.model, principal=decision.principal)
-    elif decision.action.name != "none":
+    elif decision.action.name != "none" or decision.action.graded is not None:
         raise InvalidRecord("action", "a decision about everyone can only be 'none', which switches enforcement off")
     _check_action(decision.action)
     _check_least(0, fence=decision.epoch[0], sequence=decision.epoch[1])
@@ -195,6 +196,8 @@ def _check_action(action: Action) -> None:
         raise InvalidRecord("action", "queries_per_second belongs to the action 'slow' and to no other")
     if rate is not None and not (rate > 0 and isfinite(rate)):
         raise InvalidRecord("action", f"queries_per_second is {rate}; it must be above 0")
+    if action.graded is not None and (fault := parameters_fault(action.graded)):
+        raise InvalidRecord("action", f"graded: {fault}")
 
 
 def _check_command(command: Command) -> None:

@@ -32,6 +32,8 @@ class Topics:
     decisions = _TopicName()
     audit = _TopicName()
     scores = _TopicName()
+    gates = _TopicName()
+    """What gates report of themselves."""
     dead_letters = _TopicName()
 
     @property

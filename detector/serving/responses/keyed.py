@@ -42,6 +42,10 @@ class Draws:
         """Returns the draws that ``digests`` of 16 bytes, one a row, determine."""
         return cls(np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2).astype(np.uint64))
 
+    def take(self, rows: NDArray[np.int64]) -> Draws:
+        """Returns the draws of ``rows`` (m,)."""
+        return Draws(self._seeds[rows])
+
     def uniform(self, columns: int, stream: int = 0) -> NDArray[np.float64]:
         """Returns float64 (n, columns), each above 0 and below 1."""
         steps = np.arange(1 + stream * columns, 1 + (stream + 1) * columns, dtype=np.uint64) * np.uint64(_GOLDEN)

@@ -74,11 +74,15 @@ def modelguard_s(rows: Array, epsilon: float) -> Array:
     waiting: NDArray[np.int64] = np.arange(len(rows))
     units = 1
     while len(waiting) and units <= _FINEST:
-        given = rows[waiting]
-        coarse = rounded(given, units)
-        near = np.abs(coarse - given).sum(axis=1) <= epsilon
-        answers[waiting[near]] = coarse[near]
-        waiting = waiting[~near]
+        scaled = rows[waiting] * units
+        hopeful = np.abs(scaled - np.rint(scaled)).sum(axis=1) <= epsilon * units  # no multiples are nearer
+        if hopeful.any():
+            given = rows[waiting[hopeful]]
+            coarse = rounded(given, units)
+            near = np.abs(coarse - given).sum(axis=1) <= epsilon
+            answers[waiting[hopeful][near]] = coarse[near]
+            hopeful[hopeful] = near
+            waiting = waiting[~hopeful]
         units *= 2
     return answers
 

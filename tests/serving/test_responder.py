@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from detector.serving.responder import Responder
 from detector.serving.responses import RESPONSES, NoiseKey
@@ -157,6 +158,11 @@ def test_a_specification_gets_the_same_noise_each_time() -> None:
 
 def test_rows_reach_the_change_as_probabilities() -> None:
     seen = []
-    changed([[0.5, 0.25], [0.2, 0.2]], 2, lambda rows, numbers: seen.append((rows, numbers)) or rows)  # type: ignore[func-returns-value]
+
+    def see(rows: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        seen.append((rows, numbers))
+        return rows
+
+    changed([[0.5, 0.25], [0.2, 0.2]], 2, see)
     rows, numbers = seen[0]
     assert np.allclose(rows, [[2 / 3, 1 / 3], [0.5, 0.5]]) and numbers.tolist() == [0, 1]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, TypeVar
 
+from detector.contracts.actions import is_release
 from detector.contracts.codecs import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import BrokerError, InvalidRecord, read_error
 from detector.contracts.findings import Alert, Audit, Decision, GateReport, Score
@@ -177,7 +178,7 @@ def read_decisions(settings: KafkaSettings, now: float) -> CurrentDecisions:
             if key not in decisions.current or decision.epoch >= decisions.current[key].epoch:
                 decisions.current[key] = decision
     for key, decision in [*decisions.current.items()]:
-        if decision.action.name == "none" or decision.expires_at <= now:
+        if is_release(decision.action) or decision.expires_at <= now:
             del decisions.current[key]
     if decisions.kill_switch is not None and decisions.kill_switch.expires_at <= now:
         decisions.kill_switch = None

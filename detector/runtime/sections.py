@@ -241,7 +241,7 @@ class PolicySettings(Section):
     model_modes: dict[str, Mode] = Field(default_factory=dict)
     """Mode by model."""
     signal_modes: dict[str, Mode] = Field(default_factory=dict)
-    """Mode by signal."""
+    """Mode by signal; group stands for all groups, unjudged for queries that cannot be judged."""
     decision_seconds: Annotated[float, Field(ge=1, le=10 * 365 * 86_400)] = 3600.0
     """How long a decision holds without renewal."""
     slow_queries_per_second: Positive = 1.0

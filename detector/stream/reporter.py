@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from detector.contracts.actions import name_of
 from detector.core.profile import Profile
 from detector.runtime import metric_defs as names
 from detector.runtime.health import Health
@@ -143,7 +144,7 @@ class Reporter:
         policy = sum(ledger.nbytes + ledger.accounting.nbytes for ledger in ledgers)
         self.metrics.set(names.STATE_BYTES, policy + (engines[0].nbytes() if engines else 0))  # shared by all engines
         active = (decision for one in partitions for decision in one.detector.ledger.active(one.policy_time))
-        kinds: Counter[tuple[str, ...]] = Counter((one.model, one.action.name, one.mode) for one in active)
+        kinds: Counter[tuple[str, ...]] = Counter((one.model, name_of(one.action), one.mode) for one in active)
         self.metrics.replace(names.DECISIONS_ACTIVE, dict(kinds))
 
     def _count(self, units: Sequence[CommitUnit]) -> None:

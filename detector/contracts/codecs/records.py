@@ -12,9 +12,20 @@ from functools import cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from detector.contracts.actions import parameters_fault
 from detector.contracts.codecs.limits import TEXT_CHARACTERS, check_schema, check_size, is_time
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import Action, Alert, Audit, Command, DeadLetter, Decision, GateReport, Score
+from detector.contracts.findings import (
+    GROUP_ORIGIN,
+    Action,
+    Alert,
+    Audit,
+    Command,
+    DeadLetter,
+    Decision,
+    GateReport,
+    Score,
+)
 from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, is_name, is_plain
 
 if TYPE_CHECKING:
@@ -138,7 +149,7 @@ def _check_decision(decision: Decision) -> None:
     _check_names(id=decision.id, policy_version=decision.policy_version)
     if decision.model != EVERYONE or decision.principal != EVERYONE:
         _check_names(model=decision.model, principal=decision.principal)
-    elif decision.action.name != "none":
+    elif decision.action.name != "none" or decision.action.graded is not None:
         raise InvalidRecord("action", "a decision about everyone can only be 'none', which switches enforcement off")
     _check_action(decision.action)
     _check_least(0, fence=decision.epoch[0], sequence=decision.epoch[1])
@@ -155,6 +166,8 @@ def _check_action(action: Action) -> None:
         raise InvalidRecord("action", "queries_per_second belongs to the action 'slow' and to no other")
     if rate is not None and not (rate > 0 and isfinite(rate)):
         raise InvalidRecord("action", f"queries_per_second is {rate}; it must be above 0")
+    if action.graded is not None and (fault := parameters_fault(action.graded)):
+        raise InvalidRecord("action", f"graded: {fault}")
 
 
 def _check_command(command: Command) -> None:
@@ -169,6 +182,23 @@ def _check_command(command: Command) -> None:
     seconds = command.duration_seconds
     if seconds is not None and not (seconds > 0 and isfinite(seconds)):
         raise InvalidRecord("action", f"duration_seconds is {seconds}; it must be above 0")
+    if command.kind in ("join", "leave"):
+        _check_membership(command)
+    elif (command.group, command.group_size, command.model_version) != (None, None, None):
+        raise InvalidRecord("action", "group, group_size and model_version belong to join and leave")
+
+
+def _check_membership(command: Command) -> None:
+    """Checks a command about a member of a group."""
+    issuer = GROUP_ORIGIN + (command.group or "")
+    _check_names(group=command.group or "", group_as_issuer=issuer)
+    if command.issuer != issuer:
+        raise InvalidRecord("identity", f"the issuer of {command.kind} is its group, {GROUP_ORIGIN}ID")
+    if command.model_version is not None:
+        _check_names(model_version=command.model_version)
+    _check_least(1, group_size=command.group_size)
+    if (command.action, command.mode, command.duration_seconds, command.cause_id) != (None,) * 4:
+        raise InvalidRecord("action", f"{command.kind} takes no action, mode, duration_seconds or cause_id")
 
 
 def _check_audit(audit: Audit) -> None:

@@ -9,6 +9,8 @@ ActionName = Literal["none", "slow", "refuse"]
 Mode = Literal["observe", "enforce"]
 Severity = Literal["low", "medium", "high"]
 CommandKind = Literal["add", "delete", "clear", "join", "leave", "dismiss"]
+WhenStale = Literal["allow", "refuse"]
+"""What a gate does that does not know the current decisions."""
 
 Epoch = tuple[int, int]
 """(fence, sequence) of the state record behind a decision; compared in that order, and the later one wins."""
@@ -221,6 +223,31 @@ class Score:
     unjudged: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     calibrated: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """What one gate, that is one process, did since ``started_at``; the next report comes after ``report_seconds``.
+
+    ``running`` is False in the last report. ``ready``: it has read the decisions to their end once. ``stale_seconds``:
+    since Kafka answered it, None if it never did; beyond ``max_stale_seconds`` it does what ``when_stale`` has for the
+    model, or for ``*``, all other models. ``known``: decisions that it holds. ``counts``: requests by outcome, and what
+    else the gate counts. ``responses``: queries that got another answer than the model's, by response.
+    """
+
+    gate: str
+    version: str
+    started_at: float
+    occurred_at: float
+    report_seconds: float
+    running: bool
+    ready: bool
+    stale_seconds: float | None
+    max_stale_seconds: float
+    when_stale: dict[str, WhenStale]
+    known: int
+    counts: dict[str, int]
+    responses: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Alerts of accounts and groups, decisions, commands, audits, scores and dead letters as JSON.
+"""Alerts of accounts and groups, decisions, commands, audits, scores, reports of gates and dead letters as JSON.
 
 Each has ``"schema": "weirguard.NAME/1"`` and its fields by name. Readers skip unknown fields, so later versions may add
 fields. The same rules apply in both directions: every reader accepts what ``encode`` writes.
@@ -25,6 +25,7 @@ from detector.contracts.findings import (
     DeadLetter,
     Decision,
     Evidence,
+    GateReport,
     GroupAlert,
     Score,
 )
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 else:
     from detector.contracts.lazy import msgspec
 
-Record = Alert | GroupAlert | Decision | Command | Audit | Score | DeadLetter
-R = TypeVar("R", Alert, GroupAlert, Decision, Command, Audit, Score, DeadLetter)
+Record = Alert | GroupAlert | Decision | Command | Audit | Score | GateReport | DeadLetter
+R = TypeVar("R", Alert, GroupAlert, Decision, Command, Audit, Score, GateReport, DeadLetter)
 
 SCHEMAS: Final[dict[type[Record], str]] = {
     Alert: "weirguard.alert/1",
@@ -45,6 +46,7 @@ SCHEMAS: Final[dict[type[Record], str]] = {
     Command: "weirguard.command/1",
     Audit: "weirguard.audit/1",
     Score: "weirguard.score/1",
+    GateReport: "weirguard.gate/1",
     DeadLetter: "weirguard.dead-letter/1",
 }
 
@@ -256,6 +258,21 @@ def _check_score(score: Score) -> None:
     _check_finite([("score", score.score), *score.signals.items()])
 
 
+def _check_gate_report(report: GateReport) -> None:
+    _check_names(gate=report.gate, version=report.version)
+    _check_times(started_at=report.started_at, occurred_at=report.occurred_at)
+    seconds = {"report_seconds": report.report_seconds, "max_stale_seconds": report.max_stale_seconds}
+    _check_finite([*seconds.items(), ("stale_seconds", report.stale_seconds)])
+    if min(seconds.values()) <= 0:
+        raise InvalidRecord("value", "report_seconds and max_stale_seconds must be above 0")
+    _check_least(0, known=report.known)
+    for totals in (report.counts, report.responses):
+        for name, total in totals.items():
+            _check_names(outcome=name)
+            _check_least(0, total=total)
+    _check_names(**{f"model {at}": name for at, name in enumerate(report.when_stale) if name != EVERYONE})
+
+
 def _check_dead_letter(letter: DeadLetter) -> None:
     _check_names(topic=letter.topic, reason=letter.reason)
     _check_least(0, partition=letter.partition, offset=letter.offset, row=letter.row, size=letter.size)
@@ -270,5 +287,6 @@ _CHECKS: Final[dict[type[Record], Callable[[Any], None]]] = {
     Command: _check_command,
     Audit: _check_audit,
     Score: _check_score,
+    GateReport: _check_gate_report,
     DeadLetter: _check_dead_letter,
 }

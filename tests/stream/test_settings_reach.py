@@ -174,7 +174,7 @@ REACH: dict[str, Reach] = {
     "gate.kserve": Reach(
         True,
         lambda built: _gate(built)._target(_asked("/v2/models/m/infer")),
-        {"gate.routes": {"/x": "m"}, "gate.principal": ["bearer"]},
+        ROUTED,
     ),
     "gate.principal": Reach(["api-key:x-key"], lambda built: _gate(built)._identity.principal({"x-key": "k"}), GATE),
     "gate.max_staleness_seconds": Reach(9.0, lambda built: _gate(built).gate.report().max_stale_seconds, GATE),

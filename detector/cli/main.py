@@ -39,6 +39,7 @@ COMMANDS = {
     "decisions": CommandEntry("decisions:app", "service", "List, add and delete decisions."),
     "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),
     "alerts": CommandEntry("principals:alerts", "service", "Follow the alerts."),
+    "notify": CommandEntry("notify:notify", "service", "Tell webhooks, Alertmanager, syslog or a SIEM of alerts."),
     "config": CommandEntry("service:app", "service", "Check and show the settings."),
     "serve-demo": CommandEntry("lab:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
     "traffic": CommandEntry("lab:traffic", "lab", "Send honest and thieving queries to a model server."),

@@ -26,9 +26,13 @@ class BackgroundThread(ABC):
     def start(self) -> None:
         self._thread.start()
 
+    def request_stop(self) -> None:
+        """Makes the thread end soon."""
+        self._closing.set()
+
     def close(self, timeout: float) -> None:
         """Ends the thread; waits at most ``timeout`` seconds."""
-        self._closing.set()
+        self.request_stop()
         self._thread.join(timeout)
 
     def _run(self) -> None:

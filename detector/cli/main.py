@@ -38,6 +38,7 @@ COMMANDS = {
     "explain": CommandEntry("explain:explain", "service", "Say why a principal is a suspect, or is not, and draw it."),
     "decisions": CommandEntry("decisions:app", "service", "List, add and delete decisions."),
     "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),
+    "groups": CommandEntry("groups:app", "service", "Look at groups of accounts that share one theft."),
     "alerts": CommandEntry("principals:alerts", "service", "Follow the alerts."),
     "notify": CommandEntry("notify:notify", "service", "Tell webhooks, Alertmanager, syslog or a SIEM of alerts."),
     "config": CommandEntry("service:app", "service", "Check and show the settings."),

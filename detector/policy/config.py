@@ -12,6 +12,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Mode
 from detector.policy.accounting import HALF
 from detector.policy.allowlist import Allowlist
+from detector.policy.entry import GROUP
 from detector.policy.records import content_id
 
 LATCHED = "latched"
@@ -77,10 +78,11 @@ class Policy:
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:
-        """Returns ``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``."""
+        """Returns ``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``; ``group``
+        stands for all groups."""
         modes = {self.mode, self.model_modes.get(model, self.mode)}
         if signal == LATCHED:
-            modes.update(self.signal_modes.values())
+            modes.update(mode for name, mode in self.signal_modes.items() if name != GROUP)
         elif signal is not None and signal in self.signal_modes:
             modes.add(self.signal_modes[signal])
         return "observe" if "observe" in modes else "enforce"

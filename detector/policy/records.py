@@ -128,6 +128,12 @@ def missing_audit(counted: Counted) -> Audit:
     )
 
 
+def _membership(command: Command) -> dict[str, str | float]:
+    """Returns the part of ``command`` about a group."""
+    said = {"group": command.group, "group_size": command.group_size, "model_version": command.model_version}
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def command_audit(command: Command, now: float, summary: str, refused: bool) -> Audit:
     """Records the result of ``command``."""
     return Audit(
@@ -138,5 +144,5 @@ def command_audit(command: Command, now: float, summary: str, refused: bool) -> 
         principal=command.principal,
         actor=command.issuer,
         summary=summary,
-        detail={"command": command.id, "kind": command.kind, "reason": command.reason},
+        detail={"command": command.id, "kind": command.kind, "reason": command.reason, **_membership(command)},
     )

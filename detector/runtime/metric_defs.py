@@ -63,8 +63,9 @@ MODEL = Label("model")
 SIGNAL = Label("signal", most=50)
 REASON = Label("reason", most=50)
 VERSION = Label("version", most=1)
+GROUP_STATE = Label("state", ("verdict", "dismissed"))
 PARTITION = Label("partition", most=1024)
-TOPIC = Label("topic", ("queries", "rekeyed", "commands"))
+TOPIC = Label("topic", ("queries", "rekeyed", "judged", "commands"))
 SEVERITY = Label("severity", get_args(Severity))
 ACTION = Label("action", get_args(ActionName))
 MODE = Label("mode", get_args(Mode))
@@ -159,6 +160,18 @@ ALERTS = Metric(
     "Principals that were flagged, by the severity of their first alert.",
     (MODEL, SIGNAL, SEVERITY),
 )
+GROUP_QUERIES = Metric("group_queries_total", "queries", "Judged queries that groups were watched by.", (MODEL,))
+GROUP_QUERIES_LINKED = Metric(
+    "group_queries_linked_total",
+    "queries",
+    "Those of them that were compared with queries of other accounts; beyond an account's first, one in eight.",
+    (MODEL,),
+)
+GROUP_ALERTS = Metric(
+    "group_alerts_total", "alerts", "Groups that were found, by the severity of their first alert.", (MODEL, SEVERITY)
+)
+GROUPS = Metric("groups", "groups", "Groups of accounts, under a verdict or dismissed.", (MODEL, GROUP_STATE))
+GROUP_MEMBERS = Metric("group_members", "principals", "Accounts in groups.", (MODEL, GROUP_STATE))
 DECISIONS = Metric(
     "decisions_total", "decisions", "Decisions published, including renewals and releases.", (ACTION, MODE, ORIGIN)
 )

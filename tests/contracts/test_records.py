@@ -20,10 +20,11 @@ ALERT = Alert("a", 1.0, "m", "1", "p", "prada", 0, "high", 1.5, 0.95, 7, (EVIDEN
 CAUSE = Cause("a", "signal:prada", 60.0)
 DECISION = Decision("d", "m", "p", Action("slow", 0.5), "enforce", (4, 2), 1.0, 60.0, (CAUSE,), "v")
 COMMAND = Command("c", "add", 1.0, "ana", "m", "p", "why", Action("refuse"), "enforce", 60.0)
+JOIN = Command("c", "join", 1.0, "group:g", "m", "p", "why", group="g", group_size=3, model_version="1")
 AUDIT = Audit("u", 1.0, "command", "m", "p", "ana", "refused", {"seconds": 60.0, "why": "so"})
 SCORE = Score("m", "1", "p", 1.0, 3, 1.5, True, {"prada": 0.9})
 LETTER = DeadLetter("weirguard.queries", 0, 12, None, "syntax", "x" * 20_000)
-RECORDS = [ALERT, DECISION, COMMAND, AUDIT, SCORE, LETTER]
+RECORDS = [ALERT, DECISION, COMMAND, AUDIT, SCORE, JOIN, LETTER]
 
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (ALERT, {"score": NAN}, "non-finite"),
@@ -45,6 +46,16 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (COMMAND, {"action": None}, "action"),
     (COMMAND, {"duration_seconds": INFINITY}, "action"),
     (COMMAND, {"issuer": ""}, "identity"),
+    (COMMAND, {"group": "g"}, "action"),
+    (COMMAND, {"model_version": "1"}, "action"),
+    (COMMAND, {"group_size": 3}, "action"),
+    (JOIN, {"group": None}, "identity"),
+    (JOIN, {"group": "g" * 251, "issuer": "group:" + "g" * 251}, "identity"),
+    (JOIN, {"issuer": "group:other"}, "identity"),
+    (JOIN, {"issuer": "ana"}, "identity"),
+    (JOIN, {"model_version": ""}, "identity"),
+    (JOIN, {"group_size": 0}, "value"),
+    (JOIN, {"mode": "observe"}, "action"),
     (AUDIT, {"detail": {"w": NAN}}, "non-finite"),
     (SCORE, {"signals": {"prada": NAN}}, "non-finite"),
     (SCORE, {"score": INFINITY}, "non-finite"),
@@ -107,7 +118,7 @@ def test_the_key_of_a_decision_is_a_json_array_without_spaces() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(RECORDS[:5]), st.data())
+@given(st.sampled_from(RECORDS[:6]), st.data())
 def test_a_damaged_record_is_refused_or_read_by_the_rules(record: Any, data: st.DataObject) -> None:
     value = bytearray(encode(record))
     for _ in range(data.draw(st.integers(1, 3))):

@@ -124,6 +124,7 @@ REACH: dict[str, Reach] = {
         ["FILE:one.profile"],
         lambda built: ([own.hash for own in built.engine.profiles], built.reporter.health.profiles),
     ),
+    "detection.group_bytes": Reach(1 << 20, lambda built: built.partition.groups._nbytes),
     "policy.mode": Reach("enforce", lambda built: built.policy.mode_of("iris")),
     "policy.model_modes": Reach(
         {"iris": "observe"}, lambda built: built.policy.mode_of("iris"), {"policy.mode": "enforce"}

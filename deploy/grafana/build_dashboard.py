@@ -159,6 +159,16 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 rate(defs.SKIPPED_SECTIONS),
             ),
         ),
+        (
+            "Notifications",
+            (
+                rate(defs.NOTIFY_DELIVERED, "receiver"),
+                level(defs.NOTIFY_LAG, "receiver"),
+                rate(defs.NOTIFY_RETRIES, "receiver"),
+                rate(defs.NOTIFY_REFUSED, "receiver"),
+                rate(defs.NOTIFY_UNREADABLE, "receiver"),
+            ),
+        ),
     )
 
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),
     "groups": CommandEntry("groups:app", "service", "Look at groups of accounts that share one theft."),
     "alerts": CommandEntry("principals:alerts", "service", "Follow the alerts."),
+    "notify": CommandEntry("notify:notify", "service", "Tell webhooks, Alertmanager, syslog or a SIEM of alerts."),
     "config": CommandEntry("service:app", "service", "Check and show the settings."),
     "serve-demo": CommandEntry("lab:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
     "traffic": CommandEntry("lab:traffic", "lab", "Send honest and thieving queries to a model server."),

@@ -53,6 +53,9 @@ SCHEMAS: Final[dict[type[Record], str]] = {
 KILL_SWITCH_KEY: Final = b'["*"]'
 """Key of the one decision record (model and principal ``*``, action ``none``) that switches enforcement off."""
 
+LETTER_HEADER: Final = "weirguard.dead-letter"
+"""Header of a dead letter that holds its description, a ``DeadLetter`` as JSON."""
+
 _EXCERPT = 200
 """Maximum number of characters of msgspec's message: it quotes the refused value in full."""
 

@@ -25,6 +25,7 @@ from detector.contracts.codecs import decode_queries
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import partition_of
 from detector.core.engine import Engine, Observation
+from detector.groups.owner import SECTION as GROUPS_SECTION
 from detector.replay.report import replay
 from detector.runtime.settings import Settings
 from detector.stream.detection_config import engine_config, policy_config
@@ -34,6 +35,7 @@ from tests.chaos.audit import Counted, Names, content, counted_records
 from tests.chaos.logs import Entry, Logs
 
 _SCORE_ROUNDING = 1e-9
+_OTHERS = {POLICY_SECTION, SECTION, GROUPS_SECTION}
 
 Timed = tuple[Entry, float]
 """A source record, and when it came, in seconds."""
@@ -95,11 +97,16 @@ def observed(logs: Logs, settings: Settings, further: QueryBatch) -> Outcome:
     return outcome
 
 
-def differences(wanted: Outcome, got: Outcome) -> list[str]:
-    """What differs, in sentences; none where all is equal."""
+def differences(wanted: Outcome, got: Outcome, colluding: Collection[str] = ()) -> list[str]:
+    """What differs, in sentences; none where all is equal. The decisions about ``colluding`` principals are left out,
+    as ``replay`` decides nothing about groups."""
     found = []
     for kind in ("alerts", "decisions"):
         one, other = getattr(wanted, kind), getattr(got, kind)
+        if kind == "decisions" and colluding:
+            one, other = (
+                {text for text in own if json.loads(text)["principal"] not in colluding} for own in (one, other)
+            )
         found += [f"missing from {kind}: {text:.300}" for text in sorted(one - other)]
         found += [f"too many in {kind}: {text:.300}" for text in sorted(other - one)]
     for name in sorted(wanted.verdicts | got.verdicts):
@@ -200,9 +207,7 @@ def _rebuilt(records: Iterable[Counted], settings: Settings) -> Engine:
 def _sections(entry: Entry) -> dict[str, tuple[int, bytes]]:
     assert entry.value is not None
     sections: dict[str, Any] = msgspec.msgpack.decode(entry.value)["sections"]
-    return {
-        name: (version, data) for name, (version, data) in sections.items() if name not in {POLICY_SECTION, SECTION}
-    }
+    return {name: (version, data) for name, (version, data) in sections.items() if name not in _OTHERS}
 
 
 def _verdicts(engine: Engine, further: QueryBatch) -> dict[str, Verdict]:

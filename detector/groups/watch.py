@@ -24,8 +24,9 @@ from detector.core.profile import Profile
 from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, Crowd, Floats, unexplained
 from detector.core.state.arrays import Array
 from detector.groups.accounts import Accounts
-from detector.groups.links import BYTES, LINKS, WINDOW, RecentQueries, deviations
+from detector.groups.links import LINKS, WINDOW, Linker, deviations
 from detector.groups.queries import JudgedQueries
+from detector.groups.recent import BYTES
 
 CHANCE = 1e-6
 """A verdict when chance would give as rare a cluster with less than this probability."""
@@ -106,7 +107,7 @@ class GroupWatch:
         self._early = _aligned(profile, (*COLUMNS, *LINKS))
         self._profile = profile
         self._names = (*COLUMNS, *LINKS)
-        self._recent = RecentQueries(profile.reference, nbytes)
+        self._linker = Linker(profile.reference, nbytes)
         self._accounts = Accounts(len(self._names))
         self._clusters: list[_Cluster] = []
         self._directions = np.zeros((0, len(self._names)))
@@ -119,7 +120,7 @@ class GroupWatch:
     @property
     def nbytes(self) -> int:
         """The bytes of recent queries and of the columns of accounts."""
-        return self._recent.nbytes + self._accounts.nbytes
+        return self._linker.nbytes + self._accounts.nbytes
 
     def observe(self, queries: JudgedQueries) -> list[GroupRevision]:
         """Learns from ``queries`` and returns what is new of groups, in stream order. The cut of the stream into calls
@@ -181,7 +182,7 @@ class GroupWatch:
         counters = [self._founded, self._seen, self._present]
         return {
             "accounts": self._accounts.dump(),
-            "recent": self._recent.dump(),
+            "recent": self._linker.recent.dump(),
             "clusters": clusters,
             "directions": self._directions,
             "counters": counters,
@@ -190,7 +191,7 @@ class GroupWatch:
     def load(self, state: Mapping[str, Any]) -> None:
         """Replaces all state with what ``dump`` returned."""
         self._accounts.load(state["accounts"])
-        self._recent.load(state["recent"])
+        self._linker.recent.load(state["recent"])
         self._clusters = []
         for own in state["clusters"]:
             (name, *counts), slots = own["head"], own["slots"].tolist()
@@ -205,7 +206,7 @@ class GroupWatch:
         used, first, principal = np.unique(queries.principal, return_index=True, return_inverse=True)
         slots, new = accounts.slots([queries.principals[at] for at in used.tolist()])
         slot, begins = slots[principal], np.sort(first[new])
-        links = self._recent.link(
+        links = self._linker.link(
             queries.features, queries.points, queries.cells, slot[queries.linked], queries.label
         ).values
         sums, counts = accounts.count(slot, plain(queries.number), due, queries.linked, links, self._seen)

@@ -98,15 +98,11 @@ def observed(logs: Logs, settings: Settings, further: QueryBatch) -> Outcome:
 
 
 def differences(wanted: Outcome, got: Outcome, colluding: Collection[str] = ()) -> list[str]:
-    """What differs, in sentences; none where all is equal. The decisions about ``colluding`` principals are left out,
-    as ``replay`` decides nothing about groups."""
+    """What differs, in sentences; none where all is equal. ``replay`` decides nothing about groups: the decisions about
+    ``colluding`` principals are left out, and of their alerts the episode, which begins with the group's command."""
     found = []
     for kind in ("alerts", "decisions"):
-        one, other = getattr(wanted, kind), getattr(got, kind)
-        if kind == "decisions" and colluding:
-            one, other = (
-                {text for text in own if json.loads(text)["principal"] not in colluding} for own in (one, other)
-            )
+        one, other = (_comparable(kind, getattr(own, kind), colluding) for own in (wanted, got))
         found += [f"missing from {kind}: {text:.300}" for text in sorted(one - other)]
         found += [f"too many in {kind}: {text:.300}" for text in sorted(other - one)]
     for name in sorted(wanted.verdicts | got.verdicts):
@@ -114,6 +110,14 @@ def differences(wanted: Outcome, got: Outcome, colluding: Collection[str] = ()) 
         if one is None or other is None or not one.agrees(other):
             found.append(f"verdict of {name}: {other} where {one} is due")
     return found
+
+
+def _comparable(kind: str, texts: Iterable[str], colluding: Collection[str]) -> set[str]:
+    alone = {text for text in texts if json.loads(text)["principal"] not in colluding}
+    if kind == "decisions":
+        return alone
+    others = (json.loads(text) for text in set(texts) - alone)
+    return alone | {json.dumps(own | {"id": "", "episode": 0}, sort_keys=True) for own in others}
 
 
 def _contents(values: Iterable[bytes | None]) -> set[str]:

@@ -57,7 +57,7 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     for volume, every in enumerate(early):
         for at in [at for at, own in enumerate(scores) if len(own) > volume]:
             by_early[volume, at] = unexplained(every[at : at + 1], np.delete(every, at, axis=0))[0][0]
-    return Crowd(-np.sort(-reached, axis=1), early, -np.sort(-by_early, axis=1), spread, exemplars)
+    return Crowd(-np.sort(-reached, axis=1), early, -np.sort(-by_early, axis=1), spread, exemplars, LINKS)
 
 
 def _early(scores: Sequence[Floats], linked: Sequence[Floats]) -> Floats:

@@ -102,9 +102,8 @@ class GroupWatch:
 
     def __init__(self, profile: Profile, nbytes: int = BYTES) -> None:
         assert profile.crowd is not None
-        self._crowd: Crowd = profile.crowd
+        self._crowd: Crowd = profile.crowd.aligned(profile.standards.measures, COLUMNS, LINKS)
         self._standards = profile.standards.aligned(COLUMNS)
-        self._early = _aligned(profile, (*COLUMNS, *LINKS))
         self._profile = profile
         self._names = (*COLUMNS, *LINKS)
         self._linker = Linker(profile.reference, nbytes)
@@ -228,11 +227,12 @@ class GroupWatch:
         rows = np.flatnonzero(told)
         added = self._added(due, rows, origin[rows], excused)
         for at, own in zip(rows.tolist(), added, strict=True):
-            changed = self._update(int(due.slot[at]), float(rarity[at]), own, int(due.present[at]))
+            risen = bool(origin[at] == at) or at in excused
+            changed = self._update(int(due.slot[at]), float(rarity[at]), own, risen, int(due.present[at]))
             if changed is not None:
                 revisions.append(self._revision(*changed, int(due.present[at]), int(due.row[at])))
-        risen = np.flatnonzero(origin == np.arange(len(origin)))
-        accounts.every[due.slot[risen]] = due.every[risen]
+        highest = np.flatnonzero(origin == np.arange(len(origin)))
+        accounts.every[due.slot[highest]] = due.every[highest]
         return revisions
 
     def _compared_early(self, due: _Due, rarity: Floats) -> dict[int, Floats]:
@@ -243,10 +243,10 @@ class GroupWatch:
         for volume in range(1, EARLY + 1):
             rows = np.flatnonzero(due.number == volume - 1)
             if len(rows):
-                left, best = unexplained(due.every[rows], self._early[volume - 1])
+                left, best = unexplained(due.every[rows], self._crowd.early[volume - 1])
                 early = self._crowd.early_rarity(np.full(len(rows), volume), left)
                 for at in np.flatnonzero(early < rarity[rows]).tolist():
-                    excused[int(rows[at])] = self._early[volume - 1, best[at]]
+                    excused[int(rows[at])] = self._crowd.early[volume - 1, best[at]]
                 rarity[rows] = np.minimum(rarity[rows], early)
         return excused
 
@@ -288,12 +288,15 @@ class GroupWatch:
             accounts.drop(slot)
             self._present -= 1
 
-    def _update(self, slot: int, rarity: float, added: Floats, present: int) -> tuple[_Cluster, list[int]] | None:
+    def _update(
+        self, slot: int, rarity: float, added: Floats, risen: bool, present: int
+    ) -> tuple[_Cluster, list[int]] | None:
         """Moves one of ``present`` accounts of this ``rarity``, and with the contributions ``added`` (j + m,), to the
-        cluster where it belongs now. Returns its group and who joined that, if anybody did."""
+        cluster where it belongs now; it stays if its D has not ``risen``. Returns its group and who joined that, if
+        anybody did."""
         accounts = self._accounts
         accounts.rarity[slot] = rarity
-        if slot in self._cluster_of and accounts.member[slot]:
+        if slot in self._cluster_of and (accounts.member[slot] or (rarity <= _NOTABLE and not risen)):
             return None
         self._leave(slot)
         if rarity > _NOTABLE:
@@ -311,15 +314,15 @@ class GroupWatch:
             return
         at, added = self._clusters.index(cluster), cluster.slots.pop(slot)
         cluster.size -= bool(self._accounts.member[slot])
-        self._directions[at] -= added / np.linalg.norm(added)
+        self._directions[at] -= _direction(added)
         if not cluster.slots:
             del self._clusters[at], self._named[cluster.id]
             self._directions = np.delete(self._directions, at, axis=0)
 
     def _join(self, slot: int, added: Floats) -> _Cluster:
         """Adds an account to the cluster that is most like it, or to a new one."""
-        direction = added / np.linalg.norm(added)
-        lengths = np.linalg.norm(self._directions, axis=1)
+        direction = _direction(added)
+        lengths = np.sqrt(np.einsum("ij,ij->i", self._directions, self._directions))
         cosines = self._directions @ direction / np.maximum(lengths, _LEAST)
         at = int(np.argmax(cosines)) if len(cosines) else -1
         if at < 0 or cosines[at] <= _ALIKE:
@@ -374,6 +377,11 @@ class GroupWatch:
         return tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most)
 
 
+def _direction(added: Floats) -> Floats:
+    """Returns ``added`` (j + m,) with length 1."""
+    return np.asarray(added / np.sqrt(added @ added))
+
+
 def _chance(rarity: Floats, present: int) -> float:
     """Returns the smallest probability that as many of ``present`` accounts are as rare as those of a cluster, whose
     ``rarity`` is float64 (n,)."""
@@ -388,14 +396,3 @@ def _chance(rarity: Floats, present: int) -> float:
 def _slots(cluster: _Cluster) -> Array:
     """Returns the slots of ``cluster``, int64 (n,)."""
     return np.fromiter(cluster.slots, np.int64, len(cluster.slots))
-
-
-def _aligned(profile: Profile, names: Sequence[str]) -> Floats:
-    """Returns float64 (4, a, n): the crowd's early deviations in the order of ``names``, inf for unknown ones."""
-    assert profile.crowd is not None
-    known = (*profile.standards.measures, *LINKS)
-    aligned = np.full((*profile.crowd.early.shape[:2], len(names)), np.inf)
-    for at, name in enumerate(names):
-        if name in known:
-            aligned[:, :, at] = profile.crowd.early[:, :, known.index(name)]
-    return aligned

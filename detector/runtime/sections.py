@@ -282,6 +282,8 @@ class GateSettings(Section):
     """Address to listen on, which only your proxies may reach."""
     port: Annotated[int, Field(ge=0, le=65535)] = 9109
     """TCP port of HTTP; 0 takes a free one."""
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """TCP port of gRPC, for Envoy alone; not set: none."""
     routes: dict[str, str] = Field(default_factory=dict)
     """Model by path, as your model server's routes have it; the first that matches counts, and other paths pass."""
     kserve: bool = False

@@ -87,7 +87,7 @@ class Subscription(BackgroundThread):
         self._rates = LetterRates(
             settings.kafka.topics.dead_letters, notify.letters_window_seconds, notify.letters_per_window
         )
-        self._revisions: OrderedDict[str, int] = OrderedDict()
+        self._told: OrderedDict[str, tuple[int, object]] = OrderedDict()
         self._lag_at = float("-inf")
         self._refreshed_at = time.monotonic()
         for metric in (NOTIFY_DELIVERED, NOTIFY_REFUSED, NOTIFY_RETRIES, NOTIFY_UNREADABLE):
@@ -133,6 +133,8 @@ class Subscription(BackgroundThread):
         if topic == LETTERS:
             headers = dict(record.headers or ())
             notification = self._rates.count(record.partition, record.offset, record.timestamp / 1000, headers)
+        elif record.value is None:  # of a topic that is compacted: what it was about is gone
+            return None
         else:
             try:
                 notification = READERS[topic](record.value)
@@ -140,13 +142,15 @@ class Subscription(BackgroundThread):
                 self._metrics.add(NOTIFY_UNREADABLE, receiver=self.name)
                 _log.error("an alert cannot be read", receiver=self.name, why=str(error), **_place(record))
                 return None
-        if notification is None or not self._selection.takes(notification) or self._is_old(notification):
+        if notification is None or not self._selection.takes(notification) or not self._is_news(notification):
             return None
         return notification
 
-    def _is_old(self, notification: Notification) -> bool:
-        """Returns whether the receiver has this revision, or a later one, as far as this process remembers."""
-        return notification.revision <= self._revisions.get(notification.id, 0)
+    def _is_news(self, notification: Notification) -> bool:
+        """Returns whether it says anything that the receiver was not told, as far as this process remembers: it is of a
+        later revision, and of another state."""
+        revision, state = self._told.get(notification.id, (0, None))
+        return notification.revision > revision and notification.state != state
 
     def _deliver(self, notification: Notification, record: Any, reader: GroupReader) -> bool:
         """Delivers ``notification``, however long that takes; returns False if ``record`` is no longer ours."""
@@ -189,10 +193,10 @@ class Subscription(BackgroundThread):
             self._refusals.keep(self.name, why, notification, time.time())
 
     def _remember(self, notification: Notification) -> None:
-        self._revisions[notification.id] = notification.revision
-        self._revisions.move_to_end(notification.id)
-        if len(self._revisions) > _MOST_REMEMBERED:
-            self._revisions.popitem(last=False)
+        self._told[notification.id] = notification.revision, notification.state
+        self._told.move_to_end(notification.id)
+        if len(self._told) > _MOST_REMEMBERED:
+            self._told.popitem(last=False)
 
     def _refresh(self) -> None:
         if time.monotonic() - self._refreshed_at >= REFRESH_SECONDS:

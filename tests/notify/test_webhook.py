@@ -21,7 +21,7 @@ from detector.notify.receivers import new_receiver
 from detector.notify.receivers.base import Receiver, Surroundings
 from detector.notify.receivers.webhook import signature
 from detector.runtime.receivers import ReceiverSettings
-from tests.notify.alerts import NOW, notification
+from tests.notify.alerts import NOW, group_notification, notification
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "notify"
 EXAMPLE_KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -206,9 +206,18 @@ def test_a_template_that_fails_for_one_notification_refuses_that_one(endpoint: E
     webhook.send(notification())
 
 
-@pytest.mark.parametrize("about", ["alert", "letters"])
-def test_the_templates_of_slack_and_pagerduty_fit_both_kinds(endpoint: Endpoint, about: str) -> None:
-    told = letters() if about == "letters" else notification("one", principal="<&>\"'", severity="high")
+ABOUT = {
+    "alert": notification("one", principal="<&>\"'", severity="high"),
+    "letters": letters(),
+    "group": group_notification(size=50),
+    "dismissed group": group_notification(dismissed_by="alice", revision=2),
+    "group that is over": group_notification(size=0, revision=2),
+}
+
+
+@pytest.mark.parametrize("about", ABOUT)
+def test_the_templates_of_slack_and_pagerduty_fit_all_kinds(endpoint: Endpoint, about: str) -> None:
+    told = ABOUT[about]
     _webhook(url=endpoint.url, template=DEPLOY / "slack.json.j2").send(told)
     slack = _posted(endpoint)
     assert slack.keys() == {"text", "attachments"}
@@ -216,9 +225,12 @@ def test_the_templates_of_slack_and_pagerduty_fit_both_kinds(endpoint: Endpoint,
     _webhook(url=endpoint.url, token="r" * 32, template=DEPLOY / "pagerduty.json.j2").send(told)
     event = _posted(endpoint)
     assert event["routing_key"] == "r" * 32
-    assert (event["event_action"], event["dedup_key"]) == ("trigger", f"weirguard-{told.id}")
+    action = "resolve" if told.resolved else "trigger"
+    assert (event["event_action"], event["dedup_key"]) == (action, f"weirguard-{told.id}")
     assert event["payload"].keys() >= {"summary", "source", "severity"}
     assert event["payload"]["severity"] in ("critical", "error", "warning", "info")
+    if about == "group":
+        assert "accounts: account-0, account-1" in slack["attachments"][0]["text"]
     if about == "alert":
         assert slack["text"] == "Possible model theft: &lt;&amp;&gt;\"' of digits, prada score 1"
 

@@ -25,7 +25,7 @@ from detector.runtime.broker import dying_with_parent, free_port
 from detector.runtime.sections import KafkaSettings
 from detector.stream import topics
 from tests.conftest import Broker
-from tests.notify.alerts import alert_value
+from tests.notify.alerts import alert_value, group_value
 from tests.notify.stands import STANDS, AlertmanagerStand, Stand, WebhookStand
 
 PARTITIONS = 2
@@ -47,6 +47,9 @@ class Alerts:
         for _ in range(count):
             self.sent.append(f"alert{len(self.sent)}")
             self._send(self.kafka.topics.alerts, alert_value(self.sent[-1], **changes))
+
+    def publish_group(self, size: int, revision: int, **changes: Any) -> None:
+        self._send(self.kafka.topics.groups, group_value("group", size, revision, **changes), key=b"group")
 
     def publish_letters(self, count: int) -> None:
         described = encode(DeadLetter(self.kafka.topics.queries, 0, 12, None, "syntax", "no JSON"))
@@ -233,6 +236,23 @@ def test_models_severities_and_dead_letters_reach_whom_they_are_for(alerts: Aler
     for name, (_, ids) in wanted.items():
         bodies = [json.loads(entry["body"]) for entry in stands[name].entries()]
         assert sorted(body["id"] if body["kind"] == "alert" else "letters" for body in bodies) == ids
+
+
+def test_of_a_group_that_grows_receivers_hear_when_it_matters(alerts: Alerts, tmp_path: Path) -> None:
+    with (
+        WebhookStand(tmp_path) as stand,
+        running(alerts, {"receivers": {"hook": stand.settings}}, tmp_path) as notifier,
+    ):
+        for revision, size in enumerate((3, 3, 4, 5, 7, 8), start=1):
+            alerts.publish_group(size, revision)
+        alerts.publish_group(8, 7, severity="high")
+        alerts.publish_group(9, 8, severity="high", dismissed_by="alice")
+        notifier.wait(lambda: len(stand.received()) >= 5)
+        notifier.wait(lambda: notifier.metric("lag_records", "hook") == 0)
+        told = [json.loads(entry["body"]) for entry in stand.entries()]
+    assert [(one["revision"], one["record"]["size"], one["resolved"]) for one in told] == [
+        *((1, 3, False), (3, 4, False), (6, 8, False), (7, 8, False), (8, 9, True)),
+    ]
 
 
 def _command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""``weirguard gate``: which gates run, how stale they are, and what they enforced."""
+"""``weirguard gate``: serve a gate to proxies, and list which gates run, how stale, and what they enforced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detector.replay.topics import read_gates
 from detector.runtime.settings import load_settings
 from detector.runtime.text import rfc3339
 
-app = typer.Typer(help="Look at the gates.", no_args_is_help=True)
+app = typer.Typer(help="Serve a gate to proxies, and look at all gates.", no_args_is_help=True)
 
 _MISSED_REPORTS = 3
 _WOULD_HAVE = "would_have_"
@@ -24,9 +24,16 @@ _TAKEN = ("allowed", "slowed", "refused")
 _HEAD = ("gate", "version", "since", "state", "stale s", "known", *_TAKEN, "would have", "served")
 
 
-@app.callback()
-def _gate() -> None:
-    """Look at the gates."""
+@app.command()
+def serve(settings: SettingsFile = None) -> None:
+    """Serve the gate to NGINX (auth_request) and Envoy (ext_authz), until SIGTERM; see the section gate of the
+    settings."""
+    from detector.gateway.service import serve as run
+    from detector.runtime.logging import configure_logging
+
+    loaded = load_settings(settings)
+    configure_logging(loaded.logging)
+    run(loaded)
 
 
 @app.command("list")

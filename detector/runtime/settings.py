@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from detector.contracts.errors import ConfigurationError
 from detector.runtime.sections import (
     DetectionSettings,
+    GateSettings,
     KafkaSettings,
     LoggingSettings,
     MetricsSettings,
@@ -76,6 +77,8 @@ class Settings(BaseSettings):
     """From verdict to decision."""
     principals: PrincipalSettings = PrincipalSettings()
     """How API keys become principals."""
+    gate: GateSettings = GateSettings()
+    """The gate as a service for proxies."""
     sources: SourcesSettings = SourcesSettings()
     """Log files that commands read."""
     metrics: MetricsSettings = MetricsSettings()

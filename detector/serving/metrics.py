@@ -113,6 +113,15 @@ def export_metrics(*sources: MetricSource, registry: Any = None) -> None:
         _MultiprocessMirror(sources)
 
 
+def render_metrics(*sources: MetricSource) -> bytes:
+    """Returns counters and gauges of ``sources`` in the text format of Prometheus. Needs prometheus_client."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(sources))
+    return generate_latest(registry)
+
+
 def _described(one: MetricSource, name: str) -> tuple[str, str]:
     """Returns name and help text of a metric."""
     return f"weirguard_sdk_{one.NAME}_{name}", f"{name} of the {one.NAME}"

@@ -214,7 +214,7 @@ def _fault(kafka: KafkaSettings, shape: TopicShape, has: Mapping[str, str], repl
     if not needed:
         return None
     differences = ", ".join(f"{name}={has.get(name)} and needs {value}" for name, value in needed.items())
-    settings = ",".join(f"{name}={value}" for name, value in needed.items())
+    settings = ",".join(f"{name}=[{value}]" if "," in value else f"{name}={value}" for name, value in needed.items())
     return (
         f"topic {shape.name} has {differences}; alter it: kafka-configs.sh --bootstrap-server {kafka.servers[0]} "
         f"--alter --entity-type topics --entity-name {shape.name} --add-config {settings}"

@@ -29,7 +29,7 @@ App = Callable[[Any, Any], Iterable[bytes]]
 def answering(
     body: bytes = json.dumps(ANSWER).encode(), status: str = "200 OK", pieces: int = 1, **headers: str
 ) -> App:
-    """An application that reads its request and answers ``body`` in so many pieces."""
+    """An application that reads its request and answers ``body`` in ``pieces``."""
 
     def app(environ: Any, start_response: Any) -> Iterable[bytes]:
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

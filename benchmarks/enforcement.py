@@ -1,4 +1,4 @@
-"""Closing the loop: how good a clone is after so many answers, under no defence and under each response.
+"""Closing the loop: how good a clone is after that number of answers, under no defence and under each response.
 
 python -m benchmarks.enforcement [--picture docs/pictures/enforcement.svg] [--seeds 2]
 

@@ -8,7 +8,7 @@ from typing import Literal
 ActionName = Literal["none", "slow", "refuse"]
 Mode = Literal["observe", "enforce"]
 Severity = Literal["low", "medium", "high"]
-CommandKind = Literal["add", "delete", "clear", "join", "leave"]
+CommandKind = Literal["add", "delete", "clear", "join", "leave", "dismiss"]
 WhenStale = Literal["allow", "refuse"]
 """What a gate does that does not know the current decisions."""
 
@@ -18,6 +18,9 @@ Epoch = tuple[int, int]
 
 SIGNAL_ORIGIN, GROUP_ORIGIN, OPERATOR_ORIGIN = "signal:", "group:", "operator:"
 """Prefixes of the origins of causes; ``group:`` also of the issuer of a group's commands."""
+
+MEMBERS_SHOWN = 1_000
+"""The most members that one record of a group names."""
 
 HIGH_SCORE = 1.5
 """The severity is high from this multiple of the threshold on."""
@@ -66,6 +69,42 @@ class Alert:
     suppressed_by: str | None = None
     revision: int = 1
     calibrated: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """An account of a group. ``rarity``: the share of honest accounts that go as far within as many queries."""
+
+    principal: str
+    rarity: float
+    queries: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAlert:
+    """Accounts of one model version that together go farther than honest accounts do, as of one revision.
+
+    ``id`` stays while members come and go; ``revision`` counts the records of one id from 1. ``size``: how many members
+    there are; ``members``: the rarest of them, up to ``MEMBERS_SHOWN``. ``chance``: the probability of as rare a
+    cluster among honest accounts; ``score`` is 1 where it gives a verdict. ``evidence``: what the members show most, by
+    mean contribution to D. ``dismissed_by``: the operator who released the group, None while it is under a verdict.
+    """
+
+    id: str
+    revision: int
+    occurred_at: float
+    model: str
+    model_version: str
+    severity: Severity
+    score: float
+    chance: float
+    size: int
+    members: tuple[GroupMember, ...]
+    evidence: tuple[Evidence, ...]
+    configuration: str
+    profile: str
+    technique: str = "AML.T0024.002"
+    dismissed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +163,9 @@ class Command:
     ``join`` and ``leave``: the principal becomes, or is no longer, a member of the group ``group`` of ``group_size``
     accounts, found on ``model_version``. Their issuer is ``group:ID``. Of the commands about one group that with the
     latest ``issued_at`` holds, whatever the order in which they arrive; at equal times, a ``leave``.
+
+    ``dismiss``: an operator releases the group ``group`` of ``model_version``; it goes to the partition that watches
+    that version, and its ``principal`` is the id of the group.
     """
 
     id: str

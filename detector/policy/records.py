@@ -22,6 +22,8 @@ def content_id(*parts: object, size: int = 16) -> str:
 
 UNCALIBRATED = "uncalibrated"
 """The reason given with a cause whose verdict rests on no profile."""
+REVIEW = "needs review"
+"""The reason given with a cause whose rule asks for a reviewer."""
 
 
 def first_alert(finding: Finding, episode: int, now: float, configuration: str, suppressed_by: str | None) -> Alert:
@@ -43,6 +45,7 @@ def first_alert(finding: Finding, episode: int, now: float, configuration: str, 
         profile=finding.profile,
         suppressed_by=suppressed_by,
         calibrated=None if finding.signal == UNJUDGED else finding.profile is not None,
+        family=finding.family,
     )
 
 

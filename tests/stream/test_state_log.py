@@ -218,7 +218,7 @@ def test_reading_ones_own_parts_again_changes_nothing() -> None:
 
 
 def _partition(config: EngineConfig, record_bytes: int) -> Partition:
-    judge = Detector(Engine(config), Ledger(Policy(mode="enforce"), "test"))
+    judge = Detector(Engine(config), Ledger(Policy(mode="enforce", enforce_uncalibrated=True), "test"))
     writer = LogWriter("w", "test", record_bytes)
     own = Partition(RecordDecoder(0, 1, TOPICS), judge, Checkpointer(judge, 1, 1_000_000), TOPICS, 0, writer)
     own.cursor.live, own.cursor.fence = True, 0

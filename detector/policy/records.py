@@ -83,17 +83,19 @@ def decision_audit(decision: Decision) -> Audit:
     release, name = is_release(decision.action), name_of(decision.action)
     said = f"{describe_action(decision.action)} ({decision.mode}) for "
     said += ", ".join(cause.origin for cause in decision.causes)
-    detail: dict[str, str | float] = {
+    detail: dict[str, str | float] = {}
+    if decision.action.graded is not None:
+        detail |= {**decision.action.graded.parameters, "fallback": decision.action.name}
+    detail |= {
         "decision": decision.id,
         "action": name,
         "mode": decision.mode,
         "expires_at": decision.expires_at,
+        "causes": shortened(", ".join(cause.origin for cause in decision.causes)),
         "policy_version": decision.policy_version,
     }
     if (rate := rate_of(decision.action)) is not None:
         detail["queries_per_second"] = rate
-    if decision.action.graded is not None:
-        detail |= {"fallback": decision.action.name, **decision.action.graded.parameters}
     return Audit(
         id=content_id("audit", decision.id),
         occurred_at=decision.issued_at,
@@ -104,6 +106,12 @@ def decision_audit(decision: Decision) -> Audit:
         summary="released" if release else shortened(said),
         detail=detail,
     )
+
+
+def causes_of(audit: Audit) -> tuple[str, ...]:
+    """Returns the origins of the causes of the decision that ``audit`` records."""
+    causes = audit.detail.get("causes")
+    return tuple(causes.split(", ")) if isinstance(causes, str) and causes else ()
 
 
 def withheld_audit(key: Key, signal: str, episode: int, exemption: Exemption, now: float) -> Audit:

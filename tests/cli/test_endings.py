@@ -90,7 +90,7 @@ CASES: dict[str, Case] = {
             ["kill-switch", "on", "--reason", "r"],
         ],
     ),
-    "shadow-report": Case(["--out", "{out}"], READS, "file", ".html"),
+    "shadow-report": Case([], READS),
     "principals": Case(["top"], READS, more=[["show", "m", "p"], ["clear", "m", "p", "--reason", "r"]]),
     "alerts": Case(["tail"], READS, interrupted=0),
     "config": Case(["show"], "detector.runtime.settings.load_settings", more=[["check"]]),

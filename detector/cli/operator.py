@@ -74,8 +74,9 @@ def write_record(settings: KafkaSettings, topic: str, **record: Any) -> None:
             producer.close(timeout=1)
 
 
-def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float) -> Audit:
-    """Sends ``command`` to the owner of its principal and returns the owner's audit record of it.
+def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float, partition: int | None = None) -> Audit:
+    """Sends ``command`` to the owner of ``partition``, None for that of its principal, and returns the owner's audit
+    record of it.
 
     Raises BrokerError if there is none after ``wait_seconds``.
     """
@@ -87,7 +88,7 @@ def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float) ->
             raise ConfigurationError(
                 f"kafka.partitions is {settings.partitions} and {topic} has {partitions}; set it to {partitions}"
             )
-        partition = partition_of(command.principal, partitions)
+        partition = partition_of(command.principal, partitions) if partition is None else partition
         write_record(settings, topic, key=command.principal.encode(), value=value, partition=partition)
         for record in audit.follow(wait_seconds):
             with suppress(InvalidRecord):

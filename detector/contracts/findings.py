@@ -11,7 +11,9 @@ Severity = Literal["low", "medium", "high"]
 Family = Literal["content", "structure", "outputs", "protocol"]
 """The families of evidence. Content: inputs unlike honest ones. Outputs: answers that honest queries seldom get.
 Structure: how queries follow from one another. Protocol: how they are put."""
-CommandKind = Literal["add", "delete", "clear", "join", "leave"]
+CommandKind = Literal["add", "delete", "clear", "join", "leave", "dismiss"]
+WhenStale = Literal["allow", "refuse"]
+"""What a gate does that does not know the current decisions."""
 
 Epoch = tuple[int, int]
 """(fence, sequence) of the state record behind a decision; compared in that order, and the later one wins."""
@@ -19,6 +21,9 @@ Epoch = tuple[int, int]
 
 SIGNAL_ORIGIN, GROUP_ORIGIN, OPERATOR_ORIGIN = "signal:", "group:", "operator:"
 """Prefixes of the origins of causes; ``group:`` also of the issuer of a group's commands."""
+
+MEMBERS_SHOWN = 1_000
+"""The most members that one record of a group names."""
 
 HIGH_SCORE = 1.5
 """The severity is high from this multiple of the threshold on."""
@@ -69,6 +74,42 @@ class Alert:
     revision: int = 1
     calibrated: bool | None = None
     family: Family | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """An account of a group. ``rarity``: the share of honest accounts that go as far within as many queries."""
+
+    principal: str
+    rarity: float
+    queries: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAlert:
+    """Accounts of one model version that together go farther than honest accounts do, as of one revision.
+
+    ``id`` stays while members come and go; ``revision`` counts the records of one id from 1. ``size``: how many members
+    there are; ``members``: the rarest of them, up to ``MEMBERS_SHOWN``. ``chance``: the probability of as rare a
+    cluster among honest accounts; ``score`` is 1 where it gives a verdict. ``evidence``: what the members show most, by
+    mean contribution to D. ``dismissed_by``: the operator who released the group, None while it is under a verdict.
+    """
+
+    id: str
+    revision: int
+    occurred_at: float
+    model: str
+    model_version: str
+    severity: Severity
+    score: float
+    chance: float
+    size: int
+    members: tuple[GroupMember, ...]
+    evidence: tuple[Evidence, ...]
+    configuration: str
+    profile: str
+    technique: str = "AML.T0024.002"
+    dismissed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +168,9 @@ class Command:
     ``join`` and ``leave``: the principal becomes, or is no longer, a member of the group ``group`` of ``group_size``
     accounts, found on ``model_version``. Their issuer is ``group:ID``. Of the commands about one group that with the
     latest ``issued_at`` holds, whatever the order in which they arrive; at equal times, a ``leave``.
+
+    ``dismiss``: an operator releases the group ``group`` of ``model_version``; it goes to the partition that watches
+    that version, and its ``principal`` is the id of the group.
     """
 
     id: str
@@ -184,6 +228,31 @@ class Score:
     unjudged: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     calibrated: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """What one gate, that is one process, did since ``started_at``; the next report comes after ``report_seconds``.
+
+    ``running`` is False in the last report. ``ready``: it has read the decisions to their end once. ``stale_seconds``:
+    since Kafka answered it, None if it never did; beyond ``max_stale_seconds`` it does what ``when_stale`` has for the
+    model, or for ``*``, all other models. ``known``: decisions that it holds. ``counts``: requests by outcome, and what
+    else the gate counts. ``responses``: queries that got another answer than the model's, by response.
+    """
+
+    gate: str
+    version: str
+    started_at: float
+    occurred_at: float
+    report_seconds: float
+    running: bool
+    ready: bool
+    stale_seconds: float | None
+    max_stale_seconds: float
+    when_stale: dict[str, WhenStale]
+    known: int
+    counts: dict[str, int]
+    responses: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the topics of a running service hold: queries, and the scores, alerts, decisions and audit records."""
+"""What the topics of a running service hold: queries, and scores, alerts, decisions, audits and reports of gates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from detector.contracts.actions import is_release
 from detector.contracts.codecs import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import BrokerError, InvalidRecord, read_error
-from detector.contracts.findings import Alert, Audit, Decision, Score
+from detector.contracts.findings import Alert, Audit, Decision, GateReport, GroupAlert, Score
 from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
@@ -30,7 +30,7 @@ _MOST_REMEMBERED = 10_000
 Key = tuple[str, str]
 """(model, principal)"""
 
-R = TypeVar("R", Alert, Audit, Decision, Score)
+R = TypeVar("R", Alert, Audit, Decision, GateReport, GroupAlert, Score)
 
 
 class Topic:
@@ -189,6 +189,24 @@ def read_scores(settings: KafkaSettings) -> dict[Key, Score]:
     """Returns the latest score of each principal."""
     scores = (score for _, score in _read(settings, settings.topics.scores, Score))
     return {(score.model, score.principal): score for score in scores if score is not None}
+
+
+def read_groups(settings: KafkaSettings) -> list[GroupAlert]:
+    """Returns the last revision of each group, the newest first."""
+    groups: dict[str, GroupAlert] = {}
+    for _, own in _read(settings, settings.topics.groups, GroupAlert):
+        if own is not None and (own.id not in groups or own.revision >= groups[own.id].revision):
+            groups[own.id] = own
+    return sorted(groups.values(), key=lambda own: -own.occurred_at)
+
+
+def read_gates(settings: KafkaSettings) -> list[GateReport]:
+    """Returns the latest report of each gate that reported within the last days, in order of their ids."""
+    latest: dict[str, GateReport] = {}
+    for _, report in _read(settings, settings.topics.gates, GateReport):
+        if report is not None and (report.gate not in latest or report.occurred_at >= latest[report.gate].occurred_at):
+            latest[report.gate] = report
+    return [latest[gate] for gate in sorted(latest)]
 
 
 def read_alerts(settings: KafkaSettings, model: str, principal: str) -> list[Alert]:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, Sec
 
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Family, Mode, Severity
+from detector.contracts.findings import Family, Mode, Severity, WhenStale
 from detector.contracts.principals import PrincipalHasher
 from detector.contracts.topics import Topics
 from detector.runtime.text import read_text
@@ -231,6 +231,8 @@ class DetectionSettings(Section):
     principal's own queries."""
     profiles: tuple[FilePath, ...] = ()
     """Files that weirguard calibrate wrote, one for each model version that is judged by one."""
+    group_bytes: Annotated[int, Field(ge=8)] = 33_554_432
+    """Bytes of recent queries, for each model version, that links between accounts are found among."""
 
 
 class RungSettings(Section):
@@ -328,6 +330,32 @@ class PrincipalSettings(Section):
         if len(key) > 64:
             raise ConfigurationError("principals.hash_key is longer than the 64 bytes that BLAKE2b takes; shorten it")
         return PrincipalHasher(key)
+
+
+PrincipalSource = Annotated[str, Field(pattern=r"^(bearer|api-key(:[A-Za-z0-9-]+)?|header:[A-Za-z0-9-]+)$")]
+
+
+class GateSettings(Section):
+    """The gate as a service for proxies, weirguard gate serve."""
+
+    host: Host = "127.0.0.1"
+    """Address to listen on, which only your proxies may reach."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 9109
+    """TCP port of HTTP; 0 takes a free one."""
+    routes: dict[str, str] = Field(default_factory=dict)
+    """Model by path, as your model server's routes have it; the first that matches counts, and other paths pass."""
+    kserve: bool = False
+    """Whether paths as KServe has them name a model themselves; for servers that refuse unknown models."""
+    principal: tuple[PrincipalSource, ...] = ()
+    """What authenticates a request, in order: bearer, api-key or api-key:HEADER, or header:HEADER, an account id that
+    your proxy sets and removes from incoming requests."""
+    max_staleness_seconds: Seconds = 60.0
+    """Without contact to Kafka for so long, the gate does what when_stale says."""
+    when_stale: dict[str, WhenStale] = Field(default_factory=dict)
+    """allow or refuse by model, or with the name * for all others, while the current decisions are not known; not set:
+    allow."""
+    report_seconds: Seconds = 30.0
+    """Between two reports of what the gate did."""
 
 
 class MetricsSettings(Section):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+import detector
 from detector.contracts.actions import ACTIONS
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import ActionName, Graded, Mode
-from detector.contracts.principals import principal_of
+from detector.contracts.findings import ActionName, GateReport, Graded, Mode, WhenStale
+from detector.contracts.principals import EVERYONE, principal_of
 from detector.serving.connection import Connection
 from detector.serving.decision_reader import DecisionReader
 from detector.serving.decisions import CachedDecision, DecisionTable, renew_lock
-from detector.serving.metrics import Counters, RateLimitedLogger
-from detector.serving.threads import BackgroundService
+from detector.serving.gate_reporter import GateReporter, new_gate_id
+from detector.serving.metrics import Counters, OpenCounters, RateLimitedLogger
+from detector.serving.threads import BackgroundService, BackgroundThread
 
 _CONTACT_SECONDS = 2.0
 _RETRY_WHEN_STALE_SECONDS = 5.0
@@ -51,20 +53,23 @@ _verdict = partial(tuple.__new__, Verdict)
 _ALLOW = Verdict()
 _ALLOW_STALE = Verdict(stale=True)
 _REFUSE_STALE = Verdict("refuse", retry_after=_RETRY_WHEN_STALE_SECONDS, stale=True)
+_STALE: dict[str, Verdict] = {"allow": _ALLOW_STALE, "refuse": _REFUSE_STALE}
 
 
 class Gate(BackgroundService[DecisionReader]):
     """The detector's decisions in memory: a look-up costs microseconds and never waits for Kafka.
 
     Until the decisions topic has been read once, and when Kafka was out of reach for longer than
-    ``max_staleness_seconds``, ``when_stale`` decides. Decisions expire here by ``clock`` (seconds UTC), so a dead
-    detector leaves no ban behind. The thread starts with the first call of each process.
+    ``max_staleness_seconds``, ``when_stale`` decides, for all models, or by model with ``*`` for all others, which by
+    default are allowed. A principal without a decision is always allowed. Decisions expire here by ``clock`` (seconds
+    UTC), so a dead detector leaves no ban behind. The threads start with the first call of each process.
 
     Counters: ``allowed``, ``slowed`` and ``refused`` requests; among the allowed ones ``tagged``, ``rounded`` and so on
     by a graded action, ``would_have_slowed``, ``would_have_refused`` and so on by decisions that only observe,
     ``switched_off`` by the kill switch, ``stale_allowed``;
     ``stale_refused`` among the refused ones. ``applied``, ``outdated`` and ``unreadable`` decision records;
-    ``failures`` of the connection and of the gate itself.
+    ``failures`` of the connection and of the gate itself. Every ``report_seconds`` and at the end these go to the topic
+    of gates: ``reported`` and ``unreported`` times.
     """
 
     NAME = "gate"
@@ -74,18 +79,22 @@ class Gate(BackgroundService[DecisionReader]):
         connection: Connection,
         *,
         max_staleness_seconds: float = 60.0,
-        when_stale: Literal["allow", "refuse"] = "allow",
+        when_stale: WhenStale | Mapping[str, WhenStale] = "allow",
+        report_seconds: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if max_staleness_seconds <= 0 or when_stale not in ("allow", "refuse"):
+        by_model = {EVERYONE: when_stale} if isinstance(when_stale, str) else {EVERYONE: "allow", **when_stale}
+        if min(max_staleness_seconds, report_seconds) <= 0 or not set(by_model.values()) <= {*_STALE}:
             raise ConfigurationError(
-                f"max_staleness_seconds is {max_staleness_seconds} and when_stale {when_stale!r}; "
-                "give more than 0 seconds and 'allow' or 'refuse'"
+                f"max_staleness_seconds is {max_staleness_seconds}, report_seconds {report_seconds} and when_stale "
+                f"{when_stale!r}; give more than 0 seconds and 'allow' or 'refuse'"
             )
         self.counters = Counters(*_COUNTERS)
+        self.responses = OpenCounters()
+        """Queries that got another answer than the model's, by response; whoever changes an answer counts it here."""
         self._max_staleness = max_staleness_seconds
-        self._when_stale = when_stale
-        self._stale = _REFUSE_STALE if when_stale == "refuse" else _ALLOW_STALE
+        self._report_seconds = report_seconds
+        self._when_stale = by_model
         self._clock = clock
         self._table = DecisionTable()
         self._connection = connection
@@ -94,7 +103,12 @@ class Gate(BackgroundService[DecisionReader]):
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """Gives a spawned process its own gate, which reads the decisions again."""
-        settings = {"max_staleness_seconds": self._max_staleness, "when_stale": self._when_stale, "clock": self._clock}
+        settings = {
+            "max_staleness_seconds": self._max_staleness,
+            "when_stale": self._when_stale,
+            "report_seconds": self._report_seconds,
+            "clock": self._clock,
+        }
         make: Any = type(self)
         return partial(make, self._connection, **settings), ()
 
@@ -139,7 +153,31 @@ class Gate(BackgroundService[DecisionReader]):
         age = self._clock() - self._background.latest_contact if self.ready else -1.0
         return {"ready": self.ready, "decisions": len(self._table), "age_seconds": age}
 
+    def report(self, running: bool = True) -> GateReport:
+        """Returns what this gate did so far in this process, under an id of its own; ``running`` unless it ends."""
+        gauges = self.gauges()
+        return GateReport(
+            gate=self._id,
+            version=detector.__version__,
+            started_at=self._started_at,
+            occurred_at=self._clock(),
+            report_seconds=self._report_seconds,
+            running=running,
+            ready=self.ready,
+            stale_seconds=gauges["age_seconds"] if self.ready else None,
+            max_stale_seconds=self._max_staleness,
+            when_stale=self._when_stale,
+            known=len(self._table),
+            counts=self.counters.snapshot(),
+            responses=self.responses.snapshot(),
+        )
+
+    def _threads(self) -> Sequence[BackgroundThread]:
+        return self._background, self._reporter
+
     def _new_background(self, before: DecisionReader | None) -> DecisionReader:
+        self._id, self._started_at = new_gate_id(), self._clock()
+        self._reporter = GateReporter(self._connection, self.report, self.counters, self._report_seconds)
         contact_seconds = min(_CONTACT_SECONDS, self._max_staleness / 3)
         follower = DecisionReader(self._connection, self._table, self.counters, self._clock, contact_seconds)
         if before is not None:
@@ -151,8 +189,9 @@ class Gate(BackgroundService[DecisionReader]):
             self._ensure_started()
         now = self._clock()
         if now - self._background.latest_contact > self._max_staleness:
-            self.counters.add("stale_refused" if self._stale.action == "refuse" else "stale_allowed")
-            return self._count(self._stale)
+            stale = _STALE[self._when_stale.get(model) or self._when_stale[EVERYONE]]
+            self.counters.add("stale_allowed" if stale.allowed else "stale_refused")
+            return self._count(stale)
         cached = self._table.get((model, principal))
         if cached is None and (self._table.derived_names or type(principal) is not str):
             cached = self._find(model, principal)
@@ -188,6 +227,8 @@ _COUNTERS = (
     "applied",
     "outdated",
     "unreadable",
+    "reported",
+    "unreported",
     "failures",
 )
 

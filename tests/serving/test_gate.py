@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from detector.contracts.actions import ACTIONS, RATE, make_action
+from detector.contracts.codecs import decode, encode
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action, Decision, Graded
+from detector.contracts.findings import Action, Decision, GateReport, Graded
 from detector.contracts.principals import principal_of
 from detector.serving import Gate, Verdict
 from tests.serving.doubles import NOWHERE, Clock, FedGate, decision
@@ -159,6 +160,40 @@ def test_a_gate_that_knows_nothing_yet_does_what_the_operator_chose(when_stale: 
         gate.close(0.1)
 
 
+def test_without_current_decisions_each_model_is_open_or_closed_as_the_operator_chose() -> None:
+    clock = Clock(100.0)
+    gate = FedGate([decision("refuse")], clock, when_stale={"credit": "refuse"})
+    assert gate.check("credit", "unknown").allowed
+    clock.now = 161.0
+    assert gate.check("credit", "unknown") == Verdict("refuse", retry_after=5.0, stale=True)
+    assert gate.check("digits", "thief") == Verdict(stale=True)
+    assert _counted(gate) == {"allowed": 2, "refused": 1, "stale_refused": 1, "stale_allowed": 1}
+
+
+def test_by_default_closed_with_one_model_open() -> None:
+    gate = FedGate(clock=Clock(0.0), when_stale={"*": "refuse", "digits": "allow"})
+    gate._clock = Clock(61.0)
+    assert [gate.check(model, "anyone").allowed for model in ("digits", "credit")] == [True, False]
+
+
+def test_a_report_tells_what_the_gate_did_how_stale_it_is_and_what_it_does_then() -> None:
+    clock = Clock(100.0)
+    gate = FedGate([decision("refuse"), decision("refuse", principal="odd", mode="observe")], clock)
+    for principal in ("thief", "odd", "honest"):
+        gate.check("digits", principal)
+    gate.responses.add("round", 5)
+    clock.now = 107.0
+    report = gate.report()
+    assert decode(GateReport, encode(report)) == report
+    assert (report.running, report.ready, report.stale_seconds, report.max_stale_seconds) == (True, True, 7.0, 60.0)
+    assert (report.started_at, report.occurred_at, report.known) == (100.0, 107.0, 2)
+    assert {name: total for name, total in report.counts.items() if total} == _counted(gate)
+    assert _counted(gate) == {"allowed": 2, "refused": 1, "would_have_refused": 1}
+    assert report.responses == {"round": 5}
+    assert report.when_stale == {"*": "allow"}
+    assert report.gate != Gate(NOWHERE).report().gate
+
+
 def test_decisions_bind_until_contact_is_lost_for_too_long_and_again_when_it_is_back() -> None:
     clock = Clock(100.0)
     gate = FedGate([decision("refuse")], clock)
@@ -192,7 +227,15 @@ def test_a_fault_of_the_gate_lets_the_request_pass_and_is_counted() -> None:
     assert gate.counters.snapshot()["failures"] == 1
 
 
-@pytest.mark.parametrize("wrong", [{"max_staleness_seconds": 0}, {"when_stale": "deny"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_staleness_seconds": 0},
+        {"report_seconds": 0},
+        {"when_stale": "deny"},
+        {"when_stale": {"digits": "deny"}},
+    ],
+)
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="max_staleness_seconds"):
         Gate(NOWHERE, **wrong)

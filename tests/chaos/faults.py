@@ -195,11 +195,8 @@ SERIES: dict[str, Series] = {
 }
 """The whole of it, for Apache Kafka."""
 
-SHORT = Series([kill_worker, join_and_leave, kill_worker, freeze_worker, join_and_leave, kill_worker])
-"""The short form: three kills, two leaves, one freeze."""
-
-SHORT_RING = Series([kill_worker, freeze_worker, join_and_leave, kill_worker], ring=12)
-"""The short form of a ring."""
+SHORT = Series([kill_worker, join_and_leave, kill_worker, freeze_worker, join_and_leave, kill_worker], ring=12)
+"""The short form: three kills, two leaves, one freeze, with a ring among the accounts."""
 
 SHORT_CHANGES = Series([jump_clock, send_poison, move_broker], SUPERVISE, add_partition)
 """The short form of what changes under it."""

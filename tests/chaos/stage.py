@@ -224,7 +224,7 @@ def _settings(bootstrap: str, prefix: str, partitions: int, embedded: bool, prof
             microbatch_bytes=4 * _QUERY_BYTES,
         ),
         detection=DetectionSettings(profiles=() if profile is None else (profile,)),
-        policy=PolicySettings(mode="enforce", decision_seconds=20.0),
+        policy=PolicySettings(mode="enforce", enforce_uncalibrated=True, decision_seconds=20.0),
     )
 
 

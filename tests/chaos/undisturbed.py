@@ -102,9 +102,9 @@ def differences(wanted: Outcome, got: Outcome, colluding: Collection[str] = ()) 
     ``colluding`` principals are left out, and of their alerts the episode, which begins with the group's command."""
     found = []
     for kind in ("alerts", "decisions"):
-        one, other = (_comparable(kind, getattr(own, kind), colluding) for own in (wanted, got))
-        found += [f"missing from {kind}: {text:.300}" for text in sorted(one - other)]
-        found += [f"too many in {kind}: {text:.300}" for text in sorted(other - one)]
+        due, there = (_comparable(kind, getattr(own, kind), colluding) for own in (wanted, got))
+        found += [f"missing from {kind}: {text:.300}" for text in sorted(due - there)]
+        found += [f"too many in {kind}: {text:.300}" for text in sorted(there - due)]
     for name in sorted(wanted.verdicts | got.verdicts):
         one, other = wanted.verdicts.get(name), got.verdicts.get(name)
         if one is None or other is None or not one.agrees(other):

@@ -44,7 +44,7 @@ def write_profile(seed: int, path: Path) -> Path:
 
 
 def members(logs: Logs, settings: Settings) -> set[str]:
-    """Everybody whom a group has told to join."""
+    """The accounts that a group has commanded to join."""
     commands = (json.loads(entry.value or b"{}") for entry in logs.of(Names(settings.kafka.prefix).commands))
     return {own["principal"] for own in commands if own.get("kind") == "join"}
 
@@ -119,7 +119,7 @@ def _followed(logs: Logs, settings: Settings) -> tuple[set[bytes | None], set[by
 
 
 def _undecided(logs: Logs, settings: Settings) -> list[str]:
-    """Members against whom no decision names their group."""
+    """Members without a decision that names their group."""
     decisions = (json.loads(entry.value or b"{}") for entry in logs.of(Names(settings.kafka.prefix).decisions))
     decided = {own["principal"] for own in decisions if _names_group(own)}
     return [f"no decision names the group of {name}" for name in sorted(members(logs, settings) - decided)]

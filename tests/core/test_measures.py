@@ -144,7 +144,7 @@ def _crossed(generator: np.random.Generator, own: Features, count: int) -> Featu
 def _mixed(generator: np.random.Generator, own: Features, count: int) -> Features:
     first, second = generator.integers(0, len(own), (2, count))
     share = generator.random((count, 1), dtype=np.float32)
-    return share * own[first] + (1 - share) * own[second]
+    return np.asarray(share * own[first] + (1 - share) * own[second])
 
 
 CASES: dict[str, Callable[[], Case]] = {

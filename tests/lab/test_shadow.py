@@ -21,7 +21,9 @@ ASKED = 100
 
 def stream_of(rows: np.ndarray) -> SentQueries:
     count = len(rows)
-    return SentQueries(rows.astype(np.float32), np.arange(count), np.zeros(count, np.int64), np.arange(count, dtype=np.float64))
+    return SentQueries(
+        rows.astype(np.float32), np.arange(count), np.zeros(count, np.int64), np.arange(count, dtype=np.float64)
+    )
 
 
 def uniform(split: Dataset, rows: int, seed: int = 1) -> np.ndarray:

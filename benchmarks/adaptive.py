@@ -24,9 +24,12 @@ from benchmarks.calibrated import CALIBRATION, SEED, honest
 from benchmarks.lab._markdown import table
 from detector.core.calibration.calibrate import FlaggedRate, calibrate
 from detector.core.profile import Profile
-from detector.lab.experiment import AttackPlan, count_leading, session_of, thief_trace, victim_of
+from detector.lab.attackers import ATTACKS
+from detector.lab.attackers.attacker import Knowledge
+from detector.lab.experiment import PAUSE, count_leading, thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
-from detector.lab.session import InProcess
+from detector.lab.session import AttackSession, InProcess
+from detector.lab.wrappers import WRAPPERS
 
 TARGETS = (
     ("credit", "gradient boosting"),
@@ -85,10 +88,11 @@ def case(target: tuple[str, str]) -> Case:
 
 def found_after(own: Thief, at: Case, seed: int) -> int | None:
     """Returns how many queries after the natural rows the thief is found; None if never."""
-    dataset, victim = at.target
-    data, model = victim_of(dataset, victim)
-    plan = AttackPlan(own.attack, victim, dataset, own.wrapper, own.budget, seed)
-    course = session_of(plan, data, InProcess(model), Yardstick.of(model, data, 0, 10))
+    data, model = victim_of(*at.target)
+    thief = ATTACKS[own.attack](Knowledge.of(data), own.budget, seed)
+    course = AttackSession(
+        thief, InProcess(model), WRAPPERS[own.wrapper](data, PAUSE, seed), Yardstick.of(model, data, 0, 10), []
+    )
     course.run()
     trace = thief_trace(own.attack, course)
     first = judge(account("thief", own.name, trace.features, trace.outputs), at.profile).first

@@ -117,7 +117,7 @@ def judged(profile: Profile, others: Sequence[QueryBatch], ring: Sequence[QueryB
         before = time.process_time()
         observation = engine.observe([piece])
         between = time.process_time()
-        seen = groups.observe([piece], observation)
+        seen = groups.observe(observation)
         cpu[0] += between - before
         cpu[1] += time.process_time() - between
         for own in observation.findings:

@@ -8,13 +8,19 @@ from typing import Literal
 ActionName = Literal["none", "slow", "refuse"]
 Mode = Literal["observe", "enforce"]
 Severity = Literal["low", "medium", "high"]
-CommandKind = Literal["add", "delete", "clear"]
+CommandKind = Literal["add", "delete", "clear", "join", "leave", "dismiss"]
 WhenStale = Literal["allow", "refuse"]
 """What a gate does that does not know the current decisions."""
 
 Epoch = tuple[int, int]
 """(fence, sequence) of the state record behind a decision; compared in that order, and the later one wins."""
 
+
+SIGNAL_ORIGIN, GROUP_ORIGIN, OPERATOR_ORIGIN = "signal:", "group:", "operator:"
+"""Prefixes of the origins of causes; ``group:`` also of the issuer of a group's commands."""
+
+MEMBERS_SHOWN = 1_000
+"""The most members that one record of a group names."""
 
 HIGH_SCORE = 1.5
 """The severity is high from this multiple of the threshold on."""
@@ -66,11 +72,59 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupMember:
+    """An account of a group. ``rarity``: the share of honest accounts that go as far within as many queries."""
+
+    principal: str
+    rarity: float
+    queries: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAlert:
+    """Accounts of one model version that together go farther than honest accounts do, as of one revision.
+
+    ``id`` stays while members come and go; ``revision`` counts the records of one id from 1. ``size``: how many members
+    there are; ``members``: the rarest of them, up to ``MEMBERS_SHOWN``. ``chance``: the probability of as rare a
+    cluster among honest accounts; ``score`` is 1 where it gives a verdict. ``evidence``: what the members show most, by
+    mean contribution to D. ``dismissed_by``: the operator who released the group, None while it is under a verdict.
+    """
+
+    id: str
+    revision: int
+    occurred_at: float
+    model: str
+    model_version: str
+    severity: Severity
+    score: float
+    chance: float
+    size: int
+    members: tuple[GroupMember, ...]
+    evidence: tuple[Evidence, ...]
+    configuration: str
+    profile: str
+    technique: str = "AML.T0024.002"
+    dismissed_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """An action of ``detector.contracts.actions`` that the first gates did not know, with its parameters."""
+
+    name: str
+    parameters: dict[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
-    """What a gate does. Only ``slow`` has ``queries_per_second``."""
+    """What a gate does: ``graded`` if there is one that it knows, else ``name``, which every gate knows.
+
+    Only ``slow`` has ``queries_per_second``.
+    """
 
     name: ActionName
     queries_per_second: float | None = None
+    graded: Graded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +155,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """An order of an operator, or later of a group agent, to the partition owner.
+    """An order of an operator or of a group's owner to the partition owner.
 
     ``add`` needs ``action`` and ``duration_seconds``; ``delete`` removes the cause ``cause_id`` or, without
     one, all causes; ``clear`` also drops the principal's detection state and latches.
+
+    ``join`` and ``leave``: the principal becomes, or is no longer, a member of the group ``group`` of ``group_size``
+    accounts, found on ``model_version``. Their issuer is ``group:ID``. Of the commands about one group that with the
+    latest ``issued_at`` holds, whatever the order in which they arrive; at equal times, a ``leave``.
+
+    ``dismiss``: an operator releases the group ``group`` of ``model_version``; it goes to the partition that watches
+    that version, and its ``principal`` is the id of the group.
     """
 
     id: str
@@ -118,6 +179,9 @@ class Command:
     mode: Mode | None = None
     duration_seconds: float | None = None
     cause_id: str | None = None
+    group: str | None = None
+    group_size: int | None = None
+    model_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

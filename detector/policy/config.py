@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import get_args
 
+from detector.contracts.actions import HARSHNESS, check_action, name_of, rate_of
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Mode
 from detector.policy.accounting import HALF
 from detector.policy.allowlist import Allowlist
+from detector.policy.entry import GROUP
 from detector.policy.records import content_id
 
 LATCHED = "latched"
 """The signal of a principal that the engine has latched while the ledger has no latch for them."""
 
 UNJUDGED_QUERIES = 30
-
-_STRENGTH = {"none": 0, "slow": 1, "refuse": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,22 @@ class Rung:
     action: Action
 
 
-def strength(mode: Mode, action: Action) -> tuple[bool, int, float]:
-    """Returns the sort key of an action: enforced ones above observed ones, then by harshness."""
-    rate = action.queries_per_second
-    return mode == "enforce", _STRENGTH[action.name], 0.0 if rate is None else -rate
+Strength = tuple[bool, int, float, str]
+
+
+def strength(mode: Mode, action: Action) -> Strength:
+    """Returns the sort key of an action: enforced ones above observed ones, then by harshness, then the lower rate.
+    Equal ones are the same action: of two that differ in parameters alone, one always counts as the stronger."""
+    rate = rate_of(action)
+    parameters = "" if action.graded is None else repr(sorted(action.graded.parameters.items()))
+    return mode == "enforce", HARSHNESS[name_of(action)], -math.inf if rate is None else -rate, parameters
+
+
+def encoded_action(action: Action) -> list[object]:
+    """Returns ``action`` as the part of an id."""
+    graded = action.graded
+    own = [] if graded is None else [graded.name, sorted(graded.parameters.items())]
+    return [action.name, action.queries_per_second, *own]
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ class Policy:
     @cached_property
     def version(self) -> str:
         """Twelve hexadecimal digits that change with any part of the policy."""
-        ladder = [[rung.after_queries, rung.action.name, rung.action.queries_per_second] for rung in self.ladder]
+        ladder = [[rung.after_queries, *encoded_action(rung.action)] for rung in self.ladder]
         exemptions = [asdict(exemption) for exemption in self.allowlist.exemptions]
         modes = [self.mode, sorted(self.model_modes.items()), sorted(self.signal_modes.items())]
         # A setting added later counts only where it is not the default: its addition must not change the version.
@@ -77,10 +90,11 @@ class Policy:
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:
-        """Returns ``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``."""
+        """Returns ``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``; ``group``
+        stands for all groups."""
         modes = {self.mode, self.model_modes.get(model, self.mode)}
         if signal == LATCHED:
-            modes.update(self.signal_modes.values())
+            modes.update(mode for name, mode in self.signal_modes.items() if name != GROUP)
         elif signal is not None and signal in self.signal_modes:
             modes.add(self.signal_modes[signal])
         return "observe" if "observe" in modes else "enforce"
@@ -98,20 +112,12 @@ def _check_ladder(ladder: tuple[Rung, ...]) -> None:
     if not ladder or ladder[0].after_queries != 0:
         raise ConfigurationError("policy: the ladder must begin with a step after 0 queries")
     for rung in ladder:
-        check_action(rung.action, "policy")
+        try:
+            check_action(rung.action)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"policy: {error}") from None
     for lower, upper in pairwise(ladder):
         if lower.after_queries >= upper.after_queries:
             raise ConfigurationError("policy: each step of the ladder must come after more queries than the one before")
         if strength("enforce", lower.action) >= strength("enforce", upper.action):
             raise ConfigurationError("policy: each step of the ladder must be harsher than the one before")
-
-
-def check_action(action: Action, where: str) -> None:
-    """Raises ConfigurationError unless ``action`` is ``refuse``, or ``slow`` with a rate above 0."""
-    if action.name not in ("slow", "refuse"):
-        raise ConfigurationError(f"{where}: the action {action.name!r} cannot be imposed; use slow or refuse")
-    rate = action.queries_per_second
-    if action.name == "slow" and not (rate is not None and 0 < rate < float("inf")):
-        raise ConfigurationError(f"{where}: slow needs queries_per_second above 0, not {rate}")
-    if action.name == "refuse" and rate is not None:
-        raise ConfigurationError(f"{where}: refuse takes no queries_per_second")

@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Container
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.findings import Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
+from detector.contracts.actions import is_release
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import SIGNAL_ORIGIN, Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Accusation, Key
 from detector.policy.allowlist import Exemption
-from detector.policy.config import LATCHED, Policy, strength
-from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert
+from detector.policy.config import LATCHED, Policy, encoded_action, strength
+from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
 from detector.policy.records import UNCALIBRATED, content_id, decision_audit, first_alert, risen, withheld_audit
 from detector.policy.timeline import PolicyEvent, Timeline
 
 Record = Alert | Decision | Audit
 
-_SIGNAL = "signal:"
+_UNJUDGED_ORIGIN = SIGNAL_ORIGIN + UNJUDGED
+
+MOST_CAUSES = 32
+"""Causes against one principal at most: a decision carries all of them, and records have a limit."""
+MOST_GROUPS = 16
+"""Groups that one principal can be a member of; of those that they left, the last are remembered."""
 
 
 class PrincipalPolicy:
@@ -51,18 +60,20 @@ class PrincipalPolicy:
             self._observe(event)
             placed += [(event.position, record) for record in self.emitted[already:]]
             following = self._next_event(timeline, at + 1)
-            if self.entry.latches:
+            if self.entry.is_suspect:
                 self._count(int(timeline.events["queries"][at + 1 : following].sum()))
             at = following
         return placed
 
     def expire(self, now: float) -> None:
-        """Drops causes, decision and latches that have expired at ``now``."""
+        """Drops causes, decision, latches and memberships that have expired at ``now``."""
         entry = self.entry
         entry.active_causes = tuple(active for active in entry.active_causes if active.cause.expires_at > now)
         if entry.decision is not None and entry.decision.expires_at <= now:
             entry.decision = None
-        if entry.latches and now >= entry.seen + IDLE_SECONDS:
+        entry.groups = tuple(group for group in entry.groups if group.droppable_at > now)
+        if entry.is_suspect and now >= entry.seen + IDLE_SECONDS:
+            entry.groups = tuple(group for group in entry.groups if group.left_at is not None)
             self._set_latches(())
 
     def impose(self, active: ActiveCause, now: float) -> None:
@@ -76,37 +87,78 @@ class PrincipalPolicy:
         self.expire(now)
         entry = self.entry
         lifted = tuple(active.cause for active in entry.active_causes if cause_id in (None, active.cause.id))
-        origins = {cause.origin for cause in lifted}
+        origins = None if cause_id is None else {cause.origin for cause in lifted}
         entry.active_causes = tuple(active for active in entry.active_causes if active.cause not in lifted)
-        entry.latches = tuple(
-            msgspec.structs.replace(latch, lifted=True)
-            if cause_id is None or _SIGNAL + latch.signal in origins
-            else latch
-            for latch in entry.latches
-        )
+        entry.latches, entry.groups = _lift(entry.latches, origins), _lift(entry.groups, origins)
         self._publish_decision(now)
         return lifted
 
     def clear(self, now: float) -> None:
-        """Removes all causes and latches."""
+        """Removes all causes and latches; the principal leaves all groups."""
         self.expire(now)
         self.entry.active_causes = ()
+        self.entry.groups = tuple(_left(group, now) for group in self.entry.groups)
         self._set_latches(())
         self._publish_decision(now)
 
+    def join(self, joined: Membership, now: float) -> bool:
+        """Makes the principal a member of a group, with a decision at once unless they are one already. Returns whether
+        that is news. Raises ConfigurationError for too many groups or causes."""
+        self.expire(now)
+        entry, known = self.entry, self._group(joined.group)
+        is_news = known is None or joined.issued_at > known.issued_at
+        if is_news and known in entry.members:
+            self._put_group(msgspec.structs.replace(joined, episode=known.episode, lifted=known.lifted))
+        elif is_news:
+            if len(entry.members) >= MOST_GROUPS or len(entry.active_causes) >= MOST_CAUSES:
+                raise ConfigurationError(
+                    f"not joined: the principal is in {len(entry.members)} groups, and has {len(entry.active_causes)} "
+                    f"causes; at most {MOST_GROUPS} and {MOST_CAUSES} are kept"
+                )
+            self._put_group(msgspec.structs.replace(joined, episode=self._start_episode(now)))
+            self._note_seen(now)
+            self._audit_if_withheld(joined.origin, now)
+            self._update_causes(now, learning=False)
+        self._publish_decision(now)
+        return is_news
+
+    def leave(self, group: str, issued_at: float, now: float) -> bool:
+        """Ends a membership; its cause stays until it expires. Returns whether there was one as of ``issued_at``."""
+        self.expire(now)
+        known = self._group(group)
+        was_member = known in self.entry.members and issued_at >= known.issued_at
+        if known is None or issued_at >= known.issued_at:
+            self._put_group(Membership(group, issued_at, left_at=now))
+            self._set_latches(self.entry.latches)
+        self._publish_decision(now)
+        return was_member
+
+    def _group(self, name: str) -> Membership | None:
+        return next((group for group in self.entry.groups if group.group == name), None)
+
+    def _put_group(self, changed: Membership) -> None:
+        """Replaces what is known of the group; drops the memberships that ended first where there are too many."""
+        others = [group for group in self.entry.groups if group.group != changed.group]
+        ended = sorted((group for group in others if group.left_at is not None), key=lambda group: group.droppable_at)
+        excess = ended[: max(0, len(others) + 1 - MOST_GROUPS)]
+        self.entry.groups = (*(group for group in others if group not in excess), changed)
+
     def _observe(self, event: PolicyEvent) -> None:
         self.expire(event.time)
-        suspect_before = bool(self.entry.latches)
+        suspect_before = self.entry.is_suspect
         self._update_latches(event)
         if event.accusation is not None:
             self._apply_accusation(event.accusation, event.time)
-        if self.entry.latches:
+        if self.entry.is_suspect:
             if suspect_before:
                 self._count(event.queries)
-            if event.time >= self.entry.seen + DAY:
-                self.entry.seen = event.time
-            self._update_causes(event)
+            self._note_seen(event.time)
+            self._update_causes(event.time, event.learning)
         self._publish_decision(event.time)
+
+    def _note_seen(self, now: float) -> None:
+        if now >= self.entry.seen + DAY:
+            self.entry.seen = now
 
     def _count(self, queries: int) -> None:
         """Counts further queries of a suspect, up to the last rung of the ladder."""
@@ -125,7 +177,7 @@ class PrincipalPolicy:
         matters: NDArray[np.bool_] = timeline.has_finding[start:] | ((version >= 0) & (flagged != latched))
         matters |= flagged & (rest["score"] >= rise_at)
         matters |= rest["time"] >= self._deadline(float(timeline.events["time"][start - 1]) if start else -math.inf)
-        next_rung = self._policy.next_rung(self.entry.queries) if self.entry.latches else None
+        next_rung = self._policy.next_rung(self.entry.queries) if self.entry.is_suspect else None
         if next_rung is not None:
             matters |= np.cumsum(rest["queries"]) >= next_rung - self.entry.queries
         if self._awaits_enforcement():
@@ -146,19 +198,21 @@ class PrincipalPolicy:
         times = [active.cause.expires_at for active in entry.active_causes]
         if entry.decision is not None:
             times.append(entry.decision.expires_at)
-        if entry.latches:
+        times.extend(group.droppable_at for group in entry.groups)
+        if entry.is_suspect:
             times.append(entry.seen + DAY)
             exemption = self._exemption(now)
             if exemption is not None:
                 times.append(exemption.expires_at)
-            times.extend(self._renew_at(active) for active in self._signal_causes().values())
+            times.extend(self._renew_at(active) for active in self._standing_causes().values())
         return min(times, default=math.inf)
 
     def _awaits_enforcement(self) -> bool:
         """Returns whether a cause is in ``observe`` only because it was given while learning."""
+        flagging = self._flagging()
         return any(
-            active.mode == "observe" and self._policy.mode_of(self.key[0], signal) == "enforce"
-            for signal, active in self._signal_causes().items()
+            active.mode == "observe" and self._policy.mode_of(self.key[0], flagging[origin].signal) == "enforce"
+            for origin, active in self._standing_causes().items()
         )
 
     # -- verdicts
@@ -186,7 +240,9 @@ class PrincipalPolicy:
         latch = next((latch for latch in entry.latches if latch.signal == UNJUDGED), None)
         if finding is None:
             self._set_latches(tuple(latch for latch in entry.latches if latch.signal != UNJUDGED))
-            entry.active_causes = tuple(active for active in entry.active_causes if _signal_of(active) != UNJUDGED)
+            entry.active_causes = tuple(
+                active for active in entry.active_causes if active.cause.origin != _UNJUDGED_ORIGIN
+            )
         elif latch is None:
             self._publish_first_alert(finding, self._latch(finding.model_version, UNJUDGED, now), now)
         else:
@@ -194,20 +250,23 @@ class PrincipalPolicy:
 
     def _set_latches(self, latches: tuple[LatchedAlert, ...]) -> None:
         self.entry.latches = latches
-        if not latches:
+        if not self.entry.is_suspect:
             self.entry.seen = -math.inf
 
     def _latch(self, version: str, signal: str, now: float) -> LatchedAlert:
-        """Adds a latch. Its episode is at least the policy time in seconds: none repeats after an entry is dropped."""
+        """Adds a latch."""
+        latch = LatchedAlert(version, signal, self._start_episode(now))
+        self.entry.latches = (*self.entry.latches, latch)
+        return latch
+
+    def _start_episode(self, now: float) -> int:
+        """Returns the number of a new episode: at least the policy time in seconds, so that none repeats after an entry
+        is dropped. The ladder begins anew if nothing else holds against the principal."""
         entry = self.entry
-        if all(latch.lifted for latch in entry.latches) and all(
-            _signal_of(active) is None for active in entry.active_causes
-        ):
+        if not self._flagging() and not any(active.automatic for active in entry.active_causes):
             entry.queries = 0
         entry.episode = max(entry.episode + 1, math.floor(now))
-        latch = LatchedAlert(version, signal, entry.episode)
-        entry.latches = (*entry.latches, latch)
-        return latch
+        return entry.episode
 
     def _publish_first_alert(self, finding: Finding, latch: LatchedAlert, now: float) -> None:
         alert = first_alert(finding, latch.episode, now, self._configuration, self._suppressed_by(now))
@@ -240,23 +299,23 @@ class PrincipalPolicy:
 
     # -- the causes that follow from them
 
-    def _update_causes(self, event: PolicyEvent) -> None:
-        """Adds, renews or removes the causes of the signals that flag the principal."""
+    def _update_causes(self, now: float, learning: bool) -> None:
+        """Adds, renews or removes the causes of the signals and groups that make the principal a suspect."""
         entry = self.entry
-        if self._exemption(event.time) is not None:
-            entry.active_causes = tuple(active for active in entry.active_causes if _signal_of(active) is None)
+        if self._exemption(now) is not None:
+            entry.active_causes = tuple(active for active in entry.active_causes if not active.automatic)
             return
-        current, action = self._signal_causes(), self._policy.action_after(entry.queries)
-        first = {latch.signal: latch for latch in reversed(entry.latches) if not latch.lifted}
-        modes = {signal: self._mode(signal, current.get(signal), event.learning) for signal in first}
-        if not any(self._is_due(current.get(signal), action, modes[signal], event.time) for signal in first):
+        current, action = self._standing_causes(), self._policy.action_after(entry.queries)
+        flagging = self._flagging()
+        modes = {origin: self._mode(latch.signal, current.get(origin), learning) for origin, latch in flagging.items()}
+        if not any(self._is_due(current.get(origin), action, modes[origin], now) for origin in flagging):
             return
-        expires_at = event.time + self._policy.decision_seconds
-        for signal, latch in sorted(first.items()):
-            known = current.get(signal)
-            number = known.cause.id if known else content_id("cause", *self.key, signal, latch.episode, size=8)
-            doubt = UNCALIBRATED if latch.alert is not None and latch.alert.calibrated is False else ""
-            self._replace_cause(ActiveCause(Cause(number, _SIGNAL + signal, expires_at, doubt), action, modes[signal]))
+        expires_at = now + self._policy.decision_seconds
+        for origin, latch in sorted(flagging.items()):
+            known, name = current.get(origin), origin.removeprefix(SIGNAL_ORIGIN)
+            number = known.cause.id if known else content_id("cause", *self.key, name, latch.episode, size=8)
+            cause = Cause(number, origin, expires_at, _doubt(latch))
+            self._replace_cause(ActiveCause(cause, action, modes[origin]))
 
     def _mode(self, signal: str, active: ActiveCause | None, learning: bool) -> Mode:
         if learning and not (active is not None and active.mode == "enforce"):
@@ -269,11 +328,15 @@ class PrincipalPolicy:
     def _renew_at(self, active: ActiveCause) -> float:
         return active.cause.expires_at - self._policy.decision_seconds / 2
 
-    def _signal_causes(self) -> dict[str, ActiveCause]:
-        """Returns the current cause of each signal that flags the principal and was not lifted."""
-        flagging = {latch.signal for latch in self.entry.latches if not latch.lifted}
-        by_signal = ((_signal_of(active), active) for active in self.entry.active_causes)
-        return {signal: active for signal, active in by_signal if signal is not None and signal in flagging}
+    def _flagging(self) -> dict[str, LatchedAlert | Membership]:
+        """Returns the first latch of each signal, and each membership, that was not lifted, by origin."""
+        latches: tuple[LatchedAlert | Membership, ...] = (*self.entry.latches, *self.entry.members)
+        return {latch.origin: latch for latch in reversed(latches) if not latch.lifted}
+
+    def _standing_causes(self) -> dict[str, ActiveCause]:
+        """Returns the current causes of what makes the principal a suspect, by origin."""
+        flagging = self._flagging()
+        return {active.cause.origin: active for active in self.entry.active_causes if active.cause.origin in flagging}
 
     def _replace_cause(self, new: ActiveCause) -> None:
         others = (active for active in self.entry.active_causes if active.cause.origin != new.cause.origin)
@@ -285,7 +348,7 @@ class PrincipalPolicy:
         """Publishes the decision that should hold, if it differs from the one published last."""
         active_causes, current = self.entry.active_causes, self.entry.decision
         if not active_causes:
-            if current is not None and current.action.name != "none":
+            if current is not None and not is_release(current.action):
                 self._issue(Action("none"), current.mode, (), now, current.expires_at)
             return
         strongest = max(strength(active.mode, active.action) for active in active_causes)
@@ -303,7 +366,7 @@ class PrincipalPolicy:
 
     def _issue(self, action: Action, mode: Mode, causes: tuple[Cause, ...], now: float, expires_at: float) -> None:
         reasons = [[cause.id, cause.origin, cause.expires_at] for cause in causes]
-        effect = [action.name, action.queries_per_second, mode, now, expires_at]
+        effect = [*encoded_action(action), mode, now, expires_at]
         decision = Decision(
             id=content_id("decision", *self.key, effect, reasons),
             model=self.key[0],
@@ -320,7 +383,22 @@ class PrincipalPolicy:
         self.emitted += [decision, decision_audit(decision)]
 
 
-def _signal_of(active: ActiveCause) -> str | None:
-    """Returns the signal that a cause comes from; None for an operator's."""
-    origin = active.cause.origin
-    return origin.removeprefix(_SIGNAL) if origin.startswith(_SIGNAL) else None
+_Latch = TypeVar("_Latch", LatchedAlert, Membership)
+
+
+def _lift(latches: tuple[_Latch, ...], origins: Container[str] | None) -> tuple[_Latch, ...]:
+    """Marks those of ``origins``, or all, as lifted."""
+    return tuple(
+        msgspec.structs.replace(latch, lifted=True) if origins is None or latch.origin in origins else latch
+        for latch in latches
+    )
+
+
+def _left(group: Membership, now: float) -> Membership:
+    return group if group.left_at is not None else Membership(group.group, group.issued_at, left_at=now)
+
+
+def _doubt(latch: LatchedAlert | Membership) -> str:
+    """Returns why to doubt the verdict behind a cause; empty for no reason."""
+    alert = latch.alert if isinstance(latch, LatchedAlert) else None
+    return UNCALIBRATED if alert is not None and alert.calibrated is False else ""

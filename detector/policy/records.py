@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 
+from detector.contracts.actions import describe_action, is_release, name_of, rate_of
 from detector.contracts.codecs.limits import TEXT_CHARACTERS
 from detector.contracts.findings import Alert, Audit, Command, Decision, Evidence, Finding, severity_of
 from detector.policy.accounting import UNJUDGED
@@ -76,17 +77,20 @@ def shortened(text: str) -> str:
 
 def decision_audit(decision: Decision) -> Audit:
     """Records that ``decision`` was published."""
-    release = decision.action.name == "none"
-    origins = ", ".join(cause.origin for cause in decision.causes)
+    release, name = is_release(decision.action), name_of(decision.action)
+    said = f"{describe_action(decision.action)} ({decision.mode}) for "
+    said += ", ".join(cause.origin for cause in decision.causes)
     detail: dict[str, str | float] = {
         "decision": decision.id,
-        "action": decision.action.name,
+        "action": name,
         "mode": decision.mode,
         "expires_at": decision.expires_at,
         "policy_version": decision.policy_version,
     }
-    if decision.action.queries_per_second is not None:
-        detail["queries_per_second"] = decision.action.queries_per_second
+    if (rate := rate_of(decision.action)) is not None:
+        detail["queries_per_second"] = rate
+    if decision.action.graded is not None:
+        detail |= {"fallback": decision.action.name, **decision.action.graded.parameters}
     return Audit(
         id=content_id("audit", decision.id),
         occurred_at=decision.issued_at,
@@ -94,7 +98,7 @@ def decision_audit(decision: Decision) -> Audit:
         model=decision.model,
         principal=decision.principal,
         actor="policy",
-        summary="released" if release else shortened(f"{decision.action.name} ({decision.mode}) for {origins}"),
+        summary="released" if release else shortened(said),
         detail=detail,
     )
 
@@ -128,6 +132,12 @@ def missing_audit(counted: Counted) -> Audit:
     )
 
 
+def _membership(command: Command) -> dict[str, str | float]:
+    """Returns the part of ``command`` about a group."""
+    said = {"group": command.group, "group_size": command.group_size, "model_version": command.model_version}
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def command_audit(command: Command, now: float, summary: str, refused: bool) -> Audit:
     """Records the result of ``command``."""
     return Audit(
@@ -138,5 +148,5 @@ def command_audit(command: Command, now: float, summary: str, refused: bool) -> 
         principal=command.principal,
         actor=command.issuer,
         summary=summary,
-        detail={"command": command.id, "kind": command.kind, "reason": command.reason},
+        detail={"command": command.id, "kind": command.kind, "reason": command.reason, **_membership(command)},
     )

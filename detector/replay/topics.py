@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, TypeVar
 
+from detector.contracts.actions import is_release
 from detector.contracts.codecs import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import BrokerError, InvalidRecord, read_error
-from detector.contracts.findings import Alert, Audit, Decision, GateReport, Score
+from detector.contracts.findings import Alert, Audit, Decision, GateReport, GroupAlert, Score
 from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
@@ -29,7 +30,7 @@ _MOST_REMEMBERED = 10_000
 Key = tuple[str, str]
 """(model, principal)"""
 
-R = TypeVar("R", Alert, Audit, Decision, GateReport, Score)
+R = TypeVar("R", Alert, Audit, Decision, GateReport, GroupAlert, Score)
 
 
 class Topic:
@@ -177,7 +178,7 @@ def read_decisions(settings: KafkaSettings, now: float) -> CurrentDecisions:
             if key not in decisions.current or decision.epoch >= decisions.current[key].epoch:
                 decisions.current[key] = decision
     for key, decision in [*decisions.current.items()]:
-        if decision.action.name == "none" or decision.expires_at <= now:
+        if is_release(decision.action) or decision.expires_at <= now:
             del decisions.current[key]
     if decisions.kill_switch is not None and decisions.kill_switch.expires_at <= now:
         decisions.kill_switch = None
@@ -188,6 +189,15 @@ def read_scores(settings: KafkaSettings) -> dict[Key, Score]:
     """Returns the latest score of each principal."""
     scores = (score for _, score in _read(settings, settings.topics.scores, Score))
     return {(score.model, score.principal): score for score in scores if score is not None}
+
+
+def read_groups(settings: KafkaSettings) -> list[GroupAlert]:
+    """Returns the last revision of each group, the newest first."""
+    groups: dict[str, GroupAlert] = {}
+    for _, own in _read(settings, settings.topics.groups, GroupAlert):
+        if own is not None and (own.id not in groups or own.revision >= groups[own.id].revision):
+            groups[own.id] = own
+    return sorted(groups.values(), key=lambda own: -own.occurred_at)
 
 
 def read_gates(settings: KafkaSettings) -> list[GateReport]:

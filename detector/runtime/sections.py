@@ -231,6 +231,8 @@ class DetectionSettings(Section):
     principal's own queries."""
     profiles: tuple[FilePath, ...] = ()
     """Files that weirguard calibrate wrote, one for each model version that is judged by one."""
+    group_bytes: Annotated[int, Field(ge=8)] = 33_554_432
+    """Bytes of recent queries, for each model version, that links between accounts are found among."""
 
 
 class PolicySettings(Section):
@@ -241,7 +243,7 @@ class PolicySettings(Section):
     model_modes: dict[str, Mode] = Field(default_factory=dict)
     """Mode by model."""
     signal_modes: dict[str, Mode] = Field(default_factory=dict)
-    """Mode by signal."""
+    """Mode by signal; group stands for all groups, unjudged for queries that cannot be judged."""
     decision_seconds: Annotated[float, Field(ge=1, le=10 * 365 * 86_400)] = 3600.0
     """How long a decision holds without renewal."""
     slow_queries_per_second: Positive = 1.0

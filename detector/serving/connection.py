@@ -57,18 +57,18 @@ class Connection:
             max_block_ms=_BOOTSTRAP_MILLISECONDS,
         )
 
-    def consumer(self) -> Any:
-        """Returns a connected KafkaConsumer without a group, for assigned partitions. Raises as :meth:`producer`
-        does."""
+    def consumer(self, **more: Any) -> Any:
+        """Returns a connected KafkaConsumer, without a group unless ``more``, options of its own, names one. Raises as
+        :meth:`producer` does."""
         import kafka
 
-        return self._build(
-            kafka.KafkaConsumer,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=_FETCH_MILLISECONDS,
-        )
+        options: dict[str, Any] = {
+            "group_id": None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "fetch_max_wait_ms": _FETCH_MILLISECONDS,
+        }
+        return self._build(kafka.KafkaConsumer, **{**options, **more})
 
     def _build(self, client: Any, **configuration: Any) -> Any:
         """Returns ``client``, built so that a failed attempt leaves neither its thread nor its sockets behind.

@@ -8,9 +8,10 @@ import sys
 import threading
 from dataclasses import dataclass
 
+from detector.contracts.actions import graded_of, rate_of
 from detector.contracts.codecs.records import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import ActionName, Decision, Epoch, Mode
+from detector.contracts.findings import ActionName, Decision, Epoch, Graded, Mode
 from detector.contracts.principals import DERIVED
 
 _LOCK = threading.Lock()
@@ -70,8 +71,9 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class CachedDecision:
-    """The part of a decision that the gate needs, flat; ``bucket`` for ``slow`` alone.
+    """The part of a decision that the gate needs, flat; ``bucket`` where it limits the rate.
 
+    ``graded``: an action that this version knows; ``action`` is then no fallback, but says whether the rate is limited.
     A release is cached too, so that older decisions do not replace it. ``useful_until``: seconds UTC until which it is
     of use.
     """
@@ -83,6 +85,7 @@ class CachedDecision:
     expires_at: float
     useful_until: float
     bucket: TokenBucket | None
+    graded: Graded | None = None
 
 
 class DecisionTable:
@@ -134,17 +137,18 @@ class DecisionTable:
         before = self._decisions.get(key)
         if before is not None and decision.epoch < before.epoch:
             return False
-        action, useful_until = decision.action, decision.expires_at
+        graded, rate, useful_until = graded_of(decision.action), rate_of(decision.action), decision.expires_at
         if before is not None:
             useful_until = max(useful_until, before.useful_until)
         self._decisions[key] = CachedDecision(
             decision.id,
-            action.name,
+            decision.action.name if graded is None else "none" if rate is None else "slow",
             decision.mode,
             decision.epoch,
             decision.expires_at,
             useful_until,
-            _bucket(action.queries_per_second, before),
+            _bucket(rate, before),
+            graded,
         )
         if key not in self._scheduled:
             self._schedule(useful_until, key)

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import detector
+from detector.contracts.actions import ACTIONS
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import ActionName, GateReport, Mode, WhenStale
+from detector.contracts.findings import ActionName, GateReport, Graded, Mode, WhenStale
 from detector.contracts.principals import EVERYONE, principal_of
 from detector.serving.connection import Connection
 from detector.serving.decision_reader import DecisionReader
@@ -29,7 +30,8 @@ class Verdict(NamedTuple):
     ``action``: ``none`` answers it, ``slow`` and ``refuse`` do not, for ``retry_after`` seconds.
     ``queries_per_second``: the limit in force, also where it let this request through. ``decision_id`` and ``mode``: of
     the decision in force. ``would_have``: the action that a decision in mode ``observe`` did not take. ``stale``: the
-    gate does not know the current decisions.
+    gate does not know the current decisions. ``graded``: the action to take with a request that is let through, such as
+    ``round``; a response for :func:`respond`.
     """
 
     action: ActionName = "none"
@@ -37,8 +39,9 @@ class Verdict(NamedTuple):
     decision_id: str | None = None
     retry_after: float = 0.0
     mode: Mode | None = None
-    would_have: ActionName = "none"
+    would_have: str = "none"
     stale: bool = False
+    graded: Graded | None = None
 
     @property
     def allowed(self) -> bool:
@@ -61,8 +64,9 @@ class Gate(BackgroundService[DecisionReader]):
     default are allowed. A principal without a decision is always allowed. Decisions expire here by ``clock`` (seconds
     UTC), so a dead detector leaves no ban behind. The threads start with the first call of each process.
 
-    Counters: ``allowed``, ``slowed`` and ``refused`` requests; among the allowed ones ``would_have_slowed``,
-    ``would_have_refused`` by decisions that only observe, ``switched_off`` by the kill switch, ``stale_allowed``;
+    Counters: ``allowed``, ``slowed`` and ``refused`` requests; among the allowed ones ``tagged``, ``rounded`` and so on
+    by a graded action, ``would_have_slowed``, ``would_have_refused`` and so on by decisions that only observe,
+    ``switched_off`` by the kill switch, ``stale_allowed``;
     ``stale_refused`` among the refused ones. ``applied``, ``outdated`` and ``unreadable`` decision records;
     ``failures`` of the connection and of the gate itself. Every ``report_seconds`` and at the end these go to the topic
     of gates: ``reported`` and ``unreported`` times.
@@ -191,7 +195,7 @@ class Gate(BackgroundService[DecisionReader]):
         cached = self._table.get((model, principal))
         if cached is None and (self._table.derived_names or type(principal) is not str):
             cached = self._find(model, principal)
-        if cached is None or cached.expires_at <= now or cached.action == "none":
+        if cached is None or cached.expires_at <= now or (cached.action == "none" and cached.graded is None):
             self.counters.add("allowed")
             return _ALLOW
         if self._table.switched_off(now):
@@ -207,11 +211,13 @@ class Gate(BackgroundService[DecisionReader]):
         self.counters.add(_OUTCOMES[verdict.action])
         if verdict.would_have != "none":
             self.counters.add(_OBSERVED[verdict.would_have])
+        if verdict.graded is not None:
+            self.counters.add(_OUTCOMES[verdict.graded.name])
         return verdict
 
 
-_OUTCOMES: dict[ActionName, str] = {"none": "allowed", "slow": "slowed", "refuse": "refused"}
-_OBSERVED: dict[ActionName, str] = {"slow": "would_have_slowed", "refuse": "would_have_refused"}
+_OUTCOMES = {name: kind.done for name, kind in ACTIONS.items()}
+_OBSERVED = {name: f"would_have_{done}" for name, done in _OUTCOMES.items() if name != "none"}
 _COUNTERS = (
     *_OUTCOMES.values(),
     *_OBSERVED.values(),
@@ -235,6 +241,11 @@ def _verdict_of(cached: CachedDecision, now: float, queries: int) -> Verdict:
         rate, refill = bucket.rate, bucket.take(now, queries)
         action = "slow" if refill else "none"
         wait = refill if refill < wait else wait  # noqa: FURB136  a third of the time
-    if cached.mode == "observe":
-        return _verdict(("none", rate, cached.decision_id, 0.0, "observe", action, False))
-    return _verdict((action, rate, cached.decision_id, wait, "enforce", "none", False))
+    observes, graded = cached.mode == "observe", cached.graded
+    if graded is not None and action == "none":
+        if observes:
+            return _verdict(("none", rate, cached.decision_id, 0.0, "observe", graded.name, False, None))
+        return _verdict(("none", rate, cached.decision_id, 0.0, "enforce", "none", False, graded))
+    if observes:
+        return _verdict(("none", rate, cached.decision_id, 0.0, "observe", action, False, None))
+    return _verdict((action, rate, cached.decision_id, wait, "enforce", "none", False, None))

@@ -10,8 +10,10 @@ from detector.contracts.findings import Action
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
 from detector.core.profile import Profile
 from detector.core.signals import SIGNALS
+from detector.policy.accounting import UNJUDGED
 from detector.policy.allowlist import Allowlist, parse_allowlist
 from detector.policy.config import Policy, Rung
+from detector.policy.entry import GROUP
 from detector.runtime.settings import Settings, hint
 from detector.runtime.text import read_text
 
@@ -32,10 +34,10 @@ def engine_config(settings: Settings) -> EngineConfig:
 def policy_config(settings: Settings) -> Policy:
     """Returns the policy of ``settings.policy``. Raises ConfigurationError for a bad allowlist, and for the mode of an
     unknown signal."""
-    section = settings.policy
+    section, known = settings.policy, (*SIGNALS, UNJUDGED, GROUP)
     for name in section.signal_modes:
-        if name not in SIGNALS:
-            raise ConfigurationError(f"policy.signal_modes: there is no signal {name!r}{hint(name, SIGNALS)}")
+        if name not in known:
+            raise ConfigurationError(f"policy.signal_modes: there is no signal {name!r}{hint(name, known)}")
     ladder = (
         Rung(0, Action("slow", section.slow_queries_per_second)),
         Rung(section.refuse_after_queries, Action("refuse")),

@@ -71,10 +71,12 @@ def shapes(kafka: KafkaSettings) -> list[TopicShape]:
     return [
         shape(topics.queries, broker_time, kafka.query_record_bytes, week),
         shape(topics.rekeyed, broker_time, max(kafka.query_record_bytes, RECORD_BYTES) + _ENVELOPE_BYTES, week),
+        shape(topics.judged, broker_time, max(kafka.query_record_bytes, RECORD_BYTES) + _ENVELOPE_BYTES, week),
         shape(topics.commands, broker_time, _ORDINARY_BYTES, season),
         shape(topics.state_log, state, kafka.state_record_bytes, {}),
         shape(topics.decisions, compacted, _ORDINARY_BYTES, cleaned),
         shape(topics.scores, compacted, _ORDINARY_BYTES, cleaned),
+        shape(topics.groups, compacted, _ORDINARY_BYTES, cleaned),
         shape(topics.gates, forgetful, _ORDINARY_BYTES, cleaned | {"retention.ms": str(2 * _DAY)}),
         shape(topics.alerts, {"cleanup.policy": "delete"}, _ORDINARY_BYTES, season),
         shape(topics.audit, {"cleanup.policy": "delete"}, _ORDINARY_BYTES, season),

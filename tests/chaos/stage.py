@@ -188,10 +188,10 @@ class Stage:
         return all((number, last + 1) in done for number, last in self.load.last.items())
 
 
-def applied_offset(logs: Logs, names: Names, partition: int) -> int:
-    """The last source offset that the state of ``partition`` holds."""
+def applied_offset(logs: Logs, names: Names, partition: int, source: str = "queries") -> int:
+    """The last offset of ``source`` that the state of ``partition`` holds."""
     records = counted_records(logs, names.prefix, partition)
-    return max((record.applied("queries") for record in records), default=-1)
+    return max((record.applied(source) for record in records), default=-1)
 
 
 def _settings(bootstrap: str, prefix: str, partitions: int, embedded: bool) -> Settings:

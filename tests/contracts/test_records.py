@@ -32,12 +32,13 @@ ALERT = Alert("a", 1.0, "m", "1", "p", "prada", 0, "high", 1.5, 0.95, 7, (EVIDEN
 CAUSE = Cause("a", "signal:prada", 60.0)
 DECISION = Decision("d", "m", "p", Action("slow", 0.5), "enforce", (4, 2), 1.0, 60.0, (CAUSE,), "v")
 COMMAND = Command("c", "add", 1.0, "ana", "m", "p", "why", Action("refuse"), "enforce", 60.0)
+JOIN = Command("c", "join", 1.0, "group:g", "m", "p", "why", group="g", group_size=3, model_version="1")
 AUDIT = Audit("u", 1.0, "command", "m", "p", "ana", "refused", {"seconds": 60.0, "why": "so"})
 SCORE = Score("m", "1", "p", 1.0, 3, 1.5, True, {"prada": 0.9})
 WHEN_STALE: dict[str, WhenStale] = {"*": "allow", "m": "refuse"}
 GATE = GateReport("g", "1", 1.0, 9.0, 30.0, True, True, 0.5, 60.0, WHEN_STALE, 2, {"allowed": 7}, {"round": 3})
 LETTER = DeadLetter("weirguard.queries", 0, 12, None, "syntax", "x" * 20_000)
-RECORDS = [ALERT, DECISION, COMMAND, AUDIT, SCORE, GATE, LETTER]
+RECORDS = [ALERT, DECISION, COMMAND, AUDIT, SCORE, GATE, JOIN, LETTER]
 
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (ALERT, {"score": NAN}, "non-finite"),
@@ -59,6 +60,16 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (COMMAND, {"action": None}, "action"),
     (COMMAND, {"duration_seconds": INFINITY}, "action"),
     (COMMAND, {"issuer": ""}, "identity"),
+    (COMMAND, {"group": "g"}, "action"),
+    (COMMAND, {"model_version": "1"}, "action"),
+    (COMMAND, {"group_size": 3}, "action"),
+    (JOIN, {"group": None}, "identity"),
+    (JOIN, {"group": "g" * 251, "issuer": "group:" + "g" * 251}, "identity"),
+    (JOIN, {"issuer": "group:other"}, "identity"),
+    (JOIN, {"issuer": "ana"}, "identity"),
+    (JOIN, {"model_version": ""}, "identity"),
+    (JOIN, {"group_size": 0}, "value"),
+    (JOIN, {"mode": "observe"}, "action"),
     (AUDIT, {"detail": {"w": NAN}}, "non-finite"),
     (SCORE, {"signals": {"prada": NAN}}, "non-finite"),
     (SCORE, {"score": INFINITY}, "non-finite"),

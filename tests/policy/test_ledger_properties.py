@@ -17,6 +17,7 @@ from .oracle import Item, OracleLedger, Order
 from .streams import MODEL, PRINCIPALS, by_kind, drive, published, streams
 
 OBSERVED_MARGIN: dict[str, Mode] = {"margin": "observe"}
+OBSERVED_GROUPS: dict[str, Mode] = {"group": "observe"}
 POLICIES = st.sampled_from(
     [
         Policy(mode="enforce", decision_seconds=100.0, ladder=ladder, allowlist=allowlist, signal_modes=modes)
@@ -28,7 +29,7 @@ POLICIES = st.sampled_from(
             Allowlist(),
             Allowlist((Exemption("partner", "sales", "contract", 1060.0), Exemption("bob", "x", "y", 9e9, "other"))),
         )
-        for modes in ({}, OBSERVED_MARGIN)
+        for modes in ({}, OBSERVED_MARGIN, OBSERVED_GROUPS)
     ]
 )
 CUTS = st.sets(st.integers(1, 60))

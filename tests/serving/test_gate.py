@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from detector.contracts.actions import ACTIONS, RATE, make_action
 from detector.contracts.codecs import decode, encode
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import GateReport
+from detector.contracts.findings import Action, Decision, GateReport, Graded
 from detector.contracts.principals import principal_of
 from detector.serving import Gate, Verdict
 from tests.serving.doubles import NOWHERE, Clock, FedGate, decision
@@ -87,6 +89,53 @@ def test_a_decision_that_observes_never_throttles_but_counts_what_it_would_have_
     assert verdicts[-1].would_have == action
     would_have = {"refuse": {"would_have_refused": 3}, "slow": {"would_have_slowed": 2}}[action]
     assert _counted(gate) == {"allowed": 3, **would_have}
+
+
+def graded(name: str, mode: Any = "enforce", fallback: Action | None = None, **parameters: float) -> Decision:
+    action = make_action(name, dict(parameters), fallback)
+    return replace(decision("refuse", mode=mode), action=action)
+
+
+def test_a_graded_action_lets_requests_pass_and_says_what_to_do_with_them() -> None:
+    gate = FedGate([graded("round", digits=2.0)])
+    verdict = gate.check("digits", "thief")
+    assert (verdict.allowed, verdict.graded, verdict.mode) == (True, Graded("round", {"digits": 2.0}), "enforce")
+    assert (verdict.queries_per_second, verdict.retry_after, verdict.decision_id) == (None, 0.0, "d" * 32)
+    assert _counted(gate) == {"allowed": 1, "rounded": 1}
+
+
+def test_a_graded_action_may_limit_the_rate_as_well() -> None:
+    gate = FedGate([graded("label_only", queries_per_second=0.5)])
+    first, second = (gate.check("digits", "thief") for _ in range(2))
+    assert (first.allowed, first.graded, first.queries_per_second) == (True, Graded("label_only", {RATE: 0.5}), 0.5)
+    assert (second.action, second.graded, second.retry_after) == ("slow", None, 2.0)
+    assert _counted(gate) == {"allowed": 1, "labelled": 1, "slowed": 1}
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ACTIONS.items() if kind.fallback is not None])
+def test_a_graded_action_that_observes_changes_nothing_and_counts_what_it_would_have_done(name: str) -> None:
+    gate = FedGate([graded(name, mode="observe")])
+    verdict = gate.check("digits", "thief")
+    assert (verdict.allowed, verdict.graded, verdict.would_have) == (True, None, name)
+    assert _counted(gate) == {"allowed": 1, f"would_have_{ACTIONS[name].done}": 1}
+
+
+def test_a_fallback_that_refuses_is_not_taken_by_a_gate_that_knows_better() -> None:
+    gate = FedGate([graded("perturb", fallback=Action("refuse"))])
+    assert gate.check("digits", "thief").allowed
+
+
+def test_an_action_of_a_later_version_falls_back() -> None:
+    later = replace(decision("refuse"), action=Action("slow", 0.5, Graded("proof_of_work", {"bits": 20.0})))
+    gate = FedGate([later])
+    assert [gate.check("digits", "thief").action for _ in range(2)] == ["none", "slow"]
+
+
+def test_the_kill_switch_and_a_release_end_a_graded_action() -> None:
+    gate = FedGate([graded("tag"), decision("none", model="*", principal="*")])
+    assert gate.check("digits", "thief").graded is None
+    gate = FedGate([graded("tag"), decision("none", epoch=(1, 2))])
+    assert gate.check("digits", "thief") == Verdict()
 
 
 def test_the_kill_switch_frees_everyone_until_it_expires() -> None:

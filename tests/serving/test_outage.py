@@ -28,8 +28,8 @@ class WatchedConnection(Connection):
 
     consumers: list[Any] = field(default_factory=list, repr=False)
 
-    def consumer(self) -> Any:
-        made = super().consumer()
+    def consumer(self, **more: Any) -> Any:
+        made = super().consumer(**more)
         self.consumers.append(made)
         return made
 

@@ -9,7 +9,8 @@ from detector.contracts.codecs.records import encode
 from detector.contracts.findings import Action, Command
 from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.config import Policy
-from detector.policy.ledger import MOST_CAUSES, Ledger
+from detector.policy.ledger import Ledger
+from detector.policy.principal import MOST_CAUSES
 from detector.runtime.sections import KafkaSettings
 from detector.stream.commit_unit import Outbox
 from detector.stream.state_log import Message

@@ -29,8 +29,11 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action
 from detector.gateway import service as gate_service
 from detector.gateway.authorizer import new_authorizer
+from detector.notify.service import new_receivers, new_subscriptions
+from detector.notify.subscription import Subscription
 from detector.policy.allowlist import Allowlist
 from detector.runtime import settings as loading
+from detector.runtime.metrics import new_metrics
 from detector.runtime.settings import Settings, leaves
 from detector.stream import supervisor, topics, worker
 from detector.stream.app import credentials
@@ -47,6 +50,7 @@ SASL = {
 }
 PASSWORD = {"kafka.sasl_plain_password": "one"}
 TLS = {"kafka.security_protocol": "SSL"}
+LAKE: dict[str, Any] = {"notify.receivers": {"lake": {"ocsf": {}}}}
 CERTIFICATE = {**TLS, "kafka.ssl_certfile": "FILE:one.pem"}
 
 
@@ -162,6 +166,7 @@ REACH: dict[str, Reach] = {
         ["FILE:one.profile"],
         lambda built: ([own.hash for own in built.engine.profiles], built.reporter.health.profiles),
     ),
+    "detection.group_bytes": Reach(1 << 20, lambda built: built.partition.groups._nbytes),
     "policy.mode": Reach("enforce", lambda built: built.policy.mode_of("iris")),
     "policy.model_modes": Reach(
         {"iris": "observe"}, lambda built: built.policy.mode_of("iris"), {"policy.mode": "enforce"}
@@ -193,9 +198,17 @@ REACH: dict[str, Reach] = {
     "metrics.host": Reach("127.0.0.2", lambda built: built.listening),
     "metrics.port": Reach(1234, lambda built: built.listening),
     "metrics.models": Reach(1, lambda built: built.model_labels),
+    "notify.receivers": Reach({"lake": {"ocsf": {}}}, lambda built: [*new_receivers(built.settings)]),
+    "notify.refused_file": Reach("FILE:refused", lambda built: _subscription(built)._refusals is None, LAKE),
+    "notify.letters_window_seconds": Reach(60.0, lambda built: _subscription(built)._rates._seconds, LAKE),
+    "notify.letters_per_window": Reach(3, lambda built: _subscription(built)._rates._least, LAKE),
     "logging.level": Reach("error", lambda _: logging.getLogger().level),
     "logging.format": Reach("console", lambda built: _logged(built.capsys)),
 }
+
+
+def _subscription(built: Any) -> Subscription:
+    return new_subscriptions(built.settings, new_metrics(1, "notify"))[0]
 
 
 def _logged(capsys: pytest.CaptureFixture[str]) -> bool:

@@ -15,9 +15,10 @@ early.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ PRIOR = 2.0
 verdict."""
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,33 +151,76 @@ class Crowd:
     links: Spread
     link_exemplars: Floats
 
-    def rarity(self, volume: int, distance: float) -> float:
-        """Returns an upper bound, 90 percent sure, of the share of honest accounts whose D reaches ``distance`` within
-        ``volume`` queries; see ``_rarity``."""
-        return _rarity(self.reached[int(np.searchsorted(VOLUMES, volume, "right")) - 1], distance)
+    def rarity(self, volumes: Integers, distances: Floats) -> Floats:
+        """Returns float64 (n,): upper bounds, 90 percent sure, of the share of honest accounts whose D reaches each of
+        ``distances`` (n,) within as many queries as ``volumes`` int64 (n,) says; see ``_Tails``."""
+        return self._tails(np.searchsorted(VOLUMES, volumes, "right") - 1, distances)
 
-    def early_rarity(self, volume: int, distance: float) -> float:
-        """Returns the same for D compared with ``early``, for a volume of 4 at most."""
-        return _rarity(self.early_reached[volume - 1], distance)
+    def early_rarity(self, volumes: Integers, distances: Floats) -> Floats:
+        """Returns the same for D compared with ``early``, for volumes of 4 at most."""
+        return self._early_tails(volumes - 1, distances)
+
+    @cached_property
+    def _tails(self) -> _Tails:
+        return _Tails(self.reached)
+
+    @cached_property
+    def _early_tails(self) -> _Tails:
+        return _Tails(self.early_reached)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Crowd:
         return cls(**record | {"links": Spread(**record["links"])})
 
 
-def _rarity(reached: Floats, distance: float) -> float:
-    """Within the range of the calibration accounts, ``reached`` float64 (a,), the bound is that of Clopper and Pearson
-    (1934); beyond their largest value it falls off exponentially, by the mean excess of their highest fifth."""
-    count = int((~np.isnan(reached)).sum())
-    if not count or distance < _LEAST_REACHED:
-        return 1.0
-    bound = _bound(int((reached[:count] >= distance).sum()), count)
-    start = max(float(reached[0]), _LEAST_REACHED)
-    if distance < start:
-        return bound
-    top = max(int(_TAIL * count), min(_FEWEST, count - 1), 1)
-    excess = max(float(reached[:top].mean() - reached[min(top, count - 1)]), _LEAST_EXCESS)
-    return float(bound * np.exp((start - distance) / excess))
+class _Tails:
+    """The bounds of ``Crowd.rarity`` at each volume, of ``reached`` float64 (v, a), descending, NaN at the end.
+
+    Within the range of the calibration accounts the bound is that of Clopper and Pearson (1934); beyond their largest
+    value it falls off exponentially, by the mean excess of their highest fifth."""
+
+    def __init__(self, reached: Floats) -> None:
+        volumes, most = reached.shape
+        self._ascending = np.full((volumes, most), np.inf)
+        self._count, self._bounds = np.zeros(volumes, np.int64), np.ones((volumes, most + 1))
+        self._start, self._excess = np.ones(volumes), np.ones(volumes)
+        for at, own in enumerate(reached):
+            known = own[~np.isnan(own)]
+            count = self._count[at] = len(known)
+            if count:
+                self._ascending[at, :count] = known[::-1]
+                self._bounds[at, : count + 1] = [_bound(above, count) for above in range(count + 1)]
+                self._start[at] = max(known[0], _LEAST_REACHED)
+                top = max(int(_TAIL * count), min(_FEWEST, count - 1), 1)
+                self._excess[at] = max(known[:top].mean() - known[min(top, count - 1)], _LEAST_EXCESS)
+
+    def __call__(self, at: Integers, distances: Floats) -> Floats:
+        """Returns float64 (n,): the bounds of ``distances`` (n,) at the volumes ``at`` int64 (n,)."""
+        found = np.empty(len(distances))
+        _find(at, distances, self._ascending, self._count, self._bounds, self._start, self._excess, found)
+        return found
+
+
+@compiled
+def _find(
+    at: Integers,
+    distances: Floats,
+    ascending: Floats,
+    count: Integers,
+    bounds: Floats,
+    start: Floats,
+    excess: Floats,
+    found: Floats,
+) -> None:
+    for row in range(len(at)):
+        volume, distance = at[row], distances[row]
+        if not count[volume] or distance < _LEAST_REACHED:
+            found[row] = 1.0
+            continue
+        above = count[volume] - np.searchsorted(ascending[volume, : count[volume]], distance)
+        found[row] = bounds[volume, above]
+        if distance >= start[volume]:
+            found[row] *= math.exp((start[volume] - distance) / excess[volume])
 
 
 @lru_cache(maxsize=4096)

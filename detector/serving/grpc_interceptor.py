@@ -180,7 +180,7 @@ class GrpcMiddleware(ModelMiddleware):
             while True:
                 with _current(exchange):
                     response = next(responses, _ENDED)
-                if response is _ENDED or not exchange.verdict.allowed:
+                if response is _ENDED:
                     return
                 self._streamed(exchange)
                 yield response

@@ -13,7 +13,7 @@ import typer
 from detector.cli.screen import print_lines, print_note
 from detector.contracts.codecs import decode, encode
 from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
-from detector.contracts.findings import Action, Alert, Audit, Command
+from detector.contracts.findings import Alert, Audit, Command
 from detector.contracts.topics import partition_of
 from detector.replay.topics import BOOTSTRAP_MILLISECONDS, REPLY_MILLISECONDS, Topic, broker_errors, partitions_of
 from detector.runtime.sections import KafkaSettings
@@ -99,12 +99,6 @@ def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float, pa
         f"the command was written, and no detector has answered within {wait_seconds:g} seconds; it will be carried "
         f"out when one takes partition {partition} of {topic}; check that `weirguard run` is ready"
     )
-
-
-def describe_action(action: Action) -> str:
-    """Returns ``action`` in words."""
-    rate = action.queries_per_second
-    return action.name if rate is None else f"{action.name} to {rate:g}/s"
 
 
 def alert_line(alert: Alert) -> str:

@@ -8,7 +8,12 @@ from typing import Literal
 ActionName = Literal["none", "slow", "refuse"]
 Mode = Literal["observe", "enforce"]
 Severity = Literal["low", "medium", "high"]
+Family = Literal["content", "structure", "outputs", "protocol"]
+"""The families of evidence. Content: inputs unlike honest ones. Outputs: answers that honest queries seldom get.
+Structure: how queries follow from one another. Protocol: how they are put."""
 CommandKind = Literal["add", "delete", "clear", "join", "leave", "dismiss"]
+WhenStale = Literal["allow", "refuse"]
+"""What a gate does that does not know the current decisions."""
 
 Epoch = tuple[int, int]
 """(fence, sequence) of the state record behind a decision; compared in that order, and the later one wins."""
@@ -46,7 +51,8 @@ class Alert:
     ``revision`` counts the records of one id from 1: each later one means that the severity rose, and replaces the one
     before. Its ``score``, time and ``query_index`` (from 0) are those of the rise, its ``evidence`` that of the
     verdict. ``calibrated``: whether the verdict rests on a profile of honest traffic; None for a signal that uses no
-    profile, and in records of earlier versions.
+    profile, and in records of earlier versions. ``family`` of the evidence: content only if nothing else counts; None
+    in records of earlier versions.
     """
 
     id: str
@@ -67,6 +73,7 @@ class Alert:
     suppressed_by: str | None = None
     revision: int = 1
     calibrated: bool | None = None
+    family: Family | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +113,23 @@ class GroupAlert:
 
 
 @dataclass(frozen=True, slots=True)
+class Graded:
+    """An action of ``detector.contracts.actions`` that the first gates did not know, with its parameters."""
+
+    name: str
+    parameters: dict[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
-    """What a gate does. Only ``slow`` has ``queries_per_second``."""
+    """What a gate does: ``graded`` if there is one that it knows, else ``name``, which every gate knows.
+
+    Only ``slow`` has ``queries_per_second``.
+    """
 
     name: ActionName
     queries_per_second: float | None = None
+    graded: Graded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +231,31 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class GateReport:
+    """What one gate, that is one process, did since ``started_at``; the next report comes after ``report_seconds``.
+
+    ``running`` is False in the last report. ``ready``: it has read the decisions to their end once. ``stale_seconds``:
+    since Kafka answered it, None if it never did; beyond ``max_stale_seconds`` it does what ``when_stale`` has for the
+    model, or for ``*``, all other models. ``known``: decisions that it holds. ``counts``: requests by outcome, and what
+    else the gate counts. ``responses``: queries that got another answer than the model's, by response.
+    """
+
+    gate: str
+    version: str
+    started_at: float
+    occurred_at: float
+    report_seconds: float
+    running: bool
+    ready: bool
+    stale_seconds: float | None
+    max_stale_seconds: float
+    when_stale: dict[str, WhenStale]
+    known: int
+    counts: dict[str, int]
+    responses: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A refused record or row: its place and the reason. The record's value holds the refused bytes.
 
@@ -236,7 +280,7 @@ class Finding:
     """A signal flagged a principal at the row ``row`` of the micro-batch.
 
     ``score`` is normalised (1 is the threshold); ``statistic`` and ``threshold`` are in the signal's own unit.
-    ``profile``: hash of the profile that the query was judged with, None without one.
+    ``profile``: hash of the profile that the query was judged with, None without one. ``family`` of the evidence.
     """
 
     row: int
@@ -251,3 +295,4 @@ class Finding:
     query_index: int
     evidence: tuple[Evidence, ...]
     profile: str | None = None
+    family: Family = "structure"

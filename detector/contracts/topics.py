@@ -35,6 +35,8 @@ class Topics:
     decisions = _TopicName()
     audit = _TopicName()
     scores = _TopicName()
+    gates = _TopicName()
+    """What gates report of themselves."""
     dead_letters = _TopicName()
 
     @property

@@ -81,10 +81,10 @@ def run(settings: Settings) -> None:
         _log.info("notifying", receivers=[one.name for one in subscriptions], metrics_port=probes.port)
         stop.wait()
         for one in subscriptions:
-            one.request_stop()
+            one.end(_CLOSE_SECONDS)
         deadline = time.monotonic() + _CLOSE_SECONDS
         for one in subscriptions:
-            one.close(max(deadline - time.monotonic(), 0.0))
+            one.join(max(deadline - time.monotonic(), 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
+from detector.contracts.actions import check_action, describe_action
 from detector.contracts.codecs.limits import is_time
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import OPERATOR_ORIGIN, Alert, Cause, Command, Decision
 from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.accounting import Accounting
 from detector.policy.activity import Activity, Effects, Key, Section
-from detector.policy.config import Policy, check_action
+from detector.policy.config import Policy
 from detector.policy.entry import ActiveCause, Changes, Entry, Membership, decode_changes, encode_changes
 from detector.policy.principal import MOST_CAUSES, PrincipalPolicy, Record
 from detector.policy.records import command_audit, missing_audit, shortened
@@ -183,7 +184,10 @@ class Ledger:
             raise ConfigurationError(f"not added: the issuer's name is longer than {most} characters")
         if len(principal.entry.active_causes) >= MOST_CAUSES:
             raise ConfigurationError(f"not added: the principal already has {MOST_CAUSES} causes; delete some first")
-        check_action(action, "not added")
+        try:
+            check_action(action)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"not added: {error}") from None
         mode = command.mode or self._policy.mode_of(command.model)
         principal.impose(ActiveCause(Cause(command.id, origin, now + duration, command.reason), action, mode), now)
-        return f"added: {action.name} ({mode}) for {duration:g} seconds"
+        return f"added: {describe_action(action)} ({mode}) for {duration:g} seconds"

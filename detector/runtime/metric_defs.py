@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from detector.contracts.actions import ACTIONS
 from detector.contracts.codecs.limits import REPAIRS
-from detector.contracts.findings import ActionName, Mode, Severity
+from detector.contracts.findings import Mode, Severity
 from detector.contracts.queries import CountKind, MisfitReason
 
 PREFIX = "weirguard_"
@@ -67,7 +68,7 @@ GROUP_STATE = Label("state", ("verdict", "dismissed"))
 PARTITION = Label("partition", most=1024)
 TOPIC = Label("topic", ("queries", "rekeyed", "judged", "commands"))
 SEVERITY = Label("severity", get_args(Severity))
-ACTION = Label("action", get_args(ActionName))
+ACTION = Label("action", tuple(ACTIONS))
 MODE = Label("mode", get_args(Mode))
 ORIGIN = Label("origin", ("signal", "group", "operator"))
 STAGE = Label("stage", ("decode", "judge", "state_log", "publish"))

@@ -24,6 +24,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.runtime.receivers import NotifySettings
 from detector.runtime.sections import (
     DetectionSettings,
+    GateSettings,
     KafkaSettings,
     LoggingSettings,
     MetricsSettings,
@@ -78,6 +79,8 @@ class Settings(BaseSettings):
     """From verdict to decision."""
     principals: PrincipalSettings = PrincipalSettings()
     """How API keys become principals."""
+    gate: GateSettings = GateSettings()
+    """The gate as a service for proxies."""
     sources: SourcesSettings = SourcesSettings()
     """Log files that commands read."""
     metrics: MetricsSettings = MetricsSettings()

@@ -12,6 +12,7 @@ from detector.contracts.topics import Topics
 _BOOTSTRAP_MILLISECONDS = 5_000
 _RECONNECT_MILLISECONDS = 5_000
 _FOREVER_MILLISECONDS = 2**31 - 1
+_REPORT_MILLISECONDS = 5_000
 _FETCH_MILLISECONDS = 100
 
 
@@ -39,6 +40,20 @@ class Connection:
             acks="all",
             enable_idempotence=True,
             delivery_timeout_ms=_FOREVER_MILLISECONDS,
+            max_block_ms=_BOOTSTRAP_MILLISECONDS,
+        )
+
+    def reporting_producer(self) -> Any:
+        """Returns a connected KafkaProducer for a record now and then, which is lost where a broker does not take it in
+        time. Raises as :meth:`producer` does."""
+        import kafka
+
+        return self._build(
+            kafka.KafkaProducer,
+            acks=1,
+            enable_idempotence=False,  # it needs no permission but to write
+            delivery_timeout_ms=_REPORT_MILLISECONDS,
+            request_timeout_ms=_REPORT_MILLISECONDS,
             max_block_ms=_BOOTSTRAP_MILLISECONDS,
         )
 

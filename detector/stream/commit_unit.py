@@ -9,6 +9,7 @@ from math import isnan
 
 import numpy as np
 
+from detector.contracts.actions import name_of
 from detector.contracts.codecs.records import decision_key, encode
 from detector.contracts.findings import Decision
 from detector.contracts.topics import Topics, partition_of
@@ -101,7 +102,7 @@ class CommitUnit:
             self.count(names.ALERTS, 1, alert.model, alert.signal, alert.severity)
         for decision in effects.decisions:
             origin = decision.causes[0].origin.partition(":")[0] if decision.causes else "operator"
-            self.count(names.DECISIONS, 1, decision.action.name, decision.mode, origin)
+            self.count(names.DECISIONS, 1, name_of(decision.action), decision.mode, origin)
 
     def count_groups(self, effects: GroupEffects) -> None:
         """Counts the queries that were watched, and new groups."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from detector.contracts.actions import name_of
 from detector.core.profile import Profile
 from detector.runtime import metric_defs as names
 from detector.runtime.health import Health
@@ -152,7 +153,7 @@ class Reporter:
                 counts[series] += size[at]
             self.metrics.replace(metric, dict(counts))
         active = (decision for one in partitions for decision in one.detector.ledger.active(one.policy_time))
-        kinds: Counter[tuple[str, ...]] = Counter((one.model, one.action.name, one.mode) for one in active)
+        kinds: Counter[tuple[str, ...]] = Counter((one.model, name_of(one.action), one.mode) for one in active)
         self.metrics.replace(names.DECISIONS_ACTIVE, dict(kinds))
 
     def _count(self, units: Sequence[CommitUnit]) -> None:

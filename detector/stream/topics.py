@@ -61,6 +61,7 @@ def shapes(kafka: KafkaSettings) -> list[TopicShape]:
     week, season = {"retention.ms": str(7 * _DAY)}, {"retention.ms": str(90 * _DAY)}
     state = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
     compacted = {"cleanup.policy": "compact"}
+    forgetful = {"cleanup.policy": "compact,delete"}
     cleaned = {"min.cleanable.dirty.ratio": "0.1", "segment.ms": str(_DAY // 24)}
 
     def shape(name: str, checked: Mapping[str, str], largest: int, others: Mapping[str, str]) -> TopicShape:
@@ -76,6 +77,7 @@ def shapes(kafka: KafkaSettings) -> list[TopicShape]:
         shape(topics.decisions, compacted, _ORDINARY_BYTES, cleaned),
         shape(topics.scores, compacted, _ORDINARY_BYTES, cleaned),
         shape(topics.groups, compacted, _ORDINARY_BYTES, cleaned),
+        shape(topics.gates, forgetful, _ORDINARY_BYTES, cleaned | {"retention.ms": str(2 * _DAY)}),
         shape(topics.alerts, {"cleanup.policy": "delete"}, _ORDINARY_BYTES, season),
         shape(topics.audit, {"cleanup.policy": "delete"}, _ORDINARY_BYTES, season),
         shape(topics.dead_letters, broker_time, letter_bytes(kafka), season),
@@ -214,7 +216,7 @@ def _fault(kafka: KafkaSettings, shape: TopicShape, has: Mapping[str, str], repl
     if not needed:
         return None
     differences = ", ".join(f"{name}={has.get(name)} and needs {value}" for name, value in needed.items())
-    settings = ",".join(f"{name}={value}" for name, value in needed.items())
+    settings = ",".join(f"{name}=[{value}]" if "," in value else f"{name}={value}" for name, value in needed.items())
     return (
         f"topic {shape.name} has {differences}; alter it: kafka-configs.sh --bootstrap-server {kafka.servers[0]} "
         f"--alter --entity-type topics --entity-name {shape.name} --add-config {settings}"

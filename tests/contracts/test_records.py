@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from detector.contracts.codecs import KILL_SWITCH_KEY, REASONS, decision_key, decode, encode
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import Action, Alert, Audit, Cause, Command, DeadLetter, Decision, Evidence, Score
+from detector.contracts.findings import (
+    Action,
+    Alert,
+    Audit,
+    Cause,
+    Command,
+    DeadLetter,
+    Decision,
+    Evidence,
+    GateReport,
+    Score,
+    WhenStale,
+)
 
 NAN, INFINITY = float("nan"), float("inf")
 EVIDENCE = Evidence("w", 0.9, "1", 0.95)
@@ -23,8 +35,10 @@ COMMAND = Command("c", "add", 1.0, "ana", "m", "p", "why", Action("refuse"), "en
 JOIN = Command("c", "join", 1.0, "group:g", "m", "p", "why", group="g", group_size=3, model_version="1")
 AUDIT = Audit("u", 1.0, "command", "m", "p", "ana", "refused", {"seconds": 60.0, "why": "so"})
 SCORE = Score("m", "1", "p", 1.0, 3, 1.5, True, {"prada": 0.9})
+WHEN_STALE: dict[str, WhenStale] = {"*": "allow", "m": "refuse"}
+GATE = GateReport("g", "1", 1.0, 9.0, 30.0, True, True, 0.5, 60.0, WHEN_STALE, 2, {"allowed": 7}, {"round": 3})
 LETTER = DeadLetter("weirguard.queries", 0, 12, None, "syntax", "x" * 20_000)
-RECORDS = [ALERT, DECISION, COMMAND, AUDIT, SCORE, JOIN, LETTER]
+RECORDS = [ALERT, DECISION, COMMAND, AUDIT, SCORE, GATE, JOIN, LETTER]
 
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (ALERT, {"score": NAN}, "non-finite"),
@@ -59,6 +73,13 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (AUDIT, {"detail": {"w": NAN}}, "non-finite"),
     (SCORE, {"signals": {"prada": NAN}}, "non-finite"),
     (SCORE, {"score": INFINITY}, "non-finite"),
+    (GATE, {"gate": "*"}, "identity"),
+    (GATE, {"counts": {"allowed": -1}}, "value"),
+    (GATE, {"responses": {"a\nb": 1}}, "identity"),
+    (GATE, {"when_stale": {"": "allow"}}, "identity"),
+    (GATE, {"report_seconds": 0.0}, "value"),
+    (GATE, {"max_stale_seconds": NAN}, "non-finite"),
+    (GATE, {"stale_seconds": INFINITY}, "non-finite"),
     (LETTER, {"offset": -1}, "value"),
 ]
 

@@ -1,4 +1,4 @@
-"""Alerts of accounts and groups, decisions, commands, audits, scores and dead letters as JSON.
+"""Alerts of accounts and groups, decisions, commands, audits, scores, reports of gates and dead letters as JSON.
 
 Each has ``"schema": "weirguard.NAME/1"`` and its fields by name. Readers skip unknown fields, so later versions may add
 fields. The same rules apply in both directions: every reader accepts what ``encode`` writes.
@@ -12,6 +12,7 @@ from functools import cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from detector.contracts.actions import parameters_fault
 from detector.contracts.codecs.limits import TEXT_CHARACTERS, check_schema, check_size, is_time
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import (
@@ -24,6 +25,7 @@ from detector.contracts.findings import (
     DeadLetter,
     Decision,
     Evidence,
+    GateReport,
     GroupAlert,
     Score,
 )
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
 else:
     from detector.contracts.lazy import msgspec
 
-Record = Alert | GroupAlert | Decision | Command | Audit | Score | DeadLetter
-R = TypeVar("R", Alert, GroupAlert, Decision, Command, Audit, Score, DeadLetter)
+Record = Alert | GroupAlert | Decision | Command | Audit | Score | GateReport | DeadLetter
+R = TypeVar("R", Alert, GroupAlert, Decision, Command, Audit, Score, GateReport, DeadLetter)
 
 SCHEMAS: Final[dict[type[Record], str]] = {
     Alert: "weirguard.alert/1",
@@ -44,6 +46,7 @@ SCHEMAS: Final[dict[type[Record], str]] = {
     Command: "weirguard.command/1",
     Audit: "weirguard.audit/1",
     Score: "weirguard.score/1",
+    GateReport: "weirguard.gate/1",
     DeadLetter: "weirguard.dead-letter/1",
 }
 
@@ -181,7 +184,7 @@ def _check_decision(decision: Decision) -> None:
     _check_names(id=decision.id, policy_version=decision.policy_version)
     if decision.model != EVERYONE or decision.principal != EVERYONE:
         _check_names(model=decision.model, principal=decision.principal)
-    elif decision.action.name != "none":
+    elif decision.action.name != "none" or decision.action.graded is not None:
         raise InvalidRecord("action", "a decision about everyone can only be 'none', which switches enforcement off")
     _check_action(decision.action)
     _check_least(0, fence=decision.epoch[0], sequence=decision.epoch[1])
@@ -198,6 +201,8 @@ def _check_action(action: Action) -> None:
         raise InvalidRecord("action", "queries_per_second belongs to the action 'slow' and to no other")
     if rate is not None and not (rate > 0 and isfinite(rate)):
         raise InvalidRecord("action", f"queries_per_second is {rate}; it must be above 0")
+    if action.graded is not None and (fault := parameters_fault(action.graded)):
+        raise InvalidRecord("action", f"graded: {fault}")
 
 
 def _check_command(command: Command) -> None:
@@ -256,6 +261,21 @@ def _check_score(score: Score) -> None:
     _check_finite([("score", score.score), *score.signals.items()])
 
 
+def _check_gate_report(report: GateReport) -> None:
+    _check_names(gate=report.gate, version=report.version)
+    _check_times(started_at=report.started_at, occurred_at=report.occurred_at)
+    seconds = {"report_seconds": report.report_seconds, "max_stale_seconds": report.max_stale_seconds}
+    _check_finite([*seconds.items(), ("stale_seconds", report.stale_seconds)])
+    if min(seconds.values()) <= 0:
+        raise InvalidRecord("value", "report_seconds and max_stale_seconds must be above 0")
+    _check_least(0, known=report.known)
+    for totals in (report.counts, report.responses):
+        for name, total in totals.items():
+            _check_names(outcome=name)
+            _check_least(0, total=total)
+    _check_names(**{f"model {at}": name for at, name in enumerate(report.when_stale) if name != EVERYONE})
+
+
 def _check_dead_letter(letter: DeadLetter) -> None:
     _check_names(topic=letter.topic, reason=letter.reason)
     _check_least(0, partition=letter.partition, offset=letter.offset, row=letter.row, size=letter.size)
@@ -270,5 +290,6 @@ _CHECKS: Final[dict[type[Record], Callable[[Any], None]]] = {
     Command: _check_command,
     Audit: _check_audit,
     Score: _check_score,
+    GateReport: _check_gate_report,
     DeadLetter: _check_dead_letter,
 }

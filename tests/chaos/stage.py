@@ -212,7 +212,7 @@ def _settings(bootstrap: str, prefix: str, partitions: int, embedded: bool) -> S
             restart_most_seconds=2.0,
             microbatch_bytes=4 * _QUERY_BYTES,
         ),
-        policy=PolicySettings(mode="enforce", decision_seconds=20.0),
+        policy=PolicySettings(mode="enforce", enforce_uncalibrated=True, decision_seconds=20.0),
     )
 
 

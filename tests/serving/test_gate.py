@@ -94,7 +94,7 @@ def test_a_decision_that_observes_never_throttles_but_counts_what_it_would_have_
 RESPONDER = Responder(b"0123456789abcdef")
 
 
-def graded(name: str, mode: Any = "enforce", fallback: Action | None = None, **parameters: float) -> Decision:
+def graded(name: str, mode: Any = "enforce", fallback: Any = None, **parameters: float) -> Decision:
     action = make_action(name, dict(parameters), fallback)
     return replace(decision("refuse", mode=mode), action=action)
 
@@ -124,13 +124,13 @@ def test_a_graded_action_that_observes_changes_nothing_and_counts_what_it_would_
 
 
 def test_a_fallback_that_refuses_is_not_taken_by_a_gate_that_knows_better() -> None:
-    gate = FedGate([graded("perturb", fallback=Action("refuse"))], responder=RESPONDER)
+    gate = FedGate([graded("perturb", fallback="refuse")], responder=RESPONDER)
     assert gate.check("digits", "thief").allowed
 
 
 @pytest.mark.parametrize("name", ["round", "label_only", "perturb", "spec_noise"])
 def test_a_gate_that_changes_no_answers_falls_back(name: str) -> None:
-    assert FedGate([graded(name, fallback=Action("refuse"))]).check("digits", "thief").action == "refuse"
+    assert FedGate([graded(name, fallback="refuse")]).check("digits", "thief").action == "refuse"
     gate = FedGate([graded(name)])
     assert [gate.check("digits", "thief").action for _ in range(2)] == ["none", "slow"]
 

@@ -93,16 +93,18 @@ class Responder:
         return Answer(answer, response.name)
 
     def specification(
-        self, graded: Graded, whose: Whose, requested: ArrayLike, offered: ArrayLike | None = None
+        self, graded: Graded, whose: Whose, features: Any, requested: ArrayLike, offered: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """Returns what to choose a model by for ``requested`` (n, 2) under ``spec_noise``, the same for the same.
+        """Returns what to choose a model by for ``requested`` (n, 2) under ``spec_noise``, the same for equal inputs.
+
+        So a thief who sweeps specifications finds other borders with each input, and no one model answers all inputs.
 
         ``offered``: as :func:`specification_noise` takes it. Never raises.
         """
         wanted: NDArray[np.float64] = np.asarray(requested, dtype=np.float64).reshape(-1, 2)
         with suppress_errors(lambda fault: self._own(None, "unserved", len(wanted), fault)):
             scale = _SCALE.checked("scale of spec_noise", graded.parameters.get("scale", _SCALE.default))
-            draws = self._key.draws(*whose, wanted, len(wanted))
+            draws = self._key.draws(*whose, features, len(wanted))
             return specification_noise(wanted, draws, scale, offered)
         return wanted
 

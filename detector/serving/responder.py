@@ -6,7 +6,9 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from detector.contracts.actions import ACTIONS, RATE
 from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import Action
 from detector.contracts.principals import principal_of
 from detector.contracts.queries import OutputKind
 from detector.serving.calls import count_rows
@@ -28,7 +30,20 @@ else:
 SPECIFICATION_NOISE = "spec_noise"
 """The action that changes what a request asks of a model zoo, and its parameter."""
 _SCALE = Parameter(0.05, 0, 1)
-_RATE = "queries_per_second"
+
+
+def check_response(action: Action) -> None:
+    """Raises ConfigurationError for an ``action`` whose response, or a parameter of it, this version does not know."""
+    graded = action.graded
+    if graded is None or not ACTIONS[graded.name].is_response:
+        return
+    own = {name: value for name, value in graded.parameters.items() if name != RATE}
+    if graded.name != SPECIFICATION_NOISE:
+        response_of(graded.name, own)
+        return
+    _SCALE.checked("scale of spec_noise", own.pop("scale", _SCALE.default))
+    if own:
+        raise ConfigurationError(f"spec_noise has no parameter {min(own)!r:.40}; it has scale")
 
 
 class Answer(NamedTuple):
@@ -78,7 +93,7 @@ class Responder:
         if action == SPECIFICATION_NOISE:
             return Answer(outputs, SPECIFICATION_NOISE)
         try:
-            response, numbers = response_of(action, {name: one for name, one in parameters.items() if name != _RATE})
+            response, numbers = response_of(action, {name: one for name, one in parameters.items() if name != RATE})
             answer = self._changed(response, numbers, (holder, model), features, outputs, output_kind)
         except ConfigurationError as fault:
             return self._own(outputs, "unserved", queries, fault)

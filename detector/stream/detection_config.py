@@ -18,6 +18,7 @@ from detector.policy.ladder import LadderRule, Rung, default_ladder
 from detector.runtime.sections import RuleSettings, RungSettings
 from detector.runtime.settings import Settings, hint
 from detector.runtime.text import read_text
+from detector.serving.responder import check_response
 
 
 def engine_config(settings: Settings) -> EngineConfig:
@@ -89,6 +90,7 @@ def _rule(section: RuleSettings) -> LadderRule:
 def _rung(section: RungSettings) -> Rung:
     try:
         action = make_action(section.action, section.parameters, section.fallback)
+        check_response(action)
     except ConfigurationError as error:
         raise ConfigurationError(f"policy.ladder: {error}") from None
     return Rung(section.after_queries, action, section.seconds)

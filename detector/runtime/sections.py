@@ -231,7 +231,7 @@ class DetectionSettings(Section):
     principal's own queries."""
     profiles: tuple[FilePath, ...] = ()
     """Files that weirguard calibrate wrote, one for each model version that is judged by one."""
-    group_bytes: Annotated[int, Field(ge=8)] = 33_554_432
+    group_bytes: Annotated[int, Field(ge=8, le=17_179_869_184)] = 33_554_432
     """Bytes of recent queries, for each model version, that links between accounts are found among."""
 
 

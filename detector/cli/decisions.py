@@ -29,10 +29,12 @@ from detector.policy.records import UNCALIBRATED
 from detector.replay.topics import CurrentDecisions, known_keys, read_decisions
 from detector.runtime.settings import Settings, load_settings
 from detector.runtime.text import rfc3339
+from detector.serving.responder import check_response
 
 app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
 
-_IMPOSED = ", ".join(name for name in ACTIONS if name != "none")
+_IMPOSED = [name for name in ACTIONS if name != "none"]
+_LISTED = ", ".join(_IMPOSED)
 _KILL_SWITCH_PARTITION = 0
 _NEAREST = 3
 _NO_EXPIRY = 253_402_300_799.0
@@ -72,7 +74,7 @@ def add(
     model: str,
     principal: str,
     *,
-    action: Annotated[str, typer.Option(help=f"What the gates do: {_IMPOSED}.")],
+    action: Annotated[str, typer.Option(help=f"What the gates do: {_LISTED}.", autocompletion=lambda: _IMPOSED)],
     reason: Reason,
     issuer: Issuer,
     duration: Annotated[str, typer.Option(help="How long: 90s, 15m, 1h30m, 2d.")] = "1h",
@@ -99,6 +101,8 @@ def add(
         _check_known(loaded, model, name)
     rate = 1.0 if action == "slow" and queries_per_second is None else queries_per_second
     parameters = _parameters(parameter or []) | ({} if rate is None else {RATE: rate})
+    imposed = make_action(action, parameters)
+    check_response(imposed)
     command = Command(
         new_id(),
         "add",
@@ -107,7 +111,7 @@ def add(
         model,
         name,
         reason,
-        action=make_action(action, parameters),
+        action=imposed,
         mode="observe" if observe else "enforce",
         duration_seconds=length,
     )

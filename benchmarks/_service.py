@@ -82,7 +82,7 @@ def service(
             ),
             worker=worker or WorkerSettings(session_timeout_seconds=6.0),
             detection=detection or DetectionSettings(),
-            policy=PolicySettings(mode="enforce"),
+            policy=PolicySettings(mode="enforce", enforce_uncalibrated=True),
         )
         topics.ensure(settings.kafka)
         one = Worker("worker", environment(settings), Path(folder) / "worker.log")

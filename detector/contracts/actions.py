@@ -6,7 +6,7 @@ action stands beside it, as :class:`Graded`; a gate that does not know that one 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final, TypeGuard
@@ -83,7 +83,7 @@ ACTIONS: Final = MappingProxyType({kind.name: kind for kind in _KINDS})
 HARSHNESS: Final = MappingProxyType({name: rank for rank, name in enumerate(ACTIONS)})
 
 
-def make_action(name: str, parameters: Parameters | None = None, fallback: Action | None = None) -> Action:
+def make_action(name: str, parameters: Parameters | None = None, fallback: ActionName | None = None) -> Action:
     """Returns the action ``name`` with ``parameters``; ``fallback`` is what a gate does that does not know it, if not
     the usual one at the same rate. Raises ConfigurationError."""
     kind, given = ACTIONS.get(name), dict(parameters or {})
@@ -91,8 +91,8 @@ def make_action(name: str, parameters: Parameters | None = None, fallback: Actio
     if rate is not None and not _is_rate(rate):
         raise ConfigurationError(f"the action {name!r}: {RATE} is {rate!r}; use a number above 0")
     if kind is not None and kind.fallback is not None:
-        usual = Action("slow", rate or _FALLBACK_RATE) if kind.fallback == "slow" else Action(kind.fallback)
-        action = replace(fallback or usual, graded=Graded(name, given))
+        meant = fallback or kind.fallback
+        action = Action(meant, rate or _FALLBACK_RATE if meant == "slow" else None, Graded(name, given))
     elif fallback is not None or given.keys() - {RATE}:
         raise ConfigurationError(f"the action {name!r} takes {RATE} at most: every gate knows it")
     else:

@@ -8,6 +8,9 @@ from typing import Literal
 ActionName = Literal["none", "slow", "refuse"]
 Mode = Literal["observe", "enforce"]
 Severity = Literal["low", "medium", "high"]
+Family = Literal["content", "structure", "outputs", "protocol"]
+"""The families of evidence. Content: inputs unlike honest ones. Outputs: answers that honest queries seldom get.
+Structure: how queries follow from one another. Protocol: how they are put."""
 CommandKind = Literal["add", "delete", "clear", "join", "leave", "dismiss"]
 WhenStale = Literal["allow", "refuse"]
 """What a gate does that does not know the current decisions."""
@@ -48,7 +51,8 @@ class Alert:
     ``revision`` counts the records of one id from 1: each later one means that the severity rose, and replaces the one
     before. Its ``score``, time and ``query_index`` (from 0) are those of the rise, its ``evidence`` that of the
     verdict. ``calibrated``: whether the verdict rests on a profile of honest traffic; None for a signal that uses no
-    profile, and in records of earlier versions.
+    profile, and in records of earlier versions. ``family`` of the evidence: content only if nothing else counts; None
+    in records of earlier versions.
     """
 
     id: str
@@ -69,6 +73,7 @@ class Alert:
     suppressed_by: str | None = None
     revision: int = 1
     calibrated: bool | None = None
+    family: Family | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +280,7 @@ class Finding:
     """A signal flagged a principal at the row ``row`` of the micro-batch.
 
     ``score`` is normalised (1 is the threshold); ``statistic`` and ``threshold`` are in the signal's own unit.
-    ``profile``: hash of the profile that the query was judged with, None without one.
+    ``profile``: hash of the profile that the query was judged with, None without one. ``family`` of the evidence.
     """
 
     row: int
@@ -290,3 +295,4 @@ class Finding:
     query_index: int
     evidence: tuple[Evidence, ...]
     profile: str | None = None
+    family: Family = "structure"

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.findings import Family
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.reference.reference import Reference, log_margins
@@ -27,7 +28,6 @@ _REQUESTED = 2
 WIDTH = 2 * _AXES + _REQUESTED
 """The size of the state: the last point, the step that led to it, and the specification requested with it."""
 
-Family = Literal["content", "structure", "outputs", "protocol"]
 Clock = Literal["effective", "each", "near"]
 """How a query counts in the averages: by its novelty to the principal, one per query, or only if it is near an own
 earlier one."""

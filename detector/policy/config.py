@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import get_args
 
-from detector.contracts.actions import HARSHNESS, check_action, name_of, rate_of
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action, Mode
+from detector.contracts.findings import Mode
 from detector.policy.accounting import HALF
 from detector.policy.allowlist import Allowlist
 from detector.policy.entry import GROUP
+from detector.policy.ladder import Case, LadderRule, check_rules, default_ladder, encoded_action, plain_ladder
 from detector.policy.records import content_id
 
 LATCHED = "latched"
@@ -23,37 +21,13 @@ LATCHED = "latched"
 UNJUDGED_QUERIES = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """A rung of the ladder: ``action`` applies after ``after_queries`` further queries of a suspect."""
-
-    after_queries: int
-    action: Action
-
-
-Strength = tuple[bool, int, float, str]
-
-
-def strength(mode: Mode, action: Action) -> Strength:
-    """Returns the sort key of an action: enforced ones above observed ones, then by harshness, then the lower rate.
-    Equal ones are the same action: of two that differ in parameters alone, one always counts as the stronger."""
-    rate = rate_of(action)
-    parameters = "" if action.graded is None else repr(sorted(action.graded.parameters.items()))
-    return mode == "enforce", HARSHNESS[name_of(action)], -math.inf if rate is None else -rate, parameters
-
-
-def encoded_action(action: Action) -> list[object]:
-    """Returns ``action`` as the part of an id."""
-    graded = action.graded
-    own = [] if graded is None else [graded.name, sorted(graded.parameters.items())]
-    return [action.name, action.queries_per_second, *own]
-
-
 @dataclass(frozen=True)
 class Policy:
     """The policy of a deployment. Of the modes that apply, ``observe`` wins.
 
-    ``decision_seconds``: how long a decision lasts after the suspect's last query; it is renewed at half of that.
+    ``enforce_uncalibrated``: whether verdicts without a profile of honest traffic may enforce. ``decision_seconds``:
+    how long a decision lasts after the suspect's last query; it is renewed at half of that. ``cool_down_seconds``:
+    whoever becomes a suspect again within this time after their last decision continues at the rung where they were.
     ``unjudged_queries``: recent unjudged queries that make a principal a suspect. Raises ConfigurationError for an
     invalid ladder, mode or number.
     """
@@ -61,8 +35,10 @@ class Policy:
     mode: Mode = "observe"
     model_modes: Mapping[str, Mode] = field(default_factory=dict)
     signal_modes: Mapping[str, Mode] = field(default_factory=dict)
-    ladder: tuple[Rung, ...] = (Rung(0, Action("slow", 1.0)), Rung(50, Action("refuse")))
+    enforce_uncalibrated: bool = False
+    ladder: tuple[LadderRule, ...] = default_ladder()
     decision_seconds: float = 3600.0
+    cool_down_seconds: float = 0.0
     unjudged_queries: int = UNJUDGED_QUERIES
     allowlist: Allowlist = field(default_factory=Allowlist)
 
@@ -77,16 +53,23 @@ class Policy:
                 f"policy: unjudged_queries is {self.unjudged_queries}; use a number from 1 to {HALF}, half of the "
                 "recent queries"
             )
-        _check_ladder(self.ladder)
+        if not 0 <= self.cool_down_seconds < float("inf"):
+            raise ConfigurationError(f"policy: cool_down_seconds is {self.cool_down_seconds}; use a number from 0 on")
+        check_rules(self.ladder, self.decision_seconds)
 
     @cached_property
     def version(self) -> str:
         """Twelve hexadecimal digits that change with any part of the policy."""
-        ladder = [[rung.after_queries, *encoded_action(rung.action)] for rung in self.ladder]
+        ladder: list[object] = [rule.encoded() for rule in self.ladder]
+        rungs = self.ladder[0].rungs if self.ladder else ()
+        if self.ladder == plain_ladder(*rungs) and all(rung.seconds is None for rung in rungs):  # as it used to be
+            ladder = [[rung.after_queries, *encoded_action(rung.action)] for rung in rungs]
         exemptions = [asdict(exemption) for exemption in self.allowlist.exemptions]
         modes = [self.mode, sorted(self.model_modes.items()), sorted(self.signal_modes.items())]
-        # A setting added later counts only where it is not the default: its addition must not change the version.
-        later = [] if self.unjudged_queries == UNJUDGED_QUERIES else [self.unjudged_queries]
+        # A setting added later counts only where it changes what happened before: its addition alone changes nothing.
+        later: list[object] = [] if self.unjudged_queries == UNJUDGED_QUERIES else [self.unjudged_queries]
+        later += [] if self.enforce_uncalibrated else ["uncalibrated observes"]
+        later += [] if self.cool_down_seconds == 0 else [["cool_down_seconds", self.cool_down_seconds]]
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:
@@ -99,25 +82,29 @@ class Policy:
             modes.add(self.signal_modes[signal])
         return "observe" if "observe" in modes else "enforce"
 
-    def action_after(self, queries: int) -> Action:
-        """Returns the ladder's action after ``queries`` further queries of a suspect."""
-        return [rung.action for rung in self.ladder if rung.after_queries <= queries][-1]
+    def rule_of(self, case: Case) -> LadderRule | None:
+        """Returns the first rule that matches ``case``; None for no decision."""
+        return next((rule for rule in self.ladder if rule.matches(case)), None)
 
-    def next_rung(self, queries: int) -> int | None:
-        """Returns the number of further queries at the next rung of the ladder after ``queries``; None at its end."""
-        return next((rung.after_queries for rung in self.ladder if rung.after_queries > queries), None)
+    def mode_for(self, case: Case, rule: LadderRule) -> Mode:
+        """Returns the most cautious mode of all that apply to ``case`` under ``rule``."""
+        doubtful = case.calibrated is False and not self.enforce_uncalibrated
+        return "observe" if doubtful or rule.mode == "observe" else self.mode_of(case.model, case.signal)
 
+    @cached_property
+    def steps(self) -> list[int]:
+        """The numbers of queries at which some rule has a rung, ascending."""
+        return sorted({rung.after_queries for rule in self.ladder for rung in rule.rungs})
 
-def _check_ladder(ladder: tuple[Rung, ...]) -> None:
-    if not ladder or ladder[0].after_queries != 0:
-        raise ConfigurationError("policy: the ladder must begin with a step after 0 queries")
-    for rung in ladder:
-        try:
-            check_action(rung.action)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"policy: {error}") from None
-    for lower, upper in pairwise(ladder):
-        if lower.after_queries >= upper.after_queries:
-            raise ConfigurationError("policy: each step of the ladder must come after more queries than the one before")
-        if strength("enforce", lower.action) >= strength("enforce", upper.action):
-            raise ConfigurationError("policy: each step of the ladder must be harsher than the one before")
+    def next_step(self, queries: int) -> int | None:
+        """Returns the first of ``steps`` after ``queries``; None at the end."""
+        return next((step for step in self.steps if step > queries), None)
+
+    @cached_property
+    def exposures(self) -> list[float]:
+        """The exposures that some rule asks for, ascending."""
+        return sorted({rule.exposure for rule in self.ladder if rule.exposure})
+
+    def exposure_step(self, exposure: float) -> float:
+        """Returns the largest of ``exposures`` that ``exposure`` reaches; 0 for none, or NaN."""
+        return max((step for step in self.exposures if exposure >= step), default=0.0)

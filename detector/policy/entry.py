@@ -91,7 +91,8 @@ class Entry(msgspec.Struct, array_like=True):
 
     ``decision``: the last one published, until it expires. ``queries``: the principal's queries as a suspect, up to
     the last rung of the ladder. ``episode``: the number of the last latch. ``seen``: the time of their last query as a
-    suspect, to the day. The parts are immutable, so that a shallow copy is enough.
+    suspect, to the day. ``exposure``: the largest that rules ask for which the suspect has reached. ``cools_at``: from
+    then on a new suspicion begins at the first rung. The parts are immutable, so that a shallow copy is enough.
     """
 
     latches: tuple[LatchedAlert, ...] = ()
@@ -101,6 +102,8 @@ class Entry(msgspec.Struct, array_like=True):
     episode: int = -1
     seen: float = -math.inf
     groups: tuple[Membership, ...] = ()
+    exposure: float = 0.0
+    cools_at: float = -math.inf
 
     @property
     def members(self) -> tuple[Membership, ...]:
@@ -114,7 +117,7 @@ class Entry(msgspec.Struct, array_like=True):
     @property
     def droppable_at(self) -> float:
         """The policy time from which this entry has no effect."""
-        ends = [active.cause.expires_at for active in self.active_causes]
+        ends = [self.cools_at, *(active.cause.expires_at for active in self.active_causes)]
         if self.decision is not None:
             ends.append(self.decision.expires_at)
         if self.is_suspect:

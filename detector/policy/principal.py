@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Container
+from collections.abc import Collection, Container, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -22,9 +22,11 @@ from detector.contracts.findings import SIGNAL_ORIGIN, Action, Alert, Audit, Cau
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Accusation, Key
 from detector.policy.allowlist import Exemption
-from detector.policy.config import LATCHED, Policy, encoded_action, strength
+from detector.policy.causes import Plan, flagging, plan_of
+from detector.policy.config import LATCHED, Policy
 from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
-from detector.policy.records import UNCALIBRATED, content_id, decision_audit, first_alert, risen, withheld_audit
+from detector.policy.ladder import encoded_action, strength
+from detector.policy.records import content_id, decision_audit, first_alert, risen, withheld_audit
 from detector.policy.timeline import PolicyEvent, Timeline
 
 Record = Alert | Decision | Audit
@@ -88,7 +90,7 @@ class PrincipalPolicy:
         entry = self.entry
         lifted = tuple(active.cause for active in entry.active_causes if cause_id in (None, active.cause.id))
         origins = None if cause_id is None else {cause.origin for cause in lifted}
-        entry.active_causes = tuple(active for active in entry.active_causes if active.cause not in lifted)
+        self._keep_causes(active for active in entry.active_causes if active.cause not in lifted)
         entry.latches, entry.groups = _lift(entry.latches, origins), _lift(entry.groups, origins)
         self._publish_decision(now)
         return lifted
@@ -96,7 +98,8 @@ class PrincipalPolicy:
     def clear(self, now: float) -> None:
         """Removes all causes and latches; the principal leaves all groups."""
         self.expire(now)
-        self.entry.active_causes = ()
+        self._keep_causes(())
+        self.entry.exposure, self.entry.cools_at = 0.0, -math.inf
         self.entry.groups = tuple(_left(group, now) for group in self.entry.groups)
         self._set_latches(())
         self._publish_decision(now)
@@ -153,6 +156,7 @@ class PrincipalPolicy:
             if suspect_before:
                 self._count(event.queries)
             self._note_seen(event.time)
+            self.entry.exposure = max(self.entry.exposure, self._policy.exposure_step(event.exposure))
             self._update_causes(event.time, event.learning)
         self._publish_decision(event.time)
 
@@ -162,7 +166,7 @@ class PrincipalPolicy:
 
     def _count(self, queries: int) -> None:
         """Counts further queries of a suspect, up to the last rung of the ladder."""
-        self.entry.queries = min(self.entry.queries + queries, self._policy.ladder[-1].after_queries)
+        self.entry.queries = min(self.entry.queries + queries, self._policy.steps[-1] if self._policy.steps else 0)
 
     # -- when the next event can matter
 
@@ -177,12 +181,19 @@ class PrincipalPolicy:
         matters: NDArray[np.bool_] = timeline.has_finding[start:] | ((version >= 0) & (flagged != latched))
         matters |= flagged & (rest["score"] >= rise_at)
         matters |= rest["time"] >= self._deadline(float(timeline.events["time"][start - 1]) if start else -math.inf)
-        next_rung = self._policy.next_rung(self.entry.queries) if self.entry.is_suspect else None
-        if next_rung is not None:
-            matters |= np.cumsum(rest["queries"]) >= next_rung - self.entry.queries
+        if self.entry.is_suspect:
+            matters |= self._climbs(rest)
         if self._awaits_enforcement():
             matters |= ~rest["learning"]
         return start + int(matters.argmax()) if matters.any() else len(timeline)
+
+    def _climbs(self, rest: NDArray[np.void]) -> NDArray[np.bool_]:
+        """Returns which events bring a suspect to the next step of a rule, or the next exposure that one asks for."""
+        step, entry = self._policy.next_step(self.entry.queries), self.entry
+        most = math.inf if step is None else step - entry.queries
+        exposure = next((own for own in self._policy.exposures if own > entry.exposure), math.inf)
+        climbs: NDArray[np.bool_] = (np.cumsum(rest["queries"]) >= most) | (rest["exposure"] >= exposure)
+        return climbs
 
     def _rising_scores(self) -> dict[str, float]:
         """Returns, by model version with a latched verdict of the engine, the score that raises an alert's severity."""
@@ -204,16 +215,15 @@ class PrincipalPolicy:
             exemption = self._exemption(now)
             if exemption is not None:
                 times.append(exemption.expires_at)
-            times.extend(self._renew_at(active) for active in self._standing_causes().values())
+            plans = self._plans(learning=False)
+            times.extend(plans[origin].renew_at(active) for origin, active in self._standing_causes(plans).items())
         return min(times, default=math.inf)
 
     def _awaits_enforcement(self) -> bool:
         """Returns whether a cause is in ``observe`` only because it was given while learning."""
-        flagging = self._flagging()
-        return any(
-            active.mode == "observe" and self._policy.mode_of(self.key[0], flagging[origin].signal) == "enforce"
-            for origin, active in self._standing_causes().items()
-        )
+        plans = self._plans(learning=False)
+        standing = self._standing_causes(plans)
+        return any(active.mode == "observe" and plans[origin].mode == "enforce" for origin, active in standing.items())
 
     # -- verdicts
 
@@ -240,9 +250,7 @@ class PrincipalPolicy:
         latch = next((latch for latch in entry.latches if latch.signal == UNJUDGED), None)
         if finding is None:
             self._set_latches(tuple(latch for latch in entry.latches if latch.signal != UNJUDGED))
-            entry.active_causes = tuple(
-                active for active in entry.active_causes if active.cause.origin != _UNJUDGED_ORIGIN
-            )
+            self._keep_causes(one for one in entry.active_causes if one.cause.origin != _UNJUDGED_ORIGIN)
         elif latch is None:
             self._publish_first_alert(finding, self._latch(finding.model_version, UNJUDGED, now), now)
         else:
@@ -263,7 +271,8 @@ class PrincipalPolicy:
         """Returns the number of a new episode: at least the policy time in seconds, so that none repeats after an entry
         is dropped. The ladder begins anew if nothing else holds against the principal."""
         entry = self.entry
-        if not self._flagging() and not any(active.automatic for active in entry.active_causes):
+        others = flagging(entry) or any(active.automatic for active in entry.active_causes)
+        if not others and now >= entry.cools_at:
             entry.queries = 0
         entry.episode = max(entry.episode + 1, math.floor(now))
         return entry.episode
@@ -303,42 +312,41 @@ class PrincipalPolicy:
         """Adds, renews or removes the causes of the signals and groups that make the principal a suspect."""
         entry = self.entry
         if self._exemption(now) is not None:
-            entry.active_causes = tuple(active for active in entry.active_causes if not active.automatic)
+            self._keep_causes(active for active in entry.active_causes if not active.automatic)
             return
-        current, action = self._standing_causes(), self._policy.action_after(entry.queries)
-        flagging = self._flagging()
-        modes = {origin: self._mode(latch.signal, current.get(origin), learning) for origin, latch in flagging.items()}
-        if not any(self._is_due(current.get(origin), action, modes[origin], now) for origin in flagging):
+        plans = self._plans(learning)
+        current = self._standing_causes(plans)
+        if not any(plan.is_due(current.get(origin), now) for origin, plan in plans.items()):
             return
-        expires_at = now + self._policy.decision_seconds
-        for origin, latch in sorted(flagging.items()):
+        for origin, plan in sorted(plans.items()):
             known, name = current.get(origin), origin.removeprefix(SIGNAL_ORIGIN)
-            number = known.cause.id if known else content_id("cause", *self.key, name, latch.episode, size=8)
-            cause = Cause(number, origin, expires_at, _doubt(latch))
-            self._replace_cause(ActiveCause(cause, action, modes[origin]))
+            number = known.cause.id if known else content_id("cause", *self.key, name, plan.episode, size=8)
+            ends = now + plan.seconds if known is None or not plan.outlived else known.cause.expires_at
+            self._replace_cause(ActiveCause(Cause(number, origin, ends, plan.reason), plan.action, plan.mode))
 
-    def _mode(self, signal: str, active: ActiveCause | None, learning: bool) -> Mode:
-        if learning and not (active is not None and active.mode == "enforce"):
-            return "observe"
-        return self._policy.mode_of(self.key[0], signal)
+    def _plans(self, learning: bool) -> dict[str, Plan]:
+        """Returns what should follow from each suspicion that a rule matches, by origin."""
+        plans = ((latch, plan_of(self._policy, self.key[0], self.entry, latch, learning)) for latch in self._latches())
+        return {latch.origin: plan for latch, plan in plans if plan is not None}
 
-    def _is_due(self, active: ActiveCause | None, action: Action, mode: Mode, now: float) -> bool:
-        return active is None or (active.action, active.mode) != (action, mode) or now >= self._renew_at(active)
+    def _latches(self) -> Collection[LatchedAlert | Membership]:
+        return flagging(self.entry).values()
 
-    def _renew_at(self, active: ActiveCause) -> float:
-        return active.cause.expires_at - self._policy.decision_seconds / 2
+    def _standing_causes(self, plans: Container[str]) -> dict[str, ActiveCause]:
+        """Returns the current causes of ``plans``, by origin."""
+        return {active.cause.origin: active for active in self.entry.active_causes if active.cause.origin in plans}
 
-    def _flagging(self) -> dict[str, LatchedAlert | Membership]:
-        """Returns the first latch of each signal, and each membership, that was not lifted, by origin."""
-        latches: tuple[LatchedAlert | Membership, ...] = (*self.entry.latches, *self.entry.members)
-        return {latch.origin: latch for latch in reversed(latches) if not latch.lifted}
-
-    def _standing_causes(self) -> dict[str, ActiveCause]:
-        """Returns the current causes of what makes the principal a suspect, by origin."""
-        flagging = self._flagging()
-        return {active.cause.origin: active for active in self.entry.active_causes if active.cause.origin in flagging}
+    def _keep_causes(self, kept: Iterable[ActiveCause]) -> None:
+        """Removes all other causes; without any of a signal or group left, the cool-down ends too."""
+        before, self.entry.active_causes = self.entry.active_causes, tuple(kept)
+        removed = any(active.automatic for active in before if active not in self.entry.active_causes)
+        if removed and not any(active.automatic for active in self.entry.active_causes):
+            self.entry.cools_at = -math.inf
 
     def _replace_cause(self, new: ActiveCause) -> None:
+        if new.automatic:
+            cools_at = new.cause.expires_at + self._policy.cool_down_seconds
+            self.entry.cools_at = max(self.entry.cools_at, cools_at)
         others = (active for active in self.entry.active_causes if active.cause.origin != new.cause.origin)
         self.entry.active_causes = (*others, new)
 
@@ -396,9 +404,3 @@ def _lift(latches: tuple[_Latch, ...], origins: Container[str] | None) -> tuple[
 
 def _left(group: Membership, now: float) -> Membership:
     return group if group.left_at is not None else Membership(group.group, group.issued_at, left_at=now)
-
-
-def _doubt(latch: LatchedAlert | Membership) -> str:
-    """Returns why to doubt the verdict behind a cause; empty for no reason."""
-    alert = latch.alert if isinstance(latch, LatchedAlert) else None
-    return UNCALIBRATED if alert is not None and alert.calibrated is False else ""

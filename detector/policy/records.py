@@ -22,6 +22,8 @@ def content_id(*parts: object, size: int = 16) -> str:
 
 UNCALIBRATED = "uncalibrated"
 """The reason given with a cause whose verdict rests on no profile."""
+REVIEW = "needs review"
+"""The reason given with a cause whose rule asks for a reviewer."""
 
 
 def first_alert(finding: Finding, episode: int, now: float, configuration: str, suppressed_by: str | None) -> Alert:
@@ -43,6 +45,7 @@ def first_alert(finding: Finding, episode: int, now: float, configuration: str, 
         profile=finding.profile,
         suppressed_by=suppressed_by,
         calibrated=None if finding.signal == UNJUDGED else finding.profile is not None,
+        family=finding.family,
     )
 
 
@@ -80,17 +83,19 @@ def decision_audit(decision: Decision) -> Audit:
     release, name = is_release(decision.action), name_of(decision.action)
     said = f"{describe_action(decision.action)} ({decision.mode}) for "
     said += ", ".join(cause.origin for cause in decision.causes)
-    detail: dict[str, str | float] = {
+    detail: dict[str, str | float] = {}
+    if decision.action.graded is not None:
+        detail |= {**decision.action.graded.parameters, "fallback": decision.action.name}
+    detail |= {
         "decision": decision.id,
         "action": name,
         "mode": decision.mode,
         "expires_at": decision.expires_at,
+        "causes": shortened(", ".join(cause.origin for cause in decision.causes)),
         "policy_version": decision.policy_version,
     }
     if (rate := rate_of(decision.action)) is not None:
         detail["queries_per_second"] = rate
-    if decision.action.graded is not None:
-        detail |= {"fallback": decision.action.name, **decision.action.graded.parameters}
     return Audit(
         id=content_id("audit", decision.id),
         occurred_at=decision.issued_at,
@@ -101,6 +106,12 @@ def decision_audit(decision: Decision) -> Audit:
         summary="released" if release else shortened(said),
         detail=detail,
     )
+
+
+def causes_of(audit: Audit) -> tuple[str, ...]:
+    """Returns the origins of the causes of the decision that ``audit`` records."""
+    causes = audit.detail.get("causes")
+    return tuple(causes.split(", ")) if isinstance(causes, str) and causes else ()
 
 
 def withheld_audit(key: Key, signal: str, episode: int, exemption: Exemption, now: float) -> Audit:

@@ -233,6 +233,16 @@ def read_audits(settings: KafkaSettings, model: str, principal: str) -> list[Aud
     return sorted(audits.values(), key=lambda audit: audit.occurred_at)
 
 
+def audits_since(settings: KafkaSettings, since: float) -> Iterator[Audit]:
+    """Yields the audit records of all principals that were written at ``since``, seconds UTC, or later."""
+    return (audit for _, audit in _read(settings, settings.topics.audit, Audit, since) if audit is not None)
+
+
+def alerts_since(settings: KafkaSettings, since: float) -> Iterator[Alert]:
+    """Yields the alerts of all principals that were written at ``since``, seconds UTC, or later."""
+    return (alert for _, alert in _read(settings, settings.topics.alerts, Alert, since) if alert is not None)
+
+
 def known_keys(settings: KafkaSettings) -> set[Key]:
     """Returns the principals with a score, an alert or a decision, expired or not, in the topics."""
     names = settings.topics
@@ -262,10 +272,11 @@ def readable_alerts(records: Iterable[Any]) -> Iterator[Alert]:
         yield alert
 
 
-def _read(settings: KafkaSettings, name: str, kind: type[R]) -> Iterator[tuple[Any, R | None]]:
-    """Yields each record of a topic with its content; None for a record that is empty or cannot be read."""
+def _read(settings: KafkaSettings, name: str, kind: type[R], since: float = -inf) -> Iterator[tuple[Any, R | None]]:
+    """Yields each record of a topic, written at ``since`` or later, with its content; None for a record that is empty
+    or cannot be read."""
     with Topic(settings, name) as topic:
-        for record in topic.until_now():
+        for record in topic.until_now(since):
             yield record, _readable(kind, record) if record.value else None
 
 

@@ -16,6 +16,7 @@ from detector.serving.gate import Gate, Verdict
 from detector.serving.identity import Identity, headers_of
 from detector.serving.logger import QueryLogger
 from detector.serving.metrics import Counters, RateLimitedLogger
+from detector.serving.responder import Answer
 from detector.serving.rows import OptionalColumns
 from detector.serving.targets import FindTarget, Scope, app_root_of, find_target
 
@@ -64,6 +65,37 @@ def log(
     except Exception as error:  # noqa: BLE001  no fault of the SDK may break the caller
         exchange.logger.counters.add("invalid")
         _log.warning("log", "a query was not logged: %s", error)
+
+
+def respond(
+    scope: MutableMapping[str, Any],
+    features: ArrayLike,
+    outputs: Any,
+    *,
+    output_kind: OutputKind = "probabilities",
+    **columns: Unpack[OptionalColumns],
+) -> Any:
+    """Logs as :func:`log` does what the model said, and returns what to answer, in the form of ``outputs``.
+
+    That is ``outputs`` unless an enforced decision asks for another answer and the gate has a responder. The log then
+    has the response as ``served_mode``. Never raises.
+    """
+    exchange = scope.get(SCOPE_KEY)
+    answer = exchange.answer(features, outputs, output_kind) if isinstance(exchange, Exchange) else Answer(outputs)
+    if answer.served_mode:
+        columns.setdefault("served_mode", answer.served_mode)
+    log(scope, features, outputs, output_kind=output_kind, **columns)
+    return answer.outputs
+
+
+def specification(scope: MutableMapping[str, Any], requested: ArrayLike, offered: ArrayLike | None = None) -> ArrayLike:
+    """Returns what to choose a model of a zoo by for ``requested``: (2,) or (n, 2), accuracies 0 to 1 and milliseconds.
+
+    That is ``requested`` unless an enforced decision asks for noise on it. With ``offered`` (m, 2), what the models
+    have, the noisy ones are among these. Log what was requested. Never raises.
+    """
+    exchange = scope.get(SCOPE_KEY)
+    return exchange.specification(requested, offered) if isinstance(exchange, Exchange) else requested
 
 
 def verdict(scope: MutableMapping[str, Any]) -> Verdict:

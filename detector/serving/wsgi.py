@@ -2,7 +2,8 @@
 
     app.wsgi_app = WsgiMiddleware(app.wsgi_app, logger=..., gate=..., target=route("/predict", "digits", "1"))
 
-An endpoint calls :func:`log` with the environment of its request, or ``extract`` reads the JSON bodies. WSGI knows no
+An endpoint calls :func:`log` or :func:`respond` with the environment of its request, or ``extract`` reads the JSON
+bodies. WSGI knows no
 end of an application: call ``close()`` of logger and gate when a process ends, as in gunicorn's ``worker_exit``.
 """
 
@@ -13,10 +14,20 @@ from typing import Any
 
 from detector.serving.denial import denial_of
 from detector.serving.exchange import Exchange
-from detector.serving.middleware import SCOPE_KEY, Copies, ModelMiddleware, log, verdict
+from detector.serving.middleware import SCOPE_KEY, Copies, ModelMiddleware, log, respond, specification, verdict
 from detector.serving.targets import FindTarget, Scope, Target, kserve_routes, route
 
-__all__ = ["FindTarget", "Target", "WsgiMiddleware", "kserve_routes", "log", "route", "verdict"]
+__all__ = [
+    "FindTarget",
+    "Target",
+    "WsgiMiddleware",
+    "kserve_routes",
+    "log",
+    "respond",
+    "route",
+    "specification",
+    "verdict",
+]
 
 Environment = MutableMapping[str, Any]
 Write = Callable[[bytes], object]

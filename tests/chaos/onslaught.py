@@ -134,7 +134,7 @@ def _settings(bootstrap: str, letters_per_minute: int) -> Settings:
         detection=DetectionSettings(
             dimensions={"digits": DIMENSION}, limits=LimitSettings(principals=1_000, history_queries=256)
         ),
-        policy=PolicySettings(mode="enforce"),
+        policy=PolicySettings(mode="enforce", enforce_uncalibrated=True),
     )
 
 

@@ -90,6 +90,7 @@ CASES: dict[str, Case] = {
             ["kill-switch", "on", "--reason", "r"],
         ],
     ),
+    "shadow-report": Case([], READS),
     "principals": Case(["top"], READS, more=[["show", "m", "p"], ["clear", "m", "p", "--reason", "r"]]),
     "gate": Case(["list"], READS),
     "alerts": Case(["tail"], READS, interrupted=0),

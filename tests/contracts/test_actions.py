@@ -23,7 +23,7 @@ from detector.contracts.actions import (
 from detector.contracts.codecs import decode, encode
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Decision, Graded
-from detector.policy.config import strength
+from detector.policy.ladder import strength
 from tests.contracts.older_gate import OlderDecision, decode_as_before
 
 IMPOSED = [name for name in ACTIONS if name != "none"]
@@ -74,7 +74,7 @@ def test_a_rate_holds_for_the_fallback_too_and_a_fallback_can_be_chosen(name: st
         limited = make_action(name, {RATE: 0.25})
         assert (limited.queries_per_second, rate_of(limited)) == (0.25, 0.25)
         assert strength("enforce", usual(name)) < strength("enforce", limited)
-    chosen = make_action(name, {}, Action("refuse"))
+    chosen = make_action(name, {}, "refuse")
     assert (chosen.name, name_of(chosen), rate_of(chosen)) == ("refuse", name, None)
 
 

@@ -27,7 +27,7 @@ def test_rows_have_what_the_reference_says_of_them_and_their_number() -> None:
     assert compared.row.tolist() == list(range(len(QUERIES)))
     np.testing.assert_array_equal(compared.features, scaled)
     np.testing.assert_array_equal(compared.points, projection.points)
-    np.testing.assert_array_equal(compared.cells, index.nearest(projection).rows)
+    np.testing.assert_array_equal(compared.cells, index.nearest(projection).cells)
     np.testing.assert_array_equal(compared.label, labels_of(QUERIES))
     assert compared.repeats.any()
     sent = [0, 0]

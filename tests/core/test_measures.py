@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from detector.contracts.findings import Family
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.engine import Engine, EngineConfig
-from detector.core.measures import MEASURES, Clock, Family, rank
+from detector.core.measures import MEASURES, Clock, rank
 from detector.core.profile import Profile
 from detector.core.reference.reference import HonestQueries, Reference
 from detector.core.signals import SIGNALS, WEIGHED

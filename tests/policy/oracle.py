@@ -9,6 +9,7 @@ from typing import Any
 
 from detector.contracts.findings import Action, Command
 from detector.policy.config import Policy
+from detector.policy.ladder import Case
 
 Published = tuple[Any, ...]
 
@@ -46,14 +47,19 @@ class Order:
 Item = Row | Uncharted | Order
 
 
+HARSHER = ("none", "slow", "round", "label_only", "refuse")
+
+
 @dataclass
 class Wish:
     action: Action
     mode: str
     until: float
 
-    def force(self) -> tuple[bool, bool, float]:
-        return self.mode == "enforce", self.action.name == "refuse", -(self.action.queries_per_second or 0)
+    def force(self) -> tuple[bool, int, float]:
+        name = self.action.name if self.action.graded is None else self.action.graded.name
+        rate = None if self.action.graded else self.action.queries_per_second
+        return self.mode == "enforce", HARSHER.index(name), -math.inf if rate is None else -rate
 
 
 @dataclass
@@ -66,6 +72,7 @@ class Person:
     queries: int = 0
     episode: int = -1
     seen: float = 0.0
+    cools_at: float = -math.inf
     # group -> [issued_at, lifted, left_at or None]
     groups: dict[str, list[Any]] = field(default_factory=dict)
 
@@ -226,7 +233,8 @@ class OracleLedger:
         return ("alert", item.time, item.principal, version, signal, latch[0], exempt, *latch[2:])
 
     def _begin(self, person: Person, time: float) -> None:
-        if not person.flagging() and all(origin.startswith("operator:") for origin in person.wishes):
+        held = person.flagging() or any(not origin.startswith("operator:") for origin in person.wishes)
+        if not held and time >= person.cools_at:
             person.queries = 0
         person.episode = max(person.episode + 1, math.floor(time))
 
@@ -237,7 +245,7 @@ class OracleLedger:
     def _accuse(self, person: Person, item: Row | Uncharted, exempt: bool, turn: bool | None) -> list[Published]:
         latched = [at for at in person.latches if at[1] == "unjudged"]
         if turn is False:
-            person.wishes.pop("signal:unjudged", None)
+            self._remove(person, ["signal:unjudged"])
             for at in latched:
                 del person.latches[at]
         if not turn:
@@ -254,20 +262,50 @@ class OracleLedger:
 
     def _wish(self, person: Person, time: float, learning: bool, exempt: bool) -> None:
         if exempt:
-            person.wishes = {origin: wish for origin, wish in person.wishes.items() if origin[:9] == "operator:"}
+            self._remove(person, [origin for origin in person.wishes if origin[:9] != "operator:"])
             return
-        action = next(step.action for step in reversed(self.policy.ladder) if person.queries >= step.after_queries)
         wishes, renew = {}, False
         for origin, signal in person.flagging().items():
-            old = person.wishes.get(origin)
-            mode = self.policy.mode_of(self.model, signal)
+            case = self._case(person, origin, signal)
+            rule = next((rule for rule in self.policy.ladder if rule.matches(case)), None)
+            if rule is None:
+                continue
+            rung = next(rung for rung in reversed(rule.rungs) if person.queries >= rung.after_queries)
+            old, life = person.wishes.get(origin), rung.seconds or self.policy.decision_seconds
+            doubtful = case.calibrated is False and not self.policy.enforce_uncalibrated
+            mode = "observe" if doubtful or rule.mode == "observe" else self.policy.mode_of(self.model, signal)
             if learning and (old is None or old.mode == "observe"):
                 mode = "observe"
-            life = self.policy.decision_seconds
-            wishes[origin] = Wish(action, mode, time + life)
-            renew |= old is None or (old.action, old.mode) != (action, mode) or old.until - time <= life / 2
+            wishes[origin] = wish = Wish(rung.action, mode, time + life)
+            if old is None:
+                renew = True
+            elif old.force()[1:] > wish.force()[1:]:
+                wishes[origin] = Wish(old.action, mode, old.until)
+                renew |= old.mode != mode
+            else:
+                renew |= (old.action, old.mode) != (rung.action, mode) or old.until - time <= life / 2
         if renew:
             person.wishes |= wishes
+            life = self.policy.cool_down_seconds
+            person.cools_at = max([person.cools_at, *(wish.until + life for wish in wishes.values())])
+
+    def _case(self, person: Person, origin: str, signal: str) -> Case:
+        if signal == "group":
+            return Case(self.model, signal)
+        severity = next(
+            latch[2] for (_, own), latch in person.latches.items() if "signal:" + own == origin and not latch[1]
+        )
+        if severity is None:
+            return Case(self.model, signal)
+        if signal == "unjudged":
+            return Case(self.model, signal, "protocol", severity)
+        return Case(self.model, signal, "structure", severity, calibrated=False)
+
+    def _remove(self, person: Person, origins: list[str]) -> None:
+        gone = [origin for origin in origins if person.wishes.pop(origin, None) is not None]
+        left = [origin for origin in (*gone, *person.wishes) if origin[:9] != "operator:"]
+        if left and not any(origin in person.wishes for origin in left):
+            person.cools_at = -math.inf
 
     def _decide(self, person: Person, principal: str, now: float) -> list[Published]:
         if not person.wishes:
@@ -302,7 +340,7 @@ class OracleLedger:
             person.names[origin] = command.id
             person.wishes[origin] = Wish(command.action, mode, now + command.duration_seconds)
         elif command.kind == "clear":
-            person.latches, person.wishes = {}, {}
+            person.latches, person.wishes, person.cools_at = {}, {}, -math.inf
             person.groups = {
                 group: [issued, False, now if left is None else left]
                 for group, (issued, _, left) in person.groups.items()
@@ -316,8 +354,7 @@ class OracleLedger:
                 for origin in person.wishes
                 if command.cause_id is None or person.names.get(origin) == command.cause_id
             ]
-            for origin in gone:
-                del person.wishes[origin]
+            self._remove(person, gone)
             for (_, signal), latch in person.latches.items():
                 latch[1] |= command.cause_id is None or "signal:" + signal in gone
             for group, one in person.groups.items():

@@ -21,7 +21,7 @@ from detector.policy.principal import MOST_CAUSES, MOST_GROUPS
 from .oracle import Row
 from .streams import MODEL, activity
 
-ENFORCE = Policy(mode="enforce")
+ENFORCE = Policy(mode="enforce", enforce_uncalibrated=True)
 MEMBER = (MODEL, "member")
 DAY = 86_400.0
 
@@ -81,7 +81,7 @@ def test_a_member_climbs_the_ladder_and_is_renewed_at_the_next_query_whatever_th
 
 
 def test_groups_have_a_mode_of_their_own_and_the_most_cautious_wins() -> None:
-    policy = Policy(mode="enforce", signal_modes={"group": "observe"})
+    policy = Policy(mode="enforce", enforce_uncalibrated=True, signal_modes={"group": "observe"})
     ledger = Ledger(policy)
     assert said(ledger.command(join(5.0), 1000.0)) == [("slow", "observe")]
     assert said(run(ledger, queries([1001.0], flagged=True, found=["prada"]))) == [("slow", "enforce")]
@@ -136,7 +136,11 @@ def test_who_joins_again_is_answered_again() -> None:
 
 
 def test_an_exempt_member_gets_no_decision_and_the_audit_says_why() -> None:
-    policy = Policy(mode="enforce", allowlist=Allowlist((Exemption("member", "sales", "load test", 1100.0),)))
+    policy = Policy(
+        mode="enforce",
+        enforce_uncalibrated=True,
+        allowlist=Allowlist((Exemption("member", "sales", "load test", 1100.0),)),
+    )
     ledger = Ledger(policy)
     effects = ledger.command(join(5.0), 1000.0)
     assert effects.decisions == []
@@ -151,7 +155,9 @@ def test_an_exempt_member_gets_no_decision_and_the_audit_says_why() -> None:
 def test_a_new_exemption_ends_a_groups_cause_at_the_next_query() -> None:
     ledger = Ledger(ENFORCE)
     ledger.command(join(5.0), 1000.0)
-    successor = Ledger(Policy(mode="enforce", allowlist=Allowlist((Exemption("member", "a", "b", 9e9),))))
+    successor = Ledger(
+        Policy(mode="enforce", enforce_uncalibrated=True, allowlist=Allowlist((Exemption("member", "a", "b", 9e9),)))
+    )
     successor.absorb(ledger.dump(ledger.keys()))
     assert said(run(successor, queries([1001.0]))) == [("none", "enforce")]
 

@@ -29,6 +29,10 @@ def golden(path: Path) -> World:
     return world
 
 
+_FIELDS = 6
+"""Fields of an entry in these logs."""
+
+
 def known_of_old(partition: Partition) -> list[Any]:
     """The state of ``partition`` without what builds of before did not write: the alert of a latch, and why to doubt a
     signal's cause, and graded actions."""
@@ -40,7 +44,7 @@ def known_of_old(partition: Partition) -> list[Any]:
 
 def _of_old(entry: Entry | None) -> Any:
     plain = msgspec.to_builtins(entry)
-    return [[latch[:-1] for latch in plain[0]], *_without_doubt(plain[1:])]
+    return [[latch[:-1] for latch in plain[0]], *_without_doubt(plain[1:_FIELDS])]
 
 
 def _without_doubt(plain: Any) -> Any:

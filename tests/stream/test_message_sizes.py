@@ -28,7 +28,7 @@ def _taken(topic: str) -> int:
 
 @pytest.mark.parametrize("filler", [CONTROL, WIDE, '"'])
 def test_decisions_with_every_cause_and_their_audits_fit(filler: str) -> None:
-    ledger, outbox = Ledger(Policy(mode="enforce"), "test"), Outbox(TOPICS, 0)
+    ledger, outbox = Ledger(Policy(mode="enforce", enforce_uncalibrated=True), "test"), Outbox(TOPICS, 0)
     name = WIDE * NAME_CHARACTERS
     published: list[Message] = []
     for at in range(MOST_CAUSES + 1):

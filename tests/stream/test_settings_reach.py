@@ -26,7 +26,6 @@ from faust.transport.drivers import aiokafka as driver
 from detector.cli import service
 from detector.cli.files import log_reader
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action
 from detector.gateway import service as gate_service
 from detector.gateway.authorizer import new_authorizer
 from detector.notify.service import new_receivers, new_subscriptions
@@ -174,10 +173,13 @@ REACH: dict[str, Reach] = {
     "policy.signal_modes": Reach(
         {"prada": "observe"}, lambda built: built.policy.mode_of("iris", "prada"), {"policy.mode": "enforce"}
     ),
+    "policy.enforce_uncalibrated": Reach(True, lambda built: built.policy.enforce_uncalibrated),
+    "policy.cool_down_seconds": Reach(60.0, lambda built: built.policy.cool_down_seconds),
+    "policy.ladder": Reach([{"name": "x", "rungs": [{"action": "tag"}]}], lambda built: built.policy.ladder),
     "policy.decision_seconds": Reach(60.0, lambda built: built.policy.decision_seconds),
-    "policy.slow_queries_per_second": Reach(2.0, lambda built: built.policy.action_after(0)),
+    "policy.slow_queries_per_second": Reach(2.0, lambda built: built.policy.ladder),
     "policy.unjudged_queries": Reach(7, lambda built: built.policy.unjudged_queries),
-    "policy.refuse_after_queries": Reach(9, lambda built: built.policy.next_rung(0)),
+    "policy.refuse_after_queries": Reach(9, lambda built: built.policy.ladder),
     "policy.allowlist": Reach("FILE:allow.toml", _exemptions),
     "principals.hash_key": Reach("k", lambda built: built.settings.principals.hasher().api_key("abc")),
     "principals.hash_key_file": Reach("FILE:one", lambda built: built.settings.principals.hasher().api_key("abc")),
@@ -341,12 +343,6 @@ def test_a_setting_reaches_what_it_names(leaf: str, files: Path, build: Callable
     before = reach.look(build(_settings(reach.base, files)))
     after = reach.look(build(_settings({**reach.base, leaf: reach.value}, files)))
     assert before != after
-
-
-def test_the_steps_of_the_ladder_are_those_of_the_settings(files: Path, build: Callable[[Settings], Any]) -> None:
-    values = {"policy.slow_queries_per_second": 2.0, "policy.refuse_after_queries": 9}
-    policy = build(_settings(values, files)).policy
-    assert (policy.action_after(8), policy.action_after(9)) == (Action("slow", 2.0), Action("refuse"))
 
 
 @pytest.mark.parametrize(("name", "meant"), [("prda", "'prada'"), ("xyzzy", "suspicion")])

@@ -219,7 +219,7 @@ def test_reading_ones_own_parts_again_changes_nothing() -> None:
 
 
 def _partition(config: EngineConfig, record_bytes: int) -> Partition:
-    judge = Detector(Engine(config), Ledger(Policy(mode="enforce"), "test"))
+    judge = Detector(Engine(config), Ledger(Policy(mode="enforce", enforce_uncalibrated=True), "test"))
     writer = LogWriter("w", "test", record_bytes)
     groups = GroupOwner((), "test", 1 << 20)
     checkpointer = Checkpointer(judge, groups, 1, 1_000_000)

@@ -12,13 +12,14 @@ import numpy as np
 from detector.contracts.batches import take
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.codecs.records import decode
-from detector.contracts.findings import Decision
+from detector.contracts.findings import Action, Decision
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig
 from detector.core.profile import Profile
 from detector.groups.owner import GroupOwner
 from detector.policy.config import Policy
+from detector.policy.ladder import Rung, plain_ladder
 from detector.policy.ledger import Ledger
 from detector.runtime.metric_defs import Metric
 from detector.stream.checkpoint import Checkpointer
@@ -48,7 +49,9 @@ def new_partition(
         limits=Limits(1000, 400),
         profiles=tuple(profiles),
     )
-    judge = Detector(Engine(config), Ledger(Policy(mode="enforce", decision_seconds=40.0), "test"))
+    ladder = plain_ladder(Rung(0, Action("slow", 1.0)), Rung(50, Action("refuse")))
+    policy = Policy(mode="enforce", enforce_uncalibrated=True, ladder=ladder, decision_seconds=40.0)
+    judge = Detector(Engine(config), Ledger(policy, "test"))
     receiver = RecordDecoder(number, partitions, TOPICS)
     writer = LogWriter(name, "test", record_bytes)
     groups = GroupOwner(profiles, "test", 1 << 22)

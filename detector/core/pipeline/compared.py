@@ -21,7 +21,7 @@ class ComparedRows:
     ``row`` int64 (n,): their positions in the micro-batch. ``number`` int64 (n,): how many queries, repeats left out,
     the principal had sent before. ``repeats`` bool (n,). ``label`` int64 (n,): the predicted class. ``features``
     float32 (n, d), scaled, ``points`` float32 (n, k) and ``residual`` float64 (n,), their projection, and ``cells``
-    int64 (n, c), the nearest rows of the profile's reference, nearest first.
+    int64 (n, 4), the nearest rows of the profile's reference, nearest first (``Neighbours``).
     """
 
     model: str
@@ -51,7 +51,7 @@ class ComparedRows:
             rows.features,
             projection.points,
             projection.residual,
-            views.neighbours.rows,
+            views.neighbours.cells,
         )
 
     def divided(self, edges: Sequence[int]) -> list[ComparedRows]:

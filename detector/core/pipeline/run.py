@@ -165,6 +165,7 @@ class MicroBatchRun:
                 query_index=int(self._index[row]),
                 evidence=evidence,
                 profile=self._profiles.get((model, judged_as)) if name in DECIDING else None,
+                family=proposal.families.get(at, "structure"),
             )
             yield row, number, slot, finding
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled, plain
-from detector.core.reference.projection import Embedding, NearestRows, Projection
+from detector.core.reference.projection import CANDIDATES, Embedding, NearestRows, Projection
 from detector.core.state.arrays import Array
 
 FARTHEST = 1e15
@@ -220,11 +220,12 @@ class HonestQueries:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """For each of n queries: ``distance`` float64 (n,) to the nearest reference row other than itself, and ``rows``
-    int64 (n, 3): the three nearest."""
+    """For each of n queries: ``distance`` float64 (n,) to the nearest reference row other than itself, ``rows`` int64
+    (n, 3): the three nearest, and ``cells`` int64 (n, 4): these and the fourth, or else the row that is equal."""
 
     distance: Floats
     rows: NDArray[np.int64]
+    cells: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,7 +323,8 @@ class ReferenceIndex:
         Exact except among rows at the same distance to six digits, of which the first is taken.
         """
         same = _DUPLICATE * self.reference.median_distance
-        return Neighbours(*self._nearest(projection.points, projection.residual, same, NEAREST))
+        distance, cells = self._nearest(projection.points, projection.residual, same, CANDIDATES)
+        return Neighbours(distance, np.ascontiguousarray(cells[:, :NEAREST]), cells)
 
 
 def margins(outputs: Rows, output_kind: str) -> Floats:
